@@ -1,0 +1,108 @@
+"""One record of an engine's layer, whatever the TensorRT version, and what a build leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from toolkit.precision import Precision
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output tensor of a layer.
+
+    Attributes:
+        name: the tensor's name in the engine.
+        precision: fp32, fp16, bf16, fp8, int8, int4 or, for the rest, the type's own word (int32, int64, bool).
+        format: TensorRT's words for the memory layout, empty where unknown.
+        shape: the dimensions; -1 where dynamic.
+    """
+
+    name: str
+    precision: str = ""
+    format: str = ""
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of an engine, or of the typed network where no GPU can open the engine.
+
+    Attributes:
+        name: the layer's name, without the profile suffix.
+        kind: TensorRT's layer type: CaskConvolution, Reformat, Myelin, CONVOLUTION, ...
+        inputs: its input tensors.
+        outputs: its output tensors.
+        weights: the type of its weights, empty where it has none.
+        tactic: the tactic's (kernel's) name.
+        nodes: the ONNX nodes its metadata names.
+        origin: for reformats: QDQ, REFORMAT or empty.
+        profile: index of the optimization profile.
+        stream: index of the stream, where the version says it.
+    """
+
+    name: str
+    kind: str = ""
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
+    weights: str = ""
+    tactic: str = ""
+    nodes: tuple[str, ...] = ()
+    origin: str = ""
+    profile: int = 0
+    stream: int = 0
+
+
+@dataclass
+class Build:
+    """What a backend made.
+
+    Attributes:
+        backend: its name: tensorrt, tensorrt_rtx or none.
+        version: the version of the TensorRT module.
+        engine: the serialized engine, or None.
+        layers: what is known of its layers.
+        source: how they are known: inspector, network or none.
+        raw: what the inspector (or the network walk) said, for layers.json.
+        log: TensorRT's own warnings and errors.
+        seconds: how long the build took.
+        settings: what was asked of the builder, resolved.
+        time_ms: layer name to {profile: milliseconds}, where measured.
+        latency: {profile: {min|opt|max: milliseconds}}, where measured.
+    """
+
+    backend: str
+    version: str = ""
+    engine: bytes | None = None
+    layers: list[Layer] = field(default_factory=list)
+    source: str = "none"
+    raw: Any = None
+    log: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)
+    time_ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Actual:
+    """What one ONNX node runs in.
+
+    Attributes:
+        precision: what it computes in, or None where unknown or not a float computation.
+        input_types: types of its inputs in the engine.
+        output_types: types of its outputs in the engine.
+        source: how we know: inspector, tactic, weights, network or none.
+        status: honoured, fused, removed, overridden, opaque or unknown.
+        reason: why asked and actual differ, or where the node went.
+        engine_layers: names of the engine layers that run it.
+    """
+
+    precision: Precision | None
+    input_types: tuple[str, ...] = ()
+    output_types: tuple[str, ...] = ()
+    source: str = "none"
+    status: str = "unknown"
+    reason: str = ""
+    engine_layers: tuple[str, ...] = ()
