@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from toolkit.calibration.ranges import Ranges
 
 GROUP = "qtool.passes"
+GIVEN = frozenset({"manual", "stripped", "cache"})
+"""Methods of ranges that were given rather than calibrated: they win over calibration."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -71,8 +73,9 @@ class Context:
             RangesError: there is no calibration data and the ranges are not known.
         """
         wanted = set(tensors or ())
-        if self.known_ranges is not None and wanted <= set(self.known_ranges.tensors):
-            return self.known_ranges
+        known = self.known_ranges
+        if known is not None and wanted and wanted <= set(known.tensors):
+            return known
         if self.provider is None:
             missing = sorted(wanted - set(self.known_ranges.tensors if self.known_ranges else ()))[:3]
             raise RangesError(
@@ -82,8 +85,11 @@ class Context:
         subject = model or self.model
         if subject is None:
             raise RangesError("context.ranges() was called outside a pass", remedy="pass the model: ranges(model)")
-        self.known_ranges = self.provider(subject, tensors)
-        return self.known_ranges
+        found = self.provider(subject, tensors)
+        if known is not None:
+            found.tensors.update({n: r for n, r in known.tensors.items() if r.method in GIVEN})
+        self.known_ranges = found
+        return found
 
 
 class Pass(BaseModel):

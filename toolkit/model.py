@@ -306,6 +306,7 @@ class Model:
                 hashes.append((tensor.name, hashlib.sha256(_raw(tensor)).hexdigest()))
             dtype, shape = tensor.dtype, list(tensor.shape)
             tensor.to_variable(dtype=dtype, shape=shape)
+            tensor.type = "tensor_type"
             twin.inputs.append(tensor)
         twin.ir_version = max(twin.ir_version or 0, 10)
         proto = _export(twin)

@@ -207,6 +207,7 @@ def convert_opset(model: Model, target: int) -> Model:
         if isinstance(tensor, gs.Constant) and tensor.values.size > 4096:
             weights[tensor.name] = gs.Constant(tensor.name, tensor._values)
             tensor.to_variable(dtype=tensor.dtype, shape=list(tensor.shape))
+            tensor.type = "tensor_type"
             graph.inputs.append(tensor)
     graph.ir_version = max(graph.ir_version or 0, 8)
     light = ModelClass(graph, model.metadata).to_proto()
@@ -218,6 +219,10 @@ def convert_opset(model: Model, target: int) -> Model:
             where=str(model.source or "the model"),
             remedy=f"export the model at opset {target} or later",
         ) from error
+    for node in converted.graph.node:
+        if node.op_type == "Dropout":
+            # The converter makes the ratio a tensor of one element where a scalar is due; inference needs neither input.
+            del node.input[1:]
     proto, _ = normalise(converted, str(model.source or "the model"))
     result = ModelClass(gs.import_onnx(proto), model.metadata, model.props, model.source)
     tensors_by_name = result.graph.tensors()

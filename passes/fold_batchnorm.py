@@ -1,0 +1,133 @@
+"""Fold BatchNormalization into the convolution or Gemm before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.graph_pass import Context, Pass
+from toolkit.model import Model, make_constant
+
+Array = np.ndarray[Any, Any]
+
+
+class FoldBatchNorm(Pass):
+    """Put BatchNormalization, and the constant Mul and Add that Caffe exports write after it, into the layer before it."""
+
+    name = "fold_batchnorm"
+
+    def apply(self, model: Model, context: Context) -> None:
+        """Scale the weights and move the bias: W' = W g, b' = (b - mean) g + beta with g = gamma / sqrt(var + eps)."""
+        facts = model.facts(context.profiles)
+        for node in model.nodes:
+            if node.op not in ("Conv", "ConvTranspose", "Gemm"):
+                continue
+            while self._fold_next(model, node, facts.rank(node.outputs[0].name), context):
+                pass
+        model.tidy()
+        for node, _ in model.walk():
+            if node.op == "BatchNormalization" and not context.journal.of("declined", self.title(), node.name):
+                context.journal.declined(node.name, "no Conv, ConvTranspose or Gemm is right before it", rule="no-layer")
+
+    def _fold_next(self, model: Model, layer: gs.Node, rank: int | None, context: Context) -> bool:
+        out = layer.outputs[0]
+        if len(out.outputs) != 1:
+            for reader in out.outputs:
+                if reader.op == "BatchNormalization":
+                    context.journal.declined(
+                        reader.name, f"the output of {layer.name} has other readers too", rule="shared-output"
+                    )
+            return False
+        after = out.outputs[0]
+        affine = _affine(model, after, out, rank)
+        if affine is None:
+            return False
+        refusal = _refusal(model, layer, out)
+        if refusal is not None:
+            if after.op == "BatchNormalization":
+                context.journal.declined(after.name, refusal[1], rule=refusal[0])
+            return False
+        gain, offset = affine
+        weight = model.constant(layer.inputs[1])
+        assert weight is not None
+        channels = _channels(layer, weight)
+        if gain.size not in (1, channels) or offset.size not in (1, channels):
+            return False
+        gain, offset = np.broadcast_to(gain, channels), np.broadcast_to(offset, channels)
+        bias = model.constant(layer.inputs[2]) if len(layer.inputs) > 2 and not layer.inputs[2].is_empty() else None
+        beta = float(layer.attrs.get("beta", 1.0)) if layer.op == "Gemm" else 1.0
+        old_bias = np.zeros(channels) if bias is None else np.broadcast_to(bias.astype(np.float64).reshape(-1), channels)
+        new_weight = _scaled(layer, weight, gain).astype(weight.dtype)
+        new_bias = (old_bias * beta * gain + offset) / (beta if beta else 1.0)
+        layer.inputs[1] = make_constant(model.unique_tensor(f"{layer.inputs[1].name}_folded"), new_weight)
+        bias_tensor = make_constant(model.unique_tensor(f"{layer.name}_bias_folded"), new_bias.astype(weight.dtype))
+        if len(layer.inputs) > 2:
+            layer.inputs[2] = bias_tensor
+        else:
+            layer.inputs.append(bias_tensor)
+        result = after.outputs[0]
+        after.outputs.clear()
+        after.inputs.clear()
+        layer.outputs[0] = result
+        context.journal.changed(layer.name, f"took in {after.op} {after.name}", "it scales and shifts each output channel")
+        context.plan.rename(after.name, layer.name) if layer.name not in context.plan else context.plan.withdraw(after.name)
+        return True
+
+
+def _affine(model: Model, node: gs.Node, source: gs.Tensor, rank: int | None) -> tuple[Array, Array] | None:
+    """Gain and offset by channel of a node that scales and shifts ``source``, or None where it does not."""
+    if node.op == "BatchNormalization":
+        if len([t for t in node.outputs if not t.is_empty()]) > 1 or node.attrs.get("training_mode", 0):
+            return None
+        values = [model.constant(t) for t in node.inputs[1:5]]
+        if any(v is None for v in values):
+            return None
+        gamma, shift, mean, variance = (v.astype(np.float64) for v in values if v is not None)
+        gain = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
+        return gain, shift - mean * gain
+    if node.op not in ("Mul", "Add") or rank is None:
+        return None
+    other = node.inputs[1] if node.inputs[0] is source else node.inputs[0]
+    value = model.constant(other)
+    if value is None or not isinstance(value.dtype, np.dtype) or value.dtype.kind != "f":
+        return None
+    shape = (1,) * (rank - value.ndim) + value.shape
+    if len(shape) != rank or any(size != 1 for axis, size in enumerate(shape) if axis != 1):
+        return None
+    flat = value.astype(np.float64).reshape(-1)
+    return (flat, np.zeros(1)) if node.op == "Mul" else (np.ones(1), flat)
+
+
+def _refusal(model: Model, layer: gs.Node, out: gs.Tensor) -> tuple[str, str] | None:
+    if model.is_output(out) or out.name in model.subgraph_tensors():
+        return "output", f"the output of {layer.name} is read from outside"
+    if model.constant(layer.inputs[1]) is None:
+        return "computed-weights", f"the weights of {layer.name} are computed: run fold_constants before"
+    if len(layer.inputs) > 2 and not layer.inputs[2].is_empty() and model.constant(layer.inputs[2]) is None:
+        return "computed-bias", f"the bias of {layer.name} is computed"
+    if layer.op == "Gemm" and float(layer.attrs.get("beta", 1.0)) == 0.0:
+        return "beta", f"{layer.name} ignores its bias (beta 0)"
+    return None
+
+
+def _channels(layer: gs.Node, weight: Array) -> int:
+    if layer.op == "Conv":
+        return int(weight.shape[0])
+    if layer.op == "ConvTranspose":
+        return int(weight.shape[1]) * int(layer.attrs.get("group", 1))
+    return int(weight.shape[0 if layer.attrs.get("transB", 0) else 1])
+
+
+def _scaled(layer: gs.Node, weight: Array, gain: Array) -> Array:
+    """The weight with each output channel multiplied by its gain, in float64."""
+    wide = weight.astype(np.float64)
+    if layer.op == "Conv":
+        return wide * gain.reshape(-1, *(1,) * (wide.ndim - 1))
+    if layer.op == "ConvTranspose":
+        groups = int(layer.attrs.get("group", 1))
+        split = wide.reshape(groups, wide.shape[0] // groups, *wide.shape[1:])
+        scaled = split * gain.reshape(groups, 1, -1, *(1,) * (wide.ndim - 2))
+        return scaled.reshape(wide.shape)
+    return wide * (gain.reshape(-1, 1) if layer.attrs.get("transB", 0) else gain.reshape(1, -1))

@@ -1,0 +1,80 @@
+"""Compute what depends on constants alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx_graphsurgeon as gs
+from pydantic import Field
+
+from toolkit.graph_pass import Context, Pass
+from toolkit.model import Model
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+
+
+class FoldConstants(Pass):
+    """Replace nodes whose inputs are all constants by their result; Q and DQ nodes stay."""
+
+    name = "fold_constants"
+    limit_mb: float = Field(64.0, gt=0, description="a result larger than this many megabytes is not stored")
+
+    def apply(self, model: Model, context: Context) -> None:
+        """Fold with onnx-graphsurgeon, which evaluates by onnxruntime; subgraphs are folded too."""
+        before = {node.name: node.op for node, _ in model.walk()}
+
+        def keep(node: gs.Node) -> bool:
+            return node.op in (QUANTIZE, DEQUANTIZE) or any(
+                t.inputs and t.inputs[0].op == DEQUANTIZE for t in node.inputs
+            )
+
+        _cut_large(model, int(self.limit_mb * 1e6), context)
+        model.tidy()
+        with quiet():
+            try:
+                model.graph.fold_constants(
+                    error_ok=False, size_threshold=int(self.limit_mb * 1e6), should_exclude_node=keep
+                )
+            except Exception:
+                # One node that onnxruntime cannot run spoils the whole evaluation; in parts it spoils only its own,
+                # but each part is evaluated apart, which is slow on large graphs.
+                context.journal.noted("not every constant could be evaluated at once; folding in parts", rule="parts")
+                model.graph.fold_constants(
+                    error_ok=True,
+                    size_threshold=int(self.limit_mb * 1e6),
+                    should_exclude_node=keep,
+                    partitioning="recursive",
+                )
+        model.tidy()
+        after = set(model.node_names())
+        for name, op in before.items():
+            if name not in after:
+                context.journal.changed(name, f"{op} was replaced by its value", "all its inputs are constants")
+        for name in sorted(after - set(before)):
+            context.journal.noted("made while folding", node=name)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep onnxruntime's own warnings about the graph pieces being folded off the terminal."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)
+
+
+def _cut_large(model: Model, limit: int, context: Context) -> None:
+    """Say which nodes keep their constant inputs because the result would be too large."""
+    for node in model.nodes:
+        shape = node.outputs[0].shape if node.outputs else None
+        constant = bool(node.inputs) and all(isinstance(t, gs.Constant) for t in node.inputs)
+        if not constant or shape is None or not all(isinstance(s, int) for s in shape):
+            continue
+        size = 4
+        for dim in shape:
+            size *= dim
+        if size > limit:
+            context.journal.declined(node.name, f"its result would take {size / 1e6:.0f} MB", rule="large")

@@ -1,0 +1,137 @@
+"""Insert Q/DQ pairs where TensorRT fuses them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from pydantic import Field
+
+from toolkit.errors import RangesError
+from toolkit.graph_pass import Context, Pass
+from toolkit.model import Model
+from toolkit.placement.ops import TARGETS
+from toolkit.placement.pairs import Pair, Placement
+from toolkit.placement.place import place
+from toolkit.placement.qdq import Inserter, existing, storable_scale
+from toolkit.precision import FLOATS, Precision
+from toolkit.select import choose
+
+
+class InsertQDQ(Pass):
+    """Quantize Conv, ConvTranspose, Gemm and MatMul by Q/DQ pairs placed where TensorRT fuses them.
+
+    Activations get one scale a tensor from calibration, weights one a channel. Residual branches, pools and Concats
+    get the pairs that keep their blocks in the quantized type. Pairs that the model has keep their scales.
+    """
+
+    name = "insert_qdq"
+    dtype: Literal["int8", "fp8"] = Field("int8", description="the quantized type")
+    include: list[str] = Field([], description="names or globs of nodes to quantize; empty: all candidates")
+    include_ops: list[str] = Field([], description="operators to quantize; empty: Conv, ConvTranspose, Gemm, MatMul")
+    include_between: list[tuple[str, str]] = Field([], description="quantize the nodes between two tensors")
+    exclude: list[str] = Field([], description="names or globs of nodes to leave alone")
+    exclude_ops: list[str] = Field([], description="operators to leave alone")
+    exclude_between: list[tuple[str, str]] = Field([], description="leave alone the nodes between two tensors")
+    activation_matmul: bool = Field(False, description="also quantize MatMuls of two activations (attention scores)")
+    weights: Literal["minmax", "mse"] = Field("minmax", description="how the range of a weight channel is chosen")
+
+    def apply(self, model: Model, context: Context) -> None:
+        """Place and insert the pairs; what is left alone is declined with its rule.
+
+        Raises:
+            RecipeError: a pattern matches nothing.
+            RangesError: a range is needed and there is no calibration data.
+        """
+        precision = Precision(self.dtype)
+        placement = self.placement(model, context)
+        for refusal in placement.refusals:
+            context.journal.declined(refusal.node, refusal.reason, rule=refusal.rule)
+        fresh = model.raise_opset(19 if precision is Precision.FP8 or self._half(placement, model) else 13)
+        if fresh:
+            context.journal.noted(f"the opset was raised to {model.opset}; {len(fresh)} nodes are new", rule="opset")
+            placement = self.placement(model, context)
+        activations = placement.activations
+        ranges = context.ranges(model, activations) if activations else None
+        amax = {name: ranges.amax(name) for name in activations} if ranges is not None else {}
+        self._share(model, placement, amax, precision, context)
+        inserter = Inserter(model, precision)
+        for pair in placement.pairs.values():
+            if pair.weight:
+                values = model.constant(inserter.tensors[pair.tensor])
+                assert values is not None
+                scale = storable_scale(self._weight_amax(values, pair.axis, precision), precision)
+            else:
+                scale = self._activation_scale(pair, amax, precision, context)
+            inserter.insert(pair, scale)
+            for use in pair.uses:
+                context.journal.changed(use.node, f"input {use.index} '{pair.tensor}' reads a Q/DQ pair", pair.reason)
+        model.tidy()
+        for node, reason in placement.layers.items():
+            context.plan.ask(node, precision, reason)
+        for node in placement.complete:
+            context.journal.noted("it has its pairs already; their scales are kept", node=node, rule="complete")
+
+    def placement(self, model: Model, context: Context) -> Placement:
+        """Where the pairs would go under these settings and the plan so far; changes nothing."""
+        chosen = choose(model, self.include, self.include_ops, self.include_between, "include")
+        left = choose(model, self.exclude, self.exclude_ops, self.exclude_between, "exclude")
+        limited = bool(self.include or self.include_ops or self.include_between)
+
+        def judge(node: gs.Node) -> tuple[str, str] | None:
+            if node.name in left:
+                return "excluded", f"excluded by '{left[node.name]}'"
+            if limited and node.op in TARGETS and node.name not in chosen:
+                return "not-included", "no include setting names it"
+            ask = context.plan.get(node.name)
+            if ask is not None and ask.precision in FLOATS:
+                return "kept", f"{ask.by} keeps it in {ask.precision}: {ask.reason}"
+            return None
+
+        return place(model, model.facts(context.profiles), judge, self.activation_matmul)
+
+    def _half(self, placement: Placement, model: Model) -> bool:
+        tensors = model.graph.tensors()
+        return any(tensors[p.tensor].dtype == np.float16 for p in placement.pairs.values() if p.tensor in tensors)
+
+    def _weight_amax(self, values: np.ndarray, axis: int | None, precision: Precision) -> np.ndarray:  # type: ignore[type-arg]
+        from toolkit.calibration.weights import weight_amax
+
+        return weight_amax(values, axis, self.weights, precision)
+
+    def _activation_scale(
+        self, pair: Pair, amax: dict[str, float], precision: Precision, context: Context
+    ) -> np.ndarray:  # type: ignore[type-arg]
+        value = amax[pair.tensor]
+        if not np.isfinite(value):
+            raise RangesError(f"the range of tensor '{pair.tensor}' is {value}", remedy="calibrate again")
+        if value == 0:
+            context.journal.noted(
+                f"tensor '{pair.tensor}' was zero in every sample; it gets the scale of amax 1", pair.uses[0].node, "dead"
+            )
+        return storable_scale(value, precision)
+
+    def _share(
+        self, model: Model, placement: Placement, amax: dict[str, float], precision: Precision, context: Context
+    ) -> None:
+        """Give tensors that must share one scale the largest amax among them; a pair that exists decides."""
+        tensors = model.graph.tensors()
+        for names in placement.same_scale:
+            present = []
+            for name in sorted(names):
+                node = existing(tensors[name]) if name in tensors else None
+                scale = model.constant(node.inputs[1]) if node is not None else None
+                if scale is not None and scale.size == 1:
+                    present.append(float(scale.reshape(())) * precision.max)
+            shared = max(present) if present else max((amax[n] for n in names if n in amax), default=0.0)
+            if len(set(present)) > 1:
+                context.journal.noted(
+                    f"the pairs on {', '.join(sorted(names))} exist with unlike scales; the Concat leaves the quantized type",
+                    rule="unlike-scales",
+                )
+            for name in names & set(amax):
+                amax[name] = shared
+
+
+

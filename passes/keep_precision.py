@@ -1,0 +1,48 @@
+"""Ask that chosen nodes compute in a float precision."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from toolkit.graph_pass import Context, Pass
+from toolkit.model import Model
+from toolkit.placement.qdq import bypass
+from toolkit.precision import Precision
+from toolkit.select import choose
+
+
+class KeepPrecision(Pass):
+    """Ask for FP16, BF16 or FP32 for the nodes that match; pairs in front of them are taken out."""
+
+    name = "keep_precision"
+    nodes: list[str] = Field([], description="names or globs of nodes")
+    ops: list[str] = Field([], description="operators")
+    between: list[tuple[str, str]] = Field([], description="the nodes on any path from one tensor to another")
+    precision: Literal["fp16", "bf16", "fp32"] = Field("fp16", description="the precision to compute in")
+    reason: str = Field("", description="why, for the report")
+
+    @model_validator(mode="after")
+    def _chooses_something(self) -> KeepPrecision:
+        if not (self.nodes or self.ops or self.between):
+            raise ValueError("it chooses no nodes: give nodes, ops or between")
+        return self
+
+    def apply(self, model: Model, context: Context) -> None:
+        """Write the requests into the plan.
+
+        Raises:
+            RecipeError: a pattern matches nothing.
+        """
+        precision = Precision(self.precision)
+        chosen = choose(model, self.nodes, self.ops, self.between, "keep_precision")
+        nodes = {node.name: node for node, _ in model.walk()}
+        for name, pattern in chosen.items():
+            if nodes[name].op in ("QuantizeLinear", "DequantizeLinear", "Constant"):
+                continue
+            why = self.reason or f"chosen by '{pattern}'"
+            context.plan.ask(name, precision, why)
+            freed = bypass(model, nodes[name])
+            what = f"asked for {precision}" + (f"; reads {', '.join(freed)} unquantized" if freed else "")
+            context.journal.changed(name, what, why)

@@ -1,0 +1,111 @@
+"""Take out Q/DQ nodes, whoever made them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+from pydantic import Field
+
+from toolkit.calibration.ranges import Range, Ranges
+from toolkit.graph_pass import Context, Pass
+from toolkit.model import FLOAT_TYPES, Model, make_constant, make_node, onnx_type
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.qdq import Found, pairs_of
+from toolkit.precision import Precision
+from toolkit.select import choose
+
+
+class StripQDQ(Pass):
+    """Remove Q/DQ pairs made by QAT or PTQ, per tensor or per channel, signed or not; stored weights become float again."""
+
+    name = "strip_qdq"
+    nodes: list[str] = Field([], description="strip only the pairs these nodes read (names or globs); empty: all")
+    keep_ranges: bool = Field(False, description="keep the scales of activations as ranges for insert_qdq")
+
+    def apply(self, model: Model, context: Context) -> None:
+        """Rewire every reader of a pair to the float tensor behind it."""
+        readers = set(choose(model, self.nodes, setting="strip_qdq nodes")) if self.nodes else None
+        kept: dict[str, Range] = {}
+        graphs = {id(node): graph for node, graph in model.walk()}
+        for pair in list(pairs_of(model)):
+            if readers is not None and not any(n.name in readers for n in pair.dequantize.outputs[0].outputs):
+                continue
+            self._strip(model, graphs[id(pair.dequantize)], pair, context)
+            if self.keep_ranges and pair.quantize is not None and pair.axis is None:
+                amax = _amax(pair)
+                if amax is not None and model.constant(pair.tensor) is None:
+                    kept[pair.tensor.name] = Range(amax, "stripped")
+        model.tidy()
+        for node, _ in model.walk():
+            if readers is None and node.op in (QUANTIZE, DEQUANTIZE):
+                context.journal.declined(
+                    node.name, "it is not half of a Q/DQ pair: its other side is a quantized operator", rule="no-pair"
+                )
+        if kept:
+            known = context.known_ranges or Ranges()
+            known.tensors.update(kept)
+            context.known_ranges = known
+            context.journal.noted(f"the scales of {len(kept)} activations are kept as ranges", rule="kept-ranges")
+
+    def _strip(self, model: Model, graph: gs.Graph, pair: Found, context: Context) -> None:
+        node, result = pair.dequantize, pair.dequantize.outputs[0]
+        source = pair.tensor
+        if pair.quantize is None:
+            source = _float_weight(model, pair, result)
+        for reader in list(result.outputs):
+            for index, tensor in enumerate(reader.inputs):
+                if tensor is result:
+                    reader.inputs[index] = source
+            if context.plan.get(reader.name) is not None and context.plan.get(reader.name).precision.quantized:  # type: ignore[union-attr]
+                context.plan.withdraw(reader.name)
+            context.journal.changed(reader.name, f"reads '{source.name}' instead of its Q/DQ pair", "strip_qdq")
+        if any(out is result for out in graph.outputs):
+            node.outputs.clear()
+            graph.nodes.append(make_node("Identity", model.unique_node(f"{node.name}_Identity"), [source], [result]))
+            context.journal.noted(f"output '{result.name}' came from a pair; an Identity keeps its name", rule="output")
+
+
+def _amax(pair: Found) -> float | None:
+    """The magnitude a pair can hold: for uint8 the farther end from its zero point."""
+    if pair.scale is None:
+        return None
+    kind = onnx_type(pair.dequantize.inputs[0].dtype)
+    scale = float(np.max(pair.scale))
+    if kind == TensorProto.UINT8 or (pair.zero is not None and pair.zero.dtype == np.uint8):
+        zero = float(np.max(pair.zero)) if pair.zero is not None else 0.0
+        return max(zero, 255.0 - zero) * scale
+    zero_type = onnx_type(pair.quantize.inputs[2].dtype) if pair.quantize and len(pair.quantize.inputs) > 2 else kind
+    precision = Precision.from_onnx(zero_type)
+    return scale * (precision.max if precision is not None and precision.quantized else 127.0)
+
+
+def _float_weight(model: Model, pair: Found, result: gs.Tensor) -> gs.Constant:
+    """The float values of a stored weight: (q - zero point) * scale, by channel or block where the scale is so."""
+    stored = model.constant(pair.tensor)
+    scale = model.constant(pair.dequantize.inputs[1])
+    assert stored is not None
+    if scale is None:
+        raise ValueError(f"the scale of {pair.dequantize.name} is computed")
+    values: np.ndarray[Any, Any] = stored.astype(np.float32)
+    block = int(pair.dequantize.attrs.get("block_size", 0))
+    axis = int(pair.dequantize.attrs.get("axis", 1))
+
+    def spread(parameter: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        parameter = parameter.astype(np.float32)
+        if block:
+            return np.take(np.repeat(parameter, block, axis=axis), range(values.shape[axis]), axis=axis)
+        if parameter.size == 1:
+            return parameter.reshape(())
+        shape = [1] * values.ndim
+        shape[axis] = -1
+        return parameter.reshape(shape)
+
+    if pair.zero is not None:
+        values = values - spread(pair.zero)
+    kind = onnx_type(scale.dtype)
+    return make_constant(
+        model.unique_tensor(f"{pair.tensor.name}_float"), values * spread(scale), kind if kind in FLOAT_TYPES else None
+    )

@@ -1,0 +1,216 @@
+"""Lowering for strong typing, first half: the float type every node computes in, with the reason where it is not asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from toolkit.model import FLOAT_TYPES, Facts, Model, onnx_type
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.plan import PrecisionPlan
+from toolkit.precision import Precision
+
+_STOP = frozenset("Conv ConvTranspose Gemm MatMul Einsum LSTM GRU RNN Softmax LayerNormalization".split())
+_INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8,
+                       TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64})  # fmt: skip
+_NAMES = {Precision.FP32: "tensor(float)", Precision.FP16: "tensor(float16)", Precision.BF16: "tensor(bfloat16)"}
+EXACT_INTEGERS = {Precision.FP16: 2048.0, Precision.BF16: 256.0}
+
+
+@dataclass
+class Types:
+    """The decision for every node.
+
+    Attributes:
+        node: float type by node name; nodes that compute no floats are missing.
+        reason: for nodes that do not get what was asked (or the rest's precision): why.
+        unchecked: whether no observed values were there to hold against float16's range.
+    """
+
+    node: dict[str, Precision] = field(default_factory=dict)
+    reason: dict[str, str] = field(default_factory=dict)
+    unchecked: bool = False
+
+
+def decide(
+    model: Model, facts: Facts, plan: PrecisionPlan, rest: Precision, observed: Mapping[str, tuple[float, float]]
+) -> Types:
+    """Choose a float type for every node of the main graph that computes floats.
+
+    A node gets what the plan asks (a quantized node's float side gets ``rest``), unless its values, weights, scales
+    or operator do not allow it; then it gets FP32 and a reason.
+
+    Args:
+        model: float graph with its Q/DQ pairs, at the opset it will be lowered at.
+        facts: types of its tensors.
+        plan: what was asked.
+        rest: the type of nodes that nobody asked about.
+        observed: smallest and largest value seen of float tensors.
+    """
+    types = Types(unchecked=not observed)
+    authored = any(facts.types.get(t.name) == TensorProto.FLOAT16 for n in model.nodes for t in n.outputs)
+    indices = _feeds_integers(model, facts)
+    behind_subgraph = _subgraph_outputs(model)
+    for node in model.nodes:
+        floats = [t for t in (*node.inputs, *node.outputs) if facts.is_float(t.name)]
+        unknown = [t for t in (*node.inputs, *node.outputs) if not t.is_empty() and t.name not in facts.types]
+        if node.op in (QUANTIZE, DEQUANTIZE) or not (floats or unknown):
+            continue
+        wanted = _wanted(node, facts, plan, rest, authored)
+        refusal = None
+        if wanted is not Precision.FP32:
+            refusal = (
+                _structure(node, unknown, indices, behind_subgraph)
+                or _schema(node, facts, wanted, model.opset)
+                or _values(node, facts, model, wanted, observed)
+                or _scales(node, model, wanted)
+            )
+        types.node[node.name] = Precision.FP32 if refusal else wanted
+        if refusal:
+            types.reason[node.name] = refusal
+    return types
+
+
+def _wanted(node: gs.Node, facts: Facts, plan: PrecisionPlan, rest: Precision, authored: bool) -> Precision:
+    ask = plan.get(node.name)
+    if ask is not None and not ask.precision.quantized:
+        return ask.precision
+    if authored and ask is None:
+        own = [Precision.from_onnx(facts.types[t.name]) for t in node.outputs if facts.is_float(t.name)]
+        if own and own[0] is not None:
+            return own[0]
+    return rest
+
+
+def _structure(
+    node: gs.Node, unknown: list[gs.Tensor], indices: Mapping[str, str], behind_subgraph: set[str]
+) -> str | None:
+    if any(True for _ in node.subgraphs()):
+        return f"{node.op} holds a subgraph, which runs in fp32"
+    if node.domain not in (None, "", "ai.onnx"):
+        return f"{node.domain}.{node.op} is not an ONNX operator: its types are not known"
+    if unknown:
+        return f"the type of its tensor '{unknown[0].name}' is not known"
+    if node.name in indices:
+        return f"its result becomes an integer at {indices[node.name]}: a short float would round it"
+    if any(t.name in behind_subgraph for t in node.outputs):
+        return "a subgraph hands its result on, and subgraphs run in fp32"
+    return None
+
+
+def formal(node: gs.Node, opset: int) -> onnx.defs.OpSchema | None:
+    """ONNX's schema of a node, or None for an operator that is not ONNX's."""
+    try:
+        return onnx.defs.get_schema(node.op, opset, "")
+    except onnx.defs.SchemaError:
+        return None
+
+
+def input_types(schema: onnx.defs.OpSchema, index: int) -> set[str]:
+    """The types that ONNX allows for an input; the last formal input stands for all further ones."""
+    formals = schema.inputs
+    if not formals:
+        return set()
+    return set(formals[min(index, len(formals) - 1)].types)
+
+
+def _schema(node: gs.Node, facts: Facts, wanted: Precision, opset: int) -> str | None:
+    schema = formal(node, opset)
+    if schema is None:
+        return f"{node.op} is not in opset {opset}"
+    name = _NAMES[wanted]
+    free = [i for i, t in enumerate(node.inputs) if facts.is_float(t.name) and len(input_types(schema, i)) > 1]
+    if any(name not in input_types(schema, i) for i in free):
+        return f"ONNX has no {wanted} form of {node.op} in opset {opset}"
+    for index, tensor in enumerate(node.outputs):
+        if facts.is_float(tensor.name) and schema.outputs:
+            allowed = set(schema.outputs[min(index, len(schema.outputs) - 1)].types)
+            if name not in allowed:
+                return f"ONNX has no {wanted} form of {node.op} in opset {opset}"
+    return None
+
+
+def _values(
+    node: gs.Node, facts: Facts, model: Model, wanted: Precision, observed: Mapping[str, tuple[float, float]]
+) -> str | None:
+    limit = wanted.max
+    for index, tensor in enumerate(node.inputs):
+        if not facts.is_float(tensor.name) or (node.op == "Clip" and index > 0):
+            continue
+        values = model.constant(tensor)
+        if values is not None and values.size:
+            largest = _largest(values)
+            if largest > limit:
+                return f"its constant '{tensor.name}' reaches {largest:.6g}, beyond {wanted}'s {limit:.6g}"
+    for tensor in (*node.inputs, *node.outputs):
+        if tensor.name in observed and facts.is_float(tensor.name):
+            largest = max(abs(v) for v in observed[tensor.name])
+            if largest > limit:
+                return f"its tensor '{tensor.name}' reached {largest:.6g}, beyond {wanted}'s {limit:.6g}"
+    if node.op == "Cast" and facts.types.get(node.inputs[0].name) in _INTEGERS:
+        largest = max((abs(v) for v in observed.get(node.outputs[0].name, ())), default=0.0)
+        if largest > EXACT_INTEGERS.get(wanted, np.inf):
+            return f"its integers reached {largest:.6g}; {wanted} is exact only up to {EXACT_INTEGERS[wanted]:.0f}"
+    return None
+
+
+def _largest(values: np.ndarray[Any, Any]) -> float:
+    wide = values.astype(np.float32) if values.dtype != np.float64 else values
+    finite = np.abs(wide[np.isfinite(wide)])
+    return float(finite.max(initial=0.0))
+
+
+def _scales(node: gs.Node, model: Model, wanted: Precision) -> str | None:
+    """A scale that float16 cannot hold within 1 percent: such a pair dequantizes to FP32."""
+    if wanted is not Precision.FP16:
+        return None
+    for tensor in node.inputs:
+        maker = tensor.inputs[0] if tensor.inputs else None
+        if maker is None or maker.op != DEQUANTIZE:
+            continue
+        scale = model.constant(maker.inputs[1])
+        if scale is None:
+            continue
+        wide = scale.astype(np.float64)
+        with np.errstate(over="ignore"):
+            off = np.abs(wide.astype(np.float16).astype(np.float64) - wide) > 0.01 * np.abs(wide)
+        if off.any():
+            worst = float(wide[off].flat[0])
+            return f"the scale {worst:.3g} of its input '{tensor.name}' does not fit float16"
+    return None
+
+
+def _feeds_integers(model: Model, facts: Facts) -> dict[str, str]:
+    """Float nodes whose result is turned into integers by cheap arithmetic: node name to the Cast's name."""
+    found: dict[str, str] = {}
+    for cast in model.nodes:
+        makes_index = cast.op == "Cast" and int(cast.attrs.get("to", 0)) in _INTEGERS
+        if not makes_index or not facts.is_float(cast.inputs[0].name):
+            continue
+        pending = [cast]
+        while pending:
+            node = pending.pop()
+            if node.name in found or node.op in _STOP or node.op in (QUANTIZE, DEQUANTIZE):
+                continue
+            found[node.name] = cast.name
+            pending.extend(t.inputs[0] for t in node.inputs if t.inputs and facts.is_float(t.name))
+    return found
+
+
+def _subgraph_outputs(model: Model) -> set[str]:
+    """Main-graph tensors that a subgraph names as its own output."""
+    made = {t.name for node in model.nodes for t in node.outputs}
+    return {
+        t.name for node in model.nodes for sub in node.subgraphs(recursive=True) for t in sub.outputs if t.name in made
+    }
+
+
+def is_float(tensor: gs.Tensor) -> bool:
+    """Whether a tensor's own dtype is float32, float16 or bfloat16."""
+    return onnx_type(tensor.dtype) in FLOAT_TYPES

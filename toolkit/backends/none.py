@@ -1,0 +1,41 @@
+"""No backend: the run stops at the ONNX model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toolkit.backends.base import EngineSettings, Extras, Log, Progress, Typing, quiet
+from toolkit.backends.layer import Build
+from toolkit.profiles import Profiles
+
+
+class NoBackend:
+    """Builds nothing; the lowered ONNX model is the result."""
+
+    name = "none"
+    min_opset = 9
+    typing: Typing = "strong"
+
+    def typing_for(self, settings: EngineSettings) -> Typing:
+        """Strong unless the settings say weak: the model is lowered as for TensorRT."""
+        return "weak" if settings.typing == "weak" else "strong"
+
+    def version(self) -> str:
+        """Empty: there is no TensorRT."""
+        return ""
+
+    def max_opset(self) -> int:
+        """The newest operator set qtool itself reads."""
+        return 23
+
+    def build(
+        self,
+        model_path: Path,
+        profiles: Profiles,
+        settings: EngineSettings,
+        log: Log = quiet,
+        progress: Progress = quiet,
+        extras: Extras | None = None,
+    ) -> Build:
+        """A Build without an engine."""
+        return Build(backend=self.name, settings={"typing": self.typing_for(settings)})

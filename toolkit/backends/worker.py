@@ -1,0 +1,69 @@
+"""The child process that builds run in: reads one request, answers with log, progress and a result."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import threading
+from typing import Any, TextIO
+
+from toolkit.errors import QtoolError
+
+JOBS = {
+    "build_rtx": "toolkit.backends.rtx_job:build",
+    "build_tensorrt": "toolkit.backends.tensorrt_job:build",
+    "probe": "toolkit.backends.probe_job:probe",
+}
+
+
+class Talk:
+    """The child's way to speak to its parent: one JSON object a line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def say(self, event: dict[str, Any]) -> None:
+        """Send one event."""
+        with self._lock:
+            self._stream.write(json.dumps(event) + "\n")
+            self._stream.flush()
+
+    def log(self, message: str) -> None:
+        """Pass on a message."""
+        self.say({"log": message})
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Say how far the job is."""
+        self.say({"progress": [what, done, total]})
+
+
+def main() -> None:
+    """Run the job that stands on the first line of standard input."""
+    talk = Talk(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    # Native code prints to descriptor 1: from here on that is the noise file, not the pipe to the parent.
+    os.dup2(2, 1)
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        module, _, function = JOBS[order["job"]].partition(":")
+        result = getattr(importlib.import_module(module), function)(order["request"], talk)
+        talk.say({"result": result})
+    except QtoolError as error:
+        talk.say({"error": {"what": error.what, "where": error.where, "remedy": error.remedy}})
+    except Exception as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        talk.say({"error": {"what": what, "where": order["job"], "remedy": "run with --debug for TensorRT's messages"}})
+        raise
+    finally:
+        # Unloading CUDA and TensorRT at exit can hang or crash after the answer is given: skip it.
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """Standard input ends when the parent is gone: then nobody wants the result."""
+    sys.stdin.read()
+    os._exit(1)

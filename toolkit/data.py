@@ -1,0 +1,437 @@
+"""Calibration and evaluation data: where samples come from, which profile each belongs to, and how they are batched."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.data_sample import (
+    EVERYTHING,
+    Array,
+    Fitter,
+    InputSpec,
+    MaskPadder,
+    Sample,
+    check_shared_dims,
+    fit_to_spec,
+    input_specs,
+)
+from toolkit.data_sources import (
+    IMAGE_SUFFIXES,
+    Feeds,
+    Files,
+    Keep,
+    RandomFeeds,
+    Source,
+    open_folder,
+    polygraphy_inputs,
+    repeatable,
+)
+from toolkit.errors import DataError
+from toolkit.journal import Journal
+from toolkit.model import Model
+from toolkit.profiles import Profiles, Shape
+
+OUTSIDE = ("error", "skip", "pad", "crop")
+_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_WINDOW_BYTES = 64 << 20
+_WINDOW_SAMPLES = 1024
+BatchSize = int | Callable[[Mapping[str, Shape]], int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of equal shapes, joined along axis 0.
+
+    Attributes:
+        inputs: one array an input.
+        count: how many samples it joins.
+        profiles: the profiles that all of them count for.
+        origins: where each came from, in words.
+        indices: each one's place in the source.
+        labels: the samples' labels joined along axis 0, or None where they were not asked for.
+    """
+
+    inputs: dict[str, Array]
+    count: int
+    profiles: tuple[str, ...]
+    origins: list[str]
+    indices: tuple[int, ...]
+    labels: dict[str, Array] | None
+
+
+@dataclass
+class Counts:
+    """What became of the samples: how many count for each profile, were skipped, padded, cropped or cut."""
+
+    samples: int = 0
+    per_profile: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
+    padded: int = 0
+    cropped: int = 0
+    cut: int = 0
+
+
+class CalibrationData:
+    """Samples for a model. Made with ``open``; read as often as you like; nothing but the file under way is in memory.
+
+    Example:
+        >>> data = CalibrationData.open("digits.npz", model, profiles)        # doctest: +SKIP
+        >>> for batch in data.batches(8):                                     # doctest: +SKIP
+        ...     session.run(batch.inputs)
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        specs: Mapping[str, InputSpec],
+        profiles: Profiles,
+        *,
+        outside: str = "error",
+        labels: bool = False,
+        mask: str | None = None,
+        journal: Journal | None = None,
+        random: bool = False,
+        name: str = "data",
+    ) -> None:
+        self.specs, self.profiles, self.name = dict(specs), profiles, name
+        self.random = random
+        self.labels = labels
+        self.mask = mask
+        self.outside = outside
+        batched = [spec for spec in specs.values() if spec.batched]
+        self.can_batch = len(batched) == len(specs) and bool(batched)
+        self._source, self._journal = source, journal
+        self._fitter = Fitter(profiles, 0 if self.can_batch else None, outside)
+        self._padder = MaskPadder(mask, specs, profiles) if mask is not None else None
+        self._keep: tuple[Keep, ...] = ()
+        self._counts: Counts | None = None
+        self._digests: dict[tuple[int, int], tuple[int, int]] = {}
+
+    @classmethod
+    def open(
+        cls,
+        source: Any,
+        model: Model,
+        profiles: Profiles | None = None,
+        *,
+        outside: str = "error",
+        labels: bool = False,
+        base: str | Path = ".",
+        journal: Journal | None = None,
+        allow_code: bool = False,
+        images: Mapping[str, Any] | None = None,
+        random: Mapping[str, Any] | None = None,
+        mask: str | None = None,
+    ) -> CalibrationData:
+        """Open a source of samples. Files are found and headers looked at; values are read when they are needed.
+
+        Args:
+            source: path of an .npz file, of a folder of .npz, .npy or image files, or of inputs saved by Polygraphy
+                (.json); an iterable of dictionaries from input names to arrays, or a function that gives one;
+                ``module:Name`` of such an object; None with ``random``.
+            model: the model, whose inputs say what is wanted.
+            profiles: the recipe's profiles; with none, every sample counts for ``default``.
+            outside: what to do with a sample that fits no profile: ``error``, ``skip``, ``pad`` (zeros at the end up
+                to the nearest profile's min) or ``crop`` (to the nearest profile's max).
+            labels: whether labels are wanted (keys ``label`` or ``labels``).
+            base: the folder that a relative path starts from.
+            journal: where skipped, changed and cut samples are noted.
+            allow_code: whether ``module:Name`` may be imported.
+            images: settings for a folder of images, see ``toolkit.data_images.Images``.
+            random: ``{"seed": int, "samples": int}`` for seeded random samples instead of a source.
+            mask: name of the mask input, where samples may be padded to like shapes to share batches.
+
+        Raises:
+            DataError: nothing is there, or what is there does not fit the model.
+            NotAllowedError: ``module:Name`` without ``allow_code``.
+        """
+        profiles = profiles if profiles is not None else Profiles()
+        specs = input_specs(model)
+        if outside not in OUTSIDE:
+            raise DataError(f"outside is '{outside}'", remedy="one of " + ", ".join(OUTSIDE))
+        if not specs:
+            raise DataError("the model has no inputs, so there is nothing to calibrate", where=str(model.source or ""))
+        name, opened = _open(source, specs, profiles, Path(base), allow_code, images, random)
+        if random is not None and journal is not None:
+            journal.noted(f"the data is random (seed {random['seed']}): the ranges mean nothing", rule="random data")
+        return cls(
+            opened,
+            specs,
+            profiles,
+            outside=outside,
+            labels=labels,
+            mask=mask,
+            journal=journal,
+            random=random is not None,
+            name=name,
+        )
+
+    # ---------------------------------------------------------------- reading
+
+    def samples(self, keep: Keep | None = None) -> Iterator[Sample]:
+        """Every sample in the source's order, checked, with its profiles.
+
+        Args:
+            keep: takes a sample's index; samples for which it is false are passed over unread.
+
+        Raises:
+            DataError: a sample does not fit the model or any profile; the message names file, sample, input, value.
+        """
+        counts = Counts(per_profile=dict.fromkeys(self.profiles.names or [EVERYTHING], 0))
+        for index, origin, (inputs, labels) in self._source.read(self._accepts(keep)):
+            sample = self._fitter.fit(self._checked(index, origin, inputs, labels))
+            if sample is None:
+                counts.skipped += 1
+                continue
+            counts.samples += 1
+            counts.padded += sample.change == "padded"
+            counts.cropped += sample.change == "cropped"
+            for profile in sample.profiles:
+                counts.per_profile[profile] += 1
+            yield sample if self._padder is None else self._padder.pad(sample)
+        if keep is None:
+            counts.cut = self._source.cut
+            self._note(counts)
+
+    def batches(self, size: BatchSize = 8, keep: Keep | None = None) -> Iterator[Batch]:
+        """Samples joined to batches of equal shapes, in a deterministic order that depends on ``size``.
+
+        Samples wait for others of their shape within a window of bounded size.
+
+        Args:
+            size: how many samples a batch holds at most, or a function of the input shapes of one sample; no more
+                than the largest batch of the sample's profiles in any case.
+            keep: see ``samples``.
+        """
+        waiting: dict[Any, list[Sample]] = {}
+        held_bytes = held = 0
+        for sample in self.samples(keep):
+            limit = size(sample.shapes) if callable(size) else size
+            limit = min(limit, self._largest(sample.profiles))
+            if limit <= 1 or not self._joins(sample):
+                yield self._join([sample])
+                continue
+            key = (sample.profiles, *sorted(sample.shapes.items()), *((n, v.shape) for n, v in sample.labels.items()))
+            group = waiting.setdefault(key, [])
+            group.append(sample)
+            held, held_bytes = held + 1, held_bytes + _bytes(sample)
+            while len(group) >= limit or held > _WINDOW_SAMPLES or held_bytes > _WINDOW_BYTES:
+                fullest = key if len(group) >= limit else max(waiting, key=lambda k: len(waiting[k]))
+                ready = waiting.pop(fullest)
+                held, held_bytes = held - len(ready), held_bytes - sum(map(_bytes, ready))
+                yield self._join(ready)
+                group = waiting.get(key, [])
+        for ready in waiting.values():
+            yield self._join(ready)
+
+    def _joins(self, sample: Sample) -> bool:
+        return self.can_batch and all(value.shape[0] == 1 for value in sample.inputs.values())
+
+    def _largest(self, profiles: tuple[str, ...]) -> int:
+        """The largest batch that one of these profiles takes."""
+        largest = 0
+        for profile in self.profiles:
+            if profile.name in profiles:
+                sizes = [e.max[0] for name, e in profile.shapes.items() if self.specs[name].batched] or [1 << 30]
+                largest = max(largest, min(sizes))
+        return largest or 1 << 30
+
+    def _join(self, group: list[Sample]) -> Batch:
+        first = group[0]
+        joined = {name: _joined([sample.inputs[name] for sample in group]) for name in first.inputs}
+        labels = {name: _joined([sample.labels[name] for sample in group]) for name in first.labels}
+        return Batch(
+            joined,
+            len(group),
+            first.profiles,
+            [sample.origin for sample in group],
+            tuple(sample.index for sample in group),
+            labels if self.labels else None,
+        )
+
+    def _checked(self, index: int, origin: str, inputs: Mapping[str, Any], labels: dict[str, Array]) -> Sample:
+        if self.labels and not labels:
+            raise DataError("there are no labels", where=origin, remedy="add a 'label' array with a row a sample")
+        fitted = {name: fit_to_spec(inputs[name], spec, origin) for name, spec in self.specs.items()}
+        sample = Sample(fitted, index, origin, (), labels if self.labels else {})
+        check_shared_dims(sample, self.specs)
+        return sample
+
+    def _accepts(self, keep: Keep | None) -> Keep:
+        tests = self._keep if keep is None else (*self._keep, keep)
+        return lambda index: all(test(index) for test in tests)
+
+    # ---------------------------------------------------------------- knowing
+
+    def __len__(self) -> int:
+        """How many samples the source has (before any is skipped)."""
+        total = len(self._source)
+        return sum(map(self._accepts(None), range(total))) if self._keep else total
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the samples; reads all of them once if nobody has yet."""
+        if self._counts is None:
+            for _ in self.samples():
+                pass
+        assert self._counts is not None
+        return self._counts
+
+    def digest(self, keep: Keep | None = None) -> tuple[int, int]:
+        """How many samples there are and the sum of their SHA-256 modulo 2^256, which no order changes.
+
+        Sums of disjoint parts add up to the whole's.
+        """
+        count = total = 0
+        for index, origin, (inputs, labels) in self._source.read(self._accepts(keep)):
+            count += 1
+            total += self._checked(index, origin, inputs, labels).digest()
+        return count, total % (1 << 256)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the content of all samples, whatever their order, file names and times."""
+        key = (0, 1)
+        if key not in self._digests:
+            self._digests[key] = self.digest()
+        return fingerprint_of(*self._digests[key])
+
+    def _note(self, counts: Counts) -> None:
+        first, self._counts = self._counts is None, counts
+        if not first or self._journal is None:
+            return
+        note = self._journal.noted
+        if counts.skipped:
+            note(f"{counts.skipped} samples of {self.name} fit no profile and were skipped", rule="skipped")
+        if counts.padded:
+            note(f"{counts.padded} samples of {self.name} were padded with zeros up to a profile", rule="padded")
+        if counts.cropped:
+            note(f"{counts.cropped} samples of {self.name} were cropped to a profile", rule="cropped")
+        if counts.cut:
+            note(f"{counts.cut} rows of {self.name} do not fill a batch and were left out", rule="cut")
+        for profile, number in counts.per_profile.items():
+            if not number:
+                note(f"no sample of {self.name} fits profile '{profile}'", rule="empty profile")
+
+    # ---------------------------------------------------------------- parts
+
+    def part(self, keep: Keep, name: str, journal: Journal | None = None) -> CalibrationData:
+        """The samples whose index ``keep`` accepts, as data of their own."""
+        twin = CalibrationData(
+            self._source,
+            self.specs,
+            self.profiles,
+            outside=self.outside,
+            labels=self.labels,
+            mask=self.mask,
+            journal=journal,
+            random=self.random,
+            name=name,
+        )
+        twin._keep = (*self._keep, keep)
+        return twin
+
+    def split(self, fraction: float, seed: int = 0) -> tuple[CalibrationData, CalibrationData]:
+        """Cut the data into a part to calibrate with and a part held out, evenly spread and disjoint.
+
+        Args:
+            fraction: the share held out, between 0 and 1.
+            seed: moves the place of the first sample held out.
+
+        Raises:
+            DataError: the fraction is not between 0 and 1.
+        """
+        if not 0 < fraction < 1:
+            raise DataError(f"the share held out is {fraction}", remedy="give a number between 0 and 1")
+        # a golden-ratio step moves the start differently for every seed
+        start = (seed * 0.6180339887498949) % 1.0
+
+        def held(index: int) -> bool:
+            return int((index + 1) * fraction + start) > int(index * fraction + start)
+
+        calibration = self.part(lambda index: not held(index), self.name, self._journal)
+        return calibration, self.part(held, f"{self.name}, held out", self._journal)
+
+
+def fingerprint_of(count: int, total: int) -> str:
+    """The fingerprint of samples from their number and the sum of their SHA-256."""
+    return hashlib.sha256(f"{count}:{total:064x}".encode()).hexdigest()
+
+
+def _bytes(sample: Sample) -> int:
+    return sum(value.nbytes for value in sample.inputs.values())
+
+
+def _joined(values: list[Array]) -> Array:
+    return values[0] if len(values) == 1 else np.concatenate(values, axis=0)
+
+
+def _open(
+    source: Any,
+    specs: Mapping[str, InputSpec],
+    profiles: Profiles,
+    base: Path,
+    allow_code: bool,
+    images: Mapping[str, Any] | None,
+    random: Mapping[str, Any] | None,
+) -> tuple[str, Source]:
+    if random is not None:
+        if source is not None:
+            raise DataError("both a source and random data are given", remedy="keep one of them")
+        batched = all(spec.batched for spec in specs.values())
+        return "random data", _random(random, specs, profiles, batched)
+    if source is None:
+        raise DataError("no source is given", remedy='set data = "path", or random = { seed = 0, samples = 32 }')
+    if isinstance(source, str) and _MODULE.fullmatch(source) and not (base / source).exists():
+        from toolkit.graph_pass import load_object
+
+        return source, Feeds(repeatable(load_object(source, allow_code, "data"), source), specs, source)
+    if not isinstance(source, (str, Path)):
+        return "the iterable", Feeds(repeatable(source, "the iterable"), specs, "the iterable")
+    path = base / source
+    if not path.exists():
+        raise DataError("no such file or folder", where=str(path), remedy="check the path of the data")
+    if path.is_dir():
+        if images is not None or _has_images(path):
+            from toolkit.data_images import Images
+
+            return str(path), Images(path, images or {}, specs)
+        return str(path), open_folder(path, specs)
+    if path.suffix == ".json":
+        return str(path), polygraphy_inputs(path, specs)
+    if path.suffix == ".npz":
+        return str(path), Files([(str(path), path)], specs)
+    if path.suffix == ".npy" and len(specs) == 1:
+        return str(path), Files([(str(path), {next(iter(specs)): path})], specs)
+    raise DataError(
+        f"a '{path.suffix}' file is none of .npz, .npy (for a model with one input) and Polygraphy's .json",
+        where=str(path),
+        remedy="save the samples with numpy.savez",
+    )
+
+
+def _has_images(folder: Path) -> bool:
+    kinds = {path.suffix.lower() for path in folder.rglob("*")}
+    return not kinds & {".npz", ".npy"} and bool(kinds & set(IMAGE_SUFFIXES))
+
+
+def _random(
+    settings: Mapping[str, Any], specs: Mapping[str, InputSpec], profiles: Profiles, batched: bool
+) -> RandomFeeds:
+    seed, samples = settings.get("seed"), settings.get("samples", 32)
+    unknown = sorted(set(settings) - {"seed", "samples"})
+    if unknown or not isinstance(seed, int) or seed < 0 or not isinstance(samples, int) or samples < 1:
+        raise DataError(
+            f"random is {dict(settings)!r}", remedy="write random = { seed = 0, samples = 32 }, both whole numbers"
+        )
+    return RandomFeeds(specs, profiles, seed, samples, batched)
+
+
+__all__ = ["Batch", "CalibrationData", "Counts", "Sample", "fingerprint_of"]

@@ -1,0 +1,145 @@
+"""A folder of images as samples: decoded, resized, cropped and normalised as the settings say. Needs Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.data_sample import InputSpec
+from toolkit.data_sources import IMAGE_SUFFIXES, Array, Keep, Pair, Specs
+from toolkit.errors import DataError, did_you_mean
+
+_KNOWN = ("size", "resize", "crop", "layout", "mean", "std", "colour", "scale", "input")
+
+
+class Images:
+    """Every image file of a folder, its sub-folders included, in the order of their names.
+
+    Args:
+        folder: where the files are.
+        settings: ``size`` [height, width] (the model's own where it is fixed). ``crop``: ``center`` (default: scale
+            the image until it covers the size, or its shorter side to ``resize`` where that is given, then cut the
+            middle out), ``stretch`` (ignore the aspect ratio) or ``pad`` (scale the image until it fits, zeros
+            around it). ``layout``: ``nchw`` (default) or ``nhwc``. ``colour``: ``rgb`` (default), ``bgr`` or
+            ``gray``. Values are multiplied by ``scale`` (1/255 for float inputs, 1 for integer ones), then
+            ``mean`` is subtracted and the result divided by ``std``, both one number or one a channel in the
+            model's own channel order. ``input``: which input they are for, where there are several.
+        specs: the model's inputs.
+
+    Raises:
+        DataError: no images, an unknown setting, or no size.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], specs: Specs) -> None:
+        self._where = f"images in {folder}"
+        for key in settings:
+            if key not in _KNOWN:
+                raise DataError(f"unknown image setting '{key}'", where=self._where, remedy=did_you_mean(key, _KNOWN))
+        self._files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not self._files:
+            raise DataError("the folder holds no images", where=str(folder), remedy="check the path of the data")
+        self._folder, self.cut = folder, 0
+        self._spec = self._input(settings, specs)
+        self._layout = self._choice(settings, "layout", ("nchw", "nhwc"))
+        self._crop = self._choice(settings, "crop", ("center", "stretch", "pad"))
+        self._colour = self._choice(settings, "colour", ("rgb", "bgr", "gray"))
+        self._resize = settings.get("resize")
+        self._size = self._target(settings)
+        is_float = self._spec.dtype.kind not in "iu"
+        self._scale = float(settings.get("scale", 1 / 255 if is_float else 1.0))
+        self._mean, self._std = self._channels(settings, "mean", 0.0), self._channels(settings, "std", 1.0)
+
+    def _input(self, settings: Mapping[str, Any], specs: Specs) -> InputSpec:
+        name = settings.get("input")
+        if name is None and len(specs) == 1:
+            name = next(iter(specs))
+        if name not in specs or len(specs) > 1:
+            raise DataError(
+                f"images can feed a model with one input; this one has {', '.join(specs)}",
+                where=self._where,
+                remedy="save the samples as .npz instead",
+            )
+        return specs[name]
+
+    def _choice(self, settings: Mapping[str, Any], key: str, known: tuple[str, ...]) -> str:
+        value = str(settings.get(key, known[0]))
+        if value not in known:
+            raise DataError(f"{key} is '{value}'", where=self._where, remedy="one of " + ", ".join(known))
+        return value
+
+    def _target(self, settings: Mapping[str, Any]) -> tuple[int, int]:
+        size: Any = settings.get("size")
+        if size is None and self._spec.dims is not None and len(self._spec.dims) == 4:
+            size = self._spec.dims[2:] if self._layout == "nchw" else self._spec.dims[1:3]
+        sides = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else []
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise DataError(
+                f"size is {size!r}, not [height, width]", where=self._where, remedy="set images.size = [height, width]"
+            )
+        return sides[0], sides[1]
+
+    def _channels(self, settings: Mapping[str, Any], key: str, default: float) -> Array:
+        value = np.asarray(settings.get(key, default), np.float32).reshape(-1)
+        count = 1 if self._colour == "gray" else 3
+        if len(value) not in (1, count) or (key == "std" and not value.all()):
+            raise DataError(
+                f"{key} is {settings.get(key)!r}", where=self._where, remedy=f"give one number or {count}, none of std 0"
+            )
+        return value
+
+    def __len__(self) -> int:
+        """The number of image files."""
+        return len(self._files)
+
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+        """See ``toolkit.data_sources.Source``.
+
+        Raises:
+            DataError: Pillow is missing or a file is no image.
+        """
+        for index, path in enumerate(self._files):
+            if keep(index):
+                yield index, str(path), ({self._spec.name: self._load(path)}, {})
+
+    def _load(self, path: Path) -> Array:
+        try:
+            from PIL import Image
+        except ImportError as error:
+            raise DataError(
+                "reading images needs Pillow", where=self._where, remedy="pip install pillow, or save them as .npz"
+            ) from error
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("L" if self._colour == "gray" else "RGB")
+        except Exception as error:
+            raise DataError(
+                f"it cannot be read as an image: {error}", where=str(path), remedy="repair or remove the file"
+            ) from error
+        pixels = np.asarray(self._shaped(image, Image), np.float32)
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+        if self._colour == "bgr":
+            pixels = pixels[..., ::-1]
+        values = (pixels * np.float32(self._scale) - self._mean) / self._std
+        if self._spec.dtype.kind in "iu":
+            info = np.iinfo(self._spec.dtype)
+            values = np.clip(np.rint(values), info.min, info.max)
+        if self._layout == "nchw":
+            values = values.transpose(2, 0, 1)
+        return np.ascontiguousarray(values.astype(self._spec.dtype)[None])
+
+    def _shaped(self, image: Any, pillow: Any) -> Any:
+        height, width = self._size
+        if self._crop == "stretch":
+            return image.resize((width, height), pillow.Resampling.BILINEAR)
+        ratios = width / image.width, height / image.height
+        factor = min(ratios) if self._crop == "pad" else max(ratios)
+        if self._crop == "center" and self._resize:
+            factor = max(factor, float(self._resize) / min(image.width, image.height))
+        scaled = image.resize(
+            (max(1, round(image.width * factor)), max(1, round(image.height * factor))), pillow.Resampling.BILINEAR
+        )
+        left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
+        return scaled.crop((left, top, left + width, top + height))

@@ -1,0 +1,405 @@
+"""Where samples come from: .npz files, folders, Polygraphy's saved inputs, iterables, random numbers."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from toolkit.data_sample import LABELS, InputSpec, check_names
+from toolkit.errors import DataError, did_you_mean
+from toolkit.profiles import Profiles
+
+Array = np.ndarray[Any, Any]
+Pair = tuple[dict[str, Array], dict[str, Array]]
+Keep = Callable[[int], bool]
+Specs = Mapping[str, InputSpec]
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+
+
+class Source(Protocol):
+    """Samples in a fixed order.
+
+    Attributes:
+        cut: rows that were left over because they do not fill a sample of a fixed batch; known after reading.
+    """
+
+    cut: int
+
+    def __len__(self) -> int:
+        """How many samples there are; reads no more than it must."""
+        ...
+
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+        """Index, origin, and inputs and labels of each sample whose index ``keep`` accepts."""
+        ...
+
+
+class Stack:
+    """The samples of a set of named arrays: stacked over axis 0, or ragged (``name/00000``, ``name/00001``...)."""
+
+    def __init__(self, keys: Iterable[str], specs: Specs, where: str) -> None:
+        self.where, self._specs = where, specs
+        self._ragged: dict[str, list[str]] = {}
+        stacked: list[str] = []
+        numbered: dict[str, dict[int, str]] = {}
+        for key in keys:
+            base, _, number = key.rpartition("/")
+            if key not in specs and number.isdigit() and (base in specs or base in LABELS):
+                numbered.setdefault(base, {})[int(number)] = key
+            else:
+                stacked.append(key)
+        for base, members in numbered.items():
+            if base in stacked:
+                raise DataError(
+                    f"there are both '{base}' and '{base}/...'", where=where, remedy="keep one of the two forms"
+                )
+            self._ragged[base] = [members[number] for number in sorted(members)]
+        check_names([*stacked, *self._ragged], specs, where)
+        self._stacked = stacked
+        sets = {base: sorted(members) for base, members in numbered.items()}
+        first = next((name for name in specs if name in sets), None)
+        for base, numbers in sets.items():
+            if first is not None and numbers != sets[first]:
+                odd = sorted(set(numbers) ^ set(sets[first]))[0]
+                lacking = base if odd not in numbers else first
+                raise DataError(
+                    f"'{lacking}/{odd:05d}' is missing, which '{first if lacking == base else base}' has",
+                    where=where,
+                    remedy="give every input (and label) the same numbers",
+                )
+
+    def samples(self, get: Callable[[str], Array]) -> tuple[int, int, Callable[[int], Pair]]:
+        """How many samples there are, how many rows are left over, and a function that gives the i-th.
+
+        Args:
+            get: gives the array of a key.
+        """
+        held: dict[str, Array] = {name: get(name) for name in self._stacked}
+        counts: dict[str, int] = {name: len(keys) for name, keys in self._ragged.items()}
+        cut, chunk = 0, 1
+        for name, array in held.items():
+            if name in self._specs:
+                counts[name], left, rows = self._count(array, self._specs[name])
+                cut, chunk = max(cut, left), max(chunk, rows)
+        for name in LABELS:
+            if name in held:
+                array = held[name]
+                counts[name] = len(array) // chunk if array.ndim else 1
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"'{name}' {count}" for name, count in counts.items())
+            raise DataError(
+                f"the numbers of samples differ: {listed}",
+                where=self.where,
+                remedy="every input (and label) needs as many samples",
+            )
+        count = next(iter(counts.values()), 0)
+        if not count:
+            raise DataError("there are no samples", where=self.where, remedy="give at least one sample")
+
+        def pick(index: int) -> Pair:
+            inputs: dict[str, Array] = {}
+            labels: dict[str, Array] = {}
+            for name, array in held.items():
+                if name in self._specs:
+                    inputs[name] = self._row(array, self._specs[name], index)
+                else:
+                    labels[name] = np.atleast_1d(array)[index * chunk : (index + 1) * chunk]
+            for name, keys in self._ragged.items():
+                if name in self._specs:
+                    inputs[name] = get(keys[index])
+                else:
+                    labels[name] = np.atleast_1d(get(keys[index]))
+            return inputs, labels
+
+        return count, cut, pick
+
+    def _count(self, array: Array, spec: InputSpec) -> tuple[int, int, int]:
+        """Samples in a stacked array, rows left over, rows that make one sample (1 where each row is a sample)."""
+        rank = len(spec.dims) if spec.dims is not None else array.ndim
+        if array.ndim == rank + 1:
+            return len(array), 0, 1
+        if array.ndim != rank or rank == 0:
+            declared = list(spec.dims or ())
+            raise DataError(
+                f"shape {list(array.shape)} has rank {array.ndim}, the model declares {declared}",
+                where=f"{self.where}, input '{spec.name}'",
+                remedy="stack the samples along axis 0, or store each as "
+                f"'{spec.name}/00000', '{spec.name}/00001' and so on",
+            )
+        return len(array) // spec.chunk, len(array) % spec.chunk, spec.chunk
+
+    @staticmethod
+    def _row(array: Array, spec: InputSpec, index: int) -> Array:
+        rank = len(spec.dims) if spec.dims is not None else array.ndim
+        if array.ndim == rank + 1:
+            return np.asarray(array[index])
+        return np.asarray(array[index * spec.chunk : (index + 1) * spec.chunk])
+
+
+class Files:
+    """Sets of arrays in files, one set a file (.npz) or one a group of .npy files; one set is in memory at a time."""
+
+    def __init__(self, sets: list[tuple[str, Any]], specs: Specs) -> None:
+        self._sets, self._specs = sets, specs
+        self._counts: list[int] | None = None
+        self.cut = 0
+
+    def __len__(self) -> int:
+        """The number of samples; reads the files' headers (of .npz, the arrays) once."""
+        if self._counts is None:
+            counts, cut = [], 0
+            for number in range(len(self._sets)):
+                count, left, _ = self._open(number)
+                counts.append(count)
+                cut += left
+            self._counts, self.cut = counts, cut
+        return sum(self._counts)
+
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+        """See ``Source``."""
+        start, cut = 0, 0
+        counts: list[int] = []
+        for number, (where, _) in enumerate(self._sets):
+            known = self._counts[number] if self._counts is not None else None
+            if known is not None and not any(keep(start + i) for i in range(known)):
+                start += known
+                continue
+            count, left, pick = self._open(number)
+            counts.append(count)
+            cut += left
+            for i in range(count):
+                if keep(start + i):
+                    yield start + i, f"{where}, sample {i}", pick(i)
+            start += count
+        if self._counts is None:
+            self._counts, self.cut = counts, cut
+
+    def _open(self, number: int) -> tuple[int, int, Callable[[int], Pair]]:
+        where, members = self._sets[number]
+        if isinstance(members, Path):
+            archive = load(members)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError("this is not an .npz archive", where=where, remedy="save it with numpy.savez")
+            return Stack(archive.files, self._specs, where).samples(lambda key: _member(archive, key, where))
+        return Stack(members, self._specs, where).samples(lambda key: load(members[key]))
+
+
+def load(path: Path) -> Any:
+    """An .npy array (memory-mapped) or an .npz archive, never unpickled.
+
+    Raises:
+        DataError: it cannot be read, or holds Python objects.
+    """
+    try:
+        return np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise _unreadable(error, str(path)) from error
+
+
+def _member(archive: Any, key: str, where: str) -> Array:
+    try:
+        return np.asarray(archive[key])
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
+        raise _unreadable(error, f"{where}, '{key}'") from error
+
+
+def _unreadable(error: Exception, where: str) -> DataError:
+    text = " ".join(str(error).split())
+    if "pickle" in text or "Object arrays" in text:
+        return DataError(
+            "it holds Python objects, which qtool never unpickles",
+            where=where,
+            remedy="save plain arrays: samples of unlike shape each under its own key, 'name/00000', 'name/00001'...",
+        )
+    return DataError(f"it cannot be read: {text[:200]}", where=where, remedy="write the file again with numpy.savez")
+
+
+def open_folder(folder: Path, specs: Specs) -> Files:
+    """A folder of .npz files, or of .npy files named after inputs."""
+    archives = sorted(folder.glob("*.npz"))
+    plain = sorted(folder.rglob("*.npy"))
+    if archives and plain:
+        raise DataError(
+            f"the folder holds both .npz ({archives[0].name}) and .npy ({plain[0].name}) files",
+            where=str(folder),
+            remedy="keep one of the two kinds in it",
+        )
+    if archives:
+        return Files([(str(path), path) for path in archives], specs)
+    if plain:
+        return Files(_group(folder, plain, specs), specs)
+    raise DataError(
+        "the folder holds no .npz, .npy or image files", where=str(folder), remedy="check the path of the data"
+    )
+
+
+def _group(folder: Path, files: list[Path], specs: Specs) -> list[tuple[str, Any]]:
+    """Put .npy files together into sets, one file an input: ``<input>/<stem>``, ``<input>.<stem>``, ``<stem>.<input>``."""
+    names = {**{_file_name(name): name for name in specs}, **{label: label for label in LABELS if label not in specs}}
+    sets: dict[str, dict[str, Path]] = {}
+    only = next(iter(specs)) if len(specs) == 1 else None
+    for path in files:
+        relative = path.relative_to(folder)
+        head, _, tail = path.stem.partition(".")
+        start, _, last = path.stem.rpartition(".")
+        if len(relative.parts) == 2 and relative.parts[0] in names:
+            name, stem = names[relative.parts[0]], path.stem
+        elif len(relative.parts) == 1 and tail and head in names:
+            name, stem = names[head], tail
+        elif len(relative.parts) == 1 and start and last in names:
+            name, stem = names[last], start
+        elif len(relative.parts) == 1 and only is not None:
+            name, stem = only, path.stem
+        else:
+            raise DataError(
+                "the file's name does not say which input it is for",
+                where=str(path),
+                remedy=f"name it '<input>.{path.stem}.npy' or put it into a sub-folder named like the input: "
+                + did_you_mean(head, names),
+            )
+        sets.setdefault(stem, {})[name] = path
+    for stem, members in sets.items():
+        lacking = [name for name in specs if name not in members]
+        if lacking:
+            raise DataError(
+                f"sample '{stem}' has no file for input '{lacking[0]}'",
+                where=str(folder),
+                remedy="every input needs files of the same stems",
+            )
+    return [(f"{folder}, '{stem}'", members) for stem, members in sorted(sets.items())]
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[/\\:]", "_", name)
+
+
+class Feeds:
+    """Dictionaries of arrays, one a sample, from anything that can be iterated again and again."""
+
+    def __init__(self, make: Callable[[], Iterable[Any]], specs: Specs, where: str) -> None:
+        self._make, self._specs, self._where = make, specs, where
+        self._count: int | None = None
+        self.cut = 0
+
+    def __len__(self) -> int:
+        """The number of samples: the iterable's own length where it has one, else by going through it once."""
+        if self._count is None:
+            feeds = self._make()
+            self._count = len(feeds) if hasattr(feeds, "__len__") else sum(1 for _ in feeds)
+        return self._count
+
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+        """See ``Source``."""
+        index = -1
+        for index, feed in enumerate(self._make()):
+            if not keep(index):
+                continue
+            where = f"{self._where}, sample {index}"
+            if not isinstance(feed, Mapping):
+                raise DataError(
+                    f"a sample is a {type(feed).__name__}",
+                    where=where,
+                    remedy="give dictionaries from input names to arrays",
+                )
+            check_names(list(feed), self._specs, where)
+            inputs = {name: np.asarray(value) for name, value in feed.items() if name in self._specs}
+            labels = {name: np.atleast_1d(value) for name, value in feed.items() if name not in self._specs}
+            yield index, where, (inputs, labels)
+        self._count = index + 1
+
+
+def polygraphy_inputs(path: Path, specs: Specs) -> Feeds:
+    """Inputs saved by Polygraphy (``polygraphy run --save-inputs``).
+
+    Raises:
+        DataError: the file is not of that kind.
+    """
+    from polygraphy.json import load_json
+
+    try:
+        feeds = load_json(str(path))
+    except Exception as error:
+        raise DataError(
+            f"these are no inputs saved by Polygraphy: {' '.join(str(error).split())[:200]}",
+            where=str(path),
+            remedy="write them with polygraphy run --save-inputs",
+        ) from error
+    if not isinstance(feeds, list) or not all(isinstance(feed, Mapping) for feed in feeds):
+        raise DataError(
+            "these are no inputs saved by Polygraphy: not a list of feeds",
+            where=str(path),
+            remedy="write them with polygraphy run --save-inputs",
+        )
+    return Feeds(lambda: feeds, specs, str(path))
+
+
+def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
+    """A function that gives the samples from the start each time.
+
+    A function or class is called each time; an iterator, which can be read only once, is read into memory.
+
+    Raises:
+        DataError: it cannot be iterated.
+    """
+    if callable(source):
+        return lambda: repeatable(source(), where)()
+    if not isinstance(source, Iterable):
+        raise DataError(
+            f"a {type(source).__name__} cannot be iterated",
+            where=where,
+            remedy="give a list, a generator function, or an object with __iter__",
+        )
+    if isinstance(source, Iterator):
+        held = list(source)
+        return lambda: held
+    return lambda: source
+
+
+class RandomFeeds:
+    """Seeded random samples whose shapes go through min, opt and max of every profile in turn, one row each.
+
+    Floats are drawn from the standard normal distribution, integers from 0 and 1, so that they index any table.
+    """
+
+    def __init__(self, specs: Specs, profiles: Profiles, seed: int, samples: int, batched: bool) -> None:
+        self._specs, self._seed, self._samples = specs, seed, samples
+        self.cut = 0
+        corners = [profile.corners()[which] for which in ("opt", "min", "max") for profile in profiles] or [{}]
+        self._shapes = [{name: self._shape(spec, corner, batched) for name, spec in specs.items()} for corner in corners]
+
+    @staticmethod
+    def _shape(spec: InputSpec, corner: Mapping[str, tuple[int, ...]], batched: bool) -> tuple[int, ...]:
+        shape: list[Any] = list(corner.get(spec.name, spec.dims or ()))
+        if batched and shape:
+            shape[0] = 1
+        for axis, size in enumerate(shape):
+            if not isinstance(size, int):
+                raise DataError(
+                    f"dimension {axis} of input '{spec.name}' is dynamic and no profile gives its size",
+                    where="random data",
+                    remedy="add a [[profile]] with shapes for this input",
+                )
+        return tuple(max(1, size) for size in shape)
+
+    def __len__(self) -> int:
+        """The number of samples asked for."""
+        return self._samples
+
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+        """See ``Source``."""
+        for index in filter(keep, range(self._samples)):
+            rng = np.random.default_rng([self._seed, index])
+            shapes = self._shapes[index % len(self._shapes)]
+            inputs = {name: _random(rng, self._specs[name].dtype, shape) for name, shape in shapes.items()}
+            yield index, f"random data, sample {index}", (inputs, {})
+
+
+def _random(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    if dtype.kind in "iub":
+        return rng.integers(0, 2, shape).astype(dtype)
+    return rng.standard_normal(shape, np.float32).astype(dtype)

@@ -1,0 +1,47 @@
+"""What TensorRT does with operators as far as placement is concerned."""
+
+from __future__ import annotations
+
+TARGETS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators whose inputs are quantized: they have INT8 and FP8 kernels."""
+
+MOVERS = frozenset(
+    "Identity Dropout Reshape Flatten Squeeze Unsqueeze Transpose Slice Split Gather Expand Tile Pad "
+    "DepthToSpace SpaceToDepth MaxPool".split()
+)
+"""Operators that commute with Q and DQ: they move values or choose among them, and compute nothing new."""
+
+POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
+"""Pools that do not commute: INT8 in needs INT8 out."""
+
+ADDS = frozenset({"Add", "Sum"})
+
+ACTIVATIONS = frozenset(
+    "Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Tanh Elu Selu Softplus Mish Swish Gelu Erf "
+    "ThresholdedRelu Celu Softsign".split()
+)
+
+AFFINE = frozenset({"BatchNormalization", "InstanceNormalization"})
+
+REGION = MOVERS | POOLS | ADDS | ACTIVATIONS | AFFINE | {"Mul", "Concat", "Resize", "Upsample", "QuantizeLinear",
+                                                         "DequantizeLinear"}  # fmt: skip
+"""Operators through which a tensor still counts as coming from the quantized layers before them."""
+
+QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+
+
+def weight_axis(op: str, weight_index: int, rank: int, attrs: dict[str, object]) -> int | None:
+    """The output-channel axis of a weight, or None for one scale for the whole tensor.
+
+    Conv 0; ConvTranspose 1, but one scale where it has groups, since its axis 1 counts channels within a group;
+    Gemm by transB; MatMul's right operand last; a constant left operand has no output channel.
+    """
+    if op == "Conv":
+        return 0
+    if op == "ConvTranspose":
+        return 1 if int(attrs.get("group", 1)) == 1 else None  # type: ignore[call-overload]
+    if weight_index != 1 or rank < 2:
+        return None
+    if op == "Gemm":
+        return 0 if attrs.get("transB", 0) else 1
+    return rank - 1 if rank == 2 else None

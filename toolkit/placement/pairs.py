@@ -1,0 +1,68 @@
+"""What placement decides: where a Q/DQ pair goes, which layers it serves, and what is left alone and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Use:
+    """One input of one node."""
+
+    node: str
+    index: int
+
+
+@dataclass
+class Pair:
+    """A Q/DQ pair wanted on a tensor, shared by all its uses.
+
+    Attributes:
+        tensor: the float tensor's name.
+        uses: the node inputs that will read the dequantized tensor.
+        axis: the channel axis of a weight's scales; None for one scale.
+        weight: whether the tensor is a constant.
+        reason: why the pair is wanted.
+    """
+
+    tensor: str
+    uses: list[Use] = field(default_factory=list)
+    axis: int | None = None
+    weight: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A candidate left alone: the rule's short name and the reason in words."""
+
+    node: str
+    op: str
+    rule: str
+    reason: str
+
+
+@dataclass
+class Placement:
+    """All that one look at the graph decides.
+
+    Attributes:
+        pairs: pairs to insert, activations and weights, keyed by (tensor, axis).
+        layers: nodes that will compute in the quantized type, each with the reason.
+        refusals: candidates that stay as they are.
+        same_scale: sets of tensors that must share one scale (the inputs and the output of a Concat).
+        complete: nodes that had all their pairs already.
+        groups: for every target, the tensors whose pairs exist for its sake.
+    """
+
+    pairs: dict[tuple[str, int | None], Pair] = field(default_factory=dict)
+    layers: dict[str, str] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+    same_scale: list[set[str]] = field(default_factory=list)
+    complete: list[str] = field(default_factory=list)
+    groups: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def activations(self) -> list[str]:
+        """Names of the activation tensors that want a range, each once."""
+        return list(dict.fromkeys(pair.tensor for pair in self.pairs.values() if not pair.weight))

@@ -1,0 +1,172 @@
+"""Making, finding and removing Q/DQ pairs in a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from toolkit.model import Model, make_constant, make_node, onnx_type
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.pairs import Pair
+from toolkit.precision import Precision
+
+Array = np.ndarray[Any, Any]
+
+
+def storable_scale(amax: Array | float, precision: Precision) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Scales for symmetric quantization: amax / 127 (INT8) or amax / 448 (FP8), as float32.
+
+    Each is rounded up to a float16 value where it lies in float16's range, so that a strongly typed float16 engine and
+    a float32 simulation use the very same scale and nothing is clipped by the rounding. A tensor or channel that is
+    all zero (amax 0) gets the scale of amax 1.
+    """
+    amax = np.atleast_1d(np.asarray(amax, np.float64))
+    exact = np.where(amax > 0, amax, 1.0) / precision.max
+    half = np.minimum(exact, 65504.0).astype(np.float16)
+    up = np.where(half.astype(np.float64) < exact, np.nextafter(half, np.float16(np.inf)), half)
+    stored = np.where(exact <= 65504.0, up.astype(np.float64), exact)
+    return np.maximum(stored, 2.0**-24).astype(np.float32)
+
+
+def weight_amax(values: Array, axis: int | None) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Largest magnitude by channel of ``axis`` (shape [channels]), or of the whole tensor (shape [])."""
+    magnitude = np.abs(values.astype(np.float32))
+    if axis is None:
+        return np.asarray(magnitude.max(initial=0.0), np.float32)
+    return magnitude.max(axis=tuple(i for i in range(values.ndim) if i != axis), initial=0.0)
+
+
+@dataclass
+class Found:
+    """A Q/DQ pair that a graph has. ``quantize`` is None for a weight that is stored quantized.
+
+    Attributes:
+        quantize: the QuantizeLinear node.
+        dequantize: the DequantizeLinear node.
+        scale: its scale, float32, shape [] or [channels]; None where it is computed.
+        zero: its zero point, or None.
+        axis: the channel axis where there is one scale a channel.
+    """
+
+    quantize: gs.Node | None
+    dequantize: gs.Node
+    scale: Array | None
+    zero: Array | None
+    axis: int | None
+
+    @property
+    def tensor(self) -> gs.Tensor:
+        """The float tensor that is quantized, or the stored integer weight."""
+        return self.quantize.inputs[0] if self.quantize is not None else self.dequantize.inputs[0]
+
+
+def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[Found]:
+    """Every Q/DQ pair of the model, whoever made it, in graph order."""
+    for node, graph in model.walk():
+        if node.op != DEQUANTIZE or (graph is not model.graph and not subgraphs):
+            continue
+        stored = node.inputs[0]
+        maker = stored.inputs[0] if stored.inputs else None
+        quantize = maker if maker is not None and maker.op == QUANTIZE else None
+        if quantize is None and model.constant(stored) is None:
+            continue
+        scale = model.constant(node.inputs[1])
+        zero = model.constant(node.inputs[2]) if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
+        axis = int(node.attrs.get("axis", 1)) if scale is not None and scale.size > 1 else None
+        yield Found(quantize, node, None if scale is None else scale.astype(np.float32), zero, axis)
+
+
+def existing(tensor: gs.Tensor) -> gs.Node | None:
+    """The DequantizeLinear of a per-tensor pair that already hangs on a float tensor, or None."""
+    for quantize in tensor.outputs:
+        if quantize.op != QUANTIZE or "axis" in quantize.attrs and getattr(quantize.inputs[1], "shape", None) not in ((), [], (1,)):
+            continue
+        for node in quantize.outputs[0].outputs:
+            if node.op == DEQUANTIZE:
+                return node
+    return None
+
+
+class Inserter:
+    """Adds pairs to one model; keeps track of the names in use."""
+
+    def __init__(self, model: Model, precision: Precision) -> None:
+        self.model, self.precision = model, precision
+        self.tensors = model.graph.tensors()
+        self.nodes = {node.name: node for node, _ in model.walk()}
+        self.taken = set(self.nodes) | {t.name for n, _ in model.walk() for t in (*n.inputs, *n.outputs)}
+        self.zeros: dict[int | None, gs.Constant] = {}
+
+    def insert(self, pair: Pair, scale: Array) -> gs.Node:
+        """Put a pair on ``pair.tensor`` and let its uses read it; an existing pair of the tensor is shared.
+
+        Args:
+            pair: the tensor, its uses, and the channel axis of a weight.
+            scale: float32, shape [1] for one scale, or [channels].
+
+        Returns:
+            The DequantizeLinear node.
+        """
+        tensor = self.tensors[pair.tensor]
+        dequantize = existing(tensor) if pair.axis is None else None
+        if dequantize is None:
+            dequantize = self._make(tensor, scale, pair.axis)
+        for use in pair.uses:
+            self.nodes[use.node].inputs[use.index] = dequantize.outputs[0]
+        return dequantize
+
+    def _make(self, tensor: gs.Tensor, scale: Array, axis: int | None) -> gs.Node:
+        kind = onnx_type(tensor.dtype) or TensorProto.FLOAT
+        values = scale if axis is not None else scale.reshape(())
+        scale_tensor = make_constant(self._name(f"{tensor.name}_scale"), values, kind)
+        zero = self._zero(len(scale) if axis is not None else None)
+        stored = gs.Variable(self._name(f"{tensor.name}_quantized"), dtype=zero.dtype)
+        result = gs.Variable(self._name(f"{tensor.name}_dequantized"), dtype=tensor.dtype, shape=tensor.shape)
+        attrs = {} if axis is None else {"axis": axis}
+        quantize = make_node(QUANTIZE, self._name(f"{tensor.name}_{QUANTIZE}"), [tensor, scale_tensor, zero], [stored],
+                             **attrs)  # fmt: skip
+        dequantize = make_node(DEQUANTIZE, self._name(f"{tensor.name}_{DEQUANTIZE}"), [stored, scale_tensor, zero],
+                               [result], **attrs)  # fmt: skip
+        self.model.graph.nodes.extend([quantize, dequantize])
+        return dequantize
+
+    def _zero(self, channels: int | None) -> gs.Constant:
+        if channels not in self.zeros:
+            shape = () if channels is None else (channels,)
+            name = self._name(f"zero_point_{self.precision}" + ("" if channels is None else f"_{channels}"))
+            self.zeros[channels] = make_constant(name, np.zeros(shape, np.float32), self.precision.onnx_type)
+        return self.zeros[channels]
+
+    def _name(self, base: str) -> str:
+        name, count = base, 1
+        while name in self.taken:
+            count += 1
+            name = f"{base}_{count}"
+        self.taken.add(name)
+        return name
+
+
+def bypass(model: Model, node: gs.Node) -> list[str]:
+    """Let a node read the float tensors behind its Q/DQ pairs; pairs that nobody reads any more are removed.
+
+    Returns:
+        Names of the float tensors it reads again.
+    """
+    freed: list[str] = []
+    for index, tensor in enumerate(list(node.inputs)):
+        maker = tensor.inputs[0] if tensor.inputs else None
+        if maker is None or maker.op != DEQUANTIZE:
+            continue
+        stored = maker.inputs[0]
+        quantize = stored.inputs[0] if stored.inputs else None
+        if quantize is not None and quantize.op == QUANTIZE:
+            node.inputs[index] = quantize.inputs[0]
+            freed.append(quantize.inputs[0].name)
+    if freed:
+        model.tidy()
+    return freed

@@ -1,0 +1,101 @@
+"""What the report says of the model, the profiles and the ranges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from toolkit.report import macs as costs
+from toolkit.report.schema import ModelInfo, ProfileInfo, RangeInfo, ShapeRange, TensorInfo
+
+if TYPE_CHECKING:
+    from toolkit.calibration.ranges import Range, Ranges
+    from toolkit.model import Facts, Model
+    from toolkit.profiles import Profiles
+
+
+def model_info(model: Model, profiles: Profiles, path: str = "", facts: Facts | None = None) -> ModelInfo:
+    """What the report says of the float model, before any pass.
+
+    Args:
+        model: the model as loaded.
+        profiles: the recipe's profiles; multiply-accumulates are counted at the first one's opt shapes.
+        path: where it was read from, as the reader should see it.
+        facts: its types and shapes at those shapes, where they are known already.
+    """
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    from toolkit.model import onnx_type
+
+    facts = facts or costs.facts_at_opt(model, profiles)
+
+    def tensor(one: Any) -> TensorInfo:
+        shape = None if one.shape is None else [s if isinstance(s, (int, str)) else None for s in one.shape]
+        number = onnx_type(one.dtype)
+        return TensorInfo(name=one.name, dtype=str(tensor_dtype_to_np_dtype(number)) if number else "", shape=shape)
+
+    per_node = [costs.macs(node, facts) for node, _ in model.walk()]
+    constants = [t for t in model.graph.tensors().values() if type(t).__name__ == "Constant"]
+    return ModelInfo(
+        path=path,
+        name=model.graph.name or "",
+        fingerprint=model.fingerprint(),
+        opset=model.opset,
+        nodes=len(per_node),
+        parameters=sum(math.prod(int(size) for size in t.shape or ()) for t in constants),
+        bytes=model.weight_bytes(),
+        macs=None if None in per_node else sum(count or 0 for count in per_node),
+        inputs=[tensor(t) for t in model.graph.inputs],
+        outputs=[tensor(t) for t in model.graph.outputs],
+    )
+
+
+def profile_infos(profiles: Profiles, samples: Mapping[str, int] | None) -> list[ProfileInfo]:
+    """The profiles, each with the number of calibration samples it got (null where nothing was calibrated)."""
+    return [
+        ProfileInfo(
+            name=profile.name,
+            shapes={
+                name: ShapeRange(min=list(extent.min), opt=list(extent.opt), max=list(extent.max))
+                for name, extent in profile.shapes.items()
+            },
+            samples=None if samples is None else int(samples.get(profile.name, 0)),
+        )
+        for profile in profiles
+    ]
+
+
+def range_infos(ranges: Ranges) -> list[RangeInfo]:
+    """The ranges; ``clipped``, ``sqnr_db``, ``outlier_ratio`` and ``histogram`` come from a range's diagnosis."""
+    return [_range_info(tensor, one) for tensor, one in ranges.tensors.items()]
+
+
+def _range_info(tensor: str, one: Range) -> RangeInfo:
+    def number(key: str) -> float | None:
+        value = one.diagnosis.get(key)
+        return float(value) if isinstance(value, (int, float)) else None
+
+    counted = one.diagnosis.get("histogram")
+    return RangeInfo(
+        tensor=tensor,
+        amax=float(one.amax),
+        method=one.method,
+        observed=one.observed,
+        per_profile={name: float(amax) for name, amax in one.per_profile.items()},
+        samples=int(one.samples),
+        clipped=number("clipped"),
+        sqnr_db=number("sqnr_db"),
+        outlier_ratio=number("outlier_ratio"),
+        histogram=[float(value) for value in counted] if isinstance(counted, (list, tuple)) else None,
+    )
+
+
+def unlike_profiles(info: RangeInfo, factor: float = 2.0) -> tuple[str, str, float] | None:
+    """The profiles of the smallest and the largest amax with their ratio, where that is ``factor`` or more."""
+    seen = {name: amax for name, amax in info.per_profile.items() if amax > 0}
+    if len(seen) < 2:
+        return None
+    low, high = min(seen, key=seen.__getitem__), max(seen, key=seen.__getitem__)
+    ratio = seen[high] / seen[low]
+    return (low, high, ratio) if ratio >= factor else None

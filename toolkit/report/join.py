@@ -1,0 +1,248 @@
+"""Joining what was asked, what the engine runs, what it costs and why: one report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from toolkit import __version__
+from toolkit.backends.layer import Actual, Build
+from toolkit.profiles import Profiles
+from toolkit.report import macs as costs
+from toolkit.report.describe import profile_infos, range_infos
+from toolkit.report.schema import (
+    Accuracy,
+    ActualInfo,
+    Asked,
+    BackendInfo,
+    Declined,
+    LayerError,
+    LayerInfo,
+    ModelInfo,
+    RecipeInfo,
+    Report,
+    Step,
+    Summary,
+    Tool,
+    counts,
+)
+from toolkit.report.verdict import headline, suggestions, verdict, warnings_of
+
+if TYPE_CHECKING:
+    from toolkit.calibration.ranges import Ranges
+    from toolkit.journal import Journal
+    from toolkit.model import Facts, Model
+    from toolkit.plan import PrecisionPlan
+    from toolkit.precision import Precision
+
+
+class HasError(Protocol):
+    """A node's measured error; NaN and infinity are allowed here and stored as null."""
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """Signal to noise of the node's output against the float model, in dB."""
+        ...
+
+    @property
+    def max_abs(self) -> float | None:
+        """The largest difference from the float model."""
+        ...
+
+
+def join(
+    model: Model,
+    plan: PrecisionPlan,
+    actuals: Mapping[str, Actual],
+    journal: Journal,
+    errors: Mapping[str, HasError],
+    accuracy: Accuracy | None,
+    build: Build,
+    *,
+    recipe: RecipeInfo,
+    source: ModelInfo,
+    profiles: Profiles | None = None,
+    ranges: Ranges | None = None,
+    reason: str = "",
+    typing: str = "",
+    engine_bytes: int | None = None,
+    steps: Sequence[Step] = (),
+    warnings: Sequence[str] = (),
+    facts: Facts | None = None,
+) -> Report:
+    """The report of one run.
+
+    Args:
+        model: the final graph, every node of which gets one entry.
+        plan: the precision asked for, by node of the final graph.
+        actuals: what each node runs in; nodes without a record are 'unknown'.
+        journal: events of all passes; what they declined goes into the report.
+        errors: error by node name, where it was measured.
+        accuracy: the model before and after, or None where nothing was measured.
+        build: what the backend made.
+        recipe: the recipe; its ``rest`` is what nodes nobody asked about were given.
+        source: the float model that the run began with.
+        profiles: the recipe's profiles.
+        ranges: the calibrated ranges.
+        reason: why this backend.
+        typing: 'strong', 'weak', or empty where nothing was built.
+        engine_bytes: the engine's size where ``build`` does not hold its bytes.
+        steps: what was done and what was found again.
+        warnings: what else the reader must know.
+        facts: types and shapes of the final graph, where they are known already.
+    """
+    profiles = profiles or Profiles()
+    facts = facts or costs.facts_at_opt(model, profiles)
+    nodes = [node for node, _ in model.walk()]
+    error_of = _layer_errors(nodes, errors)
+    layers = [
+        _layer(node, plan, actuals.get(node.name), error_of.get(node.name), recipe.rest, facts) for node in nodes
+    ]
+    _attribute_time(layers, build.time_ms)
+    backend = BackendInfo(
+        name=build.backend,
+        version=build.version,
+        reason=reason,
+        typing=typing,
+        engine_bytes=len(build.engine) if build.engine is not None else engine_bytes,
+        build_seconds=round(build.seconds, 3) if build.engine is not None or engine_bytes else None,
+        log=list(build.log),
+    )
+    declined = _declined(journal, layers)
+    profile_list = profile_infos(profiles, ranges.samples if ranges is not None else None)
+    range_list = range_infos(ranges) if ranges is not None else None
+    known = {layer.node for layer in layers}
+    lost = sorted(set(actuals) - known)
+    found_warnings = [
+        *warnings,
+        *([f"the engine's record names {len(lost)} nodes that the graph does not have, such as '{lost[0]}'"] if lost
+          else []),
+        *warnings_of(layers, accuracy, backend, profile_list, range_list),
+    ]  # fmt: skip
+    share, share_of, share_by = _quantized_share(layers)
+    return Report(
+        tool=Tool(version=__version__),
+        recipe=recipe,
+        model=source,
+        profiles=profile_list,
+        backend=backend,
+        summary=Summary(
+            headline=headline(layers, accuracy),
+            verdict=verdict(accuracy),
+            nodes=len(layers),
+            computing=sum(layer.role == "compute" for layer in layers),
+            quantized_share=share,
+            share_of=share_of,  # type: ignore[arg-type]
+            share_by=share_by,  # type: ignore[arg-type]
+            warnings=list(dict.fromkeys(found_warnings)),
+            next=suggestions(layers, accuracy, backend, declined, range_list),
+            **counts(layers),
+        ),
+        accuracy=accuracy,
+        latency=dict(build.latency) or None,
+        layers=layers,
+        declined=declined,
+        ranges=range_list,
+        steps=list(steps),
+    )
+
+
+def _layer(
+    node: Any, plan: PrecisionPlan, actual: Actual | None, error: LayerError | None, rest: Precision, facts: Facts
+) -> LayerInfo:
+    role = costs.role(node, facts)
+    ask = plan.get(node.name)
+    if ask is not None:
+        asked = Asked(precision=ask.precision, reason=ask.reason, by=ask.by)
+    elif role == "compute":
+        asked = Asked(precision=rest, reason=f"nobody asked; the rest runs in {rest}", by="rest")
+    else:
+        why = "converts between types" if role == "convert" else "computes no floats"
+        asked = Asked(precision=None, reason=why, by="qtool")
+    actual = actual or Actual(None, reason="the engine says nothing of this node")
+    return LayerInfo(
+        node=node.name,
+        op=node.op,
+        role=role,
+        asked=asked,
+        actual=ActualInfo(
+            precision=actual.precision,
+            input_types=list(actual.input_types),
+            output_types=list(actual.output_types),
+            source=actual.source,  # type: ignore[arg-type]
+        ),
+        status=actual.status,  # type: ignore[arg-type]
+        reason=actual.reason,
+        engine_layers=list(actual.engine_layers),
+        error=error,
+        macs=costs.macs(node, facts),
+    )
+
+
+def _layer_errors(nodes: Iterable[Any], errors: Mapping[str, HasError]) -> dict[str, LayerError]:
+    """Errors by node, each with its drop below the worst of its inputs.
+
+    Nodes without an error of their own (Q/DQ, Casts) hand on the worst of their inputs.
+    """
+    reached: dict[str, float] = {}
+    found: dict[str, LayerError] = {}
+    for node in nodes:
+        before = min((reached[t.name] for t in node.inputs if t.name in reached), default=math.inf)
+        after = before
+        if node.name in errors:
+            given = errors[node.name]
+            error = LayerError(sqnr_db=_number(given.sqnr_db), max_abs=_number(given.max_abs))
+            after = error.sqnr_db if error.sqnr_db is not None else (math.inf if error.identical else before)
+            if error.sqnr_db is not None and math.isfinite(before):
+                error.drop_db = before - error.sqnr_db
+            found[node.name] = error
+        for tensor in node.outputs:
+            reached[tensor.name] = after
+    return found
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _attribute_time(layers: Sequence[LayerInfo], time_ms: Mapping[str, Mapping[str, float]]) -> None:
+    """Give each engine layer's time to one node, the heaviest it runs, so that the nodes' times add up."""
+    runs: dict[str, list[LayerInfo]] = {}
+    for layer in layers:
+        for name in layer.engine_layers:
+            runs.setdefault(name, []).append(layer)
+    for name, times in time_ms.items():
+        if name not in runs:
+            continue
+        owner = max(runs[name], key=lambda layer: (layer.macs or 0, layer.role == "compute", layer.status != "fused"))
+        for profile, value in times.items():
+            owner.time_ms[profile] = owner.time_ms.get(profile, 0.0) + float(value)
+
+
+def _declined(journal: Journal, layers: Sequence[LayerInfo]) -> list[Declined]:
+    """What the passes declined, each line once, with the operator where the node lives on."""
+    ops = {layer.node: layer.op for layer in layers}
+    events = dict.fromkeys(journal.of("declined"))
+    return [
+        Declined(node=e.node, op=ops.get(e.node, ""), rule=e.rule or "declined", reason=e.reason, by=e.by)
+        for e in events
+    ]
+
+
+def _quantized_share(layers: Sequence[LayerInfo]) -> tuple[float | None, str, str]:
+    """The share that runs quantized, what it is a share of, and whether actual or asked precisions were counted."""
+    computing = [layer for layer in layers if layer.role == "compute"]
+    if not computing:
+        return None, "nodes", "actual"
+    actual = any(layer.actual.precision is not None for layer in computing)
+    weights = [layer.macs for layer in computing]
+    by_macs = None not in weights and sum(w or 0 for w in weights) > 0
+    total = quantized = 0
+    for layer in computing:
+        weight = (layer.macs or 0) if by_macs else 1
+        asked = layer.asked.precision if layer.asked else None
+        precision = layer.actual.precision if actual else asked
+        total += weight
+        quantized += weight if precision is not None and precision.quantized else 0
+    return quantized / total, "macs" if by_macs else "nodes", "actual" if actual else "asked"

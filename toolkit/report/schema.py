@@ -1,0 +1,387 @@
+"""The report's schema: what report.json holds, checked whenever one is made or read.
+
+Numbers are strict JSON. A signal-to-noise ratio (SQNR) that is no finite number is stored as null, and ``max_abs``
+tells the cases apart: 0 means that the tensors are identical (SQNR infinite), null that NaN or infinity was met and
+nothing can be compared, any other value that the float tensor is zero throughout.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from toolkit.errors import QtoolError
+from toolkit.files import write_json
+from toolkit.precision import Precision
+
+SCHEMA = "qtool-report-1"
+NONE = "none"
+
+Verdict = Literal["usable", "missed", "broken", "unmeasured"]
+Status = Literal["honoured", "fused", "removed", "overridden", "opaque", "unknown"]
+Source = Literal["inspector", "tactic", "weights", "network", "none"]
+Role = Literal["compute", "convert", "other"]
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Finite = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A float, or null where it would be NaN or infinite."""
+
+
+class Part(BaseModel):
+    """What every part of the report has in common: no unknown keys, no NaN, no infinity."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+class Tool(Part):
+    """What wrote the report."""
+
+    name: str = "qtool"
+    version: str = ""
+
+
+class PassInfo(Part):
+    """One pass of the recipe with its resolved settings."""
+
+    use: str
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class RecipeInfo(Part):
+    """The recipe that ran."""
+
+    name: str
+    path: str = ""
+    passes: list[PassInfo] = Field(default_factory=list)
+    rest: Precision = Field(default=Precision.FP16, description="precision of all that nobody asked about")
+    calibration: dict[str, JsonValue] = Field(default_factory=dict)
+    evaluation: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class TensorInfo(Part):
+    """An input or output of the model; a dynamic dimension is its name or null."""
+
+    name: str
+    dtype: str = ""
+    shape: list[int | str | None] | None = None
+
+
+class ModelInfo(Part):
+    """The float model that the recipe started from."""
+
+    path: str = ""
+    name: str = ""
+    fingerprint: str = Field(default="", description="SHA-256 over graph and weights")
+    opset: int
+    nodes: int
+    parameters: int = Field(description="elements of all constants")
+    bytes: int | None = Field(default=None, description="bytes of all constants")
+    macs: int | None = Field(default=None, description="multiply-accumulates at the first profile's opt shapes")
+    inputs: list[TensorInfo] = Field(default_factory=list)
+    outputs: list[TensorInfo] = Field(default_factory=list)
+
+
+class ShapeRange(Part):
+    """The shapes of one input within one profile."""
+
+    min: list[int]
+    opt: list[int]
+    max: list[int]
+
+
+class ProfileInfo(Part):
+    """A shape profile and how many calibration samples fell into it (null where nothing was calibrated)."""
+
+    name: str
+    shapes: dict[str, ShapeRange] = Field(default_factory=dict)
+    samples: int | None = None
+
+
+class BackendInfo(Part):
+    """What built the engine, and why this backend."""
+
+    name: str
+    version: str = ""
+    reason: str = ""
+    typing: str = Field(default="", description="strong, weak, or empty where nothing was built")
+    engine_bytes: int | None = None
+    build_seconds: float | None = None
+    log: list[str] = Field(default_factory=list)
+
+
+class Suggestion(Part):
+    """What to try next, with a piece of recipe to paste where there is one."""
+
+    text: str
+    fragment: str = ""
+
+
+class Summary(Part):
+    """The counts and the verdict.
+
+    ``nodes`` counts the nodes of the final graph, ``computing`` those that compute with floats or quantized values
+    (no Q/DQ, no Cast, no shape arithmetic). ``quantized_share`` is a share of multiply-accumulates or, where shapes
+    are unknown, of computing nodes: ``share_of`` says which, ``share_by`` whether actual or asked precisions counted.
+    """
+
+    headline: str
+    verdict: Verdict
+    nodes: int
+    computing: int
+    by_asked: dict[str, int]
+    by_actual: dict[str, int]
+    by_status: dict[str, int]
+    quantized_share: float | None = None
+    share_of: Literal["macs", "nodes"] = "nodes"
+    share_by: Literal["actual", "asked"] = "actual"
+    warnings: list[str] = Field(default_factory=list)
+    next: list[Suggestion] = Field(default_factory=list)
+
+
+class OutputError(Part):
+    """One output of the model against the float model's; see the module's words on nulls."""
+
+    sqnr_db: Finite = None
+    cosine: Finite = None
+    agreement: Finite = Field(default=None, description="share of samples with the same winner, for class-like outputs")
+    max_abs: Finite = None
+
+    @property
+    def incomparable(self) -> bool:
+        """Whether NaN or infinity kept the outputs from being compared."""
+        return self.sqnr_db is None and self.max_abs is None
+
+
+class Accuracy(Part):
+    """The model before and after. ``drop`` is positive where the quantized model is worse, in the metric's units."""
+
+    metric: str | None = None
+    before: Finite = Field(default=None, alias="float")
+    quantized: Finite = None
+    drop: Finite = None
+    budget: float | None = Field(default=None, description="the largest drop allowed")
+    met: bool | None = Field(default=None, description="whether the budget was kept; null without a budget")
+    samples: int = 0
+    outputs: dict[str, OutputError] = Field(default_factory=dict)
+    source: str = Field(default="", description="what ran the quantized model: onnxruntime or the engine")
+    held_out: bool = Field(default=True, description="whether the samples took no part in calibration")
+    notes: list[str] = Field(default_factory=list)
+
+
+class Asked(Part):
+    """The precision asked for; null where the node computes no floats."""
+
+    precision: Precision | None
+    reason: str = ""
+    by: str = ""
+
+
+class ActualInfo(Part):
+    """What the node runs in, as far as the source can tell."""
+
+    precision: Precision | None = None
+    input_types: list[str] = Field(default_factory=list)
+    output_types: list[str] = Field(default_factory=list)
+    source: Source = "none"
+
+
+class LayerError(Part):
+    """The node's output against the same tensor of the float model.
+
+    ``drop_db`` is how many dB the output lies below the worst of the node's inputs: what this node itself costs.
+    It is null where no input has an error of its own.
+    """
+
+    sqnr_db: Finite = None
+    max_abs: Finite = None
+    drop_db: Finite = None
+
+    @property
+    def identical(self) -> bool:
+        """Whether the node's output is the float model's, bit for bit."""
+        return self.sqnr_db is None and self.max_abs == 0
+
+    @property
+    def incomparable(self) -> bool:
+        """Whether NaN or infinity kept the tensors from being compared."""
+        return self.sqnr_db is None and self.max_abs is None
+
+
+class LayerInfo(Part):
+    """One node of the final graph."""
+
+    node: str
+    op: str
+    role: Role = Field(default="compute", description="compute; convert (Q/DQ, Cast); other (constants, shapes)")
+    asked: Asked | None = None
+    actual: ActualInfo = Field(default_factory=ActualInfo)
+    status: Status = "unknown"
+    reason: str = Field(default="", description="why asked and actual differ, or where the node went")
+    engine_layers: list[str] = Field(default_factory=list)
+    error: LayerError | None = None
+    time_ms: dict[str, float] = Field(
+        default_factory=dict, description="by profile; an engine layer of several nodes counts for its heaviest"
+    )
+    macs: int | None = None
+
+
+class Declined(Part):
+    """A node that a pass left alone, and the rule."""
+
+    node: str
+    op: str = ""
+    rule: str
+    reason: str = ""
+    by: str = ""
+
+
+class RangeInfo(Part):
+    """The calibrated range of one tensor.
+
+    ``histogram`` counts magnitudes in equal bins from 0 to the largest magnitude seen.
+    """
+
+    tensor: str
+    amax: float
+    method: str = ""
+    observed: tuple[float, float] | None = None
+    per_profile: dict[str, float] = Field(default_factory=dict)
+    samples: int = 0
+    clipped: Finite = Field(default=None, description="share of values beyond amax")
+    sqnr_db: Finite = None
+    outlier_ratio: Finite = Field(default=None, description="largest magnitude over the 99.9th percentile")
+    histogram: list[float] | None = None
+
+
+class Step(Part):
+    """One step of the run: made anew or found again, and why."""
+
+    name: str
+    status: Literal["done", "reused"] = "done"
+    seconds: float = 0.0
+    why: str = ""
+
+
+class Report(Part):
+    """The joined result: for every ONNX node asked, actual, status, reason, error and time."""
+
+    schema_id: Literal["qtool-report-1"] = Field(default="qtool-report-1", alias="schema")
+    tool: Tool
+    recipe: RecipeInfo
+    model: ModelInfo
+    profiles: list[ProfileInfo] = Field(default_factory=list)
+    backend: BackendInfo
+    summary: Summary
+    accuracy: Accuracy | None = None
+    latency: dict[str, JsonValue] | None = None
+    layers: list[LayerInfo]
+    declined: list[Declined] = Field(default_factory=list)
+    ranges: list[RangeInfo] | None = None
+    steps: list[Step] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _counts_add_up(self) -> Report:
+        twice = [name for name, count in Counter(layer.node for layer in self.layers).items() if count > 1]
+        if twice:
+            raise ValueError(f"node '{twice[0]}' appears more than once in layers")
+        expected = {
+            "nodes": len(self.layers),
+            "computing": sum(layer.role == "compute" for layer in self.layers),
+            **counts(self.layers),
+        }
+        for name, value in expected.items():
+            held = getattr(self.summary, name)
+            if held != value:
+                raise ValueError(f"summary.{name} is {held}, but the layers give {value}")
+        return self
+
+    @property
+    def computing(self) -> list[LayerInfo]:
+        """The layers that compute, in graph order: no Q/DQ, no Cast, no shape arithmetic."""
+        return [layer for layer in self.layers if layer.role == "compute"]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of report.json."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def save(self, path: Path) -> None:
+        """Write report.json whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str = "report") -> Report:
+        """Read what ``to_json`` gave.
+
+        Raises:
+            QtoolError: another schema, unknown keys, or counts that do not add up.
+        """
+        if content.get("schema") != SCHEMA:
+            raise QtoolError(
+                f"schema is {content.get('schema')!r}, not '{SCHEMA}'", where=where, remedy="run the recipe again"
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            place = ".".join(str(part) for part in fault["loc"]) or "the report"
+            raise QtoolError(
+                f"{place}: {fault['msg'].removeprefix('Value error, ')}", where=where, remedy="run the recipe again"
+            ) from error
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        """Read report.json.
+
+        Raises:
+            QtoolError: no such file, no strict JSON, or no report.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except (OSError, ValueError) as error:
+            raise QtoolError(f"cannot be read: {error}", where=str(path), remedy="run the recipe again") from error
+        if not isinstance(content, dict):
+            raise QtoolError("is not a JSON object", where=str(path), remedy="give a report.json that qtool wrote")
+        return cls.from_json(content, str(path))
+
+
+def counts(layers: Iterable[LayerInfo]) -> dict[str, dict[str, int]]:
+    """``by_asked``, ``by_actual`` and ``by_status`` of the layers; nodes without a precision count as 'none'."""
+    layers = list(layers)
+    words = [*(str(p) for p in Precision), NONE]
+
+    def ordered(found: Iterable[str]) -> dict[str, int]:
+        tally = Counter(found)
+        return {word: tally[word] for word in sorted(tally, key=lambda w: (words.index(w) if w in words else 99, w))}
+
+    return {
+        "by_asked": ordered(word(layer.asked.precision if layer.asked else None) for layer in layers),
+        "by_actual": ordered(word(layer.actual.precision) for layer in layers),
+        "by_status": ordered(layer.status for layer in layers),
+    }
+
+
+def word(precision: Precision | None) -> str:
+    """The word that counts and pages use: the precision's own, or 'none'."""
+    return str(precision) if precision is not None else NONE
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of report.json."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Report.model_json_schema(by_alias=True, mode="serialization"),
+    }
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
