@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +18,7 @@ from toolkit.data_sample import (
     InputSpec,
     MaskPadder,
     Sample,
+    Tally,
     check_shared_dims,
     fit_to_spec,
     input_specs,
@@ -113,7 +113,7 @@ class CalibrationData:
         self._padder = MaskPadder(mask, specs, profiles) if mask is not None else None
         self._keep: tuple[Keep, ...] = ()
         self._counts: Counts | None = None
-        self._digests: dict[tuple[int, int], tuple[int, int]] = {}
+        self._fingerprint = ""
 
     @classmethod
     def open(
@@ -176,18 +176,22 @@ class CalibrationData:
 
     # ---------------------------------------------------------------- reading
 
-    def samples(self, keep: Keep | None = None) -> Iterator[Sample]:
+    def samples(self, keep: Keep | None = None, tally: Tally | None = None) -> Iterator[Sample]:
         """Every sample in the source's order, checked, with its profiles.
 
         Args:
             keep: takes a sample's index; samples for which it is false are passed over unread.
+            tally: takes in every sample as the source gave it, skipped ones too.
 
         Raises:
             DataError: a sample does not fit the model or any profile; the message names file, sample, input, value.
         """
         counts = Counts(per_profile=dict.fromkeys(self.profiles.names or [EVERYTHING], 0))
         for index, origin, (inputs, labels) in self._source.read(self._accepts(keep)):
-            sample = self._fitter.fit(self._checked(index, origin, inputs, labels))
+            given = self._checked(index, origin, inputs, labels)
+            if tally is not None:
+                tally.add(given)
+            sample = self._fitter.fit(given)
             if sample is None:
                 counts.skipped += 1
                 continue
@@ -201,7 +205,9 @@ class CalibrationData:
             counts.cut = self._source.cut
             self._note(counts)
 
-    def batches(self, size: BatchSize = 8, keep: Keep | None = None) -> Iterator[Batch]:
+    def batches(
+        self, size: BatchSize = 8, keep: Keep | None = None, tally: Tally | None = None
+    ) -> Iterator[Batch]:
         """Samples joined to batches of equal shapes, in a deterministic order that depends on ``size``.
 
         Samples wait for others of their shape within a window of bounded size.
@@ -210,10 +216,11 @@ class CalibrationData:
             size: how many samples a batch holds at most, or a function of the input shapes of one sample; no more
                 than the largest batch of the sample's profiles in any case.
             keep: see ``samples``.
+            tally: see ``samples``.
         """
         waiting: dict[Any, list[Sample]] = {}
         held_bytes = held = 0
-        for sample in self.samples(keep):
+        for sample in self.samples(keep, tally):
             limit = size(sample.shapes) if callable(size) else size
             limit = min(limit, self._largest(sample.profiles))
             if limit <= 1 or not self._joins(sample):
@@ -273,8 +280,7 @@ class CalibrationData:
 
     def __len__(self) -> int:
         """How many samples the source has (before any is skipped)."""
-        total = len(self._source)
-        return sum(map(self._accepts(None), range(total))) if self._keep else total
+        return self.count()
 
     @property
     def counts(self) -> Counts:
@@ -285,23 +291,25 @@ class CalibrationData:
         assert self._counts is not None
         return self._counts
 
-    def digest(self, keep: Keep | None = None) -> tuple[int, int]:
-        """How many samples there are and the sum of their SHA-256 modulo 2^256, which no order changes.
+    def count(self, keep: Keep | None = None) -> int:
+        """How many samples ``keep`` accepts, before any is skipped."""
+        if keep is None and not self._keep:
+            return len(self._source)
+        return sum(map(self._accepts(keep), range(len(self._source))))
 
-        Sums of disjoint parts add up to the whole's.
-        """
-        count = total = 0
+    def all_samples(self, keep: Keep | None = None) -> Iterator[Sample]:
+        """Every sample as the source gives it, checked, those that fit no profile included."""
         for index, origin, (inputs, labels) in self._source.read(self._accepts(keep)):
-            count += 1
-            total += self._checked(index, origin, inputs, labels).digest()
-        return count, total % (1 << 256)
+            yield self._checked(index, origin, inputs, labels)
 
     def fingerprint(self) -> str:
         """SHA-256 over the content of all samples, whatever their order, file names and times."""
-        key = (0, 1)
-        if key not in self._digests:
-            self._digests[key] = self.digest()
-        return fingerprint_of(*self._digests[key])
+        if not self._fingerprint:
+            tally = Tally()
+            for sample in self.all_samples():
+                tally.add(sample)
+            self._fingerprint = tally.fingerprint()
+        return self._fingerprint
 
     def _note(self, counts: Counts) -> None:
         first, self._counts = self._counts is None, counts
@@ -358,11 +366,6 @@ class CalibrationData:
 
         calibration = self.part(lambda index: not held(index), self.name, self._journal)
         return calibration, self.part(held, f"{self.name}, held out", self._journal)
-
-
-def fingerprint_of(count: int, total: int) -> str:
-    """The fingerprint of samples from their number and the sum of their SHA-256."""
-    return hashlib.sha256(f"{count}:{total:064x}".encode()).hexdigest()
 
 
 def _bytes(sample: Sample) -> int:
@@ -434,4 +437,4 @@ def _random(
     return RandomFeeds(specs, profiles, seed, samples, batched)
 
 
-__all__ = ["Batch", "CalibrationData", "Counts", "Sample", "fingerprint_of"]
+__all__ = ["Array", "Batch", "CalibrationData", "Counts", "Keep", "Sample", "Tally"]

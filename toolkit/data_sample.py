@@ -95,6 +95,36 @@ class Sample:
         return int.from_bytes(digest.digest(), "big")
 
 
+class Tally:
+    """The fingerprint of samples: their number and the sum of their SHA-256, which no order changes.
+
+    Sums of disjoint parts add up to the whole's.
+    """
+
+    def __init__(self) -> None:
+        self.count = self.total = 0
+        self._ordered = hashlib.sha256()
+
+    def add(self, sample: Sample) -> None:
+        """Take in a sample."""
+        digest = sample.digest()
+        self.count += 1
+        self.total = (self.total + digest) % (1 << 256)
+        self._ordered.update(f"{sample.index}:{digest:x};".encode())
+
+    def fingerprint(self) -> str:
+        """SHA-256 over number and sum."""
+        return hashlib.sha256(f"{self.count}:{self.total:064x}".encode()).hexdigest()
+
+    def in_order(self) -> str:
+        """SHA-256 over the samples in the order they came, with their places."""
+        return self._ordered.hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """``samples``: their number; ``sum``: the sum in hex."""
+        return {"samples": self.count, "sum": f"{self.total:064x}"}
+
+
 def check_names(found: Sequence[str], specs: Mapping[str, InputSpec], where: str) -> None:
     """Check that every input has values and every key is an input or a label.
 

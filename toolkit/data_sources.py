@@ -73,23 +73,25 @@ class Stack:
                     remedy="give every input (and label) the same numbers",
                 )
 
-    def samples(self, get: Callable[[str], Array]) -> tuple[int, int, Callable[[int], Pair]]:
+    def samples(
+        self, shape: Callable[[str], tuple[int, ...]], get: Callable[[str], Array]
+    ) -> tuple[int, int, Callable[[int], Pair]]:
         """How many samples there are, how many rows are left over, and a function that gives the i-th.
 
         Args:
+            shape: gives the shape of a key's array.
             get: gives the array of a key.
         """
-        held: dict[str, Array] = {name: get(name) for name in self._stacked}
+        shapes = {name: shape(name) for name in self._stacked}
         counts: dict[str, int] = {name: len(keys) for name, keys in self._ragged.items()}
         cut, chunk = 0, 1
-        for name, array in held.items():
+        for name, found in shapes.items():
             if name in self._specs:
-                counts[name], left, rows = self._count(array, self._specs[name])
+                counts[name], left, rows = self._count(found, self._specs[name])
                 cut, chunk = max(cut, left), max(chunk, rows)
         for name in LABELS:
-            if name in held:
-                array = held[name]
-                counts[name] = len(array) // chunk if array.ndim else 1
+            if name in shapes:
+                counts[name] = shapes[name][0] // chunk if shapes[name] else 1
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"'{name}' {count}" for name, count in counts.items())
             raise DataError(
@@ -104,7 +106,8 @@ class Stack:
         def pick(index: int) -> Pair:
             inputs: dict[str, Array] = {}
             labels: dict[str, Array] = {}
-            for name, array in held.items():
+            for name in self._stacked:
+                array = get(name)
                 if name in self._specs:
                     inputs[name] = self._row(array, self._specs[name], index)
                 else:
@@ -118,20 +121,20 @@ class Stack:
 
         return count, cut, pick
 
-    def _count(self, array: Array, spec: InputSpec) -> tuple[int, int, int]:
+    def _count(self, shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int, int]:
         """Samples in a stacked array, rows left over, rows that make one sample (1 where each row is a sample)."""
-        rank = len(spec.dims) if spec.dims is not None else array.ndim
-        if array.ndim == rank + 1:
-            return len(array), 0, 1
-        if array.ndim != rank or rank == 0:
-            declared = list(spec.dims or ())
+        rank = len(spec.dims) if spec.dims is not None else len(shape)
+        if len(shape) == rank + 1:
+            return shape[0], 0, 1
+        if len(shape) != rank or rank == 0:
+            declared = [dim if dim is not None else "?" for dim in spec.dims or ()]
             raise DataError(
-                f"shape {list(array.shape)} has rank {array.ndim}, the model declares {declared}",
+                f"shape {list(shape)} has rank {len(shape)}, the model declares {declared}",
                 where=f"{self.where}, input '{spec.name}'",
                 remedy="stack the samples along axis 0, or store each as "
                 f"'{spec.name}/00000', '{spec.name}/00001' and so on",
             )
-        return len(array) // spec.chunk, len(array) % spec.chunk, spec.chunk
+        return shape[0] // spec.chunk, shape[0] % spec.chunk, spec.chunk
 
     @staticmethod
     def _row(array: Array, spec: InputSpec, index: int) -> Array:
@@ -181,12 +184,27 @@ class Files:
 
     def _open(self, number: int) -> tuple[int, int, Callable[[int], Pair]]:
         where, members = self._sets[number]
+        held: dict[str, Array] = {}
         if isinstance(members, Path):
             archive = load(members)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError("this is not an .npz archive", where=where, remedy="save it with numpy.savez")
-            return Stack(archive.files, self._specs, where).samples(lambda key: _member(archive, key, where))
-        return Stack(members, self._specs, where).samples(lambda key: load(members[key]))
+
+            def get(key: str) -> Array:
+                if "/" in key:
+                    return _member(archive, key, where)
+                if key not in held:
+                    held[key] = _member(archive, key, where)
+                return held[key]
+
+            return Stack(archive.files, self._specs, where).samples(lambda key: _shape(archive, key, where), get)
+
+        def mapped(key: str) -> Array:
+            if key not in held:
+                held[key] = load(members[key])
+            return held[key]
+
+        return Stack(members, self._specs, where).samples(lambda key: mapped(key).shape, mapped)
 
 
 def load(path: Path) -> Any:
@@ -205,6 +223,17 @@ def _member(archive: Any, key: str, where: str) -> Array:
     try:
         return np.asarray(archive[key])
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
+        raise _unreadable(error, f"{where}, '{key}'") from error
+
+
+def _shape(archive: Any, key: str, where: str) -> tuple[int, ...]:
+    """The shape of an archive's member, from its header alone."""
+    try:
+        with archive.zip.open(key if key.endswith(".npy") else key + ".npy") as stream:
+            version = np.lib.format.read_magic(stream)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            return tuple(int(size) for size in read(stream)[0])
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise _unreadable(error, f"{where}, '{key}'") from error
 
 

@@ -115,6 +115,10 @@ class EngineSection(Section):
     io: dict[str, FloatName] = Field({}, description="inputs and outputs whose type shall change")
     typing: Literal["auto", "strong", "weak"] = Field("auto", description="how TensorRT learns the precisions")
     quantization: Literal["explicit", "implicit"] = Field("explicit", description="Q/DQ pairs, or ranges (8.6 and 10)")
+    calibrator: Literal["ranges", "entropy2", "entropy", "minmax", "legacy"] = Field(
+        "ranges", description="implicit quantization: qtool's ranges, or one of TensorRT's own calibrators"
+    )
+    measure: bool = Field(True, description="measure latency and layer times where a GPU is present")
     compute_capabilities: list[str] = Field([], description="TensorRT-RTX: GPUs to build for, such as 8.9")
     workspace_mb: int | None = Field(None, gt=0, description="workspace limit in megabytes")
     timing_cache: str | None = Field(None, description="file kept between builds")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from toolkit.precision import Precision
@@ -106,3 +106,24 @@ class Actual:
     status: str = "unknown"
     reason: str = ""
     engine_layers: tuple[str, ...] = ()
+
+
+def build_to_json(build: Build) -> dict[str, Any]:
+    """A build without its engine's bytes, as JSON."""
+    content = asdict(build)
+    content.pop("engine")
+    content.pop("raw")
+    return content
+
+
+def build_from_json(content: dict[str, Any]) -> Build:
+    """Read what ``build_to_json`` gave."""
+
+    def port(entry: dict[str, Any]) -> Port:
+        return Port(**{**entry, "shape": tuple(entry["shape"])})
+
+    def layer(entry: dict[str, Any]) -> Layer:
+        ports = {side: tuple(port(p) for p in entry[side]) for side in ("inputs", "outputs")}
+        return Layer(**{**entry, **ports, "nodes": tuple(entry["nodes"])})
+
+    return Build(**{**content, "layers": [layer(entry) for entry in content["layers"]]})

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from typing import Any, TextIO
 
 from toolkit.errors import QtoolError
@@ -55,8 +56,8 @@ def main() -> None:
         talk.say({"error": {"what": error.what, "where": error.where, "remedy": error.remedy}})
     except Exception as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
-        talk.say({"error": {"what": what, "where": order["job"], "remedy": "run with --debug for TensorRT's messages"}})
-        raise
+        traceback.print_exc()
+        talk.say({"error": {"what": what, "where": order["job"], "remedy": "see TensorRT's messages in the run's log"}})
     finally:
         # Unloading CUDA and TensorRT at exit can hang or crash after the answer is given: skip it.
         sys.stderr.flush()

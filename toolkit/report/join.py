@@ -133,8 +133,8 @@ def join(
             nodes=len(layers),
             computing=sum(layer.role == "compute" for layer in layers),
             quantized_share=share,
-            share_of=share_of,  # type: ignore[arg-type]
-            share_by=share_by,  # type: ignore[arg-type]
+            share_of=share_of,
+            share_by=share_by,
             warnings=list(dict.fromkeys(found_warnings)),
             next=suggestions(layers, accuracy, backend, declined, range_list),
             **counts(layers),
@@ -170,9 +170,9 @@ def _layer(
             precision=actual.precision,
             input_types=list(actual.input_types),
             output_types=list(actual.output_types),
-            source=actual.source,  # type: ignore[arg-type]
+            source=actual.source,
         ),
-        status=actual.status,  # type: ignore[arg-type]
+        status=actual.status,
         reason=actual.reason,
         engine_layers=list(actual.engine_layers),
         error=error,
@@ -241,8 +241,7 @@ def _quantized_share(layers: Sequence[LayerInfo]) -> tuple[float | None, str, st
     total = quantized = 0
     for layer in computing:
         weight = (layer.macs or 0) if by_macs else 1
-        asked = layer.asked.precision if layer.asked else None
-        precision = layer.actual.precision if actual else asked
+        precision = layer.actual.precision if actual else layer.asked_precision
         total += weight
         quantized += weight if precision is not None and precision.quantized else 0
     return quantized / total, "macs" if by_macs else "nodes", "actual" if actual else "asked"

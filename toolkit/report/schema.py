@@ -234,6 +234,11 @@ class LayerInfo(Part):
     )
     macs: int | None = None
 
+    @property
+    def asked_precision(self) -> Precision | None:
+        """The precision asked for, or None."""
+        return self.asked.precision if self.asked else None
+
 
 class Declined(Part):
     """A node that a pass left alone, and the rule."""
@@ -364,7 +369,7 @@ def counts(layers: Iterable[LayerInfo]) -> dict[str, dict[str, int]]:
         return {word: tally[word] for word in sorted(tally, key=lambda w: (words.index(w) if w in words else 99, w))}
 
     return {
-        "by_asked": ordered(word(layer.asked.precision if layer.asked else None) for layer in layers),
+        "by_asked": ordered(word(layer.asked_precision) for layer in layers),
         "by_actual": ordered(word(layer.actual.precision) for layer in layers),
         "by_status": ordered(layer.status for layer in layers),
     }

@@ -1,0 +1,133 @@
+"""The child process: what it answers, how it dies, and that it never outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from toolkit.backends import process, worker
+from toolkit.errors import BackendError
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """Makes a function of the given body the job 'probe' of a worker."""
+
+    def make(body):
+        (tmp_path / "stand_in.py").write_text(
+            "import os, signal, sys, time\ndef run(request, talk):\n" + textwrap.indent(textwrap.dedent(body), "    ")
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        boot = process._BOOT.replace(
+            "import main;", "import main; import toolkit.backends.worker as w; w.JOBS['stand_in'] = 'stand_in:run';"
+        )
+        monkeypatch.setattr(process, "_BOOT", boot)
+
+    return make
+
+
+def test_result_log_and_progress_come_back(job):
+    job("""
+        talk.log("hello")
+        talk.progress("half", 1, 2)
+        print("noise"); os.system("echo native noise")
+        return {"got": request["value"]}
+    """)
+    logs, steps = [], []
+    assert process.run_job("stand_in", {"value": "ü"}, logs.append, lambda *e: steps.append(e)) == {"got": "ü"}
+    assert logs == ["hello"] and steps == [("half", 1, 2)]
+
+
+def test_an_error_keeps_place_and_remedy(job):
+    job("""
+        from toolkit.errors import BackendError
+        raise BackendError("it broke", where="here", remedy="mend it")
+    """)
+    with pytest.raises(BackendError, match="here: it broke. Mend it"):
+        process.run_job("stand_in", {})
+
+
+def test_an_unexpected_error_is_still_an_error(job):
+    job("raise ZeroDivisionError('oops')")
+    with pytest.raises(BackendError, match="ZeroDivisionError: oops"):
+        process.run_job("stand_in", {})
+
+
+def test_a_crash_is_named_with_its_last_words(job):
+    job("""
+        os.write(2, b"assertion failed: x\\n")
+        os.abort()
+    """)
+    with pytest.raises(BackendError, match="SIGABRT.*last words: assertion failed: x.*crash inside TensorRT"):
+        process.run_job("stand_in", {})
+
+
+def test_killed_by_the_system_means_memory(job):
+    job("os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(BackendError, match="SIGKILL.*out of memory"):
+        process.run_job("stand_in", {})
+
+
+def test_an_unknown_job():
+    with pytest.raises(BackendError, match="KeyError"):
+        process.run_job("no such job", {})
+
+
+def test_interrupting_the_parent_ends_the_child(job, tmp_path):
+    note = tmp_path / "pid"
+    job(f"""
+        open({str(note)!r}, "w").write(str(os.getpid()))
+        talk.log("started")
+        time.sleep(60)
+    """)
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        process.run_job("stand_in", {}, stop)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
+
+
+def test_the_child_ends_when_its_parent_is_killed(tmp_path):
+    note = tmp_path / "pid"
+    (tmp_path / "sleeper.py").write_text(
+        f"import os, time\ndef run(request, talk):\n    open({str(note)!r}, 'w').write(str(os.getpid()))\n    time.sleep(60)\n"
+    )
+    script = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from toolkit.backends import process\n"
+        "process._BOOT = process._BOOT.replace('import main;',"
+        " \"import main; import toolkit.backends.worker as w; w.JOBS['s'] = 'sleeper:run';\")\n"
+        "process.run_job('s', {})\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    for _ in range(200):
+        if note.exists() and note.read_text():
+            break
+        time.sleep(0.05)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    child = int(note.read_text())
+    for _ in range(100):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the child outlived its parent")
+
+
+def test_every_job_names_a_module_that_exists():
+    import importlib.util
+
+    for target in worker.JOBS.values():
+        assert importlib.util.find_spec(target.partition(":")[0]) is not None

@@ -1,0 +1,140 @@
+"""Real builds with TensorRT-RTX, on any machine that has it."""
+
+from __future__ import annotations
+
+import pytest
+from backend_models import FLOAT, FP8, HALF, make, node, profile, profiles, quantized_conv, save, tensor
+
+from toolkit.backends.base import EngineSettings
+from toolkit.backends.rtx import RtxBackend, target_capabilities
+from toolkit.errors import BackendError
+from toolkit.profiles import Profiles
+
+pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install qtool[rtx]")
+pytestmark = pytest.mark.rtx
+
+SMALL = profile("small", x=((1, 4, 8, 8), (1, 4, 8, 8), (4, 4, 8, 8)))
+LARGE = profile("large", x=((4, 4, 8, 8), (8, 4, 8, 8), (16, 4, 8, 8)))
+SETTINGS = EngineSettings(compute_capabilities=("8.9",))
+
+
+def build(model, folder, some=None, settings=SETTINGS, **more):
+    return RtxBackend().build(save(model, folder), profiles(SMALL, LARGE) if some is None else some, settings, **more)
+
+
+@pytest.mark.parametrize("kind", [3, FP8], ids=["int8", "fp8"])
+def test_an_engine_with_two_profiles_and_its_typed_layers(tmp_path, kind):
+    done = []
+    made = build(quantized_conv(kind), tmp_path, progress=lambda *event: done.append(event))
+    assert made.engine is not None and len(made.engine) > 10_000
+    assert made.version and made.seconds > 0 and made.source == "network"
+    conv = next(layer for layer in made.layers if layer.nodes == ("conv",))
+    assert conv.kind == "CONVOLUTION" and conv.outputs[0].precision == "fp16"
+    assert conv.outputs[0].shape == (-1, 8, 6, 6)
+    assert done[0] == ("parsing", 0, 1) and done[-1][1] == done[-1][2]
+    assert made.raw["layers"] and made.settings["typing"] == "strong"
+
+
+def test_warnings_are_in_the_log_and_nothing_is_printed(tmp_path, capfd):
+    heard = []
+    made = build(quantized_conv(), tmp_path, log=heard.append)
+    assert any(line.startswith("WARNING: ") for line in made.log)
+    assert set(made.log) <= set(heard)
+    out, err = capfd.readouterr()
+    assert out == "" and err == ""
+
+
+def test_a_dynamic_input_without_shapes_is_named(tmp_path):
+    with pytest.raises(BackendError, match="input 'x' has the dynamic shape.*shapes.x ="):
+        build(quantized_conv(), tmp_path, Profiles())
+
+
+def test_each_profile_must_cover_the_input(tmp_path):
+    with pytest.raises(BackendError, match="profile 'empty': input 'x'"):
+        build(quantized_conv(), tmp_path, profiles(SMALL, profile("empty")))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "match"),
+    [
+        ({"x": ((1, 3, 8, 8),) * 3}, r"shape \[-1, 4, 8, 8\] in the model and min \[1, 3, 8, 8\]"),
+        ({"x": ((1, 4, 8),) * 3}, "as many dimensions as the model has"),
+        ({"x": ((1, 4, 8, 8),) * 3, "X": ((1,),) * 3}, "no input 'X'. Did you mean 'x'"),
+    ],
+)
+def test_a_profile_that_contradicts_the_model(tmp_path, shapes, match):
+    with pytest.raises(BackendError, match=match):
+        build(quantized_conv(), tmp_path, profiles(profile("wrong", **shapes)))
+
+
+def test_a_node_that_the_parser_refuses_is_named_with_the_reason(tmp_path):
+    nodes = [node("Cast", ["x"], ["h"], "cast", to=HALF), node("Relu", ["h"], ["r"], "fine"),
+             node("Conv", ["r", "w", "b"], ["y"], "bad")]  # fmt: skip
+    inits = [tensor("w", [[[[1.0]]]], HALF), tensor("b", [1.0], HALF)]
+    model = make(nodes, {"x": (FLOAT, [1, 1, 4, 4])}, {"y": (HALF, [1, 1, 4, 4])}, inits)
+    path = save(model, tmp_path)
+    import onnx
+
+    proto = onnx.load(path)
+    proto.graph.initializer[[t.name for t in proto.graph.initializer].index("b")].CopyFrom(tensor("b", [1.0], FLOAT))
+    onnx.save(proto, path)
+    with pytest.raises(BackendError, match=r"at node 'bad' \(Conv\).*same type.*Cast") as caught:
+        RtxBackend().build(path, Profiles(), SETTINGS)
+    assert caught.value.exit_status == 3 and str(path) in str(caught.value)
+
+
+def test_an_operator_nobody_has(tmp_path):
+    nodes = [node("Cast", ["x"], ["i"], "cast", to=7), node("Hardmax", ["x"], ["h"], "hard"),
+             node("HannWindow", ["n"], ["w"], "window"), node("Add", ["h", "w"], ["y"], "add")]  # fmt: skip
+    model = make(nodes, {"x": (FLOAT, [4]), "n": (7, [])}, {"y": (FLOAT, [4])}, opset=17, ir=8)
+    with pytest.raises(BackendError, match="at node 'window'.*operator"):
+        build(model, tmp_path, Profiles())
+
+
+def test_an_unknown_compute_capability(tmp_path):
+    with pytest.raises(BackendError, match="does not build for compute capability 9.0"):
+        build(quantized_conv(), tmp_path, settings=EngineSettings(compute_capabilities=("9.0",)))
+
+
+def test_settings_that_rtx_lacks(tmp_path):
+    with pytest.raises(BackendError, match="no tactic source 'CUDNN'"):
+        build(quantized_conv(), tmp_path, settings=EngineSettings(tactic_sources=("CUDNN",)))
+    with pytest.raises(BackendError, match="strong typing"):
+        build(quantized_conv(), tmp_path, settings=EngineSettings(typing="weak"))
+    with pytest.raises(BackendError, match='quantization = "implicit"'):
+        build(quantized_conv(), tmp_path, settings=EngineSettings(quantization="implicit"))
+
+
+def test_settings_that_rtx_has(tmp_path):
+    settings = EngineSettings(
+        compute_capabilities=("8.6", "8.9"), workspace=1 << 28, optimization_level=1, tactic_sources=(), refit=True,
+        timing_cache=tmp_path / "timing.cache",
+    )  # fmt: skip
+    assert build(quantized_conv(), tmp_path, settings=settings).engine
+
+
+def test_one_compute_capability_is_chosen_and_said(monkeypatch):
+    from toolkit.backends import rtx
+    from toolkit.backends.gpu import Gpu
+
+    monkeypatch.setattr(rtx, "find_gpu", lambda: None)
+    assert target_capabilities(EngineSettings()) == (["8.9"], "no GPU here and none asked for: 8.9 (Ada) is the default")
+    monkeypatch.setattr(rtx, "find_gpu", lambda: Gpu("RTX 3090", "8.6"))
+    assert target_capabilities(EngineSettings())[0] == ["8.6"]
+    monkeypatch.setattr(rtx, "find_gpu", lambda: Gpu("H200", "9.0"))
+    capabilities, why = target_capabilities(EngineSettings())
+    assert capabilities == ["8.9"] and "H200 (9.0)" in why and "will not run here" in why
+    assert target_capabilities(SETTINGS) == (["8.9"], "asked for in the recipe")
+
+
+@pytest.mark.parametrize("opset", [17, 19, 21, 23])
+def test_opsets(tmp_path, opset):
+    ir = 8 if opset < 19 else 10
+    model = make([node("Relu", ["x"], ["y"], "r")], {"x": (HALF, [2])}, {"y": (HALF, [2])}, opset=opset, ir=ir)
+    assert build(model, tmp_path, Profiles()).engine
+
+
+def test_a_path_with_spaces_and_unicode(tmp_path):
+    folder = tmp_path / "ein Örtchen"
+    folder.mkdir()
+    assert build(quantized_conv(), folder).engine

@@ -1,0 +1,138 @@
+"""Accuracy metrics: what the recipe's ``metric`` names, fed batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from toolkit.errors import DataError, RecipeError, did_you_mean
+
+Array = np.ndarray[Any, Any]
+
+
+class Metric(Protocol):
+    """A score over all batches. A metric of your own is a class with these three members and no arguments."""
+
+    higher_is_better: bool
+
+    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in one batch."""
+
+    def value(self) -> float:
+        """The score of everything taken in."""
+
+
+class TopK:
+    """Share of positions whose label is among the k largest values of the last axis.
+
+    ``output`` is float of shape [batch, ..., classes], the label an integer array of shape [batch, ...].
+    """
+
+    higher_is_better = True
+
+    def __init__(self, k: int = 1, output: str | None = None) -> None:
+        self.k, self.output = k, output
+        self.right = self.count = 0
+
+    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in one batch.
+
+        Raises:
+            DataError: the label's shape does not match the output's.
+        """
+        scores, label = _pick(outputs, self.output, labels)
+        if label.shape != scores.shape[:-1]:
+            raise DataError(
+                f"labels have shape {list(label.shape)}, the output {list(scores.shape)} calls for {list(scores.shape[:-1])}",
+                remedy="give one label for each position of the output, or choose the output by [evaluation] output",
+            )
+        if self.k == 1:
+            self.right += int((scores.argmax(axis=-1) == label).sum())
+        else:
+            k = min(self.k, scores.shape[-1])
+            best = np.argpartition(scores, -k, axis=-1)[..., -k:]
+            self.right += int((best == label[..., None]).any(axis=-1).sum())
+        self.count += label.size
+
+    def value(self) -> float:
+        """Share of right positions, 0 to 1."""
+        return self.right / max(self.count, 1)
+
+
+class Exact:
+    """Share of samples all of whose positions are right."""
+
+    higher_is_better = True
+
+    def __init__(self, output: str | None = None) -> None:
+        self.output = output
+        self.right = self.count = 0
+
+    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in one batch."""
+        scores, label = _pick(outputs, self.output, labels)
+        same = scores.argmax(axis=-1) == label
+        self.right += int(same.reshape(len(same), -1).all(axis=1).sum())
+        self.count += len(same)
+
+    def value(self) -> float:
+        """Share of samples, 0 to 1."""
+        return self.right / max(self.count, 1)
+
+
+class MeanSquaredError:
+    """Mean squared difference between the output and the label, which have the same shape."""
+
+    higher_is_better = False
+
+    def __init__(self, output: str | None = None) -> None:
+        self.output = output
+        self.total, self.count = 0.0, 0
+
+    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in one batch."""
+        values, label = _pick(outputs, self.output, labels)
+        difference = values.astype(np.float64) - label
+        self.total += float(np.vdot(difference, difference))
+        self.count += difference.size
+
+    def value(self) -> float:
+        """Mean over all elements, in squared units of the output."""
+        return self.total / max(self.count, 1)
+
+
+_BUILT_IN: dict[str, Callable[[str | None], Metric]] = {
+    "top1": lambda output: TopK(1, output),
+    "top5": lambda output: TopK(5, output),
+    "exact": Exact,
+    "mse": MeanSquaredError,
+}
+
+
+def make_metric(name: str, output: str | None = None, allow_code: bool = False) -> Metric:
+    """A fresh metric by name: top1, top5, exact, mse, or ``module:Name`` where code is allowed.
+
+    Raises:
+        RecipeError: there is no such metric.
+        NotAllowedError: it is code and code is not allowed.
+    """
+    if ":" in name:
+        from toolkit.graph_pass import load_object
+
+        metric: Metric = load_object(name, allow_code, "metric")()
+        return metric
+    if name not in _BUILT_IN:
+        raise RecipeError(f"no metric is called '{name}'", remedy=did_you_mean(name, [*_BUILT_IN, "module:Name"]))
+    return _BUILT_IN[name](output)
+
+
+def _pick(outputs: Mapping[str, Array], output: str | None, labels: Mapping[str, Array]) -> tuple[Array, Array]:
+    if output is not None and output not in outputs:
+        raise RecipeError(f"the model has no output '{output}'", remedy=did_you_mean(output, outputs))
+    name = output if output is not None else next(iter(outputs))
+    if not labels:
+        raise DataError("the metric needs labels and the data has none", remedy="store them under the key 'label'")
+    label = labels.get("label", labels.get("labels", next(iter(labels.values()))))
+    return outputs[name], label

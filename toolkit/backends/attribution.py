@@ -1,0 +1,26 @@
+"""What every ONNX node runs in, and why that differs from what was asked."""
+
+from __future__ import annotations
+
+from toolkit.backends.layer import Actual, Build
+from toolkit.model import Model
+from toolkit.plan import PrecisionPlan
+
+
+def attribute(model: Model, build: Build, plan: PrecisionPlan) -> dict[str, Actual]:
+    """One Actual for every node of the graph, nodes inside subgraphs included.
+
+    Args:
+        model: the final graph, the one that was handed to the backend.
+        build: what the backend made of it.
+        plan: what was asked of each node; a node that nobody asked about is honoured in whatever it runs in.
+
+    Returns:
+        Node name to Actual. Where asked and actual differ there is always a reason.
+    """
+    if build.source == "network":
+        from toolkit.backends.attribution_network import NetworkAttribution
+
+        return NetworkAttribution(model, build, plan).all()
+    reason = "no engine was built" if build.engine is None else "nothing is known of the engine's layers"
+    return {node.name: Actual(None, reason=reason) for node, _ in model.walk()}

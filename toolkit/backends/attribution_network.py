@@ -1,0 +1,187 @@
+"""Attribution where the typed network definition is all that is known: on machines whose GPU cannot open the engine."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import onnx_graphsurgeon as gs
+
+from toolkit.backends.flow import Flow, float_type, is_constant
+from toolkit.backends.layer import Actual, Build, Layer
+from toolkit.backends.reasons import Asked, compare
+from toolkit.model import Model, onnx_type
+from toolkit.placement.ops import DEQUANTIZE, MOVERS, QUANTIZE
+from toolkit.plan import PrecisionPlan
+from toolkit.precision import FLOATS, Precision
+
+_FLOAT_WORDS = {str(precision): precision for precision in FLOATS}
+_OF_SHAPES = frozenset({"Shape", "Size"})
+_BRANCHING = frozenset({"If", "Loop", "Scan"})
+
+
+class NetworkAttribution:
+    """Joins the nodes of a graph to the layers of the typed network that TensorRT's parser made of it."""
+
+    def __init__(self, model: Model, build: Build, plan: PrecisionPlan) -> None:
+        self.model, self.build, self.plan = model, build, plan
+        self.flow = Flow(model)
+        self.layers: dict[str, list[Layer]] = defaultdict(list)
+        self.makers: dict[str, Layer] = {}
+        self.types: dict[str, str] = {}
+        for layer in build.layers:
+            for node in layer.nodes:
+                if node in self.flow.nodes:
+                    self.layers[node].append(layer)
+            for port in (*layer.inputs, *layer.outputs):
+                self.types[port.name] = port.precision
+            for port in layer.outputs:
+                self.makers[port.name] = layer
+
+    def all(self) -> dict[str, Actual]:
+        """An Actual for every node."""
+        return {name: self._actual(node) for name, node in self.flow.nodes.items()}
+
+    def _actual(self, node: gs.Node) -> Actual:
+        layers = self._layers(node)
+        if not layers:
+            return self._absent(node)
+        if node.op in (QUANTIZE, DEQUANTIZE):
+            return self._pair(node, layers)
+        names = tuple(dict.fromkeys(layer.name for layer in layers))
+        precision, why = self._precision(node, layers)
+        asked = self.plan.get(node.name)
+        status, reason = compare(Asked(node, asked.precision if asked else None), precision, why, self.flow)
+        if node.op in _BRANCHING:
+            reason = reason or "the nodes of its branches have lines of their own"
+        verdict = self.flow.verdict(node)
+        if precision is not None and precision.quantized and verdict.into:
+            status, reason = ("fused" if status == "honoured" else status), reason or verdict.reason
+            names = self._names(verdict.into) or names
+        return self._record(node, precision, status, reason, names)
+
+    def _layers(self, node: gs.Node) -> list[Layer]:
+        """The layers that name the node, else those that make its outputs."""
+        found = self.layers.get(node.name)
+        if found:
+            return found
+        return [self.makers[tensor.name] for tensor in node.outputs if tensor.name in self.makers]
+
+    def _names(self, node: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(layer.name for layer in self._layers(self.flow.nodes[node])))
+
+    def _precision(self, node: gs.Node, layers: list[Layer]) -> tuple[Precision | None, str]:
+        """What a node computes in, and what there is to say about it."""
+        if node.op in _BRANCHING or node.op in _OF_SHAPES:
+            return None, "it computes no floats"
+        verdict = self.flow.verdict(node)
+        if verdict.precision is not None:
+            return verdict.precision, verdict.reason
+        floats = _floats(port.precision for layer in layers for port in layer.outputs)
+        makes_floats = bool(_floats(self._word(tensor) for tensor in node.outputs))
+        if not makes_floats and floats and node.op != "Cast":
+            # A node that makes no floats may still have internal float layers; its inputs say what it computes in.
+            floats = []
+        if not floats and node.op != "Cast":
+            floats = _floats(port.precision for layer in layers for port in layer.inputs)
+            floats = floats if _floats(self._word(tensor) for tensor in node.inputs) else []
+        if not floats:
+            words = ", ".join(dict.fromkeys(self._word(tensor) for tensor in node.outputs if tensor.name))
+            return None, f"it computes {words or 'no floats'}"
+        widest = max(floats, key=lambda precision: precision.bits)
+        outputs = _floats(self._word(tensor) for tensor in node.outputs)
+        if outputs and widest not in outputs:
+            return widest, f"TensorRT's parser computes {node.op} in {widest} and casts the result to {outputs[0]}"
+        return widest, ""
+
+    def _pair(self, node: gs.Node, layers: list[Layer]) -> Actual:
+        """A QuantizeLinear or DequantizeLinear: part of the quantized layer beside it, or a kernel of its own."""
+        precision = self.flow.pair_type(node)
+        own = tuple(dict.fromkeys(layer.name for layer in layers))
+        into, why = self._host(node)
+        asked = self.plan.get(node.name)
+        if asked is not None and asked.precision is not precision:
+            return self._record(node, precision, "overridden", f"it {node.op[:-6].lower()}s to {precision}", own)
+        if into:
+            names = tuple(dict.fromkeys(name for host in into for name in self._names(host)))
+            return self._record(node, precision, "fused", why, names or own)
+        return self._record(node, precision, "honoured", why, own)
+
+    def _host(self, node: gs.Node) -> tuple[list[str], str]:
+        """The quantized nodes whose kernels do the work of a pair's node, and why."""
+        if node.op == DEQUANTIZE:
+            readers = [reader.name for reader in self.flow.readers(node) if self.flow.verdict(reader).precision]
+            floats = [reader.name for reader in self.flow.readers(node) if reader.name not in readers]
+            if readers:
+                also = f"; '{floats[0]}' reads its float values" if floats else ""
+                return readers, f"part of {_quoted(readers)}, which reads the quantized values{also}"
+            if floats:
+                return [], f"dequantizes for {_quoted(floats)}, which computes in float"
+            return [], "dequantizes an output of the model"
+        if is_constant(node.inputs[0]):
+            hosts = [
+                reader.name
+                for pair in self.flow.readers(node, MOVERS | {DEQUANTIZE})
+                for reader in [pair]
+                if self.flow.verdict(reader).precision
+            ]
+            return hosts, f"its constant input is quantized while building, for {_quoted(hosts)}" if hosts else ""
+        maker = self.flow.maker(node.inputs[0])
+        if maker is not None and maker.op == DEQUANTIZE:
+            return [], "changes the scale of values that are quantized already"
+        if maker is not None and self.flow.verdict(maker).precision is not None:
+            return [maker.name], f"part of '{maker.name}', which writes quantized values"
+        of = f"'{maker.name}', which computes in float" if maker is not None else f"'{node.inputs[0].name}'"
+        return [], f"quantizes the output of {of}" if maker is not None else f"quantizes {of}, an input of the model"
+
+    def _absent(self, node: gs.Node) -> Actual:
+        """A node that the network has no layer of."""
+        own = {tensor.name for tensor in self.model.graph.outputs}
+        read = any(tensor.outputs or tensor.name in own for tensor in node.outputs)
+        if node.op == "Constant":
+            reason = "a constant: part of the layers that read it"
+        elif node.op in ("Identity", "Dropout"):
+            reason = "its output is its input: the parser leaves it out"
+        elif node.inputs and all(is_constant(tensor) for tensor in node.inputs if tensor.name):
+            reason = "computed from constants: the parser folds it"
+        elif not read:
+            reason = "nothing reads its outputs"
+        elif not any(float_type(t) for t in (*node.inputs, *node.outputs)):
+            reason = "a computation of shapes that the parser folds"
+        else:
+            return self._record(node, None, "unknown", "no layer of the network names it or makes its outputs", ())
+        return self._record(node, None, "removed", reason, ())
+
+    def _record(
+        self, node: gs.Node, precision: Precision | None, status: str, reason: str, layers: tuple[str, ...]
+    ) -> Actual:
+        return Actual(
+            precision=precision,
+            input_types=tuple(self._word(tensor) for tensor in node.inputs if tensor.name),
+            output_types=tuple(self._word(tensor) for tensor in node.outputs if tensor.name),
+            source="network",
+            status=status,
+            reason=reason,
+            engine_layers=layers,
+        )
+
+    def _word(self, tensor: gs.Tensor) -> str:
+        """The type of a tensor: the network's word, else the graph's."""
+        if tensor.name in self.types and not isinstance(tensor, gs.Constant):
+            return self.types[tensor.name]
+        kind = onnx_type(tensor.dtype)
+        precision = Precision.from_onnx(kind)
+        if precision is not None:
+            return str(precision)
+        from onnx import TensorProto
+
+        return TensorProto.DataType.Name(kind).lower() if kind else ""
+
+
+def _floats(words: Iterable[str]) -> list[Precision]:
+    return [_FLOAT_WORDS[word] for word in words if word in _FLOAT_WORDS]
+
+
+def _quoted(names: list[str]) -> str:
+    shown = " and ".join(f"'{name}'" for name in names[:2])
+    return shown + (f" and {len(names) - 2} more" if len(names) > 2 else "")

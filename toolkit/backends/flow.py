@@ -1,0 +1,204 @@
+"""What Q/DQ pairs mean for the nodes around them: which nodes compute in a quantized type, and why the others do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from toolkit.model import Model, onnx_type
+from toolkit.placement.ops import ACTIVATIONS, ADDS, DEQUANTIZE, MOVERS, POOLS, QUANTIZE, TARGETS
+from toolkit.precision import FLOATS, Precision
+
+BOTH_SIDES = POOLS | ADDS | {"Resize"}
+"""Operators that run quantized only between a DequantizeLinear and a QuantizeLinear."""
+
+_FOLLOWERS = MOVERS | ACTIVATIONS | {"BatchNormalization"}
+_ORDINALS = ("first", "second", "third", "fourth")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a node computes in a quantized type.
+
+    Attributes:
+        precision: that type, or None.
+        reason: why it does, or why it does not.
+        into: the node whose kernel runs it, where that is another's.
+    """
+
+    precision: Precision | None
+    reason: str
+    into: str = ""
+
+
+class Flow:
+    """The Q/DQ pairs of a graph, followed through the operators that commute with them."""
+
+    def __init__(self, model: Model) -> None:
+        self.nodes: dict[str, gs.Node] = {node.name: node for node, _ in model.walk()}
+        self._verdicts: dict[str, Verdict] = {}
+
+    def pair_type(self, node: gs.Node) -> Precision | None:
+        """The quantized type of a QuantizeLinear or DequantizeLinear."""
+        if len(node.inputs) > 2 and node.inputs[2].name:
+            found = Precision.from_onnx(_element_type(node.inputs[2]))
+            if found is not None and found.quantized:
+                return found
+        if node.op == QUANTIZE:
+            return Precision.from_onnx(int(node.attrs.get("output_dtype", 0) or 0))
+        tensor = node.inputs[0]
+        producer = tensor.inputs[0] if tensor.inputs else None
+        if producer is not None and producer.op == QUANTIZE:
+            return self.pair_type(producer)
+        return Precision.from_onnx(_element_type(tensor))
+
+    def source(self, tensor: gs.Tensor) -> gs.Node | None:
+        """The DequantizeLinear that a tensor comes from through operators that only move values, or None."""
+        while tensor.inputs:
+            producer = tensor.inputs[0]
+            if producer.op == DEQUANTIZE:
+                return producer
+            if producer.op not in MOVERS or not producer.inputs:
+                return None
+            tensor = producer.inputs[0]
+        return None
+
+    def maker(self, tensor: gs.Tensor) -> gs.Node | None:
+        """The node that computes a tensor's values: its producer, seen through movers, activations and BatchNorm."""
+        while tensor.inputs:
+            producer = tensor.inputs[0]
+            if producer.op not in _FOLLOWERS or not producer.inputs:
+                return producer
+            tensor = producer.inputs[0]
+        return None
+
+    def readers(self, node: gs.Node, through: frozenset[str] | set[str] = MOVERS) -> list[gs.Node]:
+        """The nodes that read a node's outputs, seen through ``through``, each once."""
+        found: dict[str, gs.Node] = {}
+        pending, seen = [node], {node.name}
+        while pending:
+            for tensor in pending.pop().outputs:
+                for reader in tensor.outputs:
+                    if reader.op in through and reader.inputs and reader.inputs[0] is tensor:
+                        if reader.name not in seen:
+                            seen.add(reader.name)
+                            pending.append(reader)
+                    else:
+                        found[reader.name] = reader
+        return list(found.values())
+
+    def verdict(self, node: gs.Node) -> Verdict:
+        """Whether ``node`` computes in a quantized type by TensorRT's rules for explicit quantization."""
+        if node.name not in self._verdicts:
+            # Residual additions ask about the convolution before them, never in a circle: graphs are acyclic.
+            self._verdicts[node.name] = self._judge(node)
+        return self._verdicts[node.name]
+
+    def _judge(self, node: gs.Node) -> Verdict:
+        if node.op in TARGETS:
+            return self._by_inputs(node, node.inputs[:2])
+        if node.op == "Concat":
+            return self._by_inputs(node, node.inputs)
+        if node.op in BOTH_SIDES:
+            return self._between(node)
+        if node.op in MOVERS:
+            return self._moved(node)
+        return Verdict(None, f"{node.op} has no quantized kernel")
+
+    def _by_inputs(self, node: gs.Node, tensors: list[gs.Tensor]) -> Verdict:
+        sources = [self.source(tensor) for tensor in tensors]
+        missing = [i for i, source in enumerate(sources) if source is None]
+        if missing:
+            if len(missing) == len(sources):
+                return Verdict(None, "none of its inputs is quantized")
+            if missing == [0] and node.op in TARGETS and is_constant(tensors[1]):
+                return Verdict(None, f"only its weights are quantized, its input '{tensors[0].name}' is not")
+            if missing == [1] and node.op in TARGETS and is_constant(tensors[1]):
+                return Verdict(None, f"its weights '{tensors[1].name}' are not quantized")
+            places = " and ".join(f"its {_ordinal(i)} input '{tensors[i].name}'" for i in missing)
+            return Verdict(None, f"{places} {'is' if len(missing) == 1 else 'are'} not quantized")
+        types = [self.pair_type(source) for source in sources if source is not None]
+        if len(set(types)) > 1:
+            words = " and ".join(dict.fromkeys(str(t) for t in types))
+            return Verdict(None, f"its inputs are quantized to different types: {words}")
+        names = ", ".join(dict.fromkeys(f"'{source.name}'" for source in sources if source is not None))
+        return Verdict(types[0], f"all its inputs are quantized, by {names}")
+
+    def _between(self, node: gs.Node) -> Verdict:
+        tensors = node.inputs if node.op in ADDS else node.inputs[:1]
+        if node.op in ADDS:
+            fused = self._residual(node)
+            if fused is not None:
+                return fused
+        found = self._by_inputs(node, tensors)
+        if found.precision is None:
+            return found
+        readers = self.readers(node, _FOLLOWERS)
+        if not readers or any(reader.op != QUANTIZE for reader in readers):
+            where = next((f"'{r.name}' reads it as float" for r in readers if r.op != QUANTIZE), "it is an output")
+            return Verdict(None, f"its inputs are quantized and its output is not ({where}): {node.op} needs both")
+        return found
+
+    def _residual(self, node: gs.Node) -> Verdict | None:
+        """An Add of one quantized branch and the output of a quantized convolution runs in that convolution."""
+        if len(node.inputs) != 2:
+            return None
+        for mine, other in (node.inputs, node.inputs[::-1]):
+            producer = mine.inputs[0] if mine.inputs else None
+            while producer is not None and producer.op == "BatchNormalization":
+                before = producer.inputs[0]
+                producer = before.inputs[0] if before.inputs else None
+            if producer is None or producer.op not in ("Conv", "ConvTranspose") or len(mine.outputs) != 1:
+                continue
+            convolution = self.verdict(producer)
+            if convolution.precision is not None and self.source(other) is not None:
+                return Verdict(
+                    convolution.precision,
+                    f"the addition runs in the kernel of '{producer.name}', whose other branch is quantized",
+                    producer.name,
+                )
+        return None
+
+    def _moved(self, node: gs.Node) -> Verdict:
+        source = self.source(node.inputs[0]) if node.inputs else None
+        if source is None:
+            return Verdict(None, f"{node.op} moves values as they come, and its input is not quantized")
+        readers = self.readers(node)
+        if readers and all(r.op == QUANTIZE or self.verdict(r).precision is not None for r in readers):
+            return Verdict(self.pair_type(source), f"it moves the quantized values of '{source.name}'")
+        return Verdict(None, "not all that read its output are quantized")
+
+
+def float_type(tensor: gs.Tensor) -> Precision | None:
+    """The float type that the graph gives a tensor, or None."""
+    found = Precision.from_onnx(_element_type(tensor))
+    return found if found in FLOATS else None
+
+
+def _element_type(tensor: gs.Tensor) -> int:
+    if not isinstance(tensor, gs.Constant) and tensor.inputs and tensor.inputs[0].op == "Constant":
+        value: Any = tensor.inputs[0].attrs.get("value")
+        return onnx_type(value.dtype) if value is not None else int(onnx.TensorProto.FLOAT)
+    return onnx_type(tensor.dtype)
+
+
+def is_constant(tensor: gs.Tensor) -> bool:
+    """Whether a tensor's values are known before the model runs: a constant, seen through Q, DQ and movers."""
+    while not isinstance(tensor, gs.Constant) and tensor.inputs:
+        producer = tensor.inputs[0]
+        if producer.op == "Constant":
+            return True
+        if producer.op not in MOVERS | {QUANTIZE, DEQUANTIZE} or not producer.inputs:
+            return False
+        tensor = producer.inputs[0]
+    return isinstance(tensor, gs.Constant)
+
+
+def _ordinal(index: int) -> str:
+    return _ORDINALS[index] if index < len(_ORDINALS) else f"{index + 1}th"
+
+
+

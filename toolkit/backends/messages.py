@@ -1,0 +1,102 @@
+"""TensorRT's messages: collected while it works, and turned into an error that says what to do."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from toolkit.backends.worker import Talk
+from toolkit.errors import BackendError
+
+_NODE = (
+    r"Node name:\s*(?P<node>[^\n]+)",
+    r'name: "(?P<node>[^"]+)"\s*(?:op_type|domain)',
+    r"(?:In node \d+ with name: )(?P<node>.+?) and operator",
+    r"Invalid Node - (?P<node>[^\n]+)",
+    r"Cannot compile operation '(?P<node>[^']+)'",
+    r"Could not find any implementation for node (?P<node>.+?)(?: due to|\.(?:\s|$))",
+)
+_PARSING = re.compile(r"While parsing node number \d+ \[(?P<op>\w+)")
+_REMEDIES = (
+    (r"catchCudaError|cudaError|CUDA driver|CUDA initialization failure|CUDA error",
+     "TensorRT wanted a GPU here: build on a machine that has one, or rewrite the node's shape computation "
+     "(an Unsqueeze of a scalar index as a Reshape)"),
+    (r"[Oo]ut of memory|OutOfMemory|insufficient memory|requested size",
+     "give the GPU free: close other programs, lower [engine] workspace, or use smaller profile maxima"),
+    (r"No importer registered|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH|unsupported operator|getPluginCreator could not find",
+     "this operator is not supported: replace it in the model, or load a plugin that has it"),
+    (r"must have same input types|must have identical types|must be of same type|type mismatch",
+     "the inputs of this node differ in type: ask the same precision for the nodes before it, or add a Cast"),
+    (r"[Zz]ero.?point",
+     "TensorRT quantizes symmetrically only: every zero point must be 0 of type int8; use strip_qdq and quantize again"),
+    (r"Input and filter have to be the same type|opndA->type\(\) == opndB->type\(\)",
+     "one operand is INT8 and the other FP8: quantize both inputs of a layer to the same type"),
+    (r"PRECISION_CONSTRAINTS|precision constraints|Could not find any implementation|No implementation",
+     "no kernel runs this layer in the precision asked: set constraints = \"prefer\", ask another precision, "
+     "or raise [engine] workspace"),
+    (r"optimization profile|profile .*(?:min|max|dimension)|kMIN|kMAX",
+     "correct the shapes of the profile so that they fit the model's inputs"),
+    (r"for Turing \(SM75\)",
+     "take 7.5 out of [engine] compute_capabilities, or ask FP16 for this node: Turing has no FP32 kernel for it"),
+    (r"opset|IR version", "export the model at an older opset"),
+    (r"Node input was not registered", "the node reads an optional input that is left empty: give it a value"),
+    (r"compute capabilit|SM version|not supported on this platform", "choose other compute_capabilities in [engine]"),
+)  # fmt: skip
+_NO_USE = re.compile(r"^--- (Begin|End) node|^Node name:|^input:|ModelImporter\.cpp:14[0-3]")
+
+
+class Messages:
+    """A logger for TensorRT that passes every message on and keeps warnings and errors."""
+
+    def __init__(self, talk: Talk) -> None:
+        self.kept: list[tuple[str, str]] = []
+        self._talk = talk
+
+    def take(self, severity: str, text: str) -> None:
+        """Note one message; ``severity`` is TensorRT's word: INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE."""
+        if severity in ("INTERNAL_ERROR", "ERROR", "WARNING"):
+            self.kept.append((severity, text))
+        if severity != "VERBOSE":
+            self._talk.log(f"{severity}: {text}")
+
+    def logger(self, trt: Any) -> Any:
+        """A ``trt.ILogger`` that writes here."""
+        take = self.take
+
+        class Collector(trt.ILogger):
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, text: str) -> None:
+                take(str(severity).rpartition(".")[2], text)
+
+        return Collector()
+
+    def error(self, stage: str, where: str, cause: str = "") -> BackendError:
+        """The error that the messages so far explain.
+
+        Args:
+            stage: what failed, as in "TensorRT-RTX 1.7 refused the model".
+            where: the model file.
+            cause: what Polygraphy or Python said, for when TensorRT said nothing.
+        """
+        errors = [text for severity, text in self.kept if severity != "WARNING"]
+        everything = "\n".join(errors) or cause
+        node = next((m["node"].strip() for p in _NODE if (m := re.search(p, everything))), "")
+        operator = next((m["op"] for text in errors if (m := _PARSING.search(text))), "")
+        said = _essence(errors) or " ".join(cause.split())[:400] or "TensorRT gave no reason"
+        remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, everything)),
+                      "see TensorRT's messages in the run's log")  # fmt: skip
+        place = f" at node '{node}'" + (f" ({operator})" if operator else "") if node else ""
+        return BackendError(f"{stage}{place}: {said}", where=where, remedy=remedy)
+
+
+def _essence(errors: list[str]) -> str:
+    """The one or two messages that say most: the first that is neither framing nor a repetition."""
+    parts: list[str] = []
+    for text in errors:
+        line = " ".join(re.sub(r"^\[?\w+\.cpp::?\w*:?:?\d+\]?\s*", "", text).split())
+        if _NO_USE.search(text) or _PARSING.search(text) or any(line[:60] in part for part in parts):
+            continue
+        parts.append(re.sub(r" In \w+ at /[\w./+-]+:\d+", "", line)[:300])
+    return "; ".join(parts[:2])

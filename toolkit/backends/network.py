@@ -1,0 +1,84 @@
+"""The typed network definition: what a parsed model says of every layer, where no GPU can open the engine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from toolkit.backends.layer import Layer, Port
+
+_TYPES = {
+    "FLOAT": "fp32",
+    "HALF": "fp16",
+    "BF16": "bf16",
+    "FP8": "fp8",
+    "INT8": "int8",
+    "INT4": "int4",
+    "FP4": "fp4",
+}
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]|\[ONNX Layer: |$)", re.DOTALL)
+_BRANCH = re.compile(r"( \| [^|]*? \([\w ]+\))+$")
+
+
+def precision_word(tensorrt_type: str) -> str:
+    """Our word for the name of a ``trt.DataType``: HALF is fp16, INT64 is int64."""
+    return _TYPES.get(tensorrt_type, tensorrt_type.lower())
+
+
+def metadata_nodes(metadata: str) -> tuple[str, ...]:
+    """The ONNX nodes that a layer's metadata names, each once, in order.
+
+    8.6 joins ``[ONNX Layer: name]`` by U+001E, 10 and later by U+001F. Nodes of subgraphs come as
+    ``name | then_output (then_branch) | if_name (If)``: only their own name is kept.
+    """
+    found = (_BRANCH.sub("", name) for name in _ONNX_LAYER.findall(metadata or ""))
+    return tuple(dict.fromkeys(found))
+
+
+def walk_network(network: Any) -> dict[str, Any]:
+    """A JSON-able record of a ``trt.INetworkDefinition``: inputs, outputs, and every layer in order."""
+    layers = []
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        layers.append(
+            {
+                "name": layer.name,
+                "type": layer.type.name,
+                "inputs": [_tensor(layer.get_input(i)) for i in range(layer.num_inputs) if layer.get_input(i)],
+                "outputs": [_tensor(layer.get_output(i)) for i in range(layer.num_outputs) if layer.get_output(i)],
+                "metadata": str(getattr(layer, "metadata", "")),
+            }
+        )
+    return {
+        "inputs": [_tensor(network.get_input(i)) for i in range(network.num_inputs)],
+        "outputs": [_tensor(network.get_output(i)) for i in range(network.num_outputs)],
+        "layers": layers,
+    }
+
+
+def _tensor(tensor: Any) -> dict[str, Any]:
+    try:
+        shape = [int(size) for size in tensor.shape]
+    except ValueError:
+        # The rank of a tensor behind a data-dependent shape is not known yet.
+        shape = []
+    return {"name": tensor.name, "type": tensor.dtype.name, "shape": shape}
+
+
+def network_layers(raw: Mapping[str, Any]) -> list[Layer]:
+    """The layers of what ``walk_network`` recorded."""
+    return [
+        Layer(
+            name=entry["name"],
+            kind=entry["type"],
+            inputs=_ports(entry["inputs"]),
+            outputs=_ports(entry["outputs"]),
+            nodes=metadata_nodes(entry["metadata"]),
+        )
+        for entry in raw["layers"]
+    ]
+
+
+def _ports(tensors: list[dict[str, Any]]) -> tuple[Port, ...]:
+    return tuple(Port(t["name"], precision_word(t["type"]), shape=tuple(t["shape"])) for t in tensors)

@@ -1,0 +1,34 @@
+"""Looking at an installed TensorRT module from inside the child process: does it load, and what does it offer."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from toolkit.backends.worker import Talk
+from toolkit.errors import BackendError
+
+
+def probe(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+    """Import ``request["module"]`` and list what decides how it is used.
+
+    Returns:
+        ``version`` (text), ``strong`` and ``weak`` (which typings it knows), ``implicit`` (whether it can quantize
+        from ranges).
+
+    Raises:
+        BackendError: the module or one of its libraries does not load.
+    """
+    name = request["module"]
+    try:
+        trt = importlib.import_module(name)
+        version = str(trt.__version__)
+        weak = hasattr(trt.BuilderFlag, "FP16")
+        strong = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") or not weak
+        implicit = weak and hasattr(trt.BuilderFlag, "INT8") and hasattr(trt.ITensor, "dynamic_range")
+    except (ImportError, OSError, AttributeError, RuntimeError) as error:
+        raise BackendError(
+            f"module '{name}' does not load: {' '.join(str(error).split())[:300]}",
+            remedy=f"install {name.replace('_', '-')} again, with its libraries",
+        ) from error
+    return {"version": version, "strong": strong, "weak": weak, "implicit": implicit}

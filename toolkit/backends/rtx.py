@@ -1,0 +1,128 @@
+"""The tensorrt_rtx backend: strongly typed engines, built with or without a GPU."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from toolkit.backends.base import EngineSettings, Extras, Log, Progress, Typing, quiet
+from toolkit.backends.gpu import find_gpu
+from toolkit.backends.layer import Build
+from toolkit.backends.network import network_layers
+from toolkit.backends.process import run_job
+from toolkit.errors import BackendError
+from toolkit.profiles import Profiles
+
+DEFAULT_CAPABILITY = "8.9"
+_SUPPORTED = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+
+
+class RtxBackend:
+    """Builds with TensorRT-RTX through Polygraphy; its layers are known from the typed network definition."""
+
+    name = "tensorrt_rtx"
+    min_opset = 9
+    typing: Typing = "strong"
+
+    def typing_for(self, settings: EngineSettings) -> Typing:
+        """Always strong.
+
+        Raises:
+            BackendError: weak typing or implicit quantization is asked.
+        """
+        if settings.typing == "weak" or settings.quantization == "implicit":
+            asked = "typing = \"weak\"" if settings.typing == "weak" else "quantization = \"implicit\""
+            raise BackendError(
+                f"TensorRT-RTX knows strong typing and Q/DQ only, and the recipe says {asked}",
+                where="[engine]",
+                remedy="leave the setting out, or use backend = \"tensorrt\" (8.6 to 10)",
+            )
+        return "strong"
+
+    def version(self) -> str:
+        """The installed version of TensorRT-RTX, empty where it is not installed."""
+        for distribution in ("tensorrt_rtx", "tensorrt_rtx_cu13", "tensorrt_rtx_cu12"):
+            try:
+                return importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return ""
+
+    def max_opset(self) -> int:
+        """The newest operator set: its parser takes all that qtool reads."""
+        return 23
+
+    def build(
+        self,
+        model_path: Path,
+        profiles: Profiles,
+        settings: EngineSettings,
+        log: Log = quiet,
+        progress: Progress = quiet,
+        extras: Extras | None = None,
+    ) -> Build:
+        """Build an engine; see ``Backend.build``. The plan is in the graph's types already."""
+        typing = self.typing_for(settings)
+        capabilities, why = target_capabilities(settings)
+        resolved = {
+            **settings.model_dump(mode="json"),
+            "typing": typing,
+            "compute_capabilities": capabilities,
+            "compute_capabilities_reason": why,
+        }
+        with tempfile.TemporaryDirectory(prefix="qtool-rtx-") as folder:
+            engine_path = Path(folder) / "model.engine"
+            answer = run_job(
+                "build_rtx",
+                {
+                    "model": str(model_path.resolve()),
+                    "engine": str(engine_path),
+                    "profiles": profiles_to_json(profiles),
+                    "settings": resolved,
+                },
+                log,
+                progress,
+            )
+            engine = engine_path.read_bytes()
+        return Build(
+            backend=self.name,
+            version=answer["version"],
+            engine=engine,
+            layers=network_layers(answer["network"]),
+            source="network",
+            raw={"source": "network", "backend": self.name, "version": answer["version"], **answer["network"]},
+            log=answer["log"],
+            seconds=answer["seconds"],
+            settings=resolved,
+        )
+
+
+def target_capabilities(settings: EngineSettings) -> tuple[list[str], str]:
+    """The compute capabilities to build for, and why these."""
+    if settings.compute_capabilities:
+        return list(settings.compute_capabilities), "asked for in the recipe"
+    gpu = find_gpu()
+    if gpu is None:
+        return [DEFAULT_CAPABILITY], f"no GPU here and none asked for: {DEFAULT_CAPABILITY} (Ada) is the default"
+    if gpu.compute_capability in _SUPPORTED:
+        return [gpu.compute_capability], f"this machine's {gpu.name}"
+    return [DEFAULT_CAPABILITY], (
+        f"TensorRT-RTX has no engines for this machine's {gpu.name} ({gpu.compute_capability}): "
+        f"{DEFAULT_CAPABILITY} (Ada) is the default, and the engine will not run here"
+    )
+
+
+def profiles_to_json(profiles: Profiles) -> list[dict[str, Any]]:
+    """Profiles as the child process takes them."""
+    return [
+        {
+            "name": profile.name,
+            "shapes": {
+                name: {"min": list(extent.min), "opt": list(extent.opt), "max": list(extent.max)}
+                for name, extent in profile.shapes.items()
+            },
+        }
+        for profile in profiles
+    ]

@@ -1,0 +1,84 @@
+"""Building with TensorRT-RTX, inside the child process."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from toolkit.backends.build_config import check_profiles, common_arguments, polygraphy_profiles
+from toolkit.backends.messages import Messages
+from toolkit.backends.network import walk_network
+from toolkit.backends.worker import Talk
+from toolkit.errors import BackendError, did_you_mean
+
+
+def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+    """Parse the model, record its typed network, build the engine.
+
+    Args:
+        request: ``model`` and ``engine`` (paths), ``profiles``, ``settings``.
+        talk: where messages and progress go.
+
+    Returns:
+        ``version``, ``network``, ``log`` and ``seconds``; the engine lies in the file that was asked for.
+
+    Raises:
+        BackendError: TensorRT-RTX refused the model or the settings.
+    """
+    from polygraphy import config as polygraphy_config
+
+    polygraphy_config.USE_TENSORRT_RTX = True
+    import tensorrt_rtx as trt
+    from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+    from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath, util
+    from polygraphy.exception import PolygraphyException
+    from polygraphy.logger import G_LOGGER
+
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL
+    messages = Messages(talk)
+    # Polygraphy makes one logger for the process and offers no way to name another.
+    util.TRT_LOGGER = messages.logger(trt)
+    settings, model = request["settings"], request["model"]
+    capabilities = _capabilities(trt, settings["compute_capabilities"])
+    started = time.monotonic()
+    talk.progress("parsing", 0, 1)
+    try:
+        opened = NetworkFromOnnxPath(model, strongly_typed=True)()
+    except (PolygraphyException, RuntimeError) as error:
+        raise messages.error(f"TensorRT-RTX {trt.__version__} refused the model", model, str(error)) from error
+    network = opened[1]
+    walked = walk_network(network)
+    check_profiles({t["name"]: t["shape"] for t in walked["inputs"]}, request["profiles"])
+    cache = settings["timing_cache"]
+    try:
+        arguments = common_arguments(trt, settings, talk)
+        create = CreateConfigRTX(
+            profiles=polygraphy_profiles(request["profiles"]), compute_capabilities=capabilities, **arguments
+        )
+        engine = EngineBytesFromNetwork(opened, config=create, save_timing_cache=cache)()
+    except (PolygraphyException, RuntimeError) as error:
+        raise messages.error(f"TensorRT-RTX {trt.__version__} could not build", model, str(error)) from error
+    Path(request["engine"]).write_bytes(engine)
+    return {
+        "version": str(trt.__version__),
+        "network": walked,
+        "log": [f"{severity}: {text}" for severity, text in messages.kept],
+        "seconds": time.monotonic() - started,
+    }
+
+
+def _capabilities(trt: Any, asked: list[str]) -> list[tuple[int, int]]:
+    known = {
+        f"{name[2:-1]}.{name[-1]}": (int(name[2:-1]), int(name[-1]))
+        for name in trt.ComputeCapability.__members__
+        if name.startswith("SM")
+    }
+    for capability in asked:
+        if capability not in known:
+            raise BackendError(
+                f"TensorRT-RTX {trt.__version__} does not build for compute capability {capability}",
+                where="[engine] compute_capabilities",
+                remedy=did_you_mean(capability, known) or "choose one that it knows",
+            )
+    return [known[capability] for capability in asked]

@@ -1,0 +1,160 @@
+"""The tensorrt backend: 8.6, 10 and 11, chosen by what the installed module offers. Builds on the GPU it runs on."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toolkit.backends.base import EngineSettings, Extras, Log, Progress, Typing, quiet
+from toolkit.backends.inspector import read_layers
+from toolkit.backends.layer import Build
+from toolkit.backends.process import run_job
+from toolkit.backends.rtx import profiles_to_json
+from toolkit.errors import BackendError
+from toolkit.profiles import Profiles
+
+_NEWEST_OPSET = (((11, 0), 23), ((10, 9), 22), ((10, 3), 21), ((10, 0), 20), ((8, 5), 17))
+
+
+class TensorRTBackend:
+    """Builds with TensorRT through Polygraphy, then asks the engine's inspector what every layer runs in.
+
+    Args:
+        features: what ``probe_job`` found in the installed module.
+    """
+
+    name = "tensorrt"
+    min_opset = 9
+
+    def __init__(self, features: Mapping[str, Any]) -> None:
+        self._features = dict(features)
+
+    @property
+    def typing(self) -> Typing:
+        """Strong where this version knows it, else weak."""
+        return "strong" if self._features["strong"] else "weak"
+
+    def typing_for(self, settings: EngineSettings) -> Typing:
+        """The typing asked for; ``auto`` is this version's own, and weak for implicit quantization.
+
+        Raises:
+            BackendError: this version has no such typing, or no implicit quantization.
+        """
+        version = self.version()
+        if settings.quantization == "implicit":
+            if not self._features["implicit"]:
+                raise BackendError(
+                    f"TensorRT {version} quantizes by Q/DQ pairs only",
+                    where='[engine] quantization = "implicit"',
+                    remedy='use insert_qdq and quantization = "explicit", or TensorRT 8.6 to 10',
+                )
+            if settings.typing == "strong":
+                raise BackendError(
+                    "implicit quantization needs weak typing, and the recipe says strong",
+                    where="[engine] typing",
+                    remedy="leave typing out",
+                )
+            return "weak"
+        if settings.typing == "auto":
+            return self.typing
+        if not self._features[settings.typing]:
+            raise BackendError(
+                f"TensorRT {version} has no {settings.typing} typing",
+                where=f'[engine] typing = "{settings.typing}"',
+                remedy='leave typing out: "auto" takes what this version has',
+            )
+        return settings.typing
+
+    def version(self) -> str:
+        """The version of the installed module."""
+        return str(self._features["version"])
+
+    def max_opset(self) -> int:
+        """The newest operator set its parser takes."""
+        mine = tuple(int(part) for part in self.version().split(".")[:2] if part.isdigit())
+        return next((opset for version, opset in _NEWEST_OPSET if mine >= version), 17)
+
+    def build(
+        self,
+        model_path: Path,
+        profiles: Profiles,
+        settings: EngineSettings,
+        log: Log = quiet,
+        progress: Progress = quiet,
+        extras: Extras | None = None,
+    ) -> Build:
+        """Build, inspect and measure; see ``Backend.build``."""
+        typing = self.typing_for(settings)
+        extras = extras or Extras()
+        resolved = {**settings.model_dump(mode="json"), "typing": typing, "rest": extras.rest}
+        with tempfile.TemporaryDirectory(prefix="qtool-trt-") as name:
+            folder = Path(name)
+            answer = run_job(
+                "build_tensorrt",
+                {
+                    "model": str(model_path.resolve()),
+                    "folder": name,
+                    "profiles": profiles_to_json(profiles),
+                    "settings": resolved,
+                    "plan": {node: str(ask.precision) for node, ask in extras.plan.items()} if extras.plan else {},
+                    "amax": {t: r.amax for t, r in extras.ranges.tensors.items()} if extras.ranges else {},
+                    "batches": _store_batches(extras, settings, folder),
+                    "calibration_profile": extras.calibration_profile,
+                    "calibration_cache": str(extras.calibration_cache) if extras.calibration_cache else None,
+                },
+                log,
+                progress,
+            )
+            engine = (folder / "model.engine").read_bytes()
+            said = [json.loads((folder / f).read_text("utf-8"), strict=False) for f in answer["inspected"]]
+        layers = [layer for index, content in enumerate(said) for layer in read_layers(content, index)]
+        return Build(
+            backend=self.name,
+            version=answer["version"],
+            engine=engine,
+            layers=layers,
+            source="inspector",
+            raw={"source": "inspector", "version": answer["version"], "profiles": said},
+            log=answer["log"],
+            seconds=answer["seconds"],
+            settings=resolved,
+            time_ms=answer["time_ms"],
+            latency=answer["latency"],
+        )
+
+
+def _store_batches(extras: Extras, settings: EngineSettings, folder: Path) -> list[str]:
+    """Write calibration batches where the child process reads them, each with the same shapes.
+
+    Raises:
+        BackendError: there is no batch, or one has other shapes: TensorRT would end calibration there without a word.
+    """
+    if settings.quantization != "implicit" or settings.calibrator == "ranges":
+        return []
+    import numpy as np
+
+    files: list[str] = []
+    first: dict[str, tuple[int, ...]] = {}
+    for number, batch in enumerate(extras.batches):
+        shapes = {name: tuple(values.shape) for name, values in batch.items()}
+        first = first or shapes
+        if shapes != first:
+            raise BackendError(
+                f"calibration batch {number} has shapes {shapes}, the first has {first}",
+                where=f'[engine] calibrator = "{settings.calibrator}"',
+                remedy="TensorRT calibrates at one shape: give calibration data with outside = \"pad\" or \"crop\", "
+                'or use calibrator = "ranges"',
+            )
+        path = folder / f"batch{number}.npz"
+        np.savez(path, **dict(batch))
+        files.append(str(path))
+    if not files:
+        raise BackendError(
+            f"TensorRT's {settings.calibrator} calibrator got no batch of calibration data",
+            where=f'[engine] calibrator = "{settings.calibrator}"',
+            remedy="add [calibration] data with samples for the calibration profile",
+        )
+    return files

@@ -1,0 +1,85 @@
+"""The state of a collection run on disk, so that a killed run goes on from its last saved batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from toolkit.calibration.collection import Collection, differences
+from toolkit.data import Batch, Keep
+from toolkit.errors import RangesError
+
+_SAVE_EVERY = 20.0
+
+
+class Checkpoint:
+    """Which samples are done for which group of taps, and what was collected of them.
+
+    Args:
+        path: the file; with None nothing is kept.
+        key: fingerprints and settings of the run.
+
+    Raises:
+        RangesError: the file is of another run; the message names the difference.
+    """
+
+    def __init__(self, path: Path | None, key: Mapping[str, Any]) -> None:
+        self._path, self._key = path, dict(key)
+        self.collection = Collection()
+        self.group = 0
+        self.total = 0
+        self._indices: set[int] = set()
+        self._saved = time.monotonic()
+        if path is not None and path.exists():
+            self._resume(path)
+
+    def _resume(self, path: Path) -> None:
+        held = Collection.load(path)
+        state = held.made_from
+        for key, difference in differences(state.get("key", {}), self._key):
+            raise RangesError(
+                f"the checkpoint is of another run, they differ in {key}: {difference}",
+                where=str(path),
+                remedy="remove the file to start from nothing",
+            )
+        self.collection, self.group, self.total = held, int(state["group"]), int(state["total"])
+        bits = int(state["done"], 16)
+        self._indices = {index for index in range(bits.bit_length()) if bits >> index & 1}
+        held.made_from = {}
+
+    def left(self, keep: Keep | None) -> Keep | None:
+        """Which samples are still to be done of those that ``keep`` accepts."""
+        done = frozenset(self._indices)
+        if not done:
+            return keep
+        return lambda index: index not in done and (keep is None or keep(index))
+
+    def done(self, group: int, batch: Batch) -> None:
+        """A batch's statistics are in the collection."""
+        self.total += batch.count
+        self._indices.update(batch.indices)
+        if self._path is not None and time.monotonic() - self._saved > _SAVE_EVERY:
+            self._save(group)
+
+    def finish(self, group: int) -> None:
+        """All samples are done for a group of taps."""
+        self._indices.clear()
+        if self._path is not None:
+            self._save(group + 1)
+
+    def _save(self, group: int) -> None:
+        assert self._path is not None
+        bits = 0
+        for index in self._indices:
+            bits |= 1 << index
+        self.collection.made_from = {"key": self._key, "group": group, "total": self.total, "done": f"{bits:x}"}
+        self.collection.save(self._path)
+        self.collection.made_from = {}
+        self._saved = time.monotonic()
+
+    def remove(self) -> None:
+        """The run is over: nothing is left to go on with."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

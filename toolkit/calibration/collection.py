@@ -1,0 +1,272 @@
+"""What a collection run saw: histograms by tensor and group of profiles; merging, saving, loading."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.calibration.histogram import Histogram
+from toolkit.errors import RangesError, did_you_mean
+from toolkit.files import atomic_path
+
+SCHEMA = "qtool-collection-1"
+Group = tuple[str, ...]
+Extremes = tuple[float, float]
+
+
+@dataclass
+class Collection:
+    """Statistics of tensors over samples.
+
+    Attributes:
+        histograms: for every group of profiles (the profiles that a sample counts for together), a Histogram a tensor.
+        observed: smallest and largest finite value of the tensors of which only these were wanted, over all samples.
+        infinite: the tensors among ``observed`` that also held NaN or infinities.
+        samples: how many samples each group had.
+        made_from: fingerprints and settings: ``model``, ``data`` (count and sum of digests), ``bins``, ``outside``,
+            ``mask``, ``tool``, ``shards`` (the parts joined here, each [i, n]).
+    """
+
+    histograms: dict[Group, dict[str, Histogram]] = field(default_factory=dict)
+    observed: dict[str, Extremes] = field(default_factory=dict)
+    infinite: set[str] = field(default_factory=set)
+    samples: dict[Group, int] = field(default_factory=dict)
+    made_from: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> list[str]:
+        """The tensors that have histograms, sorted."""
+        return sorted({name for group in self.histograms.values() for name in group})
+
+    @property
+    def profiles(self) -> list[str]:
+        """The profiles that had samples, in the order they were first seen."""
+        return list(dict.fromkeys(name for group in self.samples for name in group))
+
+    def samples_of(self, profile: str) -> int:
+        """How many samples counted for a profile."""
+        return sum(count for group, count in self.samples.items() if profile in group)
+
+    def total(self, tensor: str, profile: str | None = None, weights: Mapping[str, int] | None = None) -> Histogram:
+        """The histogram of a tensor over all samples, or over those of one profile.
+
+        Args:
+            tensor: its name.
+            profile: count only this profile's samples.
+            weights: how often a sample of each profile counts (default 1); of several profiles the largest weight.
+
+        Raises:
+            RangesError: the tensor was not collected.
+        """
+        found = [(group, by_name[tensor]) for group, by_name in self.histograms.items() if tensor in by_name]
+        if not found:
+            raise RangesError(f"tensor '{tensor}' was not collected", remedy=did_you_mean(tensor, self.tensors))
+        result = Histogram(found[0][1].bins)
+        for group, histogram in found:
+            if profile is None or profile in group:
+                weight = max((weights or {}).get(name, 1) for name in group)
+                result.merge(histogram if weight == 1 else histogram.scaled(weight))
+        return result
+
+    def extremes(self) -> dict[str, Extremes]:
+        """Smallest and largest finite value of every tensor seen, with histogram or without."""
+        result = dict(self.observed)
+        for name in self.tensors:
+            histogram = self.total(name)
+            if histogram.low <= histogram.high:
+                result[name] = histogram.low, histogram.high
+        return result
+
+    def histogram(self, group: Group, tensor: str, bins: int) -> Histogram:
+        """The histogram of a tensor within a group, made where there is none yet."""
+        by_name = self.histograms.setdefault(group, {})
+        if tensor not in by_name:
+            by_name[tensor] = Histogram(bins)
+        return by_name[tensor]
+
+    def observe(self, tensor: str, low: float, high: float) -> None:
+        """Take in extremes of a tensor; nothing where ``low`` is above ``high``."""
+        if low <= high:
+            before = self.observed.get(tensor, (low, high))
+            self.observed[tensor] = min(before[0], low) + 0.0, max(before[1], high) + 0.0
+
+    # ---------------------------------------------------------------- joining
+
+    def absorb(self, other: Collection) -> None:
+        """Add another collection's statistics to these, whatever it was made from."""
+        for group, by_name in other.histograms.items():
+            for name, histogram in by_name.items():
+                self.histogram(group, name, histogram.bins).merge(histogram)
+        for name, (low, high) in other.observed.items():
+            self.observe(name, low, high)
+        self.infinite |= other.infinite
+        for group, count in other.samples.items():
+            self.samples[group] = self.samples.get(group, 0) + count
+
+    def merge(self, other: Collection) -> Collection:
+        """Two parts of one run joined: exactly what one run over both would have given.
+
+        Raises:
+            RangesError: they are of different models, settings or tensors, or share samples; the message names what.
+        """
+        mine, theirs = self.made_from, other.made_from
+        for key, difference in differences(mine, theirs, ignore=("data", "shards")):
+            raise RangesError(
+                f"the parts differ in {key}: {difference}", remedy="join parts that one recipe and model made"
+            )
+        odd = sorted(set(self.tensors) ^ set(other.tensors))
+        if odd and self.samples and other.samples:
+            raise RangesError(
+                f"the parts differ in tensors: '{odd[0]}' is in one of them only", remedy="collect the parts anew"
+            )
+        parts, others = _parts(mine), _parts(theirs)
+        twice = sorted(set(parts) & set(others))
+        if twice:
+            raise RangesError(f"part {_spell(twice[0])} is in both", remedy="join each part once")
+        counts = {of for _, of in (*parts, *others)}
+        if len(counts) > 1:
+            raise RangesError(
+                f"the parts are cut differently: {', '.join(_spell(p) for p in (*parts, *others))}",
+                remedy="collect all parts with the same number of shards",
+            )
+        result = Collection()
+        result.absorb(self)
+        result.absorb(other)
+        result.made_from = {**mine, "shards": sorted([list(part) for part in (*parts, *others)])}
+        result.made_from["data"] = _joined_data(mine.get("data"), theirs.get("data"))
+        return result
+
+    @property
+    def missing_parts(self) -> list[str]:
+        """The shards that are still to be merged, as ``3/8``."""
+        parts = _parts(self.made_from)
+        of = parts[0][1] if parts else 1
+        return [f"{i}/{of}" for i in range(1, of + 1) if (i, of) not in parts]
+
+    def require(self, **expected: Any) -> None:
+        """Check fingerprints and settings, for instance ``require(model=model.fingerprint())``.
+
+        Raises:
+            RangesError: one does not match; the message names it and both values.
+        """
+        for key, wanted in expected.items():
+            for _, difference in differences({key: self.made_from.get(key)}, {key: wanted}):
+                raise RangesError(
+                    f"the collection is stale, it was made from another {key}: {difference}", remedy="calibrate again"
+                )
+
+    # ---------------------------------------------------------------- files
+
+    def save(self, path: Path) -> None:
+        """Write an .npz file, whole or not at all; nothing in it is pickled."""
+        arrays: dict[str, Any] = {}
+        groups = []
+        for number, (group, by_name) in enumerate(self.histograms.items()):
+            names = sorted(by_name)
+            held = [by_name[name] for name in names]
+            groups.append({"profiles": list(group), "tensors": names})
+            arrays[f"counts_{number}"] = np.stack([h.counts for h in held])
+            arrays[f"whole_{number}"] = np.array([[h.exponent, h.zeros, h.nonfinite] for h in held], np.int64)
+            arrays[f"extremes_{number}"] = np.array([[h.low, h.high] for h in held], np.float64)
+        head = {
+            "schema": SCHEMA,
+            "groups": groups,
+            "observed": {name: list(value) for name, value in self.observed.items()},
+            "infinite": sorted(self.infinite),
+            "samples": [[list(group), count] for group, count in self.samples.items()],
+            "made_from": self.made_from,
+        }
+        with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+            np.savez_compressed(stream, head=np.array(json.dumps(head)), **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Collection:
+        """Read what ``save`` wrote.
+
+        Raises:
+            RangesError: it is not such a file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                head = json.loads(str(archive["head"]))
+                if head.get("schema") != SCHEMA:
+                    raise ValueError(f"its schema is {head.get('schema')!r}, not '{SCHEMA}'")
+                histograms: dict[Group, dict[str, Histogram]] = {}
+                for number, group in enumerate(head["groups"]):
+                    counts, whole = archive[f"counts_{number}"], archive[f"whole_{number}"]
+                    extremes = archive[f"extremes_{number}"]
+                    by_name = {}
+                    for row, name in enumerate(group["tensors"]):
+                        by_name[name] = _histogram(counts[row], whole[row], extremes[row])
+                    histograms[tuple(group["profiles"])] = by_name
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            raise RangesError(
+                f"it cannot be read as a collection: {' '.join(str(error).split())[:200]}",
+                where=str(path),
+                remedy="calibrate again",
+            ) from error
+        return cls(
+            histograms,
+            {name: (float(v[0]), float(v[1])) for name, v in head["observed"].items()},
+            set(head["infinite"]),
+            {tuple(group): int(count) for group, count in head["samples"]},
+            head["made_from"],
+        )
+
+
+def _histogram(counts: Any, whole: Any, extremes: Any) -> Histogram:
+    histogram = Histogram(len(counts))
+    histogram.counts = np.array(counts, np.int64)
+    histogram.exponent, histogram.zeros, histogram.nonfinite = (int(value) for value in whole)
+    histogram.low, histogram.high = (float(value) for value in extremes)
+    return histogram
+
+
+def merge_all(parts: Iterable[Collection]) -> Collection:
+    """All parts joined, see ``Collection.merge``.
+
+    Raises:
+        RangesError: there are none, or they do not belong together.
+    """
+    result: Collection | None = None
+    for part in parts:
+        result = part if result is None else result.merge(part)
+    if result is None:
+        raise RangesError("there are no parts to join", remedy="name the files that qtool calibrate --shard wrote")
+    return result
+
+
+def differences(
+    mine: Mapping[str, Any], theirs: Mapping[str, Any], ignore: Iterable[str] = ()
+) -> Iterable[tuple[str, str]]:
+    """Each key whose values differ, with both values in words."""
+    for key in sorted((set(mine) | set(theirs)) - set(ignore)):
+        a, b = mine.get(key), theirs.get(key)
+        if a != b:
+            yield key, f"{_short(a)} and {_short(b)}"
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else text[:12] + "..."
+
+
+def _parts(made_from: Mapping[str, Any]) -> list[tuple[int, int]]:
+    return [(int(i), int(of)) for i, of in made_from.get("shards", [[1, 1]])]
+
+
+def _spell(part: tuple[int, int]) -> str:
+    return f"{part[0]}/{part[1]}"
+
+
+def _joined_data(mine: Any, theirs: Any) -> Any:
+    if not isinstance(mine, Mapping) or not isinstance(theirs, Mapping):
+        return None
+    total = (int(mine["sum"], 16) + int(theirs["sum"], 16)) % (1 << 256)
+    return {"samples": mine["samples"] + theirs["samples"], "sum": f"{total:064x}"}

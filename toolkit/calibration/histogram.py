@@ -1,0 +1,161 @@
+"""A histogram of magnitudes that widens without loss, so that no order of the values can change it."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import Any
+
+import numpy as np
+
+from toolkit.errors import RangesError
+
+Array = np.ndarray[Any, Any]
+BINS = 4096
+_LOWEST = -100
+_FEW = 8192
+_PIECE = 1 << 30
+_scratch = threading.local()
+
+
+class Histogram:
+    """Counts of |value| in equal bins over [0, 2^exponent), and exact extremes.
+
+    The exponent is the smallest that holds the largest magnitude seen (never below -100), so the bins in use number
+    more than half of all. A larger value makes the exponent grow, and neighbouring bins are added up by whole
+    factors: the result is the same as if the exponent had been known before. Zeros are counted apart: they are
+    exactly representable whatever the scale, and a ReLU makes half of the values zero.
+
+    Attributes:
+        counts: int64 [bins], values that are not zero.
+        exponent: log2 of the upper edge of the last bin.
+        zeros: how many values are zero.
+        nonfinite: how many values were NaN or infinite; they are in no bin.
+        low, high: the smallest and largest finite value; inf and -inf where there was none.
+    """
+
+    __slots__ = ("counts", "exponent", "high", "low", "nonfinite", "zeros")
+
+    def __init__(self, bins: int = BINS) -> None:
+        if bins < 256 or bins & (bins - 1):
+            raise RangesError(
+                f"a histogram cannot have {bins} bins", remedy="give a power of two, 2048 or more for entropy"
+            )
+        self.counts: Array = np.zeros(bins, np.int64)
+        self.exponent = _LOWEST
+        self.zeros = self.nonfinite = 0
+        self.low, self.high = math.inf, -math.inf
+
+    @property
+    def bins(self) -> int:
+        """The number of bins."""
+        return len(self.counts)
+
+    @property
+    def width(self) -> float:
+        """The width of a bin."""
+        return math.ldexp(1.0 / self.bins, self.exponent)
+
+    @property
+    def absmax(self) -> float:
+        """The largest magnitude seen, 0 where nothing was."""
+        return max(abs(self.low), abs(self.high)) if self.low <= self.high else 0.0
+
+    @property
+    def count(self) -> int:
+        """How many finite values there are."""
+        return int(self.counts.sum()) + self.zeros
+
+    @property
+    def used(self) -> int:
+        """How many bins reach up to the largest magnitude."""
+        return min(self.bins, int(self.absmax / self.width) + 1) if self.absmax else 0
+
+    def add(self, values: Array, weight: int = 1) -> None:
+        """Count values of any float type and shape, each ``weight`` times."""
+        flat = np.ascontiguousarray(values).reshape(-1)
+        if flat.dtype != np.float32:
+            with np.errstate(over="ignore"):
+                flat = flat.astype(np.float32)
+        for start in range(0, flat.size, _PIECE):
+            self._add(flat[start : start + _PIECE], weight)
+
+    def _add(self, flat: Array, weight: int) -> None:
+        low, high = flat.min(), flat.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            finite = flat[np.isfinite(flat)]
+            self.nonfinite += (flat.size - finite.size) * weight
+            flat = finite
+            if not flat.size:
+                return
+            low, high = flat.min(), flat.max()
+        # adding 0.0 makes -0.0 the same as 0.0, so that the order of the two does not show
+        self.low, self.high = min(self.low, float(low) + 0.0), max(self.high, float(high) + 0.0)
+        self._widen(_exponent(self.absmax))
+        if weight == 1:
+            self.zeros += _count(flat, self.exponent, self.counts)
+        else:
+            counts = np.zeros_like(self.counts)
+            self.zeros += _count(flat, self.exponent, counts) * weight
+            self.counts += counts * weight
+
+    def _widen(self, exponent: int) -> None:
+        if exponent > self.exponent:
+            self.counts = regrouped(self.counts, exponent - self.exponent)
+            self.exponent = exponent
+
+    def merge(self, other: Histogram) -> None:
+        """Take in another histogram: the same as if its values had been added here."""
+        if other.bins != self.bins:
+            raise RangesError(
+                f"histograms of {self.bins} and {other.bins} bins cannot be merged", remedy="collect with equal bins"
+            )
+        self._widen(other.exponent)
+        self.counts = self.counts + regrouped(other.counts, self.exponent - other.exponent)
+        self.zeros += other.zeros
+        self.nonfinite += other.nonfinite
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+
+    def scaled(self, weight: int) -> Histogram:
+        """A copy in which every value counts ``weight`` times."""
+        twin = Histogram(self.bins)
+        twin.counts = self.counts * weight
+        twin.exponent, twin.low, twin.high = self.exponent, self.low, self.high
+        twin.zeros, twin.nonfinite = self.zeros * weight, self.nonfinite * weight
+        return twin
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Histogram)
+            and np.array_equal(self.counts, other.counts)
+            and (self.exponent, self.zeros, self.nonfinite, self.low, self.high)
+            == (other.exponent, other.zeros, other.nonfinite, other.low, other.high)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def regrouped(counts: Array, octaves: int) -> Array:
+    """The counts over a range 2^octaves times as wide, in as many bins."""
+    if octaves <= 0:
+        return counts
+    factor = min(1 << min(octaves, 62), len(counts))
+    result = np.zeros_like(counts)
+    result[: len(counts) // factor] = counts.reshape(-1, factor).sum(axis=1)
+    return result
+
+
+def _exponent(magnitude: float) -> int:
+    return max(_LOWEST, math.frexp(magnitude)[1]) if magnitude else _LOWEST
+
+
+def _count(flat: Array, exponent: int, counts: Array) -> int:
+    from toolkit.calibration.kernels import count_few, count_into
+
+    scale = np.float32(math.ldexp(float(len(counts)), -exponent))
+    if flat.size < _FEW:
+        return int(count_few(flat, scale, counts))
+    lanes = getattr(_scratch, "lanes", None)
+    if lanes is None or lanes.shape[1] != len(counts) + 1:
+        lanes = _scratch.lanes = np.empty((4, len(counts) + 1), np.uint32)
+    return int(count_into(flat, scale, lanes, counts))

@@ -1,0 +1,167 @@
+"""Compiled inner loops: the cost of every candidate amax, from a histogram or from weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from toolkit.calibration.kernels import compiled
+
+_SAME = 1e-12
+
+
+@compiled
+def best_divergence(counts: Any, bounds: Any, first: int) -> int:
+    """The number of bins to keep that loses the least information.
+
+    For ``i`` kept bins the reference P is their counts with everything beyond added to the last one; Q is the counts
+    without what is beyond, each of the levels' mass spread evenly over its bins that are not empty. A candidate whose
+    last bin is empty while something lies beyond gives P mass where Q has none: an infinite divergence. Of equal
+    candidates the largest is taken, which clips least.
+
+    Args:
+        counts: int64 [N].
+        bounds: float64 [levels + 1], rising from 0 to 1: where the levels begin, as parts of the range.
+        first: the smallest candidate.
+    """
+    size = len(counts)
+    mass = np.zeros(size + 1)
+    entropy = np.zeros(size + 1)
+    filled = np.zeros(size + 1)
+    for j in range(size):
+        value = float(counts[j])
+        mass[j + 1] = mass[j] + value
+        entropy[j + 1] = entropy[j] + (value * math.log(value) if value > 0 else 0.0)
+        filled[j + 1] = filled[j] + (1.0 if value > 0 else 0.0)
+    total = mass[size]
+    best, best_cost = size, np.inf
+    for i in range(min(first, size), size + 1):
+        last, beyond = float(counts[i - 1]), total - mass[i]
+        if mass[i] == 0 or (last == 0 and beyond > 0):
+            continue
+        cost = entropy[i]
+        if last > 0:
+            cost += (last + beyond) * math.log(last + beyond) - last * math.log(last)
+        start = 0
+        for level in range(1, len(bounds)):
+            end = i if level == len(bounds) - 1 else int(bounds[level] * i)
+            if end <= start:
+                continue
+            inside = mass[end] - mass[start]
+            if inside > 0:
+                reference = inside + beyond if end == i else inside
+                cost -= reference * math.log(inside / (filled[end] - filled[start]))
+            start = end
+        cost = cost / total - math.log(total) + math.log(mass[i])
+        if cost <= best_cost + _SAME:
+            best = i
+            best_cost = min(best_cost, cost)
+    return best
+
+
+@compiled
+def rounding_integral(u: float, limit: float) -> float:
+    """The integral from 0 to u of (t - round(t))^2, where nothing rounds beyond ``limit``."""
+    nearest = min(math.floor(u + 0.5), limit)
+    rest = u - nearest
+    return nearest / 12.0 + rest * rest * rest / 3.0
+
+
+@compiled
+def e4m3_integral(u: float) -> float:
+    """The integral from 0 to u of (t - e4m3(t))^2, saturating at 448.
+
+    Within an octave the numbers are evenly spaced: 8 steps an octave from 2^-6 on, steps of 2^-9 below.
+    """
+    total = 0.0
+    start, end, step = 0.0, 2.0**-6, 2.0**-9
+    while u > start:
+        # the last number is 448, inside the octave that begins at 256
+        top = min(u, end) if end < 512.0 else u
+        limit = 448.0 / step if end >= 512.0 else end / step
+        total += step**3 * (rounding_integral(top / step, limit) - rounding_integral(start / step, limit))
+        if end >= 512.0:
+            break
+        start, end = end, end * 2.0
+        step = start / 8.0
+    return total
+
+
+@compiled
+def expected_errors(counts: Any, width: float, amaxes: Any, levels: float, floating: bool) -> Any:
+    """The sum of squared errors of rounding and clipping for each candidate, values spread evenly within a bin.
+
+    Args:
+        counts: int64 [N].
+        width: of a bin.
+        amaxes: float64 [K], the candidates.
+        levels: the largest number of the type: 127 for INT8, 448 for FP8.
+        floating: whether the type is e4m3.
+
+    Returns:
+        float64 [K].
+    """
+    costs = np.zeros(len(amaxes))
+    for k in range(len(amaxes)):
+        scale = amaxes[k] / levels
+        before = 0.0
+        cost = 0.0
+        for j in range(len(counts)):
+            edge = (j + 1) * width / scale
+            after = e4m3_integral(edge) if floating else rounding_integral(edge, levels)
+            cost += counts[j] * (after - before)
+            before = after
+        costs[k] = cost * scale**3 / width
+    return costs
+
+
+@compiled
+def round_e4m3(value: float) -> float:
+    """The nearest e4m3 number to a value that is not negative, ties to even, saturating at 448."""
+    if value >= 448.0:
+        return 448.0
+    step = 2.0**-9 if value < 2.0**-6 else 2.0 ** (math.floor(math.log2(value)) - 3)
+    scaled = value / step
+    nearest = math.floor(scaled)
+    if scaled - nearest > 0.5 or (scaled - nearest == 0.5 and nearest % 2 == 1):
+        nearest += 1
+    return nearest * step
+
+
+@compiled
+def best_weight_factor(rows: Any, factors: Any, levels: float, floating: bool) -> Any:
+    """For each row the factor of its largest magnitude whose squared error is smallest; of equals the first.
+
+    Args:
+        rows: float32 [channels, N].
+        factors: float64 [K].
+        levels, floating: see ``expected_errors``.
+
+    Returns:
+        float64 [channels].
+    """
+    best = np.ones(len(rows))
+    for c in range(len(rows)):
+        amax = 0.0
+        for value in rows[c]:
+            amax = max(amax, abs(value))
+        if amax == 0:
+            continue
+        lowest = np.inf
+        for factor in factors:
+            scale = amax * factor / levels
+            cost = 0.0
+            for value in rows[c]:
+                magnitude = abs(value)
+                if floating:
+                    kept = round_e4m3(magnitude / scale) * scale
+                else:
+                    kept = min(math.floor(magnitude / scale + 0.5), levels) * scale
+                cost += (magnitude - kept) ** 2
+                if cost >= lowest:
+                    break
+            if cost < lowest:
+                lowest, best[c] = cost, factor
+    return best

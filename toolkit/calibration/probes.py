@@ -1,0 +1,142 @@
+"""What is added to the graph, and what must be known of it, to collect statistics of inner tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from toolkit.data import CalibrationData
+from toolkit.errors import RangesError, did_you_mean
+from toolkit.model import FLOAT_TYPES, Facts, Model
+from toolkit.profiles import Extent, Profiles, ShapeProfile
+
+_FLOATS = FLOAT_TYPES | {TensorProto.DOUBLE}
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The names of the two graph outputs that give a tensor's smallest and largest value."""
+
+    low: str
+    high: str
+
+
+def add_probes(proto: onnx.ModelProto, tensors: Iterable[str], careful: Iterable[str] = ()) -> dict[str, Probe]:
+    """Append ReduceMin and ReduceMax nodes, so that two numbers a tensor leave the graph instead of its values.
+
+    Without axes both reduce over everything in every opset. onnxruntime's CPU kernels take no float16, hence the Cast.
+
+    Args:
+        proto: the model; changed.
+        tensors: the float tensors to watch.
+        careful: those of them that hold NaN or infinities, which are to be left out: for them each costs four nodes.
+    """
+    careful = set(careful)
+    nodes: list[onnx.NodeProto] = []
+    if careful:
+        for name, value in (("qtool/largest", _LARGEST), ("qtool/smallest", -_LARGEST)):
+            proto.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+    probes = {}
+    for number, tensor in enumerate(tensors):
+        base = f"qtool/probe_{number}"
+        wide = f"{base}/float"
+        nodes.append(helper.make_node("Cast", [tensor], [wide], to=TensorProto.FLOAT))
+        below = above = wide
+        if tensor in careful:
+            # infinity minus infinity is NaN, so one test finds both; IsInf would need opset 10
+            below, above = f"{base}/below", f"{base}/above"
+            nodes.append(helper.make_node("Sub", [wide, wide], [f"{base}/zero"]))
+            nodes.append(helper.make_node("IsNaN", [f"{base}/zero"], [f"{base}/bad"]))
+            nodes.append(helper.make_node("Where", [f"{base}/bad", "qtool/largest", wide], [below]))
+            nodes.append(helper.make_node("Where", [f"{base}/bad", "qtool/smallest", wide], [above]))
+        probe = Probe(f"{base}/min", f"{base}/max")
+        nodes.append(helper.make_node("ReduceMin", [below], [probe.low], keepdims=0))
+        nodes.append(helper.make_node("ReduceMax", [above], [probe.high], keepdims=0))
+        probes[tensor] = probe
+    proto.graph.node.extend(nodes)
+    return probes
+
+
+def check_tensors(model: Model, tensors: Sequence[str], facts: Facts) -> None:
+    """Check that every tensor is a float tensor computed in the main graph, or one of its inputs.
+
+    Raises:
+        RangesError: it does not exist, is a constant, or holds integers.
+    """
+    made = {t.name for node in model.graph.nodes for t in node.outputs if t.name}
+    inputs = {t.name for t in model.graph.inputs}
+    known = model.graph.tensors()
+    for name in tensors:
+        if name not in made and name not in inputs:
+            if name in known and known[name] is not None:
+                raise RangesError(
+                    f"tensor '{name}' is a constant: its range is that of its values",
+                    remedy="ask for weight_amax of a constant",
+                )
+            raise RangesError(
+                f"no tensor of the main graph is named '{name}'", remedy=did_you_mean(name, made | inputs)
+            )
+        kind = facts.types.get(name)
+        if kind is not None and kind not in _FLOATS:
+            word = TensorProto.DataType.Name(kind).lower()
+            raise RangesError(f"tensor '{name}' holds {word}, which has no range", remedy="collect float tensors only")
+
+
+def repeated_tensors(model: Model, tensors: Iterable[str]) -> set[str]:
+    """Those of ``tensors`` that no sample's values reach, only their shapes: a slice of a position table, say.
+
+    Such a tensor may be computed once a batch instead of once a sample, and then has to count as often as the batch
+    has samples, or else the ranges would depend on the batch size.
+    """
+    reached = {t.name for t in model.graph.inputs}
+    for node in model.graph.nodes:
+        if node.op in ("Shape", "Size"):
+            continue
+        read = {t.name for t in node.inputs}
+        for sub in node.subgraphs(recursive=True):
+            read |= {t.name for inner in sub.nodes for t in inner.inputs} | {t.name for t in sub.outputs}
+        if read & reached or node.op.startswith("Random"):
+            reached |= {t.name for t in node.outputs}
+    return set(tensors) - reached
+
+
+def bytes_per_sample(model: Model, tensors: Iterable[str], data: CalibrationData) -> dict[str, int]:
+    """Bytes of each tensor for the largest sample of any profile; 0 where shape inference cannot tell."""
+    facts = model.facts(_single(data))
+    sizes = {}
+    for name in tensors:
+        shapes = facts.shapes.get(name, [])
+        known = [int(np.prod(shape, dtype=np.int64)) for shape in shapes if all(size >= 0 for size in shape)]
+        sizes[name] = 4 * max(known, default=0)
+    return sizes
+
+
+def _single(data: CalibrationData) -> Profiles:
+    """The largest shapes of each profile with one sample a batch."""
+    made = []
+    for profile in data.profiles:
+        shapes: dict[str, Extent] = {}
+        for name, extent in profile.shapes.items():
+            batched = data.can_batch and name in data.specs and data.specs[name].batched
+            shape = (1, *extent.max[1:]) if batched else extent.max
+            shapes[name] = Extent(shape, shape, shape)
+        made.append(ShapeProfile(profile.name, shapes))
+    return Profiles(tuple(made))
+
+
+def split_by_memory(sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """The tensors in groups whose bytes for one sample stay under ``limit`` (a larger one is alone)."""
+    groups: list[list[str]] = [[]]
+    room = limit
+    for name, size in sizes.items():
+        if size > room and groups[-1]:
+            groups.append([])
+            room = limit
+        groups[-1].append(name)
+        room -= size
+    return groups

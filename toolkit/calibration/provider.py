@@ -1,0 +1,141 @@
+"""Calibration on demand: gives a pass the ranges of the model it is working on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.calibration.ranges import Range, Ranges
+from toolkit.errors import RangesError, did_you_mean
+from toolkit.journal import Journal
+from toolkit.model import Model
+from toolkit.placement.ops import ACTIVATIONS, AFFINE, DEQUANTIZE, MOVERS, QUANTIZE
+from toolkit.placement.place import place
+from toolkit.precision import Precision
+
+if TYPE_CHECKING:
+    from toolkit.calibration.collect import Collection
+    from toolkit.data import CalibrationData
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class Calibrator:
+    """Collects statistics once and gives ranges by any method; use it as a Context's ``provider``.
+
+    Example:
+        >>> context = Context(provider=Calibrator(CalibrationData.open("digits.npz", model)))  # doctest: +SKIP
+        >>> InsertQDQ()(model, context)                                                        # doctest: +SKIP
+
+    Attributes:
+        data: the samples.
+        method: minmax, entropy, percentile or mse; ``methods`` sets it by glob over tensor names.
+        percentile: for method percentile, in percent.
+        batch: samples to run at once.
+        memory: bound for tapped tensors in bytes.
+        manual: amax set by hand; wins over everything.
+        given: ranges from a file, with ``given_use`` override or fill.
+        keep: where a finished collection is looked for and kept, by the model's fingerprint; None keeps it in memory.
+    """
+
+    data: CalibrationData
+    method: str = "entropy"
+    percentile: float = 99.99
+    precision: Precision = Precision.INT8
+    methods: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    batch: int = 8
+    memory: int | None = None
+    manual: Mapping[str, float] = field(default_factory=dict)
+    given: Ranges | None = None
+    given_use: str = "override"
+    journal: Journal | None = None
+    progress: Progress | None = None
+    keep: Callable[[Model, list[str], list[str]], Path | None] | None = None
+    reused: bool = False
+    _made: dict[str, Collection] = field(default_factory=dict)
+
+    def __call__(self, model: Model, tensors: Sequence[str] | None) -> Ranges:
+        """Ranges of every tensor that placement could want, and of ``tensors``.
+
+        Raises:
+            DataError: a sample does not fit.
+            RangesError: a tensor set by hand does not exist.
+        """
+        from toolkit.calibration.methods import make_ranges
+
+        collection = self.collect(model, tensors)
+        ranges = make_ranges(
+            collection,
+            method=self.method,
+            percentile=self.percentile,
+            precision=self.precision,
+            by_pattern=dict(self.methods) or None,
+            profile_weights=dict(self.weights) or None,
+        )
+        known = model.graph.tensors()
+        if self.given is not None:
+            for name, value in self.given.tensors.items():
+                if name in known and (self.given_use == "override" or name not in ranges.tensors):
+                    ranges.tensors[name] = Range(value.amax, "cache", per_profile=value.per_profile)
+        for name, amax in self.manual.items():
+            if name not in known:
+                raise RangesError(
+                    f"a range is set by hand for '{name}', which no tensor is called", remedy=did_you_mean(name, known)
+                )
+            ranges.tensors[name] = Range(float(amax), "manual")
+        return ranges
+
+    def collect(self, model: Model, tensors: Sequence[str] | None = None) -> Collection:
+        """The statistics of this model's tensors, collected now or found again."""
+        from toolkit.calibration.collect import Collection, collect
+
+        taps, scalars = self.taps(model, tensors)
+        key = model.fingerprint() + repr(taps)
+        if key in self._made:
+            return self._made[key]
+        path = self.keep(model, taps, scalars) if self.keep is not None else None
+        if path is not None and path.exists():
+            self._made[key] = Collection.load(path)
+            self.reused = True
+            return self._made[key]
+        made = collect(
+            model,
+            taps,
+            self.data,
+            self.data.profiles,
+            scalars=scalars,
+            batch=self.batch,
+            memory=self.memory,
+            progress=self.progress,
+        )
+        if path is not None:
+            made.save(path)
+        self._made[key] = made
+        return made
+
+    def taps(self, model: Model, tensors: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
+        """Tensors that need a histogram, and tensors of which only the extremes are needed (float16's limits)."""
+        facts = model.facts(self.data.profiles)
+        wanted = set(place(model, facts, activation_matmul=True).activations) | set(tensors or ())
+        made = [t.name for t in model.graph.inputs]
+        made += [t.name for node in model.nodes for t in node.outputs]
+        taps = [name for name in made if name in wanted]
+        scalars = []
+        for node in model.nodes:
+            if node.op in (QUANTIZE, DEQUANTIZE, "Constant") or node.op in MOVERS:
+                continue
+            for tensor in node.outputs:
+                readers = tensor.outputs
+                fused = len(readers) == 1 and (readers[0].op in AFFINE or readers[0].op in ACTIVATIONS)
+                if facts.is_float(tensor.name) and tensor.name not in wanted and not (fused and _linear(node.op)):
+                    scalars.append(tensor.name)
+        return taps, scalars
+
+
+def _linear(op: str) -> bool:
+    """Whether TensorRT keeps the result of this operator in registers until the activation behind it is done."""
+    return op in ("Conv", "ConvTranspose", "Gemm") or op in AFFINE

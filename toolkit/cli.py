@@ -1,0 +1,159 @@
+"""The qtool command: thin commands over the library. Heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+app = typer.Typer(
+    name="qtool",
+    help="From a float ONNX model to a mixed-precision TensorRT engine, with the precision of every layer explained.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
+Out = Annotated[Optional[Path], typer.Option("--out", help="The run folder. Default: runs/<recipe name>.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the machine form.")]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe run code of its author (module:Name).")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from toolkit import __version__
+
+        typer.echo(f"qtool {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    _State.debug = _State.debug or debug
+
+
+class _State:
+    debug = False
+
+
+@app.command()
+def run(recipe: RecipePath, out: Out = None, allow_code: AllowCode = False, json: Json = False) -> None:
+    """Run a recipe: calibrate, quantize, build, measure, report."""
+    from toolkit.commands import run_recipe
+
+    raise typer.Exit(run_recipe(recipe, out, allow_code, json))
+
+
+@app.command()
+def check(recipe: RecipePath, allow_code: AllowCode = False, json: Json = False) -> None:
+    """Read and resolve a recipe and say what it would do; builds nothing, calibrates nothing."""
+    from toolkit.commands import check_recipe
+
+    raise typer.Exit(check_recipe(recipe, allow_code, json))
+
+
+@app.command()
+def new(
+    model: Annotated[Path, typer.Argument(help="An ONNX model.", show_default=False)],
+    data: Annotated[Optional[Path], typer.Option(help="Calibration data; profiles are read off its shapes.")] = None,
+    test: Annotated[Optional[Path], typer.Option(help="Test data with labels.")] = None,
+    metric: Annotated[Optional[str], typer.Option(help="The metric for the test data: top1, top5, exact, mse.")] = None,
+    out: Annotated[Optional[Path], typer.Option("--out", help="The recipe to write. Default: <model>.toml here.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
+) -> None:
+    """Write a recipe that fits a model."""
+    from toolkit.commands import new_recipe
+
+    raise typer.Exit(new_recipe(model, data, test, metric, out, force))
+
+
+@app.command()
+def passes(
+    name: Annotated[Optional[str], typer.Argument(help="One pass; all where not given.")] = None, json: Json = False
+) -> None:
+    """List the passes installed here, with their settings."""
+    from toolkit.commands import list_passes
+
+    raise typer.Exit(list_passes(name, json))
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A model, engine layers, ranges, a calibration cache or a run folder.")],
+    json: Json = False,
+) -> None:
+    """Show what is in a file: ONNX model, ranges, calibration cache, inspector JSON, report or run folder."""
+    from toolkit.commands import inspect_file
+
+    raise typer.Exit(inspect_file(file, json))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run folder, report or ranges file.", show_default=False)],
+    second: Annotated[Path, typer.Argument(help="Another of the same kind.", show_default=False)],
+    html: Annotated[Optional[Path], typer.Option(help="Also write the comparison as a page.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare two runs, or two files of ranges."""
+    from toolkit.commands import compare_runs
+
+    raise typer.Exit(compare_runs(first, second, html, json))
+
+
+@app.command()
+def schema(
+    what: Annotated[str, typer.Argument(help="report or recipe")] = "report",
+) -> None:
+    """Print the JSON Schema of report.json or of a recipe."""
+    from toolkit.commands import print_schema
+
+    raise typer.Exit(print_schema(what))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command. Errors are printed as one paragraph, without a traceback unless --debug is given."""
+    sys.exit(invoke(sys.argv[1:] if arguments is None else arguments))
+
+
+def invoke(arguments: list[str]) -> int:
+    """Run the command with these arguments and return its exit status."""
+    from toolkit.errors import QtoolError
+
+    # --debug is accepted anywhere on the line, since that is where people add it
+    _State.debug = "--debug" in arguments
+    words = [word for word in arguments if word != "--debug"]
+    try:
+        status: Any = app(args=words, standalone_mode=False)
+    except QtoolError as error:
+        if _State.debug:
+            raise
+        _complain(str(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        _complain("stopped; the steps that were finished are kept")
+        return 130
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            return 2
+        if _State.debug:
+            raise
+        _complain(f"{type(error).__name__}: {error}. This is a bug in qtool: run again with --debug and report it")
+        return 2
+    return int(status or 0)
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"qtool: {' '.join(text.split())}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What the commands do, without typer: each returns an exit status and prints to standard output."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import QtoolError, did_you_mean
+
+
+def emit(content: Any) -> None:
+    """Print JSON."""
+    sys.stdout.write(json_module.dumps(content, indent=1, default=str) + "\n")
+
+
+def run_recipe(recipe: Path, out: Path | None, allow_code: bool, json: bool) -> int:
+    """``qtool run``."""
+    from toolkit.pipeline import run
+    from toolkit.progress import Terminal
+    from toolkit.report.terminal import print_report
+
+    with Terminal() as terminal:
+        result = run(recipe, out, allow_code=allow_code, progress=terminal.progress, on_step=terminal.step)
+    if json:
+        emit({**result.report.to_json(), "exit_status": result.exit_status, "folder": str(result.folder)})
+    else:
+        print_report(result.report, files=result.files)
+    return result.exit_status
+
+
+def check_recipe(path: Path, allow_code: bool, json: bool) -> int:
+    """``qtool check``."""
+    from toolkit.dry_run import dry_run
+    from toolkit.recipe import Recipe
+
+    found = dry_run(Recipe.load(path), allow_code)
+    if json:
+        emit(found.to_json())
+    else:
+        sys.stdout.write(found.to_text())
+    return 0
+
+
+def new_recipe(
+    model: Path, data: Path | None, test: Path | None, metric: str | None, out: Path | None, force: bool
+) -> int:
+    """``qtool new``."""
+    from toolkit.files import write_text
+    from toolkit.new import recipe_for
+
+    target = out if out is not None else Path(f"{model.stem}.toml")
+    if target.exists() and not force:
+        raise QtoolError("the recipe exists", where=str(target), remedy="give another --out, or --force to write over it")
+    write_text(target, recipe_for(model, target, data, test, metric))
+    sys.stdout.write(f"{target}\nnext: qtool check {target}\n")
+    return 0
+
+
+def list_passes(name: str | None, json: bool) -> int:
+    """``qtool passes``."""
+    from toolkit.graph_pass import find, installed
+
+    names = sorted(installed())
+    if name is not None and name not in names:
+        raise QtoolError(f"no pass is called '{name}'", remedy=did_you_mean(name, names))
+    kinds = {n: find(n) for n in ([name] if name else names)}
+    if json:
+        emit({n: {"doc": _first_line(kind), "settings": kind.model_json_schema()} for n, kind in kinds.items()})
+        return 0
+    for n, kind in kinds.items():
+        sys.stdout.write(f"{n}\n    {_first_line(kind)}\n")
+        for key, spec in kind.model_fields.items():
+            default = "required" if spec.is_required() else f"default {_plain(spec.get_default(call_default_factory=True))}"
+            text = f": {spec.description}" if spec.description else ""
+            sys.stdout.write(f"    {key} ({default}){text}\n")
+    return 0
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").strip().splitlines()[0] if kind.__doc__ else ""
+
+
+def _plain(value: Any) -> str:
+    return json_module.dumps(value, default=str)
+
+
+def inspect_file(path: Path, json: bool) -> int:
+    """``qtool inspect``."""
+    from toolkit.inspect import inspect
+
+    found = inspect(path)
+    if json:
+        emit(found.content)
+    else:
+        sys.stdout.write(found.text)
+    return 0
+
+
+def compare_runs(first: Path, second: Path, html: Path | None, json: bool) -> int:
+    """``qtool compare``."""
+    from toolkit.inspect import compare_files
+
+    found = compare_files(first, second, html)
+    if json:
+        emit(found.content)
+    else:
+        sys.stdout.write(found.text)
+    return 0
+
+
+def print_schema(what: str) -> int:
+    """``qtool schema``."""
+    if what == "report":
+        from toolkit.report.schema import schema
+
+        emit(schema())
+    elif what == "recipe":
+        from toolkit.recipe import Recipe
+
+        emit(Recipe.model_json_schema(by_alias=True))
+    else:
+        raise QtoolError(f"there is no schema of '{what}'", remedy="ask for 'report' or 'recipe'")
+    return 0

@@ -1,0 +1,122 @@
+"""A recipe that fits a model: profiles from its inputs and its data, passes for what it holds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolkit.data import CalibrationData
+from toolkit.journal import Journal
+from toolkit.model import Model
+
+FRAGILE = ("Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
+_GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
+
+
+def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | None, metric: str | None) -> str:
+    """The text of a recipe for a model; what cannot be known is marked by a comment.
+
+    Args:
+        model_path: the ONNX model.
+        target: where the recipe will be written; its paths are relative to there.
+        data: calibration data, whose shapes make the profiles.
+        test: test data with labels.
+        metric: the metric to measure with ``test``.
+
+    Raises:
+        ModelError: the model cannot be read.
+        DataError: the data does not fit it.
+    """
+    model = Model.load(model_path, Journal())
+    shapes = model.input_shapes()
+    seen = _seen(model, data) if data is not None else {}
+    ops = Counter(node.op for node, _ in model.walk())
+    lines = ["[model]", f"path = {_relative(model_path, target)}", ""]
+    lines += _profile(shapes, seen)
+    lines += ["[calibration]"]
+    if data is not None:
+        lines.append(f"data = {_relative(data, target)}")
+    else:
+        lines.append('data = "calibration.npz"            # real inputs: a .npz, or a folder of .npy, .npz or images')
+    transformer = ops["MatMul"] > 2 * ops["Conv"]
+    lines.append(f'method = "{"mse" if transformer else "entropy"}"')
+    lines += ["", "[[pass]]", 'use = "fold_constants"']
+    if ops["BatchNormalization"]:
+        lines += ["", "[[pass]]", 'use = "fold_batchnorm"']
+    if ops["QuantizeLinear"] and _unusable(model):
+        lines += ["", "# The model has pairs that TensorRT refuses (uint8, or a zero point that is not 0): they are made anew.",
+                  "[[pass]]", 'use = "strip_qdq"']  # fmt: skip
+    fragile = [op for op in FRAGILE if ops[op]]
+    if fragile:
+        lines += ["", "[[pass]]", 'use = "keep_precision"', f"ops = {json.dumps(fragile)}", 'precision = "fp16"']
+    lines += ["", "[[pass]]", 'use = "insert_qdq"']
+    lines += ["", "[engine]", 'backend = "auto"', 'rest = "fp16"', "", "[evaluation]"]
+    if test is not None:
+        lines.append(f"data = {_relative(test, target)}")
+        lines.append(f'metric = "{metric or "top1"}"')
+        lines.append("budget = { max_drop = 0.01 }")
+    else:
+        lines.append("# Without test data the outputs are compared on samples held back from calibration.")
+        lines.append("# data = \"test.npz\"                 # with labels under 'label'")
+        lines.append('# metric = "top1"')
+        lines.append("budget = { min_agreement = 0.98 }" if _class_like(model) else "budget = { min_sqnr_db = 20.0 }")
+    return "\n".join(lines) + "\n"
+
+
+def _class_like(model: Model) -> bool:
+    return any(t.shape is not None and len(t.shape) in (2, 3) and isinstance(t.shape[-1], int) and t.shape[-1] > 1
+               for t in model.graph.outputs)  # fmt: skip
+
+
+def _unusable(model: Model) -> bool:
+    from toolkit.placement.qdq import pairs_of
+
+    return any(
+        pair.zero is not None and (str(pair.zero.dtype) == "uint8" or bool((pair.zero.astype("float32") != 0).any()))
+        for pair in pairs_of(model)
+    )
+
+
+def _relative(path: Path, target: Path) -> str:
+    return json.dumps(Path(os.path.relpath(path.resolve(), target.resolve().parent)).as_posix())
+
+
+def _seen(model: Model, data: Path) -> dict[str, list[tuple[int, ...]]]:
+    found: dict[str, list[tuple[int, ...]]] = {}
+    for sample in CalibrationData.open(str(data.resolve()), model).samples():
+        for name, value in sample.inputs.items():
+            found.setdefault(name, []).append(value.shape)
+    return found
+
+
+def _profile(shapes: dict[str, list[int | str | None]], seen: dict[str, list[tuple[int, ...]]]) -> list[str]:
+    dynamic = {name: shape for name, shape in shapes.items() if any(not isinstance(d, int) for d in shape)}
+    if not dynamic:
+        return []
+    lines = ["[[profile]]", 'name = "all"' + ("" if seen else "                          # check these shapes: they are guessed")]
+    for name, shape in dynamic.items():
+        extents = [_extent(shape, axis, dim, seen.get(name)) for axis, dim in enumerate(shape)]
+        low, mid, high = ([e[i] for e in extents] for i in range(3))
+        lines.append(f"shapes.{_key(name)} = {{ min = {low}, opt = {mid}, max = {high} }}")
+    return [*lines, ""]
+
+
+def _extent(
+    shape: Sequence[int | str | None], axis: int, dim: int | str | None, seen: Sequence[tuple[int, ...]] | None
+) -> tuple[int, int, int]:
+    if isinstance(dim, int):
+        return dim, dim, dim
+    sizes = sorted(s[axis] for s in seen or () if len(s) == len(shape))
+    if axis == 0:
+        low, mid, high = _GUESS["batch"]
+        return (low, mid, max(high, sizes[-1])) if sizes else (low, mid, high)
+    if sizes:
+        return sizes[0], sizes[len(sizes) // 2], sizes[-1]
+    return _GUESS["image" if len(shape) == 4 else "length"]
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)

@@ -1,0 +1,164 @@
+"""The report as one HTML file: no network, readable without JavaScript, every name from the model escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.files import write_text
+from toolkit.precision import Precision
+from toolkit.report import charts
+from toolkit.report.describe import unlike_profiles
+from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
+from toolkit.report.terminal import decibels, size
+from toolkit.report.verdict import amount, culprits
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_WORDS = {"usable": "Usable", "missed": "Missed its budget", "broken": "Broken", "unmeasured": "Not measured"}
+_MARKS = {"usable": "✓", "missed": "!", "broken": "✕", "unmeasured": "?"}
+
+
+def render_html(report: Report) -> str:
+    """The page: one self-contained file that loads nothing."""
+    layers = report.computing
+    blamed = culprits(layers)
+    script = asset("page.js")
+    context = {
+        "report": report,
+        "summary": report.summary,
+        "verdict_word": _WORDS[report.summary.verdict],
+        "verdict_mark": _MARKS[report.summary.verdict],
+        "map": charts.precision_map(layers, blamed),
+        "culprits": blamed,
+        "matrix": _matrix(layers),
+        "actual_counts": Counter(word(layer.actual.precision) for layer in layers),
+        "declined": _by_rule(report.declined),
+        "timed": next((profile for layer in report.layers for profile in layer.time_ms), ""),
+        "total_macs": sum(layer.macs or 0 for layer in report.layers),
+        "script": script,
+        "script_hash": script_hash(script),
+        "style": asset("style.css"),
+        "data": embed(_for_script(report)),
+    }
+    return environment().get_template("page.html.jinja").render(context)
+
+
+def write_html(report: Report, path: Path) -> None:
+    """Write report.html whole or not at all."""
+    write_text(path, render_html(report))
+
+
+def embed(content: Any) -> str:
+    """JSON that can stand inside a script element: nothing in it can end the element or start a comment.
+
+    Raises:
+        ValueError: there is a NaN or an infinity.
+    """
+    from markupsafe import Markup
+
+    text = json.dumps(content, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)
+
+
+def asset(name: str) -> str:
+    """A style sheet or script of this package, as it is."""
+    from markupsafe import Markup
+
+    return Markup(importlib.resources.files("toolkit.report").joinpath(name).read_text(encoding="utf-8"))
+
+
+def script_hash(script: str) -> str:
+    """The script's hash for the page's content security policy, which lets this script run and no other."""
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def environment() -> Environment:
+    """The templates, with autoescape on and an error for every name that is not there."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("toolkit.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(
+        size=size, decibels=decibels, short=_short, grouped=lambda n: f"{n:,}", shape=_shape, word=word, amount=amount,
+        latency=_latency,
+    )
+    made.globals.update(
+        charts=charts, unlike_profiles=unlike_profiles, precisions=[str(p) for p in Precision], none_word=NONE
+    )
+    return made
+
+
+def _for_script(report: Report) -> dict[str, Any]:
+    """What the page's script reads: layers and what was declined, floats to the digits that it shows."""
+    content = report.model_dump(mode="json", by_alias=True, include={"layers", "declined"})
+    return {key: _rounded(value) for key, value in content.items()}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, list) else value
+
+
+def _matrix(layers: list[LayerInfo]) -> dict[str, Any]:
+    """How many layers of each asked precision run in each actual one."""
+    order = [*(str(p) for p in Precision), NONE]
+    tally = Counter((word(layer.asked_precision), word(layer.actual.precision))
+                    for layer in layers)  # fmt: skip
+    return {
+        "rows": [w for w in order if any(asked == w for asked, _ in tally)],
+        "columns": [w for w in order if any(actual == w for _, actual in tally)],
+        "tally": tally,
+        "most": max(tally.values(), default=1),
+    }
+
+
+def _by_rule(declined: list[Declined]) -> list[dict[str, Any]]:
+    """What was declined, grouped by pass and rule, the most frequent rule first."""
+    groups: dict[tuple[str, str], list[Declined]] = defaultdict(list)
+    for entry in declined:
+        groups[entry.by, entry.rule].append(entry)
+    return [
+        {"by": by, "rule": rule, "entries": entries, "ops": Counter(e.op for e in entries if e.op).most_common(4)}
+        for (by, rule), entries in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+
+
+def _short(number: float) -> str:
+    """A large number with a unit: 1.2M."""
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= limit:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:.4g}"
+
+
+def _shape(shape: list[int | str | None] | None) -> str:
+    """A shape as people write it: batch × 1 × 8 × 8."""
+    if shape is None:
+        return "?"
+    return " × ".join("?" if s is None else str(s) for s in shape) or "scalar"
+
+
+def _latency(times: Any) -> str:
+    """A profile's latency in words; its form is free, so what is no number by name is shown as it is."""
+    if not isinstance(times, dict):
+        return str(times)
+    return ", ".join(f"{name} {ms:.3g} ms" if isinstance(ms, (int, float)) else f"{name} {ms}"
+                     for name, ms in times.items())  # fmt: skip

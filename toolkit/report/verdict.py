@@ -1,0 +1,308 @@
+"""The verdict, its first line, the warnings, and what to try next: all read off the joined data."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from toolkit.report.describe import unlike_profiles
+from toolkit.report.schema import (
+    Accuracy,
+    BackendInfo,
+    Declined,
+    LayerInfo,
+    ProfileInfo,
+    RangeInfo,
+    Suggestion,
+    Verdict,
+)
+
+BROKEN_AGREEMENT = 0.5
+BROKEN_COSINE = 0.5
+BROKEN_SQNR_DB = 0.0
+DOUBTFUL_AGREEMENT = 0.95
+DOUBTFUL_SQNR_DB = 10.0
+_CULPRIT_DROP_DB = 3.0
+_SETTLED = ("excluded", "complete")  # the user's own wish, or already quantized: nothing to try there
+
+
+def verdict(accuracy: Accuracy | None) -> Verdict:
+    """Whether the result is usable, missed its budget, is broken, or was not measured.
+
+    Broken: an output holds NaN or infinity; or no budget was kept and the metric lost more than half of its value,
+    fewer than half of the winners agree, or the noise is as loud as the signal.
+    """
+    if accuracy is None or (accuracy.quantized is None and not accuracy.outputs and accuracy.met is None):
+        return "unmeasured"
+    if breakage(accuracy):
+        return "broken"
+    return "missed" if accuracy.met is False else "usable"
+
+
+def breakage(accuracy: Accuracy) -> str:
+    """What is plainly broken, in words; empty where nothing is."""
+    for name, output in accuracy.outputs.items():
+        if output.incomparable:
+            return f"output '{name}' holds NaN or infinity"
+    if accuracy.met:
+        return ""
+    before, after = accuracy.before, accuracy.quantized
+    if before is not None and after is not None:
+        lost = before > 0 and after < before / 2 and (accuracy.drop is None or accuracy.drop > 0)
+        return f"{accuracy.metric or 'the metric'} fell from {_number(before)} to {_number(after)}" if lost else ""
+    for name, output in accuracy.outputs.items():
+        if output.agreement is not None:
+            if output.agreement < BROKEN_AGREEMENT:
+                return f"output '{name}' names the float model's winner on only {output.agreement:.1%} of the samples"
+        elif output.cosine is not None and output.cosine < BROKEN_COSINE:
+            return f"output '{name}' has a cosine of {output.cosine:.2f} to the float model's"
+        elif output.sqnr_db is not None and output.sqnr_db < BROKEN_SQNR_DB:
+            return f"the noise of output '{name}' is louder than its signal (SQNR {output.sqnr_db:.1f} dB)"
+    return ""
+
+
+def headline(layers: Sequence[LayerInfo], accuracy: Accuracy | None) -> str:
+    """The report's first line: whether the result is usable, in numbers, and how much of it runs quantized."""
+    found = verdict(accuracy)
+    running = quantized_words(layers)
+    if accuracy is None or found == "unmeasured":
+        return f"Not measured: nothing says yet whether the result is usable; {running}."
+    if found == "broken":
+        return f"BROKEN: {breakage(accuracy)}; do not deploy. {running[:1].upper()}{running[1:]}."
+    if found == "missed":
+        return f"MISSED ITS BUDGET: {accuracy_words(accuracy)}; {running}."
+    if accuracy.met is None:
+        return f"Usable as far as measured, no budget was set: {accuracy_words(accuracy)}; {running}."
+    return f"Usable: {accuracy_words(accuracy)}; {running}."
+
+
+def accuracy_words(accuracy: Accuracy) -> str:
+    """The accuracy in one phrase: the metric before and after, or the outputs' own figures."""
+    before, after = accuracy.before, accuracy.quantized
+    if after is not None and before is not None:
+        words = f"{accuracy.metric or 'metric'} {_number(after)} against {_number(before)} float"
+        notes = []
+        if accuracy.drop is not None:
+            in_points = _in_points(accuracy)
+            change = "drop" if accuracy.drop >= 0 else "gain"
+            notes.append(f"{change} {amount(abs(accuracy.drop), in_points)}" + (" points" if in_points else ""))
+            if accuracy.budget is not None:
+                notes.append(f"budget {amount(accuracy.budget, in_points)}")
+        return words + (f" ({', '.join(notes)})" if notes else "")
+    return "; ".join(
+        f"{name} " + ", ".join(_output_figures(output.sqnr_db, output.max_abs, output.cosine, output.agreement))
+        for name, output in list(accuracy.outputs.items())[:3]
+    )
+
+
+def quantized_words(layers: Iterable[LayerInfo]) -> str:
+    """How many of the computing layers run quantized, by actual precision, or by asked where no actual is known."""
+    computing = [layer for layer in layers if layer.role == "compute"]
+    actual = [layer.actual.precision for layer in computing]
+    known = any(precision is not None for precision in actual)
+    found = actual if known else [layer.asked_precision for layer in computing]
+    tally = Counter(precision for precision in found if precision is not None and precision.quantized)
+    if not tally:
+        verb = "runs" if known else "is asked to run"
+        return f"none of {len(computing)} layers {verb} quantized"
+    (first, count), *others = tally.most_common()
+    verb = ("runs" if count == 1 else "run") if known else ("is asked" if count == 1 else "are asked") + " to run"
+    words = f"{count} of {len(computing)} layers {verb} in {str(first).upper()}"
+    words += "".join(f", {number} in {str(precision).upper()}" for precision, number in others)
+    return words if known else words + ", with no engine to confirm it"
+
+
+def culprits(layers: Iterable[LayerInfo], count: int = 5) -> list[LayerInfo]:
+    """Where the error comes in: layers at least 3 dB worse than their inputs, those that add most noise first.
+
+    The noise added is the layer's noise-to-signal ratio less that of its worst input; layers whose inputs have no
+    error of their own are left out where they are within 30 dB of exact, the usual cost of eight bits.
+    """
+    added: list[tuple[float, LayerInfo]] = []
+    for layer in layers:
+        error = layer.error
+        if layer.role != "compute" or error is None or error.identical:
+            continue
+        if error.sqnr_db is None:
+            if error.incomparable:
+                added.append((math.inf, layer))
+            continue
+        noise = 10 ** (-error.sqnr_db / 10)
+        if error.drop_db is None and error.sqnr_db < 30:
+            added.append((noise, layer))
+        elif error.drop_db is not None and error.drop_db >= _CULPRIT_DROP_DB:
+            added.append((noise - 10 ** (-(error.sqnr_db + error.drop_db) / 10), layer))
+    return [layer for _, layer in sorted(added, key=lambda pair: -pair[0])[:count]]
+
+
+def worst(layers: Iterable[LayerInfo], count: int = 10) -> list[LayerInfo]:
+    """The computing layers with the lowest SQNR, those with NaN or infinity first; identical ones are left out."""
+    measured = [
+        layer
+        for layer in layers
+        if layer.role == "compute" and layer.error is not None and not layer.error.identical
+        and (layer.error.sqnr_db is not None or layer.error.incomparable)
+    ]  # fmt: skip
+
+    def key(layer: LayerInfo) -> float:
+        level = layer.error.sqnr_db if layer.error else None
+        return -math.inf if level is None else level
+
+    return sorted(measured, key=key)[:count]
+
+
+def warnings_of(
+    layers: Sequence[LayerInfo],
+    accuracy: Accuracy | None,
+    backend: BackendInfo,
+    profiles: Sequence[ProfileInfo],
+    ranges: Sequence[RangeInfo] | None,
+) -> list[str]:
+    """What the reader must know before trusting the figures."""
+    found: list[str] = []
+    overridden = [layer for layer in layers if layer.status == "overridden"]
+    if overridden:
+        found.append(f"{_layers(len(overridden))} in another precision than asked, '{overridden[0].node}' among them")
+    found += [
+        f"profile '{profile.name}' got no calibration sample: its ranges are those of the other profiles"
+        for profile in profiles
+        if profile.samples == 0
+    ]
+    if accuracy is not None:
+        if not accuracy.held_out:
+            found.append("accuracy was measured on samples that calibration saw: it flatters the result")
+        for name, output in accuracy.outputs.items():
+            if accuracy.metric is None and output.agreement is not None and output.agreement < DOUBTFUL_AGREEMENT:
+                found.append(f"output '{name}' names the float model's winner on {output.agreement:.1%} of the samples")
+            elif output.sqnr_db is not None and output.sqnr_db < DOUBTFUL_SQNR_DB:
+                found.append(f"output '{name}' has only {output.sqnr_db:.1f} dB of signal to noise")
+    unlike = [info for info in ranges or () if unlike_profiles(info)]
+    if unlike:
+        found.append(f"{_count(len(unlike), 'tensor')} with ranges that differ twofold or more between profiles")
+    if backend.name == "none":
+        found.append("no engine was built: what is asked is known, what would run is not")
+    return found
+
+
+def suggestions(
+    layers: Sequence[LayerInfo],
+    accuracy: Accuracy | None,
+    backend: BackendInfo,
+    declined: Sequence[Declined],
+    ranges: Sequence[RangeInfo] | None,
+) -> list[Suggestion]:
+    """What to try next, most useful first."""
+    result = verdict(accuracy)
+    found: list[Suggestion] = []
+    blamed = culprits(layers)
+    if result in ("missed", "broken") and blamed:
+        found.append(_keep(blamed))
+    unlike = [(info, pair) for info in ranges or () if (pair := unlike_profiles(info))]
+    if unlike:
+        info, (low, high, ratio) = max(unlike, key=lambda entry: entry[1][2])
+        found.append(
+            Suggestion(
+                text=f"The range of '{info.tensor}' is {ratio:.1f} times as wide in profile '{high}' as in '{low}', "
+                "and one scale serves both: check that each profile's samples are typical, or build one engine each."
+            )
+        )
+    if result == "unmeasured":
+        found.append(
+            Suggestion(
+                text="Give the recipe labelled samples that calibration does not see, and a budget.",
+                fragment='[evaluation]\ndata = "test.npz"\nmetric = "top1"\nbudget = { max_drop = 0.005 }\n',
+            )
+        )
+    elif accuracy is not None and accuracy.met is None and result == "usable":
+        found.append(
+            Suggestion(
+                text="Set a budget, so that the next run judges by itself (exit status 1 where it is missed).",
+                fragment="[evaluation]\nbudget = { max_drop = 0.005 }\n",
+            )
+        )
+    if result == "usable" and blamed:
+        keep = _keep(blamed)
+        found.append(Suggestion(text=f"If accuracy matters more than speed: {keep.text}", fragment=keep.fragment))
+    by_rule: dict[str, list[Declined]] = defaultdict(list)
+    for entry in declined:
+        if entry.rule not in _SETTLED:
+            by_rule[entry.rule].append(entry)
+    if by_rule and result != "broken":
+        rule, entries = max(by_rule.items(), key=lambda item: len(item[1]))
+        found.append(
+            Suggestion(text=f"{_count(len(entries), 'node')} declined by rule '{rule}', such as '{entries[0].node}': "
+                            f"{entries[0].reason}. To quantize more, begin there.")
+        )  # fmt: skip
+    if backend.name == "none":
+        found.append(
+            Suggestion(text="Build an engine to see what runs: pip install 'qtool[rtx]' needs no GPU.",
+                       fragment='[engine]\nbackend = "tensorrt_rtx"\n')
+        )  # fmt: skip
+    return found
+
+
+def keep_fragment(nodes: Sequence[str], precision: str) -> str:
+    """A piece of recipe that keeps ``nodes`` in ``precision``; names are TOML strings, their globs made literal."""
+    listed = "".join(f"    {toml_string(_literal(node))},\n" for node in nodes)
+    return f'[[pass]]\nuse = "keep_precision"\nprecision = "{precision}"\nnodes = [\n{listed}]\n'
+
+
+def toml_string(text: str) -> str:
+    """A TOML basic string: quotes, backslashes, control characters and line separators escaped."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    for code in (0x7F, 0x85, 0x2028, 0x2029):
+        quoted = quoted.replace(chr(code), f"\\u{code:04x}")
+    return quoted
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _keep(blamed: Sequence[LayerInfo]) -> Suggestion:
+    quantized = [layer for layer in blamed if _quantized(layer)]
+    chosen, precision = (quantized, "fp16") if quantized else (list(blamed), "fp32")
+    first = chosen[0]
+    level = first.error.sqnr_db if first.error else None
+    said = f"{level:.1f} dB" if level is not None else "NaN or infinity"
+    text = f"Keep {_count(len(chosen), 'layer')} in {precision.upper()}: '{first.node}' ({said}) adds the most error."
+    return Suggestion(text=text, fragment=keep_fragment([layer.node for layer in chosen], precision))
+
+
+def _quantized(layer: LayerInfo) -> bool:
+    precision = layer.actual.precision or layer.asked_precision
+    return precision is not None and precision.quantized
+
+
+def _in_points(accuracy: Accuracy) -> bool:
+    """Whether the metric is a share, whose change people state in percentage points."""
+    return all(value is not None and abs(value) <= 1 for value in (accuracy.before, accuracy.quantized))
+
+
+def amount(value: float, in_points: bool) -> str:
+    """A change of the metric, in percentage points or in its own units."""
+    return f"{value * 100:.2f}".rstrip("0").rstrip(".") if in_points else f"{value:.4g}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) <= 1 else f"{value:.4g}"
+
+
+def _output_figures(
+    sqnr_db: float | None, max_abs: float | None, cosine: float | None, agreement: float | None
+) -> list[str]:
+    if sqnr_db is None and max_abs == 0:
+        return ["identical to float"]
+    figures = [f"{sqnr_db:.1f} dB SQNR"] if sqnr_db is not None else []
+    figures += [f"same winner on {agreement:.1%}"] if agreement is not None else []
+    return figures or ([f"cosine {cosine:.4f}"] if cosine is not None else ["not measured"])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _layers(number: int) -> str:
+    return f"{_count(number, 'layer')} {'runs' if number == 1 else 'run'}"

@@ -1,0 +1,165 @@
+"""The last step of a run: everything the steps left, joined into report, journal and lock file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from toolkit.files import write_text
+from toolkit.journal import Journal
+from toolkit.versions import versions
+
+if TYPE_CHECKING:
+    from toolkit.pipeline import Pipeline
+    from toolkit.recipe import Recipe
+    from toolkit.report.schema import Accuracy
+
+
+def make_report(pipeline: Pipeline) -> list[Path]:
+    """Write report.json, report.html, journal.jsonl and recipe.lock.toml; returns their paths."""
+    from toolkit.backends.layer import Actual, build_from_json
+    from toolkit.model import Model
+    from toolkit.pipeline import _read_plan
+    from toolkit.precision import Precision
+    from toolkit.report.describe import model_info
+    from toolkit.report.html import write_html
+    from toolkit.report.join import join
+    from toolkit.report.schema import PassInfo, RecipeInfo, Step
+
+    folder, hidden, recipe = pipeline.path, pipeline.folder.hidden, pipeline.recipe
+    journal = Journal()
+    for name in ("passes", "lowering"):
+        journal.events += Journal.from_jsonl((hidden / f"{name}.jsonl").read_text(encoding="utf-8")).events
+    built = json.loads((hidden / "build.json").read_text(encoding="utf-8"))
+    measured = json.loads((hidden / "evaluation.json").read_text(encoding="utf-8"))
+    actuals = {
+        name: Actual(
+            **{
+                **entry,
+                "precision": Precision(entry["precision"]) if entry["precision"] else None,
+                **{k: tuple(entry[k]) for k in ("input_types", "output_types", "engine_layers")},
+            }
+        )
+        for name, entry in built["actuals"].items()
+    }
+    ranges = pipeline._ranges()
+    errors = {name: SimpleNamespace(**entry) for name, entry in measured.get("nodes", {}).items()}
+    report = join(
+        Model.load(folder / "model.onnx"),
+        _read_plan(hidden / "lowered_plan.json"),
+        actuals,
+        journal,
+        errors,
+        accuracy_of(measured, recipe),
+        build_from_json(built["build"]),
+        recipe=RecipeInfo(
+            name=recipe.name,
+            path=str(recipe.path or ""),
+            passes=[PassInfo(use=p["use"], settings={k: v for k, v in p.items() if k != "use"}) for p in recipe.passes],
+            rest=recipe.rest,
+            calibration=_short(recipe.calibration.model_dump(mode="json", exclude_defaults=True)),
+            evaluation=_short(recipe.evaluation.model_dump(mode="json", exclude_defaults=True)),
+        ),
+        source=model_info(pipeline.source(), pipeline.profiles, path=recipe.model.path),
+        profiles=pipeline.profiles,
+        ranges=ranges,
+        reason=built["reason"],
+        typing=built["typing"] if built["engine_bytes"] else "",
+        engine_bytes=built["engine_bytes"],
+        steps=[Step(name=s.name, status=s.status, seconds=s.seconds, why=s.why) for s in pipeline.folder.steps],  # type: ignore[arg-type]
+        warnings=_warnings(measured, journal, recipe),
+    )
+    write_text(folder / "journal.jsonl", journal.to_jsonl())
+    write_text(folder / "recipe.lock.toml", lock_text(pipeline, built))
+    report.save(folder / "report.json")
+    written = [folder / "journal.jsonl", folder / "recipe.lock.toml", folder / "report.json"]
+    if "html" in recipe.report.formats:
+        write_html(report, folder / "report.html")
+        written.append(folder / "report.html")
+    return written
+
+
+def _short(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if value not in (None, {}, [])}
+
+
+def _warnings(measured: dict[str, Any], journal: Journal, recipe: Recipe) -> list[str]:
+    found = []
+    if recipe.calibration.random is not None:
+        found.append("RANDOM DATA: the ranges come from made-up values and mean nothing for real inputs")
+    if not measured.get("measured"):
+        found.append("nothing was measured: the recipe has neither evaluation data nor calibration data")
+    found += [e.reason for e in journal.of("noted") if e.rule in ("unlike-scales", "empty profile", "few samples")]
+    return found
+
+
+def accuracy_of(measured: dict[str, Any], recipe: Recipe) -> Accuracy | None:
+    """The evaluation as the report holds it, with the budget's verdict."""
+    from toolkit.report.schema import Accuracy, OutputError
+
+    if not measured.get("measured"):
+        return None
+    budget = recipe.evaluation.budget
+    misses: list[str] = []
+    checks = 0
+
+    def need(limit: float | None, holds: bool, text: str) -> None:
+        nonlocal checks
+        if limit is not None:
+            checks += 1
+            if not holds:
+                misses.append(text)
+
+    drop, value = measured.get("drop"), measured.get("value")
+    need(budget.max_drop, drop is not None and drop <= (budget.max_drop or 0) + 1e-12,
+         f"the metric drops by {drop}, more than {budget.max_drop}" if drop is not None else "max_drop needs a metric")  # fmt: skip
+    need(budget.min_value, value is not None and value >= (budget.min_value or 0), f"the metric is {value}, below {budget.min_value}")
+    for name, output in measured["outputs"].items():
+        sqnr, agreement = output["sqnr_db"], output["agreement"]
+        exact = sqnr is None and output["max_abs"] == 0
+        need(budget.min_sqnr_db, exact or (sqnr is not None and sqnr >= (budget.min_sqnr_db or 0)),
+             f"output '{name}' has {sqnr} dB, below {budget.min_sqnr_db}")  # fmt: skip
+        if agreement is not None:
+            need(budget.min_agreement, agreement >= (budget.min_agreement or 0),
+                 f"output '{name}' agrees on {agreement:.1%}, below {budget.min_agreement}")  # fmt: skip
+    notes = [*measured.get("notes", []), *misses]
+    if measured.get("random"):
+        notes.append("measured on random data")
+    return Accuracy(
+        metric=measured["metric"],
+        **{"float": measured["float_value"]},
+        quantized=value,
+        drop=drop,
+        budget=budget.max_drop,
+        met=(not misses) if checks else None,
+        samples=measured["samples"],
+        outputs={name: OutputError(**output) for name, output in measured["outputs"].items()},
+        source="onnxruntime",
+        held_out=measured["held_out"],
+        notes=notes,
+    )
+
+
+def lock_text(pipeline: Pipeline, built: dict[str, Any]) -> str:
+    """The recipe with every setting resolved, and what the run was made from."""
+    import tomli_w
+
+    recipe = pipeline.recipe
+    settings = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    settings["pass"] = [
+        {"use": entry["use"], **step.model_dump(mode="json", exclude_none=True)}
+        for entry, step in zip(recipe.passes, pipeline.passes())
+    ]
+    settings["lock"] = {
+        "backend": built["build"]["backend"],
+        "lowering": built["typing"],
+        "versions": versions(),
+        "fingerprints": {
+            "model": pipeline._print(pipeline.model_path),
+            "calibration_data": pipeline._data_print(recipe.calibration.data),
+            "evaluation_data": pipeline._data_print(recipe.evaluation.data),
+        },
+    }
+    return tomli_w.dumps(settings)
