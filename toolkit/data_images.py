@@ -22,7 +22,7 @@ class Images:
         folder: where the files are.
         settings: ``size`` [height, width] (the model's own where it is fixed). ``crop``: ``center`` (default: scale
             the image until it covers the size, or its shorter side to ``resize`` where that is given, then cut the
-            middle out), ``stretch`` (ignore the aspect ratio) or ``pad`` (scale the image until it fits, zeros
+            middle out), ``none`` (scale to the size, whatever the aspect ratio) or ``pad`` (scale the image until it fits, zeros
             around it). ``layout``: ``nchw`` (default) or ``nhwc``. ``colour``: ``rgb`` (default), ``bgr`` or
             ``gray``. Values are multiplied by ``scale`` (1/255 for float inputs, 1 for integer ones), then
             ``mean`` is subtracted and the result divided by ``std``, both one number or one a channel in the
@@ -38,13 +38,14 @@ class Images:
         for key in settings:
             if key not in _KNOWN:
                 raise DataError(f"unknown image setting '{key}'", where=self._where, remedy=did_you_mean(key, _KNOWN))
+        settings = {key: value for key, value in settings.items() if value is not None and value != []}
         self._files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         if not self._files:
             raise DataError("the folder holds no images", where=str(folder), remedy="check the path of the data")
         self._folder, self.cut = folder, 0
         self._spec = self._input(settings, specs)
         self._layout = self._choice(settings, "layout", ("nchw", "nhwc"))
-        self._crop = self._choice(settings, "crop", ("center", "stretch", "pad"))
+        self._crop = self._choice(settings, "crop", ("center", "none", "pad"))
         self._colour = self._choice(settings, "colour", ("rgb", "bgr", "gray"))
         self._resize = settings.get("resize")
         self._size = self._target(settings)
@@ -132,7 +133,7 @@ class Images:
 
     def _shaped(self, image: Any, pillow: Any) -> Any:
         height, width = self._size
-        if self._crop == "stretch":
+        if self._crop == "none":
             return image.resize((width, height), pillow.Resampling.BILINEAR)
         ratios = width / image.width, height / image.height
         factor = min(ratios) if self._crop == "pad" else max(ratios)

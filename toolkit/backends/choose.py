@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from toolkit.backends.base import Backend
@@ -30,7 +30,7 @@ def choose(name: str = "auto") -> tuple[Backend, str]:
         raise RecipeError(f"no backend is called '{name}'", where="[engine] backend", remedy=did_you_mean(name, NAMES))
     if name == "none":
         return NoBackend(), "asked for: the run stops at the ONNX model"
-    refusals = []
+    refusals: list[str] = []
     for candidate in (name,) if name != "auto" else ("tensorrt", "tensorrt_rtx"):
         features, refusal = usable(candidate)
         if features is not None:
@@ -49,7 +49,7 @@ def choose(name: str = "auto") -> tuple[Backend, str]:
     return NoBackend(), "; ".join(["nothing can build an engine here", *refusals])
 
 
-@lru_cache(maxsize=None)
+@cache
 def _features(module: str) -> tuple[dict[str, Any] | None, str]:
     """What the child process found in a module, or None and why it does not load."""
     if importlib.util.find_spec(module) is None:

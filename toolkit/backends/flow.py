@@ -1,4 +1,4 @@
-"""What Q/DQ pairs mean for the nodes around them: which nodes compute in a quantized type, and why the others do not."""
+"""What Q/DQ pairs mean for the nodes around them: which compute in a quantized type, and why the others do not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.model import Model, onnx_type
 from toolkit.placement.ops import ACTIVATIONS, ADDS, DEQUANTIZE, MOVERS, POOLS, QUANTIZE, TARGETS
-from toolkit.precision import FLOATS, Precision
+from toolkit.precision import Precision
 
 BOTH_SIDES = POOLS | ADDS | {"Resize"}
 """Operators that run quantized only between a DequantizeLinear and a QuantizeLinear."""
@@ -170,12 +170,6 @@ class Flow:
         if readers and all(r.op == QUANTIZE or self.verdict(r).precision is not None for r in readers):
             return Verdict(self.pair_type(source), f"it moves the quantized values of '{source.name}'")
         return Verdict(None, "not all that read its output are quantized")
-
-
-def float_type(tensor: gs.Tensor) -> Precision | None:
-    """The float type that the graph gives a tensor, or None."""
-    found = Precision.from_onnx(_element_type(tensor))
-    return found if found in FLOATS else None
 
 
 def _element_type(tensor: gs.Tensor) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ def find_gpu() -> Gpu | None:
     major, minor = ctypes.c_int(), ctypes.c_int()
     name = ctypes.create_string_buffer(128)
     compute_capability_major, compute_capability_minor = 75, 76
-    calls = (
+    calls: tuple[Callable[[], Any], ...] = (
         lambda: driver.cuInit(0),
         lambda: driver.cuDeviceGetCount(ctypes.byref(count)) or (0 if count.value else 1),
         lambda: driver.cuDeviceGet(ctypes.byref(device), 0),

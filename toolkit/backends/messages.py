@@ -18,17 +18,14 @@ _NODE = (
 )
 _PARSING = re.compile(r"While parsing node number \d+ \[(?P<op>\w+)")
 _REMEDIES = (
-    (r"catchCudaError|cudaError|CUDA driver|CUDA initialization failure|CUDA error",
-     "TensorRT wanted a GPU here: build on a machine that has one, or rewrite the node's shape computation "
-     "(an Unsqueeze of a scalar index as a Reshape)"),
     (r"[Oo]ut of memory|OutOfMemory|insufficient memory|requested size",
      "give the GPU free: close other programs, lower [engine] workspace, or use smaller profile maxima"),
-    (r"No importer registered|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH|unsupported operator|getPluginCreator could not find",
+    (r"No importer registered|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH|unsupported operator|getPluginCreator could not find|Plugin not found",
      "this operator is not supported: replace it in the model, or load a plugin that has it"),
     (r"must have same input types|must have identical types|must be of same type|type mismatch",
      "the inputs of this node differ in type: ask the same precision for the nodes before it, or add a Cast"),
     (r"[Zz]ero.?point",
-     "TensorRT quantizes symmetrically only: every zero point must be 0 of type int8; use strip_qdq and quantize again"),
+     "TensorRT quantizes symmetrically only: every zero point must be an int8 0; use strip_qdq, quantize again"),
     (r"Input and filter have to be the same type|opndA->type\(\) == opndB->type\(\)",
      "one operand is INT8 and the other FP8: quantize both inputs of a layer to the same type"),
     (r"PRECISION_CONSTRAINTS|precision constraints|Could not find any implementation|No implementation",
@@ -38,10 +35,19 @@ _REMEDIES = (
      "correct the shapes of the profile so that they fit the model's inputs"),
     (r"for Turing \(SM75\)",
      "take 7.5 out of [engine] compute_capabilities, or ask FP16 for this node: Turing has no FP32 kernel for it"),
+    (r"HW-specific datatypes",
+     "take the GPUs that lack this type out of [engine] compute_capabilities: BF16 needs 8.0, FP8 8.9 or later"),
+    (r"computing output extent[^\0]*cudaError",
+     "TensorRT wanted a GPU to fold this shape computation: build on a machine that has one, or write the Unsqueeze "
+     "of a scalar before it as a Reshape to [1]"),
+    (r"cudaError|CUDA initialization failure|CUDA error", "check the GPU's driver with nvidia-smi"),
     (r"opset|IR version", "export the model at an older opset"),
     (r"Node input was not registered", "the node reads an optional input that is left empty: give it a value"),
     (r"compute capabilit|SM version|not supported on this platform", "choose other compute_capabilities in [engine]"),
 )  # fmt: skip
+_FRAME = re.compile(
+    r"^(\[?\w+\.(cpp|h)[:\w]*\]?:?\s*)?(ERROR: )?(\w+\.cpp:\d+ )?(In function \w+:\s*)?(\[\d+\]\s*)?"
+)
 _NO_USE = re.compile(r"^--- (Begin|End) node|^Node name:|^input:|ModelImporter\.cpp:14[0-3]")
 
 
@@ -94,8 +100,10 @@ class Messages:
 def _essence(errors: list[str]) -> str:
     """The one or two messages that say most: the first that is neither framing nor a repetition."""
     parts: list[str] = []
-    for text in errors:
-        line = " ".join(re.sub(r"^\[?\w+\.cpp::?\w*:?:?\d+\]?\s*", "", text).split())
+    # A failed parse without a GPU always ends with a complaint about the driver: that is not the cause.
+    telling = [text for text in errors if "catchCudaError" not in text or len(text) > 400] or errors
+    for text in telling:
+        line = " ".join(_FRAME.sub("", text).split())
         if _NO_USE.search(text) or _PARSING.search(text) or any(line[:60] in part for part in parts):
             continue
         parts.append(re.sub(r" In \w+ at /[\w./+-]+:\d+", "", line)[:300])

@@ -7,6 +7,7 @@ the error message, its death is an error like any other, killing it is safe, and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -91,10 +92,8 @@ def _converse(
 
 
 def _close(stream: IO[str]) -> None:
-    try:
+    with contextlib.suppress(BrokenPipeError):
         stream.close()
-    except BrokenPipeError:
-        pass
 
 
 def _death(job: str, status: int, noise: IO[bytes]) -> BackendError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from toolkit.backends.flow import Flow, float_type
+from toolkit.backends.flow import Flow
 from toolkit.precision import Precision
 
 
@@ -18,7 +19,9 @@ class Asked:
     precision: Precision | None
 
 
-def compare(asked: Asked, actual: Precision | None, note: str, flow: Flow) -> tuple[str, str]:
+def compare(
+    asked: Asked, actual: Precision | None, note: str, flow: Flow, word: Callable[[gs.Tensor], str]
+) -> tuple[str, str]:
     """Status and reason of a node that the engine runs.
 
     Args:
@@ -26,6 +29,7 @@ def compare(asked: Asked, actual: Precision | None, note: str, flow: Flow) -> tu
         actual: what it computes in; None for what computes no floats.
         note: what is known of how the node runs.
         flow: the Q/DQ pairs of the graph.
+        word: the type that a tensor has in the engine.
 
     Returns:
         ``honoured`` or ``overridden``, and a reason: never empty where asked and actual differ.
@@ -44,7 +48,7 @@ def compare(asked: Asked, actual: Precision | None, note: str, flow: Flow) -> tu
         return "overridden", note
     if node.op == "Cast":
         return "overridden", f"the model's Cast is to {actual}"
-    inputs = [t.name for t in node.inputs if float_type(t) is actual]
+    inputs = [t.name for t in node.inputs if word(t) == actual]
     if inputs:
         return "overridden", f"runs in {actual}: its input '{inputs[0]}' is {actual} in the final graph"
     return "overridden", f"runs in {actual}: that is the type of its output in the final graph"

@@ -16,7 +16,8 @@ from toolkit.errors import BackendError
 from toolkit.profiles import Profiles
 
 DEFAULT_CAPABILITY = "8.9"
-_SUPPORTED = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+AMPERE_ON = ("8.0", "8.6", "8.9", "12.0", "12.1")
+_SUPPORTED = ("7.5", *AMPERE_ON)
 
 
 class RtxBackend:
@@ -30,7 +31,7 @@ class RtxBackend:
         """Always strong.
 
         Raises:
-            BackendError: weak typing or implicit quantization is asked.
+            BackendError: weak typing, implicit quantization, or a setting that TensorRT-RTX lacks is asked.
         """
         if settings.typing == "weak" or settings.quantization == "implicit":
             asked = "typing = \"weak\"" if settings.typing == "weak" else "quantization = \"implicit\""
@@ -38,6 +39,18 @@ class RtxBackend:
                 f"TensorRT-RTX knows strong typing and Q/DQ only, and the recipe says {asked}",
                 where="[engine]",
                 remedy="leave the setting out, or use backend = \"tensorrt\" (8.6 to 10)",
+            )
+        if settings.version_compatible:
+            raise BackendError(
+                "TensorRT-RTX builds no version compatible engines",
+                where="[engine] version_compatible",
+                remedy="leave the setting out, or use backend = \"tensorrt\"",
+            )
+        if settings.refit and find_gpu() is None:
+            raise BackendError(
+                "TensorRT-RTX builds refittable engines on a machine with a GPU only",
+                where="[engine] refit",
+                remedy="leave the setting out, or build on the GPU that will run the engine",
             )
         return "strong"
 
@@ -68,6 +81,8 @@ class RtxBackend:
         capabilities, why = target_capabilities(settings)
         resolved = {
             **settings.model_dump(mode="json"),
+            # Kernels are chosen on the GPU that runs the engine: a build without one has no times to keep.
+            "timing_cache": str(settings.timing_cache) if settings.timing_cache and find_gpu() else None,
             "typing": typing,
             "compute_capabilities": capabilities,
             "compute_capabilities_reason": why,
@@ -80,7 +95,7 @@ class RtxBackend:
                     "model": str(model_path.resolve()),
                     "engine": str(engine_path),
                     "profiles": profiles_to_json(profiles),
-                    "settings": resolved,
+                    "settings": {**resolved, "hardware_compatible": False},
                 },
                 log,
                 progress,
@@ -103,6 +118,8 @@ def target_capabilities(settings: EngineSettings) -> tuple[list[str], str]:
     """The compute capabilities to build for, and why these."""
     if settings.compute_capabilities:
         return list(settings.compute_capabilities), "asked for in the recipe"
+    if settings.hardware_compatible:
+        return list(AMPERE_ON), "hardware_compatible: every GPU from Ampere on"
     gpu = find_gpu()
     if gpu is None:
         return [DEFAULT_CAPABILITY], f"no GPU here and none asked for: {DEFAULT_CAPABILITY} (Ada) is the default"

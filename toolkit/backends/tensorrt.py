@@ -149,7 +149,7 @@ def _store_batches(extras: Extras, settings: EngineSettings, folder: Path) -> li
                 'or use calibrator = "ranges"',
             )
         path = folder / f"batch{number}.npz"
-        np.savez(path, **dict(batch))
+        np.savez(path, allow_pickle=False, **dict(batch))
         files.append(str(path))
     if not files:
         raise BackendError(

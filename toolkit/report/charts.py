@@ -6,6 +6,7 @@ Lengths are in the units of the picture's viewBox.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,17 +16,18 @@ WIDTH = 1000.0
 ERROR_HEIGHT = 180.0
 _MOST_DOTS = 600
 _MOST_BINS = 40
+_MOST_COLUMNS = 500
 
 
 @dataclass(frozen=True)
-class Run:
-    """Neighbouring layers of one precision: one bar of a strip."""
+class Bar:
+    """One bar of a strip: neighbouring layers of one precision, or their share of a column (``y``, ``height``)."""
 
     x: float
     width: float
     precision: str
-    first: int
-    count: int
+    y: float = 0.0
+    height: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,8 @@ class Dot:
 class PrecisionMap:
     """Strips of asked and actual precision over the layers in graph order, and the error below them."""
 
-    asked: list[Run]
-    actual: list[Run]
+    asked: list[Bar]
+    actual: list[Bar]
     line: str
     dots: list[Dot]
     marked: list[Dot]
@@ -75,7 +77,7 @@ def precision_map(layers: Sequence[LayerInfo], marked: Sequence[LayerInfo]) -> P
     line = " ".join(f"{'M' if index == 0 else 'L'}{dot.x:g} {dot.y:g}" for index, dot in enumerate(dots))
     ticks = [(height(low + gap * i), f"{low + gap * i:g}") for i in range(round((high - low) / gap) + 1)]
     return PrecisionMap(
-        asked=_runs(asked, step), actual=_runs(actual, step), line=line,
+        asked=_bars(asked, step), actual=_bars(actual, step), line=line,
         dots=dots if len(dots) <= _MOST_DOTS else [],
         marked=sorted((dot for dot in dots if dot.rank), key=lambda dot: dot.rank),
         ticks=ticks if finite else [], step=step, precisions=sorted({*asked, *actual} - {NONE}),
@@ -89,11 +91,11 @@ def histogram_path(info: RangeInfo, width: float = 120.0, height: float = 28.0) 
         return ""
     merge = math.ceil(len(counted) / _MOST_BINS)
     bins = [sum(counted[i : i + merge]) for i in range(0, len(counted), merge)]
-    top = math.log1p(max(bins)) or 1.0
+    top = max(bins) or 1.0
     step = width / len(bins)
     path = f"M0 {height:g}"
     for index, count in enumerate(bins):
-        y = round(height * (1 - math.log1p(max(count, 0.0)) / top), 1)
+        y = round(height * (1 - math.log1p(1000 * max(count, 0.0) / top) / math.log1p(1000)), 1)
         path += f"L{index * step:.1f} {y:g}L{(index + 1) * step:.1f} {y:g}"
     return path + f"L{width:g} {height:g}Z"
 
@@ -104,15 +106,31 @@ def amax_mark(info: RangeInfo, width: float = 120.0) -> float | None:
     return round(width * min(info.amax / largest, 1.0), 1) if largest > 0 else None
 
 
-def _runs(words: Sequence[str], step: float) -> list[Run]:
-    runs: list[Run] = []
+def _bars(words: Sequence[str], step: float) -> list[Bar]:
+    """Bars over the layers: runs of one precision, or, where layers are thinner than a pixel, stacked columns."""
+    if len(words) > _MOST_COLUMNS:
+        return _columns(words, step)
+    bars: list[Bar] = []
     start = 0
     for index in range(1, len(words) + 1):
         if index == len(words) or words[index] != words[start]:
-            count = index - start
-            runs.append(Run(round(start * step, 2), round(count * step, 2), words[start], start, count))
+            bars.append(Bar(round(start * step, 2), round((index - start) * step, 2), words[start]))
             start = index
-    return runs
+    return bars
+
+
+def _columns(words: Sequence[str], step: float) -> list[Bar]:
+    each = math.ceil(len(words) / _MOST_COLUMNS)
+    bars: list[Bar] = []
+    for start in range(0, len(words), each):
+        part = words[start : start + each]
+        tally = Counter(part)
+        y = 0.0
+        for name in sorted(tally):
+            height = tally[name] / len(part)
+            bars.append(Bar(round(start * step, 2), round(len(part) * step, 2), name, round(y, 3), round(height, 3)))
+            y += height
+    return bars
 
 
 def _level(layer: LayerInfo) -> float | None:

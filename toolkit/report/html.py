@@ -15,8 +15,8 @@ from toolkit.precision import Precision
 from toolkit.report import charts
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
-from toolkit.report.terminal import decibels, size
-from toolkit.report.verdict import amount, culprits
+from toolkit.report.terminal import decibels, plain, size
+from toolkit.report.verdict import amount, change_words, culprits
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -90,6 +90,7 @@ def environment() -> Environment:
         loader=PackageLoader("toolkit.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -98,9 +99,16 @@ def environment() -> Environment:
         latency=_latency,
     )
     made.globals.update(
-        charts=charts, unlike_profiles=unlike_profiles, precisions=[str(p) for p in Precision], none_word=NONE
+        charts=charts, change_words=change_words, unlike_profiles=unlike_profiles, precisions=[str(p) for p in Precision], none_word=NONE
     )
     return made
+
+
+def _visible(value: Any) -> Any:
+    """Control characters and direction overrides of names made visible; line ends stay."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return "\n".join(plain(line) for line in value.split("\n"))
 
 
 def _for_script(report: Report) -> dict[str, Any]:

@@ -175,7 +175,20 @@ class Accuracy(Part):
     outputs: dict[str, OutputError] = Field(default_factory=dict)
     source: str = Field(default="", description="what ran the quantized model: onnxruntime or the engine")
     held_out: bool = Field(default=True, description="whether the samples took no part in calibration")
+    misses: list[str] = Field(default_factory=list, description="each target that was missed, in words")
     notes: list[str] = Field(default_factory=list)
+
+    @property
+    def rising(self) -> bool:
+        """Whether more of the metric is better, as the drop's sign says."""
+        if self.before is None or self.quantized is None or self.drop is None:
+            return True
+        return self.drop * (self.before - self.quantized) >= 0
+
+    @property
+    def in_points(self) -> bool:
+        """Whether the metric is a share, whose changes people state in percentage points."""
+        return self.rising and all(value is not None and abs(value) <= 1 for value in (self.before, self.quantized))
 
 
 class Asked(Part):
@@ -253,7 +266,7 @@ class Declined(Part):
 class RangeInfo(Part):
     """The calibrated range of one tensor.
 
-    ``histogram`` counts magnitudes in equal bins from 0 to the largest magnitude seen.
+    ``histogram`` has counts or shares of magnitudes in equal bins from 0 to the largest magnitude seen.
     """
 
     tensor: str

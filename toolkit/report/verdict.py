@@ -49,8 +49,8 @@ def breakage(accuracy: Accuracy) -> str:
     if accuracy.met:
         return ""
     before, after = accuracy.before, accuracy.quantized
-    if before is not None and after is not None:
-        lost = before > 0 and after < before / 2 and (accuracy.drop is None or accuracy.drop > 0)
+    if before is not None and after is not None and accuracy.rising:
+        lost = before > 0 and after < before / 2
         return f"{accuracy.metric or 'the metric'} fell from {_number(before)} to {_number(after)}" if lost else ""
     for name, output in accuracy.outputs.items():
         if output.agreement is not None:
@@ -72,7 +72,9 @@ def headline(layers: Sequence[LayerInfo], accuracy: Accuracy | None) -> str:
     if found == "broken":
         return f"BROKEN: {breakage(accuracy)}; do not deploy. {running[:1].upper()}{running[1:]}."
     if found == "missed":
-        return f"MISSED ITS BUDGET: {accuracy_words(accuracy)}; {running}."
+        over = accuracy.drop is not None and accuracy.budget is not None and accuracy.drop > accuracy.budget
+        missed = "" if over or not accuracy.misses else f"{accuracy.misses[0]}; "
+        return f"MISSED ITS BUDGET: {missed}{accuracy_words(accuracy)}; {running}."
     if accuracy.met is None:
         return f"Usable as far as measured, no budget was set: {accuracy_words(accuracy)}; {running}."
     return f"Usable: {accuracy_words(accuracy)}; {running}."
@@ -85,11 +87,10 @@ def accuracy_words(accuracy: Accuracy) -> str:
         words = f"{accuracy.metric or 'metric'} {_number(after)} against {_number(before)} float"
         notes = []
         if accuracy.drop is not None:
-            in_points = _in_points(accuracy)
-            change = "drop" if accuracy.drop >= 0 else "gain"
-            notes.append(f"{change} {amount(abs(accuracy.drop), in_points)}" + (" points" if in_points else ""))
+            points = accuracy.in_points
+            notes.append(change_words(accuracy.drop, accuracy) + (" points" if points else ""))
             if accuracy.budget is not None:
-                notes.append(f"budget {amount(accuracy.budget, in_points)}")
+                notes.append(f"budget {amount(accuracy.budget, points)}")
         return words + (f" ({', '.join(notes)})" if notes else "")
     return "; ".join(
         f"{name} " + ", ".join(_output_figures(output.sqnr_db, output.max_abs, output.cosine, output.agreement))
@@ -276,9 +277,10 @@ def _quantized(layer: LayerInfo) -> bool:
     return precision is not None and precision.quantized
 
 
-def _in_points(accuracy: Accuracy) -> bool:
-    """Whether the metric is a share, whose change people state in percentage points."""
-    return all(value is not None and abs(value) <= 1 for value in (accuracy.before, accuracy.quantized))
+def change_words(drop: float, accuracy: Accuracy) -> str:
+    """The change of the metric with its direction: a drop or a gain, worse or better where less is better."""
+    worse, better = ("drop", "gain") if accuracy.rising else ("worse by", "better by")
+    return f"{worse if drop >= 0 else better} {amount(abs(drop), accuracy.in_points)}"
 
 
 def amount(value: float, in_points: bool) -> str:

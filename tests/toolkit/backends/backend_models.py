@@ -20,9 +20,10 @@ def tensor(name, values, kind=FLOAT):
 
 def pair(name, kind=INT8, scale=HALF):
     """A Q/DQ pair on tensor ``name``: nodes ``name/Q`` and ``name/DQ``, output ``name_dq``; and its initializers."""
+    scales = [f"{name}_s", f"{name}_z"]
     nodes = [
-        helper.make_node("QuantizeLinear", [name, f"{name}_s", f"{name}_z"], [f"{name}_q"], name=f"{name}/Q"),
-        helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_s", f"{name}_z"], [f"{name}_dq"], name=f"{name}/DQ"),
+        helper.make_node("QuantizeLinear", [name, *scales], [f"{name}_q"], name=f"{name}/Q"),
+        helper.make_node("DequantizeLinear", [f"{name}_q", *scales], [f"{name}_dq"], name=f"{name}/DQ"),
     ]
     return nodes, [tensor(f"{name}_s", 0.05, scale), tensor(f"{name}_z", 0, kind)]
 

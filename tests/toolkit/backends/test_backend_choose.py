@@ -66,18 +66,18 @@ def test_a_broken_module_is_passed_over_and_said(machine):
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
 def test_asked_for_and_missing_is_an_error(machine, name):
     machine(gpu=True)
-    with pytest.raises(BackendError, match=f"{name} is not installed. Run 'pip install"):
+    with pytest.raises(BackendError, match=rf"{name} is not installed. Run 'pip install"):
         choose(name)
 
 
 def test_asked_for_without_a_gpu(machine):
     machine(tensorrt="8.6.0")
-    with pytest.raises(BackendError, match="no GPU is here"):
+    with pytest.raises(BackendError, match=r"no GPU is here"):
         choose("tensorrt")
 
 
 def test_an_unknown_name_names_the_nearest():
-    with pytest.raises(RecipeError, match="Did you mean 'tensorrt'"):
+    with pytest.raises(RecipeError, match=r"Did you mean 'tensorrt'"):
         choose("tensort")
 
 

@@ -49,13 +49,13 @@ def test_an_error_keeps_place_and_remedy(job):
         from toolkit.errors import BackendError
         raise BackendError("it broke", where="here", remedy="mend it")
     """)
-    with pytest.raises(BackendError, match="here: it broke. Mend it"):
+    with pytest.raises(BackendError, match=r"here: it broke. Mend it"):
         process.run_job("stand_in", {})
 
 
 def test_an_unexpected_error_is_still_an_error(job):
     job("raise ZeroDivisionError('oops')")
-    with pytest.raises(BackendError, match="ZeroDivisionError: oops"):
+    with pytest.raises(BackendError, match=r"ZeroDivisionError: oops"):
         process.run_job("stand_in", {})
 
 
@@ -64,18 +64,18 @@ def test_a_crash_is_named_with_its_last_words(job):
         os.write(2, b"assertion failed: x\\n")
         os.abort()
     """)
-    with pytest.raises(BackendError, match="SIGABRT.*last words: assertion failed: x.*crash inside TensorRT"):
+    with pytest.raises(BackendError, match=r"SIGABRT.*last words: assertion failed: x.*crash inside TensorRT"):
         process.run_job("stand_in", {})
 
 
 def test_killed_by_the_system_means_memory(job):
     job("os.kill(os.getpid(), signal.SIGKILL)")
-    with pytest.raises(BackendError, match="SIGKILL.*out of memory"):
+    with pytest.raises(BackendError, match=r"SIGKILL.*out of memory"):
         process.run_job("stand_in", {})
 
 
 def test_an_unknown_job():
-    with pytest.raises(BackendError, match="KeyError"):
+    with pytest.raises(BackendError, match=r"KeyError"):
         process.run_job("no such job", {})
 
 
@@ -99,7 +99,8 @@ def test_interrupting_the_parent_ends_the_child(job, tmp_path):
 def test_the_child_ends_when_its_parent_is_killed(tmp_path):
     note = tmp_path / "pid"
     (tmp_path / "sleeper.py").write_text(
-        f"import os, time\ndef run(request, talk):\n    open({str(note)!r}, 'w').write(str(os.getpid()))\n    time.sleep(60)\n"
+        "import os, time\ndef run(request, talk):\n"
+        f"    open({str(note)!r}, 'w').write(str(os.getpid()))\n    time.sleep(60)\n"
     )
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"

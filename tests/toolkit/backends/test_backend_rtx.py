@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from backend_models import FLOAT, FP8, HALF, make, node, profile, profiles, quantized_conv, save, tensor
 
+from tests.toolkit.backends.backend_models import (
+    FLOAT,
+    FP8,
+    HALF,
+    make,
+    node,
+    profile,
+    profiles,
+    quantized_conv,
+    save,
+    tensor,
+)
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.rtx import RtxBackend, target_capabilities
 from toolkit.errors import BackendError
@@ -45,12 +56,12 @@ def test_warnings_are_in_the_log_and_nothing_is_printed(tmp_path, capfd):
 
 
 def test_a_dynamic_input_without_shapes_is_named(tmp_path):
-    with pytest.raises(BackendError, match="input 'x' has the dynamic shape.*shapes.x ="):
+    with pytest.raises(BackendError, match=r"input 'x' has the dynamic shape.*shapes.x ="):
         build(quantized_conv(), tmp_path, Profiles())
 
 
 def test_each_profile_must_cover_the_input(tmp_path):
-    with pytest.raises(BackendError, match="profile 'empty': input 'x'"):
+    with pytest.raises(BackendError, match=r"profile 'empty': input 'x'"):
         build(quantized_conv(), tmp_path, profiles(SMALL, profile("empty")))
 
 
@@ -84,31 +95,55 @@ def test_a_node_that_the_parser_refuses_is_named_with_the_reason(tmp_path):
 
 
 def test_an_operator_nobody_has(tmp_path):
-    nodes = [node("Cast", ["x"], ["i"], "cast", to=7), node("Hardmax", ["x"], ["h"], "hard"),
-             node("HannWindow", ["n"], ["w"], "window"), node("Add", ["h", "w"], ["y"], "add")]  # fmt: skip
-    model = make(nodes, {"x": (FLOAT, [4]), "n": (7, [])}, {"y": (FLOAT, [4])}, opset=17, ir=8)
-    with pytest.raises(BackendError, match="at node 'window'.*operator"):
-        build(model, tmp_path, Profiles())
+    import onnx
+
+    model = make([node("Relu", ["x"], ["y"], "odd")], {"x": (FLOAT, [4])}, {"y": (FLOAT, [4])})
+    path = save(model, tmp_path)
+    proto = onnx.load(path)
+    proto.graph.node[0].op_type, proto.graph.node[0].domain = "Frobnicate", "com.example"
+    proto.opset_import.append(onnx.helper.make_opsetid("com.example", 1))
+    onnx.save(proto, path)
+    with pytest.raises(BackendError, match=r"at node 'odd' \(Frobnicate\).*operator is not supported"):
+        RtxBackend().build(path, Profiles(), SETTINGS)
 
 
 def test_an_unknown_compute_capability(tmp_path):
-    with pytest.raises(BackendError, match="does not build for compute capability 9.0"):
+    with pytest.raises(BackendError, match=r"does not build for compute capability 9.0"):
         build(quantized_conv(), tmp_path, settings=EngineSettings(compute_capabilities=("9.0",)))
 
 
 def test_settings_that_rtx_lacks(tmp_path):
-    with pytest.raises(BackendError, match="no tactic source 'CUDNN'"):
+    with pytest.raises(BackendError, match=r"no tactic source 'CUDNN'"):
         build(quantized_conv(), tmp_path, settings=EngineSettings(tactic_sources=("CUDNN",)))
-    with pytest.raises(BackendError, match="strong typing"):
+    with pytest.raises(BackendError, match=r"strong typing"):
         build(quantized_conv(), tmp_path, settings=EngineSettings(typing="weak"))
-    with pytest.raises(BackendError, match='quantization = "implicit"'):
+    with pytest.raises(BackendError, match=r'quantization = "implicit"'):
         build(quantized_conv(), tmp_path, settings=EngineSettings(quantization="implicit"))
+
+
+@pytest.mark.parametrize("setting", ["version_compatible", "refit"])
+def test_settings_that_rtx_cannot_follow_here(tmp_path, monkeypatch, setting):
+    from toolkit.backends import rtx
+
+    monkeypatch.setattr(rtx, "find_gpu", lambda: None)
+    with pytest.raises(BackendError, match=rf"{setting}: TensorRT-RTX builds.*[Ll]eave the setting out"):
+        build(quantized_conv(), tmp_path, settings=EngineSettings(**{setting: True}))
+
+
+def test_hardware_compatible_is_every_gpu_from_ampere_on(tmp_path):
+    made = build(quantized_conv(), tmp_path, settings=EngineSettings(hardware_compatible=True))
+    assert made.engine and made.settings["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.0", "12.1"]
+
+
+def test_a_type_that_the_gpu_lacks(tmp_path):
+    with pytest.raises(BackendError, match=r"HW-specific datatypes.*FP8 8.9 or later"):
+        build(quantized_conv(FP8), tmp_path, settings=EngineSettings(compute_capabilities=("8.6", "8.9")))
 
 
 def test_settings_that_rtx_has(tmp_path):
     settings = EngineSettings(
-        compute_capabilities=("8.6", "8.9"), workspace=1 << 28, optimization_level=1, tactic_sources=(), refit=True,
-        timing_cache=tmp_path / "timing.cache",
+        compute_capabilities=("8.6", "8.9"), workspace=1 << 28, optimization_level=1, tactic_sources=(),
+        sparse_weights=True, timing_cache=tmp_path / "timing.cache",
     )  # fmt: skip
     assert build(quantized_conv(), tmp_path, settings=settings).engine
 
@@ -118,7 +153,8 @@ def test_one_compute_capability_is_chosen_and_said(monkeypatch):
     from toolkit.backends.gpu import Gpu
 
     monkeypatch.setattr(rtx, "find_gpu", lambda: None)
-    assert target_capabilities(EngineSettings()) == (["8.9"], "no GPU here and none asked for: 8.9 (Ada) is the default")
+    why = "no GPU here and none asked for: 8.9 (Ada) is the default"
+    assert target_capabilities(EngineSettings()) == (["8.9"], why)
     monkeypatch.setattr(rtx, "find_gpu", lambda: Gpu("RTX 3090", "8.6"))
     assert target_capabilities(EngineSettings())[0] == ["8.6"]
     monkeypatch.setattr(rtx, "find_gpu", lambda: Gpu("H200", "9.0"))

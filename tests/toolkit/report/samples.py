@@ -98,7 +98,7 @@ def _range(index: int, rng: random.Random) -> RangeInfo:
     wide = 2.7 if index % 9 == 4 else 1.1
     return RangeInfo(
         tensor=f"/encoder/act_{index}", amax=amax, method="entropy", observed=(-amax, amax * 1.2), samples=240,
-        per_profile={"single": amax / wide, "batch": amax}, clipped=0.0004 * rng.random(), sqnr_db=35 + 8 * rng.random(),
+        per_profile={"single": amax / wide, "batch": amax}, clipped=4e-4 * rng.random(), sqnr_db=35 + 8 * rng.random(),
         outlier_ratio=1 + rng.random() * 3, histogram=bins,
     )  # fmt: skip
 

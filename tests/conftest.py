@@ -1,0 +1,157 @@
+"""Shared fixtures: small models built in the test, run in onnxruntime, and a guard against files left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from toolkit import Context, Model, Ranges
+from toolkit.calibration.ranges import Range
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "models"
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_files_left() -> Iterator[None]:
+    kept = ("runs", ".git", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis", ".import_linter_cache", ".venv", "venv",
+            ".gpu")  # fmt: skip
+
+    def files() -> set[Path]:
+        return {
+            p for p in ROOT.rglob("*")
+            if p.is_file() and not any(part in kept or part == "__pycache__" or part.endswith(".egg-info")
+                                       for part in p.relative_to(ROOT).parts)
+        }  # fmt: skip
+
+    before = files()
+    yield
+    left = sorted(files() - before)
+    assert not left, f"tests left files behind: {[str(p.relative_to(ROOT)) for p in left[:5]]}"
+
+
+def build(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Sequence[Any]],
+    outputs: Mapping[str, Sequence[Any] | None],
+    weights: Mapping[str, Array] | None = None,
+    opset: int = 17,
+    ir_version: int = 8,
+    types: Mapping[str, int] | None = None,
+) -> onnx.ModelProto:
+    """A checked ONNX model; inputs and outputs are float32 unless ``types`` says otherwise."""
+    types = types or {}
+    graph = helper.make_graph(
+        list(nodes), "test",
+        [helper.make_tensor_value_info(n, types.get(n, TensorProto.FLOAT), s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, types.get(n, TensorProto.FLOAT), s) for n, s in outputs.items()],
+        [numpy_helper.from_array(v, n) for n, v in (weights or {}).items()],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    if all(shape is not None for shape in outputs.values()):
+        onnx.checker.check_model(proto)
+    return proto
+
+
+def node(op: str, inputs: Sequence[str], outputs: Sequence[str], name: str = "", **attrs: Any) -> onnx.NodeProto:
+    """A node; its name is its first output's unless given."""
+    return helper.make_node(op, list(inputs), list(outputs), name=name or outputs[0], **attrs)
+
+
+def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
+    """Seeded normal values, float32."""
+    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
+
+
+def run(model: Model | onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+    """The outputs of a model in onnxruntime, Q/DQ pairs computed as they are written."""
+    from toolkit.runtime import session
+
+    found = session(model)
+    return list(found.run(feeds).values())
+
+
+def placeholder_context(amax: float = 4.0, **settings: Any) -> Context:
+    """A context whose every tensor has the same range."""
+
+    def provider(model: Model, tensors: Sequence[str] | None) -> Ranges:
+        return Ranges({name: Range(amax, "minmax") for name in tensors or ()})
+
+    return Context(provider=provider, **settings)  # type: ignore[arg-type]
+
+
+def ops(model: Model) -> dict[str, int]:
+    """How many nodes of each operator the model has."""
+    found: dict[str, int] = {}
+    for one, _ in model.walk():
+        found[one.op] = found.get(one.op, 0) + 1
+    return found
+
+
+def residual_proto(opset: int = 17) -> onnx.ModelProto:
+    """conv-relu, then a block of two convs with an identity branch, pooled, flattened, into a Gemm."""
+    return build(
+        [
+            node("Conv", ["x", "w0"], ["c0"], pads=[1, 1, 1, 1]),
+            node("Relu", ["c0"], ["r0"]),
+            node("Conv", ["r0", "w1"], ["c1"], pads=[1, 1, 1, 1]),
+            node("Relu", ["c1"], ["r1"]),
+            node("Conv", ["r1", "w2", "b2"], ["c2"], pads=[1, 1, 1, 1]),
+            node("Add", ["c2", "r0"], ["a"]),
+            node("Relu", ["a"], ["r2"]),
+            node("GlobalAveragePool", ["r2"], ["g"]),
+            node("Flatten", ["g"], ["f"]),
+            node("Gemm", ["f", "w3", "b3"], ["y"], transB=1),
+        ],
+        {"x": ["n", 3, 8, 8]},
+        {"y": ["n", 5]},
+        {
+            "w0": normal(8, 3, 3, 3, seed=1, scale=0.3), "w1": normal(8, 8, 3, 3, seed=2, scale=0.2),
+            "w2": normal(8, 8, 3, 3, seed=3, scale=0.2), "b2": normal(8, seed=4), "w3": normal(5, 8, seed=5), "b3": normal(5, seed=6),
+        },
+        opset=opset,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def residual() -> Model:
+    return Model.from_proto(residual_proto())
+
+
+@pytest.fixture
+def attention() -> Model:
+    """One attention block: query, key, value MatMuls with weights, scores and context without, LayerNorm and residual."""
+    weights = {f"w{name}": normal(16, 16, seed=i, scale=0.25) for i, name in enumerate("qkvo")}
+    weights.update(scale=np.float32(0.25).reshape(()), gain=np.ones(16, np.float32), shift=np.zeros(16, np.float32))
+    return Model.from_proto(
+        build(
+            [
+                node("MatMul", ["x", "wq"], ["q"]), node("MatMul", ["x", "wk"], ["k"]), node("MatMul", ["x", "wv"], ["v"]),
+                node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]),
+                node("MatMul", ["q", "kt"], ["s"]), node("Mul", ["s", "scale"], ["ss"]), node("Softmax", ["ss"], ["p"], axis=-1),
+                node("MatMul", ["p", "v"], ["c"]), node("MatMul", ["c", "wo"], ["o"]), node("Add", ["x", "o"], ["h"]),
+                node("LayerNormalization", ["h", "gain", "shift"], ["y"], axis=-1),
+            ],
+            {"x": ["n", "l", 16]}, {"y": ["n", "l", 16]}, weights,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write a model and give its path."""
+
+    def save(proto: onnx.ModelProto, name: str = "model.onnx") -> Path:
+        path = tmp_path / name
+        onnx.save(proto, str(path))
+        return path
+
+    return save

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.fold_batchnorm import FoldBatchNorm
+from passes.fold_constants import FoldConstants
+from passes.keep_precision import KeepPrecision
+from tests.conftest import build, node, normal, ops, placeholder_context, run
+from toolkit import Context, Model, Precision
+from toolkit.errors import RecipeError
+
+
+def batchnorm_weights(channels, prefix="", seed=0):
+    rng = np.random.default_rng(seed)
+    names = ("gamma", "beta", "mean", "var")
+    values = [rng.uniform(0.5, 2, channels), rng.standard_normal(channels), rng.standard_normal(channels), rng.uniform(0.1, 3, channels)]
+    return {prefix + n: v.astype(np.float32) for n, v in zip(names, values)}
+
+
+@pytest.mark.parametrize(
+    ("op", "weight", "attrs", "channels"),
+    [
+        ("Conv", (6, 3, 3, 3), {}, 6),
+        ("Conv", (6, 1, 3, 3), {"group": 3}, 6),
+        ("ConvTranspose", (3, 6, 2, 2), {}, 6),
+        ("ConvTranspose", (3, 2, 2, 2), {"group": 3}, 6),
+    ],
+)
+@pytest.mark.parametrize("bias", [False, True])
+def test_batchnorm_folds_into_the_layer_before_it(op, weight, attrs, channels, bias):
+    weights = {"w": normal(*weight), **batchnorm_weights(channels)}
+    inputs = ["x", "w"]
+    if bias:
+        weights["b"] = normal(channels, seed=3)
+        inputs.append("b")
+    model = Model.from_proto(build(
+        [node(op, inputs, ["c"], **attrs), node("BatchNormalization", ["c", "gamma", "beta", "mean", "var"], ["y"])],
+        {"x": [2, 3, 5, 5]}, {"y": None}, weights,
+    ))  # fmt: skip
+    x = normal(2, 3, 5, 5, seed=9)
+    before = run(model, {"x": x})[0]
+    FoldBatchNorm()(model)
+    assert ops(model) == {op: 1}
+    assert np.allclose(before, run(model, {"x": x})[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("trans", [0, 1])
+def test_batchnorm_folds_into_gemm(trans):
+    weights = {"w": normal(*((6, 4) if trans else (4, 6))), "b": normal(6), **batchnorm_weights(6)}
+    model = Model.from_proto(build(
+        [node("Gemm", ["x", "w", "b"], ["c"], transB=trans, beta=0.5), node("BatchNormalization", ["c", "gamma", "beta", "mean", "var"], ["y"])],
+        {"x": [2, 4]}, {"y": None}, weights,
+    ))  # fmt: skip
+    x = normal(2, 4)
+    before = run(model, {"x": x})[0]
+    FoldBatchNorm()(model)
+    assert ops(model) == {"Gemm": 1}
+    assert np.allclose(before, run(model, {"x": x})[0], atol=1e-4)
+
+
+def test_shared_weights_and_shared_outputs_are_respected():
+    model = Model.from_proto(build(
+        [
+            node("Conv", ["x", "w"], ["a"]), node("BatchNormalization", ["a", "gamma", "beta", "mean", "var"], ["n"]),
+            node("Conv", ["n", "w"], ["b"]), node("BatchNormalization", ["b", "gamma", "beta", "mean", "var"], ["m"]), node("Add", ["b", "m"], ["y"]),
+        ],
+        {"x": [1, 4, 3, 3]}, {"y": None}, {"w": normal(4, 4, 1, 1), **batchnorm_weights(4)},
+    ))  # fmt: skip
+    x = normal(1, 4, 3, 3)
+    before = run(model, {"x": x})[0]
+    context = Context()
+    FoldBatchNorm()(model, context)
+    assert ops(model)["BatchNormalization"] == 1
+    assert {e.node: e.rule for e in context.journal.of("declined")} == {"m": "shared-output"}
+    assert np.allclose(before, run(model, {"x": x})[0], atol=1e-4)
+
+
+def test_the_scale_and_shift_of_caffe_exports_fold_too():
+    model = Model.from_proto(build(
+        [node("Conv", ["x", "w"], ["c"]), node("Mul", ["c", "s"], ["m"]), node("Add", ["t", "m"], ["y"])],
+        {"x": [1, 3, 4, 4]}, {"y": None}, {"w": normal(5, 3, 1, 1), "s": normal(5, 1, 1), "t": normal(1, 5, 1, 1)},
+    ))  # fmt: skip
+    x = normal(1, 3, 4, 4)
+    before = run(model, {"x": x})[0]
+    FoldBatchNorm()(model)
+    assert ops(model) == {"Conv": 1}
+    assert np.allclose(before, run(model, {"x": x})[0], atol=1e-5)
+
+
+def test_a_scale_along_another_axis_does_not_fold():
+    model = Model.from_proto(build(
+        [node("Conv", ["x", "w"], ["c"]), node("Mul", ["c", "s"], ["y"])],
+        {"x": [1, 3, 4, 4]}, {"y": None}, {"w": normal(4, 3, 1, 1), "s": normal(4)},
+    ))  # fmt: skip
+    FoldBatchNorm()(model)
+    assert ops(model) == {"Conv": 1, "Mul": 1}
+
+
+def test_constants_fold_and_pairs_stay():
+    model = Model.from_proto(build(
+        [
+            node("Transpose", ["w"], ["wt"], perm=[1, 0]), node("QuantizeLinear", ["wt", "s", "z"], ["q"]),
+            node("DequantizeLinear", ["q", "s", "z"], ["d"]), node("MatMul", ["x", "d"], ["y"]),
+        ],
+        {"x": [2, 4]}, {"y": None}, {"w": normal(3, 4), "s": np.float32(0.1).reshape(()), "z": np.array(0, np.int8)},
+    ))  # fmt: skip
+    x = normal(2, 4)
+    before = run(model, {"x": x})[0]
+    context = Context()
+    FoldConstants()(model, context)
+    assert ops(model) == {"QuantizeLinear": 1, "DequantizeLinear": 1, "MatMul": 1}
+    assert [e.node for e in context.journal.of("changed")] == ["wt"]
+    assert np.array_equal(before, run(model, {"x": x})[0])
+
+
+def test_keep_precision_marks_nodes_and_says_why(attention):
+    context = placeholder_context()
+    KeepPrecision(ops=["Softmax"], precision="fp32", reason="sums of exponentials")(attention, context)
+    KeepPrecision(between=[("q", "c")], precision="bf16")(attention, context)
+    assert context.plan.get("p").precision is Precision.BF16
+    assert {n for n in context.plan} == {"p", "s", "ss", "c"}
+    assert context.journal.of("changed", node="p")[0].reason == "sums of exponentials"
+
+
+def test_keep_precision_needs_something_to_choose():
+    with pytest.raises(ValueError, match="chooses no nodes"):
+        KeepPrecision()
+    with pytest.raises(RecipeError, match="matches no node"):
+        KeepPrecision(nodes=["nothing*"])(Model.from_proto(build([node("Relu", ["x"], ["y"])], {"x": [1]}, {"y": [1]})))

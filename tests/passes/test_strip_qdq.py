@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from passes.insert_qdq import InsertQDQ
+from passes.strip_qdq import StripQDQ
+from tests.conftest import build, node, normal, ops, placeholder_context, run
+from toolkit import Context, Model
+
+
+def quantized_conv(kind, zero, per_channel, stored):
+    """A Conv between pairs of the given type; the weight quantized on the fly or stored as integers."""
+    weight = normal(4, 3, 1, 1, seed=1)
+    scale = (np.abs(weight).max(axis=(1, 2, 3)) / 127).astype(np.float32) if per_channel else np.float32(0.02).reshape(())
+    zeros = np.full(scale.shape, zero, kind)
+    spread = scale.reshape(-1, 1, 1, 1) if per_channel else scale
+    limits = np.iinfo(kind)
+    integers = np.clip(np.rint(weight / spread) + zero, limits.min, limits.max).astype(kind)
+    attrs = {"axis": 0} if per_channel else {}
+    nodes = [
+        node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]), node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+        node("DequantizeLinear", ["wq", "ws", "wz"], ["wd"], **attrs), node("Conv", ["xd", "wd"], ["y"]),
+    ]  # fmt: skip
+    weights = {"xs": np.float32(0.05).reshape(()), "xz": np.array(zero, kind), "ws": scale, "wz": zeros}
+    if stored:
+        weights["wq"] = integers
+    else:
+        nodes.insert(2, node("QuantizeLinear", ["w", "ws", "wz"], ["wq"], **attrs))
+        weights["w"] = weight
+    return build(nodes, {"x": [1, 3, 5, 5]}, {"y": [1, 4, 5, 5]}, weights), weight, integers, spread
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8])
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("stored", [False, True])
+def test_strips_pairs_of_any_kind(kind, per_channel, stored):
+    zero = 128 if kind is np.uint8 else 0
+    proto, weight, integers, spread = quantized_conv(kind, zero, per_channel, stored)
+    model = Model.from_proto(proto)
+    StripQDQ()(model)
+    assert ops(model) == {"Conv": 1}
+    expected = (integers.astype(np.float32) - zero) * spread if stored else weight
+    assert np.allclose(model.constant(model.node("y").inputs[1]), expected, atol=1e-7)
+    run(model, {"x": normal(1, 3, 5, 5)})
+
+
+def test_keeps_scales_as_ranges_for_insert():
+    model = Model.from_proto(quantized_conv(np.uint8, 100, False, True)[0])
+    context = Context()
+    StripQDQ(keep_ranges=True)(model, context)
+    assert context.known_ranges.amax("x") == pytest.approx(155 * 0.05)
+    InsertQDQ()(model, context)
+    scale = model.constant(model.node("y").inputs[0].inputs[0].inputs[1])
+    assert float(scale) == pytest.approx(155 * 0.05 / 127, rel=1e-3)
+
+
+def test_an_output_that_comes_from_a_pair_keeps_its_name():
+    model = Model.from_proto(build(
+        [node("Relu", ["x"], ["r"]), node("QuantizeLinear", ["r", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["y"])],
+        {"x": [4]}, {"y": [4]}, {"s": np.float32(0.1).reshape(()), "z": np.array(0, np.int8)},
+    ))  # fmt: skip
+    StripQDQ()(model)
+    assert ops(model) == {"Relu": 1, "Identity": 1}
+    x = normal(4)
+    assert np.array_equal(run(model, {"x": x})[0], np.maximum(x, 0))
+
+
+def test_an_int32_bias_behind_a_dequantizer_becomes_float():
+    proto, *_ = quantized_conv(np.int8, 0, False, True)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 3, 4], np.int32), "bq"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "bs"))
+    proto.graph.node.insert(0, node("DequantizeLinear", ["bq", "bs"], ["bd"]))
+    proto.graph.node[-1].input.append("bd")
+    model = Model.from_proto(proto)
+    StripQDQ()(model)
+    assert np.array_equal(model.constant(model.node("y").inputs[2]), np.array([0.5, 1, 1.5, 2], np.float32))
+
+
+def test_half_a_pair_is_declined_not_lost():
+    model = Model.from_proto(build(
+        [node("DequantizeLinear", ["x", "s", "z"], ["y"])], {"x": [4]}, {"y": [4]},
+        {"s": np.float32(0.1).reshape(()), "z": np.array(0, np.int8)}, types={"x": TensorProto.INT8},
+    ))  # fmt: skip
+    context = Context()
+    StripQDQ()(model, context)
+    assert ops(model) == {"DequantizeLinear": 1}
+    assert [e.rule for e in context.journal.of("declined")] == ["no-pair"]
+
+
+def test_only_the_pairs_that_named_nodes_read(residual):
+    InsertQDQ()(residual, placeholder_context())
+    count = ops(residual)["DequantizeLinear"]
+    StripQDQ(nodes=["y"])(residual)
+    assert count > ops(residual)["DequantizeLinear"] > 0
+    assert residual.node("y").inputs[1].name == "w3"

@@ -1,0 +1,225 @@
+"""Every node of a graph gets one line, with a reason wherever asked and actual differ: from real typed networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.toolkit.backends.backend_models import (
+    FLOAT,
+    FP8,
+    HALF,
+    INT8,
+    make,
+    node,
+    pair,
+    profile,
+    profiles,
+    quantized_conv,
+    save,
+    tensor,
+    weights,
+)
+from toolkit.backends.attribution import attribute
+from toolkit.backends.base import EngineSettings
+from toolkit.backends.layer import Build
+from toolkit.backends.network import metadata_nodes
+from toolkit.backends.rtx import RtxBackend
+from toolkit.plan import PrecisionPlan
+from toolkit.precision import Precision
+from toolkit.profiles import Profiles
+
+SETTINGS = EngineSettings(compute_capabilities=("8.9",))
+IMAGE = (HALF, [1, 4, 8, 8])
+
+
+@pytest.fixture
+def attributed(tmp_path):
+    """Builds a model for real and attributes it, asking what is given: ``conv="int8"``."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install qtool[rtx]")
+
+    def run(model, some=None, asked=None):
+        plan = PrecisionPlan()
+        for name, precision in (asked or {}).items():
+            plan.ask(name, precision, "the test asks")
+        made = RtxBackend().build(save(model, tmp_path), some if some is not None else Profiles(), SETTINGS)
+        found = attribute(model, made, plan)
+        assert set(found) == set(model.node_names())
+        for name, actual in found.items():
+            ask = plan.get(name)
+            if actual.status != "honoured" or (ask is not None and ask.precision is not actual.precision):
+                assert actual.reason, name
+            assert actual.status in ("honoured", "fused", "removed", "overridden"), (name, actual)
+            assert actual.source == "network"
+        return found
+
+    return run
+
+
+@pytest.mark.rtx
+@pytest.mark.parametrize(("kind", "word"), [(INT8, "int8"), (FP8, "fp8")])
+def test_a_quantized_convolution_and_its_pairs(attributed, kind, word):
+    found = attributed(
+        quantized_conv(kind),
+        profiles(profile(x=((1, 4, 8, 8), (2, 4, 8, 8), (4, 4, 8, 8)))),
+        {"conv": word, "relu": "fp16", "x/Q": word, "x/DQ": word},
+    )
+    assert (found["conv"].precision, found["conv"].status) == (Precision(word), "honoured")
+    assert found["conv"].engine_layers == ("conv",) and found["conv"].input_types == ("fp16", "fp16")
+    assert (found["relu"].precision, found["relu"].status) == (Precision.FP16, "honoured")
+    assert (found["x/DQ"].status, found["x/DQ"].engine_layers) == ("fused", ("conv",))
+    assert (found["w/DQ"].status, found["w/DQ"].precision) == ("fused", Precision(word))
+    assert found["x/Q"].status == "honoured" and "'x', an input of the model" in found["x/Q"].reason
+
+
+@pytest.mark.rtx
+def test_what_is_asked_and_not_had_says_why(attributed):
+    q, qi = pair("x")
+    w, wi = weights("w", (4, 4, 1, 1))
+    plain = tensor("v", np.ones((4, 4, 1, 1)), HALF)
+    nodes = [*q, *w, node("Conv", ["x", "w_dq"], ["a"], "unquantized_input"),
+             node("Conv", ["x_dq", "v"], ["b"], "float_weights"), node("Conv", ["a", "v"], ["c"], "float"),
+             node("Conv", ["x_dq", "w_dq"], ["d"], "kept"), node("Relu", ["d"], ["e"], "relu"),
+             node("Add", ["x_dq", "c"], ["f"], "one_side"), node("Add", ["b", "e"], ["g"], "sum"),
+             node("Add", ["f", "g"], ["y"], "last")]  # fmt: skip
+    model = make(nodes, {"x": IMAGE}, {"y": IMAGE}, [*qi, *wi, plain])
+    asked = dict.fromkeys(["unquantized_input", "float_weights", "float", "relu", "one_side"], "int8")
+    found = attributed(model, asked={**asked, "kept": "fp16", "sum": "fp32"})
+    reasons = {name: actual.reason for name, actual in found.items() if actual.status == "overridden"}
+    assert reasons == {
+        "unquantized_input": "runs in fp16: only its weights are quantized, its input 'x' is not",
+        "float_weights": "runs in fp16: its weights 'v' are not quantized",
+        "float": "runs in fp16: none of its inputs is quantized",
+        "relu": "runs in fp16: Relu has no quantized kernel",
+        "one_side": "runs in fp16: its second input 'c' is not quantized",
+        "kept": "runs in int8: all its inputs are quantized, by 'x/DQ', 'w/DQ'",
+        "sum": "runs in fp16: its input 'b' is fp16 in the final graph",
+    }
+    assert found["x/DQ"].reason.endswith("reads its float values")
+
+
+@pytest.mark.rtx
+def test_pairs_reach_through_operators_that_move_values(attributed):
+    q, qi = pair("x")
+    w, wi = weights("w", (4, 4, 1, 1))
+    nodes = [*q, *w, node("MaxPool", ["x_dq"], ["m"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+             node("Transpose", ["m"], ["t"], "move", perm=[0, 1, 3, 2]),
+             node("Conv", ["t", "w_dq"], ["y"], "conv")]  # fmt: skip
+    model = make(nodes, {"x": IMAGE}, {"y": (HALF, [1, 4, 4, 4])}, [*qi, *wi])
+    found = attributed(model, asked={"conv": "int8"})
+    assert found["conv"].precision is Precision.INT8
+    assert found["pool"].precision is Precision.INT8 and "moves the quantized values" in found["pool"].reason
+    assert found["x/DQ"].engine_layers == ("conv",)
+
+
+@pytest.mark.rtx
+def test_a_pool_wants_a_pair_on_both_sides(attributed):
+    q, qi = pair("x")
+    p, pi = pair("p")
+    w, wi = weights("w", (4, 4, 1, 1))
+    nodes = [*q, node("GlobalAveragePool", ["x_dq"], ["p"], "both"), *p, *w,
+             node("Conv", ["p_dq", "w_dq"], ["c"], "conv"), node("GlobalAveragePool", ["x_dq"], ["o"], "one"), node("Add", ["c", "o"], ["y"], "add")]  # fmt: skip
+    found = attributed(
+        make(nodes, {"x": IMAGE}, {"y": (HALF, [1, 4, 1, 1])}, [*qi, *pi, *wi]), asked={"both": "int8", "one": "int8"}
+    )
+    assert found["both"].precision is Precision.INT8
+    assert found["p/Q"].status == "fused" and found["p/Q"].engine_layers == ("both",)
+    assert found["one"].precision is Precision.FP16
+    assert found["one"].reason == (
+        "runs in fp16: its inputs are quantized and its output is not ('add' reads it as float): "
+        "GlobalAveragePool needs both"
+    )
+
+
+@pytest.mark.rtx
+def test_a_residual_addition_runs_in_the_convolution_before_it(attributed):
+    q, qi = pair("x")
+    w, wi = weights("w", (4, 4, 1, 1))
+    nodes = [*q, *w, node("Conv", ["x_dq", "w_dq"], ["c"], "conv"), node("Add", ["c", "x_dq"], ["y"], "add")]
+    found = attributed(make(nodes, {"x": IMAGE}, {"y": IMAGE}, [*qi, *wi]), asked={"add": "int8"})
+    assert (found["add"].status, found["add"].precision) == ("fused", Precision.INT8)
+    assert found["add"].engine_layers == ("conv",) and "'conv'" in found["add"].reason
+
+
+@pytest.mark.rtx
+def test_different_types_of_pairs_are_named(attributed):
+    q, qi = pair("x")
+    p, pi = pair("v", kind=FP8)
+    nodes = [*q, *p, node("Concat", ["x_dq", "v_dq"], ["y"], "concat", axis=1)]
+    model = make(nodes, {"x": IMAGE, "v": IMAGE}, {"y": (HALF, [1, 8, 8, 8])}, [*qi, *pi])
+    found = attributed(model, asked={"concat": "int8"})
+    assert found["concat"].reason == "runs in fp16: its inputs are quantized to different types: int8 and fp8"
+
+
+@pytest.mark.rtx
+def test_float_weights_are_quantized_while_building(attributed):
+    q, qi = pair("x")
+    p, pi = pair("w")
+    nodes = [*q, *p, node("Conv", ["x_dq", "w_dq"], ["y"], "conv")]
+    model = make(nodes, {"x": IMAGE}, {"y": IMAGE}, [*qi, *pi, tensor("w", np.ones((4, 4, 1, 1)), HALF)])
+    found = attributed(model, asked={"w/Q": "int8"})
+    assert found["conv"].precision is Precision.INT8
+    assert found["w/Q"].status == "fused" and "while building" in found["w/Q"].reason
+
+
+@pytest.mark.rtx
+def test_shapes_constants_casts_and_what_the_parser_drops(attributed):
+    nodes = [node("Constant", [], ["two"], "constant", value=tensor("v", [2.0, 2.0], HALF)),
+             node("Relu", ["two"], ["relu_of_two"], "folded"), node("Shape", ["x"], ["s"], "shape"),
+             node("Gather", ["s", "i"], ["n"], "gather"), node("Concat", ["n", "last"], ["ns"], "concat", axis=0),
+             node("Reshape", ["x", "ns"], ["r"], "reshape"), node("Dropout", ["r"], ["d"], "dropout"),
+             node("Pow", ["d", "half"], ["p"], "pow"), node("Add", ["p", "relu_of_two"], ["a"], "add"),
+             node("Cast", ["a"], ["f"], "cast", to=FLOAT), node("Softmax", ["f"], ["sm"], "softmax"),
+             node("ArgMax", ["sm"], ["y"], "argmax", axis=-1, keepdims=0)]  # fmt: skip
+    inits = [tensor("i", [0], 7), tensor("last", [2], 7), tensor("half", 0.5, FLOAT)]
+    model = make(nodes, {"x": (HALF, ["n", 2])}, {"y": (7, ["n"])}, inits)
+    asked = {"shape": "fp16", "reshape": "fp16", "pow": "fp16", "cast": "fp32", "softmax": "fp16", "argmax": "fp32"}
+    found = attributed(model, profiles(profile(x=((1, 2), (2, 2), (4, 2)))), asked)
+    assert found["constant"].status == "removed"
+    assert found["shape"].precision is None and "fp16 does not apply" in found["shape"].reason
+    assert found["concat"].precision is None and found["concat"].status == "honoured"
+    assert found["reshape"].precision is Precision.FP16
+    assert found["pow"].precision is Precision.FP32 and found["pow"].status == "overridden"
+    assert found["pow"].reason == "TensorRT's parser computes Pow in fp32 and casts the result to fp16"
+    assert found["cast"].precision is Precision.FP32 and found["cast"].status == "honoured"
+    assert found["softmax"].reason == "runs in fp32: its input 'f' is fp32 in the final graph"
+    assert found["argmax"].precision is Precision.FP32 and found["argmax"].status == "honoured"
+
+
+@pytest.mark.rtx
+def test_nodes_inside_subgraphs_have_their_own_lines(attributed):
+    def branch(op, name):
+        out = onnx.helper.make_tensor_value_info(f"{name}_out", HALF, [1, 4])
+        return onnx.helper.make_graph([node(op, ["x"], [f"{name}_out"], name)], name, [], [out])
+
+    nodes = [node("If", ["c"], ["y"], "if", then_branch=branch("Relu", "then"), else_branch=branch("Tanh", "else"))]
+    model = make(nodes, {"x": (HALF, [1, 4]), "c": (9, [])}, {"y": (HALF, [1, 4])})
+    found = attributed(model, asked={"then": "fp16", "else": "fp32"})
+    assert found["then"].precision is Precision.FP16 and found["then"].status == "honoured"
+    assert found["else"].status == "overridden"
+    assert found["if"].precision is None and "branches" in found["if"].reason
+
+
+def test_nothing_is_known_where_nothing_was_built():
+    model = quantized_conv()
+    found = attribute(model, Build("none"), PrecisionPlan())
+    assert {a.status for a in found.values()} == {"unknown"} and {a.source for a in found.values()} == {"none"}
+    assert all(a.reason == "no engine was built" for a in found.values())
+    assert set(found) == set(model.node_names())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "nodes"),
+    [
+        ("[ONNX Layer: a]\x1e[ONNX Layer: b/c]", ("a", "b/c")),
+        ("[ONNX Layer: a]\x1f[ONNX Layer: a]", ("a",)),
+        ("[ONNX Layer: x[0]]\x1f[ONNX Layer: y]", ("x[0]", "y")),
+        ("[ONNX Layer: if/add | t (then_branch) | iff (If)]", ("if/add",)),
+        ("[ONNX Layer: a | b]", ("a | b",)),
+        ("", ()),
+        ("nothing of ours", ()),
+    ],
+)
+def test_metadata(metadata, nodes):
+    assert metadata_nodes(metadata) == nodes

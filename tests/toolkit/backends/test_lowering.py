@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from passes.insert_qdq import InsertQDQ
+from passes.keep_precision import KeepPrecision
+from tests.conftest import build, node, normal, ops, placeholder_context, run
+from tests.passes.test_insert_qdq import random_chain
+from toolkit import Journal, Model, Precision, PrecisionPlan
+from toolkit.backends.lowering import lower
+from toolkit.errors import RecipeError
+from toolkit.model import onnx_type
+
+
+def type_of(model, name):
+    return onnx_type(model.node(name).outputs[0].dtype)
+
+
+def casts(model):
+    return [n for n in model.nodes if n.op == "Cast"]
+
+
+def test_everything_becomes_float16_between_casts_at_the_borders(residual):
+    x = normal(2, 3, 8, 8)
+    before = run(residual, {"x": x})[0]
+    lowered = lower(residual, PrecisionPlan()).model
+    assert sorted(n.attrs["to"] for n in casts(lowered)) == [TensorProto.FLOAT, TensorProto.FLOAT16]
+    assert type_of(lowered, "c1") == TensorProto.FLOAT16
+    assert lowered.signature() == residual.signature()
+    assert np.abs(run(lowered, {"x": x})[0] - before).max() < 0.02 * np.abs(before).max()
+
+
+def test_pairs_get_float16_scales_and_stored_weights(residual):
+    context = placeholder_context()
+    InsertQDQ()(residual, context)
+    x = normal(2, 3, 8, 8)
+    before = run(residual, {"x": x})[0]
+    result = lower(residual, context.plan)
+    lowered = result.model
+    assert lowered.opset >= 19
+    assert ops(lowered)["QuantizeLinear"] == 5
+    dequantizers = [n for n in lowered.nodes if n.op == "DequantizeLinear"]
+    assert {onnx_type(n.inputs[1].dtype) for n in dequantizers} == {TensorProto.FLOAT16}
+    stored = lowered.node("c1").inputs[1].inputs[0].inputs[0]
+    assert onnx_type(stored.dtype) == TensorProto.INT8
+    assert casts(lowered)[-1].outputs[0].name == "y"
+    assert np.abs(run(lowered, {"x": x})[0] - before).max() < 0.05 * np.abs(before).max()
+    assert lowered.metadata["c1"]["qtool.precision"] == "int8"
+
+
+def test_an_fp32_island_has_one_cast_in_and_one_out(attention):
+    context = placeholder_context()
+    KeepPrecision(ops=["Softmax"], precision="fp32")(attention, context)
+    lowered = lower(attention, context.plan).model
+    assert type_of(lowered, "p") == TensorProto.FLOAT
+    inner = [n for n in casts(lowered) if n.inputs[0].name not in ("x",) and n.outputs[0].name != "y"]
+    assert len(inner) == 2
+
+
+def test_bf16_where_asked():
+    model = Model.from_proto(build([node("Relu", ["x"], ["r"]), node("Sigmoid", ["r"], ["y"])], {"x": [4]}, {"y": [4]}))
+    plan = PrecisionPlan()
+    plan.ask("r", Precision.BF16, "test")
+    lowered = lower(model, plan, rest=Precision.FP32).model
+    assert type_of(lowered, "r") == TensorProto.BFLOAT16
+
+
+def test_values_beyond_float16_stay_fp32_with_the_value_in_the_reason(residual):
+    journal = Journal()
+    result = lower(residual, PrecisionPlan(), observed={"c1": (-1e5, 2.0)}, journal=journal)
+    assert result.types.node["c1"] is Precision.FP32
+    assert result.types.node["r1"] is Precision.FP32
+    assert "100000" in result.types.reason["c1"]
+    assert result.plan.get("c1").precision is Precision.FP32
+    assert {e.node for e in journal.of("declined")} == {"c1", "r1"}
+
+
+def test_weights_beyond_float16_stay_fp32():
+    weight = normal(4, 4)
+    weight[0, 0] = 1e6
+    model = Model.from_proto(build([node("MatMul", ["x", "w"], ["m"]), node("Relu", ["m"], ["y"])], {"x": [2, 4]}, {"y": None}, {"w": weight}))
+    result = lower(model, PrecisionPlan())
+    assert result.types.node["m"] is Precision.FP32 and "1e+06" in result.types.reason["m"]
+    assert result.types.node["y"] is Precision.FP16
+
+
+def test_a_clip_bound_beyond_float16_is_no_reason():
+    model = Model.from_proto(build(
+        [node("Clip", ["x", "low", "high"], ["y"])], {"x": [4]}, {"y": [4]},
+        {"low": np.float32(0).reshape(()), "high": np.float32(3.4e38).reshape(())},
+    ))  # fmt: skip
+    result = lower(model, PrecisionPlan())
+    assert result.types.node["y"] is Precision.FP16
+    assert np.allclose(run(result.model, {"x": np.float32([-1, 0, 1, 2])})[0], [0, 0, 1, 2])
+
+
+def test_arithmetic_that_becomes_an_index_stays_fp32():
+    model = Model.from_proto(build(
+        [
+            node("Mul", ["x", "k"], ["m"]), node("Floor", ["m"], ["f"]), node("Cast", ["f"], ["i"], to=TensorProto.INT64),
+            node("Gather", ["table", "i"], ["y"]),
+        ],
+        {"x": [4]}, {"y": [4, 3]}, {"k": np.float32(1000).reshape(()), "table": normal(5000, 3)},
+    ))  # fmt: skip
+    result = lower(model, PrecisionPlan())
+    assert result.types.node["m"] is Precision.FP32
+    assert result.types.node["y"] is Precision.FP16
+    x = np.float32([0.001, 2.049, 4.097, 4.999])
+    assert np.allclose(run(result.model, {"x": x})[0], run(model, {"x": x})[0], atol=0.01)
+
+
+def test_integers_beyond_what_float16_counts_stay_fp32():
+    model = Model.from_proto(build(
+        [node("Cast", ["x"], ["c"], to=TensorProto.FLOAT), node("Relu", ["c"], ["y"])], {"x": [4]}, {"y": [4]}, types={"x": TensorProto.INT64},
+    ))  # fmt: skip
+    assert lower(model, PrecisionPlan(), observed={"c": (0, 3000)}).types.node["c"] is Precision.FP32
+    assert lower(model, PrecisionPlan(), observed={"c": (0, 1000)}).types.node["c"] is Precision.FP16
+
+
+def test_a_subgraph_runs_in_fp32_and_reads_fp32():
+    inner = helper.make_graph([node("Mul", ["r", "r"], ["t"])], "then", [], [helper.make_tensor_value_info("t", 1, [4])])
+    other = helper.make_graph([node("Neg", ["r"], ["e"])], "else", [], [helper.make_tensor_value_info("e", 1, [4])])
+    model = Model.from_proto(build(
+        [node("Relu", ["x"], ["r"]), node("If", ["c"], ["o"], then_branch=inner, else_branch=other), node("Sigmoid", ["o"], ["y"])],
+        {"x": [4], "c": []}, {"y": [4]}, types={"c": TensorProto.BOOL},
+    ))  # fmt: skip
+    context = placeholder_context()
+    KeepPrecision(nodes=["t"], precision="fp16")(model, context)
+    result = lower(model, context.plan)
+    assert type_of(result.model, "r") == TensorProto.FLOAT16
+    assert type_of(result.model, "o") == TensorProto.FLOAT
+    feeds = {"x": np.float32([1, -2, 3, 0]), "c": np.array(True)}
+    assert np.allclose(run(result.model, feeds)[0], run(model, feeds)[0], atol=1e-3)
+
+
+def test_an_operator_without_a_float16_form_stays_fp32():
+    model = Model.from_proto(build(
+        [node("CumSum", ["x", "axis"], ["c"]), node("Relu", ["c"], ["y"])], {"x": [4]}, {"y": [4]}, {"axis": np.array(0, np.int64)}, opset=13,
+    ))  # fmt: skip
+    result = lower(model, PrecisionPlan())
+    assert result.types.node["c"] is Precision.FP32 and "float16" not in result.types.reason["c"]
+    assert "fp16 form of CumSum" in result.types.reason["c"]
+
+
+def test_casts_of_the_model_that_became_idle_are_removed():
+    model = Model.from_proto(build(
+        [node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16), node("Relu", ["h"], ["r"]), node("Cast", ["r"], ["f"], to=TensorProto.FLOAT),
+         node("Cast", ["f"], ["h2"], to=TensorProto.FLOAT16), node("Sigmoid", ["h2"], ["s"]), node("Cast", ["s"], ["y"], to=TensorProto.FLOAT)],
+        {"x": [4]}, {"y": [4]},
+    ))  # fmt: skip
+    lowered = lower(model, PrecisionPlan()).model
+    types = [(onnx_type(n.inputs[0].dtype), n.attrs["to"]) for n in casts(lowered)]
+    assert all(a != b for a, b in types)
+
+
+def test_io_types_change_only_where_the_recipe_says(residual):
+    lowered = lower(residual, PrecisionPlan(), io={"x": Precision.FP16}).model
+    assert lowered.signature().inputs == (("x", TensorProto.FLOAT16),)
+    assert lowered.signature().outputs == (("y", TensorProto.FLOAT),)
+    with pytest.raises(RecipeError, match="no float input or output"):
+        lower(residual, PrecisionPlan(), io={"z": Precision.FP16})
+
+
+def test_a_scale_that_float16_cannot_hold_keeps_its_layer_fp32():
+    model = Model.from_proto(build(
+        [
+            node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+            node("MatMul", ["d", "w"], ["y"]),
+        ],
+        {"x": [2, 4]}, {"y": None}, {"w": normal(4, 4), "s": np.float32(1.7e-7).reshape(()), "z": np.array(0, np.int8)},
+    ))  # fmt: skip
+    result = lower(model, PrecisionPlan())
+    assert result.types.node["y"] is Precision.FP32 and "1.7e-07" in result.types.reason["y"]
+
+
+def test_one_pair_read_in_two_types_gets_two_dequantizers():
+    model = Model.from_proto(build(
+        [
+            node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+            node("MatMul", ["d", "w"], ["a"]), node("Softmax", ["d"], ["b"]), node("Add", ["a", "b"], ["y"]),
+        ],
+        {"x": [2, 4]}, {"y": None}, {"w": normal(4, 4), "s": np.float32(0.1).reshape(()), "z": np.array(0, np.int8)},
+    ))  # fmt: skip
+    plan = PrecisionPlan()
+    plan.ask("b", Precision.FP32, "test")
+    lowered = lower(model, plan).model
+    assert ops(lowered)["DequantizeLinear"] == 2
+    assert ops(lowered)["QuantizeLinear"] == 1
+    run(lowered, {"x": normal(2, 4)})
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_lowering_changes_no_shape_and_no_name_and_runs(data):
+    model = Model.from_proto(random_chain(data, data.draw(st.integers(13, 21))))
+    context = placeholder_context()
+    if data.draw(st.booleans()):
+        InsertQDQ()(model, context)
+    names = [n for n in model.node_names() if data.draw(st.booleans())]
+    if names:
+        chosen = data.draw(st.sampled_from(["fp16", "fp32"]))
+        if any(model.node(n).op not in ("QuantizeLinear", "DequantizeLinear") for n in names):
+            KeepPrecision(nodes=names, precision=chosen)(model, context)
+    lowered = lower(model, context.plan).model
+    before, after = model.facts(), lowered.facts()
+    shared = set(before.shapes) & set(after.shapes)
+    assert all(before.shapes[n] == after.shapes[n] for n in shared)
+    assert {n for n in model.node_names()} - {n.name for n in model.nodes if n.op in ("QuantizeLinear", "Cast")} <= set(lowered.node_names())
+    x = normal(2, 4, 6, 6)
+    for a, b in zip(run(model, {"x": x}), run(lowered, {"x": x})):
+        assert a.dtype == b.dtype and np.abs(a - b).max() <= 0.05 * max(np.abs(a).max(), 1.0)

@@ -1,0 +1,146 @@
+"""The methods that choose amax, the largest magnitude kept, from a histogram."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from toolkit.calibration.histogram import Histogram, regrouped
+from toolkit.errors import RangesError, did_you_mean
+from toolkit.precision import Precision
+
+Array = np.ndarray[Any, Any]
+LEVELS = 128
+WANTED_BINS = 2048
+_STEPS_PER_OCTAVE, _OCTAVES = 64, 6
+
+
+def minmax(histogram: Histogram, precision: Precision = Precision.INT8) -> float:
+    """The largest magnitude seen: nothing is clipped."""
+    return histogram.absmax
+
+
+def percentile(histogram: Histogram, percent: float = 99.99) -> float:
+    """The upper edge of the first bin up to which ``percent`` of all values lie, zeros included.
+
+    The result is exact to one bin (less than 1/2048 of the largest magnitude at 4,096 bins).
+
+    Raises:
+        RangesError: ``percent`` is not above 0 and at most 100.
+    """
+    if not 0 < percent <= 100:
+        raise RangesError(f"the percentile is {percent}", remedy="give a number above 0 and at most 100")
+    if not histogram.absmax:
+        return 0.0
+    cumulated = histogram.zeros + np.cumsum(histogram.counts[: histogram.used])
+    reached = int(np.searchsorted(cumulated, percent / 100 * histogram.count - 1e-6))
+    return min((reached + 1) * histogram.width, histogram.absmax)
+
+
+def entropy(histogram: Histogram, precision: Precision = Precision.INT8) -> float:
+    """The amax whose quantized distribution tells the least from the original, by Kullback-Leibler divergence.
+
+    S. Migacz, "8-bit inference with TensorRT", GTC 2017: for each number of bins from 128 up, the kept bins with
+    everything beyond added to the last are compared with themselves quantized to 128 levels. Where this follows its
+    own way: exact zeros are left out, since every scale represents them exactly and a ReLU's zeros would outweigh all
+    else; the levels' borders lie at equal parts of the range, so that no level takes the remainder; and the
+    histogram is brought to between 2,048 and 4,095 bins up to the largest magnitude, as in TensorRT, since the
+    divergence depends on how fine they are. For FP8 the levels are e4m3's.
+    """
+    from toolkit.calibration.kernels_amax import best_divergence
+
+    if not histogram.absmax:
+        return 0.0
+    counts, width = _wanted_bins(histogram)
+    kept = int(best_divergence(counts, _borders(precision), LEVELS))
+    return min(kept * width, histogram.absmax)
+
+
+def mse(histogram: Histogram, precision: Precision = Precision.INT8) -> float:
+    """The amax with the smallest expected squared error of rounding and clipping, values spread evenly in each bin.
+
+    Candidates lie 1.1% apart, from the largest magnitude six octaves down; of equals the largest is taken.
+    """
+    if not histogram.absmax:
+        return 0.0
+    amaxes = histogram.absmax * np.exp2(-np.arange(_STEPS_PER_OCTAVE * _OCTAVES + 1) / _STEPS_PER_OCTAVE)
+    return float(amaxes[int(np.argmin(errors(histogram, amaxes, precision)))])
+
+
+METHODS: dict[str, Callable[[Histogram, Precision], float]] = {"minmax": minmax, "entropy": entropy, "mse": mse}
+NAMES = ("minmax", "entropy", "percentile", "mse")
+
+
+def amax_by(
+    method: str, histogram: Histogram, precision: Precision = Precision.INT8, percent: float = 99.99
+) -> float:
+    """The amax that a method, given by name, chooses. ``percentile:99.9`` carries its own percentage.
+
+    Raises:
+        RangesError: there is no such method.
+    """
+    name, _, own = method.partition(":")
+    if name == "percentile":
+        try:
+            return percentile(histogram, float(own) if own else percent)
+        except ValueError as error:
+            raise RangesError(f"the percentile is '{own}'", remedy="write it as percentile:99.9") from error
+    if name not in METHODS or own:
+        raise RangesError(f"no method is called '{method}'", remedy=did_you_mean(method, NAMES))
+    return METHODS[name](histogram, precision)
+
+
+def errors(histogram: Histogram, amaxes: Array, precision: Precision) -> Array:
+    """The expected sum of squared errors over all values for each amax (float64 [K])."""
+    from toolkit.calibration.kernels_amax import expected_errors
+
+    counts, width = _wanted_bins(histogram)
+    found = expected_errors(
+        counts, width, np.asarray(amaxes, np.float64), float(precision.max), precision is Precision.FP8
+    )
+    return np.asarray(found)
+
+
+def sqnr(histogram: Histogram, amax: float, precision: Precision) -> float | None:
+    """The expected signal to quantization noise ratio in dB; None where there is no signal, or no noise."""
+    if not histogram.absmax or not amax:
+        return None
+    used = histogram.used
+    edges = np.arange(used + 1) * histogram.width
+    signal = float(np.sum(histogram.counts[:used] * np.diff(edges**3)) / (3 * histogram.width))
+    noise = float(errors(histogram, np.array([amax]), precision)[0])
+    return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
+
+
+def clipped(histogram: Histogram, amax: float) -> float:
+    """The fraction of all values whose magnitude is above ``amax``, exact to one bin."""
+    if not histogram.count or amax >= histogram.absmax:
+        return 0.0
+    first = math.ceil(amax / histogram.width - 1e-9)
+    return float(histogram.counts[first:].sum()) / histogram.count
+
+
+def _wanted_bins(histogram: Histogram) -> tuple[Array, float]:
+    """Counts up to the largest magnitude, in 2,048 to 4,095 bins where there are as many, and the bins' width."""
+    octaves = 0
+    while histogram.used >> (octaves + 1) >= WANTED_BINS:
+        octaves += 1
+    used = -(-histogram.used // (1 << octaves))
+    return np.ascontiguousarray(regrouped(histogram.counts, octaves)[:used]), math.ldexp(histogram.width, octaves)
+
+
+@functools.cache
+def _borders(precision: Precision) -> Array:
+    """Where the levels begin, as parts of the range: float64 [levels + 1] from 0 to 1."""
+    if precision is not Precision.FP8:
+        return np.arange(LEVELS + 1) / LEVELS
+    codes = np.arange(LEVELS - 1)
+    exponents, mantissas = codes >> 3, codes & 7
+    values = np.where(
+        exponents == 0, mantissas * 2.0**-9, (8 + mantissas) * np.exp2(np.maximum(exponents, 1).astype(float) - 10)
+    )
+    return np.concatenate([[0.0], (values[1:] + values[:-1]) / 2 / precision.max, [1.0]])

@@ -1,0 +1,98 @@
+"""What a tensor's histogram says about how well one scale serves it, and which tensors profiles disagree on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from toolkit.calibration import amax as methods
+from toolkit.calibration.histogram import Histogram
+from toolkit.calibration.ranges import Ranges
+from toolkit.precision import Precision
+
+_PICTURE = 32
+_FEW_SAMPLES = 8
+
+
+def diagnose(histogram: Histogram, amax: float, precision: Precision, percent: float) -> dict[str, Any]:
+    """How well ``amax`` serves the values of a histogram.
+
+    Returns:
+        ``amax``: what each method gives. ``clipped``: the fraction of values beyond amax. ``sqnr_db``: expected
+        (None where it has no value). ``outlier_ratio``: the largest magnitude over the 99.9th percentile.
+        ``zeros``: the fraction of exact zeros. ``nonfinite``: NaN and infinities left out. ``histogram``: 32 shares
+        of the values that are not zero, over equal parts from 0 to the largest magnitude. ``notes``: ``dead`` (only
+        zeros), ``one-sided`` (never below zero, so that half of a symmetric INT8's numbers are unused), ``infinite``.
+    """
+    notes = []
+    if not histogram.absmax:
+        notes.append("dead")
+    elif histogram.low >= 0 and precision is not Precision.FP8:
+        notes.append("one-sided")
+    if histogram.nonfinite:
+        notes.append("infinite")
+    return {
+        "amax": {name: methods.amax_by(name, histogram, precision, percent) for name in methods.NAMES},
+        "clipped": methods.clipped(histogram, amax),
+        "sqnr_db": methods.sqnr(histogram, amax, precision),
+        "outlier_ratio": outlier_ratio(histogram),
+        "zeros": histogram.zeros / histogram.count if histogram.count else 0.0,
+        "nonfinite": histogram.nonfinite,
+        "histogram": picture(histogram),
+        "notes": notes,
+    }
+
+
+def outlier_ratio(histogram: Histogram) -> float | None:
+    """The largest magnitude over the 99.9th percentile of the values that are not zero; None where all are zero."""
+    if not histogram.absmax:
+        return None
+    return histogram.absmax / methods.percentile(_without_zeros(histogram), 99.9)
+
+
+def _without_zeros(histogram: Histogram) -> Histogram:
+    twin = histogram.scaled(1)
+    twin.zeros = 0
+    return twin
+
+
+def picture(histogram: Histogram) -> list[float]:
+    """32 shares of the values that are not zero, over equal parts of the range from 0 to the largest magnitude."""
+    used = histogram.used
+    total = int(histogram.counts.sum())
+    if not total:
+        return [0.0] * _PICTURE
+    cumulated = np.concatenate([[0], np.cumsum(histogram.counts[:used])])
+    at = np.interp(np.linspace(0, used, _PICTURE + 1), np.arange(used + 1), cumulated)
+    return [round(float(share), 5) for share in np.diff(at) / total]
+
+
+@dataclass(frozen=True)
+class Unlike:
+    """A tensor whose range differs between profiles: one scale cannot serve both."""
+
+    tensor: str
+    low: str
+    high: str
+    ratio: float
+
+
+def unlike_profiles(ranges: Ranges, ratio: float = 2.0) -> list[Unlike]:
+    """The tensors whose amax differs between two profiles by ``ratio`` or more, the largest ratio first."""
+    found = []
+    for tensor, value in ranges.tensors.items():
+        seen = {name: amax for name, amax in value.per_profile.items() if amax > 0}
+        if len(seen) < 2:
+            continue
+        low, high = min(seen, key=lambda n: seen[n]), max(seen, key=lambda n: seen[n])
+        if seen[high] >= ratio * seen[low]:
+            found.append(Unlike(tensor, low, high, seen[high] / seen[low]))
+    return sorted(found, key=lambda unlike: (-unlike.ratio, unlike.tensor))
+
+
+def sparse_profiles(samples: Mapping[str, int], least: int = _FEW_SAMPLES) -> dict[str, int]:
+    """The profiles with fewer than ``least`` samples, with their number."""
+    return {name: count for name, count in samples.items() if count < least}

@@ -1,0 +1,242 @@
+"""Ranges in other tools' files: TensorRT's calibration caches, dynamic-range text, onnxruntime's tables."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from toolkit.calibration.ranges import SCHEMA, Range, Ranges
+from toolkit.errors import RangesError, did_you_mean
+from toolkit.files import write_json, write_text
+
+_INT8 = 127.0
+_HEADER = re.compile(r"TRT-(\d+)-(\w+)")
+_LEGACY = re.compile(r"0 ([0-9a-fA-F]{1,16}) ([0-9a-fA-F]{1,16})")
+_HEX = re.compile(r"[0-9a-fA-F]{1,8}")
+ALGORITHMS = ("EntropyCalibration2", "EntropyCalibration", "MinMaxCalibration", "LegacyCalibration")
+KINDS = ("ranges", "tensorrt", "text", "onnxruntime")
+
+
+def read_ranges(path: str | Path) -> Ranges:
+    """Ranges from any file that holds some: its content says which kind it is.
+
+    ranges.json, a TensorRT calibration cache, onnxruntime's calibration table (calibration.json or its text form
+    ``tensor value``), or text with a line ``tensor: range`` each. ``made_from["kind"]`` says which it was.
+
+    Raises:
+        RangesError: it cannot be read or is of no such kind; the message names the line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RangesError(
+            f"it cannot be read as text: {error}", where=str(path), remedy="give ranges.json or a calibration cache"
+        ) from error
+    if not text.strip():
+        raise RangesError("the file is empty", where=str(path), remedy="give ranges.json or a calibration cache")
+    if text.lstrip().startswith(("{", "[")):
+        return _from_json(text, str(path))
+    first = text.splitlines()[0].strip()
+    if _HEADER.match(first) or _LEGACY.fullmatch(first):
+        return parse_cache(text, str(path))
+    return _from_lines(text, str(path))
+
+
+def parse_cache(text: str, where: str = "calibration cache") -> Ranges:
+    """Ranges from the text of a TensorRT calibration cache.
+
+    A line is ``tensor name: hex``: the float32 scale (amax / 127), big-endian, leading zeros possibly stripped. Names
+    may hold colons and spaces, so a line is split at its last colon. The first line is
+    ``TRT-<version>-<algorithm>``, or ``0 <float64> <float64>`` (quantile and regression cutoff) from the legacy
+    calibrator.
+
+    Raises:
+        RangesError: another first line, or a line that is no scale; the message names it.
+    """
+    first = text.splitlines()[0].strip() if text else ""
+    made_from: dict[str, Any] = {"kind": "tensorrt"}
+    header, legacy = _HEADER.match(first), _LEGACY.fullmatch(first)
+    if header:
+        made_from.update(version=header[1], algorithm=header[2])
+    elif legacy:
+        quantile, cutoff = (struct.unpack(">d", bytes.fromhex(part.zfill(16)))[0] for part in legacy.groups())
+        made_from.update(algorithm=ALGORITHMS[3], quantile=quantile, cutoff=cutoff)
+    else:
+        raise RangesError(
+            f"the first line is '{first[:40]}'", where=where, remedy="a calibration cache starts with TRT-<version>-"
+        )
+    tensors = {}
+    for number, line in _lines(text, skip=1):
+        name, colon, value = line.rpartition(":")
+        value = value.strip()
+        if not colon or not name or not _HEX.fullmatch(value):
+            raise RangesError(
+                f"'{line[:60]}' is not 'tensor name: scale in hex'",
+                where=f"{where}, line {number}",
+                remedy="write the cache again with TensorRT",
+            )
+        scale = struct.unpack(">f", bytes.fromhex(value.zfill(8)))[0]
+        tensors[name] = _range(scale * _INT8, name, f"{where}, line {number}")
+    return Ranges(tensors, made_from=made_from)
+
+
+def cache_text(ranges: Ranges, algorithm: str = "EntropyCalibration2", version: int | str = 8600) -> str:
+    """The text of a TensorRT calibration cache with these ranges.
+
+    Args:
+        ranges: the ranges; tensor names must not hold line breaks.
+        algorithm: as in the first line; the calibrator that reads it back must be of this kind. The legacy one takes
+            its quantile and cutoff from ``made_from`` (default 0.999 and 1.0).
+        version: TensorRT's, as in the first line: 8600 for 8.6.0.
+
+    Raises:
+        RangesError: an unknown algorithm, or a name or range that the format cannot hold.
+    """
+    if algorithm not in ALGORITHMS:
+        raise RangesError(f"no calibrator is called '{algorithm}'", remedy=did_you_mean(algorithm, ALGORITHMS))
+    if algorithm == ALGORITHMS[3]:
+        numbers = ranges.made_from.get("quantile", 0.999), ranges.made_from.get("cutoff", 1.0)
+        lines = ["0 " + " ".join(struct.pack(">d", float(number)).hex() for number in numbers)]
+    else:
+        lines = [f"TRT-{version}-{algorithm}"]
+    for name, value in ranges.tensors.items():
+        try:
+            scale = struct.pack(">f", value.amax / _INT8)
+        except OverflowError as error:
+            raise RangesError(f"tensor '{name}' has amax {value.amax}, beyond float32", remedy="leave it out") from error
+        lines.append(f"{_one_line(name)}: {scale.hex() if any(scale) else '0'}")
+    return "\n".join(lines) + "\n"
+
+
+def write_ranges(
+    ranges: Ranges, path: str | Path, kind: str = "ranges", algorithm: str = "EntropyCalibration2", version: int = 8600
+) -> Path:
+    """Write ranges for another tool, whole or not at all.
+
+    Args:
+        ranges: the ranges.
+        path: the file.
+        kind: ``ranges`` (ranges.json), ``tensorrt`` (calibration cache), ``text`` (``tensor: range`` a line) or
+            ``onnxruntime`` (calibration.json).
+        algorithm: for a cache, see ``cache_text``.
+        version: for a cache, see ``cache_text``.
+
+    Raises:
+        RangesError: an unknown kind, or names that the format cannot hold.
+    """
+    path = Path(path)
+    if kind not in KINDS:
+        raise RangesError(f"no kind of file is called '{kind}'", remedy=did_you_mean(kind, KINDS))
+    if kind == "ranges":
+        ranges.save(path)
+    elif kind == "tensorrt":
+        write_text(path, cache_text(ranges, algorithm, version))
+    elif kind == "text":
+        write_text(path, "".join(f"{_one_line(name)}: {value.amax!r}\n" for name, value in ranges.tensors.items()))
+    else:
+        write_json(path, {name: _tensor_data(value) for name, value in ranges.tensors.items()})
+    return path
+
+
+def _one_line(name: str) -> str:
+    if not name or len(name.splitlines()) != 1:
+        raise RangesError(f"the tensor name {name!r} has no place in a line of text", remedy="rename the tensor")
+    return name
+
+
+def _tensor_data(value: Range) -> dict[str, Any]:
+    # onnxruntime takes the range as it stands, so what clipping decided goes in, not what was observed
+    def number(x: float) -> dict[str, Any]:
+        return {"data": x, "dtype": "float32", "CLS": "numpy.array"}
+
+    return {"lowest": number(-value.amax), "highest": number(value.amax), "CLS": "TensorData"}
+
+
+def _from_json(text: str, where: str) -> Ranges:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise RangesError(f"it is broken JSON: {error}", where=where, remedy="write the file again") from error
+    if isinstance(content, Mapping) and "schema" in content:
+        ranges = Ranges.from_json(content, where)
+        ranges.made_from.setdefault("kind", "ranges")
+        return ranges
+    if isinstance(content, Mapping) and isinstance(content.get("data"), Mapping) and "CLS" in content:
+        content = content["data"]
+    if not isinstance(content, Mapping) or not content:
+        raise RangesError(
+            "it holds no ranges", where=where, remedy=f"give ranges.json ({SCHEMA}) or onnxruntime's calibration.json"
+        )
+    tensors = {}
+    for name, entry in content.items():
+        if isinstance(entry, Mapping):
+            low, high = _number(entry.get("lowest")), _number(entry.get("highest"))
+        elif isinstance(entry, list) and len(entry) == 2:
+            low, high = _number(entry[0]), _number(entry[1])
+        else:
+            low = high = None
+        if low is None or high is None:
+            raise RangesError(
+                f"tensor '{name}' has no lowest and highest value: {str(entry)[:60]}",
+                where=where,
+                remedy="write it with onnxruntime's write_calibration_table",
+            )
+        amax = _range(max(abs(low), abs(high)), name, where).amax
+        tensors[str(name)] = Range(amax, "cache", (low, high))
+    return Ranges(tensors, made_from={"kind": "onnxruntime"})
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Mapping):
+        value = value.get("data")
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _from_lines(text: str, where: str) -> Ranges:
+    """``tensor: range`` a line, or onnxruntime's ``tensor range``: the kind that every line can be read as."""
+    kinds: dict[str, Callable[[str], tuple[str, str, str]]] = {
+        "text": lambda line: line.rpartition(":"),
+        "onnxruntime": lambda line: line.rpartition(" "),
+    }
+    faults = {}
+    for kind, split in kinds.items():
+        tensors = {}
+        for number, line in _lines(text):
+            name, _, value = split(line)
+            try:
+                amax = float(value)
+            except ValueError:
+                faults[kind] = number, line
+                break
+            if not name:
+                faults[kind] = number, line
+                break
+            tensors[name] = _range(abs(amax), name, f"{where}, line {number}")
+        else:
+            return Ranges(tensors, made_from={"kind": kind})
+    number, line = max(faults.values())
+    raise RangesError(
+        f"'{line[:60]}' is not 'tensor: range'",
+        where=f"{where}, line {number}",
+        remedy="give ranges.json, a TensorRT calibration cache, onnxruntime's table, or lines 'tensor: range'",
+    )
+
+
+def _lines(text: str, skip: int = 0) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if number > skip and line.strip() and not line.startswith("#"):
+            yield number, line.rstrip("\r\n")
+
+
+def _range(amax: float, name: str, where: str) -> Range:
+    if not math.isfinite(amax) or amax < 0:
+        raise RangesError(f"tensor '{name}' has the range {amax}", where=where, remedy="a range is finite and positive")
+    return Range(amax, "cache")

@@ -1,0 +1,118 @@
+"""From what a collection saw to ranges: the method of each tensor, its amax, and the diagnosis."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from toolkit.calibration.amax import NAMES, amax_by
+from toolkit.calibration.collection import Collection
+from toolkit.calibration.diagnosis import diagnose
+from toolkit.calibration.ranges import Range, Ranges
+from toolkit.errors import RangesError, did_you_mean
+from toolkit.precision import Precision
+
+_WEIGHT_STEPS = 1000
+
+
+def make_ranges(
+    collection: Collection,
+    method: str = "entropy",
+    percentile: float = 99.99,
+    precision: Precision = Precision.INT8,
+    by_pattern: Mapping[str, str] | None = None,
+    profile_weights: Mapping[str, float] | None = None,
+    overrides: Mapping[str, float] | None = None,
+) -> Ranges:
+    """The range of every tensor collected. The model is not run again, whatever is changed here.
+
+    Args:
+        collection: what ``collect`` gave.
+        method: minmax, entropy, percentile (or ``percentile:99.9``) or mse.
+        percentile: of method percentile, in percent.
+        precision: the type that the tensors are to be quantized to: INT8 or FP8.
+        by_pattern: a method by tensor name or glob; a later pattern wins over an earlier one.
+        profile_weights: how much a sample of each profile counts; 1 where a profile is not named.
+        overrides: amax by tensor name, set by hand; wins over everything.
+
+    Raises:
+        RangesError: an unknown method, pattern, profile or tensor, or an amax that is not positive.
+    """
+    names = collection.tensors
+    chosen = _methods(names, method, by_pattern or {})
+    weights = _whole_weights(profile_weights or {}, collection.profiles)
+    for name, amax in (overrides or {}).items():
+        if name not in names:
+            raise RangesError(f"a range is set by hand for '{name}'", remedy=did_you_mean(name, names))
+        if not (math.isfinite(amax) and amax > 0):
+            raise RangesError(f"the range set by hand for '{name}' is {amax}", remedy="give a positive number")
+
+    profiles = collection.profiles
+
+    def one(name: str) -> Range:
+        total = collection.total(name, weights=weights)
+        by_hand = (overrides or {}).get(name)
+        amax = amax_by(chosen[name], total, precision, percentile) if by_hand is None else float(by_hand)
+        per_profile = {profile: amax for profile in profiles}
+        if len(collection.samples) > 1 or by_hand is not None:
+            per_profile = {
+                profile: amax_by(chosen[name], collection.total(name, profile), precision, percentile)
+                for profile in profiles
+            }
+        observed = (total.low, total.high) if total.low <= total.high else None
+        return Range(
+            amax,
+            chosen[name] if by_hand is None else "manual",
+            observed,
+            per_profile,
+            sum(collection.samples.values()),
+            diagnose(total, amax, precision, percentile),
+        )
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        tensors = dict(zip(names, pool.map(one, names)))
+    settings: dict[str, Any] = {"method": method, "percentile": percentile, "precision": str(precision)}
+    settings.update(methods=dict(by_pattern or {}), weights=dict(profile_weights or {}), manual=dict(overrides or {}))
+    return Ranges(
+        tensors,
+        collection.extremes(),
+        {profile: collection.samples_of(profile) for profile in profiles},
+        {**collection.made_from, **settings},
+    )
+
+
+def _methods(names: Sequence[str], method: str, by_pattern: Mapping[str, str]) -> dict[str, str]:
+    for word in (method, *by_pattern.values()):
+        if word.partition(":")[0] not in NAMES:
+            raise RangesError(f"no method is called '{word}'", remedy=did_you_mean(word, NAMES))
+    chosen = dict.fromkeys(names, method)
+    for pattern, own in by_pattern.items():
+        hits = [pattern] if pattern in chosen else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not hits:
+            raise RangesError(
+                f"the method pattern '{pattern}' matches no tensor that was collected",
+                remedy=did_you_mean(pattern.strip("*"), names),
+            )
+        chosen.update(dict.fromkeys(hits, own))
+    return chosen
+
+
+def _whole_weights(weights: Mapping[str, float], profiles: Sequence[str]) -> dict[str, int]:
+    """The weights as whole numbers in the same ratio, exact to 1/1000 of the largest of them or better."""
+    for name, weight in weights.items():
+        if name not in profiles:
+            raise RangesError(
+                f"a weight is given for profile '{name}', which has no samples", remedy=did_you_mean(name, profiles)
+            )
+        if not (math.isfinite(weight) and weight > 0):
+            raise RangesError(f"the weight of profile '{name}' is {weight}", remedy="give a positive number")
+    if not weights:
+        return {}
+    every = {profile: weights.get(profile, 1.0) for profile in profiles}
+    whole = {profile: max(1, round(weight * _WEIGHT_STEPS)) for profile, weight in every.items()}
+    divisor = math.gcd(*whole.values())
+    return {profile: value // divisor for profile, value in whole.items()}

@@ -1,0 +1,58 @@
+"""The amax of constant weights, one a channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from toolkit.errors import RangesError
+from toolkit.precision import Precision
+
+Array = np.ndarray[Any, Any]
+METHODS = ("minmax", "mse")
+_STEPS_PER_OCTAVE, _STEPS = 32, 64
+
+
+def weight_amax(
+    values: Array, axis: int | None, method: str = "minmax", precision: Precision = Precision.INT8
+) -> Array:
+    """The largest magnitude kept of every slice along ``axis``.
+
+    With ``mse`` the amax is the one, of 65 from the largest magnitude two octaves down, at which quantizing the
+    slice itself has the smallest squared error.
+
+    Args:
+        values: weights of any float type.
+        axis: the axis of the channels (Conv 0, ConvTranspose 1, MatMul the last); None for one amax in all.
+        method: minmax or mse.
+        precision: what they are quantized to: INT8, INT4 or FP8.
+
+    Returns:
+        float32 [channels] ([1] without an axis); 0 where a slice is all zero.
+
+    Raises:
+        RangesError: an unknown method, an axis that does not exist, or weights that are not finite.
+    """
+    if method not in METHODS:
+        raise RangesError(f"weights have no method '{method}'", remedy="one of " + ", ".join(METHODS))
+    wide = np.asarray(values).astype(np.float32, copy=False)
+    if axis is not None and not -wide.ndim <= axis < wide.ndim:
+        raise RangesError(
+            f"weights of shape {list(wide.shape)} have no axis {axis}", remedy="give the axis of the output channels"
+        )
+    rows = wide.reshape(1, -1) if axis is None else np.moveaxis(wide, axis, 0).reshape(wide.shape[axis], -1)
+    if not rows.size:
+        return np.zeros(len(rows), np.float32)
+    amax = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    if not np.isfinite(amax).all():
+        raise RangesError("the weights hold NaN or infinities", remedy="repair the model's weights")
+    if method == "minmax":
+        return np.asarray(amax + np.float32(0))
+    from toolkit.calibration.kernels_amax import best_weight_factor
+
+    factors = np.exp2(-np.arange(_STEPS + 1) / _STEPS_PER_OCTAVE)
+    best = best_weight_factor(
+        np.ascontiguousarray(rows), factors, float(precision.max), precision is Precision.FP8
+    )
+    return np.asarray((amax * best).astype(np.float32))
