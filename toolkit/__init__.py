@@ -24,6 +24,7 @@ _HOMES = {
     "Sequence": "toolkit.graph_pass",
     "CalibrationData": "toolkit.data",
     "Ranges": "toolkit.calibration.ranges",
+    "Calibrator": "toolkit.calibration.provider",
     "Recipe": "toolkit.recipe",
     "run": "toolkit.pipeline",
 }

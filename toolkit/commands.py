@@ -26,7 +26,10 @@ def run_recipe(recipe: Path, out: Path | None, allow_code: bool, json: bool) -> 
     if json:
         emit({**result.report.to_json(), "exit_status": result.exit_status, "folder": str(result.folder)})
     else:
-        print_report(result.report, files=result.files)
+        from toolkit.report.schema import Step
+
+        steps = [Step(name=s.name, status=s.status, seconds=s.seconds, why=s.why) for s in result.steps]  # type: ignore[arg-type]
+        print_report(result.report.model_copy(update={"steps": steps}), files=result.files)
     return result.exit_status
 
 

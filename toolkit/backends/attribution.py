@@ -22,5 +22,9 @@ def attribute(model: Model, build: Build, plan: PrecisionPlan) -> dict[str, Actu
         from toolkit.backends.attribution_network import NetworkAttribution
 
         return NetworkAttribution(model, build, plan).all()
+    if build.source == "inspector":
+        from toolkit.backends.attribution_inspector import InspectorAttribution
+
+        return InspectorAttribution(model, build, plan).all()
     reason = "no engine was built" if build.engine is None else "nothing is known of the engine's layers"
     return {node.name: Actual(None, reason=reason) for node, _ in model.walk()}

@@ -53,7 +53,7 @@ def parse_cache(text: str, where: str = "calibration cache") -> Ranges:
 
     A line is ``tensor name: hex``: the float32 scale (amax / 127), big-endian, leading zeros possibly stripped. Names
     may hold colons and spaces, so a line is split at its last colon. The first line is
-    ``TRT-<version>-<algorithm>``, or ``0 <float64> <float64>`` (quantile and regression cutoff) from the legacy
+    ``TRT-<version>-<algorithm>``, or ``0 <float64> <float64>`` (regression cutoff and quantile) from the legacy
     calibrator.
 
     Raises:
@@ -65,7 +65,7 @@ def parse_cache(text: str, where: str = "calibration cache") -> Ranges:
     if header:
         made_from.update(version=header[1], algorithm=header[2])
     elif legacy:
-        quantile, cutoff = (struct.unpack(">d", bytes.fromhex(part.zfill(16)))[0] for part in legacy.groups())
+        cutoff, quantile = (struct.unpack(">d", bytes.fromhex(part.zfill(16)))[0] for part in legacy.groups())
         made_from.update(algorithm=ALGORITHMS[3], quantile=quantile, cutoff=cutoff)
     else:
         raise RangesError(
@@ -101,7 +101,7 @@ def cache_text(ranges: Ranges, algorithm: str = "EntropyCalibration2", version: 
     if algorithm not in ALGORITHMS:
         raise RangesError(f"no calibrator is called '{algorithm}'", remedy=did_you_mean(algorithm, ALGORITHMS))
     if algorithm == ALGORITHMS[3]:
-        numbers = ranges.made_from.get("quantile", 0.999), ranges.made_from.get("cutoff", 1.0)
+        numbers = ranges.made_from.get("cutoff", 1.0), ranges.made_from.get("quantile", 0.999)
         lines = ["0 " + " ".join(struct.pack(">d", float(number)).hex() for number in numbers)]
     else:
         lines = [f"TRT-{version}-{algorithm}"]
@@ -145,7 +145,7 @@ def write_ranges(
 
 
 def _one_line(name: str) -> str:
-    if not name or len(name.splitlines()) != 1:
+    if not name or "\n" in name or "\r" in name:
         raise RangesError(f"the tensor name {name!r} has no place in a line of text", remedy="rename the tensor")
     return name
 
@@ -210,6 +210,8 @@ def _from_lines(text: str, where: str) -> Ranges:
     for kind, split in kinds.items():
         tensors = {}
         for number, line in _lines(text):
+            if line.startswith("#"):
+                continue
             name, _, value = split(line)
             try:
                 amax = float(value)
@@ -231,9 +233,10 @@ def _from_lines(text: str, where: str) -> Ranges:
 
 
 def _lines(text: str, skip: int = 0) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if number > skip and line.strip() and not line.startswith("#"):
-            yield number, line.rstrip("\r\n")
+    # splitlines would also split at separators that a tensor name may hold
+    for number, line in enumerate(text.split("\n"), start=1):
+        if number > skip and line.strip():
+            yield number, line.rstrip("\r")
 
 
 def _range(amax: float, name: str, where: str) -> Range:

@@ -99,7 +99,8 @@ def environment() -> Environment:
         latency=_latency,
     )
     made.globals.update(
-        charts=charts, change_words=change_words, unlike_profiles=unlike_profiles, precisions=[str(p) for p in Precision], none_word=NONE
+        charts=charts, change_words=change_words, unlike_profiles=unlike_profiles,
+        precisions=[str(p) for p in Precision], none_word=NONE,
     )
     return made
 

@@ -148,18 +148,28 @@ class Summary(Part):
     next: list[Suggestion] = Field(default_factory=list)
 
 
-class OutputError(Part):
-    """One output of the model against the float model's; see the module's words on nulls."""
+class Measured(Part):
+    """A tensor against the float model's; see the module's words on nulls."""
 
     sqnr_db: Finite = None
-    cosine: Finite = None
-    agreement: Finite = Field(default=None, description="share of samples with the same winner, for class-like outputs")
     max_abs: Finite = None
 
     @property
+    def identical(self) -> bool:
+        """Whether the tensor is the float model's, bit for bit."""
+        return self.sqnr_db is None and self.max_abs == 0
+
+    @property
     def incomparable(self) -> bool:
-        """Whether NaN or infinity kept the outputs from being compared."""
+        """Whether NaN or infinity kept the tensors from being compared."""
         return self.sqnr_db is None and self.max_abs is None
+
+
+class OutputError(Measured):
+    """One output of the model against the float model's."""
+
+    cosine: Finite = None
+    agreement: Finite = Field(default=None, description="share of samples with the same winner, for class-like outputs")
 
 
 class Accuracy(Part):
@@ -208,26 +218,14 @@ class ActualInfo(Part):
     source: Source = "none"
 
 
-class LayerError(Part):
+class LayerError(Measured):
     """The node's output against the same tensor of the float model.
 
     ``drop_db`` is how many dB the output lies below the worst of the node's inputs: what this node itself costs.
     It is null where no input has an error of its own.
     """
 
-    sqnr_db: Finite = None
-    max_abs: Finite = None
     drop_db: Finite = None
-
-    @property
-    def identical(self) -> bool:
-        """Whether the node's output is the float model's, bit for bit."""
-        return self.sqnr_db is None and self.max_abs == 0
-
-    @property
-    def incomparable(self) -> bool:
-        """Whether NaN or infinity kept the tensors from being compared."""
-        return self.sqnr_db is None and self.max_abs is None
 
 
 class LayerInfo(Part):

@@ -184,8 +184,7 @@ def _print_accuracy(console: Console, accuracy: Accuracy) -> None:
             line += f", budget {amount(accuracy.budget, points)}{unit}{kept}"
         console.print(plain_text(line))
     for name, output in accuracy.outputs.items():
-        identical = output.sqnr_db is None and output.max_abs == 0
-        figures = ["identical to float"] if identical else []
+        figures = ["identical to float"] if output.identical else []
         figures += [f"SQNR {output.sqnr_db:.1f} dB"] if output.sqnr_db is not None else []
         figures += [f"cosine {output.cosine:.5f}"] if output.cosine is not None else []
         figures += [f"same winner {output.agreement:.1%}"] if output.agreement is not None else []

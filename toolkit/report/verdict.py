@@ -13,6 +13,7 @@ from toolkit.report.schema import (
     BackendInfo,
     Declined,
     LayerInfo,
+    OutputError,
     ProfileInfo,
     RangeInfo,
     Suggestion,
@@ -93,7 +94,7 @@ def accuracy_words(accuracy: Accuracy) -> str:
                 notes.append(f"budget {amount(accuracy.budget, points)}")
         return words + (f" ({', '.join(notes)})" if notes else "")
     return "; ".join(
-        f"{name} " + ", ".join(_output_figures(output.sqnr_db, output.max_abs, output.cosine, output.agreement))
+        f"{name} " + ", ".join(_output_figures(output))
         for name, output in list(accuracy.outputs.items())[:3]
     )
 
@@ -292,14 +293,12 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) <= 1 else f"{value:.4g}"
 
 
-def _output_figures(
-    sqnr_db: float | None, max_abs: float | None, cosine: float | None, agreement: float | None
-) -> list[str]:
-    if sqnr_db is None and max_abs == 0:
+def _output_figures(output: OutputError) -> list[str]:
+    if output.identical:
         return ["identical to float"]
-    figures = [f"{sqnr_db:.1f} dB SQNR"] if sqnr_db is not None else []
-    figures += [f"same winner on {agreement:.1%}"] if agreement is not None else []
-    return figures or ([f"cosine {cosine:.4f}"] if cosine is not None else ["not measured"])
+    figures = [f"{output.sqnr_db:.1f} dB SQNR"] if output.sqnr_db is not None else []
+    figures += [f"same winner on {output.agreement:.1%}"] if output.agreement is not None else []
+    return figures or ([f"cosine {output.cosine:.4f}"] if output.cosine is not None else ["not measured"])
 
 
 def _count(number: int, noun: str) -> str:

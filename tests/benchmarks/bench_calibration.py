@@ -1,0 +1,201 @@
+"""Time and memory of calibration against plain inference and onnxruntime's quantize_static, on the same data.
+
+    python tests/benchmarks/bench_calibration.py [--only resnet50 bert densenet121] [--modelopt PYTHON]
+
+Every figure is taken in a process of its own: seconds of the work alone (imports, and reading model and data, are
+left out; making sessions counts), the best of ``--repeat`` runs, and the peak of resident memory of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(tempfile.gettempdir()) / "qtool-bench"
+
+
+def profiles(name: str) -> Any:
+    from toolkit.profiles import Extent, Profiles, ShapeProfile
+
+    if name == "bert":
+        extent = Extent((1, 16), (8, 128), (8, 512))
+        return Profiles((ShapeProfile("all", {"ids": extent, "mask": extent}),))
+    extent = Extent((1, 3, 224, 224), (8, 3, 224, 224), (8, 3, 224, 224))
+    return Profiles((ShapeProfile("all", {"image": extent}),))
+
+
+def opened(name: str, data: Path) -> tuple[Any, Any]:
+    from toolkit.data import CalibrationData
+    from toolkit.model import Model
+
+    model = Model.load(FOLDER / f"{name}.onnx")
+    return model, CalibrationData.open(data, model, profiles(name))
+
+
+def plain(name: str, data: Path) -> Callable[[], object]:
+    import onnxruntime as ort
+
+    _, samples = opened(name, data)
+    batches = [batch.inputs for batch in samples.batches(8)]
+    inner = ort.InferenceSession(str(FOLDER / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+    inner.run(None, batches[0])
+    return lambda: [inner.run(None, batch) for batch in batches]
+
+
+def qtool(name: str, data: Path, method: str = "entropy") -> Callable[[], object]:
+    from toolkit.calibration.collect import collect
+    from toolkit.calibration.histogram import Histogram
+    from toolkit.calibration.methods import make_ranges
+    from toolkit.calibration.provider import Calibrator
+
+    model, samples = opened(name, data)
+    taps, _ = Calibrator(samples).taps(model)
+    # compile once: later processes find the kernels on disk
+    warm = Histogram()
+    for size in (100, 100_000):
+        warm.add(np.ones(size, np.float32))
+
+    def work() -> str:
+        start = time.perf_counter()
+        collection = collect(model, taps, samples)
+        middle = time.perf_counter()
+        make_ranges(collection, method)
+        return f"{len(taps)} taps, collect {middle - start:.2f}, ranges {time.perf_counter() - middle:.2f}"
+
+    return work
+
+
+def ort_static(name: str, data: Path, method: str) -> Callable[[], object]:
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, quantize_static
+    from onnxruntime.quantization.calibrate import CalibrationDataReader
+
+    _, samples = opened(name, data)
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._batches: Iterator[Any] = samples.batches(8)
+
+        def get_next(self) -> Any:
+            batch = next(self._batches, None)
+            return None if batch is None else batch.inputs
+
+    kind = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy}[method]
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            quantize_static(
+                FOLDER / f"{name}.onnx",
+                Path(folder) / "out.onnx",
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                calibrate_method=kind,
+                per_channel=True,
+            )
+
+    return work
+
+
+def child(kind: str, name: str, data: Path) -> None:
+    make: dict[str, Callable[[], Callable[[], object]]] = {
+        "plain": lambda: plain(name, data),
+        "qtool minmax": lambda: qtool(name, data, "minmax"),
+        "qtool entropy": lambda: qtool(name, data, "entropy"),
+        "ort minmax": lambda: ort_static(name, data, "minmax"),
+        "ort entropy": lambda: ort_static(name, data, "entropy"),
+    }
+    work = make[kind]()
+    start = time.perf_counter()
+    detail = work()
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": seconds, "peak_mb": peak, "detail": detail if isinstance(detail, str) else ""}))
+
+
+def measure(kind: str, name: str, data: Path, repeat: int) -> dict[str, Any]:
+    best: dict[str, Any] = {}
+    for _ in range(repeat):
+        done = subprocess.run(
+            [sys.executable, __file__, "--child", kind, name, str(data)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            return {"failed": (done.stderr.strip().splitlines() or ["?"])[-1][:90]}
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+        if not best or found["seconds"] < best["seconds"]:
+            best = {**found, "peak_mb": max(found["peak_mb"], best.get("peak_mb", 0.0))}
+    return best
+
+
+def modelopt(python: str, name: str, data: Path) -> dict[str, Any]:
+    """ModelOpt's own time for entropy, in its own environment: it wants all samples in one array."""
+    script = (
+        "import sys,time,json,resource,shutil,tempfile,os,numpy as np\n"
+        "from modelopt.onnx.quantization import quantize\n"
+        "x=dict(np.load(sys.argv[2])); d=tempfile.mkdtemp(); p=os.path.join(d,'m.onnx'); shutil.copy(sys.argv[1],p)\n"
+        "t=time.perf_counter()\n"
+        "quantize(p,quantize_mode='int8',calibration_data=x,calibration_method='entropy',calibration_eps=['cpu'],"
+        "output_path=os.path.join(d,'q.onnx'))\n"
+        "print(json.dumps({'seconds':time.perf_counter()-t,"
+        "'peak_mb':resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024}))\n"
+    )
+    done = subprocess.run(
+        [python, "-c", script, str(FOLDER / f"{name}.onnx"), str(data)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or ["?"])[-1][:90]}
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=["resnet50", "densenet121", "bert"])
+    parser.add_argument("--kinds", nargs="*", default=["plain", "qtool minmax", "qtool entropy", "ort minmax", "ort entropy"])
+    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--many", action="store_true", help="also 320 images through ResNet-50, for the memory")
+    parser.add_argument("--modelopt", help="the python of an environment with nvidia-modelopt[onnx]")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        child(given.child[0], given.child[1], Path(given.child[2]))
+        return
+    from models import build, images, texts
+
+    for name in given.only:
+        build(name, FOLDER / f"{name}.onnx")
+    few = images(32, FOLDER / "images32.npz")
+    words = texts(64, FOLDER / "texts64.npz")
+    print(f"{'model':<14}{'what':<18}{'seconds':>9}{'ratio':>8}{'peak MB':>10}")
+    for name in given.only:
+        data = words if name == "bert" else few
+        base = 0.0
+        rows = [(kind, data) for kind in given.kinds]
+        if name == "resnet50" and given.many:
+            rows.append(("qtool entropy", images(320, FOLDER / "images320.npz")))
+        for kind, source in rows:
+            found = measure(kind, name, source, given.repeat if source is data else 1)
+            base = found.get("seconds", 0.0) if kind == "plain" else base
+            show(name, kind if source is data else f"{kind} x10", found, base if source is data else 10 * base)
+        if given.modelopt and name != "bert":
+            show(name, "modelopt entropy", modelopt(given.modelopt, name, data), base)
+
+
+def show(name: str, kind: str, found: dict[str, Any], base: float) -> None:
+    if "failed" in found:
+        print(f"{name:<14}{kind:<18} failed: {found['failed']}", flush=True)
+        return
+    ratio = f"{found['seconds'] / base:8.2f}" if base else " " * 8
+    detail = found.get("detail", "")
+    print(f"{name:<14}{kind:<18}{found['seconds']:>9.2f}{ratio}{found['peak_mb']:>10.0f}  {detail}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""Joining a real graph with what was asked, what runs and what it costs."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+
+from toolkit.backends.layer import Actual, Build
+from toolkit.calibration.ranges import Range, Ranges
+from toolkit.journal import Journal
+from toolkit.model import Model
+from toolkit.plan import PrecisionPlan
+from toolkit.precision import Precision
+from toolkit.profiles import Extent, Profiles, ShapeProfile
+from toolkit.report.describe import model_info
+from toolkit.report.join import join
+from toolkit.report.schema import Accuracy, RecipeInfo
+
+TEXT = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[n, 3, 8, 8] x) => (float[n, 10] y, int64[m] s)
+<float[4, 3, 3, 3] w, float[256, 10] v, float scale = {0.1}, int8 zero = {0}, int64[2] to = {-1, 256}>
+{
+    q = QuantizeLinear(x, scale, zero)
+    d = DequantizeLinear(q, scale, zero)
+    c = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(d, w)
+    r = Relu(c)
+    f = Reshape(r, to)
+    y = MatMul(f, v)
+    s = Shape(y)
+}
+"""
+
+
+@pytest.fixture
+def model():
+    proto = onnx.parser.parse_model(TEXT)
+    for node, name in zip(proto.graph.node, ["Q", "DQ", "Conv", "Relu", "Reshape", "MatMul", "Shape"]):
+        node.name = name
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((256, 10), np.float32), "v"))
+    return Model.from_proto(proto)
+
+
+PROFILES = Profiles((ShapeProfile("one", {"x": Extent((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))}),))
+
+
+def _join(model, **changes):
+    plan = PrecisionPlan()
+    plan.by = "insert_qdq"
+    plan.ask("Conv", "int8", "input and weights have pairs")
+    plan.ask("MatMul", "int8", "input and weights have pairs")
+    journal = Journal()
+    journal.by = "insert_qdq"
+    journal.declined("MatMul", "too small", rule="small")
+    journal.declined("MatMul", "too small", rule="small")
+    journal.declined("folded_away", "excluded by 'f*'", rule="excluded")
+    i8, f16 = Precision.INT8, Precision.FP16
+    actuals = {
+        "Conv": Actual(i8, ("int8",), ("int8",), "network", "honoured", "", ("conv",)),
+        "Relu": Actual(i8, source="network", status="fused", reason="into conv", engine_layers=("conv",)),
+        "MatMul": Actual(f16, source="network", status="overridden", reason="no kernel", engine_layers=("mm",)),
+        "Reshape": Actual(f16, source="network", status="honoured", engine_layers=("mm",)),
+        "DQ": Actual(None, source="network", status="removed"),
+    }
+    errors = {
+        "Conv": SimpleNamespace(sqnr_db=30.0, max_abs=0.1), "Relu": SimpleNamespace(sqnr_db=31.0, max_abs=0.1),
+        "MatMul": SimpleNamespace(sqnr_db=22.0, max_abs=0.4), "Reshape": SimpleNamespace(sqnr_db=31.0, max_abs=0.1),
+        "Q": SimpleNamespace(sqnr_db=math.inf, max_abs=0.0),
+    }  # fmt: skip
+    build = Build("tensorrt_rtx", "1.1", b"engine", source="network", seconds=2.0, log=["[W] slow"],
+                  time_ms={"conv": {"one": 0.5}, "mm": {"one": 0.25}, "reformat": {"one": 9.0}})  # fmt: skip
+    diagnosis = {"histogram": [0.5, 0.5], "sqnr_db": math.inf}
+    ranges = Ranges({"x": Range(1.0, "entropy", (-1.0, 2.0), {"one": 1.0}, 4, diagnosis)}, samples={"one": 4})
+    parts = {
+        "model": model, "plan": plan, "actuals": actuals, "journal": journal, "errors": errors, "accuracy": None,
+        "build": build, "recipe": RecipeInfo(name="r", rest="fp16"), "source": model_info(model, PROFILES, "m.onnx"),
+        "profiles": PROFILES, "ranges": ranges, "reason": "auto", "typing": "strong",
+    }  # fmt: skip
+    return join(**{**parts, **changes})
+
+
+def test_every_node_once_and_the_counts_add_up(model):
+    report = _join(model)
+    assert [layer.node for layer in report.layers] == model.node_names()
+    summary = report.summary
+    assert summary.nodes == sum(summary.by_asked.values()) == sum(summary.by_actual.values()) == 7
+    assert sum(summary.by_status.values()) == 7
+    assert summary.by_asked == {"fp16": 2, "int8": 2, "none": 3}
+    assert summary.by_actual == {"fp16": 2, "int8": 2, "none": 3}
+    assert summary.by_status == {"fused": 1, "honoured": 2, "overridden": 1, "removed": 1, "unknown": 2}
+    assert summary.computing == 4
+    json.dumps(report.to_json(), allow_nan=False)
+
+
+def test_what_was_asked_of_nodes_that_nobody_asked_about(model):
+    layers = {layer.node: layer for layer in _join(model).layers}
+    assert layers["Conv"].asked.by == "insert_qdq"
+    assert layers["Relu"].asked.precision is Precision.FP16
+    assert layers["Relu"].asked.reason == "nobody asked; the rest runs in fp16"
+    assert (layers["Q"].role, layers["Q"].asked.precision) == ("convert", None)
+    assert (layers["Shape"].role, layers["Shape"].asked.precision) == ("other", None)
+    assert layers["Shape"].status == "unknown" and layers["Shape"].actual.source == "none"
+
+
+def test_each_layer_knows_what_it_adds_to_the_error_of_its_inputs(model):
+    errors = {layer.node: layer.error for layer in _join(model).layers}
+    assert errors["Conv"].drop_db is None and errors["Q"].identical
+    assert errors["Relu"].drop_db == pytest.approx(-1)
+    assert errors["MatMul"].drop_db == pytest.approx(9)
+    assert errors["DQ"] is None
+
+
+def test_multiply_accumulates_and_the_share_that_runs_quantized(model):
+    report = _join(model)
+    macs = {layer.node: layer.macs for layer in report.layers}
+    conv, matmul = 2 * 4 * 64 * 27, 2 * 256 * 10
+    assert (macs["Conv"], macs["MatMul"], macs["Relu"]) == (conv, matmul, 0)
+    assert report.model.macs == conv + matmul
+    assert report.summary.quantized_share == pytest.approx(conv / (conv + matmul))
+    assert (report.summary.share_of, report.summary.share_by) == ("macs", "actual")
+
+
+def test_an_engine_layers_time_goes_to_one_node(model):
+    times = {layer.node: layer.time_ms for layer in _join(model).layers}
+    assert times["Conv"] == {"one": 0.5} and times["Relu"] == {}
+    assert times["MatMul"] == {"one": 0.25} and times["Reshape"] == {}
+
+
+def test_declined_lines_come_once_and_keep_nodes_that_are_gone(model):
+    assert [(d.node, d.op, d.rule, d.by) for d in _join(model).declined] == [
+        ("MatMul", "MatMul", "small", "insert_qdq"),
+        ("folded_away", "", "excluded", "insert_qdq"),
+    ]
+
+
+def test_records_of_nodes_that_are_not_in_the_graph_are_a_warning(model):
+    report = _join(model, actuals={"ghost": Actual(Precision.INT8)})
+    assert any("'ghost'" in warning for warning in report.summary.warnings)
+    assert report.summary.by_status == {"unknown": 7}
+
+
+def test_without_a_backend_the_share_is_what_was_asked(model):
+    report = _join(model, actuals={}, build=Build("none"), ranges=None, typing="")
+    assert report.summary.share_by == "asked" and report.summary.quantized_share == 1.0
+    assert report.backend.engine_bytes is None and report.ranges is None
+    assert any("no engine was built" in warning for warning in report.summary.warnings)
+    assert any("tensorrt_rtx" in one.fragment for one in report.summary.next)
+
+
+def test_model_profiles_and_ranges_are_described(model):
+    report = _join(model, warnings=["by hand"])
+    info = report.model
+    assert (info.opset, info.nodes, info.parameters) == (17, 7, 108 + 2560 + 4)
+    assert [(t.name, t.dtype, t.shape) for t in info.inputs] == [("x", "float32", ["n", 3, 8, 8])]
+    assert report.profiles[0].samples == 4 and report.profiles[0].shapes["x"].opt == [2, 3, 8, 8]
+    (one,) = report.ranges
+    assert one.histogram == [0.5, 0.5] and one.sqnr_db is None and one.observed == (-1.0, 2.0)
+    assert report.summary.warnings[0] == "by hand"
+
+
+def test_a_profile_without_samples_and_accuracy_on_seen_samples_are_warned_of(model):
+    measured = Accuracy(metric="top1", before=0.9, quantized=0.9, drop=0.0, met=True, budget=0.1, held_out=False)
+    warnings = _join(model, accuracy=measured, ranges=Ranges(samples={})).summary.warnings
+    assert any("profile 'one' got no calibration sample" in w for w in warnings)
+    assert any("calibration saw" in w for w in warnings)

@@ -1,0 +1,178 @@
+"""The page and the terminal: complete, escaped, loading nothing."""
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from tests.toolkit.report.samples import HOSTILE, hostile, sample
+from toolkit.report import charts
+from toolkit.report.compare import compare, comparison_text, render_comparison_html, write_comparison_html
+from toolkit.report.html import embed, render_html, write_html
+from toolkit.report.schema import RangeInfo
+from toolkit.report.terminal import plain, print_report, to_text
+
+VOID = {"meta", "input", "br", "img", "link", "hr", "rect", "line", "circle", "path"}
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and collects tags, attributes, text and script contents."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.open, self.texts, self.scripts, self.attributes = [], [], [], [], []
+        self.feed(source)
+        self.close()
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        (self.scripts if self.open and self.open[-1] == "script" else self.texts).append(data)
+
+
+PAGES = {
+    "sample": lambda: render_html(sample()),
+    "unmeasured": lambda: render_html(sample(kind="unmeasured")),
+    "hostile": lambda: render_html(hostile()),
+    "comparison": lambda: render_comparison_html(compare(sample(), sample(72, "missed", 4))),
+    "hostile comparison": lambda: render_comparison_html(compare(sample(), hostile(), labels=(HOSTILE[0], HOSTILE[1]))),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_pages_are_well_formed_and_load_nothing(name):
+    source = PAGES[name]()
+    page = Page(source)
+    for tag, key, value in page.attributes:
+        assert not key.startswith("on"), (tag, key)
+        assert key not in ("src", "href", "srcset", "action", "data"), (tag, key, value)
+    assert "url(" not in source and "@import" not in source
+    assert not {"link", "img", "iframe", "object", "embed", "base"} & set(page.tags)
+    assert page.tags.count("script") == (1 if "comparison" in name else 2)
+    assert "default-src 'none'" in source
+    if "hostile" not in name:
+        assert not re.search(r"https?://", source)
+
+
+def test_data_cannot_end_its_script_element():
+    page = Page(render_html(hostile()))
+    data = next(script for script in page.scripts if script.startswith("{"))
+    assert not set("<>&\u2028\u2029") & set(data)
+    assert [layer["node"] for layer in json.loads(data)["layers"]] == HOSTILE
+    with pytest.raises(ValueError):
+        embed({"x": float("nan")})
+
+
+def test_the_security_policy_allows_this_script_and_no_other():
+    import base64
+    import hashlib
+
+    source = render_html(sample())
+    script = Page(source).scripts[-1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in source.replace("&#39;", "'").replace("&#43;", "+")
+
+
+def test_hostile_names_are_shown_as_text():
+    page = Page(render_html(hostile()))
+    shown = "\n".join(page.texts)
+    for name in HOSTILE:
+        assert plain(name) in shown
+    assert "\x1b" not in shown and "\u2028" not in shown
+
+
+def test_the_page_has_every_node_without_javascript():
+    report = sample()
+    page = Page(render_html(report))
+    for layer in report.layers:
+        assert layer.node in page.texts
+    text = " ".join(page.texts)
+    for part in (report.summary.headline, "Declined", "both_inputs_computed", "amax by profile", "What to try next",
+                 "keep_precision", "calibrate", "reused", report.backend.reason):  # fmt: skip
+        assert part in text, part
+
+
+def test_three_thousand_layers_stay_small_and_quick(tmp_path):
+    report = sample(3000)
+    start = time.perf_counter()
+    write_html(report, tmp_path / "report.html")
+    assert time.perf_counter() - start < 10
+    assert (tmp_path / "report.html").stat().st_size < 5_000_000
+    assert to_text(report)
+
+
+def test_the_terminal_puts_the_verdict_first_and_uses_no_escapes_or_markup():
+    text = to_text(sample(kind="missed"), files=["runs/x/report.json"])
+    assert text.startswith("MISSED ITS BUDGET")
+    for part in ("runs int8", "both_inputs_computed", "/block7/matmul/MatMul", "calibrate", "runs/x/report.json"):
+        assert part in text
+    evil = to_text(hostile())
+    assert "\x1b" not in evil and "\u2028" not in evil
+    assert "[red]not red[/red]" in evil and "\\u001b[2J" in evil
+    assert max(len(line) for line in evil.splitlines()) <= 100
+
+
+def test_print_report_writes_plain_text_where_there_is_no_terminal(capsys):
+    print_report(sample())
+    out = capsys.readouterr().out
+    assert out.startswith("Usable") and "\x1b" not in out
+
+
+def test_print_report_takes_a_console(tmp_path):
+    with open(tmp_path / "out", "w+") as stream:
+        print_report(sample(), Console(file=stream, force_terminal=True, width=120))
+        stream.seek(0)
+        assert "\x1b[" in stream.read()
+
+
+def test_comparison_says_what_differs(tmp_path):
+    a, b = sample(), sample(72, "missed", 4)
+    found = compare(a, b, labels=("first", "second"))
+    assert not found.same and found.same_model
+    assert found.headline.startswith("second is missed, first is usable; top1 0.941 against 0.986")
+    assert found.only_a == [] and len(found.only_b) == 14
+    (changed,) = found.differing("asked", "actual")
+    assert (str(changed.a.actual), str(changed.b.actual)) == ("int8", "fp16")
+    assert all(abs(n.error_delta_db) >= 1 for n in found.differing("error"))
+    json.dumps(found.to_json(), allow_nan=False)
+    text = comparison_text(found)
+    assert text.startswith("second is missed") and "Only in second (14)" in text and "\x1b" not in text
+    write_comparison_html(found, tmp_path / "c.html")
+    assert (tmp_path / "c.html").exists()
+
+
+def test_comparing_a_report_with_itself_finds_nothing():
+    found = compare(sample(), sample())
+    assert found.same and not found.nodes
+    assert "do not differ" in found.headline
+
+
+def test_the_map_covers_all_layers_once():
+    for count in (58, 4200):
+        layers = sample(count).computing
+        drawn = charts.precision_map(layers, [])
+        assert sum(bar.width * bar.height for bar in drawn.actual) == pytest.approx(charts.WIDTH, rel=0.01)
+        assert drawn.ticks and drawn.line.startswith("M")
+    assert charts.precision_map([], []).dots == []
+
+
+@pytest.mark.parametrize("histogram", [None, [], [0.0, 0.0], [3, 1], [0.1] * 2048])
+def test_histograms_draw(histogram):
+    path = charts.histogram_path(RangeInfo(tensor="t", amax=1.0, histogram=histogram))
+    assert (path == "") == (not histogram)
+    assert "nan" not in path and len(path) < 2000

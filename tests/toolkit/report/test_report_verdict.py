@@ -1,0 +1,96 @@
+"""The verdict, its first line, and what to try next."""
+
+import sys
+
+import pytest
+
+from tests.toolkit.report.samples import HOSTILE, accuracy, sample
+from toolkit.report.schema import Accuracy, LayerError, LayerInfo, OutputError
+from toolkit.report.verdict import breakage, culprits, headline, keep_fragment, toml_string, verdict
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [
+        ("usable", "Usable: top1 0.986 against 0.988 float (drop 0.2 points, budget 0.5); 23 of 40 layers run"),
+        ("missed", "MISSED ITS BUDGET: top1 0.941 against 0.988 float (drop 4.7 points, budget 0.5); 23 of 40"),
+        ("broken", "BROKEN: top1 fell from 0.988 to 0.040; do not deploy. 23 of 40 layers run in INT8."),
+        ("unmeasured", "Not measured: nothing says yet whether the result is usable; 23 of 40 layers run in INT8."),
+    ],
+)
+def test_headlines(kind, first):
+    report = sample(kind=kind)
+    assert report.summary.verdict == kind
+    assert report.summary.headline.startswith(first)
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        (Accuracy(), "unmeasured"),
+        (Accuracy(outputs={"y": OutputError(sqnr_db=30, max_abs=0.1, cosine=0.999)}), "usable"),
+        (Accuracy(outputs={"y": OutputError(sqnr_db=None, max_abs=0.0)}), "usable"),
+        (Accuracy(outputs={"y": OutputError()}), "broken"),
+        (Accuracy(outputs={"y": OutputError(sqnr_db=-1, max_abs=9)}), "broken"),
+        (Accuracy(outputs={"y": OutputError(sqnr_db=2, max_abs=9, cosine=0.3)}), "broken"),
+        (Accuracy(outputs={"y": OutputError(sqnr_db=4, max_abs=9, agreement=0.1)}), "broken"),
+        (Accuracy(outputs={"y": OutputError(sqnr_db=-1, max_abs=9, agreement=0.99)}), "usable"),
+        (Accuracy(before=0.99, quantized=0.0, drop=0.99, budget=0.01, met=False), "broken"),
+        (Accuracy(before=0.99, quantized=0.4, drop=0.59, budget=0.9, met=True), "usable"),
+        (Accuracy(before=0.99, quantized=0.9, drop=0.0, met=True, outputs={"y": OutputError()}), "broken"),
+        (Accuracy(metric="mse", before=0.4, quantized=0.1, drop=-0.3, met=None), "usable"),
+        (Accuracy(before=0.99, quantized=0.98, drop=0.01, met=False), "missed"),
+    ],
+)
+def test_verdicts(measured, expected):
+    assert verdict(measured) == expected
+    assert bool(breakage(measured)) == (expected == "broken")
+
+
+def test_a_metric_where_less_is_better_is_not_stated_in_points():
+    line = headline([], Accuracy(metric="mse", before=0.1, quantized=0.3, drop=0.2, budget=0.05, met=False))
+    assert "mse 0.300 against 0.100 float (worse by 0.2, budget 0.05)" in line
+
+
+def test_a_missed_target_other_than_the_drop_is_named():
+    measured = accuracy()
+    measured.met, measured.misses = False, ["output 'y' has 8.1 dB, below 20"]
+    assert headline([], measured).startswith("MISSED ITS BUDGET: output 'y' has 8.1 dB, below 20; top1")
+
+
+def test_without_an_engine_the_headline_says_so():
+    report = sample()
+    for layer in report.layers:
+        layer.actual.precision = None
+    assert "16 of 40 layers are asked to run in INT8, with no engine to confirm it" in headline(report.layers, None)
+
+
+def test_culprits_are_where_the_error_comes_in_not_where_it_ends():
+    def layer(name, level, drop):
+        return LayerInfo(node=name, op="Conv", error=LayerError(sqnr_db=level, max_abs=1, drop_db=drop))
+
+    layers = [layer("first", 45, None), layer("guilty", 20, 25), layer("victim", 18, 2), layer("small", 40, 5)]
+    layers.append(LayerInfo(node="nan", op="Exp", error=LayerError()))
+    assert [one.node for one in culprits(layers)] == ["nan", "guilty", "small"]
+
+
+def test_the_suggested_piece_of_recipe_is_toml_that_names_exactly_these_nodes():
+    names = [*HOSTILE, "a*b?[c]", "\\d", "\x7f\x85", "\U0001f600"]
+    read = tomllib.loads(keep_fragment(names, "fp16"))["pass"][0]
+    assert read["use"] == "keep_precision" and read["precision"] == "fp16"
+    assert read["nodes"][len(HOSTILE)] == "a[*]b[?][[]c]"
+    assert [tomllib.loads(f"k = {toml_string(name)}")["k"] for name in names] == names
+
+
+def test_suggestions_follow_from_the_data():
+    missed = sample(kind="missed").summary.next
+    assert "keep_precision" in missed[0].fragment and "/block5/conv/Conv" in missed[0].fragment
+    assert any("times as wide" in one.text for one in missed)
+    assert any("[evaluation]" in one.fragment for one in sample(kind="unmeasured").summary.next)
+    declined = next(one.text for one in missed if "declined" in one.text)
+    assert "both_inputs_computed" in declined
