@@ -14,7 +14,7 @@ Array = np.ndarray[Any, Any]
 
 
 class FoldBatchNorm(Pass):
-    """Put BatchNormalization, and the constant Mul and Add that Caffe exports write after it, into the layer before it."""
+    """Put BatchNormalization, and the constant Mul and Add that Caffe exports write after it, into the layer before."""
 
     name = "fold_batchnorm"
 
@@ -29,7 +29,9 @@ class FoldBatchNorm(Pass):
         model.tidy()
         for node, _ in model.walk():
             if node.op == "BatchNormalization" and not context.journal.of("declined", self.title(), node.name):
-                context.journal.declined(node.name, "no Conv, ConvTranspose or Gemm is right before it", rule="no-layer")
+                context.journal.declined(
+                    node.name, "no Conv, ConvTranspose or Gemm is right before it", rule="no-layer"
+                )
 
     def _fold_next(self, model: Model, layer: gs.Node, rank: int | None, context: Context) -> bool:
         out = layer.outputs[0]
@@ -58,7 +60,9 @@ class FoldBatchNorm(Pass):
         gain, offset = np.broadcast_to(gain, channels), np.broadcast_to(offset, channels)
         bias = model.constant(layer.inputs[2]) if len(layer.inputs) > 2 and not layer.inputs[2].is_empty() else None
         beta = float(layer.attrs.get("beta", 1.0)) if layer.op == "Gemm" else 1.0
-        old_bias = np.zeros(channels) if bias is None else np.broadcast_to(bias.astype(np.float64).reshape(-1), channels)
+        old_bias = (
+            np.zeros(channels) if bias is None else np.broadcast_to(bias.astype(np.float64).reshape(-1), channels)
+        )
         new_weight = _scaled(layer, weight, gain).astype(weight.dtype)
         new_bias = (old_bias * beta * gain + offset) / (beta if beta else 1.0)
         layer.inputs[1] = make_constant(model.unique_tensor(f"{layer.inputs[1].name}_folded"), new_weight)
@@ -71,8 +75,12 @@ class FoldBatchNorm(Pass):
         after.outputs.clear()
         after.inputs.clear()
         layer.outputs[0] = result
-        context.journal.changed(layer.name, f"took in {after.op} {after.name}", "it scales and shifts each output channel")
-        context.plan.rename(after.name, layer.name) if layer.name not in context.plan else context.plan.withdraw(after.name)
+        context.journal.changed(
+            layer.name, f"took in {after.op} {after.name}", "it scales and shifts each output channel"
+        )
+        context.plan.rename(after.name, layer.name) if layer.name not in context.plan else context.plan.withdraw(
+            after.name
+        )
         return True
 
 

@@ -14,7 +14,8 @@ from toolkit.model import Model
 from toolkit.placement.ops import TARGETS
 from toolkit.placement.pairs import Pair, Placement
 from toolkit.placement.place import place
-from toolkit.placement.qdq import Inserter, existing, storable_scale
+from toolkit.placement.qdq import Inserter, storable_scale
+from toolkit.placement.scales import share_amax
 from toolkit.precision import FLOATS, Precision
 from toolkit.select import choose
 
@@ -55,7 +56,8 @@ class InsertQDQ(Pass):
         activations = placement.activations
         ranges = context.ranges(model, activations) if activations else None
         amax = {name: ranges.amax(name) for name in activations} if ranges is not None else {}
-        self._share(model, placement, amax, precision, context)
+        for note in share_amax(model, placement, amax, precision):
+            context.journal.noted(note, rule="unlike-scales")
         inserter = Inserter(model, precision)
         for pair in placement.pairs.values():
             if pair.weight:
@@ -95,43 +97,21 @@ class InsertQDQ(Pass):
         tensors = model.graph.tensors()
         return any(tensors[p.tensor].dtype == np.float16 for p in placement.pairs.values() if p.tensor in tensors)
 
-    def _weight_amax(self, values: np.ndarray, axis: int | None, precision: Precision) -> np.ndarray:  # type: ignore[type-arg]
+    def _weight_amax(self, values: np.ndarray, axis: int | None, precision: Precision) -> np.ndarray:
         from toolkit.calibration.weights import weight_amax
 
         return weight_amax(values, axis, self.weights, precision)
 
     def _activation_scale(
         self, pair: Pair, amax: dict[str, float], precision: Precision, context: Context
-    ) -> np.ndarray:  # type: ignore[type-arg]
+    ) -> np.ndarray:
         value = amax[pair.tensor]
         if not np.isfinite(value):
             raise RangesError(f"the range of tensor '{pair.tensor}' is {value}", remedy="calibrate again")
         if value == 0:
             context.journal.noted(
-                f"tensor '{pair.tensor}' was zero in every sample; it gets the scale of amax 1", pair.uses[0].node, "dead"
+                f"tensor '{pair.tensor}' was zero in every sample; it gets the scale of amax 1",
+                pair.uses[0].node,
+                "dead",
             )
         return storable_scale(value, precision)
-
-    def _share(
-        self, model: Model, placement: Placement, amax: dict[str, float], precision: Precision, context: Context
-    ) -> None:
-        """Give tensors that must share one scale the largest amax among them; a pair that exists decides."""
-        tensors = model.graph.tensors()
-        for names in placement.same_scale:
-            present = []
-            for name in sorted(names):
-                node = existing(tensors[name]) if name in tensors else None
-                scale = model.constant(node.inputs[1]) if node is not None else None
-                if scale is not None and scale.size == 1:
-                    present.append(float(scale.reshape(())) * precision.max)
-            shared = max(present) if present else max((amax[n] for n in names if n in amax), default=0.0)
-            if len(set(present)) > 1:
-                context.journal.noted(
-                    f"the pairs on {', '.join(sorted(names))} exist with unlike scales; the Concat leaves the quantized type",
-                    rule="unlike-scales",
-                )
-            for name in names & set(amax):
-                amax[name] = shared
-
-
-

@@ -19,7 +19,7 @@ from toolkit.select import choose
 
 
 class StripQDQ(Pass):
-    """Remove Q/DQ pairs made by QAT or PTQ, per tensor or per channel, signed or not; stored weights become float again."""
+    """Remove Q/DQ pairs of QAT or PTQ, per tensor or per channel, signed or not; stored weights become float again."""
 
     name = "strip_qdq"
     nodes: list[str] = Field([], description="strip only the pairs these nodes read (names or globs); empty: all")

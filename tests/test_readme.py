@@ -23,7 +23,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository's own folders, linked, so that runs/ lies elsewhere."""
     place = tmp_path_factory.mktemp("readme")
     for name in ("models", "recipes"):
-        os.symlink(ROOT / name, place / name)
+        (place / name).symlink_to(ROOT / name)
     return place
 
 
@@ -33,7 +33,7 @@ def call(arguments: list[str], place: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_quick_start_has_exactly_two_bash_blocks() -> None:
-    part = TEXT[TEXT.index("## Quick start"):]
+    part = TEXT[TEXT.index("## Quick start") :]
     part = part[: part.index("\n## ", 5)]
     assert len(re.findall(r"^```bash", part, re.M)) == 2
 

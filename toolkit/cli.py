@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ app = typer.Typer(
 )
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
-Out = Annotated[Optional[Path], typer.Option("--out", help="The run folder. Default: runs/<recipe name>.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/<recipe name>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the machine form.")]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe run code of its author (module:Name).")]
 
@@ -34,7 +34,9 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     _State.debug = _State.debug or debug
 
@@ -62,10 +64,10 @@ def check(recipe: RecipePath, allow_code: AllowCode = False, json: Json = False)
 @app.command()
 def new(
     model: Annotated[Path, typer.Argument(help="An ONNX model.", show_default=False)],
-    data: Annotated[Optional[Path], typer.Option(help="Calibration data; profiles are read off its shapes.")] = None,
-    test: Annotated[Optional[Path], typer.Option(help="Test data with labels.")] = None,
-    metric: Annotated[Optional[str], typer.Option(help="The metric for the test data: top1, top5, exact, mse.")] = None,
-    out: Annotated[Optional[Path], typer.Option("--out", help="The recipe to write. Default: <model>.toml here.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Calibration data; profiles are read off its shapes.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Test data with labels.")] = None,
+    metric: Annotated[str | None, typer.Option(help="The metric for the test data: top1, top5, exact, mse.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The recipe to write. Default: <model>.toml here.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
 ) -> None:
     """Write a recipe that fits a model."""
@@ -76,7 +78,7 @@ def new(
 
 @app.command()
 def passes(
-    name: Annotated[Optional[str], typer.Argument(help="One pass; all where not given.")] = None, json: Json = False
+    name: Annotated[str | None, typer.Argument(help="One pass; all where not given.")] = None, json: Json = False
 ) -> None:
     """List the passes installed here, with their settings."""
     from toolkit.commands import list_passes
@@ -99,7 +101,7 @@ def inspect(
 def compare(
     first: Annotated[Path, typer.Argument(help="A run folder, report or ranges file.", show_default=False)],
     second: Annotated[Path, typer.Argument(help="Another of the same kind.", show_default=False)],
-    html: Annotated[Optional[Path], typer.Option(help="Also write the comparison as a page.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the comparison as a page.")] = None,
     json: Json = False,
 ) -> None:
     """Compare two runs, or two files of ranges."""

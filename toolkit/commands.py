@@ -28,7 +28,7 @@ def run_recipe(recipe: Path, out: Path | None, allow_code: bool, json: bool) -> 
     else:
         from toolkit.report.schema import Step
 
-        steps = [Step(name=s.name, status=s.status, seconds=s.seconds, why=s.why) for s in result.steps]  # type: ignore[arg-type]
+        steps = [Step(name=s.name, status=s.status, seconds=s.seconds, why=s.why) for s in result.steps]
         print_report(result.report.model_copy(update={"steps": steps}), files=result.files)
     return result.exit_status
 
@@ -55,7 +55,9 @@ def new_recipe(
 
     target = out if out is not None else Path(f"{model.stem}.toml")
     if target.exists() and not force:
-        raise QtoolError("the recipe exists", where=str(target), remedy="give another --out, or --force to write over it")
+        raise QtoolError(
+            "the recipe exists", where=str(target), remedy="give another --out, or --force to write over it"
+        )
     write_text(target, recipe_for(model, target, data, test, metric))
     sys.stdout.write(f"{target}\nnext: qtool check {target}\n")
     return 0
@@ -75,7 +77,9 @@ def list_passes(name: str | None, json: bool) -> int:
     for n, kind in kinds.items():
         sys.stdout.write(f"{n}\n    {_first_line(kind)}\n")
         for key, spec in kind.model_fields.items():
-            default = "required" if spec.is_required() else f"default {_plain(spec.get_default(call_default_factory=True))}"
+            default = (
+                "required" if spec.is_required() else f"default {_plain(spec.get_default(call_default_factory=True))}"
+            )
             text = f": {spec.description}" if spec.description else ""
             sys.stdout.write(f"    {key} ({default}){text}\n")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,9 +204,7 @@ class CalibrationData:
             counts.cut = self._source.cut
             self._note(counts)
 
-    def batches(
-        self, size: BatchSize = 8, keep: Keep | None = None, tally: Tally | None = None
-    ) -> Iterator[Batch]:
+    def batches(self, size: BatchSize = 8, keep: Keep | None = None, tally: Tally | None = None) -> Iterator[Batch]:
         """Samples joined to batches of equal shapes, in a deterministic order that depends on ``size``.
 
         Samples wait for others of their shape within a window of bounded size.

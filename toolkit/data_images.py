@@ -87,7 +87,9 @@ class Images:
         count = 1 if self._colour == "gray" else 3
         if len(value) not in (1, count) or (key == "std" and not value.all()):
             raise DataError(
-                f"{key} is {settings.get(key)!r}", where=self._where, remedy=f"give one number or {count}, none of std 0"
+                f"{key} is {settings.get(key)!r}",
+                where=self._where,
+                remedy=f"give one number or {count}, none of std 0",
             )
         return value
 

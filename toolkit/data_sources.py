@@ -399,7 +399,9 @@ class RandomFeeds:
         self._specs, self._seed, self._samples = specs, seed, samples
         self.cut = 0
         corners = [profile.corners()[which] for which in ("opt", "min", "max") for profile in profiles] or [{}]
-        self._shapes = [{name: self._shape(spec, corner, batched) for name, spec in specs.items()} for corner in corners]
+        self._shapes = [
+            {name: self._shape(spec, corner, batched) for name, spec in specs.items()} for corner in corners
+        ]
 
     @staticmethod
     def _shape(spec: InputSpec, corner: Mapping[str, tuple[int, ...]], batched: bool) -> tuple[int, ...]:

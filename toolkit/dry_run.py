@@ -35,7 +35,11 @@ class Plan:
 
     def to_text(self) -> str:
         """For people."""
-        lines = [f"{self.recipe}: can run", f"model: {self.nodes} nodes", "passes: " + (", ".join(self.passes) or "none")]
+        lines = [
+            f"{self.recipe}: can run",
+            f"model: {self.nodes} nodes",
+            "passes: " + (", ".join(self.passes) or "none"),
+        ]
         lines.append("asked: " + (", ".join(f"{n} {p}" for p, n in sorted(self.asked.items())) or "nothing"))
         for name, found in (("calibration", self.calibration), ("evaluation", self.evaluation)):
             if found:
@@ -74,9 +78,12 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> Plan:
     from toolkit.pipeline import Pipeline, import_path
     from toolkit.steps import RunFolder
 
-    with tempfile.TemporaryDirectory(prefix="qtool-check-") as folder, import_path(recipe.folder if allow_code else None):
+    with (
+        tempfile.TemporaryDirectory(prefix="qtool-check-") as folder,
+        import_path(recipe.folder if allow_code else None),
+    ):
         pipeline = Pipeline(recipe, RunFolder(Path(folder)), allow_code)
-        pipeline._inputs_exist()
+        pipeline.inputs_exist()
         journal = Journal()
         steps = pipeline.passes()
         source = pipeline.source(journal)

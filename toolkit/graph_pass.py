@@ -79,8 +79,9 @@ class Context:
         if self.provider is None:
             missing = sorted(wanted - set(self.known_ranges.tensors if self.known_ranges else ()))[:3]
             raise RangesError(
-                "ranges are needed and there is no calibration data" + (f" (for {', '.join(missing)})" if missing else ""),
-                remedy="add [calibration] data = \"...\" to the recipe, or set Context(known_ranges=...)",
+                "ranges are needed and there is no calibration data"
+                + (f" (for {', '.join(missing)})" if missing else ""),
+                remedy='add [calibration] data = "..." to the recipe, or set Context(known_ranges=...)',
             )
         subject = model or self.model
         if subject is None:

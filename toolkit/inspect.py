@@ -31,7 +31,9 @@ def inspect(path: Path) -> Shown:
         report = path / "report.json"
         if report.exists():
             return _report(report)
-        raise QtoolError("the folder is no run folder: it has no report.json", where=str(path), remedy="name a file in it")
+        raise QtoolError(
+            "the folder is no run folder: it has no report.json", where=str(path), remedy="name a file in it"
+        )
     if path.suffix == ".onnx":
         return _model(path)
     if path.suffix in (".engine", ".plan"):
@@ -39,9 +41,10 @@ def inspect(path: Path) -> Shown:
         if beside.exists():
             return _layers(beside)
         raise QtoolError(
-            "an engine says nothing without the GPU and the TensorRT that built it", where=str(path),
+            "an engine says nothing without the GPU and the TensorRT that built it",
+            where=str(path),
             remedy="inspect the layers.json of its run folder",
-        )  # fmt: skip
+        )
     if path.suffix == ".json":
         return _json(path)
     return _ranges(path)
@@ -75,11 +78,17 @@ def _model(path: Path) -> Shown:
     ops = Counter(node.op for node, _ in model.walk())
     marks = Counter(props["qtool.precision"] for props in model.metadata.values() if "qtool.precision" in props)
     content = {
-        "path": str(path), "opset": model.opset, "nodes": sum(ops.values()), "weight_bytes": model.weight_bytes(),
-        "inputs": {name: shape for name, shape in model.input_shapes().items()},
-        "outputs": [t.name for t in model.graph.outputs], "ops": dict(ops.most_common()),
-        "pairs": sum(1 for _ in pairs_of(model)), "asked": dict(marks), "fingerprint": model.fingerprint(),
-    }  # fmt: skip
+        "path": str(path),
+        "opset": model.opset,
+        "nodes": sum(ops.values()),
+        "weight_bytes": model.weight_bytes(),
+        "inputs": dict(model.input_shapes().items()),
+        "outputs": [t.name for t in model.graph.outputs],
+        "ops": dict(ops.most_common()),
+        "pairs": sum(1 for _ in pairs_of(model)),
+        "asked": dict(marks),
+        "fingerprint": model.fingerprint(),
+    }
     lines = [f"{path}: opset {model.opset}, {content['nodes']} nodes, {model.weight_bytes() / 1e6:.2f} MB of weights"]
     lines += [f"input {name} {shape}" for name, shape in model.input_shapes().items()]
     lines += [f"output {t.name}" for t in model.graph.outputs]
@@ -126,19 +135,24 @@ def compare_files(first: Path, second: Path, html: Path | None = None) -> Shown:
             raise QtoolError("no such file or folder", where=str(path), remedy="check the path")
     reports = [_report_path(path) for path in (first, second)]
     if all(reports):
-        return _compare_reports(*(p for p in reports if p is not None), html=html)
+        return _compare_reports([p for p in reports if p is not None], html)
     if any(reports):
         raise QtoolError("one is a run, the other is not", where=f"{first}, {second}", remedy="compare two of a kind")
     from toolkit.calibration.interchange import read_ranges
-    from toolkit.report.compare_ranges import compare_ranges
+    from toolkit.report.compare_ranges import compare_ranges, write_ranges_html
 
-    return compare_ranges(read_ranges(first), read_ranges(second), str(first), str(second), html)
+    found = compare_ranges(read_ranges(first), read_ranges(second), (str(first), str(second)))
+    if html is not None:
+        write_ranges_html(found, html)
+    return Shown(found.to_json(), found.to_text())
 
 
 def _report_path(path: Path) -> Path | None:
     if path.is_dir():
         if not (path / "report.json").exists():
-            raise QtoolError("the folder is no run folder: it has no report.json", where=str(path), remedy="run its recipe")
+            raise QtoolError(
+                "the folder is no run folder: it has no report.json", where=str(path), remedy="run its recipe"
+            )
         return path / "report.json"
     if path.suffix != ".json":
         return None
@@ -149,11 +163,13 @@ def _report_path(path: Path) -> Path | None:
     return path if isinstance(content, dict) and str(content.get("schema", "")).startswith("qtool-report") else None
 
 
-def _compare_reports(first: Path, second: Path, html: Path | None) -> Shown:
+def _compare_reports(paths: list[Path], html: Path | None) -> Shown:
     from toolkit.report.compare import compare, comparison_text, write_comparison_html
     from toolkit.report.schema import Report
 
-    found = compare(Report.load(first), Report.load(second))
+    first, second = paths
+    labels = (first.parent.name or str(first), second.parent.name or str(second))
+    found = compare(Report.load(first), Report.load(second), labels=labels)
     if html is not None:
         write_comparison_html(found, html)
     return Shown(found.to_json(), comparison_text(found))

@@ -1,4 +1,4 @@
-"""The model under work: an onnx-graphsurgeon graph with unique node names, shapes, a fingerprint, loading and saving."""
+"""The model under work: an onnx-graphsurgeon graph with unique node names, shapes and a fingerprint."""
 
 from __future__ import annotations
 
@@ -96,9 +96,7 @@ class Model:
         return cls.from_proto(read(path), source=path, journal=journal)
 
     @classmethod
-    def from_proto(
-        cls, proto: onnx.ModelProto, source: Path | None = None, journal: Journal | None = None
-    ) -> Model:
+    def from_proto(cls, proto: onnx.ModelProto, source: Path | None = None, journal: Journal | None = None) -> Model:
         """Take a model in memory. ``proto`` is not changed."""
         from toolkit.onnx_file import normalise
 
@@ -253,7 +251,7 @@ class Model:
         self.graph.cleanup(remove_unused_graph_inputs=False).toposort()
 
     def raise_opset(self, minimum: int) -> list[str]:
-        """Bring the operator set up to ``minimum`` with ONNX's version converter, keeping node names where they live on.
+        """Bring the operator set up to ``minimum`` by ONNX's version converter; nodes that live on keep their names.
 
         Returns:
             Names of nodes that the conversion made anew.
@@ -409,12 +407,9 @@ def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | N
     return gs.Constant(name, np.asarray(values.astype(onnx.helper.tensor_dtype_to_np_dtype(wanted)), order="C"))
 
 
-def make_node(
-    op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor], **attrs: Any
-) -> gs.Node:
+def make_node(op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor], **attrs: Any) -> gs.Node:
     """A node of ONNX's own operator set."""
     return gs.Node(op=op, name=name, attrs=attrs, inputs=list(inputs), outputs=list(outputs))
 
 
-__all__ = ["FLOAT_TYPES", "Facts", "Model", "Signature", "make_constant", "make_node", "onnx_type",
-           "values_of"]  # fmt: skip
+__all__ = ["FLOAT_TYPES", "Facts", "Model", "Signature", "make_constant", "make_node", "onnx_type", "values_of"]

@@ -47,8 +47,12 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
     if ops["BatchNormalization"]:
         lines += ["", "[[pass]]", 'use = "fold_batchnorm"']
     if ops["QuantizeLinear"] and _unusable(model):
-        lines += ["", "# The model has pairs that TensorRT refuses (uint8, or a zero point that is not 0): they are made anew.",
-                  "[[pass]]", 'use = "strip_qdq"']  # fmt: skip
+        lines += [
+            "",
+            "# The model has pairs that TensorRT refuses (uint8, or a zero point that is not 0): they are made anew.",
+            "[[pass]]",
+            'use = "strip_qdq"',
+        ]
     fragile = [op for op in FRAGILE if ops[op]]
     if fragile:
         lines += ["", "[[pass]]", 'use = "keep_precision"', f"ops = {json.dumps(fragile)}", 'precision = "fp16"']
@@ -67,8 +71,10 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
 
 
 def _class_like(model: Model) -> bool:
-    return any(t.shape is not None and len(t.shape) in (2, 3) and isinstance(t.shape[-1], int) and t.shape[-1] > 1
-               for t in model.graph.outputs)  # fmt: skip
+    return any(
+        t.shape is not None and len(t.shape) in (2, 3) and isinstance(t.shape[-1], int) and t.shape[-1] > 1
+        for t in model.graph.outputs
+    )
 
 
 def _unusable(model: Model) -> bool:
@@ -96,7 +102,10 @@ def _profile(shapes: dict[str, list[int | str | None]], seen: dict[str, list[tup
     dynamic = {name: shape for name, shape in shapes.items() if any(not isinstance(d, int) for d in shape)}
     if not dynamic:
         return []
-    lines = ["[[profile]]", 'name = "all"' + ("" if seen else "                          # check these shapes: they are guessed")]
+    lines = [
+        "[[profile]]",
+        'name = "all"' + ("" if seen else "                          # check these shapes: they are guessed"),
+    ]
     for name, shape in dynamic.items():
         extents = [_extent(shape, axis, dim, seen.get(name)) for axis, dim in enumerate(shape)]
         low, mid, high = ([e[i] for e in extents] for i in range(3))

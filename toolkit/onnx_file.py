@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +63,7 @@ def _check_external(tensor: TensorProto, folder: Path, path: Path) -> None:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     target = (folder / location).resolve()
-    if os.path.isabs(location) or folder not in target.parents:
+    if Path(location).is_absolute() or folder not in target.parents:
         raise NotAllowedError(
             f"tensor '{tensor.name}' has its data in '{location}', outside the model's folder",
             where=str(path),
@@ -115,6 +114,8 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list
         )
     if proto.functions:
         count = len(proto.functions)
+        import onnx.inliner
+
         proto = onnx.inliner.inline_local_functions(proto)
         notes.append(f"{count} model-local functions were inlined")
     else:
@@ -141,8 +142,11 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list
                 where=where,
                 remedy="put an Identity node before it, or remove it from the outputs",
             )
-    untyped = [v.name for v in proto.graph.output if not v.type.WhichOneof("value")
-               or (v.type.HasField("tensor_type") and not v.type.tensor_type.elem_type)]  # fmt: skip
+    untyped = [
+        v.name
+        for v in proto.graph.output
+        if not v.type.WhichOneof("value") or (v.type.HasField("tensor_type") and not v.type.tensor_type.elem_type)
+    ]
     if untyped:
         _type_outputs(proto, untyped, where)
     _name_nodes(proto.graph, notes)
@@ -159,9 +163,10 @@ def _type_outputs(proto: onnx.ModelProto, names: list[str], where: str) -> None:
             inferred = found[value.name].type
             if not inferred.tensor_type.elem_type:
                 raise ModelError(
-                    f"output '{value.name}' declares no type and none can be inferred", where=where,
+                    f"output '{value.name}' declares no type and none can be inferred",
+                    where=where,
                     remedy="export the model again with typed outputs",
-                )  # fmt: skip
+                )
             value.type.CopyFrom(inferred)
 
 
@@ -241,7 +246,7 @@ def convert_opset(model: Model, target: int) -> Model:
         ) from error
     for node in converted.graph.node:
         if node.op_type == "Dropout":
-            # The converter makes the ratio a tensor of one element where a scalar is due; inference needs neither input.
+            # The converter makes the ratio a tensor of one element where a scalar is due; inference needs it not.
             del node.input[1:]
     proto, _ = normalise(converted, str(model.source or "the model"))
     result = ModelClass(gs.import_onnx(proto), model.metadata, model.props, model.source)

@@ -16,15 +16,13 @@ from toolkit.files import write_bytes, write_json, write_text
 from toolkit.journal import Journal
 from toolkit.plan import PrecisionPlan
 from toolkit.recipe import Recipe
+from toolkit.run_inputs import RunInputs, is_code
 from toolkit.steps import RunFolder, StepInfo
 from toolkit.versions import code_fingerprint, module_fingerprint, path_fingerprint, versions
 
 if TYPE_CHECKING:
-    from toolkit.backends.layer import Build
-    from toolkit.calibration.provider import Calibrator
     from toolkit.calibration.ranges import Ranges
-    from toolkit.data import CalibrationData
-    from toolkit.graph_pass import Context, Pass
+    from toolkit.graph_pass import Context
     from toolkit.model import Model
     from toolkit.report.schema import Report
 
@@ -58,8 +56,16 @@ class Result:
         return [p for name in FILES if (p := self.folder / name).exists()]
 
 
-FILES = ("report.html", "report.json", "model.onnx", "model.engine", "ranges.json", "layers.json", "journal.jsonl",
-         "recipe.lock.toml")  # fmt: skip
+FILES = (
+    "report.html",
+    "report.json",
+    "model.onnx",
+    "model.engine",
+    "ranges.json",
+    "layers.json",
+    "journal.jsonl",
+    "recipe.lock.toml",
+)
 
 
 def run(
@@ -102,7 +108,7 @@ def import_path(folder: Path | None) -> Iterator[None]:
         sys.path.remove(str(folder))
 
 
-class Pipeline:
+class Pipeline(RunInputs):
     """One run of one recipe in one folder."""
 
     def __init__(
@@ -113,14 +119,9 @@ class Pipeline:
         progress: Progress | None = None,
         on_step: StepListener | None = None,
     ) -> None:
-        self.recipe, self.folder, self.allow_code = recipe, folder, allow_code
-        self.progress = progress or (lambda what, done, total: None)
+        super().__init__(recipe, folder, allow_code, progress)
         self.on_step = on_step or (lambda info: None)
         self.path = folder.path
-        self.profiles = recipe.profiles()
-        self.model_path = recipe.resolve(recipe.model.path)
-        self._source: Model | None = None
-        self._prints: dict[Path, str] = {}
 
     # ---------------------------------------------------------------- the whole
 
@@ -128,22 +129,33 @@ class Pipeline:
         """Do every step whose key changed, reuse the others, and join the report."""
         from toolkit.report.schema import Report
 
-        self._inputs_exist()
+        self.inputs_exist()
         prepare_key = self._prepare_key()
         self._step("passes", prepare_key, self._prepare)
-        lower_key = {**self._engine_key(), "prepared": self._hash(self.path / ".qtool/prepared.onnx"),
-                     "plan": self._hash(self.path / ".qtool/plan.json"), "ranges": self._hash(self.path / "ranges.json")}  # fmt: skip
+        lower_key = {
+            **self._engine_key(),
+            "prepared": self._hash(self.path / ".qtool/prepared.onnx"),
+            "plan": self._hash(self.path / ".qtool/plan.json"),
+            "ranges": self._hash(self.path / "ranges.json"),
+        }
         self._step("lowering", lower_key, self._lower)
         model_hash = self._hash(self.path / "model.onnx")
         build_key = {**self._engine_key(), "model": model_hash, "profiles": repr(self.profiles), "gpu": _gpu()}
         self._step("engine", build_key, self._build)
-        evaluate_key = {"float": self._print(self.model_path), "model": model_hash, "code": code_fingerprint(),
-                        "settings": self.recipe.evaluation.model_dump(mode="json"), **self._evaluation_data_key()}  # fmt: skip
+        evaluate_key = {
+            "float": self.print_of(self.model_path),
+            "model": model_hash,
+            "code": code_fingerprint(),
+            "settings": self.recipe.evaluation.model_dump(mode="json"),
+            **self._evaluation_data_key(),
+        }
         self._step("evaluation", evaluate_key, self._evaluate)
         hidden = self.path / ".qtool"
         report_key = {
             "recipe": self.recipe.model_dump(mode="json", by_alias=True),
-            "results": [self._hash(hidden / n) for n in ("build.json", "evaluation.json", "plan.json", "lowered_plan.json")],
+            "results": [
+                self._hash(hidden / n) for n in ("build.json", "evaluation.json", "plan.json", "lowered_plan.json")
+            ],
             "model": model_hash,
             "code": code_fingerprint(),
         }
@@ -160,49 +172,25 @@ class Pipeline:
 
     # ---------------------------------------------------------------- keys
 
-    def _inputs_exist(self) -> None:
-        from toolkit.errors import ModelError
-
-        if not self.model_path.is_file():
-            raise ModelError(
-                f"no such model: {self.model_path}", where=self.recipe.locate("model", "path"),
-                remedy="paths are relative to the recipe",
-            )  # fmt: skip
-        for table in ("calibration", "evaluation"):
-            data = getattr(self.recipe, table).data
-            if data is not None and not _is_code(data) and not self.recipe.resolve(data).exists():
-                raise DataError(
-                    f"no such data: {self.recipe.resolve(data)}", where=self.recipe.locate(table, "data"),
-                    remedy="paths are relative to the recipe",
-                )  # fmt: skip
-
-    def _print(self, path: Path) -> str:
-        if path not in self._prints:
-            self._prints[path] = path_fingerprint(path) if path.exists() else ""
-        return self._prints[path]
-
     def _hash(self, path: Path) -> str:
         return path_fingerprint(path) if path.exists() else ""
-
-    def _data_print(self, data: str | None) -> str:
-        if data is None:
-            return ""
-        return module_fingerprint(data.partition(":")[0]) if _is_code(data) else self._print(self.recipe.resolve(data))
 
     def _prepare_key(self) -> dict[str, Any]:
         settings = self.recipe.calibration.model_dump(mode="json")
         method = {k: settings.pop(k) for k in ("method", "percentile", "methods", "manual", "weights", "unlike")}
         return {
-            "model": [self._print(self.model_path), self._external()],
+            "model": [self.print_of(self.model_path), self._external()],
             "passes": self.recipe.passes,
-            "pass code": [module_fingerprint(p["use"].partition(":")[0]) for p in self.recipe.passes if _is_code(p["use"])]
+            "pass code": [
+                module_fingerprint(p["use"].partition(":")[0]) for p in self.recipe.passes if is_code(p["use"])
+            ]
             if self.allow_code
             else [],
             "profiles": repr(self.profiles),
             "calibration method": method,
             "calibration settings": settings,
-            "calibration data": self._data_print(self.recipe.calibration.data),
-            "given ranges": self._data_print(self.recipe.calibration.ranges),
+            "calibration data": self.data_print(self.recipe.calibration.data),
+            "given ranges": self.data_print(self.recipe.calibration.ranges),
             "held out": [self.recipe.evaluation.data is None, self.recipe.evaluation.hold_out],
             "rest": self.recipe.engine.rest,
             "services": self._pass_services_key(),
@@ -211,7 +199,7 @@ class Pipeline:
 
     def _pass_services_key(self) -> list[Any]:
         """What passes that evaluate depend on besides: the evaluation's settings and data."""
-        if not any(p["use"] in EVALUATING or _is_code(p["use"]) for p in self.recipe.passes):
+        if not any(p["use"] in EVALUATING or is_code(p["use"]) for p in self.recipe.passes):
             return []
         return [self.recipe.evaluation.model_dump(mode="json"), self._evaluation_data_key()]
 
@@ -237,141 +225,21 @@ class Pipeline:
         return [self._hash(self.model_path.parent / name) for name in sorted(found)]
 
     def _engine_key(self) -> dict[str, Any]:
-        return {"engine": self.recipe.engine.model_dump(mode="json"), "versions": versions(), "code": code_fingerprint()}
+        return {
+            "engine": self.recipe.engine.model_dump(mode="json"),
+            "versions": versions(),
+            "code": code_fingerprint(),
+        }
 
     def _evaluation_data_key(self) -> dict[str, Any]:
         return {
-            "evaluation data": self._data_print(self.recipe.evaluation.data),
-            "calibration data": self._data_print(self.recipe.calibration.data) if self.recipe.evaluation.data is None else "",
+            "evaluation data": self.data_print(self.recipe.evaluation.data),
+            "calibration data": self.data_print(self.recipe.calibration.data)
+            if self.recipe.evaluation.data is None
+            else "",
         }
 
-    # ---------------------------------------------------------------- model and data
-
-    def source(self, journal: Journal | None = None) -> Model:
-        """The float model as it was loaded; loaded once."""
-        from toolkit.model import Model
-
-        if self._source is None:
-            self._source = Model.load(self.model_path, journal)
-            self._check_profiles(self._source)
-        return self._source
-
-    def _check_profiles(self, model: Model) -> None:
-        from toolkit.profile_check import check
-
-        check(self.profiles, model, self.recipe)
-
-    def calibration_data(self, model: Model, journal: Journal | None = None) -> CalibrationData | None:
-        """The calibration samples, without those held out for evaluation where the recipe has no test data."""
-        from toolkit.data import CalibrationData
-
-        section = self.recipe.calibration
-        if section.data is None and section.random is None:
-            return None
-        data = CalibrationData.open(
-            self._opened(section.data),
-            model,
-            self.profiles,
-            outside=section.outside,
-            base=self.recipe.folder,
-            journal=journal,
-            allow_code=self.allow_code,
-            mask=section.mask,
-            images=section.images.model_dump() if section.images is not None else None,
-            random=section.random.model_dump() if section.random is not None else None,
-        )
-        if section.samples is not None and section.samples < len(data):
-            kept, _ = data.split(1 - section.samples / len(data))
-            if journal is not None:
-                journal.noted(f"{len(data) - len(kept)} of {len(data)} samples are left out, as samples = {section.samples} says",
-                              rule="cut")  # fmt: skip
-            data = kept
-        if self.recipe.evaluation.data is None and len(data) > 1:
-            data = data.split(self.recipe.evaluation.hold_out)[0]
-        return data
-
-    def evaluation_data(self, model: Model) -> tuple[CalibrationData | None, bool]:
-        """The samples to measure on, and whether calibration did not see them."""
-        from toolkit.data import CalibrationData
-
-        section = self.recipe.evaluation
-        if section.data is not None:
-            data = CalibrationData.open(
-                self._opened(section.data), model, self.profiles, outside=self.recipe.calibration.outside,
-                labels=section.metric is not None, base=self.recipe.folder, allow_code=self.allow_code,
-                mask=self.recipe.calibration.mask,
-                images=self.recipe.calibration.images.model_dump() if self.recipe.calibration.images is not None else None,
-            )  # fmt: skip
-            return data, self._data_print(section.data) != self._data_print(self.recipe.calibration.data)
-        calibration = self.recipe.calibration
-        if calibration.data is None and calibration.random is None:
-            return None, True
-        data = CalibrationData.open(
-            self._opened(calibration.data), model, self.profiles, outside=calibration.outside,
-            labels=section.metric is not None, base=self.recipe.folder, allow_code=self.allow_code, mask=calibration.mask,
-            images=calibration.images.model_dump() if calibration.images is not None else None,
-            random=calibration.random.model_dump() if calibration.random is not None else None,
-        )  # fmt: skip
-        return (data.split(section.hold_out)[1], True) if len(data) > 1 else (data, False)
-
-    def _opened(self, data: str | None) -> str | None:
-        return data if data is None or _is_code(data) else str(self.recipe.resolve(data))
-
-    def calibrator(self, data: CalibrationData, journal: Journal) -> Calibrator:
-        """The recipe's calibration over ``data``; what it collects is kept in the run folder."""
-        from toolkit.calibration.provider import Calibrator
-        from toolkit.files import sha256_json
-        from toolkit.precision import Precision
-
-        section = self.recipe.calibration
-        data_print = [data.fingerprint(), len(data)]
-        fp8 = any(p["use"] == "insert_qdq" and p.get("dtype") == "fp8" for p in self.recipe.passes)
-
-        def keep(model: Model, taps: list[str], scalars: list[str]) -> Path:
-            key = [model.fingerprint(), taps, scalars, data_print, section.batch, repr(self.profiles), code_fingerprint()]
-            return self.folder.hidden / f"collection-{sha256_json(key)[:20]}.npz"
-
-        given = None
-        if section.ranges is not None:
-            from toolkit.calibration.interchange import read_ranges
-
-            given = read_ranges(self.recipe.resolve(section.ranges))
-        return Calibrator(
-            data, section.method, section.percentile, Precision.FP8 if fp8 else Precision.INT8, section.methods,
-            section.weights, section.batch, _bytes(section.memory, self.recipe), section.manual, given,
-            section.ranges_use, journal, self.progress, keep,
-        )  # fmt: skip
-
     # ---------------------------------------------------------------- steps
-
-    def passes(self) -> list[Pass]:
-        """The recipe's passes with their settings.
-
-        Raises:
-            RecipeError: an unknown pass or setting; the message names the line.
-        """
-        from toolkit.graph_pass import configure, find
-
-        found = []
-        for index, entry in enumerate(self.recipe.passes):
-            settings = {key: value for key, value in entry.items() if key != "use"}
-            try:
-                found.append(configure(find(entry["use"], self.allow_code), settings))
-            except RecipeError as error:
-                raise RecipeError(error.what, where=self.recipe.locate("pass", index, "use"), remedy=error.remedy) from error
-        return found
-
-    def context(self, model: Model, journal: Journal) -> Context:
-        """A context for the recipe's passes on this model."""
-        from toolkit.graph_pass import Context
-
-        data = self.calibration_data(model, journal)
-        context = Context(
-            journal=journal, profiles=self.profiles, rest=self.recipe.rest, progress=self.progress,
-            provider=self.calibrator(data, journal) if data is not None else None,
-        )  # fmt: skip
-        context.services["pipeline"] = self
-        return context
 
     def _prepare(self) -> list[Path]:
         from toolkit.graph_pass import Sequence as PassSequence
@@ -408,8 +276,8 @@ class Pipeline:
             ranges = context.ranges(self.source())
         if ranges is not None:
             ranges.made_from = {
-                "model": self._print(self.model_path),
-                "data": self._data_print(self.recipe.calibration.data),
+                "model": self.print_of(self.model_path),
+                "data": self.data_print(self.recipe.calibration.data),
                 "settings": self.recipe.calibration.model_dump(mode="json"),
                 "versions": versions(),
             }
@@ -437,10 +305,12 @@ class Pipeline:
         if typing == "weak":
             from toolkit.backends.weak import lower_weak
 
-            final, plan = lower_weak(model, plan, self.recipe.engine, backend, journal)
+            final, plan = lower_weak(model, plan, self.engine_settings(), backend, journal)
         else:
             io = {name: Precision(value) for name, value in self.recipe.engine.io.items()}
-            lowered = lower(model, plan, rest=self.recipe.rest, observed=ranges.observed if ranges else None, io=io, journal=journal)
+            lowered = lower(
+                model, plan, rest=self.recipe.rest, observed=ranges.observed if ranges else None, io=io, journal=journal
+            )
             final, plan = lowered.model, lowered.plan
         final.source = None
         final.save(self.path / "model.onnx", ir_version=8 if typing == "weak" else 10)
@@ -453,8 +323,18 @@ class Pipeline:
         from toolkit.backends.base import EngineSettings
 
         section = self.recipe.engine
-        keep = ("typing", "constraints", "quantization", "optimization_level", "refit", "version_compatible",
-                "hardware_compatible", "sparse_weights", "calibrator", "measure")  # fmt: skip
+        keep = (
+            "typing",
+            "constraints",
+            "quantization",
+            "optimization_level",
+            "refit",
+            "version_compatible",
+            "hardware_compatible",
+            "sparse_weights",
+            "calibrator",
+            "measure",
+        )
         settings = {name: getattr(section, name) for name in keep}
         settings["compute_capabilities"] = tuple(section.compute_capabilities)
         settings["workspace"] = section.workspace_mb << 20 if section.workspace_mb else None
@@ -488,17 +368,21 @@ class Pipeline:
                 write_text(self.path / "build.log", "".join(f"{line}\n" for line in log))
         actuals = attribute(Model.load(self.path / "model.onnx"), build, plan)
         content = {
-            "build": build_to_json(build), "reason": reason, "typing": backend.typing_for(self.engine_settings()),
+            "build": build_to_json(build),
+            "reason": reason,
+            "typing": backend.typing_for(self.engine_settings()),
             "engine_bytes": len(build.engine) if build.engine is not None else None,
             "actuals": {name: _actual_json(value) for name, value in actuals.items()},
-        }  # fmt: skip
+        }
         write_json(hidden / "build.json", content)
         written = [hidden / "build.json"]
         if build.engine is not None:
             write_bytes(self.path / "model.engine", bytes(build.engine))
             written.append(self.path / "model.engine")
         if build.raw is not None:
-            write_text(self.path / "layers.json", build.raw if isinstance(build.raw, str) else json.dumps(build.raw, indent=1))
+            write_text(
+                self.path / "layers.json", build.raw if isinstance(build.raw, str) else json.dumps(build.raw, indent=1)
+            )
             written.append(self.path / "layers.json")
         return written
 
@@ -514,12 +398,23 @@ class Pipeline:
             write_json(path, {"measured": False, "held_out": True})
             return [path]
         if len(data) == 0:
-            raise DataError("there is no sample to measure on", where=self.recipe.locate("evaluation"), remedy="add [evaluation] data")
+            raise DataError(
+                "there is no sample to measure on",
+                where=self.recipe.locate("evaluation"),
+                remedy="add [evaluation] data",
+            )
         found = evaluate(
-            source, Model.load(self.path / "model.onnx"), data, metric=section.metric, output=section.output,
-            batch=section.batch, samples=section.samples, layer_samples=section.layer_samples, progress=self.progress,
+            source,
+            Model.load(self.path / "model.onnx"),
+            data,
+            metric=section.metric,
+            output=section.output,
+            batch=section.batch,
+            samples=section.samples,
+            layer_samples=section.layer_samples,
+            progress=self.progress,
             allow_code=self.allow_code,
-        )  # fmt: skip
+        )
         write_json(path, {"measured": True, "held_out": held_out, "random": data.random, **found.to_json()})
         return [path]
 
@@ -543,27 +438,8 @@ def _actual_json(actual: Any) -> dict[str, Any]:
     return asdict(actual)
 
 
-def _is_code(name: str) -> bool:
-    import re
-
-    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
-
-
 def _gpu() -> str:
     from toolkit.backends.gpu import find_gpu
 
     gpu = find_gpu()
     return repr(gpu) if gpu is not None else ""
-
-
-def _bytes(text: str | None, recipe: Recipe) -> int | None:
-    if text is None:
-        return None
-    units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-    number = text.strip().upper().rstrip("KMGB")
-    unit = text.strip().upper()[len(number) :].strip()
-    try:
-        return int(float(number) * units[unit])
-    except (ValueError, KeyError) as error:
-        raise RecipeError(f"memory is '{text}'", where=recipe.locate("calibration", "memory"), remedy="write it as '2GB'") from error
-

@@ -59,8 +59,14 @@ _BITS = {_P.FP32: 32, _P.FP16: 16, _P.BF16: 16, _P.FP8: 8, _P.INT8: 8, _P.INT4: 
 _ONNX = {_P.FP32: 1, _P.FP16: 10, _P.BF16: 16, _P.FP8: 17, _P.INT8: 3, _P.INT4: 22}
 _FROM_ONNX = {number: precision for precision, number in _ONNX.items()}
 _TENSORRT = {_P.FP32: "FLOAT", _P.FP16: "HALF", _P.BF16: "BF16", _P.FP8: "FP8", _P.INT8: "INT8", _P.INT4: "INT4"}
-_MAX = {_P.FP32: 3.4028234663852886e38, _P.FP16: 65504.0, _P.BF16: 3.3895313892515355e38, _P.FP8: 448.0,
-        _P.INT8: 127.0, _P.INT4: 7.0}  # fmt: skip
+_MAX = {
+    _P.FP32: 3.4028234663852886e38,
+    _P.FP16: 65504.0,
+    _P.BF16: 3.3895313892515355e38,
+    _P.FP8: 448.0,
+    _P.INT8: 127.0,
+    _P.INT4: 7.0,
+}
 _TINY = {_P.FP32: 2.0**-126, _P.FP16: 2.0**-14, _P.BF16: 2.0**-126, _P.FP8: 2.0**-6, _P.INT8: 1.0, _P.INT4: 1.0}
 _QUANTIZED = frozenset({_P.FP8, _P.INT8, _P.INT4})
 FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)

@@ -25,32 +25,37 @@ def check(profiles: Profiles, model: Model, recipe: Recipe) -> None:
         raise RecipeError(
             f"input '{name}' has the dynamic shape {shapes[name]} and the recipe has no profile",
             where=str(recipe.path or "the recipe"),
-            remedy=f"add [[profile]] with shapes.{name} = {{ min = [..], opt = [..], max = [..] }}; `qtool new` writes one",
+            remedy=f"add [[profile]] with shapes.{name} = {{ min = [..], opt = [..], max = [..] }}; or use `qtool new`",
         )
     for index, profile in enumerate(profiles):
         where = recipe.locate("profile", index, "shapes")
         for name, extent in profile.shapes.items():
             if name not in shapes:
                 raise RecipeError(
-                    f"profile '{profile.name}' names the input '{name}', which the model does not have", where=where,
+                    f"profile '{profile.name}' names the input '{name}', which the model does not have",
+                    where=where,
                     remedy=did_you_mean(name, shapes),
-                )  # fmt: skip
+                )
             declared = shapes[name]
             if declared and len(declared) != len(extent.min):
                 raise RecipeError(
-                    f"profile '{profile.name}' gives '{name}' {len(extent.min)} dimensions; the model has {len(declared)}: {declared}",
-                    where=where, remedy="give every dimension of the input",
-                )  # fmt: skip
+                    f"profile '{profile.name}' gives '{name}' {len(extent.min)} dimensions; the model has "
+                    f"{len(declared)}: {declared}",
+                    where=where,
+                    remedy="give every dimension of the input",
+                )
             for axis, dim in enumerate(declared):
                 if isinstance(dim, int) and (extent.min[axis] != dim or extent.max[axis] != dim):
                     raise RecipeError(
                         f"profile '{profile.name}' lets dimension {axis} of '{name}' be {extent.min[axis]} to "
                         f"{extent.max[axis]}; the model fixes it at {dim}",
-                        where=where, remedy=f"write {dim} in min, opt and max, or export the model with that dimension dynamic",
-                    )  # fmt: skip
+                        where=where,
+                        remedy=f"write {dim} in min, opt and max, or export the model with that dimension dynamic",
+                    )
         for name in dynamic:
             if name not in profile.shapes:
                 raise RecipeError(
-                    f"profile '{profile.name}' gives no shapes for the dynamic input '{name}'", where=where,
+                    f"profile '{profile.name}' gives no shapes for the dynamic input '{name}'",
+                    where=where,
                     remedy=f"add shapes.{name} = {{ min = [..], opt = [..], max = [..] }}",
-                )  # fmt: skip
+                )

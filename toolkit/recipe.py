@@ -71,7 +71,9 @@ class CalibrationSection(Section):
     methods: dict[str, Literal["minmax", "entropy", "percentile", "mse"]] = Field(
         {}, description="method by glob over tensor names"
     )
-    outside: Literal["error", "skip", "pad", "crop"] = Field("error", description="what to do with a sample that fits no profile")
+    outside: Literal["error", "skip", "pad", "crop"] = Field(
+        "error", description="what to do with a sample that fits no profile"
+    )
     batch: int = Field(8, gt=0, description="samples to run at once")
     samples: int | None = Field(None, gt=0, description="use at most this many samples, spread over the data")
     memory: str | None = Field(None, description="bound for tapped tensors, such as 2GB")
@@ -101,7 +103,9 @@ class EvaluationSection(Section):
     metric: str | None = Field(None, description="top1, top5, exact, mse, or module:Name")
     output: str | None = Field(None, description="the output the metric looks at; the first by default")
     budget: BudgetSection = Field(default_factory=BudgetSection)
-    hold_out: float = Field(0.2, gt=0, lt=1, description="share of calibration samples held back where there is no data")
+    hold_out: float = Field(
+        0.2, gt=0, lt=1, description="share of calibration samples held back where there is no data"
+    )
     batch: int = Field(32, gt=0, description="samples to run at once")
     samples: int | None = Field(None, gt=0, description="use at most this many samples")
     layer_samples: int = Field(64, gt=0, description="samples for the error of every layer")
@@ -124,7 +128,9 @@ class EngineSection(Section):
     timing_cache: str | None = Field(None, description="file kept between builds")
     tactic_sources: list[str] | None = Field(None, description="TensorRT's default where not given; [] for none")
     optimization_level: int | None = Field(None, ge=0, le=5, description="builder optimization level")
-    constraints: Literal["obey", "prefer"] = Field("obey", description="weak typing: how strictly layer precisions hold")
+    constraints: Literal["obey", "prefer"] = Field(
+        "obey", description="weak typing: how strictly layer precisions hold"
+    )
     refit: bool = False
     sparse_weights: bool = False
     version_compatible: bool = False
@@ -204,22 +210,25 @@ class Recipe(Section):
     def _check_sense(self) -> None:
         if self.calibration.data is not None and self.calibration.random is not None:
             raise RecipeError(
-                "[calibration] has both data and random", where=self.locate("calibration", "random"),
+                "[calibration] has both data and random",
+                where=self.locate("calibration", "random"),
                 remedy="remove random: real data is better",
-            )  # fmt: skip
+            )
         names = {p.name for p in self.profile}
         for name in self.calibration.weights:
             if name not in names:
                 raise RecipeError(
-                    f"[calibration] weights names the profile '{name}'", where=self.locate("calibration", "weights"),
+                    f"[calibration] weights names the profile '{name}'",
+                    where=self.locate("calibration", "weights"),
                     remedy=did_you_mean(name, names),
-                )  # fmt: skip
+                )
         for name, amax in self.calibration.manual.items():
             if not 0 < amax < float("inf"):
                 raise RecipeError(
-                    f"[calibration] manual sets amax {amax} for '{name}'", where=self.locate("calibration", "manual"),
+                    f"[calibration] manual sets amax {amax} for '{name}'",
+                    where=self.locate("calibration", "manual"),
                     remedy="amax is the largest magnitude kept: positive and finite",
-                )  # fmt: skip
+                )
 
     @property
     def name(self) -> str:
@@ -255,17 +264,19 @@ class Recipe(Section):
             where = self.locate("profile", index, "shapes")
             if section.name in {p.name for p in found}:
                 raise RecipeError(
-                    f"two profiles are named '{section.name}'", where=self.locate("profile", index, "name"),
+                    f"two profiles are named '{section.name}'",
+                    where=self.locate("profile", index, "name"),
                     remedy="give each its own name",
-                )  # fmt: skip
+                )
             extents = {}
             for tensor, shapes in section.shapes.items():
                 missing = [key for key in ("min", "opt", "max") if key not in shapes]
                 if missing:
                     raise RecipeError(
-                        f"profile '{section.name}' gives no {missing[0]} shape for '{tensor}'", where=where,
+                        f"profile '{section.name}' gives no {missing[0]} shape for '{tensor}'",
+                        where=where,
                         remedy="write { min = [..], opt = [..], max = [..] }",
-                    )  # fmt: skip
+                    )
                 try:
                     extents[tensor] = Extent(tuple(shapes["min"]), tuple(shapes["opt"]), tuple(shapes["max"]))
                 except QtoolError as error:

@@ -68,7 +68,7 @@ def make_report(pipeline: Pipeline) -> list[Path]:
         reason=built["reason"],
         typing=built["typing"] if built["engine_bytes"] else "",
         engine_bytes=built["engine_bytes"],
-        steps=[Step(name=s.name, status=s.status, seconds=s.seconds, why=s.why) for s in pipeline.folder.steps],  # type: ignore[arg-type]
+        steps=[Step(name=s.name, status=s.status, seconds=s.seconds, why=s.why) for s in pipeline.folder.steps],
         warnings=_warnings(measured, journal, recipe),
     )
     write_text(folder / "journal.jsonl", journal.to_jsonl())
@@ -113,23 +113,36 @@ def accuracy_of(measured: dict[str, Any], recipe: Recipe) -> Accuracy | None:
                 misses.append(text)
 
     drop, value = measured.get("drop"), measured.get("value")
-    need(budget.max_drop, drop is not None and drop <= (budget.max_drop or 0) + 1e-12,
-         f"the metric drops by {drop}, more than {budget.max_drop}" if drop is not None else "max_drop needs a metric")  # fmt: skip
-    need(budget.min_value, value is not None and value >= (budget.min_value or 0), f"the metric is {value}, below {budget.min_value}")
+    need(
+        budget.max_drop,
+        drop is not None and drop <= (budget.max_drop or 0) + 1e-12,
+        f"the metric drops by {drop}, more than {budget.max_drop}" if drop is not None else "max_drop needs a metric",
+    )
+    need(
+        budget.min_value,
+        value is not None and value >= (budget.min_value or 0),
+        f"the metric is {value}, below {budget.min_value}",
+    )
     for name, output in measured["outputs"].items():
         sqnr, agreement = output["sqnr_db"], output["agreement"]
         exact = sqnr is None and output["max_abs"] == 0
-        need(budget.min_sqnr_db, exact or (sqnr is not None and sqnr >= (budget.min_sqnr_db or 0)),
-             f"output '{name}' has {sqnr} dB, below {budget.min_sqnr_db}")  # fmt: skip
+        need(
+            budget.min_sqnr_db,
+            exact or (sqnr is not None and sqnr >= (budget.min_sqnr_db or 0)),
+            f"output '{name}' has {sqnr} dB, below {budget.min_sqnr_db}",
+        )
         if agreement is not None:
-            need(budget.min_agreement, agreement >= (budget.min_agreement or 0),
-                 f"output '{name}' agrees on {agreement:.1%}, below {budget.min_agreement}")  # fmt: skip
-    notes = [*measured.get("notes", []), *misses]
+            need(
+                budget.min_agreement,
+                agreement >= (budget.min_agreement or 0),
+                f"output '{name}' agrees on {agreement:.1%}, below {budget.min_agreement}",
+            )
+    notes = list(measured.get("notes", []))
     if measured.get("random"):
         notes.append("measured on random data")
     return Accuracy(
         metric=measured["metric"],
-        **{"float": measured["float_value"]},
+        **{"float": measured["float_value"]},  # noqa: PIE804 (a keyword of Python's own name, the alias in JSON)
         quantized=value,
         drop=drop,
         budget=budget.max_drop,
@@ -139,6 +152,7 @@ def accuracy_of(measured: dict[str, Any], recipe: Recipe) -> Accuracy | None:
         source="onnxruntime",
         held_out=measured["held_out"],
         notes=notes,
+        misses=misses,
     )
 
 
@@ -157,9 +171,9 @@ def lock_text(pipeline: Pipeline, built: dict[str, Any]) -> str:
         "lowering": built["typing"],
         "versions": versions(),
         "fingerprints": {
-            "model": pipeline._print(pipeline.model_path),
-            "calibration_data": pipeline._data_print(recipe.calibration.data),
-            "evaluation_data": pipeline._data_print(recipe.evaluation.data),
+            "model": pipeline.print_of(pipeline.model_path),
+            "calibration_data": pipeline.data_print(recipe.calibration.data),
+            "evaluation_data": pipeline.data_print(recipe.evaluation.data),
         },
     }
     return tomli_w.dumps(settings)

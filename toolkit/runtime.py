@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ctypes
-import tempfile
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from toolkit.errors import BackendError, DataError, ModelError, QtoolError, did_you_mean
-from toolkit.model import Model
+from toolkit.model import Model, onnx_type, values_of
 
 Array = np.ndarray[Any, Any]
-_MESSAGE_LIMIT = 1_900_000_000
+_SHARED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8})
+_LARGE = 4096
 _ERRORS_ONLY = 3
 
 
@@ -27,8 +32,12 @@ class Session:
         outputs: names of what ``run`` gives by default, in order.
     """
 
-    def __init__(self, inner: Any, where: str, shared: Sequence[str] = ()) -> None:
+    def __init__(
+        self, inner: Any, where: str, shared: Sequence[str] = (), weights: Mapping[str, Array] | None = None
+    ) -> None:
         self._inner = inner
+        # onnxruntime reads the weights from these arrays
+        self._weights = weights
         self._where = where
         self._passed_on = tuple(shared)
         self.inputs: tuple[str, ...] = tuple(i.name for i in inner.get_inputs())
@@ -70,8 +79,36 @@ class Session:
         return {name: found[name] if name in found else np.asarray(inputs[name]) for name in wanted}
 
 
+@dataclass
+class Prepared:
+    """A model for ``session``: the message without its large weights, and these as arrays.
+
+    onnxruntime takes the weights from where they are, so that nothing is copied and no message grows too large.
+    """
+
+    proto: onnx.ModelProto
+    weights: dict[str, Array]
+    where: str = "the model"
+
+
+def prepare(model: Model) -> Prepared:
+    """A Model as ``session`` takes it; the model is not changed, and the message may be."""
+    twin = model.graph.copy()
+    weights: dict[str, Array] = {}
+    for tensor in twin.tensors().values():
+        if not isinstance(tensor, gs.Constant):
+            continue
+        kind = onnx_type(tensor.dtype)
+        if kind in _SHARED and math.prod(tensor.shape) >= _LARGE:
+            weights[tensor.name] = np.ascontiguousarray(values_of(tensor))
+            away = TensorProto(name=tensor.name, data_type=kind, dims=tensor.shape)
+            _send_away(away)
+            tensor._values = LazyValues(away)
+    return Prepared(Model(twin, model.metadata).to_proto(), weights, str(model.source or "the model"))
+
+
 def session(
-    source: Model | onnx.ModelProto | bytes | str | Path,
+    source: Model | Prepared | onnx.ModelProto | bytes | str | Path,
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
     optimise: bool = True,
@@ -79,7 +116,8 @@ def session(
     """Load a model into onnxruntime's CPU provider.
 
     Args:
-        source: a Model (it is not changed), a message, a serialized message, or the path of an ONNX file.
+        source: a Model or a message (they are not changed), what ``prepare`` gave (its outputs are), a serialized
+            message, or the path of an ONNX file.
         outputs: the tensors wanted, inner ones included; the model's own outputs where None. Graph inputs are allowed.
         threads: threads within one operator; onnxruntime's choice (one a core) where None.
         optimise: let onnxruntime fuse and fold. Q/DQ pairs are never fused into integer kernels, so that what is
@@ -89,42 +127,47 @@ def session(
         ModelError: onnxruntime refuses the model, or a tensor of ``outputs`` does not exist.
         BackendError: onnxruntime is not installed or has not enough memory.
     """
-    where = _place(source)
-    proto: onnx.ModelProto | None = None
+    if outputs is None and isinstance(source, (str, Path)):
+        return Session(_load(str(source), {}, threads, optimise, str(source)), str(source))
+    prepared = _prepared(source)
+    shared = [] if outputs is None else _expose(prepared.proto, outputs, prepared.where)
+    content = prepared.proto.SerializeToString()
+    inner = _load(content, prepared.weights, threads, optimise, prepared.where)
+    return Session(inner, prepared.where, shared, prepared.weights)
+
+
+def _prepared(source: Model | Prepared | onnx.ModelProto | bytes | str | Path) -> Prepared:
+    if isinstance(source, Prepared):
+        return source
     if isinstance(source, Model):
-        proto = source.to_proto()
-    elif isinstance(source, onnx.ModelProto):
-        proto = source
-    if outputs is not None and proto is None:
+        return prepare(source)
+    if isinstance(source, onnx.ModelProto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+        where = "the model"
+    elif isinstance(source, bytes):
+        where = "the model"
+        try:
+            proto = onnx.load_model_from_string(source)
+        except Exception as error:
+            raise ModelError("these bytes are no ONNX model", remedy="give a serialized ModelProto") from error
+    else:
         from toolkit.onnx_file import read
 
-        proto = read(Path(source)) if isinstance(source, (str, Path)) else onnx.load_model_from_string(source)  # type: ignore[arg-type]
-    shared: list[str] = []
-    if proto is not None and outputs is not None:
-        if not isinstance(source, Model):
-            copy = onnx.ModelProto()
-            copy.CopyFrom(proto)
-            proto = copy
-        shared = _expose(proto, outputs, where)
-    if proto is None:
-        content: str | bytes = str(source) if isinstance(source, (str, Path)) else source  # type: ignore[assignment]
-        return Session(_load(content, threads, optimise, where), where)
-    if sum(len(t.raw_data) for t in proto.graph.initializer) > _MESSAGE_LIMIT:
-        from toolkit.onnx_file import write
-
-        with tempfile.TemporaryDirectory(prefix="qtool-") as folder:
-            path = write(proto, Path(folder) / "model.onnx", _MESSAGE_LIMIT)
-            del proto
-            return Session(_load(str(path), threads, optimise, where), where, shared)
-    content = proto.SerializeToString()
-    del proto
-    return Session(_load(content, threads, optimise, where), where, shared)
+        where, proto = str(source), read(Path(source))
+    weights = {}
+    for tensor in proto.graph.initializer:
+        if tensor.data_type in _SHARED and math.prod(tensor.dims) >= _LARGE and tensor.HasField("raw_data"):
+            weights[tensor.name] = onnx.numpy_helper.to_array(tensor)
+            tensor.ClearField("raw_data")
+            _send_away(tensor)
+    return Prepared(proto, weights, where)
 
 
-def _place(source: Model | onnx.ModelProto | bytes | str | Path) -> str:
-    if isinstance(source, Model):
-        return str(source.source or "the model")
-    return str(source) if isinstance(source, (str, Path)) else "the model"
+def _send_away(tensor: TensorProto) -> None:
+    """Mark a tensor as stored elsewhere: the session options give its values."""
+    onnx.external_data_helper.set_external_data(tensor, "qtool-in-memory")
+    tensor.data_location = TensorProto.EXTERNAL
 
 
 def _expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[str]:
@@ -157,7 +200,7 @@ def _expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[
     return [name for name in dict.fromkeys(outputs) if name in inputs]
 
 
-def _load(content: str | bytes, threads: int | None, optimise: bool, where: str) -> Any:
+def _load(content: str | bytes, weights: Mapping[str, Array], threads: int | None, optimise: bool, where: str) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -170,6 +213,9 @@ def _load(content: str | bytes, threads: int | None, optimise: bool, where: str)
         options.intra_op_num_threads = threads
     # planned memory is kept for every input shape ever seen: with mixed shapes it would grow without end
     options.enable_mem_pattern = False
+    if weights:
+        values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
+        options.add_external_initializers(list(weights), values)
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

@@ -47,16 +47,19 @@ class RunFolder:
             self.hidden.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise QtoolError(
-                f"the run folder cannot be made: {error.strerror}", where=str(self.path),
+                f"the run folder cannot be made: {error.strerror}",
+                where=str(self.path),
                 remedy="give a folder you may write to by --out",
-            ) from error  # fmt: skip
+            ) from error
         self._lock = os.open(self.hidden / "lock", os.O_CREAT | os.O_RDWR)
         _take(self._lock, self.path)
         for part in self.path.glob(".*.part"):
             part.unlink(missing_ok=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -7,7 +7,6 @@ import math
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -153,29 +152,10 @@ def build(name: str, path: Path) -> Path:
     return path
 
 
-def images(count: int, path: Path) -> Path:
-    """Random images as one .npz file."""
-    if not path.exists():
-        np.savez(path, image=np.random.default_rng(0).standard_normal((count, 3, 224, 224), np.float32))
-    return path
-
-
-def texts(count: int, path: Path, low: int = 16, high: int = 512) -> Path:
-    """Random token ids of mixed lengths as one ragged .npz file."""
-    if not path.exists():
-        rng = np.random.default_rng(0)
-        arrays = {}
-        for i in range(count):
-            length = int(rng.integers(low, high + 1))
-            arrays[f"ids/{i:05d}"] = rng.integers(0, 30522, (1, length))
-            arrays[f"mask/{i:05d}"] = np.ones((1, length), np.int64)
-        np.savez(path, **arrays)
-    return path
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Export the benchmarks' networks")
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    for model in ("resnet50", "densenet121", "bert"):
-        print(build(model, folder / f"{model}.onnx"))
+    parser.add_argument("names", nargs="*", default=["resnet50", "densenet121", "bert"])
+    given = parser.parse_args()
+    for model in given.names:
+        build(model, given.folder / f"{model}.onnx")

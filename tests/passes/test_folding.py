@@ -14,7 +14,12 @@ from toolkit.errors import RecipeError
 def batchnorm_weights(channels, prefix="", seed=0):
     rng = np.random.default_rng(seed)
     names = ("gamma", "beta", "mean", "var")
-    values = [rng.uniform(0.5, 2, channels), rng.standard_normal(channels), rng.standard_normal(channels), rng.uniform(0.1, 3, channels)]
+    values = [
+        rng.uniform(0.5, 2, channels),
+        rng.standard_normal(channels),
+        rng.standard_normal(channels),
+        rng.uniform(0.1, 3, channels),
+    ]
     return {prefix + n: v.astype(np.float32) for n, v in zip(names, values)}
 
 
@@ -119,7 +124,7 @@ def test_keep_precision_marks_nodes_and_says_why(attention):
     KeepPrecision(ops=["Softmax"], precision="fp32", reason="sums of exponentials")(attention, context)
     KeepPrecision(between=[("q", "c")], precision="bf16")(attention, context)
     assert context.plan.get("p").precision is Precision.BF16
-    assert {n for n in context.plan} == {"p", "s", "ss", "c"}
+    assert set(context.plan) == {"p", "s", "ss", "c"}
     assert context.journal.of("changed", node="p")[0].reason == "sums of exponentials"
 
 

@@ -13,7 +13,9 @@ from toolkit import Context, Model
 def quantized_conv(kind, zero, per_channel, stored):
     """A Conv between pairs of the given type; the weight quantized on the fly or stored as integers."""
     weight = normal(4, 3, 1, 1, seed=1)
-    scale = (np.abs(weight).max(axis=(1, 2, 3)) / 127).astype(np.float32) if per_channel else np.float32(0.02).reshape(())
+    scale = (
+        (np.abs(weight).max(axis=(1, 2, 3)) / 127).astype(np.float32) if per_channel else np.float32(0.02).reshape(())
+    )
     zeros = np.full(scale.shape, zero, kind)
     spread = scale.reshape(-1, 1, 1, 1) if per_channel else scale
     limits = np.iinfo(kind)

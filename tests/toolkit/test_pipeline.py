@@ -116,7 +116,7 @@ def test_without_test_data_outputs_are_compared_on_held_out_samples(place):
 
 
 def test_garbage_is_called_broken_in_the_first_line(place):
-    text = (place / "digits.toml").read_text().replace('method = "entropy"', 'manual = { image = 0.001 }')
+    text = (place / "digits.toml").read_text().replace('method = "entropy"', "manual = { image = 0.001 }")
     text = text[: text.index("[evaluation]")]
     (place / "digits.toml").write_text(text)
     result = run(place / "digits.toml", place / "out")
@@ -125,7 +125,11 @@ def test_garbage_is_called_broken_in_the_first_line(place):
 
 
 def test_random_data_is_said(place):
-    text = (place / "digits.toml").read_text().replace('data = "digits_calibration.npz"', "random = { seed = 3, samples = 16 }")
+    text = (
+        (place / "digits.toml")
+        .read_text()
+        .replace('data = "digits_calibration.npz"', "random = { seed = 3, samples = 16 }")
+    )
     (place / "digits.toml").write_text(text)
     result = run(place / "digits.toml", place / "out")
     assert any("RANDOM DATA" in warning for warning in result.report.summary.warnings)

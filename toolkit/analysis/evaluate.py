@@ -171,8 +171,12 @@ def evaluate(
             if np.issubdtype(a[name].dtype, np.floating):
                 outputs[name].add(a[name], b[name], name in class_like)
         if mine is not None and theirs is not None:
-            mine.update({n: np.asarray(v, np.float32) if v.dtype.kind == "f" else v for n, v in a.items()}, part.labels or {})
-            theirs.update({n: np.asarray(v, np.float32) if v.dtype.kind == "f" else v for n, v in b.items()}, part.labels or {})
+            mine.update(
+                {n: np.asarray(v, np.float32) if v.dtype.kind == "f" else v for n, v in a.items()}, part.labels or {}
+            )
+            theirs.update(
+                {n: np.asarray(v, np.float32) if v.dtype.kind == "f" else v for n, v in b.items()}, part.labels or {}
+            )
         result.samples += part.count
         progress("evaluate", result.samples, total)
     result.outputs = {name: d.summary() for name, d in outputs.items() if d.signal or d.noise or d.broken or d.winners}

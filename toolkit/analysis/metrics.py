@@ -45,7 +45,7 @@ class TopK:
         scores, label = _pick(outputs, self.output, labels)
         if label.shape != scores.shape[:-1]:
             raise DataError(
-                f"labels have shape {list(label.shape)}, the output {list(scores.shape)} calls for {list(scores.shape[:-1])}",
+                f"labels have shape {list(label.shape)}, the output {list(scores.shape)}",
                 remedy="give one label for each position of the output, or choose the output by [evaluation] output",
             )
         if self.k == 1:

@@ -63,13 +63,16 @@ def lower(
         was = lowered.opset
         fresh = lowered.raise_opset(19)
         journal.noted(
-            f"the opset was raised from {was} to 19, which float16 scales need" + (f"; new nodes: {len(fresh)}" if fresh else ""),
+            f"the opset was raised from {was} to 19, which float16 scales need"
+            + (f"; new nodes: {len(fresh)}" if fresh else ""),
             rule="opset",
         )
     facts = lowered.facts()
     types = decide(lowered, facts, plan, rest, observed or {})
     if types.unchecked and short:
-        journal.noted("no values were observed, so float16's range was checked against the weights only", rule="unchecked")
+        journal.noted(
+            "no values were observed, so float16's range was checked against the weights only", rule="unchecked"
+        )
     for node, reason in types.reason.items():
         asked = plan.get(node)
         if asked is None or not asked.precision.quantized:
@@ -142,7 +145,9 @@ class _Rewriter:
         known = [t.name for t in (*self.model.graph.inputs, *self.model.graph.outputs) if self.facts.is_float(t.name)]
         for name in io:
             if name not in known:
-                raise RecipeError(f"io names '{name}', which is no float input or output", remedy=did_you_mean(name, known))
+                raise RecipeError(
+                    f"io names '{name}', which is no float input or output", remedy=did_you_mean(name, known)
+                )
 
     def _own(self, tensor: gs.Tensor) -> Precision:
         return Precision.from_onnx(onnx_type(tensor.dtype)) or Precision.FP32
@@ -191,7 +196,9 @@ class _Rewriter:
                         readers.setdefault(self._reader_type(reader), []).append((reader, index))
             if self.model.is_output(out):
                 readers.setdefault(Precision.FP32, [])
-            ordered = sorted(readers, key=lambda p: p is not Precision.FP32) if self.model.is_output(out) else list(readers)
+            ordered = (
+                sorted(readers, key=lambda p: p is not Precision.FP32) if self.model.is_output(out) else list(readers)
+            )
             for position, precision in enumerate(ordered):
                 target = node if position == 0 else self._clone(node, precision)
                 self._type_dequantizer(target, precision)

@@ -1,4 +1,4 @@
-"""Lowering for strong typing, first half: the float type every node computes in, with the reason where it is not asked."""
+"""Lowering for strong typing, first half: the float type every node computes in, and why where it is not asked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.plan import PrecisionPlan
 from toolkit.precision import Precision
 
-_STOP = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "Softmax", "LayerNormalization"])
+_STOP = frozenset(
+    ["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "Softmax", "LayerNormalization"]
+)
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8,
                        TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64})  # fmt: skip
 _NAMES = {Precision.FP32: "tensor(float)", Precision.FP16: "tensor(float16)", Precision.BF16: "tensor(bfloat16)"}

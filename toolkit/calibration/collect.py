@@ -28,10 +28,10 @@ from toolkit.errors import RangesError
 from toolkit.files import sha256_json
 from toolkit.model import Model
 from toolkit.profiles import Profiles, Shape
-from toolkit.runtime import Session, session
+from toolkit.runtime import Session, prepare, session
 
 Progress = Callable[[str, int, int], None]
-_MEMORY = 768 << 20
+_MEMORY = 384 << 20
 
 
 def collect(
@@ -62,7 +62,7 @@ def collect(
         scalars: float tensors of which smallest and largest value are enough; these are found inside the graph.
         batch: samples of equal shape run together, at most.
         bins: bins of a histogram, a power of two; 4,096 leave 2,048 or more up to any largest value.
-        memory: bytes of tapped tensors that may be held at a time (default 768 MiB). Batches get smaller, then the
+        memory: bytes of tapped tensors that may be held at a time (default 384 MiB). Batches get smaller, then the
             taps are split into groups with one pass over the data each, so as not to exceed it.
         threads: threads of onnxruntime within one operator, and of counting.
         progress: called with what is being done, samples done, and of how many.
@@ -151,10 +151,10 @@ class _Run:
     def _open(self) -> Session:
         if not self._scalars:
             return session(self._model, self._taps, self._threads)
-        proto = self._model.to_proto()
-        self._probes = add_probes(proto, self._scalars, self._careful)
+        prepared = prepare(self._model)
+        self._probes = add_probes(prepared.proto, self._scalars, self._careful)
         outputs = [name for probe in self._probes.values() for name in (probe.low, probe.high)]
-        return session(proto, [*self._taps, *outputs], self._threads)
+        return session(prepared, [*self._taps, *outputs], self._threads)
 
     def go(self, batches: Iterator[Batch], count_samples: bool) -> Iterator[Batch]:
         """Run every batch; give each back once its statistics are in.

@@ -16,7 +16,7 @@ from toolkit.placement.place import place
 from toolkit.precision import Precision
 
 if TYPE_CHECKING:
-    from toolkit.calibration.collect import Collection
+    from toolkit.calibration.collection import Collection
     from toolkit.data import CalibrationData
 
 Progress = Callable[[str, int, int], None]
@@ -91,7 +91,8 @@ class Calibrator:
 
     def collect(self, model: Model, tensors: Sequence[str] | None = None) -> Collection:
         """The statistics of this model's tensors, collected now or found again."""
-        from toolkit.calibration.collect import Collection, collect
+        from toolkit.calibration.collect import collect
+        from toolkit.calibration.collection import Collection
 
         taps, scalars = self.taps(model, tensors)
         key = model.fingerprint() + repr(taps)

@@ -6,8 +6,24 @@ TARGETS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators whose inputs are quantized: they have INT8 and FP8 kernels."""
 
 MOVERS = frozenset(
-    "Identity Dropout Reshape Flatten Squeeze Unsqueeze Transpose Slice Split Gather Expand Tile Pad "
-    "DepthToSpace SpaceToDepth MaxPool".split()
+    [
+        "Identity",
+        "Dropout",
+        "Reshape",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Transpose",
+        "Slice",
+        "Split",
+        "Gather",
+        "Expand",
+        "Tile",
+        "Pad",
+        "DepthToSpace",
+        "SpaceToDepth",
+        "MaxPool",
+    ]
 )
 """Operators that commute with Q and DQ: they move values or choose among them, and compute nothing new."""
 
@@ -17,8 +33,26 @@ POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 ADDS = frozenset({"Add", "Sum"})
 
 ACTIVATIONS = frozenset(
-    "Relu LeakyRelu PRelu Clip Sigmoid HardSigmoid HardSwish Tanh Elu Selu Softplus Mish Swish Gelu Erf "
-    "ThresholdedRelu Celu Softsign".split()
+    [
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "Clip",
+        "Sigmoid",
+        "HardSigmoid",
+        "HardSwish",
+        "Tanh",
+        "Elu",
+        "Selu",
+        "Softplus",
+        "Mish",
+        "Swish",
+        "Gelu",
+        "Erf",
+        "ThresholdedRelu",
+        "Celu",
+        "Softsign",
+    ]
 )
 
 AFFINE = frozenset({"BatchNormalization", "InstanceNormalization"})

@@ -150,7 +150,9 @@ class _Placer:
         main = max(fused, key=lambda pair: self.depth.get(pair[1], 0))[0]
         index, tensor = next((i, t) for i, t in branches if i != main)
         conv = dict(fused)[main]
-        reason = f"residual branch of {node.name}: TensorRT fuses the Add into {conv} only where this branch is quantized"
+        reason = (
+            f"residual branch of {node.name}: TensorRT fuses the Add into {conv} only where this branch is quantized"
+        )
         self.result.layers[node.name] = reason
         if dequantizer(tensor) is None:
             self._want(tensor.name, Use(node.name, index), None, False, reason)
@@ -203,15 +205,15 @@ class _Placer:
             else:
                 chosen.append(node)
         for node in chosen:
-            reason = f"input of Concat {node.name}: every input has the same scale, so that it stays in the quantized type"
+            reason = (
+                f"input of Concat {node.name}: every input has the same scale, so that it stays in the quantized type"
+            )
             self.result.layers[node.name] = reason
             for index, tensor in enumerate(node.inputs):
                 if dequantizer(tensor) is None:
                     weight = self.model.constant(tensor) is not None
                     self._want(tensor.name, Use(node.name, index), None, weight, reason)
-        self.result.same_scale = _joined(
-            [{source(t).name for t in (*node.inputs, *node.outputs)} for node in chosen]
-        )
+        self.result.same_scale = _joined([{source(t).name for t in (*node.inputs, *node.outputs)} for node in chosen])
 
     def _leads_to_layer(self, tensor: gs.Tensor, seen: set[str] | None = None) -> bool:
         seen = seen if seen is not None else set()
@@ -266,7 +268,11 @@ class _Placer:
             pair = self.result.pairs.get((tensor.name, None))
             if pair is not None and all(Use(node.name, i) in pair.uses for i in uses):
                 continue
-            if node.op in MOVERS and uses == [0] and all(self._all_quantized(out) for out in node.outputs if out.outputs):
+            if (
+                node.op in MOVERS
+                and uses == [0]
+                and all(self._all_quantized(out) for out in node.outputs if out.outputs)
+            ):
                 continue
             return False
         return True

@@ -84,7 +84,9 @@ def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[Found]:
 def existing(tensor: gs.Tensor) -> gs.Node | None:
     """The DequantizeLinear of a per-tensor pair that already hangs on a float tensor, or None."""
     for quantize in tensor.outputs:
-        if quantize.op != QUANTIZE or "axis" in quantize.attrs and getattr(quantize.inputs[1], "shape", None) not in ((), [], (1,)):
+        if quantize.op != QUANTIZE or (
+            "axis" in quantize.attrs and getattr(quantize.inputs[1], "shape", None) not in ((), [], (1,))
+        ):
             continue
         for node in quantize.outputs[0].outputs:
             if node.op == DEQUANTIZE:

@@ -1,28 +1,17 @@
-"""Multiply-accumulates and the role of a node: what counts as computing."""
+"""The role of a node: what counts as computing. Multiply-accumulates are counted in ``toolkit.costs``."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from toolkit.profiles import Extent, Profiles, ShapeProfile
+from toolkit.costs import facts_at_opt, macs
 
 if TYPE_CHECKING:
-    from toolkit.model import Facts, Model
+    from toolkit.model import Facts
     from toolkit.report.schema import Role
 
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "CastLike"})
 _NO_COMPUTATION = frozenset({"Constant", "Shape", "Size"})
-
-
-def facts_at_opt(model: Model, profiles: Profiles) -> Facts:
-    """Types and shapes at the first profile's opt shapes, or with the dimensions the model declares."""
-    first = next(iter(profiles), None)
-    if first is None:
-        return model.facts()
-    opt = {name: Extent(extent.opt, extent.opt, extent.opt) for name, extent in first.shapes.items()}
-    return model.facts(Profiles((ShapeProfile(first.name, opt),)))
 
 
 def role(node: Any, facts: Facts) -> Role:
@@ -41,28 +30,4 @@ def role(node: Any, facts: Facts) -> Role:
     return "other" if known else "compute"
 
 
-def macs(node: Any, facts: Facts) -> int | None:
-    """Multiply-accumulates of a Conv, ConvTranspose, Gemm or MatMul; 0 for other operators, None if shapes are unknown.
-
-    A Conv makes, for each element of its output, one for each weight of that output channel's filter.
-    """
-    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return 0
-    data, weight = (_shape(facts, tensor.name) for tensor in node.inputs[:2])
-    out = _shape(facts, node.outputs[0].name)
-    if data is None or weight is None or out is None:
-        return None
-    if node.op == "Conv":
-        return math.prod(out) * math.prod(weight[1:])
-    if node.op == "ConvTranspose":
-        return math.prod(data) * math.prod(weight[1:])
-    if node.op == "Gemm":
-        return math.prod(out) * (data[0] if node.attrs.get("transA", 0) else data[-1])
-    return math.prod(out) * data[-1] if data else None
-
-
-def _shape(facts: Facts, tensor: str) -> Sequence[int] | None:
-    shapes = facts.shapes.get(tensor)
-    if not shapes or any(size < 0 for size in shapes[-1]):
-        return None
-    return shapes[-1]
+__all__ = ["CONVERSIONS", "facts_at_opt", "macs", "role"]

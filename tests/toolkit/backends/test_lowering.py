@@ -82,7 +82,11 @@ def test_values_beyond_float16_stay_fp32_with_the_value_in_the_reason(residual):
 def test_weights_beyond_float16_stay_fp32():
     weight = normal(4, 4)
     weight[0, 0] = 1e6
-    model = Model.from_proto(build([node("MatMul", ["x", "w"], ["m"]), node("Relu", ["m"], ["y"])], {"x": [2, 4]}, {"y": None}, {"w": weight}))
+    model = Model.from_proto(
+        build(
+            [node("MatMul", ["x", "w"], ["m"]), node("Relu", ["m"], ["y"])], {"x": [2, 4]}, {"y": None}, {"w": weight}
+        )
+    )
     result = lower(model, PrecisionPlan())
     assert result.types.node["m"] is Precision.FP32 and "1e+06" in result.types.reason["m"]
     assert result.types.node["y"] is Precision.FP16
@@ -122,7 +126,9 @@ def test_integers_beyond_what_float16_counts_stay_fp32():
 
 
 def test_a_subgraph_runs_in_fp32_and_reads_fp32():
-    inner = helper.make_graph([node("Mul", ["r", "r"], ["t"])], "then", [], [helper.make_tensor_value_info("t", 1, [4])])
+    inner = helper.make_graph(
+        [node("Mul", ["r", "r"], ["t"])], "then", [], [helper.make_tensor_value_info("t", 1, [4])]
+    )
     other = helper.make_graph([node("Neg", ["r"], ["e"])], "else", [], [helper.make_tensor_value_info("e", 1, [4])])
     model = Model.from_proto(build(
         [node("Relu", ["x"], ["r"]), node("If", ["c"], ["o"], then_branch=inner, else_branch=other), node("Sigmoid", ["o"], ["y"])],
@@ -209,7 +215,9 @@ def test_lowering_changes_no_shape_and_no_name_and_runs(data):
     before, after = model.facts(), lowered.facts()
     shared = set(before.shapes) & set(after.shapes)
     assert all(before.shapes[n] == after.shapes[n] for n in shared)
-    assert {n for n in model.node_names()} - {n.name for n in model.nodes if n.op in ("QuantizeLinear", "Cast")} <= set(lowered.node_names())
+    assert set(model.node_names()) - {n.name for n in model.nodes if n.op in ("QuantizeLinear", "Cast")} <= set(
+        lowered.node_names()
+    )
     x = normal(2, 4, 6, 6)
     for a, b in zip(run(model, {"x": x}), run(lowered, {"x": x})):
         assert a.dtype == b.dtype and np.abs(a - b).max() <= 0.05 * max(np.abs(a).max(), 1.0)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import MODELS, ROOT
+from toolkit.cli import invoke
+
+
+def test_help_answers_fast_and_imports_nothing_heavy():
+    best = min(_seconds([sys.executable, "-m", "toolkit.cli", "--help"]) for _ in range(3))
+    assert best < 0.3
+    code = "import sys, toolkit, toolkit.cli; print([m for m in ('onnx', 'onnxruntime', 'polygraphy', 'numpy', 'numba', 'tensorrt') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def _seconds(command):
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "Commands" in done.stdout
+    return time.perf_counter() - start
+
+
+def test_passes_are_listed_with_settings(capsys):
+    assert invoke(["passes", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"insert_qdq", "strip_qdq", "fold_constants", "fold_batchnorm", "keep_precision"} <= set(found)
+    assert "exclude" in found["insert_qdq"]["settings"]["properties"]
+
+
+@pytest.mark.parametrize("what", ["report", "recipe"])
+def test_schemas_are_json_schemas(what, capsys):
+    assert invoke(["schema", what]) == 0
+    assert "properties" in json.loads(capsys.readouterr().out)
+
+
+def test_new_writes_a_recipe_that_checks_out(tmp_path, capsys):
+    target = tmp_path / "strip.toml"
+    words = ["new", str(MODELS / "strip_reader.onnx"), "--data", str(MODELS / "strip_calibration.npz"), "--out", str(target)]
+    assert invoke(words) == 0
+    assert "[1, 1, 8, 16]" in target.read_text()
+    assert invoke(["check", str(target), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.split("next:")[1].split("\n", 1)[1])
+    assert found["asked"]["int8"] > 10
+
+
+def test_inspect_shows_models_caches_and_ranges(capsys, tmp_path):
+    assert invoke(["inspect", str(MODELS / "digits_cnn.onnx"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ops"]["Conv"] == 10
+
+
+def test_an_unknown_command_is_wrong_use(capsys):
+    assert invoke(["rum"]) == 2
+    assert invoke(["run"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback():
+    done = subprocess.run([sys.executable, "-m", "toolkit.cli", "run", "none.toml", "--debug"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and "Traceback" in done.stderr
+    done = subprocess.run([sys.executable, "-m", "toolkit.cli", "run", "none.toml"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr

@@ -1,0 +1,74 @@
+"""Lowering for weak typing: a float32 graph with its pairs (or without), and layer precisions beside it."""
+
+from __future__ import annotations
+
+from toolkit.backends.base import Backend, EngineSettings
+from toolkit.errors import BackendError
+from toolkit.journal import Journal
+from toolkit.model import Model, make_node
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.qdq import pairs_of
+from toolkit.plan import PrecisionPlan
+from toolkit.precision import Precision
+
+
+def lower_weak(
+    model: Model, plan: PrecisionPlan, settings: EngineSettings, backend: Backend, journal: Journal
+) -> tuple[Model, PrecisionPlan]:
+    """The graph a weakly typed backend takes, and the plan with the pairs' own lines.
+
+    Args:
+        model: float32, with its pairs; it is not changed.
+        plan: what was asked; it is not changed.
+        settings: with ``quantization = "implicit"`` the pairs are taken out and the plan says INT8 by itself.
+        backend: tells the newest opset it takes.
+        journal: gets a line for what is done.
+
+    Raises:
+        BackendError: the model's opset is newer than the backend's parser takes.
+    """
+    journal.by = "lowering"
+    plan = plan.copy()
+    plan.by = "lowering"
+    lowered = model.copy()
+    if lowered.opset > backend.max_opset():
+        raise BackendError(
+            f"the model uses opset {lowered.opset}; {backend.name} {backend.version()} takes {backend.max_opset()} at most",
+            where=str(model.source or "the model"),
+            remedy=f"export the model at opset {backend.max_opset()}, or use a newer TensorRT",
+        )
+    if settings.quantization == "implicit":
+        count = _take_out(lowered)
+        journal.noted(f"{count} pairs were taken out: TensorRT gets the ranges themselves", rule="implicit")
+    for node in lowered.nodes:
+        if node.op in (QUANTIZE, DEQUANTIZE):
+            readers = ", ".join(sorted({r.name for r in node.outputs[0].outputs})[:3])
+            verb = "quantizes" if node.op == QUANTIZE else "dequantizes"
+            plan.ask(node.name, Precision.INT8, f"{verb} '{node.inputs[0].name}' for {readers}")
+    for name in lowered.node_names():
+        ask = plan.get(name)
+        if ask is not None:
+            lowered.metadata.setdefault(name, {}).update(
+                {"qtool.precision": str(ask.precision), "qtool.reason": ask.reason}
+            )
+    return lowered, plan
+
+
+def _take_out(model: Model) -> int:
+    """Let every reader of a pair read the float tensor; stored integer weights stay behind their dequantizer."""
+    count = 0
+    for pair in list(pairs_of(model)):
+        if pair.quantize is None:
+            continue
+        result = pair.dequantize.outputs[0]
+        for reader in list(result.outputs):
+            for index, tensor in enumerate(reader.inputs):
+                if tensor is result:
+                    reader.inputs[index] = pair.tensor
+        if model.is_output(result):
+            pair.dequantize.outputs.clear()
+            name = model.unique_node(f"{pair.dequantize.name}_Identity")
+            model.graph.nodes.append(make_node("Identity", name, [pair.tensor], [result]))
+        count += 1
+    model.tidy()
+    return count

@@ -1,0 +1,39 @@
+"""Scales that placement ties together: the inputs and the output of a Concat quantize with one amax."""
+
+from __future__ import annotations
+
+from toolkit.model import Model
+from toolkit.placement.pairs import Placement
+from toolkit.placement.qdq import existing
+from toolkit.precision import Precision
+
+
+def share_amax(model: Model, placement: Placement, amax: dict[str, float], precision: Precision) -> list[str]:
+    """Give tensors that must share one scale the largest amax among them, in place; a pair that exists decides.
+
+    Args:
+        model: the graph, with the pairs it has already.
+        placement: whose ``same_scale`` says which tensors belong together.
+        amax: by activation tensor; changed.
+        precision: the quantized type.
+
+    Returns:
+        What the user should know, one sentence each.
+    """
+    tensors = model.graph.tensors()
+    notes = []
+    for names in placement.same_scale:
+        present = []
+        for name in sorted(names):
+            node = existing(tensors[name]) if name in tensors else None
+            scale = model.constant(node.inputs[1]) if node is not None else None
+            if scale is not None and scale.size == 1:
+                present.append(float(scale.reshape(())) * precision.max)
+        shared = max(present) if present else max((amax[n] for n in names if n in amax), default=0.0)
+        if len(set(present)) > 1:
+            notes.append(
+                f"the pairs on {', '.join(sorted(names))} exist with unlike scales; the Concat is not quantized"
+            )
+        for name in names & set(amax):
+            amax[name] = shared
+    return notes

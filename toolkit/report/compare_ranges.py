@@ -1,0 +1,110 @@
+"""Two files of ranges beside each other: what is only in one, and the ratios sorted by size."""
+
+from __future__ import annotations
+
+import html as html_module
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.calibration.ranges import Ranges
+from toolkit.files import write_text
+from toolkit.report.terminal import plain
+
+
+@dataclass
+class RangesComparison:
+    """How two files of ranges differ. ``ratios`` holds (tensor, first amax, second amax, second / first)."""
+
+    labels: tuple[str, str]
+    ratios: list[tuple[str, float, float, float]] = field(default_factory=list)
+    only_first: list[str] = field(default_factory=list)
+    only_second: list[str] = field(default_factory=list)
+
+    @property
+    def median_ratio(self) -> float | None:
+        """The median of the ratios of tensors that both files have."""
+        found = sorted(ratio for *_, ratio in self.ratios if math.isfinite(ratio))
+        return found[len(found) // 2] if found else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine form; a ratio to a range of zero is null."""
+        return {
+            "first": self.labels[0],
+            "second": self.labels[1],
+            "median_ratio": self.median_ratio,
+            "tensors": [
+                {"tensor": name, "first": a, "second": b, "ratio": ratio if math.isfinite(ratio) else None}
+                for name, a, b, ratio in self.ratios
+            ],
+            "only_first": self.only_first,
+            "only_second": self.only_second,
+        }
+
+    def to_text(self) -> str:
+        """For people: the largest differences first."""
+        first, second = self.labels
+        lines = [f"{len(self.ratios)} tensors in both, {len(self.only_first)} only in {first}, "
+                 f"{len(self.only_second)} only in {second}"]  # fmt: skip
+        if self.median_ratio is not None:
+            lines.append(f"median ratio {self.median_ratio:.4f}")
+        lines += [f"{ratio:10.4f}  {a:<12.6g} {b:<12.6g} {plain(name)}" for name, a, b, ratio in self.ratios]
+        lines += [f"only in {first}: {plain(name)}" for name in self.only_first]
+        lines += [f"only in {second}: {plain(name)}" for name in self.only_second]
+        return "\n".join(lines) + "\n"
+
+    def to_html(self) -> str:
+        """A self-contained page: a plot of the ratios on a log scale, then the table."""
+        shown = [entry for entry in self.ratios if math.isfinite(entry[3]) and entry[3] > 0]
+        span = max((abs(math.log2(ratio)) for *_, ratio in shown), default=1.0) or 1.0
+        height = 14
+        bars = []
+        for row, (name, _, _, ratio) in enumerate(shown):
+            width = abs(math.log2(ratio)) / span * 300
+            x = 300 if ratio >= 1 else 300 - width
+            bars.append(
+                f'<rect x="{x:.1f}" y="{row * height + 2}" width="{max(width, 0.5):.1f}" height="{height - 4}">'
+                f"<title>{html_module.escape(name)}: {ratio:.4f}</title></rect>"
+            )
+        rows = "".join(
+            f"<tr><td>{html_module.escape(plain(name))}<td>{a:.6g}<td>{b:.6g}<td>{ratio:.4f}"
+            for name, a, b, ratio in self.ratios
+        )
+        only = "".join(
+            f"<li>only in {html_module.escape(label)}: {html_module.escape(plain(name))}"
+            for label, names in zip(self.labels, (self.only_first, self.only_second))
+            for name in names
+        )
+        first, second = (html_module.escape(label) for label in self.labels)
+        return (
+            '<!doctype html><html lang="en"><meta charset="utf-8"><title>Ranges compared</title>'
+            "<style>body{font:15px system-ui;margin:2em;max-width:70em}table{border-collapse:collapse}"
+            "td,th{padding:.2em .8em;border-bottom:1px solid #ccc;text-align:right}td:first-child{text-align:left;"
+            "font-family:monospace}rect{fill:#0072b2}</style>"
+            f"<h1>{second} over {first}</h1><p>{len(self.ratios)} tensors in both, largest difference first; the plot "
+            f"shows log2 of the ratio, up to {span:.2f} each way.</p>"
+            f'<svg width="600" height="{len(shown) * height}" role="img"><line x1="300" x2="300" y1="0" '
+            f'y2="{len(shown) * height}" stroke="#999"/>{"".join(bars)}</svg>'
+            f"<table><tr><th>tensor<th>{first}<th>{second}<th>ratio</tr>{rows}</table><ul>{only}</ul></html>"
+        )
+
+
+def compare_ranges(first: Ranges, second: Ranges, labels: tuple[str, str]) -> RangesComparison:
+    """Compare by tensor name."""
+    found = RangesComparison(labels)
+    for name in sorted({*first.tensors, *second.tensors}):
+        if name not in second.tensors:
+            found.only_first.append(name)
+        elif name not in first.tensors:
+            found.only_second.append(name)
+        else:
+            a, b = first.tensors[name].amax, second.tensors[name].amax
+            found.ratios.append((name, a, b, b / a if a > 0 else (1.0 if b == 0 else math.inf)))
+    found.ratios.sort(key=lambda entry: -abs(math.log(entry[3])) if 0 < entry[3] < math.inf else -math.inf)
+    return found
+
+
+def write_ranges_html(comparison: RangesComparison, path: Path) -> None:
+    """Write the page whole or not at all."""
+    write_text(path, comparison.to_html())
