@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
+import onnx.inliner
 from onnx import TensorProto
 
 from toolkit.errors import ModelError, NotAllowedError
@@ -114,8 +115,6 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list
         )
     if proto.functions:
         count = len(proto.functions)
-        import onnx.inliner
-
         proto = onnx.inliner.inline_local_functions(proto)
         notes.append(f"{count} model-local functions were inlined")
     else:

@@ -166,7 +166,7 @@ def _prepared(source: Model | Prepared | onnx.ModelProto | bytes | str | Path) -
 
 def _send_away(tensor: TensorProto) -> None:
     """Mark a tensor as stored elsewhere: the session options give its values."""
-    onnx.external_data_helper.set_external_data(tensor, "qtool-in-memory")
+    tensor.external_data.add(key="location", value="qtool-in-memory")
     tensor.data_location = TensorProto.EXTERNAL
 
 

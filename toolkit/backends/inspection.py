@@ -1,0 +1,63 @@
+"""Asking an engine's inspector about every profile, inside the child process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import BackendError
+
+
+def inspect_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
+    """Write what the inspector says of each profile, at its opt shapes, as TensorRT wrote it.
+
+    Returns:
+        The files' names in ``folder``, one for each profile.
+    """
+    inspector = engine.create_engine_inspector()
+    files = []
+    for index in range(max(engine.num_optimization_profiles, 1)):
+        context = context_at(engine, index, shapes_at(profiles, index, "opt"))
+        inspector.execution_context = context
+        said = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        files.append(f"inspector{index}.json")
+        (folder / files[-1]).write_text(said, encoding="utf-8", errors="replace")
+        # An engine has room for one context of a profile at a time on 8.6: let this one go before the next.
+        inspector.execution_context = None
+        del context
+    return files
+
+
+def shapes_at(profiles: Sequence[Mapping[str, Any]], index: int, which: str) -> dict[str, tuple[int, ...]]:
+    """The input shapes of profile ``index`` at ``which``: min, opt or max."""
+    if index >= len(profiles):
+        return {}
+    return {name: tuple(extent[which]) for name, extent in profiles[index]["shapes"].items()}
+
+
+def context_at(engine: Any, index: int, shapes: Mapping[str, tuple[int, ...]], stream: int = 0) -> Any:
+    """An execution context with profile ``index`` and all input shapes set.
+
+    Raises:
+        BackendError: there is no memory for it, or the engine refuses a shape.
+    """
+    context = engine.create_execution_context()
+    if context is None:
+        raise BackendError(
+            "TensorRT could not make an execution context",
+            where=f"profile {index}",
+            remedy="the GPU's memory is short: close other programs or use smaller profile maxima",
+        )
+    if index and not context.set_optimization_profile_async(index, stream):
+        raise BackendError(
+            "TensorRT did not take the profile", where=f"profile {index}", remedy="see TensorRT's messages"
+        )
+    for name, shape in shapes.items():
+        if not context.set_input_shape(name, shape):
+            raise BackendError(
+                f"TensorRT refused shape {list(shape)} for input '{name}'",
+                where=f"profile {index}",
+                remedy="correct the profile's shapes",
+            )
+    return context

@@ -1,0 +1,188 @@
+"""Latency by CUDA events over graph replays, and time per layer by TensorRT's profiler, inside the child process."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from toolkit.backends.inspection import context_at, shapes_at
+from toolkit.backends.inspector import plain_name
+from toolkit.backends.worker import Talk
+from toolkit.errors import BackendError, QtoolError
+
+_WARM_UP, _LEAST_RUNS, _MOST_RUNS, _TARGET_MS = 10, 20, 500, 400.0
+_LAYER_RUNS = 20
+_SIZES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "FP8": 1, "UINT8": 1, "BOOL": 1, "INT32": 4, "INT64": 8}
+
+Times = dict[str, dict[str, float]]
+
+
+def measure_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]], talk: Talk) -> tuple[Times, Times]:
+    """Measure every profile.
+
+    Returns:
+        Layer name to {profile: median milliseconds}, at the profile's opt shapes; and profile to {"min", "opt", "max":
+        median milliseconds of one inference, and "opt p05", "opt p95": its spread}. Both are empty where cuda-python
+        is missing; a profile that cannot be measured is left out, with a warning.
+    """
+    runtime = cuda_runtime()
+    if runtime is None:
+        talk.log("WARNING: nothing was measured: cuda-python is not installed")
+        return {}, {}
+    layers: Times = defaultdict(dict)
+    latency: Times = {}
+    names = [profile["name"] for profile in profiles] or ["default"]
+    for index, name in enumerate(names):
+        try:
+            found: dict[str, float] = {}
+            for step, which in enumerate(("min", "opt", "max")):
+                talk.progress(f"measuring profile '{name}'", step, 4)
+                with _ready(trt, runtime, engine, index, shapes_at(profiles, index, which)) as (context, stream):
+                    times = _latency(runtime, context, stream)
+                low, median, high = (float(np.percentile(times, p)) for p in (5, 50, 95))
+                found |= {which: median, f"{which} p05": low, f"{which} p95": high}
+            latency[name] = found
+            with _ready(trt, runtime, engine, index, shapes_at(profiles, index, "opt")) as (context, stream):
+                for layer, milliseconds in _layer_times(trt, runtime, context, stream).items():
+                    layers[layer][name] = milliseconds
+            talk.progress(f"measuring profile '{name}'", 4, 4)
+        except QtoolError as error:
+            talk.log(f"WARNING: profile '{name}' was not measured: {error}")
+    return dict(layers), latency
+
+
+def cuda_runtime() -> Any:
+    """cuda-python's runtime module under its new or its old name, or None."""
+    try:
+        from cuda.bindings import runtime
+    except ImportError:
+        try:
+            from cuda import cudart as runtime
+        except ImportError:
+            return None
+    return runtime
+
+
+def call(answer: Any) -> Any:
+    """What a CUDA runtime call gave besides its status.
+
+    Raises:
+        BackendError: the status is not success.
+    """
+    status, *rest = answer if isinstance(answer, tuple) else (answer,)
+    if int(status) != 0:
+        raise BackendError(
+            f"a CUDA call failed: {status}", remedy="close other programs on the GPU, or check it with nvidia-smi"
+        )
+    return rest[0] if len(rest) == 1 else tuple(rest)
+
+
+@contextmanager
+def _ready(
+    trt: Any, runtime: Any, engine: Any, index: int, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[Any, int]]:
+    """A context at these shapes whose inputs and outputs have device memory, with a stream."""
+    stream = call(runtime.cudaStreamCreate())
+    held: list[int] = []
+    context = None
+    try:
+        context = context_at(engine, index, shapes, int(stream))
+        call(runtime.cudaStreamSynchronize(stream))
+        random = np.random.default_rng(0)
+        for position in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(position)
+            kind = engine.get_tensor_dtype(name).name
+            shape = tuple(context.get_tensor_shape(name))
+            if engine.is_shape_inference_io(name) or -1 in shape or kind not in _SIZES:
+                raise BackendError(f"'{name}' ({kind}, {list(shape)}) has no size that is known beforehand")
+            count = int(np.prod(shape, dtype=np.int64))
+            size = max(count * _SIZES[kind], 1)
+            held.append(int(call(runtime.cudaMalloc(size))))
+            call(runtime.cudaMemset(held[-1], 0, size))
+            if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT and kind in ("FLOAT", "HALF"):
+                values = random.standard_normal(count, dtype=np.float32)
+                values = np.ascontiguousarray(values.astype(np.float16) if kind == "HALF" else values)
+                upload = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+                call(runtime.cudaMemcpy(held[-1], values.ctypes.data, values.nbytes, upload))
+            context.set_tensor_address(name, held[-1])
+        yield context, int(stream)
+    finally:
+        runtime.cudaStreamSynchronize(stream)
+        del context
+        for address in held:
+            runtime.cudaFree(address)
+        runtime.cudaStreamDestroy(stream)
+
+
+def _enqueue(context: Any, stream: int) -> None:
+    if not context.execute_async_v3(stream):
+        raise BackendError("TensorRT could not run the engine", remedy="see TensorRT's messages in the run's log")
+
+
+def _latency(runtime: Any, context: Any, stream: int) -> list[float]:
+    """Milliseconds of single inferences, each between two CUDA events, replayed as a CUDA graph where one captures."""
+    for _ in range(_WARM_UP):
+        _enqueue(context, stream)
+    call(runtime.cudaStreamSynchronize(stream))
+    graph = _captured(runtime, context, stream)
+    start, end = call(runtime.cudaEventCreate()), call(runtime.cudaEventCreate())
+    times: list[float] = []
+    try:
+        while len(times) < _LEAST_RUNS or (sum(times) < _TARGET_MS and len(times) < _MOST_RUNS):
+            call(runtime.cudaEventRecord(start, stream))
+            if graph is not None:
+                call(runtime.cudaGraphLaunch(graph, stream))
+            else:
+                _enqueue(context, stream)
+            call(runtime.cudaEventRecord(end, stream))
+            call(runtime.cudaEventSynchronize(end))
+            times.append(float(call(runtime.cudaEventElapsedTime(start, end))))
+    finally:
+        if graph is not None:
+            runtime.cudaGraphExecDestroy(graph)
+        runtime.cudaEventDestroy(start)
+        runtime.cudaEventDestroy(end)
+    return times
+
+
+def _captured(runtime: Any, context: Any, stream: int) -> Any:
+    """The enqueued work as an executable graph, or None where the engine cannot be captured."""
+    mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+    call(runtime.cudaStreamBeginCapture(stream, mode))
+    ran = context.execute_async_v3(stream)
+    status, graph = runtime.cudaStreamEndCapture(stream)
+    if not ran or int(status) != 0:
+        # A failed capture leaves an error behind that the next call would report as its own.
+        runtime.cudaGetLastError()
+        return None
+    status, executable = runtime.cudaGraphInstantiate(graph, 0)
+    runtime.cudaGraphDestroy(graph)
+    return executable if int(status) == 0 else None
+
+
+def _layer_times(trt: Any, runtime: Any, context: Any, stream: int) -> dict[str, float]:
+    """Median milliseconds of each layer. Layers of one name count together; profile suffixes are left out."""
+
+    class Profiler(trt.IProfiler):
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.times: dict[str, float] = defaultdict(float)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times[plain_name(layer_name)] += ms
+
+    profiler = Profiler()
+    context.profiler = profiler
+    runs: dict[str, list[float]] = defaultdict(list)
+    for run in range(_LAYER_RUNS + 3):
+        profiler.times.clear()
+        _enqueue(context, stream)
+        call(runtime.cudaStreamSynchronize(stream))
+        for name, milliseconds in profiler.times.items() if run >= 3 else ():
+            runs[name].append(milliseconds)
+    return {name: statistics.median(times) for name, times in runs.items()}

@@ -1,0 +1,137 @@
+"""Building, inspecting and measuring with TensorRT, inside the child process."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from toolkit.backends.build_config import check_profiles, common_arguments, polygraphy_profiles
+from toolkit.backends.calibrators import Calibration
+from toolkit.backends.inspection import inspect_engine
+from toolkit.backends.measure import measure_engine
+from toolkit.backends.messages import Messages
+from toolkit.backends.weak_network import set_precisions, set_ranges
+from toolkit.backends.worker import Talk
+from toolkit.errors import BackendError
+
+
+def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+    """Parse the model, apply plan and ranges where typing is weak, build, inspect every profile, measure.
+
+    Args:
+        request: ``model`` (path), ``folder`` (where results go), ``profiles``, ``settings``, ``plan`` (node to
+            precision), ``amax`` (tensor to amax), ``batches`` (npz files), ``calibration_profile``,
+            ``calibration_cache``.
+        talk: where messages and progress go.
+
+    Returns:
+        ``version``, ``log``, ``seconds``, ``inspected`` (a file for each profile), ``time_ms`` and ``latency``; the
+        engine lies in ``folder`` as model.engine.
+
+    Raises:
+        BackendError: TensorRT refused the model or the settings.
+    """
+    from polygraphy import config as polygraphy_config
+
+    polygraphy_config.USE_TENSORRT_RTX = False
+    import tensorrt as trt
+    from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath, PostprocessNetwork, util
+    from polygraphy.exception import PolygraphyException
+    from polygraphy.logger import G_LOGGER
+
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL
+    messages = Messages(talk)
+    logger = messages.logger(trt)
+    # Polygraphy makes one logger for the process and offers no way to name another.
+    util.TRT_LOGGER = logger
+    settings, model, version = request["settings"], request["model"], str(trt.__version__)
+    weak, folder = settings["typing"] == "weak", Path(request["folder"])
+    started = time.monotonic()
+    talk.progress("parsing", 0, 1)
+    strongly = not weak and hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    loader = NetworkFromOnnxPath(model, strongly_typed=strongly)
+    if weak:
+        loader = PostprocessNetwork(loader, lambda network: _apply(trt, network, request, talk))
+    try:
+        opened = loader()
+        network = opened[1]
+        inputs = {network.get_input(i).name: list(network.get_input(i).shape) for i in range(network.num_inputs)}
+        check_profiles(inputs, request["profiles"])
+        calibration = Calibration(trt, request, inputs) if request["batches"] else None
+        create = _config(trt, network, request, talk, calibration)
+        cache = settings["timing_cache"]
+        if cache:
+            Path(cache).parent.mkdir(parents=True, exist_ok=True)
+        engine = bytes(EngineBytesFromNetwork(opened, config=create, save_timing_cache=cache)())
+    except (PolygraphyException, RuntimeError, TypeError) as error:
+        raise messages.error(f"TensorRT {version} could not build", model, str(error)) from error
+    if calibration is not None:
+        calibration.finish(talk)
+    seconds = time.monotonic() - started
+    (folder / "model.engine").write_bytes(engine)
+    runtime = trt.Runtime(logger)
+    if settings["version_compatible"]:
+        runtime.engine_host_code_allowed = True
+    loaded = runtime.deserialize_cuda_engine(engine)
+    if loaded is None:
+        raise messages.error(f"TensorRT {version} could not open the engine it built", model)
+    inspected = inspect_engine(trt, loaded, request["profiles"], folder)
+    times, latency = {}, {}
+    if settings["measure"]:
+        times, latency = measure_engine(trt, loaded, request["profiles"], talk)
+    return {
+        "version": version,
+        "log": [f"{severity}: {text}" for severity, text in messages.kept],
+        "seconds": seconds,
+        "inspected": inspected,
+        "time_ms": times,
+        "latency": latency,
+    }
+
+
+def _apply(trt: Any, network: Any, request: dict[str, Any], talk: Talk) -> None:
+    """Write plan and ranges into a weakly typed network."""
+    settings = request["settings"]
+    implicit = settings["quantization"] == "implicit"
+    set_precisions(trt, network, request["plan"], settings["rest"], implicit)
+    if implicit and settings["calibrator"] == "ranges":
+        missing = set_ranges(trt, network, request["amax"])
+        if missing:
+            some = ", ".join(f"'{name}'" for name in missing[:3])
+            talk.log(f"WARNING: {len(missing)} tensors have no range, layers on them stay float: {some}")
+
+
+def _config(trt: Any, network: Any, request: dict[str, Any], talk: Talk, calibration: Calibration | None) -> Any:
+    """Polygraphy's loader of the builder configuration."""
+    from polygraphy.backend.trt import CreateConfig, PostprocessConfig
+
+    settings = request["settings"]
+    arguments = common_arguments(trt, settings, talk)
+    if settings["typing"] == "weak":
+        arguments |= _flags(trt, network, request)
+    if calibration is not None:
+        arguments["calibrator"] = calibration.calibrator
+    create = CreateConfig(profiles=polygraphy_profiles(request["profiles"]), tf32=settings["tf32"], **arguments)
+    return PostprocessConfig(create, calibration.choose_profile) if calibration is not None else create
+
+
+def _flags(trt: Any, network: Any, request: dict[str, Any]) -> dict[str, Any]:
+    """The types that a weakly typed builder may use: those asked for, and the type of the rest."""
+    settings = request["settings"]
+    wanted = {*request["plan"].values(), settings["rest"]}
+    kinds = {network.get_layer(i).type.name for i in range(network.num_layers)}
+    if settings["quantization"] == "implicit" or kinds & {"QUANTIZE", "DEQUANTIZE"}:
+        wanted.add("fp8" if "fp8" in wanted else "int8")
+    flags: dict[str, Any] = {"precision_constraints": settings["constraints"]}
+    for word in ("fp16", "bf16", "int8", "fp8"):
+        if word not in wanted:
+            continue
+        if not hasattr(trt.BuilderFlag, word.upper()):
+            raise BackendError(
+                f"TensorRT {trt.__version__} has no {word.upper()}",
+                where="the precision plan",
+                remedy="ask another precision, or use a newer TensorRT",
+            )
+        flags[word] = True
+    return flags
