@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from toolkit.data_sample import (
     Array,
     Fitter,
     InputSpec,
+    Keep,
     MaskPadder,
     Sample,
     Tally,
@@ -22,24 +22,13 @@ from toolkit.data_sample import (
     fit_to_spec,
     input_specs,
 )
-from toolkit.data_sources import (
-    IMAGE_SUFFIXES,
-    Feeds,
-    Files,
-    Keep,
-    RandomFeeds,
-    Source,
-    open_folder,
-    polygraphy_inputs,
-    repeatable,
-)
+from toolkit.data_sources import Source, open_source
 from toolkit.errors import DataError
 from toolkit.journal import Journal
 from toolkit.model import Model
 from toolkit.profiles import Profiles, Shape
 
 OUTSIDE = ("error", "skip", "pad", "crop")
-_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _WINDOW_BYTES = 64 << 20
 _WINDOW_SAMPLES = 1024
 BatchSize = int | Callable[[Mapping[str, Shape]], int]
@@ -158,7 +147,7 @@ class CalibrationData:
             raise DataError(f"outside is '{outside}'", remedy="one of " + ", ".join(OUTSIDE))
         if not specs:
             raise DataError("the model has no inputs, so there is nothing to calibrate", where=str(model.source or ""))
-        name, opened = _open(source, specs, profiles, Path(base), allow_code, images, random)
+        name, opened = open_source(source, specs, profiles, Path(base), allow_code, images, random)
         if random is not None and journal is not None:
             journal.noted(f"the data is random (seed {random['seed']}): the ranges mean nothing", rule="random data")
         return cls(
@@ -371,67 +360,6 @@ def _bytes(sample: Sample) -> int:
 
 def _joined(values: list[Array]) -> Array:
     return values[0] if len(values) == 1 else np.concatenate(values, axis=0)
-
-
-def _open(
-    source: Any,
-    specs: Mapping[str, InputSpec],
-    profiles: Profiles,
-    base: Path,
-    allow_code: bool,
-    images: Mapping[str, Any] | None,
-    random: Mapping[str, Any] | None,
-) -> tuple[str, Source]:
-    if random is not None:
-        if source is not None:
-            raise DataError("both a source and random data are given", remedy="keep one of them")
-        batched = all(spec.batched for spec in specs.values())
-        return "random data", _random(random, specs, profiles, batched)
-    if source is None:
-        raise DataError("no source is given", remedy='set data = "path", or random = { seed = 0, samples = 32 }')
-    if isinstance(source, str) and _MODULE.fullmatch(source) and not (base / source).exists():
-        from toolkit.graph_pass import load_object
-
-        return source, Feeds(repeatable(load_object(source, allow_code, "data"), source), specs, source)
-    if not isinstance(source, (str, Path)):
-        return "the iterable", Feeds(repeatable(source, "the iterable"), specs, "the iterable")
-    path = base / source
-    if not path.exists():
-        raise DataError("no such file or folder", where=str(path), remedy="check the path of the data")
-    if path.is_dir():
-        if images is not None or _has_images(path):
-            from toolkit.data_images import Images
-
-            return str(path), Images(path, images or {}, specs)
-        return str(path), open_folder(path, specs)
-    if path.suffix == ".json":
-        return str(path), polygraphy_inputs(path, specs)
-    if path.suffix == ".npz":
-        return str(path), Files([(str(path), path)], specs)
-    if path.suffix == ".npy" and len(specs) == 1:
-        return str(path), Files([(str(path), {next(iter(specs)): path})], specs)
-    raise DataError(
-        f"a '{path.suffix}' file is none of .npz, .npy (for a model with one input) and Polygraphy's .json",
-        where=str(path),
-        remedy="save the samples with numpy.savez",
-    )
-
-
-def _has_images(folder: Path) -> bool:
-    kinds = {path.suffix.lower() for path in folder.rglob("*")}
-    return not kinds & {".npz", ".npy"} and bool(kinds & set(IMAGE_SUFFIXES))
-
-
-def _random(
-    settings: Mapping[str, Any], specs: Mapping[str, InputSpec], profiles: Profiles, batched: bool
-) -> RandomFeeds:
-    seed, samples = settings.get("seed"), settings.get("samples", 32)
-    unknown = sorted(set(settings) - {"seed", "samples"})
-    if unknown or not isinstance(seed, int) or seed < 0 or not isinstance(samples, int) or samples < 1:
-        raise DataError(
-            f"random is {dict(settings)!r}", remedy="write random = { seed = 0, samples = 32 }, both whole numbers"
-        )
-    return RandomFeeds(specs, profiles, seed, samples, batched)
 
 
 __all__ = ["Array", "Batch", "CalibrationData", "Counts", "Keep", "Sample", "Tally"]

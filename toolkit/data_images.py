@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.data_sample import InputSpec
-from toolkit.data_sources import IMAGE_SUFFIXES, Array, Keep, Pair, Specs
+from toolkit.data_sample import Array, InputSpec, Keep, Pair, Specs
+from toolkit.data_sources import IMAGE_SUFFIXES
 from toolkit.errors import DataError, did_you_mean
 
 _KNOWN = ("size", "resize", "crop", "layout", "mean", "std", "colour", "scale", "input")
@@ -22,8 +22,8 @@ class Images:
         folder: where the files are.
         settings: ``size`` [height, width] (the model's own where it is fixed). ``crop``: ``center`` (default: scale
             the image until it covers the size, or its shorter side to ``resize`` where that is given, then cut the
-            middle out), ``none`` (scale to the size, whatever the aspect ratio) or ``pad`` (scale the image until it fits, zeros
-            around it). ``layout``: ``nchw`` (default) or ``nhwc``. ``colour``: ``rgb`` (default), ``bgr`` or
+            middle out), ``none`` (scale to the size, whatever the aspect ratio) or
+            ``pad`` (scale the image until it fits, zeros around it). ``layout``: ``nchw`` (default) or ``nhwc``. ``colour``: ``rgb`` (default), ``bgr`` or
             ``gray``. Values are multiplied by ``scale`` (1/255 for float inputs, 1 for integer ones), then
             ``mean`` is subtracted and the result divided by ``std``, both one number or one a channel in the
             model's own channel order. ``input``: which input they are for, where there are several.
@@ -54,9 +54,7 @@ class Images:
         self._mean, self._std = self._channels(settings, "mean", 0.0), self._channels(settings, "std", 1.0)
 
     def _input(self, settings: Mapping[str, Any], specs: Specs) -> InputSpec:
-        name = settings.get("input")
-        if name is None and len(specs) == 1:
-            name = next(iter(specs))
+        name = str(settings.get("input", next(iter(specs))))
         if name not in specs or len(specs) > 1:
             raise DataError(
                 f"images can feed a model with one input; this one has {', '.join(specs)}",

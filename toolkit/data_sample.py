@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ Array = np.ndarray[Any, Any]
 Shapes = dict[str, tuple[int, ...]]
 EVERYTHING = "default"
 LABELS = ("label", "labels")
+Pair = tuple[dict[str, Array], dict[str, Array]]
+Keep = Callable[[int], bool]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,9 @@ class InputSpec:
         """How many rows of a stacked array make one sample: the first dimension where it is fixed, else 1."""
         fixed = self.dims[0] if self.dims else None
         return max(1, fixed) if isinstance(fixed, int) else 1
+
+
+Specs = Mapping[str, InputSpec]
 
 
 def input_specs(model: Model) -> dict[str, InputSpec]:

@@ -1,24 +1,21 @@
-"""Where samples come from: .npz files, folders, Polygraphy's saved inputs, iterables, random numbers."""
+"""Where samples come from besides files: iterables, Polygraphy's saved inputs, random numbers; and opening any source."""
 
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from toolkit.data_sample import LABELS, InputSpec, check_names
-from toolkit.errors import DataError, did_you_mean
+from toolkit.data_files import Files, open_folder
+from toolkit.data_sample import Array, InputSpec, Keep, Pair, Specs, check_names
+from toolkit.errors import DataError
 from toolkit.profiles import Profiles
 
-Array = np.ndarray[Any, Any]
-Pair = tuple[dict[str, Array], dict[str, Array]]
-Keep = Callable[[int], bool]
-Specs = Mapping[str, InputSpec]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 class Source(Protocol):
@@ -37,274 +34,6 @@ class Source(Protocol):
     def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
         """Index, origin, and inputs and labels of each sample whose index ``keep`` accepts."""
         ...
-
-
-class Stack:
-    """The samples of a set of named arrays: stacked over axis 0, or ragged (``name/00000``, ``name/00001``...)."""
-
-    def __init__(self, keys: Iterable[str], specs: Specs, where: str) -> None:
-        self.where, self._specs = where, specs
-        self._ragged: dict[str, list[str]] = {}
-        stacked: list[str] = []
-        numbered: dict[str, dict[int, str]] = {}
-        for key in keys:
-            base, _, number = key.rpartition("/")
-            if key not in specs and number.isdigit() and (base in specs or base in LABELS):
-                numbered.setdefault(base, {})[int(number)] = key
-            else:
-                stacked.append(key)
-        for base, members in numbered.items():
-            if base in stacked:
-                raise DataError(
-                    f"there are both '{base}' and '{base}/...'", where=where, remedy="keep one of the two forms"
-                )
-            self._ragged[base] = [members[number] for number in sorted(members)]
-        check_names([*stacked, *self._ragged], specs, where)
-        self._stacked = stacked
-        sets = {base: sorted(members) for base, members in numbered.items()}
-        first = next((name for name in specs if name in sets), None)
-        for base, numbers in sets.items():
-            if first is not None and numbers != sets[first]:
-                odd = sorted(set(numbers) ^ set(sets[first]))[0]
-                lacking = base if odd not in numbers else first
-                raise DataError(
-                    f"'{lacking}/{odd:05d}' is missing, which '{first if lacking == base else base}' has",
-                    where=where,
-                    remedy="give every input (and label) the same numbers",
-                )
-
-    def samples(
-        self, shape: Callable[[str], tuple[int, ...]], get: Callable[[str], Array]
-    ) -> tuple[int, int, Callable[[int], Pair]]:
-        """How many samples there are, how many rows are left over, and a function that gives the i-th.
-
-        Args:
-            shape: gives the shape of a key's array.
-            get: gives the array of a key.
-        """
-        shapes = {name: shape(name) for name in self._stacked}
-        counts: dict[str, int] = {name: len(keys) for name, keys in self._ragged.items()}
-        cut, chunk = 0, 1
-        for name, found in shapes.items():
-            if name in self._specs:
-                counts[name], left, rows = self._count(found, self._specs[name])
-                cut, chunk = max(cut, left), max(chunk, rows)
-        for name in LABELS:
-            if name in shapes:
-                counts[name] = shapes[name][0] // chunk if shapes[name] else 1
-        if len(set(counts.values())) > 1:
-            listed = ", ".join(f"'{name}' {count}" for name, count in counts.items())
-            raise DataError(
-                f"the numbers of samples differ: {listed}",
-                where=self.where,
-                remedy="every input (and label) needs as many samples",
-            )
-        count = next(iter(counts.values()), 0)
-        if not count:
-            raise DataError("there are no samples", where=self.where, remedy="give at least one sample")
-
-        def pick(index: int) -> Pair:
-            inputs: dict[str, Array] = {}
-            labels: dict[str, Array] = {}
-            for name in self._stacked:
-                array = get(name)
-                if name in self._specs:
-                    inputs[name] = self._row(array, self._specs[name], index)
-                else:
-                    labels[name] = np.atleast_1d(array)[index * chunk : (index + 1) * chunk]
-            for name, keys in self._ragged.items():
-                if name in self._specs:
-                    inputs[name] = get(keys[index])
-                else:
-                    labels[name] = np.atleast_1d(get(keys[index]))
-            return inputs, labels
-
-        return count, cut, pick
-
-    def _count(self, shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int, int]:
-        """Samples in a stacked array, rows left over, rows that make one sample (1 where each row is a sample)."""
-        rank = len(spec.dims) if spec.dims is not None else len(shape)
-        if len(shape) == rank + 1:
-            return shape[0], 0, 1
-        if len(shape) != rank or rank == 0:
-            declared = [dim if dim is not None else "?" for dim in spec.dims or ()]
-            raise DataError(
-                f"shape {list(shape)} has rank {len(shape)}, the model declares {declared}",
-                where=f"{self.where}, input '{spec.name}'",
-                remedy="stack the samples along axis 0, or store each as "
-                f"'{spec.name}/00000', '{spec.name}/00001' and so on",
-            )
-        return shape[0] // spec.chunk, shape[0] % spec.chunk, spec.chunk
-
-    @staticmethod
-    def _row(array: Array, spec: InputSpec, index: int) -> Array:
-        rank = len(spec.dims) if spec.dims is not None else array.ndim
-        if array.ndim == rank + 1:
-            return np.asarray(array[index])
-        return np.asarray(array[index * spec.chunk : (index + 1) * spec.chunk])
-
-
-class Files:
-    """Sets of arrays in files, one set a file (.npz) or one a group of .npy files; one set is in memory at a time."""
-
-    def __init__(self, sets: list[tuple[str, Any]], specs: Specs) -> None:
-        self._sets, self._specs = sets, specs
-        self._counts: list[int] | None = None
-        self.cut = 0
-
-    def __len__(self) -> int:
-        """The number of samples; reads the files' headers (of .npz, the arrays) once."""
-        if self._counts is None:
-            counts, cut = [], 0
-            for number in range(len(self._sets)):
-                count, left, _ = self._open(number)
-                counts.append(count)
-                cut += left
-            self._counts, self.cut = counts, cut
-        return sum(self._counts)
-
-    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
-        """See ``Source``."""
-        start, cut = 0, 0
-        counts: list[int] = []
-        for number, (where, _) in enumerate(self._sets):
-            known = self._counts[number] if self._counts is not None else None
-            if known is not None and not any(keep(start + i) for i in range(known)):
-                start += known
-                continue
-            count, left, pick = self._open(number)
-            counts.append(count)
-            cut += left
-            for i in range(count):
-                if keep(start + i):
-                    yield start + i, f"{where}, sample {i}", pick(i)
-            start += count
-        if self._counts is None:
-            self._counts, self.cut = counts, cut
-
-    def _open(self, number: int) -> tuple[int, int, Callable[[int], Pair]]:
-        where, members = self._sets[number]
-        held: dict[str, Array] = {}
-        if isinstance(members, Path):
-            archive = load(members)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError("this is not an .npz archive", where=where, remedy="save it with numpy.savez")
-
-            def get(key: str) -> Array:
-                if "/" in key:
-                    return _member(archive, key, where)
-                if key not in held:
-                    held[key] = _member(archive, key, where)
-                return held[key]
-
-            return Stack(archive.files, self._specs, where).samples(lambda key: _shape(archive, key, where), get)
-
-        def mapped(key: str) -> Array:
-            if key not in held:
-                held[key] = load(members[key])
-            return held[key]
-
-        return Stack(members, self._specs, where).samples(lambda key: mapped(key).shape, mapped)
-
-
-def load(path: Path) -> Any:
-    """An .npy array (memory-mapped) or an .npz archive, never unpickled.
-
-    Raises:
-        DataError: it cannot be read, or holds Python objects.
-    """
-    try:
-        return np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise _unreadable(error, str(path)) from error
-
-
-def _member(archive: Any, key: str, where: str) -> Array:
-    try:
-        return np.asarray(archive[key])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
-        raise _unreadable(error, f"{where}, '{key}'") from error
-
-
-def _shape(archive: Any, key: str, where: str) -> tuple[int, ...]:
-    """The shape of an archive's member, from its header alone."""
-    try:
-        with archive.zip.open(key if key.endswith(".npy") else key + ".npy") as stream:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            return tuple(int(size) for size in read(stream)[0])
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise _unreadable(error, f"{where}, '{key}'") from error
-
-
-def _unreadable(error: Exception, where: str) -> DataError:
-    text = " ".join(str(error).split())
-    if "pickle" in text or "Object arrays" in text:
-        return DataError(
-            "it holds Python objects, which qtool never unpickles",
-            where=where,
-            remedy="save plain arrays: samples of unlike shape each under its own key, 'name/00000', 'name/00001'...",
-        )
-    return DataError(f"it cannot be read: {text[:200]}", where=where, remedy="write the file again with numpy.savez")
-
-
-def open_folder(folder: Path, specs: Specs) -> Files:
-    """A folder of .npz files, or of .npy files named after inputs."""
-    archives = sorted(folder.glob("*.npz"))
-    plain = sorted(folder.rglob("*.npy"))
-    if archives and plain:
-        raise DataError(
-            f"the folder holds both .npz ({archives[0].name}) and .npy ({plain[0].name}) files",
-            where=str(folder),
-            remedy="keep one of the two kinds in it",
-        )
-    if archives:
-        return Files([(str(path), path) for path in archives], specs)
-    if plain:
-        return Files(_group(folder, plain, specs), specs)
-    raise DataError(
-        "the folder holds no .npz, .npy or image files", where=str(folder), remedy="check the path of the data"
-    )
-
-
-def _group(folder: Path, files: list[Path], specs: Specs) -> list[tuple[str, Any]]:
-    """Put .npy files together into sets, one file an input: ``<input>/<stem>``, ``<input>.<stem>``, ``<stem>.<input>``."""
-    names = {**{_file_name(name): name for name in specs}, **{label: label for label in LABELS if label not in specs}}
-    sets: dict[str, dict[str, Path]] = {}
-    only = next(iter(specs)) if len(specs) == 1 else None
-    for path in files:
-        relative = path.relative_to(folder)
-        head, _, tail = path.stem.partition(".")
-        start, _, last = path.stem.rpartition(".")
-        if len(relative.parts) == 2 and relative.parts[0] in names:
-            name, stem = names[relative.parts[0]], path.stem
-        elif len(relative.parts) == 1 and tail and head in names:
-            name, stem = names[head], tail
-        elif len(relative.parts) == 1 and start and last in names:
-            name, stem = names[last], start
-        elif len(relative.parts) == 1 and only is not None:
-            name, stem = only, path.stem
-        else:
-            raise DataError(
-                "the file's name does not say which input it is for",
-                where=str(path),
-                remedy=f"name it '<input>.{path.stem}.npy' or put it into a sub-folder named like the input: "
-                + did_you_mean(head, names),
-            )
-        sets.setdefault(stem, {})[name] = path
-    for stem, members in sets.items():
-        lacking = [name for name in specs if name not in members]
-        if lacking:
-            raise DataError(
-                f"sample '{stem}' has no file for input '{lacking[0]}'",
-                where=str(folder),
-                remedy="every input needs files of the same stems",
-            )
-    return [(f"{folder}, '{stem}'", members) for stem, members in sorted(sets.items())]
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[/\\:]", "_", name)
 
 
 class Feeds:
@@ -434,3 +163,65 @@ def _random(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ..
     if dtype.kind in "iub":
         return rng.integers(0, 2, shape).astype(dtype)
     return rng.standard_normal(shape, np.float32).astype(dtype)
+
+
+def open_source(
+    source: Any,
+    specs: Mapping[str, InputSpec],
+    profiles: Profiles,
+    base: Path,
+    allow_code: bool,
+    images: Mapping[str, Any] | None,
+    random: Mapping[str, Any] | None,
+) -> tuple[str, Source]:
+    """The name and the source of what a recipe or a caller names; see ``CalibrationData.open``."""
+    if random is not None:
+        if source is not None:
+            raise DataError("both a source and random data are given", remedy="keep one of them")
+        batched = all(spec.batched for spec in specs.values())
+        return "random data", _random(random, specs, profiles, batched)
+    if source is None:
+        raise DataError("no source is given", remedy='set data = "path", or random = { seed = 0, samples = 32 }')
+    if isinstance(source, str) and _MODULE.fullmatch(source) and not (base / source).exists():
+        from toolkit.graph_pass import load_object
+
+        return source, Feeds(repeatable(load_object(source, allow_code, "data"), source), specs, source)
+    if not isinstance(source, (str, Path)):
+        return "the iterable", Feeds(repeatable(source, "the iterable"), specs, "the iterable")
+    path = base / source
+    if not path.exists():
+        raise DataError("no such file or folder", where=str(path), remedy="check the path of the data")
+    if path.is_dir():
+        if images is not None or _has_images(path):
+            from toolkit.data_images import Images
+
+            return str(path), Images(path, images or {}, specs)
+        return str(path), open_folder(path, specs)
+    if path.suffix == ".json":
+        return str(path), polygraphy_inputs(path, specs)
+    if path.suffix == ".npz":
+        return str(path), Files([(str(path), path)], specs)
+    if path.suffix == ".npy" and len(specs) == 1:
+        return str(path), Files([(str(path), {next(iter(specs)): path})], specs)
+    raise DataError(
+        f"a '{path.suffix}' file is none of .npz, .npy (for a model with one input) and Polygraphy's .json",
+        where=str(path),
+        remedy="save the samples with numpy.savez",
+    )
+
+
+def _has_images(folder: Path) -> bool:
+    kinds = {path.suffix.lower() for path in folder.rglob("*")}
+    return not kinds & {".npz", ".npy"} and bool(kinds & set(IMAGE_SUFFIXES))
+
+
+def _random(
+    settings: Mapping[str, Any], specs: Mapping[str, InputSpec], profiles: Profiles, batched: bool
+) -> RandomFeeds:
+    seed, samples = settings.get("seed"), settings.get("samples", 32)
+    unknown = sorted(set(settings) - {"seed", "samples"})
+    if unknown or not isinstance(seed, int) or seed < 0 or not isinstance(samples, int) or samples < 1:
+        raise DataError(
+            f"random is {dict(settings)!r}", remedy="write random = { seed = 0, samples = 32 }, both whole numbers"
+        )
+    return RandomFeeds(specs, profiles, seed, samples, batched)

@@ -251,10 +251,10 @@ def _view(value: Any) -> Array:
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.element_type()))
     shape = tuple(value.shape())
     size = int(np.prod(shape, dtype=np.int64))
-    if dtype == object:
+    if dtype.hasobject:
         return np.asarray(value.numpy())
     if size == 0:
         return np.zeros(shape, dtype)
     memory = (ctypes.c_uint8 * (size * dtype.itemsize)).from_address(value.data_ptr())
-    memory.owner = value  # type: ignore[attr-defined]
+    memory.owner = value
     return np.frombuffer(memory, dtype=dtype, count=size).reshape(shape)

@@ -193,7 +193,9 @@ def modelopt(python: str, name: str, data: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=["resnet50", "densenet121", "bert"])
-    parser.add_argument("--kinds", nargs="*", default=["plain", "qtool minmax", "qtool entropy", "ort minmax", "ort entropy"])
+    parser.add_argument(
+        "--kinds", nargs="*", default=["plain", "qtool minmax", "qtool entropy", "ort minmax", "ort entropy"]
+    )
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--many", action="store_true", help="also 320 images through ResNet-50, for the memory")
     parser.add_argument("--modelopt", help="the python of an environment with nvidia-modelopt[onnx]")

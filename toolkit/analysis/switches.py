@@ -11,9 +11,9 @@ import onnx_graphsurgeon as gs
 
 from toolkit.errors import PassError, did_you_mean
 from toolkit.model import Facts, Model
-from toolkit.placement.ops import TARGETS
+from toolkit.placement.ops import ADDS, TARGETS
 from toolkit.placement.pairs import Placement
-from toolkit.placement.place import Judge, place
+from toolkit.placement.place import Judge, place, source
 from toolkit.placement.qdq import storable_scale, weight_amax
 from toolkit.placement.scales import share_amax
 from toolkit.precision import Precision
@@ -59,6 +59,7 @@ class Switches:
         precision: the quantized type.
         judge: what the user and the plan keep float in any case.
         activation_matmul: as in placement.
+        weights: how the range of a weight channel is chosen: minmax or mse.
     """
 
     def __init__(
@@ -69,8 +70,9 @@ class Switches:
         precision: Precision = Precision.INT8,
         judge: Judge | None = None,
         activation_matmul: bool = False,
+        weights: str = "minmax",
     ) -> None:
-        self.model, self.facts, self.precision = model, facts, precision
+        self.model, self.facts, self.precision, self.weights = model, facts, precision, weights
         self.amax = dict(amax)
         self._judge, self._activation_matmul = judge, activation_matmul
         self._placements: dict[frozenset[str], Placement] = {}
@@ -143,6 +145,22 @@ class Switches:
                 assert values is not None
                 scales[pair.tensor] = float(storable_scale(weight_amax(values, None), self.precision).max())
         return Config(frozenset(on), scales)
+
+
+def wanted_tensors(
+    model: Model, facts: Facts, judge: Judge | None = None, activation_matmul: bool = False
+) -> list[str]:
+    """Activation tensors that some subset of the groups quantizes: their ranges must be known.
+
+    Which branch of a residual Add gets the pair depends on which convolution stays float, so both are wanted.
+    """
+    full = place(model, facts, judge, activation_matmul)
+    nodes = {node.name: node for node in model.nodes}
+    wanted = dict.fromkeys(full.activations)
+    for name in full.layers:
+        if nodes[name].op in ADDS:
+            wanted.update(dict.fromkeys(source(t).name for t in nodes[name].inputs if model.constant(t) is None))
+    return list(wanted)
 
 
 def fake_quantized(values: Array, scale: Array, axis: int | None, precision: Precision) -> Array:

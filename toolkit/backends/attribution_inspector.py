@@ -36,7 +36,8 @@ class InspectorAttribution:
         for number in numbers:
             layers = [layer for layer in self.build.layers if layer.profile == number]
             found.append(self._profile(EngineMap(self.flow, self.model.graph.outputs, layers)))
-        names = list(self.build.latency) or [str(number) for number in numbers]
+        known = list(self.build.settings.get("profiles", ()))
+        names = known if len(known) == len(numbers) else [str(number) for number in numbers]
         return {name: _merge([one[name] for one in found], names) for name in self.flow.nodes}
 
     def _profile(self, engine: EngineMap) -> dict[str, Actual]:
@@ -65,7 +66,8 @@ class InspectorAttribution:
         if is_constant_node(node) and engine.how.get(node.name) not in ("metadata", "name"):
             if node.op in (QUANTIZE, DEQUANTIZE) and layers:
                 return self._record(node, self.flow.pair_type(node), layers, "fused", "done while building the engine")
-            reason = "a constant: part of the layers that read it" if node.op == "Constant" else "computed while building"
+            of = "a constant: part of the layers that read it"
+            reason = of if node.op == "Constant" else "computed while building"
             return self._record(node, None, [], "removed", reason)
         if not layers:
             return self._absent(node)
@@ -171,7 +173,7 @@ class InspectorAttribution:
         asked = self.plan.get(node.name)
         reads = ", ".join(dict.fromkeys(port.precision or "?" for port in block.inputs)) or "nothing"
         writes = ", ".join(dict.fromkeys(port.precision or "?" for port in block.outputs)) or "nothing"
-        reason = f"inside the block '{_short(block.name)}', which reads {reads} and writes {writes} and shows no kernels"
+        reason = f"inside the block '{_short(block.name)}', which reads {reads}, writes {writes} and shows no kernels"
         if asked is not None and self._is_float(node):
             reason += f"; {asked.precision} was asked"
             verdict = self.flow.verdict(node)

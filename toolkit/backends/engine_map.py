@@ -77,12 +77,12 @@ class EngineMap:
             pending += [self.flow.nodes.get(end) for end in ends[-1:]]
             seen: set[str] = set()
             while pending:
-                node = pending.pop()
-                if node is None or node.name in seen or self.how.get(node.name) == "metadata":
+                inner = pending.pop()
+                if inner is None or inner.name in seen or self.how.get(inner.name) == "metadata":
                     continue
-                seen.add(node.name)
-                self._give(node.name, layer, "name")
-                pending += [self._producers.get(t.name) for t in _reads(node) if t.name not in stop]
+                seen.add(inner.name)
+                self._give(inner.name, layer, "name")
+                pending += [self._producers.get(t.name) for t in _reads(inner) if t.name not in stop]
 
     def _by_tensors(self) -> None:
         for node in self.flow.nodes.values():
@@ -142,7 +142,7 @@ def fused_names(name: str, known: Iterable[str]) -> list[str]:
     known = known if isinstance(known, dict) else set(known)
     if name in known:
         return [name]
-    if name.startswith("PWN(") and name.endswith(")"):
+    if name.startswith("PWN(") and _closes_at_end(name):
         return _joined(_top_level(name[4:-1]), ", ", known)
     parts = name.split(" + ")
     return _joined(parts, " + ", known) if len(parts) > 1 else []
@@ -165,6 +165,16 @@ def _joined(parts: list[str], separator: str, known: Iterable[str]) -> list[str]
         else:
             start += 1
     return found
+
+
+def _closes_at_end(name: str) -> bool:
+    """Whether the first bracket of a name closes at its very end."""
+    depth = 0
+    for position, character in enumerate(name):
+        depth += (character == "(") - (character == ")")
+        if character == ")" and depth == 0:
+            return position == len(name) - 1
+    return False
 
 
 def _top_level(text: str) -> list[str]:

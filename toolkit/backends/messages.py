@@ -20,7 +20,8 @@ _PARSING = re.compile(r"While parsing node number \d+ \[(?P<op>\w+)")
 _REMEDIES = (
     (r"[Oo]ut of memory|OutOfMemory|insufficient memory|requested size",
      "give the GPU free: close other programs, lower [engine] workspace, or use smaller profile maxima"),
-    (r"No importer registered|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH|unsupported operator|getPluginCreator could not find|Plugin not found",
+    (r"No importer registered|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH|unsupported operator|PluginCreator could not find"
+     r"|Plugin not found",
      "this operator is not supported: replace it in the model, or load a plugin that has it"),
     (r"must have same input types|must have identical types|must be of same type|type mismatch",
      "the inputs of this node differ in type: ask the same precision for the nodes before it, or add a Cast"),

@@ -84,6 +84,7 @@ class RtxBackend:
             # Kernels are chosen on the GPU that runs the engine: a build without one has no times to keep.
             "timing_cache": str(settings.timing_cache) if settings.timing_cache and find_gpu() else None,
             "typing": typing,
+            "profiles": profiles.names,
             "compute_capabilities": capabilities,
             "compute_capabilities_reason": why,
         }

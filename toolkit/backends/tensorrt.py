@@ -89,7 +89,7 @@ class TensorRTBackend:
         """Build, inspect and measure; see ``Backend.build``."""
         typing = self.typing_for(settings)
         extras = extras or Extras()
-        resolved = {**settings.model_dump(mode="json"), "typing": typing, "rest": extras.rest}
+        resolved = {**settings.model_dump(mode="json"), "typing": typing, "rest": extras.rest, "profiles": profiles.names}
         with tempfile.TemporaryDirectory(prefix="qtool-trt-") as name:
             folder = Path(name)
             answer = run_job(

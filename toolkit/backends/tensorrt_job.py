@@ -77,16 +77,14 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     if loaded is None:
         raise messages.error(f"TensorRT {version} could not open the engine it built", model)
     inspected = inspect_engine(trt, loaded, request["profiles"], folder)
-    times, latency = {}, {}
-    if settings["measure"]:
-        times, latency = measure_engine(trt, loaded, request["profiles"], talk)
+    measured = measure_engine(trt, loaded, request["profiles"], talk) if settings["measure"] else ({}, {})
     return {
         "version": version,
         "log": [f"{severity}: {text}" for severity, text in messages.kept],
         "seconds": seconds,
         "inspected": inspected,
-        "time_ms": times,
-        "latency": latency,
+        "time_ms": measured[0],
+        "latency": measured[1],
     }
 
 

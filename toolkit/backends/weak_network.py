@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,17 @@ def set_precisions(trt: Any, network: Any, plan: Mapping[str, str], rest: str, i
     return count
 
 
+@dataclass
+class _Step:
+    """What set_ranges needs to know of a layer."""
+
+    before: str
+    after: str
+    same_values: bool
+    rectifies: bool
+    nodes: frozenset[str]
+
+
 def set_ranges(trt: Any, network: Any, amax: Mapping[str, float]) -> list[str]:
     """Set the dynamic range of every float tensor that has one, or that has the values of one that has.
 
@@ -68,56 +80,57 @@ def set_ranges(trt: Any, network: Any, amax: Mapping[str, float]) -> list[str]:
         Names of the float tensors that are left without a range.
     """
     known = {name: float(value) for name, value in amax.items() if value > 0}
-    layers = [network.get_layer(i) for i in range(network.num_layers)]
-    for layer in layers:
-        if layer.type.name == "CONSTANT" and layer.get_output(0).dtype.name in _FLOATS:
-            layer.__class__ = trt.IConstantLayer
-            values = np.abs(np.asarray(layer.weights, dtype=np.float64))
-            if values.size and values.max() > 0:
-                known.setdefault(layer.get_output(0).name, float(values.max()))
-    for layer in layers:
-        if _keeps_values(trt, layer) and layer.get_input(0) is not None:
-            source, result = layer.get_input(0).name, layer.get_output(0).name
-            if source in known:
-                known.setdefault(result, known[source])
-    for layer in reversed(layers):
-        before, after = layer.get_input(0), layer.get_output(0) if layer.num_outputs else None
-        if before is None or after is None or after.name not in known:
-            continue
-        if _keeps_values(trt, layer) or _rectifies(trt, layer) or _inner(layers, layer, before):
-            known.setdefault(before.name, known[after.name])
     tensors = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
-    tensors |= {t.name: t for layer in layers for i in range(layer.num_outputs) if (t := layer.get_output(i))}
+    steps: list[_Step] = []
+    makers: dict[str, frozenset[str]] = {}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        made = [t for i in range(layer.num_outputs) if (t := layer.get_output(i)) is not None]
+        tensors |= {tensor.name: tensor for tensor in made}
+        if not made or made[0].dtype.name not in _FLOATS:
+            continue
+        nodes = frozenset(_nodes(layer))
+        makers |= {tensor.name: nodes for tensor in made}
+        if layer.type.name == "CONSTANT":
+            known.setdefault(made[0].name, _constant_amax(trt, layer))
+        first = layer.get_input(0) if layer.num_inputs else None
+        if first is not None:
+            steps.append(_Step(first.name, made[0].name, *_keeps(trt, layer), nodes))
+    for step in steps:
+        if step.same_values and step.before in known:
+            known.setdefault(step.after, known[step.before])
+    for step in reversed(steps):
+        inner = bool(step.nodes & makers.get(step.before, frozenset()))
+        if step.after in known and (step.same_values or step.rectifies or inner):
+            known.setdefault(step.before, known[step.after])
     missing = []
     for name, tensor in tensors.items():
-        if name in known:
+        if known.get(name, 0.0) > 0:
             tensor.set_dynamic_range(-known[name], known[name])
         elif tensor.dtype.name in _FLOATS and not tensor.is_shape_tensor:
             missing.append(name)
     return missing
 
 
+def _keeps(trt: Any, layer: Any) -> tuple[bool, bool]:
+    """Whether a layer's output holds values of its input, and whether it only cuts them off."""
+    kind = layer.type.name
+    if kind == "POOLING":
+        # The layer is seen as what it is only after this cast; from then on ``type`` is the type of pooling.
+        layer.__class__ = trt.IPoolingLayer
+        return bool(layer.type == trt.PoolingType.MAX), False
+    if kind == "ACTIVATION":
+        layer.__class__ = trt.IActivationLayer
+        return False, bool(layer.type in (trt.ActivationType.RELU, trt.ActivationType.CLIP))
+    return kind in _SAME_VALUES, False
+
+
+def _constant_amax(trt: Any, layer: Any) -> float:
+    layer.__class__ = trt.IConstantLayer
+    values = np.abs(np.asarray(layer.weights, dtype=np.float64))
+    return float(values.max()) if values.size else 0.0
+
+
 def _nodes(layer: Any) -> tuple[str, ...]:
     """The ONNX nodes of a layer: by its metadata, or by its name where the version has none."""
     return metadata_nodes(str(getattr(layer, "metadata", ""))) or (layer.name,)
-
-
-def _keeps_values(trt: Any, layer: Any) -> bool:
-    if layer.type.name == "POOLING":
-        layer.__class__ = trt.IPoolingLayer
-        return bool(layer.type == trt.PoolingType.MAX)
-    return layer.type.name in _SAME_VALUES
-
-
-def _rectifies(trt: Any, layer: Any) -> bool:
-    if layer.type.name != "ACTIVATION":
-        return False
-    layer.__class__ = trt.IActivationLayer
-    return bool(layer.type in (trt.ActivationType.RELU, trt.ActivationType.CLIP))
-
-
-def _inner(layers: list[Any], layer: Any, tensor: Any) -> bool:
-    """Whether a tensor lies inside the ONNX node that ``layer`` belongs to."""
-    mine = set(_nodes(layer))
-    makers = [one for one in layers for i in range(one.num_outputs) if one.get_output(i).name == tensor.name]
-    return any(mine & set(_nodes(one)) for one in makers)

@@ -75,9 +75,7 @@ METHODS: dict[str, Callable[[Histogram, Precision], float]] = {"minmax": minmax,
 NAMES = ("minmax", "entropy", "percentile", "mse")
 
 
-def amax_by(
-    method: str, histogram: Histogram, precision: Precision = Precision.INT8, percent: float = 99.99
-) -> float:
+def amax_by(method: str, histogram: Histogram, precision: Precision = Precision.INT8, percent: float = 99.99) -> float:
     """The amax that a method, given by name, chooses. ``percentile:99.9`` carries its own percentage.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import toolkit
 from toolkit.calibration.checkpoint import Checkpoint
 from toolkit.calibration.collection import Collection
-from toolkit.calibration.histogram import BINS
+from toolkit.calibration.histogram import BINS, Histogram
 from toolkit.calibration.probes import (
     Probe,
     add_probes,
@@ -32,6 +33,8 @@ from toolkit.runtime import Session, prepare, session
 
 Progress = Callable[[str, int, int], None]
 _MEMORY = 384 << 20
+# larger batches are no faster, since their tensors no longer stay in any cache, and fresh memory costs time
+_COMFORT = 128 << 20
 
 
 def collect(
@@ -169,15 +172,15 @@ class _Run:
                 weights = self._weights(batch, values)
                 if under_way is not None:
                     yield _finished(*under_way)
-                jobs = []
+                todo: deque[tuple[Histogram, Array, int]] = deque()
                 for name in self._taps:
                     histogram = self._collection.histogram(batch.profiles, name, self._bins)
-                    jobs.append(pool.submit(histogram.add, values[name], weights.get(name, 1)))
+                    todo.append((histogram, values[name], weights.get(name, 1)))
                 del values
                 if count_samples:
                     samples = self._collection.samples
                     samples[batch.profiles] = samples.get(batch.profiles, 0) + batch.count
-                under_way = batch, jobs
+                under_way = batch, [pool.submit(_count, todo) for _ in range(workers)]
             if under_way is not None:
                 yield _finished(*under_way)
 
@@ -212,11 +215,12 @@ class _Run:
         return {name: batch.count for name, size in self._alone[key].items() if values[name].size == size}
 
     def size(self, batch: int) -> Callable[[Mapping[str, Shape]], int]:
-        """How many samples of a shape may share a batch: ``batch``, or fewer where memory does not allow it."""
+        """How many samples of a shape may share a batch: ``batch``, or fewer where they would take much memory."""
+        room = min(self._limit, _COMFORT)
 
         def allowed(shapes: Mapping[str, Shape]) -> int:
             expected = self._expected(_volume(shapes))
-            return max(1, min(batch, self._limit // expected)) if expected else 1
+            return max(1, min(batch, room // expected)) if expected else 1
 
         return allowed
 
@@ -231,6 +235,16 @@ class _Run:
         # attention grows with the square of the length
         expected = int(self._seen[near] * (ratio * ratio if ratio > 1 else ratio)) + 1
         return min(expected, self._largest) if self._largest else expected
+
+
+def _count(todo: deque[tuple[Histogram, Array, int]]) -> None:
+    """Take tensors from the list that the workers share until it is empty."""
+    while True:
+        try:
+            histogram, values, weight = todo.popleft()
+        except IndexError:
+            return
+        histogram.add(values, weight)
 
 
 def _finished(batch: Batch, jobs: list[Future[None]]) -> Batch:

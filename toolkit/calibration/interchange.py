@@ -109,7 +109,9 @@ def cache_text(ranges: Ranges, algorithm: str = "EntropyCalibration2", version: 
         try:
             scale = struct.pack(">f", value.amax / _INT8)
         except OverflowError as error:
-            raise RangesError(f"tensor '{name}' has amax {value.amax}, beyond float32", remedy="leave it out") from error
+            raise RangesError(
+                f"tensor '{name}' has amax {value.amax}, beyond float32", remedy="leave it out"
+            ) from error
         lines.append(f"{_one_line(name)}: {scale.hex() if any(scale) else '0'}")
     return "\n".join(lines) + "\n"
 

@@ -137,7 +137,8 @@ def best_weight_factor(rows: Any, factors: Any, levels: float, floating: bool) -
     Args:
         rows: float32 [channels, N].
         factors: float64 [K].
-        levels, floating: see ``expected_errors``.
+        levels: see ``expected_errors``.
+        floating: see ``expected_errors``.
 
     Returns:
         float64 [channels].

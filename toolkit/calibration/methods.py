@@ -57,7 +57,7 @@ def make_ranges(
         total = collection.total(name, weights=weights)
         by_hand = (overrides or {}).get(name)
         amax = amax_by(chosen[name], total, precision, percentile) if by_hand is None else float(by_hand)
-        per_profile = {profile: amax for profile in profiles}
+        per_profile = dict.fromkeys(profiles, amax)
         if len(collection.samples) > 1 or by_hand is not None:
             per_profile = {
                 profile: amax_by(chosen[name], collection.total(name, profile), precision, percentile)

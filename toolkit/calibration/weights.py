@@ -52,7 +52,5 @@ def weight_amax(
     from toolkit.calibration.kernels_amax import best_weight_factor
 
     factors = np.exp2(-np.arange(_STEPS + 1) / _STEPS_PER_OCTAVE)
-    best = best_weight_factor(
-        np.ascontiguousarray(rows), factors, float(precision.max), precision is Precision.FP8
-    )
+    best = best_weight_factor(np.ascontiguousarray(rows), factors, float(precision.max), precision is Precision.FP8)
     return np.asarray((amax * best).astype(np.float32))

@@ -1,0 +1,111 @@
+"""Latency on a GPU of FP16, implicit INT8 and qtool's Q/DQ, at batch 1, 8 and 32, in one run on one machine.
+
+On the GPU host: python3 tests/benchmarks/gpu_models.py /tmp/models; then, with TensorRT 8.6,
+python3.10 tests/benchmarks/bench_placement.py /tmp/models OUT.json [model ...]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from passes.fold_batchnorm import FoldBatchNorm
+from passes.fold_constants import FoldConstants
+from passes.insert_qdq import InsertQDQ
+from toolkit import CalibrationData, Calibrator, Context, Extent, Model, Profiles, ShapeProfile
+from toolkit.backends.attribution import attribute
+from toolkit.backends.base import EngineSettings, Extras
+from toolkit.backends.choose import choose
+from toolkit.backends.weak import lower_weak
+from toolkit.journal import Journal
+
+DATA = {"resnet50": "images.npz", "mobilenet_v2": "images.npz", "unet": "images256.npz"}
+BATCHES = (1, 8, 32)
+
+
+def profiles_of(model: Model, name: str) -> Profiles:
+    """One fixed-shape profile a batch size."""
+    found = []
+    for batch in BATCHES:
+        shapes = {}
+        for tensor, declared in model.input_shapes().items():
+            rest = [d if isinstance(d, int) else 128 for d in declared[1:]]
+            shape = (batch, *rest)
+            shapes[tensor] = Extent(shape, shape, shape)
+        found.append(ShapeProfile(f"b{batch}", shapes))
+    return Profiles(tuple(found))
+
+
+def data_of(name: str, model: Model, folder: Path) -> CalibrationData:
+    """Images, or token ids for the language model."""
+    if name in DATA:
+        return CalibrationData.open(str(folder / DATA[name]), model)
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    samples = []
+    for _ in range(32):
+        one = {}
+        for tensor in model.graph.inputs:
+            shape = [1, *(d if isinstance(d, int) else 128 for d in tensor.shape[1:])]
+            kind = np.dtype(tensor.dtype)
+            one[tensor.name] = rng.integers(0, 1000, shape).astype(kind) if kind.kind == "i" else np.ones(shape, kind)
+            if "mask" in tensor.name:
+                one[tensor.name] = np.ones(shape, kind)
+        samples.append(one)
+    return CalibrationData.open(samples, model)
+
+
+def main() -> None:
+    """Measure and print a table."""
+    folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    backend, reason = choose("tensorrt")
+    print(reason)
+    results: dict[str, object] = {}
+    for name in sys.argv[3:] or ["resnet50", "mobilenet_v2", "unet", "bert"]:
+        path = folder / f"{name}.onnx"
+        plain = Model.load(path)
+        profiles = profiles_of(plain, name)
+        data = data_of(name, plain, folder)
+        folded = plain.copy()
+        journal = Journal()
+        context = Context(journal=journal, profiles=profiles, provider=Calibrator(data, "entropy"))
+        FoldConstants()(folded, context)
+        FoldBatchNorm()(folded, context)
+        quantized = folded.copy()
+        InsertQDQ()(quantized, context)
+        rows: dict[str, dict[str, float]] = {}
+        common = {"tactic_sources": (), "timing_cache": folder / "timing.cache"}
+        for kind in ("fp16", "implicit", "qtool"):
+            settings = EngineSettings(quantization="implicit" if kind == "implicit" else "explicit", **common)
+            source = folded if kind == "fp16" else quantized
+            plan = Context().plan if kind == "fp16" else context.plan
+            final, plan = lower_weak(source, plan, settings, backend, journal)
+            target = folder / f"{name}_{kind}.onnx"
+            final.source = None
+            final.save(target, ir_version=8)
+            started = time.time()
+            extras = Extras(plan=plan if kind == "qtool" else None, rest="fp16", ranges=context.known_ranges)
+            try:
+                build = backend.build(target, profiles, settings, extras=extras)
+            except Exception as error:
+                print(name, kind, "FAILED", error)
+                continue
+            rows[kind] = {profile: times["opt"] for profile, times in build.latency.items()}
+            actuals = attribute(final, build, plan)
+            print(f"{name:14} {kind:9} {rows[kind]} built in {time.time() - started:.0f} s;",
+                  dict(Counter(a.status for a in actuals.values())), dict(Counter(str(a.precision) for a in actuals.values())))  # fmt: skip
+            (out.parent / f"layers_{name}_{kind}.json").write_text(json.dumps(build.raw)[:4_000_000])
+            results[name] = rows
+            out.write_text(json.dumps(results, indent=1))
+        for profile in rows.get("qtool", {}):
+            best = min(times[profile] for kind, times in rows.items() if kind != "qtool")
+            print(f"   {name} {profile}: qtool over best of the others {rows['qtool'][profile] / best:.3f}")
+
+
+if __name__ == "__main__":
+    main()

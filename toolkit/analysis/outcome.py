@@ -1,0 +1,135 @@
+"""What one state of the simulation does to the model's outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from toolkit.analysis.evaluate import Difference
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outputs of a state against those of the float model, over all samples.
+
+    Attributes:
+        noise: noise power over signal power of the worst output; infinite where NaN or infinity appeared.
+        cosine: cosine similarity of the worst output, or None.
+        kl: mean Kullback-Leibler divergence KL(float || state) of the outputs' softmax, in nats; None where no output
+            has classes.
+        agreement: share of positions with the float model's winner, of the worst output; None without classes.
+        metric: the user's metric, or None.
+        parts: noise over signal of each batch, in order.
+    """
+
+    noise: float
+    cosine: float | None = None
+    kl: float | None = None
+    agreement: float | None = None
+    metric: float | None = None
+    parts: tuple[float, ...] = ()
+
+    @property
+    def sqnr_db(self) -> float:
+        """10 log10(signal / noise) of the worst output; infinite where nothing differs."""
+        if self.noise == 0:
+            return math.inf
+        return -10 * math.log10(self.noise) if math.isfinite(self.noise) else -math.inf
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary; infinities are written as text."""
+        return {k: _plain(v) for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Outcome:
+        """Read what ``to_json`` gave."""
+        values = {key: _number(content.get(key)) for key in ("cosine", "kl", "agreement", "metric")}
+        parts = tuple(float(part) for part in content.get("parts", ()))
+        return cls(float(content["noise"]), **values, parts=parts)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+@dataclass
+class Part:
+    """One batch: differences by output, and the divergence summed over positions."""
+
+    differences: dict[str, Difference] = field(default_factory=dict)
+    kl: float = 0.0
+    positions: int = 0
+
+
+def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes: Sequence[str]) -> Part:
+    """One batch of outputs against the float model's.
+
+    Args:
+        reference: the float model's outputs.
+        values: the outputs of the state.
+        classes: outputs whose last axis holds scores of classes.
+    """
+    part = Part()
+    for name, wanted in reference.items():
+        if not np.issubdtype(wanted.dtype, np.floating):
+            continue
+        difference = Difference()
+        difference.add(wanted, values[name], name in classes)
+        part.differences[name] = difference
+        if name in classes and not difference.broken:
+            part.kl += _divergence(wanted, values[name])
+            part.positions += wanted.size // wanted.shape[-1]
+    return part
+
+
+def _divergence(wanted: Array, found: Array) -> float:
+    p, q = _log_softmax(wanted), _log_softmax(found)
+    return float(np.sum(np.exp(p) * (p - q)))
+
+
+def _log_softmax(scores: Array) -> Array:
+    wide = scores.astype(np.float64)
+    wide = wide - wide.max(axis=-1, keepdims=True)
+    return np.asarray(wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True)))
+
+
+def summed(parts: Sequence[Part], metric: float | None = None) -> Outcome:
+    """All batches of one state, added in order."""
+    total: dict[str, Difference] = {}
+    for part in parts:
+        for name, one in part.differences.items():
+            sum_ = total.setdefault(name, Difference())
+            for key, value in asdict(one).items():
+                joined = max(sum_.max_abs, value) if key == "max_abs" else getattr(sum_, key) + value
+                setattr(sum_, key, joined)
+    positions = sum(part.positions for part in parts)
+    cosines = [d.cosine for d in total.values() if d.cosine is not None]
+    agreements = [d.agreement for d in total.values() if d.agreement is not None]
+    return Outcome(
+        max((_ratio(d) for d in total.values()), default=0.0),
+        min(cosines, default=None),
+        max(sum(part.kl for part in parts) / positions, 0.0) if positions else None,
+        min(agreements, default=None),
+        metric,
+        tuple(max((_ratio(d) for d in part.differences.values()), default=0.0) for part in parts),
+    )
+
+
+def _ratio(difference: Difference) -> float:
+    if difference.broken:
+        return math.inf
+    if difference.noise == 0:
+        return 0.0
+    return difference.noise / difference.signal if difference.signal else math.inf

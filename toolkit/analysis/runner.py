@@ -1,0 +1,241 @@
+"""Runs states of the simulation: only the stages after the first change are computed again."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from onnx import helper
+
+from toolkit.analysis.cut import FLOAT, FULL, SCALE, SWITCH, SWITCHED, Piece
+from toolkit.analysis.metrics import Metric
+from toolkit.analysis.outcome import Outcome, Part, compare, summed
+from toolkit.analysis.switches import Config
+from toolkit.runtime import Session, session
+
+Array = np.ndarray[Any, Any]
+State = dict[str, Array]
+Signature = tuple[Any, ...]
+MetricMaker = Callable[[], Metric]
+_MEMORY = 1 << 30
+_JOINED_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Feed:
+    """One batch of samples of equal shapes.
+
+    Attributes:
+        inputs: an array an input.
+        labels: what the metric compares with, or None.
+        count: how many samples it joins.
+    """
+
+    inputs: dict[str, Array]
+    labels: dict[str, Array] | None = None
+    count: int = 1
+
+
+class Pieces(Protocol):
+    """The stages of a model, and any neighbouring ones as a model of their own."""
+
+    stages: list[dict[str, tuple[str, ...]]]
+    reads: list[set[str]]
+    weight_bytes: int
+
+    def piece(self, first: int, kinds: Sequence[str]) -> Piece:
+        """Stages from number ``first`` on, one for each of ``kinds``."""
+        ...
+
+
+class Runner:
+    """The stages of one model with sessions, batches, and what is kept of states run before.
+
+    Every session has one thread and batches run side by side, so that the numbers depend neither on the number of
+    threads nor on that of processes.
+
+    Args:
+        pieces: the stages of the model; a ``Cutter``.
+        base: the state with every group quantized.
+        feeds: the samples.
+        outputs: the model's outputs, in order.
+        classes: outputs that hold scores of classes.
+        metric: makes the user's metric; None without one.
+        threads: batches computed at once; one a core where None.
+        memory: bytes for what is kept at the cuts of the float state and of the base state.
+    """
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        base: Config,
+        feeds: Sequence[Feed],
+        outputs: Sequence[str],
+        classes: Sequence[str] = (),
+        metric: MetricMaker | None = None,
+        threads: int | None = None,
+        memory: int = _MEMORY,
+    ) -> None:
+        self._pieces, self.feeds = pieces, list(feeds)
+        self.outputs, self.classes = list(outputs), list(classes)
+        self.metric = metric
+        self.memory = memory
+        self.spent = 0.0
+        self._threads = threads or os.cpu_count() or 1
+        self._count = len(pieces.stages)
+        # small models run as few pieces as can be: a call costs more than its layers
+        self._joins = pieces.weight_bytes * self._count <= _JOINED_BYTES
+        self._loaded: dict[tuple[int, tuple[str, ...]], tuple[Piece, Session]] = {}
+        self._kept: dict[Signature, list[State]] = {}
+        self._later = self._needed_later()
+        self._places: set[int] | None = None
+        self._off, self._full = self._signatures(Config()), self._signatures(base)
+        self.float_seconds = 0.0
+        self.float_outcome = self._start()
+        self.full_outcome = self._run(base, keep=True)
+
+    @property
+    def inferences(self) -> float:
+        """What all states so far cost, in runs of the float model over the same batches."""
+        return self.spent / self.float_seconds if self.float_seconds else 0.0
+
+    def run(self, config: Config) -> Outcome:
+        """Run a state and compare its outputs with the float model's."""
+        return self._run(config, keep=False)
+
+    # ---------------------------------------------------------------- one state
+
+    def _start(self) -> Outcome:
+        plan = self._plan(self._off, 0, apart=True)
+        whole = self._plan(self._off, 0, apart=False)
+        # the first run of a session allocates; it would spoil the measure of what an inference costs
+        self._pool(lambda index: self._advance(Config(), whole, dict(self.feeds[index].inputs), False))
+        timed = self._pool(lambda index: self._advance(Config(), whole, dict(self.feeds[index].inputs), False))
+        self.float_seconds = sum(seconds for *_, seconds in timed)
+        states = self._pool(lambda index: self._advance(Config(), plan, dict(self.feeds[index].inputs), True))
+        self._reference = [{name: state[name] for name in self.outputs} for state, *_ in states]
+        self._store(self._off, 0, [trail for _, trail, _ in states])
+        return summed([Part()] * len(states), self._score(self._reference))
+
+    def _run(self, config: Config, keep: bool) -> Outcome:
+        signatures = self._signatures(config)
+        start = next((k for k in range(self._count, -1, -1) if signatures[:k] in self._kept), 0)
+        plan = self._plan(signatures, start, apart=keep)
+
+        def one(index: int) -> tuple[Part, State, list[State], float]:
+            state = {**self.feeds[index].inputs}
+            if start:
+                state.update(self._kept[signatures[:start]][index])
+            state, trail, seconds = self._advance(config, plan, state, keep)
+            outputs = {name: state[name] for name in self.outputs}
+            return compare(self._reference[index], outputs, self.classes), outputs, trail, seconds
+
+        done = self._pool(one)
+        if keep:
+            self._store(signatures, start, [trail for _, _, trail, _ in done])
+        self.spent += sum(seconds for *_, seconds in done)
+        return summed([part for part, *_ in done], self._score([outputs for _, outputs, *_ in done]))
+
+    def _plan(self, signatures: Signature, start: int, apart: bool) -> list[tuple[int, Piece, Session]]:
+        """The pieces that compute a state from stage ``start`` on: (last stage, piece, session)."""
+        kinds = [
+            FLOAT if own == off else FULL if own == full else SWITCHED
+            for own, off, full in zip(signatures, self._off, self._full)
+        ]
+        if not apart and self._joins and start < self._count:
+            rest = kinds[start:]
+            plain = len(set(rest[1:])) <= 1 and SWITCHED not in rest[1:]
+            # one more session for every mixture would cost more than switches that are not needed
+            groups = [(start, [SWITCHED, *rest[1:]] if plain and len(set(rest)) > 1 else rest)]
+            if not plain:
+                groups = [(start, [SWITCHED] * len(rest))]
+        else:
+            groups = [(number, [kinds[number]]) for number in range(start, self._count)]
+        return [(first + len(of) - 1, *self._open(first, of)) for first, of in groups]
+
+    def _advance(
+        self, config: Config, plan: Sequence[tuple[int, Piece, Session]], state: State, keep: bool
+    ) -> tuple[State, list[State], float]:
+        trail: list[State] = []
+        seconds = 0.0
+        for last, piece, loaded in plan:
+            feed: dict[str, Array] = {name: state[name] for name in piece.inputs}
+            for switch in piece.switches:
+                feed[SWITCH + switch] = np.asarray(switch in config.on)
+            for tensor, kind in piece.scales.items():
+                value = config.scales.get(tensor, 1.0)
+                feed[SCALE + tensor] = np.asarray(value, helper.tensor_dtype_to_np_dtype(kind))
+            begin = time.thread_time()
+            made = loaded.run(feed)
+            seconds += time.thread_time() - begin
+            state = {name: value for name, value in {**state, **made}.items() if name in self._later[last]}
+            if keep:
+                trail.append(dict(state))
+        return state, trail, seconds
+
+    def _pool(self, work: Callable[[int], Any]) -> list[Any]:
+        indices = range(len(self.feeds))
+        if self._threads == 1 or len(self.feeds) == 1:
+            return [work(index) for index in indices]
+        with ThreadPoolExecutor(min(self._threads, len(self.feeds)), "simulation") as pool:
+            return list(pool.map(work, indices))
+
+    def _score(self, outputs: Sequence[State]) -> float | None:
+        if self.metric is None:
+            return None
+        metric = self.metric()
+        for feed, values in zip(self.feeds, outputs):
+            plain = {n: np.asarray(v, np.float32) if v.dtype.kind == "f" else v for n, v in values.items()}
+            metric.update(plain, feed.labels or {})
+        return metric.value()
+
+    # ---------------------------------------------------------------- what is kept
+
+    def _signatures(self, config: Config) -> Signature:
+        """For every stage what is on in it; two states with equal beginnings hand on equal tensors."""
+        found = []
+        for stage in self._pieces.stages:
+            on = sorted(switch for switch in stage if switch in config.on)
+            scales = sorted({(tensor, config.scales[tensor]) for switch in on for tensor in stage[switch]})
+            found.append((tuple(on), tuple(scales)))
+        return tuple(found)
+
+    def _needed_later(self) -> list[set[str]]:
+        """For every stage the tensors that later stages read or the model gives out."""
+        needed, later = [set(self.outputs)], set(self.outputs)
+        for reads in reversed(self._pieces.reads[1:]):
+            later = later | reads
+            needed.append(later)
+        return needed[::-1]
+
+    def _store(self, signatures: Signature, start: int, trails: Sequence[Sequence[State]]) -> None:
+        given = set(self.feeds[0].inputs)
+        own = [[{n: v for n, v in state.items() if n not in given} for state in trail] for trail in trails]
+        if self._places is None:
+            self._places = self._affordable(own)
+        for position in range(len(own[0])):
+            place = start + position + 1
+            if place in self._places:
+                self._kept[signatures[:place]] = [trail[position] for trail in own]
+
+    def _affordable(self, trails: Sequence[Sequence[State]]) -> set[int]:
+        """The cuts at which states can be kept within the memory, evenly spread; two states are kept."""
+        size = [2 * sum(v.nbytes for trail in trails for v in trail[k].values()) for k in range(self._count)]
+        for step in range(1, len(size) + 1):
+            places = {k + 1 for k in range(len(size) - 1, -1, -step)}
+            if sum(size[k - 1] for k in places) <= self.memory:
+                return places
+        return {len(size)}
+
+    def _open(self, first: int, kinds: Sequence[str]) -> tuple[Piece, Session]:
+        key = first, tuple(kinds)
+        if key not in self._loaded:
+            piece = self._pieces.piece(first, kinds)
+            # the session has its own copy of the weights
+            self._loaded[key] = replace(piece, content=b""), session(piece.content, threads=1)
+        return self._loaded[key]

@@ -1,0 +1,194 @@
+"""A model's simulation with a switch for every quantizable layer: the door to sensitivity, search and bisection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from toolkit.analysis.cut import Cutter
+from toolkit.analysis.metrics import make_metric
+from toolkit.analysis.outcome import Outcome
+from toolkit.analysis.runner import Feed, MetricMaker, Runner
+from toolkit.analysis.switches import Config, Switches, wanted_tensors
+from toolkit.costs import facts_at_opt
+from toolkit.errors import DataError, PassError
+from toolkit.files import sha256_json
+from toolkit.model import Model
+from toolkit.placement.place import Judge
+from toolkit.precision import Precision
+from toolkit.profiles import Profiles
+from toolkit.versions import code_fingerprint
+
+if TYPE_CHECKING:
+    from toolkit.calibration.ranges import Ranges
+    from toolkit.data import CalibrationData
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a simulation is made.
+
+    Attributes:
+        precision: INT8 or FP8.
+        activation_matmul: also quantize MatMuls of two activations.
+        weights: how the range of a weight channel is chosen: minmax or mse.
+        metric: top1, top5, exact, mse or ``module:Name``; None for the outputs' differences alone.
+        output: the output that the metric looks at; the first where None.
+        batch: samples to run at once.
+        samples: use at most this many samples, evenly spread.
+        stages: stages that the graph is cut into.
+        threads: batches computed at once; one a core where None.
+        allow_code: whether ``metric`` may name code.
+    """
+
+    precision: Precision = Precision.INT8
+    activation_matmul: bool = False
+    weights: str = "minmax"
+    metric: str | None = None
+    output: str | None = None
+    batch: int = 16
+    samples: int | None = None
+    stages: int = 12
+    threads: int | None = None
+    allow_code: bool = False
+
+
+class Simulation:
+    """The model with every quantizable layer under a switch, and the samples it is run on.
+
+    Example:
+        >>> simulation = Simulation(model, ranges, data)                      # doctest: +SKIP
+        >>> simulation.alone("/head/Gemm").sqnr_db                            # doctest: +SKIP
+
+    Args:
+        model: the float model; not changed. Its opset is raised where pairs need it.
+        ranges: of every activation tensor that placement wants.
+        data: the samples to run.
+        profiles: the recipe's profiles.
+        judge: what stays float in any case.
+        settings: everything else.
+
+    Raises:
+        PassError: there is no quantizable layer.
+        DataError: there are no samples, or no labels for the metric.
+        RangesError: a range is missing.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        ranges: Ranges,
+        data: CalibrationData,
+        profiles: Profiles | None = None,
+        judge: Judge | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        profiles = profiles if profiles is not None else Profiles()
+        self.model = with_pairs_opset(model, self.settings.precision)
+        facts = self.model.facts(profiles)
+        wanted = wanted_tensors(self.model, facts, judge, self.settings.activation_matmul)
+        self.ranges = ranges
+        self.switches = Switches(
+            self.model, facts, {name: ranges.amax(name) for name in wanted}, self.settings.precision, judge,
+            self.settings.activation_matmul, self.settings.weights,
+        )  # fmt: skip
+        if not self.switches.groups:
+            raise PassError(
+                "the model has no layer that could be quantized", remedy="the journal says what was declined and why"
+            )
+        self.facts = facts_at_opt(self.model, profiles)
+        self.cutter = Cutter(self.switches, self.facts, self.settings.stages)
+        self.feeds = feeds_of(data, self.settings)
+        self.outputs = [t.name for t in self.model.graph.outputs]
+        self.classes = [t.name for t in self.model.graph.outputs if _class_like(t.shape)]
+        self._data_print = ""
+        self._data = data
+        self._runner: Runner | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the groups, in the graph's order."""
+        return self.switches.names
+
+    @property
+    def runner(self) -> Runner:
+        """Sessions and batches; the float model and the fully quantized one are run when first asked."""
+        if self._runner is None:
+            self._runner = Runner(
+                self.cutter, self.config(()), self.feeds, self.outputs, self.classes, self.metric_maker(),
+                self.settings.threads,
+            )  # fmt: skip
+        return self._runner
+
+    def metric_maker(self) -> MetricMaker | None:
+        """Makes fresh metrics; None where the settings name none."""
+        settings = self.settings
+        if settings.metric is None:
+            return None
+        name = settings.metric
+        return lambda: make_metric(name, settings.output, settings.allow_code)
+
+    def config(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Config:
+        """The state in which the groups ``kept`` are float and all others quantized."""
+        return self.switches.config(kept, amax)
+
+    def without(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Outcome:
+        """The model with all groups but ``kept`` quantized. ``amax`` replaces the ranges of single tensors."""
+        return self.runner.run(self.config(kept, amax))
+
+    def alone(self, group: str, amax: Mapping[str, float] | None = None) -> Outcome:
+        """The model with one group quantized."""
+        return self.runner.run(self.switches.alone(group, amax))
+
+    def fingerprint(self) -> str:
+        """What the numbers depend on: model, ranges, samples, settings, code."""
+        if not self._data_print:
+            self._data_print = sha256_json([self._data.fingerprint(), [f.count for f in self.feeds]])
+        own = {k: str(v) for k, v in vars(self.settings).items() if k not in ("threads", "allow_code")}
+        amax = sorted(self.switches.amax.items())
+        content = [self.model.fingerprint(), amax, self._data_print, own, self.names, code_fingerprint()]
+        return sha256_json(content)
+
+
+def with_pairs_opset(model: Model, precision: Precision) -> Model:
+    """A copy at an opset that holds Q/DQ pairs: 13 for INT8, 19 for FP8 and for float16 tensors.
+
+    Raises:
+        ModelError: an operator has no conversion.
+    """
+    copy = model.copy()
+    facts = copy.facts()
+    half = any(facts.types.get(t.name) in (10, 16) for node in copy.nodes for t in node.outputs)
+    copy.raise_opset(19 if half or precision is Precision.FP8 else 13)
+    return copy
+
+
+def feeds_of(data: CalibrationData, settings: Settings) -> list[Feed]:
+    """The samples as batches of equal shapes, at most ``settings.samples`` of them, evenly spread.
+
+    Raises:
+        DataError: there are no samples.
+    """
+    if settings.samples is not None and settings.samples < len(data):
+        data = data.split(1 - settings.samples / len(data))[0]
+    feeds = [Feed(dict(batch.inputs), batch.labels, batch.count) for batch in data.batches(settings.batch)]
+    if not feeds:
+        raise DataError("there is no sample to run", where=data.name, remedy="give at least one sample")
+    return feeds
+
+
+def with_labels(data: CalibrationData) -> CalibrationData | None:
+    """The same samples with their labels, or None where they have none."""
+    labelled = data.part(lambda index: True, data.name)
+    labelled.labels = True
+    try:
+        next(iter(labelled.samples()), None)
+    except DataError:
+        return None
+    return labelled
+
+
+def _class_like(shape: Sequence[Any] | None) -> bool:
+    return shape is not None and len(shape) in (2, 3) and isinstance(shape[-1], int) and shape[-1] > 1
