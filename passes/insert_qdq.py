@@ -13,7 +13,7 @@ from toolkit.graph_pass import Context, Pass
 from toolkit.model import Model
 from toolkit.placement.ops import TARGETS
 from toolkit.placement.pairs import Pair, Placement
-from toolkit.placement.place import place
+from toolkit.placement.place import Judge, place
 from toolkit.placement.qdq import Inserter, storable_scale
 from toolkit.placement.scales import share_amax
 from toolkit.precision import FLOATS, Precision
@@ -49,7 +49,7 @@ class InsertQDQ(Pass):
         placement = self.placement(model, context)
         for refusal in placement.refusals:
             context.journal.declined(refusal.node, refusal.reason, rule=refusal.rule)
-        fresh = model.raise_opset(19 if precision is Precision.FP8 or self._half(placement, model) else 13)
+        fresh = self.raise_opset(model, placement)
         if fresh:
             context.journal.noted(f"the opset was raised to {model.opset}; {len(fresh)} nodes are new", rule="opset")
             placement = self.placement(model, context)
@@ -77,6 +77,10 @@ class InsertQDQ(Pass):
 
     def placement(self, model: Model, context: Context) -> Placement:
         """Where the pairs would go under these settings and the plan so far; changes nothing."""
+        return place(model, model.facts(context.profiles), self.judge(model, context), self.activation_matmul)
+
+    def judge(self, model: Model, context: Context) -> Judge:
+        """Says for a node why these settings or the plan so far keep it float: (rule, reason), or None."""
         chosen = choose(model, self.include, self.include_ops, self.include_between, "include")
         left = choose(model, self.exclude, self.exclude_ops, self.exclude_between, "exclude")
         limited = bool(self.include or self.include_ops or self.include_between)
@@ -91,7 +95,12 @@ class InsertQDQ(Pass):
                 return "kept", f"{ask.by} keeps it in {ask.precision}: {ask.reason}"
             return None
 
-        return place(model, model.facts(context.profiles), judge, self.activation_matmul)
+        return judge
+
+    def raise_opset(self, model: Model, placement: Placement) -> list[str]:
+        """Bring the model to the opset that its pairs need; names of nodes that the conversion made anew."""
+        eight = Precision(self.dtype) is Precision.FP8
+        return model.raise_opset(19 if eight or self._half(placement, model) else 13)
 
     def _half(self, placement: Placement, model: Model) -> bool:
         tensors = model.graph.tensors()

@@ -207,7 +207,10 @@ def _shape(archive: Any, key: str, where: str) -> tuple[int, ...]:
         with archive.zip.open(key if key.endswith(".npy") else key + ".npy") as stream:
             version = np.lib.format.read_magic(stream)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            return tuple(int(size) for size in read(stream)[0])
+            shape, _, dtype = read(stream)
+            if dtype.hasobject:
+                raise ValueError("Object arrays are not read")
+            return tuple(int(size) for size in shape)
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise _unreadable(error, f"{where}, '{key}'") from error
 

@@ -23,10 +23,10 @@ class Images:
         settings: ``size`` [height, width] (the model's own where it is fixed). ``crop``: ``center`` (default: scale
             the image until it covers the size, or its shorter side to ``resize`` where that is given, then cut the
             middle out), ``none`` (scale to the size, whatever the aspect ratio) or
-            ``pad`` (scale the image until it fits, zeros around it). ``layout``: ``nchw`` (default) or ``nhwc``. ``colour``: ``rgb`` (default), ``bgr`` or
-            ``gray``. Values are multiplied by ``scale`` (1/255 for float inputs, 1 for integer ones), then
-            ``mean`` is subtracted and the result divided by ``std``, both one number or one a channel in the
-            model's own channel order. ``input``: which input they are for, where there are several.
+            ``pad`` (scale the image until it fits, zeros around it). ``layout``: ``nchw`` (default) or ``nhwc``.
+            ``colour``: ``rgb`` (default), ``bgr`` or ``gray``. Values are multiplied by ``scale`` (1/255 for float
+            inputs, 1 for integer ones), then ``mean`` is subtracted and the result divided by ``std``, both one
+            number or one a channel in the model's own channel order. ``input``: the input they are for.
         specs: the model's inputs.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Where samples come from besides files: iterables, Polygraphy's saved inputs, random numbers; and opening any source."""
+"""Opening any source of samples; those that are no files: iterables, Polygraphy's inputs, random numbers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,7 +48,7 @@ class Feeds:
         """The number of samples: the iterable's own length where it has one, else by going through it once."""
         if self._count is None:
             feeds = self._make()
-            self._count = len(feeds) if hasattr(feeds, "__len__") else sum(1 for _ in feeds)
+            self._count = len(feeds) if isinstance(feeds, Sized) else sum(1 for _ in feeds)
         return self._count
 
     def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
@@ -105,17 +105,22 @@ def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
         DataError: it cannot be iterated.
     """
     if callable(source):
-        return lambda: repeatable(source(), where)()
-    if not isinstance(source, Iterable):
-        raise DataError(
-            f"a {type(source).__name__} cannot be iterated",
-            where=where,
-            remedy="give a list, a generator function, or an object with __iter__",
-        )
+        return lambda: _iterable(source(), where)
+    source = _iterable(source, where)
     if isinstance(source, Iterator):
         held = list(source)
         return lambda: held
     return lambda: source
+
+
+def _iterable(value: Any, where: str) -> Iterable[Any]:
+    if not isinstance(value, Iterable):
+        raise DataError(
+            f"a {type(value).__name__} cannot be iterated",
+            where=where,
+            remedy="give a list, a generator function, or an object with __iter__",
+        )
+    return value
 
 
 class RandomFeeds:
@@ -179,7 +184,7 @@ def open_source(
         if source is not None:
             raise DataError("both a source and random data are given", remedy="keep one of them")
         batched = all(spec.batched for spec in specs.values())
-        return "random data", _random(random, specs, profiles, batched)
+        return "random data", _random_feeds(random, specs, profiles, batched)
     if source is None:
         raise DataError("no source is given", remedy='set data = "path", or random = { seed = 0, samples = 32 }')
     if isinstance(source, str) and _MODULE.fullmatch(source) and not (base / source).exists():
@@ -215,7 +220,7 @@ def _has_images(folder: Path) -> bool:
     return not kinds & {".npz", ".npy"} and bool(kinds & set(IMAGE_SUFFIXES))
 
 
-def _random(
+def _random_feeds(
     settings: Mapping[str, Any], specs: Mapping[str, InputSpec], profiles: Profiles, batched: bool
 ) -> RandomFeeds:
     seed, samples = settings.get("seed"), settings.get("samples", 32)

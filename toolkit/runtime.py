@@ -21,6 +21,9 @@ from toolkit.model import Model, onnx_type, values_of
 Array = np.ndarray[Any, Any]
 _SHARED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8})
 _LARGE = 4096
+# seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
+# number, and the model's outputs are garbage
+_WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
 _ERRORS_ONLY = 3
 
 
@@ -219,7 +222,9 @@ def _load(content: str | bytes, weights: Mapping[str, Array], threads: int | Non
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_WRONG_REWRITES
+        )
     except Exception as error:
         raise _explain(error, "onnxruntime refuses the model", where) from error
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -77,7 +78,9 @@ class Cutter:
     """
 
     def __init__(self, switches: Switches, facts: Facts, stages: int = 12) -> None:
-        self.switches, self.facts = switches, facts
+        self.facts = facts
+        self.precision, self._weights = switches.precision, switches.weights
+        self._macs = {name: macs(node, facts) or 0 for name, node in switches.nodes.items()}
         model = switches.model
         model.tidy()
         self.proto = model.to_proto()
@@ -101,7 +104,7 @@ class Cutter:
         for node in self.nodes:
             for name in reads_of(node):
                 self.readers.setdefault(name, []).append(node)
-        self.uses = self._other_uses()
+        self.uses = self._other_uses(switches)
         self.pair_of = {(use.node, use.index): pair for pair in switches.full.pairs.values() for use in pair.uses}
         self.base = switches.config(())
         self.weight_bytes = sum(len(t.raw_data) for t in self.constants.values())
@@ -110,11 +113,11 @@ class Cutter:
         self.stages = [self._switches(*bounds) for bounds in self._bounds]
         self.reads = [self._reads(*bounds) for bounds in self._bounds]
 
-    def _other_uses(self) -> dict[str, list[int]]:
+    def _other_uses(self, switches: Switches) -> dict[str, list[int]]:
         """Inputs of nodes that are no groups. Which branch of an Add has the pair depends on what is kept: both do."""
-        found = self.switches.uses
+        found = switches.uses
         for name in found:
-            node = self.switches.nodes[name]
+            node = switches.nodes[name]
             if node.op in ADDS:
                 found[name] = [i for i, t in enumerate(node.inputs) if t.name not in self.constants]
         return found
@@ -122,7 +125,7 @@ class Cutter:
     def _cut(self, stages: int) -> list[tuple[int, int]]:
         total = sum(unit.cost for unit in self.units) or 1.0
         cuts = [0, *self._cuts(self.units, stages, total), len(self.units)]
-        return [(first, last) for first, last in zip(cuts, cuts[1:]) if last > first]
+        return [(first, last) for first, last in pairwise(cuts) if last > first]
 
     def _switches(self, first: int, last: int) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}
@@ -176,8 +179,7 @@ class Cutter:
             tail.append(node)
 
     def _cost(self, node: onnx.NodeProto) -> float:
-        known = self.switches.nodes.get(node.name)
-        work = (macs(known, self.facts) or 0) if known is not None else 0
+        work = self._macs.get(node.name, 0)
         moved = sum(self._elements(name) for name in (*node.input, *node.output) if name and name not in self.constants)
         return float(work + _MACS_PER_ELEMENT * moved)
 
@@ -192,7 +194,8 @@ class Cutter:
         step = total / stages
         chosen: set[int] = set()
         for number in range(1, stages):
-            near = [i for i in range(1, len(units)) if abs(before[i] - number * step) <= step / 2 and self._usable(live[i])]
+            near = [i for i in range(1, len(units)) if abs(before[i] - number * step) <= step / 2]
+            near = [i for i in near if self._usable(live[i])]
             if near:
                 size = {i: sum(self._elements(name) for name in live[i]) for i in near}
                 chosen.add(min(near, key=lambda i: (size[i], abs(before[i] - number * step), i)))
@@ -225,10 +228,9 @@ class Cutter:
 
     def quantized_weight(self, tensor: str, axis: int | None, name: str) -> onnx.TensorProto:
         """The fake-quantized copy of a weight as a constant of that name."""
-        switches = self.switches
         values = numpy_helper.to_array(self.constants[tensor])
-        scale = storable_scale(weight_amax(values, axis, switches.weights, switches.precision), switches.precision)
-        return numpy_helper.from_array(fake_quantized(values, scale, axis, switches.precision), name)
+        scale = storable_scale(weight_amax(values, axis, self._weights, self.precision), self.precision)
+        return numpy_helper.from_array(fake_quantized(values, scale, axis, self.precision), name)
 
     def piece(self, first: int, kinds: Sequence[str]) -> Piece:
         """Stages from number ``first`` on as one model, one for each of ``kinds``: FLOAT, FULL or SWITCHED."""
@@ -244,9 +246,7 @@ class Cutter:
         inner = {name for node in built.nodes for name in node.output}
         used = {name for node in built.nodes for name in reads_of(node)}
         constants = {**self.constants, **built.constants}
-        outer = sorted(
-            name for name in used - inner - set(constants) if not name.startswith((SWITCH, SCALE))
-        )
+        outer = sorted(name for name in used - inner - set(constants) if not name.startswith((SWITCH, SCALE)))
         values = [self._value(name) for name in outer]
         values += [helper.make_tensor_value_info(SWITCH + name, TensorProto.BOOL, []) for name in built.switches]
         values += [helper.make_tensor_value_info(SCALE + name, kind, []) for name, kind in built.scales.items()]
@@ -254,7 +254,8 @@ class Cutter:
             built.nodes, "piece", values, [self._value(name, shaped=False) for name in outputs],
             [constants[name] for name in sorted(used) if name in constants],
         )  # fmt: skip
-        proto = helper.make_model(graph, opset_imports=self.proto.opset_import, ir_version=max(self.proto.ir_version, 8))
+        version = max(self.proto.ir_version, 8)
+        proto = helper.make_model(graph, opset_imports=self.proto.opset_import, ir_version=version)
         proto.functions.extend(self.proto.functions)
         return Piece(proto.SerializeToString(), tuple(outer), tuple(outputs), tuple(built.switches), built.scales)
 
@@ -317,7 +318,7 @@ class _Builder:
             stored, back, scale, zero = (f"qtool {tensor} {word}" for word in ("q", "dq", "scale", "zero"))
             kind = self.cutter.type_of(tensor) or TensorProto.FLOAT
             self.constants[scale] = helper.make_tensor(scale, kind, [], [self.cutter.base.scales[tensor]])
-            self.constants[zero] = helper.make_tensor(zero, self.cutter.switches.precision.onnx_type, [], [0])
+            self.constants[zero] = helper.make_tensor(zero, self.cutter.precision.onnx_type, [], [0])
             self.nodes.append(helper.make_node("QuantizeLinear", [tensor, scale, zero], [stored]))
             self.nodes.append(helper.make_node("DequantizeLinear", [stored, scale, zero], [back]))
             self._pairs[tensor] = back
@@ -383,7 +384,7 @@ class _Branch:
     def pair(self, tensor: str, scale: str) -> str:
         """Quantize and dequantize an activation; the name of the result."""
         stored, back, zero = self.name(f"{tensor} q"), self.name(f"{tensor} dq"), self.name("zero")
-        kind = self.cutter.switches.precision.onnx_type
+        kind = self.cutter.precision.onnx_type
         self.constants[zero] = helper.make_tensor(zero, kind, [], [0])
         self.nodes.append(helper.make_node("QuantizeLinear", [tensor, scale, zero], [stored]))
         self.nodes.append(helper.make_node("DequantizeLinear", [stored, scale, zero], [back]))

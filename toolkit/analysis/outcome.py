@@ -25,6 +25,7 @@ class Outcome:
             has classes.
         agreement: share of positions with the float model's winner, of the worst output; None without classes.
         metric: the user's metric, or None.
+        positions: how many positions ``agreement`` and ``kl`` are from.
         parts: noise over signal of each batch, in order.
     """
 
@@ -33,6 +34,7 @@ class Outcome:
     kl: float | None = None
     agreement: float | None = None
     metric: float | None = None
+    positions: int = 0
     parts: tuple[float, ...] = ()
 
     @property
@@ -51,7 +53,7 @@ class Outcome:
         """Read what ``to_json`` gave."""
         values = {key: _number(content.get(key)) for key in ("cosine", "kl", "agreement", "metric")}
         parts = tuple(float(part) for part in content.get("parts", ()))
-        return cls(float(content["noise"]), **values, parts=parts)
+        return cls(float(content["noise"]), **values, positions=int(content["positions"]), parts=parts)
 
 
 def _plain(value: Any) -> Any:
@@ -123,6 +125,7 @@ def summed(parts: Sequence[Part], metric: float | None = None) -> Outcome:
         max(sum(part.kl for part in parts) / positions, 0.0) if positions else None,
         min(agreements, default=None),
         metric,
+        max((d.winners for d in total.values()), default=0),
         tuple(max((_ratio(d) for d in part.differences.values()), default=0.0) for part in parts),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.analysis.cut import Cutter
 from toolkit.analysis.metrics import make_metric
 from toolkit.analysis.outcome import Outcome
-from toolkit.analysis.runner import Feed, MetricMaker, Runner
+from toolkit.analysis.runner import Feed, Runner
 from toolkit.analysis.switches import Config, Switches, wanted_tensors
 from toolkit.costs import facts_at_opt
 from toolkit.errors import DataError, PassError
@@ -17,7 +18,7 @@ from toolkit.files import sha256_json
 from toolkit.model import Model
 from toolkit.placement.place import Judge
 from toolkit.precision import Precision
-from toolkit.profiles import Profiles
+from toolkit.profiles import Extent, Profiles, ShapeProfile
 from toolkit.versions import code_fingerprint
 
 if TYPE_CHECKING:
@@ -47,11 +48,30 @@ class Settings:
     weights: str = "minmax"
     metric: str | None = None
     output: str | None = None
-    batch: int = 16
+    batch: int = 64
     samples: int | None = None
     stages: int = 12
     threads: int | None = None
     allow_code: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """What states are run on; can be sent to another process."""
+
+    cutter: Cutter
+    base: Config
+    feeds: list[Feed]
+    outputs: list[str]
+    classes: list[str]
+    metric: tuple[str, str | None, bool] | None
+    threads: int | None
+
+    def runner(self, threads: int | None = None) -> Runner:
+        """Open the sessions; runs the float model and the fully quantized one."""
+        named = self.metric
+        maker = (lambda: make_metric(*named)) if named is not None else None
+        return Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads)
 
 
 class Simulation:
@@ -98,9 +118,10 @@ class Simulation:
             raise PassError(
                 "the model has no layer that could be quantized", remedy="the journal says what was declined and why"
             )
-        self.facts = facts_at_opt(self.model, profiles)
-        self.cutter = Cutter(self.switches, self.facts, self.settings.stages)
         self.feeds = feeds_of(data, self.settings)
+        # without profiles the sizes of dynamic dimensions are known from the samples alone
+        self.facts = facts_at_opt(self.model, profiles if len(profiles) else _profile_of(self.feeds[0]))
+        self.cutter = Cutter(self.switches, self.facts, self.settings.stages)
         self.outputs = [t.name for t in self.model.graph.outputs]
         self.classes = [t.name for t in self.model.graph.outputs if _class_like(t.shape)]
         self._data_print = ""
@@ -116,19 +137,21 @@ class Simulation:
     def runner(self) -> Runner:
         """Sessions and batches; the float model and the fully quantized one are run when first asked."""
         if self._runner is None:
-            self._runner = Runner(
-                self.cutter, self.config(()), self.feeds, self.outputs, self.classes, self.metric_maker(),
-                self.settings.threads,
-            )  # fmt: skip
+            self._runner = self.job().runner()
         return self._runner
 
-    def metric_maker(self) -> MetricMaker | None:
-        """Makes fresh metrics; None where the settings name none."""
-        settings = self.settings
-        if settings.metric is None:
-            return None
-        name = settings.metric
-        return lambda: make_metric(name, settings.output, settings.allow_code)
+    def job(self) -> Job:
+        """All that a process needs to run states of this simulation."""
+        own = self.settings
+        metric = (own.metric, own.output, own.allow_code) if own.metric is not None else None
+        return Job(self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads)
+
+    def on(self, settings: Settings) -> Simulation:
+        """The same simulation with other samples, batches or metric; ``settings`` must quantize alike."""
+        twin = copy.copy(self)
+        twin.settings, twin._runner, twin._data_print = settings, None, ""
+        twin.feeds = feeds_of(self._data, settings)
+        return twin
 
     def config(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Config:
         """The state in which the groups ``kept`` are float and all others quantized."""
@@ -158,11 +181,11 @@ def with_pairs_opset(model: Model, precision: Precision) -> Model:
     Raises:
         ModelError: an operator has no conversion.
     """
-    copy = model.copy()
-    facts = copy.facts()
-    half = any(facts.types.get(t.name) in (10, 16) for node in copy.nodes for t in node.outputs)
-    copy.raise_opset(19 if half or precision is Precision.FP8 else 13)
-    return copy
+    raised = model.copy()
+    facts = raised.facts()
+    half = any(facts.types.get(t.name) in (10, 16) for node in raised.nodes for t in node.outputs)
+    raised.raise_opset(19 if half or precision is Precision.FP8 else 13)
+    return raised
 
 
 def feeds_of(data: CalibrationData, settings: Settings) -> list[Feed]:
@@ -188,6 +211,11 @@ def with_labels(data: CalibrationData) -> CalibrationData | None:
     except DataError:
         return None
     return labelled
+
+
+def _profile_of(feed: Feed) -> Profiles:
+    shapes = {name: tuple(value.shape) for name, value in feed.inputs.items()}
+    return Profiles((ShapeProfile("data", {name: Extent(shape, shape, shape) for name, shape in shapes.items()}),))
 
 
 def _class_like(shape: Sequence[Any] | None) -> bool:

@@ -76,7 +76,7 @@ class Switches:
         self.amax = dict(amax)
         self._judge, self._activation_matmul = judge, activation_matmul
         self._placements: dict[frozenset[str], Placement] = {}
-        self._tensors = model.graph.tensors()
+        self.tensors = model.graph.tensors()
         self.nodes = {node.name: node for node in model.nodes}
         self.full = self._place(frozenset())
         wanted = {use.node for pair in self.full.pairs.values() for use in pair.uses}
@@ -141,7 +141,7 @@ class Switches:
             if not pair.weight:
                 scales[pair.tensor] = float(storable_scale(amax[pair.tensor], self.precision)[0])
             elif others:
-                values = self.model.constant(self._tensors[pair.tensor])
+                values = self.model.constant(self.tensors[pair.tensor])
                 assert values is not None
                 scales[pair.tensor] = float(storable_scale(weight_amax(values, None), self.precision).max())
         return Config(frozenset(on), scales)

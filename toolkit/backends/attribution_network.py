@@ -9,9 +9,10 @@ import onnx_graphsurgeon as gs
 
 from toolkit.backends.flow import Flow, is_constant
 from toolkit.backends.layer import Actual, Build, Layer
+from toolkit.backends.program import operands
 from toolkit.backends.reasons import Asked, compare
 from toolkit.model import Model, onnx_type
-from toolkit.placement.ops import DEQUANTIZE, MOVERS, QUANTIZE
+from toolkit.placement.ops import DEQUANTIZE, MOVERS, QUANTIZE, TARGETS
 from toolkit.plan import PrecisionPlan
 from toolkit.precision import FLOATS, Precision
 
@@ -25,7 +26,16 @@ class NetworkAttribution:
 
     def __init__(self, model: Model, build: Build, plan: PrecisionPlan) -> None:
         self.model, self.build, self.plan = model, build, plan
-        self.flow = Flow(model)
+        read = {node: operands(layer.tactic) for layer in build.layers for node in layer.nodes if layer.tactic}
+        self.flow = Flow(
+            model,
+            {
+                node: f"the engine's kernel reads {' and '.join(sorted(words & _FLOAT_WORDS.keys()))}"
+                for node, words in read.items()
+                if words & _FLOAT_WORDS.keys()
+            },
+        )
+        self.seen = {node for node, words in read.items() if words}
         self.layers: dict[str, list[Layer]] = defaultdict(list)
         self.makers: dict[str, Layer] = {}
         self.types: dict[str, str] = {}
@@ -58,7 +68,8 @@ class NetworkAttribution:
         if precision is not None and precision.quantized and verdict.into:
             status, reason = ("fused" if status == "honoured" else status), reason or verdict.reason
             names = self._names(verdict.into) or names
-        return self._record(node, precision, status, reason, names)
+        source = "tactic" if node.name in self.seen and node.op in TARGETS else "network"
+        return self._record(node, precision, status, reason, names, source)
 
     def _layers(self, node: gs.Node) -> list[Layer]:
         """The layers that name the node, else those that make its outputs."""
@@ -153,13 +164,19 @@ class NetworkAttribution:
         return self._record(node, None, "removed", reason, ())
 
     def _record(
-        self, node: gs.Node, precision: Precision | None, status: str, reason: str, layers: tuple[str, ...]
+        self,
+        node: gs.Node,
+        precision: Precision | None,
+        status: str,
+        reason: str,
+        layers: tuple[str, ...],
+        source: str = "network",
     ) -> Actual:
         return Actual(
             precision=precision,
             input_types=tuple(self._word(tensor) for tensor in node.inputs if tensor.name),
             output_types=tuple(self._word(tensor) for tensor in node.outputs if tensor.name),
-            source="network",
+            source=source,
             status=status,
             reason=reason,
             engine_layers=layers,

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 Log = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 Typing = Literal["strong", "weak"]
-CALIBRATORS = ("entropy2", "entropy", "minmax", "legacy")
 
 
 def quiet(*_: object) -> None:

@@ -14,7 +14,7 @@ from toolkit.backends.worker import Talk
 from toolkit.errors import BackendError
 from toolkit.files import sha256_file, write_json
 
-_CLASSES = {
+CLASSES = {
     "entropy2": "IInt8EntropyCalibrator2",
     "entropy": "IInt8EntropyCalibrator",
     "minmax": "IInt8MinMaxCalibrator",
@@ -51,7 +51,7 @@ class Calibration:
 
         self._trt = trt
         self._where = f'[engine] calibrator = "{request["settings"]["calibrator"]}"'
-        name = _CLASSES[request["settings"]["calibrator"]]
+        name = CLASSES[request["settings"]["calibrator"]]
         if not hasattr(trt, name):
             raise BackendError(
                 f"TensorRT {trt.__version__} has no {name}",

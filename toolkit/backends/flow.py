@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +36,15 @@ class Verdict:
 
 
 class Flow:
-    """The Q/DQ pairs of a graph, followed through the operators that commute with them."""
+    """The Q/DQ pairs of a graph, followed through the operators that commute with them.
 
-    def __init__(self, model: Model) -> None:
+    Args:
+        model: the final graph.
+        refuted: node name to reason: nodes that the engine is known to run in a float type whatever the pairs say.
+    """
+
+    def __init__(self, model: Model, refuted: Mapping[str, str] | None = None) -> None:
+        self._refuted = dict(refuted or {})
         self.nodes: dict[str, gs.Node] = {node.name: node for node, _ in model.walk()}
         self._verdicts: dict[str, Verdict] = {}
 
@@ -94,7 +101,10 @@ class Flow:
         """Whether ``node`` computes in a quantized type by TensorRT's rules for explicit quantization."""
         if node.name not in self._verdicts:
             # Residual additions ask about the convolution before them, never in a circle: graphs are acyclic.
-            self._verdicts[node.name] = self._judge(node)
+            found = self._judge(node)
+            if found.precision is not None and node.name in self._refuted:
+                found = Verdict(None, f"{found.reason}, and yet {self._refuted[node.name]}")
+            self._verdicts[node.name] = found
         return self._verdicts[node.name]
 
     def _judge(self, node: gs.Node) -> Verdict:

@@ -37,10 +37,10 @@ def shapes_at(profiles: Sequence[Mapping[str, Any]], index: int, which: str) -> 
 
 
 def context_at(engine: Any, index: int, shapes: Mapping[str, tuple[int, ...]], stream: int = 0) -> Any:
-    """An execution context with profile ``index`` and all input shapes set.
+    """An execution context with profile ``index`` and the input shapes set.
 
     Raises:
-        BackendError: there is no memory for it, or the engine refuses a shape.
+        BackendError: there is no memory for it, or the engine refuses the profile or a shape.
     """
     context = engine.create_execution_context()
     if context is None:
@@ -53,11 +53,18 @@ def context_at(engine: Any, index: int, shapes: Mapping[str, tuple[int, ...]], s
         raise BackendError(
             "TensorRT did not take the profile", where=f"profile {index}", remedy="see TensorRT's messages"
         )
+    set_shapes(context, shapes)
+    return context
+
+
+def set_shapes(context: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Set the input shapes of a context.
+
+    Raises:
+        BackendError: the engine refuses a shape.
+    """
     for name, shape in shapes.items():
         if not context.set_input_shape(name, shape):
             raise BackendError(
-                f"TensorRT refused shape {list(shape)} for input '{name}'",
-                where=f"profile {index}",
-                remedy="correct the profile's shapes",
+                f"TensorRT refused shape {list(shape)} for input '{name}'", remedy="correct the profile's shapes"
             )
-    return context

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.backends.inspection import context_at, shapes_at
+from toolkit.backends.inspection import context_at, set_shapes, shapes_at
 from toolkit.backends.inspector import plain_name
 from toolkit.backends.worker import Talk
 from toolkit.errors import BackendError, QtoolError
@@ -20,6 +20,7 @@ _LAYER_RUNS = 20
 _SIZES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "FP8": 1, "UINT8": 1, "BOOL": 1, "INT32": 4, "INT64": 8}
 
 Times = dict[str, dict[str, float]]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def measure_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]], talk: Talk) -> tuple[Times, Times]:
@@ -38,22 +39,43 @@ def measure_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]],
     latency: Times = {}
     names = [profile["name"] for profile in profiles] or ["default"]
     for index, name in enumerate(names):
+        corners = {which: shapes_at(profiles, index, which) for which in ("min", "opt", "max")}
         try:
-            found: dict[str, float] = {}
-            for step, which in enumerate(("min", "opt", "max")):
-                talk.progress(f"measuring profile '{name}'", step, 4)
-                with _ready(trt, runtime, engine, index, shapes_at(profiles, index, which)) as (context, stream):
-                    times = _latency(runtime, context, stream)
-                low, median, high = (float(np.percentile(times, p)) for p in (5, 50, 95))
-                found |= {which: median, f"{which} p05": low, f"{which} p95": high}
-            latency[name] = found
-            with _ready(trt, runtime, engine, index, shapes_at(profiles, index, "opt")) as (context, stream):
-                for layer, milliseconds in _layer_times(trt, runtime, context, stream).items():
-                    layers[layer][name] = milliseconds
-            talk.progress(f"measuring profile '{name}'", 4, 4)
+            latency[name], times = _measure_profile(trt, runtime, engine, index, corners, name, talk)
         except QtoolError as error:
             talk.log(f"WARNING: profile '{name}' was not measured: {error}")
+            continue
+        for layer, milliseconds in times.items():
+            layers[layer][name] = milliseconds
     return dict(layers), latency
+
+
+def _measure_profile(
+    trt: Any, runtime: Any, engine: Any, index: int, corners: Mapping[str, Shapes], name: str, talk: Talk
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Latency at every corner and time per layer at opt, of one profile.
+
+    The context lives no longer than this call: 8.6 gives a profile to one context at a time.
+    """
+    stream = call(runtime.cudaStreamCreate())
+    context = None
+    try:
+        context = context_at(engine, index, {}, int(stream))
+        found: dict[str, float] = {}
+        for step, (which, shapes) in enumerate(corners.items()):
+            talk.progress(f"measuring profile '{name}'", step, len(corners) + 1)
+            with _bound(trt, runtime, engine, context, stream, shapes):
+                times = _latency(runtime, context, int(stream))
+            low, median, high = (float(np.percentile(times, p)) for p in (5, 50, 95))
+            found |= {which: median, f"{which} p05": low, f"{which} p95": high}
+        with _bound(trt, runtime, engine, context, stream, corners["opt"]):
+            layers = _layer_times(trt, runtime, context, int(stream))
+        talk.progress(f"measuring profile '{name}'", len(corners) + 1, len(corners) + 1)
+        return found, layers
+    finally:
+        # The context holds on to its stream: on 8.6 one that outlives it crashes the next profile's context (seen).
+        context = None
+        runtime.cudaStreamDestroy(stream)
 
 
 def cuda_runtime() -> Any:
@@ -83,16 +105,11 @@ def call(answer: Any) -> Any:
 
 
 @contextmanager
-def _ready(
-    trt: Any, runtime: Any, engine: Any, index: int, shapes: Mapping[str, tuple[int, ...]]
-) -> Iterator[tuple[Any, int]]:
-    """A context at these shapes whose inputs and outputs have device memory, with a stream."""
-    stream = call(runtime.cudaStreamCreate())
+def _bound(trt: Any, runtime: Any, engine: Any, context: Any, stream: Any, shapes: Shapes) -> Iterator[None]:
+    """The context at these shapes, with device memory for its inputs and outputs."""
     held: list[int] = []
-    context = None
     try:
-        context = context_at(engine, index, shapes, int(stream))
-        call(runtime.cudaStreamSynchronize(stream))
+        set_shapes(context, shapes)
         random = np.random.default_rng(0)
         for position in range(engine.num_io_tensors):
             name = engine.get_tensor_name(position)
@@ -110,13 +127,13 @@ def _ready(
                 upload = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
                 call(runtime.cudaMemcpy(held[-1], values.ctypes.data, values.nbytes, upload))
             context.set_tensor_address(name, held[-1])
-        yield context, int(stream)
+        # Uploads run on the default stream, which other streams may not wait for.
+        call(runtime.cudaDeviceSynchronize())
+        yield
     finally:
         runtime.cudaStreamSynchronize(stream)
-        del context
         for address in held:
             runtime.cudaFree(address)
-        runtime.cudaStreamDestroy(stream)
 
 
 def _enqueue(context: Any, stream: int) -> None:
@@ -178,6 +195,7 @@ def _layer_times(trt: Any, runtime: Any, context: Any, stream: int) -> dict[str,
 
     profiler = Profiler()
     context.profiler = profiler
+    # the context keeps a bare pointer: the profiler must outlive every inference
     runs: dict[str, list[float]] = defaultdict(list)
     for run in range(_LAYER_RUNS + 3):
         profiler.times.clear()

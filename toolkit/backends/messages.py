@@ -66,6 +66,10 @@ class Messages:
         if severity != "VERBOSE":
             self._talk.log(f"{severity}: {text}")
 
+    def lines(self) -> list[str]:
+        """Warnings and errors, each once: TensorRT repeats some for every layer."""
+        return list(dict.fromkeys(f"{severity}: {text}" for severity, text in self.kept))
+
     def logger(self, trt: Any) -> Any:
         """A ``trt.ILogger`` that writes here."""
         take = self.take
@@ -88,6 +92,8 @@ class Messages:
             cause: what Polygraphy or Python said, for when TensorRT said nothing.
         """
         errors = [text for severity, text in self.kept if severity != "WARNING"]
+        # Without a driver TensorRT only warns, and then gives its Python binding nothing to return.
+        errors = errors or [text for _, text in self.kept if "CUDA initialization" in text]
         everything = "\n".join(errors) or cause
         node = next((m["node"].strip() for p in _NODE if (m := re.search(p, everything))), "")
         operator = next((m["op"] for text in errors if (m := _PARSING.search(text))), "")

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 from toolkit.backends.base import Log, Progress, quiet
 from toolkit.errors import BackendError
 
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from toolkit.backends.worker import main; main()"
-_TAIL = 2000
+_TAIL = 8000
 
 
 def run_job(
@@ -98,8 +100,11 @@ def _close(stream: IO[str]) -> None:
 
 def _death(job: str, status: int, noise: IO[bytes]) -> BackendError:
     noise.seek(0)
-    lines = noise.read()[-_TAIL:].decode(errors="replace").split("\n")
-    tail = " | ".join(line.strip() for line in lines if line.strip())[-600:]
+    said, _, trace = noise.read()[-_TAIL:].decode(errors="replace").partition("Fatal Python error: ")
+    tail = _last(said)
+    frames = re.findall(r'File "([^"]+)", line (\d+) in (\w+)', trace.partition("most recent call first")[2])
+    at = next((f"{Path(file).name} line {line} in {name}" for file, line, name in frames if name != "main"), "")
+    tail = "; ".join(part for part in (tail, f"it was at {at}" if at else "") if part)
     if status < 0:
         try:
             ended = f"was ended by {signal.Signals(-status).name}"
@@ -114,3 +119,8 @@ def _death(job: str, status: int, noise: IO[bytes]) -> BackendError:
         if killed
         else "this is a crash inside TensorRT: try another version, or find the node with 'qtool bisect'",
     )
+
+
+def _last(text: str) -> str:
+    lines = (line.strip() for line in text.split("\n"))
+    return " | ".join(line for line in lines if line)[-600:]

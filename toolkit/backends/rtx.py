@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,22 @@ from toolkit.backends.gpu import find_gpu
 from toolkit.backends.layer import Build
 from toolkit.backends.network import network_layers
 from toolkit.backends.process import run_job
+from toolkit.backends.program import tactics
 from toolkit.errors import BackendError
 from toolkit.profiles import Profiles
 
 DEFAULT_CAPABILITY = "8.9"
 AMPERE_ON = ("8.0", "8.6", "8.9", "12.0", "12.1")
+_WEIGHTED = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _SUPPORTED = ("7.5", *AMPERE_ON)
 
 
 class RtxBackend:
-    """Builds with TensorRT-RTX through Polygraphy; its layers are known from the typed network definition."""
+    """Builds with TensorRT-RTX through Polygraphy.
+
+    Its layers are known from the typed network definition, and those with weights also from the compiled program in
+    the engine, which tells what their kernels read.
+    """
 
     name = "tensorrt_rtx"
     min_opset = 9
@@ -102,13 +109,21 @@ class RtxBackend:
                 progress,
             )
             engine = engine_path.read_bytes()
+        kernels = tactics(engine)
+        layers = [
+            replace(layer, tactic=kernels[layer.nodes[0]])
+            if layer.kind in _WEIGHTED and layer.nodes and layer.nodes[0] in kernels
+            else layer
+            for layer in network_layers(answer["network"])
+        ]
+        known = {"source": "network", "backend": self.name, "version": answer["version"], "kernels": kernels}
         return Build(
             backend=self.name,
             version=answer["version"],
             engine=engine,
-            layers=network_layers(answer["network"]),
+            layers=layers,
             source="network",
-            raw={"source": "network", "backend": self.name, "version": answer["version"], **answer["network"]},
+            raw={**known, **answer["network"]},
             log=answer["log"],
             seconds=answer["seconds"],
             settings=resolved,

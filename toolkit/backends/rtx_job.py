@@ -63,7 +63,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     return {
         "version": str(trt.__version__),
         "network": walked,
-        "log": [f"{severity}: {text}" for severity, text in messages.kept],
+        "log": messages.lines(),
         "seconds": time.monotonic() - started,
     }
 

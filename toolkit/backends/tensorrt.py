@@ -89,7 +89,12 @@ class TensorRTBackend:
         """Build, inspect and measure; see ``Backend.build``."""
         typing = self.typing_for(settings)
         extras = extras or Extras()
-        resolved = {**settings.model_dump(mode="json"), "typing": typing, "rest": extras.rest, "profiles": profiles.names}
+        resolved = {
+            **settings.model_dump(mode="json"),
+            "typing": typing,
+            "rest": extras.rest,
+            "profiles": profiles.names,
+        }
         with tempfile.TemporaryDirectory(prefix="qtool-trt-") as name:
             folder = Path(name)
             answer = run_job(
@@ -100,7 +105,7 @@ class TensorRTBackend:
                     "profiles": profiles_to_json(profiles),
                     "settings": resolved,
                     "plan": {node: str(ask.precision) for node, ask in extras.plan.items()} if extras.plan else {},
-                    "amax": {t: r.amax for t, r in extras.ranges.tensors.items()} if extras.ranges else {},
+                    "amax": _amax(extras) if settings.quantization == "implicit" else {},
                     "batches": _store_batches(extras, settings, folder),
                     "calibration_profile": extras.calibration_profile,
                     "calibration_cache": str(extras.calibration_cache) if extras.calibration_cache else None,
@@ -124,6 +129,14 @@ class TensorRTBackend:
             time_ms=answer["time_ms"],
             latency=answer["latency"],
         )
+
+
+def _amax(extras: Extras) -> dict[str, float]:
+    """The amax of every tensor: as calibrated where placement wanted it, else the largest magnitude seen."""
+    if extras.ranges is None:
+        return {}
+    seen = {name: max(abs(low), abs(high)) for name, (low, high) in extras.ranges.observed.items()}
+    return {**seen, **{name: one.amax for name, one in extras.ranges.tensors.items()}}
 
 
 def _store_batches(extras: Extras, settings: EngineSettings, folder: Path) -> list[str]:

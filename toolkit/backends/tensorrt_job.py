@@ -80,7 +80,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     measured = measure_engine(trt, loaded, request["profiles"], talk) if settings["measure"] else ({}, {})
     return {
         "version": version,
-        "log": [f"{severity}: {text}" for severity, text in messages.kept],
+        "log": messages.lines(),
         "seconds": seconds,
         "inspected": inspected,
         "time_ms": measured[0],

@@ -91,7 +91,7 @@ def set_ranges(trt: Any, network: Any, amax: Mapping[str, float]) -> list[str]:
             continue
         nodes = frozenset(_nodes(layer))
         makers |= {tensor.name: nodes for tensor in made}
-        if layer.type.name == "CONSTANT":
+        if layer.type.name == "CONSTANT" and made[0].dtype.name in ("FLOAT", "HALF"):
             known.setdefault(made[0].name, _constant_amax(trt, layer))
         first = layer.get_input(0) if layer.num_inputs else None
         if first is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import json
 import os
@@ -43,6 +44,8 @@ class Talk:
 
 def main() -> None:
     """Run the job that stands on the first line of standard input."""
+    # A crash in native code leaves the Python stack in the noise, for the parent's error message.
+    faulthandler.enable(all_threads=False)
     talk = Talk(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     # Native code prints to descriptor 1: from here on that is the noise file, not the pipe to the parent.
     os.dup2(2, 1)

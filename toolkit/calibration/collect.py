@@ -111,7 +111,8 @@ def collect(
             tally.add(sample)
         state = Checkpoint(checkpoint, {**made_from, "groups": len(groups), "data": tally.in_order()})
     collection = state.collection
-    total = data.count(keep) * len(groups)
+    # counting may mean going through the source
+    total = data.count(keep) * len(groups) if progress is not None else 0
     for number in range(state.group, len(groups)):
         run = _Run(model, groups[number], scalars if number == 0 else [], bins, threads, limit, sizes, collection)
         counting = None if checkpoint is not None or number else tally
@@ -156,7 +157,7 @@ class _Run:
             return session(self._model, self._taps, self._threads)
         prepared = prepare(self._model)
         self._probes = add_probes(prepared.proto, self._scalars, self._careful)
-        outputs = [name for probe in self._probes.values() for name in (probe.low, probe.high)]
+        outputs = [name for probe in self._probes.values() for name in (probe.low, probe.high, probe.check)]
         return session(prepared, [*self._taps, *outputs], self._threads)
 
     def go(self, batches: Iterator[Batch], count_samples: bool) -> Iterator[Batch]:
@@ -189,16 +190,17 @@ class _Run:
         odd = {
             name
             for name, probe in self._probes.items()
-            if name not in self._careful and not np.isfinite([values[probe.low], values[probe.high]]).all()
+            if name not in self._careful and not np.isfinite(values[probe.check])
         }
         if odd:
-            # these hold infinities or NaN: watch their finite values from here on
+            # these hold infinities or NaN, or overflow when summed: watch their finite values from here on
             self._careful |= odd
-            self._collection.infinite |= odd
             self._session = self._open()
             values = self._session.run(batch.inputs)
         for name, probe in self._probes.items():
             self._collection.observe(name, float(values[probe.low]), float(values[probe.high]))
+            if name in self._careful and values[probe.check] > 0:
+                self._collection.infinite.add(name)
         self._seen[_volume({n: v.shape for n, v in batch.inputs.items()}) // batch.count] = (
             sum(values[name].nbytes for name in self._taps) // batch.count
         )

@@ -13,7 +13,7 @@ _SAME = 1e-12
 
 
 @compiled
-def best_divergence(counts: Any, bounds: Any, first: int) -> int:
+def best_divergence(counts: Any, bounds: Any, first: int, keep: float) -> int:
     """The number of bins to keep that loses the least information.
 
     For ``i`` kept bins the reference P is their counts with everything beyond added to the last one; Q is the counts
@@ -25,6 +25,7 @@ def best_divergence(counts: Any, bounds: Any, first: int) -> int:
         counts: int64 [N].
         bounds: float64 [levels + 1], rising from 0 to 1: where the levels begin, as parts of the range.
         first: the smallest candidate.
+        keep: the part of all counts that a candidate must hold.
     """
     size = len(counts)
     mass = np.zeros(size + 1)
@@ -37,6 +38,8 @@ def best_divergence(counts: Any, bounds: Any, first: int) -> int:
         filled[j + 1] = filled[j] + (1.0 if value > 0 else 0.0)
     total = mass[size]
     best, best_cost = size, np.inf
+    while first < size and mass[first] < keep * total:
+        first += 1
     for i in range(min(first, size), size + 1):
         last, beyond = float(counts[i - 1]), total - mass[i]
         if mass[i] == 0 or (last == 0 and beyond > 0):
@@ -70,23 +73,32 @@ def rounding_integral(u: float, limit: float) -> float:
 
 
 @compiled
-def e4m3_integral(u: float) -> float:
-    """The integral from 0 to u of (t - e4m3(t))^2, saturating at 448.
+def e4m3_octave(octave: int, u: float) -> float:
+    """The integral of (t - e4m3(t))^2 from the start of an octave to u in it; octave 0 is the subnormal numbers.
 
-    Within an octave the numbers are evenly spaced: 8 steps an octave from 2^-6 on, steps of 2^-9 below.
+    Within an octave the numbers are evenly spaced: 8 steps an octave from 2^-6 on, steps of 2^-9 below. Octave 15,
+    from 256, ends with 448: what lies beyond saturates.
     """
-    total = 0.0
-    start, end, step = 0.0, 2.0**-6, 2.0**-9
-    while u > start:
-        # the last number is 448, inside the octave that begins at 256
-        top = min(u, end) if end < 512.0 else u
-        limit = 448.0 / step if end >= 512.0 else end / step
-        total += step**3 * (rounding_integral(top / step, limit) - rounding_integral(start / step, limit))
-        if end >= 512.0:
-            break
-        start, end = end, end * 2.0
-        step = start / 8.0
-    return total
+    start = 0.0 if octave == 0 else 2.0 ** (octave - 7)
+    step = 2.0 ** (-9 if octave == 0 else octave - 10)
+    limit = 14.0 if octave == 15 else 16.0
+    return step**3 * (rounding_integral(u / step, limit) - rounding_integral(start / step, limit))
+
+
+@compiled
+def e4m3_sums() -> Any:
+    """The integral of (t - e4m3(t))^2 from 0 to the start of each of the 16 octaves."""
+    sums = np.zeros(16)
+    for octave in range(15):
+        sums[octave + 1] = sums[octave] + e4m3_octave(octave, 2.0 ** (octave - 6))
+    return sums
+
+
+@compiled
+def e4m3_integral(u: float, sums: Any) -> float:
+    """The integral from 0 to u of (t - e4m3(t))^2."""
+    octave = min(15, max(0, math.frexp(u)[1] + 6)) if u > 0 else 0
+    return sums[octave] + e4m3_octave(octave, u)
 
 
 @compiled
@@ -104,13 +116,14 @@ def expected_errors(counts: Any, width: float, amaxes: Any, levels: float, float
         float64 [K].
     """
     costs = np.zeros(len(amaxes))
+    sums = e4m3_sums()
     for k in range(len(amaxes)):
         scale = amaxes[k] / levels
         before = 0.0
         cost = 0.0
         for j in range(len(counts)):
             edge = (j + 1) * width / scale
-            after = e4m3_integral(edge) if floating else rounding_integral(edge, levels)
+            after = e4m3_integral(edge, sums) if floating else rounding_integral(edge, levels)
             cost += counts[j] * (after - before)
             before = after
         costs[k] = cost * scale**3 / width

@@ -20,21 +20,26 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class Probe:
-    """The names of the two graph outputs that give a tensor's smallest and largest value."""
+    """The names of the graph outputs that give a tensor's smallest and largest value, and whether all are finite.
+
+    ``check`` is not finite, or above zero for a careful probe, where a value is NaN or infinite: a sum passes them on,
+    while a smallest or largest value may lose sight of a NaN.
+    """
 
     low: str
     high: str
+    check: str
 
 
 def add_probes(proto: onnx.ModelProto, tensors: Iterable[str], careful: Iterable[str] = ()) -> dict[str, Probe]:
-    """Append ReduceMin and ReduceMax nodes, so that two numbers a tensor leave the graph instead of its values.
+    """Append ReduceMin, ReduceMax and ReduceSum, so that three numbers a tensor leave the graph, not its values.
 
-    Without axes both reduce over everything in every opset. onnxruntime's CPU kernels take no float16, hence the Cast.
+    Without axes they reduce over everything in every opset. onnxruntime's CPU kernels take no float16, hence the Cast.
 
     Args:
         proto: the model; changed.
         tensors: the float tensors to watch.
-        careful: those of them that hold NaN or infinities, which are to be left out: for them each costs four nodes.
+        careful: those of them that hold NaN or infinities, which are to be left out, at the cost of more nodes.
     """
     careful = set(careful)
     nodes: list[onnx.NodeProto] = []
@@ -46,17 +51,19 @@ def add_probes(proto: onnx.ModelProto, tensors: Iterable[str], careful: Iterable
         base = f"qtool/probe_{number}"
         wide = f"{base}/float"
         nodes.append(helper.make_node("Cast", [tensor], [wide], to=TensorProto.FLOAT))
-        below = above = wide
+        below = above = summed = wide
         if tensor in careful:
             # infinity minus infinity is NaN, so one test finds both; IsInf would need opset 10
-            below, above = f"{base}/below", f"{base}/above"
+            below, above, summed = f"{base}/below", f"{base}/above", f"{base}/count"
             nodes.append(helper.make_node("Sub", [wide, wide], [f"{base}/zero"]))
             nodes.append(helper.make_node("IsNaN", [f"{base}/zero"], [f"{base}/bad"]))
+            nodes.append(helper.make_node("Cast", [f"{base}/bad"], [summed], to=TensorProto.FLOAT))
             nodes.append(helper.make_node("Where", [f"{base}/bad", "qtool/largest", wide], [below]))
             nodes.append(helper.make_node("Where", [f"{base}/bad", "qtool/smallest", wide], [above]))
-        probe = Probe(f"{base}/min", f"{base}/max")
+        probe = Probe(f"{base}/min", f"{base}/max", f"{base}/sum")
         nodes.append(helper.make_node("ReduceMin", [below], [probe.low], keepdims=0))
         nodes.append(helper.make_node("ReduceMax", [above], [probe.high], keepdims=0))
+        nodes.append(helper.make_node("ReduceSum", [summed], [probe.check], keepdims=0))
         probes[tensor] = probe
     proto.graph.node.extend(nodes)
     return probes

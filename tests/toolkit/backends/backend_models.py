@@ -78,3 +78,9 @@ def quantized_conv(kind=INT8, batch="batch"):
     w, wi = weights("w", (8, 4, 3, 3), kind=kind)
     nodes = [*q, *w, node("Conv", ["x_dq", "w_dq"], ["c"], "conv"), node("Relu", ["c"], ["y"], "relu")]
     return make(nodes, {"x": (HALF, [batch, 4, 8, 8])}, {"y": (HALF, [batch, 8, 6, 6])}, [*qi, *wi])
+
+
+def mnist_profiles():
+    """Two profiles of the mnist network's input x, named a and b."""
+    small, large = (1, 1, 28, 28), (16, 1, 28, 28)
+    return profiles(profile("a", x=(small, small, large)), profile("b", x=(large, large, large)))

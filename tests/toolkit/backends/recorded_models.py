@@ -96,8 +96,7 @@ def resnet50(quantized: bool):
     y = net.add("Flatten", [y], "/Flatten")
     net.weights += [tensor("f.weight", np.ones((2, 2))), tensor("f.bias", np.ones(2))]
     net.nodes.append(node("Gemm", [net.pair(y), net.pair("f.weight", 0), "f.bias"], ["y"], "/f/Gemm", transB=1))
-    model = make(net.nodes, {"x": (FLOAT, ["n", 3, 8, 8])}, {"y": (FLOAT, ["n", 2])}, net.weights, opset=17, ir=8)
-    return model
+    return make(net.nodes, {"x": (FLOAT, ["n", 3, 8, 8])}, {"y": (FLOAT, ["n", 2])}, net.weights, opset=17, ir=8)
 
 
 def names_in(file: str) -> list[str]:

@@ -51,7 +51,7 @@ def attributed(tmp_path):
             if actual.status != "honoured" or (ask is not None and ask.precision is not actual.precision):
                 assert actual.reason, name
             assert actual.status in ("honoured", "fused", "removed", "overridden"), (name, actual)
-            assert actual.source == "network"
+            assert actual.source in ("network", "tactic")
         return found
 
     return run
@@ -150,6 +150,26 @@ def test_different_types_of_pairs_are_named(attributed):
     model = make(nodes, {"x": IMAGE, "v": IMAGE}, {"y": (HALF, [1, 8, 8, 8])}, [*qi, *pi])
     found = attributed(model, asked={"concat": "int8"})
     assert found["concat"].reason == "runs in fp16: its inputs are quantized to different types: int8 and fp8"
+
+
+@pytest.mark.rtx
+def test_the_engines_kernels_refute_what_the_pairs_promise(attributed):
+    q, qi = pair("x")
+    w, wi = weights("w", (4, 8, 3, 3), axis=1)
+    nodes = [*q, *w, node("ConvTranspose", ["x_dq", "w_dq"], ["y"], "up")]
+    model = make(nodes, {"x": IMAGE}, {"y": (HALF, [1, 8, 10, 10])}, [*qi, *wi])
+    found = attributed(model, asked={"up": "int8"})
+    assert (found["up"].precision, found["up"].source, found["up"].status) == (Precision.FP16, "tactic", "overridden")
+    assert found["up"].reason == (
+        "runs in fp16: all its inputs are quantized, by 'x/DQ', 'w/DQ', and yet the engine's kernel reads fp16"
+    )
+    assert found["x/DQ"].status == "honoured" and "which computes in float" in found["x/DQ"].reason
+
+
+@pytest.mark.rtx
+def test_the_engines_kernels_confirm_int8(attributed):
+    found = attributed(quantized_conv(batch=1), asked={"conv": "int8"})
+    assert (found["conv"].source, found["conv"].precision) == ("tactic", Precision.INT8)
 
 
 @pytest.mark.rtx

@@ -1,0 +1,54 @@
+"""Keep the nodes that float16 cannot carry in FP32 or BF16."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from toolkit.graph_pass import Context, Pass
+from toolkit.model import Model
+from toolkit.precision import Precision
+
+
+class GuardFP16(Pass):
+    """Ask for FP32 where the observed values or the weights overflow float16, or vanish in it.
+
+    A node is asked for only where its own inputs, outputs or inner sums show it. Put it after insert_qdq or
+    search_precision: a node that is kept in float before them is not quantized.
+    """
+
+    name = "guard_fp16"
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="what such nodes compute in")
+    margin: float = Field(2.0, ge=1, description="values may come to be this many times those observed")
+
+    def apply(self, model: Model, context: Context) -> None:
+        """Write the requests into the plan, each with the value and the margin.
+
+        Raises:
+            RangesError: there is no calibration data.
+        """
+        from toolkit.analysis.float_range import risks
+        from toolkit.costs import facts_at_opt
+
+        if context.services.get("dry_run"):
+            context.journal.noted("a run would look at the values of every tensor", rule="dry-run")
+            return
+        known = context.known_ranges
+        ranges = known if known is not None and known.observed else context.ranges(model)
+        observed = {**{n: r.observed for n, r in ranges.tensors.items() if r.observed}, **ranges.observed}
+        found = risks(model, facts_at_opt(model, context.profiles), observed, Precision.FP16, self.margin)
+        for risk in found:
+            ask = context.plan.get(risk.node)
+            if ask is not None and ask.precision is Precision.FP32:
+                continue
+            if ask is not None and ask.precision.quantized:
+                context.journal.declined(
+                    risk.node,
+                    f"{ask.by} asks for {ask.precision}; its float side is at risk: {risk.reason}",
+                    rule=risk.kind,
+                )
+                continue
+            context.plan.ask(risk.node, Precision(self.precision), risk.reason)
+            context.journal.changed(risk.node, f"asked for {self.precision} ({risk.kind})", risk.reason)
+        context.journal.noted(f"{len(found)} nodes are at risk in float16", rule="guard")

@@ -1,0 +1,197 @@
+"""Search which layers to quantize: as many as the accuracy budget allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from passes.insert_qdq import InsertQDQ
+from toolkit.errors import DataError
+from toolkit.graph_pass import Context
+from toolkit.model import Model
+from toolkit.precision import Precision
+
+if TYPE_CHECKING:
+    from toolkit.analysis.budget import Budget
+    from toolkit.analysis.search import Found
+    from toolkit.analysis.simulation import Simulation
+    from toolkit.data import CalibrationData
+
+_DEFAULTS = {"max_drop": 0.01, "min_agreement": 0.98, "min_sqnr_db": 20.0}
+
+
+class SearchPrecision(InsertQDQ):
+    """Quantize like insert_qdq, but keep in float the layers that the accuracy budget does not allow to quantize.
+
+    Use it in place of insert_qdq; it takes the same settings. The budget is the recipe's [evaluation] budget unless
+    one is given here. It decides on calibration samples, so that the test data stay unseen.
+    """
+
+    name = "search_precision"
+    max_drop: float | None = Field(None, ge=0, description="largest drop of the metric; default: [evaluation] budget")
+    min_sqnr_db: float | None = Field(None, description="smallest SQNR of the outputs; default: [evaluation] budget")
+    min_agreement: float | None = Field(None, ge=0, le=1, description="smallest share of the float model's winners")
+    margin: float = Field(1.0, ge=0, description="safety against other samples: dB of SQNR, standard errors of shares")
+    max_ms: float | None = Field(None, gt=0, description="largest predicted latency in milliseconds")
+    keep: Literal["fp16", "bf16", "fp32"] | None = Field(None, description="precision of kept layers; default: rest")
+    gpu: str = Field("A10", description="the GPU that times are predicted for, from datasheet figures")
+    data: Literal["calibration", "evaluation"] = Field("calibration", description="the samples to decide on")
+    samples: int | None = Field(256, gt=0, description="decide on at most this many samples")
+    batch: int = Field(32, gt=0, description="samples to run at once")
+    evaluations: int | None = Field(None, gt=0, description="plans to evaluate at most; default 2 log2(groups) + 8")
+    try_ranges: bool = Field(True, description="try the ranges of other calibration methods before giving a layer up")
+    threads: int | None = Field(None, gt=0, description="batches computed at once; default one a core")
+
+    def apply(self, model: Model, context: Context) -> None:
+        """Search, write what stays float into the plan, then insert the pairs of the rest.
+
+        Raises:
+            RangesError: there is no calibration data.
+            DataError: there is no data to decide on.
+            RecipeError: the budget needs a metric that is not there.
+        """
+        if context.services.get("dry_run"):
+            context.journal.noted("a run would search which layers stay float; here all are quantized", rule="dry-run")
+        elif self.placement(model, context).activations:
+            self.raise_opset(model, self.placement(model, context))
+            found = self._search(model, context)
+            self._take(found, context)
+        super().apply(model, context)
+
+    def _search(self, model: Model, context: Context) -> Found:
+        from toolkit.analysis.cost import CostModel
+        from toolkit.analysis.gpus import find
+        from toolkit.analysis.search import Search
+        from toolkit.analysis.simulation import Settings, Simulation
+        from toolkit.analysis.switches import wanted_tensors
+
+        judge = self.judge(model, context)
+        facts = model.facts(context.profiles)
+        ranges = context.ranges(model, wanted_tensors(model, facts, judge, self.activation_matmul))
+        data, metric = self._data(model, context)
+        evaluation = self._evaluation(context)
+        settings = Settings(
+            precision=Precision(self.dtype), activation_matmul=self.activation_matmul, weights=self.weights,
+            metric=metric, output=getattr(evaluation, "output", None), batch=self.batch, samples=self.samples,
+            threads=self.threads, allow_code=getattr(context.services.get("pipeline"), "allow_code", True),
+        )  # fmt: skip
+        simulation = Simulation(model, ranges, data, context.profiles, judge, settings)
+        used = sum(feed.count for feed in simulation.feeds)
+        context.journal.noted(f"the search decides on {used} samples of {data.name}", rule="search-data")
+        folder = self._folder(context)
+        cost = CostModel(simulation.switches, simulation.facts, find(self.gpu), context.rest)
+        found = Search(
+            simulation, self._budget(context, simulation), cost, evaluations=self.evaluations,
+            try_ranges=self.try_ranges, log=folder / "search.jsonl" if folder else None,
+            best=folder / "search_best.json" if folder else None, progress=context.progress,
+        ).run()  # fmt: skip
+        self._report(found, context)
+        return found
+
+    def _evaluation(self, context: Context) -> Any:
+        pipeline = context.services.get("pipeline")
+        return pipeline.recipe.evaluation if pipeline is not None else context.services.get("evaluation")
+
+    def _data(self, model: Model, context: Context) -> tuple[CalibrationData, str | None]:
+        """The samples to decide on, and the metric where they have labels for it."""
+        from toolkit.analysis.simulation import with_labels
+
+        pipeline = context.services.get("pipeline")
+        metric = getattr(self._evaluation(context), "metric", None)
+        data: CalibrationData | None
+        if self.data == "evaluation":
+            data = (
+                pipeline.evaluation_data(model)[0] if pipeline is not None else context.services.get("evaluation_data")
+            )
+            context.journal.noted(
+                "the search decides on the evaluation data, as the recipe says: the accuracy measured on them later is "
+                "not independent", rule="search-data",
+            )  # fmt: skip
+        elif pipeline is not None:
+            data = pipeline.calibration_data(model)
+        else:
+            data = context.services.get("calibration_data", getattr(context.provider, "data", None))
+        if data is None:
+            raise DataError("the search has no samples to decide on", remedy="give [calibration] data")
+        if metric is None:
+            return data, None
+        labelled = with_labels(data)
+        if labelled is not None:
+            return labelled, metric
+        context.journal.noted(
+            f"{data.name} has no labels: the search asks for agreement with the float model instead of {metric}",
+            rule="search-data",
+        )
+        return data, None
+
+    def _budget(self, context: Context, simulation: Simulation) -> Budget:
+        from toolkit.analysis.budget import Budget
+        from toolkit.analysis.metrics import make_metric
+
+        own = {key: getattr(self, key) for key in ("max_drop", "min_sqnr_db", "min_agreement")}
+        evaluation = self._evaluation(context)
+        if not any(value is not None for value in own.values()):
+            section = getattr(evaluation, "budget", None)
+            own = {key: getattr(section, key, None) for key in (*own, "min_value")}
+        settings = simulation.settings
+        if settings.metric is None:
+            drop = own.pop("max_drop", None)
+            own.pop("min_value", None)
+            # a sample whose winner stays cannot lose accuracy: agreement bounds the drop
+            if drop is not None and simulation.classes and own.get("min_agreement") is None:
+                own["min_agreement"] = 1.0 - drop
+        if not any(value is not None for value in own.values()):
+            kind = "max_drop" if settings.metric else "min_agreement" if simulation.classes else "min_sqnr_db"
+            own[kind] = _DEFAULTS[kind]
+            context.journal.noted(f"the recipe has no budget: {kind} = {own[kind]} is taken", rule="search-budget")
+        better = True
+        if settings.metric is not None:
+            better = make_metric(settings.metric, settings.output, settings.allow_code).higher_is_better
+        return Budget(**own, max_ms=self.max_ms, margin=self.margin, higher_is_better=better)
+
+    def _folder(self, context: Context) -> Path | None:
+        pipeline = context.services.get("pipeline")
+        return pipeline.folder.hidden if pipeline is not None else context.services.get("folder")
+
+    def _report(self, found: Found, context: Context) -> None:
+        from toolkit.files import write_json
+
+        pipeline = context.services.get("pipeline")
+        folder = pipeline.path if pipeline is not None else context.services.get("folder")
+        if folder is not None:
+            write_json(folder / "search.json", found.to_json())
+            context.services.setdefault("files", []).append(str(folder / "search.json"))
+        best = found.best
+        text = f"{len(found.plans)} plans tried; {best.quantized:.0%} of the multiply-accumulates stay {self.dtype}"
+        context.journal.noted(f"{text}; {len(best.kept)} layers stay float", rule="search")
+        if not best.meets:
+            lacks = ", ".join(f"{name} by {value:.4g}" for name, value in best.lacks.items())
+            context.journal.noted(f"no plan meets the budget; the nearest one misses {lacks}", rule="search-missed")
+        for note in found.notes:
+            context.journal.noted(note, rule="search")
+
+    def _take(self, found: Found, context: Context) -> None:
+        """Write the plan's float layers and its ranges where insert_qdq will find them."""
+        keep = Precision(self.keep) if self.keep else context.rest
+        groups = {group.name: group for group in found.sensitivity.groups} if found.sensitivity else {}
+        full = found.sensitivity.full if found.sensitivity else None
+        for name in found.best.kept:
+            group = groups.get(name)
+            why = f"{self.dtype} misses the accuracy budget with it"
+            if group is not None and group.alone is not None and full is not None:
+                why += f": alone it leaves {group.alone.sqnr_db:.1f} dB at the output"
+                if group.without is not None:
+                    why += f", without it {group.without.sqnr_db:.1f} dB instead of {full.sqnr_db:.1f}"
+            context.plan.ask(name, keep, why)
+            context.journal.changed(name, f"stays {keep}", why)
+        ranges = context.known_ranges
+        for tensor, amax in found.best.amax.items():
+            assert ranges is not None
+            before = ranges.tensors[tensor]
+            method = found.methods.get(tensor, before.method)
+            ranges.tensors[tensor] = replace(before, amax=amax, method=method)
+            why = f"{before.method} gives {before.amax:.4g}, which costs more at the output than {amax:.4g}"
+            context.journal.noted(f"tensor '{tensor}' takes the range of method {method}: {why}", rule="search-range")

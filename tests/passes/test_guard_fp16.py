@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from passes.guard_fp16 import GuardFP16
+from tests.conftest import build, node, normal
+from toolkit import Context, Model, Precision, Ranges
+
+
+def guarded(proto: onnx.ModelProto, observed: dict[str, tuple[float, float]], **settings: object) -> Context:
+    context = Context(known_ranges=Ranges(observed=observed))
+    model = Model.from_proto(proto)
+    before = model.fingerprint()
+    GuardFP16(**settings)(model, context)
+    assert model.fingerprint() == before
+    return context
+
+
+def asked(context: Context) -> set[str]:
+    return {name for name, ask in context.plan.items() if ask.precision is Precision.FP32}
+
+
+def decomposed_norm() -> onnx.ModelProto:
+    return build(
+        [
+            node("ReduceMean", ["x"], ["mean"], axes=[-1]), node("Sub", ["x", "mean"], ["d"]),
+            node("Mul", ["d", "d"], ["square"]), node("ReduceMean", ["square"], ["var"], axes=[-1]),
+            node("Add", ["var", "eps"], ["ve"]), node("Sqrt", ["ve"], ["sd"]), node("Div", ["d", "sd"], ["y"]),
+        ],
+        {"x": ["n", 16]}, {"y": ["n", 16]}, {"eps": np.float32(1e-12).reshape(())},
+    )  # fmt: skip
+
+
+def test_only_the_square_and_its_readers_are_kept():
+    calm = {"x": (-300, 300), "mean": (-3, 3), "d": (-300, 300), "square": (0, 9e4), "var": (0.1, 3e4), "ve": (0.1, 3e4),
+            "sd": (0.3, 173), "y": (-4, 4)}  # fmt: skip
+    context = guarded(decomposed_norm(), calm)
+    assert asked(context) == {"square", "var"}
+    assert "9e+04" in context.plan.get("square").reason and "margin" in context.plan.get("square").reason
+
+
+def test_a_vanishing_epsilon_counts_only_near_zero():
+    quiet = {"x": (-1, 1), "mean": (-1, 1), "d": (-1, 1), "square": (0, 1), "var": (0.0, 1), "ve": (1e-12, 1),
+             "sd": (1e-6, 1), "y": (-1, 1)}  # fmt: skip
+    assert asked(guarded(decomposed_norm(), quiet)) == {"ve"}
+    assert asked(guarded(decomposed_norm(), {**quiet, "var": (0.01, 1), "ve": (0.01, 1), "sd": (0.1, 1)})) == set()
+
+
+def test_fused_normalization_is_judged_by_its_square():
+    proto = build(
+        [node("LayerNormalization", ["x", "g"], ["y"])],
+        {"x": ["n", 16]},
+        {"y": ["n", 16]},
+        {"g": np.ones(16, np.float32)},
+    )
+    assert asked(guarded(proto, {"x": (-100, 100), "y": (-3, 3)})) == set()
+    assert asked(guarded(proto, {"x": (-400, 100), "y": (-3, 3)})) == {"y"}
+
+
+def test_softmax_is_judged_by_its_scores_not_its_name_or_mask():
+    proto = build([node("Softmax", ["x"], ["y"])], {"x": ["n", 16]}, {"y": ["n", 16]})
+    assert asked(guarded(proto, {"x": (-10000, 40), "y": (0, 1)})) == set()
+    assert asked(guarded(proto, {"x": (-10, 4000), "y": (0, 1)})) == {"y"}
+
+
+def test_a_long_mean_is_judged_by_its_sum():
+    proto = build([node("GlobalAveragePool", ["x"], ["y"])], {"x": [1, 4, 200, 200]}, {"y": [1, 4, 1, 1]})
+    assert asked(guarded(proto, {"x": (0, 9), "y": (0, 3)})) == {"y"}
+    assert asked(guarded(proto, {"x": (-9, 9), "y": (0, 0.1)})) == set()
+
+
+def test_token_ids_are_no_risk():
+    proto = build(
+        [node("Gather", ["table", "ids"], ["e"]), node("MatMul", ["e", "w"], ["y"])],
+        {"ids": ["n", 4]}, {"y": ["n", 4, 8]}, {"table": normal(100_000, 8), "w": normal(8, 8, seed=1)},
+        types={"ids": TensorProto.INT64},
+    )  # fmt: skip
+    assert asked(guarded(proto, {"ids": (0, 99_999), "e": (-5, 5), "y": (-50, 50)})) == set()
+
+
+def test_weights_that_overflow_or_vanish():
+    def proto(scale: float) -> onnx.ModelProto:
+        return build(
+            [node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 8]}, {"y": ["n", 8]}, {"w": normal(8, 8, scale=scale)}
+        )
+
+    assert asked(guarded(proto(1e5), {"x": (-1e-3, 1e-3), "y": (-1, 1)})) == {"y"}
+    assert asked(guarded(proto(1e-7), {"x": (-1e4, 1e4), "y": (-1, 1)})) == {"y"}
+    assert asked(guarded(proto(1.0), {"x": (-1, 1), "y": (-9, 9)})) == set()
+
+
+def test_margin_and_bf16():
+    proto = build([node("Mul", ["x", "x"], ["y"])], {"x": ["n", 8]}, {"y": ["n", 8]})
+    assert asked(guarded(proto, {"x": (0, 200), "y": (0, 40_000)})) == {"y"}
+    assert asked(guarded(proto, {"x": (0, 200), "y": (0, 40_000)}, margin=1.0)) == set()
+    context = guarded(proto, {"x": (0, 200), "y": (0, 40_000)}, precision="bf16")
+    assert context.plan.get("y").precision is Precision.BF16

@@ -1,0 +1,307 @@
+"""The tensorrt backend as far as it goes without a GPU: choices by version, the network's precisions, calibration."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests.toolkit.backends.backend_models import mnist_profiles
+from tests.toolkit.backends.recorded_models import DATA, mnist
+from toolkit.backends import calibrators, tensorrt
+from toolkit.backends.attribution import attribute
+from toolkit.backends.base import EngineSettings, Extras
+from toolkit.backends.calibrators import Calibration
+from toolkit.backends.tensorrt import TensorRTBackend
+from toolkit.backends.weak_network import set_precisions, set_ranges
+from toolkit.calibration.ranges import Range, Ranges
+from toolkit.errors import BackendError
+from toolkit.plan import PrecisionPlan
+
+OLD = {"version": "8.6.0", "strong": False, "weak": True, "implicit": True}
+MIDDLE = {"version": "10.3.0", "strong": True, "weak": True, "implicit": True}
+NEW = {"version": "11.0.0.1", "strong": True, "weak": False, "implicit": False}
+
+
+@pytest.mark.parametrize(
+    ("features", "settings", "typing"),
+    [
+        (OLD, {}, "weak"), (MIDDLE, {}, "strong"), (NEW, {}, "strong"), (MIDDLE, {"typing": "weak"}, "weak"),
+        (MIDDLE, {"quantization": "implicit"}, "weak"), (OLD, {"quantization": "implicit"}, "weak"),
+    ],
+)  # fmt: skip
+def test_typing_by_what_the_version_offers(features, settings, typing):
+    assert TensorRTBackend(features).typing_for(EngineSettings(**settings)) == typing
+
+
+@pytest.mark.parametrize(
+    ("features", "settings", "match"),
+    [
+        (OLD, {"typing": "strong"}, "8.6.0 has no strong typing"),
+        (NEW, {"typing": "weak"}, "11.0.0.1 has no weak typing"),
+        (NEW, {"quantization": "implicit"}, "quantizes by Q/DQ pairs only.*8.6 to 10"),
+        (MIDDLE, {"quantization": "implicit", "typing": "strong"}, "implicit quantization needs weak typing"),
+    ],
+)
+def test_what_a_version_cannot_do(features, settings, match):
+    with pytest.raises(BackendError, match=match):
+        TensorRTBackend(features).typing_for(EngineSettings(**settings))
+
+
+@pytest.mark.parametrize(("version", "opset"), [("8.6.0", 17), ("10.0.1", 20), ("10.3", 21), ("11.2", 23), ("7", 17)])
+def test_newest_opset(version, opset):
+    assert TensorRTBackend({**OLD, "version": version}).max_opset() == opset
+
+
+def test_a_build_from_what_the_child_answers(tmp_path, monkeypatch):
+    asked = {}
+
+    def run_job(job, request, log, progress):
+        asked.update(request)
+        folder = Path(request["folder"])
+        (folder / "model.engine").write_bytes(b"plan")
+        for index in (0, 1):
+            (folder / f"inspector{index}.json").write_bytes((DATA / f"mnist_mixed_profile{index}.json").read_bytes())
+        return {
+            "version": "8.6.0", "log": ["WARNING: w"], "seconds": 2.0, "inspected": ["inspector0.json", "inspector1.json"],
+            "time_ms": {"pool1": {"a": 0.1}}, "latency": {"a": {"opt": 0.5}, "b": {"opt": 0.7}},
+        }  # fmt: skip
+
+    monkeypatch.setattr(tensorrt, "run_job", run_job)
+    plan = PrecisionPlan()
+    plan.ask("conv2", "int8", "test")
+    ranges = Ranges({"p1": Range(2.0, "minmax")}, observed={"r1": (-3.0, 1.0), "p1": (0.0, 9.0)})
+    made = TensorRTBackend(OLD).build(
+        tmp_path / "m.onnx",
+        mnist_profiles(),
+        EngineSettings(quantization="implicit", tactic_sources=()),
+        extras=Extras(plan=plan, ranges=ranges),
+    )
+    assert made.engine == b"plan" and made.source == "inspector" and len(made.layers) == 26
+    assert asked["plan"] == {"conv2": "int8"} and asked["settings"]["tactic_sources"] == []
+    assert asked["amax"] == {"p1": 2.0, "r1": 3.0}
+    found = attribute(mnist(), made, plan)
+    assert found["conv2"].reason.endswith("int8 in profile 'a', fp16 in profile 'b'")
+    assert set(made.raw["profiles"][0]) == {"Layers", "Bindings"} and json.dumps(made.raw)
+
+
+def batches(*shapes):
+    return [{"x": np.zeros(shape, np.float32)} for shape in shapes]
+
+
+def test_batches_of_different_shapes_are_refused(tmp_path):
+    settings = EngineSettings(quantization="implicit", calibrator="entropy2")
+    extras = Extras(batches=batches((4, 1), (4, 2)))
+    with pytest.raises(BackendError, match=r"batch 1 has shapes .*\(4, 2\).*calibrator = \"ranges\""):
+        TensorRTBackend(OLD).build(tmp_path / "m.onnx", mnist_profiles(), settings, extras=extras)
+
+
+def test_no_batches_are_refused(tmp_path):
+    settings = EngineSettings(quantization="implicit", calibrator="legacy")
+    with pytest.raises(BackendError, match="legacy calibrator got no batch"):
+        TensorRTBackend(OLD).build(tmp_path / "m.onnx", mnist_profiles(), settings)
+
+
+# ---------------------------------------------------------------- a network made of stand-ins
+
+
+def name(text):
+    return SimpleNamespace(name=text)
+
+
+@dataclass
+class Tensor:
+    name: str
+    dtype: object = field(default_factory=lambda: name("FLOAT"))
+    is_shape_tensor: bool = False
+    range: tuple | None = None
+
+    def set_dynamic_range(self, low, high):
+        self.range = (low, high)
+
+
+class ILayer:
+    def __init__(self, kind, title, inputs, outputs, metadata=None, detail=None, weights=()):
+        self.kind, self.name, self.detail, self.weights = kind, title, detail, weights
+        self.ins, self.outs = inputs, outputs
+        self.metadata = f"[ONNX Layer: {title}]" if metadata is None else metadata
+        self.num_inputs, self.num_outputs = len(inputs), len(outputs)
+        self.precision, self.output_types = None, {}
+
+    @property
+    def type(self):
+        return name(self.kind)
+
+    def get_input(self, index):
+        return self.ins[index]
+
+    def get_output(self, index):
+        return self.outs[index]
+
+    def set_output_type(self, index, kind):
+        self.output_types[index] = kind
+
+
+class Detailed(ILayer):
+    @property
+    def type(self):
+        return self.detail
+
+
+class Constant(ILayer):
+    pass
+
+
+TRT = SimpleNamespace(
+    __version__="8.6.0",
+    DataType=SimpleNamespace(FLOAT="FLOAT", HALF="HALF"),
+    IPoolingLayer=Detailed, IActivationLayer=Detailed, IConstantLayer=Constant,
+    PoolingType=SimpleNamespace(MAX="max", AVERAGE="average"),
+    ActivationType=SimpleNamespace(RELU="relu", CLIP="clip", SIGMOID="sigmoid"),
+    IInt8MinMaxCalibrator=object,
+)  # fmt: skip
+
+
+class Network:
+    """x -> conv -> relu -> pool -> gemm (product, bias) -> sigmoid -> y."""
+
+    def __init__(self):
+        t = self.tensors = {n: Tensor(n) for n in ("x", "c", "r", "p", "g0", "bias", "g", "y")}
+        t["s"] = Tensor("s", name("INT32"))
+        self.layers = [
+            ILayer("CONVOLUTION", "conv", [t["x"]], [t["c"]]),
+            ILayer("ACTIVATION", "relu", [t["c"]], [t["r"]], detail="relu"),
+            ILayer("POOLING", "pool", [t["r"]], [t["p"]], detail="max"),
+            ILayer("SHAPE", "shape", [t["p"]], [t["s"]]),
+            ILayer("MATRIX_MULTIPLY", "gemm", [t["p"]], [t["g0"]]),
+            ILayer("CONSTANT", "bias", [], [t["bias"]], metadata="", weights=[-0.5, 0.25]),
+            ILayer("ELEMENTWISE", "gemm_2", [t["g0"], t["bias"]], [t["g"]], metadata="[ONNX Layer: gemm]"),
+            ILayer("ACTIVATION", "sigmoid", [t["g"]], [t["y"]], detail="sigmoid"),
+        ]
+        self.num_layers, self.num_inputs, self.num_outputs = len(self.layers), 1, 1
+
+    def get_layer(self, index):
+        return self.layers[index]
+
+    def get_input(self, index):
+        return self.tensors["x"]
+
+    def get_output(self, index):
+        return self.tensors["y"]
+
+    def set(self):
+        return {layer.name: layer.precision for layer in self.layers if layer.precision}
+
+
+def test_precisions_go_to_the_layers_of_their_nodes():
+    network = Network()
+    asked = {"conv": "int8", "gemm": "fp16", "sigmoid": "fp32", "shape": "fp16"}
+    assert set_precisions(TRT, network, asked, "fp16", implicit=False) == 3
+    assert network.set() == {"gemm": "HALF", "gemm_2": "HALF", "sigmoid": "FLOAT"}
+    by_name = {layer.name: layer for layer in network.layers}
+    assert by_name["gemm"].output_types == {0: "HALF"}
+    assert by_name["sigmoid"].output_types == {}, "a network output keeps its type"
+
+
+def test_the_rest_is_held_in_fp32_where_some_are_fp16():
+    network = Network()
+    set_precisions(TRT, network, {"gemm": "fp16"}, "fp32", implicit=False)
+    assert network.set() == {"conv": "FLOAT", "relu": "FLOAT", "pool": "FLOAT", "gemm": "HALF", "gemm_2": "HALF",
+                             "sigmoid": "FLOAT"}  # fmt: skip
+
+
+def test_implicit_quantization_keeps_its_hands_off_what_nobody_asked():
+    network = Network()
+    set_precisions(TRT, network, {"conv": "int8"}, "fp16", implicit=True)
+    assert network.set() == {"gemm": "HALF"}
+
+
+def test_ranges_reach_the_tensors_inside_kernels():
+    network = Network()
+    assert set_ranges(TRT, network, {"x": 1.0, "r": 4.0, "g": 8.0, "y": 0.0}) == ["y"]
+    found = {name: tensor.range for name, tensor in network.tensors.items() if tensor.range}
+    assert found == {"x": (-1, 1), "r": (-4, 4), "c": (-4, 4), "p": (-4, 4), "g": (-8, 8), "g0": (-8, 8),
+                     "bias": (-0.5, 0.5)}  # fmt: skip
+
+
+# ---------------------------------------------------------------- calibration
+
+
+@pytest.fixture
+def calibration(tmp_path, monkeypatch):
+    import polygraphy.backend.trt
+
+    monkeypatch.setattr(polygraphy.backend.trt, "Calibrator", lambda **given: SimpleNamespace(**given), raising=False)
+    (tmp_path / "m.onnx").write_bytes(b"model")
+
+    def make(shapes=((8, 3), (8, 3)), calibrator="minmax", profile="b", seed=0):
+        files = []
+        for number, shape in enumerate(shapes):
+            files.append(str(tmp_path / f"{number}.npz"))
+            np.savez(files[-1], x=np.full(shape, seed, np.float32))
+        extents = {"a": [4, 3], "b": [8, 3]}
+        request = {
+            "settings": {"calibrator": calibrator}, "batches": files, "calibration_profile": profile,
+            "model": str(tmp_path / "m.onnx"), "calibration_cache": str(tmp_path / "cache"),
+            "profiles": [{"name": n, "shapes": {"x": {"min": e, "opt": e, "max": e}}} for n, e in extents.items()],
+        }  # fmt: skip
+        return Calibration(TRT, request, {"x": [-1, 3]})
+
+    return make
+
+
+def silent():
+    said = []
+    return SimpleNamespace(log=said.append, said=said)
+
+
+def test_all_batches_used_leaves_a_fingerprint_and_the_cache_is_used_again(calibration, tmp_path):
+    first = calibration()
+    assert [batch["x"].shape for batch in first.calibrator.data_loader] == [(8, 3), (8, 3)]
+    (tmp_path / "cache").write_text("TRT-8600-MinMaxCalibration\nx: 3c010204\n")
+    first.finish(silent())
+    assert json.loads((tmp_path / "cache.json").read_text())["batches"] == 2
+    talk = silent()
+    calibration().finish(talk)
+    assert (tmp_path / "cache").exists() and "made from the same model and data" in talk.said[0]
+
+
+@pytest.mark.parametrize("change", ["data", "sidecar"])
+def test_a_cache_made_from_something_else_is_not_used(calibration, tmp_path, change):
+    first = calibration()
+    list(first.calibrator.data_loader)
+    (tmp_path / "cache").write_text("old")
+    first.finish(silent())
+    if change == "sidecar":
+        (tmp_path / "cache.json").write_text("{")
+    calibration(seed=1 if change == "data" else 0)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_calibration_that_ended_early_is_an_error_and_leaves_no_cache(calibration, tmp_path):
+    made = calibration()
+    next(iter(made.calibrator.data_loader))
+    (tmp_path / "cache").write_text("partial")
+    with pytest.raises(BackendError, match="took 1 of 2 calibration batches"):
+        made.finish(silent())
+    assert not (tmp_path / "cache").exists()
+
+
+def test_batches_must_have_the_profiles_opt_shape(calibration):
+    with pytest.raises(BackendError, match=r"batch 1 has .*\(7, 3\).*opt shapes are .*\(8, 3\)"):
+        calibration(shapes=((8, 3), (7, 3)))
+    calibration(shapes=((4, 3),), profile="a")
+
+
+def test_a_version_without_the_calibrator(calibration):
+    with pytest.raises(BackendError, match=r"8.6.0 has no IInt8LegacyCalibrator"):
+        calibration(calibrator="legacy")
+
+
+@pytest.mark.parametrize("calibrator", sorted(calibrators.CLASSES))
+def test_every_calibrator_can_be_asked_for(calibrator):
+    assert EngineSettings(calibrator=calibrator).calibrator == calibrator

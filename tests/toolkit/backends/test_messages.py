@@ -1,0 +1,70 @@
+"""TensorRT's messages become one error that names the node and a remedy."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from toolkit.backends.messages import Messages
+
+
+def heard(*texts, severity="ERROR"):
+    passed = []
+    messages = Messages(SimpleNamespace(log=passed.append))
+    for text in texts:
+        messages.take(severity, text)
+    assert len(passed) == len(texts)
+    return messages
+
+
+@pytest.mark.parametrize(
+    ("texts", "node", "remedy"),
+    [
+        (["4: [network.cpp::validate::3031] Error Code 4: Internal Error (input: kMAX dimensions in profile 0 are [4,3] "
+          "but input has static dimensions [4,4].)"], "", "correct the shapes of the profile"),
+        (["10: [optimizer.cpp::computeCosts::3728] Error Code 10: Internal Error (Could not find any implementation for "
+          "node conv1 + relu1 due to obeyed PRECISION_CONSTRAINTS.)"], "conv1 + relu1", 'constraints = "prefer"'),
+        (["While parsing node number 3 [NonMax -> \"y\"]:", "--- Begin node ---",
+          'input: "x"\noutput: "y"\nname: "nms"\nop_type: "NonMax"\n', "--- End node ---",
+          "ERROR: ModelImporter.cpp:199 In function parseGraph:\n[8] No importer registered for op: NonMax."], "nms",
+         "operator is not supported"),
+        (["1: [defaultAllocator.cpp::allocate::20] Error Code 1: Cuda Runtime (out of memory)"], "", "GPU free"),
+        (["Error Code 1: Myelin ([pass.cpp:1500: run_passes] Cannot compile for target(s) sm86, because the model contains "
+          "HW-specific datatypes: fp8_e4m3.)"], "", "FP8 8.9 or later"),
+        (["Assertion failed: shiftIsAllZeros: TensorRT only supports symmetric quantization: zero point must be 0"], "",
+         "every zero point must be an int8 0"),
+        (["something nobody has seen"], "", "see TensorRT's messages"),
+    ],
+)  # fmt: skip
+def test_the_node_and_the_remedy(texts, node, remedy):
+    error = heard(*texts).error("TensorRT 8.6.0 could not build", "m.onnx")
+    assert str(error).startswith("m.onnx: TensorRT 8.6.0 could not build" + (f" at node '{node}'" if node else ""))
+    assert remedy in error.remedy and error.exit_status == 3
+    assert "Begin node" not in str(error) and "\n" not in str(error)
+
+
+def test_a_complaint_about_the_driver_is_not_the_cause():
+    error = heard(
+        "add: ElementWiseOperation SUM must have same input types. But they are of types Half and Float.",
+        "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (cudaError 35: driver is insufficient)",
+    ).error("refused", "m.onnx")
+    assert "add a Cast" in error.remedy and "driver" not in error.what
+
+
+def test_where_tensorrt_said_nothing_the_cause_speaks():
+    assert "Invalid  Engine".replace("  ", " ") in str(heard().error("failed", "m.onnx", "Invalid   Engine"))
+    assert "gave no reason" in str(heard().error("failed", "m.onnx"))
+
+
+def test_warnings_are_kept_once_and_do_not_explain_an_error():
+    messages = heard("a scale was widened", "a scale was widened", severity="WARNING")
+    assert messages.lines() == ["WARNING: a scale was widened"]
+    assert "widened" not in str(messages.error("failed", "m.onnx"))
+    messages = heard("CUDA initialization failure with error: 35", severity="WARNING")
+    assert "nvidia-smi" in str(messages.error("failed", "m.onnx", "factory function returned nullptr"))
+
+
+def test_verbose_messages_go_nowhere():
+    messages = Messages(SimpleNamespace(log=lambda text: pytest.fail(text)))
+    messages.take("VERBOSE", "thousands of these")

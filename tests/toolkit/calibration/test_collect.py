@@ -1,0 +1,276 @@
+"""Collecting: nothing but the samples decides the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.toolkit.calibration.networks import chain, model, sentences
+from toolkit.calibration.collect import collect
+from toolkit.calibration.collection import Collection, merge_all
+from toolkit.calibration.histogram import Histogram
+from toolkit.data import Batch, CalibrationData
+from toolkit.errors import RangesError
+from toolkit.model import Model
+from toolkit.profiles import Extent, Profiles, ShapeProfile
+
+Array = np.ndarray[Any, Any]
+TAPS = ["x", "doubled", "moved", "kept", "y"]
+CHAIN = chain()
+
+
+def width_profile(name: str, low: int, high: int) -> ShapeProfile:
+    return ShapeProfile(name, {"x": Extent((1, 3, low), (1, 3, low), (8, 3, high))})
+
+
+PROFILES = Profiles((width_profile("short", 2, 5), width_profile("long", 6, 9), width_profile("long twin", 6, 9)))
+
+
+def feeds(widths: list[int], seed: int = 0) -> list[dict[str, Array]]:
+    rng = np.random.default_rng(seed)
+    return [{"x": (rng.standard_normal((1, 3, w)) * 10.0 ** rng.integers(-3, 4)).astype(np.float32)} for w in widths]
+
+
+def data_of(samples: Any, of: Model = CHAIN, profiles: Profiles = PROFILES) -> CalibrationData:
+    return CalibrationData.open(samples, of, profiles)
+
+
+def same(a: Collection, b: Collection) -> bool:
+    return (a.histograms, a.observed, a.infinite, a.samples, a.made_from) == (
+        b.histograms, b.observed, b.infinite, b.samples, b.made_from,
+    )  # fmt: skip
+
+
+def test_equals_numpy_sample_by_sample() -> None:
+    samples = feeds([2, 3, 6, 9, 5])
+    found = collect(CHAIN, TAPS, data_of(samples), PROFILES, scalars=["low"], bins=256)
+    expected = {name: {"short": Histogram(256), "long": Histogram(256)} for name in TAPS}
+    low = []
+    for sample in samples:
+        x = sample["x"]
+        moved = x + np.array([-1, 0, 4], np.float32)[:, None]
+        kept = np.maximum(moved, 0)
+        low.append(-kept)
+        group = "short" if x.shape[2] <= 5 else "long"
+        for name, value in (("x", x), ("doubled", x * 2), ("moved", moved), ("kept", kept), ("y", x * 2 - kept)):
+            expected[name][group].add(value)
+    for name in TAPS:
+        assert found.total(name, "short") == expected[name]["short"]
+        assert found.total(name, "long") == found.total(name, "long twin") == expected[name]["long"]
+        expected[name]["short"].merge(expected[name]["long"])
+        assert found.total(name) == expected[name]["short"], "a sample that two profiles share counts once"
+    assert found.observed == {"low": (min(v.min() for v in low), max(v.max() for v in low) + 0.0)}
+    assert found.samples == {("short",): 3, ("long", "long twin"): 2}
+    assert (found.samples_of("short"), found.samples_of("long twin")) == (3, 2)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(st.integers(2, 9), min_size=3, max_size=12), st.integers(1, 5), st.integers(1, 4), st.randoms())
+def test_order_batch_shards_and_memory_change_nothing(widths: list[int], batch: int, of: int, random: Any) -> None:
+    samples = feeds(widths)
+    plain = collect(CHAIN, TAPS, data_of(samples), scalars=["low"], bins=256, batch=1)
+    shuffled = list(samples)
+    random.shuffle(shuffled)
+    assert same(plain, collect(CHAIN, TAPS, data_of(shuffled), scalars=["low"], bins=256, batch=batch))
+    assert same(plain, collect(CHAIN, TAPS, data_of(samples), scalars=["low"], bins=256, batch=batch, memory=64))
+    parts = []
+    for part in range(1, min(of, len(samples)) + 1):
+        shard = (part, min(of, len(samples)))
+        parts.append(collect(CHAIN, TAPS, data_of(samples), scalars=["low"], bins=256, batch=batch, shard=shard))
+    random.shuffle(parts)
+    merged = merge_all(parts)
+    assert merged.missing_parts == []
+    merged.made_from["shards"] = [[1, 1]]
+    assert same(plain, merged)
+
+
+def test_split_taps_take_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[list[str]] = []
+    from toolkit.calibration import collect as module
+
+    real = module.session
+    monkeypatch.setattr(module, "session", lambda m, outputs, threads: opened.append(outputs) or real(m, outputs))
+    collect(CHAIN, TAPS, data_of(feeds([9] * 3)), memory=2 * 4 * 27 * 2)
+    assert opened == [TAPS[:2], TAPS[2:4], TAPS[4:]]
+
+
+def test_what_no_sample_reaches_counts_once_a_sample() -> None:
+    network = sentences()
+    rng = np.random.default_rng(0)
+    samples = [
+        {"ids": rng.integers(0, 9, (1, n)), "mask": np.ones((1, n), np.int64)} for n in (3, 3, 3, 5, 5, 8, 8, 8, 8)
+    ]
+    extent = Extent((1, 1), (1, 8), (8, 8))
+    profiles = Profiles((ShapeProfile("all", {"ids": extent, "mask": extent}),))
+    results = [
+        collect(network, ["places", "masked", "y"], data_of(samples, network, profiles), batch=size)
+        for size in (1, 2, 8)
+    ]
+    assert all(same(results[0], other) for other in results)
+    assert results[0].total("places").count == sum(s["ids"].size for s in samples)
+
+
+def test_infinities_and_nan_are_left_out_and_counted() -> None:
+    network = model(
+        """
+        g (float[n, 2] x) => (float[n, 2] y)
+        {
+            root = Sqrt(x)
+            logarithm = Log(x)
+            sum = Add(root, logarithm)
+            twice = Add(logarithm, logarithm)
+            y = Neg(sum)
+        }"""
+    )
+    samples = [{"x": np.array([row], np.float32)} for row in ([1, 4], [0, 9], [-1, 2], [-1, -1])]
+    found = collect(network, ["logarithm"], data_of(samples, network, Profiles()), scalars=["root", "twice", "x"])
+    assert found.infinite == {"root", "twice"}
+    assert found.observed["root"] == (0.0, 3.0)
+    assert found.observed["x"] == (-1.0, 9.0)
+    assert found.observed["twice"] == pytest.approx((0.0, 2 * np.log(9)))
+    assert (found.total("logarithm").nonfinite, found.total("logarithm").count) == (4, 4)
+
+
+def test_float16_tensors_and_old_opsets() -> None:
+    import onnx
+
+    text = """<ir_version: 4, opset_import: ["" : 9]>
+    g (float[n, 2] x) => (float[n, 2] y)
+    { half = Cast <to = 10> (x)  more = Add(half, half)  y = Cast <to = 1> (more) }"""
+    network = Model.from_proto(onnx.parser.parse_model(text))
+    samples = [{"x": np.array([[1, -3]], np.float32)}]
+    found = collect(network, ["half"], data_of(samples, network, Profiles()), scalars=["more"])
+    assert found.total("half").absmax == 3.0
+    assert found.observed == {"more": (-6.0, 2.0)}
+
+
+def test_memory_does_not_grow_with_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[int] = []
+    real = CalibrationData.batches
+
+    def watched(self: CalibrationData, *args: Any, **kwargs: Any) -> Iterator[Batch]:
+        for batch in real(self, *args, **kwargs):
+            alive.append(batch.count)
+            yield batch
+
+    monkeypatch.setattr(CalibrationData, "batches", watched)
+    made: list[int] = []
+
+    def generate() -> Iterator[dict[str, Array]]:
+        for i in range(200):
+            made.append(i)
+            assert len(made) - sum(alive) <= 8 + 1, "samples are read no further than the batch under way"
+            yield {"x": np.full((1, 3, 4), i, np.float32)}
+
+    collect(CHAIN, TAPS, data_of(generate), batch=8)
+    assert sum(alive) == 200
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("after", "memory"), [(1, None), (3, None), (1, 432), (7, 432)])
+def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, memory: int | None) -> None:
+    monkeypatch.setattr("toolkit.calibration.checkpoint._SAVE_EVERY", 0.0)
+    samples = feeds([2, 9, 3, 9, 9, 6, 2, 4, 4])
+    settings_ = {"scalars": ["low"], "batch": 2, "memory": memory}
+    plain = collect(CHAIN, TAPS, data_of(samples), **settings_)
+    path = tmp_path / "state.npz"
+    calls: list[int] = []
+
+    def progress(what: str, done: int, total: int) -> None:
+        calls.append(done)
+        if len(calls) == after:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        collect(CHAIN, TAPS, data_of(samples), checkpoint=path, progress=progress, **settings_)
+    assert path.exists()
+    before = len(calls)
+    resumed = collect(CHAIN, TAPS, data_of(samples), checkpoint=path, progress=progress, **settings_)
+    assert same(plain, resumed)
+    assert not path.exists()
+    assert all(done >= calls[before - 1] for done in calls[before:]), "what was done is not done again"
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.calibration.checkpoint._SAVE_EVERY", 0.0)
+    path = tmp_path / "state.npz"
+
+    def stop(*_: Any) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        collect(CHAIN, TAPS, data_of(feeds([2, 3, 4])), checkpoint=path, progress=stop)
+    with pytest.raises(RangesError, match=r"another run, they differ in data"):
+        collect(CHAIN, TAPS, data_of(feeds([2, 3, 5])), checkpoint=path)
+    with pytest.raises(RangesError, match=r"they differ in tensors"):
+        collect(CHAIN, TAPS[:2], data_of(feeds([2, 3, 4])), checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    ("taps", "message"),
+    [
+        (["keptt"], "no tensor of the main graph is named 'keptt'. Did you mean 'kept'"),
+        (["two"], "tensor 'two' is a constant"),
+    ],
+)
+def test_wrong_tensors(taps: list[str], message: str) -> None:
+    with pytest.raises(RangesError, match=message):
+        collect(CHAIN, taps, data_of(feeds([2])))
+
+
+def test_wrong_use() -> None:
+    with pytest.raises(RangesError, match=r"holds int64"):
+        collect(sentences(), ["ids"], data_of([], sentences(), Profiles()))
+    with pytest.raises(RangesError, match=r"no samples to calibrate with"):
+        collect(CHAIN, TAPS, data_of([]))
+    with pytest.raises(RangesError, match=r"no shard 3/2"):
+        collect(CHAIN, TAPS, data_of(feeds([2])), shard=(3, 2))
+    with pytest.raises(RangesError, match=r"other profiles"):
+        collect(CHAIN, TAPS, data_of(feeds([2])), Profiles())
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    found = collect(CHAIN, TAPS, data_of(feeds([2, 6, 8])), scalars=["low"])
+    found.save(tmp_path / "c.npz")
+    assert same(found, Collection.load(tmp_path / "c.npz"))
+    (tmp_path / "d.npz").write_bytes(b"nothing")
+    with pytest.raises(RangesError, match=r"d\.npz: it cannot be read as a collection"):
+        Collection.load(tmp_path / "d.npz")
+
+
+def test_merging_what_does_not_belong_together() -> None:
+    samples = feeds([2, 3, 6, 7])
+
+    def part(i: int, of: int, network: Model = CHAIN, taps: list[str] = TAPS) -> Collection:
+        return collect(network, taps, data_of(samples, network), shard=(i, of))
+
+    first = part(1, 3)
+    assert first.merge(part(3, 3)).missing_parts == ["2/3"]
+    with pytest.raises(RangesError, match=r"part 1/3 is in both"):
+        first.merge(part(1, 3))
+    with pytest.raises(RangesError, match=r"cut differently: 1/3, 2/2"):
+        first.merge(part(2, 2))
+    with pytest.raises(RangesError, match=r"differ in tensors"):
+        first.merge(part(2, 3, taps=TAPS[:3]))
+    other = chain()
+    other.node(other.node_names()[0]).name = "renamed"
+    with pytest.raises(RangesError, match=r"differ in model"):
+        first.merge(part(2, 3, other))
+    with pytest.raises(RangesError, match=r"no parts to join"):
+        merge_all([])
+
+
+def test_stale_collections_are_refused() -> None:
+    found = collect(CHAIN, TAPS, data_of(feeds([2])))
+    found.require(model=CHAIN.fingerprint(), bins=4096)
+    with pytest.raises(RangesError, match=r"made from another bins: 4096 and 2048"):
+        found.require(bins=2048)

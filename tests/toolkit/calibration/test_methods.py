@@ -1,0 +1,115 @@
+"""From a collection to ranges: methods by pattern, weights of profiles, ranges by hand, diagnosis."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from toolkit.calibration.amax import NAMES, amax_by
+from toolkit.calibration.collection import Collection
+from toolkit.calibration.diagnosis import sparse_profiles, unlike_profiles
+from toolkit.calibration.histogram import Histogram
+from toolkit.calibration.methods import make_ranges
+from toolkit.calibration.ranges import Ranges
+from toolkit.errors import RangesError
+from toolkit.precision import Precision
+
+
+def collection() -> Collection:
+    made = Collection(samples={("a",): 30, ("b",): 10}, made_from={"model": "m"})
+    rng = np.random.default_rng(0)
+    for group, scale in ((("a",), 1.0), (("b",), 5.0)):
+        made.histogram(group, "conv/in", 4096).add(rng.standard_normal(20_000).astype(np.float32) * scale)
+        made.histogram(group, "conv/out", 4096).add(np.abs(rng.standard_normal(20_000)).astype(np.float32))
+        made.histogram(group, "dead", 4096).add(np.zeros(100, np.float32))
+    made.observe("other", -2.0, 7e5)
+    return made
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8, Precision.FP8], ids=str)
+@pytest.mark.parametrize("method", NAMES)
+def test_total_and_per_profile(method: str, precision: Precision) -> None:
+    made = collection()
+    ranges = make_ranges(made, method, precision=precision)
+    assert set(ranges.tensors) == {"conv/in", "conv/out", "dead"}
+    for name, value in ranges.tensors.items():
+        assert value.method == method
+        assert value.amax == amax_by(method, made.total(name), precision)
+        assert value.per_profile == {p: amax_by(method, made.total(name, p), precision) for p in ("a", "b")}
+        assert value.samples == 40
+        assert value.diagnosis["amax"][method] == value.amax
+    assert ranges.samples == {"a": 30, "b": 10}
+    assert ranges.observed["other"] == (-2.0, 7e5)
+    assert ranges.observed["conv/in"] == (made.total("conv/in").low, made.total("conv/in").high)
+    assert ranges.made_from["model"] == "m"
+    assert ranges.made_from["method"] == method
+
+
+def test_methods_by_pattern() -> None:
+    ranges = make_ranges(collection(), "minmax", by_pattern={"conv/*": "entropy", "conv/out": "percentile:99"})
+    assert {n: r.method for n, r in ranges.tensors.items()} == {
+        "conv/in": "entropy", "conv/out": "percentile:99", "dead": "minmax",
+    }  # fmt: skip
+    with pytest.raises(RangesError, match=r"pattern 'cnv/in' matches no tensor.*Did you mean 'conv/in'"):
+        make_ranges(collection(), by_pattern={"cnv/in": "mse"})
+    with pytest.raises(RangesError, match=r"no method is called 'entrpy'. Did you mean 'entropy'"):
+        make_ranges(collection(), "entrpy")
+
+
+def test_weights_of_profiles() -> None:
+    made = collection()
+    by_weight = [
+        make_ranges(made, "percentile:99", profile_weights=w).amax("conv/in") for w in ({"b": 0.01}, {}, {"b": 50})
+    ]
+    assert by_weight == sorted(by_weight)
+    assert by_weight[0] < 4 < 10 < by_weight[2]
+    with pytest.raises(RangesError, match=r"'c', which has no samples"):
+        make_ranges(made, profile_weights={"c": 1})
+    with pytest.raises(RangesError, match=r"weight of profile 'a' is -1"):
+        make_ranges(made, profile_weights={"a": -1})
+
+
+def test_ranges_by_hand_win() -> None:
+    ranges = make_ranges(collection(), by_pattern={"*": "mse"}, overrides={"conv/in": 3})
+    assert (ranges.tensors["conv/in"].amax, ranges.tensors["conv/in"].method) == (3.0, "manual")
+    assert ranges.tensors["conv/in"].diagnosis["clipped"] > 0
+    for name, amax in (("conv/inn", 1.0), ("conv/in", 0.0), ("conv/in", float("nan"))):
+        with pytest.raises(RangesError, match=r"set by hand"):
+            make_ranges(collection(), overrides={name: amax})
+
+
+def test_diagnosis(tmp_path: Path) -> None:
+    made = collection()
+    made.histogram(("a",), "conv/out", 4096).add(np.array([np.inf, 400.0], np.float32))
+    ranges = make_ranges(made, "entropy")
+    inside, out, dead = (ranges.tensors[n] for n in ("conv/in", "conv/out", "dead"))
+    assert dead.amax == 0
+    assert dead.diagnosis["notes"] == ["dead"]
+    assert dead.diagnosis["zeros"] == 1.0
+    assert inside.diagnosis["notes"] == []
+    assert out.diagnosis["notes"] == ["one-sided", "infinite"]
+    assert out.diagnosis["nonfinite"] == 1
+    assert out.diagnosis["outlier_ratio"] > 50
+    assert len(out.diagnosis["histogram"]) == 32
+    assert sum(inside.diagnosis["histogram"]) == pytest.approx(1, abs=1e-3)
+    assert 30 < inside.diagnosis["sqnr_db"] < 50
+    ranges.save(tmp_path / "ranges.json")
+    assert json.dumps(Ranges.load(tmp_path / "ranges.json").to_json()) == json.dumps(ranges.to_json())
+
+
+def test_unlike_and_sparse_profiles() -> None:
+    ranges = make_ranges(collection(), "minmax")
+    (found,) = unlike_profiles(ranges)
+    assert (found.tensor, found.low, found.high) == ("conv/in", "a", "b")
+    assert found.ratio == pytest.approx(5, rel=0.2)
+    assert unlike_profiles(ranges, 8.0) == []
+    assert sparse_profiles(ranges.samples, 20) == {"b": 10}
+
+
+def test_a_missing_tensor() -> None:
+    with pytest.raises(RangesError, match=r"'conv' was not collected. Did you mean"):
+        collection().total("conv")
+    assert Histogram().used == 0

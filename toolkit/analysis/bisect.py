@@ -1,0 +1,162 @@
+"""The smallest set of layers to keep float so that a check passes: delta debugging over any subset.
+
+A. Zeller, R. Hildebrandt, "Simplifying and isolating failure-inducing input", IEEE TSE 28(2), 2002: the ddmin
+algorithm. The result is 1-minimal: giving back any one layer makes the check fail.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.analysis.log import Log
+from toolkit.errors import QtoolError
+from toolkit.files import sha256_json
+
+Check = Callable[[frozenset[str]], bool]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One answer of the check: which layers were kept float, and whether it passed."""
+
+    kept: tuple[str, ...]
+    passed: bool
+
+
+@dataclass
+class Bisection:
+    """The result.
+
+    Attributes:
+        kept: the layers to keep float, in the graph's order; empty where the check passes with all quantized.
+        verdicts: all answers, in order.
+        checks: how often the check was run now; the rest came from the log.
+        precision: what the recipe fragment asks for.
+    """
+
+    kept: list[str]
+    verdicts: list[Verdict] = field(default_factory=list)
+    checks: int = 0
+    precision: str = "fp16"
+
+    def fragment(self) -> str:
+        """Lines to paste into a recipe before insert_qdq; empty where nothing has to be kept."""
+        if not self.kept:
+            return ""
+        nodes = "".join(f"    {json.dumps(name)},\n" for name in self.kept)
+        return (
+            f'[[pass]]\nuse = "keep_precision"\nnodes = [\n{nodes}]\nprecision = "{self.precision}"\n'
+            'reason = "found by qtool bisect"\n'
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        return {
+            "kept": self.kept,
+            "checks": self.checks,
+            "verdicts": [{"kept": list(v.kept), "passed": v.passed} for v in self.verdicts],
+            "recipe": self.fragment(),
+        }
+
+
+def bisect(
+    names: Sequence[str],
+    check: Check,
+    *,
+    log: Path | None = None,
+    fingerprint: str = "",
+    repeats: int = 2,
+    precision: str = "fp16",
+    progress: Progress | None = None,
+) -> Bisection:
+    """Find a smallest set of layers whose being kept float makes the check pass.
+
+    Args:
+        names: all layers that can be quantized, in the graph's order.
+        check: says whether the model passes with these layers kept float and all others quantized.
+        log: a JSON-lines file of verdicts; one that is there for the same ``fingerprint`` is not asked again.
+        fingerprint: what the verdicts depend on.
+        repeats: how often the check is run with everything quantized, with everything float, and on the answer; an
+            answer that changes shows that the check is flaky.
+        precision: what the recipe fragment asks for: fp16, bf16 or fp32.
+        progress: called with what is being done, how much is done, and of how much.
+
+    Raises:
+        QtoolError: the check fails with all layers float, or gives unlike answers for the same model.
+    """
+    asker = _Asker(list(names), check, Log(log, fingerprint), max(1, repeats), progress)
+    everything = frozenset(names)
+    if asker.surely(frozenset(), "everything quantized"):
+        return Bisection([], asker.verdicts, asker.checks, precision)
+    if not asker.surely(everything, "every layer float"):
+        raise QtoolError(
+            "the check fails even with every layer float",
+            remedy="the cause is not among the quantized layers: run the check on the float model",
+        )
+    kept = _minimal(list(names), asker.ask)
+    asker.surely(frozenset(kept), "the answer")
+    order = {name: place for place, name in enumerate(names)}
+    return Bisection(sorted(kept, key=order.__getitem__), asker.verdicts, asker.checks, precision)
+
+
+class _Asker:
+    def __init__(self, names: list[str], check: Check, log: Log, repeats: int, progress: Progress | None) -> None:
+        self.names, self.check, self.log, self.repeats = names, check, log, repeats
+        self.progress = progress or (lambda what, done, total: None)
+        self.verdicts: list[Verdict] = []
+        self.checks = 0
+
+    def ask(self, kept: frozenset[str], turn: int = 0) -> bool:
+        """One verdict, from the log where it is there."""
+        key = sha256_json([sorted(kept), turn])
+        line = self.log.get(key)
+        if line is None:
+            passed = bool(self.check(kept))
+            self.checks += 1
+            self.log.add(key, {"kept": sorted(kept), "turn": turn, "passed": passed})
+        else:
+            passed = bool(line["passed"])
+        self.verdicts.append(Verdict(tuple(sorted(kept)), passed))
+        self.progress("bisect", len(self.verdicts), len(self.names))
+        return passed
+
+    def surely(self, kept: frozenset[str], words: str) -> bool:
+        """A verdict asked several times.
+
+        Raises:
+            QtoolError: the answers differ.
+        """
+        answers = [self.ask(kept, turn) for turn in range(self.repeats)]
+        if len(set(answers)) > 1:
+            told = ", ".join("pass" if answer else "fail" for answer in answers)
+            raise QtoolError(
+                f"the check is flaky: with {words} it answers {told}",
+                remedy="make the check deterministic (fixed samples and seeds, a threshold further from the values)",
+            )
+        return answers[0]
+
+
+def _minimal(items: list[str], passes: Callable[[frozenset[str]], bool]) -> list[str]:
+    """Ddmin: a subset of ``items``, all of which together pass, from which no single one can be left out."""
+    parts = 2
+    while len(items) >= 2:
+        size = -(-len(items) // parts)
+        blocks = [items[i : i + size] for i in range(0, len(items), size)]
+        smaller = next((block for block in blocks if passes(frozenset(block))), None)
+        if smaller is not None:
+            items, parts = smaller, 2
+            continue
+        rests = ([x for x in items if x not in block] for block in blocks) if len(blocks) > 2 else iter(())
+        rest = next((rest for rest in rests if passes(frozenset(rest))), None)
+        if rest is not None:
+            items, parts = rest, max(parts - 1, 2)
+            continue
+        if size == 1:
+            break
+        parts = min(len(items), 2 * parts)
+    return items

@@ -1,0 +1,78 @@
+"""What a plan must keep, and how far an outcome is from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from toolkit.analysis.outcome import Outcome
+from toolkit.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What must hold; None does not matter.
+
+    Attributes:
+        max_drop: largest drop of the metric, in its units.
+        min_value: smallest value of the metric.
+        min_sqnr_db: smallest SQNR of the worst output.
+        min_agreement: smallest share of positions with the float model's winner.
+        max_ms: largest predicted latency in milliseconds.
+        margin: how much better than the limits a plan must be, since other samples will differ: in dB for the SQNR,
+            in standard errors for the metric and the agreement. A share p of n positions has the standard error
+            sqrt(p (1 - p) / n), where p is the share whose winner changed.
+        higher_is_better: which way the metric goes.
+    """
+
+    max_drop: float | None = None
+    min_value: float | None = None
+    min_sqnr_db: float | None = None
+    min_agreement: float | None = None
+    max_ms: float | None = None
+    margin: float = 0.0
+    higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        limits = (self.max_drop, self.min_value, self.min_sqnr_db, self.min_agreement)
+        if all(limit is None for limit in limits):
+            raise RecipeError(
+                "the search has no budget of accuracy", remedy="give max_drop, min_sqnr_db or min_agreement"
+            )
+
+    def lacks(self, outcome: Outcome, reference: Outcome, seconds: float | None = None) -> dict[str, float]:
+        """How far each limit is missed, in the limit's own units; empty where all hold.
+
+        Raises:
+            RecipeError: the budget is one of a metric, and no metric was measured.
+        """
+        found: dict[str, float] = {}
+        spread = self.margin * _standard_error(outcome)
+        sign = 1.0 if self.higher_is_better else -1.0
+        if self.max_drop is not None or self.min_value is not None:
+            if outcome.metric is None or reference.metric is None:
+                raise RecipeError("the budget is one of a metric, and there is none", remedy="set [evaluation] metric")
+            if self.max_drop is not None:
+                found["max_drop"] = sign * (reference.metric - outcome.metric) + spread - self.max_drop
+            if self.min_value is not None:
+                found["min_value"] = sign * (self.min_value - outcome.metric)
+        if self.min_sqnr_db is not None:
+            found["min_sqnr_db"] = self.min_sqnr_db + self.margin - outcome.sqnr_db
+        if self.min_agreement is not None and outcome.agreement is not None:
+            found["min_agreement"] = self.min_agreement + spread - outcome.agreement
+        if self.max_ms is not None and seconds is not None:
+            found["max_ms"] = seconds * 1e3 - self.max_ms
+        return {name: lack for name, lack in found.items() if lack > 1e-9}
+
+    def distance(self, lacks: dict[str, float]) -> float:
+        """One number for how far a plan is from the budget: each lack in tenths of its usual size, added."""
+        usual = {"max_drop": 0.01, "min_value": 0.01, "min_sqnr_db": 3.0, "min_agreement": 0.01,
+                 "max_ms": max(self.max_ms or 0.0, 1e-9) / 10}  # fmt: skip
+        total = sum(lack / usual[name] for name, lack in lacks.items())
+        return total if math.isfinite(total) else math.inf
+
+
+def _standard_error(outcome: Outcome) -> float:
+    if outcome.agreement is None or not outcome.positions:
+        return 0.0
+    return math.sqrt(outcome.agreement * (1 - outcome.agreement) / outcome.positions)

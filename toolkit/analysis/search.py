@@ -1,0 +1,300 @@
+"""The cheapest plan within a budget: better ranges first, then the fewest and cheapest layers kept float."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.analysis.budget import Budget
+from toolkit.analysis.cost import CostModel
+from toolkit.analysis.log import Log
+from toolkit.analysis.outcome import Outcome
+from toolkit.analysis.sensitivity import Sensitivity, exact
+from toolkit.analysis.simulation import Simulation
+from toolkit.files import sha256_json, write_json
+
+SCHEMA = "qtool-search-1"
+_BETTER = 0.7
+_WORST_GROUPS = 8
+_WORST_SHARE = 0.02
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One plan that was evaluated.
+
+    Attributes:
+        kept: groups that stay float, sorted.
+        amax: ranges that differ from calibration's, by tensor.
+        outcome: what it does to the outputs.
+        lacks: how far it misses the budget, by limit; empty where it meets it.
+        seconds: predicted time, unchanged nodes left out.
+        quantized: share of multiply-accumulates that are quantized.
+    """
+
+    kept: tuple[str, ...]
+    amax: Mapping[str, float]
+    outcome: Outcome
+    lacks: Mapping[str, float]
+    seconds: float
+    quantized: float
+
+    @property
+    def meets(self) -> bool:
+        """Whether it meets the budget."""
+        return not self.lacks
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        return {
+            "kept": list(self.kept), "amax": dict(self.amax), "outcome": self.outcome.to_json(),
+            "lacks": {k: v if math.isfinite(v) else str(v) for k, v in self.lacks.items()},
+            "predicted_ms": self.seconds * 1e3, "quantized_macs": self.quantized,
+        }  # fmt: skip
+
+
+@dataclass
+class Found:
+    """The result of a search.
+
+    Attributes:
+        best: the cheapest plan that meets the budget, or the nearest one.
+        plans: all plans evaluated, in order.
+        evaluations: how many there were.
+        sensitivity: of all groups; None where the first plan met the budget.
+        reference: the float model's outcome.
+        methods: for every tensor whose range was replaced, the method that gave the new one.
+        notes: what the reader should know.
+    """
+
+    best: Plan
+    plans: list[Plan]
+    evaluations: int
+    sensitivity: Sensitivity | None
+    reference: Outcome
+    methods: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def front(self) -> list[Plan]:
+        """The Pareto front of noise against predicted time, the fastest first."""
+        front: list[Plan] = []
+        for plan in sorted(self.plans, key=lambda p: (p.seconds, p.outcome.noise)):
+            if not front or plan.outcome.noise < front[-1].outcome.noise:
+                front.append(plan)
+        return front
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of search.json."""
+        return {
+            "schema": SCHEMA, "met": self.best.meets, "best": self.best.to_json(), "evaluations": self.evaluations,
+            "float": self.reference.to_json(), "methods": self.methods, "notes": self.notes,
+            "front": [plan.to_json() for plan in self.front()],
+            "sensitivity": self.sensitivity.to_json() if self.sensitivity is not None else None,
+        }  # fmt: skip
+
+
+class Search:
+    """Looks for the cheapest plan within a budget.
+
+    1. Everything quantized; done where that meets the budget.
+    2. Sensitivity of every group, alone and left out. The worst ones try the ranges of the other methods: a bad range
+       is the commonest cause, and a better one costs nothing.
+    3. Groups in the order of noise removed for each second given up; the first n of them are kept float, with n
+       found by doubling and bisection.
+    4. Pruning: kept groups that turn out not to be needed go back, the most expensive first.
+
+    Args:
+        simulation: the model and the samples to decide on.
+        budget: what must hold.
+        cost: predicts times.
+        evaluations: how many plans may be evaluated; 2 log2(groups) + 8 where None.
+        try_ranges: whether other ranges are tried.
+        log: a JSON-lines file of every evaluation; an interrupted search goes on from it.
+        best: a file that holds the best plan so far, at any moment.
+        progress: called with what is being done, how much is done, and of how much.
+    """
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        budget: Budget,
+        cost: CostModel,
+        *,
+        evaluations: int | None = None,
+        try_ranges: bool = True,
+        log: Path | None = None,
+        best: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.simulation, self.budget, self.cost = simulation, budget, cost
+        self.limit = evaluations or 2 * math.ceil(math.log2(max(len(simulation.names), 2))) + 8
+        self.try_ranges = try_ranges
+        self.log = Log(log, simulation.fingerprint())
+        self._sensitivity_log = log.with_suffix(".groups.jsonl") if log is not None else None
+        self._best_path = best
+        self.progress = progress or (lambda what, done, total: None)
+        self.plans: list[Plan] = []
+        self.best: Plan | None = None
+        self._known: dict[str, Plan] = {}
+        self.amax: dict[str, float] = {}
+        self.methods: dict[str, str] = {}
+        self.notes: list[str] = []
+
+    def run(self) -> Found:
+        """Search; the nearest plan is the result where none meets the budget."""
+        names = self.simulation.names
+        plan = self._evaluate(())
+        sensitivity = None
+        if not plan.meets:
+            sensitivity = exact(self.simulation, log=self._sensitivity_log, progress=self.progress)
+            harm = {group.name: group.harm(sensitivity.full) for group in sensitivity.groups}
+            if self.try_ranges:
+                self._better_ranges(sensitivity, harm)
+            if self.amax:
+                plan = self._evaluate(())
+            if not plan.meets:
+                order = self._order(harm)
+                kept = self._nested(order)
+                if kept is not None:
+                    self._prune(kept, harm)
+                else:
+                    self.notes.append("no plan that was tried meets the budget; the nearest one is taken")
+        assert self.best is not None
+        reference = self.simulation.runner.float_outcome
+        used = {name: method for name, method in self.methods.items() if name in self.best.amax}
+        if len(self.best.kept) == len(names):
+            self.notes.append("every layer stays float: nothing can be quantized within this budget")
+        return Found(self.best, self.plans, len(self.plans), sensitivity, reference, used, self.notes)
+
+    # ---------------------------------------------------------------- one plan
+
+    def _evaluate(self, kept: Sequence[str]) -> Plan:
+        key = sha256_json([sorted(kept), sorted(self.amax.items())])
+        if key in self._known:
+            return self._known[key]
+        line = self.log.get(key)
+        if line is not None:
+            outcome = Outcome.from_json(line["outcome"])
+        else:
+            outcome = self.simulation.without(kept, self.amax)
+        seconds = self.cost.time(kept)
+        lacks = self.budget.lacks(outcome, self.simulation.runner.float_outcome, seconds)
+        plan = Plan(tuple(sorted(kept)), dict(self.amax), outcome, lacks, seconds, self.cost.share(kept))
+        self._known[key] = plan
+        self.plans.append(plan)
+        if line is None:
+            self.log.add(key, {"number": len(self.plans), **plan.to_json()})
+        if self.best is None or self._rank(plan) < self._rank(self.best):
+            self.best = plan
+            if self._best_path is not None:
+                write_json(self._best_path, {"schema": SCHEMA, "met": plan.meets, "best": plan.to_json()})
+        self.progress("search", len(self.plans), self.limit)
+        return plan
+
+    def _rank(self, plan: Plan) -> tuple[float, float, float]:
+        """Smaller is better: near the budget, then little given up, then little noise."""
+        return self.budget.distance(dict(plan.lacks)), self._given_up(plan.kept), plan.outcome.noise
+
+    def _given_up(self, kept: Sequence[str]) -> float:
+        return sum(self.cost.price(name) for name in kept)
+
+    def _left(self) -> int:
+        return self.limit - len(self.plans)
+
+    # ---------------------------------------------------------------- better ranges
+
+    def _better_ranges(self, sensitivity: Sensitivity, harm: dict[str, float]) -> None:
+        """Give the tensors of the worst groups the range, of those the methods propose, with the least noise."""
+        total = sum(value for value in harm.values() if math.isfinite(value)) or 1.0
+        worst = [g for g in sensitivity.ranked()[:_WORST_GROUPS] if harm[g.name] > _WORST_SHARE * total]
+        switches = self.simulation.switches
+        inputs = {group.name: group.tensors for group in switches.groups}
+        done: set[str] = set()
+        for number, group in enumerate(worst):
+            self.progress("ranges", number, len(worst))
+            assert group.alone is not None
+            least = group.alone.noise
+            for tensor in inputs[group.name]:
+                if tensor in done or tensor not in switches.amax:
+                    continue
+                done.add(tensor)
+                for method, amax in self._alternatives(tensor):
+                    noise = self._tried(group.name, {**self.amax, tensor: amax})
+                    if noise < _BETTER * least:
+                        least = noise
+                        self.amax[tensor], self.methods[tensor] = amax, method
+        # a shared range changes what other groups cost
+        changed = [name for name, tensors in inputs.items() if set(tensors) & set(self.amax)]
+        for name in changed:
+            before = next(g for g in sensitivity.groups if g.name == name)
+            noise = self._tried(name, self.amax)
+            alone = before.alone.noise if before.alone is not None else 0.0
+            harm[name] = noise if harm[name] <= alone * 1.5 else max(noise, harm[name] - alone)
+
+    def _tried(self, group: str, amax: Mapping[str, float]) -> float:
+        key = "range:" + sha256_json([group, sorted(amax.items())])
+        line = self.log.get(key)
+        if line is None:
+            outcome = self.simulation.alone(group, amax)
+            line = {"outcome": outcome.to_json(), "group": group, "amax": dict(amax)}
+            self.log.add(key, line)
+        return Outcome.from_json(line["outcome"]).noise
+
+    def _alternatives(self, tensor: str) -> list[tuple[str, float]]:
+        """Ranges that other methods give, those left out that hardly differ from one before."""
+        found: list[tuple[str, float]] = []
+        taken = [self.simulation.switches.amax[tensor]]
+        entry = self.simulation.ranges.tensors.get(tensor)
+        for method, amax in (entry.diagnosis.get("amax", {}) if entry is not None else {}).items():
+            if amax and all(abs(amax / other - 1) > 0.03 for other in taken if other):
+                found.append((method, float(amax)))
+                taken.append(float(amax))
+        return found
+
+    # ---------------------------------------------------------------- which layers
+
+    def _order(self, harm: Mapping[str, float]) -> list[str]:
+        """Groups by noise removed for each second given up, the best bargain first."""
+        return sorted(harm, key=lambda name: (-harm[name] / self.cost.price(name), name))
+
+    def _nested(self, order: Sequence[str]) -> list[str] | None:
+        """The smallest n, by doubling and bisection, for which keeping the first n groups meets the budget."""
+        fails, n = 0, 1
+        while True:
+            n = min(n, len(order))
+            if self._evaluate(order[:n]).meets:
+                break
+            fails = n
+            if n == len(order) or self._left() <= 0:
+                return None
+            # the last evaluation is for what keeps the most: it meets any budget that the float model meets
+            n = len(order) if self._left() <= 1 else 2 * n
+        while n - fails > 1 and self._left() > 0:
+            middle = (fails + n) // 2
+            if self._evaluate(order[:middle]).meets:
+                n = middle
+            else:
+                fails = middle
+        return list(order[:n])
+
+    def _prune(self, kept: list[str], harm: Mapping[str, float]) -> None:
+        """Give back what is not needed: halves of the worst bargains while that goes well, then one by one."""
+        order = sorted(kept, key=lambda name: (harm[name] / self.cost.price(name), name))
+        size = len(order) // 2
+        while len(order) > 1 and size >= 1:
+            position = 0
+            while position < len(order) and self._left() > 0:
+                block = order[position : position + size]
+                rest = [name for name in order if name not in block]
+                if rest and self._evaluate(rest).meets:
+                    order = rest
+                elif size > 1:
+                    # what follows is needed more
+                    break
+                else:
+                    position += size
+            size //= 2

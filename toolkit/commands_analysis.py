@@ -1,0 +1,224 @@
+"""What ``qtool sensitivity`` and ``qtool bisect`` do, without typer: each returns an exit status."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.errors import DataError, QtoolError, RecipeError
+
+if TYPE_CHECKING:
+    from toolkit.analysis.sensitivity import Sensitivity
+    from toolkit.analysis.simulation import Simulation
+    from toolkit.graph_pass import Context, Pass
+    from toolkit.model import Model
+    from toolkit.pipeline import Pipeline
+
+
+@dataclass
+class Prepared:
+    """A recipe up to its quantizing pass.
+
+    Attributes:
+        pipeline: the recipe at work.
+        model: the graph after the passes before it.
+        context: with ranges and plan.
+        step: the quantizing pass.
+        simulation: with a switch for every layer that it would quantize.
+    """
+
+    pipeline: Pipeline
+    model: Model
+    context: Context
+    step: Pass
+    simulation: Simulation
+
+    @property
+    def hidden(self) -> Path:
+        """Where resumable files are kept."""
+        return self.pipeline.folder.hidden
+
+
+@contextmanager
+def prepared(
+    path: Path, out: Path | None, allow_code: bool, samples: int | None, batch: int, data: str, progress: Any
+) -> Iterator[Prepared]:
+    """Apply a recipe's passes up to insert_qdq or search_precision and make the simulation.
+
+    Raises:
+        RecipeError: the recipe quantizes nothing.
+        DataError: there are no samples.
+    """
+    from toolkit.analysis.simulation import Settings, Simulation, with_labels
+    from toolkit.analysis.switches import wanted_tensors
+    from toolkit.journal import Journal
+    from toolkit.pipeline import Pipeline, import_path
+    from toolkit.precision import Precision
+    from toolkit.recipe import Recipe
+    from toolkit.steps import RunFolder
+
+    recipe = Recipe.load(path)
+    folder = out if out is not None else Path("runs") / recipe.name
+    with RunFolder(folder) as kept, import_path(recipe.folder if allow_code else None):
+        pipeline = Pipeline(recipe, kept, allow_code, progress)
+        journal = Journal()
+        model = pipeline.source(journal).copy()
+        context = pipeline.context(model, journal)
+        step: Any = None
+        for one in pipeline.passes():
+            if hasattr(one, "judge") and hasattr(one, "activation_matmul"):
+                step = one
+                break
+            one(model, context)
+        if step is None:
+            raise RecipeError("the recipe quantizes nothing", where=str(path), remedy="add a pass insert_qdq")
+        placement = step.placement(model, context)
+        step.raise_opset(model, placement)
+        judge = step.judge(model, context)
+        facts = model.facts(context.profiles)
+        ranges = context.ranges(model, wanted_tensors(model, facts, judge, step.activation_matmul))
+        if data == "evaluation":
+            found = pipeline.evaluation_data(model)[0]
+        else:
+            found = pipeline.calibration_data(model)
+        if found is None:
+            raise DataError("there are no samples", where=str(path), remedy="give [calibration] data")
+        metric = recipe.evaluation.metric
+        labelled = with_labels(found) if metric is not None else None
+        settings = Settings(
+            Precision(step.dtype), step.activation_matmul, step.weights, metric if labelled is not None else None,
+            recipe.evaluation.output, batch, samples, allow_code=allow_code,
+        )  # fmt: skip
+        simulation = Simulation(model, ranges, labelled or found, context.profiles, judge, settings)
+        yield Prepared(pipeline, model, context, step, simulation)
+
+
+def sensitivity(
+    recipe: Path, out: Path | None, fast: bool, processes: int, samples: int | None, batch: int, data: str,
+    allow_code: bool, json: bool,
+) -> int:  # fmt: skip
+    """``qtool sensitivity``."""
+    from toolkit.analysis import sensitivity as measuring
+    from toolkit.commands import emit
+    from toolkit.progress import Terminal
+
+    with Terminal() as terminal, prepared(recipe, out, allow_code, samples, batch, data, terminal.progress) as ready:
+        name = "sensitivity_fast" if fast else "sensitivity"
+        log = ready.hidden / f"{name}.jsonl"
+        if fast:
+            found = measuring.fast(ready.simulation, log=log, progress=terminal.progress)
+        else:
+            found = measuring.exact(ready.simulation, processes=processes, log=log, progress=terminal.progress)
+        target = ready.pipeline.path / "sensitivity.json"
+        found.save(target)
+    if json:
+        emit(found.to_json())
+    else:
+        _print(found, target)
+    return 0
+
+
+def _print(found: Sensitivity, target: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("layer", "op", "alone: dB", "without: dB", "KL alone", "blame", box=None)
+    total = sum(group.harm(found.full) for group in found.groups) or 1.0
+    for group in found.ranked():
+        row = [_db(o.sqnr_db) if o is not None else "" for o in (group.alone, group.without)]
+        kl = f"{group.alone.kl:.2e}" if group.alone is not None and group.alone.kl is not None else ""
+        table.add_row(group.name, group.op, *row, kl, f"{group.harm(found.full) / total:.1%}")
+    console = Console(highlight=False)
+    console.print(table, markup=False)
+    console.print(f"all quantized: {_db(found.full.sqnr_db)} dB; {found.samples} samples; {found.method}, "
+                  f"{found.inferences:.1f} float inferences", markup=False, soft_wrap=True)  # fmt: skip
+    if found.metric is not None:
+        console.print(
+            f"{found.metric}: float {found.float_metric:.4f}, all quantized {found.full.metric:.4f}", markup=False
+        )
+    for note in found.notes:
+        console.print(note, markup=False, soft_wrap=True)
+    console.print(f"Wrote {target}", markup=False, soft_wrap=True)
+
+
+def _db(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def bisect(
+    recipe: Path, out: Path | None, max_drop: float | None, min_sqnr_db: float | None, min_agreement: float | None,
+    command: str | None, samples: int | None, batch: int, data: str, repeats: int, precision: str, allow_code: bool,
+    json: bool,
+) -> int:  # fmt: skip
+    """``qtool bisect``."""
+    from toolkit.analysis import bisect as bisecting
+    from toolkit.analysis.budget import Budget
+    from toolkit.commands import emit
+    from toolkit.files import sha256_json
+    from toolkit.progress import Terminal
+
+    limits = {"max_drop": max_drop, "min_sqnr_db": min_sqnr_db, "min_agreement": min_agreement}
+    if command is not None and not allow_code:
+        raise QtoolError("--command runs a command of yours", remedy="add --allow-code")
+    with Terminal() as terminal, prepared(recipe, out, allow_code, samples, batch, data, terminal.progress) as ready:
+        simulation = ready.simulation
+        check: bisecting.Check
+        if command is not None:
+            given = command
+
+            def check(kept: frozenset[str]) -> bool:
+                return _command_passes(given, ready, kept)
+        else:
+            if all(limit is None for limit in limits.values()):
+                section = ready.pipeline.recipe.evaluation.budget
+                limits = {key: getattr(section, key) for key in limits}
+            budget = Budget(limits["max_drop"], None, limits["min_sqnr_db"], limits["min_agreement"])
+
+            def check(kept: frozenset[str]) -> bool:
+                return not budget.lacks(simulation.without(kept), simulation.runner.float_outcome)
+
+        found = bisecting.bisect(
+            simulation.names, check, log=ready.hidden / "bisect.jsonl",
+            fingerprint=sha256_json([simulation.fingerprint(), command, limits]), repeats=repeats, precision=precision,
+            progress=terminal.progress,
+        )  # fmt: skip
+    if json:
+        emit(found.to_json())
+    elif not found.kept:
+        sys.stdout.write("the check passes with every layer quantized\n")
+    else:
+        names = "".join(f"  {name}\n" for name in found.kept)
+        sys.stdout.write(
+            f"{len(found.kept)} of {len(simulation.names)} layers have to stay float:\n{names}\n{found.fragment()}"
+        )
+    return 0
+
+
+def _command_passes(command: str, ready: Prepared, kept: frozenset[str]) -> bool:
+    """Whether a command exits 0 on the model with these layers float; ``{model}`` in it is the ONNX file's path."""
+    model, context = ready.model.copy(), ready.pipeline.context(ready.model, ready.context.journal)
+    context.known_ranges = ready.context.known_ranges
+    context.plan = ready.context.plan.copy()
+    for name in kept:
+        context.plan.ask(name, context.rest, "kept float by bisect")
+    settings = ready.step.model_dump()
+    from toolkit.graph_pass import find
+
+    own = find("insert_qdq")
+    own(**{key: settings[key] for key in own.model_fields})(model, context)
+    path = ready.hidden / "bisect.onnx"
+    model.source = None
+    model.save(path)
+    words = [word.replace("{model}", str(path)) for word in shlex.split(command)]
+    if "{model}" not in command:
+        words.append(str(path))
+    try:
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+    except OSError as error:
+        raise QtoolError(f"the command cannot be run: {error}", where=command, remedy="check its path") from error
