@@ -115,6 +115,11 @@ def _refusal(model: Model, layer: gs.Node, out: gs.Tensor) -> tuple[str, str] | 
         return "computed-weights", f"the weights of {layer.name} are computed: run fold_constants before"
     if len(layer.inputs) > 2 and not layer.inputs[2].is_empty() and model.constant(layer.inputs[2]) is None:
         return "computed-bias", f"the bias of {layer.name} is computed"
+    if layer.op == "Gemm" and len(layer.inputs) > 2 and not layer.inputs[2].is_empty():
+        bias, weight = model.constant(layer.inputs[2]), model.constant(layer.inputs[1])
+        channels = _channels(layer, weight) if weight is not None else 0
+        if bias is not None and bias.size != 1 and (bias.shape[-1] != channels or bias.size != channels):
+            return "bias-shape", f"the bias of {layer.name} has shape {list(bias.shape)}, not one value a channel"
     if layer.op == "Gemm" and float(layer.attrs.get("beta", 1.0)) == 0.0:
         return "beta", f"{layer.name} ignores its bias (beta 0)"
     return None

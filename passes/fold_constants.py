@@ -10,7 +10,7 @@ from pydantic import Field
 
 from toolkit.graph_pass import Context, Pass
 from toolkit.model import Model
-from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, RANDOM
 
 
 class FoldConstants(Pass):
@@ -24,8 +24,10 @@ class FoldConstants(Pass):
         before = {node.name: node.op for node, _ in model.walk()}
 
         def keep(node: gs.Node) -> bool:
-            return node.op in (QUANTIZE, DEQUANTIZE) or any(
-                t.inputs and t.inputs[0].op == DEQUANTIZE for t in node.inputs
+            return (
+                node.op in (QUANTIZE, DEQUANTIZE)
+                or node.op in RANDOM
+                or any(t.inputs and t.inputs[0].op == DEQUANTIZE for t in node.inputs)
             )
 
         _cut_large(model, int(self.limit_mb * 1e6), context)

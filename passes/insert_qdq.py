@@ -77,7 +77,13 @@ class InsertQDQ(Pass):
 
     def placement(self, model: Model, context: Context) -> Placement:
         """Where the pairs would go under these settings and the plan so far; changes nothing."""
-        return place(model, model.facts(context.profiles), self.judge(model, context), self.activation_matmul)
+        return place(
+            model,
+            model.facts(context.profiles),
+            self.judge(model, context),
+            self.activation_matmul,
+            Precision(self.dtype),
+        )
 
     def judge(self, model: Model, context: Context) -> Judge:
         """Says for a node why these settings or the plan so far keep it float: (rule, reason), or None."""

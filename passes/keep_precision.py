@@ -43,6 +43,7 @@ class KeepPrecision(Pass):
                 continue
             why = self.reason or f"chosen by '{pattern}'"
             context.plan.ask(name, precision, why)
-            freed = bypass(model, nodes[name])
+            freed = bypass(nodes[name])
             what = f"asked for {precision}" + (f"; reads {', '.join(freed)} unquantized" if freed else "")
             context.journal.changed(name, what, why)
+        model.tidy()

@@ -12,7 +12,7 @@ from pydantic import Field
 from toolkit.calibration.ranges import Range, Ranges
 from toolkit.graph_pass import Context, Pass
 from toolkit.model import FLOAT_TYPES, Model, make_constant, make_node, onnx_type
-from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.ops import DEQUANTIZE, MOVERS, POOLS, QUANTIZE
 from toolkit.placement.qdq import Found, pairs_of
 from toolkit.precision import Precision
 from toolkit.select import choose
@@ -55,6 +55,8 @@ class StripQDQ(Pass):
         source = pair.tensor
         if pair.quantize is None:
             source = _float_weight(model, pair, result)
+        elif _clamps_at_zero(pair) and not _never_negative(model, source):
+            source = _clamp(model, graph, pair, source, context)
         for reader in list(result.outputs):
             for index, tensor in enumerate(reader.inputs):
                 if tensor is result:
@@ -66,6 +68,49 @@ class StripQDQ(Pass):
             node.outputs.clear()
             graph.nodes.append(make_node("Identity", model.unique_node(f"{node.name}_Identity"), [source], [result]))
             context.journal.noted(f"output '{result.name}' came from a pair; an Identity keeps its name", rule="output")
+
+
+def _clamps_at_zero(pair: Found) -> bool:
+    """Whether the smallest value a pair can hold is 0, so that it does a ReLU's work."""
+    if pair.zero is None or pair.zero.size != 1 or pair.zero.dtype not in (np.uint8, np.int8):
+        return False
+    return int(pair.zero.reshape(())) == np.iinfo(pair.zero.dtype).min
+
+
+def _never_negative(model: Model, tensor: gs.Tensor) -> bool:
+    """Whether a tensor cannot be negative: an input is taken at its word, a result by the operator that makes it."""
+    while tensor.inputs:
+        node = tensor.inputs[0]
+        if node.op in ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Exp", "Abs", "Sqrt"):
+            return True
+        if node.op == "Clip":
+            low = model.constant(node.inputs[1]) if len(node.inputs) > 1 else node.attrs.get("min")
+            return low is not None and float(np.min(low)) >= 0
+        if node.op not in MOVERS and node.op not in POOLS:
+            return False
+        tensor = node.inputs[0]
+    return True
+
+
+def _clamp(model: Model, graph: gs.Graph, pair: Found, source: gs.Tensor, context: Context) -> gs.Tensor:
+    """Put back the activation that a quantizer removed because its own clamping does the same.
+
+    onnxruntime drops Relu and Clip in front of an asymmetric pair; without them the float model is another one.
+    """
+    top = _amax(pair) or 0.0
+    six = abs(top - 6.0) <= 0.06
+    result = gs.Variable(model.unique_tensor(f"{source.name}_clamped"), dtype=source.dtype, shape=source.shape)
+    name = model.unique_node(f"{source.inputs[0].name}_{'Clip' if six else 'Relu'}")
+    if six:
+        kind = onnx_type(source.dtype) or TensorProto.FLOAT
+        bounds = [make_constant(f"{name}_{w}", np.float32(v).reshape(()), kind) for w, v in (("min", 0), ("max", 6))]
+        graph.nodes.append(make_node("Clip", name, [source, *bounds], [result]))
+    else:
+        graph.nodes.append(make_node("Relu", name, [source], [result]))
+    context.journal.changed(
+        name, "inserted", f"the pair on '{source.name}' clamped at 0: it stood in for an activation"
+    )
+    return result
 
 
 def _amax(pair: Found) -> float | None:

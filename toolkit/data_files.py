@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from toolkit.data_arrays import Stored, open_archive, open_array
 from toolkit.data_sample import LABELS, Array, InputSpec, Keep, Pair, Specs, check_names
 from toolkit.errors import DataError, did_you_mean
 
@@ -48,16 +46,14 @@ class Stack:
                     remedy="give every input (and label) the same numbers",
                 )
 
-    def samples(
-        self, shape: Callable[[str], tuple[int, ...]], get: Callable[[str], Array]
-    ) -> tuple[int, int, Callable[[int], Pair]]:
+    def samples(self, arrays: Callable[[str], Stored]) -> tuple[int, int, Callable[[int], Pair]]:
         """How many samples there are, how many rows are left over, and a function that gives the i-th.
 
         Args:
-            shape: gives the shape of a key's array.
-            get: gives the array of a key.
+            arrays: gives the array of a key.
         """
-        shapes = {name: shape(name) for name in self._stacked}
+        stacked = {name: arrays(name) for name in self._stacked}
+        shapes = {name: array.shape for name, array in stacked.items()}
         counts: dict[str, int] = {name: len(keys) for name, keys in self._ragged.items()}
         cut, chunk = 0, 1
         for name, found in shapes.items():
@@ -81,17 +77,17 @@ class Stack:
         def pick(index: int) -> Pair:
             inputs: dict[str, Array] = {}
             labels: dict[str, Array] = {}
-            for name in self._stacked:
-                array = get(name)
+            for name, array in stacked.items():
                 if name in self._specs:
                     inputs[name] = self._row(array, self._specs[name], index)
                 else:
-                    labels[name] = np.atleast_1d(array)[index * chunk : (index + 1) * chunk]
+                    labels[name] = array.rows(index * chunk, (index + 1) * chunk) if array.shape else array.whole()
             for name, keys in self._ragged.items():
                 if name in self._specs:
-                    inputs[name] = get(keys[index])
+                    ragged = arrays(keys[index])
+                    inputs[name] = ragged.whole().reshape(ragged.shape)
                 else:
-                    labels[name] = np.atleast_1d(get(keys[index]))
+                    labels[name] = arrays(keys[index]).whole()
             return inputs, labels
 
         return count, cut, pick
@@ -112,11 +108,11 @@ class Stack:
         return shape[0] // spec.chunk, shape[0] % spec.chunk, spec.chunk
 
     @staticmethod
-    def _row(array: Array, spec: InputSpec, index: int) -> Array:
-        rank = len(spec.dims) if spec.dims is not None else array.ndim
-        if array.ndim == rank + 1:
-            return np.asarray(array[index])
-        return np.asarray(array[index * spec.chunk : (index + 1) * spec.chunk])
+    def _row(array: Stored, spec: InputSpec, index: int) -> Array:
+        rank = len(spec.dims) if spec.dims is not None else len(array.shape)
+        if len(array.shape) == rank + 1:
+            return array.rows(index, index + 1)[0]
+        return array.rows(index * spec.chunk, (index + 1) * spec.chunk)
 
 
 class Files:
@@ -128,7 +124,7 @@ class Files:
         self.cut = 0
 
     def __len__(self) -> int:
-        """The number of samples; reads the files' headers (of .npz, the arrays) once."""
+        """The number of samples; reads the files' headers once."""
         if self._counts is None:
             counts, cut = [], 0
             for number in range(len(self._sets)):
@@ -159,71 +155,8 @@ class Files:
 
     def _open(self, number: int) -> tuple[int, int, Callable[[int], Pair]]:
         where, members = self._sets[number]
-        held: dict[str, Array] = {}
-        if isinstance(members, Path):
-            archive = load(members)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError("this is not an .npz archive", where=where, remedy="save it with numpy.savez")
-
-            def get(key: str) -> Array:
-                if "/" in key:
-                    return _member(archive, key, where)
-                if key not in held:
-                    held[key] = _member(archive, key, where)
-                return held[key]
-
-            return Stack(archive.files, self._specs, where).samples(lambda key: _shape(archive, key, where), get)
-
-        def mapped(key: str) -> Array:
-            if key not in held:
-                held[key] = load(members[key])
-            return held[key]
-
-        return Stack(members, self._specs, where).samples(lambda key: mapped(key).shape, mapped)
-
-
-def load(path: Path) -> Any:
-    """An .npy array (memory-mapped) or an .npz archive, never unpickled.
-
-    Raises:
-        DataError: it cannot be read, or holds Python objects.
-    """
-    try:
-        return np.load(path, allow_pickle=False, mmap_mode="r" if path.suffix == ".npy" else None)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise _unreadable(error, str(path)) from error
-
-
-def _member(archive: Any, key: str, where: str) -> Array:
-    try:
-        return np.asarray(archive[key])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.error) as error:
-        raise _unreadable(error, f"{where}, '{key}'") from error
-
-
-def _shape(archive: Any, key: str, where: str) -> tuple[int, ...]:
-    """The shape of an archive's member, from its header alone."""
-    try:
-        with archive.zip.open(key if key.endswith(".npy") else key + ".npy") as stream:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(stream)
-            if dtype.hasobject:
-                raise ValueError("Object arrays are not read")
-            return tuple(int(size) for size in shape)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise _unreadable(error, f"{where}, '{key}'") from error
-
-
-def _unreadable(error: Exception, where: str) -> DataError:
-    text = " ".join(str(error).split())
-    if "pickle" in text or "Object arrays" in text:
-        return DataError(
-            "it holds Python objects, which qtool never unpickles",
-            where=where,
-            remedy="save plain arrays: samples of unlike shape each under its own key, 'name/00000', 'name/00001'...",
-        )
-    return DataError(f"it cannot be read: {text[:200]}", where=where, remedy="write the file again with numpy.savez")
+        arrays = open_archive(members) if isinstance(members, Path) else {k: open_array(p) for k, p in members.items()}
+        return Stack(arrays, self._specs, where).samples(arrays.__getitem__)
 
 
 def open_folder(folder: Path, specs: Specs) -> Files:

@@ -123,6 +123,7 @@ class Pass(BaseModel):
         previous = context.journal.by, context.plan.by, context.model
         context.journal.by = context.plan.by = title
         context.model = model
+        asked = len(context.plan.history)
         try:
             self.apply(model, context)
         except QtoolError:
@@ -137,6 +138,12 @@ class Pass(BaseModel):
             model.check()
         except PassError as error:
             raise PassError(f"pass '{title}' broke the graph: {error.what}", remedy=error.remedy) from error
+        names = set(model.node_names())
+        lost = [name for name, _ in context.plan.history[asked:] if name not in names]
+        if lost:
+            raise PassError(
+                f"pass '{title}' asked for '{lost[0]}', and no node is called so", remedy=did_you_mean(lost[0], names)
+            )
         if model.signature() != before:
             raise PassError(
                 f"pass '{title}' changed the model's inputs or outputs from {before} to {model.signature()}",
@@ -206,6 +213,11 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
     module, _, name = use.partition(":")
     try:
         return getattr(importlib.import_module(module), name)
+    except (SyntaxError, NameError) as error:
+        raise RecipeError(
+            f"the module '{module}' of the {kind} '{use}' has a fault: {type(error).__name__}: {error}",
+            remedy="mend the file",
+        ) from error
     except ImportError as error:
         raise RecipeError(
             f"the module '{module}' of the {kind} '{use}' cannot be imported: {error}",

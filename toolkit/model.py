@@ -144,7 +144,7 @@ class Model:
     def fingerprint(self) -> str:
         """SHA-256 over graph and weights, in hex. Node metadata and names of files play no part."""
         digest = hashlib.sha256()
-        digest.update(self._skeleton(named_by_content=True).SerializeToString(deterministic=True))
+        digest.update(self.skeleton(named_by_content=True).SerializeToString(deterministic=True))
         return digest.hexdigest()
 
     def copy(self) -> Model:
@@ -232,7 +232,7 @@ class Model:
         """Element types and shapes by ONNX's shape inference, at every corner of every profile."""
         from toolkit.shapes import infer
 
-        return infer(self._skeleton(), profiles)
+        return infer(self.skeleton(), profiles)
 
     # ---------------------------------------------------------------- changing
 
@@ -264,8 +264,16 @@ class Model:
         if self.opset >= minimum:
             return []
         before = set(self.node_names())
+        makers = {t.name: node.name for node in self.nodes for t in node.outputs}
         converted = convert_opset(self, minimum)
         self.graph = converted.graph
+        kept = set(self.node_names())
+        for node in self.nodes:
+            # what the converter replaced goes on under its old name, so that requests and patterns still find it
+            old = makers.get(node.outputs[0].name) if node.outputs else None
+            if node.name not in before and old is not None and old not in kept:
+                node.name = old
+                kept.add(old)
         return [name for name in self.node_names() if name not in before]
 
     # ---------------------------------------------------------------- invariants
@@ -285,7 +293,7 @@ class Model:
             self.graph.toposort(recurse_subgraphs=False)
         except Exception as error:
             raise PassError(f"the graph has a cycle: {str(error).splitlines()[0]}") from error
-        skeleton = self._skeleton()
+        skeleton = self.skeleton()
         for value in (*skeleton.graph.input, *skeleton.graph.output):
             if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
                 # a tensor of unknown rank is common in real exports; only the checker minds
@@ -295,7 +303,7 @@ class Model:
         except Exception as error:
             raise PassError(f"ONNX's checker refuses the graph: {' '.join(str(error).split())[:400]}") from error
 
-    def _skeleton(self, named_by_content: bool = False) -> onnx.ModelProto:
+    def skeleton(self, named_by_content: bool = False) -> onnx.ModelProto:
         """The graph with each large constant as a graph input: enough for the checker and for shape inference.
 
         With ``named_by_content`` the large constants also leave their SHA-256 in the metadata.

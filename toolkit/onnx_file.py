@@ -126,6 +126,9 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list
         for sparse in proto.graph.sparse_initializer:
             proto.graph.initializer.append(_dense(sparse))
         del proto.graph.sparse_initializer[:]
+    taken = _constants_to_initializers(proto.graph)
+    if taken:
+        notes.append(f"{taken} Constant nodes are taken as initializers")
     stored = {t.name for t in proto.graph.initializer}
     as_inputs = sum(value.name in stored for value in proto.graph.input)
     if as_inputs:
@@ -150,6 +153,45 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list
         _type_outputs(proto, untyped, where)
     _name_nodes(proto.graph, notes)
     return proto, notes
+
+
+def _constants_to_initializers(graph: onnx.GraphProto) -> int:
+    """Make the main graph's Constant nodes initializers, which have no type of their own to get out of step."""
+    outputs = {value.name for value in graph.output}
+    kept, count = [], 0
+    for node in graph.node:
+        tensor = _constant_tensor(node) if node.op_type == "Constant" and node.output[0] not in outputs else None
+        if tensor is None:
+            kept.append(node)
+            continue
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        count += 1
+    if count:
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    return count
+
+
+def _constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
+    """The value of a Constant node as a tensor; None for strings and sparse tensors."""
+    import numpy as np
+
+    attribute = node.attribute[0] if len(node.attribute) == 1 else None
+    if attribute is None or attribute.ref_attr_name:
+        return None
+    if attribute.name == "value":
+        tensor = TensorProto()
+        tensor.CopyFrom(attribute.t)
+        return tensor
+    values = {
+        "value_float": lambda: np.array(attribute.f, np.float32),
+        "value_floats": lambda: np.array(attribute.floats, np.float32),
+        "value_int": lambda: np.array(attribute.i, np.int64),
+        "value_ints": lambda: np.array(attribute.ints, np.int64),
+    }
+    return onnx.numpy_helper.from_array(values[attribute.name]()) if attribute.name in values else None
 
 
 def _type_outputs(proto: onnx.ModelProto, names: list[str], where: str) -> None:
@@ -243,6 +285,8 @@ def convert_opset(model: Model, target: int) -> Model:
             where=str(model.source or "the model"),
             remedy=f"export the model at opset {target} or later",
         ) from error
+    if model.opset < 11 <= target:
+        _mend_resizes(light, converted)
     for node in converted.graph.node:
         if node.op_type == "Dropout":
             # The converter makes the ratio a tensor of one element where a scalar is due; inference needs it not.
@@ -255,6 +299,21 @@ def convert_opset(model: Model, target: int) -> Model:
             tensors_by_name[name].to_constant(weight._values)
     result.graph.inputs = [t for t in result.graph.inputs if t.name not in weights]
     return result
+
+
+def _mend_resizes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Say how Resize and Upsample of opset 9 and 10 place their samples; the converter leaves opset 11's defaults.
+
+    They meant asymmetric coordinates, rounded down: https://github.com/onnx/onnx/blob/main/docs/Changelog.md (Resize-10).
+    """
+    old = {node.output[0] for node in before.graph.node if node.op_type in ("Resize", "Upsample")}
+    for node in after.graph.node:
+        if node.op_type == "Resize" and node.output[0] in old:
+            kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
 
 
 def write(proto: onnx.ModelProto, path: Path, limit: int) -> Path:

@@ -133,3 +133,23 @@ def test_keep_precision_needs_something_to_choose():
         KeepPrecision()
     with pytest.raises(RecipeError, match="matches no node"):
         KeepPrecision(nodes=["nothing*"])(Model.from_proto(build([node("Relu", ["x"], ["y"])], {"x": [1]}, {"y": [1]})))
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (3, 5), (1, 5)])
+def test_a_gemm_bias_that_is_not_by_channel_is_declined(shape):
+    model = Model.from_proto(build(
+        [node("Gemm", ["x", "w", "c"], ["g"]), node("BatchNormalization", ["g", "gamma", "beta", "mean", "var"], ["y"])],
+        {"x": [shape[0] if shape[0] > 1 else 3, 4]}, {"y": None}, {"w": normal(4, 5), "c": normal(*shape), **batchnorm_weights(5)},
+    ))  # fmt: skip
+    x = normal(shape[0] if shape[0] > 1 else 3, 4)
+    before = run(model, {"x": x})[0]
+    context = Context()
+    FoldBatchNorm()(model, context)
+    assert np.allclose(before, run(model, {"x": x})[0], atol=1e-4)
+    assert bool(context.journal.of("declined")) == (shape != (1, 5))
+
+
+def test_random_operators_are_no_constants():
+    model = Model.from_proto(build([node("RandomNormal", [], ["r"], shape=[4]), node("Add", ["x", "r"], ["y"])], {"x": [4]}, {"y": [4]}))
+    FoldConstants()(model)
+    assert ops(model) == {"RandomNormal": 1, "Add": 1}

@@ -160,3 +160,22 @@ def test_image_settings(tmp_path: Path, settings: dict[str, Any], message: str) 
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(DataError, match=message):
         CalibrationData.open(tmp_path, model(IMAGE_MODEL), images=settings)
+
+
+def test_plain_archives_are_read_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "plain.npz", x=VALUES, label=np.arange(6))
+    np.savez_compressed(tmp_path / "packed.npz", x=VALUES)
+    np.savez(tmp_path / "fortran.npz", x=np.asfortranarray(VALUES))
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(VALUES))
+    for name in ("packed.npz", "fortran.npz", "fortran.npy"):
+        check(tmp_path / name)
+    monkeypatch.setattr("toolkit.data_arrays.Stored._whole", lambda self: pytest.fail("the whole array was read"))
+    check(tmp_path / "plain.npz")
+
+
+def test_a_file_cut_short(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", VALUES)
+    whole = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(whole[:-8])
+    with pytest.raises(DataError, match=r"a\.npy: it cannot be read"):
+        check(tmp_path / "a.npy")

@@ -204,3 +204,27 @@ def test_constants_fold_in_a_light_model_without_losing_a_node_name():
     FoldConstants()(model)
     assert [n.name for n in model.nodes if n.op == "Conv"] == convs
     assert "ConstantOfShape" not in ops(model)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resize_of_opset_10_means_the_same_after_conversion(mode):
+    model = Model.from_proto(build(
+        [node("Resize", ["x", "s"], ["y"], mode=mode)], {"x": [1, 2, 4, 4]}, {"y": None}, {"s": np.float32([1, 1, 2, 2])}, opset=10,
+    ))  # fmt: skip
+    x = normal(1, 2, 4, 4)
+    before = run(model, {"x": x})[0]
+    model.raise_opset(19)
+    assert np.allclose(run(model, {"x": x})[0], before, atol=1e-5)
+    assert model.node_names() == ["y"]
+
+
+def test_a_deep_model_needs_no_deep_recursion():
+    nodes, names = [], ["x"]
+    for i in range(700):
+        nodes += [node("Conv", [names[-1], "w"], [f"c{i}"]), node("Relu", [f"c{i}"], [f"r{i}"])]
+        names.append(f"r{i}")
+    proto = build(nodes, {"x": [1, 2, 3, 3]}, {names[-1]: [1, 2, 3, 3]}, {"w": normal(2, 2, 1, 1, scale=0.5)})
+    model = Model.from_proto(proto)
+    context = placeholder_context()
+    InsertQDQ()(model, context)
+    assert ops(model)["QuantizeLinear"] == 701

@@ -48,6 +48,11 @@ class TopK:
                 f"labels have shape {list(label.shape)}, the output {list(scores.shape)}",
                 remedy="give one label for each position of the output, or choose the output by [evaluation] output",
             )
+        if label.size and (int(label.min()) < 0 or int(label.max()) >= scores.shape[-1]):
+            raise DataError(
+                f"the labels reach from {int(label.min())} to {int(label.max())}, the output has {scores.shape[-1]} classes",
+                remedy="number the classes from 0, or choose the output by [evaluation] output",
+            )
         if self.k == 1:
             self.right += int((scores.argmax(axis=-1) == label).sum())
         else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
@@ -15,6 +16,7 @@ from toolkit.errors import ModelError, RecipeError, did_you_mean
 from toolkit.journal import Journal
 from toolkit.model import Facts, Model, make_constant, make_node, onnx_type, values_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.qdq import float_biases
 from toolkit.plan import PrecisionPlan
 from toolkit.precision import Precision
 
@@ -67,32 +69,64 @@ def lower(
             + (f"; new nodes: {len(fresh)}" if fresh else ""),
             rule="opset",
         )
+    float_biases(lowered, journal)
     facts = lowered.facts()
+    sound = _types_agree(lowered)
     types = decide(lowered, facts, plan, rest, observed or {})
     if types.unchecked and short:
         journal.noted(
             "no values were observed, so float16's range was checked against the weights only", rule="unchecked"
         )
     for node, reason in types.reason.items():
-        asked = plan.get(node)
-        if asked is None or not asked.precision.quantized:
-            plan.ask(node, Precision.FP32, reason)
+        # what was asked stays in the plan: the report sets it beside what became of it, with this reason
         journal.declined(node, f"stays fp32: {reason}", rule="float-range" if "beyond" in reason else "stays-fp32")
+    _speak_for_subgraphs(lowered, facts, plan, journal)
     _Rewriter(lowered, facts, types, plan, journal, rest).run(io or {})
-    lowered.metadata = _metadata(lowered, plan)
+    lowered.metadata = _metadata(lowered, plan, types)
     try:
         lowered.check()
+        if sound:
+            onnx.shape_inference.infer_shapes(lowered.skeleton(), check_type=True, strict_mode=True)
     except Exception as error:
         raise ModelError(f"lowering made a graph that ONNX refuses: {error}", remedy="report this as a bug") from error
     return Lowered(lowered, plan, types)
 
 
-def _metadata(model: Model, plan: PrecisionPlan) -> dict[str, dict[str, str]]:
+def _types_agree(model: Model) -> bool:
+    """Whether the graph's types are consistent before lowering; where not, they cannot be required after it."""
+    try:
+        onnx.shape_inference.infer_shapes(model.skeleton(), check_type=True, strict_mode=True)
+    except Exception:
+        return False
+    return True
+
+
+def _speak_for_subgraphs(model: Model, facts: Facts, plan: PrecisionPlan, journal: Journal) -> None:
+    """Nodes inside subgraphs keep their types: those that nobody asked about are asked to, the others are declined."""
+    for node, graph in model.walk():
+        if graph is model.graph:
+            continue
+        own = next((Precision.from_onnx(facts.types[t.name]) for t in node.outputs if facts.is_float(t.name)), None)
+        own = own or Precision.FP32
+        asked = plan.get(node.name)
+        if asked is None:
+            plan.ask(node.name, own, "inside a subgraph, which keeps its types")
+        elif asked.precision is not own:
+            journal.declined(node.name, f"stays {own}: it is inside a subgraph, which keeps its types", rule="subgraph")
+
+
+def _metadata(model: Model, plan: PrecisionPlan, types: Types) -> dict[str, dict[str, str]]:
     metadata = {name: dict(props) for name, props in model.metadata.items()}
     for name in model.node_names():
-        ask = plan.get(name)
+        ask, became = plan.get(name), types.node.get(name)
+        props = metadata.setdefault(name, {})
         if ask is not None:
-            metadata.setdefault(name, {}).update({"qtool.precision": str(ask.precision), "qtool.reason": ask.reason})
+            props.update({"qtool.precision": str(ask.precision), "qtool.reason": ask.reason})
+        elif became is not None:
+            reason = types.reason.get(name, f"nobody asked; the rest runs in {became}")
+            props.update({"qtool.precision": str(became), "qtool.reason": reason})
+        if not props:
+            del metadata[name]
     return metadata
 
 
@@ -129,7 +163,8 @@ class _Rewriter:
             if node.op != QUANTIZE:
                 for tensor in node.outputs:
                     if self.facts.is_float(tensor.name):
-                        self.made[tensor.name] = self.types.node.get(node.name, Precision.FP32)
+                        kind = self.types.node.get(node.name, Precision.FP32)
+                        self.made[tensor.name] = self._declared(tensor) if node.name in self.types.frozen else kind
         nodes = [(node, g is graph) for node, g in self.model.walk()]
         for node, main in nodes:
             self._inputs(node, main)
@@ -149,6 +184,10 @@ class _Rewriter:
                     f"io names '{name}', which is no float input or output", remedy=did_you_mean(name, known)
                 )
 
+    def _declared(self, tensor: gs.Tensor) -> Precision:
+        """The float type the tensor had before lowering."""
+        return Precision.from_onnx(self.facts.types.get(tensor.name, TensorProto.FLOAT)) or Precision.FP32
+
     def _own(self, tensor: gs.Tensor) -> Precision:
         return Precision.from_onnx(onnx_type(tensor.dtype)) or Precision.FP32
 
@@ -162,6 +201,9 @@ class _Rewriter:
             values, scale = self.model.constant(node.inputs[0]), self.model.constant(node.inputs[1])
             precision = Precision.from_onnx(onnx_type(node.inputs[2].dtype))
             if values is None or scale is None or precision not in (Precision.INT8, Precision.FP8):
+                continue
+            if node.attrs.get("block_size"):
+                self.journal.noted("its scales are by block: it is quantized at run time", node.name, "blocks")
                 continue
             spread = scale.astype(np.float32)
             if spread.size > 1:
@@ -193,7 +235,7 @@ class _Rewriter:
             for reader in {id(r): r for r in out.outputs}.values():
                 for index, tensor in enumerate(reader.inputs):
                     if tensor is out:
-                        readers.setdefault(self._reader_type(reader), []).append((reader, index))
+                        readers.setdefault(self._reader_type(reader, out), []).append((reader, index))
             if self.model.is_output(out):
                 readers.setdefault(Precision.FP32, [])
             ordered = (
@@ -205,9 +247,9 @@ class _Rewriter:
                 for reader, index in readers[precision]:
                     reader.inputs[index] = target.outputs[0]
 
-    def _reader_type(self, reader: gs.Node) -> Precision:
-        if reader.name in self.inside:
-            return Precision.FP32
+    def _reader_type(self, reader: gs.Node, tensor: gs.Tensor) -> Precision:
+        if reader.name in self.inside or reader.name in self.types.frozen:
+            return self._declared(tensor)
         return self.types.node.get(reader.name, self.rest)
 
     def _clone(self, node: gs.Node, precision: Precision) -> gs.Node:
@@ -234,12 +276,13 @@ class _Rewriter:
             node.inputs[1] = self._constant(node.inputs[1], kind)
             return
         schema = formal(node, self.model.opset) if node.domain in (None, "", "ai.onnx") else None
-        wanted = self.types.node.get(node.name) if main else Precision.FP32
+        frozen = not main or node.name in self.types.frozen
+        wanted = Precision.FP32 if frozen else self.types.node.get(node.name)
         for index, tensor in enumerate(node.inputs):
             if wanted is None or tensor.is_empty() or not self.facts.is_float(tensor.name):
                 continue
             fixed = schema is not None and input_types(schema, index) == {_FLOAT}
-            kind = Precision.FP32 if fixed else wanted
+            kind = self._declared(tensor) if frozen else Precision.FP32 if fixed else wanted
             if self.model.constant(tensor) is not None:
                 node.inputs[index] = self._constant(tensor, kind, saturate=node.op == "Clip" and index > 0)
             elif node.op != "Cast" and tensor.name in self.made and self.made[tensor.name] is not kind:
@@ -247,7 +290,7 @@ class _Rewriter:
 
     def _outputs(self, node: gs.Node) -> None:
         kind = self.types.node.get(node.name)
-        if kind is None or node.op in (QUANTIZE, DEQUANTIZE):
+        if kind is None or node.op in (QUANTIZE, DEQUANTIZE) or node.name in self.types.frozen:
             return
         floats = [t for t in node.outputs if self.facts.is_float(t.name)]
         for tensor in floats:
@@ -279,6 +322,12 @@ class _Rewriter:
         return make_constant(name, values_of(tensor), kind.onnx_type)
 
     def _cast(self, tensor: gs.Tensor, kind: Precision, reader: gs.Node) -> gs.Tensor:
+        maker = tensor.inputs[0] if tensor.inputs else None
+        if maker is not None and maker.op == "Cast" and self.made[tensor.name] is Precision.FP32:
+            # widening and narrowing again loses nothing: read what was there before
+            before = maker.inputs[0]
+            if self.made.get(before.name) is kind:
+                return before
         key = (tensor.name, kind)
         if key not in self.converted:
             result = gs.Variable(self._name(f"{tensor.name}_{kind}"), dtype=dtype_of(kind), shape=tensor.shape)

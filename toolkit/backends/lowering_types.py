@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from toolkit.model import FLOAT_TYPES, Facts, Model, onnx_type
-from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
 from toolkit.plan import PrecisionPlan
 from toolkit.precision import Precision
 
@@ -22,6 +22,10 @@ _STOP = frozenset(
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8,
                        TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64})  # fmt: skip
 _NAMES = {Precision.FP32: "tensor(float)", Precision.FP16: "tensor(float16)", Precision.BF16: "tensor(bfloat16)"}
+_SHORT = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+_SUBNORMAL = 2.0**-17
+_LOST, _EPSILON_SIZE = 50 * 2.0**-24, 64
+_AFTER_EPSILON = frozenset({"Sqrt", "Reciprocal", "Pow", "Log", "Max", "Clip", "Add", "Div", "Mul"})
 EXACT_INTEGERS = {Precision.FP16: 2048.0, Precision.BF16: 256.0}
 
 
@@ -33,11 +37,13 @@ class Types:
         node: float type by node name; nodes that compute no floats are missing.
         reason: for nodes that do not get what was asked (or the rest's precision): why.
         unchecked: whether no observed values were there to hold against float16's range.
+        frozen: nodes with subgraphs, which keep the types they have.
     """
 
     node: dict[str, Precision] = field(default_factory=dict)
     reason: dict[str, str] = field(default_factory=dict)
     unchecked: bool = False
+    frozen: set[str] = field(default_factory=set)
 
 
 def decide(
@@ -56,7 +62,8 @@ def decide(
         observed: smallest and largest value seen of float tensors.
     """
     types = Types(unchecked=not observed)
-    authored = any(facts.types.get(t.name) == TensorProto.FLOAT16 for n in model.nodes for t in n.outputs)
+    authored = any(facts.types.get(t.name) in _SHORT for n in model.nodes if n.op in TARGETS for t in n.outputs)
+    tiny = _around_tiny_constants(model)
     indices = _feeds_integers(model, facts)
     behind_subgraph = _subgraph_outputs(model)
     for node in model.nodes:
@@ -64,6 +71,8 @@ def decide(
         unknown = [t for t in (*node.inputs, *node.outputs) if not t.is_empty() and t.name not in facts.types]
         if node.op in (QUANTIZE, DEQUANTIZE) or not (floats or unknown):
             continue
+        if any(True for _ in node.subgraphs()):
+            types.frozen.add(node.name)
         wanted = _wanted(node, facts, plan, rest, authored)
         refusal = None
         if wanted is not Precision.FP32:
@@ -71,6 +80,7 @@ def decide(
                 _structure(node, unknown, indices, behind_subgraph)
                 or _schema(node, facts, wanted, model.opset)
                 or _values(node, facts, model, wanted, observed)
+                or (tiny.get(node.name) if wanted is Precision.FP16 else None)
                 or _scales(node, model, wanted)
             )
         types.node[node.name] = Precision.FP32 if refusal else wanted
@@ -94,7 +104,7 @@ def _structure(
     node: gs.Node, unknown: list[gs.Tensor], indices: Mapping[str, str], behind_subgraph: set[str]
 ) -> str | None:
     if any(True for _ in node.subgraphs()):
-        return f"{node.op} holds a subgraph, which runs in fp32"
+        return f"{node.op} holds a subgraph, which keeps its types"
     if node.domain not in (None, "", "ai.onnx"):
         return f"{node.domain}.{node.op} is not an ONNX operator: its types are not known"
     if unknown:
@@ -155,6 +165,8 @@ def _values(
             largest = max(abs(v) for v in observed[tensor.name])
             if largest > limit:
                 return f"its tensor '{tensor.name}' reached {largest:.6g}, beyond {wanted}'s {limit:.6g}"
+            if wanted is Precision.FP16 and 0 < largest < _SUBNORMAL:
+                return f"its tensor '{tensor.name}' stays below {largest:.3g}, which fp16 rounds to a few steps or to 0"
     if node.op == "Cast" and facts.types.get(node.inputs[0].name) in _INTEGERS:
         largest = max((abs(v) for v in observed.get(node.outputs[0].name, ())), default=0.0)
         if largest > EXACT_INTEGERS.get(wanted, np.inf):
@@ -172,10 +184,9 @@ def _scales(node: gs.Node, model: Model, wanted: Precision) -> str | None:
     """A scale that float16 cannot hold within 1 percent: such a pair dequantizes to FP32."""
     if wanted is not Precision.FP16:
         return None
-    for tensor in node.inputs:
-        maker = tensor.inputs[0] if tensor.inputs else None
-        if maker is None or maker.op != DEQUANTIZE:
-            continue
+    pairs = [(t, t.inputs[0]) for t in node.inputs if t.inputs and t.inputs[0].op == DEQUANTIZE]
+    pairs += [(t, reader) for t in node.outputs for reader in t.outputs if reader.op == QUANTIZE]
+    for tensor, maker in pairs:
         scale = model.constant(maker.inputs[1])
         if scale is None:
             continue
@@ -184,8 +195,32 @@ def _scales(node: gs.Node, model: Model, wanted: Precision) -> str | None:
             off = np.abs(wide.astype(np.float16).astype(np.float64) - wide) > 0.01 * np.abs(wide)
         if off.any():
             worst = float(wide[off].flat[0])
-            return f"the scale {worst:.3g} of its input '{tensor.name}' does not fit float16"
+            return f"the scale {worst:.3g} of its tensor '{tensor.name}' does not fit float16"
     return None
+
+
+def _around_tiny_constants(model: Model) -> dict[str, str]:
+    """Nodes with a constant that float16 loses (an epsilon of 1e-12), and those that its loss would make divide by 0."""
+    found: dict[str, str] = {}
+    for node in model.nodes:
+        for tensor in node.inputs:
+            values = model.constant(tensor)
+            if values is None or not 0 < values.size <= _EPSILON_SIZE or values.dtype.kind != "f":
+                continue
+            largest = _largest(values)
+            if not 0 < largest < _LOST:
+                continue
+            reason = f"its constant '{tensor.name}' is {largest:.3g}, which fp16 cannot tell from 0"
+            found.setdefault(node.name, reason)
+            pending = [reader for t in node.outputs for reader in t.outputs]
+            while pending:
+                reader = pending.pop()
+                if reader.name in found or reader.op not in _AFTER_EPSILON:
+                    continue
+                found[reader.name] = f"it follows {node.name}, whose constant {largest:.3g} fp16 cannot tell from 0"
+                if reader.op not in ("Div", "Mul"):
+                    pending.extend(r for t in reader.outputs for r in t.outputs)
+    return found
 
 
 def _feeds_integers(model: Model, facts: Facts) -> dict[str, str]:

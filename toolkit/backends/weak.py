@@ -7,7 +7,7 @@ from toolkit.errors import BackendError
 from toolkit.journal import Journal
 from toolkit.model import Model, make_node
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
-from toolkit.placement.qdq import pairs_of
+from toolkit.placement.qdq import float_biases, pairs_of
 from toolkit.plan import PrecisionPlan
 from toolkit.precision import Precision
 
@@ -37,6 +37,7 @@ def lower_weak(
             where=str(model.source or "the model"),
             remedy=f"export the model at opset {backend.max_opset()}, or use a newer TensorRT",
         )
+    float_biases(lowered, journal)
     if settings.quantization == "implicit":
         count = _take_out(lowered)
         journal.noted(f"{count} pairs were taken out: TensorRT gets the ranges themselves", rule="implicit")

@@ -48,10 +48,10 @@ def entropy(histogram: Histogram, precision: Precision = Precision.INT8) -> floa
     S. Migacz, "8-bit inference with TensorRT", GTC 2017: for each number of bins from 128 up, the kept bins with
     everything beyond added to the last are compared with themselves quantized to 128 levels. Where this follows its
     own way: no candidate clips more than 1% of the values that are not zero (with a single value left the divergence
-    is zero, and images with few grey levels fall for it); exact zeros are left out, since every scale represents them exactly and a ReLU's zeros would outweigh all
-    else; the levels' borders lie at equal parts of the range, so that no level takes the remainder; and the
-    histogram is brought to between 2,048 and 4,095 bins up to the largest magnitude, as in TensorRT, since the
-    divergence depends on how fine they are. For FP8 the levels are e4m3's.
+    is zero, and images with few grey levels fall for it); exact zeros are left out, since every scale represents them
+    exactly and a ReLU's zeros would outweigh all else; the levels' borders lie at equal parts of the range, so that
+    no level takes the remainder; and the histogram is brought to between 2,048 and 4,095 bins up to the largest
+    magnitude, as in TensorRT, since the divergence depends on how fine they are. For FP8 the levels are e4m3's.
     """
     from toolkit.calibration.kernels_amax import best_divergence
 

@@ -11,16 +11,34 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit.model import Facts, Model
-from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, DEQUANTIZE, MOVERS, POOLS, QUANTIZE, REGION, TARGETS
+from toolkit.model import Facts, Model, onnx_type
+from toolkit.placement.ops import (
+    ACTIVATIONS,
+    ADDS,
+    AFFINE,
+    DEQUANTIZE,
+    MOVERS,
+    POOLS,
+    QUANTIZE,
+    RANDOM,
+    REGION,
+    TARGETS,
+)
 from toolkit.placement.ops import weight_axis as axis_of
 from toolkit.placement.pairs import Pair, Placement, Refusal, Use
+from toolkit.precision import Precision
 
 Judge = Callable[[gs.Node], tuple[str, str] | None]
 """Says for a candidate why the user or the plan keeps it float: (rule, reason), or None."""
 
 
-def place(model: Model, facts: Facts, judge: Judge | None = None, activation_matmul: bool = False) -> Placement:
+def place(
+    model: Model,
+    facts: Facts,
+    judge: Judge | None = None,
+    activation_matmul: bool = False,
+    precision: Precision | None = None,
+) -> Placement:
     """Decide every pair for the model's Conv, ConvTranspose, Gemm and MatMul nodes and what belongs to them.
 
     Args:
@@ -28,19 +46,26 @@ def place(model: Model, facts: Facts, judge: Judge | None = None, activation_mat
         facts: types and shapes at every corner of every profile.
         judge: what the user's patterns and the plan say.
         activation_matmul: also quantize MatMuls both of whose operands are activations.
+        precision: the type being inserted; layers that have a pair of another type are left alone.
     """
-    return _Placer(model, facts, judge or (lambda node: None), activation_matmul).run()
+    return _Placer(model, facts, judge or (lambda node: None), activation_matmul, precision).run()
 
 
 class _Placer:
-    def __init__(self, model: Model, facts: Facts, judge: Judge, activation_matmul: bool) -> None:
+    def __init__(
+        self, model: Model, facts: Facts, judge: Judge, activation_matmul: bool, precision: Precision | None
+    ) -> None:
+        self.precision = precision
         self.model, self.facts, self.judge, self.activation_matmul = model, facts, judge, activation_matmul
         self.result = Placement()
+        # every walk below goes with the graph's order, which passes keep topological
         self.nodes = model.nodes
         self.main = {id(node) for node in self.nodes}
         self.outputs = {t.name for t in model.graph.outputs}
         self.depth = self._depths()
-        self.region: dict[str, bool] = {}
+        self.constant = _constant_tensors(model)
+        self.region: set[str] | None = None
+        self.leading: set[str] | None = None
 
     def run(self) -> Placement:
         for node, _ in self.model.walk():
@@ -90,7 +115,7 @@ class _Placer:
         if len(operands) < 2:
             return "malformed", "it has fewer than two inputs"
         for tensor in operands:
-            foreign = _foreign_pair(tensor, self.model)
+            foreign = _foreign_pair(tensor, self.model) or self._mixed(tensor)
             if foreign:
                 return "foreign-pair", f"its input '{tensor.name}' has {foreign}; run strip_qdq before"
             kind = self.facts.types.get(tensor.name)
@@ -98,9 +123,17 @@ class _Placer:
                 return "type", f"its input '{tensor.name}' is not float32, float16 or bfloat16"
         return self._operand_trouble(node, operands)
 
+    def _mixed(self, tensor: gs.Tensor) -> str:
+        """What is wrong where the tensor is quantized already, in another type than the one being inserted."""
+        node = dequantizer(tensor)
+        kind = pair_type(node) if node is not None else None
+        if self.precision is None or kind is None or kind is self.precision:
+            return ""
+        return f"an {kind} pair, and {self.precision} and {kind} do not mix in one layer"
+
     def _operand_trouble(self, node: gs.Node, operands: list[gs.Tensor]) -> tuple[str, str] | None:
         values = [self.model.constant(t) for t in operands]
-        constant = [v is not None or _constant_behind(t, self.model) for v, t in zip(values, operands)]
+        constant = [v is not None or t.name in self.constant for v, t in zip(values, operands)]
         if all(constant) and all(v is not None for v in values):
             return "constant", "both operands are constants: fold_constants would remove it"
         if not any(constant):
@@ -215,31 +248,34 @@ class _Placer:
                     self._want(tensor.name, Use(node.name, index), None, weight, reason)
         self.result.same_scale = _joined([{source(t).name for t in (*node.inputs, *node.outputs)} for node in chosen])
 
-    def _leads_to_layer(self, tensor: gs.Tensor, seen: set[str] | None = None) -> bool:
-        seen = seen if seen is not None else set()
-        if tensor.name in seen:
-            return False
-        seen.add(tensor.name)
-        for node in tensor.outputs:
-            if node.name in self.result.layers and node.op in TARGETS:
-                return True
-            through = node.op in MOVERS | ACTIVATIONS | AFFINE | POOLS | {"Concat", QUANTIZE, DEQUANTIZE, "Resize"}
-            through = through or self._constant_affine(node) or (node.op == "Mul" and _is_gate(node, tensor))
-            if through and any(self._leads_to_layer(out, seen) for out in node.outputs):
-                return True
-        return False
+    def _leads_to_layer(self, tensor: gs.Tensor) -> bool:
+        """Whether a quantized layer reads the tensor, directly or through what keeps it in the quantized region."""
+        if self.leading is None:
+            self.leading = set()
+            for node in reversed(self.nodes):
+                if node.name in self.result.layers and node.op in TARGETS:
+                    self.leading.update(t.name for t in node.inputs)
+                elif any(out.name in self.leading for out in node.outputs):
+                    self.leading.update(t.name for t in node.inputs if self._passes_on(node, t))
+        return tensor.name in self.leading
+
+    def _passes_on(self, node: gs.Node, tensor: gs.Tensor) -> bool:
+        through = node.op in MOVERS | ACTIVATIONS | AFFINE | POOLS | {"Concat", QUANTIZE, DEQUANTIZE, "Resize"}
+        return through or self._constant_affine(node) or (node.op == "Mul" and _is_gate(node, tensor))
 
     def _in_region(self, tensor: gs.Tensor) -> bool:
-        if tensor.name in self.region:
-            return self.region[tensor.name]
-        self.region[tensor.name] = False
-        node = self.model.producer(tensor)
-        if node is not None:
-            if node.op in TARGETS:
-                self.region[tensor.name] = node.name in self.result.layers
-            elif node.op in REGION:
-                self.region[tensor.name] = any(self._in_region(t) for t in node.inputs)
-        return self.region[tensor.name]
+        """Whether the tensor comes from a quantized layer, directly or through what keeps it in the region."""
+        if self.region is None:
+            self.region = set()
+            for node in self.nodes:
+                inside = (
+                    node.name in self.result.layers
+                    if node.op in TARGETS
+                    else (node.op in REGION and any(t.name in self.region for t in node.inputs))
+                )
+                if inside:
+                    self.region.update(t.name for t in node.outputs)
+        return tensor.name in self.region
 
     # ---------------------------------------------------------------- pools
 
@@ -311,6 +347,14 @@ def dequantizer(tensor: gs.Tensor) -> gs.Node | None:
     return None
 
 
+def pair_type(node: gs.Node) -> Precision | None:
+    """The quantized type that a DequantizeLinear reads, or None where it is not said or not one of ours."""
+    stored = node.inputs[0]
+    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
+        return Precision.from_onnx(onnx_type(node.inputs[2].dtype))
+    return Precision.from_onnx(onnx_type(stored.dtype)) if stored.dtype is not None else None
+
+
 def source(tensor: gs.Tensor) -> gs.Tensor:
     """The float tensor behind a Q/DQ pair, or the tensor itself."""
     if tensor.inputs and tensor.inputs[0].op == DEQUANTIZE:
@@ -339,14 +383,15 @@ def _unsigned(tensor: gs.Tensor) -> bool:
     return tensor.dtype is not None and not isinstance(tensor.dtype, int) and np.dtype(tensor.dtype) == np.uint8
 
 
-def _constant_behind(tensor: gs.Tensor, model: Model) -> bool:
-    """Whether a tensor is computed from constants alone (a Transpose of a weight, a pre-quantized weight)."""
-    if model.constant(tensor) is not None:
-        return True
-    producer = model.producer(tensor)
-    if producer is None or not producer.inputs:
-        return producer is not None and producer.op in ("Constant", "ConstantOfShape")
-    return all(t.is_empty() or _constant_behind(t, model) for t in producer.inputs)
+def _constant_tensors(model: Model) -> set[str]:
+    """Names of tensors that are computed from constants alone (a Transpose of a weight, a pre-quantized weight)."""
+    found: set[str] = set()
+    for node in model.nodes:
+        if any(True for _ in node.subgraphs()) or node.op in RANDOM:
+            continue
+        if all(t.is_empty() or t.name in found or isinstance(t, gs.Constant) for t in node.inputs):
+            found.update(t.name for t in node.outputs)
+    return found
 
 
 def _is_gate(node: gs.Node, tensor: gs.Tensor) -> bool:

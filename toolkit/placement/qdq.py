@@ -10,7 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from toolkit.model import Model, make_constant, make_node, onnx_type
+from toolkit.journal import Journal
+from toolkit.model import Model, make_constant, make_node, onnx_type, values_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.pairs import Pair
 from toolkit.precision import Precision
@@ -81,12 +82,21 @@ def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[Found]:
         yield Found(quantize, node, None if scale is None else scale.astype(np.float32), zero, axis)
 
 
-def existing(tensor: gs.Tensor) -> gs.Node | None:
-    """The DequantizeLinear of a per-tensor pair that already hangs on a float tensor, or None."""
+def existing(tensor: gs.Tensor, precision: Precision | None = None) -> gs.Node | None:
+    """The DequantizeLinear of a symmetric one-scale pair that already hangs on a float tensor, or None.
+
+    With ``precision`` only a pair of that type counts.
+    """
     for quantize in tensor.outputs:
-        if quantize.op != QUANTIZE or (
-            "axis" in quantize.attrs and getattr(quantize.inputs[1], "shape", None) not in ((), [], (1,))
-        ):
+        if quantize.op != QUANTIZE or quantize.inputs[0] is not tensor:
+            continue
+        scale, zero = quantize.inputs[1], quantize.inputs[2] if len(quantize.inputs) > 2 else None
+        if not isinstance(scale, gs.Constant) or int(np.prod(scale.shape or (1,))) != 1:
+            continue
+        if not isinstance(zero, gs.Constant) or np.any(values_of(zero).astype(np.float32) != 0):
+            continue
+        kind = Precision.from_onnx(onnx_type(zero.dtype))
+        if kind is None or not kind.quantized or (precision is not None and kind is not precision):
             continue
         for node in quantize.outputs[0].outputs:
             if node.op == DEQUANTIZE:
@@ -102,6 +112,7 @@ class Inserter:
         self.tensors = model.graph.tensors()
         self.nodes = {node.name: node for node, _ in model.walk()}
         self.taken = set(self.nodes) | {t.name for n, _ in model.walk() for t in (*n.inputs, *n.outputs)}
+        self.types = model.facts().types
         self.zeros: dict[int | None, gs.Constant] = {}
 
     def insert(self, pair: Pair, scale: Array) -> gs.Node:
@@ -115,7 +126,7 @@ class Inserter:
             The DequantizeLinear node.
         """
         tensor = self.tensors[pair.tensor]
-        dequantize = existing(tensor) if pair.axis is None else None
+        dequantize = existing(tensor, self.precision) if pair.axis is None else None
         if dequantize is None:
             dequantize = self._make(tensor, scale, pair.axis)
         for use in pair.uses:
@@ -123,7 +134,7 @@ class Inserter:
         return dequantize
 
     def _make(self, tensor: gs.Tensor, scale: Array, axis: int | None) -> gs.Node:
-        kind = onnx_type(tensor.dtype) or TensorProto.FLOAT
+        kind = self.types.get(tensor.name) or onnx_type(tensor.dtype) or TensorProto.FLOAT
         values = scale if axis is not None else scale.reshape(())
         scale_tensor = make_constant(self._name(f"{tensor.name}_scale"), values, kind)
         zero = self._zero(len(scale) if axis is not None else None)
@@ -153,8 +164,8 @@ class Inserter:
         return name
 
 
-def bypass(model: Model, node: gs.Node) -> list[str]:
-    """Let a node read the float tensors behind its Q/DQ pairs; pairs that nobody reads any more are removed.
+def bypass(node: gs.Node) -> list[str]:
+    """Let a node read the float tensors behind its Q/DQ pairs; ``model.tidy()`` then removes pairs nobody reads.
 
     Returns:
         Names of the float tensors it reads again.
@@ -169,6 +180,32 @@ def bypass(model: Model, node: gs.Node) -> list[str]:
         if quantize is not None and quantize.op == QUANTIZE:
             node.inputs[index] = quantize.inputs[0]
             freed.append(quantize.inputs[0].name)
-    if freed:
-        model.tidy()
     return freed
+
+
+def float_biases(model: Model, journal: Journal) -> int:
+    """Make int32 biases behind a DequantizeLinear float again: TensorRT refuses them (seen on 8.6 and RTX).
+
+    Returns:
+        How many there were.
+    """
+    count = 0
+    for pair in list(pairs_of(model)):
+        stored = model.constant(pair.dequantize.inputs[0])
+        scale = model.constant(pair.dequantize.inputs[1])
+        if pair.quantize is not None or stored is None or stored.dtype != np.int32 or scale is None:
+            continue
+        result = pair.dequantize.outputs[0]
+        values = (stored.astype(np.float64) * scale.astype(np.float64)).astype(np.float32)
+        bias = make_constant(
+            model.unique_tensor(f"{pair.dequantize.inputs[0].name}_float"), values, onnx_type(scale.dtype)
+        )
+        for reader in list(result.outputs):
+            for index, tensor in enumerate(reader.inputs):
+                if tensor is result:
+                    reader.inputs[index] = bias
+            journal.changed(reader.name, "its int32 bias became float", "TensorRT takes no quantized bias")
+        count += 1
+    if count:
+        model.tidy()
+    return count

@@ -32,7 +32,7 @@ def share_amax(model: Model, placement: Placement, amax: dict[str, float], preci
         shared = max(present) if present else max((amax[n] for n in names if n in amax), default=0.0)
         if len(set(present)) > 1:
             notes.append(
-                f"the pairs on {', '.join(sorted(names))} exist with unlike scales; the Concat is not quantized"
+                f"the pairs on {', '.join(sorted(names))} exist with unlike scales, so their Concat requantizes"
             )
         for name in names & set(amax):
             amax[name] = shared

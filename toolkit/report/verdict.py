@@ -95,8 +95,7 @@ def accuracy_words(accuracy: Accuracy) -> str:
                 notes.append(f"budget {amount(accuracy.budget, points)}")
         return words + (f" ({', '.join(notes)})" if notes else "")
     return "; ".join(
-        f"{name} " + ", ".join(_output_figures(output))
-        for name, output in list(accuracy.outputs.items())[:3]
+        f"{name} " + ", ".join(_output_figures(output)) for name, output in list(accuracy.outputs.items())[:3]
     )
 
 

@@ -75,7 +75,8 @@ def test_values_beyond_float16_stay_fp32_with_the_value_in_the_reason(residual):
     assert result.types.node["c1"] is Precision.FP32
     assert result.types.node["r1"] is Precision.FP32
     assert "100000" in result.types.reason["c1"]
-    assert result.plan.get("c1").precision is Precision.FP32
+    assert result.plan.get("c1") is None
+    assert "100000" in result.model.metadata["c1"]["qtool.reason"]
     assert {e.node for e in journal.of("declined")} == {"c1", "r1"}
 
 
@@ -136,9 +137,11 @@ def test_a_subgraph_runs_in_fp32_and_reads_fp32():
     ))  # fmt: skip
     context = placeholder_context()
     KeepPrecision(nodes=["t"], precision="fp16")(model, context)
-    result = lower(model, context.plan)
+    journal = Journal()
+    result = lower(model, context.plan, journal=journal)
     assert type_of(result.model, "r") == TensorProto.FLOAT16
-    assert type_of(result.model, "o") == TensorProto.FLOAT
+    assert result.plan.get("e").precision is Precision.FP32
+    assert {e.node for e in journal.of("declined")} >= {"t"}
     feeds = {"x": np.float32([1, -2, 3, 0]), "c": np.array(True)}
     assert np.allclose(run(result.model, feeds)[0], run(model, feeds)[0], atol=1e-3)
 
@@ -221,3 +224,90 @@ def test_lowering_changes_no_shape_and_no_name_and_runs(data):
     x = normal(2, 4, 6, 6)
     for a, b in zip(run(model, {"x": x}), run(lowered, {"x": x})):
         assert a.dtype == b.dtype and np.abs(a - b).max() <= 0.05 * max(np.abs(a).max(), 1.0)
+
+
+def test_constant_nodes_cannot_get_out_of_step_with_their_readers():
+    from onnx import numpy_helper
+
+    model = Model.from_proto(build(
+        [node("Relu", ["x"], ["r"]), node("Constant", [], ["k"], value=numpy_helper.from_array(normal(4, 4))), node("MatMul", ["r", "k"], ["y"])],
+        {"x": [2, 4]}, {"y": [2, 4]},
+    ))  # fmt: skip
+    plan = PrecisionPlan()
+    plan.ask("y", Precision.FP32, "test")
+    x = normal(2, 4)
+    assert np.allclose(run(lower(model, plan).model, {"x": x})[0], run(model, {"x": x})[0], atol=1e-2)
+
+
+def test_an_epsilon_that_float16_loses_keeps_its_chain_fp32():
+    weights = {"two": np.float32(2).reshape(()), "eps": np.float32(1e-12).reshape(())}
+    model = Model.from_proto(build(
+        [
+            node("ReduceMean", ["x"], ["mean"], axes=[-1]), node("Sub", ["x", "mean"], ["d"]), node("Pow", ["d", "two"], ["sq"]),
+            node("ReduceMean", ["sq"], ["var"], axes=[-1]), node("Add", ["var", "eps"], ["ve"]), node("Sqrt", ["ve"], ["sd"]),
+            node("Div", ["d", "sd"], ["y"]),
+        ],
+        {"x": [2, 8]}, {"y": [2, 8]}, weights,
+    ))  # fmt: skip
+    result = lower(model, PrecisionPlan())
+    assert {n for n, t in result.types.node.items() if t is Precision.FP32} == {"ve", "sd", "y"}
+    x = normal(2, 8)
+    x[0] = 1.5
+    assert np.isfinite(run(result.model, {"x": x})[0]).all()
+
+
+def test_values_that_float16_would_lose_stay_fp32():
+    model = Model.from_proto(build([node("Relu", ["x"], ["r"]), node("Sigmoid", ["r"], ["y"])], {"x": [4]}, {"y": [4]}))
+    result = lower(model, PrecisionPlan(), observed={"x": (-1, 1), "r": (0, 3e-8), "y": (0, 1)})
+    assert "3e-08" in result.types.reason["r"]
+
+
+def test_a_small_scale_keeps_the_layer_before_its_quantizer_fp32():
+    model = Model.from_proto(build(
+        [node("Relu", ["x"], ["r"]), node("QuantizeLinear", ["r", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]), node("Relu", ["d"], ["y"])],
+        {"x": [4]}, {"y": [4]}, {"s": np.float32(1e-8).reshape(()), "z": np.array(0, np.int8)}, opset=19,
+    ))  # fmt: skip
+    x = np.float32([1e-7, 5e-7, 2e-7, 9e-7])
+    lowered = lower(model, PrecisionPlan()).model
+    assert np.allclose(run(lowered, {"x": x})[0], run(model, {"x": x})[0], rtol=0.01)
+
+
+def test_a_half_model_with_a_subgraph_stays_valid():
+    inner = helper.make_graph([node("MatMul", ["r", "w"], ["m"]), node("Add", ["m", "b"], ["t"])], "then", [], [helper.make_tensor_value_info("t", 10, [2, 4])])
+    other = helper.make_graph([node("Neg", ["r"], ["e"])], "else", [], [helper.make_tensor_value_info("e", 10, [2, 4])])
+    half = {"w": normal(4, 4).astype(np.float16), "b": normal(4).astype(np.float16)}
+    model = Model.from_proto(build(
+        [node("Relu", ["x"], ["r"]), node("If", ["c"], ["o"], then_branch=inner, else_branch=other), node("Relu", ["o"], ["y"])],
+        {"x": [2, 4], "c": []}, {"y": [2, 4]}, half, types={"c": TensorProto.BOOL, "x": 10, "y": 10},
+    ))  # fmt: skip
+    feeds = {"x": normal(2, 4).astype(np.float16), "c": np.array(True)}
+    for rest in (Precision.FP16, Precision.FP32):
+        assert np.allclose(run(lower(model, PrecisionPlan(), rest=rest).model, feeds)[0], run(model, feeds)[0], atol=1e-2)
+
+
+def test_an_int32_bias_becomes_float():
+    weights = {"w": np.ones((4, 3, 1, 1), np.int8), "ws": np.float32(0.1).reshape(()), "wz": np.array(0, np.int8),
+               "b": np.array([10, 20, 30, 40], np.int32), "bs": np.float32(0.01).reshape(())}  # fmt: skip
+    model = Model.from_proto(build(
+        [node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]), node("DequantizeLinear", ["b", "bs"], ["bd"]), node("Conv", ["x", "wd", "bd"], ["y"])],
+        {"x": [1, 3, 2, 2]}, {"y": [1, 4, 2, 2]}, weights,
+    ))  # fmt: skip
+    lowered = lower(model, PrecisionPlan()).model
+    assert ops(lowered)["DequantizeLinear"] == 1
+    x = normal(1, 3, 2, 2)
+    assert np.allclose(run(lowered, {"x": x})[0], run(model, {"x": x})[0], atol=1e-2)
+
+
+def test_widening_and_narrowing_again_leaves_no_cast():
+    model = Model.from_proto(build(
+        [node("MatMul", ["x", "w"], ["m"]), node("Cast", ["m"], ["f"], to=TensorProto.FLOAT), node("Relu", ["f"], ["r"]),
+         node("Cast", ["r"], ["h"], to=TensorProto.FLOAT16), node("Sigmoid", ["h"], ["y"])],
+        {"x": [2, 4]}, {"y": [2, 4]}, {"w": normal(4, 4).astype(np.float16)}, types={"x": 10, "y": 10},
+    ))  # fmt: skip
+    plan = PrecisionPlan()
+    plan.ask("r", Precision.FP16, "test")
+    lowered = lower(model, plan).model
+    types = [(onnx_type(n.inputs[0].dtype), n.attrs["to"]) for n in casts(lowered)]
+    assert all(a != b for a, b in types)
+    assert len(casts(lowered)) <= 1
+    run(lowered, {"x": normal(2, 4).astype(np.float16)})

@@ -1,0 +1,132 @@
+"""Bias correction: take out the mean shift that rounding the weights gives each output channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from pydantic import Field
+
+from toolkit.graph_pass import Context, Pass
+from toolkit.model import Model, make_constant
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
+
+Array = np.ndarray[Any, Any]
+
+
+class CorrectBias(Pass):
+    """Subtract from each bias what the rounded weights add to the mean of the output: (Wq - W) E[x].
+
+    Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV 2019, section 4.2,
+    with E[x] measured on calibration samples. Use it after insert_qdq.
+    """
+
+    name = "correct_bias"
+    samples: int = Field(64, gt=0, description="calibration samples to look at")
+    measure: bool = Field(True, description="measure what it changes and note it in the journal")
+
+    def apply(self, model: Model, context: Context) -> None:
+        """Correct every quantized layer that has a bias, or can have one.
+
+        Raises:
+            RangesError: there is no calibration data.
+        """
+        from toolkit.analysis.channels import collect_channels, data_of, sqnr_against, without_pairs
+
+        if context.services.get("dry_run"):
+            context.journal.noted("a run would correct the biases of the quantized layers", rule="dry-run")
+            return
+        layers = [node for node in model.nodes if node.op in TARGETS and _rounded(model, node) is not None]
+        if not layers:
+            context.journal.noted("no layer has quantized weights: use it after insert_qdq", rule="correct-bias")
+            return
+        data = data_of(context)
+        reference = without_pairs(model) if self.measure else None
+        before = sqnr_against(reference, model, data, self.samples) if reference is not None else 0.0
+        facts = model.facts(context.profiles)
+        axes = {node.inputs[0].name: 1 if node.op in ("Conv", "ConvTranspose") else -1 for node in layers}
+        means = {name: found.mean for name, found in collect_channels(model, axes, data, self.samples).items()}
+        for node in layers:
+            if node.op == "ConvTranspose" or (node.op == "Gemm" and node.attrs.get("transA", 0)):
+                context.journal.declined(node.name, f"{node.op} is not corrected", rule="not-supported")
+                continue
+            self._correct(model, node, means[node.inputs[0].name], facts.rank(node.outputs[0].name), context)
+        model.tidy()
+        if reference is not None:
+            after = sqnr_against(reference, model, data, self.samples)
+            context.journal.noted(f"the outputs have {after:.1f} dB, before {before:.1f} dB", rule="effect")
+
+    def _correct(self, model: Model, node: gs.Node, mean: Array, rank: int | None, context: Context) -> None:
+        found = _rounded(model, node)
+        assert found is not None
+        weight, stored = found
+        shift = _shift(node, stored.astype(np.float64) - weight.astype(np.float64), mean)
+        place = _bias(model, node, len(shift))
+        if place is None:
+            context.journal.declined(
+                node.name, "it has no bias, and no Add of a constant vector is behind it", rule="no-bias"
+            )
+            return
+        holder, index = place
+        if index < len(holder.inputs):
+            old = model.constant(holder.inputs[index])
+            assert old is not None
+            beta = float(node.attrs.get("beta", 1.0)) if holder is node and node.op == "Gemm" else 1.0
+            new = (old.astype(np.float64) - shift.reshape(old.shape if old.size == shift.size else -1) / beta).astype(
+                old.dtype
+            )
+            holder.inputs[index] = make_constant(model.unique_tensor(f"{holder.inputs[index].name}_corrected"), new)
+        else:
+            name = model.unique_tensor(f"{node.name}_bias_corrected")
+            holder.inputs.append(make_constant(name, (-shift).astype(weight.dtype)))
+        why = f"rounding its weights moves the mean of an output channel by up to {np.abs(shift).max():.3g}"
+        context.journal.changed(node.name, f"bias of {holder.name} corrected", why)
+
+
+def _rounded(model: Model, node: gs.Node) -> tuple[Array, Array] | None:
+    """A layer's float weights and what its Q/DQ pair makes of them, or None."""
+    back = node.inputs[1].inputs[0] if len(node.inputs) > 1 and node.inputs[1].inputs else None
+    if back is None or back.op != DEQUANTIZE or not back.inputs[0].inputs:
+        return None
+    quantize = back.inputs[0].inputs[0]
+    if quantize.op != QUANTIZE:
+        return None
+    values, scale = model.constant(quantize.inputs[0]), model.constant(quantize.inputs[1])
+    if values is None or scale is None or values.ndim < 2:
+        return None
+    from toolkit.analysis.switches import fake_quantized
+    from toolkit.model import onnx_type
+    from toolkit.precision import Precision
+
+    precision = Precision.from_onnx(onnx_type(quantize.inputs[2].dtype)) if len(quantize.inputs) > 2 else Precision.INT8
+    axis = int(quantize.attrs.get("axis", 1)) if scale.size > 1 else None
+    return values, fake_quantized(values, np.atleast_1d(scale), axis, precision or Precision.INT8)
+
+
+def _shift(node: gs.Node, error: Array, mean: Array) -> Array:
+    """How far the mean of each output channel moves, float64 [out]; a Conv's padding is taken for values like others."""
+    if node.op == "MatMul":
+        return np.asarray(mean @ error)
+    if node.op == "Gemm":
+        alpha = float(node.attrs.get("alpha", 1.0))
+        return np.asarray(alpha * (error @ mean if node.attrs.get("transB", 0) else mean @ error))
+    group = int(node.attrs.get("group", 1))
+    summed = error.reshape(group, error.shape[0] // group, error.shape[1], -1).sum(axis=3)
+    return np.asarray(np.einsum("goi,gi->go", summed, mean.reshape(group, -1)).reshape(-1))
+
+
+def _bias(model: Model, node: gs.Node, size: int) -> tuple[gs.Node, int] | None:
+    """The node and input that hold the bias; the index after the last input where a bias can be added."""
+    if node.op != "MatMul":
+        if len(node.inputs) < 3:
+            return node, 2
+        value = None if node.inputs[2].is_empty() else model.constant(node.inputs[2])
+        return (node, 2) if value is not None and value.size == size else None
+    out = node.outputs[0]
+    if len(out.outputs) != 1 or out.outputs[0].op != "Add":
+        return None
+    add = out.outputs[0]
+    index = 1 if add.inputs[0] is out else 0
+    value = model.constant(add.inputs[index])
+    return (add, index) if value is not None and value.ndim == 1 and value.size == size else None
