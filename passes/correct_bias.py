@@ -105,7 +105,7 @@ def _rounded(model: Model, node: gs.Node) -> tuple[Array, Array] | None:
 
 
 def _shift(node: gs.Node, error: Array, mean: Array) -> Array:
-    """How far the mean of each output channel moves, float64 [out]; a Conv's padding is taken for values like others."""
+    """How far the mean of each output channel moves, float64 [out]; padding counts like other values."""
     if node.op == "MatMul":
         return np.asarray(mean @ error)
     if node.op == "Gemm":

@@ -8,8 +8,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
+from toolkit.analysis.layer_weights import LayerWeights
 from toolkit.graph_pass import Context, Pass
-from toolkit.model import Model, make_constant
+from toolkit.model import Model
 
 Array = np.ndarray[Any, Any]
 _LAYERS = ("Conv", "Gemm")
@@ -20,7 +21,7 @@ _CHANGE = 1e-3
 
 
 class Equalize(Pass):
-    """Scale channels between Conv and Conv or Gemm so that one INT8 scale serves all of them (cross-layer equalization).
+    """Cross-layer equalization: scale channels between Conv and Conv or Gemm so that one INT8 scale serves them all.
 
     For W1 -> ReLU -> W2, channel c of W1 is divided by s and that of W2 multiplied, s = sqrt(r1 / r2) with r the
     largest weights of the channel: Nagel et al., "Data-free quantization through weight equalization and bias
@@ -40,13 +41,13 @@ class Equalize(Pass):
             context.journal.noted("no pair of layers can be equalized", rule="equalize")
             return
         before = plain_outcome(model, context) if self.measure else None
-        weights = {name: _Layer(model, model.node(name)) for pair in pairs for name in pair}
+        weights = {name: LayerWeights(model, model.node(name)) for pair in pairs for name in pair}
         spread = {pair: _unevenness(weights[pair[0]].out_range()) for pair in pairs}
         for _ in range(self.rounds):
             if max(_step(weights[first], weights[second]) for first, second in pairs) < _CHANGE:
                 break
         for layer in weights.values():
-            layer.write()
+            layer.write("equalized")
         for pair in pairs:
             even = _unevenness(weights[pair[0]].out_range())
             why = f"largest over median channel was {spread[pair]:.3g}, is {even:.3g}"
@@ -71,8 +72,8 @@ class Equalize(Pass):
             flat = node.op in ("Flatten", "Reshape", "Squeeze") and seen.op == "GlobalAveragePool"
             if node.op not in _THROUGH and not flat:
                 hint = ": run fold_batchnorm before" if node.op == "BatchNormalization" else ""
-                context.journal.declined(first.name, f"{node.op} behind it does not pass positive factors through{hint}",
-                                         rule="not-homogeneous")  # fmt: skip
+                why = f"{node.op} behind it does not pass positive factors through{hint}"
+                context.journal.declined(first.name, why, rule="not-homogeneous")
                 return None
             tensor, seen = node.outputs[0], node if not flat else seen
         operands = [layer.inputs[1] for layer in (first, node)]
@@ -84,7 +85,7 @@ class Equalize(Pass):
             return None
         if (first.op == "Gemm" and first.attrs.get("transA", 0)) or (node.op == "Gemm" and node.attrs.get("transA", 0)):
             return None
-        if _Layer(model, first).channels_out != _Layer(model, node).channels_in:
+        if LayerWeights(model, first).channels_out != LayerWeights(model, node).channels_in:
             context.journal.declined(
                 first.name, f"the channels of {node.name} are laid out differently", rule="channels"
             )
@@ -92,60 +93,7 @@ class Equalize(Pass):
         return str(first.name), str(node.name)
 
 
-class _Layer:
-    """Weight and bias of one layer, float64, as [out, in / group, ...]."""
-
-    def __init__(self, model: Model, node: gs.Node) -> None:
-        self.model, self.node = model, node
-        weight = model.constant(node.inputs[1])
-        assert weight is not None
-        self.dtype = weight.dtype
-        self.turned = node.op == "Gemm" and not node.attrs.get("transB", 0)
-        self.weight: Array = (weight.T if self.turned else weight).astype(np.float64)
-        has_bias = len(node.inputs) > 2 and not node.inputs[2].is_empty()
-        bias = model.constant(node.inputs[2]) if has_bias else None
-        self.bias: Array | None = None if bias is None else np.broadcast_to(
-            bias.astype(np.float64).reshape(-1), (len(self.weight),)
-        ).copy()  # fmt: skip
-        self.group = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
-
-    @property
-    def channels_out(self) -> int:
-        return int(self.weight.shape[0])
-
-    @property
-    def channels_in(self) -> int:
-        return int(self.weight.shape[1]) * self.group
-
-    def out_range(self) -> Array:
-        """Largest weight of every output channel."""
-        return np.abs(self.weight).reshape(len(self.weight), -1).max(axis=1)
-
-    def in_range(self) -> Array:
-        """Largest weight that reads every input channel."""
-        split = np.abs(self.weight).reshape(self.group, -1, self.weight.shape[1], int(np.prod(self.weight.shape[2:])))
-        return np.asarray(split.max(axis=(1, 3)).reshape(-1))
-
-    def scale_out(self, factor: Array) -> None:
-        self.weight = self.weight * factor.reshape(-1, *(1,) * (self.weight.ndim - 1))
-        if self.bias is not None:
-            self.bias = self.bias * factor
-
-    def scale_in(self, factor: Array) -> None:
-        per_group = factor.reshape(self.group, 1, self.weight.shape[1], *(1,) * (self.weight.ndim - 2))
-        shape = self.weight.shape
-        self.weight = (self.weight.reshape(self.group, -1, *shape[1:]) * per_group).reshape(shape)
-
-    def write(self) -> None:
-        weight = (self.weight.T if self.turned else self.weight).astype(self.dtype)
-        name = self.model.unique_tensor(f"{self.node.inputs[1].name}_equalized")
-        self.node.inputs[1] = make_constant(name, weight)
-        if self.bias is not None:
-            name = self.model.unique_tensor(f"{self.node.inputs[2].name}_equalized")
-            self.node.inputs[2] = make_constant(name, self.bias.astype(self.dtype))
-
-
-def _step(first: _Layer, second: _Layer) -> float:
+def _step(first: LayerWeights, second: LayerWeights) -> float:
     """Equalize one pair; how far the largest factor is from 1."""
     r1, r2 = first.out_range(), second.in_range()
     # a dead channel has nothing to be equalized with

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from passes.equalize import Equalize
 from passes.insert_qdq import InsertQDQ
+from passes.smooth import Smooth
 from toolkit.errors import DataError
-from toolkit.graph_pass import Context
+from toolkit.graph_pass import Context, Pass
 from toolkit.model import Model
 from toolkit.precision import Precision
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from toolkit.analysis.simulation import Simulation
     from toolkit.data import CalibrationData
 
+_HELPS = 0.5
 _DEFAULTS = {"max_drop": 0.01, "min_agreement": 0.98, "min_sqnr_db": 20.0}
 
 
@@ -37,12 +40,18 @@ class SearchPrecision(InsertQDQ):
     margin: float = Field(1.0, ge=0, description="safety against other samples: dB of SQNR, standard errors of shares")
     max_ms: float | None = Field(None, gt=0, description="largest predicted latency in milliseconds")
     keep: Literal["fp16", "bf16", "fp32"] | None = Field(None, description="precision of kept layers; default: rest")
+    prefer: Literal["int8", "time"] = Field(
+        "int8", description="what to keep much of: multiplications in INT8, or predicted speed on the gpu"
+    )
     gpu: str = Field("A10", description="the GPU that times are predicted for, from datasheet figures")
     data: Literal["calibration", "evaluation"] = Field("calibration", description="the samples to decide on")
     samples: int | None = Field(256, gt=0, description="decide on at most this many samples")
     batch: int = Field(32, gt=0, description="samples to run at once")
-    evaluations: int | None = Field(None, gt=0, description="plans to evaluate at most; default 2 log2(groups) + 8")
+    evaluations: int | None = Field(None, gt=0, description="plans to evaluate at most; default 8 log2(groups) + 16")
     try_ranges: bool = Field(True, description="try the ranges of other calibration methods before giving a layer up")
+    helpers: list[Literal["equalize", "smooth"]] = Field(
+        [], description="passes to try where INT8 everywhere misses the budget; kept if they help"
+    )
     threads: int | None = Field(None, gt=0, description="batches computed at once; default one a core")
 
     def apply(self, model: Model, context: Context) -> None:
@@ -57,14 +66,12 @@ class SearchPrecision(InsertQDQ):
             context.journal.noted("a run would search which layers stay float; here all are quantized", rule="dry-run")
         elif self.placement(model, context).activations:
             self.raise_opset(model, self.placement(model, context))
-            found = self._search(model, context)
+            simulation = self._helped(model, context, self._simulation(model, context))
+            found = self._search(simulation, context)
             self._take(found, context)
         super().apply(model, context)
 
-    def _search(self, model: Model, context: Context) -> Found:
-        from toolkit.analysis.cost import CostModel
-        from toolkit.analysis.gpus import find
-        from toolkit.analysis.search import Search
+    def _simulation(self, model: Model, context: Context) -> Simulation:
         from toolkit.analysis.simulation import Settings, Simulation
         from toolkit.analysis.switches import wanted_tensors
 
@@ -81,10 +88,42 @@ class SearchPrecision(InsertQDQ):
         simulation = Simulation(model, ranges, data, context.profiles, judge, settings)
         used = sum(feed.count for feed in simulation.feeds)
         context.journal.noted(f"the search decides on {used} samples of {data.name}", rule="search-data")
+        return simulation
+
+    def _helped(self, model: Model, context: Context, simulation: Simulation) -> Simulation:
+        """Apply the helper passes that make plain quantization clearly better, where it misses the budget."""
+        helpers: dict[str, Pass] = {"equalize": Equalize(measure=False), "smooth": Smooth(measure=False)}
+        for name in self.helpers:
+            full = simulation.without(())
+            if not self._budget(context, simulation).lacks(full, simulation.runner.float_outcome):
+                break
+            trial = model.copy()
+            apart = Context(profiles=context.profiles, rest=context.rest, provider=context.provider,
+                            plan=context.plan.copy(), services=dict(context.services))  # fmt: skip
+            helpers[name](trial, apart)
+            if not apart.journal.of("changed") or context.provider is None:
+                continue
+            tried = self._simulation(trial, apart)
+            after = tried.without(())
+            better = after.noise < _HELPS * full.noise
+            text = f"{name}: all layers in {self.dtype} leave {after.sqnr_db:.1f} dB, before {full.sqnr_db:.1f} dB"
+            context.journal.noted(text + ("; it is applied" if better else "; it is not applied"), rule="search-helper")
+            if better:
+                model.graph = trial.graph
+                context.known_ranges = apart.known_ranges
+                context.journal.events += [replace(e, by=self.title()) for e in apart.journal.of("changed")]
+                simulation = tried
+        return simulation
+
+    def _search(self, simulation: Simulation, context: Context) -> Found:
+        from toolkit.analysis.cost import CostModel
+        from toolkit.analysis.gpus import find
+        from toolkit.analysis.search import Search
+
         folder = self._folder(context)
         cost = CostModel(simulation.switches, simulation.facts, find(self.gpu), context.rest)
         found = Search(
-            simulation, self._budget(context, simulation), cost, evaluations=self.evaluations,
+            simulation, self._budget(context, simulation), cost, prefer=self.prefer, evaluations=self.evaluations,
             try_ranges=self.try_ranges, log=folder / "search.jsonl" if folder else None,
             best=folder / "search_best.json" if folder else None, progress=context.progress,
         ).run()  # fmt: skip

@@ -1,4 +1,4 @@
-"""SmoothQuant: move activation outliers into the weights of the MatMuls that read them."""
+"""SmoothQuant: move activation outliers into the weights of the layers that read them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
+from toolkit.analysis.layer_weights import LayerWeights
 from toolkit.graph_pass import Context, Pass
 from toolkit.model import Model, make_constant, make_node
 
@@ -16,11 +17,11 @@ _SMALL = 1e-5
 
 
 class Smooth(Pass):
-    """Divide each channel of a MatMul's input by s and multiply the weights' row by it, so that outliers fit one scale.
+    """Divide each channel of a layer's input by s and multiply its weights by it, so that outliers fit one scale.
 
     s = amax(x)^strength / amax(w)^(1 - strength) by channel: Xiao et al., "SmoothQuant: accurate and efficient
     post-training quantization for large language models", ICML 2023, equation 4. The division goes into the
-    normalization before the MatMuls where they are its only readers, else into a Mul.
+    normalization before MatMuls where they are its only readers, else into a Mul. Conv is smoothed in the same way.
     """
 
     name = "smooth"
@@ -43,9 +44,9 @@ class Smooth(Pass):
             return
         readers = self._readers(model)
         if not readers:
-            context.journal.noted("no MatMul with constant weights reads an activation", rule="smooth")
+            context.journal.noted("no layer with constant weights reads an activation", rule="smooth")
             return
-        axes = {name: -1 for name in readers}
+        axes = {name: 1 if nodes[0].op == "Conv" else -1 for name, nodes in readers.items()}
         found = collect_channels(model, axes, data_of(context), self.samples)
         worth = {name: nodes for name, nodes in readers.items() if self._uneven(found[name].amax) >= self.least}
         for name in readers.keys() - worth.keys():
@@ -62,15 +63,21 @@ class Smooth(Pass):
         note_effect(context, before, plain_outcome(model, context) if self.measure else None, "smooth")
 
     def _readers(self, model: Model) -> dict[str, list[gs.Node]]:
-        """MatMuls and Gemms with weights of their own, by the activation that they read."""
+        """Layers with constant weights that read an activation, by its name; of unlike operators the first kind."""
         found: dict[str, list[gs.Node]] = {}
         for node in model.nodes:
-            if node.op not in ("MatMul", "Gemm") or node.attrs.get("transA", 0):
+            if node.op not in ("MatMul", "Gemm", "Conv") or node.attrs.get("transA", 0):
                 continue
             weight = model.constant(node.inputs[1])
-            if weight is None or weight.ndim != 2 or model.constant(node.inputs[0]) is not None:
+            if weight is None or len(node.inputs[1].outputs) > 1 or model.constant(node.inputs[0]) is not None:
                 continue
-            found.setdefault(node.inputs[0].name, []).append(node)
+            if len(node.inputs) > 2 and not node.inputs[2].is_empty() and model.constant(node.inputs[2]) is None:
+                continue
+            if node.op != "Conv" and weight.ndim != 2:
+                continue
+            nodes = found.setdefault(node.inputs[0].name, [])
+            if not nodes or (nodes[0].op == "Conv") == (node.op == "Conv"):
+                nodes.append(node)
         return found
 
     def _uneven(self, amax: Array) -> float:
@@ -78,10 +85,8 @@ class Smooth(Pass):
         return float(amax.max()) / median if median else 1.0
 
     def _smooth(self, model: Model, name: str, nodes: list[gs.Node], amax: Array, context: Context) -> None:
-        weights = [np.asarray(model.constant(node.inputs[1])) for node in nodes]
-        turned = [node.op == "Gemm" and bool(node.attrs.get("transB", 0)) for node in nodes]
-        rows = [np.abs(w.T if t else w).max(axis=1).astype(np.float64) for w, t in zip(weights, turned)]
-        largest = np.maximum(np.max(rows, axis=0), _SMALL)
+        layers = [LayerWeights(model, node) for node in nodes]
+        largest = np.maximum(np.max([layer.in_range() for layer in layers], axis=0), _SMALL)
         factor = np.maximum(amax, _SMALL) ** self.strength / largest ** (1 - self.strength)
         # a channel that never fires has no outlier to move
         factor = np.where(amax > _SMALL, factor, 1.0)
@@ -93,25 +98,31 @@ class Smooth(Pass):
                 context.journal.declined(node.name, f"'{name}' has other readers, and insert = false", rule="no-norm")
             return
         if where is None:
-            out = gs.Variable(model.unique_tensor(f"{name}_smooth"), dtype=tensor.dtype, shape=tensor.shape)
-            inverse = make_constant(model.unique_tensor(f"{name}_smooth_factor"), (1 / factor).astype(weights[0].dtype))
-            where = model.unique_node(f"{nodes[0].name}_smooth")
-            model.graph.nodes.append(make_node("Mul", where, [tensor, inverse], [out]))
-            for node in nodes:
-                node.inputs[0] = out
-        for node, weight, turn in zip(nodes, weights, turned):
-            scaled = weight * (factor[None, :] if turn else factor[:, None]).astype(weight.dtype)
-            node.inputs[1] = make_constant(
-                model.unique_tensor(f"{node.inputs[1].name}_smooth"), scaled.astype(weight.dtype)
-            )
-            why = f"the largest channel of '{name}' is {self._uneven(amax):.3g} medians, after it {self._uneven(amax / factor):.3g}"
+            where = self._insert(model, tensor, nodes, 1 / factor, layers[0].dtype)
+        ratio, after = self._uneven(amax), self._uneven(amax / factor)
+        for node, layer in zip(nodes, layers):
+            layer.scale_in(factor.astype(np.float64))
+            layer.write("smooth")
+            why = f"the largest channel of '{name}' is {ratio:.3g} medians, after it {after:.3g}"
             context.journal.changed(node.name, f"its weights take factors that {where} gives up", why)
+
+    def _insert(self, model: Model, tensor: gs.Tensor, nodes: list[gs.Node], inverse: Array, dtype: Any) -> str:
+        """Put a Mul by channel in front of the layers; its name."""
+        rank = np.asarray(model.constant(nodes[0].inputs[1])).ndim
+        spread = inverse.reshape(-1, *(1,) * (rank - 2)) if nodes[0].op == "Conv" else inverse
+        out = gs.Variable(model.unique_tensor(f"{tensor.name}_smooth"), dtype=tensor.dtype, shape=tensor.shape)
+        factors = make_constant(model.unique_tensor(f"{tensor.name}_smooth_factor"), spread.astype(dtype))
+        name = model.unique_node(f"{nodes[0].name}_smooth")
+        model.graph.nodes.append(make_node("Mul", name, [tensor, factors], [out]))
+        for node in nodes:
+            node.inputs[0] = out
+        return name
 
     def _fold(self, model: Model, tensor: gs.Tensor, nodes: list[gs.Node], factor: Array) -> str | None:
         """Divide the gain and shift of the normalization that makes the tensor; its name, or None where it cannot."""
         maker = model.producer(tensor)
         mine = {id(node) for node in nodes}
-        if maker is None or model.is_output(tensor) or tensor.name in model.subgraph_tensors():
+        if nodes[0].op == "Conv" or maker is None or model.is_output(tensor) or tensor.name in model.subgraph_tensors():
             return None
         if any(id(reader) not in mine for reader in tensor.outputs):
             return None

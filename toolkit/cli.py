@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from toolkit import cli_analysis
+
 app = typer.Typer(
     name="qtool",
     help="From a float ONNX model to a mixed-precision TensorRT engine, with the precision of every layer explained.",
@@ -120,6 +122,38 @@ def schema(
     raise typer.Exit(print_schema(what))
 
 
+@app.command()
+def calibrate(
+    recipe: RecipePath,
+    shard: Annotated[str | None, typer.Option(help="Take only a share of the samples: i/n, such as 2/8.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file to write. Default: runs/<recipe>/collection[-i-of-n].npz.")
+    ] = None,
+    allow_code: AllowCode = False,
+    json: Json = False,
+) -> None:
+    """Collect calibration statistics, all or a share, for [calibration] collection."""
+    from toolkit.commands_calibration import calibrate as collect
+
+    raise typer.Exit(collect(recipe, shard, out, allow_code, json))
+
+
+@app.command()
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="What calibrate --shard wrote.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Join the statistics of all shards of a calibration."""
+    from toolkit.commands_calibration import merge as join
+
+    raise typer.Exit(join(parts, out, json))
+
+
+app.command()(cli_analysis.sensitivity)
+app.command()(cli_analysis.bisect)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command. Errors are printed as one paragraph, without a traceback unless --debug is given."""
     sys.exit(invoke(sys.argv[1:] if arguments is None else arguments))
@@ -154,7 +188,9 @@ def invoke(arguments: list[str]) -> int:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"qtool: {' '.join(text.split())}\n")
+    from toolkit.text import plain
+
+    sys.stderr.write(f"qtool: {plain(' '.join(text.split()))}\n")
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
-Out = Annotated[Optional[Path], typer.Option("--out", help="The run folder. Default: runs/<recipe name>.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/<recipe name>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the machine form.")]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe run code of its author (module:Name).")]
-Samples = Annotated[Optional[int], typer.Option(min=1, help="Use at most this many samples.")]
+Samples = Annotated[int | None, typer.Option(min=1, help="Use at most this many samples.")]
 Batch = Annotated[int, typer.Option(min=1, help="Samples to run at once.")]
 Data = Annotated[str, typer.Option(help="The samples to decide on: calibration or evaluation.")]
 
@@ -36,11 +36,11 @@ def sensitivity(
 def bisect(
     recipe: RecipePath,
     out: Out = None,
-    max_drop: Annotated[Optional[float], typer.Option(help="Passes if the metric drops by at most this.")] = None,
-    min_sqnr_db: Annotated[Optional[float], typer.Option(help="Passes if every output has this SQNR.")] = None,
-    min_agreement: Annotated[Optional[float], typer.Option(help="Passes if this share of winners stays.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Passes if the metric drops by at most this.")] = None,
+    min_sqnr_db: Annotated[float | None, typer.Option(help="Passes if every output has this SQNR.")] = None,
+    min_agreement: Annotated[float | None, typer.Option(help="Passes if this share of winners stays.")] = None,
     command: Annotated[
-        Optional[str], typer.Option(help="Passes if this command exits 0; {model} is the quantized ONNX file.")
+        str | None, typer.Option(help="Passes if this command exits 0; {model} is the quantized ONNX file.")
     ] = None,
     samples: Samples = None,
     batch: Batch = 64,

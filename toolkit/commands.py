@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import QtoolError, did_you_mean
+from toolkit.text import plain_lines
 
 
 def emit(content: Any) -> None:
-    """Print JSON."""
+    """Print JSON; whatever is not ASCII is escaped, control characters of names among it."""
     sys.stdout.write(json_module.dumps(content, indent=1, default=str) + "\n")
+
+
+def say(text: str) -> None:
+    """Print text with a line end, control characters of names made visible."""
+    sys.stdout.write(plain_lines(text.removesuffix("\n")) + "\n")
 
 
 def run_recipe(recipe: Path, out: Path | None, allow_code: bool, json: bool) -> int:
@@ -42,7 +48,7 @@ def check_recipe(path: Path, allow_code: bool, json: bool) -> int:
     if json:
         emit(found.to_json())
     else:
-        sys.stdout.write(found.to_text())
+        say(found.to_text())
     return 0
 
 
@@ -51,15 +57,19 @@ def new_recipe(
 ) -> int:
     """``qtool new``."""
     from toolkit.files import write_text
-    from toolkit.new import recipe_for
+    from toolkit.new import inputs_of, recipe_for
+    from toolkit.run_guard import refuse_writing_over
 
     target = out if out is not None else Path(f"{model.stem}.toml")
+    refuse_writing_over(inputs_of(model, data, test), target)
+    if target.is_dir():
+        raise QtoolError("this is a folder", where=str(target), remedy="give --out the name of a file")
     if target.exists() and not force:
         raise QtoolError(
             "the recipe exists", where=str(target), remedy="give another --out, or --force to write over it"
         )
     write_text(target, recipe_for(model, target, data, test, metric))
-    sys.stdout.write(f"{target}\nnext: qtool check {target}\n")
+    say(f"{target}\nnext: qtool check {target}")
     return 0
 
 
@@ -75,13 +85,13 @@ def list_passes(name: str | None, json: bool) -> int:
         emit({n: {"doc": _first_line(kind), "settings": kind.model_json_schema()} for n, kind in kinds.items()})
         return 0
     for n, kind in kinds.items():
-        sys.stdout.write(f"{n}\n    {_first_line(kind)}\n")
+        say(f"{n}\n    {_first_line(kind)}")
         for key, spec in kind.model_fields.items():
             default = (
                 "required" if spec.is_required() else f"default {_plain(spec.get_default(call_default_factory=True))}"
             )
             text = f": {spec.description}" if spec.description else ""
-            sys.stdout.write(f"    {key} ({default}){text}\n")
+            say(f"    {key} ({default}){text}")
     return 0
 
 
@@ -101,7 +111,7 @@ def inspect_file(path: Path, json: bool) -> int:
     if json:
         emit(found.content)
     else:
-        sys.stdout.write(found.text)
+        say(found.text)
     return 0
 
 
@@ -113,7 +123,7 @@ def compare_runs(first: Path, second: Path, html: Path | None, json: bool) -> in
     if json:
         emit(found.content)
     else:
-        sys.stdout.write(found.text)
+        say(found.text)
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import DataError, QtoolError, RecipeError
+from toolkit.text import plain, plain_lines
 
 if TYPE_CHECKING:
     from toolkit.analysis.sensitivity import Sensitivity
     from toolkit.analysis.simulation import Simulation
+    from toolkit.analysis.weak_spots import WeakSpot
     from toolkit.graph_pass import Context, Pass
     from toolkit.model import Model
     from toolkit.pipeline import Pipeline
@@ -58,15 +59,16 @@ def prepared(
     from toolkit.analysis.simulation import Settings, Simulation, with_labels
     from toolkit.analysis.switches import wanted_tensors
     from toolkit.journal import Journal
-    from toolkit.pipeline import Pipeline, import_path
+    from toolkit.pipeline import Pipeline
     from toolkit.precision import Precision
     from toolkit.recipe import Recipe
     from toolkit.steps import RunFolder
 
     recipe = Recipe.load(path)
     folder = out if out is not None else Path("runs") / recipe.name
-    with RunFolder(folder) as kept, import_path(recipe.folder if allow_code else None):
-        pipeline = Pipeline(recipe, kept, allow_code, progress)
+    pipeline = Pipeline(recipe, RunFolder(folder), allow_code, progress)
+    with pipeline.opened():
+        pipeline.names_exist()
         journal = Journal()
         model = pipeline.source(journal).copy()
         context = pipeline.context(model, journal)
@@ -105,6 +107,7 @@ def sensitivity(
 ) -> int:  # fmt: skip
     """``qtool sensitivity``."""
     from toolkit.analysis import sensitivity as measuring
+    from toolkit.analysis.weak_spots import weak_spots
     from toolkit.commands import emit
     from toolkit.progress import Terminal
 
@@ -117,14 +120,15 @@ def sensitivity(
             found = measuring.exact(ready.simulation, processes=processes, log=log, progress=terminal.progress)
         target = ready.pipeline.path / "sensitivity.json"
         found.save(target)
+        spots = weak_spots(ready.simulation, found)
     if json:
-        emit(found.to_json())
+        emit({**found.to_json(), "weak_spots": [spot.to_json() for spot in spots]})
     else:
-        _print(found, target)
+        _print(found, target, spots)
     return 0
 
 
-def _print(found: Sensitivity, target: Path) -> None:
+def _print(found: Sensitivity, target: Path, spots: list[WeakSpot]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -133,7 +137,7 @@ def _print(found: Sensitivity, target: Path) -> None:
     for group in found.ranked():
         row = [_db(o.sqnr_db) if o is not None else "" for o in (group.alone, group.without)]
         kl = f"{group.alone.kl:.2e}" if group.alone is not None and group.alone.kl is not None else ""
-        table.add_row(group.name, group.op, *row, kl, f"{group.harm(found.full) / total:.1%}")
+        table.add_row(plain(group.name), plain(group.op), *row, kl, f"{group.harm(found.full) / total:.1%}")
     console = Console(highlight=False)
     console.print(table, markup=False)
     console.print(f"all quantized: {_db(found.full.sqnr_db)} dB; {found.samples} samples; {found.method}, "
@@ -142,8 +146,13 @@ def _print(found: Sensitivity, target: Path) -> None:
         console.print(
             f"{found.metric}: float {found.float_metric:.4f}, all quantized {found.full.metric:.4f}", markup=False
         )
+    for spot in spots:
+        for cause in spot.causes:
+            where = f" '{cause.tensor}'" if cause.tensor else ""
+            text = f"{spot.node} ({spot.blame:.0%} of the harm):{where} {cause.text}; what helps: {cause.remedy}"
+            console.print(text, markup=False, soft_wrap=True)
     for note in found.notes:
-        console.print(note, markup=False, soft_wrap=True)
+        console.print(plain_lines(note), markup=False, soft_wrap=True)
     console.print(f"Wrote {target}", markup=False, soft_wrap=True)
 
 
@@ -159,7 +168,7 @@ def bisect(
     """``qtool bisect``."""
     from toolkit.analysis import bisect as bisecting
     from toolkit.analysis.budget import Budget
-    from toolkit.commands import emit
+    from toolkit.commands import emit, say
     from toolkit.files import sha256_json
     from toolkit.progress import Terminal
 
@@ -191,12 +200,10 @@ def bisect(
     if json:
         emit(found.to_json())
     elif not found.kept:
-        sys.stdout.write("the check passes with every layer quantized\n")
+        say("the check passes with every layer quantized")
     else:
         names = "".join(f"  {name}\n" for name in found.kept)
-        sys.stdout.write(
-            f"{len(found.kept)} of {len(simulation.names)} layers have to stay float:\n{names}\n{found.fragment()}"
-        )
+        say(f"{len(found.kept)} of {len(simulation.names)} layers have to stay float:\n{names}\n{found.fragment()}")
     return 0
 
 

@@ -76,6 +76,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> Plan:
     from toolkit.backends.choose import choose
     from toolkit.graph_pass import Sequence as PassSequence
     from toolkit.pipeline import Pipeline, import_path
+    from toolkit.run_compare import comparable
     from toolkit.steps import RunFolder
 
     with (
@@ -84,6 +85,8 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> Plan:
     ):
         pipeline = Pipeline(recipe, RunFolder(Path(folder)), allow_code)
         pipeline.inputs_exist()
+        pipeline.names_exist()
+        comparable(pipeline)
         journal = Journal()
         steps = pipeline.passes()
         source = pipeline.source(journal)

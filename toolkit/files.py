@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 22
+PART = ".qtool-part"
+"""How the names of temporary files end: nobody else's files do, so a run may clear away what a killed one left."""
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -123,7 +123,7 @@ class Model:
         return proto
 
     def save(self, path: str | os.PathLike[str], ir_version: int | None = None) -> Path:
-        """Write the model whole or not at all; above 1.9 GB the weights go to ``<name>.data`` beside it."""
+        """Write the model whole or not at all; above 1.9 GB the weights go to ``<name>.<hash>.data`` beside it."""
         from toolkit.onnx_file import write
 
         path = Path(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from toolkit.data import CalibrationData
 from toolkit.journal import Journal
 from toolkit.model import Model
+from toolkit.model_header import model_files
+from toolkit.text import toml_string
 
 FRAGILE = ("Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
 _GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
@@ -55,12 +56,13 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
         ]
     fragile = [op for op in FRAGILE if ops[op]]
     if fragile:
-        lines += ["", "[[pass]]", 'use = "keep_precision"', f"ops = {json.dumps(fragile)}", 'precision = "fp16"']
+        listed = ", ".join(map(toml_string, fragile))
+        lines += ["", "[[pass]]", 'use = "keep_precision"', f"ops = [{listed}]", 'precision = "fp16"']
     lines += ["", "[[pass]]", 'use = "insert_qdq"']
     lines += ["", "[engine]", 'backend = "auto"', 'rest = "fp16"', "", "[evaluation]"]
     if test is not None:
         lines.append(f"data = {_relative(test, target)}")
-        lines.append(f'metric = "{metric or "top1"}"')
+        lines.append(f"metric = {toml_string(metric or 'top1')}")
         lines.append("budget = { max_drop = 0.01 }")
     else:
         lines.append("# Without test data the outputs are compared on samples held back from calibration.")
@@ -68,6 +70,14 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
         lines.append('# metric = "top1"')
         lines.append("budget = { min_agreement = 0.98 }" if _class_like(model) else "budget = { min_sqnr_db = 20.0 }")
     return "\n".join(lines) + "\n"
+
+
+def inputs_of(model: Path, data: Path | None, test: Path | None) -> dict[str, Path]:
+    """The files that a new recipe is made from, by what they are: it must not be written over any of them."""
+    found = {"the model": model, "--data": data, "--test": test}
+    weights = model_files(model)[1:] if model.is_file() else []
+    found.update({f"a file of the model's weights ({path.name})": path for path in weights})
+    return {what: path for what, path in found.items() if path is not None}
 
 
 def _class_like(model: Model) -> bool:
@@ -87,7 +97,7 @@ def _unusable(model: Model) -> bool:
 
 
 def _relative(path: Path, target: Path) -> str:
-    return json.dumps(Path(os.path.relpath(path.resolve(), target.resolve().parent)).as_posix())
+    return toml_string(Path(os.path.relpath(path.resolve(), target.resolve().parent)).as_posix())
 
 
 def _seen(model: Model, data: Path) -> dict[str, list[tuple[int, ...]]]:
@@ -128,4 +138,4 @@ def _extent(
 
 
 def _key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else toml_string(name)

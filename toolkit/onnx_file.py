@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +14,15 @@ import onnx.inliner
 from onnx import TensorProto
 
 from toolkit.errors import ModelError, NotAllowedError
-from toolkit.files import atomic_path
+from toolkit.files import atomic_path, write_bytes
 
 if TYPE_CHECKING:
     from toolkit.model import Model
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 23
+DATA_NAME = r"\.[0-9a-f]{16}\.data"
+"""What the file of a large model's weights is called behind the model file's own name, as a regular expression."""
+_APART = 1024
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -317,19 +323,32 @@ def _mend_resizes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
 
 
 def write(proto: onnx.ModelProto, path: Path, limit: int) -> Path:
-    """Write a model whole or not at all; above ``limit`` bytes the weights go to ``<name>.data`` beside it."""
+    """Write a model whole or not at all; above ``limit`` bytes the weights go to a file beside it.
+
+    That file's name holds the hash of its content, ``<name>.<hash>.data``: a model names the weights that it was
+    written with, whenever the writing is killed, and other weights make another model file. Data files of the model
+    that stood at ``path`` before are removed at the end.
+    """
     size = sum(len(t.raw_data) for t in proto.graph.initializer)
+    data: Path | None = None
     if size > limit:
-        data = path.with_name(path.name + ".data")
+        apart = [tensor for tensor in proto.graph.initializer if len(tensor.raw_data) >= _APART]
+        digest = hashlib.sha256()
+        for tensor in apart:
+            digest.update(tensor.raw_data)
+        data = path.with_name(f"{path.name}.{digest.hexdigest()[:16]}.data")
         with atomic_path(data) as temporary, open(temporary, "wb") as stream:
-            for tensor in proto.graph.initializer:
-                if len(tensor.raw_data) < 1024:
-                    continue
+            for tensor in apart:
                 offset = stream.tell()
                 stream.write(tensor.raw_data)
                 onnx.external_data_helper.set_external_data(tensor, data.name, offset, len(tensor.raw_data))
                 tensor.data_location = TensorProto.EXTERNAL
                 tensor.ClearField("raw_data")
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        stream.write(proto.SerializeToString(deterministic=True))
+            stream.flush()
+            os.fsync(stream.fileno())
+    write_bytes(path, proto.SerializeToString(deterministic=True))
+    own = re.compile(re.escape(path.name) + DATA_NAME)
+    for other in path.parent.iterdir():
+        if other != data and own.fullmatch(other.name):
+            other.unlink(missing_ok=True)
     return path

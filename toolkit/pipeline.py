@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -16,9 +17,11 @@ from toolkit.files import write_bytes, write_json, write_text
 from toolkit.journal import Journal
 from toolkit.plan import PrecisionPlan
 from toolkit.recipe import Recipe
-from toolkit.run_inputs import RunInputs, is_code
+from toolkit.run_compare import comparable, compare
+from toolkit.run_guard import FILES, refuse_run_over, refuse_writing_over
+from toolkit.run_keys import RunKeys
 from toolkit.steps import RunFolder, StepInfo
-from toolkit.versions import code_fingerprint, module_fingerprint, path_fingerprint, versions
+from toolkit.versions import versions
 
 if TYPE_CHECKING:
     from toolkit.calibration.ranges import Ranges
@@ -53,19 +56,8 @@ class Result:
     @property
     def files(self) -> list[Path]:
         """The files of the run folder that are for people and other tools."""
-        return [p for name in FILES if (p := self.folder / name).exists()]
-
-
-FILES = (
-    "report.html",
-    "report.json",
-    "model.onnx",
-    "model.engine",
-    "ranges.json",
-    "layers.json",
-    "journal.jsonl",
-    "recipe.lock.toml",
-)
+        weights = sorted(self.folder.glob("model.onnx.*.data"))
+        return [*(p for name in FILES if (p := self.folder / name).exists()), *weights]
 
 
 def run(
@@ -91,24 +83,37 @@ def run(
     if not isinstance(recipe, Recipe):
         recipe = Recipe.load(recipe)
     folder = Path(out) if out is not None else Path("runs") / recipe.name
-    with RunFolder(folder) as kept, import_path(recipe.folder if allow_code else None):
-        return Pipeline(recipe, kept, allow_code, progress, on_step).run()
+    pipeline = Pipeline(recipe, RunFolder(folder), allow_code, progress, on_step)
+    with pipeline.opened():
+        return pipeline.run()
 
 
 @contextmanager
 def import_path(folder: Path | None) -> Iterator[None]:
-    """Let modules beside the recipe be imported, where the user allows code."""
+    """Let modules beside the recipe be imported, where the user allows code.
+
+    Afterwards they are forgotten: the next run in this process takes the files as they are then, as its keys do.
+    """
     if folder is None:
         yield
         return
+    before, bytecode = set(sys.modules), sys.dont_write_bytecode
+    importlib.invalidate_caches()
     sys.path.insert(0, str(folder))
+    # compiled files are told apart by seconds and size, which is too coarse for a file that is being worked on
+    sys.dont_write_bytecode = True
     try:
         yield
     finally:
+        sys.dont_write_bytecode = bytecode
         sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and Path(file).resolve().is_relative_to(folder.resolve()):
+                del sys.modules[name]
 
 
-class Pipeline(RunInputs):
+class Pipeline(RunKeys):
     """One run of one recipe in one folder."""
 
     def __init__(
@@ -123,6 +128,23 @@ class Pipeline(RunInputs):
         self.on_step = on_step or (lambda info: None)
         self.path = folder.path
 
+    @contextmanager
+    def opened(self) -> Iterator[Pipeline]:
+        """The run folder for this pipeline alone, and the recipe's code within reach where the user allows it.
+
+        Raises:
+            QtoolError: an input is missing, would be written over, or is code that is not allowed; or the folder is in
+                use. Nothing has been written then.
+        """
+        self.inputs_exist()
+        inputs = self.input_files()
+        refuse_run_over(inputs, self.path)
+        cache = inputs.pop("[engine] timing_cache", None)
+        if cache is not None:
+            refuse_writing_over(inputs, cache, "give [engine] timing_cache a file of its own")
+        with self.folder, import_path(self.recipe.folder if self.allow_code else None):
+            yield self
+
     # ---------------------------------------------------------------- the whole
 
     def run(self) -> Result:
@@ -130,36 +152,18 @@ class Pipeline(RunInputs):
         from toolkit.report.schema import Report
 
         self.inputs_exist()
-        prepare_key = self._prepare_key()
-        self._step("passes", prepare_key, self._prepare)
-        lower_key = {
-            **self._engine_key(),
-            "prepared": self._hash(self.path / ".qtool/prepared.onnx"),
-            "plan": self._hash(self.path / ".qtool/plan.json"),
-            "ranges": self._hash(self.path / "ranges.json"),
-        }
-        self._step("lowering", lower_key, self._lower)
-        model_hash = self._hash(self.path / "model.onnx")
-        build_key = {**self._engine_key(), "model": model_hash, "profiles": repr(self.profiles), "gpu": _gpu()}
-        self._step("engine", build_key, self._build)
-        evaluate_key = {
-            "float": self.print_of(self.model_path),
-            "model": model_hash,
-            "code": code_fingerprint(),
-            "settings": self.recipe.evaluation.model_dump(mode="json"),
-            **self._evaluation_data_key(),
-        }
-        self._step("evaluation", evaluate_key, self._evaluate)
-        hidden = self.path / ".qtool"
-        report_key = {
-            "recipe": self.recipe.model_dump(mode="json", by_alias=True),
-            "results": [
-                self._hash(hidden / n) for n in ("build.json", "evaluation.json", "plan.json", "lowered_plan.json")
-            ],
-            "model": model_hash,
-            "code": code_fingerprint(),
-        }
-        self._step("report", report_key, self._report)
+        self.names_exist()
+        self.engine_settings()
+        comparable(self)
+        self._step("passes", self.prepare_key(), self._prepare)
+        self._step("lowering", self.lower_key(), self._lower)
+        self._step("engine", self.build_key(), self._build)
+        if self.recipe.engine.compare:
+            self._step("compare", self.compare_key(), self._compare)
+        else:
+            self.folder.forget("compare")
+        self._step("evaluation", self.evaluate_key(), self._evaluate)
+        self._step("report", self.report_key(), self._report)
         return Result(self.path, Report.load(self.path / "report.json"), self.folder.steps)
 
     def _step(self, name: str, key: Mapping[str, Any], work: Callable[[], list[Path]]) -> None:
@@ -167,82 +171,14 @@ class Pipeline(RunInputs):
         found, why = self.folder.find(name, key)
         if not found:
             self.folder.forget(name)
-            self.folder.store(name, key, work())
+            self.folder.store(name, key, work(), why)
         self.on_step(self.folder.done(name, time.perf_counter() - start, found, why))
-
-    # ---------------------------------------------------------------- keys
-
-    def _hash(self, path: Path) -> str:
-        return path_fingerprint(path) if path.exists() else ""
-
-    def _prepare_key(self) -> dict[str, Any]:
-        settings = self.recipe.calibration.model_dump(mode="json")
-        method = {k: settings.pop(k) for k in ("method", "percentile", "methods", "manual", "weights", "unlike")}
-        return {
-            "model": [self.print_of(self.model_path), self._external()],
-            "passes": self.recipe.passes,
-            "pass code": [
-                module_fingerprint(p["use"].partition(":")[0]) for p in self.recipe.passes if is_code(p["use"])
-            ]
-            if self.allow_code
-            else [],
-            "profiles": repr(self.profiles),
-            "calibration method": method,
-            "calibration settings": settings,
-            "calibration data": self.data_print(self.recipe.calibration.data),
-            "given ranges": self.data_print(self.recipe.calibration.ranges),
-            "held out": [self.recipe.evaluation.data is None, self.recipe.evaluation.hold_out],
-            "rest": self.recipe.engine.rest,
-            "services": self._pass_services_key(),
-            "code": code_fingerprint(),
-        }
-
-    def _pass_services_key(self) -> list[Any]:
-        """What passes that evaluate depend on besides: the evaluation's settings and data."""
-        if not any(p["use"] in EVALUATING or is_code(p["use"]) for p in self.recipe.passes):
-            return []
-        return [self.recipe.evaluation.model_dump(mode="json"), self._evaluation_data_key()]
-
-    def _external(self) -> list[str]:
-        """Hashes of the files that hold the model's weights, where they are not in the model file."""
-        import onnx
-
-        from toolkit.onnx_file import tensors
-
-        if self.model_path.stat().st_size > 200_000_000:
-            return []
-        try:
-            proto = onnx.load(str(self.model_path), load_external_data=False)
-        except Exception:
-            return []
-        found = {
-            entry.value
-            for tensor in tensors(proto.graph)
-            if tensor.data_location == onnx.TensorProto.EXTERNAL
-            for entry in tensor.external_data
-            if entry.key == "location"
-        }
-        return [self._hash(self.model_path.parent / name) for name in sorted(found)]
-
-    def _engine_key(self) -> dict[str, Any]:
-        return {
-            "engine": self.recipe.engine.model_dump(mode="json"),
-            "versions": versions(),
-            "code": code_fingerprint(),
-        }
-
-    def _evaluation_data_key(self) -> dict[str, Any]:
-        return {
-            "evaluation data": self.data_print(self.recipe.evaluation.data),
-            "calibration data": self.data_print(self.recipe.calibration.data)
-            if self.recipe.evaluation.data is None
-            else "",
-        }
 
     # ---------------------------------------------------------------- steps
 
     def _prepare(self) -> list[Path]:
         from toolkit.graph_pass import Sequence as PassSequence
+        from toolkit.model_header import model_files
 
         steps = self.passes()
         journal = Journal()
@@ -261,7 +197,7 @@ class Pipeline(RunInputs):
         model.save(hidden / "prepared.onnx")
         write_json(hidden / "plan.json", context.plan.to_json())
         write_text(hidden / "passes.jsonl", journal.to_jsonl())
-        written = [hidden / "prepared.onnx", hidden / "plan.json", hidden / "passes.jsonl"]
+        written = [*model_files(hidden / "prepared.onnx"), hidden / "plan.json", hidden / "passes.jsonl"]
         if ranges is not None:
             ranges.save(self.path / "ranges.json")
             written.append(self.path / "ranges.json")
@@ -293,6 +229,7 @@ class Pipeline(RunInputs):
         from toolkit.backends.choose import choose
         from toolkit.backends.lowering import lower
         from toolkit.model import Model
+        from toolkit.model_header import model_files
         from toolkit.precision import Precision
 
         hidden = self.folder.hidden
@@ -316,7 +253,7 @@ class Pipeline(RunInputs):
         final.save(self.path / "model.onnx", ir_version=8 if typing == "weak" else 10)
         write_json(hidden / "lowered_plan.json", plan.to_json())
         write_text(hidden / "lowering.jsonl", journal.to_jsonl())
-        return [self.path / "model.onnx", hidden / "lowered_plan.json", hidden / "lowering.jsonl"]
+        return [*model_files(self.path / "model.onnx"), hidden / "lowered_plan.json", hidden / "lowering.jsonl"]
 
     def engine_settings(self) -> Any:
         """The recipe's engine settings as backends take them."""
@@ -386,6 +323,11 @@ class Pipeline(RunInputs):
             written.append(self.path / "layers.json")
         return written
 
+    def _compare(self) -> list[Path]:
+        path = self.folder.hidden / "compare.json"
+        write_json(path, compare(self, self._ranges()))
+        return [path]
+
     def _evaluate(self) -> list[Path]:
         from toolkit.analysis.evaluate import evaluate
         from toolkit.model import Model
@@ -414,6 +356,8 @@ class Pipeline(RunInputs):
             layer_samples=section.layer_samples,
             progress=self.progress,
             allow_code=self.allow_code,
+            # float32 with its pairs: onnxruntime has no bfloat16 kernels on the CPU
+            instead=lambda: Model.load(self.folder.hidden / "prepared.onnx"),
         )
         write_json(path, {"measured": True, "held_out": held_out, "random": data.random, **found.to_json()})
         return [path]
@@ -424,10 +368,6 @@ class Pipeline(RunInputs):
         return make_report(self)
 
 
-EVALUATING = frozenset({"search_precision", "equalize", "smooth", "correct_bias"})
-"""Built-in passes that look at the evaluation's settings and data."""
-
-
 def _read_plan(path: Path) -> PrecisionPlan:
     return PrecisionPlan.from_json(json.loads(path.read_text(encoding="utf-8")))
 
@@ -436,10 +376,3 @@ def _actual_json(actual: Any) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(actual)
-
-
-def _gpu() -> str:
-    from toolkit.backends.gpu import find_gpu
-
-    gpu = find_gpu()
-    return repr(gpu) if gpu is not None else ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from toolkit.text import plain
+
 if TYPE_CHECKING:
     from toolkit.steps import StepInfo
 
@@ -45,7 +47,7 @@ class Terminal:
         if self._bars is None:
             return
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what.replace("[", r"\["), total=total)
+            self._tasks[what] = self._bars.add_task(plain(what).replace("[", r"\["), total=total)
         self._bars.update(self._tasks[what], completed=done, total=total)
 
     def step(self, info: StepInfo) -> None:
@@ -56,4 +58,4 @@ class Terminal:
             self._tasks.clear()
         word = "reused" if info.status == "reused" else f"{info.seconds:.1f} s"
         why = "" if info.why == "not done before" else f"  ({info.why})"
-        self.console.print(f"{info.name:<12} {word}{why}", markup=False, soft_wrap=True)
+        self.console.print(plain(f"{info.name:<12} {word}{why}"), markup=False, soft_wrap=True)

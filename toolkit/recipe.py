@@ -80,6 +80,9 @@ class CalibrationSection(Section):
     mask: str | None = Field(None, description="the mask input, where unlike lengths are to be padded together")
     random: RandomSection | None = Field(None, description="random data instead of real data")
     images: ImagesSection | None = Field(None, description="how images become samples")
+    collection: str | None = Field(
+        None, description="statistics that `qtool calibrate` and `qtool merge` wrote, instead of running the model"
+    )
     ranges: str | None = Field(None, description="a file of ranges to take: ranges.json, a TensorRT cache, a table")
     ranges_use: Literal["override", "fill"] = Field("override", description="whether given ranges win over calibration")
     manual: dict[str, float] = Field({}, description="amax by tensor name, set by hand; wins over everything")
@@ -215,6 +218,12 @@ class Recipe(Section):
                 remedy="remove random: real data is better",
             )
         names = {p.name for p in self.profile}
+        if self.engine.compare and "compare" in names:
+            raise RecipeError(
+                "a profile is named 'compare', which is where [engine] compare puts its latencies",
+                where=self.locate("engine", "compare"),
+                remedy="give the profile another name",
+            )
         for name in self.calibration.weights:
             if name not in names:
                 raise RecipeError(

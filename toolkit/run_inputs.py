@@ -2,70 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.errors import DataError, ModelError, RecipeError
+from toolkit.errors import RangesError, RecipeError, did_you_mean
 from toolkit.files import sha256_json
 from toolkit.journal import Journal
 from toolkit.recipe import Recipe
-from toolkit.steps import RunFolder
-from toolkit.versions import code_fingerprint, module_fingerprint, path_fingerprint
+from toolkit.run_checks import RunChecks
+from toolkit.versions import code_fingerprint
 
 if TYPE_CHECKING:
+    from toolkit.calibration.collection import Collection
     from toolkit.calibration.provider import Calibrator
     from toolkit.data import CalibrationData
-    from toolkit.graph_pass import Context, Pass, Progress
+    from toolkit.graph_pass import Context, Pass
     from toolkit.model import Model
 
 
-class RunInputs:
+class RunInputs(RunChecks):
     """Opens what a recipe names; each thing once."""
-
-    def __init__(
-        self, recipe: Recipe, folder: RunFolder, allow_code: bool = False, progress: Progress | None = None
-    ) -> None:
-        self.recipe, self.folder, self.allow_code = recipe, folder, allow_code
-        self.progress = progress or (lambda what, done, total: None)
-        self.profiles = recipe.profiles()
-        self.model_path = recipe.resolve(recipe.model.path)
-        self._source: Model | None = None
-        self._prints: dict[Path, str] = {}
-
-    def inputs_exist(self) -> None:
-        """Check that the files the recipe names are there.
-
-        Raises:
-            ModelError: the model is not.
-            DataError: data is not.
-        """
-        if not self.model_path.is_file():
-            raise ModelError(
-                f"no such model: {self.model_path}",
-                where=self.recipe.locate("model", "path"),
-                remedy="paths are relative to the recipe",
-            )
-        for table in ("calibration", "evaluation"):
-            data = getattr(self.recipe, table).data
-            if data is not None and not is_code(data) and not self.recipe.resolve(data).exists():
-                raise DataError(
-                    f"no such data: {self.recipe.resolve(data)}",
-                    where=self.recipe.locate(table, "data"),
-                    remedy="paths are relative to the recipe",
-                )
-
-    def print_of(self, path: Path) -> str:
-        """SHA-256 of a file or folder, computed once; empty where there is none."""
-        if path not in self._prints:
-            self._prints[path] = path_fingerprint(path) if path.exists() else ""
-        return self._prints[path]
-
-    def data_print(self, data: str | None) -> str:
-        """SHA-256 of a recipe's data, or of the module that gives it."""
-        if data is None:
-            return ""
-        return module_fingerprint(data.partition(":")[0]) if is_code(data) else self.print_of(self.recipe.resolve(data))
 
     # ---------------------------------------------------------------- model and data
 
@@ -152,15 +108,52 @@ class RunInputs:
         return (data.split(section.hold_out)[1], True) if len(data) > 1 else (data, False)
 
     def _opened(self, data: str | None) -> str | None:
-        return data if data is None or is_code(data) else str(self.recipe.resolve(data))
+        return data if data is None or self._names_code(data) else str(self.recipe.resolve(data))
 
-    def calibrator(self, data: CalibrationData, journal: Journal) -> Calibrator:
-        """The recipe's calibration over ``data``; what it collects is kept in the run folder."""
+    def _collected(self) -> Collection | None:
+        """The collection that the recipe names.
+
+        Raises:
+            RangesError: it is none, parts of it are missing, or it knows other profiles.
+        """
+        from toolkit.calibration.collection import Collection
+        from toolkit.data_sample import EVERYTHING
+
+        name = self.recipe.calibration.collection
+        if name is None:
+            return None
+        path = self.recipe.resolve(name)
+        found = Collection.load(path)
+        if found.missing_parts:
+            raise RangesError(
+                f"the collection lacks the parts {', '.join(found.missing_parts)}",
+                where=str(path),
+                remedy="join all parts with qtool merge",
+            )
+        known = self.profiles.names or [EVERYTHING]
+        odd = sorted(set(found.profiles) - set(known))
+        if odd:
+            raise RangesError(
+                f"the collection has samples of profile '{odd[0]}', which the recipe does not have",
+                where=str(path),
+                remedy=did_you_mean(odd[0], known),
+            )
+        return found
+
+    def calibrator(self, data: CalibrationData | None, journal: Journal) -> Calibrator:
+        """The recipe's calibration over ``data``; what it collects is kept in the run folder.
+
+        ``data`` may be None where the recipe names a collection.
+        """
         from toolkit.calibration.provider import Calibrator
+        from toolkit.data import CalibrationData
         from toolkit.precision import Precision
 
         section = self.recipe.calibration
-        data_print = [data.fingerprint(), len(data)]
+        collected = self._collected()
+        if data is None:
+            data = CalibrationData.open([], self.source(), self.profiles)
+        data_print = [data.fingerprint(), len(data)] if collected is None else []
         fp8 = any(p["use"] == "insert_qdq" and p.get("dtype") == "fp8" for p in self.recipe.passes)
 
         def keep(model: Model, taps: list[str], scalars: list[str]) -> Path:
@@ -170,6 +163,8 @@ class RunInputs:
                 scalars,
                 data_print,
                 section.batch,
+                section.outside,
+                section.mask,
                 repr(self.profiles),
                 code_fingerprint(),
             ]
@@ -195,6 +190,7 @@ class RunInputs:
             journal,
             self.progress,
             keep,
+            collected,
         )
 
     def passes(self) -> list[Pass]:
@@ -226,15 +222,12 @@ class RunInputs:
             profiles=self.profiles,
             rest=self.recipe.rest,
             progress=self.progress,
-            provider=self.calibrator(data, journal) if data is not None else None,
+            provider=self.calibrator(data, journal)
+            if data is not None or self.recipe.calibration.collection is not None
+            else None,
         )
         context.services["pipeline"] = self
         return context
-
-
-def is_code(name: str) -> bool:
-    """Whether a setting names code: ``module:Name``."""
-    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name) is not None
 
 
 def _bytes(text: str | None, recipe: Recipe) -> int | None:

@@ -14,7 +14,6 @@ from toolkit.versions import versions
 if TYPE_CHECKING:
     from toolkit.pipeline import Pipeline
     from toolkit.recipe import Recipe
-    from toolkit.report.schema import Accuracy
 
 
 def make_report(pipeline: Pipeline) -> list[Path]:
@@ -27,6 +26,7 @@ def make_report(pipeline: Pipeline) -> list[Path]:
     from toolkit.report.html import write_html
     from toolkit.report.join import join
     from toolkit.report.schema import PassInfo, RecipeInfo, Step
+    from toolkit.run_accuracy import accuracy_of
 
     folder, hidden, recipe = pipeline.path, pipeline.folder.hidden, pipeline.recipe
     journal = Journal()
@@ -44,6 +44,9 @@ def make_report(pipeline: Pipeline) -> list[Path]:
         )
         for name, entry in built["actuals"].items()
     }
+    build = build_from_json(built["build"])
+    if recipe.engine.compare:
+        build.latency["compare"] = json.loads((hidden / "compare.json").read_text(encoding="utf-8"))
     ranges = pipeline._ranges()
     errors = {name: SimpleNamespace(**entry) for name, entry in measured.get("nodes", {}).items()}
     report = join(
@@ -53,7 +56,7 @@ def make_report(pipeline: Pipeline) -> list[Path]:
         journal,
         errors,
         accuracy_of(measured, recipe),
-        build_from_json(built["build"]),
+        build,
         recipe=RecipeInfo(
             name=recipe.name,
             path=str(recipe.path or ""),
@@ -91,69 +94,9 @@ def _warnings(measured: dict[str, Any], journal: Journal, recipe: Recipe) -> lis
         found.append("RANDOM DATA: the ranges come from made-up values and mean nothing for real inputs")
     if not measured.get("measured"):
         found.append("nothing was measured: the recipe has neither evaluation data nor calibration data")
+    found += measured.get("notes", [])
     found += [e.reason for e in journal.of("noted") if e.rule in ("unlike-scales", "empty profile", "few samples")]
     return found
-
-
-def accuracy_of(measured: dict[str, Any], recipe: Recipe) -> Accuracy | None:
-    """The evaluation as the report holds it, with the budget's verdict."""
-    from toolkit.report.schema import Accuracy, OutputError
-
-    if not measured.get("measured"):
-        return None
-    budget = recipe.evaluation.budget
-    misses: list[str] = []
-    checks = 0
-
-    def need(limit: float | None, holds: bool, text: str) -> None:
-        nonlocal checks
-        if limit is not None:
-            checks += 1
-            if not holds:
-                misses.append(text)
-
-    drop, value = measured.get("drop"), measured.get("value")
-    need(
-        budget.max_drop,
-        drop is not None and drop <= (budget.max_drop or 0) + 1e-12,
-        f"the metric drops by {drop}, more than {budget.max_drop}" if drop is not None else "max_drop needs a metric",
-    )
-    need(
-        budget.min_value,
-        value is not None and value >= (budget.min_value or 0),
-        f"the metric is {value}, below {budget.min_value}",
-    )
-    for name, output in measured["outputs"].items():
-        sqnr, agreement = output["sqnr_db"], output["agreement"]
-        exact = sqnr is None and output["max_abs"] == 0
-        need(
-            budget.min_sqnr_db,
-            exact or (sqnr is not None and sqnr >= (budget.min_sqnr_db or 0)),
-            f"output '{name}' has {sqnr} dB, below {budget.min_sqnr_db}",
-        )
-        if agreement is not None:
-            need(
-                budget.min_agreement,
-                agreement >= (budget.min_agreement or 0),
-                f"output '{name}' agrees on {agreement:.1%}, below {budget.min_agreement}",
-            )
-    notes = list(measured.get("notes", []))
-    if measured.get("random"):
-        notes.append("measured on random data")
-    return Accuracy(
-        metric=measured["metric"],
-        **{"float": measured["float_value"]},  # noqa: PIE804 (a keyword of Python's own name, the alias in JSON)
-        quantized=value,
-        drop=drop,
-        budget=budget.max_drop,
-        met=(not misses) if checks else None,
-        samples=measured["samples"],
-        outputs={name: OutputError(**output) for name, output in measured["outputs"].items()},
-        source="onnxruntime",
-        held_out=measured["held_out"],
-        notes=notes,
-        misses=misses,
-    )
 
 
 def lock_text(pipeline: Pipeline, built: dict[str, Any]) -> str:
@@ -174,6 +117,9 @@ def lock_text(pipeline: Pipeline, built: dict[str, Any]) -> str:
             "model": pipeline.print_of(pipeline.model_path),
             "calibration_data": pipeline.data_print(recipe.calibration.data),
             "evaluation_data": pipeline.data_print(recipe.evaluation.data),
+            "external_data": [pipeline.print_of(p) for p in (pipeline.header.external if pipeline.header else ())],
+            "ranges": pipeline.file_print(recipe.calibration.ranges),
+            "collection": pipeline.file_print(recipe.calibration.collection),
         },
     }
     return tomli_w.dumps(settings)

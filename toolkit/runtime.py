@@ -115,6 +115,7 @@ def session(
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
     optimise: bool = True,
+    spin: bool = True,
 ) -> Session:
     """Load a model into onnxruntime's CPU provider.
 
@@ -125,17 +126,18 @@ def session(
         threads: threads within one operator; onnxruntime's choice (one a core) where None.
         optimise: let onnxruntime fuse and fold. Q/DQ pairs are never fused into integer kernels, so that what is
             computed is what is written.
+        spin: let idle threads wait busily: faster alone, slower beside other work on the same cores.
 
     Raises:
         ModelError: onnxruntime refuses the model, or a tensor of ``outputs`` does not exist.
         BackendError: onnxruntime is not installed or has not enough memory.
     """
     if outputs is None and isinstance(source, (str, Path)):
-        return Session(_load(str(source), {}, threads, optimise, str(source)), str(source))
+        return Session(_load(str(source), {}, threads, optimise, spin, str(source)), str(source))
     prepared = _prepared(source)
     shared = [] if outputs is None else _expose(prepared.proto, outputs, prepared.where)
     content = prepared.proto.SerializeToString()
-    inner = _load(content, prepared.weights, threads, optimise, prepared.where)
+    inner = _load(content, prepared.weights, threads, optimise, spin, prepared.where)
     return Session(inner, prepared.where, shared, prepared.weights)
 
 
@@ -203,7 +205,9 @@ def _expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[
     return [name for name in dict.fromkeys(outputs) if name in inputs]
 
 
-def _load(content: str | bytes, weights: Mapping[str, Array], threads: int | None, optimise: bool, where: str) -> Any:
+def _load(
+    content: str | bytes, weights: Mapping[str, Array], threads: int | None, optimise: bool, spin: bool, where: str
+) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -216,6 +220,8 @@ def _load(content: str | bytes, weights: Mapping[str, Array], threads: int | Non
         options.intra_op_num_threads = threads
     # planned memory is kept for every input shape ever seen: with mixed shapes it would grow without end
     options.enable_mem_pattern = False
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if weights:
         values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
         options.add_external_initializers(list(weights), values)

@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
 from toolkit.errors import QtoolError
-from toolkit.files import sha256_file, sha256_json, write_json
+from toolkit.files import PART, sha256_file, sha256_json, write_json
 
 
 @dataclass
@@ -53,8 +53,9 @@ class RunFolder:
             ) from error
         self._lock = os.open(self.hidden / "lock", os.O_CREAT | os.O_RDWR)
         _take(self._lock, self.path)
-        for part in self.path.glob(".*.part"):
-            part.unlink(missing_ok=True)
+        for folder in (self.path, self.hidden):
+            for part in folder.glob(f".*{PART}"):
+                part.unlink(missing_ok=True)
         return self
 
     def __exit__(
@@ -77,30 +78,64 @@ class RunFolder:
         if not isinstance(entry, dict):
             return False, "not done before"
         if entry.get("key") != sha256_json(key):
-            return False, _difference(entry.get("parts", {}), _parts(key))
-        for file, digest in entry.get("files", {}).items():
-            path = self.path / file
+            return False, _difference(entry.get("parts"), _parts(key))
+        files = entry.get("files")
+        for file, digest in files.items() if isinstance(files, dict) else ():
+            path = self._inside(file)
+            if path is None:
+                return False, f"steps.json names {file!r}, which is not in the run folder"
             if not path.is_file() or sha256_file(path) != digest:
                 return False, f"{file} was changed or removed"
         return True, "nothing it depends on changed"
 
-    def store(self, name: str, key: Mapping[str, Any], files: Sequence[Path]) -> None:
-        """Note that a step is done and which files it wrote."""
+    def store(self, name: str, key: Mapping[str, Any], files: Sequence[Path], why: str = "") -> None:
+        """Note that a step is done, why it was not found again, and which files it wrote.
+
+        Raises:
+            QtoolError: a file lies outside the run folder.
+        """
+        for path in files:
+            if not path.is_relative_to(self.path):
+                raise QtoolError(
+                    f"step '{name}' wrote a file outside the run folder",
+                    where=str(path),
+                    remedy="a pass may name only files in the run folder as its own",
+                )
         manifest = self._manifest()
         manifest[name] = {
             "key": sha256_json(key),
+            "why": why,
             "parts": _parts(key),
-            "files": {str(path.relative_to(self.path)): sha256_file(path) for path in files},
+            "files": {path.relative_to(self.path).as_posix(): sha256_file(path) for path in files},
         }
         write_json(self.hidden / "steps.json", manifest)
 
     def forget(self, *names: str) -> None:
         """Drop steps and the files they wrote: what is there afterwards belongs together."""
         manifest = self._manifest()
+        if not set(names) & set(manifest):
+            return
         for name in names:
-            for file in manifest.pop(name, {}).get("files", {}):
-                (self.path / file).unlink(missing_ok=True)
+            entry = manifest.pop(name, {})
+            files = entry.get("files") if isinstance(entry, dict) else None
+            for file in files if isinstance(files, dict) else ():
+                path = self._inside(file)
+                if path is not None and not path.is_dir():
+                    path.unlink(missing_ok=True)
         write_json(self.hidden / "steps.json", manifest)
+
+    def _inside(self, file: str) -> Path | None:
+        """The path of a file that steps.json names, which anybody may write; None where it leads out of the folder."""
+        parts = PurePosixPath(file).parts
+        if not parts or ".." in parts or "\0" in file or PurePosixPath(file).is_absolute() or Path(file).is_absolute():
+            return None
+        root, path = self.path.resolve(), self.path / file
+        try:
+            # the folder it is in, not the file: a link is removed as a link
+            folder = path.parent.resolve()
+        except (OSError, ValueError):
+            return None
+        return path if folder == root or root in folder.parents else None
 
     def done(self, name: str, seconds: float, reused: bool, why: str = "") -> StepInfo:
         """Remember what became of a step, for the report."""
@@ -113,7 +148,8 @@ def _parts(key: Mapping[str, Any]) -> dict[str, str]:
     return {name: sha256_json(value)[:16] for name, value in key.items()}
 
 
-def _difference(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+def _difference(old: Any, new: Mapping[str, str]) -> str:
+    old = old if isinstance(old, dict) else {}
     changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     return "changed: " + ", ".join(changed) if changed else "its key changed"
 

@@ -53,7 +53,9 @@ def throughput(folder: Path) -> None:
                 timing_cache=folder / "calibration.cache",
             )  # fmt: skip
             best = max(best, timing.samples / timing.seconds)
-            print(f"statistics {statistics}: {timing.samples / timing.seconds:.0f} samples/s, whole {time.time() - started:.1f} s")
+            print(
+                f"statistics {statistics}: {timing.samples / timing.seconds:.0f} samples/s, whole {time.time() - started:.1f} s"
+            )
         found[statistics] = best
     print(f"RATIO with over without statistics: {found[True] / found[False]:.3f} ({len(taps)} tensors)")
     started = time.time()
@@ -89,8 +91,12 @@ def calibrators(name: str, path: Path, data_path: Path, batch: int, count: int, 
         profile = Profile()
         for key, value in batches[0].items():
             profile.add(key, value.shape, value.shape, value.shape)
-        calibrator = TrtCalibrator(iter([dict(b) for b in batches]), cache=str(cache), BaseClass=getattr(trt, kind), batch_size=batch)
-        config = CreateConfig(profiles=[profile], int8=True, fp16=False, calibrator=calibrator, tactic_sources=[], tf32=False)
+        calibrator = TrtCalibrator(
+            iter([dict(b) for b in batches]), cache=str(cache), BaseClass=getattr(trt, kind), batch_size=batch
+        )
+        config = CreateConfig(
+            profiles=[profile], int8=True, fp16=False, calibrator=calibrator, tactic_sources=[], tf32=False
+        )
         EngineBytesFromNetwork(NetworkFromOnnxPath(str(path)), config)()
         theirs = {n: r.amax for n, r in read_ranges(cache).tensors.items()}
         mine = {n: r.amax for n, r in make_ranges(ours, method=method).tensors.items()}
@@ -106,7 +112,9 @@ def main() -> None:
     if "throughput" in wanted:
         throughput(folder)
     if "calibrators" in wanted:
-        calibrators("digits_cnn", ROOT / "models/digits_cnn.onnx", ROOT / "models/digits_calibration.npz", 10, 100, folder)
+        calibrators(
+            "digits_cnn", ROOT / "models/digits_cnn.onnx", ROOT / "models/digits_calibration.npz", 10, 100, folder
+        )
         calibrators("resnet50", folder / "resnet50.onnx", folder / "images.npz", 16, 64, folder)
 
 

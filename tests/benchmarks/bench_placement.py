@@ -7,6 +7,7 @@ python3.10 tests/benchmarks/bench_placement.py /tmp/models OUT.json [model ...]
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -80,7 +81,7 @@ def main() -> None:
         InsertQDQ()(quantized, context)
         rows: dict[str, dict[str, float]] = {}
         common = {"tactic_sources": (), "timing_cache": folder / "timing.cache"}
-        for kind in ("fp16", "implicit", "qtool"):
+        for kind in os.environ.get("KINDS", "fp16 implicit qtool").split():
             settings = EngineSettings(quantization="implicit" if kind == "implicit" else "explicit", **common)
             source = folded if kind == "fp16" else quantized
             plan = Context().plan if kind == "fp16" else context.plan
@@ -89,7 +90,7 @@ def main() -> None:
             final.source = None
             final.save(target, ir_version=8)
             started = time.time()
-            extras = Extras(plan=plan if kind == "qtool" else None, rest="fp16", ranges=context.known_ranges)
+            extras = Extras(plan=None if kind == "fp16" else plan, rest="fp16", ranges=context.known_ranges)
             try:
                 build = backend.build(target, profiles, settings, extras=extras)
             except Exception as error:

@@ -146,7 +146,9 @@ def bert(path: Path, layers: int = 6, width: int = 128, heads: int = 4, outliers
         gain = np.ones(width, np.float32)
         gain[rng.choice(width, outliers, replace=False)] = 12.0
         weights[f"{name}.g"], weights[f"{name}.s"] = gain, (rng.standard_normal(width) * 0.1).astype(np.float32)
-        nodes.append(node("LayerNormalization", [tensor, f"{name}.g", f"{name}.s"], [f"{name}.y"], name=f"/{name}/Norm"))
+        nodes.append(
+            node("LayerNormalization", [tensor, f"{name}.g", f"{name}.s"], [f"{name}.y"], name=f"/{name}/Norm")
+        )
         return f"{name}.y"
 
     def split(tensor: str, name: str, perm: list[int]) -> str:
@@ -162,7 +164,11 @@ def bert(path: Path, layers: int = 6, width: int = 128, heads: int = 4, outliers
     for i in range(layers):
         p = f"layer{i}"
         q, k, v = (linear(x, f"{p}.{w}", width, width) for w in "qkv")
-        qt, kt, vt = split(q, f"{p}.qh", [0, 2, 1, 3]), split(k, f"{p}.kh", [0, 2, 3, 1]), split(v, f"{p}.vh", [0, 2, 1, 3])
+        qt, kt, vt = (
+            split(q, f"{p}.qh", [0, 2, 1, 3]),
+            split(k, f"{p}.kh", [0, 2, 3, 1]),
+            split(v, f"{p}.vh", [0, 2, 1, 3]),
+        )
         nodes.append(node("MatMul", [qt, kt], [f"{p}.s"]))
         nodes.append(node("Mul", [f"{p}.s", "scale"], [f"{p}.ss"]))
         nodes.append(node("Softmax", [f"{p}.ss"], [f"{p}.p"], axis=-1))

@@ -104,6 +104,12 @@ RECIPES = {
     "manual range negative": (lambda t: t.replace('"data.npz"', '"data.npz"\nmanual = { x = -1.0 }'), ["-1.0"]),
     "weights of no profile": (lambda t: t.replace('"data.npz"', '"data.npz"\nweights = { big = 1.0 }'), ["'big'", "'all'"]),
     "memory": (lambda t: t.replace('"data.npz"', '"data.npz"\nmemory = "lots"'), ["'lots'", "2GB"]),
+    "output of no tensor": (lambda t: t + '[evaluation]\nmetric = "top1"\noutput = "yy"\n', ["recipe.toml:18", "'yy'", "'y'"]),
+    "nothing to compare with": (lambda t: t + 'compare = ["fp16"]\n', ["recipe.toml:16", "compare", "GPU"]),
+    "profile named compare": (lambda t: t.replace('"all"', '"compare"') + 'compare = ["fp16"]\n', ["another name"]),
+    "no such ranges": (lambda t: t.replace('"data.npz"', '"data.npz"\nranges = "r.json"'), ["no such file", "r.json"]),
+    "no such collection": (lambda t: t.replace('"data.npz"', '"data.npz"\ncollection = "c.npz"'), ["no such file", "c.npz"]),
+    "collection of another kind": (lambda t: t.replace('"data.npz"', '"data.npz"\ncollection = "data.npz"'), ["collection", "data.npz"]),
     "io of no tensor": (lambda t: t + 'io = { z = "fp16" }\n', ["'z'"]),
     "no data for ranges": (lambda t: t.replace('data = "data.npz"', ""), ["calibration data"]),
     "weak typing of none": (lambda t: t + 'compute_capabilities = ["ninety"]\n', ["ninety"]),
@@ -119,6 +125,21 @@ def test_bad_recipes(place, capsys, case):
     said = complain(place, capsys)
     for word in words:
         assert word in said, said
+
+
+@pytest.mark.parametrize(
+    "case", ["unknown metric", "output of no tensor", "io of no tensor", "nothing to compare with"]
+)
+def test_check_and_the_start_of_a_run_find_what_can_be_found_early(place, capsys, monkeypatch, case):
+    from toolkit.pipeline import Pipeline
+
+    change, words = RECIPES[case]
+    (place / "recipe.toml").write_text(change(GOOD))
+    monkeypatch.setattr(Pipeline, "_prepare", lambda self: pytest.fail("a step was begun"))
+    for said in (complain(place, capsys), complain(place, capsys, "check", str(place / "recipe.toml"))):
+        for word in words:
+            assert word in said, said
+        assert "recipe.toml:" in said
 
 
 def big(value):

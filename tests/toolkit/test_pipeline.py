@@ -6,10 +6,13 @@ import json
 import shutil
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto
 
-from tests.conftest import MODELS, ROOT
-from toolkit import Model, Recipe, run
+from tests.conftest import MODELS, ROOT, build, node, normal
+from toolkit import Model, Ranges, Recipe, run
+from toolkit.cli import invoke
 from toolkit.errors import QtoolError
 from toolkit.steps import RunFolder
 
@@ -138,3 +141,254 @@ def test_random_data_is_said(place):
 def test_the_api_takes_a_recipe_object(place):
     recipe = Recipe.load(place / "digits.toml")
     assert run(recipe, place / "out").report.recipe.name == "digits"
+
+
+# ---------------------------------------------------------------- what cannot be measured, and budgets
+
+SMALL = """\
+[model]
+path = "model.onnx"
+
+[[profile]]
+name = "all"
+shapes.x = { min = [1, 3, 4, 4], opt = [2, 3, 4, 4], max = [8, 3, 4, 4] }
+
+[calibration]
+data = "data.npz"
+
+[[pass]]
+use = "insert_qdq"
+
+[engine]
+backend = "none"
+"""
+
+
+def small(folder, nodes, outputs, types=None, weights=None, text=SMALL):
+    """A recipe beside a model of one convolution and ``nodes`` behind its output 'c'."""
+    weights = {"w": normal(4, 3, 1, 1), **(weights or {})}
+    proto = build([node("Conv", ["x", "w"], ["c"]), *nodes], {"x": ["n", 3, 4, 4]}, outputs, weights, types=types)
+    onnx.save(proto, str(folder / "model.onnx"))
+    np.savez(folder / "data.npz", x=normal(20, 3, 4, 4))
+    (folder / "small.toml").write_text(text)
+    return folder / "small.toml"
+
+
+def test_bf16_is_measured_in_its_float32_form_and_that_is_said(place):
+    text = (place / "digits.toml").read_text().replace('rest = "fp16"', 'rest = "bf16"')
+    assert "bf16" in text
+    (place / "digits.toml").write_text(text)
+    result = run(place / "digits.toml", place / "out")
+    assert result.exit_status == 0 and result.report.accuracy.drop <= 0.005
+    for said in (result.report.accuracy.notes, result.report.summary.warnings):
+        assert any("bf16 rounding is not in the accuracy figures" in note for note in said)
+    assert any(layer.error is not None and layer.error.sqnr_db for layer in result.report.layers)
+
+
+def test_a_bf16_output_is_compared(tmp_path):
+    recipe = small(tmp_path, [node("Relu", ["c"], ["y"])], {"y": ["n", 4, 4, 4]}, text=SMALL + 'io = { y = "bf16" }\n')
+    accuracy = run(recipe, tmp_path / "out").report.accuracy
+    assert accuracy.outputs["y"].sqnr_db > 20
+
+
+def test_an_input_of_another_type_is_fed(tmp_path):
+    recipe = small(tmp_path, [node("Relu", ["c"], ["y"])], {"y": ["n", 4, 4, 4]}, text=SMALL + 'io = { x = "fp16" }\n')
+    result = run(recipe, tmp_path / "out")
+    assert result.report.accuracy.outputs["y"].sqnr_db > 20 and not result.report.accuracy.notes
+
+
+def test_integer_outputs_are_compared_by_equality(tmp_path):
+    nodes = [node("Flatten", ["c"], ["f"]), node("ArgMax", ["f"], ["y"], axis=1, keepdims=0)]
+    budget = "[evaluation]\nbudget = { min_agreement = 0.5 }\n"
+    recipe = small(tmp_path, nodes, {"y": ["n"]}, {"y": TensorProto.INT64}, text=SMALL + budget)
+    result = run(recipe, tmp_path / "out")
+    output = result.report.accuracy.outputs["y"]
+    assert output.sqnr_db is None and 0.5 <= output.agreement <= 1 and (output.max_abs == 0) == (output.agreement == 1)
+    assert result.exit_status == 0 and result.report.accuracy.met is True
+    recipe.write_text(recipe.read_text().replace("min_agreement = 0.5", "min_sqnr_db = 1.0"))
+    result = run(recipe, tmp_path / "out")
+    assert result.exit_status == 1 and "no output holds floats" in result.report.accuracy.misses[0]
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ("max_drop = 0.1", "no metric"),
+        ("min_value = 0.1", "no metric"),
+        ("min_agreement = 0.1", "no output holds integers or scores"),
+    ],
+)
+def test_a_budget_that_cannot_be_judged_is_missed(tmp_path, budget, words):
+    text = SMALL + f"[evaluation]\nbudget = {{ {budget} }}\n"
+    recipe = small(tmp_path, [node("Relu", ["c"], ["y"])], {"y": ["n", 4, 4, 4]}, text=text)
+    result = run(recipe, tmp_path / "out")
+    assert result.exit_status == 1 and result.report.accuracy.met is False
+    assert words in result.report.accuracy.misses[0] and words in result.report.summary.headline
+
+
+def test_a_budget_with_nothing_to_measure_on_is_missed(tmp_path):
+    text = SMALL.replace('data = "data.npz"', "").replace('use = "insert_qdq"', 'use = "fold_constants"')
+    recipe = small(tmp_path, [node("Relu", ["c"], ["y"])], {"y": ["n", 4, 4, 4]}, text=text)
+    assert run(recipe, tmp_path / "out").exit_status == 0
+    recipe.write_text(text + "[evaluation]\nbudget = { min_sqnr_db = 1.0 }\n")
+    result = run(recipe, tmp_path / "out")
+    assert result.exit_status == 1 and result.report.summary.verdict == "missed"
+    assert "nothing was measured" in result.report.summary.headline and "; ;" not in result.report.summary.headline
+
+
+def test_shapes_that_depend_on_values_are_not_compared_and_never_crash(tmp_path):
+    # keeps the values that are above 0, of which quantization moves some across the border
+    nodes = [
+        node("Reshape", ["c", "flat"], ["f"]),
+        node("Greater", ["f", "zero"], ["m"]),
+        node("Compress", ["f", "m"], ["y"]),
+        node("Sigmoid", ["c"], ["z"]),
+    ]
+    weights = {"flat": np.array([-1]), "zero": np.zeros((), np.float32)}
+    recipe = small(
+        tmp_path, nodes, {"y": ["k"], "z": ["n", 4, 4, 4]}, weights=weights,
+        text=SMALL + "[evaluation]\nbatch = 1\nbudget = { min_sqnr_db = 1.0 }\n",
+    )  # fmt: skip
+    (tmp_path / "small.toml").write_text(
+        recipe.read_text().replace('data = "data.npz"', 'data = "data.npz"\nmanual = { x = 0.5 }')
+    )
+    result = run(recipe, tmp_path / "out")
+    accuracy = result.report.accuracy
+    assert any("output 'y' has another shape" in note for note in accuracy.notes)
+    assert result.exit_status == 1 and "output 'y' cannot be judged" in accuracy.misses[0]
+    assert accuracy.outputs["z"].sqnr_db is not None
+
+
+def test_a_metric_that_is_no_number_is_a_miss_and_no_crash(tmp_path):
+    text = SMALL + '[evaluation]\nmetric = "odd:Odd"\nbudget = { max_drop = 0.1 }\n'
+    recipe = small(tmp_path, [node("Relu", ["c"], ["y"])], {"y": ["n", 4, 4, 4]}, text=text)
+    np.savez(tmp_path / "data.npz", x=normal(20, 3, 4, 4), label=np.zeros(20, np.int64))
+    (tmp_path / "odd.py").write_text(
+        "class Odd:\n    higher_is_better = True\n    def update(self, o, l): pass\n    def value(self): return float('nan')\n"
+    )
+    result = run(recipe, tmp_path / "out", allow_code=True)
+    assert result.exit_status == 1 and "no finite number" in result.report.accuracy.misses[0]
+
+
+# ---------------------------------------------------------------- collections
+
+
+def test_shards_merged_give_the_ranges_of_one_run(place, capsys):
+    whole = run(place / "digits.toml", place / "out")
+    before = Ranges.load(place / "out" / "ranges.json")
+    parts = [str(place / f"part{i}.npz") for i in (1, 2, 3)]
+    for number, part in enumerate(parts, 1):
+        assert invoke(["calibrate", str(place / "digits.toml"), "--shard", f"{number}/3", "--out", part]) == 0
+    assert "samples (" in capsys.readouterr().out
+    merged = str(place / "merged.npz")
+    assert invoke(["merge", *parts[:2], "--out", merged]) == 0
+    assert "missing: parts 3/3" in capsys.readouterr().out
+    text = (place / "digits.toml").read_text()
+    (place / "digits.toml").write_text(text.replace("[calibration]", '[calibration]\ncollection = "merged.npz"'))
+    with pytest.raises(QtoolError, match="lacks the parts 3/3"):
+        run(place / "digits.toml", place / "again")
+    assert invoke(["merge", *parts, "--out", merged, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == whole.report.ranges[0].samples and found["missing"] == []
+    result = run(place / "digits.toml", place / "again")
+    after = Ranges.load(place / "again" / "ranges.json")
+    assert after.tensors == before.tensors and after.observed == before.observed
+    assert not list((place / "again" / ".qtool").glob("collection-*"))
+    assert result.report.accuracy == whole.report.accuracy
+    assert set(statuses(run(place / "digits.toml", place / "again")).values()) == {"reused"}
+    assert invoke(["merge", *parts, "--out", parts[0]]) == 2
+
+
+def test_a_collection_needs_no_data_and_is_checked_against_the_model(place):
+    out = place / "c.npz"
+    assert invoke(["calibrate", str(place / "digits.toml"), "--out", str(out)]) == 0
+    text = (place / "digits.toml").read_text()
+    assert 'data = "digits_calibration.npz"' in text
+    (place / "digits.toml").write_text(text.replace('data = "digits_calibration.npz"', 'collection = "c.npz"'))
+    assert run(place / "digits.toml", place / "out").exit_status == 0
+    proto = onnx.load(str(place / "digits_cnn.onnx"))
+    weight = next(t for t in proto.graph.initializer if len(t.dims) == 4)
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 2, weight.name))
+    onnx.save(proto, str(place / "digits_cnn.onnx"))
+    with pytest.raises(QtoolError, match="another model"):
+        run(place / "digits.toml", place / "out")
+
+
+def test_a_collection_is_not_written_over_an_input(place):
+    before = (place / "digits_calibration.npz").read_bytes()
+    words = ["calibrate", str(place / "digits.toml"), "--out", str(place / "digits_calibration.npz")]
+    assert invoke(words) == 2
+    assert invoke([*words[:3], str(place / "c.npz"), "--shard", "3/2"]) == 2
+    assert (place / "digits_calibration.npz").read_bytes() == before
+
+
+def test_a_killed_calibration_goes_on_where_it_was(place, monkeypatch):
+    from toolkit.calibration import checkpoint
+    from toolkit.calibration.collect import _Run
+
+    whole = run(place / "digits.toml", place / "whole")
+    assert whole.exit_status == 0
+    monkeypatch.setattr(checkpoint, "_SAVE_EVERY", -1.0)
+    counted: list[int] = []
+    original = _Run._compute
+
+    def compute(self, batch):
+        counted.append(batch.count)
+        if len(counted) == 4 and stop:
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    monkeypatch.setattr(_Run, "_compute", compute)
+    stop = True
+    with pytest.raises(KeyboardInterrupt):
+        run(place / "digits.toml", place / "out")
+    assert len(list((place / "out" / ".qtool").glob("collection-*.part"))) == 1
+    seen, stop = sum(counted), False
+    counted.clear()
+    run(place / "digits.toml", place / "out")
+    total = whole.report.ranges[0].samples
+    assert sum(counted) < total and sum(counted) + seen >= total
+    assert not list((place / "out" / ".qtool").glob("collection-*.part"))
+    assert Ranges.load(place / "out" / "ranges.json").tensors == Ranges.load(place / "whole" / "ranges.json").tensors
+
+
+# ---------------------------------------------------------------- comparison
+
+
+def test_engines_to_compare_with_are_built_from_the_plain_model(place, monkeypatch):
+    from toolkit.backends import choose, gpu
+    from toolkit.backends.gpu import Gpu
+    from toolkit.backends.layer import Build
+    from toolkit.backends.none import NoBackend
+
+    built = []
+
+    class Timed(NoBackend):
+        name = "timed"
+
+        def build(self, model_path, profiles, settings, log=None, progress=None, extras=None):
+            model = Model.load(model_path)
+            ops = {n.op for n in model.nodes}
+            kinds = {str(t.dtype) for t in model.graph.tensors().values()}
+            built.append((model_path.name, "QuantizeLinear" in ops, "float16" in kinds, extras.rest))
+            return Build("timed", latency={"all": {"opt": float(len(built))}})
+
+    monkeypatch.setattr(choose, "choose", lambda name: (Timed(), "for the test"))
+    monkeypatch.setattr(gpu, "find_gpu", lambda: Gpu("test", "8.9"))
+    text = (
+        (place / "digits.toml").read_text().replace('backend = "none"', 'backend = "auto"\ncompare = ["fp16", "fp32"]')
+    )
+    (place / "digits.toml").write_text(text)
+    result = run(place / "digits.toml", place / "out")
+    assert built[0][:2] == ("model.onnx", True)
+    assert built[1:] == [("compare_fp16.onnx", False, True, "fp16"), ("compare_fp32.onnx", False, False, "fp32")]
+    assert result.report.latency == {
+        "all": {"opt": 1.0},
+        "compare": {"fp16": {"all": {"opt": 2.0}}, "fp32": {"all": {"opt": 3.0}}},
+    }
+    assert set(statuses(run(place / "digits.toml", place / "out")).values()) == {"reused"}
+    (place / "digits.toml").write_text(text.replace('"fp16", "fp32"', '"fp32"'))
+    again = run(place / "digits.toml", place / "out")
+    assert statuses(again)["engine"] == "reused" and statuses(again)["compare"] == "done"
+    assert list(again.report.latency["compare"]) == ["fp32"]
+    assert not list((place / "out" / ".qtool").glob("compare_*"))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from toolkit.analysis.outcome import Outcome
 from toolkit.errors import RecipeError
 
+_PRIOR = 200
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -21,7 +23,8 @@ class Budget:
         max_ms: largest predicted latency in milliseconds.
         margin: how much better than the limits a plan must be, since other samples will differ: in dB for the SQNR,
             in standard errors for the metric and the agreement. A share p of n positions has the standard error
-            sqrt(p (1 - p) / n), where p is the share whose winner changed.
+            sqrt(p (1 - p) / n), where p is the share whose winner changed. With a margin, the winners expected to
+            change count too, like two hundred further positions: a hundred that all keep theirs prove little.
         higher_is_better: which way the metric goes.
     """
 
@@ -53,16 +56,28 @@ class Budget:
             if outcome.metric is None or reference.metric is None:
                 raise RecipeError("the budget is one of a metric, and there is none", remedy="set [evaluation] metric")
             if self.max_drop is not None:
-                found["max_drop"] = sign * (reference.metric - outcome.metric) + spread - self.max_drop
+                drop = sign * (reference.metric - outcome.metric) + spread
+                found["max_drop"] = max(drop, self._flips(outcome)) - self.max_drop
             if self.min_value is not None:
                 found["min_value"] = sign * (self.min_value - outcome.metric)
         if self.min_sqnr_db is not None:
             found["min_sqnr_db"] = self.min_sqnr_db + self.margin - outcome.sqnr_db
         if self.min_agreement is not None and outcome.agreement is not None:
-            found["min_agreement"] = self.min_agreement + spread - outcome.agreement
+            agreement = min(outcome.agreement - spread, 1.0 - self._flips(outcome))
+            found["min_agreement"] = self.min_agreement - agreement
         if self.max_ms is not None and seconds is not None:
             found["max_ms"] = seconds * 1e3 - self.max_ms
         return {name: lack for name, lack in found.items() if lack > 1e-9}
+
+    def _flips(self, outcome: Outcome) -> float:
+        """The share of winners to expect changed on other samples, from those that did and those that might have."""
+        if not self.margin or outcome.flips is None or outcome.agreement is None or not self.higher_is_better:
+            return 0.0
+        # errors have heavier tails than the normal ones that the estimate takes for granted: on classifiers with
+        # outlier channels up to twice as many changed on unseen samples
+        expected = outcome.flips * (1 + self.margin)
+        seen = outcome.positions * (1 - outcome.agreement)
+        return (seen + _PRIOR * expected) / (outcome.positions + _PRIOR)
 
     def distance(self, lacks: dict[str, float]) -> float:
         """One number for how far a plan is from the budget: each lack in tenths of its usual size, added."""

@@ -107,7 +107,8 @@ def without_pairs(model: Model) -> Model:
     """A copy of a model with Q/DQ pairs in which every layer reads the float tensors behind them."""
     plain = model.copy()
     for node in plain.nodes:
-        bypass(plain, node)
+        bypass(node)
+    plain.tidy()
     return plain
 
 

@@ -72,6 +72,11 @@ class CostModel:
                 total += launch + self._elements(tensor) * (self._bytes(self.rest) + 1) / self.gpu.bandwidth
         return total
 
+    def arithmetic(self, group: str) -> float:
+        """Seconds of arithmetic that quantizing a group saves, traffic and borders left out; positive."""
+        work = 2 * self.macs[group]
+        return max(work / self.gpu.rate(self.rest) - work / self.gpu.rate(self.switches.precision), 1e-12)
+
     def price(self, group: str) -> float:
         """Seconds that keeping a group float costs when all others are quantized, launches left out; positive.
 
@@ -79,10 +84,8 @@ class CostModel:
         its neighbours may be kept too and the borders fall away.
         """
         if group not in self._prices:
-            work = 2 * self.macs[group]
-            faster = work / self.gpu.rate(self.rest) - work / self.gpu.rate(self.switches.precision)
             saving = self.time([group], launch=0.0) - self.time(launch=0.0)
-            self._prices[group] = max(saving, faster / 2, 1e-12)
+            self._prices[group] = max(saving, self.arithmetic(group) / 2)
         return self._prices[group]
 
     def share(self, kept: Iterable[str]) -> float:

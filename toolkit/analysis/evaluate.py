@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
+from onnx import TensorProto
 
 from toolkit.analysis.metrics import Metric, make_metric
-from toolkit.errors import QtoolError
-from toolkit.journal import Journal
-from toolkit.model import Model
+from toolkit.errors import ModelError, QtoolError
+from toolkit.model import Model, onnx_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.runtime import Session, session
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 _TAP_BYTES = 256_000_000
+_NARROW = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
 
 
 @dataclass
@@ -60,6 +62,16 @@ class Difference:
         if winners:
             self._winners(a, b)
 
+    def add_equal(self, reference: Array, value: Array) -> None:
+        """Take in one batch of tensors that are no floats: how many elements are equal, and how far the others are."""
+        self.same += int((reference == value).sum())
+        self.winners += reference.size
+        if reference.dtype.kind in "iub" and reference.size:
+            apart = np.abs(reference.astype(np.float64) - value.astype(np.float64))
+            self.max_abs = max(self.max_abs, float(apart.max()))
+        elif self.same < self.winners:
+            self.max_abs = 1.0
+
     def _winners(self, a: Array, b: Array) -> None:
         """Count positions whose winner is the float model's; a tie in the float scores counts as agreement."""
         chosen = np.take_along_axis(a, b.argmax(axis=-1)[..., None], axis=-1)[..., 0]
@@ -83,7 +95,7 @@ class Difference:
 
     @property
     def agreement(self) -> float | None:
-        """Share of positions with the same winner, or None where winners were not compared."""
+        """Share of positions with the same winner, or of equal elements; None where neither was compared."""
         return self.same / self.winners if self.winners else None
 
     def summary(self) -> dict[str, float | None]:
@@ -114,7 +126,11 @@ class Evaluation:
         value: the metric of the other model.
         drop: how much worse it is, in the metric's units; negative where it is better.
         samples: how many samples the metric saw.
-        outputs: sqnr_db, cosine, agreement, max_abs by output.
+        outputs: sqnr_db, cosine, agreement, max_abs by output that could be compared. Of integers and the like
+            agreement is the share of equal elements.
+        unlike: by output how many samples could not be compared, since its shape differs between the models.
+        discrete: the outputs that hold integers and the like, not floats.
+        form: which form of the other model ran: lowered, or float32 where onnxruntime cannot run the lowered one.
         nodes: sqnr_db and max_abs by node of the other model.
         layer_samples: how many samples the nodes' errors are from.
         notes: what the reader should know.
@@ -129,6 +145,9 @@ class Evaluation:
     nodes: dict[str, dict[str, float | None]] = field(default_factory=dict)
     layer_samples: int = 0
     notes: list[str] = field(default_factory=list)
+    unlike: dict[str, int] = field(default_factory=dict)
+    discrete: list[str] = field(default_factory=list)
+    form: str = "lowered"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
@@ -148,45 +167,137 @@ def evaluate(
     batch: int = 32,
     samples: int | None = None,
     layer_samples: int = 64,
-    journal: Journal | None = None,
     progress: Progress | None = None,
     allow_code: bool = False,
+    instead: Callable[[], Model] | None = None,
 ) -> Evaluation:
     """Run both models on the same samples in onnxruntime and compare them.
 
     Q/DQ pairs are computed as they are written. Raises what the data or a model raises.
+
+    Args:
+        reference: the float model.
+        subject: the model to be measured.
+        data: the samples.
+        metric: top1, top5, exact, mse, or ``module:Name``.
+        output: the output that the metric looks at.
+        batch: samples to run at once.
+        samples: use at most this many.
+        layer_samples: samples for the error of every node.
+        progress: called with what is being done, how much is done, and of how much.
+        allow_code: whether ``metric`` may be code.
+        instead: gives the form of ``subject`` to measure where onnxruntime cannot run it, which has no kernel for
+            many operators in bfloat16.
     """
-    journal = journal if journal is not None else Journal()
     progress = progress or (lambda what, done, total: None)
     result = Evaluation(metric=metric)
     mine, theirs = _maybe_metric(metric, output, allow_code), _maybe_metric(metric, output, allow_code)
     names = [t.name for t in reference.graph.outputs]
     class_like = {t.name for t in reference.graph.outputs if _class_like(t.shape)}
-    float_session, other_session = session(reference), session(subject)
+    float_session = session(reference)
+    subject, other_session = _runnable(float_session, subject, data, instead, result)
     outputs = {name: Difference() for name in names}
+    shapes: dict[str, str] = {}
+    discrete: set[str] = set()
     total = min(len(data), samples) if samples else len(data)
     for part in _first(data, batch, samples):
-        a, b = float_session.run(part.inputs), other_session.run(part.inputs)
+        a, b = float_session.run(part.inputs), _run(other_session, subject, part.inputs)
         for name in names:
-            if np.issubdtype(a[name].dtype, np.floating):
-                outputs[name].add(a[name], b[name], name in class_like)
+            if a[name].shape != b[name].shape:
+                result.unlike[name] = result.unlike.get(name, 0) + part.count
+                shapes.setdefault(name, f"{list(a[name].shape)} and {list(b[name].shape)}")
+            elif _is_float(a[name].dtype):
+                outputs[name].add(a[name], b[name], name in class_like and a[name].size > 0)
+            else:
+                outputs[name].add_equal(a[name], b[name])
+                discrete.add(name)
         if mine is not None and theirs is not None:
-            mine.update(
-                {n: np.asarray(v, np.float32) if v.dtype.kind == "f" else v for n, v in a.items()}, part.labels or {}
-            )
-            theirs.update(
-                {n: np.asarray(v, np.float32) if v.dtype.kind == "f" else v for n, v in b.items()}, part.labels or {}
-            )
+            mine.update({n: _widened(v) for n, v in a.items()}, part.labels or {})
+            theirs.update({n: _widened(v) for n, v in b.items()}, part.labels or {})
         result.samples += part.count
         progress("evaluate", result.samples, total)
-    result.outputs = {name: d.summary() for name, d in outputs.items() if d.signal or d.noise or d.broken or d.winners}
+    # an output that never had the same shape has no figures, which is not the same as perfect ones
+    result.outputs = {name: d.summary() for name, d in outputs.items() if result.unlike.get(name, 0) < result.samples}
+    result.discrete = sorted(discrete)
+    for name, count in result.unlike.items():
+        result.notes.append(
+            f"output '{name}' has another shape than the float model's on {count} of {result.samples} samples "
+            f"({shapes[name]}, say): these were not compared"
+        )
     if mine is not None and theirs is not None:
-        result.float_value, result.value = mine.value(), theirs.value()
+        before, after = float(mine.value()), float(theirs.value())
         sign = 1.0 if mine.higher_is_better else -1.0
-        result.drop = sign * (result.float_value - result.value)
+        result.float_value, result.value = _finite(before), _finite(after)
+        result.drop = _finite(sign * (before - after))
+        if result.drop is None:
+            result.notes.append(f"the metric is {before} for the float model and {after} for this one: no drop known")
     del float_session, other_session
     result.nodes, result.layer_samples = node_errors(reference, subject, data, layer_samples, progress)
     return result
+
+
+def _runnable(
+    float_session: Session,
+    subject: Model,
+    data: CalibrationData,
+    instead: Callable[[], Model] | None,
+    result: Evaluation,
+) -> tuple[Model, Session]:
+    """The model to measure and its session: ``subject``, or ``instead`` where onnxruntime cannot run it."""
+    for part in data.batches(1):
+        # whatever is wrong with the samples shows here, on the float model
+        float_session.run(part.inputs)
+        try:
+            found = session(subject)
+            _run(found, subject, part.inputs)
+            return subject, found
+        except ModelError as error:
+            if instead is None:
+                raise
+            refusal = error.what
+            other = instead()
+            try:
+                found = session(other)
+                _run(found, other, part.inputs)
+            except ModelError:
+                raise error from None
+        result.form = "float32"
+        types = " and ".join(_narrow_types(subject)) or "its"
+        result.notes.append(
+            "onnxruntime cannot run the lowered model, so its float32 form with the same Q/DQ pairs was measured: "
+            f"{types} rounding is not in the accuracy figures ({refusal[:200]})"
+        )
+        return other, found
+    raise QtoolError("the evaluation data holds no sample", remedy="give at least one sample")
+
+
+def _run(loaded: Session, model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Run a model on samples of the float model's types: where the recipe gave an input another type, it is cast."""
+    wanted = {t.name: onnx_type(t.dtype) for t in model.graph.inputs}
+    feed = {}
+    for name, value in inputs.items():
+        own = onnx.helper.tensor_dtype_to_np_dtype(wanted[name]) if wanted.get(name) else value.dtype
+        feed[name] = value if value.dtype == own or not _is_float(value.dtype) else value.astype(own)
+    return loaded.run(feed)
+
+
+def _narrow_types(model: Model) -> list[str]:
+    """The 16-bit float types that a model computes in, bf16 first."""
+    types = set(model.facts().types.values())
+    return [word for word, number in _NARROW.items() if number in types]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether an array holds floats; numpy itself does not know that bfloat16 and float8 are some."""
+    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name.startswith(("bfloat", "float")))
+
+
+def _widened(value: Array) -> Array:
+    return np.asarray(value, np.float32) if _is_float(value.dtype) else value
 
 
 def _maybe_metric(name: str | None, output: str | None, allow_code: bool) -> Metric | None:
@@ -224,21 +335,23 @@ def node_errors(
     groups = _groups(pairs, sizes, _TAP_BYTES // 2)
     found = {node: Difference() for node, _, _ in pairs}
     counted = 0
+    compared: set[str] = set()
     for number, group in enumerate(groups):
         a_session = session(reference, outputs=sorted({r for _, r, _ in group}))
         b_session = session(subject, outputs=sorted({s for _, _, s in group}))
         counted = 0
         for part in _spread(data, batch, samples):
-            a, b = a_session.run(part.inputs), b_session.run(part.inputs)
+            a, b = a_session.run(part.inputs), _run(b_session, subject, part.inputs)
             for node, ref, sub in group:
                 if a[ref].shape == b[sub].shape:
                     found[node].add(a[ref], b[sub])
+                    compared.add(node)
             counted += part.count
             progress("layer errors", number * samples + min(counted, samples), len(groups) * samples)
             if counted >= samples:
                 break
     keep = ("sqnr_db", "max_abs")
-    errors = {n: {k: v for k, v in d.summary().items() if k in keep} for n, d in found.items()}
+    errors = {n: {k: v for k, v in d.summary().items() if k in keep} for n, d in found.items() if n in compared}
     return errors, counted
 
 

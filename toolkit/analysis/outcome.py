@@ -12,6 +12,7 @@ import numpy as np
 from toolkit.analysis.evaluate import Difference
 
 Array = np.ndarray[Any, Any]
+_FLIP_POSITIONS = 20_000
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Outcome:
         kl: mean Kullback-Leibler divergence KL(float || state) of the outputs' softmax, in nats; None where no output
             has classes.
         agreement: share of positions with the float model's winner, of the worst output; None without classes.
+        flips: expected share of positions whose winner changes, see ``expected_flips``; None without classes.
         metric: the user's metric, or None.
         positions: how many positions ``agreement`` and ``kl`` are from.
         parts: noise over signal of each batch, in order.
@@ -33,6 +35,7 @@ class Outcome:
     cosine: float | None = None
     kl: float | None = None
     agreement: float | None = None
+    flips: float | None = None
     metric: float | None = None
     positions: int = 0
     parts: tuple[float, ...] = ()
@@ -51,7 +54,7 @@ class Outcome:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Outcome:
         """Read what ``to_json`` gave."""
-        values = {key: _number(content.get(key)) for key in ("cosine", "kl", "agreement", "metric")}
+        values = {key: _number(content.get(key)) for key in ("cosine", "kl", "agreement", "flips", "metric")}
         parts = tuple(float(part) for part in content.get("parts", ()))
         return cls(float(content["noise"]), **values, positions=int(content["positions"]), parts=parts)
 
@@ -68,11 +71,21 @@ def _number(value: Any) -> float | None:
 
 @dataclass
 class Part:
-    """One batch: differences by output, and the divergence summed over positions."""
+    """One batch: differences by output, the divergence summed over positions, and what expected flips need.
+
+    Attributes:
+        differences: by output.
+        kl: summed over positions.
+        positions: how many there are.
+        gaps: by output with classes, the float model's best score less its second, float32 [positions].
+        errors: by output with classes, the variance of the scores' errors over the classes, float32 [positions].
+    """
 
     differences: dict[str, Difference] = field(default_factory=dict)
     kl: float = 0.0
     positions: int = 0
+    gaps: dict[str, Array] = field(default_factory=dict)
+    errors: dict[str, Array] = field(default_factory=dict)
 
 
 def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes: Sequence[str]) -> Part:
@@ -93,6 +106,9 @@ def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes
         if name in classes and not difference.broken:
             part.kl += _divergence(wanted, values[name])
             part.positions += wanted.size // wanted.shape[-1]
+            best = np.partition(wanted, -2, axis=-1)[..., -2:].astype(np.float32)
+            part.gaps[name] = (best[..., 1] - best[..., 0]).reshape(-1)
+            part.errors[name] = (values[name] - wanted).astype(np.float32).var(axis=-1, ddof=1).reshape(-1)
     return part
 
 
@@ -105,6 +121,24 @@ def _log_softmax(scores: Array) -> Array:
     wide = scores.astype(np.float64)
     wide = wide - wide.max(axis=-1, keepdims=True)
     return np.asarray(wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True)))
+
+
+def expected_flips(gaps: Array, errors: Array) -> float:
+    """The share of winners that errors like these change on average, whatever they happened to change here.
+
+    With errors that are normal and independent between classes, the second class overtakes the first with the
+    probability Phi(-gap / sqrt(2 variance)). Every position takes the mean of its own variance and that of all
+    positions. The number of winners that really changed says little where there are a hundred samples: one that
+    changed or not is a point; this estimate uses all of them.
+
+    Args:
+        gaps: best score less second best, [positions].
+        errors: variance of the errors over the classes, [positions].
+    """
+    spread = np.sqrt(errors.astype(np.float64) + float(errors.mean(dtype=np.float64)))
+    ratio = np.divide(gaps, spread, out=np.full(len(gaps), np.inf), where=spread > 0)
+    thinned = ratio[:: max(1, len(ratio) // _FLIP_POSITIONS)]
+    return float(np.mean([0.5 * math.erfc(x / math.sqrt(2)) for x in thinned]))
 
 
 def summed(parts: Sequence[Part], metric: float | None = None) -> Outcome:
@@ -124,6 +158,7 @@ def summed(parts: Sequence[Part], metric: float | None = None) -> Outcome:
         min(cosines, default=None),
         max(sum(part.kl for part in parts) / positions, 0.0) if positions else None,
         min(agreements, default=None),
+        _flips(parts),
         metric,
         max((d.winners for d in total.values()), default=0),
         tuple(max((_ratio(d) for d in part.differences.values()), default=0.0) for part in parts),
@@ -136,3 +171,14 @@ def _ratio(difference: Difference) -> float:
     if difference.noise == 0:
         return 0.0
     return difference.noise / difference.signal if difference.signal else math.inf
+
+
+def _flips(parts: Sequence[Part]) -> float | None:
+    names = {name for part in parts for name in part.gaps}
+    found = [
+        expected_flips(
+            *(np.concatenate([getattr(p, key)[name] for p in parts if name in p.gaps]) for key in ("gaps", "errors"))
+        )
+        for name in sorted(names)
+    ]
+    return max(found, default=None)

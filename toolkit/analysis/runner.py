@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from onnx import helper
 
-from toolkit.analysis.cut import FLOAT, FULL, SCALE, SWITCH, SWITCHED, Piece
 from toolkit.analysis.metrics import Metric
 from toolkit.analysis.outcome import Outcome, Part, compare, summed
+from toolkit.analysis.pieces import FLOAT, FULL, SCALE, SWITCH, SWITCHED, Piece
 from toolkit.analysis.switches import Config
 from toolkit.runtime import Session, session
 

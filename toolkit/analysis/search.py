@@ -18,6 +18,9 @@ from toolkit.files import sha256_json, write_json
 
 SCHEMA = "qtool-search-1"
 _BETTER = 0.7
+_EXPONENTS = (0.25, 1.0)
+"""How much a layer's price counts in the order of layers: little, so that few layers do it, then in full."""
+_FEW = 2
 _WORST_GROUPS = 8
 _WORST_SHARE = 0.02
 Progress = Callable[[str, int, int], None]
@@ -103,15 +106,19 @@ class Search:
     1. Everything quantized; done where that meets the budget.
     2. Sensitivity of every group, alone and left out. The worst ones try the ranges of the other methods: a bad range
        is the commonest cause, and a better one costs nothing.
-    3. Groups in the order of noise removed for each second given up; the first n of them are kept float, with n
-       found by doubling and bisection.
-    4. Pruning: kept groups that turn out not to be needed go back, the most expensive first.
+    3. Groups in the order of noise removed for what it costs; the first n of them are kept float, with n found by
+       doubling and bisection.
+    4. Pruning: kept groups that turn out not to be needed go back. Steps 3 and 4 are done with two orders, one in
+       which the price counts little and one in which it counts in full, unless the first finds very few groups.
 
     Args:
         simulation: the model and the samples to decide on.
         budget: what must hold.
         cost: predicts times.
-        evaluations: how many plans may be evaluated; 2 log2(groups) + 8 where None.
+        prefer: what makes a plan cheap: ``int8``, few multiply-accumulates left in float, or ``time``, the predicted
+            time with all borders, in which a small layer can be faster in float.
+        evaluations: how many plans may be evaluated; 8 log2(groups) + 16 where None. One damaged layer takes
+            two or three.
         try_ranges: whether other ranges are tried.
         log: a JSON-lines file of every evaluation; an interrupted search goes on from it.
         best: a file that holds the best plan so far, at any moment.
@@ -124,6 +131,7 @@ class Search:
         budget: Budget,
         cost: CostModel,
         *,
+        prefer: str = "int8",
         evaluations: int | None = None,
         try_ranges: bool = True,
         log: Path | None = None,
@@ -131,8 +139,8 @@ class Search:
         progress: Progress | None = None,
     ) -> None:
         self.simulation, self.budget, self.cost = simulation, budget, cost
-        self.limit = evaluations or 2 * math.ceil(math.log2(max(len(simulation.names), 2))) + 8
-        self.try_ranges = try_ranges
+        self.limit = evaluations or 8 * math.ceil(math.log2(max(len(simulation.names), 2))) + 16
+        self.try_ranges, self.prefer = try_ranges, prefer
         self.log = Log(log, simulation.fingerprint())
         self._sensitivity_log = log.with_suffix(".groups.jsonl") if log is not None else None
         self._best_path = best
@@ -157,12 +165,7 @@ class Search:
             if self.amax:
                 plan = self._evaluate(())
             if not plan.meets:
-                order = self._order(harm)
-                kept = self._nested(order)
-                if kept is not None:
-                    self._prune(kept, harm)
-                else:
-                    self.notes.append("no plan that was tried meets the budget; the nearest one is taken")
+                self._choose(harm)
         assert self.best is not None
         reference = self.simulation.runner.float_outcome
         used = {name: method for name, method in self.methods.items() if name in self.best.amax}
@@ -200,7 +203,10 @@ class Search:
         return self.budget.distance(dict(plan.lacks)), self._given_up(plan.kept), plan.outcome.noise
 
     def _given_up(self, kept: Sequence[str]) -> float:
-        return sum(self.cost.price(name) for name in kept)
+        return self.cost.time(kept) if self.prefer == "time" else sum(self._price(name) for name in kept)
+
+    def _price(self, group: str) -> float:
+        return self.cost.price(group) if self.prefer == "time" else self.cost.arithmetic(group)
 
     def _left(self) -> int:
         return self.limit - len(self.plans)
@@ -257,9 +263,20 @@ class Search:
 
     # ---------------------------------------------------------------- which layers
 
-    def _order(self, harm: Mapping[str, float]) -> list[str]:
-        """Groups by noise removed for each second given up, the best bargain first."""
-        return sorted(harm, key=lambda name: (-harm[name] / self.cost.price(name), name))
+    def _choose(self, harm: Mapping[str, float]) -> None:
+        for exponent in _EXPONENTS:
+            kept = self._nested(self._order(harm, exponent))
+            if kept is None:
+                self.notes.append("no plan that was tried meets the budget; the nearest one is taken")
+                return
+            self._prune(kept, harm)
+            assert self.best is not None
+            if len(self.best.kept) <= _FEW:
+                return
+
+    def _order(self, harm: Mapping[str, float], exponent: float) -> list[str]:
+        """Groups by noise removed for what keeping them float costs, the best bargain first."""
+        return sorted(harm, key=lambda name: (-harm[name] / self._price(name) ** exponent, name))
 
     def _nested(self, order: Sequence[str]) -> list[str] | None:
         """The smallest n, by doubling and bisection, for which keeping the first n groups meets the budget."""
@@ -283,7 +300,7 @@ class Search:
 
     def _prune(self, kept: list[str], harm: Mapping[str, float]) -> None:
         """Give back what is not needed: halves of the worst bargains while that goes well, then one by one."""
-        order = sorted(kept, key=lambda name: (harm[name] / self.cost.price(name), name))
+        order = sorted(kept, key=lambda name: (harm[name] / self._price(name), name))
         size = len(order) // 2
         while len(order) > 1 and size >= 1:
             position = 0

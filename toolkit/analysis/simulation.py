@@ -125,7 +125,7 @@ class Simulation:
         self.outputs = [t.name for t in self.model.graph.outputs]
         self.classes = [t.name for t in self.model.graph.outputs if _class_like(t.shape)]
         self._data_print = ""
-        self._data = data
+        self.data = data
         self._runner: Runner | None = None
 
     @property
@@ -150,7 +150,7 @@ class Simulation:
         """The same simulation with other samples, batches or metric; ``settings`` must quantize alike."""
         twin = copy.copy(self)
         twin.settings, twin._runner, twin._data_print = settings, None, ""
-        twin.feeds = feeds_of(self._data, settings)
+        twin.feeds = feeds_of(self.data, settings)
         return twin
 
     def config(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Config:
@@ -168,7 +168,7 @@ class Simulation:
     def fingerprint(self) -> str:
         """What the numbers depend on: model, ranges, samples, settings, code."""
         if not self._data_print:
-            self._data_print = sha256_json([self._data.fingerprint(), [f.count for f in self.feeds]])
+            self._data_print = sha256_json([self.data.fingerprint(), [f.count for f in self.feeds]])
         own = {k: str(v) for k, v in vars(self.settings).items() if k not in ("threads", "allow_code")}
         amax = sorted(self.switches.amax.items())
         content = [self.model.fingerprint(), amax, self._data_print, own, self.names, code_fingerprint()]

@@ -172,6 +172,7 @@ class _Rewriter:
             if main:
                 self._outputs(node)
         self._graph_outputs(io)
+        self._reshape_scalars()
         self._drop_idle_casts()
         self.model.tidy()
         self._name_pairs()
@@ -365,6 +366,20 @@ class _Rewriter:
             why = f"output '{out.name}' keeps its type {kind}" if out.name not in io else f"the recipe wants {kind}"
             self.plan.ask(name, kind, why)
             self.journal.changed(name, "Cast inserted", why)
+
+    def _reshape_scalars(self) -> None:
+        """Write Unsqueeze of a scalar as Reshape to [1]: TensorRT-RTX cannot parse the former without a GPU (seen)."""
+        target: gs.Constant | None = None
+        for node in self.model.nodes:
+            if node.op != "Unsqueeze" or self.facts.shapes.get(node.inputs[0].name, [None])[0] != ():
+                continue
+            axes = self.model.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+            if axes is None or axes.size != 1:
+                continue
+            target = target or make_constant(self._name("shape_of_one"), np.array([1], np.int64))
+            node.op = "Reshape"
+            node.inputs[1] = target
+            self.journal.changed(node.name, "Unsqueeze became Reshape", "TensorRT-RTX parses it without a GPU")
 
     def _drop_idle_casts(self) -> None:
         """Remove Casts of the model's own that now convert a type to itself, and conversions there and back."""

@@ -21,6 +21,7 @@ from toolkit.calibration.probes import (
     add_probes,
     bytes_per_sample,
     check_tensors,
+    largest_samples,
     repeated_tensors,
     split_by_memory,
 )
@@ -87,7 +88,8 @@ def collect(
         raise RangesError(f"there is no shard {part}/{of}", remedy="write i/n with i from 1 to n")
     taps = list(dict.fromkeys(taps))
     scalars = [name for name in dict.fromkeys(scalars) if name not in set(taps)]
-    check_tensors(model, [*taps, *scalars], model.facts(data.profiles))
+    facts = model.facts(largest_samples(data))
+    check_tensors(model, [*taps, *scalars], facts)
     keep: Keep | None = (lambda index: index % of == part - 1) if of > 1 else None
     made_from = {
         "model": model.fingerprint(),
@@ -101,7 +103,7 @@ def collect(
         "shards": [[part, of]],
     }
     limit = (memory or _MEMORY) // 2
-    sizes = bytes_per_sample(model, taps, data)
+    sizes = bytes_per_sample(facts, taps)
     groups = split_by_memory(sizes, limit)
     tally = Tally()
     state = Checkpoint(None, {})
@@ -154,11 +156,11 @@ class _Run:
 
     def _open(self) -> Session:
         if not self._scalars:
-            return session(self._model, self._taps, self._threads)
+            return session(self._model, self._taps, self._threads, spin=False)
         prepared = prepare(self._model)
         self._probes = add_probes(prepared.proto, self._scalars, self._careful)
         outputs = [name for probe in self._probes.values() for name in (probe.low, probe.high, probe.check)]
-        return session(prepared, [*self._taps, *outputs], self._threads)
+        return session(prepared, [*self._taps, *outputs], self._threads, spin=False)
 
     def go(self, batches: Iterator[Batch], count_samples: bool) -> Iterator[Batch]:
         """Run every batch; give each back once its statistics are in.

@@ -157,5 +157,5 @@ def _count(flat: Array, exponent: int, counts: Array) -> int:
         return int(count_few(flat, scale, counts))
     lanes = getattr(_scratch, "lanes", None)
     if lanes is None or lanes.shape[1] != len(counts) + 1:
-        lanes = _scratch.lanes = np.empty((4, len(counts) + 1), np.uint32)
+        lanes = _scratch.lanes = np.empty((4, len(counts) + 1), np.uint16)
     return int(count_into(flat, scale, lanes, counts))

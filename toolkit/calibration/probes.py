@@ -112,9 +112,13 @@ def repeated_tensors(model: Model, tensors: Iterable[str]) -> set[str]:
     return set(tensors) - reached
 
 
-def bytes_per_sample(model: Model, tensors: Iterable[str], data: CalibrationData) -> dict[str, int]:
-    """Bytes of each tensor for the largest sample of any profile; 0 where shape inference cannot tell."""
-    facts = model.facts(_single(data))
+def bytes_per_sample(facts: Facts, tensors: Iterable[str]) -> dict[str, int]:
+    """Bytes of each tensor for the largest sample of any profile; 0 where shape inference cannot tell.
+
+    Args:
+        facts: at the profiles that ``largest_samples`` gives.
+        tensors: their names.
+    """
     sizes = {}
     for name in tensors:
         shapes = facts.shapes.get(name, [])
@@ -123,7 +127,7 @@ def bytes_per_sample(model: Model, tensors: Iterable[str], data: CalibrationData
     return sizes
 
 
-def _single(data: CalibrationData) -> Profiles:
+def largest_samples(data: CalibrationData) -> Profiles:
     """The largest shapes of each profile with one sample a batch."""
     made = []
     for profile in data.profiles:

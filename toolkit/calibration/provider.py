@@ -39,6 +39,8 @@ class Calibrator:
         manual: amax set by hand; wins over everything.
         given: ranges from a file, with ``given_use`` override or fill.
         keep: where a finished collection is looked for and kept, by the model's fingerprint; None keeps it in memory.
+            An unfinished one is kept beside it, so that a killed calibration goes on from there.
+        collected: statistics collected before, which are taken instead of running the model.
     """
 
     data: CalibrationData
@@ -55,6 +57,7 @@ class Calibrator:
     journal: Journal | None = None
     progress: Progress | None = None
     keep: Callable[[Model, list[str], list[str]], Path | None] | None = None
+    collected: Collection | None = None
     reused: bool = False
     _made: dict[str, Collection] = field(default_factory=dict)
 
@@ -90,11 +93,26 @@ class Calibrator:
         return ranges
 
     def collect(self, model: Model, tensors: Sequence[str] | None = None) -> Collection:
-        """The statistics of this model's tensors, collected now or found again."""
+        """The statistics of this model's tensors, collected now or found again.
+
+        Raises:
+            DataError: a sample does not fit.
+            RangesError: ``collected`` is of another model, or lacks a tensor.
+        """
         from toolkit.calibration.collect import collect
         from toolkit.calibration.collection import Collection
 
         taps, scalars = self.taps(model, tensors)
+        if self.collected is not None:
+            self.collected.require(model=model.fingerprint())
+            known = set(self.collected.tensors)
+            missing = [name for name in taps if name not in known]
+            if missing:
+                raise RangesError(
+                    f"the collection has no statistics of tensor '{missing[0]}'",
+                    remedy="collect anew with qtool calibrate and this recipe",
+                )
+            return self.collected
         key = model.fingerprint() + repr(taps)
         if key in self._made:
             return self._made[key]
@@ -112,6 +130,8 @@ class Calibrator:
             batch=self.batch,
             memory=self.memory,
             progress=self.progress,
+            # what is collected does not depend on the memory allowed, but how it is collected does
+            checkpoint=path.with_name(f"{path.stem}-{self.memory or 0}.part") if path is not None else None,
         )
         if path is not None:
             made.save(path)

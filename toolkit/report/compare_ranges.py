@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.calibration.ranges import Ranges
 from toolkit.files import write_text
-from toolkit.report.terminal import plain
+from toolkit.text import plain
 
 
 @dataclass

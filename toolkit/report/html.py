@@ -15,8 +15,9 @@ from toolkit.precision import Precision
 from toolkit.report import charts
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
-from toolkit.report.terminal import decibels, plain, size
+from toolkit.report.terminal import decibels, size
 from toolkit.report.verdict import amount, change_words, culprits
+from toolkit.text import plain_lines
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -109,7 +110,7 @@ def _visible(value: Any) -> Any:
     """Control characters and direction overrides of names made visible; line ends stay."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
-    return "\n".join(plain(line) for line in value.split("\n"))
+    return plain_lines(value)
 
 
 def _for_script(report: Report) -> dict[str, Any]:

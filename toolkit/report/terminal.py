@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import sys
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.report.schema import NONE, Accuracy, LayerInfo, Report, word
 from toolkit.report.verdict import amount, change_words, worst
+from toolkit.text import plain_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,20 +93,6 @@ def make_console() -> Console:
     return Console(width=PLAIN_WIDTH, force_terminal=False, color_system=None)
 
 
-def plain(name: str) -> str:
-    """A name with control characters, line separators and direction overrides made visible.
-
-    An escape sequence in a node's name could otherwise rewrite the reader's terminal, and a direction override the
-    order of the words.
-    """
-    if name.isprintable():
-        return name
-    return "".join(
-        letter if unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else f"\\u{ord(letter):04x}"
-        for letter in name
-    )
-
-
 def size(count: int) -> str:
     """A number of bytes in words."""
     value = float(count)
@@ -132,8 +118,7 @@ def plain_text(content: str, style: str = "") -> Text:
     """Text that is shown as it is, each line with its control characters made visible."""
     from rich.text import Text
 
-    lines = content.split("\n")
-    return Text("\n".join(plain(line) for line in lines), style=style)
+    return Text(plain_lines(content), style=style)
 
 
 def section(console: Console, title: str) -> None:

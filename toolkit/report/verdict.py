@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from toolkit.report.schema import (
     Suggestion,
     Verdict,
 )
+from toolkit.text import toml_string
 
 BROKEN_AGREEMENT = 0.8
 BROKEN_COSINE = 0.8
@@ -75,8 +75,8 @@ def headline(layers: Sequence[LayerInfo], accuracy: Accuracy | None) -> str:
         return f"BROKEN: {breakage(accuracy)}; do not deploy. {running[:1].upper()}{running[1:]}."
     if found == "missed":
         over = accuracy.drop is not None and accuracy.budget is not None and accuracy.drop > accuracy.budget
-        missed = "" if over or not accuracy.misses else f"{accuracy.misses[0]}; "
-        return f"MISSED ITS BUDGET: {missed}{accuracy_words(accuracy)}; {running}."
+        said = ["" if over or not accuracy.misses else accuracy.misses[0], accuracy_words(accuracy), running]
+        return f"MISSED ITS BUDGET: {'; '.join(words for words in said if words)}."
     if accuracy.met is None:
         return f"Usable as far as measured, no budget was set: {accuracy_words(accuracy)}; {running}."
     return f"Usable: {accuracy_words(accuracy)}; {running}."
@@ -249,14 +249,6 @@ def keep_fragment(nodes: Sequence[str], precision: str) -> str:
     """A piece of recipe that keeps ``nodes`` in ``precision``; names are TOML strings, their globs made literal."""
     listed = "".join(f"    {toml_string(_literal(node))},\n" for node in nodes)
     return f'[[pass]]\nuse = "keep_precision"\nprecision = "{precision}"\nnodes = [\n{listed}]\n'
-
-
-def toml_string(text: str) -> str:
-    """A TOML basic string: quotes, backslashes, control characters and line separators escaped."""
-    quoted = json.dumps(text, ensure_ascii=False)
-    for code in (0x7F, 0x85, 0x2028, 0x2029):
-        quoted = quoted.replace(chr(code), f"\\u{code:04x}")
-    return quoted
 
 
 def _literal(name: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -60,7 +61,9 @@ def test_the_budget_that_cannot_be_met_gives_the_nearest_plan(tmp_path):
     sim = simulation(chain(), feeds())
     found = search(sim, Budget(min_sqnr_db=45.0, max_ms=1e-9), best=tmp_path / "best.json")
     assert not found.best.meets and "max_ms" in found.best.lacks
-    assert all(found.best.outcome.noise <= plan.outcome.noise or not plan.lacks.get("min_sqnr_db") for plan in found.plans)
+    assert all(
+        found.best.outcome.noise <= plan.outcome.noise or not plan.lacks.get("min_sqnr_db") for plan in found.plans
+    )
     assert "nearest" in found.notes[0]
     assert json.loads((tmp_path / "best.json").read_text())["met"] is False
 
@@ -96,7 +99,7 @@ def test_the_front_holds_no_plan_that_another_beats():
     model = chain(8)
     damage(model, "layer3")
     front = search(simulation(model, feeds()), Budget(min_sqnr_db=45)).front()
-    for a, b in zip(front, front[1:], strict=False):
+    for a, b in itertools.pairwise(front):
         assert a.seconds < b.seconds and a.outcome.noise > b.outcome.noise
 
 

@@ -173,8 +173,8 @@ def test_constants_shapes_and_dead_ends():
     model = make(nodes, {"x": (FLOAT, ["n"])}, {"y": (FLOAT, ["n"])})
     layers = [Layer("PWN(add)", "PointWiseV2", (Port("x", "fp32"),), (Port("y", "fp32"),))]
     found = attributed(model, Build("tensorrt", engine=b"", layers=layers, source="inspector"), plan(shape="fp16"))
-    assert {n: found[n].status for n in ("constant", "folded", "add")} == {
-        "constant": "removed", "folded": "removed", "add": "honoured",
+    assert {n: found[n].status for n in ("folded", "add")} == {
+        "folded": "removed", "add": "honoured",
     }  # fmt: skip
     assert found["reshape"].status == "fused" and found["shape"].precision is None
     assert statuses(found)["unknown"] == 0

@@ -106,7 +106,7 @@ def test_mse(name: str, precision: Precision) -> None:
         floor = made.count * (candidate / precision.max) ** 2 / 50 if precision is Precision.INT8 else spread / 20
         assert error == pytest.approx(spread, rel=2e-3, abs=floor)
     best = methods.mse(made, precision)
-    others = made.absmax * np.exp2(-np.arange(385) / 64)
+    others = made.absmax * np.exp2(-np.arange(193) / 32)
     assert best in others
     assert methods.errors(made, np.array([best]), precision)[0] <= methods.errors(made, others, precision).min()
 

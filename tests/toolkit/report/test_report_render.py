@@ -13,7 +13,8 @@ from toolkit.report import charts
 from toolkit.report.compare import compare, comparison_text, render_comparison_html, write_comparison_html
 from toolkit.report.html import embed, render_html, write_html
 from toolkit.report.schema import RangeInfo
-from toolkit.report.terminal import plain, print_report, to_text
+from toolkit.report.terminal import print_report, to_text
+from toolkit.text import plain
 
 VOID = {"meta", "input", "br", "img", "link", "hr", "rect", "line", "circle", "path"}
 

@@ -6,7 +6,8 @@ import pytest
 
 from tests.toolkit.report.samples import HOSTILE, accuracy, sample
 from toolkit.report.schema import Accuracy, LayerError, LayerInfo, OutputError
-from toolkit.report.verdict import breakage, culprits, headline, keep_fragment, toml_string, verdict
+from toolkit.report.verdict import breakage, culprits, headline, keep_fragment, verdict
+from toolkit.text import toml_string
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,0 +1,81 @@
+"""What exact and fast sensitivity cost in float inferences, and how well they agree.
+
+Run: python -m tests.benchmarks.bench_sensitivity
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.hard_models import bert, outlier_reader
+from tests.toolkit.analysis.planted import MODELS, simulation, trained
+from toolkit import Model
+from toolkit.analysis.sensitivity import exact, fast, spearman
+from toolkit.analysis.simulation import Simulation
+from toolkit.runtime import session
+
+
+def float_seconds(sim: Simulation) -> float:
+    """Processor time of the plain float model over the same batches: one session, one thread, best of five."""
+    plain = session(sim.model, threads=1)
+    found = []
+    for _ in range(6):
+        start = time.thread_time()
+        for feed in sim.feeds:
+            plain.run(feed.inputs)
+        found.append(time.thread_time() - start)
+    return min(found[1:])
+
+
+def strips() -> list[dict[str, Any]]:
+    """The test strips cut to 40 columns: many samples of one shape."""
+    with np.load(MODELS / "strip_test.npz") as archive:
+        images = [archive[name] for name in archive.files if name.startswith("image/")]
+    return [{"image": image[..., :40]} for image in images if image.shape[-1] >= 40]
+
+
+def cases(folder: Path) -> list[tuple[str, Model, Any]]:
+    """Name, model and samples."""
+    rng = np.random.default_rng(1)
+    ids = [{"ids": rng.integers(0, 500, (1, 64))} for _ in range(48)]
+    return [
+        ("digits_cnn", trained("digits_cnn"), str(MODELS / "digits_calibration.npz")),
+        ("strip_reader, 15 lengths", trained("strip_reader"), str(MODELS / "strip_calibration.npz")),
+        ("strip_reader, one length", trained("strip_reader"), strips()),
+        ("strip_reader, outliers", Model.load(outlier_reader(folder / "reader.onnx")), strips()),
+        ("bert, 6 layers", Model.load(bert(folder / "bert.onnx")), ids),
+    ]
+
+
+def main() -> None:
+    """Print the table."""
+    print(f"{'model':26} groups samples  float s  alone  without  fast total  reliability  Spearman")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, model, samples in cases(Path(folder)):
+            sim = simulation(model, samples, threads=1)
+            plain = float_seconds(sim)
+            groups = len(sim.names)
+            costs = []
+            found = exact(sim)
+            for mode in ("alone", "without"):
+                spent = []
+                for _ in range(3):
+                    before = sim.runner.spent
+                    exact(sim, modes=(mode,))
+                    spent.append(sim.runner.spent - before)
+                costs.append(min(spent) / groups / plain)
+            guess = fast(sim)
+            order = [[g.alone.noise for g in result.groups if g.alone is not None] for result in (found, guess)]
+            print(
+                f"{name:26} {groups:6} {found.samples:7} {plain:8.4f} {costs[0]:6.2f} {costs[1]:8.2f} "
+                f"{guess.inferences:11.1f} {guess.reliability:12.3f} {spearman(*order):9.3f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

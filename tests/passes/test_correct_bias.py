@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.correct_bias import CorrectBias
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import build, node, normal, ops, run
+from toolkit import Context, Model
+from toolkit.calibration.provider import Calibrator
+from toolkit.data import CalibrationData
+
+
+def corrected(model: Model, samples: list[dict]) -> tuple[Model, Model, Context]:
+    context = Context(provider=Calibrator(CalibrationData.open(samples, model), method="minmax"))
+    plain = model.copy()
+    InsertQDQ()(plain, context)
+    better = plain.copy()
+    CorrectBias(samples=300)(better, context)
+    return plain, better, context
+
+
+@pytest.mark.parametrize("kind", ["conv", "grouped", "gemm", "gemm-turned", "matmul"])
+def test_the_mean_of_every_channel_comes_back(kind):
+    shape = [1, 8, 6, 6] if "conv" in kind or kind == "grouped" else [1, 8]
+    bias = {"b": normal(6, seed=2)}
+    nodes = {
+        "conv": ([node("Conv", ["x", "w"], ["y"])], {"w": normal(6, 8, 1, 1, seed=1)}),
+        "grouped": ([node("Conv", ["x", "w", "b"], ["y"], group=2)], {"w": normal(6, 4, 1, 1, seed=1), **bias}),
+        "gemm": ([node("Gemm", ["x", "w", "b"], ["y"])], {"w": normal(8, 6, seed=1), **bias}),
+        "gemm-turned": ([node("Gemm", ["x", "w"], ["y"], transB=1)], {"w": normal(6, 8, seed=1)}),
+        "matmul": ([node("MatMul", ["x", "w"], ["m"]), node("Add", ["b", "m"], ["y"])], {"w": normal(8, 6, seed=1), **bias}),
+    }[kind]  # fmt: skip
+    out = ["n", 6, 6, 6] if len(shape) == 4 else ["n", 6]
+    model = Model.from_proto(build(nodes[0], {"x": ["n", *shape[1:]]}, {"y": out}, nodes[1]))
+    values = np.abs(normal(300, *shape[1:], seed=7)) + 2
+    plain, better, context = corrected(model, [{"x": row[None]} for row in values])
+    better.check()
+    assert ops(better) == ops(plain)
+    axes = tuple(i for i in range(len(shape)) if i != 1)
+    right, before, after = (run(m, {"x": values})[0].mean(axis=axes) for m in (model, plain, better))
+    assert np.abs(after - right).max() < 0.5 * np.abs(before - right).max()
+    assert context.journal.of("changed", by="correct_bias")
+    assert any(e.rule == "effect" for e in context.journal.of("noted"))
+
+
+def test_without_a_place_for_a_bias_it_is_declined():
+    model = Model.from_proto(
+        build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 8]}, {"y": ["n", 6]}, {"w": normal(8, 6)})
+    )
+    _, _, context = corrected(model, [{"x": normal(1, 8, seed=i)} for i in range(4)])
+    assert [e.rule for e in context.journal.of("declined", by="correct_bias")] == ["no-bias"]
+
+
+def test_before_insert_qdq_it_has_nothing_to_do(residual):
+    context = Context()
+    CorrectBias()(residual, context)
+    assert "after insert_qdq" in context.journal.of("noted")[0].reason

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.correct_bias import CorrectBias
+from passes.equalize import Equalize
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import MODELS, build, node, normal, ops, run
+from tests.toolkit.analysis.planted import trained
+from toolkit import Context, Model
+from toolkit.analysis.evaluate import evaluate
+from toolkit.calibration.provider import Calibrator
+from toolkit.data import CalibrationData
+
+
+def uneven(*shape: int, seed: int = 0, axis: int = 0) -> np.ndarray:
+    scale = np.exp2(np.linspace(-4, 4, shape[axis]))
+    spread = [1] * len(shape)
+    spread[axis] = -1
+    return (normal(*shape, seed=seed) * scale.reshape(spread)).astype(np.float32)
+
+
+def depthwise_chain(activation: str = "Relu") -> Model:
+    return Model.from_proto(build(
+        [
+            node("Conv", ["x", "w0", "b0"], ["c0"], pads=[1, 1, 1, 1]), node(activation, ["c0"], ["r0"]),
+            node("Conv", ["r0", "w1", "b1"], ["c1"], group=8, pads=[1, 1, 1, 1]), node(activation, ["c1"], ["r1"]),
+            node("Conv", ["r1", "w2"], ["c2"]), node(activation, ["c2"], ["r2"]), node("GlobalAveragePool", ["r2"], ["g"]),
+            node("Flatten", ["g"], ["f"]), node("Gemm", ["f", "w3", "b3"], ["y"]),
+        ],
+        {"x": ["n", 3, 6, 6]}, {"y": ["n", 5]},
+        {"w0": uneven(8, 3, 3, 3), "b0": normal(8, seed=1), "w1": uneven(8, 1, 3, 3, seed=2), "b1": normal(8, seed=3),
+         "w2": uneven(12, 8, 1, 1, seed=4, axis=1), "w3": uneven(12, 5, seed=5), "b3": normal(5, seed=6)},
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu"])
+def test_the_function_stays_the_same_and_channels_are_even(activation):
+    model = depthwise_chain(activation)
+    x = normal(4, 3, 6, 6, seed=9)
+    before, kinds = run(model, {"x": x})[0], ops(model)
+    context = Context()
+    Equalize()(model, context)
+    model.check()
+    assert ops(model) == kinds
+    np.testing.assert_allclose(run(model, {"x": x})[0], before, rtol=1e-4, atol=1e-4)
+    assert {e.node for e in context.journal.of("changed")} == {"c0", "c1", "c2"}
+    first, second = (
+        np.abs(model.constant(model.node(name).inputs[1])).reshape(8, -1).max(axis=1) for name in ("c0", "c1")
+    )
+    np.testing.assert_allclose(first, second, rtol=0.05)
+
+
+def test_what_does_not_pass_factors_through_is_declined():
+    model = depthwise_chain("Sigmoid")
+    context = Context()
+    Equalize()(model, context)
+    reasons = [e.reason for e in context.journal.of("declined")]
+    assert any("Sigmoid behind it" in reason for reason in reasons)
+    assert not context.journal.of("changed")
+
+
+def test_a_result_read_twice_is_left_alone(residual):
+    context = Context()
+    Equalize()(residual, context)
+    assert {e.node for e in context.journal.of("declined") if e.rule == "shared"} == {"c0"}
+
+
+def accuracy(model: Model, **settings: bool) -> tuple[float, float, list[str]]:
+    data = CalibrationData.open(str(MODELS / "digits_calibration.npz"), model)
+    test = CalibrationData.open(str(MODELS / "digits_test.npz"), model, labels=True)
+    context = Context(provider=Calibrator(data))
+    subject = model.copy()
+    if settings.get("equalize"):
+        Equalize()(subject, context)
+    InsertQDQ()(subject, context)
+    if settings.get("correct"):
+        CorrectBias()(subject, context)
+    found = evaluate(model, subject, test, metric="top1", layer_samples=1)
+    notes = [e.reason for e in context.journal.of("noted") if e.rule == "effect"]
+    return found.float_value, found.value, notes
+
+
+def test_equalize_gives_back_what_uneven_channels_lose():
+    model = trained("digits_uneven")
+    right, plain, _ = accuracy(model)
+    _, even, notes = accuracy(model, equalize=True)
+    assert right - plain >= 0.05
+    assert even - plain >= 0.04 and right - even <= 0.01
+    assert len(notes) == 1 and "dB" in notes[0]
+    assert accuracy(model, correct=True)[1] > plain

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from passes.insert_qdq import InsertQDQ
+from passes.search_precision import SearchPrecision
+from tests.conftest import MODELS
+from tests.toolkit.analysis.planted import chain, damage, feeds, trained
+from toolkit import Context, Precision
+from toolkit.analysis.channels import sqnr_against
+from toolkit.calibration.provider import Calibrator
+from toolkit.data import CalibrationData
+from toolkit.errors import RangesError, RecipeError
+
+
+def context_for(model, source, folder=None, **services):
+    data = CalibrationData.open(source, model)
+    return Context(provider=Calibrator(data, method="minmax"), services={"folder": folder, **services})
+
+
+def kept(context):
+    return {name for name, ask in context.plan.items() if ask.precision in (Precision.FP16, Precision.FP32)}
+
+
+def test_the_damaged_layer_stays_float_with_its_reason(tmp_path):
+    model = chain(8)
+    damage(model, "layer3")
+    context = context_for(model, feeds(), tmp_path)
+    SearchPrecision(min_sqnr_db=28)(model, context)
+    assert kept(context) == {"layer3"}
+    assert "alone it leaves" in context.plan.get("layer3").reason
+    assert {e.rule for e in context.journal.of("declined", node="layer3")} == {"kept"}
+    assert context.plan.get("layer4").precision is Precision.INT8
+    found = json.loads((tmp_path / "search.json").read_text())
+    assert found["met"] and found["best"]["kept"] == ["layer3"] and found["front"]
+    assert context.services["files"] == [str(tmp_path / "search.json")]
+
+
+def test_a_helper_that_cures_it_comes_first():
+    model = trained("digits_uneven")
+    reference = model.copy()
+    context = context_for(model, str(MODELS / "digits_calibration.npz"))
+    SearchPrecision(min_sqnr_db=20, helpers=["equalize", "smooth"])(model, context)
+    assert not kept(context)
+    assert any("it is applied" in e.reason for e in context.journal.of("noted") if e.rule == "search-helper")
+    assert sqnr_against(reference, model, context.provider.data) > 20
+
+
+def test_within_budget_it_is_insert_qdq():
+    model = chain()
+    other = model.copy()
+    SearchPrecision(min_sqnr_db=1)(model, context_for(model, feeds()))
+    InsertQDQ()(other, context_for(other, feeds()))
+    assert model.fingerprint() == other.fingerprint()
+
+
+def test_it_says_which_data_it_decides_on_and_what_it_misses():
+    model = chain()
+    context = context_for(model, feeds())
+    SearchPrecision(min_sqnr_db=45, max_ms=1e-9)(model, context)
+    rules = {e.rule: e.reason for e in context.journal.of("noted")}
+    assert "24 samples of the iterable" in rules["search-data"]
+    assert "max_ms" in rules["search-missed"]
+
+
+def test_a_dry_run_searches_nothing():
+    model = chain()
+    context = context_for(model, feeds(), dry_run=True)
+    SearchPrecision(min_sqnr_db=90)(model, context)
+    assert not kept(context)
+    assert any(e.rule == "dry-run" for e in context.journal.of("noted"))
+
+
+def test_no_data_and_unknown_gpu_are_errors():
+    with pytest.raises(RangesError):
+        SearchPrecision()(chain(), Context())
+    model = chain()
+    with pytest.raises(RecipeError, match="A100"):
+        SearchPrecision(gpu="A1000")(model, context_for(model, feeds()))

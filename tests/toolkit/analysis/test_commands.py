@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from tests.conftest import MODELS
+from toolkit import cli_analysis
+
+RECIPE = f"""
+[model]
+path = "{MODELS.as_posix()}/digits_uneven.onnx"
+[calibration]
+data = "{MODELS.as_posix()}/digits_calibration.npz"
+[[pass]]
+use = "fold_batchnorm"
+[[pass]]
+use = "insert_qdq"
+[engine]
+backend = "none"
+[evaluation]
+data = "{MODELS.as_posix()}/digits_test.npz"
+metric = "top1"
+budget = {{ max_drop = 0.01 }}
+"""
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(cli_analysis.sensitivity)
+    app.command()(cli_analysis.bisect)
+    return app
+
+
+def call(app: typer.Typer, tmp_path: Path, *words: str) -> str:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE)
+    words = (words[0], str(recipe), "--out", str(tmp_path / "run"), *words[1:])
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_sensitivity_prints_and_leaves_a_file(app, tmp_path):
+    found = json.loads(call(app, tmp_path, "sensitivity", "--json"))
+    assert found["method"] == "exact" and found["metric"] == "top1" and len(found["groups"]) == 10
+    assert found["weak_spots"]
+    assert json.loads((tmp_path / "run/sensitivity.json").read_text())["groups"] == found["groups"]
+    text = call(app, tmp_path, "sensitivity", "--fast")
+    assert "fast" in text and "what helps" in text
+
+
+def test_bisect_on_the_simulation(app, tmp_path):
+    found = json.loads(call(app, tmp_path, "bisect", "--min-sqnr-db", "10", "--json"))
+    assert found["kept"] and 'use = "keep_precision"' in found["recipe"]
+    assert json.loads(call(app, tmp_path, "bisect", "--min-sqnr-db", "10", "--json"))["checks"] == 0
+
+
+def test_bisect_by_a_command_needs_leave_and_gets_the_model(app, tmp_path):
+    import sys
+
+    script = tmp_path / "check.py"
+    script.write_text(
+        "import sys, onnx\n"
+        "graph = onnx.load(sys.argv[1]).graph\n"
+        "made = {o: n.op_type for n in graph.node for o in n.output}\n"
+        "bad = [n for n in graph.node if n.op_type == 'Gemm' and made.get(n.input[0]) == 'DequantizeLinear']\n"
+        "sys.exit(1 if bad else 0)\n"
+    )
+    command = f"{sys.executable} {script} {{model}}"
+    with pytest.raises(Exception, match="allow-code"):
+        call(app, tmp_path, "bisect", "--command", command)
+    found = json.loads(call(app, tmp_path, "bisect", "--command", command, "--allow-code", "--json"))
+    assert found["kept"] == ["/head/Gemm"]

@@ -1,0 +1,59 @@
+"""What an ONNX file says of itself without its weights being read: inputs, outputs, and where the weights are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Header:
+    """The names a recipe may use, and the files that belong to the model besides its own.
+
+    Attributes:
+        inputs: names of the graph's inputs, weights left out.
+        outputs: names of the graph's outputs.
+        external: the files with external data that lie in the model's folder and exist.
+    """
+
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    external: tuple[Path, ...] = ()
+
+
+def read_header(path: Path) -> Header | None:
+    """The header of an ONNX file; None where it cannot be parsed, which loading it will say in full."""
+    import onnx
+
+    from toolkit.onnx_file import tensors
+
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except Exception:
+        return None
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    folder = path.resolve().parent
+    names = {
+        entry.value
+        for tensor in tensors(proto.graph)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    files = []
+    for name in sorted(names):
+        # a place outside the folder is refused when the model is loaded; it is not for us to read
+        file = folder / name
+        if "\0" not in name and folder in file.resolve().parents and file.is_file():
+            files.append(file)
+    return Header(
+        tuple(value.name for value in proto.graph.input if value.name not in stored),
+        tuple(value.name for value in proto.graph.output),
+        tuple(files),
+    )
+
+
+def model_files(path: Path) -> list[Path]:
+    """A model file and the files of its weights: what has to be kept, and hashed, together."""
+    header = read_header(path)
+    return [path, *(header.external if header is not None else ())]

@@ -1,0 +1,86 @@
+"""``[engine] compare``: the model as it came, built in plain precisions and timed beside the quantized engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from toolkit.errors import RecipeError
+
+if TYPE_CHECKING:
+    from toolkit.calibration.ranges import Ranges
+    from toolkit.pipeline import Pipeline
+
+
+def comparable(pipeline: Pipeline) -> None:
+    """Check that what ``[engine] compare`` asks for can be measured here.
+
+    Raises:
+        RecipeError: there is no GPU, no backend that builds, or measuring is switched off.
+    """
+    from toolkit.backends.choose import choose
+    from toolkit.backends.gpu import find_gpu
+
+    section = pipeline.recipe.engine
+    if not section.compare:
+        return
+    lacks = ""
+    if not section.measure:
+        lacks = "measure is false"
+    elif choose(section.backend)[0].name == "none":
+        lacks = "no backend here builds an engine"
+    elif find_gpu() is None:
+        lacks = "no GPU is here to measure on"
+    if lacks:
+        raise RecipeError(
+            f"[engine] compare builds the model in other precisions and compares latencies, and {lacks}",
+            where=pipeline.recipe.locate("engine", "compare"),
+            remedy="run on a machine with a GPU and TensorRT, or remove compare",
+        )
+
+
+def compare(pipeline: Pipeline, ranges: Ranges | None) -> dict[str, Any]:
+    """The latency of the plain model by precision: {precision: {profile: {min|opt|max: milliseconds}}}.
+
+    Q/DQ pairs that the model came with are taken out first. Nodes that leave float16's range stay FP32, as in any run.
+
+    Raises:
+        BackendError: TensorRT refuses the model.
+    """
+    from toolkit.backends.base import Extras
+    from toolkit.backends.choose import choose
+    from toolkit.backends.lowering import lower
+    from toolkit.backends.weak import lower_weak
+    from toolkit.graph_pass import Context, find
+    from toolkit.journal import Journal
+    from toolkit.plan import PrecisionPlan
+    from toolkit.precision import Precision
+
+    section = pipeline.recipe.engine
+    backend, _ = choose(section.backend)
+    settings = pipeline.engine_settings().model_copy(update={"quantization": "explicit", "calibrator": "ranges"})
+    typing = backend.typing_for(settings)
+    plain = pipeline.source().copy()
+    if any(node.op == "QuantizeLinear" for node, _ in plain.walk()):
+        find("strip_qdq")()(plain, Context())
+    io = {name: Precision(value) for name, value in section.io.items()}
+    found: dict[str, Any] = {}
+    for number, name in enumerate(section.compare):
+        pipeline.progress("compare", number, len(section.compare))
+        plan = PrecisionPlan()
+        if typing == "weak":
+            lowered, plan = lower_weak(plain, plan, settings, backend, Journal())
+        else:
+            observed = ranges.observed if ranges is not None else None
+            made = lower(plain, plan, rest=Precision(name), observed=observed, io=io, journal=Journal())
+            lowered, plan = made.model, made.plan
+        lowered.source = None
+        path = pipeline.folder.hidden / f"compare_{name}.onnx"
+        try:
+            lowered.save(path, ir_version=8 if typing == "weak" else 10)
+            build = backend.build(path, pipeline.profiles, settings, extras=Extras(plan=plan, rest=name))
+        finally:
+            for file in pipeline.folder.hidden.glob(f"{path.name}*"):
+                file.unlink()
+        found[name] = build.latency
+    pipeline.progress("compare", len(section.compare), len(section.compare))
+    return found
