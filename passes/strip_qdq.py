@@ -103,7 +103,7 @@ def _clamp(model: Model, graph: gs.Graph, pair: Found, source: gs.Tensor, contex
     name = model.unique_node(f"{source.inputs[0].name}_{'Clip' if six else 'Relu'}")
     if six:
         kind = onnx_type(source.dtype) or TensorProto.FLOAT
-        bounds = [make_constant(f"{name}_{w}", np.float32(v).reshape(()), kind) for w, v in (("min", 0), ("max", 6))]
+        bounds = [make_constant(f"{name}_{w}", np.asarray(v, np.float32), kind) for w, v in (("min", 0), ("max", 6))]
         graph.nodes.append(make_node("Clip", name, [source, *bounds], [result]))
     else:
         graph.nodes.append(make_node("Relu", name, [source], [result]))

@@ -188,7 +188,7 @@ def open_source(
     if source is None:
         raise DataError("no source is given", remedy='set data = "path", or random = { seed = 0, samples = 32 }')
     if isinstance(source, str) and _MODULE.fullmatch(source) and not (base / source).exists():
-        from toolkit.graph_pass import load_object
+        from toolkit.code import load_object
 
         return source, Feeds(repeatable(load_object(source, allow_code, "data"), source), specs, source)
     if not isinstance(source, (str, Path)):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from toolkit.errors import NotAllowedError, PassError, QtoolError, RangesError, RecipeError, did_you_mean
+from toolkit.code import load_object
+from toolkit.errors import PassError, QtoolError, RangesError, RecipeError, did_you_mean
 from toolkit.journal import Journal
 from toolkit.model import Model
 from toolkit.plan import PrecisionPlan
@@ -196,35 +197,6 @@ def find(use: str, allow_code: bool = False) -> type[Pass]:
     if not (isinstance(found, type) and issubclass(found, Pass)):
         raise RecipeError(f"'{use}' is not a pass", remedy="a pass is a subclass of toolkit.Pass")
     return found
-
-
-def load_object(use: str, allow_code: bool, kind: str) -> Any:
-    """The object named ``module:Name``.
-
-    Raises:
-        NotAllowedError: code is not allowed.
-        RecipeError: the module cannot be imported or has no such name.
-    """
-    if not allow_code:
-        raise NotAllowedError(
-            f"the recipe names the {kind} '{use}', which is code",
-            remedy="run again with --allow-code if you trust the recipe's author",
-        )
-    module, _, name = use.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (SyntaxError, NameError) as error:
-        raise RecipeError(
-            f"the module '{module}' of the {kind} '{use}' has a fault: {type(error).__name__}: {error}",
-            remedy="mend the file",
-        ) from error
-    except ImportError as error:
-        raise RecipeError(
-            f"the module '{module}' of the {kind} '{use}' cannot be imported: {error}",
-            remedy="put the file beside the recipe or install its package",
-        ) from error
-    except AttributeError as error:
-        raise RecipeError(f"the module '{module}' has no '{name}'", remedy="check the name after the colon") from error
 
 
 def configure(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:

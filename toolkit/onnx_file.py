@@ -191,13 +191,16 @@ def _constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
         tensor = TensorProto()
         tensor.CopyFrom(attribute.t)
         return tensor
-    values = {
-        "value_float": lambda: np.array(attribute.f, np.float32),
-        "value_floats": lambda: np.array(attribute.floats, np.float32),
-        "value_int": lambda: np.array(attribute.i, np.int64),
-        "value_ints": lambda: np.array(attribute.ints, np.int64),
+    numbers = {
+        "value_float": (attribute.f, np.float32),
+        "value_floats": (list(attribute.floats), np.float32),
+        "value_int": (attribute.i, np.int64),
+        "value_ints": (list(attribute.ints), np.int64),
     }
-    return onnx.numpy_helper.from_array(values[attribute.name]()) if attribute.name in values else None
+    if attribute.name not in numbers:
+        return None
+    value, dtype = numbers[attribute.name]
+    return onnx.numpy_helper.from_array(np.array(value, dtype))
 
 
 def _type_outputs(proto: onnx.ModelProto, names: list[str], where: str) -> None:
@@ -310,7 +313,7 @@ def convert_opset(model: Model, target: int) -> Model:
 def _mend_resizes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     """Say how Resize and Upsample of opset 9 and 10 place their samples; the converter leaves opset 11's defaults.
 
-    They meant asymmetric coordinates, rounded down: https://github.com/onnx/onnx/blob/main/docs/Changelog.md (Resize-10).
+    They meant asymmetric coordinates, rounded down (ONNX's Changelog.md, Resize-10).
     """
     old = {node.output[0] for node in before.graph.node if node.op_type in ("Resize", "Upsample")}
     for node in after.graph.node:

@@ -56,11 +56,10 @@ def test_other_opsets_are_refused():
 
 def subgraph_model():
     def branch(name, op):
-        graph = helper.make_graph(
+        return helper.make_graph(
             [node("Conv", ["r", "w"], [f"{name}_c"]), node(op, [f"{name}_c"], [f"{name}_o"])], name, [],
             [helper.make_tensor_value_info(f"{name}_o", 1, None)],
         )  # fmt: skip
-        return graph
 
     return build(
         [node("Relu", ["x"], ["r"]), node("If", ["cond"], ["o"], then_branch=branch("t", "Relu"), else_branch=branch("e", "Neg")),
@@ -71,7 +70,7 @@ def subgraph_model():
 
 def test_subgraphs_are_walked_and_survive_a_round_trip():
     model = Model.from_proto(subgraph_model())
-    assert {n for n in model.node_names()} == {"r", "o", "y", "t_c", "t_o", "e_c", "e_o"}
+    assert set(model.node_names()) == {"r", "o", "y", "t_c", "t_o", "e_c", "e_o"}
     feeds = {"x": normal(1, 4, 5, 5), "cond": np.array(False)}
     before = run(model, feeds)[0]
     context = placeholder_context()

@@ -50,7 +50,7 @@ class TopK:
             )
         if label.size and (int(label.min()) < 0 or int(label.max()) >= scores.shape[-1]):
             raise DataError(
-                f"the labels reach from {int(label.min())} to {int(label.max())}, the output has {scores.shape[-1]} classes",
+                f"the labels reach from {int(label.min())} to {int(label.max())}, and there are {scores.shape[-1]} classes",
                 remedy="number the classes from 0, or choose the output by [evaluation] output",
             )
         if self.k == 1:
@@ -124,7 +124,7 @@ def make_metric(name: str, output: str | None = None, allow_code: bool = False) 
         NotAllowedError: it is code and code is not allowed.
     """
     if ":" in name:
-        from toolkit.graph_pass import load_object
+        from toolkit.code import load_object
 
         metric: Metric = load_object(name, allow_code, "metric")()
         return metric

@@ -200,7 +200,7 @@ def _scales(node: gs.Node, model: Model, wanted: Precision) -> str | None:
 
 
 def _around_tiny_constants(model: Model) -> dict[str, str]:
-    """Nodes with a constant that float16 loses (an epsilon of 1e-12), and those that its loss would make divide by 0."""
+    """Nodes with a constant that float16 loses (an epsilon of 1e-12), and those its loss would make divide by 0."""
     found: dict[str, str] = {}
     for node in model.nodes:
         for tensor in node.inputs:

@@ -33,7 +33,8 @@ def lower_weak(
     lowered = model.copy()
     if lowered.opset > backend.max_opset():
         raise BackendError(
-            f"the model uses opset {lowered.opset}; {backend.name} {backend.version()} takes {backend.max_opset()} at most",
+            f"the model uses opset {lowered.opset}; {backend.name} {backend.version()} "
+            f"takes {backend.max_opset()} at most",
             where=str(model.source or "the model"),
             remedy=f"export the model at opset {backend.max_opset()}, or use a newer TensorRT",
         )

@@ -263,7 +263,8 @@ def _extents(data: CalibrationData, batch: int) -> tuple[dict[str, tuple[int, ..
     largest: dict[str, tuple[int, ...]] = {}
     for part in data.batches(batch):
         for name, value in part.inputs.items():
-            low, high = lowest.get(name, value.shape), largest.get(name, value.shape)
-            lowest[name] = tuple(map(min, low, value.shape))
-            largest[name] = tuple(map(max, high, value.shape))
+            shape = tuple(int(size) for size in value.shape)
+            low, high = lowest.get(name, shape), largest.get(name, shape)
+            lowest[name] = tuple(map(min, low, shape))
+            largest[name] = tuple(map(max, high, shape))
     return lowest, largest

@@ -81,7 +81,8 @@ extern "C" __global__ void widen(const unsigned* low, const unsigned* high, int*
 }
 
 extern "C" __global__ void histogram(const float* const* tensors, const long long* sizes, const int2* work, int span,
-                                     const int* exponent, unsigned long long* counts, unsigned long long* zeros, int bins) {
+                                     const int* exponent, unsigned long long* counts, unsigned long long* zeros,
+                                     int bins) {
     extern __shared__ unsigned shared[];
     for (int i = threadIdx.x; i < bins; i += blockDim.x) shared[i] = 0;
     __syncthreads();
@@ -104,7 +105,8 @@ extern "C" __global__ void histogram(const float* const* tensors, const long lon
     if ((threadIdx.x & 31) == 0 && none) atomicAdd(zeros + job.x, (unsigned long long)none);
     __syncthreads();
     unsigned long long* mine = counts + (long long)job.x * bins;
-    for (int i = threadIdx.x; i < bins; i += blockDim.x) if (shared[i]) atomicAdd(mine + i, (unsigned long long)shared[i]);
+    for (int i = threadIdx.x; i < bins; i += blockDim.x)
+        if (shared[i]) atomicAdd(mine + i, (unsigned long long)shared[i]);
 }
 
 // The batch's extremes go into the running ones, and are set back for the next batch.

@@ -1,0 +1,37 @@
+"""Objects that a recipe names as ``module:Name``: code of its author, which runs only where the user allows it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from toolkit.errors import NotAllowedError, RecipeError
+
+
+def load_object(use: str, allow_code: bool, kind: str) -> Any:
+    """The object named ``module:Name``.
+
+    Raises:
+        NotAllowedError: code is not allowed.
+        RecipeError: the module cannot be imported or has no such name.
+    """
+    if not allow_code:
+        raise NotAllowedError(
+            f"the recipe names the {kind} '{use}', which is code",
+            remedy="run again with --allow-code if you trust the recipe's author",
+        )
+    module, _, name = use.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (SyntaxError, NameError) as error:
+        raise RecipeError(
+            f"the module '{module}' of the {kind} '{use}' has a fault: {type(error).__name__}: {error}",
+            remedy="mend the file",
+        ) from error
+    except ImportError as error:
+        raise RecipeError(
+            f"the module '{module}' of the {kind} '{use}' cannot be imported: {error}",
+            remedy="put the file beside the recipe or install its package",
+        ) from error
+    except AttributeError as error:
+        raise RecipeError(f"the module '{module}' has no '{name}'", remedy="check the name after the colon") from error
