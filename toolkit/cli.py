@@ -184,6 +184,8 @@ def invoke(arguments: list[str]) -> int:
             raise
         _complain(f"{type(error).__name__}: {error}. This is a bug in qtool: run again with --debug and report it")
         return 2
+    if status == 130:
+        _complain("stopped; the steps that were finished are kept, and the same command goes on from there")
     return int(status or 0)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.errors import QtoolError
+from toolkit.text import plain
 
 
 @dataclass
@@ -57,7 +58,8 @@ def _json(path: Path) -> Shown:
         raise QtoolError(f"not JSON: {error}", where=str(path), remedy="check the file") from error
     if isinstance(content, dict) and str(content.get("schema", "")).startswith("qtool-report"):
         return _report(path)
-    if isinstance(content, list) or (isinstance(content, dict) and ({"Layers", "layers"} & set(content))):
+    engine = {"Layers", "layers", "source"}
+    if isinstance(content, list) or (isinstance(content, dict) and engine & set(content)):
         return _layers(path)
     return _ranges(path)
 
@@ -103,12 +105,19 @@ def _layers(path: Path) -> Shown:
     from dataclasses import asdict
 
     from toolkit.backends.inspector import read_layers
+    from toolkit.backends.network import network_layers
 
-    layers = read_layers(path)
-    lines = [f"{path}: {len(layers)} engine layers"]
+    content = json.loads(path.read_text(encoding="utf-8"), strict=False)
+    if isinstance(content, dict) and content.get("source") == "network":
+        layers = network_layers(content)
+    elif isinstance(content, dict) and content.get("source") == "inspector":
+        layers = [layer for index, said in enumerate(content["profiles"]) for layer in read_layers(said, index)]
+    else:
+        layers = read_layers(content, 0)
+    lines = [f"{path}: {len(layers)} layers"]
     for layer in layers:
         types = "/".join(dict.fromkeys(port.precision or "?" for port in layer.outputs))
-        lines.append(f"{types:>10}  {layer.kind:<24} {layer.name}")
+        lines.append(f"{types:>10}  {layer.kind:<24} {plain(layer.name)}")
     return Shown([asdict(layer) for layer in layers], "\n".join(lines) + "\n")
 
 

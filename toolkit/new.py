@@ -58,7 +58,16 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
     if fragile:
         listed = ", ".join(map(toml_string, fragile))
         lines += ["", "[[pass]]", 'use = "keep_precision"', f"ops = [{listed}]", 'precision = "fp16"']
-    lines += ["", "[[pass]]", 'use = "insert_qdq"']
+    lines += [
+        "",
+        "# INT8 wherever the budget below allows it; layers that cost too much stay in float16.",
+        "[[pass]]",
+        'use = "search_precision"',
+        'helpers = ["equalize", "smooth"]',
+        "",
+        "[[pass]]",
+        'use = "guard_fp16"',
+    ]
     lines += ["", "[engine]", 'backend = "auto"', 'rest = "fp16"', "", "[evaluation]"]
     if test is not None:
         lines.append(f"data = {_relative(test, target)}")

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,11 @@ from toolkit.steps import RunFolder, StepInfo
 from toolkit.versions import versions
 
 if TYPE_CHECKING:
+    from toolkit.backends.layer import Actual
     from toolkit.calibration.ranges import Ranges
     from toolkit.graph_pass import Context
     from toolkit.model import Model
+    from toolkit.precision import Precision
     from toolkit.report.schema import Report
 
 Progress = Callable[[str, int, int], None]
@@ -295,7 +297,14 @@ class Pipeline(RunKeys):
         backend, reason = choose(self.recipe.engine.backend)
         plan = _read_plan(hidden / "lowered_plan.json")
         log: list[str] = []
-        extras = Extras(plan=plan, rest=self.recipe.engine.rest, ranges=self._ranges())
+        extras = Extras(
+            plan=plan,
+            rest=self.recipe.engine.rest,
+            ranges=self._ranges(),
+            batches=self.calibrator_batches(),
+            calibration_profile=self.recipe.engine.calibration_profile or next(iter(self.profiles.names), ""),
+            calibration_cache=self.path / "calibration.cache" if self.recipe.engine.calibrator != "ranges" else None,
+        )
         try:
             build = backend.build(
                 self.path / "model.onnx", self.profiles, self.engine_settings(), log.append, self.progress, extras
@@ -304,6 +313,8 @@ class Pipeline(RunKeys):
             if log:
                 write_text(self.path / "build.log", "".join(f"{line}\n" for line in log))
         actuals = attribute(Model.load(self.path / "model.onnx"), build, plan)
+        events = Journal.from_jsonl((hidden / "lowering.jsonl").read_text(encoding="utf-8")).of("declined")
+        actuals = explain(actuals, plan, self.recipe.rest, {e.node: e.reason for e in events})
         content = {
             "build": build_to_json(build),
             "reason": reason,
@@ -366,6 +377,21 @@ class Pipeline(RunKeys):
         from toolkit.run_report import make_report
 
         return make_report(self)
+
+
+def explain(
+    actuals: Mapping[str, Actual], plan: PrecisionPlan, rest: Precision, reasons: Mapping[str, str]
+) -> dict[str, Actual]:
+    """Nodes to which lowering gave another type than asked are overridden, for lowering's reason."""
+    found = dict(actuals)
+    for name, reason in reasons.items():
+        actual, ask = found.get(name), plan.get(name)
+        asked = ask.precision if ask is not None else rest
+        if actual is None or actual.precision is None or asked.quantized:
+            continue
+        if actual.precision is not asked:
+            found[name] = replace(actual, status="overridden", reason=reason)
+    return found
 
 
 def _read_plan(path: Path) -> PrecisionPlan:

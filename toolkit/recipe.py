@@ -125,6 +125,9 @@ class EngineSection(Section):
     calibrator: Literal["ranges", "entropy2", "entropy", "minmax", "legacy"] = Field(
         "ranges", description="implicit quantization: qtool's ranges, or one of TensorRT's own calibrators"
     )
+    calibration_profile: str | None = Field(
+        None, description="the profile that TensorRT's own calibrators run at; the first where not given"
+    )
     measure: bool = Field(True, description="measure latency and layer times where a GPU is present")
     compute_capabilities: list[str] = Field([], description="TensorRT-RTX: GPUs to build for, such as 8.9")
     workspace_mb: int | None = Field(None, gt=0, description="workspace limit in megabytes")
@@ -231,6 +234,13 @@ class Recipe(Section):
                     where=self.locate("calibration", "weights"),
                     remedy=did_you_mean(name, names),
                 )
+        chosen = self.engine.calibration_profile
+        if chosen is not None and chosen not in names:
+            raise RecipeError(
+                f"[engine] calibration_profile names the profile '{chosen}'",
+                where=self.locate("engine", "calibration_profile"),
+                remedy=did_you_mean(chosen, names),
+            )
         for name, amax in self.calibration.manual.items():
             if not 0 < amax < float("inf"):
                 raise RecipeError(

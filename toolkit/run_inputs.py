@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import RangesError, RecipeError, did_you_mean
 from toolkit.files import sha256_json
 from toolkit.journal import Journal
+from toolkit.profiles import Extent, Profiles, ShapeProfile
 from toolkit.recipe import Recipe
 from toolkit.run_checks import RunChecks
 from toolkit.versions import code_fingerprint
@@ -39,8 +41,13 @@ class RunInputs(RunChecks):
 
         check(self.profiles, model, self.recipe)
 
-    def calibration_data(self, model: Model, journal: Journal | None = None) -> CalibrationData | None:
-        """The calibration samples, without those held out for evaluation where the recipe has no test data."""
+    def calibration_data(
+        self, model: Model, journal: Journal | None = None, profiles: Profiles | None = None
+    ) -> CalibrationData | None:
+        """The calibration samples, without those held out for evaluation where the recipe has no test data.
+
+        ``profiles`` replaces the recipe's own, where samples must fit other shapes.
+        """
         from toolkit.data import CalibrationData
 
         section = self.recipe.calibration
@@ -49,7 +56,7 @@ class RunInputs(RunChecks):
         data = CalibrationData.open(
             self._opened(section.data),
             model,
-            self.profiles,
+            self.profiles if profiles is None else profiles,
             outside=section.outside,
             base=self.recipe.folder,
             journal=journal,
@@ -139,6 +146,28 @@ class RunInputs(RunChecks):
                 remedy=did_you_mean(odd[0], known),
             )
         return found
+
+    def calibrator_batches(self) -> Iterator[dict[str, Any]]:
+        """Batches for TensorRT's own calibrators: every sample made to fit the calibration profile's opt shape.
+
+        Nothing where the ranges are qtool's own. Samples that do not fill a last batch are left out.
+        """
+        section = self.recipe.engine
+        if section.quantization != "implicit" or section.calibrator == "ranges":
+            return
+        model = self.source()
+        fixed = Profiles()
+        if len(self.profiles):
+            chosen = self.profiles[section.calibration_profile or self.profiles.names[0]]
+            shapes = {name: Extent(extent.opt, extent.opt, extent.opt) for name, extent in chosen.shapes.items()}
+            fixed = Profiles((ShapeProfile(chosen.name, shapes),))
+        data = self.calibration_data(model, profiles=fixed)
+        if data is None:
+            return
+        size = min((e.opt[0] for p in fixed for e in p.shapes.values()), default=1)
+        for batch in data.batches(size):
+            if batch.count == size or not data.can_batch:
+                yield dict(batch.inputs)
 
     def calibrator(self, data: CalibrationData | None, journal: Journal) -> Calibrator:
         """The recipe's calibration over ``data``; what it collects is kept in the run folder.

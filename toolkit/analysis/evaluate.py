@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from toolkit.data import Batch, CalibrationData
 
 Array = np.ndarray[Any, Any]
+_MASK, _FEW_SAMPLES = 1e9, 8
 _TAP_BYTES = 256_000_000
 _NARROW = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
 
@@ -40,6 +41,7 @@ class Difference:
     broken: int = 0
     same: int = 0
     winners: int = 0
+    sums: dict[tuple[int, ...], tuple[int, Array]] = field(default_factory=dict)
 
     def add(self, reference: Array, value: Array, winners: bool = False) -> None:
         """Take in one batch of both tensors, of equal shape."""
@@ -50,6 +52,8 @@ class Difference:
         if broken.any():
             self.broken += int(broken.sum())
         keep = usable & ~broken
+        # masks of -1e9 and beyond are no values: their difference would drown everything else
+        keep &= np.abs(a) < _MASK
         if not keep.all():
             a, b = np.where(keep, a, 0), np.where(keep, b, 0)
         d = a - b
@@ -61,6 +65,15 @@ class Difference:
         self.max_abs = max(self.max_abs, float(np.abs(flat_d).max(initial=0.0)))
         if winners:
             self._winners(a, b)
+
+    def merge(self, other: Difference) -> None:
+        """Take in what another part of the samples showed."""
+        for name in ("signal", "noise", "cross", "power", "broken", "same", "winners"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.max_abs = max(self.max_abs, other.max_abs)
+        for shape, (count, total) in other.sums.items():
+            mine, held = self.sums.get(shape, (0, np.zeros(shape)))
+            self.sums[shape] = mine + count, held + total
 
     def add_equal(self, reference: Array, value: Array) -> None:
         """Take in one batch of tensors that are no floats: how many elements are equal, and how far the others are."""
@@ -80,12 +93,33 @@ class Difference:
         self.same += int((chosen >= best - slack).sum())
         self.winners += best.size
 
+    def follow(self, reference: Array) -> None:
+        """Remember the mean of a batched output by shape, for ``variation_db``."""
+        if reference.ndim == 0 or not np.isfinite(reference).all():
+            return
+        rows = np.asarray(reference, np.float64)
+        count, total = self.sums.get(rows.shape[1:], (0, np.zeros(rows.shape[1:])))
+        self.sums[rows.shape[1:]] = count + len(rows), total + rows.sum(axis=0)
+
     @property
     def sqnr_db(self) -> float | None:
-        """SQNR in dB; None where the tensors are identical or cannot be compared."""
+        """SQNR in dB, at most 150 (float32 has no more); None where the tensors are identical or not comparable."""
         if self.noise == 0 or self.signal == 0 or self.broken:
             return None
-        return 10 * math.log10(self.signal / self.noise)
+        return min(10 * math.log10(self.signal / self.noise), 150.0)
+
+    @property
+    def variation_db(self) -> float | None:
+        """Power of what differs from sample to sample over the noise, in dB; None where too few samples were seen.
+
+        A model that gives the same answer to every input can have a fine SQNR; here it has 0 dB or less.
+        """
+        steady = sum(float((total * total).sum()) / count for count, total in self.sums.values())
+        samples = sum(count for count, _ in self.sums.values())
+        varying = self.signal - steady
+        if samples < _FEW_SAMPLES * len(self.sums) or not self.sums or self.noise == 0 or self.broken:
+            return None
+        return 10 * math.log10(max(varying, 1e-30) / self.noise) if varying > 1e-9 * self.signal else None
 
     @property
     def cosine(self) -> float | None:
@@ -105,6 +139,7 @@ class Difference:
             "cosine": self.cosine,
             "agreement": self.agreement,
             "max_abs": None if self.broken else self.max_abs,
+            "variation_db": self.variation_db,
         }
 
 
@@ -208,6 +243,7 @@ def evaluate(
                 shapes.setdefault(name, f"{list(a[name].shape)} and {list(b[name].shape)}")
             elif _is_float(a[name].dtype):
                 outputs[name].add(a[name], b[name], name in class_like and a[name].size > 0)
+                outputs[name].follow(a[name])
             else:
                 outputs[name].add_equal(a[name], b[name])
                 discrete.add(name)

@@ -50,7 +50,8 @@ class TopK:
             )
         if label.size and (int(label.min()) < 0 or int(label.max()) >= scores.shape[-1]):
             raise DataError(
-                f"the labels reach from {int(label.min())} to {int(label.max())}, and there are {scores.shape[-1]} classes",
+                f"the labels reach from {int(label.min())} to {int(label.max())}, and the output "
+                f"has {scores.shape[-1]} classes",
                 remedy="number the classes from 0, or choose the output by [evaluation] output",
             )
         if self.k == 1:

@@ -146,10 +146,7 @@ def summed(parts: Sequence[Part], metric: float | None = None) -> Outcome:
     total: dict[str, Difference] = {}
     for part in parts:
         for name, one in part.differences.items():
-            sum_ = total.setdefault(name, Difference())
-            for key, value in asdict(one).items():
-                joined = max(sum_.max_abs, value) if key == "max_abs" else getattr(sum_, key) + value
-                setattr(sum_, key, joined)
+            total.setdefault(name, Difference()).merge(one)
     positions = sum(part.positions for part in parts)
     cosines = [d.cosine for d in total.values() if d.cosine is not None]
     agreements = [d.agreement for d in total.values() if d.agreement is not None]

@@ -209,9 +209,7 @@ def _headline(made: Comparison, accuracy: list[Figure]) -> str:
     a, b = made.a, made.b
     if made.same:
         return f"{a.label} and {b.label} do not differ: {made.in_both} nodes alike, {a.verdict}."
-    start = (
-        f"Both are {a.verdict}" if a.verdict == b.verdict else f"{b.label} is {b.verdict}, {a.label} is {a.verdict}"
-    )
+    start = f"Both are {a.verdict}" if a.verdict == b.verdict else f"{b.label} is {b.verdict}, {a.label} is {a.verdict}"
     parts = [start]
     figure = next((one for one in accuracy if one.change), None)
     if figure is not None:

@@ -16,7 +16,7 @@ from toolkit.report import charts
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
 from toolkit.report.terminal import decibels, size
-from toolkit.report.verdict import amount, change_words, culprits
+from toolkit.report.verdict import amount, change_words, culprits, evidence
 from toolkit.text import plain_lines
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def render_html(report: Report) -> str:
         "verdict_word": _WORDS[report.summary.verdict],
         "verdict_mark": _MARKS[report.summary.verdict],
         "map": charts.precision_map(layers, blamed),
+        "evidence": evidence(report.layers),
         "culprits": blamed,
         "matrix": _matrix(layers),
         "actual_counts": Counter(word(layer.actual.precision) for layer in layers),
@@ -96,12 +97,21 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        size=size, decibels=decibels, short=_short, grouped=lambda n: f"{n:,}", shape=_shape, word=word, amount=amount,
+        size=size,
+        decibels=decibels,
+        short=_short,
+        grouped=lambda n: f"{n:,}",
+        shape=_shape,
+        word=word,
+        amount=amount,
         latency=_latency,
     )
     made.globals.update(
-        charts=charts, change_words=change_words, unlike_profiles=unlike_profiles,
-        precisions=[str(p) for p in Precision], none_word=NONE,
+        charts=charts,
+        change_words=change_words,
+        unlike_profiles=unlike_profiles,
+        precisions=[str(p) for p in Precision],
+        none_word=NONE,
     )
     return made
 

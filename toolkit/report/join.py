@@ -96,9 +96,7 @@ def join(
     facts = facts or costs.facts_at_opt(model, profiles)
     nodes = [node for node, _ in model.walk()]
     error_of = _layer_errors(nodes, errors)
-    layers = [
-        _layer(node, plan, actuals.get(node.name), error_of.get(node.name), recipe.rest, facts) for node in nodes
-    ]
+    layers = [_layer(node, plan, actuals.get(node.name), error_of.get(node.name), recipe.rest, facts) for node in nodes]
     _attribute_time(layers, build.time_ms)
     backend = BackendInfo(
         name=build.backend,

@@ -170,6 +170,9 @@ class OutputError(Measured):
 
     cosine: Finite = None
     agreement: Finite = Field(default=None, description="share of samples with the same winner, for class-like outputs")
+    variation_db: Finite = Field(
+        default=None, description="power of what differs from sample to sample over the noise, in dB"
+    )
 
 
 class Accuracy(Part):

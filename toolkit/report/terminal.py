@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.report.schema import NONE, Accuracy, LayerInfo, Report, word
-from toolkit.report.verdict import amount, change_words, worst
+from toolkit.report.verdict import amount, change_words, evidence, worst
 from toolkit.text import plain_lines
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def print_report(
     if backend.engine_bytes is not None:
         details.insert(0, f"engine {size(backend.engine_bytes)}")
     console.print(plain_text(f"Backend {said}" + (f": {', '.join(d for d in details if d)}" if any(details) else "")))
+    if known := evidence(report.layers):
+        console.print(plain_text(f"What runs is known: {known}"))
     for warning in summary.warnings:
         console.print(plain_text(f"Warning: {warning}", "yellow"))
     others = summary.nodes - summary.computing

@@ -26,15 +26,17 @@ BROKEN_SQNR_DB = 3.0
 BROKEN_METRIC = 0.8
 DOUBTFUL_AGREEMENT = 0.95
 DOUBTFUL_SQNR_DB = 10.0
+CLIPPED = 0.05
 _CULPRIT_DROP_DB = 3.0
-_SETTLED = ("excluded", "complete")  # the user's own wish, or already quantized: nothing to try there
+_SETTLED = ("excluded", "complete", "kept")  # the user's own wish, or already quantized: nothing to try there
 
 
 def verdict(accuracy: Accuracy | None) -> Verdict:
     """Whether the result is usable, missed its budget, is broken, or was not measured.
 
-    Broken: an output holds NaN or infinity; or no budget was kept and the metric lost more than half of its value,
-    fewer than half of the winners agree, or the noise is as loud as the signal.
+    Broken: an output holds NaN or infinity; or the metric lost more than a fifth of its value and no budget allowed
+    it; or, where no metric was measured, fewer than 80% of the winners agree, the SQNR is below 3 dB, or the noise is
+    louder than what differs from sample to sample.
     """
     if accuracy is None or (accuracy.quantized is None and not accuracy.outputs and accuracy.met is None):
         return "unmeasured"
@@ -48,20 +50,19 @@ def breakage(accuracy: Accuracy) -> str:
     for name, output in accuracy.outputs.items():
         if output.incomparable:
             return f"output '{name}' holds NaN or infinity"
-    if accuracy.met:
-        return ""
     before, after = accuracy.before, accuracy.quantized
     if before is not None and after is not None and accuracy.rising:
-        lost = before > 0 and after < before / 2
+        lost = not accuracy.met and before > 0 and after < before * BROKEN_METRIC
         return f"{accuracy.metric or 'the metric'} fell from {_number(before)} to {_number(after)}" if lost else ""
     for name, output in accuracy.outputs.items():
-        if output.agreement is not None:
-            if output.agreement < BROKEN_AGREEMENT:
-                return f"output '{name}' names the float model's winner on only {output.agreement:.1%} of the samples"
-        elif output.cosine is not None and output.cosine < BROKEN_COSINE:
+        if output.agreement is not None and output.agreement < BROKEN_AGREEMENT:
+            return f"output '{name}' names the float model's winner on only {output.agreement:.1%} of the samples"
+        if output.cosine is not None and output.cosine < BROKEN_COSINE:
             return f"output '{name}' has a cosine of {output.cosine:.2f} to the float model's"
-        elif output.sqnr_db is not None and output.sqnr_db < BROKEN_SQNR_DB:
-            return f"the noise of output '{name}' is louder than its signal (SQNR {output.sqnr_db:.1f} dB)"
+        if output.sqnr_db is not None and output.sqnr_db < BROKEN_SQNR_DB:
+            return f"output '{name}' has {output.sqnr_db:.1f} dB of signal to noise"
+        if output.variation_db is not None and output.variation_db < 0:
+            return f"the noise of output '{name}' is louder than what differs from sample to sample"
     return ""
 
 
@@ -116,6 +117,18 @@ def quantized_words(layers: Iterable[LayerInfo]) -> str:
     return words if known else words + ", with no engine to confirm it"
 
 
+def evidence(layers: Iterable[LayerInfo]) -> str:
+    """How the actual precisions are known, in words; empty where none is."""
+    tally = Counter(layer.actual.source for layer in layers if layer.role == "compute" and layer.actual.precision)
+    words = {
+        "inspector": "from the engine's inspector",
+        "tactic": "from the engine's kernels",
+        "weights": "from the engine's weights",
+        "network": "inferred from the typed network (no GPU opened the engine)",
+    }
+    return ", ".join(f"{count} {words.get(source, source)}" for source, count in tally.most_common())
+
+
 def culprits(layers: Iterable[LayerInfo], count: int = 5) -> list[LayerInfo]:
     """Where the error comes in: layers at least 3 dB worse than their inputs, those that add most noise first.
 
@@ -125,7 +138,7 @@ def culprits(layers: Iterable[LayerInfo], count: int = 5) -> list[LayerInfo]:
     added: list[tuple[float, LayerInfo]] = []
     for layer in layers:
         error = layer.error
-        if layer.role != "compute" or error is None or error.identical:
+        if layer.role != "compute" or error is None or error.identical or not _quantized(layer):
             continue
         if error.sqnr_db is None:
             if error.incomparable:
@@ -180,6 +193,10 @@ def warnings_of(
                 found.append(f"output '{name}' names the float model's winner on {output.agreement:.1%} of the samples")
             elif output.sqnr_db is not None and output.sqnr_db < DOUBTFUL_SQNR_DB:
                 found.append(f"output '{name}' has only {output.sqnr_db:.1f} dB of signal to noise")
+    clipped = [info for info in ranges or () if (info.clipped or 0.0) > CLIPPED]
+    if clipped:
+        one = max(clipped, key=lambda info: info.clipped or 0.0)
+        found.append(f"{_count(len(clipped), 'range')} cut off over 5% of the values: '{one.tensor}' {one.clipped:.1%}")
     unlike = [info for info in ranges or () if unlike_profiles(info)]
     if unlike:
         found.append(f"{_count(len(unlike), 'tensor')} with ranges that differ twofold or more between profiles")
@@ -199,6 +216,12 @@ def suggestions(
     result = verdict(accuracy)
     found: list[Suggestion] = []
     blamed = culprits(layers)
+    clipped = [info for info in ranges or () if (info.clipped or 0.0) > CLIPPED]
+    if clipped:
+        info = max(clipped, key=lambda one: one.clipped or 0.0)
+        text = f"The range of '{info.tensor}' ({info.method}) cuts off {info.clipped:.1%} of its values: try another."
+        fragment = f'[calibration]\nmethods = {{ {toml_string(info.tensor)} = "minmax" }}\n'
+        found.append(Suggestion(text=text, fragment=fragment))
     if result in ("missed", "broken") and blamed:
         found.append(_keep(blamed))
     unlike = [(info, pair) for info in ranges or () if (pair := unlike_profiles(info))]
@@ -229,7 +252,7 @@ def suggestions(
         found.append(Suggestion(text=f"If accuracy matters more than speed: {keep.text}", fragment=keep.fragment))
     by_rule: dict[str, list[Declined]] = defaultdict(list)
     for entry in declined:
-        if entry.rule not in _SETTLED:
+        if entry.by in ("insert_qdq", "search_precision") and entry.rule not in _SETTLED:
             by_rule[entry.rule].append(entry)
     if by_rule and result != "broken":
         rule, entries = max(by_rule.items(), key=lambda item: len(item[1]))
@@ -256,8 +279,7 @@ def _literal(name: str) -> str:
 
 
 def _keep(blamed: Sequence[LayerInfo]) -> Suggestion:
-    quantized = [layer for layer in blamed if _quantized(layer)]
-    chosen, precision = (quantized, "fp16") if quantized else (list(blamed), "fp32")
+    chosen, precision = list(blamed), "fp16"
     first = chosen[0]
     level = first.error.sqnr_db if first.error else None
     said = f"{level:.1f} dB" if level is not None else "NaN or infinity"
