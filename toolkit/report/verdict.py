@@ -55,7 +55,7 @@ def breakage(accuracy: Accuracy) -> str:
         lost = not accuracy.met and before > 0 and after < before * BROKEN_METRIC
         return f"{accuracy.metric or 'the metric'} fell from {_number(before)} to {_number(after)}" if lost else ""
     for name, output in accuracy.outputs.items():
-        if output.agreement is not None and output.agreement < BROKEN_AGREEMENT:
+        if not accuracy.met and output.agreement is not None and output.agreement < BROKEN_AGREEMENT:
             return f"output '{name}' names the float model's winner on only {output.agreement:.1%} of the samples"
         if output.cosine is not None and output.cosine < BROKEN_COSINE:
             return f"output '{name}' has a cosine of {output.cosine:.2f} to the float model's"

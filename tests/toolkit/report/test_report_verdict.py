@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tests.toolkit.report.samples import HOSTILE, accuracy, sample
-from toolkit.report.schema import Accuracy, LayerError, LayerInfo, OutputError
+from toolkit.report.schema import Accuracy, Asked, LayerError, LayerInfo, OutputError
 from toolkit.report.verdict import breakage, culprits, headline, keep_fragment, verdict
 from toolkit.text import toml_string
 
@@ -40,7 +40,8 @@ def test_headlines(kind, first):
         (Accuracy(outputs={"y": OutputError(sqnr_db=-1, max_abs=9)}), "broken"),
         (Accuracy(outputs={"y": OutputError(sqnr_db=2, max_abs=9, cosine=0.3)}), "broken"),
         (Accuracy(outputs={"y": OutputError(sqnr_db=4, max_abs=9, agreement=0.1)}), "broken"),
-        (Accuracy(outputs={"y": OutputError(sqnr_db=-1, max_abs=9, agreement=0.99)}), "usable"),
+        (Accuracy(outputs={"y": OutputError(sqnr_db=-1, max_abs=9, agreement=0.99)}), "broken"),
+        (Accuracy(outputs={"y": OutputError(sqnr_db=9, max_abs=9, agreement=1.0, variation_db=-2)}), "broken"),
         (Accuracy(before=0.99, quantized=0.0, drop=0.99, budget=0.01, met=False), "broken"),
         (Accuracy(before=0.99, quantized=0.4, drop=0.59, budget=0.9, met=True), "usable"),
         (Accuracy(before=0.99, quantized=0.9, drop=0.0, met=True, outputs={"y": OutputError()}), "broken"),
@@ -73,10 +74,14 @@ def test_without_an_engine_the_headline_says_so():
 
 def test_culprits_are_where_the_error_comes_in_not_where_it_ends():
     def layer(name, level, drop):
-        return LayerInfo(node=name, op="Conv", error=LayerError(sqnr_db=level, max_abs=1, drop_db=drop))
+        error = LayerError(sqnr_db=level, max_abs=1, drop_db=drop)
+        return LayerInfo(node=name, op="Conv", asked=Asked(precision="int8"), error=error)
 
     layers = [layer("first", 45, None), layer("guilty", 20, 25), layer("victim", 18, 2), layer("small", 40, 5)]
-    layers.append(LayerInfo(node="nan", op="Exp", error=LayerError()))
+    layers.append(LayerInfo(node="nan", op="Exp", asked=Asked(precision="int8"), error=LayerError()))
+    layers.append(
+        LayerInfo(node="float", op="Exp", asked=Asked(precision="fp16"), error=LayerError(sqnr_db=1, max_abs=9))
+    )
     assert [one.node for one in culprits(layers)] == ["nan", "guilty", "small"]
 
 
