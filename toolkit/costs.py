@@ -22,10 +22,17 @@ def facts_at_opt(model: Model, profiles: Profiles) -> Facts:
 
 
 def macs(node: Any, facts: Facts) -> int | None:
-    """Multiply-accumulates of a Conv, ConvTranspose, Gemm or MatMul; 0 for other operators, None if shapes are unknown.
+    """Multiply-accumulates of a Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU or RNN; 0 for other operators.
+
+    None where shapes are unknown.
 
     A Conv makes, for each element of its output, one for each weight of that output channel's filter.
     """
+    if node.op in ("LSTM", "GRU", "RNN"):
+        data, weight, recurrent = (shape_of(facts, tensor.name) for tensor in node.inputs[:3])
+        if data is None or weight is None or recurrent is None:
+            return None
+        return data[0] * data[1] * (math.prod(weight) + math.prod(recurrent))
     if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return 0
     data, weight = (shape_of(facts, tensor.name) for tensor in node.inputs[:2])

@@ -48,6 +48,10 @@ def inspect(path: Path) -> Shown:
         )
     if path.suffix == ".json":
         return _json(path)
+    if path.suffix == ".jsonl":
+        return _journal(path)
+    if path.suffix == ".npz":
+        return _collection(path)
     return _ranges(path)
 
 
@@ -58,6 +62,8 @@ def _json(path: Path) -> Shown:
         raise QtoolError(f"not JSON: {error}", where=str(path), remedy="check the file") from error
     if isinstance(content, dict) and str(content.get("schema", "")).startswith("qtool-report"):
         return _report(path)
+    if isinstance(content, dict) and str(content.get("schema", "")).startswith(("qtool-search", "qtool-sensitivity")):
+        return Shown(content, json.dumps(content, indent=1) + "\n")
     engine = {"Layers", "layers", "source"}
     if isinstance(content, list) or (isinstance(content, dict) and engine & set(content)):
         return _layers(path)
@@ -70,6 +76,38 @@ def _report(path: Path) -> Shown:
 
     report = Report.load(path)
     return Shown(report.to_json(), to_text(report))
+
+
+def _journal(path: Path) -> Shown:
+    from dataclasses import asdict
+
+    from toolkit.journal import Journal
+
+    try:
+        journal = Journal.from_jsonl(path.read_text(encoding="utf-8"))
+    except (ValueError, TypeError) as error:
+        raise QtoolError(
+            f"not a journal: {error}", where=str(path), remedy="name a journal.jsonl of qtool's"
+        ) from error
+    lines = [f"{path}: {len(journal)} events"]
+    lines += [f"{by}: {count} {kind}" for (by, kind), count in sorted(journal.counts().items())]
+    lines += [f"{e.kind} {plain(e.node)}: {plain(e.reason)}" for e in journal if e.kind != "changed"]
+    return Shown([asdict(event) for event in journal], "\n".join(lines) + "\n")
+
+
+def _collection(path: Path) -> Shown:
+    from toolkit.calibration.collection import Collection
+
+    found = Collection.load(path)
+    samples = {" + ".join(group): count for group, count in found.samples.items()}
+    content = {"tensors": found.tensors, "samples": samples, "missing_parts": found.missing_parts}
+    lines = [f"{path}: histograms of {len(found.tensors)} tensors"]
+    lines += [f"{count} samples of {group}" for group, count in samples.items()]
+    lines += [f"missing part {part}" for part in found.missing_parts]
+    for name in found.tensors:
+        histogram = found.total(name)
+        lines.append(f"{plain(name)}: {histogram.low:.5g} .. {histogram.high:.5g}, {histogram.count} values")
+    return Shown(content, "\n".join(lines) + "\n")
 
 
 def _model(path: Path) -> Shown:

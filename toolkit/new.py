@@ -77,7 +77,7 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
         lines.append("# Without test data the outputs are compared on samples held back from calibration.")
         lines.append("# data = \"test.npz\"                 # with labels under 'label'")
         lines.append('# metric = "top1"')
-        lines.append("budget = { min_agreement = 0.98 }" if _class_like(model) else "budget = { min_sqnr_db = 20.0 }")
+        lines.append("budget = { min_agreement = 0.95 }" if _class_like(model) else "budget = { min_sqnr_db = 20.0 }")
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,7 @@ from toolkit.errors import DataError, QtoolError, RecipeError
 from toolkit.files import write_bytes, write_json, write_text
 from toolkit.journal import Journal
 from toolkit.plan import PrecisionPlan
+from toolkit.precision import Precision
 from toolkit.recipe import Recipe
 from toolkit.run_compare import comparable, compare
 from toolkit.run_guard import FILES, refuse_run_over, refuse_writing_over
@@ -194,6 +195,8 @@ class Pipeline(RunKeys):
                 raise type(error)(error.what, where=str(self.recipe.path or ""), remedy=error.remedy) from error
             raise
         ranges = self._observed(model, context)
+        if ranges is not None:
+            self._diagnose(ranges, journal)
         hidden = self.folder.hidden
         model.source = None
         model.save(hidden / "prepared.onnx")
@@ -206,6 +209,19 @@ class Pipeline(RunKeys):
         for name in context.services.get("files", []):
             written.append(Path(name))
         return written
+
+    def _diagnose(self, ranges: Ranges, journal: Journal) -> None:
+        """Note tensors that no one scale serves in all profiles, and profiles with too few samples."""
+        from toolkit.calibration.diagnosis import sparse_profiles, unlike_profiles
+
+        journal.by = "calibration"
+        for one in unlike_profiles(ranges, self.recipe.calibration.unlike):
+            journal.noted(
+                f"the range of '{one.tensor}' in profile '{one.high}' is {one.ratio:.1f} times that in '{one.low}'",
+                rule="unlike profiles",
+            )
+        for profile, count in sparse_profiles(ranges.samples).items():
+            journal.noted(f"profile '{profile}' had only {count} calibration samples", rule="few samples")
 
     def _observed(self, model: Model, context: Context) -> Ranges | None:
         """The ranges that the passes asked for, with what float16's limits need: values seen of every tensor."""
@@ -232,7 +248,6 @@ class Pipeline(RunKeys):
         from toolkit.backends.lowering import lower
         from toolkit.model import Model
         from toolkit.model_header import model_files
-        from toolkit.precision import Precision
 
         hidden = self.folder.hidden
         model = Model.load(hidden / "prepared.onnx")
@@ -387,7 +402,12 @@ def explain(
     for name, reason in reasons.items():
         actual, ask = found.get(name), plan.get(name)
         asked = ask.precision if ask is not None else rest
-        if actual is None or actual.precision is None or asked.quantized:
+        if actual is None or asked.quantized:
+            continue
+        if actual.precision is None and actual.output_types and actual.source != "none":
+            known = [p for p in Precision if str(p) == actual.output_types[0]]
+            actual = replace(actual, precision=known[0] if known else None)
+        if actual.precision is None:
             continue
         if actual.precision is not asked:
             found[name] = replace(actual, status="overridden", reason=reason)

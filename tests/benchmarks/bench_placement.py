@@ -80,7 +80,9 @@ def main() -> None:
         quantized = folded.copy()
         InsertQDQ()(quantized, context)
         rows: dict[str, dict[str, float]] = {}
-        common = {"tactic_sources": (), "timing_cache": folder / "timing.cache"}
+        common: dict[str, object] = {"tactic_sources": ()}
+        if "TIMING_CACHE" in os.environ:
+            common["timing_cache"] = folder / "timing.cache"
         for kind in os.environ.get("KINDS", "fp16 implicit qtool").split():
             settings = EngineSettings(quantization="implicit" if kind == "implicit" else "explicit", **common)
             source = folded if kind == "fp16" else quantized

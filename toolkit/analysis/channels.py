@@ -72,6 +72,9 @@ def collect_channels(
     seen = 0
     for part in data.batches(batch):
         for name, value in loaded.run(part.inputs).items():
+            if name not in axes:
+                # a graph whose inputs alone are wanted hands its own outputs over too
+                continue
             rows = np.moveaxis(np.asarray(value, np.float32), axes[name], 0)
             rows = rows.reshape(rows.shape[0], -1)
             amax, total = np.abs(rows).max(axis=1, initial=0.0), rows.sum(axis=1, dtype=np.float64)

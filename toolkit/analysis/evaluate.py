@@ -109,6 +109,13 @@ class Difference:
         return min(10 * math.log10(self.signal / self.noise), 150.0)
 
     @property
+    def steady(self) -> bool:
+        """Whether the float output hardly differs from sample to sample."""
+        count = sum(n for n, _ in self.sums.values())
+        power = sum(float((total * total).sum()) / n for n, total in self.sums.values())
+        return count >= _FEW_SAMPLES * max(len(self.sums), 1) and 0 < self.signal <= power * (1 + 1e-7)
+
+    @property
     def variation_db(self) -> float | None:
         """Power of what differs from sample to sample over the noise, in dB; None where too few samples were seen.
 
@@ -255,6 +262,11 @@ def evaluate(
     # an output that never had the same shape has no figures, which is not the same as perfect ones
     result.outputs = {name: d.summary() for name, d in outputs.items() if result.unlike.get(name, 0) < result.samples}
     result.discrete = sorted(discrete)
+    for name, difference in outputs.items():
+        if difference.steady:
+            result.notes.append(
+                f"output '{name}' is the same for every sample, so its figures say little: check the samples"
+            )
     for name, count in result.unlike.items():
         result.notes.append(
             f"output '{name}' has another shape than the float model's on {count} of {result.samples} samples "

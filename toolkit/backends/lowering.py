@@ -80,7 +80,7 @@ def lower(
     for node, reason in types.reason.items():
         # what was asked stays in the plan: the report sets it beside what became of it, with this reason
         journal.declined(node, f"stays fp32: {reason}", rule="float-range" if "beyond" in reason else "stays-fp32")
-    _speak_for_subgraphs(lowered, facts, plan, journal)
+    _speak_for_subgraphs(lowered, facts, plan, rest, journal)
     _Rewriter(lowered, facts, types, plan, journal, rest).run(io or {})
     lowered.metadata = _metadata(lowered, plan, types)
     try:
@@ -101,17 +101,16 @@ def _types_agree(model: Model) -> bool:
     return True
 
 
-def _speak_for_subgraphs(model: Model, facts: Facts, plan: PrecisionPlan, journal: Journal) -> None:
-    """Nodes inside subgraphs keep their types: those that nobody asked about are asked to, the others are declined."""
+def _speak_for_subgraphs(model: Model, facts: Facts, plan: PrecisionPlan, rest: Precision, journal: Journal) -> None:
+    """Nodes inside subgraphs keep their types: where that is not what was asked, they are declined."""
     for node, graph in model.walk():
         if graph is model.graph:
             continue
         own = next((Precision.from_onnx(facts.types[t.name]) for t in node.outputs if facts.is_float(t.name)), None)
         own = own or Precision.FP32
         asked = plan.get(node.name)
-        if asked is None:
-            plan.ask(node.name, own, "inside a subgraph, which keeps its types")
-        elif asked.precision is not own:
+        floats = any(facts.is_float(t.name) for t in node.outputs)
+        if floats and (asked.precision if asked is not None else rest) is not own:
             journal.declined(node.name, f"stays {own}: it is inside a subgraph, which keeps its types", rule="subgraph")
 
 

@@ -60,6 +60,7 @@ class Calibrator:
     collected: Collection | None = None
     reused: bool = False
     _made: dict[str, Collection] = field(default_factory=dict)
+    _served: bool = False
 
     def __call__(self, model: Model, tensors: Sequence[str] | None) -> Ranges:
         """Ranges of every tensor that placement could want, and of ``tensors``.
@@ -103,8 +104,13 @@ class Calibrator:
         from toolkit.calibration.collection import Collection
 
         taps, scalars = self.taps(model, tensors)
-        if self.collected is not None:
+        own = self.collected is not None and self.collected.made_from.get("model") == model.fingerprint()
+        if self.collected is not None and not own and self._served:
+            # a pass that tries another form of the model (equalize) needs statistics that nobody collected
+            self._note("the collection is of the model before a pass changed it: the changed one is run on the data")
+        elif self.collected is not None:
             self.collected.require(model=model.fingerprint())
+            self._served = True
             known = set(self.collected.tensors)
             missing = [name for name in taps if name not in known]
             if missing:
@@ -137,6 +143,10 @@ class Calibrator:
             made.save(path)
         self._made[key] = made
         return made
+
+    def _note(self, text: str) -> None:
+        if self.journal is not None:
+            self.journal.noted(text, rule="collection")
 
     def taps(self, model: Model, tensors: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
         """Tensors that need a histogram, and tensors of which only the extremes are needed (float16's limits)."""
