@@ -12,6 +12,8 @@ from toolkit.journal import Journal
 from toolkit.versions import versions
 
 if TYPE_CHECKING:
+    from toolkit.model import Facts, Model
+    from toolkit.profiles import Profiles
     from toolkit.pipeline import Pipeline
     from toolkit.recipe import Recipe
 
@@ -49,8 +51,9 @@ def make_report(pipeline: Pipeline) -> list[Path]:
         build.latency["compare"] = json.loads((hidden / "compare.json").read_text(encoding="utf-8"))
     ranges = pipeline._ranges()
     errors = {name: SimpleNamespace(**entry) for name, entry in measured.get("nodes", {}).items()}
+    final = Model.load(folder / "model.onnx")
     report = join(
-        Model.load(folder / "model.onnx"),
+        final,
         _read_plan(hidden / "lowered_plan.json"),
         actuals,
         journal,
@@ -67,6 +70,7 @@ def make_report(pipeline: Pipeline) -> list[Path]:
         ),
         source=model_info(pipeline.source(), pipeline.profiles, path=recipe.model.path),
         profiles=pipeline.profiles,
+        facts=_facts(final, Model.load(hidden / "prepared.onnx"), pipeline.profiles),
         ranges=ranges,
         reason=built["reason"],
         typing=built["typing"] if built["engine_bytes"] else "",
@@ -82,6 +86,21 @@ def make_report(pipeline: Pipeline) -> list[Path]:
         write_html(report, folder / "report.html")
         written.append(folder / "report.html")
     return written
+
+
+def _facts(final: Model, prepared: Model, profiles: Profiles) -> Facts:
+    """Types and shapes of the final graph; shapes that inference loses there are those before lowering.
+
+    Lowering keeps tensors' names and shapes, but writes shape arithmetic in forms that TensorRT parses better than
+    ONNX's shape inference does.
+    """
+    from toolkit.costs import facts_at_opt, shape_of
+
+    facts, before = facts_at_opt(final, profiles), facts_at_opt(prepared, profiles)
+    for name, shapes in before.shapes.items():
+        if shape_of(facts, name) is None:
+            facts.shapes[name] = shapes
+    return facts
 
 
 def _short(settings: dict[str, Any]) -> dict[str, Any]:

@@ -406,3 +406,10 @@ def test_an_engine_that_ignores_its_input_is_broken_however_its_winners_agree(pl
     found.follow(reference)
     assert found.agreement == 1.0 and found.sqnr_db > 20
     assert found.variation_db < 0
+
+
+def test_the_share_of_arithmetic_is_known_for_a_transformer(tmp_path):
+    text = (ROOT / "recipes" / "strip_int8.toml").read_text().replace("../models/", f"{MODELS}/").replace('"auto"', '"none"')
+    (tmp_path / "strip.toml").write_text(text)
+    summary = run(tmp_path / "strip.toml", tmp_path / "out").report.summary
+    assert summary.share_of == "macs" and summary.quantized_share > 0.95
