@@ -13,8 +13,8 @@ from toolkit.versions import versions
 
 if TYPE_CHECKING:
     from toolkit.model import Facts, Model
-    from toolkit.profiles import Profiles
     from toolkit.pipeline import Pipeline
+    from toolkit.profiles import Profiles
     from toolkit.recipe import Recipe
 
 
@@ -100,6 +100,10 @@ def _facts(final: Model, prepared: Model, profiles: Profiles) -> Facts:
     for name, shapes in before.shapes.items():
         if shape_of(facts, name) is None:
             facts.shapes[name] = shapes
+    for node in final.nodes:
+        source = node.inputs[0].name if node.inputs else ""
+        if node.op in ("Cast", "QuantizeLinear", "DequantizeLinear") and shape_of(facts, node.outputs[0].name) is None:
+            facts.shapes[node.outputs[0].name] = facts.shapes.get(source, [])
     return facts
 
 
