@@ -54,7 +54,10 @@ class ImagesSection(Section):
     """``[calibration] images``: how a folder of images becomes samples."""
 
     size: list[int] | None = Field(None, description="height and width")
-    crop: Literal["center", "none"] = "none"
+    resize: int | None = Field(None, gt=0, description="scale the shorter side to this before a center crop")
+    crop: Literal["center", "none", "pad"] = Field(
+        "center", description="center: cut to size; none: stretch to size; pad: fit inside and fill up"
+    )
     layout: Literal["nchw", "nhwc"] = "nchw"
     mean: list[float] = []
     std: list[float] = []
@@ -76,6 +79,9 @@ class CalibrationSection(Section):
     )
     batch: int = Field(8, gt=0, description="samples to run at once")
     samples: int | None = Field(None, gt=0, description="use at most this many samples, spread over the data")
+    device: Literal["cpu", "gpu"] = Field(
+        "cpu", description="where statistics are made: onnxruntime on the CPU, or a TensorRT engine on the first GPU"
+    )
     memory: str | None = Field(None, description="bound for tapped tensors, such as 2GB")
     mask: str | None = Field(None, description="the mask input, where unlike lengths are to be padded together")
     random: RandomSection | None = Field(None, description="random data instead of real data")

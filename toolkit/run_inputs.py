@@ -192,6 +192,7 @@ class RunInputs(RunChecks):
                 scalars,
                 data_print,
                 section.batch,
+                section.device,
                 section.outside,
                 section.mask,
                 repr(self.profiles),
@@ -220,6 +221,8 @@ class RunInputs(RunChecks):
             self.progress,
             keep,
             collected,
+            section.device,
+            self.recipe.engine.tactic_sources,
         )
 
     def passes(self) -> list[Pass]:

@@ -413,3 +413,31 @@ def test_the_share_of_arithmetic_is_known_for_a_transformer(tmp_path):
     (tmp_path / "strip.toml").write_text(text)
     summary = run(tmp_path / "strip.toml", tmp_path / "out").report.summary
     assert summary.share_of == "macs" and summary.quantized_share > 0.95
+
+
+def test_calibration_on_a_gpu_is_what_the_recipe_asks_for(place, monkeypatch):
+    from toolkit.calibration import gpu
+    from toolkit.calibration.collect import collect
+
+    asked = []
+
+    def stand_in(model, taps, data, *, batch, tactic_sources, progress):
+        asked.append((len(taps), tactic_sources))
+        return collect(model, [t for t in taps if model.facts().is_float(t)], data, batch=batch)
+
+    monkeypatch.setattr(gpu, "collect_on_gpu", stand_in)
+    text = (place / "digits.toml").read_text().replace('method = "entropy"', 'method = "entropy"\ndevice = "gpu"')
+    (place / "digits.toml").write_text(text)
+    result = run(place / "digits.toml", place / "out")
+    assert asked and asked[0][0] > 20 and result.exit_status == 0
+
+
+def test_calibration_on_a_gpu_that_is_not_here_says_what_to_do(place):
+    from toolkit.errors import BackendError
+
+    if shutil.which("nvidia-smi"):
+        pytest.skip("a GPU is here")
+    text = (place / "digits.toml").read_text().replace('method = "entropy"', 'method = "entropy"\ndevice = "gpu"')
+    (place / "digits.toml").write_text(text)
+    with pytest.raises(BackendError, match="calibrat"):
+        run(place / "digits.toml", place / "out")

@@ -40,6 +40,8 @@ class Calibrator:
         given: ranges from a file, with ``given_use`` override or fill.
         keep: where a finished collection is looked for and kept, by the model's fingerprint; None keeps it in memory.
             An unfinished one is kept beside it, so that a killed calibration goes on from there.
+        device: cpu, or gpu: a float32 TensorRT engine whose statistics are made where the values are.
+        tactic_sources: the kernel libraries that engine may use; TensorRT's default where None.
         collected: statistics collected before, which are taken instead of running the model.
     """
 
@@ -58,6 +60,8 @@ class Calibrator:
     progress: Progress | None = None
     keep: Callable[[Model, list[str], list[str]], Path | None] | None = None
     collected: Collection | None = None
+    device: str = "cpu"
+    tactic_sources: Sequence[str] | None = None
     reused: bool = False
     _made: dict[str, Collection] = field(default_factory=dict)
     _served: bool = False
@@ -127,22 +131,34 @@ class Calibrator:
             self._made[key] = Collection.load(path)
             self.reused = True
             return self._made[key]
-        made = collect(
-            model,
-            taps,
-            self.data,
-            self.data.profiles,
-            scalars=scalars,
-            batch=self.batch,
-            memory=self.memory,
-            progress=self.progress,
-            # what is collected does not depend on the memory allowed, but how it is collected does
-            checkpoint=path.with_name(f"{path.stem}-{self.memory or 0}.part") if path is not None else None,
+        made = (
+            self._on_gpu(model, [*taps, *scalars])
+            if self.device == "gpu"
+            else collect(
+                model,
+                taps,
+                self.data,
+                self.data.profiles,
+                scalars=scalars,
+                batch=self.batch,
+                memory=self.memory,
+                progress=self.progress,
+                # what is collected does not depend on the memory allowed, but how it is collected does
+                checkpoint=path.with_name(f"{path.stem}-{self.memory or 0}.part") if path is not None else None,
+            )
         )
         if path is not None:
             made.save(path)
         self._made[key] = made
         return made
+
+    def _on_gpu(self, model: Model, tensors: list[str]) -> Collection:
+        """Histograms of all tensors; their extremes are among what histograms hold."""
+        from toolkit.calibration.gpu import collect_on_gpu
+
+        return collect_on_gpu(
+            model, tensors, self.data, batch=self.batch, tactic_sources=self.tactic_sources, progress=self.progress
+        )
 
     def _note(self, text: str) -> None:
         if self.journal is not None:
