@@ -11,7 +11,7 @@ from pydantic import Field
 
 from toolkit.calibration.ranges import Range, Ranges
 from toolkit.graph_pass import Context, Pass
-from toolkit.model import FLOAT_TYPES, Model, make_constant, make_node, onnx_type
+from toolkit.model import FLOAT_TYPES, Model, make_constant, make_node, onnx_type, reroute
 from toolkit.placement.ops import DEQUANTIZE, MOVERS, POOLS, QUANTIZE
 from toolkit.placement.qdq import Found, pairs_of
 from toolkit.precision import Precision
@@ -57,10 +57,7 @@ class StripQDQ(Pass):
             source = _float_weight(model, pair, result)
         elif _clamps_at_zero(pair) and not _never_negative(model, source):
             source = _clamp(model, graph, pair, source, context)
-        for reader in list(result.outputs):
-            for index, tensor in enumerate(reader.inputs):
-                if tensor is result:
-                    reader.inputs[index] = source
+        for reader in reroute(result, source):
             if context.plan.get(reader.name) is not None and context.plan.get(reader.name).precision.quantized:  # type: ignore[union-attr]
                 context.plan.withdraw(reader.name)
             context.journal.changed(reader.name, f"reads '{source.name}' instead of its Q/DQ pair", "strip_qdq")

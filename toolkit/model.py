@@ -415,9 +415,29 @@ def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | N
     return gs.Constant(name, np.asarray(values.astype(onnx.helper.tensor_dtype_to_np_dtype(wanted)), order="C"))
 
 
+def reroute(old: gs.Tensor, new: gs.Tensor) -> list[gs.Node]:
+    """Let every reader of one tensor read another; the readers, each once."""
+    readers = list({id(reader): reader for reader in old.outputs}.values())
+    for reader in readers:
+        for index, tensor in enumerate(reader.inputs):
+            if tensor is old:
+                reader.inputs[index] = new
+    return readers
+
+
 def make_node(op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor], **attrs: Any) -> gs.Node:
     """A node of ONNX's own operator set."""
     return gs.Node(op=op, name=name, attrs=attrs, inputs=list(inputs), outputs=list(outputs))
 
 
-__all__ = ["FLOAT_TYPES", "Facts", "Model", "Signature", "make_constant", "make_node", "onnx_type", "values_of"]
+__all__ = [
+    "FLOAT_TYPES",
+    "Facts",
+    "Model",
+    "Signature",
+    "make_constant",
+    "make_node",
+    "onnx_type",
+    "reroute",
+    "values_of",
+]

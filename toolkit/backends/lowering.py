@@ -14,7 +14,7 @@ from onnx import TensorProto
 from toolkit.backends.lowering_types import Types, decide, formal, input_types
 from toolkit.errors import ModelError, RecipeError, did_you_mean
 from toolkit.journal import Journal
-from toolkit.model import Facts, Model, make_constant, make_node, onnx_type, values_of
+from toolkit.model import Facts, Model, make_constant, make_node, onnx_type, reroute, values_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import float_biases
 from toolkit.plan import PrecisionPlan
@@ -217,10 +217,7 @@ class _Rewriter:
                 ratio = np.clip(ratio, -precision.max, precision.max)
             stored = make_constant(self._name(f"{node.inputs[0].name}_{precision}"), ratio, precision.onnx_type)
             out = node.outputs[0]
-            for reader in list(out.outputs):
-                for index, tensor in enumerate(reader.inputs):
-                    if tensor is out:
-                        reader.inputs[index] = stored
+            reroute(out, stored)
             node.outputs.clear()
             node.inputs.clear()
             self.model.graph.nodes.remove(node)
@@ -354,10 +351,7 @@ class _Rewriter:
             producer = out.inputs[0]
             inner = gs.Variable(self._name(f"{out.name}_{made}"), dtype=dtype_of(made), shape=out.shape)
             result = gs.Variable(out.name, dtype=dtype_of(kind), shape=out.shape)
-            for reader in list(out.outputs):
-                for index, tensor in enumerate(reader.inputs):
-                    if tensor is out:
-                        reader.inputs[index] = inner
+            reroute(out, inner)
             producer.outputs[[t is out for t in producer.outputs].index(True)] = inner
             name = self._name(f"{out.name}_to_{kind}")
             self.model.graph.nodes.append(make_node("Cast", name, [inner], [result], to=kind.onnx_type))
@@ -389,10 +383,7 @@ class _Rewriter:
             same = onnx_type(source.dtype) == int(node.attrs["to"]) and onnx_type(source.dtype) != 0
             if not same or self.model.is_output(result) or result.name in self.model.subgraph_tensors():
                 continue
-            for reader in list(result.outputs):
-                for index, tensor in enumerate(reader.inputs):
-                    if tensor is result:
-                        reader.inputs[index] = source
+            reroute(result, source)
             node.outputs.clear()
             node.inputs.clear()
             self.model.graph.nodes.remove(node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from toolkit.backends.base import Backend, EngineSettings
 from toolkit.errors import BackendError
 from toolkit.journal import Journal
-from toolkit.model import Model, make_node
+from toolkit.model import Model, make_node, reroute
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import float_biases, pairs_of
 from toolkit.plan import PrecisionPlan
@@ -63,10 +63,7 @@ def _take_out(model: Model) -> int:
         if pair.quantize is None:
             continue
         result = pair.dequantize.outputs[0]
-        for reader in list(result.outputs):
-            for index, tensor in enumerate(reader.inputs):
-                if tensor is result:
-                    reader.inputs[index] = pair.tensor
+        reroute(result, pair.tensor)
         if model.is_output(result):
             pair.dequantize.outputs.clear()
             name = model.unique_node(f"{pair.dequantize.name}_Identity")

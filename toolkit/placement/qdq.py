@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from toolkit.journal import Journal
-from toolkit.model import Model, make_constant, make_node, onnx_type, values_of
+from toolkit.model import Model, make_constant, make_node, onnx_type, reroute, values_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.pairs import Pair
 from toolkit.precision import Precision
@@ -32,14 +32,6 @@ def storable_scale(amax: Array | float, precision: Precision) -> np.ndarray[Any,
     up = np.where(half.astype(np.float64) < exact, np.nextafter(half, np.float16(np.inf)), half)
     stored = np.where(exact <= 65504.0, up.astype(np.float64), exact)
     return np.maximum(stored, 2.0**-24).astype(np.float32)
-
-
-def weight_amax(values: Array, axis: int | None) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Largest magnitude by channel of ``axis`` (shape [channels]), or of the whole tensor (shape [])."""
-    magnitude = np.abs(values.astype(np.float32))
-    if axis is None:
-        return np.asarray(magnitude.max(initial=0.0), np.float32)
-    return magnitude.max(axis=tuple(i for i in range(values.ndim) if i != axis), initial=0.0)
 
 
 @dataclass
@@ -200,10 +192,7 @@ def float_biases(model: Model, journal: Journal) -> int:
         bias = make_constant(
             model.unique_tensor(f"{pair.dequantize.inputs[0].name}_float"), values, onnx_type(scale.dtype)
         )
-        for reader in list(result.outputs):
-            for index, tensor in enumerate(reader.inputs):
-                if tensor is result:
-                    reader.inputs[index] = bias
+        for reader in reroute(result, bias):
             journal.changed(reader.name, "its int32 bias became float", "TensorRT takes no quantized bias")
         count += 1
     if count:
