@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from tests.conftest import MODELS, ROOT, build, node, normal
+from tests.conftest import MODELS, OLD_ONNXRUNTIME, ROOT, build, node, normal
 from toolkit import Model, Ranges, Recipe, run
 from toolkit.cli import invoke
 from toolkit.errors import QtoolError
@@ -191,6 +191,7 @@ def test_a_bf16_output_is_compared(tmp_path):
     assert accuracy.outputs["y"].sqnr_db > 20
 
 
+@pytest.mark.skipif(OLD_ONNXRUNTIME, reason="onnxruntime before 1.24 quantizes float16 inexactly, and it is said")
 def test_an_input_of_another_type_is_fed(tmp_path):
     recipe = small(tmp_path, [node("Relu", ["c"], ["y"])], {"y": ["n", 4, 4, 4]}, text=SMALL + 'io = { x = "fp16" }\n')
     result = run(recipe, tmp_path / "out")

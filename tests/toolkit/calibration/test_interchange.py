@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import OLD_ONNXRUNTIME
 from toolkit.calibration.interchange import cache_text, parse_cache, read_ranges, write_ranges
 from toolkit.calibration.ranges import Range, Ranges
 from toolkit.errors import RangesError
@@ -63,6 +64,7 @@ def test_every_kind_is_recognised(kind: str, tmp_path: Path) -> None:
     assert {n: r.amax for n, r in back.tensors.items()} == pytest.approx({n: r.amax for n, r in ranges.tensors.items()})
 
 
+@pytest.mark.skipif(OLD_ONNXRUNTIME, reason="onnxruntime before 1.24 cannot read its own tables back")
 def test_onnxruntime_reads_and_writes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxruntime.quantization.calibrate import TensorData
     from onnxruntime.quantization.quant_utils import write_calibration_table
