@@ -62,7 +62,6 @@ class Calibrator:
     collected: Collection | None = None
     device: str = "cpu"
     tactic_sources: Sequence[str] | None = None
-    reused: bool = False
     _made: dict[str, Collection] = field(default_factory=dict)
     _served: bool = False
 
@@ -129,7 +128,6 @@ class Calibrator:
         path = self.keep(model, taps, scalars) if self.keep is not None else None
         if path is not None and path.exists():
             self._made[key] = Collection.load(path)
-            self.reused = True
             return self._made[key]
         made = (
             self._on_gpu(model, [*taps, *scalars])
