@@ -1,6 +1,6 @@
 """Calibration on a GPU: throughput with and without statistics, agreement with the CPU and with TensorRT's calibrators.
 
-On the GPU host: python3 tests/benchmarks/gpu_models.py /tmp/models; then, with TensorRT 8.6 (gpu-host/env.sh),
+On the GPU host, with the models of tests/benchmarks/carry.py in /tmp/models and TensorRT 8.6 (gpu-host/env.sh):
 python3.10 tests/benchmarks/bench_gpu_calibration.py /tmp/models
 """
 
@@ -40,7 +40,7 @@ def ratios(first: dict[str, float], second: dict[str, float]) -> dict[str, objec
 def throughput(folder: Path) -> None:
     """ResNet-50 at batch 32: samples a second with statistics over samples a second without."""
     model = Model.load(folder / "resnet50.onnx")
-    data = CalibrationData.open(str(folder / "images.npz"), model)
+    data = CalibrationData.open(str(folder / "resnet50.npz"), model)
     taps, _ = Calibrator(data).taps(model)
     found = {}
     for statistics in (False, True):
@@ -115,7 +115,7 @@ def main() -> None:
         calibrators(
             "digits_cnn", ROOT / "models/digits_cnn.onnx", ROOT / "models/digits_calibration.npz", 10, 100, folder
         )
-        calibrators("resnet50", folder / "resnet50.onnx", folder / "images.npz", 16, 64, folder)
+        calibrators("resnet50", folder / "resnet50.onnx", folder / "resnet50.npz", 16, 64, folder)
 
 
 if __name__ == "__main__":

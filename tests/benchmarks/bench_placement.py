@@ -1,7 +1,8 @@
-"""Latency on a GPU of FP16, implicit INT8 and qtool's Q/DQ, at batch 1, 8 and 32, in one run on one machine.
+"""Latency on a GPU of FP16, implicit INT8, ModelOpt's Q/DQ and qtool's Q/DQ, at batch 1, 8 and 32, in one run.
 
-On the GPU host: python3 tests/benchmarks/gpu_models.py /tmp/models; then, with TensorRT 8.6,
+On the GPU host, with the models of tests/benchmarks/carry.py in /tmp/models and TensorRT 8.6:
 python3.10 tests/benchmarks/bench_placement.py /tmp/models OUT.json [model ...]
+KINDS names the rows; ``faster`` is insert_qdq(only_if_faster = true).
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from toolkit.backends.choose import choose
 from toolkit.backends.weak import lower_weak
 from toolkit.journal import Journal
 
-DATA = {"resnet50": "images.npz", "mobilenet_v2": "images.npz", "unet": "images256.npz"}
 BATCHES = (1, 8, 32)
 
 
@@ -41,26 +41,6 @@ def profiles_of(model: Model, name: str) -> Profiles:
     return Profiles(tuple(found))
 
 
-def data_of(name: str, model: Model, folder: Path) -> CalibrationData:
-    """Images, or token ids for the language model."""
-    if name in DATA:
-        return CalibrationData.open(str(folder / DATA[name]), model)
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    samples = []
-    for _ in range(32):
-        one = {}
-        for tensor in model.graph.inputs:
-            shape = [1, *(d if isinstance(d, int) else 128 for d in tensor.shape[1:])]
-            kind = np.dtype(tensor.dtype)
-            one[tensor.name] = rng.integers(0, 1000, shape).astype(kind) if kind.kind == "i" else np.ones(shape, kind)
-            if "mask" in tensor.name:
-                one[tensor.name] = np.ones(shape, kind)
-        samples.append(one)
-    return CalibrationData.open(samples, model)
-
-
 def main() -> None:
     """Measure and print a table."""
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
@@ -71,7 +51,7 @@ def main() -> None:
         path = folder / f"{name}.onnx"
         plain = Model.load(path)
         profiles = profiles_of(plain, name)
-        data = data_of(name, plain, folder)
+        data = CalibrationData.open(str(folder / f"{name}.npz"), plain)
         folded = plain.copy()
         journal = Journal()
         context = Context(journal=journal, profiles=profiles, provider=Calibrator(data, "entropy"))
@@ -83,16 +63,19 @@ def main() -> None:
         common: dict[str, object] = {"tactic_sources": ()}
         if "TIMING_CACHE" in os.environ:
             common["timing_cache"] = folder / "timing.cache"
-        for kind in os.environ.get("KINDS", "fp16 implicit qtool").split():
+        for kind in os.environ.get("KINDS", "fp16 implicit modelopt qtool").split():
             settings = EngineSettings(quantization="implicit" if kind == "implicit" else "explicit", **common)
-            source = folded if kind == "fp16" else quantized
-            plan = Context().plan if kind == "fp16" else context.plan
+            own = kind in ("implicit", "qtool")
+            source = quantized if own else folded
+            if kind == "modelopt":
+                source = Model.load(folder / f"{name}_modelopt.onnx")
+            plan = context.plan if own else Context().plan
             final, plan = lower_weak(source, plan, settings, backend, journal)
             target = folder / f"{name}_{kind}.onnx"
             final.source = None
             final.save(target, ir_version=8)
             started = time.time()
-            extras = Extras(plan=None if kind == "fp16" else plan, rest="fp16", ranges=context.known_ranges)
+            extras = Extras(plan=plan if own else None, rest="fp16", ranges=context.known_ranges)
             try:
                 build = backend.build(target, profiles, settings, extras=extras)
             except Exception as error:

@@ -122,6 +122,67 @@ class Bert(nn.Module):
         return self.head(x)
 
 
+class Inverted(nn.Module):
+    def __init__(self, inside: int, outside: int, stride: int, expand: int) -> None:
+        super().__init__()
+        hidden = inside * expand
+        wide = [nn.Conv2d(inside, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6()] if expand > 1 else []
+        self.body = nn.Sequential(
+            *wide,
+            nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False),
+            nn.BatchNorm2d(hidden),
+            nn.ReLU6(),
+            nn.Conv2d(hidden, outside, 1, bias=False),
+            nn.BatchNorm2d(outside),
+        )
+        self.residual = stride == 1 and inside == outside
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x) if self.residual else self.body(x)
+
+
+def mobilenet_v2() -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6()]
+    inside = 32
+    for expand, width, depth, stride in (
+        (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+    ):  # fmt: skip
+        for i in range(depth):
+            layers.append(Inverted(inside, width, stride if i == 0 else 1, expand))
+            inside = width
+    layers += [nn.Conv2d(320, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 1000))
+
+
+class Double(nn.Sequential):
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__(
+            nn.Conv2d(inside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(),
+            nn.Conv2d(outside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(),
+        )  # fmt: skip
+
+
+class UNet(nn.Module):
+    """Four levels, transposed convolutions on the way up, concatenated skips."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        sizes = [width * 2**i for i in range(4)]
+        self.down = nn.ModuleList(Double(i, o) for i, o in zip([3, *sizes[:-1]], sizes))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(sizes[i + 1], sizes[i], 2, 2) for i in range(3))
+        self.merge = nn.ModuleList(Double(2 * sizes[i], sizes[i]) for i in range(3))
+        self.pool, self.head = nn.MaxPool2d(2), nn.Conv2d(width, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(x if level == 0 else self.pool(x))
+            skips.append(x)
+        for level in (2, 1, 0):
+            x = self.merge[level](torch.cat([skips[level], self.up[level](x)], 1))
+        return self.head(x)
+
+
 def build(name: str, path: Path) -> Path:
     """Export a network to ``path`` unless it is there."""
     if path.exists():
@@ -133,15 +194,16 @@ def build(name: str, path: Path) -> Path:
         args = (torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64))
         names, axes = ["ids", "mask"], {n: {0: "batch", 1: "length"} for n in ("ids", "mask")}
     else:
-        network = {"resnet50": resnet50, "densenet121": densenet121}[name]()
+        made = {"resnet50": resnet50, "densenet121": densenet121, "mobilenet_v2": mobilenet_v2, "unet": UNet}
+        network, size = made[name](), 256 if name == "unet" else 224
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = None
         network.train()
         with torch.no_grad():
-            network(torch.randn(8, 3, 224, 224))
+            network(torch.randn(8, 3, size, size))
         network.eval()
-        args = (torch.randn(2, 3, 224, 224),)
+        args = (torch.randn(2, 3, size, size),)
         names, axes = ["image"], {"image": {0: "batch"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from toolkit.backends.lowering_types import Types, decide, formal, input_types
+from toolkit.backends.parser_forms import state_kernel_shapes
 from toolkit.errors import ModelError, RecipeError, did_you_mean
 from toolkit.journal import Journal
 from toolkit.model import Facts, Model, make_constant, make_node, onnx_type, reroute, values_of
@@ -70,6 +71,7 @@ def lower(
             rule="opset",
         )
     float_biases(lowered, journal)
+    state_kernel_shapes(lowered, journal)
     facts = lowered.facts()
     sound = _types_agree(lowered)
     types = decide(lowered, facts, plan, rest, observed or {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toolkit.backends.base import Backend, EngineSettings
+from toolkit.backends.parser_forms import float_weights, state_kernel_shapes
 from toolkit.errors import BackendError
 from toolkit.journal import Journal
 from toolkit.model import Model, make_node, reroute
@@ -39,6 +40,8 @@ def lower_weak(
             remedy=f"export the model at opset {backend.max_opset()}, or use a newer TensorRT",
         )
     float_biases(lowered, journal)
+    float_weights(lowered, journal)
+    state_kernel_shapes(lowered, journal)
     if settings.quantization == "implicit":
         count = _take_out(lowered)
         journal.noted(f"{count} pairs were taken out: TensorRT gets the ranges themselves", rule="implicit")

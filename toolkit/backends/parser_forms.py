@@ -1,0 +1,101 @@
+"""Forms of a graph that TensorRT's ONNX parsers need and ONNX leaves open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.journal import Journal
+from toolkit.model import Model, make_constant, make_node
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.qdq import pairs_of
+
+_SAME_SHAPE = (QUANTIZE, DEQUANTIZE, "Cast", "Identity")
+
+
+def state_kernel_shapes(model: Model, journal: Journal) -> int:
+    """Write the attribute kernel_shape to every Conv and ConvTranspose that leaves it to its weights.
+
+    ONNX allows to leave it out. TensorRT's parser reads it off weights that are constants, but of weights behind a
+    DequantizeLinear it takes only the attribute: without it 8.6 refuses the node.
+
+    Returns:
+        How many nodes got it.
+    """
+    count = 0
+    for node, _ in model.walk():
+        if node.op not in ("Conv", "ConvTranspose") or "kernel_shape" in node.attrs or len(node.inputs) < 2:
+            continue
+        shape = _constant_shape(node.inputs[1])
+        if shape is None or len(shape) < 3:
+            journal.noted("its weights' shape is not known, so it has no kernel_shape", node.name, rule="kernel-shape")
+            continue
+        node.attrs["kernel_shape"] = list(shape[2:])
+        count += 1
+    if count:
+        journal.noted(f"kernel_shape was written to {count} convolutions that left it out", rule="kernel-shape")
+    return count
+
+
+def _constant_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
+    """The shape of a constant that reaches ``tensor`` through nodes that keep shapes, else of the tensor itself."""
+    current = tensor
+    while not isinstance(current, gs.Constant) and current.inputs and current.inputs[0].op in _SAME_SHAPE:
+        current = current.inputs[0].inputs[0]
+    for found in (current, tensor):
+        shape = found.shape
+        if shape is not None and all(isinstance(size, (int, np.integer)) for size in shape):
+            return tuple(int(size) for size in shape)
+    return None
+
+
+def float_weights(model: Model, journal: Journal) -> int:
+    """Let stored INT8 weights be float32 in front of a Q/DQ pair of the same scale, the form weak typing takes.
+
+    Quantizing the new weights gives the stored integers again.
+
+    Returns:
+        How many weights there were.
+    """
+    count = 0
+    for pair in list(pairs_of(model, subgraphs=False)):
+        stored = model.constant(pair.dequantize.inputs[0])
+        if pair.quantize is not None or stored is None or stored.dtype != np.int8 or pair.scale is None:
+            continue
+        if pair.zero is None and len(pair.dequantize.inputs) > 2 and not pair.dequantize.inputs[2].is_empty():
+            journal.noted("its zero point is computed, so its stored weights stay", pair.dequantize.name, "zero-point")
+            continue
+        source = pair.dequantize.inputs[0]
+        values = (stored.astype(np.float32) - _spread(pair.zero, stored, pair.axis)) * _spread(
+            pair.scale, stored, pair.axis
+        )
+        weights = make_constant(model.unique_tensor(f"{source.name}_float"), values.astype(np.float32), 1)
+        name = model.unique_node(f"{pair.dequantize.name}_{QUANTIZE}")
+        integers = gs.Variable(model.unique_tensor(f"{source.name}_quantized"), dtype=np.dtype(np.int8))
+        if pair.zero is None:
+            zero = make_constant(model.unique_tensor(f"{source.name}_zero_point"), np.zeros(pair.scale.shape, np.int8))
+            while len(pair.dequantize.inputs) > 2:
+                pair.dequantize.inputs.pop()
+            pair.dequantize.inputs.append(zero)
+        scales = pair.dequantize.inputs[1:]
+        attrs = {"axis": pair.dequantize.attrs["axis"]} if "axis" in pair.dequantize.attrs else {}
+        model.graph.nodes.append(make_node(QUANTIZE, name, [weights, *scales], [integers], **attrs))
+        pair.dequantize.inputs[0] = integers
+        count += 1
+    if count:
+        journal.noted(f"{count} stored INT8 weights became float32 weights with a pair", rule="float-weights")
+        model.tidy()
+    return count
+
+
+def _spread(values: np.ndarray[Any, Any] | None, like: np.ndarray[Any, Any], axis: int | None) -> Any:
+    """Scales or zero points in a shape that broadcasts over the weights."""
+    if values is None:
+        return np.float32(0)
+    if values.size == 1 or axis is None:
+        return np.float32(values.reshape(-1)[0])
+    shape = [1] * like.ndim
+    shape[axis] = -1
+    return values.astype(np.float32).reshape(shape)
