@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from toolkit.backends.worker import Talk
 from toolkit.errors import BackendError
 
 
-def inspect_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
+def inspect_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]], folder: Path, talk: Talk) -> list[str]:
     """Write what the inspector says of each profile, at its opt shapes, as TensorRT wrote it.
+
+    Where its words on the whole engine are no JSON (8.6 can leave them empty), each layer is asked about by itself.
 
     Returns:
         The files' names in ``folder``, one for each profile.
     """
-    inspector = engine.create_engine_inspector()
     files = []
     for index in range(max(engine.num_optimization_profiles, 1)):
         context = context_at(engine, index, shapes_at(profiles, index, "opt"))
+        inspector = engine.create_engine_inspector()
         inspector.execution_context = context
         said = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
+        if not _is_json(said):
+            talk.log(f"WARNING: the inspector says no JSON on profile {index} ({said[:60]!r}): asked layer by layer")
+            said = _layer_by_layer(trt, engine, inspector, talk)
         files.append(f"inspector{index}.json")
         (folder / files[-1]).write_text(said, encoding="utf-8", errors="replace")
         # An engine has room for one context of a profile at a time on 8.6: let this one go before the next.
         inspector.execution_context = None
-        del context
+        del inspector, context
     return files
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def _layer_by_layer(trt: Any, engine: Any, inspector: Any, talk: Talk) -> str:
+    """The same content, put together from what the inspector says of single layers."""
+    found, lost = [], 0
+    for index in range(engine.num_layers):
+        said = inspector.get_layer_information(index, trt.LayerInformationFormat.JSON)
+        if _is_json(said):
+            found.append(said.strip())
+        else:
+            lost += 1
+    if lost:
+        talk.log(f"WARNING: the inspector says nothing of {lost} of {engine.num_layers} layers")
+    return '{"Layers": [' + ",\n".join(found) + "]}"
 
 
 def shapes_at(profiles: Sequence[Mapping[str, Any]], index: int, which: str) -> dict[str, tuple[int, ...]]:

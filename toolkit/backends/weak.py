@@ -8,9 +8,18 @@ from toolkit.errors import BackendError
 from toolkit.journal import Journal
 from toolkit.model import Model, make_node, reroute
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
-from toolkit.placement.qdq import float_biases, pairs_of
+from toolkit.placement.qdq import bypass, float_biases, pairs_of
 from toolkit.plan import PrecisionPlan
 from toolkit.precision import Precision
+
+NO_INT8_KERNEL = {
+    8: {
+        "ConvTranspose": "TensorRT 8 has no usable INT8 kernel for it: 8.6.0 fails while building (seen on an H200, "
+        "refitUtils.cpp, with the pairs of others too), and where it builds it is slower than float16 "
+        "(NVIDIA/TensorRT issue 1699)"
+    }
+}
+"""Operators that a major version cannot run in INT8 in a weakly typed network, with the reason."""
 
 
 def lower_weak(
@@ -42,6 +51,7 @@ def lower_weak(
     float_biases(lowered, journal)
     float_weights(lowered, journal)
     state_kernel_shapes(lowered, journal)
+    _without_kernel(lowered, plan, backend, journal)
     if settings.quantization == "implicit":
         count = _take_out(lowered)
         journal.noted(f"{count} pairs were taken out: TensorRT gets the ranges themselves", rule="implicit")
@@ -57,6 +67,25 @@ def lower_weak(
                 {"qtool.precision": str(ask.precision), "qtool.reason": ask.reason}
             )
     return lowered, plan
+
+
+def _without_kernel(model: Model, plan: PrecisionPlan, backend: Backend, journal: Journal) -> None:
+    """Let nodes that this version has no INT8 kernel for read the float tensors behind their pairs."""
+    refused = NO_INT8_KERNEL.get(major(backend.version()), {})
+    for node, _ in list(model.walk()):
+        ask = plan.get(node.name)
+        if node.op not in refused:
+            continue
+        freed = bypass(node)
+        if freed or (ask is not None and ask.precision.quantized):
+            journal.declined(node.name, refused[node.op], rule="no-kernel")
+    model.tidy()
+
+
+def major(version: str) -> int:
+    """The first number of a version; 0 where there is none."""
+    first = version.split(".", 1)[0]
+    return int(first) if first.isdigit() else 0
 
 
 def _take_out(model: Model) -> int:

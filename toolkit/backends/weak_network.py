@@ -45,6 +45,8 @@ def set_precisions(trt: Any, network: Any, plan: Mapping[str, str], rest: str, i
         if not made or any(t is None or t.dtype.name not in _FLOATS or t.is_shape_tensor for t in made):
             continue
         word = next((plan[node] for node in _nodes(layer) if node in plan), None)
+        if implicit and word not in _TYPES and layer.type.name == "DECONVOLUTION" and trt.__version__.startswith("8."):
+            word = rest  # see weak.NO_INT8_KERNEL
         if word is None and (spread or (implicit and layer.type.name in _QUANTIZABLE)):
             word = rest
         if word not in _TYPES:

@@ -52,7 +52,7 @@ def test_what_a_version_cannot_do(features, settings, match):
         TensorRTBackend(features).typing_for(EngineSettings(**settings))
 
 
-@pytest.mark.parametrize(("version", "opset"), [("8.6.0", 17), ("10.0.1", 20), ("10.3", 21), ("11.2", 23), ("7", 17)])
+@pytest.mark.parametrize(("version", "opset"), [("8.6.0", 17), ("10.0.1", 20), ("10.3", 21), ("11.2", 25), ("7", 17)])
 def test_newest_opset(version, opset):
     assert TensorRTBackend({**OLD, "version": version}).max_opset() == opset
 
@@ -305,3 +305,68 @@ def test_a_version_without_the_calibrator(calibration):
 @pytest.mark.parametrize("calibrator", sorted(calibrators.CLASSES))
 def test_every_calibrator_can_be_asked_for(calibrator):
     assert EngineSettings(calibrator=calibrator).calibrator == calibrator
+
+
+class _Inspector:
+    def __init__(self, whole):
+        self.whole, self.execution_context = whole, None
+
+    def get_engine_information(self, form):
+        return self.whole
+
+    def get_layer_information(self, index, form):
+        return "" if index == 1 else json.dumps({"Name": f"layer{index}"})
+
+
+@pytest.mark.parametrize(("whole", "names"), [('{"Layers": [{"Name": "a"}]}', ["a"]), ("", ["layer0", "layer2"])])
+def test_an_inspector_that_says_no_json_is_asked_layer_by_layer(tmp_path, whole, names):
+    from toolkit.backends.inspection import inspect_engine
+
+    lines = []
+    context = SimpleNamespace(set_input_shape=lambda name, shape: True)
+    engine = SimpleNamespace(
+        num_optimization_profiles=1, num_layers=3, create_execution_context=lambda: context,
+        create_engine_inspector=lambda: _Inspector(whole),
+    )  # fmt: skip
+    fake = SimpleNamespace(LayerInformationFormat=SimpleNamespace(JSON=0))
+    (name,) = inspect_engine(fake, engine, [], tmp_path, SimpleNamespace(log=lines.append))
+    assert [layer["Name"] for layer in json.loads((tmp_path / name).read_text())["Layers"]] == names
+    assert len(lines) == (0 if whole else 2) and all(line.startswith("WARNING") for line in lines)
+
+
+def test_transposed_convolutions_stay_float_on_8():
+    from passes.insert_qdq import InsertQDQ
+    from tests.conftest import placeholder_context
+    from tests.toolkit.backends.backend_models import FLOAT, make, node, tensor
+    from toolkit.backends.weak import lower_weak
+    from toolkit.journal import Journal
+    from toolkit.pipeline import explain
+    from toolkit.precision import Precision
+
+    model = make(
+        [node("ConvTranspose", ["x", "w"], ["u"], "up", strides=[2, 2]), node("Conv", ["u", "v"], ["y"], "conv")],
+        {"x": (FLOAT, [1, 8, 8, 8])}, {"y": (FLOAT, [1, 8, 14, 14])},
+        [tensor("w", np.ones((8, 8, 2, 2))), tensor("v", np.ones((8, 8, 3, 3)))], opset=17, ir=8,
+    )  # fmt: skip
+    context = placeholder_context()
+    InsertQDQ()(model, context)
+    for features, pairs in ((OLD, 2), (MIDDLE, 4)):
+        journal = Journal()
+        lowered, plan = lower_weak(
+            model, context.plan, EngineSettings(typing="weak"), TensorRTBackend(features), journal
+        )
+        assert sum(n.op == "QuantizeLinear" for n in lowered.nodes) == pairs
+        refused = [e for e in journal.of("declined") if e.node == "up"]
+        assert bool(refused) == (features is OLD)
+        if refused:
+            assert plan.get("up").precision is Precision.INT8
+            found = explain(
+                {"up": float_actual(Precision.FP16)}, plan, Precision.FP16, {"up": refused[0].reason}
+            )
+            assert found["up"].status == "overridden" and "no usable INT8 kernel" in found["up"].reason
+
+
+def float_actual(precision):
+    from toolkit.backends.layer import Actual
+
+    return Actual(precision, source="inspector", status="overridden", reason="none of its inputs is quantized")

@@ -16,6 +16,7 @@ from toolkit.backends.calibrators import CLASSES
 from toolkit.backends.choose import choose, usable
 from toolkit.backends.inspector import read_layers
 from toolkit.backends.measure import cuda_runtime
+from toolkit.backends.parser_forms import state_kernel_shapes
 from toolkit.backends.runner import EngineRunner
 from toolkit.backends.weak import lower_weak
 from toolkit.calibration.provider import Calibrator
@@ -79,6 +80,7 @@ def plan(**asked):
 
 
 def build(backend, model, folder, some=None, given=None, **extras):
+    state_kernel_shapes(model, Journal())
     path = save(model, folder)
     chosen = profiles(SMALL, LARGE) if some is None else some
     return backend.build(path, chosen, given or settings(), extras=Extras(**extras))
@@ -87,7 +89,8 @@ def build(backend, model, folder, some=None, given=None, **extras):
 def check(model, made, asked):
     found = attribute(model, made, asked)
     assert set(found) == set(model.node_names())
-    assert Counter(actual.status for actual in found.values())["unknown"] == 0
+    unknown = {name: actual for name, actual in found.items() if actual.status == "unknown"}
+    assert not unknown, [(layer.name, layer.kind, layer.nodes) for layer in made.layers]
     return found
 
 
@@ -238,6 +241,35 @@ def test_the_trained_models_with_three_profiles(backend, tmp_path, name, floor, 
     print(name, quantization, Counter((a.status, str(a.precision)) for a in found.values()), made.latency)
     with EngineRunner(made.engine, made.backend, some) as runner:
         assert accuracy(name, runner) >= floor
+
+
+@pytest.mark.parametrize("quantization", ["explicit", "implicit"])
+def test_a_unet_with_transposed_convolutions_builds(backend, tmp_path, quantization):
+    from passes.insert_qdq import InsertQDQ
+
+    rng = np.random.default_rng(0)
+    inits = [tensor(n, rng.standard_normal(s) * 0.2) for n, s in
+             {"w1": (16, 3, 3, 3), "w2": (32, 16, 3, 3), "u": (32, 16, 2, 2), "w3": (16, 32, 3, 3)}.items()]  # fmt: skip
+    model = make(
+        [
+            node("Conv", ["x", "w1"], ["a"], "down", pads=[1] * 4), node("Relu", ["a"], ["ar"], "relu1"),
+            node("MaxPool", ["ar"], ["p"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+            node("Conv", ["p", "w2"], ["b"], "deep", pads=[1] * 4), node("Relu", ["b"], ["br"], "relu2"),
+            node("ConvTranspose", ["br", "u"], ["t"], "up", strides=[2, 2]),
+            node("Concat", ["ar", "t"], ["c"], "join", axis=1), node("Conv", ["c", "w3"], ["y"], "head", pads=[1] * 4),
+        ],
+        {"x": (FLOAT, ["n", 3, 32, 32])}, {"y": (FLOAT, ["n", 16, 32, 32])}, inits, opset=17, ir=8,
+    )  # fmt: skip
+    some = profiles(profile("only", x=((1, 3, 32, 32), (4, 3, 32, 32), (8, 3, 32, 32))))
+    data = CalibrationData.open([{"x": rng.standard_normal((4, 3, 32, 32)).astype(np.float32)}], model, some)
+    context = Context(profiles=some, provider=Calibrator(data))
+    InsertQDQ()(model, context)
+    given = settings(quantization=quantization, measure=False)
+    lowered, asked = lower_weak(model, context.plan, given, backend, Journal())
+    made = build(backend, lowered, tmp_path, some, given, plan=asked, ranges=context.known_ranges)
+    found = check(lowered, made, asked)
+    assert found["up"].precision is Precision.FP16
+    assert found["deep"].precision is Precision.INT8
 
 
 def test_the_inspectors_words_are_kept_untouched(backend, tmp_path):
