@@ -43,6 +43,8 @@ _REMEDIES = (
      "of a scalar before it as a Reshape to [1]"),
     (r"cudaError|CUDA initialization failure|CUDA error", "check the GPU's driver with nvidia-smi"),
     (r"opset|IR version", "export the model at an older opset"),
+    (r"shape misaligns with the input kernel shape",
+     "write the attribute kernel_shape to this node: 8.6 does not take it from quantized weights"),
     (r"Node input was not registered", "the node reads an optional input that is left empty: give it a value"),
     (r"compute capabilit|SM version|not supported on this platform", "choose other compute_capabilities in [engine]"),
 )  # fmt: skip
@@ -111,7 +113,7 @@ def _essence(errors: list[str]) -> str:
     telling = [text for text in errors if "catchCudaError" not in text or len(text) > 400] or errors
     for text in telling:
         line = " ".join(_FRAME.sub("", text).split())
-        if _NO_USE.search(text) or _PARSING.search(text) or any(line[:60] in part for part in parts):
+        if _NO_USE.search(text) or _NO_USE.search(line) or _PARSING.search(text) or any(line[:60] in part for part in parts):
             continue
         parts.append(re.sub(r" In \w+ at /[\w./+-]+:\d+", "", line)[:300])
     return "; ".join(parts[:2])

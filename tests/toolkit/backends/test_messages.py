@@ -44,6 +44,19 @@ def test_the_node_and_the_remedy(texts, node, remedy):
     assert "Begin node" not in str(error) and "\n" not in str(error)
 
 
+def test_the_parsers_framing_is_not_what_it_said():
+    error = heard(
+        'ModelImporter.cpp:726: While parsing node number 4 [Conv -> "c"]:', "ModelImporter.cpp:727: --- Begin node ---",
+        'ModelImporter.cpp:728: input: "x_dq"\noutput: "c"\nname: "conv"\nop_type: "Conv"\n',
+        "ModelImporter.cpp:729: --- End node ---",
+        "ModelImporter.cpp:732: ERROR: onnx2trt_utils.cpp:2107 In function convMultiInput:\n[8] Assertion failed: "
+        'checkSpatialDims(kernel_tensor_ptr->getDimensions()) && "The input tensor shape misaligns with the input kernel '
+        'shape."',
+    ).error("TensorRT 8.6.0 could not build", "m.onnx")  # fmt: skip
+    assert "at node 'conv' (Conv): Assertion failed: checkSpatialDims" in error.what and "Begin" not in error.what
+    assert "kernel_shape" in error.remedy
+
+
 def test_a_complaint_about_the_driver_is_not_the_cause():
     error = heard(
         "add: ElementWiseOperation SUM must have same input types. But they are of types Half and Float.",
