@@ -113,7 +113,8 @@ def _essence(errors: list[str]) -> str:
     telling = [text for text in errors if "catchCudaError" not in text or len(text) > 400] or errors
     for text in telling:
         line = " ".join(_FRAME.sub("", text).split())
-        if _NO_USE.search(text) or _NO_USE.search(line) or _PARSING.search(text) or any(line[:60] in part for part in parts):
+        framing = _NO_USE.search(text) or _NO_USE.search(line) or _PARSING.search(text)
+        if framing or any(line[:60] in part for part in parts):
             continue
         parts.append(re.sub(r" In \w+ at /[\w./+-]+:\d+", "", line)[:300])
     return "; ".join(parts[:2])
