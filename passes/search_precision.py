@@ -11,18 +11,22 @@ from pydantic import Field
 from passes.equalize import Equalize
 from passes.insert_qdq import InsertQDQ
 from passes.smooth import Smooth
-from toolkit.errors import DataError
+from toolkit.errors import DataError, ModelError
 from toolkit.graph_pass import Context, Pass
+from toolkit.journal import Journal
 from toolkit.model import Model
 from toolkit.precision import Precision
 
 if TYPE_CHECKING:
     from toolkit.analysis.budget import Budget
+    from toolkit.analysis.cost import CostModel
+    from toolkit.analysis.layer_times import LayerTimes
     from toolkit.analysis.search import Found
     from toolkit.analysis.simulation import Simulation
     from toolkit.data import CalibrationData
 
-_HELPS = 0.5
+_ATTEMPTS = 3
+_NAMED = 4
 _DEFAULTS = {"max_drop": 0.01, "min_agreement": 0.98, "min_sqnr_db": 20.0}
 
 
@@ -43,6 +47,9 @@ class SearchPrecision(InsertQDQ):
     prefer: Literal["int8", "time"] = Field(
         "int8", description="what to keep much of: multiplications in INT8, or predicted speed on the gpu"
     )
+    times: str | list[str] = Field(
+        [], description="report.json or run folder of earlier runs: their measured layer times replace predictions"
+    )
     gpu: str = Field("A10", description="the GPU that times are predicted for, from datasheet figures")
     data: Literal["calibration", "evaluation"] = Field("calibration", description="the samples to decide on")
     samples: int | None = Field(256, gt=0, description="decide on at most this many samples")
@@ -60,14 +67,15 @@ class SearchPrecision(InsertQDQ):
         Raises:
             RangesError: there is no calibration data.
             DataError: there is no data to decide on.
-            RecipeError: the budget needs a metric that is not there.
+            RecipeError: the budget needs a metric that is not there, or ``only_if_faster`` a GPU that is not.
         """
+        self.bench(context)  # refuses what cannot be measured before the search, not after it
         if context.services.get("dry_run"):
             context.journal.noted("a run would search which layers stay float; here all are quantized", rule="dry-run")
         elif self.placement(model, context).activations:
             self.raise_opset(model, self.placement(model, context))
             simulation = self._helped(model, context, self._simulation(model, context))
-            found = self._search(simulation, context)
+            found = self._search(model, simulation, context)
             self._take(found, context)
         super().apply(model, context)
 
@@ -92,10 +100,15 @@ class SearchPrecision(InsertQDQ):
 
     def _helped(self, model: Model, context: Context, simulation: Simulation) -> Simulation:
         """Apply the helper passes that make plain quantization clearly better, where it misses the budget."""
+        from toolkit.analysis.range_methods import standing
+
         helpers: dict[str, Pass] = {"equalize": Equalize(measure=False), "smooth": Smooth(measure=False)}
+        if not self.helpers:
+            return simulation
+        budget = self._budget(context, simulation)
+        before = standing(simulation, budget, self.try_ranges)
         for name in self.helpers:
-            full = simulation.without(())
-            if not self._budget(context, simulation).lacks(full, simulation.runner.float_outcome):
+            if not before.distance:
                 break
             trial = model.copy()
             apart = Context(profiles=context.profiles, rest=context.rest, provider=context.provider,
@@ -104,30 +117,116 @@ class SearchPrecision(InsertQDQ):
             if not apart.journal.of("changed") or context.provider is None:
                 continue
             tried = self._simulation(trial, apart)
-            after = tried.without(())
-            better = after.noise < _HELPS * full.noise
-            text = f"{name}: all layers in {self.dtype} leave {after.sqnr_db:.1f} dB, before {full.sqnr_db:.1f} dB"
+            after = standing(tried, budget, self.try_ranges)
+            better = after.clearly_better(before)
+            text = (
+                f"{name}: all layers in {self.dtype} with the method that suits them best leave "
+                f"{after.outcome.sqnr_db:.1f} dB, before {before.outcome.sqnr_db:.1f} dB"
+            )
             context.journal.noted(text + ("; it is applied" if better else "; it is not applied"), rule="search-helper")
             if better:
                 model.graph = trial.graph
                 context.known_ranges = apart.known_ranges
                 context.journal.events += [replace(e, by=self.title()) for e in apart.journal.of("changed")]
-                simulation = tried
+                simulation, before = tried, after
         return simulation
 
-    def _search(self, simulation: Simulation, context: Context) -> Found:
+    def _search(self, model: Model, simulation: Simulation, context: Context) -> Found:
         from toolkit.analysis.cost import CostModel
         from toolkit.analysis.gpus import find
         from toolkit.analysis.search import Search
 
         folder = self._folder(context)
-        cost = CostModel(simulation.switches, simulation.facts, find(self.gpu), context.rest)
-        found = Search(
-            simulation, self._budget(context, simulation), cost, prefer=self.prefer, evaluations=self.evaluations,
-            try_ranges=self.try_ranges, log=folder / "search.jsonl" if folder else None,
-            best=folder / "search_best.json" if folder else None, progress=context.progress,
-        ).run()  # fmt: skip
-        self._report(found, context)
+        gpu = find(self.gpu)
+        cost = CostModel(simulation.switches, simulation.facts, gpu, context.rest, self._times(simulation, context))
+        budget = demand = self._budget(context, simulation)
+        for attempt in range(_ATTEMPTS):
+            search = Search(
+                simulation, demand, cost, prefer=self.prefer, evaluations=self.evaluations,
+                try_ranges=self.try_ranges, log=folder / "search.jsonl" if folder else None,
+                best=folder / "search_best.json" if folder else None, progress=context.progress,
+            )  # fmt: skip
+            found = search.run()
+            lacks = self._lowered(found, model, simulation, budget, context) if found.best.meets else {}
+            if not lacks or attempt == _ATTEMPTS - 1:
+                break
+            demand = demand.tightened(lacks)
+            words = ", ".join(f"{name} by {value:.4g}" for name, value in lacks.items())
+            context.journal.noted(
+                f"in {context.rest} the chosen plan misses {words}, which its simulation in float32 does not: the search "
+                "goes on with that much more asked for", rule="search-float16",
+            )  # fmt: skip
+        # the search may have taken other ranges: those are what its layers were measured with
+        self._report(found, search.simulation, cost, budget, context)
+        return found
+
+    def _lowered(
+        self, found: Found, model: Model, simulation: Simulation, budget: Budget, context: Context
+    ) -> dict[str, float]:
+        """What the chosen plan lacks in its real types, where its layers are to blame; layers kept float run in
+        ``rest`` then, which the simulation computes in float32.
+
+        The margin is not asked for again. Where the unquantized model in ``rest`` misses the budget too, the journal
+        says so, and no layer is blamed.
+        """
+        if context.rest is Precision.FP32:
+            return {}
+        reference, plain = simulation.runner.float_outcome, replace(budget, margin=0.0, max_ms=None)
+        try:
+            outcome = simulation.outcome_of(self._in_types(model, context, found))
+            lacks = plain.lacks(outcome, reference)
+            if not lacks:
+                return {}
+            alone = plain.lacks(simulation.outcome_of(self._in_types(model, context, None)), reference)
+        except ModelError as error:
+            context.journal.noted(
+                f"the plan was not checked in {context.rest}, since onnxruntime cannot run it: {error.what[:200]}",
+                rule="search-float16",
+            )  # fmt: skip
+            return {}
+        if not alone:
+            return lacks
+        words = ", ".join(f"{name} by {value:.4g}" for name, value in alone.items())
+        context.journal.noted(
+            f"{context.rest} alone, with nothing quantized, already misses {words}: no choice of layers mends that, and "
+            f'the plan is the one whose quantization keeps the budget. Set [engine] rest = "fp32" (or "bf16"), or keep '
+            "the nodes with the largest error in the report in fp32 by the pass keep_precision", rule="search-float16",
+        )  # fmt: skip
+        return {}
+
+    def _in_types(self, model: Model, context: Context, found: Found | None) -> Model:
+        """The model as it will run: with the plan's pairs, or without any, lowered to ``rest``."""
+        from toolkit.backends.lowering import lower
+
+        ranges = context.known_ranges
+        apart = Context(profiles=context.profiles, rest=context.rest, provider=context.provider,
+                        plan=context.plan.copy(), services=dict(context.services),
+                        known_ranges=replace(ranges, tensors=dict(ranges.tensors)) if ranges else None)  # fmt: skip
+        trial = model.copy()
+        if found is not None:
+            self._take(found, apart)
+            self._insert(trial, apart, {})
+        observed = apart.known_ranges.observed if apart.known_ranges is not None else None
+        return lower(trial, apart.plan, rest=context.rest, observed=observed, journal=Journal()).model
+
+    def _times(self, simulation: Simulation, context: Context) -> LayerTimes:
+        """Layer times measured by the runs that ``times`` names; none where it names none."""
+        from toolkit.analysis.gpus import find
+        from toolkit.analysis.layer_times import LayerTimes, read_times
+
+        given = [self.times] if isinstance(self.times, str) else self.times
+        if not given:
+            return LayerTimes()
+        pipeline = context.services.get("pipeline")
+        first = next(iter(context.profiles), None)
+        found = read_times(
+            [pipeline.recipe.resolve(path) if pipeline is not None else Path(path) for path in given],
+            simulation.names, Precision(self.dtype), context.rest, first.name if first is not None else "",
+            {name: extent.opt for name, extent in first.shapes.items()} if first is not None else None,
+            pipeline.source().fingerprint() if pipeline is not None else "", find(self.gpu).name,
+        )  # fmt: skip
+        for note in found.notes:
+            context.journal.noted(note, rule="search-times")
         return found
 
     def _evaluation(self, context: Context) -> Any:
@@ -195,13 +294,18 @@ class SearchPrecision(InsertQDQ):
         pipeline = context.services.get("pipeline")
         return pipeline.folder.hidden if pipeline is not None else context.services.get("folder")
 
-    def _report(self, found: Found, context: Context) -> None:
+    def _report(self, found: Found, simulation: Simulation, cost: CostModel, budget: Budget, context: Context) -> None:
+        from toolkit.analysis.search_record import record
+        from toolkit.analysis.weak_spots import weak_spots
         from toolkit.files import write_json
 
+        spots = weak_spots(simulation, found.sensitivity, taken=found.methods) if found.sensitivity is not None else []
+        samples = sum(feed.count for feed in simulation.feeds)
+        content = record(found, cost, budget, self.prefer, samples, spots)
         pipeline = context.services.get("pipeline")
         folder = pipeline.path if pipeline is not None else context.services.get("folder")
         if folder is not None:
-            write_json(folder / "search.json", found.to_json())
+            write_json(folder / "search.json", content)
             context.services.setdefault("files", []).append(str(folder / "search.json"))
         best = found.best
         text = f"{len(found.plans)} plans tried; {best.quantized:.0%} of the multiply-accumulates stay {self.dtype}"
@@ -209,6 +313,12 @@ class SearchPrecision(InsertQDQ):
         if not best.meets:
             lacks = ", ".join(f"{name} by {value:.4g}" for name, value in best.lacks.items())
             context.journal.noted(f"no plan meets the budget; the nearest one misses {lacks}", rule="search-missed")
+        if cost.times.seconds:
+            share = f"{content['measured_share']:.0%} of the chosen plan's predicted time was measured"
+            scaled = f"the rest is the roofline of the {cost.gpu.name} times {cost.scale:.3g}"
+            context.journal.noted(f"{share}; {scaled}", rule="search-times")
+        for warning in content["warnings"]:
+            context.journal.noted(warning, rule="search-slower")
         for note in found.notes:
             context.journal.noted(note, rule="search")
 
@@ -227,10 +337,16 @@ class SearchPrecision(InsertQDQ):
             context.plan.ask(name, keep, why)
             context.journal.changed(name, f"stays {keep}", why)
         ranges = context.known_ranges
+        by_method: dict[str, list[str]] = {}
         for tensor, amax in found.best.amax.items():
             assert ranges is not None
             before = ranges.tensors[tensor]
             method = found.methods.get(tensor, before.method)
             ranges.tensors[tensor] = replace(before, amax=amax, method=method)
-            why = f"{before.method} gives {before.amax:.4g}, which costs more at the output than {amax:.4g}"
-            context.journal.noted(f"tensor '{tensor}' takes the range of method {method}: {why}", rule="search-range")
+            by_method.setdefault(method, []).append(f"'{tensor}' ({amax:.4g} instead of {before.amax:.4g})")
+        for method, tensors in by_method.items():
+            text = ", ".join(tensors[:_NAMED]) + (f" and {len(tensors) - _NAMED} more" if len(tensors) > _NAMED else "")
+            context.journal.noted(
+                f"{len(tensors)} tensors take the range of method {method}, which costs less at the output: {text}",
+                rule="search-range",
+            )

@@ -48,11 +48,28 @@ class _State:
 
 
 @app.command()
-def run(recipe: RecipePath, out: Out = None, allow_code: AllowCode = False, json: Json = False) -> None:
+def run(
+    recipe: RecipePath,
+    out: Out = None,
+    allow_code: AllowCode = False,
+    device_check: Annotated[
+        bool | None,
+        typer.Option(
+            "--device-check/--no-device-check",
+            help="Demand that the engine runs on this machine's GPU, or do not try. Default: where there is one.",
+            show_default=False,
+        ),
+    ] = None,
+    open_blocks: Annotated[
+        bool,
+        typer.Option("--open", help="Build opaque blocks once more with inner tensors marked, to see what they run."),
+    ] = False,
+    json: Json = False,
+) -> None:
     """Run a recipe: calibrate, quantize, build, measure, report."""
     from toolkit.commands import run_recipe
 
-    raise typer.Exit(run_recipe(recipe, out, allow_code, json))
+    raise typer.Exit(run_recipe(recipe, out, allow_code, json, device_check, open_blocks))
 
 
 @app.command()

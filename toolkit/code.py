@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from toolkit.errors import NotAllowedError, RecipeError
@@ -35,3 +39,28 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
         ) from error
     except AttributeError as error:
         raise RecipeError(f"the module '{module}' has no '{name}'", remedy="check the name after the colon") from error
+
+
+@contextmanager
+def import_path(folder: Path | None) -> Iterator[None]:
+    """Let modules beside the recipe be imported, where the user allows code.
+
+    Afterwards they are forgotten: the next run in this process takes the files as they are then, as its keys do.
+    """
+    if folder is None:
+        yield
+        return
+    before, bytecode = set(sys.modules), sys.dont_write_bytecode
+    importlib.invalidate_caches()
+    sys.path.insert(0, str(folder))
+    # compiled files are told apart by seconds and size, which is too coarse for a file that is being worked on
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = bytecode
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and Path(file).resolve().is_relative_to(folder.resolve()):
+                del sys.modules[name]

@@ -21,14 +21,31 @@ def say(text: str) -> None:
     sys.stdout.write(plain_lines(text.removesuffix("\n")) + "\n")
 
 
-def run_recipe(recipe: Path, out: Path | None, allow_code: bool, json: bool) -> int:
+def run_recipe(
+    recipe: Path,
+    out: Path | None,
+    allow_code: bool,
+    json: bool,
+    device_check: bool | None = None,
+    open_blocks: bool = False,
+) -> int:
     """``qtool run``."""
     from toolkit.pipeline import run
     from toolkit.progress import Terminal
+    from toolkit.recipe import Recipe
     from toolkit.report.terminal import print_report
 
+    asked = Recipe.load(recipe)
+    asked.engine.open |= open_blocks
     with Terminal() as terminal:
-        result = run(recipe, out, allow_code=allow_code, progress=terminal.progress, on_step=terminal.step)
+        result = run(
+            asked,
+            out,
+            allow_code=allow_code,
+            progress=terminal.progress,
+            on_step=terminal.step,
+            device_check=device_check,
+        )
     if json:
         emit({**result.report.to_json(), "exit_status": result.exit_status, "folder": str(result.folder)})
     else:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 def calibrate(recipe: Path, shard: str | None, out: Path | None, allow_code: bool, json: bool) -> int:
     """``qtool calibrate``: run the model over the samples, or a share of them, and keep the statistics."""
+    from toolkit.code import import_path
     from toolkit.commands import emit, say
-    from toolkit.pipeline import Pipeline, import_path
+    from toolkit.pipeline import Pipeline
     from toolkit.progress import Terminal
     from toolkit.recipe import Recipe
     from toolkit.run_guard import refuse_writing_over

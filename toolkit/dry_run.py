@@ -74,8 +74,9 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> Plan:
     from pathlib import Path
 
     from toolkit.backends.choose import choose
+    from toolkit.code import import_path
     from toolkit.graph_pass import Sequence as PassSequence
-    from toolkit.pipeline import Pipeline, import_path
+    from toolkit.pipeline import Pipeline
     from toolkit.run_compare import comparable
     from toolkit.steps import RunFolder
 

@@ -142,6 +142,7 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list
         del proto.graph.input[:]
         proto.graph.input.extend(kept)
         notes.append(f"{as_inputs} weights listed among the graph's inputs are taken as constants")
+    _forget_unknown_dimensions(proto.graph)
     produced = {name for node in proto.graph.node for name in node.output}
     for value in proto.graph.output:
         if value.name not in produced:
@@ -159,6 +160,17 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list
         _type_outputs(proto, untyped, where)
     _name_nodes(proto.graph, notes)
     return proto, notes
+
+
+def _forget_unknown_dimensions(graph: onnx.GraphProto) -> None:
+    """Clear dimensions called '?' or -1: Paddle's exporter writes both for sizes that it does not know.
+
+    Dimensions of one name would have to be equal, and those are not.
+    """
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+            if dim.dim_param == "?" or dim.dim_value < 0:
+                dim.Clear()
 
 
 def _constants_to_initializers(graph: onnx.GraphProto) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.code import import_path
 from toolkit.errors import DataError, QtoolError, RecipeError
 from toolkit.files import write_bytes, write_json, write_text
 from toolkit.journal import Journal
@@ -19,12 +18,15 @@ from toolkit.plan import PrecisionPlan
 from toolkit.precision import Precision
 from toolkit.recipe import Recipe
 from toolkit.run_compare import comparable, compare
+from toolkit.run_device import check_on_device, not_wanted
 from toolkit.run_guard import FILES, refuse_run_over, refuse_writing_over
 from toolkit.run_keys import RunKeys
+from toolkit.run_open import open_opaque
 from toolkit.steps import RunFolder, StepInfo
 from toolkit.versions import versions
 
 if TYPE_CHECKING:
+    from toolkit.backends.base import Extras
     from toolkit.backends.layer import Actual
     from toolkit.calibration.ranges import Ranges
     from toolkit.graph_pass import Context
@@ -44,7 +46,7 @@ class Result:
         folder: the run folder.
         report: the joined report.
         steps: what was done and what was found again.
-        exit_status: 0, or 1 where a target was missed or the result is broken.
+        exit_status: 0; 1 where a target was missed or the result is broken; 3 where the engine failed on its own GPU.
     """
 
     folder: Path
@@ -53,7 +55,9 @@ class Result:
 
     @property
     def exit_status(self) -> int:
-        """0 done; 1 done, but the result misses its target or is broken."""
+        """0 done; 1 done, but the result misses its target or is broken; 3 the engine does not run on its own GPU."""
+        if self.report.device is not None and self.report.device.status == "failed":
+            return 3
         return 0 if self.report.summary.verdict in ("usable", "unmeasured") else 1
 
     @property
@@ -70,6 +74,7 @@ def run(
     allow_code: bool = False,
     progress: Progress | None = None,
     on_step: StepListener | None = None,
+    device_check: bool | None = None,
 ) -> Result:
     """Run a recipe: passes, lowering, engine, evaluation, report.
 
@@ -79,6 +84,7 @@ def run(
         allow_code: whether the recipe may name code (``module:Name``).
         progress: called with what is being done, how much is done, and of how much.
         on_step: called when a step is done or found again.
+        device_check: whether the engine is run on this machine's GPU: True demands it, None does it where it can.
 
     Raises:
         QtoolError: bad input, a failing pass, or a backend that refuses; the message says what to do.
@@ -86,34 +92,9 @@ def run(
     if not isinstance(recipe, Recipe):
         recipe = Recipe.load(recipe)
     folder = Path(out) if out is not None else Path("runs") / recipe.name
-    pipeline = Pipeline(recipe, RunFolder(folder), allow_code, progress, on_step)
+    pipeline = Pipeline(recipe, RunFolder(folder), allow_code, progress, on_step, device_check)
     with pipeline.opened():
         return pipeline.run()
-
-
-@contextmanager
-def import_path(folder: Path | None) -> Iterator[None]:
-    """Let modules beside the recipe be imported, where the user allows code.
-
-    Afterwards they are forgotten: the next run in this process takes the files as they are then, as its keys do.
-    """
-    if folder is None:
-        yield
-        return
-    before, bytecode = set(sys.modules), sys.dont_write_bytecode
-    importlib.invalidate_caches()
-    sys.path.insert(0, str(folder))
-    # compiled files are told apart by seconds and size, which is too coarse for a file that is being worked on
-    sys.dont_write_bytecode = True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = bytecode
-        sys.path.remove(str(folder))
-        for name in set(sys.modules) - before:
-            file = getattr(sys.modules[name], "__file__", None)
-            if file is not None and Path(file).resolve().is_relative_to(folder.resolve()):
-                del sys.modules[name]
 
 
 class Pipeline(RunKeys):
@@ -126,8 +107,10 @@ class Pipeline(RunKeys):
         allow_code: bool = False,
         progress: Progress | None = None,
         on_step: StepListener | None = None,
+        device_check: bool | None = None,
     ) -> None:
         super().__init__(recipe, folder, allow_code, progress)
+        self.device_check = device_check
         self.on_step = on_step or (lambda info: None)
         self.path = folder.path
 
@@ -158,18 +141,22 @@ class Pipeline(RunKeys):
         self.names_exist()
         self.engine_settings()
         comparable(self)
-        self._step("passes", self.prepare_key(), self._prepare)
-        self._step("lowering", self.lower_key(), self._lower)
-        self._step("engine", self.build_key(), self._build)
+        self.not_on_device = not_wanted(self)
+        self.step("passes", self.prepare_key(), self._prepare)
+        self.step("lowering", self.lower_key(), self._lower)
+        self.step("engine", self.build_key(), self._build)
+        open_opaque(self)
         if self.recipe.engine.compare:
-            self._step("compare", self.compare_key(), self._compare)
+            self.step("compare", self.compare_key(), self._compare)
         else:
             self.folder.forget("compare")
-        self._step("evaluation", self.evaluate_key(), self._evaluate)
-        self._step("report", self.report_key(), self._report)
+        self.step("evaluation", self.evaluate_key(), self._evaluate)
+        check_on_device(self)
+        self.step("report", self.report_key(), self._report)
         return Result(self.path, Report.load(self.path / "report.json"), self.folder.steps)
 
-    def _step(self, name: str, key: Mapping[str, Any], work: Callable[[], list[Path]]) -> None:
+    def step(self, name: str, key: Mapping[str, Any], work: Callable[[], list[Path]]) -> None:
+        """Do the step, or find its result again where its key is the same."""
         start = time.perf_counter()
         found, why = self.folder.find(name, key)
         if not found:
@@ -245,7 +232,7 @@ class Pipeline(RunKeys):
 
     def _lower(self) -> list[Path]:
         from toolkit.backends.choose import choose
-        from toolkit.backends.lowering import lower
+        from toolkit.backends.prepare import lower_for, save_for
         from toolkit.model import Model
         from toolkit.model_header import model_files
 
@@ -254,20 +241,13 @@ class Pipeline(RunKeys):
         plan = _read_plan(hidden / "plan.json")
         journal = Journal()
         backend, _ = choose(self.recipe.engine.backend)
-        typing = backend.typing_for(self.engine_settings())
-        ranges = self._ranges()
-        if typing == "weak":
-            from toolkit.backends.weak import lower_weak
-
-            final, plan = lower_weak(model, plan, self.engine_settings(), backend, journal)
-        else:
-            io = {name: Precision(value) for name, value in self.recipe.engine.io.items()}
-            lowered = lower(
-                model, plan, rest=self.recipe.rest, observed=ranges.observed if ranges else None, io=io, journal=journal
-            )
-            final, plan = lowered.model, lowered.plan
-        final.source = None
-        final.save(self.path / "model.onnx", ir_version=8 if typing == "weak" else 10)
+        settings, ranges = self.engine_settings(), self._ranges()
+        io = {name: Precision(value) for name, value in self.recipe.engine.io.items()}
+        observed = ranges.observed if ranges else None
+        final, plan = lower_for(
+            backend, settings, model, plan, rest=self.recipe.rest, observed=observed, io=io, journal=journal
+        )
+        save_for(backend, settings, final, self.path / "model.onnx")
         write_json(hidden / "lowered_plan.json", plan.to_json())
         write_text(hidden / "lowering.jsonl", journal.to_jsonl())
         return [*model_files(self.path / "model.onnx"), hidden / "lowered_plan.json", hidden / "lowering.jsonl"]
@@ -301,9 +281,22 @@ class Pipeline(RunKeys):
             text = str(error).splitlines()[2].strip() if len(str(error).splitlines()) > 2 else str(error)
             raise RecipeError(text.split(" [type=")[0], where=self.recipe.locate("engine")) from error
 
+    def extras(self, plan: PrecisionPlan) -> Extras:
+        """What a build needs besides the model: the plan, ranges and calibration batches."""
+        from toolkit.backends.base import Extras
+
+        section = self.recipe.engine
+        return Extras(
+            plan=plan,
+            rest=section.rest,
+            ranges=self._ranges(),
+            batches=self.calibrator_batches(),
+            calibration_profile=section.calibration_profile or next(iter(self.profiles.names), ""),
+            calibration_cache=self.path / "calibration.cache" if section.calibrator != "ranges" else None,
+        )
+
     def _build(self) -> list[Path]:
         from toolkit.backends.attribution import attribute
-        from toolkit.backends.base import Extras
         from toolkit.backends.choose import choose
         from toolkit.backends.layer import build_to_json
         from toolkit.model import Model
@@ -312,18 +305,9 @@ class Pipeline(RunKeys):
         backend, reason = choose(self.recipe.engine.backend)
         plan = _read_plan(hidden / "lowered_plan.json")
         log: list[str] = []
-        extras = Extras(
-            plan=plan,
-            rest=self.recipe.engine.rest,
-            ranges=self._ranges(),
-            batches=self.calibrator_batches(),
-            calibration_profile=self.recipe.engine.calibration_profile or next(iter(self.profiles.names), ""),
-            calibration_cache=self.path / "calibration.cache" if self.recipe.engine.calibrator != "ranges" else None,
-        )
+        extras, settings = self.extras(plan), self.engine_settings()
         try:
-            build = backend.build(
-                self.path / "model.onnx", self.profiles, self.engine_settings(), log.append, self.progress, extras
-            )
+            build = backend.build(self.path / "model.onnx", self.profiles, settings, log.append, self.progress, extras)
         finally:
             if log:
                 write_text(self.path / "build.log", "".join(f"{line}\n" for line in log))
@@ -402,7 +386,7 @@ def explain(
     for name, reason in reasons.items():
         actual, ask = found.get(name), plan.get(name)
         asked = ask.precision if ask is not None else rest
-        if actual is None or asked.quantized:
+        if actual is None or (asked.quantized and (actual.precision is None or actual.precision.quantized)):
             continue
         if actual.precision is None and actual.output_types and actual.source != "none":
             known = [p for p in Precision if str(p) == actual.output_types[0]]

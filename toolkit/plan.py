@@ -10,11 +10,15 @@ from toolkit.precision import Precision
 
 @dataclass(frozen=True)
 class Ask:
-    """One node's request: the precision, why, and who asked."""
+    """One node's request: the precision, why, and who asked.
+
+    ``free`` says that it names what is expected, and orders nothing: weak typing sets no constraint for it.
+    """
 
     precision: Precision
     reason: str
     by: str
+    free: bool = False
 
 
 class PrecisionPlan:
@@ -25,9 +29,9 @@ class PrecisionPlan:
         self.history: list[tuple[str, Ask]] = list(self._asks.items())
         self.by = "qtool"
 
-    def ask(self, node: str, precision: Precision | str, why: str) -> None:
-        """Ask that ``node`` computes in ``precision``."""
-        ask = Ask(Precision(precision), why, self.by)
+    def ask(self, node: str, precision: Precision | str, why: str, free: bool = False) -> None:
+        """Ask that ``node`` computes in ``precision``; ``free``: expect it, without a constraint."""
+        ask = Ask(Precision(precision), why, self.by, free)
         self._asks[node] = ask
         self.history.append((node, ask))
 
@@ -50,14 +54,22 @@ class PrecisionPlan:
         twin.history = list(self.history)
         return twin
 
-    def to_json(self) -> dict[str, dict[str, str]]:
-        """``{node: {precision, reason, by}}``."""
-        return {n: {"precision": str(a.precision), "reason": a.reason, "by": a.by} for n, a in self._asks.items()}
+    def to_json(self) -> dict[str, dict[str, str | bool]]:
+        """``{node: {precision, reason, by}}``, with ``free`` where it is so."""
+        return {
+            n: {"precision": str(a.precision), "reason": a.reason, "by": a.by, **({"free": True} if a.free else {})}
+            for n, a in self._asks.items()
+        }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Mapping[str, str]]) -> PrecisionPlan:
+    def from_json(cls, data: Mapping[str, Mapping[str, str | bool]]) -> PrecisionPlan:
         """Read what ``to_json`` gave."""
-        return cls({n: Ask(Precision(a["precision"]), a["reason"], a["by"]) for n, a in data.items()})
+        return cls(
+            {
+                n: Ask(Precision(a["precision"]), str(a["reason"]), str(a["by"]), bool(a.get("free", False)))
+                for n, a in data.items()
+            }
+        )
 
     def __contains__(self, node: str) -> bool:
         return node in self._asks

@@ -147,6 +147,9 @@ class EngineSection(Section):
     sparse_weights: bool = False
     version_compatible: bool = False
     hardware_compatible: bool = False
+    open: bool = Field(
+        False, description="build opaque blocks once more with their inner tensors marked, to see what they can run in"
+    )
     compare: list[FloatName] = Field([], description="also build the model in these precisions, to compare")
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from toolkit.recipe import BudgetSection, Recipe
-    from toolkit.report.schema import Accuracy
+    from toolkit.report.schema import Accuracy, DeviceInfo
 
 
-def accuracy_of(measured: Mapping[str, Any], recipe: Recipe) -> Accuracy | None:
+def accuracy_of(measured: Mapping[str, Any], recipe: Recipe, source: str = "onnxruntime") -> Accuracy | None:
     """The evaluation as the report holds it, with the budget's verdict; None where nothing was asked or measured.
 
     A budget that cannot be judged is missed: silence would pass for a promise kept.
@@ -18,6 +18,7 @@ def accuracy_of(measured: Mapping[str, Any], recipe: Recipe) -> Accuracy | None:
     Args:
         measured: the content of evaluation.json.
         recipe: its budget.
+        source: what ran the quantized model, in words.
     """
     from toolkit.report.schema import Accuracy, OutputError
 
@@ -41,11 +42,37 @@ def accuracy_of(measured: Mapping[str, Any], recipe: Recipe) -> Accuracy | None:
         met=not misses if asked else None,
         samples=measured["samples"],
         outputs={name: OutputError(**output) for name, output in measured["outputs"].items()},
-        source="onnxruntime",
+        source=source,
         held_out=measured["held_out"],
         notes=notes,
         misses=misses,
     )
+
+
+def device_of(measured: Mapping[str, Any], recipe: Recipe) -> DeviceInfo:
+    """The engine's own figures as the report holds them, held against the same budget.
+
+    The budget is judged over all profiles together, as it is for the simulation; a profile that misses it by itself,
+    on however few samples, is noted.
+
+    Args:
+        measured: the content of device.json.
+        recipe: its budget.
+    """
+    from toolkit.report.schema import DeviceInfo
+
+    said = {key: measured[key] for key in ("status", "why", "gpu", "samples", "left_out", "notes") if key in measured}
+    if measured["status"] != "ran":
+        return DeviceInfo(**said)
+    source = f"the engine on {measured['gpu'] or 'the GPU'}"
+    common = {"measured": True, "held_out": measured["held_out"], "random": measured["random"]}
+    whole = accuracy_of({**measured["all"], **common}, recipe, source)
+    profiles = {name: accuracy_of({**one, **common}, recipe, source) for name, one in measured["profiles"].items()}
+    device = DeviceInfo(**said, accuracy=whole, profiles={name: one for name, one in profiles.items() if one})
+    if whole is not None and not whole.misses:
+        alone = [(name, miss) for name, one in device.profiles.items() for miss in one.misses]
+        device.notes += [f"profile '{name}' by itself: {miss}" for name, miss in alone]
+    return device
 
 
 def _metric_misses(budget: BudgetSection, measured: Mapping[str, Any]) -> list[str]:

@@ -52,6 +52,17 @@ class RunChecks:
             value = getattr(getattr(recipe, table), key)
             if value is not None and not self._names_code(value):
                 found[f"[{table}] {key}"] = self._place(value)
+        return {**found, **self.times_files()}
+
+    def times_files(self) -> dict[str, Path]:
+        """The reports of earlier runs whose measured times a search uses, by what they are."""
+        found = {}
+        for number, entry in enumerate(self.recipe.passes, 1):
+            given = entry.get("times", []) if entry["use"] == "search_precision" else []
+            # whatever else it is, the pass itself refuses with the right words
+            for path in [given] if isinstance(given, str) else given if isinstance(given, list) else ():
+                place = self._place(str(path))
+                found[f"times of pass {number} ({path})"] = place / "report.json" if place.is_dir() else place
         return found
 
     def _place(self, path: str) -> Path:
@@ -155,6 +166,14 @@ class RunChecks:
                     f"no such file: {self.recipe.resolve(file)}",
                     where=self.recipe.locate("calibration", key),
                     remedy="paths are relative to the recipe",
+                )
+
+        for what, path in self.times_files().items():
+            if not path.is_file():
+                raise DataError(
+                    f"no such file: {path}, {what}",
+                    where=str(self.recipe.path or "the recipe"),
+                    remedy="give report.json or the run folder of an earlier run; paths are relative to the recipe",
                 )
 
     def print_of(self, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import RecipeError
@@ -9,6 +10,7 @@ from toolkit.errors import RecipeError
 if TYPE_CHECKING:
     from toolkit.calibration.ranges import Ranges
     from toolkit.pipeline import Pipeline
+    from toolkit.report.payoff import Timed
 
 
 def comparable(pipeline: Pipeline) -> None:
@@ -39,17 +41,21 @@ def comparable(pipeline: Pipeline) -> None:
 
 
 def compare(pipeline: Pipeline, ranges: Ranges | None) -> dict[str, Any]:
-    """The latency of the plain model by precision: {precision: {profile: {min|opt|max: milliseconds}}}.
+    """The plain model's engines by precision: each one's layers, times and latency, and which layers run which node.
 
     Q/DQ pairs that the model came with are taken out first. Nodes that leave float16's range stay FP32, as in any run.
+
+    Returns:
+        {precision: {"build": see ``build_to_json``, "runs": {node: names of engine layers}}}
 
     Raises:
         BackendError: TensorRT refuses the model.
     """
+    from toolkit.backends.attribution import attribute
     from toolkit.backends.base import Extras
     from toolkit.backends.choose import choose
-    from toolkit.backends.lowering import lower
-    from toolkit.backends.weak import lower_weak
+    from toolkit.backends.layer import build_to_json
+    from toolkit.backends.prepare import lower_for, save_for
     from toolkit.graph_pass import Context, find
     from toolkit.journal import Journal
     from toolkit.plan import PrecisionPlan
@@ -58,29 +64,34 @@ def compare(pipeline: Pipeline, ranges: Ranges | None) -> dict[str, Any]:
     section = pipeline.recipe.engine
     backend, _ = choose(section.backend)
     settings = pipeline.engine_settings().model_copy(update={"quantization": "explicit", "calibrator": "ranges"})
-    typing = backend.typing_for(settings)
     plain = pipeline.source().copy()
     if any(node.op == "QuantizeLinear" for node, _ in plain.walk()):
         find("strip_qdq")()(plain, Context())
     io = {name: Precision(value) for name, value in section.io.items()}
+    observed = ranges.observed if ranges is not None else None
     found: dict[str, Any] = {}
     for number, name in enumerate(section.compare):
         pipeline.progress("compare", number, len(section.compare))
-        plan = PrecisionPlan()
-        if typing == "weak":
-            lowered, plan = lower_weak(plain, plan, settings, backend, Journal())
-        else:
-            observed = ranges.observed if ranges is not None else None
-            made = lower(plain, plan, rest=Precision(name), observed=observed, io=io, journal=Journal())
-            lowered, plan = made.model, made.plan
-        lowered.source = None
+        lowered, plan = lower_for(
+            backend, settings, plain, PrecisionPlan(), rest=Precision(name), observed=observed, io=io, journal=Journal()
+        )
         path = pipeline.folder.hidden / f"compare_{name}.onnx"
         try:
-            lowered.save(path, ir_version=8 if typing == "weak" else 10)
+            save_for(backend, settings, lowered, path)
             build = backend.build(path, pipeline.profiles, settings, extras=Extras(plan=plan, rest=name))
         finally:
             for file in pipeline.folder.hidden.glob(f"{path.name}*"):
                 file.unlink()
-        found[name] = build.latency
+        actuals = attribute(lowered, build, plan)
+        runs = {node: list(actual.engine_layers) for node, actual in actuals.items() if actual.engine_layers}
+        found[name] = {"build": build_to_json(build), "runs": runs}
     pipeline.progress("compare", len(section.compare), len(section.compare))
     return found
+
+
+def compared(content: Mapping[str, Any]) -> dict[str, Timed]:
+    """What ``compare`` gave, as the report takes it, by precision."""
+    from toolkit.backends.layer import build_from_json
+    from toolkit.report.payoff import Timed
+
+    return {name: Timed(build_from_json(one["build"]), one["runs"]) for name, one in content.items()}

@@ -15,13 +15,21 @@ NOT_EVALUATING = frozenset(
 
 
 class RunKeys(RunInputs):
-    """What each step of a recipe's run depends on."""
+    """What each step of a recipe's run depends on.
+
+    Attributes:
+        not_on_device: why the engine is not run on a GPU in this run; empty where it is.
+    """
+
+    not_on_device = ""
 
     def prepare_key(self) -> dict[str, Any]:
         """The passes and the calibration."""
         settings = self.recipe.calibration.model_dump(mode="json")
         method = {k: settings.pop(k) for k in ("method", "percentile", "methods", "manual", "weights", "unlike")}
         passes = [self._pass_key(entry["use"]) for entry in self.recipe.passes]
+        # a pass that is not qtool's own may measure by default
+        measures = any("code" in key for key in passes) or any(p.get("only_if_faster") for p in self.recipe.passes)
         return {
             "model": self._model_key(),
             "passes": self.recipe.passes,
@@ -32,8 +40,10 @@ class RunKeys(RunInputs):
             "calibration data": self.data_print(self.recipe.calibration.data),
             "given ranges": self.file_print(self.recipe.calibration.ranges),
             "given collection": self.file_print(self.recipe.calibration.collection),
+            "measured times": {what: self.print_of(path) for what, path in self.times_files().items()},
             "held out": [self.recipe.evaluation.data is None, self.recipe.evaluation.hold_out],
             "rest": self.recipe.engine.rest,
+            "measured on": [self._engine_key()["engine"], _gpu()] if measures else [],
             "services": self._evaluation_key() if any(entry["may evaluate"] for entry in passes) else [],
             "code": code_fingerprint(),
         }
@@ -57,6 +67,10 @@ class RunKeys(RunInputs):
             "gpu": _gpu(),
         }
 
+    def open_key(self) -> dict[str, Any]:
+        """The engine whose opaque blocks are opened."""
+        return {**self.build_key(), **self._hashes(self.folder.hidden / "build.json")}
+
     def compare_key(self) -> dict[str, Any]:
         """The engines of the plain model, for comparison."""
         return {
@@ -79,6 +93,17 @@ class RunKeys(RunInputs):
             **self._evaluation_key(),
         }
 
+    def device_key(self) -> dict[str, Any]:
+        """The engine's run on the GPU."""
+        return {
+            "float": self._model_key(),
+            **self._hashes(self.folder.path / "model.engine"),
+            "gpu": _gpu(),
+            "versions": versions(),
+            "code": code_fingerprint(),
+            **self._evaluation_key(),
+        }
+
     def report_key(self) -> dict[str, Any]:
         """The report."""
         hidden, path = self.folder.hidden, self.folder.path
@@ -90,16 +115,21 @@ class RunKeys(RunInputs):
             ],
             **self._hashes(
                 hidden / "build.json",
+                hidden / "opened.json",
+                hidden / "opened.jsonl",
                 hidden / "compare.json",
                 hidden / "evaluation.json",
+                hidden / "device.json",
                 hidden / "plan.json",
                 hidden / "lowered_plan.json",
                 hidden / "passes.jsonl",
                 hidden / "lowering.jsonl",
                 path / "ranges.json",
                 path / "layers.json",
+                path / "search.json",
             ),
             "model": [self._model_key(), self._model_hash(path / "model.onnx")],
+            "not on the GPU": self.not_on_device,
             "calibration data": self.data_print(self.recipe.calibration.data),
             "evaluation data": self.data_print(self.recipe.evaluation.data),
             "given ranges": self.file_print(self.recipe.calibration.ranges),
@@ -145,7 +175,7 @@ class RunKeys(RunInputs):
 
     def _engine_key(self) -> dict[str, Any]:
         return {
-            "engine": self.recipe.engine.model_dump(mode="json", exclude={"compare"}),
+            "engine": self.recipe.engine.model_dump(mode="json", exclude={"compare", "open"}),
             "versions": versions(),
             "code": code_fingerprint(),
         }

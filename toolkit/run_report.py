@@ -20,38 +20,42 @@ if TYPE_CHECKING:
 
 def make_report(pipeline: Pipeline) -> list[Path]:
     """Write report.json, report.html, journal.jsonl and recipe.lock.toml; returns their paths."""
-    from toolkit.backends.layer import Actual, build_from_json
+    from toolkit.backends.layer import actual_from_json, build_from_json
     from toolkit.model import Model
     from toolkit.pipeline import _read_plan
-    from toolkit.precision import Precision
     from toolkit.report.describe import model_info
     from toolkit.report.html import write_html
     from toolkit.report.join import join
     from toolkit.report.schema import PassInfo, RecipeInfo, Step
-    from toolkit.run_accuracy import accuracy_of
+    from toolkit.report.search_section import read_search
+    from toolkit.report.verdict import culprits
+    from toolkit.report.weak import weak_spots_from_ranges
+    from toolkit.run_accuracy import accuracy_of, device_of
+    from toolkit.run_compare import compared
+    from toolkit.run_device import device_result
 
     folder, hidden, recipe = pipeline.path, pipeline.folder.hidden, pipeline.recipe
     journal = Journal()
-    for name in ("passes", "lowering"):
+    for name in ("passes", "lowering", *(["opened"] if recipe.engine.open else [])):
         journal.events += Journal.from_jsonl((hidden / f"{name}.jsonl").read_text(encoding="utf-8")).events
     built = json.loads((hidden / "build.json").read_text(encoding="utf-8"))
     measured = json.loads((hidden / "evaluation.json").read_text(encoding="utf-8"))
-    actuals = {
-        name: Actual(
-            **{
-                **entry,
-                "precision": Precision(entry["precision"]) if entry["precision"] else None,
-                **{k: tuple(entry[k]) for k in ("input_types", "output_types", "engine_layers")},
-            }
-        )
-        for name, entry in built["actuals"].items()
-    }
+    if recipe.engine.open:
+        built["actuals"] |= json.loads((hidden / "opened.json").read_text(encoding="utf-8"))
+    actuals = {name: actual_from_json(entry) for name, entry in built["actuals"].items()}
     build = build_from_json(built["build"])
+    others = {}
     if recipe.engine.compare:
-        build.latency["compare"] = json.loads((hidden / "compare.json").read_text(encoding="utf-8"))
+        others = compared(json.loads((hidden / "compare.json").read_text(encoding="utf-8")))
+        build.latency["compare"] = {name: one.build.latency for name, one in others.items()}
+    device = device_of(device_result(pipeline), recipe)
+    if device.why:
+        journal.by = "device"
+        journal.noted(f"the engine's outputs on a GPU are not known: {device.why}", rule=f"device {device.status}")
     ranges = pipeline._ranges()
     errors = {name: SimpleNamespace(**entry) for name, entry in measured.get("nodes", {}).items()}
-    final = Model.load(folder / "model.onnx")
+    final, prepared = Model.load(folder / "model.onnx"), Model.load(hidden / "prepared.onnx")
+    search, spots = read_search(folder / "search.json")
     report = join(
         final,
         _read_plan(hidden / "lowered_plan.json"),
@@ -70,14 +74,18 @@ def make_report(pipeline: Pipeline) -> list[Path]:
         ),
         source=model_info(pipeline.source(), pipeline.profiles, path=recipe.model.path),
         profiles=pipeline.profiles,
-        facts=_facts(final, Model.load(hidden / "prepared.onnx"), pipeline.profiles),
+        facts=_facts(final, prepared, pipeline.profiles),
         ranges=ranges,
         reason=built["reason"],
         typing=built["typing"] if built["engine_bytes"] else "",
         engine_bytes=built["engine_bytes"],
         steps=[Step(name=s.name, status=s.status, seconds=s.seconds, why=s.why) for s in pipeline.folder.steps],
         warnings=_warnings(measured, journal, recipe),
+        search=search,
+        device=device,
+        compared=others,
     )
+    report.weak_spots = spots or weak_spots_from_ranges(culprits(report.layers), report.layers, prepared, ranges)
     write_text(folder / "journal.jsonl", journal.to_jsonl())
     write_text(folder / "recipe.lock.toml", lock_text(pipeline, built))
     report.save(folder / "report.json")

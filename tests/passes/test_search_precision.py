@@ -2,17 +2,22 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from passes.insert_qdq import InsertQDQ
 from passes.search_precision import SearchPrecision
 from tests.conftest import MODELS
 from tests.toolkit.analysis.planted import chain, damage, feeds, trained
-from toolkit import Context, Precision
-from toolkit.analysis.channels import sqnr_against
+from toolkit import Context, Model, Precision
+from toolkit.analysis.channels import sqnr_against, without_pairs
+from toolkit.analysis.rounding import with_rounding
+from toolkit.backends.lowering import lower
 from toolkit.calibration.provider import Calibrator
 from toolkit.data import CalibrationData
 from toolkit.errors import RangesError, RecipeError
+from toolkit.model import make_constant, make_node
 
 
 def context_for(model, source, folder=None, **services):
@@ -79,3 +84,58 @@ def test_no_data_and_unknown_gpu_are_errors():
     model = chain()
     with pytest.raises(RecipeError, match="A100"):
         SearchPrecision(gpu="A1000")(model, context_for(model, feeds()))
+
+
+def offset_chain(offset):
+    """chain(), and at its end a constant is added and taken away again: float16 rounds what is between."""
+    model = chain()
+    y = model.graph.outputs[0]
+    last = y.inputs[0]
+    inner = gs.Variable("inner", dtype=y.dtype, shape=y.shape)
+    there = gs.Variable("there", dtype=y.dtype, shape=y.shape)
+    last.outputs[0] = inner
+    constant = make_constant("offset", np.float32(offset).reshape(1))
+    model.graph.nodes.append(make_node("Add", "there", [inner, constant], [there]))
+    model.graph.nodes.append(make_node("Sub", "back", [there, constant], [y]))
+    return model
+
+
+def lowered_sqnr(model, context, data):
+    lowered = lower(model, context.plan, rest=context.rest, observed=context.known_ranges.observed).model
+    return sqnr_against(without_pairs(model), Model.from_proto(with_rounding(lowered)), data)
+
+
+def test_float16_that_misses_the_budget_alone_is_named_and_no_layer_is_blamed():
+    model = offset_chain(8000.0)
+    context = context_for(model, feeds())
+    SearchPrecision(min_sqnr_db=20)(model, context)
+    assert not kept(context)
+    said = [e.reason for e in context.journal.of("noted") if e.rule == "search-float16"]
+    assert len(said) == 1 and "fp16 alone" in said[0] and 'rest = "fp32"' in said[0] and "min_sqnr_db" in said[0]
+
+
+def test_with_rest_fp32_float16_is_not_looked_at():
+    model = offset_chain(8000.0)
+    context = context_for(model, feeds())
+    context.rest = Precision.FP32
+    SearchPrecision(min_sqnr_db=20)(model, context)
+    assert not [e for e in context.journal.of("noted") if e.rule == "search-float16"]
+
+
+def test_a_plan_that_misses_only_in_float16_is_searched_again():
+    def searched(least):
+        model = offset_chain(90.0)
+        context = context_for(model, feeds())
+        SearchPrecision(min_sqnr_db=least, margin=0, try_ranges=False)(model, context)
+        return model, context
+
+    model, context = searched(1.0)
+    data = context.provider.data
+    simulated = sqnr_against(without_pairs(model), model, data)
+    real = lowered_sqnr(model, context, data)
+    assert simulated > real + 0.5 and not kept(context)
+    least = (simulated + real) / 2
+    model, context = searched(least)
+    assert kept(context) and lowered_sqnr(model, context, data) >= least
+    said = [e.reason for e in context.journal.of("noted") if e.rule == "search-float16"]
+    assert "the search goes on" in said[0]

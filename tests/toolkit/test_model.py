@@ -36,6 +36,12 @@ def test_unnamed_and_doubled_nodes_get_unique_names():
     assert len([e for e in journal if e.rule == "load"]) == 2
 
 
+def test_sizes_that_paddle_does_not_know_are_unknown_and_not_equal():
+    proto = build([node("Relu", ["x"], ["y"])], {"x": ["?", 3, "?", "w"]}, {"y": ["?", 3, "?", "w"]})
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    assert Model.from_proto(proto).input_shapes() == {"x": [None, 3, None, "w"]}
+
+
 def test_weights_among_the_inputs_are_constants_in_ir_version_3():
     proto = residual_proto(opset=9)
     proto.ir_version = 3

@@ -397,7 +397,7 @@ def test_engines_to_compare_with_are_built_from_the_plain_model(place, monkeypat
 
 def test_an_engine_that_ignores_its_input_is_broken_however_its_winners_agree(place):
     """Images far from 0, quantized so coarsely that all look alike: the winners agree, since there is only one."""
-    from toolkit.analysis.evaluate import Difference
+    from toolkit.analysis.difference import Difference
 
     rng = np.random.default_rng(0)
     reference = np.float32([5.0, 1.0, 1.0]) + 0.05 * rng.standard_normal((64, 3)).astype(np.float32)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from toolkit.analysis.outcome import Outcome
 from toolkit.errors import RecipeError
 
 _PRIOR = 200
+_BROKEN_SQNR_DB = 3.0
+"""Below this, or with more noise than there is variation between samples, an output is no use whatever its winners."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class Budget:
         min_agreement: smallest share of positions with the float model's winner.
         max_ms: largest predicted latency in milliseconds.
         margin: how much better than the limits a plan must be, since other samples will differ: in dB for the SQNR,
-            in standard errors for the metric and the agreement. A share p of n positions has the standard error
-            sqrt(p (1 - p) / n), where p is the share whose winner changed. With a margin, the winners expected to
+            in standard errors for the metric and the agreement. The standard error is that of the samples' own
+            shares, at least sqrt(p (1 - p) / n) for a share p of n positions. With a margin, the winners expected to
             change count too, like two hundred further positions: a hundred that all keep theirs prove little.
         higher_is_better: which way the metric goes.
     """
@@ -65,9 +68,23 @@ class Budget:
         if self.min_agreement is not None and outcome.agreement is not None:
             agreement = min(outcome.agreement - spread, 1.0 - self._flips(outcome))
             found["min_agreement"] = self.min_agreement - agreement
+        if outcome.metric is None:
+            found["sqnr_db"] = _BROKEN_SQNR_DB + self.margin - outcome.sqnr_db
+            if outcome.variation_db is not None:
+                found["variation_db"] = self.margin - outcome.variation_db
         if self.max_ms is not None and seconds is not None:
             found["max_ms"] = seconds * 1e3 - self.max_ms
         return {name: lack for name, lack in found.items() if lack > 1e-9}
+
+    def tightened(self, lacks: Mapping[str, float]) -> Budget:
+        """The budget with every limit that was missed moved by what lacked."""
+        margin = self.margin + max(lacks.get("sqnr_db", 0.0), lacks.get("variation_db", 0.0))
+        moved = {name: (getattr(self, name), lack) for name, lack in lacks.items() if hasattr(self, name)}
+        down = {name: max(limit - lack, 0.0) for name, (limit, lack) in moved.items() if name == "max_drop"}
+        sign = 1.0 if self.higher_is_better else -1.0
+        up = {name: limit + (sign if name == "min_value" else 1.0) * lack
+              for name, (limit, lack) in moved.items() if name.startswith("min_")}  # fmt: skip
+        return replace(self, margin=margin, **down, **up)
 
     def _flips(self, outcome: Outcome) -> float:
         """The share of winners to expect changed on other samples, from those that did and those that might have."""
@@ -82,7 +99,7 @@ class Budget:
     def distance(self, lacks: dict[str, float]) -> float:
         """One number for how far a plan is from the budget: each lack in tenths of its usual size, added."""
         usual = {"max_drop": 0.01, "min_value": 0.01, "min_sqnr_db": 3.0, "min_agreement": 0.01,
-                 "max_ms": max(self.max_ms or 0.0, 1e-9) / 10}  # fmt: skip
+                 "sqnr_db": 3.0, "variation_db": 3.0, "max_ms": max(self.max_ms or 0.0, 1e-9) / 10}  # fmt: skip
         total = sum(lack / usual[name] for name, lack in lacks.items())
         return total if math.isfinite(total) else math.inf
 
@@ -90,4 +107,6 @@ class Budget:
 def _standard_error(outcome: Outcome) -> float:
     if outcome.agreement is None or not outcome.positions:
         return 0.0
-    return math.sqrt(outcome.agreement * (1 - outcome.agreement) / outcome.positions)
+    binomial = math.sqrt(outcome.agreement * (1 - outcome.agreement) / outcome.positions)
+    # positions of one sample go wrong together: then the samples' own spread is the larger
+    return max(binomial, outcome.agreement_error or 0.0)

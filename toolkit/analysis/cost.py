@@ -4,16 +4,21 @@ S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performa
 the longer of its arithmetic at the peak rate and its traffic at the peak bandwidth. A tensor that a quantized layer
 makes and only quantized layers read is stored in eight bits; anywhere else the quantization is a pass over memory of
 its own, so that islands of INT8 cost what they cost. Absolute times are optimistic; only differences are used.
+Where layers were measured, their times replace the roofline, and what was not measured is the roofline times the
+median of measured over predicted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import cached_property
+from statistics import median
 
 import onnx_graphsurgeon as gs
 
 from toolkit.analysis.gpus import Gpu
+from toolkit.analysis.layer_times import LayerTimes
 from toolkit.analysis.switches import Switches
 from toolkit.costs import macs, shape_of
 from toolkit.model import Facts, Model
@@ -33,7 +38,7 @@ class CostModel:
         facts: shapes, at the profile's opt.
         gpu: the GPU's peak rates.
         rest: the float precision of what is not quantized.
-        times: measured seconds by layer, as (quantized, float); they replace the roofline of these layers.
+        times: measured times; they replace the roofline of these layers.
     """
 
     def __init__(
@@ -42,35 +47,58 @@ class CostModel:
         facts: Facts,
         gpu: Gpu,
         rest: Precision = Precision.FP16,
-        times: Mapping[str, tuple[float, float]] | None = None,
+        times: LayerTimes | None = None,
     ) -> None:
         self.switches, self.facts, self.gpu, self.rest = switches, facts, gpu, rest
         self.model: Model = switches.model
-        self.times = dict(times or {})
+        self.times = times or LayerTimes()
         self.macs = {name: macs(switches.nodes[name], facts) or 0 for name in switches.names}
         self._prices: dict[str, float] = {}
         self._layers = [node for node in self.model.nodes if node.op in TARGETS]
 
     def time(self, kept: Iterable[str] = (), launch: float = LAUNCH) -> float:
-        """Seconds of the plan that keeps these groups float. Nodes that no plan changes are left out.
+        """Seconds of the plan that keeps these groups float. Nodes that no plan changes count where they were measured.
 
         Args:
             kept: the groups that stay float.
-            launch: seconds that every kernel takes besides.
+            launch: seconds that every kernel takes besides, where it was not measured.
         """
+        return sum(self._parts(kept, launch))
+
+    def measured_share(self, kept: Iterable[str] = ()) -> float:
+        """Share of the plan's time that was measured rather than predicted, 0 to 1."""
+        measured, predicted = self._parts(kept, LAUNCH)
+        return measured / (measured + predicted) if measured else 0.0
+
+    @cached_property
+    def scale(self) -> float:
+        """Median of measured over predicted time of the layers that were measured; 1 without any."""
+        ratios = []
+        everything = self.switches.placement(()), self.switches.placement(self.switches.names)
+        small = [self._small(placement) for placement in everything]
+        for node in self._layers:
+            for quantized in (True, False):
+                seconds = self.times.seconds.get((node.name, quantized))
+                if seconds is not None:
+                    ratios.append(seconds / (self._layer(node, quantized, small[0 if quantized else 1]) + LAUNCH))
+        return median(ratios) if ratios else 1.0
+
+    def _parts(self, kept: Iterable[str], launch: float) -> tuple[float, float]:
+        """Measured and predicted seconds of a plan."""
         placement = self.switches.placement(kept)
         small = self._small(placement)
-        total = 0.0
+        measured, predicted = self.times.rest, 0.0
         for node in self._layers:
             quantized = node.name in placement.layers
-            if node.name in self.times:
-                total += self.times[node.name][0 if quantized else 1]
-                continue
-            total += self._layer(node, quantized, small) + launch
+            seconds = self.times.seconds.get((node.name, quantized))
+            if seconds is not None:
+                measured += seconds
+            else:
+                predicted += self._layer(node, quantized, small) + launch
         for tensor in placement.activations:
             if tensor not in small:
-                total += launch + self._elements(tensor) * (self._bytes(self.rest) + 1) / self.gpu.bandwidth
-        return total
+                predicted += launch + self._elements(tensor) * (self._bytes(self.rest) + 1) / self.gpu.bandwidth
+        return measured, predicted * self.scale
 
     def arithmetic(self, group: str) -> float:
         """Seconds of arithmetic that quantizing a group saves, traffic and borders left out; positive."""

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.analysis.evaluate import Difference
+from toolkit.analysis.difference import Difference, same_winners
 
 Array = np.ndarray[Any, Any]
-_FLIP_POSITIONS = 20_000
+_FLIP_POSITIONS = 4_000
+_FLIP_DRAWS = 24
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Outcome:
         metric: the user's metric, or None.
         positions: how many positions ``agreement`` and ``kl`` are from.
         parts: noise over signal of each batch, in order.
+        agreement_error: standard error of ``agreement`` as the samples' own shares differ; None without classes.
+        variation_db: power of what differs from sample to sample over the noise, of the worst output, in dB; None
+            where nothing differs or too few samples were seen.
     """
 
     noise: float
@@ -39,6 +43,8 @@ class Outcome:
     metric: float | None = None
     positions: int = 0
     parts: tuple[float, ...] = ()
+    agreement_error: float | None = None
+    variation_db: float | None = None
 
     @property
     def sqnr_db(self) -> float:
@@ -54,7 +60,8 @@ class Outcome:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Outcome:
         """Read what ``to_json`` gave."""
-        values = {key: _number(content.get(key)) for key in ("cosine", "kl", "agreement", "flips", "metric")}
+        keys = ("cosine", "kl", "agreement", "flips", "metric", "agreement_error", "variation_db")
+        values = {key: _number(content.get(key)) for key in keys}
         parts = tuple(float(part) for part in content.get("parts", ()))
         return cls(float(content["noise"]), **values, positions=int(content["positions"]), parts=parts)
 
@@ -79,6 +86,7 @@ class Part:
         positions: how many there are.
         gaps: by output with classes, the float model's best score less its second, float32 [positions].
         errors: by output with classes, the variance of the scores' errors over the classes, float32 [positions].
+        shares: by output with classes, the share of each sample's positions that keep their winner, float64 [batch].
     """
 
     differences: dict[str, Difference] = field(default_factory=dict)
@@ -86,6 +94,7 @@ class Part:
     positions: int = 0
     gaps: dict[str, Array] = field(default_factory=dict)
     errors: dict[str, Array] = field(default_factory=dict)
+    shares: dict[str, Array] = field(default_factory=dict)
 
 
 def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes: Sequence[str]) -> Part:
@@ -109,6 +118,8 @@ def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes
             best = np.partition(wanted, -2, axis=-1)[..., -2:].astype(np.float32)
             part.gaps[name] = (best[..., 1] - best[..., 0]).reshape(-1)
             part.errors[name] = (values[name] - wanted).astype(np.float32).var(axis=-1, ddof=1).reshape(-1)
+            same = same_winners(wanted.astype(np.float32), values[name].astype(np.float32))
+            part.shares[name] = same.reshape(len(same), -1).mean(axis=1)
     return part
 
 
@@ -127,22 +138,44 @@ def expected_flips(gaps: Array, errors: Array) -> float:
     """The share of winners that errors like these change on average, whatever they happened to change here.
 
     With errors that are normal and independent between classes, the second class overtakes the first with the
-    probability Phi(-gap / sqrt(2 variance)). Every position takes the mean of its own variance and that of all
-    positions. The number of winners that really changed says little where there are a hundred samples: one that
-    changed or not is a point; this estimate uses all of them.
+    probability Phi(-gap / sqrt(2 variance)). Every position takes this with its own variance and, for as much again,
+    with those of positions drawn evenly from all: where a few positions are quite wrong and the others right, as
+    behind a TopK that swaps two entries, only few draws are bad. The number of winners that really changed says little
+    where there are a hundred samples: one that changed or not is a point; this estimate uses all of them.
 
     Args:
         gaps: best score less second best, [positions].
         errors: variance of the errors over the classes, [positions].
     """
-    spread = np.sqrt(errors.astype(np.float64) + float(errors.mean(dtype=np.float64)))
-    ratio = np.divide(gaps, spread, out=np.full(len(gaps), np.inf), where=spread > 0)
-    thinned = ratio[:: max(1, len(ratio) // _FLIP_POSITIONS)]
-    return float(np.mean([0.5 * math.erfc(x / math.sqrt(2)) for x in thinned]))
+    step = max(1, len(gaps) // _FLIP_POSITIONS)
+    near, own = gaps[::step].astype(np.float64), errors[::step].astype(np.float64)
+    drawn = np.quantile(errors.astype(np.float64), (np.arange(_FLIP_DRAWS) + 0.5) / _FLIP_DRAWS)
+    return (_overtaken(near, own) + _overtaken(near[:, None], drawn[None])) / 2
 
 
-def summed(parts: Sequence[Part], metric: float | None = None) -> Outcome:
-    """All batches of one state, added in order."""
+def _overtaken(gaps: Array, errors: Array) -> float:
+    gaps, spread = np.broadcast_arrays(gaps, np.sqrt(2 * errors))
+    ratio = np.divide(gaps, spread, out=np.full(gaps.shape, np.inf), where=spread > 0)
+    return float(np.mean([0.5 * math.erfc(x / math.sqrt(2)) for x in ratio.reshape(-1)]))
+
+
+def varying_shares(references: Sequence[Mapping[str, Array]]) -> dict[str, float]:
+    """For each float output the share of its power that differs from sample to sample, where that can be said."""
+    found: dict[str, Difference] = {}
+    for outputs in references:
+        for name, values in outputs.items():
+            if np.issubdtype(values.dtype, np.floating):
+                one = found.setdefault(name, Difference())
+                one.add(values, values)
+                one.follow(values)
+    shares = {name: one.varying for name, one in found.items()}
+    return {name: share for name, share in shares.items() if share is not None}
+
+
+def summed(
+    parts: Sequence[Part], metric: float | None = None, varying: Mapping[str, float] | None = None
+) -> Outcome:
+    """All batches of one state, added in order; ``varying`` is what ``varying_shares`` says of the float model."""
     total: dict[str, Difference] = {}
     for part in parts:
         for name, one in part.differences.items():
@@ -159,7 +192,25 @@ def summed(parts: Sequence[Part], metric: float | None = None) -> Outcome:
         metric,
         max((d.winners for d in total.values()), default=0),
         tuple(max((_ratio(d) for d in part.differences.values()), default=0.0) for part in parts),
+        _agreement_error(parts),
+        _variation_db(total, varying or {}),
     )
+
+
+def _agreement_error(parts: Sequence[Part]) -> float | None:
+    """Standard error of the worst output's agreement: positions of one sample go wrong together, so samples count."""
+    names = sorted({name for part in parts for name in part.shares})
+    shares = [np.concatenate([part.shares[name] for part in parts if name in part.shares]) for name in names]
+    if not shares:
+        return None
+    worst = min(shares, key=lambda values: float(values.mean()))
+    return float(worst.std(ddof=1) / math.sqrt(len(worst))) if len(worst) > 1 else None
+
+
+def _variation_db(total: Mapping[str, Difference], varying: Mapping[str, float]) -> float | None:
+    ratios = {name: _ratio(difference) for name, difference in total.items() if name in varying}
+    found = [10 * math.log10(varying[name] / ratio) for name, ratio in ratios.items() if 0 < ratio < math.inf]
+    return min(found, default=None)
 
 
 def _ratio(difference: Difference) -> float:

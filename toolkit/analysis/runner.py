@@ -13,7 +13,7 @@ import numpy as np
 from onnx import helper
 
 from toolkit.analysis.metrics import Metric
-from toolkit.analysis.outcome import Outcome, Part, compare, summed
+from toolkit.analysis.outcome import Outcome, Part, compare, summed, varying_shares
 from toolkit.analysis.pieces import FLOAT, FULL, SCALE, SWITCH, SWITCHED, Piece
 from toolkit.analysis.switches import Config
 from toolkit.runtime import Session, session
@@ -108,6 +108,12 @@ class Runner:
         """Run a state and compare its outputs with the float model's."""
         return self._run(config, keep=False)
 
+    def outcome_of(self, model: Callable[[dict[str, Array]], State]) -> Outcome:
+        """The outcome of any other form of the model, run on the same batches: ``model`` gives outputs for inputs."""
+        found = [model(dict(feed.inputs)) for feed in self.feeds]
+        parts = [compare(wanted, outputs, self.classes) for wanted, outputs in zip(self._reference, found)]
+        return summed(parts, self._score(found), self._varying)
+
     # ---------------------------------------------------------------- one state
 
     def _start(self) -> Outcome:
@@ -119,6 +125,7 @@ class Runner:
         self.float_seconds = sum(seconds for *_, seconds in timed)
         states = self._pool(lambda index: self._advance(Config(), plan, dict(self.feeds[index].inputs), True))
         self._reference = [{name: state[name] for name in self.outputs} for state, *_ in states]
+        self._varying = varying_shares(self._reference)
         self._store(self._off, 0, [trail for _, trail, _ in states])
         return summed([Part()] * len(states), self._score(self._reference))
 
@@ -139,7 +146,7 @@ class Runner:
         if keep:
             self._store(signatures, start, [trail for _, _, trail, _ in done])
         self.spent += sum(seconds for *_, seconds in done)
-        return summed([part for part, *_ in done], self._score([outputs for _, outputs, *_ in done]))
+        return summed([part for part, *_ in done], self._score([outputs for _, outputs, *_ in done]), self._varying)
 
     def _plan(self, signatures: Signature, start: int, apart: bool) -> list[tuple[int, Piece, Session]]:
         """The pieces that compute a state from stage ``start`` on: (last stage, piece, session)."""

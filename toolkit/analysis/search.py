@@ -12,6 +12,7 @@ from toolkit.analysis.budget import Budget
 from toolkit.analysis.cost import CostModel
 from toolkit.analysis.log import Log
 from toolkit.analysis.outcome import Outcome
+from toolkit.analysis.range_methods import alternatives, whole_model
 from toolkit.analysis.sensitivity import Sensitivity, exact
 from toolkit.analysis.simulation import Simulation
 from toolkit.files import sha256_json, write_json
@@ -103,9 +104,10 @@ class Found:
 class Search:
     """Looks for the cheapest plan within a budget.
 
-    1. Everything quantized; done where that meets the budget.
-    2. Sensitivity of every group, alone and left out. The worst ones try the ranges of the other methods: a bad range
-       is the commonest cause, and a better one costs nothing.
+    1. Everything quantized; done where that meets the budget. Then with the ranges of each other method: which one
+       suits a model differs by twenty dB, and a better one costs nothing.
+    2. Sensitivity of every group, alone and left out, with the best method's ranges. The tensors of the worst groups
+       try the other methods one by one.
     3. Groups in the order of noise removed for what it costs; the first n of them are kept float, with n found by
        doubling and bisection.
     4. Pruning: kept groups that turn out not to be needed go back. Steps 3 and 4 are done with two orders, one in
@@ -150,6 +152,9 @@ class Search:
         self._known: dict[str, Plan] = {}
         self.amax: dict[str, float] = {}
         self.methods: dict[str, str] = {}
+        self._methods: list[dict[str, float]] = []
+        # the simulation may be rebased, and a plan's ranges are what differs from calibration's
+        self._own = dict(simulation.switches.amax)
         self.notes: list[str] = []
 
     def run(self) -> Found:
@@ -157,13 +162,16 @@ class Search:
         names = self.simulation.names
         plan = self._evaluate(())
         sensitivity = None
+        if not plan.meets and self.try_ranges:
+            plan = self._best_method(plan)
         if not plan.meets:
+            if self.amax:
+                # states are reused where they begin like the base state, which is better the one now in use
+                self.simulation = self.simulation.rebased(self.amax)
             sensitivity = exact(self.simulation, log=self._sensitivity_log, progress=self.progress)
             harm = {group.name: group.harm(sensitivity.full) for group in sensitivity.groups}
             if self.try_ranges:
-                self._better_ranges(sensitivity, harm)
-            if self.amax:
-                plan = self._evaluate(())
+                plan = self._better_ranges(plan, sensitivity, harm)
             if not plan.meets:
                 self._choose(harm)
         assert self.best is not None
@@ -183,7 +191,7 @@ class Search:
         if line is not None:
             outcome = Outcome.from_json(line["outcome"])
         else:
-            outcome = self.simulation.without(kept, self.amax)
+            outcome = self.simulation.without(kept, {**self._own, **self.amax})
         seconds = self.cost.time(kept)
         lacks = self.budget.lacks(outcome, self.simulation.runner.float_outcome, seconds)
         plan = Plan(tuple(sorted(kept)), dict(self.amax), outcome, lacks, seconds, self.cost.share(kept))
@@ -213,8 +221,21 @@ class Search:
 
     # ---------------------------------------------------------------- better ranges
 
-    def _better_ranges(self, sensitivity: Sensitivity, harm: dict[str, float]) -> None:
+    def _best_method(self, plan: Plan) -> Plan:
+        """Everything quantized with the ranges of each method; the best one's are used from here on."""
+        best, own = plan, self.simulation
+        for method, amax in whole_model(own):
+            self.amax = amax
+            self._methods.append(amax)
+            plan = self._evaluate(())
+            if self._rank(plan) < self._rank(best):
+                best, self.methods = plan, dict.fromkeys(amax, method)
+        self.amax = dict(best.amax)
+        return best
+
+    def _better_ranges(self, plan: Plan, sensitivity: Sensitivity, harm: dict[str, float]) -> Plan:
         """Give the tensors of the worst groups the range, of those the methods propose, with the least noise."""
+        own, methods, harms = dict(self.amax), dict(self.methods), dict(harm)
         total = sum(value for value in harm.values() if math.isfinite(value)) or 1.0
         worst = [g for g in sensitivity.ranked()[:_WORST_GROUPS] if harm[g.name] > _WORST_SHARE * total]
         switches = self.simulation.switches
@@ -228,62 +249,84 @@ class Search:
                 if tensor in done or tensor not in switches.amax:
                     continue
                 done.add(tensor)
-                for method, amax in self._alternatives(tensor):
+                for method, amax in alternatives(self.simulation, tensor, switches.amax[tensor]):
                     noise = self._tried(group.name, {**self.amax, tensor: amax})
                     if noise < _BETTER * least:
                         least = noise
                         self.amax[tensor], self.methods[tensor] = amax, method
+        replaced = {tensor for tensor, amax in self.amax.items() if own.get(tensor) != amax}
+        if not replaced:
+            return plan
+        better = self._evaluate(())
+        if self._rank(better) > self._rank(plan):
+            self.amax, self.methods = own, methods
+            harm.update(harms)
+            return plan
         # a shared range changes what other groups cost
-        changed = [name for name, tensors in inputs.items() if set(tensors) & set(self.amax)]
+        changed = [name for name, tensors in inputs.items() if set(tensors) & replaced]
         for name in changed:
             before = next(g for g in sensitivity.groups if g.name == name)
             noise = self._tried(name, self.amax)
             alone = before.alone.noise if before.alone is not None else 0.0
             harm[name] = noise if harm[name] <= alone * 1.5 else max(noise, harm[name] - alone)
+        return better
 
     def _tried(self, group: str, amax: Mapping[str, float]) -> float:
         key = "range:" + sha256_json([group, sorted(amax.items())])
         line = self.log.get(key)
         if line is None:
-            outcome = self.simulation.alone(group, amax)
+            outcome = self.simulation.alone(group, {**self._own, **amax})
             line = {"outcome": outcome.to_json(), "group": group, "amax": dict(amax)}
             self.log.add(key, line)
         return Outcome.from_json(line["outcome"]).noise
-
-    def _alternatives(self, tensor: str) -> list[tuple[str, float]]:
-        """Ranges that other methods give, those left out that hardly differ from one before."""
-        found: list[tuple[str, float]] = []
-        taken = [self.simulation.switches.amax[tensor]]
-        entry = self.simulation.ranges.tensors.get(tensor)
-        for method, amax in (entry.diagnosis.get("amax", {}) if entry is not None else {}).items():
-            if amax and all(abs(amax / other - 1) > 0.03 for other in taken if other):
-                found.append((method, float(amax)))
-                taken.append(float(amax))
-        return found
 
     # ---------------------------------------------------------------- which layers
 
     def _choose(self, harm: Mapping[str, float]) -> None:
         for exponent in _EXPONENTS:
-            kept = self._nested(self._order(harm, exponent))
+            kept = self._nested(self._order(harm, exponent), first=exponent == _EXPONENTS[0])
             if kept is None:
                 self.notes.append("no plan that was tried meets the budget; the nearest one is taken")
                 return
-            self._prune(kept, harm)
+            kept = self._prune(kept, harm)
+            if len(kept) >= _FEW and self._with_best_ranges(kept):
+                self._prune(kept, harm)
             assert self.best is not None
             if len(self.best.kept) <= _FEW:
                 return
+
+    def _with_best_ranges(self, kept: Sequence[str]) -> bool:
+        """Use the method's ranges that suit the layers left quantized best; whether they are others than before.
+
+        A layer that is float now may have been what spoke for a method.
+        """
+        if not self.try_ranges:
+            return False
+        best, own = self._evaluate(kept), self.amax
+        for amax in ({}, *self._methods):
+            if amax != own and self._left() > 1:
+                self.amax = dict(amax)
+                plan = self._evaluate(kept)
+                if self._rank(plan) < self._rank(best):
+                    best = plan
+        self.amax = dict(best.amax)
+        return self.amax != own
 
     def _order(self, harm: Mapping[str, float], exponent: float) -> list[str]:
         """Groups by noise removed for what keeping them float costs, the best bargain first."""
         return sorted(harm, key=lambda name: (-harm[name] / self._price(name) ** exponent, name))
 
-    def _nested(self, order: Sequence[str]) -> list[str] | None:
-        """The smallest n, by doubling and bisection, for which keeping the first n groups meets the budget."""
+    def _nested(self, order: Sequence[str], first: bool) -> list[str] | None:
+        """The smallest n, by doubling and bisection, for which keeping the first n groups meets the budget.
+
+        The first time it is asked again which method suits what is left, once the few worst layers are out.
+        """
         fails, n = 0, 1
         while True:
             n = min(n, len(order))
             if self._evaluate(order[:n]).meets:
+                break
+            if first and n <= _FEW and self._with_best_ranges(order[:n]) and self._evaluate(order[:n]).meets:
                 break
             fails = n
             if n == len(order) or self._left() <= 0:
@@ -298,7 +341,7 @@ class Search:
                 fails = middle
         return list(order[:n])
 
-    def _prune(self, kept: list[str], harm: Mapping[str, float]) -> None:
+    def _prune(self, kept: list[str], harm: Mapping[str, float]) -> list[str]:
         """Give back what is not needed: halves of the worst bargains while that goes well, then one by one."""
         order = sorted(kept, key=lambda name: (harm[name] / self._price(name), name))
         size = len(order) // 2
@@ -315,3 +358,4 @@ class Search:
                 else:
                     position += size
             size //= 2
+        return order

@@ -153,6 +153,14 @@ class Simulation:
         twin.feeds = feeds_of(self.data, settings)
         return twin
 
+    def rebased(self, amax: Mapping[str, float]) -> Simulation:
+        """The same simulation with other ranges of some tensors to begin with."""
+        twin = copy.copy(self)
+        twin.switches = self.switches.with_amax(amax)
+        twin.cutter = Cutter(twin.switches, self.facts, self.settings.stages)
+        twin._runner = None
+        return twin
+
     def config(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Config:
         """The state in which the groups ``kept`` are float and all others quantized."""
         return self.switches.config(kept, amax)
@@ -164,6 +172,17 @@ class Simulation:
     def alone(self, group: str, amax: Mapping[str, float] | None = None) -> Outcome:
         """The model with one group quantized."""
         return self.runner.run(self.switches.alone(group, amax))
+
+    def outcome_of(self, lowered: Model) -> Outcome:
+        """What a lowered form of the model, with its roundings to float16, does to the outputs on the same samples.
+
+        Raises:
+            ModelError: onnxruntime cannot run it.
+        """
+        from toolkit.analysis.rounding import with_rounding
+        from toolkit.runtime import session
+
+        return self.runner.outcome_of(session(with_rounding(lowered), threads=1).run)
 
     def fingerprint(self) -> str:
         """What the numbers depend on: model, ranges, samples, settings, code."""

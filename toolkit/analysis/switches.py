@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -88,6 +89,12 @@ class Switches:
         ]
         self.names = [group.name for group in self.groups]
         self._known = frozenset(self.names)
+
+    def with_amax(self, amax: Mapping[str, float]) -> Switches:
+        """The same switches with other ranges of some tensors."""
+        twin = copy.copy(self)
+        twin.amax = {**self.amax, **amax}
+        return twin
 
     def placement(self, kept: Iterable[str]) -> Placement:
         """Where pairs go when these groups stay float.

@@ -1,43 +1,37 @@
-"""Why the worst layers are bad in eight bits, and what would help."""
+"""Why the worst layers are bad in eight bits, with numbers measured, and what would help."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 
-import numpy as np
-
-from toolkit.analysis.channels import collect_channels
+from toolkit.analysis.causes import (
+    KEEP,
+    PROFILES,
+    UNEVEN,
+    Cause,
+    cheap,
+    range_causes,
+    rounding,
+    weight_causes,
+)
+from toolkit.analysis.helpers import Helpers
 from toolkit.analysis.layer_weights import LayerWeights
-from toolkit.analysis.sensitivity import Sensitivity
+from toolkit.analysis.local_noise import LocalNoise, measure
+from toolkit.analysis.sensitivity import GroupResult, Sensitivity
 from toolkit.analysis.simulation import Simulation
+from toolkit.analysis.ties import NearTies, near_ties
 from toolkit.calibration.diagnosis import unlike_profiles
-from toolkit.precision import Precision
+from toolkit.costs import macs
+from toolkit.placement.ops import TARGETS
 
-_OUTLIERS = 6.0
-_FEW_DB = 25.0
-_SHARED = 4.0
-_PROFILES = 2.0
-_UNEVEN = 8.0
-_SAMPLES = 32
-
-
-@dataclass(frozen=True)
-class Cause:
-    """One reason why a layer loses accuracy.
-
-    Attributes:
-        kind: uneven-channels, outliers, few-levels, shared-scale, profiles, uneven-weights or none-found.
-        tensor: the tensor that shows it.
-        value: the number that shows it: a ratio, or dB.
-        text: it in words.
-        remedy: the pass or setting that would help.
-    """
-
-    kind: str
-    tensor: str
-    value: float
-    text: str
-    remedy: str
+_TOGETHER = 3.0
+_BETTER_DB = 1.0
+_SMOOTH_FROM = 4.0
+_FLIPS = 0.005
+_FINE_DB = 25.0
+_CLOSE_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ class WeakSpot:
     Attributes:
         node: its name.
         blame: its share of the harm of all layers, 0 to 1.
-        causes: why, the plainest first.
+        causes: why, the plainest first; never empty.
     """
 
     node: str
@@ -55,99 +49,158 @@ class WeakSpot:
     causes: tuple[Cause, ...]
 
     def to_json(self) -> dict[str, object]:
-        """A JSON-able dictionary."""
-        return {"node": self.node, "blame": self.blame, "causes": [asdict(cause) for cause in self.causes]}
+        """A JSON-able dictionary; infinities are written as text."""
+        causes = [asdict(cause) for cause in self.causes]
+        for cause in causes:
+            cause["value"] = cause["value"] if math.isfinite(cause["value"]) else str(cause["value"])
+        return {"node": self.node, "blame": self.blame, "causes": causes}
 
 
-def weak_spots(simulation: Simulation, sensitivity: Sensitivity, worst: int = 5, least: float = 0.02) -> list[WeakSpot]:
+def weak_spots(
+    simulation: Simulation,
+    sensitivity: Sensitivity,
+    worst: int = 5,
+    least: float = 0.02,
+    taken: Collection[str] = (),
+) -> list[WeakSpot]:
     """The worst layers with what is wrong with their tensors.
 
     Args:
-        simulation: the model and its ranges.
+        simulation: the model and its ranges, those that ``sensitivity`` was measured with.
         sensitivity: what every layer costs.
         worst: how many layers at most.
         least: leave out layers with a smaller share of the harm than this.
+        taken: tensors whose range the search has replaced already: no other method is advised for them.
     """
     full = sensitivity.full
     harms = {group.name: min(group.harm(full), 1e30) for group in sensitivity.groups}
     total = sum(harms.values())
-    found = []
-    ranked = sensitivity.ranked()[:worst]
-    uneven = _uneven_channels(simulation, [group.name for group in ranked])
-    for group in ranked:
-        blame = harms[group.name] / total if total else 0.0
-        if blame < least:
-            break
-        causes = _causes(simulation, group.name, uneven)
-        none = Cause("none-found", "", 0.0, "its tensors fit their scales; the layer itself is sensitive",
-                     "keep it in float, or raise [calibration] samples")  # fmt: skip
-        found.append(WeakSpot(group.name, blame, tuple(causes) or (none,)))
-    return found
+    blame = {name: harm / total if total else 0.0 for name, harm in harms.items()}
+    ranked = [group for group in sensitivity.ranked()[:worst] if blame[group.name] >= least]
+    if not ranked:
+        return []
+    names = [group.name for group in ranked]
+    doctor = _Doctor(simulation, names, taken)
+    return [
+        WeakSpot(group.name, blame[group.name], (*doctor.causes(group), *_company(group, sensitivity)))
+        for group in ranked
+    ]
 
 
-def _uneven_channels(simulation: Simulation, names: list[str]) -> dict[str, float]:
-    """For the activations that these layers read the largest channel over the median one."""
-    nodes = simulation.switches.nodes
-    axes = {}
-    for name in names:
-        node = nodes[name]
-        if simulation.model.constant(node.inputs[0]) is None:
-            axes[node.inputs[0].name] = 1 if node.op in ("Conv", "ConvTranspose") else -1
-    found = {}
-    for tensor, channels in collect_channels(simulation.model, axes, simulation.data, _SAMPLES).items():
-        live = channels.amax[channels.amax > 0]
-        found[tensor] = float(live.max() / np.median(live)) if live.size else 1.0
-    return found
+class _Doctor:
+    """What all layers of one model are judged by."""
 
+    def __init__(self, simulation: Simulation, names: list[str], taken: Collection[str]) -> None:
+        self.simulation, self.taken = simulation, set(taken)
+        self.switches, self.ranges = simulation.switches, simulation.ranges
+        self.local = measure(simulation, names)
+        self.ties = near_ties(simulation.model, simulation.data, names)
+        self.helpers = Helpers(simulation.model)
+        self.unlike = {unlike.tensor: unlike for unlike in unlike_profiles(self.ranges, PROFILES)}
+        self.scales = self.switches.config(()).scales
+        work = {n.name: macs(n, simulation.facts) or 0 for n in simulation.model.nodes if n.op in TARGETS}
+        total = sum(work.values())
+        self.share = {name: count / total if total else 0.0 for name, count in work.items()}
 
-def _causes(simulation: Simulation, name: str, uneven_channels: dict[str, float]) -> list[Cause]:
-    switches, ranges = simulation.switches, simulation.ranges
-    group = next(g for g in switches.groups if g.name == name)
-    node = switches.nodes[name]
-    found: list[Cause] = []
-    profiles = {unlike.tensor: unlike for unlike in unlike_profiles(ranges, _PROFILES)}
-    scales = switches.config(()).scales
-    for tensor in group.tensors:
-        known = ranges.tensors.get(tensor)
-        if known is None:
-            continue
-        ratio, sqnr = known.diagnosis.get("outlier_ratio"), known.diagnosis.get("sqnr_db")
-        shared = scales.get(tensor, 0.0) * switches.precision.max / known.amax if known.amax else 1.0
-        if uneven_channels.get(tensor, 0.0) >= _UNEVEN:
-            worst = uneven_channels[tensor]
-            found.append(
-                Cause(
-                    "uneven-channels",
-                    tensor,
-                    worst,
-                    f"its largest channel reaches {worst:.3g} times the median one",
-                    "the pass equalize between Conv and ReLU, else smooth",
-                )
+    def causes(self, group: GroupResult) -> list[Cause]:
+        """Why this layer is bad: its tensors, its rounding, what hangs on it, what keeping it costs."""
+        node = self.switches.nodes[group.name]
+        local = self.local.get(group.name)
+        found = self._tensors(group.name, local)
+        layer = self._weights(group.name)
+        if layer is not None:
+            found += weight_causes(
+                layer, node.inputs[1].name, self.switches.precision, self.helpers.equalizes(group.name)
             )
-        if ratio is not None and ratio >= _OUTLIERS:
-            found.append(Cause("outliers", tensor, ratio,
-                               f"its largest value is {ratio:.3g} times the 99.9th percentile",
-                               "the pass smooth, or method 'percentile' or 'mse' for this tensor"))  # fmt: skip
-        if shared >= _SHARED:
-            found.append(Cause("shared-scale", tensor, shared,
-                               f"a Concat forces a scale on it that is {shared:.3g} times its own",
-                               "exclude the Concat, or even out its branches"))  # fmt: skip
-        if tensor in profiles:
-            unlike = profiles[tensor]
-            text = f"in profile '{unlike.high}' it reaches {unlike.ratio:.3g} times what it does in '{unlike.low}'"
-            remedy = "[calibration] weights, or an engine for each profile"
-            found.append(Cause("profiles", tensor, unlike.ratio, text, remedy))
-        if sqnr is not None and sqnr < _FEW_DB and not any(cause.tensor == tensor for cause in found):
-            found.append(Cause("few-levels", tensor, sqnr,
-                               f"its values use few of the 256 levels: {sqnr:.1f} dB after rounding",
-                               "another calibration method for this tensor, or the pass equalize"))  # fmt: skip
-    weight = switches.model.constant(node.inputs[1])
-    if weight is not None and weight.ndim >= 2 and node.op != "ConvTranspose":
-        layer = LayerWeights(switches.model, node)
-        reach = layer.in_range()
-        typical = float(np.median(reach[reach > 0])) if (reach > 0).any() else 0.0
-        uneven = float(reach.max()) / typical if typical else 1.0
-        if uneven >= _UNEVEN and switches.precision is Precision.INT8:
-            text = f"one input channel's weights are {uneven:.3g} times the median's: the others get few levels"
-            found.append(Cause("uneven-weights", node.inputs[1].name, uneven, text, "the pass equalize"))
+        if local is not None and local.sides:
+            found.append(self._rounding(group, local))
+        found += _ties(group, self.ties.get(group.name))
+        small = cheap(self.share[group.name], layer)
+        return [*found, small] if small is not None else found
+
+    def _tensors(self, name: str, local: LocalNoise | None) -> list[Cause]:
+        found: list[Cause] = []
+        for tensor in next(g for g in self.switches.groups if g.name == name).tensors:
+            known = self.ranges.tensors.get(tensor)
+            if known is None:
+                continue
+            own = self.switches.amax.get(tensor, known.amax)
+            if own != known.amax:
+                # the search gave it another method's range: what calibration said of its own is no longer true
+                kept = {key: value for key, value in known.diagnosis.items() if key not in ("sqnr_db", "clipped")}
+                known = replace(known, amax=own, diagnosis=kept)
+            shared = self.scales.get(tensor, 0.0) * self.switches.precision.max / own if own else 1.0
+            uneven = local.uneven.get(tensor, 1.0) if local is not None else 1.0
+            passes = self.helpers.passes(name) if uneven >= UNEVEN else []
+            found += range_causes(
+                tensor, known, uneven=uneven, shared=shared, unlike=self.unlike.get(tensor), passes=passes
+            )
+        return found
+
+    def _weights(self, name: str) -> LayerWeights | None:
+        node = self.switches.nodes[name]
+        weight = self.simulation.model.constant(node.inputs[1])
+        known = weight is not None and weight.ndim >= 2 and node.op != "ConvTranspose"
+        return LayerWeights(self.simulation.model, node) if known else None
+
+    def _rounding(self, group: GroupResult, local: LocalNoise) -> Cause:
+        worse = min(local.sides, key=lambda side: local.sides[side])
+        ways = {way: db for (side, way), db in local.other.items() if side == worse}
+        ways = {way: db for way, db in ways.items() if not any(f"'{tensor}'" in way for tensor in self.taken)}
+        best = max(ways, key=lambda way: ways[way], default="")
+        better = (best, ways[best]) if best and ways[best] > local.sides[worse] + _BETTER_DB else None
+        uneven = max(local.uneven.values(), default=1.0)
+        if better is None and worse == "activations" and uneven >= _SMOOTH_FROM:
+            for name in self.helpers.passes(group.name)[-1:]:
+                text = f"the pass {name}: the largest channel of its input is {uneven:.2g} times the median one;"
+                cause = self._cause(group, local, None)
+                return Cause(cause.kind, cause.tensor, cause.value, cause.text, f"{text} else {KEEP}")
+        return self._cause(group, local, better)
+
+    def _cause(self, group: GroupResult, local: LocalNoise, better: tuple[str, float] | None) -> Cause:
+        tensor = self.switches.nodes[group.name].inputs[0].name
+        known = self.ranges.tensors.get(tensor)
+        return rounding(
+            local.sides, self.share[group.name], both=local.both,
+            alone=group.alone.sqnr_db if group.alone is not None else None, better=better,
+            one_sided=known is not None and "one-sided" in known.diagnosis.get("notes", ()),
+        )  # fmt: skip
+
+
+def _company(group: GroupResult, sensitivity: Sensitivity) -> list[Cause]:
+    """Whether the layer's harm shows only together with that of others, or is hidden behind theirs."""
+    if group.alone is None or group.without is None:
+        return []
+    alone, saved = group.alone.noise, sensitivity.full.noise - group.without.noise
+    if not (math.isfinite(alone) and math.isfinite(saved)):
+        return []
+    full, without = sensitivity.full.sqnr_db, group.without.sqnr_db
+    others = [other.name for other in sensitivity.ranked()[:4] if other.name != group.name][:2]
+    names = " and ".join(f"'{name}'" for name in others)
+    if saved > _TOGETHER * alone:
+        text = (f"its harm comes together with others': quantized alone it leaves {group.alone.sqnr_db:.1f} dB, yet "
+                f"keeping it alone lifts the whole from {full:.1f} to {without:.1f} dB")  # fmt: skip
+        ratio = saved / alone if alone else math.inf
+        return [Cause("together", "", ratio, text, f"keep it, or what it goes together with ({names}), in float")]
+    if saved * _TOGETHER < alone and others:
+        text = (f"others hide its harm: quantized alone it leaves {group.alone.sqnr_db:.1f} dB, yet keeping it alone "
+                f"takes the whole only from {full:.1f} to {without:.1f} dB")  # fmt: skip
+        ratio = alone / saved if saved > 0 else math.inf
+        return [Cause("hidden", "", ratio, text, f"keep it in float together with {names}, not by itself")]
+    return []
+
+
+def _ties(group: GroupResult, ties: NearTies | None) -> list[Cause]:
+    """Decisions that so little noise turns: at the output, or at a TopK or ArgMax behind the layer."""
+    found: list[Cause] = []
+    alone = group.alone
+    if alone is not None and alone.flips is not None and alone.flips >= _FLIPS and alone.sqnr_db >= _FINE_DB:
+        text = (f"{alone.sqnr_db:.1f} dB at the output still turn {alone.flips:.1%} of the winners: their scores "
+                "are near ties")  # fmt: skip
+        found.append(Cause("near-ties", "", alone.flips, text, f"{KEEP}, or judge by a metric rather than by winners"))
+    if ties is not None and ties.share >= _CLOSE_SHARE:
+        text = (f"{ties.share:.0%} of the decisions of the {ties.op} '{ties.node}' behind it have a margin under 1% of "
+                "their values' spread: little noise turns them")  # fmt: skip
+        remedy = f"exclude_between from this layer's output to the input of '{ties.node}'"
+        found.append(Cause("near-ties", "", ties.share, text, remedy))
     return found

@@ -72,7 +72,7 @@ class EngineSettings(pydantic.BaseModel):
 
 @dataclass(frozen=True)
 class Extras:
-    """What weak typing and implicit quantization need besides the model; strong typing ignores it.
+    """What a build needs besides the model; all but ``opened`` is for weak typing, strong typing ignores it.
 
     Attributes:
         plan: layer precisions to ask for.
@@ -81,6 +81,8 @@ class Extras:
         batches: calibration batches for TensorRT's calibrators, each input name to array, all of one shape.
         calibration_profile: the name of the profile whose opt shape the batches have.
         calibration_cache: where TensorRT's calibration cache is read and written.
+        opened: inner tensors to mark, so that the inspector shows more of opaque blocks; for ``tensorrt`` alone, since
+            no other backend has opaque blocks.
     """
 
     plan: PrecisionPlan | None = None
@@ -89,6 +91,7 @@ class Extras:
     batches: Iterable[Mapping[str, np.ndarray]] = field(default=())
     calibration_profile: str = ""
     calibration_cache: Path | None = None
+    opened: tuple[str, ...] = ()
 
 
 class Backend(Protocol):
@@ -117,6 +120,10 @@ class Backend(Protocol):
 
     def version(self) -> str:
         """The version of the TensorRT module, empty where there is none."""
+        ...
+
+    def cannot_measure(self) -> str:
+        """Why ``build`` measures no latencies here, empty where it does."""
         ...
 
     def max_opset(self) -> int:

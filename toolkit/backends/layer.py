@@ -97,6 +97,8 @@ class Actual:
         status: honoured, fused, removed, overridden, opaque or unknown.
         reason: why asked and actual differ, or where the node went.
         engine_layers: names of the engine layers that run it.
+        opened: for an opaque node what an engine told whose inner tensors were marked: precision, status, source,
+            input_types, output_types, engine_layers, tactics, time_ms (profile to milliseconds).
     """
 
     precision: Precision | None
@@ -106,6 +108,14 @@ class Actual:
     status: str = "unknown"
     reason: str = ""
     engine_layers: tuple[str, ...] = ()
+    opened: dict[str, Any] | None = None
+
+
+def actual_from_json(entry: dict[str, Any]) -> Actual:
+    """Read what ``dataclasses.asdict`` and JSON made of an Actual."""
+    names = {key: tuple(entry[key]) for key in ("input_types", "output_types", "engine_layers")}
+    precision = Precision(entry["precision"]) if entry["precision"] else None
+    return Actual(**{**entry, **names, "precision": precision})
 
 
 def build_to_json(build: Build) -> dict[str, Any]:

@@ -24,6 +24,10 @@ class NoBackend:
         """Empty: there is no TensorRT."""
         return ""
 
+    def cannot_measure(self) -> str:
+        """There is no engine to measure."""
+        return "no backend here builds an engine"
+
     def max_opset(self) -> int:
         """The newest operator set qtool itself reads."""
         return 23

@@ -70,6 +70,10 @@ class RtxBackend:
                 continue
         return ""
 
+    def cannot_measure(self) -> str:
+        """Engines of TensorRT-RTX are built, but not run."""
+        return "the tensorrt_rtx backend builds engines without measuring them"
+
     def max_opset(self) -> int:
         """The newest operator set: its parser takes all that qtool reads."""
         return 23

@@ -6,13 +6,20 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from toolkit.backends.gpu import find_gpu
-from toolkit.errors import BackendError
+from toolkit.errors import BackendError, did_you_mean
 from toolkit.profiles import Profiles
 
 Array = np.ndarray[Any, Any]
+
+TYPES: dict[str, Any] = {
+    "FLOAT": np.float32, "HALF": np.float16, "BF16": ml_dtypes.bfloat16, "FP8": ml_dtypes.float8_e4m3fn,
+    "INT8": np.int8, "UINT8": np.uint8, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_,
+}  # fmt: skip
+"""An engine tensor's type in TensorRT's words, and as an array has it."""
 
 
 class EngineRunner:
@@ -56,35 +63,84 @@ class EngineRunner:
             ) from error
         return self
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, feeds: Mapping[str, Array], profile: str | None = None) -> dict[str, Array]:
         """The outputs for one batch of inputs.
 
+        Inputs are cast to the types that the engine's own inputs have: the recipe may have changed them, and 8.6
+        takes int32 where ONNX says int64.
+
+        Args:
+            feeds: an array for each of the engine's inputs; others are left out.
+            profile: the profile to run it in; the tightest that holds the shapes where None.
+
         Raises:
-            BackendError: no profile holds the inputs' shapes, or TensorRT failed.
+            BackendError: no profile (or not the one named) holds the inputs' shapes, an input is missing, its values
+                do not fit the engine's type, or TensorRT failed.
         """
+        from polygraphy.common import FormattedArray
         from polygraphy.exception import PolygraphyException
 
-        runner = self._runner(feeds)
+        runner = self._runner(feeds, profile)
+        types = self._types(inputs=True)
+        cast = {name: _cast(name, feeds, kind) for name, kind in types.items()}
+        # numpy knows no bfloat16, and Polygraphy no ml_dtypes: such tensors travel as bytes with a shape.
+        feed = {
+            name: values if name not in self._beyond_numpy(types)
+            else FormattedArray(np.atleast_1d(values).view(np.uint8).reshape(-1), shape=values.shape)
+            for name, values in cast.items()
+        }  # fmt: skip
+        made = self._types(inputs=False)
+        raw = bool(self._beyond_numpy(made))
         try:
-            outputs = runner.infer(feed_dict=dict(feeds))
+            if raw or self._beyond_numpy(types):
+                outputs = runner.infer(feed_dict=feed, check_inputs=False, return_raw_buffers=raw)
+            else:
+                outputs = runner.infer(feed_dict=feed)
         except (PolygraphyException, RuntimeError) as error:
             raise BackendError(
                 f"the engine failed: {' '.join(str(error).split())[:300]}", remedy="check the inputs' types and shapes"
             ) from error
+        if raw:
+            return {
+                name: np.array(one.array, copy=True).view(made[name]).reshape(tuple(one.shape))
+                for name, one in outputs.items()
+            }
         # Polygraphy hands out its own buffers and writes the next batch into them.
         return {name: np.array(values, copy=True) for name, values in outputs.items()}
 
-    def _runner(self, feeds: Mapping[str, Array]) -> Any:
+    def _types(self, inputs: bool) -> dict[str, np.dtype[Any]]:
+        """The types of the engine's inputs, or of its outputs, by name.
+
+        Raises:
+            BackendError: one has a type of less than a byte.
+        """
+        found = {}
+        for position in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(position)
+            if (self._engine.get_tensor_mode(name).name == "INPUT") is not inputs:
+                continue
+            kind = self._engine.get_tensor_dtype(name).name
+            if kind not in TYPES:
+                raise BackendError(f"'{name}' has the type {kind}, which no array on the host has")
+            found[name] = np.dtype(TYPES[kind])
+        return found
+
+    @staticmethod
+    def _beyond_numpy(types: Mapping[str, np.dtype[Any]]) -> list[str]:
+        return [name for name, kind in types.items() if kind.kind == "V"]
+
+    def _runner(self, feeds: Mapping[str, Array], profile: str | None) -> Any:
         from polygraphy.backend.trt import TrtRunner
 
         shapes = {name: values.shape for name, values in feeds.items()}
-        fitting = self._profiles.fits(shapes)
+        fitting = [one.name for one in self._profiles.fits(shapes) if profile is None or one.name == profile]
         if len(self._profiles) and not fitting:
+            holder = "no profile holds" if profile is None else f"profile '{profile}' does not hold"
             raise BackendError(
-                f"no profile holds inputs of shapes { {name: list(shape) for name, shape in shapes.items()} }",
+                f"{holder} inputs of shapes { {name: list(shape) for name, shape in shapes.items()} }",
                 remedy="use shapes within a profile, or add one to the recipe",
             )
-        index = self._profiles.names.index(fitting[0].name) if fitting else 0
+        index = self._profiles.names.index(fitting[0]) if fitting else 0
         if index not in self._runners:
             runner = TrtRunner(self._engine, optimization_profile=index)
             runner.activate()
@@ -98,3 +154,24 @@ class EngineRunner:
             runner.deactivate()
         self._runners.clear()
         self._engine = None
+
+
+def _cast(name: str, feeds: Mapping[str, Array], kind: np.dtype[Any]) -> Array:
+    """One input in the engine's type, contiguous.
+
+    Raises:
+        BackendError: the input is missing, or an integer does not fit.
+    """
+    if name not in feeds:
+        raise BackendError(f"the engine's input '{name}' has no value", remedy=did_you_mean(name, feeds) or "give one")
+    values = np.ascontiguousarray(feeds[name]).reshape(feeds[name].shape)
+    if values.dtype == kind:
+        return values
+    if values.dtype.kind in "iu" and kind.kind in "iu" and values.size:
+        limits = np.iinfo(kind)
+        if int(values.min()) < limits.min or int(values.max()) > limits.max:
+            raise BackendError(
+                f"input '{name}' holds {int(values.max())}, and the engine takes {kind}",
+                remedy="use samples whose values fit that type",
+            )
+    return values.astype(kind)

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.backends.base import EngineSettings, Extras, Log, Progress, Typing, quiet
+from toolkit.backends.gpu import find_gpu
 from toolkit.backends.inspector import read_layers
 from toolkit.backends.layer import Build
+from toolkit.backends.measure import cuda_runtime
 from toolkit.backends.process import run_job
 from toolkit.backends.rtx import profiles_to_json
 from toolkit.errors import BackendError
+from toolkit.plan import PrecisionPlan
 from toolkit.profiles import Profiles
 
-_NEWEST_OPSET = (((11, 0), 23), ((10, 9), 22), ((10, 3), 21), ((10, 0), 20), ((8, 5), 17))
+_NEWEST_OPSET = (((11, 0), 25), ((10, 9), 22), ((10, 3), 21), ((10, 0), 20), ((8, 5), 17))
 
 
 class TensorRTBackend:
@@ -72,6 +75,12 @@ class TensorRTBackend:
         """The version of the installed module."""
         return str(self._features["version"])
 
+    def cannot_measure(self) -> str:
+        """Why nothing can be measured here: no GPU, or no cuda-python."""
+        if find_gpu() is None:
+            return "no GPU is here to measure on"
+        return "" if cuda_runtime() is not None else "cuda-python is not installed"
+
     def max_opset(self) -> int:
         """The newest operator set its parser takes."""
         mine = tuple(int(part) for part in self.version().split(".")[:2] if part.isdigit())
@@ -89,6 +98,7 @@ class TensorRTBackend:
         """Build, inspect and measure; see ``Backend.build``."""
         typing = self.typing_for(settings)
         extras = extras or Extras()
+        plan = extras.plan if extras.plan is not None else PrecisionPlan()
         resolved = {
             **settings.model_dump(mode="json"),
             "typing": typing,
@@ -104,11 +114,12 @@ class TensorRTBackend:
                     "folder": name,
                     "profiles": profiles_to_json(profiles),
                     "settings": resolved,
-                    "plan": {node: str(ask.precision) for node, ask in extras.plan.items()} if extras.plan else {},
+                    "plan": {node: str(ask.precision) for node, ask in plan.items() if not ask.free},
                     "amax": _amax(extras) if settings.quantization == "implicit" else {},
                     "batches": _store_batches(extras, settings, folder),
                     "calibration_profile": extras.calibration_profile,
                     "calibration_cache": str(extras.calibration_cache) if extras.calibration_cache else None,
+                    "opened": list(extras.opened),
                 },
                 log,
                 progress,

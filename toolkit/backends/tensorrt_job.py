@@ -11,6 +11,7 @@ from toolkit.backends.calibrators import Calibration
 from toolkit.backends.inspection import inspect_engine
 from toolkit.backends.measure import measure_engine
 from toolkit.backends.messages import Messages
+from toolkit.backends.opened_job import mark_tensors
 from toolkit.backends.weak_network import set_precisions, set_ranges
 from toolkit.backends.worker import Talk
 from toolkit.errors import BackendError
@@ -22,7 +23,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     Args:
         request: ``model`` (path), ``folder`` (where results go), ``profiles``, ``settings``, ``plan`` (node to
             precision), ``amax`` (tensor to amax), ``batches`` (npz files), ``calibration_profile``,
-            ``calibration_cache``.
+            ``calibration_cache``, ``opened`` (inner tensors to mark).
         talk: where messages and progress go.
 
     Returns:
@@ -53,6 +54,9 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     loader = NetworkFromOnnxPath(model, strongly_typed=strongly)
     if weak:
         loader = PostprocessNetwork(loader, lambda network: _apply(trt, network, request, talk))
+    if request["opened"]:
+        half = weak and settings["rest"] == "fp16"
+        loader = PostprocessNetwork(loader, lambda network: _open(trt, network, request["opened"], half, talk))
     try:
         opened = loader()
         network = opened[1]
@@ -76,7 +80,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     loaded = runtime.deserialize_cuda_engine(engine)
     if loaded is None:
         raise messages.error(f"TensorRT {version} could not open the engine it built", model)
-    inspected = inspect_engine(trt, loaded, request["profiles"], folder)
+    inspected = inspect_engine(trt, loaded, request["profiles"], folder, talk)
     measured = measure_engine(trt, loaded, request["profiles"], talk) if settings["measure"] else ({}, {})
     return {
         "version": version,
@@ -86,6 +90,10 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         "time_ms": measured[0],
         "latency": measured[1],
     }
+
+
+def _open(trt: Any, network: Any, names: list[str], half: bool, talk: Talk) -> None:
+    mark_tensors(trt, network, names, half, talk)
 
 
 def _apply(trt: Any, network: Any, request: dict[str, Any], talk: Talk) -> None:

@@ -16,6 +16,7 @@ from toolkit.errors import QtoolError
 JOBS = {
     "build_rtx": "toolkit.backends.rtx_job:build",
     "build_tensorrt": "toolkit.backends.tensorrt_job:build",
+    "run_engine": "toolkit.backends.device_job:run_batches",
     "probe": "toolkit.backends.probe_job:probe",
 }
 

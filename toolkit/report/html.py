@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.files import write_text
 from toolkit.precision import Precision
-from toolkit.report import charts
+from toolkit.report import charts, payoff_chart
 from toolkit.report.describe import unlike_profiles
+from toolkit.report.payoff_words import main_comparison, overhead_words, pair_words, slower_words
 from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
+from toolkit.report.search_advice import budget_words, lacks_words
+from toolkit.report.search_chart import search_chart
 from toolkit.report.terminal import decibels, size
+from toolkit.report.terminal_engine import device_rows
 from toolkit.report.verdict import amount, change_words, culprits, evidence
 from toolkit.text import plain_lines
 
@@ -35,11 +39,15 @@ def render_html(report: Report) -> str:
         "report": report,
         "summary": report.summary,
         "verdict_word": _WORDS[report.summary.verdict],
-        "verdict_mark": _MARKS[report.summary.verdict],
+        "verdict_mark": _MARKS[_banner(report)],
         "map": charts.precision_map(layers, blamed),
         "evidence": evidence(report.layers),
         "culprits": blamed,
         "matrix": _matrix(layers),
+        "search_chart": search_chart(report.search) if report.search is not None else None,
+        "device_rows": device_rows(report.device),
+        "banner": _banner(report),
+        "speed": main_comparison(report.payoff),
         "actual_counts": Counter(word(layer.actual.precision) for layer in layers),
         "declined": _by_rule(report.declined),
         "timed": next((profile for layer in report.layers for profile in layer.time_ms), ""),
@@ -50,6 +58,12 @@ def render_html(report: Report) -> str:
         "data": embed(_for_script(report)),
     }
     return environment().get_template("page.html.jinja").render(context)
+
+
+def _banner(report: Report) -> str:
+    """The banner's colour: the verdict's, but that of a missed target where a usable engine is slower than float."""
+    found = report.summary.verdict
+    return "missed" if found in ("usable", "unmeasured") and slower_words(report.payoff) else found
 
 
 def write_html(report: Report, path: Path) -> None:
@@ -108,7 +122,12 @@ def environment() -> Environment:
     )
     made.globals.update(
         charts=charts,
+        payoff_chart=payoff_chart,
+        overhead_words=overhead_words,
+        pair_words=pair_words,
         change_words=change_words,
+        budget_words=budget_words,
+        lacks_words=lacks_words,
         unlike_profiles=unlike_profiles,
         precisions=[str(p) for p in Precision],
         none_word=NONE,

@@ -11,23 +11,30 @@ from toolkit.backends.layer import Actual, Build
 from toolkit.profiles import Profiles
 from toolkit.report import macs as costs
 from toolkit.report.describe import profile_infos, range_infos
+from toolkit.report.device import device_warnings
+from toolkit.report.payoff import Timed, payoff_of
+from toolkit.report.payoff_words import payoff_suggestions, payoff_warnings
 from toolkit.report.schema import (
     Accuracy,
     ActualInfo,
     Asked,
     BackendInfo,
     Declined,
+    DeviceInfo,
     LayerError,
     LayerInfo,
     ModelInfo,
+    OpenedInfo,
     RecipeInfo,
     Report,
+    SearchInfo,
     Step,
     Summary,
     Tool,
     counts,
 )
-from toolkit.report.verdict import headline, suggestions, verdict, warnings_of
+from toolkit.report.search_advice import search_suggestions
+from toolkit.report.verdict import culprits, headline, suggestions, verdict, warnings_of
 
 if TYPE_CHECKING:
     from toolkit.calibration.ranges import Ranges
@@ -70,6 +77,9 @@ def join(
     steps: Sequence[Step] = (),
     warnings: Sequence[str] = (),
     facts: Facts | None = None,
+    search: SearchInfo | None = None,
+    device: DeviceInfo | None = None,
+    compared: Mapping[str, Timed] | None = None,
 ) -> Report:
     """The report of one run.
 
@@ -91,6 +101,9 @@ def join(
         steps: what was done and what was found again.
         warnings: what else the reader must know.
         facts: types and shapes of the final graph, where they are known already.
+        search: the precision search, where there was one.
+        device: the engine's run on the GPU, or why there was none.
+        compared: engines of the unquantized model, by precision.
     """
     profiles = profiles or Profiles()
     facts = facts or costs.facts_at_opt(model, profiles)
@@ -98,6 +111,8 @@ def join(
     error_of = _layer_errors(nodes, errors)
     layers = [_layer(node, plan, actuals.get(node.name), error_of.get(node.name), recipe.rest, facts) for node in nodes]
     _attribute_time(layers, build.time_ms)
+    payoff = payoff_of(layers, build, compared or {})
+    result = verdict(accuracy, device)
     backend = BackendInfo(
         name=build.backend,
         version=build.version,
@@ -114,9 +129,12 @@ def join(
     lost = sorted(set(actuals) - known)
     found_warnings = [
         *warnings,
+        *(search.warnings if search is not None else ()),
         *([f"the engine's record names {len(lost)} nodes that the graph does not have, such as '{lost[0]}'"] if lost
           else []),
         *warnings_of(layers, accuracy, backend, profile_list, range_list),
+        *(device_warnings(device) if backend.name != "none" else ()),
+        *payoff_warnings(payoff),
     ]  # fmt: skip
     share, share_of, share_by = _quantized_share(layers)
     return Report(
@@ -126,19 +144,28 @@ def join(
         profiles=profile_list,
         backend=backend,
         summary=Summary(
-            headline=headline(layers, accuracy),
-            verdict=verdict(accuracy),
+            headline=headline(layers, accuracy, device, payoff),
+            verdict=result,
             nodes=len(layers),
             computing=sum(layer.role == "compute" for layer in layers),
             quantized_share=share,
             share_of=share_of,
             share_by=share_by,
             warnings=list(dict.fromkeys(found_warnings)),
-            next=suggestions(layers, accuracy, backend, declined, range_list),
+            next=[
+                *payoff_suggestions(payoff, layers, bool(build.latency), recipe.passes),
+                *(search_suggestions(search, result, culprits(layers)) if search is not None else ()),
+                *suggestions(
+                    layers, accuracy, backend, declined, range_list, search is not None and bool(search.layers)
+                ),
+            ],
             **counts(layers),
         ),
         accuracy=accuracy,
+        device=device,
         latency=dict(build.latency) or None,
+        payoff=payoff,
+        search=search,
         layers=layers,
         declined=declined,
         ranges=range_list,
@@ -169,6 +196,7 @@ def _layer(
             input_types=list(actual.input_types),
             output_types=list(actual.output_types),
             source=actual.source,
+            opened=OpenedInfo(**actual.opened) if actual.opened is not None else None,
         ),
         status=actual.status,
         reason=actual.reason,

@@ -1,24 +1,27 @@
-"""The report's schema: what report.json holds, checked whenever one is made or read.
-
-Numbers are strict JSON. A signal-to-noise ratio (SQNR) that is no finite number is stored as null, and ``max_abs``
-tells the cases apart: 0 means that the tensors are identical (SQNR infinite), null that NaN or infinity was met and
-nothing can be compared, any other value that the float tensor is zero throughout.
-"""
+"""The report's schema: what report.json holds, checked whenever one is made or read. Numbers are strict JSON."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from toolkit.errors import QtoolError
 from toolkit.files import write_json
 from toolkit.precision import Precision
+from toolkit.report.engine_parts import DeviceInfo as DeviceInfo
+from toolkit.report.engine_parts import PayoffInfo as PayoffInfo
+from toolkit.report.parts import Accuracy as Accuracy
+from toolkit.report.parts import Finite as Finite
+from toolkit.report.parts import Measured as Measured
+from toolkit.report.parts import OutputError as OutputError
+from toolkit.report.parts import Part as Part
+from toolkit.report.search_parts import SearchInfo as SearchInfo
+from toolkit.report.search_parts import WeakSpotInfo as WeakSpotInfo
 
 SCHEMA = "qtool-report-1"
 NONE = "none"
@@ -27,20 +30,6 @@ Verdict = Literal["usable", "missed", "broken", "unmeasured"]
 Status = Literal["honoured", "fused", "removed", "overridden", "opaque", "unknown"]
 Source = Literal["inspector", "tactic", "weights", "network", "none"]
 Role = Literal["compute", "convert", "other"]
-
-
-def _finite_or_none(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Finite = Annotated[float | None, BeforeValidator(_finite_or_none)]
-"""A float, or null where it would be NaN or infinite."""
-
-
-class Part(BaseModel):
-    """What every part of the report has in common: no unknown keys, no NaN, no infinity."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
 
 class Tool(Part):
@@ -148,68 +137,27 @@ class Summary(Part):
     next: list[Suggestion] = Field(default_factory=list)
 
 
-class Measured(Part):
-    """A tensor against the float model's; see the module's words on nulls."""
-
-    sqnr_db: Finite = None
-    max_abs: Finite = None
-
-    @property
-    def identical(self) -> bool:
-        """Whether the tensor is the float model's, bit for bit."""
-        return self.sqnr_db is None and self.max_abs == 0
-
-    @property
-    def incomparable(self) -> bool:
-        """Whether NaN or infinity kept the tensors from being compared."""
-        return self.sqnr_db is None and self.max_abs is None
-
-
-class OutputError(Measured):
-    """One output of the model against the float model's."""
-
-    cosine: Finite = None
-    agreement: Finite = Field(default=None, description="share of samples with the same winner, for class-like outputs")
-    variation_db: Finite = Field(
-        default=None, description="power of what differs from sample to sample over the noise, in dB"
-    )
-
-
-class Accuracy(Part):
-    """The model before and after. ``drop`` is positive where the quantized model is worse, in the metric's units."""
-
-    metric: str | None = None
-    before: Finite = Field(default=None, alias="float")
-    quantized: Finite = None
-    drop: Finite = None
-    budget: float | None = Field(default=None, description="the largest drop allowed")
-    met: bool | None = Field(default=None, description="whether the budget was kept; null without a budget")
-    samples: int = 0
-    outputs: dict[str, OutputError] = Field(default_factory=dict)
-    source: str = Field(default="", description="what ran the quantized model: onnxruntime or the engine")
-    held_out: bool = Field(default=True, description="whether the samples took no part in calibration")
-    misses: list[str] = Field(default_factory=list, description="each target that was missed, in words")
-    notes: list[str] = Field(default_factory=list)
-
-    @property
-    def rising(self) -> bool:
-        """Whether more of the metric is better, as the drop's sign says."""
-        if self.before is None or self.quantized is None or self.drop is None:
-            return True
-        return self.drop * (self.before - self.quantized) >= 0
-
-    @property
-    def in_points(self) -> bool:
-        """Whether the metric is a share, whose changes people state in percentage points."""
-        return self.rising and all(value is not None and abs(value) <= 1 for value in (self.before, self.quantized))
-
-
 class Asked(Part):
     """The precision asked for; null where the node computes no floats."""
 
     precision: Precision | None
     reason: str = ""
     by: str = ""
+
+
+class OpenedInfo(Part):
+    """What an opaque node ran in where its block's inner tensors were marked: what it can run in, not surely what it
+    runs in, since marked tensors break fusions.
+    """
+
+    precision: Precision | None = None
+    status: Status
+    source: Source
+    input_types: list[str] = Field(default_factory=list)
+    output_types: list[str] = Field(default_factory=list)
+    engine_layers: list[str] = Field(default_factory=list)
+    tactics: list[str] = Field(default_factory=list)
+    time_ms: dict[str, float] = Field(default_factory=dict)
 
 
 class ActualInfo(Part):
@@ -219,6 +167,7 @@ class ActualInfo(Part):
     input_types: list[str] = Field(default_factory=list)
     output_types: list[str] = Field(default_factory=list)
     source: Source = "none"
+    opened: OpenedInfo | None = Field(default=None, description="for opaque nodes, where the recipe says open = true")
 
 
 class LayerError(Measured):
@@ -302,7 +251,11 @@ class Report(Part):
     backend: BackendInfo
     summary: Summary
     accuracy: Accuracy | None = None
+    device: DeviceInfo | None = Field(default=None, description="the engine's own outputs, run on the GPU")
     latency: dict[str, JsonValue] | None = None
+    payoff: PayoffInfo | None = Field(default=None, description="what the engine's time goes into, and whether it paid")
+    search: SearchInfo | None = Field(default=None, description="the precision search, where the recipe has one")
+    weak_spots: list[WeakSpotInfo] = Field(default_factory=list, description="the worst layers, explained")
     layers: list[LayerInfo]
     declined: list[Declined] = Field(default_factory=list)
     ranges: list[RangeInfo] | None = None

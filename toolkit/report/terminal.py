@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.report.schema import NONE, Accuracy, LayerInfo, Report, word
+from toolkit.report.search_advice import search_line
 from toolkit.report.verdict import amount, change_words, evidence, worst
 from toolkit.text import plain_lines
 
@@ -37,6 +38,8 @@ def print_report(
         files: the files that the run wrote, named at the end.
         worst_layers: how many of the layers with the largest error to list.
     """
+    from toolkit.report.terminal_engine import print_engine
+
     console = console or make_console()
     summary = report.summary
     console.print(plain_text(summary.headline, _STYLES[summary.verdict]))
@@ -48,6 +51,8 @@ def print_report(
     console.print(plain_text(f"Backend {said}" + (f": {', '.join(d for d in details if d)}" if any(details) else "")))
     if known := evidence(report.layers):
         console.print(plain_text(f"What runs is known: {known}"))
+    if report.search is not None:
+        console.print(plain_text(search_line(report.search)))
     for warning in summary.warnings:
         console.print(plain_text(f"Warning: {warning}", "yellow"))
     others = summary.nodes - summary.computing
@@ -55,6 +60,7 @@ def print_report(
     console.print(_matrix(report))
     if report.accuracy is not None:
         _print_accuracy(console, report.accuracy)
+    print_engine(report, console)
     bad = worst(report.layers, worst_layers)
     if bad:
         section(console, "Layers with the largest error")

@@ -7,12 +7,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from toolkit.report.describe import unlike_profiles
+from toolkit.report.device import failure, judged, on_device, worse
+from toolkit.report.payoff_words import slower_words, speed_words
 from toolkit.report.schema import (
     Accuracy,
     BackendInfo,
     Declined,
+    DeviceInfo,
     LayerInfo,
     OutputError,
+    PayoffInfo,
     ProfileInfo,
     RangeInfo,
     Suggestion,
@@ -31,13 +35,25 @@ _CULPRIT_DROP_DB = 3.0
 _SETTLED = ("excluded", "complete", "kept")  # the user's own wish, or already quantized: nothing to try there
 
 
-def verdict(accuracy: Accuracy | None) -> Verdict:
-    """Whether the result is usable, missed its budget, is broken, or was not measured.
+def verdict(accuracy: Accuracy | None, device: DeviceInfo | None = None) -> Verdict:
+    """Whether the result is usable, missed its budget, is broken, or was not measured: the worse of model and engine.
 
     Broken: an output holds NaN or infinity; or the metric lost more than a fifth of its value and no budget allowed
     it; or, where no metric was measured, fewer than 80% of the winners agree, the SQNR is below 3 dB, or the noise is
-    louder than what differs from sample to sample.
+    louder than what differs from sample to sample. An engine that does not run on its own GPU is broken too, and one
+    that is broken in any profile.
     """
+    if failure(device):
+        return "broken"
+    found, own = _simulated(accuracy), on_device(device)
+    if own is None or device is None:
+        return found
+    if any(breakage(one) for _, one in judged(device)):
+        return "broken"
+    return worse(found, _simulated(own))
+
+
+def _simulated(accuracy: Accuracy | None) -> Verdict:
     if accuracy is None or (accuracy.quantized is None and not accuracy.outputs and accuracy.met is None):
         return "unmeasured"
     if breakage(accuracy):
@@ -66,21 +82,54 @@ def breakage(accuracy: Accuracy) -> str:
     return ""
 
 
-def headline(layers: Sequence[LayerInfo], accuracy: Accuracy | None) -> str:
-    """The report's first line: whether the result is usable, in numbers, and how much of it runs quantized."""
-    found = verdict(accuracy)
-    running = quantized_words(layers)
+def headline(
+    layers: Sequence[LayerInfo],
+    accuracy: Accuracy | None,
+    device: DeviceInfo | None = None,
+    payoff: PayoffInfo | None = None,
+) -> str:
+    """The report's first line: whether the result is usable, in numbers, how much runs quantized, and whether it paid.
+
+    An engine slower than the unquantized model's is called that first, unless it is no good anyway.
+    """
+    found, slow = verdict(accuracy, device), slower_words(payoff)
+    running = "; ".join(words for words in (quantized_words(layers), speed_words(payoff)) if words)
+    told = _told(found, accuracy, device, running)
+    if not slow:
+        return told
+    return f"{told} {slow}." if found in ("broken", "missed") else f"{slow}. {told}"
+
+
+def _told(found: Verdict, accuracy: Accuracy | None, device: DeviceInfo | None, running: str) -> str:
+    """The first line without the speed: ``running`` says what runs quantized."""
+    sentence = f"{running[:1].upper()}{running[1:]}."
+    if failed := failure(device):
+        return f"BROKEN: {failed}. {sentence}"
     if accuracy is None or found == "unmeasured":
         return f"Not measured: nothing says yet whether the result is usable; {running}."
+    own = on_device(device)
+    on_gpu = f"on the GPU {brief_words(own)}" if own is not None else ""
     if found == "broken":
-        return f"BROKEN: {breakage(accuracy)}; do not deploy. {running[:1].upper()}{running[1:]}."
+        where = [("", accuracy)] + [(f"on the GPU {place}, ", one) for place, one in (judged(device) if device else ())]
+        where += [("on the GPU ", own)] if own is not None else []
+        broken = next(f"{place}{words}" for place, one in where if (words := breakage(one)))
+        return f"BROKEN: {broken}; do not deploy. {sentence}"
     if found == "missed":
-        over = accuracy.drop is not None and accuracy.budget is not None and accuracy.drop > accuracy.budget
-        said = ["" if over or not accuracy.misses else accuracy.misses[0], accuracy_words(accuracy), running]
-        return f"MISSED ITS BUDGET: {'; '.join(words for words in said if words)}."
-    if accuracy.met is None:
-        return f"Usable as far as measured, no budget was set: {accuracy_words(accuracy)}; {running}."
-    return f"Usable: {accuracy_words(accuracy)}; {running}."
+        guilty, place = (accuracy, "") if accuracy.met is False or own is None else (own, " on the GPU")
+        over = guilty.drop is not None and guilty.budget is not None and guilty.drop > guilty.budget
+        said = ["" if over or not guilty.misses else guilty.misses[0], accuracy_words(guilty)]
+        said.append(f"simulated {brief_words(accuracy)}" if place else on_gpu)
+        return f"MISSED ITS BUDGET{place}: {'; '.join(words for words in (*said, running) if words)}."
+    words = "; ".join(words for words in (accuracy_words(accuracy), on_gpu, running) if words)
+    return f"Usable{' as far as measured, no budget was set' if accuracy.met is None else ''}: {words}."
+
+
+def brief_words(accuracy: Accuracy) -> str:
+    """The one figure that says most: the metric, or the first output's."""
+    if accuracy.quantized is not None:
+        return _number(accuracy.quantized)
+    figures = (f"{name} {_output_figures(output)[0]}" for name, output in accuracy.outputs.items())
+    return next(figures, "nothing measured")
 
 
 def accuracy_words(accuracy: Accuracy) -> str:
@@ -211,8 +260,13 @@ def suggestions(
     backend: BackendInfo,
     declined: Sequence[Declined],
     ranges: Sequence[RangeInfo] | None,
+    searched: bool = False,
 ) -> list[Suggestion]:
-    """What to try next, most useful first."""
+    """What to try next, most useful first.
+
+    Where a search measured the layers one by one (``searched``), its own suggestions say which to keep: error at the
+    layer is a poorer guide, and would name others.
+    """
     result = verdict(accuracy)
     found: list[Suggestion] = []
     blamed = culprits(layers)
@@ -222,7 +276,7 @@ def suggestions(
         text = f"The range of '{info.tensor}' ({info.method}) cuts off {info.clipped:.1%} of its values: try another."
         fragment = f'[calibration]\nmethods = {{ {toml_string(info.tensor)} = "minmax" }}\n'
         found.append(Suggestion(text=text, fragment=fragment))
-    if result in ("missed", "broken") and blamed:
+    if result in ("missed", "broken") and blamed and not searched:
         found.append(_keep(blamed))
     unlike = [(info, pair) for info in ranges or () if (pair := unlike_profiles(info))]
     if unlike:
@@ -247,7 +301,7 @@ def suggestions(
                 fragment="[evaluation]\nbudget = { max_drop = 0.005 }\n",
             )
         )
-    if result == "usable" and blamed:
+    if result == "usable" and blamed and not searched:
         keep = _keep(blamed)
         found.append(Suggestion(text=f"If accuracy matters more than speed: {keep.text}", fragment=keep.fragment))
     by_rule: dict[str, list[Declined]] = defaultdict(list)
@@ -284,6 +338,7 @@ def _keep(blamed: Sequence[LayerInfo]) -> Suggestion:
     level = first.error.sqnr_db if first.error else None
     said = f"{level:.1f} dB" if level is not None else "NaN or infinity"
     text = f"Keep {_count(len(chosen), 'layer')} in {precision.upper()}: '{first.node}' ({said}) adds the most error."
+    text += " That is its own error; qtool sensitivity measures what each layer costs at the output."
     return Suggestion(text=text, fragment=keep_fragment([layer.node for layer in chosen], precision))
 
 

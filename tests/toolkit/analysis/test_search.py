@@ -12,6 +12,7 @@ from toolkit.analysis.budget import Budget
 from toolkit.analysis.cost import CostModel
 from toolkit.analysis.gpus import GPUS, find
 from toolkit.analysis.outcome import Outcome
+from toolkit.analysis.runner import Runner
 from toolkit.analysis.search import Search
 from toolkit.errors import RecipeError
 from toolkit.precision import Precision
@@ -57,6 +58,50 @@ def test_better_ranges_come_before_float_layers():
     assert with_ranges.best.kept == () and with_ranges.evaluations == 1
 
 
+def test_the_method_that_suits_the_whole_model_comes_before_any_layer():
+    sim = simulation(chain(), feeds())
+    right = dict(sim.switches.amax)
+    for name, amax in right.items():
+        sim.ranges.tensors[name].diagnosis["amax"] = {"minmax": 60 * amax, "entropy": 0.02 * amax, "mse": amax}
+    wrong = sim.rebased({name: 60 * amax for name, amax in right.items()})
+    found = search(wrong, Budget(min_sqnr_db=25))
+    assert not found.plans[0].meets and found.best.meets and found.best.kept == ()
+    assert found.best.amax == pytest.approx(right) and set(found.methods.values()) == {"mse"}
+    assert found.sensitivity is None and found.evaluations == 3
+
+
+def test_a_method_that_one_layer_speaks_for_is_not_forced_on_the_others():
+    model = chain(8)
+    damage(model, "layer3")
+    sim = simulation(model, feeds())
+    for name, known in sim.ranges.tensors.items():
+        ruined = name == "layer3 damaged"
+        known.diagnosis["amax"] = {"minmax": known.amax, "entropy": known.amax * (0.3 if ruined else 0.2)}
+    found = search(sim, Budget(min_sqnr_db=28))
+    assert found.best.meets and found.best.kept == ("layer3",)
+
+
+@pytest.mark.parametrize("least", [10.0, 26.0, 34.0, 45.0])
+def test_no_plan_that_was_tried_is_better_than_the_one_chosen(least):
+    model = chain(8)
+    damage(model, "layer2")
+    damage(model, "layer6", channel=3)
+    sim, budget = simulation(model, feeds()), Budget(min_sqnr_db=least)
+    found = search(sim, budget)
+    nearest = min(budget.distance(dict(plan.lacks)) for plan in found.plans)
+    assert budget.distance(dict(found.best.lacks)) == nearest
+    same = [plan for plan in found.plans if budget.distance(dict(plan.lacks)) == nearest]
+    assert found.best.quantized == max(plan.quantized for plan in same)
+    assert found.plans[0].kept == () and found.plans[0].amax == {}
+
+
+def test_the_choice_does_not_depend_on_threads():
+    model = chain(8)
+    damage(model, "layer3")
+    one, two = (search(simulation(model, feeds(64), threads=n, batch=16), Budget(min_sqnr_db=34)) for n in (1, 2))
+    assert one.plans == two.plans and one.best == two.best
+
+
 def test_the_budget_that_cannot_be_met_gives_the_nearest_plan(tmp_path):
     sim = simulation(chain(), feeds())
     found = search(sim, Budget(min_sqnr_db=45.0, max_ms=1e-9), best=tmp_path / "best.json")
@@ -68,7 +113,7 @@ def test_the_budget_that_cannot_be_met_gives_the_nearest_plan(tmp_path):
     assert json.loads((tmp_path / "best.json").read_text())["met"] is False
 
 
-def test_a_killed_search_goes_on_and_decides_the_same(tmp_path):
+def test_a_killed_search_goes_on_and_decides_the_same(tmp_path, monkeypatch):
     model = chain(8)
     damage(model, "layer3")
     sim = simulation(model, feeds())
@@ -85,14 +130,14 @@ def test_a_killed_search_goes_on_and_decides_the_same(tmp_path):
         search(sim, Budget(min_sqnr_db=30), log=log, best=best, progress=kill)
     assert json.loads(best.read_text())["best"]["kept"] is not None
     first = search(sim, Budget(min_sqnr_db=30))
-    spent = sim.runner.spent
+    run: list[object] = []
+    plain = Runner.run
+    monkeypatch.setattr(Runner, "run", lambda self, config: run.append(config) or plain(self, config))
     second = search(sim, Budget(min_sqnr_db=30), log=log, best=best)
-    assert second.best == first.best
+    assert second.best == first.best and run
+    run.clear()
     third = search(sim, Budget(min_sqnr_db=30), log=log)
-    assert third.best == first.best and sim.runner.spent > spent
-    spent = sim.runner.spent
-    search(sim, Budget(min_sqnr_db=30), log=log)
-    assert sim.runner.spent == spent
+    assert third.best == first.best and not run
 
 
 def test_the_front_holds_no_plan_that_another_beats():

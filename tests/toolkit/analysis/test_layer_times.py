@@ -1,0 +1,102 @@
+"""Measured layer times in the cost model, from made-up reports."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.toolkit.analysis.planted import chain, feeds, simulation
+from toolkit.analysis.budget import Budget
+from toolkit.analysis.cost import LAUNCH, CostModel
+from toolkit.analysis.gpus import find
+from toolkit.analysis.layer_times import LayerTimes, read_times
+from toolkit.analysis.search import Search
+from toolkit.errors import RecipeError
+from toolkit.precision import Precision
+
+INT8, FP16 = Precision.INT8, Precision.FP16
+
+
+def layer(name, precision, ms, role="compute", profile="single"):
+    times = {profile: ms} if ms is not None else {}
+    return {"node": name, "role": role, "actual": {"precision": precision}, "time_ms": times}
+
+
+def report(folder, *layers, fingerprint="aa", opt=(1, 16)):
+    folder.mkdir(exist_ok=True)
+    profiles = [{"name": "single", "shapes": {"x": {"min": [1, 16], "opt": list(opt), "max": [8, 16]}}}]
+    content = {"layers": list(layers), "profiles": profiles, "model": {"fingerprint": fingerprint}}
+    (folder / "report.json").write_text(json.dumps(content))
+    return folder
+
+
+def read(*paths, **more):
+    return read_times(paths, ["a", "b"], INT8, FP16, "single", {"x": (1, 16)}, "aa", **more)
+
+
+def test_two_runs_give_both_precisions_and_what_no_plan_changes(tmp_path):
+    half = report(tmp_path / "half", layer("a", "fp16", 0.4), layer("b", "fp16", 0.2), layer("soft", "fp16", 0.1))
+    eight = report(
+        tmp_path / "eight", layer("a", "int8", 0.3), layer("q", None, 0.05, "convert"), layer("b", "fp32", 9)
+    )
+    found = read(half, eight / "report.json")
+    assert found.seconds == pytest.approx({("a", False): 4e-4, ("b", False): 2e-4, ("a", True): 3e-4})
+    assert found.rest == pytest.approx(1e-4)
+    assert "2 layers" in found.notes[0] and "1 layers ran in other precisions" in found.notes[1]
+    held = json.loads((half / "report.json").read_text())
+    (half / "report.json").write_text(json.dumps({**held, "device": {"gpu": "NVIDIA H200"}}))
+    assert "NVIDIA H200" in read(half, gpu="A10").notes[0] and "NVIDIA H200" not in read(half, gpu="H200").notes[0]
+    # the report named first counts
+    other = report(tmp_path / "other", layer("a", "fp16", 7.0), fingerprint="bb")
+    found = read(half, other)
+    assert found.seconds["a", False] == pytest.approx(4e-4) and "another model" in found.notes[1]
+
+
+def test_reports_that_cannot_be_used_are_refused_with_the_reason(tmp_path):
+    with pytest.raises(RecipeError, match="no layer of this report has a measured time"):
+        read(report(tmp_path / "unmeasured", layer("a", "fp16", None)))
+    with pytest.raises(RecipeError, match="no measured time of any quantizable layer"):
+        read(report(tmp_path / "strange", layer("c", "fp16", 1.0)))
+    with pytest.raises(RecipeError, match=r"shape \[4, 16\].*\[1, 16\]"):
+        read(report(tmp_path / "large", layer("a", "fp16", 1.0), opt=(4, 16)))
+    with pytest.raises(RecipeError, match="no number of milliseconds"):
+        read(report(tmp_path / "negative", layer("a", "fp16", -1.0)))
+    (tmp_path / "no.json").write_text("[1]")
+    for name in ("no.json", "nowhere"):
+        with pytest.raises(RecipeError, match=name):
+            read(tmp_path / name)
+
+
+def cost(sim, seconds, rest=0.0):
+    return CostModel(sim.switches, sim.facts, find("A10"), FP16, LayerTimes(seconds, rest))
+
+
+def test_measured_layers_replace_the_roofline_and_scale_what_was_not_measured():
+    sim = simulation(chain(4), feeds())
+    plain = cost(sim, {})
+    assert plain.scale == 1.0 and plain.measured_share() == 0.0
+    assert plain.time() == CostModel(sim.switches, sim.facts, find("A10"), FP16).time()
+    whole = {(name, quantized): 1e-3 if quantized else 2e-3 for name in sim.names for quantized in (True, False)}
+    measured = cost(sim, whole, rest=5e-4)
+    assert measured.time(sim.names) == pytest.approx(4 * 2e-3 + 5e-4)
+    assert measured.measured_share(sim.names) == 1.0
+    # the border's quantization was not measured: its roofline, times the ratio of all others
+    assert measured.time() - (4 * 1e-3 + 5e-4) == pytest.approx(measured.scale * LAUNCH, rel=0.01)
+    assert 0.7 < measured.measured_share() < 1.0
+    one = {("layer0", False): 10 * (plain.time(sim.names) / 4)}
+    partly = cost(sim, one)
+    assert partly.scale == pytest.approx(10, rel=0.01)
+    assert partly.time(sim.names) == pytest.approx(10 * plain.time(sim.names), rel=0.02)
+    assert partly.measured_share(sim.names) == pytest.approx(0.25, rel=0.05)
+
+
+def test_the_latency_limit_is_judged_by_measured_times():
+    sim = simulation(chain(4), feeds())
+    fast = {(name, quantized): 1e-4 if quantized else 1.2e-4 for name in sim.names for quantized in (True, False)}
+    budget = Budget(min_sqnr_db=1.0, max_ms=1.5)
+    assert Search(sim, budget, cost(sim, fast)).run().best.kept == ()
+    found = Search(sim, budget, cost(sim, {**fast, ("layer2", True): 3e-3}), prefer="time").run()
+    assert found.plans[0].lacks["max_ms"] > 1.0
+    # the layer that was measured slow in INT8 stays float
+    assert found.best.meets and "layer2" in found.best.kept

@@ -1,0 +1,65 @@
+"""What an outcome says of samples, in cases whose answer is known by construction."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from toolkit.analysis.budget import Budget
+from toolkit.analysis.outcome import Outcome, compare, expected_flips, summed, varying_shares
+
+RNG = np.random.default_rng(0)
+
+
+def scores(samples, positions=1, classes=5, scale=1.0):
+    return (RNG.standard_normal((samples, positions, classes)) * scale).astype(np.float32)
+
+
+def test_expected_flips_of_even_errors_is_what_happens_on_average():
+    wanted = RNG.standard_normal((4000, 2)).astype(np.float32)
+    best = np.sort(wanted, axis=1)
+    noise = 0.2
+    flipped = np.mean(
+        [((wanted + RNG.standard_normal(wanted.shape) * noise).argmax(1) != wanted.argmax(1)).mean() for _ in range(20)]
+    )
+    found = expected_flips(best[:, 1] - best[:, 0], np.full(4000, noise**2, np.float32))
+    assert found == pytest.approx(flipped, rel=0.1)
+
+
+def test_a_few_positions_that_are_quite_wrong_do_not_blame_the_others():
+    # as behind a TopK that swaps two entries: one in twenty is another entry's, the others are exact
+    errors = np.zeros(2000, np.float32)
+    errors[::20] = 100.0
+    # each bad one has even odds; blaming every position for the mean variance would say 0.33
+    assert 0.015 < expected_flips(np.ones(2000, np.float32), errors) < 0.05
+
+
+def test_positions_of_one_sample_go_wrong_together():
+    wanted = scores(50, positions=32)
+    found = wanted.copy()
+    found[:5] = -found[:5]
+    outcome = summed([compare({"y": wanted}, {"y": found}, ["y"])])
+    assert outcome.agreement == pytest.approx(0.9, abs=0.01)
+    assert outcome.agreement_error == pytest.approx(0.3 / 50**0.5, rel=0.05)
+    lack = Budget(min_agreement=0.9, margin=1.0).lacks(outcome, outcome)["min_agreement"]
+    assert lack > 0.03, "with 1,600 positions taken for independent it would be a fifth of that"
+
+
+def test_noise_louder_than_what_varies_misses_any_budget_without_a_metric():
+    wanted = np.broadcast_to(scores(1, classes=50), (40, 1, 50)) + scores(40, classes=50, scale=1e-3)
+    noise = scores(40, classes=50, scale=3e-3)
+    parts = [compare({"y": wanted}, {"y": wanted + noise}, [])]
+    outcome = summed(parts, varying=varying_shares([{"y": wanted}]))
+    assert outcome.sqnr_db > 40 and outcome.variation_db == pytest.approx(-9.5, abs=1.0)
+    assert set(Budget(min_sqnr_db=20).lacks(outcome, outcome)) == {"variation_db"}
+    quiet = summed([compare({"y": wanted}, {"y": wanted + noise / 100}, [])], varying=varying_shares([{"y": wanted}]))
+    assert Budget(min_sqnr_db=20).lacks(quiet, quiet) == {}
+    assert Outcome.from_json(outcome.to_json()) == outcome
+
+
+def test_a_budget_is_tightened_by_what_lacked():
+    budget = Budget(max_drop=0.01, min_sqnr_db=20, min_agreement=0.9, margin=1.0)
+    tight = budget.tightened({"max_drop": 0.004, "min_sqnr_db": 2.0, "min_agreement": 0.03, "variation_db": 0.5})
+    assert (tight.max_drop, tight.min_sqnr_db, tight.min_agreement) == (pytest.approx(0.006), 22.0, pytest.approx(0.93))
+    assert tight.margin == 1.5
+    assert Budget(max_drop=0.001).tightened({"max_drop": 0.01}).max_drop == 0.0

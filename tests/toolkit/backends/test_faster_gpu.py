@@ -1,0 +1,184 @@
+"""only_if_faster and --open on a GPU: ``pytest -m gpu -s tests/toolkit/backends/test_faster_gpu.py``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.conftest import MODELS, build, node, normal
+from toolkit import Recipe, run
+from toolkit.backends.choose import choose, usable
+from toolkit.backends.prepare import Bench
+from toolkit.journal import Journal
+from toolkit.model import Model
+from toolkit.pipeline import Pipeline
+from toolkit.plan import PrecisionPlan
+from toolkit.steps import RunFolder
+
+pytestmark = pytest.mark.gpu
+
+LAYERS, HIDDEN, HEADS, LENGTH = 2, 128, 4, 64
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _measuring():
+    features, refusal = usable("tensorrt")
+    if features is None:
+        pytest.skip(refusal)
+    lacks = choose("tensorrt")[0].cannot_measure()
+    if lacks:
+        pytest.skip(lacks)
+
+
+def bert():
+    """Two encoder layers as exporters write them: projections, scores, Softmax, LayerNorm of single operators, Erf."""
+    nodes, weights = [], {}
+    weights |= {"two": np.float32(2), "eps": np.float32(1e-5), "half": np.float32(0.5), "one": np.float32(1),
+                "root": np.float32(2**0.5), "scale": np.float32((HIDDEN // HEADS) ** -0.5),
+                "heads": np.array([0, 0, HEADS, HIDDEN // HEADS]), "flat": np.array([0, 0, HIDDEN])}  # fmt: skip
+
+    def add(op, inputs, name, **attributes):
+        nodes.append(node(op, inputs, [name], name, **attributes))
+        return name
+
+    def linear(x, name, rows, columns):
+        weights[f"{name}.w"] = normal(rows, columns, seed=len(weights), scale=rows**-0.5)
+        weights[f"{name}.b"] = normal(columns, seed=len(weights), scale=0.02)
+        return add("Add", [add("MatMul", [x, f"{name}.w"], f"{name}/MatMul"), f"{name}.b"], f"{name}/Add")
+
+    def norm(x, name):
+        weights[f"{name}.g"], weights[f"{name}.s"] = np.ones(HIDDEN, np.float32), np.zeros(HIDDEN, np.float32)
+        centred = add("Sub", [x, add("ReduceMean", [x], f"{name}/mean", axes=[-1])], f"{name}/Sub")
+        square = add("ReduceMean", [add("Pow", [centred, "two"], f"{name}/Pow")], f"{name}/var", axes=[-1])
+        root = add("Sqrt", [add("Add", [square, "eps"], f"{name}/Add")], f"{name}/Sqrt")
+        scaled = add("Mul", [add("Div", [centred, root], f"{name}/Div"), f"{name}.g"], f"{name}/Mul")
+        return add("Add", [scaled, f"{name}.s"], f"{name}/out")
+
+    x = "x"
+    for i in range(LAYERS):
+        parts = {}
+        for kind, order in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+            split = add("Reshape", [linear(x, f"l{i}/{kind}", HIDDEN, HIDDEN), "heads"], f"l{i}/{kind}/Reshape")
+            parts[kind] = add("Transpose", [split], f"l{i}/{kind}/Transpose", perm=order)
+        scores = add("Mul", [add("MatMul", [parts["q"], parts["k"]], f"l{i}/scores"), "scale"], f"l{i}/scaled")
+        mixed = add("MatMul", [add("Softmax", [scores], f"l{i}/softmax", axis=-1), parts["v"]], f"l{i}/context")
+        joined = add("Reshape", [add("Transpose", [mixed], f"l{i}/back", perm=[0, 2, 1, 3]), "flat"], f"l{i}/joined")
+        x = norm(add("Add", [x, linear(joined, f"l{i}/o", HIDDEN, HIDDEN)], f"l{i}/res1"), f"l{i}/ln1")
+        up = linear(x, f"l{i}/up", HIDDEN, 4 * HIDDEN)
+        erf = add("Add", [add("Erf", [add("Div", [up, "root"], f"l{i}/div")], f"l{i}/erf"), "one"], f"l{i}/plus")
+        gelu = add("Mul", [add("Mul", [up, erf], f"l{i}/gate"), "half"], f"l{i}/gelu")
+        x = norm(add("Add", [x, linear(gelu, f"l{i}/down", 4 * HIDDEN, HIDDEN)], f"l{i}/res2"), f"l{i}/ln2")
+    add("Identity", [x], "y")
+    shape = ["n", LENGTH, HIDDEN]
+    return build(nodes, {"x": shape}, {"y": shape}, weights)
+
+
+RECIPE = """
+[model]
+path = "{model}"
+{profiles}
+[calibration]
+data = "{data}"
+samples = 32
+[[pass]]
+use = "fold_constants"
+[[pass]]
+use = "fold_batchnorm"
+[[pass]]
+use = "insert_qdq"
+only_if_faster = {faster}
+[engine]
+backend = "tensorrt"
+typing = "weak"
+tactic_sources = []
+open = {open}
+[evaluation]
+samples = 16
+layer_samples = 4
+"""
+
+PROFILE = '[[profile]]\nname = "{name}"\nshapes.{tensor} = {{ min = {low}, opt = {opt}, max = {opt} }}\n'
+
+
+def recipe(folder, kind, faster=False, opened=False):
+    if kind == "bert":
+        onnx.save(bert(), str(folder / "bert.onnx"))
+        np.savez(folder / "bert.npz", x=normal(32, LENGTH, HIDDEN, seed=9))
+        files = {"model": folder / "bert.onnx", "data": folder / "bert.npz"}
+        shapes = [("one", "x", [1, LENGTH, HIDDEN], [1, LENGTH, HIDDEN]), ("many", "x", [1, LENGTH, HIDDEN], [32, LENGTH, HIDDEN])]
+    else:
+        files = {"model": MODELS / "digits_cnn.onnx", "data": MODELS / "digits_calibration.npz"}
+        shapes = [("one", "image", [1, 1, 8, 8], [1, 1, 8, 8]), ("many", "image", [1, 1, 8, 8], [64, 1, 8, 8])]
+    profiles = "".join(PROFILE.format(name=n, tensor=t, low=low, opt=opt) for n, t, low, opt in shapes)
+    path = folder / f"{kind}.toml"
+    path.write_text(RECIPE.format(**files, profiles=profiles, faster=str(faster).lower(), open=str(opened).lower()))
+    return Recipe.load(path)
+
+
+def float16_latency(asked, folder):
+    """The model as it comes, in float16, measured now: by profile."""
+    pipeline = Pipeline(asked, RunFolder(folder / "fp16"))
+    with pipeline.opened():
+        bench = Bench.of(pipeline.context(pipeline.source(), Journal()))
+        model, plan = bench.lowered(pipeline.source(), PrecisionPlan(), bench.settings)
+        made = bench.build(model, plan, bench.settings, folder / "fp16.onnx")
+    return {name: times["opt"] for name, times in made.latency.items()}
+
+
+@pytest.mark.parametrize("kind", ["bert", "digits"])
+def test_never_above_float16(tmp_path, kind):
+    asked = recipe(tmp_path, kind, faster=True)
+    result = run(asked, tmp_path / "out", device_check=False)
+    plain = float16_latency(asked, tmp_path)
+    final = {name: times["opt"] for name, times in result.report.latency.items() if name in plain}
+    found = json.loads((tmp_path / "out" / "faster.json").read_text())
+    print(kind, "fp16", plain, "final", final, "builds", found["builds"], "given back", len(found["given_back"]), "of",
+          len(found["units"]), [round(t["of_float"], 3) for t in found["trials"]])  # fmt: skip
+    assert set(final) == set(plain) == {"one", "many"}
+    assert sum(final[p] / plain[p] for p in plain) / len(plain) <= 1.03
+    notes = [e for e in Journal.from_jsonl((tmp_path / "out" / "journal.jsonl").read_text()) if e.rule == "only-if-faster"]
+    assert notes and "engines measured" in notes[-1].reason
+    assert {d.node for d in result.report.declined if d.rule == "not-faster"} == set(found["given_back"])
+
+
+def test_the_search_goes_on_from_its_log(tmp_path):
+    asked = recipe(tmp_path, "digits", faster=True)
+    first = run(asked, tmp_path / "out", device_check=False)
+    kept = json.loads((tmp_path / "out" / "faster.json").read_text())["given_back"]
+    (tmp_path / "out" / ".qtool" / "plan.json").unlink()
+    again = run(asked, tmp_path / "out", device_check=False)
+    assert next(s.status for s in again.steps if s.name == "passes") == "done"
+    assert json.loads((tmp_path / "out" / "faster.json").read_text())["given_back"] == kept
+    assert "before this run" in (tmp_path / "out" / "journal.jsonl").read_text()
+    assert len(first.report.layers) == len(again.report.layers)
+
+
+def test_opening_tells_what_a_blocks_nodes_can_run_in(tmp_path):
+    asked = recipe(tmp_path, "bert", opened=True)
+    result = run(asked, tmp_path / "out", device_check=False)
+    statuses = Counter(layer.status for layer in result.report.layers)
+    opaque = [layer for layer in result.report.layers if layer.status == "opaque"]
+    told = [layer for layer in opaque if layer.actual.opened is not None and layer.actual.opened.precision is not None]
+    notes = [e.reason for e in Journal.from_jsonl((tmp_path / "out" / "journal.jsonl").read_text()) if e.by == "open"]
+    print(statuses, "told", len(told), Counter(str(one.actual.opened.precision) for one in told), notes)
+    assert statuses["unknown"] == 0
+    if not opaque:
+        pytest.skip("this TensorRT hides no node of this model in a block")
+    assert told, notes
+    assert all("opened" in layer.reason for layer in opaque)
+    assert all("marked tensors break fusions" in layer.reason for layer in told)
+
+
+def test_the_model_itself_is_sound():
+    """What the tests above measure is a valid model whose products placement takes."""
+    from passes.insert_qdq import InsertQDQ
+    from tests.conftest import placeholder_context
+
+    model = Model.from_proto(bert())
+    context = placeholder_context()
+    InsertQDQ()(model, context)
+    assert sum(n.op == "MatMul" and context.plan.get(n.name) is not None for n in model.nodes) == 6 * LAYERS

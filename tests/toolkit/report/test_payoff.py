@@ -1,0 +1,224 @@
+"""Whether quantizing paid: groups of two engines, sums that match, reasons, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.toolkit.report.engine_samples import engine, layer, measured, network, node, payoff
+from toolkit.backends.inspector import read_layers
+from toolkit.backends.layer import Build
+from toolkit.recipe import tomllib
+from toolkit.report.payoff import Timed, payoff_of, unpaid
+from toolkit.report.payoff_chart import WIDTH, group_rows, profiles_of
+from toolkit.report.payoff_words import overhead_words, payoff_suggestions, payoff_warnings, slower_words, speed_words
+from toolkit.report.schema import PassInfo
+from toolkit.report.verdict import headline
+
+FIXTURES = Path(__file__).resolve().parents[1] / "backends" / "data"
+
+
+def sums(found, side, profile="p"):
+    groups = sum(getattr(g.times[profile], f"{side}_ms") for g in found.groups if profile in g.times)
+    return groups + (getattr(found.rest[profile], f"{side}_ms") if profile in found.rest else 0.0)
+
+
+def test_groups_of_both_engines_with_what_converts_for_them():
+    found = payoff().against["fp16"]
+    groups = {group.name: group for group in found.groups}
+    assert set(groups) == {"conv1", "conv2", "softmax"} and groups["conv1"].nodes == ["conv1", "relu1"]
+    one, two, three = (groups[n].times["p"] for n in ("conv1", "conv2", "softmax"))
+    assert one.ours_ms == pytest.approx(0.11) and one.qdq_ms == 0.01 and one.gain_ms == pytest.approx(0.09)
+    # the kernel that makes float of conv2's output belongs to conv2, the reformat after it to its reader
+    assert two.ours_ms == pytest.approx(0.05) and two.qdq_ms == 0.03 and two.gain_ms == pytest.approx(-0.02)
+    assert three.ours_ms == pytest.approx(0.025) and three.reformat_ms == 0.005
+    assert (groups["conv1"].paid, groups["conv2"].paid, groups["softmax"].paid) == ("faster", "slower", None)
+    assert "0.03 of 0.05 ms go into Q/DQ kernels" in groups["conv2"].why
+    assert "too small for what converting costs: its kernels take 0.02 ms" in groups["conv2"].why
+    assert not groups["conv1"].why and [g.name for g in unpaid(found)] == ["conv2"]
+    assert sums(found, "ours") == pytest.approx(0.185) and sums(found, "other") == pytest.approx(0.25)
+    assert not found.rest
+
+
+def test_layers_fused_otherwise_are_compared_as_one_group():
+    nodes = [node("a", engine_layers=["a"]), node("b", engine_layers=["b + c"]), node("c", engine_layers=["b + c"]),
+             node("d", engine_layers=["d"])]  # fmt: skip
+    ours = engine([layer("a"), layer("b + c"), layer("d")], {"a": 1.0, "b + c": 2.0, "d": 4.0, "stray": 8.0})
+    other = Timed(engine([layer("a + b"), layer("c"), layer("d")], {"a + b": 3.0, "c": 0.5, "d": 5.0}),
+                  {"a": ["a + b"], "b": ["a + b"], "c": ["c"], "d": ["d"], "gone": ["d"]})  # fmt: skip
+    found = payoff_of(nodes, ours, {"fp16": other}).against["fp16"]
+    times = {tuple(g.nodes): (g.times["p"].ours_ms, g.times["p"].other_ms) for g in found.groups}
+    assert times == {("a", "b", "c"): (3.0, 3.5), ("d",): (4.0, 5.0)}
+    assert found.rest["p"].ours_ms == 8.0 and not found.profiles
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"actual": "fp16", "reason": "no INT8 kernel for 3 channels"}, "'conv' runs in fp16: no INT8 kernel for 3 channels"),
+        ({}, "its own kernels are no faster than the float ones (i8816cuda_kernel)"),
+    ],
+)  # fmt: skip
+def test_why_a_layer_without_conversions_did_not_pay(change, words):
+    ours = engine([layer("conv", tactic="i8816cuda_kernel")], {"conv": 0.2})
+    other = Timed(engine([layer("conv")], {"conv": 0.1}), {"conv": ["conv"]})
+    (group,) = payoff_of([node("conv", engine_layers=["conv"], **change)], ours, {"fp16": other}).against["fp16"].groups
+    assert group.paid == "slower" and group.why == words
+
+
+def test_kernels_of_a_few_microseconds_are_too_small_to_gain():
+    ours, other = engine([layer("conv")], {"conv": 0.0045}), engine([layer("conv")], {"conv": 0.004})
+    found = payoff_of([node("conv", engine_layers=["conv"])], ours, {"fp16": Timed(other, {"conv": ["conv"]})})
+    (group,) = found.against["fp16"].groups
+    assert group.paid == "even" and group.why == "too small to gain: below 0.005 ms in either engine"
+
+
+def test_the_worst_profile_is_named():
+    profiles = ("small", "large")
+    ours = engine([layer("conv")], {"conv": {"small": 0.3, "large": 0.5}}, profiles=profiles)
+    other = Timed(
+        engine([layer("conv")], {"conv": {"small": 0.1, "large": 0.6}}, profiles=profiles), {"conv": ["conv"]}
+    )
+    (group,) = payoff_of([node("conv", engine_layers=["conv"])], ours, {"fp16": other}).against["fp16"].groups
+    assert group.paid == "slower" and group.worst == "small" and group.times["small"].gain_ms == pytest.approx(-0.2)
+
+
+def recorded(name):
+    """A recorded engine, each layer of which takes a time of its own, and the nodes that its metadata names."""
+    said = json.loads((FIXTURES / name).read_text("utf-8"), strict=False)
+    layers = read_layers(said)
+    times = {one.name: 0.001 * (number + 1) for number, one in enumerate(layers)}
+    runs = {}
+    for one in layers:
+        for name_ in one.nodes:
+            runs.setdefault(name_, []).append(one.name)
+    return engine(layers, times), runs
+
+
+def test_recorded_resnets_sum_up_and_every_convolution_has_its_group():
+    build, runs = recorded("rn50_good.json")
+    other, other_runs = recorded("rn50_fp16.json")
+    pairs = [n for n in runs if n.endswith(("_Q", "_DQ"))]
+    nodes = [node(n, "QuantizeLinear" if n in pairs else "Conv", role="convert" if n in pairs else "compute",
+                  engine_layers=held) for n, held in runs.items()]  # fmt: skip
+    found = payoff_of(nodes, build, {"fp16": Timed(other, other_runs)})
+    compared = found.against["fp16"]
+    assert sums(compared, "ours") == pytest.approx(sum(t["p"] for t in build.time_ms.values()))
+    assert sums(compared, "other") == pytest.approx(sum(t["p"] for t in other.time_ms.values()))
+    both = [g for g in compared.groups if g.times["p"].ours_ms and g.times["p"].other_ms]
+    assert len(both) >= 50 and not compared.rest
+    assert found.overhead["p"].qdq_kernels == 1 and found.overhead["p"].reformats == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_however_the_engines_fuse_the_sums_match(data):
+    names = [f"n{i}" for i in range(data.draw(st.integers(1, 7)))]
+
+    def draw_engine():
+        layers = [f"l{i}" for i in range(data.draw(st.integers(1, 6)))]
+        runs = {n: data.draw(st.lists(st.sampled_from(layers), max_size=2, unique=True)) for n in names}
+        tensors = [f"t{i}" for i in range(4)]
+        made = [
+            layer(one, data.draw(st.lists(st.sampled_from(tensors), max_size=2)), data.draw(st.lists(st.sampled_from(tensors), max_size=1)),
+                  origin=data.draw(st.sampled_from(["", "QDQ", "REFORMAT"])), types=data.draw(st.sampled_from([("int8", "fp16"), ("fp16", "int8")])))
+            for one in layers
+        ]  # fmt: skip
+        times = {one: data.draw(st.floats(0, 9)) for one in [*layers, "unlisted"]}
+        return engine(made, times), runs
+
+    (ours, runs), (other, other_runs) = draw_engine(), draw_engine()
+    found = payoff_of([node(n, engine_layers=runs[n]) for n in names], ours, {"fp16": Timed(other, other_runs)})
+    compared = found.against["fp16"]
+    assert sums(compared, "ours") == pytest.approx(sum(t["p"] for t in ours.time_ms.values()))
+    assert sums(compared, "other") == pytest.approx(sum(t["p"] for t in other.time_ms.values()))
+    listed = [n for group in compared.groups for n in group.nodes]
+    assert len(listed) == len(set(listed))
+    spent = found.overhead["p"]
+    assert (
+        sum(g.times["p"].qdq_ms + g.times["p"].reformat_ms for g in compared.groups)
+        <= spent.qdq_ms + spent.reformat_ms + 1e-6
+    )
+
+
+# ---------------------------------------------------------------- words
+
+
+def test_a_slower_engine_is_called_that_in_the_first_line():
+    slow = payoff(0.690, 0.579)
+    nodes, _, _ = network()
+    assert slower_words(slow) == "SLOWER than FP16: 0.690 ms against 0.579 in profile 'p'" and not speed_words(slow)
+    assert headline(nodes, measured(), None, slow).startswith(
+        "SLOWER than FP16: 0.690 ms against 0.579 in profile 'p'. Usable: top1 0.980 against 0.985 float"
+    )
+    missed = headline(nodes, measured(0.9, False), None, slow)
+    assert missed.startswith("MISSED ITS BUDGET") and missed.endswith(
+        " SLOWER than FP16: 0.690 ms against 0.579 in profile 'p'."
+    )
+
+
+def test_a_faster_engine_and_one_that_is_neither():
+    nodes, _, _ = network()
+    assert headline(nodes, measured(), None, payoff(0.2, 0.26)).endswith("; 1.30 times as fast as FP16.")
+    assert speed_words(payoff(0.2, 0.201)) == "no faster than FP16 (0.200 ms against 0.201 in profile 'p')"
+    assert not slower_words(payoff(0.2, 0.199)) and not speed_words(None) and not slower_words(None)
+
+
+def test_what_to_try_keeps_what_does_not_pay():
+    nodes, _, _ = network()
+    found = payoff_suggestions(payoff(0.690, 0.579), nodes, True)
+    assert tomllib.loads(found[0].fragment)["pass"] == [{"use": "insert_qdq", "only_if_faster": True}]
+    assert tomllib.loads(found[1].fragment)["pass"] == [
+        {"use": "keep_precision", "precision": "fp16", "nodes": ["conv2"]}
+    ]
+    assert "'conv2' by 0.020 ms" in found[1].text
+    tried = [PassInfo(use="search_precision", settings={"only_if_faster": True})]
+    assert payoff_suggestions(payoff(0.690, 0.579), nodes, True, tried) == found[1:]
+    search = payoff_suggestions(payoff(0.690, 0.579), nodes, True, [PassInfo(use="search_precision")])
+    assert tomllib.loads(search[0].fragment)["pass"][0]["use"] == "search_precision"
+    faster = payoff_suggestions(payoff(), nodes, True)
+    assert [s.fragment for s in faster] == [found[1].fragment]
+
+
+def test_without_a_comparison_the_overhead_is_told_and_the_comparison_suggested():
+    nodes, build, _ = network()
+    alone = payoff_of(nodes, build, {})
+    assert (
+        overhead_words(alone.overhead["p"]) == "0.005 ms in 1 reformat and 0.040 ms in 2 Q/DQ kernels of 0.185 ms (24%)"
+    )
+    assert payoff_warnings(alone) == [
+        "profile 'p' spends 0.005 ms in 1 reformat and 0.040 ms in 2 Q/DQ kernels of 0.185 ms (24%)"
+    ]
+    (asked,) = payoff_suggestions(alone, nodes, True)
+    assert tomllib.loads(asked.fragment) == {"engine": {"compare": ["fp16"]}}
+    assert payoff_suggestions(alone, [node("a", actual="fp16")], True) == []
+    assert payoff_suggestions(None, nodes, False) == []
+
+
+def test_nothing_measured_is_nothing_said():
+    nodes, _, other = network()
+    assert payoff_of(nodes, Build("tensorrt_rtx"), {}) is None
+    assert payoff_of(nodes, Build("tensorrt_rtx"), {"fp16": other}) is None
+    latency_only = payoff_of(nodes, Build("x", latency={"p": {"opt": 1.0}}), {"fp16": other})
+    assert latency_only.against["fp16"].profiles["p"].paid == "slower" and not latency_only.against["fp16"].groups
+
+
+def test_bars_stay_inside_their_picture():
+    found = payoff().against["fp16"]
+    assert profiles_of(found) == ["p"]
+    rows = group_rows(found, "p")
+    assert [row.name for row in rows] == ["conv2", "softmax", "conv1"]
+    for row in rows:
+        assert (
+            all(start >= 0 and start + length <= WIDTH + 0.1 for _, start, length in row.parts) and row.other <= WIDTH
+        )
+    many = [node(f"c{i}", engine_layers=[f"c{i}"]) for i in range(60)]
+    build = engine([layer(n.node) for n in many], {n.node: 1.0 + i for i, n in enumerate(many)})
+    other = Timed(engine(build.layers, {n.node: 2.0 for n in many}), {n.node: [n.node] for n in many})
+    rows = group_rows(payoff_of(many, build, {"fp16": other}).against["fp16"], "p")
+    assert rows[-1].name == "36 others, together" and len(rows) == 25
+    assert sum(row.times.ours_ms for row in rows) == pytest.approx(sum(range(1, 61)))

@@ -1,0 +1,186 @@
+"""The search and the weak spots in the report: joined, drawn, and in words; hostile names stay text."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tests.toolkit.analysis.planted import chain, damage, feeds, simulation
+from tests.toolkit.report.samples import HOSTILE, accuracy, sample
+from tests.toolkit.report.test_report_render import Page
+from toolkit.analysis.budget import Budget
+from toolkit.analysis.cost import CostModel
+from toolkit.analysis.gpus import find
+from toolkit.analysis.search import Search
+from toolkit.analysis.search_record import record
+from toolkit.analysis.weak_spots import weak_spots
+from toolkit.errors import QtoolError
+from toolkit.files import write_json
+from toolkit.report.html import render_html
+from toolkit.report.schema import LayerInfo, Report, SearchInfo
+from toolkit.report.search_advice import search_line, search_suggestions
+from toolkit.report.search_chart import HEIGHT, WIDTH, axis, search_chart
+from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, WeakSpotInfo
+from toolkit.report.search_section import read_search
+from toolkit.report.terminal import to_text
+from toolkit.text import plain
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A search of a chain with a planted fragile layer, as the pass leaves it: (file, result)."""
+    model = chain(8)
+    damage(model, "layer3")
+    sim = simulation(model, feeds())
+    cost = CostModel(sim.switches, sim.facts, find("A10"))
+    budget = Budget(min_sqnr_db=28.0, margin=1.0)
+    found = Search(sim, budget, cost).run()
+    path = tmp_path_factory.mktemp("search") / "search.json"
+    write_json(path, record(found, cost, budget, "int8", 24, weak_spots(sim, found.sensitivity)))
+    return path, found
+
+
+def point(ms=1.0, noise=1e-4, **more):
+    db = -10 * math.log10(noise) if noise else None
+    base = {"quantized_share": 0.9, "kept": 1, "meets": True, "names": []}
+    return PlanPoint(predicted_ms=ms, noise=noise, sqnr_db=db, **{**base, **more})
+
+
+def info(plans, **more):
+    base = {"precision": "int8", "rest": "fp16", "gpu": "A10", "met": True, "evaluations": len(plans), "float_ms": 2.0}
+    return SearchInfo(plans=plans, **{**base, **more})
+
+
+def test_what_the_report_reads_is_what_the_search_found(searched):
+    path, found = searched
+    read, spots = read_search(path)
+    assert read.evaluations == len(read.plans) == found.evaluations and read.met
+    assert read.chosen.names == list(found.best.kept) and "layer3" in read.chosen.names
+    assert read.chosen.sqnr_db == pytest.approx(found.best.outcome.sqnr_db)
+    assert sum(plan.front for plan in read.plans) == len(found.front())
+    assert read.everything.kept == 0 and not read.everything.meets
+    assert read.layers[0].node == "layer3" and read.layers[0].kept and read.layers[0].share > 0.5
+    assert sum(layer.share for layer in read.layers) == pytest.approx(1.0)
+    assert spots[0].node == "layer3" and spots[0].source == "search" and spots[0].kept
+    assert "uneven-channels" in {cause.kind for cause in spots[0].causes}
+
+
+def test_no_search_is_no_section_and_a_broken_file_is_an_error(tmp_path):
+    assert read_search(tmp_path / "search.json") == (None, [])
+    (tmp_path / "search.json").write_text('{"best": {}}')
+    with pytest.raises(QtoolError, match=r"search\.json.*Run the recipe again"):
+        read_search(tmp_path / "search.json")
+
+
+def test_the_report_with_a_search_survives_its_own_schema(searched):
+    read, spots = read_search(searched[0])
+    report = sample()
+    report.search, report.weak_spots = read, spots
+    again = Report.from_json(report.to_json())
+    assert again.search == read and again.weak_spots == spots
+
+
+def test_the_chart_puts_every_plan_where_its_numbers_say():
+    plans = [
+        point(1.0, 1e-2, meets=False, kept=0),
+        point(1.5, 1e-4, chosen=True, front=True),
+        point(3.0, 1e-5, front=True),
+    ]
+    chart = search_chart(info(plans, budget={"min_sqnr_db": 30.0, "margin": 2.0, "max_ms": 2.5}))
+    assert [dot.style for dot in chart.dots] == ["", "meets front", "meets front"]
+    xs, ys = [dot.x for dot in chart.dots], [dot.y for dot in chart.dots]
+    assert xs == sorted(xs) and ys == sorted(ys, reverse=True)
+    assert chart.chosen == (chart.dots[1].x, chart.dots[1].y)
+    assert chart.reference[1] == 0.0 and xs[1] < chart.reference[0] < xs[2]
+    across, upright = chart.limits
+    # a plan below the budget with its margin lies under the line, one above it over the line
+    assert ys[0] > across[1] > ys[1] and "margin of 2" in across[4]
+    assert chart.reference[0] < upright[0] < xs[2]
+    assert {label.text for label in chart.labels} == {"float (fp16)", "chosen", "all int8"}
+    assert all(0 <= dot.x <= WIDTH and 0 <= dot.y <= HEIGHT for dot in chart.dots)
+
+
+def test_the_chart_shows_what_the_budget_is_of():
+    plans = [point(1.0, 1e-2, metric=0.9, agreement=0.95, chosen=True)]
+    by_metric = search_chart(info(plans, metric="top1", float_metric=0.95, budget={"max_drop": 0.01}))
+    assert by_metric.title == "top1" and by_metric.dots[0].y > by_metric.limits[0][1]
+    assert "winners" in search_chart(info(plans, budget={"min_agreement": 0.9})).title
+    less = info(plans, metric="mse", float_metric=0.5, higher_is_better=False, budget={"max_drop": 0.1})
+    assert search_chart(less).limits[0][1] < search_chart(less).reference[1]
+    assert search_chart(info([PlanPoint(predicted_ms=1, quantized_share=1, kept=0, meets=False, chosen=True)])) is None
+
+
+@pytest.mark.parametrize("values", [[0.0], [5.0], [1e-6, 2e-6], [38.2, 51.7], [-20.0, 40.0], [0.9, 0.9]])
+def test_axes_hold_their_values_with_round_steps(values):
+    low, high, gap = axis(values)
+    assert low <= min(values) and high >= max(values) and high > low
+    assert round((high - low) / gap) <= 8
+    assert f"{gap:e}"[0] in "125" or f"{gap:e}".startswith("1.0")
+
+
+def test_the_page_shows_chart_table_and_causes(searched):
+    read, spots = read_search(searched[0])
+    report = sample()
+    report.search, report.weak_spots = read, spots
+    page = Page(render_html(report))
+    text = " ".join(page.texts)
+    for part in ("Precision search", "Weak spots", "budget and its margin of 1 dB", "on the front", "all INT8",
+                 f"{read.chosen.sqnr_db:.1f}", f"{read.float_ms:.4g}", spots[0].causes[0].remedy, "layer3"):  # fmt: skip
+        assert part in text, part
+    assert sum(
+        1 for tag, key, value in page.attributes if tag == "circle" and key == "class" and "plan" in value
+    ) == len(read.plans)
+    assert "Precision search" not in " ".join(Page(render_html(sample())).texts)
+
+
+def test_hostile_names_in_the_search_are_text():
+    name = HOSTILE[0]
+    layers = [LayerHarm(node=n, op=n, share=0.1, kept=False) for n in HOSTILE]
+    report = sample()
+    report.search = info([point(kept=2, names=HOSTILE, chosen=True, front=True)], gpu=name, metric=name, float_metric=0.9,
+                         layers=layers, prefer=name, notes=HOSTILE)  # fmt: skip
+    report.weak_spots = [
+        WeakSpotInfo(node=n, op=n, source="ranges", causes=[CauseInfo(kind=n, tensor=n, text=n, remedy=n)])
+        for n in HOSTILE
+    ]  # fmt: skip
+    page = Page(render_html(report))
+    shown = "\n".join(page.texts)
+    assert page.tags.count("script") == 2 and "img" not in page.tags
+    assert all(plain(n) in shown for n in HOSTILE) and "\x1b" not in shown + to_text(report)
+
+
+def test_one_line_in_the_terminal():
+    report = sample()
+    report.search = info([point(1.25, 1e-4, chosen=True, kept=3, quantized_share=0.62)], samples=96, measured_share=0.4)
+    text = " ".join(to_text(report).split())
+    assert "Search: 1 plan on 96 samples" in text and "within its budget: 3 layers float, 62% of" in text
+    assert "40.0 dB; 1.25 ms predicted on the A10, float 2 ms, 40% of it measured" in text
+    report.search.met, report.search.lacks = False, {"min_sqnr_db": 2.5}
+    assert "MISSES min_sqnr_db by 2.5 dB of its budget" in search_line(report.search)
+    assert "Search:" not in to_text(sample())
+
+
+def test_suggestions_use_what_the_search_measured_and_name_who_differs():
+    layers = [LayerHarm(node=n, op="Conv", share=s, kept=k) for n, s, k in (
+        ("kept", 0.6, True), ("second", 0.3, False), ("third", 0.09, False), ("least", 0.005, False))]  # fmt: skip
+    found = info([point(chosen=True)], layers=layers, budget={"margin": 1.0}, samples=50)
+    blamed = [LayerInfo(node="least", op="Conv"), LayerInfo(node="second", op="Conv")]
+    (usable,) = search_suggestions(found, "usable", blamed)
+    assert "'second' has 30%" in usable.text and "'least' stands out, but has 0.5%" in usable.text
+    assert '"second"' in usable.fragment and '"third"' in usable.fragment
+    assert '"least"' not in usable.fragment and '"kept"' not in usable.fragment
+    margin, keep = search_suggestions(found, "missed", blamed[1:])
+    assert "margin = 2" in margin.fragment and keep.text.startswith("Keep 2 more") and "stands out" not in keep.text
+    found.met, found.lacks = False, {"max_drop": 0.02}
+    assert "nearest misses max_drop by 0.02" in search_suggestions(found, "missed", [])[0].text
+    assert search_suggestions(info([point(chosen=True)]), "usable", blamed) == []
+
+
+def test_where_a_search_measured_the_local_guess_is_not_offered():
+    from toolkit.report.verdict import suggestions
+
+    report = sample(kind="missed")
+    own = (report.layers, accuracy("missed"), report.backend, [], [])
+    assert any("qtool sensitivity" in one.text for one in suggestions(*own))
+    assert not any("keep_precision" in one.fragment for one in suggestions(*own, searched=True))

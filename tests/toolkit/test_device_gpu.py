@@ -1,0 +1,79 @@
+"""Whole runs on a GPU: the engine's numbers and whether it paid. One command: ``pytest -m gpu tests/toolkit``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.conftest import MODELS, ROOT
+from toolkit import run
+from toolkit.backends.choose import usable
+from toolkit.backends.measure import cuda_runtime
+
+pytestmark = pytest.mark.gpu
+
+PROFILES = {"digits_int8": ["single", "batch"], "strip_int8": ["short", "middle", "long"]}
+
+
+@pytest.fixture(scope="module", params=list(PROFILES))
+def place(request, tmp_path_factory):
+    """A recipe of recipes/ for the tensorrt backend, with a float16 engine to compare with, run once."""
+    features, refusal = usable("tensorrt")
+    if features is None:
+        pytest.skip(refusal)
+    folder = tmp_path_factory.mktemp(request.param)
+    text = (ROOT / "recipes" / f"{request.param}.toml").read_text().replace("../models", MODELS.as_posix())
+    # The test host has no cuBLAS and cuDNN: only TensorRT's own kernels.
+    settings = 'backend = "tensorrt"\ntactic_sources = []\ncompare = ["fp16"]'
+    (folder / "recipe.toml").write_text(text.replace('backend = "auto"', settings))
+    return request.param, folder, run(folder / "recipe.toml", folder / "out", device_check=True)
+
+
+def test_every_profile_ran_real_samples_within_the_budget(place):
+    name, _, result = place
+    device = result.report.device
+    print(name, result.report.summary.headline, {p: (a.samples, a.quantized) for p, a in device.profiles.items()})
+    assert device.status == "ran" and device.gpu and not device.why
+    assert set(device.profiles) == set(PROFILES[name])
+    assert all(one.samples > 0 and one.outputs for one in device.profiles.values())
+    assert device.accuracy.met and device.accuracy.drop <= device.accuracy.budget
+    assert device.accuracy.metric == "top1" and device.samples == result.report.accuracy.samples
+    for one in device.profiles.values():
+        for output in one.outputs.values():
+            assert output.sqnr_db > 15 and output.cosine > 0.98 and output.agreement > 0.95
+    assert result.exit_status == 0 and "on the GPU" in result.report.summary.headline
+
+
+def test_the_simulation_told_the_truth(place):
+    _, _, result = place
+    for name, output in result.report.device.accuracy.outputs.items():
+        simulated = result.report.accuracy.outputs[name]
+        assert abs(output.sqnr_db - simulated.sqnr_db) < 6, (output, simulated)
+
+
+def test_latencies_and_groups_beside_float16(place):
+    name, _, result = place
+    if cuda_runtime() is None:
+        pytest.skip("cuda-python is not installed, so nothing was measured")
+    report = result.report
+    assert set(PROFILES[name]) <= set(report.latency)
+    compared = report.payoff.against["fp16"]
+    print(name, {p: (round(t.ours_ms, 4), round(t.other_ms, 4), t.paid) for p, t in compared.profiles.items()})
+    assert set(compared.profiles) == set(PROFILES[name]) == set(report.payoff.overhead)
+    assert all(times.ours_ms > 0 and times.other_ms > 0 for times in compared.profiles.values())
+    held = json.loads((place[1] / "out" / ".qtool" / "compare.json").read_text())["fp16"]["build"]["time_ms"]
+    for profile, spent in report.payoff.overhead.items():
+        ours = sum(g.times[profile].ours_ms for g in compared.groups if profile in g.times)
+        other = sum(g.times[profile].other_ms for g in compared.groups if profile in g.times)
+        rest = compared.rest.get(profile)
+        assert ours + (rest.ours_ms if rest else 0) == pytest.approx(spent.layers_ms)
+        assert other + (rest.other_ms if rest else 0) == pytest.approx(sum(t.get(profile, 0.0) for t in held.values()))
+    quantized = [group for group in compared.groups if group.quantized]
+    assert quantized and all(group.paid is not None and (group.why or group.paid == "faster") for group in quantized)
+
+
+def test_the_run_is_found_again(place):
+    _, folder, _ = place
+    again = run(folder / "recipe.toml", folder / "out")
+    assert {step.status for step in again.steps} == {"reused"} and "device" in {step.name for step in again.steps}

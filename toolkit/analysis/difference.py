@@ -1,0 +1,158 @@
+"""How far a tensor is from its float original, gathered batch by batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+_MASK, _FEW_SAMPLES = 1e9, 8
+
+
+@dataclass
+class Difference:
+    """How far a tensor is from its float original, gathered over batches.
+
+    Sums are float64. SQNR = 10 log10(sum(reference^2) / sum((reference - value)^2)), in dB.
+    """
+
+    signal: float = 0.0
+    noise: float = 0.0
+    cross: float = 0.0
+    power: float = 0.0
+    max_abs: float = 0.0
+    broken: int = 0
+    same: int = 0
+    winners: int = 0
+    sums: dict[tuple[int, ...], tuple[int, Array]] = field(default_factory=dict)
+
+    def add(self, reference: Array, value: Array, winners: bool = False) -> None:
+        """Take in one batch of both tensors, of equal shape."""
+        a = np.asarray(reference, np.float32)
+        b = np.asarray(value, np.float32)
+        usable = np.isfinite(a)
+        broken = usable & ~np.isfinite(b)
+        if broken.any():
+            self.broken += int(broken.sum())
+        keep = usable & ~broken
+        # masks of -1e9 and beyond are no values: their difference would drown everything else
+        keep &= np.abs(a) < _MASK
+        if not keep.all():
+            a, b = np.where(keep, a, 0), np.where(keep, b, 0)
+        d = a - b
+        flat_a, flat_b, flat_d = a.reshape(-1), b.reshape(-1), d.reshape(-1)
+        self.signal += _dot(flat_a, flat_a)
+        self.noise += _dot(flat_d, flat_d)
+        self.cross += _dot(flat_a, flat_b)
+        self.power += _dot(flat_b, flat_b)
+        self.max_abs = max(self.max_abs, float(np.abs(flat_d).max(initial=0.0)))
+        if winners:
+            self._winners(a, b)
+
+    def merge(self, other: Difference) -> None:
+        """Take in what another part of the samples showed."""
+        for name in ("signal", "noise", "cross", "power", "broken", "same", "winners"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.max_abs = max(self.max_abs, other.max_abs)
+        for shape, (count, total) in other.sums.items():
+            mine, held = self.sums.get(shape, (0, np.zeros(shape)))
+            self.sums[shape] = mine + count, held + total
+
+    def add_equal(self, reference: Array, value: Array) -> None:
+        """Take in one batch of tensors that are no floats: how many elements are equal, and how far the others are."""
+        self.same += int((reference == value).sum())
+        self.winners += reference.size
+        if reference.dtype.kind in "iub" and reference.size:
+            apart = np.abs(reference.astype(np.float64) - value.astype(np.float64))
+            self.max_abs = max(self.max_abs, float(apart.max()))
+        elif self.same < self.winners:
+            self.max_abs = 1.0
+
+    def _winners(self, a: Array, b: Array) -> None:
+        """Count positions whose winner is the float model's."""
+        same = same_winners(a, b)
+        self.same += int(same.sum())
+        self.winners += same.size
+
+    def follow(self, reference: Array) -> None:
+        """Remember the mean of a batched output by shape, for ``variation_db``."""
+        if reference.ndim == 0 or not np.isfinite(reference).all():
+            return
+        rows = np.asarray(reference, np.float64)
+        count, total = self.sums.get(rows.shape[1:], (0, np.zeros(rows.shape[1:])))
+        self.sums[rows.shape[1:]] = count + len(rows), total + rows.sum(axis=0)
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """SQNR in dB, at most 150 (float32 has no more); None where the tensors are identical or not comparable."""
+        if self.noise == 0 or self.signal == 0 or self.broken:
+            return None
+        return min(10 * math.log10(self.signal / self.noise), 150.0)
+
+    @property
+    def steady(self) -> bool:
+        """Whether the float output hardly differs from sample to sample."""
+        count = sum(n for n, _ in self.sums.values())
+        power = sum(float((total * total).sum()) / n for n, total in self.sums.values())
+        return count >= _FEW_SAMPLES * max(len(self.sums), 1) and 0 < self.signal <= power * (1 + 1e-7)
+
+    @property
+    def varying(self) -> float | None:
+        """Share of the float output's power that differs from sample to sample; None where too few were seen."""
+        steady = sum(float((total * total).sum()) / count for count, total in self.sums.values())
+        samples = sum(count for count, _ in self.sums.values())
+        if samples < _FEW_SAMPLES * len(self.sums) or not self.sums or self.signal <= 0:
+            return None
+        share = 1.0 - steady / self.signal
+        return share if share > 1e-9 else None
+
+    @property
+    def variation_db(self) -> float | None:
+        """Power of what differs from sample to sample over the noise, in dB; None where too few samples were seen.
+
+        A model that gives the same answer to every input can have a fine SQNR; here it has 0 dB or less.
+        """
+        share = self.varying
+        if share is None or self.noise == 0 or self.broken:
+            return None
+        return 10 * math.log10(share * self.signal / self.noise)
+
+    @property
+    def cosine(self) -> float | None:
+        """Cosine of the angle between both tensors, or None where one is zero."""
+        norm = math.sqrt(self.signal) * math.sqrt(self.power)
+        return self.cross / norm if norm > 0 else None
+
+    @property
+    def agreement(self) -> float | None:
+        """Share of positions with the same winner, or of equal elements; None where neither was compared."""
+        return self.same / self.winners if self.winners else None
+
+    def summary(self) -> dict[str, float | None]:
+        """sqnr_db, cosine, agreement and max_abs; max_abs is None where NaN or infinity appeared."""
+        return {
+            "sqnr_db": self.sqnr_db,
+            "cosine": self.cosine,
+            "agreement": self.agreement,
+            "max_abs": None if self.broken else self.max_abs,
+            "variation_db": self.variation_db,
+        }
+
+
+def same_winners(reference: Array, value: Array) -> Array:
+    """Where the best score on the last axis is the float model's too; a tie in the float scores counts as the same."""
+    chosen = np.take_along_axis(reference, value.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+    best = reference.max(axis=-1)
+    slack = 1e-6 * np.maximum(np.abs(best), 1e-30)
+    return np.asarray(chosen >= best - slack)
+
+
+def _dot(a: Array, b: Array) -> float:
+    # float32 products summed pairwise in blocks, blocks in float64: exact enough and five times faster than float64
+    block = 1 << 16
+    if a.size <= block:
+        return float(np.dot(a.astype(np.float64), b.astype(np.float64)))
+    return float(sum(float(np.dot(a[i : i + block], b[i : i + block])) for i in range(0, a.size, block)))

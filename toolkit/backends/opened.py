@@ -1,0 +1,128 @@
+"""Opening opaque blocks: which inner tensors to mark, and what the engine that was built so tells of the nodes.
+
+A block that TensorRT compiles as one (Myelin) shows no kernels. Where its inner tensors must be written out, the block
+is cut there, and the pieces show formats and kernels. But what is cut is not what runs: marked tensors break fusions,
+so the pieces show what the block can run in, not surely what it runs in. Nodes stay ``opaque``; this is evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from toolkit.backends.layer import Actual, Build, Layer
+from toolkit.model import Model
+from toolkit.placement.ops import QUANTIZE, TARGETS
+from toolkit.plan import PrecisionPlan
+
+MOST_TENSORS = 64
+"""How many tensors are marked at most: each is one more output to write, and one more border in the engine."""
+
+_BORDERS = frozenset({*TARGETS, "Softmax", "LayerNormalization"})
+_WARNING = "marked tensors break fusions, so this is what the block can run in, not surely what it runs in"
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The tensors to mark.
+
+    Attributes:
+        tensors: their names, in the graph's order.
+        left_out: names of nodes whose outputs would be marked too, were there not so many.
+    """
+
+    tensors: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+
+def marks(model: Model, actuals: Mapping[str, Actual], plan: PrecisionPlan, limit: int = MOST_TENSORS) -> Marks:
+    """The inner tensors of opaque blocks at which to cut.
+
+    These are float outputs of opaque nodes that were asked for a quantized type, and of the products, Softmax and
+    LayerNormalization around them; those that were asked for a quantized type come first where there are too many.
+
+    Args:
+        model: the graph that was built.
+        actuals: what is known of its nodes.
+        plan: what was asked.
+        limit: how many tensors at most.
+    """
+    facts = model.facts()
+    outputs = {tensor.name for tensor in model.graph.outputs}
+    wanted: list[tuple[bool, int, str, str]] = []
+    for position, node in enumerate(model.nodes):
+        actual, ask = actuals.get(node.name), plan.get(node.name)
+        if actual is None or actual.status != "opaque" or node.op == QUANTIZE:
+            continue
+        quantized = ask is not None and ask.precision.quantized
+        tensor = node.outputs[0] if node.outputs else None
+        if tensor is None or tensor.name in outputs or not facts.is_float(tensor.name):
+            continue
+        if node.op in _BORDERS or (quantized and node.op != "DequantizeLinear"):
+            wanted.append((not quantized, position, tensor.name, node.name))
+    chosen = sorted(sorted(wanted)[:limit], key=lambda entry: entry[1])
+    left = sorted(sorted(wanted)[limit:], key=lambda entry: entry[1])
+    return Marks(tuple(entry[2] for entry in chosen), tuple(entry[3] for entry in left))
+
+
+def with_evidence(
+    actuals: Mapping[str, Actual], opened: Mapping[str, Actual], build: Build
+) -> tuple[dict[str, Actual], int]:
+    """The opaque nodes with what the opened engine tells of them.
+
+    Args:
+        actuals: what the engine itself tells.
+        opened: the same of the engine whose tensors were marked.
+        build: that engine.
+
+    Returns:
+        The opaque nodes alone, by name, and for how many of them the opened engine tells a precision.
+    """
+    layers = {layer.name: layer for layer in build.layers}
+    found: dict[str, Actual] = {}
+    told = 0
+    for name, actual in actuals.items():
+        if actual.status != "opaque":
+            continue
+        there = opened.get(name)
+        evidence = _evidence(there, layers, build) if there is not None else None
+        told += evidence is not None and evidence["precision"] is not None
+        found[name] = replace(actual, opened=evidence, reason=f"{actual.reason}; {_words(there, evidence)}")
+    return found, told
+
+
+def _evidence(there: Actual, layers: Mapping[str, Layer], build: Build) -> dict[str, Any]:
+    tactics = [layers[name].tactic for name in there.engine_layers if name in layers and layers[name].tactic]
+    times: dict[str, float] = {}
+    for name in there.engine_layers:
+        for profile, milliseconds in build.time_ms.get(name, {}).items():
+            times[profile] = times.get(profile, 0.0) + milliseconds
+    return {
+        "precision": str(there.precision) if there.precision is not None else None,
+        "status": there.status,
+        "source": there.source,
+        "input_types": list(there.input_types),
+        "output_types": list(there.output_types),
+        "engine_layers": list(there.engine_layers),
+        "tactics": list(dict.fromkeys(tactics)),
+        "time_ms": times,
+    }
+
+
+def _words(there: Actual | None, evidence: Mapping[str, Any] | None) -> str:
+    if there is None or evidence is None:
+        return "opened, nothing is known of it"
+    if there.status == "opaque":
+        return f"opened, it is still inside a block, '{_first(there.engine_layers)}'"
+    if there.precision is None:
+        return f"opened, it is {there.status}: {there.reason}" if there.reason else f"opened, it is {there.status}"
+    by = f"by its {evidence['source']}" if evidence["source"] in ("tactic", "weights") else "by its formats"
+    kernel = f", kernel {evidence['tactics'][0][:60]}" if evidence["tactics"] else ""
+    what = "is part of a kernel that runs" if there.status == "fused" else "runs"
+    return f"opened, it {what} in {there.precision} {by} in '{_first(there.engine_layers)}'{kernel}; {_WARNING}"
+
+
+def _first(names: tuple[str, ...]) -> str:
+    name = names[0] if names else "?"
+    return name if len(name) <= 90 else f"{name[:60]}...{name[-27:]}"

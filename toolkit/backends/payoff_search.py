@@ -1,0 +1,371 @@
+"""Which quantized layers pay in time: a search over engines that are built and measured.
+
+The reasoning. The engine without pairs is the bar, and the engine with all pairs is the first try. Where the engine
+tells times by layer, a unit (a node that placement quantizes) whose kernels with their Q/DQ pairs and reformats take
+longer than its float kernels is given back; all such units at once, since builds are dear, and where that makes the
+engine slower, the worse half of them, because what one unit costs depends on its neighbours' types. Where one block
+runs several units and shows no times of its own (Myelin runs a whole transformer so), its units are tried by role:
+all of one operator and weight shape at once, the smallest weights first, then the halves of the roles that did not
+help. Trials go on from the best engine so far, so what is given back only grows.
+
+Layer times only propose; latency decides. A placement is taken where the mean over the profiles of latency over float
+latency is below 1 by more than the noise, and no profile is slower than float by more than its own noise. The noise of
+an engine's median is taken to be half of the range between the 5th and 95th percentile of single inferences: far more
+than the median's own error, since clocks drift between builds, which the runs of one engine do not show. The best of
+several measurements is better than its truth on average; so a close win is built and measured once more, as is the
+float engine. Where nothing is taken, the engine without pairs is the result: never slower than itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+_LEAST_LOSS = 0.01
+_CLOSE = 3.0
+_REPEAT = 2
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A node that placement quantizes.
+
+    Attributes:
+        name: the node's name.
+        role: its operator and its weight's shape; units of one role are tried together.
+        size: elements of its weight.
+    """
+
+    name: str
+    role: str
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one inference at a profile's opt shapes: median, and the 5th and 95th percentile."""
+
+    ms: float
+    low: float
+    high: float
+
+    @property
+    def noise(self) -> float:
+        """Half of the range between the percentiles, in milliseconds."""
+        return max(self.high - self.low, 0.0) / 2
+
+
+@dataclass
+class Trial:
+    """One engine, built and measured.
+
+    Attributes:
+        kept: the units that stayed float in it.
+        latency: by profile.
+        ms: unit to {profile: milliseconds}, where the engine tells.
+        ties: sets of units whose times are known only together.
+        key: fingerprint of what was built; placements that make the same engine have the same key.
+    """
+
+    kept: frozenset[str]
+    latency: dict[str, Latency]
+    ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    ties: list[list[str]] = field(default_factory=list)
+    key: str = ""
+
+
+@dataclass
+class Verdict:
+    """What the search found.
+
+    Attributes:
+        kept: the units that stay float: all of them where no placement of pairs is faster.
+        reasons: for each of them why.
+        best: the quantized engine with the least latency, None where none could be built.
+        without: the engine without pairs.
+        score: the best engine's mean over the profiles of latency over the float engine's.
+        noise: what ``score`` may be off by.
+        builds: engines that were built and measured.
+    """
+
+    kept: frozenset[str]
+    reasons: dict[str, str]
+    best: Trial | None
+    without: Trial
+    score: float
+    noise: float
+    builds: int
+
+
+Measure = Callable[[frozenset[str], int], Trial | None]
+"""Builds the engine whose named units stay float and measures it; a second time where the number is 1, not 0. None
+where it cannot be built."""
+
+
+class PayoffSearch:
+    """The search; see the module's words.
+
+    Args:
+        units: what placement quantizes, in the graph's order.
+        measure: builds and measures; it raises where the engine without pairs cannot be built.
+        builds: engines to build at most, 2 at least.
+        weights: what each profile counts for; 1 where not named.
+        words: the quantized and the float type, for the reasons.
+        on_trial: called after every engine; ``best`` is the fastest so far.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        measure: Measure,
+        builds: int = 10,
+        weights: Mapping[str, float] | None = None,
+        words: tuple[str, str] = ("int8", "fp16"),
+        on_trial: Callable[[PayoffSearch], None] | None = None,
+    ) -> None:
+        self.units = {unit.name: unit for unit in units}
+        self.everything = frozenset(self.units)
+        self.measure, self.limit, self.weights, self.words = measure, builds, dict(weights or {}), words
+        self.on_trial = on_trial or (lambda search: None)
+        self.trials: dict[frozenset[str], Trial] = {}
+        self.failed: set[frozenset[str]] = set()
+        self.repeated: set[frozenset[str]] = set()
+        self.why: dict[frozenset[str], dict[str, str]] = {frozenset(): {}}
+        self._built: set[tuple[str, int]] = set()
+        self._failures = 0
+
+    def run(self) -> Verdict:
+        """Search until nothing more is proposed or all builds are spent."""
+        self._try(self.everything)
+        self._try(frozenset())
+        self._by_time()
+        self._by_role()
+        return self._verdict()
+
+    # ---------------------------------------------------------------- measuring
+
+    @property
+    def builds(self) -> int:
+        """Engines built so far, failed ones among them."""
+        return len(self._built) + self._failures
+
+    def _left(self) -> int:
+        """Builds left for trials: two are held back to measure a close win again."""
+        return self.limit - self.builds - (_REPEAT if self.limit > 2 + _REPEAT else 0)
+
+    def _try(self, kept: frozenset[str]) -> Trial | None:
+        if kept in self.trials or kept in self.failed:
+            return self.trials.get(kept)
+        trial = self.measure(kept, 0)
+        if trial is None:
+            self._failures += 1
+            self.failed.add(kept)
+            return None
+        self._built.add((trial.key, 0))
+        self.trials[kept] = trial
+        self.on_trial(self)
+        return trial
+
+    def _repeat(self, trial: Trial) -> None:
+        """Measure an engine once more: the mean of the medians, a spread that holds both."""
+        again = self.measure(trial.kept, 1)
+        self.repeated.add(trial.kept)
+        if again is None:
+            self._failures += 1
+            return
+        self._built.add((again.key, 1))
+        for profile, second in again.latency.items():
+            first = trial.latency[profile]
+            noise = max(first.noise, second.noise, abs(first.ms - second.ms) / 2)
+            middle = (first.ms + second.ms) / 2
+            trial.latency[profile] = Latency(middle, middle - noise, middle + noise)
+
+    # ---------------------------------------------------------------- comparing
+
+    @property
+    def without(self) -> Trial:
+        """The engine without pairs."""
+        return self.trials[self.everything]
+
+    def _weight(self, profile: str) -> float:
+        return self.weights.get(profile, 1.0)
+
+    def score(self, trial: Trial) -> float:
+        """Mean over the profiles of latency over the float engine's: below 1 is faster."""
+        return self._mean({p: trial.latency[p].ms / base.ms for p, base in self.without.latency.items()})
+
+    def noise(self, trial: Trial) -> float:
+        """What ``score`` may be off by; the profiles' errors are independent."""
+        total = sum(self._weight(p) for p in self.without.latency)
+        parts = [
+            self._weight(p) * math.hypot(trial.latency[p].noise, base.noise) / base.ms
+            for p, base in self.without.latency.items()
+        ]
+        return math.hypot(*parts) / total
+
+    def _mean(self, values: Mapping[str, float]) -> float:
+        total = sum(self._weight(p) for p in values)
+        return sum(self._weight(p) * value for p, value in values.items()) / total
+
+    @property
+    def best(self) -> Trial:
+        """The fastest engine so far, with pairs or without."""
+        return min(self.trials.values(), key=self.score)
+
+    def _quantized(self) -> list[Trial]:
+        """Engines with pairs, the fastest first; of equals the one that gives back least."""
+        found = [t for kept, t in self.trials.items() if kept != self.everything and t.key != self.without.key]
+        return sorted(found, key=lambda t: (self.score(t), len(t.kept), sorted(t.kept)))
+
+    def faster(self, trial: Trial) -> bool:
+        """Whether an engine is faster than the one without pairs by more than the noise, and slower in no profile."""
+        slower = any(
+            trial.latency[p].ms > base.ms + math.hypot(trial.latency[p].noise, base.noise)
+            for p, base in self.without.latency.items()
+            if self._weight(p) > 0
+        )
+        return not slower and self.score(trial) + self.noise(trial) < 1
+
+    # ---------------------------------------------------------------- by layer times
+
+    def _by_time(self) -> None:
+        """Give back what is slower by the layers' times, while that makes the engine faster."""
+        current = next(iter(self._quantized()), None)
+        while current is not None:
+            slow = self._slow(current)
+            better = None
+            count = len(slow)
+            while count and better is None and self._left() > 0:
+                why = self._explain(slow[:count], current)
+                tried = self._further(current, why)
+                if tried is not None and self.score(tried) < self.score(current):
+                    better = tried
+                count //= 2
+            current = better
+
+    def _further(self, trial: Trial, why: Mapping[str, str]) -> Trial | None:
+        """The engine that gives back more, and why; None where that leaves no pair or cannot be built."""
+        kept = trial.kept | frozenset(why)
+        if kept == self.everything:
+            return None
+        self.why.setdefault(kept, {**self.why[trial.kept], **why})
+        return self._try(kept)
+
+    def _slow(self, trial: Trial) -> list[tuple[list[str], float]]:
+        """Sets of units that take longer than their float layers, the largest loss first."""
+        found: list[tuple[list[str], float]] = []
+        for names in self._clusters(trial):
+            open_names = [name for name in names if name not in trial.kept]
+            here, there = self._time(trial, names), self._time(self.without, names)
+            if not open_names or not here or not there:
+                continue
+            base = self._mean({p: there[p] / self.without.latency[p].ms for p in there})
+            loss = self._mean({p: here[p] / self.without.latency[p].ms for p in here}) - base
+            if loss > _LEAST_LOSS * base:
+                found.append((open_names, loss))
+        return sorted(found, key=lambda entry: (-entry[1], entry[0]))
+
+    def _clusters(self, trial: Trial) -> list[list[str]]:
+        """The units, those together that one layer runs in this engine or in the float one."""
+        sets: list[set[str]] = []
+        for tie in (*trial.ties, *self.without.ties):
+            joined = {name for name in tie if name in self.units}
+            for other in [s for s in sets if s & joined]:
+                joined |= other
+                sets.remove(other)
+            sets.append(joined)
+        tied = set().union(*sets)
+        return [sorted(s) for s in sets if s] + [[name] for name in self.units if name not in tied]
+
+    def _time(self, trial: Trial, names: Sequence[str]) -> dict[str, float]:
+        """Milliseconds by profile of some units together, empty where the engine tells no times.
+
+        A unit without a time has no layer of its own: it runs in another's kernel, and costs nothing.
+        """
+        if not trial.ms:
+            return {}
+        return {p: sum(trial.ms.get(name, {}).get(p, 0.0) for name in names) for p in self.without.latency}
+
+    def _explain(self, slow: Iterable[tuple[list[str], float]], trial: Trial) -> dict[str, str]:
+        found: dict[str, str] = {}
+        quantized, plain = self.words
+        for names, _ in slow:
+            here, there = self._time(trial, names), self._time(self.without, names)
+            told = ", ".join(f"{here[p]:.4g} ms against {there[p]:.4g} ms{_at(p, here)}" for p in here)
+            of = "" if len(names) == 1 else f" (one block with {len(names) - 1} more)"
+            why = f"{quantized} with its Q/DQ pairs and reformats is not faster than {plain}: {told}{of}"
+            found.update(dict.fromkeys(names, why))
+        return found
+
+    # ---------------------------------------------------------------- by role
+
+    def _by_role(self) -> None:
+        """Give back units without times of their own by role, then by halves of a role."""
+        best = next(iter(self._quantized()), None)
+        if best is None:
+            return
+        hidden = {name for names in self._clusters(best) if len(names) > 1 for name in names}
+        if not best.ms or not self.without.ms:
+            hidden = set(self.units)
+        roles: dict[str, list[str]] = {}
+        for unit in sorted(self.units.values(), key=lambda unit: unit.size):
+            if unit.name in hidden and unit.name not in best.kept:
+                roles.setdefault(unit.role, []).append(unit.name)
+        ordered = {role: [n for n in self.units if n in set(names)] for role, names in roles.items()}
+        rest: list[tuple[str, list[str]]] = []
+        for role, names in ordered.items():
+            after = self._give_back(best, names, f"all {len(names)} {role}")
+            if after is None:
+                rest.append((role, names))
+            best = after or best
+        for role, names in rest:
+            for half in (names[: len(names) // 2], names[len(names) // 2 :]):
+                if len(names) > 1:
+                    best = self._give_back(best, half, f"{len(half)} of {len(names)} {role}") or best
+
+    def _give_back(self, best: Trial, names: Sequence[str], what: str) -> Trial | None:
+        if self._left() <= 0:
+            return None
+        tried = self._further(best, dict.fromkeys(names, ""))
+        if tried is None:
+            return None
+        why = f"with {what} in {self.words[0]} the engine takes {told(best)}, without {told(tried)}"
+        self.why[tried.kept].update(dict.fromkeys(names, why))
+        return tried if self.score(tried) < self.score(best) else None
+
+    # ---------------------------------------------------------------- the last word
+
+    def _verdict(self) -> Verdict:
+        while True:
+            chosen = next((trial for trial in self._quantized() if self.faster(trial)), None)
+            if chosen is None or chosen.kept in self.repeated:
+                break
+            if self.score(chosen) + _CLOSE * self.noise(chosen) < 1:
+                break
+            again = [t for t in (chosen, self.without) if t.kept not in self.repeated]
+            if self.builds + len(again) > self.limit:
+                break
+            for trial in again:
+                self._repeat(trial)
+        best = chosen or next(iter(self._quantized()), None)
+        score, noise = (self.score(best), self.noise(best)) if best is not None else (math.inf, 0.0)
+        if chosen is not None:
+            return Verdict(chosen.kept, self.why[chosen.kept], chosen, self.without, score, noise, self.builds)
+        quantized, plain = self.words
+        why = f"no engine with {quantized} pairs could be built"
+        if best is not None:
+            why = (
+                f"no {quantized} engine is faster than {plain} beyond the noise: the best takes {told(best)}, without "
+                f"pairs {told(self.without)}; {score:.3f} of the time, give or take {noise:.3f}"
+            )
+        return Verdict(self.everything, dict.fromkeys(self.units, why), best, self.without, score, noise, self.builds)
+
+
+def told(trial: Trial) -> str:
+    """An engine's latencies in words."""
+    return ", ".join(f"{one.ms:.4g} ms{_at(p, trial.latency)}" for p, one in trial.latency.items())
+
+
+def _at(profile: str, among: Mapping[str, object]) -> str:
+    return f" in profile '{profile}'" if len(among) > 1 else ""

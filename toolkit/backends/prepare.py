@@ -1,0 +1,150 @@
+"""Lowering a model for a backend and building it: the same steps for a run's engine and for trial engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.backends.base import Backend, EngineSettings, Extras, Log, Progress, quiet
+from toolkit.journal import Journal
+from toolkit.precision import Precision
+from toolkit.profiles import Profiles
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from toolkit.backends.layer import Build
+    from toolkit.calibration.ranges import Ranges
+    from toolkit.graph_pass import Context
+    from toolkit.model import Model
+    from toolkit.plan import PrecisionPlan
+
+
+def lower_for(
+    backend: Backend,
+    settings: EngineSettings,
+    model: Model,
+    plan: PrecisionPlan,
+    *,
+    rest: Precision,
+    observed: Mapping[str, tuple[float, float]] | None = None,
+    io: Mapping[str, Precision] | None = None,
+    journal: Journal,
+) -> tuple[Model, PrecisionPlan]:
+    """The graph that the backend takes, and the plan for it; neither argument is changed.
+
+    Args:
+        backend: who builds; its typing decides which lowering it is.
+        settings: the engine's settings.
+        model: the graph with its Q/DQ pairs.
+        plan: what was asked of each node.
+        rest: the float type of nodes that nobody asked about.
+        observed: smallest and largest value seen of float tensors (strong typing).
+        io: types of inputs and outputs that shall differ from the model's own (strong typing).
+        journal: gets a line for all that was not done as asked.
+
+    Raises:
+        QtoolError: the model cannot be lowered so; see ``lower`` and ``lower_weak``.
+    """
+    if backend.typing_for(settings) == "weak":
+        from toolkit.backends.weak import lower_weak
+
+        final, plan = lower_weak(model, plan, settings, backend, journal)
+    else:
+        from toolkit.backends.lowering import lower
+
+        made = lower(model, plan, rest=rest, observed=observed, io=io, journal=journal)
+        final, plan = made.model, made.plan
+    final.source = None
+    return final, plan
+
+
+def save_for(backend: Backend, settings: EngineSettings, model: Model, path: Path) -> Path:
+    """Write a lowered model in the ONNX IR version that the backend's parser takes."""
+    return model.save(path, ir_version=8 if backend.typing_for(settings) == "weak" else 10)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where trial engines are built and measured: a backend with all that a build of it needs besides the model.
+
+    Attributes:
+        backend: who builds.
+        settings: the engine's settings.
+        profiles: the shape profiles that are built and measured.
+        rest: the float type of nodes that nobody asked about.
+        io: types of inputs and outputs that shall differ from the model's own.
+        ranges: amax by tensor, for implicit quantization, and the values seen, for strong typing.
+        calibration_profile: the profile of TensorRT's own calibrators.
+    """
+
+    backend: Backend
+    settings: EngineSettings
+    profiles: Profiles
+    rest: Precision = Precision.FP16
+    io: Mapping[str, Precision] = field(default_factory=dict)
+    ranges: Ranges | None = None
+    calibration_profile: str = ""
+
+    @classmethod
+    def of(cls, context: Context) -> Bench:
+        """The recipe's backend and settings; without a recipe ``context.services`` ``backend`` and ``engine_settings``.
+
+        Raises:
+            QtoolError: the recipe's engine settings are wrong, or its backend cannot be used here.
+        """
+        from toolkit.backends.choose import choose
+
+        pipeline = context.services.get("pipeline")
+        if pipeline is None:
+            backend = context.services.get("backend") or choose("auto")[0]
+            settings = context.services.get("engine_settings") or EngineSettings()
+            return cls(backend, settings, context.profiles, context.rest, ranges=context.known_ranges)
+        section = pipeline.recipe.engine
+        return cls(
+            choose(section.backend)[0],
+            pipeline.engine_settings(),
+            context.profiles,
+            context.rest,
+            {name: Precision(value) for name, value in section.io.items()},
+            context.known_ranges,
+            section.calibration_profile or next(iter(context.profiles.names), ""),
+        )
+
+    def lowered(self, model: Model, plan: PrecisionPlan, settings: EngineSettings) -> tuple[Model, PrecisionPlan]:
+        """The model lowered for the backend; see ``lower_for``."""
+        observed = self.ranges.observed if self.ranges is not None else None
+        return lower_for(
+            self.backend, settings, model, plan, rest=self.rest, observed=observed, io=self.io, journal=Journal()
+        )
+
+    def build(
+        self,
+        model: Model,
+        plan: PrecisionPlan,
+        settings: EngineSettings,
+        path: Path,
+        batches: Iterable[Mapping[str, np.ndarray]] = (),
+        log: Log = quiet,
+        progress: Progress = quiet,
+    ) -> Build:
+        """Build a lowered model, written to ``path`` for the time of the build.
+
+        Raises:
+            BackendError: the backend refuses the model or the settings.
+        """
+        extras = Extras(
+            plan=plan,
+            rest=str(self.rest),
+            ranges=self.ranges,
+            batches=batches,
+            calibration_profile=self.calibration_profile,
+        )
+        try:
+            save_for(self.backend, settings, model, path)
+            return self.backend.build(path, self.profiles, settings, log, progress, extras)
+        finally:
+            for file in path.parent.glob(f"{path.name}*"):
+                file.unlink()

@@ -1,0 +1,127 @@
+"""What each quantized layer costs in an engine: its kernels with its own Q/DQ pairs and reformats."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from toolkit.backends.engine_map import EngineMap
+from toolkit.backends.flow import Flow
+from toolkit.backends.layer import Build, Layer
+from toolkit.model import Model
+from toolkit.placement.ops import DEQUANTIZE, MOVERS, QUANTIZE, TARGETS
+
+_PAIR = frozenset({QUANTIZE, DEQUANTIZE})
+
+
+@dataclass
+class UnitTimes:
+    """Time by unit; a unit is a node that placement quantizes, with what belongs to it.
+
+    Attributes:
+        ms: unit to {profile: milliseconds}. Units that one engine layer runs together share its time equally.
+        ties: sets of units that some engine layer runs together: their own times are not known, only the sum's.
+    """
+
+    ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    ties: list[list[str]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine form."""
+        return {"ms": self.ms, "ties": self.ties}
+
+
+def unit_times(model: Model, build: Build, units: Collection[str]) -> UnitTimes:
+    """Time of each unit, so that engines of one model with unlike pairs can be compared unit by unit.
+
+    Every engine layer counts for the units whose nodes it runs. A node that is no unit belongs to the last unit before
+    it, a Q/DQ pair to the units that read it, a layer that runs no node (a reformat) to what reads its output. Layers
+    before the first unit belong to none.
+
+    Args:
+        model: the lowered graph that was built.
+        build: its engine, with layer times.
+        units: names of the nodes to tell times of.
+
+    Returns:
+        No times at all where the build has none or its layers are not the engine's own.
+    """
+    found = UnitTimes()
+    if build.source != "inspector" or not build.time_ms:
+        return found
+    flow = Flow(model)
+    owners = _owners(model, flow, units)
+    names = list(build.settings.get("profiles") or ()) or ["default"]
+    ties: set[frozenset[str]] = set()
+    for number, profile in enumerate(names):
+        layers = [layer for layer in build.layers if layer.profile == number]
+        shares, tied = _shares(flow, model, layers, owners, units)
+        ties |= tied
+        for name, shared in shares.items():
+            milliseconds = build.time_ms.get(name, {}).get(profile)
+            if milliseconds is None or not shared:
+                continue
+            for unit in shared:
+                times = found.ms.setdefault(unit, {})
+                times[profile] = times.get(profile, 0.0) + milliseconds / len(shared)
+    found.ties = sorted(sorted(tie) for tie in ties)
+    return found
+
+
+def _shares(
+    flow: Flow, model: Model, layers: list[Layer], owners: dict[str, tuple[str, ...]], units: Collection[str]
+) -> tuple[dict[str, tuple[str, ...]], set[frozenset[str]]]:
+    """For each layer's name the units that it counts for; and the sets of units that some layer runs together."""
+    engine = EngineMap(flow, model.graph.outputs, layers)
+    runs: dict[str, list[str]] = {}
+    for node, held in engine.layers.items():
+        for layer in held:
+            runs.setdefault(layer.name, []).append(node)
+    shares: dict[str, tuple[str, ...]] = {}
+    ties: set[frozenset[str]] = set()
+    for layer in layers:
+        inside = runs.get(layer.name, [])
+        heavy = [node for node in inside if node in units and flow.nodes[node].op in TARGETS]
+        own = heavy or [node for node in inside if node in units]
+        if len(own) > 1:
+            ties.add(frozenset(own))
+        # a pair that runs in another layer's kernel costs nothing of its own
+        served = [node for node in inside if flow.nodes[node].op not in _PAIR] or inside
+        shares[layer.name] = _unique(own or [unit for node in served for unit in owners.get(node, ())])
+    readers = {port.name: layer.name for layer in reversed(layers) for port in layer.inputs}
+    makers = {port.name: layer.name for layer in layers for port in layer.outputs}
+    for layer in layers:
+        if runs.get(layer.name):
+            continue
+        sides = [readers.get(port.name) for port in layer.outputs] + [makers.get(port.name) for port in layer.inputs]
+        near = next((name for name in sides if name is not None and runs.get(name)), None)
+        shares[layer.name] = shares[near] if near is not None else ()
+    return shares, ties
+
+
+def _owners(model: Model, flow: Flow, units: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """For each node the units that it belongs to."""
+    rank: dict[str, int] = {}
+    found: dict[str, tuple[str, ...]] = {}
+    for position, node in enumerate(model.nodes):
+        if node.name in units:
+            found[node.name], rank[node.name] = (node.name,), position
+            continue
+        before = [owner for made in _before(node) for owner in found.get(made.name, ())]
+        found[node.name] = (max(before, key=lambda unit: rank[unit]),) if before else ()
+    for node in model.nodes:
+        if node.op in _PAIR:
+            read = [unit for reader in flow.readers(node, MOVERS | _PAIR) for unit in found.get(reader.name, ())]
+            found[node.name] = _unique(read) or found[node.name]
+    return found
+
+
+def _before(node: gs.Node) -> Iterable[gs.Node]:
+    return (maker for tensor in node.inputs for maker in tensor.inputs)
+
+
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,83 @@
+"""What every part of the report has in common, and what was measured of the model's outputs.
+
+A signal-to-noise ratio (SQNR) that is no finite number is stored as null, and ``max_abs`` tells the cases apart: 0
+means that the tensors are identical (SQNR infinite), null that NaN or infinity was met and nothing can be compared,
+any other value that the float tensor is zero throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Finite = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A float, or null where it would be NaN or infinite."""
+
+
+class Part(BaseModel):
+    """What every part of the report has in common: no unknown keys, no NaN, no infinity."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True)
+
+
+class Measured(Part):
+    """A tensor against the float model's; see the module's words on nulls."""
+
+    sqnr_db: Finite = None
+    max_abs: Finite = None
+
+    @property
+    def identical(self) -> bool:
+        """Whether the tensor is the float model's, bit for bit."""
+        return self.sqnr_db is None and self.max_abs == 0
+
+    @property
+    def incomparable(self) -> bool:
+        """Whether NaN or infinity kept the tensors from being compared."""
+        return self.sqnr_db is None and self.max_abs is None
+
+
+class OutputError(Measured):
+    """One output of the model against the float model's."""
+
+    cosine: Finite = None
+    agreement: Finite = Field(default=None, description="share of samples with the same winner, for class-like outputs")
+    variation_db: Finite = Field(
+        default=None, description="power of what differs from sample to sample over the noise, in dB"
+    )
+
+
+class Accuracy(Part):
+    """The model before and after. ``drop`` is positive where the quantized model is worse, in the metric's units."""
+
+    metric: str | None = None
+    before: Finite = Field(default=None, alias="float")
+    quantized: Finite = None
+    drop: Finite = None
+    budget: float | None = Field(default=None, description="the largest drop allowed")
+    met: bool | None = Field(default=None, description="whether the budget was kept; null without a budget")
+    samples: int = 0
+    outputs: dict[str, OutputError] = Field(default_factory=dict)
+    source: str = Field(default="", description="what ran the quantized model: onnxruntime or the engine")
+    held_out: bool = Field(default=True, description="whether the samples took no part in calibration")
+    misses: list[str] = Field(default_factory=list, description="each target that was missed, in words")
+    notes: list[str] = Field(default_factory=list)
+
+    @property
+    def rising(self) -> bool:
+        """Whether more of the metric is better, as the drop's sign says."""
+        if self.before is None or self.quantized is None or self.drop is None:
+            return True
+        return self.drop * (self.before - self.quantized) >= 0
+
+    @property
+    def in_points(self) -> bool:
+        """Whether the metric is a share, whose changes people state in percentage points."""
+        return self.rising and all(value is not None and abs(value) <= 1 for value in (self.before, self.quantized))

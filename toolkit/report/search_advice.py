@@ -1,0 +1,87 @@
+"""The search in words: one line for the terminal, and what to try next where layers were measured one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from toolkit.report.schema import LayerInfo, Suggestion, Verdict
+from toolkit.report.search_parts import SearchInfo
+from toolkit.report.verdict import keep_fragment
+
+_MOST = 5
+_LEAST_SHARE = 0.01
+_UNITS = {"max_ms": " ms", "min_sqnr_db": " dB"}
+
+
+def search_line(info: SearchInfo) -> str:
+    """The search in one line."""
+    plan = info.chosen
+    met = "within" if info.met else f"MISSES {lacks_words(info)} of"
+    times = f"{plan.predicted_ms:.4g} ms predicted on the {info.gpu}, float {info.float_ms:.4g} ms"
+    if info.measured_share:
+        times += f", {info.measured_share:.0%} of it measured"
+    level = f", {plan.sqnr_db:.1f} dB" if plan.sqnr_db is not None else ""
+    return (
+        f"Search: {count(info.evaluations, 'plan')} on {info.samples} samples; the chosen one is "
+        f"{met} its budget: {count(plan.kept, 'layer')} float, {plan.quantized_share:.0%} of the "
+        f"multiply-accumulates in {str(info.precision).upper()}{level}; {times}"
+    )
+
+
+def lacks_words(info: SearchInfo) -> str:
+    """How far the chosen plan misses each limit."""
+    words = [f"{name} by {value:.3g}{_UNITS.get(name, '')}" if value is not None else f"{name} without measure"
+             for name, value in info.lacks.items()]  # fmt: skip
+    return ", ".join(words)
+
+
+def budget_words(info: SearchInfo) -> str:
+    """The budget's limits, and the margin kept from them."""
+    limits = [f"{name} {value:g}" for name, value in info.budget.items() if name != "margin"]
+    margin = info.budget.get("margin")
+    return ", ".join(limits) + (f", with a margin of {margin:g}" if margin else "")
+
+
+def search_suggestions(info: SearchInfo, result: Verdict, blamed: Sequence[LayerInfo]) -> list[Suggestion]:
+    """What the search's own numbers say to try next.
+
+    Args:
+        info: the search.
+        result: the run's verdict.
+        blamed: the layers where the error comes in by their local error; named where they are others.
+    """
+    found: list[Suggestion] = []
+    if result in ("missed", "broken") and info.met:
+        margin = 2 * max(info.budget.get("margin", 0.0), 0.5)
+        found.append(
+            Suggestion(
+                text=f"The search met its budget on its {info.samples} samples, the evaluation missed it: let it keep "
+                "a larger margin, or decide on more samples.",
+                fragment=f'[[pass]]\nuse = "search_precision"\nmargin = {margin:g}\n',
+            )
+        )
+    elif not info.met:
+        found.append(
+            Suggestion(text=f"No plan that the search tried meets its budget: the nearest misses {lacks_words(info)}. "
+                            "Give it more evaluations, let it try helpers, or loosen the budget.",
+                       fragment='[[pass]]\nuse = "search_precision"\nhelpers = ["equalize", "smooth"]\n')
+        )  # fmt: skip
+    left = [layer for layer in info.layers if not layer.kept and layer.share >= _LEAST_SHARE][:_MOST]
+    if left and result in ("missed", "broken", "usable"):
+        precision, first = str(info.rest), left[0]
+        text = (f"{'If accuracy matters more than speed: keep' if result == 'usable' else 'Keep'} "
+                f"{len(left)} more layer{'' if len(left) == 1 else 's'} in {precision.upper()}: '{first.node}' has "
+                f"{first.share:.0%} of the harm that the search measured at the output.")  # fmt: skip
+        others = [layer.node for layer in blamed if layer.node not in {one.node for one in left}]
+        if others:
+            shares = {layer.node: layer.share for layer in info.layers}
+            one = others[0]
+            known = f", but has {shares[one]:.1%} of the harm at the output" if one in shares else ""
+            text += f" (By its own error alone '{one}' stands out{known}.)"
+        found.append(Suggestion(text=text, fragment=keep_fragment([layer.node for layer in left], precision)))
+    return found
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")

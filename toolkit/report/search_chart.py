@@ -1,0 +1,137 @@
+"""The geometry of the search's picture: accuracy against predicted time, one dot a plan. The template only draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from toolkit.report.search_parts import PlanPoint, SearchInfo
+
+WIDTH, HEIGHT = 1000.0, 260.0
+_MARGIN = 0.06
+
+
+@dataclass(frozen=True)
+class PlanDot:
+    """One plan: its place, the classes that style it, and what it stands for."""
+
+    x: float
+    y: float
+    style: str
+    plan: PlanPoint
+
+
+@dataclass(frozen=True)
+class Label:
+    """A reference that is named in the picture."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str
+    below: bool = False
+
+
+@dataclass(frozen=True)
+class SearchChart:
+    """The picture. ``reference`` is the float model's place; ``limits`` are budget lines (x1, y1, x2, y2, text)."""
+
+    title: str
+    dots: list[PlanDot]
+    front: str
+    reference: tuple[float, float]
+    chosen: tuple[float, float]
+    labels: list[Label]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    limits: list[tuple[float, float, float, float, str]] = field(default_factory=list)
+
+
+def search_chart(info: SearchInfo) -> SearchChart | None:
+    """The picture of a search, or None where no plan has a finite accuracy."""
+    title, level, limit, exact = _accuracy(info)
+    shown = [(plan, value) for plan in info.plans if (value := level(plan)) is not None and math.isfinite(value)]
+    if not shown:
+        return None
+    known = [value for _, value in shown] + [v for v in (limit, exact) if v is not None]
+    x_low, x_high, x_gap = axis([plan.predicted_ms for plan, _ in shown] + [info.float_ms])
+    y_low, y_high, y_gap = axis(known)
+    if exact is None:
+        # the float model has no finite SQNR: its place is the upper edge
+        exact = y_high = y_high + y_gap
+
+    def place(ms: float, value: float) -> tuple[float, float]:
+        return (
+            round(WIDTH * (ms - x_low) / (x_high - x_low), 1),
+            round(HEIGHT * (1 - (value - y_low) / (y_high - y_low)), 1),
+        )
+
+    dots = [
+        PlanDot(*place(plan.predicted_ms, value), " ".join(word for word, yes in (
+            ("meets", plan.meets), ("front", plan.front)) if yes), plan)
+        for plan, value in shown
+    ]  # fmt: skip
+    on_front = sorted((dot for dot in dots if dot.plan.front), key=lambda dot: dot.x)
+    reference = place(info.float_ms, exact)
+    chosen = next(((dot.x, dot.y) for dot in dots if dot.plan.chosen), reference)
+    limits = []
+    if limit is not None:
+        _, y = place(x_low, limit)
+        margin = "min_sqnr_db" in info.budget and info.budget.get("margin")
+        limits.append((0.0, y, WIDTH, y, f"budget and its margin of {margin:g} dB" if margin else "budget"))
+    if "max_ms" in info.budget:
+        x, _ = place(info.budget["max_ms"], y_low)
+        if 0 <= x <= WIDTH:
+            limits.append((x, 0.0, x, HEIGHT, "max_ms"))
+    everything = next(((dot.x, dot.y) for dot in dots if dot.plan.kept == 0), None)
+    named = [(reference, f"float ({info.rest})"), (chosen, "chosen")]
+    if everything is not None and everything != chosen:
+        named.append((everything, f"all {info.precision}"))
+    return SearchChart(
+        title, dots, " ".join(f"{'M' if n == 0 else 'L'}{dot.x:g} {dot.y:g}" for n, dot in enumerate(on_front)),
+        reference, chosen, [_label(at, text, [p for p, _ in named if p != at]) for at, text in named],
+        [(place(ms, y_low)[0], f"{ms:.6g}") for ms in _ticks(x_low, x_high, x_gap)],
+        [(place(x_low, value)[1], f"{value:.6g}") for value in _ticks(y_low, y_high, y_gap)], limits,
+    )  # fmt: skip
+
+
+def axis(values: Sequence[float]) -> tuple[float, float, float]:
+    """Lower end, upper end and step of an axis with round numbers that holds ``values``, with some room around."""
+    low, high = min(values), max(values)
+    room = (high - low) * _MARGIN or abs(high) * _MARGIN or 1.0
+    raw = (high - low + 2 * room) / 5
+    power = 10.0 ** math.floor(math.log10(raw))
+    gap = next(power * step for step in (1, 2, 5, 10) if power * step >= raw)
+    bottom = math.floor((low - room) / gap) * gap
+    # no time and no share is below zero
+    bottom = max(bottom, 0.0) if low >= 0 else bottom
+    return bottom, max(math.ceil((high + room) / gap) * gap, bottom + gap), gap
+
+
+def _ticks(low: float, high: float, gap: float) -> list[float]:
+    return [low + gap * step for step in range(round((high - low) / gap) + 1)]
+
+
+def _accuracy(
+    info: SearchInfo,
+) -> tuple[str, Callable[[PlanPoint], float | None], float | None, float | None]:
+    """What the picture shows: its name, a plan's value, the budget's, and the float model's (None where infinite)."""
+    budget = info.budget
+    if "min_sqnr_db" in budget or info.float_metric is None:
+        if "min_sqnr_db" not in budget and "min_agreement" in budget:
+            return "share of the float model's winners", lambda plan: plan.agreement, budget["min_agreement"], 1.0
+        least = budget["min_sqnr_db"] + budget.get("margin", 0.0) if "min_sqnr_db" in budget else None
+        return "SQNR at the output, dB", lambda plan: plan.sqnr_db, least, None
+    limit = budget.get("min_value")
+    if "max_drop" in budget:
+        limit = info.float_metric - budget["max_drop"] * (1 if info.higher_is_better else -1)
+    return info.metric or "metric", lambda plan: plan.metric, limit, info.float_metric
+
+
+def _label(at: tuple[float, float], text: str, others: Sequence[tuple[float, float]]) -> Label:
+    """A label beside its point, inside the picture, under it where a neighbour's would be in the way."""
+    x, y = at
+    crowded = any(abs(x - other[0]) < 120 and -30 < other[1] - y <= 0 and other != at for other in others)
+    anchor = "end" if x > WIDTH - 120 else "start"
+    return Label(x + (-12 if anchor == "end" else 12), y + (18 if crowded or y < 14 else -10), text, anchor, crowded)

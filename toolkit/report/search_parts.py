@@ -1,0 +1,95 @@
+"""What the report holds of the precision search: its plans, the layers' measured harm, and the weak spots explained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from toolkit.precision import Precision
+from toolkit.report.parts import Finite, Part
+
+
+class PlanPoint(Part):
+    """One plan that the search evaluated. ``noise`` 0 means outputs identical to float, null NaN or infinity."""
+
+    predicted_ms: float
+    noise: Finite = Field(default=None, description="noise power over signal power of the worst output")
+    sqnr_db: Finite = None
+    metric: Finite = None
+    agreement: Finite = Field(default=None, description="share of positions with the float model's winner")
+    quantized_share: float = Field(description="of multiply-accumulates, 0 to 1")
+    kept: int = Field(description="how many quantizable layers stay float")
+    names: list[str] = Field(default_factory=list, description="those, of the chosen plan and of the front's")
+    meets: bool = Field(description="whether it meets the budget")
+    front: bool = Field(default=False, description="whether no other plan is as exact and as fast")
+    chosen: bool = False
+
+
+class LayerHarm(Part):
+    """What the search measured of one layer at the model's output."""
+
+    node: str
+    op: str
+    alone_db: Finite = Field(default=None, description="SQNR of the output with this layer alone quantized")
+    without_db: Finite = Field(default=None, description="SQNR of the output with all but this layer quantized")
+    share: float = Field(description="of the harm of all layers, 0 to 1")
+    kept: bool = Field(description="whether the chosen plan keeps it float")
+
+
+class SearchInfo(Part):
+    """The search for the cheapest plan within the budget; times are predictions unless ``measured_share`` says more."""
+
+    precision: Precision
+    rest: Precision
+    gpu: str = Field(description="the GPU that times are predicted for")
+    prefer: str = ""
+    budget: dict[str, float] = Field(default_factory=dict)
+    met: bool
+    lacks: dict[str, Finite] = Field(default_factory=dict, description="how far the chosen plan misses each limit")
+    evaluations: int
+    samples: int = 0
+    metric: str | None = None
+    float_metric: Finite = None
+    higher_is_better: bool = Field(default=True, description="of the metric")
+    float_ms: float = Field(description="predicted time of the float model")
+    measured_share: float = Field(default=0.0, description="share of the chosen plan's time that was measured, 0 to 1")
+    plans: list[PlanPoint]
+    layers: list[LayerHarm] = Field(default_factory=list, description="the most harmful first, where measured")
+    warnings: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+    @property
+    def chosen(self) -> PlanPoint:
+        """The plan that was taken."""
+        return next(plan for plan in self.plans if plan.chosen)
+
+    @property
+    def everything(self) -> PlanPoint | None:
+        """The plan that quantizes every layer, with the ranges of the calibration."""
+        return next((plan for plan in self.plans if plan.kept == 0), None)
+
+
+class CauseInfo(Part):
+    """One reason why a layer loses accuracy, with the number that shows it and what would help."""
+
+    kind: str
+    tensor: str = ""
+    value: Finite = None
+    text: str
+    remedy: str
+
+
+class WeakSpotInfo(Part):
+    """One of the worst layers, explained.
+
+    ``source`` says how it was found: ``search`` measured its harm at the output; ``ranges`` read the causes off
+    calibration and weights, for the layers where the error comes in.
+    """
+
+    node: str
+    op: str = ""
+    share: float | None = Field(default=None, description="of the harm of all layers, where a search measured it")
+    kept: bool = Field(default=False, description="whether it stays float")
+    source: Literal["search", "ranges"]
+    causes: list[CauseInfo]

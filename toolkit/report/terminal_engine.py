@@ -1,0 +1,107 @@
+"""What the engine showed on the GPU, in the terminal: its numbers, its time, and what did not pay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolkit.report.engine_parts import DeviceInfo, PayoffInfo
+from toolkit.report.parts import Accuracy
+from toolkit.report.payoff import unpaid
+from toolkit.report.payoff_words import main_comparison
+from toolkit.report.schema import Report
+from toolkit.report.verdict import change_words
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_MOST_GROUPS = 6
+
+
+def device_rows(device: DeviceInfo | None) -> list[tuple[str, Accuracy]]:
+    """Each profile's accuracy on the GPU, then that of all together where there are several."""
+    if device is None or device.status != "ran" or device.accuracy is None:
+        return []
+    rows = list(device.profiles.items())
+    return rows if len(rows) == 1 else [*rows, ("all", device.accuracy)]
+
+
+def print_engine(report: Report, console: Console) -> None:
+    """Print the run on the GPU and the time, as far as they are known."""
+    if report.device is not None:
+        _print_device(report.device, console)
+    if report.payoff is not None:
+        _print_time(report.payoff, console)
+        _print_unpaid(report.payoff, console)
+
+
+def _print_device(device: DeviceInfo, console: Console) -> None:
+    from toolkit.report.terminal import plain_text, section, table
+
+    if device.status == "failed":
+        section(console, f"On the GPU{f' ({device.gpu})' if device.gpu else ''}: the engine failed")
+        console.print(plain_text(f"  {device.why}", "red"))
+    rows = device_rows(device)
+    if not rows:
+        return
+    section(console, f"On the GPU ({device.gpu or 'unknown'}): {device.samples} samples run by the engine itself")
+    metric = rows[0][1].metric
+    names = [("profile", "left"), ("samples", "right"), *([(metric, "right"), ("change", "left")] if metric else [])]
+    grid = table(*names, ("output", "left"), ("SQNR dB", "right"), ("cosine", "right"), ("same winner", "right"),
+                 ("max diff", "right"))  # fmt: skip
+    for profile, one in rows:
+        for number, (name, output) in enumerate(one.outputs.items()):
+            head = ["", ""] if number else [profile, str(one.samples)]
+            if metric:
+                score = "" if number or one.quantized is None else f"{one.quantized:.4g}"
+                head += [score, "" if number or one.drop is None else change_words(one.drop, one)]
+            level = _number(output.sqnr_db, 1)
+            if not level:
+                level = "identical" if output.identical else "NaN/inf" if output.incomparable else "zero signal"
+            agreement = "" if output.agreement is None else f"{output.agreement:.1%}"
+            largest = "" if output.max_abs is None else f"{output.max_abs:.3g}"
+            cells = [*head, name, level, _number(output.cosine, 5), agreement, largest]
+            grid.add_row(*(plain_text(cell) for cell in cells))
+    console.print(grid)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _print_time(payoff: PayoffInfo, console: Console) -> None:
+    from toolkit.report.terminal import plain_text, section, table
+
+    found = main_comparison(payoff)
+    name, latencies = (found[0].upper(), found[1].profiles) if found is not None else ("", {})
+    section(console, f"Time at the opt shapes, ms{f', beside the unquantized model in {name}' if name else ''}")
+    compared = [("latency", "right"), (name, "right"), ("ratio", "right")] if latencies else []
+    grid = table(("profile", "left"), *compared, ("layers", "right"), ("reformats", "right"), ("Q/DQ kernels", "right"))
+    for profile in dict.fromkeys((*latencies, *payoff.overhead)):
+        times, spent = latencies.get(profile), payoff.overhead.get(profile)
+        cells = [profile]
+        if latencies:
+            cells += [f"{times.ours_ms:.3f}", f"{times.other_ms:.3f}", f"{times.ratio:.3f}"] if times else [""] * 3
+        cells += (
+            [f"{spent.layers_ms:.3f}", f"{spent.reformat_ms:.3f} in {spent.reformats}",
+             f"{spent.qdq_ms:.3f} in {spent.qdq_kernels}"]
+            if spent else [""] * 3
+        )  # fmt: skip
+        grid.add_row(*(plain_text(cell) for cell in cells))
+    console.print(grid)
+
+
+def _print_unpaid(payoff: PayoffInfo, console: Console) -> None:
+    from toolkit.report.terminal import plain_text, section, table
+
+    found = main_comparison(payoff)
+    dear = unpaid(found[1]) if found is not None else []
+    if found is None or not dear:
+        return
+    section(console, f"Slower quantized than in {found[0].upper()}: {len(dear)} of {len(found[1].groups)} layer groups")
+    grid = table(("group", "left"), ("profile", "left"), ("ms", "right"), (found[0].upper(), "right"), ("why", "left"))
+    for group in dear[:_MOST_GROUPS]:
+        profile, times = group.worst, group.times[group.worst]
+        more = f" and {len(group.nodes) - 1} more" if len(group.nodes) > 1 else ""
+        cells = [group.name + more, profile, f"{times.ours_ms:.4f}", f"{times.other_ms:.4f}", group.why]
+        grid.add_row(*(plain_text(cell) for cell in cells))
+    console.print(grid)

@@ -1,0 +1,126 @@
+"""Why the layers are bad at which a run's error comes in, read off its ranges and weights: no inference is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from toolkit.analysis.causes import (
+    PROFILES,
+    Cause,
+    cheap,
+    other_method,
+    range_causes,
+    rounding,
+    weight_causes,
+    weight_sqnr_db,
+)
+from toolkit.analysis.helpers import Helpers
+from toolkit.analysis.layer_weights import LayerWeights
+from toolkit.calibration.diagnosis import unlike_profiles
+from toolkit.calibration.ranges import Range, Ranges
+from toolkit.model import Model
+from toolkit.placement.ops import TARGETS, weight_axis
+from toolkit.placement.qdq import bypass, pairs_of
+from toolkit.precision import Precision
+from toolkit.report.schema import LayerInfo
+from toolkit.report.search_parts import CauseInfo, WeakSpotInfo
+
+
+def weak_spots_from_ranges(
+    blamed: Sequence[LayerInfo], layers: Sequence[LayerInfo], model: Model, ranges: Ranges | None
+) -> list[WeakSpotInfo]:
+    """What is wrong with the tensors of some layers; layers of which nothing is known are left out.
+
+    Args:
+        blamed: the layers to explain, the worst first.
+        layers: all layers, for the share of multiply-accumulates.
+        model: the graph with its pairs, before lowering; not changed.
+        ranges: the calibrated ranges.
+    """
+    if not blamed or ranges is None:
+        return []
+    scales = {pair.tensor.name: float(pair.scale.reshape(-1)[0])
+              for pair in pairs_of(model) if pair.quantize is not None and pair.scale is not None}  # fmt: skip
+    plain = model.copy()
+    for node in plain.nodes:
+        bypass(node)
+    plain.tidy()
+    total = sum(layer.macs or 0 for layer in layers)
+    reader = _Reader(plain, ranges, scales)
+    spots = []
+    for layer in blamed:
+        share = (layer.macs or 0) / total if total else 0.0
+        causes = reader.causes(layer, share)
+        if causes:
+            infos = [CauseInfo(**asdict(cause)) for cause in causes]
+            spots.append(WeakSpotInfo(node=layer.node, op=layer.op, source="ranges", causes=infos))
+    return spots
+
+
+class _Reader:
+    """The float graph behind the pairs, with what calibration knows of its tensors."""
+
+    def __init__(self, model: Model, ranges: Ranges, scales: Mapping[str, float]) -> None:
+        self.model, self.ranges, self.scales = model, ranges, scales
+        self.nodes = {node.name: node for node in model.nodes}
+        self.unlike = {unlike.tensor: unlike for unlike in unlike_profiles(ranges, PROFILES)}
+        self.helpers = Helpers(model)
+
+    def causes(self, layer: LayerInfo, share: float) -> list[Cause]:
+        """Why a layer is bad, the plainest first."""
+        node = self.nodes.get(layer.node)
+        precision = layer.actual.precision or layer.asked_precision
+        if node is None or precision is None:
+            return []
+        read = {t.name: known for t in node.inputs if (known := self.ranges.tensors.get(t.name)) is not None}
+        found: list[Cause] = []
+        for tensor, known in read.items():
+            shared = self.scales.get(tensor, 0.0) * precision.max / known.amax if known.amax else 1.0
+            found += range_causes(
+                tensor, known, shared=shared, unlike=self.unlike.get(tensor), passes=self._passes(layer, known)
+            )
+        weights = self._weights(node)
+        if weights is not None:
+            even = self.helpers.equalizes(layer.node)
+            found += weight_causes(weights, node.inputs[1].name, precision, even)
+        sides = self._sides(node, read, precision)
+        if sides:
+            found.append(self._rounding(sides, read, share))
+        small = cheap(share, weights) if layer.macs else None
+        return [*found, small] if small is not None else found
+
+    def _passes(self, layer: LayerInfo, known: Range) -> list[str]:
+        """Helper passes, where the tensor's values leave most of the levels unused."""
+        low = known.diagnosis.get("sqnr_db")
+        return self.helpers.passes(layer.node) if layer.op in TARGETS and low is not None and low < 30 else []
+
+    def _weights(self, node: Any) -> LayerWeights | None:
+        if node.op not in ("Conv", "Gemm", "MatMul"):
+            return None
+        weight = self.model.constant(node.inputs[1])
+        return LayerWeights(self.model, node) if weight is not None and weight.ndim >= 2 else None
+
+    def _sides(self, node: Any, read: Mapping[str, Range], precision: Precision) -> dict[str, float]:
+        """SQNR in dB of each operand after rounding, as far as it is known."""
+        levels = {tensor: known.diagnosis.get("sqnr_db") for tensor, known in read.items()}
+        known = {tensor: float(level) for tensor, level in levels.items() if level is not None}
+        names = ["activations"] if len(known) == 1 else [f"values of '{tensor}'" for tensor in known]
+        sides = dict(zip(names, known.values()))
+        if node.op in TARGETS:
+            values = self.model.constant(node.inputs[1])
+            if values is not None and values.dtype.kind == "f":
+                axis = weight_axis(node.op, 1, values.ndim, node.attrs)
+                sides["weights"] = weight_sqnr_db(values, axis, precision)
+        return sides
+
+    def _rounding(self, sides: Mapping[str, float], read: Mapping[str, Range], share: float) -> Cause:
+        better = None
+        worse = min(sides, key=lambda side: sides[side])
+        if worse == "activations":
+            ((tensor, known),) = [(t, k) for t, k in read.items() if k.diagnosis.get("sqnr_db") is not None]
+            setting = other_method(tensor, known)
+            better = (setting, None) if setting else None
+        one_sided = any("one-sided" in known.diagnosis.get("notes", ()) for known in read.values())
+        return rounding(sides, share, better=better, one_sided=one_sided)

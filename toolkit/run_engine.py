@@ -1,0 +1,221 @@
+"""The engine run on this machine's GPU with the evaluation's samples, beside onnxruntime's float run of the model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.errors import BackendError, DataError
+
+if TYPE_CHECKING:
+    from toolkit.analysis.outputs import OutputComparison
+    from toolkit.backends.base import Progress
+    from toolkit.data import Batch, CalibrationData
+    from toolkit.pipeline import Pipeline
+    from toolkit.profiles import ShapeProfile
+
+Array = np.ndarray[Any, Any]
+_CHUNK_BYTES, _CHUNK_FEEDS = 256 << 20, 4096
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What the engine runs at once.
+
+    Attributes:
+        profile: the profile it runs in; empty where the engine has none.
+        inputs: one array an input, within the profile.
+        labels: the labels of its ``count`` samples.
+        count: how many samples it holds.
+        rows: its length along the batch axis, more than ``count`` where it was filled up; 0 without such an axis.
+        origins: the samples' places in the source.
+    """
+
+    profile: str
+    inputs: dict[str, Array]
+    labels: dict[str, Array] | None
+    count: int
+    rows: int
+    origins: tuple[int, ...]
+
+
+@dataclass
+class Tally:
+    """What became of the samples: runs left out since they fit no shape of the profile, and batches filled up."""
+
+    left_out: int = 0
+    filled: int = 0
+
+
+def run_on_device(pipeline: Pipeline, engine: Path, backend: str) -> dict[str, Any]:
+    """Run the engine over the evaluation's samples, each in every profile that it counts for.
+
+    The engine runs in a child process, so that its crash is a failure of the check and of nothing else.
+
+    Args:
+        pipeline: the run: recipe, float model, samples, profiles.
+        engine: the engine's file.
+        backend: what built it.
+
+    Returns:
+        The content of device.json: ``status`` (ran, failed or skipped), ``why``, ``gpu``, ``samples``, ``left_out``,
+        ``notes``, ``held_out``, ``random``, ``all`` (an Evaluation over all profiles), ``profiles`` (one for each).
+
+    Raises:
+        QtoolError: the samples or the float model cannot be used.
+    """
+    from toolkit.analysis.evaluate import first_samples
+    from toolkit.analysis.outputs import OutputComparison
+    from toolkit.backends.gpu import find_gpu
+    from toolkit.data_sample import EVERYTHING
+    from toolkit.runtime import session
+
+    section, source = pipeline.recipe.evaluation, pipeline.source()
+    gpu = find_gpu()
+    found: dict[str, Any] = {"status": "ran", "why": "", "gpu": gpu.name if gpu is not None else ""}
+    data, held_out = pipeline.evaluation_data(source)
+    if data is None or len(data) == 0:
+        raise DataError("there is no sample to run the engine on", remedy="add [evaluation] data")
+    known = pipeline.profiles.names or [EVERYTHING]
+    total = OutputComparison(source, section.metric, section.output, pipeline.allow_code)
+    each = {name: OutputComparison(source, section.metric, section.output, pipeline.allow_code) for name in known}
+    tally, seen = Tally(), set[int]()
+    size = max([section.batch, *(batch_limits(profile, data)[0] for profile in pipeline.profiles)])
+    read = min(len(data), section.samples) if section.samples else len(data)
+    reference = session(source)
+    feeds = (feed for b in first_samples(data, size, section.samples) for feed in split(b, data, tally))
+    for chunk in _chunks(feeds):
+        with tempfile.TemporaryDirectory(prefix="qtool-device-") as name:
+            try:
+                answers = _run_chunk(pipeline, engine, backend, chunk, Path(name))
+            except BackendError as error:
+                return {**found, "status": "failed", "why": str(error)}
+            for feed, outputs in zip(chunk, answers):
+                wanted = reference.run(feed.inputs)
+                lost = [output for output in wanted if output not in outputs]
+                if lost:
+                    return {**found, "status": "failed", "why": f"the engine has no output '{lost[0]}'"}
+                for comparison in (total, each[feed.profile or EVERYTHING]):
+                    _compare(comparison, feed, wanted, outputs)
+                seen.update(feed.origins)
+                pipeline.progress("device", min(len(seen), read), read)
+    if not seen:
+        return {**found, "status": "skipped", "why": "no sample fits the batches of any profile"}
+    return {
+        **found,
+        "samples": len(seen),
+        "left_out": tally.left_out,
+        "held_out": held_out,
+        "random": data.random,
+        "notes": _notes(tally, data, [name for name in known if not each[name].samples], section.samples is None),
+        "all": total.result().to_json(),
+        "profiles": {name: one.result().to_json() for name, one in each.items() if one.samples},
+    }
+
+
+def batch_limits(profile: ShapeProfile, data: CalibrationData) -> tuple[int, int]:
+    """The least and the most samples that a batch of this profile holds."""
+    batched = [extent for name, extent in profile.shapes.items() if name in data.specs and data.specs[name].batched]
+    low = max((extent.min[0] for extent in batched), default=1)
+    return low, min((extent.max[0] for extent in batched), default=1 << 30)
+
+
+def split(batch: Batch, data: CalibrationData, tally: Tally) -> Iterator[Feed]:
+    """A batch cut to fit each profile that its samples count for, filled up where it is too short for one.
+
+    It is filled up with samples of its own, whose outputs are left out again.
+    """
+    profiles = {profile.name: profile for profile in data.profiles}
+    if not profiles:
+        yield Feed("", batch.inputs, batch.labels, batch.count, 0, batch.indices)
+        return
+    lengths = {len(values) for values in batch.inputs.values() if values.ndim}
+    rowwise = data.can_batch and lengths == {batch.count}
+    for name in batch.profiles:
+        low, high = batch_limits(profiles[name], data) if rowwise else (1, batch.count)
+        for start in range(0, batch.count, max(high, 1)):
+            count = min(high, batch.count - start)
+            rows = np.arange(max(count, low)) % count + start
+            taken = batch.inputs if not rowwise else {n: values[rows] for n, values in batch.inputs.items()}
+            if not profiles[name].fits({n: values.shape for n, values in taken.items()}):
+                tally.left_out += count
+                continue
+            labels = batch.labels
+            if rowwise and labels is not None:
+                labels = {n: values[start : start + count] for n, values in labels.items()}
+            tally.filled += rowwise and count < low
+            indices = batch.indices[start : start + count]
+            yield Feed(name, taken, labels, count, len(rows) if rowwise else 0, indices)
+
+
+def _chunks(feeds: Iterator[Feed]) -> Iterator[list[Feed]]:
+    """Feeds in groups of bounded size: a group is what one child process runs and what lies on disk at once."""
+    held: list[Feed] = []
+    size = 0
+    for feed in feeds:
+        held.append(feed)
+        size += sum(values.nbytes for values in feed.inputs.values())
+        if size >= _CHUNK_BYTES or len(held) >= _CHUNK_FEEDS:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
+def _run_chunk(
+    pipeline: Pipeline, engine: Path, backend: str, chunk: Sequence[Feed], folder: Path
+) -> Iterator[dict[str, Array]]:
+    """The engine's outputs for each feed; the child process has run all of them when this returns.
+
+    Raises:
+        BackendError: the engine cannot be opened or failed, or its process died.
+    """
+    from toolkit.backends.device_job import load_arrays, store_arrays
+    from toolkit.backends.process import run_job
+    from toolkit.backends.rtx import profiles_to_json
+
+    batches: list[dict[str, Any]] = []
+    for number, feed in enumerate(chunk):
+        given, wanted = folder / f"in{number}.npz", folder / f"out{number}.npz"
+        store_arrays(given, list(feed.inputs.values()))
+        batches.append(
+            {"profile": feed.profile or None, "names": list(feed.inputs), "inputs": str(given), "outputs": str(wanted)}
+        )
+    request = {
+        "engine": str(engine.resolve()),
+        "backend": backend,
+        "profiles": profiles_to_json(pipeline.profiles),
+        "batches": batches,
+    }
+    progress: Progress = pipeline.progress
+    answer = run_job("run_engine", request, progress=progress)
+    return (dict(zip(names, load_arrays(b["outputs"]))) for b, names in zip(batches, answer["outputs"]))
+
+
+def _compare(comparison: OutputComparison, feed: Feed, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> None:
+    """Take in a feed's outputs, those of the rows that filled it up left out."""
+
+    def kept(outputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {
+            name: values[: feed.count] if feed.rows and values.ndim and len(values) == feed.rows else values
+            for name, values in outputs.items()
+        }
+
+    comparison.add(kept(wanted), kept(found), feed.labels, feed.count)
+
+
+def _notes(tally: Tally, data: CalibrationData, empty: Sequence[str], whole: bool) -> list[str]:
+    """What the reader should know of the samples. ``whole``: all of the data was read."""
+    notes = [f"profile '{name}' was not run: no sample fits it" for name in empty]
+    if tally.left_out:
+        notes.append(f"{tally.left_out} runs of a sample were left out: their batches do not fit the profile's shapes")
+    if tally.filled:
+        notes.append(f"{tally.filled} batches were filled up to the smallest that their profile takes")
+    if whole and data.counts.skipped:
+        notes.append(f"{data.counts.skipped} samples fit no profile and were skipped")
+    return notes
