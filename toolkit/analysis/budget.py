@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from toolkit.analysis.outcome import Outcome
 from toolkit.errors import RecipeError
 
-_PRIOR = 200
+_PRIOR = 500
 _BROKEN_SQNR_DB = 3.0
 """Below this, or with more noise than there is variation between samples, an output is no use whatever its winners."""
 
@@ -27,7 +27,7 @@ class Budget:
         margin: how much better than the limits a plan must be, since other samples will differ: in dB for the SQNR,
             in standard errors for the metric and the agreement. The standard error is that of the samples' own
             shares, at least sqrt(p (1 - p) / n) for a share p of n positions. With a margin, the winners expected to
-            change count too, like two hundred further positions: a hundred that all keep theirs prove little.
+            change count too, like five hundred further positions: a hundred that all keep theirs prove little.
         higher_is_better: which way the metric goes.
     """
 
@@ -75,6 +75,10 @@ class Budget:
         if self.max_ms is not None and seconds is not None:
             found["max_ms"] = seconds * 1e3 - self.max_ms
         return {name: lack for name, lack in found.items() if lack > 1e-9}
+
+    def safely(self, outcome: Outcome, reference: Outcome) -> bool:
+        """Whether the limits of accuracy hold with twice the margin, so that nothing is gained by looking further."""
+        return not replace(self, margin=2 * self.margin, max_ms=None).lacks(outcome, reference)
 
     def tightened(self, lacks: Mapping[str, float]) -> Budget:
         """The budget with every limit that was missed moved by what lacked."""

@@ -63,6 +63,6 @@ def standing(simulation: Simulation, budget: Budget, try_ranges: bool = True) ->
     for amax in ranges:
         outcome = simulation.without((), amax)
         found.append(Standing(budget.distance(budget.lacks(outcome, reference)), outcome))
-        if amax == {} and not found[-1].distance:
+        if amax == {} and budget.safely(outcome, reference):
             break
     return min(found, key=lambda one: (one.distance, one.outcome.noise))

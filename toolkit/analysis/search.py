@@ -104,8 +104,8 @@ class Found:
 class Search:
     """Looks for the cheapest plan within a budget.
 
-    1. Everything quantized; done where that meets the budget. Then with the ranges of each other method: which one
-       suits a model differs by twenty dB, and a better one costs nothing.
+    1. Everything quantized; done where that meets the budget safely. Then with the ranges of each other method: which
+       one suits a model differs by twenty dB, and a better one costs nothing.
     2. Sensitivity of every group, alone and left out, with the best method's ranges. The tensors of the worst groups
        try the other methods one by one.
     3. Groups in the order of noise removed for what it costs; the first n of them are kept float, with n found by
@@ -162,7 +162,7 @@ class Search:
         names = self.simulation.names
         plan = self._evaluate(())
         sensitivity = None
-        if not plan.meets and self.try_ranges:
+        if self.try_ranges and not self.budget.safely(plan.outcome, self.simulation.runner.float_outcome):
             plan = self._best_method(plan)
         if not plan.meets:
             if self.amax:

@@ -3,37 +3,79 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from toolkit.backends.worker import Talk
-from toolkit.errors import BackendError
+from toolkit.errors import BackendError, QtoolError
+
+_NOT_SHOWN = "N/A due to dynamic shapes"
+Warm = Callable[[Any, Mapping[str, tuple[int, ...]]], None]
+"""Runs an engine once in a context at these input shapes."""
 
 
-def inspect_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]], folder: Path, talk: Talk) -> list[str]:
+def inspect_engine(
+    trt: Any,
+    engine: Any,
+    profiles: Sequence[Mapping[str, Any]],
+    folder: Path,
+    talk: Talk,
+    warm: Warm | None = None,
+) -> list[str]:
     """Write what the inspector says of each profile, at its opt shapes, as TensorRT wrote it.
 
-    Where its words on the whole engine are no JSON (8.6 can leave them empty), each layer is asked about by itself.
+    8.6 shows formats only once a context has worked its shapes out, which setting them does not always do: then the
+    shapes are inferred, and if that is not enough the engine is run once. Where the inspector's words on the whole
+    engine are no JSON (8.6 can leave them empty), each layer is asked about by itself.
+
+    Args:
+        trt: the TensorRT module.
+        engine: the deserialized engine.
+        profiles: the profiles it was built with.
+        folder: where the files go.
+        talk: for warnings.
+        warm: runs the engine once; None where nothing can run it.
 
     Returns:
         The files' names in ``folder``, one for each profile.
     """
     files = []
     for index in range(max(engine.num_optimization_profiles, 1)):
-        context = context_at(engine, index, shapes_at(profiles, index, "opt"))
-        inspector = engine.create_engine_inspector()
-        inspector.execution_context = context
-        said = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
-        if not _is_json(said):
-            talk.log(f"WARNING: the inspector says no JSON on profile {index} ({said[:60]!r}): asked layer by layer")
-            said = _layer_by_layer(trt, engine, inspector, talk)
+        shapes = shapes_at(profiles, index, "opt")
+        context = context_at(engine, index, shapes)
+        said = _said(trt, engine, context, index, talk)
+        steps: list[Callable[[], object]] = [context.infer_shapes] if hasattr(context, "infer_shapes") else []
+        if warm is not None:
+            steps.append(partial(warm, context, shapes))
+        for step in steps:
+            if _NOT_SHOWN not in said:
+                break
+            try:
+                step()
+            except QtoolError as error:
+                talk.log(f"WARNING: profile {index} could not be run for its inspection: {error}")
+            said = _said(trt, engine, context, index, talk)
+        if _NOT_SHOWN in said:
+            talk.log(f"WARNING: the inspector does not show the formats of profile {index}: kernels' names tell types")
         files.append(f"inspector{index}.json")
         (folder / files[-1]).write_text(said, encoding="utf-8", errors="replace")
         # An engine has room for one context of a profile at a time on 8.6: let this one go before the next.
-        inspector.execution_context = None
-        del inspector, context
+        del context, steps
     return files
+
+
+def _said(trt: Any, engine: Any, context: Any, index: int, talk: Talk) -> str:
+    """The inspector's words on the engine in this context, as JSON."""
+    inspector = engine.create_engine_inspector()
+    inspector.execution_context = context
+    said = str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    if not _is_json(said):
+        talk.log(f"WARNING: the inspector says no JSON on profile {index} ({said[:60]!r}): asked layer by layer")
+        said = _layer_by_layer(trt, engine, inspector, talk)
+    inspector.execution_context = None
+    return said
 
 
 def _is_json(text: str) -> bool:

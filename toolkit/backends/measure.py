@@ -50,6 +50,21 @@ def measure_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]],
     return dict(layers), latency
 
 
+def run_once(trt: Any, engine: Any, context: Any, shapes: Shapes) -> None:
+    """Run the engine once in a context, on made-up inputs; does nothing where cuda-python is missing.
+
+    Raises:
+        BackendError: the engine failed, or a tensor's size is not known beforehand.
+    """
+    runtime = cuda_runtime()
+    if runtime is None:
+        return
+    # on the default stream: a context must not outlive a stream that it ran on (see _measure_profile)
+    with _bound(trt, runtime, engine, context, 0, shapes):
+        _enqueue(context, 0)
+        call(runtime.cudaDeviceSynchronize())
+
+
 def _measure_profile(
     trt: Any, runtime: Any, engine: Any, index: int, corners: Mapping[str, Shapes], name: str, talk: Talk
 ) -> tuple[dict[str, float], dict[str, float]]:

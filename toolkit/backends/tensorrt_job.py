@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from toolkit.backends.build_config import check_profiles, common_arguments, polygraphy_profiles
 from toolkit.backends.calibrators import Calibration
 from toolkit.backends.inspection import inspect_engine
-from toolkit.backends.measure import measure_engine
+from toolkit.backends.measure import measure_engine, run_once
 from toolkit.backends.messages import Messages
 from toolkit.backends.opened_job import mark_tensors
 from toolkit.backends.weak_network import set_precisions, set_ranges
@@ -80,7 +81,8 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     loaded = runtime.deserialize_cuda_engine(engine)
     if loaded is None:
         raise messages.error(f"TensorRT {version} could not open the engine it built", model)
-    inspected = inspect_engine(trt, loaded, request["profiles"], folder, talk)
+    warm = partial(run_once, trt, loaded)
+    inspected = inspect_engine(trt, loaded, request["profiles"], folder, talk, warm)
     measured = measure_engine(trt, loaded, request["profiles"], talk) if settings["measure"] else ({}, {})
     return {
         "version": version,

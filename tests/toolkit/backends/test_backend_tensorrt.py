@@ -334,6 +334,33 @@ def test_an_inspector_that_says_no_json_is_asked_layer_by_layer(tmp_path, whole,
     assert len(lines) == (0 if whole else 2) and all(line.startswith("WARNING") for line in lines)
 
 
+@pytest.mark.parametrize("works", ["infer_shapes", "warm", "nothing"])
+def test_formats_show_once_the_shapes_are_worked_out(tmp_path, works):
+    from toolkit.backends.inspection import inspect_engine
+
+    done, lines = [], []
+
+    class Inspector:
+        execution_context = None
+
+        def get_engine_information(self, form):
+            shown = "Int8" if works in done else "N/A due to dynamic shapes"
+            return json.dumps({"Layers": [{"Name": "a", "Inputs": [{"Name": "x", "Format/Datatype": shown}]}]})
+
+    context = SimpleNamespace(
+        set_input_shape=lambda name, shape: True, infer_shapes=lambda: done.append("infer_shapes")
+    )
+    engine = SimpleNamespace(
+        num_optimization_profiles=1, create_execution_context=lambda: context, create_engine_inspector=Inspector
+    )
+    fake = SimpleNamespace(LayerInformationFormat=SimpleNamespace(JSON=0))
+    (name,) = inspect_engine(
+        fake, engine, [], tmp_path, SimpleNamespace(log=lines.append), lambda context, shapes: done.append("warm")
+    )
+    assert ("Int8" in (tmp_path / name).read_text()) == (works != "nothing")
+    assert len(lines) == (works == "nothing")
+
+
 def test_transposed_convolutions_stay_float_on_8():
     from passes.insert_qdq import InsertQDQ
     from tests.conftest import placeholder_context
