@@ -79,7 +79,10 @@ def device_result(pipeline: Pipeline) -> dict[str, Any]:
     """The content of device.json, or why there is none; see ``run_on_device``."""
     path = pipeline.folder.hidden / "device.json"
     if not path.is_file():
-        return {"status": "skipped", "why": pipeline.not_on_device}
+        from toolkit.backends.gpu import find_gpu
+
+        gpu = find_gpu()
+        return {"status": "skipped", "why": pipeline.not_on_device, "gpu": gpu.name if gpu is not None else ""}
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 

@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-NAMES = ("resnet50", "mobilenet_v2", "unet", "bert")
-SIZES = {"resnet50": 224, "mobilenet_v2": 224, "unet": 256}
+NAMES = ("resnet50", "mobilenet_v2", "unet", "bert", "detector")
+SIZES = {"resnet50": 224, "mobilenet_v2": 224, "unet": 256, "detector": 256}
 _LARGE = 4096
 
 
@@ -109,7 +109,7 @@ def main() -> None:
     elif action == "modelopt":
         from modelopt.onnx.quantization import quantize
 
-        for name in NAMES:
+        for name in [n for n in NAMES if not (folder / f"{n}_modelopt.onnx").exists()]:
             out = folder / f"{name}_modelopt.onnx"
             copy = folder / f"{name}_copy.onnx"  # it rewrites the file that it is given
             copy.write_bytes((folder / f"{name}.onnx").read_bytes())

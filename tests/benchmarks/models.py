@@ -183,6 +183,57 @@ class UNet(nn.Module):
         return self.head(x)
 
 
+class ConvSilu(nn.Sequential):
+    def __init__(self, inside: int, outside: int, kernel: int = 1, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inside, outside, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outside), nn.SiLU()
+        )
+
+
+class Split(nn.Module):
+    """A cross-stage block: half of the channels through two residual convolutions, all parts concatenated."""
+
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        half = outside // 2
+        self.before, self.after = ConvSilu(inside, outside), ConvSilu(outside + half, outside)
+        self.inner = nn.Sequential(ConvSilu(half, half, 3), ConvSilu(half, half, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.before(x).chunk(2, 1)
+        return self.after(torch.cat([first, second, second + self.inner(second)], 1))
+
+
+class Detector(nn.Module):
+    """Three scales, pooled pyramid, upsampled and concatenated features, heads whose boxes are decoded and joined."""
+
+    def __init__(self, width: int = 32, classes: int = 20) -> None:
+        super().__init__()
+        w = [width * 2**i for i in range(5)]
+        self.stem = ConvSilu(3, w[0], 3, 2)
+        self.down = nn.ModuleList(nn.Sequential(ConvSilu(w[i], w[i + 1], 3, 2), Split(w[i + 1], w[i + 1])) for i in range(4))
+        self.pool, self.join = nn.MaxPool2d(5, 1, 2), ConvSilu(4 * w[4], w[4])
+        self.up, self.lateral = nn.Upsample(scale_factor=2), nn.ModuleList([Split(w[4] + w[3], w[3]), Split(w[3] + w[2], w[2])])
+        self.heads = nn.ModuleList(nn.Conv2d(w[i], 4 + classes, 1) for i in (2, 3, 4))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x, levels = self.stem(image), []
+        for block in self.down:
+            x = block(x)
+            levels.append(x)
+        pools = [levels[3]]
+        for _ in range(3):
+            pools.append(self.pool(pools[-1]))
+        deep = self.join(torch.cat(pools, 1))
+        middle = self.lateral[0](torch.cat([self.up(deep), levels[2]], 1))
+        fine = self.lateral[1](torch.cat([self.up(middle), levels[1]], 1))
+        found = []
+        for head, features in zip(self.heads, (fine, middle, deep)):
+            boxes, scores = head(features).flatten(2).split([4, head.out_channels - 4], 1)
+            found.append(torch.cat([boxes * 0.1, scores.sigmoid()], 1))
+        return torch.cat(found, 2)
+
+
 def build(name: str, path: Path) -> Path:
     """Export a network to ``path`` unless it is there."""
     if path.exists():
@@ -194,8 +245,9 @@ def build(name: str, path: Path) -> Path:
         args = (torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64))
         names, axes = ["ids", "mask"], {n: {0: "batch", 1: "length"} for n in ("ids", "mask")}
     else:
-        made = {"resnet50": resnet50, "densenet121": densenet121, "mobilenet_v2": mobilenet_v2, "unet": UNet}
-        network, size = made[name](), 256 if name == "unet" else 224
+        made = {"resnet50": resnet50, "densenet121": densenet121, "mobilenet_v2": mobilenet_v2, "unet": UNet,
+                "detector": Detector}
+        network, size = made[name](), 256 if name in ("unet", "detector") else 224
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = None

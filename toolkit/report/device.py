@@ -37,7 +37,9 @@ def judged(device: DeviceInfo) -> list[tuple[str, Accuracy]]:
 
 
 def device_warnings(device: DeviceInfo | None) -> list[str]:
-    """That the engine's own numbers are not known, and what to know of them where they are."""
+    """What to know of the engine's own numbers; that they are missing only where a GPU could have given them."""
     if device is None or device.status == "failed":
         return []
-    return [f"the engine was not run on a GPU: {device.why}"] if device.status == "skipped" else list(device.notes)
+    if device.status == "skipped":
+        return [f"the engine was not run on {device.gpu}: {device.why}"] if device.gpu else []
+    return list(device.notes)

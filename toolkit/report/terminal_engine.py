@@ -37,6 +37,8 @@ def print_engine(report: Report, console: Console) -> None:
 def _print_device(device: DeviceInfo, console: Console) -> None:
     from toolkit.report.terminal import plain_text, section, table
 
+    if device.status == "skipped" and not device.gpu:
+        console.print(plain_text(f"The engine was not run: {device.why}"))
     if device.status == "failed":
         section(console, f"On the GPU{f' ({device.gpu})' if device.gpu else ''}: the engine failed")
         console.print(plain_text(f"  {device.why}", "red"))

@@ -60,10 +60,12 @@ def test_two_samples_do_not_break_a_profile():
     assert verdict(measured(), ran) == "usable"
 
 
-def test_no_run_changes_nothing_and_warns():
+def test_no_run_changes_nothing_and_warns_only_where_a_gpu_is():
     assert verdict(measured(), NO_GPU) == "usable" and verdict(None, NO_GPU) == "unmeasured"
     assert first_line(measured(), NO_GPU) == first_line(measured(), None)
-    assert device_warnings(NO_GPU) == ["the engine was not run on a GPU: no GPU is here to run the engine on"]
+    assert device_warnings(NO_GPU) == []
+    other = NO_GPU.model_copy(update={"gpu": "NVIDIA H200", "why": "it is built for 8.9"})
+    assert device_warnings(other) == ["the engine was not run on NVIDIA H200: it is built for 8.9"]
     assert device_warnings(FAILED) == [] and failure(FAILED) and not failure(NO_GPU) and not failure(None)
 
 
