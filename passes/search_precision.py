@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3
 _NAMED = 4
+_ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
 _DEFAULTS = {"max_drop": 0.01, "min_agreement": 0.98, "min_sqnr_db": 20.0}
 
 
@@ -153,8 +154,22 @@ class SearchPrecision(InsertQDQ):
             demand = demand.tightened(lacks)
             words = ", ".join(f"{name} by {value:.4g}" for name, value in lacks.items())
             context.journal.noted(
-                f"in {context.rest} the chosen plan misses {words}, which its simulation in float32 does not: the search "
-                "goes on with that much more asked for", rule="search-float16",
+                f"in {context.rest} the chosen plan misses {words}, which its simulation in float32 does not: "
+                "the search goes on with that much more asked for", rule="search-float16",
+            )  # fmt: skip
+        positions, enough = found.best.outcome.positions, budget.enough()
+        if 0 < positions < enough:
+            context.journal.noted(
+                f"{positions} winners are too few to judge the budget: even where none of them changes, "
+                f"{3 / positions:.1%} may change on other samples. Give samples for at least {enough}",
+                rule="search-few-samples",
+            )  # fmt: skip
+        ordering = sorted({node.op for node in model.nodes} & _ORDERING)
+        if found.best.kept and simulation.settings.metric is None and ordering:
+            context.journal.noted(
+                f"the model sorts or selects ({', '.join(ordering)}), and its outputs are compared entry by entry: two "
+                "close entries that swap count as wrong. A metric of your own, with labelled samples, judges such a "
+                "model better", rule="search-ordering",
             )  # fmt: skip
         # the search may have taken other ranges: those are what its layers were measured with
         self._report(found, search.simulation, cost, budget, context)
@@ -188,8 +203,8 @@ class SearchPrecision(InsertQDQ):
             return lacks
         words = ", ".join(f"{name} by {value:.4g}" for name, value in alone.items())
         context.journal.noted(
-            f"{context.rest} alone, with nothing quantized, already misses {words}: no choice of layers mends that, and "
-            f'the plan is the one whose quantization keeps the budget. Set [engine] rest = "fp32" (or "bf16"), or keep '
+            f"{context.rest} alone, with nothing quantized, already misses {words}: no choice of layers mends that; "
+            f'the plan is one whose quantization keeps the budget. Set [engine] rest = "fp32" (or "bf16"), or keep '
             "the nodes with the largest error in the report in fp32 by the pass keep_precision", rule="search-float16",
         )  # fmt: skip
         return {}

@@ -17,21 +17,14 @@ def comparable(pipeline: Pipeline) -> None:
     """Check that what ``[engine] compare`` asks for can be measured here.
 
     Raises:
-        RecipeError: there is no GPU, no backend that builds, or measuring is switched off.
+        RecipeError: there is no GPU, no backend that measures, or measuring is switched off.
     """
     from toolkit.backends.choose import choose
-    from toolkit.backends.gpu import find_gpu
 
     section = pipeline.recipe.engine
     if not section.compare:
         return
-    lacks = ""
-    if not section.measure:
-        lacks = "measure is false"
-    elif choose(section.backend)[0].name == "none":
-        lacks = "no backend here builds an engine"
-    elif find_gpu() is None:
-        lacks = "no GPU is here to measure on"
+    lacks = "measure is false" if not section.measure else choose(section.backend)[0].cannot_measure()
     if lacks:
         raise RecipeError(
             f"[engine] compare builds the model in other precisions and compares latencies, and {lacks}",
@@ -46,7 +39,8 @@ def compare(pipeline: Pipeline, ranges: Ranges | None) -> dict[str, Any]:
     Q/DQ pairs that the model came with are taken out first. Nodes that leave float16's range stay FP32, as in any run.
 
     Returns:
-        {precision: {"build": see ``build_to_json``, "runs": {node: names of engine layers}}}
+        {precision: {"build": see ``build_to_json``, "runs": {node: names of engine layers}, "lacks": {profile: why its
+        latency was not measured}}}
 
     Raises:
         BackendError: TensorRT refuses the model.
@@ -55,9 +49,10 @@ def compare(pipeline: Pipeline, ranges: Ranges | None) -> dict[str, Any]:
     from toolkit.backends.base import Extras
     from toolkit.backends.choose import choose
     from toolkit.backends.layer import build_to_json
-    from toolkit.backends.prepare import lower_for, save_for
+    from toolkit.backends.prepare import lower_for, save_for, unmeasured
     from toolkit.graph_pass import Context, find
     from toolkit.journal import Journal
+    from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
     from toolkit.plan import PrecisionPlan
     from toolkit.precision import Precision
 
@@ -65,7 +60,8 @@ def compare(pipeline: Pipeline, ranges: Ranges | None) -> dict[str, Any]:
     backend, _ = choose(section.backend)
     settings = pipeline.engine_settings().model_copy(update={"quantization": "explicit", "calibrator": "ranges"})
     plain = pipeline.source().copy()
-    if any(node.op == "QuantizeLinear" for node, _ in plain.walk()):
+    # stored INT8 weights have a DequantizeLinear alone
+    if any(node.op in (QUANTIZE, DEQUANTIZE) for node, _ in plain.walk()):
         find("strip_qdq")()(plain, Context())
     io = {name: Precision(value) for name, value in section.io.items()}
     observed = ranges.observed if ranges is not None else None
@@ -78,13 +74,16 @@ def compare(pipeline: Pipeline, ranges: Ranges | None) -> dict[str, Any]:
         path = pipeline.folder.hidden / f"compare_{name}.onnx"
         try:
             save_for(backend, settings, lowered, path)
-            build = backend.build(path, pipeline.profiles, settings, extras=Extras(plan=plan, rest=name))
+            said: list[str] = []
+            extras = Extras(plan=plan, rest=name)
+            build = backend.build(path, pipeline.profiles, settings, said.append, extras=extras)
         finally:
             for file in pipeline.folder.hidden.glob(f"{path.name}*"):
                 file.unlink()
         actuals = attribute(lowered, build, plan)
         runs = {node: list(actual.engine_layers) for node, actual in actuals.items() if actual.engine_layers}
-        found[name] = {"build": build_to_json(build), "runs": runs}
+        lacks = unmeasured(build, pipeline.profiles, said)
+        found[name] = {"build": build_to_json(build), "runs": runs, "lacks": lacks}
     pipeline.progress("compare", len(section.compare), len(section.compare))
     return found
 

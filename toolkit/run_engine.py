@@ -92,7 +92,7 @@ def run_on_device(pipeline: Pipeline, engine: Path, backend: str) -> dict[str, A
     for chunk in _chunks(feeds):
         with tempfile.TemporaryDirectory(prefix="qtool-device-") as name:
             try:
-                answers = _run_chunk(pipeline, engine, backend, chunk, Path(name))
+                answers = run_chunk(pipeline, engine, backend, chunk, Path(name))
             except BackendError as error:
                 return {**found, "status": "failed", "why": str(error)}
             for feed, outputs in zip(chunk, answers):
@@ -167,7 +167,7 @@ def _chunks(feeds: Iterator[Feed]) -> Iterator[list[Feed]]:
         yield held
 
 
-def _run_chunk(
+def run_chunk(
     pipeline: Pipeline, engine: Path, backend: str, chunk: Sequence[Feed], folder: Path
 ) -> Iterator[dict[str, Array]]:
     """The engine's outputs for each feed; the child process has run all of them when this returns.

@@ -68,8 +68,15 @@ class RunKeys(RunInputs):
         }
 
     def open_key(self) -> dict[str, Any]:
-        """The engine whose opaque blocks are opened."""
-        return {**self.build_key(), **self._hashes(self.folder.hidden / "build.json")}
+        """The engine whose opaque blocks are opened, and its run on the GPU."""
+        return {
+            **self.build_key(),
+            **self._evaluation_key(),
+            "float": self._model_key(),
+            "prepared": self._model_hash(self.folder.hidden / "prepared.onnx"),
+            "not on the GPU": self.not_on_device,
+            **self._hashes(self.folder.hidden / "build.json"),
+        }
 
     def compare_key(self) -> dict[str, Any]:
         """The engines of the plain model, for comparison."""

@@ -1,4 +1,7 @@
-"""``[engine] open``: opaque blocks built once more with their inner tensors marked, to see what they can run in."""
+"""``[engine] open``: opaque blocks built once more with their inner tensors marked, to see what they can run in.
+
+Where a GPU is here that engine is run too: what the inspector does not tell, the tensors' values may.
+"""
 
 from __future__ import annotations
 
@@ -21,22 +24,33 @@ RULE = "open"
 def open_opaque(pipeline: Pipeline) -> None:
     """The run's step, where the recipe asks for it."""
     if pipeline.recipe.engine.open:
+        # a failed run is never found again: it may have been another program that held the GPU's memory
+        if _failed(pipeline.folder.hidden / "opened.jsonl"):
+            pipeline.folder.forget("open")
         pipeline.step("open", pipeline.open_key(), lambda: open_blocks(pipeline))
     else:
         pipeline.folder.forget("open")
 
 
+def _failed(journal: Path) -> bool:
+    from toolkit.run_open_values import FAILED
+
+    events = Journal.from_jsonl(journal.read_text(encoding="utf-8")).events if journal.is_file() else []
+    return any(event.rule == FAILED for event in events)
+
+
 def open_blocks(pipeline: Pipeline) -> list[Path]:
     """Write opened.json (the opaque nodes with what was found), opened.jsonl and what the inspector said.
 
-    A build that fails leaves the nodes as they were: the engine itself is there and right.
+    A build or a run that fails leaves the nodes as they were: the engine itself is there and right.
     """
     from toolkit.backends.attribution import attribute
     from toolkit.backends.choose import choose
     from toolkit.backends.layer import actual_from_json
-    from toolkit.backends.opened import MOST_TENSORS, marks, with_evidence
+    from toolkit.backends.opened import MOST_TENSORS, marks, with_evidence, with_values
     from toolkit.model import Model
     from toolkit.pipeline import _read_plan
+    from toolkit.run_open_values import opened_values
 
     hidden = pipeline.folder.hidden
     written = [hidden / "opened.json", hidden / "opened.jsonl"]
@@ -71,6 +85,9 @@ def open_blocks(pipeline: Pipeline) -> list[Path]:
                 "engine shows a precision",
                 rule=RULE,
             )
+            if build.engine is not None:
+                values = opened_values(pipeline, build.engine, build.backend, chosen.by_weight, journal)
+                found = with_values(found, chosen, plan, values)
             if chosen.left_out:
                 some = ", ".join(f"'{name}'" for name in chosen.left_out[:3])
                 journal.noted(

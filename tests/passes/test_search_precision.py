@@ -139,3 +139,28 @@ def test_a_plan_that_misses_only_in_float16_is_searched_again():
     assert kept(context) and lowered_sqnr(model, context, data) >= least
     said = [e.reason for e in context.journal.of("noted") if e.rule == "search-float16"]
     assert "the search goes on" in said[0]
+
+
+def test_too_few_samples_for_the_budget_are_named():
+    def said(count):
+        model = chain()
+        context = context_for(model, feeds(count))
+        SearchPrecision(min_agreement=0.9, margin=0)(model, context)
+        return [e.reason for e in context.journal.of("noted") if e.rule == "search-few-samples"]
+
+    assert "at least 30" in said(24)[0] and "12.5%" in said(24)[0]
+    assert not said(30)
+
+
+def test_entries_that_swap_behind_a_topk_are_named():
+    model = chain()
+    y = model.graph.outputs[0]
+    top = gs.Variable("top", dtype=np.float32, shape=["n", 8])
+    index = gs.Variable("index", dtype=np.int64, shape=["n", 8])
+    eight = make_constant("eight", np.array([8], np.int64))
+    model.graph.nodes.append(make_node("TopK", "sort", [y, eight], [top, index]))
+    model.graph.outputs = [top]
+    context = context_for(model, feeds())
+    SearchPrecision(min_sqnr_db=45)(model, context)
+    assert kept(context)
+    assert ["TopK" in e.reason for e in context.journal.of("noted") if e.rule == "search-ordering"] == [True]

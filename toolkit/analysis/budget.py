@@ -80,6 +80,16 @@ class Budget:
         """Whether the limits of accuracy hold with twice the margin, so that nothing is gained by looking further."""
         return not replace(self, margin=2 * self.margin, max_ms=None).lacks(outcome, reference)
 
+    def enough(self) -> int:
+        """How many positions it takes to judge the shares that may change; 0 where no share is asked for.
+
+        The rule of three: where none of n changes, as many as 3 / n may change elsewhere, with 95 percent confidence.
+        """
+        shares = [self.max_drop if self.higher_is_better else None,
+                  None if self.min_agreement is None else 1.0 - self.min_agreement]  # fmt: skip
+        asked = [share for share in shares if share]
+        return math.ceil(3 / min(asked) - 1e-6) if asked else 0
+
     def tightened(self, lacks: Mapping[str, float]) -> Budget:
         """The budget with every limit that was missed moved by what lacked."""
         margin = self.margin + max(lacks.get("sqnr_db", 0.0), lacks.get("variation_db", 0.0))
@@ -97,6 +107,8 @@ class Budget:
         # errors have heavier tails than the normal ones that the estimate takes for granted: on classifiers with
         # outlier channels up to twice as many changed on unseen samples
         expected = outcome.flips * (1 + self.margin)
+        # few samples know little of the tails that matter
+        expected *= math.sqrt(max(1.0, self.enough() / max(outcome.positions, 1)))
         seen = outcome.positions * (1 - outcome.agreement)
         return (seen + _PRIOR * expected) / (outcome.positions + _PRIOR)
 

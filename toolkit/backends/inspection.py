@@ -43,27 +43,35 @@ def inspect_engine(
     """
     files = []
     for index in range(max(engine.num_optimization_profiles, 1)):
-        shapes = shapes_at(profiles, index, "opt")
-        context = context_at(engine, index, shapes)
-        said = _said(trt, engine, context, index, talk)
-        steps: list[Callable[[], object]] = [context.infer_shapes] if hasattr(context, "infer_shapes") else []
-        if warm is not None:
-            steps.append(partial(warm, context, shapes))
-        for step in steps:
-            if _NOT_SHOWN not in said:
-                break
-            try:
-                step()
-            except QtoolError as error:
-                talk.log(f"WARNING: profile {index} could not be run for its inspection: {error}")
-            said = _said(trt, engine, context, index, talk)
+        said = _shown(trt, engine, index, shapes_at(profiles, index, "opt"), talk, warm)
         if _NOT_SHOWN in said:
             talk.log(f"WARNING: the inspector does not show the formats of profile {index}: kernels' names tell types")
         files.append(f"inspector{index}.json")
         (folder / files[-1]).write_text(said, encoding="utf-8", errors="replace")
-        # An engine has room for one context of a profile at a time on 8.6: let this one go before the next.
-        del context, steps
     return files
+
+
+def _shown(
+    trt: Any, engine: Any, index: int, shapes: Mapping[str, tuple[int, ...]], talk: Talk, warm: Warm | None
+) -> str:
+    """The inspector's words on one profile, after as little work in a context as makes it show the formats.
+
+    The context lives no longer than this call: 8.6 gives a profile to one context at a time.
+    """
+    context = context_at(engine, index, shapes)
+    said = _said(trt, engine, context, index, talk)
+    steps: list[Callable[[], object]] = [context.infer_shapes] if hasattr(context, "infer_shapes") else []
+    if warm is not None:
+        steps.append(partial(warm, context, shapes))
+    for step in steps:
+        if _NOT_SHOWN not in said:
+            break
+        try:
+            step()
+        except QtoolError as error:
+            talk.log(f"WARNING: profile {index} could not be run for its inspection: {error}")
+        said = _said(trt, engine, context, index, talk)
+    return said
 
 
 def _said(trt: Any, engine: Any, context: Any, index: int, talk: Talk) -> str:

@@ -98,7 +98,8 @@ class Actual:
         reason: why asked and actual differ, or where the node went.
         engine_layers: names of the engine layers that run it.
         opened: for an opaque node what an engine told whose inner tensors were marked: precision, status, source,
-            input_types, output_types, engine_layers, tactics, time_ms (profile to milliseconds).
+            input_types, output_types, engine_layers, tactics, time_ms (profile to milliseconds) and, where that engine
+            was run, values (see ``opened.with_values``).
     """
 
     precision: Precision | None

@@ -131,7 +131,10 @@ def _bound(trt: Any, runtime: Any, engine: Any, context: Any, stream: Any, shape
             kind = engine.get_tensor_dtype(name).name
             shape = tuple(context.get_tensor_shape(name))
             if engine.is_shape_inference_io(name) or -1 in shape or kind not in _SIZES:
-                raise BackendError(f"'{name}' ({kind}, {list(shape)}) has no size that is known beforehand")
+                raise BackendError(
+                    f"'{name}' ({kind}, {list(shape)}) has no size that is known beforehand",
+                    remedy="nothing is wrong with the engine: measure it in your application",
+                )
             count = int(np.prod(shape, dtype=np.int64))
             size = max(count * _SIZES[kind], 1)
             held.append(int(call(runtime.cudaMalloc(size))))

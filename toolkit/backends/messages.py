@@ -19,7 +19,7 @@ _NODE = (
 _PARSING = re.compile(r"While parsing node number \d+ \[(?P<op>\w+)")
 _REMEDIES = (
     (r"[Oo]ut of memory|OutOfMemory|insufficient memory|requested size",
-     "give the GPU free: close other programs, lower [engine] workspace, or use smaller profile maxima"),
+     "give the GPU free: close other programs, lower [engine] workspace_mb, or use smaller profile maxima"),
     (r"No importer registered|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH|unsupported operator|PluginCreator could not find"
      r"|Plugin not found",
      "this operator is not supported: replace it in the model, or load a plugin that has it"),
@@ -31,7 +31,7 @@ _REMEDIES = (
      "one operand is INT8 and the other FP8: quantize both inputs of a layer to the same type"),
     (r"PRECISION_CONSTRAINTS|precision constraints|Could not find any implementation|No implementation",
      "no kernel runs this layer in the precision asked: set constraints = \"prefer\", ask another precision, "
-     "or raise [engine] workspace"),
+     "or raise [engine] workspace_mb"),
     (r"optimization profile|profile .*(?:min|max|dimension)|kMIN|kMAX",
      "correct the shapes of the profile so that they fit the model's inputs"),
     (r"for Turing \(SM75\)",

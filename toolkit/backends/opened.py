@@ -29,11 +29,20 @@ class Marks:
 
     Attributes:
         tensors: their names, in the graph's order.
+        nodes: for each of them the node that computes it.
+        asked: for each of them whether that node was asked for a quantized type.
         left_out: names of nodes whose outputs would be marked too, were there not so many.
     """
 
     tensors: tuple[str, ...]
+    nodes: tuple[str, ...] = ()
+    asked: tuple[bool, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    @property
+    def by_weight(self) -> list[str]:
+        """The tensors, those of nodes that were asked for a quantized type first."""
+        return [tensor for _, tensor in sorted(zip(self.asked, self.tensors), key=lambda pair: not pair[0])]
 
 
 def marks(model: Model, actuals: Mapping[str, Actual], plan: PrecisionPlan, limit: int = MOST_TENSORS) -> Marks:
@@ -63,7 +72,12 @@ def marks(model: Model, actuals: Mapping[str, Actual], plan: PrecisionPlan, limi
             wanted.append((not quantized, position, tensor.name, node.name))
     chosen = sorted(sorted(wanted)[:limit], key=lambda entry: entry[1])
     left = sorted(sorted(wanted)[limit:], key=lambda entry: entry[1])
-    return Marks(tuple(entry[2] for entry in chosen), tuple(entry[3] for entry in left))
+    return Marks(
+        tuple(entry[2] for entry in chosen),
+        tuple(entry[3] for entry in chosen),
+        tuple(not entry[0] for entry in chosen),
+        tuple(entry[3] for entry in left),
+    )
 
 
 def with_evidence(
@@ -90,6 +104,53 @@ def with_evidence(
         told += evidence is not None and evidence["precision"] is not None
         found[name] = replace(actual, opened=evidence, reason=f"{actual.reason}; {_words(there, evidence)}")
     return found, told
+
+
+def with_values(
+    found: Mapping[str, Actual], marked: Marks, plan: PrecisionPlan, values: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Actual]:
+    """The opaque nodes with what the values of their opened tensors tell.
+
+    A node that was asked for a quantized type, and whose values are as that gives them, gets that precision, source
+    ``values``, where the opened engine's inspector showed none.
+
+    Args:
+        found: what ``with_evidence`` gave.
+        marked: the tensors that were marked.
+        plan: what was asked.
+        values: by tensor what ``analysis.opened_values`` tells, and how many ``samples`` it is from.
+    """
+    made = dict(found)
+    for tensor, node in zip(marked.tensors, marked.nodes):
+        actual, told, ask = made.get(node), values.get(tensor), plan.get(node)
+        if actual is None or actual.opened is None or told is None:
+            continue
+        opened = {**actual.opened, "values": {"tensor": tensor, **told}}
+        asked = ask.precision if ask is not None and ask.precision.quantized else None
+        if opened["precision"] is None and asked is not None and told["verdict"] == "as quantized":
+            opened |= {"precision": str(asked), "source": "values"}
+        words = _value_words(told, str(asked or "").upper())
+        warning = "" if actual.reason.endswith(_WARNING) else f"; {_WARNING}"
+        made[node] = replace(actual, opened=opened, reason=f"{actual.reason}; {words}{warning}")
+    return made
+
+
+def _value_words(told: Mapping[str, Any], asked: str) -> str:
+    form = f"the {asked or 'quantized'} simulation"
+    words = f"its values on {told['samples']} samples are {told['verdict']}"
+    near, far = told["to_quantized_db"], told["to_float_db"]
+    if near is not None and far is not None:
+        words += f": within {near:.1f} dB of {form}, {far:.1f} dB of float, from the engine's own values before it"
+    if told["why"]:
+        words += f" ({told['why']})"
+    if told["verdict"] == "as quantized":
+        words += "; a float kernel between separate Q and DQ kernels would give the same"
+    measured = [
+        f"{who} has {one['sqnr_db']:.1f} dB"
+        for who, one in (("the engine", told["engine"]), (form, told["simulated"]))
+        if one is not None and one["sqnr_db"] is not None
+    ]
+    return f"{words}; against the float model {', '.join(measured)}" if measured else words
 
 
 def _evidence(there: Actual, layers: Mapping[str, Layer], build: Build) -> dict[str, Any]:

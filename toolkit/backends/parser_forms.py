@@ -67,6 +67,9 @@ def float_weights(model: Model, journal: Journal) -> int:
         if pair.zero is None and len(pair.dequantize.inputs) > 2 and not pair.dequantize.inputs[2].is_empty():
             journal.noted("its zero point is computed, so its stored weights stay", pair.dequantize.name, "zero-point")
             continue
+        if pair.scale.ndim > 1:
+            journal.noted("it has a scale for every block, so its stored weights stay", pair.dequantize.name, "blocks")
+            continue
         source = pair.dequantize.inputs[0]
         values = (stored.astype(np.float32) - _spread(pair.zero, stored, pair.axis)) * _spread(
             pair.scale, stored, pair.axis

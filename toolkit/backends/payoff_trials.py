@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.gpu import find_gpu
 from toolkit.backends.payoff_search import Latency, PayoffSearch, Trial, Unit, Verdict, told
-from toolkit.backends.prepare import Bench
+from toolkit.backends.prepare import Bench, unmeasured
 from toolkit.backends.unit_times import unit_times
 from toolkit.errors import BackendError, RecipeError, did_you_mean
 from toolkit.files import sha256_json, write_json
@@ -68,9 +68,8 @@ def log_fingerprint(bench: Bench) -> str:
     """What measured latencies depend on besides the model: settings, profiles, GPU and versions."""
     settings = bench.settings.model_dump(mode="json", exclude={"timing_cache"})
     backend = [bench.backend.name, bench.backend.version()]
-    return sha256_json(
-        [settings, backend, repr(find_gpu()), repr(bench.profiles), str(bench.rest), versions(), code_fingerprint()]
-    )
+    wanted = [repr(bench.profiles), bench.calibration_profile, str(bench.rest)]
+    return sha256_json([settings, backend, repr(find_gpu()), wanted, versions(), code_fingerprint()])
 
 
 def units_of(model: Model, placement: Placement) -> list[Unit]:
@@ -170,26 +169,23 @@ class Trials:
         pipeline = self.context.services.get("pipeline")
         batches = pipeline.calibrator_batches() if pipeline is not None and settings.calibrator != "ranges" else ()
         said: list[str] = []
-        with tempfile.TemporaryDirectory(prefix="qtool-faster-", dir=self.folder) as name:
-            build = self.bench.build(
-                model, plan, settings, Path(name) / "trial.onnx", batches, said.append, self.context.progress
-            )
+        with tempfile.TemporaryDirectory(prefix="qtool-faster-") as name:
+            # always the same place in the run folder: what a killed run left there is written over
+            path = (self.folder or Path(name)) / "qtool-trial.onnx"
+            build = self.bench.build(model, plan, settings, path, batches, said.append, self.context.progress)
         names = [unit.name for unit in self.units]
         return {"latency": self._latency(build, said), "seconds": build.seconds,
                 **unit_times(model, build, names).to_json()}  # fmt: skip
 
     def _latency(self, build: Build, said: list[str]) -> dict[str, list[float]]:
-        wanted = self.bench.profiles.names or ["default"]
-        missing = [name for name in wanted if "opt" not in build.latency.get(name, {})]
-        if missing:
-            why = next((line for line in (*said, *build.log) if "measured" in line), "TensorRT's log does not say why")
+        for name, why in unmeasured(build, self.bench.profiles, said).items():
             raise BackendError(
-                f"the latency of profile '{missing[0]}' was not measured: {why}",
+                f"the latency of profile '{name}' was not measured: {why}",
                 where="only_if_faster",
                 remedy="see `qtool run` without only_if_faster: what its engine's measurement needs is missing here",
             )
         found = {}
-        for name in wanted:
+        for name in self.bench.profiles.names or ["default"]:
             times = build.latency[name]
             found[name] = [times["opt"], times.get("opt p05", times["opt"]), times.get("opt p95", times["opt"])]
         return found

@@ -51,6 +51,9 @@ def lower_for(
     if backend.typing_for(settings) == "weak":
         from toolkit.backends.weak import lower_weak
 
+        if io:
+            names = ", ".join(f"'{name}'" for name in io)
+            journal.noted(f"[engine] io is not used: with weak typing {names} keep the model's own type", rule="io")
         final, plan = lower_weak(model, plan, settings, backend, journal)
     else:
         from toolkit.backends.lowering import lower
@@ -64,6 +67,22 @@ def lower_for(
 def save_for(backend: Backend, settings: EngineSettings, model: Model, path: Path) -> Path:
     """Write a lowered model in the ONNX IR version that the backend's parser takes."""
     return model.save(path, ir_version=8 if backend.typing_for(settings) == "weak" else 10)
+
+
+def unmeasured(build: Build, profiles: Profiles, said: Iterable[str]) -> dict[str, str]:
+    """The profiles whose latency at their opt shapes is not known, each with the reason.
+
+    Args:
+        build: what the backend made.
+        profiles: the profiles it was built with.
+        said: the messages of the build.
+    """
+    told = [line.removeprefix("WARNING: ") for line in (*said, *build.log) if "measured" in line]
+    return {
+        name: next((line for line in told if f"'{name}'" in line or "nothing" in line), "TensorRT's log does not say why")
+        for name in profiles.names or ["default"]
+        if "opt" not in build.latency.get(name, {})
+    }
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,10 @@ class EngineRunner:
                 continue
             kind = self._engine.get_tensor_dtype(name).name
             if kind not in TYPES:
-                raise BackendError(f"'{name}' has the type {kind}, which no array on the host has")
+                raise BackendError(
+                    f"'{name}' has the type {kind}, which no array on the host has",
+                    remedy="give the model inputs and outputs of another type",
+                )
             found[name] = np.dtype(TYPES[kind])
         return found
 
@@ -131,6 +134,7 @@ class EngineRunner:
 
     def _runner(self, feeds: Mapping[str, Array], profile: str | None) -> Any:
         from polygraphy.backend.trt import TrtRunner
+        from polygraphy.exception import PolygraphyException
 
         shapes = {name: values.shape for name, values in feeds.items()}
         fitting = [one.name for one in self._profiles.fits(shapes) if profile is None or one.name == profile]
@@ -143,7 +147,14 @@ class EngineRunner:
         index = self._profiles.names.index(fitting[0]) if fitting else 0
         if index not in self._runners:
             runner = TrtRunner(self._engine, optimization_profile=index)
-            runner.activate()
+            try:
+                runner.activate()
+            except (PolygraphyException, RuntimeError) as error:
+                raise BackendError(
+                    f"TensorRT could not make an execution context: {' '.join(str(error).split())[:300]}",
+                    where=f"profile '{fitting[0]}'" if fitting else "",
+                    remedy="the GPU's memory may be short: close other programs or use smaller profile maxima",
+                ) from error
             self._runners[index] = runner
         return self._runners[index]
 

@@ -14,6 +14,7 @@ from toolkit.files import write_text
 from toolkit.precision import Precision
 from toolkit.report import charts, payoff_chart
 from toolkit.report.describe import unlike_profiles
+from toolkit.report.opened_words import opened_words
 from toolkit.report.payoff_words import main_comparison, overhead_words, pair_words, slower_words
 from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
 from toolkit.report.search_advice import budget_words, lacks_words
@@ -42,6 +43,7 @@ def render_html(report: Report) -> str:
         "verdict_mark": _MARKS[_banner(report)],
         "map": charts.precision_map(layers, blamed),
         "evidence": evidence(report.layers),
+        "opened": opened_words(report.layers),
         "culprits": blamed,
         "matrix": _matrix(layers),
         "search_chart": search_chart(report.search) if report.search is not None else None,

@@ -108,6 +108,14 @@
     }
     list.push(["Runs", `${layer.actual.precision || "not known"} (source: ${layer.actual.source}), ${layer.status}`]);
     if (layer.reason) list.push(["Why", layer.reason]);
+    const opened = layer.actual.opened;
+    if (opened) list.push(["Opened", `${opened.precision || "not known"} (source: ${opened.source}), ${opened.status}`]);
+    if (opened && opened.values) {
+      const { tensor, verdict, engine, simulated } = opened.values;
+      const level = (one) => (one && one.sqnr_db !== null ? `${one.sqnr_db.toFixed(1)} dB` : "no SQNR");
+      list.push(["Opened values", `'${tensor}' ${verdict}; against the float model the engine has ` +
+        `${level(engine)}, the simulation ${level(simulated)}`]);
+    }
     if (layer.actual.input_types.length) list.push(["Inputs", layer.actual.input_types.join(", ")]);
     if (layer.actual.output_types.length) list.push(["Outputs", layer.actual.output_types.join(", ")]);
     if (layer.engine_layers.length) list.push(["Engine layers", layer.engine_layers.join("; ")]);

@@ -145,14 +145,32 @@ class Asked(Part):
     by: str = ""
 
 
+class OpenedValues(Part):
+    """What an opened tensor held when the opened engine was run: which form of the model it was computed by.
+
+    Both forms, with the Q/DQ pairs and in float, are computed from the engine's own values at the tensors before it.
+    """
+
+    tensor: str
+    samples: int
+    verdict: Literal["as quantized", "as float", "cannot be told apart"]
+    why: str = Field(default="", description="why it cannot be told")
+    engine: Measured | None = Field(default=None, description="the engine's values against the float model's")
+    simulated: Measured | None = Field(default=None, description="the quantized simulation's against the float model's")
+    to_quantized_db: Finite = Field(default=None, description="SQNR of the engine's values against the quantized form")
+    to_float_db: Finite = Field(default=None, description="SQNR of the engine's values against the float form")
+
+
 class OpenedInfo(Part):
     """What an opaque node ran in where its block's inner tensors were marked: what it can run in, not surely what it
-    runs in, since marked tensors break fusions.
+    runs in, since marked tensors break fusions. By source ``values`` it is weaker still: the values show the rounding
+    of that precision, which a float kernel between separate Q and DQ kernels would give too.
     """
 
     precision: Precision | None = None
     status: Status
-    source: Source
+    source: Source | Literal["values"]
+    values: OpenedValues | None = Field(default=None, description="where the opened engine was run on a GPU")
     input_types: list[str] = Field(default_factory=list)
     output_types: list[str] = Field(default_factory=list)
     engine_layers: list[str] = Field(default_factory=list)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.report.opened_words import opened_words
 from toolkit.report.schema import NONE, Accuracy, LayerInfo, Report, word
 from toolkit.report.search_advice import search_line
 from toolkit.report.verdict import amount, change_words, evidence, worst
@@ -51,6 +52,8 @@ def print_report(
     console.print(plain_text(f"Backend {said}" + (f": {', '.join(d for d in details if d)}" if any(details) else "")))
     if known := evidence(report.layers):
         console.print(plain_text(f"What runs is known: {known}"))
+    if opened := opened_words(report.layers):
+        console.print(plain_text(opened))
     if report.search is not None:
         console.print(plain_text(search_line(report.search)))
     for warning in summary.warnings:

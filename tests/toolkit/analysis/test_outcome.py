@@ -63,3 +63,16 @@ def test_a_budget_is_tightened_by_what_lacked():
     assert (tight.max_drop, tight.min_sqnr_db, tight.min_agreement) == (pytest.approx(0.006), 22.0, pytest.approx(0.93))
     assert tight.margin == 1.5
     assert Budget(max_drop=0.001).tightened({"max_drop": 0.01}).max_drop == 0.0
+
+
+def test_how_many_samples_a_share_takes():
+    assert Budget(min_agreement=0.95).enough() == 60
+    assert Budget(min_agreement=0.95, max_drop=0.01).enough() == 300
+    assert Budget(min_sqnr_db=20).enough() == Budget(max_drop=0.1, higher_is_better=False).enough() == 0
+
+
+def test_a_budget_is_kept_safely_only_with_twice_the_margin():
+    outcome, reference = Outcome(10**-2.15), Outcome(0.0)
+    assert Budget(min_sqnr_db=20, margin=1.0).lacks(outcome, reference) == {}
+    assert not Budget(min_sqnr_db=20, margin=1.0).safely(outcome, reference)
+    assert Budget(min_sqnr_db=20, margin=0.5).safely(outcome, reference)

@@ -157,20 +157,26 @@ def test_the_search_goes_on_from_its_log(tmp_path):
     assert len(first.report.layers) == len(again.report.layers)
 
 
-def test_opening_tells_what_a_blocks_nodes_can_run_in(tmp_path):
+def test_opening_tells_by_values_what_a_blocks_nodes_compute(tmp_path):
     asked = recipe(tmp_path, "bert", opened=True)
-    result = run(asked, tmp_path / "out", device_check=False)
+    result = run(asked, tmp_path / "out")
     statuses = Counter(layer.status for layer in result.report.layers)
     opaque = [layer for layer in result.report.layers if layer.status == "opaque"]
-    told = [layer for layer in opaque if layer.actual.opened is not None and layer.actual.opened.precision is not None]
     notes = [e.reason for e in Journal.from_jsonl((tmp_path / "out" / "journal.jsonl").read_text()) if e.by == "open"]
-    print(statuses, "told", len(told), Counter(str(one.actual.opened.precision) for one in told), notes)
+    valued = [layer for layer in opaque if layer.actual.opened is not None and layer.actual.opened.values is not None]
+    products = [layer for layer in valued if layer.op == "MatMul" and str(layer.asked.precision) == "int8"]
+    verdicts = Counter((layer.op, layer.actual.opened.values.verdict) for layer in valued)
+    print(statuses, verdicts, notes)
+    for layer in valued:
+        print(layer.node, layer.actual.opened.values)
     assert statuses["unknown"] == 0
     if not opaque:
         pytest.skip("this TensorRT hides no node of this model in a block")
-    assert told, notes
+    assert products, notes
+    assert all(layer.actual.opened.values.engine.sqnr_db is not None for layer in valued)
+    assert {layer.actual.opened.values.verdict for layer in products} & {"as quantized", "as float"}
     assert all("opened" in layer.reason for layer in opaque)
-    assert all("marked tensors break fusions" in layer.reason for layer in told)
+    assert all("marked tensors break fusions" in layer.reason for layer in valued)
 
 
 def test_the_model_itself_is_sound():
