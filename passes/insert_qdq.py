@@ -62,6 +62,7 @@ class InsertQDQ(Pass):
             RangesError: a range is needed and there is no calibration data.
             BackendError: ``only_if_faster``, and the engine without pairs cannot be built.
         """
+        self.without_dead_nodes(model, context)
         slow: dict[str, str] = {}
         bench = self.bench(context)
         if bench is not None and context.services.get("dry_run"):
@@ -69,6 +70,15 @@ class InsertQDQ(Pass):
         elif bench is not None:
             slow = self._not_faster(model, context, bench)
         self._insert(model, context, slow)
+
+    def without_dead_nodes(self, model: Model, context: Context) -> None:
+        """Drop the nodes that no output needs: nothing is to be decided or measured for them."""
+        before = set(model.node_names())
+        model.tidy()
+        gone = sorted(before - set(model.node_names()))
+        if gone:
+            some = ", ".join(f"'{name}'" for name in gone[:3])
+            context.journal.noted(f"{len(gone)} nodes that no output needs were removed: {some}", rule="dead-nodes")
 
     def bench(self, context: Context) -> Bench | None:
         """Where ``only_if_faster`` measures; None where it is not asked for.

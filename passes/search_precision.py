@@ -70,6 +70,7 @@ class SearchPrecision(InsertQDQ):
             DataError: there is no data to decide on.
             RecipeError: the budget needs a metric that is not there, or ``only_if_faster`` a GPU that is not.
         """
+        self.without_dead_nodes(model, context)
         self.bench(context)  # refuses what cannot be measured before the search, not after it
         if context.services.get("dry_run"):
             context.journal.noted("a run would search which layers stay float; here all are quantized", rule="dry-run")

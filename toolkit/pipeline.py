@@ -6,17 +6,18 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.code import import_path
 from toolkit.errors import DataError, QtoolError, RecipeError
-from toolkit.files import write_bytes, write_json, write_text
+from toolkit.files import write_json, write_text
 from toolkit.journal import Journal
 from toolkit.plan import PrecisionPlan
 from toolkit.precision import Precision
 from toolkit.recipe import Recipe
+from toolkit.run_build import build_engine
 from toolkit.run_compare import comparable, compare
 from toolkit.run_device import check_on_device, not_wanted
 from toolkit.run_guard import FILES, refuse_run_over, refuse_writing_over
@@ -27,11 +28,9 @@ from toolkit.versions import versions
 
 if TYPE_CHECKING:
     from toolkit.backends.base import Extras
-    from toolkit.backends.layer import Actual
     from toolkit.calibration.ranges import Ranges
     from toolkit.graph_pass import Context
     from toolkit.model import Model
-    from toolkit.precision import Precision
     from toolkit.report.schema import Report
 
 Progress = Callable[[str, int, int], None]
@@ -144,7 +143,7 @@ class Pipeline(RunKeys):
         self.not_on_device = not_wanted(self)
         self.step("passes", self.prepare_key(), self._prepare)
         self.step("lowering", self.lower_key(), self._lower)
-        self.step("engine", self.build_key(), self._build)
+        self.step("engine", self.build_key(), lambda: build_engine(self))
         open_opaque(self)
         if self.recipe.engine.compare:
             self.step("compare", self.compare_key(), self._compare)
@@ -170,6 +169,9 @@ class Pipeline(RunKeys):
         from toolkit.graph_pass import Sequence as PassSequence
         from toolkit.model_header import model_files
 
+        for name in ("search.json", "faster.json"):
+            # of a run that was interrupted: the report would take it for this one's
+            (self.path / name).unlink(missing_ok=True)
         steps = self.passes()
         journal = Journal()
         journal.by = "load"
@@ -295,44 +297,6 @@ class Pipeline(RunKeys):
             calibration_cache=self.path / "calibration.cache" if section.calibrator != "ranges" else None,
         )
 
-    def _build(self) -> list[Path]:
-        from toolkit.backends.attribution import attribute
-        from toolkit.backends.choose import choose
-        from toolkit.backends.layer import build_to_json
-        from toolkit.model import Model
-
-        hidden = self.folder.hidden
-        backend, reason = choose(self.recipe.engine.backend)
-        plan = _read_plan(hidden / "lowered_plan.json")
-        log: list[str] = []
-        extras, settings = self.extras(plan), self.engine_settings()
-        try:
-            build = backend.build(self.path / "model.onnx", self.profiles, settings, log.append, self.progress, extras)
-        finally:
-            if log:
-                write_text(self.path / "build.log", "".join(f"{line}\n" for line in log))
-        actuals = attribute(Model.load(self.path / "model.onnx"), build, plan)
-        events = Journal.from_jsonl((hidden / "lowering.jsonl").read_text(encoding="utf-8")).of("declined")
-        actuals = explain(actuals, plan, self.recipe.rest, {e.node: e.reason for e in events})
-        content = {
-            "build": build_to_json(build),
-            "reason": reason,
-            "typing": backend.typing_for(self.engine_settings()),
-            "engine_bytes": len(build.engine) if build.engine is not None else None,
-            "actuals": {name: _actual_json(value) for name, value in actuals.items()},
-        }
-        write_json(hidden / "build.json", content)
-        written = [hidden / "build.json"]
-        if build.engine is not None:
-            write_bytes(self.path / "model.engine", bytes(build.engine))
-            written.append(self.path / "model.engine")
-        if build.raw is not None:
-            write_text(
-                self.path / "layers.json", build.raw if isinstance(build.raw, str) else json.dumps(build.raw, indent=1)
-            )
-            written.append(self.path / "layers.json")
-        return written
-
     def _compare(self) -> list[Path]:
         path = self.folder.hidden / "compare.json"
         write_json(path, compare(self, self._ranges()))
@@ -378,31 +342,5 @@ class Pipeline(RunKeys):
         return make_report(self)
 
 
-def explain(
-    actuals: Mapping[str, Actual], plan: PrecisionPlan, rest: Precision, reasons: Mapping[str, str]
-) -> dict[str, Actual]:
-    """Nodes to which lowering gave another type than asked are overridden, for lowering's reason."""
-    found = dict(actuals)
-    for name, reason in reasons.items():
-        actual, ask = found.get(name), plan.get(name)
-        asked = ask.precision if ask is not None else rest
-        if actual is None or (asked.quantized and (actual.precision is None or actual.precision.quantized)):
-            continue
-        if actual.precision is None and actual.output_types and actual.source != "none":
-            known = [p for p in Precision if str(p) == actual.output_types[0]]
-            actual = replace(actual, precision=known[0] if known else None)
-        if actual.precision is None:
-            continue
-        if actual.precision is not asked:
-            found[name] = replace(actual, status="overridden", reason=reason)
-    return found
-
-
 def _read_plan(path: Path) -> PrecisionPlan:
     return PrecisionPlan.from_json(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _actual_json(actual: Any) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return asdict(actual)

@@ -29,7 +29,7 @@ def comparable(pipeline: Pipeline) -> None:
         raise RecipeError(
             f"[engine] compare builds the model in other precisions and compares latencies, and {lacks}",
             where=pipeline.recipe.locate("engine", "compare"),
-            remedy="run on a machine with a GPU and TensorRT, or remove compare",
+            remedy="run on a machine with a GPU, TensorRT and cuda-python, or remove compare",
         )
 
 

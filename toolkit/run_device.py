@@ -65,7 +65,11 @@ def refusal(pipeline: Pipeline) -> QtoolError | None:
 
 
 def check_on_device(pipeline: Pipeline) -> None:
-    """Run the engine on the GPU where that is wanted and one was built; a step like any other."""
+    """Run the engine on the GPU where that is wanted and one was built; a step like any other.
+
+    Raises:
+        BackendError: ``--device-check`` demands it, and no engine was built, or no sample could be run.
+    """
     if not pipeline.not_on_device and not (pipeline.path / "model.engine").is_file():
         pipeline.not_on_device = "the backend built no engine"
     # a failure is never found again: it may have been another program that held the GPU's memory
@@ -73,12 +77,22 @@ def check_on_device(pipeline: Pipeline) -> None:
         pipeline.folder.forget("device")
     if not pipeline.not_on_device:
         pipeline.step("device", pipeline.device_key(), lambda: _run(pipeline))
+    found = device_result(pipeline)
+    if pipeline.device_check and found["status"] == "skipped":
+        raise BackendError(
+            f"the engine was not run on the GPU: {found['why']}",
+            where="--device-check",
+            remedy="give samples that fill a batch of some profile, or leave out --device-check"
+            if not pipeline.not_on_device
+            else "use a backend that builds an engine here, or leave out --device-check",
+        )
 
 
 def device_result(pipeline: Pipeline) -> dict[str, Any]:
     """The content of device.json, or why there is none; see ``run_on_device``."""
     path = pipeline.folder.hidden / "device.json"
-    if not path.is_file():
+    # what an interrupted run left is no result of this one
+    if pipeline.not_on_device or not path.is_file():
         from toolkit.backends.gpu import find_gpu
 
         gpu = find_gpu()

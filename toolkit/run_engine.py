@@ -13,7 +13,6 @@ import numpy as np
 from toolkit.errors import BackendError, DataError
 
 if TYPE_CHECKING:
-    from toolkit.analysis.outputs import OutputComparison
     from toolkit.backends.base import Progress
     from toolkit.data import Batch, CalibrationData
     from toolkit.pipeline import Pipeline
@@ -21,6 +20,10 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 _CHUNK_BYTES, _CHUNK_FEEDS = 256 << 20, 4096
+_MIXED = (
+    "they are too few for the smallest batch of a profile, and an output without an axis of samples mixes them with "
+    "what filled it up"
+)
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,17 @@ class Feed:
 
 @dataclass
 class Tally:
-    """What became of the samples: runs left out since they fit no shape of the profile, and batches filled up."""
+    """What became of the samples.
+
+    Attributes:
+        left_out: runs of a sample left out, since their batches fit no shape of the profile.
+        filled: batches filled up.
+        mixed: runs of a sample left out, since an output of a batch that was filled up has no axis of samples.
+    """
 
     left_out: int = 0
     filled: int = 0
+    mixed: int = 0
 
 
 def run_on_device(pipeline: Pipeline, engine: Path, backend: str) -> dict[str, Any]:
@@ -96,16 +106,26 @@ def run_on_device(pipeline: Pipeline, engine: Path, backend: str) -> dict[str, A
             except BackendError as error:
                 return {**found, "status": "failed", "why": str(error)}
             for feed, outputs in zip(chunk, answers):
-                wanted = reference.run(feed.inputs)
+                wanted = reference.run(_samples_of(feed))
                 lost = [output for output in wanted if output not in outputs]
                 if lost:
                     return {**found, "status": "failed", "why": f"the engine has no output '{lost[0]}'"}
-                for comparison in (total, each[feed.profile or EVERYTHING]):
-                    _compare(comparison, feed, wanted, outputs)
+                own = outputs if feed.rows <= feed.count else own_rows(wanted, outputs, feed)
+                if own is None:
+                    tally.mixed += feed.count
+                    continue
+                try:
+                    for comparison in (total, each[feed.profile or EVERYTHING]):
+                        comparison.add(wanted, own, feed.labels, feed.count)
+                except Exception as error:
+                    # the same metric took the simulation's outputs: these are such as it cannot take
+                    why = f"the metric cannot take the engine's outputs: {type(error).__name__}: {error}"
+                    return {**found, "status": "failed", "why": why}
                 seen.update(feed.origins)
                 pipeline.progress("device", min(len(seen), read), read)
     if not seen:
-        return {**found, "status": "skipped", "why": "no sample fits the batches of any profile"}
+        why = _MIXED if tally.mixed else "no sample fits the batches of any profile"
+        return {**found, "status": "skipped", "why": why}
     return {
         **found,
         "samples": len(seen),
@@ -197,23 +217,34 @@ def run_chunk(
     return (dict(zip(names, load_arrays(b["outputs"]))) for b, names in zip(batches, answer["outputs"]))
 
 
-def _compare(comparison: OutputComparison, feed: Feed, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> None:
-    """Take in a feed's outputs, those of the rows that filled it up left out."""
+def _samples_of(feed: Feed) -> dict[str, Array]:
+    """A feed's inputs without the rows that filled it up: the float model takes batches of any size."""
+    return {name: values[: feed.count] if feed.rows else values for name, values in feed.inputs.items()}
 
-    def kept(outputs: Mapping[str, Array]) -> dict[str, Array]:
-        return {
-            name: values[: feed.count] if feed.rows and values.ndim and len(values) == feed.rows else values
-            for name, values in outputs.items()
-        }
 
-    comparison.add(kept(wanted), kept(found), feed.labels, feed.count)
+def own_rows(wanted: Mapping[str, Array], found: Mapping[str, Array], feed: Feed) -> dict[str, Array] | None:
+    """The outputs of a feed that was filled up, cut to its own samples along whichever axis counts them.
+
+    None where an output has no such axis: what it holds comes from the other rows too.
+    """
+    cut = {}
+    for name, values in wanted.items():
+        longer = found[name].shape
+        axes = [axis for axis in range(values.ndim) if longer[axis : axis + 1] != values.shape[axis : axis + 1]]
+        if len(longer) != values.ndim or [(values.shape[a], longer[a]) for a in axes] != [(feed.count, feed.rows)]:
+            return None
+        cut[name] = found[name].take(range(feed.count), axis=axes[0])
+    return cut
 
 
 def _notes(tally: Tally, data: CalibrationData, empty: Sequence[str], whole: bool) -> list[str]:
     """What the reader should know of the samples. ``whole``: all of the data was read."""
-    notes = [f"profile '{name}' was not run: no sample fits it" for name in empty]
+    fits = "no sample fits it" if whole and not tally.mixed else "none of the samples read could be judged in it"
+    notes = [f"profile '{name}' was not run: {fits}" for name in empty]
     if tally.left_out:
         notes.append(f"{tally.left_out} runs of a sample were left out: their batches do not fit the profile's shapes")
+    if tally.mixed:
+        notes.append(f"{tally.mixed} runs of a sample were left out: {_MIXED}")
     if tally.filled:
         notes.append(f"{tally.filled} batches were filled up to the smallest that their profile takes")
     if whole and data.counts.skipped:

@@ -44,9 +44,11 @@ def make_report(pipeline: Pipeline) -> list[Path]:
         built["actuals"] |= json.loads((hidden / "opened.json").read_text(encoding="utf-8"))
     actuals = {name: actual_from_json(entry) for name, entry in built["actuals"].items()}
     build = build_from_json(built["build"])
-    others = {}
+    others, lacking = {}, []
     if recipe.engine.compare:
-        others = compared(json.loads((hidden / "compare.json").read_text(encoding="utf-8")))
+        content = json.loads((hidden / "compare.json").read_text(encoding="utf-8"))
+        others = compared(content)
+        lacking = [line for name, one in content.items() for line in _unmeasured(f"the {name} engine", one)]
         build.latency["compare"] = {name: one.build.latency for name, one in others.items()}
     device = device_of(device_result(pipeline), recipe)
     if device.why:
@@ -80,7 +82,7 @@ def make_report(pipeline: Pipeline) -> list[Path]:
         typing=built["typing"] if built["engine_bytes"] else "",
         engine_bytes=built["engine_bytes"],
         steps=[Step(name=s.name, status=s.status, seconds=s.seconds, why=s.why) for s in pipeline.folder.steps],
-        warnings=_warnings(measured, journal, recipe),
+        warnings=[*_warnings(measured, journal, recipe), *_unmeasured("the engine", built), *lacking],
         search=search,
         device=device,
         compared=others,
@@ -128,6 +130,10 @@ def _warnings(measured: dict[str, Any], journal: Journal, recipe: Recipe) -> lis
     found += measured.get("notes", [])
     found += [e.reason for e in journal.of("noted") if e.rule in ("unlike-scales", "empty profile", "few samples")]
     return found
+
+
+def _unmeasured(what: str, built: dict[str, Any]) -> list[str]:
+    return [f"the latency of {what} in profile '{name}' is not known: {why}" for name, why in built["lacks"].items()]
 
 
 def lock_text(pipeline: Pipeline, built: dict[str, Any]) -> str:

@@ -105,6 +105,53 @@ def test_concat_inputs_share_one_scale():
     assert scales.pop() == pytest.approx(5 / 127, rel=1e-3)
 
 
+def test_nodes_that_no_output_needs_are_removed_and_said():
+    model = Model.from_proto(build(
+        [node("Conv", ["x", "w"], ["y"]), node("Conv", ["x", "w1"], ["dead"]), node("Relu", ["dead"], ["deader"])],
+        {"x": [1, 4, 6, 6]}, {"y": [1, 4, 6, 6]}, {"w": normal(4, 4, 1, 1), "w1": normal(4, 4, 1, 1, seed=1)},
+    ))  # fmt: skip
+    context = placeholder_context()
+    InsertQDQ()(model, context)
+    assert ops(model) == {"Conv": 1, "QuantizeLinear": 2, "DequantizeLinear": 2}
+    assert [e.rule for e in context.journal.events if "'dead', 'deader'" in e.reason] == ["dead-nodes"]
+    assert context.plan.get("dead") is None and context.plan.get("y").precision is Precision.INT8
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_max_pool_beside_a_quantized_skip_reads_the_skips_pair_at_one_scale(skip):
+    """A U-Net's level: the ReLU is read by the pool and, where there is a skip, by the Concat."""
+    second = "r" if skip else "p1"
+    model = Model.from_proto(build(
+        [
+            node("Conv", ["x", "w"], ["a"]), node("Relu", ["a"], ["r"]),
+            node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[2, 2]), node("Conv", ["p", "w1"], ["b"]),
+            node("MaxPool", ["x"], ["p0"], kernel_shape=[1, 1]), node("Conv", ["p0", "w2"], ["p1"]),
+            node("Resize", ["b", "", "scales"], ["u"], mode="nearest"), node("Concat", [second, "u"], ["c"], axis=1),
+            node("Conv", ["c", "w3"], ["y"]),
+        ],
+        {"x": [1, 4, 6, 6]}, {"y": [1, 4, 6, 6]},
+        {"w": normal(4, 4, 1, 1, scale=0.3), "w1": normal(4, 4, 1, 1, seed=1, scale=0.3), "w2": normal(4, 4, 1, 1, seed=3, scale=0.3),
+         "w3": normal(4, 8, 1, 1, seed=2, scale=0.3), "scales": np.array([1, 1, 2, 2], np.float32)},
+    ))  # fmt: skip
+    from toolkit import Context, Ranges
+    from toolkit.calibration.ranges import Range
+
+    amax = {"x": 1.0, "r": 2.0, "p": 1.9, "u": 5.0, "c": 5.0, "p0": 1.0, "p1": 2.0}
+    context = Context(known_ranges=Ranges({n: Range(v, "minmax") for n, v in amax.items()}))
+    x = normal(1, 4, 6, 6, seed=5, scale=0.3)
+    before = run(model, {"x": x})[0]
+    InsertQDQ()(model, context)
+    scale = float(model.constant(model.node("b").inputs[0].inputs[0].inputs[1]))
+    if skip:
+        assert reads_pair(model, "p", 0) and reads_pair(model, "b", 0) and context.plan.get("p").precision is Precision.INT8
+        assert scale == pytest.approx(5 / 127, rel=1e-3)
+    else:  # nothing but the pool reads the ReLU: Q moves through it by itself
+        assert not reads_pair(model, "p", 0) and scale == pytest.approx(1.9 / 127, rel=1e-3)
+        # x is read by a convolution as well, so the pool on it reads the pair that is there
+        assert reads_pair(model, "p0", 0)
+    assert np.abs(run(model, {"x": x})[0] - before).max() < 0.2 * np.abs(before).max()
+
+
 def test_attention_without_weights_is_declined_unless_asked(attention):
     context = placeholder_context()
     InsertQDQ()(attention, context)

@@ -199,6 +199,7 @@ def test_what_was_measured_is_found_again_after_a_kill(tmp_path):
         InsertQDQ(only_if_faster=True)(chain(), context_for(first, tmp_path))
     so_far = json.loads((tmp_path / "faster.json").read_text())
     assert not so_far["done"] and len(so_far["trials"]) == 2 and so_far["best"]["of_float"] <= 1
+    (tmp_path / "qtool-trial.onnx.data").write_bytes(b"of a build that was killed")
     second = StandIn(dict.fromkeys(NAMES, 1.0), cost)
     model, context = chain(), context_for(second, tmp_path)
     InsertQDQ(only_if_faster=True)(model, context)
@@ -207,10 +208,21 @@ def test_what_was_measured_is_found_again_after_a_kill(tmp_path):
     written = json.loads((tmp_path / "faster.json").read_text())
     assert written["done"] and set(written["given_back"]) == {"c1", "c3"}
     lines = (tmp_path / "insert_qdq.faster.jsonl").read_text().splitlines()
-    assert len(lines) == 4 and not list(tmp_path.glob("qtool-faster-*"))
+    assert len(lines) == 4 and not list(tmp_path.glob("qtool-*"))
     other = context_for(StandIn(dict.fromkeys(NAMES, 1.0), cost), tmp_path, engine_settings=EngineSettings(sparse_weights=True))
     InsertQDQ(only_if_faster=True)(chain(), other)
     assert len(other.services["backend"].built) == 3
+
+
+def test_measurements_are_not_found_again_for_another_calibration_profile():
+    from toolkit.backends.payoff_trials import log_fingerprint
+    from toolkit.backends.prepare import Bench
+
+    prints = {
+        log_fingerprint(Bench(StandIn({}, {}), EngineSettings(), PROFILES, calibration_profile=name))
+        for name in ("small", "large", "small")
+    }
+    assert len(prints) == 2
 
 
 def test_nothing_is_built_where_nothing_can_be_quantized():

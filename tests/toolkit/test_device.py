@@ -21,7 +21,7 @@ from toolkit.cli import invoke
 from toolkit.data import CalibrationData
 from toolkit.errors import BackendError, QtoolError
 from toolkit.profiles import Extent, Profiles, ShapeProfile
-from toolkit.run_engine import Tally, split
+from toolkit.run_engine import Feed, Tally, own_rows, split
 from toolkit.runtime import session
 
 
@@ -179,6 +179,21 @@ def test_switched_off_it_is_not_run_and_that_is_noted(place, on_gpu):
     assert "switched off by --no-device-check" in (place / "out" / "journal.jsonl").read_text()
 
 
+def test_what_an_interrupted_run_left_is_not_taken_for_this_ones(place, on_gpu):
+    left = place / "out" / ".qtool" / "device.json"
+    left.parent.mkdir(parents=True)
+    left.write_text('{"status": "failed", "why": "of another engine", "gpu": "another"}')
+    result = run(place / "digits.toml", place / "out", device_check=False)
+    assert result.exit_status == 0 and result.report.device.status == "skipped"
+
+
+def test_a_metric_that_cannot_take_the_engines_outputs_is_a_failure_of_the_check(place, on_gpu, monkeypatch):
+    monkeypatch.setattr(FakeEngine, "spoil", staticmethod(lambda outputs, profile: {"logits": np.float32(1)}))
+    result = run(place / "digits.toml", place / "out")
+    assert result.exit_status == 3 and "the metric cannot take the engine's outputs" in result.report.device.why
+    assert (place / "out" / "report.html").is_file()
+
+
 def test_without_a_gpu_it_is_left_out_or_refused(place, capsys):
     text = (place / "digits.toml").read_text().replace('"auto"', '"none"')
     (place / "digits.toml").write_text(text)
@@ -245,6 +260,47 @@ def test_batches_are_cut_and_filled_to_fit(low, high, count, rows):
         for row, origin in enumerate(feed.origins):
             assert np.array_equal(feed.inputs["x"][row], normal(1, 3, seed=origin)[0])
     assert tally.left_out == 0 and tally.filled == sum(feed.count < feed.rows for feed in feeds)
+
+
+def test_rows_that_filled_a_batch_up_are_cut_off_along_the_axis_that_counts_samples():
+    feed = Feed("p", {"x": np.zeros((4, 3))}, None, 3, 4, (0, 1, 2))
+    found = {"rows": normal(4, 3), "columns": normal(4, 4, 2), "both": normal(4, 5)}
+    wanted = {"rows": found["rows"][:3], "columns": found["columns"][:, :3], "both": found["both"][:3]}
+    own = own_rows(wanted, found, feed)
+    assert own is not None and all(np.array_equal(own[name], values) for name, values in wanted.items())
+    for lost in (np.float32(1), normal(7), normal(3, 3)):
+        assert own_rows({**wanted, "mean": lost}, {**found, "mean": lost}, feed) is None
+    assert own_rows({"y": normal(3, 3)}, {"y": normal(4, 4)}, feed) is None
+
+
+MIXING = """[model]
+path = "m.onnx"
+[[profile]]
+name = "large"
+shapes.x = { min = [8, 4], opt = [8, 4], max = [8, 4] }
+[calibration]
+data = "data.npz"
+[[pass]]
+use = "insert_qdq"
+"""
+
+
+@pytest.mark.parametrize(("count", "runs"), [(80, True), (12, False)])
+def test_an_output_that_mixes_samples_is_judged_on_full_batches_only(tmp_path, on_gpu, count, runs):
+    proto = build(
+        [node("MatMul", ["x", "w"], ["y"]), node("ReduceMean", ["y"], ["mean"], keepdims=0)],
+        {"x": ["n", 4]}, {"y": ["n", 3], "mean": []}, {"w": normal(4, 3)},
+    )  # fmt: skip
+    onnx.save(proto, str(tmp_path / "m.onnx"))
+    np.savez(tmp_path / "data.npz", x=normal(count, 4, seed=5))
+    (tmp_path / "r.toml").write_text(MIXING)
+    if not runs:
+        with pytest.raises(BackendError, match="mixes them with what filled it up"):
+            run(tmp_path / "r.toml", tmp_path / "out", device_check=True)
+    result = run(tmp_path / "r.toml", tmp_path / "out")
+    device = result.report.device
+    assert (device.status, device.samples) == (("ran", 16) if runs else ("skipped", 0))
+    assert runs or "mixes them with what filled it up" in device.why
 
 
 def test_a_sample_runs_in_every_profile_it_counts_for():

@@ -6,14 +6,18 @@ import json
 import shutil
 from typing import ClassVar
 
+import numpy as np
+import onnx
 import pytest
 
-from tests.conftest import MODELS, ROOT
+from tests.conftest import MODELS, ROOT, build
+from tests.conftest import node as op
 from toolkit import Model, run
 from toolkit.backends import choose, gpu
 from toolkit.backends.gpu import Gpu
 from toolkit.backends.layer import Build, Layer, Port
 from toolkit.backends.none import NoBackend
+from toolkit.errors import RecipeError
 from toolkit.recipe import tomllib
 
 FLOAT_MS, INT8_MS, PAIR_MS = 0.02, 0.01, 0.015
@@ -24,6 +28,10 @@ class Builder(NoBackend):
 
     name = "tensorrt"
     latency: ClassVar = {"compare": 0.3, "model": 0.4}
+    silent: ClassVar = ""
+
+    def cannot_measure(self):
+        return ""
 
     def build(self, model_path, profiles, settings, log=None, progress=None, extras=None):
         model = Model.load(model_path)
@@ -48,8 +56,11 @@ class Builder(NoBackend):
             value = PAIR_MS if pair else INT8_MS if quantized else FLOAT_MS
             times[node.name] = dict.fromkeys(profiles.names, value)
         which = "compare" if "compare" in model_path.name else "model"
+        latency = {name: {"opt": self.latency[which]} for name in profiles.names if name != self.silent}
+        if self.silent:
+            log(f"WARNING: profile '{self.silent}' was not measured: 'y' has no size that is known beforehand")
         return Build("tensorrt", "8.6.0", None, layers, "inspector", settings={"profiles": profiles.names, "typing": "strong"},
-                     time_ms=times, latency={name: {"opt": self.latency[which]} for name in profiles.names})  # fmt: skip
+                     time_ms=times, latency=latency)  # fmt: skip
 
 
 @pytest.fixture
@@ -72,7 +83,8 @@ def test_a_run_says_group_by_group_whether_it_paid(place):
     )
     compared = report.payoff.against["fp16"]
     stored = json.loads((place / "out" / ".qtool" / "compare.json").read_text())["fp16"]
-    assert set(stored) == {"build", "runs"} and stored["build"]["latency"] == report.latency["compare"]["fp16"]
+    assert set(stored) == {"build", "runs", "lacks"} and not stored["lacks"]
+    assert stored["build"]["latency"] == report.latency["compare"]["fp16"]
     for profile in ("single", "batch"):
         total = sum(times[profile] for times in stored["build"]["time_ms"].values())
         rest = compared.rest.get(profile)
@@ -114,3 +126,40 @@ def test_without_compare_the_overhead_is_told_and_the_comparison_suggested(place
     assert not report.payoff.against and report.payoff.overhead["batch"].qdq_kernels > 4
     assert any('compare = ["fp16"]' in s.fragment for s in report.summary.next)
     assert not report.summary.headline.startswith("SLOWER")
+
+
+def test_a_latency_that_is_missing_is_told_with_its_reason(place, monkeypatch):
+    monkeypatch.setattr(Builder, "silent", "batch")
+    report = run(place / "digits.toml", place / "out").report
+    assert set(report.payoff.against["fp16"].profiles) == {"single"}
+    for what in ("the engine", "the fp16 engine", "the fp32 engine"):
+        why = f"the latency of {what} in profile 'batch' is not known: profile 'batch' was not measured: 'y' has no size"
+        assert any(warning.startswith(why) for warning in report.summary.warnings)
+
+
+def test_a_backend_that_does_not_measure_is_refused_before_anything_is_built(place, monkeypatch):
+    monkeypatch.setattr(Builder, "cannot_measure", lambda self: "the tensorrt_rtx backend builds engines without measuring")
+    with pytest.raises(RecipeError, match="builds engines without measuring"):
+        run(place / "digits.toml", place / "out")
+    assert not (place / "out" / "model.onnx").exists()
+
+
+def test_stored_int8_weights_are_float_in_the_plain_engines(tmp_path, place, monkeypatch):
+    """They have a DequantizeLinear and no QuantizeLinear."""
+    weights = np.random.default_rng(0).integers(-127, 128, (3, 4), np.int8)
+    proto = build(
+        [op("DequantizeLinear", ["q", "s"], ["w"]), op("Gemm", ["x", "w"], ["y"], transB=1)],
+        {"x": [1, 4]}, {"y": [1, 3]}, {"q": weights, "s": np.float32(0.01)},
+    )  # fmt: skip
+    onnx.save(proto, str(tmp_path / "m.onnx"))
+    built = {}
+
+    class Keeper(Builder):
+        def build(self, model_path, profiles, settings, log=None, progress=None, extras=None):
+            built[model_path.name] = [n.op for n in Model.load(model_path).nodes]
+            return Build("tensorrt", "8.6.0", latency={"default": {"opt": 1.0}})
+
+    monkeypatch.setattr(choose, "choose", lambda name: (Keeper(), "for the test"))
+    (tmp_path / "r.toml").write_text('[model]\npath = "m.onnx"\n[engine]\ncompare = ["fp32"]\n')
+    run(tmp_path / "r.toml", tmp_path / "plain")
+    assert "DequantizeLinear" in built["model.onnx"] and built["compare_fp32.onnx"] == ["Gemm"]

@@ -297,6 +297,14 @@ def test_every_file_that_the_report_reads_is_in_its_key(place, name):
     assert pipeline.report_key() != before
 
 
+@pytest.mark.parametrize("name", ["search.json", "faster.json"])
+def test_what_an_interrupted_search_left_is_not_taken_for_this_runs(place, name):
+    (place / "out").mkdir()
+    (place / "out" / name).write_text("{}")
+    report = run(place / "recipe.toml", place / "out").report
+    assert report.search is None and not (place / "out" / name).exists()
+
+
 def installed_elsewhere(folder, version="1.0"):
     """A distribution of another name with a pass that looks at the evaluation's data."""
     (folder / "their_pass.py").write_text(

@@ -13,9 +13,10 @@ import onnx_graphsurgeon as gs
 from toolkit.calibration.weights import weight_amax
 from toolkit.errors import PassError, did_you_mean
 from toolkit.model import Facts, Model
+from toolkit.placement.dequantized import source
 from toolkit.placement.ops import ADDS, TARGETS
 from toolkit.placement.pairs import Placement
-from toolkit.placement.place import Judge, place, source
+from toolkit.placement.place import Judge, place
 from toolkit.placement.qdq import storable_scale
 from toolkit.placement.scales import share_amax
 from toolkit.precision import Precision

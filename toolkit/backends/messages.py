@@ -22,7 +22,7 @@ _REMEDIES = (
      "give the GPU free: close other programs, lower [engine] workspace_mb, or use smaller profile maxima"),
     (r"No importer registered|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH|unsupported operator|PluginCreator could not find"
      r"|Plugin not found",
-     "this operator is not supported: replace it in the model, or load a plugin that has it"),
+     "this operator is not supported: replace it in the model by others"),
     (r"must have same input types|must have identical types|must be of same type|type mismatch",
      "the inputs of this node differ in type: ask the same precision for the nodes before it, or add a Cast"),
     (r"[Zz]ero.?point",

@@ -6,7 +6,8 @@ longer than its float kernels is given back; all such units at once, since build
 engine slower, the worse half of them, because what one unit costs depends on its neighbours' types. Where one block
 runs several units and shows no times of its own (Myelin runs a whole transformer so), its units are tried by role:
 all of one operator and weight shape at once, the smallest weights first, then the halves of the roles that did not
-help. Trials go on from the best engine so far, so what is given back only grows.
+help. Trials go on from the best engine so far, so what is given back only grows. Where the engine with all pairs cannot
+be built, one without those of one role is the first, each role in turn.
 
 Layer times only propose; latency decides. A placement is taken where the mean over the profiles of latency over float
 latency is below 1 by more than the noise, and no profile is slower than float by more than its own noise. The noise of
@@ -19,7 +20,7 @@ float engine. Where nothing is taken, the engine without pairs is the result: ne
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 _LEAST_LOSS = 0.01
@@ -138,7 +139,8 @@ class PayoffSearch:
     def run(self) -> Verdict:
         """Search until nothing more is proposed or all builds are spent."""
         self._try(self.everything)
-        self._try(frozenset())
+        if self._try(frozenset()) is None:
+            self._without_a_role()
         self._by_time()
         self._by_role()
         return self._verdict()
@@ -308,13 +310,8 @@ class PayoffSearch:
         hidden = {name for names in self._clusters(best) if len(names) > 1 for name in names}
         if not best.ms or not self.without.ms:
             hidden = set(self.units)
-        roles: dict[str, list[str]] = {}
-        for unit in sorted(self.units.values(), key=lambda unit: unit.size):
-            if unit.name in hidden and unit.name not in best.kept:
-                roles.setdefault(unit.role, []).append(unit.name)
-        ordered = {role: [n for n in self.units if n in set(names)] for role, names in roles.items()}
         rest: list[tuple[str, list[str]]] = []
-        for role, names in ordered.items():
+        for role, names in self._roles(hidden - best.kept).items():
             after = self._give_back(best, names, f"all {len(names)} {role}")
             if after is None:
                 rest.append((role, names))
@@ -323,6 +320,25 @@ class PayoffSearch:
             for half in (names[: len(names) // 2], names[len(names) // 2 :]):
                 if len(names) > 1:
                     best = self._give_back(best, half, f"{len(half)} of {len(names)} {role}") or best
+
+    def _roles(self, names: Collection[str]) -> dict[str, list[str]]:
+        """These units by role, the smallest weights first, those of one role in the graph's order."""
+        roles: dict[str, list[str]] = {}
+        for unit in sorted(self.units.values(), key=lambda unit: unit.size):
+            if unit.name in names:
+                roles.setdefault(unit.role, [])
+        return {role: [n for n in self.units if n in names and self.units[n].role == role] for role in roles}
+
+    def _without_a_role(self) -> None:
+        """Where no engine with all pairs can be built: one without those of one role, each in turn, until one can."""
+        for role, names in self._roles(self.everything).items():
+            kept = frozenset(names)
+            if self._left() <= 0 or kept == self.everything:
+                return
+            why = f"with the pairs of all layers no engine can be built, without those of {role} it can"
+            self.why[kept] = dict.fromkeys(names, why)
+            if self._try(kept) is not None:
+                return
 
     def _give_back(self, best: Trial, names: Sequence[str], what: str) -> Trial | None:
         if self._left() <= 0:
@@ -353,7 +369,7 @@ class PayoffSearch:
         if chosen is not None:
             return Verdict(chosen.kept, self.why[chosen.kept], chosen, self.without, score, noise, self.builds)
         quantized, plain = self.words
-        why = f"no engine with {quantized} pairs could be built"
+        why = f"no engine with {quantized} pairs could be built ({len(self.failed)} tried)"
         if best is not None:
             why = (
                 f"no {quantized} engine is faster than {plain} beyond the noise: the best takes {told(best)}, without "

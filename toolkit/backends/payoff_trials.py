@@ -55,7 +55,7 @@ def measurable(bench: Bench, context: Context) -> None:
     raise RecipeError(
         f"only_if_faster builds engines with and without Q/DQ pairs and compares their latencies, and {lacks}",
         where=where,
-        remedy="run on a machine with a GPU and TensorRT, or remove only_if_faster",
+        remedy="run on a machine with a GPU, TensorRT and cuda-python, or remove only_if_faster",
     )
 
 

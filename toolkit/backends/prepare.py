@@ -78,8 +78,9 @@ def unmeasured(build: Build, profiles: Profiles, said: Iterable[str]) -> dict[st
         said: the messages of the build.
     """
     told = [line.removeprefix("WARNING: ") for line in (*said, *build.log) if "measured" in line]
+    unknown = "TensorRT's log does not say why"
     return {
-        name: next((line for line in told if f"'{name}'" in line or "nothing" in line), "TensorRT's log does not say why")
+        name: next((line for line in told if f"'{name}'" in line or "nothing" in line), unknown)
         for name in profiles.names or ["default"]
         if "opt" not in build.latency.get(name, {})
     }

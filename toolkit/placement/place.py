@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit.model import Facts, Model, onnx_type
+from toolkit.model import Facts, Model
+from toolkit.placement.dequantized import dequantizer, foreign_pair, pair_type, source
 from toolkit.placement.ops import (
     ACTIVATIONS,
     ADDS,
@@ -78,6 +79,9 @@ class _Placer:
         for node in self.nodes:
             if node.op in POOLS:
                 self._pool(node)
+        for node in self.nodes:
+            if node.op == "MaxPool":
+                self._max_pool(node)
         return self.result
 
     # ---------------------------------------------------------------- targets
@@ -115,7 +119,7 @@ class _Placer:
         if len(operands) < 2:
             return "malformed", "it has fewer than two inputs"
         for tensor in operands:
-            foreign = _foreign_pair(tensor, self.model) or self._mixed(tensor)
+            foreign = foreign_pair(tensor, self.model) or self._mixed(tensor)
             if foreign:
                 return "foreign-pair", f"its input '{tensor.name}' has {foreign}; run strip_qdq before"
             kind = self.facts.types.get(tensor.name)
@@ -294,6 +298,24 @@ class _Placer:
             if dequantizer(tensor) is None:
                 self._want(tensor.name, Use(node.name, 0), None, False, reason)
 
+    def _max_pool(self, node: gs.Node) -> None:
+        """A MaxPool beside another reader whose pair its input has: it reads that pair, at the scale of its own output.
+
+        Q moves through a MaxPool by itself only where nothing else reads the input. Where a Concat reads it too (a
+        U-Net's skip), the convolution before wrote float16 and two kernels quantized it: on an H200 with 8.6.0 these
+        took 0.45 ms of 2.26 ms (U-Net, 256 x 256, batch 32).
+        """
+        tensor, out = node.inputs[0], node.outputs[0]
+        shared = self.result.pairs.get((tensor.name, None))
+        if shared is None or (out.name, None) not in self.result.pairs or len(node.outputs) != 1:
+            return
+        if self.judge(node) is not None or not self._all_quantized(out):
+            return
+        reason = f"input of {node.op} {node.name}, which then needs no kernel that quantizes: {shared.reason}"
+        self.result.layers[node.name] = reason
+        self._want(tensor.name, Use(node.name, 0), None, False, reason)
+        self.result.same_scale = _joined([*self.result.same_scale, {source(tensor).name, source(out).name}])
+
     def _all_quantized(self, tensor: gs.Tensor) -> bool:
         if tensor.name in self.outputs or not tensor.outputs:
             return False
@@ -333,54 +355,6 @@ class _Placer:
             before = [depth.get(p.name, 0) for t in node.inputs for p in t.inputs]
             depth[node.name] = max(before, default=0) + (node.op in TARGETS)
         return depth
-
-
-def dequantizer(tensor: gs.Tensor) -> gs.Node | None:
-    """The DequantizeLinear that a tensor comes from, directly or through operators that only move values."""
-    while tensor.inputs:
-        node = tensor.inputs[0]
-        if node.op == DEQUANTIZE:
-            return node
-        if node.op not in ("Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Dropout"):
-            return None
-        tensor = node.inputs[0]
-    return None
-
-
-def pair_type(node: gs.Node) -> Precision | None:
-    """The quantized type that a DequantizeLinear reads, or None where it is not said or not one of ours."""
-    stored = node.inputs[0]
-    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
-        return Precision.from_onnx(onnx_type(node.inputs[2].dtype))
-    return Precision.from_onnx(onnx_type(stored.dtype)) if stored.dtype is not None else None
-
-
-def source(tensor: gs.Tensor) -> gs.Tensor:
-    """The float tensor behind a Q/DQ pair, or the tensor itself."""
-    if tensor.inputs and tensor.inputs[0].op == DEQUANTIZE:
-        stored = tensor.inputs[0].inputs[0]
-        if stored.inputs and stored.inputs[0].op == QUANTIZE:
-            return stored.inputs[0].inputs[0]
-    return tensor
-
-
-def _foreign_pair(tensor: gs.Tensor, model: Model) -> str:
-    """What TensorRT refuses about the pair on a tensor, in words, or nothing."""
-    node = dequantizer(tensor)
-    if node is None or len(node.inputs) < 3:
-        return "" if node is None or not _unsigned(node.inputs[0]) else "an unsigned quantized type"
-    zero = model.constant(node.inputs[2])
-    if zero is None:
-        return "a zero point that is computed"
-    if zero.dtype == np.uint8:
-        return "a uint8 pair, which TensorRT refuses"
-    if np.any(zero.astype(np.float32) != 0):
-        return "a zero point that is not 0, which TensorRT refuses"
-    return ""
-
-
-def _unsigned(tensor: gs.Tensor) -> bool:
-    return tensor.dtype is not None and not isinstance(tensor.dtype, int) and np.dtype(tensor.dtype) == np.uint8
 
 
 def _constant_tensors(model: Model) -> set[str]:

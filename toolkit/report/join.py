@@ -156,7 +156,7 @@ def join(
                 *payoff_suggestions(payoff, layers, bool(build.latency), recipe.passes),
                 *(search_suggestions(search, result, culprits(layers)) if search is not None else ()),
                 *suggestions(
-                    layers, accuracy, backend, declined, range_list, search is not None and bool(search.layers)
+                    layers, accuracy, backend, declined, range_list, search is not None and bool(search.layers), device
                 ),
             ],
             **counts(layers),

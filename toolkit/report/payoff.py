@@ -23,6 +23,7 @@ NOISE = 0.02
 TINY_MS = 0.005
 """Kernels shorter than this are mostly their launch: a narrower type saves nothing."""
 _LEAST_MS = 0.001
+"""Smaller differences count as none: CUDA events tell half a microsecond."""
 _QUANTIZED = frozenset(str(precision) for precision in Precision if precision.quantized)
 
 
@@ -72,9 +73,9 @@ def _opt(times: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _paid(ours: float, other: float, least: float = 0.0) -> Paid:
-    """Faster or slower by more than the noise, and by more than ``least`` milliseconds."""
-    if abs(ours - other) <= max(NOISE * other, least):
+def _paid(ours: float, other: float) -> Paid:
+    """Faster or slower by more than the noise, and by more than can be told."""
+    if abs(ours - other) <= max(NOISE * other, _LEAST_MS):
         return "even"
     return "faster" if ours < other else "slower"
 
@@ -220,7 +221,7 @@ def _group(
     )
     if quantized:
         total, other = sum(t.ours_ms for t in times.values()), sum(t.other_ms for t in times.values())
-        group.paid = _paid(total, other, _LEAST_MS)
+        group.paid = _paid(total, other)
         if group.paid != "faster":
             wanted = [layer for layer in members if layer.node in quantized]
             kernels = [tactics.get(name, "") for name in ours.runs.get(main.node, ())]

@@ -13,10 +13,11 @@ _QUANTIZERS = ("insert_qdq", "search_precision")
 
 
 def main_comparison(payoff: PayoffInfo | None) -> tuple[str, Payoff] | None:
-    """The comparison that the first line is about: with FP16 where that was built."""
+    """The comparison that the first line is about: with FP16 where that was built, else with BF16."""
     if payoff is None or not payoff.against:
         return None
-    name = "fp16" if "fp16" in payoff.against else next(iter(payoff.against))
+    # beside FP32 even an engine that did not pay looks fast
+    name = next((word for word in ("fp16", "bf16") if word in payoff.against), next(iter(payoff.against)))
     return name, payoff.against[name]
 
 

@@ -261,13 +261,14 @@ def suggestions(
     declined: Sequence[Declined],
     ranges: Sequence[RangeInfo] | None,
     searched: bool = False,
+    device: DeviceInfo | None = None,
 ) -> list[Suggestion]:
-    """What to try next, most useful first.
+    """What to try next, most useful first; an engine that does worse than the simulation counts, one that crashes not.
 
     Where a search measured the layers one by one (``searched``), its own suggestions say which to keep: error at the
     layer is a poorer guide, and would name others.
     """
-    result = verdict(accuracy)
+    result = verdict(accuracy, None if failure(device) else device)
     found: list[Suggestion] = []
     blamed = culprits(layers)
     clipped = [info for info in ranges or () if (info.clipped or 0.0) > CLIPPED]

@@ -361,14 +361,46 @@ def test_formats_show_once_the_shapes_are_worked_out(tmp_path, works):
     assert len(lines) == (works == "nothing")
 
 
+def test_a_context_is_gone_before_the_next_profiles_is_made(tmp_path):
+    """8.6 has room for one context of a profile at a time."""
+    from toolkit.backends.inspection import inspect_engine
+
+    alive: list[int] = []
+
+    class Context:
+        def __init__(self):
+            alive.append(id(self))
+
+        def __del__(self):
+            alive.remove(id(self))
+
+        def set_optimization_profile_async(self, index, stream):
+            return True
+
+        def infer_shapes(self):
+            pass
+
+    def create():
+        assert not alive
+        return Context()
+
+    engine = SimpleNamespace(
+        num_optimization_profiles=3, create_execution_context=create,
+        create_engine_inspector=lambda: _Inspector('{"Layers": ["N/A due to dynamic shapes"]}'),
+    )  # fmt: skip
+    fake = SimpleNamespace(LayerInformationFormat=SimpleNamespace(JSON=0))
+    names = inspect_engine(fake, engine, [], tmp_path, SimpleNamespace(log=lambda text: None), lambda context, shapes: None)
+    assert len(names) == 3 and not alive
+
+
 def test_transposed_convolutions_stay_float_on_8():
     from passes.insert_qdq import InsertQDQ
     from tests.conftest import placeholder_context
     from tests.toolkit.backends.backend_models import FLOAT, make, node, tensor
     from toolkit.backends.weak import lower_weak
     from toolkit.journal import Journal
-    from toolkit.pipeline import explain
     from toolkit.precision import Precision
+    from toolkit.run_build import explain
 
     model = make(
         [node("ConvTranspose", ["x", "w"], ["u"], "up", strides=[2, 2]), node("Conv", ["u", "v"], ["y"], "conv")],
@@ -397,3 +429,17 @@ def float_actual(precision):
     from toolkit.backends.layer import Actual
 
     return Actual(precision, source="inspector", status="overridden", reason="none of its inputs is quantized")
+
+
+def test_types_of_inputs_that_weak_typing_cannot_change_are_noted():
+    from tests.toolkit.backends.backend_models import FLOAT, make, node
+    from toolkit import Journal, Precision
+    from toolkit.backends.prepare import lower_for
+
+    graph = make([node("Relu", ["x"], ["y"], "relu")], {"x": (FLOAT, [1])}, {"y": (FLOAT, [1])}, opset=17, ir=8)
+    backend = TensorRTBackend({"version": "8.6.0", "strong": False, "weak": True, "implicit": True})
+    for io, count in (({"x": Precision.FP16}, 1), ({}, 0)):
+        journal = Journal()
+        lower_for(backend, EngineSettings(), graph, PrecisionPlan(), rest=Precision.FP16, io=io, journal=journal)
+        notes = [event.reason for event in journal.events if event.rule == "io"]
+        assert len(notes) == count and all("'x' keep the model's own type" in note for note in notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -81,3 +82,12 @@ def test_warnings_are_kept_once_and_do_not_explain_an_error():
 def test_verbose_messages_go_nowhere():
     messages = Messages(SimpleNamespace(log=lambda text: pytest.fail(text)))
     messages.take("VERBOSE", "thousands of these")
+    assert not messages.kept and not messages.lines()
+
+
+def test_remedies_name_settings_that_the_recipe_has():
+    from toolkit.backends.messages import _REMEDIES
+    from toolkit.recipe import EngineSection
+
+    named = [setting for _, remedy in _REMEDIES for setting in re.findall(r"\[engine\] (\w+)", remedy)]
+    assert "workspace_mb" in named and set(named) <= set(EngineSection.model_fields)

@@ -74,3 +74,14 @@ def test_stored_weights_become_float_with_the_very_same_integers(zero, per_chann
     again = np.clip(np.rint(onnx.numpy_helper.to_array(made) / scale), -128, 127).astype(np.int8)
     assert np.array_equal(again, onnx.numpy_helper.to_array(stored))
     assert float_weights(model, journal) == 0
+
+
+def test_weights_with_a_scale_for_every_block_stay_as_they_are():
+    model = make(
+        [node("DequantizeLinear", ["w", "s"], ["w_dq"], "dq", axis=0, block_size=2), node("MatMul", ["x", "w_dq"], ["y"], "mm")],
+        {"x": (FLOAT, ["n", 4])}, {"y": (FLOAT, ["n", 3])},
+        [tensor("w", np.ones((4, 3)), INT8), tensor("s", np.full((2, 3), 0.1))],
+    )  # fmt: skip
+    journal = Journal()
+    assert float_weights(model, journal) == 0 and ops(model) == {"DequantizeLinear": 1, "MatMul": 1}
+    assert [(e.node, e.rule) for e in journal.events] == [("dq", "blocks")]

@@ -78,3 +78,28 @@ def test_each_trial_is_told_and_the_best_so_far_is_known():
     seen = []
     PayoffSearch(UNITS, Measured({"a": 1.4, "b": 0.5, "c": 0.5}), on_trial=lambda s: seen.append(s.best.kept)).run()
     assert seen == [ALL, NONE, frozenset("a")]
+
+
+def test_where_not_all_pairs_can_be_built_those_of_one_role_are_left_out():
+    class Refusing(Measured):
+        """No engine can be built with c quantized."""
+
+        def __call__(self, kept, repeat):
+            trial = super().__call__(kept, repeat)
+            return trial if self.ok(kept) else None
+
+        def ok(self, kept):
+            return "c" in kept
+
+    measure = Refusing({"a": 0.5, "b": 0.5, "c": 0.5})
+    found = PayoffSearch(UNITS, measure).run()
+    assert found.kept == frozenset("c") and found.best is not None and found.builds == 3
+    assert found.reasons == {
+        "c": "with the pairs of all layers no engine can be built, without those of Conv [4, 4] it can"
+    }
+    measure.ok = lambda kept: kept == ALL
+    nothing = PayoffSearch(UNITS, measure).run()
+    assert nothing.kept == ALL and nothing.best is None
+    assert set(nothing.reasons.values()) == {"no engine with int8 pairs could be built (3 tried)"}
+    for builds in range(2, 6):
+        assert PayoffSearch(UNITS, measure, builds).run().builds <= builds

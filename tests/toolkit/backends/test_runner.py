@@ -113,3 +113,21 @@ def test_what_cannot_be_fed_is_refused(tensors, feeds, words):
     runner, _ = made(tensors, {})
     with pytest.raises(BackendError, match=words):
         runner.run(feeds)
+
+
+def test_a_context_that_cannot_be_made_says_which_profile_and_what_to_do(monkeypatch):
+    trt = pytest.importorskip("polygraphy.backend.trt")
+
+    class Full:
+        def __init__(self, engine, optimization_profile):
+            pass
+
+        def activate(self):
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(trt, "TrtRunner", Full)
+    runner, _ = made({"x": ("INPUT", "FLOAT"), "y": ("OUTPUT", "FLOAT")}, {}, PROFILES)
+    runner._runners = {}
+    with pytest.raises(BackendError, match=r"profile 'large': .*execution context: out of memory") as caught:
+        runner.run({"x": np.zeros((8, 2), np.float32)}, "large")
+    assert "smaller profile maxima" in caught.value.remedy and not runner._runners

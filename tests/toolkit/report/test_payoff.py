@@ -222,3 +222,16 @@ def test_bars_stay_inside_their_picture():
     rows = group_rows(payoff_of(many, build, {"fp16": other}).against["fp16"], "p")
     assert rows[-1].name == "36 others, together" and len(rows) == 25
     assert sum(row.times.ours_ms for row in rows) == pytest.approx(sum(range(1, 61)))
+
+
+def test_the_first_line_compares_with_a_16_bit_engine_where_there_is_one():
+    slow = payoff(0.690, 0.579).against["fp16"]
+    fast = payoff(0.690, 1.2).against["fp16"]
+    both = payoff().model_copy(update={"against": {"fp32": fast, "bf16": slow}})
+    assert slower_words(both).startswith("SLOWER than BF16: 0.690 ms against 0.579")
+    assert speed_words(both.model_copy(update={"against": {"fp32": fast}})) == "1.74 times as fast as FP32"
+
+
+@pytest.mark.parametrize(("ours", "paid"), [(0.0209, "even"), (0.0211, "slower"), (0.0189, "faster")])
+def test_a_latency_within_a_microsecond_is_even(ours, paid):
+    assert payoff(ours, 0.02).against["fp16"].profiles["p"].paid == paid

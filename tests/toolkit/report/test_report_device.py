@@ -9,9 +9,9 @@ from tests.toolkit.report.samples import HOSTILE, sample
 from tests.toolkit.report.test_report_render import Page
 from toolkit.report.device import device_warnings, failure
 from toolkit.report.html import render_html
-from toolkit.report.schema import DeviceInfo, Report
+from toolkit.report.schema import DeviceInfo, LayerError, Report
 from toolkit.report.terminal import to_text
-from toolkit.report.verdict import headline, verdict
+from toolkit.report.verdict import headline, suggestions, verdict
 
 FAILED = DeviceInfo(status="failed", gpu="NVIDIA H200", why="profile 'batch': the engine failed: misaligned address.")
 NO_GPU = DeviceInfo(status="skipped", why="no GPU is here to run the engine on")
@@ -140,3 +140,16 @@ def test_hostile_names_stay_text():
     assert "img" not in Page(page).tags and "\x1b" not in page
     text = to_text(report)
     assert "[red]not red[/red]" in text and "\x1b" not in text
+
+
+def test_what_to_try_follows_the_engine_where_it_does_worse_than_the_simulation():
+    layers, report = network()[0], sample()
+    blamed = next(one for one in layers if one.role == "compute" and one.asked_precision and one.asked_precision.quantized)
+    blamed.error = LayerError(sqnr_db=5.0, max_abs=1.0, drop_db=20.0)
+
+    def tried(ran):
+        return [s.text for s in suggestions(layers, measured(), report.backend, [], None, device=ran)]
+
+    assert any(text.startswith("Keep 1 layer") for text in tried(device(measured(0.94, False))))
+    for fine in (device(measured(0.979)), FAILED, None):
+        assert any(text.startswith("If accuracy matters more than speed: Keep 1 layer") for text in tried(fine))

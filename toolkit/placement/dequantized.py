@@ -1,0 +1,58 @@
+"""The Q/DQ pair that a tensor comes from: its DequantizeLinear, its type, the float tensor behind it, what is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.model import Model, onnx_type
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.precision import Precision
+
+
+def dequantizer(tensor: gs.Tensor) -> gs.Node | None:
+    """The DequantizeLinear that a tensor comes from, directly or through operators that only move values."""
+    while tensor.inputs:
+        node = tensor.inputs[0]
+        if node.op == DEQUANTIZE:
+            return node
+        if node.op not in ("Identity", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Dropout"):
+            return None
+        tensor = node.inputs[0]
+    return None
+
+
+def pair_type(node: gs.Node) -> Precision | None:
+    """The quantized type that a DequantizeLinear reads, or None where it is not said or not one of ours."""
+    stored = node.inputs[0]
+    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
+        return Precision.from_onnx(onnx_type(node.inputs[2].dtype))
+    return Precision.from_onnx(onnx_type(stored.dtype)) if stored.dtype is not None else None
+
+
+def source(tensor: gs.Tensor) -> gs.Tensor:
+    """The float tensor behind a Q/DQ pair, or the tensor itself."""
+    if tensor.inputs and tensor.inputs[0].op == DEQUANTIZE:
+        stored = tensor.inputs[0].inputs[0]
+        if stored.inputs and stored.inputs[0].op == QUANTIZE:
+            return stored.inputs[0].inputs[0]
+    return tensor
+
+
+def foreign_pair(tensor: gs.Tensor, model: Model) -> str:
+    """What TensorRT refuses about the pair on a tensor, in words, or nothing."""
+    node = dequantizer(tensor)
+    if node is None or len(node.inputs) < 3:
+        return "" if node is None or not _unsigned(node.inputs[0]) else "an unsigned quantized type"
+    zero = model.constant(node.inputs[2])
+    if zero is None:
+        return "a zero point that is computed"
+    if zero.dtype == np.uint8:
+        return "a uint8 pair, which TensorRT refuses"
+    if np.any(zero.astype(np.float32) != 0):
+        return "a zero point that is not 0, which TensorRT refuses"
+    return ""
+
+
+def _unsigned(tensor: gs.Tensor) -> bool:
+    return tensor.dtype is not None and not isinstance(tensor.dtype, int) and np.dtype(tensor.dtype) == np.uint8
