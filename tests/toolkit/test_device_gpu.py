@@ -25,7 +25,7 @@ def place(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     text = (ROOT / "recipes" / f"{request.param}.toml").read_text().replace("../models", MODELS.as_posix())
     # The test host has no cuBLAS and cuDNN: only TensorRT's own kernels.
-    settings = 'backend = "tensorrt"\ntactic_sources = []'
+    settings = 'backend = "tensorrt"\ntactic_sources = []\noptimization_level = 1'
     if cuda_runtime() is not None:
         settings += '\ncompare = ["fp16"]'
     (folder / "recipe.toml").write_text(text.replace('backend = "auto"', settings))

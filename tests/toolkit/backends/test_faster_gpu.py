@@ -95,6 +95,7 @@ only_if_faster = {faster}
 backend = "tensorrt"
 typing = "weak"
 tactic_sources = []
+optimization_level = 1
 open = {open}
 [evaluation]
 samples = 16

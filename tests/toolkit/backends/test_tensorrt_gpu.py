@@ -43,8 +43,9 @@ def backend():
 
 
 def settings(**more):
-    # The test host has no cuBLAS and cuDNN: only TensorRT's own kernels.
-    return EngineSettings(typing="weak", tactic_sources=(), **more)
+    # The test host has no cuBLAS and cuDNN: only TensorRT's own kernels. Level 1 tries fewer of them: on Hopper the
+    # default takes minutes an engine, and these tests are about what an engine is, not how fast.
+    return EngineSettings(typing="weak", tactic_sources=(), **{"optimization_level": 1, **more})
 
 
 def network(quantized=True):
