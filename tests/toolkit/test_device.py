@@ -96,7 +96,8 @@ def test_every_profile_runs_real_samples_and_the_metric_is_the_recipes(place, on
     assert result.exit_status == 0 and device.status == "ran" and device.gpu == "NVIDIA Test"
     assert set(device.profiles) == {"single", "batch"} and device.samples == simulated.samples
     assert all(one.samples == simulated.samples for one in device.profiles.values())
-    # the "engine" is the simulated model itself, so its figures must be the simulation's
+    # the "engine" is the simulated model itself in onnxruntime, so its figures are the simulation's but for the
+    # rounding of float16, which the simulation writes out
     assert device.accuracy.quantized == simulated.quantized and device.accuracy.before == simulated.before
     assert (
         device.accuracy.budget == 0.005
@@ -105,7 +106,7 @@ def test_every_profile_runs_real_samples_and_the_metric_is_the_recipes(place, on
     )
     for one in device.profiles.values():
         assert one.quantized == simulated.quantized
-        assert one.outputs["logits"].sqnr_db == pytest.approx(simulated.outputs["logits"].sqnr_db, abs=0.1)
+        assert one.outputs["logits"].sqnr_db == pytest.approx(simulated.outputs["logits"].sqnr_db, abs=0.3)
         assert one.outputs["logits"].agreement == simulated.outputs["logits"].agreement
     shapes = {profile: {shape[0] for name, shape in FakeEngine.fed if name == profile} for profile in device.profiles}
     assert max(shapes["single"]) == 4 and min(shapes["batch"]) >= 4
