@@ -11,7 +11,7 @@ from pydantic import Field
 from passes.equalize import Equalize
 from passes.insert_qdq import InsertQDQ
 from passes.smooth import Smooth
-from toolkit.errors import DataError, ModelError
+from toolkit.errors import DataError, ModelError, RecipeError
 from toolkit.graph_pass import Context, Pass
 from toolkit.journal import Journal
 from toolkit.model import Model
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3
 _NAMED = 4
+_WORTH = 0.75
+"""A plan that is safe for few samples is taken if it quantizes this share of what a search without that doubt does."""
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
 _DEFAULTS = {"max_drop": 0.01, "min_agreement": 0.98, "min_sqnr_db": 20.0}
 
@@ -142,27 +144,39 @@ class SearchPrecision(InsertQDQ):
         gpu = find(self.gpu)
         cost = CostModel(simulation.switches, simulation.facts, gpu, context.rest, self._times(simulation, context))
         budget = demand = self._budget(context, simulation)
-        for attempt in range(_ATTEMPTS):
+
+        def run(demand: Budget, best: Path | None) -> tuple[Search, Found]:
             search = Search(
                 simulation, demand, cost, prefer=self.prefer, evaluations=self.evaluations,
                 try_ranges=self.try_ranges, log=folder / "search.jsonl" if folder else None,
-                best=folder / "search_best.json" if folder else None, progress=context.progress,
+                best=best, progress=context.progress,
             )  # fmt: skip
-            found = search.run()
+            return search, search.run()
+
+        for attempt in range(1, _ATTEMPTS + 1):
+            search, found = run(demand, folder / "search_best.json" if folder else None)
+            if self._doubtful(found, demand):
+                trusting = run(replace(demand, doubt=False), None)
+                if self._gives_up_too_much(found, trusting[1], context):
+                    search, found = trusting
             lacks = self._lowered(found, model, simulation, budget, context) if found.best.meets else {}
-            if not lacks or attempt == _ATTEMPTS - 1:
+            if not lacks:
                 break
-            demand = demand.tightened(lacks)
             words = ", ".join(f"{name} by {value:.4g}" for name, value in lacks.items())
+            last = attempt == _ATTEMPTS
             context.journal.noted(
                 f"in {context.rest} the chosen plan misses {words}, which its simulation in float32 does not: "
-                "the search goes on with that much more asked for", rule="search-float16",
+                + (f"after {_ATTEMPTS} searches it is taken all the same; set a larger margin" if last
+                   else "the search goes on with that much more asked for"), rule="search-float16",
             )  # fmt: skip
+            if last:
+                break
+            demand = demand.tightened(lacks)
         positions, enough = found.best.outcome.positions, budget.enough()
         if 0 < positions < enough:
             context.journal.noted(
                 f"{positions} winners are too few to judge the budget: even where none of them changes, "
-                f"{3 / positions:.1%} may change on other samples. Give samples for at least {enough}",
+                f"{min(3 / positions, 1.0):.1%} may change on other samples. Give samples for at least {enough}",
                 rule="search-few-samples",
             )  # fmt: skip
         ordering = sorted({node.op for node in model.nodes} & _ORDERING)
@@ -175,6 +189,28 @@ class SearchPrecision(InsertQDQ):
         # the search may have taken other ranges: those are what its layers were measured with
         self._report(found, search.simulation, cost, budget, context)
         return found
+
+    def _doubtful(self, found: Found, budget: Budget) -> bool:
+        """Whether doubt about few samples, and not the samples themselves, may keep layers float."""
+        return self.prefer == "int8" and bool(found.best.kept) and found.best.outcome.positions < budget.enough()
+
+    def _gives_up_too_much(self, found: Found, trusting: Found, context: Context) -> bool:
+        """Whether to take the plan of a search without that doubt, which the journal says then.
+
+        With a hundred samples no plan is safe against a budget of one point: keeping ever more layers float for that
+        helps nobody.
+        """
+        safe, other = found.best, trusting.best
+        if not other.meets or (safe.meets and safe.quantized >= _WORTH * other.quantized):
+            return False
+        share = f"keeps only {safe.quantized:.0%} of the multiply-accumulates in {self.dtype}"
+        said = share if safe.meets else "was not found"
+        context.journal.noted(
+            f"a plan that is safe for so few samples ({other.outcome.positions} winners) {said}; one that keeps the "
+            f"budget on these samples keeps {other.quantized:.0%} and is taken: more samples would tell whether it "
+            "holds on others", rule="search-few-samples",
+        )  # fmt: skip
+        return True
 
     def _lowered(
         self, found: Found, model: Model, simulation: Simulation, budget: Budget, context: Context
@@ -291,16 +327,21 @@ class SearchPrecision(InsertQDQ):
             section = getattr(evaluation, "budget", None)
             own = {key: getattr(section, key, None) for key in (*own, "min_value")}
         settings = simulation.settings
+        only_integers = len(simulation.discrete) == len(simulation.outputs)
+        winners = bool(simulation.classes) or only_integers
         if settings.metric is None:
             drop = own.pop("max_drop", None)
             own.pop("min_value", None)
             # a sample whose winner stays cannot lose accuracy: agreement bounds the drop
-            if drop is not None and simulation.classes and own.get("min_agreement") is None:
+            if drop is not None and winners and own.get("min_agreement") is None:
                 own["min_agreement"] = 1.0 - drop
         if not any(value is not None for value in own.values()):
-            kind = "max_drop" if settings.metric else "min_agreement" if simulation.classes else "min_sqnr_db"
+            kind = "max_drop" if settings.metric else "min_agreement" if winners else "min_sqnr_db"
             own[kind] = _DEFAULTS[kind]
             context.journal.noted(f"the recipe has no budget: {kind} = {own[kind]} is taken", rule="search-budget")
+        if own.get("min_sqnr_db") is not None and only_integers:
+            raise RecipeError("min_sqnr_db cannot be judged: no output of the model holds floats",
+                              remedy="give min_agreement, the smallest share of equal elements")  # fmt: skip
         better = True
         if settings.metric is not None:
             better = make_metric(settings.metric, settings.output, settings.allow_code).higher_is_better

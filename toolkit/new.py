@@ -77,7 +77,7 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
         lines.append("# Without test data the outputs are compared on samples held back from calibration.")
         lines.append("# data = \"test.npz\"                 # with labels under 'label'")
         lines.append('# metric = "top1"')
-        lines.append("budget = { min_agreement = 0.95 }" if _class_like(model) else "budget = { min_sqnr_db = 20.0 }")
+        lines.append("budget = { min_agreement = 0.95 }" if _has_winners(model) else "budget = { min_sqnr_db = 20.0 }")
     return "\n".join(lines) + "\n"
 
 
@@ -89,11 +89,13 @@ def inputs_of(model: Path, data: Path | None, test: Path | None) -> dict[str, Pa
     return {what: path for what, path in found.items() if path is not None}
 
 
-def _class_like(model: Model) -> bool:
-    return any(
-        t.shape is not None and len(t.shape) in (2, 3) and isinstance(t.shape[-1], int) and t.shape[-1] > 1
-        for t in model.graph.outputs
-    )
+def _has_winners(model: Model) -> bool:
+    """Whether agreement can be judged: an output has scores of classes, or all outputs are integers."""
+    from toolkit.analysis.outputs import class_like
+
+    facts = model.facts()
+    outputs = model.graph.outputs
+    return any(class_like(t.shape) for t in outputs) or not any(facts.is_float(t.name) for t in outputs)
 
 
 def _unusable(model: Model) -> bool:

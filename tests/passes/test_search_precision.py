@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -164,3 +165,39 @@ def test_entries_that_swap_behind_a_topk_are_named():
     SearchPrecision(min_sqnr_db=45)(model, context)
     assert kept(context)
     assert ["TopK" in e.reason for e in context.journal.of("noted") if e.rule == "search-ordering"] == [True]
+
+
+@pytest.mark.parametrize(
+    ("safe", "other", "taken"),
+    [
+        ((0.38, True), (0.69, True), True),
+        ((0.87, True), (0.94, True), False),
+        ((0.38, True), (0.9, False), False),
+        ((0.0, False), (0.5, True), True),
+    ],
+)
+def test_doubt_about_few_samples_alone_does_not_give_up_most_layers(safe, other, taken):
+    from toolkit.analysis.outcome import Outcome
+    from toolkit.analysis.search import Found, Plan
+
+    def found(quantized, meets):
+        plan = Plan(("a",), {}, Outcome(0.01, positions=100), {} if meets else {"max_drop": 0.1}, 1.0, quantized)
+        return Found(plan, [plan], 1, None, Outcome(0.0))
+
+    context = Context()
+    step = SearchPrecision()
+    assert step._gives_up_too_much(found(*safe), found(*other), context) is taken
+    assert bool(context.journal.events) is taken
+    assert all("100 winners" in e.reason and f"{other[0]:.0%}" in e.reason for e in context.journal.events)
+
+
+def test_few_samples_are_doubted_only_where_something_is_kept():
+    from toolkit.analysis.budget import Budget
+    from toolkit.analysis.outcome import Outcome
+
+    budget = Budget(max_drop=0.01, margin=1.0)
+    few, many = (Outcome(0.01, agreement=1.0, flips=0.004, positions=n) for n in (100, 300))
+    float_model = Outcome(0.0, metric=0.9)
+    few, many = replace(few, metric=0.9), replace(many, metric=0.9)
+    assert "max_drop" in budget.lacks(few, float_model) and not budget.lacks(many, float_model)
+    assert not replace(budget, doubt=False).lacks(few, float_model)

@@ -29,6 +29,8 @@ class Budget:
             shares, at least sqrt(p (1 - p) / n) for a share p of n positions. With a margin, the winners expected to
             change count too, like five hundred further positions: a hundred that all keep theirs prove little.
         higher_is_better: which way the metric goes.
+        doubt: whether few samples, which know little of the tails that matter, make the winners expected to change
+            count more: by sqrt(enough / positions), see ``enough``.
     """
 
     max_drop: float | None = None
@@ -38,6 +40,7 @@ class Budget:
     max_ms: float | None = None
     margin: float = 0.0
     higher_is_better: bool = True
+    doubt: bool = True
 
     def __post_init__(self) -> None:
         limits = (self.max_drop, self.min_value, self.min_sqnr_db, self.min_agreement)
@@ -50,7 +53,8 @@ class Budget:
         """How far each limit is missed, in the limit's own units; empty where all hold.
 
         Raises:
-            RecipeError: the budget is one of a metric, and no metric was measured.
+            RecipeError: the budget is one of a metric, and no metric was measured; or one of agreement, and no output
+                has winners.
         """
         found: dict[str, float] = {}
         spread = self.margin * _standard_error(outcome)
@@ -65,7 +69,10 @@ class Budget:
                 found["min_value"] = sign * (self.min_value - outcome.metric)
         if self.min_sqnr_db is not None:
             found["min_sqnr_db"] = self.min_sqnr_db + self.margin - outcome.sqnr_db
-        if self.min_agreement is not None and outcome.agreement is not None:
+        if self.min_agreement is not None:
+            if outcome.agreement is None:
+                raise RecipeError("min_agreement cannot be judged: no output holds integers or scores of a fixed number "
+                                  "of classes", remedy="give min_sqnr_db")  # fmt: skip
             agreement = min(outcome.agreement - spread, 1.0 - self._flips(outcome))
             found["min_agreement"] = self.min_agreement - agreement
         if outcome.metric is None:
@@ -98,6 +105,8 @@ class Budget:
         sign = 1.0 if self.higher_is_better else -1.0
         up = {name: limit + (sign if name == "min_value" else 1.0) * lack
               for name, (limit, lack) in moved.items() if name.startswith("min_")}  # fmt: skip
+        if "min_agreement" in up:
+            up["min_agreement"] = min(up["min_agreement"], 1.0)
         return replace(self, margin=margin, **down, **up)
 
     def _flips(self, outcome: Outcome) -> float:
@@ -107,8 +116,8 @@ class Budget:
         # errors have heavier tails than the normal ones that the estimate takes for granted: on classifiers with
         # outlier channels up to twice as many changed on unseen samples
         expected = outcome.flips * (1 + self.margin)
-        # few samples know little of the tails that matter
-        expected *= math.sqrt(max(1.0, self.enough() / max(outcome.positions, 1)))
+        if self.doubt:
+            expected *= math.sqrt(max(1.0, self.enough() / max(outcome.positions, 1)))
         seen = outcome.positions * (1 - outcome.agreement)
         return (seen + _PRIOR * expected) / (outcome.positions + _PRIOR)
 

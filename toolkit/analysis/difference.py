@@ -71,6 +71,18 @@ class Difference:
         elif self.same < self.winners:
             self.max_abs = 1.0
 
+    def lose(self, reference: Array, value: Array, winners: int = 0) -> None:
+        """Take in one batch of two shapes: all of the reference is lost, and all of the value is noise.
+
+        Args:
+            reference: the float model's tensor.
+            value: the other model's, of another shape.
+            winners: how many positions with a winner count as changed.
+        """
+        self.add(reference, np.zeros_like(reference))
+        self.add(np.zeros_like(value), value)
+        self.winners += winners
+
     def _winners(self, a: Array, b: Array) -> None:
         """Count positions whose winner is the float model's."""
         same = same_winners(a, b)
@@ -79,7 +91,7 @@ class Difference:
 
     def follow(self, reference: Array) -> None:
         """Remember the mean of a batched output by shape, for ``variation_db``."""
-        if reference.ndim == 0 or not np.isfinite(reference).all():
+        if reference.ndim == 0 or not len(reference) or not np.isfinite(reference).all():
             return
         rows = np.asarray(reference, np.float64)
         count, total = self.sums.get(rows.shape[1:], (0, np.zeros(rows.shape[1:])))

@@ -68,7 +68,7 @@ def evaluate(
     measured, other_session, form, notes = _runnable(float_session, rounded, data, instead)
     total = min(len(data), samples) if samples else len(data)
     for part in first_samples(data, batch, samples):
-        wanted, found = float_session.run(part.inputs), _run(other_session, measured, part.inputs)
+        wanted, found = float_session.run(part.inputs), run_on(other_session, measured, part.inputs)
         comparison.add(wanted, found, part.labels, part.count)
         progress("evaluate", comparison.samples, total)
     result = comparison.result()
@@ -105,7 +105,7 @@ def _runnable(
             if instead is not None and _inexact(subject):
                 raise ModelError(f"onnxruntime before {'.'.join(map(str, _EXACT))} quantizes float16 tensors inexactly")
             found = session(subject)
-            _run(found, subject, part.inputs)
+            run_on(found, subject, part.inputs)
             return subject, found, "lowered", []
         except ModelError as error:
             if instead is None:
@@ -114,7 +114,7 @@ def _runnable(
             other = instead()
             try:
                 found = session(other)
-                _run(found, other, part.inputs)
+                run_on(found, other, part.inputs)
             except ModelError:
                 raise error from None
         types = " and ".join(_narrow_types(subject)) or "its"
@@ -138,7 +138,7 @@ def _inexact(model: Model) -> bool:
     return half and version < _EXACT
 
 
-def _run(loaded: Session, model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def run_on(loaded: Session, model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Run a model on samples of the float model's types: where the recipe gave an input another type, it is cast."""
     wanted = {t.name: onnx_type(t.dtype) for t in model.graph.inputs}
     feed = {}
@@ -192,7 +192,7 @@ def node_errors(
         b_session = session(subject, outputs=sorted({s for _, _, s in group}))
         counted = 0
         for part in _spread(data, batch, samples):
-            a, b = a_session.run(part.inputs), _run(b_session, subject, part.inputs)
+            a, b = a_session.run(part.inputs), run_on(b_session, subject, part.inputs)
             for node, ref, sub in group:
                 if a[ref].shape == b[sub].shape:
                     found[node].add(a[ref], b[sub])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from toolkit.analysis.difference import Difference, same_winners
+from toolkit.analysis.outputs import is_float
 
 Array = np.ndarray[Any, Any]
 _FLIP_POSITIONS = 4_000
 _FLIP_DRAWS = 24
+_MASKED = -1e9
 
 
 @dataclass(frozen=True)
@@ -21,16 +23,18 @@ class Outcome:
     """The outputs of a state against those of the float model, over all samples.
 
     Attributes:
-        noise: noise power over signal power of the worst output; infinite where NaN or infinity appeared.
+        noise: noise power over signal power of the worst output; infinite where NaN or infinity appeared. Of a model
+            all of whose outputs are integers or the like, the share of elements that differ.
         cosine: cosine similarity of the worst output, or None.
         kl: mean Kullback-Leibler divergence KL(float || state) of the outputs' softmax, in nats; None where no output
             has classes.
-        agreement: share of positions with the float model's winner, of the worst output; None without classes.
+        agreement: share of positions with the float model's winner, or of equal elements where an output holds
+            integers and the like, of the worst output; None where no output has either.
         flips: expected share of positions whose winner changes, see ``expected_flips``; None without classes.
         metric: the user's metric, or None.
         positions: how many positions ``agreement`` and ``kl`` are from.
         parts: noise over signal of each batch, in order.
-        agreement_error: standard error of ``agreement`` as the samples' own shares differ; None without classes.
+        agreement_error: standard error of ``agreement`` as the samples' own shares differ; None without ``agreement``.
         variation_db: power of what differs from sample to sample over the noise, of the worst output, in dB; None
             where nothing differs or too few samples were seen.
     """
@@ -82,14 +86,17 @@ class Part:
 
     Attributes:
         differences: by output.
+        discrete: the outputs that hold integers and the like, not floats.
         kl: summed over positions.
         positions: how many there are.
         gaps: by output with classes, the float model's best score less its second, float32 [positions].
         errors: by output with classes, the variance of the scores' errors over the classes, float32 [positions].
-        shares: by output with classes, the share of each sample's positions that keep their winner, float64 [batch].
+        shares: by output with classes or integers, the share of each sample's positions that keep their winner or
+            value, float64 [batch].
     """
 
     differences: dict[str, Difference] = field(default_factory=dict)
+    discrete: set[str] = field(default_factory=set)
     kl: float = 0.0
     positions: int = 0
     gaps: dict[str, Array] = field(default_factory=dict)
@@ -100,6 +107,8 @@ class Part:
 def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes: Sequence[str]) -> Part:
     """One batch of outputs against the float model's.
 
+    An output whose shape differs, as the number of detections may, is lost as a whole.
+
     Args:
         reference: the float model's outputs.
         values: the outputs of the state.
@@ -107,20 +116,41 @@ def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes
     """
     part = Part()
     for name, wanted in reference.items():
-        if not np.issubdtype(wanted.dtype, np.floating):
-            continue
-        difference = Difference()
-        difference.add(wanted, values[name], name in classes)
+        found, difference = values[name], Difference()
         part.differences[name] = difference
-        if name in classes and not difference.broken:
-            part.kl += _divergence(wanted, values[name])
-            part.positions += wanted.size // wanted.shape[-1]
-            best = np.partition(wanted, -2, axis=-1)[..., -2:].astype(np.float32)
-            part.gaps[name] = (best[..., 1] - best[..., 0]).reshape(-1)
-            part.errors[name] = (values[name] - wanted).astype(np.float32).var(axis=-1, ddof=1).reshape(-1)
-            same = same_winners(wanted.astype(np.float32), values[name].astype(np.float32))
-            part.shares[name] = same.reshape(len(same), -1).mean(axis=1)
+        if not is_float(wanted.dtype):
+            part.discrete.add(name)
+            if wanted.shape != found.shape:
+                difference.winners += max(wanted.size, found.size)
+                continue
+            difference.add_equal(wanted, found)
+            _share(part, name, np.asarray(wanted == found))
+        elif wanted.shape != found.shape:
+            difference.lose(wanted, found, max(len(wanted), len(found)) if name in classes else 0)
+        else:
+            scored = name in classes and wanted.size > 0
+            difference.add(wanted, found, scored)
+            if scored and not difference.broken:
+                _scores(part, name, np.asarray(wanted, np.float32), np.asarray(found, np.float32))
     return part
+
+
+def _scores(part: Part, name: str, wanted: Array, found: Array) -> None:
+    usable = np.isfinite(wanted)
+    if not usable.all():
+        # a class that is masked by -inf is none; infinity less itself would be NaN
+        wanted, found = np.where(usable, wanted, _MASKED), np.where(usable, found, _MASKED)
+    part.kl += _divergence(wanted, found)
+    part.positions += wanted.size // wanted.shape[-1]
+    best = np.partition(wanted, -2, axis=-1)[..., -2:]
+    part.gaps[name] = (best[..., 1] - best[..., 0]).reshape(-1)
+    part.errors[name] = (found - wanted).var(axis=-1, ddof=1).reshape(-1)
+    _share(part, name, same_winners(wanted, found))
+
+
+def _share(part: Part, name: str, same: Array) -> None:
+    if same.ndim and same.size:
+        part.shares[name] = same.reshape(len(same), -1).mean(axis=1)
 
 
 def _divergence(wanted: Array, found: Array) -> float:
@@ -164,7 +194,7 @@ def varying_shares(references: Sequence[Mapping[str, Array]]) -> dict[str, float
     found: dict[str, Difference] = {}
     for outputs in references:
         for name, values in outputs.items():
-            if np.issubdtype(values.dtype, np.floating):
+            if is_float(values.dtype):
                 one = found.setdefault(name, Difference())
                 one.add(values, values)
                 one.follow(values)
@@ -182,16 +212,20 @@ def summed(
             total.setdefault(name, Difference()).merge(one)
     positions = sum(part.positions for part in parts)
     cosines = [d.cosine for d in total.values() if d.cosine is not None]
-    agreements = [d.agreement for d in total.values() if d.agreement is not None]
+    # of equal shares that of the fewest positions proves least
+    agreement, counted = min(
+        ((d.agreement, d.winners) for d in total.values() if d.agreement is not None), default=(None, 0)
+    )
+    discrete = {name for part in parts for name in part.discrete}
     return Outcome(
-        max((_ratio(d) for d in total.values()), default=0.0),
+        _noise(total, discrete),
         min(cosines, default=None),
         max(sum(part.kl for part in parts) / positions, 0.0) if positions else None,
-        min(agreements, default=None),
+        agreement,
         _flips(parts),
         metric,
-        max((d.winners for d in total.values()), default=0),
-        tuple(max((_ratio(d) for d in part.differences.values()), default=0.0) for part in parts),
+        counted,
+        tuple(_noise(part.differences, discrete) for part in parts),
         _agreement_error(parts),
         _variation_db(total, varying or {}),
     )
@@ -211,6 +245,13 @@ def _variation_db(total: Mapping[str, Difference], varying: Mapping[str, float])
     ratios = {name: _ratio(difference) for name, difference in total.items() if name in varying}
     found = [10 * math.log10(varying[name] / ratio) for name, ratio in ratios.items() if 0 < ratio < math.inf]
     return min(found, default=None)
+
+
+def _noise(differences: Mapping[str, Difference], discrete: Collection[str]) -> float:
+    """Of the worst output; integers count only where no output holds floats."""
+    ratios = [_ratio(difference) for name, difference in differences.items() if name not in discrete]
+    unequal = [1.0 - d.agreement for d in differences.values() if d.agreement is not None]
+    return max(ratios or unequal, default=0.0)
 
 
 def _ratio(difference: Difference) -> float:

@@ -72,7 +72,7 @@ class OutputComparison:
         self, reference: Model, metric: str | None = None, output: str | None = None, allow_code: bool = False
     ) -> None:
         self._names = [t.name for t in reference.graph.outputs]
-        self._class_like = {t.name for t in reference.graph.outputs if _class_like(t.shape)}
+        self._class_like = {t.name for t in reference.graph.outputs if class_like(t.shape)}
         self._metrics = [_maybe_metric(metric, output, allow_code) for _ in range(2)]
         self._metric = metric
         self._outputs = {name: Difference() for name in self._names}
@@ -157,6 +157,6 @@ def _maybe_metric(name: str | None, output: str | None, allow_code: bool) -> Met
     return make_metric(name, output, allow_code) if name is not None else None
 
 
-def _class_like(shape: Sequence[Any] | None) -> bool:
+def class_like(shape: Sequence[Any] | None) -> bool:
     """[batch, classes] or [batch, positions, classes] with a fixed number of classes."""
     return shape is not None and len(shape) in (2, 3) and isinstance(shape[-1], int) and shape[-1] > 1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from toolkit.analysis.budget import Budget
@@ -12,28 +13,44 @@ from toolkit.analysis.simulation import Simulation
 _DIFFER = 0.03
 
 
-def alternatives(simulation: Simulation, tensor: str, now: float) -> list[tuple[str, float]]:
-    """The methods that give a tensor another amax than ``now`` and than those before, with it."""
-    found: list[tuple[str, float]] = []
-    taken = [now]
-    entry = simulation.ranges.tensors.get(tensor)
-    for method, amax in (entry.diagnosis.get("amax", {}) if entry is not None else {}).items():
-        if amax and all(abs(amax / other - 1) > _DIFFER for other in taken if other):
-            found.append((method, float(amax)))
-            taken.append(float(amax))
+def alternatives(simulation: Simulation, tensor: str, now: float) -> list[float]:
+    """The values of amax that the methods give a tensor and that differ from ``now`` and from each other."""
+    found: list[float] = []
+    for amax in _proposed(simulation, tensor).values():
+        if amax and all(_differs(amax, other) for other in (now, *found)):
+            found.append(amax)
     return found
 
 
 def whole_model(simulation: Simulation) -> Iterator[tuple[str, dict[str, float]]]:
     """For every method the amax of each tensor that it would change; methods that change nothing are left out."""
     own = simulation.switches.amax
-    known = {name: simulation.ranges.tensors[name].diagnosis.get("amax", {}) for name in own
-             if name in simulation.ranges.tensors}  # fmt: skip
+    known = {name: _proposed(simulation, name) for name in own}
     for method in dict.fromkeys(method for values in known.values() for method in values):
-        amax = {name: float(values[method]) for name, values in known.items() if values.get(method)}
-        changed = {name: value for name, value in amax.items() if abs(value / own[name] - 1) > _DIFFER}
+        amax = {name: values[method] for name, values in known.items() if values.get(method)}
+        changed = {name: value for name, value in amax.items() if _differs(value, own[name])}
         if changed:
             yield method, changed
+
+
+def methods_of(simulation: Simulation, amax: Mapping[str, float]) -> dict[str, str]:
+    """For every tensor the method that proposes this amax; of several the one that proposes most of the others too."""
+    known = {name: [method for method, given in _proposed(simulation, name).items() if given == value]
+             for name, value in amax.items()}  # fmt: skip
+    often = Counter(method for methods in known.values() for method in methods)
+    return {name: max(methods, key=lambda method: often[method]) for name, methods in known.items() if methods}
+
+
+def _proposed(simulation: Simulation, tensor: str) -> dict[str, float]:
+    """By method the amax that calibration noted for a tensor."""
+    entry = simulation.ranges.tensors.get(tensor)
+    given = entry.diagnosis.get("amax", {}) if entry is not None else {}
+    return {method: float(amax) for method, amax in given.items()}
+
+
+def _differs(amax: float, other: float) -> bool:
+    """Whether two ranges are far enough apart to be worth a run; any range differs from that of zeros."""
+    return not other or abs(amax / other - 1) > _DIFFER
 
 
 @dataclass(frozen=True)

@@ -110,9 +110,13 @@ class Runner:
 
     def outcome_of(self, model: Callable[[dict[str, Array]], State]) -> Outcome:
         """The outcome of any other form of the model, run on the same batches: ``model`` gives outputs for inputs."""
-        found = [model(dict(feed.inputs)) for feed in self.feeds]
-        parts = [compare(wanted, outputs, self.classes) for wanted, outputs in zip(self._reference, found)]
-        return summed(parts, self._score(found), self._varying)
+
+        def one(index: int) -> tuple[Part, State]:
+            outputs = model(dict(self.feeds[index].inputs))
+            return compare(self._reference[index], outputs, self.classes), self._held(outputs)
+
+        done = self._pool(one)
+        return summed([part for part, _ in done], self._score([outputs for _, outputs in done]), self._varying)
 
     # ---------------------------------------------------------------- one state
 
@@ -140,7 +144,7 @@ class Runner:
                 state.update(self._kept[signatures[:start]][index])
             state, trail, seconds = self._advance(config, plan, state, keep)
             outputs = {name: state[name] for name in self.outputs}
-            return compare(self._reference[index], outputs, self.classes), outputs, trail, seconds
+            return compare(self._reference[index], outputs, self.classes), self._held(outputs), trail, seconds
 
         done = self._pool(one)
         if keep:
@@ -191,6 +195,10 @@ class Runner:
             return [work(index) for index in indices]
         with ThreadPoolExecutor(min(self._threads, len(self.feeds)), "simulation") as pool:
             return list(pool.map(work, indices))
+
+    def _held(self, outputs: State) -> State:
+        """What is kept of a state's outputs until all batches are done: nothing where no metric asks for it."""
+        return outputs if self.metric is not None else {}
 
     def _score(self, outputs: Sequence[State]) -> float | None:
         if self.metric is None:

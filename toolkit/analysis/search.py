@@ -12,7 +12,7 @@ from toolkit.analysis.budget import Budget
 from toolkit.analysis.cost import CostModel
 from toolkit.analysis.log import Log
 from toolkit.analysis.outcome import Outcome
-from toolkit.analysis.range_methods import alternatives, whole_model
+from toolkit.analysis.range_methods import alternatives, methods_of, whole_model
 from toolkit.analysis.sensitivity import Sensitivity, exact
 from toolkit.analysis.simulation import Simulation
 from toolkit.files import sha256_json, write_json
@@ -71,7 +71,7 @@ class Found:
         evaluations: how many there were.
         sensitivity: of all groups; None where the first plan met the budget.
         reference: the float model's outcome.
-        methods: for every tensor whose range was replaced, the method that gave the new one.
+        methods: for every tensor whose range the best plan replaces, the method that gives this one.
         notes: what the reader should know.
     """
 
@@ -151,7 +151,6 @@ class Search:
         self.best: Plan | None = None
         self._known: dict[str, Plan] = {}
         self.amax: dict[str, float] = {}
-        self.methods: dict[str, str] = {}
         self._methods: list[dict[str, float]] = []
         # the simulation may be rebased, and a plan's ranges are what differs from calibration's
         self._own = dict(simulation.switches.amax)
@@ -176,7 +175,7 @@ class Search:
                 self._choose(harm)
         assert self.best is not None
         reference = self.simulation.runner.float_outcome
-        used = {name: method for name, method in self.methods.items() if name in self.best.amax}
+        used = methods_of(self.simulation, self.best.amax)
         if len(self.best.kept) == len(names):
             self.notes.append("every layer stays float: nothing can be quantized within this budget")
         return Found(self.best, self.plans, len(self.plans), sensitivity, reference, used, self.notes)
@@ -224,18 +223,23 @@ class Search:
     def _best_method(self, plan: Plan) -> Plan:
         """Everything quantized with the ranges of each method; the best one's are used from here on."""
         best, own = plan, self.simulation
-        for method, amax in whole_model(own):
+        for _, amax in whole_model(own):
+            if self._left() <= 1:
+                # the last one is for layers kept float
+                break
             self.amax = amax
             self._methods.append(amax)
             plan = self._evaluate(())
             if self._rank(plan) < self._rank(best):
-                best, self.methods = plan, dict.fromkeys(amax, method)
+                best = plan
         self.amax = dict(best.amax)
         return best
 
     def _better_ranges(self, plan: Plan, sensitivity: Sensitivity, harm: dict[str, float]) -> Plan:
         """Give the tensors of the worst groups the range, of those the methods propose, with the least noise."""
-        own, methods, harms = dict(self.amax), dict(self.methods), dict(harm)
+        if self._left() <= 1:
+            return plan
+        own = dict(self.amax)
         total = sum(value for value in harm.values() if math.isfinite(value)) or 1.0
         worst = [g for g in sensitivity.ranked()[:_WORST_GROUPS] if harm[g.name] > _WORST_SHARE * total]
         switches = self.simulation.switches
@@ -249,18 +253,17 @@ class Search:
                 if tensor in done or tensor not in switches.amax:
                     continue
                 done.add(tensor)
-                for method, amax in alternatives(self.simulation, tensor, switches.amax[tensor]):
+                for amax in alternatives(self.simulation, tensor, switches.amax[tensor]):
                     noise = self._tried(group.name, {**self.amax, tensor: amax})
                     if noise < _BETTER * least:
                         least = noise
-                        self.amax[tensor], self.methods[tensor] = amax, method
+                        self.amax[tensor] = amax
         replaced = {tensor for tensor, amax in self.amax.items() if own.get(tensor) != amax}
         if not replaced:
             return plan
         better = self._evaluate(())
         if self._rank(better) > self._rank(plan):
-            self.amax, self.methods = own, methods
-            harm.update(harms)
+            self.amax = own
             return plan
         # a shared range changes what other groups cost
         changed = [name for name, tensors in inputs.items() if set(tensors) & replaced]
@@ -285,13 +288,14 @@ class Search:
     def _choose(self, harm: Mapping[str, float]) -> None:
         for exponent in _EXPONENTS:
             kept = self._nested(self._order(harm, exponent), first=exponent == _EXPONENTS[0])
+            assert self.best is not None
             if kept is None:
-                self.notes.append("no plan that was tried meets the budget; the nearest one is taken")
+                if not self.best.meets:
+                    self.notes.append("no plan that was tried meets the budget; the nearest one is taken")
                 return
             kept = self._prune(kept, harm)
             if len(kept) >= _FEW and self._with_best_ranges(kept):
                 self._prune(kept, harm)
-            assert self.best is not None
             if len(self.best.kept) <= _FEW:
                 return
 
@@ -321,7 +325,9 @@ class Search:
 
         The first time it is asked again which method suits what is left, once the few worst layers are out.
         """
-        fails, n = 0, 1
+        fails, n = 0, 1 if self._left() > 1 else len(order)
+        if self._left() <= 0:
+            return None
         while True:
             n = min(n, len(order))
             if self._evaluate(order[:n]).meets:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from toolkit.analysis.cut import Cutter
 from toolkit.analysis.metrics import make_metric
 from toolkit.analysis.outcome import Outcome
+from toolkit.analysis.outputs import class_like
 from toolkit.analysis.runner import Feed, Runner
 from toolkit.analysis.switches import Config, Switches, wanted_tensors
 from toolkit.costs import facts_at_opt
@@ -123,7 +124,8 @@ class Simulation:
         self.facts = facts_at_opt(self.model, profiles if len(profiles) else _profile_of(self.feeds[0]))
         self.cutter = Cutter(self.switches, self.facts, self.settings.stages)
         self.outputs = [t.name for t in self.model.graph.outputs]
-        self.classes = [t.name for t in self.model.graph.outputs if _class_like(t.shape)]
+        self.classes = [t.name for t in self.model.graph.outputs if class_like(t.shape)]
+        self.discrete = [t.name for t in self.model.graph.outputs if not self.facts.is_float(t.name)]
         self._data_print = ""
         self.data = data
         self._runner: Runner | None = None
@@ -179,10 +181,13 @@ class Simulation:
         Raises:
             ModelError: onnxruntime cannot run it.
         """
+        from toolkit.analysis.evaluate import run_on
         from toolkit.analysis.rounding import with_rounding
         from toolkit.runtime import session
 
-        return self.runner.outcome_of(session(with_rounding(lowered), threads=1).run)
+        rounded = Model.from_proto(with_rounding(lowered))
+        loaded = session(rounded, threads=1)
+        return self.runner.outcome_of(lambda inputs: run_on(loaded, rounded, inputs))
 
     def fingerprint(self) -> str:
         """What the numbers depend on: model, ranges, samples, settings, code."""
@@ -235,7 +240,3 @@ def with_labels(data: CalibrationData) -> CalibrationData | None:
 def _profile_of(feed: Feed) -> Profiles:
     shapes = {name: tuple(value.shape) for name, value in feed.inputs.items()}
     return Profiles((ShapeProfile("data", {name: Extent(shape, shape, shape) for name, shape in shapes.items()}),))
-
-
-def _class_like(shape: Sequence[Any] | None) -> bool:
-    return shape is not None and len(shape) in (2, 3) and isinstance(shape[-1], int) and shape[-1] > 1
