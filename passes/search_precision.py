@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from passes.equalize import Equalize
 from passes.insert_qdq import InsertQDQ
+from passes.second_type import try_second_type
 from passes.smooth import Smooth
-from toolkit.errors import DataError, ModelError, RecipeError
+from toolkit.errors import DataError, ModelError
 from toolkit.graph_pass import Context, Pass
 from toolkit.journal import Journal
 from toolkit.model import Model
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3
 _NAMED = 4
+_SAME_DB = 40.0
+"""A helper moves factors about: what float16 rounds differently stays above this."""
 _WORTH = 0.75
 """A plan that is safe for few samples is taken if it quantizes this share of what a search without that doubt does."""
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
-_DEFAULTS = {"max_drop": 0.01, "min_agreement": 0.98, "min_sqnr_db": 20.0}
 
 
 class SearchPrecision(InsertQDQ):
@@ -63,6 +65,14 @@ class SearchPrecision(InsertQDQ):
         [], description="passes to try where INT8 everywhere misses the budget; kept if they help"
     )
     threads: int | None = Field(None, gt=0, description="batches computed at once; default one a core")
+    also: Literal["fp8"] | None = Field(
+        None, description="a type to try for layers that dtype damages, before they stay float (GPUs from 8.9 on)"
+    )
+    _reference: Model | None = PrivateAttr(None)
+
+    def against(self, reference: Model) -> None:
+        """Compare outputs with those of this float model: the one being searched is quantized in part already."""
+        self._reference = reference
 
     def apply(self, model: Model, context: Context) -> None:
         """Search, write what stays float into the plan, then insert the pairs of the rest.
@@ -73,6 +83,8 @@ class SearchPrecision(InsertQDQ):
             RecipeError: the budget needs a metric that is not there, or ``only_if_faster`` a GPU that is not.
         """
         self.without_dead_nodes(model, context)
+        kept: tuple[str, ...] = ()
+        plain = model
         self.bench(context)  # refuses what cannot be measured before the search, not after it
         if context.services.get("dry_run"):
             context.journal.noted("a run would search which layers stay float; here all are quantized", rule="dry-run")
@@ -81,7 +93,11 @@ class SearchPrecision(InsertQDQ):
             simulation = self._helped(model, context, self._simulation(model, context))
             found = self._search(model, simulation, context)
             self._take(found, context)
+            if self.also is not None and found.best.kept:
+                kept, plain = found.best.kept, model.copy()
         super().apply(model, context)
+        if kept:
+            try_second_type(self, model, plain, kept, context)
 
     def _simulation(self, model: Model, context: Context) -> Simulation:
         from toolkit.analysis.simulation import Settings, Simulation
@@ -97,7 +113,7 @@ class SearchPrecision(InsertQDQ):
             metric=metric, output=getattr(evaluation, "output", None), batch=self.batch, samples=self.samples,
             threads=self.threads, allow_code=getattr(context.services.get("pipeline"), "allow_code", True),
         )  # fmt: skip
-        simulation = Simulation(model, ranges, data, context.profiles, judge, settings)
+        simulation = Simulation(model, ranges, data, context.profiles, judge, settings, self._reference)
         used = sum(feed.count for feed in simulation.feeds)
         context.journal.noted(f"the search decides on {used} samples of {data.name}", rule="search-data")
         return simulation
@@ -105,6 +121,7 @@ class SearchPrecision(InsertQDQ):
     def _helped(self, model: Model, context: Context, simulation: Simulation) -> Simulation:
         """Apply the helper passes that make plain quantization clearly better, where it misses the budget."""
         from toolkit.analysis.range_methods import standing
+        from toolkit.runtime import session
 
         helpers: dict[str, Pass] = {"equalize": Equalize(measure=False), "smooth": Smooth(measure=False)}
         if not self.helpers:
@@ -119,6 +136,11 @@ class SearchPrecision(InsertQDQ):
                             plan=context.plan.copy(), services=dict(context.services))  # fmt: skip
             helpers[name](trial, apart)
             if not apart.journal.of("changed") or context.provider is None:
+                continue
+            exact = simulation.runner.outcome_of(session(trial, threads=1).run)
+            if exact.sqnr_db < _SAME_DB:
+                text = f"{name} is not applied: it changes the float model, whose outputs keep {exact.sqnr_db:.1f} dB"
+                context.journal.noted(text, rule="search-helper")
                 continue
             tried = self._simulation(trial, apart)
             after = standing(tried, budget, self.try_ranges)
@@ -148,13 +170,13 @@ class SearchPrecision(InsertQDQ):
         def run(demand: Budget, best: Path | None) -> tuple[Search, Found]:
             search = Search(
                 simulation, demand, cost, prefer=self.prefer, evaluations=self.evaluations,
-                try_ranges=self.try_ranges, log=folder / "search.jsonl" if folder else None,
+                try_ranges=self.try_ranges, log=folder / f"{self._record}.jsonl" if folder else None,
                 best=best, progress=context.progress,
             )  # fmt: skip
             return search, search.run()
 
         for attempt in range(1, _ATTEMPTS + 1):
-            search, found = run(demand, folder / "search_best.json" if folder else None)
+            search, found = run(demand, folder / f"{self._record}_best.json" if folder else None)
             if self._doubtful(found, demand):
                 trusting = run(replace(demand, doubt=False), None)
                 if self._gives_up_too_much(found, trusting[1], context):
@@ -221,7 +243,7 @@ class SearchPrecision(InsertQDQ):
         The margin is not asked for again. Where the unquantized model in ``rest`` misses the budget too, the journal
         says so, and no layer is blamed.
         """
-        if context.rest is Precision.FP32:
+        if context.rest is Precision.FP32 or self._reference is not None:
             return {}
         reference, plain = simulation.runner.float_outcome, replace(budget, margin=0.0, max_ms=None)
         try:
@@ -318,34 +340,16 @@ class SearchPrecision(InsertQDQ):
         return data, None
 
     def _budget(self, context: Context, simulation: Simulation) -> Budget:
-        from toolkit.analysis.budget import Budget
-        from toolkit.analysis.metrics import make_metric
+        from toolkit.analysis.search_budget import budget_for
 
         own = {key: getattr(self, key) for key in ("max_drop", "min_sqnr_db", "min_agreement")}
-        evaluation = self._evaluation(context)
-        if not any(value is not None for value in own.values()):
-            section = getattr(evaluation, "budget", None)
-            own = {key: getattr(section, key, None) for key in (*own, "min_value")}
-        settings = simulation.settings
-        only_integers = len(simulation.discrete) == len(simulation.outputs)
-        winners = bool(simulation.classes) or only_integers
-        if settings.metric is None:
-            drop = own.pop("max_drop", None)
-            own.pop("min_value", None)
-            # a sample whose winner stays cannot lose accuracy: agreement bounds the drop
-            if drop is not None and winners and own.get("min_agreement") is None:
-                own["min_agreement"] = 1.0 - drop
-        if not any(value is not None for value in own.values()):
-            kind = "max_drop" if settings.metric else "min_agreement" if winners else "min_sqnr_db"
-            own[kind] = _DEFAULTS[kind]
-            context.journal.noted(f"the recipe has no budget: {kind} = {own[kind]} is taken", rule="search-budget")
-        if own.get("min_sqnr_db") is not None and only_integers:
-            raise RecipeError("min_sqnr_db cannot be judged: no output of the model holds floats",
-                              remedy="give min_agreement, the smallest share of equal elements")  # fmt: skip
-        better = True
-        if settings.metric is not None:
-            better = make_metric(settings.metric, settings.output, settings.allow_code).higher_is_better
-        return Budget(**own, max_ms=self.max_ms, margin=self.margin, higher_is_better=better)
+        section = getattr(self._evaluation(context), "budget", None)
+        return budget_for(simulation, own, section, context.journal, margin=self.margin, max_ms=self.max_ms)
+
+    @property
+    def _record(self) -> str:
+        """The name of what the search writes, without its ending."""
+        return "search" if self._reference is None else f"search_{self.dtype}"
 
     def _folder(self, context: Context) -> Path | None:
         pipeline = context.services.get("pipeline")
@@ -362,8 +366,8 @@ class SearchPrecision(InsertQDQ):
         pipeline = context.services.get("pipeline")
         folder = pipeline.path if pipeline is not None else context.services.get("folder")
         if folder is not None:
-            write_json(folder / "search.json", content)
-            context.services.setdefault("files", []).append(str(folder / "search.json"))
+            write_json(folder / f"{self._record}.json", content)
+            context.services.setdefault("files", []).append(str(folder / f"{self._record}.json"))
         best = found.best
         text = f"{len(found.plans)} plans tried; {best.quantized:.0%} of the multiply-accumulates stay {self.dtype}"
         context.journal.noted(f"{text}; {len(best.kept)} layers stay float", rule="search")

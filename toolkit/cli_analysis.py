@@ -47,6 +47,9 @@ def bisect(
     data: Data = "calibration",
     repeats: Annotated[int, typer.Option(min=1, help="How often the ends are checked, to notice flaky checks.")] = 2,
     precision: Annotated[str, typer.Option(help="What the recipe fragment asks for: fp16, bf16, fp32.")] = "fp16",
+    on: Annotated[
+        str, typer.Option(help="What is checked: simulation (of the ONNX model), or engine (each built and run here).")
+    ] = "simulation",
     allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
@@ -55,6 +58,6 @@ def bisect(
 
     status = find(
         recipe, out, max_drop, min_sqnr_db, min_agreement, command, samples, batch, data, repeats, precision,
-        allow_code, json,
+        allow_code, on, json,
     )  # fmt: skip
     raise typer.Exit(status)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import DataError, QtoolError, RecipeError
+from toolkit.errors import DataError, QtoolError, RecipeError, did_you_mean
 from toolkit.text import plain, plain_lines
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from toolkit.graph_pass import Context, Pass
     from toolkit.model import Model
     from toolkit.pipeline import Pipeline
+
+PLACES = ("simulation", "engine")
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Prepared:
         model: the graph after the passes before it.
         context: with ranges and plan.
         step: the quantizing pass.
+        later: the passes behind it.
         simulation: with a switch for every layer that it would quantize.
     """
 
@@ -38,6 +41,7 @@ class Prepared:
     model: Model
     context: Context
     step: Pass
+    later: list[Pass]
     simulation: Simulation
 
     @property
@@ -48,11 +52,13 @@ class Prepared:
 
 @contextmanager
 def prepared(
-    path: Path, out: Path | None, allow_code: bool, samples: int | None, batch: int, data: str, progress: Any
-) -> Iterator[Prepared]:
+    path: Path, out: Path | None, allow_code: bool, samples: int | None, batch: int, data: str, progress: Any,
+    on_engine: bool = False,
+) -> Iterator[Prepared]:  # fmt: skip
     """Apply a recipe's passes up to insert_qdq or search_precision and make the simulation.
 
     Raises:
+        QtoolError: ``on_engine``, and no engine can be built and run here; nothing has been done then.
         RecipeError: the recipe quantizes nothing.
         DataError: there are no samples.
     """
@@ -67,15 +73,20 @@ def prepared(
     recipe = Recipe.load(path)
     folder = out if out is not None else Path("runs") / recipe.name
     pipeline = Pipeline(recipe, RunFolder(folder), allow_code, progress)
+    if on_engine:
+        from toolkit.bisect_engine import raise_without_gpu
+
+        raise_without_gpu(pipeline)
     with pipeline.opened():
         pipeline.names_exist()
         journal = Journal()
         model = pipeline.source(journal).copy()
         context = pipeline.context(model, journal)
         step: Any = None
-        for one in pipeline.passes():
+        steps = pipeline.passes()
+        for number, one in enumerate(steps):
             if hasattr(one, "judge") and hasattr(one, "activation_matmul"):
-                step = one
+                step, later = one, steps[number + 1 :]
                 break
             one(model, context)
         if step is None:
@@ -98,7 +109,7 @@ def prepared(
             recipe.evaluation.output, batch, samples, allow_code=allow_code,
         )  # fmt: skip
         simulation = Simulation(model, ranges, labelled or found, context.profiles, judge, settings)
-        yield Prepared(pipeline, model, context, step, simulation)
+        yield Prepared(pipeline, model, context, step, later, simulation)
 
 
 def sensitivity(
@@ -163,11 +174,13 @@ def _db(value: float) -> str:
 def bisect(
     recipe: Path, out: Path | None, max_drop: float | None, min_sqnr_db: float | None, min_agreement: float | None,
     command: str | None, samples: int | None, batch: int, data: str, repeats: int, precision: str, allow_code: bool,
-    json: bool,
+    on: str, json: bool,
 ) -> int:  # fmt: skip
     """``qtool bisect``."""
     from toolkit.analysis import bisect as bisecting
     from toolkit.analysis.budget import Budget
+    from toolkit.analysis.metrics import make_metric
+    from toolkit.bisect_engine import EngineCheck
     from toolkit.commands import emit, say
     from toolkit.files import sha256_json
     from toolkit.progress import Terminal
@@ -175,8 +188,19 @@ def bisect(
     limits = {"max_drop": max_drop, "min_sqnr_db": min_sqnr_db, "min_agreement": min_agreement}
     if command is not None and not allow_code:
         raise QtoolError("--command runs a command of yours", remedy="add --allow-code")
-    with Terminal() as terminal, prepared(recipe, out, allow_code, samples, batch, data, terminal.progress) as ready:
+    if on not in PLACES:
+        raise QtoolError(f"--on is '{on}'", remedy=did_you_mean(on, PLACES))
+    engines = on == "engine"
+    if command is not None and engines:
+        raise QtoolError("--command judges the ONNX model, and --on engine builds engines", remedy="leave out one")
+    with (
+        Terminal() as terminal,
+        prepared(recipe, out, allow_code, samples, batch, data, terminal.progress, engines) as ready,
+    ):
         simulation = ready.simulation
+        log, fingerprint = ready.hidden / "bisect.jsonl", ""
+        content: Callable[[frozenset[str]], str] | None = None
+        on_engine: EngineCheck | None = None
         check: bisecting.Check
         if command is not None:
             given = command
@@ -186,39 +210,46 @@ def bisect(
         else:
             if all(limit is None for limit in limits.values()):
                 section = ready.pipeline.recipe.evaluation.budget
-                limits = {key: getattr(section, key) for key in limits}
-            budget = Budget(limits["max_drop"], None, limits["min_sqnr_db"], limits["min_agreement"])
+                limits = {key: getattr(section, key) for key in (*limits, "min_value")}
+            metric, better = simulation.settings, True
+            if metric.metric is not None:
+                better = make_metric(metric.metric, metric.output, metric.allow_code).higher_is_better
+            budget = Budget(limits["max_drop"], limits.get("min_value"), limits["min_sqnr_db"], limits["min_agreement"],
+                            higher_is_better=better)  # fmt: skip
 
-            def check(kept: frozenset[str]) -> bool:
-                return not budget.lacks(simulation.without(kept), simulation.runner.float_outcome)
+            if engines:
+                check = on_engine = EngineCheck(ready, budget, precision)
+                # a file of its own: a bisection of the simulation would begin it anew, and engines take long
+                log, fingerprint = ready.hidden / "bisect.engine.jsonl", on_engine.fingerprint()
+                content = on_engine.content
+            else:
+
+                def check(kept: frozenset[str]) -> bool:
+                    return not budget.lacks(simulation.without(kept), simulation.runner.float_outcome)
 
         found = bisecting.bisect(
-            simulation.names, check, log=ready.hidden / "bisect.jsonl",
-            fingerprint=sha256_json([simulation.fingerprint(), command, limits]), repeats=repeats, precision=precision,
-            progress=terminal.progress,
+            simulation.names, check, log=log, repeats=repeats, precision=precision, progress=terminal.progress,
+            fingerprint=fingerprint or sha256_json([simulation.fingerprint(), command, limits]), content=content,
         )  # fmt: skip
+        if on_engine is not None:
+            found.notes += on_engine.notes()
     if json:
         emit(found.to_json())
     elif not found.kept:
-        say("the check passes with every layer quantized")
+        say("\n".join(["the check passes with every layer quantized", *found.notes]))
     else:
         names = "".join(f"  {name}\n" for name in found.kept)
-        say(f"{len(found.kept)} of {len(simulation.names)} layers have to stay float:\n{names}\n{found.fragment()}")
+        notes = "".join(f"{note}\n" for note in found.notes)
+        text = f"{len(found.kept)} of {len(simulation.names)} layers have to stay float:\n{names}{notes}"
+        say(f"{text}\n{found.fragment()}")
     return 0
 
 
 def _command_passes(command: str, ready: Prepared, kept: frozenset[str]) -> bool:
     """Whether a command exits 0 on the model with these layers float; ``{model}`` in it is the ONNX file's path."""
-    model, context = ready.model.copy(), ready.pipeline.context(ready.model, ready.context.journal)
-    context.known_ranges = ready.context.known_ranges
-    context.plan = ready.context.plan.copy()
-    for name in kept:
-        context.plan.ask(name, context.rest, "kept float by bisect")
-    settings = ready.step.model_dump()
-    from toolkit.graph_pass import find
+    from toolkit.bisect_engine import candidate
 
-    own = find("insert_qdq")
-    own(**{key: settings[key] for key in own.model_fields})(model, context)
+    model, _ = candidate(ready, kept, ready.context.rest)
     path = ready.hidden / "bisect.onnx"
     model.source = None
     model.save(path)

@@ -91,11 +91,10 @@ def inputs_of(model: Path, data: Path | None, test: Path | None) -> dict[str, Pa
 
 def _has_winners(model: Model) -> bool:
     """Whether agreement can be judged: an output has scores of classes, or all outputs are integers."""
-    from toolkit.analysis.outputs import class_like
+    from toolkit.analysis.outputs import class_like, discrete_outputs
 
-    facts = model.facts()
     outputs = model.graph.outputs
-    return any(class_like(t.shape) for t in outputs) or not any(facts.is_float(t.name) for t in outputs)
+    return any(class_like(t.shape) for t in outputs) or len(discrete_outputs(model)) == len(outputs)
 
 
 def _unusable(model: Model) -> bool:

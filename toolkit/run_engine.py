@@ -99,14 +99,14 @@ def run_on_device(pipeline: Pipeline, engine: Path, backend: str) -> dict[str, A
     read = min(len(data), section.samples) if section.samples else len(data)
     reference = session(source)
     feeds = (feed for b in first_samples(data, size, section.samples) for feed in split(b, data, tally))
-    for chunk in _chunks(feeds):
+    for chunk in chunks(feeds):
         with tempfile.TemporaryDirectory(prefix="qtool-device-") as name:
             try:
                 answers = run_chunk(pipeline, engine, backend, chunk, Path(name))
             except BackendError as error:
                 return {**found, "status": "failed", "why": str(error)}
             for feed, outputs in zip(chunk, answers):
-                wanted = reference.run(_samples_of(feed))
+                wanted = reference.run(samples_of(feed))
                 lost = [output for output in wanted if output not in outputs]
                 if lost:
                     return {**found, "status": "failed", "why": f"the engine has no output '{lost[0]}'"}
@@ -132,7 +132,7 @@ def run_on_device(pipeline: Pipeline, engine: Path, backend: str) -> dict[str, A
         "left_out": tally.left_out,
         "held_out": held_out,
         "random": data.random,
-        "notes": _notes(tally, data, [name for name in known if not each[name].samples], section.samples is None),
+        "notes": notes(tally, data, [name for name in known if not each[name].samples], section.samples is None),
         "all": total.result().to_json(),
         "profiles": {name: one.result().to_json() for name, one in each.items() if one.samples},
     }
@@ -173,7 +173,7 @@ def split(batch: Batch, data: CalibrationData, tally: Tally) -> Iterator[Feed]:
             yield Feed(name, taken, labels, count, len(rows) if rowwise else 0, indices)
 
 
-def _chunks(feeds: Iterator[Feed]) -> Iterator[list[Feed]]:
+def chunks(feeds: Iterator[Feed]) -> Iterator[list[Feed]]:
     """Feeds in groups of bounded size: a group is what one child process runs and what lies on disk at once."""
     held: list[Feed] = []
     size = 0
@@ -217,7 +217,7 @@ def run_chunk(
     return (dict(zip(names, load_arrays(b["outputs"]))) for b, names in zip(batches, answer["outputs"]))
 
 
-def _samples_of(feed: Feed) -> dict[str, Array]:
+def samples_of(feed: Feed) -> dict[str, Array]:
     """A feed's inputs without the rows that filled it up: the float model takes batches of any size."""
     return {name: values[: feed.count] if feed.rows else values for name, values in feed.inputs.items()}
 
@@ -237,16 +237,16 @@ def own_rows(wanted: Mapping[str, Array], found: Mapping[str, Array], feed: Feed
     return cut
 
 
-def _notes(tally: Tally, data: CalibrationData, empty: Sequence[str], whole: bool) -> list[str]:
+def notes(tally: Tally, data: CalibrationData, empty: Sequence[str], whole: bool) -> list[str]:
     """What the reader should know of the samples. ``whole``: all of the data was read."""
     fits = "no sample fits it" if whole and not tally.mixed else "none of the samples read could be judged in it"
-    notes = [f"profile '{name}' was not run: {fits}" for name in empty]
+    told = [f"profile '{name}' was not run: {fits}" for name in empty]
     if tally.left_out:
-        notes.append(f"{tally.left_out} runs of a sample were left out: their batches do not fit the profile's shapes")
+        told.append(f"{tally.left_out} runs of a sample were left out: their batches do not fit the profile's shapes")
     if tally.mixed:
-        notes.append(f"{tally.mixed} runs of a sample were left out: {_MIXED}")
+        told.append(f"{tally.mixed} runs of a sample were left out: {_MIXED}")
     if tally.filled:
-        notes.append(f"{tally.filled} batches were filled up to the smallest that their profile takes")
+        told.append(f"{tally.filled} batches were filled up to the smallest that their profile takes")
     if whole and data.counts.skipped:
-        notes.append(f"{data.counts.skipped} samples fit no profile and were skipped")
-    return notes
+        told.append(f"{data.counts.skipped} samples fit no profile and were skipped")
+    return told

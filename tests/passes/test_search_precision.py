@@ -6,19 +6,22 @@ from dataclasses import replace
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
+from onnx import TensorProto, numpy_helper
 
+from passes.equalize import Equalize
 from passes.insert_qdq import InsertQDQ
 from passes.search_precision import SearchPrecision
-from tests.conftest import MODELS
+from tests.conftest import MODELS, build, node, normal
 from tests.toolkit.analysis.planted import chain, damage, feeds, trained
 from toolkit import Context, Model, Precision
 from toolkit.analysis.channels import sqnr_against, without_pairs
 from toolkit.analysis.rounding import with_rounding
+from toolkit.analysis.simulation import Simulation
 from toolkit.backends.lowering import lower
 from toolkit.calibration.provider import Calibrator
 from toolkit.data import CalibrationData
 from toolkit.errors import RangesError, RecipeError
-from toolkit.model import make_constant, make_node
+from toolkit.model import make_constant, make_node, onnx_type
 
 
 def context_for(model, source, folder=None, **services):
@@ -201,3 +204,105 @@ def test_few_samples_are_doubted_only_where_something_is_kept():
     few, many = replace(few, metric=0.9), replace(many, metric=0.9)
     assert "max_drop" in budget.lacks(few, float_model) and not budget.lacks(many, float_model)
     assert not replace(budget, doubt=False).lacks(few, float_model)
+
+
+def with_end(op, kind, shape, *constants, **attrs):
+    """The chain with a node behind it, whose result is the only output."""
+    model = chain()
+    out = gs.Variable("end", dtype=kind, shape=shape)
+    more = [make_constant(f"constant {number}", value) for number, value in enumerate(constants)]
+    model.graph.nodes.append(make_node(op, op, [model.graph.outputs[0], *more], [out], **attrs))
+    model.graph.outputs = [out]
+    return model
+
+
+def test_a_model_whose_outputs_are_integers_is_judged_by_those_that_stay():
+    model = with_end("ArgMax", np.int64, ["n"], axis=-1, keepdims=0)
+    damage(model, "layer3", factor=3000.0)
+    context = context_for(model.copy(), feeds(200))
+    SearchPrecision(min_agreement=0.95, margin=0.0)(model.copy(), context)
+    assert kept(context) == {"layer3"}
+    with pytest.raises(RecipeError, match="no output of the model holds floats"):
+        SearchPrecision(min_sqnr_db=20)(model.copy(), context_for(model, feeds()))
+
+
+def test_agreement_that_no_output_can_have_is_refused():
+    model = with_end("Reshape", np.float32, ["n", 4, 2, 2], np.array([-1, 4, 2, 2], np.int64))
+    with pytest.raises(RecipeError, match="min_agreement cannot be judged"):
+        SearchPrecision(min_agreement=0.95)(model, context_for(model, feeds()))
+
+
+def test_a_float16_model_is_checked_in_float16(monkeypatch):
+    proto = chain().to_proto()
+    for tensor in proto.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
+    del proto.graph.value_info[:]
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    half = Model.from_proto(proto)
+    samples = [{"x": sample["x"].astype(np.float16)} for sample in feeds()]
+    context = context_for(half, samples)
+    checked: list[str] = []
+    plain = Simulation.outcome_of
+    monkeypatch.setattr(Simulation, "outcome_of", lambda *given: checked.append("") or plain(*given))
+    SearchPrecision(min_sqnr_db=20)(half, context)
+    assert checked and not any("was not checked" in e.reason for e in context.journal.of("noted"))
+
+
+def test_a_helper_that_changes_the_float_model_is_not_applied(monkeypatch):
+    def wrong(self, model, context):
+        made = model.node("layer5")
+        made.inputs[1] = make_constant("wrong", model.constant(made.inputs[1]) * 1.1)
+        context.journal.changed("layer5", "scaled", "a planted error")
+
+    model = chain()
+    damage(model, "layer3")
+    before = model.constant(model.node("layer5").inputs[1]).copy()
+    monkeypatch.setattr(Equalize, "apply", wrong)
+    context = context_for(model, feeds())
+    SearchPrecision(min_sqnr_db=34, helpers=["equalize"], exclude=["layer5"])(model, context)
+    (event,) = [e for e in context.journal.of("noted") if e.rule == "search-helper"]
+    assert "not applied: it changes the float model" in event.reason and "dB" in event.reason
+    assert np.array_equal(model.constant(model.node("layer5").inputs[1]), before)
+
+
+def test_a_plan_that_still_misses_in_float16_after_all_searches_is_said_to(monkeypatch):
+    monkeypatch.setattr(SearchPrecision, "_lowered", lambda *given: {"min_sqnr_db": 0.1})
+    model = chain()
+    context = context_for(model, feeds())
+    SearchPrecision(min_sqnr_db=10)(model, context)
+    texts = [e.reason for e in context.journal.of("noted") if e.rule == "search-float16"]
+    assert len(texts) == 3 and all("misses min_sqnr_db by 0.1" in text for text in texts)
+    assert ["taken all the same" in text for text in texts] == [False, False, True]
+
+
+def test_a_layer_that_int8_damages_runs_in_fp8_where_that_is_asked(tmp_path):
+    """One channel is 400 times the others: INT8's one scale leaves them nothing, FP8's exponent does."""
+    rng = np.random.default_rng(0)
+    gain = np.ones(8, np.float32)
+    gain[3] = 400
+    first, second, last = (normal(8, 8, 1, 1, seed=i, scale=0.4) for i in (1, 2, 3))
+    proto = build(
+        [node("Conv", ["x", "w1"], ["a"]), node("Relu", ["a"], ["r"]), node("Conv", ["r", "w2"], ["hurt"]),
+         node("Conv", ["hurt", "w3"], ["y"])],
+        {"x": ["n", 8, 6, 6]}, {"y": ["n", 8, 6, 6]},
+        {"w1": first * gain[:, None, None, None], "w2": second / gain[None, :, None, None], "w3": last},
+    )  # fmt: skip
+    samples = [{"x": rng.standard_normal((1, 8, 6, 6)).astype(np.float32)} for _ in range(24)]
+    found = {}
+    for also in (None, "fp8"):
+        model = Model.from_proto(proto)
+        plain = model.copy()
+        data = CalibrationData.open(samples, model)
+        context = Context(provider=Calibrator(data, "minmax"), services={"folder": tmp_path})
+        SearchPrecision(min_sqnr_db=24.0, try_ranges=False, also=also)(model, context)
+        found[also] = {name: str(context.plan.get(name).precision) for name in ("a", "hurt", "y")}
+        types = {onnx_type(n.inputs[2].dtype) for n in model.nodes if n.op == "QuantizeLinear"}
+        assert types == {TensorProto.INT8} if also is None else types == {TensorProto.INT8, TensorProto.FLOAT8E4M3FN}
+        assert sqnr_against(plain, model, data) > 24
+        model.check()
+    assert found[None] == {"a": "int8", "hurt": "fp16", "y": "int8"}
+    assert found["fp8"] == {"a": "int8", "hurt": "fp8", "y": "int8"}
+    assert (tmp_path / "search_fp8.json").exists()
+    notes = json.loads((tmp_path / "search.json").read_text())["notes"]
+    assert any("1 of the 1 layers that int8 damages run in fp8" in note for note in notes)

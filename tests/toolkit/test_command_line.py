@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+import onnx
 import pytest
 
-from tests.conftest import MODELS, ROOT
+from tests.conftest import MODELS, ROOT, build, node
 from toolkit.cli import invoke
 
 
@@ -47,6 +49,19 @@ def test_new_writes_a_recipe_that_checks_out(tmp_path, capsys):
     assert invoke(["check", str(target), "--json"]) == 0
     found = json.loads(capsys.readouterr().out.split("next:")[1].split("\n", 1)[1])
     assert found["asked"]["int8"] > 10
+
+
+def test_new_gives_a_budget_that_the_outputs_can_be_judged_by(tmp_path):
+    def budget(end, kind, shape, **attrs):
+        nodes = [node("MatMul", ["x", "w"], ["h"]), node(end, ["h"], ["y"], **attrs)]
+        model = build(nodes, {"x": [1, 4]}, {"y": shape}, {"w": np.eye(4, dtype=np.float32)}, types={"y": kind})
+        onnx.save(model, tmp_path / "model.onnx")
+        assert invoke(["new", str(tmp_path / "model.onnx"), "--out", str(tmp_path / f"{end}.toml")]) == 0
+        return next(line for line in (tmp_path / f"{end}.toml").read_text().splitlines() if line.startswith("budget"))
+
+    assert "min_agreement" in budget("Relu", onnx.TensorProto.FLOAT, [1, 4])
+    assert "min_agreement" in budget("ArgMax", onnx.TensorProto.INT64, [1], axis=-1, keepdims=0)
+    assert "min_sqnr_db" in budget("ReduceMax", onnx.TensorProto.FLOAT, [1], axes=[1], keepdims=0)
 
 
 def test_inspect_shows_models_caches_and_ranges(capsys, tmp_path):

@@ -16,16 +16,27 @@ from toolkit.analysis.log import Log
 from toolkit.errors import QtoolError
 from toolkit.files import sha256_json
 
-Check = Callable[[frozenset[str]], bool]
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a check says, where it can say why."""
+
+    passed: bool
+    reason: str = ""
+
+
+Check = Callable[[frozenset[str]], "bool | Answer"]
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """One answer of the check: which layers were kept float, and whether it passed."""
+    """One answer of the check: which layers were kept float, whether it passed, and why not where that is known."""
 
     kept: tuple[str, ...]
     passed: bool
+    reason: str = ""
 
 
 @dataclass
@@ -37,12 +48,14 @@ class Bisection:
         verdicts: all answers, in order.
         checks: how often the check was run now; the rest came from the log.
         precision: what the recipe fragment asks for.
+        notes: what the reader should know of the checks.
     """
 
     kept: list[str]
     verdicts: list[Verdict] = field(default_factory=list)
     checks: int = 0
     precision: str = "fp16"
+    notes: list[str] = field(default_factory=list)
 
     def fragment(self) -> str:
         """Lines to paste into a recipe before insert_qdq; empty where nothing has to be kept."""
@@ -59,7 +72,8 @@ class Bisection:
         return {
             "kept": self.kept,
             "checks": self.checks,
-            "verdicts": [{"kept": list(v.kept), "passed": v.passed} for v in self.verdicts],
+            "verdicts": [{"kept": list(v.kept), "passed": v.passed, "reason": v.reason} for v in self.verdicts],
+            "notes": self.notes,
             "recipe": self.fragment(),
         }
 
@@ -73,6 +87,7 @@ def bisect(
     repeats: int = 2,
     precision: str = "fp16",
     progress: Progress | None = None,
+    content: Callable[[frozenset[str]], str] | None = None,
 ) -> Bisection:
     """Find a smallest set of layers whose being kept float makes the check pass.
 
@@ -85,11 +100,13 @@ def bisect(
             answer that changes shows that the check is flaky.
         precision: what the recipe fragment asks for: fp16, bf16 or fp32.
         progress: called with what is being done, how much is done, and of how much.
+        content: a digest of what is checked with these layers kept float; sets with one digest share their verdicts.
+            None: the layers' names say it all.
 
     Raises:
         QtoolError: the check fails with all layers float, or gives unlike answers for the same model.
     """
-    asker = _Asker(list(names), check, Log(log, fingerprint), max(1, repeats), progress)
+    asker = _Asker(list(names), check, Log(log, fingerprint), max(1, repeats), progress, content)
     everything = frozenset(names)
     if asker.surely(frozenset(), "everything quantized"):
         return Bisection([], asker.verdicts, asker.checks, precision)
@@ -105,25 +122,29 @@ def bisect(
 
 
 class _Asker:
-    def __init__(self, names: list[str], check: Check, log: Log, repeats: int, progress: Progress | None) -> None:
-        self.names, self.check, self.log, self.repeats = names, check, log, repeats
+    def __init__(
+        self, names: list[str], check: Check, log: Log, repeats: int, progress: Progress | None,
+        content: Callable[[frozenset[str]], str] | None,
+    ) -> None:  # fmt: skip
+        self.names, self.check, self.log, self.repeats, self.content = names, check, log, repeats, content
         self.progress = progress or (lambda what, done, total: None)
         self.verdicts: list[Verdict] = []
         self.checks = 0
 
     def ask(self, kept: frozenset[str], turn: int = 0) -> bool:
         """One verdict, from the log where it is there."""
-        key = sha256_json([sorted(kept), turn])
+        key = sha256_json([sorted(kept) if self.content is None else self.content(kept), turn])
         line = self.log.get(key)
         if line is None:
-            passed = bool(self.check(kept))
+            said = self.check(kept)
+            answer = said if isinstance(said, Answer) else Answer(bool(said))
             self.checks += 1
-            self.log.add(key, {"kept": sorted(kept), "turn": turn, "passed": passed})
+            self.log.add(key, {"kept": sorted(kept), "turn": turn, "passed": answer.passed, "reason": answer.reason})
         else:
-            passed = bool(line["passed"])
-        self.verdicts.append(Verdict(tuple(sorted(kept)), passed))
+            answer = Answer(bool(line["passed"]), line["reason"])
+        self.verdicts.append(Verdict(tuple(sorted(kept)), answer.passed, answer.reason))
         self.progress("bisect", len(self.verdicts), len(self.names))
-        return passed
+        return answer.passed
 
     def surely(self, kept: frozenset[str], words: str) -> bool:
         """A verdict asked several times.

@@ -71,8 +71,9 @@ class Budget:
             found["min_sqnr_db"] = self.min_sqnr_db + self.margin - outcome.sqnr_db
         if self.min_agreement is not None:
             if outcome.agreement is None:
-                raise RecipeError("min_agreement cannot be judged: no output holds integers or scores of a fixed number "
-                                  "of classes", remedy="give min_sqnr_db")  # fmt: skip
+                raise RecipeError("min_agreement cannot be judged: no output holds integers or scores of a fixed "
+                                  "number of classes, or they are empty on these samples",
+                                  remedy="give min_sqnr_db")  # fmt: skip
             agreement = min(outcome.agreement - spread, 1.0 - self._flips(outcome))
             found["min_agreement"] = self.min_agreement - agreement
         if outcome.metric is None:

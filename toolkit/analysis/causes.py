@@ -15,6 +15,7 @@ from toolkit.calibration.ranges import Range
 from toolkit.calibration.weights import weight_amax
 from toolkit.placement.qdq import storable_scale
 from toolkit.precision import Precision
+from toolkit.text import toml_string
 
 Array = np.ndarray[Any, Any]
 
@@ -101,7 +102,12 @@ def other_method(tensor: str, known: Range) -> str:
     best = known.diagnosis.get("amax", {}).get("mse")
     if not best or not known.amax or max(best / known.amax, known.amax / best) < _GAIN:
         return ""
-    return f"[calibration] methods = {{ '{tensor}' = 'mse' }}"
+    return method_setting(tensor, "mse")
+
+
+def method_setting(tensor: str, method: str) -> str:
+    """The setting that gives a tensor the range of another calibration method, as TOML."""
+    return f'[calibration] methods = {{ {toml_string(tensor)} = "{method}" }}'
 
 
 def weight_causes(layer: LayerWeights, tensor: str, precision: Precision, equalize: bool) -> list[Cause]:
@@ -153,12 +159,13 @@ def rounding(
     first, *others = sorted(sides, key=lambda side: sides[side])
     even = others and sides[others[0]] - sides[first] < 1.0
     carrier = "they share the noise" if even else f"the {first} carry most of the noise"
-    level = both if both is not None else -10 * math.log10(sum(10 ** (-value / 10) for value in sides.values()))
+    noise = sum(10 ** (-value / 10) for value in sides.values())
+    level = both if both is not None else -10 * math.log10(noise) if noise else math.inf
     about = "" if both is not None else "about "
     text = f"rounding leaves {about}{_db(level)} at the layer itself ({listed}): {carrier}"
     if one_sided and first == "activations":
         text += ", never negative, so that half of the levels stay unused"
-    if alone is not None and math.isfinite(alone):
+    if alone is not None and math.isfinite(alone) and math.isfinite(level):
         gain = level - alone
         said = f"makes it {gain:.1f} dB worse" if gain > 1 else "keeps it"
         said = f"hides {-gain:.1f} dB of it" if gain < -1 else said

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from toolkit.analysis.causes import method_setting
 from toolkit.analysis.switches import fake_quantized
 from toolkit.calibration.weights import weight_amax
 from toolkit.placement.qdq import storable_scale
@@ -165,7 +166,7 @@ class _Layer:
         for method, amax in (entry.diagnosis.get("amax", {}) if entry is not None else {}).items():
             scale = storable_scale(float(amax), self.precision) if amax else None
             if scale is not None and abs(float(scale[0]) / own - 1) > _SAME_RANGE:
-                scales[f"[calibration] methods = {{ '{tensor}' = '{method}' }}"] = scale
+                scales[method_setting(tensor, method)] = scale
         return {way: fake_quantized(values, scale, None, self.precision) for way, scale in scales.items()}
 
     def _channels(self, tensor: str, values: Array) -> None:

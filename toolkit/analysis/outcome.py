@@ -212,11 +212,8 @@ def summed(
             total.setdefault(name, Difference()).merge(one)
     positions = sum(part.positions for part in parts)
     cosines = [d.cosine for d in total.values() if d.cosine is not None]
-    # of equal shares that of the fewest positions proves least
-    agreement, counted = min(
-        ((d.agreement, d.winners) for d in total.values() if d.agreement is not None), default=(None, 0)
-    )
     discrete = {name for part in parts for name in part.discrete}
+    agreement, counted = _agreement(total, discrete)
     return Outcome(
         _noise(total, discrete),
         min(cosines, default=None),
@@ -245,6 +242,17 @@ def _variation_db(total: Mapping[str, Difference], varying: Mapping[str, float])
     ratios = {name: _ratio(difference) for name, difference in total.items() if name in varying}
     found = [10 * math.log10(varying[name] / ratio) for name, ratio in ratios.items() if 0 < ratio < math.inf]
     return min(found, default=None)
+
+
+def _agreement(total: Mapping[str, Difference], discrete: Collection[str]) -> tuple[float | None, int]:
+    """The worst output's agreement and the positions it is from.
+
+    Of equal shares that of the fewest scored positions proves least; integers may be no more than a shape.
+    """
+    found = [(d.agreement, name in discrete, -d.winners if name in discrete else d.winners)
+             for name, d in total.items() if d.agreement is not None]  # fmt: skip
+    share, _, positions = min(found, default=(None, False, 0))
+    return share, abs(positions)
 
 
 def _noise(differences: Mapping[str, Difference], discrete: Collection[str]) -> float:

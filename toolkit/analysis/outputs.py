@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from toolkit.analysis.difference import Difference
 from toolkit.analysis.metrics import Metric, make_metric
-from toolkit.model import Model
+from toolkit.model import FLOAT_TYPES, Model, onnx_type
 
 Array = np.ndarray[Any, Any]
 
@@ -155,6 +156,12 @@ def _widened(value: Array) -> Array:
 
 def _maybe_metric(name: str | None, output: str | None, allow_code: bool) -> Metric | None:
     return make_metric(name, output, allow_code) if name is not None else None
+
+
+def discrete_outputs(model: Model) -> list[str]:
+    """The outputs that hold integers and the like: they have no SQNR, and agree or differ element by element."""
+    floats = {TensorProto.UNDEFINED, TensorProto.DOUBLE, *FLOAT_TYPES}
+    return [t.name for t in model.graph.outputs if t.dtype is not None and onnx_type(t.dtype) not in floats]
 
 
 def class_like(shape: Sequence[Any] | None) -> bool:

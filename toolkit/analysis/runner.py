@@ -68,6 +68,8 @@ class Runner:
         metric: makes the user's metric; None without one.
         threads: batches computed at once; one a core where None.
         memory: bytes for what is kept at the cuts of the float state and of the base state.
+        reference: gives the outputs that states are compared with, for a batch of inputs; the state with nothing
+            quantized where None. For a model part of which is quantized already.
     """
 
     def __init__(
@@ -80,11 +82,13 @@ class Runner:
         metric: MetricMaker | None = None,
         threads: int | None = None,
         memory: int = _MEMORY,
+        reference: Callable[[dict[str, Array]], State] | None = None,
     ) -> None:
         self._pieces, self.feeds = pieces, list(feeds)
         self.outputs, self.classes = list(outputs), list(classes)
         self.metric = metric
         self.memory = memory
+        self._given = reference
         self.spent = 0.0
         self._threads = threads or os.cpu_count() or 1
         self._count = len(pieces.stages)
@@ -118,6 +122,11 @@ class Runner:
         done = self._pool(one)
         return summed([part for part, _ in done], self._score([outputs for _, outputs in done]), self._varying)
 
+    def forget(self) -> None:
+        """Give back the memory of sessions and kept states; what is run after this begins at the first stage."""
+        self._kept.clear()
+        self._loaded.clear()
+
     # ---------------------------------------------------------------- one state
 
     def _start(self) -> Outcome:
@@ -129,6 +138,8 @@ class Runner:
         self.float_seconds = sum(seconds for *_, seconds in timed)
         states = self._pool(lambda index: self._advance(Config(), plan, dict(self.feeds[index].inputs), True))
         self._reference = [{name: state[name] for name in self.outputs} for state, *_ in states]
+        if self._given is not None:
+            self._reference = [self._given(dict(feed.inputs)) for feed in self.feeds]
         self._varying = varying_shares(self._reference)
         self._store(self._off, 0, [trail for _, trail, _ in states])
         return summed([Part()] * len(states), self._score(self._reference))

@@ -166,6 +166,7 @@ class Search:
         if not plan.meets:
             if self.amax:
                 # states are reused where they begin like the base state, which is better the one now in use
+                self.simulation.runner.forget()
                 self.simulation = self.simulation.rebased(self.amax)
             sensitivity = exact(self.simulation, log=self._sensitivity_log, progress=self.progress)
             harm = {group.name: group.harm(sensitivity.full) for group in sensitivity.groups}

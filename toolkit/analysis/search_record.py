@@ -27,7 +27,7 @@ def record(
     """
     content = found.to_json()
     warning = slower_than_float(found, cost, prefer)
-    limits = {k: v for k, v in asdict(budget).items() if v is not None and k != "higher_is_better"}
+    limits = {k: v for k, v in asdict(budget).items() if v is not None and k not in ("higher_is_better", "doubt")}
     return {
         **content,
         "precision": str(cost.switches.precision),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from toolkit.analysis.cut import Cutter
 from toolkit.analysis.metrics import make_metric
 from toolkit.analysis.outcome import Outcome
-from toolkit.analysis.outputs import class_like
+from toolkit.analysis.outputs import class_like, discrete_outputs
 from toolkit.analysis.runner import Feed, Runner
 from toolkit.analysis.switches import Config, Switches, wanted_tensors
 from toolkit.costs import facts_at_opt
@@ -67,12 +67,19 @@ class Job:
     classes: list[str]
     metric: tuple[str, str | None, bool] | None
     threads: int | None
+    reference: bytes | None = None
 
     def runner(self, threads: int | None = None) -> Runner:
         """Open the sessions; runs the float model and the fully quantized one."""
         named = self.metric
         maker = (lambda: make_metric(*named)) if named is not None else None
-        return Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads)
+        reference = None
+        if self.reference is not None:
+            from toolkit.runtime import session
+
+            reference = session(self.reference, threads=1).run
+        return Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads,
+                      reference=reference)  # fmt: skip
 
 
 class Simulation:
@@ -89,6 +96,8 @@ class Simulation:
         profiles: the recipe's profiles.
         judge: what stays float in any case.
         settings: everything else.
+        reference: the float model that outputs are compared with, where ``model`` is quantized in part; itself where
+            None.
 
     Raises:
         PassError: there is no quantizable layer.
@@ -104,8 +113,10 @@ class Simulation:
         profiles: Profiles | None = None,
         judge: Judge | None = None,
         settings: Settings | None = None,
+        reference: Model | None = None,
     ) -> None:
         self.settings = settings or Settings()
+        self._reference = reference
         profiles = profiles if profiles is not None else Profiles()
         self.model = with_pairs_opset(model, self.settings.precision)
         facts = self.model.facts(profiles)
@@ -125,7 +136,7 @@ class Simulation:
         self.cutter = Cutter(self.switches, self.facts, self.settings.stages)
         self.outputs = [t.name for t in self.model.graph.outputs]
         self.classes = [t.name for t in self.model.graph.outputs if class_like(t.shape)]
-        self.discrete = [t.name for t in self.model.graph.outputs if not self.facts.is_float(t.name)]
+        self.discrete = discrete_outputs(self.model)
         self._data_print = ""
         self.data = data
         self._runner: Runner | None = None
@@ -146,7 +157,8 @@ class Simulation:
         """All that a process needs to run states of this simulation."""
         own = self.settings
         metric = (own.metric, own.output, own.allow_code) if own.metric is not None else None
-        return Job(self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads)
+        reference = self._reference.to_bytes() if self._reference is not None else None
+        return Job(self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads, reference)
 
     def on(self, settings: Settings) -> Simulation:
         """The same simulation with other samples, batches or metric; ``settings`` must quantize alike."""
@@ -195,7 +207,8 @@ class Simulation:
             self._data_print = sha256_json([self.data.fingerprint(), [f.count for f in self.feeds]])
         own = {k: str(v) for k, v in vars(self.settings).items() if k not in ("threads", "allow_code")}
         amax = sorted(self.switches.amax.items())
-        content = [self.model.fingerprint(), amax, self._data_print, own, self.names, code_fingerprint()]
+        base = [one.fingerprint() for one in (self.model, self._reference) if one is not None]
+        content = [base, amax, self._data_print, own, self.names, code_fingerprint()]
         return sha256_json(content)
 
 
@@ -218,12 +231,18 @@ def feeds_of(data: CalibrationData, settings: Settings) -> list[Feed]:
     Raises:
         DataError: there are no samples.
     """
-    if settings.samples is not None and settings.samples < len(data):
-        data = data.split(1 - settings.samples / len(data))[0]
+    data = chosen(data, settings)
     feeds = [Feed(dict(batch.inputs), batch.labels, batch.count) for batch in data.batches(settings.batch)]
     if not feeds:
         raise DataError("there is no sample to run", where=data.name, remedy="give at least one sample")
     return feeds
+
+
+def chosen(data: CalibrationData, settings: Settings) -> CalibrationData:
+    """The samples that are used: at most ``settings.samples``, evenly spread."""
+    if settings.samples is None or settings.samples >= len(data):
+        return data
+    return data.split(1 - settings.samples / len(data))[0]
 
 
 def with_labels(data: CalibrationData) -> CalibrationData | None:

@@ -22,6 +22,8 @@ from toolkit.placement.scales import share_amax
 from toolkit.precision import Precision
 
 Array = np.ndarray[Any, Any]
+_PLACEMENTS = 256
+"""How many are kept: one takes a kilobyte a layer, and sensitivity alone asks for two a layer."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Switches:
         self.amax = dict(amax)
         self._judge, self._activation_matmul = judge, activation_matmul
         self._placements: dict[frozenset[str], Placement] = {}
+        self._seen: dict[str, list[int]] = {}
         self.tensors = model.graph.tensors()
         self.nodes = {node.name: node for node in model.nodes}
         self.full = self._place(frozenset())
@@ -90,6 +93,7 @@ class Switches:
         ]
         self.names = [group.name for group in self.groups]
         self._known = frozenset(self.names)
+        self._see(self.full)
 
     def with_amax(self, amax: Mapping[str, float]) -> Switches:
         """The same switches with other ranges of some tensors."""
@@ -107,7 +111,10 @@ class Switches:
         for name in sorted(key - self._known):
             raise PassError(f"'{name}' is no quantizable layer", remedy=did_you_mean(name, self.names))
         if key not in self._placements:
+            if len(self._placements) >= _PLACEMENTS:
+                del self._placements[next(iter(self._placements))]
             self._placements[key] = self._place(key)
+            self._see(self._placements[key])
         return self._placements[key]
 
     def config(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Config:
@@ -122,13 +129,13 @@ class Switches:
     @property
     def uses(self) -> dict[str, list[int]]:
         """Inputs that any state seen so far quantizes besides the groups' own: indices by node."""
-        found: dict[str, list[int]] = {}
-        for placement in (self.full, *self._placements.values()):
-            for pair in placement.pairs.values():
-                for use in pair.uses:
-                    if use.node not in self._known and use.index not in found.setdefault(use.node, []):
-                        found[use.node].append(use.index)
-        return found
+        return {node: list(indices) for node, indices in self._seen.items()}
+
+    def _see(self, placement: Placement) -> None:
+        for pair in placement.pairs.values():
+            for use in pair.uses:
+                if use.node not in self._known and use.index not in self._seen.setdefault(use.node, []):
+                    self._seen[use.node].append(use.index)
 
     def _place(self, kept: frozenset[str]) -> Placement:
         def judge(node: gs.Node) -> tuple[str, str] | None:

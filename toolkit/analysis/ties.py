@@ -47,7 +47,8 @@ def near_ties(model: Model, data: CalibrationData, layers: Iterable[str]) -> dic
         data: samples; some 32 are run.
         layers: names of nodes.
     """
-    found = {name: node for name in layers if (node := _next(model.node(name))) is not None}
+    main = {node.name for node in model.nodes}
+    found = {name: node for name in layers if (node := _next(model.node(name), main)) is not None}
     deciding = {node.name: node for node in found.values()}
     if not deciding:
         return {}
@@ -68,15 +69,15 @@ def near_ties(model: Model, data: CalibrationData, layers: Iterable[str]) -> dic
     }  # fmt: skip
 
 
-def _next(start: gs.Node) -> gs.Node | None:
-    """The nearest node behind ``start`` that decides."""
+def _next(start: gs.Node, main: set[str]) -> gs.Node | None:
+    """The nearest node behind ``start`` that decides, of the main graph's nodes."""
     queue, seen = deque([start]), {start.name}
     while queue:
         node = queue.popleft()
         if node.op in DECIDES:
             return node
         for reader in (reader for tensor in node.outputs for reader in tensor.outputs):
-            if reader.name not in seen:
+            if reader.name not in seen and reader.name in main:
                 seen.add(reader.name)
                 queue.append(reader)
     return None

@@ -12,6 +12,7 @@ from toolkit.analysis.causes import (
     UNEVEN,
     Cause,
     cheap,
+    method_setting,
     range_causes,
     rounding,
     weight_causes,
@@ -91,8 +92,10 @@ class _Doctor:
     """What all layers of one model are judged by."""
 
     def __init__(self, simulation: Simulation, names: list[str], taken: Collection[str]) -> None:
-        self.simulation, self.taken = simulation, set(taken)
+        self.simulation = simulation
         self.switches, self.ranges = simulation.switches, simulation.ranges
+        self.taken = {method_setting(tensor, method) for tensor in taken if tensor in self.ranges.tensors
+                      for method in self.ranges.tensors[tensor].diagnosis.get("amax", {})}  # fmt: skip
         self.local = measure(simulation, names)
         self.ties = near_ties(simulation.model, simulation.data, names)
         self.helpers = Helpers(simulation.model)
@@ -146,7 +149,7 @@ class _Doctor:
     def _rounding(self, group: GroupResult, local: LocalNoise) -> Cause:
         worse = min(local.sides, key=lambda side: local.sides[side])
         ways = {way: db for (side, way), db in local.other.items() if side == worse}
-        ways = {way: db for way, db in ways.items() if not any(f"'{tensor}'" in way for tensor in self.taken)}
+        ways = {way: db for way, db in ways.items() if way not in self.taken}
         best = max(ways, key=lambda way: ways[way], default="")
         better = (best, ways[best]) if best and ways[best] > local.sides[worse] + _BETTER_DB else None
         uneven = max(local.uneven.values(), default=1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toolkit.model import Model
+from toolkit.placement.dequantized import pair_type
 from toolkit.placement.pairs import Placement
 from toolkit.placement.qdq import existing
 from toolkit.precision import Precision
@@ -28,7 +29,8 @@ def share_amax(model: Model, placement: Placement, amax: dict[str, float], preci
             node = existing(tensors[name]) if name in tensors else None
             scale = model.constant(node.inputs[1]) if node is not None else None
             if scale is not None and scale.size == 1:
-                present.append(float(scale.reshape(())) * precision.max)
+                kind = pair_type(node) if node is not None else None
+                present.append(float(scale.reshape(())) * (kind or precision).max)
         shared = max(present) if present else max((amax[n] for n in names if n in amax), default=0.0)
         if len(set(present)) > 1:
             notes.append(

@@ -16,14 +16,14 @@ _UNITS = {"max_ms": " ms", "min_sqnr_db": " dB"}
 def search_line(info: SearchInfo) -> str:
     """The search in one line."""
     plan = info.chosen
-    met = "within" if info.met else f"MISSES {lacks_words(info)} of"
+    met = "is within its budget" if info.met else f"MISSES its budget: {lacks_words(info)}"
     times = f"{plan.predicted_ms:.4g} ms predicted on the {info.gpu}, float {info.float_ms:.4g} ms"
     if info.measured_share:
         times += f", {info.measured_share:.0%} of it measured"
     level = f", {plan.sqnr_db:.1f} dB" if plan.sqnr_db is not None else ""
     return (
-        f"Search: {count(info.evaluations, 'plan')} on {info.samples} samples; the chosen one is "
-        f"{met} its budget: {count(plan.kept, 'layer')} float, {plan.quantized_share:.0%} of the "
+        f"Search: {count(info.evaluations, 'plan')} on {info.samples} samples; the chosen one "
+        f"{met}; {count(plan.kept, 'layer')} float, {plan.quantized_share:.0%} of the "
         f"multiply-accumulates in {str(info.precision).upper()}{level}; {times}"
     )
 

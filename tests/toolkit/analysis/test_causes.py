@@ -20,7 +20,7 @@ def known(amax=4.0, mse=4.0, **diagnosis):
 
 def test_the_method_with_less_error_is_named_only_where_its_range_differs():
     assert other_method("t", known(4.0, 4.2)) == ""
-    assert other_method("t", known(4.0, 2.0)) == "[calibration] methods = { 't' = 'mse' }"
+    assert other_method("t", known(4.0, 2.0)) == '[calibration] methods = { "t" = "mse" }'
     assert other_method("t", Range(4.0, "manual")) == ""
 
 
@@ -40,7 +40,7 @@ def test_each_cause_of_a_range(settings, kind, remedy):
 
 def test_outliers_and_few_levels():
     (cause,) = range_causes("t", known(8.0, 2.0, outlier_ratio=9.0, sqnr_db=20.0))
-    assert cause.kind == "outliers" and "'mse'" in cause.remedy and cause.value == 9.0
+    assert cause.kind == "outliers" and '"mse"' in cause.remedy and cause.value == 9.0
     (cause,) = range_causes("t", known(sqnr_db=20.0))
     assert cause.kind == "few-levels" and cause.remedy == KEEP
     assert range_causes("t", known(sqnr_db=40.0, outlier_ratio=1.5)) == []
@@ -81,3 +81,16 @@ def test_cheap_names_share_and_weights():
     layer = LayerWeights(model := chain(2, 32), model.node("layer0"))
     assert cheap(0.5, layer) is None
     assert "1.0% of" in cheap(0.01, layer).text and "1,024 weights" in cheap(0.01, layer).text
+
+
+def test_the_setting_advised_is_toml_whatever_the_name():
+    tomllib = pytest.importorskip("tomllib")
+    for name in ("it's", 'a"b', "a\nb", "[0]", "a\\b"):
+        text = other_method(name, known(4.0, 2.0))
+        section, _, rest = text.partition(" ")
+        assert tomllib.loads(f"{section}\n{rest}") == {"calibration": {"methods": {name: "mse"}}}
+
+
+def test_rounding_that_costs_nothing_is_no_trouble():
+    cause = rounding({"weights": float("inf")}, 0.5, alone=30.0)
+    assert cause.value == float("inf") and "exact at the layer itself" in cause.text and "inf" not in cause.text

@@ -76,3 +76,22 @@ def test_bisect_by_a_command_needs_leave_and_gets_the_model(app, tmp_path):
         call(app, tmp_path, "bisect", "--command", command)
     found = json.loads(call(app, tmp_path, "bisect", "--command", command, "--allow-code", "--json"))
     assert found["kept"] == ["/head/Gemm"]
+
+
+def test_bisect_knows_which_way_a_metric_goes(app, tmp_path, monkeypatch):
+    (tmp_path / "share_wrong.py").write_text(
+        "class Wrong:\n"
+        "    higher_is_better = False\n"
+        "    def __init__(self):\n"
+        "        self.wrong = self.count = 0\n"
+        "    def update(self, outputs, labels):\n"
+        "        (scores,), (label,) = outputs.values(), labels.values()\n"
+        "        self.wrong += int((scores.argmax(axis=-1) != label).sum())\n"
+        "        self.count += label.size\n"
+        "    def value(self):\n"
+        "        return self.wrong / max(self.count, 1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("tests.toolkit.analysis.test_commands.RECIPE", RECIPE.replace("top1", "share_wrong:Wrong"))
+    words = "bisect", "--max-drop", "0.01", "--data", "evaluation", "--allow-code", "--json"
+    assert json.loads(call(app, tmp_path, *words))["kept"]

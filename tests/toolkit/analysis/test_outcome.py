@@ -7,6 +7,7 @@ import pytest
 
 from toolkit.analysis.budget import Budget
 from toolkit.analysis.outcome import Outcome, compare, expected_flips, summed, varying_shares
+from toolkit.errors import RecipeError
 
 RNG = np.random.default_rng(0)
 
@@ -76,3 +77,53 @@ def test_a_budget_is_kept_safely_only_with_twice_the_margin():
     assert Budget(min_sqnr_db=20, margin=1.0).lacks(outcome, reference) == {}
     assert not Budget(min_sqnr_db=20, margin=1.0).safely(outcome, reference)
     assert Budget(min_sqnr_db=20, margin=0.5).safely(outcome, reference)
+
+
+def test_integers_count_element_by_element_and_alone_where_there_are_no_floats():
+    wanted = np.arange(12, dtype=np.int64).reshape(4, 3)
+    found = wanted.copy()
+    found[0, :2] = 99
+    outcome = summed([compare({"ids": wanted}, {"ids": found}, [])])
+    assert outcome.agreement == outcome.noise * -1 + 1 == pytest.approx(10 / 12) and outcome.positions == 12
+    assert outcome.agreement_error > 0
+    assert Budget(min_agreement=0.9).lacks(outcome, outcome)
+    floats = scores(4, classes=3)[:, 0]
+    both = summed([compare({"ids": wanted, "y": floats}, {"ids": found, "y": floats}, ["y"])])
+    assert both.noise == 0.0 and both.agreement == pytest.approx(10 / 12)
+
+
+def test_a_shape_among_the_outputs_does_not_stand_for_the_positions():
+    floats, shape = scores(40)[:, 0], np.array([40, 5])
+    outcome = summed([compare({"y": floats, "shape": shape}, {"y": floats, "shape": shape}, ["y"])])
+    assert outcome.agreement == 1.0 and outcome.positions == 40
+
+
+def test_an_output_of_another_shape_is_lost_and_an_empty_one_is_nothing():
+    wanted = np.abs(scores(4)[:, 0]) + 1
+    outcome = summed([compare({"boxes": wanted}, {"boxes": wanted[:3]}, ["boxes"])])
+    assert outcome.noise == pytest.approx(1 + (wanted[:3] ** 2).sum() / (wanted**2).sum())
+    assert outcome.agreement == 0.0 and outcome.positions == 4
+    ids = summed([compare({"ids": np.zeros(3, np.int64)}, {"ids": np.zeros(0, np.int64)}, [])])
+    assert ids.agreement == 0.0 and ids.noise == 1.0
+    empty = summed([compare({"y": wanted[:0]}, {"y": wanted[:0]}, ["y"])], varying=varying_shares([{"y": wanted[:0]}]))
+    assert empty.noise == 0.0 and empty.agreement is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_masked_by_infinity_is_none():
+    wanted = scores(50)[:, 0]
+    found = wanted + np.float32(0.01) * scores(50)[:, 0]
+    whole = summed([compare({"y": wanted}, {"y": found}, ["y"])])
+    mask = np.array([0, 0, 0, 0, -np.inf], np.float32)
+    masked = summed([compare({"y": wanted + mask}, {"y": found + mask}, ["y"])])
+    assert 0 < masked.kl < 0.1 and 0 <= masked.flips < 0.1 and whole.flips < 0.1
+
+
+def test_agreement_that_nothing_can_be_judged_by_is_no_budget():
+    outcome = summed([compare({"y": scores(4)}, {"y": scores(4)}, [])])
+    with pytest.raises(RecipeError, match="min_agreement cannot be judged"):
+        Budget(min_agreement=0.9).lacks(outcome, outcome)
+
+
+def test_a_tightened_agreement_can_be_met():
+    assert Budget(min_agreement=0.98).tightened({"min_agreement": 0.05}).min_agreement == 1.0

@@ -12,6 +12,7 @@ from toolkit.analysis.budget import Budget
 from toolkit.analysis.cost import CostModel
 from toolkit.analysis.gpus import GPUS, find
 from toolkit.analysis.outcome import Outcome
+from toolkit.analysis.range_methods import alternatives, methods_of, whole_model
 from toolkit.analysis.runner import Runner
 from toolkit.analysis.search import Search
 from toolkit.errors import RecipeError
@@ -172,3 +173,36 @@ def test_cost_of_islands_and_gpus():
     assert GPUS["T4"].rate(Precision.FP8) == GPUS["T4"].rate(Precision.FP16)
     with pytest.raises(RecipeError, match="Voodoo"):
         find("Voodoo 2")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5])
+def test_no_more_plans_are_evaluated_than_allowed(limit):
+    sim = simulation(chain(), feeds())
+    for known in sim.ranges.tensors.values():
+        known.diagnosis["amax"] = {name: known.amax * part for name, part in (("entropy", 0.9), ("mse", 0.8))}
+    found = search(sim, Budget(min_sqnr_db=60), evaluations=limit)
+    assert found.evaluations <= limit
+    # the last one is for what keeps the most
+    assert found.best.meets is (limit > 1)
+    assert any("no plan that was tried" in note for note in found.notes) is not found.best.meets
+
+
+def test_the_method_named_is_the_one_that_gives_the_best_plan_its_range():
+    sim = simulation(chain(), feeds())
+    for known in sim.ranges.tensors.values():
+        known.diagnosis["amax"] = {"entropy": known.amax * 0.9, "mse": known.amax * 0.8, "percentile": known.amax * 0.8}
+    names = list(sim.switches.amax)
+    amax = {name: sim.switches.amax[name] * (0.9 if name == names[0] else 0.8) for name in names}
+    amax[names[1]] = 123.0
+    assert methods_of(sim, amax) == {names[0]: "entropy", **dict.fromkeys(names[2:], "mse")}
+    found = search(sim, Budget(min_sqnr_db=45))
+    for tensor, value in found.best.amax.items():
+        assert sim.ranges.tensors[tensor].diagnosis["amax"][found.methods[tensor]] == value
+
+
+def test_a_range_of_zeros_is_no_trouble():
+    sim = simulation(chain(), feeds())
+    name = next(iter(sim.switches.amax))
+    sim.switches.amax[name] = 0.0
+    sim.ranges.tensors[name].diagnosis["amax"] = {"minmax": 2.0, "mse": 0.0}
+    assert dict(whole_model(sim))["minmax"][name] == 2.0 and alternatives(sim, name, 0.0) == [2.0]

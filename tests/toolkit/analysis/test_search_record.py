@@ -49,3 +49,4 @@ def test_the_record_holds_every_plan_and_is_json():
     assert content["budget"]["min_sqnr_db"] == 28.0 and content["gpu"] == "A10" and content["samples"] == 24
     assert content["float"]["predicted_ms"] == cost.time(sim.names) * 1e3 and content["measured_share"] > 0.5
     assert content["best"]["kept"] == list(found.best.kept)
+    assert set(content["budget"]) == {"min_sqnr_db", "margin"}

@@ -7,6 +7,7 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import MODELS, normal, residual_proto, run
 from tests.toolkit.analysis.planted import chain, feeds, simulation, trained
 from toolkit import Context, Model
+from toolkit.analysis import switches
 from toolkit.analysis.simulation import Simulation
 from toolkit.errors import PassError
 
@@ -75,3 +76,24 @@ def test_an_unknown_layer_is_named_with_its_neighbours():
 def test_a_replaced_range_is_used():
     sim = simulation(chain(), feeds())
     assert sim.alone("layer0", {"x": 0.1}).noise > 10 * sim.alone("layer0").noise
+
+
+def test_what_is_kept_of_placements_is_bounded_and_no_use_is_forgotten(monkeypatch):
+    monkeypatch.setattr(switches, "_PLACEMENTS", 2)
+    sim = simulation(Model.from_proto(residual_proto()), [{"x": row[None]} for row in normal(4, 3, 8, 8, seed=5)])
+    before = sim.switches.uses
+    assert any(before.values())
+    for name in sim.names:
+        sim.without([name])
+        sim.alone(name)
+    assert len(sim.switches._placements) <= 2
+    assert all(set(indices) <= set(sim.switches.uses[node]) for node, indices in before.items())
+
+
+def test_what_is_forgotten_is_computed_again_with_the_same_numbers():
+    sim = simulation(trained("digits_cnn"), str(MODELS / "digits_calibration.npz"), batch=16, samples=32)
+    kept = sim.names[-2:]
+    before = sim.without(kept)
+    sim.runner.forget()
+    assert not sim.runner._kept and not sim.runner._loaded
+    assert sim.without(kept).noise == pytest.approx(before.noise, rel=1e-6)

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 
@@ -149,7 +150,7 @@ def test_a_range_that_another_method_betters_says_by_how_much_unless_the_search_
 
     def advice(taken):
         spots = weak_spots(sim, found, least=0.0, taken=taken)
-        return [c.remedy for c in causes(spots, "rounding") if "'x'" in c.remedy]
+        return [c.remedy for c in causes(spots, "rounding") if '"x"' in c.remedy]
 
     (remedy,) = advice(())
     level = measure(sim, ["layer0"])["layer0"]
@@ -164,3 +165,18 @@ def test_a_range_that_another_method_betters_says_by_how_much_unless_the_search_
     (text,) = [c.text for spot in spots if spot.node == "layer0" for c in spot.causes if c.kind == "rounding"]
     assert f"activations {measure(first, ['layer0'])['layer0'].sides['activations']:.1f} dB" in text
     assert not causes(spots, "shared-scale")
+
+
+def test_a_decision_inside_a_subgraph_is_not_tapped():
+    branch = onnx.helper.make_graph(
+        [node("Neg", ["y"], ["inner"], name="negative"), node("ArgMax", ["inner"], ["b"], name="winner", axis=-1)],
+        "branch", [], [onnx.helper.make_tensor_value_info("b", TensorProto.INT64, None)],
+    )  # fmt: skip
+    nodes = [
+        node("MatMul", ["x", "w"], ["y"], name="layer"),
+        node("If", ["condition"], ["z"], name="if", then_branch=branch, else_branch=branch),
+    ]
+    weights = {"w": np.eye(4, dtype=np.float32), "condition": np.array(True)}
+    model = Model.from_proto(build(nodes, {"x": ["n", 4]}, {"z": None}, weights, types={"z": TensorProto.INT64}))
+    data = CalibrationData.open([{"x": np.ones((1, 4), np.float32)}], model)
+    assert near_ties(model, data, ["layer"]) == {}
