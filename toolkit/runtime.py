@@ -24,7 +24,7 @@ _LARGE = 4096
 # seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
 # number, and the model's outputs are garbage
 _WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4
 
 
 class Session:
@@ -214,7 +214,7 @@ def _load(
         raise BackendError("onnxruntime is not installed", remedy="pip install onnxruntime") from error
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     if threads:
         options.intra_op_num_threads = threads
@@ -248,7 +248,7 @@ def _explain(error: Exception, what: str, where: str) -> QtoolError:
 def _to_ort(value: Array) -> Any:
     import onnxruntime as ort
 
-    value = np.ascontiguousarray(value)
+    value = np.asarray(value, order="C")  # ascontiguousarray would give a scalar a dimension
     if value.dtype.kind == "V":
         number = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(value, number)

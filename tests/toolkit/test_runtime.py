@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.conftest import build, node
 from tests.toolkit.calibration.networks import chain, model
 from toolkit.errors import DataError, ModelError
 from toolkit.model import Model
@@ -109,3 +110,13 @@ def test_errors() -> None:
         session(b"nothing")
     with pytest.raises(ModelError, match=r"/nowhere\.onnx: onnxruntime refuses the model"):
         session("/nowhere.onnx")
+
+
+def test_a_scalar_stays_a_scalar():
+    """Shape arithmetic of a dynamic batch hands scalars on; with a dimension more, the Concat behind fails."""
+    proto = build(
+        [node("Unsqueeze", ["s", "axes"], ["u"]), node("Concat", ["u", "one"], ["y"], axis=0)],
+        {"s": []}, {"y": [2]}, {"axes": np.array([0]), "one": np.array([1.0], np.float32)},
+    )  # fmt: skip
+    assert session(proto).run({"s": np.float32(3)})["y"].tolist() == [3, 1]
+    assert session(proto, outputs=["u"]).run({"s": np.array(3, np.float32)})["u"].shape == (1,)
