@@ -100,3 +100,16 @@ def test_the_latency_limit_is_judged_by_measured_times():
     assert found.plans[0].lacks["max_ms"] > 1.0
     # the layer that was measured slow in INT8 stays float
     assert found.best.meets and "layer2" in found.best.kept
+
+
+@pytest.mark.parametrize("slow", [("layer1",), ("layer0", "layer1", "layer2", "layer3"), ()])
+def test_where_time_counts_only_what_pays_is_quantized_although_all_of_it_keeps_the_budget(slow):
+    sim = simulation(chain(4), feeds())
+    times = {(name, False): 1.2e-4 for name in sim.names}
+    times |= {(name, True): 3e-3 if name in slow else 5e-5 for name in sim.names}
+    found = Search(sim, Budget(min_sqnr_db=1.0), cost(sim, times), prefer="time").run()
+    assert found.best.meets and found.plans[0].meets and found.best.kept == slow
+    assert found.best.seconds == min(plan.seconds for plan in found.plans)
+    assert any("no plan that was tried is predicted faster" in note for note in found.notes) is (len(slow) == 4)
+    by_int8 = Search(sim, Budget(min_sqnr_db=1.0), cost(sim, times)).run()
+    assert by_int8.best.kept == ()
