@@ -110,7 +110,12 @@ class EngineCheck:
         """What the verdicts depend on besides the lowered model: samples, limits, settings, GPU and versions."""
         from toolkit.backends.payoff_trials import log_fingerprint
 
-        return sha256_json([log_fingerprint(self.bench), self.ready.simulation.fingerprint(), repr(self.budget)])
+        found = [log_fingerprint(self.bench), self.ready.simulation.fingerprint(), repr(self.budget)]
+        if self.settings.calibrator != "ranges":
+            # TensorRT's own calibrator reads these samples, whatever is judged on
+            section = self.ready.pipeline.recipe.calibration
+            found += [section.model_dump_json(), self.ready.pipeline.data_print(section.data)]
+        return sha256_json(found)
 
     def content(self, kept: frozenset[str]) -> str:
         """A digest of what is built with these layers float: the lowered model, what is asked of it, and ranges."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from toolkit.model import Model
     from toolkit.pipeline import Pipeline
 
-PLACES = ("simulation", "engine")
+PLACES, KEPT = ("simulation", "engine"), ("fp16", "bf16", "fp32")
 
 
 @dataclass
@@ -180,6 +180,7 @@ def bisect(
     from toolkit.analysis import bisect as bisecting
     from toolkit.analysis.budget import Budget
     from toolkit.analysis.metrics import make_metric
+    from toolkit.analysis.sensitivity import fast
     from toolkit.bisect_engine import EngineCheck
     from toolkit.commands import emit, say
     from toolkit.files import sha256_json
@@ -190,6 +191,8 @@ def bisect(
         raise QtoolError("--command runs a command of yours", remedy="add --allow-code")
     if on not in PLACES:
         raise QtoolError(f"--on is '{on}'", remedy=did_you_mean(on, PLACES))
+    if precision not in KEPT:
+        raise QtoolError(f"--precision is '{precision}'", remedy=did_you_mean(precision, KEPT))
     engines = on == "engine"
     if command is not None and engines:
         raise QtoolError("--command judges the ONNX model, and --on engine builds engines", remedy="leave out one")
@@ -212,6 +215,13 @@ def bisect(
                 section = ready.pipeline.recipe.evaluation.budget
                 limits = {key: getattr(section, key) for key in (*limits, "min_value")}
             metric, better = simulation.settings, True
+            asked = next((k for k in ("max_drop", "min_value") if limits.get(k) is not None), None)
+            named = ready.pipeline.recipe.evaluation.metric
+            if asked is not None and metric.metric is None and named is not None:
+                raise QtoolError(
+                    f"{asked} is a limit of the metric {named}, and the {data} data has no labels to measure it with",
+                    remedy="use --data evaluation, or give --min-agreement or --min-sqnr-db",
+                )
             if metric.metric is not None:
                 better = make_metric(metric.metric, metric.output, metric.allow_code).higher_is_better
             budget = Budget(limits["max_drop"], limits.get("min_value"), limits["min_sqnr_db"], limits["min_agreement"],
@@ -230,6 +240,7 @@ def bisect(
         found = bisecting.bisect(
             simulation.names, check, log=log, repeats=repeats, precision=precision, progress=terminal.progress,
             fingerprint=fingerprint or sha256_json([simulation.fingerprint(), command, limits]), content=content,
+            likely=[group.name for group in fast(simulation).ranked()],
         )  # fmt: skip
         if on_engine is not None:
             found.notes += on_engine.notes()
@@ -240,7 +251,8 @@ def bisect(
     else:
         names = "".join(f"  {name}\n" for name in found.kept)
         notes = "".join(f"{note}\n" for note in found.notes)
-        text = f"{len(found.kept)} of {len(simulation.names)} layers have to stay float:\n{names}{notes}"
+        said = f"with these {len(found.kept)} of {len(simulation.names)} layers float the check passes"
+        text = f"{said}, and without any one of them not:\n{names}{notes}"
         say(f"{text}\n{found.fragment()}")
     return 0
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import MODELS
 from tests.toolkit.test_device import Builder, FakeEngine, on_gpu  # noqa: F401
-from toolkit.backends import choose, process
+from toolkit.backends import choose, payoff_trials, process
+from toolkit.backends.gpu import Gpu
 from toolkit.backends.layer import Build
 from toolkit.cli import invoke
 from toolkit.errors import BackendError
@@ -29,7 +30,7 @@ shapes.image = {{ min = [48, 1, 8, 8], opt = [48, 1, 8, 8], max = [64, 1, 8, 8] 
 [calibration]
 data = "{models}/digits_calibration.npz"
 samples = 40
-manual = {{ "{tensor}" = 0.001 }}
+manual = {{ "{tensor}" = {amax} }}
 [[pass]]
 use = "fold_constants"
 [[pass]]
@@ -38,11 +39,18 @@ use = "fold_batchnorm"
 use = "insert_qdq"
 {later}
 """
+
+
+def recipe(amax=0.01, later=""):
+    """A recipe with two profiles, one of which no 40 samples fill; ``amax`` makes one layer fail, or is about right."""
+    return RECIPE.format(models=MODELS.as_posix(), tensor=TENSOR, amax=amax, later=later)
+
+
 LATER = '[[pass]]\nuse = "keep_precision"\nops = ["MaxPool"]\nprecision = "fp32"'
 
 
 class Bench(Builder):
-    """Gives the model itself for an engine, and remembers which convolutions of it read a pair."""
+    """Gives the model itself for an engine, and remembers which layers of it read a pair."""
 
     built: ClassVar[list[frozenset[str]]] = []
     settings: ClassVar[list] = []
@@ -50,7 +58,8 @@ class Bench(Builder):
     def build(self, model_path, profiles, settings, log=None, progress=None, extras=None):
         graph = onnx.load(model_path).graph
         makers = {name: node.op_type for node in graph.node for name in node.output}
-        inside = {n.name for n in graph.node if makers.get(n.input[0]) == "DequantizeLinear" if n.op_type != "Cast"}
+        layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+        inside = {node.name for node in layers if makers.get(node.input[0]) == "DequantizeLinear"}
         Bench.built.append(frozenset(inside))
         Bench.settings.append(settings)
         why = self.refuses(inside)
@@ -66,19 +75,21 @@ def place(tmp_path, on_gpu, monkeypatch):  # noqa: F811
     monkeypatch.setattr(Bench, "built", [])
     monkeypatch.setattr(Bench, "settings", [])
     monkeypatch.setattr(choose, "choose", lambda name="auto": (Bench(), "for the test"))
-    (tmp_path / "r.toml").write_text(RECIPE.format(models=MODELS.as_posix(), tensor=TENSOR, later=""))
+    (tmp_path / "r.toml").write_text(recipe())
     return tmp_path
 
 
-def call(place, capsys, *words, status=0):
-    words = ("bisect", str(place / "r.toml"), "--out", str(place / "run"), "--on", "engine", *words)
+def call(place, capsys, *words, status=0, out="run"):
+    words = ("bisect", str(place / "r.toml"), "--out", str(place / out), "--on", "engine", *words)
     found = invoke([*words, "--json"])
     said = capsys.readouterr()
     assert found == status, said.err
     return json.loads(said.out) if not status else said.err
 
 
-def test_a_fragile_layer_is_found_with_real_samples_in_every_profile(place, capsys):
+@pytest.mark.parametrize("typing", ["strong", "weak"])
+def test_a_fragile_layer_is_found_with_real_samples_in_every_profile(place, capsys, typing):
+    (place / "r.toml").write_text(recipe(later=f'[engine]\ntyping = "{typing}"'))
     found = call(place, capsys, "--min-sqnr-db", "15")
     assert found["kept"] == [FRAGILE] and f'"{FRAGILE}"' in found["recipe"]
     assert found["checks"] == len(Bench.built) > 4
@@ -104,19 +115,18 @@ def test_the_simulation_finds_the_same_and_neither_loses_the_others_verdicts(pla
 
 
 def test_the_engines_outputs_are_judged_and_not_the_simulations(place, capsys, monkeypatch):
-    place.joinpath("r.toml").write_text(
-        RECIPE.format(models=MODELS.as_posix(), tensor=TENSOR, later="").replace("0.001", "20.0")
-    )
+    (place / "r.toml").write_text(recipe(20.0))
     assert call(place, capsys, "--min-agreement", "0.9")["kept"] == []
     monkeypatch.setattr(FakeEngine, "spoil", staticmethod(lambda outputs, profile: {"logits": -outputs["logits"]}))
-    assert "every layer float" in call(place, capsys, "--min-agreement", "0.91", status=2)
+    said = call(place, capsys, "--min-agreement", "0.91", status=2)
+    assert "fails even with every layer float: min_agreement is missed by" in said and "--precision" in said
 
 
 def test_resumed_it_builds_nothing_again(place, capsys, monkeypatch):
     built = Bench.build
 
     def killed(self, *args, **kwargs):
-        if len(Bench.built) == 6:
+        if len(Bench.built) == 3:
             raise KeyboardInterrupt
         return built(self, *args, **kwargs)
 
@@ -125,19 +135,23 @@ def test_resumed_it_builds_nothing_again(place, capsys, monkeypatch):
         assert invoke(["bisect", str(place / "r.toml"), "--out", str(place / "run"), "--on", "engine",
                        "--min-sqnr-db", "15"]) != 0  # fmt: skip
     capsys.readouterr()
-    assert len(Bench.built) == 6
+    assert len(Bench.built) == 3
     rest = call(place, capsys, "--min-sqnr-db", "15")
-    assert rest["kept"] == [FRAGILE] and rest["checks"] == len(Bench.built) - 6 == len(rest["verdicts"]) - 6
+    assert rest["kept"] == [FRAGILE] and rest["checks"] == len(Bench.built) - 3
     count = len(Bench.built)
     assert call(place, capsys, "--min-sqnr-db", "15")["checks"] == 0 and len(Bench.built) == count
-    # other limits, or another model, are another question
+    whole = call(place, capsys, "--min-sqnr-db", "15", out="whole")
+    assert whole["checks"] == count and whole["verdicts"] == rest["verdicts"]
+    # other limits are another question, and so is another GPU
+    assert call(place, capsys, "--min-sqnr-db", "14")["checks"] > 0
+    monkeypatch.setattr(payoff_trials, "find_gpu", lambda: Gpu("NVIDIA Other", "8.9"))
     assert call(place, capsys, "--min-sqnr-db", "14")["checks"] > 0
 
 
 def test_what_cannot_be_built_or_run_fails_and_the_log_says_why(place, capsys, monkeypatch):
     monkeypatch.setattr(Bench, "refuses", staticmethod(lambda inside: "no kernel" if FRAGILE in inside else ""))
-    found = call(place, capsys, "--min-sqnr-db", "-10")
-    # without the refusal nothing would be kept but for the ruined output
+    (place / "r.toml").write_text(recipe(20.0))
+    found = call(place, capsys, "--min-sqnr-db", "5")
     assert found["kept"] == [FRAGILE] and "no kernel" in found["verdicts"][0]["reason"]
     log = (place / "run" / ".qtool" / "bisect.engine.jsonl").read_text()
     assert "the stand-in: no kernel" in log
@@ -174,7 +188,7 @@ def test_passes_behind_the_quantizing_one_are_in_the_engines(place, capsys, monk
         return build(self, model_path, profiles, settings, log, progress, extras)
 
     monkeypatch.setattr(Bench, "build", spy)
-    (place / "r.toml").write_text(RECIPE.format(models=MODELS.as_posix(), tensor=TENSOR, later=LATER))
+    (place / "r.toml").write_text(recipe(later=LATER))
     assert call(place, capsys, "--min-sqnr-db", "15")["kept"] == [FRAGILE] and set(seen) == {"fp32"}
 
 
@@ -182,7 +196,7 @@ def test_without_a_gpu_it_is_refused_before_anything_is_done(tmp_path, capsys, m
     from toolkit.backends import gpu
 
     monkeypatch.setattr(gpu, "find_gpu", lambda: None)
-    (tmp_path / "r.toml").write_text(RECIPE.format(models=MODELS.as_posix(), tensor=TENSOR, later=""))
+    (tmp_path / "r.toml").write_text(recipe())
     said = call(tmp_path, capsys, "--min-sqnr-db", "15", status=3)
     assert "no GPU is here" in said and "leave out --on engine" in said and not (tmp_path / "run").exists()
 
@@ -195,8 +209,26 @@ def test_without_a_backend_it_is_refused_before_anything_is_done(place, capsys, 
     assert "no engine is built (nothing loads)" in said and not (place / "run").exists()
 
 
+def test_the_metric_and_its_budget_are_the_recipes(place, capsys, monkeypatch):
+    evaluation = f'[evaluation]\ndata = "{MODELS.as_posix()}/digits_test.npz"\nmetric = "top1"\nbudget.max_drop = 0.02'
+    (place / "r.toml").write_text(recipe(later=evaluation))
+    found = call(place, capsys, "--data", "evaluation", "--samples", "96")
+    assert found["kept"] == [FRAGILE] and "max_drop is missed by" in found["verdicts"][0]["reason"]
+    monkeypatch.setattr(FakeEngine, "spoil", staticmethod(lambda outputs, profile: {"logits": np.float32(1)}))
+    said = call(place, capsys, "--data", "evaluation", "--samples", "90", status=2)
+    assert "every layer float: the metric cannot take the engine's outputs" in said
+
+
+def test_a_lost_output_fails(place, capsys, monkeypatch):
+    monkeypatch.setattr(FakeEngine, "spoil", staticmethod(lambda outputs, profile: {}))
+    said = call(place, capsys, "--min-sqnr-db", "15", status=2)
+    assert "every layer float: the engine has no output 'logits'" in said
+
+
 def test_wrong_words_are_refused(place, capsys):
     said = call(place, capsys, "--command", "true", "--allow-code", status=2)
     assert "--on engine builds engines" in said
     assert invoke(["bisect", str(place / "r.toml"), "--on", "engines"]) == 2
     assert "'engine'" in capsys.readouterr().err
+    assert invoke(["bisect", str(place / "r.toml"), "--precision", "int8"]) == 2
+    assert "--precision is 'int8'" in capsys.readouterr().err

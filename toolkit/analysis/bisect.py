@@ -88,6 +88,7 @@ def bisect(
     precision: str = "fp16",
     progress: Progress | None = None,
     content: Callable[[frozenset[str]], str] | None = None,
+    likely: Sequence[str] = (),
 ) -> Bisection:
     """Find a smallest set of layers whose being kept float makes the check pass.
 
@@ -102,6 +103,9 @@ def bisect(
         progress: called with what is being done, how much is done, and of how much.
         content: a digest of what is checked with these layers kept float; sets with one digest share their verdicts.
             None: the layers' names say it all.
+        likely: the layers, those most likely to matter first, as sensitivity ranks them: the first n of them that pass
+            are found by doubling and bisection, and the answer is looked for among these. It is smaller then, since
+            many small harms take the place of one large one otherwise.
 
     Raises:
         QtoolError: the check fails with all layers float, or gives unlike answers for the same model.
@@ -111,11 +115,14 @@ def bisect(
     if asker.surely(frozenset(), "everything quantized"):
         return Bisection([], asker.verdicts, asker.checks, precision)
     if not asker.surely(everything, "every layer float"):
+        why = asker.verdicts[-1].reason
         raise QtoolError(
-            "the check fails even with every layer float",
-            remedy="the cause is not among the quantized layers: run the check on the float model",
+            "the check fails even with every layer float" + (f": {why}" if why else ""),
+            remedy="the cause is not among the quantized layers: run the check on the float model; "
+            "of engines it may be the float type: see --precision and [engine] rest",
         )
-    kept = _minimal(list(names), asker.ask)
+    first = _first_that_pass([name for name in likely if name in everything], asker.ask)
+    kept = _minimal(first or list(names), asker.ask)
     asker.surely(frozenset(kept), "the answer")
     order = {name: place for place, name in enumerate(names)}
     return Bisection(sorted(kept, key=order.__getitem__), asker.verdicts, asker.checks, precision)
@@ -160,6 +167,24 @@ class _Asker:
                 remedy="make the check deterministic (fixed samples and seeds, a threshold further from the values)",
             )
         return answers[0]
+
+
+def _first_that_pass(ranked: list[str], passes: Callable[[frozenset[str]], bool]) -> list[str]:
+    """The first n of ``ranked`` with a small n for which they pass; empty where no n below all of them was found."""
+    below, above = 0, 1
+    while above < len(ranked) and not passes(frozenset(ranked[:above])):
+        below, above = above, 2 * above
+    if above >= len(ranked):
+        above = len(ranked)
+        if below == 0:
+            return []
+    while above - below > 1:
+        middle = (below + above) // 2
+        if passes(frozenset(ranked[:middle])):
+            above = middle
+        else:
+            below = middle
+    return ranked[:above] if above < len(ranked) else []
 
 
 def _minimal(items: list[str], passes: Callable[[frozenset[str]], bool]) -> list[str]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.toolkit.analysis.planted import chain, damage, feeds, simulation
-from toolkit.analysis.bisect import bisect
+from toolkit.analysis.bisect import Answer, bisect
 from toolkit.errors import QtoolError
 
 NAMES = [f"layer{i}" for i in range(23)]
@@ -78,9 +78,39 @@ def test_no_verdict_is_lost_or_asked_twice(tmp_path):
     assert bisect(NAMES, lambda kept: needed <= kept, log=log, fingerprint="b").checks == whole.checks
 
 
+def test_sets_of_one_content_share_their_verdicts_and_reasons_are_kept(tmp_path):
+    log, needed = tmp_path / "bisect.jsonl", {"layer2", "layer19"}
+
+    def check(kept):
+        return Answer(needed <= kept, "" if needed <= kept else f"lacks {sorted(needed - kept)}")
+
+    def content(kept):
+        return ",".join(sorted(needed & kept))
+
+    found = bisect(NAMES, check, log=log, content=content)
+    # four contents, two of them asked again at the ends; the answer is what "every layer float" is
+    assert set(found.kept) == needed and found.checks == 6
+    assert found.to_json()["verdicts"][0] == {"kept": [], "passed": False, "reason": "lacks ['layer19', 'layer2']"}
+    again = bisect(NAMES, check, log=log, content=content)
+    assert again.checks == 0 and again.verdicts == found.verdicts
+
+
 def test_on_the_simulation():
     model = chain(8)
     damage(model, "layer2")
     damage(model, "layer6", channel=2)
     sim = simulation(model, feeds())
     assert bisect(sim.names, lambda kept: sim.without(kept).sqnr_db > 26).kept == ["layer2", "layer6"]
+
+
+def test_likely_layers_first_give_the_smaller_set():
+    """Any eight of the small ones do as well as the two large ones; in the graph's order the small ones come first."""
+    names = [f"small{i}" for i in range(16)] + ["large0", "large1"]
+
+    def check(kept):
+        return sum(4 if name.startswith("large") else 1 for name in kept) >= 8
+
+    plain = bisect(names, check, repeats=1)
+    ranked = bisect(names, check, repeats=1, likely=["large1", "large0", *names[:16]])
+    assert len(plain.kept) > 2 and ranked.kept == ["large0", "large1"]
+    assert bisect(names, check, repeats=1, likely=names[:3]).kept == plain.kept

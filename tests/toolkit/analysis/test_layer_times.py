@@ -108,8 +108,10 @@ def test_where_time_counts_only_what_pays_is_quantized_although_all_of_it_keeps_
     times = {(name, False): 1.2e-4 for name in sim.names}
     times |= {(name, True): 3e-3 if name in slow else 5e-5 for name in sim.names}
     found = Search(sim, Budget(min_sqnr_db=1.0), cost(sim, times), prefer="time").run()
-    assert found.best.meets and found.plans[0].meets and found.best.kept == slow
+    assert found.best.meets and found.plans[0].meets and set(slow) <= set(found.best.kept)
+    assert found.best.kept == slow or len(slow) == 1  # the borders around one island cost time of their own
     assert found.best.seconds == min(plan.seconds for plan in found.plans)
-    assert any("no plan that was tried is predicted faster" in note for note in found.notes) is (len(slow) == 4)
+    every = len(found.best.kept) == len(sim.names)
+    assert any("no plan that was tried is predicted faster" in note for note in found.notes) is every
     by_int8 = Search(sim, Budget(min_sqnr_db=1.0), cost(sim, times)).run()
     assert by_int8.best.kept == ()
