@@ -17,6 +17,7 @@ from toolkit.graph_pass import Context, Pass
 from toolkit.journal import Journal
 from toolkit.model import Model
 from toolkit.precision import Precision
+from toolkit.text import count
 
 if TYPE_CHECKING:
     from toolkit.analysis.budget import Budget
@@ -69,6 +70,7 @@ class SearchPrecision(InsertQDQ):
         None, description="a type to try for layers that dtype damages, before they stay float (GPUs from 8.9 on)"
     )
     _reference: Model | None = PrivateAttr(None)
+    _limits: Budget | None = PrivateAttr(None)
 
     def against(self, reference: Model) -> None:
         """Compare outputs with those of this float model: the one being searched is quantized in part already."""
@@ -92,7 +94,7 @@ class SearchPrecision(InsertQDQ):
             self.raise_opset(model, self.placement(model, context))
             simulation = self._helped(model, context, self._simulation(model, context))
             found = self._search(model, simulation, context)
-            self._take(found, context)
+            self._take(found, model, context)
             if self.also is not None and found.best.kept:
                 kept, plain = found.best.kept, model.copy()
         super().apply(model, context)
@@ -165,7 +167,7 @@ class SearchPrecision(InsertQDQ):
         folder = self._folder(context)
         gpu = find(self.gpu)
         cost = CostModel(simulation.switches, simulation.facts, gpu, context.rest, self._times(simulation, context))
-        budget = demand = self._budget(context, simulation)
+        budget = demand = self._limits = self._budget(context, simulation)
 
         def run(demand: Budget, best: Path | None) -> tuple[Search, Found]:
             search = Search(
@@ -278,7 +280,7 @@ class SearchPrecision(InsertQDQ):
                         known_ranges=replace(ranges, tensors=dict(ranges.tensors)) if ranges else None)  # fmt: skip
         trial = model.copy()
         if found is not None:
-            self._take(found, apart)
+            self._take(found, trial, apart)
             self._insert(trial, apart, {})
         observed = apart.known_ranges.observed if apart.known_ranges is not None else None
         return lower(trial, apart.plan, rest=context.rest, observed=observed, journal=Journal()).model
@@ -369,8 +371,9 @@ class SearchPrecision(InsertQDQ):
             write_json(folder / f"{self._record}.json", content)
             context.services.setdefault("files", []).append(str(folder / f"{self._record}.json"))
         best = found.best
-        text = f"{len(found.plans)} plans tried; {best.quantized:.0%} of the multiply-accumulates stay {self.dtype}"
-        context.journal.noted(f"{text}; {len(best.kept)} layers stay float", rule="search")
+        tried = count(len(found.plans), "plan")
+        text = f"{tried} tried; {best.quantized:.0%} of the multiply-accumulates stay {self.dtype}"
+        context.journal.noted(f"{text}; {count(len(best.kept), 'layer')} stay float", rule="search")
         if not best.meets:
             lacks = ", ".join(f"{name} by {value:.4g}" for name, value in best.lacks.items())
             context.journal.noted(f"no plan meets the budget; the nearest one misses {lacks}", rule="search-missed")
@@ -383,18 +386,15 @@ class SearchPrecision(InsertQDQ):
         for note in found.notes:
             context.journal.noted(note, rule="search")
 
-    def _take(self, found: Found, context: Context) -> None:
+    def _take(self, found: Found, model: Model, context: Context) -> None:
         """Write the plan's float layers and its ranges where insert_qdq will find them."""
+        from toolkit.analysis.search_words import kept_reason, work_shares
+
         keep = Precision(self.keep) if self.keep else context.rest
-        groups = {group.name: group for group in found.sensitivity.groups} if found.sensitivity else {}
-        full = found.sensitivity.full if found.sensitivity else None
+        assert self._limits is not None
+        shares = work_shares(model, context.profiles)
         for name in found.best.kept:
-            group = groups.get(name)
-            why = f"{self.dtype} misses the accuracy budget with it"
-            if group is not None and group.alone is not None and full is not None:
-                why += f": alone it leaves {group.alone.sqnr_db:.1f} dB at the output"
-                if group.without is not None:
-                    why += f", without it {group.without.sqnr_db:.1f} dB instead of {full.sqnr_db:.1f}"
+            why = kept_reason(name, self.dtype, found.sensitivity, self._limits, found.reference, shares.get(name))
             context.plan.ask(name, keep, why)
             context.journal.changed(name, f"stays {keep}", why)
         ranges = context.known_ranges
@@ -408,6 +408,7 @@ class SearchPrecision(InsertQDQ):
         for method, tensors in by_method.items():
             text = ", ".join(tensors[:_NAMED]) + (f" and {len(tensors) - _NAMED} more" if len(tensors) > _NAMED else "")
             context.journal.noted(
-                f"{len(tensors)} tensors take the range of method {method}, which costs less at the output: {text}",
+                f"the range of method {method}, which costs less at the output, goes to "
+                f"{count(len(tensors), 'tensor')}: {text}",
                 rule="search-range",
             )

@@ -331,7 +331,7 @@ class Pipeline(RunKeys):
             progress=self.progress,
             allow_code=self.allow_code,
             # float32 with its pairs: onnxruntime has no bfloat16 kernels on the CPU
-            instead=lambda: Model.load(self.folder.hidden / "prepared.onnx"),
+            prepared=lambda: Model.load(self.folder.hidden / "prepared.onnx"),
         )
         write_json(path, {"measured": True, "held_out": held_out, "random": data.random, **found.to_json()})
         return [path]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from toolkit.report.parts import ROUNDING
+from toolkit.text import count
+
 if TYPE_CHECKING:
     from toolkit.recipe import BudgetSection, Recipe
     from toolkit.report.schema import Accuracy, DeviceInfo
@@ -82,13 +85,13 @@ def _metric_misses(budget: BudgetSection, measured: Mapping[str, Any]) -> list[s
     if budget.max_drop is not None:
         if drop is None:
             misses.append(f"max_drop cannot be judged: {why}")
-        elif not drop <= budget.max_drop + 1e-12:
-            misses.append(f"the metric drops by {drop}, more than {budget.max_drop}")
+        elif not drop <= budget.max_drop + ROUNDING:
+            misses.append(f"the metric drops by {drop:.4g}, more than {budget.max_drop}")
     if budget.min_value is not None:
         if value is None:
             misses.append(f"min_value cannot be judged: {why}")
         elif not value >= budget.min_value:
-            misses.append(f"the metric is {value}, below {budget.min_value}")
+            misses.append(f"the metric is {value:.4g}, below {budget.min_value}")
     return misses
 
 
@@ -97,9 +100,10 @@ def _output_misses(budget: BudgetSection, measured: Mapping[str, Any]) -> list[s
     outputs: Mapping[str, Mapping[str, Any]] = measured["outputs"]
     if budget.min_sqnr_db is None and budget.min_agreement is None:
         return []
-    for name, count in measured.get("unlike", {}).items():
+    samples = count(measured["samples"], "sample")
+    for name, unlike in measured.get("unlike", {}).items():
         misses.append(
-            f"output '{name}' cannot be judged: on {count} of {measured['samples']} samples its shape is another than "
+            f"output '{name}' cannot be judged: on {unlike} of {samples} its shape is another than "
             "the float model's"
         )
     if budget.min_sqnr_db is not None:

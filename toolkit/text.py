@@ -1,4 +1,4 @@
-"""Names that come from models and recipes, made safe to print and to write into TOML."""
+"""Words for people: names from models and recipes made safe to print and to write into TOML, and counts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def plain(name: str) -> str:
     order of the words.
     """
     return name if name.isprintable() else "".join(f"\\u{ord(c):04x}" if _hidden(c) else c for c in name)
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun, in the plural but for one."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def plain_lines(text: str) -> str:

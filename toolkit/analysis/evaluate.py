@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from toolkit.analysis.difference import Difference
+from toolkit.analysis.float_form import node_reference
 from toolkit.analysis.outputs import Evaluation, OutputComparison, is_float
 from toolkit.analysis.rounding import with_rounding
 from toolkit.errors import ModelError, QtoolError
@@ -41,7 +42,7 @@ def evaluate(
     layer_samples: int = 64,
     progress: Progress | None = None,
     allow_code: bool = False,
-    instead: Callable[[], Model] | None = None,
+    prepared: Callable[[], Model] | None = None,
 ) -> Evaluation:
     """Run both models on the same samples in onnxruntime and compare them.
 
@@ -58,14 +59,15 @@ def evaluate(
         layer_samples: samples for the error of every node.
         progress: called with what is being done, how much is done, and of how much.
         allow_code: whether ``metric`` may be code.
-        instead: gives the form of ``subject`` to measure where onnxruntime cannot run it, which has no kernel for
-            many operators in bfloat16.
+        prepared: gives ``subject`` before lowering, in float32 with its pairs. It is measured where onnxruntime cannot
+            run ``subject``, which has no kernel for many operators in bfloat16; and its nodes' errors are against its
+            own float form, since passes may rescale tensors. Without it they are against ``reference``.
     """
     progress = progress or (lambda what, done, total: None)
     comparison = OutputComparison(reference, metric, output, allow_code)
     float_session = session(reference)
     rounded, unrounded = _rounded(subject)
-    measured, other_session, form, notes = _runnable(float_session, rounded, data, instead)
+    measured, other_session, form, notes = _runnable(float_session, rounded, data, prepared)
     total = min(len(data), samples) if samples else len(data)
     for part in first_samples(data, batch, samples):
         wanted, found = float_session.run(part.inputs), run_on(other_session, measured, part.inputs)
@@ -75,8 +77,15 @@ def evaluate(
     result.form, result.notes = form, [*unrounded, *notes, *result.notes]
     del float_session, other_session
     # the rounding's own nodes are not in the graph that is reported on; its tensors have the names they have there
-    pairs = comparable(reference, subject if measured is rounded else measured)
-    result.nodes, result.layer_samples = node_errors(reference, measured, data, layer_samples, progress, pairs)
+    exact, rescaled = reference, set[str]()
+    if prepared is not None:
+        exact, rescaled, told = node_reference(
+            reference, prepared(), lambda size, count: first_samples(data, size, count), batch, layer_samples
+        )
+        result.notes += told
+    pairs = comparable(exact, subject if measured is rounded else measured)
+    pairs = [pair for pair in pairs if pair[1] not in rescaled]
+    result.nodes, result.layer_samples = node_errors(exact, measured, data, layer_samples, progress, pairs)
     return result
 
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from toolkit.analysis.difference import Difference
 from toolkit.model import Model
-from toolkit.placement.qdq import bypass
+from toolkit.placement.qdq import without_pairs
 from toolkit.runtime import Prepared, prepare, session
 
 Array = np.ndarray[Any, Any]
@@ -57,7 +57,7 @@ class OpenedValues:
         # four sessions take turns: threads of one that wait busily would hold up the others
         if self.tensors:
             self._quantized = session(_fed(simulation, self.tensors), self.tensors, spin=False)
-            self._float = session(_fed(_without_pairs(simulation), self.tensors), self.tensors, spin=False)
+            self._float = session(_fed(without_pairs(simulation), self.tensors), self.tensors, spin=False)
         if self._known:
             self._source = session(source, self._known, spin=False)
             self._simulation = session(simulation, self._known, spin=False)
@@ -143,15 +143,6 @@ def _fed(model: Model, tensors: Sequence[str]) -> Prepared:
         kind = types.get(name) or TensorProto.FLOAT
         graph.input.append(helper.make_tensor_value_info(_given(name), kind, None))
     return prepared
-
-
-def _without_pairs(model: Model) -> Model:
-    """The same model in float; weights that are stored quantized stay so, since a float kernel reads them too."""
-    twin = model.copy()
-    for node, _ in list(twin.walk()):
-        bypass(node)
-    twin.tidy()
-    return twin
 
 
 def _level(difference: Difference) -> float | None:

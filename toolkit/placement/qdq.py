@@ -175,6 +175,15 @@ def bypass(node: gs.Node) -> list[str]:
     return freed
 
 
+def without_pairs(model: Model) -> Model:
+    """The same model in float; weights that are stored quantized stay so, since a float kernel reads them too."""
+    twin = model.copy()
+    for node, _ in list(twin.walk()):
+        bypass(node)
+    twin.tidy()
+    return twin
+
+
 def float_biases(model: Model, journal: Journal) -> int:
     """Make int32 biases behind a DequantizeLinear float again: TensorRT refuses them (seen on 8.6 and RTX).
 

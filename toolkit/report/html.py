@@ -22,7 +22,7 @@ from toolkit.report.search_chart import search_chart
 from toolkit.report.terminal import decibels, size
 from toolkit.report.terminal_engine import device_rows
 from toolkit.report.verdict import amount, change_words, culprits, evidence
-from toolkit.text import plain_lines
+from toolkit.text import count, plain_lines
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -121,6 +121,7 @@ def environment() -> Environment:
         word=word,
         amount=amount,
         latency=_latency,
+        counted=count,
     )
     made.globals.update(
         charts=charts,

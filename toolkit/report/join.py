@@ -12,6 +12,7 @@ from toolkit.profiles import Profiles
 from toolkit.report import macs as costs
 from toolkit.report.describe import profile_infos, range_infos
 from toolkit.report.device import device_warnings
+from toolkit.report.helpers import helper_lines
 from toolkit.report.payoff import Timed, payoff_of
 from toolkit.report.payoff_words import payoff_suggestions, payoff_warnings
 from toolkit.report.schema import (
@@ -33,7 +34,7 @@ from toolkit.report.schema import (
     Tool,
     counts,
 )
-from toolkit.report.search_advice import search_suggestions
+from toolkit.report.search_advice import rest_alone, search_suggestions
 from toolkit.report.verdict import culprits, headline, suggestions, verdict, warnings_of
 
 if TYPE_CHECKING:
@@ -152,11 +153,23 @@ def join(
             share_of=share_of,
             share_by=share_by,
             warnings=list(dict.fromkeys(found_warnings)),
+            helpers=helper_lines(journal),
             next=[
                 *payoff_suggestions(payoff, layers, bool(build.latency), recipe.passes),
-                *(search_suggestions(search, result, culprits(layers)) if search is not None else ()),
+                *(
+                    search_suggestions(search, result, culprits(layers), accuracy, rest_alone(journal))
+                    if search is not None
+                    else ()
+                ),
                 *suggestions(
-                    layers, accuracy, backend, declined, range_list, search is not None and bool(search.layers), device
+                    layers,
+                    accuracy,
+                    backend,
+                    declined,
+                    range_list,
+                    search is not None and bool(search.layers),
+                    device,
+                    recipe.passes,
                 ),
             ],
             **counts(layers),

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from toolkit.report.schema import LayerInfo
+from toolkit.text import count
 
 
 def opened_words(layers: Iterable[LayerInfo]) -> str:
@@ -15,4 +16,4 @@ def opened_words(layers: Iterable[LayerInfo]) -> str:
     if not tally:
         return ""
     counts = ", ".join(f"{count} {verdict}" for verdict, count in tally.most_common())
-    return f"{tally.total()} nodes inside opaque blocks, by their values once opened: {counts}"
+    return f"{count(tally.total(), 'node')} inside opaque blocks, by their values once opened: {counts}"

@@ -17,6 +17,9 @@ def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+ROUNDING = 1e-12
+"""What a metric's drop may be over its budget, as the difference of two shares."""
+
 Finite = Annotated[float | None, BeforeValidator(_finite_or_none)]
 """A float, or null where it would be NaN or infinite."""
 
@@ -69,6 +72,13 @@ class Accuracy(Part):
     held_out: bool = Field(default=True, description="whether the samples took no part in calibration")
     misses: list[str] = Field(default_factory=list, description="each target that was missed, in words")
     notes: list[str] = Field(default_factory=list)
+
+    @property
+    def drop_kept(self) -> bool | None:
+        """Whether the metric's drop is within its budget; None where there is no such budget or no drop."""
+        if self.budget is None or self.drop is None:
+            return None
+        return self.drop <= self.budget + ROUNDING
 
     @property
     def rising(self) -> bool:

@@ -134,6 +134,9 @@ class Summary(Part):
     share_of: Literal["macs", "nodes"] = "nodes"
     share_by: Literal["actual", "asked"] = "actual"
     warnings: list[str] = Field(default_factory=list)
+    helpers: list[str] = Field(
+        default_factory=list, description="which helper passes changed the model, and what they gained"
+    )
     next: list[Suggestion] = Field(default_factory=list)
 
 

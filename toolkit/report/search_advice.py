@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.report.schema import LayerInfo, Suggestion, Verdict
+from toolkit.journal import Journal
+from toolkit.report.schema import Accuracy, LayerInfo, Suggestion, Verdict
 from toolkit.report.search_parts import SearchInfo
-from toolkit.report.verdict import keep_fragment
+from toolkit.report.verdict import brief_words, keep_fragment
+from toolkit.text import count
 
 _MOST = 5
+_ALONE = " alone, with nothing quantized, already misses "
 _LEAST_SHARE = 0.01
 _UNITS = {"max_ms": " ms", "min_sqnr_db": " dB"}
 
@@ -22,7 +25,7 @@ def search_line(info: SearchInfo) -> str:
         times += f", {info.measured_share:.0%} of it measured"
     level = f", {plan.sqnr_db:.1f} dB" if plan.sqnr_db is not None else ""
     return (
-        f"Search: {count(info.evaluations, 'plan')} on {info.samples} samples; the chosen one "
+        f"Search: {count(info.evaluations, 'plan')} on {count(info.samples, 'sample')}; the chosen one "
         f"{met}; {count(plan.kept, 'layer')} float, {plan.quantized_share:.0%} of the "
         f"multiply-accumulates in {str(info.precision).upper()}{level}; {times}"
     )
@@ -42,21 +45,38 @@ def budget_words(info: SearchInfo) -> str:
     return ", ".join(limits) + (f", with a margin of {margin:g}" if margin else "")
 
 
-def search_suggestions(info: SearchInfo, result: Verdict, blamed: Sequence[LayerInfo]) -> list[Suggestion]:
+def rest_alone(journal: Journal) -> str:
+    """What the search noted where the type of the float layers misses the budget with nothing quantized; else empty."""
+    noted = (e.reason for e in journal.of("noted") if e.rule == "search-float16" and _ALONE in e.reason)
+    return next(noted, "").partition(":")[0]
+
+
+def search_suggestions(
+    info: SearchInfo,
+    result: Verdict,
+    blamed: Sequence[LayerInfo],
+    accuracy: Accuracy | None = None,
+    alone: str = "",
+) -> list[Suggestion]:
     """What the search's own numbers say to try next.
 
     Args:
         info: the search.
         result: the run's verdict.
         blamed: the layers where the error comes in by their local error; named where they are others.
+        accuracy: what the evaluation measured.
+        alone: what ``rest_alone`` gives.
     """
     found: list[Suggestion] = []
+    if result in ("missed", "broken") and info.met and (alone or not info.chosen.quantized_share):
+        # no choice of layers mends what is missed with nothing quantized
+        return [_other_rest(info, accuracy, alone)]
     if result in ("missed", "broken") and info.met:
         margin = 2 * max(info.budget.get("margin", 0.0), 0.5)
         found.append(
             Suggestion(
-                text=f"The search met its budget on its {info.samples} samples, the evaluation missed it: let it keep "
-                "a larger margin, or decide on more samples.",
+                text=f"The search met its budget on its {count(info.samples, 'sample')}, the evaluation missed it: "
+                "let it keep a larger margin, or decide on more samples.",
                 fragment=f'[[pass]]\nuse = "search_precision"\nmargin = {margin:g}\n',
             )
         )
@@ -70,7 +90,7 @@ def search_suggestions(info: SearchInfo, result: Verdict, blamed: Sequence[Layer
     if left and result in ("missed", "broken", "usable"):
         precision, first = str(info.rest), left[0]
         text = (f"{'If accuracy matters more than speed: keep' if result == 'usable' else 'Keep'} "
-                f"{len(left)} more layer{'' if len(left) == 1 else 's'} in {precision.upper()}: '{first.node}' has "
+                f"{count(len(left), 'more layer')} in {precision.upper()}: '{first.node}' has "
                 f"{first.share:.0%} of the harm that the search measured at the output.")  # fmt: skip
         others = [layer.node for layer in blamed if layer.node not in {one.node for one in left}]
         if others:
@@ -82,6 +102,16 @@ def search_suggestions(info: SearchInfo, result: Verdict, blamed: Sequence[Layer
     return found
 
 
-def count(number: int, noun: str) -> str:
-    """A number with its noun."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+def _other_rest(info: SearchInfo, accuracy: Accuracy | None, alone: str) -> Suggestion:
+    """What helps where the budget is missed whatever is quantized: another type for the float layers."""
+    rest, level = str(info.rest), ""
+    if not info.chosen.quantized_share and accuracy is not None:
+        levels = [output.sqnr_db for output in accuracy.outputs.values() if output.sqnr_db is not None]
+        level = f"{rest} itself gives {f'{min(levels):.1f} dB' if levels else brief_words(accuracy)}"
+    said = "The chosen plan quantizes nothing" if level else ""
+    text = "; ".join(words for words in (said, level, alone) if words)
+    remedy = "No choice of layers mends that: "
+    if rest == "fp32":
+        return Suggestion(text=f"{text}. {remedy}loosen the budget.")
+    return Suggestion(text=f"{text}. {remedy}run the float layers in FP32, or loosen the budget.",
+                      fragment='[engine]\nrest = "fp32"\n')  # fmt: skip

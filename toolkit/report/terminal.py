@@ -16,7 +16,7 @@ from toolkit.report.opened_words import opened_words
 from toolkit.report.schema import NONE, Accuracy, LayerInfo, Report, word
 from toolkit.report.search_advice import search_line
 from toolkit.report.verdict import amount, change_words, evidence, worst
-from toolkit.text import plain_lines
+from toolkit.text import count, plain_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,10 +56,13 @@ def print_report(
         console.print(plain_text(opened))
     if report.search is not None:
         console.print(plain_text(search_line(report.search)))
+    for line in summary.helpers:
+        console.print(plain_text(f"Helper pass {line}"))
     for warning in summary.warnings:
         console.print(plain_text(f"Warning: {warning}", "yellow"))
     others = summary.nodes - summary.computing
-    section(console, f"{summary.computing} layers that compute, asked by actual precision ({others} other nodes)")
+    section(console, f"{count(summary.computing, 'layer')} that compute{'s' if summary.computing == 1 else ''}, "
+                     f"asked by actual precision ({count(others, 'other node')})")  # fmt: skip
     console.print(_matrix(report))
     if report.accuracy is not None:
         _print_accuracy(console, report.accuracy)
@@ -79,7 +82,7 @@ def print_report(
     if report.steps:
         seconds = sum(step.seconds for step in report.steps)
         words = f"reused {', '.join(reused)}" if reused else "nothing reused"
-        console.print(plain_text(f"\n{len(report.steps)} steps in {seconds:.1f} s, {words}"))
+        console.print(plain_text(f"\n{count(len(report.steps), 'step')} in {seconds:.1f} s, {words}"))
     if files:
         start = "Wrote " if report.steps else "\nWrote "
         console.print(plain_text(start + ", ".join(str(file) for file in files)))
@@ -168,16 +171,15 @@ def _matrix(report: Report) -> Table:
 def _print_accuracy(console: Console, accuracy: Accuracy) -> None:
     held = "held out" if accuracy.held_out else "seen by calibration"
     by = f", measured by {accuracy.source}" if accuracy.source else ""
-    section(console, f"Accuracy on {accuracy.samples} samples ({held}){by}")
+    section(console, f"Accuracy on {count(accuracy.samples, 'sample')} ({held}){by}")
     if accuracy.quantized is not None and accuracy.before is not None:
-        points = accuracy.in_points
-        unit = " points" if points else ""
         line = f"  {accuracy.metric or 'metric'}: float {accuracy.before:.4g}, quantized {accuracy.quantized:.4g}"
         if accuracy.drop is not None:
-            line += f", {change_words(accuracy.drop, accuracy)}{unit}"
+            line += f", {_points(change_words(accuracy.drop, accuracy), accuracy)}"
         if accuracy.budget is not None:
-            kept = "" if accuracy.met is None else (", kept" if accuracy.met else ", missed")
-            line += f", budget {amount(accuracy.budget, points)}{unit}{kept}"
+            # other limits that were missed have lines of their own
+            kept = "" if accuracy.drop_kept is None else (", kept" if accuracy.drop_kept else ", missed")
+            line += f", budget {_points(amount(accuracy.budget, accuracy.in_points), accuracy)}{kept}"
         console.print(plain_text(line))
     for name, output in accuracy.outputs.items():
         figures = ["identical to float"] if output.identical else []
@@ -189,6 +191,13 @@ def _print_accuracy(console: Console, accuracy: Accuracy) -> None:
         console.print(plain_text(f"  output {name}: {', '.join(figures)}"))
     for note in dict.fromkeys((*accuracy.misses, *accuracy.notes)):
         console.print(plain_text(f"  {note}"))
+
+
+def _points(words: str, accuracy: Accuracy) -> str:
+    """Words that end in a change of the metric, with its unit where that is percentage points."""
+    if not accuracy.in_points:
+        return words
+    return f"{words} point{'' if words.split()[-1] == '1' else 's'}"
 
 
 def _worst_table(layers: Sequence[LayerInfo]) -> Table:

@@ -10,6 +10,7 @@ from toolkit.report.payoff import unpaid
 from toolkit.report.payoff_words import main_comparison
 from toolkit.report.schema import Report
 from toolkit.report.verdict import change_words
+from toolkit.text import count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +46,8 @@ def _print_device(device: DeviceInfo, console: Console) -> None:
     rows = device_rows(device)
     if not rows:
         return
-    section(console, f"On the GPU ({device.gpu or 'unknown'}): {device.samples} samples run by the engine itself")
+    samples = count(device.samples, "sample")
+    section(console, f"On the GPU ({device.gpu or 'unknown'}): {samples} run by the engine itself")
     metric = rows[0][1].metric
     names = [("profile", "left"), ("samples", "right"), *([(metric, "right"), ("change", "left")] if metric else [])]
     grid = table(*names, ("output", "left"), ("SQNR dB", "right"), ("cosine", "right"), ("same winner", "right"),

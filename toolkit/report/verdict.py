@@ -6,6 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
+from toolkit.precision import Precision
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.device import failure, judged, on_device, worse
 from toolkit.report.payoff_words import slower_words, speed_words
@@ -16,13 +17,14 @@ from toolkit.report.schema import (
     DeviceInfo,
     LayerInfo,
     OutputError,
+    PassInfo,
     PayoffInfo,
     ProfileInfo,
     RangeInfo,
     Suggestion,
     Verdict,
 )
-from toolkit.text import toml_string
+from toolkit.text import count, toml_string
 
 BROKEN_AGREEMENT = 0.8
 BROKEN_COSINE = 0.8
@@ -116,7 +118,7 @@ def _told(found: Verdict, accuracy: Accuracy | None, device: DeviceInfo | None, 
         return f"BROKEN: {broken}; do not deploy. {sentence}"
     if found == "missed":
         guilty, place = (accuracy, "") if accuracy.met is False or own is None else (own, " on the GPU")
-        over = guilty.drop is not None and guilty.budget is not None and guilty.drop > guilty.budget
+        over = guilty.drop_kept is False
         said = ["" if over or not guilty.misses else guilty.misses[0], accuracy_words(guilty)]
         said.append(f"simulated {brief_words(accuracy)}" if place else on_gpu)
         return f"MISSED ITS BUDGET{place}: {'; '.join(words for words in (*said, running) if words)}."
@@ -158,10 +160,10 @@ def quantized_words(layers: Iterable[LayerInfo]) -> str:
     tally = Counter(precision for precision in found if precision is not None and precision.quantized)
     if not tally:
         verb = "runs" if known else "is asked to run"
-        return f"none of {len(computing)} layers {verb} quantized"
-    (first, count), *others = tally.most_common()
-    verb = ("runs" if count == 1 else "run") if known else ("is asked" if count == 1 else "are asked") + " to run"
-    words = f"{count} of {len(computing)} layers {verb} in {str(first).upper()}"
+        return f"none of {count(len(computing), 'layer')} {verb} quantized"
+    (first, most), *others = tally.most_common()
+    verb = ("runs" if most == 1 else "run") if known else ("is asked" if most == 1 else "are asked") + " to run"
+    words = f"{most} of {count(len(computing), 'layer')} {verb} in {str(first).upper()}"
     words += "".join(f", {number} in {str(precision).upper()}" for precision, number in others)
     return words if known else words + ", with no engine to confirm it"
 
@@ -175,11 +177,13 @@ def evidence(layers: Iterable[LayerInfo]) -> str:
         "weights": "from the engine's weights",
         "network": "inferred from the typed network (no GPU opened the engine)",
     }
-    return ", ".join(f"{count} {words.get(source, source)}" for source, count in tally.most_common())
+    return ", ".join(f"{number} {words.get(source, source)}" for source, number in tally.most_common())
 
 
-def culprits(layers: Iterable[LayerInfo], count: int = 5) -> list[LayerInfo]:
+def culprits(layers: Iterable[LayerInfo], most: int = 5) -> list[LayerInfo]:
     """Where the error comes in: layers at least 3 dB worse than their inputs, those that add most noise first.
+
+    A layer that was asked quantized counts even where its engine computes it in float: its pairs still round.
 
     The noise added is the layer's noise-to-signal ratio less that of its worst input; layers whose inputs have no
     error of their own are left out where they are within 30 dB of exact, the usual cost of eight bits.
@@ -187,7 +191,7 @@ def culprits(layers: Iterable[LayerInfo], count: int = 5) -> list[LayerInfo]:
     added: list[tuple[float, LayerInfo]] = []
     for layer in layers:
         error = layer.error
-        if layer.role != "compute" or error is None or error.identical or not _quantized(layer):
+        if layer.role != "compute" or error is None or error.identical or quantized_type(layer) is None:
             continue
         if error.sqnr_db is None:
             if error.incomparable:
@@ -198,10 +202,10 @@ def culprits(layers: Iterable[LayerInfo], count: int = 5) -> list[LayerInfo]:
             added.append((noise, layer))
         elif error.drop_db is not None and error.drop_db >= _CULPRIT_DROP_DB:
             added.append((noise - 10 ** (-(error.sqnr_db + error.drop_db) / 10), layer))
-    return [layer for _, layer in sorted(added, key=lambda pair: -pair[0])[:count]]
+    return [layer for _, layer in sorted(added, key=lambda pair: -pair[0])[:most]]
 
 
-def worst(layers: Iterable[LayerInfo], count: int = 10) -> list[LayerInfo]:
+def worst(layers: Iterable[LayerInfo], most: int = 10) -> list[LayerInfo]:
     """The computing layers with the lowest SQNR, those with NaN or infinity first; identical ones are left out."""
     measured = [
         layer
@@ -214,7 +218,7 @@ def worst(layers: Iterable[LayerInfo], count: int = 10) -> list[LayerInfo]:
         level = layer.error.sqnr_db if layer.error else None
         return -math.inf if level is None else level
 
-    return sorted(measured, key=key)[:count]
+    return sorted(measured, key=key)[:most]
 
 
 def warnings_of(
@@ -228,7 +232,8 @@ def warnings_of(
     found: list[str] = []
     overridden = [layer for layer in layers if layer.status == "overridden"]
     if overridden:
-        found.append(f"{_layers(len(overridden))} in another precision than asked, '{overridden[0].node}' among them")
+        named = f"'{overridden[0].node}'" + (" among them" if len(overridden) > 1 else "")
+        found.append(f"{_layers(len(overridden))} in another precision than asked, {named}")
     found += [
         f"profile '{profile.name}' got no calibration sample: its ranges are those of the other profiles"
         for profile in profiles
@@ -245,10 +250,10 @@ def warnings_of(
     clipped = [info for info in ranges or () if (info.clipped or 0.0) > CLIPPED]
     if clipped:
         one = max(clipped, key=lambda info: info.clipped or 0.0)
-        found.append(f"{_count(len(clipped), 'range')} cut off over 5% of the values: '{one.tensor}' {one.clipped:.1%}")
+        found.append(f"{count(len(clipped), 'range')} cut off over 5% of the values: '{one.tensor}' {one.clipped:.1%}")
     unlike = [info for info in ranges or () if unlike_profiles(info)]
     if unlike:
-        found.append(f"{_count(len(unlike), 'tensor')} with ranges that differ twofold or more between profiles")
+        found.append(f"{count(len(unlike), 'tensor')} with ranges that differ twofold or more between profiles")
     if backend.name == "none":
         found.append("no engine was built: what is asked is known, what would run is not")
     return found
@@ -262,6 +267,7 @@ def suggestions(
     ranges: Sequence[RangeInfo] | None,
     searched: bool = False,
     device: DeviceInfo | None = None,
+    passes: Sequence[PassInfo] = (),
 ) -> list[Suggestion]:
     """What to try next, most useful first; an engine that does worse than the simulation counts, one that crashes not.
 
@@ -277,8 +283,9 @@ def suggestions(
         text = f"The range of '{info.tensor}' ({info.method}) cuts off {info.clipped:.1%} of its values: try another."
         fragment = f'[calibration]\nmethods = {{ {toml_string(info.tensor)} = "minmax" }}\n'
         found.append(Suggestion(text=text, fragment=fragment))
-    if result in ("missed", "broken") and blamed and not searched:
-        found.append(_keep(blamed))
+    if result in ("missed", "broken"):
+        found += _search_instead(passes)
+        found += [_keep(blamed)] if blamed and not searched else []
     unlike = [(info, pair) for info in ranges or () if (pair := unlike_profiles(info))]
     if unlike:
         info, (low, high, ratio) = max(unlike, key=lambda entry: entry[1][2])
@@ -309,10 +316,10 @@ def suggestions(
     for entry in declined:
         if entry.by in ("insert_qdq", "search_precision") and entry.rule not in _SETTLED:
             by_rule[entry.rule].append(entry)
-    if by_rule and result != "broken":
+    if by_rule and result not in ("missed", "broken"):
         rule, entries = max(by_rule.items(), key=lambda item: len(item[1]))
         found.append(
-            Suggestion(text=f"{_count(len(entries), 'node')} declined by rule '{rule}', such as '{entries[0].node}': "
+            Suggestion(text=f"{count(len(entries), 'node')} declined by rule '{rule}', such as '{entries[0].node}': "
                             f"{entries[0].reason}. To quantize more, begin there.")
         )  # fmt: skip
     if backend.name == "none":
@@ -329,6 +336,18 @@ def keep_fragment(nodes: Sequence[str], precision: str) -> str:
     return f'[[pass]]\nuse = "keep_precision"\nprecision = "{precision}"\nnodes = [\n{listed}]\n'
 
 
+def _search_instead(passes: Sequence[PassInfo]) -> list[Suggestion]:
+    """The search in place of insert_qdq, where the recipe has that and no search."""
+    plain = next((one for one in passes if one.use == "insert_qdq"), None)
+    if plain is None or any(one.use == "search_precision" for one in passes):
+        return []
+    import tomli_w
+
+    entry = {"use": "search_precision", "helpers": ["equalize", "smooth"], **plain.settings}
+    text = "Let a search decide in place of insert_qdq: it tries helper passes and keeps float what misses the budget."
+    return [Suggestion(text=text, fragment=tomli_w.dumps({"pass": [entry]}))]
+
+
 def _literal(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
@@ -338,14 +357,17 @@ def _keep(blamed: Sequence[LayerInfo]) -> Suggestion:
     first = chosen[0]
     level = first.error.sqnr_db if first.error else None
     said = f"{level:.1f} dB" if level is not None else "NaN or infinity"
-    text = f"Keep {_count(len(chosen), 'layer')} in {precision.upper()}: '{first.node}' ({said}) adds the most error."
+    text = f"Keep {count(len(chosen), 'layer')} in {precision.upper()}: '{first.node}' ({said}) adds the most error."
+    if first.status == "overridden":
+        text += " The engine computes it in another precision than asked, but its pairs still round."
     text += " That is its own error; qtool sensitivity measures what each layer costs at the output."
     return Suggestion(text=text, fragment=keep_fragment([layer.node for layer in chosen], precision))
 
 
-def _quantized(layer: LayerInfo) -> bool:
-    precision = layer.actual.precision or layer.asked_precision
-    return precision is not None and precision.quantized
+def quantized_type(layer: LayerInfo) -> Precision | None:
+    """The type that a layer or its pairs round to: the actual one where quantized, else that asked for; or None."""
+    types = (layer.actual.precision, layer.asked_precision)
+    return next((one for one in types if one is not None and one.quantized), None)
 
 
 def change_words(drop: float, accuracy: Accuracy) -> str:
@@ -371,9 +393,5 @@ def _output_figures(output: OutputError) -> list[str]:
     return figures or ([f"cosine {output.cosine:.4f}"] if output.cosine is not None else ["not measured"])
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 def _layers(number: int) -> str:
-    return f"{_count(number, 'layer')} {'runs' if number == 1 else 'run'}"
+    return f"{count(number, 'layer')} {'runs' if number == 1 else 'run'}"

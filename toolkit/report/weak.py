@@ -22,10 +22,11 @@ from toolkit.calibration.diagnosis import unlike_profiles
 from toolkit.calibration.ranges import Range, Ranges
 from toolkit.model import Model
 from toolkit.placement.ops import TARGETS, weight_axis
-from toolkit.placement.qdq import bypass, pairs_of
+from toolkit.placement.qdq import pairs_of, without_pairs
 from toolkit.precision import Precision
 from toolkit.report.schema import LayerInfo
 from toolkit.report.search_parts import CauseInfo, WeakSpotInfo
+from toolkit.report.verdict import quantized_type
 
 
 def weak_spots_from_ranges(
@@ -43,10 +44,7 @@ def weak_spots_from_ranges(
         return []
     scales = {pair.tensor.name: float(pair.scale.reshape(-1)[0])
               for pair in pairs_of(model) if pair.quantize is not None and pair.scale is not None}  # fmt: skip
-    plain = model.copy()
-    for node in plain.nodes:
-        bypass(node)
-    plain.tidy()
+    plain = without_pairs(model)
     total = sum(layer.macs or 0 for layer in layers)
     reader = _Reader(plain, ranges, scales)
     spots = []
@@ -71,7 +69,7 @@ class _Reader:
     def causes(self, layer: LayerInfo, share: float) -> list[Cause]:
         """Why a layer is bad, the plainest first."""
         node = self.nodes.get(layer.node)
-        precision = layer.actual.precision or layer.asked_precision
+        precision = quantized_type(layer)
         if node is None or precision is None:
             return []
         read = {t.name: known for t in node.inputs if (known := self.ranges.tensors.get(t.name)) is not None}

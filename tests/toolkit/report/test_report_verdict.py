@@ -5,8 +5,18 @@ import sys
 import pytest
 
 from tests.toolkit.report.samples import HOSTILE, accuracy, sample
-from toolkit.report.schema import Accuracy, Asked, LayerError, LayerInfo, OutputError
-from toolkit.report.verdict import breakage, culprits, headline, keep_fragment, verdict
+from toolkit.precision import Precision
+from toolkit.report.schema import Accuracy, ActualInfo, Asked, LayerError, LayerInfo, OutputError, PassInfo
+from toolkit.report.verdict import (
+    breakage,
+    culprits,
+    headline,
+    keep_fragment,
+    quantized_type,
+    suggestions,
+    verdict,
+    warnings_of,
+)
 from toolkit.text import toml_string
 
 if sys.version_info >= (3, 11):
@@ -98,5 +108,39 @@ def test_suggestions_follow_from_the_data():
     assert "keep_precision" in missed[0].fragment and "/block5/conv/Conv" in missed[0].fragment
     assert any("times as wide" in one.text for one in missed)
     assert any("[evaluation]" in one.fragment for one in sample(kind="unmeasured").summary.next)
-    declined = next(one.text for one in missed if "declined" in one.text)
-    assert "both_inputs_computed" in declined
+    declined = next(one.text for one in sample(kind="usable").summary.next if "declined" in one.text)
+    assert "both_inputs_computed" in declined and "To quantize more" in declined
+
+
+@pytest.mark.parametrize("kind", ["missed", "broken"])
+def test_what_misses_its_budget_is_told_to_search_not_to_quantize_more(kind):
+    report = sample(kind=kind)
+    recipe = [PassInfo(use="fold_constants"), PassInfo(use="insert_qdq", settings={"exclude": ["/a b/*"]})]
+    own = (report.layers, accuracy(kind), report.backend, report.declined, [])
+    found = suggestions(*own, passes=recipe)
+    assert not any("quantize more" in one.text for one in [*found, *report.summary.next])
+    (entry,) = tomllib.loads(found[0].fragment)["pass"]
+    assert entry == {"use": "search_precision", "helpers": ["equalize", "smooth"], "exclude": ["/a b/*"]}
+    searching = [*recipe, PassInfo(use="search_precision")]
+    for passes in ([], recipe[:1], searching):
+        assert not any("search_precision" in one.fragment for one in suggestions(*own, passes=passes))
+    usable = suggestions(report.layers, accuracy(), report.backend, [], [], passes=recipe)
+    assert not any("search_precision" in one.fragment for one in usable)
+
+
+def test_a_layer_asked_quantized_that_runs_float_is_a_culprit_too():
+    error = LayerError(sqnr_db=13.4, max_abs=1, drop_db=38)
+    layer = LayerInfo(node="qkv", op="MatMul", asked=Asked(precision="int8"), actual=ActualInfo(precision="fp16"),
+                      status="overridden", error=error)  # fmt: skip
+    assert quantized_type(layer) == "int8" and culprits([layer]) == [layer]
+    keep = next(s for s in suggestions([layer], accuracy("missed"), sample().backend, [], []) if "qkv" in s.fragment)
+    assert "its pairs still round" in keep.text
+    layer.asked.precision = Precision.FP16
+    assert quantized_type(layer) is None and culprits([layer]) == []
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 layer runs in another precision than asked, 'n0'"),
+                                              (2, "2 layers run in another precision than asked, 'n0' among them")])  # fmt: skip
+def test_overridden_layers_are_counted_in_words(count, words):
+    layers = [LayerInfo(node=f"n{i}", op="Conv", status="overridden") for i in range(count)]
+    assert warnings_of(layers, None, sample().backend, [], None) == [words]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -17,9 +18,11 @@ from toolkit.analysis.search_record import record
 from toolkit.analysis.weak_spots import weak_spots
 from toolkit.errors import QtoolError
 from toolkit.files import write_json
+from toolkit.journal import Journal
+from toolkit.precision import Precision
 from toolkit.report.html import render_html
 from toolkit.report.schema import LayerInfo, Report, SearchInfo
-from toolkit.report.search_advice import search_line, search_suggestions
+from toolkit.report.search_advice import rest_alone, search_line, search_suggestions
 from toolkit.report.search_chart import HEIGHT, WIDTH, axis, search_chart
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, WeakSpotInfo
 from toolkit.report.search_section import read_search
@@ -184,3 +187,36 @@ def test_where_a_search_measured_the_local_guess_is_not_offered():
     own = (report.layers, accuracy("missed"), report.backend, [], [])
     assert any("qtool sensitivity" in one.text for one in suggestions(*own))
     assert not any("keep_precision" in one.fragment for one in suggestions(*own, searched=True))
+
+
+def test_where_nothing_quantized_misses_too_no_margin_is_asked_for():
+    measured = accuracy("missed")
+    journal = Journal()
+    journal.noted("fp16 alone, with nothing quantized, already misses min_sqnr_db by 59.21: no choice of layers mends "
+                  "that; the plan is one whose quantization keeps the budget.", rule="search-float16")  # fmt: skip
+    plain = info([point(chosen=True, kept=22, quantized_share=0.0)], budget={"margin": 1.0}, samples=1)
+    (found,) = search_suggestions(plain, "missed", [], measured)
+    assert "margin" not in found.text and "fp16 itself gives 31.4 dB" in found.text
+    assert found.fragment == '[engine]\nrest = "fp32"\n'
+    mixed = info([point(chosen=True)], budget={"margin": 1.0}, samples=1)
+    (alone,) = search_suggestions(mixed, "missed", [], measured, rest_alone(journal))
+    assert alone.text.startswith("fp16 alone, with nothing quantized, already misses min_sqnr_db by 59.21. No choice")
+    journal = Journal()
+    journal.noted("in fp16 the chosen plan misses max_drop by 0.1", rule="search-float16")
+    (margin,) = search_suggestions(mixed, "missed", [], measured, rest_alone(journal))
+    assert "on its 1 sample, the evaluation" in margin.text and "margin = 2" in margin.fragment
+    plain.rest = Precision.FP32
+    (loosen,) = search_suggestions(plain, "missed", [], measured)
+    assert loosen.fragment == "" and "loosen the budget" in loosen.text
+
+
+def test_one_of_a_thing_is_said_in_the_singular():
+    line = search_line(info([point(chosen=True, kept=1)], samples=1))
+    assert "Search: 1 plan on 1 sample;" in line and "1 layer float" in line
+    report = sample()
+    report.search = info([point(chosen=True, kept=1, names=["a"])], samples=1)
+    report.accuracy.samples = 1
+    page = render_html(report)
+    assert "1 plan was evaluated on 1 sample;" in page and "1 layer of the chosen plan stays float" in page
+    assert "Accuracy on 1 sample (" in to_text(report)
+    assert not re.search(r"\b1 (plans|samples|layers|tensors)\b", page + to_text(report))
