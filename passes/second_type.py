@@ -11,6 +11,7 @@ from toolkit.files import write_json
 from toolkit.graph_pass import Context
 from toolkit.model import Model
 from toolkit.precision import Precision
+from toolkit.text import literal_glob
 
 if TYPE_CHECKING:
     from passes.search_precision import SearchPrecision
@@ -35,7 +36,7 @@ def try_second_type(
     inner = search.model_copy(
         update={
             "dtype": search.also, "also": None, "helpers": [], "only_if_faster": False, "max_ms": None,
-            "include": [_literal(name) for name in before], "include_ops": [], "include_between": [],
+            "include": [literal_glob(name) for name in before], "include_ops": [], "include_between": [],
             "exclude": [], "exclude_ops": [], "exclude_between": [],
         }
     )  # fmt: skip
@@ -48,7 +49,7 @@ def try_second_type(
     taken = [name for name in before if (now := context.plan.get(name)) is not None and now.precision is precision]
     text = f"{len(taken)} of the {len(before)} layers that {search.dtype} damages run in {search.also} instead"
     context.journal.noted(text + (f": {', '.join(taken[:4])}" if taken else ""), rule="search-second-type")
-    _tell(context, text)
+    _tell(context, f"{text} (search_{search.also}.json holds that search)")
 
 
 def _tell(context: Context, text: str) -> None:
@@ -57,9 +58,5 @@ def _tell(context: Context, text: str) -> None:
         path = Path(name)
         if path.name == "search.json" and path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
-            content["notes"].append(f"{text} (search_{text.split()[-2]}.json holds that search)")
+            content["notes"].append(text)
             write_json(path, content)
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

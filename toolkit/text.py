@@ -28,6 +28,11 @@ def plain_lines(text: str) -> str:
     return "\n".join(plain(line) for line in text.split("\n"))
 
 
+def literal_glob(name: str) -> str:
+    """A glob that matches this name alone."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
 def toml_string(text: str) -> str:
     """A TOML basic string; whatever ``plain`` would make visible is written as an escape, and reads back as it was.
 

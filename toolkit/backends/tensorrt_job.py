@@ -57,7 +57,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         loader = PostprocessNetwork(loader, lambda network: _apply(trt, network, request, talk))
     if request["opened"]:
         half = weak and settings["rest"] == "fp16"
-        loader = PostprocessNetwork(loader, lambda network: _open(trt, network, request["opened"], half, talk))
+        loader = PostprocessNetwork(loader, lambda network: mark_tensors(trt, network, request["opened"], half, talk))
     try:
         opened = loader()
         network = opened[1]
@@ -92,10 +92,6 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         "time_ms": measured[0],
         "latency": measured[1],
     }
-
-
-def _open(trt: Any, network: Any, names: list[str], half: bool, talk: Talk) -> None:
-    mark_tensors(trt, network, names, half, talk)
 
 
 def _apply(trt: Any, network: Any, request: dict[str, Any], talk: Talk) -> None:

@@ -24,7 +24,7 @@ from toolkit.report.schema import (
     Suggestion,
     Verdict,
 )
-from toolkit.text import count, toml_string
+from toolkit.text import count, literal_glob, toml_string
 
 BROKEN_AGREEMENT = 0.8
 BROKEN_COSINE = 0.8
@@ -332,7 +332,7 @@ def suggestions(
 
 def keep_fragment(nodes: Sequence[str], precision: str) -> str:
     """A piece of recipe that keeps ``nodes`` in ``precision``; names are TOML strings, their globs made literal."""
-    listed = "".join(f"    {toml_string(_literal(node))},\n" for node in nodes)
+    listed = "".join(f"    {toml_string(literal_glob(node))},\n" for node in nodes)
     return f'[[pass]]\nuse = "keep_precision"\nprecision = "{precision}"\nnodes = [\n{listed}]\n'
 
 
@@ -346,10 +346,6 @@ def _search_instead(passes: Sequence[PassInfo]) -> list[Suggestion]:
     entry = {"use": "search_precision", "helpers": ["equalize", "smooth"], **plain.settings}
     text = "Let a search decide in place of insert_qdq: it tries helper passes and keeps float what misses the budget."
     return [Suggestion(text=text, fragment=tomli_w.dumps({"pass": [entry]}))]
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def _keep(blamed: Sequence[LayerInfo]) -> Suggestion:
