@@ -12,6 +12,7 @@ import pytest
 from passes.strip_qdq import StripQDQ
 from tests.conftest import MODELS
 from tests.toolkit.backends.payoff_stand_in import StandIn
+from tests.toolkit.test_device import FakeEngine
 from toolkit import Context, Model, run, run_open_values
 from toolkit.backends import choose, device_job, gpu, process
 from toolkit.backends.gpu import Gpu
@@ -19,7 +20,6 @@ from toolkit.errors import BackendError
 from toolkit.journal import Journal
 from toolkit.report.html import render_html
 from toolkit.report.terminal import to_text
-from toolkit.runtime import session
 
 RECIPE = """
 [model]
@@ -63,19 +63,10 @@ class Opened(StandIn):
         return built
 
 
-class Runner:
+class Runner(FakeEngine):
     """Runs it, its inner tensors in float16 as marked outputs are."""
 
     feeds: list = []  # noqa: RUF012
-
-    def __init__(self, engine, backend, profiles):
-        self.session, self.profiles = session(engine), profiles
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
 
     def run(self, feeds, profile):
         assert self.profiles[profile].fits({name: values.shape for name, values in feeds.items()})
