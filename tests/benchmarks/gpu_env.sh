@@ -4,7 +4,7 @@
 nvrtc=$(find / -name 'libnvrtc.so*' -not -path '/proc/*' 2>/dev/null | head -n 1 || true)
 [ -z "$nvrtc" ] || export LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$(dirname "$nvrtc")
 export PYTHONPATH=$PYTHONPATH:$PWD PYTHONUNBUFFERED=1 POLYGRAPHY_AUTOINSTALL_DEPS=0
-python3.10 - <<'E2'
+[ -d /tmp/gpu/site/qtool-*.dist-info ] || python3.10 - <<'E2'
 import pathlib
 import tomli
 project = tomli.loads(pathlib.Path("pyproject.toml").read_text())["project"]

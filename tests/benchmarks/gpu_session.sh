@@ -3,11 +3,12 @@
 # seconds after a call ends, and what was on it is lost):
 #     mkdir -p /tmp/gpu && mv .gpu/1/* /tmp/gpu/
 # then, with .gpu/last in carry, the set-up and the start in one call, and calls that wait and bring the results back:
-#     mv .gpu/last/* /tmp/gpu/ && bash tests/benchmarks/gpu_session.sh start tests
+#     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained && $s start device
 #     bash tests/benchmarks/gpu_session.sh wait 300
-# What to start: tests, placement NAME [ROWS], calibration; each on the GPU that CUDA_VISIBLE_DEVICES names, in the background,
-# so that a call's end does not end it. A fixed time to wait, and a process that is waited for by its number, never by a
-# pattern that also fits the waiting shell: that mistake once cost a session's whole device time.
+# What to start: engines, trained, calibrators, device, faster, bisect, open, calibration, placement:MODEL[:ROW,ROW...]. The
+# jobs of one start run one after the other on the GPU that CUDA_VISIBLE_DEVICES names, in the background, so that a call's
+# end does not end them; several starts run side by side. A fixed time to wait, and a process that is waited for by its number,
+# never by a pattern that also fits the waiting shell: that mistake once cost a session's whole device time.
 set -u
 action=$1; shift
 if [ ! -f /tmp/gpu/env.sh ]; then
@@ -17,35 +18,39 @@ fi
 cd /tmp/repo
 . tests/benchmarks/gpu_env.sh
 if [ ! -d /tmp/models ] && [ -d /tmp/gpu/carried ]; then python3.10 -m tests.benchmarks.carry fill /tmp/gpu/carried /tmp/models; fi
-start() { # NAME COMMAND...
-  local name=$1; shift
-  setsid bash -c 'echo $$ > "/tmp/results/$0.pid"; "$@"; echo "exit status $?"' "$name" "$@" \
-    < /dev/null > "/tmp/results/$name.txt" 2>&1 &
+backends=tests/toolkit/backends
+tests() { python3.10 -m pytest -q -m gpu -p no:cacheprovider --no-header --tb=short --durations=0 -s "$@"; }
+job() {
+  case $1 in
+    engines) tests $backends/test_tensorrt_gpu.py -k "not trained and not calibrator" ;;
+    trained) tests $backends/test_tensorrt_gpu.py -k trained ;;
+    calibrators) tests $backends/test_tensorrt_gpu.py -k calibrator ;;
+    device) tests tests/toolkit/test_device_gpu.py ;;
+    faster) tests $backends/test_faster_gpu.py -k "not opening" ;;
+    open) tests $backends/test_faster_gpu.py -k opening ;;
+    bisect) tests tests/toolkit/analysis/test_bisect_gpu.py ;;
+    calibration) python3.10 tests/benchmarks/bench_gpu_calibration.py /tmp/models ;;
+    placement:*)
+      IFS=: read -r _ model rows <<< "$1"
+      rows=${rows:-fp16,qtool,modelopt,implicit}
+      KINDS=${rows//,/ } python3.10 tests/benchmarks/bench_placement.py /tmp/models "/tmp/results/$model.json" "$model" ;;
+    *) echo "no job '$1'" && return 2 ;;
+  esac
 }
-run_tests() { start "$1" python3.10 -m pytest -q -m gpu -p no:cacheprovider --no-header --tb=short -s "${@:2}"; }
 case $action in
-  start)
-    case $1 in
-      tests)
-        backends=tests/toolkit/backends
-        run_tests engines $backends/test_tensorrt_gpu.py -k "not trained and not calibrator"
-        run_tests trained $backends/test_tensorrt_gpu.py -k trained
-        run_tests calibrators $backends/test_tensorrt_gpu.py -k calibrator
-        run_tests device tests/toolkit/test_device_gpu.py
-        run_tests faster $backends/test_faster_gpu.py ;;
-      placement)
-        export KINDS=${3:-fp16 qtool modelopt implicit}
-        start "placement_$2" python3.10 tests/benchmarks/bench_placement.py /tmp/models "/tmp/results/$2.json" "$2" ;;
-      calibration) start calibration python3.10 tests/benchmarks/bench_gpu_calibration.py /tmp/models ;;
-    esac
-    sleep 1 ;;
+  start) setsid bash "$0" jobs "$@" < /dev/null > /dev/null 2>&1 & sleep 1 ;;
+  jobs)
+    for name in "$@"; do
+      echo $$ > "/tmp/results/$name.pid"
+      { job "$name"; echo "exit status $? after $SECONDS s"; } > "/tmp/results/$name.txt" 2>&1
+    done ;;
   wait)
     for _ in $(seq "$1"); do
       running=0
       for pid in /tmp/results/*.pid; do kill -0 "$(cat "$pid")" 2> /dev/null && running=1; done
       [ $running = 1 ] || break
       sleep 1
-    done ;;
+    done
+    for file in /tmp/results/*.txt; do echo "== $file"; tail -c 900 "$file"; done
+    [ -z "${OUT:-}" ] || tar -czf "$OUT/results.tgz" -C /tmp results ;;
 esac
-for file in /tmp/results/*.txt; do echo "== $file"; tail -c 1500 "$file"; done
-[ -z "${OUT:-}" ] || tar -czf "$OUT/results.tgz" -C /tmp results
