@@ -3,11 +3,11 @@
 # seconds after a call ends, and what was on it is lost):
 #     mkdir -p /tmp/gpu && mv .gpu/1/* /tmp/gpu/
 # then, with .gpu/last in carry, the set-up and the start in one call, and calls that wait and bring the results back:
-#     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained && $s start device
+#     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained:explicit && $s start device
 #     bash tests/benchmarks/gpu_session.sh wait 300
-# What to start: engines, trained, calibrators, device, faster, bisect, open, calibration, placement:MODEL[:ROW,ROW...]. The
-# jobs of one start run one after the other on the GPU that CUDA_VISIBLE_DEVICES names, in the background, so that a call's
-# end does not end them; several starts run side by side. A fixed time to wait, and a process that is waited for by its number,
+# What to start: engines, trained:explicit, trained:implicit, calibrators, device, faster, bisect, open, calibration,
+# placement:MODEL[:ROW,ROW...]. The jobs of one start run one after the other on the GPU that CUDA_VISIBLE_DEVICES names, in
+# the background, so that a call's end does not end them; several starts run side by side. A fixed time to wait, and a process that is waited for by its number,
 # never by a pattern that also fits the waiting shell: that mistake once cost a session's whole device time.
 set -u
 action=$1; shift
@@ -23,7 +23,7 @@ tests() { python3.10 -m pytest -q -m gpu -p no:cacheprovider --no-header --tb=sh
 job() {
   case $1 in
     engines) tests $backends/test_tensorrt_gpu.py -k "not trained and not calibrator" ;;
-    trained) tests $backends/test_tensorrt_gpu.py -k trained ;;
+    trained:*) tests $backends/test_tensorrt_gpu.py -k "trained and ${1#*:}" ;;
     calibrators) tests $backends/test_tensorrt_gpu.py -k calibrator ;;
     device) tests tests/toolkit/test_device_gpu.py ;;
     faster) tests $backends/test_faster_gpu.py -k "not opening" ;;

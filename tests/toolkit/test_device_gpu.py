@@ -79,3 +79,26 @@ def test_the_run_is_found_again(place):
     _, folder, _ = place
     again = run(folder / "recipe.toml", folder / "out")
     assert {step.status for step in again.steps} == {"reused"} and "device" in {step.name for step in again.steps}
+
+
+def test_its_measured_times_feed_a_search(place):
+    """The report of a run on this GPU, and of the float run beside it, replace the cost model's predictions."""
+    name, folder, result = place
+    if cuda_runtime() is None:
+        pytest.skip("cuda-python is not installed, so nothing was measured")
+    text = (folder / "recipe.toml").read_text().replace('compare = ["fp16"]', "").replace("budget = {", "# budget = {")
+    insert = '[[pass]]\nuse = "insert_qdq"\n'
+    search = '[[pass]]\nuse = "search_precision"\n'
+    bare = text.replace(insert, "").replace(search, "")
+    assert "insert_qdq" not in bare and "search_precision" not in bare
+    (folder / "float.toml").write_text(bare)
+    run(folder / "float.toml", folder / "float", device_check=False)
+    search = search + f'times = ["{folder / "out"}", "{folder / "float"}"]\nprefer = "time"\nmin_sqnr_db = 20.0\n'
+    (folder / "search.toml").write_text(text.replace(insert, search))
+    found = run(folder / "search.toml", folder / "search", device_check=False).report.search
+    print(name, found.measured_share, found.float_ms, found.warnings, found.notes)
+    print([(p.kept, round(p.predicted_ms, 4), round(p.quantized_share, 3), p.meets, p.chosen) for p in found.plans])
+    assert found.measured_share > 0.8
+    assert found.met and found.chosen.predicted_ms > 0
+    whole = result.report.latency[PROFILES[name][0]]["opt"]
+    assert 0.2 < found.chosen.predicted_ms / whole < 5
