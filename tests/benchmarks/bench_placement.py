@@ -2,13 +2,16 @@
 
 On the GPU host, with the models of tests/benchmarks/carry.py in /tmp/models and TensorRT 8.6:
 python3.10 tests/benchmarks/bench_placement.py /tmp/models OUT.json [model ...]
-KINDS names the rows; ``faster`` is insert_qdq(only_if_faster = true).
+KINDS names the rows; ``faster`` is insert_qdq(only_if_faster = true). LEVEL is the builder's optimization level.
+When all engines of a model are built they are measured in turn, three times over, and the medians count: engines that were
+measured minutes apart differ by up to 2 % where their kernels are the same.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 import time
 from collections import Counter
@@ -24,7 +27,10 @@ from toolkit import CalibrationData, Calibrator, Context, Extent, Model, Profile
 from toolkit.backends.attribution import attribute
 from toolkit.backends.base import EngineSettings, Extras
 from toolkit.backends.choose import choose
+from toolkit.backends.measure import measure_engine
+from toolkit.backends.rtx import profiles_to_json
 from toolkit.backends.weak import lower_weak
+from toolkit.backends.worker import Talk
 from toolkit.journal import Journal
 
 BATCHES = (1, 8, 32)
@@ -41,6 +47,22 @@ def profiles_of(model: Model, name: str) -> Profiles:
             shapes[tensor] = Extent(shape, shape, shape)
         found.append(ShapeProfile(f"b{batch}", shapes))
     return Profiles(tuple(found))
+
+
+def in_turn(engines: dict[str, bytes], profiles: Profiles, rounds: int = 3) -> dict[str, dict[str, float]]:
+    """Median over rounds of each engine's median latency in milliseconds, by row and profile; all engines each round."""
+    import tensorrt as trt
+
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    loaded = {kind: runtime.deserialize_cuda_engine(made) for kind, made in engines.items()}
+    asked = profiles_to_json(profiles)
+    found: dict[str, dict[str, list[float]]] = {kind: {} for kind in engines}
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        for _ in range(rounds):
+            for kind, engine in loaded.items():
+                for profile, times in measure_engine(trt, engine, asked, Talk(nowhere))[1].items():
+                    found[kind].setdefault(profile, []).append(times["opt"])
+    return {kind: {p: round(statistics.median(t), 5) for p, t in times.items()} for kind, times in found.items()}
 
 
 def main() -> None:
@@ -62,15 +84,19 @@ def main() -> None:
         quantized = folded.copy()
         InsertQDQ()(quantized, context)
         rows: dict[str, dict[str, float]] = {}
+        engines: dict[str, bytes] = {}
         # one cache a model: the rows then differ by what is built, not by which of two even kernels won a timing
         cache = folder / f"{name}.timing"
         for kind in os.environ.get("KINDS", "fp16 modelopt qtool implicit").split():
             started = time.time()
             settings = EngineSettings(
-                quantization="implicit" if kind == "implicit" else "explicit", tactic_sources=(), timing_cache=cache
-            )
+                quantization="implicit" if kind == "implicit" else "explicit", tactic_sources=(), timing_cache=cache,
+                optimization_level=int(os.environ["LEVEL"]) if "LEVEL" in os.environ else None,
+            )  # fmt: skip
             own = kind in ("implicit", "qtool", "faster")
-            source, plan, known = (quantized, context.plan, context.known_ranges) if own else (folded, Context().plan, None)
+            source, plan, known = (
+                (quantized, context.plan, context.known_ranges) if own else (folded, Context().plan, None)
+            )
             if kind == "modelopt":
                 proto = onnx.load(str(folder / f"{name}_modelopt.onnx"))
                 # it writes opset 19 by default and uses nothing of it; 8.6 takes 17
@@ -100,6 +126,7 @@ def main() -> None:
             if build is None:
                 continue
             rows[kind] = {profile: times["opt"] for profile, times in build.latency.items()}
+            engines[kind] = build.engine
             actuals = attribute(final, build, plan)
             print(f"{name:14} {kind:9} {rows[kind]} in {time.time() - started:.0f} s;",
                   dict(Counter(a.status for a in actuals.values())), dict(Counter(str(a.precision) for a in actuals.values())))  # fmt: skip
@@ -107,6 +134,10 @@ def main() -> None:
             (out.parent / f"layers_{name}_{kind}.json").write_text(json.dumps({"times": slow, "raw": build.raw}))
             results[name] = rows
             out.write_text(json.dumps(results, indent=1))
+        rows = results[name] = in_turn(engines, profiles)
+        out.write_text(json.dumps(results, indent=1))
+        for kind, times in rows.items():
+            print(f"{name:14} {kind:9} {times} in turn")
         for profile in rows.get("qtool", {}):
             best = min(times[profile] for kind, times in rows.items() if kind not in ("qtool", "faster"))
             print(f"   {name} {profile}: qtool over best of the others {rows['qtool'][profile] / best:.3f}")

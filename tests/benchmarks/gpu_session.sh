@@ -5,10 +5,11 @@
 # then, with .gpu/last in carry, the set-up and the start in one call, and calls that wait and bring the results back:
 #     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained:explicit && $s start device
 #     bash tests/benchmarks/gpu_session.sh wait 300
-# What to start: engines, trained:explicit, trained:implicit, calibrators, device, faster, bisect, open, calibration,
-# placement:MODEL[:ROW,ROW...]. The jobs of one start run one after the other on the GPU that CUDA_VISIBLE_DEVICES names, in
-# the background, so that a call's end does not end them; several starts run side by side. A fixed time to wait, and a process that is waited for by its number,
-# never by a pattern that also fits the waiting shell: that mistake once cost a session's whole device time.
+# What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
+# calibration, placement:MODEL[:ROW,ROW...]. The jobs of one start run one after the other on the GPU that
+# CUDA_VISIBLE_DEVICES names, in the background, so that a call's end does not end them; several starts run side by side.
+# A fixed time to wait, and a process that is waited for by its number, never by a pattern that also fits the waiting shell:
+# that mistake once cost a session's whole device time. Ask for several waits in one go: between two calls are 30 seconds.
 set -u
 action=$1; shift
 if [ ! -f /tmp/gpu/env.sh ]; then
@@ -23,10 +24,13 @@ tests() { python3.10 -m pytest -q -m gpu -p no:cacheprovider --no-header --tb=sh
 job() {
   case $1 in
     engines) tests $backends/test_tensorrt_gpu.py -k "not trained and not calibrator" ;;
+    unet) tests $backends/test_tensorrt_gpu.py -k unet ;;
     trained:*) tests $backends/test_tensorrt_gpu.py -k "trained and ${1#*:}" ;;
     calibrators) tests $backends/test_tensorrt_gpu.py -k calibrator ;;
     device) tests tests/toolkit/test_device_gpu.py ;;
+    device:*) tests tests/toolkit/test_device_gpu.py -k "${1#*:}" ;;
     faster) tests $backends/test_faster_gpu.py -k "not opening" ;;
+    faster:*) tests $backends/test_faster_gpu.py -k "${1#*:}" ;;
     open) tests $backends/test_faster_gpu.py -k opening ;;
     bisect) tests tests/toolkit/analysis/test_bisect_gpu.py ;;
     calibration) python3.10 tests/benchmarks/bench_gpu_calibration.py /tmp/models ;;

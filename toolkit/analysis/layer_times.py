@@ -10,6 +10,7 @@ from typing import Any
 
 from toolkit.errors import RecipeError
 from toolkit.precision import Precision
+from toolkit.text import count
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -79,7 +80,7 @@ def _take(
     name = profile if any(profile in layer["time_ms"] for layer in report["layers"]) else held
     if shapes is not None:
         _same_shapes(report, name, shapes, path)
-    used = skipped = 0
+    used = skipped = hidden = 0
     rest = 0.0
     for layer in report["layers"]:
         milliseconds = layer["time_ms"].get(name)
@@ -92,18 +93,27 @@ def _take(
         ran = layer["actual"]["precision"]
         if ran not in map(str, precisions):
             skipped += 1
+            hidden += ran is None
             continue
         used += 1
         found.seconds.setdefault((layer["node"], ran == str(precisions[0])), milliseconds / 1e3)
+    if not used and hidden:
+        raise RecipeError(
+            f"the engine ran its {count(hidden, 'quantizable layer')} inside blocks that are timed only as a whole",
+            where=str(path), remedy="leave this report out: the cost model predicts what was not measured",
+        )  # fmt: skip
     if not used:
         raise RecipeError(
             f"this report has no measured time of any quantizable layer in {precisions[0]} or {precisions[1]}",
             where=str(path), remedy="give the report of a run of this model in these precisions",
         )  # fmt: skip
     found.rest = found.rest or rest
-    text = f"measured times of {used} layers, profile '{name}', are taken from {path}"
-    if skipped:
-        text += f"; {skipped} layers ran in other precisions than {precisions[0]} and {precisions[1]} and are left out"
+    text = f"measured times of {count(used, 'layer')}, profile '{name}', are taken from {path}"
+    if hidden:
+        text += f"; {count(hidden, 'layer')} ran inside blocks that are timed only as a whole, and are left out"
+    if skipped > hidden:
+        others = count(skipped - hidden, "layer")
+        text += f"; {others} ran in other precisions than {precisions[0]} and {precisions[1]} and are left out"
     fingerprint, gpu = origin
     own, ran_on = report.get("model", {}).get("fingerprint", ""), (report.get("device") or {}).get("gpu", "")
     if fingerprint and own != fingerprint:

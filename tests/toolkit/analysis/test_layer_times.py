@@ -43,7 +43,7 @@ def test_two_runs_give_both_precisions_and_what_no_plan_changes(tmp_path):
     found = read(half, eight / "report.json")
     assert found.seconds == pytest.approx({("a", False): 4e-4, ("b", False): 2e-4, ("a", True): 3e-4})
     assert found.rest == pytest.approx(1e-4)
-    assert "2 layers" in found.notes[0] and "1 layers ran in other precisions" in found.notes[1]
+    assert "2 layers" in found.notes[0] and "1 layer ran in other precisions" in found.notes[1]
     held = json.loads((half / "report.json").read_text())
     (half / "report.json").write_text(json.dumps({**held, "device": {"gpu": "NVIDIA H200"}}))
     assert "NVIDIA H200" in read(half, gpu="A10").notes[0] and "NVIDIA H200" not in read(half, gpu="H200").notes[0]
@@ -58,6 +58,10 @@ def test_reports_that_cannot_be_used_are_refused_with_the_reason(tmp_path):
         read(report(tmp_path / "unmeasured", layer("a", "fp16", None)))
     with pytest.raises(RecipeError, match="no measured time of any quantizable layer"):
         read(report(tmp_path / "strange", layer("c", "fp16", 1.0)))
+    with pytest.raises(RecipeError, match="its 2 quantizable layers inside blocks that are timed only as a whole"):
+        read(report(tmp_path / "blocks", layer("a", None, 1.0), layer("b", None, 1.0), layer("c", "fp16", 1.0)))
+    some = read(report(tmp_path / "mixed", layer("a", None, 1.0), layer("b", "int8", 1.0)))
+    assert "1 layer ran inside blocks" in some.notes[0] and "other precisions" not in some.notes[0]
     with pytest.raises(RecipeError, match=r"shape \[4, 16\].*\[1, 16\]"):
         read(report(tmp_path / "large", layer("a", "fp16", 1.0), opt=(4, 16)))
     with pytest.raises(RecipeError, match="no number of milliseconds"):
