@@ -23,6 +23,7 @@ from toolkit.precision import FLOATS, Precision
 from toolkit.select import choose
 
 if TYPE_CHECKING:
+    from toolkit.backends.payoff_trials import Candidate
     from toolkit.backends.prepare import Bench
     from toolkit.plan import PrecisionPlan
 
@@ -112,7 +113,18 @@ class InsertQDQ(Pass):
             # here, so that all trials and the run itself share them
             bench = replace(bench, ranges=context.ranges(model, placement.activations))
 
-        def candidate(slow: Mapping[str, str]) -> tuple[Model, PrecisionPlan]:
+        pipeline = context.services.get("pipeline")
+        folder: Path | None = pipeline.folder.hidden if pipeline is not None else context.services.get("folder")
+        log = Log(folder / f"{self.title()}.faster.jsonl" if folder is not None else None, log_fingerprint(bench))
+        return not_faster(
+            self.candidate(model, context), units, bench, context, words=(self.dtype, str(context.rest)),
+            builds=self.builds, weights=self.profile_weights, log=log,
+        )  # fmt: skip
+
+    def candidate(self, model: Model, context: Context) -> Candidate:
+        """Makes the model and plan with all pairs but those of the nodes named; neither argument is changed."""
+
+        def make(slow: Mapping[str, str]) -> tuple[Model, PrecisionPlan]:
             trial = model.copy()
             apart = Context(profiles=context.profiles, rest=context.rest, provider=context.provider,
                             known_ranges=context.known_ranges, plan=context.plan.copy(),
@@ -120,13 +132,7 @@ class InsertQDQ(Pass):
             self._insert(trial, apart, slow)
             return trial, apart.plan
 
-        pipeline = context.services.get("pipeline")
-        folder: Path | None = pipeline.folder.hidden if pipeline is not None else context.services.get("folder")
-        log = Log(folder / f"{self.title()}.faster.jsonl" if folder is not None else None, log_fingerprint(bench))
-        return not_faster(
-            candidate, units, bench, context, words=(self.dtype, str(context.rest)), builds=self.builds,
-            weights=self.profile_weights, log=log,
-        )  # fmt: skip
+        return make
 
     def _insert(self, model: Model, context: Context, slow: Mapping[str, str]) -> None:
         """Place and insert the pairs of all but the ``slow`` nodes, which stay float for the reasons given."""

@@ -12,16 +12,19 @@ from passes.equalize import Equalize
 from passes.insert_qdq import InsertQDQ
 from passes.second_type import try_second_type
 from passes.smooth import Smooth
-from toolkit.errors import DataError, ModelError
+from toolkit.costs import macs
+from toolkit.errors import DataError, ModelError, RecipeError
 from toolkit.graph_pass import Context, Pass
 from toolkit.journal import Journal
 from toolkit.model import Model
+from toolkit.placement.ops import TARGETS
 from toolkit.precision import Precision
 from toolkit.text import count
 
 if TYPE_CHECKING:
     from toolkit.analysis.budget import Budget
     from toolkit.analysis.cost import CostModel
+    from toolkit.analysis.gpus import Gpu
     from toolkit.analysis.layer_times import LayerTimes
     from toolkit.analysis.search import Found
     from toolkit.analysis.simulation import Simulation
@@ -33,6 +36,7 @@ _SAME_DB = 40.0
 """A helper moves factors about: what float16 rounds differently stays above this."""
 _WORTH = 0.75
 """A plan that is safe for few samples is taken if it quantizes this share of what a search without that doubt does."""
+_GPU = "A10"
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
 
 
@@ -56,7 +60,12 @@ class SearchPrecision(InsertQDQ):
     times: str | list[str] = Field(
         [], description="report.json or run folder of earlier runs: their measured layer times replace predictions"
     )
-    gpu: str = Field("A10", description="the GPU that times are predicted for, from datasheet figures")
+    measure: bool = Field(
+        True, description="without times: build two engines for layer times, where a GPU and TensorRT are there"
+    )
+    gpu: str = Field(
+        "", description="the GPU that times are predicted for, from datasheet figures; default: the one here, or A10"
+    )
     data: Literal["calibration", "evaluation"] = Field("calibration", description="the samples to decide on")
     samples: int | None = Field(256, gt=0, description="decide on at most this many samples")
     batch: int = Field(32, gt=0, description="samples to run at once")
@@ -161,12 +170,12 @@ class SearchPrecision(InsertQDQ):
 
     def _search(self, model: Model, simulation: Simulation, context: Context) -> Found:
         from toolkit.analysis.cost import CostModel
-        from toolkit.analysis.gpus import find
         from toolkit.analysis.search import Search
 
         folder = self._folder(context)
-        gpu = find(self.gpu)
-        cost = CostModel(simulation.switches, simulation.facts, gpu, context.rest, self._times(simulation, context))
+        gpu = self._gpu(context)
+        times = self._times(simulation, model, context, gpu)
+        cost = CostModel(simulation.switches, simulation.facts, gpu, context.rest, times)
         budget = demand = self._limits = self._budget(context, simulation)
 
         def run(demand: Budget, best: Path | None) -> tuple[Search, Found]:
@@ -285,25 +294,40 @@ class SearchPrecision(InsertQDQ):
         observed = apart.known_ranges.observed if apart.known_ranges is not None else None
         return lower(trial, apart.plan, rest=context.rest, observed=observed, journal=Journal()).model
 
-    def _times(self, simulation: Simulation, context: Context) -> LayerTimes:
-        """Layer times measured by the runs that ``times`` names; none where it names none."""
-        from toolkit.analysis.gpus import find
-        from toolkit.analysis.layer_times import LayerTimes, read_times
+    def _times(self, simulation: Simulation, model: Model, context: Context, gpu: Gpu) -> LayerTimes:
+        """Layer times: of the runs that ``times`` names, else measured now where that is possible; else none."""
+        from toolkit.analysis.layer_times import LayerTimes
+        from toolkit.analysis.log import Log
+        from toolkit.backends.payoff_trials import log_fingerprint
+        from toolkit.search_times import earlier_times, measured_times, measuring_bench
 
         given = [self.times] if isinstance(self.times, str) else self.times
-        if not given:
+        if given:
+            return earlier_times(given, simulation.names, Precision(self.dtype), context, gpu.name)
+        bench = measuring_bench(context) if self.measure and self._reference is None else None
+        if bench is None:
             return LayerTimes()
-        pipeline = context.services.get("pipeline")
-        first = next(iter(context.profiles), None)
-        found = read_times(
-            [pipeline.recipe.resolve(path) if pipeline is not None else Path(path) for path in given],
-            simulation.names, Precision(self.dtype), context.rest, first.name if first is not None else "",
-            {name: extent.opt for name, extent in first.shapes.items()} if first is not None else None,
-            pipeline.source().fingerprint() if pipeline is not None else "", find(self.gpu).name,
-        )  # fmt: skip
-        for note in found.notes:
-            context.journal.noted(note, rule="search-times")
-        return found
+        layers = [node for node in model.nodes if node.op in TARGETS and node.name in simulation.switches.names]
+        work = {node.name: macs(node, simulation.facts) or 0 for node in layers}
+        folder = self._folder(context)
+        log = Log(folder / f"{self._record}.times.jsonl" if folder is not None else None, log_fingerprint(bench))
+        bench = replace(bench, ranges=context.known_ranges)
+        return measured_times(self.candidate(model, context), work, bench, context, Precision(self.dtype), log)
+
+    def _gpu(self, context: Context) -> Gpu:
+        """The GPU that times are predicted for."""
+        from toolkit.analysis.gpus import find
+        from toolkit.backends.gpu import find_gpu
+
+        here = None if self.gpu else find_gpu()
+        if here is None:
+            return find(self.gpu or _GPU)
+        try:
+            return find(here.name)
+        except RecipeError:
+            text = f"no datasheet figures are known of the {here.name}: times are predicted for the {_GPU}"
+            context.journal.noted(text, rule="search-times")
+            return find(_GPU)
 
     def _evaluation(self, context: Context) -> Any:
         pipeline = context.services.get("pipeline")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class RunKeys(RunInputs):
         method = {k: settings.pop(k) for k in ("method", "percentile", "methods", "manual", "weights", "unlike")}
         passes = [self._pass_key(entry["use"]) for entry in self.recipe.passes]
         # a pass that is not qtool's own may measure by default
-        measures = any("code" in key for key in passes) or any(p.get("only_if_faster") for p in self.recipe.passes)
+        measures = any("code" in key for key in passes) or any(map(_measures, self.recipe.passes))
         return {
             "model": self._model_key(),
             "passes": self.recipe.passes,
@@ -201,6 +202,11 @@ class RunKeys(RunInputs):
             "how data is read": calibration.model_dump(mode="json", include={"outside", "mask", "images", "random"}),
             "profiles": repr(self.profiles),
         }
+
+
+def _measures(entry: Mapping[str, Any]) -> bool:
+    """Whether a pass of the recipe measures engines, where there is a GPU."""
+    return bool(entry.get("only_if_faster")) or (entry["use"] == "search_precision" and bool(_gpu()))
 
 
 def _gpu() -> str:

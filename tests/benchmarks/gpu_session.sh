@@ -6,7 +6,7 @@
 #     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained:explicit && $s start device
 #     bash tests/benchmarks/gpu_session.sh wait 300
 # What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
-# calibration, placement:MODEL[:ROW,ROW...]. The jobs of one start run one after the other on the GPU that
+# calibration, placement:MODEL[:ROW,ROW...[:LEVEL]]. The jobs of one start run one after the other on the GPU that
 # CUDA_VISIBLE_DEVICES names, in the background, so that a call's end does not end them; several starts run side by side.
 # A fixed time to wait, and a process that is waited for by its number, never by a pattern that also fits the waiting shell:
 # that mistake once cost a session's whole device time. Ask for several waits in one go: between two calls are 30 seconds.
@@ -35,8 +35,9 @@ job() {
     bisect) tests tests/toolkit/analysis/test_bisect_gpu.py ;;
     calibration) python3.10 tests/benchmarks/bench_gpu_calibration.py /tmp/models ;;
     placement:*)
-      IFS=: read -r _ model rows <<< "$1"
+      IFS=: read -r _ model rows level <<< "$1"
       rows=${rows:-fp16,qtool,modelopt,implicit}
+      [ -z "$level" ] || export LEVEL=$level
       KINDS=${rows//,/ } python3.10 tests/benchmarks/bench_placement.py /tmp/models "/tmp/results/$model.json" "$model" ;;
     *) echo "no job '$1'" && return 2 ;;
   esac

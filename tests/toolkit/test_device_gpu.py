@@ -113,3 +113,26 @@ def test_its_measured_times_feed_a_search(place):
     assert found.met and found.chosen.predicted_ms > 0
     whole = result.report.latency[PROFILES[name][0]]["opt"]
     assert hidden or 0.2 < found.chosen.predicted_ms / whole < 5
+
+
+def test_a_search_measures_its_own_layer_times(place):
+    """Two engines are built for it, unasked; a search that goes on builds none."""
+    name, folder, _ = place
+    if cuda_runtime() is None:
+        pytest.skip("cuda-python is not installed, so nothing was measured")
+    text = (folder / "recipe.toml").read_text().replace('compare = ["fp16"]', "").replace("budget = {", "# budget = {")
+    search = '[[pass]]\nuse = "search_precision"\nprefer = "time"\nmin_sqnr_db = 20.0\n'
+    (folder / "own.toml").write_text(text.replace('[[pass]]\nuse = "insert_qdq"\n', search))
+    report = run(folder / "own.toml", folder / "own", device_check=False).report
+    journal = (folder / "own" / "journal.jsonl").read_text().splitlines()
+    said = [e["reason"] for e in map(json.loads, journal) if e["rule"] == "search-times"]
+    print(name, said, report.search.gpu, report.search.measured_share, report.search.float_ms, report.search.warnings)
+    print([(p.kept, round(p.predicted_ms, 4), p.meets, p.chosen) for p in report.search.plans], report.latency)
+    assert "layer times were measured on the" in said[0]
+    assert report.search.gpu in said[0] and report.search.measured_share > 0.5
+    chosen, real = report.search.chosen.predicted_ms, report.latency[PROFILES[name][0]]["opt"]
+    assert chosen == pytest.approx(real, rel=0.25)
+    measured = (folder / "own" / ".qtool" / "search.times.jsonl").read_text()
+    (folder / "own" / ".qtool" / "plan.json").unlink()
+    run(folder / "own.toml", folder / "own", device_check=False)
+    assert (folder / "own" / ".qtool" / "search.times.jsonl").read_text() == measured

@@ -83,6 +83,14 @@ class CostModel:
                     ratios.append(seconds / (self._layer(node, quantized, small[0 if quantized else 1]) + LAUNCH))
         return median(ratios) if ratios else 1.0
 
+    @cached_property
+    def _measured_borders(self) -> set[str]:
+        """Tensors whose quantization is in the measured times of the layers that read them."""
+        if not (self.times.borders and self.times.seconds):
+            return set()
+        placement = self.switches.placement(())
+        return set(placement.activations) - self._small(placement)
+
     def _parts(self, kept: Iterable[str], launch: float) -> tuple[float, float]:
         """Measured and predicted seconds of a plan."""
         placement = self.switches.placement(kept)
@@ -96,7 +104,7 @@ class CostModel:
             else:
                 predicted += self._layer(node, quantized, small) + launch
         for tensor in placement.activations:
-            if tensor not in small:
+            if tensor not in small and tensor not in self._measured_borders:
                 predicted += launch + self._elements(tensor) * (self._bytes(self.rest) + 1) / self.gpu.bandwidth
         return measured, predicted * self.scale
 

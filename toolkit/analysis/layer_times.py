@@ -22,11 +22,14 @@ class LayerTimes:
     Attributes:
         seconds: by (layer, whether it ran quantized).
         rest: seconds of all nodes that are no quantizable layer, of the first report that has any; 0 where unknown.
+        borders: whether a quantized layer's time holds the conversions beside it in the engine where every layer is
+            quantized.
         notes: what the reader should know, one sentence each.
     """
 
     seconds: dict[tuple[str, bool], float] = field(default_factory=dict)
     rest: float = 0.0
+    borders: bool = False
     notes: list[str] = field(default_factory=list)
 
 
