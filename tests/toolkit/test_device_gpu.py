@@ -11,6 +11,7 @@ from toolkit import run
 from toolkit.backends.choose import usable
 from toolkit.backends.measure import cuda_runtime
 from toolkit.errors import RecipeError
+from toolkit.journal import Journal
 
 pytestmark = pytest.mark.gpu
 
@@ -82,6 +83,12 @@ def test_the_run_is_found_again(place):
     assert {step.status for step in again.steps} == {"reused"} and "device" in {step.name for step in again.steps}
 
 
+def search_times(folder):
+    """What the journal of a run says about layer times."""
+    journal = Journal.from_jsonl((folder / "journal.jsonl").read_text())
+    return [event.reason for event in journal.of("noted") if event.rule == "search-times"]
+
+
 def test_its_measured_times_feed_a_search(place):
     """The report of a run on this GPU, and of the float run beside it, replace the cost model's predictions."""
     name, folder, result = place
@@ -109,7 +116,10 @@ def test_its_measured_times_feed_a_search(place):
     found = run(folder / "search.toml", folder / "search", device_check=False).report.search
     print(name, found.measured_share, found.float_ms, found.warnings, found.notes)
     print([(p.kept, round(p.predicted_ms, 4), round(p.quantized_share, 3), p.meets, p.chosen) for p in found.plans])
-    assert found.measured_share > (0 if hidden else 0.8)
+    assert "measured times of" in search_times(folder / "search")[0]
+    # the strip reader's plan is all float, of which nothing was measured
+    assert ("blocks that are timed only as a whole" in search_times(folder / "search")[0]) == hidden
+    assert hidden or found.measured_share > 0.8
     assert found.met and found.chosen.predicted_ms > 0
     whole = result.report.latency[PROFILES[name][0]]["opt"]
     assert hidden or 0.2 < found.chosen.predicted_ms / whole < 5
@@ -124,8 +134,7 @@ def test_a_search_measures_its_own_layer_times(place):
     search = '[[pass]]\nuse = "search_precision"\nprefer = "time"\nmin_sqnr_db = 20.0\n'
     (folder / "own.toml").write_text(text.replace('[[pass]]\nuse = "insert_qdq"\n', search))
     report = run(folder / "own.toml", folder / "own", device_check=False).report
-    journal = (folder / "own" / "journal.jsonl").read_text().splitlines()
-    said = [e["reason"] for e in map(json.loads, journal) if e["rule"] == "search-times"]
+    said = search_times(folder / "own")
     print(name, said, report.search.gpu, report.search.measured_share, report.search.float_ms, report.search.warnings)
     print([(p.kept, round(p.predicted_ms, 4), p.meets, p.chosen) for p in report.search.plans], report.latency)
     assert "layer times were measured on the" in said[0]

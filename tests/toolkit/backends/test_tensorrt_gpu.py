@@ -270,7 +270,9 @@ def test_a_unet_with_transposed_convolutions_builds(backend, tmp_path, quantizat
     lowered, asked = lower_weak(model, context.plan, given, backend, journal)
     made = build(backend, lowered, tmp_path, some, given, plan=asked, ranges=context.known_ranges, rest="fp16")
     found = check(lowered, made, asked)
-    assert found["up"].precision is Precision.FP16
+    # ordered to be float with ranges; without its pairs it may be either, as TensorRT finds faster
+    assert found["up"].precision is Precision.FP16 or quantization == "explicit"
+    assert found["up"].precision in (Precision.FP16, Precision.FP32)
     assert [event.rule for event in journal.of("declined") if event.node == "up"] == ["no-kernel"]
     # pairs order INT8; ranges only allow it, and the reason then says what ran
     deep = found["deep"]
