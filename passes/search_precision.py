@@ -54,8 +54,8 @@ class SearchPrecision(InsertQDQ):
     margin: float = Field(1.0, ge=0, description="safety against other samples: dB of SQNR, standard errors of shares")
     max_ms: float | None = Field(None, gt=0, description="largest predicted latency in milliseconds")
     keep: Literal["fp16", "bf16", "fp32"] | None = Field(None, description="precision of kept layers; default: rest")
-    prefer: Literal["int8", "time"] = Field(
-        "int8", description="what to keep much of: multiplications in INT8, or predicted speed on the gpu"
+    prefer: Literal["auto", "int8", "time"] = Field(
+        "auto", description="what makes a plan good: much in INT8, or a short time; auto: time where it was measured"
     )
     times: str | list[str] = Field(
         [], description="report.json or run folder of earlier runs: their measured layer times replace predictions"
@@ -176,11 +176,17 @@ class SearchPrecision(InsertQDQ):
         gpu = self._gpu(context)
         times = self._times(simulation, model, context, gpu)
         cost = CostModel(simulation.switches, simulation.facts, gpu, context.rest, times)
+        prefer = self.prefer if self.prefer != "auto" else "time" if times.seconds else "int8"
+        if self.prefer == "auto" and prefer == "time":
+            context.journal.noted(
+                'layer times are known, so the search looks for the fastest plan; prefer = "int8" looks for the one '
+                f"with most in {self.dtype}", rule="search-times",
+            )  # fmt: skip
         budget = demand = self._limits = self._budget(context, simulation)
 
         def run(demand: Budget, best: Path | None) -> tuple[Search, Found]:
             search = Search(
-                simulation, demand, cost, prefer=self.prefer, evaluations=self.evaluations,
+                simulation, demand, cost, prefer=prefer, evaluations=self.evaluations,
                 try_ranges=self.try_ranges, log=folder / f"{self._record}.jsonl" if folder else None,
                 best=best, progress=context.progress,
             )  # fmt: skip
@@ -188,7 +194,7 @@ class SearchPrecision(InsertQDQ):
 
         for attempt in range(1, _ATTEMPTS + 1):
             search, found = run(demand, folder / f"{self._record}_best.json" if folder else None)
-            if self._doubtful(found, demand):
+            if prefer == "int8" and self._doubtful(found, demand):
                 trusting = run(replace(demand, doubt=False), None)
                 if self._gives_up_too_much(found, trusting[1], context):
                     search, found = trusting
@@ -220,12 +226,12 @@ class SearchPrecision(InsertQDQ):
                 "model better", rule="search-ordering",
             )  # fmt: skip
         # the search may have taken other ranges: those are what its layers were measured with
-        self._report(found, search.simulation, cost, budget, context)
+        self._report(found, search.simulation, cost, budget, prefer, context)
         return found
 
     def _doubtful(self, found: Found, budget: Budget) -> bool:
         """Whether doubt about few samples, and not the samples themselves, may keep layers float."""
-        return self.prefer == "int8" and bool(found.best.kept) and found.best.outcome.positions < budget.enough()
+        return bool(found.best.kept) and found.best.outcome.positions < budget.enough()
 
     def _gives_up_too_much(self, found: Found, trusting: Found, context: Context) -> bool:
         """Whether to take the plan of a search without that doubt, which the journal says then.
@@ -381,14 +387,16 @@ class SearchPrecision(InsertQDQ):
         pipeline = context.services.get("pipeline")
         return pipeline.folder.hidden if pipeline is not None else context.services.get("folder")
 
-    def _report(self, found: Found, simulation: Simulation, cost: CostModel, budget: Budget, context: Context) -> None:
+    def _report(
+        self, found: Found, simulation: Simulation, cost: CostModel, budget: Budget, prefer: str, context: Context
+    ) -> None:
         from toolkit.analysis.search_record import record
         from toolkit.analysis.weak_spots import weak_spots
         from toolkit.files import write_json
 
         spots = weak_spots(simulation, found.sensitivity, taken=found.methods) if found.sensitivity is not None else []
         samples = sum(feed.count for feed in simulation.feeds)
-        content = record(found, cost, budget, self.prefer, samples, spots)
+        content = record(found, cost, budget, prefer, samples, spots)
         pipeline = context.services.get("pipeline")
         folder = pipeline.path if pipeline is not None else context.services.get("folder")
         if folder is not None:

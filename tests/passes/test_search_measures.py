@@ -24,7 +24,7 @@ def searched(tmp_path, backend, **settings):
     data = CalibrationData.open(feeds(), model)
     services = {"folder": tmp_path, "backend": backend} if backend is not None else {"folder": tmp_path}
     context = Context(provider=Calibrator(data, method="minmax"), services=services)
-    SearchPrecision(min_sqnr_db=28, **settings)(model, context)
+    SearchPrecision(**{"min_sqnr_db": 28, "prefer": "int8", **settings})(model, context)
     return context, json.loads((tmp_path / "search.json").read_text())
 
 
@@ -49,9 +49,16 @@ def test_where_int8_is_slower_by_measurement_the_search_warns_and_time_keeps_all
     backend = StandIn(dict.fromkeys(NAMES, 1.0), dict.fromkeys(NAMES, 1.5), noisy=False)
     context, found = searched(tmp_path / "int8", backend)
     assert notes(context, "search-slower") == found["warnings"] != []
-    context, found = searched(tmp_path / "time", backend, prefer="time")
-    plan = found["best"]
-    assert len(plan["kept"]) == 6 and plan["predicted_ms"] == pytest.approx(6.0)
+    for prefer in ("time", "auto"):
+        context, found = searched(tmp_path / prefer, backend, prefer=prefer)
+        plan = found["best"]
+        assert len(plan["kept"]) == 6 and plan["predicted_ms"] == pytest.approx(6.0)
+        assert found["prefer"] == "time" and found["warnings"] == []
+        assert any('prefer = "int8"' in note for note in notes(context, "search-times")) == (prefer == "auto")
+
+
+def test_without_measured_times_auto_looks_for_int8(tmp_path):
+    assert searched(tmp_path, None, prefer="auto")[1]["prefer"] == "int8"
 
 
 def test_an_interrupted_search_does_not_build_again(tmp_path):

@@ -46,7 +46,7 @@ def test_the_pass_says_what_was_measured_and_warns_of_a_slow_plan(tmp_path):
     slow = report(tmp_path / "slow", *(layer(n, p, ms) for n in names for p, ms in (("int8", 2.0), ("fp16", 1.0))))
     data = CalibrationData.open(feeds(), model)
     context = Context(provider=Calibrator(data, method="minmax"), services={"folder": tmp_path})
-    SearchPrecision(min_sqnr_db=28, times=str(slow))(model, context)
+    SearchPrecision(min_sqnr_db=28, times=str(slow), prefer="int8")(model, context)
     first, second = notes(context, "search-times")
     assert "12 layers" in first and "% of the chosen plan's predicted time was measured" in second
     (warning,) = notes(context, "search-slower")

@@ -6,7 +6,8 @@ from toolkit.report.engine_parts import DeviceInfo
 from toolkit.report.parts import Accuracy
 from toolkit.report.schema import Verdict
 
-_FEW = 8
+FEW = 8
+"""Fewer samples than this tell little: the first line says so, and no profile is called broken by them."""
 _WORST_FIRST: tuple[Verdict, ...] = ("broken", "missed", "unmeasured", "usable")
 
 
@@ -32,7 +33,7 @@ def judged(device: DeviceInfo) -> list[tuple[str, Accuracy]]:
     return [
         (f"in profile '{name}'", one)
         for name, one in device.profiles.items()
-        if one.samples >= _FEW or any(output.incomparable for output in one.outputs.values())
+        if one.samples >= FEW or any(output.incomparable for output in one.outputs.values())
     ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from toolkit.precision import Precision
 from toolkit.report.describe import unlike_profiles
-from toolkit.report.device import failure, judged, on_device, worse
+from toolkit.report.device import FEW, failure, judged, on_device, worse
 from toolkit.report.payoff_words import slower_words, speed_words
 from toolkit.report.schema import (
     Accuracy,
@@ -123,7 +123,11 @@ def _told(found: Verdict, accuracy: Accuracy | None, device: DeviceInfo | None, 
         said.append(f"simulated {brief_words(accuracy)}" if place else on_gpu)
         return f"MISSED ITS BUDGET{place}: {'; '.join(words for words in (*said, running) if words)}."
     words = "; ".join(words for words in (accuracy_words(accuracy), on_gpu, running) if words)
-    return f"Usable{' as far as measured, no budget was set' if accuracy.met is None else ''}: {words}."
+    told = "measured" if accuracy.met is None else ""
+    if 0 < accuracy.samples < FEW:
+        told = f"{count(accuracy.samples, 'sample')} {'tells' if accuracy.samples == 1 else 'tell'}"
+    doubt = (f" as far as {told}" if told else "") + (", no budget was set" if accuracy.met is None else "")
+    return f"Usable{doubt}: {words}."
 
 
 def brief_words(accuracy: Accuracy) -> str:
@@ -156,16 +160,29 @@ def quantized_words(layers: Iterable[LayerInfo]) -> str:
     computing = [layer for layer in layers if layer.role == "compute"]
     actual = [layer.actual.precision for layer in computing]
     known = any(precision is not None for precision in actual)
+    blocks = _hidden_words(computing)
     found = actual if known else [layer.asked_precision for layer in computing]
     tally = Counter(precision for precision in found if precision is not None and precision.quantized)
     if not tally:
         verb = "runs" if known else "is asked to run"
-        return f"none of {count(len(computing), 'layer')} {verb} quantized"
+        return f"none of {count(len(computing), 'layer')} {verb} quantized{blocks}"
     (first, most), *others = tally.most_common()
     verb = ("runs" if most == 1 else "run") if known else ("is asked" if most == 1 else "are asked") + " to run"
     words = f"{most} of {count(len(computing), 'layer')} {verb} in {str(first).upper()}"
     words += "".join(f", {number} in {str(precision).upper()}" for precision, number in others)
-    return words if known else words + ", with no engine to confirm it"
+    return words + (blocks or ("" if known else ", with no engine to confirm it"))
+
+
+def _hidden_words(layers: Sequence[LayerInfo]) -> str:
+    """How many layers run inside blocks that do not show their types, and what opening them told."""
+    hidden = [layer for layer in layers if layer.status == "opaque"]
+    if not hidden:
+        return ""
+    told = [layer.actual.opened.values for layer in hidden if layer.actual.opened is not None]
+    shown = sum(values is not None and values.verdict == "as quantized" for values in told)
+    words = f", {len(hidden)} inside blocks that hide their precision"
+    verb = "computes" if shown == 1 else "compute"
+    return words + (f" (opened, {shown} of them {verb} as quantized)" if shown else "")
 
 
 def evidence(layers: Iterable[LayerInfo]) -> str:
@@ -242,6 +259,9 @@ def warnings_of(
     if accuracy is not None:
         if not accuracy.held_out:
             found.append("accuracy was measured on samples that calibration saw: it flatters the result")
+        if 0 < accuracy.samples < FEW:
+            few = count(accuracy.samples, "sample")
+            found.append(f"accuracy was measured on {few}: give [evaluation] data with more")
         for name, output in accuracy.outputs.items():
             if accuracy.metric is None and output.agreement is not None and output.agreement < DOUBTFUL_AGREEMENT:
                 found.append(f"output '{name}' names the float model's winner on {output.agreement:.1%} of the samples")

@@ -6,13 +6,24 @@ import pytest
 
 from tests.toolkit.report.samples import HOSTILE, accuracy, sample
 from toolkit.precision import Precision
-from toolkit.report.schema import Accuracy, ActualInfo, Asked, LayerError, LayerInfo, OutputError, PassInfo
+from toolkit.report.schema import (
+    Accuracy,
+    ActualInfo,
+    Asked,
+    LayerError,
+    LayerInfo,
+    OpenedInfo,
+    OpenedValues,
+    OutputError,
+    PassInfo,
+)
 from toolkit.report.verdict import (
     breakage,
     culprits,
     headline,
     keep_fragment,
     quantized_type,
+    quantized_words,
     suggestions,
     verdict,
     warnings_of,
@@ -38,6 +49,24 @@ def test_headlines(kind, first):
     report = sample(kind=kind)
     assert report.summary.verdict == kind
     assert report.summary.headline.startswith(first)
+
+
+@pytest.mark.parametrize(
+    ("samples", "met", "start"),
+    [
+        (1, True, "Usable as far as 1 sample tells: "),
+        (7, True, "Usable as far as 7 samples tell: "),
+        (8, True, "Usable: "),
+        (8, None, "Usable as far as measured, no budget was set: "),
+        (2, None, "Usable as far as 2 samples tell, no budget was set: "),
+    ],
+)
+def test_the_first_line_says_how_few_samples_it_stands_on(samples, met, start):
+    few = accuracy().model_copy(update={"samples": samples, "met": met})
+    report = sample(kind="usable")
+    assert headline(report.layers, few).startswith(start)
+    warned = [w for w in warnings_of(report.layers, few, report.backend, report.profiles, None) if "with more" in w]
+    assert len(warned) == (samples < 8)
 
 
 @pytest.mark.parametrize(
@@ -144,3 +173,17 @@ def test_a_layer_asked_quantized_that_runs_float_is_a_culprit_too():
 def test_overridden_layers_are_counted_in_words(count, words):
     layers = [LayerInfo(node=f"n{i}", op="Conv", status="overridden") for i in range(count)]
     assert warnings_of(layers, None, sample().backend, [], None) == [words]
+
+
+def test_the_first_line_counts_what_blocks_hide():
+    report = sample(kind="usable")
+    shown = [layer for layer in report.layers if layer.role == "compute"]
+    blind = [layer.model_copy(update={"status": "opaque", "actual": ActualInfo(source="inspector")}) for layer in shown]
+    some = quantized_words([*shown[:-2], *blind[-2:]])
+    assert some.endswith(", 2 inside blocks that hide their precision") and "run in INT8" in some
+    every = quantized_words(blind)
+    assert "are asked to run in INT8, 40 inside blocks" in every and "no engine" not in every
+    values = OpenedValues(tensor="t", samples=4, verdict="as quantized")
+    opened = ActualInfo(source="inspector", opened=OpenedInfo(status="opaque", source="values", values=values))
+    told = quantized_words([blind[0], blind[1].model_copy(update={"actual": opened})])
+    assert told.endswith("2 inside blocks that hide their precision (opened, 1 of them computes as quantized)")
