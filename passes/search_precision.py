@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -13,7 +13,7 @@ from passes.insert_qdq import InsertQDQ
 from passes.second_type import try_second_type
 from passes.smooth import Smooth
 from toolkit.costs import macs
-from toolkit.errors import DataError, ModelError, RecipeError
+from toolkit.errors import ModelError
 from toolkit.graph_pass import Context, Pass
 from toolkit.journal import Journal
 from toolkit.model import Model
@@ -28,15 +28,12 @@ if TYPE_CHECKING:
     from toolkit.analysis.layer_times import LayerTimes
     from toolkit.analysis.search import Found
     from toolkit.analysis.simulation import Simulation
-    from toolkit.data import CalibrationData
+    from toolkit.search_times import EngineTimes
 
 _ATTEMPTS = 3
 _NAMED = 4
 _SAME_DB = 40.0
 """A helper moves factors about: what float16 rounds differently stays above this."""
-_WORTH = 0.75
-"""A plan that is safe for few samples is taken if it quantizes this share of what a search without that doubt does."""
-_GPU = "A10"
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
 
 
@@ -45,6 +42,9 @@ class SearchPrecision(InsertQDQ):
 
     Use it in place of insert_qdq; it takes the same settings. The budget is the recipe's [evaluation] budget unless
     one is given here. It decides on calibration samples, so that the test data stay unseen.
+
+    Where a recipe's run has a GPU and TensorRT, an engine with every layer quantized and one with none are built first:
+    their layer times say which plan is fast, and the chosen plan's engine is measured beside theirs.
     """
 
     name = "search_precision"
@@ -61,7 +61,7 @@ class SearchPrecision(InsertQDQ):
         [], description="report.json or run folder of earlier runs: their measured layer times replace predictions"
     )
     measure: bool = Field(
-        True, description="without times: build two engines for layer times, where a GPU and TensorRT are there"
+        True, description="build engines for layer times where a recipe's run can, and where times decide or limit"
     )
     gpu: str = Field(
         "", description="the GPU that times are predicted for, from datasheet figures; default: the one here, or A10"
@@ -113,12 +113,13 @@ class SearchPrecision(InsertQDQ):
     def _simulation(self, model: Model, context: Context) -> Simulation:
         from toolkit.analysis.simulation import Settings, Simulation
         from toolkit.analysis.switches import wanted_tensors
+        from toolkit.search_data import evaluation_of, samples_to_decide_on
 
         judge = self.judge(model, context)
         facts = model.facts(context.profiles)
         ranges = context.ranges(model, wanted_tensors(model, facts, judge, self.activation_matmul))
-        data, metric = self._data(model, context)
-        evaluation = self._evaluation(context)
+        data, metric = samples_to_decide_on(self.data, model, context)
+        evaluation = evaluation_of(context)
         settings = Settings(
             precision=Precision(self.dtype), activation_matmul=self.activation_matmul, weights=self.weights,
             metric=metric, output=getattr(evaluation, "output", None), batch=self.batch, samples=self.samples,
@@ -171,18 +172,25 @@ class SearchPrecision(InsertQDQ):
     def _search(self, model: Model, simulation: Simulation, context: Context) -> Found:
         from toolkit.analysis.cost import CostModel
         from toolkit.analysis.search import Search
+        from toolkit.analysis.search_doubt import doubtful, gives_up_too_much
+        from toolkit.search_times import confirmed, gpu_for
 
         folder = self._folder(context)
-        gpu = self._gpu(context)
-        times = self._times(simulation, model, context, gpu)
+        gpu = gpu_for(self.gpu, context)
+        budget = demand = self._limits = self._budget(context, simulation)
+        engines = self._engines(model, simulation, context, gpu)
+        times = engines.layers() if engines is not None else self._earlier(simulation, context, gpu)
         cost = CostModel(simulation.switches, simulation.facts, gpu, context.rest, times)
-        prefer = self.prefer if self.prefer != "auto" else "time" if times.seconds else "int8"
+        prefer = self.prefer if self.prefer != "auto" else "time" if times.seconds and not self.also else "int8"
         if self.prefer == "auto" and prefer == "time":
             context.journal.noted(
                 'layer times are known, so the search looks for the fastest plan; prefer = "int8" looks for the one '
                 f"with most in {self.dtype}", rule="search-times",
             )  # fmt: skip
-        budget = demand = self._limits = self._budget(context, simulation)
+        if engines is not None and times.seconds:
+            for end in ((), simulation.names):
+                if (seconds := engines.whole(end)) is not None:
+                    cost.learn(end, seconds)
 
         def run(demand: Budget, best: Path | None) -> tuple[Search, Found]:
             search = Search(
@@ -190,13 +198,17 @@ class SearchPrecision(InsertQDQ):
                 try_ranges=self.try_ranges, log=folder / f"{self._record}.jsonl" if folder else None,
                 best=best, progress=context.progress,
             )  # fmt: skip
-            return search, search.run()
+            found = search.run()
+            if engines is not None and times.seconds and prefer == "time":
+                found = confirmed(found, cost, engines, demand)
+            return search, found
 
         for attempt in range(1, _ATTEMPTS + 1):
             search, found = run(demand, folder / f"{self._record}_best.json" if folder else None)
-            if prefer == "int8" and self._doubtful(found, demand):
+            if doubtful(found, demand):
                 trusting = run(replace(demand, doubt=False), None)
-                if self._gives_up_too_much(found, trusting[1], context):
+                plain = cost.time(simulation.names) if prefer == "time" else None
+                if gives_up_too_much(found.best, trusting[1].best, plain, self.dtype, context.journal):
                     search, found = trusting
             lacks = self._lowered(found, model, simulation, budget, context) if found.best.meets else {}
             if not lacks:
@@ -228,28 +240,6 @@ class SearchPrecision(InsertQDQ):
         # the search may have taken other ranges: those are what its layers were measured with
         self._report(found, search.simulation, cost, budget, prefer, context)
         return found
-
-    def _doubtful(self, found: Found, budget: Budget) -> bool:
-        """Whether doubt about few samples, and not the samples themselves, may keep layers float."""
-        return bool(found.best.kept) and found.best.outcome.positions < budget.enough()
-
-    def _gives_up_too_much(self, found: Found, trusting: Found, context: Context) -> bool:
-        """Whether to take the plan of a search without that doubt, which the journal says then.
-
-        With a hundred samples no plan is safe against a budget of one point: keeping ever more layers float for that
-        helps nobody.
-        """
-        safe, other = found.best, trusting.best
-        if not other.meets or (safe.meets and safe.quantized >= _WORTH * other.quantized):
-            return False
-        share = f"keeps only {safe.quantized:.0%} of the multiply-accumulates in {self.dtype}"
-        said = share if safe.meets else "was not found"
-        context.journal.noted(
-            f"a plan that is safe for so few samples ({other.outcome.positions} winners) {said}; one that keeps the "
-            f"budget on these samples keeps {other.quantized:.0%} and is taken: more samples would tell whether it "
-            "holds on others", rule="search-few-samples",
-        )  # fmt: skip
-        return True
 
     def _lowered(
         self, found: Found, model: Model, simulation: Simulation, budget: Budget, context: Context
@@ -300,82 +290,49 @@ class SearchPrecision(InsertQDQ):
         observed = apart.known_ranges.observed if apart.known_ranges is not None else None
         return lower(trial, apart.plan, rest=context.rest, observed=observed, journal=Journal()).model
 
-    def _times(self, simulation: Simulation, model: Model, context: Context, gpu: Gpu) -> LayerTimes:
-        """Layer times: of the runs that ``times`` names, else measured now where that is possible; else none."""
+    def _earlier(self, simulation: Simulation, context: Context, gpu: Gpu) -> LayerTimes:
+        """The layer times of the runs that ``times`` names; none where it names none."""
         from toolkit.analysis.layer_times import LayerTimes
-        from toolkit.analysis.log import Log
-        from toolkit.backends.payoff_trials import log_fingerprint
-        from toolkit.search_times import earlier_times, measured_times, measuring_bench
+        from toolkit.search_times import earlier_times
 
         given = [self.times] if isinstance(self.times, str) else self.times
-        if given:
-            return earlier_times(given, simulation.names, Precision(self.dtype), context, gpu.name)
-        bench = measuring_bench(context) if self.measure and self._reference is None else None
-        if bench is None:
+        if not given:
             return LayerTimes()
-        layers = [node for node in model.nodes if node.op in TARGETS and node.name in simulation.switches.names]
-        work = {node.name: macs(node, simulation.facts) or 0 for node in layers}
-        folder = self._folder(context)
-        log = Log(folder / f"{self._record}.times.jsonl" if folder is not None else None, log_fingerprint(bench))
-        bench = replace(bench, ranges=context.known_ranges)
-        return measured_times(self.candidate(model, context), work, bench, context, Precision(self.dtype), log)
+        return earlier_times(given, simulation.names, Precision(self.dtype), context, gpu.name)
 
-    def _gpu(self, context: Context) -> Gpu:
-        """The GPU that times are predicted for."""
-        from toolkit.analysis.gpus import find
+    def _engines(self, model: Model, simulation: Simulation, context: Context, gpu: Gpu) -> EngineTimes | None:
+        """Where engines are measured for the search; None where they are not, with a note where one may expect it."""
+        from toolkit.analysis.gpus import known_as
         from toolkit.backends.gpu import find_gpu
+        from toolkit.search_times import EngineTimes, measuring_bench
 
-        here = None if self.gpu else find_gpu()
-        if here is None:
-            return find(self.gpu or _GPU)
-        try:
-            return find(here.name)
-        except RecipeError:
-            text = f"no datasheet figures are known of the {here.name}: times are predicted for the {_GPU}"
-            context.journal.noted(text, rule="search-times")
-            return find(_GPU)
-
-    def _evaluation(self, context: Context) -> Any:
-        pipeline = context.services.get("pipeline")
-        return pipeline.recipe.evaluation if pipeline is not None else context.services.get("evaluation")
-
-    def _data(self, model: Model, context: Context) -> tuple[CalibrationData, str | None]:
-        """The samples to decide on, and the metric where they have labels for it."""
-        from toolkit.analysis.simulation import with_labels
-
-        pipeline = context.services.get("pipeline")
-        metric = getattr(self._evaluation(context), "metric", None)
-        data: CalibrationData | None
-        if self.data == "evaluation":
-            data = (
-                pipeline.evaluation_data(model)[0] if pipeline is not None else context.services.get("evaluation_data")
-            )
-            context.journal.noted(
-                "the search decides on the evaluation data, as the recipe says: the accuracy measured on them later is "
-                "not independent", rule="search-data",
-            )  # fmt: skip
-        elif pipeline is not None:
-            data = pipeline.calibration_data(model)
-        else:
-            data = context.services.get("calibration_data", getattr(context.provider, "data", None))
-        if data is None:
-            raise DataError("the search has no samples to decide on", remedy="give [calibration] data")
-        if metric is None:
-            return data, None
-        labelled = with_labels(data)
-        if labelled is not None:
-            return labelled, metric
-        context.journal.noted(
-            f"{data.name} has no labels: the search asks for agreement with the float model instead of {metric}",
-            rule="search-data",
-        )
-        return data, None
+        decides = self.prefer == "time" or self.max_ms is not None or (self.prefer == "auto" and self.also is None)
+        if self.times or not self.measure or not decides or self._reference is not None:
+            return None
+        bench, here, why = measuring_bench(context), find_gpu(), ""
+        if isinstance(bench, str):
+            why = bench
+        elif self.gpu and (here is None or known_as(here.name) is not gpu):
+            why = f"gpu = {self.gpu!r} is not the GPU here"
+        elif self.keep not in (None, str(context.rest)):
+            why = f"layers kept float run in {self.keep}, and the engine without pairs in {context.rest}"
+        if isinstance(bench, str) or why:
+            if here is not None or "measure" in self.model_fields_set:
+                context.journal.noted(f"layer times are predicted, not measured: {why}", rule="search-times")
+            return None
+        heavy = [node for node in model.nodes if node.op in TARGETS]
+        work = {node.name: known for node in heavy if (known := macs(node, simulation.facts)) is not None}
+        return EngineTimes(
+            self.candidate(model, context), simulation.names, work, bench, context, Precision(self.dtype),
+            self._folder(context), self._record,
+        )  # fmt: skip
 
     def _budget(self, context: Context, simulation: Simulation) -> Budget:
         from toolkit.analysis.search_budget import budget_for
+        from toolkit.search_data import evaluation_of
 
         own = {key: getattr(self, key) for key in ("max_drop", "min_sqnr_db", "min_agreement")}
-        section = getattr(self._evaluation(context), "budget", None)
+        section = getattr(evaluation_of(context), "budget", None)
         return budget_for(simulation, own, section, context.journal, margin=self.margin, max_ms=self.max_ms)
 
     @property

@@ -45,6 +45,7 @@ class RunKeys(RunInputs):
             "held out": [self.recipe.evaluation.data is None, self.recipe.evaluation.hold_out],
             "rest": self.recipe.engine.rest,
             "measured on": [self._engine_key()["engine"], _gpu()] if measures else [],
+            "predicted for": _gpu() if any(_predicts(entry) for entry in self.recipe.passes) else "",
             "services": self._evaluation_key() if any(entry["may evaluate"] for entry in passes) else [],
             "code": code_fingerprint(),
         }
@@ -206,7 +207,13 @@ class RunKeys(RunInputs):
 
 def _measures(entry: Mapping[str, Any]) -> bool:
     """Whether a pass of the recipe measures engines, where there is a GPU."""
-    return bool(entry.get("only_if_faster")) or (entry["use"] == "search_precision" and bool(_gpu()))
+    searches = entry["use"] == "search_precision" and entry.get("measure", True) and not entry.get("times")
+    return bool(entry.get("only_if_faster")) or (searches and bool(_gpu()))
+
+
+def _predicts(entry: Mapping[str, Any]) -> bool:
+    """Whether a pass predicts times for the GPU that is here."""
+    return entry["use"] == "search_precision" and not entry.get("gpu")
 
 
 def _gpu() -> str:

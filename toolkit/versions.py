@@ -13,7 +13,10 @@ from pathlib import Path
 
 from toolkit.files import sha256_file
 
-TOOLS = ("qtool", "onnx", "onnx-graphsurgeon", "onnxruntime", "polygraphy", "numpy", "tensorrt", "tensorrt-rtx")
+TOOLS = (
+    "qtool", "onnx", "onnx-graphsurgeon", "onnxruntime", "polygraphy", "numpy", "tensorrt", "tensorrt-rtx",
+    "cuda-bindings",
+)  # fmt: skip
 _KINDS = (
     (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES),
     (importlib.machinery.SourceFileLoader, importlib.machinery.SOURCE_SUFFIXES),

@@ -17,6 +17,7 @@ if [ ! -f /tmp/gpu/env.sh ]; then
   mkdir -p /tmp/repo /tmp/results && tar -xzf /tmp/gpu/repo.tgz -C /tmp/repo
 fi
 cd /tmp/repo
+[ "$action" != jobs ] || for name in "$@"; do echo $$ > "/tmp/results/$name.pid"; done
 . tests/benchmarks/gpu_env.sh
 if [ ! -d /tmp/models ] && [ -d /tmp/gpu/carried ]; then python3.10 -m tests.benchmarks.carry fill /tmp/gpu/carried /tmp/models; fi
 backends=tests/toolkit/backends
@@ -46,7 +47,7 @@ case $action in
   start) setsid bash "$0" jobs "$@" < /dev/null > /dev/null 2>&1 & sleep 1 ;;
   jobs)
     for name in "$@"; do
-      echo $$ > "/tmp/results/$name.pid"
+      SECONDS=0
       { job "$name"; echo "exit status $? after $SECONDS s"; } > "/tmp/results/$name.txt" 2>&1
     done ;;
   wait)

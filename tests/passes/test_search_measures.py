@@ -10,86 +10,240 @@ from passes.search_precision import SearchPrecision
 from tests.passes.test_search_times import notes
 from tests.toolkit.analysis.planted import chain, damage, feeds
 from tests.toolkit.backends.payoff_stand_in import StandIn
-from toolkit import Context
+from toolkit import Context, Extent, Profiles, ShapeProfile
 from toolkit.backends.base import EngineSettings
+from toolkit.backends.gpu import Gpu
+from toolkit.backends.layer import Layer, Port
 from toolkit.calibration.provider import Calibrator
 from toolkit.data import CalibrationData
+from toolkit.errors import ModelError, RecipeError
+from toolkit.run_keys import _measures
+from toolkit.search_times import measuring_bench
 
 NAMES = [f"layer{i}" for i in range(6)]
+EVEN = dict.fromkeys(NAMES, 1.0)
+SMALL = dict.fromkeys(NAMES, 0.4)
 
 
-def searched(tmp_path, backend, **settings):
+def searched(folder, backend, damaged="layer3", profiles=None, **settings):
     model = chain(6)
-    damage(model, "layer3")
+    if damaged:
+        damage(model, damaged)
     data = CalibrationData.open(feeds(), model)
-    services = {"folder": tmp_path, "backend": backend} if backend is not None else {"folder": tmp_path}
+    services = {"folder": folder} | ({"backend": backend} if backend is not None else {})
     context = Context(provider=Calibrator(data, method="minmax"), services=services)
-    SearchPrecision(**{"min_sqnr_db": 28, "prefer": "int8", **settings})(model, context)
-    return context, json.loads((tmp_path / "search.json").read_text())
+    if profiles is not None:
+        context.profiles = profiles
+    SearchPrecision(**{"min_sqnr_db": 28, **settings})(model, context)
+    return context, json.loads((folder / "search.json").read_text())
+
+
+def predicted(found, *kept):
+    """The predicted milliseconds of a plan that was evaluated."""
+    return next(plan["predicted_ms"] for plan in found["plans"] if plan["kept"] == list(kept))
+
+
+def stand_in(plain=EVEN, quantized=SMALL, **more):
+    return StandIn(plain, quantized, noisy=False, **more)
+
+
+class Half(StandIn):
+    """Its float engine is one block, its quantized ones show their layers."""
+
+    def _layers(self, nodes, inside, profile, number, opaque):
+        return super()._layers(nodes, inside, profile, number, not inside)
+
+
+class Front(StandIn):
+    """Three milliseconds before the first layer belong to no layer that can be quantized."""
+
+    def truth(self, names):
+        return {profile: milliseconds + 3 for profile, milliseconds in super().truth(names).items()}
+
+    def _layers(self, nodes, inside, profile, number, opaque):
+        yield "front", 3.0, Layer("front", "X", (Port("a", "fp16"),), (Port("b", "fp16"),), profile=number)
+        yield from super()._layers(nodes, inside, profile, number, opaque)
+
+
+class SecondOpaque(StandIn):
+    """What its second profile runs is one block, and is not timed."""
+
+    def _layers(self, nodes, inside, profile, number, opaque):
+        return super()._layers(nodes, inside, profile, number, number == 1)
+
+    def build(self, *given, **more):
+        build = super().build(*given, **more)
+        del build.latency["big"]
+        return build
 
 
 @pytest.mark.parametrize("opaque", [False, True])
-def test_two_engines_are_built_and_the_plans_time_is_theirs(tmp_path, opaque):
-    backend = StandIn(dict.fromkeys(NAMES, 1.0), dict.fromkeys(NAMES, 0.4), opaque=opaque, noisy=False)
+def test_two_engines_are_built_and_the_plan_that_is_chosen_is_measured_too(tmp_path, opaque):
+    backend = stand_in(opaque=opaque)
     context, found = searched(tmp_path, backend)
-    assert [len(inside) for inside in backend.built] == [6, 0]
-    first, second = notes(context, "search-times")
-    assert "6 layers in int8 takes 2.4 ms, in fp16 6 ms" in first and ("multiply-accumulates" in first) == opaque
-    assert "% of the chosen plan's predicted time was measured" in second
-    assert 0.75 < found["measured_share"] < 1.0 and found["float"]["predicted_ms"] == pytest.approx(6.0)
-    plan = found["best"]
-    assert plan["kept"] == ["layer3"]
-    # five layers in int8 and one in float were measured; the quantization before the next one is new, and predicted
-    assert plan["predicted_ms"] * found["measured_share"] == pytest.approx(5 * 0.4 + 1.0)
-    everything = next(plan for plan in found["plans"] if not plan["kept"])
-    assert everything["predicted_ms"] == pytest.approx(2.4)
+    assert [len(inside) for inside in backend.built] == [6, 0, 5]
+    said = notes(context, "search-times")
+    assert "6 layers asked for in int8 takes 2.4 ms, in fp16 6 ms" in said[0]
+    assert ("multiply-accumulates" in said[0]) == opaque
+    assert any("the chosen plan's engine takes 3 ms" in text for text in said)
+    assert any("100% of the chosen plan's predicted time was measured" in text for text in said)
+    assert found["best"]["kept"] == ["layer3"] and found["best"]["predicted_ms"] == pytest.approx(5 * 0.4 + 1)
+    assert found["float"]["predicted_ms"] == pytest.approx(6.0) and predicted(found) == pytest.approx(2.4)
 
 
-def test_where_int8_is_slower_by_measurement_the_search_warns_and_time_keeps_all_float(tmp_path):
-    backend = StandIn(dict.fromkeys(NAMES, 1.0), dict.fromkeys(NAMES, 1.5), noisy=False)
-    context, found = searched(tmp_path / "int8", backend)
-    assert notes(context, "search-slower") == found["warnings"] != []
+def test_where_int8_is_slower_the_fastest_plan_is_all_float(tmp_path):
+    backend = stand_in(quantized=dict.fromkeys(NAMES, 1.5))
     for prefer in ("time", "auto"):
         context, found = searched(tmp_path / prefer, backend, prefer=prefer)
-        plan = found["best"]
-        assert len(plan["kept"]) == 6 and plan["predicted_ms"] == pytest.approx(6.0)
+        assert found["best"]["kept"] == NAMES and found["best"]["predicted_ms"] == pytest.approx(6.0)
         assert found["prefer"] == "time" and found["warnings"] == []
-        assert any('prefer = "int8"' in note for note in notes(context, "search-times")) == (prefer == "auto")
+        assert any('prefer = "int8"' in text for text in notes(context, "search-times")) == (prefer == "auto")
+        assert any("no plan that was tried is predicted faster" in text for text in found["notes"])
+    context, found = searched(tmp_path / "limited", backend, prefer="int8", max_ms=100)
+    assert notes(context, "search-slower") == found["warnings"] != [] and found["best"]["kept"] == ["layer3"]
 
 
-def test_without_measured_times_auto_looks_for_int8(tmp_path):
-    assert searched(tmp_path, None, prefer="auto")[1]["prefer"] == "int8"
+def test_a_budget_that_nothing_faster_meets_is_named_as_the_reason(tmp_path):
+    found = searched(tmp_path, stand_in(), min_sqnr_db=150, try_ranges=False)[1]
+    assert found["best"]["kept"] == NAMES
+    assert any("no faster plan that was tried is within the budget" in text for text in found["notes"])
+
+
+def test_a_plan_in_between_is_left_for_an_end_that_is_faster_in_truth(tmp_path):
+    class Islands(StandIn):
+        """One float layer among quantized ones costs a border that no layer's time shows."""
+
+        def truth(self, names):
+            mixed = 0 < len(names) < len(self.plain)
+            return {profile: milliseconds + 5 * mixed for profile, milliseconds in super().truth(names).items()}
+
+    quantized = {**SMALL, "layer5": 1.2}
+    backend = Islands(EVEN, quantized, noisy=False)
+    context, found = searched(tmp_path, backend, damaged="", min_sqnr_db=5)
+    assert [len(inside) for inside in backend.built] == [6, 0, 5]
+    assert found["best"]["kept"] == [] and found["best"]["predicted_ms"] == pytest.approx(3.2)
+    assert any("with all layers quantized 3.2 ms: that one is taken" in text for text in notes(context, "search-times"))
+    context, found = searched(tmp_path / "damaged", backend)
+    assert found["best"]["kept"] == NAMES  # all quantized misses the budget, and the plan in between takes 8 ms
+    assert any("with none quantized 6 ms: that one is taken" in text for text in notes(context, "search-times"))
+
+
+def test_layers_that_one_engine_hides_share_their_time_in_both(tmp_path):
+    plain, quantized = {**dict.fromkeys(NAMES, 0.2), "layer0": 5.0}, {**dict.fromkeys(NAMES, 0.1), "layer0": 4.0}
+    found = searched(tmp_path, Half(plain, quantized, noisy=False), damaged="", min_sqnr_db=5)[1]
+    assert found["best"]["kept"] == [] and found["best"]["predicted_ms"] == pytest.approx(4.5)
+
+
+@pytest.mark.parametrize("out", [1, 3])
+def test_layers_that_are_not_searched_count_once(tmp_path, out):
+    backend = stand_in()
+    found = searched(tmp_path, backend, damaged="", min_sqnr_db=5, exclude=NAMES[:out])[1]
+    assert found["float"]["predicted_ms"] == pytest.approx(6.0)
+    assert predicted(found) == pytest.approx(out + (6 - out) * 0.4) and found["warnings"] == []
+
+
+def test_time_that_belongs_to_no_layer_is_in_every_plan(tmp_path):
+    plain, quantized = {**dict.fromkeys(NAMES, 0.2), "layer0": 2.0}, dict.fromkeys(NAMES, 0.2)
+    backend = Front(plain, quantized, noisy=False)
+    found = searched(tmp_path, backend, damaged="layer0", prefer="int8", max_ms=100)[1]
+    assert found["best"]["kept"] == ["layer0"] and found["float"]["predicted_ms"] == pytest.approx(6.0)
+    assert found["best"]["predicted_ms"] * found["measured_share"] == pytest.approx(3 + 2 + 5 * 0.2)
+
+
+def test_the_first_profile_counts_and_what_others_hide_does_not(tmp_path):
+    extents = {"x": Extent((1, 16), (1, 16), (8, 16))}, {"x": Extent((8, 16), (8, 16), (8, 16))}
+    both = Profiles((ShapeProfile("one", extents[0]), ShapeProfile("big", extents[1])))
+    quantized = {**SMALL, "layer1": 1.4}
+    backend = SecondOpaque(EVEN, quantized, {"one": 1.0, "big": 4.0}, noisy=False)
+    context, found = searched(tmp_path, backend, damaged="", profiles=both, min_sqnr_db=5)
+    assert found["best"]["kept"] == ["layer1"] and found["best"]["predicted_ms"] == pytest.approx(3.0)
+    assert "profile 'one'" in notes(context, "search-times")[0]
+
+
+def test_without_layer_times_the_latencies_are_shared_and_it_is_said(tmp_path):
+    context, found = searched(tmp_path, stand_in(timed=False))
+    assert "tells no layer times" in notes(context, "search-times")[0]
+    assert found["float"]["predicted_ms"] == pytest.approx(6.0) and predicted(found) == pytest.approx(2.4)
 
 
 def test_an_interrupted_search_does_not_build_again(tmp_path):
-    backend = StandIn(dict.fromkeys(NAMES, 1.0), dict.fromkeys(NAMES, 0.4), noisy=False)
+    backend = stand_in()
     first = searched(tmp_path, backend)[1]
-    assert len(backend.built) == 2
+    assert len(backend.built) == 3
     again = searched(tmp_path, backend)[1]
-    assert len(backend.built) == 2 and again["plans"] == first["plans"]
+    assert len(backend.built) == 3 and again["plans"] == first["plans"]
 
 
 @pytest.mark.parametrize("broken", ["quantized", "float"])
 def test_an_engine_that_fails_leaves_predictions_and_says_why(tmp_path, broken):
-    backend = StandIn(dict.fromkeys(NAMES, 1.0), dict.fromkeys(NAMES, 0.4),
-                      refuse=lambda names: "out of memory" if bool(names) == (broken == "quantized") else "")  # fmt: skip
+    backend = stand_in(refuse=lambda names: "out of memory" if bool(names) == (broken == "quantized") else "")
     context, found = searched(tmp_path, backend)
-    said = [event.reason for event in context.journal.of("noted")]
-    assert any("out of memory" in reason for reason in said)
-    assert found["measured_share"] == 0.0
+    (said,) = notes(context, "search-times")
+    assert "predicted, not measured" in said and "out of memory" in said
+    assert found["measured_share"] == 0.0 and found["prefer"] == "int8"
 
 
-def test_nothing_is_built_unasked(tmp_path):
+def test_a_model_that_cannot_be_lowered_for_a_trial_is_searched_all_the_same(tmp_path, monkeypatch):
+    def refuse(*given, **more):
+        raise ModelError("ONNX refuses it", remedy="report it")
+
+    monkeypatch.setattr("toolkit.backends.prepare.lower_for", refuse)
+    context, found = searched(tmp_path, stand_in())
+    assert "ONNX refuses it" in notes(context, "search-times")[0] and found["measured_share"] == 0.0
+
+
+def test_nothing_is_built_where_times_decide_nothing_or_cannot_be_had(tmp_path):
     class Unable(StandIn):
         def cannot_measure(self):
             return "there is no GPU"
 
-    truth = dict.fromkeys(NAMES, 1.0)
-    backend = StandIn(truth, truth)
-    for nothing, settings in ((None, {}), (backend, {"measure": False}), (Unable(truth, truth), {})):
-        context, found = searched(tmp_path, nothing, **settings)
-        assert found["measured_share"] == 0.0 and not notes(context, "search-times")
+    backend = stand_in()
+    for at, (one, settings) in enumerate((
+        (None, {}), (backend, {"measure": False}), (Unable(EVEN, EVEN), {}), (backend, {"prefer": "int8"}),
+        (backend, {"also": "fp8"}),
+    )):  # fmt: skip
+        context, found = searched(tmp_path / str(at), one, **settings)
+        assert found["measured_share"] == 0.0 and found["prefer"] == "int8" and not notes(context, "search-times")
+    context, _ = searched(tmp_path / "asked", Unable(EVEN, EVEN), measure=True)
+    assert notes(context, "search-times") == ["layer times are predicted, not measured: there is no GPU"]
     context = Context(services={"backend": backend, "engine_settings": EngineSettings(measure=False)})
-    from toolkit.search_times import measuring_bench
+    assert measuring_bench(context) == "[engine] measure is false" and backend.built == []
 
-    assert measuring_bench(context) is None and backend.built == []
+
+def test_a_wrong_budget_is_refused_before_any_engine_is_built(tmp_path, monkeypatch):
+    def refuse(*given, **more):
+        raise RecipeError("no output of the model holds floats", remedy="give min_agreement")
+
+    monkeypatch.setattr("toolkit.analysis.search_budget.budget_for", refuse)
+    backend = stand_in()
+    with pytest.raises(RecipeError, match="holds floats"):
+        searched(tmp_path, backend)
+    assert backend.built == []
+
+
+@pytest.mark.parametrize(
+    ("here", "settings", "said"),
+    [
+        ("NVIDIA A10", {"gpu": "L4"}, "gpu = 'L4' is not the GPU here"),
+        ("NVIDIA A10", {"keep": "fp32"}, "layers kept float run in fp32"),
+        ("Tesla T4", {"gpu": "T4"}, "measured on the Tesla T4"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", {}, "no datasheet figures are known of the NVIDIA GeForce RTX 4090 Laptop"),
+        ("Tesla T4", {}, "measured on the Tesla T4"),
+    ],
+)
+def test_times_are_of_the_gpu_that_is_named(tmp_path, monkeypatch, here, settings, said):
+    monkeypatch.setattr("toolkit.search_times.find_gpu", lambda: Gpu(here, "8.6"))
+    monkeypatch.setattr("toolkit.backends.gpu.find_gpu", lambda: Gpu(here, "8.6"))
+    context, found = searched(tmp_path, stand_in(), **settings)
+    assert said in notes(context, "search-times")[0]
+    assert (found["measured_share"] > 0) == ("predicted, not measured" not in notes(context, "search-times")[0])
+    assert found["gpu"] == (here if found["measured_share"] else settings.get("gpu", "A10"))
+
+
+def test_a_run_is_done_again_on_another_gpu_only_where_it_measures(monkeypatch):
+    monkeypatch.setattr("toolkit.run_keys._gpu", lambda: "a GPU")
+    entry = {"use": "search_precision"}
+    assert _measures(entry) and not _measures({**entry, "measure": False}) and not _measures({**entry, "times": "runs"})
+    assert _measures({"use": "insert_qdq", "only_if_faster": True}) and not _measures({"use": "insert_qdq"})
+    monkeypatch.setattr("toolkit.run_keys._gpu", lambda: "")
+    assert not _measures(entry)

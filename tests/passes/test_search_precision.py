@@ -181,17 +181,21 @@ def test_entries_that_swap_behind_a_topk_are_named():
 )
 def test_doubt_about_few_samples_alone_does_not_give_up_most_layers(safe, other, taken):
     from toolkit.analysis.outcome import Outcome
-    from toolkit.analysis.search import Found, Plan
+    from toolkit.analysis.search import Plan
+    from toolkit.analysis.search_doubt import gives_up_too_much
+    from toolkit.journal import Journal
 
-    def found(quantized, meets):
-        plan = Plan(("a",), {}, Outcome(0.01, positions=100), {} if meets else {"max_drop": 0.1}, 1.0, quantized)
-        return Found(plan, [plan], 1, None, Outcome(0.0))
+    def made(gain, meets):
+        # the share that is quantized, and of a float model of 2 seconds the share of time that is saved
+        lacks = {} if meets else {"max_drop": 0.1}
+        return Plan(("a",), {}, Outcome(0.01, positions=100), lacks, 2 * (1 - gain), gain)
 
-    context = Context()
-    step = SearchPrecision()
-    assert step._gives_up_too_much(found(*safe), found(*other), context) is taken
-    assert bool(context.journal.events) is taken
-    assert all("100 winners" in e.reason and f"{other[0]:.0%}" in e.reason for e in context.journal.events)
+    for plain, word in ((None, "keeps"), (2.0, "saves")):
+        journal = Journal()
+        assert gives_up_too_much(made(*safe), made(*other), plain, "int8", journal) is taken
+        assert bool(journal.events) is taken
+        for event in journal.events:
+            assert "100 winners" in event.reason and f"{word} {other[0]:.0%}" in event.reason
 
 
 def test_few_samples_are_doubted_only_where_something_is_kept():

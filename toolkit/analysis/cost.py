@@ -4,8 +4,8 @@ S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performa
 the longer of its arithmetic at the peak rate and its traffic at the peak bandwidth. A tensor that a quantized layer
 makes and only quantized layers read is stored in eight bits; anywhere else the quantization is a pass over memory of
 its own, so that islands of INT8 cost what they cost. Absolute times are optimistic; only differences are used.
-Where layers were measured, their times replace the roofline, and what was not measured is the roofline times the
-median of measured over predicted.
+Where layers were measured, their times replace the roofline, and a layer that was not measured takes its roofline times
+the median of measured over predicted; a border's quantization is a kernel of its own, at the roofline.
 """
 
 from __future__ import annotations
@@ -55,6 +55,16 @@ class CostModel:
         self.macs = {name: macs(switches.nodes[name], facts) or 0 for name in switches.names}
         self._prices: dict[str, float] = {}
         self._layers = [node for node in self.model.nodes if node.op in TARGETS]
+        self._whole: dict[frozenset[str], float] = {}
+
+    @property
+    def place(self) -> str:
+        """The GPU that times are of, in words."""
+        return self.times.gpu or self.gpu.name
+
+    def learn(self, kept: Iterable[str], seconds: float) -> None:
+        """Take the measured time of a whole plan in place of its prediction."""
+        self._whole[frozenset(kept)] = seconds
 
     def time(self, kept: Iterable[str] = (), launch: float = LAUNCH) -> float:
         """Seconds of the plan that keeps these groups float. Nodes that no plan changes count where they were measured.
@@ -63,10 +73,14 @@ class CostModel:
             kept: the groups that stay float.
             launch: seconds that every kernel takes besides, where it was not measured.
         """
-        return sum(self._parts(kept, launch))
+        kept = frozenset(kept)
+        return self._whole[kept] if kept in self._whole else sum(self._parts(kept, launch))
 
     def measured_share(self, kept: Iterable[str] = ()) -> float:
         """Share of the plan's time that was measured rather than predicted, 0 to 1."""
+        kept = frozenset(kept)
+        if kept in self._whole:
+            return 1.0
         measured, predicted = self._parts(kept, LAUNCH)
         return measured / (measured + predicted) if measured else 0.0
 
@@ -79,7 +93,7 @@ class CostModel:
         for node in self._layers:
             for quantized in (True, False):
                 seconds = self.times.seconds.get((node.name, quantized))
-                if seconds is not None:
+                if seconds:
                     ratios.append(seconds / (self._layer(node, quantized, small[0 if quantized else 1]) + LAUNCH))
         return median(ratios) if ratios else 1.0
 
@@ -95,7 +109,7 @@ class CostModel:
         """Measured and predicted seconds of a plan."""
         placement = self.switches.placement(kept)
         small = self._small(placement)
-        measured, predicted = self.times.rest, 0.0
+        measured, predicted, borders = self.times.rest, 0.0, 0.0
         for node in self._layers:
             quantized = node.name in placement.layers
             seconds = self.times.seconds.get((node.name, quantized))
@@ -105,8 +119,8 @@ class CostModel:
                 predicted += self._layer(node, quantized, small) + launch
         for tensor in placement.activations:
             if tensor not in small and tensor not in self._measured_borders:
-                predicted += launch + self._elements(tensor) * (self._bytes(self.rest) + 1) / self.gpu.bandwidth
-        return measured, predicted * self.scale
+                borders += launch + self._elements(tensor) * (self._bytes(self.rest) + 1) / self.gpu.bandwidth
+        return measured, predicted * self.scale + borders
 
     def arithmetic(self, group: str) -> float:
         """Seconds of arithmetic that quantizing a group saves, traffic and borders left out; positive."""

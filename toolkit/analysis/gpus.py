@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -57,11 +58,23 @@ GPUS: dict[str, Gpu] = {
 def find(name: str) -> Gpu:
     """A GPU by name, upper and lower case alike, ``NVIDIA`` and what follows the name left out.
 
+    Laptop GPUs and slices of a GPU (MIG) are not the GPU whose name they bear.
+
     Raises:
         RecipeError: it is not in the table.
     """
-    plain = name.lower().replace("nvidia", "").replace("geforce", "").strip()
+    found = known_as(name)
+    if found is None:
+        raise RecipeError(f"no datasheet figures are known of the GPU '{name}'", remedy=did_you_mean(name, GPUS))
+    return found
+
+
+def known_as(name: str) -> Gpu | None:
+    """The GPU of the table that a driver or a person calls so, see ``find``; None where it is not in the table."""
+    plain = re.sub(r"\b(nvidia|geforce|tesla)\b", "", name.lower()).strip()
+    if re.search(r"\b(laptop|mobile|max-q|mig)\b", plain):
+        return None
     for known in sorted(GPUS, key=len, reverse=True):
         if plain == known.lower() or plain.startswith((f"{known.lower()} ", f"{known.lower()}-")):
             return GPUS[known]
-    raise RecipeError(f"no datasheet figures are known of the GPU '{name}'", remedy=did_you_mean(name, GPUS))
+    return None

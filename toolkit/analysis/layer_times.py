@@ -24,12 +24,14 @@ class LayerTimes:
         rest: seconds of all nodes that are no quantizable layer, of the first report that has any; 0 where unknown.
         borders: whether a quantized layer's time holds the conversions beside it in the engine where every layer is
             quantized.
+        gpu: where the times were measured, if that is this machine.
         notes: what the reader should know, one sentence each.
     """
 
     seconds: dict[tuple[str, bool], float] = field(default_factory=dict)
     rest: float = 0.0
     borders: bool = False
+    gpu: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -57,7 +59,8 @@ def read_times(
         gpu: the GPU that the rest is predicted for; a note says where a report was measured on another one.
 
     Raises:
-        RecipeError: a file is no report, was measured at other shapes, or holds no time of any of the layers.
+        RecipeError: a file is no report, was measured at other shapes, or holds no time of any of the layers, be it
+            that all ran inside blocks.
     """
     wanted = set(layers)
     found = LayerTimes()
@@ -87,6 +90,10 @@ def _take(
     rest = 0.0
     for layer in report["layers"]:
         milliseconds = layer["time_ms"].get(name)
+        if layer["node"] in wanted and layer.get("status") == "opaque":
+            # a block's time stands at one of its nodes
+            hidden += 1
+            continue
         if milliseconds is None:
             continue
         if layer["node"] not in wanted:
@@ -96,7 +103,6 @@ def _take(
         ran = layer["actual"]["precision"]
         if ran not in map(str, precisions):
             skipped += 1
-            hidden += ran is None
             continue
         used += 1
         found.seconds.setdefault((layer["node"], ran == str(precisions[0])), milliseconds / 1e3)
@@ -114,8 +120,8 @@ def _take(
     text = f"measured times of {count(used, 'layer')}, profile '{name}', are taken from {path}"
     if hidden:
         text += f"; {count(hidden, 'layer')} ran inside blocks that are timed only as a whole, and are left out"
-    if skipped > hidden:
-        others = count(skipped - hidden, "layer")
+    if skipped:
+        others = count(skipped, "layer")
         text += f"; {others} ran in other precisions than {precisions[0]} and {precisions[1]} and are left out"
     fingerprint, gpu = origin
     own, ran_on = report.get("model", {}).get("fingerprint", ""), (report.get("device") or {}).get("gpu", "")

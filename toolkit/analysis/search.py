@@ -16,6 +16,7 @@ from toolkit.analysis.range_methods import alternatives, methods_of, whole_model
 from toolkit.analysis.sensitivity import Sensitivity, exact
 from toolkit.analysis.simulation import Simulation
 from toolkit.files import sha256_json, write_json
+from toolkit.text import count
 
 SCHEMA = "qtool-search-1"
 _BETTER = 0.7
@@ -184,8 +185,11 @@ class Search:
         reference = self.simulation.runner.float_outcome
         used = methods_of(self.simulation, self.best.amax)
         if len(self.best.kept) == len(names):
-            why = "no plan that was tried is predicted faster" if self.prefer == "time" else (
-                "nothing can be quantized within this budget")  # fmt: skip
+            plain = self.cost.time(names)
+            faster = [plan for plan in self.plans if plan.seconds < plain]
+            why = "no plan that was tried is predicted faster" if self.prefer == "time" and not faster else (
+                "nothing can be quantized within this budget" if self.prefer != "time" else
+                f"no faster plan that was tried is within the budget ({count(len(faster), 'plan')} were)")  # fmt: skip
             self.notes.append(f"every layer stays float: {why}")
         return Found(self.best, self.plans, len(self.plans), sensitivity, reference, used, self.notes)
 

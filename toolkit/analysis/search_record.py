@@ -32,7 +32,7 @@ def record(
         **content,
         "precision": str(cost.switches.precision),
         "rest": str(cost.rest),
-        "gpu": cost.gpu.name,
+        "gpu": cost.place,
         "prefer": prefer,
         "budget": limits,
         "higher_is_better": budget.higher_is_better,
@@ -52,7 +52,7 @@ def slower_than_float(found: Found, cost: CostModel, prefer: str) -> str:
     best = found.best
     if best.seconds <= plain or len(best.kept) == len(cost.switches.names):
         return ""
-    said = f"{best.seconds * 1e3:.4g} ms on the {cost.gpu.name}, the float model {plain * 1e3:.4g} ms"
+    said = f"{best.seconds * 1e3:.4g} ms on the {cost.place}, the float model {plain * 1e3:.4g} ms"
     text = f"the chosen plan is predicted slower than the float model: {said}"
     share = cost.measured_share(best.kept)
     text += f" ({share:.0%} of its time was measured)" if share else " (by datasheet rates: no time was measured)"

@@ -101,7 +101,6 @@ class Trials:
         log: where measurements are kept.
         folder: where timing cache and models under work lie; a temporary one where None.
         builds: how many engines there may be, for the progress bar.
-        purpose: the setting or pass that asks for them, for messages.
     """
 
     def __init__(
@@ -113,10 +112,9 @@ class Trials:
         log: TrialLog | None,
         folder: Path | None,
         builds: int,
-        purpose: str = "only_if_faster",
     ) -> None:
         self.candidate, self.units, self.bench, self.context = candidate, units, bench, context
-        self.log, self.folder, self.builds, self.purpose = log, folder, builds, purpose
+        self.log, self.folder, self.builds = log, folder, builds
         self.done: list[Trial] = []
         self.reused = 0
 
@@ -127,7 +125,7 @@ class Trials:
             BackendError: the engine without any pairs cannot be built or measured.
         """
         bare = len(kept) == len(self.units)
-        self.context.progress(f"{self.purpose}: engines", len(self.done), self.builds)
+        self.context.progress("only_if_faster: engines", len(self.done), self.builds)
         settings = self.bench.settings
         if bare:
             # with implicit quantization TensorRT gives INT8 to whatever has ranges
@@ -151,7 +149,7 @@ class Trials:
                 pairs = len(self.units) - len(kept)
                 self.context.journal.noted(
                     f"an engine with {pairs} of {len(self.units)} units quantized could not be measured: {error}",
-                    rule=self.purpose.replace("_", "-"),
+                    rule="only-if-faster",
                 )
                 return None
             if self.log is not None:
@@ -183,8 +181,8 @@ class Trials:
         for name, why in unmeasured(build, self.bench.profiles, said).items():
             raise BackendError(
                 f"the latency of profile '{name}' was not measured: {why}",
-                where=self.purpose,
-                remedy=f"see `qtool run` without {self.purpose}: what its engine's measurement needs is missing here",
+                where="only_if_faster",
+                remedy="see `qtool run` without only_if_faster: what its engine's measurement needs is missing here",
             )
         found = {}
         for name in self.bench.profiles.names or ["default"]:

@@ -24,17 +24,19 @@ class UnitTimes:
     Attributes:
         ms: unit to {profile: milliseconds}. Units that one engine layer runs together share its time equally.
         ties: sets of units that some engine layer runs together: their own times are not known, only the sum's.
+        rest: profile to milliseconds of the engine's layers that belong to no unit.
     """
 
     ms: dict[str, dict[str, float]] = field(default_factory=dict)
     ties: list[list[str]] = field(default_factory=list)
+    rest: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The machine form."""
         return {"ms": self.ms, "ties": self.ties}
 
 
-def unit_times(model: Model, build: Build, units: Collection[str]) -> UnitTimes:
+def unit_times(model: Model, build: Build, units: Collection[str], only: str = "") -> UnitTimes:
     """Time of each unit, so that engines of one model with unlike pairs can be compared unit by unit.
 
     Every engine layer counts for the units whose nodes it runs. A node that is no unit belongs to the last unit before
@@ -45,6 +47,7 @@ def unit_times(model: Model, build: Build, units: Collection[str]) -> UnitTimes:
         model: the lowered graph that was built.
         build: its engine, with layer times.
         units: names of the nodes to tell times of.
+        only: the one profile to look at; all where it is empty.
 
     Returns:
         No times at all where the build has none or its layers are not the engine's own.
@@ -57,13 +60,17 @@ def unit_times(model: Model, build: Build, units: Collection[str]) -> UnitTimes:
     names = list(build.settings.get("profiles") or ()) or ["default"]
     ties: set[frozenset[str]] = set()
     for number, profile in enumerate(names):
+        if only and profile != only:
+            continue
         layers = [layer for layer in build.layers if layer.profile == number]
         shares, tied = _shares(flow, model, layers, owners, units)
         ties |= tied
         for name, shared in shares.items():
             milliseconds = build.time_ms.get(name, {}).get(profile)
-            if milliseconds is None or not shared:
+            if milliseconds is None:
                 continue
+            if not shared:
+                found.rest[profile] = found.rest.get(profile, 0.0) + milliseconds
             for unit in shared:
                 times = found.ms.setdefault(unit, {})
                 times[profile] = times.get(profile, 0.0) + milliseconds / len(shared)
