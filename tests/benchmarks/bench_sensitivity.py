@@ -5,6 +5,7 @@ Run: python -m tests.benchmarks.bench_sensitivity
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from pathlib import Path
@@ -20,16 +21,26 @@ from toolkit.analysis.simulation import Simulation
 from toolkit.runtime import session
 
 
-def float_seconds(sim: Simulation) -> float:
-    """Processor time of the plain float model over the same batches: one session, one thread, best of five."""
+def costs(sim: Simulation, rounds: int = 12) -> tuple[float, float, float]:
+    """Processor time of the plain float model over the batches (s), and what a group costs of it alone and without.
+
+    The plain model is one session with one thread. It and every group are timed in turn, best of all rounds each: what
+    else runs on the machine must not fall on one side only.
+    """
     plain = session(sim.model, threads=1)
-    found = []
-    for _ in range(6):
+    whole = math.inf
+    groups = {(mode, name): math.inf for mode in ("alone", "without") for name in sim.names}
+    for _ in range(rounds):
         start = time.thread_time()
         for feed in sim.feeds:
             plain.run(feed.inputs)
-        found.append(time.thread_time() - start)
-    return min(found[1:])
+        whole = min(whole, time.thread_time() - start)
+        for mode, name in groups:
+            before = sim.runner.spent
+            _ = sim.alone(name) if mode == "alone" else sim.without([name])
+            groups[mode, name] = min(groups[mode, name], sim.runner.spent - before)
+    alone, without = (sum(s for (mode, _), s in groups.items() if mode == m) for m in ("alone", "without"))
+    return whole, alone / len(sim.names) / whole, without / len(sim.names) / whole
 
 
 def strips() -> list[dict[str, Any]]:
@@ -58,21 +69,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, model, samples in cases(Path(folder)):
             sim = simulation(model, samples, threads=1)
-            plain = float_seconds(sim)
             groups = len(sim.names)
-            costs = []
             found = exact(sim)
-            for mode in ("alone", "without"):
-                spent = []
-                for _ in range(3):
-                    before = sim.runner.spent
-                    exact(sim, modes=(mode,))
-                    spent.append(sim.runner.spent - before)
-                costs.append(min(spent) / groups / plain)
+            plain, alone, without = costs(sim)
             guess = fast(sim)
             order = [[g.alone.noise for g in result.groups if g.alone is not None] for result in (found, guess)]
             print(
-                f"{name:26} {groups:6} {found.samples:7} {plain:8.4f} {costs[0]:6.2f} {costs[1]:8.2f} "
+                f"{name:26} {groups:6} {found.samples:7} {plain:8.4f} {alone:6.2f} {without:8.2f} "
                 f"{guess.inferences:11.1f} {guess.reliability:12.3f} {spearman(*order):9.3f}"
             )
 

@@ -14,7 +14,7 @@ from onnx import helper
 
 from toolkit.analysis.metrics import Metric
 from toolkit.analysis.outcome import Outcome, Part, compare, summed, varying_shares
-from toolkit.analysis.pieces import FLOAT, FULL, SCALE, SWITCH, SWITCHED, Piece
+from toolkit.analysis.pieces import FIXED, FLOAT, FULL, SCALE, SWITCH, SWITCHED, Piece
 from toolkit.analysis.switches import Config
 from toolkit.runtime import Session, session
 
@@ -24,6 +24,8 @@ Signature = tuple[Any, ...]
 MetricMaker = Callable[[], Metric]
 _MEMORY = 1 << 30
 _JOINED_BYTES = 256 << 20
+_HELD_BYTES = 32 << 20
+_MIXED_STAGES = 3
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,24 @@ class Pieces(Protocol):
     def piece(self, first: int, kinds: Sequence[str]) -> Piece:
         """Stages from number ``first`` on, one for each of ``kinds``."""
         ...
+
+
+class Step:
+    """A piece, ready to run for one state.
+
+    Attributes:
+        last: number of its last stage.
+        piece: what it takes and gives.
+        session: computes it.
+        choices: its switches and scales.
+    """
+
+    def __init__(self, last: int, piece: Piece, session: Session, config: Config) -> None:
+        self.last, self.piece, self.session = last, piece, session
+        self.choices: State = {SWITCH + switch: np.asarray(switch in config.on) for switch in piece.switches}
+        for tensor, kind in piece.scales.items():
+            value = config.scales.get(tensor, 1.0)
+            self.choices[SCALE + tensor] = np.asarray(value, helper.tensor_dtype_to_np_dtype(kind))
 
 
 class Runner:
@@ -86,6 +106,7 @@ class Runner:
     ) -> None:
         self._pieces, self.feeds = pieces, list(feeds)
         self.outputs, self.classes = list(outputs), list(classes)
+        self._base = base
         self.metric = metric
         self.memory = memory
         self._given = reference
@@ -130,82 +151,117 @@ class Runner:
     # ---------------------------------------------------------------- one state
 
     def _start(self) -> Outcome:
-        plan = self._plan(self._off, 0, apart=True)
-        whole = self._plan(self._off, 0, apart=False)
+        plan = self._plan(Config(), self._off, 0, apart=True)
+        whole = self._plan(Config(), self._off, 0, apart=False)
         # the first run of a session allocates; it would spoil the measure of what an inference costs
-        self._pool(lambda index: self._advance(Config(), whole, dict(self.feeds[index].inputs), False))
-        timed = self._pool(lambda index: self._advance(Config(), whole, dict(self.feeds[index].inputs), False))
+        self._pool(lambda index: self._advance(whole, dict(self.feeds[index].inputs), False))
+        timed = self._pool(lambda index: self._advance(whole, dict(self.feeds[index].inputs), False))
         self.float_seconds = sum(seconds for *_, seconds in timed)
-        states = self._pool(lambda index: self._advance(Config(), plan, dict(self.feeds[index].inputs), True))
+        states = self._pool(lambda index: self._advance(plan, dict(self.feeds[index].inputs), True))
         self._reference = [{name: state[name] for name in self.outputs} for state, *_ in states]
         if self._given is not None:
             self._reference = [self._given(dict(feed.inputs)) for feed in self.feeds]
         self._varying = varying_shares(self._reference)
+        self._rounds = self._in_rounds()
         self._store(self._off, 0, [trail for _, trail, _ in states])
         return summed([Part()] * len(states), self._score(self._reference))
 
     def _run(self, config: Config, keep: bool) -> Outcome:
         signatures = self._signatures(config)
         start = next((k for k in range(self._count, -1, -1) if signatures[:k] in self._kept), 0)
-        plan = self._plan(signatures, start, apart=keep)
+        plan = self._plan(config, signatures, start, apart=keep)
 
-        def one(index: int) -> tuple[Part, State, list[State], float]:
+        def one(index: int) -> tuple[State, list[State], float]:
             state = {**self.feeds[index].inputs}
             if start:
                 state.update(self._kept[signatures[:start]][index])
-            state, trail, seconds = self._advance(config, plan, state, keep)
-            outputs = {name: state[name] for name in self.outputs}
-            return compare(self._reference[index], outputs, self.classes), self._held(outputs), trail, seconds
+            state, trail, seconds = self._advance(plan, state, keep)
+            return {name: state[name] for name in self.outputs}, trail, seconds
 
-        done = self._pool(one)
+        def judged(index: int, outputs: State) -> Part:
+            return compare(self._reference[index], outputs, self.classes)
+
+        parts: list[Part] = []
+        held: list[State] = []
+        trails: list[list[State]] = []
+        for indices in self._rounds:
+            # a comparison between two runs would drive the model out of the processor's caches
+            done = self._pool(one, indices)
+            made = [outputs for outputs, *_ in done]
+            parts += self._pool(judged, indices, made)
+            held += [self._held(outputs) for outputs in made]
+            trails += [trail for _, trail, _ in done]
+            self.spent += sum(seconds for *_, seconds in done)
         if keep:
-            self._store(signatures, start, [trail for _, _, trail, _ in done])
-        self.spent += sum(seconds for *_, seconds in done)
-        return summed([part for part, *_ in done], self._score([outputs for _, outputs, *_ in done]), self._varying)
+            self._store(signatures, start, trails)
+        return summed(parts, self._score(held), self._varying)
 
-    def _plan(self, signatures: Signature, start: int, apart: bool) -> list[tuple[int, Piece, Session]]:
-        """The pieces that compute a state from stage ``start`` on: (last stage, piece, session)."""
+    def _plan(self, config: Config, signatures: Signature, start: int, apart: bool) -> list[Step]:
+        """The pieces that compute a state from stage ``start`` on."""
         kinds = [
             FLOAT if own == off else FULL if own == full else SWITCHED
             for own, off, full in zip(signatures, self._off, self._full)
         ]
+        based = {*self._base.scales.items()} >= {pair for _, scales in signatures[start:] for pair in scales}
         if not apart and self._joins and start < self._count:
-            rest = kinds[start:]
-            plain = len(set(rest[1:])) <= 1 and SWITCHED not in rest[1:]
-            # one more session for every mixture would cost more than switches that are not needed
-            groups = [(start, [SWITCHED, *rest[1:]] if plain and len(set(rest)) > 1 else rest)]
-            if not plain:
-                groups = [(start, [SWITCHED] * len(rest))]
+            groups = [(start, self._shared(kinds, start, FIXED if based else SWITCHED))]
         else:
             groups = [(number, [kinds[number]]) for number in range(start, self._count)]
-        return [(first + len(of) - 1, *self._open(first, of)) for first, of in groups]
+        return [Step(first + len(of) - 1, *self._open(first, of), config) for first, of in groups]
 
-    def _advance(
-        self, config: Config, plan: Sequence[tuple[int, Piece, Session]], state: State, keep: bool
-    ) -> tuple[State, list[State], float]:
+    def _shared(self, kinds: list[str], start: int, switched: str) -> list[str]:
+        """The kinds of one piece from stage ``start`` on that computes this state and others like it.
+
+        One more session for every mixture would cost more than switches that are not needed: what comes before the
+        last change is switched, unless it is all of a stage that has one layer.
+        """
+        stages = self._pieces.stages[start:]
+        rest = [switched if kind == SWITCHED else kind for kind in kinds[start:]]
+        tail = next((kind for kind, stage in zip(rest[::-1], stages[::-1]) if stage), FLOAT)
+        # a stage without switches is the same in any kind
+        rest = [kind if stage else tail for kind, stage in zip(rest, stages)]
+        changed = max((number + 1 for number, kind in enumerate(rest) if kind != tail), default=0)
+        layers = sum("#" not in switch for switch in stages[0])
+        if changed <= 1 and layers == 1:
+            return rest
+        if changed > _MIXED_STAGES:
+            return [switched] * len(rest)
+        return [switched] * changed + [tail] * (len(rest) - changed)
+
+    def _advance(self, plan: Sequence[Step], state: State, keep: bool) -> tuple[State, list[State], float]:
         trail: list[State] = []
         seconds = 0.0
-        for last, piece, loaded in plan:
-            feed: dict[str, Array] = {name: state[name] for name in piece.inputs}
-            for switch in piece.switches:
-                feed[SWITCH + switch] = np.asarray(switch in config.on)
-            for tensor, kind in piece.scales.items():
-                value = config.scales.get(tensor, 1.0)
-                feed[SCALE + tensor] = np.asarray(value, helper.tensor_dtype_to_np_dtype(kind))
+        for step in plan:
+            feed = {**step.choices, **{name: state[name] for name in step.piece.inputs}}
             begin = time.thread_time()
-            made = loaded.run(feed)
+            made = step.session.run(feed)
             seconds += time.thread_time() - begin
-            state = {name: value for name, value in {**state, **made}.items() if name in self._later[last]}
+            state = {name: value for name, value in {**state, **made}.items() if name in self._later[step.last]}
             if keep:
                 trail.append(dict(state))
         return state, trail, seconds
 
-    def _pool(self, work: Callable[[int], Any]) -> list[Any]:
-        indices = range(len(self.feeds))
-        if self._threads == 1 or len(self.feeds) == 1:
-            return [work(index) for index in indices]
-        with ThreadPoolExecutor(min(self._threads, len(self.feeds)), "simulation") as pool:
-            return list(pool.map(work, indices))
+    def _pool(self, work: Callable[..., Any], *items: Sequence[Any]) -> list[Any]:
+        """What ``work`` gives for each of the items, for each feed's index where there are none."""
+        items = items or (range(len(self.feeds)),)
+        count = min(self._threads, len(items[0]))
+        if count == 1:
+            return list(map(work, *items))
+        with ThreadPoolExecutor(count, "simulation") as pool:
+            return list(pool.map(work, *items))
+
+    def _in_rounds(self) -> list[list[int]]:
+        """The feeds in order, as many at a time as there are threads or as have outputs of 32 MB."""
+        rounds: list[list[int]] = []
+        held = 0
+        for index, outputs in enumerate(self._reference):
+            size = sum(value.nbytes for value in outputs.values())
+            if not rounds or (held + size > _HELD_BYTES and len(rounds[-1]) >= self._threads):
+                rounds.append([])
+                held = 0
+            rounds[-1].append(index)
+            held += size
+        return rounds
 
     def _held(self, outputs: State) -> State:
         """What is kept of a state's outputs until all batches are done: nothing where no metric asks for it."""
