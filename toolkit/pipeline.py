@@ -18,7 +18,7 @@ from toolkit.plan import PrecisionPlan
 from toolkit.precision import Precision
 from toolkit.recipe import Recipe
 from toolkit.run_build import build_engine
-from toolkit.run_compare import comparable, compare
+from toolkit.run_compare import comparable, compare, measure_in_turn
 from toolkit.run_device import check_on_device, not_wanted
 from toolkit.run_guard import FILES, refuse_run_over, refuse_writing_over
 from toolkit.run_keys import RunKeys
@@ -146,9 +146,10 @@ class Pipeline(RunKeys):
         self.step("engine", self.build_key(), lambda: build_engine(self))
         open_opaque(self)
         if self.recipe.engine.compare:
-            self.step("compare", self.compare_key(), self._compare)
+            self.step("compare", self.compare_key(), lambda: compare(self, self._ranges()))
+            self.step("latencies", self.latencies_key(), lambda: measure_in_turn(self))
         else:
-            self.folder.forget("compare")
+            self.folder.forget("compare", "latencies")
         self.step("evaluation", self.evaluate_key(), self._evaluate)
         check_on_device(self)
         self.step("report", self.report_key(), self._report)
@@ -296,11 +297,6 @@ class Pipeline(RunKeys):
             calibration_profile=section.calibration_profile or next(iter(self.profiles.names), ""),
             calibration_cache=self.path / "calibration.cache" if section.calibrator != "ranges" else None,
         )
-
-    def _compare(self) -> list[Path]:
-        path = self.folder.hidden / "compare.json"
-        write_json(path, compare(self, self._ranges()))
-        return [path]
 
     def _evaluate(self) -> list[Path]:
         from toolkit.analysis.evaluate import evaluate

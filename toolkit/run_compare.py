@@ -1,16 +1,27 @@
-"""``[engine] compare``: the model as it came, built in plain precisions and timed beside the quantized engine."""
+"""``[engine] compare``: the model as it came, built in plain precisions and timed beside the quantized engine.
+
+Each engine is measured when it is built, layer by layer. Those numbers lie minutes apart, in which the GPU's clocks
+change; so the latencies that are compared are measured once more, all engines in turn.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import RecipeError
+from toolkit.errors import BackendError, RecipeError
+from toolkit.files import write_bytes, write_json
 
 if TYPE_CHECKING:
     from toolkit.calibration.ranges import Ranges
     from toolkit.pipeline import Pipeline
     from toolkit.report.payoff import Timed
+
+OURS = "ours"
+"""The quantized engine's name among those measured in turn."""
+_ROUNDS = 5
 
 
 def comparable(pipeline: Pipeline) -> None:
@@ -33,14 +44,14 @@ def comparable(pipeline: Pipeline) -> None:
         )
 
 
-def compare(pipeline: Pipeline, ranges: Ranges | None) -> dict[str, Any]:
-    """The plain model's engines by precision: each one's layers, times and latency, and which layers run which node.
+def compare(pipeline: Pipeline, ranges: Ranges | None) -> list[Path]:
+    """Build the plain model's engines, and write each one's layers, times and latency.
 
     Q/DQ pairs that the model came with are taken out first. Nodes that leave float16's range stay FP32, as in any run.
 
     Returns:
-        {precision: {"build": see ``build_to_json``, "runs": {node: names of engine layers}, "lacks": {profile: why its
-        latency was not measured}}}
+        The engines' files, and compare.json: {precision: {"build": see ``build_to_json``, "runs": {node: names of
+        engine layers}, "lacks": {profile: why its latency was not measured}}}
 
     Raises:
         BackendError: TensorRT refuses the model.
@@ -66,6 +77,7 @@ def compare(pipeline: Pipeline, ranges: Ranges | None) -> dict[str, Any]:
     io = {name: Precision(value) for name, value in section.io.items()}
     observed = ranges.observed if ranges is not None else None
     found: dict[str, Any] = {}
+    written = [pipeline.folder.hidden / "compare.json"]
     for number, name in enumerate(section.compare):
         pipeline.progress("compare", number, len(section.compare))
         lowered, plan = lower_for(
@@ -84,8 +96,58 @@ def compare(pipeline: Pipeline, ranges: Ranges | None) -> dict[str, Any]:
         runs = {node: list(actual.engine_layers) for node, actual in actuals.items() if actual.engine_layers}
         lacks = unmeasured(build, pipeline.profiles, said)
         found[name] = {"build": build_to_json(build), "runs": runs, "lacks": lacks}
+        if build.engine is not None:
+            written.append(plain_engine(pipeline, name))
+            write_bytes(written[-1], build.engine)
+    write_json(written[0], found)
     pipeline.progress("compare", len(section.compare), len(section.compare))
-    return found
+    return written
+
+
+def plain_engine(pipeline: Pipeline, precision: str) -> Path:
+    """Where the plain model's engine lies."""
+    return pipeline.folder.hidden / f"compare_{precision}.engine"
+
+
+def measure_in_turn(pipeline: Pipeline) -> list[Path]:
+    """Measure the quantized engine and the plain ones in turn.
+
+    Returns:
+        in_turn.json: {"turns": {profile: {engine: [median milliseconds of each round]}}, "lacks": {profile: why it was
+        not measured}}
+    """
+    from toolkit.backends.choose import choose
+    from toolkit.backends.process import run_job
+    from toolkit.backends.rtx import profiles_to_json
+
+    path = pipeline.folder.hidden / "in_turn.json"
+    engines = {OURS: pipeline.path / "model.engine"}
+    engines |= {name: plain_engine(pipeline, name) for name in pipeline.recipe.engine.compare}
+    files = {name: str(file.resolve()) for name, file in engines.items() if file.is_file()}
+    request = {
+        "backend": choose(pipeline.recipe.engine.backend)[0].name,
+        "engines": files,
+        "profiles": profiles_to_json(pipeline.profiles),
+        "rounds": _ROUNDS,
+    }
+    found: dict[str, Any] = {"turns": {}, "lacks": {}}
+    if len(files) == len(engines):
+        try:
+            found = run_job("measure_in_turn", request, progress=pipeline.progress)
+        except BackendError as error:
+            # what each build measured is known all the same
+            found["lacks"] = dict.fromkeys(pipeline.profiles.names or ["default"], str(error))
+    write_json(path, found)
+    return [path]
+
+
+def in_turn(pipeline: Pipeline, latency: Mapping[str, Any]) -> tuple[dict[str, dict[str, list[float]]], list[str]]:
+    """Latencies measured in turn, by profile and engine; and a warning for each profile that has others only."""
+    found = json.loads((pipeline.folder.hidden / "in_turn.json").read_text(encoding="utf-8"))
+    return found["turns"], [
+        f"in profile '{name}' the engines were measured one after the other, not in turn: a difference of a few "
+        f"percent may be chance ({why})" for name, why in found["lacks"].items() if name in latency
+    ]  # fmt: skip
 
 
 def compared(content: Mapping[str, Any]) -> dict[str, Timed]:

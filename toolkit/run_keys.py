@@ -91,6 +91,17 @@ class RunKeys(RunInputs):
             "gpu": _gpu(),
         }
 
+    def latencies_key(self) -> dict[str, Any]:
+        """The latencies of all engines, measured in turn."""
+        return {
+            "compare": self.recipe.engine.compare,
+            **self._hashes(self.folder.path / "model.engine", self.folder.hidden / "compare.json"),
+            "profiles": repr(self.profiles),
+            "gpu": _gpu(),
+            "versions": versions(),
+            "code": code_fingerprint(),
+        }
+
     def evaluate_key(self) -> dict[str, Any]:
         """The evaluation."""
         return {
@@ -127,6 +138,7 @@ class RunKeys(RunInputs):
                 hidden / "opened.json",
                 hidden / "opened.jsonl",
                 hidden / "compare.json",
+                hidden / "in_turn.json",
                 hidden / "evaluation.json",
                 hidden / "device.json",
                 hidden / "plan.json",

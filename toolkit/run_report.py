@@ -31,7 +31,7 @@ def make_report(pipeline: Pipeline) -> list[Path]:
     from toolkit.report.verdict import culprits
     from toolkit.report.weak import weak_spots_from_ranges
     from toolkit.run_accuracy import accuracy_of, device_of
-    from toolkit.run_compare import compared
+    from toolkit.run_compare import compared, in_turn
     from toolkit.run_device import device_result
 
     folder, hidden, recipe = pipeline.path, pipeline.folder.hidden, pipeline.recipe
@@ -45,10 +45,13 @@ def make_report(pipeline: Pipeline) -> list[Path]:
     actuals = {name: actual_from_json(entry) for name, entry in built["actuals"].items()}
     build = build_from_json(built["build"])
     others, lacking = {}, []
+    turns: dict[str, dict[str, list[float]]] = {}
     if recipe.engine.compare:
         content = json.loads((hidden / "compare.json").read_text(encoding="utf-8"))
         others = compared(content)
         lacking = [line for name, one in content.items() for line in _unmeasured(f"the {name} engine", one)]
+        turns, said = in_turn(pipeline, build.latency)
+        lacking += said
         build.latency["compare"] = {name: one.build.latency for name, one in others.items()}
     device = device_of(device_result(pipeline), recipe)
     if device.why:
@@ -86,6 +89,7 @@ def make_report(pipeline: Pipeline) -> list[Path]:
         search=search,
         device=device,
         compared=others,
+        turns=turns,
     )
     report.weak_spots = spots or weak_spots_from_ranges(culprits(report.layers), report.layers, prepared, ranges)
     write_text(folder / "journal.jsonl", journal.to_jsonl())

@@ -3,7 +3,7 @@
 On the GPU host, with the models of tests/benchmarks/carry.py in /tmp/models and TensorRT 8.6:
 python3.10 tests/benchmarks/bench_placement.py /tmp/models OUT.json [model ...]
 KINDS names the rows; ``faster`` is insert_qdq(only_if_faster = true). LEVEL is the builder's optimization level.
-When all engines of a model are built they are measured in turn, three times over, and the medians count: engines that were
+When all engines of a model are built they are measured in turn, five times over, and the medians count: engines that were
 measured minutes apart differ by up to 2 % where their kernels are the same.
 """
 
@@ -27,7 +27,7 @@ from toolkit import CalibrationData, Calibrator, Context, Extent, Model, Profile
 from toolkit.backends.attribution import attribute
 from toolkit.backends.base import EngineSettings, Extras
 from toolkit.backends.choose import choose
-from toolkit.backends.measure import measure_engine
+from toolkit.backends.measure import latencies_in_turn
 from toolkit.backends.rtx import profiles_to_json
 from toolkit.backends.weak import lower_weak
 from toolkit.backends.worker import Talk
@@ -49,20 +49,15 @@ def profiles_of(model: Model, name: str) -> Profiles:
     return Profiles(tuple(found))
 
 
-def in_turn(engines: dict[str, bytes], profiles: Profiles, rounds: int = 3) -> dict[str, dict[str, float]]:
+def in_turn(engines: dict[str, bytes], profiles: Profiles, rounds: int = 5) -> dict[str, dict[str, float]]:
     """Median over rounds of each engine's median latency in milliseconds, by row and profile; all engines each round."""
     import tensorrt as trt
 
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     loaded = {kind: runtime.deserialize_cuda_engine(made) for kind, made in engines.items()}
-    asked = profiles_to_json(profiles)
-    found: dict[str, dict[str, list[float]]] = {kind: {} for kind in engines}
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        for _ in range(rounds):
-            for kind, engine in loaded.items():
-                for profile, times in measure_engine(trt, engine, asked, Talk(nowhere))[1].items():
-                    found[kind].setdefault(profile, []).append(times["opt"])
-    return {kind: {p: round(statistics.median(t), 5) for p, t in times.items()} for kind, times in found.items()}
+        found, _ = latencies_in_turn(trt, loaded, profiles_to_json(profiles), rounds, Talk(nowhere))
+    return {kind: {p: round(statistics.median(times[kind]), 5) for p, times in found.items()} for kind in engines}
 
 
 def main() -> None:

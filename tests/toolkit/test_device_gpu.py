@@ -63,9 +63,10 @@ def test_latencies_and_groups_beside_float16(place):
     report = result.report
     assert set(PROFILES[name]) <= set(report.latency)
     compared = report.payoff.against["fp16"]
-    print(name, {p: (round(t.ours_ms, 4), round(t.other_ms, 4), t.paid) for p, t in compared.profiles.items()})
+    print(name, {p: (round(t.ours_ms, 4), round(t.other_ms, 4), t.paid, round(t.noise, 3)) for p, t in compared.profiles.items()})
     assert set(compared.profiles) == set(PROFILES[name]) == set(report.payoff.overhead)
     assert all(times.ours_ms > 0 and times.other_ms > 0 for times in compared.profiles.values())
+    assert all(times.turns == 5 for times in compared.profiles.values())
     held = json.loads((place[1] / "out" / ".qtool" / "compare.json").read_text())["fp16"]["build"]["time_ms"]
     for profile, spent in report.payoff.overhead.items():
         ours = sum(g.times[profile].ours_ms for g in compared.groups if profile in g.times)

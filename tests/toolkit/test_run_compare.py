@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -13,11 +15,11 @@ import pytest
 from tests.conftest import MODELS, ROOT, build
 from tests.conftest import node as op
 from toolkit import Model, run
-from toolkit.backends import choose, gpu
+from toolkit.backends import choose, gpu, process
 from toolkit.backends.gpu import Gpu
 from toolkit.backends.layer import Build, Layer, Port
 from toolkit.backends.none import NoBackend
-from toolkit.errors import RecipeError
+from toolkit.errors import BackendError, RecipeError
 from toolkit.recipe import tomllib
 
 FLOAT_MS, INT8_MS, PAIR_MS = 0.02, 0.01, 0.015
@@ -106,6 +108,56 @@ def test_a_run_says_group_by_group_whether_it_paid(place):
     assert any("keep_precision" in s.fragment and '"/stem/conv/Conv"' in s.fragment for s in report.summary.next)
     assert any("Q/DQ kernels" in warning for warning in report.summary.warnings)
     assert "Did quantization pay?" in (place / "out" / "report.html").read_text()
+
+
+def timer(answer, asked):
+    """Stands in for the child process that measures engines in turn."""
+
+    def run_job(job, request, **rest):
+        asked.append((job, request))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return run_job
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """Builds give engines."""
+    plain = Builder.build
+
+    def build(self, model_path, profiles, settings, *rest, **more):
+        return replace(plain(self, model_path, profiles, settings, *rest, **more), engine=model_path.name.encode())
+
+    monkeypatch.setattr(Builder, "build", build)
+
+
+def test_engines_are_measured_in_turn_and_that_decides(place, engines, monkeypatch):
+    """By their builds' own numbers the engine is slower; side by side it is faster in one profile."""
+    asked = []
+    turns = {"single": {"ours": [0.25] * 5, "fp16": [0.3] * 5, "fp32": [0.5] * 5}}
+    answer = {"turns": turns, "lacks": {"batch": "the GPU has no memory left"}}
+    monkeypatch.setattr(process, "run_job", timer(answer, asked))
+    report = run(place / "digits.toml", place / "out", device_check=False).report
+    ((job, request),) = asked
+    assert job == "measure_in_turn" and list(request["engines"]) == ["ours", "fp32", "fp16"]
+    held = [Path(path).read_bytes().decode() for path in request["engines"].values()]
+    assert held == ["model.onnx", "compare_fp32.onnx", "compare_fp16.onnx"]
+    times = report.payoff.against["fp16"].profiles
+    assert (times["single"].paid, times["single"].turns, times["single"].ours_ms) == ("faster", 5, 0.25)
+    assert (times["batch"].paid, times["batch"].turns) == ("slower", 0)
+    (said,) = [warning for warning in report.summary.warnings if "in turn" in warning]
+    assert "profile 'batch'" in said and "no memory left" in said
+    again = run(place / "digits.toml", place / "out", device_check=False)
+    assert len(asked) == 1 and {step.status for step in again.steps} == {"reused"}
+
+
+def test_without_turns_each_builds_own_latency_counts_with_a_warning(place, engines, monkeypatch):
+    monkeypatch.setattr(process, "run_job", timer(BackendError("the child died"), []))
+    report = run(place / "digits.toml", place / "out", device_check=False).report
+    assert {times.turns for times in report.payoff.against["fp16"].profiles.values()} == {0}
+    assert sum("the child died" in warning for warning in report.summary.warnings) == 2
 
 
 def test_a_fused_engine_that_is_faster_is_told_so(place, monkeypatch):

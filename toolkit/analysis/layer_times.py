@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ def read_times(
         paths: report.json files, or run folders that hold one.
         layers: names of the layers that can be quantized.
         quantized: the quantized precision; times of layers that ran in another one are left out.
-        rest: the precision of float layers, likewise.
+        rest: the precision of float layers, likewise; FP32 where that is what TensorRT made of it counts too.
         profile: the profile whose times count; the report's first where it is empty.
         shapes: the opt shapes that the times must belong to, by input; any where None.
         fingerprint: of the model as it was read; a report of another model is used by the names of its layers, and
@@ -86,7 +87,8 @@ def _take(
     name = profile if any(profile in layer["time_ms"] for layer in report["layers"]) else held
     if shapes is not None:
         _same_shapes(report, name, shapes, path)
-    used = skipped = hidden = 0
+    used = hidden = 0
+    others: Counter[str] = Counter()
     rest = 0.0
     for layer in report["layers"]:
         milliseconds = layer["time_ms"].get(name)
@@ -101,8 +103,10 @@ def _take(
             rest += milliseconds / 1e3 if layer["role"] == "compute" else 0.0
             continue
         ran = layer["actual"]["precision"]
-        if ran not in map(str, precisions):
-            skipped += 1
+        # a layer asked in the float type may run in a wider one, where TensorRT finds that faster
+        wider = ran == str(Precision.FP32) and layer.get("asked_precision") == str(precisions[1])
+        if ran not in map(str, precisions) and not wider:
+            others[str(ran)] += 1
             continue
         used += 1
         found.seconds.setdefault((layer["node"], ran == str(precisions[0])), milliseconds / 1e3)
@@ -113,16 +117,16 @@ def _take(
         )  # fmt: skip
     if not used:
         raise RecipeError(
-            f"this report has no measured time of any quantizable layer in {precisions[0]} or {precisions[1]}",
+            f"this report has no measured time of any quantizable layer in {precisions[0]} or {precisions[1]}"
+            + (f"; {_counted(others)}" if others else ""),
             where=str(path), remedy="give the report of a run of this model in these precisions",
         )  # fmt: skip
     found.rest = found.rest or rest
     text = f"measured times of {count(used, 'layer')}, profile '{name}', are taken from {path}"
     if hidden:
         text += f"; {count(hidden, 'layer')} ran inside blocks that are timed only as a whole, and are left out"
-    if skipped:
-        others = count(skipped, "layer")
-        text += f"; {others} ran in other precisions than {precisions[0]} and {precisions[1]} and are left out"
+    if others:
+        text += f"; {_counted(others)}, not in {precisions[0]} or {precisions[1]}, and are left out"
     fingerprint, gpu = origin
     own, ran_on = report.get("model", {}).get("fingerprint", ""), (report.get("device") or {}).get("gpu", "")
     if fingerprint and own != fingerprint:
@@ -130,6 +134,10 @@ def _take(
     if gpu and ran_on and gpu.lower() not in ran_on.lower():
         text += f"; they were measured on a {ran_on}, what was not measured is predicted for the {gpu}: set gpu"
     found.notes.append(text)
+
+
+def _counted(others: Counter[str]) -> str:
+    return ", ".join(f"{count(number, 'layer')} ran in {name}" for name, number in others.items())
 
 
 def _load(path: Path) -> dict[str, Any]:

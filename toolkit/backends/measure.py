@@ -96,6 +96,57 @@ def _measure_profile(
         runtime.cudaStreamDestroy(stream)
 
 
+def latencies_in_turn(
+    trt: Any, engines: Mapping[str, Any], profiles: Sequence[Mapping[str, Any]], rounds: int, talk: Talk
+) -> tuple[dict[str, dict[str, list[float]]], dict[str, str]]:
+    """Latency of several engines at every profile's opt shapes, all of them measured in every round.
+
+    Engines that were measured minutes apart differ by what the GPU's clocks did in between.
+
+    Returns:
+        {profile: {engine: [median milliseconds of one inference, for each round]}}, and {profile: why it was not
+        measured}.
+
+    Raises:
+        BackendError: cuda-python is missing.
+    """
+    runtime = cuda_runtime()
+    if runtime is None:
+        raise BackendError("cuda-python is not installed", remedy="pip install cuda-python")
+    found: dict[str, dict[str, list[float]]] = {}
+    lacks: dict[str, str] = {}
+    names = [profile["name"] for profile in profiles] or ["default"]
+    for index, name in enumerate(names):
+        talk.progress("measuring engines in turn", index, len(names))
+        shapes = shapes_at(profiles, index, "opt")
+        times: dict[str, list[float]] = {one: [] for one in engines}
+        try:
+            for turn in range(rounds):
+                order = list(engines)
+                # each one is the first in some round
+                for one in order[turn % len(order) :] + order[: turn % len(order)]:
+                    times[one].append(_median_at(trt, runtime, engines[one], index, shapes))
+        except QtoolError as error:
+            lacks[name] = str(error)
+            continue
+        found[name] = times
+    talk.progress("measuring engines in turn", len(names), len(names))
+    return found, lacks
+
+
+def _median_at(trt: Any, runtime: Any, engine: Any, index: int, shapes: Shapes) -> float:
+    stream = call(runtime.cudaStreamCreate())
+    context = None
+    try:
+        context = context_at(engine, index, {}, int(stream))
+        with _bound(trt, runtime, engine, context, stream, shapes):
+            return statistics.median(_latency(runtime, context, int(stream)))
+    finally:
+        # as in _measure_profile: the context must not outlive its stream
+        context = None
+        runtime.cudaStreamDestroy(stream)
+
+
 def cuda_runtime() -> Any:
     """cuda-python's runtime module under its new or its old name, or None."""
     try:

@@ -17,6 +17,7 @@ JOBS = {
     "build_rtx": "toolkit.backends.rtx_job:build",
     "build_tensorrt": "toolkit.backends.tensorrt_job:build",
     "run_engine": "toolkit.backends.device_job:run_batches",
+    "measure_in_turn": "toolkit.backends.turns_job:measure_in_turn",
     "probe": "toolkit.backends.probe_job:probe",
 }
 

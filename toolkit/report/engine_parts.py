@@ -48,11 +48,16 @@ class Overhead(Part):
 
 
 class Latencies(Part):
-    """One inference at a profile's opt shapes: median milliseconds of this engine and of the other."""
+    """One inference at a profile's opt shapes: median milliseconds of this engine and of the other.
+
+    Where both could be measured in turn, that is the median of all turns.
+    """
 
     ours_ms: float
     other_ms: float
     ratio: float = Field(description="ours over the other's: above 1 is slower")
+    noise: float = Field(0.02, description="shares of the other's time up to which a difference counts as none")
+    turns: int = Field(0, description="how often both were measured in turn; 0: each once, after its build")
     paid: Paid
 
 

@@ -13,7 +13,7 @@ from toolkit.report import macs as costs
 from toolkit.report.describe import profile_infos, range_infos
 from toolkit.report.device import device_warnings
 from toolkit.report.helpers import helper_lines
-from toolkit.report.payoff import Timed, payoff_of
+from toolkit.report.payoff import Timed, Turns, payoff_of
 from toolkit.report.payoff_words import payoff_suggestions, payoff_warnings
 from toolkit.report.schema import (
     Accuracy,
@@ -81,6 +81,7 @@ def join(
     search: SearchInfo | None = None,
     device: DeviceInfo | None = None,
     compared: Mapping[str, Timed] | None = None,
+    turns: Turns | None = None,
 ) -> Report:
     """The report of one run.
 
@@ -105,6 +106,7 @@ def join(
         search: the precision search, where there was one.
         device: the engine's run on the GPU, or why there was none.
         compared: engines of the unquantized model, by precision.
+        turns: latencies of this engine and those, measured in turn.
     """
     profiles = profiles or Profiles()
     facts = facts or costs.facts_at_opt(model, profiles)
@@ -112,7 +114,7 @@ def join(
     error_of = _layer_errors(nodes, errors)
     layers = [_layer(node, plan, actuals.get(node.name), error_of.get(node.name), recipe.rest, facts) for node in nodes]
     _attribute_time(layers, build.time_ms)
-    payoff = payoff_of(layers, build, compared or {})
+    payoff = payoff_of(layers, build, compared or {}, turns)
     result = verdict(accuracy, device)
     backend = BackendInfo(
         name=build.backend,

@@ -8,6 +8,7 @@ Q/DQ kernel) belongs to the layer it works for: to its reader, or, where it make
 
 from __future__ import annotations
 
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ from toolkit.report.engine_parts import GroupTime, Latencies, Overhead, Paid, Pa
 from toolkit.report.schema import LayerInfo
 
 NOISE = 0.02
-"""Two times count as equal within this share: less than what clocks do between two builds."""
+"""Two times count as equal within this share: engines of the same kernels in the same memory differ by as much."""
 TINY_MS = 0.005
 """Kernels shorter than this are mostly their launch: a narrower type saves nothing."""
 _LEAST_MS = 0.001
 """Smaller differences count as none: CUDA events tell half a microsecond."""
+Turns = Mapping[str, Mapping[str, Sequence[float]]]
+"""Milliseconds of each turn, by profile and engine: this one is ``ours``, others have their precision's name."""
 _QUANTIZED = frozenset(str(precision) for precision in Precision if precision.quantized)
 
 
@@ -40,8 +43,12 @@ class Timed:
     runs: Mapping[str, Sequence[str]]
 
 
-def payoff_of(layers: Sequence[LayerInfo], build: Build, others: Mapping[str, Timed]) -> PayoffInfo | None:
+def payoff_of(
+    layers: Sequence[LayerInfo], build: Build, others: Mapping[str, Timed], turns: Turns | None = None
+) -> PayoffInfo | None:
     """What this engine's time goes into, and how it compares with the engines in ``others``, by their precision.
+
+    Latencies measured in turn count before those that each build measured.
 
     None where neither layers nor latencies were measured.
     """
@@ -51,7 +58,7 @@ def payoff_of(layers: Sequence[LayerInfo], build: Build, others: Mapping[str, Ti
     kinds = _overheads(build, pairs)
     found = PayoffInfo(overhead=_overhead(build, kinds))
     for name, other in others.items():
-        compared = Payoff(profiles=_latencies(build.latency, other.build.latency))
+        compared = Payoff(profiles=_latencies(build.latency, other.build.latency, name, turns or {}))
         if build.time_ms and other.build.time_ms:
             compared.groups, compared.rest = _groups(computing, own, other, kinds)
         if compared.profiles or compared.groups or compared.rest:
@@ -59,12 +66,20 @@ def payoff_of(layers: Sequence[LayerInfo], build: Build, others: Mapping[str, Ti
     return found if found.overhead or found.against else None
 
 
-def _latencies(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Latencies]:
+def _latencies(ours: Mapping[str, Any], theirs: Mapping[str, Any], name: str, turns: Turns) -> dict[str, Latencies]:
     found = {}
     for profile, times in ours.items():
         mine, other = _opt(times), _opt(theirs.get(profile))
+        taken = [turns.get(profile, {}).get(engine, ()) for engine in ("ours", name)]
+        noise = NOISE
+        if all(taken):
+            mine, other = (statistics.median(one) for one in taken)
+            noise = max(NOISE, *((max(one) - min(one)) / 2 / statistics.median(one) for one in taken))
         if mine is not None and other is not None and other > 0:
-            found[profile] = Latencies(ours_ms=mine, other_ms=other, ratio=mine / other, paid=_paid(mine, other))
+            paid = _paid(mine, other, noise)
+            found[profile] = Latencies(
+                ours_ms=mine, other_ms=other, ratio=mine / other, noise=noise, turns=min(map(len, taken)), paid=paid
+            )
     return found
 
 
@@ -73,9 +88,9 @@ def _opt(times: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def _paid(ours: float, other: float) -> Paid:
+def _paid(ours: float, other: float, noise: float = NOISE) -> Paid:
     """Faster or slower by more than the noise, and by more than can be told."""
-    if abs(ours - other) <= max(NOISE * other, _LEAST_MS):
+    if abs(ours - other) <= max(noise * other, _LEAST_MS):
         return "even"
     return "faster" if ours < other else "slower"
 

@@ -44,7 +44,7 @@ def test_two_runs_give_both_precisions_and_what_no_plan_changes(tmp_path):
     found = read(half, eight / "report.json")
     assert found.seconds == pytest.approx({("a", False): 4e-4, ("b", False): 2e-4, ("a", True): 3e-4})
     assert found.rest == pytest.approx(1e-4)
-    assert "2 layers" in found.notes[0] and "1 layer ran in other precisions" in found.notes[1]
+    assert "2 layers" in found.notes[0] and "1 layer ran in fp32, not in int8 or fp16" in found.notes[1]
     held = json.loads((half / "report.json").read_text())
     (half / "report.json").write_text(json.dumps({**held, "device": {"gpu": "NVIDIA H200"}}))
     assert "NVIDIA H200" in read(half, gpu="A10").notes[0] and "NVIDIA H200" not in read(half, gpu="H200").notes[0]
@@ -59,10 +59,12 @@ def test_reports_that_cannot_be_used_are_refused_with_the_reason(tmp_path):
         read(report(tmp_path / "unmeasured", layer("a", "fp16", None)))
     with pytest.raises(RecipeError, match="no measured time of any quantizable layer"):
         read(report(tmp_path / "strange", layer("c", "fp16", 1.0)))
+    with pytest.raises(RecipeError, match="in int8 or fp16; 2 layers ran in bf16"):
+        read(report(tmp_path / "bfloat", layer("a", "bf16", 1.0), layer("b", "bf16", 1.0)))
     with pytest.raises(RecipeError, match="its 2 quantizable layers inside blocks that are timed only as a whole"):
         read(report(tmp_path / "blocks", layer("a", None, 1.0), layer("b", None, None), layer("c", "fp16", 1.0)))
     some = read(report(tmp_path / "mixed", layer("a", None, 1.0), layer("b", "int8", 1.0)))
-    assert "1 layer ran inside blocks" in some.notes[0] and "other precisions" not in some.notes[0]
+    assert "1 layer ran inside blocks" in some.notes[0] and "ran in fp" not in some.notes[0]
     with pytest.raises(RecipeError, match=r"shape \[4, 16\].*\[1, 16\]"):
         read(report(tmp_path / "large", layer("a", "fp16", 1.0), opt=(4, 16)))
     with pytest.raises(RecipeError, match="no number of milliseconds"):
@@ -75,6 +77,13 @@ def test_reports_that_cannot_be_used_are_refused_with_the_reason(tmp_path):
 
 def cost(sim, seconds, rest=0.0):
     return CostModel(sim.switches, sim.facts, find("A10"), FP16, LayerTimes(seconds, rest))
+
+
+def test_a_float_layer_that_tensorrt_runs_in_fp32_has_its_time_all_the_same(tmp_path):
+    asked = {**layer("a", "fp32", 0.4), "asked_precision": "fp16"}
+    assert read(report(tmp_path / "half", asked)).seconds == pytest.approx({("a", False): 4e-4})
+    quantized = {**layer("b", "fp32", 0.4), "asked_precision": "int8"}
+    assert ("b", False) not in read(report(tmp_path / "eight", asked, quantized)).seconds
 
 
 def test_measured_layers_replace_the_roofline_and_scale_what_was_not_measured():

@@ -111,6 +111,9 @@ def recipe(folder, kind, faster=False, opened=False):
         np.savez(folder / "bert.npz", x=normal(32, LENGTH, HIDDEN, seed=9))
         files = {"model": folder / "bert.onnx", "data": folder / "bert.npz"}
         shapes = [("one", "x", [1, LENGTH, HIDDEN], [1, LENGTH, HIDDEN]), ("many", "x", [1, LENGTH, HIDDEN], [32, LENGTH, HIDDEN])]
+    elif kind == "strip":
+        files = {"model": MODELS / "strip_reader.onnx", "data": MODELS / "strip_calibration.npz"}
+        shapes = [("one", "image", [1, 1, 8, 16], [8, 1, 8, 80]), ("many", "image", [1, 1, 8, 88], [8, 1, 8, 128])]
     else:
         files = {"model": MODELS / "digits_cnn.onnx", "data": MODELS / "digits_calibration.npz"}
         shapes = [("one", "image", [1, 1, 8, 8], [1, 1, 8, 8]), ("many", "image", [1, 1, 8, 8], [64, 1, 8, 8])]
@@ -130,7 +133,7 @@ def float16_latency(asked, folder):
     return {name: times["opt"] for name, times in made.latency.items()}
 
 
-@pytest.mark.parametrize("kind", ["bert", "digits"])
+@pytest.mark.parametrize("kind", ["bert", "digits", "strip"])
 def test_never_above_float16(tmp_path, kind):
     asked = recipe(tmp_path, kind, faster=True)
     result = run(asked, tmp_path / "out", device_check=False)

@@ -70,6 +70,18 @@ def test_why_a_layer_without_conversions_did_not_pay(change, words):
     assert group.paid == "slower" and group.why == words
 
 
+def test_latencies_measured_in_turn_count_and_their_spread_is_the_noise():
+    ours, other = Build("x", latency={"p": {"opt": 2.0}}), Timed(Build("x", latency={"p": {"opt": 1.0}}), {})
+    steady = {"p": {"ours": [0.90, 0.91, 0.90], "fp16": [1.0, 1.0, 1.01]}}
+    times = payoff_of([], ours, {"fp16": other}, steady).against["fp16"].profiles["p"]
+    assert (times.ours_ms, times.other_ms, times.paid, times.turns, times.noise) == (0.90, 1.0, "faster", 3, 0.02)
+    shaky = {"p": {"ours": [0.8, 0.95, 1.15], "fp16": [1.0, 1.0, 1.01]}}
+    times = payoff_of([], ours, {"fp16": other}, shaky).against["fp16"].profiles["p"]
+    assert times.paid == "even" and times.noise == pytest.approx(0.35 / 2 / 0.95)
+    alone = payoff_of([], ours, {"fp16": other}, {"q": steady["p"]}).against["fp16"].profiles["p"]
+    assert (alone.ours_ms, alone.other_ms, alone.paid, alone.turns) == (2.0, 1.0, "slower", 0)
+
+
 def test_kernels_of_a_few_microseconds_are_too_small_to_gain():
     ours, other = engine([layer("conv")], {"conv": 0.0045}), engine([layer("conv")], {"conv": 0.004})
     found = payoff_of([node("conv", engine_layers=["conv"])], ours, {"fp16": Timed(other, {"conv": ["conv"]})})

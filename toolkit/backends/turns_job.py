@@ -1,0 +1,40 @@
+"""Measuring several engines in turn, inside the child process."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from toolkit.backends.measure import latencies_in_turn
+from toolkit.backends.messages import Messages
+from toolkit.backends.worker import Talk
+
+
+def measure_in_turn(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+    """Measure each engine's latency at the opt shapes of every profile, all engines in every round.
+
+    Args:
+        request: ``backend``, ``engines`` (name to path), ``profiles`` (see ``rtx.profiles_to_json``), ``rounds``.
+        talk: where messages and progress go.
+
+    Returns:
+        ``turns``: {profile: {engine: [median milliseconds of each round]}}; ``lacks``: {profile: why it was not
+        measured}.
+
+    Raises:
+        BackendError: an engine cannot be opened.
+    """
+    trt = importlib.import_module(request["backend"])
+    messages = Messages(talk)
+    runtime = trt.Runtime(messages.logger(trt))
+    if hasattr(runtime, "engine_host_code_allowed"):
+        # these engines were built by this run; those that are version compatible hold code of their own
+        runtime.engine_host_code_allowed = True
+    engines = {}
+    for name, path in request["engines"].items():
+        engines[name] = runtime.deserialize_cuda_engine(Path(path).read_bytes())
+        if engines[name] is None:
+            raise messages.error("TensorRT could not open an engine", path)
+    turns, lacks = latencies_in_turn(trt, engines, request["profiles"], request["rounds"], talk)
+    return {"turns": turns, "lacks": lacks}
