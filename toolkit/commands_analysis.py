@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import DataError, QtoolError, RecipeError, did_you_mean
-from toolkit.text import plain, plain_lines
+from toolkit.text import count, plain, plain_lines
 
 if TYPE_CHECKING:
     from toolkit.analysis.sensitivity import Sensitivity
@@ -34,7 +34,8 @@ class Prepared:
         context: with ranges and plan.
         step: the quantizing pass.
         later: the passes behind it.
-        simulation: with a switch for every layer that it would quantize.
+        simulation: with a switch for every layer that the recipe quantizes.
+        notes: what the reader should know of these layers.
     """
 
     pipeline: Pipeline
@@ -43,6 +44,7 @@ class Prepared:
     step: Pass
     later: list[Pass]
     simulation: Simulation
+    notes: list[str]
 
     @property
     def hidden(self) -> Path:
@@ -96,6 +98,8 @@ def prepared(
         judge = step.judge(model, context)
         facts = model.facts(context.profiles)
         ranges = context.ranges(model, wanted_tensors(model, facts, judge, step.activation_matmul))
+        notes = _left_float(step, later, model, context)
+        judge = step.judge(model, context)
         if data == "evaluation":
             found = pipeline.evaluation_data(model)[0]
         else:
@@ -109,7 +113,40 @@ def prepared(
             recipe.evaluation.output, batch, samples, allow_code=allow_code,
         )  # fmt: skip
         simulation = Simulation(model, ranges, labelled or found, context.profiles, judge, settings)
-        yield Prepared(pipeline, model, context, step, later, simulation)
+        yield Prepared(pipeline, model, context, step, later, simulation, notes)
+
+
+def _left_float(step: Any, later: list[Pass], model: Model, context: Context) -> list[str]:
+    """Ask for float for the layers whose pairs the passes behind the quantizing one take out again; a note on them."""
+    from toolkit.graph_pass import Context, find
+    from toolkit.precision import FLOATS
+
+    if not later:
+        return []
+    own = find("insert_qdq")
+    settings = {**step.model_dump(include=set(own.model_fields)), "only_if_faster": False}
+    trial = model.copy()
+    apart = Context(profiles=context.profiles, rest=context.rest, provider=context.provider,
+                    known_ranges=context.known_ranges, plan=context.plan.copy(),
+                    services={**context.services, "dry_run": True})  # fmt: skip
+    own(**settings)(trial, apart)
+    quantized = {name for name, ask in apart.plan.items() if ask.precision.quantized}
+    for one in later:
+        one(trial, apart)
+    left = {}
+    for node, _ in trial.walk():
+        reads_pairs = any(maker.op == "DequantizeLinear" for tensor in node.inputs for maker in tensor.inputs)
+        if node.name in quantized and not reads_pairs:
+            ask = apart.plan.get(node.name)
+            left[node.name] = ask.precision if ask is not None and ask.precision in FLOATS else context.rest
+    for name, precision in left.items():
+        context.plan.ask(name, precision, "a pass behind the quantizing one keeps it float")
+    if not left:
+        return []
+    return [
+        f"{count(len(left), 'layer')} that {step.title()} quantizes and a later pass makes float again count as float; "
+        f"move that pass before {step.title()} to quantize what is left with that in mind"
+    ]
 
 
 def sensitivity(
@@ -129,6 +166,7 @@ def sensitivity(
             found = measuring.fast(ready.simulation, log=log, progress=terminal.progress)
         else:
             found = measuring.exact(ready.simulation, processes=processes, log=log, progress=terminal.progress)
+        found.notes += ready.notes
         target = ready.pipeline.path / "sensitivity.json"
         found.save(target)
         spots = weak_spots(ready.simulation, found)
@@ -242,6 +280,7 @@ def bisect(
             fingerprint=fingerprint or sha256_json([simulation.fingerprint(), command, limits]), content=content,
             likely=[group.name for group in fast(simulation).ranked()],
         )  # fmt: skip
+        found.notes += ready.notes
         if on_engine is not None:
             found.notes += on_engine.notes()
     if json:
@@ -253,7 +292,7 @@ def bisect(
         notes = "".join(f"{note}\n" for note in found.notes)
         said = f"with these {len(found.kept)} of {len(simulation.names)} layers float the check passes"
         text = f"{said}, and without any one of them not:\n{names}{notes}"
-        say(f"{text}\n{found.fragment()}")
+        say(f"{text}\nBefore the pass that quantizes, put:\n\n{found.fragment()}")
     return 0
 
 

@@ -104,7 +104,7 @@ def _take(
             continue
         ran = layer["actual"]["precision"]
         # a layer asked in the float type may run in a wider one, where TensorRT finds that faster
-        wider = ran == str(Precision.FP32) and layer.get("asked_precision") == str(precisions[1])
+        wider = ran == str(Precision.FP32) and (layer.get("asked") or {}).get("precision") == str(precisions[1])
         if ran not in map(str, precisions) and not wider:
             others[str(ran)] += 1
             continue

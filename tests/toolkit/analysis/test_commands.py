@@ -36,9 +36,9 @@ def app() -> typer.Typer:
     return app
 
 
-def call(app: typer.Typer, tmp_path: Path, *words: str) -> str:
+def call(app: typer.Typer, tmp_path: Path, *words: str, text: str = RECIPE) -> str:
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(text)
     words = (words[0], str(recipe), "--out", str(tmp_path / "run"), *words[1:])
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -58,6 +58,27 @@ def test_bisect_on_the_simulation(app, tmp_path):
     found = json.loads(call(app, tmp_path, "bisect", "--min-sqnr-db", "10", "--json"))
     assert found["kept"] and 'use = "keep_precision"' in found["recipe"]
     assert json.loads(call(app, tmp_path, "bisect", "--min-sqnr-db", "10", "--json"))["checks"] == 0
+
+
+def test_layers_that_a_later_pass_keeps_float_count_as_float(app, tmp_path):
+    """The order of the README's own example: insert_qdq, then keep_precision."""
+    keep = '[[pass]]\nuse = "keep_precision"\nnodes = ["/features/features/1/*"]\n'
+    quantize = '[[pass]]\nuse = "insert_qdq"\n'
+    first = RECIPE.replace(quantize, keep + quantize)
+    last = RECIPE.replace(quantize, quantize + keep)
+    names, notes = {}, {}
+    for where, text in (("first", first), ("last", last)):
+        found = json.loads(call(app, tmp_path, "sensitivity", "--json", text=text))
+        names[where] = [group["name"] for group in found["groups"]]
+        notes[where] = [note for note in found["notes"] if "later pass" in note]
+    assert names["first"] == names["last"] and len(names["last"]) == 9 and "/features/features/1/conv/Conv" not in names["last"]
+    assert not notes["first"] and notes["last"][0].startswith("1 layer that insert_qdq quantizes")
+    # what bisect advises works where it is put last, too
+    limits = ("bisect", "--min-sqnr-db", "10", "--json")
+    found = json.loads(call(app, tmp_path, *limits))
+    assert found["kept"]
+    again = json.loads(call(app, tmp_path, *limits, text=RECIPE.replace(quantize, quantize + found["recipe"])))
+    assert again["kept"] == []
 
 
 def test_bisect_by_a_command_needs_leave_and_gets_the_model(app, tmp_path):

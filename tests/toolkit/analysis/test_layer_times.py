@@ -14,6 +14,7 @@ from toolkit.analysis.layer_times import LayerTimes, read_times
 from toolkit.analysis.search import Search
 from toolkit.errors import RecipeError
 from toolkit.precision import Precision
+from toolkit.report.schema import ActualInfo, Asked, LayerInfo
 
 INT8, FP16 = Precision.INT8, Precision.FP16
 
@@ -80,9 +81,12 @@ def cost(sim, seconds, rest=0.0):
 
 
 def test_a_float_layer_that_tensorrt_runs_in_fp32_has_its_time_all_the_same(tmp_path):
-    asked = {**layer("a", "fp32", 0.4), "asked_precision": "fp16"}
+    asked = LayerInfo(
+        node="a", op="Conv", role="compute", status="overridden", time_ms={"single": 0.4},
+        asked=Asked(precision=FP16, reason="nobody asked", by="rest"), actual=ActualInfo(precision=Precision.FP32),
+    ).model_dump(mode="json")  # fmt: skip
     assert read(report(tmp_path / "half", asked)).seconds == pytest.approx({("a", False): 4e-4})
-    quantized = {**layer("b", "fp32", 0.4), "asked_precision": "int8"}
+    quantized = {**asked, "node": "b", "asked": {"precision": "int8", "reason": "", "by": "insert_qdq"}}
     assert ("b", False) not in read(report(tmp_path / "eight", asked, quantized)).seconds
 
 
