@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from toolkit.shape_values import with_known_values
+
 if TYPE_CHECKING:
     from toolkit.model import Facts
     from toolkit.profiles import Profiles
+
+
+_ROUNDS = 16
+"""A shape that one round makes known can be what the next one begins with."""
 
 
 def infer(skeleton: onnx.ModelProto, profiles: Profiles | None) -> Facts:
@@ -28,15 +34,41 @@ def infer(skeleton: onnx.ModelProto, profiles: Profiles | None) -> Facts:
             del at_corner.graph.value_info[:]
             for value in at_corner.graph.output:
                 value.type.tensor_type.ClearField("shape")
-        try:
-            found = onnx.shape_inference.infer_shapes(at_corner, data_prop=True)
-        except Exception:
-            found = onnx.shape_inference.infer_shapes(at_corner)
+        found = _inferred(at_corner)
+        for _ in range(_ROUNDS if corner else 0):
+            known = with_known_values(at_corner, found.graph) if _has_unknown(found.graph) else None
+            if known is None:
+                break
+            at_corner, found = known, _inferred(known)
         _read(found.graph, facts)
+        own = {tensor.name for tensor in skeleton.graph.initializer}
+        for tensor in at_corner.graph.initializer:
+            if tensor.name not in own:
+                facts.types[tensor.name] = tensor.data_type
+                facts.shapes.setdefault(tensor.name, []).append(tuple(tensor.dims))
     for initializer in skeleton.graph.initializer:
         facts.types[initializer.name] = initializer.data_type
         facts.shapes[initializer.name] = [tuple(initializer.dims)]
     return facts
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:
+        return onnx.shape_inference.infer_shapes(model)
+
+
+def _has_unknown(graph: onnx.GraphProto) -> bool:
+    """Whether a shape is not known: of an inferred tensor, or since nothing was inferred for an output."""
+    known = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.HasField("shape")}
+    if any(output and output not in known for node in graph.node for output in node.output):
+        return True
+    return any(
+        not dim.HasField("dim_value")
+        for value in (*graph.value_info, *graph.output)
+        for dim in value.type.tensor_type.shape.dim
+    )
 
 
 def _fix(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
@@ -58,3 +90,6 @@ def _read(graph: onnx.GraphProto, facts: Facts) -> None:
         for attribute in node.attribute:
             for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
                 _read(sub, facts)
+                for tensor in sub.initializer:
+                    facts.types[tensor.name] = tensor.data_type
+                    facts.shapes.setdefault(tensor.name, []).append(tuple(tensor.dims))

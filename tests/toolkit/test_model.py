@@ -21,7 +21,7 @@ from tests.conftest import (
     residual_proto,
     run,
 )
-from toolkit import Extent, Journal, Model, Profiles, ShapeProfile
+from toolkit import Extent, Journal, Model, Profiles, ShapeProfile, costs
 from toolkit.backends.lowering import lower
 from toolkit.errors import ModelError, PassError
 
@@ -190,6 +190,36 @@ def test_facts_hold_every_corner_of_every_profile(residual):
     facts = residual.facts(Profiles((small,)))
     assert facts.shapes["c1"] == [(1, 8, 8, 8), (2, 8, 8, 8), (4, 8, 8, 8)]
     assert facts.is_float("c1") and facts.rank("f") == 2
+
+
+def test_shape_arithmetic_is_computed_where_onnx_does_not_follow_it():
+    """A head's width as exporters write it: the last dimension, divided, through Casts; nothing is left unknown."""
+    parts = [
+        node("Shape", ["x"], ["shape"]), node("Gather", ["shape", "two"], ["width"]),
+        node("Div", ["width", "heads"], ["quotient"]), node("Cast", ["quotient"], ["wide"], to=TensorProto.FLOAT),
+        node("Cast", ["wide"], ["head"], to=TensorProto.INT64), node("Unsqueeze", ["head", "zero"], ["one"]),
+        node("Concat", ["lead", "one"], ["split"], axis=0), node("Reshape", ["x", "split"], ["r"]),
+        node("Transpose", ["r"], ["q"], perm=[0, 2, 1, 3]), node("Transpose", ["r"], ["k"], perm=[0, 2, 3, 1]),
+        node("MatMul", ["q", "k"], ["y"]),
+    ]  # fmt: skip
+    weights = {"two": np.int64(2), "heads": np.int64(4), "zero": np.array([0]), "lead": np.array([0, 0, 4])}
+    model = Model.from_proto(build(parts, {"x": ["n", 16, 64]}, {"y": None}, weights))
+    sizes = ShapeProfile("p", {"x": Extent((1, 16, 64), (2, 16, 64), (8, 16, 64))})
+    facts = model.facts(Profiles((sizes,)))
+    assert facts.shapes["q"] == [(n, 4, 16, 16) for n in (1, 2, 8)]
+    assert facts.shapes["shape"] == [(3,)] * 3 and facts.types["head"] == TensorProto.INT64
+    assert not [t.name for n in model.nodes for t in n.outputs if any(-1 in s for s in facts.shapes.get(t.name, [(-1,)]))]
+    opt = costs.facts_at_opt(model, Profiles((sizes,)))
+    assert costs.macs(model.nodes[-1], opt) == 2 * 4 * 16 * 16 * 16
+
+
+def test_what_depends_on_values_stays_unknown():
+    parts = [node("NonZero", ["x"], ["where"]), node("Shape", ["where"], ["s"]), node("ConstantOfShape", ["s"], ["y"])]
+    model = Model.from_proto(build(parts, {"x": ["n", 4]}, {"y": None}))
+    facts = model.facts(Profiles((ShapeProfile("p", {"x": Extent((1, 4), (2, 4), (2, 4))}),)))
+    assert all(shape in ((2, -1),) for shape in facts.shapes["where"]) and "y" not in {
+        name for name, shapes in facts.shapes.items() if shapes and all(-1 not in shape for shape in shapes)
+    }
 
 
 @pytest.mark.parametrize("path", [*sorted(LIGHT.glob("*.onnx")), *sorted(MODELS.glob("*.onnx"))], ids=lambda p: p.stem)

@@ -1,0 +1,110 @@
+"""Values of a model's shape arithmetic where all shapes that it begins with are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+_MOST = 256
+"""Shapes and indices are small; a tensor with more entries is data."""
+_MAKERS = frozenset(
+    "Abs Add Cast Ceil Clip Concat ConstantOfShape CumSum Div Equal Expand Flatten Floor Gather GatherElements GatherND "
+    "Greater GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg NonZero Not Or Pow Range ReduceMax ReduceMin "
+    "ReduceProd ReduceSum Reshape Round ScatterElements ScatterND Slice Split Sqrt Squeeze Sub Tile Transpose Unsqueeze "
+    "Where And Xor".split()
+)
+
+
+def with_known_values(model: onnx.ModelProto, inferred: onnx.GraphProto) -> onnx.ModelProto | None:
+    """The model with its shape arithmetic computed, as far as ``inferred`` shapes allow; None where nothing is new.
+
+    ONNX's own data propagation knows no Div, Pow or Cast to float, which exporters write for the size of a head.
+
+    Args:
+        model: input shapes are fixed.
+        inferred: its graph after shape inference.
+    """
+    shapes = {
+        value.name: [dim.dim_value if dim.HasField("dim_value") else -1 for dim in value.type.tensor_type.shape.dim]
+        for value in (*inferred.input, *inferred.value_info, *inferred.output)
+        if value.type.tensor_type.HasField("shape")
+    }
+    shapes |= {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    values: dict[str, np.ndarray[Any, Any]] = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if np.prod(tensor.dims) <= _MOST and _holds_values(tensor)
+    }
+    found = {}
+    opsets = list(model.opset_import)
+    for node in model.graph.node:
+        made = _computed(node, values, shapes, opsets)
+        if made is not None:
+            values |= made
+            found |= dict.fromkeys(made, node)
+    if not found:
+        return None
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    del out.graph.node[:]
+    out.graph.node.extend(node for node in model.graph.node if not any(name in found for name in node.output))
+    held = {tensor.name for tensor in out.graph.initializer}
+    out.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(values[name]), name) for name in found if name not in held
+    )
+    return out
+
+
+def _holds_values(tensor: TensorProto) -> bool:
+    """Whether a tensor carries its values: those of large weights are left out of a skeleton."""
+    fields = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+    return tensor.data_location != TensorProto.EXTERNAL and any(
+        tensor.HasField(f) if f == "raw_data" else len(getattr(tensor, f)) for f in fields
+    )
+
+
+def _computed(
+    node: onnx.NodeProto, values: dict[str, np.ndarray[Any, Any]], shapes: dict[str, list[int]], opsets: list[Any]
+) -> dict[str, np.ndarray[Any, Any]] | None:
+    """What a node gives, by output; None where it is no shape arithmetic or an input's value is not known."""
+    if node.domain not in ("", "ai.onnx") or not node.output:
+        return None
+    attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    if node.op_type == "Constant" and isinstance(attributes.get("value"), TensorProto):
+        value = numpy_helper.to_array(attributes["value"])
+        return {node.output[0]: value} if value.size <= _MOST else None
+    shape = shapes.get(node.input[0]) if node.input else None
+    if node.op_type in ("Shape", "Size"):
+        if shape is None or -1 in shape:
+            return None
+        if node.op_type == "Size":
+            return {node.output[0]: np.asarray(np.prod(shape, dtype=np.int64))}
+        return {node.output[0]: np.asarray(shape[attributes.get("start", 0) : attributes.get("end")], np.int64)}
+    if node.op_type not in _MAKERS or any(name and name not in values for name in node.input):
+        return None
+    inputs = {name: values[name] for name in node.input if name}
+    if sum(value.size for value in inputs.values()) > _MOST:
+        return None
+    try:
+        made = _run(node, inputs, opsets)
+    except Exception:  # whatever the reference implementation says: the shape stays unknown
+        return None
+    if any(value.size > _MOST for value in made):
+        return None
+    return {name: np.asarray(value) for name, value in zip(node.output, made) if name}
+
+
+def _run(
+    node: onnx.NodeProto, inputs: dict[str, np.ndarray[Any, Any]], opsets: list[Any]
+) -> list[np.ndarray[Any, Any]]:
+    from onnx.reference import ReferenceEvaluator
+
+    graph = helper.make_graph(
+        [node], "one",
+        [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in inputs.items()],
+        [onnx.ValueInfoProto(name=name) for name in node.output if name],
+    )  # fmt: skip
+    return list(ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, inputs))
