@@ -60,9 +60,11 @@ def slower_than_float(found: Found, cost: CostModel, prefer: str) -> str:
     if faster:
         plan = min(faster, key=lambda one: one.seconds)
         return f'{text}; {_words(plan)} meets the budget and is faster: set prefer = "time" to have it chosen'
+    tried = "it is the only plan that was tried" if len(found.plans) == 1 else (
+        "no plan that was tried meets the budget and is faster")  # fmt: skip
     if prefer == "time":
-        return f"{text}; no plan that was tried meets the budget and is faster: stay with {cost.rest} on this GPU"
-    return (f"{text}; no plan that was tried meets the budget and is faster: set prefer = \"time\" to look for one, "
+        return f"{text}; {tried}: stay with {cost.rest} on this GPU"
+    return (f"{text}; {tried}: set prefer = \"time\" to look for one, "
             f"or stay with {cost.rest} on this GPU")  # fmt: skip
 
 

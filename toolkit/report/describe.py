@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from toolkit.report import macs as costs
@@ -66,12 +66,15 @@ def profile_infos(profiles: Profiles, samples: Mapping[str, int] | None) -> list
     ]
 
 
-def range_infos(ranges: Ranges) -> list[RangeInfo]:
-    """The ranges; ``clipped``, ``sqnr_db``, ``outlier_ratio`` and ``histogram`` come from a range's diagnosis."""
-    return [_range_info(tensor, one) for tensor, one in ranges.tensors.items()]
+def range_infos(ranges: Ranges, quantized: Collection[str] | None = None) -> list[RangeInfo]:
+    """The ranges; ``clipped``, ``sqnr_db``, ``outlier_ratio`` and ``histogram`` come from a range's diagnosis.
+
+    ``quantized`` names the tensors that are quantized; all of them where None.
+    """
+    return [_range_info(name, one, quantized is None or name in quantized) for name, one in ranges.tensors.items()]
 
 
-def _range_info(tensor: str, one: Range) -> RangeInfo:
+def _range_info(tensor: str, one: Range, quantized: bool) -> RangeInfo:
     def number(key: str) -> float | None:
         value = one.diagnosis.get(key)
         return float(value) if isinstance(value, (int, float)) else None
@@ -88,12 +91,16 @@ def _range_info(tensor: str, one: Range) -> RangeInfo:
         sqnr_db=number("sqnr_db"),
         outlier_ratio=number("outlier_ratio"),
         histogram=[float(value) for value in counted] if isinstance(counted, (list, tuple)) else None,
+        quantized=quantized,
     )
 
 
 def unlike_profiles(info: RangeInfo, factor: float = 2.0) -> tuple[str, str, float] | None:
-    """The profiles of the smallest and the largest amax with their ratio, where that is ``factor`` or more."""
-    seen = {name: amax for name, amax in info.per_profile.items() if amax > 0}
+    """The profiles of the smallest and the largest amax with their ratio, where that is ``factor`` or more.
+
+    None for a tensor that is not quantized: no scale has to serve both.
+    """
+    seen = {name: amax for name, amax in info.per_profile.items() if amax > 0 and info.quantized}
     if len(seen) < 2:
         return None
     low, high = min(seen, key=seen.__getitem__), max(seen, key=seen.__getitem__)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
+
+import onnx_graphsurgeon as gs
 
 from toolkit import __version__
 from toolkit.backends.layer import Actual, Build
 from toolkit.profiles import Profiles
 from toolkit.report import macs as costs
+from toolkit.report.advice import suggestions
 from toolkit.report.describe import profile_infos, range_infos
 from toolkit.report.device import device_warnings
 from toolkit.report.helpers import helper_lines
@@ -35,7 +38,8 @@ from toolkit.report.schema import (
     counts,
 )
 from toolkit.report.search_advice import rest_alone, search_suggestions
-from toolkit.report.verdict import culprits, headline, suggestions, verdict, warnings_of
+from toolkit.report.search_time import late_words, slow_plan_words
+from toolkit.report.verdict import culprits, headline, verdict, warnings_of
 
 if TYPE_CHECKING:
     from toolkit.calibration.ranges import Ranges
@@ -72,6 +76,7 @@ def join(
     source: ModelInfo,
     profiles: Profiles | None = None,
     ranges: Ranges | None = None,
+    quantized: Collection[str] | None = None,
     reason: str = "",
     typing: str = "",
     engine_bytes: int | None = None,
@@ -97,6 +102,7 @@ def join(
         source: the float model that the run began with.
         profiles: the recipe's profiles.
         ranges: the calibrated ranges.
+        quantized: the tensors whose ranges are used; all of them where None.
         reason: why this backend.
         typing: 'strong', 'weak', or empty where nothing was built.
         engine_bytes: the engine's size where ``build`` does not hold its bytes.
@@ -115,7 +121,8 @@ def join(
     layers = [_layer(node, plan, actuals.get(node.name), error_of.get(node.name), recipe.rest, facts) for node in nodes]
     _attribute_time(layers, build.time_ms)
     payoff = payoff_of(layers, build, compared or {}, turns)
-    result = verdict(accuracy, device)
+    late = late_words(search, build.latency)
+    result = verdict(accuracy, device, late)
     backend = BackendInfo(
         name=build.backend,
         version=build.version,
@@ -127,7 +134,7 @@ def join(
     )
     declined = _declined(journal, layers)
     profile_list = profile_infos(profiles, ranges.samples if ranges is not None else None)
-    range_list = range_infos(ranges) if ranges is not None else None
+    range_list = range_infos(ranges, quantized) if ranges is not None else None
     known = {layer.node for layer in layers}
     lost = sorted(set(actuals) - known)
     found_warnings = [
@@ -147,7 +154,7 @@ def join(
         profiles=profile_list,
         backend=backend,
         summary=Summary(
-            headline=headline(layers, accuracy, device, payoff),
+            headline=headline(layers, accuracy, device, payoff, late, slow_plan_words(search)),
             verdict=result,
             nodes=len(layers),
             computing=sum(layer.role == "compute" for layer in layers),
@@ -159,7 +166,10 @@ def join(
             next=[
                 *payoff_suggestions(payoff, layers, bool(build.latency), recipe.passes),
                 *(
-                    search_suggestions(search, result, culprits(layers), accuracy, rest_alone(journal))
+                    search_suggestions(
+                        search, result, culprits(layers), accuracy, rest_alone(journal),
+                        any(one.settings.get("helpers") for one in recipe.passes),
+                    )
                     if search is not None
                     else ()
                 ),
@@ -229,7 +239,7 @@ def _layer_errors(nodes: Iterable[Any], errors: Mapping[str, HasError]) -> dict[
     reached: dict[str, float] = {}
     found: dict[str, LayerError] = {}
     for node in nodes:
-        before = min((reached[t.name] for t in node.inputs if t.name in reached), default=math.inf)
+        before = min((reached[name] for name in _reads(node) if name in reached), default=math.inf)
         after = before
         if node.name in errors:
             given = errors[node.name]
@@ -241,6 +251,16 @@ def _layer_errors(nodes: Iterable[Any], errors: Mapping[str, HasError]) -> dict[
         for tensor in node.outputs:
             reached[tensor.name] = after
     return found
+
+
+def _reads(node: Any) -> Iterator[str]:
+    """Names of the tensors a node reads, those that its subgraphs take from outside included."""
+    yield from (tensor.name for tensor in node.inputs)
+    for attribute in node.attrs.values():
+        if isinstance(attribute, gs.Graph):
+            own = {tensor.name for inner in attribute.nodes for tensor in inner.outputs}
+            used = [name for inner in attribute.nodes for name in _reads(inner)]
+            yield from (name for name in (*used, *(t.name for t in attribute.outputs)) if name not in own)
 
 
 def _number(value: float | None) -> float | None:

@@ -113,7 +113,7 @@ def payoff_suggestions(
 
 def _leave(dear: Sequence[PayoffGroup], precision: str) -> Suggestion:
     """Leave the groups that cost time in the other engine's precision."""
-    from toolkit.report.verdict import keep_fragment
+    from toolkit.report.advice import keep_fragment
 
     first = dear[0]
     cost = -first.times[first.worst].gain_ms

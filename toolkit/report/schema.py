@@ -250,6 +250,7 @@ class RangeInfo(Part):
     sqnr_db: Finite = None
     outlier_ratio: Finite = Field(default=None, description="largest magnitude over the 99.9th percentile")
     histogram: list[float] | None = None
+    quantized: bool = Field(default=True, description="whether the tensor is quantized; else its range is not used")
 
 
 class Step(Part):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from toolkit.journal import Journal
+from toolkit.report.advice import as_good_as_float, keep_fragment
 from toolkit.report.schema import Accuracy, LayerInfo, Suggestion, Verdict
 from toolkit.report.search_parts import SearchInfo
-from toolkit.report.verdict import brief_words, keep_fragment
+from toolkit.report.verdict import brief_words
 from toolkit.text import count
 
 _MOST = 5
@@ -57,6 +58,7 @@ def search_suggestions(
     blamed: Sequence[LayerInfo],
     accuracy: Accuracy | None = None,
     alone: str = "",
+    helped: bool = False,
 ) -> list[Suggestion]:
     """What the search's own numbers say to try next.
 
@@ -66,12 +68,15 @@ def search_suggestions(
         blamed: the layers where the error comes in by their local error; named where they are others.
         accuracy: what the evaluation measured.
         alone: what ``rest_alone`` gives.
+        helped: whether the recipe's search tries helper passes already.
     """
     found: list[Suggestion] = []
     if result in ("missed", "broken") and info.met and (alone or not info.chosen.quantized_share):
         # no choice of layers mends what is missed with nothing quantized
         return [_other_rest(info, accuracy, alone)]
-    if result in ("missed", "broken") and info.met:
+    if not info.met:
+        found.append(_unmet(info, helped))
+    elif result in ("missed", "broken"):
         margin = 2 * max(info.budget.get("margin", 0.0), 0.5)
         found.append(
             Suggestion(
@@ -80,14 +85,10 @@ def search_suggestions(
                 fragment=f'[[pass]]\nuse = "search_precision"\nmargin = {margin:g}\n',
             )
         )
-    elif not info.met:
-        found.append(
-            Suggestion(text=f"No plan that the search tried meets its budget: the nearest misses {lacks_words(info)}. "
-                            "Give it more evaluations, let it try helpers, or loosen the budget.",
-                       fragment='[[pass]]\nuse = "search_precision"\nhelpers = ["equalize", "smooth"]\n')
-        )  # fmt: skip
     left = [layer for layer in info.layers if not layer.kept and layer.share >= _LEAST_SHARE][:_MOST]
-    if left and result in ("missed", "broken", "usable"):
+    late = set(info.lacks) == {"max_ms"}
+    gains = result in ("missed", "broken") or (result == "usable" and not as_good_as_float(accuracy))
+    if left and gains and not late:
         precision, first = str(info.rest), left[0]
         text = (f"{'If accuracy matters more than speed: keep' if result == 'usable' else 'Keep'} "
                 f"{count(len(left), 'more layer')} in {precision.upper()}: '{first.node}' has "
@@ -100,6 +101,26 @@ def search_suggestions(
             text += f" (By its own error alone '{one}' stands out{known}.)"
         found.append(Suggestion(text=text, fragment=keep_fragment([layer.node for layer in left], precision)))
     return found
+
+
+def _unmet(info: SearchInfo, helped: bool) -> Suggestion:
+    """What helps where no plan meets the search's budget."""
+    if set(info.lacks) == {"max_ms"}:
+        fastest = min(info.plans, key=lambda plan: plan.predicted_ms)
+        text = (
+            f"No plan that the search tried is fast enough: the fastest takes {fastest.predicted_ms:.4g} ms on the "
+            f"{info.gpu}, with nothing quantized {info.float_ms:.4g} ms. Raise max_ms, give smaller opt shapes, "
+        )
+        if info.prefer != "time":
+            return Suggestion(text=text + "or let it look for the fastest plan.",
+                              fragment='[[pass]]\nuse = "search_precision"\nprefer = "time"\n')  # fmt: skip
+        return Suggestion(text=text + "or take a faster GPU.")
+    text = f"No plan that the search tried meets its budget: the nearest misses {lacks_words(info)}. "
+    if helped:
+        fragment = f'[[pass]]\nuse = "search_precision"\nevaluations = {4 * info.evaluations}\n'
+        return Suggestion(text=text + "Give it more evaluations, or loosen the budget.", fragment=fragment)
+    return Suggestion(text=text + "Give it more evaluations, let it try helpers, or loosen the budget.",
+                      fragment='[[pass]]\nuse = "search_precision"\nhelpers = ["equalize", "smooth"]\n')  # fmt: skip
 
 
 def _other_rest(info: SearchInfo, accuracy: Accuracy | None, alone: str) -> Suggestion:

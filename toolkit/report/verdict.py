@@ -1,9 +1,9 @@
-"""The verdict, its first line, the warnings, and what to try next: all read off the joined data."""
+"""The verdict, its first line and the warnings: all read off the joined data."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from toolkit.precision import Precision
@@ -13,18 +13,15 @@ from toolkit.report.payoff_words import slower_words, speed_words
 from toolkit.report.schema import (
     Accuracy,
     BackendInfo,
-    Declined,
     DeviceInfo,
     LayerInfo,
     OutputError,
-    PassInfo,
     PayoffInfo,
     ProfileInfo,
     RangeInfo,
-    Suggestion,
     Verdict,
 )
-from toolkit.text import count, literal_glob, toml_string
+from toolkit.text import count
 
 BROKEN_AGREEMENT = 0.8
 BROKEN_COSINE = 0.8
@@ -34,17 +31,23 @@ DOUBTFUL_AGREEMENT = 0.95
 DOUBTFUL_SQNR_DB = 10.0
 CLIPPED = 0.05
 _CULPRIT_DROP_DB = 3.0
-_SETTLED = ("excluded", "complete", "kept")  # the user's own wish, or already quantized: nothing to try there
 
 
-def verdict(accuracy: Accuracy | None, device: DeviceInfo | None = None) -> Verdict:
+def verdict(accuracy: Accuracy | None, device: DeviceInfo | None = None, late: str = "") -> Verdict:
     """Whether the result is usable, missed its budget, is broken, or was not measured: the worse of model and engine.
+
+    ``late`` is what ``late_words`` says: an engine that takes too long misses its budget too.
 
     Broken: an output holds NaN or infinity; or the metric lost more than a fifth of its value and no budget allowed
     it; or, where no metric was measured, fewer than 80% of the winners agree, the SQNR is below 3 dB, or the noise is
     louder than what differs from sample to sample. An engine that does not run on its own GPU is broken too, and one
     that is broken in any profile.
     """
+    found = _accurate(accuracy, device)
+    return "missed" if late and found != "broken" else found
+
+
+def _accurate(accuracy: Accuracy | None, device: DeviceInfo | None) -> Verdict:
     if failure(device):
         return "broken"
     found, own = _simulated(accuracy), on_device(device)
@@ -89,24 +92,38 @@ def headline(
     accuracy: Accuracy | None,
     device: DeviceInfo | None = None,
     payoff: PayoffInfo | None = None,
+    late: str = "",
+    predicted: str = "",
 ) -> str:
     """The report's first line: whether the result is usable, in numbers, how much runs quantized, and whether it paid.
 
     An engine slower than the unquantized model's is called that first, unless it is no good anyway.
+
+    Args:
+        layers: the report's layers.
+        accuracy: what the evaluation measured.
+        device: the engine's run on the GPU.
+        payoff: its time beside that of unquantized engines.
+        late: that it misses a limit of time, see ``late_words``.
+        predicted: that it is predicted to be slow, see ``slow_plan_words``; said where no other engine was measured.
     """
-    found, slow = verdict(accuracy, device), slower_words(payoff)
-    running = "; ".join(words for words in (quantized_words(layers), speed_words(payoff)) if words)
-    told = _told(found, accuracy, device, running)
+    found, slow = verdict(accuracy, device, late), slower_words(payoff)
+    speed = speed_words(payoff) or ("" if slow else predicted)
+    running = "; ".join(words for words in (quantized_words(layers), speed) if words)
+    told = _told(found, accuracy, device, running, late)
     if not slow:
         return told
     return f"{told} {slow}." if found in ("broken", "missed") else f"{slow}. {told}"
 
 
-def _told(found: Verdict, accuracy: Accuracy | None, device: DeviceInfo | None, running: str) -> str:
+def _told(found: Verdict, accuracy: Accuracy | None, device: DeviceInfo | None, running: str, late: str) -> str:
     """The first line without the speed: ``running`` says what runs quantized."""
     sentence = f"{running[:1].upper()}{running[1:]}."
     if failed := failure(device):
         return f"BROKEN: {failed}. {sentence}"
+    if late and _accurate(accuracy, device) in ("usable", "unmeasured"):
+        known = accuracy_words(accuracy) if accuracy is not None else ""
+        return f"MISSED ITS BUDGET: {'; '.join((late, known or 'the accuracy was not measured', running))}."
     if accuracy is None or found == "unmeasured":
         return f"Not measured: nothing says yet whether the result is usable; {running}."
     own = on_device(device)
@@ -119,7 +136,7 @@ def _told(found: Verdict, accuracy: Accuracy | None, device: DeviceInfo | None, 
     if found == "missed":
         guilty, place = (accuracy, "") if accuracy.met is False or own is None else (own, " on the GPU")
         over = guilty.drop_kept is False
-        said = ["" if over or not guilty.misses else guilty.misses[0], accuracy_words(guilty)]
+        said = ["" if over or not guilty.misses else guilty.misses[0], accuracy_words(guilty), late]
         said.append(f"simulated {brief_words(accuracy)}" if place else on_gpu)
         return f"MISSED ITS BUDGET{place}: {'; '.join(words for words in (*said, running) if words)}."
     words = "; ".join(words for words in (accuracy_words(accuracy), on_gpu, running) if words)
@@ -277,107 +294,6 @@ def warnings_of(
     if backend.name == "none":
         found.append("no engine was built: what is asked is known, what would run is not")
     return found
-
-
-def suggestions(
-    layers: Sequence[LayerInfo],
-    accuracy: Accuracy | None,
-    backend: BackendInfo,
-    declined: Sequence[Declined],
-    ranges: Sequence[RangeInfo] | None,
-    searched: bool = False,
-    device: DeviceInfo | None = None,
-    passes: Sequence[PassInfo] = (),
-) -> list[Suggestion]:
-    """What to try next, most useful first; an engine that does worse than the simulation counts, one that crashes not.
-
-    Where a search measured the layers one by one (``searched``), its own suggestions say which to keep: error at the
-    layer is a poorer guide, and would name others.
-    """
-    result = verdict(accuracy, None if failure(device) else device)
-    found: list[Suggestion] = []
-    blamed = culprits(layers)
-    clipped = [info for info in ranges or () if (info.clipped or 0.0) > CLIPPED]
-    if clipped:
-        info = max(clipped, key=lambda one: one.clipped or 0.0)
-        text = f"The range of '{info.tensor}' ({info.method}) cuts off {info.clipped:.1%} of its values: try another."
-        fragment = f'[calibration]\nmethods = {{ {toml_string(info.tensor)} = "minmax" }}\n'
-        found.append(Suggestion(text=text, fragment=fragment))
-    if result in ("missed", "broken"):
-        found += _search_instead(passes)
-        found += [_keep(blamed)] if blamed and not searched else []
-    unlike = [(info, pair) for info in ranges or () if (pair := unlike_profiles(info))]
-    if unlike:
-        info, (low, high, ratio) = max(unlike, key=lambda entry: entry[1][2])
-        found.append(
-            Suggestion(
-                text=f"The range of '{info.tensor}' is {ratio:.1f} times as wide in profile '{high}' as in '{low}', "
-                "and one scale serves both: check that each profile's samples are typical, or build one engine each."
-            )
-        )
-    if result == "unmeasured":
-        found.append(
-            Suggestion(
-                text="Give the recipe labelled samples that calibration does not see, and a budget.",
-                fragment='[evaluation]\ndata = "test.npz"\nmetric = "top1"\nbudget = { max_drop = 0.005 }\n',
-            )
-        )
-    elif accuracy is not None and accuracy.met is None and result == "usable":
-        found.append(
-            Suggestion(
-                text="Set a budget, so that the next run judges by itself (exit status 1 where it is missed).",
-                fragment="[evaluation]\nbudget = { max_drop = 0.005 }\n",
-            )
-        )
-    if result == "usable" and blamed and not searched:
-        keep = _keep(blamed)
-        found.append(Suggestion(text=f"If accuracy matters more than speed: {keep.text}", fragment=keep.fragment))
-    by_rule: dict[str, list[Declined]] = defaultdict(list)
-    for entry in declined:
-        if entry.by in ("insert_qdq", "search_precision") and entry.rule not in _SETTLED:
-            by_rule[entry.rule].append(entry)
-    if by_rule and result not in ("missed", "broken"):
-        rule, entries = max(by_rule.items(), key=lambda item: len(item[1]))
-        found.append(
-            Suggestion(text=f"{count(len(entries), 'node')} declined by rule '{rule}', such as '{entries[0].node}': "
-                            f"{entries[0].reason}. To quantize more, begin there.")
-        )  # fmt: skip
-    if backend.name == "none":
-        found.append(
-            Suggestion(text="Build an engine to see what runs: pip install 'qtool[rtx]' needs no GPU.",
-                       fragment='[engine]\nbackend = "tensorrt_rtx"\n')
-        )  # fmt: skip
-    return found
-
-
-def keep_fragment(nodes: Sequence[str], precision: str) -> str:
-    """A piece of recipe that keeps ``nodes`` in ``precision``; names are TOML strings, their globs made literal."""
-    listed = "".join(f"    {toml_string(literal_glob(node))},\n" for node in nodes)
-    return f'[[pass]]\nuse = "keep_precision"\nprecision = "{precision}"\nnodes = [\n{listed}]\n'
-
-
-def _search_instead(passes: Sequence[PassInfo]) -> list[Suggestion]:
-    """The search in place of insert_qdq, where the recipe has that and no search."""
-    plain = next((one for one in passes if one.use == "insert_qdq"), None)
-    if plain is None or any(one.use == "search_precision" for one in passes):
-        return []
-    import tomli_w
-
-    entry = {"use": "search_precision", "helpers": ["equalize", "smooth"], **plain.settings}
-    text = "Let a search decide in place of insert_qdq: it tries helper passes and keeps float what misses the budget."
-    return [Suggestion(text=text, fragment=tomli_w.dumps({"pass": [entry]}))]
-
-
-def _keep(blamed: Sequence[LayerInfo]) -> Suggestion:
-    chosen, precision = list(blamed), "fp16"
-    first = chosen[0]
-    level = first.error.sqnr_db if first.error else None
-    said = f"{level:.1f} dB" if level is not None else "NaN or infinity"
-    text = f"Keep {count(len(chosen), 'layer')} in {precision.upper()}: '{first.node}' ({said}) adds the most error."
-    if first.status == "overridden":
-        text += " The engine computes it in another precision than asked, but its pairs still round."
-    text += " That is its own error; qtool sensitivity measures what each layer costs at the output."
-    return Suggestion(text=text, fragment=keep_fragment([layer.node for layer in chosen], precision))
 
 
 def quantized_type(layer: LayerInfo) -> Precision | None:

@@ -10,12 +10,14 @@ from toolkit.analysis.causes import (
     PROFILES,
     Cause,
     cheap,
+    data_cause,
     other_method,
     range_causes,
     rounding,
     weight_causes,
     weight_sqnr_db,
 )
+from toolkit.analysis.clipping import REMEDY, Beyond
 from toolkit.analysis.helpers import Helpers
 from toolkit.analysis.layer_weights import LayerWeights
 from toolkit.calibration.diagnosis import unlike_profiles
@@ -24,7 +26,7 @@ from toolkit.model import Model
 from toolkit.placement.ops import TARGETS, weight_axis
 from toolkit.placement.qdq import pairs_of, without_pairs
 from toolkit.precision import Precision
-from toolkit.report.schema import LayerInfo
+from toolkit.report.schema import LayerInfo, Suggestion
 from toolkit.report.search_parts import CauseInfo, WeakSpotInfo
 from toolkit.report.verdict import quantized_type
 
@@ -32,7 +34,7 @@ from toolkit.report.verdict import quantized_type
 def weak_spots_from_ranges(
     blamed: Sequence[LayerInfo], layers: Sequence[LayerInfo], model: Model, ranges: Ranges | None
 ) -> list[WeakSpotInfo]:
-    """What is wrong with the tensors of some layers; layers of which nothing is known are left out.
+    """What is wrong with the quantized tensors of some layers; layers of which nothing is known are left out.
 
     Args:
         blamed: the layers to explain, the worst first.
@@ -57,6 +59,37 @@ def weak_spots_from_ranges(
     return spots
 
 
+def blame_data(spots: Sequence[WeakSpotInfo], model: Model, unlike: Sequence[Beyond]) -> list[WeakSpotInfo]:
+    """The weak spots with clipping on unlike data as the first cause of those that it explains.
+
+    Where a spot was read off the ranges, its rounding is left out then: it holds for calibration's samples alone.
+
+    Args:
+        spots: the weak spots, however they were found.
+        model: the graph with its pairs, before lowering; not changed.
+        unlike: the tensors whose values leave their ranges on the evaluation's samples.
+    """
+    if not unlike:
+        return list(spots)
+    readers = {node.name: {tensor.name for tensor in node.inputs} for node in without_pairs(model).nodes}
+    told = []
+    for spot in spots:
+        causes = [CauseInfo(**asdict(data_cause(one))) for one in unlike if one.tensor in readers.get(spot.node, ())]
+        known = {cause.kind for cause in spot.causes}
+        if causes and "unlike-data" not in known:
+            rest = [cause for cause in spot.causes if spot.source == "search" or cause.kind != "rounding"]
+            spot = spot.model_copy(update={"causes": [*causes, *rest]})
+        told.append(spot)
+    return told
+
+
+def data_suggestions(unlike: Sequence[Beyond]) -> list[Suggestion]:
+    """What to try before anything else where the evaluation's values leave the calibrated ranges."""
+    if not unlike:
+        return []
+    return [Suggestion(text=f"First {REMEDY}: keeping layers float only hides that '{unlike[0].tensor}' is clipped.")]
+
+
 class _Reader:
     """The float graph behind the pairs, with what calibration knows of its tensors."""
 
@@ -72,10 +105,11 @@ class _Reader:
         precision = quantized_type(layer)
         if node is None or precision is None:
             return []
-        read = {t.name: known for t in node.inputs if (known := self.ranges.tensors.get(t.name)) is not None}
+        read = {t.name: self.ranges.tensors[t.name] for t in node.inputs
+                if t.name in self.scales and t.name in self.ranges.tensors}  # fmt: skip
         found: list[Cause] = []
         for tensor, known in read.items():
-            shared = self.scales.get(tensor, 0.0) * precision.max / known.amax if known.amax else 1.0
+            shared = self.scales[tensor] * precision.max / known.amax if known.amax else 1.0
             found += range_causes(
                 tensor, known, shared=shared, unlike=self.unlike.get(tensor), passes=self._passes(layer, known)
             )

@@ -6,6 +6,7 @@ import math
 import random
 
 from toolkit.precision import Precision
+from toolkit.report.advice import suggestions
 from toolkit.report.schema import (
     Accuracy,
     ActualInfo,
@@ -28,7 +29,7 @@ from toolkit.report.schema import (
     Tool,
     counts,
 )
-from toolkit.report.verdict import headline, suggestions, verdict, warnings_of
+from toolkit.report.verdict import headline, verdict, warnings_of
 
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>",

@@ -7,11 +7,12 @@ import pytest
 from tests.toolkit.report.engine_samples import device, measured, network, payoff
 from tests.toolkit.report.samples import HOSTILE, sample
 from tests.toolkit.report.test_report_render import Page
+from toolkit.report.advice import suggestions
 from toolkit.report.device import device_warnings, failure
 from toolkit.report.html import render_html
 from toolkit.report.schema import DeviceInfo, LayerError, Report
 from toolkit.report.terminal import to_text
-from toolkit.report.verdict import headline, suggestions, verdict
+from toolkit.report.verdict import headline, verdict
 
 FAILED = DeviceInfo(status="failed", gpu="NVIDIA H200", why="profile 'batch': the engine failed: misaligned address.")
 NO_GPU = DeviceInfo(status="skipped", why="no GPU is here to run the engine on")

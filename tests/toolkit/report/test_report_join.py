@@ -7,7 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
+from tests.conftest import build
+from tests.conftest import node as op
 from toolkit.backends.layer import Actual, Build
 from toolkit.calibration.ranges import Range, Ranges
 from toolkit.journal import Journal
@@ -112,6 +115,19 @@ def test_each_layer_knows_what_it_adds_to_the_error_of_its_inputs(model):
     assert errors["Relu"].drop_db == pytest.approx(-1)
     assert errors["MatMul"].drop_db == pytest.approx(9)
     assert errors["DQ"] is None
+
+
+def test_an_ifs_error_is_held_against_what_its_branches_read():
+    branch = [helper.make_graph([op("Neg", ["a"], [name])], name, [], [helper.make_tensor_value_info(name, 1, [2])])
+              for name in ("t", "e")]  # fmt: skip
+    nodes = [op("Exp", ["x"], ["a"]), op("If", ["c"], ["y"], then_branch=branch[0], else_branch=branch[1])]
+    inner = Model.from_proto(build(nodes, {"x": [2], "c": []}, {"y": [2]}, types={"c": onnx.TensorProto.BOOL}))
+    errors = {"a": 20.0, "y": 19.0}
+    given = {name: SimpleNamespace(sqnr_db=db, max_abs=1.0, identical=False) for name, db in errors.items()}
+    report = join(inner, PrecisionPlan(), {}, Journal(), given, None, Build("none"), recipe=RecipeInfo(name="r"),
+                  source=model_info(inner, Profiles()))  # fmt: skip
+    found = {layer.node: layer.error for layer in report.layers if layer.error is not None}
+    assert found["a"].drop_db is None and found["y"].drop_db == pytest.approx(1.0)
 
 
 def test_multiply_accumulates_and_the_share_that_runs_quantized(model):

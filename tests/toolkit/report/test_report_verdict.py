@@ -6,6 +6,7 @@ import pytest
 
 from tests.toolkit.report.samples import HOSTILE, accuracy, sample
 from toolkit.precision import Precision
+from toolkit.report.advice import keep_fragment, suggestions
 from toolkit.report.schema import (
     Accuracy,
     ActualInfo,
@@ -17,17 +18,7 @@ from toolkit.report.schema import (
     OutputError,
     PassInfo,
 )
-from toolkit.report.verdict import (
-    breakage,
-    culprits,
-    headline,
-    keep_fragment,
-    quantized_type,
-    quantized_words,
-    suggestions,
-    verdict,
-    warnings_of,
-)
+from toolkit.report.verdict import breakage, culprits, headline, quantized_type, quantized_words, verdict, warnings_of
 from toolkit.text import toml_string
 
 if sys.version_info >= (3, 11):

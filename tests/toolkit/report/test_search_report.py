@@ -26,7 +26,9 @@ from toolkit.report.search_advice import rest_alone, search_line, search_suggest
 from toolkit.report.search_chart import HEIGHT, WIDTH, axis, search_chart
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, WeakSpotInfo
 from toolkit.report.search_section import read_search
+from toolkit.report.search_time import late_words, slow_plan_words
 from toolkit.report.terminal import to_text
+from toolkit.report.verdict import headline, verdict
 from toolkit.text import plain
 
 
@@ -180,8 +182,50 @@ def test_suggestions_use_what_the_search_measured_and_name_who_differs():
     assert search_suggestions(info([point(chosen=True)]), "usable", blamed) == []
 
 
+def test_a_latency_limit_that_is_missed_is_in_the_first_line():
+    found = info([point(1.25, chosen=True)], budget={"max_ms": 1.0}, met=False, lacks={"max_ms": 0.25}, prefer="int8")
+    late = late_words(found, {})
+    assert late == "1.25 ms predicted on the A10, max_ms 1"
+    assert late_words(found, {"p": {"opt": 1.5}}) == "1.5 ms measured, max_ms 1"
+    assert late_words(found, {"p": {"opt": 0.9}}) == "" == late_words(None, {"p": {"opt": 9.0}})
+    usable, broken = accuracy("usable"), accuracy("broken")
+    assert verdict(usable, None, late) == "missed" == verdict(None, None, late) and verdict(broken, None, late) == "broken"
+    said = headline([], usable, late=late)
+    assert said.startswith(f"MISSED ITS BUDGET: {late}; top1") and "0 layers" in said
+    assert headline([], accuracy("missed"), late=late).startswith("MISSED ITS BUDGET: ") and late in headline(
+        [], accuracy("missed"), late=late
+    )
+    assert "was not measured" in headline([], None, late=late)
+    (faster,) = search_suggestions(found, "missed", [])
+    assert 'prefer = "time"' in faster.fragment and "the fastest takes 1.25 ms" in faster.text
+    found.prefer = "time"
+    assert search_suggestions(found, "missed", [])[0].fragment == ""
+
+
+def test_helpers_that_the_recipe_tries_already_are_not_suggested():
+    found = info([point(chosen=True)], met=False, lacks={"max_drop": 0.02})
+    assert "helpers" in search_suggestions(found, "missed", [])[0].fragment
+    (more,) = search_suggestions(found, "missed", [], helped=True)
+    assert "helpers" not in more.text + more.fragment and "evaluations" in more.fragment
+
+
+def test_a_plan_predicted_slower_than_float_says_so_in_the_first_line():
+    slow = slow_plan_words(info([point(2.5, chosen=True, quantized_share=0.5)]))
+    assert slow == "predicted SLOWER than FP16: 2.5 ms against 2 on the A10"
+    assert f"; {slow}." in headline([], accuracy("usable"), predicted=slow)
+    assert not slow_plan_words(info([point(2.5, chosen=True, quantized_share=0.0)])) and not slow_plan_words(None)
+    assert not slow_plan_words(info([point(1.5, chosen=True, quantized_share=0.5)]))
+
+
+def test_nothing_is_to_be_kept_where_the_result_is_as_good_as_float():
+    layers = [LayerHarm(node="a", op="Conv", share=0.6, kept=False)]
+    found = info([point(chosen=True)], layers=layers)
+    fine, worse = accuracy("usable").model_copy(update={"drop": 0.0}), accuracy("usable").model_copy(update={"drop": 0.001})
+    assert not search_suggestions(found, "usable", [], fine) and search_suggestions(found, "usable", [], worse)
+
+
 def test_where_a_search_measured_the_local_guess_is_not_offered():
-    from toolkit.report.verdict import suggestions
+    from toolkit.report.advice import suggestions
 
     report = sample(kind="missed")
     own = (report.layers, accuracy("missed"), report.backend, [], [])
