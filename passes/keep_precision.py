@@ -6,15 +6,20 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from toolkit.costs import role
 from toolkit.graph_pass import Context, Pass
 from toolkit.model import Model
 from toolkit.placement.qdq import bypass
 from toolkit.precision import Precision
 from toolkit.select import choose
+from toolkit.text import count
 
 
 class KeepPrecision(Pass):
-    """Ask for FP16, BF16 or FP32 for the nodes that match; pairs in front of them are taken out."""
+    """Ask for FP16, BF16 or FP32 for the nodes that match; pairs in front of them are taken out.
+
+    Nodes that compute no floats (shape arithmetic) are left as they are.
+    """
 
     name = "keep_precision"
     nodes: list[str] = Field([], description="names or globs of nodes")
@@ -38,8 +43,13 @@ class KeepPrecision(Pass):
         precision = Precision(self.precision)
         chosen = choose(model, self.nodes, self.ops, self.between, "keep_precision")
         nodes = {node.name: node for node, _ in model.walk()}
+        facts = model.facts(context.profiles)
+        others = [name for name in chosen if role(nodes[name], facts) == "other" and nodes[name].op != "Constant"]
+        if others:
+            text = f"{count(len(others), 'node')} chosen compute no floats, such as '{others[0]}': nothing is asked for"
+            context.journal.noted(text, rule="no-floats")
         for name, pattern in chosen.items():
-            if nodes[name].op in ("QuantizeLinear", "DequantizeLinear", "Constant"):
+            if name in others or nodes[name].op in ("QuantizeLinear", "DequantizeLinear", "Constant"):
                 continue
             why = self.reason or f"chosen by '{pattern}'"
             context.plan.ask(name, precision, why)

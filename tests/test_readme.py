@@ -16,6 +16,7 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = [(m.group(1), m.group(2)) for m in re.finditer(r"^```(\w+)\n(.*?)^```", TEXT, re.S | re.M)]
 COMMANDS = [line for kind, body in BLOCKS if kind == "bash" for line in body.splitlines() if line.startswith("qtool ")]
 SNIPPETS = [body for kind, body in BLOCKS if kind == "python" and "class " not in body]
+FILES = re.findall(r"<!-- (recipes/\S+) -->\n```python\n(.*?)```", TEXT, re.S)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_python(clone: Path, snippet: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_the_pass_in_the_readme_is_the_file() -> None:
-    code = re.search(r"<!-- recipes/keep_first_and_last.py -->\n```python\n(.*?)```", TEXT, re.S)
-    assert code is not None
-    assert code.group(1) == (ROOT / "recipes" / "keep_first_and_last.py").read_text(encoding="utf-8")
+def test_the_files_in_the_readme_are_the_files() -> None:
+    assert [name for name, _ in FILES] == ["recipes/own_data.py", "recipes/keep_first_and_last.py"]
+    for name, code in FILES:
+        assert code == (ROOT / name).read_text(encoding="utf-8")

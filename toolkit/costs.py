@@ -1,4 +1,7 @@
-"""Multiply-accumulates of nodes and shapes at a profile's opt: what the report and the cost model both count."""
+"""What a node computes: its role, its multiply-accumulates, and shapes at a profile's opt.
+
+The report, the cost model and the passes count the same.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,10 @@ from toolkit.profiles import Extent, Profiles, ShapeProfile
 
 if TYPE_CHECKING:
     from toolkit.model import Facts, Model
+    from toolkit.report.schema import Role
+
+CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "CastLike"})
+_NO_COMPUTATION = frozenset({"Constant", "Shape", "Size"})
 
 
 def facts_at_opt(model: Model, profiles: Profiles) -> Facts:
@@ -19,6 +26,22 @@ def facts_at_opt(model: Model, profiles: Profiles) -> Facts:
         return model.facts()
     opt = {name: Extent(extent.opt, extent.opt, extent.opt) for name, extent in first.shapes.items()}
     return model.facts(Profiles((ShapeProfile(first.name, opt),)))
+
+
+def role(node: Any, facts: Facts) -> Role:
+    """What a node is: a computation, a conversion between types, or other (constants, shape arithmetic).
+
+    A node whose types nobody knows (a plugin's) counts as a computation.
+    """
+    if node.op in CONVERSIONS:
+        return "convert"
+    if node.op in _NO_COMPUTATION:
+        return "other"
+    tensors = [tensor.name for tensor in (*node.inputs, *node.outputs)]
+    if any(facts.is_float(name) for name in tensors):
+        return "compute"
+    known = any(tensor.name in facts.types for tensor in node.outputs)
+    return "other" if known else "compute"
 
 
 def macs(node: Any, facts: Facts) -> int | None:

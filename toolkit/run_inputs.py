@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.errors import RangesError, RecipeError, did_you_mean
+from toolkit.errors import QtoolError, RangesError, RecipeError, did_you_mean
 from toolkit.files import sha256_json
 from toolkit.journal import Journal
 from toolkit.profiles import Extent, Profiles, ShapeProfile
-from toolkit.recipe import Recipe
+from toolkit.quantized import QUANTIZED_SOURCE, STRIP, already_quantized, pair_count
+from toolkit.recipe import RandomSection, Recipe
 from toolkit.run_checks import RunChecks
 from toolkit.versions import code_fingerprint
 
@@ -25,16 +27,43 @@ if TYPE_CHECKING:
 class RunInputs(RunChecks):
     """Opens what a recipe names; each thing once."""
 
+    _source_notes: Sequence[tuple[str, str]] = ()
+    _reference: Model | None = None
+
     # ---------------------------------------------------------------- model and data
 
     def source(self, journal: Journal | None = None) -> Model:
-        """The float model as it was loaded; loaded once."""
+        """The model as it was loaded; loaded once. ``journal`` gets what there is to say of it."""
         from toolkit.model import Model
 
         if self._source is None:
-            self._source = Model.load(self.model_path, journal)
+            said = Journal()
+            self._source = Model.load(self.model_path, said)
             self._check_profiles(self._source)
+            pairs = pair_count(self._source)
+            if pairs and not self._strips():
+                said.noted(already_quantized(pairs), rule=QUANTIZED_SOURCE)
+            self._source_notes = [(event.reason, event.rule) for event in said]
+        for reason, rule in self._source_notes if journal is not None else ():
+            journal.noted(reason, rule=rule)  # type: ignore[union-attr]
         return self._source
+
+    def reference(self) -> Model:
+        """The model that results are compared with: the source without the pairs that the recipe has taken out."""
+        from toolkit.graph_pass import Context
+
+        if self._reference is None:
+            self._reference = self.source()
+            strips = [step for step in self.passes() if step.title() == STRIP]
+            if strips:
+                self._reference = self._reference.copy()
+                for step in strips:
+                    step(self._reference, Context())
+        return self._reference
+
+    def _strips(self) -> list[dict[str, Any]]:
+        """What the recipe says of the Q/DQ pairs to be removed."""
+        return [entry for entry in self.recipe.passes if entry["use"] == STRIP]
 
     def _check_profiles(self, model: Model) -> None:
         from toolkit.profile_check import check
@@ -48,23 +77,10 @@ class RunInputs(RunChecks):
 
         ``profiles`` replaces the recipe's own, where samples must fit other shapes.
         """
-        from toolkit.data import CalibrationData
-
         section = self.recipe.calibration
         if section.data is None and section.random is None:
             return None
-        data = CalibrationData.open(
-            self._opened(section.data),
-            model,
-            self.profiles if profiles is None else profiles,
-            outside=section.outside,
-            base=self.recipe.folder,
-            journal=journal,
-            allow_code=self.allow_code,
-            mask=section.mask,
-            images=section.images.model_dump() if section.images is not None else None,
-            random=section.random.model_dump() if section.random is not None else None,
-        )
+        data = self._samples(section.data, model, profiles, journal=journal, random=section.random)
         if section.samples is not None and section.samples < len(data):
             kept, _ = data.split(1 - section.samples / len(data))
             if journal is not None:
@@ -79,40 +95,53 @@ class RunInputs(RunChecks):
 
     def evaluation_data(self, model: Model) -> tuple[CalibrationData | None, bool]:
         """The samples to measure on, and whether calibration did not see them."""
-        from toolkit.data import CalibrationData
-
-        section = self.recipe.evaluation
+        section, calibration = self.recipe.evaluation, self.recipe.calibration
+        labels = section.metric is not None
         if section.data is not None:
-            data = CalibrationData.open(
-                self._opened(section.data),
-                model,
-                self.profiles,
-                outside=self.recipe.calibration.outside,
-                labels=section.metric is not None,
-                base=self.recipe.folder,
-                allow_code=self.allow_code,
-                mask=self.recipe.calibration.mask,
-                images=self.recipe.calibration.images.model_dump()
-                if self.recipe.calibration.images is not None
-                else None,
-            )
-            return data, self.data_print(section.data) != self.data_print(self.recipe.calibration.data)
-        calibration = self.recipe.calibration
+            data = self._samples(section.data, model, labels=labels)
+            return data, not self._same_samples(section.data, calibration.data)
         if calibration.data is None and calibration.random is None:
             return None, True
-        data = CalibrationData.open(
-            self._opened(calibration.data),
-            model,
-            self.profiles,
-            outside=calibration.outside,
-            labels=section.metric is not None,
-            base=self.recipe.folder,
-            allow_code=self.allow_code,
-            mask=calibration.mask,
-            images=calibration.images.model_dump() if calibration.images is not None else None,
-            random=calibration.random.model_dump() if calibration.random is not None else None,
-        )
+        data = self._samples(calibration.data, model, labels=labels, random=calibration.random)
         return (data.split(section.hold_out)[1], True) if len(data) > 1 else (data, False)
+
+    def _same_samples(self, data: str, other: str | None) -> bool:
+        """Whether both name the same samples; of code in one file it is the names that tell."""
+        if other is not None and self._names_code(data) and self._names_code(other):
+            return data == other
+        return self.data_print(data) == self.data_print(other)
+
+    def _samples(
+        self,
+        data: str | None,
+        model: Model,
+        profiles: Profiles | None = None,
+        *,
+        journal: Journal | None = None,
+        labels: bool = False,
+        random: RandomSection | None = None,
+    ) -> CalibrationData:
+        from toolkit.data import CalibrationData
+
+        section = self.recipe.calibration
+        try:
+            return CalibrationData.open(
+                self._opened(data),
+                model,
+                self.profiles if profiles is None else profiles,
+                outside=section.outside,
+                labels=labels,
+                base=self.recipe.folder,
+                journal=journal,
+                allow_code=self.allow_code,
+                mask=section.mask,
+                images=section.images.model_dump() if section.images is not None else None,
+                random=random.model_dump() if random is not None else None,
+            )
+        except QtoolError as error:
+            if error.value:
+                error.at(self.recipe.locate_value(error.value, "calibration"))
+            raise
 
     def _opened(self, data: str | None) -> str | None:
         return data if data is None or self._names_code(data) else str(self.recipe.resolve(data))
@@ -237,12 +266,17 @@ class RunInputs(RunChecks):
         for index, entry in enumerate(self.recipe.passes):
             settings = {key: value for key, value in entry.items() if key != "use"}
             try:
-                found.append(configure(find(entry["use"], self.allow_code), settings))
+                step = configure(find(entry["use"], self.allow_code), settings)
             except RecipeError as error:
                 raise RecipeError(
                     error.what, where=self.recipe.locate("pass", index, "use"), remedy=error.remedy
                 ) from error
+            step.comes_from(partial(self._place_in_pass, index))
+            found.append(step)
         return found
+
+    def _place_in_pass(self, index: int, value: str) -> str:
+        return self.recipe.locate_value(value, "pass", index)
 
     def context(self, model: Model, journal: Journal) -> Context:
         """A context for the recipe's passes on this model."""

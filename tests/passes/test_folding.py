@@ -128,6 +128,15 @@ def test_keep_precision_marks_nodes_and_says_why(attention):
     assert context.journal.of("changed", node="p")[0].reason == "sums of exponentials"
 
 
+def test_keep_precision_asks_nothing_for_shape_arithmetic():
+    parts = [node("Shape", ["x"], ["s"]), node("Reshape", ["x", "s"], ["r"]), node("Relu", ["r"], ["y"])]
+    model, context = Model.from_proto(build(parts, {"x": ["n", 4]}, {"y": ["n", 4]})), Context()
+    KeepPrecision(nodes=["*"])(model, context)
+    assert {name for name, _ in context.plan.items()} == {"r", "y"}
+    (note,) = [e.reason for e in context.journal if e.rule == "no-floats"]
+    assert note.startswith("1 node chosen compute no floats, such as 's'")
+
+
 def test_keep_precision_needs_something_to_choose():
     with pytest.raises(ValueError, match="chooses no nodes"):
         KeepPrecision()

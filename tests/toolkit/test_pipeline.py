@@ -109,6 +109,19 @@ def test_a_missed_budget_is_exit_status_1_with_all_files_there(place):
     assert (place / "out" / "report.html").exists()
 
 
+def test_samples_of_one_file_of_code_are_told_apart_by_their_names(tmp_path):
+    text = (ROOT / "recipes" / "digits_own.toml").read_text().replace("../models", MODELS.as_posix())
+    (tmp_path / "r.toml").write_text(text + '[engine]\nbackend = "none"\n')
+    (tmp_path / "own_data.py").write_text(
+        (ROOT / "recipes" / "own_data.py").read_text().replace('Path(__file__).parent.parent / "models"', f"Path({str(MODELS)!r})")
+    )
+    accuracy = run(tmp_path / "r.toml", tmp_path / "out", allow_code=True).report.accuracy
+    assert accuracy.held_out and accuracy.metric == "own_data:WorstDigit" and accuracy.samples == 500
+    assert 0.9 < accuracy.quantized <= 1
+    (tmp_path / "r.toml").write_text((tmp_path / "r.toml").read_text().replace("held_out", "samples"))
+    assert not run(tmp_path / "r.toml", tmp_path / "out", allow_code=True).report.accuracy.held_out
+
+
 def test_without_test_data_outputs_are_compared_on_held_out_samples(place):
     text = (place / "digits.toml").read_text()
     (place / "digits.toml").write_text(text[: text.index("[evaluation]")])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from toolkit.report import macs as costs
+from toolkit import costs
 from toolkit.report.schema import ModelInfo, ProfileInfo, RangeInfo, ShapeRange, TensorInfo
 
 if TYPE_CHECKING:

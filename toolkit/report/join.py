@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx_graphsurgeon as gs
 
-from toolkit import __version__
+from toolkit import __version__, costs
 from toolkit.backends.layer import Actual, Build
 from toolkit.profiles import Profiles
-from toolkit.report import macs as costs
 from toolkit.report.advice import suggestions
 from toolkit.report.describe import profile_infos, range_infos
 from toolkit.report.device import device_warnings

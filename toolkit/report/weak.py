@@ -17,7 +17,7 @@ from toolkit.analysis.causes import (
     weight_causes,
     weight_sqnr_db,
 )
-from toolkit.analysis.clipping import REMEDY, Beyond
+from toolkit.analysis.clipping import Beyond
 from toolkit.analysis.helpers import Helpers
 from toolkit.analysis.layer_weights import LayerWeights
 from toolkit.calibration.diagnosis import unlike_profiles
@@ -87,7 +87,8 @@ def data_suggestions(unlike: Sequence[Beyond]) -> list[Suggestion]:
     """What to try before anything else where the evaluation's values leave the calibrated ranges."""
     if not unlike:
         return []
-    return [Suggestion(text=f"First {REMEDY}: keeping layers float only hides that '{unlike[0].tensor}' is clipped.")]
+    worst = unlike[0]
+    return [Suggestion(text=f"First {worst.remedy}: keeping layers float only hides that '{worst.tensor}' is clipped.")]
 
 
 class _Reader:
