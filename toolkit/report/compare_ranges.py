@@ -49,6 +49,7 @@ class RangesComparison:
                  f"{len(self.only_second)} only in {second}"]  # fmt: skip
         if self.median_ratio is not None:
             lines.append(f"median ratio {self.median_ratio:.4f}")
+        lines += [f"{'ratio':>10}  {'first amax':12} {'second amax':12} tensor"] if self.ratios else []
         lines += [f"{ratio:10.4f}  {a:<12.6g} {b:<12.6g} {plain(name)}" for name, a, b, ratio in self.ratios]
         lines += [f"only in {first}: {plain(name)}" for name in self.only_first]
         lines += [f"only in {second}: {plain(name)}" for name in self.only_second]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from toolkit.journal import Journal
 from toolkit.report.advice import as_good_as_float, keep_fragment
 from toolkit.report.schema import Accuracy, LayerInfo, Suggestion, Verdict
-from toolkit.report.search_parts import SearchInfo
+from toolkit.report.search_parts import PlanPoint, SearchInfo
 from toolkit.report.verdict import brief_words
 from toolkit.text import count
 
@@ -32,8 +32,8 @@ def search_line(info: SearchInfo) -> str:
     )
 
 
-def lacks_words(info: SearchInfo) -> str:
-    """How far the chosen plan misses each limit."""
+def lacks_words(info: SearchInfo | PlanPoint) -> str:
+    """How far the chosen plan, or this one, misses each limit."""
     words = [f"{name} by {value:.3g}{_UNITS.get(name, '')}" if value is not None else f"{name} without measure"
              for name, value in info.lacks.items()]  # fmt: skip
     return ", ".join(words)

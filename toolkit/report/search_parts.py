@@ -22,6 +22,9 @@ class PlanPoint(Part):
     kept: int = Field(description="how many quantizable layers stay float")
     names: list[str] = Field(default_factory=list, description="those, of the chosen plan and of the front's")
     meets: bool = Field(description="whether it meets the budget")
+    lacks: dict[str, Finite] = Field(
+        default_factory=dict, description="how far it misses each limit, margin and expected changes counted"
+    )
     front: bool = Field(default=False, description="whether no other plan is as exact and as fast")
     chosen: bool = False
 

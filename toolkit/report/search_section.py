@@ -73,7 +73,7 @@ def _point(plan: Mapping[str, Any], front: Sequence[Any], best: Mapping[str, Any
         predicted_ms=plan["predicted_ms"], noise=noise, sqnr_db=_db(noise), metric=outcome.get("metric"),
         agreement=outcome.get("agreement"), quantized_share=plan["quantized_macs"], kept=len(plan["kept"]),
         names=sorted(plan["kept"]) if on_front or chosen else [], meets=not plan["lacks"], front=on_front,
-        chosen=chosen,
+        chosen=chosen, lacks={name: float(value) for name, value in plan["lacks"].items()},
     )  # fmt: skip
 
 
