@@ -180,6 +180,8 @@ class EngineTimes:
         elif inside:
             text += f"; {count(len(inside), 'layer')} in common blocks share their time by multiply-accumulates"
         self.note(text)
+        if later := self._later():
+            self.note(f"what the passes after the search do ({', '.join(later)}) is not in the engines that it measures")
         return found
 
     def whole(self, kept: Iterable[str]) -> float | None:
@@ -189,6 +191,12 @@ class EngineTimes:
         except QtoolError as error:
             self.note(f"the engine of the chosen plan was not measured: {error}")
             return None
+
+    def _later(self) -> list[str]:
+        """The recipe's passes after the first one that searches."""
+        pipeline = self.context.services.get("pipeline")
+        uses = [entry["use"] for entry in pipeline.recipe.passes] if pipeline is not None else []
+        return uses[uses.index("search_precision") + 1 :] if "search_precision" in uses else []
 
     def note(self, text: str) -> None:
         """Tell the journal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ from passes.search_precision import SearchPrecision
 from tests.passes.test_search_times import notes
 from tests.toolkit.analysis.planted import chain, damage, feeds
 from tests.toolkit.backends.payoff_stand_in import StandIn
-from toolkit import Context, Extent, Profiles, ShapeProfile
+from toolkit import Context, Extent, Profiles, ShapeProfile, search_times
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.gpu import Gpu
 from toolkit.backends.layer import Layer, Port
@@ -89,6 +90,21 @@ def test_two_engines_are_built_and_the_plan_that_is_chosen_is_measured_too(tmp_p
     assert any("100% of the chosen plan's predicted time was measured" in text for text in said)
     assert found["best"]["kept"] == ["layer3"] and found["best"]["predicted_ms"] == pytest.approx(5 * 0.4 + 1)
     assert found["float"]["predicted_ms"] == pytest.approx(6.0) and predicted(found) == pytest.approx(2.4)
+
+
+def test_what_later_passes_do_is_not_measured_and_the_journal_says_so(tmp_path, monkeypatch):
+    passes = [{"use": use} for use in ("fold_batchnorm", "search_precision", "correct_bias", "guard_fp16")]
+    before = search_times.EngineTimes._later
+
+    def later(times):
+        recipe = SimpleNamespace(recipe=SimpleNamespace(passes=passes))
+        apart = SimpleNamespace(context=SimpleNamespace(services={"pipeline": recipe}))
+        return [*before(times), *before(apart)]
+
+    monkeypatch.setattr(search_times.EngineTimes, "_later", later)
+    context, _ = searched(tmp_path, stand_in())
+    (said,) = [text for text in notes(context, "search-times") if "the passes after" in text]
+    assert "(correct_bias, guard_fp16)" in said
 
 
 def test_where_int8_is_slower_the_fastest_plan_is_all_float(tmp_path):
