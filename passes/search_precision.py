@@ -91,12 +91,18 @@ class SearchPrecision(InsertQDQ):
         Raises:
             RangesError: there is no calibration data.
             DataError: there is no data to decide on.
-            RecipeError: the budget needs a metric that is not there, or ``only_if_faster`` a GPU that is not.
+            RecipeError: the budget needs a metric that is not there, ``only_if_faster`` a GPU that is not, or no
+                datasheet figures are known of ``gpu``.
         """
+        from toolkit.analysis.gpus import find
+
         self.without_dead_nodes(model, context)
         kept: tuple[str, ...] = ()
         plain = model
-        self.bench(context)  # refuses what cannot be measured before the search, not after it
+        # what cannot be measured or predicted is refused before the search, not after it
+        self.bench(context)
+        if self.gpu:
+            find(self.gpu)
         if context.services.get("dry_run"):
             context.journal.noted("a run would search which layers stay float; here all are quantized", rule="dry-run")
         elif self.placement(model, context).activations:

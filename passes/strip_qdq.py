@@ -57,6 +57,8 @@ class StripQDQ(Pass):
             source = _float_weight(model, pair, result)
         elif _clamps_at_zero(pair) and not _never_negative(model, source):
             source = _clamp(model, graph, pair, source, context)
+        if pair.quantize is not None:
+            source = _in_given_type(model, graph, pair, source, context)
         for reader in reroute(result, source):
             if context.plan.get(reader.name) is not None and context.plan.get(reader.name).precision.quantized:  # type: ignore[union-attr]
                 context.plan.withdraw(reader.name)
@@ -108,6 +110,23 @@ def _clamp(model: Model, graph: gs.Graph, pair: Found, source: gs.Tensor, contex
         name, "inserted", f"the pair on '{source.name}' clamped at 0: it stood in for an activation"
     )
     return result
+
+
+def _in_given_type(model: Model, graph: gs.Graph, pair: Found, source: gs.Tensor, context: Context) -> gs.Tensor:
+    """The float tensor in the type that a pair gives: from opset 19 on a pair may read float32 and give float16.
+
+    Both types are those of the scales (ONNX's Changelog.md, QuantizeLinear-19 and DequantizeLinear-19).
+    """
+    assert pair.quantize is not None
+    read, given = (onnx_type(node.inputs[1].dtype) for node in (pair.quantize, pair.dequantize))
+    if read == given or not {read, given} <= FLOAT_TYPES:
+        return source
+    dtype = pair.dequantize.inputs[1].dtype
+    cast = gs.Variable(model.unique_tensor(f"{source.name}_cast"), dtype=dtype, shape=source.shape)
+    name = model.unique_node(f"{pair.dequantize.name}_Cast")
+    graph.nodes.append(make_node("Cast", name, [source], [cast], to=given))
+    context.journal.changed(name, "inserted", f"the pair on '{source.name}' gave another float type than it read")
+    return cast
 
 
 def _amax(pair: Found) -> float | None:

@@ -74,7 +74,7 @@ def run(
 
 @app.command()
 def check(recipe: RecipePath, allow_code: AllowCode = False, json: Json = False) -> None:
-    """Read and resolve a recipe and say what it would do; builds nothing, calibrates nothing."""
+    """Read a recipe, its model and all its samples, and say what it would do; builds and calibrates nothing."""
     from toolkit.commands import check_recipe
 
     raise typer.Exit(check_recipe(recipe, allow_code, json))
@@ -178,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def invoke(arguments: list[str]) -> int:
     """Run the command with these arguments and return its exit status."""
-    from toolkit.errors import QtoolError
+    from toolkit.errors import QtoolError, system_fault
 
     # --debug is accepted anywhere on the line, since that is where people add it
     _State.debug = "--debug" in arguments
@@ -199,7 +199,8 @@ def invoke(arguments: list[str]) -> int:
             return 2
         if _State.debug:
             raise
-        _complain(f"{type(error).__name__}: {error}. This is a bug in qtool: run again with --debug and report it")
+        bug = f"{type(error).__name__}: {error}. This is a bug in qtool: run again with --debug and report it"
+        _complain(str(system_fault(error) or bug))
         return 2
     if status == 130:
         _complain("stopped; the steps that were finished are kept, and the same command goes on from there")

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from toolkit.errors import NotAllowedError, RecipeError
+from toolkit.errors import NotAllowedError, RecipeError, did_you_mean
 
 
 def load_object(use: str, allow_code: bool, kind: str) -> Any:
@@ -17,7 +18,7 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
 
     Raises:
         NotAllowedError: code is not allowed.
-        RecipeError: the module cannot be imported or has no such name.
+        RecipeError: the module cannot be imported, fails while it is, or has no such name.
     """
     if not allow_code:
         raise NotAllowedError(
@@ -26,7 +27,7 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
         )
     module, _, name = use.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        loaded = importlib.import_module(module)
     except (SyntaxError, NameError) as error:
         raise RecipeError(
             f"the module '{module}' of the {kind} '{use}' has a fault: {type(error).__name__}: {error}",
@@ -37,8 +38,18 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
             f"the module '{module}' of the {kind} '{use}' cannot be imported: {error}",
             remedy="put the file beside the recipe or install its package",
         ) from error
-    except AttributeError as error:
-        raise RecipeError(f"the module '{module}' has no '{name}'", remedy="check the name after the colon") from error
+    except Exception as error:
+        raise RecipeError(
+            f"the module '{module}' of the {kind} '{use}' fails while it is imported: {type(error).__name__}: {error}",
+            remedy="mend the file; --debug shows where",
+        ) from error
+    if not hasattr(loaded, name):
+        raise RecipeError(f"the module '{module}' has no '{name}'", remedy=did_you_mean(name, _public(loaded)))
+    return getattr(loaded, name)
+
+
+def _public(module: ModuleType) -> list[str]:
+    return [name for name in vars(module) if not name.startswith("_")]
 
 
 @contextmanager

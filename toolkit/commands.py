@@ -107,9 +107,22 @@ def list_passes(name: str | None, json: bool) -> int:
             default = (
                 "required" if spec.is_required() else f"default {_plain(spec.get_default(call_default_factory=True))}"
             )
+            allowed = _allowed(kind.model_json_schema()["properties"][key])
+            default = f"{' | '.join(allowed)}; {default}" if allowed else default
             text = f": {spec.description}" if spec.description else ""
             say(f"    {key} ({default}){text}")
     return 0
+
+
+def _allowed(schema: dict[str, Any]) -> list[str]:
+    """The values that a setting, or each entry of it, may have, where they are few."""
+    if "const" in schema:
+        return [_plain(schema["const"])]
+    if "enum" in schema:
+        return [_plain(value) for value in schema["enum"]]
+    if "items" in schema:
+        return _allowed(schema["items"])
+    return [value for part in schema.get("anyOf", ()) for value in _allowed(part)]
 
 
 def _first_line(kind: type) -> str:

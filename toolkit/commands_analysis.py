@@ -223,6 +223,7 @@ def bisect(
     from toolkit.commands import emit, say
     from toolkit.files import sha256_json
     from toolkit.progress import Terminal
+    from toolkit.recipe import SHARES
 
     limits = {"max_drop": max_drop, "min_sqnr_db": min_sqnr_db, "min_agreement": min_agreement}
     if command is not None and not allow_code:
@@ -243,6 +244,8 @@ def bisect(
         content: Callable[[frozenset[str]], str] | None = None
         on_engine: EngineCheck | None = None
         check: bisecting.Check
+        if max_drop is not None and max_drop > 1 and ready.pipeline.recipe.evaluation.metric in SHARES:
+            raise QtoolError(f"--max-drop is {max_drop:g}", remedy="it is a share: 0.02 is 2 points")
         if command is not None:
             given = command
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import QtoolError, RangesError, RecipeError
+from toolkit.text import count
 
 if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
@@ -159,8 +160,9 @@ def _counts(found: Collection) -> dict[str, Any]:
 
 def _words(found: Collection) -> str:
     counts = _counts(found)
-    profiles = ", ".join(f"{name} {count}" for name, count in counts["profiles"].items())
+    profiles = ", ".join(f"{name} {number}" for name, number in counts["profiles"].items())
+    several = f" ({profiles})" if len(counts["profiles"]) > 1 else ""
     return (
-        f"{counts['samples']} samples ({profiles}), histograms of {counts['tensors']} tensors, "
+        f"{count(counts['samples'], 'sample')}{several}, histograms of {count(counts['tensors'], 'tensor')}, "
         f"extremes of {counts['observed']} more"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,43 @@ from toolkit.data_sources import IMAGE_SUFFIXES
 from toolkit.errors import DataError, did_you_mean
 
 _KNOWN = ("size", "resize", "crop", "layout", "mean", "std", "colour", "scale", "input")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder and its sub-folders, in the order of their names.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise DataError("the folder holds no images", where=str(folder), remedy="check the path of the data")
+    return found
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of an image; None where Pillow is not installed.
+
+    Raises:
+        DataError: it is no image.
+    """
+    if importlib.util.find_spec("PIL") is None:
+        return None
+    with _opened(path) as image:
+        return int(image.height), int(image.width)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            yield image
+    except Exception as error:
+        raise DataError(
+            f"it cannot be read as an image: {error}", where=str(path), remedy="repair or remove the file"
+        ) from error
 
 
 class Images:
@@ -37,11 +76,9 @@ class Images:
         self._where = f"images in {folder}"
         for key in settings:
             if key not in _KNOWN:
-                raise DataError(f"unknown image setting '{key}'", where=self._where, remedy=did_you_mean(key, _KNOWN))
+                raise self._fault(key, "is no image setting", did_you_mean(key, _KNOWN))
         settings = {key: value for key, value in settings.items() if value is not None and value != []}
-        self._files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not self._files:
-            raise DataError("the folder holds no images", where=str(folder), remedy="check the path of the data")
+        self._files = image_files(folder)
         self._folder, self.cut = folder, 0
         self._spec = self._input(settings, specs)
         self._layout = self._choice(settings, "layout", ("nchw", "nhwc"))
@@ -66,7 +103,7 @@ class Images:
     def _choice(self, settings: Mapping[str, Any], key: str, known: tuple[str, ...]) -> str:
         value = str(settings.get(key, known[0]))
         if value not in known:
-            raise DataError(f"{key} is '{value}'", where=self._where, remedy="one of " + ", ".join(known))
+            raise self._fault(key, f"is '{value}'", "one of " + ", ".join(known))
         return value
 
     def _target(self, settings: Mapping[str, Any]) -> tuple[int, int]:
@@ -75,8 +112,12 @@ class Images:
             size = self._spec.dims[2:] if self._layout == "nchw" else self._spec.dims[1:3]
         sides = list(size) if isinstance(size, Sequence) and not isinstance(size, str) else []
         if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-            raise DataError(
-                f"size is {size!r}, not [height, width]", where=self._where, remedy="set images.size = [height, width]"
+            given, declared = settings.get("size"), list(self._spec.dims or ())
+            unknown = f"is not given, and the model does not fix it: '{self._spec.name}' has {declared}"
+            raise self._fault(
+                "size",
+                unknown if given is None else f"is {given!r}, not [height, width]",
+                "give the size that the model wants, such as images = { size = [224, 224] }",
             )
         return sides[0], sides[1]
 
@@ -84,12 +125,11 @@ class Images:
         value = np.asarray(settings.get(key, default), np.float32).reshape(-1)
         count = 1 if self._colour == "gray" else 3
         if len(value) not in (1, count) or (key == "std" and not value.all()):
-            raise DataError(
-                f"{key} is {settings.get(key)!r}",
-                where=self._where,
-                remedy=f"give one number or {count}, none of std 0",
-            )
+            raise self._fault(key, f"is {settings.get(key)!r}", f"give one number or {count}, none of std 0")
         return value
+
+    def _fault(self, key: str, what: str, remedy: str) -> DataError:
+        return DataError(f"[calibration] images.{key} {what} ({self._where})", remedy=remedy, value="images")
 
     def __len__(self) -> int:
         """The number of image files."""
@@ -110,15 +150,12 @@ class Images:
             from PIL import Image
         except ImportError as error:
             raise DataError(
-                "reading images needs Pillow", where=self._where, remedy="pip install pillow, or save them as .npz"
+                "reading images needs Pillow",
+                where=self._where,
+                remedy="install it by pip install 'qtool[images]' (or pillow), or save the samples as .npz",
             ) from error
-        try:
-            with Image.open(path) as opened:
-                image = opened.convert("L" if self._colour == "gray" else "RGB")
-        except Exception as error:
-            raise DataError(
-                f"it cannot be read as an image: {error}", where=str(path), remedy="repair or remove the file"
-            ) from error
+        with _opened(path) as opened:
+            image = opened.convert("L" if self._colour == "gray" else "RGB")
         pixels = np.asarray(self._shaped(image, Image), np.float32)
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         if self._colour == "bgr":

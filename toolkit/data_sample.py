@@ -191,7 +191,7 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
             raise DataError(
                 f"the value at {[int(i) for i in at]} is {wide[at]} ({count} values are not finite)",
                 where=place,
-                remedy="calibration needs finite values: repair or remove the sample",
+                remedy="samples need finite values: repair or remove this one",
             )
     return array
 

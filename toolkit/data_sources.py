@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from toolkit.errors import DataError
 from toolkit.profiles import Profiles
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+_END = object()
 _MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -48,13 +50,16 @@ class Feeds:
         """The number of samples: the iterable's own length where it has one, else by going through it once."""
         if self._count is None:
             feeds = self._make()
-            self._count = len(feeds) if isinstance(feeds, Sized) else sum(1 for _ in feeds)
+            with _theirs(self._where, "in len()"):
+                self._count = len(feeds) if isinstance(feeds, Sized) else None
+            if self._count is None:
+                self._count = sum(1 for _ in _each(feeds, self._where))
         return self._count
 
     def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
         """See ``Source``."""
         index = -1
-        for index, feed in enumerate(self._make()):
+        for index, feed in enumerate(_each(self._make(), self._where)):
             if not keep(index):
                 continue
             where = f"{self._where}, sample {index}"
@@ -65,10 +70,50 @@ class Feeds:
                     remedy="give dictionaries from input names to arrays",
                 )
             check_names(list(feed), self._specs, where)
-            inputs = {name: np.asarray(value) for name, value in feed.items() if name in self._specs}
-            labels = {name: np.atleast_1d(value) for name, value in feed.items() if name not in self._specs}
+            arrays = {name: _array(value, f"{where}, '{name}'") for name, value in feed.items()}
+            inputs = {name: value for name, value in arrays.items() if name in self._specs}
+            labels = {name: np.atleast_1d(value) for name, value in arrays.items() if name not in self._specs}
             yield index, where, (inputs, labels)
         self._count = index + 1
+
+
+def _each(feeds: Iterable[Any], where: str) -> Iterator[Any]:
+    """The feeds one by one.
+
+    Raises:
+        DataError: the iterable failed; the message names the sample.
+    """
+    number = 0
+    with _theirs(where, "at sample 0"):
+        remaining = iter(feeds)
+    while True:
+        with _theirs(where, f"at sample {number}"):
+            feed = next(remaining, _END)
+        if feed is _END:
+            return
+        yield feed
+        number += 1
+
+
+def _array(value: Any, where: str) -> Array:
+    with _theirs(where, "to become an array"):
+        return np.asarray(value)
+
+
+@contextmanager
+def _theirs(where: str, doing: str) -> Iterator[None]:
+    """The block runs code of whoever gives the samples: what fails in it is said to be theirs.
+
+    Raises:
+        DataError: something failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise DataError(
+            f"{where} failed {doing}: {type(error).__name__}: {error}",
+            remedy="mend the code that gives the samples; --debug shows the line",
+        ) from error
 
 
 def polygraphy_inputs(path: Path, specs: Specs) -> Feeds:
@@ -105,12 +150,18 @@ def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
         DataError: it cannot be iterated.
     """
     if callable(source):
-        return lambda: _iterable(source(), where)
+        return lambda: _called(source, where)
     source = _iterable(source, where)
     if isinstance(source, Iterator):
-        held = list(source)
+        held = list(_each(source, where))
         return lambda: held
     return lambda: source
+
+
+def _called(make: Callable[[], Any], where: str) -> Iterable[Any]:
+    with _theirs(where, "when called"):
+        made = make()
+    return _iterable(made, where)
 
 
 def _iterable(value: Any, where: str) -> Iterable[Any]:
@@ -197,7 +248,7 @@ def open_source(
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), remedy="check the path of the data")
     if path.is_dir():
-        if images is not None or _has_images(path):
+        if images is not None or holds_images(path):
             from toolkit.data_images import Images
 
             return str(path), Images(path, images or {}, specs)
@@ -215,7 +266,8 @@ def open_source(
     )
 
 
-def _has_images(folder: Path) -> bool:
+def holds_images(folder: Path) -> bool:
+    """Whether a path is a folder of images; arrays beside them win."""
     kinds = {path.suffix.lower() for path in folder.rglob("*")}
     return not kinds & {".npz", ".npy"} and bool(kinds & set(IMAGE_SUFFIXES))
 

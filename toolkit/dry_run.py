@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.calibration.ranges import Range, Ranges
 from toolkit.journal import Journal
+from toolkit.quantized import QUANTIZED_SOURCE
 from toolkit.recipe import Recipe
+from toolkit.text import count
 
 if TYPE_CHECKING:
     from toolkit.model import Model
@@ -24,6 +26,7 @@ class Plan:
     asked: dict[str, int]
     declined: list[dict[str, str]]
     notes: list[str]
+    warnings: list[str]
     passes: list[str]
     calibration: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
@@ -44,15 +47,17 @@ class Plan:
         for name, found in (("calibration", self.calibration), ("evaluation", self.evaluation)):
             if found:
                 profiles = ", ".join(f"{k} {v}" for k, v in found["profiles"].items())
-                lines.append(f"{name}: {found['samples']} samples ({profiles})")
+                several = f" ({profiles})" if len(found["profiles"]) > 1 else ""
+                lines.append(f"{name}: {count(found['samples'], 'sample')}{several}")
             else:
                 lines.append(f"{name}: no data")
         lines.append(f"backend: {self.backend}")
         rules = Counter(entry["rule"] for entry in self.declined)
-        for rule, count in rules.most_common():
+        for rule, number in rules.most_common():
             example = next(entry for entry in self.declined if entry["rule"] == rule)
-            lines.append(f"declined {count} by '{rule}': {example['node']}: {example['reason']}")
+            lines.append(f"declined {number} by '{rule}': {example['node']}: {example['reason']}")
         lines += [f"note: {note}" for note in self.notes]
+        lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines) + "\n"
 
 
@@ -65,7 +70,7 @@ class _Placeholders:
 
 
 def dry_run(recipe: Recipe, allow_code: bool = False) -> Plan:
-    """Read model and data, try every pass with placeholder ranges, and say what would be asked and declined.
+    """Read model and all data, run one sample, try every pass with placeholder ranges, and say what would be done.
 
     Raises:
         QtoolError: whatever a run would stumble over.
@@ -78,6 +83,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> Plan:
     from toolkit.graph_pass import Sequence as PassSequence
     from toolkit.pipeline import Pipeline
     from toolkit.run_compare import comparable
+    from toolkit.run_samples import fit
     from toolkit.steps import RunFolder
 
     with (
@@ -94,6 +100,8 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> Plan:
         data = pipeline.calibration_data(source, journal)
         test, _ = pipeline.evaluation_data(source)
         calibration = _counts(data)
+        if test is not None:
+            fit(pipeline, test)
         evaluation = _counts(test)
         context = pipeline.context(source, journal)
         wants_data = context.provider is None
@@ -107,7 +115,8 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> Plan:
         nodes=len(source.node_names()),
         asked=dict(Counter(str(ask.precision) for _, ask in context.plan.items())),
         declined=[{"node": e.node, "rule": e.rule, "reason": e.reason, "by": e.by} for e in journal.of("declined")],
-        notes=[e.reason for e in journal.of("noted") if e.rule not in ("complete", "dead")],
+        notes=[e.reason for e in journal.of("noted") if e.rule not in ("complete", "dead", QUANTIZED_SOURCE)],
+        warnings=[e.reason for e in journal.of("noted") if e.rule == QUANTIZED_SOURCE],
         passes=[step.title() for step in steps],
         calibration=calibration,
         evaluation=evaluation,

@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
+import re
 from collections.abc import Iterable
+from itertools import takewhile
+
+_SYSTEM = {
+    errno.ENOSPC: "free some space on that disk, or name a place on another",
+    errno.EDQUOT: "free some of your share of that disk, or name a place on another",
+    errno.EROFS: "name a place that can be written to",
+    errno.EACCES: "name a place that you may read and write",
+    errno.EPERM: "name a place that you may read and write",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs",
+    errno.EIO: "check that disk",
+}
+_FEW = 12
+_FAR = 0.75
+"""Words that are less alike than this share of the best one's likeness are not named beside it."""
 
 
 class QtoolError(Exception):
@@ -13,13 +31,20 @@ class QtoolError(Exception):
         what: the fault and the value that shows it.
         where: the place: a file and line, a node, a sample of a data file.
         remedy: what the user can do.
+        value: what the recipe says that is at fault, as it is written there, where whoever raises knows no line.
     """
 
     exit_status = 2
 
-    def __init__(self, what: str, *, where: str = "", remedy: str = "") -> None:
-        self.what, self.where, self.remedy = what, where, remedy
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", value: str = "") -> None:
+        self.what, self.where, self.remedy, self.value = what, where, remedy, value
         super().__init__(self.paragraph())
+
+    def at(self, where: str) -> None:
+        """Say where the fault is, unless that is said already."""
+        if not self.where:
+            self.where = where
+            self.args = (self.paragraph(),)
 
     def paragraph(self) -> str:
         """The whole message on one paragraph."""
@@ -45,6 +70,25 @@ class RangesError(QtoolError):
     """Ranges that are missing, unusable, or belong to another model."""
 
 
+class OutputError(QtoolError):
+    """A file that cannot be written."""
+
+
+def system_fault(error: BaseException) -> QtoolError | None:
+    """A refusal of the machine, not a fault of the program, as an error of ours; None for anything else."""
+    if isinstance(error, MemoryError):
+        return QtoolError("out of memory", remedy="use smaller batches, fewer samples or smaller profiles")
+    if not isinstance(error, OSError) or error.errno not in _SYSTEM:
+        return None
+    what = error.strerror or os.strerror(error.errno)
+    return QtoolError(what, where=str(error.filename or ""), remedy=system_remedy(error))
+
+
+def system_remedy(error: OSError) -> str:
+    """What helps against a refusal of the operating system."""
+    return _SYSTEM.get(error.errno or 0, "name another place")
+
+
 class PassError(QtoolError):
     """A pass that failed or broke the graph."""
 
@@ -59,20 +103,51 @@ class BackendError(QtoolError):
     exit_status = 3
 
 
-def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known words most like ``word``, best first, at most ``count``."""
-    by_lower = {name.lower(): name for name in known}
-    found = difflib.get_close_matches(word.lower(), list(by_lower), n=count, cutoff=0.5)
-    return [by_lower[name] for name in found]
+def nearest(word: str, known: Iterable[str], count: int = 5, cutoff: float = 0.5) -> list[str]:
+    """The known words most like ``word``, best first: those that share most letters in order, and begin alike.
+
+    Args:
+        word: what was said.
+        known: what could have been meant.
+        count: how many at most.
+        cutoff: the smallest share of letters in common (difflib's ratio), 0 to 1.
+    """
+    wanted = word.lower()
+    found = []
+    for name in set(known):
+        other = name.lower()
+        ratio = difflib.SequenceMatcher(None, wanted, other, autojunk=False).ratio()
+        if ratio >= cutoff:
+            alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(wanted, other)))
+            found.append((-ratio - 2 * alike / max(len(wanted) + len(other), 1), name))
+    found.sort()
+    return [name for score, name in found[:count] if score <= _FAR * found[0][0]]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A remedy that names the nearest known words, or lists all where none is near."""
+    """A remedy that names the nearest known words; where none is near all of them, or the least far of many."""
     names = sorted(set(known))
     close = nearest(word, names)
-    if close:
-        return "did you mean " + " or ".join(f"'{name}'" for name in close) + "?"
-    if not names:
-        return ""
-    shown = ", ".join(f"'{name}'" for name in names[:12])
-    return f"known: {shown}" + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    if not close and len(names) <= _FEW:
+        return "known: " + ", ".join(f"'{name}'" for name in names) if names else ""
+    return _meant(close or nearest(word, names, cutoff=0.0))
+
+
+def did_you_mean_pattern(pattern: str, names: Iterable[str]) -> str:
+    """A remedy for a glob that matches none of the names: the nearest names, and globs over how names begin."""
+    names = list(names)
+    separator = "/" if any("/" in name for name in names) else "."
+    groups = {}
+    for name in names:
+        for match in re.finditer(re.escape(separator), name):
+            start = name[: match.end()]
+            if match.start() and not set(start) & set("*?["):
+                groups[start] = f"{start}*"
+    meant = groups if groups and pattern.endswith(f"{separator}*") else {**groups, **{name: name for name in names}}
+    stem = pattern.strip("*")
+    return _meant(meant[near] for near in nearest(stem, meant) or nearest(stem, meant, cutoff=0.0))
+
+
+def _meant(names: Iterable[str]) -> str:
+    listed = " or ".join(f"'{name}'" for name in names)
+    return f"did you mean {listed}?" if listed else ""

@@ -11,24 +11,47 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from toolkit.errors import OutputError, system_remedy
+
 _CHUNK = 1 << 22
 PART = ".qtool-part"
 """How the names of temporary files end: nobody else's files do, so a run may clear away what a killed one left."""
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+def writing(path: Path) -> Iterator[None]:
+    """The block writes ``path``: what the system refuses meanwhile is said with its place.
+
+    Raises:
+        OutputError: the disk is full, the file system cannot be written to, a folder is a file, and the like.
+    """
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            why = "a folder of its path is a file"
+        raise OutputError(f"it cannot be written: {why}", where=str(path), remedy=system_remedy(error)) from error
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    Raises:
+        OutputError: see ``writing``.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -10,7 +10,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from toolkit.code import load_object
 from toolkit.errors import PassError, QtoolError, RangesError, RecipeError, did_you_mean
@@ -102,6 +102,11 @@ class Pass(BaseModel):
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_enum_values=False)
     name: ClassVar[str] = ""
+    _place: Callable[[str], str] | None = PrivateAttr(None)
+
+    def comes_from(self, place: Callable[[str], str]) -> None:
+        """Say where a recipe asks for this pass: ``place`` gives the file and line of one of its settings' values."""
+        self._place = place
 
     @classmethod
     def title(cls) -> str:
@@ -127,7 +132,9 @@ class Pass(BaseModel):
         asked = len(context.plan.history)
         try:
             self.apply(model, context)
-        except QtoolError:
+        except QtoolError as error:
+            if error.value and self._place is not None:
+                error.at(self._place(error.value))
             raise
         except Exception as error:
             raise PassError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import QtoolError
+from toolkit.errors import QtoolError, RangesError
 from toolkit.text import plain
 
 
@@ -98,7 +98,12 @@ def _journal(path: Path) -> Shown:
 def _collection(path: Path) -> Shown:
     from toolkit.calibration.collection import Collection
 
-    found = Collection.load(path)
+    try:
+        found = Collection.load(path)
+    except RangesError as error:
+        takes = "qtool inspect takes collections, models, ranges, layers.json, journals, reports and run folders"
+        remedy = f"{error.remedy}; {takes}"
+        raise QtoolError(error.what, where=error.where, remedy=remedy) from error
     samples = {" + ".join(group): count for group, count in found.samples.items()}
     content = {"tensors": found.tensors, "samples": samples, "missing_parts": found.missing_parts}
     lines = [f"{path}: histograms of {len(found.tensors)} tensors"]

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
 
 
 @dataclass(frozen=True)
@@ -14,11 +20,13 @@ class Header:
         inputs: names of the graph's inputs, weights left out.
         outputs: names of the graph's outputs.
         external: the files with external data that lie in the model's folder and exist.
+        ops: how many nodes there are of each operator, those of subgraphs and functions included.
     """
 
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     external: tuple[Path, ...] = ()
+    ops: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_header(path: Path) -> Header | None:
@@ -50,7 +58,16 @@ def read_header(path: Path) -> Header | None:
         tuple(value.name for value in proto.graph.input if value.name not in stored),
         tuple(value.name for value in proto.graph.output),
         tuple(files),
+        Counter(node.op_type for body in (proto.graph, *proto.functions) for node in _all(body.node)),
     )
+
+
+def _all(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for sub in (attribute.g, *attribute.graphs):
+                yield from _all(sub.node)
 
 
 def model_files(path: Path) -> list[Path]:

@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.data import CalibrationData
+from toolkit.data_sample import EVERYTHING
+from toolkit.data_sources import holds_images
 from toolkit.journal import Journal
 from toolkit.model import Model
 from toolkit.model_header import model_files
-from toolkit.text import toml_string
+from toolkit.new_images import image_table
+from toolkit.quantized import STRIP, pair_count, refuse_integer_operators
+from toolkit.text import count, toml_string
 
 FRAGILE = ("Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
 _GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
@@ -28,13 +32,18 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
         metric: the metric to measure with ``test``.
 
     Raises:
-        ModelError: the model cannot be read.
+        ModelError: the model cannot be read, or is quantized with operators that TensorRT does not take.
         DataError: the data does not fit it.
     """
     model = Model.load(model_path, Journal())
-    shapes = model.input_shapes()
-    seen = _seen(model, data) if data is not None else {}
     ops = Counter(node.op for node, _ in model.walk())
+    refuse_integer_operators(ops, str(model_path))
+    shapes = model.input_shapes()
+    folder = next((path for path in (data, test) if path is not None and holds_images(path)), None)
+    images = image_table(model, folder) if folder is not None else None
+    seen = {}
+    if data is not None:
+        seen = images.seen if images is not None and data == folder else _seen(model, data)
     lines = ["[model]", f"path = {_relative(model_path, target)}", ""]
     lines += _profile(shapes, seen)
     lines += ["[calibration]"]
@@ -42,18 +51,13 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
         lines.append(f"data = {_relative(data, target)}")
     else:
         lines.append('data = "calibration.npz"            # real inputs: a .npz, or a folder of .npy, .npz or images')
+    lines += images.lines if images is not None else []
     transformer = ops["MatMul"] > 2 * ops["Conv"]
     lines.append(f'method = "{"mse" if transformer else "entropy"}"')
     lines += ["", "[[pass]]", 'use = "fold_constants"']
+    lines += _strip(model)
     if ops["BatchNormalization"]:
         lines += ["", "[[pass]]", 'use = "fold_batchnorm"']
-    if ops["QuantizeLinear"] and _unusable(model):
-        lines += [
-            "",
-            "# The model has pairs that TensorRT refuses (uint8, or a zero point that is not 0): they are made anew.",
-            "[[pass]]",
-            'use = "strip_qdq"',
-        ]
     fragile = [op for op in FRAGILE if ops[op]]
     if fragile:
         listed = ", ".join(map(toml_string, fragile))
@@ -71,13 +75,17 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
     lines += ["", "[engine]", 'backend = "auto"', 'rest = "fp16"', "", "[evaluation]"]
     if test is not None:
         lines.append(f"data = {_relative(test, target)}")
-        lines.append(f"metric = {toml_string(metric or 'top1')}")
-        lines.append("budget = { max_drop = 0.01 }")
+        if holds_images(test) and metric is None:
+            lines.append("# Images have no labels: outputs are compared with the float model's, by no metric.")
+            lines.append(_budget(model))
+        else:
+            lines.append(f"metric = {toml_string(metric or 'top1')}")
+            lines.append("budget = { max_drop = 0.01 }")
     else:
         lines.append("# Without test data the outputs are compared on samples held back from calibration.")
         lines.append("# data = \"test.npz\"                 # with labels under 'label'")
         lines.append('# metric = "top1"')
-        lines.append("budget = { min_agreement = 0.95 }" if _has_winners(model) else "budget = { min_sqnr_db = 20.0 }")
+        lines.append(_budget(model))
     return "\n".join(lines) + "\n"
 
 
@@ -89,12 +97,31 @@ def inputs_of(model: Path, data: Path | None, test: Path | None) -> dict[str, Pa
     return {what: path for what, path in found.items() if path is not None}
 
 
+def _budget(model: Model) -> str:
+    return "budget = { min_agreement = 0.95 }" if _has_winners(model) else "budget = { min_sqnr_db = 20.0 }"
+
+
 def _has_winners(model: Model) -> bool:
     """Whether agreement can be judged: an output has scores of classes, or all outputs are integers."""
     from toolkit.analysis.outputs import class_like, discrete_outputs
 
     outputs = model.graph.outputs
     return any(class_like(t.shape) for t in outputs) or len(discrete_outputs(model)) == len(outputs)
+
+
+def _strip(model: Model) -> list[str]:
+    """The pass that takes out the pairs that a model has, so that results are compared with a float model."""
+    pairs = pair_count(model)
+    if not pairs:
+        return []
+    if _unusable(model):
+        why = "# The model has pairs that TensorRT refuses (uint8, or a zero point that is not 0): they are made anew."
+    else:
+        why = (
+            f"# The model has {count(pairs, 'Q/DQ pair')}: made anew, so that results are compared with a float one.\n"
+            "# keep_ranges = true keeps the scales of activations, as is right after quantization-aware training."
+        )
+    return ["", why, "[[pass]]", f'use = "{STRIP}"']
 
 
 def _unusable(model: Model) -> bool:
@@ -124,7 +151,7 @@ def _profile(shapes: dict[str, list[int | str | None]], seen: dict[str, list[tup
         return []
     lines = [
         "[[profile]]",
-        'name = "all"' + ("" if seen else "                          # check these shapes: they are guessed"),
+        f'name = "{EVERYTHING}"' + ("" if seen else "                      # check these shapes: they are guessed"),
     ]
     for name, shape in dynamic.items():
         extents = [_extent(shape, axis, dim, seen.get(name)) for axis, dim in enumerate(shape)]

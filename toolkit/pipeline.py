@@ -23,7 +23,9 @@ from toolkit.run_device import check_on_device, not_wanted
 from toolkit.run_guard import FILES, refuse_run_over, refuse_writing_over
 from toolkit.run_keys import RunKeys
 from toolkit.run_open import open_opaque
+from toolkit.run_samples import first_samples_fit
 from toolkit.steps import RunFolder, StepInfo
+from toolkit.text import count
 from toolkit.versions import versions
 
 if TYPE_CHECKING:
@@ -141,6 +143,7 @@ class Pipeline(RunKeys):
         self.engine_settings()
         comparable(self)
         self.not_on_device = not_wanted(self)
+        first_samples_fit(self)
         self.step("passes", self.prepare_key(), self._prepare)
         self.step("lowering", self.lower_key(), self._lower)
         self.step("engine", self.build_key(), lambda: build_engine(self))
@@ -186,7 +189,7 @@ class Pipeline(RunKeys):
             raise
         ranges = self._observed(model, context)
         if ranges is not None:
-            self._diagnose(ranges, journal)
+            self._diagnose(ranges, journal, model)
         hidden = self.folder.hidden
         model.source = None
         model.save(hidden / "prepared.onnx")
@@ -200,18 +203,22 @@ class Pipeline(RunKeys):
             written.append(Path(name))
         return written
 
-    def _diagnose(self, ranges: Ranges, journal: Journal) -> None:
-        """Note tensors that no one scale serves in all profiles, and profiles with too few samples."""
+    def _diagnose(self, ranges: Ranges, journal: Journal, model: Model) -> None:
+        """Note quantized tensors that no one scale serves in all profiles, and profiles with too few samples."""
         from toolkit.calibration.diagnosis import sparse_profiles, unlike_profiles
+        from toolkit.placement.qdq import quantized_tensors
 
         journal.by = "calibration"
+        all_count = self.recipe.engine.quantization == "implicit"
+        quantized = quantized_tensors(model)
         for one in unlike_profiles(ranges, self.recipe.calibration.unlike):
-            journal.noted(
-                f"the range of '{one.tensor}' in profile '{one.high}' is {one.ratio:.1f} times that in '{one.low}'",
-                rule="unlike profiles",
-            )
-        for profile, count in sparse_profiles(ranges.samples).items():
-            journal.noted(f"profile '{profile}' had only {count} calibration samples", rule="few samples")
+            if all_count or one.tensor in quantized:
+                journal.noted(
+                    f"the range of '{one.tensor}' in profile '{one.high}' is {one.ratio:.1f} times that in '{one.low}'",
+                    rule="unlike profiles",
+                )
+        for profile, number in sparse_profiles(ranges.samples).items():
+            journal.noted(f"profile '{profile}' had only {count(number, 'calibration sample')}", rule="few samples")
 
     def _observed(self, model: Model, context: Context) -> Ranges | None:
         """The ranges that the passes asked for, with what float16's limits need: values seen of every tensor."""
@@ -302,7 +309,7 @@ class Pipeline(RunKeys):
         from toolkit.analysis.evaluate import evaluate
         from toolkit.model import Model
 
-        source = self.source()
+        source = self.reference()
         data, held_out = self.evaluation_data(source)
         path = self.folder.hidden / "evaluation.json"
         section = self.recipe.evaluation

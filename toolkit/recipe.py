@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from toolkit.errors import QtoolError, RecipeError, did_you_mean
 from toolkit.precision import Precision
 from toolkit.profiles import Extent, Profiles, ShapeProfile
+from toolkit.recipe_lines import place_of, place_of_value
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,6 +20,8 @@ else:
     import tomli as tomllib
 
 FloatName = Literal["fp32", "fp16", "bf16"]
+SHARES = ("top1", "top5", "exact")
+"""The metrics whose values lie between 0 and 1."""
 
 
 class Section(BaseModel):
@@ -62,7 +64,9 @@ class ImagesSection(Section):
     mean: list[float] = []
     std: list[float] = []
     colour: Literal["rgb", "bgr", "gray"] = "rgb"
-    scale: float = Field(1 / 255, description="multiplies pixel values (0 to 255) before mean and std")
+    scale: float | None = Field(
+        None, description="multiplies pixel values (0 to 255) before mean and std; default 1/255, 1 for integer inputs"
+    )
 
 
 class CalibrationSection(Section):
@@ -99,7 +103,7 @@ class CalibrationSection(Section):
 class BudgetSection(Section):
     """``[evaluation] budget``: what must hold, else the exit status is 1."""
 
-    max_drop: float | None = Field(None, ge=0, description="largest drop of the metric")
+    max_drop: float | None = Field(None, ge=0, description="largest drop of the metric; of top1, 0.02 is 2 points")
     min_value: float | None = Field(None, description="smallest value of the metric")
     min_sqnr_db: float | None = Field(None, description="smallest SQNR of every output, in dB")
     min_agreement: float | None = Field(None, ge=0, le=1, description="smallest share of equal winners")
@@ -196,6 +200,10 @@ class Recipe(Section):
         path = Path(path)
         if not path.is_file():
             raise RecipeError("no such recipe", where=str(path), remedy="`qtool new MODEL` writes one")
+        if path.suffix.lower() == ".onnx":
+            raise RecipeError(
+                "this is an ONNX model, not a recipe", where=str(path), remedy=f"make a recipe: qtool new {path}"
+            )
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
@@ -215,7 +223,7 @@ class Recipe(Section):
         except ValidationError as error:
             fault = error.errors()[0]
             raise RecipeError(
-                _fault_text(fault, content), where=_place(place, text, fault["loc"]), remedy=_remedy(fault)
+                _fault_text(fault, content), where=place_of(place, text, fault["loc"]), remedy=_remedy(fault)
             ) from error
         recipe._path, recipe._text = path, text
         recipe.profiles()
@@ -258,6 +266,30 @@ class Recipe(Section):
                     remedy="amax is the largest magnitude kept: positive and finite",
                 )
 
+        self._check_shares()
+
+    def _check_shares(self) -> None:
+        """Refuse percentages where the metric is a share: no result could miss them, or none keep them."""
+        metric, budget = self.evaluation.metric, self.evaluation.budget
+        if metric not in SHARES:
+            return
+        given: list[tuple[Any, tuple[str | int, ...]]] = [
+            (budget.max_drop, ("evaluation", "budget", "max_drop")),
+            (budget.min_value, ("evaluation", "budget", "min_value")),
+        ]
+        given += [
+            (entry.get("max_drop"), ("pass", index, "max_drop"))
+            for index, entry in enumerate(self.passes) if entry["use"] == "search_precision"
+        ]  # fmt: skip
+        for value, place in given:
+            if isinstance(value, (int, float)) and value > 1:
+                example = "0.02 is 2 points" if place[-1] == "max_drop" else "0.95 is 95%"
+                raise RecipeError(
+                    f"{place[-1]} is {value:g}, and {metric} lies between 0 and 1",
+                    where=self.locate(*place),
+                    remedy=f"write it as a share: {place[-1]} = {example}",
+                )
+
     @property
     def name(self) -> str:
         """The recipe's name: its file name without the ending."""
@@ -279,7 +311,11 @@ class Recipe(Section):
 
     def locate(self, *loc: str | int) -> str:
         """``file:line`` of a key, as near as it can be found."""
-        return _place(str(self._path or "the recipe"), self._text, loc)
+        return place_of(str(self._path or "the recipe"), self._text, loc)
+
+    def locate_value(self, value: str, *loc: str | int) -> str:
+        """``file:line`` of a value: in the table ``loc``, else where it is said first, else of the table."""
+        return place_of_value(str(self._path or "the recipe"), self._text, loc, value)
 
     def profiles(self) -> Profiles:
         """The shape profiles.
@@ -357,32 +393,3 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for argument in getattr(annotation, "__args__", ()):
         yield from _models(argument)
-
-
-def _place(path: str, text: str, loc: Sequence[str | int]) -> str:
-    line = _line_of(text, loc)
-    return f"{path}:{line}" if line else path
-
-
-def _line_of(text: str, loc: Sequence[str | int]) -> int | None:
-    """The line of the deepest part of ``loc`` that is written in the file; TOML parsers do not keep lines."""
-    if not text or not loc:
-        return None
-    table, rest = str(loc[0]), list(loc[1:])
-    index = int(rest.pop(0)) if rest and isinstance(rest[0], int) else 0
-    lines = text.splitlines()
-    header = re.compile(r"^\s*\[\[?\s*" + re.escape(table) + r"\b")
-    starts = [i for i, line in enumerate(lines) if header.match(line)]
-    if not starts:
-        top = re.compile(r"^\s*\[?\[?\s*" + re.escape(table) + r"\b")
-        return next((i + 1 for i, line in enumerate(lines) if top.match(line)), None)
-    start = starts[min(index, len(starts) - 1)]
-    best = start + 1
-    end = next((i for i in range(start + 1, len(lines)) if re.match(r"^\s*\[", lines[i])), len(lines))
-    for part in rest:
-        key = re.compile(r"(^|[\s.{,\[\"'])" + re.escape(str(part)) + r"[\"'\]]?\s*(=|\.)")
-        found = next((i for i in range(best - 1, end) if key.search(lines[i])), None)
-        if found is None:
-            break
-        best = found + 1
-    return best

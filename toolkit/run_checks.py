@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.errors import DataError, ModelError, NotAllowedError, QtoolError, RecipeError, did_you_mean
+from toolkit.quantized import refuse_integer_operators
 from toolkit.recipe import Recipe
 from toolkit.steps import RunFolder
 from toolkit.versions import module_fingerprint, path_fingerprint
@@ -100,12 +101,15 @@ class RunChecks:
             )
 
     def names_exist(self) -> None:
-        """Check what else of the recipe can be checked before anything is computed: metric and names of tensors.
+        """Check what else can be checked before anything is computed: operators, metric and names of tensors.
 
         Raises:
+            ModelError: the model is quantized with operators that no backend takes.
             RecipeError: there is no such metric, or no such input or output.
         """
         section, header = self.recipe.evaluation, self.header
+        if header is not None:
+            refuse_integer_operators(header.ops, str(self.model_path))
         if section.metric is not None:
             from toolkit.analysis.metrics import make_metric
 

@@ -85,7 +85,7 @@ def run_on_device(pipeline: Pipeline, engine: Path, backend: str) -> dict[str, A
     from toolkit.data_sample import EVERYTHING
     from toolkit.runtime import session
 
-    section, source = pipeline.recipe.evaluation, pipeline.source()
+    section, source = pipeline.recipe.evaluation, pipeline.reference()
     gpu = find_gpu()
     found: dict[str, Any] = {"status": "ran", "why": "", "gpu": gpu.name if gpu is not None else ""}
     data, held_out = pipeline.evaluation_data(source)

@@ -24,6 +24,10 @@ class RunKeys(RunInputs):
 
     not_on_device = ""
 
+    def samples_key(self) -> dict[str, Any]:
+        """The look at the evaluation's first samples."""
+        return {"model": self._model_key(), "code": code_fingerprint(), **self._evaluation_key()}
+
     def prepare_key(self) -> dict[str, Any]:
         """The passes and the calibration."""
         settings = self.recipe.calibration.model_dump(mode="json")
@@ -212,6 +216,7 @@ class RunKeys(RunInputs):
             "held out of": self.data_print(calibration.data) if evaluation.data is None else "",
             "seen by calibration": evaluation.data is not None
             and self.data_print(evaluation.data) == self.data_print(calibration.data),
+            "stripped": self._strips(),
             "how data is read": calibration.model_dump(mode="json", include={"outside", "mask", "images", "random"}),
             "profiles": repr(self.profiles),
         }

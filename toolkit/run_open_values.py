@@ -61,7 +61,7 @@ def _compared(
     from toolkit.analysis.opened_values import OpenedValues
     from toolkit.model import Model
 
-    source, tally = pipeline.source(), Tally()
+    source, tally = pipeline.reference(), Tally()
     data, _ = pipeline.evaluation_data(source)
     if data is None or len(data) == 0:
         raise DataError("there is no sample to run it on", remedy="add [evaluation] data or [calibration] data")

@@ -20,16 +20,18 @@ if TYPE_CHECKING:
 
 def make_report(pipeline: Pipeline) -> list[Path]:
     """Write report.json, report.html, journal.jsonl and recipe.lock.toml; returns their paths."""
+    from toolkit.analysis.clipping import Clipping, unlike_data, unlike_warnings
     from toolkit.backends.layer import actual_from_json, build_from_json
     from toolkit.model import Model
     from toolkit.pipeline import _read_plan
+    from toolkit.placement.qdq import quantized_tensors
     from toolkit.report.describe import model_info
     from toolkit.report.html import write_html
     from toolkit.report.join import join
     from toolkit.report.schema import PassInfo, RecipeInfo, Step
     from toolkit.report.search_section import read_search
     from toolkit.report.verdict import culprits
-    from toolkit.report.weak import weak_spots_from_ranges
+    from toolkit.report.weak import blame_data, data_suggestions, weak_spots_from_ranges
     from toolkit.run_accuracy import accuracy_of, device_of
     from toolkit.run_compare import compared, in_turn
     from toolkit.run_device import device_result
@@ -61,6 +63,8 @@ def make_report(pipeline: Pipeline) -> list[Path]:
     errors = {name: SimpleNamespace(**entry) for name, entry in measured.get("nodes", {}).items()}
     final, prepared = Model.load(folder / "model.onnx"), Model.load(hidden / "prepared.onnx")
     search, spots = read_search(folder / "search.json")
+    clipping = {name: Clipping(**one) for name, one in measured.get("clipping", {}).items()}
+    inputs = [tensor.name for tensor in pipeline.source().graph.inputs]
     report = join(
         final,
         _read_plan(hidden / "lowered_plan.json"),
@@ -81,17 +85,27 @@ def make_report(pipeline: Pipeline) -> list[Path]:
         profiles=pipeline.profiles,
         facts=_facts(final, prepared, pipeline.profiles),
         ranges=ranges,
+        # with implicit quantization TensorRT gives INT8 to whatever has a range
+        quantized=quantized_tensors(prepared) if recipe.engine.quantization == "explicit" else None,
         reason=built["reason"],
         typing=built["typing"] if built["engine_bytes"] else "",
         engine_bytes=built["engine_bytes"],
         steps=[Step(name=s.name, status=s.status, seconds=s.seconds, why=s.why) for s in pipeline.folder.steps],
-        warnings=[*_warnings(measured, journal, recipe), *_unmeasured("the engine", built), *lacking],
+        warnings=[
+            *_warnings(measured, journal, recipe),
+            *unlike_warnings(clipping, ranges, inputs),
+            *_unmeasured("the engine", built),
+            *lacking,
+        ],
         search=search,
         device=device,
         compared=others,
         turns=turns,
     )
-    report.weak_spots = spots or weak_spots_from_ranges(culprits(report.layers), report.layers, prepared, ranges)
+    spots = spots or weak_spots_from_ranges(culprits(report.layers), report.layers, prepared, ranges)
+    unlike = unlike_data(clipping, ranges)
+    report.weak_spots = blame_data(spots, prepared, unlike)
+    report.summary.next[:0] = data_suggestions(unlike)
     write_text(folder / "journal.jsonl", journal.to_jsonl())
     write_text(folder / "recipe.lock.toml", lock_text(pipeline, built))
     report.save(folder / "report.json")
@@ -132,7 +146,8 @@ def _warnings(measured: dict[str, Any], journal: Journal, recipe: Recipe) -> lis
     if not measured.get("measured"):
         found.append("nothing was measured: the recipe has neither evaluation data nor calibration data")
     found += measured.get("notes", [])
-    found += [e.reason for e in journal.of("noted") if e.rule in ("unlike-scales", "empty profile", "few samples")]
+    rules = ("unlike-scales", "empty profile", "few samples", "unvaried samples", "quantized-source")
+    found += [event.reason for event in journal.of("noted") if event.rule in rules]
     return found
 
 

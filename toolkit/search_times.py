@@ -181,7 +181,7 @@ class EngineTimes:
             text += f"; {count(len(inside), 'layer')} in common blocks share their time by multiply-accumulates"
         self.note(text)
         if later := self._later():
-            self.note(f"what the passes after the search do ({', '.join(later)}) is not in the engines that it measures")
+            self.note(f"what the passes after the search do ({', '.join(later)}) is in none of its engines")
         return found
 
     def whole(self, kept: Iterable[str]) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 
-from toolkit.errors import RecipeError, did_you_mean
+from toolkit.errors import RecipeError, did_you_mean, did_you_mean_pattern
 from toolkit.model import Model
 
 
@@ -24,7 +24,9 @@ def by_name(model: Model, patterns: Iterable[str], setting: str) -> dict[str, st
         hits = [pattern] if pattern in known else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
         if not hits:
             raise RecipeError(
-                f"{setting} '{pattern}' matches no node of the model", remedy=did_you_mean(pattern.strip("*"), names)
+                f"{setting} '{pattern}' matches no node of the model",
+                remedy=did_you_mean_pattern(pattern, names),
+                value=pattern,
             )
         for name in hits:
             found.setdefault(name, pattern)
@@ -43,7 +45,9 @@ def by_op(model: Model, ops: Iterable[str], setting: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for op in ops:
         if op not in present:
-            raise RecipeError(f"{setting} '{op}': the model has no such operator", remedy=did_you_mean(op, present))
+            raise RecipeError(
+                f"{setting} '{op}': the model has no such operator", remedy=did_you_mean(op, present), value=op
+            )
         found.update(dict.fromkeys(present[op], op))
     return found
 
@@ -61,14 +65,18 @@ def by_stretch(model: Model, stretches: Iterable[Sequence[str]], setting: str) -
             raise RecipeError(f"{setting} {list(stretch)!r} does not name two tensors", remedy="write [from, to]")
         for name in stretch:
             if name not in tensors:
-                raise RecipeError(f"{setting}: no tensor is named '{name}'", remedy=did_you_mean(name, tensors))
+                raise RecipeError(
+                    f"{setting}: no tensor is named '{name}'", remedy=did_you_mean(name, tensors), value=name
+                )
         start, end = stretch
         after = _reach(tensors[start], forward=True)
         before = _reach(tensors[end], forward=False)
         both = after & before
         if not both:
             raise RecipeError(
-                f"{setting}: no path leads from '{start}' to '{end}'", remedy="check the order of the two tensors"
+                f"{setting}: no path leads from '{start}' to '{end}'",
+                remedy="check the order of the two tensors",
+                value=start,
             )
         found.update(dict.fromkeys(both, f"{start} .. {end}"))
     return found

@@ -10,12 +10,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 _MOST = 256
 """Shapes and indices are small; a tensor with more entries is data."""
-_MAKERS = frozenset(
-    "Abs Add Cast Ceil Clip Concat ConstantOfShape CumSum Div Equal Expand Flatten Floor Gather GatherElements GatherND "
-    "Greater GreaterOrEqual Identity Less LessOrEqual Max Min Mod Mul Neg NonZero Not Or Pow Range ReduceMax ReduceMin "
-    "ReduceProd ReduceSum Reshape Round ScatterElements ScatterND Slice Split Sqrt Squeeze Sub Tile Transpose Unsqueeze "
-    "Where And Xor".split()
-)
+_MAKERS = frozenset({
+    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "CumSum", "Div", "Equal", "Expand",
+    "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity", "Less",
+    "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "Or", "Pow", "Range", "ReduceMax", "ReduceMin",
+    "ReduceProd", "ReduceSum", "Reshape", "Round", "ScatterElements", "ScatterND", "Slice", "Split", "Sqrt", "Squeeze",
+    "Sub", "Tile", "Transpose", "Unsqueeze", "Where", "Xor",
+})  # fmt: skip
 
 
 def with_known_values(model: onnx.ModelProto, inferred: onnx.GraphProto) -> onnx.ModelProto | None:
@@ -38,7 +39,7 @@ def with_known_values(model: onnx.ModelProto, inferred: onnx.GraphProto) -> onnx
         for tensor in model.graph.initializer
         if np.prod(tensor.dims) <= _MOST and _holds_values(tensor)
     }
-    found = {}
+    found: dict[str, onnx.NodeProto] = {}
     opsets = list(model.opset_import)
     for node in model.graph.node:
         made = _computed(node, values, shapes, opsets)
@@ -102,9 +103,9 @@ def _run(
 ) -> list[np.ndarray[Any, Any]]:
     from onnx.reference import ReferenceEvaluator
 
-    graph = helper.make_graph(
-        [node], "one",
-        [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for n, v in inputs.items()],
-        [onnx.ValueInfoProto(name=name) for name in node.output if name],
-    )  # fmt: skip
+    given = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in inputs.items()
+    ]
+    graph = helper.make_graph([node], "one", given, [onnx.ValueInfoProto(name=name) for name in node.output if name])
     return list(ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, inputs))

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from toolkit.errors import QtoolError
-from toolkit.files import PART, sha256_file, sha256_json, write_json
+from toolkit.files import PART, sha256_file, sha256_json, write_json, writing
 
 
 @dataclass
@@ -43,19 +43,14 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise QtoolError("the run folder is a file", where=str(self.path), remedy="give another folder by --out")
-        try:
+        with writing(self.hidden):
             self.hidden.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise QtoolError(
-                f"the run folder cannot be made: {error.strerror}",
-                where=str(self.path),
-                remedy="give a folder you may write to by --out",
-            ) from error
-        self._lock = os.open(self.hidden / "lock", os.O_CREAT | os.O_RDWR)
+            self._lock = os.open(self.hidden / "lock", os.O_CREAT | os.O_RDWR)
         _take(self._lock, self.path)
-        for folder in (self.path, self.hidden):
-            for part in folder.glob(f".*{PART}"):
-                part.unlink(missing_ok=True)
+        with writing(self.path):
+            for folder in (self.path, self.hidden):
+                for part in folder.glob(f".*{PART}"):
+                    part.unlink(missing_ok=True)
         return self
 
     def __exit__(

@@ -80,6 +80,21 @@ def test_an_int32_bias_behind_a_dequantizer_becomes_float():
     assert np.array_equal(model.constant(model.node("y").inputs[2]), np.array([0.5, 1, 1.5, 2], np.float32))
 
 
+def test_a_pair_that_casts_leaves_a_cast_behind():
+    model = Model.from_proto(build(
+        [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "h", "z"], ["d"]), node("Relu", ["d"], ["y"])],
+        {"x": [4]}, {"y": [4]}, {"s": np.float32(0.1), "h": np.float16(0.1), "z": np.int8(0)},
+        opset=19, types={"y": TensorProto.FLOAT16},
+    ))  # fmt: skip
+    context = Context()
+    StripQDQ()(model, context)
+    assert ops(model) == {"Cast": 1, "Relu": 1}
+    assert "another float type" in " ".join(event.reason for event in context.journal)
+    x = normal(4)
+    (found,) = run(model, {"x": x})
+    assert found.dtype == np.float16 and np.array_equal(found, np.maximum(x, 0).astype(np.float16))
+
+
 def test_half_a_pair_is_declined_not_lost():
     model = Model.from_proto(build(
         [node("DequantizeLinear", ["x", "s", "z"], ["y"])], {"x": [4]}, {"y": [4]},

@@ -77,10 +77,16 @@ RECIPES = {
     "unknown pass": (lambda t: t.replace("insert_qdq", "insert_qqd"), ["'insert_qqd'", "Did you mean 'insert_qdq'"]),
     "unknown setting": (lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclud = ["c"]'), ["'exclud'", "'exclude'"]),
     "wrong setting": (lambda t: t.replace('"insert_qdq"', '"insert_qdq"\ndtype = "int7"'), ["'int7'", "int8"]),
-    "pattern without match": (lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclude = ["d"]'), ["'d' matches no node"]),
-    "op without match": (lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclude_ops = ["Cov"]'), ["no such operator", "Conv"]),
+    "pattern without match": (lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclude = ["d"]'), ["recipe.toml:13", "'d' matches no node", "'c'"]),
+    "pattern in a list of lines": (
+        lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclude = [\n  # no "/head/*"\n  "c",\n  "/head/*",\n]'), ["recipe.toml:16", "'/head/*'"],
+    ),
+    "pattern of the second pass": (
+        lambda t: t.replace("[engine]", '[[pass]]\nuse = "keep_precision"\nnodes = ["cc"]\n\n[engine]'), ["recipe.toml:16", "'cc'", "'c'"],
+    ),
+    "op without match": (lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclude_ops = ["Cov"]'), ["recipe.toml:13", "no such operator", "Conv"]),
     "stretch without path": (
-        lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclude_between = [["y", "x"]]'), ["no path leads from 'y' to 'x'"],
+        lambda t: t.replace('"insert_qdq"', '"insert_qdq"\nexclude_between = [["y", "x"]]'), ["recipe.toml:13", "no path leads from 'y' to 'x'"],
     ),
     "code not allowed": (lambda t: t.replace('"insert_qdq"', '"mine:Mine"'), ["--allow-code"]),
     "data code not allowed": (lambda t: t.replace('"data.npz"', '"mine:loader"'), ["--allow-code"]),
@@ -100,7 +106,9 @@ RECIPES = {
     "no such model": (lambda t: t.replace("model.onnx", "modell.onnx"), ["no such model", "modell.onnx"]),
     "no such data": (lambda t: t.replace("data.npz", "date.npz"), ["no such data", "date.npz"]),
     "data and random": (lambda t: t.replace('"data.npz"', '"data.npz"\nrandom = { seed = 1 }'), ["both data and random"]),
-    "manual range of no tensor": (lambda t: t.replace('"data.npz"', '"data.npz"\nmanual = { z = 1.0 }'), ["'z'"]),
+    "manual range of no tensor": (lambda t: t.replace('"data.npz"', '"data.npz"\nmanual = { z = 1.0 }'), ["recipe.toml:10", "'z'"]),
+    "method of no tensor": (lambda t: t.replace('"data.npz"', '"data.npz"\nmethods = { "/z/*" = "mse" }'), ["recipe.toml:10", "'/z/*'", "'x'"]),
+    "unknown GPU": (lambda t: t.replace('"insert_qdq"', '"search_precision"\ngpu = "L99"'), ["recipe.toml:13", "'L99'", "'L4'"]),
     "manual range negative": (lambda t: t.replace('"data.npz"', '"data.npz"\nmanual = { x = -1.0 }'), ["-1.0"]),
     "weights of no profile": (lambda t: t.replace('"data.npz"', '"data.npz"\nweights = { big = 1.0 }'), ["'big'", "'all'"]),
     "memory": (lambda t: t.replace('"data.npz"', '"data.npz"\nmemory = "lots"'), ["'lots'", "2GB"]),
@@ -142,8 +150,26 @@ def test_check_and_the_start_of_a_run_find_what_can_be_found_early(place, capsys
         assert "recipe.toml:" in said
 
 
+@pytest.mark.parametrize("case", ["unknown GPU", "pattern of the second pass", "op without match"])
+def test_check_refuses_what_a_pass_refuses_in_a_run(place, capsys, case):
+    change, words = RECIPES[case]
+    (place / "recipe.toml").write_text(change(GOOD))
+    said = complain(place, capsys, "check", str(place / "recipe.toml"))
+    for word in words:
+        assert word in said, said
+
+
+def test_a_file_of_another_kind_is_called_by_its_name(place, capsys):
+    assert f"make a recipe: qtool new {place / 'model.onnx'}".lower() in complain(
+        place, capsys, "check", str(place / "model.onnx")
+    ).lower()
+    said = complain(place, capsys, "inspect", str(place / "data.npz"))
+    assert "holds arrays, such as samples: 'x' [12, 3, 4, 4]" in said and "[calibration] data" in said
+    assert "qtool inspect takes collections, models" in said
+
+
 def big(value):
-    data = normal(4, 3, 4, 4)
+    data = normal(12, 3, 4, 4)
     data[2, 1, 0, 3] = value
     return {"x": data}
 
@@ -153,10 +179,10 @@ DATA = {
     "infinite": (lambda: big(np.inf), ["data.npz", "2", "'x'", "inf"]),
     "wrong name": (lambda: {"xx": normal(4, 3, 4, 4)}, ["'xx'", "'x'"]),
     "wrong rank": (lambda: {"x": normal(4, 3, 4)}, ["x"]),
-    "wrong channel count": (lambda: {"x": normal(4, 5, 4, 4)}, ["5", "3"]),
+    "wrong channel count": (lambda: {"x": normal(12, 5, 4, 4)}, ["5", "3"]),
     "wrong dtype": (lambda: {"x": np.array(["a"] * 4)}, ["x"]),
     "complex": (lambda: {"x": normal(4, 3, 4, 4).astype(np.complex64)}, ["complex"]),
-    "outside the profile": (lambda: {"x": normal(4, 3, 9, 9)}, ["profile", "9"]),
+    "outside the profile": (lambda: {"x": normal(12, 3, 9, 9)}, ["profile", "9"]),
     "empty": (lambda: {"x": normal(0, 3, 4, 4)}, ["no samples"]),
     "needs unpickling": (lambda: {"x": np.full((4, 3, 4, 4), None, dtype=object)}, ["pickle"]),
     "extra input": (lambda: {"x": normal(4, 3, 4, 4), "z": normal(4, 2)}, ["'z'"]),

@@ -28,6 +28,13 @@ def _seconds(command):
     return time.perf_counter() - start
 
 
+def test_a_pass_tells_the_values_its_settings_take(capsys):
+    assert invoke(["passes", "search_precision"]) == 0
+    said = capsys.readouterr().out
+    assert 'prefer ("auto" | "int8" | "time"; default "auto")' in said
+    assert 'keep ("fp16" | "bf16" | "fp32"; default null)' in said and 'helpers ("equalize" | "smooth"; default [])' in said
+
+
 def test_passes_are_listed_with_settings(capsys):
     assert invoke(["passes", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,62 @@ FEEDS: list[tuple[str, Callable[[], Model], Any, str]] = [
 def test_feeds(make: Callable[[], Model], feeds: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(CalibrationData.open(feeds, make()).samples())
+
+
+class Loader:
+    """Samples whose third cannot be made."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for number in range(4):
+            if number == 2:
+                raise RuntimeError("disk gone")
+            yield {"x": np.zeros((1, 3, 5), np.float32)}
+
+
+class Sized(Loader):
+    """A length that cannot be told."""
+
+    def __len__(self) -> int:
+        raise FileNotFoundError("index.txt")
+
+
+def refused() -> Any:
+    raise FileNotFoundError("samples.bin")
+
+
+OF_OTHERS: list[tuple[str, Any, str]] = [
+    ("iterable", Loader(), "the iterable failed at sample 2: RuntimeError: disk gone. Mend the code"),
+    ("class", Loader, "the iterable failed at sample 2: RuntimeError: disk gone"),
+    ("iterator", lambda: iter(Loader()), "the iterable failed at sample 2: RuntimeError: disk gone"),
+    ("function", refused, "the iterable failed when called: FileNotFoundError: samples.bin"),
+    ("ragged", [{"x": [[1.0], [1.0, 2.0]]}], "sample 0, 'x' failed to become an array: ValueError"),
+    ("length", Sized(), r"the iterable failed in len\(\): FileNotFoundError: index.txt"),
+    ("module", f"{__name__}:Loader", f"{__name__}:Loader failed at sample 2: RuntimeError: disk gone"),
+]
+
+
+@pytest.mark.parametrize(("source", "message"), [o[1:] for o in OF_OTHERS], ids=[o[0] for o in OF_OTHERS])
+def test_what_fails_in_the_code_of_others_is_said_to_be_theirs(source: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        data = CalibrationData.open(source, chain(), allow_code=True)
+        len(data)
+        list(data.samples())
+    assert isinstance(caught.value.__cause__, (RuntimeError, FileNotFoundError, ValueError))
+
+
+def test_an_iterator_is_read_when_it_is_opened() -> None:
+    with pytest.raises(DataError, match="the iterable failed at sample 2"):
+        CalibrationData.open(iter(Loader()), chain())
+
+
+def test_a_module_that_fails_while_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "fails_xyz.py").write_text("open('no such file')\n")
+    (tmp_path / "good_xyz.py").write_text("def samples(): return []\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RecipeError, match=r"'fails_xyz' .* fails while it is imported: FileNotFoundError"):
+        CalibrationData.open("fails_xyz:samples", chain(), allow_code=True)
+    with pytest.raises(RecipeError, match=r"has no 'sample'\. Did you mean 'samples'"):
+        CalibrationData.open("good_xyz:sample", chain(), allow_code=True)
 
 
 def broken(path: Path) -> Path:

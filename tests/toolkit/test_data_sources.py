@@ -142,18 +142,18 @@ def test_images(tmp_path: Path) -> None:
 def test_images_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(DataError, match=r"needs Pillow. Pip install pillow"):
+    with pytest.raises(DataError, match=r"needs Pillow. Install it by pip install 'qtool\[images\]'"):
         list(CalibrationData.open(tmp_path, model(IMAGE_MODEL)).samples())
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sise": [4, 4]}, "unknown image setting 'sise'. Did you mean 'size'"),
-        ({"crop": "middle"}, "crop is 'middle'. One of center, none, pad"),
-        ({"mean": [1, 2]}, r"mean is \[1, 2\]"),
-        ({"std": 0}, "std is 0"),
-        ({"size": 4}, r"size is 4, not \[height, width\]"),
+        ({"sise": [4, 4]}, r"images.sise is no image setting \(images in .*\). Did you mean 'size'"),
+        ({"crop": "middle"}, r"images.crop is 'middle' .*. One of center, none, pad"),
+        ({"mean": [1, 2]}, r"images.mean is \[1, 2\]"),
+        ({"std": 0}, "images.std is 0"),
+        ({"size": 4}, r"images.size is 4, not \[height, width\]"),
     ],
 )
 def test_image_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

@@ -48,6 +48,11 @@ class Budget:
             raise RecipeError(
                 "the search has no budget of accuracy", remedy="give max_drop, min_sqnr_db or min_agreement"
             )
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            raise RecipeError(
+                f"the winners are to agree on a share of {self.min_agreement:g}",
+                remedy="min_agreement and max_drop are shares: 0.98 is 98%, 0.02 is 2 points",
+            )
 
     def lacks(self, outcome: Outcome, reference: Outcome, seconds: float | None = None) -> dict[str, float]:
         """How far each limit is missed, in the limit's own units; empty where all hold.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.analysis.clipping import Beyond
 from toolkit.analysis.layer_weights import LayerWeights
 from toolkit.calibration.diagnosis import Unlike
 from toolkit.calibration.ranges import Range
@@ -35,8 +36,8 @@ class Cause:
     """One reason why a layer loses accuracy, or one fact about it that decides what to do.
 
     Attributes:
-        kind: uneven-channels, outliers, few-levels, shared-scale, profiles, uneven-weights, rounding, together,
-            hidden, near-ties or cheap.
+        kind: unlike-data, uneven-channels, outliers, few-levels, shared-scale, profiles, uneven-weights, rounding,
+            together, hidden, near-ties or cheap.
         tensor: the tensor that shows it; empty where it is the layer as a whole.
         value: the number that shows it: a ratio, a share, or dB.
         text: it in words.
@@ -48,6 +49,17 @@ class Cause:
     value: float
     text: str
     remedy: str
+
+
+def data_cause(beyond: Beyond, samples: str = "the evaluation's samples") -> Cause:
+    """That a tensor's values leave its range, since they are unlike those that calibration saw.
+
+    Args:
+        beyond: what leaves the range.
+        samples: on which samples, in words.
+    """
+    text = f"clipping, not rounding: on {samples} it {beyond.words}"
+    return Cause("unlike-data", beyond.tensor, beyond.share, text, beyond.remedy)
 
 
 def range_causes(

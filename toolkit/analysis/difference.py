@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-_MASK, _FEW_SAMPLES = 1e9, 8
+MASK, _FEW_SAMPLES = 1e9, 8
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Difference:
             self.broken += int(broken.sum())
         keep = usable & ~broken
         # masks of -1e9 and beyond are no values: their difference would drown everything else
-        keep &= np.abs(a) < _MASK
+        keep &= np.abs(a) < MASK
         if not keep.all():
             a, b = np.where(keep, a, 0), np.where(keep, b, 0)
         d = a - b

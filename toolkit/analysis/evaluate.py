@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from toolkit.analysis.clipping import Clipping, kept_amax
 from toolkit.analysis.difference import Difference
 from toolkit.analysis.float_form import node_reference
 from toolkit.analysis.outputs import Evaluation, OutputComparison, is_float
@@ -17,6 +18,7 @@ from toolkit.errors import ModelError, QtoolError
 from toolkit.model import Model, onnx_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.runtime import Session, session
+from toolkit.text import count
 
 if TYPE_CHECKING:
     from toolkit.data import Batch, BatchSize, CalibrationData
@@ -69,23 +71,33 @@ def evaluate(
     rounded, unrounded = _rounded(subject)
     measured, other_session, form, notes = _runnable(float_session, rounded, data, prepared)
     total = min(len(data), samples) if samples else len(data)
+    fitted: set[str] = set()
     for part in first_samples(data, batch, samples):
         wanted, found = float_session.run(part.inputs), run_on(other_session, measured, part.inputs)
         comparison.add(wanted, found, part.labels, part.count)
+        fitted.update(part.profiles)
         progress("evaluate", comparison.samples, total)
     result = comparison.result()
     result.form, result.notes = form, [*unrounded, *notes, *result.notes]
+    result.notes += [
+        f"profile '{name}' was not evaluated: none of the {count(comparison.samples, 'evaluation sample')} fits it"
+        for name in data.profiles.names if name not in fitted
+    ]  # fmt: skip
     del float_session, other_session
     # the rounding's own nodes are not in the graph that is reported on; its tensors have the names they have there
     exact, rescaled = reference, set[str]()
+    paired = prepared() if prepared is not None else subject
     if prepared is not None:
         exact, rescaled, told = node_reference(
-            reference, prepared(), lambda size, count: first_samples(data, size, count), batch, layer_samples
+            reference, paired, lambda size, count: first_samples(data, size, count), batch, layer_samples
         )
         result.notes += told
     pairs = comparable(exact, subject if measured is rounded else measured)
     pairs = [pair for pair in pairs if pair[1] not in rescaled]
-    result.nodes, result.layer_samples = node_errors(exact, measured, data, layer_samples, progress, pairs)
+    result.clipping = _watched(exact, paired, rescaled)
+    result.nodes, result.layer_samples = node_errors(
+        exact, measured, data, layer_samples, progress, pairs, result.clipping
+    )
     return result
 
 
@@ -180,32 +192,50 @@ def node_errors(
     samples: int,
     progress: Progress,
     pairs: list[tuple[str, str, str]] | None = None,
+    watched: Mapping[str, Clipping] | None = None,
 ) -> tuple[dict[str, dict[str, float | None]], int]:
     """SQNR (dB) and largest difference of every node's first output that both models have, by node of ``subject``.
 
     Tensors are compared by name; at most about 256 MB of them are held at once, so large models run several times.
 
+    Args:
+        reference: the float model.
+        subject: the other one.
+        data: the samples.
+        samples: how many of them to use, spread over the data.
+        progress: called with what is being done, how much is done, and of how much.
+        pairs: what to compare, see ``comparable``.
+        watched: by tensor of ``reference`` what takes in its values.
+
     Returns:
         Errors by node name, and how many samples they are from.
     """
     pairs = comparable(reference, subject) if pairs is None else pairs
-    sizes = _sizes(reference, data, sorted({r for _, r, _ in pairs}))
+    watched = watched or {}
+    names = list(dict.fromkeys([*(r for _, r, _ in pairs), *watched]))
+    sizes = _sizes(reference, data, names)
     per_sample = max(sum(sizes.values()), 1)
     batch = max(1, min(16, _TAP_BYTES // (2 * per_sample)))
-    groups = _groups(pairs, sizes, _TAP_BYTES // 2)
+    groups = _groups(names, sizes, _TAP_BYTES // 2)
     found = {node: Difference() for node, _, _ in pairs}
     counted = 0
     compared: set[str] = set()
     for number, group in enumerate(groups):
-        a_session = session(reference, outputs=sorted({r for _, r, _ in group}))
-        b_session = session(subject, outputs=sorted({s for _, _, s in group}))
+        held = set(group)
+        within = [pair for pair in pairs if pair[1] in held]
+        a_session = session(reference, outputs=group)
+        b_session = session(subject, outputs=sorted({s for _, _, s in within})) if within else None
         counted = 0
         for part in _spread(data, batch, samples):
-            a, b = a_session.run(part.inputs), run_on(b_session, subject, part.inputs)
-            for node, ref, sub in group:
+            a = a_session.run(part.inputs)
+            b = run_on(b_session, subject, part.inputs) if b_session is not None else {}
+            for node, ref, sub in within:
                 if a[ref].shape == b[sub].shape:
                     found[node].add(a[ref], b[sub])
                     compared.add(node)
+            for name in group:
+                if name in watched:
+                    watched[name].add(a[name])
             counted += part.count
             progress("layer errors", number * samples + min(counted, samples), len(groups) * samples)
             if counted >= samples:
@@ -253,16 +283,24 @@ def _sizes(model: Model, data: CalibrationData, names: list[str]) -> dict[str, i
     raise QtoolError("the evaluation data holds no sample", remedy="give at least one sample")
 
 
-def _groups(
-    pairs: list[tuple[str, str, str]], sizes: Mapping[str, int], limit: int
-) -> list[list[tuple[str, str, str]]]:
-    groups: list[list[tuple[str, str, str]]] = []
+def _groups(names: list[str], sizes: Mapping[str, int], limit: int) -> list[list[str]]:
+    """The tensors in groups of about ``limit`` bytes a sample in both models."""
+    groups: list[list[str]] = []
     held = limit + 1
-    for pair in pairs:
-        size = 2 * sizes.get(pair[1], 0)
+    for name in names:
+        size = 2 * sizes.get(name, 0)
         if held + size > limit:
             groups.append([])
             held = 0
-        groups[-1].append(pair)
+        groups[-1].append(name)
         held += size
     return groups
+
+
+def _watched(exact: Model, paired: Model, rescaled: set[str]) -> dict[str, Clipping]:
+    """What watches the activations that ``paired`` quantizes, and the model's own float inputs, in ``exact``."""
+    facts = exact.facts()
+    inputs = [t.name for t in exact.graph.inputs if facts.is_float(t.name)]
+    made = {*inputs, *(t.name for n in exact.nodes for t in n.outputs)} - rescaled
+    amax = kept_amax(paired)
+    return {name: Clipping(amax.get(name)) for name in (*amax, *inputs) if name in made}

@@ -65,7 +65,9 @@ def find(name: str) -> Gpu:
     """
     found = known_as(name)
     if found is None:
-        raise RecipeError(f"no datasheet figures are known of the GPU '{name}'", remedy=did_you_mean(name, GPUS))
+        raise RecipeError(
+            f"no datasheet figures are known of the GPU '{name}'", remedy=did_you_mean(name, GPUS), value=name
+        )
     return found
 
 

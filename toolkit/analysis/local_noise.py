@@ -12,6 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from toolkit.analysis.causes import method_setting
+from toolkit.analysis.clipping import Clipping
 from toolkit.analysis.switches import fake_quantized
 from toolkit.calibration.weights import weight_amax
 from toolkit.placement.qdq import storable_scale
@@ -36,12 +37,14 @@ class LocalNoise:
         sides: one operand rounded, by ``weights``, ``activations``, or the tensor where both operands are computed.
         other: one operand rounded in another way, by (side, the setting that does it).
         uneven: by activation tensor its largest channel over the median one.
+        clipping: by activation tensor what its range cuts off.
     """
 
     both: float
     sides: dict[str, float]
     other: dict[tuple[str, str], float] = field(default_factory=dict)
     uneven: dict[str, float] = field(default_factory=dict)
+    clipping: dict[str, Clipping] = field(default_factory=dict)
 
 
 def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNoise]:
@@ -97,6 +100,7 @@ class _Layer:
         self.signal = 0.0
         self.noise: dict[tuple[str, str], float] = {}
         self.amax: dict[str, Array] = {}
+        self.clipping = {self.computed[i]: Clipping(scale * self.precision.max) for i, scale in self.scales.items()}
         for index in self.operands:
             if index in self.constants:
                 self.rounded[index] = {"": self._weight(index, self.methods)}
@@ -115,6 +119,8 @@ class _Layer:
         variants = {i: self.rounded.get(i) or self._activation(i, plain[i]) for i in self.operands}
         for index, tensor in self.computed.items():
             self._channels(tensor, plain[index])
+        for tensor, clipping in self.clipping.items():
+            clipping.add(values[tensor])
         wanted = self._run(plain)
         self.signal += float((wanted**2).sum())
         for index, ways in variants.items():
@@ -131,7 +137,7 @@ class _Layer:
             uneven[tensor] = float(live.max() / np.median(live)) if live.size else 1.0
         return LocalNoise(
             levels.get(("", ""), math.inf), {side: db for (side, way), db in levels.items() if side and not way},
-            {key: db for key, db in levels.items() if key[1]}, uneven,
+            {key: db for key, db in levels.items() if key[1]}, uneven, self.clipping,
         )  # fmt: skip
 
     def _db(self, noise: float) -> float:

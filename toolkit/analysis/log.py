@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit.files import write_text, writing
+
 SCHEMA = "qtool-outcomes-1"
 
 
@@ -45,14 +47,12 @@ class Log:
         line = {"key": key, **content}
         self.found[key] = line
         if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as stream:
+            with writing(self.path), open(self.path, "a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
                 stream.flush()
                 os.fsync(stream.fileno())
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
-        from toolkit.files import write_text
-
         assert self.path is not None
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 

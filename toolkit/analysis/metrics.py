@@ -28,13 +28,16 @@ class TopK:
     """Share of positions whose label is among the k largest values of the last axis.
 
     ``output`` is float of shape [batch, ..., classes], the label an integer array of shape [batch, ...].
+
+    Attributes:
+        classes: how many classes the output has; 0 before the first batch.
     """
 
     higher_is_better = True
 
     def __init__(self, k: int = 1, output: str | None = None) -> None:
         self.k, self.output = k, output
-        self.right = self.count = 0
+        self.right = self.count = self.classes = 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
         """Take in one batch.
@@ -43,17 +46,7 @@ class TopK:
             DataError: the label's shape does not match the output's.
         """
         scores, label = _pick(outputs, self.output, labels)
-        if label.shape != scores.shape[:-1]:
-            raise DataError(
-                f"labels have shape {list(label.shape)}, the output {list(scores.shape)}",
-                remedy="give one label for each position of the output, or choose the output by [evaluation] output",
-            )
-        if label.size and (int(label.min()) < 0 or int(label.max()) >= scores.shape[-1]):
-            raise DataError(
-                f"the labels reach from {int(label.min())} to {int(label.max())}, and the output "
-                f"has {scores.shape[-1]} classes",
-                remedy="number the classes from 0, or choose the output by [evaluation] output",
-            )
+        self.classes = _classes(scores, label)
         if self.k == 1:
             self.right += int((scores.argmax(axis=-1) == label).sum())
         else:
@@ -68,17 +61,22 @@ class TopK:
 
 
 class Exact:
-    """Share of samples all of whose positions are right."""
+    """Share of samples all of whose positions are right; output, label and ``classes`` as for ``TopK``."""
 
     higher_is_better = True
 
     def __init__(self, output: str | None = None) -> None:
         self.output = output
-        self.right = self.count = 0
+        self.right = self.count = self.classes = 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch."""
+        """Take in one batch.
+
+        Raises:
+            DataError: the labels do not fit the output.
+        """
         scores, label = _pick(outputs, self.output, labels)
+        self.classes = _classes(scores, label)
         same = scores.argmax(axis=-1) == label
         self.right += int(same.reshape(len(same), -1).all(axis=1).sum())
         self.count += len(same)
@@ -98,8 +96,14 @@ class MeanSquaredError:
         self.total, self.count = 0.0, 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch."""
+        """Take in one batch.
+
+        Raises:
+            DataError: the label's shape is not the output's.
+        """
         values, label = _pick(outputs, self.output, labels)
+        if label.shape != values.shape:
+            raise _unlike_shapes(values, label, "give a label of the output's shape")
         difference = values.astype(np.float64) - label
         self.total += float(np.vdot(difference, difference))
         self.count += difference.size
@@ -140,5 +144,41 @@ def _pick(outputs: Mapping[str, Array], output: str | None, labels: Mapping[str,
     name = output if output is not None else next(iter(outputs))
     if not labels:
         raise DataError("the metric needs labels and the data has none", remedy="store them under the key 'label'")
-    label = labels.get("label", labels.get("labels", next(iter(labels.values()))))
-    return outputs[name], label
+    return outputs[name], label_of(labels)
+
+
+def label_of(labels: Mapping[str, Array]) -> Array:
+    """The label among what the data calls labels."""
+    return labels.get("label", labels.get("labels", next(iter(labels.values()))))
+
+
+def check_labels(label: Array, classes: int) -> None:
+    """Check that labels are numbers of classes.
+
+    Raises:
+        DataError: they are no whole numbers, or outside 0 to ``classes`` - 1.
+    """
+    if label.dtype.kind not in "biuf" or (label.dtype.kind == "f" and not (label == np.rint(label)).all()):
+        raise DataError(
+            f"the labels are {label.dtype.name}, not numbers of classes", remedy="number the classes from 0"
+        )
+    if label.size and (int(label.min()) < 0 or int(label.max()) >= classes):
+        low, high = int(label.min()), int(label.max())
+        reach = f"the labels reach from {low} to {high}" if low != high else f"the label is {low}"
+        raise DataError(
+            f"{reach}, and the output has {classes} classes",
+            remedy="number the classes from 0, or choose the output by [evaluation] output",
+        )
+
+
+def _classes(scores: Array, label: Array) -> int:
+    """How many classes an output has, whose labels are checked against it."""
+    if label.shape != scores.shape[:-1]:
+        remedy = "give one label for each position of the output, or choose the output by [evaluation] output"
+        raise _unlike_shapes(scores, label, remedy)
+    check_labels(label, scores.shape[-1])
+    return int(scores.shape[-1])
+
+
+def _unlike_shapes(values: Array, label: Array, remedy: str) -> DataError:
+    return DataError(f"labels have shape {list(label.shape)}, the output {list(values.shape)}", remedy=remedy)

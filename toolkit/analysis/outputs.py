@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from toolkit.analysis.clipping import Clipping
 from toolkit.analysis.difference import Difference
 from toolkit.analysis.metrics import Metric, make_metric
 from toolkit.model import FLOAT_TYPES, Model, onnx_type
@@ -34,6 +35,7 @@ class Evaluation:
         form: which form of the other model ran: lowered, or float32 where onnxruntime cannot run the lowered one.
         nodes: sqnr_db and max_abs by node of the other model.
         layer_samples: how many samples the nodes' errors are from.
+        clipping: how far the values leave the ranges, by quantized activation and by float input of the model.
         notes: what the reader should know.
     """
 
@@ -49,6 +51,7 @@ class Evaluation:
     unlike: dict[str, int] = field(default_factory=dict)
     discrete: list[str] = field(default_factory=list)
     form: str = "lowered"
+    clipping: dict[str, Clipping] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""

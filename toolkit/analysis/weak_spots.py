@@ -12,11 +12,13 @@ from toolkit.analysis.causes import (
     UNEVEN,
     Cause,
     cheap,
+    data_cause,
     method_setting,
     range_causes,
     rounding,
     weight_causes,
 )
+from toolkit.analysis.clipping import beyond
 from toolkit.analysis.helpers import Helpers
 from toolkit.analysis.layer_weights import LayerWeights
 from toolkit.analysis.local_noise import LocalNoise, measure
@@ -115,7 +117,10 @@ class _Doctor:
             found += weight_causes(
                 layer, node.inputs[1].name, self.switches.precision, self.helpers.equalizes(group.name)
             )
-        if local is not None and local.sides:
+        unlike = self._unlike(local) if local is not None else []
+        if unlike:
+            found = [*unlike, *found]
+        elif local is not None and local.sides:
             found.append(self._rounding(group, local))
         found += _ties(group, self.ties.get(group.name))
         small = cheap(self.share[group.name], layer)
@@ -139,6 +144,12 @@ class _Doctor:
                 tensor, known, uneven=uneven, shared=shared, unlike=self.unlike.get(tensor), passes=passes
             )
         return found
+
+    def _unlike(self, local: LocalNoise) -> list[Cause]:
+        """The activations that are clipped, since these samples are unlike those that calibration saw."""
+        known = self.ranges.tensors
+        found = [beyond(tensor, seen, known.get(tensor)) for tensor, seen in local.clipping.items()]
+        return [data_cause(one, "the samples measured") for one in found if one is not None]
 
     def _weights(self, name: str) -> LayerWeights | None:
         node = self.switches.nodes[name]

@@ -183,6 +183,7 @@ class _Run:
                 if count_samples:
                     samples = self._collection.samples
                     samples[batch.profiles] = samples.get(batch.profiles, 0) + batch.count
+                    self._collection.compare(batch.inputs, batch.count)
                 under_way = batch, [pool.submit(_count, todo) for _ in range(workers)]
             if under_way is not None:
                 yield _finished(*under_way)

@@ -6,18 +6,22 @@ import json
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from toolkit.calibration.histogram import Histogram
+from toolkit.data_arrays import open_archive
 from toolkit.errors import RangesError, did_you_mean
 from toolkit.files import atomic_path
 
 SCHEMA = "qtool-collection-1"
+Array = np.ndarray[Any, Any]
 Group = tuple[str, ...]
 Extremes = tuple[float, float]
+_SHOWN = 4
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Collection:
         observed: smallest and largest finite value of the tensors of which only these were wanted, over all samples.
         infinite: the tensors among ``observed`` that also held NaN or infinities.
         samples: how many samples each group had.
+        same: by input the SHA-256 of its value, where all samples have the same; empty where they differ.
         made_from: fingerprints and settings: ``model``, ``data`` (count and sum of digests), ``bins``, ``outside``,
             ``mask``, ``tool``, ``shards`` (the parts joined here, each [i, n]).
     """
@@ -38,6 +43,7 @@ class Collection:
     infinite: set[str] = field(default_factory=set)
     samples: dict[Group, int] = field(default_factory=dict)
     made_from: dict[str, Any] = field(default_factory=dict)
+    same: dict[str, str] = field(default_factory=dict)
 
     @property
     def tensors(self) -> list[str]:
@@ -96,6 +102,16 @@ class Collection:
             before = self.observed.get(tensor, (low, high))
             self.observed[tensor] = min(before[0], low) + 0.0, max(before[1], high) + 0.0
 
+    def compare(self, inputs: Mapping[str, Array], samples: int) -> None:
+        """Take in whether the samples of a batch, joined along axis 0, are those seen before; cheap once two differ."""
+        for name, value in inputs.items():
+            rows = (value[i : i + 1] for i in range(samples)) if samples > 1 else iter([value])
+            while self.same.get(name) != "" and (row := next(rows, None)) is not None:
+                self._compare(name, sha256(f"{row.dtype}{row.shape}".encode() + row.tobytes()).hexdigest())
+
+    def _compare(self, name: str, digest: str) -> None:
+        self.same[name] = digest if self.same.get(name, digest) == digest else ""
+
     # ---------------------------------------------------------------- joining
 
     def absorb(self, other: Collection) -> None:
@@ -108,6 +124,8 @@ class Collection:
         self.infinite |= other.infinite
         for group, count in other.samples.items():
             self.samples[group] = self.samples.get(group, 0) + count
+        for name, digest in other.same.items():
+            self._compare(name, digest)
 
     def merge(self, other: Collection) -> Collection:
         """Two parts of one run joined: exactly what one run over both would have given.
@@ -181,6 +199,7 @@ class Collection:
             "infinite": sorted(self.infinite),
             "samples": [[list(group), count] for group, count in self.samples.items()],
             "made_from": self.made_from,
+            "same": self.same,
         }
         with atomic_path(path) as temporary, open(temporary, "wb") as stream:
             np.savez_compressed(stream, head=np.array(json.dumps(head)), **arrays)
@@ -194,6 +213,8 @@ class Collection:
         """
         try:
             with np.load(path, allow_pickle=False) as archive:
+                if "head" not in archive.files:
+                    raise _no_collection(path)
                 head = json.loads(str(archive["head"]))
                 if head.get("schema") != SCHEMA:
                     raise ValueError(f"its schema is {head.get('schema')!r}, not '{SCHEMA}'")
@@ -217,7 +238,18 @@ class Collection:
             set(head["infinite"]),
             {tuple(group): int(count) for group, count in head["samples"]},
             head["made_from"],
+            head.get("same", {}),
         )
+
+
+def _no_collection(path: Path) -> RangesError:
+    arrays = [f"'{key}' {list(stored.shape)}" for key, stored in open_archive(path).items()]
+    more = f" and {len(arrays) - _SHOWN} more" if len(arrays) > _SHOWN else ""
+    return RangesError(
+        f"it is no collection of statistics but holds arrays, such as samples: {', '.join(arrays[:_SHOWN])}{more}",
+        where=str(path),
+        remedy="samples go into [calibration] data; a collection is what qtool calibrate and qtool merge write",
+    )
 
 
 def _histogram(counts: Any, whole: Any, extremes: Any) -> Histogram:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from toolkit.calibration import amax as methods
+from toolkit.calibration.collection import Collection
 from toolkit.calibration.histogram import Histogram
 from toolkit.calibration.ranges import Ranges
 from toolkit.precision import Precision
+from toolkit.text import count
 
 _PICTURE = 32
 _FEW_SAMPLES = 8
@@ -91,6 +93,25 @@ def unlike_profiles(ranges: Ranges, ratio: float = 2.0) -> list[Unlike]:
         if seen[high] >= ratio * seen[low]:
             found.append(Unlike(tensor, low, high, seen[high] / seen[low]))
     return sorted(found, key=lambda unlike: (-unlike.ratio, unlike.tensor))
+
+
+def unvaried_inputs(collection: Collection) -> list[str]:
+    """What is wrong with samples that are all the same, or hold one value only: a sentence an input.
+
+    Inputs that no range hangs on, such as a mask, may be the same in all samples as long as another one is not.
+    """
+    number = sum(collection.samples.values())
+    everything = number > 1 and all(collection.same.values())
+    ranged, told = set(collection.tensors), []
+    for name, digest in collection.same.items():
+        seen = collection.total(name) if name in ranged else None
+        if seen is not None and seen.count > 1 and seen.low == seen.high:
+            told.append(f"the input '{name}' is {seen.low:g} throughout {count(number, 'calibration sample')}: its "
+                        "range says nothing of real inputs; check how the data was made")  # fmt: skip
+        elif digest and number > 1 and (everything or seen is not None):
+            told.append(f"the input '{name}' is the same in all {number} calibration samples: the ranges know that one "
+                        "alone; give samples that differ as real inputs do")  # fmt: skip
+    return told
 
 
 def sparse_profiles(samples: Mapping[str, int], least: int = _FEW_SAMPLES) -> dict[str, int]:

@@ -13,7 +13,7 @@ from toolkit.calibration.amax import NAMES, amax_by
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.diagnosis import diagnose
 from toolkit.calibration.ranges import Range, Ranges
-from toolkit.errors import RangesError, did_you_mean
+from toolkit.errors import RangesError, did_you_mean, did_you_mean_pattern
 from toolkit.precision import Precision
 
 _WEIGHT_STEPS = 1000
@@ -95,7 +95,8 @@ def _methods(names: Sequence[str], method: str, by_pattern: Mapping[str, str]) -
         if not hits:
             raise RangesError(
                 f"the method pattern '{pattern}' matches no tensor that was collected",
-                remedy=did_you_mean(pattern.strip("*"), names),
+                remedy=did_you_mean_pattern(pattern, names),
+                value=pattern,
             )
         chosen.update(dict.fromkeys(hits, own))
     return chosen

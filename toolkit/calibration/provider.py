@@ -64,6 +64,7 @@ class Calibrator:
     tactic_sources: Sequence[str] | None = None
     _made: dict[str, Collection] = field(default_factory=dict)
     _served: bool = False
+    _told: set[str] = field(default_factory=set)
 
     def __call__(self, model: Model, tensors: Sequence[str] | None) -> Ranges:
         """Ranges of every tensor that placement could want, and of ``tensors``.
@@ -72,9 +73,14 @@ class Calibrator:
             DataError: a sample does not fit.
             RangesError: a tensor set by hand does not exist.
         """
+        from toolkit.calibration.diagnosis import unvaried_inputs
         from toolkit.calibration.methods import make_ranges
 
         collection = self.collect(model, tensors)
+        for text in unvaried_inputs(collection):
+            if text not in self._told:
+                self._told.add(text)
+                self._note(text, "unvaried samples")
         ranges = make_ranges(
             collection,
             method=self.method,
@@ -91,7 +97,9 @@ class Calibrator:
         for name, amax in self.manual.items():
             if name not in known:
                 raise RangesError(
-                    f"a range is set by hand for '{name}', which no tensor is called", remedy=did_you_mean(name, known)
+                    f"a range is set by hand for '{name}', which no tensor is called",
+                    remedy=did_you_mean(name, known),
+                    value=name,
                 )
             ranges.tensors[name] = Range(float(amax), "manual")
         return ranges
@@ -110,7 +118,10 @@ class Calibrator:
         own = self.collected is not None and self.collected.made_from.get("model") == model.fingerprint()
         if self.collected is not None and not own and self._served:
             # a pass that tries another form of the model (equalize) needs statistics that nobody collected
-            self._note("the collection is of the model before a pass changed it: the changed one is run on the data")
+            self._note(
+                "the collection is of the model before a pass changed it: the changed one is run on the data",
+                "collection",
+            )
         elif self.collected is not None:
             self.collected.require(model=model.fingerprint())
             self._served = True
@@ -158,9 +169,9 @@ class Calibrator:
             model, tensors, self.data, batch=self.batch, tactic_sources=self.tactic_sources, progress=self.progress
         )
 
-    def _note(self, text: str) -> None:
+    def _note(self, text: str, rule: str) -> None:
         if self.journal is not None:
-            self.journal.noted(text, rule="collection")
+            self.journal.noted(text, rule=rule)
 
     def taps(self, model: Model, tensors: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
         """Tensors that need a histogram, and tensors of which only the extremes are needed (float16's limits)."""

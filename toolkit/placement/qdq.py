@@ -74,6 +74,11 @@ def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[Found]:
         yield Found(quantize, node, None if scale is None else scale.astype(np.float32), zero, axis)
 
 
+def quantized_tensors(model: Model) -> set[str]:
+    """The float tensors that a QuantizeLinear of the model reads."""
+    return {pair.tensor.name for pair in pairs_of(model) if pair.quantize is not None}
+
+
 def existing(tensor: gs.Tensor, precision: Precision | None = None) -> gs.Node | None:
     """The DequantizeLinear of a symmetric one-scale pair that already hangs on a float tensor, or None.
 

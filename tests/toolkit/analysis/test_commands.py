@@ -81,6 +81,11 @@ def test_layers_that_a_later_pass_keeps_float_count_as_float(app, tmp_path):
     assert again["kept"] == []
 
 
+def test_a_drop_in_points_is_refused(app, tmp_path):
+    with pytest.raises(Exception, match="--max-drop is 2"):
+        call(app, tmp_path, "bisect", "--max-drop", "2")
+
+
 def test_bisect_by_a_command_needs_leave_and_gets_the_model(app, tmp_path):
     import sys
 

@@ -42,9 +42,24 @@ def data_of(samples: Any, of: Model = CHAIN, profiles: Profiles = PROFILES) -> C
 
 
 def same(a: Collection, b: Collection) -> bool:
-    return (a.histograms, a.observed, a.infinite, a.samples, a.made_from) == (
-        b.histograms, b.observed, b.infinite, b.samples, b.made_from,
+    return (a.histograms, a.observed, a.infinite, a.samples, a.made_from, a.same) == (
+        b.histograms, b.observed, b.infinite, b.samples, b.made_from, b.same,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("of", [1, 2])
+def test_inputs_that_are_the_same_in_all_samples_are_known(of: int) -> None:
+    network = sentences()
+
+    def found(samples: list[dict[str, Array]]) -> list[str]:
+        parts = [collect(network, ["y"], data_of(samples, network, Profiles()), shard=(i, of), batch=3)
+                 for i in range(1, of + 1)]  # fmt: skip
+        return [name for name, digest in merge_all(parts).same.items() if digest]
+
+    ids, mask = np.arange(4)[None], np.ones((1, 4), np.int64)
+    assert found([{"ids": ids, "mask": mask}] * 7) == ["ids", "mask"]
+    assert found([{"ids": ids + (i == 4), "mask": mask} for i in range(7)]) == ["mask"]
+    assert found([{"ids": ids, "mask": mask}] * 6 + [{"ids": ids[:, :3], "mask": mask[:, :3]}]) == []
 
 
 def test_equals_numpy_sample_by_sample() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from toolkit.calibration.amax import NAMES, amax_by
 from toolkit.calibration.collection import Collection
-from toolkit.calibration.diagnosis import sparse_profiles, unlike_profiles
+from toolkit.calibration.diagnosis import sparse_profiles, unlike_profiles, unvaried_inputs
 from toolkit.calibration.histogram import Histogram
 from toolkit.calibration.methods import make_ranges
 from toolkit.calibration.ranges import Ranges
@@ -107,6 +107,27 @@ def test_unlike_and_sparse_profiles() -> None:
     assert found.ratio == pytest.approx(5, rel=0.2)
     assert unlike_profiles(ranges, 8.0) == []
     assert sparse_profiles(ranges.samples, 20) == {"b": 10}
+
+
+def sampled(values: list[float], **same: str) -> Collection:
+    found = Collection(samples={("a",): 3}, same=same)
+    found.histogram(("a",), "x", 4096).add(np.array(values, np.float32))
+    return found
+
+
+def test_inputs_that_do_not_vary() -> None:
+    (text,) = unvaried_inputs(sampled([0.0, 0.0, 0.0], x="digest", mask=""))
+    assert text.startswith("the input 'x' is 0 throughout 3 calibration samples")
+    # one value throughout, though the shapes differ
+    assert "is 0.5 throughout" in unvaried_inputs(sampled([0.5, 0.5, 0.5], x="", mask=""))[0]
+    (text,) = unvaried_inputs(sampled([0.0, 1.0, 2.0], x="digest", mask=""))
+    assert text.startswith("the input 'x' is the same in all 3 calibration samples")
+    # a mask may be the same throughout, but not along with everything else
+    assert unvaried_inputs(sampled([0.0, 1.0, 2.0], x="", mask="digest")) == []
+    assert len(unvaried_inputs(sampled([0.0, 1.0, 2.0], x="digest", mask="digest"))) == 2
+    one = sampled([0.0, 1.0], x="digest")
+    one.samples = {("a",): 1}
+    assert unvaried_inputs(one) == []
 
 
 def test_a_missing_tensor() -> None:

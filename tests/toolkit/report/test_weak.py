@@ -8,11 +8,13 @@ import pytest
 from passes.insert_qdq import InsertQDQ
 from tests.toolkit.analysis.planted import chain, feeds
 from toolkit import Context
+from toolkit.analysis.clipping import Beyond
 from toolkit.calibration.provider import Calibrator
 from toolkit.data import CalibrationData
 from toolkit.model import make_constant
 from toolkit.report.schema import Asked, LayerInfo
-from toolkit.report.weak import weak_spots_from_ranges
+from toolkit.report.search_parts import CauseInfo, WeakSpotInfo
+from toolkit.report.weak import blame_data, data_suggestions, weak_spots_from_ranges
 
 
 @pytest.fixture
@@ -75,3 +77,35 @@ def test_a_scale_that_others_force_is_named(quantized):
     (spot,) = weak_spots_from_ranges(infos("layer3"), infos("layer3"), model, ranges)
     (cause,) = [cause for cause in spot.causes if cause.kind == "shared-scale"]
     assert cause.value == pytest.approx(5, rel=0.02)
+
+
+def test_a_range_that_no_pair_uses_says_nothing_of_a_layer(quantized):
+    model, ranges = quantized
+    relu = [LayerInfo(node="r1", op="Relu", asked=Asked(precision="int8"), macs=1)]
+    # the Relu's own input has no pair
+    ranges.tensors["m1"] = ranges.tensors["x"]
+    assert model.node("r1").inputs[0].name == "m1"
+    assert weak_spots_from_ranges(relu, relu, model, ranges) == []
+
+
+def test_clipping_on_unlike_data_comes_first_and_takes_the_place_of_a_guess_at_rounding(quantized):
+    model, ranges = quantized
+    beyond = Beyond("r2", 2.1, 0.045, 0.00009, 19.3, 40.0)
+    spots = weak_spots_from_ranges(infos("layer3", "layer2"), infos("layer3", "layer2"), model, ranges)
+    first, second = blame_data(spots, model, [beyond])
+    assert [cause.kind for cause in first.causes] == ["unlike-data"] and first.causes[0].tensor == "r2"
+    text = first.causes[0].text
+    assert "2.1 times its range" in text and "4.5% of its values are clipped (0.009% in calibration)" in text
+    assert first.causes[0].remedy.startswith("calibrate with data like the evaluation's")
+    assert second == spots[1] and blame_data(spots, model, []) == spots
+    # what a search measured is kept behind it, and what it found itself is not said twice
+    measured = WeakSpotInfo(node="layer3", source="search", causes=[CauseInfo(kind="rounding", text="t", remedy="r")])
+    (told,) = blame_data([measured], model, [beyond])
+    assert [cause.kind for cause in told.causes] == ["unlike-data", "rounding"]
+    assert blame_data([told], model, [beyond]) == [told]
+    assert data_suggestions([]) == [] and "'r2' is clipped" in data_suggestions([beyond])[0].text
+
+
+def test_a_range_that_was_given_is_not_blamed_on_data():
+    given = Beyond("r2", 20.0, 0.8, None, 1.7, None)
+    assert given.remedy.startswith("let calibration find its range") and "calibration)" not in given.words

@@ -1,0 +1,58 @@
+"""Where in a recipe's text something is written; TOML parsers do not keep lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+
+def place_of(path: str, text: str, loc: Sequence[str | int]) -> str:
+    """``file:line`` of a key, as near as it can be found."""
+    line = _line_of(text, loc)
+    return f"{path}:{line}" if line else path
+
+
+def place_of_value(path: str, text: str, loc: Sequence[str | int], value: str) -> str:
+    """``file:line`` of a value in the table ``loc``, else of the first line that says it, else of the table."""
+    start, end = _table(text, loc) or (0, 0)
+    lines = text.splitlines()
+    said = re.compile(r"(?<!\w)" + re.escape(value) + r"(?!\w)")
+    for index in (*range(start, end), *range(len(lines))):
+        if said.search(lines[index]) and not lines[index].lstrip().startswith("#"):
+            return f"{path}:{index + 1}"
+    return place_of(path, text, loc)
+
+
+def _line_of(text: str, loc: Sequence[str | int]) -> int | None:
+    """The line of the deepest part of ``loc`` that is written in the file."""
+    if not text or not loc:
+        return None
+    lines = text.splitlines()
+    found_table = _table(text, loc)
+    if found_table is None:
+        top = re.compile(r"^\s*\[?\[?\s*" + re.escape(str(loc[0])) + r"\b")
+        return next((i + 1 for i, line in enumerate(lines) if top.match(line)), None)
+    start, end = found_table
+    best = start + 1
+    for part in loc[2 if len(loc) > 1 and isinstance(loc[1], int) else 1 :]:
+        key = re.compile(r"(^|[\s.{,\[\"'])" + re.escape(str(part)) + r"[\"'\]]?\s*(=|\.)")
+        found = next((i for i in range(best - 1, end) if key.search(lines[i])), None)
+        if found is None:
+            break
+        best = found + 1
+    return best
+
+
+def _table(text: str, loc: Sequence[str | int]) -> tuple[int, int] | None:
+    """The lines from a table's header to the next, counted from 0; with a number behind its name, of that one of many.
+
+    None where no header says the table.
+    """
+    lines = text.splitlines()
+    header = re.compile(r"^\s*\[\[?\s*" + re.escape(str(loc[0])) + r"\b")
+    starts = [i for i, line in enumerate(lines) if header.match(line)]
+    if not starts:
+        return None
+    index = loc[1] if len(loc) > 1 and isinstance(loc[1], int) else 0
+    start = starts[min(index, len(starts) - 1)]
+    return start, next((i for i in range(start + 1, len(lines)) if re.match(r"^\s*\[", lines[i])), len(lines))
