@@ -97,7 +97,8 @@ def new(
 
 @app.command()
 def passes(
-    name: Annotated[str | None, typer.Argument(help="One pass; all where not given.")] = None, json: Json = False
+    name: Annotated[str | None, typer.Argument(help="One pass, or your own as module:Name; default: all.")] = None,
+    json: Json = False,
 ) -> None:
     """List the passes installed here, with their settings."""
     from toolkit.commands import list_passes

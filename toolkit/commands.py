@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import QtoolError, did_you_mean
+from toolkit.errors import QtoolError
 from toolkit.text import plain_lines
 
 
@@ -92,12 +92,13 @@ def new_recipe(
 
 def list_passes(name: str | None, json: bool) -> int:
     """``qtool passes``."""
+    from toolkit.code import import_path
     from toolkit.graph_pass import find, installed
 
-    names = sorted(installed())
-    if name is not None and name not in names:
-        raise QtoolError(f"no pass is called '{name}'", remedy=did_you_mean(name, names))
-    kinds = {n: find(n) for n in ([name] if name else names)}
+    names = [name] if name else sorted(installed())
+    # who names a pass of his own here has chosen to run its module
+    with import_path(Path.cwd() if name and ":" in name else None):
+        kinds = {n: find(n, allow_code=True) for n in names}
     if json:
         emit({n: {"doc": _first_line(kind), "settings": kind.model_json_schema()} for n, kind in kinds.items()})
         return 0

@@ -131,8 +131,11 @@ def _left_float(step: Any, later: list[Pass], model: Model, context: Context) ->
                     services={**context.services, "dry_run": True})  # fmt: skip
     own(**settings)(trial, apart)
     quantized = {name for name, ask in apart.plan.items() if ask.precision.quantized}
-    for one in later:
-        one(trial, apart)
+    try:
+        for one in later:
+            one(trial, apart)
+    except QtoolError as error:
+        return [f"what the passes behind {step.title()} keep float is not known: {error}"]
     left = {}
     for node, _ in trial.walk():
         reads_pairs = any(maker.op == "DequantizeLinear" for tensor in node.inputs for maker in tensor.inputs)

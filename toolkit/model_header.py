@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import onnx
 
 
+_KNOWN_DOMAINS = ("", "ai.onnx", "com.microsoft")
+
+
 @dataclass(frozen=True)
 class Header:
     """The names a recipe may use, and the files that belong to the model besides its own.
@@ -20,7 +23,7 @@ class Header:
         inputs: names of the graph's inputs, weights left out.
         outputs: names of the graph's outputs.
         external: the files with external data that lie in the model's folder and exist.
-        ops: how many nodes there are of each operator, those of subgraphs and functions included.
+        ops: how many nodes there are of each operator of ONNX or onnxruntime, in subgraphs and functions too.
     """
 
     inputs: tuple[str, ...] = ()
@@ -58,7 +61,12 @@ def read_header(path: Path) -> Header | None:
         tuple(value.name for value in proto.graph.input if value.name not in stored),
         tuple(value.name for value in proto.graph.output),
         tuple(files),
-        Counter(node.op_type for body in (proto.graph, *proto.functions) for node in _all(body.node)),
+        Counter(
+            node.op_type
+            for body in (proto.graph, *proto.functions)
+            for node in _all(body.node)
+            if node.domain in _KNOWN_DOMAINS
+        ),
     )
 
 

@@ -99,6 +99,8 @@ def compare(pipeline: Pipeline, ranges: Ranges | None) -> list[Path]:
         if build.engine is not None:
             written.append(plain_engine(pipeline, name))
             write_bytes(written[-1], build.engine)
+    for stale in set(pipeline.folder.hidden.glob("compare_*.engine")) - set(written):
+        stale.unlink()
     write_json(written[0], found)
     pipeline.progress("compare", len(section.compare), len(section.compare))
     return written

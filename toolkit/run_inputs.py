@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +41,8 @@ class RunInputs(RunChecks):
             said = Journal()
             self._source = Model.load(self.model_path, said)
             self._check_profiles(self._source)
-            pairs = pair_count(self._source)
-            if pairs and not self._strips():
+            pairs = pair_count(self._source) and pair_count(self.reference())
+            if pairs:
                 said.noted(already_quantized(pairs), rule=QUANTIZED_SOURCE)
             self._source_notes = [(event.reason, event.rule) for event in said]
         for reason, rule in self._source_notes if journal is not None else ():
@@ -49,21 +50,25 @@ class RunInputs(RunChecks):
         return self._source
 
     def reference(self) -> Model:
-        """The model that results are compared with: the source without the pairs that the recipe has taken out."""
+        """The model that results are compared with: the source without the pairs that the recipe has taken out.
+
+        Pairs that a pass names by what an earlier pass made stay in it.
+        """
         from toolkit.graph_pass import Context
 
         if self._reference is None:
-            self._reference = self.source()
-            strips = [step for step in self.passes() if step.title() == STRIP]
-            if strips:
-                self._reference = self._reference.copy()
-                for step in strips:
-                    step(self._reference, Context())
+            # source() asks for it too, to see whether pairs remain
+            self._reference = self._source if self._source is not None else self.source()
+            for step in self._strips():
+                stripped = self._reference.copy()
+                with suppress(RecipeError):
+                    step(stripped, Context())
+                    self._reference = stripped
         return self._reference
 
-    def _strips(self) -> list[dict[str, Any]]:
-        """What the recipe says of the Q/DQ pairs to be removed."""
-        return [entry for entry in self.recipe.passes if entry["use"] == STRIP]
+    def _strips(self) -> list[Pass]:
+        """The recipe's passes that remove Q/DQ pairs."""
+        return [step for step in self.passes() if step.title() == STRIP]
 
     def _check_profiles(self, model: Model) -> None:
         from toolkit.profile_check import check

@@ -99,7 +99,11 @@ class RunKeys(RunInputs):
         """The latencies of all engines, measured in turn."""
         return {
             "compare": self.recipe.engine.compare,
-            **self._hashes(self.folder.path / "model.engine", self.folder.hidden / "compare.json"),
+            **self._hashes(
+                self.folder.path / "model.engine",
+                self.folder.hidden / "compare.json",
+                *(self.folder.hidden / f"compare_{name}.engine" for name in self.recipe.engine.compare),
+            ),
             "profiles": repr(self.profiles),
             "gpu": _gpu(),
             "versions": versions(),
@@ -215,8 +219,8 @@ class RunKeys(RunInputs):
             "evaluation data": self.data_print(evaluation.data),
             "held out of": self.data_print(calibration.data) if evaluation.data is None else "",
             "seen by calibration": evaluation.data is not None
-            and self.data_print(evaluation.data) == self.data_print(calibration.data),
-            "stripped": self._strips(),
+            and self._same_samples(evaluation.data, calibration.data),
+            "stripped": [step.model_dump(mode="json") for step in self._strips()],
             "how data is read": calibration.model_dump(mode="json", include={"outside", "mask", "images", "random"}),
             "profiles": repr(self.profiles),
         }

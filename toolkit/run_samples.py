@@ -60,7 +60,8 @@ def _first(pipeline: RunKeys, data: CalibrationData) -> int:
     from toolkit.runtime import session
 
     section, model = pipeline.recipe.evaluation, pipeline.source()
-    batch = next(iter(data.batches(1)), None)
+    # a metric of the user's may need as many as the evaluation gives it at once
+    batch = next(iter(data.batches(section.batch if ":" in (section.metric or "") else 1)), None)
     if batch is None:
         raise DataError(
             f"there is no sample to measure on in {data.name}",

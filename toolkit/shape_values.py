@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,15 @@ def _computed(
     node: onnx.NodeProto, values: dict[str, np.ndarray[Any, Any]], shapes: dict[str, list[int]], opsets: list[Any]
 ) -> dict[str, np.ndarray[Any, Any]] | None:
     """What a node gives, by output; None where it is no shape arithmetic or an input's value is not known."""
-    if node.domain not in ("", "ai.onnx") or not node.output:
+    shaped = node.op_type in ("Constant", "Shape", "Size")
+    if node.domain not in ("", "ai.onnx") or not node.output or not (shaped or node.op_type in _MAKERS):
         return None
     attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
     if node.op_type == "Constant" and isinstance(attributes.get("value"), TensorProto):
-        value = numpy_helper.to_array(attributes["value"])
-        return {node.output[0]: value} if value.size <= _MOST else None
+        small = np.prod(attributes["value"].dims) <= _MOST
+        return {node.output[0]: numpy_helper.to_array(attributes["value"])} if small else None
+    if node.op_type == "Constant" and not {"value_int", "value_ints", "value_float", "value_floats"} & set(attributes):
+        return None
     shape = shapes.get(node.input[0]) if node.input else None
     if node.op_type in ("Shape", "Size"):
         if shape is None or -1 in shape:
@@ -84,7 +88,7 @@ def _computed(
         if node.op_type == "Size":
             return {node.output[0]: np.asarray(np.prod(shape, dtype=np.int64))}
         return {node.output[0]: np.asarray(shape[attributes.get("start", 0) : attributes.get("end")], np.int64)}
-    if node.op_type not in _MAKERS or any(name and name not in values for name in node.input):
+    if any(name and name not in values for name in node.input):
         return None
     inputs = {name: values[name] for name in node.input if name}
     if sum(value.size for value in inputs.values()) > _MOST:
@@ -101,11 +105,17 @@ def _computed(
 def _run(
     node: onnx.NodeProto, inputs: dict[str, np.ndarray[Any, Any]], opsets: list[Any]
 ) -> list[np.ndarray[Any, Any]]:
+    types = tuple((name, helper.np_dtype_to_tensor_dtype(value.dtype)) for name, value in inputs.items())
+    versions = tuple((one.domain, one.version) for one in opsets)
+    return list(_evaluator(node.SerializeToString(), types, versions).run(None, inputs))
+
+
+@lru_cache(maxsize=4096)
+def _evaluator(node: bytes, types: tuple[tuple[str, int], ...], opsets: tuple[tuple[str, int], ...]) -> Any:
+    """ONNX's reference implementation of one node; made once for all corners and calls."""
     from onnx.reference import ReferenceEvaluator
 
-    given = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-        for name, value in inputs.items()
-    ]
-    graph = helper.make_graph([node], "one", given, [onnx.ValueInfoProto(name=name) for name in node.output if name])
-    return list(ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets)).run(None, inputs))
+    only = onnx.NodeProto.FromString(node)
+    given = [helper.make_tensor_value_info(name, kind, None) for name, kind in types]
+    graph = helper.make_graph([only], "one", given, [onnx.ValueInfoProto(name=name) for name in only.output if name])
+    return ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid(*one) for one in opsets]))

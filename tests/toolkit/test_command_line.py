@@ -42,6 +42,17 @@ def test_passes_are_listed_with_settings(capsys):
     assert "exclude" in found["insert_qdq"]["settings"]["properties"]
 
 
+def test_a_pass_of_ones_own_is_listed_like_the_others(tmp_path, capsys, monkeypatch):
+    (tmp_path / "own_xyz.py").write_text(
+        "from toolkit import Pass\n\nclass Mine(Pass):\n    'Does little.'\n    much: int = 3\n\n    def apply(self, model, context):\n        pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert invoke(["passes", "own_xyz:Mine"]) == 0
+    assert capsys.readouterr().out == "own_xyz:Mine\n    Does little.\n    much (default 3)\n"
+    assert invoke(["passes", "own_xyz:Mind"]) == 2 and "Mine" in capsys.readouterr().err
+    assert invoke(["passes", "insert_qqq"]) == 2 and "insert_qdq" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("what", ["report", "recipe"])
 def test_schemas_are_json_schemas(what, capsys):
     assert invoke(["schema", what]) == 0

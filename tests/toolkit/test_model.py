@@ -213,6 +213,19 @@ def test_shape_arithmetic_is_computed_where_onnx_does_not_follow_it():
     assert costs.macs(model.nodes[-1], opt) == 2 * 4 * 16 * 16 * 16
 
 
+@pytest.mark.parametrize("kind", [{"value_ints": [0, 0, 4, -1]}, {"value": onnx.numpy_helper.from_array(np.array([0, 0, 4, -1]))}])
+def test_shapes_written_as_constants_are_followed(kind):
+    parts = [
+        node("Constant", [], ["split"], **kind), node("Constant", [], ["half"], value_float=0.5),
+        node("Shape", ["x"], ["shape"]), node("Cast", ["shape"], ["wide"], to=TensorProto.FLOAT),
+        node("Mul", ["wide", "half"], ["less"]), node("Cast", ["less"], ["size"], to=TensorProto.INT64),
+        node("ConstantOfShape", ["size"], ["mask"]), node("Reshape", ["x", "split"], ["y"]),
+    ]  # fmt: skip
+    model = Model.from_proto(build(parts, {"x": ["n", 16, 64]}, {"y": None, "mask": None}))
+    facts = model.facts(Profiles((ShapeProfile("p", {"x": Extent((2, 16, 64), (2, 16, 64), (8, 16, 64))}),)))
+    assert facts.shapes["mask"] == [(1, 8, 32), (4, 8, 32)] and facts.shapes["y"] == [(n, 16, 4, 16) for n in (2, 8)]
+
+
 def test_what_depends_on_values_stays_unknown():
     parts = [node("NonZero", ["x"], ["where"]), node("Shape", ["where"], ["s"]), node("ConstantOfShape", ["s"], ["y"])]
     model = Model.from_proto(build(parts, {"x": ["n", 4]}, {"y": None}))

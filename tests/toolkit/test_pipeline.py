@@ -14,6 +14,7 @@ from tests.conftest import MODELS, OLD_ONNXRUNTIME, ROOT, build, node, normal
 from toolkit import Model, Ranges, Recipe, run
 from toolkit.cli import invoke
 from toolkit.errors import QtoolError
+from toolkit.pipeline import Pipeline
 from toolkit.steps import RunFolder
 
 
@@ -120,6 +121,16 @@ def test_samples_of_one_file_of_code_are_told_apart_by_their_names(tmp_path):
     assert 0.9 < accuracy.quantized <= 1
     (tmp_path / "r.toml").write_text((tmp_path / "r.toml").read_text().replace("held_out", "samples"))
     assert not run(tmp_path / "r.toml", tmp_path / "out", allow_code=True).report.accuracy.held_out
+
+
+def test_whether_samples_were_seen_is_part_of_the_key(tmp_path):
+    (tmp_path / "own_data.py").write_text("")
+    keys = []
+    for name in ("one", "two"):
+        text = f'[model]\npath = "m.onnx"\n[calibration]\ndata = "own_data:{name}"\n[evaluation]\ndata = "own_data:two"\n'
+        (tmp_path / "r.toml").write_text(text)
+        keys.append(Pipeline(Recipe.load(tmp_path / "r.toml"), RunFolder(tmp_path), allow_code=True)._evaluation_key())
+    assert [key["seen by calibration"] for key in keys] == [False, True]
 
 
 def test_without_test_data_outputs_are_compared_on_held_out_samples(place):

@@ -15,6 +15,9 @@ from tests.conftest import run as infer
 from tests.toolkit.test_bad_inputs import GOOD, complain, model
 from toolkit import Model
 from toolkit.cli import invoke
+from toolkit.code import import_path
+from toolkit.journal import Journal
+from toolkit.model_header import read_header
 from toolkit.pipeline import Pipeline
 from toolkit.recipe import Recipe
 from toolkit.steps import RunFolder
@@ -117,6 +120,31 @@ def test_with_strip_qdq_results_are_compared_with_the_float_model(place):
     (place / "recipe.toml").write_text(GOOD)
     plain = Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))
     assert plain.reference() is plain.source()
+
+
+def test_strip_by_its_modules_name_counts_and_what_it_does_not_name_stays(place, capsys):
+    quantized(place)
+    strip = '[[pass]]\nuse = "{use}"\n{more}\n[[pass]]'
+    (place / "mine_abc.py").write_text("from passes.strip_qdq import StripQDQ\n")
+    recipe, out = place / "recipe.toml", place / "out"
+    for use, more, told in (
+        ("mine_abc:StripQDQ", "", False), ("strip_qdq", 'nodes = ["made_by_an_earlier_pass"]\n', True),
+    ):  # fmt: skip
+        recipe.write_text(GOOD.replace("[[pass]]", strip.format(use=use, more=more), 1))
+        pipeline = Pipeline(Recipe.load(recipe), RunFolder(out), allow_code=True)
+        with import_path(place):
+            journal = Journal()
+            pipeline.source(journal)
+            assert any(event.rule == "quantized-source" for event in journal) == told
+            assert (pipeline.reference() is pipeline.source()) == told
+            assert pipeline.evaluate_key()["stripped"]
+
+
+def test_operators_of_other_domains_are_not_taken_for_integer_ones(place):
+    onnx.save(integers("com.microsoft"), str(place / "model.onnx"))
+    assert read_header(place / "model.onnx").ops["QGemm"] == 1
+    onnx.save(integers("my.plugins"), str(place / "model.onnx"))
+    assert "QGemm" not in read_header(place / "model.onnx").ops
 
 
 def test_the_reference_is_part_of_the_keys(place):

@@ -52,6 +52,7 @@ FAULTS = {
     ),
     "labels that are words": (lambda a: {"label": a["label"].astype(str)}, "not numbers of classes"),
     "labels that are no number": (lambda a: {"label": broken(a["label"].astype(float), 0, np.nan)}, "not numbers of classes"),
+    "labels without end": (lambda a: {"label": broken(a["label"].astype(float), 5, np.inf)}, "not numbers of classes"),
     "NaN": (lambda a: {"image": broken(a["image"], (2, 0, 0, 0), np.nan)}, "sample 2, input 'image': the value at"),
 }  # fmt: skip
 
@@ -84,6 +85,15 @@ def test_a_metric_of_the_users_that_fails(place, capsys, monkeypatch):
     (place / "recipe.toml").write_text((place / "recipe.toml").read_text().replace('"top1"', '"mine_xyz:Odd"'))
     said = complain(place, capsys, "check", str(place / "recipe.toml"), "--allow-code")
     assert "the metric 'mine_xyz:Odd' failed on the first sample: ZeroDivisionError" in said and "recipe.toml:" in said
+
+
+def test_a_metric_that_needs_several_samples_gets_them(place):
+    (place / "pairs_xyz.py").write_text(
+        "class Several:\n    higher_is_better = True\n    def update(self, outputs, labels):\n"
+        "        assert len(outputs['logits']) > 1\n    def value(self):\n        return 1.0\n"
+    )
+    (place / "recipe.toml").write_text((place / "recipe.toml").read_text().replace('"top1"', '"pairs_xyz:Several"'))
+    assert invoke(["run", str(place / "recipe.toml"), "--out", str(place / "out"), "--allow-code"]) == 0
 
 
 def test_samples_are_looked_at_again_only_where_something_changed(place, monkeypatch):

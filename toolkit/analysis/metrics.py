@@ -158,7 +158,9 @@ def check_labels(label: Array, classes: int) -> None:
     Raises:
         DataError: they are no whole numbers, or outside 0 to ``classes`` - 1.
     """
-    if label.dtype.kind not in "biuf" or (label.dtype.kind == "f" and not (label == np.rint(label)).all()):
+    if label.dtype.kind not in "biuf" or (
+        label.dtype.kind == "f" and not (np.isfinite(label) & (label == np.rint(label))).all()
+    ):
         raise DataError(
             f"the labels are {label.dtype.name}, not numbers of classes", remedy="number the classes from 0"
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from toolkit.errors import BackendError
 
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from toolkit.backends.worker import main; main()"
 _TAIL = 8000
+_ROOM = 16 << 20
+"""Bytes: with less, what is written beside an engine does not fit."""
 
 
 def run_job(
@@ -112,13 +115,20 @@ def _death(job: str, status: int, noise: IO[bytes]) -> BackendError:
             ended = f"was ended by signal {-status}"
     else:
         ended = f"ended with status {status}"
-    killed = status == -signal.SIGKILL if hasattr(signal, "SIGKILL") else False
     return BackendError(
         f"the process that ran '{job}' {ended} without an answer" + (f"; its last words: {tail}" if tail else ""),
-        remedy="the machine may be out of memory: close other programs or use smaller profiles"
-        if killed
-        else "this is a crash inside TensorRT: try another version, or find the node with 'qtool bisect'",
+        remedy=_remedy(status),
     )
+
+
+def _remedy(status: int) -> str:
+    if hasattr(signal, "SIGKILL") and status == -signal.SIGKILL:
+        return "the machine may be out of memory: close other programs or use smaller profiles"
+    folder = tempfile.gettempdir()
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder).free < _ROOM:
+            return f"there is no room left in {folder}, where engines are built: free some, or set another TMPDIR"
+    return "this is a crash inside TensorRT: try another version, or find the node with 'qtool bisect'"
 
 
 def _last(text: str) -> str:

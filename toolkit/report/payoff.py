@@ -74,13 +74,19 @@ def _latencies(ours: Mapping[str, Any], theirs: Mapping[str, Any], name: str, tu
         noise = NOISE
         if all(taken):
             mine, other = (statistics.median(one) for one in taken)
-            noise = max(NOISE, *((max(one) - min(one)) / 2 / statistics.median(one) for one in taken))
+            noise = max(NOISE, *(_spread(one) for one in taken))
         if mine is not None and other is not None and other > 0:
             paid = _paid(mine, other, noise)
             found[profile] = Latencies(
                 ours_ms=mine, other_ms=other, ratio=mine / other, noise=noise, turns=min(map(len, taken)), paid=paid
             )
     return found
+
+
+def _spread(turns: Sequence[float]) -> float:
+    """Half of what the turns lie apart, as a share; of five or more the fastest and the slowest are left out."""
+    inner = sorted(turns)[1:-1] if len(turns) >= 5 else turns
+    return (max(inner) - min(inner)) / 2 / statistics.median(inner)
 
 
 def _opt(times: Any) -> float | None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,6 +66,13 @@ def test_a_crash_is_named_with_its_last_words(job):
         os.abort()
     """)
     with pytest.raises(BackendError, match=r"SIGABRT.*last words: assertion failed: x; it was at stand_in.py line \d+ in run.*crash inside"):
+        process.run_job("stand_in", {})
+
+
+def test_no_room_for_what_is_written_beside_an_engine_is_told(job, monkeypatch):
+    job("os.abort()")
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=4096))
+    with pytest.raises(BackendError, match=r"SIGABRT.*no room left in .*TMPDIR"):
         process.run_job("stand_in", {})
 
 

@@ -78,6 +78,9 @@ def test_latencies_measured_in_turn_count_and_their_spread_is_the_noise():
     shaky = {"p": {"ours": [0.8, 0.95, 1.15], "fp16": [1.0, 1.0, 1.01]}}
     times = payoff_of([], ours, {"fp16": other}, shaky).against["fp16"].profiles["p"]
     assert times.paid == "even" and times.noise == pytest.approx(0.35 / 2 / 0.95)
+    once = {"p": {"ours": [0.90, 0.91, 0.90, 0.90, 1.9], "fp16": [1.0] * 5}}
+    times = payoff_of([], ours, {"fp16": other}, once).against["fp16"].profiles["p"]
+    assert times.paid == "faster" and times.noise == 0.02
     alone = payoff_of([], ours, {"fp16": other}, {"q": steady["p"]}).against["fp16"].profiles["p"]
     assert (alone.ours_ms, alone.other_ms, alone.paid, alone.turns) == (2.0, 1.0, "slower", 0)
 
