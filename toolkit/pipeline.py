@@ -272,6 +272,7 @@ class Pipeline(RunKeys):
             "constraints",
             "quantization",
             "optimization_level",
+            "avg_timing_iterations",
             "refit",
             "version_compatible",
             "hardware_compatible",

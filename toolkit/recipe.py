@@ -144,6 +144,11 @@ class EngineSection(Section):
     timing_cache: str | None = Field(None, description="file kept between builds")
     tactic_sources: list[str] | None = Field(None, description="TensorRT's default where not given; [] for none")
     optimization_level: int | None = Field(None, ge=0, le=5, description="builder optimization level")
+    avg_timing_iterations: int | None = Field(
+        None, ge=1, le=1000,
+        description="runs of which a kernel's time is the mean when TensorRT chooses it; its default is 1. More make "
+        "engines that differ less from build to build; take a new timing_cache with it",
+    )  # fmt: skip
     constraints: Literal["obey", "prefer"] = Field(
         "obey", description="weak typing: how strictly layer precisions hold"
     )

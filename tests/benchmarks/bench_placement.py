@@ -2,7 +2,8 @@
 
 On the GPU host, with the models of tests/benchmarks/carry.py in /tmp/models and TensorRT 8.6:
 python3.10 tests/benchmarks/bench_placement.py /tmp/models OUT.json [model ...]
-KINDS names the rows; ``faster`` is insert_qdq(only_if_faster = true). LEVEL is the builder's optimization level.
+KINDS names the rows; ``faster`` is insert_qdq(only_if_faster = true). LEVEL is the builder's optimization level, AVERAGE the
+runs of which it takes a kernel's mean time.
 When all engines of a model are built they are measured in turn, five times over, and the medians count: engines that were
 measured minutes apart differ by up to 2 % where their kernels are the same.
 """
@@ -87,6 +88,7 @@ def main() -> None:
             settings = EngineSettings(
                 quantization="implicit" if kind == "implicit" else "explicit", tactic_sources=(), timing_cache=cache,
                 optimization_level=int(os.environ["LEVEL"]) if "LEVEL" in os.environ else None,
+                avg_timing_iterations=int(os.environ["AVERAGE"]) if "AVERAGE" in os.environ else None,
             )  # fmt: skip
             own = kind in ("implicit", "qtool", "faster")
             source, plan, known = (

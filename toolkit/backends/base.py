@@ -54,6 +54,9 @@ class EngineSettings(pydantic.BaseModel):
         None, description="the kernel libraries TensorRT may use; [] is none but its own"
     )
     optimization_level: int | None = pydantic.Field(None, ge=0, le=5, description="builder effort, 0 to 5")
+    avg_timing_iterations: int | None = pydantic.Field(
+        None, ge=1, le=1000, description="runs of which a kernel's time is the mean when TensorRT chooses it"
+    )
     refit: bool = pydantic.Field(False, description="weights can be replaced in the built engine")
     version_compatible: bool = pydantic.Field(False, description="the engine runs on later releases of TensorRT")
     hardware_compatible: bool = pydantic.Field(False, description="the engine runs on any GPU from Ampere on")

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from toolkit.backends.build_config import check_profiles, common_arguments, polygraphy_profiles
+from toolkit.backends.build_config import check_profiles, common_arguments, polygraphy_profiles, with_timing
 from toolkit.backends.messages import Messages
 from toolkit.backends.network import walk_network
 from toolkit.backends.worker import Talk
@@ -56,7 +56,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         create = CreateConfigRTX(
             profiles=polygraphy_profiles(request["profiles"]), compute_capabilities=capabilities, **arguments
         )
-        engine = EngineBytesFromNetwork(opened, config=create, save_timing_cache=cache)()
+        engine = EngineBytesFromNetwork(opened, config=with_timing(create, settings), save_timing_cache=cache)()
     except (PolygraphyException, RuntimeError) as error:
         raise messages.error(f"TensorRT-RTX {trt.__version__} could not build", model, str(error)) from error
     Path(request["engine"]).write_bytes(engine)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from toolkit.backends.build_config import check_profiles, common_arguments, polygraphy_profiles
+from toolkit.backends.build_config import check_profiles, common_arguments, polygraphy_profiles, with_timing
 from toolkit.backends.calibrators import Calibration
 from toolkit.backends.inspection import inspect_engine
 from toolkit.backends.measure import measure_engine, run_once
@@ -117,6 +117,7 @@ def _config(trt: Any, network: Any, request: dict[str, Any], talk: Talk, calibra
     if calibration is not None:
         arguments["calibrator"] = calibration.calibrator
     create = CreateConfig(profiles=polygraphy_profiles(request["profiles"]), tf32=settings["tf32"], **arguments)
+    create = with_timing(create, settings)
     return PostprocessConfig(create, calibration.choose_profile) if calibration is not None else create
 
 

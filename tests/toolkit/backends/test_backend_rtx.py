@@ -143,7 +143,7 @@ def test_a_type_that_the_gpu_lacks(tmp_path):
 def test_settings_that_rtx_has(tmp_path):
     settings = EngineSettings(
         compute_capabilities=("8.6", "8.9"), workspace=1 << 28, optimization_level=1, tactic_sources=(),
-        sparse_weights=True, timing_cache=tmp_path / "timing.cache",
+        sparse_weights=True, timing_cache=tmp_path / "timing.cache", avg_timing_iterations=4,
     )  # fmt: skip
     assert build(quantized_conv(), tmp_path, settings=settings).engine
 

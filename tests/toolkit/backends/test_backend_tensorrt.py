@@ -15,6 +15,7 @@ from tests.toolkit.backends.recorded_models import DATA, mnist
 from toolkit.backends import calibrators, tensorrt
 from toolkit.backends.attribution import attribute
 from toolkit.backends.base import EngineSettings, Extras
+from toolkit.backends.build_config import with_timing
 from toolkit.backends.calibrators import Calibration
 from toolkit.backends.tensorrt import TensorRTBackend
 from toolkit.backends.weak_network import set_precisions, set_ranges
@@ -104,6 +105,19 @@ def test_no_batches_are_refused(tmp_path):
     settings = EngineSettings(quantization="implicit", calibrator="legacy")
     with pytest.raises(BackendError, match="legacy calibrator got no batch"):
         TensorRTBackend(OLD).build(tmp_path / "m.onnx", mnist_profiles(), settings)
+
+
+def test_kernels_are_timed_as_often_as_asked():
+    def create(builder, network):
+        return config
+
+    config = SimpleNamespace(avg_timing_iterations=1)
+    assert with_timing(create, {"avg_timing_iterations": None}) is create
+    with_timing(create, {"avg_timing_iterations": 8})(None, object())
+    assert config.avg_timing_iterations == 8
+    config = SimpleNamespace()
+    with pytest.raises(BackendError, match=r"avg_timing_iterations: this version.*[Ll]eave the setting out"):
+        with_timing(create, {"avg_timing_iterations": 8})(None, object())
 
 
 # ---------------------------------------------------------------- a network made of stand-ins
