@@ -16,6 +16,7 @@ rm -rf .gpu/[0-9]* .gpu/last
 number=0
 for file in "$work"/*; do number=$((number + 1)); mkdir -p .gpu/$number; mv "$file" .gpu/$number/; done
 mkdir -p .gpu/last
+for folder in .gpu/[0-9]*; do ls "$folder"; done > .gpu/last/parts
 cp "$(dirname "$packer")/unpack.sh" .gpu/last/
 git archive --format=tar.gz -o .gpu/last/repo.tgz HEAD
 [ ! -d .gpu/carried ] || cp -r .gpu/carried .gpu/last/

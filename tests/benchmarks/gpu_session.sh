@@ -2,17 +2,21 @@
 # On the GPU host. First, one call for each part of gpu_pack.sh, with that folder in carry, in one go (the host goes back 30
 # seconds after a call ends, and what was on it is lost):
 #     mkdir -p /tmp/gpu && mv .gpu/1/* /tmp/gpu/
+# (wait for the first one's answer before the others are sent: where no machine was lent, that part is lost)
 # then, with .gpu/last in carry, the set-up and the start in one call, and calls that wait and bring the results back:
 #     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained:explicit && $s start device
 #     bash tests/benchmarks/gpu_session.sh wait 300
 # What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
 # calibration, placement:MODEL[:ROW,ROW...[:LEVEL]]. The jobs of one start run one after the other on the GPU that
-# CUDA_VISIBLE_DEVICES names, in the background, so that a call's end does not end them; several starts run side by side.
+# CUDA_VISIBLE_DEVICES names (and with AVERAGE=8 placement times kernels eight times), in the background, so that a call's end does not end them; several starts run side by side.
 # A fixed time to wait, and a process that is waited for by its number, never by a pattern that also fits the waiting shell:
 # that mistake once cost a session's whole device time. Ask for several waits in one go: between two calls are 30 seconds.
 set -u
 action=$1; shift
 if [ ! -f /tmp/gpu/env.sh ]; then
+  while read -r part; do
+    [ -f "/tmp/gpu/$part" ] || { echo "$part is not here: send its folder of .gpu again, then this call"; exit 1; }
+  done < /tmp/gpu/parts
   bash /tmp/gpu/unpack.sh
   mkdir -p /tmp/repo /tmp/results && tar -xzf /tmp/gpu/repo.tgz -C /tmp/repo
 fi
