@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ def _no_files_left() -> Iterator[None]:
     yield
     left = sorted(files() - before)
     assert not left, f"tests left files behind: {[str(p.relative_to(ROOT)) for p in left[:5]]}"
+
+
+def digits_recipe(folder: Path) -> str:
+    """The text of the digits recipe, for this folder, into which the model and its samples are copied."""
+    for name in ("digits_cnn.onnx", "digits_calibration.npz", "digits_test.npz"):
+        shutil.copy(MODELS / name, folder / name)
+    return (ROOT / "recipes" / "digits_int8.toml").read_text().replace("../models/", "")
 
 
 OLD_ONNXRUNTIME = tuple(int(p) for p in ort.__version__.split(".")[:2]) < (1, 24)

@@ -104,11 +104,12 @@ def list_passes(name: str | None, json: bool) -> int:
         return 0
     for n, kind in kinds.items():
         say(f"{n}\n    {_first_line(kind)}")
+        properties = kind.model_json_schema()["properties"] if kind.model_fields else {}
         for key, spec in kind.model_fields.items():
             default = (
                 "required" if spec.is_required() else f"default {_plain(spec.get_default(call_default_factory=True))}"
             )
-            allowed = _allowed(kind.model_json_schema()["properties"][key])
+            allowed = _allowed(properties[key])
             default = f"{' | '.join(allowed)}; {default}" if allowed else default
             text = f": {spec.description}" if spec.description else ""
             say(f"    {key} ({default}){text}")

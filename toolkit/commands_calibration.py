@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import QtoolError, RangesError, RecipeError
-from toolkit.text import count
+from toolkit.text import count, samples_by_profile
 
 if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
@@ -160,9 +160,8 @@ def _counts(found: Collection) -> dict[str, Any]:
 
 def _words(found: Collection) -> str:
     counts = _counts(found)
-    profiles = ", ".join(f"{name} {number}" for name, number in counts["profiles"].items())
-    several = f" ({profiles})" if len(counts["profiles"]) > 1 else ""
+    samples = samples_by_profile(counts["samples"], counts["profiles"])
     return (
-        f"{count(counts['samples'], 'sample')}{several}, histograms of {count(counts['tensors'], 'tensor')}, "
+        f"{samples}, histograms of {count(counts['tensors'], 'tensor')}, "
         f"extremes of {counts['observed']} more"
     )

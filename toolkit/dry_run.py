@@ -11,7 +11,7 @@ from toolkit.calibration.ranges import Range, Ranges
 from toolkit.journal import Journal
 from toolkit.quantized import QUANTIZED_SOURCE
 from toolkit.recipe import Recipe
-from toolkit.text import count
+from toolkit.text import samples_by_profile
 
 if TYPE_CHECKING:
     from toolkit.model import Model
@@ -46,9 +46,7 @@ class Plan:
         lines.append("asked: " + (", ".join(f"{n} {p}" for p, n in sorted(self.asked.items())) or "nothing"))
         for name, found in (("calibration", self.calibration), ("evaluation", self.evaluation)):
             if found:
-                profiles = ", ".join(f"{k} {v}" for k, v in found["profiles"].items())
-                several = f" ({profiles})" if len(found["profiles"]) > 1 else ""
-                lines.append(f"{name}: {count(found['samples'], 'sample')}{several}")
+                lines.append(f"{name}: {samples_by_profile(found['samples'], found['profiles'])}")
             else:
                 lines.append(f"{name}: no data")
         lines.append(f"backend: {self.backend}")

@@ -17,6 +17,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from toolkit.errors import ModelError, PassError, did_you_mean
 from toolkit.journal import Journal
+from toolkit.model_header import all_nodes
 
 if TYPE_CHECKING:
     from toolkit.profiles import Profiles
@@ -103,7 +104,7 @@ class Model:
         proto, notes = normalise(proto, str(source or "the model"))
         metadata = {
             node.name: {p.key: p.value for p in node.metadata_props}
-            for node in _proto_nodes(proto.graph)
+            for node in all_nodes(proto.graph.node)
             if node.metadata_props
         }
         model = cls(gs.import_onnx(proto), metadata, {p.key: p.value for p in proto.metadata_props}, source)
@@ -115,7 +116,7 @@ class Model:
         """The whole model as a protobuf message, node metadata included."""
         self.graph.ir_version = ir_version or max(self.graph.ir_version or 0, 8)
         proto = _export(self.graph)
-        for node in _proto_nodes(proto.graph):
+        for node in all_nodes(proto.graph.node):
             for key, value in self.metadata.get(node.name, {}).items():
                 node.metadata_props.add(key=key, value=value)
         for key, value in self.props.items():
@@ -347,17 +348,6 @@ def _drop_shadows(graph: onnx.GraphProto, outer: set[str]) -> None:
             for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
                 if sub.node or sub.output:
                     _drop_shadows(sub, names)
-
-
-def _proto_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _proto_nodes(attribute.g)
-            elif attribute.type == onnx.AttributeProto.GRAPHS:
-                for sub in attribute.graphs:
-                    yield from _proto_nodes(sub)
 
 
 def _walk(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Graph]]:

@@ -64,18 +64,19 @@ def read_header(path: Path) -> Header | None:
         Counter(
             node.op_type
             for body in (proto.graph, *proto.functions)
-            for node in _all(body.node)
+            for node in all_nodes(body.node)
             if node.domain in _KNOWN_DOMAINS
         ),
     )
 
 
-def _all(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes with those of their subgraphs, each behind the node that holds it."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
             for sub in (attribute.g, *attribute.graphs):
-                yield from _all(sub.node)
+                yield from all_nodes(sub.node)
 
 
 def model_files(path: Path) -> list[Path]:

@@ -41,9 +41,11 @@ class RunInputs(RunChecks):
             said = Journal()
             self._source = Model.load(self.model_path, said)
             self._check_profiles(self._source)
-            pairs = pair_count(self._source) and pair_count(self.reference())
-            if pairs:
-                said.noted(already_quantized(pairs), rule=QUANTIZED_SOURCE)
+            self._reference = self._source
+            if pair_count(self._source):
+                self._reference = self._stripped(self._source)
+                if pairs := pair_count(self._reference):
+                    said.noted(already_quantized(pairs), rule=QUANTIZED_SOURCE)
             self._source_notes = [(event.reason, event.rule) for event in said]
         for reason, rule in self._source_notes if journal is not None else ():
             journal.noted(reason, rule=rule)  # type: ignore[union-attr]
@@ -54,17 +56,18 @@ class RunInputs(RunChecks):
 
         Pairs that a pass names by what an earlier pass made stay in it.
         """
+        source = self.source()
+        return source if self._reference is None else self._reference
+
+    def _stripped(self, model: Model) -> Model:
         from toolkit.graph_pass import Context
 
-        if self._reference is None:
-            # source() asks for it too, to see whether pairs remain
-            self._reference = self._source if self._source is not None else self.source()
-            for step in self._strips():
-                stripped = self._reference.copy()
-                with suppress(RecipeError):
-                    step(stripped, Context())
-                    self._reference = stripped
-        return self._reference
+        for step in self._strips():
+            stripped = model.copy()
+            with suppress(RecipeError):
+                step(stripped, Context())
+                model = stripped
+        return model
 
     def _strips(self) -> list[Pass]:
         """The recipe's passes that remove Q/DQ pairs."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.files import write_text
 from toolkit.journal import Journal
+from toolkit.quantized import QUANTIZED_SOURCE
 from toolkit.versions import versions
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def _warnings(measured: dict[str, Any], journal: Journal, recipe: Recipe) -> lis
     if not measured.get("measured"):
         found.append("nothing was measured: the recipe has neither evaluation data nor calibration data")
     found += measured.get("notes", [])
-    rules = ("unlike-scales", "empty profile", "few samples", "unvaried samples", "quantized-source")
+    rules = ("unlike-scales", "empty profile", "few samples", "unvaried samples", QUANTIZED_SOURCE)
     found += [event.reason for event in journal.of("noted") if event.rule in rules]
     return found
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from toolkit.errors import DataError, QtoolError
 
 if TYPE_CHECKING:
@@ -56,7 +54,7 @@ def fit(pipeline: RunKeys, data: CalibrationData, count: int | None = None) -> N
 def _first(pipeline: RunKeys, data: CalibrationData) -> int:
     """Run the first sample, and give the number of classes that its label is one of; 0 where it is none."""
     from toolkit.analysis.metrics import make_metric
-    from toolkit.analysis.outputs import is_float
+    from toolkit.analysis.outputs import widened
     from toolkit.runtime import session
 
     section, model = pipeline.recipe.evaluation, pipeline.source()
@@ -72,9 +70,8 @@ def _first(pipeline: RunKeys, data: CalibrationData) -> int:
     if section.metric is None:
         return 0
     metric = make_metric(section.metric, section.output, pipeline.allow_code)
-    scores = {name: np.asarray(v, np.float32) if is_float(v.dtype) else v for name, v in outputs.items()}
     try:
-        metric.update(scores, batch.labels or {})
+        metric.update({name: widened(value) for name, value in outputs.items()}, batch.labels or {})
     except QtoolError as error:
         error.at(batch.origins[0])
         raise

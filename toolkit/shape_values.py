@@ -12,11 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 _MOST = 256
 """Shapes and indices are small; a tensor with more entries is data."""
 _MAKERS = frozenset({
-    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "CumSum", "Div", "Equal", "Expand",
-    "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity", "Less",
-    "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "Or", "Pow", "Range", "ReduceMax", "ReduceMin",
-    "ReduceProd", "ReduceSum", "Reshape", "Round", "ScatterElements", "ScatterND", "Slice", "Split", "Sqrt", "Squeeze",
-    "Sub", "Tile", "Transpose", "Unsqueeze", "Where", "Xor",
+    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "CumSum", "Div", "Equal",
+    "Expand", "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity",
+    "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "Or", "Pow", "Range", "ReduceMax",
+    "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "ScatterElements", "ScatterND", "Shape", "Size",
+    "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where", "Xor",
 })  # fmt: skip
 
 
@@ -72,8 +72,7 @@ def _computed(
     node: onnx.NodeProto, values: dict[str, np.ndarray[Any, Any]], shapes: dict[str, list[int]], opsets: list[Any]
 ) -> dict[str, np.ndarray[Any, Any]] | None:
     """What a node gives, by output; None where it is no shape arithmetic or an input's value is not known."""
-    shaped = node.op_type in ("Constant", "Shape", "Size")
-    if node.domain not in ("", "ai.onnx") or not node.output or not (shaped or node.op_type in _MAKERS):
+    if node.domain not in ("", "ai.onnx") or not node.output or node.op_type not in _MAKERS:
         return None
     attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
     if node.op_type == "Constant" and isinstance(attributes.get("value"), TensorProto):

@@ -24,6 +24,7 @@ def infer(skeleton: onnx.ModelProto, profiles: Profiles | None) -> Facts:
 
     corners: Sequence[Mapping[str, Sequence[int]]] = profiles.corners() if profiles is not None else []
     facts = Facts()
+    own = {tensor.name for tensor in skeleton.graph.initializer}
     for corner in list({repr(sorted(c.items())): c for c in corners}.values()) or [{}]:
         at_corner = onnx.ModelProto()
         at_corner.CopyFrom(skeleton)
@@ -41,7 +42,6 @@ def infer(skeleton: onnx.ModelProto, profiles: Profiles | None) -> Facts:
                 break
             at_corner, found = known, _inferred(known)
         _read(found.graph, facts)
-        own = {tensor.name for tensor in skeleton.graph.initializer}
         for tensor in at_corner.graph.initializer:
             if tensor.name not in own:
                 facts.types[tensor.name] = tensor.data_type

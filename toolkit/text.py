@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 
 from toolkit.errors import QtoolError
 
@@ -21,6 +22,12 @@ def plain(name: str) -> str:
 def count(number: int, noun: str) -> str:
     """A number with its noun, in the plural but for one."""
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def samples_by_profile(number: int, profiles: Mapping[str, int]) -> str:
+    """How many samples there are, and how many of each profile where there are several."""
+    several = ", ".join(f"{name} {own}" for name, own in profiles.items())
+    return count(number, "sample") + (f" ({several})" if len(profiles) > 1 else "")
 
 
 def plain_lines(text: str) -> str:

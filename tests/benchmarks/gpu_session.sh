@@ -8,7 +8,8 @@
 #     bash tests/benchmarks/gpu_session.sh wait 300
 # What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
 # calibration, placement:MODEL[:ROW,ROW...[:LEVEL]]. The jobs of one start run one after the other on the GPU that
-# CUDA_VISIBLE_DEVICES names (and with AVERAGE=8 placement times kernels eight times), in the background, so that a call's end does not end them; several starts run side by side.
+# CUDA_VISIBLE_DEVICES names, in the background, so that a call's end does not end them; several starts run side by side. With
+# AVERAGE=8 in the environment, placement has TensorRT time each kernel eight times.
 # A fixed time to wait, and a process that is waited for by its number, never by a pattern that also fits the waiting shell:
 # that mistake once cost a session's whole device time. Ask for several waits in one go: between two calls are 30 seconds.
 set -u

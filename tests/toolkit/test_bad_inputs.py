@@ -7,56 +7,12 @@ import os
 import shutil
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tests.conftest import MODELS, build, node, normal
+from tests.conftest import MODELS, normal
+from tests.toolkit.conftest import GOOD, complain, model
 from toolkit.cli import invoke
-
-GOOD = """\
-[model]
-path = "model.onnx"
-
-[[profile]]
-name = "all"
-shapes.x = { min = [1, 3, 4, 4], opt = [2, 3, 4, 4], max = [8, 3, 8, 8] }
-
-[calibration]
-data = "data.npz"
-
-[[pass]]
-use = "insert_qdq"
-
-[engine]
-backend = "none"
-"""
-
-
-def model():
-    return build(
-        [node("Conv", ["x", "w"], ["c"]), node("Relu", ["c"], ["y"])],
-        {"x": ["n", 3, "h", "w_"]}, {"y": ["n", 4, "h", "w_"]}, {"w": normal(4, 3, 1, 1)},
-    )  # fmt: skip
-
-
-@pytest.fixture
-def place(tmp_path):
-    onnx.save(model(), str(tmp_path / "model.onnx"))
-    np.savez(tmp_path / "data.npz", x=normal(12, 3, 4, 4))
-    (tmp_path / "recipe.toml").write_text(GOOD)
-    return tmp_path
-
-
-def complain(place, capsys, *arguments):
-    """Run qtool, and return its one paragraph after checking the form every error has."""
-    status = invoke(list(arguments) or ["run", str(place / "recipe.toml"), "--out", str(place / "out")])
-    printed = capsys.readouterr()
-    assert status == 2, printed
-    text = printed.err.strip().splitlines()[-1]
-    assert text.startswith("qtool: ") and len(text) < 1200
-    assert "Traceback" not in printed.err + printed.out
-    return text
 
 
 def test_the_good_recipe_runs(place, capsys):

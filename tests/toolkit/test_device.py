@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.conftest import MODELS, OLD_ONNXRUNTIME, ROOT, build, node, normal
+from tests.conftest import OLD_ONNXRUNTIME, build, digits_recipe, node, normal
 from toolkit import Model, run
 from toolkit.backends import choose, device_job, gpu, process
 from toolkit.backends.gpu import Gpu
@@ -75,10 +74,7 @@ def on_gpu(monkeypatch):
 
 @pytest.fixture
 def place(tmp_path):
-    for name in ("digits_cnn.onnx", "digits_calibration.npz", "digits_test.npz"):
-        shutil.copy(MODELS / name, tmp_path / name)
-    text = (ROOT / "recipes" / "digits_int8.toml").read_text().replace("../models/", "")
-    (tmp_path / "digits.toml").write_text(text)
+    (tmp_path / "digits.toml").write_text(digits_recipe(tmp_path))
     return tmp_path
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from tests.conftest import build, node, normal
-from tests.toolkit.test_bad_inputs import complain
+from tests.toolkit.conftest import complain
 from toolkit.cli import invoke
 from toolkit.recipe import Recipe
 

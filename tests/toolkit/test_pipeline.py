@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from tests.conftest import MODELS, OLD_ONNXRUNTIME, ROOT, build, node, normal
+from tests.conftest import MODELS, OLD_ONNXRUNTIME, ROOT, build, digits_recipe, node, normal
 from toolkit import Model, Ranges, Recipe, run
 from toolkit.cli import invoke
 from toolkit.errors import QtoolError
@@ -20,9 +20,7 @@ from toolkit.steps import RunFolder
 
 @pytest.fixture
 def place(tmp_path):
-    for name in ("digits_cnn.onnx", "digits_calibration.npz", "digits_test.npz"):
-        shutil.copy(MODELS / name, tmp_path / name)
-    text = (ROOT / "recipes" / "digits_int8.toml").read_text().replace("../models/", "").replace('"auto"', '"none"')
+    text = digits_recipe(tmp_path).replace('"auto"', '"none"')
     (tmp_path / "digits.toml").write_text(text)
     return tmp_path
 
@@ -199,10 +197,9 @@ def small(folder, nodes, outputs, types=None, weights=None, text=SMALL):
 
 
 def test_the_rounding_of_16_bits_is_in_the_figures(place):
-    levels = {}
+    levels, plain = {}, (place / "digits.toml").read_text()
     for word in ("fp32", "fp16", "bf16"):
-        text = (ROOT / "recipes" / "digits_int8.toml").read_text().replace("../models/", "").replace('"auto"', '"none"')
-        text = text.replace('rest = "fp16"', f'rest = "{word}"').replace('use = "insert_qdq"', 'use = "fold_constants"')
+        text = plain.replace('rest = "fp16"', f'rest = "{word}"').replace('use = "insert_qdq"', 'use = "fold_constants"')
         (place / "digits.toml").write_text(text)
         result = run(place / "digits.toml", place / word)
         assert result.exit_status == 0 and not result.report.accuracy.notes

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from passes.strip_qdq import StripQDQ
 from tests.conftest import build, node, normal
 from tests.conftest import run as infer
-from tests.toolkit.test_bad_inputs import GOOD, complain, model
+from tests.toolkit.conftest import GOOD, complain
 from toolkit import Model
 from toolkit.cli import invoke
 from toolkit.code import import_path
@@ -21,14 +21,6 @@ from toolkit.model_header import read_header
 from toolkit.pipeline import Pipeline
 from toolkit.recipe import Recipe
 from toolkit.steps import RunFolder
-
-
-@pytest.fixture
-def place(tmp_path):
-    onnx.save(model(), str(tmp_path / "model.onnx"))
-    np.savez(tmp_path / "data.npz", x=normal(12, 3, 4, 4))
-    (tmp_path / "recipe.toml").write_text(GOOD)
-    return tmp_path
 
 
 def integers(domain=""):
@@ -120,6 +112,15 @@ def test_with_strip_qdq_results_are_compared_with_the_float_model(place):
     (place / "recipe.toml").write_text(GOOD)
     plain = Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))
     assert plain.reference() is plain.source()
+
+
+def test_the_pairs_are_taken_out_once_whoever_asks_first(place, monkeypatch):
+    quantized(place)
+    (place / "recipe.toml").write_text(GOOD.replace("[[pass]]", '[[pass]]\nuse = "strip_qdq"\n[[pass]]', 1))
+    stripped, apply = [], StripQDQ.apply
+    monkeypatch.setattr(StripQDQ, "apply", lambda self, *of: (stripped.append(self), apply(self, *of))[1])
+    pipeline = Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))
+    assert pipeline.reference() is not pipeline.source() and len(stripped) == 1
 
 
 def test_strip_by_its_modules_name_counts_and_what_it_does_not_name_stays(place, capsys):

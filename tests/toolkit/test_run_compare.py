@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -12,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.conftest import MODELS, ROOT, build
+from tests.conftest import build, digits_recipe
 from tests.conftest import node as op
 from toolkit import Model, run
 from toolkit.backends import choose, gpu, process
@@ -69,9 +68,7 @@ class Builder(NoBackend):
 def place(tmp_path, monkeypatch):
     monkeypatch.setattr(choose, "choose", lambda name: (Builder(), "for the test"))
     monkeypatch.setattr(gpu, "find_gpu", lambda: Gpu("NVIDIA Test", "9.0"))
-    for name in ("digits_cnn.onnx", "digits_calibration.npz", "digits_test.npz"):
-        shutil.copy(MODELS / name, tmp_path / name)
-    text = (ROOT / "recipes" / "digits_int8.toml").read_text().replace("../models/", "")
+    text = digits_recipe(tmp_path)
     (tmp_path / "digits.toml").write_text(text.replace('"auto"', '"auto"\ncompare = ["fp32", "fp16"]'))
     return tmp_path
 

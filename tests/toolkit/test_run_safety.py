@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto
 
 from tests.conftest import build, node, normal
-from tests.toolkit.test_bad_inputs import GOOD, complain, model
+from tests.toolkit.conftest import GOOD, complain, model
 from toolkit import Model, Recipe, run
 from toolkit.cli import invoke
 from toolkit.errors import NotAllowedError, QtoolError
@@ -29,14 +29,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-
-@pytest.fixture
-def place(tmp_path):
-    onnx.save(model(), str(tmp_path / "model.onnx"))
-    np.savez(tmp_path / "data.npz", x=normal(12, 3, 4, 4))
-    (tmp_path / "recipe.toml").write_text(GOOD)
-    return tmp_path
 
 
 def files(folder):

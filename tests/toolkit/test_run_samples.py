@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
 
-from tests.conftest import MODELS, ROOT
-from tests.toolkit.test_bad_inputs import complain
+from tests.conftest import digits_recipe
+from tests.toolkit.conftest import complain
 from toolkit.analysis.metrics import make_metric
 from toolkit.cli import invoke
 from toolkit.errors import DataError
@@ -17,9 +15,7 @@ from toolkit.pipeline import Pipeline
 
 @pytest.fixture
 def place(tmp_path):
-    for name in ("digits_cnn.onnx", "digits_calibration.npz", "digits_test.npz"):
-        shutil.copy(MODELS / name, tmp_path / name)
-    text = (ROOT / "recipes" / "digits_int8.toml").read_text().replace("../models/", "").replace('"auto"', '"none"')
+    text = digits_recipe(tmp_path).replace('"auto"', '"none"')
     (tmp_path / "recipe.toml").write_text(text)
     return tmp_path
 

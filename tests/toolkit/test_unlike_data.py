@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import onnx
 import pytest
 
-from tests.conftest import MODELS, ROOT, build, node, normal
+from tests.conftest import MODELS, ROOT, build, digits_recipe, node, normal
 from toolkit import Recipe, run
 from toolkit.analysis.budget import Budget
 from toolkit.errors import RecipeError
@@ -20,11 +18,9 @@ def digits(tmp_path):
     """Runs the digits recipe on calibration images that a function has changed; gives the report."""
 
     def report(change):
-        for name in ("digits_cnn.onnx", "digits_test.npz"):
-            shutil.copy(MODELS / name, tmp_path / name)
+        text = digits_recipe(tmp_path)
         arrays = dict(np.load(MODELS / "digits_calibration.npz"))
         np.savez(tmp_path / "digits_calibration.npz", **{**arrays, "image": change(arrays["image"])})
-        text = (ROOT / "recipes" / "digits_int8.toml").read_text().replace("../models/", "")
         (tmp_path / "digits.toml").write_text(text.replace('"auto"', '"none"'))
         return run(tmp_path / "digits.toml", tmp_path / "out").report
 

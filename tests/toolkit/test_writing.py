@@ -8,24 +8,14 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
-import onnx
 import pytest
 
-from tests.conftest import ROOT, normal
-from tests.toolkit.test_bad_inputs import GOOD, complain, model
+from tests.conftest import ROOT
+from tests.toolkit.conftest import complain
 from toolkit.analysis.log import Log
 from toolkit.cli import invoke
 from toolkit.errors import OutputError
 from toolkit.files import write_text
-
-
-@pytest.fixture
-def place(tmp_path):
-    onnx.save(model(), str(tmp_path / "model.onnx"))
-    np.savez(tmp_path / "data.npz", x=normal(12, 3, 4, 4))
-    (tmp_path / "recipe.toml").write_text(GOOD)
-    return tmp_path
 
 
 @pytest.fixture

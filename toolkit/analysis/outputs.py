@@ -109,7 +109,7 @@ class OutputComparison:
                 self._discrete.add(name)
         for score, values in zip(self._metrics, (wanted, found)):
             if score is not None:
-                score.update({n: _widened(values[n]) for n in self._names}, labels or {})
+                score.update({n: widened(values[n]) for n in self._names}, labels or {})
         self.samples += count
 
     def result(self) -> Evaluation:
@@ -153,7 +153,8 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _widened(value: Array) -> Array:
+def widened(value: Array) -> Array:
+    """An output as metrics take it: floats in float32."""
     return np.asarray(value, np.float32) if is_float(value.dtype) else value
 
 

@@ -202,7 +202,7 @@ class Runner:
             FLOAT if own == off else FULL if own == full else SWITCHED
             for own, off, full in zip(signatures, self._off, self._full)
         ]
-        based = {*self._base.scales.items()} >= {pair for _, scales in signatures[start:] for pair in scales}
+        based = self._base.scales.items() >= {pair for _, scales in signatures[start:] for pair in scales}
         if not apart and self._joins and start < self._count:
             groups = [(start, self._shared(kinds, start, FIXED if based else SWITCHED))]
         else:

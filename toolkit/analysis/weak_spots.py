@@ -18,7 +18,7 @@ from toolkit.analysis.causes import (
     rounding,
     weight_causes,
 )
-from toolkit.analysis.clipping import beyond
+from toolkit.analysis.clipping import unlike_data
 from toolkit.analysis.helpers import Helpers
 from toolkit.analysis.layer_weights import LayerWeights
 from toolkit.analysis.local_noise import LocalNoise, measure
@@ -147,9 +147,7 @@ class _Doctor:
 
     def _unlike(self, local: LocalNoise) -> list[Cause]:
         """The activations that are clipped, since these samples are unlike those that calibration saw."""
-        known = self.ranges.tensors
-        found = [beyond(tensor, seen, known.get(tensor)) for tensor, seen in local.clipping.items()]
-        return [data_cause(one, "the samples measured") for one in found if one is not None]
+        return [data_cause(one, "the samples measured") for one in unlike_data(local.clipping, self.ranges)]
 
     def _weights(self, name: str) -> LayerWeights | None:
         node = self.switches.nodes[name]

@@ -97,7 +97,7 @@ def common_arguments(trt: Any, settings: Mapping[str, Any], talk: Talk) -> dict[
     return {name: value for name, value in arguments.items() if value is not None}
 
 
-def with_timing(create: Any, settings: Mapping[str, Any]) -> Any:
+def with_timing(trt: Any, create: Any, settings: Mapping[str, Any]) -> Any:
     """The loader of a builder configuration, with what Polygraphy has no argument for: how kernels are timed.
 
     Raises:
@@ -109,12 +109,7 @@ def with_timing(create: Any, settings: Mapping[str, Any]) -> Any:
         return create
 
     def set_iterations(builder: Any, network: Any, config: Any) -> None:
-        if not hasattr(config, "avg_timing_iterations"):
-            raise BackendError(
-                "this version of TensorRT cannot do this",
-                where="[engine] avg_timing_iterations",
-                remedy="leave the setting out, or use a version that has it",
-            )
+        _need(trt, hasattr(config, "avg_timing_iterations"), "avg_timing_iterations")
         config.avg_timing_iterations = settings["avg_timing_iterations"]
 
     return PostprocessConfig(create, set_iterations)

@@ -56,7 +56,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         create = CreateConfigRTX(
             profiles=polygraphy_profiles(request["profiles"]), compute_capabilities=capabilities, **arguments
         )
-        engine = EngineBytesFromNetwork(opened, config=with_timing(create, settings), save_timing_cache=cache)()
+        engine = EngineBytesFromNetwork(opened, config=with_timing(trt, create, settings), save_timing_cache=cache)()
     except (PolygraphyException, RuntimeError) as error:
         raise messages.error(f"TensorRT-RTX {trt.__version__} could not build", model, str(error)) from error
     Path(request["engine"]).write_bytes(engine)

@@ -117,7 +117,7 @@ def _config(trt: Any, network: Any, request: dict[str, Any], talk: Talk, calibra
     if calibration is not None:
         arguments["calibrator"] = calibration.calibrator
     create = CreateConfig(profiles=polygraphy_profiles(request["profiles"]), tf32=settings["tf32"], **arguments)
-    create = with_timing(create, settings)
+    create = with_timing(trt, create, settings)
     return PostprocessConfig(create, calibration.choose_profile) if calibration is not None else create
 
 

@@ -6,8 +6,6 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-import onnx_graphsurgeon as gs
-
 from toolkit import __version__, costs
 from toolkit.backends.layer import Actual, Build
 from toolkit.profiles import Profiles
@@ -255,11 +253,10 @@ def _layer_errors(nodes: Iterable[Any], errors: Mapping[str, HasError]) -> dict[
 def _reads(node: Any) -> Iterator[str]:
     """Names of the tensors a node reads, those that its subgraphs take from outside included."""
     yield from (tensor.name for tensor in node.inputs)
-    for attribute in node.attrs.values():
-        if isinstance(attribute, gs.Graph):
-            own = {tensor.name for inner in attribute.nodes for tensor in inner.outputs}
-            used = [name for inner in attribute.nodes for name in _reads(inner)]
-            yield from (name for name in (*used, *(t.name for t in attribute.outputs)) if name not in own)
+    for sub in node.subgraphs():
+        own = {tensor.name for inner in sub.nodes for tensor in inner.outputs}
+        used = [name for inner in sub.nodes for name in _reads(inner)]
+        yield from (name for name in (*used, *(t.name for t in sub.outputs)) if name not in own)
 
 
 def _number(value: float | None) -> float | None:
