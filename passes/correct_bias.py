@@ -8,8 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit.graph_pass import Context, Pass
-from toolkit.model import Model, make_constant
+from toolkit.contract.passes import Context, Pass
+from toolkit.graph.model import Model, make_constant
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
 
 Array = np.ndarray[Any, Any]
@@ -32,7 +32,7 @@ class CorrectBias(Pass):
         Raises:
             RangesError: there is no calibration data.
         """
-        from toolkit.analysis.channels import collect_channels, data_of, sqnr_against, without_pairs
+        from toolkit.simulation.channels import collect_channels, data_of, sqnr_against, without_pairs
 
         if context.services.get("dry_run"):
             context.journal.noted("a run would correct the biases of the quantized layers", rule="dry-run")
@@ -95,9 +95,9 @@ def _rounded(model: Model, node: gs.Node) -> tuple[Array, Array] | None:
     values, scale = model.constant(quantize.inputs[0]), model.constant(quantize.inputs[1])
     if values is None or scale is None or values.ndim < 2:
         return None
-    from toolkit.analysis.switches import fake_quantized
-    from toolkit.model import onnx_type
-    from toolkit.precision import Precision
+    from toolkit.base.precision import Precision
+    from toolkit.graph.model import onnx_type
+    from toolkit.simulation.switches import fake_quantized
 
     precision = Precision.from_onnx(onnx_type(quantize.inputs[2].dtype)) if len(quantize.inputs) > 2 else Precision.INT8
     axis = int(quantize.attrs.get("axis", 1)) if scale.size > 1 else None

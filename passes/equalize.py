@@ -8,9 +8,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit.analysis.layer_weights import LayerWeights
-from toolkit.graph_pass import Context, Pass
-from toolkit.model import Model
+from toolkit.contract.passes import Context, Pass
+from toolkit.graph.layer_weights import LayerWeights
+from toolkit.graph.model import Model
 
 Array = np.ndarray[Any, Any]
 _LAYERS = ("Conv", "Gemm")
@@ -34,7 +34,7 @@ class Equalize(Pass):
 
     def apply(self, model: Model, context: Context) -> None:
         """Equalize every pair; each gets a line in the journal, refusals with their reason."""
-        from toolkit.analysis.channels import forget_ranges, note_effect, plain_outcome
+        from toolkit.simulation.channels import forget_ranges, note_effect, plain_outcome
 
         pairs = [pair for node in model.nodes if node.op in _LAYERS and (pair := self._pair(model, node, context))]
         if not pairs:

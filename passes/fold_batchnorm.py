@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit.graph_pass import Context, Pass
-from toolkit.model import Model, make_constant
+from toolkit.contract.passes import Context, Pass
+from toolkit.graph.model import Model, make_constant
 
 Array = np.ndarray[Any, Any]
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit.graph_pass import Context, Pass
-from toolkit.model import Model
+from toolkit.contract.passes import Context, Pass
+from toolkit.graph.model import Model
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, RANDOM
 
 

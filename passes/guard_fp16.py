@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from toolkit.graph_pass import Context, Pass
-from toolkit.model import Model
-from toolkit.precision import Precision
+from toolkit.base.precision import Precision
+from toolkit.contract.passes import Context, Pass
+from toolkit.graph.model import Model
 
 
 class GuardFP16(Pass):
@@ -28,8 +28,8 @@ class GuardFP16(Pass):
         Raises:
             RangesError: there is no calibration data.
         """
-        from toolkit.analysis.float_range import risks
-        from toolkit.costs import facts_at_opt
+        from toolkit.calibration.float_range import risks
+        from toolkit.graph.work import facts_at_opt
 
         if context.services.get("dry_run"):
             context.journal.noted("a run would look at the values of every tensor", rule="dry-run")

@@ -11,21 +11,21 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field, NonNegativeFloat
 
-from toolkit.errors import RangesError
-from toolkit.graph_pass import Context, Pass
-from toolkit.model import Model
+from toolkit.base.errors import RangesError
+from toolkit.base.precision import FLOATS, Precision
+from toolkit.contract.passes import Context, Pass
+from toolkit.graph.model import Model
+from toolkit.graph.select import choose
 from toolkit.placement.ops import TARGETS
 from toolkit.placement.pairs import Pair, Placement
 from toolkit.placement.place import Judge, place
 from toolkit.placement.qdq import Inserter, storable_scale
 from toolkit.placement.scales import share_amax
-from toolkit.precision import FLOATS, Precision
-from toolkit.select import choose
 
 if TYPE_CHECKING:
     from toolkit.backends.payoff_trials import Candidate
     from toolkit.backends.prepare import Bench
-    from toolkit.plan import PrecisionPlan
+    from toolkit.contract.plan import PrecisionPlan
 
 
 class InsertQDQ(Pass):
@@ -98,8 +98,8 @@ class InsertQDQ(Pass):
 
     def _not_faster(self, model: Model, context: Context, bench: Bench) -> dict[str, str]:
         """The nodes whose pairs do not pay, each with the reason."""
-        from toolkit.analysis.log import Log
         from toolkit.backends.payoff_trials import log_fingerprint, not_faster, units_of
+        from toolkit.base.log import Log
 
         placement = self.placement(model, context)
         if not units_of(model, placement):

@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from toolkit.costs import role
-from toolkit.graph_pass import Context, Pass
-from toolkit.model import Model
+from toolkit.base.precision import Precision
+from toolkit.base.text import count
+from toolkit.contract.passes import Context, Pass
+from toolkit.graph.model import Model
+from toolkit.graph.select import choose
+from toolkit.graph.work import role
 from toolkit.placement.qdq import bypass
-from toolkit.precision import Precision
-from toolkit.select import choose
-from toolkit.text import count
 
 
 class KeepPrecision(Pass):

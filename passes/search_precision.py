@@ -12,23 +12,23 @@ from passes.equalize import Equalize
 from passes.insert_qdq import InsertQDQ
 from passes.second_type import try_second_type
 from passes.smooth import Smooth
-from toolkit.costs import macs
-from toolkit.errors import ModelError
-from toolkit.graph_pass import Context, Pass
-from toolkit.journal import Journal
-from toolkit.model import Model
+from toolkit.base.errors import ModelError
+from toolkit.base.precision import Precision
+from toolkit.base.text import count
+from toolkit.contract.journal import Journal
+from toolkit.contract.passes import Context, Pass
+from toolkit.graph.model import Model
+from toolkit.graph.work import macs
 from toolkit.placement.ops import TARGETS
-from toolkit.precision import Precision
-from toolkit.text import count
 
 if TYPE_CHECKING:
-    from toolkit.analysis.budget import Budget
-    from toolkit.analysis.cost import CostModel
-    from toolkit.analysis.gpus import Gpu
-    from toolkit.analysis.layer_times import LayerTimes
-    from toolkit.analysis.search import Found
-    from toolkit.analysis.simulation import Simulation
-    from toolkit.search_times import EngineTimes
+    from toolkit.evaluation.budget import Budget
+    from toolkit.search.cost import CostModel
+    from toolkit.search.gpus import Gpu
+    from toolkit.search.layer_times import LayerTimes
+    from toolkit.search.search import Found
+    from toolkit.search.times import EngineTimes
+    from toolkit.simulation.simulation import Simulation
 
 _ATTEMPTS = 3
 _NAMED = 4
@@ -94,7 +94,7 @@ class SearchPrecision(InsertQDQ):
             RecipeError: the budget needs a metric that is not there, ``only_if_faster`` a GPU that is not, or no
                 datasheet figures are known of ``gpu``.
         """
-        from toolkit.analysis.gpus import find
+        from toolkit.search.gpus import find
 
         self.without_dead_nodes(model, context)
         kept: tuple[str, ...] = ()
@@ -117,9 +117,9 @@ class SearchPrecision(InsertQDQ):
             try_second_type(self, model, plain, kept, context)
 
     def _simulation(self, model: Model, context: Context) -> Simulation:
-        from toolkit.analysis.simulation import Settings, Simulation
-        from toolkit.analysis.switches import wanted_tensors
-        from toolkit.search_data import evaluation_of, samples_to_decide_on
+        from toolkit.search.data import evaluation_of, samples_to_decide_on
+        from toolkit.simulation.simulation import Settings, Simulation
+        from toolkit.simulation.switches import wanted_tensors
 
         judge = self.judge(model, context)
         facts = model.facts(context.profiles)
@@ -138,8 +138,8 @@ class SearchPrecision(InsertQDQ):
 
     def _helped(self, model: Model, context: Context, simulation: Simulation) -> Simulation:
         """Apply the helper passes that make plain quantization clearly better, where it misses the budget."""
-        from toolkit.analysis.range_methods import standing
-        from toolkit.runtime import session
+        from toolkit.graph.sessions import session
+        from toolkit.search.range_methods import standing
 
         helpers: dict[str, Pass] = {"equalize": Equalize(measure=False), "smooth": Smooth(measure=False)}
         if not self.helpers:
@@ -176,10 +176,10 @@ class SearchPrecision(InsertQDQ):
         return simulation
 
     def _search(self, model: Model, simulation: Simulation, context: Context) -> Found:
-        from toolkit.analysis.cost import CostModel
-        from toolkit.analysis.search import Search
-        from toolkit.analysis.search_doubt import doubtful, gives_up_too_much
-        from toolkit.search_times import confirmed, gpu_for
+        from toolkit.search.cost import CostModel
+        from toolkit.search.search import Search
+        from toolkit.search.search_doubt import doubtful, gives_up_too_much
+        from toolkit.search.times import confirmed, gpu_for
 
         folder = self._folder(context)
         gpu = gpu_for(self.gpu, context)
@@ -298,8 +298,8 @@ class SearchPrecision(InsertQDQ):
 
     def _earlier(self, simulation: Simulation, context: Context, gpu: Gpu) -> LayerTimes:
         """The layer times of the runs that ``times`` names; none where it names none."""
-        from toolkit.analysis.layer_times import LayerTimes
-        from toolkit.search_times import earlier_times
+        from toolkit.search.layer_times import LayerTimes
+        from toolkit.search.times import earlier_times
 
         given = [self.times] if isinstance(self.times, str) else self.times
         if not given:
@@ -308,9 +308,9 @@ class SearchPrecision(InsertQDQ):
 
     def _engines(self, model: Model, simulation: Simulation, context: Context, gpu: Gpu) -> EngineTimes | None:
         """Where engines are measured for the search; None where they are not, with a note where one may expect it."""
-        from toolkit.analysis.gpus import known_as
-        from toolkit.backends.gpu import find_gpu
-        from toolkit.search_times import EngineTimes, measuring_bench
+        from toolkit.base.gpu import find_gpu
+        from toolkit.search.gpus import known_as
+        from toolkit.search.times import EngineTimes, measuring_bench
 
         decides = self.prefer == "time" or self.max_ms is not None or (self.prefer == "auto" and self.also is None)
         if self.times or not self.measure or not decides or self._reference is not None:
@@ -334,8 +334,8 @@ class SearchPrecision(InsertQDQ):
         )  # fmt: skip
 
     def _budget(self, context: Context, simulation: Simulation) -> Budget:
-        from toolkit.analysis.search_budget import budget_for
-        from toolkit.search_data import evaluation_of
+        from toolkit.search.data import evaluation_of
+        from toolkit.search.search_budget import budget_for
 
         own = {key: getattr(self, key) for key in ("max_drop", "min_sqnr_db", "min_agreement")}
         section = getattr(evaluation_of(context), "budget", None)
@@ -353,9 +353,9 @@ class SearchPrecision(InsertQDQ):
     def _report(
         self, found: Found, simulation: Simulation, cost: CostModel, budget: Budget, prefer: str, context: Context
     ) -> None:
-        from toolkit.analysis.search_record import record
-        from toolkit.analysis.weak_spots import weak_spots
-        from toolkit.files import write_json
+        from toolkit.base.files import write_json
+        from toolkit.search.search_record import record
+        from toolkit.search.weak_spots import weak_spots
 
         spots = weak_spots(simulation, found.sensitivity, taken=found.methods) if found.sensitivity is not None else []
         samples = sum(feed.count for feed in simulation.feeds)
@@ -383,7 +383,7 @@ class SearchPrecision(InsertQDQ):
 
     def _take(self, found: Found, model: Model, context: Context) -> None:
         """Write the plan's float layers and its ranges where insert_qdq will find them."""
-        from toolkit.analysis.search_words import kept_reason, work_shares
+        from toolkit.search.search_words import kept_reason, work_shares
 
         keep = Precision(self.keep) if self.keep else context.rest
         assert self._limits is not None

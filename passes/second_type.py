@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.files import write_json
-from toolkit.graph_pass import Context
-from toolkit.model import Model
-from toolkit.precision import Precision
-from toolkit.text import literal_glob
+from toolkit.base.files import write_json
+from toolkit.base.precision import Precision
+from toolkit.base.text import literal_glob
+from toolkit.contract.passes import Context
+from toolkit.graph.model import Model
 
 if TYPE_CHECKING:
     from passes.search_precision import SearchPrecision

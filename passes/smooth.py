@@ -8,9 +8,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit.analysis.layer_weights import LayerWeights
-from toolkit.graph_pass import Context, Pass
-from toolkit.model import Model, make_constant, make_node
+from toolkit.contract.passes import Context, Pass
+from toolkit.graph.layer_weights import LayerWeights
+from toolkit.graph.model import Model, make_constant, make_node
 
 Array = np.ndarray[Any, Any]
 _SMALL = 1e-5
@@ -37,7 +37,7 @@ class Smooth(Pass):
         Raises:
             RangesError: there is no calibration data.
         """
-        from toolkit.analysis.channels import collect_channels, data_of, forget_ranges, note_effect, plain_outcome
+        from toolkit.simulation.channels import collect_channels, data_of, forget_ranges, note_effect, plain_outcome
 
         if context.services.get("dry_run"):
             context.journal.noted("a run would look for outlier channels", rule="dry-run")

@@ -9,13 +9,13 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 from pydantic import Field
 
+from toolkit.base.precision import Precision
 from toolkit.calibration.ranges import Range, Ranges
-from toolkit.graph_pass import Context, Pass
-from toolkit.model import FLOAT_TYPES, Model, make_constant, make_node, onnx_type, reroute
+from toolkit.contract.passes import Context, Pass
+from toolkit.graph.model import FLOAT_TYPES, Model, make_constant, make_node, onnx_type, reroute
+from toolkit.graph.select import choose
 from toolkit.placement.ops import DEQUANTIZE, MOVERS, POOLS, QUANTIZE
 from toolkit.placement.qdq import Found, pairs_of
-from toolkit.precision import Precision
-from toolkit.select import choose
 
 
 class StripQDQ(Pass):

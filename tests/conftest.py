@@ -86,7 +86,7 @@ def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Array:
 
 def run(model: Model | onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
     """The outputs of a model in onnxruntime, Q/DQ pairs computed as they are written."""
-    from toolkit.runtime import session
+    from toolkit.graph.sessions import session
 
     found = session(model)
     return list(found.run(feeds).values())

@@ -45,7 +45,7 @@ def test_commands(clone: Path, command: str) -> None:
     if words[0] == "new":
         (clone / "runs").mkdir(exist_ok=True)
         (clone / "runs" / "mine.toml").unlink(missing_ok=True)
-    done = call([sys.executable, "-m", "toolkit.cli", *words], clone)
+    done = call([sys.executable, "-m", "toolkit.cli.main", *words], clone)
     assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-2000:]
     assert done.stdout.strip()
 

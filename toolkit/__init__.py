@@ -11,22 +11,22 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Precision": "toolkit.precision",
-    "QtoolError": "toolkit.errors",
-    "ShapeProfile": "toolkit.profiles",
-    "Profiles": "toolkit.profiles",
-    "Extent": "toolkit.profiles",
-    "Model": "toolkit.model",
-    "Journal": "toolkit.journal",
-    "PrecisionPlan": "toolkit.plan",
-    "Pass": "toolkit.graph_pass",
-    "Context": "toolkit.graph_pass",
-    "Sequence": "toolkit.graph_pass",
-    "CalibrationData": "toolkit.data",
+    "Precision": "toolkit.base.precision",
+    "QtoolError": "toolkit.base.errors",
+    "ShapeProfile": "toolkit.base.profiles",
+    "Profiles": "toolkit.base.profiles",
+    "Extent": "toolkit.base.profiles",
+    "Model": "toolkit.graph.model",
+    "Journal": "toolkit.contract.journal",
+    "PrecisionPlan": "toolkit.contract.plan",
+    "Pass": "toolkit.contract.passes",
+    "Context": "toolkit.contract.passes",
+    "Sequence": "toolkit.contract.passes",
+    "CalibrationData": "toolkit.data.dataset",
     "Ranges": "toolkit.calibration.ranges",
     "Calibrator": "toolkit.calibration.provider",
-    "Recipe": "toolkit.recipe",
-    "run": "toolkit.pipeline",
+    "Recipe": "toolkit.run.recipe",
+    "run": "toolkit.run.pipeline",
 }
 
 __all__ = ["__version__", *_HOMES]

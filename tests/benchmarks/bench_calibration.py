@@ -47,7 +47,7 @@ def texts(count: int, path: Path, low: int = 16, high: int = 512) -> Path:
 
 
 def profiles(name: str) -> Any:
-    from toolkit.profiles import Extent, Profiles, ShapeProfile
+    from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 
     if name == "bert":
         extent = Extent((1, 16), (8, 128), (8, 512))
@@ -57,8 +57,8 @@ def profiles(name: str) -> Any:
 
 
 def opened(name: str, data: Path) -> tuple[Any, Any]:
-    from toolkit.data import CalibrationData
-    from toolkit.model import Model
+    from toolkit.data.dataset import CalibrationData
+    from toolkit.graph.model import Model
 
     model = Model.load(FOLDER / f"{name}.onnx")
     return model, CalibrationData.open(data, model, profiles(name))

@@ -32,7 +32,7 @@ from toolkit.backends.measure import latencies_in_turn
 from toolkit.backends.rtx import profiles_to_json
 from toolkit.backends.weak import lower_weak
 from toolkit.backends.worker import Talk
-from toolkit.journal import Journal
+from toolkit.contract.journal import Journal
 
 BATCHES = (1, 8, 32)
 

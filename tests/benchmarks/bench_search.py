@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 from tests.benchmarks.hard_models import MODELS, hard_swish_cnn, outlier_reader
-from tests.toolkit.analysis.planted import damage, simulation, trained
-from toolkit.analysis.budget import Budget
-from toolkit.analysis.cost import CostModel
-from toolkit.analysis.gpus import find
-from toolkit.analysis.search import Search
-from toolkit.pipeline import run
+from tests.toolkit.search.planted import damage, simulation, trained
+from toolkit.evaluation.budget import Budget
+from toolkit.run.pipeline import run
+from toolkit.search.cost import CostModel
+from toolkit.search.gpus import find
+from toolkit.search.search import Search
 
 RECIPE = """
 [model]

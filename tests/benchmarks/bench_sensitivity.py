@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.hard_models import bert, outlier_reader
-from tests.toolkit.analysis.planted import MODELS, simulation, trained
+from tests.toolkit.search.planted import MODELS, simulation, trained
 from toolkit import Model
-from toolkit.analysis.sensitivity import exact, fast, spearman
-from toolkit.analysis.simulation import Simulation
-from toolkit.runtime import session
+from toolkit.graph.sessions import session
+from toolkit.search.sensitivity import exact, fast, spearman
+from toolkit.simulation.simulation import Simulation
 
 
 def costs(sim: Simulation, rounds: int = 12) -> tuple[float, float, float]:

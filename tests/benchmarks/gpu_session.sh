@@ -33,12 +33,12 @@ job() {
     unet) tests $backends/test_tensorrt_gpu.py -k unet ;;
     trained:*) tests $backends/test_tensorrt_gpu.py -k "trained and ${1#*:}" ;;
     calibrators) tests $backends/test_tensorrt_gpu.py -k calibrator ;;
-    device) tests tests/toolkit/test_device_gpu.py ;;
-    device:*) tests tests/toolkit/test_device_gpu.py -k "${1#*:}" ;;
+    device) tests tests/toolkit/run/test_device_gpu.py ;;
+    device:*) tests tests/toolkit/run/test_device_gpu.py -k "${1#*:}" ;;
     faster) tests $backends/test_faster_gpu.py -k "not opening" ;;
     faster:*) tests $backends/test_faster_gpu.py -k "${1#*:}" ;;
     open) tests $backends/test_faster_gpu.py -k opening ;;
-    bisect) tests tests/toolkit/analysis/test_bisect_gpu.py ;;
+    bisect) tests tests/toolkit/search/test_bisect_gpu.py ;;
     calibration) python3.10 tests/benchmarks/bench_gpu_calibration.py /tmp/models ;;
     placement:*)
       IFS=: read -r _ model rows level <<< "$1"

@@ -8,7 +8,7 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, ops, run
 from toolkit import Context, Model
 from toolkit.calibration.provider import Calibrator
-from toolkit.data import CalibrationData
+from toolkit.data.dataset import CalibrationData
 
 
 def corrected(model: Model, samples: list[dict]) -> tuple[Model, Model, Context]:

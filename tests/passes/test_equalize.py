@@ -7,11 +7,11 @@ from passes.correct_bias import CorrectBias
 from passes.equalize import Equalize
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import MODELS, build, node, normal, ops, run
-from tests.toolkit.analysis.planted import trained
+from tests.toolkit.search.planted import trained
 from toolkit import Context, Model
-from toolkit.analysis.evaluate import evaluate
 from toolkit.calibration.provider import Calibrator
-from toolkit.data import CalibrationData
+from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.evaluate import evaluate
 
 
 def uneven(*shape: int, seed: int = 0, axis: int = 0) -> np.ndarray:

@@ -8,7 +8,7 @@ from passes.fold_constants import FoldConstants
 from passes.keep_precision import KeepPrecision
 from tests.conftest import build, node, normal, ops, placeholder_context, run
 from toolkit import Context, Model, Precision
-from toolkit.errors import RecipeError
+from toolkit.base.errors import RecipeError
 
 
 def batchnorm_weights(channels, prefix="", seed=0):

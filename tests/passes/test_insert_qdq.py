@@ -11,7 +11,7 @@ from passes.keep_precision import KeepPrecision
 from passes.strip_qdq import StripQDQ
 from tests.conftest import LIGHT, build, node, normal, ops, placeholder_context, residual_proto, run
 from toolkit import Extent, Model, Precision, Profiles, ShapeProfile
-from toolkit.errors import RangesError, RecipeError
+from toolkit.base.errors import RangesError, RecipeError
 
 
 def declined(context, rule):

@@ -15,7 +15,7 @@ from tests.toolkit.backends.payoff_stand_in import StandIn
 from toolkit import Extent, Model, Precision, Profiles, ShapeProfile
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.none import NoBackend
-from toolkit.errors import BackendError, RecipeError
+from toolkit.base.errors import BackendError, RecipeError
 
 NAMES = ["c0", "c1", "c2", "c3", "c4"]
 

@@ -9,17 +9,18 @@ import pytest
 
 from passes.search_precision import SearchPrecision
 from tests.passes.test_search_times import notes
-from tests.toolkit.analysis.planted import chain, damage, feeds
 from tests.toolkit.backends.payoff_stand_in import StandIn
-from toolkit import Context, Extent, Profiles, ShapeProfile, search_times
+from tests.toolkit.search.planted import chain, damage, feeds
+from toolkit import Context, Extent, Profiles, ShapeProfile
 from toolkit.backends.base import EngineSettings
-from toolkit.backends.gpu import Gpu
 from toolkit.backends.layer import Layer, Port
+from toolkit.base.errors import ModelError, RecipeError
+from toolkit.base.gpu import Gpu
 from toolkit.calibration.provider import Calibrator
-from toolkit.data import CalibrationData
-from toolkit.errors import ModelError, RecipeError
-from toolkit.run_keys import _measures
-from toolkit.search_times import measuring_bench
+from toolkit.data.dataset import CalibrationData
+from toolkit.run.keys import _measures
+from toolkit.search import times as search_times
+from toolkit.search.times import measuring_bench
 
 NAMES = [f"layer{i}" for i in range(6)]
 EVEN = dict.fromkeys(NAMES, 1.0)
@@ -230,7 +231,7 @@ def test_a_wrong_budget_is_refused_before_any_engine_is_built(tmp_path, monkeypa
     def refuse(*given, **more):
         raise RecipeError("no output of the model holds floats", remedy="give min_agreement")
 
-    monkeypatch.setattr("toolkit.analysis.search_budget.budget_for", refuse)
+    monkeypatch.setattr("toolkit.search.search_budget.budget_for", refuse)
     backend = stand_in()
     with pytest.raises(RecipeError, match="holds floats"):
         searched(tmp_path, backend)
@@ -248,8 +249,8 @@ def test_a_wrong_budget_is_refused_before_any_engine_is_built(tmp_path, monkeypa
     ],
 )
 def test_times_are_of_the_gpu_that_is_named(tmp_path, monkeypatch, here, settings, said):
-    monkeypatch.setattr("toolkit.search_times.find_gpu", lambda: Gpu(here, "8.6"))
-    monkeypatch.setattr("toolkit.backends.gpu.find_gpu", lambda: Gpu(here, "8.6"))
+    monkeypatch.setattr("toolkit.search.times.find_gpu", lambda: Gpu(here, "8.6"))
+    monkeypatch.setattr("toolkit.base.gpu.find_gpu", lambda: Gpu(here, "8.6"))
     context, found = searched(tmp_path, stand_in(), **settings)
     assert said in notes(context, "search-times")[0]
     assert (found["measured_share"] > 0) == ("predicted, not measured" not in notes(context, "search-times")[0])
@@ -257,9 +258,9 @@ def test_times_are_of_the_gpu_that_is_named(tmp_path, monkeypatch, here, setting
 
 
 def test_a_run_is_done_again_on_another_gpu_only_where_it_measures(monkeypatch):
-    monkeypatch.setattr("toolkit.run_keys._gpu", lambda: "a GPU")
+    monkeypatch.setattr("toolkit.run.keys._gpu", lambda: "a GPU")
     entry = {"use": "search_precision"}
     assert _measures(entry) and not _measures({**entry, "measure": False}) and not _measures({**entry, "times": "runs"})
     assert _measures({"use": "insert_qdq", "only_if_faster": True}) and not _measures({"use": "insert_qdq"})
-    monkeypatch.setattr("toolkit.run_keys._gpu", lambda: "")
+    monkeypatch.setattr("toolkit.run.keys._gpu", lambda: "")
     assert not _measures(entry)

@@ -12,16 +12,16 @@ from passes.equalize import Equalize
 from passes.insert_qdq import InsertQDQ
 from passes.search_precision import SearchPrecision
 from tests.conftest import MODELS, build, node, normal
-from tests.toolkit.analysis.planted import chain, damage, feeds, trained
+from tests.toolkit.search.planted import chain, damage, feeds, trained
 from toolkit import Context, Model, Precision
-from toolkit.analysis.channels import sqnr_against, without_pairs
-from toolkit.analysis.rounding import with_rounding
-from toolkit.analysis.simulation import Simulation
 from toolkit.backends.lowering import lower
+from toolkit.base.errors import RangesError, RecipeError
 from toolkit.calibration.provider import Calibrator
-from toolkit.data import CalibrationData
-from toolkit.errors import RangesError, RecipeError
-from toolkit.model import make_constant, make_node, onnx_type
+from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.rounding import with_rounding
+from toolkit.graph.model import make_constant, make_node, onnx_type
+from toolkit.simulation.channels import sqnr_against, without_pairs
+from toolkit.simulation.simulation import Simulation
 
 
 def context_for(model, source, folder=None, **services):
@@ -180,10 +180,10 @@ def test_entries_that_swap_behind_a_topk_are_named():
     ],
 )
 def test_doubt_about_few_samples_alone_does_not_give_up_most_layers(safe, other, taken):
-    from toolkit.analysis.outcome import Outcome
-    from toolkit.analysis.search import Plan
-    from toolkit.analysis.search_doubt import gives_up_too_much
-    from toolkit.journal import Journal
+    from toolkit.contract.journal import Journal
+    from toolkit.evaluation.outcome import Outcome
+    from toolkit.search.search import Plan
+    from toolkit.search.search_doubt import gives_up_too_much
 
     def made(gain, meets):
         # the share that is quantized, and of a float model of 2 seconds the share of time that is saved
@@ -199,8 +199,8 @@ def test_doubt_about_few_samples_alone_does_not_give_up_most_layers(safe, other,
 
 
 def test_few_samples_are_doubted_only_where_something_is_kept():
-    from toolkit.analysis.budget import Budget
-    from toolkit.analysis.outcome import Outcome
+    from toolkit.evaluation.budget import Budget
+    from toolkit.evaluation.outcome import Outcome
 
     budget = Budget(max_drop=0.01, margin=1.0)
     few, many = (Outcome(0.01, agreement=1.0, flips=0.004, positions=n) for n in (100, 300))

@@ -8,12 +8,12 @@ import pytest
 
 from passes.search_precision import SearchPrecision
 from tests.conftest import MODELS
-from tests.toolkit.analysis.planted import chain, damage, feeds
-from tests.toolkit.analysis.test_layer_times import layer, report
+from tests.toolkit.search.planted import chain, damage, feeds
+from tests.toolkit.search.test_layer_times import layer, report
 from toolkit import Context, run
+from toolkit.base.errors import DataError, QtoolError
 from toolkit.calibration.provider import Calibrator
-from toolkit.data import CalibrationData
-from toolkit.errors import DataError, QtoolError
+from toolkit.data.dataset import CalibrationData
 
 RECIPE = f"""
 [model]

@@ -6,9 +6,9 @@ from passes.insert_qdq import InsertQDQ
 from passes.smooth import Smooth
 from tests.conftest import build, node, normal, ops, run
 from toolkit import Context, Model
-from toolkit.analysis.channels import sqnr_against
 from toolkit.calibration.provider import Calibrator
-from toolkit.data import CalibrationData
+from toolkit.data.dataset import CalibrationData
+from toolkit.simulation.channels import sqnr_against
 
 
 def outliers(width: int = 16, written_out: bool = False, shared: bool = False) -> Model:

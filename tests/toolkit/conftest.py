@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from tests.conftest import build, node, normal
-from toolkit.cli import invoke
+from toolkit.cli.main import invoke
 
 GOOD = """\
 [model]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from toolkit.backends.layer import Actual, Build
-from toolkit.model import Model
-from toolkit.plan import PrecisionPlan
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.graph.model import Model
 
 
 def attribute(model: Model, build: Build, plan: PrecisionPlan) -> dict[str, Actual]:

@@ -11,10 +11,10 @@ from toolkit.backends.engine_map import EngineMap, is_constant_node, opaque
 from toolkit.backends.flow import Flow
 from toolkit.backends.inspector import tactic_word
 from toolkit.backends.layer import Actual, Build, Layer
-from toolkit.model import Model
+from toolkit.base.precision import Precision
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.graph.model import Model
 from toolkit.placement.ops import DEQUANTIZE, MOVERS, QUANTIZE, TARGETS
-from toolkit.plan import PrecisionPlan
-from toolkit.precision import Precision
 
 _BY_WORD = {str(precision): precision for precision in Precision}
 _WEIGHTED = ("conv", "gemm", "matrixmultiply", "matmul", "fullyconnected", "deconvolution")

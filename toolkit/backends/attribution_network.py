@@ -11,10 +11,10 @@ from toolkit.backends.flow import Flow, is_constant
 from toolkit.backends.layer import Actual, Build, Layer
 from toolkit.backends.program import operands
 from toolkit.backends.reasons import Asked, compare
-from toolkit.model import Model, onnx_type
+from toolkit.base.precision import FLOATS, Precision
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.graph.model import Model, onnx_type
 from toolkit.placement.ops import DEQUANTIZE, MOVERS, QUANTIZE, TARGETS
-from toolkit.plan import PrecisionPlan
-from toolkit.precision import FLOATS, Precision
 
 _FLOAT_WORDS = {str(precision): precision for precision in FLOATS}
 _OF_SHAPES = frozenset({"Shape", "Size"})

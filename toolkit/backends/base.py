@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import pydantic
 
 from toolkit.backends.layer import Build
-from toolkit.profiles import Profiles
+from toolkit.base.profiles import Profiles
 
 if TYPE_CHECKING:
     import numpy as np
 
     from toolkit.calibration.ranges import Ranges
-    from toolkit.plan import PrecisionPlan
+    from toolkit.contract.plan import PrecisionPlan
 
 Log = Callable[[str], None]
 Progress = Callable[[str, int, int], None]

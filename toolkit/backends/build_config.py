@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.backends.worker import Talk
-from toolkit.errors import BackendError, did_you_mean
+from toolkit.base.errors import BackendError, did_you_mean
 
 
 def check_profiles(inputs: Mapping[str, Sequence[int]], profiles: Sequence[Mapping[str, Any]]) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from toolkit.backends.worker import Talk
-from toolkit.errors import BackendError
-from toolkit.files import sha256_file, write_json
+from toolkit.base.errors import BackendError
+from toolkit.base.files import sha256_file, write_json
 
 CLASSES = {
     "entropy2": "IInt8EntropyCalibrator2",

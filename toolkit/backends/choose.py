@@ -7,10 +7,10 @@ from functools import cache
 from typing import Any
 
 from toolkit.backends.base import Backend
-from toolkit.backends.gpu import find_gpu
 from toolkit.backends.none import NoBackend
 from toolkit.backends.process import run_job
-from toolkit.errors import BackendError, RecipeError, did_you_mean
+from toolkit.base.errors import BackendError, RecipeError, did_you_mean
+from toolkit.base.gpu import find_gpu
 
 NAMES = ("auto", "tensorrt", "tensorrt_rtx", "none")
 _INSTALL = {"tensorrt": "run 'pip install qtool[tensorrt]'", "tensorrt_rtx": "run 'pip install qtool[rtx]'"}

@@ -9,8 +9,8 @@ import numpy as np
 
 from toolkit.backends.runner import EngineRunner
 from toolkit.backends.worker import Talk
-from toolkit.errors import BackendError
-from toolkit.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.errors import BackendError
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 
 Array = np.ndarray[Any, Any]
 

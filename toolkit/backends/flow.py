@@ -9,9 +9,9 @@ from typing import Any
 import onnx
 import onnx_graphsurgeon as gs
 
-from toolkit.model import Model, onnx_type
+from toolkit.base.precision import Precision
+from toolkit.graph.model import Model, onnx_type
 from toolkit.placement.ops import ACTIVATIONS, ADDS, DEQUANTIZE, MOVERS, POOLS, QUANTIZE, TARGETS
-from toolkit.precision import Precision
 
 BOTH_SIDES = POOLS | ADDS | {"Resize"}
 """Operators that run quantized only between a DequantizeLinear and a QuantizeLinear."""

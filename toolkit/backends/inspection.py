@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.backends.worker import Talk
-from toolkit.errors import BackendError, QtoolError
+from toolkit.base.errors import BackendError, QtoolError
 
 _NOT_SHOWN = "N/A due to dynamic shapes"
 Warm = Callable[[Any, Mapping[str, tuple[int, ...]]], None]

@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.backends.layer import Layer, Port
 from toolkit.backends.network import metadata_nodes
-from toolkit.errors import BackendError
+from toolkit.base.errors import BackendError
 
 _PROFILE = re.compile(r" \[profile (\d{1,4})\]$")
 # The longer words first: BFloat16 contains Float, UInt8 contains Int8.

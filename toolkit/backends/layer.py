@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from toolkit.precision import Precision
+from toolkit.base.precision import Precision
 
 
 @dataclass(frozen=True)

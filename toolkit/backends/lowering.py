@@ -13,13 +13,13 @@ from onnx import TensorProto
 
 from toolkit.backends.lowering_types import Types, decide, formal, input_types
 from toolkit.backends.parser_forms import state_kernel_shapes
-from toolkit.errors import ModelError, RecipeError, did_you_mean
-from toolkit.journal import Journal
-from toolkit.model import Facts, Model, make_constant, make_node, onnx_type, reroute, values_of
+from toolkit.base.errors import ModelError, RecipeError, did_you_mean
+from toolkit.base.precision import Precision
+from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.graph.model import Facts, Model, make_constant, make_node, onnx_type, reroute, values_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import float_biases
-from toolkit.plan import PrecisionPlan
-from toolkit.precision import Precision
 
 _FLOAT = "tensor(float)"
 

@@ -11,10 +11,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from toolkit.model import FLOAT_TYPES, Facts, Model, onnx_type
+from toolkit.base.precision import Precision
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.graph.model import FLOAT_TYPES, Facts, Model, onnx_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
-from toolkit.plan import PrecisionPlan
-from toolkit.precision import Precision
 
 _STOP = frozenset(
     ["Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "LSTM", "GRU", "RNN", "Softmax", "LayerNormalization"]

@@ -14,7 +14,7 @@ import numpy as np
 from toolkit.backends.inspection import context_at, set_shapes, shapes_at
 from toolkit.backends.inspector import plain_name
 from toolkit.backends.worker import Talk
-from toolkit.errors import BackendError, QtoolError
+from toolkit.base.errors import BackendError, QtoolError
 
 _WARM_UP, _LEAST_RUNS, _MOST_RUNS, _TARGET_MS = 10, 20, 500, 400.0
 _WARM_UP_S = 0.15

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from toolkit.backends.worker import Talk
-from toolkit.errors import BackendError
+from toolkit.base.errors import BackendError
 
 _NODE = (
     r"Node name:\s*(?P<node>[^\n]+)",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from toolkit.backends.base import EngineSettings, Extras, Log, Progress, Typing, quiet
 from toolkit.backends.layer import Build
-from toolkit.profiles import Profiles
+from toolkit.base.profiles import Profiles
 
 
 class NoBackend:

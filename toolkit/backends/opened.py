@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from toolkit.backends.layer import Actual, Build, Layer
-from toolkit.model import Model
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.graph.model import Model
 from toolkit.placement.ops import QUANTIZE, TARGETS
-from toolkit.plan import PrecisionPlan
 
 MOST_TENSORS = 64
 """How many tensors are marked at most: each is one more output to write, and one more border in the engine."""

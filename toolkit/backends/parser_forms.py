@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit.journal import Journal
-from toolkit.model import Model, make_constant, make_node
+from toolkit.contract.journal import Journal
+from toolkit.graph.model import Model, make_constant, make_node
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import pairs_of
 

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from toolkit.backends.base import EngineSettings
-from toolkit.backends.gpu import find_gpu
 from toolkit.backends.payoff_search import Latency, PayoffSearch, Trial, Unit, Verdict, told
 from toolkit.backends.prepare import Bench, unmeasured
 from toolkit.backends.unit_times import unit_times
-from toolkit.errors import BackendError, RecipeError, did_you_mean
-from toolkit.files import sha256_json, write_json
+from toolkit.base.errors import BackendError, RecipeError, did_you_mean
+from toolkit.base.files import sha256_json, write_json
+from toolkit.base.gpu import find_gpu
+from toolkit.base.versions import code_fingerprint, versions
 from toolkit.placement.ops import POOLS, TARGETS
-from toolkit.versions import code_fingerprint, versions
 
 if TYPE_CHECKING:
     from toolkit.backends.layer import Build
-    from toolkit.graph_pass import Context
-    from toolkit.model import Model
+    from toolkit.contract.passes import Context
+    from toolkit.contract.plan import PrecisionPlan
+    from toolkit.graph.model import Model
     from toolkit.placement.pairs import Placement
-    from toolkit.plan import PrecisionPlan
 
 Candidate = Callable[[Mapping[str, str]], "tuple[Model, PrecisionPlan]"]
 """The model and the plan with all pairs but those of the nodes named, each with the reason why it stays float."""

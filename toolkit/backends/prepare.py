@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.backends.base import Backend, EngineSettings, Extras, Log, Progress, quiet
-from toolkit.journal import Journal
-from toolkit.precision import Precision
-from toolkit.profiles import Profiles
+from toolkit.base.precision import Precision
+from toolkit.base.profiles import Profiles
+from toolkit.contract.journal import Journal
 
 if TYPE_CHECKING:
     import numpy as np
 
     from toolkit.backends.layer import Build
     from toolkit.calibration.ranges import Ranges
-    from toolkit.graph_pass import Context
-    from toolkit.model import Model
-    from toolkit.plan import PrecisionPlan
+    from toolkit.contract.passes import Context
+    from toolkit.contract.plan import PrecisionPlan
+    from toolkit.graph.model import Model
 
 
 def lower_for(

@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from toolkit.backends.worker import Talk
-from toolkit.errors import BackendError
+from toolkit.base.errors import BackendError
 
 
 def probe(request: dict[str, Any], talk: Talk) -> dict[str, Any]:

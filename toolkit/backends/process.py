@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from toolkit.backends.base import Log, Progress, quiet
-from toolkit.errors import BackendError
+from toolkit.base.errors import BackendError
 
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from toolkit.backends.worker import main; main()"
 _TAIL = 8000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from toolkit.backends.flow import Flow
-from toolkit.precision import Precision
+from toolkit.base.precision import Precision
 
 
 @dataclass(frozen=True)

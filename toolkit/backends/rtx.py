@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.backends.base import EngineSettings, Extras, Log, Progress, Typing, quiet
-from toolkit.backends.gpu import find_gpu
 from toolkit.backends.layer import Build
 from toolkit.backends.network import network_layers
 from toolkit.backends.process import run_job
 from toolkit.backends.program import tactics
-from toolkit.errors import BackendError
-from toolkit.profiles import Profiles
+from toolkit.base.errors import BackendError
+from toolkit.base.gpu import find_gpu
+from toolkit.base.profiles import Profiles
 
 DEFAULT_CAPABILITY = "8.9"
 AMPERE_ON = ("8.0", "8.6", "8.9", "12.0", "12.1")

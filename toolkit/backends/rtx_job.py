@@ -10,7 +10,7 @@ from toolkit.backends.build_config import check_profiles, common_arguments, poly
 from toolkit.backends.messages import Messages
 from toolkit.backends.network import walk_network
 from toolkit.backends.worker import Talk
-from toolkit.errors import BackendError, did_you_mean
+from toolkit.base.errors import BackendError, did_you_mean
 
 
 def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:

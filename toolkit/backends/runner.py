@@ -9,9 +9,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from toolkit.backends.gpu import find_gpu
-from toolkit.errors import BackendError, did_you_mean
-from toolkit.profiles import Profiles
+from toolkit.base.errors import BackendError, did_you_mean
+from toolkit.base.gpu import find_gpu
+from toolkit.base.profiles import Profiles
 
 Array = np.ndarray[Any, Any]
 

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.backends.base import EngineSettings, Extras, Log, Progress, Typing, quiet
-from toolkit.backends.gpu import find_gpu
 from toolkit.backends.inspector import read_layers
 from toolkit.backends.layer import Build
 from toolkit.backends.measure import cuda_runtime
 from toolkit.backends.process import run_job
 from toolkit.backends.rtx import profiles_to_json
-from toolkit.errors import BackendError
-from toolkit.plan import PrecisionPlan
-from toolkit.profiles import Profiles
+from toolkit.base.errors import BackendError
+from toolkit.base.gpu import find_gpu
+from toolkit.base.profiles import Profiles
+from toolkit.contract.plan import PrecisionPlan
 
 _NEWEST_OPSET = (((11, 0), 25), ((10, 9), 22), ((10, 3), 21), ((10, 0), 20), ((8, 5), 17))
 

@@ -15,7 +15,7 @@ from toolkit.backends.messages import Messages
 from toolkit.backends.opened_job import mark_tensors
 from toolkit.backends.weak_network import set_precisions, set_ranges
 from toolkit.backends.worker import Talk
-from toolkit.errors import BackendError
+from toolkit.base.errors import BackendError
 
 
 def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from toolkit.backends.engine_map import EngineMap
 from toolkit.backends.flow import Flow
 from toolkit.backends.layer import Build, Layer
-from toolkit.model import Model
+from toolkit.graph.model import Model
 from toolkit.placement.ops import DEQUANTIZE, MOVERS, QUANTIZE, TARGETS
 
 _PAIR = frozenset({QUANTIZE, DEQUANTIZE})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from toolkit.backends.base import Backend, EngineSettings
 from toolkit.backends.parser_forms import float_weights, state_kernel_shapes
-from toolkit.errors import BackendError
-from toolkit.journal import Journal
-from toolkit.model import Model, make_node, reroute
+from toolkit.base.errors import BackendError
+from toolkit.base.precision import Precision
+from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.graph.model import Model, make_node, reroute
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import bypass, float_biases, pairs_of
-from toolkit.plan import PrecisionPlan
-from toolkit.precision import Precision
 
 NO_INT8_KERNEL = {
     8: {

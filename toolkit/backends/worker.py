@@ -11,7 +11,7 @@ import threading
 import traceback
 from typing import Any, TextIO
 
-from toolkit.errors import QtoolError
+from toolkit.base.errors import QtoolError
 
 JOBS = {
     "build_rtx": "toolkit.backends.rtx_job:build",

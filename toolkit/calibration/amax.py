@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.base.errors import RangesError, did_you_mean
+from toolkit.base.precision import Precision
 from toolkit.calibration.histogram import Histogram, regrouped
-from toolkit.errors import RangesError, did_you_mean
-from toolkit.precision import Precision
 
 Array = np.ndarray[Any, Any]
 LEVELS = 128

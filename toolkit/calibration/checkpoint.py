@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit.base.errors import RangesError
 from toolkit.calibration.collection import Collection, differences
-from toolkit.data import Batch, Keep
-from toolkit.errors import RangesError
+from toolkit.data.dataset import Batch, Keep
 
 _SAVE_EVERY = 20.0
 

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 
 import toolkit
+from toolkit.base.errors import RangesError
+from toolkit.base.files import sha256_json
+from toolkit.base.profiles import Profiles, Shape
 from toolkit.calibration.checkpoint import Checkpoint
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.histogram import BINS, Histogram
@@ -25,12 +28,9 @@ from toolkit.calibration.probes import (
     repeated_tensors,
     split_by_memory,
 )
-from toolkit.data import Array, Batch, CalibrationData, Keep, Tally
-from toolkit.errors import RangesError
-from toolkit.files import sha256_json
-from toolkit.model import Model
-from toolkit.profiles import Profiles, Shape
-from toolkit.runtime import Session, prepare, session
+from toolkit.data.dataset import Array, Batch, CalibrationData, Keep, Tally
+from toolkit.graph.model import Model
+from toolkit.graph.sessions import Session, prepare, session
 
 Progress = Callable[[str, int, int], None]
 _MEMORY = 384 << 20

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.base.errors import RangesError, did_you_mean
+from toolkit.base.files import atomic_path
 from toolkit.calibration.histogram import Histogram
-from toolkit.data_arrays import open_archive
-from toolkit.errors import RangesError, did_you_mean
-from toolkit.files import atomic_path
+from toolkit.data.arrays import open_archive
 
 SCHEMA = "qtool-collection-1"
 Array = np.ndarray[Any, Any]

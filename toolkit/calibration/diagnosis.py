@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.base.precision import Precision
+from toolkit.base.text import count
 from toolkit.calibration import amax as methods
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.histogram import Histogram
 from toolkit.calibration.ranges import Ranges
-from toolkit.precision import Precision
-from toolkit.text import count
 
 _PICTURE = 32
 _FEW_SAMPLES = 8

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 
 import toolkit
+from toolkit.base.errors import BackendError, RangesError
+from toolkit.base.files import sha256_json
 from toolkit.calibration.collection import Collection, Group
 from toolkit.calibration.gpu_kernels import INTEGER, LOWEST, POINTER, SPAN, Kernels
 from toolkit.calibration.histogram import BINS, Histogram
 from toolkit.calibration.probes import check_tensors
-from toolkit.data import Batch, CalibrationData
-from toolkit.errors import BackendError, RangesError
-from toolkit.files import sha256_json
-from toolkit.model import Model
+from toolkit.data.dataset import Batch, CalibrationData
+from toolkit.graph.model import Model
 
 Progress = Callable[[str, int, int], None]
 NO_VALUE = 0xFFFFFFFF

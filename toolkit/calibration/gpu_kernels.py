@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.errors import BackendError
+from toolkit.base.errors import BackendError
 
 SOURCE = r"""
 // One launch serves all tensors: work[b] = (tensor, first element) for block b. Statistics of one batch go into

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.errors import RangesError
+from toolkit.base.errors import RangesError
 
 Array = np.ndarray[Any, Any]
 BINS = 4096

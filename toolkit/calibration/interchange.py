@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit.base.errors import RangesError, did_you_mean
+from toolkit.base.files import write_json, write_text
 from toolkit.calibration.ranges import SCHEMA, Range, Ranges
-from toolkit.errors import RangesError, did_you_mean
-from toolkit.files import write_json, write_text
 
 _INT8 = 127.0
 _HEADER = re.compile(r"TRT-(\d+)-(\w+)")

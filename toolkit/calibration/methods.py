@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from toolkit.base.errors import RangesError, did_you_mean, did_you_mean_pattern
+from toolkit.base.precision import Precision
 from toolkit.calibration.amax import NAMES, amax_by
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.diagnosis import diagnose
 from toolkit.calibration.ranges import Range, Ranges
-from toolkit.errors import RangesError, did_you_mean, did_you_mean_pattern
-from toolkit.precision import Precision
 
 _WEIGHT_STEPS = 1000
 

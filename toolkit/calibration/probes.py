@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from toolkit.data import CalibrationData
-from toolkit.errors import RangesError, did_you_mean
-from toolkit.model import FLOAT_TYPES, Facts, Model
-from toolkit.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.errors import RangesError, did_you_mean
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.data.dataset import CalibrationData
+from toolkit.graph.model import FLOAT_TYPES, Facts, Model
 
 _FLOATS = FLOAT_TYPES | {TensorProto.DOUBLE}
 _LARGEST = float(np.finfo(np.float32).max)

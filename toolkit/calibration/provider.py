@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.base.errors import RangesError, did_you_mean
+from toolkit.base.precision import Precision
 from toolkit.calibration.ranges import Range, Ranges
-from toolkit.errors import RangesError, did_you_mean
-from toolkit.journal import Journal
-from toolkit.model import Model
+from toolkit.contract.journal import Journal
+from toolkit.graph.model import Model
 from toolkit.placement.ops import ACTIVATIONS, AFFINE, DEQUANTIZE, MOVERS, QUANTIZE
 from toolkit.placement.place import place
-from toolkit.precision import Precision
 
 if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
-    from toolkit.data import CalibrationData
+    from toolkit.data.dataset import CalibrationData
 
 Progress = Callable[[str, int, int], None]
 

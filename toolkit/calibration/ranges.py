@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import RangesError, did_you_mean
-from toolkit.files import write_json
+from toolkit.base.errors import RangesError, did_you_mean
+from toolkit.base.files import write_json
 
 SCHEMA = "qtool-ranges-1"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from toolkit.errors import RangesError
-from toolkit.precision import Precision
+from toolkit.base.errors import RangesError
+from toolkit.base.precision import Precision
 
 Array = np.ndarray[Any, Any]
 METHODS = ("minmax", "mse")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit.model import Model, onnx_type
+from toolkit.base.precision import Precision
+from toolkit.graph.model import Model, onnx_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
-from toolkit.precision import Precision
 
 
 def dequantizer(tensor: gs.Tensor) -> gs.Node | None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit.model import Facts, Model
+from toolkit.base.precision import Precision
+from toolkit.graph.model import Facts, Model
 from toolkit.placement.dequantized import dequantizer, foreign_pair, pair_type, source
 from toolkit.placement.ops import (
     ACTIVATIONS,
@@ -27,7 +28,6 @@ from toolkit.placement.ops import (
 )
 from toolkit.placement.ops import weight_axis as axis_of
 from toolkit.placement.pairs import Pair, Placement, Refusal, Use
-from toolkit.precision import Precision
 
 Judge = Callable[[gs.Node], tuple[str, str] | None]
 """Says for a candidate why the user or the plan keeps it float: (rule, reason), or None."""

@@ -10,11 +10,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
-from toolkit.journal import Journal
-from toolkit.model import Model, make_constant, make_node, onnx_type, reroute, values_of
+from toolkit.base.precision import Precision
+from toolkit.contract.journal import Journal
+from toolkit.graph.model import Model, make_constant, make_node, onnx_type, reroute, values_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.pairs import Pair
-from toolkit.precision import Precision
 
 Array = np.ndarray[Any, Any]
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from toolkit.model import Model
+from toolkit.base.precision import Precision
+from toolkit.graph.model import Model
 from toolkit.placement.dequantized import pair_type
 from toolkit.placement.pairs import Placement
 from toolkit.placement.qdq import existing
-from toolkit.precision import Precision
 
 
 def share_amax(model: Model, placement: Placement, amax: dict[str, float], precision: Precision) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from toolkit.base.text import count, literal_glob, toml_string
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.device import failure
 from toolkit.report.schema import (
@@ -18,7 +19,6 @@ from toolkit.report.schema import (
     Suggestion,
 )
 from toolkit.report.verdict import CLIPPED, culprits, verdict
-from toolkit.text import count, literal_glob, toml_string
 
 _SETTLED = ("excluded", "complete", "kept", "subgraph")
 """Rules by which nothing is left to try: the user's own wish, what is quantized already, what cannot be calibrated."""

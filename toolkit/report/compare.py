@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.files import write_text
+from toolkit.base.files import write_text
 from toolkit.report.comparison import Comparison, Figure, NodeDifference, NodeSide, compare
 from toolkit.report.html import asset, environment, script_hash
 from toolkit.report.schema import word

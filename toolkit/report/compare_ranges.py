@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toolkit.base.files import write_text
+from toolkit.base.text import plain
 from toolkit.calibration.ranges import Ranges
-from toolkit.files import write_text
-from toolkit.text import plain
 
 
 @dataclass

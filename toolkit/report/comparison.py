@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from toolkit.precision import Precision
+from toolkit.base.precision import Precision
 from toolkit.report.schema import Accuracy, Finite, LayerInfo, Part, Report, Status, Verdict, word
 
 SCHEMA = "qtool-comparison-1"

@@ -6,13 +6,13 @@ import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from toolkit import costs
+from toolkit.graph import work
 from toolkit.report.schema import ModelInfo, ProfileInfo, RangeInfo, ShapeRange, TensorInfo
 
 if TYPE_CHECKING:
+    from toolkit.base.profiles import Profiles
     from toolkit.calibration.ranges import Range, Ranges
-    from toolkit.model import Facts, Model
-    from toolkit.profiles import Profiles
+    from toolkit.graph.model import Facts, Model
 
 
 def model_info(model: Model, profiles: Profiles, path: str = "", facts: Facts | None = None) -> ModelInfo:
@@ -26,16 +26,16 @@ def model_info(model: Model, profiles: Profiles, path: str = "", facts: Facts | 
     """
     from onnx.helper import tensor_dtype_to_np_dtype
 
-    from toolkit.model import onnx_type
+    from toolkit.graph.model import onnx_type
 
-    facts = facts or costs.facts_at_opt(model, profiles)
+    facts = facts or work.facts_at_opt(model, profiles)
 
     def tensor(one: Any) -> TensorInfo:
         shape = None if one.shape is None else [s if isinstance(s, (int, str)) else None for s in one.shape]
         number = onnx_type(one.dtype)
         return TensorInfo(name=one.name, dtype=str(tensor_dtype_to_np_dtype(number)) if number else "", shape=shape)
 
-    per_node = [costs.macs(node, facts) for node, _ in model.walk()]
+    per_node = [work.macs(node, facts) for node, _ in model.walk()]
     constants = [t for t in model.graph.tensors().values() if type(t).__name__ == "Constant"]
     return ModelInfo(
         path=path,

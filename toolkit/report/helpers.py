@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from toolkit.journal import Journal
-from toolkit.text import count
+from toolkit.base.text import count
+from toolkit.contract.journal import Journal
 
 _PASSES = ("equalize", "smooth")
 _APPLIED = "; it is applied"

@@ -10,8 +10,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.files import write_text
-from toolkit.precision import Precision
+from toolkit.base.files import write_text
+from toolkit.base.precision import Precision
+from toolkit.base.text import count, plain_lines
 from toolkit.report import charts, payoff_chart
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.opened_words import opened_words
@@ -22,7 +23,6 @@ from toolkit.report.search_chart import search_chart
 from toolkit.report.terminal import decibels, size
 from toolkit.report.terminal_engine import device_rows
 from toolkit.report.verdict import amount, change_words, culprits, evidence
-from toolkit.text import count, plain_lines
 
 if TYPE_CHECKING:
     from jinja2 import Environment

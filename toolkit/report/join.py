@@ -6,9 +6,10 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from toolkit import __version__, costs
+from toolkit import __version__
 from toolkit.backends.layer import Actual, Build
-from toolkit.profiles import Profiles
+from toolkit.base.profiles import Profiles
+from toolkit.graph import work
 from toolkit.report.advice import suggestions
 from toolkit.report.describe import profile_infos, range_infos
 from toolkit.report.device import device_warnings
@@ -39,11 +40,11 @@ from toolkit.report.search_time import late_words, slow_plan_words
 from toolkit.report.verdict import culprits, headline, verdict, warnings_of
 
 if TYPE_CHECKING:
+    from toolkit.base.precision import Precision
     from toolkit.calibration.ranges import Ranges
-    from toolkit.journal import Journal
-    from toolkit.model import Facts, Model
-    from toolkit.plan import PrecisionPlan
-    from toolkit.precision import Precision
+    from toolkit.contract.journal import Journal
+    from toolkit.contract.plan import PrecisionPlan
+    from toolkit.graph.model import Facts, Model
 
 
 class HasError(Protocol):
@@ -112,7 +113,7 @@ def join(
         turns: latencies of this engine and those, measured in turn.
     """
     profiles = profiles or Profiles()
-    facts = facts or costs.facts_at_opt(model, profiles)
+    facts = facts or work.facts_at_opt(model, profiles)
     nodes = [node for node, _ in model.walk()]
     error_of = _layer_errors(nodes, errors)
     layers = [_layer(node, plan, actuals.get(node.name), error_of.get(node.name), recipe.rest, facts) for node in nodes]
@@ -198,7 +199,7 @@ def join(
 def _layer(
     node: Any, plan: PrecisionPlan, actual: Actual | None, error: LayerError | None, rest: Precision, facts: Facts
 ) -> LayerInfo:
-    role = costs.role(node, facts)
+    role = work.role(node, facts)
     ask = plan.get(node.name)
     if ask is not None:
         asked = Asked(precision=ask.precision, reason=ask.reason, by=ask.by)
@@ -224,7 +225,7 @@ def _layer(
         reason=actual.reason,
         engine_layers=list(actual.engine_layers),
         error=error,
-        macs=costs.macs(node, facts),
+        macs=work.macs(node, facts),
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from toolkit.base.text import count
 from toolkit.report.schema import LayerInfo
-from toolkit.text import count
 
 
 def opened_words(layers: Iterable[LayerInfo]) -> str:

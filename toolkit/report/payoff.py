@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from toolkit.backends.layer import Build, Layer
-from toolkit.precision import Precision
+from toolkit.base.precision import Precision
 from toolkit.report.engine_parts import GroupTime, Latencies, Overhead, Paid, Payoff, PayoffGroup, PayoffInfo
 from toolkit.report.schema import LayerInfo
 

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from toolkit.errors import QtoolError
-from toolkit.files import write_json
-from toolkit.precision import Precision
+from toolkit.base.errors import QtoolError
+from toolkit.base.files import write_json
+from toolkit.base.precision import Precision
 from toolkit.report.engine_parts import DeviceInfo as DeviceInfo
 from toolkit.report.engine_parts import PayoffInfo as PayoffInfo
 from toolkit.report.parts import Accuracy as Accuracy

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.journal import Journal
+from toolkit.base.text import count
+from toolkit.contract.journal import Journal
 from toolkit.report.advice import as_good_as_float, keep_fragment
 from toolkit.report.schema import Accuracy, LayerInfo, Suggestion, Verdict
 from toolkit.report.search_parts import PlanPoint, SearchInfo
 from toolkit.report.verdict import brief_words
-from toolkit.text import count
 
 _MOST = 5
 _ALONE = " alone, with nothing quantized, already misses "

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from toolkit.precision import Precision
+from toolkit.base.precision import Precision
 from toolkit.report.parts import Finite, Part
 
 

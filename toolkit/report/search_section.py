@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from toolkit.errors import QtoolError
+from toolkit.base.errors import QtoolError
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, SearchInfo, WeakSpotInfo
 
 
@@ -32,7 +32,7 @@ def search_info(content: Mapping[str, Any]) -> SearchInfo:
     """The report's form of search.json.
 
     Args:
-        content: what ``toolkit.analysis.search_record.record`` made.
+        content: what ``toolkit.search.search_record.record`` made.
     """
     best, plain = content["best"], content["float"]
     front = [_key(plan) for plan in content["front"]]
@@ -80,7 +80,7 @@ def _point(plan: Mapping[str, Any], front: Sequence[Any], best: Mapping[str, Any
 def _layers(sensitivity: Mapping[str, Any] | None, kept: Sequence[str]) -> list[LayerHarm]:
     if sensitivity is None:
         return []
-    from toolkit.analysis.sensitivity import Sensitivity
+    from toolkit.search.sensitivity import Sensitivity
 
     found = Sensitivity.from_json(sensitivity)
     harms = {group.name: min(group.harm(found.full), 1e30) for group in found.groups}

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.base.text import count, plain_lines
 from toolkit.report.opened_words import opened_words
 from toolkit.report.schema import NONE, Accuracy, LayerInfo, Report, word
 from toolkit.report.search_advice import search_line
 from toolkit.report.verdict import amount, change_words, evidence, worst
-from toolkit.text import count, plain_lines
 
 if TYPE_CHECKING:
     from rich.console import Console

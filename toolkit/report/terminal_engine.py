@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from toolkit.base.text import count
 from toolkit.report.engine_parts import DeviceInfo, PayoffInfo
 from toolkit.report.parts import Accuracy
 from toolkit.report.payoff import unpaid
 from toolkit.report.payoff_words import main_comparison
 from toolkit.report.schema import Report
 from toolkit.report.verdict import change_words
-from toolkit.text import count
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from toolkit.precision import Precision
+from toolkit.base.precision import Precision
+from toolkit.base.text import count
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.device import FEW, failure, judged, on_device, worse
 from toolkit.report.payoff_words import slower_words, speed_words
@@ -21,7 +22,6 @@ from toolkit.report.schema import (
     RangeInfo,
     Verdict,
 )
-from toolkit.text import count
 
 BROKEN_AGREEMENT = 0.8
 BROKEN_COSINE = 0.8

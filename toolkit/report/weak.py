@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from toolkit.analysis.causes import (
+from toolkit.base.precision import Precision
+from toolkit.calibration.diagnosis import unlike_profiles
+from toolkit.calibration.ranges import Range, Ranges
+from toolkit.evaluation.clipping import Beyond
+from toolkit.graph.layer_weights import LayerWeights
+from toolkit.graph.model import Model
+from toolkit.placement.ops import TARGETS, weight_axis
+from toolkit.placement.qdq import pairs_of, without_pairs
+from toolkit.report.schema import LayerInfo, Suggestion
+from toolkit.report.search_parts import CauseInfo, WeakSpotInfo
+from toolkit.report.verdict import quantized_type
+from toolkit.search.causes import (
     PROFILES,
     Cause,
     cheap,
@@ -17,18 +28,7 @@ from toolkit.analysis.causes import (
     weight_causes,
     weight_sqnr_db,
 )
-from toolkit.analysis.clipping import Beyond
-from toolkit.analysis.helpers import Helpers
-from toolkit.analysis.layer_weights import LayerWeights
-from toolkit.calibration.diagnosis import unlike_profiles
-from toolkit.calibration.ranges import Range, Ranges
-from toolkit.model import Model
-from toolkit.placement.ops import TARGETS, weight_axis
-from toolkit.placement.qdq import pairs_of, without_pairs
-from toolkit.precision import Precision
-from toolkit.report.schema import LayerInfo, Suggestion
-from toolkit.report.search_parts import CauseInfo, WeakSpotInfo
-from toolkit.report.verdict import quantized_type
+from toolkit.search.helpers import Helpers
 
 
 def weak_spots_from_ranges(

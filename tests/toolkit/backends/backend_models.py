@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from toolkit.model import Model
-from toolkit.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.graph.model import Model
 
 HALF, FLOAT, INT8, FP8 = TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.INT8, TensorProto.FLOAT8E4M3FN
 

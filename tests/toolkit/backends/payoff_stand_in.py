@@ -10,7 +10,7 @@ import onnx
 
 from toolkit.backends.base import quiet
 from toolkit.backends.layer import Build, Layer, Port
-from toolkit.errors import BackendError
+from toolkit.base.errors import BackendError
 
 HALF_SPREAD, DRIFT = 0.02, 0.002
 

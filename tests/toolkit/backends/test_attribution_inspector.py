@@ -12,8 +12,8 @@ from tests.toolkit.backends.recorded_models import mnist, recorded, resnet50
 from toolkit.backends.attribution import attribute
 from toolkit.backends.engine_map import fused_names
 from toolkit.backends.layer import Build, Layer, Port
-from toolkit.plan import PrecisionPlan
-from toolkit.precision import Precision
+from toolkit.base.precision import Precision
+from toolkit.contract.plan import PrecisionPlan
 
 INT8, FP16, FP32 = Precision.INT8, Precision.FP16, Precision.FP32
 

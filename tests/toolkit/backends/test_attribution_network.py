@@ -26,9 +26,9 @@ from toolkit.backends.base import EngineSettings
 from toolkit.backends.layer import Build
 from toolkit.backends.network import metadata_nodes
 from toolkit.backends.rtx import RtxBackend
-from toolkit.plan import PrecisionPlan
-from toolkit.precision import Precision
-from toolkit.profiles import Profiles
+from toolkit.base.precision import Precision
+from toolkit.base.profiles import Profiles
+from toolkit.contract.plan import PrecisionPlan
 
 SETTINGS = EngineSettings(compute_capabilities=("8.9",))
 IMAGE = (HALF, [1, 4, 8, 8])

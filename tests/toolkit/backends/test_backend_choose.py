@@ -7,9 +7,9 @@ import pytest
 from toolkit.backends import choose as choosing
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.choose import choose
-from toolkit.backends.gpu import Gpu
-from toolkit.errors import BackendError, RecipeError
-from toolkit.profiles import Profiles
+from toolkit.base.errors import BackendError, RecipeError
+from toolkit.base.gpu import Gpu
+from toolkit.base.profiles import Profiles
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from toolkit.backends import process, worker
-from toolkit.errors import BackendError
+from toolkit.base.errors import BackendError
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_result_log_and_progress_come_back(job):
 
 def test_an_error_keeps_place_and_remedy(job):
     job("""
-        from toolkit.errors import BackendError
+        from toolkit.base.errors import BackendError
         raise BackendError("it broke", where="here", remedy="mend it")
     """)
     with pytest.raises(BackendError, match=r"here: it broke. Mend it"):

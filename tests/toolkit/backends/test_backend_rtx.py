@@ -18,8 +18,8 @@ from tests.toolkit.backends.backend_models import (
 )
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.rtx import RtxBackend, target_capabilities
-from toolkit.errors import BackendError
-from toolkit.profiles import Profiles
+from toolkit.base.errors import BackendError
+from toolkit.base.profiles import Profiles
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install qtool[rtx]")
 pytestmark = pytest.mark.rtx
@@ -150,7 +150,7 @@ def test_settings_that_rtx_has(tmp_path):
 
 def test_one_compute_capability_is_chosen_and_said(monkeypatch):
     from toolkit.backends import rtx
-    from toolkit.backends.gpu import Gpu
+    from toolkit.base.gpu import Gpu
 
     monkeypatch.setattr(rtx, "find_gpu", lambda: None)
     why = "no GPU here and none asked for: 8.9 (Ada) is the default"

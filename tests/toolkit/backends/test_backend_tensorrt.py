@@ -19,9 +19,9 @@ from toolkit.backends.build_config import with_timing
 from toolkit.backends.calibrators import Calibration
 from toolkit.backends.tensorrt import TensorRTBackend
 from toolkit.backends.weak_network import set_precisions, set_ranges
+from toolkit.base.errors import BackendError
 from toolkit.calibration.ranges import Range, Ranges
-from toolkit.errors import BackendError
-from toolkit.plan import PrecisionPlan
+from toolkit.contract.plan import PrecisionPlan
 
 OLD = {"version": "8.6.0", "strong": False, "weak": True, "implicit": True}
 MIDDLE = {"version": "10.3.0", "strong": True, "weak": True, "implicit": True}
@@ -412,9 +412,9 @@ def test_transposed_convolutions_stay_float_on_8():
     from tests.conftest import placeholder_context
     from tests.toolkit.backends.backend_models import FLOAT, make, node, tensor
     from toolkit.backends.weak import lower_weak
-    from toolkit.journal import Journal
-    from toolkit.precision import Precision
-    from toolkit.run_build import explain
+    from toolkit.base.precision import Precision
+    from toolkit.contract.journal import Journal
+    from toolkit.run.build import explain
 
     model = make(
         [node("ConvTranspose", ["x", "w"], ["u"], "up", strides=[2, 2]), node("Conv", ["u", "v"], ["y"], "conv")],

@@ -13,11 +13,11 @@ from tests.conftest import MODELS, build, node, normal
 from toolkit import Recipe, run
 from toolkit.backends.choose import choose, usable
 from toolkit.backends.prepare import Bench
-from toolkit.journal import Journal
-from toolkit.model import Model
-from toolkit.pipeline import Pipeline
-from toolkit.plan import PrecisionPlan
-from toolkit.steps import RunFolder
+from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.graph.model import Model
+from toolkit.run.pipeline import Pipeline
+from toolkit.run.steps import RunFolder
 
 pytestmark = pytest.mark.gpu
 

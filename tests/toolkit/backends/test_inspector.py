@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.toolkit.backends.recorded_models import DATA, names_in
 from toolkit.backends.inspector import parse_inspector, plain_name, read_bindings, read_layers, tactic_word, type_word
 from toolkit.backends.layer import Layer, Port
-from toolkit.errors import BackendError
+from toolkit.base.errors import BackendError
 
 
 def load(name):

@@ -12,8 +12,8 @@ from tests.conftest import build, node, normal, ops, placeholder_context, run
 from tests.passes.test_insert_qdq import random_chain
 from toolkit import Journal, Model, Precision, PrecisionPlan
 from toolkit.backends.lowering import lower
-from toolkit.errors import RecipeError
-from toolkit.model import onnx_type
+from toolkit.base.errors import RecipeError
+from toolkit.graph.model import onnx_type
 
 
 def type_of(model, name):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from toolkit.backends import measure
-from toolkit.errors import BackendError
+from toolkit.base.errors import BackendError
 
 PROFILES = [
     {"name": n, "shapes": {"x": {"min": [1, 4], "opt": [b, 4], "max": [2 * b, 4]}}} for n, b in (("a", 2), ("b", 8))

@@ -15,10 +15,10 @@ from toolkit.backends.attribution import attribute
 from toolkit.backends.layer import Actual, Build, Layer, Port, actual_from_json
 from toolkit.backends.opened import marks, with_evidence
 from toolkit.backends.opened_job import mark_tensors
-from toolkit.cli import invoke
-from toolkit.errors import BackendError
-from toolkit.pipeline import run
-from toolkit.plan import PrecisionPlan
+from toolkit.base.errors import BackendError
+from toolkit.cli.main import invoke
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.run.pipeline import run
 
 
 def block():
@@ -127,7 +127,7 @@ def test_10_marks_debug_tensors_and_leaves_outputs_alone():
 def test_the_child_is_told_what_to_mark_and_which_asks_are_orders(tmp_path, monkeypatch):
     from toolkit.backends import tensorrt
     from toolkit.backends.base import EngineSettings, Extras
-    from toolkit.profiles import Profiles
+    from toolkit.base.profiles import Profiles
 
     told = {}
 

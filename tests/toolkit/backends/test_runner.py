@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from toolkit.backends.runner import EngineRunner
-from toolkit.errors import BackendError
-from toolkit.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.errors import BackendError
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 
 PROFILES = Profiles(
     (ShapeProfile("small", {"x": Extent((1, 2), (1, 2), (4, 2))}), ShapeProfile("large", {"x": Extent((2, 2), (4, 2), (8, 2))}))

@@ -19,13 +19,13 @@ from toolkit.backends.measure import cuda_runtime
 from toolkit.backends.parser_forms import state_kernel_shapes
 from toolkit.backends.runner import EngineRunner
 from toolkit.backends.weak import lower_weak
+from toolkit.base.errors import BackendError
+from toolkit.base.precision import Precision
+from toolkit.base.profiles import Profiles
 from toolkit.calibration.provider import Calibrator
-from toolkit.data import CalibrationData
-from toolkit.errors import BackendError
-from toolkit.journal import Journal
-from toolkit.plan import PrecisionPlan
-from toolkit.precision import Precision
-from toolkit.profiles import Profiles
+from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.data.dataset import CalibrationData
 
 pytestmark = pytest.mark.gpu
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from toolkit.model import Model
+from toolkit.graph.model import Model
 
 
 def model(text: str) -> Model:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tests.toolkit.calibration import reference
+from toolkit.base.errors import RangesError
+from toolkit.base.precision import Precision
 from toolkit.calibration import amax as methods
 from toolkit.calibration.histogram import Histogram
 from toolkit.calibration.interchange import read_ranges
 from toolkit.calibration.weights import weight_amax
-from toolkit.errors import RangesError
-from toolkit.precision import Precision
 
 Array = np.ndarray[Any, Any]
 HERE = Path(__file__).parent

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.toolkit.calibration.networks import chain, model, sentences
+from toolkit.base.errors import RangesError
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.calibration.collect import collect
 from toolkit.calibration.collection import Collection, merge_all
 from toolkit.calibration.histogram import Histogram
-from toolkit.data import Batch, CalibrationData
-from toolkit.errors import RangesError
-from toolkit.model import Model
-from toolkit.profiles import Extent, Profiles, ShapeProfile
+from toolkit.data.dataset import Batch, CalibrationData
+from toolkit.graph.model import Model
 
 Array = np.ndarray[Any, Any]
 TAPS = ["x", "doubled", "moved", "kept", "y"]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from toolkit.base.errors import RangesError
 from toolkit.calibration.histogram import Histogram
-from toolkit.errors import RangesError
 
 Array = np.ndarray[Any, Any]
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)

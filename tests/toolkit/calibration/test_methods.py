@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from toolkit.base.errors import RangesError
+from toolkit.base.precision import Precision
 from toolkit.calibration.amax import NAMES, amax_by
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.diagnosis import sparse_profiles, unlike_profiles, unvaried_inputs
 from toolkit.calibration.histogram import Histogram
 from toolkit.calibration.methods import make_ranges
 from toolkit.calibration.ranges import Ranges
-from toolkit.errors import RangesError
-from toolkit.precision import Precision
 
 
 def collection() -> Collection:

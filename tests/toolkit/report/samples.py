@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from toolkit.precision import Precision
+from toolkit.base.precision import Precision
 from toolkit.report.advice import suggestions
 from toolkit.report.schema import (
     Accuracy,

@@ -9,8 +9,8 @@ from tests.passes.test_smooth import outliers
 from tests.toolkit.report.samples import HOSTILE, sample
 from toolkit import Context
 from toolkit.calibration.provider import Calibrator
-from toolkit.data import CalibrationData
-from toolkit.journal import Journal
+from toolkit.contract.journal import Journal
+from toolkit.data.dataset import CalibrationData
 from toolkit.report.helpers import helper_lines
 from toolkit.report.html import render_html
 from toolkit.report.terminal import to_text

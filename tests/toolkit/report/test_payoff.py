@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tests.toolkit.report.engine_samples import engine, layer, measured, network, node, payoff
 from toolkit.backends.inspector import read_layers
 from toolkit.backends.layer import Build
-from toolkit.recipe import tomllib
 from toolkit.report.payoff import Timed, payoff_of, unpaid
 from toolkit.report.payoff_chart import WIDTH, group_rows, profiles_of
 from toolkit.report.payoff_words import overhead_words, payoff_suggestions, payoff_warnings, slower_words, speed_words
 from toolkit.report.schema import PassInfo
 from toolkit.report.verdict import headline
+from toolkit.run.recipe import tomllib
 
 FIXTURES = Path(__file__).resolve().parents[1] / "backends" / "data"
 

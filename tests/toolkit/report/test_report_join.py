@@ -12,12 +12,12 @@ from onnx import helper
 from tests.conftest import build
 from tests.conftest import node as op
 from toolkit.backends.layer import Actual, Build
+from toolkit.base.precision import Precision
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.calibration.ranges import Range, Ranges
-from toolkit.journal import Journal
-from toolkit.model import Model
-from toolkit.plan import PrecisionPlan
-from toolkit.precision import Precision
-from toolkit.profiles import Extent, Profiles, ShapeProfile
+from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.graph.model import Model
 from toolkit.report.describe import model_info
 from toolkit.report.join import join
 from toolkit.report.schema import Accuracy, RecipeInfo

@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from tests.toolkit.report.samples import HOSTILE, hostile, sample
+from toolkit.base.text import plain
 from toolkit.report import charts
 from toolkit.report.compare import compare, comparison_text, render_comparison_html, write_comparison_html
 from toolkit.report.html import embed, render_html, write_html
 from toolkit.report.schema import RangeInfo
 from toolkit.report.terminal import print_report, to_text
-from toolkit.text import plain
 
 VOID = {"meta", "input", "br", "img", "link", "hr", "rect", "line", "circle", "path"}
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.toolkit.report.samples import sample
-from toolkit.errors import QtoolError
+from toolkit.base.errors import QtoolError
 from toolkit.report.schema import Accuracy, LayerError, Report, schema
 
 

@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from tests.toolkit.report.samples import HOSTILE, accuracy, sample
-from toolkit.precision import Precision
+from toolkit.base.precision import Precision
+from toolkit.base.text import toml_string
 from toolkit.report.advice import keep_fragment, suggestions
 from toolkit.report.schema import (
     Accuracy,
@@ -19,7 +20,6 @@ from toolkit.report.schema import (
     PassInfo,
 )
 from toolkit.report.verdict import breakage, culprits, headline, quantized_type, quantized_words, verdict, warnings_of
-from toolkit.text import toml_string
 
 if sys.version_info >= (3, 11):
     import tomllib

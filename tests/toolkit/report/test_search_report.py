@@ -7,19 +7,15 @@ import re
 
 import pytest
 
-from tests.toolkit.analysis.planted import chain, damage, feeds, simulation
 from tests.toolkit.report.samples import HOSTILE, accuracy, sample
 from tests.toolkit.report.test_report_render import Page
-from toolkit.analysis.budget import Budget
-from toolkit.analysis.cost import CostModel
-from toolkit.analysis.gpus import find
-from toolkit.analysis.search import Search
-from toolkit.analysis.search_record import record
-from toolkit.analysis.weak_spots import weak_spots
-from toolkit.errors import QtoolError
-from toolkit.files import write_json
-from toolkit.journal import Journal
-from toolkit.precision import Precision
+from tests.toolkit.search.planted import chain, damage, feeds, simulation
+from toolkit.base.errors import QtoolError
+from toolkit.base.files import write_json
+from toolkit.base.precision import Precision
+from toolkit.base.text import plain
+from toolkit.contract.journal import Journal
+from toolkit.evaluation.budget import Budget
 from toolkit.report.html import render_html
 from toolkit.report.schema import LayerInfo, Report, SearchInfo
 from toolkit.report.search_advice import rest_alone, search_line, search_suggestions
@@ -29,7 +25,11 @@ from toolkit.report.search_section import read_search
 from toolkit.report.search_time import late_words, slow_plan_words
 from toolkit.report.terminal import to_text
 from toolkit.report.verdict import headline, verdict
-from toolkit.text import plain
+from toolkit.search.cost import CostModel
+from toolkit.search.gpus import find
+from toolkit.search.search import Search
+from toolkit.search.search_record import record
+from toolkit.search.weak_spots import weak_spots
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from passes.insert_qdq import InsertQDQ
-from tests.toolkit.analysis.planted import chain, feeds
+from tests.toolkit.search.planted import chain, feeds
 from toolkit import Context
-from toolkit.analysis.clipping import Beyond
 from toolkit.calibration.provider import Calibrator
-from toolkit.data import CalibrationData
-from toolkit.model import make_constant
+from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.clipping import Beyond
+from toolkit.graph.model import make_constant
 from toolkit.report.schema import Asked, LayerInfo
 from toolkit.report.search_parts import CauseInfo, WeakSpotInfo
 from toolkit.report.weak import blame_data, data_suggestions, weak_spots_from_ranges

@@ -1,0 +1,68 @@
+"""What errors say: the nearest names, the place, and whose fault it is."""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+
+import pytest
+
+from toolkit.base.errors import QtoolError, RecipeError, did_you_mean, did_you_mean_pattern, system_fault
+
+NODES = [
+    f"/b.{block}/{layer}"
+    for block in range(2)
+    for layer in ("Erf", "Add", "q/MatMul", "q/Add", "k/MatMul", "k/Add", "f1/MatMul", "n1/LayerNormalization")
+] + ["/e/Gather", "/c/Gemm", "/ReduceMean"]
+
+
+def suggested(text: str) -> list[str]:
+    assert text.startswith("did you mean ") and text.endswith("?")
+    return [word.strip("'") for word in text.removeprefix("did you mean ").removesuffix("?").split(" or ")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "first"),
+    [
+        ("/b.0/query/*", "/b.0/q/*"),
+        ("/classifier/*", "/c/*"),
+        ("/b.7/*", "/b.0/*"),
+        ("/B.1/Q/*", "/b.1/q/*"),
+        ("/b.0/q/MatMull", "/b.0/q/MatMul"),
+        ("*layernorm*", "/b.0/n1/LayerNormalization"),
+        ("nothing alike at all", ""),
+    ],
+)
+def test_a_pattern_is_answered_with_the_nearest_that_match(pattern, first):
+    found = suggested(did_you_mean_pattern(pattern, NODES))
+    assert 1 <= len(found) <= 5
+    assert not first or found[0] == first
+    for word in found:
+        assert any(fnmatch.fnmatchcase(name, word) for name in NODES)
+
+
+def test_names_with_dots_have_beginnings_too():
+    names = [f"encoder.layer.{i}.{part}" for i in range(3) for part in ("query", "key")]
+    assert suggested(did_you_mean_pattern("encoder.layers.1.*", names))[0] == "encoder.layer.1.*"
+
+
+def test_few_unlike_words_are_all_named_and_of_many_the_least_far():
+    assert did_you_mean("zzz", ["top1", "mse"]) == "known: 'mse', 'top1'"
+    assert len(suggested(did_you_mean("zzz", NODES))) <= 5
+    assert did_you_mean("zzz", []) == did_you_mean_pattern("zzz*", []) == ""
+
+
+def test_a_place_is_said_once():
+    error = RecipeError("it is wrong", remedy="mend it", value="x")
+    error.at("recipe.toml:3")
+    error.at("elsewhere")
+    assert str(error) == "recipe.toml:3: it is wrong. Mend it"
+
+
+def test_what_the_machine_refuses_is_no_fault_of_the_program():
+    full = system_fault(OSError(errno.ENOSPC, "No space left on device", "/big"))
+    assert isinstance(full, QtoolError) and str(full).startswith("/big: No space left on device. Free some space")
+    assert "Permission denied" in str(system_fault(PermissionError(errno.EACCES, "Permission denied", "r.toml")))
+    assert "out of memory" in str(system_fault(MemoryError()))
+    assert system_fault(FileNotFoundError(errno.ENOENT, "No such file", "x")) is None
+    assert system_fault(ValueError("x")) is None

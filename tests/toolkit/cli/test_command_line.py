@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.conftest import MODELS, ROOT, build, node
+from toolkit.cli.main import invoke
+
+
+def test_help_answers_fast_and_imports_nothing_heavy():
+    best = min(_seconds([sys.executable, "-m", "toolkit.cli.main", "--help"]) for _ in range(3))
+    assert best < 0.3
+    code = "import sys, toolkit, toolkit.cli.main; print([m for m in ('onnx', 'onnxruntime', 'polygraphy', 'numpy', 'numba', 'tensorrt') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def _seconds(command):
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "Commands" in done.stdout
+    return time.perf_counter() - start
+
+
+def test_a_pass_tells_the_values_its_settings_take(capsys):
+    assert invoke(["passes", "search_precision"]) == 0
+    said = capsys.readouterr().out
+    assert 'prefer ("auto" | "int8" | "time"; default "auto")' in said
+    assert 'keep ("fp16" | "bf16" | "fp32"; default null)' in said and 'helpers ("equalize" | "smooth"; default [])' in said
+
+
+def test_passes_are_listed_with_settings(capsys):
+    assert invoke(["passes", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"insert_qdq", "strip_qdq", "fold_constants", "fold_batchnorm", "keep_precision"} <= set(found)
+    assert "exclude" in found["insert_qdq"]["settings"]["properties"]
+
+
+def test_a_pass_of_ones_own_is_listed_like_the_others(tmp_path, capsys, monkeypatch):
+    (tmp_path / "own_xyz.py").write_text(
+        "from toolkit import Pass\n\nclass Mine(Pass):\n    'Does little.'\n    much: int = 3\n\n    def apply(self, model, context):\n        pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert invoke(["passes", "own_xyz:Mine"]) == 0
+    assert capsys.readouterr().out == "own_xyz:Mine\n    Does little.\n    much (default 3)\n"
+    assert invoke(["passes", "own_xyz:Mind"]) == 2 and "Mine" in capsys.readouterr().err
+    assert invoke(["passes", "insert_qqq"]) == 2 and "insert_qdq" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["report", "recipe"])
+def test_schemas_are_json_schemas(what, capsys):
+    assert invoke(["schema", what]) == 0
+    assert "properties" in json.loads(capsys.readouterr().out)
+
+
+def test_new_writes_a_recipe_that_checks_out(tmp_path, capsys):
+    target = tmp_path / "strip.toml"
+    words = ["new", str(MODELS / "strip_reader.onnx"), "--data", str(MODELS / "strip_calibration.npz"), "--out", str(target)]
+    assert invoke(words) == 0
+    assert "[1, 1, 8, 16]" in target.read_text()
+    assert invoke(["check", str(target), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.split("next:")[1].split("\n", 1)[1])
+    assert found["asked"]["int8"] > 10
+
+
+def test_new_gives_a_budget_that_the_outputs_can_be_judged_by(tmp_path):
+    def budget(end, kind, shape, **attrs):
+        nodes = [node("MatMul", ["x", "w"], ["h"]), node(end, ["h"], ["y"], **attrs)]
+        model = build(nodes, {"x": [1, 4]}, {"y": shape}, {"w": np.eye(4, dtype=np.float32)}, types={"y": kind})
+        onnx.save(model, tmp_path / "model.onnx")
+        assert invoke(["new", str(tmp_path / "model.onnx"), "--out", str(tmp_path / f"{end}.toml")]) == 0
+        return next(line for line in (tmp_path / f"{end}.toml").read_text().splitlines() if line.startswith("budget"))
+
+    assert "min_agreement" in budget("Relu", onnx.TensorProto.FLOAT, [1, 4])
+    assert "min_agreement" in budget("ArgMax", onnx.TensorProto.INT64, [1], axis=-1, keepdims=0)
+    assert "min_sqnr_db" in budget("ReduceMax", onnx.TensorProto.FLOAT, [1], axes=[1], keepdims=0)
+
+
+def test_inspect_shows_models_caches_and_ranges(capsys, tmp_path):
+    assert invoke(["inspect", str(MODELS / "digits_cnn.onnx"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["ops"]["Conv"] == 10
+
+
+def test_an_unknown_command_is_wrong_use(capsys):
+    assert invoke(["rum"]) == 2
+    assert invoke(["run"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback():
+    done = subprocess.run([sys.executable, "-m", "toolkit.cli.main", "run", "none.toml", "--debug"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and "Traceback" in done.stderr
+    done = subprocess.run([sys.executable, "-m", "toolkit.cli.main", "run", "none.toml"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr

@@ -1,0 +1,181 @@
+"""Every kind of source gives the same samples."""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.toolkit.calibration.networks import chain, model, sentences
+from toolkit.base.errors import DataError
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.contract.journal import Journal
+from toolkit.data.dataset import CalibrationData
+
+Array = np.ndarray[Any, Any]
+VALUES = np.random.default_rng(0).standard_normal((6, 3, 4), np.float32)
+
+
+def generator() -> Iterator[dict[str, Array]]:
+    for row in VALUES:
+        yield {"x": row[None]}
+
+
+def stacked(data: CalibrationData) -> Array:
+    return np.concatenate([s.inputs["x"] for s in data.samples()])
+
+
+def check(source: Any, **settings: Any) -> CalibrationData:
+    data = CalibrationData.open(source, chain(), **settings)
+    assert np.array_equal(stacked(data), VALUES)
+    assert np.array_equal(stacked(data), VALUES), "it can be read again"
+    assert len(data) == 6
+    return data
+
+
+def test_archive(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=VALUES)
+    assert [s.origin for s in check(tmp_path / "a.npz").samples()][3] == f"{tmp_path}/a.npz, sample 3"
+    np.savez_compressed(tmp_path / "b.npz", **{f"x/{i:05d}": VALUES[i : i + 1] for i in range(6)})
+    check("b.npz", base=tmp_path)
+
+
+def test_folder_of_archives(tmp_path: Path) -> None:
+    np.savez(tmp_path / "b.npz", x=VALUES[2:5])
+    np.savez(tmp_path / "a.npz", x=VALUES[:2])
+    np.savez(tmp_path / "c.npz", **{"x/0": VALUES[5:]})
+    data = check(tmp_path)
+    reads: list[str] = []
+    _, held = data.split(0.17)
+    for sample in held.samples():
+        reads.append(sample.origin)
+    assert len(reads) == 1, "files without a wanted sample are passed over"
+
+
+def test_folder_of_arrays_for_one_input(tmp_path: Path) -> None:
+    for i in range(5):
+        np.save(tmp_path / f"{i}.npy", VALUES[i : i + 1])
+    np.save(tmp_path / "z.npy", VALUES[5:])
+    check(tmp_path)
+    np.save(tmp_path / "all.npy", VALUES)
+    check(tmp_path / "all.npy")
+
+
+@pytest.mark.parametrize("pattern", ["{name}/{stem}.npy", "{name}.{stem}.npy", "{stem}.{name}.npy"])
+def test_folder_of_arrays_for_two_inputs(tmp_path: Path, pattern: str) -> None:
+    for stem in ("a", "b"):
+        for name, value in (("ids", 1), ("mask", 0), ("label", 7)):
+            path = tmp_path / pattern.format(name=name, stem=stem)
+            path.parent.mkdir(exist_ok=True)
+            np.save(path, np.full((1, 3), value))
+    samples = list(CalibrationData.open(tmp_path, sentences(), labels=True).samples())
+    assert len(samples) == 2
+    assert [s.inputs["ids"].max() for s in samples] == [1, 1]
+    assert [s.labels["label"].max() for s in samples] == [7, 7]
+
+
+def test_polygraphy(tmp_path: Path) -> None:
+    from polygraphy.json import save_json
+
+    save_json([OrderedDict(x=row[None]) for row in VALUES], str(tmp_path / "inputs.json"))
+    check(tmp_path / "inputs.json")
+
+
+def test_iterables_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    check([{"x": row[None]} for row in VALUES])
+    check(generator)
+    check(generator())
+    check(f"{__name__}:generator", allow_code=True)
+    monkeypatch.setattr(sys.modules[__name__], "listed", list(generator()), raising=False)
+    check(f"{__name__}:listed", allow_code=True)
+
+
+def test_random_data_is_seeded_and_said() -> None:
+    profiles = Profiles(
+        tuple(
+            ShapeProfile(n, {"x": Extent((2, 3, low), (2, 3, low + 1), (8, 3, low + 2))})
+            for n, low in (("a", 2), ("b", 9))
+        )
+    )
+    journal = Journal()
+
+    def opened(seed: int) -> CalibrationData:
+        return CalibrationData.open(None, chain(), profiles, random={"seed": seed, "samples": 7}, journal=journal)
+
+    data = opened(3)
+    assert data.random
+    assert [e.rule for e in journal] == ["random data"]
+    assert [s.inputs["x"].shape for s in data.samples()] == [(1, 3, w) for w in (3, 10, 2, 9, 4, 11, 3)]
+    assert opened(3).fingerprint() == data.fingerprint() != opened(4).fingerprint()
+    ids = CalibrationData.open(
+        None, model("g (int64[2, 3] x) => (int64[2, 3] y) { y = Neg(x) }"), random={"seed": 0, "samples": 2}
+    )
+    assert {int(v) for s in ids.samples() for v in s.inputs["x"].reshape(-1)} == {0, 1}
+
+
+IMAGE_MODEL = "g (float[n, 3, 4, 4] x) => (float[n, 3, 4, 4] y) { y = Relu(x) }"
+
+
+def test_images(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.zeros((4, 8, 3), np.uint8)
+    pixels[..., 0], pixels[..., 2] = 51, 255
+    pixels[:, :2] = 0
+    image.fromarray(pixels).save(tmp_path / "a.png")
+    settings = {"mean": [0.1, 0.0, 0.5], "std": [1, 1, 0.5]}
+    (sample,) = CalibrationData.open(tmp_path, model(IMAGE_MODEL), images=settings).samples()
+    assert sample.inputs["x"].shape == (1, 3, 4, 4)
+    assert sample.inputs["x"][0, :, 0, 0] == pytest.approx([0.1, 0, 1])
+    (sample,) = CalibrationData.open(tmp_path, model(IMAGE_MODEL), images={"colour": "bgr", "crop": "pad"}).samples()
+    assert sample.inputs["x"][0, :, 1, 3] == pytest.approx([1, 0, 0.2], abs=0.01)
+    assert not sample.inputs["x"][0, :, 0].any(), "zeros above the image"
+    (tmp_path / "b.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"b\.png: it cannot be read as an image"):
+        list(CalibrationData.open(tmp_path, model(IMAGE_MODEL)).samples())
+
+
+def test_images_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(DataError, match=r"needs Pillow. Install it by pip install 'qtool\[images\]'"):
+        list(CalibrationData.open(tmp_path, model(IMAGE_MODEL)).samples())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sise": [4, 4]}, r"images.sise is no image setting \(images in .*\). Did you mean 'size'"),
+        ({"crop": "middle"}, r"images.crop is 'middle' .*. One of center, none, pad"),
+        ({"mean": [1, 2]}, r"images.mean is \[1, 2\]"),
+        ({"std": 0}, "images.std is 0"),
+        ({"size": 4}, r"images.size is 4, not \[height, width\]"),
+    ],
+)
+def test_image_settings(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match=message):
+        CalibrationData.open(tmp_path, model(IMAGE_MODEL), images=settings)
+
+
+def test_plain_archives_are_read_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez(tmp_path / "plain.npz", x=VALUES, label=np.arange(6))
+    np.savez_compressed(tmp_path / "packed.npz", x=VALUES)
+    np.savez(tmp_path / "fortran.npz", x=np.asfortranarray(VALUES))
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(VALUES))
+    for name in ("packed.npz", "fortran.npz", "fortran.npy"):
+        check(tmp_path / name)
+    monkeypatch.setattr("toolkit.data.arrays.Stored._whole", lambda self: pytest.fail("the whole array was read"))
+    check(tmp_path / "plain.npz")
+
+
+def test_a_file_cut_short(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", VALUES)
+    whole = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(whole[:-8])
+    with pytest.raises(DataError, match=r"a\.npy: it cannot be read"):
+        check(tmp_path / "a.npy")

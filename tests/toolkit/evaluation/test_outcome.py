@@ -1,0 +1,129 @@
+"""What an outcome says of samples, in cases whose answer is known by construction."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from toolkit.base.errors import RecipeError
+from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.outcome import Outcome, compare, expected_flips, summed, varying_shares
+
+RNG = np.random.default_rng(0)
+
+
+def scores(samples, positions=1, classes=5, scale=1.0):
+    return (RNG.standard_normal((samples, positions, classes)) * scale).astype(np.float32)
+
+
+def test_expected_flips_of_even_errors_is_what_happens_on_average():
+    wanted = RNG.standard_normal((4000, 2)).astype(np.float32)
+    best = np.sort(wanted, axis=1)
+    noise = 0.2
+    flipped = np.mean(
+        [((wanted + RNG.standard_normal(wanted.shape) * noise).argmax(1) != wanted.argmax(1)).mean() for _ in range(20)]
+    )
+    found = expected_flips(best[:, 1] - best[:, 0], np.full(4000, noise**2, np.float32))
+    assert found == pytest.approx(flipped, rel=0.1)
+
+
+def test_a_few_positions_that_are_quite_wrong_do_not_blame_the_others():
+    # as behind a TopK that swaps two entries: one in twenty is another entry's, the others are exact
+    errors = np.zeros(2000, np.float32)
+    errors[::20] = 100.0
+    # each bad one has even odds; blaming every position for the mean variance would say 0.33
+    assert 0.015 < expected_flips(np.ones(2000, np.float32), errors) < 0.05
+
+
+def test_positions_of_one_sample_go_wrong_together():
+    wanted = scores(50, positions=32)
+    found = wanted.copy()
+    found[:5] = -found[:5]
+    outcome = summed([compare({"y": wanted}, {"y": found}, ["y"])])
+    assert outcome.agreement == pytest.approx(0.9, abs=0.01)
+    assert outcome.agreement_error == pytest.approx(0.3 / 50**0.5, rel=0.05)
+    lack = Budget(min_agreement=0.9, margin=1.0).lacks(outcome, outcome)["min_agreement"]
+    assert lack > 0.03, "with 1,600 positions taken for independent it would be a fifth of that"
+
+
+def test_noise_louder_than_what_varies_misses_any_budget_without_a_metric():
+    wanted = np.broadcast_to(scores(1, classes=50), (40, 1, 50)) + scores(40, classes=50, scale=1e-3)
+    noise = scores(40, classes=50, scale=3e-3)
+    parts = [compare({"y": wanted}, {"y": wanted + noise}, [])]
+    outcome = summed(parts, varying=varying_shares([{"y": wanted}]))
+    assert outcome.sqnr_db > 40 and outcome.variation_db == pytest.approx(-9.5, abs=1.0)
+    assert set(Budget(min_sqnr_db=20).lacks(outcome, outcome)) == {"variation_db"}
+    quiet = summed([compare({"y": wanted}, {"y": wanted + noise / 100}, [])], varying=varying_shares([{"y": wanted}]))
+    assert Budget(min_sqnr_db=20).lacks(quiet, quiet) == {}
+    assert Outcome.from_json(outcome.to_json()) == outcome
+
+
+def test_a_budget_is_tightened_by_what_lacked():
+    budget = Budget(max_drop=0.01, min_sqnr_db=20, min_agreement=0.9, margin=1.0)
+    tight = budget.tightened({"max_drop": 0.004, "min_sqnr_db": 2.0, "min_agreement": 0.03, "variation_db": 0.5})
+    assert (tight.max_drop, tight.min_sqnr_db, tight.min_agreement) == (pytest.approx(0.006), 22.0, pytest.approx(0.93))
+    assert tight.margin == 1.5
+    assert Budget(max_drop=0.001).tightened({"max_drop": 0.01}).max_drop == 0.0
+
+
+def test_how_many_samples_a_share_takes():
+    assert Budget(min_agreement=0.95).enough() == 60
+    assert Budget(min_agreement=0.95, max_drop=0.01).enough() == 300
+    assert Budget(min_sqnr_db=20).enough() == Budget(max_drop=0.1, higher_is_better=False).enough() == 0
+
+
+def test_a_budget_is_kept_safely_only_with_twice_the_margin():
+    outcome, reference = Outcome(10**-2.15), Outcome(0.0)
+    assert Budget(min_sqnr_db=20, margin=1.0).lacks(outcome, reference) == {}
+    assert not Budget(min_sqnr_db=20, margin=1.0).safely(outcome, reference)
+    assert Budget(min_sqnr_db=20, margin=0.5).safely(outcome, reference)
+
+
+def test_integers_count_element_by_element_and_alone_where_there_are_no_floats():
+    wanted = np.arange(12, dtype=np.int64).reshape(4, 3)
+    found = wanted.copy()
+    found[0, :2] = 99
+    outcome = summed([compare({"ids": wanted}, {"ids": found}, [])])
+    assert outcome.agreement == outcome.noise * -1 + 1 == pytest.approx(10 / 12) and outcome.positions == 12
+    assert outcome.agreement_error > 0
+    assert Budget(min_agreement=0.9).lacks(outcome, outcome)
+    floats = scores(4, classes=3)[:, 0]
+    both = summed([compare({"ids": wanted, "y": floats}, {"ids": found, "y": floats}, ["y"])])
+    assert both.noise == 0.0 and both.agreement == pytest.approx(10 / 12)
+
+
+def test_a_shape_among_the_outputs_does_not_stand_for_the_positions():
+    floats, shape = scores(40)[:, 0], np.array([40, 5])
+    outcome = summed([compare({"y": floats, "shape": shape}, {"y": floats, "shape": shape}, ["y"])])
+    assert outcome.agreement == 1.0 and outcome.positions == 40
+
+
+def test_an_output_of_another_shape_is_lost_and_an_empty_one_is_nothing():
+    wanted = np.abs(scores(4)[:, 0]) + 1
+    outcome = summed([compare({"boxes": wanted}, {"boxes": wanted[:3]}, ["boxes"])])
+    assert outcome.noise == pytest.approx(1 + (wanted[:3] ** 2).sum() / (wanted**2).sum())
+    assert outcome.agreement == 0.0 and outcome.positions == 4
+    ids = summed([compare({"ids": np.zeros(3, np.int64)}, {"ids": np.zeros(0, np.int64)}, [])])
+    assert ids.agreement == 0.0 and ids.noise == 1.0
+    empty = summed([compare({"y": wanted[:0]}, {"y": wanted[:0]}, ["y"])], varying=varying_shares([{"y": wanted[:0]}]))
+    assert empty.noise == 0.0 and empty.agreement is None
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_class_masked_by_infinity_is_none():
+    wanted = scores(50)[:, 0]
+    found = wanted + np.float32(0.01) * scores(50)[:, 0]
+    whole = summed([compare({"y": wanted}, {"y": found}, ["y"])])
+    mask = np.array([0, 0, 0, 0, -np.inf], np.float32)
+    masked = summed([compare({"y": wanted + mask}, {"y": found + mask}, ["y"])])
+    assert 0 < masked.kl < 0.1 and 0 <= masked.flips < 0.1 and whole.flips < 0.1
+
+
+def test_agreement_that_nothing_can_be_judged_by_is_no_budget():
+    outcome = summed([compare({"y": scores(4)}, {"y": scores(4)}, [])])
+    with pytest.raises(RecipeError, match="min_agreement cannot be judged"):
+        Budget(min_agreement=0.9).lacks(outcome, outcome)
+
+
+def test_a_tightened_agreement_can_be_met():
+    assert Budget(min_agreement=0.98).tightened({"min_agreement": 0.05}).min_agreement == 1.0

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import build, node, normal, placeholder_context, run
+from toolkit import Model
+from toolkit.backends.lowering import lower
+from toolkit.base.errors import ModelError
+from toolkit.base.precision import Precision
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.evaluation.rounding import with_rounding
+
+
+def there_and_back():
+    nodes = [node("Add", ["x", "c"], ["b"]), node("Sub", ["b", "c"], ["y"])]
+    return Model.from_proto(build(nodes, {"x": [4]}, {"y": [4]}, {"c": np.full(1, 8000, np.float32)}))
+
+
+@pytest.mark.parametrize(("rest", "step"), [(Precision.FP16, 4.0), (Precision.BF16, 32.0)])
+def test_what_lies_between_two_nodes_is_rounded(rest, step):
+    lowered = lower(there_and_back(), PrecisionPlan(), rest=rest).model
+    x = np.float32([0.1, 1.1, 3.0, 7.0])
+    found = run(with_rounding(lowered), {"x": x})[0]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.round(x / step) * step)
+
+
+def test_float32_is_not_touched():
+    lowered = lower(there_and_back(), PrecisionPlan(), rest=Precision.FP32).model
+    x = np.float32([0.1, 1.1, 3.0, 7.0])
+    np.testing.assert_array_equal(run(with_rounding(lowered), {"x": x})[0], run(lowered, {"x": x})[0])
+
+
+@pytest.mark.parametrize("name", ["residual", "attention"])
+def test_a_quantized_model_keeps_its_function(name, request):
+    model = request.getfixturevalue(name)
+    shape = [d if isinstance(d, int) else 2 for d in model.input_shapes()["x"]]
+    context = placeholder_context()
+    InsertQDQ()(model, context)
+    lowered = lower(model, context.plan).model
+    x = normal(*shape)
+    plain, rounded = run(lowered, {"x": x})[0], run(with_rounding(lowered), {"x": x})[0]
+    assert 0 < np.abs(plain - rounded).max() < 0.05 * np.abs(plain).max()
+
+
+def test_subgraphs_are_refused():
+    def branch(op):
+        out = helper.make_tensor_value_info(f"{op} out", TensorProto.FLOAT, [4])
+        return helper.make_graph([node(op, ["x"], [f"{op} out"])], op, [], [out])
+
+    nodes = [node("ReduceMax", ["x"], ["top"], keepdims=0), node("Greater", ["top", "zero"], ["on"]),
+             node("If", ["on"], ["y"], then_branch=branch("Relu"), else_branch=branch("Neg"))]  # fmt: skip
+    proto = build(nodes, {"x": [4]}, {"y": [4]}, {"zero": np.float32(0).reshape(())})
+    with pytest.raises(ModelError, match="If, Loop or Scan"):
+        with_rounding(Model.from_proto(proto))

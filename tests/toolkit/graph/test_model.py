@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from passes.fold_constants import FoldConstants
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import (
+    LIGHT,
+    MODELS,
+    OLD_ONNXRUNTIME,
+    build,
+    node,
+    normal,
+    ops,
+    placeholder_context,
+    residual_proto,
+    run,
+)
+from toolkit import Extent, Journal, Model, Profiles, ShapeProfile
+from toolkit.backends.lowering import lower
+from toolkit.base.errors import ModelError, PassError
+from toolkit.graph import work as costs
+
+
+def test_unnamed_and_doubled_nodes_get_unique_names():
+    proto = build([node("Relu", ["x"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])], {"x": [2]}, {"y": [2]})
+    proto.graph.node[0].name = proto.graph.node[1].name = "same"
+    proto.graph.node[2].name = ""
+    journal = Journal()
+    model = Model.from_proto(proto, journal=journal)
+    assert model.node_names() == ["same", "same_2", "Relu_y"]
+    assert len([e for e in journal if e.rule == "load"]) == 2
+
+
+def test_sizes_that_paddle_does_not_know_are_unknown_and_not_equal():
+    proto = build([node("Relu", ["x"], ["y"])], {"x": ["?", 3, "?", "w"]}, {"y": ["?", 3, "?", "w"]})
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    assert Model.from_proto(proto).input_shapes() == {"x": [None, 3, None, "w"]}
+
+
+def test_weights_among_the_inputs_are_constants_in_ir_version_3():
+    proto = residual_proto(opset=9)
+    proto.ir_version = 3
+    proto.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in proto.graph.initializer)
+    model = Model.from_proto(proto)
+    assert [t.name for t in model.graph.inputs] == ["x"]
+    InsertQDQ()(model, placeholder_context())
+    run(model, {"x": normal(1, 3, 8, 8)})
+
+
+@pytest.mark.parametrize("opset", range(9, 23 if OLD_ONNXRUNTIME else 24))
+def test_every_opset_loads_quantizes_and_lowers(opset):
+    model = Model.from_proto(residual_proto(opset))
+    x = normal(2, 3, 8, 8)
+    before = run(model, {"x": x})[0]
+    context = placeholder_context()
+    InsertQDQ()(model, context)
+    lowered = lower(model, context.plan).model
+    after = run(lowered, {"x": x})[0]
+    assert np.abs(after - before).max() < 0.2 * np.abs(before).max()
+
+
+def test_other_opsets_are_refused():
+    proto = residual_proto()
+    proto.opset_import[0].version = 8
+    with pytest.raises(ModelError, match="opset 8"):
+        Model.from_proto(proto)
+
+
+def subgraph_model():
+    def branch(name, op):
+        return helper.make_graph(
+            [node("Conv", ["r", "w"], [f"{name}_c"]), node(op, [f"{name}_c"], [f"{name}_o"])], name, [],
+            [helper.make_tensor_value_info(f"{name}_o", 1, None)],
+        )  # fmt: skip
+
+    return build(
+        [node("Relu", ["x"], ["r"]), node("If", ["cond"], ["o"], then_branch=branch("t", "Relu"), else_branch=branch("e", "Neg")),
+         node("Conv", ["o", "w"], ["y"])],
+        {"x": [1, 4, 5, 5], "cond": []}, {"y": None}, {"w": normal(4, 4, 1, 1)}, types={"cond": TensorProto.BOOL},
+    )  # fmt: skip
+
+
+def test_subgraphs_are_walked_and_survive_a_round_trip():
+    model = Model.from_proto(subgraph_model())
+    assert set(model.node_names()) == {"r", "o", "y", "t_c", "t_o", "e_c", "e_o"}
+    feeds = {"x": normal(1, 4, 5, 5), "cond": np.array(False)}
+    before = run(model, feeds)[0]
+    context = placeholder_context()
+    InsertQDQ()(model, context)
+    assert {e.node for e in context.journal.of("declined") if e.rule == "subgraph"} == {"t_c", "e_c"}
+    after = run(lower(model, context.plan).model, feeds)[0]
+    assert np.abs(after - before).max() < 0.2 * np.abs(before).max()
+
+
+def test_a_loop_keeps_its_body():
+    body = helper.make_graph(
+        [node("Add", ["state", "x"], ["next"]), node("Identity", ["c"], ["go"])], "body",
+        [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+         helper.make_tensor_value_info("state", 1, [3])],
+        [helper.make_tensor_value_info("go", TensorProto.BOOL, []), helper.make_tensor_value_info("next", 1, [3])],
+    )  # fmt: skip
+    model = Model.from_proto(build(
+        [node("Loop", ["n", "t", "x"], ["y"], body=body)], {"x": [3]}, {"y": [3]},
+        {"n": np.array(3, np.int64), "t": np.array(True)},
+    ))  # fmt: skip
+    x = normal(3)
+    assert np.allclose(run(model, {"x": x})[0], 4 * x)
+    assert np.allclose(run(lower(model, placeholder_context().plan).model, {"x": x})[0], 4 * x, atol=1e-2)
+
+
+def test_node_metadata_survives_what_graphsurgeon_drops(tmp_path):
+    proto = residual_proto()
+    proto.graph.node[0].metadata_props.add(key="origin", value="stem")
+    proto.metadata_props.add(key="author", value="me")
+    proto.ir_version = 10
+    path = Model.from_proto(proto).save(tmp_path / "m.onnx")
+    again = onnx.load(str(path))
+    assert {p.key: p.value for p in again.graph.node[0].metadata_props} == {"origin": "stem"}
+    assert {p.key: p.value for p in again.metadata_props} == {"author": "me"}
+
+
+def test_the_fingerprint_sees_weights_and_graph_and_not_names_of_files(tmp_path):
+    first, second = Model.from_proto(residual_proto()), Model.from_proto(residual_proto())
+    assert first.fingerprint() == second.fingerprint()
+    onnx.save(residual_proto(), str(tmp_path / "a.onnx"))
+    assert Model.load(tmp_path / "a.onnx").fingerprint() == first.fingerprint()
+    proto = residual_proto()
+    values = numpy_helper.to_array(proto.graph.initializer[1]).copy()
+    values.flat[7] += 1e-6
+    proto.graph.initializer[1].CopyFrom(numpy_helper.from_array(values, proto.graph.initializer[1].name))
+    assert Model.from_proto(proto).fingerprint() != first.fingerprint()
+
+
+def test_large_weights_count_in_the_fingerprint():
+    def model(last):
+        weight = normal(128, 128)
+        weight[-1, -1] = last
+        return Model.from_proto(build([node("MatMul", ["x", "w"], ["y"])], {"x": [1, 128]}, {"y": [1, 128]}, {"w": weight}))
+
+    assert model(0).fingerprint() == model(0).fingerprint() != model(1).fingerprint()
+
+
+def test_external_data_is_read_and_stays_as_it_is(tmp_path):
+    onnx.save_model(residual_proto(), str(tmp_path / "m.onnx"), save_as_external_data=True, location="m.bin", size_threshold=0)
+    before = (tmp_path / "m.onnx").read_bytes(), (tmp_path / "m.bin").read_bytes()
+    model = Model.load(tmp_path / "m.onnx")
+    run(model, {"x": normal(1, 3, 8, 8)})
+    model.save(tmp_path / "out.onnx")
+    assert ((tmp_path / "m.onnx").read_bytes(), (tmp_path / "m.bin").read_bytes()) == before
+
+
+def test_the_input_file_is_never_written_over(tmp_path):
+    onnx.save(residual_proto(), str(tmp_path / "m.onnx"))
+    with pytest.raises(ModelError, match="refusing to write over"):
+        Model.load(tmp_path / "m.onnx").save(tmp_path / "m.onnx")
+
+
+def test_sparse_initializers_become_dense():
+    proto = build([node("MatMul", ["x", "w"], ["y"])], {"x": [1, 3]}, {"y": [1, 2]}, {"w": np.zeros((3, 2), np.float32)})
+    values = numpy_helper.from_array(np.float32([5, 7]), "w")
+    indices = numpy_helper.from_array(np.array([[0, 1], [2, 0]], np.int64), "i")
+    del proto.graph.initializer[:]
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3, 2]))
+    assert np.allclose(run(Model.from_proto(proto), {"x": np.float32([[1, 2, 3]])})[0], [[21, 5]])
+
+
+def test_local_functions_are_inlined():
+    function = helper.make_function("own", "Double", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 17)])
+    call = helper.make_node("Double", ["x"], ["y"], domain="own", name="call")
+    graph = helper.make_graph([call], "g", [helper.make_tensor_value_info("x", 1, [2])], [helper.make_tensor_value_info("y", 1, [2])])
+    proto = helper.make_model(graph, functions=[function], ir_version=8,
+                              opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("own", 1)])  # fmt: skip
+    model = Model.from_proto(proto)
+    assert ops(model) == {"Add": 1}
+
+
+def test_a_cycle_and_doubled_names_break_the_invariants(residual):
+    residual.node("c1").name = "c2"
+    with pytest.raises(PassError, match="named 'c2'"):
+        residual.check()
+
+
+def test_facts_hold_every_corner_of_every_profile(residual):
+    small = ShapeProfile("small", {"x": Extent((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))})
+    facts = residual.facts(Profiles((small,)))
+    assert facts.shapes["c1"] == [(1, 8, 8, 8), (2, 8, 8, 8), (4, 8, 8, 8)]
+    assert facts.is_float("c1") and facts.rank("f") == 2
+
+
+def test_shape_arithmetic_is_computed_where_onnx_does_not_follow_it():
+    """A head's width as exporters write it: the last dimension, divided, through Casts; nothing is left unknown."""
+    parts = [
+        node("Shape", ["x"], ["shape"]), node("Gather", ["shape", "two"], ["width"]),
+        node("Div", ["width", "heads"], ["quotient"]), node("Cast", ["quotient"], ["wide"], to=TensorProto.FLOAT),
+        node("Cast", ["wide"], ["head"], to=TensorProto.INT64), node("Unsqueeze", ["head", "zero"], ["one"]),
+        node("Concat", ["lead", "one"], ["split"], axis=0), node("Reshape", ["x", "split"], ["r"]),
+        node("Transpose", ["r"], ["q"], perm=[0, 2, 1, 3]), node("Transpose", ["r"], ["k"], perm=[0, 2, 3, 1]),
+        node("MatMul", ["q", "k"], ["y"]),
+    ]  # fmt: skip
+    weights = {"two": np.int64(2), "heads": np.int64(4), "zero": np.array([0]), "lead": np.array([0, 0, 4])}
+    model = Model.from_proto(build(parts, {"x": ["n", 16, 64]}, {"y": None}, weights))
+    sizes = ShapeProfile("p", {"x": Extent((1, 16, 64), (2, 16, 64), (8, 16, 64))})
+    facts = model.facts(Profiles((sizes,)))
+    assert facts.shapes["q"] == [(n, 4, 16, 16) for n in (1, 2, 8)]
+    assert facts.shapes["shape"] == [(3,)] * 3 and facts.types["head"] == TensorProto.INT64
+    assert not [t.name for n in model.nodes for t in n.outputs if any(-1 in s for s in facts.shapes.get(t.name, [(-1,)]))]
+    opt = costs.facts_at_opt(model, Profiles((sizes,)))
+    assert costs.macs(model.nodes[-1], opt) == 2 * 4 * 16 * 16 * 16
+
+
+@pytest.mark.parametrize("kind", [{"value_ints": [0, 0, 4, -1]}, {"value": onnx.numpy_helper.from_array(np.array([0, 0, 4, -1]))}])
+def test_shapes_written_as_constants_are_followed(kind):
+    parts = [
+        node("Constant", [], ["split"], **kind), node("Constant", [], ["half"], value_float=0.5),
+        node("Shape", ["x"], ["shape"]), node("Cast", ["shape"], ["wide"], to=TensorProto.FLOAT),
+        node("Mul", ["wide", "half"], ["less"]), node("Cast", ["less"], ["size"], to=TensorProto.INT64),
+        node("ConstantOfShape", ["size"], ["mask"]), node("Reshape", ["x", "split"], ["y"]),
+    ]  # fmt: skip
+    model = Model.from_proto(build(parts, {"x": ["n", 16, 64]}, {"y": None, "mask": None}))
+    facts = model.facts(Profiles((ShapeProfile("p", {"x": Extent((2, 16, 64), (2, 16, 64), (8, 16, 64))}),)))
+    assert facts.shapes["mask"] == [(1, 8, 32), (4, 8, 32)] and facts.shapes["y"] == [(n, 16, 4, 16) for n in (2, 8)]
+
+
+def test_what_depends_on_values_stays_unknown():
+    parts = [node("NonZero", ["x"], ["where"]), node("Shape", ["where"], ["s"]), node("ConstantOfShape", ["s"], ["y"])]
+    model = Model.from_proto(build(parts, {"x": ["n", 4]}, {"y": None}))
+    facts = model.facts(Profiles((ShapeProfile("p", {"x": Extent((1, 4), (2, 4), (2, 4))}),)))
+    assert all(shape in ((2, -1),) for shape in facts.shapes["where"]) and "y" not in {
+        name for name, shapes in facts.shapes.items() if shapes and all(-1 not in shape for shape in shapes)
+    }
+
+
+@pytest.mark.parametrize("path", [*sorted(LIGHT.glob("*.onnx")), *sorted(MODELS.glob("*.onnx"))], ids=lambda p: p.stem)
+def test_real_models_load_check_and_keep_their_signature(path):
+    model = Model.load(path)
+    before = model.signature()
+    model.check()
+    assert model.fingerprint() == model.copy().fingerprint()
+    assert model.signature() == before
+    with pytest.raises(PassError):
+        model.node("no such node")
+
+
+@settings(max_examples=20, deadline=None)
+@given(names=st.lists(st.sampled_from(["", "a", "b", "a_2"]), min_size=1, max_size=8))
+def test_names_are_unique_whatever_they_were(names):
+    nodes = [node("Relu", ["x" if i == 0 else f"t{i - 1}"], [f"t{i}"]) for i in range(len(names))]
+    proto = build(nodes, {"x": [2]}, {f"t{len(names) - 1}": [2]})
+    for one, name in zip(proto.graph.node, names):
+        one.name = name
+    found = Model.from_proto(proto).node_names()
+    assert len(set(found)) == len(names) and all(found)
+
+
+def test_constants_fold_in_a_light_model_without_losing_a_node_name():
+    model = Model.load(LIGHT / "light_squeezenet.onnx")
+    convs = [n.name for n in model.nodes if n.op == "Conv"]
+    FoldConstants()(model)
+    assert [n.name for n in model.nodes if n.op == "Conv"] == convs
+    assert "ConstantOfShape" not in ops(model)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resize_of_opset_10_means_the_same_after_conversion(mode):
+    model = Model.from_proto(build(
+        [node("Resize", ["x", "s"], ["y"], mode=mode)], {"x": [1, 2, 4, 4]}, {"y": None}, {"s": np.float32([1, 1, 2, 2])}, opset=10,
+    ))  # fmt: skip
+    x = normal(1, 2, 4, 4)
+    before = run(model, {"x": x})[0]
+    model.raise_opset(19)
+    assert np.allclose(run(model, {"x": x})[0], before, atol=1e-5)
+    assert model.node_names() == ["y"]
+
+
+def test_a_deep_model_needs_no_deep_recursion():
+    nodes, names = [], ["x"]
+    for i in range(700):
+        nodes += [node("Conv", [names[-1], "w"], [f"c{i}"]), node("Relu", [f"c{i}"], [f"r{i}"])]
+        names.append(f"r{i}")
+    proto = build(nodes, {"x": [1, 2, 3, 3]}, {names[-1]: [1, 2, 3, 3]}, {"w": normal(2, 2, 1, 1, scale=0.5)})
+    model = Model.from_proto(proto)
+    context = placeholder_context()
+    InsertQDQ()(model, context)
+    assert ops(model)["QuantizeLinear"] == 701

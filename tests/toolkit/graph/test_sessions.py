@@ -1,0 +1,122 @@
+"""onnxruntime sessions: inner tensors, literal Q/DQ, weights that are shared and not copied, clear errors."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.conftest import build, node
+from tests.toolkit.calibration.networks import chain, model
+from toolkit.base.errors import DataError, ModelError
+from toolkit.graph.model import Model
+from toolkit.graph.sessions import session
+
+X = np.arange(-6, 6, dtype=np.float32).reshape(1, 3, 4)
+
+
+def test_every_kind_of_source(tmp_path: Path) -> None:
+    network = chain()
+    proto = network.to_proto()
+    before = proto.SerializeToString()
+    path = network.save(tmp_path / "m.onnx")
+    expected = session(network).run({"x": X})["y"]
+    for source in (network, proto, before, path, str(path)):
+        assert np.array_equal(session(source).run({"x": X})["y"], expected)
+        inner = session(source, ["kept", "x", "y"])
+        assert inner.outputs == ("kept", "y", "x")
+        found = inner.run({"x": X}, ["x", "kept"])
+        assert list(found) == ["x", "kept"]
+        assert np.array_equal(found["kept"], np.maximum(X + np.array([-1, 0, 4])[:, None], 0))
+    assert proto.SerializeToString() == before
+    assert [t.name for t in network.graph.outputs] == ["y"]
+
+
+def test_arrays_outlive_their_run() -> None:
+    inner = session(chain())
+    first = inner.run({"x": X})["y"]
+    kept = first.copy()
+    for i in range(20):
+        inner.run({"x": X + i})
+    del inner
+    gc.collect()
+    assert np.array_equal(first, kept)
+
+
+def test_large_weights_are_shared() -> None:
+    weight = np.random.default_rng(0).standard_normal((100, 100)).astype(np.float32)
+    network = model("g (float[n, 100] x) => (float[n, 100] y) <float[100, 100] w> { y = MatMul(x, w) }")
+    network.graph.tensors()["w"].to_constant(weight)
+    network.graph.inputs = [t for t in network.graph.inputs if t.name != "w"]
+    fingerprint = network.fingerprint()
+    inner = session(network)
+    gc.collect()
+    x = np.eye(100, dtype=np.float32)
+    assert inner.run({"x": x})["y"] == pytest.approx(weight, rel=1e-6)
+    assert network.fingerprint() == fingerprint
+    assert np.array_equal(network.graph.tensors()["w"].values, weight)
+
+
+def test_pairs_are_computed_as_written() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (float[n, 1, 4, 4] x) => (float[n, 1, 4, 4] y)
+    <float s = {0.1}, int8 z = {0}, float[1, 1, 1, 1] w = {0.77}, float[1, 1, 1, 1] unit = {1.0}>
+    {
+        q = QuantizeLinear(x, s, z)
+        d = DequantizeLinear(q, s, z)
+        wq = QuantizeLinear(w, s, z)
+        wd = DequantizeLinear(wq, s, z)
+        c = Conv(d, wd)
+        cq = QuantizeLinear(c, s, z)
+        y = DequantizeLinear(cq, s, z)
+    }"""
+    network = Model.from_proto(onnx.parser.parse_model(text))
+    x = np.random.default_rng(0).standard_normal((2, 1, 4, 4)).astype(np.float32)
+    found = session(network, ["c"]).run({"x": x})["c"]
+    expected = np.rint(x / np.float32(0.1)) * np.float32(0.1) * np.float32(8 * 0.1)
+    assert found == pytest.approx(expected, rel=1e-5), "the convolution itself runs in float"
+
+
+def test_float8_pairs_leave_the_relu_before_them() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 19]>
+    g (float[n, 4] x) => (float[n, 4] y)
+    <float s = {0.5}, float zero = {0.0}>
+    {
+        z = Cast <to = 17> (zero)
+        r = Relu(x)
+        q = QuantizeLinear(r, s, z)
+        y = DequantizeLinear(q, s, z)
+    }"""
+    network = Model.from_proto(onnx.parser.parse_model(text))
+    x = np.array([[-4, -0.5, 0, 2]], np.float32)
+    assert session(network).run({"x": x})["y"].tolist() == [[0, 0, 0, 2]]
+
+
+def test_errors() -> None:
+    network = chain()
+    inner = session(network)
+    with pytest.raises(DataError, match=r"input 'x' has no value. Did you mean 'xx'"):
+        inner.run({"xx": X})
+    with pytest.raises(ModelError, match=r"cannot run the model on x \[1, 2, 4\]"):
+        inner.run({"x": X[:, :2]})
+    with pytest.raises(ModelError, match=r"'z' is no output of this session"):
+        inner.run({"x": X}, ["z"])
+    with pytest.raises(ModelError, match=r"no tensor of the main graph is named 'keep'. Did you mean 'kept'"):
+        session(network, ["keep"])
+    with pytest.raises(ModelError, match=r"no ONNX model|refuses the model"):
+        session(b"nothing")
+    with pytest.raises(ModelError, match=r"/nowhere\.onnx: onnxruntime refuses the model"):
+        session("/nowhere.onnx")
+
+
+def test_a_scalar_stays_a_scalar():
+    """Shape arithmetic of a dynamic batch hands scalars on; with a dimension more, the Concat behind fails."""
+    proto = build(
+        [node("Unsqueeze", ["s", "axes"], ["u"]), node("Concat", ["u", "one"], ["y"], axis=0)],
+        {"s": []}, {"y": [2]}, {"axes": np.array([0]), "one": np.array([1.0], np.float32)},
+    )  # fmt: skip
+    assert session(proto).run({"s": np.float32(3)})["y"].tolist() == [3, 1]
+    assert session(proto, outputs=["u"]).run({"s": np.array(3, np.float32)})["u"].shape == (1,)

@@ -1,0 +1,153 @@
+"""Whole runs on a GPU: the engine's numbers and whether it paid. One command: ``pytest -m gpu tests/toolkit``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.conftest import MODELS, ROOT
+from toolkit import run
+from toolkit.backends.choose import usable
+from toolkit.backends.measure import cuda_runtime
+from toolkit.base.errors import RecipeError
+from toolkit.contract.journal import Journal
+
+pytestmark = pytest.mark.gpu
+
+PROFILES = {"digits_int8": ["single", "batch"], "strip_int8": ["short", "middle", "long"]}
+
+
+@pytest.fixture(scope="module", params=list(PROFILES))
+def place(request, tmp_path_factory):
+    """A recipe of recipes/ for the tensorrt backend, with a float16 engine to compare with, run once."""
+    features, refusal = usable("tensorrt")
+    if features is None:
+        pytest.skip(refusal)
+    folder = tmp_path_factory.mktemp(request.param)
+    text = (ROOT / "recipes" / f"{request.param}.toml").read_text().replace("../models", MODELS.as_posix())
+    # The test host has no cuBLAS and cuDNN: only TensorRT's own kernels.
+    settings = 'backend = "tensorrt"\ntactic_sources = []\noptimization_level = 1'
+    if cuda_runtime() is not None:
+        settings += '\ncompare = ["fp16"]'
+    (folder / "recipe.toml").write_text(text.replace('backend = "auto"', settings))
+    return request.param, folder, run(folder / "recipe.toml", folder / "out", device_check=True)
+
+
+def test_every_profile_ran_real_samples_within_the_budget(place):
+    name, _, result = place
+    device = result.report.device
+    print(name, result.report.summary.headline, {p: (a.samples, a.quantized) for p, a in device.profiles.items()})
+    assert device.status == "ran" and device.gpu and not device.why
+    assert set(device.profiles) == set(PROFILES[name])
+    assert all(one.samples > 0 and one.outputs for one in device.profiles.values())
+    assert device.accuracy.met and device.accuracy.drop <= device.accuracy.budget
+    assert device.accuracy.metric == "top1" and device.samples == result.report.accuracy.samples
+    for one in device.profiles.values():
+        for output in one.outputs.values():
+            assert output.sqnr_db > 15 and output.cosine > 0.98 and output.agreement > 0.95
+    assert result.exit_status == 0 and "on the GPU" in result.report.summary.headline
+
+
+def test_the_simulation_told_the_truth(place):
+    _, _, result = place
+    for name, output in result.report.device.accuracy.outputs.items():
+        simulated = result.report.accuracy.outputs[name]
+        assert abs(output.sqnr_db - simulated.sqnr_db) < 6, (output, simulated)
+
+
+def test_latencies_and_groups_beside_float16(place):
+    name, _, result = place
+    if cuda_runtime() is None:
+        pytest.skip("cuda-python is not installed, so nothing was measured")
+    report = result.report
+    assert set(PROFILES[name]) <= set(report.latency)
+    compared = report.payoff.against["fp16"]
+    print(name, {p: (round(t.ours_ms, 4), round(t.other_ms, 4), t.paid, round(t.noise, 3)) for p, t in compared.profiles.items()})
+    assert set(compared.profiles) == set(PROFILES[name]) == set(report.payoff.overhead)
+    assert all(times.ours_ms > 0 and times.other_ms > 0 for times in compared.profiles.values())
+    assert all(times.turns == 5 for times in compared.profiles.values())
+    held = json.loads((place[1] / "out" / ".qtool" / "compare.json").read_text())["fp16"]["build"]["time_ms"]
+    for profile, spent in report.payoff.overhead.items():
+        ours = sum(g.times[profile].ours_ms for g in compared.groups if profile in g.times)
+        other = sum(g.times[profile].other_ms for g in compared.groups if profile in g.times)
+        rest = compared.rest.get(profile)
+        assert ours + (rest.ours_ms if rest else 0) == pytest.approx(spent.layers_ms)
+        assert other + (rest.other_ms if rest else 0) == pytest.approx(sum(t.get(profile, 0.0) for t in held.values()))
+    quantized = [group for group in compared.groups if group.quantized]
+    assert quantized and all(group.paid is not None and (group.why or group.paid == "faster") for group in quantized)
+
+
+def test_the_run_is_found_again(place):
+    _, folder, _ = place
+    again = run(folder / "recipe.toml", folder / "out")
+    assert {step.status for step in again.steps} == {"reused"} and "device" in {step.name for step in again.steps}
+
+
+def search_times(folder):
+    """What the journal of a run says about layer times."""
+    journal = Journal.from_jsonl((folder / "journal.jsonl").read_text())
+    return [event.reason for event in journal.of("noted") if event.rule == "search-times"]
+
+
+def test_its_measured_times_feed_a_search(place):
+    """The report of a run on this GPU, and of the float run beside it, replace the cost model's predictions."""
+    name, folder, result = place
+    if cuda_runtime() is None:
+        pytest.skip("cuda-python is not installed, so nothing was measured")
+    text = (folder / "recipe.toml").read_text().replace('compare = ["fp16"]', "").replace("budget = {", "# budget = {")
+    insert = '[[pass]]\nuse = "insert_qdq"\n'
+    search = '[[pass]]\nuse = "search_precision"\n'
+    bare = text.replace(insert, "").replace(search, "")
+    assert "insert_qdq" not in bare and "search_precision" not in bare
+    (folder / "float.toml").write_text(bare)
+    plain = run(folder / "float.toml", folder / "float", device_check=False).report
+    # the strip reader TensorRT runs in blocks, which are timed as a whole; in float that may be all of it
+    products = [layer for layer in result.report.layers if layer.op in ("Conv", "Gemm", "MatMul")]
+    layers = {layer.node for layer in products if layer.asked is not None and layer.asked.precision == "int8"}
+    in_blocks, float_blocks = ({one.node for one in r.layers if one.status == "opaque"} for r in (result.report, plain))
+    hidden, some = layers <= float_blocks, bool(layers & (in_blocks | float_blocks))
+    assert layers and (some or name != "strip_int8")
+
+    def recipe(*runs):
+        given = ", ".join(f'"{folder / one}"' for one in runs)
+        more = f'times = [{given}]\nprefer = "time"\nmin_sqnr_db = 20.0\n'
+        (folder / "search.toml").write_text(text.replace(insert, search + more))
+
+    if hidden:
+        recipe("out", "float")
+        with pytest.raises(RecipeError, match="blocks that are timed only as a whole"):
+            run(folder / "search.toml", folder / "search", device_check=False)
+    recipe("out", *([] if hidden else ["float"]))
+    found = run(folder / "search.toml", folder / "search", device_check=False).report.search
+    print(name, found.measured_share, found.float_ms, found.warnings, found.notes)
+    print([(p.kept, round(p.predicted_ms, 4), round(p.quantized_share, 3), p.meets, p.chosen) for p in found.plans])
+    assert "measured times of" in search_times(folder / "search")[0]
+    said = " ".join(search_times(folder / "search"))
+    assert ("blocks that are timed only as a whole" in said) == some
+    assert some or found.measured_share > 0.8
+    assert found.met and found.chosen.predicted_ms > 0
+    whole = result.report.latency[PROFILES[name][0]]["opt"]
+    assert some or 0.2 < found.chosen.predicted_ms / whole < 5
+
+
+def test_a_search_measures_its_own_layer_times(place):
+    """Two engines are built for it, unasked; a search that goes on builds none."""
+    name, folder, _ = place
+    if cuda_runtime() is None:
+        pytest.skip("cuda-python is not installed, so nothing was measured")
+    text = (folder / "recipe.toml").read_text().replace('compare = ["fp16"]', "").replace("budget = {", "# budget = {")
+    search = '[[pass]]\nuse = "search_precision"\nprefer = "time"\nmin_sqnr_db = 20.0\n'
+    (folder / "own.toml").write_text(text.replace('[[pass]]\nuse = "insert_qdq"\n', search))
+    report = run(folder / "own.toml", folder / "own", device_check=False).report
+    said = search_times(folder / "own")
+    print(name, said, report.search.gpu, report.search.measured_share, report.search.float_ms, report.search.warnings)
+    print([(p.kept, round(p.predicted_ms, 4), p.meets, p.chosen) for p in report.search.plans], report.latency)
+    assert "layer times were measured on the" in said[0]
+    assert report.search.gpu in said[0] and report.search.measured_share > 0.5
+    chosen, real = report.search.chosen.predicted_ms, report.latency[PROFILES[name][0]]["opt"]
+    assert chosen == pytest.approx(real, rel=0.25)
+    measured = (folder / "own" / ".qtool" / "search.times.jsonl").read_text()
+    (folder / "own" / ".qtool" / "plan.json").unlink()
+    run(folder / "own.toml", folder / "own", device_check=False)
+    assert (folder / "own" / ".qtool" / "search.times.jsonl").read_text() == measured

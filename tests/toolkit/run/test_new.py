@@ -1,0 +1,167 @@
+"""``qtool new`` for a folder of images, and the names it gives."""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+import zlib
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.conftest import build, node, normal
+from tests.toolkit.conftest import complain
+from toolkit.cli.main import invoke
+from toolkit.run.recipe import Recipe
+
+PILLOW = pytest.mark.skipif(importlib.util.find_spec("PIL") is None, reason="Pillow is not installed")
+
+
+def png(path, height, width):
+    """A grey image of that size, written without Pillow."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = b"".join(b"\0" + bytes([row % 256] * 3 * width) for row in range(height))
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(6):
+        png(tmp_path / "photos" / f"{number}.png", 12 + number, 20)
+    return tmp_path
+
+
+def network(place, shape, opset=17):
+    channels = shape[1] if isinstance(shape[1], int) else 3
+    if isinstance(shape[3], int) and not isinstance(shape[1], int):
+        nodes = [node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]), node("Conv", ["t", "w"], ["y"])]
+        channels = shape[3]
+    else:
+        nodes = [node("Conv", ["x", "w"], ["y"])]
+    proto = build(nodes, {"x": shape}, {"y": ["n", 4, None, None]}, {"w": normal(4, channels, 1, 1)}, opset=opset)
+    onnx.save(proto, str(place / "model.onnx"))
+    return place / "model.onnx"
+
+
+def made(place, *words):
+    out = place / "made.toml"
+    assert invoke(["new", str(place / "model.onnx"), "--out", str(out), "--force", *map(str, words)]) == 0
+    return Recipe.load(out), out.read_text()
+
+
+@PILLOW
+def test_images_for_a_model_of_any_size_take_the_first_ones(place, capsys):
+    network(place, ["n", 3, "h", "w"])
+    recipe, text = made(place, "--data", place / "photos")
+    assert recipe.calibration.images.size == [12, 20]
+    assert "is the first image's: check it (0.png has [12, 20])" in text
+    assert recipe.calibration.images.mean == [0.0] * 3 and recipe.calibration.images.std == [1.0] * 3
+    assert recipe.profile[0].shapes["x"] == {"min": [1, 3, 12, 20], "opt": [8, 3, 12, 20], "max": [32, 3, 12, 20]}
+    assert invoke(["check", str(place / "made.toml")]) == 0
+    assert "calibration: 5 samples\nevaluation: 1 sample\n" in capsys.readouterr().out
+
+
+@PILLOW
+def test_photographs_are_no_size_for_a_model(place):
+    network(place, ["n", 3, "h", "w"])
+    png(place / "photos" / "0.png", 700, 900)
+    recipe, text = made(place, "--data", place / "photos")
+    assert recipe.calibration.images.size == [224, 224]
+    assert "is a guess: check it (0.png has [700, 900])" in text
+
+
+def test_without_pillow_the_recipe_is_written_all_the_same(place, capsys, monkeypatch):
+    import sys
+
+    network(place, ["n", 3, "h", "w"])
+    monkeypatch.setattr("toolkit.data.images.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    recipe, text = made(place, "--data", place / "photos")
+    assert recipe.calibration.images.size == [224, 224] and "(Pillow is not installed)" in text
+    said = complain(place, capsys, "check", str(place / "made.toml"))
+    assert "needs Pillow" in said and "pip install 'qtool[images]'" in said
+
+
+@PILLOW
+@pytest.mark.parametrize(
+    ("shape", "size", "layout", "colour", "sample"),
+    [
+        (["n", 3, 16, 24], None, "nchw", "rgb", [3, 16, 24]),
+        (["n", 1, "h", 24], [12, 24], "nchw", "gray", [1, 12, 24]),
+        (["n", "h", "w", 3], [12, 20], "nhwc", "rgb", [12, 20, 3]),
+    ],
+)
+def test_what_the_model_fixes_is_kept(place, capsys, shape, size, layout, colour, sample):
+    network(place, shape)
+    recipe, _ = made(place, "--data", place / "photos")
+    images = recipe.calibration.images
+    assert (images.size, images.layout, images.colour) == (size, layout, colour)
+    assert recipe.profile[0].shapes["x"]["min"] == [1, *sample]
+    assert invoke(["check", str(place / "made.toml")]) == 0
+
+
+@PILLOW
+def test_test_images_have_no_labels_and_so_no_metric(place, capsys):
+    network(place, ["n", 3, "h", "w"])
+    recipe, text = made(place, "--data", place / "photos", "--test", place / "photos")
+    assert recipe.evaluation.metric is None and recipe.evaluation.budget.min_sqnr_db == 20
+    assert "Images have no labels" in text
+    assert invoke(["check", str(place / "made.toml")]) == 0
+
+
+def test_images_for_a_model_that_takes_none(place, capsys):
+    onnx.save(build([node("Relu", ["x"], ["y"])], {"x": ["n", 8]}, {"y": ["n", 8]}), str(place / "model.onnx"))
+    said = complain(place, capsys, "new", str(place / "model.onnx"), "--data", str(place / "photos"))
+    assert "'x' ['n', 8]" in said and ".npz" in said
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ("", ["made.toml:8", "[calibration] images.size is not given", "['n', 3, 'h', 'w']", "images = { size = [224, 224] }"]),
+        ("images = { size = [4] }", ["made.toml:10", "[calibration] images.size is [4], not [height, width]"]),
+        ("images = { size = [4, 4], mean = [1, 2] }", ["made.toml:10", "[calibration] images.mean is [1.0, 2.0]"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("table", ["calibration", "evaluation"])
+def test_the_settings_of_images_have_a_place_in_the_recipe(place, capsys, images, words, table):
+    network(place, ["n", 3, "h", "w"])
+    np.savez(place / "data.npz", x=normal(8, 3, 4, 4))
+    data = {"calibration": "data.npz", "evaluation": "data.npz", table: "photos"}
+    (place / "made.toml").write_text(
+        f"""[model]
+path = "model.onnx"
+
+[[profile]]
+name = "default"
+shapes.x = {{ min = [1, 3, 4, 4], opt = [2, 3, 4, 4], max = [8, 3, 8, 8] }}
+
+[calibration]
+data = "{data["calibration"]}"
+{images}
+
+[evaluation]
+data = "{data["evaluation"]}"
+"""
+    )
+    said = complain(place, capsys, "check", str(place / "made.toml"))
+    if table == "evaluation" and images:
+        # settings for images are wrong for a calibration archive only where they are read
+        assert "[calibration] images" in said
+    for word in words:
+        assert word in said, said
+
+
+def test_the_only_profile_is_called_default(place):
+    network(place, ["n", 3, "h", "w"])
+    np.savez(place / "data.npz", x=normal(8, 3, 4, 4))
+    recipe, _ = made(place, "--data", place / "data.npz")
+    assert [profile.name for profile in recipe.profile] == ["default"]

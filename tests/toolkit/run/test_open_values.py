@@ -1,0 +1,181 @@
+"""The opened engine run on samples, with onnxruntime in the engine's place: quantized, float, lossy, or crashing."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+
+from passes.strip_qdq import StripQDQ
+from tests.conftest import MODELS
+from tests.toolkit.backends.payoff_stand_in import StandIn
+from tests.toolkit.run.test_device import FakeEngine
+from toolkit import Context, Model, run
+from toolkit.backends import choose, device_job, process
+from toolkit.base import gpu
+from toolkit.base.errors import BackendError
+from toolkit.base.gpu import Gpu
+from toolkit.contract.journal import Journal
+from toolkit.report.html import render_html
+from toolkit.report.terminal import to_text
+from toolkit.run import open_values as run_open_values
+
+RECIPE = """
+[model]
+path = "{model}"
+[[profile]]
+name = "small"
+shapes.image = {{ min = [1, 1, 8, 8], opt = [4, 1, 8, 8], max = [8, 1, 8, 8] }}
+[[profile]]
+name = "large"
+shapes.image = {{ min = [16, 1, 8, 8], opt = [16, 1, 8, 8], max = [32, 1, 8, 8] }}
+[calibration]
+data = "{data}"
+samples = 32
+[[pass]]
+use = "fold_constants"
+[[pass]]
+use = "fold_batchnorm"
+[[pass]]
+use = "insert_qdq"
+[engine]
+open = true
+"""
+
+
+class Opened(StandIn):
+    """An "engine" that is an ONNX file; the opened one hands out its marked tensors, of either form, all opaque."""
+
+    form, typing = "quantized", "weak"
+
+    def build(self, model_path, profiles, settings, log=None, progress=None, extras=None):
+        marked = extras.opened
+        built = super().build(model_path, profiles, settings, extras=SimpleNamespace(opened=()))
+        model = Model.load(model_path)
+        self.opened[-1] = marked
+        if marked and self.form == "float":
+            StripQDQ()(model, Context())
+        proto = model.to_proto()
+        if self.form != "mute":
+            proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in marked)
+        built.engine = proto.SerializeToString()
+        return built
+
+
+class Runner(FakeEngine):
+    """Runs it, its inner tensors in float16 as marked outputs are."""
+
+    feeds: list = []  # noqa: RUF012
+
+    def run(self, feeds, profile):
+        assert self.profiles[profile].fits({name: values.shape for name, values in feeds.items()})
+        found = self.session.run(feeds)
+        if len(found) > 1:
+            Runner.feeds.append((profile, len(feeds["image"])))
+        return {name: values if name == "logits" else values.astype(np.float16) for name, values in found.items()}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    names = [n.name for n in Model.load(MODELS / "digits_cnn.onnx").nodes if n.op in ("Conv", "Gemm")]
+    backend = Opened(dict.fromkeys(names, 1.0), dict.fromkeys(names, 0.5), {"small": 1.0, "large": 2.0}, opaque=True)
+
+    def run_job(job, request, log=None, progress=None):
+        assert job == "run_engine"
+        return json.loads(
+            json.dumps(device_job.run_batches(json.loads(json.dumps(request)), SimpleNamespace(progress=progress)))
+        )
+
+    monkeypatch.setattr(choose, "choose", lambda name="auto": (backend, "a stand-in"))
+    monkeypatch.setattr(gpu, "find_gpu", lambda: Gpu("NVIDIA Test", "9.0"))
+    monkeypatch.setattr(process, "run_job", run_job)
+    monkeypatch.setattr(device_job, "EngineRunner", Runner)
+    monkeypatch.setattr(Runner, "feeds", [])
+    path = tmp_path / "r.toml"
+    path.write_text(RECIPE.format(model=MODELS / "digits_cnn.onnx", data=MODELS / "digits_calibration.npz"))
+    return backend, path, tmp_path / "out"
+
+
+def opened_layers(result):
+    return [x for x in result.report.layers if x.actual.opened is not None and x.actual.opened.values is not None]
+
+
+def notes(folder):
+    return [e for e in Journal.from_jsonl((folder / "journal.jsonl").read_text()).events if e.by == "open"]
+
+
+@pytest.mark.parametrize(("form", "verdict"), [("quantized", "as quantized"), ("float", "as float")])
+def test_the_verdict_is_what_the_engine_computed(place, form, verdict):
+    backend, path, out = place
+    backend.form = form
+    result = run(path, out)
+    layers = opened_layers(result)
+    products = [x for x in layers if x.op in ("Conv", "Gemm")]
+    assert len(products) >= 2, notes(out)
+    assert {x.actual.opened.values.verdict for x in products} == {verdict}
+    for layer in products:
+        opened, values = layer.actual.opened, layer.actual.opened.values
+        assert layer.status == "opaque" and layer.actual.precision is None
+        assert (str(opened.precision), opened.source) == (
+            ("int8", "values") if form == "quantized" else ("None", "inspector")
+        )
+        assert values.samples == 16 and values.engine.sqnr_db is not None
+        nearer = values.to_quantized_db - values.to_float_db
+        assert nearer >= 6 if form == "quantized" else nearer <= -6
+        assert (values.engine.sqnr_db > values.simulated.sqnr_db + 6) is (form == "float")
+        assert verdict in layer.reason and "dB of the INT8 simulation" in layer.reason
+        assert layer.reason.count("marked tensors break fusions") == 1
+        assert ("Q and DQ kernels would give the same" in layer.reason) is (form == "quantized")
+    # what nobody asked to quantize gets no precision, whatever its values are
+    assert all(x.actual.opened.precision is None for x in layers if str(x.asked.precision) != "int8")
+    assert {profile for profile, _ in Runner.feeds} == {"small", "large"} and len(Runner.feeds) == 32
+    said = [e.reason for e in notes(out) if "ran 16 samples in 32 runs" in e.reason]
+    assert said and f": {len(layers)} {verdict}" in said[0]
+    assert "by their values once opened" in to_text(result.report) and verdict in render_html(result.report)
+    assert {s.status for s in run(path, out).steps} == {"reused"}
+
+
+def test_a_crash_is_noted_fails_nothing_and_is_tried_again(place, monkeypatch):
+    _, path, out = place
+    ran = process.run_job
+
+    def crash(job, request, log=None, progress=None):
+        if request["engine"].endswith("opened.engine"):
+            raise BackendError("the process that ran 'run_engine' was ended by SIGSEGV", remedy="try another version")
+        return ran(job, request, log, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "run_job", crash)
+        result = run(path, out)
+    assert result.exit_status == 0 and not opened_layers(result) and result.report.device.status == "ran"
+    assert any(x.actual.opened is not None for x in result.report.layers)
+    failed = [e for e in notes(out) if e.rule == run_open_values.FAILED]
+    assert len(failed) == 1 and "SIGSEGV" in failed[0].reason
+    again = run(path, out)
+    assert next(s.status for s in again.steps if s.name == "open") == "done" and opened_layers(again)
+
+
+def test_an_engine_that_hands_nothing_out_is_said(place):
+    backend, path, out = place
+    backend.form = "mute"
+    assert not opened_layers(run(path, out))
+    assert any("can be compared: the engine hands out 0 of them" in e.reason for e in notes(out))
+
+
+def test_without_a_gpu_or_with_the_check_switched_off_it_is_not_run_and_that_is_said(place):
+    _, path, out = place
+    assert not opened_layers(run(path, out, device_check=False)) and Runner.feeds == []
+    assert any("not known: switched off by --no-device-check" in e.reason for e in notes(out))
+    assert opened_layers(run(path, out))
+
+
+def test_too_large_tensors_and_runs_are_left_out_and_said(place, monkeypatch):
+    _, path, out = place
+    monkeypatch.setattr(run_open_values, "_RUN_BYTES", 8 * 1024)
+    result = run(path, out)
+    assert opened_layers(result) and {profile for profile, _ in Runner.feeds} == {"small"}
+    text = " ".join(e.reason for e in notes(out))
+    assert "16 more runs were left out, their tensors being too large" in text and "tensors were not compared" in text

@@ -1,0 +1,182 @@
+"""Models that come quantized: refused where TensorRT takes none of it, and never taken for float models."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from passes.strip_qdq import StripQDQ
+from tests.conftest import build, node, normal
+from tests.conftest import run as infer
+from tests.toolkit.conftest import GOOD, complain
+from toolkit import Model
+from toolkit.base.code import import_path
+from toolkit.cli.main import invoke
+from toolkit.contract.journal import Journal
+from toolkit.graph.header import read_header
+from toolkit.run.pipeline import Pipeline
+from toolkit.run.recipe import Recipe
+from toolkit.run.steps import RunFolder
+
+
+def integers(domain=""):
+    scale, zero = np.float32(0.1), np.uint8(128)
+    made = node("QLinearMatMul", ["q", "s", "z", "w", "s", "z", "s", "z"], ["m"])
+    if domain:
+        made = node("QGemm", ["q", "s", "z", "w", "s", "z"], ["m"])
+        made.domain = domain
+    proto = build(
+        [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["y"])],
+        {"x": ["n", 4]}, {"y": ["n", 4]}, {"s": scale, "z": zero, "w": np.full((4, 4), 130, np.uint8)},
+    )  # fmt: skip
+    proto.graph.node[1].input[0] = "m"
+    proto.graph.node.insert(1, made)
+    if domain:
+        proto.opset_import.add(domain=domain, version=1)
+    return proto
+
+
+@pytest.mark.parametrize(("domain", "op"), [("", "QLinearMatMul 1"), ("com.microsoft", "QGemm 1")])
+@pytest.mark.parametrize("command", ["run", "check", "new", "calibrate"])
+def test_integer_operators_are_refused_by_name_before_anything_is_done(place, capsys, monkeypatch, command, domain, op):
+    onnx.save(integers(domain), str(place / "model.onnx"))
+    np.savez(place / "data.npz", x=normal(12, 4))
+    monkeypatch.setattr(Pipeline, "_prepare", lambda self: pytest.fail("a step was begun"))
+    target = place / "model.onnx" if command == "new" else place / "recipe.toml"
+    out = [] if command == "check" else ["--out", str(place / "made")]
+    said = complain(place, capsys, command, str(target), *out)
+    assert f"this model is quantized with {'integer' if domain else 'QLinear*'} operators ({op})" in said
+    assert "model.onnx" in said and "Export the float model" in said
+    assert not (place / "made").is_file()
+
+
+def test_operators_of_subgraphs_count_too(place, capsys):
+    proto = integers()
+    branch = onnx.helper.make_graph(
+        [n for n in proto.graph.node if n.op_type == "QLinearMatMul"], "then", [],
+        [onnx.helper.make_tensor_value_info("m", TensorProto.UINT8, None)],
+    )  # fmt: skip
+    choose = onnx.helper.make_node("If", ["c"], ["m"], then_branch=branch, else_branch=branch)
+    del proto.graph.node[1]
+    proto.graph.node.insert(1, choose)
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("c", TensorProto.BOOL, []))
+    onnx.save(proto, str(place / "model.onnx"))
+    assert "QLinearMatMul 2" in complain(place, capsys, "check", str(place / "recipe.toml"))
+
+
+def quantized(place):
+    """What qtool itself makes of the model of ``place``, in its place."""
+    assert invoke(["run", str(place / "recipe.toml"), "--out", str(place / "first")]) == 0
+    (place / "float.onnx").write_bytes((place / "model.onnx").read_bytes())
+    (place / "model.onnx").write_bytes((place / "first" / "model.onnx").read_bytes())
+
+
+WORDS = "the model has 2 Q/DQ pairs already: results are compared with that quantized model, not with a float one"
+
+
+def test_a_model_with_pairs_is_called_that_unless_they_are_stripped(place, capsys):
+    quantized(place)
+    capsys.readouterr()
+    assert invoke(["check", str(place / "recipe.toml")]) == 0
+    assert f"warning: {WORDS}; add strip_qdq to begin from float" in capsys.readouterr().out
+    assert invoke(["check", str(place / "recipe.toml"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["warnings"] and not any("Q/DQ" in note for note in found["notes"])
+    assert invoke(["run", str(place / "recipe.toml"), "--out", str(place / "out")]) in (0, 1)
+    events = [json.loads(line) for line in (place / "out" / "journal.jsonl").read_text().splitlines()]
+    assert [e["reason"].startswith(WORDS) for e in events if e.get("rule") == "quantized-source"] == [True]
+    assert WORDS in " ".join(capsys.readouterr().out.split())
+
+    text = GOOD.replace("[[pass]]", '[[pass]]\nuse = "strip_qdq"\n\n[[pass]]', 1)
+    (place / "recipe.toml").write_text(text)
+    assert invoke(["check", str(place / "recipe.toml")]) == 0
+    assert "Q/DQ pairs already" not in capsys.readouterr().out
+    assert invoke(["run", str(place / "recipe.toml"), "--out", str(place / "out")]) in (0, 1)
+    assert "quantized-source" not in (place / "out" / "journal.jsonl").read_text()
+
+
+def test_with_strip_qdq_results_are_compared_with_the_float_model(place):
+    quantized(place)
+    text = GOOD.replace("[[pass]]", '[[pass]]\nuse = "strip_qdq"\n\n[[pass]]', 1)
+    (place / "recipe.toml").write_text(text)
+    pipeline = Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))
+    samples = {"x": normal(2, 3, 4, 4, seed=9)}
+    wanted = StripQDQ()(Model.load(place / "model.onnx"))
+    assert np.array_equal(infer(pipeline.reference(), samples)[0], infer(wanted, samples)[0])
+    assert not np.array_equal(infer(pipeline.source(), samples)[0], infer(wanted, samples)[0])
+    # the quantized form of a model is its own reference only where nothing is stripped
+    (place / "recipe.toml").write_text(GOOD)
+    plain = Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))
+    assert plain.reference() is plain.source()
+
+
+def test_the_pairs_are_taken_out_once_whoever_asks_first(place, monkeypatch):
+    quantized(place)
+    (place / "recipe.toml").write_text(GOOD.replace("[[pass]]", '[[pass]]\nuse = "strip_qdq"\n[[pass]]', 1))
+    stripped, apply = [], StripQDQ.apply
+    monkeypatch.setattr(StripQDQ, "apply", lambda self, *of: (stripped.append(self), apply(self, *of))[1])
+    pipeline = Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))
+    assert pipeline.reference() is not pipeline.source() and len(stripped) == 1
+
+
+def test_strip_by_its_modules_name_counts_and_what_it_does_not_name_stays(place, capsys):
+    quantized(place)
+    strip = '[[pass]]\nuse = "{use}"\n{more}\n[[pass]]'
+    (place / "mine_abc.py").write_text("from passes.strip_qdq import StripQDQ\n")
+    recipe, out = place / "recipe.toml", place / "out"
+    for use, more, told in (
+        ("mine_abc:StripQDQ", "", False), ("strip_qdq", 'nodes = ["made_by_an_earlier_pass"]\n', True),
+    ):  # fmt: skip
+        recipe.write_text(GOOD.replace("[[pass]]", strip.format(use=use, more=more), 1))
+        pipeline = Pipeline(Recipe.load(recipe), RunFolder(out), allow_code=True)
+        with import_path(place):
+            journal = Journal()
+            pipeline.source(journal)
+            assert any(event.rule == "quantized-source" for event in journal) == told
+            assert (pipeline.reference() is pipeline.source()) == told
+            assert pipeline.evaluate_key()["stripped"]
+
+
+def test_operators_of_other_domains_are_not_taken_for_integer_ones(place):
+    onnx.save(integers("com.microsoft"), str(place / "model.onnx"))
+    assert read_header(place / "model.onnx").ops["QGemm"] == 1
+    onnx.save(integers("my.plugins"), str(place / "model.onnx"))
+    assert "QGemm" not in read_header(place / "model.onnx").ops
+
+
+def test_the_reference_is_part_of_the_keys(place):
+    quantized(place)
+    keys = []
+    for text in (GOOD, GOOD.replace("[[pass]]", '[[pass]]\nuse = "strip_qdq"\n\n[[pass]]', 1)):
+        (place / "recipe.toml").write_text(text)
+        keys.append(Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "none")).evaluate_key())
+    assert keys[0] != keys[1]
+
+
+def test_new_takes_the_pairs_out(place, capsys):
+    quantized(place)
+    out = place / "fresh.toml"
+    words = ["new", str(place / "model.onnx"), "--data", str(place / "data.npz"), "--out", str(out)]
+    assert invoke(words) == 0
+    assert [entry["use"] for entry in Recipe.load(out).passes][:2] == ["fold_constants", "strip_qdq"]
+    assert "# The model has 2 Q/DQ pairs" in out.read_text()
+    capsys.readouterr()
+    assert invoke(["check", str(out)]) == 0
+    assert "warning" not in capsys.readouterr().out
+    assert invoke(["new", str(place / "float.onnx"), "--out", str(out), "--force"]) == 0
+    assert "strip_qdq" not in out.read_text()
+
+
+def test_notes_on_a_model_are_said_to_whoever_asks(place):
+    from toolkit.contract.journal import Journal
+
+    quantized(place)
+    pipeline = Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))
+    pipeline.source()
+    late = Journal()
+    pipeline.source(late)
+    assert [event.rule for event in late] == ["quantized-source"]

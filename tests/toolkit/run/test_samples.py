@@ -1,0 +1,122 @@
+"""Samples that cannot be measured on are refused before anything is built, and by ``qtool check``."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.conftest import digits_recipe
+from tests.toolkit.conftest import complain
+from toolkit.base.errors import DataError
+from toolkit.cli.main import invoke
+from toolkit.evaluation.metrics import make_metric
+from toolkit.run.pipeline import Pipeline
+
+
+@pytest.fixture
+def place(tmp_path):
+    text = digits_recipe(tmp_path).replace('"auto"', '"none"')
+    (tmp_path / "recipe.toml").write_text(text)
+    return tmp_path
+
+
+def change(place, **arrays):
+    """Write the test data anew; None leaves an array out."""
+    with np.load(place / "digits_test.npz") as archive:
+        held = {**archive, **arrays}
+    np.savez(place / "digits_test.npz", **{name: value for name, value in held.items() if value is not None})
+
+
+def arrays(place):
+    with np.load(place / "digits_test.npz") as archive:
+        return dict(archive)
+
+
+def broken(value, at, where):
+    value = value.copy()
+    value[at] = where
+    return value
+
+
+FAULTS = {
+    "no labels": (lambda a: {"label": None}, "there are no labels"),
+    "name of the labels": (lambda a: {"label": None, "lable": a["label"]}, "'lable' is neither an input"),
+    "number of labels": (lambda a: {"label": a["label"][:5]}, "the numbers of samples differ"),
+    "shape of labels": (lambda a: {"label": np.stack([a["label"]] * 2, 1)}, "labels have shape [1, 2], the output [1, 10]"),
+    "labels beyond the classes": (
+        lambda a: {"label": broken(a["label"], 3, 10)}, "sample 3: the label is 10, and the output has 10 classes",
+    ),
+    "labels that are words": (lambda a: {"label": a["label"].astype(str)}, "not numbers of classes"),
+    "labels that are no number": (lambda a: {"label": broken(a["label"].astype(float), 0, np.nan)}, "not numbers of classes"),
+    "labels without end": (lambda a: {"label": broken(a["label"].astype(float), 5, np.inf)}, "not numbers of classes"),
+    "NaN": (lambda a: {"image": broken(a["image"], (2, 0, 0, 0), np.nan)}, "sample 2, input 'image': the value at"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_faults_of_the_test_data_are_found_first(place, capsys, monkeypatch, case):
+    make, words = FAULTS[case]
+    change(place, **make(arrays(place)))
+    monkeypatch.setattr(Pipeline, "_prepare", lambda self: pytest.fail("a step was begun"))
+    for said in (complain(place, capsys), complain(place, capsys, "check", str(place / "recipe.toml"))):
+        assert words in said, said
+        assert "digits_test.npz" in said and "calibration needs" not in said.lower()
+
+
+def test_check_looks_at_every_sample_and_a_run_at_the_first_batch(place, capsys, monkeypatch):
+    held = arrays(place)
+    last = len(held["label"]) - 1
+    change(place, label=broken(held["label"], last, 99))
+    said = complain(place, capsys, "check", str(place / "recipe.toml"))
+    assert f"sample {last}: the label is 99" in said
+    monkeypatch.setattr(Pipeline, "_prepare", lambda self: (_ for _ in ()).throw(DataError("the passes began")))
+    assert "the passes began" in complain(place, capsys)
+
+
+def test_a_metric_of_the_users_that_fails(place, capsys, monkeypatch):
+    (place / "mine_xyz.py").write_text(
+        "class Odd:\n    higher_is_better = True\n    def update(self, outputs, labels):\n        1 / 0\n"
+        "    def value(self):\n        return 0.0\n"
+    )
+    (place / "recipe.toml").write_text((place / "recipe.toml").read_text().replace('"top1"', '"mine_xyz:Odd"'))
+    said = complain(place, capsys, "check", str(place / "recipe.toml"), "--allow-code")
+    assert "the metric 'mine_xyz:Odd' failed on the first sample: ZeroDivisionError" in said and "recipe.toml:" in said
+
+
+def test_a_metric_that_needs_several_samples_gets_them(place):
+    (place / "pairs_xyz.py").write_text(
+        "class Several:\n    higher_is_better = True\n    def update(self, outputs, labels):\n"
+        "        assert len(outputs['logits']) > 1\n    def value(self):\n        return 1.0\n"
+    )
+    (place / "recipe.toml").write_text((place / "recipe.toml").read_text().replace('"top1"', '"pairs_xyz:Several"'))
+    assert invoke(["run", str(place / "recipe.toml"), "--out", str(place / "out"), "--allow-code"]) == 0
+
+
+def test_samples_are_looked_at_again_only_where_something_changed(place, monkeypatch):
+    looked = []
+    monkeypatch.setattr("toolkit.run.samples.fit", lambda pipeline, data, count: looked.append(count))
+    words = ["run", str(place / "recipe.toml"), "--out", str(place / "out")]
+    assert invoke(words) == invoke(words) == 0
+    assert looked == [32]
+    change(place, label=arrays(place)["label"][::-1])
+    assert invoke(words) in (0, 1)
+    assert looked == [32, 32]
+
+
+def test_check_counts_by_profile_only_where_there_are_several(place, capsys):
+    assert invoke(["check", str(place / "recipe.toml")]) == 0
+    several = capsys.readouterr().out
+    text = (place / "recipe.toml").read_text()
+    second = text.index("[[profile]]", text.index("[[profile]]") + 1)
+    (place / "recipe.toml").write_text(text[:second] + text[text.index("[calibration]"):])
+    assert invoke(["check", str(place / "recipe.toml")]) == 0
+    one = capsys.readouterr().out
+    samples = len(arrays(place)["label"])
+    assert f"evaluation: {samples} samples (" in several and f"evaluation: {samples} samples\n" in one
+
+
+@pytest.mark.parametrize(("metric", "label"), [("exact", (4, 2)), ("top1", (4, 1)), ("mse", (4,)), ("mse", (4, 5))])
+def test_labels_of_another_shape_are_never_broadcast(metric, label):
+    outputs = {"y": np.zeros((4, 1) if metric == "mse" else (4, 3), np.float32)}
+    with pytest.raises(DataError, match="labels have shape"):
+        make_metric(metric).update(outputs, {"label": np.zeros(label, np.int64)})

@@ -1,0 +1,94 @@
+"""Outputs that cannot be written: every command says the place and the remedy, and nobody calls it a bug."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.toolkit.conftest import complain
+from toolkit.base.errors import OutputError
+from toolkit.base.files import write_text
+from toolkit.base.log import Log
+from toolkit.cli.main import invoke
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk on which nothing more fits."""
+
+    def refuse(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", refuse)
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, full):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(OutputError, match=r"a\.txt: it cannot be written: No space left on device. Free some space"):
+        write_text(tmp_path / "a.txt", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_log_of_outcomes_says_its_place_too(tmp_path, monkeypatch):
+    log = Log(tmp_path / "log.jsonl", "print")
+    shutil.rmtree(tmp_path)
+    with pytest.raises(OutputError, match=r"log\.jsonl: it cannot be written: No such file"):
+        log.add("key", {"value": 1})
+
+
+COMMANDS = {
+    "run": lambda p: ["run", p / "recipe.toml", "--out", p / "file" / "out"],
+    "new": lambda p: ["new", p / "model.onnx", "--out", p / "file" / "new.toml"],
+    "calibrate": lambda p: ["calibrate", p / "recipe.toml", "--out", p / "file" / "c.npz"],
+    "merge": lambda p: ["merge", p / "part.npz", "--out", p / "file" / "c.npz"],
+    "sensitivity": lambda p: ["sensitivity", p / "recipe.toml", "--fast", "--out", p / "file" / "out"],
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_a_folder_that_is_a_file(place, capsys, case):
+    (place / "file").write_text("")
+    if case == "merge":
+        assert invoke(["calibrate", str(place / "recipe.toml"), "--out", str(place / "part.npz")]) == 0
+    said = complain(place, capsys, *map(str, COMMANDS[case](place)))
+    assert f"{place / 'file'}{os.sep}" in said and "cannot be written: a folder of its path is a file" in said
+    assert "bug" not in said
+
+
+def test_compare_onto_a_folder(place, capsys):
+    out = str(place / "out")
+    assert invoke(["run", str(place / "recipe.toml"), "--out", out]) == 0
+    (place / "page").mkdir()
+    said = complain(place, capsys, "compare", out, out, "--html", str(place / "page"))
+    assert f"{place / 'page'}: it cannot be written: Is a directory" in said
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_run(place, capsys, full):
+    said = complain(place, capsys)
+    assert str(place / "out") in said and "No space left on device" in said and "bug" not in said
+
+
+def test_a_recipe_that_may_not_be_read(place, capsys, monkeypatch):
+    def refuse(self, *arguments, **named):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    said = complain(place, capsys, "check", str(place / "recipe.toml"))
+    assert said == f"qtool: {place / 'recipe.toml'}: Permission denied. Name a place that you may read and write"
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    words = [sys.executable, "-m", "toolkit.cli.main", "schema", "recipe"]
+    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    child.stdout.close()
+    said = child.stderr.read().decode()
+    child.stderr.close()
+    child.wait()
+    assert "bug" not in said and "Traceback" not in said

@@ -1,0 +1,78 @@
+"""Models in which it is known which layers quantization harms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from tests.conftest import MODELS, build, node, normal
+from toolkit import Context, Model
+from toolkit.calibration.provider import Calibrator
+from toolkit.data.dataset import CalibrationData
+from toolkit.graph.model import make_constant, make_node
+from toolkit.simulation.simulation import Settings, Simulation
+from toolkit.simulation.switches import wanted_tensors
+
+Array = np.ndarray[Any, Any]
+
+
+def trained(name: str) -> Model:
+    """A model of models/ with its normalizations folded."""
+    from passes.fold_batchnorm import FoldBatchNorm
+    from passes.fold_constants import FoldConstants
+
+    model = Model.load(MODELS / f"{name}.onnx")
+    FoldConstants()(model)
+    FoldBatchNorm()(model)
+    return model
+
+
+def damage(model: Model, layer: str, channel: int = 0, factor: float = 300.0) -> None:
+    """Scale one input channel of a layer up and its weights down: the same function, and a ruined activation range."""
+    made = model.node(layer)
+    source = made.inputs[0]
+    weight = np.array(model.constant(made.inputs[1]))
+    axis = {"Conv": 1, "Gemm": 1 if made.attrs.get("transB", 0) else 0, "MatMul": 0}[made.op]
+    rank = model.facts().rank(source.name)
+    assert rank is not None
+    scale = np.ones(weight.shape[axis], np.float32)
+    scale[channel % len(scale)] = factor
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    spread = [1] * rank
+    spread[1 if made.op in ("Conv", "Gemm") else -1] = -1
+    out = gs.Variable(f"{layer} damaged", dtype=source.dtype, shape=source.shape)
+    constant = make_constant(f"{layer} damage", scale.reshape(spread))
+    model.graph.nodes.append(make_node("Mul", f"{layer} mul", [source, constant], [out]))
+    made.inputs[0] = out
+    made.inputs[1] = make_constant(f"{layer} weight", (weight / scale.reshape(shape)).astype(np.float32))
+    model.tidy()
+
+
+def simulation(model: Model, source: Any, method: str = "minmax", **settings: Any) -> Simulation:
+    """A simulation calibrated on the samples that it runs."""
+    data = CalibrationData.open(source, model, labels=settings.get("metric") is not None)
+    context = Context(provider=Calibrator(data, method=method))
+    ranges = context.ranges(model, wanted_tensors(model, model.facts()))
+    return Simulation(model, ranges, data, settings=Settings(**settings))
+
+
+def chain(layers: int = 6, width: int = 16) -> Model:
+    """MatMul and Relu, over and over, on [n, width]."""
+    nodes, weights, tensor = [], {}, "x"
+    for i in range(layers):
+        weights[f"w{i}"] = normal(width, width, seed=i, scale=1.4 / width**0.5)
+        out = "y" if i == layers - 1 else f"m{i}"
+        nodes.append(node("MatMul", [tensor, f"w{i}"], [out], name=f"layer{i}"))
+        if out != "y":
+            nodes.append(node("Relu", [out], [f"r{i}"]))
+        tensor = f"r{i}"
+    return Model.from_proto(build(nodes, {"x": ["n", width]}, {"y": ["n", width]}, weights))
+
+
+def feeds(count: int = 24, width: int = 16) -> list[dict[str, Array]]:
+    """Seeded samples of [1, width]."""
+    values = normal(count, width, seed=99)
+    return [{"x": row[None]} for row in values]

@@ -1,0 +1,96 @@
+"""Causes read off ranges and weights, each with a remedy that exists."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.toolkit.search.planted import chain
+from toolkit import Precision
+from toolkit.calibration.diagnosis import Unlike
+from toolkit.calibration.ranges import Range
+from toolkit.graph.layer_weights import LayerWeights
+from toolkit.graph.model import make_constant
+from toolkit.search.causes import KEEP, cheap, other_method, range_causes, rounding, weight_causes, weight_sqnr_db
+
+
+def known(amax=4.0, mse=4.0, **diagnosis):
+    return Range(amax, "entropy", diagnosis={"amax": {"mse": mse}, **diagnosis})
+
+
+def test_the_method_with_less_error_is_named_only_where_its_range_differs():
+    assert other_method("t", known(4.0, 4.2)) == ""
+    assert other_method("t", known(4.0, 2.0)) == '[calibration] methods = { "t" = "mse" }'
+    assert other_method("t", Range(4.0, "manual")) == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "remedy"),
+    [
+        ({"uneven": 20.0, "passes": ["smooth"]}, "uneven-channels", "the pass smooth"),
+        ({"uneven": 20.0}, "uneven-channels", KEEP),
+        ({"shared": 5.0}, "shared-scale", "exclude the Concat"),
+        ({"unlike": Unlike("t", "a", "b", 3.0)}, "profiles", "[calibration] weights"),
+    ],
+)
+def test_each_cause_of_a_range(settings, kind, remedy):
+    (cause,) = range_causes("t", known(), **settings)
+    assert cause.kind == kind and cause.remedy.startswith(remedy) and cause.tensor == "t"
+
+
+def test_outliers_and_few_levels():
+    (cause,) = range_causes("t", known(8.0, 2.0, outlier_ratio=9.0, sqnr_db=20.0))
+    assert cause.kind == "outliers" and '"mse"' in cause.remedy and cause.value == 9.0
+    (cause,) = range_causes("t", known(sqnr_db=20.0))
+    assert cause.kind == "few-levels" and cause.remedy == KEEP
+    assert range_causes("t", known(sqnr_db=40.0, outlier_ratio=1.5)) == []
+
+
+def test_rounding_says_which_operand_carries_it_and_what_becomes_of_it():
+    cause = rounding({"weights": 45.0, "activations": 30.0}, 0.1, both=29.9, alone=20.0, one_sided=True)
+    assert "the activations carry most" in cause.text and "half of the levels" in cause.text
+    assert "9.9 dB worse: 20.0 dB at the output" in cause.text and "10.0% of" in cause.remedy
+    assert "hides 10.0 dB" in rounding({"weights": 30.0}, 0.1, both=30.0, alone=40.0).text
+    assert "share the noise" in rounding({"weights": 30.0, "activations": 30.5}, 0.1, both=27.0).text
+    # where nothing was run it is an estimate, and nothing is said about settings that were not tried
+    guess = rounding({"weights": 30.0, "activations": 30.0}, 0.1)
+    assert "about 27.0 dB" in guess.text and "gains" not in guess.remedy
+    better = rounding({"weights": 30.0, "activations": 20.0}, 0.1, both=19.6, better=("a setting", 26.0))
+    assert better.remedy == "a setting (26.0 dB instead of 20.0 dB from the activations)"
+
+
+def test_weights_by_input_channel_and_their_own_sqnr():
+    model = chain(2, 32)
+    weight = np.array(model.constant(model.node("layer0").inputs[1]))
+    even = LayerWeights(model, model.node("layer0"))
+    assert weight_causes(even, "w", Precision.INT8, True) == []
+    weight[5] *= 100
+    model.node("layer0").inputs[1] = make_constant("uneven", weight)
+    layer = LayerWeights(model, model.node("layer0"))
+    (cause,) = weight_causes(layer, "uneven", Precision.INT8, False)
+    assert cause.value > 50 and cause.remedy == KEEP
+    assert weight_causes(layer, "uneven", Precision.INT8, True)[0].remedy == "the pass equalize"
+    assert weight_causes(layer, "uneven", Precision.FP8, True) == []
+    # a step of amax / 127, errors uniform within it
+    flat = np.linspace(-1, 1, 20_001, dtype=np.float32).reshape(-1, 1)
+    expected = 10 * np.log10(np.mean(flat.astype(np.float64) ** 2) / ((1 / 127) ** 2 / 12))
+    assert weight_sqnr_db(flat, 1, Precision.INT8) == pytest.approx(expected, abs=0.1)
+
+
+def test_cheap_names_share_and_weights():
+    layer = LayerWeights(model := chain(2, 32), model.node("layer0"))
+    assert cheap(0.5, layer) is None
+    assert "1.0% of" in cheap(0.01, layer).text and "1,024 weights" in cheap(0.01, layer).text
+
+
+def test_the_setting_advised_is_toml_whatever_the_name():
+    tomllib = pytest.importorskip("tomllib")
+    for name in ("it's", 'a"b', "a\nb", "[0]", "a\\b"):
+        text = other_method(name, known(4.0, 2.0))
+        section, _, rest = text.partition(" ")
+        assert tomllib.loads(f"{section}\n{rest}") == {"calibration": {"methods": {name: "mse"}}}
+
+
+def test_rounding_that_costs_nothing_is_no_trouble():
+    cause = rounding({"weights": float("inf")}, 0.5, alone=30.0)
+    assert cause.value == float("inf") and "exact at the layer itself" in cause.text and "inf" not in cause.text

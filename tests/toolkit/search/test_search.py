@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import pytest
+
+from tests.conftest import MODELS
+from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
+from toolkit.base.errors import RecipeError
+from toolkit.base.precision import Precision
+from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.outcome import Outcome
+from toolkit.search.cost import CostModel
+from toolkit.search.gpus import GPUS, find
+from toolkit.search.range_methods import alternatives, methods_of, whole_model
+from toolkit.search.search import Search
+from toolkit.simulation.runner import Runner
+
+
+def search(sim, budget, **settings):
+    return Search(sim, budget, CostModel(sim.switches, sim.facts, find("A10")), **settings).run()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "layer", "least"),
+    [
+        ("digits_cnn", "digits", "/block1/second/conv/Conv", 30.0),
+        ("digits_cnn", "digits", "/head/Gemm", 30.0),
+        ("strip_reader", "strip", "/encoder/2/ffn/reduce/MatMul", 33.0),
+    ],
+)
+def test_a_damaged_layer_is_found(name, data, layer, least):
+    model = trained(name)
+    damage(model, layer)
+    sim = simulation(model, str(MODELS / f"{data}_calibration.npz"), metric="top1")
+    found = search(sim, Budget(min_sqnr_db=least), try_ranges=False)
+    assert not found.plans[0].meets and found.best.meets
+    assert layer in found.best.kept and len(found.best.kept) <= 2
+    assert found.evaluations <= 2 * math.log2(len(sim.names)) + 8
+
+
+def test_two_layers_that_are_bad_and_hide_each_other():
+    model = chain(8)
+    damage(model, "layer1", factor=30_000)
+    damage(model, "layer5", channel=3)
+    found = search(simulation(model, feeds()), Budget(min_sqnr_db=26), try_ranges=False)
+    assert found.best.meets and set(found.best.kept) == {"layer1", "layer5"}
+
+
+def test_better_ranges_come_before_float_layers():
+    samples = feeds(64)
+    for sample in samples[:2]:
+        sample["x"] = sample["x"] * 1.0
+    samples[0]["x"][0, 0] = 3000.0
+    sim = simulation(chain(), samples, method="minmax")
+    with_ranges = search(sim, Budget(min_sqnr_db=-50))
+    assert with_ranges.best.kept == () and with_ranges.evaluations == 1
+
+
+def test_the_method_that_suits_the_whole_model_comes_before_any_layer():
+    sim = simulation(chain(), feeds())
+    right = dict(sim.switches.amax)
+    for name, amax in right.items():
+        sim.ranges.tensors[name].diagnosis["amax"] = {"minmax": 60 * amax, "entropy": 0.02 * amax, "mse": amax}
+    wrong = sim.rebased({name: 60 * amax for name, amax in right.items()})
+    found = search(wrong, Budget(min_sqnr_db=25))
+    assert not found.plans[0].meets and found.best.meets and found.best.kept == ()
+    assert found.best.amax == pytest.approx(right) and set(found.methods.values()) == {"mse"}
+    assert found.sensitivity is None and found.evaluations == 3
+
+
+def test_a_method_that_one_layer_speaks_for_is_not_forced_on_the_others():
+    model = chain(8)
+    damage(model, "layer3")
+    sim = simulation(model, feeds())
+    for name, known in sim.ranges.tensors.items():
+        ruined = name == "layer3 damaged"
+        known.diagnosis["amax"] = {"minmax": known.amax, "entropy": known.amax * (0.3 if ruined else 0.2)}
+    found = search(sim, Budget(min_sqnr_db=28))
+    assert found.best.meets and found.best.kept == ("layer3",)
+
+
+@pytest.mark.parametrize("least", [10.0, 26.0, 34.0, 45.0])
+def test_no_plan_that_was_tried_is_better_than_the_one_chosen(least):
+    model = chain(8)
+    damage(model, "layer2")
+    damage(model, "layer6", channel=3)
+    sim, budget = simulation(model, feeds()), Budget(min_sqnr_db=least)
+    found = search(sim, budget)
+    nearest = min(budget.distance(dict(plan.lacks)) for plan in found.plans)
+    assert budget.distance(dict(found.best.lacks)) == nearest
+    same = [plan for plan in found.plans if budget.distance(dict(plan.lacks)) == nearest]
+    assert found.best.quantized == max(plan.quantized for plan in same)
+    assert found.plans[0].kept == () and found.plans[0].amax == {}
+
+
+def test_the_choice_does_not_depend_on_threads():
+    model = chain(8)
+    damage(model, "layer3")
+    one, two = (search(simulation(model, feeds(64), threads=n, batch=16), Budget(min_sqnr_db=34)) for n in (1, 2))
+    assert one.plans == two.plans and one.best == two.best
+
+
+def test_the_budget_that_cannot_be_met_gives_the_nearest_plan(tmp_path):
+    sim = simulation(chain(), feeds())
+    found = search(sim, Budget(min_sqnr_db=45.0, max_ms=1e-9), best=tmp_path / "best.json")
+    assert not found.best.meets and "max_ms" in found.best.lacks
+    assert all(
+        found.best.outcome.noise <= plan.outcome.noise or not plan.lacks.get("min_sqnr_db") for plan in found.plans
+    )
+    assert "nearest" in found.notes[0]
+    assert json.loads((tmp_path / "best.json").read_text())["met"] is False
+
+
+def test_a_killed_search_goes_on_and_decides_the_same(tmp_path, monkeypatch):
+    model = chain(8)
+    damage(model, "layer3")
+    sim = simulation(model, feeds())
+    log, best = tmp_path / "search.jsonl", tmp_path / "best.json"
+
+    class Killed(Exception):
+        pass
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what == "search" and done == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        search(sim, Budget(min_sqnr_db=30), log=log, best=best, progress=kill)
+    assert json.loads(best.read_text())["best"]["kept"] is not None
+    first = search(sim, Budget(min_sqnr_db=30))
+    run: list[object] = []
+    plain = Runner.run
+    monkeypatch.setattr(Runner, "run", lambda self, config: run.append(config) or plain(self, config))
+    second = search(sim, Budget(min_sqnr_db=30), log=log, best=best)
+    assert second.best == first.best and run
+    run.clear()
+    third = search(sim, Budget(min_sqnr_db=30), log=log)
+    assert third.best == first.best and not run
+
+
+def test_the_front_holds_no_plan_that_another_beats():
+    model = chain(8)
+    damage(model, "layer3")
+    front = search(simulation(model, feeds()), Budget(min_sqnr_db=45)).front()
+    for a, b in itertools.pairwise(front):
+        assert a.seconds < b.seconds and a.outcome.noise > b.outcome.noise
+
+
+def test_budget_units_and_margin():
+    reference = Outcome(0.0, metric=0.95)
+    outcome = Outcome(0.01, agreement=0.98, metric=0.93, positions=100)
+    assert Budget(max_drop=0.03).lacks(outcome, reference) == {}
+    assert Budget(max_drop=0.01).lacks(outcome, reference)["max_drop"] == pytest.approx(0.01)
+    assert Budget(max_drop=0.03, margin=1.0).lacks(outcome, reference)["max_drop"] == pytest.approx(0.004)
+    assert Budget(min_sqnr_db=20, margin=1.0).lacks(outcome, reference)["min_sqnr_db"] == pytest.approx(1.0)
+    with pytest.raises(RecipeError, match="no budget"):
+        Budget()
+    with pytest.raises(RecipeError, match="metric"):
+        Budget(max_drop=0.1).lacks(Outcome(0.1), Outcome(0.0))
+
+
+def test_cost_of_islands_and_gpus():
+    sim = simulation(chain(6, 16), feeds())
+    cost = CostModel(sim.switches, sim.facts, find("NVIDIA A10"))
+    alternating = cost.time(sim.names[::2])
+    block = cost.time(sim.names[:3])
+    assert alternating > block
+    assert cost.share([]) == 1.0 and cost.share(sim.names) == 0.0
+    assert find("NVIDIA H200").name == "H200" and find("rtx 4090").name == "RTX 4090"
+    assert GPUS["T4"].rate(Precision.FP8) == GPUS["T4"].rate(Precision.FP16)
+    with pytest.raises(RecipeError, match="Voodoo"):
+        find("Voodoo 2")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5])
+def test_no_more_plans_are_evaluated_than_allowed(limit):
+    sim = simulation(chain(), feeds())
+    for known in sim.ranges.tensors.values():
+        known.diagnosis["amax"] = {name: known.amax * part for name, part in (("entropy", 0.9), ("mse", 0.8))}
+    found = search(sim, Budget(min_sqnr_db=60), evaluations=limit)
+    assert found.evaluations <= limit
+    # the last one is for what keeps the most
+    assert found.best.meets is (limit > 1)
+    assert any("no plan that was tried" in note for note in found.notes) is not found.best.meets
+
+
+def test_the_method_named_is_the_one_that_gives_the_best_plan_its_range():
+    sim = simulation(chain(), feeds())
+    for known in sim.ranges.tensors.values():
+        known.diagnosis["amax"] = {"entropy": known.amax * 0.9, "mse": known.amax * 0.8, "percentile": known.amax * 0.8}
+    names = list(sim.switches.amax)
+    amax = {name: sim.switches.amax[name] * (0.9 if name == names[0] else 0.8) for name in names}
+    amax[names[1]] = 123.0
+    assert methods_of(sim, amax) == {names[0]: "entropy", **dict.fromkeys(names[2:], "mse")}
+    found = search(sim, Budget(min_sqnr_db=45))
+    for tensor, value in found.best.amax.items():
+        assert sim.ranges.tensors[tensor].diagnosis["amax"][found.methods[tensor]] == value
+
+
+def test_a_range_of_zeros_is_no_trouble():
+    sim = simulation(chain(), feeds())
+    name = next(iter(sim.switches.amax))
+    sim.switches.amax[name] = 0.0
+    sim.ranges.tensors[name].diagnosis["amax"] = {"minmax": 2.0, "mse": 0.0}
+    assert dict(whole_model(sim))["minmax"][name] == 2.0 and alternatives(sim, name, 0.0) == [2.0]

@@ -1,0 +1,52 @@
+"""search.json, and the plan that is slower than no quantization at all."""
+
+from __future__ import annotations
+
+import json
+
+from tests.toolkit.search.planted import chain, damage, feeds, simulation
+from toolkit.base.precision import Precision
+from toolkit.evaluation.budget import Budget
+from toolkit.search.cost import CostModel
+from toolkit.search.gpus import find
+from toolkit.search.layer_times import LayerTimes
+from toolkit.search.search import Search
+from toolkit.search.search_record import record, slower_than_float
+
+
+def searched(quantized_ms, float_ms, least=28.0, prefer="int8"):
+    model = chain(6)
+    damage(model, "layer3")
+    sim = simulation(model, feeds())
+    times = {(n, q): (quantized_ms if q else float_ms) / 1e3 for n in sim.names for q in (True, False)}
+    cost = CostModel(sim.switches, sim.facts, find("A10"), Precision.FP16, LayerTimes(times))
+    budget = Budget(min_sqnr_db=least)
+    return Search(sim, budget, cost, prefer=prefer).run(), cost, budget, sim
+
+
+def test_a_slower_plan_is_called_so_with_both_numbers_and_the_remedy():
+    found, cost, budget, _ = searched(2.0, 1.0)
+    text = slower_than_float(found, cost, "int8")
+    assert f"{found.best.seconds * 1e3:.4g} ms" in text and f"{cost.time(cost.switches.names) * 1e3:.4g} ms" in text
+    assert 'prefer = "time"' in text and "was measured" in text
+    assert 'prefer = "time"' not in slower_than_float(found, cost, "time")
+    assert record(found, cost, budget, "int8", 24)["warnings"] == [text]
+
+
+def test_a_faster_plan_gets_no_warning_and_a_faster_one_that_meets_is_named():
+    found, cost, *_ = searched(0.5, 1.0)
+    assert slower_than_float(found, cost, "int8") == ""
+    found, cost, *_ = searched(2.0, 1.0)
+    fast = next(plan for plan in found.plans if plan.meets)
+    found.plans.append(type(fast)(fast.kept, fast.amax, fast.outcome, {}, 1e-6, fast.quantized))
+    assert "0.001 ms that keeps" in slower_than_float(found, cost, "int8")
+
+
+def test_the_record_holds_every_plan_and_is_json():
+    found, cost, budget, sim = searched(0.5, 1.0)
+    content = json.loads(json.dumps(record(found, cost, budget, "int8", 24), allow_nan=False))
+    assert len(content["plans"]) == found.evaluations == content["evaluations"]
+    assert content["budget"]["min_sqnr_db"] == 28.0 and content["gpu"] == "A10" and content["samples"] == 24
+    assert content["float"]["predicted_ms"] == cost.time(sim.names) * 1e3 and content["measured_share"] > 0.5
+    assert content["best"]["kept"] == list(found.best.kept)
+    assert set(content["budget"]) == {"min_sqnr_db", "margin"}

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from tests.conftest import MODELS, build, node
+from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
+from toolkit import Model
+from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.outcome import Outcome
+from toolkit.search.helpers import Helpers
+from toolkit.search.local_noise import measure
+from toolkit.search.sensitivity import GroupResult, Sensitivity, exact
+from toolkit.search.ties import near_ties
+from toolkit.search.weak_spots import weak_spots
+from toolkit.simulation.simulation import Simulation
+
+
+def made_up(sim, **outcomes):
+    """A sensitivity in which all layers are harmless but those given as (alone, without)."""
+    quiet = Outcome(1e-8), Outcome(1e-3)
+    groups = [GroupResult(g.name, g.op, *outcomes.get(g.name, quiet)) for g in sim.switches.groups]
+    return Sensitivity("exact", groups, Outcome(1e-3))
+
+
+def causes(spots, kind):
+    return [cause for spot in spots for cause in spot.causes if cause.kind == kind]
+
+
+def test_an_outlier_channel_is_named_with_what_helps():
+    model = chain(6, 64)
+    damage(model, "layer3", factor=2000.0)
+    samples = feeds(64, 64)
+    sim = simulation(model, samples)
+    (spot, *_) = weak_spots(sim, exact(sim))
+    assert spot.node == "layer3" and spot.blame > 0.5
+    (uneven,) = [cause for cause in spot.causes if cause.kind == "uneven-channels"]
+    # equalize works between Conv and Gemm: for a MatMul only smooth can help
+    assert uneven.remedy == "the pass smooth" and uneven.value > 100
+    assert spot.to_json()["node"] == "layer3"
+
+
+def test_no_two_layers_get_the_same_sentence_and_each_has_its_numbers():
+    sim = simulation(trained("strip_reader"), str(MODELS / "strip_calibration.npz"), samples=48)
+    spots = weak_spots(sim, exact(sim), worst=8, least=0.0)
+    assert len(spots) == 8
+    texts = [cause.text for cause in causes(spots, "rounding")]
+    assert len(texts) == 8 and len(set(texts)) == 8
+    assert all("dB at the layer itself" in text and "at the output" in text for text in texts)
+    assert all(cause.text and cause.remedy for spot in spots for cause in spot.causes)
+
+
+def test_local_noise_is_that_of_each_operand():
+    sim = simulation(chain(3), feeds(32))
+    found = measure(sim, sim.names)
+    assert list(found) == sim.names
+    inputs = np.concatenate([feed.inputs["x"] for feed in sim.feeds]).astype(np.float64)
+    weight = np.asarray(sim.model.constant(sim.model.node("layer0").inputs[1]), np.float64)
+    scale = sim.config(()).scales["x"]
+    rounded = np.clip(np.rint(inputs / scale), -128, 127) * scale
+    exactly, moved = inputs @ weight, rounded @ weight
+    expected = 10 * math.log10((exactly**2).sum() / ((exactly - moved) ** 2).sum())
+    local = found["layer0"]
+    assert local.sides["activations"] == pytest.approx(expected, abs=0.05)
+    sum_of_both = -10 * math.log10(sum(10 ** (-level / 10) for level in local.sides.values()))
+    assert local.both == pytest.approx(sum_of_both, abs=1.0)
+    assert local.uneven["x"] == pytest.approx(np.abs(inputs).max(axis=0).max() / np.median(np.abs(inputs).max(axis=0)))
+
+
+def test_harm_that_comes_together_and_harm_that_is_hidden():
+    sim = simulation(chain(), feeds())
+    spots = weak_spots(
+        sim, made_up(sim, layer1=(Outcome(1e-5), Outcome(4e-4)), layer4=(Outcome(8e-4), Outcome(9.9e-4)))
+    )
+    by_node = {spot.node: spot for spot in spots}
+    (together,) = [c for c in by_node["layer1"].causes if c.kind == "together"]
+    assert together.value == pytest.approx(60) and "50.0 dB" in together.text and "34.0 dB" in together.text
+    (hidden,) = [c for c in by_node["layer4"].causes if c.kind == "hidden"]
+    assert hidden.value == pytest.approx(80) and "'layer1'" in hidden.remedy and "'layer4'" not in hidden.remedy
+
+
+def test_layers_that_really_hide_each_other_are_said_to():
+    model = chain(8)
+    damage(model, "layer1", factor=30_000)
+    damage(model, "layer5", factor=30_000, channel=3)
+    sim = simulation(model, feeds())
+    spots = weak_spots(sim, exact(sim))
+    assert {spot.node for spot in spots if any(c.kind == "hidden" for c in spot.causes)} & {"layer1", "layer5"}
+
+
+def test_near_ties_at_the_output_are_named():
+    sim = simulation(chain(), feeds())
+    alone = Outcome(1e-3, agreement=0.98, flips=0.02, positions=100)
+    (tie,) = causes(weak_spots(sim, made_up(sim, layer2=(alone, Outcome(1e-4))), worst=1), "near-ties")
+    assert "2.0%" in tie.text and "30.0 dB" in tie.text
+
+
+@pytest.mark.parametrize(("op", "closest"), [("ArgMax", [5.0, 5.0, 1.0, 0.0]), ("TopK", [9.0, 5.0, 5.0, 0.0])])
+def test_near_ties_of_a_decision_inside_the_model(op, closest):
+    clear = [9.0, 5.0, 1.0, 0.0]
+    eye = np.eye(4, dtype=np.float32)
+    if op == "TopK":
+        last = node("TopK", ["m", "two"], ["best", "y"], name="decide")
+        outputs, extra = {"y": ["n", 2]}, {"two": np.int64([2])}
+    else:
+        last = node("ArgMax", ["m"], ["y"], name="decide", axis=1, keepdims=0)
+        outputs, extra = {"y": ["n"]}, {}
+    nodes = [node("MatMul", ["x", "w"], ["m"], name="layer"), last]
+    model = Model.from_proto(
+        build(nodes, {"x": ["n", 4]}, outputs, {"w": eye, **extra}, types={"y": TensorProto.INT64})
+    )
+    data = CalibrationData.open([{"x": np.float32([row])} for row in (clear, closest, clear, clear)], model)
+    (found,) = near_ties(model, data, ["layer"]).values()
+    assert (found.node, found.op, found.share) == ("decide", op, 0.25)
+
+
+def test_a_small_layer_is_said_to_be_cheap_to_keep():
+    sim = simulation(trained("digits_cnn"), str(MODELS / "digits_calibration.npz"), samples=32)
+    spots = weak_spots(sim, exact(sim), worst=len(sim.names), least=0.0)
+    found = {spot.node: cause for spot in spots for cause in spot.causes if cause.kind == "cheap"}
+    assert "/head/Gemm" in found and found["/head/Gemm"].value < 0.03
+    assert not set(found) >= set(sim.names)
+
+
+def test_equalize_is_advised_where_it_can_work():
+    model = trained("digits_uneven")
+    helpers = Helpers(model)
+    able = {name for name in (n.name for n in model.nodes) if helpers.equalizes(name)}
+    before = {n.name: n.inputs[1].name for n in model.nodes if len(n.inputs) > 1}
+    assert able and all(model.node(name).op in ("Conv", "Gemm") for name in able)
+    # the model is not changed by asking
+    assert before == {n.name: n.inputs[1].name for n in model.nodes if len(n.inputs) > 1}
+    # the first layer reads the image: nothing before it could take the factors
+    first = next(n.name for n in model.nodes if n.op == "Conv")
+    assert first not in able
+    assert not any(Helpers(chain()).equalizes(name) for name in ("layer0", "layer3"))
+
+
+def test_a_range_that_another_method_betters_says_by_how_much_unless_the_search_took_it_already():
+    first = simulation(chain(4, 32), feeds(32, 32))
+    wide = replace(first.ranges.tensors["x"], amax=8 * first.ranges.tensors["x"].amax)
+    ranges = replace(first.ranges, tensors={**first.ranges.tensors, "x": wide})
+    sim = Simulation(first.model, ranges, first.data)
+    found = exact(sim)
+
+    def advice(taken):
+        spots = weak_spots(sim, found, least=0.0, taken=taken)
+        return [c.remedy for c in causes(spots, "rounding") if '"x"' in c.remedy]
+
+    (remedy,) = advice(())
+    level = measure(sim, ["layer0"])["layer0"]
+    best = max(db for (side, way), db in level.other.items() if side == "activations")
+    assert f"{best:.1f} dB instead of {level.sides['activations']:.1f} dB" in remedy
+    # eight times too wide a range costs 18 dB
+    assert best - level.sides["activations"] == pytest.approx(18, abs=1.5)
+    assert not advice(("x",))
+    # a search that took the narrow range before it measured: the layer is judged with that one
+    narrow = sim.rebased({"x": first.ranges.tensors["x"].amax})
+    spots = weak_spots(narrow, exact(narrow), least=0.0)
+    (text,) = [c.text for spot in spots if spot.node == "layer0" for c in spot.causes if c.kind == "rounding"]
+    assert f"activations {measure(first, ['layer0'])['layer0'].sides['activations']:.1f} dB" in text
+    assert not causes(spots, "shared-scale")
+
+
+def test_a_decision_inside_a_subgraph_is_not_tapped():
+    branch = onnx.helper.make_graph(
+        [node("Neg", ["y"], ["inner"], name="negative"), node("ArgMax", ["inner"], ["b"], name="winner", axis=-1)],
+        "branch", [], [onnx.helper.make_tensor_value_info("b", TensorProto.INT64, None)],
+    )  # fmt: skip
+    nodes = [
+        node("MatMul", ["x", "w"], ["y"], name="layer"),
+        node("If", ["condition"], ["z"], name="if", then_branch=branch, else_branch=branch),
+    ]
+    weights = {"w": np.eye(4, dtype=np.float32), "condition": np.array(True)}
+    model = Model.from_proto(build(nodes, {"x": ["n", 4]}, {"z": None}, weights, types={"z": TensorProto.INT64}))
+    data = CalibrationData.open([{"x": np.ones((1, 4), np.float32)}], model)
+    assert near_ties(model, data, ["layer"]) == {}

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import MODELS, normal, residual_proto, run
+from tests.toolkit.search.planted import chain, feeds, simulation, trained
+from toolkit import Context, Model
+from toolkit.base.errors import PassError
+from toolkit.simulation import switches
+from toolkit.simulation.simulation import Simulation
+
+
+def noise_of_real_pairs(sim: Simulation, model: Model, kept: list[str], **settings: object) -> float:
+    """Noise over signal with the pairs that insert_qdq really inserts."""
+    twin = model.copy()
+    InsertQDQ(exclude=kept, **settings)(twin, Context(known_ranges=sim.ranges))
+    signal = noise = 0.0
+    for feed in sim.feeds:
+        a, b = run(model, feed.inputs)[0], run(twin, feed.inputs)[0]
+        signal += float(np.sum(np.square(a, dtype=np.float64)))
+        noise += float(np.sum(np.square((a - b).astype(np.float64))))
+    return noise / signal
+
+
+@pytest.mark.parametrize(("name", "data"), [("digits_cnn", "digits"), ("strip_reader", "strip")])
+def test_every_state_is_what_insert_qdq_gives(name, data):
+    model = trained(name)
+    sim = simulation(model, str(MODELS / f"{data}_calibration.npz"), batch=16, samples=32)
+    names = sim.names
+    for kept in ([], names[2:4], names[1:], names[::2], names[:-1]):
+        assert sim.without(kept).noise == pytest.approx(noise_of_real_pairs(sim, model, kept), rel=1e-4)
+
+
+def test_residual_branches_follow_what_is_kept():
+    model = Model.from_proto(residual_proto())
+    samples = [{"x": row[None]} for row in normal(12, 3, 8, 8, seed=5)]
+    sim = simulation(model, samples)
+    for kept in ([], ["c2"], ["c1", "c2"], ["c0"], ["y"]):
+        assert sim.without(kept).noise == pytest.approx(noise_of_real_pairs(sim, model, kept), rel=1e-4)
+
+
+def test_fp8_and_mse_weights():
+    model = chain()
+    for settings in ({"dtype": "fp8"}, {"weights": "mse"}):
+        precision = {"precision": "fp8"} if "dtype" in settings else settings
+        from toolkit import Precision
+
+        given = {k: Precision(v) if k == "precision" else v for k, v in precision.items()}
+        sim = simulation(model, feeds(), **given)
+        assert sim.without([]).noise == pytest.approx(noise_of_real_pairs(sim, model, [], **settings), rel=1e-4)
+
+
+def test_float_state_is_silent_and_alone_is_the_complement():
+    sim = simulation(chain(), feeds())
+    assert sim.without(sim.names).noise < 1e-12
+    assert sim.alone("layer2").noise == sim.without([n for n in sim.names if n != "layer2"]).noise
+
+
+def test_numbers_do_not_depend_on_threads_or_stages():
+    model = trained("digits_cnn")
+    path = str(MODELS / "digits_calibration.npz")
+    one, two = (simulation(model, path, batch=16, threads=t, metric="top1") for t in (1, 2))
+    for name in one.names[:4]:
+        assert one.alone(name) == two.alone(name)
+    other = simulation(model, path, batch=16, stages=1, metric="top1")
+    assert other.alone(one.names[1]).noise == pytest.approx(one.alone(one.names[1]).noise, rel=1e-4)
+
+
+def test_an_unknown_layer_is_named_with_its_neighbours():
+    with pytest.raises(PassError, match="layer3"):
+        simulation(chain(), feeds()).without(["layer33"])
+
+
+def test_a_replaced_range_is_used():
+    sim = simulation(chain(), feeds())
+    assert sim.alone("layer0", {"x": 0.1}).noise > 10 * sim.alone("layer0").noise
+
+
+def test_what_is_kept_of_placements_is_bounded_and_no_use_is_forgotten(monkeypatch):
+    monkeypatch.setattr(switches, "_PLACEMENTS", 2)
+    sim = simulation(Model.from_proto(residual_proto()), [{"x": row[None]} for row in normal(4, 3, 8, 8, seed=5)])
+    before = sim.switches.uses
+    assert any(before.values())
+    for name in sim.names:
+        sim.without([name])
+        sim.alone(name)
+    assert len(sim.switches._placements) <= 2
+    assert all(set(indices) <= set(sim.switches.uses[node]) for node, indices in before.items())
+
+
+def test_what_is_forgotten_is_computed_again_with_the_same_numbers():
+    sim = simulation(trained("digits_cnn"), str(MODELS / "digits_calibration.npz"), batch=16, samples=32)
+    kept = sim.names[-2:]
+    before = sim.without(kept)
+    sim.runner.forget()
+    assert not sim.runner._kept and not sim.runner._loaded
+    assert sim.without(kept).noise == pytest.approx(before.noise, rel=1e-6)

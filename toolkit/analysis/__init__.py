@@ -1,1 +1,0 @@
-"""What quantization does to accuracy and time: evaluation, sensitivity, search, bisection."""

@@ -1,0 +1,1 @@
+"""Errors, precision, profiles, files, text: nothing here knows a graph."""

@@ -1,0 +1,77 @@
+"""Objects that a recipe names as ``module:Name``: code of its author, which runs only where the user allows it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from toolkit.base.errors import NotAllowedError, RecipeError, did_you_mean
+
+
+def load_object(use: str, allow_code: bool, kind: str) -> Any:
+    """The object named ``module:Name``.
+
+    Raises:
+        NotAllowedError: code is not allowed.
+        RecipeError: the module cannot be imported, fails while it is, or has no such name.
+    """
+    if not allow_code:
+        raise NotAllowedError(
+            f"the recipe names the {kind} '{use}', which is code",
+            remedy="run again with --allow-code if you trust the recipe's author",
+        )
+    module, _, name = use.partition(":")
+    try:
+        loaded = importlib.import_module(module)
+    except (SyntaxError, NameError) as error:
+        raise RecipeError(
+            f"the module '{module}' of the {kind} '{use}' has a fault: {type(error).__name__}: {error}",
+            remedy="mend the file",
+        ) from error
+    except ImportError as error:
+        raise RecipeError(
+            f"the module '{module}' of the {kind} '{use}' cannot be imported: {error}",
+            remedy="put the file beside the recipe or install its package",
+        ) from error
+    except Exception as error:
+        raise RecipeError(
+            f"the module '{module}' of the {kind} '{use}' fails while it is imported: {type(error).__name__}: {error}",
+            remedy="mend the file; --debug shows where",
+        ) from error
+    if not hasattr(loaded, name):
+        raise RecipeError(f"the module '{module}' has no '{name}'", remedy=did_you_mean(name, _public(loaded)))
+    return getattr(loaded, name)
+
+
+def _public(module: ModuleType) -> list[str]:
+    return [name for name in vars(module) if not name.startswith("_")]
+
+
+@contextmanager
+def import_path(folder: Path | None) -> Iterator[None]:
+    """Let modules beside the recipe be imported, where the user allows code.
+
+    Afterwards they are forgotten: the next run in this process takes the files as they are then, as its keys do.
+    """
+    if folder is None:
+        yield
+        return
+    before, bytecode = set(sys.modules), sys.dont_write_bytecode
+    importlib.invalidate_caches()
+    sys.path.insert(0, str(folder))
+    # compiled files are told apart by seconds and size, which is too coarse for a file that is being worked on
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = bytecode
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file is not None and Path(file).resolve().is_relative_to(folder.resolve()):
+                del sys.modules[name]

@@ -1,0 +1,92 @@
+"""Files written whole or not at all, and fingerprints of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from toolkit.base.errors import OutputError, system_remedy
+
+_CHUNK = 1 << 22
+PART = ".qtool-part"
+"""How the names of temporary files end: nobody else's files do, so a run may clear away what a killed one left."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """The block writes ``path``: what the system refuses meanwhile is said with its place.
+
+    Raises:
+        OutputError: the disk is full, the file system cannot be written to, a folder is a file, and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or str(error)
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            why = "a folder of its path is a file"
+        raise OutputError(f"it cannot be written: {why}", where=str(path), remedy=system_remedy(error)) from error
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends without an error.
+
+    Raises:
+        OutputError: see ``writing``.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a text file (UTF-8) whole or not at all."""
+    write_bytes(path, content.encode("utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all. NaN and infinities are not JSON: they raise ValueError."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_json(content: Any) -> str:
+    """SHA-256 of a JSON-able value in its canonical form, in hex."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

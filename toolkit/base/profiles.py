@@ -1,0 +1,118 @@
+"""Shape profiles: the shapes each dynamic input may have, and which profile a sample belongs to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from toolkit.base.errors import RecipeError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The min, opt and max shape of one input within one profile."""
+
+    min: Shape
+    opt: Shape
+    max: Shape
+
+    def __post_init__(self) -> None:
+        if not len(self.min) == len(self.opt) == len(self.max):
+            raise RecipeError(
+                f"min {list(self.min)}, opt {list(self.opt)} and max {list(self.max)} differ in rank",
+                remedy="give the three shapes the same number of dimensions",
+            )
+        for axis, (low, mid, high) in enumerate(zip(self.min, self.opt, self.max)):
+            if not 0 <= low <= mid <= high:
+                raise RecipeError(
+                    f"dimension {axis} has min {low}, opt {mid}, max {high}",
+                    remedy="order them so that 0 <= min <= opt <= max",
+                )
+
+    def holds(self, shape: Sequence[int], skip_axis: int | None = None) -> bool:
+        """Whether ``shape`` lies between min and max in every dimension but ``skip_axis``."""
+        return len(shape) == len(self.min) and all(
+            axis == skip_axis or low <= size <= high
+            for axis, (low, size, high) in enumerate(zip(self.min, shape, self.max))
+        )
+
+
+@dataclass(frozen=True)
+class ShapeProfile:
+    """A TensorRT optimization profile: one Extent for each input that has a dynamic dimension.
+
+    Inputs that are not listed keep the shape they have in the model.
+    """
+
+    name: str
+    shapes: Mapping[str, Extent] = field(default_factory=dict)
+
+    def fits(self, shapes: Mapping[str, Sequence[int]], batch_axis: int | None = None) -> bool:
+        """Whether every listed input's shape lies within this profile; ``batch_axis`` is left out of account."""
+        return all(name in shapes and extent.holds(shapes[name], batch_axis) for name, extent in self.shapes.items())
+
+    def volume(self, batch_axis: int | None = None) -> float:
+        """How many shapes the profile covers, on a log scale: smaller is tighter."""
+        return sum(
+            math.log1p(high - low)
+            for extent in self.shapes.values()
+            for axis, (low, high) in enumerate(zip(extent.min, extent.max))
+            if axis != batch_axis
+        )
+
+    def corners(self) -> dict[str, dict[str, Shape]]:
+        """Input shapes at min, opt and max: ``{"min": {input: shape}, ...}``."""
+        return {which: {name: getattr(e, which) for name, e in self.shapes.items()} for which in ("min", "opt", "max")}
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """The profiles of one recipe, in their order."""
+
+    profiles: tuple[ShapeProfile, ...] = ()
+
+    def __iter__(self) -> Iterator[ShapeProfile]:
+        return iter(self.profiles)
+
+    def __len__(self) -> int:
+        return len(self.profiles)
+
+    def __getitem__(self, name: str) -> ShapeProfile:
+        for profile in self.profiles:
+            if profile.name == name:
+                return profile
+        raise KeyError(name)
+
+    @property
+    def names(self) -> list[str]:
+        """The profiles' names, in order."""
+        return [profile.name for profile in self.profiles]
+
+    def fits(self, shapes: Mapping[str, Sequence[int]], batch_axis: int | None = None) -> list[ShapeProfile]:
+        """The profiles that hold ``shapes``, tightest first.
+
+        With ``batch_axis`` that axis is left out of account: how many samples make a batch is ours to choose.
+        """
+        found = [profile for profile in self.profiles if profile.fits(shapes, batch_axis)]
+        return sorted(found, key=lambda profile: profile.volume(batch_axis))
+
+    def home(self, shapes: Mapping[str, Sequence[int]], batch_axis: int | None = None) -> list[ShapeProfile]:
+        """The profiles a sample counts for: the tightest that fits, and those equal to it but for the batch axis."""
+        found = self.fits(shapes, batch_axis)
+        if not found:
+            return []
+        return [p for p in found if _without(p, batch_axis) == _without(found[0], batch_axis)]
+
+    def corners(self) -> list[dict[str, Shape]]:
+        """Every profile's min, opt and max input shapes."""
+        return [shapes for profile in self.profiles for shapes in profile.corners().values()]
+
+
+def _without(profile: ShapeProfile, axis: int | None) -> dict[str, list[tuple[int, int]]]:
+    return {
+        name: [(low, high) for i, (low, high) in enumerate(zip(e.min, e.max)) if i != axis]
+        for name, e in profile.shapes.items()
+    }

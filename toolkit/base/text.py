@@ -1,0 +1,65 @@
+"""Words for people: names from models and recipes made safe to print and to write into TOML, and counts."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+
+from toolkit.base.errors import QtoolError
+
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def plain(name: str) -> str:
+    """A name with control characters, line separators and direction overrides made visible.
+
+    An escape sequence in a node's name could otherwise rewrite the reader's terminal, and a direction override the
+    order of the words.
+    """
+    return name if name.isprintable() else "".join(f"\\u{ord(c):04x}" if _hidden(c) else c for c in name)
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun, in the plural but for one."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def samples_by_profile(number: int, profiles: Mapping[str, int]) -> str:
+    """How many samples there are, and how many of each profile where there are several."""
+    several = ", ".join(f"{name} {own}" for name, own in profiles.items())
+    return count(number, "sample") + (f" ({several})" if len(profiles) > 1 else "")
+
+
+def plain_lines(text: str) -> str:
+    """Text of several lines, each made safe by ``plain``."""
+    return "\n".join(plain(line) for line in text.split("\n"))
+
+
+def literal_glob(name: str) -> str:
+    """A glob that matches this name alone."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def toml_string(text: str) -> str:
+    """A TOML basic string; whatever ``plain`` would make visible is written as an escape, and reads back as it was.
+
+    Raises:
+        QtoolError: the text holds bytes that are not UTF-8 (a surrogate of a file name), which TOML cannot hold.
+    """
+    import tomli_w
+
+    if any(unicodedata.category(letter) == "Cs" for letter in text):
+        raise QtoolError(
+            f"'{plain(text)}' is not UTF-8 text, so no recipe can name it", remedy="rename the file or folder"
+        )
+    quoted = tomli_w.dumps({"k": text}).removeprefix("k = ").removesuffix("\n")
+    return "".join(_escape(letter) if _hidden(letter) and letter != "\t" else letter for letter in quoted)
+
+
+def _hidden(letter: str) -> bool:
+    return unicodedata.category(letter) in _HIDDEN
+
+
+def _escape(letter: str) -> str:
+    code = ord(letter)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,0 +1,173 @@
+"""Which nodes a short float type cannot carry, judged by the values that were observed and by the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.precision import Precision
+from toolkit.graph.model import Facts, Model
+from toolkit.graph.work import shape_of
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+
+NORMS = frozenset(
+    {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization", "RMSNormalization"}
+)
+REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceL1", "ReduceSumSquare", "ReduceL2", "ReduceLogSumExp",
+                        "GlobalAveragePool", "AveragePool", "CumSum"})  # fmt: skip
+SQUARES = frozenset({"ReduceSumSquare", "ReduceL2"})
+_RESOLUTION = 0.5
+Observed = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Risk:
+    """A node that loses its values in a short float type.
+
+    Attributes:
+        node: its name.
+        kind: overflow, inner-overflow, subnormal, vanishing-constant or resolution.
+        tensor: the tensor that shows it.
+        value: the value that shows it.
+        limit: what the type can carry there.
+        reason: all of it in words.
+    """
+
+    node: str
+    kind: str
+    tensor: str
+    value: float
+    limit: float
+    reason: str
+
+
+def risks(
+    model: Model, facts: Facts, observed: Observed, precision: Precision = Precision.FP16, margin: float = 2.0
+) -> list[Risk]:
+    """The nodes that need a wider type than ``precision``, each with the value that shows it, in graph order.
+
+    Args:
+        model: the graph.
+        facts: types, and shapes where reductions are to be judged by how much they add.
+        observed: smallest and largest value seen, by tensor.
+        precision: FP16 or BF16.
+        margin: how far above the observed values inputs to come may lie: a value counts as ``margin`` times itself.
+    """
+    found = []
+    for node in model.nodes:
+        if node.op in (QUANTIZE, DEQUANTIZE, "Constant") or not _computes_floats(node, facts):
+            continue
+        risk = next(_of(node, model, facts, observed, precision, margin), None)
+        if risk is not None:
+            found.append(risk)
+    return found
+
+
+def _computes_floats(node: gs.Node, facts: Facts) -> bool:
+    return any(facts.is_float(t.name) for t in (*node.inputs, *node.outputs))
+
+
+def _of(
+    node: gs.Node, model: Model, facts: Facts, observed: Observed, precision: Precision, margin: float
+) -> Iterator[Risk]:
+    limit = precision.max
+    for index, tensor in enumerate(node.inputs):
+        values = model.constant(tensor) if facts.is_float(tensor.name) else None
+        if values is None or not values.size or (node.op == "Clip" and index > 0):
+            continue
+        wide = np.abs(values.astype(np.float64))
+        wide = wide[np.isfinite(wide)]
+        largest = float(wide.max(initial=0.0))
+        if largest > limit:
+            yield _risk(node, "overflow", tensor.name, largest, limit, f"its constant reaches {largest:.4g}", precision)
+        elif 0 < largest < precision.tiny and not _harmless(node, tensor, observed, precision):
+            yield _risk(
+                node, "vanishing-constant", tensor.name, largest, precision.tiny,
+                f"its constant is at most {largest:.3g}, which becomes subnormal or zero", precision,
+            )  # fmt: skip
+    for tensor in (*node.outputs, *node.inputs):
+        if tensor.name not in observed or not facts.is_float(tensor.name):
+            continue
+        low, high = observed[tensor.name]
+        largest = max(abs(low), abs(high))
+        if largest * margin > limit:
+            yield _risk(node, "overflow", tensor.name, largest, limit, f"reached {largest:.4g}", precision)
+        if 0 < largest < precision.tiny:
+            yield _risk(
+                node, "subnormal", tensor.name, largest, precision.tiny,
+                f"never exceeded {largest:.3g}: all its values are subnormal", precision,
+            )  # fmt: skip
+    yield from _inside(node, facts, observed, precision, margin)
+
+
+def _harmless(node: gs.Node, constant: gs.Tensor, observed: Observed, precision: Precision) -> bool:
+    """Whether an Add's epsilon does nothing, since what it is added to stays clear of zero."""
+    if node.op not in ("Add", "Sub", "Max", "Clip"):
+        return False
+    return all(
+        t.name in observed and (observed[t.name][0] >= precision.tiny or observed[t.name][1] <= -precision.tiny)
+        for t in node.inputs
+        if t is not constant
+    )
+
+
+def _inside(node: gs.Node, facts: Facts, observed: Observed, precision: Precision, margin: float) -> Iterator[Risk]:
+    """What never leaves the node: squares of a normalization, sums of a reduction, exponents of a softmax."""
+    if not node.inputs or node.inputs[0].name not in observed:
+        return
+    tensor = node.inputs[0].name
+    low, high = observed[tensor]
+    largest = max(abs(low), abs(high))
+    limit = precision.max
+    if (node.op in NORMS or node.op in SQUARES) and (largest * margin) ** 2 > limit:
+        yield _risk(
+            node,
+            "inner-overflow",
+            tensor,
+            largest**2,
+            limit,
+            f"its square reaches {largest**2:.4g} inside {node.op}",
+            precision,
+        )
+    out = node.outputs[0].name
+    if node.op in REDUCTIONS and out in observed:
+        count = _reduced(node, facts)
+        mean = node.op in ("ReduceMean", "GlobalAveragePool", "AveragePool")
+        total = max(abs(v) for v in observed[out]) * (count if mean else 1)
+        if total * margin > limit:
+            yield _risk(
+                node, "inner-overflow", out, total, limit, f"its sum over {count} values reaches {total:.4g}", precision
+            )
+    if node.op in ("Softmax", "LogSoftmax") and high > 0:
+        # only the largest scores matter: a mask of -10000 is far below them and may round as it likes
+        spacing = 2.0 ** (math.floor(math.log2(high)) - (10 if precision is Precision.FP16 else 7))
+        if spacing > _RESOLUTION:
+            yield _risk(
+                node, "resolution", tensor, high, _RESOLUTION,
+                f"its scores reach {high:.4g}, where {precision} has steps of {spacing:.3g}", precision,
+            )  # fmt: skip
+
+
+def _reduced(node: gs.Node, facts: Facts) -> int:
+    """How many values a reduction joins to one; 1 where the shapes are not known."""
+    before, after = shape_of(facts, node.inputs[0].name), shape_of(facts, node.outputs[0].name)
+    if before is None or after is None:
+        return 1
+    if node.op == "AveragePool":
+        return math.prod(node.attrs.get("kernel_shape", [1]))
+    return max(1, math.prod(before) // max(math.prod(after), 1))
+
+
+def _risk(node: gs.Node, kind: str, tensor: str, value: float, limit: float, words: str, precision: Precision) -> Risk:
+    if kind in ("overflow", "inner-overflow"):
+        ratio = limit / value if value else math.inf
+        end = f"{precision} ends at {limit:.5g} (margin {ratio:.2g} times)"
+    elif kind == "resolution":
+        end = f"more than {limit} makes the probabilities wrong"
+    else:
+        end = f"{precision} has full precision from {limit:.3g} on"
+    return Risk(node.name, kind, tensor, value, limit, f"'{tensor}': {words}; {end}")

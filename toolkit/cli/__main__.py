@@ -1,0 +1,5 @@
+"""``python -m toolkit.cli`` is ``qtool``."""
+
+from toolkit.cli.main import main
+
+main()

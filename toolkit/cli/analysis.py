@@ -1,0 +1,63 @@
+"""The commands that find out which layers cost the accuracy: registered in cli.py, thin like those there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
+Out = Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/<recipe name>.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the machine form.")]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe run code of its author (module:Name).")]
+Samples = Annotated[int | None, typer.Option(min=1, help="Use at most this many samples.")]
+Batch = Annotated[int, typer.Option(min=1, help="Samples to run at once.")]
+Data = Annotated[str, typer.Option(help="The samples to decide on: calibration or evaluation.")]
+
+
+def sensitivity(
+    recipe: RecipePath,
+    out: Out = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Estimate for at most ten float inferences.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Processes to share the work; the numbers stay the same.")] = 1,
+    samples: Samples = None,
+    batch: Batch = 64,
+    data: Data = "calibration",
+    allow_code: AllowCode = False,
+    json: Json = False,
+) -> None:
+    """Measure what quantizing each layer alone costs, and what keeping it alone saves."""
+    from toolkit.cli.commands_analysis import sensitivity as measure
+
+    raise typer.Exit(measure(recipe, out, fast, processes, samples, batch, data, allow_code, json))
+
+
+def bisect(
+    recipe: RecipePath,
+    out: Out = None,
+    max_drop: Annotated[float | None, typer.Option(help="Passes if the metric drops by at most this.")] = None,
+    min_sqnr_db: Annotated[float | None, typer.Option(help="Passes if every output has this SQNR.")] = None,
+    min_agreement: Annotated[float | None, typer.Option(help="Passes if this share of winners stays.")] = None,
+    command: Annotated[
+        str | None, typer.Option(help="Passes if this command exits 0; {model} is the quantized ONNX file.")
+    ] = None,
+    samples: Samples = None,
+    batch: Batch = 64,
+    data: Data = "calibration",
+    repeats: Annotated[int, typer.Option(min=1, help="How often the ends are checked, to notice flaky checks.")] = 2,
+    precision: Annotated[str, typer.Option(help="What the recipe fragment asks for: fp16, bf16, fp32.")] = "fp16",
+    on: Annotated[
+        str, typer.Option(help="What is checked: simulation (of the ONNX model), or engine (each built and run here).")
+    ] = "simulation",
+    allow_code: AllowCode = False,
+    json: Json = False,
+) -> None:
+    """Find a smallest set of layers to keep float so that a check passes."""
+    from toolkit.cli.commands_analysis import bisect as find
+
+    status = find(
+        recipe, out, max_drop, min_sqnr_db, min_agreement, command, samples, batch, data, repeats, precision,
+        allow_code, on, json,
+    )  # fmt: skip
+    raise typer.Exit(status)

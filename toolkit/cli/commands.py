@@ -1,0 +1,174 @@
+"""What the commands do, without typer: each returns an exit status and prints to standard output."""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from pathlib import Path
+from typing import Any
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.text import plain_lines
+
+
+def emit(content: Any) -> None:
+    """Print JSON; whatever is not ASCII is escaped, control characters of names among it."""
+    sys.stdout.write(json_module.dumps(content, indent=1, default=str) + "\n")
+
+
+def say(text: str) -> None:
+    """Print text with a line end, control characters of names made visible."""
+    sys.stdout.write(plain_lines(text.removesuffix("\n")) + "\n")
+
+
+def run_recipe(
+    recipe: Path,
+    out: Path | None,
+    allow_code: bool,
+    json: bool,
+    device_check: bool | None = None,
+    open_blocks: bool = False,
+) -> int:
+    """``qtool run``."""
+    from toolkit.base.progress import Terminal
+    from toolkit.report.terminal import print_report
+    from toolkit.run.pipeline import run
+    from toolkit.run.recipe import Recipe
+
+    asked = Recipe.load(recipe)
+    asked.engine.open |= open_blocks
+    with Terminal() as terminal:
+        result = run(
+            asked,
+            out,
+            allow_code=allow_code,
+            progress=terminal.progress,
+            on_step=terminal.step,
+            device_check=device_check,
+        )
+    if json:
+        emit({**result.report.to_json(), "exit_status": result.exit_status, "folder": str(result.folder)})
+    else:
+        from toolkit.report.schema import Step
+
+        steps = [Step(name=s.name, status=s.status, seconds=s.seconds, why=s.why) for s in result.steps]
+        print_report(result.report.model_copy(update={"steps": steps}), files=result.files)
+    return result.exit_status
+
+
+def check_recipe(path: Path, allow_code: bool, json: bool) -> int:
+    """``qtool check``."""
+    from toolkit.run.check import dry_run
+    from toolkit.run.recipe import Recipe
+
+    found = dry_run(Recipe.load(path), allow_code)
+    if json:
+        emit(found.to_json())
+    else:
+        say(found.to_text())
+    return 0
+
+
+def new_recipe(
+    model: Path, data: Path | None, test: Path | None, metric: str | None, out: Path | None, force: bool
+) -> int:
+    """``qtool new``."""
+    from toolkit.base.files import write_text
+    from toolkit.run.guard import refuse_writing_over
+    from toolkit.run.new import inputs_of, recipe_for
+
+    target = out if out is not None else Path(f"{model.stem}.toml")
+    refuse_writing_over(inputs_of(model, data, test), target)
+    if target.is_dir():
+        raise QtoolError("this is a folder", where=str(target), remedy="give --out the name of a file")
+    if target.exists() and not force:
+        raise QtoolError(
+            "the recipe exists", where=str(target), remedy="give another --out, or --force to write over it"
+        )
+    write_text(target, recipe_for(model, target, data, test, metric))
+    say(f"{target}\nnext: qtool check {target}")
+    return 0
+
+
+def list_passes(name: str | None, json: bool) -> int:
+    """``qtool passes``."""
+    from toolkit.base.code import import_path
+    from toolkit.contract.passes import find, installed
+
+    names = [name] if name else sorted(installed())
+    # who names a pass of his own here has chosen to run its module
+    with import_path(Path.cwd() if name and ":" in name else None):
+        kinds = {n: find(n, allow_code=True) for n in names}
+    if json:
+        emit({n: {"doc": _first_line(kind), "settings": kind.model_json_schema()} for n, kind in kinds.items()})
+        return 0
+    for n, kind in kinds.items():
+        say(f"{n}\n    {_first_line(kind)}")
+        properties = kind.model_json_schema()["properties"] if kind.model_fields else {}
+        for key, spec in kind.model_fields.items():
+            default = (
+                "required" if spec.is_required() else f"default {_plain(spec.get_default(call_default_factory=True))}"
+            )
+            allowed = _allowed(properties[key])
+            default = f"{' | '.join(allowed)}; {default}" if allowed else default
+            text = f": {spec.description}" if spec.description else ""
+            say(f"    {key} ({default}){text}")
+    return 0
+
+
+def _allowed(schema: dict[str, Any]) -> list[str]:
+    """The values that a setting, or each entry of it, may have, where they are few."""
+    if "const" in schema:
+        return [_plain(schema["const"])]
+    if "enum" in schema:
+        return [_plain(value) for value in schema["enum"]]
+    if "items" in schema:
+        return _allowed(schema["items"])
+    return [value for part in schema.get("anyOf", ()) for value in _allowed(part)]
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").strip().splitlines()[0] if kind.__doc__ else ""
+
+
+def _plain(value: Any) -> str:
+    return json_module.dumps(value, default=str)
+
+
+def inspect_file(path: Path, json: bool) -> int:
+    """``qtool inspect``."""
+    from toolkit.run.inspect import inspect
+
+    found = inspect(path)
+    if json:
+        emit(found.content)
+    else:
+        say(found.text)
+    return 0
+
+
+def compare_runs(first: Path, second: Path, html: Path | None, json: bool) -> int:
+    """``qtool compare``."""
+    from toolkit.run.inspect import compare_files
+
+    found = compare_files(first, second, html)
+    if json:
+        emit(found.content)
+    else:
+        say(found.text)
+    return 0
+
+
+def print_schema(what: str) -> int:
+    """``qtool schema``."""
+    if what == "report":
+        from toolkit.report.schema import schema
+
+        emit(schema())
+    elif what == "recipe":
+        from toolkit.run.recipe import Recipe
+
+        emit(Recipe.model_json_schema(by_alias=True))
+    else:
+        raise QtoolError(f"there is no schema of '{what}'", remedy="ask for 'report' or 'recipe'")
+    return 0

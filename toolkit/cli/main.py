@@ -1,0 +1,218 @@
+"""The qtool command: thin commands over the library. Heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from toolkit.cli import analysis as cli_analysis
+
+app = typer.Typer(
+    name="qtool",
+    help="From a float ONNX model to a mixed-precision TensorRT engine, with the precision of every layer explained.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
+Out = Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/<recipe name>.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the machine form.")]
+AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe run code of its author (module:Name).")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from toolkit import __version__
+
+        typer.echo(f"qtool {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    _State.debug = _State.debug or debug
+
+
+class _State:
+    debug = False
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    out: Out = None,
+    allow_code: AllowCode = False,
+    device_check: Annotated[
+        bool | None,
+        typer.Option(
+            "--device-check/--no-device-check",
+            help="Demand that the engine runs on this machine's GPU, or do not try. Default: where there is one.",
+            show_default=False,
+        ),
+    ] = None,
+    open_blocks: Annotated[
+        bool,
+        typer.Option("--open", help="Build opaque blocks once more with inner tensors marked, to see what they run."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Run a recipe: calibrate, quantize, build, measure, report."""
+    from toolkit.cli.commands import run_recipe
+
+    raise typer.Exit(run_recipe(recipe, out, allow_code, json, device_check, open_blocks))
+
+
+@app.command()
+def check(recipe: RecipePath, allow_code: AllowCode = False, json: Json = False) -> None:
+    """Read a recipe, its model and all its samples, and say what it would do; builds and calibrates nothing."""
+    from toolkit.cli.commands import check_recipe
+
+    raise typer.Exit(check_recipe(recipe, allow_code, json))
+
+
+@app.command()
+def new(
+    model: Annotated[Path, typer.Argument(help="An ONNX model.", show_default=False)],
+    data: Annotated[Path | None, typer.Option(help="Calibration data; profiles are read off its shapes.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Test data with labels.")] = None,
+    metric: Annotated[str | None, typer.Option(help="The metric for the test data: top1, top5, exact, mse.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The recipe to write. Default: <model>.toml here.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
+) -> None:
+    """Write a recipe that fits a model."""
+    from toolkit.cli.commands import new_recipe
+
+    raise typer.Exit(new_recipe(model, data, test, metric, out, force))
+
+
+@app.command()
+def passes(
+    name: Annotated[str | None, typer.Argument(help="One pass, or your own as module:Name; default: all.")] = None,
+    json: Json = False,
+) -> None:
+    """List the passes installed here, with their settings."""
+    from toolkit.cli.commands import list_passes
+
+    raise typer.Exit(list_passes(name, json))
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A model, engine layers, ranges, a calibration cache or a run folder.")],
+    json: Json = False,
+) -> None:
+    """Show what is in a file: ONNX model, ranges, calibration cache, inspector JSON, report or run folder."""
+    from toolkit.cli.commands import inspect_file
+
+    raise typer.Exit(inspect_file(file, json))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="A run folder, report or ranges file.", show_default=False)],
+    second: Annotated[Path, typer.Argument(help="Another of the same kind.", show_default=False)],
+    html: Annotated[Path | None, typer.Option(help="Also write the comparison as a page.")] = None,
+    json: Json = False,
+) -> None:
+    """Compare two runs, or two files of ranges."""
+    from toolkit.cli.commands import compare_runs
+
+    raise typer.Exit(compare_runs(first, second, html, json))
+
+
+@app.command()
+def schema(
+    what: Annotated[str, typer.Argument(help="report or recipe")] = "report",
+) -> None:
+    """Print the JSON Schema of report.json or of a recipe."""
+    from toolkit.cli.commands import print_schema
+
+    raise typer.Exit(print_schema(what))
+
+
+@app.command()
+def calibrate(
+    recipe: RecipePath,
+    shard: Annotated[str | None, typer.Option(help="Take only a share of the samples: i/n, such as 2/8.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file to write. Default: runs/<recipe>/collection[-i-of-n].npz.")
+    ] = None,
+    allow_code: AllowCode = False,
+    json: Json = False,
+) -> None:
+    """Collect calibration statistics, all or a share, for [calibration] collection."""
+    from toolkit.cli.commands_calibration import calibrate as collect
+
+    raise typer.Exit(collect(recipe, shard, out, allow_code, json))
+
+
+@app.command()
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="What calibrate --shard wrote.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Join the statistics of all shards of a calibration."""
+    from toolkit.cli.commands_calibration import merge as join
+
+    raise typer.Exit(join(parts, out, json))
+
+
+app.command()(cli_analysis.sensitivity)
+app.command()(cli_analysis.bisect)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command. Errors are printed as one paragraph, without a traceback unless --debug is given."""
+    sys.exit(invoke(sys.argv[1:] if arguments is None else arguments))
+
+
+def invoke(arguments: list[str]) -> int:
+    """Run the command with these arguments and return its exit status."""
+    from toolkit.base.errors import QtoolError, system_fault
+
+    # --debug is accepted anywhere on the line, since that is where people add it
+    _State.debug = "--debug" in arguments
+    words = [word for word in arguments if word != "--debug"]
+    try:
+        status: Any = app(args=words, standalone_mode=False)
+    except QtoolError as error:
+        if _State.debug:
+            raise
+        _complain(str(error))
+        return error.exit_status
+    except KeyboardInterrupt:
+        _complain("stopped; the steps that were finished are kept")
+        return 130
+    except Exception as error:
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
+            return 2
+        if _State.debug:
+            raise
+        bug = f"{type(error).__name__}: {error}. This is a bug in qtool: run again with --debug and report it"
+        _complain(str(system_fault(error) or bug))
+        return 2
+    if status == 130:
+        _complain("stopped; the steps that were finished are kept, and the same command goes on from there")
+    return int(status or 0)
+
+
+def _complain(text: str) -> None:
+    from toolkit.base.text import plain
+
+    sys.stderr.write(f"qtool: {plain(' '.join(text.split()))}\n")
+
+
+if __name__ == "__main__":
+    main()

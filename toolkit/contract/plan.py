@@ -1,0 +1,85 @@
+"""The precision asked for, node by node, each with a reason and the pass that asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from toolkit.base.precision import Precision
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One node's request: the precision, why, and who asked.
+
+    ``free`` says that it names what is expected, and orders nothing: weak typing sets no constraint for it.
+    """
+
+    precision: Precision
+    reason: str
+    by: str
+    free: bool = False
+
+
+class PrecisionPlan:
+    """Requests by node name. A later request replaces an earlier one; both stay in ``history``."""
+
+    def __init__(self, asks: Mapping[str, Ask] | None = None) -> None:
+        self._asks: dict[str, Ask] = dict(asks or {})
+        self.history: list[tuple[str, Ask]] = list(self._asks.items())
+        self.by = "qtool"
+
+    def ask(self, node: str, precision: Precision | str, why: str, free: bool = False) -> None:
+        """Ask that ``node`` computes in ``precision``; ``free``: expect it, without a constraint."""
+        ask = Ask(Precision(precision), why, self.by, free)
+        self._asks[node] = ask
+        self.history.append((node, ask))
+
+    def withdraw(self, node: str) -> None:
+        """Forget what was asked for ``node``, if anything."""
+        self._asks.pop(node, None)
+
+    def get(self, node: str) -> Ask | None:
+        """What was asked for ``node``, or None."""
+        return self._asks.get(node)
+
+    def rename(self, old: str, new: str) -> None:
+        """Carry a request over to a node's new name."""
+        if old in self._asks:
+            self._asks[new] = self._asks.pop(old)
+
+    def copy(self) -> PrecisionPlan:
+        """An independent copy, history included."""
+        twin = PrecisionPlan(self._asks)
+        twin.history = list(self.history)
+        return twin
+
+    def to_json(self) -> dict[str, dict[str, str | bool]]:
+        """``{node: {precision, reason, by}}``, with ``free`` where it is so."""
+        return {
+            n: {"precision": str(a.precision), "reason": a.reason, "by": a.by, **({"free": True} if a.free else {})}
+            for n, a in self._asks.items()
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Mapping[str, str | bool]]) -> PrecisionPlan:
+        """Read what ``to_json`` gave."""
+        return cls(
+            {
+                n: Ask(Precision(a["precision"]), str(a["reason"]), str(a["by"]), bool(a.get("free", False)))
+                for n, a in data.items()
+            }
+        )
+
+    def __contains__(self, node: str) -> bool:
+        return node in self._asks
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._asks)
+
+    def __len__(self) -> int:
+        return len(self._asks)
+
+    def items(self) -> Iterator[tuple[str, Ask]]:
+        """Pairs of node name and request."""
+        return iter(self._asks.items())

@@ -1,0 +1,365 @@
+"""Calibration and evaluation data: where samples come from, which profile each belongs to, and how they are batched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.base.errors import DataError
+from toolkit.base.profiles import Profiles, Shape
+from toolkit.contract.journal import Journal
+from toolkit.data.sample import (
+    EVERYTHING,
+    Array,
+    Fitter,
+    InputSpec,
+    Keep,
+    MaskPadder,
+    Sample,
+    Tally,
+    check_shared_dims,
+    fit_to_spec,
+    input_specs,
+)
+from toolkit.data.sources import Source, open_source
+from toolkit.graph.model import Model
+
+OUTSIDE = ("error", "skip", "pad", "crop")
+_WINDOW_BYTES = 64 << 20
+_WINDOW_SAMPLES = 1024
+BatchSize = int | Callable[[Mapping[str, Shape]], int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of equal shapes, joined along axis 0.
+
+    Attributes:
+        inputs: one array an input.
+        count: how many samples it joins.
+        profiles: the profiles that all of them count for.
+        origins: where each came from, in words.
+        indices: each one's place in the source.
+        labels: the samples' labels joined along axis 0, or None where they were not asked for.
+    """
+
+    inputs: dict[str, Array]
+    count: int
+    profiles: tuple[str, ...]
+    origins: list[str]
+    indices: tuple[int, ...]
+    labels: dict[str, Array] | None
+
+
+@dataclass
+class Counts:
+    """What became of the samples: how many count for each profile, were skipped, padded, cropped or cut."""
+
+    samples: int = 0
+    per_profile: dict[str, int] = field(default_factory=dict)
+    skipped: int = 0
+    padded: int = 0
+    cropped: int = 0
+    cut: int = 0
+
+
+class CalibrationData:
+    """Samples for a model. Made with ``open``; read as often as you like; nothing but the file under way is in memory.
+
+    Example:
+        >>> data = CalibrationData.open("digits.npz", model, profiles)        # doctest: +SKIP
+        >>> for batch in data.batches(8):                                     # doctest: +SKIP
+        ...     session.run(batch.inputs)
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        specs: Mapping[str, InputSpec],
+        profiles: Profiles,
+        *,
+        outside: str = "error",
+        labels: bool = False,
+        mask: str | None = None,
+        journal: Journal | None = None,
+        random: bool = False,
+        name: str = "data",
+    ) -> None:
+        self.specs, self.profiles, self.name = dict(specs), profiles, name
+        self.random = random
+        self.labels = labels
+        self.mask = mask
+        self.outside = outside
+        batched = [spec for spec in specs.values() if spec.batched]
+        self.can_batch = len(batched) == len(specs) and bool(batched)
+        self._source, self._journal = source, journal
+        self._fitter = Fitter(profiles, 0 if self.can_batch else None, outside)
+        self._padder = MaskPadder(mask, specs, profiles) if mask is not None else None
+        self._keep: tuple[Keep, ...] = ()
+        self._counts: Counts | None = None
+        self._fingerprint = ""
+
+    @classmethod
+    def open(
+        cls,
+        source: Any,
+        model: Model,
+        profiles: Profiles | None = None,
+        *,
+        outside: str = "error",
+        labels: bool = False,
+        base: str | Path = ".",
+        journal: Journal | None = None,
+        allow_code: bool = False,
+        images: Mapping[str, Any] | None = None,
+        random: Mapping[str, Any] | None = None,
+        mask: str | None = None,
+    ) -> CalibrationData:
+        """Open a source of samples. Files are found and headers looked at; values are read when they are needed.
+
+        Args:
+            source: path of an .npz file, of a folder of .npz, .npy or image files, or of inputs saved by Polygraphy
+                (.json); an iterable of dictionaries from input names to arrays, or a function that gives one;
+                ``module:Name`` of such an object; None with ``random``.
+            model: the model, whose inputs say what is wanted.
+            profiles: the recipe's profiles; with none, every sample counts for ``default``.
+            outside: what to do with a sample that fits no profile: ``error``, ``skip``, ``pad`` (zeros at the end up
+                to the nearest profile's min) or ``crop`` (to the nearest profile's max).
+            labels: whether labels are wanted (keys ``label`` or ``labels``).
+            base: the folder that a relative path starts from.
+            journal: where skipped, changed and cut samples are noted.
+            allow_code: whether ``module:Name`` may be imported.
+            images: settings for a folder of images, see ``toolkit.data.images.Images``.
+            random: ``{"seed": int, "samples": int}`` for seeded random samples instead of a source.
+            mask: name of the mask input, where samples may be padded to like shapes to share batches.
+
+        Raises:
+            DataError: nothing is there, or what is there does not fit the model.
+            NotAllowedError: ``module:Name`` without ``allow_code``.
+        """
+        profiles = profiles if profiles is not None else Profiles()
+        specs = input_specs(model)
+        if outside not in OUTSIDE:
+            raise DataError(f"outside is '{outside}'", remedy="one of " + ", ".join(OUTSIDE))
+        if not specs:
+            raise DataError("the model has no inputs, so there is nothing to calibrate", where=str(model.source or ""))
+        name, opened = open_source(source, specs, profiles, Path(base), allow_code, images, random)
+        if random is not None and journal is not None:
+            journal.noted(f"the data is random (seed {random['seed']}): the ranges mean nothing", rule="random data")
+        return cls(
+            opened,
+            specs,
+            profiles,
+            outside=outside,
+            labels=labels,
+            mask=mask,
+            journal=journal,
+            random=random is not None,
+            name=name,
+        )
+
+    # ---------------------------------------------------------------- reading
+
+    def samples(self, keep: Keep | None = None, tally: Tally | None = None) -> Iterator[Sample]:
+        """Every sample in the source's order, checked, with its profiles.
+
+        Args:
+            keep: takes a sample's index; samples for which it is false are passed over unread.
+            tally: takes in every sample as the source gave it, skipped ones too.
+
+        Raises:
+            DataError: a sample does not fit the model or any profile; the message names file, sample, input, value.
+        """
+        counts = Counts(per_profile=dict.fromkeys(self.profiles.names or [EVERYTHING], 0))
+        for index, origin, (inputs, labels) in self._source.read(self._accepts(keep)):
+            given = self._checked(index, origin, inputs, labels)
+            if tally is not None:
+                tally.add(given)
+            sample = self._fitter.fit(given)
+            if sample is None:
+                counts.skipped += 1
+                continue
+            counts.samples += 1
+            counts.padded += sample.change == "padded"
+            counts.cropped += sample.change == "cropped"
+            for profile in sample.profiles:
+                counts.per_profile[profile] += 1
+            yield sample if self._padder is None else self._padder.pad(sample)
+        if keep is None:
+            counts.cut = self._source.cut
+            self._note(counts)
+
+    def batches(self, size: BatchSize = 8, keep: Keep | None = None, tally: Tally | None = None) -> Iterator[Batch]:
+        """Samples joined to batches of equal shapes, in a deterministic order that depends on ``size``.
+
+        Samples wait for others of their shape within a window of bounded size.
+
+        Args:
+            size: how many samples a batch holds at most, or a function of the input shapes of one sample; no more
+                than the largest batch of the sample's profiles in any case.
+            keep: see ``samples``.
+            tally: see ``samples``.
+        """
+        waiting: dict[Any, list[Sample]] = {}
+        held_bytes = held = 0
+        for sample in self.samples(keep, tally):
+            limit = size(sample.shapes) if callable(size) else size
+            limit = min(limit, self._largest(sample.profiles))
+            if limit <= 1 or not self._joins(sample):
+                yield self._join([sample])
+                continue
+            key = (sample.profiles, *sorted(sample.shapes.items()), *((n, v.shape) for n, v in sample.labels.items()))
+            group = waiting.setdefault(key, [])
+            group.append(sample)
+            held, held_bytes = held + 1, held_bytes + _bytes(sample)
+            while len(group) >= limit or held > _WINDOW_SAMPLES or held_bytes > _WINDOW_BYTES:
+                fullest = key if len(group) >= limit else max(waiting, key=lambda k: len(waiting[k]))
+                ready = waiting.pop(fullest)
+                held, held_bytes = held - len(ready), held_bytes - sum(map(_bytes, ready))
+                yield self._join(ready)
+                group = waiting.get(key, [])
+        for ready in waiting.values():
+            yield self._join(ready)
+
+    def _joins(self, sample: Sample) -> bool:
+        return self.can_batch and all(value.shape[0] == 1 for value in sample.inputs.values())
+
+    def _largest(self, profiles: tuple[str, ...]) -> int:
+        """The largest batch that one of these profiles takes."""
+        largest = 0
+        for profile in self.profiles:
+            if profile.name in profiles:
+                sizes = [e.max[0] for name, e in profile.shapes.items() if self.specs[name].batched] or [1 << 30]
+                largest = max(largest, min(sizes))
+        return largest or 1 << 30
+
+    def _join(self, group: list[Sample]) -> Batch:
+        first = group[0]
+        joined = {name: _joined([sample.inputs[name] for sample in group]) for name in first.inputs}
+        labels = {name: _joined([sample.labels[name] for sample in group]) for name in first.labels}
+        return Batch(
+            joined,
+            len(group),
+            first.profiles,
+            [sample.origin for sample in group],
+            tuple(sample.index for sample in group),
+            labels if self.labels else None,
+        )
+
+    def _checked(self, index: int, origin: str, inputs: Mapping[str, Any], labels: dict[str, Array]) -> Sample:
+        if self.labels and not labels:
+            raise DataError("there are no labels", where=origin, remedy="add a 'label' array with a row a sample")
+        fitted = {name: fit_to_spec(inputs[name], spec, origin) for name, spec in self.specs.items()}
+        sample = Sample(fitted, index, origin, (), labels if self.labels else {})
+        check_shared_dims(sample, self.specs)
+        return sample
+
+    def _accepts(self, keep: Keep | None) -> Keep:
+        tests = self._keep if keep is None else (*self._keep, keep)
+        return lambda index: all(test(index) for test in tests)
+
+    # ---------------------------------------------------------------- knowing
+
+    def __len__(self) -> int:
+        """How many samples the source has (before any is skipped)."""
+        return self.count()
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the samples; reads all of them once if nobody has yet."""
+        if self._counts is None:
+            for _ in self.samples():
+                pass
+        assert self._counts is not None
+        return self._counts
+
+    def count(self, keep: Keep | None = None) -> int:
+        """How many samples ``keep`` accepts, before any is skipped."""
+        if keep is None and not self._keep:
+            return len(self._source)
+        return sum(map(self._accepts(keep), range(len(self._source))))
+
+    def all_samples(self, keep: Keep | None = None) -> Iterator[Sample]:
+        """Every sample as the source gives it, checked, those that fit no profile included."""
+        for index, origin, (inputs, labels) in self._source.read(self._accepts(keep)):
+            yield self._checked(index, origin, inputs, labels)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the content of all samples, whatever their order, file names and times."""
+        if not self._fingerprint:
+            tally = Tally()
+            for sample in self.all_samples():
+                tally.add(sample)
+            self._fingerprint = tally.fingerprint()
+        return self._fingerprint
+
+    def _note(self, counts: Counts) -> None:
+        first, self._counts = self._counts is None, counts
+        if not first or self._journal is None:
+            return
+        note = self._journal.noted
+        if counts.skipped:
+            note(f"{counts.skipped} samples of {self.name} fit no profile and were skipped", rule="skipped")
+        if counts.padded:
+            note(f"{counts.padded} samples of {self.name} were padded with zeros up to a profile", rule="padded")
+        if counts.cropped:
+            note(f"{counts.cropped} samples of {self.name} were cropped to a profile", rule="cropped")
+        if counts.cut:
+            note(f"{counts.cut} rows of {self.name} do not fill a batch and were left out", rule="cut")
+        for profile, number in counts.per_profile.items():
+            if not number:
+                note(f"no sample of {self.name} fits profile '{profile}'", rule="empty profile")
+
+    # ---------------------------------------------------------------- parts
+
+    def part(self, keep: Keep, name: str, journal: Journal | None = None) -> CalibrationData:
+        """The samples whose index ``keep`` accepts, as data of their own."""
+        twin = CalibrationData(
+            self._source,
+            self.specs,
+            self.profiles,
+            outside=self.outside,
+            labels=self.labels,
+            mask=self.mask,
+            journal=journal,
+            random=self.random,
+            name=name,
+        )
+        twin._keep = (*self._keep, keep)
+        return twin
+
+    def split(self, fraction: float, seed: int = 0) -> tuple[CalibrationData, CalibrationData]:
+        """Cut the data into a part to calibrate with and a part held out, evenly spread and disjoint.
+
+        Args:
+            fraction: the share held out, between 0 and 1.
+            seed: moves the place of the first sample held out.
+
+        Raises:
+            DataError: the fraction is not between 0 and 1.
+        """
+        if not 0 < fraction < 1:
+            raise DataError(f"the share held out is {fraction}", remedy="give a number between 0 and 1")
+        # a golden-ratio step moves the start differently for every seed
+        start = (seed * 0.6180339887498949) % 1.0
+
+        def held(index: int) -> bool:
+            return int((index + 1) * fraction + start) > int(index * fraction + start)
+
+        calibration = self.part(lambda index: not held(index), self.name, self._journal)
+        return calibration, self.part(held, f"{self.name}, held out", self._journal)
+
+
+def _bytes(sample: Sample) -> int:
+    return sum(value.nbytes for value in sample.inputs.values())
+
+
+def _joined(values: list[Array]) -> Array:
+    return values[0] if len(values) == 1 else np.concatenate(values, axis=0)
+
+
+__all__ = ["Array", "Batch", "CalibrationData", "Counts", "Keep", "Sample", "Tally"]

@@ -1,0 +1,218 @@
+"""Samples in .npz and .npy files: stacked over axis 0 or one by one, read lazily and never unpickled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from toolkit.base.errors import DataError, did_you_mean
+from toolkit.data.arrays import Stored, open_archive, open_array
+from toolkit.data.sample import LABELS, Array, InputSpec, Keep, Pair, Specs, check_names
+
+
+class Stack:
+    """The samples of a set of named arrays: stacked over axis 0, or ragged (``name/00000``, ``name/00001``...)."""
+
+    def __init__(self, keys: Iterable[str], specs: Specs, where: str) -> None:
+        self.where, self._specs = where, specs
+        self._ragged: dict[str, list[str]] = {}
+        stacked: list[str] = []
+        numbered: dict[str, dict[int, str]] = {}
+        for key in keys:
+            base, _, number = key.rpartition("/")
+            if key not in specs and number.isdigit() and (base in specs or base in LABELS):
+                numbered.setdefault(base, {})[int(number)] = key
+            else:
+                stacked.append(key)
+        for base, members in numbered.items():
+            if base in stacked:
+                raise DataError(
+                    f"there are both '{base}' and '{base}/...'", where=where, remedy="keep one of the two forms"
+                )
+            self._ragged[base] = [members[number] for number in sorted(members)]
+        check_names([*stacked, *self._ragged], specs, where)
+        self._stacked = stacked
+        sets = {base: sorted(members) for base, members in numbered.items()}
+        first = next((name for name in specs if name in sets), None)
+        for base, numbers in sets.items():
+            if first is not None and numbers != sets[first]:
+                odd = sorted(set(numbers) ^ set(sets[first]))[0]
+                lacking = base if odd not in numbers else first
+                raise DataError(
+                    f"'{lacking}/{odd:05d}' is missing, which '{first if lacking == base else base}' has",
+                    where=where,
+                    remedy="give every input (and label) the same numbers",
+                )
+
+    def samples(self, arrays: Callable[[str], Stored]) -> tuple[int, int, Callable[[int], Pair]]:
+        """How many samples there are, how many rows are left over, and a function that gives the i-th.
+
+        Args:
+            arrays: gives the array of a key.
+        """
+        stacked = {name: arrays(name) for name in self._stacked}
+        shapes = {name: array.shape for name, array in stacked.items()}
+        counts: dict[str, int] = {name: len(keys) for name, keys in self._ragged.items()}
+        cut, chunk = 0, 1
+        for name, found in shapes.items():
+            if name in self._specs:
+                counts[name], left, rows = self._count(found, self._specs[name])
+                cut, chunk = max(cut, left), max(chunk, rows)
+        for name in LABELS:
+            if name in shapes:
+                counts[name] = shapes[name][0] // chunk if shapes[name] else 1
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"'{name}' {count}" for name, count in counts.items())
+            raise DataError(
+                f"the numbers of samples differ: {listed}",
+                where=self.where,
+                remedy="every input (and label) needs as many samples",
+            )
+        count = next(iter(counts.values()), 0)
+        if not count:
+            raise DataError("there are no samples", where=self.where, remedy="give at least one sample")
+
+        def pick(index: int) -> Pair:
+            inputs: dict[str, Array] = {}
+            labels: dict[str, Array] = {}
+            for name, array in stacked.items():
+                if name in self._specs:
+                    inputs[name] = self._row(array, self._specs[name], index)
+                else:
+                    labels[name] = array.rows(index * chunk, (index + 1) * chunk) if array.shape else array.whole()
+            for name, keys in self._ragged.items():
+                if name in self._specs:
+                    ragged = arrays(keys[index])
+                    inputs[name] = ragged.whole().reshape(ragged.shape)
+                else:
+                    labels[name] = arrays(keys[index]).whole()
+            return inputs, labels
+
+        return count, cut, pick
+
+    def _count(self, shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int, int]:
+        """Samples in a stacked array, rows left over, rows that make one sample (1 where each row is a sample)."""
+        rank = len(spec.dims) if spec.dims is not None else len(shape)
+        if len(shape) == rank + 1:
+            return shape[0], 0, 1
+        if len(shape) != rank or rank == 0:
+            declared = [dim if dim is not None else "?" for dim in spec.dims or ()]
+            raise DataError(
+                f"shape {list(shape)} has rank {len(shape)}, the model declares {declared}",
+                where=f"{self.where}, input '{spec.name}'",
+                remedy="stack the samples along axis 0, or store each as "
+                f"'{spec.name}/00000', '{spec.name}/00001' and so on",
+            )
+        return shape[0] // spec.chunk, shape[0] % spec.chunk, spec.chunk
+
+    @staticmethod
+    def _row(array: Stored, spec: InputSpec, index: int) -> Array:
+        rank = len(spec.dims) if spec.dims is not None else len(array.shape)
+        if len(array.shape) == rank + 1:
+            return array.rows(index, index + 1)[0]
+        return array.rows(index * spec.chunk, (index + 1) * spec.chunk)
+
+
+class Files:
+    """Sets of arrays in files, one set a file (.npz) or one a group of .npy files; one set is in memory at a time."""
+
+    def __init__(self, sets: list[tuple[str, Any]], specs: Specs) -> None:
+        self._sets, self._specs = sets, specs
+        self._counts: list[int] | None = None
+        self.cut = 0
+
+    def __len__(self) -> int:
+        """The number of samples; reads the files' headers once."""
+        if self._counts is None:
+            counts, cut = [], 0
+            for number in range(len(self._sets)):
+                count, left, _ = self._open(number)
+                counts.append(count)
+                cut += left
+            self._counts, self.cut = counts, cut
+        return sum(self._counts)
+
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+        """See ``Source``."""
+        start, cut = 0, 0
+        counts: list[int] = []
+        for number, (where, _) in enumerate(self._sets):
+            known = self._counts[number] if self._counts is not None else None
+            if known is not None and not any(keep(start + i) for i in range(known)):
+                start += known
+                continue
+            count, left, pick = self._open(number)
+            counts.append(count)
+            cut += left
+            for i in range(count):
+                if keep(start + i):
+                    yield start + i, f"{where}, sample {i}", pick(i)
+            start += count
+        if self._counts is None:
+            self._counts, self.cut = counts, cut
+
+    def _open(self, number: int) -> tuple[int, int, Callable[[int], Pair]]:
+        where, members = self._sets[number]
+        arrays = open_archive(members) if isinstance(members, Path) else {k: open_array(p) for k, p in members.items()}
+        return Stack(arrays, self._specs, where).samples(arrays.__getitem__)
+
+
+def open_folder(folder: Path, specs: Specs) -> Files:
+    """A folder of .npz files, or of .npy files named after inputs."""
+    archives = sorted(folder.glob("*.npz"))
+    plain = sorted(folder.rglob("*.npy"))
+    if archives and plain:
+        raise DataError(
+            f"the folder holds both .npz ({archives[0].name}) and .npy ({plain[0].name}) files",
+            where=str(folder),
+            remedy="keep one of the two kinds in it",
+        )
+    if archives:
+        return Files([(str(path), path) for path in archives], specs)
+    if plain:
+        return Files(_group(folder, plain, specs), specs)
+    raise DataError(
+        "the folder holds no .npz, .npy or image files", where=str(folder), remedy="check the path of the data"
+    )
+
+
+def _group(folder: Path, files: list[Path], specs: Specs) -> list[tuple[str, Any]]:
+    """Put .npy files named ``<input>/<stem>``, ``<input>.<stem>`` or ``<stem>.<input>`` together into sets by stem."""
+    names = {**{_file_name(name): name for name in specs}, **{label: label for label in LABELS if label not in specs}}
+    sets: dict[str, dict[str, Path]] = {}
+    only = next(iter(specs)) if len(specs) == 1 else None
+    for path in files:
+        relative = path.relative_to(folder)
+        head, _, tail = path.stem.partition(".")
+        start, _, last = path.stem.rpartition(".")
+        if len(relative.parts) == 2 and relative.parts[0] in names:
+            name, stem = names[relative.parts[0]], path.stem
+        elif len(relative.parts) == 1 and tail and head in names:
+            name, stem = names[head], tail
+        elif len(relative.parts) == 1 and start and last in names:
+            name, stem = names[last], start
+        elif len(relative.parts) == 1 and only is not None:
+            name, stem = only, path.stem
+        else:
+            raise DataError(
+                "the file's name does not say which input it is for",
+                where=str(path),
+                remedy=f"name it '<input>.{path.stem}.npy' or put it into a sub-folder named like the input: "
+                + did_you_mean(head, names),
+            )
+        sets.setdefault(stem, {})[name] = path
+    for stem, members in sets.items():
+        lacking = [name for name in specs if name not in members]
+        if lacking:
+            raise DataError(
+                f"sample '{stem}' has no file for input '{lacking[0]}'",
+                where=str(folder),
+                remedy="every input needs files of the same stems",
+            )
+    return [(f"{folder}, '{stem}'", members) for stem, members in sorted(sets.items())]
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[/\\:]", "_", name)

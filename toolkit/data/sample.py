@@ -1,0 +1,385 @@
+"""One sample: what the model wants of it, whether it fits, and how it is padded or cropped into a profile."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+
+from toolkit.base.errors import DataError, did_you_mean
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.graph.model import Model, onnx_type
+
+Array = np.ndarray[Any, Any]
+Shapes = dict[str, tuple[int, ...]]
+EVERYTHING = "default"
+LABELS = ("label", "labels")
+Pair = tuple[dict[str, Array], dict[str, Array]]
+Keep = Callable[[int], bool]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the model declares of one input. ``dims`` is None where not even the rank is declared.
+
+    A dimension is a number where it is fixed, a name where it has one, else None.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    dims: tuple[int | str | None, ...] | None
+
+    @property
+    def batched(self) -> bool:
+        """Whether the first dimension is dynamic, so that samples can be put one after another along it."""
+        return self.dims is not None and len(self.dims) > 0 and not isinstance(self.dims[0], int)
+
+    @property
+    def chunk(self) -> int:
+        """How many rows of a stacked array make one sample: the first dimension where it is fixed, else 1."""
+        fixed = self.dims[0] if self.dims else None
+        return max(1, fixed) if isinstance(fixed, int) else 1
+
+
+Specs = Mapping[str, InputSpec]
+
+
+def input_specs(model: Model) -> dict[str, InputSpec]:
+    """What the model declares of each of its inputs, in order."""
+    specs = {}
+    for tensor in model.graph.inputs:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx_type(tensor.dtype)))
+        dims = None if tensor.shape is None else tuple(_dim(d) for d in tensor.shape)
+        specs[tensor.name] = InputSpec(tensor.name, dtype, dims)
+    return specs
+
+
+def _dim(value: Any) -> int | str | None:
+    if isinstance(value, (int, np.integer)):
+        return int(value) if value >= 0 else None
+    return str(value) if value else None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample that fits the model.
+
+    Attributes:
+        inputs: one array an input, at the input's full rank.
+        index: its place in the source, counted from 0.
+        origin: the file and the place in it, in words.
+        profiles: the profiles it counts for.
+        labels: what the data says the right answer is, by key; empty where it says nothing.
+        change: ``padded`` or ``cropped`` where it was made to fit, else empty.
+    """
+
+    inputs: dict[str, Array]
+    index: int
+    origin: str
+    profiles: tuple[str, ...] = ()
+    labels: dict[str, Array] = field(default_factory=dict)
+    change: str = ""
+
+    @property
+    def shapes(self) -> Shapes:
+        """The shape of every input."""
+        return {name: value.shape for name, value in self.inputs.items()}
+
+    def digest(self) -> int:
+        """SHA-256 of names, types, shapes and values, as a number."""
+        digest = hashlib.sha256()
+        for kind, arrays in (("input", self.inputs), ("label", self.labels)):
+            for name, value in sorted(arrays.items()):
+                digest.update(f"{kind}\0{name}\0{value.dtype.name}\0{value.shape}\0".encode())
+                digest.update(np.ascontiguousarray(value).view(np.uint8).reshape(-1).data if value.size else b"")
+        return int.from_bytes(digest.digest(), "big")
+
+
+class Tally:
+    """The fingerprint of samples: their number and the sum of their SHA-256, which no order changes.
+
+    Sums of disjoint parts add up to the whole's.
+    """
+
+    def __init__(self) -> None:
+        self.count = self.total = 0
+        self._ordered = hashlib.sha256()
+
+    def add(self, sample: Sample) -> None:
+        """Take in a sample."""
+        digest = sample.digest()
+        self.count += 1
+        self.total = (self.total + digest) % (1 << 256)
+        self._ordered.update(f"{sample.index}:{digest:x};".encode())
+
+    def fingerprint(self) -> str:
+        """SHA-256 over number and sum."""
+        return hashlib.sha256(f"{self.count}:{self.total:064x}".encode()).hexdigest()
+
+    def in_order(self) -> str:
+        """SHA-256 over the samples in the order they came, with their places."""
+        return self._ordered.hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """``samples``: their number; ``sum``: the sum in hex."""
+        return {"samples": self.count, "sum": f"{self.total:064x}"}
+
+
+def check_names(found: Sequence[str], specs: Mapping[str, InputSpec], where: str) -> None:
+    """Check that every input has values and every key is an input or a label.
+
+    Raises:
+        DataError: an input has no values, or a key is neither; the message names the nearest.
+    """
+    strangers = [name for name in found if name not in specs and name not in LABELS]
+    if strangers:
+        inputs = ", ".join(f"'{name}'" for name in specs)
+        raise DataError(
+            f"'{strangers[0]}' is neither an input of the model ({inputs}) nor a label",
+            where=where,
+            remedy=did_you_mean(strangers[0], [*specs, *LABELS]),
+        )
+    missing = [name for name in specs if name not in found]
+    if missing:
+        raise DataError(
+            f"there are no values for input '{missing[0]}'",
+            where=where,
+            remedy="give every input of the model: " + ", ".join(f"'{name}'" for name in specs),
+        )
+
+
+def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
+    """The value as an array of exactly the input's type, checked.
+
+    float64 becomes float32 where no value overflows or vanishes, int32 and int64 become each other where every value
+    survives, float16 becomes float32.
+
+    Raises:
+        DataError: wrong dtype, rank or fixed dimension, an empty array, NaN or an infinity.
+    """
+    array = np.asarray(value)
+    place = f"{where}, input '{spec.name}'"
+    if spec.dims is not None:
+        declared = [d if d is not None else "?" for d in spec.dims]
+        if array.ndim != len(spec.dims):
+            raise DataError(
+                f"shape {list(array.shape)} has rank {array.ndim}, the model declares {declared}",
+                where=place,
+                remedy="a sample has the input's full rank, its batch dimension included",
+            )
+        for axis, (size, wanted) in enumerate(zip(array.shape, spec.dims)):
+            if isinstance(wanted, int) and size != wanted:
+                raise DataError(
+                    f"shape {list(array.shape)} has {size} in dimension {axis}, the model declares {declared}",
+                    where=place,
+                    remedy=f"give samples with {wanted} there, or export the model with that dimension dynamic",
+                )
+    if array.size == 0:
+        raise DataError(f"shape {list(array.shape)} holds no values", where=place, remedy="remove the sample")
+    array = _fit_dtype(array, spec, place)
+    if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
+        wide = array.astype(np.float32) if array.dtype.itemsize < 4 else array
+        finite = np.isfinite(wide)
+        if not finite.all():
+            at = np.unravel_index(int(np.argmin(finite)), array.shape)
+            count = int(finite.size - np.count_nonzero(finite))
+            raise DataError(
+                f"the value at {[int(i) for i in at]} is {wide[at]} ({count} values are not finite)",
+                where=place,
+                remedy="samples need finite values: repair or remove this one",
+            )
+    return array
+
+
+def _fit_dtype(array: Array, spec: InputSpec, place: str) -> Array:
+    have, want = array.dtype, spec.dtype
+    if have == want:
+        return array
+    remedy = f"save it as {want.name}"
+    pair = (have.name, want.name)
+    if pair == ("float64", "float32"):
+        with np.errstate(over="ignore", under="ignore"):
+            cast = array.astype(want)
+        lost = (np.isinf(cast) & np.isfinite(array)) | ((cast == 0) & (array != 0))
+    elif pair in (("int64", "int32"), ("int32", "int64"), ("float16", "float32")):
+        cast = array.astype(want)
+        lost = (cast != array) & (array == array)
+    else:
+        raise DataError(f"dtype is {have.name}, the model wants {want.name}", where=place, remedy=remedy)
+    if lost.any():
+        raise DataError(
+            f"dtype is {have.name}, the model wants {want.name}, which cannot hold {array[lost].reshape(-1)[0]!r}",
+            where=place,
+            remedy=remedy,
+        )
+    return np.asarray(cast)
+
+
+def check_shared_dims(sample: Sample, specs: Mapping[str, InputSpec]) -> None:
+    """Check that dimensions to which the model gives the same name have the same size.
+
+    Raises:
+        DataError: they differ.
+    """
+    seen: dict[str, tuple[int, str]] = {}
+    for name, spec in specs.items():
+        for size, dim in zip(sample.inputs[name].shape, spec.dims or ()):
+            if not isinstance(dim, str):
+                continue
+            first, owner = seen.setdefault(dim, (size, name))
+            if size != first:
+                raise DataError(
+                    f"dimension '{dim}' is {first} in input '{owner}' and {size} in input '{name}'",
+                    where=sample.origin,
+                    remedy="the model declares them equal",
+                )
+
+
+class Fitter:
+    """Finds the profiles that a sample counts for, and makes it fit where the recipe allows.
+
+    Args:
+        profiles: the recipe's profiles; with none every sample counts for ``default``.
+        batch_axis: 0 where samples are batched along it, else None.
+        outside: ``error``, ``skip``, ``pad`` or ``crop``.
+    """
+
+    def __init__(self, profiles: Profiles, batch_axis: int | None, outside: str) -> None:
+        self._profiles, self._axis, self._outside = profiles, batch_axis, outside
+        self._known: dict[tuple[tuple[str, tuple[int, ...]], ...], tuple[str, ...]] = {}
+
+    def home(self, shapes: Shapes) -> tuple[str, ...]:
+        """Names of the profiles that a sample of these shapes counts for."""
+        if not len(self._profiles):
+            return (EVERYTHING,)
+        key = tuple(sorted(shapes.items()))
+        if key not in self._known:
+            self._known[key] = tuple(p.name for p in self._profiles.home(shapes, self._axis))
+        return self._known[key]
+
+    def fit(self, sample: Sample) -> Sample | None:
+        """The sample with its profiles, changed if need be; None where it is to be skipped.
+
+        Raises:
+            DataError: it fits no profile and may not be made to.
+        """
+        home = self.home(sample.shapes)
+        if home:
+            return Sample(sample.inputs, sample.index, sample.origin, home, sample.labels)
+        if self._outside == "skip":
+            return None
+        if self._outside in ("pad", "crop"):
+            changed = self._changed(sample)
+            if changed is not None:
+                return changed
+        shapes = ", ".join(f"'{name}' {list(shape)}" for name, shape in sample.shapes.items())
+        extents = "; ".join(
+            f"{profile.name}: " + ", ".join(f"'{n}' {list(e.min)} to {list(e.max)}" for n, e in profile.shapes.items())
+            for profile in self._profiles
+        )
+        raise DataError(
+            f"{shapes} fits no profile ({extents})",
+            where=sample.origin,
+            remedy="widen a profile, or set outside to skip, pad or crop"
+            if self._outside == "error"
+            else f"no profile can be reached by outside = '{self._outside}': widen a profile or set outside = 'skip'",
+        )
+
+    def _changed(self, sample: Sample) -> Sample | None:
+        """The sample padded or cropped to the profile for which the fewest values come or go."""
+        best: tuple[float, Shapes] | None = None
+        for profile in self._profiles:
+            target = self._target(sample.shapes, profile)
+            if target is None:
+                continue
+            cost = sum(abs(math.prod(target[n]) - math.prod(s)) for n, s in sample.shapes.items())
+            if best is None or cost < best[0]:
+                best = cost, target
+        if best is None:
+            return None
+        inputs = {name: resize(value, best[1][name]) for name, value in sample.inputs.items()}
+        change = "padded" if self._outside == "pad" else "cropped"
+        return Sample(inputs, sample.index, sample.origin, self.home(best[1]), sample.labels, change)
+
+    def _target(self, shapes: Shapes, profile: ShapeProfile) -> Shapes | None:
+        target = dict(shapes)
+        for name, extent in profile.shapes.items():
+            if name not in shapes or len(shapes[name]) != len(extent.min):
+                return None
+            sizes = [
+                size if axis == self._axis else self._moved(size, extent, axis)
+                for axis, size in enumerate(shapes[name])
+            ]
+            target[name] = tuple(sizes)
+        return target if profile.fits(target, self._axis) else None
+
+    def _moved(self, size: int, extent: Extent, axis: int) -> int:
+        return max(size, extent.min[axis]) if self._outside == "pad" else min(size, extent.max[axis])
+
+
+def resize(value: Array, shape: Sequence[int]) -> Array:
+    """The array cut off or filled with zeros at the end of each dimension, so that it has ``shape``."""
+    if value.shape == tuple(shape):
+        return value
+    result = np.zeros(tuple(shape), value.dtype)
+    common = tuple(slice(0, min(a, b)) for a, b in zip(value.shape, shape))
+    result[common] = value[common]
+    return result
+
+
+class MaskPadder:
+    """Pads samples of like length to one shape, the mask with zeros, so that they can share a batch.
+
+    The shape that a sample is padded to depends on the sample and its profile alone, never on its neighbours: with
+    lengths rounded up to one of four steps an octave at most a quarter is padding, and the ranges do not depend on
+    the order of the samples.
+
+    Args:
+        mask: name of the mask input. Its dynamic dimensions but the first are padded, in every input that has them.
+    """
+
+    def __init__(self, mask: str, specs: Mapping[str, InputSpec], profiles: Profiles) -> None:
+        if mask not in specs:
+            raise DataError(f"the mask '{mask}' is no input of the model", remedy=did_you_mean(mask, specs))
+        self._mask, self._specs, self._profiles = mask, specs, profiles
+        self._axes = [i for i, d in enumerate(specs[mask].dims or ()) if i and not isinstance(d, int)]
+        if not self._axes:
+            raise DataError(f"the mask '{mask}' has no dynamic dimension to pad", remedy="leave out mask")
+
+    def pad(self, sample: Sample) -> Sample:
+        """The sample, padded."""
+        mask_shape = sample.inputs[self._mask].shape
+        sizes: dict[str | int, int] = {}
+        for axis in self._axes:
+            dim = (self._specs[self._mask].dims or ())[axis]
+            limit = self._limit(sample.profiles, axis)
+            padded = max(mask_shape[axis], min(round_up(mask_shape[axis]), limit))
+            sizes[dim if isinstance(dim, str) else mask_shape[axis]] = padded
+        inputs = {}
+        for name, value in sample.inputs.items():
+            dims = self._specs[name].dims or ()
+            shape = [
+                sizes.get(dim if isinstance(dim, str) else size, size) if axis and not isinstance(dim, int) else size
+                for axis, (size, dim) in enumerate(zip(value.shape, dims))
+            ]
+            inputs[name] = resize(value, shape or value.shape)
+        return Sample(inputs, sample.index, sample.origin, sample.profiles, sample.labels, sample.change)
+
+    def _limit(self, profiles: tuple[str, ...], axis: int) -> int:
+        limits = [
+            self._profiles[name].shapes[self._mask].max[axis]
+            for name in profiles
+            if name in self._profiles.names and self._mask in self._profiles[name].shapes
+        ]
+        return min(limits) if limits else 1 << 40
+
+
+def round_up(size: int) -> int:
+    """The next size at or above ``size`` in a ladder of four steps an octave (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, ...)."""
+    step = max(1, 1 << max(0, size.bit_length() - 3))
+    return -(-size // step) * step

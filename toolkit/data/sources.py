@@ -1,0 +1,284 @@
+"""Opening any source of samples; those that are no files: iterables, Polygraphy's inputs, random numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from toolkit.base.errors import DataError
+from toolkit.base.profiles import Profiles
+from toolkit.data.files import Files, open_folder
+from toolkit.data.sample import Array, InputSpec, Keep, Pair, Specs, check_names
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+_END = object()
+_MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class Source(Protocol):
+    """Samples in a fixed order.
+
+    Attributes:
+        cut: rows that were left over because they do not fill a sample of a fixed batch; known after reading.
+    """
+
+    cut: int
+
+    def __len__(self) -> int:
+        """How many samples there are; reads no more than it must."""
+        ...
+
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+        """Index, origin, and inputs and labels of each sample whose index ``keep`` accepts."""
+        ...
+
+
+class Feeds:
+    """Dictionaries of arrays, one a sample, from anything that can be iterated again and again."""
+
+    def __init__(self, make: Callable[[], Iterable[Any]], specs: Specs, where: str) -> None:
+        self._make, self._specs, self._where = make, specs, where
+        self._count: int | None = None
+        self.cut = 0
+
+    def __len__(self) -> int:
+        """The number of samples: the iterable's own length where it has one, else by going through it once."""
+        if self._count is None:
+            feeds = self._make()
+            with _theirs(self._where, "in len()"):
+                self._count = len(feeds) if isinstance(feeds, Sized) else None
+            if self._count is None:
+                self._count = sum(1 for _ in _each(feeds, self._where))
+        return self._count
+
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+        """See ``Source``."""
+        index = -1
+        for index, feed in enumerate(_each(self._make(), self._where)):
+            if not keep(index):
+                continue
+            where = f"{self._where}, sample {index}"
+            if not isinstance(feed, Mapping):
+                raise DataError(
+                    f"a sample is a {type(feed).__name__}",
+                    where=where,
+                    remedy="give dictionaries from input names to arrays",
+                )
+            check_names(list(feed), self._specs, where)
+            arrays = {name: _array(value, f"{where}, '{name}'") for name, value in feed.items()}
+            inputs = {name: value for name, value in arrays.items() if name in self._specs}
+            labels = {name: np.atleast_1d(value) for name, value in arrays.items() if name not in self._specs}
+            yield index, where, (inputs, labels)
+        self._count = index + 1
+
+
+def _each(feeds: Iterable[Any], where: str) -> Iterator[Any]:
+    """The feeds one by one.
+
+    Raises:
+        DataError: the iterable failed; the message names the sample.
+    """
+    number = 0
+    with _theirs(where, "at sample 0"):
+        remaining = iter(feeds)
+    while True:
+        with _theirs(where, f"at sample {number}"):
+            feed = next(remaining, _END)
+        if feed is _END:
+            return
+        yield feed
+        number += 1
+
+
+def _array(value: Any, where: str) -> Array:
+    with _theirs(where, "to become an array"):
+        return np.asarray(value)
+
+
+@contextmanager
+def _theirs(where: str, doing: str) -> Iterator[None]:
+    """The block runs code of whoever gives the samples: what fails in it is said to be theirs.
+
+    Raises:
+        DataError: something failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise DataError(
+            f"{where} failed {doing}: {type(error).__name__}: {error}",
+            remedy="mend the code that gives the samples; --debug shows the line",
+        ) from error
+
+
+def polygraphy_inputs(path: Path, specs: Specs) -> Feeds:
+    """Inputs saved by Polygraphy (``polygraphy run --save-inputs``).
+
+    Raises:
+        DataError: the file is not of that kind.
+    """
+    from polygraphy.json import load_json
+
+    try:
+        feeds = load_json(str(path))
+    except Exception as error:
+        raise DataError(
+            f"these are no inputs saved by Polygraphy: {' '.join(str(error).split())[:200]}",
+            where=str(path),
+            remedy="write them with polygraphy run --save-inputs",
+        ) from error
+    if not isinstance(feeds, list) or not all(isinstance(feed, Mapping) for feed in feeds):
+        raise DataError(
+            "these are no inputs saved by Polygraphy: not a list of feeds",
+            where=str(path),
+            remedy="write them with polygraphy run --save-inputs",
+        )
+    return Feeds(lambda: feeds, specs, str(path))
+
+
+def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
+    """A function that gives the samples from the start each time.
+
+    A function or class is called each time; an iterator, which can be read only once, is read into memory.
+
+    Raises:
+        DataError: it cannot be iterated.
+    """
+    if callable(source):
+        return lambda: _called(source, where)
+    source = _iterable(source, where)
+    if isinstance(source, Iterator):
+        held = list(_each(source, where))
+        return lambda: held
+    return lambda: source
+
+
+def _called(make: Callable[[], Any], where: str) -> Iterable[Any]:
+    with _theirs(where, "when called"):
+        made = make()
+    return _iterable(made, where)
+
+
+def _iterable(value: Any, where: str) -> Iterable[Any]:
+    if not isinstance(value, Iterable):
+        raise DataError(
+            f"a {type(value).__name__} cannot be iterated",
+            where=where,
+            remedy="give a list, a generator function, or an object with __iter__",
+        )
+    return value
+
+
+class RandomFeeds:
+    """Seeded random samples whose shapes go through min, opt and max of every profile in turn, one row each.
+
+    Floats are drawn from the standard normal distribution, integers from 0 and 1, so that they index any table.
+    """
+
+    def __init__(self, specs: Specs, profiles: Profiles, seed: int, samples: int, batched: bool) -> None:
+        self._specs, self._seed, self._samples = specs, seed, samples
+        self.cut = 0
+        corners = [profile.corners()[which] for which in ("opt", "min", "max") for profile in profiles] or [{}]
+        self._shapes = [
+            {name: self._shape(spec, corner, batched) for name, spec in specs.items()} for corner in corners
+        ]
+
+    @staticmethod
+    def _shape(spec: InputSpec, corner: Mapping[str, tuple[int, ...]], batched: bool) -> tuple[int, ...]:
+        shape: list[Any] = list(corner.get(spec.name, spec.dims or ()))
+        if batched and shape:
+            shape[0] = 1
+        for axis, size in enumerate(shape):
+            if not isinstance(size, int):
+                raise DataError(
+                    f"dimension {axis} of input '{spec.name}' is dynamic and no profile gives its size",
+                    where="random data",
+                    remedy="add a [[profile]] with shapes for this input",
+                )
+        return tuple(max(1, size) for size in shape)
+
+    def __len__(self) -> int:
+        """The number of samples asked for."""
+        return self._samples
+
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+        """See ``Source``."""
+        for index in filter(keep, range(self._samples)):
+            rng = np.random.default_rng([self._seed, index])
+            shapes = self._shapes[index % len(self._shapes)]
+            inputs = {name: _random(rng, self._specs[name].dtype, shape) for name, shape in shapes.items()}
+            yield index, f"random data, sample {index}", (inputs, {})
+
+
+def _random(rng: np.random.Generator, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    if dtype.kind in "iub":
+        return rng.integers(0, 2, shape).astype(dtype)
+    return rng.standard_normal(shape, np.float32).astype(dtype)
+
+
+def open_source(
+    source: Any,
+    specs: Mapping[str, InputSpec],
+    profiles: Profiles,
+    base: Path,
+    allow_code: bool,
+    images: Mapping[str, Any] | None,
+    random: Mapping[str, Any] | None,
+) -> tuple[str, Source]:
+    """The name and the source of what a recipe or a caller names; see ``CalibrationData.open``."""
+    if random is not None:
+        if source is not None:
+            raise DataError("both a source and random data are given", remedy="keep one of them")
+        batched = all(spec.batched for spec in specs.values())
+        return "random data", _random_feeds(random, specs, profiles, batched)
+    if source is None:
+        raise DataError("no source is given", remedy='set data = "path", or random = { seed = 0, samples = 32 }')
+    if isinstance(source, str) and _MODULE.fullmatch(source) and not (base / source).exists():
+        from toolkit.base.code import load_object
+
+        return source, Feeds(repeatable(load_object(source, allow_code, "data"), source), specs, source)
+    if not isinstance(source, (str, Path)):
+        return "the iterable", Feeds(repeatable(source, "the iterable"), specs, "the iterable")
+    path = base / source
+    if not path.exists():
+        raise DataError("no such file or folder", where=str(path), remedy="check the path of the data")
+    if path.is_dir():
+        if images is not None or holds_images(path):
+            from toolkit.data.images import Images
+
+            return str(path), Images(path, images or {}, specs)
+        return str(path), open_folder(path, specs)
+    if path.suffix == ".json":
+        return str(path), polygraphy_inputs(path, specs)
+    if path.suffix == ".npz":
+        return str(path), Files([(str(path), path)], specs)
+    if path.suffix == ".npy" and len(specs) == 1:
+        return str(path), Files([(str(path), {next(iter(specs)): path})], specs)
+    raise DataError(
+        f"a '{path.suffix}' file is none of .npz, .npy (for a model with one input) and Polygraphy's .json",
+        where=str(path),
+        remedy="save the samples with numpy.savez",
+    )
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether a path is a folder of images; arrays beside them win."""
+    kinds = {path.suffix.lower() for path in folder.rglob("*")}
+    return not kinds & {".npz", ".npy"} and bool(kinds & set(IMAGE_SUFFIXES))
+
+
+def _random_feeds(
+    settings: Mapping[str, Any], specs: Mapping[str, InputSpec], profiles: Profiles, batched: bool
+) -> RandomFeeds:
+    seed, samples = settings.get("seed"), settings.get("samples", 32)
+    unknown = sorted(set(settings) - {"seed", "samples"})
+    if unknown or not isinstance(seed, int) or seed < 0 or not isinstance(samples, int) or samples < 1:
+        raise DataError(
+            f"random is {dict(settings)!r}", remedy="write random = { seed = 0, samples = 32 }, both whole numbers"
+        )
+    return RandomFeeds(specs, profiles, seed, samples, batched)

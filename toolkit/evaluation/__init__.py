@@ -1,0 +1,1 @@
+"""Whether the result is what the user needs: metrics, budgets, differences of outputs."""

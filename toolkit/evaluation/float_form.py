@@ -1,0 +1,129 @@
+"""The float model that node errors are measured against.
+
+A pass such as smooth or equalize computes the same function with rescaled inner tensors: held against the source
+model's tensors of those names, a rescaled tensor looks wrong while it is exact. The float form of the prepared model,
+its pairs bypassed, has the same scales; the source stays the judge of whether it still computes the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.base.errors import ModelError
+from toolkit.evaluation.difference import Difference
+from toolkit.graph.model import Model
+from toolkit.graph.sessions import session
+from toolkit.placement.qdq import without_pairs
+
+if TYPE_CHECKING:
+    from toolkit.data.dataset import Batch
+
+Array = np.ndarray[Any, Any]
+Batches = Callable[[int, int], Iterable["Batch"]]
+
+SAME_DB = 60.0
+"""From here on two float models compute the same, rounding aside."""
+_FIT_DB = 12.0
+"""How much nearer one factor a channel must bring a tensor to the source's for it to count as rescaled: fourfold."""
+_FEW = 4
+"""Samples to look for rescaled tensors on: all tensors of one sample are held at once."""
+
+
+def node_reference(
+    source: Model, prepared: Model, batches: Batches, batch: int, samples: int
+) -> tuple[Model, set[str], list[str]]:
+    """What the nodes of a quantized model are to be held against.
+
+    Args:
+        source: the float model that the recipe started from.
+        prepared: the model after the passes, in float32 with its pairs.
+        batches: gives batches of this size of the first so many samples, anew at every call.
+        batch: samples to run at once.
+        samples: how many to compare the outputs on.
+
+    Returns:
+        The model to compare with, the names of its tensors that say nothing since a pass rescaled them, and notes.
+        The model is the float form of ``prepared`` where its outputs equal the source's, else ``source``.
+    """
+    plain = without_pairs(prepared)
+    facts = source.facts()
+    outputs = [tensor.name for tensor in source.graph.outputs if facts.is_float(tensor.name)]
+    try:
+        level = _level(source, plain, outputs, batches(batch, samples))
+        if level >= SAME_DB:
+            return plain, set(), []
+        rescaled = _rescaled(source, plain, batches(1, _FEW))
+    except ModelError as error:
+        note = f"the passes' float form cannot be run, so layer errors are against the source model: {error.what[:200]}"
+        return source, set(), [note]
+    note = ""
+    if rescaled:
+        note = (
+            f"layer errors are against the source model, since the passes changed what it computes ({level:.1f} dB "
+            f"without any pair): {len(rescaled)} tensors that they rescaled are left out, such as '{min(rescaled)}'"
+        )
+    return source, rescaled, [note] if note else []
+
+
+def _level(source: Model, plain: Model, outputs: list[str], batches: Iterable[Batch]) -> float:
+    """SQNR in dB of the worst float output; infinite where they are equal, minus infinity where NaN was met."""
+    a, b = session(source, outputs=outputs), session(plain, outputs=outputs)
+    found = {name: Difference() for name in outputs}
+    for part in batches:
+        wanted, given = a.run(part.inputs), b.run(part.inputs)
+        for name, difference in found.items():
+            if wanted[name].shape != given[name].shape:
+                return -np.inf
+            difference.add(wanted[name], given[name])
+    levels = []
+    for difference in found.values():
+        level = np.inf if difference.noise == 0 else difference.sqnr_db
+        levels.append(-np.inf if difference.broken or level is None else level)
+    return float(min(levels, default=np.inf))
+
+
+def _rescaled(source: Model, plain: Model, batches: Iterable[Batch]) -> set[str]:
+    """The tensors that both have and that equal the source's much better after one factor a channel."""
+    known = {tensor.name for node in plain.nodes for tensor in node.outputs}
+    facts = source.facts()
+    names = sorted({t.name for n in source.nodes for t in n.outputs if t.name in known and facts.is_float(t.name)})
+    a, b = session(source, outputs=names), session(plain, outputs=names)
+    fits: dict[tuple[str, int], _Fit] = {}
+    for part in batches:
+        wanted, given = a.run(part.inputs), b.run(part.inputs)
+        for name in names:
+            if wanted[name].shape == given[name].shape and wanted[name].ndim > 1:
+                for axis in {1, wanted[name].ndim - 1}:
+                    fits.setdefault((name, axis), _Fit()).add(wanted[name], given[name], axis)
+    return {name for (name, _), fit in fits.items() if fit.rescaled}
+
+
+class _Fit:
+    """Least squares of one factor a channel between two tensors, batch by batch."""
+
+    def __init__(self) -> None:
+        self.sums: tuple[Array, Array, Array] | None = None
+
+    def add(self, wanted: Array, given: Array, axis: int) -> None:
+        """Take in a batch of both tensors, whose channels lie along ``axis``."""
+        x, y = (np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)
+                for values in (wanted, given))  # fmt: skip
+        new = ((x * x).sum(1), (x * y).sum(1), (y * y).sum(1))
+        if self.sums is None:
+            self.sums = new
+        elif self.sums[0].shape == new[0].shape:
+            xx, xy, yy = self.sums
+            self.sums = (xx + new[0], xy + new[1], yy + new[2])
+
+    @property
+    def rescaled(self) -> bool:
+        """Whether the factors explain most of a difference that is more than rounding."""
+        if self.sums is None:
+            return False
+        xx, xy, yy = self.sums
+        signal, noise = xx.sum(), max((xx - 2 * xy + yy).sum(), 0.0)
+        left = np.maximum(yy - np.divide(xy * xy, xx, out=np.zeros_like(xx), where=xx > 0), 0.0).sum()
+        return bool(noise > signal * 10 ** (-SAME_DB / 10) and left < noise * 10 ** (-_FIT_DB / 10))

@@ -1,0 +1,282 @@
+"""What one state of the simulation does to the model's outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from toolkit.evaluation.difference import Difference, same_winners
+from toolkit.evaluation.outputs import is_float
+
+Array = np.ndarray[Any, Any]
+_FLIP_POSITIONS = 4_000
+_FLIP_DRAWS = 24
+_MASKED = -1e9
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outputs of a state against those of the float model, over all samples.
+
+    Attributes:
+        noise: noise power over signal power of the worst output; infinite where NaN or infinity appeared. Of a model
+            all of whose outputs are integers or the like, the share of elements that differ.
+        cosine: cosine similarity of the worst output, or None.
+        kl: mean Kullback-Leibler divergence KL(float || state) of the outputs' softmax, in nats; None where no output
+            has classes.
+        agreement: share of positions with the float model's winner, or of equal elements where an output holds
+            integers and the like, of the worst output; None where no output has either.
+        flips: expected share of positions whose winner changes, see ``expected_flips``; None without classes.
+        metric: the user's metric, or None.
+        positions: how many positions ``agreement`` and ``kl`` are from.
+        parts: noise over signal of each batch, in order.
+        agreement_error: standard error of ``agreement`` as the samples' own shares differ; None without ``agreement``.
+        variation_db: power of what differs from sample to sample over the noise, of the worst output, in dB; None
+            where nothing differs or too few samples were seen.
+    """
+
+    noise: float
+    cosine: float | None = None
+    kl: float | None = None
+    agreement: float | None = None
+    flips: float | None = None
+    metric: float | None = None
+    positions: int = 0
+    parts: tuple[float, ...] = ()
+    agreement_error: float | None = None
+    variation_db: float | None = None
+
+    @property
+    def sqnr_db(self) -> float:
+        """10 log10(signal / noise) of the worst output; infinite where nothing differs."""
+        if self.noise == 0:
+            return math.inf
+        return -10 * math.log10(self.noise) if math.isfinite(self.noise) else -math.inf
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary; infinities are written as text."""
+        return {k: _plain(v) for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Outcome:
+        """Read what ``to_json`` gave."""
+        keys = ("cosine", "kl", "agreement", "flips", "metric", "agreement_error", "variation_db")
+        values = {key: _number(content.get(key)) for key in keys}
+        parts = tuple(float(part) for part in content.get("parts", ()))
+        return cls(float(content["noise"]), **values, positions=int(content["positions"]), parts=parts)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+@dataclass
+class Part:
+    """One batch: differences by output, the divergence summed over positions, and what expected flips need.
+
+    Attributes:
+        differences: by output.
+        discrete: the outputs that hold integers and the like, not floats.
+        kl: summed over positions.
+        positions: how many there are.
+        gaps: by output with classes, the float model's best score less its second, float32 [positions].
+        errors: by output with classes, the variance of the scores' errors over the classes, float32 [positions].
+        shares: by output with classes or integers, the share of each sample's positions that keep their winner or
+            value, float64 [batch].
+    """
+
+    differences: dict[str, Difference] = field(default_factory=dict)
+    discrete: set[str] = field(default_factory=set)
+    kl: float = 0.0
+    positions: int = 0
+    gaps: dict[str, Array] = field(default_factory=dict)
+    errors: dict[str, Array] = field(default_factory=dict)
+    shares: dict[str, Array] = field(default_factory=dict)
+
+
+def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes: Sequence[str]) -> Part:
+    """One batch of outputs against the float model's.
+
+    An output whose shape differs, as the number of detections may, is lost as a whole.
+
+    Args:
+        reference: the float model's outputs.
+        values: the outputs of the state.
+        classes: outputs whose last axis holds scores of classes.
+    """
+    part = Part()
+    for name, wanted in reference.items():
+        found, difference = values[name], Difference()
+        part.differences[name] = difference
+        if not is_float(wanted.dtype):
+            part.discrete.add(name)
+            if wanted.shape != found.shape:
+                difference.winners += max(wanted.size, found.size)
+                continue
+            difference.add_equal(wanted, found)
+            _share(part, name, np.asarray(wanted == found))
+        elif wanted.shape != found.shape:
+            difference.lose(wanted, found, max(len(wanted), len(found)) if name in classes else 0)
+        else:
+            scored = name in classes and wanted.size > 0
+            difference.add(wanted, found, scored)
+            if scored and not difference.broken:
+                _scores(part, name, np.asarray(wanted, np.float32), np.asarray(found, np.float32))
+    return part
+
+
+def _scores(part: Part, name: str, wanted: Array, found: Array) -> None:
+    usable = np.isfinite(wanted)
+    if not usable.all():
+        # a class that is masked by -inf is none; infinity less itself would be NaN
+        wanted, found = np.where(usable, wanted, _MASKED), np.where(usable, found, _MASKED)
+    part.kl += _divergence(wanted, found)
+    part.positions += wanted.size // wanted.shape[-1]
+    best = np.partition(wanted, -2, axis=-1)[..., -2:]
+    part.gaps[name] = (best[..., 1] - best[..., 0]).reshape(-1)
+    part.errors[name] = (found - wanted).var(axis=-1, ddof=1).reshape(-1)
+    _share(part, name, same_winners(wanted, found))
+
+
+def _share(part: Part, name: str, same: Array) -> None:
+    if same.ndim and same.size:
+        part.shares[name] = same.reshape(len(same), -1).mean(axis=1)
+
+
+def _divergence(wanted: Array, found: Array) -> float:
+    p, q = _log_softmax(wanted), _log_softmax(found)
+    return float(np.sum(np.exp(p) * (p - q)))
+
+
+def _log_softmax(scores: Array) -> Array:
+    wide = scores.astype(np.float64)
+    wide = wide - wide.max(axis=-1, keepdims=True)
+    return np.asarray(wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True)))
+
+
+def expected_flips(gaps: Array, errors: Array) -> float:
+    """The share of winners that errors like these change on average, whatever they happened to change here.
+
+    With errors that are normal and independent between classes, the second class overtakes the first with the
+    probability Phi(-gap / sqrt(2 variance)). Every position takes this with its own variance and, for as much again,
+    with those of positions drawn evenly from all: where a few positions are quite wrong and the others right, as
+    behind a TopK that swaps two entries, only few draws are bad. The number of winners that really changed says little
+    where there are a hundred samples: one that changed or not is a point; this estimate uses all of them.
+
+    Args:
+        gaps: best score less second best, [positions].
+        errors: variance of the errors over the classes, [positions].
+    """
+    step = max(1, len(gaps) // _FLIP_POSITIONS)
+    near, own = gaps[::step].astype(np.float64), errors[::step].astype(np.float64)
+    drawn = np.quantile(errors.astype(np.float64), (np.arange(_FLIP_DRAWS) + 0.5) / _FLIP_DRAWS)
+    return (_overtaken(near, own) + _overtaken(near[:, None], drawn[None])) / 2
+
+
+def _overtaken(gaps: Array, errors: Array) -> float:
+    gaps, spread = np.broadcast_arrays(gaps, np.sqrt(2 * errors))
+    ratio = np.divide(gaps, spread, out=np.full(gaps.shape, np.inf), where=spread > 0)
+    # a list of plain floats: taking numpy's out of an array costs ten times the function
+    return float(np.mean([0.5 * math.erfc(x) for x in (ratio.reshape(-1) / math.sqrt(2)).tolist()]))
+
+
+def varying_shares(references: Sequence[Mapping[str, Array]]) -> dict[str, float]:
+    """For each float output the share of its power that differs from sample to sample, where that can be said."""
+    found: dict[str, Difference] = {}
+    for outputs in references:
+        for name, values in outputs.items():
+            if is_float(values.dtype):
+                one = found.setdefault(name, Difference())
+                one.add(values, values)
+                one.follow(values)
+    shares = {name: one.varying for name, one in found.items()}
+    return {name: share for name, share in shares.items() if share is not None}
+
+
+def summed(
+    parts: Sequence[Part], metric: float | None = None, varying: Mapping[str, float] | None = None
+) -> Outcome:
+    """All batches of one state, added in order; ``varying`` is what ``varying_shares`` says of the float model."""
+    total: dict[str, Difference] = {}
+    for part in parts:
+        for name, one in part.differences.items():
+            total.setdefault(name, Difference()).merge(one)
+    positions = sum(part.positions for part in parts)
+    cosines = [d.cosine for d in total.values() if d.cosine is not None]
+    discrete = {name for part in parts for name in part.discrete}
+    agreement, counted = _agreement(total, discrete)
+    return Outcome(
+        _noise(total, discrete),
+        min(cosines, default=None),
+        max(sum(part.kl for part in parts) / positions, 0.0) if positions else None,
+        agreement,
+        _flips(parts),
+        metric,
+        counted,
+        tuple(_noise(part.differences, discrete) for part in parts),
+        _agreement_error(parts),
+        _variation_db(total, varying or {}),
+    )
+
+
+def _agreement_error(parts: Sequence[Part]) -> float | None:
+    """Standard error of the worst output's agreement: positions of one sample go wrong together, so samples count."""
+    names = sorted({name for part in parts for name in part.shares})
+    shares = [np.concatenate([part.shares[name] for part in parts if name in part.shares]) for name in names]
+    if not shares:
+        return None
+    worst = min(shares, key=lambda values: float(values.mean()))
+    return float(worst.std(ddof=1) / math.sqrt(len(worst))) if len(worst) > 1 else None
+
+
+def _variation_db(total: Mapping[str, Difference], varying: Mapping[str, float]) -> float | None:
+    ratios = {name: _ratio(difference) for name, difference in total.items() if name in varying}
+    found = [10 * math.log10(varying[name] / ratio) for name, ratio in ratios.items() if 0 < ratio < math.inf]
+    return min(found, default=None)
+
+
+def _agreement(total: Mapping[str, Difference], discrete: Collection[str]) -> tuple[float | None, int]:
+    """The worst output's agreement and the positions it is from.
+
+    Of equal shares that of the fewest scored positions proves least; integers may be no more than a shape.
+    """
+    found = [(d.agreement, name in discrete, -d.winners if name in discrete else d.winners)
+             for name, d in total.items() if d.agreement is not None]  # fmt: skip
+    share, _, positions = min(found, default=(None, False, 0))
+    return share, abs(positions)
+
+
+def _noise(differences: Mapping[str, Difference], discrete: Collection[str]) -> float:
+    """Of the worst output; integers count only where no output holds floats."""
+    ratios = [_ratio(difference) for name, difference in differences.items() if name not in discrete]
+    unequal = [1.0 - d.agreement for d in differences.values() if d.agreement is not None]
+    return max(ratios or unequal, default=0.0)
+
+
+def _ratio(difference: Difference) -> float:
+    if difference.broken:
+        return math.inf
+    if difference.noise == 0:
+        return 0.0
+    return difference.noise / difference.signal if difference.signal else math.inf
+
+
+def _flips(parts: Sequence[Part]) -> float | None:
+    names = {name for part in parts for name in part.gaps}
+    found = [
+        expected_flips(
+            *(np.concatenate([getattr(p, key)[name] for p in parts if name in p.gaps]) for key in ("gaps", "errors"))
+        )
+        for name in sorted(names)
+    ]
+    return max(found, default=None)

@@ -1,0 +1,173 @@
+"""The outputs of two models on the same samples: the metric of both, and how far the outputs are apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from toolkit.evaluation.clipping import Clipping
+from toolkit.evaluation.difference import Difference
+from toolkit.evaluation.metrics import Metric, make_metric
+from toolkit.graph.model import FLOAT_TYPES, Model, onnx_type
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        metric: its name, or None.
+        float_value: the metric of the float model.
+        value: the metric of the other model.
+        drop: how much worse it is, in the metric's units; negative where it is better.
+        samples: how many samples the metric saw.
+        outputs: sqnr_db, cosine, agreement, max_abs by output that could be compared. Of integers and the like
+            agreement is the share of equal elements.
+        unlike: by output how many samples could not be compared, since its shape differs between the models.
+        discrete: the outputs that hold integers and the like, not floats.
+        form: which form of the other model ran: lowered, or float32 where onnxruntime cannot run the lowered one.
+        nodes: sqnr_db and max_abs by node of the other model.
+        layer_samples: how many samples the nodes' errors are from.
+        clipping: how far the values leave the ranges, by quantized activation and by float input of the model.
+        notes: what the reader should know.
+    """
+
+    metric: str | None = None
+    float_value: float | None = None
+    value: float | None = None
+    drop: float | None = None
+    samples: int = 0
+    outputs: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    nodes: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    layer_samples: int = 0
+    notes: list[str] = field(default_factory=list)
+    unlike: dict[str, int] = field(default_factory=dict)
+    discrete: list[str] = field(default_factory=list)
+    form: str = "lowered"
+    clipping: dict[str, Clipping] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        return asdict(self)
+
+
+class OutputComparison:
+    """Takes in the outputs of the float model and of another for the same samples, batch by batch.
+
+    Args:
+        reference: the float model, whose outputs are compared.
+        metric: top1, top5, exact, mse, or ``module:Name``; None for none.
+        output: the output that the metric looks at.
+        allow_code: whether ``metric`` may be code.
+
+    Raises:
+        RecipeError: there is no such metric.
+        NotAllowedError: the metric is code and code is not allowed.
+    """
+
+    def __init__(
+        self, reference: Model, metric: str | None = None, output: str | None = None, allow_code: bool = False
+    ) -> None:
+        self._names = [t.name for t in reference.graph.outputs]
+        self._class_like = {t.name for t in reference.graph.outputs if class_like(t.shape)}
+        self._metrics = [_maybe_metric(metric, output, allow_code) for _ in range(2)]
+        self._metric = metric
+        self._outputs = {name: Difference() for name in self._names}
+        self._shapes: dict[str, str] = {}
+        self._unlike: dict[str, int] = {}
+        self._discrete: set[str] = set()
+        self.samples = 0
+
+    def add(
+        self, wanted: Mapping[str, Array], found: Mapping[str, Array], labels: Mapping[str, Array] | None, count: int
+    ) -> None:
+        """Take in one batch of ``count`` samples.
+
+        Args:
+            wanted: the float model's outputs by name.
+            found: the other model's; where the types differ, floats are compared in float32.
+            labels: the samples' labels, for the metric.
+            count: how many samples the batch holds.
+        """
+        for name in self._names:
+            a, b = wanted[name], found[name]
+            if a.shape != b.shape:
+                self._unlike[name] = self._unlike.get(name, 0) + count
+                self._shapes.setdefault(name, f"{list(a.shape)} and {list(b.shape)}")
+            elif is_float(a.dtype):
+                self._outputs[name].add(a, b, name in self._class_like and a.size > 0)
+                self._outputs[name].follow(a)
+            else:
+                self._outputs[name].add_equal(a, b)
+                self._discrete.add(name)
+        for score, values in zip(self._metrics, (wanted, found)):
+            if score is not None:
+                score.update({n: widened(values[n]) for n in self._names}, labels or {})
+        self.samples += count
+
+    def result(self) -> Evaluation:
+        """What all batches showed; ``nodes`` is left empty."""
+        found = Evaluation(metric=self._metric, samples=self.samples, unlike=dict(self._unlike))
+        # an output that never had the same shape has no figures, which is not the same as perfect ones
+        compared = {name: d for name, d in self._outputs.items() if self._unlike.get(name, 0) < self.samples}
+        found.outputs = {name: difference.summary() for name, difference in compared.items()}
+        found.discrete = sorted(self._discrete)
+        for name, difference in self._outputs.items():
+            if difference.steady:
+                found.notes.append(
+                    f"output '{name}' is the same for every sample, so its figures say little: check the samples"
+                )
+        for name, count in self._unlike.items():
+            found.notes.append(
+                f"output '{name}' has another shape than the float model's on {count} of {self.samples} samples "
+                f"({self._shapes[name]}, say): these were not compared"
+            )
+        self._score(found)
+        return found
+
+    def _score(self, found: Evaluation) -> None:
+        mine, theirs = self._metrics
+        if mine is None or theirs is None or not self.samples:
+            return
+        before, after = float(mine.value()), float(theirs.value())
+        sign = 1.0 if mine.higher_is_better else -1.0
+        found.float_value, found.value = _finite(before), _finite(after)
+        found.drop = _finite(sign * (before - after))
+        if found.drop is None:
+            found.notes.append(f"the metric is {before} for the float model and {after} for this one: no drop known")
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether an array holds floats; numpy itself does not know that bfloat16 and float8 are some."""
+    return dtype.kind == "f" or (dtype.kind == "V" and dtype.name.startswith(("bfloat", "float")))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def widened(value: Array) -> Array:
+    """An output as metrics take it: floats in float32."""
+    return np.asarray(value, np.float32) if is_float(value.dtype) else value
+
+
+def _maybe_metric(name: str | None, output: str | None, allow_code: bool) -> Metric | None:
+    return make_metric(name, output, allow_code) if name is not None else None
+
+
+def discrete_outputs(model: Model) -> list[str]:
+    """The outputs that hold integers and the like: they have no SQNR, and agree or differ element by element."""
+    floats = {TensorProto.UNDEFINED, TensorProto.DOUBLE, *FLOAT_TYPES}
+    return [t.name for t in model.graph.outputs if t.dtype is not None and onnx_type(t.dtype) not in floats]
+
+
+def class_like(shape: Sequence[Any] | None) -> bool:
+    """[batch, classes] or [batch, positions, classes] with a fixed number of classes."""
+    return shape is not None and len(shape) in (2, 3) and isinstance(shape[-1], int) and shape[-1] > 1

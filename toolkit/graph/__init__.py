@@ -1,0 +1,1 @@
+"""The model and its ONNX file; types and shapes, selecting nodes, multiply-accumulates, sessions."""

@@ -1,0 +1,75 @@
+"""A layer's weights by channel, whatever its operator and layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.graph.model import Model, make_constant
+
+Array = np.ndarray[Any, Any]
+
+
+class LayerWeights:
+    """Weight and bias of a Conv, Gemm or MatMul, float64, as [out, in / group, ...]; ``write`` puts them back.
+
+    Args:
+        model: the graph.
+        node: the layer; its weight, and its bias if it has one, must be constants.
+    """
+
+    def __init__(self, model: Model, node: gs.Node) -> None:
+        self.model, self.node = model, node
+        weight = model.constant(node.inputs[1])
+        assert weight is not None
+        self.dtype = weight.dtype
+        self.turned = node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0))
+        self.weight: Array = (weight.T if self.turned else weight).astype(np.float64)
+        has_bias = len(node.inputs) > 2 and not node.inputs[2].is_empty()
+        bias = model.constant(node.inputs[2]) if has_bias else None
+        self.bias: Array | None = None if bias is None else np.broadcast_to(
+            bias.astype(np.float64).reshape(-1), (len(self.weight),)
+        ).copy()  # fmt: skip
+        self.group = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+
+    @property
+    def channels_out(self) -> int:
+        """How many output channels it has."""
+        return int(self.weight.shape[0])
+
+    @property
+    def channels_in(self) -> int:
+        """How many input channels it reads."""
+        return int(self.weight.shape[1]) * self.group
+
+    def out_range(self) -> Array:
+        """Largest weight of every output channel."""
+        return np.abs(self.weight).reshape(len(self.weight), -1).max(axis=1)
+
+    def in_range(self) -> Array:
+        """Largest weight that reads every input channel."""
+        split = np.abs(self.weight).reshape(self.group, -1, self.weight.shape[1], int(np.prod(self.weight.shape[2:])))
+        return np.asarray(split.max(axis=(1, 3)).reshape(-1))
+
+    def scale_out(self, factor: Array) -> None:
+        """Multiply every output channel, bias included, by its factor."""
+        self.weight = self.weight * factor.reshape(-1, *(1,) * (self.weight.ndim - 1))
+        if self.bias is not None:
+            self.bias = self.bias * factor
+
+    def scale_in(self, factor: Array) -> None:
+        """Multiply the weights that read an input channel by its factor."""
+        per_group = factor.reshape(self.group, 1, self.weight.shape[1], *(1,) * (self.weight.ndim - 2))
+        shape = self.weight.shape
+        self.weight = (self.weight.reshape(self.group, -1, *shape[1:]) * per_group).reshape(shape)
+
+    def write(self, word: str) -> None:
+        """Give the node its weights as new constants whose names end in ``word``."""
+        weight = (self.weight.T if self.turned else self.weight).astype(self.dtype)
+        name = self.model.unique_tensor(f"{self.node.inputs[1].name}_{word}")
+        self.node.inputs[1] = make_constant(name, weight)
+        if self.bias is not None:
+            name = self.model.unique_tensor(f"{self.node.inputs[2].name}_{word}")
+            self.node.inputs[2] = make_constant(name, self.bias.astype(self.dtype))

@@ -1,0 +1,369 @@
+"""Reading, normalising, converting and writing ONNX files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx.inliner
+from onnx import TensorProto
+
+from toolkit.base.errors import ModelError, NotAllowedError
+from toolkit.base.files import atomic_path, write_bytes
+
+if TYPE_CHECKING:
+    from toolkit.graph.model import Model
+
+OLDEST_OPSET, NEWEST_OPSET = 9, 23
+DATA_NAME = r"\.[0-9a-f]{16}\.data"
+"""What the file of a large model's weights is called behind the model file's own name, as a regular expression."""
+_APART = 1024
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file with its external data.
+
+    Raises:
+        ModelError: it is missing, empty, not ONNX, or its external data is broken.
+        NotAllowedError: its external data lies outside the model's folder.
+    """
+    if not path.exists():
+        raise ModelError("no such model file", where=str(path), remedy="check the path in [model] path")
+    if path.is_dir():
+        raise ModelError("the model is a folder, not a file", where=str(path), remedy="name the .onnx file inside it")
+    if path.stat().st_size == 0:
+        raise ModelError("the model file is empty", where=str(path), remedy="export the model again")
+    try:
+        proto = onnx.load(str(path), load_external_data=False)
+    except Exception as error:
+        raise ModelError(
+            "this is not an ONNX model: it cannot be parsed", where=str(path), remedy="export the model again as ONNX"
+        ) from error
+    if not proto.graph.node:
+        raise ModelError("the model has no nodes", where=str(path), remedy="export the model again")
+    folder = path.resolve().parent
+    for tensor in tensors(proto.graph):
+        _check_external(tensor, folder, path)
+    for tensor in tensors(proto.graph):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            try:
+                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+                tensor.data_location = TensorProto.DEFAULT
+                del tensor.external_data[:]
+            except Exception as error:
+                raise ModelError(
+                    f"the external data of tensor '{tensor.name}' cannot be read: {error}",
+                    where=str(path),
+                    remedy="copy the data file beside the model, whole",
+                ) from error
+    return proto
+
+
+def _check_external(tensor: TensorProto, folder: Path, path: Path) -> None:
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    target = (folder / location).resolve()
+    if Path(location).is_absolute() or folder not in target.parents:
+        raise NotAllowedError(
+            f"tensor '{tensor.name}' has its data in '{location}', outside the model's folder",
+            where=str(path),
+            remedy="put the data file beside the model and name it by a relative path",
+        )
+    if not target.is_file():
+        raise ModelError(
+            f"tensor '{tensor.name}' has its data in '{location}', which does not exist",
+            where=str(path),
+            remedy="copy the data file beside the model",
+        )
+    offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
+    if offset + length > target.stat().st_size:
+        raise ModelError(
+            f"tensor '{tensor.name}' needs bytes {offset} to {offset + length} of '{location}', "
+            f"which has {target.stat().st_size}",
+            where=str(path),
+            remedy="the data file is cut short: copy it again",
+        )
+
+
+def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """Every tensor stored in a graph: initializers and attributes, subgraphs included."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                yield from tensors(sub)
+
+
+def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list[str]]:
+    """A copy that onnx-graphsurgeon can take: dense initializers, functions inlined, unique node names.
+
+    Returns:
+        The copy and what was done to it, in words.
+    """
+    notes: list[str] = []
+    version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if not OLDEST_OPSET <= version <= NEWEST_OPSET:
+        found = f"opset {version}" if version else "no ONNX opset"
+        raise ModelError(
+            f"the model uses {found}; qtool reads {OLDEST_OPSET} to {NEWEST_OPSET}",
+            where=where,
+            remedy="convert it with onnx.version_converter or export it again",
+        )
+    if proto.functions:
+        count = len(proto.functions)
+        proto = onnx.inliner.inline_local_functions(proto)
+        notes.append(f"{count} model-local functions were inlined")
+    else:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        proto = copy
+    if proto.graph.sparse_initializer:
+        notes.append(f"{len(proto.graph.sparse_initializer)} sparse initializers were made dense")
+        for sparse in proto.graph.sparse_initializer:
+            proto.graph.initializer.append(_dense(sparse))
+        del proto.graph.sparse_initializer[:]
+    taken = _constants_to_initializers(proto.graph)
+    if taken:
+        notes.append(f"{taken} Constant nodes are taken as initializers")
+    stored = {t.name for t in proto.graph.initializer}
+    as_inputs = sum(value.name in stored for value in proto.graph.input)
+    if as_inputs:
+        kept = [value for value in proto.graph.input if value.name not in stored]
+        del proto.graph.input[:]
+        proto.graph.input.extend(kept)
+        notes.append(f"{as_inputs} weights listed among the graph's inputs are taken as constants")
+    _forget_unknown_dimensions(proto.graph)
+    produced = {name for node in proto.graph.node for name in node.output}
+    for value in proto.graph.output:
+        if value.name not in produced:
+            raise ModelError(
+                f"output '{value.name}' is not computed by any node",
+                where=where,
+                remedy="put an Identity node before it, or remove it from the outputs",
+            )
+    untyped = [
+        v.name
+        for v in proto.graph.output
+        if not v.type.WhichOneof("value") or (v.type.HasField("tensor_type") and not v.type.tensor_type.elem_type)
+    ]
+    if untyped:
+        _type_outputs(proto, untyped, where)
+    _name_nodes(proto.graph, notes)
+    return proto, notes
+
+
+def _forget_unknown_dimensions(graph: onnx.GraphProto) -> None:
+    """Clear dimensions called '?' or -1: Paddle's exporter writes both for sizes that it does not know.
+
+    Dimensions of one name would have to be equal, and those are not.
+    """
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+            if dim.dim_param == "?" or dim.dim_value < 0:
+                dim.Clear()
+
+
+def _constants_to_initializers(graph: onnx.GraphProto) -> int:
+    """Make the main graph's Constant nodes initializers, which have no type of their own to get out of step."""
+    outputs = {value.name for value in graph.output}
+    kept, count = [], 0
+    for node in graph.node:
+        tensor = _constant_tensor(node) if node.op_type == "Constant" and node.output[0] not in outputs else None
+        if tensor is None:
+            kept.append(node)
+            continue
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        count += 1
+    if count:
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    return count
+
+
+def _constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
+    """The value of a Constant node as a tensor; None for strings and sparse tensors."""
+    import numpy as np
+
+    attribute = node.attribute[0] if len(node.attribute) == 1 else None
+    if attribute is None or attribute.ref_attr_name:
+        return None
+    if attribute.name == "value":
+        tensor = TensorProto()
+        tensor.CopyFrom(attribute.t)
+        return tensor
+    numbers = {
+        "value_float": (attribute.f, np.float32),
+        "value_floats": (list(attribute.floats), np.float32),
+        "value_int": (attribute.i, np.int64),
+        "value_ints": (list(attribute.ints), np.int64),
+    }
+    if attribute.name not in numbers:
+        return None
+    value, dtype = numbers[attribute.name]
+    return onnx.numpy_helper.from_array(np.array(value, dtype))
+
+
+def _type_outputs(proto: onnx.ModelProto, names: list[str], where: str) -> None:
+    """Give outputs that declare no type the one that shape inference finds."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    found = {v.name: v for v in onnx.shape_inference.infer_shapes(bare).graph.output}
+    for value in proto.graph.output:
+        if value.name in names:
+            inferred = found[value.name].type
+            if not inferred.tensor_type.elem_type:
+                raise ModelError(
+                    f"output '{value.name}' declares no type and none can be inferred",
+                    where=where,
+                    remedy="export the model again with typed outputs",
+                )
+            value.type.CopyFrom(inferred)
+
+
+def _name_nodes(graph: onnx.GraphProto, notes: list[str]) -> None:
+    taken: set[str] = set()
+    unnamed = doubled = 0
+    pending = [graph]
+    ordered: list[onnx.NodeProto] = []
+    while pending:
+        current = pending.pop(0)
+        for node in current.node:
+            ordered.append(node)
+            for attribute in node.attribute:
+                pending.extend(sub for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10))
+    taken = {node.name for node in ordered if node.name}
+    seen: set[str] = set()
+    for node in ordered:
+        if node.name and node.name not in seen:
+            seen.add(node.name)
+            continue
+        doubled += bool(node.name)
+        unnamed += not node.name
+        base = node.name or f"{node.op_type}_{next((o for o in node.output if o), 'node')}"
+        name, count = base, 1
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        node.name = name
+        taken.add(name)
+        seen.add(name)
+    if unnamed:
+        notes.append(f"{unnamed} unnamed nodes were named after their operator and first output")
+    if doubled:
+        notes.append(f"{doubled} nodes shared a name with another and got a number behind it")
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> TensorProto:
+    import numpy as np
+
+    values = onnx.numpy_helper.to_array(sparse.values)
+    indices = onnx.numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return onnx.numpy_helper.from_array(dense, sparse.values.name)
+
+
+def convert_opset(model: Model, target: int) -> Model:
+    """The model at a newer opset, by ONNX's version converter; large weights stay where they are.
+
+    Raises:
+        ModelError: the converter has no way for one of the operators.
+    """
+    import onnx_graphsurgeon as gs
+
+    from toolkit.graph.model import Model as ModelClass
+
+    graph = model.graph.copy()
+    weights: dict[str, gs.Constant] = {}
+    for tensor in list(graph.tensors().values()):
+        if isinstance(tensor, gs.Constant) and tensor.values.size > 4096:
+            weights[tensor.name] = gs.Constant(tensor.name, tensor._values)
+            tensor.to_variable(dtype=tensor.dtype, shape=list(tensor.shape))
+            tensor.type = "tensor_type"
+            graph.inputs.append(tensor)
+    graph.ir_version = max(graph.ir_version or 0, 8)
+    light = ModelClass(graph, model.metadata).to_proto()
+    try:
+        converted = onnx.version_converter.convert_version(light, target)
+    except Exception as error:
+        raise ModelError(
+            f"opset {model.opset} cannot be raised to {target}: {' '.join(str(error).split())[:300]}",
+            where=str(model.source or "the model"),
+            remedy=f"export the model at opset {target} or later",
+        ) from error
+    if model.opset < 11 <= target:
+        _mend_resizes(light, converted)
+    for node in converted.graph.node:
+        if node.op_type == "Dropout":
+            # The converter makes the ratio a tensor of one element where a scalar is due; inference needs it not.
+            del node.input[1:]
+    proto, _ = normalise(converted, str(model.source or "the model"))
+    result = ModelClass(gs.import_onnx(proto), model.metadata, model.props, model.source)
+    tensors_by_name = result.graph.tensors()
+    for name, weight in weights.items():
+        if name in tensors_by_name:
+            tensors_by_name[name].to_constant(weight._values)
+    result.graph.inputs = [t for t in result.graph.inputs if t.name not in weights]
+    return result
+
+
+def _mend_resizes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Say how Resize and Upsample of opset 9 and 10 place their samples; the converter leaves opset 11's defaults.
+
+    They meant asymmetric coordinates, rounded down (ONNX's Changelog.md, Resize-10).
+    """
+    old = {node.output[0] for node in before.graph.node if node.op_type in ("Resize", "Upsample")}
+    for node in after.graph.node:
+        if node.op_type == "Resize" and node.output[0] in old:
+            kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
+
+
+def write(proto: onnx.ModelProto, path: Path, limit: int) -> Path:
+    """Write a model whole or not at all; above ``limit`` bytes the weights go to a file beside it.
+
+    That file's name holds the hash of its content, ``<name>.<hash>.data``: a model names the weights that it was
+    written with, whenever the writing is killed, and other weights make another model file. Data files of the model
+    that stood at ``path`` before are removed at the end.
+    """
+    size = sum(len(t.raw_data) for t in proto.graph.initializer)
+    data: Path | None = None
+    if size > limit:
+        apart = [tensor for tensor in proto.graph.initializer if len(tensor.raw_data) >= _APART]
+        digest = hashlib.sha256()
+        for tensor in apart:
+            digest.update(tensor.raw_data)
+        data = path.with_name(f"{path.name}.{digest.hexdigest()[:16]}.data")
+        with atomic_path(data) as temporary, open(temporary, "wb") as stream:
+            for tensor in apart:
+                offset = stream.tell()
+                stream.write(tensor.raw_data)
+                onnx.external_data_helper.set_external_data(tensor, data.name, offset, len(tensor.raw_data))
+                tensor.data_location = TensorProto.EXTERNAL
+                tensor.ClearField("raw_data")
+            stream.flush()
+            os.fsync(stream.fileno())
+    write_bytes(path, proto.SerializeToString(deterministic=True))
+    own = re.compile(re.escape(path.name) + DATA_NAME)
+    for other in path.parent.iterdir():
+        if other != data and own.fullmatch(other.name):
+            other.unlink(missing_ok=True)
+    return path

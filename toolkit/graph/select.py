@@ -1,0 +1,109 @@
+"""Choosing nodes by exact name, glob, operator, or the stretch between two tensors."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+
+from toolkit.base.errors import RecipeError, did_you_mean, did_you_mean_pattern
+from toolkit.graph.model import Model
+
+
+def by_name(model: Model, patterns: Iterable[str], setting: str) -> dict[str, str]:
+    """Nodes whose name equals or matches one of the glob patterns: ``{node name: pattern}``.
+
+    A pattern that is itself a node's name stands for that node alone, whatever brackets it holds.
+
+    Raises:
+        RecipeError: a pattern matches nothing; the message names the nearest node names.
+    """
+    names = model.node_names()
+    known = set(names)
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        hits = [pattern] if pattern in known else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not hits:
+            raise RecipeError(
+                f"{setting} '{pattern}' matches no node of the model",
+                remedy=did_you_mean_pattern(pattern, names),
+                value=pattern,
+            )
+        for name in hits:
+            found.setdefault(name, pattern)
+    return found
+
+
+def by_op(model: Model, ops: Iterable[str], setting: str) -> dict[str, str]:
+    """Nodes of the given operators: ``{node name: operator}``.
+
+    Raises:
+        RecipeError: the model has no such operator.
+    """
+    present: dict[str, list[str]] = {}
+    for node, _ in model.walk():
+        present.setdefault(node.op, []).append(node.name)
+    found: dict[str, str] = {}
+    for op in ops:
+        if op not in present:
+            raise RecipeError(
+                f"{setting} '{op}': the model has no such operator", remedy=did_you_mean(op, present), value=op
+            )
+        found.update(dict.fromkeys(present[op], op))
+    return found
+
+
+def by_stretch(model: Model, stretches: Iterable[Sequence[str]], setting: str) -> dict[str, str]:
+    """Nodes on any path from one tensor to another: ``{node name: "from .. to"}``.
+
+    Raises:
+        RecipeError: a tensor does not exist, or no path leads from the first to the second.
+    """
+    tensors = model.graph.tensors()
+    found: dict[str, str] = {}
+    for stretch in stretches:
+        if len(stretch) != 2:
+            raise RecipeError(f"{setting} {list(stretch)!r} does not name two tensors", remedy="write [from, to]")
+        for name in stretch:
+            if name not in tensors:
+                raise RecipeError(
+                    f"{setting}: no tensor is named '{name}'", remedy=did_you_mean(name, tensors), value=name
+                )
+        start, end = stretch
+        after = _reach(tensors[start], forward=True)
+        before = _reach(tensors[end], forward=False)
+        both = after & before
+        if not both:
+            raise RecipeError(
+                f"{setting}: no path leads from '{start}' to '{end}'",
+                remedy="check the order of the two tensors",
+                value=start,
+            )
+        found.update(dict.fromkeys(both, f"{start} .. {end}"))
+    return found
+
+
+def _reach(tensor: object, forward: bool) -> set[str]:
+    pending = list(tensor.outputs if forward else tensor.inputs)  # type: ignore[attr-defined]
+    seen: set[str] = set()
+    while pending:
+        node = pending.pop()
+        if node.name in seen:
+            continue
+        seen.add(node.name)
+        for further in node.outputs if forward else node.inputs:
+            pending.extend(further.outputs if forward else further.inputs)
+    return seen
+
+
+def choose(
+    model: Model,
+    names: Iterable[str] = (),
+    ops: Iterable[str] = (),
+    stretches: Iterable[Sequence[str]] = (),
+    setting: str = "nodes",
+) -> dict[str, str]:
+    """Nodes that any of the three ways chooses, each with what chose it."""
+    found = by_stretch(model, stretches, f"{setting} between")
+    found.update(by_op(model, ops, f"{setting} op"))
+    found.update(by_name(model, names, setting))
+    return found

@@ -1,0 +1,271 @@
+"""onnxruntime sessions on the CPU: any inner tensor as an output, Q/DQ pairs computed as they are written."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from toolkit.base.errors import BackendError, DataError, ModelError, QtoolError, did_you_mean
+from toolkit.graph.model import Model, onnx_type, values_of
+
+Array = np.ndarray[Any, Any]
+_SHARED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8})
+_LARGE = 4096
+# seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
+# number, and the model's outputs are garbage
+_WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
+_FATAL_ONLY = 4
+
+
+class Session:
+    """A model that onnxruntime has loaded. Make one with ``session``.
+
+    Attributes:
+        inputs: names of the inputs that the model takes.
+        outputs: names of what ``run`` gives by default, in order.
+    """
+
+    def __init__(
+        self, inner: Any, where: str, shared: Sequence[str] = (), weights: Mapping[str, Array] | None = None
+    ) -> None:
+        self._inner = inner
+        # onnxruntime reads the weights from these arrays
+        self._weights = weights
+        self._where = where
+        self._passed_on = tuple(shared)
+        self.inputs: tuple[str, ...] = tuple(i.name for i in inner.get_inputs())
+        self.outputs: tuple[str, ...] = (*(o.name for o in inner.get_outputs()), *self._passed_on)
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run the model once.
+
+        The arrays are views of memory that onnxruntime allocated for this run: nobody else writes to them.
+
+        Args:
+            inputs: an array for each of the model's inputs; other entries are left out.
+            outputs: the outputs wanted; all of the session's where None.
+
+        Raises:
+            DataError: an input is missing.
+            ModelError: an output does not exist, or the model cannot compute these inputs.
+            BackendError: onnxruntime ran out of memory.
+        """
+        wanted = list(self.outputs if outputs is None else outputs)
+        for name in self.inputs:
+            if name not in inputs:
+                raise DataError(f"input '{name}' has no value", where=self._where, remedy=did_you_mean(name, inputs))
+        for name in wanted:
+            if name not in self.outputs:
+                raise ModelError(
+                    f"'{name}' is no output of this session", where=self._where, remedy=did_you_mean(name, self.outputs)
+                )
+        computed = [name for name in wanted if name not in self._passed_on]
+        values: list[Any] = []
+        if computed:
+            try:
+                feed = {name: _to_ort(inputs[name]) for name in self.inputs}
+                values = self._inner.run_with_ort_values(computed, feed)
+            except Exception as error:
+                shapes = ", ".join(f"{name} {list(np.shape(inputs[name]))}" for name in self.inputs)
+                raise _explain(error, f"onnxruntime cannot run the model on {shapes}", self._where) from error
+        found = dict(zip(computed, (_view(value) for value in values)))
+        return {name: found[name] if name in found else np.asarray(inputs[name]) for name in wanted}
+
+
+@dataclass
+class Prepared:
+    """A model for ``session``: the message without its large weights, and these as arrays.
+
+    onnxruntime takes the weights from where they are, so that nothing is copied and no message grows too large.
+    """
+
+    proto: onnx.ModelProto
+    weights: dict[str, Array]
+    where: str = "the model"
+
+
+def prepare(model: Model) -> Prepared:
+    """A Model as ``session`` takes it; the model is not changed, and the message may be."""
+    twin = model.graph.copy()
+    weights: dict[str, Array] = {}
+    for tensor in twin.tensors().values():
+        if not isinstance(tensor, gs.Constant):
+            continue
+        kind = onnx_type(tensor.dtype)
+        if kind in _SHARED and math.prod(tensor.shape) >= _LARGE:
+            weights[tensor.name] = np.ascontiguousarray(values_of(tensor))
+            away = TensorProto(name=tensor.name, data_type=kind, dims=tensor.shape)
+            _send_away(away)
+            tensor._values = LazyValues(away)
+    return Prepared(Model(twin, model.metadata).to_proto(), weights, str(model.source or "the model"))
+
+
+def session(
+    source: Model | Prepared | onnx.ModelProto | bytes | str | Path,
+    outputs: Sequence[str] | None = None,
+    threads: int | None = None,
+    optimise: bool = True,
+    spin: bool = True,
+) -> Session:
+    """Load a model into onnxruntime's CPU provider.
+
+    Args:
+        source: a Model or a message (they are not changed), what ``prepare`` gave (its outputs are), a serialized
+            message, or the path of an ONNX file.
+        outputs: the tensors wanted, inner ones included; the model's own outputs where None. Graph inputs are allowed.
+        threads: threads within one operator; onnxruntime's choice (one a core) where None.
+        optimise: let onnxruntime fuse and fold. Q/DQ pairs are never fused into integer kernels, so that what is
+            computed is what is written.
+        spin: let idle threads wait busily: faster alone, slower beside other work on the same cores.
+
+    Raises:
+        ModelError: onnxruntime refuses the model, or a tensor of ``outputs`` does not exist.
+        BackendError: onnxruntime is not installed or has not enough memory.
+    """
+    if outputs is None and isinstance(source, (str, Path)):
+        return Session(_load(str(source), {}, threads, optimise, spin, str(source)), str(source))
+    prepared = _prepared(source)
+    shared = [] if outputs is None else _expose(prepared.proto, outputs, prepared.where)
+    content = prepared.proto.SerializeToString()
+    inner = _load(content, prepared.weights, threads, optimise, spin, prepared.where)
+    return Session(inner, prepared.where, shared, prepared.weights)
+
+
+def _prepared(source: Model | Prepared | onnx.ModelProto | bytes | str | Path) -> Prepared:
+    if isinstance(source, Prepared):
+        return source
+    if isinstance(source, Model):
+        return prepare(source)
+    if isinstance(source, onnx.ModelProto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+        where = "the model"
+    elif isinstance(source, bytes):
+        where = "the model"
+        try:
+            proto = onnx.load_model_from_string(source)
+        except Exception as error:
+            raise ModelError("these bytes are no ONNX model", remedy="give a serialized ModelProto") from error
+    else:
+        from toolkit.graph.onnx_file import read
+
+        where, proto = str(source), read(Path(source))
+    weights = {}
+    for tensor in proto.graph.initializer:
+        if tensor.data_type in _SHARED and math.prod(tensor.dims) >= _LARGE and tensor.HasField("raw_data"):
+            weights[tensor.name] = onnx.numpy_helper.to_array(tensor)
+            tensor.ClearField("raw_data")
+            _send_away(tensor)
+    return Prepared(proto, weights, where)
+
+
+def _send_away(tensor: TensorProto) -> None:
+    """Mark a tensor as stored elsewhere: the session options give its values."""
+    tensor.external_data.add(key="location", value="qtool-in-memory")
+    tensor.data_location = TensorProto.EXTERNAL
+
+
+def _expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[str]:
+    """Make ``outputs`` the graph's outputs; onnxruntime finds their types itself.
+
+    Returns:
+        Those of them that are graph inputs, which an ONNX graph cannot hand on.
+    """
+    graph = proto.graph
+    initializers = {t.name for t in graph.initializer}
+    inputs = {value.name for value in graph.input} - initializers
+    made = {name for node in graph.node for name in node.output if name}
+    declared = {value.name: value for value in graph.output}
+    new = []
+    for name in dict.fromkeys(outputs):
+        if name in inputs:
+            continue
+        if name not in made and name not in declared:
+            raise ModelError(
+                f"no tensor of the main graph is named '{name}'", where=where, remedy=did_you_mean(name, made | inputs)
+            )
+        value = onnx.ValueInfoProto(name=name)
+        if name in declared:
+            value.CopyFrom(declared[name])
+        new.append(value)
+    # a graph needs an output: where only inputs are wanted, its own stay
+    if new:
+        del graph.output[:]
+        graph.output.extend(new)
+    return [name for name in dict.fromkeys(outputs) if name in inputs]
+
+
+def _load(
+    content: str | bytes, weights: Mapping[str, Array], threads: int | None, optimise: bool, spin: bool, where: str
+) -> Any:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise BackendError("onnxruntime is not installed", remedy="pip install onnxruntime") from error
+    ort.disable_telemetry_events()
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if threads:
+        options.intra_op_num_threads = threads
+    # planned memory is kept for every input shape ever seen: with mixed shapes it would grow without end
+    options.enable_mem_pattern = False
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if weights:
+        values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
+        options.add_external_initializers(list(weights), values)
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return ort.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_WRONG_REWRITES
+        )
+    except Exception as error:
+        raise _explain(error, "onnxruntime refuses the model", where) from error
+
+
+def _explain(error: Exception, what: str, where: str) -> QtoolError:
+    text = " ".join(str(error).split())
+    text = text.split("Exception during initialization: ")[-1]
+    if "bad_alloc" in text or "Failed to allocate memory" in text or isinstance(error, MemoryError):
+        return BackendError(
+            f"{what}: out of memory", where=where, remedy="use a smaller batch, or fewer tensors at a time"
+        )
+    return ModelError(f"{what}: {text[:400]}", where=where, remedy="check that the model runs in onnxruntime by itself")
+
+
+def _to_ort(value: Array) -> Any:
+    import onnxruntime as ort
+
+    value = np.asarray(value, order="C")  # ascontiguousarray would give a scalar a dimension
+    if value.dtype.kind == "V":
+        number = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(value, number)
+    return ort.OrtValue.ortvalue_from_numpy(value)
+
+
+def _view(value: Any) -> Array:
+    """The value's memory as an array that keeps the value alive. bfloat16 comes as ml_dtypes."""
+    if not value.is_tensor():
+        raise ModelError("an output is a sequence or a map, not a tensor", remedy="leave it out of the outputs")
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.element_type()))
+    shape = tuple(value.shape())
+    size = int(np.prod(shape, dtype=np.int64))
+    if dtype.hasobject:
+        return np.asarray(value.numpy())
+    if size == 0:
+        return np.zeros(shape, dtype)
+    memory = (ctypes.c_uint8 * (size * dtype.itemsize)).from_address(value.data_ptr())
+    memory.owner = value
+    return np.frombuffer(memory, dtype=dtype, count=size).reshape(shape)

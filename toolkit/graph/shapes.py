@@ -1,0 +1,95 @@
+"""Shape inference over a model's skeleton at every corner of every profile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import onnx
+
+from toolkit.graph.shape_values import with_known_values
+
+if TYPE_CHECKING:
+    from toolkit.base.profiles import Profiles
+    from toolkit.graph.model import Facts
+
+
+_ROUNDS = 16
+"""A shape that one round makes known can be what the next one begins with."""
+
+
+def infer(skeleton: onnx.ModelProto, profiles: Profiles | None) -> Facts:
+    """Types and shapes of every tensor; see ``Model.facts``."""
+    from toolkit.graph.model import Facts
+
+    corners: Sequence[Mapping[str, Sequence[int]]] = profiles.corners() if profiles is not None else []
+    facts = Facts()
+    own = {tensor.name for tensor in skeleton.graph.initializer}
+    for corner in list({repr(sorted(c.items())): c for c in corners}.values()) or [{}]:
+        at_corner = onnx.ModelProto()
+        at_corner.CopyFrom(skeleton)
+        for value in at_corner.graph.input:
+            if value.name in corner:
+                _fix(value, corner[value.name])
+        if corner:
+            del at_corner.graph.value_info[:]
+            for value in at_corner.graph.output:
+                value.type.tensor_type.ClearField("shape")
+        found = _inferred(at_corner)
+        for _ in range(_ROUNDS if corner else 0):
+            known = with_known_values(at_corner, found.graph) if _has_unknown(found.graph) else None
+            if known is None:
+                break
+            at_corner, found = known, _inferred(known)
+        _read(found.graph, facts)
+        for tensor in at_corner.graph.initializer:
+            if tensor.name not in own:
+                facts.types[tensor.name] = tensor.data_type
+                facts.shapes.setdefault(tensor.name, []).append(tuple(tensor.dims))
+    for initializer in skeleton.graph.initializer:
+        facts.types[initializer.name] = initializer.data_type
+        facts.shapes[initializer.name] = [tuple(initializer.dims)]
+    return facts
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:
+        return onnx.shape_inference.infer_shapes(model)
+
+
+def _has_unknown(graph: onnx.GraphProto) -> bool:
+    """Whether a shape is not known: of an inferred tensor, or since nothing was inferred for an output."""
+    known = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.HasField("shape")}
+    if any(output and output not in known for node in graph.node for output in node.output):
+        return True
+    return any(
+        not dim.HasField("dim_value")
+        for value in (*graph.value_info, *graph.output)
+        for dim in value.type.tensor_type.shape.dim
+    )
+
+
+def _fix(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
+    dims = value.type.tensor_type.shape.dim
+    for dim, size in zip(dims, shape):
+        dim.Clear()
+        dim.dim_value = size
+
+
+def _read(graph: onnx.GraphProto, facts: Facts) -> None:
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        if tensor.elem_type:
+            facts.types[value.name] = tensor.elem_type
+        if tensor.HasField("shape"):
+            shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim)
+            facts.shapes.setdefault(value.name, []).append(shape)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                _read(sub, facts)
+                for tensor in sub.initializer:
+                    facts.types[tensor.name] = tensor.data_type
+                    facts.shapes.setdefault(tensor.name, []).append(tuple(tensor.dims))

@@ -1,0 +1,71 @@
+"""Models that come quantized: with operators that TensorRT does not take, or with Q/DQ pairs of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from toolkit.base.errors import ModelError
+from toolkit.base.text import count
+
+if TYPE_CHECKING:
+    from toolkit.graph.model import Model
+
+STRIP = "strip_qdq"
+"""The pass that removes pairs."""
+QUANTIZED_SOURCE = "quantized-source"
+"""The journal's rule for a model that has pairs of its own."""
+
+_INTEGER = frozenset(
+    {
+        "ConvInteger",
+        "DynamicQuantizeLSTM",
+        "DynamicQuantizeLinear",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulInteger16",
+        "MatMulIntegerToFloat",
+        "QAttention",
+        "QEmbedLayerNormalization",
+        "QGemm",
+        "QMoE",
+    }
+)
+
+
+def refuse_integer_operators(ops: Mapping[str, int], where: str) -> None:
+    """Refuse a model that computes in integers by operators of ONNX (QLinearConv) or onnxruntime (QGemm).
+
+    TensorRT's parser has none of them (onnx-tensorrt's docs/operators.md), and they leave no float model to begin from.
+
+    Args:
+        ops: how many nodes there are of each operator.
+        where: the model, for the message.
+
+    Raises:
+        ModelError: it has such operators; the message names them.
+    """
+    found = {op: number for op, number in sorted(ops.items()) if op.startswith("QLinear") or op in _INTEGER}
+    if found:
+        listed = ", ".join(f"{op} {number}" for op, number in found.items())
+        kind = "QLinear*" if any(op.startswith("QLinear") for op in found) else "integer"
+        raise ModelError(
+            f"this model is quantized with {kind} operators ({listed}), which TensorRT does not take",
+            where=where,
+            remedy="export the float model, or quantize it to Q/DQ pairs (onnxruntime: QuantFormat.QDQ)",
+        )
+
+
+def pair_count(model: Model) -> int:
+    """How many Q/DQ pairs a model has, weights that are stored quantized among them."""
+    from toolkit.placement.qdq import pairs_of
+
+    return sum(1 for _ in pairs_of(model))
+
+
+def already_quantized(pairs: int) -> str:
+    """What it means that the model has pairs of its own, and nothing removes them."""
+    return (
+        f"the model has {count(pairs, 'Q/DQ pair')} already: results are compared with that quantized model, not with "
+        f"a float one; add {STRIP} to begin from float"
+    )

@@ -1,0 +1,221 @@
+"""The check of ``qtool bisect`` on engines: every candidate is built, run on this machine's GPU and judged."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.base.errors import BackendError, DataError
+from toolkit.base.files import sha256_json
+from toolkit.base.precision import Precision
+from toolkit.run.engine import Feed, Tally, batch_limits, chunks, notes, own_rows, run_chunk, samples_of, split
+from toolkit.search.bisect import Answer
+
+if TYPE_CHECKING:
+    from toolkit.backends.base import EngineSettings
+    from toolkit.cli.commands_analysis import Prepared
+    from toolkit.contract.passes import Context
+    from toolkit.contract.plan import PrecisionPlan
+    from toolkit.evaluation.budget import Budget
+    from toolkit.graph.model import Model
+    from toolkit.run.pipeline import Pipeline
+
+Array = np.ndarray[Any, Any]
+
+
+def raise_without_gpu(pipeline: Pipeline) -> None:
+    """Check that engines can be built and run here, before anything is done.
+
+    Raises:
+        QtoolError: there is no GPU, no backend, or the backend builds for another GPU.
+    """
+    from toolkit.run.device import refusal
+
+    found = refusal(pipeline)
+    if found is not None:
+        remedy = f"{found.remedy}, or leave out --on engine to bisect on the simulation"
+        raise type(found)(found.what, where=found.where or "--on engine", remedy=remedy)
+
+
+def candidate(ready: Prepared, kept: frozenset[str], precision: Precision) -> tuple[Model, Context]:
+    """The model with pairs on all layers but ``kept``, and the context with its plan; ``ready`` is not changed."""
+    from toolkit.contract.passes import find
+
+    model, context = ready.model.copy(), ready.pipeline.context(ready.model, ready.context.journal)
+    context.known_ranges = ready.context.known_ranges
+    context.plan = ready.context.plan.copy()
+    for name in sorted(kept):
+        context.plan.ask(name, precision, "kept float by bisect")
+    own = find("insert_qdq")
+    # pairs that do not pay stay in: the simulation knows nothing of times, and the question is which ones harm
+    settings = {**ready.step.model_dump(include=set(own.model_fields)), "only_if_faster": False}
+    own(**settings)(model, context)
+    return model, context
+
+
+class EngineCheck:
+    """Says whether the engine whose named layers are float passes; a check for ``bisect``.
+
+    The samples are those of the simulation, each in every profile that it counts for; what they give is compared with
+    onnxruntime's run of the float model, and the limits are judged, by the simulation's own code. Passes behind the
+    quantizing one are applied too, since they say what the engine's other layers run in.
+
+    Args:
+        ready: the recipe up to its quantizing pass.
+        budget: the limits.
+        precision: what the layers that are kept shall run in: fp16, bf16 or fp32.
+
+    Raises:
+        DataError: no sample fits the batches of any profile.
+    """
+
+    def __init__(self, ready: Prepared, budget: Budget, precision: str) -> None:
+        from toolkit.backends.prepare import Bench
+        from toolkit.graph.sessions import session
+
+        self.ready, self.budget, self.precision = ready, budget, Precision(precision)
+        self.bench = replace(Bench.of(ready.context), ranges=ready.context.known_ranges)
+        update: dict[str, Any] = {"measure": False}
+        if self.bench.settings.timing_cache is None:
+            # kernels that several engines have in common are timed once
+            update["timing_cache"] = ready.hidden / "bisect.timing"
+        self.settings: EngineSettings = self.bench.settings.model_copy(update=update)
+        self.bench = replace(self.bench, settings=self.settings)
+        self._last: tuple[frozenset[str], Model, PrecisionPlan] | None = None
+        self._tally = Tally()
+        self._chunks = self._samples()
+        reference = session(ready.simulation.model)
+        self._wanted = [[reference.run(samples_of(feed)) for feed in chunk] for chunk in self._chunks]
+        self._mixed: dict[tuple[str, tuple[int, ...]], int] = {}
+
+    def _samples(self) -> list[list[Feed]]:
+        from toolkit.simulation.simulation import chosen
+
+        simulation, profiles = self.ready.simulation, self.ready.pipeline.profiles
+        data = chosen(simulation.data, simulation.settings)
+        size = max([simulation.settings.batch, *(batch_limits(profile, data)[0] for profile in profiles)])
+        found = list(chunks(feed for batch in data.batches(size) for feed in split(batch, data, self._tally)))
+        if not found:
+            raise DataError(
+                "no sample fits the batches of any profile", where=data.name, remedy="add samples that fit a profile"
+            )
+        return found
+
+    def fingerprint(self) -> str:
+        """What the verdicts depend on besides the lowered model: samples, limits, settings, GPU and versions."""
+        from toolkit.backends.payoff_trials import log_fingerprint
+
+        found = [log_fingerprint(self.bench), self.ready.simulation.fingerprint(), repr(self.budget)]
+        if self.settings.calibrator != "ranges":
+            # TensorRT's own calibrator reads these samples, whatever is judged on
+            section = self.ready.pipeline.recipe.calibration
+            found += [section.model_dump_json(), self.ready.pipeline.data_print(section.data)]
+        return sha256_json(found)
+
+    def content(self, kept: frozenset[str]) -> str:
+        """A digest of what is built with these layers float: the lowered model, what is asked of it, and ranges."""
+        model, plan = self._lowered(kept)
+        # an ask that sets no constraint makes no other engine
+        asks = {node: str(ask.precision) for node, ask in plan.items() if not ask.free}
+        ranges = self.bench.ranges if self.settings.quantization == "implicit" else None
+        amax = {name: one.amax for name, one in ranges.tensors.items()} if ranges is not None else {}
+        return sha256_json([model.fingerprint(), asks, amax])
+
+    def __call__(self, kept: frozenset[str]) -> Answer:
+        """Build the engine, run it and judge its outputs.
+
+        What cannot be built or run fails, and the answer says why.
+
+        Raises:
+            BackendError: the engine with every layer float cannot be built or run.
+        """
+        try:
+            with tempfile.TemporaryDirectory(prefix="qtool-bisect-") as name:
+                return self._judged(self._built(kept, Path(name)), Path(name))
+        except BackendError as error:
+            if len(kept) == len(self.ready.simulation.names):
+                raise BackendError(
+                    f"the engine with every layer float fails: {error.what}",
+                    where=error.where,
+                    remedy=error.remedy or "see what `qtool run` says of the recipe without its quantizing pass",
+                ) from error
+            return Answer(False, str(error))
+
+    def notes(self) -> list[str]:
+        """What became of the samples, where it was not what one would expect."""
+        self._tally.mixed = sum(self._mixed.values())
+        found = {feed.profile for chunk in self._chunks for feed in chunk}
+        empty = [name for name in self.ready.pipeline.profiles.names if name not in found]
+        return notes(self._tally, self.ready.simulation.data, empty, self.ready.simulation.settings.samples is None)
+
+    # ---------------------------------------------------------------- the engine
+
+    def _lowered(self, kept: frozenset[str]) -> tuple[Model, PrecisionPlan]:
+        """The candidate as it is built; the last one is remembered, since it is named before it is asked for."""
+        if self._last is None or self._last[0] != kept:
+            model, context = candidate(self.ready, kept, self.precision)
+            for later in self.ready.later:
+                later(model, context)
+            self._last = kept, *self.bench.lowered(model, context.plan, self.settings)
+        return self._last[1], self._last[2]
+
+    def _built(self, kept: frozenset[str], folder: Path) -> Path:
+        pipeline = self.ready.pipeline
+        model, plan = self._lowered(kept)
+        build = self.bench.build(
+            model, plan, self.settings, folder / "candidate.onnx", pipeline.calibrator_batches(),
+            progress=pipeline.progress,
+        )  # fmt: skip
+        if build.engine is None:
+            raise BackendError("the backend built no engine", where="--on engine", remedy="use another backend")
+        path = folder / "candidate.engine"
+        path.write_bytes(bytes(build.engine))
+        return path
+
+    # ---------------------------------------------------------------- the verdict
+
+    def _judged(self, engine: Path, folder: Path) -> Answer:
+        from toolkit.evaluation.outcome import Outcome, Part, compare, summed, varying_shares
+        from toolkit.evaluation.outputs import OutputComparison
+
+        simulation = self.ready.simulation
+        own = simulation.settings
+        # the metric of both sides, on the very batches that are compared
+        scores = OutputComparison(simulation.model, own.metric, own.output, own.allow_code)
+        parts: list[Part] = []
+        references: list[Mapping[str, Array]] = []
+        for chunk, wanted_of in zip(self._chunks, self._wanted):
+            with tempfile.TemporaryDirectory(prefix="batches-", dir=folder) as name:
+                answers = run_chunk(self.ready.pipeline, engine, self.bench.backend.name, chunk, Path(name))
+                for feed, outputs, wanted in zip(chunk, answers, wanted_of):
+                    lost = [output for output in wanted if output not in outputs]
+                    if lost:
+                        return Answer(False, f"the engine has no output '{lost[0]}'")
+                    found = outputs if feed.rows <= feed.count else own_rows(wanted, outputs, feed)
+                    if found is None:
+                        self._mixed[feed.profile, feed.origins] = feed.count
+                        continue
+                    try:
+                        scores.add(wanted, found, feed.labels, feed.count)
+                    except Exception as error:
+                        # a user's metric took the simulation's outputs: these are such as it cannot take
+                        why = f"the metric cannot take the engine's outputs: {type(error).__name__}: {error}"
+                        return Answer(False, why)
+                    parts.append(compare(wanted, found, simulation.classes))
+                    references.append(wanted)
+        if not parts:
+            raise DataError(
+                "no batch of the engine's outputs can be compared: all were filled up, and an output without an axis "
+                "of samples mixes them with what filled it up", remedy="give samples that fill a profile's batch",
+            )  # fmt: skip
+        result = scores.result()
+        if own.metric is not None and result.value is None:
+            return Answer(False, f"the metric {own.metric} of the engine's outputs is no number")
+        outcome = summed(parts, result.value, varying_shares(references))
+        lacks = self.budget.lacks(outcome, Outcome(0.0, metric=result.float_value))
+        return Answer(not lacks, "; ".join(f"{name} is missed by {lack:.4g}" for name, lack in lacks.items()))

@@ -1,0 +1,129 @@
+"""What a recipe would do: everything is read and every pass is tried, nothing is calibrated or built."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from toolkit.base.text import samples_by_profile
+from toolkit.calibration.ranges import Range, Ranges
+from toolkit.contract.journal import Journal
+from toolkit.placement.quantized import QUANTIZED_SOURCE
+from toolkit.run.recipe import Recipe
+
+if TYPE_CHECKING:
+    from toolkit.graph.model import Model
+
+
+@dataclass
+class Plan:
+    """What would be done."""
+
+    recipe: str
+    nodes: int
+    asked: dict[str, int]
+    declined: list[dict[str, str]]
+    notes: list[str]
+    warnings: list[str]
+    passes: list[str]
+    calibration: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    backend: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine form."""
+        return dict(self.__dict__)
+
+    def to_text(self) -> str:
+        """For people."""
+        lines = [
+            f"{self.recipe}: can run",
+            f"model: {self.nodes} nodes",
+            "passes: " + (", ".join(self.passes) or "none"),
+        ]
+        lines.append("asked: " + (", ".join(f"{n} {p}" for p, n in sorted(self.asked.items())) or "nothing"))
+        for name, found in (("calibration", self.calibration), ("evaluation", self.evaluation)):
+            if found:
+                lines.append(f"{name}: {samples_by_profile(found['samples'], found['profiles'])}")
+            else:
+                lines.append(f"{name}: no data")
+        lines.append(f"backend: {self.backend}")
+        rules = Counter(entry["rule"] for entry in self.declined)
+        for rule, number in rules.most_common():
+            example = next(entry for entry in self.declined if entry["rule"] == rule)
+            lines.append(f"declined {number} by '{rule}': {example['node']}: {example['reason']}")
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines) + "\n"
+
+
+class _Placeholders:
+    """Stands in for calibration: every tensor has amax 1."""
+
+    def __call__(self, model: Model, tensors: Sequence[str] | None) -> Ranges:
+        names = tensors if tensors is not None else list(model.graph.tensors())
+        return Ranges({name: Range(1.0, "placeholder") for name in names})
+
+
+def dry_run(recipe: Recipe, allow_code: bool = False) -> Plan:
+    """Read model and all data, run one sample, try every pass with placeholder ranges, and say what would be done.
+
+    Raises:
+        QtoolError: whatever a run would stumble over.
+    """
+    import tempfile
+    from pathlib import Path
+
+    from toolkit.backends.choose import choose
+    from toolkit.base.code import import_path
+    from toolkit.contract.passes import Sequence as PassSequence
+    from toolkit.run.compare import comparable
+    from toolkit.run.pipeline import Pipeline
+    from toolkit.run.samples import fit
+    from toolkit.run.steps import RunFolder
+
+    with (
+        tempfile.TemporaryDirectory(prefix="qtool-check-") as folder,
+        import_path(recipe.folder if allow_code else None),
+    ):
+        pipeline = Pipeline(recipe, RunFolder(Path(folder)), allow_code)
+        pipeline.inputs_exist()
+        pipeline.names_exist()
+        comparable(pipeline)
+        journal = Journal()
+        steps = pipeline.passes()
+        source = pipeline.source(journal)
+        data = pipeline.calibration_data(source, journal)
+        test, _ = pipeline.evaluation_data(source)
+        calibration = _counts(data)
+        if test is not None:
+            fit(pipeline, test)
+        evaluation = _counts(test)
+        context = pipeline.context(source, journal)
+        wants_data = context.provider is None
+        context.provider = None if wants_data else _Placeholders()
+        context.services["dry_run"] = True
+        PassSequence(passes=steps)(source.copy(), context)
+        pipeline.engine_settings()
+        backend, reason = choose(recipe.engine.backend)
+    return Plan(
+        recipe=str(recipe.path or recipe.name),
+        nodes=len(source.node_names()),
+        asked=dict(Counter(str(ask.precision) for _, ask in context.plan.items())),
+        declined=[{"node": e.node, "rule": e.rule, "reason": e.reason, "by": e.by} for e in journal.of("declined")],
+        notes=[e.reason for e in journal.of("noted") if e.rule not in ("complete", "dead", QUANTIZED_SOURCE)],
+        warnings=[e.reason for e in journal.of("noted") if e.rule == QUANTIZED_SOURCE],
+        passes=[step.title() for step in steps],
+        calibration=calibration,
+        evaluation=evaluation,
+        backend=f"{backend.name} ({reason})",
+    )
+
+
+def _counts(data: Any) -> dict[str, Any]:
+    if data is None:
+        return {}
+    counts = data.counts
+    return {"samples": counts.samples, "profiles": counts.per_profile, "skipped": counts.skipped, "cut": counts.cut}

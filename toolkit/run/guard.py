@@ -1,0 +1,77 @@
+"""What a command writes, and that none of it is one of its inputs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from toolkit.base.errors import QtoolError
+
+FILES = (
+    "report.html",
+    "report.json",
+    "model.onnx",
+    "model.engine",
+    "ranges.json",
+    "layers.json",
+    "journal.jsonl",
+    "recipe.lock.toml",
+)
+"""The files of a run folder that are for people and other tools."""
+_OTHERS = ("build.log", "search.json", "sensitivity.json", "faster.json")
+_DATA = re.compile(r"model\.onnx\.[0-9a-f]{16}\.data")
+
+
+def refuse_run_over(inputs: Mapping[str, Path], folder: Path) -> None:
+    """Refuse a run folder in which a run would write over one of its inputs, or in which an input folder changes.
+
+    Args:
+        inputs: what is read, by what it is called in the message: files and folders.
+        folder: the run folder; it need not exist.
+
+    Raises:
+        QtoolError: an input is among the files that the run writes; the message names it.
+    """
+    for what, path in inputs.items():
+        for root in set(_places(folder)):
+            for place in _places(path):
+                hidden = root / ".qtool"
+                if place in [root / name for name in (*FILES, *_OTHERS)] or _same(path, folder):
+                    _refuse(what, path, f"the run would write over it as {folder / place.name}")
+                if place == hidden or hidden in place.parents or (place.parent == root and _DATA.fullmatch(place.name)):
+                    _refuse(what, path, "it lies where the run keeps and removes its own files")
+                if path.is_dir() and (place == root or place in root.parents):
+                    _refuse(what, path, f"the run folder {folder} is in it, so the run would change its own input")
+
+
+def refuse_writing_over(inputs: Mapping[str, Path], target: Path, remedy: str = "give another --out") -> None:
+    """Refuse to write a file that is an input.
+
+    Raises:
+        QtoolError: ``target`` is one of the inputs; the message names it.
+    """
+    for what, path in inputs.items():
+        if set(_places(path)) & set(_places(target)) or _samefile(path, target):
+            raise QtoolError(f"this is {what}: writing here would destroy it", where=str(target), remedy=remedy)
+
+
+def _refuse(what: str, path: Path, why: str) -> None:
+    raise QtoolError(f"this is {what}, and {why}", where=str(path), remedy="give another folder by --out")
+
+
+def _places(path: Path) -> Sequence[Path]:
+    """Where a path leads, and where it stands itself: a link that is written over is lost, though its target is not."""
+    return path.resolve(), path.parent.resolve() / path.name
+
+
+def _same(path: Path, folder: Path) -> bool:
+    """Whether an existing input is one of the folder's files under another spelling, as where case plays no part."""
+    return path.is_file() and any(_samefile(path, folder / name) for name in (*FILES, *_OTHERS))
+
+
+def _samefile(first: Path, second: Path) -> bool:
+    try:
+        return first.samefile(second)
+    except OSError:
+        return False

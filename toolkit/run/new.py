@@ -1,0 +1,178 @@
+"""A recipe that fits a model: profiles from its inputs and its data, passes for what it holds."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from toolkit.base.text import count, toml_string
+from toolkit.contract.journal import Journal
+from toolkit.data.dataset import CalibrationData
+from toolkit.data.sample import EVERYTHING
+from toolkit.data.sources import holds_images
+from toolkit.graph.header import model_files
+from toolkit.graph.model import Model
+from toolkit.placement.quantized import STRIP, pair_count, refuse_integer_operators
+from toolkit.run.new_images import image_table
+
+FRAGILE = ("Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
+_GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
+
+
+def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | None, metric: str | None) -> str:
+    """The text of a recipe for a model; what cannot be known is marked by a comment.
+
+    Args:
+        model_path: the ONNX model.
+        target: where the recipe will be written; its paths are relative to there.
+        data: calibration data, whose shapes make the profiles.
+        test: test data with labels.
+        metric: the metric to measure with ``test``.
+
+    Raises:
+        ModelError: the model cannot be read, or is quantized with operators that TensorRT does not take.
+        DataError: the data does not fit it.
+    """
+    model = Model.load(model_path, Journal())
+    ops = Counter(node.op for node, _ in model.walk())
+    refuse_integer_operators(ops, str(model_path))
+    shapes = model.input_shapes()
+    folder = next((path for path in (data, test) if path is not None and holds_images(path)), None)
+    images = image_table(model, folder) if folder is not None else None
+    seen = {}
+    if data is not None:
+        seen = images.seen if images is not None and data == folder else _seen(model, data)
+    lines = ["[model]", f"path = {_relative(model_path, target)}", ""]
+    lines += _profile(shapes, seen)
+    lines += ["[calibration]"]
+    if data is not None:
+        lines.append(f"data = {_relative(data, target)}")
+    else:
+        lines.append('data = "calibration.npz"            # real inputs: a .npz, or a folder of .npy, .npz or images')
+    lines += images.lines if images is not None else []
+    transformer = ops["MatMul"] > 2 * ops["Conv"]
+    lines.append(f'method = "{"mse" if transformer else "entropy"}"')
+    lines += ["", "[[pass]]", 'use = "fold_constants"']
+    lines += _strip(model)
+    if ops["BatchNormalization"]:
+        lines += ["", "[[pass]]", 'use = "fold_batchnorm"']
+    fragile = [op for op in FRAGILE if ops[op]]
+    if fragile:
+        listed = ", ".join(map(toml_string, fragile))
+        lines += ["", "[[pass]]", 'use = "keep_precision"', f"ops = [{listed}]", 'precision = "fp16"']
+    lines += [
+        "",
+        "# INT8 wherever the budget below allows it; layers that cost too much stay in float16.",
+        "[[pass]]",
+        'use = "search_precision"',
+        'helpers = ["equalize", "smooth"]',
+        "",
+        "[[pass]]",
+        'use = "guard_fp16"',
+    ]
+    lines += ["", "[engine]", 'backend = "auto"', 'rest = "fp16"', "", "[evaluation]"]
+    if test is not None:
+        lines.append(f"data = {_relative(test, target)}")
+        if holds_images(test) and metric is None:
+            lines.append("# Images have no labels: outputs are compared with the float model's, by no metric.")
+            lines.append(_budget(model))
+        else:
+            lines.append(f"metric = {toml_string(metric or 'top1')}")
+            lines.append("budget = { max_drop = 0.01 }")
+    else:
+        lines.append("# Without test data the outputs are compared on samples held back from calibration.")
+        lines.append("# data = \"test.npz\"                 # with labels under 'label'")
+        lines.append('# metric = "top1"')
+        lines.append(_budget(model))
+    return "\n".join(lines) + "\n"
+
+
+def inputs_of(model: Path, data: Path | None, test: Path | None) -> dict[str, Path]:
+    """The files that a new recipe is made from, by what they are: it must not be written over any of them."""
+    found = {"the model": model, "--data": data, "--test": test}
+    weights = model_files(model)[1:] if model.is_file() else []
+    found.update({f"a file of the model's weights ({path.name})": path for path in weights})
+    return {what: path for what, path in found.items() if path is not None}
+
+
+def _budget(model: Model) -> str:
+    return "budget = { min_agreement = 0.95 }" if _has_winners(model) else "budget = { min_sqnr_db = 20.0 }"
+
+
+def _has_winners(model: Model) -> bool:
+    """Whether agreement can be judged: an output has scores of classes, or all outputs are integers."""
+    from toolkit.evaluation.outputs import class_like, discrete_outputs
+
+    outputs = model.graph.outputs
+    return any(class_like(t.shape) for t in outputs) or len(discrete_outputs(model)) == len(outputs)
+
+
+def _strip(model: Model) -> list[str]:
+    """The pass that takes out the pairs that a model has, so that results are compared with a float model."""
+    pairs = pair_count(model)
+    if not pairs:
+        return []
+    if _unusable(model):
+        why = "# The model has pairs that TensorRT refuses (uint8, or a zero point that is not 0): they are made anew."
+    else:
+        why = (
+            f"# The model has {count(pairs, 'Q/DQ pair')}: made anew, so that results are compared with a float one.\n"
+            "# keep_ranges = true keeps the scales of activations, as is right after quantization-aware training."
+        )
+    return ["", why, "[[pass]]", f'use = "{STRIP}"']
+
+
+def _unusable(model: Model) -> bool:
+    from toolkit.placement.qdq import pairs_of
+
+    return any(
+        pair.zero is not None and (str(pair.zero.dtype) == "uint8" or bool((pair.zero.astype("float32") != 0).any()))
+        for pair in pairs_of(model)
+    )
+
+
+def _relative(path: Path, target: Path) -> str:
+    return toml_string(Path(os.path.relpath(path.resolve(), target.resolve().parent)).as_posix())
+
+
+def _seen(model: Model, data: Path) -> dict[str, list[tuple[int, ...]]]:
+    found: dict[str, list[tuple[int, ...]]] = {}
+    for sample in CalibrationData.open(str(data.resolve()), model).samples():
+        for name, value in sample.inputs.items():
+            found.setdefault(name, []).append(value.shape)
+    return found
+
+
+def _profile(shapes: dict[str, list[int | str | None]], seen: dict[str, list[tuple[int, ...]]]) -> list[str]:
+    dynamic = {name: shape for name, shape in shapes.items() if any(not isinstance(d, int) for d in shape)}
+    if not dynamic:
+        return []
+    lines = [
+        "[[profile]]",
+        f'name = "{EVERYTHING}"' + ("" if seen else "                      # check these shapes: they are guessed"),
+    ]
+    for name, shape in dynamic.items():
+        extents = [_extent(shape, axis, dim, seen.get(name)) for axis, dim in enumerate(shape)]
+        low, mid, high = ([e[i] for e in extents] for i in range(3))
+        lines.append(f"shapes.{_key(name)} = {{ min = {low}, opt = {mid}, max = {high} }}")
+    return [*lines, ""]
+
+
+def _extent(
+    shape: Sequence[int | str | None], axis: int, dim: int | str | None, seen: Sequence[tuple[int, ...]] | None
+) -> tuple[int, int, int]:
+    if isinstance(dim, int):
+        return dim, dim, dim
+    sizes = sorted(s[axis] for s in seen or () if len(s) == len(shape))
+    if axis == 0:
+        low, mid, high = _GUESS["batch"]
+        return (low, mid, max(high, sizes[-1])) if sizes else (low, mid, high)
+    if sizes:
+        return sizes[0], sizes[len(sizes) // 2], sizes[-1]
+    return _GUESS["image" if len(shape) == 4 else "length"]
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else toml_string(name)

@@ -1,0 +1,153 @@
+"""The engine whose blocks were opened, run on this machine's GPU: what its inner tensors hold, and what that tells."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.base.errors import DataError, QtoolError
+from toolkit.contract.journal import Journal
+from toolkit.run.engine import Feed, Tally, run_chunk, split
+
+if TYPE_CHECKING:
+    from toolkit.run.pipeline import Pipeline
+
+FAILED = "open failed"
+"""The rule of the journal's line on a run that failed; such a step is never found again."""
+
+_SAMPLES = 16
+_RUN_BYTES, _DISK_BYTES = 256 << 20, 2 << 30
+
+Array = np.ndarray[Any, Any]
+
+
+def opened_values(
+    pipeline: Pipeline, engine: bytes, backend: str, tensors: Sequence[str], journal: Journal
+) -> dict[str, dict[str, Any]]:
+    """Run the opened engine on a few samples, and compare its inner tensors with both forms of the model.
+
+    A failure is noted and loses nothing but this evidence.
+
+    Args:
+        pipeline: the run: recipe, float model, samples, profiles.
+        engine: the opened engine.
+        backend: what built it.
+        tensors: the tensors that were marked, those that matter most first.
+        journal: gets a line on what was run, on what was left out, and on what failed.
+
+    Returns:
+        By tensor what ``OpenedValues.result`` tells, and ``samples``; empty where the engine was not run.
+    """
+    if pipeline.not_on_device:
+        journal.noted(f"the values of the opened tensors are not known: {pipeline.not_on_device}", rule=journal.by)
+        return {}
+    try:
+        return _compared(pipeline, engine, backend, tensors, journal)
+    except QtoolError as error:
+        journal.noted(f"the values of the opened tensors are not known, running the opened engine failed: {error}",
+                      rule=FAILED)  # fmt: skip
+        return {}
+
+
+def _compared(
+    pipeline: Pipeline, engine: bytes, backend: str, tensors: Sequence[str], journal: Journal
+) -> dict[str, dict[str, Any]]:
+    from toolkit.evaluation.evaluate import first_samples
+    from toolkit.evaluation.opened_values import OpenedValues
+    from toolkit.graph.model import Model
+
+    source, tally = pipeline.reference(), Tally()
+    data, _ = pipeline.evaluation_data(source)
+    if data is None or len(data) == 0:
+        raise DataError("there is no sample to run it on", remedy="add [evaluation] data or [calibration] data")
+    feeds = [feed for batch in first_samples(data, 1, _SAMPLES) for feed in split(batch, data, tally)]
+    if not feeds:
+        raise DataError("no sample fits the batches of any profile", remedy="add samples that fit a profile")
+    with tempfile.TemporaryDirectory(prefix="qtool-opened-") as name:
+        folder = Path(name)
+        path = folder / "opened.engine"
+        path.write_bytes(engine)
+        # the smallest run alone shows how much the others will hold
+        smallest = min(feeds, key=_bytes)
+        first = next(iter(run_chunk(pipeline, path, backend, [smallest], folder)))
+        chosen = _within(tensors, first)
+        comparison = OpenedValues(source, Model.load(pipeline.folder.hidden / "prepared.onnx"), chosen)
+        if not comparison.tensors:
+            journal.noted(f"none of the {len(tensors)} opened tensors can be compared: the engine hands out "
+                          f"{len([t for t in tensors if t in first])} of them", rule=journal.by)  # fmt: skip
+            return {}
+        comparison.add(smallest.inputs, first)
+        runs = [smallest, *_affordable(feeds, smallest, first, chosen)]
+        del first
+        rest = folder / "rest"
+        rest.mkdir()
+        if runs[1:]:
+            for number, (feed, values) in enumerate(
+                zip(runs[1:], run_chunk(pipeline, path, backend, runs[1:], rest)), start=1
+            ):
+                comparison.add(feed.inputs, values)
+                pipeline.progress("opened tensors", number, len(runs) - 1)
+    samples = len({origin for feed in runs for origin in feed.origins})
+    found = {tensor: {"samples": samples, **told} for tensor, told in comparison.result().items()}
+    _note(journal, tensors, found, samples, len(runs), len(feeds) - len(runs), tally.left_out)
+    return found
+
+
+def _within(tensors: Sequence[str], values: Mapping[str, Array]) -> list[str]:
+    """The tensors that the engine handed out, as many as fit into memory several times."""
+    held = 0
+    chosen: list[str] = []
+    for tensor in tensors:
+        if tensor in values and (not chosen or held + values[tensor].nbytes <= _RUN_BYTES):
+            held += values[tensor].nbytes
+            chosen.append(tensor)
+    return chosen
+
+
+def _affordable(
+    feeds: Sequence[Feed], smallest: Feed, values: Mapping[str, Array], chosen: Sequence[str]
+) -> list[Feed]:
+    """The other runs whose tensors fit into memory one by one, and on the disk together."""
+    compared = sum(values[tensor].nbytes for tensor in chosen)
+    written = sum(value.nbytes for value in values.values())
+    held = 0.0
+    taken: list[Feed] = []
+    for feed in feeds:
+        growth = _bytes(feed) / max(_bytes(smallest), 1)
+        if feed is smallest or growth * compared > _RUN_BYTES or held + growth * written > _DISK_BYTES:
+            continue
+        held += growth * written
+        taken.append(feed)
+    return taken
+
+
+def _bytes(feed: Feed) -> int:
+    return sum(values.nbytes for values in feed.inputs.values())
+
+
+def _note(
+    journal: Journal, tensors: Sequence[str], found: Mapping[str, Mapping[str, Any]], samples: int, runs: int,
+    large: int, misfits: int,
+) -> None:  # fmt: skip
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(t["verdict"] for t in found.values()).items())
+    text = f"the opened engine ran {samples} samples in {runs} runs; by their values {len(found)} tensors are: {counts}"
+    if large:
+        text += f"; {large} more runs were left out, their tensors being too large"
+    if misfits:
+        text += f"; {misfits} more fit no shape of their profile"
+    journal.noted(text, rule=journal.by)
+    lost = [tensor for tensor in tensors if tensor not in found]
+    if lost:
+        some = ", ".join(f"'{tensor}'" for tensor in lost[:3])
+        journal.noted(f"{len(lost)} opened tensors were not compared, since the engine does not hand them out, the "
+                      f"model before lowering lacks them, or they are too large: {some}", rule=journal.by)  # fmt: skip
+    strange = [tensor for tensor, told in found.items() if told["engine"] is None]
+    if strange:
+        some = ", ".join(f"'{tensor}'" for tensor in strange[:3])
+        journal.noted(f"{len(strange)} opened tensors have no error of their own, since the float model has no tensor "
+                      f"of that name: {some}", rule=journal.by)  # fmt: skip

@@ -1,0 +1,400 @@
+"""The recipe: one TOML file that says the model, profiles, data, passes, engine, evaluation and report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+
+from toolkit.base.errors import QtoolError, RecipeError, did_you_mean
+from toolkit.base.precision import Precision
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.run.recipe_lines import place_of, place_of_value
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FloatName = Literal["fp32", "fp16", "bf16"]
+SHARES = ("top1", "top5", "exact")
+"""The metrics whose values lie between 0 and 1."""
+
+
+class Section(BaseModel):
+    """A table of the recipe; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelSection(Section):
+    """``[model]``."""
+
+    path: str = Field(description="the ONNX file, relative to the recipe")
+
+
+class ProfileSection(Section):
+    """``[[profile]]``."""
+
+    name: str = Field(description="the profile's name")
+    shapes: dict[str, dict[Literal["min", "opt", "max"], list[int]]] = Field(
+        description="for each dynamic input its min, opt and max shape"
+    )
+
+
+class RandomSection(Section):
+    """``[calibration] random``: made-up data, which the report marks in red."""
+
+    seed: int
+    samples: int = Field(32, gt=0)
+
+
+class ImagesSection(Section):
+    """``[calibration] images``: how a folder of images becomes samples."""
+
+    size: list[int] | None = Field(None, description="height and width")
+    resize: int | None = Field(None, gt=0, description="scale the shorter side to this before a center crop")
+    crop: Literal["center", "none", "pad"] = Field(
+        "center", description="center: cut to size; none: stretch to size; pad: fit inside and fill up"
+    )
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    mean: list[float] = []
+    std: list[float] = []
+    colour: Literal["rgb", "bgr", "gray"] = "rgb"
+    scale: float | None = Field(
+        None, description="multiplies pixel values (0 to 255) before mean and std; default 1/255, 1 for integer inputs"
+    )
+
+
+class CalibrationSection(Section):
+    """``[calibration]``."""
+
+    data: str | None = Field(None, description="a .npz, a folder, a Polygraphy JSON, or module:Name")
+    method: Literal["minmax", "entropy", "percentile", "mse"] = Field("entropy", description="how amax is chosen")
+    percentile: float = Field(99.99, gt=50, le=100, description="for method percentile")
+    methods: dict[str, Literal["minmax", "entropy", "percentile", "mse"]] = Field(
+        {}, description="method by glob over tensor names"
+    )
+    outside: Literal["error", "skip", "pad", "crop"] = Field(
+        "error", description="what to do with a sample that fits no profile"
+    )
+    batch: int = Field(8, gt=0, description="samples to run at once")
+    samples: int | None = Field(None, gt=0, description="use at most this many samples, spread over the data")
+    device: Literal["cpu", "gpu"] = Field(
+        "cpu", description="where statistics are made: onnxruntime on the CPU, or a TensorRT engine on the first GPU"
+    )
+    memory: str | None = Field(None, description="bound for tapped tensors, such as 2GB")
+    mask: str | None = Field(None, description="the mask input, where unlike lengths are to be padded together")
+    random: RandomSection | None = Field(None, description="random data instead of real data")
+    images: ImagesSection | None = Field(None, description="how images become samples")
+    collection: str | None = Field(
+        None, description="statistics that `qtool calibrate` and `qtool merge` wrote, instead of running the model"
+    )
+    ranges: str | None = Field(None, description="a file of ranges to take: ranges.json, a TensorRT cache, a table")
+    ranges_use: Literal["override", "fill"] = Field("override", description="whether given ranges win over calibration")
+    manual: dict[str, float] = Field({}, description="amax by tensor name, set by hand; wins over everything")
+    weights: dict[str, float] = Field({}, description="weight of each profile's samples")
+    unlike: float = Field(2.0, gt=1, description="ratio of ranges between profiles from which a tensor is named")
+
+
+class BudgetSection(Section):
+    """``[evaluation] budget``: what must hold, else the exit status is 1."""
+
+    max_drop: float | None = Field(None, ge=0, description="largest drop of the metric; of top1, 0.02 is 2 points")
+    min_value: float | None = Field(None, description="smallest value of the metric")
+    min_sqnr_db: float | None = Field(None, description="smallest SQNR of every output, in dB")
+    min_agreement: float | None = Field(None, ge=0, le=1, description="smallest share of equal winners")
+
+
+class EvaluationSection(Section):
+    """``[evaluation]``."""
+
+    data: str | None = Field(None, description="test data with labels; without it calibration samples are held back")
+    metric: str | None = Field(None, description="top1, top5, exact, mse, or module:Name")
+    output: str | None = Field(None, description="the output the metric looks at; the first by default")
+    budget: BudgetSection = Field(default_factory=BudgetSection)
+    hold_out: float = Field(
+        0.2, gt=0, lt=1, description="share of calibration samples held back where there is no data"
+    )
+    batch: int = Field(32, gt=0, description="samples to run at once")
+    samples: int | None = Field(None, gt=0, description="use at most this many samples")
+    layer_samples: int = Field(64, gt=0, description="samples for the error of every layer")
+
+
+class EngineSection(Section):
+    """``[engine]``."""
+
+    backend: Literal["auto", "tensorrt", "tensorrt_rtx", "none"] = "auto"
+    rest: FloatName = Field("fp16", description="precision of all that nobody asked about")
+    io: dict[str, FloatName] = Field({}, description="inputs and outputs whose type shall change")
+    typing: Literal["auto", "strong", "weak"] = Field("auto", description="how TensorRT learns the precisions")
+    quantization: Literal["explicit", "implicit"] = Field("explicit", description="Q/DQ pairs, or ranges (8.6 and 10)")
+    calibrator: Literal["ranges", "entropy2", "entropy", "minmax", "legacy"] = Field(
+        "ranges", description="implicit quantization: qtool's ranges, or one of TensorRT's own calibrators"
+    )
+    calibration_profile: str | None = Field(
+        None, description="the profile that TensorRT's own calibrators run at; the first where not given"
+    )
+    measure: bool = Field(True, description="measure latency and layer times where a GPU is present")
+    compute_capabilities: list[str] = Field([], description="TensorRT-RTX: GPUs to build for, such as 8.9")
+    workspace_mb: int | None = Field(None, gt=0, description="workspace limit in megabytes")
+    timing_cache: str | None = Field(None, description="file kept between builds")
+    tactic_sources: list[str] | None = Field(None, description="TensorRT's default where not given; [] for none")
+    optimization_level: int | None = Field(None, ge=0, le=5, description="builder optimization level")
+    avg_timing_iterations: int | None = Field(
+        None, ge=1, le=1000,
+        description="runs of which a kernel's time is the mean when TensorRT chooses it; its default is 1. More make "
+        "engines that differ less from build to build; take a new timing_cache with it",
+    )  # fmt: skip
+    constraints: Literal["obey", "prefer"] = Field(
+        "obey", description="weak typing: how strictly layer precisions hold"
+    )
+    refit: bool = False
+    sparse_weights: bool = False
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    open: bool = Field(
+        False, description="build opaque blocks once more with their inner tensors marked, to see what they can run in"
+    )
+    compare: list[FloatName] = Field([], description="also build the model in these precisions, to compare")
+
+
+class ReportSection(Section):
+    """``[report]``."""
+
+    formats: list[Literal["html", "json"]] = ["html", "json"]
+
+
+class Recipe(Section):
+    """Everything a run needs to know. Read one with ``Recipe.load``, or build it in Python.
+
+    Example:
+        >>> recipe = Recipe.load("recipes/digits_int8.toml")     # doctest: +SKIP
+    """
+
+    model: ModelSection
+    profile: list[ProfileSection] = []
+    calibration: CalibrationSection = Field(default_factory=CalibrationSection)
+    passes: list[dict[str, Any]] = Field([], alias="pass")
+    engine: EngineSection = Field(default_factory=EngineSection)
+    evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
+    report: ReportSection = Field(default_factory=ReportSection)
+    _path: Path | None = PrivateAttr(None)
+    _text: str = PrivateAttr("")
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    @field_validator("passes")
+    @classmethod
+    def _passes_say_use(cls, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for entry in value:
+            if not isinstance(entry.get("use"), str):
+                raise ValueError('every [[pass]] needs use = "name"')
+        return value
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a recipe file.
+
+        Raises:
+            RecipeError: no such file, no TOML, an unknown key, a wrong value; the message names the line.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise RecipeError("no such recipe", where=str(path), remedy="`qtool new MODEL` writes one")
+        if path.suffix.lower() == ".onnx":
+            raise RecipeError(
+                "this is an ONNX model, not a recipe", where=str(path), remedy=f"make a recipe: qtool new {path}"
+            )
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise RecipeError("the recipe is not UTF-8 text", where=str(path), remedy="save it as UTF-8") from error
+        return cls.parse(text, path)
+
+    @classmethod
+    def parse(cls, text: str, path: Path | None = None) -> Recipe:
+        """Read a recipe's text; relative paths start at ``path``'s folder."""
+        place = str(path or "the recipe")
+        try:
+            content = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"not TOML: {error}", where=place, remedy="mend the line named") from error
+        try:
+            recipe = cls.model_validate(content)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise RecipeError(
+                _fault_text(fault, content), where=place_of(place, text, fault["loc"]), remedy=_remedy(fault)
+            ) from error
+        recipe._path, recipe._text = path, text
+        recipe.profiles()
+        recipe._check_sense()
+        return recipe
+
+    def _check_sense(self) -> None:
+        if self.calibration.data is not None and self.calibration.random is not None:
+            raise RecipeError(
+                "[calibration] has both data and random",
+                where=self.locate("calibration", "random"),
+                remedy="remove random: real data is better",
+            )
+        names = {p.name for p in self.profile}
+        if self.engine.compare and "compare" in names:
+            raise RecipeError(
+                "a profile is named 'compare', which is where [engine] compare puts its latencies",
+                where=self.locate("engine", "compare"),
+                remedy="give the profile another name",
+            )
+        for name in self.calibration.weights:
+            if name not in names:
+                raise RecipeError(
+                    f"[calibration] weights names the profile '{name}'",
+                    where=self.locate("calibration", "weights"),
+                    remedy=did_you_mean(name, names),
+                )
+        chosen = self.engine.calibration_profile
+        if chosen is not None and chosen not in names:
+            raise RecipeError(
+                f"[engine] calibration_profile names the profile '{chosen}'",
+                where=self.locate("engine", "calibration_profile"),
+                remedy=did_you_mean(chosen, names),
+            )
+        for name, amax in self.calibration.manual.items():
+            if not 0 < amax < float("inf"):
+                raise RecipeError(
+                    f"[calibration] manual sets amax {amax} for '{name}'",
+                    where=self.locate("calibration", "manual"),
+                    remedy="amax is the largest magnitude kept: positive and finite",
+                )
+
+        self._check_shares()
+
+    def _check_shares(self) -> None:
+        """Refuse percentages where the metric is a share: no result could miss them, or none keep them."""
+        metric, budget = self.evaluation.metric, self.evaluation.budget
+        if metric not in SHARES:
+            return
+        given: list[tuple[Any, tuple[str | int, ...]]] = [
+            (budget.max_drop, ("evaluation", "budget", "max_drop")),
+            (budget.min_value, ("evaluation", "budget", "min_value")),
+        ]
+        given += [
+            (entry.get("max_drop"), ("pass", index, "max_drop"))
+            for index, entry in enumerate(self.passes) if entry["use"] == "search_precision"
+        ]  # fmt: skip
+        for value, place in given:
+            if isinstance(value, (int, float)) and value > 1:
+                example = "0.02 is 2 points" if place[-1] == "max_drop" else "0.95 is 95%"
+                raise RecipeError(
+                    f"{place[-1]} is {value:g}, and {metric} lies between 0 and 1",
+                    where=self.locate(*place),
+                    remedy=f"write it as a share: {place[-1]} = {example}",
+                )
+
+    @property
+    def name(self) -> str:
+        """The recipe's name: its file name without the ending."""
+        return self._path.stem if self._path is not None else "recipe"
+
+    @property
+    def path(self) -> Path | None:
+        """The file it was read from."""
+        return self._path
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths start."""
+        return self._path.resolve().parent if self._path is not None else Path.cwd()
+
+    def resolve(self, path: str) -> Path:
+        """A path of the recipe, absolute."""
+        return (self.folder / Path(path).expanduser()).resolve()
+
+    def locate(self, *loc: str | int) -> str:
+        """``file:line`` of a key, as near as it can be found."""
+        return place_of(str(self._path or "the recipe"), self._text, loc)
+
+    def locate_value(self, value: str, *loc: str | int) -> str:
+        """``file:line`` of a value: in the table ``loc``, else where it is said first, else of the table."""
+        return place_of_value(str(self._path or "the recipe"), self._text, loc, value)
+
+    def profiles(self) -> Profiles:
+        """The shape profiles.
+
+        Raises:
+            RecipeError: shapes of unlike rank, min above max, a missing min, opt or max, or a name used twice.
+        """
+        found: list[ShapeProfile] = []
+        for index, section in enumerate(self.profile):
+            where = self.locate("profile", index, "shapes")
+            if section.name in {p.name for p in found}:
+                raise RecipeError(
+                    f"two profiles are named '{section.name}'",
+                    where=self.locate("profile", index, "name"),
+                    remedy="give each its own name",
+                )
+            extents = {}
+            for tensor, shapes in section.shapes.items():
+                missing = [key for key in ("min", "opt", "max") if key not in shapes]
+                if missing:
+                    raise RecipeError(
+                        f"profile '{section.name}' gives no {missing[0]} shape for '{tensor}'",
+                        where=where,
+                        remedy="write { min = [..], opt = [..], max = [..] }",
+                    )
+                try:
+                    extents[tensor] = Extent(tuple(shapes["min"]), tuple(shapes["opt"]), tuple(shapes["max"]))
+                except QtoolError as error:
+                    raise RecipeError(
+                        f"profile '{section.name}', input '{tensor}': {error.what}", where=where, remedy=error.remedy
+                    ) from error
+            found.append(ShapeProfile(section.name, extents))
+        return Profiles(tuple(found))
+
+    @property
+    def rest(self) -> Precision:
+        """The precision of nodes that nobody asks about."""
+        return Precision(self.engine.rest)
+
+
+def _fault_text(fault: Mapping[str, Any], content: Mapping[str, Any]) -> str:
+    path = ".".join(str(part) for part in fault["loc"])
+    kind = fault["type"]
+    if kind == "extra_forbidden":
+        return f"unknown key '{path}'"
+    if kind == "missing":
+        return f"'{path}' is missing"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"'{path}' is {fault['input']!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _remedy(fault: Mapping[str, Any]) -> str:
+    loc = [part for part in fault["loc"] if isinstance(part, str)]
+    if fault["type"] == "extra_forbidden":
+        known = _keys_at(loc[:-1])
+        return did_you_mean(loc[-1], known) if loc else ""
+    if fault["type"] == "missing":
+        return f"add it to the [{'.'.join(loc[:-1]) or 'recipe'}] table"
+    return "see `qtool schema recipe` for what is allowed"
+
+
+def _keys_at(loc: Sequence[str]) -> list[str]:
+    current: Any = Recipe
+    for part in loc:
+        fields = getattr(current, "model_fields", {})
+        by_alias = {(f.alias or n): f for n, f in fields.items()}
+        if part not in by_alias:
+            return []
+        current = next(iter(_models(by_alias[part].annotation)), None)
+    return [(f.alias or n) for n, f in getattr(current, "model_fields", {}).items()]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models(argument)

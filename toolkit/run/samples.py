@@ -1,0 +1,84 @@
+"""Whether the evaluation's samples can be measured on: looked at before anything is built."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from toolkit.base.errors import DataError, QtoolError
+
+if TYPE_CHECKING:
+    from toolkit.data.dataset import CalibrationData
+    from toolkit.run.keys import RunKeys
+
+_DONE = "samples"
+
+
+def first_samples_fit(pipeline: RunKeys) -> None:
+    """Look at the first batch of the evaluation's samples, and run one through the float model and the metric.
+
+    What has been looked at is remembered in the run folder, and not looked at again until one of these changes.
+
+    Raises:
+        DataError: samples or labels do not fit the model or the metric.
+        ModelError: onnxruntime cannot run the model.
+    """
+    key = pipeline.samples_key()
+    if pipeline.folder.find(_DONE, key)[0]:
+        return
+    data, _ = pipeline.evaluation_data(pipeline.source())
+    if data is not None:
+        fit(pipeline, data, pipeline.recipe.evaluation.batch)
+    pipeline.folder.store(_DONE, key, [])
+
+
+def fit(pipeline: RunKeys, data: CalibrationData, count: int | None = None) -> None:
+    """Look at ``count`` samples of the evaluation, at all where None, and run the first.
+
+    Raises:
+        DataError: samples or labels do not fit the model or the metric.
+        ModelError: onnxruntime cannot run the model.
+    """
+    from toolkit.evaluation.metrics import check_labels, label_of
+
+    classes = _first(pipeline, data)
+    for sample in islice(data.samples(), count):
+        if classes:
+            try:
+                check_labels(label_of(sample.labels), classes)
+            except DataError as error:
+                error.at(sample.origin)
+                raise
+
+
+def _first(pipeline: RunKeys, data: CalibrationData) -> int:
+    """Run the first sample, and give the number of classes that its label is one of; 0 where it is none."""
+    from toolkit.evaluation.metrics import make_metric
+    from toolkit.evaluation.outputs import widened
+    from toolkit.graph.sessions import session
+
+    section, model = pipeline.recipe.evaluation, pipeline.source()
+    # a metric of the user's may need as many as the evaluation gives it at once
+    batch = next(iter(data.batches(section.batch if ":" in (section.metric or "") else 1)), None)
+    if batch is None:
+        raise DataError(
+            f"there is no sample to measure on in {data.name}",
+            where=pipeline.recipe.locate("evaluation"),
+            remedy="add [evaluation] data, or more samples",
+        )
+    outputs = session(model).run(batch.inputs)
+    if section.metric is None:
+        return 0
+    metric = make_metric(section.metric, section.output, pipeline.allow_code)
+    try:
+        metric.update({name: widened(value) for name, value in outputs.items()}, batch.labels or {})
+    except QtoolError as error:
+        error.at(batch.origins[0])
+        raise
+    except Exception as error:
+        raise DataError(
+            f"the metric '{section.metric}' failed on the first sample: {type(error).__name__}: {error}",
+            where=pipeline.recipe.locate("evaluation", "metric"),
+            remedy="mend the metric, or the labels that it takes",
+        ) from error
+    return int(getattr(metric, "classes", 0))

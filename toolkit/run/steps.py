@@ -1,0 +1,162 @@
+"""The steps of a run and their results: kept in the run folder, found again when their key is the same."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.files import PART, sha256_file, sha256_json, write_json, writing
+
+
+@dataclass
+class StepInfo:
+    """What became of one step in this run."""
+
+    name: str
+    status: str
+    seconds: float
+    why: str = ""
+
+
+@dataclass
+class RunFolder:
+    """One run's folder. Results of steps are listed in ``.qtool/steps.json`` with their key and the hash of each file.
+
+    A step is found again only where its key is equal and every file it wrote is still what it wrote.
+    """
+
+    path: Path
+    steps: list[StepInfo] = field(default_factory=list)
+    _lock: int | None = None
+
+    @property
+    def hidden(self) -> Path:
+        """Where results that are not for people are kept."""
+        return self.path / ".qtool"
+
+    def __enter__(self) -> RunFolder:
+        if self.path.exists() and not self.path.is_dir():
+            raise QtoolError("the run folder is a file", where=str(self.path), remedy="give another folder by --out")
+        with writing(self.hidden):
+            self.hidden.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.hidden / "lock", os.O_CREAT | os.O_RDWR)
+        _take(self._lock, self.path)
+        with writing(self.path):
+            for folder in (self.path, self.hidden):
+                for part in folder.glob(f".*{PART}"):
+                    part.unlink(missing_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _manifest(self) -> dict[str, Any]:
+        try:
+            content = json.loads((self.hidden / "steps.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def find(self, name: str, key: Mapping[str, Any]) -> tuple[bool, str]:
+        """Whether the step's result is there for this key; and if not, why not."""
+        entry = self._manifest().get(name)
+        if not isinstance(entry, dict):
+            return False, "not done before"
+        if entry.get("key") != sha256_json(key):
+            return False, _difference(entry.get("parts"), _parts(key))
+        files = entry.get("files")
+        for file, digest in files.items() if isinstance(files, dict) else ():
+            path = self._inside(file)
+            if path is None:
+                return False, f"steps.json names {file!r}, which is not in the run folder"
+            if not path.is_file() or sha256_file(path) != digest:
+                return False, f"{file} was changed or removed"
+        return True, "nothing it depends on changed"
+
+    def store(self, name: str, key: Mapping[str, Any], files: Sequence[Path], why: str = "") -> None:
+        """Note that a step is done, why it was not found again, and which files it wrote.
+
+        Raises:
+            QtoolError: a file lies outside the run folder.
+        """
+        for path in files:
+            if not path.is_relative_to(self.path):
+                raise QtoolError(
+                    f"step '{name}' wrote a file outside the run folder",
+                    where=str(path),
+                    remedy="a pass may name only files in the run folder as its own",
+                )
+        manifest = self._manifest()
+        manifest[name] = {
+            "key": sha256_json(key),
+            "why": why,
+            "parts": _parts(key),
+            "files": {path.relative_to(self.path).as_posix(): sha256_file(path) for path in files},
+        }
+        write_json(self.hidden / "steps.json", manifest)
+
+    def forget(self, *names: str) -> None:
+        """Drop steps and the files they wrote: what is there afterwards belongs together."""
+        manifest = self._manifest()
+        if not set(names) & set(manifest):
+            return
+        for name in names:
+            entry = manifest.pop(name, {})
+            files = entry.get("files") if isinstance(entry, dict) else None
+            for file in files if isinstance(files, dict) else ():
+                path = self._inside(file)
+                if path is not None and not path.is_dir():
+                    path.unlink(missing_ok=True)
+        write_json(self.hidden / "steps.json", manifest)
+
+    def _inside(self, file: str) -> Path | None:
+        """The path of a file that steps.json names, which anybody may write; None where it leads out of the folder."""
+        parts = PurePosixPath(file).parts
+        if not parts or ".." in parts or "\0" in file or PurePosixPath(file).is_absolute() or Path(file).is_absolute():
+            return None
+        root, path = self.path.resolve(), self.path / file
+        try:
+            # the folder it is in, not the file: a link is removed as a link
+            folder = path.parent.resolve()
+        except (OSError, ValueError):
+            return None
+        return path if folder == root or root in folder.parents else None
+
+    def done(self, name: str, seconds: float, reused: bool, why: str = "") -> StepInfo:
+        """Remember what became of a step, for the report."""
+        info = StepInfo(name, "reused" if reused else "done", round(seconds, 3), why)
+        self.steps.append(info)
+        return info
+
+
+def _parts(key: Mapping[str, Any]) -> dict[str, str]:
+    return {name: sha256_json(value)[:16] for name, value in key.items()}
+
+
+def _difference(old: Any, new: Mapping[str, str]) -> str:
+    old = old if isinstance(old, dict) else {}
+    changed = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
+    return "changed: " + ", ".join(changed) if changed else "its key changed"
+
+
+def _take(handle: int, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise QtoolError(
+            "another qtool is running in this folder", where=str(path), remedy="wait for it, or give another --out"
+        ) from error

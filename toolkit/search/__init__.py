@@ -1,0 +1,1 @@
+"""Sensitivity, search, bisection, cost models, and why a layer is bad."""

@@ -1,0 +1,54 @@
+"""What a precision search decides on: the samples, the metric and the evaluation's settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from toolkit.base.errors import DataError
+from toolkit.simulation.simulation import with_labels
+
+if TYPE_CHECKING:
+    from toolkit.contract.passes import Context
+    from toolkit.data.dataset import CalibrationData
+    from toolkit.graph.model import Model
+
+
+def evaluation_of(context: Context) -> Any:
+    """The recipe's [evaluation] section; without a recipe ``context.services`` ``evaluation``, or None."""
+    pipeline = context.services.get("pipeline")
+    return pipeline.recipe.evaluation if pipeline is not None else context.services.get("evaluation")
+
+
+def samples_to_decide_on(
+    which: Literal["calibration", "evaluation"], model: Model, context: Context
+) -> tuple[CalibrationData, str | None]:
+    """The samples to decide on, and the metric where they have labels for it.
+
+    Raises:
+        DataError: there are none.
+    """
+    pipeline = context.services.get("pipeline")
+    metric = getattr(evaluation_of(context), "metric", None)
+    data: CalibrationData | None
+    if which == "evaluation":
+        data = pipeline.evaluation_data(model)[0] if pipeline is not None else context.services.get("evaluation_data")
+        context.journal.noted(
+            "the search decides on the evaluation data, as the recipe says: the accuracy measured on them later is "
+            "not independent", rule="search-data",
+        )  # fmt: skip
+    elif pipeline is not None:
+        data = pipeline.calibration_data(model)
+    else:
+        data = context.services.get("calibration_data", getattr(context.provider, "data", None))
+    if data is None:
+        raise DataError("the search has no samples to decide on", remedy="give [calibration] data")
+    if metric is None:
+        return data, None
+    labelled = with_labels(data)
+    if labelled is not None:
+        return labelled, metric
+    context.journal.noted(
+        f"{data.name} has no labels: the search asks for agreement with the float model instead of {metric}",
+        rule="search-data",
+    )
+    return data, None

@@ -1,0 +1,170 @@
+"""Measured times of layers from the reports of earlier runs, for the cost model to use in place of a prediction."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.base.errors import RecipeError
+from toolkit.base.precision import Precision
+from toolkit.base.text import count
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+@dataclass
+class LayerTimes:
+    """Seconds by layer, as engines were measured.
+
+    Attributes:
+        seconds: by (layer, whether it ran quantized).
+        rest: seconds of all nodes that are no quantizable layer, of the first report that has any; 0 where unknown.
+        borders: whether a quantized layer's time holds the conversions beside it in the engine where every layer is
+            quantized.
+        gpu: where the times were measured, if that is this machine.
+        notes: what the reader should know, one sentence each.
+    """
+
+    seconds: dict[tuple[str, bool], float] = field(default_factory=dict)
+    rest: float = 0.0
+    borders: bool = False
+    gpu: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def read_times(
+    paths: Iterable[Path],
+    layers: Iterable[str],
+    quantized: Precision,
+    rest: Precision,
+    profile: str = "",
+    shapes: Shapes | None = None,
+    fingerprint: str = "",
+    gpu: str = "",
+) -> LayerTimes:
+    """Read the measured layer times of earlier runs; where two reports know a layer, the first one counts.
+
+    Args:
+        paths: report.json files, or run folders that hold one.
+        layers: names of the layers that can be quantized.
+        quantized: the quantized precision; times of layers that ran in another one are left out.
+        rest: the precision of float layers, likewise; FP32 where that is what TensorRT made of it counts too.
+        profile: the profile whose times count; the report's first where it is empty.
+        shapes: the opt shapes that the times must belong to, by input; any where None.
+        fingerprint: of the model as it was read; a report of another model is used by the names of its layers, and
+            a note says so.
+        gpu: the GPU that the rest is predicted for; a note says where a report was measured on another one.
+
+    Raises:
+        RecipeError: a file is no report, was measured at other shapes, or holds no time of any of the layers, be it
+            that all ran inside blocks.
+    """
+    wanted = set(layers)
+    found = LayerTimes()
+    for path in paths:
+        _take(found, path, wanted, (quantized, rest), profile, shapes, (fingerprint, gpu))
+    return found
+
+
+def _take(
+    found: LayerTimes,
+    path: Path,
+    wanted: set[str],
+    precisions: tuple[Precision, Precision],
+    profile: str,
+    shapes: Shapes | None,
+    origin: tuple[str, str],
+) -> None:
+    report = _load(path)
+    held = next((name for layer in report["layers"] for name in layer["time_ms"]), "")
+    if not held:
+        raise RecipeError("no layer of this report has a measured time", where=str(path),
+                          remedy="run that recipe on a machine with a GPU, with [engine] measure = true")  # fmt: skip
+    name = profile if any(profile in layer["time_ms"] for layer in report["layers"]) else held
+    if shapes is not None:
+        _same_shapes(report, name, shapes, path)
+    used = hidden = 0
+    others: Counter[str] = Counter()
+    rest = 0.0
+    for layer in report["layers"]:
+        milliseconds = layer["time_ms"].get(name)
+        if layer["node"] in wanted and layer.get("status") == "opaque":
+            # a block's time stands at one of its nodes
+            hidden += 1
+            continue
+        if milliseconds is None:
+            continue
+        if layer["node"] not in wanted:
+            # conversions belong to the borders, which every plan has elsewhere
+            rest += milliseconds / 1e3 if layer["role"] == "compute" else 0.0
+            continue
+        ran = layer["actual"]["precision"]
+        # a layer asked in the float type may run in a wider one, where TensorRT finds that faster
+        wider = ran == str(Precision.FP32) and (layer.get("asked") or {}).get("precision") == str(precisions[1])
+        if ran not in map(str, precisions) and not wider:
+            others[str(ran)] += 1
+            continue
+        used += 1
+        found.seconds.setdefault((layer["node"], ran == str(precisions[0])), milliseconds / 1e3)
+    if not used and hidden:
+        raise RecipeError(
+            f"the engine ran its {count(hidden, 'quantizable layer')} inside blocks that are timed only as a whole",
+            where=str(path), remedy="leave this report out: the cost model predicts what was not measured",
+        )  # fmt: skip
+    if not used:
+        raise RecipeError(
+            f"this report has no measured time of any quantizable layer in {precisions[0]} or {precisions[1]}"
+            + (f"; {_counted(others)}" if others else ""),
+            where=str(path), remedy="give the report of a run of this model in these precisions",
+        )  # fmt: skip
+    found.rest = found.rest or rest
+    text = f"measured times of {count(used, 'layer')}, profile '{name}', are taken from {path}"
+    if hidden:
+        text += f"; {count(hidden, 'layer')} ran inside blocks that are timed only as a whole, and are left out"
+    if others:
+        text += f"; {_counted(others)}, not in {precisions[0]} or {precisions[1]}, and are left out"
+    fingerprint, gpu = origin
+    own, ran_on = report.get("model", {}).get("fingerprint", ""), (report.get("device") or {}).get("gpu", "")
+    if fingerprint and own != fingerprint:
+        text += "; that is another model (its fingerprint differs), matched by the names of its layers"
+    if gpu and ran_on and gpu.lower() not in ran_on.lower():
+        text += f"; they were measured on a {ran_on}, what was not measured is predicted for the {gpu}: set gpu"
+    found.notes.append(text)
+
+
+def _counted(others: Counter[str]) -> str:
+    return ", ".join(f"{count(number, 'layer')} ran in {name}" for name, number in others.items())
+
+
+def _load(path: Path) -> dict[str, Any]:
+    file = path / "report.json" if path.is_dir() else path
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        for layer in report["layers"]:
+            if not isinstance(layer["node"], str) or not isinstance(layer["role"], str):
+                raise TypeError("a layer's name or role is no text")
+            if any(not isinstance(ms, (int, float)) or not ms >= 0 for ms in layer["time_ms"].values()):
+                raise TypeError(f"a time of layer '{layer['node']}' is no number of milliseconds")
+            if "precision" not in layer["actual"]:
+                raise TypeError(f"layer '{layer['node']}' does not say what it ran in")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RecipeError(f"times cannot be read from it: {error!r}", where=str(file),
+                          remedy="give the report.json, or the run folder, of an earlier run") from error  # fmt: skip
+    return dict(report)
+
+
+def _same_shapes(report: Mapping[str, Any], profile: str, shapes: Shapes, path: Path) -> None:
+    """Refuse times of another problem size: they would be wrong by a factor and look measured."""
+    for one in report.get("profiles", ()):
+        if one["name"] != profile:
+            continue
+        for tensor, extent in one["shapes"].items():
+            if tensor in shapes and list(extent["opt"]) != list(shapes[tensor]):
+                raise RecipeError(
+                    f"its times were measured with '{tensor}' of shape {list(extent['opt'])}; this recipe's first "
+                    f"profile has {list(shapes[tensor])}", where=str(path), remedy="measure at the same opt shapes",
+                )  # fmt: skip

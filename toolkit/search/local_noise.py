@@ -1,0 +1,182 @@
+"""What rounding costs at single layers: each by itself on its float inputs, with one operand rounded at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from toolkit.calibration.weights import weight_amax
+from toolkit.evaluation.clipping import Clipping
+from toolkit.graph.sessions import Session, session
+from toolkit.placement.qdq import storable_scale
+from toolkit.search.causes import method_setting
+from toolkit.simulation.switches import fake_quantized
+
+if TYPE_CHECKING:
+    from toolkit.simulation.simulation import Simulation
+
+Array = np.ndarray[Any, Any]
+_SAMPLES, _BATCH = 32, 8
+_SAME_RANGE = 0.03
+WEIGHTS = "weights"
+_WEIGHTS_MSE = "weights = 'mse'"
+
+
+@dataclass
+class LocalNoise:
+    """One layer's output against its float output, in dB, with the float model's values at its inputs.
+
+    Attributes:
+        both: all operands rounded.
+        sides: one operand rounded, by ``weights``, ``activations``, or the tensor where both operands are computed.
+        other: one operand rounded in another way, by (side, the setting that does it).
+        uneven: by activation tensor its largest channel over the median one.
+        clipping: by activation tensor what its range cuts off.
+    """
+
+    both: float
+    sides: dict[str, float]
+    other: dict[tuple[str, str], float] = field(default_factory=dict)
+    uneven: dict[str, float] = field(default_factory=dict)
+    clipping: dict[str, Clipping] = field(default_factory=dict)
+
+
+def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNoise]:
+    """Run these layers by themselves on some 32 samples; layers without a quantized operand are left out.
+
+    Args:
+        simulation: the model, its ranges and samples.
+        names: the layers.
+    """
+    layers = [layer for name in names if (layer := _Layer(simulation, name)).operands]
+    wanted = sorted({tensor for layer in layers for tensor in layer.computed.values()})
+    if not wanted:
+        return {}
+    tapped = session(simulation.model, outputs=wanted)
+    total = len(simulation.data)
+    every = max(1, total // _SAMPLES)
+    seen = 0
+    for number, part in enumerate(simulation.data.batches(_BATCH)):
+        if total > _SAMPLES and number % every:
+            continue
+        values = tapped.run(part.inputs)
+        for layer in layers:
+            layer.add(values)
+        seen += part.count
+        if seen >= _SAMPLES:
+            break
+    return {layer.name: layer.result() for layer in layers}
+
+
+class _Layer:
+    """One layer as a model of its own, its operands inputs."""
+
+    def __init__(self, simulation: Simulation, name: str) -> None:
+        cutter, self.name = simulation.cutter, name
+        self.precision = simulation.switches.precision
+        self.node = next(unit.nodes[0] for unit in cutter.units if unit.layer == name)
+        self.constants = {
+            index: numpy_helper.to_array(cutter.constants[tensor])
+            for index, tensor in enumerate(self.node.input[:2]) if tensor in cutter.constants
+        }  # fmt: skip
+        self.computed = {i: tensor for i, tensor in enumerate(self.node.input[:2]) if i not in self.constants}
+        self.operands = [i for i in (0, 1) if (name, i) in cutter.pair_of]
+        self.axes = {i: cutter.pair_of[name, i].axis for i in self.operands}
+        self.scales = {i: cutter.base.scales[cutter.pair_of[name, i].tensor]
+                       for i in self.operands if not cutter.pair_of[name, i].weight}  # fmt: skip
+        self.rounded: dict[int, dict[str, Array]] = {}
+        self.methods = simulation.settings.weights
+        self.ranges = simulation.ranges
+        self._types = {i: cutter.type_of(t) or onnx.TensorProto.FLOAT for i, t in enumerate(self.node.input[:2])}
+        self._opset = list(cutter.proto.opset_import)
+        self._version = max(cutter.proto.ir_version, 8)
+        self._session: Session | None = None
+        self.signal = 0.0
+        self.noise: dict[tuple[str, str], float] = {}
+        self.amax: dict[str, Array] = {}
+        self.clipping = {self.computed[i]: Clipping(scale * self.precision.max) for i, scale in self.scales.items()}
+        for index in self.operands:
+            if index in self.constants:
+                self.rounded[index] = {"": self._weight(index, self.methods)}
+                if self.methods == "minmax":
+                    self.rounded[index][_WEIGHTS_MSE] = self._weight(index, "mse")
+
+    def side(self, index: int) -> str:
+        """What an operand is called."""
+        if index in self.constants:
+            return WEIGHTS
+        return "activations" if len(self.computed) == 1 else f"values of '{self.computed[index]}'"
+
+    def add(self, values: Mapping[str, Array]) -> None:
+        """Take in one batch of the tensors that the layer reads."""
+        plain = {i: values[tensor] for i, tensor in self.computed.items()} | self.constants
+        variants = {i: self.rounded.get(i) or self._activation(i, plain[i]) for i in self.operands}
+        for index, tensor in self.computed.items():
+            self._channels(tensor, plain[index])
+        for tensor, clipping in self.clipping.items():
+            clipping.add(values[tensor])
+        wanted = self._run(plain)
+        self.signal += float((wanted**2).sum())
+        for index, ways in variants.items():
+            for way, value in ways.items():
+                self._differ((self.side(index), way), wanted, {**plain, index: value})
+        self._differ(("", ""), wanted, {**plain, **{i: ways[""] for i, ways in variants.items()}})
+
+    def result(self) -> LocalNoise:
+        """What all batches showed."""
+        levels = {key: self._db(noise) for key, noise in self.noise.items()}
+        uneven = {}
+        for tensor, amax in self.amax.items():
+            live = amax[amax > 0]
+            uneven[tensor] = float(live.max() / np.median(live)) if live.size else 1.0
+        return LocalNoise(
+            levels.get(("", ""), math.inf), {side: db for (side, way), db in levels.items() if side and not way},
+            {key: db for key, db in levels.items() if key[1]}, uneven, self.clipping,
+        )  # fmt: skip
+
+    def _db(self, noise: float) -> float:
+        return 10 * math.log10(self.signal / noise) if noise > 0 and self.signal > 0 else math.inf
+
+    def _differ(self, key: tuple[str, str], wanted: Array, operands: Mapping[int, Array]) -> None:
+        self.noise[key] = self.noise.get(key, 0.0) + float(((wanted - self._run(operands)) ** 2).sum())
+
+    def _run(self, operands: Mapping[int, Array]) -> Array:
+        if self._session is None:
+            inputs = [helper.make_tensor_value_info(f"operand {i}", self._types[i], None) for i in (0, 1)]
+            out = onnx.ValueInfoProto(name="out")
+            # a bias is exact and would only raise the signal
+            node = helper.make_node(self.node.op_type, ["operand 0", "operand 1"], ["out"], "layer")
+            node.attribute.extend(self.node.attribute)
+            graph = helper.make_graph([node], "layer", inputs, [out])
+            made = helper.make_model(graph, opset_imports=self._opset, ir_version=self._version)
+            self._session = session(made.SerializeToString(), threads=1)
+        feed = {f"operand {i}": value for i, value in operands.items()}
+        return np.asarray(self._session.run(feed)["out"], np.float64)
+
+    def _weight(self, index: int, method: str) -> Array:
+        values = self.constants[index]
+        scale = storable_scale(weight_amax(values, self.axes[index], method, self.precision), self.precision)
+        return fake_quantized(values, scale, self.axes[index], self.precision)
+
+    def _activation(self, index: int, values: Array) -> dict[str, Array]:
+        """The tensor rounded with its scale, and with those that other calibration methods give."""
+        tensor, own = self.computed[index], self.scales[index]
+        scales: dict[str, Array] = {"": np.asarray([own], np.float32)}
+        entry = self.ranges.tensors.get(tensor)
+        for method, amax in (entry.diagnosis.get("amax", {}) if entry is not None else {}).items():
+            scale = storable_scale(float(amax), self.precision) if amax else None
+            if scale is not None and abs(float(scale[0]) / own - 1) > _SAME_RANGE:
+                scales[method_setting(tensor, method)] = scale
+        return {way: fake_quantized(values, scale, None, self.precision) for way, scale in scales.items()}
+
+    def _channels(self, tensor: str, values: Array) -> None:
+        axis = 1 if self.node.op_type in ("Conv", "ConvTranspose") else -1
+        rows = np.moveaxis(np.asarray(values, np.float32), axis, 0)
+        amax = np.abs(rows.reshape(rows.shape[0], -1)).max(axis=1, initial=0.0)
+        self.amax[tensor] = np.maximum(self.amax.get(tensor, np.zeros(len(amax), np.float32)), amax)

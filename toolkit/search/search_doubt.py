@@ -1,0 +1,45 @@
+"""Whether few samples alone keep layers float, and what to do then."""
+
+from __future__ import annotations
+
+from toolkit.contract.journal import Journal
+from toolkit.evaluation.budget import Budget
+from toolkit.search.search import Found, Plan
+
+_WORTH = 0.75
+"""A plan that is safe for few samples is taken if it gains this share of what a search without that doubt gains."""
+
+
+def doubtful(found: Found, budget: Budget) -> bool:
+    """Whether doubt about few samples, and not the samples themselves, may keep layers float."""
+    return bool(found.best.kept) and found.best.outcome.positions < budget.enough()
+
+
+def gives_up_too_much(safe: Plan, other: Plan, plain: float | None, dtype: str, journal: Journal) -> bool:
+    """Whether to take ``other``, the plan of a search without that doubt; the journal says so then.
+
+    With a hundred samples no plan is safe against a budget of one point: keeping ever more layers float for that
+    helps nobody.
+
+    Args:
+        safe: the plan that holds on other samples too.
+        other: the plan that holds on these samples.
+        plain: the float model's time in seconds where time decides, None where the quantized share does.
+        dtype: the quantized type, in words.
+        journal: gets a note where ``other`` is taken.
+    """
+    if plain is not None:
+        gains, what = [max(1 - plan.seconds / plain, 0.0) for plan in (safe, other)], "of the float model's time"
+        said = f"saves only {gains[0]:.0%} {what}", f"saves {gains[1]:.0%}"
+    else:
+        gains, what = [safe.quantized, other.quantized], f"of the multiply-accumulates in {dtype}"
+        said = f"keeps only {gains[0]:.0%} {what}", f"keeps {gains[1]:.0%}"
+    if not other.meets or (safe.meets and gains[0] >= _WORTH * gains[1]):
+        return False
+    journal.noted(
+        f"a plan that is safe for so few samples ({other.outcome.positions} winners) "
+        f"{said[0] if safe.meets else 'was not found'}; one that keeps the budget on these samples {said[1]} and is "
+        "taken: more samples would tell whether it holds on others",
+        rule="search-few-samples",
+    )
+    return True

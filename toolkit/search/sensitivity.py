@@ -1,0 +1,264 @@
+"""What quantizing each layer alone costs at the model's output, and what keeping it alone saves."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.files import write_json
+from toolkit.base.log import Log
+from toolkit.evaluation.outcome import Outcome
+from toolkit.simulation.simulation import Simulation
+
+SCHEMA = "qtool-sensitivity-1"
+TRUSTED = 0.9
+_FAST_INFERENCES = 6.5
+_START_INFERENCES = 5.0
+_GROUP_INFERENCES = 0.7
+_FAST_BATCHES = 4
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """One quantizable layer.
+
+    Attributes:
+        name: its node.
+        op: its operator.
+        alone: the model with only this layer quantized (leave one in).
+        without: the model with all but this layer quantized (leave one out).
+    """
+
+    name: str
+    op: str
+    alone: Outcome | None = None
+    without: Outcome | None = None
+
+    def harm(self, full: Outcome) -> float:
+        """Noise over signal that this layer is to blame for: alone, or what is saved by leaving it out; the larger.
+
+        Alone shows a harm that another layer hides; leaving out shows a harm that takes two.
+        """
+        found = [self.alone.noise] if self.alone is not None else []
+        if self.without is not None:
+            saved = full.noise - self.without.noise
+            # infinite noise that stays infinite without the layer says nothing about it
+            found.append(0.0 if math.isnan(saved) else saved)
+        return max([0.0, *found])
+
+
+@dataclass
+class Sensitivity:
+    """The result for all layers.
+
+    Attributes:
+        method: exact or fast.
+        groups: one result a layer, in the graph's order.
+        full: all layers quantized.
+        metric: the metric's name, or None; ``float_metric`` is its value for the float model.
+        samples: how many samples were run.
+        inferences: what it cost, in runs of the float model over the samples of the data.
+        reliability: fast only: the correlation with the exact order that two halves of the samples let expect, 0 to 1.
+        fingerprint: what the numbers depend on.
+        notes: what the reader should know.
+    """
+
+    method: str
+    groups: list[GroupResult]
+    full: Outcome
+    metric: str | None = None
+    float_metric: float | None = None
+    samples: int = 0
+    inferences: float = 0.0
+    reliability: float | None = None
+    fingerprint: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the order of the layers can be relied on."""
+        return self.reliability is None or self.reliability >= TRUSTED
+
+    def ranked(self) -> list[GroupResult]:
+        """The layers, the most harmful first."""
+        return sorted(self.groups, key=lambda group: -group.harm(self.full))
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the result's file."""
+        return {
+            "schema": SCHEMA,
+            "method": self.method,
+            "trusted": self.trusted,
+            "reliability": self.reliability,
+            "metric": self.metric,
+            "float_metric": self.float_metric,
+            "samples": self.samples,
+            "inferences": self.inferences,
+            "fingerprint": self.fingerprint,
+            "notes": self.notes,
+            "full": self.full.to_json(),
+            "groups": [
+                {
+                    "name": g.name,
+                    "op": g.op,
+                    "alone": g.alone.to_json() if g.alone is not None else None,
+                    "without": g.without.to_json() if g.without is not None else None,
+                }
+                for g in self.groups
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Sensitivity:
+        """Read what ``to_json`` gave.
+
+        Raises:
+            QtoolError: another schema.
+        """
+        if content.get("schema") != SCHEMA:
+            raise QtoolError(f"schema is {content.get('schema')!r}, not '{SCHEMA}'", remedy="measure again")
+        groups = [
+            GroupResult(g["name"], g["op"], *(Outcome.from_json(g[k]) if g[k] else None for k in ("alone", "without")))
+            for g in content["groups"]
+        ]
+        keep = ("method", "metric", "float_metric", "samples", "inferences", "reliability", "fingerprint", "notes")
+        return cls(groups=groups, full=Outcome.from_json(content["full"]), **{key: content[key] for key in keep})
+
+    def save(self, path: Path) -> None:
+        """Write the result whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> Sensitivity:
+        """Read a result.
+
+        Raises:
+            QtoolError: it is not such a file.
+        """
+        try:
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise QtoolError(f"cannot be read: {error}", where=str(path), remedy="measure again") from error
+
+
+def exact(
+    simulation: Simulation,
+    *,
+    modes: Sequence[str] = ("alone", "without"),
+    processes: int = 1,
+    log: Path | None = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Measure every layer. Each costs about half a float inference for each mode: only what comes after it is run.
+
+    Args:
+        simulation: the model and its samples.
+        modes: ``alone`` (leave one in), ``without`` (leave one out), or both.
+        processes: how many processes share the work; the numbers are the same whatever it is. More than one needs a
+            main module that can be imported, as Python's ``spawn`` does.
+        log: a JSON-lines file; what it holds of the same simulation is not measured again.
+        progress: called with what is being done, how much is done, and of how much.
+
+    Raises:
+        QtoolError: an unknown mode.
+    """
+    for mode in modes:
+        if mode not in ("alone", "without"):
+            raise QtoolError(f"sensitivity has no mode '{mode}'", remedy="use 'alone', 'without' or both")
+    fingerprint = simulation.fingerprint()
+    known = Log(log, fingerprint)
+    runner = simulation.runner
+    wanted = [(mode, name) for mode in modes for name in simulation.names]
+    found: dict[tuple[str, str], Outcome] = {}
+    for key in wanted:
+        line = known.get(":".join(key))
+        if line is not None:
+            found[key] = Outcome.from_json(line["outcome"])
+    before = runner.inferences
+
+    def take(key: tuple[str, str], outcome: Outcome) -> None:
+        found[key] = outcome
+        known.add(":".join(key), {"outcome": outcome.to_json()})
+        if progress is not None:
+            progress("sensitivity", len(found), len(wanted))
+
+    missing = [key for key in wanted if key not in found]
+    switches = simulation.switches
+    configs = [switches.alone(name) if mode == "alone" else switches.config([name]) for mode, name in missing]
+    if processes > 1 and len(missing) > 1:
+        from toolkit.simulation.processes import run_all
+
+        for index, outcome in run_all(simulation.job(), configs, min(processes, len(missing))):
+            take(missing[index], outcome)
+    else:
+        for key, config in zip(missing, configs):
+            take(key, runner.run(config))
+    groups = [
+        GroupResult(g.name, g.op, found.get(("alone", g.name)), found.get(("without", g.name))) for g in switches.groups
+    ]
+    return Sensitivity(
+        "exact", groups, runner.full_outcome, simulation.settings.metric, runner.float_outcome.metric,
+        sum(feed.count for feed in simulation.feeds), runner.inferences - before, None, fingerprint,
+    )  # fmt: skip
+
+
+def fast(simulation: Simulation, *, log: Path | None = None, progress: Progress | None = None) -> Sensitivity:
+    """Estimate every layer alone on as many samples as ten float inferences of all samples pay for.
+
+    Every layer's local error is carried to the output by running what comes after it, on a part of the samples: the
+    order of the layers needs far fewer samples than the values do. How far the order can be relied on is measured by
+    comparing the ranks of two halves of the samples (split-half reliability, corrected for length by the formula of
+    Spearman and Brown; its square root is the correlation to expect); below 0.9 the result says that it is not to be
+    trusted.
+    """
+    total = sum(feed.count for feed in simulation.feeds)
+    groups = len(simulation.names)
+    share = min(1.0, _FAST_INFERENCES / (_START_INFERENCES + _GROUP_INFERENCES * groups))
+    samples = min(total, max(_FAST_BATCHES, int(share * total)))
+    batch = max(1, min(simulation.settings.batch, -(-samples // _FAST_BATCHES)))
+    part = simulation.on(replace(simulation.settings, samples=samples, batch=batch))
+    found = exact(part, modes=("alone",), log=log, progress=progress)
+    used = sum(feed.count for feed in part.feeds)
+    found.method = "fast"
+    found.inferences = (found.inferences + _START_INFERENCES) * used / total
+    found.reliability = _reliability([g.alone.parts for g in found.groups if g.alone is not None])
+    found.notes.append(f"estimated on {used} of {total} samples")
+    if not found.trusted:
+        found.notes.append(
+            f"NOT TO BE TRUSTED: the order of the layers differs between halves of the samples "
+            f"(reliability {found.reliability:.2f}, wanted {TRUSTED}); measure exactly, or give more samples"
+        )
+    return found
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """Spearman's rank correlation, ties at their mean rank; 1.0 where either has no order."""
+    a, b = _ranks(first), _ranks(second)
+    if a.std() == 0 or b.std() == 0:
+        return 1.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    array = np.asarray(values, np.float64)
+    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray(((ends - counts + ends - 1) / 2)[inverse], np.float64)
+
+
+def _reliability(parts: Sequence[Sequence[float]]) -> float:
+    if not parts or len(parts[0]) < 2:
+        return 0.0
+    table = np.asarray(parts, np.float64)
+    table = np.where(np.isfinite(table), table, np.finfo(np.float64).max / table.shape[1])
+    half = spearman(list(table[:, ::2].mean(axis=1)), list(table[:, 1::2].mean(axis=1)))
+    # the square root of a test's reliability is its expected correlation with the true order
+    return math.sqrt(2 * half / (1 + half)) if half > 0 else 0.0

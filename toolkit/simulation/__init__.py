@@ -1,0 +1,1 @@
+"""Fake quantization in onnxruntime, with switches for single layers."""

@@ -1,0 +1,261 @@
+"""A model's simulation with a switch for every quantizable layer: the door to sensitivity, search and bisection."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from toolkit.base.errors import DataError, PassError
+from toolkit.base.files import sha256_json
+from toolkit.base.precision import Precision
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.versions import code_fingerprint
+from toolkit.evaluation.metrics import make_metric
+from toolkit.evaluation.outcome import Outcome
+from toolkit.evaluation.outputs import class_like, discrete_outputs
+from toolkit.graph.model import Model
+from toolkit.graph.work import facts_at_opt
+from toolkit.placement.place import Judge
+from toolkit.simulation.cut import Cutter
+from toolkit.simulation.runner import Feed, Runner
+from toolkit.simulation.switches import Config, Switches, wanted_tensors
+
+if TYPE_CHECKING:
+    from toolkit.calibration.ranges import Ranges
+    from toolkit.data.dataset import CalibrationData
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a simulation is made.
+
+    Attributes:
+        precision: INT8 or FP8.
+        activation_matmul: also quantize MatMuls of two activations.
+        weights: how the range of a weight channel is chosen: minmax or mse.
+        metric: top1, top5, exact, mse or ``module:Name``; None for the outputs' differences alone.
+        output: the output that the metric looks at; the first where None.
+        batch: samples to run at once.
+        samples: use at most this many samples, evenly spread.
+        stages: stages that the graph is cut into.
+        threads: batches computed at once; one a core where None.
+        allow_code: whether ``metric`` may name code.
+    """
+
+    precision: Precision = Precision.INT8
+    activation_matmul: bool = False
+    weights: str = "minmax"
+    metric: str | None = None
+    output: str | None = None
+    batch: int = 64
+    samples: int | None = None
+    stages: int = 12
+    threads: int | None = None
+    allow_code: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """What states are run on; can be sent to another process."""
+
+    cutter: Cutter
+    base: Config
+    feeds: list[Feed]
+    outputs: list[str]
+    classes: list[str]
+    metric: tuple[str, str | None, bool] | None
+    threads: int | None
+    reference: bytes | None = None
+
+    def runner(self, threads: int | None = None) -> Runner:
+        """Open the sessions; runs the float model and the fully quantized one."""
+        named = self.metric
+        maker = (lambda: make_metric(*named)) if named is not None else None
+        reference = None
+        if self.reference is not None:
+            from toolkit.graph.sessions import session
+
+            reference = session(self.reference, threads=1).run
+        return Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads,
+                      reference=reference)  # fmt: skip
+
+
+class Simulation:
+    """The model with every quantizable layer under a switch, and the samples it is run on.
+
+    Example:
+        >>> simulation = Simulation(model, ranges, data)                      # doctest: +SKIP
+        >>> simulation.alone("/head/Gemm").sqnr_db                            # doctest: +SKIP
+
+    Args:
+        model: the float model; not changed. Its opset is raised where pairs need it.
+        ranges: of every activation tensor that placement wants.
+        data: the samples to run.
+        profiles: the recipe's profiles.
+        judge: what stays float in any case.
+        settings: everything else.
+        reference: the float model that outputs are compared with, where ``model`` is quantized in part; itself where
+            None.
+
+    Raises:
+        PassError: there is no quantizable layer.
+        DataError: there are no samples, or no labels for the metric.
+        RangesError: a range is missing.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        ranges: Ranges,
+        data: CalibrationData,
+        profiles: Profiles | None = None,
+        judge: Judge | None = None,
+        settings: Settings | None = None,
+        reference: Model | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self._reference = reference
+        profiles = profiles if profiles is not None else Profiles()
+        self.model = with_pairs_opset(model, self.settings.precision)
+        facts = self.model.facts(profiles)
+        wanted = wanted_tensors(self.model, facts, judge, self.settings.activation_matmul)
+        self.ranges = ranges
+        self.switches = Switches(
+            self.model, facts, {name: ranges.amax(name) for name in wanted}, self.settings.precision, judge,
+            self.settings.activation_matmul, self.settings.weights,
+        )  # fmt: skip
+        if not self.switches.groups:
+            raise PassError(
+                "the model has no layer that could be quantized", remedy="the journal says what was declined and why"
+            )
+        self.feeds = feeds_of(data, self.settings)
+        # without profiles the sizes of dynamic dimensions are known from the samples alone
+        self.facts = facts_at_opt(self.model, profiles if len(profiles) else _profile_of(self.feeds[0]))
+        self.cutter = Cutter(self.switches, self.facts, self.settings.stages)
+        self.outputs = [t.name for t in self.model.graph.outputs]
+        self.classes = [t.name for t in self.model.graph.outputs if class_like(t.shape)]
+        self.discrete = discrete_outputs(self.model)
+        self._data_print = ""
+        self.data = data
+        self._runner: Runner | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the groups, in the graph's order."""
+        return self.switches.names
+
+    @property
+    def runner(self) -> Runner:
+        """Sessions and batches; the float model and the fully quantized one are run when first asked."""
+        if self._runner is None:
+            self._runner = self.job().runner()
+        return self._runner
+
+    def job(self) -> Job:
+        """All that a process needs to run states of this simulation."""
+        own = self.settings
+        metric = (own.metric, own.output, own.allow_code) if own.metric is not None else None
+        reference = self._reference.to_bytes() if self._reference is not None else None
+        return Job(self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads, reference)
+
+    def on(self, settings: Settings) -> Simulation:
+        """The same simulation with other samples, batches or metric; ``settings`` must quantize alike."""
+        twin = copy.copy(self)
+        twin.settings, twin._runner, twin._data_print = settings, None, ""
+        twin.feeds = feeds_of(self.data, settings)
+        return twin
+
+    def rebased(self, amax: Mapping[str, float]) -> Simulation:
+        """The same simulation with other ranges of some tensors to begin with."""
+        twin = copy.copy(self)
+        twin.switches = self.switches.with_amax(amax)
+        twin.cutter = Cutter(twin.switches, self.facts, self.settings.stages)
+        twin._runner = None
+        return twin
+
+    def config(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Config:
+        """The state in which the groups ``kept`` are float and all others quantized."""
+        return self.switches.config(kept, amax)
+
+    def without(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Outcome:
+        """The model with all groups but ``kept`` quantized. ``amax`` replaces the ranges of single tensors."""
+        return self.runner.run(self.config(kept, amax))
+
+    def alone(self, group: str, amax: Mapping[str, float] | None = None) -> Outcome:
+        """The model with one group quantized."""
+        return self.runner.run(self.switches.alone(group, amax))
+
+    def outcome_of(self, lowered: Model) -> Outcome:
+        """What a lowered form of the model, with its roundings to float16, does to the outputs on the same samples.
+
+        Raises:
+            ModelError: onnxruntime cannot run it.
+        """
+        from toolkit.evaluation.evaluate import run_on
+        from toolkit.evaluation.rounding import with_rounding
+        from toolkit.graph.sessions import session
+
+        rounded = Model.from_proto(with_rounding(lowered))
+        loaded = session(rounded, threads=1)
+        return self.runner.outcome_of(lambda inputs: run_on(loaded, rounded, inputs))
+
+    def fingerprint(self) -> str:
+        """What the numbers depend on: model, ranges, samples, settings, code."""
+        if not self._data_print:
+            self._data_print = sha256_json([self.data.fingerprint(), [f.count for f in self.feeds]])
+        own = {k: str(v) for k, v in vars(self.settings).items() if k not in ("threads", "allow_code")}
+        amax = sorted(self.switches.amax.items())
+        base = [one.fingerprint() for one in (self.model, self._reference) if one is not None]
+        content = [base, amax, self._data_print, own, self.names, code_fingerprint()]
+        return sha256_json(content)
+
+
+def with_pairs_opset(model: Model, precision: Precision) -> Model:
+    """A copy at an opset that holds Q/DQ pairs: 13 for INT8, 19 for FP8 and for float16 tensors.
+
+    Raises:
+        ModelError: an operator has no conversion.
+    """
+    raised = model.copy()
+    facts = raised.facts()
+    half = any(facts.types.get(t.name) in (10, 16) for node in raised.nodes for t in node.outputs)
+    raised.raise_opset(19 if half or precision is Precision.FP8 else 13)
+    return raised
+
+
+def feeds_of(data: CalibrationData, settings: Settings) -> list[Feed]:
+    """The samples as batches of equal shapes, at most ``settings.samples`` of them, evenly spread.
+
+    Raises:
+        DataError: there are no samples.
+    """
+    data = chosen(data, settings)
+    feeds = [Feed(dict(batch.inputs), batch.labels, batch.count) for batch in data.batches(settings.batch)]
+    if not feeds:
+        raise DataError("there is no sample to run", where=data.name, remedy="give at least one sample")
+    return feeds
+
+
+def chosen(data: CalibrationData, settings: Settings) -> CalibrationData:
+    """The samples that are used: at most ``settings.samples``, evenly spread."""
+    if settings.samples is None or settings.samples >= len(data):
+        return data
+    return data.split(1 - settings.samples / len(data))[0]
+
+
+def with_labels(data: CalibrationData) -> CalibrationData | None:
+    """The same samples with their labels, or None where they have none."""
+    labelled = data.part(lambda index: True, data.name)
+    labelled.labels = True
+    try:
+        next(iter(labelled.samples()), None)
+    except DataError:
+        return None
+    return labelled
+
+
+def _profile_of(feed: Feed) -> Profiles:
+    shapes = {name: tuple(value.shape) for name, value in feed.inputs.items()}
+    return Profiles((ShapeProfile("data", {name: Extent(shape, shape, shape) for name, shape in shapes.items()}),))

@@ -1,0 +1,202 @@
+"""Which pairs are on under a set of layers kept float, and with which scales: exactly what placement would insert."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.errors import PassError, did_you_mean
+from toolkit.base.precision import Precision
+from toolkit.calibration.weights import weight_amax
+from toolkit.graph.model import Facts, Model
+from toolkit.placement.dequantized import source
+from toolkit.placement.ops import ADDS, TARGETS
+from toolkit.placement.pairs import Placement
+from toolkit.placement.place import Judge, place
+from toolkit.placement.qdq import storable_scale
+from toolkit.placement.scales import share_amax
+
+Array = np.ndarray[Any, Any]
+_PLACEMENTS = 256
+"""How many are kept: one takes a kilobyte a layer, and sensitivity alone asks for two a layer."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One state of the simulation.
+
+    Attributes:
+        on: switches that are on: names of quantized layers, and ``node#index`` of other inputs that read a pair.
+        scales: scale by activation tensor, for the tensors that an active switch reads.
+    """
+
+    on: frozenset[str] = frozenset()
+    scales: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A quantizable layer with the pairs that exist for its sake.
+
+    Attributes:
+        name: the layer's node name.
+        op: its operator.
+        tensors: the tensors whose pairs it reads or asks for.
+    """
+
+    name: str
+    op: str
+    tensors: tuple[str, ...]
+
+
+class Switches:
+    """The quantizable groups of a model and the pairs that any subset of them gets.
+
+    Args:
+        model: the float graph at an opset that holds the pairs.
+        facts: its types and shapes.
+        amax: by activation tensor, for every tensor that placement wants.
+        precision: the quantized type.
+        judge: what the user and the plan keep float in any case.
+        activation_matmul: as in placement.
+        weights: how the range of a weight channel is chosen: minmax or mse.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        facts: Facts,
+        amax: Mapping[str, float],
+        precision: Precision = Precision.INT8,
+        judge: Judge | None = None,
+        activation_matmul: bool = False,
+        weights: str = "minmax",
+    ) -> None:
+        self.model, self.facts, self.precision, self.weights = model, facts, precision, weights
+        self.amax = dict(amax)
+        self._judge, self._activation_matmul = judge, activation_matmul
+        self._placements: dict[frozenset[str], Placement] = {}
+        self._seen: dict[str, list[int]] = {}
+        self.tensors = model.graph.tensors()
+        self.nodes = {node.name: node for node in model.nodes}
+        self.full = self._place(frozenset())
+        wanted = {use.node for pair in self.full.pairs.values() for use in pair.uses}
+        self.groups = [
+            Group(name, self.nodes[name].op, tuple(dict.fromkeys(tensors)))
+            for name, tensors in self.full.groups.items()
+            if name in wanted and self.nodes[name].op in TARGETS
+        ]
+        self.names = [group.name for group in self.groups]
+        self._known = frozenset(self.names)
+        self._see(self.full)
+
+    def with_amax(self, amax: Mapping[str, float]) -> Switches:
+        """The same switches with other ranges of some tensors."""
+        twin = copy.copy(self)
+        twin.amax = {**self.amax, **amax}
+        return twin
+
+    def placement(self, kept: Iterable[str]) -> Placement:
+        """Where pairs go when these groups stay float.
+
+        Raises:
+            PassError: a name is no group of this model.
+        """
+        key = frozenset(kept)
+        for name in sorted(key - self._known):
+            raise PassError(f"'{name}' is no quantizable layer", remedy=did_you_mean(name, self.names))
+        if key not in self._placements:
+            if len(self._placements) >= _PLACEMENTS:
+                del self._placements[next(iter(self._placements))]
+            self._placements[key] = self._place(key)
+            self._see(self._placements[key])
+        return self._placements[key]
+
+    def config(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Config:
+        """The switches and scales of all groups but ``kept``; ``amax`` replaces single ranges."""
+        placement = self.placement(kept)
+        return self._config(placement, amax or {})
+
+    def alone(self, group: str, amax: Mapping[str, float] | None = None) -> Config:
+        """Only this group quantized."""
+        return self.config(self._known - {group}, amax)
+
+    @property
+    def uses(self) -> dict[str, list[int]]:
+        """Inputs that any state seen so far quantizes besides the groups' own: indices by node."""
+        return {node: list(indices) for node, indices in self._seen.items()}
+
+    def _see(self, placement: Placement) -> None:
+        for pair in placement.pairs.values():
+            for use in pair.uses:
+                if use.node not in self._known and use.index not in self._seen.setdefault(use.node, []):
+                    self._seen[use.node].append(use.index)
+
+    def _place(self, kept: frozenset[str]) -> Placement:
+        def judge(node: gs.Node) -> tuple[str, str] | None:
+            if node.name in kept:
+                return "kept", "kept float in this candidate"
+            return self._judge(node) if self._judge is not None else None
+
+        return place(self.model, self.facts, judge, self._activation_matmul)
+
+    def _config(self, placement: Placement, replaced: Mapping[str, float]) -> Config:
+        amax = {name: float(replaced.get(name, self.amax[name])) for name in placement.activations}
+        share_amax(self.model, placement, amax, self.precision)
+        on: set[str] = set()
+        scales: dict[str, float] = {}
+        for pair in placement.pairs.values():
+            others = [use for use in pair.uses if use.node not in self._known]
+            on |= {use.node for use in pair.uses if use.node in self._known}
+            on |= {f"{use.node}#{use.index}" for use in others}
+            if not pair.weight:
+                scales[pair.tensor] = float(storable_scale(amax[pair.tensor], self.precision)[0])
+            elif others:
+                values = self.model.constant(self.tensors[pair.tensor])
+                assert values is not None
+                scales[pair.tensor] = float(storable_scale(weight_amax(values, None), self.precision).max())
+        return Config(frozenset(on), scales)
+
+
+def wanted_tensors(
+    model: Model, facts: Facts, judge: Judge | None = None, activation_matmul: bool = False
+) -> list[str]:
+    """Activation tensors that some subset of the groups quantizes: their ranges must be known.
+
+    Which branch of a residual Add gets the pair depends on which convolution stays float, so both are wanted.
+    """
+    full = place(model, facts, judge, activation_matmul)
+    nodes = {node.name: node for node in model.nodes}
+    wanted = dict.fromkeys(full.activations)
+    for name in full.layers:
+        if nodes[name].op in ADDS:
+            wanted.update(dict.fromkeys(source(t).name for t in nodes[name].inputs if model.constant(t) is None))
+    return list(wanted)
+
+
+def fake_quantized(values: Array, scale: Array, axis: int | None, precision: Precision) -> Array:
+    """Weights after quantization and back, as QuantizeLinear and DequantizeLinear compute them.
+
+    Args:
+        values: float weights.
+        scale: float32 [1], or [channels] with ``axis``.
+        axis: the channel axis.
+        precision: INT8 (rounded half to even, saturated at -128 and 127) or FP8 (e4m3, saturated at 448).
+    """
+    shape = [1] * values.ndim
+    if axis is not None:
+        shape[axis] = -1
+    spread = scale.astype(np.float32).reshape(shape)
+    ratio = values.astype(np.float32) / spread
+    if precision is Precision.INT8:
+        stored = np.clip(np.rint(ratio), -128, 127)
+    else:
+        import ml_dtypes
+
+        stored = np.clip(ratio, -precision.max, precision.max).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    return np.asarray((stored * spread).astype(values.dtype))
