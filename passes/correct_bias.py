@@ -9,7 +9,8 @@ import onnx_graphsurgeon as gs
 from pydantic import Field
 
 from toolkit.contract.passes import Context, Pass
-from toolkit.graph.model import Model, make_constant
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import make_constant
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
 
 Array = np.ndarray[Any, Any]
@@ -96,7 +97,7 @@ def _rounded(model: Model, node: gs.Node) -> tuple[Array, Array] | None:
     if values is None or scale is None or values.ndim < 2:
         return None
     from toolkit.base.precision import Precision
-    from toolkit.graph.model import onnx_type
+    from toolkit.graph.tensors import onnx_type
     from toolkit.simulation.switches import fake_quantized
 
     precision = Precision.from_onnx(onnx_type(quantize.inputs[2].dtype)) if len(quantize.inputs) > 2 else Precision.INT8

@@ -8,7 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.contract.passes import Context, Pass
-from toolkit.graph.model import Model, make_constant
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import make_constant
 
 Array = np.ndarray[Any, Any]
 

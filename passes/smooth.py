@@ -10,7 +10,8 @@ from pydantic import Field
 
 from toolkit.contract.passes import Context, Pass
 from toolkit.graph.layer_weights import LayerWeights
-from toolkit.graph.model import Model, make_constant, make_node
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import make_constant, make_node
 
 Array = np.ndarray[Any, Any]
 _SMALL = 1e-5

@@ -10,10 +10,11 @@ from onnx import TensorProto
 from pydantic import Field
 
 from toolkit.base.precision import Precision
-from toolkit.calibration.ranges import Range, Ranges
 from toolkit.contract.passes import Context, Pass
-from toolkit.graph.model import FLOAT_TYPES, Model, make_constant, make_node, onnx_type, reroute
+from toolkit.contract.ranges import Range, Ranges
+from toolkit.graph.model import Model
 from toolkit.graph.select import choose
+from toolkit.graph.tensors import FLOAT_TYPES, make_constant, make_node, onnx_type, reroute
 from toolkit.placement.ops import DEQUANTIZE, MOVERS, POOLS, QUANTIZE
 from toolkit.placement.qdq import Found, pairs_of
 

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit import Context, Model, Ranges
-from toolkit.calibration.ranges import Range
+from toolkit.contract.ranges import Range
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"

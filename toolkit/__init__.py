@@ -23,7 +23,7 @@ _HOMES = {
     "Context": "toolkit.contract.passes",
     "Sequence": "toolkit.contract.passes",
     "CalibrationData": "toolkit.data.dataset",
-    "Ranges": "toolkit.calibration.ranges",
+    "Ranges": "toolkit.contract.ranges",
     "Calibrator": "toolkit.calibration.provider",
     "Recipe": "toolkit.run.recipe",
     "run": "toolkit.run.pipeline",

@@ -94,7 +94,7 @@ def test_concat_inputs_share_one_scale():
         {"w": normal(4, 4, 1, 1), "w1": normal(4, 4, 1, 1, seed=1), "w2": normal(4, 8, 1, 1, seed=2)},
     ))  # fmt: skip
     from toolkit import Context, Ranges
-    from toolkit.calibration.ranges import Range
+    from toolkit.contract.ranges import Range
 
     amax = {"x": 1.0, "a": 2.0, "b": 5.0, "c": 5.0}
     context = Context(known_ranges=Ranges({n: Range(v, "minmax") for n, v in amax.items()}))
@@ -134,7 +134,7 @@ def test_a_max_pool_beside_a_quantized_skip_reads_the_skips_pair_at_one_scale(sk
          "w3": normal(4, 8, 1, 1, seed=2, scale=0.3), "scales": np.array([1, 1, 2, 2], np.float32)},
     ))  # fmt: skip
     from toolkit import Context, Ranges
-    from toolkit.calibration.ranges import Range
+    from toolkit.contract.ranges import Range
 
     amax = {"x": 1.0, "r": 2.0, "p": 1.9, "u": 5.0, "c": 5.0, "p0": 1.0, "p1": 2.0}
     context = Context(known_ranges=Ranges({n: Range(v, "minmax") for n, v in amax.items()}))

@@ -19,7 +19,7 @@ from toolkit.base.errors import RangesError, RecipeError
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.rounding import with_rounding
-from toolkit.graph.model import make_constant, make_node, onnx_type
+from toolkit.graph.tensors import make_constant, make_node, onnx_type
 from toolkit.simulation.channels import sqnr_against, without_pairs
 from toolkit.simulation.simulation import Simulation
 

@@ -13,7 +13,8 @@ from toolkit.backends.program import operands
 from toolkit.backends.reasons import Asked, compare
 from toolkit.base.precision import FLOATS, Precision
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.graph.model import Model, onnx_type
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import onnx_type
 from toolkit.placement.ops import DEQUANTIZE, MOVERS, QUANTIZE, TARGETS
 
 _FLOAT_WORDS = {str(precision): precision for precision in FLOATS}

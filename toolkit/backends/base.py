@@ -16,8 +16,8 @@ from toolkit.base.profiles import Profiles
 if TYPE_CHECKING:
     import numpy as np
 
-    from toolkit.calibration.ranges import Ranges
     from toolkit.contract.plan import PrecisionPlan
+    from toolkit.contract.ranges import Ranges
 
 Log = Callable[[str], None]
 Progress = Callable[[str, int, int], None]

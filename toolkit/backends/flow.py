@@ -10,7 +10,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
-from toolkit.graph.model import Model, onnx_type
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import onnx_type
 from toolkit.placement.ops import ACTIVATIONS, ADDS, DEQUANTIZE, MOVERS, POOLS, QUANTIZE, TARGETS
 
 BOTH_SIDES = POOLS | ADDS | {"Resize"}

@@ -17,7 +17,9 @@ from toolkit.base.errors import ModelError, RecipeError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.graph.model import Facts, Model, make_constant, make_node, onnx_type, reroute, values_of
+from toolkit.graph.facts import Facts
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import make_constant, make_node, onnx_type, reroute, values_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import float_biases
 

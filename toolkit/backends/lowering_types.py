@@ -13,7 +13,9 @@ from onnx import TensorProto
 
 from toolkit.base.precision import Precision
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.graph.model import FLOAT_TYPES, Facts, Model, onnx_type
+from toolkit.graph.facts import Facts
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
 
 _STOP = frozenset(

@@ -8,7 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.contract.journal import Journal
-from toolkit.graph.model import Model, make_constant, make_node
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import make_constant, make_node
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import pairs_of
 

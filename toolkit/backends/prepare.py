@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from toolkit.backends.layer import Build
-    from toolkit.calibration.ranges import Ranges
     from toolkit.contract.passes import Context
     from toolkit.contract.plan import PrecisionPlan
+    from toolkit.contract.ranges import Ranges
     from toolkit.graph.model import Model
 
 

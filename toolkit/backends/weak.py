@@ -8,7 +8,8 @@ from toolkit.base.errors import BackendError
 from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.graph.model import Model, make_node, reroute
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import make_node, reroute
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import bypass, float_biases, pairs_of
 

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from toolkit.base.text import plain
 
-if TYPE_CHECKING:
-    from toolkit.run.steps import StepInfo
+
+class FinishedStep(Protocol):
+    """What is shown of a step that is done."""
+
+    @property
+    def name(self) -> str:
+        """The step's name."""
+        ...
+
+    @property
+    def status(self) -> str:
+        """``done`` or ``reused``."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        ...
+
+    @property
+    def why(self) -> str:
+        """Why it was not found again."""
+        ...
 
 
 class Terminal:
@@ -50,7 +71,7 @@ class Terminal:
             self._tasks[what] = self._bars.add_task(plain(what).replace("[", r"\["), total=total)
         self._bars.update(self._tasks[what], completed=done, total=total)
 
-    def step(self, info: StepInfo) -> None:
+    def step(self, info: FinishedStep) -> None:
         """Say that a step is done."""
         if self._bars is not None:
             for task in self._tasks.values():

@@ -13,7 +13,7 @@ from toolkit.base.text import count
 from toolkit.calibration import amax as methods
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.histogram import Histogram
-from toolkit.calibration.ranges import Ranges
+from toolkit.contract.ranges import Ranges
 
 _PICTURE = 32
 _FEW_SAMPLES = 8

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
-from toolkit.graph.model import Facts, Model
+from toolkit.graph.facts import Facts
+from toolkit.graph.model import Model
 from toolkit.graph.work import shape_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 

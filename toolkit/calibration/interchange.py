@@ -12,7 +12,7 @@ from typing import Any
 
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.files import write_json, write_text
-from toolkit.calibration.ranges import SCHEMA, Range, Ranges
+from toolkit.contract.ranges import SCHEMA, Range, Ranges
 
 _INT8 = 127.0
 _HEADER = re.compile(r"TRT-(\d+)-(\w+)")

@@ -14,7 +14,7 @@ from toolkit.base.precision import Precision
 from toolkit.calibration.amax import NAMES, amax_by
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.diagnosis import diagnose
-from toolkit.calibration.ranges import Range, Ranges
+from toolkit.contract.ranges import Range, Ranges
 
 _WEIGHT_STEPS = 1000
 

@@ -12,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.data.dataset import CalibrationData
-from toolkit.graph.model import FLOAT_TYPES, Facts, Model
+from toolkit.graph.facts import Facts
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import FLOAT_TYPES
 
 _FLOATS = FLOAT_TYPES | {TensorProto.DOUBLE}
 _LARGEST = float(np.finfo(np.float32).max)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.precision import Precision
-from toolkit.calibration.ranges import Range, Ranges
 from toolkit.contract.journal import Journal
+from toolkit.contract.ranges import Range, Ranges
 from toolkit.graph.model import Model
 from toolkit.placement.ops import ACTIVATIONS, AFFINE, DEQUANTIZE, MOVERS, QUANTIZE
 from toolkit.placement.place import place

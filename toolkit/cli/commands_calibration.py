@@ -13,7 +13,7 @@ from toolkit.base.text import count, samples_by_profile
 if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
     from toolkit.calibration.provider import Calibrator
-    from toolkit.calibration.ranges import Ranges
+    from toolkit.contract.ranges import Ranges
     from toolkit.graph.model import Model
     from toolkit.run.pipeline import Pipeline
 

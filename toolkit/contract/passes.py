@@ -21,7 +21,7 @@ from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
 
 if TYPE_CHECKING:
-    from toolkit.calibration.ranges import Ranges
+    from toolkit.contract.ranges import Ranges
 
 GROUP = "qtool.passes"
 GIVEN = frozenset({"manual", "stripped", "cache"})

@@ -13,7 +13,8 @@ import onnx
 
 from toolkit.base.errors import DataError, did_you_mean
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
-from toolkit.graph.model import Model, onnx_type
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import onnx_type
 
 Array = np.ndarray[Any, Any]
 Shapes = dict[str, tuple[int, ...]]

@@ -12,11 +12,11 @@ import numpy as np
 from toolkit.base.precision import Precision
 from toolkit.base.text import count
 from toolkit.evaluation.difference import MASK
-from toolkit.graph.model import onnx_type
+from toolkit.graph.tensors import onnx_type
 from toolkit.placement.qdq import pairs_of
 
 if TYPE_CHECKING:
-    from toolkit.calibration.ranges import Range, Ranges
+    from toolkit.contract.ranges import Range, Ranges
     from toolkit.graph.model import Model
 
 Array = np.ndarray[Any, Any]

@@ -16,8 +16,9 @@ from toolkit.evaluation.difference import Difference
 from toolkit.evaluation.float_form import node_reference
 from toolkit.evaluation.outputs import Evaluation, OutputComparison, is_float
 from toolkit.evaluation.rounding import with_rounding
-from toolkit.graph.model import Model, onnx_type
+from toolkit.graph.model import Model
 from toolkit.graph.sessions import Session, session
+from toolkit.graph.tensors import onnx_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from onnx import TensorProto
 from toolkit.evaluation.clipping import Clipping
 from toolkit.evaluation.difference import Difference
 from toolkit.evaluation.metrics import Metric, make_metric
-from toolkit.graph.model import FLOAT_TYPES, Model, onnx_type
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
 
 Array = np.ndarray[Any, Any]
 

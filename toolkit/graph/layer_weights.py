@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit.graph.model import Model, make_constant
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import make_constant
 
 Array = np.ndarray[Any, Any]
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import TensorProto
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from toolkit.base.errors import ModelError, PassError, did_you_mean
-from toolkit.contract.journal import Journal
+from toolkit.graph.export import convert_opset, export
+from toolkit.graph.facts import Facts
 from toolkit.graph.header import all_nodes
+from toolkit.graph.onnx_file import normalise, read, write
+from toolkit.graph.shapes import infer
+from toolkit.graph.tensors import onnx_type, raw_bytes, values_of
 
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 OLDEST_OPSET, NEWEST_OPSET = 9, 23
 _SKELETON_LIMIT = 4096
 _PROTOBUF_LIMIT = 1_900_000_000
-FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 gs.ir.graph.G_LOGGER.severity = gs.ir.graph.G_LOGGER.ERROR
 
@@ -38,32 +39,11 @@ class Signature:
     outputs: tuple[tuple[str, int], ...]
 
 
-@dataclass
-class Facts:
-    """What shape inference found: element types, and every tensor's shape at every corner of every profile.
-
-    ``shapes[tensor]`` lists one shape a corner (one in all where there are no profiles); an unknown dimension is -1.
-    A tensor whose rank is unknown at any corner is missing.
-    """
-
-    types: dict[str, int] = field(default_factory=dict)
-    shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
-
-    def rank(self, tensor: str) -> int | None:
-        """The rank of a tensor where it is known and the same at every corner."""
-        ranks = {len(shape) for shape in self.shapes.get(tensor, [])}
-        return ranks.pop() if len(ranks) == 1 else None
-
-    def is_float(self, tensor: str) -> bool:
-        """Whether the tensor holds float32, float16 or bfloat16."""
-        return self.types.get(tensor) in FLOAT_TYPES
-
-
 class Model:
     """A graph under work.
 
     ``graph`` is an onnx_graphsurgeon graph whose node names are unique over all subgraphs. ``metadata`` maps node
-    names to ONNX ``metadata_props``, which graphsurgeon itself drops.
+    names to ONNX ``metadata_props``, which graphsurgeon itself drops. ``notes`` says what reading the file changed.
 
     Example:
         >>> model = Model.load("models/digits_cnn.onnx")            # doctest: +SKIP
@@ -81,26 +61,23 @@ class Model:
         self.metadata: dict[str, dict[str, str]] = {name: dict(props) for name, props in (metadata or {}).items()}
         self.props: dict[str, str] = dict(props or {})
         self.source = source
+        self.notes: list[str] = []
 
     # ---------------------------------------------------------------- reading and writing
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], journal: Journal | None = None) -> Model:
+    def load(cls, path: str | os.PathLike[str]) -> Model:
         """Read an ONNX file, with its external data, and give every node a unique name.
 
         Raises:
             ModelError: no such file, not ONNX, an opset outside 9 to 23, no nodes, broken or unsafe external data.
         """
-        from toolkit.graph.onnx_file import read
-
         path = Path(path)
-        return cls.from_proto(read(path), source=path, journal=journal)
+        return cls.from_proto(read(path), source=path)
 
     @classmethod
-    def from_proto(cls, proto: onnx.ModelProto, source: Path | None = None, journal: Journal | None = None) -> Model:
+    def from_proto(cls, proto: onnx.ModelProto, source: Path | None = None) -> Model:
         """Take a model in memory. ``proto`` is not changed."""
-        from toolkit.graph.onnx_file import normalise
-
         proto, notes = normalise(proto, str(source or "the model"))
         metadata = {
             node.name: {p.key: p.value for p in node.metadata_props}
@@ -108,14 +85,13 @@ class Model:
             if node.metadata_props
         }
         model = cls(gs.import_onnx(proto), metadata, {p.key: p.value for p in proto.metadata_props}, source)
-        for note in notes if journal is not None else ():
-            journal.noted(note, rule="load")  # type: ignore[union-attr]
+        model.notes = notes
         return model
 
     def to_proto(self, ir_version: int | None = None) -> onnx.ModelProto:
         """The whole model as a protobuf message, node metadata included."""
         self.graph.ir_version = ir_version or max(self.graph.ir_version or 0, 8)
-        proto = _export(self.graph)
+        proto = export(self.graph)
         for node in all_nodes(proto.graph.node):
             for key, value in self.metadata.get(node.name, {}).items():
                 node.metadata_props.add(key=key, value=value)
@@ -125,8 +101,6 @@ class Model:
 
     def save(self, path: str | os.PathLike[str], ir_version: int | None = None) -> Path:
         """Write the model whole or not at all; above 1.9 GB the weights go to ``<name>.<hash>.data`` beside it."""
-        from toolkit.graph.onnx_file import write
-
         path = Path(path)
         if self.source is not None and path.exists() and path.resolve() == self.source.resolve():
             raise ModelError("refusing to write over the input model", where=str(path), remedy="give another file name")
@@ -231,8 +205,6 @@ class Model:
 
     def facts(self, profiles: Profiles | None = None) -> Facts:
         """Element types and shapes by ONNX's shape inference, at every corner of every profile."""
-        from toolkit.graph.shapes import infer
-
         return infer(self.skeleton(), profiles)
 
     # ---------------------------------------------------------------- changing
@@ -260,14 +232,11 @@ class Model:
         Raises:
             ModelError: an operator has no conversion.
         """
-        from toolkit.graph.onnx_file import convert_opset
-
         if self.opset >= minimum:
             return []
         before = set(self.node_names())
         makers = {t.name: node.name for node in self.nodes for t in node.outputs}
-        converted = convert_opset(self, minimum)
-        self.graph = converted.graph
+        self.graph = convert_opset(self.graph, minimum, str(self.source or "the model"))
         kept = set(self.node_names())
         for node in self.nodes:
             # what the converter replaced goes on under its old name, so that requests and patterns still find it
@@ -315,39 +284,16 @@ class Model:
             if not isinstance(tensor, gs.Constant) or int(np.prod(tensor.shape or (1,))) <= _SKELETON_LIMIT:
                 continue
             if named_by_content:
-                hashes.append((tensor.name, hashlib.sha256(_raw(tensor)).hexdigest()))
+                hashes.append((tensor.name, hashlib.sha256(raw_bytes(tensor)).hexdigest()))
             dtype, shape = tensor.dtype, list(tensor.shape)
             tensor.to_variable(dtype=dtype, shape=shape)
             tensor.type = "tensor_type"
             twin.inputs.append(tensor)
         twin.ir_version = max(twin.ir_version or 0, 10)
-        proto = _export(twin)
+        proto = export(twin)
         for name, value in sorted(hashes):
             proto.metadata_props.add(key=name, value=value)
         return proto
-
-
-def _export(graph: gs.Graph) -> onnx.ModelProto:
-    proto = gs.export_onnx(graph, do_type_check=False)
-    _drop_shadows(proto.graph, set())
-    return proto
-
-
-def _drop_shadows(graph: onnx.GraphProto, outer: set[str]) -> None:
-    """Remove from subgraphs the copies of outer constants and value infos that graphsurgeon writes into them."""
-    for field_name in ("initializer", "value_info") if outer else ():
-        entries = getattr(graph, field_name)
-        kept = [entry for entry in entries if entry.name not in outer]
-        if len(kept) != len(entries):
-            del entries[:]
-            entries.extend(kept)
-    names = outer | {t.name for t in graph.initializer} | {t.name for t in graph.input}
-    names |= {name for node in graph.node for name in node.output}
-    for node in graph.node:
-        for attribute in node.attribute:
-            for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                if sub.node or sub.output:
-                    _drop_shadows(sub, names)
 
 
 def _walk(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Graph]]:
@@ -365,69 +311,8 @@ def _free(base: str, taken: set[str]) -> str:
     return name
 
 
-def onnx_type(dtype: Any) -> int:
-    """An element type as ONNX's number, from a numpy dtype, an ONNX number or None (0)."""
-    if dtype is None:
-        return 0
-    return int(dtype) if isinstance(dtype, int) else int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
-
-
 def _itemsize(dtype: Any) -> int:
     try:
         return int(np.dtype(dtype).itemsize) if not isinstance(dtype, int) else 2
     except TypeError:
         return 4
-
-
-def _raw(tensor: gs.Constant) -> bytes:
-    held = tensor._values
-    if isinstance(held, LazyValues) and not isinstance(held.tensor, onnx.SparseTensorProto):
-        return held.tensor.raw_data or bytes(held.tensor.SerializeToString(deterministic=True))
-    return np.ascontiguousarray(tensor.values).tobytes()
-
-
-def values_of(tensor: gs.Constant) -> np.ndarray[Any, Any]:
-    """The values of a constant; bfloat16 and float8 come as ml_dtypes arrays."""
-    held = tensor._values
-    if isinstance(held, LazyValues) and isinstance(held.tensor, onnx.TensorProto):
-        return np.asarray(onnx.numpy_helper.to_array(held.tensor))
-    return np.asarray(tensor.values)
-
-
-def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | None = None) -> gs.Constant:
-    """A constant of any ONNX element type, float8, bfloat16 and int4 included, from values of that or a wider type."""
-    values = np.asarray(values)
-    wanted = element_type if element_type is not None else onnx_type(values.dtype)
-    if wanted in (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.INT4):
-        cast = values.astype(onnx.helper.tensor_dtype_to_np_dtype(wanted))
-        return gs.Constant(name, LazyValues(onnx.numpy_helper.from_array(cast, name)))
-    # ascontiguousarray would make a scalar a vector of one
-    return gs.Constant(name, np.asarray(values.astype(onnx.helper.tensor_dtype_to_np_dtype(wanted)), order="C"))
-
-
-def reroute(old: gs.Tensor, new: gs.Tensor) -> list[gs.Node]:
-    """Let every reader of one tensor read another; the readers, each once."""
-    readers = list({id(reader): reader for reader in old.outputs}.values())
-    for reader in readers:
-        for index, tensor in enumerate(reader.inputs):
-            if tensor is old:
-                reader.inputs[index] = new
-    return readers
-
-
-def make_node(op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor], **attrs: Any) -> gs.Node:
-    """A node of ONNX's own operator set."""
-    return gs.Node(op=op, name=name, attrs=attrs, inputs=list(inputs), outputs=list(outputs))
-
-
-__all__ = [
-    "FLOAT_TYPES",
-    "Facts",
-    "Model",
-    "Signature",
-    "make_constant",
-    "make_node",
-    "onnx_type",
-    "reroute",
-    "values_of",
-]

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import onnx
 import onnx.inliner
@@ -15,9 +14,6 @@ from onnx import TensorProto
 
 from toolkit.base.errors import ModelError, NotAllowedError
 from toolkit.base.files import atomic_path, write_bytes
-
-if TYPE_CHECKING:
-    from toolkit.graph.model import Model
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 23
 DATA_NAME = r"\.[0-9a-f]{16}\.data"
@@ -276,65 +272,6 @@ def _dense(sparse: onnx.SparseTensorProto) -> TensorProto:
     else:
         dense[tuple(indices.T)] = values
     return onnx.numpy_helper.from_array(dense, sparse.values.name)
-
-
-def convert_opset(model: Model, target: int) -> Model:
-    """The model at a newer opset, by ONNX's version converter; large weights stay where they are.
-
-    Raises:
-        ModelError: the converter has no way for one of the operators.
-    """
-    import onnx_graphsurgeon as gs
-
-    from toolkit.graph.model import Model as ModelClass
-
-    graph = model.graph.copy()
-    weights: dict[str, gs.Constant] = {}
-    for tensor in list(graph.tensors().values()):
-        if isinstance(tensor, gs.Constant) and tensor.values.size > 4096:
-            weights[tensor.name] = gs.Constant(tensor.name, tensor._values)
-            tensor.to_variable(dtype=tensor.dtype, shape=list(tensor.shape))
-            tensor.type = "tensor_type"
-            graph.inputs.append(tensor)
-    graph.ir_version = max(graph.ir_version or 0, 8)
-    light = ModelClass(graph, model.metadata).to_proto()
-    try:
-        converted = onnx.version_converter.convert_version(light, target)
-    except Exception as error:
-        raise ModelError(
-            f"opset {model.opset} cannot be raised to {target}: {' '.join(str(error).split())[:300]}",
-            where=str(model.source or "the model"),
-            remedy=f"export the model at opset {target} or later",
-        ) from error
-    if model.opset < 11 <= target:
-        _mend_resizes(light, converted)
-    for node in converted.graph.node:
-        if node.op_type == "Dropout":
-            # The converter makes the ratio a tensor of one element where a scalar is due; inference needs it not.
-            del node.input[1:]
-    proto, _ = normalise(converted, str(model.source or "the model"))
-    result = ModelClass(gs.import_onnx(proto), model.metadata, model.props, model.source)
-    tensors_by_name = result.graph.tensors()
-    for name, weight in weights.items():
-        if name in tensors_by_name:
-            tensors_by_name[name].to_constant(weight._values)
-    result.graph.inputs = [t for t in result.graph.inputs if t.name not in weights]
-    return result
-
-
-def _mend_resizes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    """Say how Resize and Upsample of opset 9 and 10 place their samples; the converter leaves opset 11's defaults.
-
-    They meant asymmetric coordinates, rounded down (ONNX's Changelog.md, Resize-10).
-    """
-    old = {node.output[0] for node in before.graph.node if node.op_type in ("Resize", "Upsample")}
-    for node in after.graph.node:
-        if node.op_type == "Resize" and node.output[0] in old:
-            kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
-            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
 
 
 def write(proto: onnx.ModelProto, path: Path, limit: int) -> Path:

@@ -16,7 +16,8 @@ from onnx import TensorProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from toolkit.base.errors import BackendError, DataError, ModelError, QtoolError, did_you_mean
-from toolkit.graph.model import Model, onnx_type, values_of
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import onnx_type, values_of
 
 Array = np.ndarray[Any, Any]
 _SHARED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8})

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from toolkit.graph.facts import Facts
 from toolkit.graph.shape_values import with_known_values
 
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
-    from toolkit.graph.model import Facts
-
 
 _ROUNDS = 16
 """A shape that one round makes known can be what the next one begins with."""
@@ -20,8 +19,6 @@ _ROUNDS = 16
 
 def infer(skeleton: onnx.ModelProto, profiles: Profiles | None) -> Facts:
     """Types and shapes of every tensor; see ``Model.facts``."""
-    from toolkit.graph.model import Facts
-
     corners: Sequence[Mapping[str, Sequence[int]]] = profiles.corners() if profiles is not None else []
     facts = Facts()
     own = {tensor.name for tensor in skeleton.graph.initializer}

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 
 if TYPE_CHECKING:
-    from toolkit.graph.model import Facts, Model
-    from toolkit.report.schema import Role
+    from toolkit.graph.facts import Facts
+    from toolkit.graph.model import Model
 
+Role = Literal["compute", "convert", "other"]
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "CastLike"})
 _NO_COMPUTATION = frozenset({"Constant", "Shape", "Size"})
 

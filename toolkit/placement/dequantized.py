@@ -6,7 +6,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
-from toolkit.graph.model import Model, onnx_type
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import onnx_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
-from toolkit.graph.model import Facts, Model
+from toolkit.graph.facts import Facts
+from toolkit.graph.model import Model
 from toolkit.placement.dequantized import dequantizer, foreign_pair, pair_type, source
 from toolkit.placement.ops import (
     ACTIVATIONS,

@@ -12,7 +12,8 @@ from onnx import TensorProto
 
 from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
-from toolkit.graph.model import Model, make_constant, make_node, onnx_type, reroute, values_of
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import make_constant, make_node, onnx_type, reroute, values_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.pairs import Pair
 

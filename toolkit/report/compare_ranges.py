@@ -10,7 +10,7 @@ from typing import Any
 
 from toolkit.base.files import write_text
 from toolkit.base.text import plain
-from toolkit.calibration.ranges import Ranges
+from toolkit.contract.ranges import Ranges
 
 
 @dataclass

@@ -11,8 +11,9 @@ from toolkit.report.schema import ModelInfo, ProfileInfo, RangeInfo, ShapeRange,
 
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
-    from toolkit.calibration.ranges import Range, Ranges
-    from toolkit.graph.model import Facts, Model
+    from toolkit.contract.ranges import Range, Ranges
+    from toolkit.graph.facts import Facts
+    from toolkit.graph.model import Model
 
 
 def model_info(model: Model, profiles: Profiles, path: str = "", facts: Facts | None = None) -> ModelInfo:
@@ -26,7 +27,7 @@ def model_info(model: Model, profiles: Profiles, path: str = "", facts: Facts | 
     """
     from onnx.helper import tensor_dtype_to_np_dtype
 
-    from toolkit.graph.model import onnx_type
+    from toolkit.graph.tensors import onnx_type
 
     facts = facts or work.facts_at_opt(model, profiles)
 

@@ -41,10 +41,11 @@ from toolkit.report.verdict import culprits, headline, verdict, warnings_of
 
 if TYPE_CHECKING:
     from toolkit.base.precision import Precision
-    from toolkit.calibration.ranges import Ranges
     from toolkit.contract.journal import Journal
     from toolkit.contract.plan import PrecisionPlan
-    from toolkit.graph.model import Facts, Model
+    from toolkit.contract.ranges import Ranges
+    from toolkit.graph.facts import Facts
+    from toolkit.graph.model import Model
 
 
 class HasError(Protocol):

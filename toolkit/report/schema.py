@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import write_json
 from toolkit.base.precision import Precision
+from toolkit.graph.work import Role
 from toolkit.report.engine_parts import DeviceInfo as DeviceInfo
 from toolkit.report.engine_parts import PayoffInfo as PayoffInfo
 from toolkit.report.parts import Accuracy as Accuracy
@@ -29,7 +30,6 @@ NONE = "none"
 Verdict = Literal["usable", "missed", "broken", "unmeasured"]
 Status = Literal["honoured", "fused", "removed", "overridden", "opaque", "unknown"]
 Source = Literal["inspector", "tactic", "weights", "network", "none"]
-Role = Literal["compute", "convert", "other"]
 
 
 class Tool(Part):

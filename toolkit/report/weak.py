@@ -8,7 +8,7 @@ from typing import Any
 
 from toolkit.base.precision import Precision
 from toolkit.calibration.diagnosis import unlike_profiles
-from toolkit.calibration.ranges import Range, Ranges
+from toolkit.contract.ranges import Range, Ranges
 from toolkit.evaluation.clipping import Beyond
 from toolkit.graph.layer_weights import LayerWeights
 from toolkit.graph.model import Model

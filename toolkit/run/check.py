@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from toolkit.base.text import samples_by_profile
-from toolkit.calibration.ranges import Range, Ranges
 from toolkit.contract.journal import Journal
+from toolkit.contract.ranges import Range, Ranges
 from toolkit.placement.quantized import QUANTIZED_SOURCE
 from toolkit.run.recipe import Recipe
 

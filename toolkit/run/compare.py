@@ -15,7 +15,7 @@ from toolkit.base.errors import BackendError, RecipeError
 from toolkit.base.files import write_bytes, write_json
 
 if TYPE_CHECKING:
-    from toolkit.calibration.ranges import Ranges
+    from toolkit.contract.ranges import Ranges
     from toolkit.report.payoff import Timed
     from toolkit.run.pipeline import Pipeline
 

@@ -39,7 +39,9 @@ class RunInputs(RunChecks):
 
         if self._source is None:
             said = Journal()
-            self._source = Model.load(self.model_path, said)
+            self._source = Model.load(self.model_path)
+            for note in self._source.notes:
+                said.noted(note, rule="load")
             self._check_profiles(self._source)
             self._reference = self._source
             if pair_count(self._source):

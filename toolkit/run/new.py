@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.base.text import count, toml_string
-from toolkit.contract.journal import Journal
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.sample import EVERYTHING
 from toolkit.data.sources import holds_images
@@ -35,7 +34,7 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
         ModelError: the model cannot be read, or is quantized with operators that TensorRT does not take.
         DataError: the data does not fit it.
     """
-    model = Model.load(model_path, Journal())
+    model = Model.load(model_path)
     ops = Counter(node.op for node, _ in model.walk())
     refuse_integer_operators(ops, str(model_path))
     shapes = model.input_shapes()

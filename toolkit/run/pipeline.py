@@ -30,8 +30,8 @@ from toolkit.run.steps import RunFolder, StepInfo
 
 if TYPE_CHECKING:
     from toolkit.backends.base import Extras
-    from toolkit.calibration.ranges import Ranges
     from toolkit.contract.passes import Context
+    from toolkit.contract.ranges import Ranges
     from toolkit.graph.model import Model
     from toolkit.report.schema import Report
 
@@ -235,7 +235,7 @@ class Pipeline(RunKeys):
         return ranges
 
     def _ranges(self) -> Ranges | None:
-        from toolkit.calibration.ranges import Ranges
+        from toolkit.contract.ranges import Ranges
 
         path = self.path / "ranges.json"
         return Ranges.load(path) if path.exists() else None

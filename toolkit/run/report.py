@@ -14,7 +14,8 @@ from toolkit.placement.quantized import QUANTIZED_SOURCE
 
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
-    from toolkit.graph.model import Facts, Model
+    from toolkit.graph.facts import Facts
+    from toolkit.graph.model import Model
     from toolkit.run.pipeline import Pipeline
     from toolkit.run.recipe import Recipe
 

@@ -12,8 +12,8 @@ import numpy as np
 from toolkit.base.precision import Precision
 from toolkit.base.text import toml_string
 from toolkit.calibration.diagnosis import Unlike
-from toolkit.calibration.ranges import Range
 from toolkit.calibration.weights import weight_amax
+from toolkit.contract.ranges import Range
 from toolkit.evaluation.clipping import Beyond
 from toolkit.graph.layer_weights import LayerWeights
 from toolkit.placement.qdq import storable_scale

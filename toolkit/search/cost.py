@@ -18,7 +18,8 @@ from statistics import median
 import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
-from toolkit.graph.model import Facts, Model
+from toolkit.graph.facts import Facts
+from toolkit.graph.model import Model
 from toolkit.graph.work import macs, shape_of
 from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, MOVERS, TARGETS
 from toolkit.placement.pairs import Placement

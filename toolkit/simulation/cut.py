@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.calibration.weights import weight_amax
-from toolkit.graph.model import Facts
+from toolkit.graph.facts import Facts
 from toolkit.graph.work import macs, shape_of
 from toolkit.placement.ops import ADDS
 from toolkit.placement.qdq import storable_scale

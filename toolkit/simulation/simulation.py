@@ -23,7 +23,7 @@ from toolkit.simulation.runner import Feed, Runner
 from toolkit.simulation.switches import Config, Switches, wanted_tensors
 
 if TYPE_CHECKING:
-    from toolkit.calibration.ranges import Ranges
+    from toolkit.contract.ranges import Ranges
     from toolkit.data.dataset import CalibrationData
 
 

@@ -13,7 +13,8 @@ import onnx_graphsurgeon as gs
 from toolkit.base.errors import PassError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.calibration.weights import weight_amax
-from toolkit.graph.model import Facts, Model
+from toolkit.graph.facts import Facts
+from toolkit.graph.model import Model
 from toolkit.placement.dequantized import source
 from toolkit.placement.ops import ADDS, TARGETS
 from toolkit.placement.pairs import Placement

@@ -20,8 +20,8 @@ from toolkit.backends.calibrators import Calibration
 from toolkit.backends.tensorrt import TensorRTBackend
 from toolkit.backends.weak_network import set_precisions, set_ranges
 from toolkit.base.errors import BackendError
-from toolkit.calibration.ranges import Range, Ranges
 from toolkit.contract.plan import PrecisionPlan
+from toolkit.contract.ranges import Range, Ranges
 
 OLD = {"version": "8.6.0", "strong": False, "weak": True, "implicit": True}
 MIDDLE = {"version": "10.3.0", "strong": True, "weak": True, "implicit": True}

@@ -13,7 +13,7 @@ from tests.passes.test_insert_qdq import random_chain
 from toolkit import Journal, Model, Precision, PrecisionPlan
 from toolkit.backends.lowering import lower
 from toolkit.base.errors import RecipeError
-from toolkit.graph.model import onnx_type
+from toolkit.graph.tensors import onnx_type
 
 
 def type_of(model, name):

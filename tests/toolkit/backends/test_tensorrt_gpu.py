@@ -133,7 +133,7 @@ def test_the_engine_computes_what_onnxruntime_computes(backend, tmp_path):
 
 @pytest.mark.parametrize("rest", ["fp16", "fp32"])
 def test_ranges_make_int8_without_pairs(backend, tmp_path, rest):
-    from toolkit.calibration.ranges import Range, Ranges
+    from toolkit.contract.ranges import Range, Ranges
 
     model, asked = network(quantized=False), plan(conv2="int8", conv1="fp32")
     ranges = Ranges({name: Range(4.0, "minmax") for name in ("x", "conv1", "r", "p", "conv2", "g", "f", "y")})

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.conftest import OLD_ONNXRUNTIME
 from toolkit.base.errors import RangesError
 from toolkit.calibration.interchange import cache_text, parse_cache, read_ranges, write_ranges
-from toolkit.calibration.ranges import Range, Ranges
+from toolkit.contract.ranges import Range, Ranges
 
 DATA = Path(__file__).parent / "data"
 CACHES = ["EntropyCalibrator", "EntropyCalibrator2", "LegacyCalibrator", "MinMaxCalibrator"]

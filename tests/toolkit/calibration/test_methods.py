@@ -15,7 +15,7 @@ from toolkit.calibration.collection import Collection
 from toolkit.calibration.diagnosis import sparse_profiles, unlike_profiles, unvaried_inputs
 from toolkit.calibration.histogram import Histogram
 from toolkit.calibration.methods import make_ranges
-from toolkit.calibration.ranges import Ranges
+from toolkit.contract.ranges import Ranges
 
 
 def collection() -> Collection:

@@ -13,7 +13,7 @@ from tests.toolkit.search.planted import chain, feeds, simulation, trained
 from toolkit import Context, Model
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.calibration.provider import Calibrator
-from toolkit.calibration.ranges import Range, Ranges
+from toolkit.contract.ranges import Range, Ranges
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation import evaluate as evaluating
 from toolkit.evaluation.clipping import Clipping, beyond, kept_amax, unlike_data, unlike_warnings

@@ -21,7 +21,7 @@ from tests.conftest import (
     residual_proto,
     run,
 )
-from toolkit import Extent, Journal, Model, Profiles, ShapeProfile
+from toolkit import Extent, Model, Profiles, ShapeProfile
 from toolkit.backends.lowering import lower
 from toolkit.base.errors import ModelError, PassError
 from toolkit.graph import work as costs
@@ -31,10 +31,9 @@ def test_unnamed_and_doubled_nodes_get_unique_names():
     proto = build([node("Relu", ["x"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])], {"x": [2]}, {"y": [2]})
     proto.graph.node[0].name = proto.graph.node[1].name = "same"
     proto.graph.node[2].name = ""
-    journal = Journal()
-    model = Model.from_proto(proto, journal=journal)
+    model = Model.from_proto(proto)
     assert model.node_names() == ["same", "same_2", "Relu_y"]
-    assert len([e for e in journal if e.rule == "load"]) == 2
+    assert len(model.notes) == 2
 
 
 def test_sizes_that_paddle_does_not_know_are_unknown_and_not_equal():

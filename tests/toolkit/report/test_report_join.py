@@ -14,9 +14,9 @@ from tests.conftest import node as op
 from toolkit.backends.layer import Actual, Build
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
-from toolkit.calibration.ranges import Range, Ranges
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
+from toolkit.contract.ranges import Range, Ranges
 from toolkit.graph.model import Model
 from toolkit.report.describe import model_info
 from toolkit.report.join import join

@@ -11,7 +11,7 @@ from toolkit import Context
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.clipping import Beyond
-from toolkit.graph.model import make_constant
+from toolkit.graph.tensors import make_constant
 from toolkit.report.schema import Asked, LayerInfo
 from toolkit.report.search_parts import CauseInfo, WeakSpotInfo
 from toolkit.report.weak import blame_data, data_suggestions, weak_spots_from_ranges

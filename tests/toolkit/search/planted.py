@@ -11,7 +11,7 @@ from tests.conftest import MODELS, build, node, normal
 from toolkit import Context, Model
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
-from toolkit.graph.model import make_constant, make_node
+from toolkit.graph.tensors import make_constant, make_node
 from toolkit.simulation.simulation import Settings, Simulation
 from toolkit.simulation.switches import wanted_tensors
 

@@ -8,9 +8,9 @@ import pytest
 from tests.toolkit.search.planted import chain
 from toolkit import Precision
 from toolkit.calibration.diagnosis import Unlike
-from toolkit.calibration.ranges import Range
+from toolkit.contract.ranges import Range
 from toolkit.graph.layer_weights import LayerWeights
-from toolkit.graph.model import make_constant
+from toolkit.graph.tensors import make_constant
 from toolkit.search.causes import KEEP, cheap, other_method, range_causes, rounding, weight_causes, weight_sqnr_db
 
 
