@@ -121,9 +121,7 @@ class InspectorAttribution:
                 return _BY_WORD[layer.weights], "weights"
         return None, "inspector"
 
-    def _compare(
-        self, node: gs.Node, precision: Precision | None, layers: list[Layer], host: str
-    ) -> tuple[str, str]:
+    def _compare(self, node: gs.Node, precision: Precision | None, layers: list[Layer], host: str) -> tuple[str, str]:
         """Status and reason of a node that layers run."""
         asked = self.plan.get(node.name)
         wanted = asked.precision if asked is not None else None

@@ -119,7 +119,7 @@ class Calibration:
                 raise BackendError(
                     f"calibration batch {number} has {shapes}, the calibration profile's opt shapes are {self._shapes}",
                     where=self._where,
-                    remedy="pad or crop the samples to the profile's opt shape, or use calibrator = \"ranges\"",
+                    remedy='pad or crop the samples to the profile\'s opt shape, or use calibrator = "ranges"',
                 )
 
     def _fingerprint(self, request: Mapping[str, Any], name: str) -> str:

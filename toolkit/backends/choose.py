@@ -43,7 +43,7 @@ def choose(name: str = "auto") -> tuple[Backend, str]:
     if name != "auto":
         raise BackendError(
             refusals[0],
-            where=f"[engine] backend = \"{name}\"",
+            where=f'[engine] backend = "{name}"',
             remedy=f"{_INSTALL[name]}, or use another backend" + (" on this machine" if "GPU" in refusals[0] else ""),
         )
     return NoBackend(), "; ".join(["nothing can build an engine here", *refusals])

@@ -204,6 +204,3 @@ def is_constant(tensor: gs.Tensor) -> bool:
 
 def _ordinal(index: int) -> str:
     return _ORDINALS[index] if index < len(_ORDINALS) else f"{index + 1}th"
-
-
-

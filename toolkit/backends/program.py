@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from toolkit.backends.network import metadata_nodes
 
 _LINE = re.compile(
-    rb'tensor=\{ (?P<tensor>[^\n]{0,4000}?) type=(?P<type>\w{1,20}) \}'
+    rb"tensor=\{ (?P<tensor>[^\n]{0,4000}?) type=(?P<type>\w{1,20}) \}"
     rb'|(?P<op>[a-z_]{2,40})=\{ name="[^"\n]{0,4000}" output=\{(?P<out>[^}\n]{0,4000})\} '
     rb"input=\{(?P<in>[^}\n]{0,8000})\}(?P<rest>[^\n]{0,40000})"
 )

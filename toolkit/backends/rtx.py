@@ -41,17 +41,17 @@ class RtxBackend:
             BackendError: weak typing, implicit quantization, or a setting that TensorRT-RTX lacks is asked.
         """
         if settings.typing == "weak" or settings.quantization == "implicit":
-            asked = "typing = \"weak\"" if settings.typing == "weak" else "quantization = \"implicit\""
+            asked = 'typing = "weak"' if settings.typing == "weak" else 'quantization = "implicit"'
             raise BackendError(
                 f"TensorRT-RTX knows strong typing and Q/DQ only, and the recipe says {asked}",
                 where="[engine]",
-                remedy="leave the setting out, or use backend = \"tensorrt\" (8.6 to 10)",
+                remedy='leave the setting out, or use backend = "tensorrt" (8.6 to 10)',
             )
         if settings.version_compatible:
             raise BackendError(
                 "TensorRT-RTX builds no version compatible engines",
                 where="[engine] version_compatible",
-                remedy="leave the setting out, or use backend = \"tensorrt\"",
+                remedy='leave the setting out, or use backend = "tensorrt"',
             )
         if settings.refit and find_gpu() is None:
             raise BackendError(

@@ -169,7 +169,7 @@ def _store_batches(extras: Extras, settings: EngineSettings, folder: Path) -> li
             raise BackendError(
                 f"calibration batch {number} has shapes {shapes}, the first has {first}",
                 where=f'[engine] calibrator = "{settings.calibrator}"',
-                remedy="TensorRT calibrates at one shape: give calibration data with outside = \"pad\" or \"crop\", "
+                remedy='TensorRT calibrates at one shape: give calibration data with outside = "pad" or "crop", '
                 'or use calibrator = "ranges"',
             )
         path = folder / f"batch{number}.npz"

@@ -161,7 +161,4 @@ def _counts(found: Collection) -> dict[str, Any]:
 def _words(found: Collection) -> str:
     counts = _counts(found)
     samples = samples_by_profile(counts["samples"], counts["profiles"])
-    return (
-        f"{samples}, histograms of {count(counts['tensors'], 'tensor')}, "
-        f"extremes of {counts['observed']} more"
-    )
+    return f"{samples}, histograms of {count(counts['tensors'], 'tensor')}, extremes of {counts['observed']} more"

@@ -12,9 +12,15 @@ import numpy as np
 
 from toolkit.base.errors import DataError, did_you_mean
 from toolkit.data.sample import Array, InputSpec, Keep, Pair, Specs
-from toolkit.data.sources import IMAGE_SUFFIXES
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 _KNOWN = ("size", "resize", "crop", "layout", "mean", "std", "colour", "scale", "input")
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether a path is a folder of images; arrays beside them win."""
+    kinds = {path.suffix.lower() for path in folder.rglob("*")}
+    return not kinds & {".npz", ".npy"} and bool(kinds & set(IMAGE_SUFFIXES))
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -13,9 +13,9 @@ import numpy as np
 from toolkit.base.errors import DataError
 from toolkit.base.profiles import Profiles
 from toolkit.data.files import Files, open_folder
+from toolkit.data.images import Images, holds_images
 from toolkit.data.sample import Array, InputSpec, Keep, Pair, Specs, check_names
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 _END = object()
 _MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -249,8 +249,6 @@ def open_source(
         raise DataError("no such file or folder", where=str(path), remedy="check the path of the data")
     if path.is_dir():
         if images is not None or holds_images(path):
-            from toolkit.data.images import Images
-
             return str(path), Images(path, images or {}, specs)
         return str(path), open_folder(path, specs)
     if path.suffix == ".json":
@@ -264,12 +262,6 @@ def open_source(
         where=str(path),
         remedy="save the samples with numpy.savez",
     )
-
-
-def holds_images(folder: Path) -> bool:
-    """Whether a path is a folder of images; arrays beside them win."""
-    kinds = {path.suffix.lower() for path in folder.rglob("*")}
-    return not kinds & {".npz", ".npy"} and bool(kinds & set(IMAGE_SUFFIXES))
 
 
 def _random_feeds(

@@ -166,9 +166,7 @@ def unlike_data(clipping: Mapping[str, Clipping], ranges: Ranges | None) -> list
     return sorted(found, key=lambda one: -one.excess_db)
 
 
-def unlike_warnings(
-    clipping: Mapping[str, Clipping], ranges: Ranges | None, inputs: Collection[str] = ()
-) -> list[str]:
+def unlike_warnings(clipping: Mapping[str, Clipping], ranges: Ranges | None, inputs: Collection[str] = ()) -> list[str]:
     """What the reader must know where the evaluation's values are unlike those that calibration saw.
 
     Args:

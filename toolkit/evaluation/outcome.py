@@ -203,9 +203,7 @@ def varying_shares(references: Sequence[Mapping[str, Array]]) -> dict[str, float
     return {name: share for name, share in shares.items() if share is not None}
 
 
-def summed(
-    parts: Sequence[Part], metric: float | None = None, varying: Mapping[str, float] | None = None
-) -> Outcome:
+def summed(parts: Sequence[Part], metric: float | None = None, varying: Mapping[str, float] | None = None) -> Outcome:
     """All batches of one state, added in order; ``varying`` is what ``varying_shares`` says of the float model."""
     total: dict[str, Difference] = {}
     for part in parts:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from toolkit.base.text import count, literal_glob, toml_string
+from toolkit.base.text import count, toml_string
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.device import failure
+from toolkit.report.fragments import keep_fragment
 from toolkit.report.schema import (
     Accuracy,
     BackendInfo,
@@ -103,12 +104,6 @@ def as_good_as_float(accuracy: Accuracy | None) -> bool:
     if accuracy.drop is not None:
         return accuracy.drop <= 0
     return all(o.identical or (o.sqnr_db is not None and o.sqnr_db >= _FINE_DB) for o in accuracy.outputs.values())
-
-
-def keep_fragment(nodes: Sequence[str], precision: str) -> str:
-    """A piece of recipe that keeps ``nodes`` in ``precision``; names are TOML strings, their globs made literal."""
-    listed = "".join(f"    {toml_string(literal_glob(node))},\n" for node in nodes)
-    return f'[[pass]]\nuse = "keep_precision"\nprecision = "{precision}"\nnodes = [\n{listed}]\n'
 
 
 def _search_instead(passes: Sequence[PassInfo]) -> list[Suggestion]:

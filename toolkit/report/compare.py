@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.files import write_text
 from toolkit.report.comparison import Comparison, Figure, NodeDifference, NodeSide, compare
+from toolkit.report.console import PLAIN_WIDTH, make_console, plain_text, section, table
 from toolkit.report.html import asset, environment, script_hash
 from toolkit.report.schema import word
-from toolkit.report.terminal import PLAIN_WIDTH, make_console, plain_text, section, size, table
+from toolkit.report.terminal import size
 
 if TYPE_CHECKING:
     from rich.console import Console

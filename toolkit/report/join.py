@@ -166,7 +166,11 @@ def join(
                 *payoff_suggestions(payoff, layers, bool(build.latency), recipe.passes),
                 *(
                     search_suggestions(
-                        search, result, culprits(layers), accuracy, rest_alone(journal),
+                        search,
+                        result,
+                        culprits(layers),
+                        accuracy,
+                        rest_alone(journal),
                         any(one.settings.get("helpers") for one in recipe.passes),
                     )
                     if search is not None

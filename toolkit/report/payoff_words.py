@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from toolkit.report.engine_parts import Latencies, Overhead, Payoff, PayoffGroup, PayoffInfo
+from toolkit.report.fragments import keep_fragment
 from toolkit.report.payoff import unpaid
 from toolkit.report.schema import LayerInfo, PassInfo, Suggestion
 
@@ -113,8 +114,6 @@ def payoff_suggestions(
 
 def _leave(dear: Sequence[PayoffGroup], precision: str) -> Suggestion:
     """Leave the groups that cost time in the other engine's precision."""
-    from toolkit.report.advice import keep_fragment
-
     first = dear[0]
     cost = -first.times[first.worst].gain_ms
     groups = "one group of layers is" if len(dear) == 1 else f"{len(dear)} groups of layers are"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from toolkit.base.text import count
 from toolkit.contract.journal import Journal
-from toolkit.report.advice import as_good_as_float, keep_fragment
+from toolkit.report.advice import as_good_as_float
+from toolkit.report.fragments import keep_fragment
 from toolkit.report.schema import Accuracy, LayerInfo, Suggestion, Verdict
 from toolkit.report.search_parts import PlanPoint, SearchInfo
 from toolkit.report.verdict import brief_words

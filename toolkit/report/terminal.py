@@ -6,24 +6,23 @@ Names that come from a model are shown as they are, never read as markup, with c
 from __future__ import annotations
 
 import io
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.base.text import count, plain_lines
+from toolkit.base.text import count
+from toolkit.report.console import PLAIN_WIDTH, make_console, plain_text, section, table
 from toolkit.report.opened_words import opened_words
 from toolkit.report.schema import NONE, Accuracy, LayerInfo, Report, word
 from toolkit.report.search_advice import search_line
+from toolkit.report.terminal_engine import print_engine
 from toolkit.report.verdict import amount, change_words, evidence, worst
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
-PLAIN_WIDTH = 100
 _STYLES = {"usable": "bold green", "missed": "bold yellow", "broken": "bold red", "unmeasured": "bold"}
 _WORST = 8
 
@@ -39,8 +38,6 @@ def print_report(
         files: the files that the run wrote, named at the end.
         worst_layers: how many of the layers with the largest error to list.
     """
-    from toolkit.report.terminal_engine import print_engine
-
     console = console or make_console()
     summary = report.summary
     console.print(plain_text(summary.headline, _STYLES[summary.verdict]))
@@ -98,15 +95,6 @@ def to_text(report: Report, *, files: Sequence[Path | str] = (), width: int = PL
     return buffer.getvalue()
 
 
-def make_console() -> Console:
-    """A console for standard output: 100 columns and no escape sequences where that is no terminal."""
-    from rich.console import Console
-
-    if sys.stdout.isatty():
-        return Console()
-    return Console(width=PLAIN_WIDTH, force_terminal=False, color_system=None)
-
-
 def size(count: int) -> str:
     """A number of bytes in words."""
     value = float(count)
@@ -126,30 +114,6 @@ def decibels(layer: LayerInfo) -> str:
     if layer.error.incomparable:
         return "NaN/inf"
     return f"{layer.error.sqnr_db:.1f}" if layer.error.sqnr_db is not None else "zero signal"
-
-
-def plain_text(content: str, style: str = "") -> Text:
-    """Text that is shown as it is, each line with its control characters made visible."""
-    from rich.text import Text
-
-    return Text(plain_lines(content), style=style)
-
-
-def section(console: Console, title: str) -> None:
-    """Begin a part of the output."""
-    console.print()
-    console.print(plain_text(title, "bold"))
-
-
-def table(*columns: tuple[str, str]) -> Table:
-    """An empty table of columns (name, left or right)."""
-    from rich import box
-    from rich.table import Table
-
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=True)
-    for name, justify in columns:
-        made.add_column(plain_text(name), justify="right" if justify == "right" else "left", overflow="fold")
-    return made
 
 
 def _matrix(report: Report) -> Table:

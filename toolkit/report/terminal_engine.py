@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from toolkit.base.text import count
+from toolkit.report.console import plain_text, section, table
 from toolkit.report.engine_parts import DeviceInfo, PayoffInfo
 from toolkit.report.parts import Accuracy
 from toolkit.report.payoff import unpaid
@@ -36,8 +37,6 @@ def print_engine(report: Report, console: Console) -> None:
 
 
 def _print_device(device: DeviceInfo, console: Console) -> None:
-    from toolkit.report.terminal import plain_text, section, table
-
     if device.status == "skipped" and not device.gpu:
         console.print(plain_text(f"The engine was not run: {device.why}"))
     if device.status == "failed":
@@ -73,8 +72,6 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _print_time(payoff: PayoffInfo, console: Console) -> None:
-    from toolkit.report.terminal import plain_text, section, table
-
     found = main_comparison(payoff)
     name, latencies = (found[0].upper(), found[1].profiles) if found is not None else ("", {})
     section(console, f"Time at the opt shapes, ms{f', beside the unquantized model in {name}' if name else ''}")
@@ -95,8 +92,6 @@ def _print_time(payoff: PayoffInfo, console: Console) -> None:
 
 
 def _print_unpaid(payoff: PayoffInfo, console: Console) -> None:
-    from toolkit.report.terminal import plain_text, section, table
-
     found = main_comparison(payoff)
     dear = unpaid(found[1]) if found is not None else []
     if found is None or not dear:

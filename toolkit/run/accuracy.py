@@ -103,8 +103,7 @@ def _output_misses(budget: BudgetSection, measured: Mapping[str, Any]) -> list[s
     samples = count(measured["samples"], "sample")
     for name, unlike in measured.get("unlike", {}).items():
         misses.append(
-            f"output '{name}' cannot be judged: on {unlike} of {samples} its shape is another than "
-            "the float model's"
+            f"output '{name}' cannot be judged: on {unlike} of {samples} its shape is another than the float model's"
         )
     if budget.min_sqnr_db is not None:
         floats = {name: output for name, output in outputs.items() if name not in measured.get("discrete", [])}

@@ -40,9 +40,7 @@ def build_engine(pipeline: Pipeline) -> list[Path]:
     log: list[str] = []
     extras, settings = pipeline.extras(plan), pipeline.engine_settings()
     try:
-        build = backend.build(
-            folder / "model.onnx", pipeline.profiles, settings, log.append, pipeline.progress, extras
-        )
+        build = backend.build(folder / "model.onnx", pipeline.profiles, settings, log.append, pipeline.progress, extras)
     finally:
         if log:
             write_text(folder / "build.log", "".join(f"{line}\n" for line in log))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from toolkit.base.text import count, toml_string
 from toolkit.data.dataset import CalibrationData
+from toolkit.data.images import holds_images
 from toolkit.data.sample import EVERYTHING
-from toolkit.data.sources import holds_images
 from toolkit.graph.header import model_files
 from toolkit.graph.model import Model
 from toolkit.placement.quantized import STRIP, pair_count, refuse_integer_operators

@@ -78,24 +78,24 @@ class _Layer:
     """One layer as a model of its own, its operands inputs."""
 
     def __init__(self, simulation: Simulation, name: str) -> None:
-        cutter, self.name = simulation.cutter, name
+        graph, self.name = simulation.cutter.graph, name
         self.precision = simulation.switches.precision
-        self.node = next(unit.nodes[0] for unit in cutter.units if unit.layer == name)
+        self.node = next(unit.nodes[0] for unit in simulation.cutter.units if unit.layer == name)
         self.constants = {
-            index: numpy_helper.to_array(cutter.constants[tensor])
-            for index, tensor in enumerate(self.node.input[:2]) if tensor in cutter.constants
+            index: numpy_helper.to_array(graph.constants[tensor])
+            for index, tensor in enumerate(self.node.input[:2]) if tensor in graph.constants
         }  # fmt: skip
         self.computed = {i: tensor for i, tensor in enumerate(self.node.input[:2]) if i not in self.constants}
-        self.operands = [i for i in (0, 1) if (name, i) in cutter.pair_of]
-        self.axes = {i: cutter.pair_of[name, i].axis for i in self.operands}
-        self.scales = {i: cutter.base.scales[cutter.pair_of[name, i].tensor]
-                       for i in self.operands if not cutter.pair_of[name, i].weight}  # fmt: skip
+        self.operands = [i for i in (0, 1) if (name, i) in graph.pair_of]
+        self.axes = {i: graph.pair_of[name, i].axis for i in self.operands}
+        self.scales = {i: graph.base.scales[graph.pair_of[name, i].tensor]
+                       for i in self.operands if not graph.pair_of[name, i].weight}  # fmt: skip
         self.rounded: dict[int, dict[str, Array]] = {}
         self.methods = simulation.settings.weights
         self.ranges = simulation.ranges
-        self._types = {i: cutter.type_of(t) or onnx.TensorProto.FLOAT for i, t in enumerate(self.node.input[:2])}
-        self._opset = list(cutter.proto.opset_import)
-        self._version = max(cutter.proto.ir_version, 8)
+        self._types = {i: graph.type_of(t) or onnx.TensorProto.FLOAT for i, t in enumerate(self.node.input[:2])}
+        self._opset = list(graph.proto.opset_import)
+        self._version = max(graph.proto.ir_version, 8)
         self._session: Session | None = None
         self.signal = 0.0
         self.noise: dict[tuple[str, str], float] = {}

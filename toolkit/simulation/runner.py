@@ -15,7 +15,7 @@ from onnx import helper
 from toolkit.evaluation.metrics import Metric
 from toolkit.evaluation.outcome import Outcome, Part, compare, summed, varying_shares
 from toolkit.graph.sessions import Session, session
-from toolkit.simulation.pieces import FIXED, FLOAT, FULL, SCALE, SWITCH, SWITCHED, Piece
+from toolkit.simulation.cut import FIXED, FLOAT, FULL, SCALE, SWITCH, SWITCHED, Piece
 from toolkit.simulation.switches import Config
 
 Array = np.ndarray[Any, Any]

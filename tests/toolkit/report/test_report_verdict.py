@@ -7,7 +7,8 @@ import pytest
 from tests.toolkit.report.samples import HOSTILE, accuracy, sample
 from toolkit.base.precision import Precision
 from toolkit.base.text import toml_string
-from toolkit.report.advice import keep_fragment, suggestions
+from toolkit.report.advice import suggestions
+from toolkit.report.fragments import keep_fragment
 from toolkit.report.schema import (
     Accuracy,
     ActualInfo,

@@ -1,0 +1,78 @@
+"""Switches: an ``If`` whose branches hold the same nodes, fake-quantized in one and float in the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+from onnx import TensorProto, helper
+
+from toolkit.simulation.paired_graph import PairedGraph
+
+
+class Branch:
+    """One branch of a switch: nodes with names of their own and the constants they read."""
+
+    def __init__(self, graph: PairedGraph, members: Sequence[onnx.NodeProto], word: str) -> None:
+        self._graph, self._members = graph, members
+        self._prefix = f"qtool {members[0].name or members[0].output[0]} {word} "
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self.result = ""
+
+    def name(self, base: str) -> str:
+        """A name of this branch's own."""
+        return self._prefix + base
+
+    def pair(self, tensor: str, scale: str) -> str:
+        """Quantize and dequantize an activation; the name of the result."""
+        stored, back, zero = self.name(f"{tensor} q"), self.name(f"{tensor} dq"), self.name("zero")
+        kind = self._graph.precision.onnx_type
+        self.constants[zero] = helper.make_tensor(zero, kind, [], [0])
+        self.nodes.append(helper.make_node("QuantizeLinear", [tensor, scale, zero], [stored]))
+        self.nodes.append(helper.make_node("DequantizeLinear", [stored, scale, zero], [back]))
+        return back
+
+    def weight(self, tensor: str, axis: int | None) -> str:
+        """The fake-quantized copy of a weight; its name."""
+        name = self.name(f"{tensor} dq")
+        self.constants[name] = self._graph.quantized_weight(tensor, axis, name)
+        return name
+
+    def layers(self, replaced: dict[int, str]) -> None:
+        """The unit's nodes, with some inputs of the first replaced."""
+        made: dict[str, str] = {}
+        for position, node in enumerate(self._members):
+            twin = onnx.NodeProto()
+            twin.CopyFrom(node)
+            for index, tensor in enumerate(node.input):
+                if position == 0 and index in replaced:
+                    twin.input[index] = replaced[index]
+                elif tensor in made:
+                    twin.input[index] = made[tensor]
+                elif tensor in self._graph.constants:
+                    twin.input[index] = self._own(tensor)
+            for index, tensor in enumerate(node.output):
+                made[tensor] = twin.output[index] = self.name(tensor)
+            self.nodes.append(twin)
+        self.result = self.nodes[-1].output[0]
+
+    def _own(self, tensor: str) -> str:
+        # a constant inside the branch is packed beforehand, one outside is not
+        name = self.name(tensor)
+        copy = onnx.TensorProto()
+        copy.CopyFrom(self._graph.constants[tensor])
+        copy.name = name
+        self.constants[name] = copy
+        return name
+
+    def subgraph(self, like: str) -> onnx.GraphProto:
+        """The branch as a subgraph, whose result is of the type of the tensor ``like``."""
+        kind = self._graph.type_of(like) or TensorProto.FLOAT
+        output = helper.make_tensor_value_info(self.result, kind, None)
+        return helper.make_graph(self.nodes, "branch", [], [output], list(self.constants.values()))
+
+
+def switch_node(condition: str, result: str, then: onnx.GraphProto, other: onnx.GraphProto) -> onnx.NodeProto:
+    """The ``If`` that takes one branch where ``condition`` is true, and the other elsewhere."""
+    return helper.make_node("If", [condition], [result], name=f"{condition} if", then_branch=then, else_branch=other)

@@ -1,0 +1,108 @@
+"""A model's graph as protobuf together with the pairs of its groups: what the simulation's pieces are built from."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper, numpy_helper
+
+from toolkit.calibration.weights import weight_amax
+from toolkit.graph.facts import Facts
+from toolkit.placement.ops import ADDS
+from toolkit.placement.qdq import storable_scale
+from toolkit.simulation.switches import Switches, fake_quantized
+
+
+class PairedGraph:
+    """The nodes, constants and tensors of a model, and which input of which node has a pair.
+
+    Args:
+        switches: the model, its groups and their pairs.
+        facts: element types and shapes, as far as known.
+
+    Attributes:
+        nodes: all nodes in their order but Constants.
+        constants: initializers and the values of Constants.
+        names: the groups' layers.
+        readers: for every tensor the nodes that read it.
+        uses: for every node that is no group the indices of its inputs with pairs.
+        pair_of: the pair at a node's input.
+        base: the scales of the base state.
+    """
+
+    def __init__(self, switches: Switches, facts: Facts) -> None:
+        self.facts = facts
+        self.precision, self._weights = switches.precision, switches.weights
+        model = switches.model
+        model.tidy()
+        self.proto = model.to_proto()
+        graph = self.proto.graph
+        self.constants = {t.name: t for t in graph.initializer}
+        self.nodes: list[onnx.NodeProto] = []
+        for node in graph.node:
+            value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
+            if node.op_type == "Constant" and value is not None:
+                constant = onnx.TensorProto()
+                constant.CopyFrom(value)
+                constant.name = node.output[0]
+                self.constants[constant.name] = constant
+            else:
+                self.nodes.append(node)
+        self.inputs = [value for value in graph.input if value.name not in self.constants]
+        self.outputs = {value.name for value in graph.output}
+        self.declared = {value.name: value for value in (*graph.output, *graph.value_info)}
+        self.names = set(switches.names)
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in reads_of(node):
+                self.readers.setdefault(name, []).append(node)
+        self.uses = self._other_uses(switches)
+        self.pair_of = {(use.node, use.index): pair for pair in switches.full.pairs.values() for use in pair.uses}
+        self.base = switches.config(())
+
+    def _other_uses(self, switches: Switches) -> dict[str, list[int]]:
+        """Inputs of nodes that are no groups. Which branch of an Add has the pair depends on what is kept: both do."""
+        found = switches.uses
+        for name in found:
+            node = switches.nodes[name]
+            if node.op in ADDS:
+                found[name] = [i for i, t in enumerate(node.inputs) if t.name not in self.constants]
+        return found
+
+    def type_of(self, name: str) -> int | None:
+        """The ONNX element type of a tensor, or None where nobody knows."""
+        found = self.facts.types.get(name)
+        if found is None and name in self.declared:
+            found = self.declared[name].type.tensor_type.elem_type or None
+        return found
+
+    def quantized_weight(self, tensor: str, axis: int | None, name: str) -> onnx.TensorProto:
+        """The fake-quantized copy of a weight as a constant of that name."""
+        values = numpy_helper.to_array(self.constants[tensor])
+        scale = storable_scale(weight_amax(values, axis, self._weights, self.precision), self.precision)
+        return numpy_helper.from_array(fake_quantized(values, scale, axis, self.precision), name)
+
+    def value_info(self, name: str, shaped: bool = True) -> onnx.ValueInfoProto:
+        """A tensor as an input or, not ``shaped``, as an output of a piece; untyped where nobody knows its type."""
+        given = next((value for value in self.inputs if value.name == name), None)
+        if given is not None:
+            return given
+        kind = self.type_of(name)
+        if kind is None:
+            return onnx.ValueInfoProto(name=name)
+        corners = self.facts.shapes.get(name)
+        if not shaped or not corners or len({len(shape) for shape in corners}) != 1:
+            return helper.make_tensor_value_info(name, kind, None)
+        # sizes are left open: the facts may be of one profile only
+        return helper.make_tensor_value_info(name, kind, [None] * len(corners[0]))
+
+
+def reads_of(node: onnx.NodeProto) -> set[str]:
+    """Names a node reads, those that its subgraphs take from outside included."""
+    found = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+            own = {name for inner in graph.node for name in inner.output}
+            own |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            found |= {name for inner in graph.node for name in reads_of(inner)} - own
+            found |= {value.name for value in graph.output} - own
+    return found
