@@ -18,7 +18,7 @@ from toolkit.base.errors import ModelError, RecipeError
 from toolkit.base.gpu import Gpu
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
-from toolkit.run.keys import _measures
+from toolkit.run.pass_keys import _measures
 from toolkit.search import times as search_times
 from toolkit.search.times import measuring_bench
 
@@ -258,9 +258,9 @@ def test_times_are_of_the_gpu_that_is_named(tmp_path, monkeypatch, here, setting
 
 
 def test_a_run_is_done_again_on_another_gpu_only_where_it_measures(monkeypatch):
-    monkeypatch.setattr("toolkit.run.keys._gpu", lambda: "a GPU")
+    monkeypatch.setattr("toolkit.run.pass_keys.gpu_here", lambda: "a GPU")
     entry = {"use": "search_precision"}
     assert _measures(entry) and not _measures({**entry, "measure": False}) and not _measures({**entry, "times": "runs"})
     assert _measures({"use": "insert_qdq", "only_if_faster": True}) and not _measures({"use": "insert_qdq"})
-    monkeypatch.setattr("toolkit.run.keys._gpu", lambda: "")
+    monkeypatch.setattr("toolkit.run.pass_keys.gpu_here", lambda: "")
     assert not _measures(entry)

@@ -18,44 +18,12 @@ from toolkit.search.bisect import Answer
 
 if TYPE_CHECKING:
     from toolkit.backends.base import EngineSettings
-    from toolkit.cli.commands_analysis import Prepared
-    from toolkit.contract.passes import Context
     from toolkit.contract.plan import PrecisionPlan
     from toolkit.evaluation.budget import Budget
     from toolkit.graph.model import Model
-    from toolkit.run.pipeline import Pipeline
+    from toolkit.run.quantizing import QuantizingRecipe
 
 Array = np.ndarray[Any, Any]
-
-
-def raise_without_gpu(pipeline: Pipeline) -> None:
-    """Check that engines can be built and run here, before anything is done.
-
-    Raises:
-        QtoolError: there is no GPU, no backend, or the backend builds for another GPU.
-    """
-    from toolkit.run.device import refusal
-
-    found = refusal(pipeline)
-    if found is not None:
-        remedy = f"{found.remedy}, or leave out --on engine to bisect on the simulation"
-        raise type(found)(found.what, where=found.where or "--on engine", remedy=remedy)
-
-
-def candidate(ready: Prepared, kept: frozenset[str], precision: Precision) -> tuple[Model, Context]:
-    """The model with pairs on all layers but ``kept``, and the context with its plan; ``ready`` is not changed."""
-    from toolkit.contract.passes import find
-
-    model, context = ready.model.copy(), ready.pipeline.context(ready.model, ready.context.journal)
-    context.known_ranges = ready.context.known_ranges
-    context.plan = ready.context.plan.copy()
-    for name in sorted(kept):
-        context.plan.ask(name, precision, "kept float by bisect")
-    own = find("insert_qdq")
-    # pairs that do not pay stay in: the simulation knows nothing of times, and the question is which ones harm
-    settings = {**ready.step.model_dump(include=set(own.model_fields)), "only_if_faster": False}
-    own(**settings)(model, context)
-    return model, context
 
 
 class EngineCheck:
@@ -74,7 +42,7 @@ class EngineCheck:
         DataError: no sample fits the batches of any profile.
     """
 
-    def __init__(self, ready: Prepared, budget: Budget, precision: str) -> None:
+    def __init__(self, ready: QuantizingRecipe, budget: Budget, precision: str) -> None:
         from toolkit.backends.prepare import Bench
         from toolkit.graph.sessions import session
 
@@ -96,7 +64,7 @@ class EngineCheck:
     def _samples(self) -> list[list[Feed]]:
         from toolkit.simulation.simulation import chosen
 
-        simulation, profiles = self.ready.simulation, self.ready.pipeline.profiles
+        simulation, profiles = self.ready.simulation, self.ready.job.profiles
         data = chosen(simulation.data, simulation.settings)
         size = max([simulation.settings.batch, *(batch_limits(profile, data)[0] for profile in profiles)])
         found = list(chunks(feed for batch in data.batches(size) for feed in split(batch, data, self._tally)))
@@ -113,8 +81,8 @@ class EngineCheck:
         found = [log_fingerprint(self.bench), self.ready.simulation.fingerprint(), repr(self.budget)]
         if self.settings.calibrator != "ranges":
             # TensorRT's own calibrator reads these samples, whatever is judged on
-            section = self.ready.pipeline.recipe.calibration
-            found += [section.model_dump_json(), self.ready.pipeline.data_print(section.data)]
+            section = self.ready.job.recipe.calibration
+            found += [section.model_dump_json(), self.ready.inputs.prints.of_data(section.data)]
         return sha256_json(found)
 
     def content(self, kept: frozenset[str]) -> str:
@@ -150,7 +118,7 @@ class EngineCheck:
         """What became of the samples, where it was not what one would expect."""
         self._tally.mixed = sum(self._mixed.values())
         found = {feed.profile for chunk in self._chunks for feed in chunk}
-        empty = [name for name in self.ready.pipeline.profiles.names if name not in found]
+        empty = [name for name in self.ready.job.profiles.names if name not in found]
         return notes(self._tally, self.ready.simulation.data, empty, self.ready.simulation.settings.samples is None)
 
     # ---------------------------------------------------------------- the engine
@@ -158,18 +126,17 @@ class EngineCheck:
     def _lowered(self, kept: frozenset[str]) -> tuple[Model, PrecisionPlan]:
         """The candidate as it is built; the last one is remembered, since it is named before it is asked for."""
         if self._last is None or self._last[0] != kept:
-            model, context = candidate(self.ready, kept, self.precision)
+            model, context = self.ready.candidate(kept, self.precision)
             for later in self.ready.later:
                 later(model, context)
             self._last = kept, *self.bench.lowered(model, context.plan, self.settings)
         return self._last[1], self._last[2]
 
     def _built(self, kept: frozenset[str], folder: Path) -> Path:
-        pipeline = self.ready.pipeline
         model, plan = self._lowered(kept)
         build = self.bench.build(
-            model, plan, self.settings, folder / "candidate.onnx", pipeline.calibrator_batches(),
-            progress=pipeline.progress,
+            model, plan, self.settings, folder / "candidate.onnx", self.ready.inputs.calibrator_batches(),
+            progress=self.ready.job.progress,
         )  # fmt: skip
         if build.engine is None:
             raise BackendError("the backend built no engine", where="--on engine", remedy="use another backend")
@@ -191,7 +158,7 @@ class EngineCheck:
         references: list[Mapping[str, Array]] = []
         for chunk, wanted_of in zip(self._chunks, self._wanted):
             with tempfile.TemporaryDirectory(prefix="batches-", dir=folder) as name:
-                answers = run_chunk(self.ready.pipeline, engine, self.bench.backend.name, chunk, Path(name))
+                answers = run_chunk(self.ready.job, engine, self.bench.backend.name, chunk, Path(name))
                 for feed, outputs, wanted in zip(chunk, answers, wanted_of):
                     lost = [output for output in wanted if output not in outputs]
                     if lost:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from toolkit.base.files import write_bytes, write_json, write_text
 from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
+from toolkit.run.engine_settings import engine_settings
 
 if TYPE_CHECKING:
     from toolkit.backends.layer import Actual
@@ -38,7 +39,7 @@ def build_engine(pipeline: Pipeline) -> list[Path]:
     backend, reason = choose(recipe.engine.backend)
     plan = _read_plan(hidden / "lowered_plan.json")
     log: list[str] = []
-    extras, settings = pipeline.extras(plan), pipeline.engine_settings()
+    extras, settings = pipeline.extras(plan), engine_settings(pipeline.recipe)
     try:
         build = backend.build(folder / "model.onnx", pipeline.profiles, settings, log.append, pipeline.progress, extras)
     finally:

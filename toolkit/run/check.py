@@ -79,34 +79,39 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> Plan:
     from toolkit.backends.choose import choose
     from toolkit.base.code import import_path
     from toolkit.contract.passes import Sequence as PassSequence
+    from toolkit.run.checks import inputs_exist, names_exist
     from toolkit.run.compare import comparable
-    from toolkit.run.pipeline import Pipeline
+    from toolkit.run.context import context_for
+    from toolkit.run.engine_settings import engine_settings
+    from toolkit.run.folder import RunFolder
+    from toolkit.run.inputs import Inputs
+    from toolkit.run.job import Job
+    from toolkit.run.recipe_passes import passes_of
     from toolkit.run.samples import fit
-    from toolkit.run.steps import RunFolder
 
     with (
         tempfile.TemporaryDirectory(prefix="qtool-check-") as folder,
         import_path(recipe.folder if allow_code else None),
     ):
-        pipeline = Pipeline(recipe, RunFolder(Path(folder)), allow_code)
-        pipeline.inputs_exist()
-        pipeline.names_exist()
-        comparable(pipeline)
+        inputs = Inputs(Job(recipe, RunFolder(Path(folder)), allow_code))
+        inputs_exist(inputs.job)
+        names_exist(inputs.job)
+        comparable(inputs.job)
         journal = Journal()
-        steps = pipeline.passes()
-        source = pipeline.source(journal)
-        data = pipeline.calibration_data(source, journal)
-        test, _ = pipeline.evaluation_data(source)
+        steps = passes_of(recipe, allow_code)
+        source = inputs.source(journal)
+        data = inputs.calibration_data(source, journal)
+        test, _ = inputs.evaluation_data(source)
         calibration = _counts(data)
         if test is not None:
-            fit(pipeline, test)
+            fit(inputs, test)
         evaluation = _counts(test)
-        context = pipeline.context(source, journal)
+        context = context_for(inputs, source, journal)
         wants_data = context.provider is None
         context.provider = None if wants_data else _Placeholders()
         context.services["dry_run"] = True
         PassSequence(passes=steps)(source.copy(), context)
-        pipeline.engine_settings()
+        engine_settings(recipe)
         backend, reason = choose(recipe.engine.backend)
     return Plan(
         recipe=str(recipe.path or recipe.name),

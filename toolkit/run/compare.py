@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import BackendError, RecipeError
 from toolkit.base.files import write_bytes, write_json
+from toolkit.run.engine_settings import engine_settings
 
 if TYPE_CHECKING:
     from toolkit.contract.ranges import Ranges
     from toolkit.report.payoff import Timed
+    from toolkit.run.job import Job
     from toolkit.run.pipeline import Pipeline
 
 OURS = "ours"
@@ -24,7 +26,7 @@ OURS = "ours"
 _ROUNDS = 5
 
 
-def comparable(pipeline: Pipeline) -> None:
+def comparable(job: Job) -> None:
     """Check that what ``[engine] compare`` asks for can be measured here.
 
     Raises:
@@ -32,14 +34,14 @@ def comparable(pipeline: Pipeline) -> None:
     """
     from toolkit.backends.choose import choose
 
-    section = pipeline.recipe.engine
+    section = job.recipe.engine
     if not section.compare:
         return
     lacks = "measure is false" if not section.measure else choose(section.backend)[0].cannot_measure()
     if lacks:
         raise RecipeError(
             f"[engine] compare builds the model in other precisions and compares latencies, and {lacks}",
-            where=pipeline.recipe.locate("engine", "compare"),
+            where=job.recipe.locate("engine", "compare"),
             remedy="run on a machine with a GPU, TensorRT and cuda-python, or remove compare",
         )
 
@@ -69,8 +71,8 @@ def compare(pipeline: Pipeline, ranges: Ranges | None) -> list[Path]:
 
     section = pipeline.recipe.engine
     backend, _ = choose(section.backend)
-    settings = pipeline.engine_settings().model_copy(update={"quantization": "explicit", "calibrator": "ranges"})
-    plain = pipeline.source().copy()
+    settings = engine_settings(pipeline.recipe).model_copy(update={"quantization": "explicit", "calibrator": "ranges"})
+    plain = pipeline.inputs.source().copy()
     # stored INT8 weights have a DequantizeLinear alone
     if any(node.op in (QUANTIZE, DEQUANTIZE) for node, _ in plain.walk()):
         find("strip_qdq")()(plain, Context())

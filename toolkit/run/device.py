@@ -8,34 +8,35 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import BackendError, DataError, QtoolError, RecipeError
 from toolkit.base.files import write_json
+from toolkit.run.engine_settings import engine_settings
 
 if TYPE_CHECKING:
     from toolkit.run.pipeline import Pipeline
+    from toolkit.run.recipe import Recipe
 
 SWITCHED_OFF = "switched off by --no-device-check"
 
 
-def not_wanted(pipeline: Pipeline) -> str:
+def not_wanted(recipe: Recipe, device_check: bool | None) -> str:
     """Why the engine will not be run on a GPU in this run, in words; empty where it will be, if one is built.
 
     Raises:
         QtoolError: ``--device-check`` asks for it, and it cannot be.
     """
-    if pipeline.device_check is False:
+    if device_check is False:
         return SWITCHED_OFF
-    found = refusal(pipeline)
-    if found is not None and pipeline.device_check:
+    found = refusal(recipe)
+    if found is not None and device_check:
         raise type(found)(found.what, where=found.where, remedy=f"{found.remedy}, or leave out --device-check")
     return found.what if found is not None else ""
 
 
-def refusal(pipeline: Pipeline) -> QtoolError | None:
+def refusal(recipe: Recipe) -> QtoolError | None:
     """Why the engine cannot be run on a GPU here, or None; knows this before anything is built."""
     from toolkit.backends.choose import choose
     from toolkit.backends.rtx import target_capabilities
     from toolkit.base.gpu import find_gpu
 
-    recipe = pipeline.recipe
     gpu = find_gpu()
     if gpu is None:
         return BackendError("no GPU is here to run the engine on", remedy="run on the machine that the engine is for")
@@ -47,7 +48,7 @@ def refusal(pipeline: Pipeline) -> QtoolError | None:
             remedy='install a backend and set backend = "auto"',
         )
     if backend.name == "tensorrt_rtx":
-        capabilities, why = target_capabilities(pipeline.engine_settings())
+        capabilities, why = target_capabilities(engine_settings(recipe))
         if gpu.compute_capability not in capabilities:
             return BackendError(
                 f"the engine is built for compute capability {', '.join(capabilities)} ({why}), and this machine's "

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from toolkit.backends.base import Progress
     from toolkit.base.profiles import ShapeProfile
     from toolkit.data.dataset import Batch, CalibrationData
+    from toolkit.run.job import Job
     from toolkit.run.pipeline import Pipeline
 
 Array = np.ndarray[Any, Any]
@@ -85,10 +86,10 @@ def run_on_device(pipeline: Pipeline, engine: Path, backend: str) -> dict[str, A
     from toolkit.evaluation.outputs import OutputComparison
     from toolkit.graph.sessions import session
 
-    section, source = pipeline.recipe.evaluation, pipeline.reference()
+    section, source = pipeline.recipe.evaluation, pipeline.inputs.reference()
     gpu = find_gpu()
     found: dict[str, Any] = {"status": "ran", "why": "", "gpu": gpu.name if gpu is not None else ""}
-    data, held_out = pipeline.evaluation_data(source)
+    data, held_out = pipeline.inputs.evaluation_data(source)
     if data is None or len(data) == 0:
         raise DataError("there is no sample to run the engine on", remedy="add [evaluation] data")
     known = pipeline.profiles.names or [EVERYTHING]
@@ -102,7 +103,7 @@ def run_on_device(pipeline: Pipeline, engine: Path, backend: str) -> dict[str, A
     for chunk in chunks(feeds):
         with tempfile.TemporaryDirectory(prefix="qtool-device-") as name:
             try:
-                answers = run_chunk(pipeline, engine, backend, chunk, Path(name))
+                answers = run_chunk(pipeline.job, engine, backend, chunk, Path(name))
             except BackendError as error:
                 return {**found, "status": "failed", "why": str(error)}
             for feed, outputs in zip(chunk, answers):
@@ -187,9 +188,7 @@ def chunks(feeds: Iterator[Feed]) -> Iterator[list[Feed]]:
         yield held
 
 
-def run_chunk(
-    pipeline: Pipeline, engine: Path, backend: str, chunk: Sequence[Feed], folder: Path
-) -> Iterator[dict[str, Array]]:
+def run_chunk(job: Job, engine: Path, backend: str, chunk: Sequence[Feed], folder: Path) -> Iterator[dict[str, Array]]:
     """The engine's outputs for each feed; the child process has run all of them when this returns.
 
     Raises:
@@ -209,10 +208,10 @@ def run_chunk(
     request = {
         "engine": str(engine.resolve()),
         "backend": backend,
-        "profiles": profiles_to_json(pipeline.profiles),
+        "profiles": profiles_to_json(job.profiles),
         "batches": batches,
     }
-    progress: Progress = pipeline.progress
+    progress: Progress = job.progress
     answer = run_job("run_engine", request, progress=progress)
     return (dict(zip(names, load_arrays(b["outputs"]))) for b, names in zip(batches, answer["outputs"]))
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from toolkit.base.errors import BackendError
 from toolkit.base.files import write_json, write_text
 from toolkit.contract.journal import Journal
+from toolkit.run.engine_settings import engine_settings
 
 if TYPE_CHECKING:
     from toolkit.backends.layer import Actual
@@ -74,7 +75,7 @@ def open_blocks(pipeline: Pipeline) -> list[Path]:
         extras = replace(pipeline.extras(plan), opened=chosen.tensors)
         try:
             build = backend.build(
-                path, pipeline.profiles, pipeline.engine_settings(), said.append, pipeline.progress, extras
+                path, pipeline.profiles, engine_settings(pipeline.recipe), said.append, pipeline.progress, extras
             )
         except BackendError as error:
             journal.noted(f"the blocks could not be opened at {len(chosen.tensors)} tensors: {error}", rule=RULE)

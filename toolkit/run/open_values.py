@@ -61,8 +61,8 @@ def _compared(
     from toolkit.evaluation.opened_values import OpenedValues
     from toolkit.graph.model import Model
 
-    source, tally = pipeline.reference(), Tally()
-    data, _ = pipeline.evaluation_data(source)
+    source, tally = pipeline.inputs.reference(), Tally()
+    data, _ = pipeline.inputs.evaluation_data(source)
     if data is None or len(data) == 0:
         raise DataError("there is no sample to run it on", remedy="add [evaluation] data or [calibration] data")
     feeds = [feed for batch in first_samples(data, 1, _SAMPLES) for feed in split(batch, data, tally)]
@@ -74,7 +74,7 @@ def _compared(
         path.write_bytes(engine)
         # the smallest run alone shows how much the others will hold
         smallest = min(feeds, key=_bytes)
-        first = next(iter(run_chunk(pipeline, path, backend, [smallest], folder)))
+        first = next(iter(run_chunk(pipeline.job, path, backend, [smallest], folder)))
         chosen = _within(tensors, first)
         comparison = OpenedValues(source, Model.load(pipeline.folder.hidden / "prepared.onnx"), chosen)
         if not comparison.tensors:
@@ -88,7 +88,7 @@ def _compared(
         rest.mkdir()
         if runs[1:]:
             for number, (feed, values) in enumerate(
-                zip(runs[1:], run_chunk(pipeline, path, backend, runs[1:], rest)), start=1
+                zip(runs[1:], run_chunk(pipeline.job, path, backend, runs[1:], rest)), start=1
             ):
                 comparison.add(feed.inputs, values)
                 pipeline.progress("opened tensors", number, len(runs) - 1)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.base.code import import_path
-from toolkit.base.errors import DataError, QtoolError, RecipeError
+from toolkit.base.errors import DataError, QtoolError
 from toolkit.base.files import write_json, write_text
 from toolkit.base.precision import Precision
 from toolkit.base.text import count
@@ -19,14 +17,20 @@ from toolkit.base.versions import versions
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.run.build import build_engine
+from toolkit.run.checks import inputs_exist, names_exist, opened
 from toolkit.run.compare import comparable, compare, measure_in_turn
+from toolkit.run.context import context_for
 from toolkit.run.device import check_on_device, not_wanted
-from toolkit.run.guard import FILES, refuse_run_over, refuse_writing_over
-from toolkit.run.keys import RunKeys
+from toolkit.run.engine_settings import engine_settings
+from toolkit.run.folder import RunFolder, StepInfo
+from toolkit.run.guard import FILES
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
 from toolkit.run.open import open_opaque
 from toolkit.run.recipe import Recipe
+from toolkit.run.recipe_passes import passes_of
 from toolkit.run.samples import first_samples_fit
-from toolkit.run.steps import RunFolder, StepInfo
+from toolkit.run.step_keys import StepKeys
 
 if TYPE_CHECKING:
     from toolkit.backends.base import Extras
@@ -94,11 +98,11 @@ def run(
         recipe = Recipe.load(recipe)
     folder = Path(out) if out is not None else Path("runs") / recipe.name
     pipeline = Pipeline(recipe, RunFolder(folder), allow_code, progress, on_step, device_check)
-    with pipeline.opened():
+    with opened(pipeline.job):
         return pipeline.run()
 
 
-class Pipeline(RunKeys):
+class Pipeline(StepKeys):
     """One run of one recipe in one folder."""
 
     def __init__(
@@ -110,27 +114,12 @@ class Pipeline(RunKeys):
         on_step: StepListener | None = None,
         device_check: bool | None = None,
     ) -> None:
-        super().__init__(recipe, folder, allow_code, progress)
+        super().__init__(Inputs(Job(recipe, folder, allow_code, progress or (lambda what, done, total: None))))
+        self.recipe, self.folder, self.allow_code = recipe, folder, allow_code
+        self.progress, self.profiles = self.job.progress, self.job.profiles
         self.device_check = device_check
         self.on_step = on_step or (lambda info: None)
         self.path = folder.path
-
-    @contextmanager
-    def opened(self) -> Iterator[Pipeline]:
-        """The run folder for this pipeline alone, and the recipe's code within reach where the user allows it.
-
-        Raises:
-            QtoolError: an input is missing, would be written over, or is code that is not allowed; or the folder is in
-                use. Nothing has been written then.
-        """
-        self.inputs_exist()
-        inputs = self.input_files()
-        refuse_run_over(inputs, self.path)
-        cache = inputs.pop("[engine] timing_cache", None)
-        if cache is not None:
-            refuse_writing_over(inputs, cache, "give [engine] timing_cache a file of its own")
-        with self.folder, import_path(self.recipe.folder if self.allow_code else None):
-            yield self
 
     # ---------------------------------------------------------------- the whole
 
@@ -138,12 +127,12 @@ class Pipeline(RunKeys):
         """Do every step whose key changed, reuse the others, and join the report."""
         from toolkit.report.schema import Report
 
-        self.inputs_exist()
-        self.names_exist()
-        self.engine_settings()
-        comparable(self)
-        self.not_on_device = not_wanted(self)
-        first_samples_fit(self)
+        inputs_exist(self.job)
+        names_exist(self.job)
+        engine_settings(self.recipe)
+        comparable(self.job)
+        self.not_on_device = not_wanted(self.recipe, self.device_check)
+        first_samples_fit(self.inputs, self.samples_key())
         self.step("passes", self.prepare_key(), self._prepare)
         self.step("lowering", self.lower_key(), self._lower)
         self.step("engine", self.build_key(), lambda: build_engine(self))
@@ -176,11 +165,11 @@ class Pipeline(RunKeys):
         for name in ("search.json", "faster.json"):
             # of a run that was interrupted: the report would take it for this one's
             (self.path / name).unlink(missing_ok=True)
-        steps = self.passes()
+        steps = passes_of(self.recipe, self.allow_code)
         journal = Journal()
         journal.by = "load"
-        model = self.source(journal).copy()
-        context = self.context(model, journal)
+        model = self.inputs.source(journal).copy()
+        context = context_for(self.inputs, model, journal)
         try:
             PassSequence(passes=steps)(model, context)
         except QtoolError as error:
@@ -224,11 +213,11 @@ class Pipeline(RunKeys):
         """The ranges that the passes asked for, with what float16's limits need: values seen of every tensor."""
         ranges = context.known_ranges
         if (ranges is None or not ranges.observed) and context.provider is not None:
-            ranges = context.ranges(self.source())
+            ranges = context.ranges(self.inputs.source())
         if ranges is not None:
             ranges.made_from = {
-                "model": self.print_of(self.model_path),
-                "data": self.data_print(self.recipe.calibration.data),
+                "model": self.inputs.prints.of(self.job.model_path),
+                "data": self.inputs.prints.of_data(self.recipe.calibration.data),
                 "settings": self.recipe.calibration.model_dump(mode="json"),
                 "versions": versions(),
             }
@@ -251,7 +240,7 @@ class Pipeline(RunKeys):
         plan = _read_plan(hidden / "plan.json")
         journal = Journal()
         backend, _ = choose(self.recipe.engine.backend)
-        settings, ranges = self.engine_settings(), self._ranges()
+        settings, ranges = engine_settings(self.recipe), self._ranges()
         io = {name: Precision(value) for name, value in self.recipe.engine.io.items()}
         observed = ranges.observed if ranges else None
         final, plan = lower_for(
@@ -262,36 +251,6 @@ class Pipeline(RunKeys):
         write_text(hidden / "lowering.jsonl", journal.to_jsonl())
         return [*model_files(self.path / "model.onnx"), hidden / "lowered_plan.json", hidden / "lowering.jsonl"]
 
-    def engine_settings(self) -> Any:
-        """The recipe's engine settings as backends take them."""
-        from toolkit.backends.base import EngineSettings
-
-        section = self.recipe.engine
-        keep = (
-            "typing",
-            "constraints",
-            "quantization",
-            "optimization_level",
-            "avg_timing_iterations",
-            "refit",
-            "version_compatible",
-            "hardware_compatible",
-            "sparse_weights",
-            "calibrator",
-            "measure",
-        )
-        settings = {name: getattr(section, name) for name in keep}
-        settings["compute_capabilities"] = tuple(section.compute_capabilities)
-        settings["workspace"] = section.workspace_mb << 20 if section.workspace_mb else None
-        settings["tactic_sources"] = tuple(section.tactic_sources) if section.tactic_sources is not None else None
-        if section.timing_cache is not None:
-            settings["timing_cache"] = self.recipe.resolve(section.timing_cache)
-        try:
-            return EngineSettings(**settings)
-        except ValueError as error:
-            text = str(error).splitlines()[2].strip() if len(str(error).splitlines()) > 2 else str(error)
-            raise RecipeError(text.split(" [type=")[0], where=self.recipe.locate("engine")) from error
-
     def extras(self, plan: PrecisionPlan) -> Extras:
         """What a build needs besides the model: the plan, ranges and calibration batches."""
         from toolkit.backends.base import Extras
@@ -301,7 +260,7 @@ class Pipeline(RunKeys):
             plan=plan,
             rest=section.rest,
             ranges=self._ranges(),
-            batches=self.calibrator_batches(),
+            batches=self.inputs.calibrator_batches(),
             calibration_profile=section.calibration_profile or next(iter(self.profiles.names), ""),
             calibration_cache=self.path / "calibration.cache" if section.calibrator != "ranges" else None,
         )
@@ -310,8 +269,8 @@ class Pipeline(RunKeys):
         from toolkit.evaluation.evaluate import evaluate
         from toolkit.graph.model import Model
 
-        source = self.reference()
-        data, held_out = self.evaluation_data(source)
+        source = self.inputs.reference()
+        data, held_out = self.inputs.evaluation_data(source)
         path = self.folder.hidden / "evaluation.json"
         section = self.recipe.evaluation
         if data is None:

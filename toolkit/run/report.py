@@ -11,6 +11,7 @@ from toolkit.base.files import write_text
 from toolkit.base.versions import versions
 from toolkit.contract.journal import Journal
 from toolkit.placement.quantized import QUANTIZED_SOURCE
+from toolkit.run.recipe_passes import passes_of
 
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
@@ -66,7 +67,7 @@ def make_report(pipeline: Pipeline) -> list[Path]:
     final, prepared = Model.load(folder / "model.onnx"), Model.load(hidden / "prepared.onnx")
     search, spots = read_search(folder / "search.json")
     clipping = {name: Clipping(**one) for name, one in measured.get("clipping", {}).items()}
-    inputs = [tensor.name for tensor in pipeline.source().graph.inputs]
+    inputs = [tensor.name for tensor in pipeline.inputs.source().graph.inputs]
     report = join(
         final,
         _read_plan(hidden / "lowered_plan.json"),
@@ -83,7 +84,7 @@ def make_report(pipeline: Pipeline) -> list[Path]:
             calibration=_short(recipe.calibration.model_dump(mode="json", exclude_defaults=True)),
             evaluation=_short(recipe.evaluation.model_dump(mode="json", exclude_defaults=True)),
         ),
-        source=model_info(pipeline.source(), pipeline.profiles, path=recipe.model.path),
+        source=model_info(pipeline.inputs.source(), pipeline.profiles, path=recipe.model.path),
         profiles=pipeline.profiles,
         facts=_facts(final, prepared, pipeline.profiles),
         ranges=ranges,
@@ -165,19 +166,19 @@ def lock_text(pipeline: Pipeline, built: dict[str, Any]) -> str:
     settings = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     settings["pass"] = [
         {"use": entry["use"], **step.model_dump(mode="json", exclude_none=True)}
-        for entry, step in zip(recipe.passes, pipeline.passes())
+        for entry, step in zip(recipe.passes, passes_of(recipe, pipeline.allow_code))
     ]
     settings["lock"] = {
         "backend": built["build"]["backend"],
         "lowering": built["typing"],
         "versions": versions(),
         "fingerprints": {
-            "model": pipeline.print_of(pipeline.model_path),
-            "calibration_data": pipeline.data_print(recipe.calibration.data),
-            "evaluation_data": pipeline.data_print(recipe.evaluation.data),
-            "external_data": [pipeline.print_of(p) for p in (pipeline.header.external if pipeline.header else ())],
-            "ranges": pipeline.file_print(recipe.calibration.ranges),
-            "collection": pipeline.file_print(recipe.calibration.collection),
+            "model": pipeline.inputs.prints.of(pipeline.job.model_path),
+            "calibration_data": pipeline.inputs.prints.of_data(recipe.calibration.data),
+            "evaluation_data": pipeline.inputs.prints.of_data(recipe.evaluation.data),
+            "external_data": pipeline.inputs.prints.of_weights(),
+            "ranges": pipeline.inputs.prints.of_file(recipe.calibration.ranges),
+            "collection": pipeline.inputs.prints.of_file(recipe.calibration.collection),
         },
     }
     return tomli_w.dumps(settings)

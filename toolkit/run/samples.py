@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import DataError, QtoolError
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
-    from toolkit.run.keys import RunKeys
+    from toolkit.run.inputs import Inputs
 
 _DONE = "samples"
 
 
-def first_samples_fit(pipeline: RunKeys) -> None:
+def first_samples_fit(inputs: Inputs, key: Mapping[str, Any]) -> None:
     """Look at the first batch of the evaluation's samples, and run one through the float model and the metric.
 
     What has been looked at is remembered in the run folder, and not looked at again until one of these changes.
@@ -23,16 +24,15 @@ def first_samples_fit(pipeline: RunKeys) -> None:
         DataError: samples or labels do not fit the model or the metric.
         ModelError: onnxruntime cannot run the model.
     """
-    key = pipeline.samples_key()
-    if pipeline.folder.find(_DONE, key)[0]:
+    if inputs.job.folder.find(_DONE, key)[0]:
         return
-    data, _ = pipeline.evaluation_data(pipeline.source())
+    data, _ = inputs.evaluation_data(inputs.source())
     if data is not None:
-        fit(pipeline, data, pipeline.recipe.evaluation.batch)
-    pipeline.folder.store(_DONE, key, [])
+        fit(inputs, data, inputs.job.recipe.evaluation.batch)
+    inputs.job.folder.store(_DONE, key, [])
 
 
-def fit(pipeline: RunKeys, data: CalibrationData, count: int | None = None) -> None:
+def fit(inputs: Inputs, data: CalibrationData, count: int | None = None) -> None:
     """Look at ``count`` samples of the evaluation, at all where None, and run the first.
 
     Raises:
@@ -41,7 +41,7 @@ def fit(pipeline: RunKeys, data: CalibrationData, count: int | None = None) -> N
     """
     from toolkit.evaluation.metrics import check_labels, label_of
 
-    classes = _first(pipeline, data)
+    classes = _first(inputs, data)
     for sample in islice(data.samples(), count):
         if classes:
             try:
@@ -51,25 +51,25 @@ def fit(pipeline: RunKeys, data: CalibrationData, count: int | None = None) -> N
                 raise
 
 
-def _first(pipeline: RunKeys, data: CalibrationData) -> int:
+def _first(inputs: Inputs, data: CalibrationData) -> int:
     """Run the first sample, and give the number of classes that its label is one of; 0 where it is none."""
     from toolkit.evaluation.metrics import make_metric
     from toolkit.evaluation.outputs import widened
     from toolkit.graph.sessions import session
 
-    section, model = pipeline.recipe.evaluation, pipeline.source()
+    section, model = inputs.job.recipe.evaluation, inputs.source()
     # a metric of the user's may need as many as the evaluation gives it at once
     batch = next(iter(data.batches(section.batch if ":" in (section.metric or "") else 1)), None)
     if batch is None:
         raise DataError(
             f"there is no sample to measure on in {data.name}",
-            where=pipeline.recipe.locate("evaluation"),
+            where=inputs.job.recipe.locate("evaluation"),
             remedy="add [evaluation] data, or more samples",
         )
     outputs = session(model).run(batch.inputs)
     if section.metric is None:
         return 0
-    metric = make_metric(section.metric, section.output, pipeline.allow_code)
+    metric = make_metric(section.metric, section.output, inputs.job.allow_code)
     try:
         metric.update({name: widened(value) for name, value in outputs.items()}, batch.labels or {})
     except QtoolError as error:
@@ -78,7 +78,7 @@ def _first(pipeline: RunKeys, data: CalibrationData) -> int:
     except Exception as error:
         raise DataError(
             f"the metric '{section.metric}' failed on the first sample: {type(error).__name__}: {error}",
-            where=pipeline.recipe.locate("evaluation", "metric"),
+            where=inputs.job.recipe.locate("evaluation", "metric"),
             remedy="mend the metric, or the labels that it takes",
         ) from error
     return int(getattr(metric, "classes", 0))

@@ -16,8 +16,11 @@ from toolkit.backends.prepare import Bench
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
-from toolkit.run.pipeline import Pipeline
-from toolkit.run.steps import RunFolder
+from toolkit.run.checks import opened
+from toolkit.run.context import context_for
+from toolkit.run.folder import RunFolder
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
 
 pytestmark = pytest.mark.gpu
 
@@ -125,10 +128,10 @@ def recipe(folder, kind, faster=False, opened=False):
 
 def float16_latency(asked, folder):
     """The model as it comes, in float16, measured now: by profile."""
-    pipeline = Pipeline(asked, RunFolder(folder / "fp16"))
-    with pipeline.opened():
-        bench = Bench.of(pipeline.context(pipeline.source(), Journal()))
-        model, plan = bench.lowered(pipeline.source(), PrecisionPlan(), bench.settings)
+    inputs = Inputs(Job(asked, RunFolder(folder / "fp16")))
+    with opened(inputs.job):
+        bench = Bench.of(context_for(inputs, inputs.source(), Journal()))
+        model, plan = bench.lowered(inputs.source(), PrecisionPlan(), bench.settings)
         made = bench.build(model, plan, bench.settings, folder / "fp16.onnx")
     return {name: times["opt"] for name, times in made.latency.items()}
 

@@ -214,12 +214,9 @@ def test_an_engine_for_another_gpu_is_not_run(place, monkeypatch):
     monkeypatch.setattr(choose, "choose", lambda name: (RtxBackend(), "for the test"))
     for module in (gpu, rtx):
         monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA H200", "9.0"))
-    from toolkit.run.pipeline import Pipeline
     from toolkit.run.recipe import Recipe
-    from toolkit.run.steps import RunFolder
 
-    pipeline = Pipeline(Recipe.load(place / "digits.toml"), RunFolder(place / "out"))
-    found = refusal(pipeline)
+    found = refusal(Recipe.load(place / "digits.toml"))
     assert isinstance(found, BackendError) and "compute capability 8.9" in found.what and "has 9.0" in found.what
 
 

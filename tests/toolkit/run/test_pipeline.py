@@ -14,8 +14,10 @@ from tests.conftest import MODELS, OLD_ONNXRUNTIME, ROOT, build, digits_recipe, 
 from toolkit import Model, Ranges, Recipe, run
 from toolkit.base.errors import QtoolError
 from toolkit.cli.main import invoke
-from toolkit.run.pipeline import Pipeline
-from toolkit.run.steps import RunFolder
+from toolkit.run.folder import RunFolder
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
+from toolkit.run.keys import evaluation_key
 
 
 @pytest.fixture
@@ -127,7 +129,8 @@ def test_whether_samples_were_seen_is_part_of_the_key(tmp_path):
     for name in ("one", "two"):
         text = f'[model]\npath = "m.onnx"\n[calibration]\ndata = "own_data:{name}"\n[evaluation]\ndata = "own_data:two"\n'
         (tmp_path / "r.toml").write_text(text)
-        keys.append(Pipeline(Recipe.load(tmp_path / "r.toml"), RunFolder(tmp_path), allow_code=True)._evaluation_key())
+        job = Job(Recipe.load(tmp_path / "r.toml"), RunFolder(tmp_path), allow_code=True)
+        keys.append(evaluation_key(Inputs(job)))
     assert [key["seen by calibration"] for key in keys] == [False, True]
 
 

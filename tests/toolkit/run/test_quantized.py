@@ -18,9 +18,16 @@ from toolkit.base.code import import_path
 from toolkit.cli.main import invoke
 from toolkit.contract.journal import Journal
 from toolkit.graph.header import read_header
+from toolkit.run.folder import RunFolder
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
+from toolkit.run.keys import evaluation_key
 from toolkit.run.pipeline import Pipeline
 from toolkit.run.recipe import Recipe
-from toolkit.run.steps import RunFolder
+
+
+def inputs_of(place, allow_code=False):
+    return Inputs(Job(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"), allow_code))
 
 
 def integers(domain=""):
@@ -103,14 +110,14 @@ def test_with_strip_qdq_results_are_compared_with_the_float_model(place):
     quantized(place)
     text = GOOD.replace("[[pass]]", '[[pass]]\nuse = "strip_qdq"\n\n[[pass]]', 1)
     (place / "recipe.toml").write_text(text)
-    pipeline = Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))
+    inputs = inputs_of(place)
     samples = {"x": normal(2, 3, 4, 4, seed=9)}
     wanted = StripQDQ()(Model.load(place / "model.onnx"))
-    assert np.array_equal(infer(pipeline.reference(), samples)[0], infer(wanted, samples)[0])
-    assert not np.array_equal(infer(pipeline.source(), samples)[0], infer(wanted, samples)[0])
+    assert np.array_equal(infer(inputs.reference(), samples)[0], infer(wanted, samples)[0])
+    assert not np.array_equal(infer(inputs.source(), samples)[0], infer(wanted, samples)[0])
     # the quantized form of a model is its own reference only where nothing is stripped
     (place / "recipe.toml").write_text(GOOD)
-    plain = Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))
+    plain = inputs_of(place)
     assert plain.reference() is plain.source()
 
 
@@ -119,26 +126,26 @@ def test_the_pairs_are_taken_out_once_whoever_asks_first(place, monkeypatch):
     (place / "recipe.toml").write_text(GOOD.replace("[[pass]]", '[[pass]]\nuse = "strip_qdq"\n[[pass]]', 1))
     stripped, apply = [], StripQDQ.apply
     monkeypatch.setattr(StripQDQ, "apply", lambda self, *of: (stripped.append(self), apply(self, *of))[1])
-    pipeline = Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))
-    assert pipeline.reference() is not pipeline.source() and len(stripped) == 1
+    inputs = inputs_of(place)
+    assert inputs.reference() is not inputs.source() and len(stripped) == 1
 
 
 def test_strip_by_its_modules_name_counts_and_what_it_does_not_name_stays(place, capsys):
     quantized(place)
     strip = '[[pass]]\nuse = "{use}"\n{more}\n[[pass]]'
     (place / "mine_abc.py").write_text("from passes.strip_qdq import StripQDQ\n")
-    recipe, out = place / "recipe.toml", place / "out"
+    recipe = place / "recipe.toml"
     for use, more, told in (
         ("mine_abc:StripQDQ", "", False), ("strip_qdq", 'nodes = ["made_by_an_earlier_pass"]\n', True),
     ):  # fmt: skip
         recipe.write_text(GOOD.replace("[[pass]]", strip.format(use=use, more=more), 1))
-        pipeline = Pipeline(Recipe.load(recipe), RunFolder(out), allow_code=True)
+        inputs = inputs_of(place, allow_code=True)
         with import_path(place):
             journal = Journal()
-            pipeline.source(journal)
+            inputs.source(journal)
             assert any(event.rule == "quantized-source" for event in journal) == told
-            assert (pipeline.reference() is pipeline.source()) == told
-            assert pipeline.evaluate_key()["stripped"]
+            assert (inputs.reference() is inputs.source()) == told
+            assert evaluation_key(inputs)["stripped"]
 
 
 def test_operators_of_other_domains_are_not_taken_for_integer_ones(place):
@@ -153,7 +160,7 @@ def test_the_reference_is_part_of_the_keys(place):
     keys = []
     for text in (GOOD, GOOD.replace("[[pass]]", '[[pass]]\nuse = "strip_qdq"\n\n[[pass]]', 1)):
         (place / "recipe.toml").write_text(text)
-        keys.append(Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "none")).evaluate_key())
+        keys.append(evaluation_key(inputs_of(place)))
     assert keys[0] != keys[1]
 
 
@@ -175,8 +182,8 @@ def test_notes_on_a_model_are_said_to_whoever_asks(place):
     from toolkit.contract.journal import Journal
 
     quantized(place)
-    pipeline = Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))
-    pipeline.source()
+    inputs = inputs_of(place)
+    inputs.source()
     late = Journal()
-    pipeline.source(late)
+    inputs.source(late)
     assert [event.rule for event in late] == ["quantized-source"]

@@ -23,7 +23,7 @@ from toolkit.base.versions import module_file, module_fingerprint
 from toolkit.cli.main import invoke
 from toolkit.graph.header import model_files, read_header
 from toolkit.graph.onnx_file import write
-from toolkit.run.steps import RunFolder
+from toolkit.run.folder import RunFolder
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -380,13 +380,14 @@ def test_a_fingerprint_imports_nothing(place, monkeypatch):
 def test_a_data_file_that_is_named_like_code_is_data(place):
     (place / "data.npz").rename(place / "mine:data")
     recipe = Recipe.parse(GOOD.replace("data.npz", "mine:data"), place / "recipe.toml")
-    from toolkit.run.pipeline import Pipeline
+    from toolkit.run.checks import code_allowed
+    from toolkit.run.job import Job
 
-    pipeline = Pipeline(recipe, RunFolder(place / "out"))
-    pipeline.code_allowed()
+    job = Job(recipe, RunFolder(place / "out"))
+    code_allowed(job)
     (place / "mine:data").unlink()
     with pytest.raises(NotAllowedError):
-        pipeline.code_allowed()
+        code_allowed(job)
 
 
 # ---------------------------------------------------------------- the run folder
@@ -473,7 +474,7 @@ def test_escape_sequences_of_names_do_not_reach_the_terminal(place, capsys):
 
 def test_progress_lines_show_control_characters(capsys):
     from toolkit.base.progress import Terminal
-    from toolkit.run.steps import StepInfo
+    from toolkit.run.folder import StepInfo
 
     with Terminal() as terminal:
         terminal.step(StepInfo("passes", "done", 0.1, "a\x1b[31m was changed"))

@@ -1,0 +1,185 @@
+"""Bisection of a recipe's layers: by limits on the simulation or on engines, or by a command of the user's."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from toolkit.base.errors import QtoolError, did_you_mean
+from toolkit.base.files import sha256_json
+from toolkit.run.bisect_engine import EngineCheck
+from toolkit.run.job import Job
+from toolkit.run.quantizing import QuantizingRecipe, Samples, quantizing
+from toolkit.run.recipe import SHARES
+
+if TYPE_CHECKING:
+    from toolkit.evaluation.budget import Budget
+    from toolkit.search.bisect import Bisection, Check
+
+PLACES, KEPT = ("simulation", "engine"), ("fp16", "bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an answer has to keep; the recipe's budget counts where none is given."""
+
+    max_drop: float | None = None
+    min_sqnr_db: float | None = None
+    min_agreement: float | None = None
+    min_value: float | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any."""
+        return any(limit is not None for limit in vars(self).values())
+
+
+@dataclass(frozen=True)
+class Question:
+    """What ``qtool bisect`` is asked.
+
+    Attributes:
+        limits: an answer passes if it keeps these.
+        command: an answer passes if this command exits 0; ``{model}`` in it is the ONNX file's path.
+        on: what is checked: ``simulation`` or ``engine``.
+        precision: what the recipe fragment asks for, and kept layers run in: fp16, bf16 or fp32.
+        repeats: how often the ends are checked, to notice flaky checks.
+    """
+
+    limits: Limits = Limits()
+    command: str | None = None
+    on: str = "simulation"
+    precision: str = "fp16"
+    repeats: int = 2
+
+    def check(self, allow_code: bool) -> None:
+        """Refuse what cannot be asked, before anything is done.
+
+        Raises:
+            QtoolError: a word that is not known, a command that is not allowed, or a command and engines.
+        """
+        if self.command is not None and not allow_code:
+            raise QtoolError("--command runs a command of yours", remedy="add --allow-code")
+        if self.on not in PLACES:
+            raise QtoolError(f"--on is '{self.on}'", remedy=did_you_mean(self.on, PLACES))
+        if self.precision not in KEPT:
+            raise QtoolError(f"--precision is '{self.precision}'", remedy=did_you_mean(self.precision, KEPT))
+        if self.command is not None and self.on == "engine":
+            raise QtoolError("--command judges the ONNX model, and --on engine builds engines", remedy="leave out one")
+
+
+@dataclass(frozen=True)
+class Bisected:
+    """The result, and how many layers there were to choose from."""
+
+    found: Bisection
+    layers: int
+
+
+def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
+    """Find a smallest set of layers to keep float so that the check passes.
+
+    Raises:
+        QtoolError: the question or the recipe cannot be used, or the check fails with every layer float.
+    """
+    from toolkit.search import bisect as bisecting
+    from toolkit.search.sensitivity import fast
+
+    question.check(job.allow_code)
+    with quantizing(job, samples, question.on == "engine") as ready:
+        simulation = ready.simulation
+        limits = question.limits
+        log, content, on_engine = ready.hidden / "bisect.jsonl", None, None
+        check: Check
+        if limits.max_drop is not None and limits.max_drop > 1 and job.recipe.evaluation.metric in SHARES:
+            raise QtoolError(f"--max-drop is {limits.max_drop:g}", remedy="it is a share: 0.02 is 2 points")
+        if question.command is not None:
+            check = _CommandCheck(question.command, ready)
+        else:
+            if not limits.given:
+                limits = _recipes(job)
+            budget = _budget(limits, samples.data, ready)
+            if question.on == "engine":
+                check = on_engine = EngineCheck(ready, budget, question.precision)
+                content = on_engine.content
+                # a file of its own: a bisection of the simulation would begin it anew, and engines take long
+                log = ready.hidden / "bisect.engine.jsonl"
+            else:
+                check = _SimulationCheck(budget, ready)
+        if on_engine is not None:
+            fingerprint = on_engine.fingerprint()
+        else:
+            fingerprint = sha256_json([simulation.fingerprint(), question.command, vars(limits)])
+        found = bisecting.bisect(
+            simulation.names, check, log=log, repeats=question.repeats, precision=question.precision,
+            progress=job.progress, fingerprint=fingerprint, content=content,
+            likely=[group.name for group in fast(simulation).ranked()],
+        )  # fmt: skip
+        found.notes += ready.notes
+        if on_engine is not None:
+            found.notes += on_engine.notes()
+        return Bisected(found, len(simulation.names))
+
+
+def _recipes(job: Job) -> Limits:
+    budget = job.recipe.evaluation.budget
+    return Limits(budget.max_drop, budget.min_sqnr_db, budget.min_agreement, budget.min_value)
+
+
+def _budget(limits: Limits, data: str, ready: QuantizingRecipe) -> Budget:
+    """The limits as they are judged.
+
+    Raises:
+        QtoolError: a limit of the metric, and no labels to measure it with.
+    """
+    from toolkit.evaluation.budget import Budget
+    from toolkit.evaluation.metrics import make_metric
+
+    settings, better = ready.simulation.settings, True
+    asked = next((name for name in ("max_drop", "min_value") if getattr(limits, name) is not None), None)
+    named = ready.job.recipe.evaluation.metric
+    if asked is not None and settings.metric is None and named is not None:
+        raise QtoolError(
+            f"{asked} is a limit of the metric {named}, and the {data} data has no labels to measure it with",
+            remedy="use --data evaluation, or give --min-agreement or --min-sqnr-db",
+        )
+    if settings.metric is not None:
+        better = make_metric(settings.metric, settings.output, settings.allow_code).higher_is_better
+    return Budget(limits.max_drop, limits.min_value, limits.min_sqnr_db, limits.min_agreement, higher_is_better=better)
+
+
+@dataclass(frozen=True)
+class _SimulationCheck:
+    """Whether the simulation with these layers float keeps the limits."""
+
+    budget: Budget
+    ready: QuantizingRecipe
+
+    def __call__(self, kept: frozenset[str]) -> bool:
+        simulation = self.ready.simulation
+        return not self.budget.lacks(simulation.without(kept), simulation.runner.float_outcome)
+
+
+@dataclass(frozen=True)
+class _CommandCheck:
+    """Whether a command exits 0 on the model with these layers float."""
+
+    command: str
+    ready: QuantizingRecipe
+
+    def __call__(self, kept: frozenset[str]) -> bool:
+        model, _ = self.ready.candidate(kept, self.ready.context.rest)
+        path = self.ready.hidden / "bisect.onnx"
+        model.source = None
+        model.save(path)
+        words = [word.replace("{model}", str(path)) for word in shlex.split(self.command)]
+        if "{model}" not in self.command:
+            words.append(str(path))
+        try:
+            return subprocess.run(words, capture_output=True, check=False).returncode == 0
+        except OSError as error:
+            raise QtoolError(
+                f"the command cannot be run: {error}", where=self.command, remedy="check its path"
+            ) from error

@@ -1,0 +1,106 @@
+"""The statistics of a recipe's calibration, all or a share, collected apart from a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.base.code import import_path
+from toolkit.base.errors import QtoolError, RangesError, RecipeError
+from toolkit.base.files import sha256_json
+from toolkit.contract.journal import Journal
+from toolkit.run.calibrator import calibrator
+from toolkit.run.checks import input_files, inputs_exist, names_exist
+from toolkit.run.context import context_for
+from toolkit.run.guard import refuse_writing_over
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
+from toolkit.run.recipe_passes import passes_of
+
+if TYPE_CHECKING:
+    from toolkit.calibration.collection import Collection
+    from toolkit.contract.ranges import Ranges
+    from toolkit.graph.model import Model
+
+
+def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
+    """Collect the statistics and keep them in ``target``.
+
+    The run folder is not taken: the shards of one recipe may be collected side by side.
+
+    Args:
+        job: the recipe at work.
+        shard: (i, n): every n-th sample, starting with the i-th, counted from 1.
+        target: where the result is kept; an unfinished collection is kept beside it, and gone on from.
+
+    Raises:
+        QtoolError: an input is missing, or ``target`` is one of them.
+        RecipeError: the recipe has no calibration data.
+        RangesError: there are no samples.
+    """
+    inputs_exist(job)
+    refuse_writing_over(input_files(job), target)
+    with import_path(job.recipe.folder if job.allow_code else None):
+        names_exist(job)
+        found = _collected(Inputs(job), shard, target)
+    found.save(target)
+    return found
+
+
+class _Collected(QtoolError):
+    """Ends the passes once the statistics are there: what they would do with ranges is of no concern."""
+
+
+def _collected(inputs: Inputs, shard: tuple[int, int], target: Path) -> Collection:
+    """The statistics that a run of the recipe would collect when a pass first asks for ranges.
+
+    The passes before that one are applied, since calibration sees the graph that they leave.
+    """
+    from toolkit.calibration.collect import collect
+    from toolkit.contract.passes import Sequence as PassSequence
+
+    job = inputs.job
+    if job.recipe.calibration.data is None and job.recipe.calibration.random is None:
+        raise RecipeError(
+            "there is nothing to calibrate with",
+            where=job.recipe.locate("calibration"),
+            remedy='add [calibration] data = "..."',
+        )
+    journal = Journal()
+    source = inputs.source(journal)
+    model = source.copy()
+    steps = passes_of(job.recipe, job.allow_code)
+    data = inputs.calibration_data(model, journal)
+    assert data is not None
+    settings = calibrator(inputs, data, journal)
+    context = context_for(inputs, model, journal)
+    made: list[Collection] = []
+
+    def provide(model: Model, tensors: Sequence[str] | None) -> Ranges:
+        taps, scalars = settings.taps(model, tensors)
+        key = sha256_json([model.fingerprint(), taps, scalars, data.fingerprint(), settings.memory, shard])
+        made.append(
+            collect(
+                model,
+                taps,
+                data,
+                data.profiles,
+                scalars=scalars,
+                batch=settings.batch,
+                memory=settings.memory,
+                progress=job.progress,
+                checkpoint=target.with_name(f".{target.name}-{key[:12]}.part"),
+                shard=shard,
+            )
+        )
+        raise _Collected("the statistics are collected")
+
+    context.provider = provide
+    try:
+        PassSequence(passes=steps)(model, context)
+        # a run looks at the float model where no pass asks for ranges
+        provide(source, None)
+    except _Collected:
+        return made[0]
+    raise RangesError("nothing was collected")

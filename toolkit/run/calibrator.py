@@ -1,0 +1,123 @@
+"""The recipe's calibration, and the statistics that it begins with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.base.errors import RangesError, RecipeError, did_you_mean
+from toolkit.base.files import sha256_json
+from toolkit.base.versions import code_fingerprint
+from toolkit.contract.journal import Journal
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
+from toolkit.run.recipe import Recipe
+
+if TYPE_CHECKING:
+    from toolkit.calibration.collection import Collection
+    from toolkit.calibration.provider import Calibrator
+    from toolkit.data.dataset import CalibrationData
+    from toolkit.graph.model import Model
+
+
+def calibrator(inputs: Inputs, data: CalibrationData | None, journal: Journal) -> Calibrator:
+    """The recipe's calibration over ``data``; what it collects is kept in the run folder.
+
+    ``data`` may be None where the recipe names a collection.
+    """
+    from toolkit.base.precision import Precision
+    from toolkit.calibration.provider import Calibrator
+    from toolkit.data.dataset import CalibrationData
+
+    job = inputs.job
+    section = job.recipe.calibration
+    collected = _collected(job)
+    if data is None:
+        data = CalibrationData.open([], inputs.source(), job.profiles)
+    data_print = [data.fingerprint(), len(data)] if collected is None else []
+    fp8 = any(p["use"] == "insert_qdq" and p.get("dtype") == "fp8" for p in job.recipe.passes)
+
+    def keep(model: Model, taps: list[str], scalars: list[str]) -> Path:
+        key = [
+            model.fingerprint(),
+            taps,
+            scalars,
+            data_print,
+            section.batch,
+            section.device,
+            section.outside,
+            section.mask,
+            repr(job.profiles),
+            code_fingerprint(),
+        ]
+        return job.folder.hidden / f"collection-{sha256_json(key)[:20]}.npz"
+
+    given = None
+    if section.ranges is not None:
+        from toolkit.calibration.interchange import read_ranges
+
+        given = read_ranges(job.recipe.resolve(section.ranges))
+    return Calibrator(
+        data,
+        section.method,
+        section.percentile,
+        Precision.FP8 if fp8 else Precision.INT8,
+        section.methods,
+        section.weights,
+        section.batch,
+        _bytes(section.memory, job.recipe),
+        section.manual,
+        given,
+        section.ranges_use,
+        journal,
+        job.progress,
+        keep,
+        collected,
+        section.device,
+        job.recipe.engine.tactic_sources,
+    )
+
+
+def _collected(job: Job) -> Collection | None:
+    """The collection that the recipe names.
+
+    Raises:
+        RangesError: it is none, parts of it are missing, or it knows other profiles.
+    """
+    from toolkit.calibration.collection import Collection
+    from toolkit.data.sample import EVERYTHING
+
+    name = job.recipe.calibration.collection
+    if name is None:
+        return None
+    path = job.recipe.resolve(name)
+    found = Collection.load(path)
+    if found.missing_parts:
+        raise RangesError(
+            f"the collection lacks the parts {', '.join(found.missing_parts)}",
+            where=str(path),
+            remedy="join all parts with qtool merge",
+        )
+    known = job.profiles.names or [EVERYTHING]
+    odd = sorted(set(found.profiles) - set(known))
+    if odd:
+        raise RangesError(
+            f"the collection has samples of profile '{odd[0]}', which the recipe does not have",
+            where=str(path),
+            remedy=did_you_mean(odd[0], known),
+        )
+    return found
+
+
+def _bytes(text: str | None, recipe: Recipe) -> int | None:
+    if text is None:
+        return None
+    units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+    number = text.strip().upper().rstrip("KMGB")
+    unit = text.strip().upper()[len(number) :].strip()
+    try:
+        return int(float(number) * units[unit])
+    except (ValueError, KeyError) as error:
+        raise RecipeError(
+            f"memory is '{text}'", where=recipe.locate("calibration", "memory"), remedy="write it as '2GB'"
+        ) from error

@@ -1,0 +1,63 @@
+"""A recipe at work: with its run folder, and what the user allows and wants to see."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.base.profiles import Profiles
+from toolkit.run.folder import RunFolder
+from toolkit.run.recipe import Recipe
+
+if TYPE_CHECKING:
+    from toolkit.contract.passes import Progress
+    from toolkit.graph.header import Header
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    return None
+
+
+@dataclass
+class Job:
+    """One recipe in one run folder.
+
+    Attributes:
+        recipe: the recipe.
+        folder: the run folder.
+        allow_code: whether the recipe may name code (``module:Name``).
+        progress: called with what is being done, how much is done, and of how much.
+    """
+
+    recipe: Recipe
+    folder: RunFolder
+    allow_code: bool = False
+    progress: Progress = _silent
+
+    @cached_property
+    def profiles(self) -> Profiles:
+        """The recipe's shape profiles."""
+        return self.recipe.profiles()
+
+    @cached_property
+    def model_path(self) -> Path:
+        """The file of the float model, absolute."""
+        return self.recipe.resolve(self.recipe.model.path)
+
+    @cached_property
+    def header(self) -> Header | None:
+        """Names of inputs and outputs and files of weights; None where the model file cannot be parsed."""
+        from toolkit.graph.header import read_header
+
+        return read_header(self.model_path)
+
+    def place(self, path: str) -> Path:
+        """A path of the recipe; links are not followed."""
+        return self.recipe.folder / Path(path).expanduser()
+
+    def names_code(self, data: str) -> bool:
+        """Whether a setting names code, ``module:Name``, rather than a file that is called so."""
+        return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", data) is not None and not self.place(data).exists()

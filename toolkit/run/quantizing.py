@@ -1,0 +1,183 @@
+"""A recipe up to its quantizing pass, with the simulation that sensitivity and bisection measure on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.base.errors import DataError, QtoolError, RecipeError
+from toolkit.base.precision import FLOATS, Precision
+from toolkit.base.text import count
+from toolkit.contract.journal import Journal
+from toolkit.run.checks import names_exist, opened
+from toolkit.run.context import context_for
+from toolkit.run.device import refusal
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
+from toolkit.run.recipe_passes import passes_of
+
+if TYPE_CHECKING:
+    from toolkit.contract.passes import Context, Pass
+    from toolkit.graph.model import Model
+    from toolkit.simulation.simulation import Simulation
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the simulation is measured on.
+
+    Attributes:
+        data: ``calibration`` or ``evaluation``.
+        most: use at most this many; all where None.
+        batch: samples to run at once.
+    """
+
+    data: str = "calibration"
+    most: int | None = None
+    batch: int = 64
+
+
+@dataclass
+class QuantizingRecipe:
+    """A recipe up to its quantizing pass.
+
+    Attributes:
+        inputs: the recipe's model and samples.
+        model: the graph after the passes before it.
+        context: with ranges and plan.
+        step: the quantizing pass.
+        later: the passes behind it.
+        simulation: with a switch for every layer that the recipe quantizes.
+        notes: what the reader should know of these layers.
+    """
+
+    inputs: Inputs
+    model: Model
+    context: Context
+    step: Pass
+    later: list[Pass]
+    simulation: Simulation
+    notes: list[str]
+
+    @property
+    def job(self) -> Job:
+        """The recipe at work."""
+        return self.inputs.job
+
+    @property
+    def hidden(self) -> Path:
+        """Where resumable files are kept."""
+        return self.job.folder.hidden
+
+    def candidate(self, kept: frozenset[str], precision: Precision) -> tuple[Model, Context]:
+        """The model with pairs on all layers but ``kept``, and the context with its plan; nothing here changes."""
+        from toolkit.contract.passes import find
+
+        model, context = self.model.copy(), context_for(self.inputs, self.model, self.context.journal)
+        context.known_ranges = self.context.known_ranges
+        context.plan = self.context.plan.copy()
+        for name in sorted(kept):
+            context.plan.ask(name, precision, "kept float by bisect")
+        own = find("insert_qdq")
+        # pairs that do not pay stay in: the simulation knows nothing of times, and the question is which ones harm
+        settings = {**self.step.model_dump(include=set(own.model_fields)), "only_if_faster": False}
+        own(**settings)(model, context)
+        return model, context
+
+
+@contextmanager
+def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[QuantizingRecipe]:
+    """Apply a recipe's passes up to insert_qdq or search_precision and make the simulation.
+
+    Raises:
+        QtoolError: ``on_engine``, and no engine can be built and run here; nothing has been done then.
+        RecipeError: the recipe quantizes nothing.
+        DataError: there are no samples.
+    """
+    from toolkit.simulation.simulation import Settings, Simulation, with_labels
+    from toolkit.simulation.switches import wanted_tensors
+
+    if on_engine:
+        _raise_without_gpu(job)
+    recipe, inputs = job.recipe, Inputs(job)
+    where = str(recipe.path or "the recipe")
+    with opened(job):
+        names_exist(job)
+        journal = Journal()
+        model = inputs.source(journal).copy()
+        context = context_for(inputs, model, journal)
+        step: Any = None
+        steps = passes_of(recipe, job.allow_code)
+        for number, one in enumerate(steps):
+            if hasattr(one, "judge") and hasattr(one, "activation_matmul"):
+                step, later = one, steps[number + 1 :]
+                break
+            one(model, context)
+        if step is None:
+            raise RecipeError("the recipe quantizes nothing", where=where, remedy="add a pass insert_qdq")
+        placement = step.placement(model, context)
+        step.raise_opset(model, placement)
+        judge = step.judge(model, context)
+        facts = model.facts(context.profiles)
+        ranges = context.ranges(model, wanted_tensors(model, facts, judge, step.activation_matmul))
+        notes = _left_float(step, later, model, context)
+        judge = step.judge(model, context)
+        if samples.data == "evaluation":
+            found = inputs.evaluation_data(model)[0]
+        else:
+            found = inputs.calibration_data(model)
+        if found is None:
+            raise DataError("there are no samples", where=where, remedy="give [calibration] data")
+        metric = recipe.evaluation.metric
+        labelled = with_labels(found) if metric is not None else None
+        settings = Settings(
+            Precision(step.dtype), step.activation_matmul, step.weights, metric if labelled is not None else None,
+            recipe.evaluation.output, samples.batch, samples.most, allow_code=job.allow_code,
+        )  # fmt: skip
+        simulation = Simulation(model, ranges, labelled or found, context.profiles, judge, settings)
+        yield QuantizingRecipe(inputs, model, context, step, later, simulation, notes)
+
+
+def _raise_without_gpu(job: Job) -> None:
+    found = refusal(job.recipe)
+    if found is not None:
+        remedy = f"{found.remedy}, or leave out --on engine to bisect on the simulation"
+        raise type(found)(found.what, where=found.where or "--on engine", remedy=remedy)
+
+
+def _left_float(step: Any, later: list[Pass], model: Model, context: Context) -> list[str]:
+    """Ask for float for the layers whose pairs the passes behind the quantizing one take out again; a note on them."""
+    from toolkit.contract.passes import Context, find
+
+    if not later:
+        return []
+    own = find("insert_qdq")
+    settings = {**step.model_dump(include=set(own.model_fields)), "only_if_faster": False}
+    trial = model.copy()
+    apart = Context(profiles=context.profiles, rest=context.rest, provider=context.provider,
+                    known_ranges=context.known_ranges, plan=context.plan.copy(),
+                    services={**context.services, "dry_run": True})  # fmt: skip
+    own(**settings)(trial, apart)
+    quantized = {name for name, ask in apart.plan.items() if ask.precision.quantized}
+    try:
+        for one in later:
+            one(trial, apart)
+    except QtoolError as error:
+        return [f"what the passes behind {step.title()} keep float is not known: {error}"]
+    left = {}
+    for node, _ in trial.walk():
+        reads_pairs = any(maker.op == "DequantizeLinear" for tensor in node.inputs for maker in tensor.inputs)
+        if node.name in quantized and not reads_pairs:
+            ask = apart.plan.get(node.name)
+            left[node.name] = ask.precision if ask is not None and ask.precision in FLOATS else context.rest
+    for name, precision in left.items():
+        context.plan.ask(name, precision, "a pass behind the quantizing one keeps it float")
+    if not left:
+        return []
+    return [
+        f"{count(len(left), 'layer')} that {step.title()} quantizes and a later pass makes float again count as float; "
+        f"move that pass before {step.title()} to quantize what is left with that in mind"
+    ]

@@ -1,0 +1,50 @@
+"""Sensitivity of a recipe's layers, measured in its run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from toolkit.run.job import Job
+from toolkit.run.quantizing import Samples, quantizing
+
+if TYPE_CHECKING:
+    from toolkit.search.sensitivity import Sensitivity
+    from toolkit.search.weak_spots import WeakSpot
+
+
+@dataclass(frozen=True)
+class MeasuredSensitivity:
+    """The result, the file that holds it, and why the worst layers are bad."""
+
+    found: Sensitivity
+    file: Path
+    weak_spots: list[WeakSpot]
+
+
+def measure_sensitivity(job: Job, samples: Samples, fast: bool = False, processes: int = 1) -> MeasuredSensitivity:
+    """What quantizing each layer alone costs, and what keeping it alone saves; written to sensitivity.json.
+
+    Args:
+        job: the recipe at work.
+        samples: what is measured on.
+        fast: estimate for at most ten float inferences.
+        processes: processes to share the exact measurement.
+
+    Raises:
+        QtoolError: the recipe quantizes nothing, or there are no samples.
+    """
+    from toolkit.search import sensitivity as measuring
+    from toolkit.search.weak_spots import weak_spots
+
+    with quantizing(job, samples) as ready:
+        log = ready.hidden / ("sensitivity_fast.jsonl" if fast else "sensitivity.jsonl")
+        if fast:
+            found = measuring.fast(ready.simulation, log=log, progress=job.progress)
+        else:
+            found = measuring.exact(ready.simulation, processes=processes, log=log, progress=job.progress)
+        found.notes += ready.notes
+        file = job.folder.path / "sensitivity.json"
+        found.save(file)
+        return MeasuredSensitivity(found, file, weak_spots(ready.simulation, found))
