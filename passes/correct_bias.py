@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
+from toolkit.base.types import Array
 from toolkit.contract.passes import Context, Pass
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import make_constant
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
-
-Array = np.ndarray[Any, Any]
 
 
 class CorrectBias(Pass):

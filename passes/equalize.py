@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
+from toolkit.base.types import Array
 from toolkit.contract.passes import Context, Pass
 from toolkit.graph.layer_weights import LayerWeights
 from toolkit.graph.model import Model
 
-Array = np.ndarray[Any, Any]
 _LAYERS = ("Conv", "Gemm")
 _THROUGH = frozenset(
     {"Relu", "LeakyRelu", "PRelu", "Identity", "Dropout", "MaxPool", "AveragePool", "GlobalAveragePool"}

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.base.types import Array
 from toolkit.contract.passes import Context, Pass
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import make_constant
-
-Array = np.ndarray[Any, Any]
 
 
 class FoldBatchNorm(Pass):

@@ -24,9 +24,9 @@ from toolkit.placement.ops import TARGETS
 if TYPE_CHECKING:
     from toolkit.evaluation.budget import Budget
     from toolkit.search.cost import CostModel
-    from toolkit.search.gpus import Gpu
+    from toolkit.search.gpus import GpuSpec
     from toolkit.search.layer_times import LayerTimes
-    from toolkit.search.search import Found
+    from toolkit.search.search import SearchResult
     from toolkit.search.times import EngineTimes
     from toolkit.simulation.simulation import Simulation
 
@@ -175,7 +175,7 @@ class SearchPrecision(InsertQDQ):
                 simulation, before = tried, after
         return simulation
 
-    def _search(self, model: Model, simulation: Simulation, context: Context) -> Found:
+    def _search(self, model: Model, simulation: Simulation, context: Context) -> SearchResult:
         from toolkit.search.cost import CostModel
         from toolkit.search.search import Search
         from toolkit.search.search_doubt import doubtful, gives_up_too_much
@@ -198,7 +198,7 @@ class SearchPrecision(InsertQDQ):
                 if (seconds := engines.whole(end)) is not None:
                     cost.learn(end, seconds)
 
-        def run(demand: Budget, best: Path | None) -> tuple[Search, Found]:
+        def run(demand: Budget, best: Path | None) -> tuple[Search, SearchResult]:
             search = Search(
                 simulation, demand, cost, prefer=prefer, evaluations=self.evaluations,
                 try_ranges=self.try_ranges, log=folder / f"{self._record}.jsonl" if folder else None,
@@ -248,7 +248,7 @@ class SearchPrecision(InsertQDQ):
         return found
 
     def _lowered(
-        self, found: Found, model: Model, simulation: Simulation, budget: Budget, context: Context
+        self, found: SearchResult, model: Model, simulation: Simulation, budget: Budget, context: Context
     ) -> dict[str, float]:
         """What the chosen plan lacks in its real types, where its layers are to blame; layers kept float run in
         ``rest`` then, which the simulation computes in float32.
@@ -281,7 +281,7 @@ class SearchPrecision(InsertQDQ):
         )  # fmt: skip
         return {}
 
-    def _in_types(self, model: Model, context: Context, found: Found | None) -> Model:
+    def _in_types(self, model: Model, context: Context, found: SearchResult | None) -> Model:
         """The model as it will run: with the plan's pairs, or without any, lowered to ``rest``."""
         from toolkit.backends.lowering import lower
 
@@ -296,7 +296,7 @@ class SearchPrecision(InsertQDQ):
         observed = apart.known_ranges.observed if apart.known_ranges is not None else None
         return lower(trial, apart.plan, rest=context.rest, observed=observed, journal=Journal()).model
 
-    def _earlier(self, simulation: Simulation, context: Context, gpu: Gpu) -> LayerTimes:
+    def _earlier(self, simulation: Simulation, context: Context, gpu: GpuSpec) -> LayerTimes:
         """The layer times of the runs that ``times`` names; none where it names none."""
         from toolkit.search.layer_times import LayerTimes
         from toolkit.search.times import earlier_times
@@ -306,7 +306,7 @@ class SearchPrecision(InsertQDQ):
             return LayerTimes()
         return earlier_times(given, simulation.names, Precision(self.dtype), context, gpu.name)
 
-    def _engines(self, model: Model, simulation: Simulation, context: Context, gpu: Gpu) -> EngineTimes | None:
+    def _engines(self, model: Model, simulation: Simulation, context: Context, gpu: GpuSpec) -> EngineTimes | None:
         """Where engines are measured for the search; None where they are not, with a note where one may expect it."""
         from toolkit.base.gpu import find_gpu
         from toolkit.search.gpus import known_as
@@ -351,7 +351,13 @@ class SearchPrecision(InsertQDQ):
         return pipeline.folder.hidden if pipeline is not None else context.services.get("folder")
 
     def _report(
-        self, found: Found, simulation: Simulation, cost: CostModel, budget: Budget, prefer: str, context: Context
+        self,
+        found: SearchResult,
+        simulation: Simulation,
+        cost: CostModel,
+        budget: Budget,
+        prefer: str,
+        context: Context,
     ) -> None:
         from toolkit.base.files import write_json
         from toolkit.search.search_record import record
@@ -381,7 +387,7 @@ class SearchPrecision(InsertQDQ):
         for note in found.notes:
             context.journal.noted(note, rule="search")
 
-    def _take(self, found: Found, model: Model, context: Context) -> None:
+    def _take(self, found: SearchResult, model: Model, context: Context) -> None:
         """Write the plan's float layers and its ranges where insert_qdq will find them."""
         from toolkit.search.search_words import kept_reason, work_shares
 

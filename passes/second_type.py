@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from passes.search_precision import SearchPrecision
 
 
-def try_second_type(
-    search: SearchPrecision, model: Model, plain: Model, kept: Sequence[str], context: Context
-) -> None:
+def try_second_type(search: SearchPrecision, model: Model, plain: Model, kept: Sequence[str], context: Context) -> None:
     """Quantize to ``search.also`` as many of the layers kept float as the budget allows, in place.
 
     Args:

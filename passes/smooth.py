@@ -8,12 +8,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
+from toolkit.base.types import Array
 from toolkit.contract.passes import Context, Pass
 from toolkit.graph.layer_weights import LayerWeights
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import make_constant, make_node
 
-Array = np.ndarray[Any, Any]
 _SMALL = 1e-5
 
 

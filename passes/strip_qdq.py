@@ -16,7 +16,7 @@ from toolkit.graph.model import Model
 from toolkit.graph.select import choose
 from toolkit.graph.tensors import FLOAT_TYPES, make_constant, make_node, onnx_type, reroute
 from toolkit.placement.ops import DEQUANTIZE, MOVERS, POOLS, QUANTIZE
-from toolkit.placement.qdq import Found, pairs_of
+from toolkit.placement.qdq import ExistingPair, pairs_of
 
 
 class StripQDQ(Pass):
@@ -51,7 +51,7 @@ class StripQDQ(Pass):
             context.known_ranges = known
             context.journal.noted(f"the scales of {len(kept)} activations are kept as ranges", rule="kept-ranges")
 
-    def _strip(self, model: Model, graph: gs.Graph, pair: Found, context: Context) -> None:
+    def _strip(self, model: Model, graph: gs.Graph, pair: ExistingPair, context: Context) -> None:
         node, result = pair.dequantize, pair.dequantize.outputs[0]
         source = pair.tensor
         if pair.quantize is None:
@@ -70,7 +70,7 @@ class StripQDQ(Pass):
             context.journal.noted(f"output '{result.name}' came from a pair; an Identity keeps its name", rule="output")
 
 
-def _clamps_at_zero(pair: Found) -> bool:
+def _clamps_at_zero(pair: ExistingPair) -> bool:
     """Whether the smallest value a pair can hold is 0, so that it does a ReLU's work."""
     if pair.zero is None or pair.zero.size != 1 or pair.zero.dtype not in (np.uint8, np.int8):
         return False
@@ -92,7 +92,7 @@ def _never_negative(model: Model, tensor: gs.Tensor) -> bool:
     return True
 
 
-def _clamp(model: Model, graph: gs.Graph, pair: Found, source: gs.Tensor, context: Context) -> gs.Tensor:
+def _clamp(model: Model, graph: gs.Graph, pair: ExistingPair, source: gs.Tensor, context: Context) -> gs.Tensor:
     """Put back the activation that a quantizer removed because its own clamping does the same.
 
     onnxruntime drops Relu and Clip in front of an asymmetric pair; without them the float model is another one.
@@ -113,7 +113,7 @@ def _clamp(model: Model, graph: gs.Graph, pair: Found, source: gs.Tensor, contex
     return result
 
 
-def _in_given_type(model: Model, graph: gs.Graph, pair: Found, source: gs.Tensor, context: Context) -> gs.Tensor:
+def _in_given_type(model: Model, graph: gs.Graph, pair: ExistingPair, source: gs.Tensor, context: Context) -> gs.Tensor:
     """The float tensor in the type that a pair gives: from opset 19 on a pair may read float32 and give float16.
 
     Both types are those of the scales (ONNX's Changelog.md, QuantizeLinear-19 and DequantizeLinear-19).
@@ -130,7 +130,7 @@ def _in_given_type(model: Model, graph: gs.Graph, pair: Found, source: gs.Tensor
     return cast
 
 
-def _amax(pair: Found) -> float | None:
+def _amax(pair: ExistingPair) -> float | None:
     """The magnitude a pair can hold: for uint8 the farther end from its zero point."""
     if pair.scale is None:
         return None
@@ -144,7 +144,7 @@ def _amax(pair: Found) -> float | None:
     return scale * (precision.max if precision is not None and precision.quantized else 127.0)
 
 
-def _float_weight(model: Model, pair: Found, result: gs.Tensor) -> gs.Constant:
+def _float_weight(model: Model, pair: ExistingPair, result: gs.Tensor) -> gs.Constant:
     """The float values of a stored weight: (q - zero point) * scale, by channel or block where the scale is so."""
     stored = model.constant(pair.tensor)
     scale = model.constant(pair.dequantize.inputs[1])

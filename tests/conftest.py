@@ -14,12 +14,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit import Context, Model, Ranges
+from toolkit.base.types import Array
 from toolkit.contract.ranges import Range
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-Array = np.ndarray[Any, Any]
 
 
 @pytest.fixture(autouse=True, scope="session")

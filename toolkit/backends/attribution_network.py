@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from toolkit.backends.flow import Flow, is_constant
 from toolkit.backends.layer import Actual, Build, Layer
 from toolkit.backends.program import operands
-from toolkit.backends.reasons import Asked, compare
+from toolkit.backends.reasons import NodeRequest, compare
 from toolkit.base.precision import FLOATS, Precision
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
@@ -62,7 +62,9 @@ class NetworkAttribution:
         names = tuple(dict.fromkeys(layer.name for layer in layers))
         precision, why = self._precision(node, layers)
         asked = self.plan.get(node.name)
-        status, reason = compare(Asked(node, asked.precision if asked else None), precision, why, self.flow, self._word)
+        status, reason = compare(
+            NodeRequest(node, asked.precision if asked else None), precision, why, self.flow, self._word
+        )
         if node.op in _BRANCHING:
             reason = "the nodes of its branches have lines of their own"
         verdict = self.flow.verdict(node)

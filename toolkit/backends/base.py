@@ -12,6 +12,7 @@ import pydantic
 
 from toolkit.backends.layer import Build
 from toolkit.base.profiles import Profiles
+from toolkit.base.progress import Progress, silent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,13 +20,8 @@ if TYPE_CHECKING:
     from toolkit.contract.plan import PrecisionPlan
     from toolkit.contract.ranges import Ranges
 
-Log = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
+LogLine = Callable[[str], None]
 Typing = Literal["strong", "weak"]
-
-
-def quiet(*_: object) -> None:
-    """A log and a progress bar that say nothing."""
 
 
 class EngineSettings(pydantic.BaseModel):
@@ -138,8 +134,8 @@ class Backend(Protocol):
         model_path: Path,
         profiles: Profiles,
         settings: EngineSettings,
-        log: Log = quiet,
-        progress: Progress = quiet,
+        log: LogLine = silent,
+        progress: Progress = silent,
         extras: Extras | None = None,
     ) -> Build:
         """Build an engine and learn what can be known of its layers.

@@ -24,7 +24,7 @@ CLASSES = {
 _QUANTILE, _CUTOFF = 0.9999, 1.0
 
 
-class _Batches:
+class _ServedBatches:
     """The batches one after another, from their files; counts what was served."""
 
     def __init__(self, files: list[str]) -> None:
@@ -58,7 +58,7 @@ class Calibration:
                 where=self._where,
                 remedy='use calibrator = "ranges", or Q/DQ pairs',
             )
-        self._batches = _Batches(list(request["batches"]))
+        self._batches = _ServedBatches(list(request["batches"]))
         self._shapes = self._opt_shapes(request, inputs)
         self._check()
         self._cache = Path(request["calibration_cache"]) if request["calibration_cache"] else None

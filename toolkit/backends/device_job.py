@@ -11,8 +11,7 @@ from toolkit.backends.runner import EngineRunner
 from toolkit.backends.worker import Talk
 from toolkit.base.errors import BackendError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
-
-Array = np.ndarray[Any, Any]
+from toolkit.base.types import Array
 
 
 def run_batches(request: dict[str, Any], talk: Talk) -> dict[str, Any]:

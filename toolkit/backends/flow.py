@@ -22,7 +22,7 @@ _ORDINALS = ("first", "second", "third", "fourth")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ComputeType:
     """Whether a node computes in a quantized type.
 
     Attributes:
@@ -47,7 +47,7 @@ class Flow:
     def __init__(self, model: Model, refuted: Mapping[str, str] | None = None) -> None:
         self._refuted = dict(refuted or {})
         self.nodes: dict[str, gs.Node] = {node.name: node for node, _ in model.walk()}
-        self._verdicts: dict[str, Verdict] = {}
+        self._verdicts: dict[str, ComputeType] = {}
 
     def pair_type(self, node: gs.Node) -> Precision | None:
         """The quantized type of a QuantizeLinear or DequantizeLinear."""
@@ -98,17 +98,17 @@ class Flow:
                         found[reader.name] = reader
         return list(found.values())
 
-    def verdict(self, node: gs.Node) -> Verdict:
+    def verdict(self, node: gs.Node) -> ComputeType:
         """Whether ``node`` computes in a quantized type by TensorRT's rules for explicit quantization."""
         if node.name not in self._verdicts:
             # Residual additions ask about the convolution before them, never in a circle: graphs are acyclic.
             found = self._judge(node)
             if found.precision is not None and node.name in self._refuted:
-                found = Verdict(None, f"{found.reason}, and yet {self._refuted[node.name]}")
+                found = ComputeType(None, f"{found.reason}, and yet {self._refuted[node.name]}")
             self._verdicts[node.name] = found
         return self._verdicts[node.name]
 
-    def _judge(self, node: gs.Node) -> Verdict:
+    def _judge(self, node: gs.Node) -> ComputeType:
         if node.op in TARGETS:
             return self._by_inputs(node, node.inputs[:2])
         if node.op == "Concat":
@@ -117,28 +117,28 @@ class Flow:
             return self._between(node)
         if node.op in MOVERS:
             return self._moved(node)
-        return Verdict(None, f"{node.op} has no quantized kernel")
+        return ComputeType(None, f"{node.op} has no quantized kernel")
 
-    def _by_inputs(self, node: gs.Node, tensors: list[gs.Tensor]) -> Verdict:
+    def _by_inputs(self, node: gs.Node, tensors: list[gs.Tensor]) -> ComputeType:
         sources = [self.source(tensor) for tensor in tensors]
         missing = [i for i, source in enumerate(sources) if source is None]
         if missing:
             if len(missing) == len(sources):
-                return Verdict(None, "none of its inputs is quantized")
+                return ComputeType(None, "none of its inputs is quantized")
             if missing == [0] and node.op in TARGETS and is_constant(tensors[1]):
-                return Verdict(None, f"only its weights are quantized, its input '{tensors[0].name}' is not")
+                return ComputeType(None, f"only its weights are quantized, its input '{tensors[0].name}' is not")
             if missing == [1] and node.op in TARGETS and is_constant(tensors[1]):
-                return Verdict(None, f"its weights '{tensors[1].name}' are not quantized")
+                return ComputeType(None, f"its weights '{tensors[1].name}' are not quantized")
             places = " and ".join(f"its {_ordinal(i)} input '{tensors[i].name}'" for i in missing)
-            return Verdict(None, f"{places} {'is' if len(missing) == 1 else 'are'} not quantized")
+            return ComputeType(None, f"{places} {'is' if len(missing) == 1 else 'are'} not quantized")
         types = [self.pair_type(source) for source in sources if source is not None]
         if len(set(types)) > 1:
             words = " and ".join(dict.fromkeys(str(t) for t in types))
-            return Verdict(None, f"its inputs are quantized to different types: {words}")
+            return ComputeType(None, f"its inputs are quantized to different types: {words}")
         names = ", ".join(dict.fromkeys(f"'{source.name}'" for source in sources if source is not None))
-        return Verdict(types[0], f"all its inputs are quantized, by {names}")
+        return ComputeType(types[0], f"all its inputs are quantized, by {names}")
 
-    def _between(self, node: gs.Node) -> Verdict:
+    def _between(self, node: gs.Node) -> ComputeType:
         tensors = node.inputs if node.op in ADDS else node.inputs[:1]
         if node.op in ADDS:
             fused = self._residual(node)
@@ -150,10 +150,10 @@ class Flow:
         readers = self.readers(node, _FOLLOWERS)
         if not readers or any(reader.op != QUANTIZE for reader in readers):
             where = next((f"'{r.name}' reads it as float" for r in readers if r.op != QUANTIZE), "it is an output")
-            return Verdict(None, f"its inputs are quantized and its output is not ({where}): {node.op} needs both")
+            return ComputeType(None, f"its inputs are quantized and its output is not ({where}): {node.op} needs both")
         return found
 
-    def _residual(self, node: gs.Node) -> Verdict | None:
+    def _residual(self, node: gs.Node) -> ComputeType | None:
         """An Add of one quantized branch and the output of a quantized convolution runs in that convolution."""
         if len(node.inputs) != 2:
             return None
@@ -166,21 +166,21 @@ class Flow:
                 continue
             convolution = self.verdict(producer)
             if convolution.precision is not None and self.source(other) is not None:
-                return Verdict(
+                return ComputeType(
                     convolution.precision,
                     f"the addition runs in the kernel of '{producer.name}', whose other branch is quantized",
                     producer.name,
                 )
         return None
 
-    def _moved(self, node: gs.Node) -> Verdict:
+    def _moved(self, node: gs.Node) -> ComputeType:
         source = self.source(node.inputs[0]) if node.inputs else None
         if source is None:
-            return Verdict(None, f"{node.op} moves values as they come, and its input is not quantized")
+            return ComputeType(None, f"{node.op} moves values as they come, and its input is not quantized")
         readers = self.readers(node)
         if readers and all(r.op == QUANTIZE or self.verdict(r).precision is not None for r in readers):
-            return Verdict(self.pair_type(source), f"it moves the quantized values of '{source.name}'")
-        return Verdict(None, "not all that read its output are quantized")
+            return ComputeType(self.pair_type(source), f"it moves the quantized values of '{source.name}'")
+        return ComputeType(None, "not all that read its output are quantized")
 
 
 def _element_type(tensor: gs.Tensor) -> int:

@@ -15,6 +15,7 @@ from toolkit.backends.inspection import context_at, set_shapes, shapes_at
 from toolkit.backends.inspector import plain_name
 from toolkit.backends.worker import Talk
 from toolkit.base.errors import BackendError, QtoolError
+from toolkit.base.profiles import Shapes
 
 _WARM_UP, _LEAST_RUNS, _MOST_RUNS, _TARGET_MS = 10, 20, 500, 400.0
 _WARM_UP_S = 0.15
@@ -23,7 +24,6 @@ _LAYER_RUNS = 20
 _SIZES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "FP8": 1, "UINT8": 1, "BOOL": 1, "INT32": 4, "INT64": 8}
 
 Times = dict[str, dict[str, float]]
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def measure_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]], talk: Talk) -> tuple[Times, Times]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from toolkit.backends.base import EngineSettings, Extras, Log, Progress, Typing, quiet
+from toolkit.backends.base import EngineSettings, Extras, LogLine, Typing
 from toolkit.backends.layer import Build
 from toolkit.base.profiles import Profiles
+from toolkit.base.progress import Progress, silent
 
 
 class NoBackend:
@@ -37,8 +38,8 @@ class NoBackend:
         model_path: Path,
         profiles: Profiles,
         settings: EngineSettings,
-        log: Log = quiet,
-        progress: Progress = quiet,
+        log: LogLine = silent,
+        progress: Progress = silent,
         extras: Extras | None = None,
     ) -> Build:
         """A Build without an engine."""

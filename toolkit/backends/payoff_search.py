@@ -77,7 +77,7 @@ class Trial:
 
 
 @dataclass
-class Verdict:
+class PayoffResult:
     """What the search found.
 
     Attributes:
@@ -136,7 +136,7 @@ class PayoffSearch:
         self._built: set[tuple[str, int]] = set()
         self._failures = 0
 
-    def run(self) -> Verdict:
+    def run(self) -> PayoffResult:
         """Search until nothing more is proposed or all builds are spent."""
         self._try(self.everything)
         if self._try(frozenset()) is None:
@@ -352,7 +352,7 @@ class PayoffSearch:
 
     # ---------------------------------------------------------------- the last word
 
-    def _verdict(self) -> Verdict:
+    def _verdict(self) -> PayoffResult:
         while True:
             chosen = next((trial for trial in self._quantized() if self.faster(trial)), None)
             if chosen is None or chosen.kept in self.repeated:
@@ -367,7 +367,7 @@ class PayoffSearch:
         best = chosen or next(iter(self._quantized()), None)
         score, noise = (self.score(best), self.noise(best)) if best is not None else (math.inf, 0.0)
         if chosen is not None:
-            return Verdict(chosen.kept, self.why[chosen.kept], chosen, self.without, score, noise, self.builds)
+            return PayoffResult(chosen.kept, self.why[chosen.kept], chosen, self.without, score, noise, self.builds)
         quantized, plain = self.words
         why = f"no engine with {quantized} pairs could be built ({len(self.failed)} tried)"
         if best is not None:
@@ -375,7 +375,9 @@ class PayoffSearch:
                 f"no {quantized} engine is faster than {plain} beyond the noise: the best takes {told(best)}, without "
                 f"pairs {told(self.without)}; {score:.3f} of the time, give or take {noise:.3f}"
             )
-        return Verdict(self.everything, dict.fromkeys(self.units, why), best, self.without, score, noise, self.builds)
+        return PayoffResult(
+            self.everything, dict.fromkeys(self.units, why), best, self.without, score, noise, self.builds
+        )
 
 
 def told(trial: Trial) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from toolkit.backends.base import EngineSettings
-from toolkit.backends.payoff_search import Latency, PayoffSearch, Trial, Unit, Verdict, told
+from toolkit.backends.payoff_search import Latency, PayoffResult, PayoffSearch, Trial, Unit, told
 from toolkit.backends.prepare import Bench, unmeasured
 from toolkit.backends.unit_times import unit_times
 from toolkit.base.errors import BackendError, RecipeError, did_you_mean
@@ -233,7 +233,7 @@ def not_faster(
     path = pipeline.path if pipeline is not None else hidden
     trials = Trials(candidate, units, bench, context, log, hidden, builds)
 
-    def keep(search: PayoffSearch, verdict: Verdict | None = None) -> None:
+    def keep(search: PayoffSearch, verdict: PayoffResult | None = None) -> None:
         if path is not None:
             write_json(path / "faster.json", _summary(search, verdict))
 
@@ -253,7 +253,7 @@ def not_faster(
     return verdict.reasons
 
 
-def _tell(verdict: Verdict, units: list[Unit], context: Context, words: tuple[str, str], reused: int) -> None:
+def _tell(verdict: PayoffResult, units: list[Unit], context: Context, words: tuple[str, str], reused: int) -> None:
     quantized, plain = words
     kept = len(verdict.kept)
     built = f"{verdict.builds} engines measured" + (f" ({reused} before this run)" if reused else "")
@@ -268,7 +268,7 @@ def _tell(verdict: Verdict, units: list[Unit], context: Context, words: tuple[st
     context.journal.noted(text, rule="only-if-faster")
 
 
-def _summary(search: PayoffSearch, verdict: Verdict | None) -> dict[str, Any]:
+def _summary(search: PayoffSearch, verdict: PayoffResult | None) -> dict[str, Any]:
     """The search for faster.json: while it goes on, and with its verdict."""
 
     def trial(one: Trial) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.backends.base import Backend, EngineSettings, Extras, Log, Progress, quiet
+from toolkit.backends.base import Backend, EngineSettings, Extras, LogLine
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
+from toolkit.base.progress import Progress, silent
 from toolkit.contract.journal import Journal
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ class Bench:
         settings: EngineSettings,
         path: Path,
         batches: Iterable[Mapping[str, np.ndarray]] = (),
-        log: Log = quiet,
-        progress: Progress = quiet,
+        log: LogLine = silent,
+        progress: Progress = silent,
     ) -> Build:
         """Build a lowered model, written to ``path`` for the time of the build.
 

@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from toolkit.backends.base import Log, Progress, quiet
+from toolkit.backends.base import LogLine
 from toolkit.base.errors import BackendError
+from toolkit.base.progress import Progress, silent
 
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from toolkit.backends.worker import main; main()"
 _TAIL = 8000
@@ -29,7 +30,7 @@ _ROOM = 16 << 20
 
 
 def run_job(
-    job: str, request: Mapping[str, Any], log: Log = quiet, progress: Progress = quiet, environment: Any = None
+    job: str, request: Mapping[str, Any], log: LogLine = silent, progress: Progress = silent, environment: Any = None
 ) -> dict[str, Any]:
     """Run one of ``worker.JOBS`` in a child process and return what it gave.
 
@@ -73,7 +74,7 @@ def run_job(
 
 
 def _converse(
-    child: subprocess.Popen[str], job: str, request: Mapping[str, Any], log: Log, progress: Progress
+    child: subprocess.Popen[str], job: str, request: Mapping[str, Any], log: LogLine, progress: Progress
 ) -> dict[str, Any]:
     """Send the request, pass on log and progress, and return the child's last word (empty where it died)."""
     assert child.stdin is not None and child.stdout is not None

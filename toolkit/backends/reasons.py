@@ -12,7 +12,7 @@ from toolkit.base.precision import Precision
 
 
 @dataclass(frozen=True)
-class Asked:
+class NodeRequest:
     """A node and the precision asked for it, None where nobody asked."""
 
     node: gs.Node
@@ -20,7 +20,7 @@ class Asked:
 
 
 def compare(
-    asked: Asked, actual: Precision | None, note: str, flow: Flow, word: Callable[[gs.Tensor], str]
+    asked: NodeRequest, actual: Precision | None, note: str, flow: Flow, word: Callable[[gs.Tensor], str]
 ) -> tuple[str, str]:
     """Status and reason of a node that the engine runs.
 

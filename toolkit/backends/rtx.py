@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from toolkit.backends.base import EngineSettings, Extras, Log, Progress, Typing, quiet
+from toolkit.backends.base import EngineSettings, Extras, LogLine, Typing
 from toolkit.backends.layer import Build
 from toolkit.backends.network import network_layers
 from toolkit.backends.process import run_job
@@ -16,6 +16,7 @@ from toolkit.backends.program import tactics
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import find_gpu
 from toolkit.base.profiles import Profiles
+from toolkit.base.progress import Progress, silent
 
 DEFAULT_CAPABILITY = "8.9"
 AMPERE_ON = ("8.0", "8.6", "8.9", "12.0", "12.1")
@@ -83,8 +84,8 @@ class RtxBackend:
         model_path: Path,
         profiles: Profiles,
         settings: EngineSettings,
-        log: Log = quiet,
-        progress: Progress = quiet,
+        log: LogLine = silent,
+        progress: Progress = silent,
         extras: Extras | None = None,
     ) -> Build:
         """Build an engine; see ``Backend.build``. The plan is in the graph's types already."""

@@ -12,8 +12,7 @@ import numpy as np
 from toolkit.base.errors import BackendError, did_you_mean
 from toolkit.base.gpu import find_gpu
 from toolkit.base.profiles import Profiles
-
-Array = np.ndarray[Any, Any]
+from toolkit.base.types import Array
 
 TYPES: dict[str, Any] = {
     "FLOAT": np.float32, "HALF": np.float16, "BF16": ml_dtypes.bfloat16, "FP8": ml_dtypes.float8_e4m3fn,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.backends.base import EngineSettings, Extras, Log, Progress, Typing, quiet
+from toolkit.backends.base import EngineSettings, Extras, LogLine, Typing
 from toolkit.backends.inspector import read_layers
 from toolkit.backends.layer import Build
 from toolkit.backends.measure import cuda_runtime
@@ -17,6 +17,7 @@ from toolkit.backends.rtx import profiles_to_json
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import find_gpu
 from toolkit.base.profiles import Profiles
+from toolkit.base.progress import Progress, silent
 from toolkit.contract.plan import PrecisionPlan
 
 _NEWEST_OPSET = (((11, 0), 25), ((10, 9), 22), ((10, 3), 21), ((10, 0), 20), ((8, 5), 17))
@@ -91,8 +92,8 @@ class TensorRTBackend:
         model_path: Path,
         profiles: Profiles,
         settings: EngineSettings,
-        log: Log = quiet,
-        progress: Progress = quiet,
+        log: LogLine = silent,
+        progress: Progress = silent,
         extras: Extras | None = None,
     ) -> Build:
         """Build, inspect and measure; see ``Backend.build``."""

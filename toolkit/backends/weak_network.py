@@ -62,7 +62,7 @@ def set_precisions(trt: Any, network: Any, plan: Mapping[str, str], rest: str, i
 
 
 @dataclass
-class _Step:
+class _LayerStep:
     """What set_ranges needs to know of a layer."""
 
     before: str
@@ -83,7 +83,7 @@ def set_ranges(trt: Any, network: Any, amax: Mapping[str, float]) -> list[str]:
     """
     known = {name: float(value) for name, value in amax.items() if value > 0}
     tensors = {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
-    steps: list[_Step] = []
+    steps: list[_LayerStep] = []
     makers: dict[str, frozenset[str]] = {}
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -97,7 +97,7 @@ def set_ranges(trt: Any, network: Any, amax: Mapping[str, float]) -> list[str]:
             known.setdefault(made[0].name, _constant_amax(trt, layer))
         first = layer.get_input(0) if layer.num_inputs else None
         if first is not None:
-            steps.append(_Step(first.name, made[0].name, *_keeps(trt, layer), nodes))
+            steps.append(_LayerStep(first.name, made[0].name, *_keeps(trt, layer), nodes))
     for step in steps:
         if step.same_values and step.before in known:
             known.setdefault(step.after, known[step.before])

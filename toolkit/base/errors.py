@@ -70,7 +70,7 @@ class RangesError(QtoolError):
     """Ranges that are missing, unusable, or belong to another model."""
 
 
-class OutputError(QtoolError):
+class WriteError(QtoolError):
     """A file that cannot be written."""
 
 

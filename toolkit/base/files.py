@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.errors import OutputError, system_remedy
+from toolkit.base.errors import WriteError, system_remedy
 
 _CHUNK = 1 << 22
 PART = ".qtool-part"
@@ -23,7 +23,7 @@ def writing(path: Path) -> Iterator[None]:
     """The block writes ``path``: what the system refuses meanwhile is said with its place.
 
     Raises:
-        OutputError: the disk is full, the file system cannot be written to, a folder is a file, and the like.
+        WriteError: the disk is full, the file system cannot be written to, a folder is a file, and the like.
     """
     try:
         yield
@@ -31,7 +31,7 @@ def writing(path: Path) -> Iterator[None]:
         why = error.strerror or str(error)
         if isinstance(error, (FileExistsError, NotADirectoryError)):
             why = "a folder of its path is a file"
-        raise OutputError(f"it cannot be written: {why}", where=str(path), remedy=system_remedy(error)) from error
+        raise WriteError(f"it cannot be written: {why}", where=str(path), remedy=system_remedy(error)) from error
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error.
 
     Raises:
-        OutputError: see ``writing``.
+        WriteError: see ``writing``.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from toolkit.base.errors import RecipeError
 
 Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+"""A shape for each input."""
 
 
 @dataclass(frozen=True)

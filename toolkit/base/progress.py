@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol
 
 from toolkit.base.text import plain
+
+Progress = Callable[[str, int, int], None]
+"""Called as work goes on: what is done, how much of it, and how much there is."""
+
+
+def silent(*_: object) -> None:
+    """A ``Progress``, or a log, that says nothing."""
 
 
 class FinishedStep(Protocol):

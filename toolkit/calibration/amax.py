@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.precision import Precision
+from toolkit.base.types import Array
 from toolkit.calibration.histogram import Histogram, regrouped
 
-Array = np.ndarray[Any, Any]
 LEVELS = 128
 KEPT = 0.99
 WANTED_BINS = 2048

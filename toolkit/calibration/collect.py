@@ -16,6 +16,8 @@ import toolkit
 from toolkit.base.errors import RangesError
 from toolkit.base.files import sha256_json
 from toolkit.base.profiles import Profiles, Shape
+from toolkit.base.progress import Progress
+from toolkit.base.types import Array
 from toolkit.calibration.checkpoint import Checkpoint
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.histogram import BINS, Histogram
@@ -28,11 +30,10 @@ from toolkit.calibration.probes import (
     repeated_tensors,
     split_by_memory,
 )
-from toolkit.data.dataset import Array, Batch, CalibrationData, Keep, Tally
+from toolkit.data.dataset import Batch, CalibrationData, Keep, SampleFingerprint
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import Session, prepare, session
 
-Progress = Callable[[str, int, int], None]
 _MEMORY = 384 << 20
 # larger batches are no faster, since their tensors no longer stay in any cache, and fresh memory costs time
 _COMFORT = 128 << 20
@@ -105,7 +106,7 @@ def collect(
     limit = (memory or _MEMORY) // 2
     sizes = bytes_per_sample(facts, taps)
     groups = split_by_memory(sizes, limit)
-    tally = Tally()
+    tally = SampleFingerprint()
     state = Checkpoint(None, {})
     if checkpoint is not None:
         # going on needs to know beforehand that the samples are the same and in the same places

@@ -14,12 +14,12 @@ import numpy as np
 
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.files import atomic_path
+from toolkit.base.types import Array
 from toolkit.calibration.histogram import Histogram
 from toolkit.data.arrays import open_archive
 
 SCHEMA = "qtool-collection-1"
-Array = np.ndarray[Any, Any]
-Group = tuple[str, ...]
+ProfileNames = tuple[str, ...]
 Extremes = tuple[float, float]
 _SHOWN = 4
 
@@ -38,10 +38,10 @@ class Collection:
             ``mask``, ``tool``, ``shards`` (the parts joined here, each [i, n]).
     """
 
-    histograms: dict[Group, dict[str, Histogram]] = field(default_factory=dict)
+    histograms: dict[ProfileNames, dict[str, Histogram]] = field(default_factory=dict)
     observed: dict[str, Extremes] = field(default_factory=dict)
     infinite: set[str] = field(default_factory=set)
-    samples: dict[Group, int] = field(default_factory=dict)
+    samples: dict[ProfileNames, int] = field(default_factory=dict)
     made_from: dict[str, Any] = field(default_factory=dict)
     same: dict[str, str] = field(default_factory=dict)
 
@@ -89,7 +89,7 @@ class Collection:
                 result[name] = histogram.low, histogram.high
         return result
 
-    def histogram(self, group: Group, tensor: str, bins: int) -> Histogram:
+    def histogram(self, group: ProfileNames, tensor: str, bins: int) -> Histogram:
         """The histogram of a tensor within a group, made where there is none yet."""
         by_name = self.histograms.setdefault(group, {})
         if tensor not in by_name:
@@ -218,7 +218,7 @@ class Collection:
                 head = json.loads(str(archive["head"]))
                 if head.get("schema") != SCHEMA:
                     raise ValueError(f"its schema is {head.get('schema')!r}, not '{SCHEMA}'")
-                histograms: dict[Group, dict[str, Histogram]] = {}
+                histograms: dict[ProfileNames, dict[str, Histogram]] = {}
                 for number, group in enumerate(head["groups"]):
                     counts, whole = archive[f"counts_{number}"], archive[f"whole_{number}"]
                     extremes = archive[f"extremes_{number}"]

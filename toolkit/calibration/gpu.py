@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ import numpy as np
 import toolkit
 from toolkit.base.errors import BackendError, RangesError
 from toolkit.base.files import sha256_json
-from toolkit.calibration.collection import Collection, Group
+from toolkit.base.progress import Progress
+from toolkit.calibration.collection import Collection, ProfileNames
 from toolkit.calibration.gpu_kernels import INTEGER, LOWEST, POINTER, SPAN, Kernels
 from toolkit.calibration.histogram import BINS, Histogram
 from toolkit.calibration.probes import check_tensors
 from toolkit.data.dataset import Batch, CalibrationData
 from toolkit.graph.model import Model
 
-Progress = Callable[[str, int, int], None]
 NO_VALUE = 0xFFFFFFFF
 
 
@@ -76,8 +76,8 @@ def collect_on_gpu(
     check_tensors(model, taps, model.facts(data.profiles))
     inputs = {t.name for t in model.graph.inputs}
     kernels = Kernels()
-    runner = _Runner(model, [t for t in taps if t not in inputs], data, batch, tactic_sources, timing_cache)
-    groups: dict[Group, _Statistics] = {}
+    runner = _TappedEngine(model, [t for t in taps if t not in inputs], data, batch, tactic_sources, timing_cache)
+    groups: dict[ProfileNames, _Statistics] = {}
     collection = Collection()
     total, done = len(data), 0
     with runner:
@@ -180,7 +180,7 @@ def _float(key: np.uint32) -> float:
     return float(np.uint32(bits).view(np.float32))
 
 
-class _Runner:
+class _TappedEngine:
     """The tapped float32 engine."""
 
     def __init__(
@@ -231,7 +231,7 @@ class _Runner:
             ) from error
         self.runner = TrtRunner(engine)
 
-    def __enter__(self) -> _Runner:
+    def __enter__(self) -> _TappedEngine:
         self.runner.activate()
         return self
 

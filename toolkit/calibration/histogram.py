@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any
 
 import numpy as np
 
 from toolkit.base.errors import RangesError
+from toolkit.base.types import Array
 
-Array = np.ndarray[Any, Any]
 BINS = 4096
 _LOWEST = -100
 _FEW = 8192

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.precision import Precision
+from toolkit.base.progress import Progress
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.graph.model import Model
@@ -18,8 +19,6 @@ from toolkit.placement.place import place
 if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
     from toolkit.data.dataset import CalibrationData
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from toolkit.base.errors import RangesError
 from toolkit.base.precision import Precision
+from toolkit.base.types import Array
 
-Array = np.ndarray[Any, Any]
 METHODS = ("minmax", "mse")
 _STEPS_PER_OCTAVE, _STEPS = 32, 64
 

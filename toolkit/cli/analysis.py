@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
-Out = Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/<recipe name>.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the machine form.")]
-AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe run code of its author (module:Name).")]
-Samples = Annotated[int | None, typer.Option(min=1, help="Use at most this many samples.")]
-Batch = Annotated[int, typer.Option(min=1, help="Samples to run at once.")]
+from toolkit.cli.options import AllowCode, Json, Out, RecipePath
+
+MostSamples = Annotated[int | None, typer.Option(min=1, help="Use at most this many samples.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Samples to run at once.")]
 Data = Annotated[str, typer.Option(help="The samples to decide on: calibration or evaluation.")]
 
 
@@ -21,8 +18,8 @@ def sensitivity(
     out: Out = None,
     fast: Annotated[bool, typer.Option("--fast", help="Estimate for at most ten float inferences.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Processes to share the work; the numbers stay the same.")] = 1,
-    samples: Samples = None,
-    batch: Batch = 64,
+    samples: MostSamples = None,
+    batch: BatchOption = 64,
     data: Data = "calibration",
     allow_code: AllowCode = False,
     json: Json = False,
@@ -42,8 +39,8 @@ def bisect(
     command: Annotated[
         str | None, typer.Option(help="Passes if this command exits 0; {model} is the quantized ONNX file.")
     ] = None,
-    samples: Samples = None,
-    batch: Batch = 64,
+    samples: MostSamples = None,
+    batch: BatchOption = 64,
     data: Data = "calibration",
     repeats: Annotated[int, typer.Option(min=1, help="How often the ends are checked, to notice flaky checks.")] = 2,
     precision: Annotated[str, typer.Option(help="What the recipe fragment asks for: fp16, bf16, fp32.")] = "fp16",

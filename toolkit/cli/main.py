@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from toolkit.cli import analysis as cli_analysis
+from toolkit.cli.options import AllowCode, Json, Out, RecipePath
 
 app = typer.Typer(
     name="qtool",
@@ -18,11 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
-Out = Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/<recipe name>.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the machine form.")]
-AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe run code of its author (module:Name).")]
 
 
 def _version(value: bool) -> None:

@@ -16,6 +16,7 @@ from toolkit.base.code import load_object
 from toolkit.base.errors import PassError, QtoolError, RangesError, RecipeError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
+from toolkit.base.progress import Progress, silent
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 GROUP = "qtool.passes"
 GIVEN = frozenset({"manual", "stripped", "cache"})
 """Methods of ranges that were given rather than calibrated: they win over calibration."""
-Progress = Callable[[str, int, int], None]
 
 
 class RangesProvider(Protocol):
@@ -35,10 +35,6 @@ class RangesProvider(Protocol):
     def __call__(self, model: Model, tensors: SequenceOf[str] | None) -> Ranges:
         """Ranges of ``tensors``, or of all that placement could want."""
         ...
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    return None
 
 
 @dataclass
@@ -59,7 +55,7 @@ class Context:
     plan: PrecisionPlan = field(default_factory=PrecisionPlan)
     profiles: Profiles = field(default_factory=Profiles)
     rest: Precision = Precision.FP16
-    progress: Progress = _silent
+    progress: Progress = silent
     provider: RangesProvider | None = None
     known_ranges: Ranges | None = None
     model: Model | None = None

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from toolkit.base.errors import DataError
+from toolkit.base.types import Array
 
-Array = np.ndarray[Any, Any]
 _FAULTS = (OSError, ValueError, EOFError, KeyError, NotImplementedError, struct.error, zipfile.BadZipFile)
 _LOCAL_HEADER = 30
 

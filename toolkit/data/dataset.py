@@ -11,16 +11,16 @@ import numpy as np
 
 from toolkit.base.errors import DataError
 from toolkit.base.profiles import Profiles, Shape
+from toolkit.base.types import Array
 from toolkit.contract.journal import Journal
 from toolkit.data.sample import (
     EVERYTHING,
-    Array,
     Fitter,
     InputSpec,
     Keep,
     MaskPadder,
     Sample,
-    Tally,
+    SampleFingerprint,
     check_shared_dims,
     fit_to_spec,
     input_specs,
@@ -164,7 +164,7 @@ class CalibrationData:
 
     # ---------------------------------------------------------------- reading
 
-    def samples(self, keep: Keep | None = None, tally: Tally | None = None) -> Iterator[Sample]:
+    def samples(self, keep: Keep | None = None, tally: SampleFingerprint | None = None) -> Iterator[Sample]:
         """Every sample in the source's order, checked, with its profiles.
 
         Args:
@@ -193,7 +193,9 @@ class CalibrationData:
             counts.cut = self._source.cut
             self._note(counts)
 
-    def batches(self, size: BatchSize = 8, keep: Keep | None = None, tally: Tally | None = None) -> Iterator[Batch]:
+    def batches(
+        self, size: BatchSize = 8, keep: Keep | None = None, tally: SampleFingerprint | None = None
+    ) -> Iterator[Batch]:
         """Samples joined to batches of equal shapes, in a deterministic order that depends on ``size``.
 
         Samples wait for others of their shape within a window of bounded size.
@@ -291,7 +293,7 @@ class CalibrationData:
     def fingerprint(self) -> str:
         """SHA-256 over the content of all samples, whatever their order, file names and times."""
         if not self._fingerprint:
-            tally = Tally()
+            tally = SampleFingerprint()
             for sample in self.all_samples():
                 tally.add(sample)
             self._fingerprint = tally.fingerprint()
@@ -362,4 +364,4 @@ def _joined(values: list[Array]) -> Array:
     return values[0] if len(values) == 1 else np.concatenate(values, axis=0)
 
 
-__all__ = ["Array", "Batch", "CalibrationData", "Counts", "Keep", "Sample", "Tally"]
+__all__ = ["Array", "Batch", "CalibrationData", "Counts", "Keep", "Sample", "SampleFingerprint"]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import DataError, did_you_mean
+from toolkit.base.types import Array
 from toolkit.data.arrays import Stored, open_archive, open_array
-from toolkit.data.sample import LABELS, Array, InputSpec, Keep, Pair, Specs, check_names
+from toolkit.data.sample import LABELS, InputsAndLabels, InputSpec, Keep, Specs, check_names
 
 
 class Stack:
@@ -46,7 +47,7 @@ class Stack:
                     remedy="give every input (and label) the same numbers",
                 )
 
-    def samples(self, arrays: Callable[[str], Stored]) -> tuple[int, int, Callable[[int], Pair]]:
+    def samples(self, arrays: Callable[[str], Stored]) -> tuple[int, int, Callable[[int], InputsAndLabels]]:
         """How many samples there are, how many rows are left over, and a function that gives the i-th.
 
         Args:
@@ -74,7 +75,7 @@ class Stack:
         if not count:
             raise DataError("there are no samples", where=self.where, remedy="give at least one sample")
 
-        def pick(index: int) -> Pair:
+        def pick(index: int) -> InputsAndLabels:
             inputs: dict[str, Array] = {}
             labels: dict[str, Array] = {}
             for name, array in stacked.items():
@@ -134,7 +135,7 @@ class Files:
             self._counts, self.cut = counts, cut
         return sum(self._counts)
 
-    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
         """See ``Source``."""
         start, cut = 0, 0
         counts: list[int] = []
@@ -153,7 +154,7 @@ class Files:
         if self._counts is None:
             self._counts, self.cut = counts, cut
 
-    def _open(self, number: int) -> tuple[int, int, Callable[[int], Pair]]:
+    def _open(self, number: int) -> tuple[int, int, Callable[[int], InputsAndLabels]]:
         where, members = self._sets[number]
         arrays = open_archive(members) if isinstance(members, Path) else {k: open_array(p) for k, p in members.items()}
         return Stack(arrays, self._specs, where).samples(arrays.__getitem__)

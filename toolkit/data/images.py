@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.errors import DataError, did_you_mean
-from toolkit.data.sample import Array, InputSpec, Keep, Pair, Specs
+from toolkit.base.types import Array
+from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
 _KNOWN = ("size", "resize", "crop", "layout", "mean", "std", "colour", "scale", "input")
@@ -141,7 +142,7 @@ class Images:
         """The number of image files."""
         return len(self._files)
 
-    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
         """See ``toolkit.data.sources.Source``.
 
         Raises:

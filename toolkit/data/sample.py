@@ -12,15 +12,14 @@ import numpy as np
 import onnx
 
 from toolkit.base.errors import DataError, did_you_mean
-from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile, Shapes
+from toolkit.base.types import Array
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
 
-Array = np.ndarray[Any, Any]
-Shapes = dict[str, tuple[int, ...]]
 EVERYTHING = "default"
 LABELS = ("label", "labels")
-Pair = tuple[dict[str, Array], dict[str, Array]]
+InputsAndLabels = tuple[dict[str, Array], dict[str, Array]]
 Keep = Callable[[int], bool]
 
 
@@ -101,7 +100,7 @@ class Sample:
         return int.from_bytes(digest.digest(), "big")
 
 
-class Tally:
+class SampleFingerprint:
     """The fingerprint of samples: their number and the sum of their SHA-256, which no order changes.
 
     Sums of disjoint parts add up to the whole's.

@@ -12,9 +12,10 @@ import numpy as np
 
 from toolkit.base.errors import DataError
 from toolkit.base.profiles import Profiles
+from toolkit.base.types import Array
 from toolkit.data.files import Files, open_folder
 from toolkit.data.images import Images, holds_images
-from toolkit.data.sample import Array, InputSpec, Keep, Pair, Specs, check_names
+from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs, check_names
 
 _END = object()
 _MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -33,7 +34,7 @@ class Source(Protocol):
         """How many samples there are; reads no more than it must."""
         ...
 
-    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
         """Index, origin, and inputs and labels of each sample whose index ``keep`` accepts."""
         ...
 
@@ -56,7 +57,7 @@ class Feeds:
                 self._count = sum(1 for _ in _each(feeds, self._where))
         return self._count
 
-    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
         """See ``Source``."""
         index = -1
         for index, feed in enumerate(_each(self._make(), self._where)):
@@ -206,7 +207,7 @@ class RandomFeeds:
         """The number of samples asked for."""
         return self._samples
 
-    def read(self, keep: Keep) -> Iterator[tuple[int, str, Pair]]:
+    def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
         """See ``Source``."""
         for index in filter(keep, range(self._samples)):
             rng = np.random.default_rng([self._seed, index])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from toolkit.base.precision import Precision
 from toolkit.base.text import count
+from toolkit.base.types import Array
 from toolkit.evaluation.difference import MASK
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.qdq import pairs_of
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from toolkit.contract.ranges import Range, Ranges
     from toolkit.graph.model import Model
 
-Array = np.ndarray[Any, Any]
 REMEDY = "calibrate with data like the evaluation's, or check that both are prepared alike (scale, mean, layout)"
 _WORSE_DB, _RUINED_DB = 6.0, 20.0
 _LEAST_SHARE, _TIMES = 0.005, 2.0

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from toolkit.base.types import Array
+
 MASK, _FEW_SAMPLES = 1e9, 8
 
 

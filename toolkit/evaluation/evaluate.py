@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError, QtoolError
+from toolkit.base.progress import Progress, silent
 from toolkit.base.text import count
+from toolkit.base.types import Array
 from toolkit.evaluation.clipping import Clipping, kept_amax
 from toolkit.evaluation.difference import Difference
 from toolkit.evaluation.float_form import node_reference
@@ -24,13 +25,9 @@ from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 if TYPE_CHECKING:
     from toolkit.data.dataset import Batch, BatchSize, CalibrationData
 
-Array = np.ndarray[Any, Any]
 _EXACT = (1, 24)
 _TAP_BYTES = 256_000_000
 _NARROW = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
-
-
-Progress = Callable[[str, int, int], None]
 
 
 def evaluate(
@@ -66,7 +63,7 @@ def evaluate(
             run ``subject``, which has no kernel for many operators in bfloat16; and its nodes' errors are against its
             own float form, since passes may rescale tensors. Without it they are against ``reference``.
     """
-    progress = progress or (lambda what, done, total: None)
+    progress = progress or silent
     comparison = OutputComparison(reference, metric, output, allow_code)
     float_session = session(reference)
     rounded, unrounded = _rounded(subject)

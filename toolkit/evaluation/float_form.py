@@ -8,11 +8,12 @@ its pairs bypassed, has the same scales; the source stays the judge of whether i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from toolkit.base.errors import ModelError
+from toolkit.base.types import Array
 from toolkit.evaluation.difference import Difference
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
@@ -21,7 +22,6 @@ from toolkit.placement.qdq import without_pairs
 if TYPE_CHECKING:
     from toolkit.data.dataset import Batch
 
-Array = np.ndarray[Any, Any]
 Batches = Callable[[int, int], Iterable["Batch"]]
 
 SAME_DB = 60.0

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from toolkit.base.errors import DataError, RecipeError, did_you_mean
-
-Array = np.ndarray[Any, Any]
+from toolkit.base.types import Array
 
 
 class Metric(Protocol):

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
+from toolkit.base.types import Array
 from toolkit.evaluation.difference import Difference
 from toolkit.graph.model import Model
-from toolkit.graph.sessions import Prepared, prepare, session
+from toolkit.graph.sessions import SessionModel, prepare, session
 from toolkit.placement.qdq import without_pairs
-
-Array = np.ndarray[Any, Any]
 
 AS_QUANTIZED, AS_FLOAT, UNTOLD = "as quantized", "as float", "cannot be told apart"
 CLEARLY_DB = 6.0
@@ -27,7 +26,7 @@ CLEARLY_DB = 6.0
 _MOST_DB, _SAME_DB = 150.0, 100.0
 
 
-class OpenedValues:
+class OpenedAccumulator:
     """Takes in an engine's inner values, run by run.
 
     Args:
@@ -131,7 +130,7 @@ def _given(name: str) -> str:
     return f"{name} of the engine"
 
 
-def _fed(model: Model, tensors: Sequence[str]) -> Prepared:
+def _fed(model: Model, tensors: Sequence[str]) -> SessionModel:
     """The model whose readers of ``tensors`` read inputs instead, so that each is computed from those before it."""
     prepared, types = prepare(model), model.facts().types
     graph, names = prepared.proto.graph, set(tensors)

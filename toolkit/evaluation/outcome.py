@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from toolkit.base.types import Array
 from toolkit.evaluation.difference import Difference, same_winners
 from toolkit.evaluation.outputs import is_float
 
-Array = np.ndarray[Any, Any]
 _FLIP_POSITIONS = 4_000
 _FLIP_DRAWS = 24
 _MASKED = -1e9
@@ -81,7 +81,7 @@ def _number(value: Any) -> float | None:
 
 
 @dataclass
-class Part:
+class BatchOutcome:
     """One batch: differences by output, the divergence summed over positions, and what expected flips need.
 
     Attributes:
@@ -104,7 +104,7 @@ class Part:
     shares: dict[str, Array] = field(default_factory=dict)
 
 
-def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes: Sequence[str]) -> Part:
+def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes: Sequence[str]) -> BatchOutcome:
     """One batch of outputs against the float model's.
 
     An output whose shape differs, as the number of detections may, is lost as a whole.
@@ -114,7 +114,7 @@ def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes
         values: the outputs of the state.
         classes: outputs whose last axis holds scores of classes.
     """
-    part = Part()
+    part = BatchOutcome()
     for name, wanted in reference.items():
         found, difference = values[name], Difference()
         part.differences[name] = difference
@@ -135,7 +135,7 @@ def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes
     return part
 
 
-def _scores(part: Part, name: str, wanted: Array, found: Array) -> None:
+def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array) -> None:
     usable = np.isfinite(wanted)
     if not usable.all():
         # a class that is masked by -inf is none; infinity less itself would be NaN
@@ -148,7 +148,7 @@ def _scores(part: Part, name: str, wanted: Array, found: Array) -> None:
     _share(part, name, same_winners(wanted, found))
 
 
-def _share(part: Part, name: str, same: Array) -> None:
+def _share(part: BatchOutcome, name: str, same: Array) -> None:
     if same.ndim and same.size:
         part.shares[name] = same.reshape(len(same), -1).mean(axis=1)
 
@@ -203,7 +203,9 @@ def varying_shares(references: Sequence[Mapping[str, Array]]) -> dict[str, float
     return {name: share for name, share in shares.items() if share is not None}
 
 
-def summed(parts: Sequence[Part], metric: float | None = None, varying: Mapping[str, float] | None = None) -> Outcome:
+def summed(
+    parts: Sequence[BatchOutcome], metric: float | None = None, varying: Mapping[str, float] | None = None
+) -> Outcome:
     """All batches of one state, added in order; ``varying`` is what ``varying_shares`` says of the float model."""
     total: dict[str, Difference] = {}
     for part in parts:
@@ -227,7 +229,7 @@ def summed(parts: Sequence[Part], metric: float | None = None, varying: Mapping[
     )
 
 
-def _agreement_error(parts: Sequence[Part]) -> float | None:
+def _agreement_error(parts: Sequence[BatchOutcome]) -> float | None:
     """Standard error of the worst output's agreement: positions of one sample go wrong together, so samples count."""
     names = sorted({name for part in parts for name in part.shares})
     shares = [np.concatenate([part.shares[name] for part in parts if name in part.shares]) for name in names]
@@ -269,7 +271,7 @@ def _ratio(difference: Difference) -> float:
     return difference.noise / difference.signal if difference.signal else math.inf
 
 
-def _flips(parts: Sequence[Part]) -> float | None:
+def _flips(parts: Sequence[BatchOutcome]) -> float | None:
     names = {name for part in parts for name in part.gaps}
     found = [
         expected_flips(

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from toolkit.base.types import Array
 from toolkit.evaluation.clipping import Clipping
 from toolkit.evaluation.difference import Difference
 from toolkit.evaluation.metrics import Metric, make_metric
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.base.types import Array
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import make_constant
-
-Array = np.ndarray[Any, Any]
 
 
 class LayerWeights:

@@ -16,10 +16,10 @@ from onnx import TensorProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from toolkit.base.errors import BackendError, DataError, ModelError, QtoolError, did_you_mean
+from toolkit.base.types import Array
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type, values_of
 
-Array = np.ndarray[Any, Any]
 _SHARED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8})
 _LARGE = 4096
 # seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
@@ -84,7 +84,7 @@ class Session:
 
 
 @dataclass
-class Prepared:
+class SessionModel:
     """A model for ``session``: the message without its large weights, and these as arrays.
 
     onnxruntime takes the weights from where they are, so that nothing is copied and no message grows too large.
@@ -95,7 +95,7 @@ class Prepared:
     where: str = "the model"
 
 
-def prepare(model: Model) -> Prepared:
+def prepare(model: Model) -> SessionModel:
     """A Model as ``session`` takes it; the model is not changed, and the message may be."""
     twin = model.graph.copy()
     weights: dict[str, Array] = {}
@@ -108,11 +108,11 @@ def prepare(model: Model) -> Prepared:
             away = TensorProto(name=tensor.name, data_type=kind, dims=tensor.shape)
             _send_away(away)
             tensor._values = LazyValues(away)
-    return Prepared(Model(twin, model.metadata).to_proto(), weights, str(model.source or "the model"))
+    return SessionModel(Model(twin, model.metadata).to_proto(), weights, str(model.source or "the model"))
 
 
 def session(
-    source: Model | Prepared | onnx.ModelProto | bytes | str | Path,
+    source: Model | SessionModel | onnx.ModelProto | bytes | str | Path,
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
     optimise: bool = True,
@@ -142,8 +142,8 @@ def session(
     return Session(inner, prepared.where, shared, prepared.weights)
 
 
-def _prepared(source: Model | Prepared | onnx.ModelProto | bytes | str | Path) -> Prepared:
-    if isinstance(source, Prepared):
+def _prepared(source: Model | SessionModel | onnx.ModelProto | bytes | str | Path) -> SessionModel:
+    if isinstance(source, SessionModel):
         return source
     if isinstance(source, Model):
         return prepare(source)
@@ -167,7 +167,7 @@ def _prepared(source: Model | Prepared | onnx.ModelProto | bytes | str | Path) -
             weights[tensor.name] = onnx.numpy_helper.to_array(tensor)
             tensor.ClearField("raw_data")
             _send_away(tensor)
-    return Prepared(proto, weights, where)
+    return SessionModel(proto, weights, where)
 
 
 def _send_away(tensor: TensorProto) -> None:

@@ -11,13 +11,12 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from toolkit.base.precision import Precision
+from toolkit.base.types import Array
 from toolkit.contract.journal import Journal
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import make_constant, make_node, onnx_type, reroute, values_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.pairs import Pair
-
-Array = np.ndarray[Any, Any]
 
 
 def storable_scale(amax: Array | float, precision: Precision) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -36,7 +35,7 @@ def storable_scale(amax: Array | float, precision: Precision) -> np.ndarray[Any,
 
 
 @dataclass
-class Found:
+class ExistingPair:
     """A Q/DQ pair that a graph has. ``quantize`` is None for a weight that is stored quantized.
 
     Attributes:
@@ -59,7 +58,7 @@ class Found:
         return self.quantize.inputs[0] if self.quantize is not None else self.dequantize.inputs[0]
 
 
-def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[Found]:
+def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[ExistingPair]:
     """Every Q/DQ pair of the model, whoever made it, in graph order."""
     for node, graph in model.walk():
         if node.op != DEQUANTIZE or (graph is not model.graph and not subgraphs):
@@ -72,7 +71,7 @@ def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[Found]:
         scale = model.constant(node.inputs[1])
         zero = model.constant(node.inputs[2]) if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
         axis = int(node.attrs.get("axis", 1)) if scale is not None and scale.size > 1 else None
-        yield Found(quantize, node, None if scale is None else scale.astype(np.float32), zero, axis)
+        yield ExistingPair(quantize, node, None if scale is None else scale.astype(np.float32), zero, axis)
 
 
 def quantized_tensors(model: Model) -> set[str]:

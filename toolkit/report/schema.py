@@ -29,7 +29,7 @@ NONE = "none"
 
 Verdict = Literal["usable", "missed", "broken", "unmeasured"]
 Status = Literal["honoured", "fused", "removed", "overridden", "opaque", "unknown"]
-Source = Literal["inspector", "tactic", "weights", "network", "none"]
+ActualSource = Literal["inspector", "tactic", "weights", "network", "none"]
 
 
 class Tool(Part):
@@ -172,7 +172,7 @@ class OpenedInfo(Part):
 
     precision: Precision | None = None
     status: Status
-    source: Source | Literal["values"]
+    source: ActualSource | Literal["values"]
     values: OpenedValues | None = Field(default=None, description="where the opened engine was run on a GPU")
     input_types: list[str] = Field(default_factory=list)
     output_types: list[str] = Field(default_factory=list)
@@ -187,7 +187,7 @@ class ActualInfo(Part):
     precision: Precision | None = None
     input_types: list[str] = Field(default_factory=list)
     output_types: list[str] = Field(default_factory=list)
-    source: Source = "none"
+    source: ActualSource = "none"
     opened: OpenedInfo | None = Field(default=None, description="for opaque nodes, where the recipe says open = true")
 
 

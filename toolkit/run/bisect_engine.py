@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from toolkit.base.errors import BackendError, DataError
 from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
+from toolkit.base.types import Array
 from toolkit.run.engine import Feed, Tally, batch_limits, chunks, notes, own_rows, run_chunk, samples_of, split
 from toolkit.search.bisect import Answer
 
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from toolkit.evaluation.budget import Budget
     from toolkit.graph.model import Model
     from toolkit.run.quantizing import QuantizingRecipe
-
-Array = np.ndarray[Any, Any]
 
 
 class EngineCheck:
@@ -147,14 +144,14 @@ class EngineCheck:
     # ---------------------------------------------------------------- the verdict
 
     def _judged(self, engine: Path, folder: Path) -> Answer:
-        from toolkit.evaluation.outcome import Outcome, Part, compare, summed, varying_shares
+        from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
         from toolkit.evaluation.outputs import OutputComparison
 
         simulation = self.ready.simulation
         own = simulation.settings
         # the metric of both sides, on the very batches that are compared
         scores = OutputComparison(simulation.model, own.metric, own.output, own.allow_code)
-        parts: list[Part] = []
+        parts: list[BatchOutcome] = []
         references: list[Mapping[str, Array]] = []
         for chunk, wanted_of in zip(self._chunks, self._wanted):
             with tempfile.TemporaryDirectory(prefix="batches-", dir=folder) as name:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Plan:
+class DryRun:
     """What would be done."""
 
     recipe: str
@@ -67,7 +67,7 @@ class _Placeholders:
         return Ranges({name: Range(1.0, "placeholder") for name in names})
 
 
-def dry_run(recipe: Recipe, allow_code: bool = False) -> Plan:
+def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     """Read model and all data, run one sample, try every pass with placeholder ranges, and say what would be done.
 
     Raises:
@@ -113,7 +113,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> Plan:
         PassSequence(passes=steps)(source.copy(), context)
         engine_settings(recipe)
         backend, reason = choose(recipe.engine.backend)
-    return Plan(
+    return DryRun(
         recipe=str(recipe.path or recipe.name),
         nodes=len(source.node_names()),
         asked=dict(Counter(str(ask.precision) for _, ask in context.plan.items())),

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit.base.errors import BackendError, DataError
+from toolkit.base.types import Array
 
 if TYPE_CHECKING:
-    from toolkit.backends.base import Progress
     from toolkit.base.profiles import ShapeProfile
+    from toolkit.base.progress import Progress
     from toolkit.data.dataset import Batch, CalibrationData
     from toolkit.run.job import Job
     from toolkit.run.pipeline import Pipeline
 
-Array = np.ndarray[Any, Any]
 _CHUNK_BYTES, _CHUNK_FEEDS = 256 << 20, 4096
 _MIXED = (
     "they are too few for the smallest batch of a profile, and an output without an axis of samples mixes them with "

@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.base.profiles import Profiles
+from toolkit.base.progress import Progress, silent
 from toolkit.run.folder import RunFolder
 from toolkit.run.recipe import Recipe
 
 if TYPE_CHECKING:
-    from toolkit.contract.passes import Progress
     from toolkit.graph.header import Header
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    return None
 
 
 @dataclass
@@ -35,7 +31,7 @@ class Job:
     recipe: Recipe
     folder: RunFolder
     allow_code: bool = False
-    progress: Progress = _silent
+    progress: Progress = silent
 
     @cached_property
     def profiles(self) -> Profiles:

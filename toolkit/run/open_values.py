@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from toolkit.base.errors import DataError, QtoolError
+from toolkit.base.types import Array
 from toolkit.contract.journal import Journal
 from toolkit.run.engine import Feed, Tally, run_chunk, split
 
@@ -22,8 +21,6 @@ FAILED = "open failed"
 
 _SAMPLES = 16
 _RUN_BYTES, _DISK_BYTES = 256 << 20, 2 << 30
-
-Array = np.ndarray[Any, Any]
 
 
 def opened_values(
@@ -41,7 +38,7 @@ def opened_values(
         journal: gets a line on what was run, on what was left out, and on what failed.
 
     Returns:
-        By tensor what ``OpenedValues.result`` tells, and ``samples``; empty where the engine was not run.
+        By tensor what ``OpenedAccumulator.result`` tells, and ``samples``; empty where the engine was not run.
     """
     if pipeline.not_on_device:
         journal.noted(f"the values of the opened tensors are not known: {pipeline.not_on_device}", rule=journal.by)
@@ -58,7 +55,7 @@ def _compared(
     pipeline: Pipeline, engine: bytes, backend: str, tensors: Sequence[str], journal: Journal
 ) -> dict[str, dict[str, Any]]:
     from toolkit.evaluation.evaluate import first_samples
-    from toolkit.evaluation.opened_values import OpenedValues
+    from toolkit.evaluation.opened_values import OpenedAccumulator
     from toolkit.graph.model import Model
 
     source, tally = pipeline.inputs.reference(), Tally()
@@ -76,7 +73,7 @@ def _compared(
         smallest = min(feeds, key=_bytes)
         first = next(iter(run_chunk(pipeline.job, path, backend, [smallest], folder)))
         chosen = _within(tensors, first)
-        comparison = OpenedValues(source, Model.load(pipeline.folder.hidden / "prepared.onnx"), chosen)
+        comparison = OpenedAccumulator(source, Model.load(pipeline.folder.hidden / "prepared.onnx"), chosen)
         if not comparison.tensors:
             journal.noted(f"none of the {len(tensors)} opened tensors can be compared: the engine hands out "
                           f"{len([t for t in tensors if t in first])} of them", rule=journal.by)  # fmt: skip

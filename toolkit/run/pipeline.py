@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.base.errors import DataError, QtoolError
 from toolkit.base.files import write_json, write_text
 from toolkit.base.precision import Precision
+from toolkit.base.progress import Progress, silent
 from toolkit.base.text import count
 from toolkit.base.versions import versions
 from toolkit.contract.journal import Journal
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
     from toolkit.report.schema import Report
 
-Progress = Callable[[str, int, int], None]
 StepListener = Callable[[StepInfo], None]
 
 
@@ -114,7 +114,7 @@ class Pipeline(StepKeys):
         on_step: StepListener | None = None,
         device_check: bool | None = None,
     ) -> None:
-        super().__init__(Inputs(Job(recipe, folder, allow_code, progress or (lambda what, done, total: None))))
+        super().__init__(Inputs(Job(recipe, folder, allow_code, progress or silent)))
         self.recipe, self.folder, self.allow_code = recipe, folder, allow_code
         self.progress, self.profiles = self.job.progress, self.job.profiles
         self.device_check = device_check

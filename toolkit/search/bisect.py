@@ -15,8 +15,7 @@ from typing import Any
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import sha256_json
 from toolkit.base.log import Log
-
-Progress = Callable[[str, int, int], None]
+from toolkit.base.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ Check = Callable[[frozenset[str]], "bool | Answer"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """One answer of the check: which layers were kept float, whether it passed, and why not where that is known."""
 
     kept: tuple[str, ...]
@@ -52,7 +51,7 @@ class Bisection:
     """
 
     kept: list[str]
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[CheckResult] = field(default_factory=list)
     checks: int = 0
     precision: str = "fp16"
     notes: list[str] = field(default_factory=list)
@@ -134,8 +133,8 @@ class _Asker:
         content: Callable[[frozenset[str]], str] | None,
     ) -> None:  # fmt: skip
         self.names, self.check, self.log, self.repeats, self.content = names, check, log, repeats, content
-        self.progress = progress or (lambda what, done, total: None)
-        self.verdicts: list[Verdict] = []
+        self.progress = progress or silent
+        self.verdicts: list[CheckResult] = []
         self.checks = 0
 
     def ask(self, kept: frozenset[str], turn: int = 0) -> bool:
@@ -149,7 +148,7 @@ class _Asker:
             self.log.add(key, {"kept": sorted(kept), "turn": turn, "passed": answer.passed, "reason": answer.reason})
         else:
             answer = Answer(bool(line["passed"]), line["reason"])
-        self.verdicts.append(Verdict(tuple(sorted(kept)), answer.passed, answer.reason))
+        self.verdicts.append(CheckResult(tuple(sorted(kept)), answer.passed, answer.reason))
         self.progress("bisect", len(self.verdicts), len(self.names))
         return answer.passed
 

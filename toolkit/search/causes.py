@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from toolkit.base.precision import Precision
 from toolkit.base.text import toml_string
+from toolkit.base.types import Array
 from toolkit.calibration.diagnosis import Unlike
 from toolkit.calibration.weights import weight_amax
 from toolkit.contract.ranges import Range
 from toolkit.evaluation.clipping import Beyond
 from toolkit.graph.layer_weights import LayerWeights
 from toolkit.placement.qdq import storable_scale
-
-Array = np.ndarray[Any, Any]
 
 OUTLIERS = 6.0
 FEW_DB = 25.0

@@ -23,7 +23,7 @@ from toolkit.graph.model import Model
 from toolkit.graph.work import macs, shape_of
 from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, MOVERS, TARGETS
 from toolkit.placement.pairs import Placement
-from toolkit.search.gpus import Gpu
+from toolkit.search.gpus import GpuSpec
 from toolkit.search.layer_times import LayerTimes
 from toolkit.simulation.switches import Switches
 
@@ -46,7 +46,7 @@ class CostModel:
         self,
         switches: Switches,
         facts: Facts,
-        gpu: Gpu,
+        gpu: GpuSpec,
         rest: Precision = Precision.FP16,
         times: LayerTimes | None = None,
     ) -> None:

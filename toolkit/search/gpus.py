@@ -11,7 +11,7 @@ from toolkit.base.precision import Precision
 
 
 @dataclass(frozen=True)
-class Gpu:
+class GpuSpec:
     """One GPU.
 
     Attributes:
@@ -34,12 +34,14 @@ class Gpu:
         return self.rates[precision]
 
 
-def _gpu(name: str, bandwidth: float, fp32: float, fp16: float, int8: float, bf16: float = 0, fp8: float = 0) -> Gpu:
+def _gpu(
+    name: str, bandwidth: float, fp32: float, fp16: float, int8: float, bf16: float = 0, fp8: float = 0
+) -> GpuSpec:
     rates = {Precision.FP32: fp32, Precision.FP16: fp16, Precision.INT8: int8, Precision.BF16: bf16, Precision.FP8: fp8}
-    return Gpu(name, bandwidth * 1e9, {precision: rate * 1e12 for precision, rate in rates.items() if rate})
+    return GpuSpec(name, bandwidth * 1e9, {precision: rate * 1e12 for precision, rate in rates.items() if rate})
 
 
-GPUS: dict[str, Gpu] = {
+GPUS: dict[str, GpuSpec] = {
     gpu.name: gpu
     for gpu in (
         _gpu("T4", 320, 8.1, 65, 130),
@@ -55,7 +57,7 @@ GPUS: dict[str, Gpu] = {
 }
 
 
-def find(name: str) -> Gpu:
+def find(name: str) -> GpuSpec:
     """A GPU by name, upper and lower case alike, ``NVIDIA`` and what follows the name left out.
 
     Laptop GPUs and slices of a GPU (MIG) are not the GPU whose name they bear.
@@ -71,7 +73,7 @@ def find(name: str) -> Gpu:
     return found
 
 
-def known_as(name: str) -> Gpu | None:
+def known_as(name: str) -> GpuSpec | None:
     """The GPU of the table that a driver or a person calls so, see ``find``; None where it is not in the table."""
     plain = re.sub(r"\b(nvidia|geforce|tesla)\b", "", name.lower()).strip()
     if re.search(r"\b(laptop|mobile|max-q|mig)\b", plain):

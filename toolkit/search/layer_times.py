@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import RecipeError
 from toolkit.base.precision import Precision
+from toolkit.base.profiles import Shapes
 from toolkit.base.text import count
-
-Shapes = Mapping[str, Sequence[int]]
 
 
 @dataclass

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
 from toolkit.evaluation.clipping import Clipping
 from toolkit.graph.sessions import Session, session
@@ -21,7 +22,6 @@ from toolkit.simulation.switches import fake_quantized
 if TYPE_CHECKING:
     from toolkit.simulation.simulation import Simulation
 
-Array = np.ndarray[Any, Any]
 _SAMPLES, _BATCH = 32, 8
 _SAME_RANGE = 0.03
 WEIGHTS = "weights"
@@ -54,7 +54,7 @@ def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNois
         simulation: the model, its ranges and samples.
         names: the layers.
     """
-    layers = [layer for name in names if (layer := _Layer(simulation, name)).operands]
+    layers = [layer for name in names if (layer := _SingleLayer(simulation, name)).operands]
     wanted = sorted({tensor for layer in layers for tensor in layer.computed.values()})
     if not wanted:
         return {}
@@ -74,13 +74,13 @@ def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNois
     return {layer.name: layer.result() for layer in layers}
 
 
-class _Layer:
+class _SingleLayer:
     """One layer as a model of its own, its operands inputs."""
 
     def __init__(self, simulation: Simulation, name: str) -> None:
         graph, self.name = simulation.cutter.graph, name
         self.precision = simulation.switches.precision
-        self.node = next(unit.nodes[0] for unit in simulation.cutter.units if unit.layer == name)
+        self.node = next(segment.nodes[0] for segment in simulation.cutter.segments if segment.layer == name)
         self.constants = {
             index: numpy_helper.to_array(graph.constants[tensor])
             for index, tensor in enumerate(self.node.input[:2]) if tensor in graph.constants

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toolkit.base.files import sha256_json, write_json
 from toolkit.base.log import Log
+from toolkit.base.progress import Progress, silent
 from toolkit.base.text import count
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
@@ -27,11 +28,10 @@ _PREDICTIONS = 2000
 """How often a time is predicted while looking for faster plans; each places the pairs anew."""
 _WORST_GROUPS = 8
 _WORST_SHARE = 0.02
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SearchedPlan:
     """One plan that was evaluated.
 
     Attributes:
@@ -65,7 +65,7 @@ class Plan:
 
 
 @dataclass
-class Found:
+class SearchResult:
     """The result of a search.
 
     Attributes:
@@ -78,17 +78,17 @@ class Found:
         notes: what the reader should know.
     """
 
-    best: Plan
-    plans: list[Plan]
+    best: SearchedPlan
+    plans: list[SearchedPlan]
     evaluations: int
     sensitivity: Sensitivity | None
     reference: Outcome
     methods: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def front(self) -> list[Plan]:
+    def front(self) -> list[SearchedPlan]:
         """The Pareto front of noise against predicted time, the fastest first."""
-        front: list[Plan] = []
+        front: list[SearchedPlan] = []
         for plan in sorted(self.plans, key=lambda p: (p.seconds, p.outcome.noise)):
             if not front or plan.outcome.noise < front[-1].outcome.noise:
                 front.append(plan)
@@ -149,17 +149,17 @@ class Search:
         self.log = Log(log, simulation.fingerprint())
         self._sensitivity_log = log.with_suffix(".groups.jsonl") if log is not None else None
         self._best_path = best
-        self.progress = progress or (lambda what, done, total: None)
-        self.plans: list[Plan] = []
-        self.best: Plan | None = None
-        self._known: dict[str, Plan] = {}
+        self.progress = progress or silent
+        self.plans: list[SearchedPlan] = []
+        self.best: SearchedPlan | None = None
+        self._known: dict[str, SearchedPlan] = {}
         self.amax: dict[str, float] = {}
         self._methods: list[dict[str, float]] = []
         # the simulation may be rebased, and a plan's ranges are what differs from calibration's
         self._own = dict(simulation.switches.amax)
         self.notes: list[str] = []
 
-    def run(self) -> Found:
+    def run(self) -> SearchResult:
         """Search; the nearest plan is the result where none meets the budget."""
         names = self.simulation.names
         plan = self._evaluate(())
@@ -191,11 +191,11 @@ class Search:
                 "nothing can be quantized within this budget" if self.prefer != "time" else
                 f"no faster plan that was tried is within the budget ({count(len(faster), 'plan')} were)")  # fmt: skip
             self.notes.append(f"every layer stays float: {why}")
-        return Found(self.best, self.plans, len(self.plans), sensitivity, reference, used, self.notes)
+        return SearchResult(self.best, self.plans, len(self.plans), sensitivity, reference, used, self.notes)
 
     # ---------------------------------------------------------------- one plan
 
-    def _evaluate(self, kept: Sequence[str]) -> Plan:
+    def _evaluate(self, kept: Sequence[str]) -> SearchedPlan:
         key = sha256_json([sorted(kept), sorted(self.amax.items())])
         if key in self._known:
             return self._known[key]
@@ -206,7 +206,7 @@ class Search:
             outcome = self.simulation.without(kept, {**self._own, **self.amax})
         seconds = self.cost.time(kept)
         lacks = self.budget.lacks(outcome, self.simulation.runner.float_outcome, seconds)
-        plan = Plan(tuple(sorted(kept)), dict(self.amax), outcome, lacks, seconds, self.cost.share(kept))
+        plan = SearchedPlan(tuple(sorted(kept)), dict(self.amax), outcome, lacks, seconds, self.cost.share(kept))
         self._known[key] = plan
         self.plans.append(plan)
         if line is None:
@@ -218,7 +218,7 @@ class Search:
         self.progress("search", len(self.plans), self.limit)
         return plan
 
-    def _rank(self, plan: Plan) -> tuple[float, float, float]:
+    def _rank(self, plan: SearchedPlan) -> tuple[float, float, float]:
         """Smaller is better: near the budget, then little given up, then little noise."""
         return self.budget.distance(dict(plan.lacks)), self._given_up(plan.kept), plan.outcome.noise
 
@@ -252,7 +252,7 @@ class Search:
 
     # ---------------------------------------------------------------- better ranges
 
-    def _best_method(self, plan: Plan) -> Plan:
+    def _best_method(self, plan: SearchedPlan) -> SearchedPlan:
         """Everything quantized with the ranges of each method; the best one's are used from here on."""
         best, own = plan, self.simulation
         for _, amax in whole_model(own):
@@ -267,7 +267,7 @@ class Search:
         self.amax = dict(best.amax)
         return best
 
-    def _better_ranges(self, plan: Plan, sensitivity: Sensitivity, harm: dict[str, float]) -> Plan:
+    def _better_ranges(self, plan: SearchedPlan, sensitivity: Sensitivity, harm: dict[str, float]) -> SearchedPlan:
         """Give the tensors of the worst groups the range, of those the methods propose, with the least noise."""
         if self._left() <= 1:
             return plan

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
-from toolkit.search.search import Found, Plan
+from toolkit.search.search import SearchedPlan, SearchResult
 
 _WORTH = 0.75
 """A plan that is safe for few samples is taken if it gains this share of what a search without that doubt gains."""
 
 
-def doubtful(found: Found, budget: Budget) -> bool:
+def doubtful(found: SearchResult, budget: Budget) -> bool:
     """Whether doubt about few samples, and not the samples themselves, may keep layers float."""
     return bool(found.best.kept) and found.best.outcome.positions < budget.enough()
 
 
-def gives_up_too_much(safe: Plan, other: Plan, plain: float | None, dtype: str, journal: Journal) -> bool:
+def gives_up_too_much(
+    safe: SearchedPlan, other: SearchedPlan, plain: float | None, dtype: str, journal: Journal
+) -> bool:
     """Whether to take ``other``, the plan of a search without that doubt; the journal says so then.
 
     With a hundred samples no plan is safe against a budget of one point: keeping ever more layers float for that

@@ -8,12 +8,12 @@ from typing import Any
 
 from toolkit.evaluation.budget import Budget
 from toolkit.search.cost import CostModel
-from toolkit.search.search import Found, Plan
+from toolkit.search.search import SearchedPlan, SearchResult
 from toolkit.search.weak_spots import WeakSpot
 
 
 def record(
-    found: Found, cost: CostModel, budget: Budget, prefer: str, samples: int, spots: Sequence[WeakSpot] = ()
+    found: SearchResult, cost: CostModel, budget: Budget, prefer: str, samples: int, spots: Sequence[WeakSpot] = ()
 ) -> dict[str, Any]:
     """The content of search.json.
 
@@ -46,7 +46,7 @@ def record(
     }
 
 
-def slower_than_float(found: Found, cost: CostModel, prefer: str) -> str:
+def slower_than_float(found: SearchResult, cost: CostModel, prefer: str) -> str:
     """That the chosen plan is predicted slower than the float model, with what to do; empty where it is not."""
     plain = cost.time(cost.switches.names)
     best = found.best
@@ -68,6 +68,6 @@ def slower_than_float(found: Found, cost: CostModel, prefer: str) -> str:
             f"or stay with {cost.rest} on this GPU")  # fmt: skip
 
 
-def _words(plan: Plan) -> str:
+def _words(plan: SearchedPlan) -> str:
     count = len(plan.kept)
     return f"a plan of {plan.seconds * 1e3:.4g} ms that keeps {count} layer{'' if count == 1 else 's'} float"

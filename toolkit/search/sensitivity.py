@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import write_json
 from toolkit.base.log import Log
+from toolkit.base.progress import Progress
 from toolkit.evaluation.outcome import Outcome
 from toolkit.simulation.simulation import Simulation
 
@@ -23,7 +24,6 @@ _FAST_INFERENCES = 6.5
 _START_INFERENCES = 5.0
 _GROUP_INFERENCES = 0.7
 _FAST_BATCHES = 4
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

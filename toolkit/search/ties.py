@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.base.types import Array
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
-Array = np.ndarray[Any, Any]
 DECIDES = frozenset({"TopK", "ArgMax", "ArgMin"})
 _SAMPLES, _BATCH = 32, 8
 _CLOSE = 0.01

@@ -17,9 +17,9 @@ from toolkit.base.gpu import find_gpu
 from toolkit.base.log import Log
 from toolkit.base.precision import Precision
 from toolkit.base.text import count
-from toolkit.search.gpus import Gpu, find, known_as
+from toolkit.search.gpus import GpuSpec, find, known_as
 from toolkit.search.layer_times import LayerTimes, read_times
-from toolkit.search.search import Found, Plan
+from toolkit.search.search import SearchedPlan, SearchResult
 
 if TYPE_CHECKING:
     from toolkit.contract.passes import Context
@@ -55,7 +55,7 @@ def earlier_times(
     return found
 
 
-def gpu_for(asked: str, context: Context) -> Gpu:
+def gpu_for(asked: str, context: Context) -> GpuSpec:
     """The GPU that times are predicted for: the one asked for, else the one here, else an A10.
 
     Raises:
@@ -245,7 +245,7 @@ class EngineTimes:
                 "ties": times.ties, "seconds": build.seconds}  # fmt: skip
 
 
-def confirmed(found: Found, cost: CostModel, engines: EngineTimes, budget: Budget) -> Found:
+def confirmed(found: SearchResult, cost: CostModel, engines: EngineTimes, budget: Budget) -> SearchResult:
     """The search's result with its chosen plan's engine measured, and another plan taken where that one is faster.
 
     A plan between all quantized and none is chosen by sums of layer times; it is taken only if its engine is faster
@@ -267,7 +267,9 @@ def confirmed(found: Found, cost: CostModel, engines: EngineTimes, budget: Budge
     ends = [plan for plan in found.plans if plan.meets and plan.kept in ((), names)]
     if not any(plan.kept == names for plan in ends):
         time = cost.time(names)
-        ends.append(Plan(names, {}, found.reference, budget.lacks(found.reference, found.reference, time), time, 0.0))
+        ends.append(
+            SearchedPlan(names, {}, found.reference, budget.lacks(found.reference, found.reference, time), time, 0.0)
+        )
     best = min(ends, key=lambda plan: plan.seconds)
     if best.meets and (best.seconds < seconds * _CLEARLY or not found.best.meets):
         found.best = best

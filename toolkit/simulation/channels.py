@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from toolkit.base.errors import RangesError
+from toolkit.base.types import Array
 from toolkit.contract.passes import Context
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
@@ -17,8 +18,6 @@ from toolkit.placement.qdq import bypass
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
     from toolkit.evaluation.outcome import Outcome
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass

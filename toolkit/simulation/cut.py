@@ -53,7 +53,7 @@ class Piece:
 
 
 @dataclass
-class Unit:
+class Segment:
     """Nodes that belong to one place in the order: a node, or a layer under a switch with what fuses with it."""
 
     nodes: list[onnx.NodeProto]
@@ -73,7 +73,7 @@ class Cutter:
 
     Attributes:
         graph: the model with its pairs.
-        units: its nodes in their order, layers with what fuses with them.
+        segments: its nodes in their order, layers with what fuses with them.
         stages: for every stage its switches, each with the activation tensors whose scales it needs.
         reads: for every stage the tensors that it takes from before.
         weight_bytes: bytes of all constants.
@@ -83,51 +83,51 @@ class Cutter:
         self._macs = {name: macs(node, facts) or 0 for name, node in switches.nodes.items()}
         self.graph = PairedGraph(switches, facts)
         self.weight_bytes = sum(len(t.raw_data) for t in self.graph.constants.values())
-        self.units = self._units()
+        self.segments = self._segments()
         self._bounds = self._cut(stages)
         self.stages = [self._switches(*bounds) for bounds in self._bounds]
         self.reads = [self._reads(*bounds) for bounds in self._bounds]
 
     def _cut(self, stages: int) -> list[tuple[int, int]]:
-        total = sum(unit.cost for unit in self.units) or 1.0
-        cuts = [0, *self._cuts(self.units, stages, total), len(self.units)]
+        total = sum(segment.cost for segment in self.segments) or 1.0
+        cuts = [0, *self._cuts(self.segments, stages, total), len(self.segments)]
         return [(first, last) for first, last in pairwise(cuts) if last > first]
 
     def _switches(self, first: int, last: int) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}
-        for unit in self.units[first:last]:
-            node = unit.nodes[0]
-            if unit.layer:
+        for segment in self.segments[first:last]:
+            node = segment.nodes[0]
+            if segment.layer:
                 pairs = [(node.input[i], self.graph.pair_of.get((node.name, i))) for i in range(len(node.input))]
-                found[unit.layer] = tuple(name for name, pair in pairs if pair is not None and not pair.weight)
+                found[segment.layer] = tuple(name for name, pair in pairs if pair is not None and not pair.weight)
             else:
                 found.update({f"{node.name}#{i}": (node.input[i],) for i in self.graph.uses.get(node.name, [])})
         return found
 
     def _reads(self, first: int, last: int) -> set[str]:
-        made = {name for unit in self.units[first:last] for name in unit.outputs}
-        return {name for unit in self.units[first:last] for name in unit.inputs} - made
+        made = {name for segment in self.segments[first:last] for name in segment.outputs}
+        return {name for segment in self.segments[first:last] for name in segment.inputs} - made
 
-    # ---------------------------------------------------------------- units and cuts
+    # ---------------------------------------------------------------- segments and cuts
 
-    def _units(self) -> list[Unit]:
-        units: list[Unit] = []
+    def _segments(self) -> list[Segment]:
+        segments: list[Segment] = []
         taken: set[str] = set()
         for node in self.graph.nodes:
             if node.output[0] in taken:
                 continue
-            unit = Unit([node])
+            segment = Segment([node])
             if node.name in self.graph.names:
-                unit.layer = node.name
-                unit.nodes += self._tail(node)
-                taken |= {name for member in unit.nodes for name in member.output}
-            made = {name for member in unit.nodes for name in member.output if name}
-            read = {name for member in unit.nodes for name in reads_of(member)}
-            unit.inputs = {name for name in read - made if name not in self.graph.constants}
-            unit.outputs = made if not unit.layer else set(unit.nodes[-1].output)
-            unit.cost = sum(self._cost(member) for member in unit.nodes)
-            units.append(unit)
-        return units
+                segment.layer = node.name
+                segment.nodes += self._tail(node)
+                taken |= {name for member in segment.nodes for name in member.output}
+            made = {name for member in segment.nodes for name in member.output if name}
+            read = {name for member in segment.nodes for name in reads_of(member)}
+            segment.inputs = {name for name in read - made if name not in self.graph.constants}
+            segment.outputs = made if not segment.layer else set(segment.nodes[-1].output)
+            segment.cost = sum(self._cost(member) for member in segment.nodes)
+            segments.append(segment)
+        return segments
 
     def _tail(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Nodes behind a layer that work on its result alone and that onnxruntime fuses with it."""
@@ -154,30 +154,30 @@ class Cutter:
         shape = shape_of(self.graph.facts, name)
         return math.prod(shape) if shape is not None else _UNKNOWN_ELEMENTS
 
-    def _cuts(self, units: Sequence[Unit], stages: int, total: float) -> list[int]:
-        """Places between units, near equal shares of the cost, where little has to be kept."""
-        live = list(self._live(units))
-        before = np.cumsum([0.0] + [unit.cost for unit in units])
+    def _cuts(self, segments: Sequence[Segment], stages: int, total: float) -> list[int]:
+        """Places between segments, near equal shares of the cost, where little has to be kept."""
+        live = list(self._live(segments))
+        before = np.cumsum([0.0] + [segment.cost for segment in segments])
         step = total / stages
         chosen: set[int] = set()
         for number in range(1, stages):
-            near = [i for i in range(1, len(units)) if abs(before[i] - number * step) <= step / 2]
+            near = [i for i in range(1, len(segments)) if abs(before[i] - number * step) <= step / 2]
             near = [i for i in near if self._usable(live[i])]
             if near:
                 size = {i: sum(self._elements(name) for name in live[i]) for i in near}
                 chosen.add(min(near, key=lambda i: (size[i], abs(before[i] - number * step), i)))
         return sorted(chosen)
 
-    def _live(self, units: Sequence[Unit]) -> Iterator[set[str]]:
-        """For every place between units the tensors made before and read after it."""
+    def _live(self, segments: Sequence[Segment]) -> Iterator[set[str]]:
+        """For every place between segments the tensors made before and read after it."""
         last: dict[str, int] = {}
-        for index, unit in enumerate(units):
-            for name in unit.inputs:
+        for index, segment in enumerate(segments):
+            for name in segment.inputs:
                 last[name] = index
         alive: set[str] = set()
         yield set()
-        for index, unit in enumerate(units):
-            alive |= unit.outputs
+        for index, segment in enumerate(segments):
+            alive |= segment.outputs
             alive = {name for name in alive if last.get(name, -1) > index}
             yield set(alive)
 
@@ -190,13 +190,13 @@ class Cutter:
         """Stages from number ``first`` on as one model, one for each of ``kinds``: FLOAT, FULL, SWITCHED or FIXED."""
         bounds = self._bounds[first : first + len(kinds)]
         begin, end = bounds[0][0], bounds[-1][1]
-        made = {name for unit in self.units[begin:end] for name in unit.outputs}
-        needed_later = {name for unit in self.units[end:] for name in unit.inputs}
+        made = {name for segment in self.segments[begin:end] for name in segment.outputs}
+        needed_later = {name for segment in self.segments[end:] for name in segment.inputs}
         outputs = sorted(made & (needed_later | self.graph.outputs))
         built = _Builder(self.graph)
         for kind, (low, high) in zip(kinds, bounds):
-            for unit in self.units[low:high]:
-                built.add(unit, kind)
+            for segment in self.segments[low:high]:
+                built.add(segment, kind)
         inner = {name for node in built.nodes for name in node.output}
         used = {name for node in built.nodes for name in reads_of(node)}
         constants = {**self.graph.constants, **built.constants}
@@ -226,29 +226,29 @@ class _Builder:
         self._pairs: dict[str, str] = {}
         self._fixed = False
 
-    def add(self, unit: Unit, kind: str) -> None:
-        """Append a unit's nodes."""
+    def add(self, segment: Segment, kind: str) -> None:
+        """Append a segment's nodes."""
         if kind == FLOAT:
-            self.nodes += unit.nodes
+            self.nodes += segment.nodes
         elif kind == FULL:
-            self._full(unit)
+            self._full(segment)
         else:
             self._fixed = kind == FIXED
-            if unit.layer:
-                self._layer(unit)
+            if segment.layer:
+                self._layer(segment)
             else:
-                self._other(unit.nodes[0])
+                self._other(segment.nodes[0])
 
-    def _full(self, unit: Unit) -> None:
+    def _full(self, segment: Segment) -> None:
         first = onnx.NodeProto()
-        first.CopyFrom(unit.nodes[0])
+        first.CopyFrom(segment.nodes[0])
         for index, tensor in enumerate(first.input):
             pair = self.graph.pair_of.get((first.name, index))
-            if pair is not None and pair.weight and unit.layer:
+            if pair is not None and pair.weight and segment.layer:
                 first.input[index] = self._weight(pair.tensor, pair.axis)
             elif pair is not None:
                 first.input[index] = self._pair(tensor)
-        self.nodes += [first, *unit.nodes[1:]]
+        self.nodes += [first, *segment.nodes[1:]]
 
     def _weight(self, tensor: str, axis: int | None) -> str:
         name = f"qtool {tensor} {axis} dq"
@@ -267,10 +267,10 @@ class _Builder:
             self._pairs[tensor] = back
         return self._pairs[tensor]
 
-    def _layer(self, unit: Unit) -> None:
-        name, result = unit.layer, unit.nodes[-1].output[0]
-        then, other = Branch(self.graph, unit.nodes, "quantized"), Branch(self.graph, unit.nodes, "float")
-        first = unit.nodes[0]
+    def _layer(self, segment: Segment) -> None:
+        name, result = segment.layer, segment.nodes[-1].output[0]
+        then, other = Branch(self.graph, segment.nodes, "quantized"), Branch(self.graph, segment.nodes, "float")
+        first = segment.nodes[0]
         replaced: dict[int, str] = {}
         for index, tensor in enumerate(first.input):
             pair = self.graph.pair_of.get((name, index))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from toolkit.evaluation.outcome import Outcome
 from toolkit.simulation.runner import Runner
-from toolkit.simulation.simulation import Job
+from toolkit.simulation.simulation import SimulationJob
 from toolkit.simulation.switches import Config
 
 
-def run_all(job: Job, configs: Sequence[Config], processes: int) -> Iterator[tuple[int, Outcome]]:
+def run_all(job: SimulationJob, configs: Sequence[Config], processes: int) -> Iterator[tuple[int, Outcome]]:
     """The outcome of every state as it comes in: (its place in ``configs``, outcome).
 
     The numbers are those of one process: every session has one thread, and batches are added in order.
@@ -36,7 +36,7 @@ _runner: Runner | None = None
 
 def _start(path: str) -> None:
     global _runner
-    job: Job = pickle.loads(Path(path).read_bytes())
+    job: SimulationJob = pickle.loads(Path(path).read_bytes())
     _runner = job.runner(threads=1)
 
 

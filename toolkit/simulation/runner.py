@@ -6,41 +6,27 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from onnx import helper
 
+from toolkit.base.types import Array
+from toolkit.data.dataset import Batch
 from toolkit.evaluation.metrics import Metric
-from toolkit.evaluation.outcome import Outcome, Part, compare, summed, varying_shares
+from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
 from toolkit.graph.sessions import Session, session
 from toolkit.simulation.cut import FIXED, FLOAT, FULL, SCALE, SWITCH, SWITCHED, Piece
 from toolkit.simulation.switches import Config
 
-Array = np.ndarray[Any, Any]
-State = dict[str, Array]
-Signature = tuple[Any, ...]
+Tensors = dict[str, Array]
+StateKey = tuple[Any, ...]
 MetricMaker = Callable[[], Metric]
 _MEMORY = 1 << 30
 _JOINED_BYTES = 256 << 20
 _HELD_BYTES = 32 << 20
 _MIXED_STAGES = 3
-
-
-@dataclass(frozen=True)
-class Feed:
-    """One batch of samples of equal shapes.
-
-    Attributes:
-        inputs: an array an input.
-        labels: what the metric compares with, or None.
-        count: how many samples it joins.
-    """
-
-    inputs: dict[str, Array]
-    labels: dict[str, Array] | None = None
-    count: int = 1
 
 
 class Pieces(Protocol):
@@ -55,7 +41,7 @@ class Pieces(Protocol):
         ...
 
 
-class Step:
+class LoadedPiece:
     """A piece, ready to run for one state.
 
     Attributes:
@@ -67,7 +53,7 @@ class Step:
 
     def __init__(self, last: int, piece: Piece, session: Session, config: Config) -> None:
         self.last, self.piece, self.session = last, piece, session
-        self.choices: State = {SWITCH + switch: np.asarray(switch in config.on) for switch in piece.switches}
+        self.choices: Tensors = {SWITCH + switch: np.asarray(switch in config.on) for switch in piece.switches}
         for tensor, kind in piece.scales.items():
             value = config.scales.get(tensor, 1.0)
             self.choices[SCALE + tensor] = np.asarray(value, helper.tensor_dtype_to_np_dtype(kind))
@@ -96,13 +82,13 @@ class Runner:
         self,
         pieces: Pieces,
         base: Config,
-        feeds: Sequence[Feed],
+        feeds: Sequence[Batch],
         outputs: Sequence[str],
         classes: Sequence[str] = (),
         metric: MetricMaker | None = None,
         threads: int | None = None,
         memory: int = _MEMORY,
-        reference: Callable[[dict[str, Array]], State] | None = None,
+        reference: Callable[[dict[str, Array]], Tensors] | None = None,
     ) -> None:
         self._pieces, self.feeds = pieces, list(feeds)
         self.outputs, self.classes = list(outputs), list(classes)
@@ -116,7 +102,7 @@ class Runner:
         # small models run as few pieces as can be: a call costs more than its layers
         self._joins = pieces.weight_bytes * self._count <= _JOINED_BYTES
         self._loaded: dict[tuple[int, tuple[str, ...]], tuple[Piece, Session]] = {}
-        self._kept: dict[Signature, list[State]] = {}
+        self._kept: dict[StateKey, list[Tensors]] = {}
         self._later = self._needed_later()
         self._places: set[int] | None = None
         self._off, self._full = self._signatures(Config()), self._signatures(base)
@@ -133,10 +119,10 @@ class Runner:
         """Run a state and compare its outputs with the float model's."""
         return self._run(config, keep=False)
 
-    def outcome_of(self, model: Callable[[dict[str, Array]], State]) -> Outcome:
+    def outcome_of(self, model: Callable[[dict[str, Array]], Tensors]) -> Outcome:
         """The outcome of any other form of the model, run on the same batches: ``model`` gives outputs for inputs."""
 
-        def one(index: int) -> tuple[Part, State]:
+        def one(index: int) -> tuple[BatchOutcome, Tensors]:
             outputs = model(dict(self.feeds[index].inputs))
             return compare(self._reference[index], outputs, self.classes), self._held(outputs)
 
@@ -164,26 +150,26 @@ class Runner:
         self._varying = varying_shares(self._reference)
         self._rounds = self._in_rounds()
         self._store(self._off, 0, [trail for _, trail, _ in states])
-        return summed([Part()] * len(states), self._score(self._reference))
+        return summed([BatchOutcome()] * len(states), self._score(self._reference))
 
     def _run(self, config: Config, keep: bool) -> Outcome:
         signatures = self._signatures(config)
         start = next((k for k in range(self._count, -1, -1) if signatures[:k] in self._kept), 0)
         plan = self._plan(config, signatures, start, apart=keep)
 
-        def one(index: int) -> tuple[State, list[State], float]:
+        def one(index: int) -> tuple[Tensors, list[Tensors], float]:
             state = {**self.feeds[index].inputs}
             if start:
                 state.update(self._kept[signatures[:start]][index])
             state, trail, seconds = self._advance(plan, state, keep)
             return {name: state[name] for name in self.outputs}, trail, seconds
 
-        def judged(index: int, outputs: State) -> Part:
+        def judged(index: int, outputs: Tensors) -> BatchOutcome:
             return compare(self._reference[index], outputs, self.classes)
 
-        parts: list[Part] = []
-        held: list[State] = []
-        trails: list[list[State]] = []
+        parts: list[BatchOutcome] = []
+        held: list[Tensors] = []
+        trails: list[list[Tensors]] = []
         for indices in self._rounds:
             # a comparison between two runs would drive the model out of the processor's caches
             done = self._pool(one, indices)
@@ -196,7 +182,7 @@ class Runner:
             self._store(signatures, start, trails)
         return summed(parts, self._score(held), self._varying)
 
-    def _plan(self, config: Config, signatures: Signature, start: int, apart: bool) -> list[Step]:
+    def _plan(self, config: Config, signatures: StateKey, start: int, apart: bool) -> list[LoadedPiece]:
         """The pieces that compute a state from stage ``start`` on."""
         kinds = [
             FLOAT if own == off else FULL if own == full else SWITCHED
@@ -207,7 +193,7 @@ class Runner:
             groups = [(start, self._shared(kinds, start, FIXED if based else SWITCHED))]
         else:
             groups = [(number, [kinds[number]]) for number in range(start, self._count)]
-        return [Step(first + len(of) - 1, *self._open(first, of), config) for first, of in groups]
+        return [LoadedPiece(first + len(of) - 1, *self._open(first, of), config) for first, of in groups]
 
     def _shared(self, kinds: list[str], start: int, switched: str) -> list[str]:
         """The kinds of one piece from stage ``start`` on that computes this state and others like it.
@@ -228,8 +214,8 @@ class Runner:
             return [switched] * len(rest)
         return [switched] * changed + [tail] * (len(rest) - changed)
 
-    def _advance(self, plan: Sequence[Step], state: State, keep: bool) -> tuple[State, list[State], float]:
-        trail: list[State] = []
+    def _advance(self, plan: Sequence[LoadedPiece], state: Tensors, keep: bool) -> tuple[Tensors, list[Tensors], float]:
+        trail: list[Tensors] = []
         seconds = 0.0
         for step in plan:
             feed = {**step.choices, **{name: state[name] for name in step.piece.inputs}}
@@ -263,11 +249,11 @@ class Runner:
             held += size
         return rounds
 
-    def _held(self, outputs: State) -> State:
+    def _held(self, outputs: Tensors) -> Tensors:
         """What is kept of a state's outputs until all batches are done: nothing where no metric asks for it."""
         return outputs if self.metric is not None else {}
 
-    def _score(self, outputs: Sequence[State]) -> float | None:
+    def _score(self, outputs: Sequence[Tensors]) -> float | None:
         if self.metric is None:
             return None
         metric = self.metric()
@@ -278,7 +264,7 @@ class Runner:
 
     # ---------------------------------------------------------------- what is kept
 
-    def _signatures(self, config: Config) -> Signature:
+    def _signatures(self, config: Config) -> StateKey:
         """For every stage what is on in it; two states with equal beginnings hand on equal tensors."""
         found = []
         for stage in self._pieces.stages:
@@ -295,7 +281,7 @@ class Runner:
             needed.append(later)
         return needed[::-1]
 
-    def _store(self, signatures: Signature, start: int, trails: Sequence[Sequence[State]]) -> None:
+    def _store(self, signatures: StateKey, start: int, trails: Sequence[Sequence[Tensors]]) -> None:
         given = set(self.feeds[0].inputs)
         own = [[{n: v for n, v in state.items() if n not in given} for state in trail] for trail in trails]
         if self._places is None:
@@ -305,7 +291,7 @@ class Runner:
             if place in self._places:
                 self._kept[signatures[:place]] = [trail[position] for trail in own]
 
-    def _affordable(self, trails: Sequence[Sequence[State]]) -> set[int]:
+    def _affordable(self, trails: Sequence[Sequence[Tensors]]) -> set[int]:
         """The cuts at which states can be kept within the memory, evenly spread; two states are kept."""
         size = [2 * sum(v.nbytes for trail in trails for v in trail[k].values()) for k in range(self._count)]
         for step in range(1, len(size) + 1):

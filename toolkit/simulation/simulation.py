@@ -19,12 +19,12 @@ from toolkit.graph.model import Model
 from toolkit.graph.work import facts_at_opt
 from toolkit.placement.place import Judge
 from toolkit.simulation.cut import Cutter
-from toolkit.simulation.runner import Feed, Runner
+from toolkit.simulation.runner import Runner
 from toolkit.simulation.switches import Config, Switches, wanted_tensors
 
 if TYPE_CHECKING:
     from toolkit.contract.ranges import Ranges
-    from toolkit.data.dataset import CalibrationData
+    from toolkit.data.dataset import Batch, CalibrationData
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Job:
+class SimulationJob:
     """What states are run on; can be sent to another process."""
 
     cutter: Cutter
     base: Config
-    feeds: list[Feed]
+    feeds: list[Batch]
     outputs: list[str]
     classes: list[str]
     metric: tuple[str, str | None, bool] | None
@@ -153,12 +153,14 @@ class Simulation:
             self._runner = self.job().runner()
         return self._runner
 
-    def job(self) -> Job:
+    def job(self) -> SimulationJob:
         """All that a process needs to run states of this simulation."""
         own = self.settings
         metric = (own.metric, own.output, own.allow_code) if own.metric is not None else None
         reference = self._reference.to_bytes() if self._reference is not None else None
-        return Job(self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads, reference)
+        return SimulationJob(
+            self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads, reference
+        )
 
     def on(self, settings: Settings) -> Simulation:
         """The same simulation with other samples, batches or metric; ``settings`` must quantize alike."""
@@ -225,14 +227,14 @@ def with_pairs_opset(model: Model, precision: Precision) -> Model:
     return raised
 
 
-def feeds_of(data: CalibrationData, settings: Settings) -> list[Feed]:
+def feeds_of(data: CalibrationData, settings: Settings) -> list[Batch]:
     """The samples as batches of equal shapes, at most ``settings.samples`` of them, evenly spread.
 
     Raises:
         DataError: there are no samples.
     """
     data = chosen(data, settings)
-    feeds = [Feed(dict(batch.inputs), batch.labels, batch.count) for batch in data.batches(settings.batch)]
+    feeds = list(data.batches(settings.batch))
     if not feeds:
         raise DataError("there is no sample to run", where=data.name, remedy="give at least one sample")
     return feeds
@@ -256,6 +258,6 @@ def with_labels(data: CalibrationData) -> CalibrationData | None:
     return labelled
 
 
-def _profile_of(feed: Feed) -> Profiles:
+def _profile_of(feed: Batch) -> Profiles:
     shapes = {name: tuple(value.shape) for name, value in feed.inputs.items()}
     return Profiles((ShapeProfile("data", {name: Extent(shape, shape, shape) for name, shape in shapes.items()}),))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.errors import PassError, did_you_mean
 from toolkit.base.precision import Precision
+from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
@@ -22,7 +22,6 @@ from toolkit.placement.place import Judge, place
 from toolkit.placement.qdq import storable_scale
 from toolkit.placement.scales import share_amax
 
-Array = np.ndarray[Any, Any]
 _PLACEMENTS = 256
 """How many are kept: one takes a kilobyte a layer, and sensitivity alone asks for two a layer."""
 

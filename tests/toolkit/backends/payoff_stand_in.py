@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from toolkit.backends.base import quiet
 from toolkit.backends.layer import Build, Layer, Port
 from toolkit.base.errors import BackendError
+from toolkit.base.progress import silent
 
 HALF_SPREAD, DRIFT = 0.02, 0.002
 
@@ -55,7 +55,7 @@ class StandIn:
         total = sum(self.quantized[n] if n in names else self.plain[n] for n in self.plain)
         return {profile: factor * total for profile, factor in self.factors.items()}
 
-    def build(self, model_path, profiles, settings, log=quiet, progress=quiet, extras=None):
+    def build(self, model_path, profiles, settings, log=silent, progress=silent, extras=None):
         model = onnx.load(Path(model_path))
         makers = {out: node for node in model.graph.node for out in node.output}
 

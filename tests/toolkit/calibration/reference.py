@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from toolkit.base.types import Array
 from toolkit.calibration.histogram import Histogram
-
-Array = np.ndarray[Any, Any]
 
 
 def dense(histogram: Histogram) -> tuple[Array, float]:

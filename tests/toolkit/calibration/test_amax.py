@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +10,12 @@ import pytest
 from tests.toolkit.calibration import reference
 from toolkit.base.errors import RangesError
 from toolkit.base.precision import Precision
+from toolkit.base.types import Array
 from toolkit.calibration import amax as methods
 from toolkit.calibration.histogram import Histogram
 from toolkit.calibration.interchange import read_ranges
 from toolkit.calibration.weights import weight_amax
 
-Array = np.ndarray[Any, Any]
 HERE = Path(__file__).parent
 RNG = np.random.default_rng(7)
 SHAPES: dict[str, Array] = {

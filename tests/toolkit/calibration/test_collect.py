@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from tests.toolkit.calibration.networks import chain, model, sentences
 from toolkit.base.errors import RangesError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.types import Array
 from toolkit.calibration.collect import collect
 from toolkit.calibration.collection import Collection, merge_all
 from toolkit.calibration.histogram import Histogram
 from toolkit.data.dataset import Batch, CalibrationData
 from toolkit.graph.model import Model
 
-Array = np.ndarray[Any, Any]
 TAPS = ["x", "doubled", "moved", "kept", "y"]
 CHAIN = chain()
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from toolkit.base.errors import RangesError
+from toolkit.base.types import Array
 from toolkit.calibration.histogram import Histogram
 
-Array = np.ndarray[Any, Any]
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
 VALUES = hnp.arrays(np.float32, st.integers(0, 60), elements=FLOATS)
 

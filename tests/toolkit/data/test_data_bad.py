@@ -11,10 +11,10 @@ import pytest
 
 from tests.toolkit.calibration.networks import chain, fixed, model, sentences
 from toolkit.base.errors import DataError, NotAllowedError, QtoolError, RecipeError
+from toolkit.base.types import Array
 from toolkit.data.dataset import CalibrationData
 from toolkit.graph.model import Model
 
-Array = np.ndarray[Any, Any]
 GOOD = np.zeros((4, 3, 5), np.float32)
 
 

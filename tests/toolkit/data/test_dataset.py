@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +13,10 @@ from hypothesis import strategies as st
 from tests.toolkit.calibration.networks import chain, fixed, sentences
 from toolkit.base.errors import DataError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.types import Array
 from toolkit.contract.journal import Journal
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.sample import round_up
-
-Array = np.ndarray[Any, Any]
 
 
 def width_profile(name: str, low: int, high: int, batch: int = 8) -> ShapeProfile:

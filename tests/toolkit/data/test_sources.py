@@ -14,10 +14,10 @@ import pytest
 from tests.toolkit.calibration.networks import chain, model, sentences
 from toolkit.base.errors import DataError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.types import Array
 from toolkit.contract.journal import Journal
 from toolkit.data.dataset import CalibrationData
 
-Array = np.ndarray[Any, Any]
 VALUES = np.random.default_rng(0).standard_normal((6, 3, 4), np.float32)
 
 

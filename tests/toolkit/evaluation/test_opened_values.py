@@ -8,7 +8,7 @@ import pytest
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context
 from toolkit import Model
-from toolkit.evaluation.opened_values import AS_FLOAT, AS_QUANTIZED, UNTOLD, OpenedValues
+from toolkit.evaluation.opened_values import AS_FLOAT, AS_QUANTIZED, UNTOLD, OpenedAccumulator
 from toolkit.graph.sessions import session
 from toolkit.placement.qdq import bypass
 
@@ -41,7 +41,7 @@ def only(simulation, *quantized):
 
 
 def told(source, simulation, engine, tensors=INNER, spoil=None):
-    comparison = OpenedValues(source, simulation, tensors)
+    comparison = OpenedAccumulator(source, simulation, tensors)
     held = session(engine, [name for name in tensors if name in comparison.tensors])
     for seed in range(3):
         inputs = {"x": normal(4, 32, seed=seed, scale=0.2)}
@@ -75,7 +75,7 @@ def test_measured_figures_are_against_the_float_model():
 def test_values_between_both_forms_are_not_told():
     source, simulation = models()
     held = session(only(simulation, "m0"), ["m0"]), session(source, ["m0"])
-    comparison = OpenedValues(source, simulation, ["m0"])
+    comparison = OpenedAccumulator(source, simulation, ["m0"])
     inputs = {"x": normal(4, 32, scale=0.2)}
     a, b = (one.run(inputs)["m0"] for one in held)
     comparison.add(inputs, {"m0": (a + b) / 2})

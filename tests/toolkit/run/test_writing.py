@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.toolkit.conftest import complain
-from toolkit.base.errors import OutputError
+from toolkit.base.errors import WriteError
 from toolkit.base.files import write_text
 from toolkit.base.log import Log
 from toolkit.cli.main import invoke
@@ -30,7 +30,7 @@ def full(monkeypatch):
 
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, full):
     (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(OutputError, match=r"a\.txt: it cannot be written: No space left on device. Free some space"):
+    with pytest.raises(WriteError, match=r"a\.txt: it cannot be written: No space left on device. Free some space"):
         write_text(tmp_path / "a.txt", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
@@ -39,7 +39,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path, full):
 def test_a_log_of_outcomes_says_its_place_too(tmp_path, monkeypatch):
     log = Log(tmp_path / "log.jsonl", "print")
     shutil.rmtree(tmp_path)
-    with pytest.raises(OutputError, match=r"log\.jsonl: it cannot be written: No such file"):
+    with pytest.raises(WriteError, match=r"log\.jsonl: it cannot be written: No such file"):
         log.add("key", {"value": 1})
 
 

@@ -9,13 +9,12 @@ import onnx_graphsurgeon as gs
 
 from tests.conftest import MODELS, build, node, normal
 from toolkit import Context, Model
+from toolkit.base.types import Array
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.graph.tensors import make_constant, make_node
 from toolkit.simulation.simulation import Settings, Simulation
 from toolkit.simulation.switches import wanted_tensors
-
-Array = np.ndarray[Any, Any]
 
 
 def trained(name: str) -> Model:
