@@ -1,29 +1,23 @@
-"""Lowering for strong typing, second half: rewriting the graph so that every type stands in it."""
+"""Lowering for strong typing: the plan made explicit in a graph whose every type stands in it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
-from onnx import TensorProto
 
-from toolkit.backends.lowering_types import Types, decide, formal, input_types
+from toolkit.backends.lowering_rewrite import Rewriter
+from toolkit.backends.lowering_types import Types, decide
 from toolkit.backends.parser_forms import state_kernel_shapes
-from toolkit.base.errors import ModelError, RecipeError, did_you_mean
+from toolkit.base.errors import ModelError
 from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import make_constant, make_node, onnx_type, reroute, values_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import float_biases
-
-_FLOAT = "tensor(float)"
 
 
 @dataclass
@@ -85,7 +79,7 @@ def lower(
         # what was asked stays in the plan: the report sets it beside what became of it, with this reason
         journal.declined(node, f"stays fp32: {reason}", rule="float-range" if "beyond" in reason else "stays-fp32")
     _speak_for_subgraphs(lowered, facts, plan, rest, journal)
-    _Rewriter(lowered, facts, types, plan, journal, rest).run(io or {})
+    Rewriter(lowered, facts, types, plan, journal, rest).run(io or {})
     lowered.metadata = _metadata(lowered, plan, types)
     try:
         lowered.check()
@@ -131,284 +125,3 @@ def _metadata(model: Model, plan: PrecisionPlan, types: Types) -> dict[str, dict
         if not props:
             del metadata[name]
     return metadata
-
-
-def dtype_of(precision: Precision) -> Any:
-    """The dtype onnx-graphsurgeon uses for a float type: numpy's, or ONNX's number for bfloat16."""
-    return {Precision.FP32: np.dtype(np.float32), Precision.FP16: np.dtype(np.float16)}.get(
-        precision, TensorProto.BFLOAT16
-    )
-
-
-class _Rewriter:
-    def __init__(
-        self, model: Model, facts: Facts, types: Types, plan: PrecisionPlan, journal: Journal, rest: Precision
-    ) -> None:
-        self.model, self.facts, self.types, self.plan, self.journal = model, facts, types, plan, journal
-        self.rest = rest
-        self.names = {node.name for node, _ in model.walk()}
-        self.names |= {t.name for n, _ in model.walk() for t in (*n.inputs, *n.outputs)}
-        self.made: dict[str, Precision] = {}
-        self.converted: dict[tuple[str, Precision], gs.Tensor] = {}
-        self.inside = {n.name for n, g in model.walk() if g is not model.graph}
-
-    def run(self, io: Mapping[str, Precision]) -> None:
-        graph = self.model.graph
-        self._check_io(io)
-        for tensor in graph.inputs:
-            if self.facts.is_float(tensor.name):
-                if tensor.name in io:
-                    tensor.dtype = dtype_of(io[tensor.name])
-                self.made[tensor.name] = self._own(tensor)
-        self._store_weights()
-        self._split_dequantizers()
-        for node in self.model.nodes:
-            if node.op != QUANTIZE:
-                for tensor in node.outputs:
-                    if self.facts.is_float(tensor.name):
-                        kind = self.types.node.get(node.name, Precision.FP32)
-                        self.made[tensor.name] = self._declared(tensor) if node.name in self.types.frozen else kind
-        nodes = [(node, g is graph) for node, g in self.model.walk()]
-        for node, main in nodes:
-            self._inputs(node, main)
-        for node, main in nodes:
-            if main:
-                self._outputs(node)
-        self._graph_outputs(io)
-        self._reshape_scalars()
-        self._drop_idle_casts()
-        self.model.tidy()
-        self._name_pairs()
-
-    def _check_io(self, io: Mapping[str, Precision]) -> None:
-        known = [t.name for t in (*self.model.graph.inputs, *self.model.graph.outputs) if self.facts.is_float(t.name)]
-        for name in io:
-            if name not in known:
-                raise RecipeError(
-                    f"io names '{name}', which is no float input or output", remedy=did_you_mean(name, known)
-                )
-
-    def _declared(self, tensor: gs.Tensor) -> Precision:
-        """The float type the tensor had before lowering."""
-        return Precision.from_onnx(self.facts.types.get(tensor.name, TensorProto.FLOAT)) or Precision.FP32
-
-    def _own(self, tensor: gs.Tensor) -> Precision:
-        return Precision.from_onnx(onnx_type(tensor.dtype)) or Precision.FP32
-
-    # ---------------------------------------------------------------- pairs
-
-    def _store_weights(self) -> None:
-        """Replace QuantizeLinear over a constant by the stored integers: a quarter of the bytes, the same rounding."""
-        for node in self.model.nodes:
-            if node.op != QUANTIZE or len(node.inputs) < 3:
-                continue
-            values, scale = self.model.constant(node.inputs[0]), self.model.constant(node.inputs[1])
-            precision = Precision.from_onnx(onnx_type(node.inputs[2].dtype))
-            if values is None or scale is None or precision not in (Precision.INT8, Precision.FP8):
-                continue
-            if node.attrs.get("block_size"):
-                self.journal.noted("its scales are by block: it is quantized at run time", node.name, "blocks")
-                continue
-            spread = scale.astype(np.float32)
-            if spread.size > 1:
-                shape = [1] * values.ndim
-                shape[int(node.attrs.get("axis", 1))] = -1
-                spread = spread.reshape(shape)
-            ratio = values.astype(np.float32) / spread
-            if precision is Precision.INT8:
-                ratio = np.clip(np.rint(ratio), -128, 127)
-            else:
-                ratio = np.clip(ratio, -precision.max, precision.max)
-            stored = make_constant(self._name(f"{node.inputs[0].name}_{precision}"), ratio, precision.onnx_type)
-            out = node.outputs[0]
-            reroute(out, stored)
-            node.outputs.clear()
-            node.inputs.clear()
-            self.model.graph.nodes.remove(node)
-
-    def _split_dequantizers(self) -> None:
-        """Give every DequantizeLinear one float type; where its readers differ, one node for each type."""
-        for node in self.model.nodes:
-            if node.op != DEQUANTIZE:
-                continue
-            out = node.outputs[0]
-            readers: dict[Precision, list[tuple[gs.Node, int]]] = {}
-            for reader in {id(r): r for r in out.outputs}.values():
-                for index, tensor in enumerate(reader.inputs):
-                    if tensor is out:
-                        readers.setdefault(self._reader_type(reader, out), []).append((reader, index))
-            if self.model.is_output(out):
-                readers.setdefault(Precision.FP32, [])
-            ordered = (
-                sorted(readers, key=lambda p: p is not Precision.FP32) if self.model.is_output(out) else list(readers)
-            )
-            for position, precision in enumerate(ordered):
-                target = node if position == 0 else self._clone(node, precision)
-                self._type_dequantizer(target, precision)
-                for reader, index in readers[precision]:
-                    reader.inputs[index] = target.outputs[0]
-
-    def _reader_type(self, reader: gs.Node, tensor: gs.Tensor) -> Precision:
-        if reader.name in self.inside or reader.name in self.types.frozen:
-            return self._declared(tensor)
-        return self.types.node.get(reader.name, self.rest)
-
-    def _clone(self, node: gs.Node, precision: Precision) -> gs.Node:
-        result = gs.Variable(self._name(f"{node.outputs[0].name}_{precision}"), shape=node.outputs[0].shape)
-        twin = make_node(DEQUANTIZE, self._name(f"{node.name}_{precision}"), list(node.inputs), [result], **node.attrs)
-        self.model.graph.nodes.append(twin)
-        self.facts.types[result.name] = precision.onnx_type
-        return twin
-
-    def _type_dequantizer(self, node: gs.Node, precision: Precision) -> None:
-        node.inputs[1] = self._constant(node.inputs[1], precision)
-        node.outputs[0].dtype = dtype_of(precision)
-        self.types.node[node.name] = precision
-        self.made[node.outputs[0].name] = precision
-
-    # ---------------------------------------------------------------- inputs and outputs of nodes
-
-    def _inputs(self, node: gs.Node, main: bool) -> None:
-        if node.op == DEQUANTIZE:
-            return
-        if node.op == QUANTIZE:
-            tensor = node.inputs[0]
-            kind = self.made.get(tensor.name, self._own(tensor))
-            node.inputs[1] = self._constant(node.inputs[1], kind)
-            return
-        schema = formal(node, self.model.opset) if node.domain in (None, "", "ai.onnx") else None
-        frozen = not main or node.name in self.types.frozen
-        wanted = Precision.FP32 if frozen else self.types.node.get(node.name)
-        for index, tensor in enumerate(node.inputs):
-            if wanted is None or tensor.is_empty() or not self.facts.is_float(tensor.name):
-                continue
-            fixed = schema is not None and input_types(schema, index) == {_FLOAT}
-            kind = self._declared(tensor) if frozen else Precision.FP32 if fixed else wanted
-            if self.model.constant(tensor) is not None:
-                node.inputs[index] = self._constant(tensor, kind, saturate=node.op == "Clip" and index > 0)
-            elif node.op != "Cast" and tensor.name in self.made and self.made[tensor.name] is not kind:
-                node.inputs[index] = self._cast(tensor, kind, node)
-
-    def _outputs(self, node: gs.Node) -> None:
-        kind = self.types.node.get(node.name)
-        if kind is None or node.op in (QUANTIZE, DEQUANTIZE) or node.name in self.types.frozen:
-            return
-        floats = [t for t in node.outputs if self.facts.is_float(t.name)]
-        for tensor in floats:
-            tensor.dtype = dtype_of(kind)
-        if not floats:
-            return
-        for attribute in ("to", "dtype"):
-            if attribute in node.attrs and node.op not in ("QuantizeLinear", "DequantizeLinear"):
-                node.attrs[attribute] = kind.onnx_type
-        if node.op in ("ConstantOfShape", "Constant") and isinstance(node.attrs.get("value"), gs.Constant):
-            node.attrs["value"] = self._as(node.attrs["value"], kind, node.attrs["value"].name or "value")
-        elif node.op == "ConstantOfShape" and kind is not Precision.FP32:
-            node.attrs["value"] = make_constant("value", np.zeros(1, np.float32), kind.onnx_type)
-        elif node.op in ("RandomNormal", "RandomUniform", "EyeLike"):
-            node.attrs["dtype"] = kind.onnx_type
-
-    def _constant(self, tensor: gs.Tensor, kind: Precision, saturate: bool = False) -> gs.Tensor:
-        values = self.model.constant(tensor)
-        if values is None or onnx_type(values.dtype) == kind.onnx_type:
-            return tensor
-        key = (tensor.name + ("!" if saturate else ""), kind)
-        if key not in self.converted:
-            if saturate:
-                values = np.clip(values, -kind.max, kind.max)
-            self.converted[key] = make_constant(self._name(f"{tensor.name}_{kind}"), values, kind.onnx_type)
-        return self.converted[key]
-
-    def _as(self, tensor: gs.Constant, kind: Precision, name: str) -> gs.Constant:
-        return make_constant(name, values_of(tensor), kind.onnx_type)
-
-    def _cast(self, tensor: gs.Tensor, kind: Precision, reader: gs.Node) -> gs.Tensor:
-        maker = tensor.inputs[0] if tensor.inputs else None
-        if maker is not None and maker.op == "Cast" and self.made[tensor.name] is Precision.FP32:
-            # widening and narrowing again loses nothing: read what was there before
-            before = maker.inputs[0]
-            if self.made.get(before.name) is kind:
-                return before
-        key = (tensor.name, kind)
-        if key not in self.converted:
-            result = gs.Variable(self._name(f"{tensor.name}_{kind}"), dtype=dtype_of(kind), shape=tensor.shape)
-            name = self._name(f"{tensor.name}_to_{kind}")
-            self.model.graph.nodes.append(make_node("Cast", name, [tensor], [result], to=kind.onnx_type))
-            why = f"{reader.name} computes in {kind}, '{tensor.name}' is made in {self.made[tensor.name]}"
-            self.plan.ask(name, kind, why)
-            self.journal.changed(name, "Cast inserted", why)
-            self.facts.types[result.name] = kind.onnx_type
-            self.made[result.name] = kind
-            self.converted[key] = result
-        return self.converted[key]
-
-    def _graph_outputs(self, io: Mapping[str, Precision]) -> None:
-        for position, out in enumerate(self.model.graph.outputs):
-            if not self.facts.is_float(out.name):
-                continue
-            declared = Precision.from_onnx(self.facts.types[out.name]) or Precision.FP32
-            kind = io.get(out.name, declared)
-            made = self.made.get(out.name, kind)
-            if made is kind:
-                out.dtype = dtype_of(kind)
-                continue
-            producer = out.inputs[0]
-            inner = gs.Variable(self._name(f"{out.name}_{made}"), dtype=dtype_of(made), shape=out.shape)
-            result = gs.Variable(out.name, dtype=dtype_of(kind), shape=out.shape)
-            reroute(out, inner)
-            producer.outputs[[t is out for t in producer.outputs].index(True)] = inner
-            name = self._name(f"{out.name}_to_{kind}")
-            self.model.graph.nodes.append(make_node("Cast", name, [inner], [result], to=kind.onnx_type))
-            self.model.graph.outputs[position] = result
-            why = f"output '{out.name}' keeps its type {kind}" if out.name not in io else f"the recipe wants {kind}"
-            self.plan.ask(name, kind, why)
-            self.journal.changed(name, "Cast inserted", why)
-
-    def _reshape_scalars(self) -> None:
-        """Write Unsqueeze of a scalar as Reshape to [1]: TensorRT-RTX cannot parse the former without a GPU (seen)."""
-        target: gs.Constant | None = None
-        for node in self.model.nodes:
-            if node.op != "Unsqueeze" or self.facts.shapes.get(node.inputs[0].name, [None])[0] != ():
-                continue
-            axes = self.model.constant(node.inputs[1]) if len(node.inputs) > 1 else None
-            if axes is None or axes.size != 1:
-                continue
-            target = target or make_constant(self._name("shape_of_one"), np.array([1], np.int64))
-            node.op = "Reshape"
-            node.inputs[1] = target
-            self.journal.changed(node.name, "Unsqueeze became Reshape", "TensorRT-RTX parses it without a GPU")
-
-    def _drop_idle_casts(self) -> None:
-        """Remove Casts of the model's own that now convert a type to itself, and conversions there and back."""
-        for node in self.model.nodes:
-            if node.op != "Cast" or node.name not in self.names:
-                continue
-            source, result = node.inputs[0], node.outputs[0]
-            same = onnx_type(source.dtype) == int(node.attrs["to"]) and onnx_type(source.dtype) != 0
-            if not same or self.model.is_output(result) or result.name in self.model.subgraph_tensors():
-                continue
-            reroute(result, source)
-            node.outputs.clear()
-            node.inputs.clear()
-            self.model.graph.nodes.remove(node)
-            self.journal.changed(node.name, "Cast removed", "it converts a type to itself")
-
-    def _name_pairs(self) -> None:
-        """Write the pairs themselves into the plan, so that every node of the final graph has its line."""
-        for node in self.model.nodes:
-            if node.op not in (QUANTIZE, DEQUANTIZE):
-                continue
-            stored = node.outputs[0] if node.op == QUANTIZE else node.inputs[0]
-            zero = node.inputs[2] if len(node.inputs) > 2 else stored
-            precision = Precision.from_onnx(onnx_type(zero.dtype) or onnx_type(stored.dtype)) or Precision.INT8
-            readers = ", ".join(sorted({r.name for r in node.outputs[0].outputs})[:3])
-            verb = "quantizes" if node.op == QUANTIZE else "dequantizes"
-            self.plan.ask(node.name, precision, f"{verb} '{node.inputs[0].name}' for {readers}")
-
-    def _name(self, base: str) -> str:
-        name, count = base, 1
-        while name in self.names:
-            count += 1
-            name = f"{base}_{count}"
-        self.names.add(name)
-        return name
