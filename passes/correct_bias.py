@@ -7,7 +7,9 @@ import onnx_graphsurgeon as gs
 from pydantic import Field
 
 from toolkit.base.types import Array
-from toolkit.contract.passes import Context, Pass
+from toolkit.contract.context import Context
+from toolkit.contract.passes import Pass
+from toolkit.contract.roles import Harm
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import make_constant
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
@@ -21,8 +23,13 @@ class CorrectBias(Pass):
     """
 
     name = "correct_bias"
+    mends = Harm.SHIFTED_MEAN
     samples: int = Field(64, gt=0, description="calibration samples to look at")
     measure: bool = Field(True, description="measure what it changes and note it in the journal")
+
+    def measures_engines(self) -> bool:
+        """It builds none."""
+        return False
 
     def apply(self, model: Model, context: Context) -> None:
         """Correct every quantized layer that has a bias, or can have one.
@@ -30,16 +37,16 @@ class CorrectBias(Pass):
         Raises:
             RangesError: there is no calibration data.
         """
-        from toolkit.simulation.channels import collect_channels, data_of, sqnr_against, without_pairs
+        from toolkit.simulation.channels import collect_channels, sqnr_against, without_pairs
 
-        if context.services.get("dry_run"):
+        if context.dry_run:
             context.journal.noted("a run would correct the biases of the quantized layers", rule="dry-run")
             return
         layers = [node for node in model.nodes if node.op in TARGETS and _rounded(model, node) is not None]
         if not layers:
             context.journal.noted("no layer has quantized weights: use it after insert_qdq", rule="correct-bias")
             return
-        data = data_of(context)
+        data = context.calibration_samples()
         reference = without_pairs(model) if self.measure else None
         before = sqnr_against(reference, model, data, self.samples) if reference is not None else 0.0
         facts = model.facts(context.profiles)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
+from toolkit.base.errors import QtoolError
 from toolkit.base.types import Array
-from toolkit.contract.passes import Context, Pass
+from toolkit.contract.context import Context
+from toolkit.contract.passes import Pass
+from toolkit.contract.roles import Harm, Role
 from toolkit.graph.layer_weights import LayerWeights
 from toolkit.graph.model import Model
 
@@ -27,8 +32,32 @@ class Equalize(Pass):
     """
 
     name = "equalize"
+    role = Role.HELP
+    mends = Harm.UNEVEN_WEIGHTS
     rounds: int = Field(20, gt=0, description="walk over all pairs at most this many times")
     measure: bool = Field(True, description="measure what it changes for plain INT8 and note it in the journal")
+
+    def measures_engines(self) -> bool:
+        """It builds none."""
+        return False
+
+    def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
+        """Those of plain quantization, where its effect is measured."""
+        from toolkit.simulation.switches import wanted_tensors
+
+        return wanted_tensors(model, model.facts(context.profiles)) or None if self.measure else None
+
+    def layers_mended(self, model: Model) -> set[str]:
+        """Layers whose input channels are scaled: those that come second in a pair."""
+        trial, context = model.copy(), Context()
+        before = {node.name: node.inputs[1].name for node in trial.nodes if len(node.inputs) > 1}
+        try:
+            self.model_copy(update={"measure": False, "rounds": 1})(trial, context)
+        except QtoolError:
+            return set()
+        first = {event.node for event in context.journal.of("changed")}
+        changed = {n.name for n in trial.nodes if len(n.inputs) > 1 and before.get(n.name) != n.inputs[1].name}
+        return {name for name in changed if name not in first or _comes_behind(model, name, first)}
 
     def apply(self, model: Model, context: Context) -> None:
         """Equalize every pair; each gets a line in the journal, refusals with their reason."""
@@ -89,6 +118,19 @@ class Equalize(Pass):
             )
             return None
         return str(first.name), str(node.name)
+
+
+def _comes_behind(model: Model, name: str, first: set[str]) -> bool:
+    """Whether the way up from a layer's input meets the first layer of a pair before anything branches."""
+    tensor = model.node(name).inputs[0]
+    while tensor.inputs:
+        node = tensor.inputs[0]
+        if node.name in first:
+            return True
+        if len(node.outputs[0].outputs) != 1 or not node.inputs:
+            return False
+        tensor = node.inputs[0]
+    return False
 
 
 def _step(first: LayerWeights, second: LayerWeights) -> float:

@@ -6,7 +6,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
-from toolkit.contract.passes import Context, Pass
+from toolkit.contract.context import Context
+from toolkit.contract.passes import Pass
+from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import make_constant
 
@@ -15,6 +17,15 @@ class FoldBatchNorm(Pass):
     """Put BatchNormalization, and the constant Mul and Add that Caffe exports write after it, into the layer before."""
 
     name = "fold_batchnorm"
+    role = Role.FOLD_NORMALIZATION
+
+    def reads_evaluation(self) -> bool:
+        """It looks at the graph alone."""
+        return False
+
+    def measures_engines(self) -> bool:
+        """It builds none."""
+        return False
 
     def apply(self, model: Model, context: Context) -> None:
         """Scale the weights and move the bias: W' = W g, b' = (b - mean) g + beta with g = gamma / sqrt(var + eps)."""

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit.contract.passes import Context, Pass
+from toolkit.contract.context import Context
+from toolkit.contract.passes import Pass
+from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, RANDOM
 
@@ -17,7 +19,16 @@ class FoldConstants(Pass):
     """Replace nodes whose inputs are all constants by their result; Q and DQ nodes stay."""
 
     name = "fold_constants"
+    role = Role.FOLD
     limit_mb: float = Field(64.0, gt=0, description="a result larger than this many megabytes is not stored")
+
+    def reads_evaluation(self) -> bool:
+        """It looks at the graph alone."""
+        return False
+
+    def measures_engines(self) -> bool:
+        """It builds none."""
+        return False
 
     def apply(self, model: Model, context: Context) -> None:
         """Fold with onnx-graphsurgeon, which evaluates by onnxruntime; subgraphs are folded too."""

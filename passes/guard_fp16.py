@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from toolkit.base.precision import Precision
-from toolkit.contract.passes import Context, Pass
+from toolkit.contract.context import Context
+from toolkit.contract.passes import Pass
+from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
 
 
@@ -19,8 +22,22 @@ class GuardFP16(Pass):
     """
 
     name = "guard_fp16"
+    role = Role.GUARD
     precision: Literal["fp32", "bf16"] = Field("fp32", description="what such nodes compute in")
     margin: float = Field(2.0, ge=1, description="values may come to be this many times those observed")
+
+    def reads_evaluation(self) -> bool:
+        """It looks at the values that calibration saw."""
+        return False
+
+    def measures_engines(self) -> bool:
+        """It builds none."""
+        return False
+
+    def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
+        """The values of every tensor."""
+        known = context.known_ranges
+        return None if known is not None and known.observed else []
 
     def apply(self, model: Model, context: Context) -> None:
         """Write the requests into the plan, each with the value and the margin.
@@ -31,7 +48,7 @@ class GuardFP16(Pass):
         from toolkit.calibration.float_range import risks
         from toolkit.graph.work import facts_at_opt
 
-        if context.services.get("dry_run"):
+        if context.dry_run:
             context.journal.noted("a run would look at the values of every tensor", rule="dry-run")
             return
         known = context.known_ranges

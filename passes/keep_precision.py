@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 
 from toolkit.base.precision import Precision
 from toolkit.base.text import count
-from toolkit.contract.passes import Context, Pass
+from toolkit.contract.context import Context
+from toolkit.contract.passes import Pass
+from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
 from toolkit.graph.select import choose
 from toolkit.graph.work import role
@@ -22,6 +24,7 @@ class KeepPrecision(Pass):
     """
 
     name = "keep_precision"
+    role = Role.KEEP
     nodes: list[str] = Field([], description="names or globs of nodes")
     ops: list[str] = Field([], description="operators")
     between: list[tuple[str, str]] = Field([], description="the nodes on any path from one tensor to another")
@@ -33,6 +36,14 @@ class KeepPrecision(Pass):
         if not (self.nodes or self.ops or self.between):
             raise ValueError("it chooses no nodes: give nodes, ops or between")
         return self
+
+    def reads_evaluation(self) -> bool:
+        """It looks at the graph alone."""
+        return False
+
+    def measures_engines(self) -> bool:
+        """It builds none."""
+        return False
 
     def apply(self, model: Model, context: Context) -> None:
         """Write the requests into the plan.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import onnx_graphsurgeon as gs
 from pydantic import Field
 
 from toolkit.base.types import Array
-from toolkit.contract.passes import Context, Pass
+from toolkit.contract.context import Context
+from toolkit.contract.passes import Pass
+from toolkit.contract.roles import Harm, Role
 from toolkit.graph.layer_weights import LayerWeights
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import make_constant, make_node
@@ -26,11 +29,27 @@ class Smooth(Pass):
     """
 
     name = "smooth"
+    role = Role.HELP
+    mends = Harm.OUTLIER_CHANNELS
     strength: float = Field(0.5, ge=0, le=1, description="how much of the difficulty the weights take (alpha)")
     least: float = Field(4.0, ge=1, description="leave inputs alone whose largest channel is below this many medians")
     insert: bool = Field(True, description="put a Mul in front where no normalization can take the factors")
     samples: int = Field(64, gt=0, description="calibration samples to look at")
     measure: bool = Field(True, description="measure what it changes for plain INT8 and note it in the journal")
+
+    def measures_engines(self) -> bool:
+        """It builds none."""
+        return False
+
+    def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
+        """Those of plain quantization, where its effect is measured."""
+        from toolkit.simulation.switches import wanted_tensors
+
+        return wanted_tensors(model, model.facts(context.profiles)) or None if self.measure else None
+
+    def layers_mended(self, model: Model) -> set[str]:
+        """Layers that read an activation and have a constant weight of their own."""
+        return {node.name for nodes in self._readers(model).values() for node in nodes}
 
     def apply(self, model: Model, context: Context) -> None:
         """Smooth the inputs that have outlier channels.
@@ -38,9 +57,9 @@ class Smooth(Pass):
         Raises:
             RangesError: there is no calibration data.
         """
-        from toolkit.simulation.channels import collect_channels, data_of, forget_ranges, note_effect, plain_outcome
+        from toolkit.simulation.channels import collect_channels, forget_ranges, note_effect, plain_outcome
 
-        if context.services.get("dry_run"):
+        if context.dry_run:
             context.journal.noted("a run would look for outlier channels", rule="dry-run")
             return
         readers = self._readers(model)
@@ -48,7 +67,7 @@ class Smooth(Pass):
             context.journal.noted("no layer with constant weights reads an activation", rule="smooth")
             return
         axes = {name: 1 if nodes[0].op == "Conv" else -1 for name, nodes in readers.items()}
-        found = collect_channels(model, axes, data_of(context), self.samples)
+        found = collect_channels(model, axes, context.calibration_samples(), self.samples)
         worth = {name: nodes for name, nodes in readers.items() if self._uneven(found[name].amax) >= self.least}
         for name in readers.keys() - worth.keys():
             for node in readers[name]:

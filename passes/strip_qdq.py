@@ -10,8 +10,10 @@ from onnx import TensorProto
 from pydantic import Field
 
 from toolkit.base.precision import Precision
-from toolkit.contract.passes import Context, Pass
+from toolkit.contract.context import Context
+from toolkit.contract.passes import Pass
 from toolkit.contract.ranges import Range, Ranges
+from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
 from toolkit.graph.select import choose
 from toolkit.graph.tensors import FLOAT_TYPES, make_constant, make_node, onnx_type, reroute
@@ -23,8 +25,17 @@ class StripQDQ(Pass):
     """Remove Q/DQ pairs of QAT or PTQ, per tensor or per channel, signed or not; stored weights become float again."""
 
     name = "strip_qdq"
+    role = Role.STRIP
     nodes: list[str] = Field([], description="strip only the pairs these nodes read (names or globs); empty: all")
     keep_ranges: bool = Field(False, description="keep the scales of activations as ranges for insert_qdq")
+
+    def reads_evaluation(self) -> bool:
+        """It looks at the graph alone."""
+        return False
+
+    def measures_engines(self) -> bool:
+        """It builds none."""
+        return False
 
     def apply(self, model: Model, context: Context) -> None:
         """Rewire every reader of a pair to the float tensor behind it."""

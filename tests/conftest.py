@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from toolkit import Context, Model, Ranges
+from toolkit import Context, Model, Precision, Ranges
 from toolkit.base.types import Array
 from toolkit.contract.ranges import Range
 
@@ -95,7 +95,7 @@ def run(model: Model | onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Arra
 def placeholder_context(amax: float = 4.0, **settings: Any) -> Context:
     """A context whose every tensor has the same range."""
 
-    def provider(model: Model, tensors: Sequence[str] | None) -> Ranges:
+    def provider(model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
         return Ranges({name: Range(amax, "minmax") for name in tensors or ()})
 
     return Context(provider=provider, **settings)  # type: ignore[arg-type]

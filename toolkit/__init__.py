@@ -20,7 +20,7 @@ _HOMES = {
     "Journal": "toolkit.contract.journal",
     "PrecisionPlan": "toolkit.contract.plan",
     "Pass": "toolkit.contract.passes",
-    "Context": "toolkit.contract.passes",
+    "Context": "toolkit.contract.context",
     "Sequence": "toolkit.contract.passes",
     "CalibrationData": "toolkit.data.dataset",
     "Ranges": "toolkit.contract.ranges",

@@ -27,6 +27,7 @@ from passes.insert_qdq import InsertQDQ
 from toolkit import CalibrationData, Calibrator, Context, Extent, Model, Profiles, ShapeProfile
 from toolkit.backends.attribution import attribute
 from toolkit.backends.base import EngineSettings, Extras
+from toolkit.backends.bench import EngineBench
 from toolkit.backends.choose import choose
 from toolkit.backends.measure import latencies_in_turn
 from toolkit.backends.rtx import profiles_to_json
@@ -101,9 +102,9 @@ def main() -> None:
                 source = Model.from_proto(proto)
             elif kind == "faster":
                 source = folded.copy()
-                services = {"backend": backend, "engine_settings": settings, "folder": folder}
+                bench = EngineBench(backend, settings, profiles, folder=folder)
                 apart = Context(
-                    journal=journal, profiles=profiles, provider=Calibrator(data, "entropy"), services=services
+                    journal=journal, profiles=profiles, provider=Calibrator(data, "entropy"), bench=bench, folder=folder
                 )
                 InsertQDQ(only_if_faster=True, builds=int(os.environ.get("BUILDS", "8")))(source, apart)
                 plan, known = apart.plan, apart.known_ranges

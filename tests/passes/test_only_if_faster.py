@@ -14,6 +14,7 @@ from tests.conftest import build, node, normal, ops, placeholder_context, residu
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from toolkit import Extent, Model, Precision, Profiles, ShapeProfile
 from toolkit.backends.base import EngineSettings
+from toolkit.backends.bench import EngineBench
 from toolkit.backends.none import NoBackend
 from toolkit.base.errors import BackendError, RecipeError
 
@@ -48,11 +49,10 @@ PROFILES = Profiles(tuple(
 ))  # fmt: skip
 
 
-def context_for(backend, folder=None, profiles=None, **services):
+def context_for(backend, folder=None, profiles=None, settings=None, dry_run=False):
     context = placeholder_context(**({"profiles": profiles} if profiles is not None else {}))
-    context.services.update(backend=backend, **services)
-    if folder is not None:
-        context.services["folder"] = folder
+    context.bench = EngineBench(backend, settings or EngineSettings(), shapes=context.profiles, folder=folder)
+    context.folder, context.dry_run = folder, dry_run
     return context
 
 
@@ -207,19 +207,16 @@ def test_what_was_measured_is_found_again_after_a_kill(tmp_path):
     assert "(2 before this run)" in noted(context)[-1]
     written = json.loads((tmp_path / "faster.json").read_text())
     assert written["done"] and set(written["given_back"]) == {"c1", "c3"}
-    lines = (tmp_path / "insert_qdq.faster.jsonl").read_text().splitlines()
+    lines = (tmp_path / "engines.jsonl").read_text().splitlines()
     assert len(lines) == 4 and not list(tmp_path.glob("qtool-*"))
-    other = context_for(StandIn(dict.fromkeys(NAMES, 1.0), cost), tmp_path, engine_settings=EngineSettings(sparse_weights=True))
+    other = context_for(StandIn(dict.fromkeys(NAMES, 1.0), cost), tmp_path, settings=EngineSettings(sparse_weights=True))
     InsertQDQ(only_if_faster=True)(chain(), other)
-    assert len(other.services["backend"].built) == 3
+    assert len(other.bench.builder.built) == 3
 
 
 def test_measurements_are_not_found_again_for_another_calibration_profile():
-    from toolkit.backends.payoff_trials import log_fingerprint
-    from toolkit.backends.prepare import Bench
-
     prints = {
-        log_fingerprint(Bench(StandIn({}, {}), EngineSettings(), PROFILES, calibration_profile=name))
+        EngineBench(StandIn({}, {}), shapes=PROFILES, calibration_profile=name).fingerprint()
         for name in ("small", "large", "small")
     }
     assert len(prints) == 2
@@ -239,7 +236,7 @@ def test_without_a_backend_that_measures_it_is_refused():
     ):
         for step in (InsertQDQ(only_if_faster=True), SearchPrecision(only_if_faster=True)):
             with pytest.raises(RecipeError, match=f"{text}.*Run on a machine with a GPU"):
-                step(chain(), context_for(backend, engine_settings=chosen))
+                step(chain(), context_for(backend, settings=chosen))
 
 
 def test_a_dry_run_builds_nothing_and_says_what_a_run_would_do():

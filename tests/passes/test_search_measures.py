@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
+from passes.correct_bias import CorrectBias
+from passes.guard_fp16 import GuardFP16
+from passes.insert_qdq import InsertQDQ
 from passes.search_precision import SearchPrecision
 from tests.passes.test_search_times import notes
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from tests.toolkit.search.planted import chain, damage, feeds
-from toolkit import Context, Extent, Profiles, ShapeProfile
+from toolkit import Context, Extent, Profiles, Sequence, ShapeProfile
 from toolkit.backends.base import EngineSettings
+from toolkit.backends.bench import EngineBench
 from toolkit.backends.layer import Layer, Port
 from toolkit.base.errors import ModelError, RecipeError
 from toolkit.base.gpu import Gpu
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
-from toolkit.run.pass_keys import _measures
-from toolkit.search import times as search_times
-from toolkit.search.times import measuring_bench
 
 NAMES = [f"layer{i}" for i in range(6)]
 EVEN = dict.fromkeys(NAMES, 1.0)
 SMALL = dict.fromkeys(NAMES, 0.4)
 
 
-def searched(folder, backend, damaged="layer3", profiles=None, **settings):
+def searched(folder, backend, damaged="layer3", profiles=None, following=(), **settings):
     model = chain(6)
     if damaged:
         damage(model, damaged)
     data = CalibrationData.open(feeds(), model)
-    services = {"folder": folder} | ({"backend": backend} if backend is not None else {})
-    context = Context(provider=Calibrator(data, method="minmax"), services=services)
-    if profiles is not None:
-        context.profiles = profiles
-    SearchPrecision(**{"min_sqnr_db": 28, **settings})(model, context)
+    context = Context(provider=Calibrator(data, method="minmax"), folder=folder, profiles=profiles or Profiles())
+    if backend is not None:
+        context.bench = EngineBench(backend, shapes=context.profiles, folder=folder)
+    Sequence(passes=[SearchPrecision(**{"min_sqnr_db": 28, **settings}), *following])(model, context)
     return context, json.loads((folder / "search.json").read_text())
 
 
@@ -93,17 +92,8 @@ def test_two_engines_are_built_and_the_plan_that_is_chosen_is_measured_too(tmp_p
     assert found["float"]["predicted_ms"] == pytest.approx(6.0) and predicted(found) == pytest.approx(2.4)
 
 
-def test_what_later_passes_do_is_not_measured_and_the_journal_says_so(tmp_path, monkeypatch):
-    passes = [{"use": use} for use in ("fold_batchnorm", "search_precision", "correct_bias", "guard_fp16")]
-    before = search_times.EngineTimes._later
-
-    def later(times):
-        recipe = SimpleNamespace(recipe=SimpleNamespace(passes=passes))
-        apart = SimpleNamespace(context=SimpleNamespace(services={"pipeline": recipe}))
-        return [*before(times), *before(apart)]
-
-    monkeypatch.setattr(search_times.EngineTimes, "_later", later)
-    context, _ = searched(tmp_path, stand_in())
+def test_what_later_passes_do_is_not_measured_and_the_journal_says_so(tmp_path):
+    context, _ = searched(tmp_path, stand_in(), following=[CorrectBias(measure=False), GuardFP16()])
     (said,) = [text for text in notes(context, "search-times") if "the passes after" in text]
     assert "(correct_bias, guard_fp16)" in said
 
@@ -204,7 +194,7 @@ def test_a_model_that_cannot_be_lowered_for_a_trial_is_searched_all_the_same(tmp
     def refuse(*given, **more):
         raise ModelError("ONNX refuses it", remedy="report it")
 
-    monkeypatch.setattr("toolkit.backends.prepare.lower_for", refuse)
+    monkeypatch.setattr("toolkit.backends.bench.lower_for", refuse)
     context, found = searched(tmp_path, stand_in())
     assert "ONNX refuses it" in notes(context, "search-times")[0] and found["measured_share"] == 0.0
 
@@ -223,15 +213,15 @@ def test_nothing_is_built_where_times_decide_nothing_or_cannot_be_had(tmp_path):
         assert found["measured_share"] == 0.0 and found["prefer"] == "int8" and not notes(context, "search-times")
     context, _ = searched(tmp_path / "asked", Unable(EVEN, EVEN), measure=True)
     assert notes(context, "search-times") == ["layer times are predicted, not measured: there is no GPU"]
-    context = Context(services={"backend": backend, "engine_settings": EngineSettings(measure=False)})
-    assert measuring_bench(context) == "[engine] measure is false" and backend.built == []
+    switched_off = EngineBench(backend, EngineSettings(measure=False))
+    assert switched_off.cannot_measure() == "[engine] measure is false" and backend.built == []
 
 
 def test_a_wrong_budget_is_refused_before_any_engine_is_built(tmp_path, monkeypatch):
     def refuse(*given, **more):
         raise RecipeError("no output of the model holds floats", remedy="give min_agreement")
 
-    monkeypatch.setattr("toolkit.search.search_budget.budget_for", refuse)
+    monkeypatch.setattr("toolkit.search.plan_search.budget_for", refuse)
     backend = stand_in()
     with pytest.raises(RecipeError, match="holds floats"):
         searched(tmp_path, backend)
@@ -250,17 +240,14 @@ def test_a_wrong_budget_is_refused_before_any_engine_is_built(tmp_path, monkeypa
 )
 def test_times_are_of_the_gpu_that_is_named(tmp_path, monkeypatch, here, settings, said):
     monkeypatch.setattr("toolkit.search.times.find_gpu", lambda: Gpu(here, "8.6"))
-    monkeypatch.setattr("toolkit.base.gpu.find_gpu", lambda: Gpu(here, "8.6"))
+    monkeypatch.setattr("toolkit.search.plan_search.find_gpu", lambda: Gpu(here, "8.6"))
     context, found = searched(tmp_path, stand_in(), **settings)
     assert said in notes(context, "search-times")[0]
     assert (found["measured_share"] > 0) == ("predicted, not measured" not in notes(context, "search-times")[0])
     assert found["gpu"] == (here if found["measured_share"] else settings.get("gpu", "A10"))
 
 
-def test_a_run_is_done_again_on_another_gpu_only_where_it_measures(monkeypatch):
-    monkeypatch.setattr("toolkit.run.pass_keys.gpu_here", lambda: "a GPU")
-    entry = {"use": "search_precision"}
-    assert _measures(entry) and not _measures({**entry, "measure": False}) and not _measures({**entry, "times": "runs"})
-    assert _measures({"use": "insert_qdq", "only_if_faster": True}) and not _measures({"use": "insert_qdq"})
-    monkeypatch.setattr("toolkit.run.pass_keys.gpu_here", lambda: "")
-    assert not _measures(entry)
+def test_a_run_is_done_again_on_another_gpu_only_where_it_measures():
+    assert SearchPrecision().measures_engines() and not SearchPrecision(measure=False).measures_engines()
+    assert not SearchPrecision(times="runs").measures_engines()
+    assert InsertQDQ(only_if_faster=True).measures_engines() and not InsertQDQ().measures_engines()

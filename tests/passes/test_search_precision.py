@@ -20,13 +20,14 @@ from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.tensors import make_constant, make_node, onnx_type
+from toolkit.search.plan_search import PlanSearch
 from toolkit.simulation.channels import sqnr_against, without_pairs
 from toolkit.simulation.simulation import Simulation
 
 
-def context_for(model, source, folder=None, **services):
+def context_for(model, source, folder=None, evaluation=None):
     data = CalibrationData.open(source, model)
-    return Context(provider=Calibrator(data, method="minmax"), services={"folder": folder, **services})
+    return Context(provider=Calibrator(data, method="minmax"), folder=folder, evaluation=evaluation)
 
 
 def kept(context):
@@ -44,7 +45,7 @@ def test_the_damaged_layer_stays_float_with_its_reason(tmp_path):
     assert context.plan.get("layer4").precision is Precision.INT8
     found = json.loads((tmp_path / "search.json").read_text())
     assert found["met"] and found["best"]["kept"] == ["layer3"] and found["front"]
-    assert context.services["files"] == [str(tmp_path / "search.json")]
+    assert context.files == [tmp_path / "search.json"]
 
 
 def test_a_helper_that_cures_it_comes_first():
@@ -76,7 +77,8 @@ def test_it_says_which_data_it_decides_on_and_what_it_misses():
 
 def test_a_dry_run_searches_nothing():
     model = chain()
-    context = context_for(model, feeds(), dry_run=True)
+    context = context_for(model, feeds())
+    context.dry_run = True
     SearchPrecision(min_sqnr_db=90)(model, context)
     assert not kept(context)
     assert any(e.rule == "dry-run" for e in context.journal.of("noted"))
@@ -271,7 +273,7 @@ def test_a_helper_that_changes_the_float_model_is_not_applied(monkeypatch):
 
 
 def test_a_plan_that_still_misses_in_float16_after_all_searches_is_said_to(monkeypatch):
-    monkeypatch.setattr(SearchPrecision, "_lowered", lambda *given: {"min_sqnr_db": 0.1})
+    monkeypatch.setattr(PlanSearch, "_lacks_in_types", lambda *given: {"min_sqnr_db": 0.1})
     model = chain()
     context = context_for(model, feeds())
     SearchPrecision(min_sqnr_db=10)(model, context)
@@ -298,7 +300,7 @@ def test_a_layer_that_int8_damages_runs_in_fp8_where_that_is_asked(tmp_path):
         model = Model.from_proto(proto)
         plain = model.copy()
         data = CalibrationData.open(samples, model)
-        context = Context(provider=Calibrator(data, "minmax"), services={"folder": tmp_path})
+        context = Context(provider=Calibrator(data, "minmax"), folder=tmp_path)
         SearchPrecision(min_sqnr_db=24.0, try_ranges=False, also=also)(model, context)
         found[also] = {name: str(context.plan.get(name).precision) for name in ("a", "hurt", "y")}
         types = {onnx_type(n.inputs[2].dtype) for n in model.nodes if n.op == "QuantizeLinear"}

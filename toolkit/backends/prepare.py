@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.backends.base import Backend, EngineSettings, Extras, LogLine
+from toolkit.backends.base import Backend, EngineSettings
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
-from toolkit.base.progress import Progress, silent
 from toolkit.contract.journal import Journal
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from toolkit.backends.layer import Build
-    from toolkit.contract.passes import Context
     from toolkit.contract.plan import PrecisionPlan
-    from toolkit.contract.ranges import Ranges
     from toolkit.graph.model import Model
 
 
@@ -85,87 +79,3 @@ def unmeasured(build: Build, profiles: Profiles, said: Iterable[str]) -> dict[st
         for name in profiles.names or ["default"]
         if "opt" not in build.latency.get(name, {})
     }
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where trial engines are built and measured: a backend with all that a build of it needs besides the model.
-
-    Attributes:
-        backend: who builds.
-        settings: the engine's settings.
-        profiles: the shape profiles that are built and measured.
-        rest: the float type of nodes that nobody asked about.
-        io: types of inputs and outputs that shall differ from the model's own.
-        ranges: amax by tensor, for implicit quantization, and the values seen, for strong typing.
-        calibration_profile: the profile of TensorRT's own calibrators.
-    """
-
-    backend: Backend
-    settings: EngineSettings
-    profiles: Profiles
-    rest: Precision = Precision.FP16
-    io: Mapping[str, Precision] = field(default_factory=dict)
-    ranges: Ranges | None = None
-    calibration_profile: str = ""
-
-    @classmethod
-    def of(cls, context: Context) -> Bench:
-        """The recipe's backend and settings; without a recipe ``context.services`` ``backend`` and ``engine_settings``.
-
-        Raises:
-            QtoolError: the recipe's engine settings are wrong, or its backend cannot be used here.
-        """
-        from toolkit.backends.choose import choose
-
-        pipeline = context.services.get("pipeline")
-        if pipeline is None:
-            backend = context.services.get("backend") or choose("auto")[0]
-            settings = context.services.get("engine_settings") or EngineSettings()
-            return cls(backend, settings, context.profiles, context.rest, ranges=context.known_ranges)
-        section = pipeline.recipe.engine
-        return cls(
-            choose(section.backend)[0],
-            pipeline.engine_settings(),
-            context.profiles,
-            context.rest,
-            {name: Precision(value) for name, value in section.io.items()},
-            context.known_ranges,
-            section.calibration_profile or next(iter(context.profiles.names), ""),
-        )
-
-    def lowered(self, model: Model, plan: PrecisionPlan, settings: EngineSettings) -> tuple[Model, PrecisionPlan]:
-        """The model lowered for the backend; see ``lower_for``."""
-        observed = self.ranges.observed if self.ranges is not None else None
-        return lower_for(
-            self.backend, settings, model, plan, rest=self.rest, observed=observed, io=self.io, journal=Journal()
-        )
-
-    def build(
-        self,
-        model: Model,
-        plan: PrecisionPlan,
-        settings: EngineSettings,
-        path: Path,
-        batches: Iterable[Mapping[str, np.ndarray]] = (),
-        log: LogLine = silent,
-        progress: Progress = silent,
-    ) -> Build:
-        """Build a lowered model, written to ``path`` for the time of the build.
-
-        Raises:
-            BackendError: the backend refuses the model or the settings.
-        """
-        extras = Extras(
-            plan=plan,
-            rest=str(self.rest),
-            ranges=self.ranges,
-            batches=batches,
-            calibration_profile=self.calibration_profile,
-        )
-        try:
-            save_for(self.backend, settings, model, path)
-            return self.backend.build(path, self.profiles, settings, log, progress, extras)
-        finally:
-            for file in path.parent.glob(f"{path.name}*"):
-                file.unlink()

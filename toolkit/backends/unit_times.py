@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import onnx_graphsurgeon as gs
 
@@ -23,20 +22,16 @@ class UnitTimes:
 
     Attributes:
         ms: unit to {profile: milliseconds}. Units that one engine layer runs together share its time equally.
-        ties: sets of units that some engine layer runs together: their own times are not known, only the sum's.
+        ties: profile to sets of units that some engine layer runs together: only the sum of their times is known.
         rest: profile to milliseconds of the engine's layers that belong to no unit.
     """
 
     ms: dict[str, dict[str, float]] = field(default_factory=dict)
-    ties: list[list[str]] = field(default_factory=list)
+    ties: dict[str, list[list[str]]] = field(default_factory=dict)
     rest: dict[str, float] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
-        """The machine form."""
-        return {"ms": self.ms, "ties": self.ties}
 
-
-def unit_times(model: Model, build: Build, units: Collection[str], only: str = "") -> UnitTimes:
+def unit_times(model: Model, build: Build, units: Collection[str]) -> UnitTimes:
     """Time of each unit, so that engines of one model with unlike pairs can be compared unit by unit.
 
     Every engine layer counts for the units whose nodes it runs. A node that is no unit belongs to the last unit before
@@ -47,7 +42,6 @@ def unit_times(model: Model, build: Build, units: Collection[str], only: str = "
         model: the lowered graph that was built.
         build: its engine, with layer times.
         units: names of the nodes to tell times of.
-        only: the one profile to look at; all where it is empty.
 
     Returns:
         No times at all where the build has none or its layers are not the engine's own.
@@ -58,13 +52,11 @@ def unit_times(model: Model, build: Build, units: Collection[str], only: str = "
     flow = Flow(model)
     owners = _owners(model, flow, units)
     names = list(build.settings.get("profiles") or ()) or ["default"]
-    ties: set[frozenset[str]] = set()
     for number, profile in enumerate(names):
-        if only and profile != only:
-            continue
         layers = [layer for layer in build.layers if layer.profile == number]
         shares, tied = _shares(flow, model, layers, owners, units)
-        ties |= tied
+        if tied:
+            found.ties[profile] = sorted(sorted(tie) for tie in tied)
         for name, shared in shares.items():
             milliseconds = build.time_ms.get(name, {}).get(profile)
             if milliseconds is None:
@@ -74,7 +66,6 @@ def unit_times(model: Model, build: Build, units: Collection[str], only: str = "
             for unit in shared:
                 times = found.ms.setdefault(unit, {})
                 times[profile] = times.get(profile, 0.0) + milliseconds / len(shared)
-    found.ties = sorted(sorted(tie) for tie in ties)
     return found
 
 

@@ -17,6 +17,8 @@ TOOLS = (
     "qtool", "onnx", "onnx-graphsurgeon", "onnxruntime", "polygraphy", "numpy", "tensorrt", "tensorrt-rtx",
     "cuda-bindings",
 )  # fmt: skip
+OWN_PACKAGES = ("toolkit", "passes")
+"""The packages of this distribution: their code is in every key."""
 _KINDS = (
     (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES),
     (importlib.machinery.SourceFileLoader, importlib.machinery.SOURCE_SUFFIXES),
@@ -39,7 +41,7 @@ def code_fingerprint() -> str:
     """SHA-256 over qtool's own source files and the versions of what it computes with: part of every step's key."""
     digest = hashlib.sha256()
     digest.update(repr(sorted(versions().items())).encode())
-    for package in ("toolkit", "passes"):
+    for package in OWN_PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             continue

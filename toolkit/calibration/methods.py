@@ -71,6 +71,7 @@ def make_ranges(
             per_profile,
             sum(collection.samples.values()),
             diagnose(total, amax, precision, percentile),
+            str(precision),
         )
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

@@ -47,7 +47,6 @@ class Calibrator:
     data: CalibrationData
     method: str = "entropy"
     percentile: float = 99.99
-    precision: Precision = Precision.INT8
     methods: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     batch: int = 8
@@ -65,8 +64,8 @@ class Calibrator:
     _served: bool = False
     _told: set[str] = field(default_factory=set)
 
-    def __call__(self, model: Model, tensors: Sequence[str] | None) -> Ranges:
-        """Ranges of every tensor that placement could want, and of ``tensors``.
+    def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
+        """Ranges of every tensor that placement could want, and of ``tensors``, on the grid of ``dtype``.
 
         Raises:
             DataError: a sample does not fit.
@@ -84,7 +83,7 @@ class Calibrator:
             collection,
             method=self.method,
             percentile=self.percentile,
-            precision=self.precision,
+            precision=dtype,
             by_pattern=dict(self.methods) or None,
             profile_weights=dict(self.weights) or None,
         )

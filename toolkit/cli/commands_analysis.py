@@ -83,10 +83,10 @@ def bisect(
     """``qtool bisect``."""
     from toolkit.base.progress import Terminal
     from toolkit.cli.commands import emit, say
-    from toolkit.run.bisect import Limits, Question, bisect_recipe
+    from toolkit.run.bisect import BisectLimits, Question, bisect_recipe
     from toolkit.run.quantizing import Samples
 
-    question = Question(Limits(max_drop, min_sqnr_db, min_agreement), command, on, precision, repeats)
+    question = Question(BisectLimits(max_drop, min_sqnr_db, min_agreement), command, on, precision, repeats)
     with Terminal() as terminal:
         bisected = bisect_recipe(_job(recipe, out, allow_code, terminal), Samples(data, samples, batch), question)
     found = bisected.found

@@ -11,8 +11,11 @@ from typing import Any
 
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.files import write_json
+from toolkit.base.precision import Precision
 
 SCHEMA = "qtool-ranges-1"
+GIVEN = frozenset({"manual", "stripped", "cache"})
+"""Methods of ranges that were given rather than calibrated: they win over calibration."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Range:
         per_profile: the amax that each profile's samples alone would give.
         samples: how many samples were seen.
         diagnosis: amax by method, fraction clipped, SQNR and the like, by name.
+        dtype: the type whose grid the method weighed: ``int8`` or ``fp8``.
     """
 
     amax: float
@@ -34,6 +38,7 @@ class Range:
     per_profile: dict[str, float] = field(default_factory=dict)
     samples: int = 0
     diagnosis: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "int8"
 
 
 @dataclass
@@ -62,13 +67,18 @@ class Ranges:
             raise RangesError(f"there is no range for tensor '{tensor}'", remedy=did_you_mean(tensor, self.tensors))
         return self.tensors[tensor].amax
 
+    def fits(self, tensor: str, dtype: Precision) -> bool:
+        """Whether the tensor's range is known and holds for a type: by minmax, or given, it holds for all of them."""
+        known = self.tensors.get(tensor)
+        return known is not None and (known.dtype == str(dtype) or known.method in (*GIVEN, "minmax"))
+
     def to_json(self) -> dict[str, Any]:
-        """The content of ranges.json."""
+        """The content of ranges.json; ``dtype`` is left out where it is INT8."""
         return {
             "schema": SCHEMA,
             "made_from": self.made_from,
             "samples": self.samples,
-            "tensors": {name: asdict(value) for name, value in sorted(self.tensors.items())},
+            "tensors": {name: _entry(value) for name, value in sorted(self.tensors.items())},
             "observed": {name: list(value) for name, value in sorted(self.observed.items())},
         }
 
@@ -109,3 +119,10 @@ class Ranges:
         except (OSError, ValueError) as error:
             raise RangesError(f"cannot be read: {error}", where=str(path), remedy="calibrate again") from error
         return cls.from_json(content, str(path))
+
+
+def _entry(value: Range) -> dict[str, Any]:
+    entry = asdict(value)
+    if value.dtype == "int8":
+        del entry["dtype"]
+    return entry

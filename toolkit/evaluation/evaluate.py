@@ -15,7 +15,7 @@ from toolkit.base.types import Array
 from toolkit.evaluation.clipping import Clipping, kept_amax
 from toolkit.evaluation.difference import Difference
 from toolkit.evaluation.float_form import node_reference
-from toolkit.evaluation.outputs import Evaluation, OutputComparison, is_float
+from toolkit.evaluation.outputs import EvaluationResult, OutputComparison, is_float
 from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import Session, session
@@ -43,7 +43,7 @@ def evaluate(
     progress: Progress | None = None,
     allow_code: bool = False,
     prepared: Callable[[], Model] | None = None,
-) -> Evaluation:
+) -> EvaluationResult:
     """Run both models on the same samples in onnxruntime and compare them.
 
     Q/DQ pairs are computed as they are written. Raises what the data or a model raises.

@@ -19,7 +19,7 @@ from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
 
 
 @dataclass
-class Evaluation:
+class EvaluationResult:
     """What was measured.
 
     Attributes:
@@ -112,9 +112,9 @@ class OutputComparison:
                 score.update({n: widened(values[n]) for n in self._names}, labels or {})
         self.samples += count
 
-    def result(self) -> Evaluation:
+    def result(self) -> EvaluationResult:
         """What all batches showed; ``nodes`` is left empty."""
-        found = Evaluation(metric=self._metric, samples=self.samples, unlike=dict(self._unlike))
+        found = EvaluationResult(metric=self._metric, samples=self.samples, unlike=dict(self._unlike))
         # an output that never had the same shape has no figures, which is not the same as perfect ones
         compared = {name: d for name, d in self._outputs.items() if self._unlike.get(name, 0) < self.samples}
         found.outputs = {name: difference.summary() for name, difference in compared.items()}
@@ -132,7 +132,7 @@ class OutputComparison:
         self._score(found)
         return found
 
-    def _score(self, found: Evaluation) -> None:
+    def _score(self, found: EvaluationResult) -> None:
         mine, theirs = self._metrics
         if mine is None or theirs is None or not self.samples:
             return

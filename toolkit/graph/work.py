@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from toolkit.graph.facts import Facts
     from toolkit.graph.model import Model
 
-Role = Literal["compute", "convert", "other"]
+NodeRole = Literal["compute", "convert", "other"]
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "CastLike"})
 _NO_COMPUTATION = frozenset({"Constant", "Shape", "Size"})
 
@@ -29,7 +29,7 @@ def facts_at_opt(model: Model, profiles: Profiles) -> Facts:
     return model.facts(Profiles((ShapeProfile(first.name, opt),)))
 
 
-def role(node: Any, facts: Facts) -> Role:
+def role(node: Any, facts: Facts) -> NodeRole:
     """What a node is: a computation, a conversion between types, or other (constants, shape arithmetic).
 
     A node whose types nobody knows (a plugin's) counts as a computation.

@@ -32,6 +32,8 @@ from toolkit.placement.pairs import Pair, Placement, Refusal, Use
 
 Judge = Callable[[gs.Node], tuple[str, str] | None]
 """Says for a candidate why the user or the plan keeps it float: (rule, reason), or None."""
+PlacementRule = Callable[[Model, Facts, Judge], Placement]
+"""Says where pairs go, with all that the judge keeps left float."""
 
 
 def place(

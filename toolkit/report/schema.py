@@ -13,7 +13,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import write_json
 from toolkit.base.precision import Precision
-from toolkit.graph.work import Role
+from toolkit.graph.work import NodeRole
 from toolkit.report.engine_parts import DeviceInfo as DeviceInfo
 from toolkit.report.engine_parts import PayoffInfo as PayoffInfo
 from toolkit.report.parts import Accuracy as Accuracy
@@ -206,7 +206,7 @@ class LayerInfo(Part):
 
     node: str
     op: str
-    role: Role = Field(default="compute", description="compute; convert (Q/DQ, Cast); other (constants, shapes)")
+    role: NodeRole = Field(default="compute", description="compute; convert (Q/DQ, Cast); other (constants, shapes)")
     asked: Asked | None = None
     actual: ActualInfo = Field(default_factory=ActualInfo)
     status: Status = "unknown"

@@ -9,6 +9,7 @@ from typing import Any
 from toolkit.base.precision import Precision
 from toolkit.calibration.diagnosis import unlike_profiles
 from toolkit.contract.ranges import Range, Ranges
+from toolkit.contract.roles import Harm
 from toolkit.evaluation.clipping import Beyond
 from toolkit.graph.layer_weights import LayerWeights
 from toolkit.graph.model import Model
@@ -116,7 +117,7 @@ class _Reader:
             )
         weights = self._weights(node)
         if weights is not None:
-            even = self.helpers.equalizes(layer.node)
+            even = self.helpers.passes(layer.node).get(Harm.UNEVEN_WEIGHTS, "")
             found += weight_causes(weights, node.inputs[1].name, precision, even)
         sides = self._sides(node, read, precision)
         if sides:
@@ -127,7 +128,8 @@ class _Reader:
     def _passes(self, layer: LayerInfo, known: Range) -> list[str]:
         """Helper passes, where the tensor's values leave most of the levels unused."""
         low = known.diagnosis.get("sqnr_db")
-        return self.helpers.passes(layer.node) if layer.op in TARGETS and low is not None and low < 30 else []
+        wasteful = layer.op in TARGETS and low is not None and low < 30
+        return list(self.helpers.passes(layer.node).values()) if wasteful else []
 
     def _weights(self, node: Any) -> LayerWeights | None:
         if node.op not in ("Conv", "Gemm", "MatMul"):

@@ -22,7 +22,7 @@ PLACES, KEPT = ("simulation", "engine"), ("fp16", "bf16", "fp32")
 
 
 @dataclass(frozen=True)
-class Limits:
+class BisectLimits:
     """What an answer has to keep; the recipe's budget counts where none is given."""
 
     max_drop: float | None = None
@@ -48,7 +48,7 @@ class Question:
         repeats: how often the ends are checked, to notice flaky checks.
     """
 
-    limits: Limits = Limits()
+    limits: BisectLimits = BisectLimits()
     command: str | None = None
     on: str = "simulation"
     precision: str = "fp16"
@@ -123,12 +123,12 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
         return Bisected(found, len(simulation.names))
 
 
-def _recipes(job: Job) -> Limits:
+def _recipes(job: Job) -> BisectLimits:
     budget = job.recipe.evaluation.budget
-    return Limits(budget.max_drop, budget.min_sqnr_db, budget.min_agreement, budget.min_value)
+    return BisectLimits(budget.max_drop, budget.min_sqnr_db, budget.min_agreement, budget.min_value)
 
 
-def _budget(limits: Limits, data: str, ready: QuantizingRecipe) -> Budget:
+def _budget(limits: BisectLimits, data: str, ready: QuantizingRecipe) -> Budget:
     """The limits as they are judged.
 
     Raises:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from toolkit.backends.bench import EngineBench
 from toolkit.base.errors import BackendError, DataError
 from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
@@ -16,7 +17,6 @@ from toolkit.run.engine import Feed, Tally, batch_limits, chunks, notes, own_row
 from toolkit.search.bisect import Answer
 
 if TYPE_CHECKING:
-    from toolkit.backends.base import EngineSettings
     from toolkit.contract.plan import PrecisionPlan
     from toolkit.evaluation.budget import Budget
     from toolkit.graph.model import Model
@@ -40,17 +40,17 @@ class EngineCheck:
     """
 
     def __init__(self, ready: QuantizingRecipe, budget: Budget, precision: str) -> None:
-        from toolkit.backends.prepare import Bench
         from toolkit.graph.sessions import session
 
         self.ready, self.budget, self.precision = ready, budget, Precision(precision)
-        self.bench = replace(Bench.of(ready.context), ranges=ready.context.known_ranges)
+        bench = ready.context.bench
+        assert isinstance(bench, EngineBench)
+        self.ranges = ready.context.known_ranges
         update: dict[str, Any] = {"measure": False}
-        if self.bench.settings.timing_cache is None:
+        if bench.settings.timing_cache is None:
             # kernels that several engines have in common are timed once
             update["timing_cache"] = ready.hidden / "bisect.timing"
-        self.settings: EngineSettings = self.bench.settings.model_copy(update=update)
-        self.bench = replace(self.bench, settings=self.settings)
+        self.bench = replace(bench, settings=bench.settings.model_copy(update=update))
         self._last: tuple[frozenset[str], Model, PrecisionPlan] | None = None
         self._tally = Tally()
         self._chunks = self._samples()
@@ -73,10 +73,8 @@ class EngineCheck:
 
     def fingerprint(self) -> str:
         """What the verdicts depend on besides the lowered model: samples, limits, settings, GPU and versions."""
-        from toolkit.backends.payoff_trials import log_fingerprint
-
-        found = [log_fingerprint(self.bench), self.ready.simulation.fingerprint(), repr(self.budget)]
-        if self.settings.calibrator != "ranges":
+        found = [self.bench.fingerprint(), self.ready.simulation.fingerprint(), repr(self.budget)]
+        if self.bench.settings.calibrator != "ranges":
             # TensorRT's own calibrator reads these samples, whatever is judged on
             section = self.ready.job.recipe.calibration
             found += [section.model_dump_json(), self.ready.inputs.prints.of_data(section.data)]
@@ -85,11 +83,7 @@ class EngineCheck:
     def content(self, kept: frozenset[str]) -> str:
         """A digest of what is built with these layers float: the lowered model, what is asked of it, and ranges."""
         model, plan = self._lowered(kept)
-        # an ask that sets no constraint makes no other engine
-        asks = {node: str(ask.precision) for node, ask in plan.items() if not ask.free}
-        ranges = self.bench.ranges if self.settings.quantization == "implicit" else None
-        amax = {name: one.amax for name, one in ranges.tensors.items()} if ranges is not None else {}
-        return sha256_json([model.fingerprint(), asks, amax])
+        return self.bench.key(model, plan, self.ranges, self.bench.settings)
 
     def __call__(self, kept: frozenset[str]) -> Answer:
         """Build the engine, run it and judge its outputs.
@@ -126,15 +120,12 @@ class EngineCheck:
             model, context = self.ready.candidate(kept, self.precision)
             for later in self.ready.later:
                 later(model, context)
-            self._last = kept, *self.bench.lowered(model, context.plan, self.settings)
+            self._last = kept, *self.bench.lowered(model, context.plan, self.ranges)
         return self._last[1], self._last[2]
 
     def _built(self, kept: frozenset[str], folder: Path) -> Path:
         model, plan = self._lowered(kept)
-        build = self.bench.build(
-            model, plan, self.settings, folder / "candidate.onnx", self.ready.inputs.calibrator_batches(),
-            progress=self.ready.job.progress,
-        )  # fmt: skip
+        build = self.bench.build(model, plan, self.ranges, folder / "candidate.onnx")
         if build.engine is None:
             raise BackendError("the backend built no engine", where="--on engine", remedy="use another backend")
         path = folder / "candidate.engine"
@@ -155,7 +146,7 @@ class EngineCheck:
         references: list[Mapping[str, Array]] = []
         for chunk, wanted_of in zip(self._chunks, self._wanted):
             with tempfile.TemporaryDirectory(prefix="batches-", dir=folder) as name:
-                answers = run_chunk(self.ready.job, engine, self.bench.backend.name, chunk, Path(name))
+                answers = run_chunk(self.ready.job, engine, self.bench.builder.name, chunk, Path(name))
                 for feed, outputs, wanted in zip(chunk, answers, wanted_of):
                     lost = [output for output in wanted if output not in outputs]
                     if lost:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.base.code import import_path
-from toolkit.base.errors import QtoolError, RangesError, RecipeError
+from toolkit.base.errors import RangesError, RecipeError
 from toolkit.base.files import sha256_json
+from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
 from toolkit.run.calibrator import calibrator
 from toolkit.run.checks import input_files, inputs_exist, names_exist
@@ -21,6 +22,7 @@ from toolkit.run.recipe_passes import passes_of
 if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
     from toolkit.contract.ranges import Ranges
+    from toolkit.data.dataset import CalibrationData
     from toolkit.graph.model import Model
 
 
@@ -48,8 +50,17 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
     return found
 
 
-class _Collected(QtoolError):
-    """Ends the passes once the statistics are there: what they would do with ranges is of no concern."""
+class _Unasked:
+    """Stands in for calibration while passes run that say that they ask for no ranges."""
+
+    def __init__(self, data: CalibrationData) -> None:
+        self.data = data
+
+    def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
+        raise RangesError(
+            "a pass asks for ranges and its ranges_wanted does not say so",
+            remedy="let ranges_wanted return the tensors that apply asks for",
+        )
 
 
 def _collected(inputs: Inputs, shard: tuple[int, int], target: Path) -> Collection:
@@ -58,7 +69,6 @@ def _collected(inputs: Inputs, shard: tuple[int, int], target: Path) -> Collecti
     The passes before that one are applied, since calibration sees the graph that they leave.
     """
     from toolkit.calibration.collect import collect
-    from toolkit.contract.passes import Sequence as PassSequence
 
     job = inputs.job
     if job.recipe.calibration.data is None and job.recipe.calibration.random is None:
@@ -70,37 +80,31 @@ def _collected(inputs: Inputs, shard: tuple[int, int], target: Path) -> Collecti
     journal = Journal()
     source = inputs.source(journal)
     model = source.copy()
-    steps = passes_of(job.recipe, job.allow_code)
     data = inputs.calibration_data(model, journal)
     assert data is not None
     settings = calibrator(inputs, data, journal)
     context = context_for(inputs, model, journal)
-    made: list[Collection] = []
-
-    def provide(model: Model, tensors: Sequence[str] | None) -> Ranges:
-        taps, scalars = settings.taps(model, tensors)
-        key = sha256_json([model.fingerprint(), taps, scalars, data.fingerprint(), settings.memory, shard])
-        made.append(
-            collect(
-                model,
-                taps,
-                data,
-                data.profiles,
-                scalars=scalars,
-                batch=settings.batch,
-                memory=settings.memory,
-                progress=job.progress,
-                checkpoint=target.with_name(f".{target.name}-{key[:12]}.part"),
-                shard=shard,
-            )
-        )
-        raise _Collected("the statistics are collected")
-
-    context.provider = provide
-    try:
-        PassSequence(passes=steps)(model, context)
-        # a run looks at the float model where no pass asks for ranges
-        provide(source, None)
-    except _Collected:
-        return made[0]
-    raise RangesError("nothing was collected")
+    context.provider = _Unasked(data)
+    # a run looks at the float model where no pass asks for ranges
+    subject, tensors = source, None
+    for step in passes_of(job.recipe, job.allow_code):
+        trial = model.copy()
+        asked = step.ranges_wanted(trial, context.fork())
+        if asked is not None:
+            subject, tensors = trial, list(asked)
+            break
+        step(model, context)
+    taps, scalars = settings.taps(subject, tensors)
+    key = sha256_json([subject.fingerprint(), taps, scalars, data.fingerprint(), settings.memory, shard])
+    return collect(
+        subject,
+        taps,
+        data,
+        data.profiles,
+        scalars=scalars,
+        batch=settings.batch,
+        memory=settings.memory,
+        progress=job.progress,
+        checkpoint=target.with_name(f".{target.name}-{key[:12]}.part"),
+        shard=shard,
+    )

@@ -25,7 +25,6 @@ def calibrator(inputs: Inputs, data: CalibrationData | None, journal: Journal) -
 
     ``data`` may be None where the recipe names a collection.
     """
-    from toolkit.base.precision import Precision
     from toolkit.calibration.provider import Calibrator
     from toolkit.data.dataset import CalibrationData
 
@@ -35,7 +34,6 @@ def calibrator(inputs: Inputs, data: CalibrationData | None, journal: Journal) -
     if data is None:
         data = CalibrationData.open([], inputs.source(), job.profiles)
     data_print = [data.fingerprint(), len(data)] if collected is None else []
-    fp8 = any(p["use"] == "insert_qdq" and p.get("dtype") == "fp8" for p in job.recipe.passes)
 
     def keep(model: Model, taps: list[str], scalars: list[str]) -> Path:
         key = [
@@ -61,7 +59,6 @@ def calibrator(inputs: Inputs, data: CalibrationData | None, journal: Journal) -
         data,
         section.method,
         section.percentile,
-        Precision.FP8 if fp8 else Precision.INT8,
         section.methods,
         section.weights,
         section.batch,

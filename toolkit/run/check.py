@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from toolkit.base.precision import Precision
 from toolkit.base.text import samples_by_profile
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Range, Ranges
@@ -62,7 +63,7 @@ class DryRun:
 class _Placeholders:
     """Stands in for calibration: every tensor has amax 1."""
 
-    def __call__(self, model: Model, tensors: Sequence[str] | None) -> Ranges:
+    def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
         names = tensors if tensors is not None else list(model.graph.tensors())
         return Ranges({name: Range(1.0, "placeholder") for name in names})
 
@@ -109,7 +110,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         context = context_for(inputs, source, journal)
         wants_data = context.provider is None
         context.provider = None if wants_data else _Placeholders()
-        context.services["dry_run"] = True
+        context.dry_run = True
         PassSequence(passes=steps)(source.copy(), context)
         engine_settings(recipe)
         backend, reason = choose(recipe.engine.backend)

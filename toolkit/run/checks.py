@@ -11,7 +11,7 @@ from toolkit.base.errors import DataError, ModelError, NotAllowedError, QtoolErr
 from toolkit.placement.quantized import refuse_integer_operators
 from toolkit.run.guard import refuse_run_over, refuse_writing_over
 from toolkit.run.job import Job
-from toolkit.run.pass_keys import times_files
+from toolkit.run.pass_keys import pass_files
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def input_files(job: Job) -> dict[str, Path]:
         value = getattr(getattr(recipe, table), key)
         if value is not None and not job.names_code(value):
             found[f"[{table}] {key}"] = job.place(value)
-    return {**found, **times_files(job)}
+    return {**found, **pass_files(job)}
 
 
 def code_allowed(job: Job) -> None:
@@ -151,10 +151,10 @@ def inputs_exist(job: Job) -> None:
                 remedy="paths are relative to the recipe",
             )
 
-    for what, path in times_files(job).items():
+    for what, path in pass_files(job).items():
         if not path.is_file():
             raise DataError(
                 f"no such file: {path}, {what}",
                 where=str(job.recipe.path or "the recipe"),
-                remedy="give report.json or the run folder of an earlier run; paths are relative to the recipe",
+                remedy="paths are relative to the recipe",
             )

@@ -64,9 +64,11 @@ def compare(pipeline: Pipeline, ranges: Ranges | None) -> list[Path]:
     from toolkit.backends.layer import build_to_json
     from toolkit.backends.prepare import lower_for, save_for, unmeasured
     from toolkit.base.precision import Precision
+    from toolkit.contract.context import Context
     from toolkit.contract.journal import Journal
-    from toolkit.contract.passes import Context, find
     from toolkit.contract.plan import PrecisionPlan
+    from toolkit.contract.registry import playing
+    from toolkit.contract.roles import Role
     from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
     section = pipeline.recipe.engine
@@ -75,7 +77,8 @@ def compare(pipeline: Pipeline, ranges: Ranges | None) -> list[Path]:
     plain = pipeline.inputs.source().copy()
     # stored INT8 weights have a DequantizeLinear alone
     if any(node.op in (QUANTIZE, DEQUANTIZE) for node, _ in plain.walk()):
-        find("strip_qdq")()(plain, Context())
+        for _, strip in playing(Role.STRIP)[:1]:
+            strip()(plain, Context())
     io = {name: Precision(value) for name, value in section.io.items()}
     observed = ranges.observed if ranges is not None else None
     found: dict[str, Any] = {}

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from toolkit.base.precision import Precision
+from toolkit.contract.context import Context
+from toolkit.contract.evaluation import Evaluation, Limits
 from toolkit.contract.journal import Journal
 from toolkit.run.calibrator import calibrator
 from toolkit.run.engine_settings import engine_settings
-from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
-from toolkit.run.recipe import Recipe
 
 if TYPE_CHECKING:
-    from toolkit.backends.base import EngineSettings
-    from toolkit.contract.passes import Context
+    from toolkit.backends.bench import EngineBench
     from toolkit.data.dataset import CalibrationData
     from toolkit.graph.model import Model
 
 
 def context_for(inputs: Inputs, model: Model, journal: Journal) -> Context:
     """A context for the recipe's passes on this model."""
-    from toolkit.contract.passes import Context
-
     job = inputs.job
     data = inputs.calibration_data(model, journal)
     context = Context(
@@ -36,43 +31,39 @@ def context_for(inputs: Inputs, model: Model, journal: Journal) -> Context:
         if data is not None or job.recipe.calibration.collection is not None
         else None,
     )
-    context.services["pipeline"] = _Offered(inputs)
+    context.folder, context.logs, context.base = job.folder.path, job.folder.hidden, job.recipe.folder
+    context.source = inputs.source()
+    context.evaluation = _evaluation(inputs)
+    context.bench = _bench(inputs)
     return context
 
 
-@dataclass(frozen=True)
-class _Offered:
-    """What passes may ask of the recipe that they are in."""
+def _evaluation(inputs: Inputs) -> Evaluation:
+    """What the recipe's ``[evaluation]`` judges by; its samples are opened when a pass asks for them."""
+    section = inputs.job.recipe.evaluation
+    budget = section.budget
+    limits = Limits(budget.max_drop, budget.min_value, budget.min_sqnr_db, budget.min_agreement)
 
-    inputs: Inputs
+    def samples(model: Model) -> CalibrationData | None:
+        return inputs.evaluation_data(model)[0]
 
-    @property
-    def recipe(self) -> Recipe:
-        return self.inputs.job.recipe
+    return Evaluation(section.metric, section.output, limits, samples, inputs.job.allow_code)
 
-    @property
-    def folder(self) -> RunFolder:
-        return self.inputs.job.folder
 
-    @property
-    def path(self) -> Path:
-        return self.inputs.job.folder.path
+def _bench(inputs: Inputs) -> EngineBench:
+    """Where trial engines are built: with the settings of the recipe's own engine."""
+    from toolkit.backends.bench import EngineBench
 
-    @property
-    def allow_code(self) -> bool:
-        return self.inputs.job.allow_code
-
-    def source(self) -> Model:
-        return self.inputs.source()
-
-    def evaluation_data(self, model: Model) -> tuple[CalibrationData | None, bool]:
-        return self.inputs.evaluation_data(model)
-
-    def calibration_data(self, model: Model) -> CalibrationData | None:
-        return self.inputs.calibration_data(model)
-
-    def calibrator_batches(self) -> Iterator[dict[str, Any]]:
-        return self.inputs.calibrator_batches()
-
-    def engine_settings(self) -> EngineSettings:
-        return engine_settings(self.inputs.job.recipe)
+    job = inputs.job
+    section = job.recipe.engine
+    return EngineBench(
+        section.backend,
+        engine_settings(job.recipe),
+        job.profiles,
+        job.recipe.rest,
+        {name: Precision(value) for name, value in section.io.items()},
+        section.calibration_profile or next(iter(job.profiles.names), ""),
+        inputs.calibrator_batches,
+        job.folder.hidden,
+        job.progress,
+    )

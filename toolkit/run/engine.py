@@ -75,7 +75,7 @@ def run_on_device(pipeline: Pipeline, engine: Path, backend: str) -> dict[str, A
 
     Returns:
         The content of device.json: ``status`` (ran, failed or skipped), ``why``, ``gpu``, ``samples``, ``left_out``,
-        ``notes``, ``held_out``, ``random``, ``all`` (an Evaluation over all profiles), ``profiles`` (one for each).
+        ``notes``, ``held_out``, ``random``, ``all`` (an EvaluationResult over all profiles), ``profiles`` (one each).
 
     Raises:
         QtoolError: the samples or the float model cannot be used.

@@ -64,7 +64,7 @@ class Inputs:
         return source if self._reference is None else self._reference
 
     def _stripped(self, model: Model) -> Model:
-        from toolkit.contract.passes import Context
+        from toolkit.contract.context import Context
 
         for step in stripping_passes(self.job.recipe, self.job.allow_code):
             stripped = model.copy()

@@ -2,74 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.versions import module_fingerprint
+from toolkit.base.errors import QtoolError
+from toolkit.base.versions import OWN_PACKAGES, module_fingerprint
+from toolkit.contract.passes import Pass
+from toolkit.contract.registry import configure, find, installed
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.keys import engine_key, evaluation_key, gpu_here
-
-NOT_EVALUATING = frozenset(
-    {"fold_constants", "fold_batchnorm", "strip_qdq", "insert_qdq", "keep_precision", "guard_fp16"}
-)
-"""qtool's own passes that look at neither the evaluation's settings nor its data; of any other nobody knows."""
+from toolkit.run.recipe_passes import passes_of
 
 
 def passes_key(inputs: Inputs) -> dict[str, Any]:
-    """The passes' part of the key: settings, code, and the measured times, GPU and evaluation that they look at."""
-    entries = inputs.job.recipe.passes
-    passes = [_pass_key(entry["use"]) for entry in entries]
-    # a pass that is not qtool's own may measure by default
-    measures = any("code" in key for key in passes) or any(map(_measures, entries))
+    """The passes' part of the key: settings, code, and the files, GPU and evaluation that they say they look at."""
+    job = inputs.job
+    steps = passes_of(job.recipe, job.allow_code)
     return {
-        "passes": entries,
-        "pass code": passes,
-        "measured times": {what: inputs.prints.of(path) for what, path in times_files(inputs.job).items()},
-        "measured on": [engine_key(inputs.job)["engine"], gpu_here()] if measures else [],
-        "predicted for": gpu_here() if any(_predicts(entry) for entry in entries) else "",
-        "services": evaluation_key(inputs) if any(entry["may evaluate"] for entry in passes) else [],
+        "passes": job.recipe.passes,
+        "pass code": [_code(entry["use"], step) for entry, step in zip(job.recipe.passes, steps)],
+        "files of passes": [inputs.prints.of(path) for step in steps for path in step.input_files(job.recipe.folder)],
+        "measured on": [engine_key(job)["engine"], gpu_here()] if any(s.measures_engines() for s in steps) else [],
+        "predicted for": gpu_here() if any(step.predicts_times() for step in steps) else "",
+        "services": evaluation_key(inputs) if any(step.reads_evaluation() for step in steps) else [],
     }
 
 
-def times_files(job: Job) -> dict[str, Path]:
-    """The reports of earlier runs whose measured times a search uses, by what they are."""
+def pass_files(job: Job) -> dict[str, Path]:
+    """The files that the settings of installed passes name, by what they are."""
     found = {}
     for number, entry in enumerate(job.recipe.passes, 1):
-        given = entry.get("times", []) if entry["use"] == "search_precision" else []
-        # whatever else it is, the pass itself refuses with the right words
-        for path in [given] if isinstance(given, str) else given if isinstance(given, list) else ():
-            place = job.place(str(path))
-            found[f"times of pass {number} ({path})"] = place / "report.json" if place.is_dir() else place
+        try:
+            # a pass of the recipe's own is not imported before its code is allowed and within reach
+            step = configure(find(entry["use"]), {key: value for key, value in entry.items() if key != "use"})
+        except QtoolError:
+            # said with the right words when the passes are made
+            continue
+        for path in step.input_files(job.recipe.folder):
+            found[f"a file of pass {number}, {step.title()} ({path.name})"] = path
     return found
 
 
-def _pass_key(use: str) -> dict[str, Any]:
-    """The code of a pass: by qtool's own fingerprint, or by its module's where it is anybody else's."""
-    from toolkit.contract.passes import installed
-
-    if ":" in use:
-        return {"code": module_fingerprint(use.partition(":")[0]), "may evaluate": True}
+def _code(use: str, step: Pass) -> list[str]:
+    """The code of a pass that is not qtool's own, whose code is in every key."""
+    module = type(step).__module__
+    if module.partition(".")[0] in OWN_PACKAGES:
+        return []
     entry = installed().get(use)
-    if entry is None:
-        return {"may evaluate": False}
-    if entry.dist is not None and entry.dist.name == "qtool":
-        return {"may evaluate": use not in NOT_EVALUATING}
-    return {
-        "distribution": [entry.dist.name, entry.dist.version] if entry.dist is not None else [],
-        "entry point": entry.value,
-        "code": module_fingerprint(entry.module),
-        "may evaluate": True,
-    }
-
-
-def _measures(entry: Mapping[str, Any]) -> bool:
-    """Whether a pass of the recipe measures engines, where there is a GPU."""
-    searches = entry["use"] == "search_precision" and entry.get("measure", True) and not entry.get("times")
-    return bool(entry.get("only_if_faster")) or (searches and bool(gpu_here()))
-
-
-def _predicts(entry: Mapping[str, Any]) -> bool:
-    """Whether a pass predicts times for the GPU that is here."""
-    return entry["use"] == "search_precision" and not entry.get("gpu")
+    named = [entry.value] if entry is not None else []
+    if entry is not None and entry.dist is not None:
+        named += [entry.dist.name, entry.dist.version]
+    return [*named, module_fingerprint(module)]

@@ -35,7 +35,7 @@ from toolkit.run.step_keys import StepKeys
 
 if TYPE_CHECKING:
     from toolkit.backends.base import Extras
-    from toolkit.contract.passes import Context
+    from toolkit.contract.context import Context
     from toolkit.contract.ranges import Ranges
     from toolkit.graph.model import Model
     from toolkit.report.schema import Report
@@ -188,8 +188,7 @@ class Pipeline(StepKeys):
         if ranges is not None:
             ranges.save(self.path / "ranges.json")
             written.append(self.path / "ranges.json")
-        for name in context.services.get("files", []):
-            written.append(Path(name))
+        written += context.files
         return written
 
     def _diagnose(self, ranges: Ranges, journal: Journal, model: Model) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from toolkit.base.errors import DataError, QtoolError, RecipeError
 from toolkit.base.precision import FLOATS, Precision
@@ -18,9 +18,11 @@ from toolkit.run.device import refusal
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.recipe_passes import passes_of
+from toolkit.search.quantizer import Quantizer
 
 if TYPE_CHECKING:
-    from toolkit.contract.passes import Context, Pass
+    from toolkit.contract.context import Context
+    from toolkit.contract.passes import Pass
     from toolkit.graph.model import Model
     from toolkit.simulation.simulation import Simulation
 
@@ -57,7 +59,7 @@ class QuantizingRecipe:
     inputs: Inputs
     model: Model
     context: Context
-    step: Pass
+    step: Quantizer
     later: list[Pass]
     simulation: Simulation
     notes: list[str]
@@ -74,23 +76,19 @@ class QuantizingRecipe:
 
     def candidate(self, kept: frozenset[str], precision: Precision) -> tuple[Model, Context]:
         """The model with pairs on all layers but ``kept``, and the context with its plan; nothing here changes."""
-        from toolkit.contract.passes import find
-
         model, context = self.model.copy(), context_for(self.inputs, self.model, self.context.journal)
         context.known_ranges = self.context.known_ranges
         context.plan = self.context.plan.copy()
         for name in sorted(kept):
             context.plan.ask(name, precision, "kept float by bisect")
-        own = find("insert_qdq")
         # pairs that do not pay stay in: the simulation knows nothing of times, and the question is which ones harm
-        settings = {**self.step.model_dump(include=set(own.model_fields)), "only_if_faster": False}
-        own(**settings)(model, context)
+        self.step.plain()(model, context)
         return model, context
 
 
 @contextmanager
 def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[QuantizingRecipe]:
-    """Apply a recipe's passes up to insert_qdq or search_precision and make the simulation.
+    """Apply a recipe's passes up to the one that quantizes and make the simulation.
 
     Raises:
         QtoolError: ``on_engine``, and no engine can be built and run here; nothing has been done then.
@@ -98,7 +96,6 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         DataError: there are no samples.
     """
     from toolkit.simulation.simulation import Settings, Simulation, with_labels
-    from toolkit.simulation.switches import wanted_tensors
 
     if on_engine:
         _raise_without_gpu(job)
@@ -109,20 +106,18 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         journal = Journal()
         model = inputs.source(journal).copy()
         context = context_for(inputs, model, journal)
-        step: Any = None
+        step: Quantizer | None = None
         steps = passes_of(recipe, job.allow_code)
         for number, one in enumerate(steps):
-            if hasattr(one, "judge") and hasattr(one, "activation_matmul"):
+            if isinstance(one, Quantizer):
                 step, later = one, steps[number + 1 :]
                 break
             one(model, context)
         if step is None:
-            raise RecipeError("the recipe quantizes nothing", where=where, remedy="add a pass insert_qdq")
+            raise RecipeError("the recipe quantizes nothing", where=where, remedy="add a pass that quantizes")
         placement = step.placement(model, context)
         step.raise_opset(model, placement)
-        judge = step.judge(model, context)
-        facts = model.facts(context.profiles)
-        ranges = context.ranges(model, wanted_tensors(model, facts, judge, step.activation_matmul))
+        ranges = context.ranges(model, step.wanted(model, context), step.precision)
         notes = _left_float(step, later, model, context)
         judge = step.judge(model, context)
         if samples.data == "evaluation":
@@ -134,10 +129,10 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         metric = recipe.evaluation.metric
         labelled = with_labels(found) if metric is not None else None
         settings = Settings(
-            Precision(step.dtype), step.activation_matmul, step.weights, metric if labelled is not None else None,
+            step.precision, step.weights, metric if labelled is not None else None,
             recipe.evaluation.output, samples.batch, samples.most, allow_code=job.allow_code,
         )  # fmt: skip
-        simulation = Simulation(model, ranges, labelled or found, context.profiles, judge, settings)
+        simulation = Simulation(model, ranges, labelled or found, context.profiles, judge, settings, placer=step.place)
         yield QuantizingRecipe(inputs, model, context, step, later, simulation, notes)
 
 
@@ -148,19 +143,13 @@ def _raise_without_gpu(job: Job) -> None:
         raise type(found)(found.what, where=found.where or "--on engine", remedy=remedy)
 
 
-def _left_float(step: Any, later: list[Pass], model: Model, context: Context) -> list[str]:
+def _left_float(step: Quantizer, later: list[Pass], model: Model, context: Context) -> list[str]:
     """Ask for float for the layers whose pairs the passes behind the quantizing one take out again; a note on them."""
-    from toolkit.contract.passes import Context, find
-
     if not later:
         return []
-    own = find("insert_qdq")
-    settings = {**step.model_dump(include=set(own.model_fields)), "only_if_faster": False}
-    trial = model.copy()
-    apart = Context(profiles=context.profiles, rest=context.rest, provider=context.provider,
-                    known_ranges=context.known_ranges, plan=context.plan.copy(),
-                    services={**context.services, "dry_run": True})  # fmt: skip
-    own(**settings)(trial, apart)
+    trial, apart = model.copy(), context.fork()
+    apart.dry_run = True
+    step.plain()(trial, apart)
     quantized = {name for name, ask in apart.plan.items() if ask.precision.quantized}
     try:
         for one in later:

@@ -284,7 +284,7 @@ class Recipe(Section):
         ]
         given += [
             (entry.get("max_drop"), ("pass", index, "max_drop"))
-            for index, entry in enumerate(self.passes) if entry["use"] == "search_precision"
+            for index, entry in enumerate(self.passes)
         ]  # fmt: skip
         for value, place in given:
             if isinstance(value, (int, float)) and value > 1:

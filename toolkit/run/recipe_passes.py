@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import RecipeError
-from toolkit.placement.quantized import STRIP
+from toolkit.contract.roles import Role
 
 if TYPE_CHECKING:
     from toolkit.contract.passes import Pass
@@ -19,7 +19,7 @@ def passes_of(recipe: Recipe, allow_code: bool) -> list[Pass]:
     Raises:
         RecipeError: an unknown pass or setting; the message names the line.
     """
-    from toolkit.contract.passes import configure, find
+    from toolkit.contract.registry import configure, find
 
     found = []
     for index, entry in enumerate(recipe.passes):
@@ -35,7 +35,7 @@ def passes_of(recipe: Recipe, allow_code: bool) -> list[Pass]:
 
 def stripping_passes(recipe: Recipe, allow_code: bool) -> list[Pass]:
     """The recipe's passes that remove Q/DQ pairs."""
-    return [step for step in passes_of(recipe, allow_code) if step.title() == STRIP]
+    return [step for step in passes_of(recipe, allow_code) if step.role is Role.STRIP]
 
 
 def _place(recipe: Recipe, index: int, value: str) -> str:

@@ -77,7 +77,7 @@ def range_causes(
         uneven: its largest channel over the median one, where that was measured.
         shared: the amax that a Concat forces on it over its own.
         unlike: the profiles that disagree on it.
-        passes: which of equalize and smooth can work on the layer that reads it.
+        passes: the helper passes that can work on the layer that reads it.
     """
     found: list[Cause] = []
     method = other_method(tensor, known)
@@ -88,7 +88,7 @@ def range_causes(
     ratio, sqnr = known.diagnosis.get("outlier_ratio"), known.diagnosis.get("sqnr_db")
     if ratio is not None and ratio >= OUTLIERS:
         text = f"its largest value is {ratio:.3g} times the 99.9th percentile"
-        # one channel's outliers are what smooth moves; single values anywhere are what a method cuts off
+        # one channel's outliers can be moved into the weights; single values anywhere are what a method cuts off
         remedy = (helper if uneven >= UNEVEN else "") or method or KEEP
         found.append(Cause("outliers", tensor, ratio, text, remedy))
     if shared >= SHARED:
@@ -120,15 +120,15 @@ def method_setting(tensor: str, method: str) -> str:
     return f'[calibration] methods = {{ {toml_string(tensor)} = "{method}" }}'
 
 
-def weight_causes(layer: LayerWeights, tensor: str, precision: Precision, equalize: bool) -> list[Cause]:
-    """Whether one input channel's weights take the levels from all others."""
+def weight_causes(layer: LayerWeights, tensor: str, precision: Precision, helper: str) -> list[Cause]:
+    """Whether one input channel's weights take the levels from all others; ``helper`` is a pass that evens them out."""
     reach = layer.in_range()
     typical = float(np.median(reach[reach > 0])) if (reach > 0).any() else 0.0
     uneven = float(reach.max()) / typical if typical else 1.0
     if uneven < UNEVEN or precision is not Precision.INT8:
         return []
     text = f"one input channel's weights are {uneven:.3g} times the median's: the others get few levels"
-    return [Cause("uneven-weights", tensor, uneven, text, "the pass equalize" if equalize else KEEP)]
+    return [Cause("uneven-weights", tensor, uneven, text, f"the pass {helper}" if helper else KEEP)]
 
 
 def cheap(share: float, layer: LayerWeights | None) -> Cause | None:

@@ -1,22 +1,16 @@
-"""What a precision search decides on: the samples, the metric and the evaluation's settings."""
+"""What a precision search decides on: the samples, and the metric where they have labels for it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from toolkit.base.errors import DataError
 from toolkit.simulation.simulation import with_labels
 
 if TYPE_CHECKING:
-    from toolkit.contract.passes import Context
+    from toolkit.contract.context import Context
     from toolkit.data.dataset import CalibrationData
     from toolkit.graph.model import Model
-
-
-def evaluation_of(context: Context) -> Any:
-    """The recipe's [evaluation] section; without a recipe ``context.services`` ``evaluation``, or None."""
-    pipeline = context.services.get("pipeline")
-    return pipeline.recipe.evaluation if pipeline is not None else context.services.get("evaluation")
 
 
 def samples_to_decide_on(
@@ -27,19 +21,17 @@ def samples_to_decide_on(
     Raises:
         DataError: there are none.
     """
-    pipeline = context.services.get("pipeline")
-    metric = getattr(evaluation_of(context), "metric", None)
+    evaluation = context.evaluation
+    metric = evaluation.metric if evaluation is not None else None
     data: CalibrationData | None
     if which == "evaluation":
-        data = pipeline.evaluation_data(model)[0] if pipeline is not None else context.services.get("evaluation_data")
+        data = evaluation.samples(model) if evaluation is not None else None
         context.journal.noted(
             "the search decides on the evaluation data, as the recipe says: the accuracy measured on them later is "
             "not independent", rule="search-data",
         )  # fmt: skip
-    elif pipeline is not None:
-        data = pipeline.calibration_data(model)
     else:
-        data = context.services.get("calibration_data", getattr(context.provider, "data", None))
+        data = getattr(context.provider, "data", None)
     if data is None:
         raise DataError("the search has no samples to decide on", remedy="give [calibration] data")
     if metric is None:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from toolkit.backends.payoff_trials import Candidate, log_fingerprint
-from toolkit.backends.prepare import Bench, unmeasured
-from toolkit.backends.unit_times import unit_times
 from toolkit.base.errors import BackendError, QtoolError
-from toolkit.base.files import sha256_json
 from toolkit.base.gpu import find_gpu
-from toolkit.base.log import Log
 from toolkit.base.precision import Precision
 from toolkit.base.text import count
+from toolkit.contract.bench import Bench, Candidate, Measurement
+from toolkit.contract.context import Context
+from toolkit.contract.ranges import Ranges
 from toolkit.search.gpus import GpuSpec, find, known_as
 from toolkit.search.layer_times import LayerTimes, read_times
 from toolkit.search.search import SearchedPlan, SearchResult
 
 if TYPE_CHECKING:
-    from toolkit.contract.passes import Context
     from toolkit.evaluation.budget import Budget
     from toolkit.search.cost import CostModel
 
@@ -36,19 +31,18 @@ def earlier_times(
         paths: report.json files or run folders, as the recipe names them.
         layers: names of the layers that can be quantized.
         quantized: the quantized precision.
-        context: gives the profiles, the float type and the recipe, and gets a note for each report.
+        context: gives the profiles, the float type and the source model, and gets a note for each report.
         gpu: the GPU that the rest is predicted for.
 
     Raises:
         RecipeError: see ``read_times``.
     """
-    pipeline = context.services.get("pipeline")
     first = next(iter(context.profiles), None)
     found = read_times(
-        [pipeline.recipe.resolve(path) if pipeline is not None else Path(path) for path in paths],
+        [context.base / path for path in paths],
         layers, quantized, context.rest, first.name if first is not None else "",
         {name: extent.opt for name, extent in first.shapes.items()} if first is not None else None,
-        pipeline.source().fingerprint() if pipeline is not None else "", gpu,
+        context.source.fingerprint() if context.source is not None else "", gpu,
     )  # fmt: skip
     for note in found.notes:
         context.journal.noted(note, rule="search-times")
@@ -71,29 +65,13 @@ def gpu_for(asked: str, context: Context) -> GpuSpec:
     return found or find(asked or _GPU)
 
 
-def measuring_bench(context: Context) -> Bench | str:
-    """Where this run's engines can be built and measured, or why nowhere.
-
-    Outside a recipe's run only a backend that ``context.services`` names is used: a search in a script does not build
-    engines unasked.
-    """
-    if not {"pipeline", "backend"} & set(context.services):
-        return "context.services names no backend"
-    try:
-        bench = Bench.of(context)
-    except QtoolError as error:
-        return str(error)
-    lacks = bench.backend.cannot_measure() if bench.settings.measure else "[engine] measure is false"
-    return lacks or bench
-
-
 _GPU = "A10"
 _CLEARLY = 1.01
 """A plan in between must be this much faster than both ends: engines of the same kernels differ by 1 to 2 percent."""
 
 
 @dataclass
-class _Engine:
+class _EngineTime:
     """What was measured of one engine, in milliseconds, at the first profile's opt shapes.
 
     Attributes:
@@ -108,9 +86,15 @@ class _Engine:
     rest: float = 0.0
     ties: list[list[str]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, found: Measurement, profile: str) -> _EngineTime:
+        """The measurement at one profile."""
+        ms = {name: times[profile] for name, times in found.ms.items() if profile in times}
+        return cls(found.latency[profile].ms, ms, found.rest.get(profile, 0.0), found.ties.get(profile, []))
+
 
 class EngineTimes:
-    """Builds engines of a search's plans and tells what they and their layers take.
+    """Has engines of a search's plans built and tells what they and their layers take.
 
     Args:
         candidate: makes the model and plan in which the named layers stay float.
@@ -118,10 +102,10 @@ class EngineTimes:
         work: multiply-accumulates by layer, of these and all other convolutions and products; layers of which they are
             not known are left out.
         bench: where engines are built.
+        ranges: those that the pairs are made from.
         context: for notes and progress.
         quantized: the quantized precision.
-        folder: where the log, the timing cache and models under work lie; a temporary one where None.
-        name: what the log's name begins with.
+        by: the pass that searches, for the progress bar.
     """
 
     def __init__(
@@ -130,15 +114,14 @@ class EngineTimes:
         searched: Collection[str],
         work: Mapping[str, int],
         bench: Bench,
+        ranges: Ranges | None,
         context: Context,
         quantized: Precision,
-        folder: Path | None,
-        name: str,
+        by: str,
     ) -> None:
         self.candidate, self.searched, self.work = candidate, sorted(searched), work
-        self.bench, self.context, self.quantized, self.folder = bench, context, quantized, folder
-        self.profile = next(iter(bench.profiles.names), "default")
-        self.log = Log(folder / f"{name}.times.jsonl" if folder is not None else None, log_fingerprint(bench))
+        self.bench, self.ranges, self.context, self.quantized, self.by = bench, ranges, context, quantized, by
+        self.profile = bench.profiles[0]
         self._built = 0
 
     def layers(self) -> LayerTimes:
@@ -180,7 +163,7 @@ class EngineTimes:
         elif inside:
             text += f"; {count(len(inside), 'layer')} in common blocks share their time by multiply-accumulates"
         self.note(text)
-        if later := self._later():
+        if later := self.context.following:
             self.note(f"what the passes after the search do ({', '.join(later)}) is in none of its engines")
         return found
 
@@ -192,57 +175,25 @@ class EngineTimes:
             self.note(f"the engine of the chosen plan was not measured: {error}")
             return None
 
-    def _later(self) -> list[str]:
-        """The recipe's passes after the first one that searches."""
-        pipeline = self.context.services.get("pipeline")
-        uses = [entry["use"] for entry in pipeline.recipe.passes] if pipeline is not None else []
-        return uses[uses.index("search_precision") + 1 :] if "search_precision" in uses else []
-
     def note(self, text: str) -> None:
         """Tell the journal."""
         self.context.journal.noted(text, rule="search-times")
 
-    def _engine(self, kept: Iterable[str]) -> _Engine:
-        """Build and measure one engine, or find it in the log."""
+    def _engine(self, kept: Iterable[str]) -> _EngineTime:
+        """One plan's engine, measured."""
         left = frozenset(kept)
-        self.context.progress("search_precision: engines", self._built, 3)
-        settings = self.bench.settings
-        if left == set(self.searched):
-            # with implicit quantization TensorRT gives INT8 to whatever has ranges
-            settings = settings.model_copy(update={"quantization": "explicit", "calibrator": "ranges"})
-        if settings.timing_cache is None and self.folder is not None:
-            settings = settings.model_copy(update={"timing_cache": self.folder / "payoff.timing"})
-        model, plan = self.bench.lowered(*self.candidate(dict.fromkeys(left, "a trial without its pairs")), settings)
-        asks = {node: str(ask.precision) for node, ask in plan.items() if not ask.free}
-        amax = {} if settings.quantization == "explicit" or self.bench.ranges is None else {
-            name: one.amax for name, one in self.bench.ranges.tensors.items()
-        }  # fmt: skip
-        key = sha256_json([model.fingerprint(), asks, settings.quantization, amax, self.profile])
-        entry = self.log.get(key)
-        if entry is None:
-            entry = self._measured(model, plan, settings)
-            self.log.add(key, {**entry, "float": sorted(left)})
-        self._built += 1
-        return _Engine(entry["latency"], entry["ms"], entry["rest"], entry["ties"])
-
-    def _measured(self, model: Any, plan: Any, settings: Any) -> dict[str, Any]:
-        pipeline = self.context.services.get("pipeline")
-        batches = pipeline.calibrator_batches() if pipeline is not None and settings.calibrator != "ranges" else ()
-        said: list[str] = []
-        with tempfile.TemporaryDirectory(prefix="qtool-search-") as name:
-            path = (self.folder or Path(name)) / "qtool-trial.onnx"
-            build = self.bench.build(model, plan, settings, path, batches, said.append, self.context.progress)
-        why = unmeasured(build, self.bench.profiles, said).get(self.profile)
-        if why is not None:
+        self.context.progress(f"{self.by}: engines", self._built, 3)
+        model, plan = self.candidate(dict.fromkeys(left, "a trial without its pairs"))
+        bare = left == set(self.searched)
+        found = self.bench.measure(model, plan, self.work, self.ranges, float_only=bare)
+        if self.profile not in found.latency:
             raise BackendError(
-                f"the latency of profile '{self.profile}' was not measured: {why}",
-                where="search_precision",
+                f"the latency of profile '{self.profile}' was not measured: {found.lacks.get(self.profile, '')}",
+                where=self.by,
                 remedy="set measure = false in the pass to search with predicted times",
             )
-        times = unit_times(model, build, list(self.work), self.profile)
-        ms = {name: one[self.profile] for name, one in times.ms.items()}
-        return {"latency": build.latency[self.profile]["opt"], "ms": ms, "rest": times.rest.get(self.profile, 0.0),
-                "ties": times.ties, "seconds": build.seconds}  # fmt: skip
+        self._built += 1
+        return _EngineTime.of(found, self.profile)
 
 
 def confirmed(found: SearchResult, cost: CostModel, engines: EngineTimes, budget: Budget) -> SearchResult:
@@ -280,13 +231,13 @@ def confirmed(found: SearchResult, cost: CostModel, engines: EngineTimes, budget
     return found
 
 
-def _factor(engine: _Engine) -> float:
+def _factor(engine: _EngineTime) -> float:
     """What brings an engine's layer times to its latency."""
     total = sum(engine.ms.values()) + engine.rest
     return engine.latency / total if total else 1.0
 
 
-def _shared(first: _Engine, second: _Engine, work: Mapping[str, int]) -> list[set[str]]:
+def _shared(first: _EngineTime, second: _EngineTime, work: Mapping[str, int]) -> list[set[str]]:
     """Sets of layers that either engine runs together, those that overlap as one; all where one tells no times."""
     if not (first.ms and second.ms):
         return [set(work)]
@@ -297,7 +248,7 @@ def _shared(first: _Engine, second: _Engine, work: Mapping[str, int]) -> list[se
     return found
 
 
-def _spread(engine: _Engine, shared: Sequence[set[str]], work: Mapping[str, int]) -> dict[str, float]:
+def _spread(engine: _EngineTime, shared: Sequence[set[str]], work: Mapping[str, int]) -> dict[str, float]:
     """Milliseconds of each layer, whose sum with the rest is the engine's latency."""
     factor = _factor(engine)
     ms = {name: engine.ms.get(name, 0.0) * factor for name in work}

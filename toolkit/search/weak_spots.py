@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 
 from toolkit.calibration.diagnosis import unlike_profiles
+from toolkit.contract.roles import Harm
 from toolkit.evaluation.clipping import unlike_data
 from toolkit.graph.layer_weights import LayerWeights
 from toolkit.graph.work import macs
@@ -114,9 +115,8 @@ class _Doctor:
         found = self._tensors(group.name, local)
         layer = self._weights(group.name)
         if layer is not None:
-            found += weight_causes(
-                layer, node.inputs[1].name, self.switches.precision, self.helpers.equalizes(group.name)
-            )
+            helper = self.helpers.passes(group.name).get(Harm.UNEVEN_WEIGHTS, "")
+            found += weight_causes(layer, node.inputs[1].name, self.switches.precision, helper)
         unlike = self._unlike(local) if local is not None else []
         if unlike:
             found = [*unlike, *found]
@@ -139,7 +139,7 @@ class _Doctor:
                 known = replace(known, amax=own, diagnosis=kept)
             shared = self.scales.get(tensor, 0.0) * self.switches.precision.max / own if own else 1.0
             uneven = local.uneven.get(tensor, 1.0) if local is not None else 1.0
-            passes = self.helpers.passes(name) if uneven >= UNEVEN else []
+            passes = list(self.helpers.passes(name).values()) if uneven >= UNEVEN else []
             found += range_causes(
                 tensor, known, uneven=uneven, shared=shared, unlike=self.unlike.get(tensor), passes=passes
             )
@@ -163,7 +163,7 @@ class _Doctor:
         better = (best, ways[best]) if best and ways[best] > local.sides[worse] + _BETTER_DB else None
         uneven = max(local.uneven.values(), default=1.0)
         if better is None and worse == "activations" and uneven >= _SMOOTH_FROM:
-            for name in self.helpers.passes(group.name)[-1:]:
+            for name in list(self.helpers.passes(group.name).values())[-1:]:
                 text = f"the pass {name}: the largest channel of its input is {uneven:.2g} times the median one;"
                 cause = self._cause(group, local, None)
                 return Cause(cause.kind, cause.tensor, cause.value, cause.text, f"{text} else {KEEP}")

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.base.errors import RangesError
 from toolkit.base.types import Array
-from toolkit.contract.passes import Context
+from toolkit.contract.context import Context
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
 from toolkit.placement.qdq import bypass
@@ -38,20 +37,6 @@ class Channels:
     def mean(self) -> Array:
         """Mean by channel."""
         return self.total / max(self.count, 1)
-
-
-def data_of(context: Context) -> CalibrationData:
-    """The calibration samples that a context's passes may run.
-
-    Raises:
-        RangesError: there are none.
-    """
-    data = context.services.get("calibration_data", getattr(context.provider, "data", None))
-    if data is None:
-        raise RangesError("values of activations are needed and there is no calibration data",
-                          remedy='add [calibration] data = "..." to the recipe')  # fmt: skip
-    found: CalibrationData = data
-    return found
 
 
 def collect_channels(
@@ -93,14 +78,13 @@ def plain_outcome(model: Model, context: Context, samples: int = 64) -> Outcome 
     from toolkit.simulation.switches import wanted_tensors
 
     provider = context.provider
-    if provider is None or context.services.get("dry_run"):
+    if provider is None or context.dry_run:
         return None
     wanted = wanted_tensors(model, model.facts(context.profiles))
     try:
         ranges = provider(model, wanted)
-        return Simulation(model, ranges, data_of(context), context.profiles, None, Settings(samples=samples)).without(
-            ()
-        )
+        data = context.calibration_samples()
+        return Simulation(model, ranges, data, context.profiles, None, Settings(samples=samples)).without(())
     except PassError:
         return None
 

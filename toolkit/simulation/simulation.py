@@ -17,7 +17,7 @@ from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.outputs import class_like, discrete_outputs
 from toolkit.graph.model import Model
 from toolkit.graph.work import facts_at_opt
-from toolkit.placement.place import Judge
+from toolkit.placement.place import Judge, PlacementRule, place
 from toolkit.simulation.cut import Cutter
 from toolkit.simulation.runner import Runner
 from toolkit.simulation.switches import Config, Switches, wanted_tensors
@@ -33,7 +33,6 @@ class Settings:
 
     Attributes:
         precision: INT8 or FP8.
-        activation_matmul: also quantize MatMuls of two activations.
         weights: how the range of a weight channel is chosen: minmax or mse.
         metric: top1, top5, exact, mse or ``module:Name``; None for the outputs' differences alone.
         output: the output that the metric looks at; the first where None.
@@ -45,7 +44,6 @@ class Settings:
     """
 
     precision: Precision = Precision.INT8
-    activation_matmul: bool = False
     weights: str = "minmax"
     metric: str | None = None
     output: str | None = None
@@ -98,6 +96,7 @@ class Simulation:
         settings: everything else.
         reference: the float model that outputs are compared with, where ``model`` is quantized in part; itself where
             None.
+        placer: says where pairs go.
 
     Raises:
         PassError: there is no quantizable layer.
@@ -114,17 +113,18 @@ class Simulation:
         judge: Judge | None = None,
         settings: Settings | None = None,
         reference: Model | None = None,
+        placer: PlacementRule = place,
     ) -> None:
         self.settings = settings or Settings()
         self._reference = reference
         profiles = profiles if profiles is not None else Profiles()
         self.model = with_pairs_opset(model, self.settings.precision)
         facts = self.model.facts(profiles)
-        wanted = wanted_tensors(self.model, facts, judge, self.settings.activation_matmul)
+        wanted = wanted_tensors(self.model, facts, judge, placer)
         self.ranges = ranges
         self.switches = Switches(
             self.model, facts, {name: ranges.amax(name) for name in wanted}, self.settings.precision, judge,
-            self.settings.activation_matmul, self.settings.weights,
+            placer, self.settings.weights,
         )  # fmt: skip
         if not self.switches.groups:
             raise PassError(
@@ -210,7 +210,7 @@ class Simulation:
         own = {k: str(v) for k, v in vars(self.settings).items() if k not in ("threads", "allow_code")}
         amax = sorted(self.switches.amax.items())
         base = [one.fingerprint() for one in (self.model, self._reference) if one is not None]
-        content = [base, amax, self._data_print, own, self.names, code_fingerprint()]
+        content = [base, amax, self._data_print, own, self.names, repr(self.switches.full), code_fingerprint()]
         return sha256_json(content)
 
 

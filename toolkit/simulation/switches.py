@@ -18,7 +18,7 @@ from toolkit.graph.model import Model
 from toolkit.placement.dequantized import source
 from toolkit.placement.ops import ADDS, TARGETS
 from toolkit.placement.pairs import Placement
-from toolkit.placement.place import Judge, place
+from toolkit.placement.place import Judge, PlacementRule, place
 from toolkit.placement.qdq import storable_scale
 from toolkit.placement.scales import share_amax
 
@@ -63,7 +63,7 @@ class Switches:
         amax: by activation tensor, for every tensor that placement wants.
         precision: the quantized type.
         judge: what the user and the plan keep float in any case.
-        activation_matmul: as in placement.
+        placer: says where pairs go.
         weights: how the range of a weight channel is chosen: minmax or mse.
     """
 
@@ -74,12 +74,12 @@ class Switches:
         amax: Mapping[str, float],
         precision: Precision = Precision.INT8,
         judge: Judge | None = None,
-        activation_matmul: bool = False,
+        placer: PlacementRule = place,
         weights: str = "minmax",
     ) -> None:
         self.model, self.facts, self.precision, self.weights = model, facts, precision, weights
         self.amax = dict(amax)
-        self._judge, self._activation_matmul = judge, activation_matmul
+        self._judge, self._placer = judge, placer
         self._placements: dict[frozenset[str], Placement] = {}
         self._seen: dict[str, list[int]] = {}
         self.tensors = model.graph.tensors()
@@ -143,7 +143,7 @@ class Switches:
                 return "kept", "kept float in this candidate"
             return self._judge(node) if self._judge is not None else None
 
-        return place(self.model, self.facts, judge, self._activation_matmul)
+        return self._placer(self.model, self.facts, judge)
 
     def _config(self, placement: Placement, replaced: Mapping[str, float]) -> Config:
         amax = {name: float(replaced.get(name, self.amax[name])) for name in placement.activations}
@@ -163,14 +163,12 @@ class Switches:
         return Config(frozenset(on), scales)
 
 
-def wanted_tensors(
-    model: Model, facts: Facts, judge: Judge | None = None, activation_matmul: bool = False
-) -> list[str]:
+def wanted_tensors(model: Model, facts: Facts, judge: Judge | None = None, placer: PlacementRule = place) -> list[str]:
     """Activation tensors that some subset of the groups quantizes: their ranges must be known.
 
     Which branch of a residual Add gets the pair depends on which convolution stays float, so both are wanted.
     """
-    full = place(model, facts, judge, activation_matmul)
+    full = placer(model, facts, judge or (lambda node: None))
     nodes = {node.name: node for node in model.nodes}
     wanted = dict.fromkeys(full.activations)
     for name in full.layers:

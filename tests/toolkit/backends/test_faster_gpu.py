@@ -12,7 +12,6 @@ import pytest
 from tests.conftest import MODELS, build, node, normal
 from toolkit import Recipe, run
 from toolkit.backends.choose import choose, usable
-from toolkit.backends.prepare import Bench
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
@@ -130,9 +129,9 @@ def float16_latency(asked, folder):
     """The model as it comes, in float16, measured now: by profile."""
     inputs = Inputs(Job(asked, RunFolder(folder / "fp16")))
     with opened(inputs.job):
-        bench = Bench.of(context_for(inputs, inputs.source(), Journal()))
-        model, plan = bench.lowered(inputs.source(), PrecisionPlan(), bench.settings)
-        made = bench.build(model, plan, bench.settings, folder / "fp16.onnx")
+        bench = context_for(inputs, inputs.source(), Journal()).bench
+        model, plan = bench.lowered(inputs.source(), PrecisionPlan(), None)
+        made = bench.build(model, plan, None, folder / "fp16.onnx")
     return {name: times["opt"] for name, times in made.latency.items()}
 
 

@@ -20,7 +20,7 @@ def test_every_layer_of_resnet50_counts_once(file, quantized):
     model, build = resnet50(quantized), timed(recorded(file))
     units = [n.name for n in model.nodes if n.op in ("Conv", "Gemm")]
     found = unit_times(model, build, units)
-    assert set(found.ms) == set(units) and found.ties == []
+    assert set(found.ms) == set(units) and found.ties == {}
     first = sum(next(iter(times.values())) for times in found.ms.values())
     # what comes before the first convolution (the input's own Q and reformat) reads into it
     assert first == pytest.approx(len({layer.name for layer in build.layers}))
@@ -56,14 +56,14 @@ def test_reformats_pairs_and_activations_count_for_the_layer_they_serve():
     build = Build("tensorrt", "8.6", b"", layers, "inspector",
                   time_ms={one.name: {"default": 10.0**i} for i, one in enumerate(layers)})  # fmt: skip
     found = unit_times(two_convs(True), build, ["conv0", "conv1"])
-    assert found.ms == {"conv0": {"default": 111.0}, "conv1": {"default": 111000.0}} and found.ties == []
+    assert found.ms == {"conv0": {"default": 111.0}, "conv1": {"default": 111000.0}} and found.ties == {}
 
 
 def test_layers_that_one_block_runs_are_tied():
     block = layer("{ForeignNode[conv0...relu1]}", "x", "r1", "Myelin")
     build = Build("tensorrt", "8.6", b"", [block], "inspector", time_ms={block.name: {"default": 3.0}})
     found = unit_times(two_convs(False), build, ["conv0", "conv1"])
-    assert found.ties == [["conv0", "conv1"]]
+    assert found.ties == {"default": [["conv0", "conv1"]]}
     assert found.ms == {"conv0": {"default": 1.5}, "conv1": {"default": 1.5}}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import MODELS
 from tests.toolkit.run.test_device import Builder, FakeEngine, on_gpu  # noqa: F401
-from toolkit.backends import choose, payoff_trials, process
+from toolkit.backends import bench, choose, process
 from toolkit.backends.layer import Build
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import Gpu
@@ -144,7 +144,7 @@ def test_resumed_it_builds_nothing_again(place, capsys, monkeypatch):
     assert whole["checks"] == count and whole["verdicts"] == rest["verdicts"]
     # other limits are another question, and so is another GPU
     assert call(place, capsys, "--min-sqnr-db", "14")["checks"] > 0
-    monkeypatch.setattr(payoff_trials, "find_gpu", lambda: Gpu("NVIDIA Other", "8.9"))
+    monkeypatch.setattr(bench, "find_gpu", lambda: Gpu("NVIDIA Other", "8.9"))
     assert call(place, capsys, "--min-sqnr-db", "14")["checks"] > 0
 
 

@@ -11,6 +11,7 @@ from onnx import TensorProto
 from tests.conftest import MODELS, build, node
 from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
 from toolkit import Model
+from toolkit.contract.roles import Harm
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.helpers import Helpers
@@ -130,7 +131,7 @@ def test_a_small_layer_is_said_to_be_cheap_to_keep():
 def test_equalize_is_advised_where_it_can_work():
     model = trained("digits_uneven")
     helpers = Helpers(model)
-    able = {name for name in (n.name for n in model.nodes) if helpers.equalizes(name)}
+    able = {name for name in (n.name for n in model.nodes) if Harm.UNEVEN_WEIGHTS in helpers.passes(name)}
     before = {n.name: n.inputs[1].name for n in model.nodes if len(n.inputs) > 1}
     assert able and all(model.node(name).op in ("Conv", "Gemm") for name in able)
     # the model is not changed by asking
@@ -138,7 +139,7 @@ def test_equalize_is_advised_where_it_can_work():
     # the first layer reads the image: nothing before it could take the factors
     first = next(n.name for n in model.nodes if n.op == "Conv")
     assert first not in able
-    assert not any(Helpers(chain()).equalizes(name) for name in ("layer0", "layer3"))
+    assert not any(Harm.UNEVEN_WEIGHTS in Helpers(chain()).passes(name) for name in ("layer0", "layer3"))
 
 
 def test_a_range_that_another_method_betters_says_by_how_much_unless_the_search_took_it_already():

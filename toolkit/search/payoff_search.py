@@ -23,6 +23,8 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from toolkit.contract.bench import Latency
+
 _LEAST_LOSS = 0.01
 _CLOSE = 3.0
 _REPEAT = 2
@@ -41,20 +43,6 @@ class Unit:
     name: str
     role: str
     size: int = 0
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds of one inference at a profile's opt shapes: median, and the 5th and 95th percentile."""
-
-    ms: float
-    low: float
-    high: float
-
-    @property
-    def noise(self) -> float:
-        """Half of the range between the percentiles, in milliseconds."""
-        return max(self.high - self.low, 0.0) / 2
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from toolkit.backends.payoff_search import Latency, PayoffSearch, Trial, Unit
+from toolkit.search.payoff_search import Latency, PayoffSearch, Trial, Unit
 
 UNITS = [Unit("a", "Conv [8, 8]", 64), Unit("b", "Conv [8, 8]", 64), Unit("c", "Conv [4, 4]", 16)]
 

@@ -1,0 +1,204 @@
+"""Trial engines: lowered, built and timed with the settings of the run's own engine, and kept in one log."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.backends.base import Backend, EngineSettings, Extras, LogLine
+from toolkit.backends.prepare import lower_for, save_for, unmeasured
+from toolkit.backends.unit_times import unit_times
+from toolkit.base.errors import QtoolError
+from toolkit.base.files import sha256_json
+from toolkit.base.gpu import find_gpu
+from toolkit.base.log import Log as Outcomes
+from toolkit.base.precision import Precision
+from toolkit.base.profiles import Profiles
+from toolkit.base.progress import Progress, silent
+from toolkit.base.versions import code_fingerprint, versions
+from toolkit.contract.bench import Latency, Measurement
+from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.contract.ranges import Ranges
+from toolkit.graph.model import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from toolkit.backends.layer import Build
+
+CalibratorBatches = Callable[[], Iterable[Mapping[str, "np.ndarray[Any, Any]"]]]
+
+
+@dataclass
+class EngineBench:
+    """A backend with all that a build of it needs besides the model; a ``Bench`` for ``Context``.
+
+    Example:
+        >>> bench = EngineBench(folder=Path("trials"))                                    # doctest: +SKIP
+        >>> InsertQDQ(only_if_faster=True)(model, Context(provider=..., bench=bench))     # doctest: +SKIP
+
+    Attributes:
+        backend: who builds, or its name as in ``[engine] backend``.
+        settings: the engine's settings.
+        shapes: the shape profiles that are built and timed.
+        rest: the float type of nodes that nobody asked about.
+        io: types of inputs and outputs that shall differ from the model's own.
+        calibration_profile: the profile of TensorRT's own calibrators.
+        batches: gives the batches of TensorRT's own calibrators.
+        folder: where the log, the timing cache and the model under work lie; a temporary one where None.
+        progress: is told how far a build has come.
+    """
+
+    backend: Backend | str = "auto"
+    settings: EngineSettings = field(default_factory=EngineSettings)
+    shapes: Profiles = field(default_factory=Profiles)
+    rest: Precision = Precision.FP16
+    io: Mapping[str, Precision] = field(default_factory=dict)
+    calibration_profile: str = ""
+    batches: CalibratorBatches = tuple
+    folder: Path | None = None
+    progress: Progress = silent
+
+    @cached_property
+    def builder(self) -> Backend:
+        """The backend itself, looked for when first needed.
+
+        Raises:
+            QtoolError: the one that is named cannot be used here.
+        """
+        from toolkit.backends.choose import choose
+
+        return choose(self.backend)[0] if isinstance(self.backend, str) else self.backend
+
+    @property
+    def profiles(self) -> Sequence[str]:
+        """Names of the profiles that are timed; ``default`` where there are none."""
+        return self.shapes.names or ["default"]
+
+    def cannot_measure(self) -> str:
+        """Why no latency can be measured here, in words; empty where it can."""
+        try:
+            return self.builder.cannot_measure() if self.settings.measure else "[engine] measure is false"
+        except QtoolError as error:
+            return str(error)
+
+    def fingerprint(self) -> str:
+        """What measured latencies depend on besides the model: settings, profiles, GPU and versions."""
+        settings = self.settings.model_dump(mode="json", exclude={"timing_cache"})
+        backend = [self.builder.name, self.builder.version()]
+        wanted = [repr(self.shapes), self.calibration_profile, str(self.rest)]
+        return sha256_json([settings, backend, repr(find_gpu()), wanted, versions(), code_fingerprint()])
+
+    @cached_property
+    def log(self) -> Outcomes:
+        """What was measured, on disk as soon as it is known."""
+        return Outcomes(self.folder / "engines.jsonl" if self.folder is not None else None, self.fingerprint())
+
+    def lowered(
+        self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, settings: EngineSettings | None = None
+    ) -> tuple[Model, PrecisionPlan]:
+        """The model lowered for the backend; see ``lower_for``."""
+        observed = ranges.observed if ranges is not None else None
+        return lower_for(
+            self.builder, settings or self.settings, model, plan, rest=self.rest, observed=observed, io=self.io,
+            journal=Journal(),
+        )  # fmt: skip
+
+    def measure(
+        self,
+        model: Model,
+        plan: PrecisionPlan,
+        nodes: Collection[str],
+        ranges: Ranges | None = None,
+        *,
+        float_only: bool = False,
+        repeat: int = 0,
+    ) -> Measurement:
+        """See ``Bench.measure``.
+
+        Raises:
+            BackendError: the engine cannot be built.
+        """
+        settings = self.settings
+        if float_only:
+            # with implicit quantization TensorRT gives INT8 to whatever has ranges
+            settings = settings.model_copy(update={"quantization": "explicit", "calibrator": "ranges"})
+        if settings.timing_cache is None and self.folder is not None:
+            # kernels that several engines have in common are timed once
+            settings = settings.model_copy(update={"timing_cache": self.folder / "engines.timing"})
+        model, plan = self.lowered(model, plan, ranges, settings)
+        key = self.key(model, plan, ranges, settings)
+        place = f"{key}/{sha256_json(sorted(nodes))[:12]}/{repeat}"
+        entry = self.log.get(place)
+        reused = entry is not None
+        if entry is None:
+            entry = self._timed(model, plan, ranges, settings, nodes)
+            self.log.add(place, entry)
+        latency = {profile: Latency(*values) for profile, values in entry["latency"].items()}
+        return Measurement(key, latency, entry["ms"], entry["rest"], entry["ties"], entry["lacks"], reused)
+
+    def key(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, settings: EngineSettings) -> str:
+        """A digest of what is built: the lowered model, what is asked of it, and ranges where they quantize."""
+        # an ask that sets no constraint makes no other engine
+        asks = {node: str(ask.precision) for node, ask in plan.items() if not ask.free}
+        implicit = settings.quantization == "implicit" and ranges is not None
+        amax = {name: one.amax for name, one in ranges.tensors.items()} if implicit and ranges is not None else {}
+        return sha256_json([model.fingerprint(), asks, settings.quantization, amax])
+
+    def build(
+        self,
+        model: Model,
+        plan: PrecisionPlan,
+        ranges: Ranges | None,
+        path: Path,
+        settings: EngineSettings | None = None,
+        log: LogLine = silent,
+    ) -> Build:
+        """Build a lowered model, written to ``path`` for the time of the build.
+
+        Raises:
+            BackendError: the backend refuses the model or the settings.
+        """
+        settings = settings or self.settings
+        extras = Extras(
+            plan=plan,
+            rest=str(self.rest),
+            ranges=ranges,
+            batches=self.batches() if settings.calibrator != "ranges" else (),
+            calibration_profile=self.calibration_profile,
+        )
+        try:
+            save_for(self.builder, settings, model, path)
+            return self.builder.build(path, self.shapes, settings, log, self.progress, extras)
+        finally:
+            for file in path.parent.glob(f"{path.name}*"):
+                file.unlink()
+
+    def _timed(
+        self,
+        model: Model,
+        plan: PrecisionPlan,
+        ranges: Ranges | None,
+        settings: EngineSettings,
+        nodes: Collection[str],
+    ) -> dict[str, Any]:
+        said: list[str] = []
+        with tempfile.TemporaryDirectory(prefix="qtool-trial-") as name:
+            # always the same place in the run folder: what a killed run left there is written over
+            path = (self.folder or Path(name)) / "qtool-trial.onnx"
+            build = self.build(model, plan, ranges, path, settings, said.append)
+        lacks = unmeasured(build, self.shapes, said)
+        latency = {}
+        for profile in self.profiles:
+            if profile in lacks:
+                continue
+            times = build.latency[profile]
+            latency[profile] = [times["opt"], times.get("opt p05", times["opt"]), times.get("opt p95", times["opt"])]
+        found = unit_times(model, build, list(nodes))
+        return {"latency": latency, "ms": found.ms, "rest": found.rest, "ties": found.ties,
+                "lacks": lacks, "seconds": build.seconds}  # fmt: skip

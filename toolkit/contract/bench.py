@@ -1,0 +1,89 @@
+"""Where a pass has engines built and timed, as a pass sees it: what builds them is the backends' concern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.contract.ranges import Ranges
+from toolkit.graph.model import Model
+
+Candidate = Callable[[Mapping[str, str]], tuple[Model, PrecisionPlan]]
+"""The model and the plan with all pairs but those of the nodes named, each with the reason why it stays float."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one inference at a profile's opt shapes: median, and the 5th and 95th percentile."""
+
+    ms: float
+    low: float
+    high: float
+
+    @property
+    def noise(self) -> float:
+        """Half of the range between the percentiles, in milliseconds."""
+        return max(self.high - self.low, 0.0) / 2
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One engine, built and timed.
+
+    Attributes:
+        key: fingerprint of what was built; candidates that make the same engine have the same key.
+        latency: by profile.
+        ms: node to {profile: milliseconds}, where the engine tells, with the conversions that belong to the node.
+        rest: profile to milliseconds of the engine's layers that belong to none of these nodes.
+        ties: profile to sets of nodes whose times are known only together.
+        lacks: profile to why its latency was not measured.
+        reused: whether an earlier, interrupted run measured it.
+    """
+
+    key: str
+    latency: dict[str, Latency]
+    ms: dict[str, dict[str, float]] = field(default_factory=dict)
+    rest: dict[str, float] = field(default_factory=dict)
+    ties: dict[str, list[list[str]]] = field(default_factory=dict)
+    lacks: dict[str, str] = field(default_factory=dict)
+    reused: bool = False
+
+
+class Bench(Protocol):
+    """Builds engines and times them; what it measured is kept, so that an interrupted search goes on."""
+
+    @property
+    def profiles(self) -> Sequence[str]:
+        """Names of the profiles that are timed, the first one first; ``default`` where the recipe has none."""
+        ...
+
+    def cannot_measure(self) -> str:
+        """Why no latency can be measured here, in words; empty where it can."""
+        ...
+
+    def measure(
+        self,
+        model: Model,
+        plan: PrecisionPlan,
+        nodes: Collection[str],
+        ranges: Ranges | None = None,
+        *,
+        float_only: bool = False,
+        repeat: int = 0,
+    ) -> Measurement:
+        """Lower, build and time one candidate, or find it among what was measured before.
+
+        Args:
+            model: the graph with the candidate's Q/DQ pairs; not changed.
+            plan: its plan.
+            nodes: the nodes to tell the times of.
+            ranges: amax by tensor, for implicit quantization, and the values seen, for float16's limits.
+            float_only: nothing is to be quantized, implicitly either.
+            repeat: 0; 1 to build and measure the same candidate once more, and so on.
+
+        Raises:
+            QtoolError: the engine cannot be built or timed.
+        """
+        ...

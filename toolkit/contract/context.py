@@ -1,0 +1,149 @@
+"""What a pass may use besides the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from toolkit.base.errors import RangesError
+from toolkit.base.precision import Precision
+from toolkit.base.profiles import Profiles
+from toolkit.base.progress import Progress, silent
+from toolkit.contract.bench import Bench
+from toolkit.contract.evaluation import Evaluation
+from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.contract.ranges import GIVEN, Ranges
+from toolkit.graph.model import Model
+
+
+class RangesProvider(Protocol):
+    """Gives the ranges of a model's tensors; calibrates where they are not known yet."""
+
+    def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
+        """Ranges on the grid of ``dtype``, of ``tensors`` and of all that placement could want."""
+        ...
+
+
+@dataclass
+class Context:
+    """What a pass may use besides the model: the journal, the plan, profiles, ranges, samples and the progress bar.
+
+    Attributes:
+        journal: where every change and every refusal is written.
+        plan: the precision asked for, node by node.
+        profiles: the recipe's shape profiles; decisions about shapes look at all of them.
+        rest: the precision of nodes that nobody asks about.
+        progress: called with what is being done, how much is done, and of how much.
+        provider: calibrates when ``ranges`` is first asked; its ``data`` are the calibration samples.
+        known_ranges: what is known of ranges so far: given by hand, kept by a pass, or calibrated.
+        evaluation: what the run is judged by; None where nobody said.
+        bench: builds and times engines; None where none may be built.
+        folder: where a pass may write files for people; see ``wrote``. None: it writes nothing.
+        logs: where interrupted work is kept, to be gone on with; ``folder`` where None.
+        base: the folder that relative paths in settings are relative to.
+        source: the model as it was loaded, before any pass.
+        dry_run: nothing may be calibrated, measured or built: a pass says what it would do.
+        following: titles of the passes behind the one at work.
+        model: the model under work.
+        files: the files that passes wrote into ``folder``.
+    """
+
+    journal: Journal = field(default_factory=Journal)
+    plan: PrecisionPlan = field(default_factory=PrecisionPlan)
+    profiles: Profiles = field(default_factory=Profiles)
+    rest: Precision = Precision.FP16
+    progress: Progress = silent
+    provider: RangesProvider | None = None
+    known_ranges: Ranges | None = None
+    evaluation: Evaluation | None = None
+    bench: Bench | None = None
+    folder: Path | None = None
+    logs: Path | None = None
+    base: Path = field(default_factory=Path)
+    source: Model | None = None
+    dry_run: bool = False
+    following: tuple[str, ...] = ()
+    model: Model | None = None
+    files: list[Path] = field(default_factory=list)
+
+    def ranges(
+        self, model: Model | None = None, tensors: Sequence[str] | None = None, dtype: Precision = Precision.INT8
+    ) -> Ranges:
+        """Calibrated ranges of ``tensors`` (default: all that placement could want) of the model under work.
+
+        Calibrates once, when first asked. Ranges given by hand in ``known_ranges`` come without calibration.
+
+        Args:
+            model: the model under work where None.
+            tensors: names of float tensors.
+            dtype: the type that the tensors are to be quantized to: a method weighs clipping against the rounding of
+                that type's grid.
+
+        Raises:
+            RangesError: there is no calibration data and the ranges are not known.
+        """
+        wanted = set(tensors or ())
+        known = self.known_ranges
+        if known is not None and wanted and all(known.fits(name, dtype) for name in wanted):
+            return known
+        if self.provider is None:
+            missing = sorted(wanted - set(known.tensors if known is not None else ()))[:3]
+            raise RangesError(
+                "ranges are needed and there is no calibration data"
+                + (f" (for {', '.join(missing)})" if missing else ""),
+                remedy='add [calibration] data = "..." to the recipe, or set Context(known_ranges=...)',
+            )
+        subject = model or self.model
+        if subject is None:
+            raise RangesError("context.ranges() was called outside a pass", remedy="pass the model: ranges(model)")
+        found = self.provider(subject, tensors, dtype)
+        if known is not None:
+            found.tensors.update({n: r for n, r in known.tensors.items() if r.method in GIVEN})
+            # what another type's tensors were given stays theirs
+            others = {n: r for n, r in known.tensors.items() if not known.fits(n, dtype) and n not in wanted}
+            found.tensors.update(others)
+        self.known_ranges = found
+        return found
+
+    def calibration_samples(self) -> Any:
+        """The samples that ranges are calibrated on: a ``CalibrationData``.
+
+        Raises:
+            RangesError: there are none.
+        """
+        data = getattr(self.provider, "data", None)
+        if data is None:
+            raise RangesError(
+                "values of activations are needed and there is no calibration data",
+                remedy='add [calibration] data = "..." to the recipe',
+            )
+        return data
+
+    def fork(self, *, ranges: bool = True) -> Context:
+        """A context for a trial: a journal and a plan of its own, the rest shared.
+
+        Args:
+            ranges: whether the trial begins with the ranges known so far (a copy); without, it calibrates anew.
+        """
+        known = self.known_ranges if ranges else None
+        return replace(
+            self,
+            journal=Journal(),
+            plan=self.plan.copy(),
+            progress=silent,
+            known_ranges=replace(known, tensors=dict(known.tensors)) if known is not None else None,
+            files=[],
+        )
+
+    def wrote(self, path: Path) -> None:
+        """Say that a pass wrote a file into ``folder``: it belongs to the run's results."""
+        if path not in self.files:
+            self.files.append(path)
+
+    @property
+    def log_folder(self) -> Path | None:
+        """Where interrupted work is kept; None keeps it in memory."""
+        return self.logs if self.logs is not None else self.folder

@@ -1,0 +1,45 @@
+"""What a run is judged by, for passes that decide by accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from toolkit.graph.model import Model
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The recipe's budget; None where a limit is not given.
+
+    Attributes:
+        max_drop: largest drop of the metric against the float model, in the metric's unit.
+        min_value: smallest value of the metric (largest, where lower is better).
+        min_sqnr_db: smallest SQNR of any output, in dB.
+        min_agreement: smallest share of positions with the float model's argmax.
+    """
+
+    max_drop: float | None = None
+    min_value: float | None = None
+    min_sqnr_db: float | None = None
+    min_agreement: float | None = None
+
+
+@dataclass
+class Evaluation:
+    """The evaluation's settings and samples.
+
+    Attributes:
+        metric: its name, or ``module:Name``; None compares outputs with the float model's alone.
+        output: the output that the metric reads; the only one where None.
+        limits: the budget.
+        samples: gives the test samples for a model (a ``CalibrationData`` with labels), or None where there are none.
+        allow_code: whether ``metric`` may name code.
+    """
+
+    metric: str | None = None
+    output: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    samples: Callable[[Model], Any] = lambda model: None
+    allow_code: bool = True

@@ -1,0 +1,85 @@
+"""How passes are found by name or by the part they play, and made from their settings."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as SequenceOf
+from typing import Any
+
+from pydantic import ValidationError
+
+from toolkit.base.code import load_object
+from toolkit.base.errors import RecipeError, did_you_mean
+from toolkit.contract.passes import Pass
+from toolkit.contract.roles import Role
+
+GROUP = "qtool.passes"
+
+
+def installed() -> dict[str, importlib.metadata.EntryPoint]:
+    """The passes installed here, by name: qtool's own and anybody else's, through the same entry-point group."""
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+
+
+def find(use: str, allow_code: bool = False) -> type[Pass]:
+    """The pass class of a recipe's ``use``: an installed name, or ``module:Name`` where code is allowed.
+
+    Raises:
+        RecipeError: there is no such pass.
+        NotAllowedError: it is ``module:Name`` and code is not allowed.
+    """
+    if ":" in use:
+        found = load_object(use, allow_code, "pass")
+    else:
+        entries = installed()
+        if use not in entries:
+            raise RecipeError(f"no pass is called '{use}'", remedy=did_you_mean(use, entries))
+        found = entries[use].load()
+    if not (isinstance(found, type) and issubclass(found, Pass)):
+        raise RecipeError(f"'{use}' is not a pass", remedy="a pass is a subclass of toolkit.Pass")
+    return found
+
+
+def playing(role: Role) -> list[tuple[str, type[Pass]]]:
+    """The installed passes that play a part, by name; those that cannot be imported are left out."""
+    found = []
+    for name, entry in installed().items():
+        try:
+            kind = entry.load()
+        except Exception:
+            continue
+        if isinstance(kind, type) and issubclass(kind, Pass) and kind.role is role:
+            found.append((name, kind))
+    return sorted(found, key=lambda one: one[0])
+
+
+def named(role: Role) -> str:
+    """The name of an installed pass that plays a part, the first by name; the part's own name where none does."""
+    return next((name for name, _ in playing(role)), str(role.value))
+
+
+def configure(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:
+    """A pass with its settings.
+
+    Raises:
+        RecipeError: an unknown key (the message names the nearest right one) or a wrong value.
+    """
+    try:
+        return kind(**settings)
+    except ValidationError as error:
+        raise RecipeError("; ".join(explain(error, kind.model_fields)), where=f"pass '{kind.title()}'") from error
+
+
+def explain(error: ValidationError, known: Mapping[str, Any] | SequenceOf[str]) -> Iterator[str]:
+    """Each fault of a pydantic error in words."""
+    for fault in error.errors():
+        place = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            hint = did_you_mean(str(fault["loc"][-1]), known)
+            yield f"unknown key '{place}'" + (f": {hint}" if hint else "")
+        elif fault["type"] == "missing":
+            yield f"'{place}' is missing"
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            yield f"'{place}' is {fault['input']!r}: {message[:1].lower()}{message[1:]}"

@@ -1,0 +1,37 @@
+"""The parts that passes play, so that the toolkit can find, advise and explain them without knowing any by name."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Role(str, Enum):
+    """What a pass is for. Several passes may play one part."""
+
+    FOLD = "fold"
+    """Computes what is constant."""
+    FOLD_NORMALIZATION = "fold-normalization"
+    """Folds normalizations into the layers before them."""
+    STRIP = "strip"
+    """Takes Q/DQ pairs out: the model behind it is float."""
+    QUANTIZE = "quantize"
+    """Inserts Q/DQ pairs as its settings say."""
+    SEARCH = "search"
+    """Inserts the Q/DQ pairs that the accuracy budget allows."""
+    KEEP = "keep"
+    """Asks for a float precision for chosen nodes; settings ``nodes`` and ``precision``."""
+    GUARD = "guard"
+    """Asks for a wider float precision where float16 does not carry the values."""
+    HELP = "help"
+    """Changes the float model so that it loses less when quantized; ``mends`` says what it is good against."""
+
+
+class Harm(str, Enum):
+    """Why a layer loses accuracy in a quantized type, as far as a pass can do something about it."""
+
+    OUTLIER_CHANNELS = "outlier-channels"
+    """Few channels of an activation are much larger than the others."""
+    UNEVEN_WEIGHTS = "uneven-weights"
+    """The channels of a weight differ much in magnitude."""
+    SHIFTED_MEAN = "shifted-mean"
+    """Rounding the weights moves the mean of the layer's output."""

@@ -1,0 +1,209 @@
+"""``only_if_faster``: the engines with more and fewer pairs are built and measured, and pairs that do not pay go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from toolkit.base.errors import BackendError, RecipeError, did_you_mean
+from toolkit.base.files import write_json
+from toolkit.contract.bench import Bench, Candidate
+from toolkit.contract.context import Context
+from toolkit.contract.ranges import Ranges
+from toolkit.graph.model import Model
+from toolkit.placement.ops import POOLS, TARGETS
+from toolkit.placement.pairs import Placement
+from toolkit.search.payoff_search import PayoffResult, PayoffSearch, Trial, Unit, told
+
+SETTING = "only_if_faster"
+
+
+def measuring(context: Context) -> Bench:
+    """The context's bench, where latencies can be measured on it.
+
+    Raises:
+        RecipeError: there is none, no GPU, no backend that measures, or measuring is switched off.
+    """
+    bench = context.bench
+    lacks = bench.cannot_measure() if bench is not None else "the context has no bench to build engines on"
+    if bench is None or lacks:
+        raise RecipeError(
+            f"only_if_faster builds engines with and without Q/DQ pairs and compares their latencies, and {lacks}",
+            remedy="run on a machine with a GPU, TensorRT and cuda-python, or remove only_if_faster",
+            value=SETTING,
+        )
+    return bench
+
+
+def units_of(model: Model, placement: Placement) -> list[Unit]:
+    """What placement quantizes and could give back: layers, Concats and pools, in the graph's order.
+
+    Additions are no units of their own: they run in the kernel of the convolution before them.
+    """
+    found = []
+    for node in model.nodes:
+        if node.name not in placement.layers or node.name in placement.complete:
+            continue
+        if node.op in TARGETS:
+            values = [v for t in node.inputs[:2] if (v := model.constant(t)) is not None]
+            shape = list(values[-1].shape) if values else "without weights"
+            found.append(Unit(node.name, f"{node.op} {shape}", values[-1].size if values else 0))
+        elif node.op == "Concat" or node.op in POOLS:
+            found.append(Unit(node.name, node.op))
+    return found
+
+
+class Trials:
+    """Measures candidates for a ``PayoffSearch``.
+
+    Args:
+        candidate: makes the model with fewer pairs.
+        units: what can be given back.
+        bench: where engines are built.
+        ranges: those that the pairs were made from.
+        context: for the journal and the progress bar.
+        builds: how many engines there may be, for the progress bar.
+    """
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        units: list[Unit],
+        bench: Bench,
+        ranges: Ranges | None,
+        context: Context,
+        builds: int,
+    ) -> None:
+        self.candidate, self.units, self.bench, self.ranges = candidate, units, bench, ranges
+        self.context, self.builds = context, builds
+        self.done: list[Trial] = []
+        self.reused = 0
+
+    def measure(self, kept: frozenset[str], repeat: int) -> Trial | None:
+        """Build and measure the engine whose ``kept`` units are float; None where it cannot be built.
+
+        Raises:
+            BackendError: the engine without any pairs cannot be built or measured.
+        """
+        bare = len(kept) == len(self.units)
+        self.context.progress("only_if_faster: engines", len(self.done), self.builds)
+        model, plan = self.candidate(dict.fromkeys(kept, "a trial without its pairs"))
+        names = [unit.name for unit in self.units]
+        try:
+            found = self.bench.measure(model, plan, names, self.ranges, float_only=bare, repeat=repeat)
+            for profile, why in found.lacks.items():
+                raise BackendError(
+                    f"the latency of profile '{profile}' was not measured: {why}",
+                    where=SETTING,
+                    remedy="see `qtool run` without only_if_faster: what its engine's measurement needs is missing",
+                )
+        except BackendError as error:
+            if bare:
+                raise
+            self.context.journal.noted(
+                f"an engine with {len(self.units) - len(kept)} of {len(self.units)} units quantized could not be "
+                f"measured: {error}",
+                rule="only-if-faster",
+            )
+            return None
+        self.reused += found.reused
+        ties = sorted({tuple(tie) for tied in found.ties.values() for tie in tied})
+        trial = Trial(kept, found.latency, found.ms, [list(tie) for tie in ties], found.key)
+        self.done.append(trial)
+        return trial
+
+
+def not_faster(
+    candidate: Candidate,
+    units: list[Unit],
+    bench: Bench,
+    ranges: Ranges | None,
+    context: Context,
+    *,
+    words: tuple[str, str],
+    builds: int,
+    weights: Mapping[str, float],
+) -> dict[str, str]:
+    """The units that are to stay float because quantizing them does not pay, each with the reason.
+
+    Args:
+        candidate: makes the model and plan in which the named units stay float.
+        units: what can be given back.
+        bench: where engines are built.
+        ranges: those that the pairs are made from; None where no activation is quantized.
+        context: gets notes on what was found, and progress.
+        words: the quantized and the float type, for people.
+        builds: engines to build at most.
+        weights: what each profile counts for; 1 where not named.
+
+    Raises:
+        RecipeError: ``weights`` names no profile, or makes all count for nothing.
+        BackendError: the engine without pairs cannot be built or measured.
+    """
+    names = list(bench.profiles)
+    for name in weights:
+        if name not in names:
+            raise RecipeError(
+                f"profile_weights names the profile '{name}'", remedy=did_you_mean(name, names), value=name
+            )
+    if not any(weights.get(name, 1.0) > 0 for name in names):
+        raise RecipeError(
+            "profile_weights counts every profile for 0", remedy="give one of them a weight", value="profile_weights"
+        )
+    path = context.folder / "faster.json" if context.folder is not None else None
+    trials = Trials(candidate, units, bench, ranges, context, builds)
+
+    def keep(search: PayoffSearch, verdict: PayoffResult | None = None) -> None:
+        if path is not None:
+            write_json(path, _summary(search, verdict))
+
+    search = PayoffSearch(units, trials.measure, builds, weights, words, keep)
+    verdict = search.run()
+    context.progress("only_if_faster: engines", builds, builds)
+    if context.following:
+        context.journal.noted(
+            f"what the passes after it do ({', '.join(context.following)}) is not in the engines that were measured",
+            rule="only-if-faster",
+        )
+    keep(search, verdict)
+    if path is not None:
+        context.wrote(path)
+    _tell(verdict, units, context, words, trials.reused)
+    return verdict.reasons
+
+
+def _tell(verdict: PayoffResult, units: list[Unit], context: Context, words: tuple[str, str], reused: int) -> None:
+    quantized, plain = words
+    kept = len(verdict.kept)
+    built = f"{verdict.builds} engines measured" + (f" ({reused} before this run)" if reused else "")
+    if kept == len(units):
+        text = f"{built}; all pairs are given back: {next(iter(verdict.reasons.values()))}"
+    else:
+        assert verdict.best is not None
+        text = (
+            f"{built}; {len(units) - kept} of {len(units)} units stay {quantized}: {told(verdict.best)}, without pairs "
+            f"{told(verdict.without)} ({plain}); {verdict.score:.3f} of the time, give or take {verdict.noise:.3f}"
+        )
+    context.journal.noted(text, rule="only-if-faster")
+
+
+def _summary(search: PayoffSearch, verdict: PayoffResult | None) -> dict[str, Any]:
+    """The search for faster.json: while it goes on, and with its verdict."""
+
+    def trial(one: Trial) -> dict[str, Any]:
+        return {
+            "float": sorted(one.kept),
+            "latency_ms": {p: {"opt": t.ms, "p05": t.low, "p95": t.high} for p, t in one.latency.items()},
+            "of_float": search.score(one),
+            "noise": search.noise(one),
+        }
+
+    return {
+        "schema": "qtool-faster-1",
+        "units": {unit.name: unit.role for unit in search.units.values()},
+        "builds": search.builds,
+        "best": trial(search.best),
+        "done": verdict is not None,
+        "given_back": verdict.reasons if verdict is not None else {},
+        "trials": [trial(one) for one in search.trials.values()],
+    }

@@ -1,0 +1,358 @@
+"""A search from its samples to the plan that is taken: simulation, budget, layer times, float16, and the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from toolkit.base.errors import ModelError
+from toolkit.base.files import write_json
+from toolkit.base.gpu import find_gpu
+from toolkit.base.precision import Precision
+from toolkit.base.text import count
+from toolkit.contract.context import Context
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.contract.ranges import Ranges
+from toolkit.contract.registry import named
+from toolkit.contract.roles import Role
+from toolkit.evaluation.budget import Budget
+from toolkit.graph.model import Model
+from toolkit.graph.work import macs
+from toolkit.placement.ops import TARGETS
+from toolkit.search.cost import CostModel
+from toolkit.search.data import samples_to_decide_on
+from toolkit.search.gpus import GpuSpec, known_as
+from toolkit.search.layer_times import LayerTimes
+from toolkit.search.quantizer import Quantizer
+from toolkit.search.search import Search, SearchResult
+from toolkit.search.search_budget import budget_for
+from toolkit.search.search_doubt import doubtful, gives_up_too_much
+from toolkit.search.search_record import record
+from toolkit.search.search_words import kept_reason, work_shares
+from toolkit.search.times import EngineTimes, confirmed, earlier_times, gpu_for
+from toolkit.search.weak_spots import weak_spots
+from toolkit.simulation.simulation import Settings, Simulation
+
+_ATTEMPTS = 3
+_NAMED = 4
+_ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
+
+Lower = Callable[[Model, PrecisionPlan, "Ranges | None"], Model]
+"""Gives a model the types that it will run in."""
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What a search is to do.
+
+    Attributes:
+        limits: max_drop, min_sqnr_db and min_agreement of the search's own; None where the recipe's budget counts.
+        margin: safety against other samples: dB of SQNR, standard errors of shares.
+        max_ms: largest predicted latency in milliseconds.
+        keep: precision of kept layers; the context's ``rest`` where None.
+        prefer: what makes a plan good: much quantized (``int8``), or a short time; ``auto``: time where it is measured.
+        times: reports of earlier runs, whose measured layer times replace predictions.
+        measure: build engines for layer times where they decide or limit.
+        insist: whether ``measure`` was asked for: the journal says then why nothing is measured.
+        gpu: the GPU that times are predicted for; the one here, else an A10, where it is empty.
+        data: the samples to decide on.
+        samples: decide on at most this many.
+        batch: samples to run at once.
+        evaluations: plans to evaluate at most.
+        try_ranges: try the ranges of other calibration methods before giving a layer up.
+        threads: batches computed at once.
+        int8_alone: whether ``prefer = "auto"`` may not mean time, since a second type follows.
+    """
+
+    limits: Mapping[str, float | None] = field(default_factory=dict)
+    margin: float = 1.0
+    max_ms: float | None = None
+    keep: str | None = None
+    prefer: Literal["auto", "int8", "time"] = "auto"
+    times: Sequence[str] = ()
+    measure: bool = True
+    insist: bool = False
+    gpu: str = ""
+    data: Literal["calibration", "evaluation"] = "calibration"
+    samples: int | None = 256
+    batch: int = 32
+    evaluations: int | None = None
+    try_ranges: bool = True
+    threads: int | None = None
+    int8_alone: bool = False
+
+
+class PlanSearch:
+    """One search over the layers of one model.
+
+    Args:
+        quantizer: says where pairs go.
+        settings: what to do.
+        model: the float graph; not changed.
+        context: for ranges, samples, the bench, the journal and the progress bar.
+        lower: gives a trial the types that it will run in.
+        reference: the float model that outputs are compared with, where ``model`` is quantized in part.
+        name: what its files are called, without their ending.
+        by: the pass that searches.
+
+    Raises:
+        DataError: there are no samples to decide on.
+        RangesError: there is no calibration data.
+    """
+
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        settings: SearchSettings,
+        model: Model,
+        context: Context,
+        lower: Lower,
+        reference: Model | None = None,
+        name: str = "search",
+        by: str = "search",
+    ) -> None:
+        self.quantizer, self.settings, self.model, self.context = quantizer, settings, model, context
+        self.lower, self.reference, self.name, self.by = lower, reference, name, by
+        self.simulation = self._simulation()
+
+    def on(self, model: Model, context: Context) -> PlanSearch:
+        """The same search on another form of the model, such as a helper pass makes."""
+        return PlanSearch(self.quantizer, self.settings, model, context, self.lower, self.reference, self.name, self.by)
+
+    def adopt(self, model: Model, context: Context, budget: Budget) -> PlanSearch:
+        """This search, for a model of the same graph and its context, with limits that are known already."""
+        self.model, self.context, self.budget = model, context, budget
+        return self
+
+    def _simulation(self) -> Simulation:
+        own, context = self.settings, self.context
+        judge = self.quantizer.judge(self.model, context)
+        wanted = self.quantizer.wanted(self.model, context)
+        ranges = context.ranges(self.model, wanted, self.quantizer.precision)
+        data, metric = samples_to_decide_on(own.data, self.model, context)
+        evaluation = context.evaluation
+        settings = Settings(
+            precision=self.quantizer.precision, weights=self.quantizer.weights, metric=metric,
+            output=evaluation.output if evaluation is not None else None, batch=own.batch, samples=own.samples,
+            threads=own.threads, allow_code=evaluation.allow_code if evaluation is not None else True,
+        )  # fmt: skip
+        simulation = Simulation(
+            self.model, ranges, data, context.profiles, judge, settings, self.reference, self.quantizer.place
+        )
+        used = sum(feed.count for feed in simulation.feeds)
+        context.journal.noted(f"the search decides on {used} samples of {data.name}", rule="search-data")
+        return simulation
+
+    @cached_property
+    def budget(self) -> Budget:
+        """The limits that are given, else the recipe's, else usual ones."""
+        section = self.context.evaluation.limits if self.context.evaluation is not None else None
+        own = self.settings
+        return budget_for(
+            self.simulation, own.limits, section, self.context.journal, margin=own.margin, max_ms=own.max_ms
+        )
+
+    # ---------------------------------------------------------------- the search
+
+    def run(self) -> SearchResult:
+        """Search, and write the record; the plan is not applied yet."""
+        simulation, context, own = self.simulation, self.context, self.settings
+        folder = context.log_folder
+        gpu = gpu_for(own.gpu, context)
+        demand = self.budget
+        engines = self._engines(gpu)
+        times = engines.layers() if engines is not None else self._earlier(gpu)
+        cost = CostModel(simulation.switches, simulation.facts, gpu, context.rest, times)
+        prefer = own.prefer if own.prefer != "auto" else "time" if times.seconds and not own.int8_alone else "int8"
+        if own.prefer == "auto" and prefer == "time":
+            context.journal.noted(
+                'layer times are known, so the search looks for the fastest plan; prefer = "int8" looks for the one '
+                f"with most in {self.quantizer.dtype}", rule="search-times",
+            )  # fmt: skip
+        if engines is not None and times.seconds:
+            for end in ((), simulation.names):
+                if (seconds := engines.whole(end)) is not None:
+                    cost.learn(end, seconds)
+
+        def run(demand: Budget, best: Path | None) -> tuple[Search, SearchResult]:
+            search = Search(
+                simulation, demand, cost, prefer=prefer, evaluations=own.evaluations,
+                try_ranges=own.try_ranges, log=folder / f"{self.name}.jsonl" if folder else None,
+                best=best, progress=context.progress,
+            )  # fmt: skip
+            found = search.run()
+            if engines is not None and times.seconds and prefer == "time":
+                found = confirmed(found, cost, engines, demand)
+            return search, found
+
+        for attempt in range(1, _ATTEMPTS + 1):
+            search, found = run(demand, folder / f"{self.name}_best.json" if folder else None)
+            if doubtful(found, demand):
+                trusting = run(replace(demand, doubt=False), None)
+                plain = cost.time(simulation.names) if prefer == "time" else None
+                dtype = self.quantizer.dtype
+                if gives_up_too_much(found.best, trusting[1].best, plain, dtype, context.journal):
+                    search, found = trusting
+            lacks = self._lacks_in_types(found) if found.best.meets else {}
+            if not lacks:
+                break
+            words = ", ".join(f"{name} by {value:.4g}" for name, value in lacks.items())
+            last = attempt == _ATTEMPTS
+            context.journal.noted(
+                f"in {context.rest} the chosen plan misses {words}, which its simulation in float32 does not: "
+                + (f"after {_ATTEMPTS} searches it is taken all the same; set a larger margin" if last
+                   else "the search goes on with that much more asked for"), rule="search-float16",
+            )  # fmt: skip
+            if last:
+                break
+            demand = demand.tightened(lacks)
+        self._doubts(found)
+        # the search may have taken other ranges: those are what its layers were measured with
+        self._record(found, search.simulation, cost, prefer)
+        return found
+
+    def take(self, found: SearchResult, model: Model, context: Context) -> None:
+        """Write the plan's float layers and its ranges where the quantizer will find them."""
+        keep = Precision(self.settings.keep) if self.settings.keep else context.rest
+        shares = work_shares(model, context.profiles)
+        for name in found.best.kept:
+            why = kept_reason(
+                name, self.quantizer.dtype, found.sensitivity, self.budget, found.reference, shares.get(name)
+            )
+            context.plan.ask(name, keep, why)
+            context.journal.changed(name, f"stays {keep}", why)
+        ranges = context.known_ranges
+        by_method: dict[str, list[str]] = {}
+        for tensor, amax in found.best.amax.items():
+            assert ranges is not None
+            before = ranges.tensors[tensor]
+            method = found.methods.get(tensor, before.method)
+            ranges.tensors[tensor] = replace(before, amax=amax, method=method)
+            by_method.setdefault(method, []).append(f"'{tensor}' ({amax:.4g} instead of {before.amax:.4g})")
+        for method, tensors in by_method.items():
+            text = ", ".join(tensors[:_NAMED]) + (f" and {len(tensors) - _NAMED} more" if len(tensors) > _NAMED else "")
+            context.journal.noted(
+                f"the range of method {method}, which costs less at the output, goes to "
+                f"{count(len(tensors), 'tensor')}: {text}",
+                rule="search-range",
+            )
+
+    # ---------------------------------------------------------------- its parts
+
+    def _doubts(self, found: SearchResult) -> None:
+        """Tell of too few samples, and of outputs whose comparison entry by entry is too strict."""
+        note = self.context.journal.noted
+        positions, enough = found.best.outcome.positions, self.budget.enough()
+        if 0 < positions < enough:
+            note(
+                f"{positions} winners are too few to judge the budget: even where none of them changes, "
+                f"{min(3 / positions, 1.0):.1%} may change on other samples. Give samples for at least {enough}",
+                rule="search-few-samples",
+            )
+        ordering = sorted({node.op for node in self.model.nodes} & _ORDERING)
+        if found.best.kept and self.simulation.settings.metric is None and ordering:
+            note(
+                f"the model sorts or selects ({', '.join(ordering)}), and its outputs are compared entry by entry: two "
+                "close entries that swap count as wrong. A metric of your own, with labelled samples, judges such a "
+                "model better", rule="search-ordering",
+            )  # fmt: skip
+
+    def _lacks_in_types(self, found: SearchResult) -> dict[str, float]:
+        """What the chosen plan lacks in its real types, where its layers are to blame; layers kept float run in
+        ``rest`` then, which the simulation computes in float32.
+
+        The margin is not asked for again. Where the unquantized model in ``rest`` misses the budget too, the journal
+        says so, and no layer is blamed.
+        """
+        context, simulation = self.context, self.simulation
+        if context.rest is Precision.FP32 or self.reference is not None:
+            return {}
+        reference, plain = simulation.runner.float_outcome, replace(self.budget, margin=0.0, max_ms=None)
+        try:
+            outcome = simulation.outcome_of(self._in_types(found))
+            lacks = plain.lacks(outcome, reference)
+            if not lacks:
+                return {}
+            alone = plain.lacks(simulation.outcome_of(self._in_types(None)), reference)
+        except ModelError as error:
+            context.journal.noted(
+                f"the plan was not checked in {context.rest}, since onnxruntime cannot run it: {error.what[:200]}",
+                rule="search-float16",
+            )
+            return {}
+        if not alone:
+            return lacks
+        words = ", ".join(f"{name} by {value:.4g}" for name, value in alone.items())
+        context.journal.noted(
+            f"{context.rest} alone, with nothing quantized, already misses {words}: no choice of layers mends that; "
+            f'the plan is one whose quantization keeps the budget. Set [engine] rest = "fp32" (or "bf16"), or keep '
+            f"the nodes with the largest error in the report in fp32 by the pass {named(Role.KEEP)}",
+            rule="search-float16",
+        )
+        return {}
+
+    def _in_types(self, found: SearchResult | None) -> Model:
+        """The model as it will run: with the plan's pairs, or without any, lowered to ``rest``."""
+        apart, trial = self.context.fork(), self.model.copy()
+        if found is not None:
+            self.take(found, trial, apart)
+            self.quantizer.insert(trial, apart)
+        return self.lower(trial, apart.plan, apart.known_ranges)
+
+    def _earlier(self, gpu: GpuSpec) -> LayerTimes:
+        """The layer times of the runs that ``times`` names; none where it names none."""
+        if not self.settings.times:
+            return LayerTimes()
+        names = self.simulation.names
+        return earlier_times(self.settings.times, names, self.quantizer.precision, self.context, gpu.name)
+
+    def _engines(self, gpu: GpuSpec) -> EngineTimes | None:
+        """Where engines are measured for the search; None where they are not, with a note where one may expect it."""
+        own, context = self.settings, self.context
+        decides = own.prefer == "time" or own.max_ms is not None or (own.prefer == "auto" and not own.int8_alone)
+        if own.times or not own.measure or not decides or self.reference is not None:
+            return None
+        bench, here = context.bench, find_gpu()
+        why = bench.cannot_measure() if bench is not None else "the context has no bench to build engines on"
+        if not why and own.gpu and (here is None or known_as(here.name) is not gpu):
+            why = f"gpu = {own.gpu!r} is not the GPU here"
+        elif not why and own.keep not in (None, str(context.rest)):
+            why = f"layers kept float run in {own.keep}, and the engine without pairs in {context.rest}"
+        if bench is None or why:
+            if here is not None or own.insist:
+                context.journal.noted(f"layer times are predicted, not measured: {why}", rule="search-times")
+            return None
+        heavy = [node for node in self.model.nodes if node.op in TARGETS]
+        work = {node.name: known for node in heavy if (known := macs(node, self.simulation.facts)) is not None}
+        return EngineTimes(
+            self.quantizer.candidate(self.model, context), self.simulation.names, work, bench, context.known_ranges,
+            context, self.quantizer.precision, self.by,
+        )  # fmt: skip
+
+    def _record(self, found: SearchResult, simulation: Simulation, cost: CostModel, prefer: str) -> None:
+        """Write search.json and tell the journal."""
+        context, dtype = self.context, self.quantizer.dtype
+        spots = weak_spots(simulation, found.sensitivity, taken=found.methods) if found.sensitivity is not None else []
+        samples = sum(feed.count for feed in simulation.feeds)
+        content = record(found, cost, self.budget, prefer, samples, spots)
+        if context.folder is not None:
+            path = context.folder / f"{self.name}.json"
+            write_json(path, content)
+            context.wrote(path)
+        note, best = context.journal.noted, found.best
+        text = f"{count(len(found.plans), 'plan')} tried; {best.quantized:.0%} of the multiply-accumulates stay {dtype}"
+        note(f"{text}; {count(len(best.kept), 'layer')} stay float", rule="search")
+        if not best.meets:
+            lacks = ", ".join(f"{name} by {value:.4g}" for name, value in best.lacks.items())
+            note(f"no plan meets the budget; the nearest one misses {lacks}", rule="search-missed")
+        if cost.times.seconds:
+            share = f"{content['measured_share']:.0%} of the chosen plan's predicted time was measured"
+            scaled = f"the rest is the roofline of the {cost.gpu.name} times {cost.scale:.3g}"
+            note(f"{share}; {scaled}", rule="search-times")
+        for warning in content["warnings"]:
+            note(warning, rule="search-slower")
+        for line in found.notes:
+            note(line, rule="search")

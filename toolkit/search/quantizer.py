@@ -1,0 +1,237 @@
+"""What a pass that quantizes is: it says where pairs go, and gets insertion, search, analyses and timing for that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from pydantic import Field, NonNegativeFloat
+
+from toolkit.base.errors import RangesError
+from toolkit.base.precision import FLOATS, Precision
+from toolkit.calibration.weights import weight_amax
+from toolkit.contract.bench import Bench, Candidate
+from toolkit.contract.context import Context
+from toolkit.contract.passes import Pass
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.contract.ranges import Ranges
+from toolkit.contract.roles import Role
+from toolkit.graph.facts import Facts
+from toolkit.graph.model import Model
+from toolkit.placement.pairs import Pair, Placement
+from toolkit.placement.place import Judge
+from toolkit.placement.qdq import Inserter, storable_scale
+from toolkit.placement.scales import share_amax
+from toolkit.search.faster import measuring, not_faster, units_of
+from toolkit.simulation.switches import wanted_tensors
+
+
+class Quantizer(Pass):
+    """A pass that quantizes by Q/DQ pairs. Subclasses say where pairs go by ``place``; the rest is here.
+
+    The search, ``qtool sensitivity``, ``qtool bisect``, ``only_if_faster`` and the report work with every subclass.
+
+    Example:
+        >>> class LinearOnly(Quantizer):
+        ...     name = "linear_only"
+        ...     def place(self, model, facts, judge):
+        ...         def linear(node):
+        ...             return judge(node) or (None if node.op == "Gemm" else ("op", f"{node.op} is no Gemm"))
+        ...         return place(model, facts, linear)
+    """
+
+    role: ClassVar[Role | None] = Role.QUANTIZE
+    dtype: Literal["int8", "fp8"] = Field("int8", description="the quantized type")
+    weights: Literal["minmax", "mse"] = Field("minmax", description="how the range of a weight channel is chosen")
+    only_if_faster: bool = Field(False, description="measure engines, and give back the pairs that do not pay")
+    builds: int = Field(10, ge=2, description="only_if_faster: engines to build at most")
+    profile_weights: dict[str, NonNegativeFloat] = Field(
+        {}, description="only_if_faster: what the latency of a profile counts for; 1 where not named"
+    )
+
+    # ---------------------------------------------------------------- what a subclass says
+
+    def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
+        """Where the pairs go, with every node for which ``judge`` gives a reason left float; changes nothing.
+
+        Args:
+            model: the graph, at an opset that holds the pairs or below.
+            facts: its types and shapes at every corner of every profile.
+            judge: says for a node why it stays float, or None.
+        """
+        raise NotImplementedError
+
+    def settings_judge(self, model: Model) -> Judge:
+        """Says for a node why the settings keep it float: (rule, reason), or None. Here they keep none."""
+        return lambda node: None
+
+    def plain(self) -> Quantizer:
+        """The pass that inserts the same pairs without measuring or searching."""
+        return self.model_copy(update={"only_if_faster": False})
+
+    # ---------------------------------------------------------------- what a run asks
+
+    @property
+    def precision(self) -> Precision:
+        """The quantized type."""
+        return Precision(self.dtype)
+
+    def reads_evaluation(self) -> bool:
+        """Inserting pairs looks at no samples but the calibration's."""
+        return False
+
+    def measures_engines(self) -> bool:
+        """Only where the pairs that do not pay are to be given back."""
+        return self.only_if_faster
+
+    def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
+        """The activations that get pairs; the model's opset is raised where the pairs need it."""
+        placement = self.placement(model, context)
+        if self.raise_opset(model, placement):
+            placement = self.placement(model, context)
+        return placement.activations or None
+
+    # ---------------------------------------------------------------- the pass
+
+    def apply(self, model: Model, context: Context) -> None:
+        """Place and insert the pairs; what is left alone is declined with its rule.
+
+        Raises:
+            RecipeError: a pattern matches nothing, or ``only_if_faster`` where nothing can be measured.
+            RangesError: a range is needed and there is no calibration data.
+            BackendError: ``only_if_faster``, and the engine without pairs cannot be built.
+        """
+        self.without_dead_nodes(model, context)
+        slow: dict[str, str] = {}
+        if self.only_if_faster:
+            # refused before anything is calibrated
+            bench = measuring(context)
+            if context.dry_run:
+                text = "a run would measure engines and give back the pairs that do not pay"
+                context.journal.noted(text, rule="dry-run")
+            else:
+                slow = self._not_faster(model, context, bench)
+        self.insert(model, context, slow)
+
+    def without_dead_nodes(self, model: Model, context: Context) -> None:
+        """Drop the nodes that no output needs: nothing is to be decided or measured for them."""
+        before = set(model.node_names())
+        model.tidy()
+        gone = sorted(before - set(model.node_names()))
+        if gone:
+            some = ", ".join(f"'{name}'" for name in gone[:3])
+            context.journal.noted(f"{len(gone)} nodes that no output needs were removed: {some}", rule="dead-nodes")
+
+    def _not_faster(self, model: Model, context: Context, bench: Bench) -> dict[str, str]:
+        """The nodes whose pairs do not pay, each with the reason."""
+        placement = self.placement(model, context)
+        if not units_of(model, placement):
+            return {}
+        placement = self._at_its_opset(model, placement, context, {})
+        # here, so that all trials and the run itself share them
+        ranges = self.ranges(model, placement, context)
+        return not_faster(
+            self.candidate(model, context), units_of(model, placement), bench, ranges, context,
+            words=(self.dtype, str(context.rest)), builds=self.builds, weights=self.profile_weights,
+        )  # fmt: skip
+
+    def ranges(self, model: Model, placement: Placement, context: Context) -> Ranges | None:
+        """The ranges of the activations that get pairs; None where none does."""
+        activations = placement.activations
+        return context.ranges(model, activations, self.precision) if activations else None
+
+    def candidate(self, model: Model, context: Context) -> Candidate:
+        """Makes the model and plan with all pairs but those of the nodes named; neither argument is changed."""
+
+        def make(slow: Mapping[str, str]) -> tuple[Model, PrecisionPlan]:
+            trial, apart = model.copy(), context.fork()
+            self.insert(trial, apart, slow)
+            return trial, apart.plan
+
+        return make
+
+    def insert(self, model: Model, context: Context, slow: Mapping[str, str] | None = None) -> None:
+        """Place and insert the pairs of all but the ``slow`` nodes, which stay float for the reasons given."""
+        slow = slow or {}
+        placement = self.placement(model, context, slow)
+        for refusal in placement.refusals:
+            context.journal.declined(refusal.node, refusal.reason, rule=refusal.rule)
+        placement = self._at_its_opset(model, placement, context, slow)
+        ranges = self.ranges(model, placement, context)
+        amax = {name: ranges.amax(name) for name in placement.activations} if ranges is not None else {}
+        for note in share_amax(model, placement, amax, self.precision):
+            context.journal.noted(note, rule="unlike-scales")
+        inserter = Inserter(model, self.precision)
+        for pair in placement.pairs.values():
+            if pair.weight:
+                values = model.constant(inserter.tensors[pair.tensor])
+                assert values is not None
+                scale = storable_scale(weight_amax(values, pair.axis, self.weights, self.precision), self.precision)
+            else:
+                scale = self._activation_scale(pair, amax, context)
+            inserter.insert(pair, scale)
+            for use in pair.uses:
+                context.journal.changed(use.node, f"input {use.index} '{pair.tensor}' reads a Q/DQ pair", pair.reason)
+        model.tidy()
+        for node, reason in placement.layers.items():
+            context.plan.ask(node, self.precision, reason)
+        for node, reason in slow.items():
+            context.plan.ask(node, context.rest, reason, free=True)
+        for node in placement.complete:
+            context.journal.noted("it has its pairs already; their scales are kept", node=node, rule="complete")
+
+    def placement(self, model: Model, context: Context, slow: Mapping[str, str] | None = None) -> Placement:
+        """Where the pairs would go under these settings and the plan so far; changes nothing.
+
+        ``slow`` names nodes that stay float because quantizing them does not pay, each with the reason.
+        """
+        return self.place(model, model.facts(context.profiles), self.judge(model, context, slow))
+
+    def judge(self, model: Model, context: Context, slow: Mapping[str, str] | None = None) -> Judge:
+        """Says for a node why these settings or the plan so far keep it float: (rule, reason), or None."""
+        own = self.settings_judge(model)
+
+        def judge(node: gs.Node) -> tuple[str, str] | None:
+            said = own(node)
+            if said is not None:
+                return said
+            if slow and node.name in slow:
+                return "not-faster", slow[node.name]
+            ask = context.plan.get(node.name)
+            if ask is not None and ask.precision in FLOATS:
+                return "kept", f"{ask.by} keeps it in {ask.precision}: {ask.reason}"
+            return None
+
+        return judge
+
+    def wanted(self, model: Model, context: Context) -> list[str]:
+        """Activations that some subset of the layers quantizes: a search needs the ranges of all of them."""
+        return wanted_tensors(model, model.facts(context.profiles), self.judge(model, context), self.place)
+
+    def raise_opset(self, model: Model, placement: Placement) -> list[str]:
+        """Bring the model to the opset that its pairs need; names of nodes that the conversion made anew."""
+        tensors = model.graph.tensors()
+        half = any(tensors[p.tensor].dtype == np.float16 for p in placement.pairs.values() if p.tensor in tensors)
+        return model.raise_opset(19 if half or self.precision is Precision.FP8 else 13)
+
+    def _at_its_opset(self, model: Model, placement: Placement, context: Context, slow: Mapping[str, str]) -> Placement:
+        """The placement after the opset was raised where it had to be."""
+        fresh = self.raise_opset(model, placement)
+        if not fresh:
+            return placement
+        context.journal.noted(f"the opset was raised to {model.opset}; {len(fresh)} nodes are new", rule="opset")
+        return self.placement(model, context, slow)
+
+    def _activation_scale(self, pair: Pair, amax: Mapping[str, float], context: Context) -> np.ndarray:
+        value = amax[pair.tensor]
+        if not np.isfinite(value):
+            raise RangesError(f"the range of tensor '{pair.tensor}' is {value}", remedy="calibrate again")
+        if value == 0:
+            context.journal.noted(
+                f"tensor '{pair.tensor}' was zero in every sample; it gets the scale of amax 1",
+                pair.uses[0].node,
+                "dead",
+            )
+        return storable_scale(value, self.precision)
