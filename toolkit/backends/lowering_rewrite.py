@@ -16,6 +16,7 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
+from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_constant, make_node, onnx_type, reroute, values_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
@@ -46,8 +47,8 @@ class Rewriter:
     ) -> None:
         self.model, self.facts, self.types, self.plan, self.journal = model, facts, types, plan, journal
         self.rest = rest
-        self.names = {node.name for node, _ in model.walk()}
-        self.names |= {t.name for n, _ in model.walk() for t in (*n.inputs, *n.outputs)}
+        self.names = Names(node.name for node, _ in model.walk())
+        self.names.update(t.name for n, _ in model.walk() for t in (*n.inputs, *n.outputs))
         self.made: dict[str, Precision] = {}
         self.converted: dict[tuple[str, Precision], gs.Tensor] = {}
         self.inside = {n.name for n, g in model.walk() if g is not model.graph}
@@ -124,7 +125,7 @@ class Rewriter:
                 ratio = np.clip(np.rint(ratio), -128, 127)
             else:
                 ratio = np.clip(ratio, -precision.max, precision.max)
-            stored = make_constant(self._name(f"{node.inputs[0].name}_{precision}"), ratio, precision.onnx_type)
+            stored = make_constant(self.names.take(f"{node.inputs[0].name}_{precision}"), ratio, precision.onnx_type)
             out = node.outputs[0]
             reroute(out, stored)
             node.outputs.clear()
@@ -159,8 +160,10 @@ class Rewriter:
         return self.types.node.get(reader.name, self.rest)
 
     def _clone(self, node: gs.Node, precision: Precision) -> gs.Node:
-        result = gs.Variable(self._name(f"{node.outputs[0].name}_{precision}"), shape=node.outputs[0].shape)
-        twin = make_node(DEQUANTIZE, self._name(f"{node.name}_{precision}"), list(node.inputs), [result], **node.attrs)
+        result = gs.Variable(self.names.take(f"{node.outputs[0].name}_{precision}"), shape=node.outputs[0].shape)
+        twin = make_node(
+            DEQUANTIZE, self.names.take(f"{node.name}_{precision}"), list(node.inputs), [result], **node.attrs
+        )
         self.model.graph.nodes.append(twin)
         self.facts.types[result.name] = precision.onnx_type
         return twin
@@ -221,7 +224,7 @@ class Rewriter:
         if key not in self.converted:
             if saturate:
                 values = np.clip(values, -kind.max, kind.max)
-            self.converted[key] = make_constant(self._name(f"{tensor.name}_{kind}"), values, kind.onnx_type)
+            self.converted[key] = make_constant(self.names.take(f"{tensor.name}_{kind}"), values, kind.onnx_type)
         return self.converted[key]
 
     def _as(self, tensor: gs.Constant, kind: Precision, name: str) -> gs.Constant:
@@ -236,8 +239,8 @@ class Rewriter:
                 return before
         key = (tensor.name, kind)
         if key not in self.converted:
-            result = gs.Variable(self._name(f"{tensor.name}_{kind}"), dtype=dtype_of(kind), shape=tensor.shape)
-            name = self._name(f"{tensor.name}_to_{kind}")
+            result = gs.Variable(self.names.take(f"{tensor.name}_{kind}"), dtype=dtype_of(kind), shape=tensor.shape)
+            name = self.names.take(f"{tensor.name}_to_{kind}")
             self.model.graph.nodes.append(make_node("Cast", name, [tensor], [result], to=kind.onnx_type))
             why = f"{reader.name} computes in {kind}, '{tensor.name}' is made in {self.made[tensor.name]}"
             self.plan.ask(name, kind, why)
@@ -258,11 +261,11 @@ class Rewriter:
                 out.dtype = dtype_of(kind)
                 continue
             producer = out.inputs[0]
-            inner = gs.Variable(self._name(f"{out.name}_{made}"), dtype=dtype_of(made), shape=out.shape)
+            inner = gs.Variable(self.names.take(f"{out.name}_{made}"), dtype=dtype_of(made), shape=out.shape)
             result = gs.Variable(out.name, dtype=dtype_of(kind), shape=out.shape)
             reroute(out, inner)
             producer.outputs[[t is out for t in producer.outputs].index(True)] = inner
-            name = self._name(f"{out.name}_to_{kind}")
+            name = self.names.take(f"{out.name}_to_{kind}")
             self.model.graph.nodes.append(make_node("Cast", name, [inner], [result], to=kind.onnx_type))
             self.model.graph.outputs[position] = result
             why = f"output '{out.name}' keeps its type {kind}" if out.name not in io else f"the recipe wants {kind}"
@@ -278,7 +281,7 @@ class Rewriter:
             axes = self.model.constant(node.inputs[1]) if len(node.inputs) > 1 else None
             if axes is None or axes.size != 1:
                 continue
-            target = target or make_constant(self._name("shape_of_one"), np.array([1], np.int64))
+            target = target or make_constant(self.names.take("shape_of_one"), np.array([1], np.int64))
             node.op = "Reshape"
             node.inputs[1] = target
             self.journal.changed(node.name, "Unsqueeze became Reshape", "TensorRT-RTX parses it without a GPU")
@@ -309,11 +312,3 @@ class Rewriter:
             readers = ", ".join(sorted({r.name for r in node.outputs[0].outputs})[:3])
             verb = "quantizes" if node.op == QUANTIZE else "dequantizes"
             self.plan.ask(node.name, precision, f"{verb} '{node.inputs[0].name}' for {readers}")
-
-    def _name(self, base: str) -> str:
-        name, count = base, 1
-        while name in self.names:
-            count += 1
-            name = f"{base}_{count}"
-        self.names.add(name)
-        return name

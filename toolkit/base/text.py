@@ -1,9 +1,10 @@
-"""Words for people: names from models and recipes made safe to print and to write into TOML, and counts."""
+"""Words for people: names from models and recipes made safe to print and to write into TOML, globs, counts."""
 
 from __future__ import annotations
 
+import fnmatch
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from toolkit.base.errors import QtoolError
 
@@ -38,6 +39,11 @@ def plain_lines(text: str) -> str:
 def literal_glob(name: str) -> str:
     """A glob that matches this name alone."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def matching(pattern: str, names: Collection[str]) -> list[str]:
+    """The names that a glob matches; one that is itself a name stands for that alone, whatever brackets it holds."""
+    return [pattern] if pattern in names else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 
 def toml_string(text: str) -> str:

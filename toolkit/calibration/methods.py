@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from toolkit.base.errors import RangesError, did_you_mean, did_you_mean_pattern
 from toolkit.base.precision import Precision
+from toolkit.base.text import matching
 from toolkit.calibration.amax import NAMES, amax_by
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.diagnosis import diagnose
@@ -92,7 +92,7 @@ def _methods(names: Sequence[str], method: str, by_pattern: Mapping[str, str]) -
             raise RangesError(f"no method is called '{word}'", remedy=did_you_mean(word, NAMES))
     chosen = dict.fromkeys(names, method)
     for pattern, own in by_pattern.items():
-        hits = [pattern] if pattern in chosen else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        hits = matching(pattern, chosen)
         if not hits:
             raise RangesError(
                 f"the method pattern '{pattern}' matches no tensor that was collected",

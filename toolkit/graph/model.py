@@ -17,6 +17,7 @@ from toolkit.base.errors import ModelError, PassError, did_you_mean
 from toolkit.graph.export import convert_opset, export
 from toolkit.graph.facts import Facts
 from toolkit.graph.header import all_nodes
+from toolkit.graph.names import Names
 from toolkit.graph.onnx_file import normalise, read, write
 from toolkit.graph.shapes import infer
 from toolkit.graph.tensors import onnx_type, raw_bytes, values_of
@@ -211,13 +212,13 @@ class Model:
 
     def unique_tensor(self, base: str) -> str:
         """``base``, or ``base_2`` and so on where a tensor of that name exists."""
-        taken = {t.name for n, _ in self.walk() for t in (*n.inputs, *n.outputs)}
-        taken |= {t.name for t in (*self.graph.inputs, *self.graph.outputs)}
-        return _free(base, taken)
+        taken = Names(t.name for n, _ in self.walk() for t in (*n.inputs, *n.outputs))
+        taken.update(t.name for t in (*self.graph.inputs, *self.graph.outputs))
+        return taken.take(base)
 
     def unique_node(self, base: str) -> str:
         """``base``, or ``base_2`` and so on where a node of that name exists."""
-        return _free(base, set(self.node_names()))
+        return Names(self.node_names()).take(base)
 
     def tidy(self) -> None:
         """Sort the nodes topologically and drop those that no output needs."""
@@ -301,14 +302,6 @@ def _walk(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Graph]]:
         yield node, graph
         for sub in node.subgraphs():
             yield from _walk(sub)
-
-
-def _free(base: str, taken: set[str]) -> str:
-    name, count = base, 1
-    while name in taken:
-        count += 1
-        name = f"{base}_{count}"
-    return name
 
 
 def _itemsize(dtype: Any) -> int:

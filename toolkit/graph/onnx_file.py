@@ -14,6 +14,7 @@ from onnx import TensorProto
 
 from toolkit.base.errors import ModelError, NotAllowedError
 from toolkit.base.files import atomic_path, write_bytes
+from toolkit.graph.names import Names
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 23
 DATA_NAME = r"\.[0-9a-f]{16}\.data"
@@ -239,7 +240,7 @@ def _name_nodes(graph: onnx.GraphProto, notes: list[str]) -> None:
             ordered.append(node)
             for attribute in node.attribute:
                 pending.extend(sub for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10))
-    taken = {node.name for node in ordered if node.name}
+    taken = Names(node.name for node in ordered if node.name)
     seen: set[str] = set()
     for node in ordered:
         if node.name and node.name not in seen:
@@ -247,14 +248,8 @@ def _name_nodes(graph: onnx.GraphProto, notes: list[str]) -> None:
             continue
         doubled += bool(node.name)
         unnamed += not node.name
-        base = node.name or f"{node.op_type}_{next((o for o in node.output if o), 'node')}"
-        name, count = base, 1
-        while name in taken:
-            count += 1
-            name = f"{base}_{count}"
-        node.name = name
-        taken.add(name)
-        seen.add(name)
+        node.name = taken.take(node.name or f"{node.op_type}_{next((o for o in node.output if o), 'node')}")
+        seen.add(node.name)
     if unnamed:
         notes.append(f"{unnamed} unnamed nodes were named after their operator and first output")
     if doubled:

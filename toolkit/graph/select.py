@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterable, Sequence
 
 from toolkit.base.errors import RecipeError, did_you_mean, did_you_mean_pattern
+from toolkit.base.text import matching
 from toolkit.graph.model import Model
 
 
@@ -17,11 +17,10 @@ def by_name(model: Model, patterns: Iterable[str], setting: str) -> dict[str, st
     Raises:
         RecipeError: a pattern matches nothing; the message names the nearest node names.
     """
-    names = model.node_names()
-    known = set(names)
+    names = dict.fromkeys(model.node_names())
     found: dict[str, str] = {}
     for pattern in patterns:
-        hits = [pattern] if pattern in known else [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        hits = matching(pattern, names)
         if not hits:
             raise RecipeError(
                 f"{setting} '{pattern}' matches no node of the model",

@@ -14,6 +14,7 @@ from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.contract.journal import Journal
 from toolkit.graph.model import Model
+from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_constant, make_node, onnx_type, reroute, values_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.pairs import Pair
@@ -108,7 +109,8 @@ class Inserter:
         self.model, self.precision = model, precision
         self.tensors = model.graph.tensors()
         self.nodes = {node.name: node for node, _ in model.walk()}
-        self.taken = set(self.nodes) | {t.name for n, _ in model.walk() for t in (*n.inputs, *n.outputs)}
+        self.names = Names(self.nodes)
+        self.names.update(t.name for n, _ in model.walk() for t in (*n.inputs, *n.outputs))
         self.types = model.facts().types
         self.zeros: dict[int | None, gs.Constant] = {}
 
@@ -133,32 +135,24 @@ class Inserter:
     def _make(self, tensor: gs.Tensor, scale: Array, axis: int | None) -> gs.Node:
         kind = self.types.get(tensor.name) or onnx_type(tensor.dtype) or TensorProto.FLOAT
         values = scale if axis is not None else scale.reshape(())
-        scale_tensor = make_constant(self._name(f"{tensor.name}_scale"), values, kind)
+        scale_tensor = make_constant(self.names.take(f"{tensor.name}_scale"), values, kind)
         zero = self._zero(len(scale) if axis is not None else None)
-        stored = gs.Variable(self._name(f"{tensor.name}_quantized"), dtype=zero.dtype)
-        result = gs.Variable(self._name(f"{tensor.name}_dequantized"), dtype=tensor.dtype, shape=tensor.shape)
-        attrs = {} if axis is None else {"axis": axis}
-        quantize = make_node(QUANTIZE, self._name(f"{tensor.name}_{QUANTIZE}"), [tensor, scale_tensor, zero], [stored],
-                             **attrs)  # fmt: skip
-        dequantize = make_node(DEQUANTIZE, self._name(f"{tensor.name}_{DEQUANTIZE}"), [stored, scale_tensor, zero],
-                               [result], **attrs)  # fmt: skip
+        stored = gs.Variable(self.names.take(f"{tensor.name}_quantized"), dtype=zero.dtype)
+        result = gs.Variable(self.names.take(f"{tensor.name}_dequantized"), dtype=tensor.dtype, shape=tensor.shape)
+        grid, attrs = [scale_tensor, zero], {} if axis is None else {"axis": axis}
+        quantize = make_node(QUANTIZE, self.names.take(f"{tensor.name}_{QUANTIZE}"), [tensor, *grid], [stored], **attrs)
+        dequantize = make_node(
+            DEQUANTIZE, self.names.take(f"{tensor.name}_{DEQUANTIZE}"), [stored, *grid], [result], **attrs
+        )
         self.model.graph.nodes.extend([quantize, dequantize])
         return dequantize
 
     def _zero(self, channels: int | None) -> gs.Constant:
         if channels not in self.zeros:
             shape = () if channels is None else (channels,)
-            name = self._name(f"zero_point_{self.precision}" + ("" if channels is None else f"_{channels}"))
+            name = self.names.take(f"zero_point_{self.precision}" + ("" if channels is None else f"_{channels}"))
             self.zeros[channels] = make_constant(name, np.zeros(shape, np.float32), self.precision.onnx_type)
         return self.zeros[channels]
-
-    def _name(self, base: str) -> str:
-        name, count = base, 1
-        while name in self.taken:
-            count += 1
-            name = f"{base}_{count}"
-        self.taken.add(name)
-        return name
 
 
 def bypass(node: gs.Node) -> list[str]:
