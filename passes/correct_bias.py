@@ -6,13 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit.base.types import Array
-from toolkit.contract.context import Context
-from toolkit.contract.passes import Pass
-from toolkit.contract.roles import Harm
-from toolkit.graph.model import Model
-from toolkit.graph.tensors import make_constant
-from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
+from toolkit import DEQUANTIZE, QUANTIZE, TARGETS, Array, Context, Harm, Model, Pass, make_constant
 
 
 class CorrectBias(Pass):
@@ -37,7 +31,7 @@ class CorrectBias(Pass):
         Raises:
             RangesError: there is no calibration data.
         """
-        from toolkit.simulation.channels import collect_channels, sqnr_against, without_pairs
+        from toolkit import collect_channels, sqnr_against, without_pairs
 
         if context.dry_run:
             context.journal.noted("a run would correct the biases of the quantized layers", rule="dry-run")
@@ -100,9 +94,7 @@ def _rounded(model: Model, node: gs.Node) -> tuple[Array, Array] | None:
     values, scale = model.constant(quantize.inputs[0]), model.constant(quantize.inputs[1])
     if values is None or scale is None or values.ndim < 2:
         return None
-    from toolkit.base.precision import Precision
-    from toolkit.graph.tensors import onnx_type
-    from toolkit.simulation.switches import fake_quantized
+    from toolkit import Precision, fake_quantized, onnx_type
 
     precision = Precision.from_onnx(onnx_type(quantize.inputs[2].dtype)) if len(quantize.inputs) > 2 else Precision.INT8
     axis = int(quantize.attrs.get("axis", 1)) if scale.size > 1 else None

@@ -8,13 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit.base.errors import QtoolError
-from toolkit.base.types import Array
-from toolkit.contract.context import Context
-from toolkit.contract.passes import Pass
-from toolkit.contract.roles import Harm, Role
-from toolkit.graph.layer_weights import LayerWeights
-from toolkit.graph.model import Model
+from toolkit import Array, Context, Harm, LayerWeights, Model, Pass, QtoolError, Role
 
 _LAYERS = ("Conv", "Gemm")
 _THROUGH = frozenset(
@@ -43,7 +37,7 @@ class Equalize(Pass):
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
         """Those of plain quantization, where its effect is measured."""
-        from toolkit.simulation.switches import wanted_tensors
+        from toolkit import wanted_tensors
 
         return wanted_tensors(model, model.facts(context.profiles)) or None if self.measure else None
 
@@ -61,7 +55,7 @@ class Equalize(Pass):
 
     def apply(self, model: Model, context: Context) -> None:
         """Equalize every pair; each gets a line in the journal, refusals with their reason."""
-        from toolkit.simulation.channels import forget_ranges, note_effect, plain_outcome
+        from toolkit import forget_ranges, note_effect, plain_outcome
 
         pairs = [pair for node in model.nodes if node.op in _LAYERS and (pair := self._pair(model, node, context))]
         if not pairs:

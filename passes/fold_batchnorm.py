@@ -5,12 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit.base.types import Array
-from toolkit.contract.context import Context
-from toolkit.contract.passes import Pass
-from toolkit.contract.roles import Role
-from toolkit.graph.model import Model
-from toolkit.graph.tensors import make_constant
+from toolkit import Array, Context, Model, Pass, Role, make_constant
 
 
 class FoldBatchNorm(Pass):

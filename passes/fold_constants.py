@@ -8,11 +8,7 @@ from contextlib import contextmanager
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit.contract.context import Context
-from toolkit.contract.passes import Pass
-from toolkit.contract.roles import Role
-from toolkit.graph.model import Model
-from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, RANDOM
+from toolkit import DEQUANTIZE, QUANTIZE, RANDOM, Context, Model, Pass, Role
 
 
 class FoldConstants(Pass):

@@ -7,11 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from toolkit.base.precision import Precision
-from toolkit.contract.context import Context
-from toolkit.contract.passes import Pass
-from toolkit.contract.roles import Role
-from toolkit.graph.model import Model
+from toolkit import Context, Model, Pass, Precision, Role
 
 
 class GuardFP16(Pass):
@@ -45,8 +41,7 @@ class GuardFP16(Pass):
         Raises:
             RangesError: there is no calibration data.
         """
-        from toolkit.calibration.float_range import risks
-        from toolkit.graph.work import facts_at_opt
+        from toolkit import facts_at_opt, risks
 
         if context.dry_run:
             context.journal.noted("a run would look at the values of every tensor", rule="dry-run")

@@ -5,13 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit.graph.facts import Facts
-from toolkit.graph.model import Model
-from toolkit.graph.select import choose
-from toolkit.placement.ops import TARGETS
-from toolkit.placement.pairs import Placement
-from toolkit.placement.place import Judge, place
-from toolkit.search.quantizer import Quantizer
+from toolkit import TARGETS, Facts, Judge, Model, Placement, Quantizer, choose, place
 
 
 class InsertQDQ(Quantizer):

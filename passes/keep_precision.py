@@ -6,15 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from toolkit.base.precision import Precision
-from toolkit.base.text import count
-from toolkit.contract.context import Context
-from toolkit.contract.passes import Pass
-from toolkit.contract.roles import Role
-from toolkit.graph.model import Model
-from toolkit.graph.select import choose
-from toolkit.graph.work import role
-from toolkit.placement.qdq import bypass
+from toolkit import Context, Model, Pass, Precision, Role, choose, count, keep_float, role
 
 
 class KeepPrecision(Pass):
@@ -62,9 +54,5 @@ class KeepPrecision(Pass):
         for name, pattern in chosen.items():
             if name in others or nodes[name].op in ("QuantizeLinear", "DequantizeLinear", "Constant"):
                 continue
-            why = self.reason or f"chosen by '{pattern}'"
-            context.plan.ask(name, precision, why)
-            freed = bypass(nodes[name])
-            what = f"asked for {precision}" + (f"; reads {', '.join(freed)} unquantized" if freed else "")
-            context.journal.changed(name, what, why)
+            keep_float(context, nodes[name], precision, self.reason or f"chosen by '{pattern}'")
         model.tidy()

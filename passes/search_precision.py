@@ -11,27 +11,34 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, field_validator
 
 from passes.insert_qdq import InsertQDQ
-from toolkit.backends.lowering import lower
-from toolkit.base.errors import RecipeError, did_you_mean
-from toolkit.base.files import write_json
-from toolkit.base.precision import Precision
-from toolkit.base.text import literal_glob
-from toolkit.contract.context import Context
-from toolkit.contract.journal import Journal
-from toolkit.contract.plan import PrecisionPlan
-from toolkit.contract.ranges import Ranges
-from toolkit.contract.registry import configure, find, playing
-from toolkit.contract.roles import Role
-from toolkit.graph.facts import Facts
-from toolkit.graph.model import Model
-from toolkit.graph.sessions import session
-from toolkit.placement.pairs import Placement
-from toolkit.placement.place import Judge
-from toolkit.search import gpus
-from toolkit.search.faster import measuring
-from toolkit.search.plan_search import Lower, PlanSearch, SearchSettings
-from toolkit.search.quantizer import Quantizer
-from toolkit.search.range_methods import standing
+from toolkit import (
+    Context,
+    Facts,
+    Journal,
+    Judge,
+    Lower,
+    Model,
+    Placement,
+    PlanSearch,
+    Precision,
+    PrecisionPlan,
+    Quantizer,
+    Ranges,
+    RecipeError,
+    Role,
+    SearchSettings,
+    configure,
+    did_you_mean,
+    find,
+    gpu_spec,
+    literal_glob,
+    lower,
+    measuring,
+    playing,
+    session,
+    standing,
+    write_json,
+)
 
 _SAME_DB = 40.0
 """A helper moves factors about: what float16 rounds differently stays above this."""
@@ -174,7 +181,7 @@ class SearchPrecision(InsertQDQ):
         if self.only_if_faster:
             measuring(context)
         if self.gpu:
-            gpus.find(self.gpu)
+            gpu_spec(self.gpu)
         if context.dry_run:
             context.journal.noted("a run would search which layers stay float; here all are quantized", rule="dry-run")
         elif self.placement(model, context).activations:

@@ -9,13 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit.base.types import Array
-from toolkit.contract.context import Context
-from toolkit.contract.passes import Pass
-from toolkit.contract.roles import Harm, Role
-from toolkit.graph.layer_weights import LayerWeights
-from toolkit.graph.model import Model
-from toolkit.graph.tensors import make_constant, make_node
+from toolkit import Array, Context, Harm, LayerWeights, Model, Pass, Role, make_constant, make_node
 
 _SMALL = 1e-5
 
@@ -43,7 +37,7 @@ class Smooth(Pass):
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
         """Those of plain quantization, where its effect is measured."""
-        from toolkit.simulation.switches import wanted_tensors
+        from toolkit import wanted_tensors
 
         return wanted_tensors(model, model.facts(context.profiles)) or None if self.measure else None
 
@@ -57,7 +51,7 @@ class Smooth(Pass):
         Raises:
             RangesError: there is no calibration data.
         """
-        from toolkit.simulation.channels import collect_channels, forget_ranges, note_effect, plain_outcome
+        from toolkit import collect_channels, forget_ranges, note_effect, plain_outcome
 
         if context.dry_run:
             context.journal.noted("a run would look for outlier channels", rule="dry-run")

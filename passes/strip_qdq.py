@@ -9,16 +9,27 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 from pydantic import Field
 
-from toolkit.base.precision import Precision
-from toolkit.contract.context import Context
-from toolkit.contract.passes import Pass
-from toolkit.contract.ranges import Range, Ranges
-from toolkit.contract.roles import Role
-from toolkit.graph.model import Model
-from toolkit.graph.select import choose
-from toolkit.graph.tensors import FLOAT_TYPES, make_constant, make_node, onnx_type, reroute
-from toolkit.placement.ops import DEQUANTIZE, MOVERS, POOLS, QUANTIZE
-from toolkit.placement.qdq import ExistingPair, pairs_of
+from toolkit import (
+    DEQUANTIZE,
+    FLOAT_TYPES,
+    MOVERS,
+    POOLS,
+    QUANTIZE,
+    Context,
+    ExistingPair,
+    Model,
+    Pass,
+    Precision,
+    Range,
+    Ranges,
+    Role,
+    choose,
+    make_constant,
+    make_node,
+    onnx_type,
+    pairs_of,
+    reroute,
+)
 
 
 class StripQDQ(Pass):

@@ -1,40 +1,157 @@
 """qtool: from a float ONNX model to a mixed-precision TensorRT engine, with the precision of every layer explained.
 
-Everything public is here and is loaded when first used, so that ``import toolkit`` stays light.
+Everything public is here and is loaded when first used, so that ``import toolkit`` stays light. ``passes/README.md``
+shows the surface by example.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.backends.bench import EngineBench as EngineBench
+    from toolkit.backends.lowering import lower as lower
+    from toolkit.base.errors import DataError as DataError
+    from toolkit.base.errors import ModelError as ModelError
+    from toolkit.base.errors import PassError as PassError
+    from toolkit.base.errors import QtoolError as QtoolError
+    from toolkit.base.errors import RangesError as RangesError
+    from toolkit.base.errors import RecipeError as RecipeError
+    from toolkit.base.errors import did_you_mean as did_you_mean
+    from toolkit.base.files import write_json as write_json
+    from toolkit.base.precision import FLOATS as FLOATS
+    from toolkit.base.precision import Precision as Precision
+    from toolkit.base.profiles import Extent as Extent
+    from toolkit.base.profiles import Profiles as Profiles
+    from toolkit.base.profiles import ShapeProfile as ShapeProfile
+    from toolkit.base.text import count as count
+    from toolkit.base.text import literal_glob as literal_glob
+    from toolkit.base.types import Array as Array
+    from toolkit.calibration.float_range import risks as risks
+    from toolkit.calibration.provider import Calibrator as Calibrator
+    from toolkit.contract.bench import Bench as Bench
+    from toolkit.contract.bench import Measurement as Measurement
+    from toolkit.contract.context import Context as Context
+    from toolkit.contract.evaluation import Evaluation as Evaluation
+    from toolkit.contract.evaluation import Limits as Limits
+    from toolkit.contract.journal import Journal as Journal
+    from toolkit.contract.passes import Pass as Pass
+    from toolkit.contract.passes import Sequence as Sequence
+    from toolkit.contract.plan import PrecisionPlan as PrecisionPlan
+    from toolkit.contract.ranges import Range as Range
+    from toolkit.contract.ranges import Ranges as Ranges
+    from toolkit.contract.registry import configure as configure
+    from toolkit.contract.registry import find as find
+    from toolkit.contract.registry import installed as installed
+    from toolkit.contract.registry import playing as playing
+    from toolkit.contract.roles import Harm as Harm
+    from toolkit.contract.roles import Role as Role
+    from toolkit.data.dataset import CalibrationData as CalibrationData
+    from toolkit.graph.facts import Facts as Facts
+    from toolkit.graph.layer_weights import LayerWeights as LayerWeights
+    from toolkit.graph.model import Model as Model
+    from toolkit.graph.select import choose as choose
+    from toolkit.graph.sessions import session as session
+    from toolkit.graph.tensors import FLOAT_TYPES as FLOAT_TYPES
+    from toolkit.graph.tensors import make_constant as make_constant
+    from toolkit.graph.tensors import make_node as make_node
+    from toolkit.graph.tensors import onnx_type as onnx_type
+    from toolkit.graph.tensors import reroute as reroute
+    from toolkit.graph.tensors import values_of as values_of
+    from toolkit.graph.work import facts_at_opt as facts_at_opt
+    from toolkit.graph.work import macs as macs
+    from toolkit.graph.work import role as role
+    from toolkit.placement.keep import keep_float as keep_float
+    from toolkit.placement.layers import Layer as Layer
+    from toolkit.placement.layers import constant_behind as constant_behind
+    from toolkit.placement.layers import layers as layers
+    from toolkit.placement.ops import DEQUANTIZE as DEQUANTIZE
+    from toolkit.placement.ops import MOVERS as MOVERS
+    from toolkit.placement.ops import POOLS as POOLS
+    from toolkit.placement.ops import QUANTIZE as QUANTIZE
+    from toolkit.placement.ops import RANDOM as RANDOM
+    from toolkit.placement.ops import TARGETS as TARGETS
+    from toolkit.placement.ops import weight_axis as weight_axis
+    from toolkit.placement.pairs import Placement as Placement
+    from toolkit.placement.place import Judge as Judge
+    from toolkit.placement.place import place as place
+    from toolkit.placement.qdq import ExistingPair as ExistingPair
+    from toolkit.placement.qdq import bypass as bypass
+    from toolkit.placement.qdq import pairs_of as pairs_of
+    from toolkit.placement.qdq import without_pairs as without_pairs
+    from toolkit.run.pipeline import Result as Result
+    from toolkit.run.pipeline import run as run
+    from toolkit.run.recipe import Recipe as Recipe
+    from toolkit.search.faster import measuring as measuring
+    from toolkit.search.gpus import gpu_spec as gpu_spec
+    from toolkit.search.plan_search import Lower as Lower
+    from toolkit.search.plan_search import PlanSearch as PlanSearch
+    from toolkit.search.plan_search import SearchSettings as SearchSettings
+    from toolkit.search.quantizer import Quantizer as Quantizer
+    from toolkit.search.range_methods import standing as standing
+    from toolkit.simulation.channels import collect_channels as collect_channels
+    from toolkit.simulation.channels import forget_ranges as forget_ranges
+    from toolkit.simulation.channels import note_effect as note_effect
+    from toolkit.simulation.channels import plain_outcome as plain_outcome
+    from toolkit.simulation.channels import sqnr_against as sqnr_against
+    from toolkit.simulation.switches import fake_quantized as fake_quantized
+    from toolkit.simulation.switches import wanted_tensors as wanted_tensors
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Precision": "toolkit.base.precision",
-    "QtoolError": "toolkit.base.errors",
-    "ShapeProfile": "toolkit.base.profiles",
-    "Profiles": "toolkit.base.profiles",
-    "Extent": "toolkit.base.profiles",
-    "Model": "toolkit.graph.model",
-    "Journal": "toolkit.contract.journal",
-    "PrecisionPlan": "toolkit.contract.plan",
-    "Pass": "toolkit.contract.passes",
-    "Context": "toolkit.contract.context",
-    "Sequence": "toolkit.contract.passes",
-    "CalibrationData": "toolkit.data.dataset",
-    "Ranges": "toolkit.contract.ranges",
-    "Calibrator": "toolkit.calibration.provider",
-    "Recipe": "toolkit.run.recipe",
-    "run": "toolkit.run.pipeline",
+    "backends.bench": "EngineBench",
+    "backends.lowering": "lower",
+    "base.errors": "DataError ModelError PassError QtoolError RangesError RecipeError did_you_mean",
+    "base.files": "write_json",
+    "base.precision": "FLOATS Precision",
+    "base.profiles": "Extent Profiles ShapeProfile",
+    "base.text": "count literal_glob",
+    "base.types": "Array",
+    "calibration.float_range": "risks",
+    "calibration.provider": "Calibrator",
+    "contract.bench": "Bench Measurement",
+    "contract.context": "Context",
+    "contract.evaluation": "Evaluation Limits",
+    "contract.journal": "Journal",
+    "contract.passes": "Pass Sequence",
+    "contract.plan": "PrecisionPlan",
+    "contract.ranges": "Range Ranges",
+    "contract.registry": "configure find installed playing",
+    "contract.roles": "Harm Role",
+    "data.dataset": "CalibrationData",
+    "graph.facts": "Facts",
+    "graph.layer_weights": "LayerWeights",
+    "graph.model": "Model",
+    "graph.select": "choose",
+    "graph.sessions": "session",
+    "graph.tensors": "FLOAT_TYPES make_constant make_node onnx_type reroute values_of",
+    "graph.work": "facts_at_opt macs role",
+    "placement.keep": "keep_float",
+    "placement.layers": "Layer constant_behind layers",
+    "placement.ops": "DEQUANTIZE MOVERS POOLS QUANTIZE RANDOM TARGETS weight_axis",
+    "placement.pairs": "Placement",
+    "placement.place": "Judge place",
+    "placement.qdq": "ExistingPair bypass pairs_of without_pairs",
+    "run.pipeline": "Result run",
+    "run.recipe": "Recipe",
+    "search.faster": "measuring",
+    "search.gpus": "gpu_spec",
+    "search.plan_search": "Lower PlanSearch SearchSettings",
+    "search.quantizer": "Quantizer",
+    "search.range_methods": "standing",
+    "simulation.channels": "collect_channels forget_ranges note_effect plain_outcome sqnr_against",
+    "simulation.switches": "fake_quantized wanted_tensors",
 }
+_HOME = {name: f"toolkit.{module}" for module, names in _HOMES.items() for name in names.split()}
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
     raise AttributeError(f"module 'toolkit' has no attribute '{name}'")
 
 

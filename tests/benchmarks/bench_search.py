@@ -16,7 +16,7 @@ from tests.toolkit.search.planted import damage, simulation, trained
 from toolkit.evaluation.budget import Budget
 from toolkit.run.pipeline import run
 from toolkit.search.cost import CostModel
-from toolkit.search.gpus import find
+from toolkit.search.gpus import gpu_spec
 from toolkit.search.search import Search
 
 RECIPE = """
@@ -53,7 +53,7 @@ def planted() -> None:
                 continue
             damage(model, layer)
             sim = simulation(model, path)
-            cost = CostModel(sim.switches, sim.facts, find("A10"))
+            cost = CostModel(sim.switches, sim.facts, gpu_spec("A10"))
             found = Search(sim, Budget(min_sqnr_db=least), cost, try_ranges=False).run()
             if found.plans[0].meets:
                 continue

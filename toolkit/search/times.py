@@ -13,7 +13,7 @@ from toolkit.base.text import count
 from toolkit.contract.bench import Bench, Candidate, Measurement
 from toolkit.contract.context import Context
 from toolkit.contract.ranges import Ranges
-from toolkit.search.gpus import GpuSpec, find, known_as
+from toolkit.search.gpus import GpuSpec, gpu_spec, known_as
 from toolkit.search.layer_times import LayerTimes, read_times
 from toolkit.search.search import SearchedPlan, SearchResult
 
@@ -62,7 +62,7 @@ def gpu_for(asked: str, context: Context) -> GpuSpec:
             f"no datasheet figures are known of the {here.name}: what is not measured is predicted for the {_GPU}",
             rule="search-times",
         )
-    return found or find(asked or _GPU)
+    return found or gpu_spec(asked or _GPU)
 
 
 _GPU = "A10"

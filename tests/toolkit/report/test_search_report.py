@@ -26,7 +26,7 @@ from toolkit.report.search_time import late_words, slow_plan_words
 from toolkit.report.terminal import to_text
 from toolkit.report.verdict import headline, verdict
 from toolkit.search.cost import CostModel
-from toolkit.search.gpus import find
+from toolkit.search.gpus import gpu_spec
 from toolkit.search.search import Search
 from toolkit.search.search_record import record
 from toolkit.search.weak_spots import weak_spots
@@ -38,7 +38,7 @@ def searched(tmp_path_factory):
     model = chain(8)
     damage(model, "layer3")
     sim = simulation(model, feeds())
-    cost = CostModel(sim.switches, sim.facts, find("A10"))
+    cost = CostModel(sim.switches, sim.facts, gpu_spec("A10"))
     budget = Budget(min_sqnr_db=28.0, margin=1.0)
     found = Search(sim, budget, cost).run()
     path = tmp_path_factory.mktemp("search") / "search.json"

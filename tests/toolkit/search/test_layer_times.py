@@ -12,7 +12,7 @@ from toolkit.base.precision import Precision
 from toolkit.evaluation.budget import Budget
 from toolkit.report.schema import ActualInfo, Asked, LayerInfo
 from toolkit.search.cost import LAUNCH, CostModel
-from toolkit.search.gpus import find
+from toolkit.search.gpus import gpu_spec
 from toolkit.search.layer_times import LayerTimes, read_times
 from toolkit.search.search import Search
 
@@ -77,7 +77,7 @@ def test_reports_that_cannot_be_used_are_refused_with_the_reason(tmp_path):
 
 
 def cost(sim, seconds, rest=0.0):
-    return CostModel(sim.switches, sim.facts, find("A10"), FP16, LayerTimes(seconds, rest))
+    return CostModel(sim.switches, sim.facts, gpu_spec("A10"), FP16, LayerTimes(seconds, rest))
 
 
 def test_a_float_layer_that_tensorrt_runs_in_fp32_has_its_time_all_the_same(tmp_path):
@@ -94,7 +94,7 @@ def test_measured_layers_replace_the_roofline_and_scale_what_was_not_measured():
     sim = simulation(chain(4), feeds())
     plain = cost(sim, {})
     assert plain.scale == 1.0 and plain.measured_share() == 0.0
-    assert plain.time() == CostModel(sim.switches, sim.facts, find("A10"), FP16).time()
+    assert plain.time() == CostModel(sim.switches, sim.facts, gpu_spec("A10"), FP16).time()
     whole = {(name, quantized): 1e-3 if quantized else 2e-3 for name in sim.names for quantized in (True, False)}
     measured = cost(sim, whole, rest=5e-4)
     assert measured.time(sim.names) == pytest.approx(4 * 2e-3 + 5e-4)

@@ -13,14 +13,14 @@ from toolkit.base.precision import Precision
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.cost import CostModel
-from toolkit.search.gpus import GPUS, find
+from toolkit.search.gpus import GPUS, gpu_spec
 from toolkit.search.range_methods import alternatives, methods_of, whole_model
 from toolkit.search.search import Search
 from toolkit.simulation.runner import Runner
 
 
 def search(sim, budget, **settings):
-    return Search(sim, budget, CostModel(sim.switches, sim.facts, find("A10")), **settings).run()
+    return Search(sim, budget, CostModel(sim.switches, sim.facts, gpu_spec("A10")), **settings).run()
 
 
 @pytest.mark.parametrize(
@@ -164,15 +164,15 @@ def test_budget_units_and_margin():
 
 def test_cost_of_islands_and_gpus():
     sim = simulation(chain(6, 16), feeds())
-    cost = CostModel(sim.switches, sim.facts, find("NVIDIA A10"))
+    cost = CostModel(sim.switches, sim.facts, gpu_spec("NVIDIA A10"))
     alternating = cost.time(sim.names[::2])
     block = cost.time(sim.names[:3])
     assert alternating > block
     assert cost.share([]) == 1.0 and cost.share(sim.names) == 0.0
-    assert find("NVIDIA H200").name == "H200" and find("rtx 4090").name == "RTX 4090"
+    assert gpu_spec("NVIDIA H200").name == "H200" and gpu_spec("rtx 4090").name == "RTX 4090"
     assert GPUS["T4"].rate(Precision.FP8) == GPUS["T4"].rate(Precision.FP16)
     with pytest.raises(RecipeError, match="Voodoo"):
-        find("Voodoo 2")
+        gpu_spec("Voodoo 2")
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5])

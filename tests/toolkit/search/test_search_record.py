@@ -8,7 +8,7 @@ from tests.toolkit.search.planted import chain, damage, feeds, simulation
 from toolkit.base.precision import Precision
 from toolkit.evaluation.budget import Budget
 from toolkit.search.cost import CostModel
-from toolkit.search.gpus import find
+from toolkit.search.gpus import gpu_spec
 from toolkit.search.layer_times import LayerTimes
 from toolkit.search.search import Search
 from toolkit.search.search_record import record, slower_than_float
@@ -19,7 +19,7 @@ def searched(quantized_ms, float_ms, least=28.0, prefer="int8"):
     damage(model, "layer3")
     sim = simulation(model, feeds())
     times = {(n, q): (quantized_ms if q else float_ms) / 1e3 for n in sim.names for q in (True, False)}
-    cost = CostModel(sim.switches, sim.facts, find("A10"), Precision.FP16, LayerTimes(times))
+    cost = CostModel(sim.switches, sim.facts, gpu_spec("A10"), Precision.FP16, LayerTimes(times))
     budget = Budget(min_sqnr_db=least)
     return Search(sim, budget, cost, prefer=prefer).run(), cost, budget, sim
 

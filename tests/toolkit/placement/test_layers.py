@@ -1,0 +1,87 @@
+"""Layers with weights, constants behind pairs, and keeping a node float so that it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import build, node, normal, placeholder_context
+from toolkit import Model, Precision, constant_behind, keep_float, layers
+
+
+def mixed():
+    """A Conv with a bias, a ConvTranspose, a Gemm by transB, a MatMul, and a product of two activations."""
+    weights = {
+        "wc": normal(4, 3, 3, 3, seed=1), "bc": normal(4, seed=2), "wt": normal(4, 5, 2, 2, seed=3),
+        "wg": normal(7, 5, seed=4), "wm": normal(7, 6, seed=5), "flat": np.asarray([0, -1], np.int64),
+    }  # fmt: skip
+    nodes = [
+        node("Conv", ["x", "wc", "bc"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        node("ConvTranspose", ["c", "wt"], ["t"], name="up"),
+        node("GlobalAveragePool", ["t"], ["p"]),
+        node("Reshape", ["p", "flat"], ["r"]),
+        node("Gemm", ["r", "wg"], ["g"], name="gemm", transB=1),
+        node("MatMul", ["g", "wm"], ["m"], name="product"),
+        node("Transpose", ["m"], ["mt"]),
+        node("MatMul", ["m", "mt"], ["y"], name="both"),
+    ]
+    return Model.from_proto(build(nodes, {"x": [2, 3, 6, 6]}, {"y": [2, 2]}, weights)), weights
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_every_layer_with_its_weight_and_its_axis(quantized):
+    model, weights = mixed()
+    if quantized:
+        InsertQDQ()(model, placeholder_context())
+    found = {layer.name: layer for layer in layers(model)}
+    assert {name: layer.axis for name, layer in found.items()} == {"conv": 0, "up": 1, "gemm": 0, "product": 1}
+    for name, weight in (("conv", "wc"), ("up", "wt"), ("gemm", "wg"), ("product", "wm")):
+        np.testing.assert_array_equal(found[name].weight, weights[weight])
+        assert found[name].quantized is quantized and found[name].index == 1
+    np.testing.assert_array_equal(found["conv"].bias, weights["bc"])
+    assert found["gemm"].bias is None
+
+
+def test_a_weight_that_is_stored_quantized_comes_back_as_floats():
+    stored = np.asarray([[-3, 4], [5, -6]], np.int8)
+    scale, zero = np.asarray([0.5, 0.25], np.float32), np.asarray([1, -1], np.int8)
+    proto = build(
+        [node("DequantizeLinear", ["w", "s", "z"], ["wd"], axis=0), node("MatMul", ["x", "wd"], ["y"], name="product")],
+        {"x": [1, 2]}, {"y": [1, 2]}, {"w": stored, "s": scale, "z": zero},
+    )  # fmt: skip
+    model = Model.from_proto(proto)
+    (layer,) = layers(model)
+    np.testing.assert_array_equal(layer.weight, [[-2.0, 1.5], [1.5, -1.25]])
+    assert layer.quantized and constant_behind(model, model.node("product").inputs[0]) is None
+
+
+def test_a_node_that_is_kept_float_loses_its_pairs():
+    model, _ = mixed()
+    context = placeholder_context()
+    InsertQDQ()(model, context)
+    freed = keep_float(context, model.node("gemm"), "fp16", "a test")
+    model.tidy()
+    model.check()
+    assert freed == ["r", "wg"] and context.plan.get("gemm").precision is Precision.FP16
+    assert not any(maker.op == "DequantizeLinear" for t in model.node("gemm").inputs for maker in t.inputs)
+    assert any(maker.op == "DequantizeLinear" for t in model.node("conv").inputs for maker in t.inputs)
+
+
+def test_layers_inside_branches_count_where_they_are_asked_for():
+    then = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["a"], name="inner")], "then", [],
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, [1, 2])],
+    )  # fmt: skip
+    other = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["b"], name="pass")], "else", [],
+        [helper.make_tensor_value_info("b", TensorProto.FLOAT, [1, 2])],
+    )  # fmt: skip
+    proto = build(
+        [helper.make_node("If", ["flag"], ["y"], name="choice", then_branch=then, else_branch=other)],
+        {"x": [1, 2]}, {"y": [1, 2]}, {"w": normal(2, 2), "flag": np.asarray(True)},
+    )  # fmt: skip
+    model = Model.from_proto(proto)
+    assert [layer.name for layer in layers(model)] == []
+    assert [layer.name for layer in layers(model, subgraphs=True)] == ["inner"]

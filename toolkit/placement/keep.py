@@ -1,0 +1,32 @@
+"""Asking that a node computes in a float precision, so that it does: its Q/DQ pairs go."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from toolkit.base.precision import Precision
+from toolkit.contract.context import Context
+from toolkit.placement.qdq import bypass
+
+
+def keep_float(context: Context, node: gs.Node, precision: Precision | str, why: str) -> list[str]:
+    """Ask for a float precision, and let the node read the float tensors behind its Q/DQ pairs.
+
+    ``context.plan.ask`` alone leaves the pairs in place, and a TensorRT engine then runs the node quantized. Call
+    ``model.tidy()`` when all is asked for: it drops the pairs that nobody reads any more.
+
+    Args:
+        context: its plan gets the request, its journal a line.
+        node: the node.
+        precision: fp16, bf16 or fp32.
+        why: the reason, for the report.
+
+    Returns:
+        Names of the float tensors that the node reads in place of its pairs.
+    """
+    asked = Precision(precision)
+    context.plan.ask(node.name, asked, why)
+    freed = bypass(node)
+    what = f"asked for {asked}" + (f"; reads {', '.join(freed)} unquantized" if freed else "")
+    context.journal.changed(node.name, what, why)
+    return freed

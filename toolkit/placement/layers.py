@@ -1,0 +1,93 @@
+"""Layers with weights, whatever their operator and layout, and constants, also behind a Q/DQ pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.types import Array
+from toolkit.graph.model import Model
+from toolkit.placement.dequantized import source
+from toolkit.placement.ops import DEQUANTIZE, TARGETS, weight_axis
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A Conv, ConvTranspose, Gemm or MatMul with a constant weight.
+
+    Attributes:
+        node: the node.
+        index: the input that is the weight.
+        weight: its float values, in the node's own layout.
+        axis: the axis of its output channels; None where one scale serves the whole weight.
+        quantized: whether the weight comes from a Q/DQ pair or is stored quantized.
+        bias: its bias, or None where it has none or a computed one.
+    """
+
+    node: gs.Node
+    index: int
+    weight: Array
+    axis: int | None
+    quantized: bool
+    bias: Array | None
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return str(self.node.name)
+
+    @property
+    def op(self) -> str:
+        """The node's operator."""
+        return str(self.node.op)
+
+
+def layers(model: Model, subgraphs: bool = False) -> Iterator[Layer]:
+    """The layers with weights, in the graph's order; products of two activations are left out.
+
+    Args:
+        model: the graph.
+        subgraphs: whether those inside If, Loop and Scan count too.
+    """
+    for node, graph in model.walk():
+        if node.op not in TARGETS or len(node.inputs) < 2 or (graph is not model.graph and not subgraphs):
+            continue
+        for index in (1, 0):
+            tensor = node.inputs[index]
+            values = constant_behind(model, tensor)
+            if values is None:
+                continue
+            has_bias = node.op != "MatMul" and len(node.inputs) > 2 and not node.inputs[2].is_empty()
+            bias = constant_behind(model, node.inputs[2]) if has_bias else None
+            quantized = bool(tensor.inputs) and tensor.inputs[0].op == DEQUANTIZE
+            yield Layer(node, index, values, weight_axis(node.op, index, values.ndim, node.attrs), quantized, bias)
+            break
+
+
+def constant_behind(model: Model, tensor: gs.Tensor) -> Array | None:
+    """The float values of a constant, also behind a Q/DQ pair, or stored quantized; None where it is computed.
+
+    Values that are stored quantized come back as (stored - zero point) * scale, float32, as ONNX's DequantizeLinear
+    computes them; scales in blocks are not followed.
+    """
+    plain = model.constant(source(tensor))
+    if plain is not None:
+        return plain
+    node = tensor.inputs[0] if tensor.inputs else None
+    if node is None or node.op != DEQUANTIZE or node.attrs.get("block_size", 0):
+        return None
+    stored, scale = model.constant(node.inputs[0]), model.constant(node.inputs[1])
+    if stored is None or scale is None:
+        return None
+    has_zero = len(node.inputs) > 2 and not node.inputs[2].is_empty()
+    zero = model.constant(node.inputs[2]) if has_zero else np.zeros((), np.float32)
+    if zero is None:
+        return None
+    shape = [1] * stored.ndim
+    if scale.size > 1:
+        shape[int(node.attrs.get("axis", 1))] = -1
+    spread = [np.asarray(part, np.float32).reshape(shape if part.size > 1 else ()) for part in (zero, scale)]
+    return np.asarray((stored.astype(np.float32) - spread[0]) * spread[1])
