@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from toolkit.base.version import __version__
+
 if TYPE_CHECKING:
     from toolkit.backends.bench import EngineBench as EngineBench
     from toolkit.backends.lowering import lower as lower
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
     from toolkit.graph.work import macs as macs
     from toolkit.graph.work import role as role
     from toolkit.placement.keep import keep_float as keep_float
-    from toolkit.placement.layers import Layer as Layer
+    from toolkit.placement.layers import WeightedLayer as WeightedLayer
     from toolkit.placement.layers import constant_behind as constant_behind
     from toolkit.placement.layers import layers as layers
     from toolkit.placement.ops import DEQUANTIZE as DEQUANTIZE
@@ -98,8 +100,6 @@ if TYPE_CHECKING:
     from toolkit.simulation.switches import fake_quantized as fake_quantized
     from toolkit.simulation.switches import wanted_tensors as wanted_tensors
 
-__version__ = "0.1.0"
-
 _HOMES = {
     "backends.bench": "EngineBench",
     "backends.lowering": "lower",
@@ -129,7 +129,7 @@ _HOMES = {
     "graph.tensors": "FLOAT_TYPES make_constant make_node onnx_type reroute values_of",
     "graph.work": "facts_at_opt macs role",
     "placement.keep": "keep_float",
-    "placement.layers": "Layer constant_behind layers",
+    "placement.layers": "WeightedLayer constant_behind layers",
     "placement.ops": "DEQUANTIZE MOVERS POOLS QUANTIZE RANDOM TARGETS weight_axis",
     "placement.pairs": "Placement",
     "placement.place": "Judge place",

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-import toolkit
 from toolkit.base.errors import RangesError
 from toolkit.base.files import sha256_json
 from toolkit.base.profiles import Profiles, Shape
 from toolkit.base.progress import Progress
 from toolkit.base.types import Array
+from toolkit.base.version import __version__
 from toolkit.calibration.checkpoint import Checkpoint
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.histogram import BINS, Histogram
@@ -100,7 +100,7 @@ def collect(
         "outside": data.outside,
         "mask": data.mask,
         "random": data.random,
-        "tool": toolkit.__version__,
+        "tool": __version__,
         "shards": [[part, of]],
     }
     limit = (memory or _MEMORY) // 2

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-import toolkit
 from toolkit.base.errors import BackendError, RangesError
 from toolkit.base.files import sha256_json
 from toolkit.base.progress import Progress
+from toolkit.base.version import __version__
 from toolkit.calibration.collection import Collection, ProfileNames
 from toolkit.calibration.gpu_kernels import INTEGER, LOWEST, POINTER, SPAN, Kernels
 from toolkit.calibration.histogram import BINS, Histogram
@@ -105,7 +105,7 @@ def collect_on_gpu(
         "tensors": sha256_json([sorted(taps), []]),
         "bins": bins,
         "device": "gpu",
-        "tool": toolkit.__version__,
+        "tool": __version__,
         "shards": [[1, 1]],
     }
     return collection

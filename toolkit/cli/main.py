@@ -23,7 +23,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        from toolkit import __version__
+        from toolkit.base.version import __version__
 
         typer.echo(f"qtool {__version__}")
         raise typer.Exit()

@@ -15,7 +15,7 @@ from toolkit.placement.ops import DEQUANTIZE, TARGETS, weight_axis
 
 
 @dataclass(frozen=True)
-class Layer:
+class WeightedLayer:
     """A Conv, ConvTranspose, Gemm or MatMul with a constant weight.
 
     Attributes:
@@ -45,7 +45,7 @@ class Layer:
         return str(self.node.op)
 
 
-def layers(model: Model, subgraphs: bool = False) -> Iterator[Layer]:
+def layers(model: Model, subgraphs: bool = False) -> Iterator[WeightedLayer]:
     """The layers with weights, in the graph's order; products of two activations are left out.
 
     Args:
@@ -63,7 +63,9 @@ def layers(model: Model, subgraphs: bool = False) -> Iterator[Layer]:
             has_bias = node.op != "MatMul" and len(node.inputs) > 2 and not node.inputs[2].is_empty()
             bias = constant_behind(model, node.inputs[2]) if has_bias else None
             quantized = bool(tensor.inputs) and tensor.inputs[0].op == DEQUANTIZE
-            yield Layer(node, index, values, weight_axis(node.op, index, values.ndim, node.attrs), quantized, bias)
+            yield WeightedLayer(
+                node, index, values, weight_axis(node.op, index, values.ndim, node.attrs), quantized, bias
+            )
             break
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from toolkit import __version__
 from toolkit.backends.layer import Actual, Build
 from toolkit.base.profiles import Profiles
+from toolkit.base.version import __version__
 from toolkit.graph import work
 from toolkit.report.advice import suggestions
 from toolkit.report.describe import profile_infos, range_infos
