@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from toolkit.contract.context import Context as Context
     from toolkit.contract.evaluation import Evaluation as Evaluation
     from toolkit.contract.evaluation import Limits as Limits
+    from toolkit.contract.findings import Code as Code
+    from toolkit.contract.findings import Finding as Finding
     from toolkit.contract.journal import Journal as Journal
     from toolkit.contract.passes import Pass as Pass
     from toolkit.contract.passes import Sequence as Sequence
@@ -114,6 +116,7 @@ _HOMES = {
     "contract.bench": "Bench Measurement",
     "contract.context": "Context",
     "contract.evaluation": "Evaluation Limits",
+    "contract.findings": "Code Finding",
     "contract.journal": "Journal",
     "contract.passes": "Pass Sequence",
     "contract.plan": "PrecisionPlan",

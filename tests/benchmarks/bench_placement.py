@@ -109,7 +109,8 @@ def main() -> None:
                 InsertQDQ(only_if_faster=True, builds=int(os.environ.get("BUILDS", "8")))(source, apart)
                 plan, known = apart.plan, apart.known_ranges
                 print(name, [e.reason for e in journal.events if e.rule == "only-if-faster"])
-            final, plan = lower_weak(source, plan, settings, backend, journal)
+            made = lower_weak(source, plan, settings, backend, journal)
+            final, plan = made.model, made.plan
             target = folder / f"{name}_{kind}_built.onnx"
             final.source = None
             final.save(target, ir_version=8)

@@ -38,7 +38,8 @@ def test_only_the_square_and_its_readers_are_kept():
             "sd": (0.3, 173), "y": (-4, 4)}  # fmt: skip
     context = guarded(decomposed_norm(), calm)
     assert asked(context) == {"square", "var"}
-    assert "9e+04" in context.plan.get("square").reason and "margin" in context.plan.get("square").reason
+    why = context.plan.get("square").reason.values["text"]
+    assert "9e+04" in why and "margin" in why
 
 
 def test_a_vanishing_epsilon_counts_only_near_zero():

@@ -40,7 +40,7 @@ def test_the_damaged_layer_stays_float_with_its_reason(tmp_path):
     context = context_for(model, feeds(), tmp_path)
     SearchPrecision(min_sqnr_db=28)(model, context)
     assert kept(context) == {"layer3"}
-    assert "alone it leaves" in context.plan.get("layer3").reason
+    assert "alone it leaves" in context.plan.get("layer3").reason.values["text"]
     assert {e.rule for e in context.journal.of("declined", node="layer3")} == {"kept"}
     assert context.plan.get("layer4").precision is Precision.INT8
     found = json.loads((tmp_path / "search.json").read_text())

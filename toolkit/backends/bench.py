@@ -104,10 +104,11 @@ class EngineBench:
     ) -> tuple[Model, PrecisionPlan]:
         """The model lowered for the backend; see ``lower_for``."""
         observed = ranges.observed if ranges is not None else None
-        return lower_for(
+        made = lower_for(
             self.builder, settings or self.settings, model, plan, rest=self.rest, observed=observed, io=self.io,
             journal=Journal(),
         )  # fmt: skip
+        return made.model, made.plan
 
     def measure(
         self,

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import onnx
 
+from toolkit.backends.lowered import Lowered
 from toolkit.backends.lowering_rewrite import Rewriter
 from toolkit.backends.lowering_types import Types, decide
 from toolkit.backends.parser_forms import state_kernel_shapes
 from toolkit.base.errors import ModelError
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding, finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import float_biases
-
-
-@dataclass
-class Lowered:
-    """The typed model, the plan with what lowering had to change, and the decision for every node."""
-
-    model: Model
-    plan: PrecisionPlan
-    types: Types
 
 
 def lower(
@@ -80,14 +72,14 @@ def lower(
         journal.declined(node, f"stays fp32: {reason}", rule="float-range" if "beyond" in reason else "stays-fp32")
     _speak_for_subgraphs(lowered, facts, plan, rest, journal)
     Rewriter(lowered, facts, types, plan, journal, rest).run(io or {})
-    lowered.metadata = _metadata(lowered, plan, types)
+    reasons = _reasons(lowered, plan, types)
     try:
         lowered.check()
         if sound:
             onnx.shape_inference.infer_shapes(lowered.skeleton(), check_type=True, strict_mode=True)
     except Exception as error:
         raise ModelError(f"lowering made a graph that ONNX refuses: {error}", remedy="report this as a bug") from error
-    return Lowered(lowered, plan, types)
+    return Lowered(lowered, plan, reasons, types)
 
 
 def _types_agree(model: Model) -> bool:
@@ -112,16 +104,18 @@ def _speak_for_subgraphs(model: Model, facts: Facts, plan: PrecisionPlan, rest: 
             journal.declined(node.name, f"stays {own}: it is inside a subgraph, which keeps its types", rule="subgraph")
 
 
-def _metadata(model: Model, plan: PrecisionPlan, types: Types) -> dict[str, dict[str, str]]:
-    metadata = {name: dict(props) for name, props in model.metadata.items()}
+def _reasons(model: Model, plan: PrecisionPlan, types: Types) -> dict[str, Finding]:
+    """Write the precision of every node into its metadata; the reasons by node name."""
+    reasons = {}
     for name in model.node_names():
         ask, became = plan.get(name), types.node.get(name)
-        props = metadata.setdefault(name, {})
-        if ask is not None:
-            props.update({"qtool.precision": str(ask.precision), "qtool.reason": ask.reason})
-        elif became is not None:
-            reason = types.reason.get(name, f"nobody asked; the rest runs in {became}")
-            props.update({"qtool.precision": str(became), "qtool.reason": reason})
-        if not props:
-            del metadata[name]
-    return metadata
+        precision = ask.precision if ask is not None else became
+        if precision is None:
+            continue
+        model.metadata.setdefault(name, {})["qtool.precision"] = str(precision)
+        reasons[name] = (
+            ask.reason
+            if ask is not None
+            else finding(types.reason.get(name) or f"nobody asked; the rest runs in {became}")
+        )
+    return reasons

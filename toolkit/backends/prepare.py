@@ -13,6 +13,7 @@ from toolkit.contract.journal import Journal
 
 if TYPE_CHECKING:
     from toolkit.backends.layer import Build
+    from toolkit.backends.lowered import Lowered
     from toolkit.contract.plan import PrecisionPlan
     from toolkit.graph.model import Model
 
@@ -27,7 +28,7 @@ def lower_for(
     observed: Mapping[str, tuple[float, float]] | None = None,
     io: Mapping[str, Precision] | None = None,
     journal: Journal,
-) -> tuple[Model, PrecisionPlan]:
+) -> Lowered:
     """The graph that the backend takes, and the plan for it; neither argument is changed.
 
     Args:
@@ -49,14 +50,13 @@ def lower_for(
         if io:
             names = ", ".join(f"'{name}'" for name in io)
             journal.noted(f"[engine] io is not used: with weak typing {names} keep the model's own type", rule="io")
-        final, plan = lower_weak(model, plan, settings, backend, journal)
+        made = lower_weak(model, plan, settings, backend, journal)
     else:
         from toolkit.backends.lowering import lower
 
         made = lower(model, plan, rest=rest, observed=observed, io=io, journal=journal)
-        final, plan = made.model, made.plan
-    final.source = None
-    return final, plan
+    made.model.source = None
+    return made
 
 
 def save_for(backend: Backend, settings: EngineSettings, model: Model, path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toolkit.backends.base import Backend, EngineSettings
+from toolkit.backends.lowered import Lowered
 from toolkit.backends.parser_forms import float_weights, state_kernel_shapes
 from toolkit.base.errors import BackendError
 from toolkit.base.precision import Precision
@@ -25,7 +26,7 @@ NO_INT8_KERNEL = {
 
 def lower_weak(
     model: Model, plan: PrecisionPlan, settings: EngineSettings, backend: Backend, journal: Journal
-) -> tuple[Model, PrecisionPlan]:
+) -> Lowered:
     """The graph a weakly typed backend takes, and the plan with the pairs' own lines.
 
     Args:
@@ -64,10 +65,9 @@ def lower_weak(
     for name in lowered.node_names():
         ask = plan.get(name)
         if ask is not None:
-            lowered.metadata.setdefault(name, {}).update(
-                {"qtool.precision": str(ask.precision), "qtool.reason": ask.reason}
-            )
-    return lowered, plan
+            lowered.metadata.setdefault(name, {})["qtool.precision"] = str(ask.precision)
+    names = set(lowered.node_names())
+    return Lowered(lowered, plan, {name: ask.reason for name, ask in plan.items() if name in names})
 
 
 def _without_kernel(model: Model, plan: PrecisionPlan, backend: Backend, journal: Journal) -> None:

@@ -4,50 +4,100 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.contract.findings import Code, Finding, finding
 
 CHANGED, DECLINED, NOTED = "changed", "declined", "noted"
 
 
 @dataclass(frozen=True)
 class Event:
-    """One line of the journal. ``node`` is empty where the event concerns the whole model."""
+    """One line of the journal.
+
+    Attributes:
+        kind: ``changed``, ``declined`` or ``noted``.
+        by: who says it.
+        node: the node concerned; empty where it is the whole model.
+        why: the reason of a change or a refusal; of what is noted, the thing itself.
+        what: what was done to the node; None where nothing was.
+    """
 
     kind: str
     by: str
     node: str
-    reason: str
-    rule: str = ""
-    what: str = ""
+    why: Finding
+    what: Finding | None = None
+
+    @property
+    def rule(self) -> str:
+        """The reason's code."""
+        return str(self.why.values.get("rule") or self.why.code.value)
+
+    @property
+    def reason(self) -> str:
+        """The reason where it was given in plain text."""
+        return str(self.why.values.get("text", ""))
+
+    def to_json(self, sentence: Callable[[Finding], str] | None = None) -> dict[str, Any]:
+        """``{kind, by, node, rule, values, change}`` without what is empty; ``from_json`` reads it.
+
+        Args:
+            sentence: makes a sentence of a finding; with it the keys ``what`` and ``reason`` are there for people.
+        """
+        why, change = self.why.to_json(), self.what.to_json() if self.what is not None else None
+        found: dict[str, Any] = {"kind": self.kind, "by": self.by, "node": self.node}
+        found |= {"rule": why["code"], "values": why["values"], "change": change}
+        if sentence is not None:
+            found |= {"what": sentence(self.what) if self.what is not None else "", "reason": sentence(self.why)}
+        return {key: value for key, value in found.items() if value}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Event:
+        """Read what ``to_json`` gave.
+
+        Raises:
+            ValueError: it holds a code that is not known, or is no object.
+        """
+        try:
+            why = Finding(Code(content["rule"]), content.get("values", {}))
+            change = content.get("change")
+            node = content.get("node", "")
+            return cls(content["kind"], content["by"], node, why, Finding.from_json(change) if change else None)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not an event: {content}") from error
 
 
 class Journal:
     """A list of events; ``by`` names whoever is writing (the pass under way).
 
+    Whoever writes gives findings, or plain text, which becomes a finding of code ``OWN_WORDS``.
+
     Example:
         >>> journal = Journal()
-        >>> journal.by = "insert_qdq"
-        >>> journal.declined("/head/Gemm", "excluded by '/head/*'", rule="excluded")
-        >>> [event.rule for event in journal.of("declined")]
-        ['excluded']
+        >>> journal.by = "my_pass"
+        >>> journal.declined("/head/Gemm", "its weight is shared")
+        >>> [event.node for event in journal.of("declined")]
+        ['/head/Gemm']
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.events: list[Event] = list(events)
         self.by = "qtool"
 
-    def changed(self, node: str, what: str, why: str) -> None:
+    def changed(self, node: str, what: Finding | str, why: Finding | str) -> None:
         """A node was changed: ``what`` was done to it and ``why``."""
-        self.events.append(Event(CHANGED, self.by, node, why, what=what))
+        self.events.append(Event(CHANGED, self.by, node, finding(why), finding(what)))
 
-    def declined(self, node: str, why: str, rule: str = "") -> None:
-        """A node was left alone although the pass concerns its kind; ``rule`` is the short name of the reason."""
-        self.events.append(Event(DECLINED, self.by, node, why, rule=rule or "declined"))
+    def declined(self, node: str, why: Finding | str, rule: str = "") -> None:
+        """A node was left alone although the pass concerns its kind."""
+        self.events.append(Event(DECLINED, self.by, node, _ruled(why, rule or "declined")))
 
-    def noted(self, why: str, node: str = "", rule: str = "") -> None:
+    def noted(self, why: Finding | str, node: str = "", rule: str = "") -> None:
         """Something the user should be able to find later: a fallback, data that was cut, a choice made."""
-        self.events.append(Event(NOTED, self.by, node, why, rule=rule))
+        self.events.append(Event(NOTED, self.by, node, _ruled(why, rule)))
 
     def of(self, kind: str, by: str | None = None, node: str | None = None) -> list[Event]:
         """Events of a kind, optionally of one writer or one node, in the order they happened."""
@@ -59,18 +109,25 @@ class Journal:
         """How many events of each (writer, kind)."""
         return Counter((e.by, e.kind) for e in self.events)
 
-    def to_jsonl(self) -> str:
-        """One JSON object a line; empty fields are left out."""
-        return "".join(json.dumps({k: v for k, v in asdict(e).items() if v}) + "\n" for e in self.events)
+    def to_jsonl(self, sentence: Callable[[Finding], str] | None = None) -> str:
+        """One JSON object a line; with ``sentence`` each has its sentences too, for people."""
+        return "".join(json.dumps(e.to_json(sentence)) + "\n" for e in self.events)
 
     @classmethod
     def from_jsonl(cls, text: str) -> Journal:
-        """Read what ``to_jsonl`` wrote."""
-        fields = {"kind": "", "by": "", "node": "", "reason": ""}
-        return cls(Event(**{**fields, **json.loads(line)}) for line in text.splitlines() if line.strip())
+        """Read what ``to_jsonl`` wrote.
+
+        Raises:
+            ValueError: a line is no JSON, or not an event.
+        """
+        return cls(Event.from_json(json.loads(line)) for line in text.splitlines() if line.strip())
 
     def __iter__(self) -> Iterator[Event]:
         return iter(self.events)
 
     def __len__(self) -> int:
         return len(self.events)
+
+
+def _ruled(why: Finding | str, rule: str) -> Finding:
+    return why if isinstance(why, Finding) else Code.OWN_WORDS(text=why, rule=rule)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding, finding
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Ask:
     """
 
     precision: Precision
-    reason: str
+    reason: Finding
     by: str
     free: bool = False
 
@@ -29,9 +31,9 @@ class PrecisionPlan:
         self.history: list[tuple[str, Ask]] = list(self._asks.items())
         self.by = "qtool"
 
-    def ask(self, node: str, precision: Precision | str, why: str, free: bool = False) -> None:
+    def ask(self, node: str, precision: Precision | str, why: Finding | str, free: bool = False) -> None:
         """Ask that ``node`` computes in ``precision``; ``free``: expect it, without a constraint."""
-        ask = Ask(Precision(precision), why, self.by, free)
+        ask = Ask(Precision(precision), finding(why), self.by, free)
         self._asks[node] = ask
         self.history.append((node, ask))
 
@@ -54,19 +56,24 @@ class PrecisionPlan:
         twin.history = list(self.history)
         return twin
 
-    def to_json(self) -> dict[str, dict[str, str | bool]]:
+    def to_json(self) -> dict[str, dict[str, Any]]:
         """``{node: {precision, reason, by}}``, with ``free`` where it is so."""
         return {
-            n: {"precision": str(a.precision), "reason": a.reason, "by": a.by, **({"free": True} if a.free else {})}
+            n: {
+                "precision": str(a.precision),
+                "reason": a.reason.to_json(),
+                "by": a.by,
+                **({"free": True} if a.free else {}),
+            }
             for n, a in self._asks.items()
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Mapping[str, str | bool]]) -> PrecisionPlan:
+    def from_json(cls, data: Mapping[str, Mapping[str, Any]]) -> PrecisionPlan:
         """Read what ``to_json`` gave."""
         return cls(
             {
-                n: Ask(Precision(a["precision"]), str(a["reason"]), str(a["by"]), bool(a.get("free", False)))
+                n: Ask(Precision(a["precision"]), Finding.from_json(a["reason"]), a["by"], a.get("free", False))
                 for n, a in data.items()
             }
         )

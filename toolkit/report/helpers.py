@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from toolkit.base.text import count
 from toolkit.contract.journal import Journal
+from toolkit.report.findings import sentence
 
 _PASSES = ("equalize", "smooth")
 _APPLIED = "; it is applied"
@@ -16,9 +17,9 @@ def helper_lines(journal: Journal) -> list[str]:
     pass that changed something without measuring, the line says so.
     """
     noted = journal.of("noted")
-    tried = [e.reason for e in noted if e.rule == "search-helper"]
+    tried = [sentence(e.why) for e in noted if e.rule == "search-helper"]
     lines = [reason.removesuffix(_APPLIED) for reason in tried if reason.endswith(_APPLIED)]
-    measured = [(e.by, e.reason) for e in noted if e.rule == "effect"]
+    measured = [(e.by, sentence(e.why)) for e in noted if e.rule == "effect"]
     lines += [reason for _, reason in measured]
     known = {by for by, _ in measured}
     for name in _PASSES:

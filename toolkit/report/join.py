@@ -13,6 +13,7 @@ from toolkit.graph import work
 from toolkit.report.advice import suggestions
 from toolkit.report.describe import profile_infos, range_infos
 from toolkit.report.device import device_warnings
+from toolkit.report.findings import sentence
 from toolkit.report.helpers import helper_lines
 from toolkit.report.payoff import Timed, Turns, payoff_of
 from toolkit.report.payoff_words import payoff_suggestions, payoff_warnings
@@ -207,7 +208,7 @@ def _layer(
     role = work.role(node, facts)
     ask = plan.get(node.name)
     if ask is not None:
-        asked = Asked(precision=ask.precision, reason=ask.reason, by=ask.by)
+        asked = Asked(precision=ask.precision, reason=sentence(ask.reason), by=ask.by)
     elif role == "compute":
         asked = Asked(precision=rest, reason=f"nobody asked; the rest runs in {rest}", by="rest")
     else:
@@ -288,7 +289,7 @@ def _declined(journal: Journal, layers: Sequence[LayerInfo]) -> list[Declined]:
     ops = {layer.node: layer.op for layer in layers}
     events = dict.fromkeys(journal.of("declined"))
     return [
-        Declined(node=e.node, op=ops.get(e.node, ""), rule=e.rule or "declined", reason=e.reason, by=e.by)
+        Declined(node=e.node, op=ops.get(e.node, ""), rule=e.rule or "declined", reason=sentence(e.why), by=e.by)
         for e in events
     ]
 

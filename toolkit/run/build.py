@@ -33,6 +33,7 @@ def build_engine(pipeline: Pipeline) -> list[Path]:
     from toolkit.backends.layer import build_to_json
     from toolkit.backends.prepare import unmeasured
     from toolkit.graph.model import Model
+    from toolkit.report.findings import sentence
     from toolkit.run.pipeline import _read_plan
 
     folder, hidden, recipe = pipeline.path, pipeline.folder.hidden, pipeline.recipe
@@ -47,7 +48,7 @@ def build_engine(pipeline: Pipeline) -> list[Path]:
             write_text(folder / "build.log", "".join(f"{line}\n" for line in log))
     actuals = attribute(Model.load(folder / "model.onnx"), build, plan)
     events = Journal.from_jsonl((hidden / "lowering.jsonl").read_text(encoding="utf-8")).of("declined")
-    actuals = explain(actuals, plan, recipe.rest, {e.node: e.reason for e in events})
+    actuals = explain(actuals, plan, recipe.rest, {e.node: sentence(e.why) for e in events})
     measures = settings.measure and not backend.cannot_measure()
     content = {
         "build": build_to_json(build),

@@ -80,6 +80,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     from toolkit.backends.choose import choose
     from toolkit.base.code import import_path
     from toolkit.contract.passes import Sequence as PassSequence
+    from toolkit.report.findings import sentence
     from toolkit.run.checks import inputs_exist, names_exist
     from toolkit.run.compare import comparable
     from toolkit.run.context import context_for
@@ -118,9 +119,11 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         recipe=str(recipe.path or recipe.name),
         nodes=len(source.node_names()),
         asked=dict(Counter(str(ask.precision) for _, ask in context.plan.items())),
-        declined=[{"node": e.node, "rule": e.rule, "reason": e.reason, "by": e.by} for e in journal.of("declined")],
-        notes=[e.reason for e in journal.of("noted") if e.rule not in ("complete", "dead", QUANTIZED_SOURCE)],
-        warnings=[e.reason for e in journal.of("noted") if e.rule == QUANTIZED_SOURCE],
+        declined=[
+            {"node": e.node, "rule": e.rule, "reason": sentence(e.why), "by": e.by} for e in journal.of("declined")
+        ],
+        notes=[sentence(e.why) for e in journal.of("noted") if e.rule not in ("complete", "dead", QUANTIZED_SOURCE)],
+        warnings=[sentence(e.why) for e in journal.of("noted") if e.rule == QUANTIZED_SOURCE],
         passes=[step.title() for step in steps],
         calibration=calibration,
         evaluation=evaluation,

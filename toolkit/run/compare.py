@@ -85,19 +85,19 @@ def compare(pipeline: Pipeline, ranges: Ranges | None) -> list[Path]:
     written = [pipeline.folder.hidden / "compare.json"]
     for number, name in enumerate(section.compare):
         pipeline.progress("compare", number, len(section.compare))
-        lowered, plan = lower_for(
+        made = lower_for(
             backend, settings, plain, PrecisionPlan(), rest=Precision(name), observed=observed, io=io, journal=Journal()
         )
         path = pipeline.folder.hidden / f"compare_{name}.onnx"
         try:
-            save_for(backend, settings, lowered, path)
+            save_for(backend, settings, made.model, path)
             said: list[str] = []
-            extras = Extras(plan=plan, rest=name)
+            extras = Extras(plan=made.plan, rest=name)
             build = backend.build(path, pipeline.profiles, settings, said.append, extras=extras)
         finally:
             for file in pipeline.folder.hidden.glob(f"{path.name}*"):
                 file.unlink()
-        actuals = attribute(lowered, build, plan)
+        actuals = attribute(made.model, build, made.plan)
         runs = {node: list(actual.engine_layers) for node, actual in actuals.items() if actual.engine_layers}
         lacks = unmeasured(build, pipeline.profiles, said)
         found[name] = {"build": build_to_json(build), "runs": runs, "lacks": lacks}

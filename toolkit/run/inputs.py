@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import QtoolError, RecipeError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
 from toolkit.placement.quantized import QUANTIZED_SOURCE, already_quantized, pair_count
 from toolkit.run.fingerprints import Fingerprints
@@ -33,7 +34,7 @@ class Inputs:
         self.job, self.prints = job, Fingerprints(job)
         self._source: Model | None = None
         self._reference: Model | None = None
-        self._source_notes: Sequence[tuple[str, str]] = ()
+        self._source_notes: Sequence[Finding] = ()
 
     def source(self, journal: Journal | None = None) -> Model:
         """The model as it was loaded; loaded once. ``journal`` gets what there is to say of it."""
@@ -50,9 +51,10 @@ class Inputs:
                 self._reference = self._stripped(self._source)
                 if pairs := pair_count(self._reference):
                     said.noted(already_quantized(pairs), rule=QUANTIZED_SOURCE)
-            self._source_notes = [(event.reason, event.rule) for event in said]
-        for reason, rule in self._source_notes if journal is not None else ():
-            journal.noted(reason, rule=rule)  # type: ignore[union-attr]
+            self._source_notes = [event.why for event in said]
+        if journal is not None:
+            for known in self._source_notes:
+                journal.noted(known)
         return self._source
 
     def reference(self) -> Model:

@@ -79,20 +79,19 @@ def _report(path: Path) -> Shown:
 
 
 def _journal(path: Path) -> Shown:
-    from dataclasses import asdict
-
     from toolkit.contract.journal import Journal
+    from toolkit.report.findings import sentence
 
     try:
         journal = Journal.from_jsonl(path.read_text(encoding="utf-8"))
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise QtoolError(
             f"not a journal: {error}", where=str(path), remedy="name a journal.jsonl of qtool's"
         ) from error
     lines = [f"{path}: {len(journal)} events"]
     lines += [f"{by}: {count} {kind}" for (by, kind), count in sorted(journal.counts().items())]
-    lines += [f"{e.kind} {plain(e.node)}: {plain(e.reason)}" for e in journal if e.kind != "changed"]
-    return Shown([asdict(event) for event in journal], "\n".join(lines) + "\n")
+    lines += [f"{e.kind} {plain(e.node)}: {plain(sentence(e.why))}" for e in journal if e.kind != "changed"]
+    return Shown([event.to_json(sentence) for event in journal], "\n".join(lines) + "\n")
 
 
 def _collection(path: Path) -> Shown:

@@ -233,6 +233,7 @@ class Pipeline(StepKeys):
         from toolkit.backends.prepare import lower_for, save_for
         from toolkit.graph.header import model_files
         from toolkit.graph.model import Model
+        from toolkit.report.findings import sentence
 
         hidden = self.folder.hidden
         model = Model.load(hidden / "prepared.onnx")
@@ -242,11 +243,12 @@ class Pipeline(StepKeys):
         settings, ranges = engine_settings(self.recipe), self._ranges()
         io = {name: Precision(value) for name, value in self.recipe.engine.io.items()}
         observed = ranges.observed if ranges else None
-        final, plan = lower_for(
+        lowered = lower_for(
             backend, settings, model, plan, rest=self.recipe.rest, observed=observed, io=io, journal=journal
         )
-        save_for(backend, settings, final, self.path / "model.onnx")
-        write_json(hidden / "lowered_plan.json", plan.to_json())
+        lowered.say(sentence)
+        save_for(backend, settings, lowered.model, self.path / "model.onnx")
+        write_json(hidden / "lowered_plan.json", lowered.plan.to_json())
         write_text(hidden / "lowering.jsonl", journal.to_jsonl())
         return [*model_files(self.path / "model.onnx"), hidden / "lowered_plan.json", hidden / "lowering.jsonl"]
 

@@ -28,6 +28,7 @@ def make_report(pipeline: Pipeline) -> list[Path]:
     from toolkit.graph.model import Model
     from toolkit.placement.qdq import quantized_tensors
     from toolkit.report.describe import model_info
+    from toolkit.report.findings import sentence
     from toolkit.report.html import write_html
     from toolkit.report.join import join
     from toolkit.report.schema import PassInfo, RecipeInfo, Step
@@ -109,7 +110,7 @@ def make_report(pipeline: Pipeline) -> list[Path]:
     unlike = unlike_data(clipping, ranges)
     report.weak_spots = blame_data(spots, prepared, unlike)
     report.summary.next[:0] = data_suggestions(unlike)
-    write_text(folder / "journal.jsonl", journal.to_jsonl())
+    write_text(folder / "journal.jsonl", journal.to_jsonl(sentence))
     write_text(folder / "recipe.lock.toml", lock_text(pipeline, built))
     report.save(folder / "report.json")
     written = [folder / "journal.jsonl", folder / "recipe.lock.toml", folder / "report.json"]
@@ -143,6 +144,8 @@ def _short(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warnings(measured: dict[str, Any], journal: Journal, recipe: Recipe) -> list[str]:
+    from toolkit.report.findings import sentence
+
     found = []
     if recipe.calibration.random is not None:
         found.append("RANDOM DATA: the ranges come from made-up values and mean nothing for real inputs")
@@ -150,7 +153,7 @@ def _warnings(measured: dict[str, Any], journal: Journal, recipe: Recipe) -> lis
         found.append("nothing was measured: the recipe has neither evaluation data nor calibration data")
     found += measured.get("notes", [])
     rules = ("unlike-scales", "empty profile", "few samples", "unvaried samples", QUANTIZED_SOURCE)
-    found += [event.reason for event in journal.of("noted") if event.rule in rules]
+    found += [sentence(event.why) for event in journal.of("noted") if event.rule in rules]
     return found
 
 

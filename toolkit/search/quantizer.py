@@ -201,7 +201,7 @@ class Quantizer(Pass):
                 return "not-faster", slow[node.name]
             ask = context.plan.get(node.name)
             if ask is not None and ask.precision in FLOATS:
-                return "kept", f"{ask.by} keeps it in {ask.precision}: {ask.reason}"
+                return "kept", f"{ask.by} keeps it in {ask.precision}: {ask.reason.values.get('text')}"
             return None
 
         return judge

@@ -425,9 +425,8 @@ def test_transposed_convolutions_stay_float_on_8():
     InsertQDQ()(model, context)
     for features, pairs in ((OLD, 2), (MIDDLE, 4)):
         journal = Journal()
-        lowered, plan = lower_weak(
-            model, context.plan, EngineSettings(typing="weak"), TensorRTBackend(features), journal
-        )
+        made = lower_weak(model, context.plan, EngineSettings(typing="weak"), TensorRTBackend(features), journal)
+        lowered, plan = made.model, made.plan
         assert sum(n.op == "QuantizeLinear" for n in lowered.nodes) == pairs
         refused = [e for e in journal.of("declined") if e.node == "up"]
         assert bool(refused) == (features is OLD)

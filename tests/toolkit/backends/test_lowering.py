@@ -76,7 +76,9 @@ def test_values_beyond_float16_stay_fp32_with_the_value_in_the_reason(residual):
     assert result.types.node["r1"] is Precision.FP32
     assert "100000" in result.types.reason["c1"]
     assert result.plan.get("c1") is None
-    assert "100000" in result.model.metadata["c1"]["qtool.reason"]
+    assert result.model.metadata["c1"] == {"qtool.precision": "fp32"}
+    result.say(lambda reason: f"{reason.code}!")
+    assert result.model.metadata["c1"]["qtool.reason"] == f"{result.reasons['c1'].code}!"
     assert {e.node for e in journal.of("declined")} == {"c1", "r1"}
 
 

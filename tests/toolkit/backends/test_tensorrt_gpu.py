@@ -234,7 +234,8 @@ def accuracy(name, runner):
 def test_the_trained_models_with_three_profiles(backend, tmp_path, name, floor, quantization):
     model, context, some = prepared(name)
     given = settings(quantization=quantization)
-    lowered, asked = lower_weak(model, context.plan, given, backend, Journal())
+    made = lower_weak(model, context.plan, given, backend, Journal())
+    lowered, asked = made.model, made.plan
     made = build(backend, lowered, tmp_path, some, given, plan=asked, ranges=context.known_ranges)
     found = check(lowered, made, asked)
     int8 = [n for n in lowered.nodes if n.op == "Conv" and found[n.name].precision is Precision.INT8]
@@ -267,7 +268,8 @@ def test_a_unet_with_transposed_convolutions_builds(backend, tmp_path, quantizat
     InsertQDQ()(model, context)
     given = settings(quantization=quantization, measure=False)
     journal = Journal()
-    lowered, asked = lower_weak(model, context.plan, given, backend, journal)
+    made = lower_weak(model, context.plan, given, backend, journal)
+    lowered, asked = made.model, made.plan
     made = build(backend, lowered, tmp_path, some, given, plan=asked, ranges=context.known_ranges, rest="fp16")
     found = check(lowered, made, asked)
     # ordered to be float with ranges; without its pairs it may be either, as TensorRT finds faster

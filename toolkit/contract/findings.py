@@ -1,0 +1,92 @@
+"""What a pass or a backend has to say: a code with typed values. Sentences for people are made in report/findings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeAlias
+
+Value: TypeAlias = "str | int | float | bool | Finding | tuple[Value, ...] | None"
+"""What a finding can hold: names, numbers, lists of them, and the finding that it follows from.
+
+JSON has no infinity and no NaN: such numbers are the words ``inf`` and ``nan``.
+"""
+
+
+class Code(str, Enum):
+    """What can be said. The value is the code in JSON; of what a pass declined it is the rule in report.json.
+
+    Example:
+        >>> Code.OWN_WORDS(text="its input is a constant").code.value
+        'own-words'
+    """
+
+    OWN_WORDS = "own-words"
+    """The words of a pass that is not one of qtool's own."""
+
+    def __call__(self, **values: Any) -> Finding:
+        """The finding with these values; enumerations, arrays' numbers and lists are made plain."""
+        return Finding(self, values)
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is known: a code, and the values that tell it from others of that code.
+
+    Attributes:
+        code: what it is.
+        values: names, numbers, tuples of them, and findings that explain this one; not to be changed.
+    """
+
+    code: Code
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", {name: _value(value) for name, value in self.values.items()})
+
+    def __hash__(self) -> int:
+        return hash((self.code, frozenset(self.values.items())))
+
+    def to_json(self) -> dict[str, Any]:
+        """``{code, values}``; ``from_json`` reads it."""
+        return {"code": self.code.value, "values": {name: _json(value) for name, value in self.values.items()}}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Finding:
+        """Read what ``to_json`` gave.
+
+        Raises:
+            ValueError: there is no such code.
+            KeyError: it is not a finding.
+        """
+        return cls(Code(content["code"]), content["values"])
+
+
+def finding(said: Finding | str) -> Finding:
+    """What was said, as a finding: plain text becomes one of code ``OWN_WORDS``."""
+    return said if isinstance(said, Finding) else Code.OWN_WORDS(text=said)
+
+
+def _value(given: Any) -> Value:
+    if isinstance(given, (str, Enum)):
+        return str(given.value if isinstance(given, Enum) else given)
+    if isinstance(given, float) and not math.isfinite(given):
+        return str(float(given))
+    if given is None or isinstance(given, (bool, int, float, Finding)):
+        return given
+    if isinstance(given, Mapping):
+        return Finding.from_json(given)
+    if hasattr(given, "item") and getattr(given, "ndim", None) == 0:
+        return _value(given.item())
+    return tuple(_value(one) for one in given)
+
+
+def _json(value: Value) -> Any:
+    if isinstance(value, tuple):
+        return [_json(one) for one in value]
+    return value.to_json() if isinstance(value, Finding) else value

@@ -1,0 +1,41 @@
+"""How a template of a table becomes a sentence."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from toolkit.contract.findings import Code, Finding
+
+Table = dict[Code, str | Callable[..., str]]
+"""Templates by code: a format string over the finding's values, or a function that takes them by name."""
+_SHOWN = 3
+
+
+def names(listed: tuple[Any, ...], most: int = _SHOWN) -> str:
+    """Names in quotation marks, the first few of them, and how many there are more."""
+    shown = ", ".join(f"'{one}'" for one in listed[:most])
+    return shown + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def written(template: str | Callable[..., str], finding: Finding, sentence: Callable[[Finding], str]) -> str:
+    """The finding's sentence; findings among its values are sentences in it, lists are names."""
+    values = {name: sentence(value) if isinstance(value, Finding) else value for name, value in finding.values.items()}
+    if callable(template):
+        return template(**values)
+    return _FORMATTER.vformat(template, (), values)
+
+
+class _Formatter(string.Formatter):
+    def format_field(self, value: Any, spec: str) -> str:
+        if isinstance(value, tuple):
+            return names(value)
+        # numbers that are not finite are words
+        return value if isinstance(value, str) else format(value, spec)
+
+    def check_unused_args(self, used: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Every value may be left out of the sentence."""
+
+
+_FORMATTER = _Formatter()
