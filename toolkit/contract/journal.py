@@ -49,7 +49,7 @@ class Event:
         """
         why, change = self.why.to_json(), self.what.to_json() if self.what is not None else None
         found: dict[str, Any] = {"kind": self.kind, "by": self.by, "node": self.node}
-        found |= {"rule": why["code"], "values": why["values"], "change": change}
+        found |= {"rule": self.rule, "values": why["values"], "change": change}
         if sentence is not None:
             found |= {"what": sentence(self.what) if self.what is not None else "", "reason": sentence(self.why)}
         return {key: value for key, value in found.items() if value}
@@ -62,7 +62,8 @@ class Event:
             ValueError: it holds a code that is not known, or is no object.
         """
         try:
-            why = Finding(Code(content["rule"]), content.get("values", {}))
+            values = content.get("values", {})
+            why = Finding(Code.OWN_WORDS if "text" in values else Code(content["rule"]), values)
             change = content.get("change")
             node = content.get("node", "")
             return cls(content["kind"], content["by"], node, why, Finding.from_json(change) if change else None)
