@@ -38,10 +38,10 @@ NAMING_PASSES = {
 
 
 @lru_cache
-def modules() -> dict[str, tuple[Path, ast.Module]]:
-    """Every module of toolkit and passes, parsed."""
+def modules(*tops: str) -> dict[str, tuple[Path, ast.Module]]:
+    """Every module of these folders, toolkit and passes where none is given, parsed."""
     found = {}
-    for top in ("toolkit", "passes"):
+    for top in tops or ("toolkit", "passes"):
         for path in sorted((ROOT / top).rglob("*.py")):
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
             found[name] = path, ast.parse(path.read_text(encoding="utf-8"))
@@ -59,7 +59,8 @@ def imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 
 def package(module: str) -> str:
-    """The package a module belongs to: ``toolkit.graph``, or ``passes``."""
+    """The package a module belongs to or tests: ``toolkit.graph``, or ``passes``."""
+    module = module.removeprefix("tests.")
     return ".".join(module.split(".")[:2]) if module.startswith("toolkit.") else module.split(".")[0]
 
 
@@ -160,7 +161,7 @@ def test_the_toolkit_names_no_built_in_pass():
 
 
 def test_private_names_stay_in_their_package():
-    known, found = modules(), []
+    known, found = modules("toolkit", "passes", "tests"), []
     for name, (_, tree) in known.items():
         aliases = {}
         for module, item in imported(tree):

@@ -117,7 +117,8 @@ def collect(
     # counting may mean going through the source
     total = data.count(keep) * len(groups) if progress is not None else 0
     for number in range(state.group, len(groups)):
-        run = _Run(model, groups[number], scalars if number == 0 else [], bins, threads, limit, sizes, collection)
+        probed = scalars if number == 0 else []
+        run = CollectionRun(model, groups[number], probed, bins, threads, limit, sizes, collection)
         counting = None if checkpoint is not None or number else tally
         for done in run.go(data.batches(run.size(batch), state.left(keep), counting), count_samples=number == 0):
             state.done(number, done)
@@ -131,7 +132,7 @@ def collect(
     return collection
 
 
-class _Run:
+class CollectionRun:
     """One pass over the data for one group of taps."""
 
     def __init__(

@@ -353,13 +353,13 @@ def test_a_collection_is_not_written_over_an_input(place):
 
 def test_a_killed_calibration_goes_on_where_it_was(place, monkeypatch):
     from toolkit.calibration import checkpoint
-    from toolkit.calibration.collect import _Run
+    from toolkit.calibration.collect import CollectionRun
 
     whole = run(place / "digits.toml", place / "whole")
     assert whole.exit_status == 0
     monkeypatch.setattr(checkpoint, "_SAVE_EVERY", -1.0)
     counted: list[int] = []
-    original = _Run._compute
+    original = CollectionRun._compute
 
     def compute(self, batch):
         counted.append(batch.count)
@@ -367,7 +367,7 @@ def test_a_killed_calibration_goes_on_where_it_was(place, monkeypatch):
             raise KeyboardInterrupt
         return original(self, batch)
 
-    monkeypatch.setattr(_Run, "_compute", compute)
+    monkeypatch.setattr(CollectionRun, "_compute", compute)
     stop = True
     with pytest.raises(KeyboardInterrupt):
         run(place / "digits.toml", place / "out")
