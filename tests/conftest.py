@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# read when numpy is imported: matrices are small here, and threads of BLAS that wait for each other cost a third more
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import functools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,10 +22,48 @@ from onnx import TensorProto, helper, numpy_helper
 from toolkit import Context, Model, Precision, Ranges
 from toolkit.base.types import Array
 from toolkit.contract.ranges import Range
+from toolkit.report import html
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+
+
+class _OneThread(ort.SessionOptions):
+    """onnxruntime's settings, one thread a session unless a test asks for more: the models are small, and several
+    processes test at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.intra_op_num_threads = 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest begins: each process takes one file after the other."""
+    items.sort(key=lambda item: item.path.name != "test_readme.py")
+
+
+@pytest.fixture(autouse=True)
+def _one_at_a_time_on_the_gpu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What measures on a GPU waits until no other process of these tests does."""
+    if request.node.get_closest_marker("gpu") is None:
+        yield
+        return
+    import fcntl
+
+    with open(tmp_path_factory.getbasetemp().parent / "gpu.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick() -> Iterator[None]:
+    """What a process would do once, done once for all tests: templates compiled; no waiting for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ort, "SessionOptions", _OneThread)
+        patch.setattr(html, "environment", functools.cache(html.environment))
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
