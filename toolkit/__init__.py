@@ -84,9 +84,9 @@ if TYPE_CHECKING:
     from toolkit.placement.qdq import bypass as bypass
     from toolkit.placement.qdq import pairs_of as pairs_of
     from toolkit.placement.qdq import without_pairs as without_pairs
-    from toolkit.run.pipeline import Result as Result
     from toolkit.run.pipeline import run as run
     from toolkit.run.recipe import Recipe as Recipe
+    from toolkit.run.result import Result as Result
     from toolkit.search.faster import measuring as measuring
     from toolkit.search.gpus import gpu_spec as gpu_spec
     from toolkit.search.plan_search import Lower as Lower
@@ -137,7 +137,8 @@ _HOMES = {
     "placement.pairs": "Placement",
     "placement.place": "Judge place",
     "placement.qdq": "ExistingPair bypass pairs_of without_pairs",
-    "run.pipeline": "Result run",
+    "run.pipeline": "run",
+    "run.result": "Result",
     "run.recipe": "Recipe",
     "search.faster": "measuring",
     "search.gpus": "gpu_spec",

@@ -49,10 +49,7 @@ def run_recipe(
     if json:
         emit({**result.report.to_json(), "exit_status": result.exit_status, "folder": str(result.folder)})
     else:
-        from toolkit.report.schema import Step
-
-        steps = [Step(name=s.name, status=s.status, seconds=s.seconds, why=s.why) for s in result.steps]
-        print_report(result.report.model_copy(update={"steps": steps}), files=result.files)
+        print_report(result.report.model_copy(update={"steps": result.steps}), files=result.files)
     return result.exit_status
 
 

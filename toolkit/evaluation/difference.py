@@ -12,6 +12,28 @@ from toolkit.base.types import Array
 MASK, _FEW_SAMPLES = 1e9, 8
 
 
+@dataclass(frozen=True)
+class TensorError:
+    """A tensor against its float original.
+
+    Attributes:
+        sqnr_db: SQNR in dB; None where the tensors are identical or not comparable.
+        max_abs: the largest difference; None where NaN or infinity appeared.
+    """
+
+    sqnr_db: float | None
+    max_abs: float | None
+
+
+@dataclass(frozen=True)
+class OutputFigures(TensorError):
+    """A model's output against the float model's; see ``Difference`` for each figure."""
+
+    cosine: float | None = None
+    agreement: float | None = None
+    variation_db: float | None = None
+
+
 @dataclass
 class Difference:
     """How far a tensor is from its float original, gathered over batches.
@@ -143,15 +165,15 @@ class Difference:
         """Share of positions with the same winner, or of equal elements; None where neither was compared."""
         return self.same / self.winners if self.winners else None
 
-    def summary(self) -> dict[str, float | None]:
-        """sqnr_db, cosine, agreement and max_abs; max_abs is None where NaN or infinity appeared."""
-        return {
-            "sqnr_db": self.sqnr_db,
-            "cosine": self.cosine,
-            "agreement": self.agreement,
-            "max_abs": None if self.broken else self.max_abs,
-            "variation_db": self.variation_db,
-        }
+    @property
+    def error(self) -> TensorError:
+        """SQNR and largest difference."""
+        return TensorError(self.sqnr_db, None if self.broken else self.max_abs)
+
+    def figures(self) -> OutputFigures:
+        """All that is known of a model's output."""
+        error = self.error
+        return OutputFigures(error.sqnr_db, error.max_abs, self.cosine, self.agreement, self.variation_db)
 
 
 def same_winners(reference: Array, value: Array) -> Array:

@@ -13,7 +13,7 @@ from toolkit.base.progress import Progress, silent
 from toolkit.base.text import count
 from toolkit.base.types import Array
 from toolkit.evaluation.clipping import Clipping, kept_amax
-from toolkit.evaluation.difference import Difference
+from toolkit.evaluation.difference import Difference, TensorError
 from toolkit.evaluation.float_form import node_reference
 from toolkit.evaluation.outputs import EvaluationResult, OutputComparison, is_float
 from toolkit.evaluation.rounding import with_rounding
@@ -191,7 +191,7 @@ def node_errors(
     progress: Progress,
     pairs: list[tuple[str, str, str]] | None = None,
     watched: Mapping[str, Clipping] | None = None,
-) -> tuple[dict[str, dict[str, float | None]], int]:
+) -> tuple[dict[str, TensorError], int]:
     """SQNR (dB) and largest difference of every node's first output that both models have, by node of ``subject``.
 
     Tensors are compared by name; at most about 256 MB of them are held at once, so large models run several times.
@@ -238,9 +238,7 @@ def node_errors(
             progress("layer errors", number * samples + min(counted, samples), len(groups) * samples)
             if counted >= samples:
                 break
-    keep = ("sqnr_db", "max_abs")
-    errors = {n: {k: v for k, v in d.summary().items() if k in keep} for n, d in found.items() if n in compared}
-    return errors, counted
+    return {node: found[node].error for node in found if node in compared}, counted
 
 
 def _spread(data: CalibrationData, batch: int, samples: int) -> Iterator[Batch]:

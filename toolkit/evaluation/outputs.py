@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from toolkit.base.types import Array
 from toolkit.evaluation.clipping import Clipping
-from toolkit.evaluation.difference import Difference
+from toolkit.evaluation.difference import Difference, OutputFigures, TensorError
 from toolkit.evaluation.metrics import Metric, make_metric
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
@@ -28,12 +28,12 @@ class EvaluationResult:
         value: the metric of the other model.
         drop: how much worse it is, in the metric's units; negative where it is better.
         samples: how many samples the metric saw.
-        outputs: sqnr_db, cosine, agreement, max_abs by output that could be compared. Of integers and the like
-            agreement is the share of equal elements.
+        outputs: figures by output that could be compared. Of integers and the like agreement is the share of equal
+            elements.
         unlike: by output how many samples could not be compared, since its shape differs between the models.
         discrete: the outputs that hold integers and the like, not floats.
         form: which form of the other model ran: lowered, or float32 where onnxruntime cannot run the lowered one.
-        nodes: sqnr_db and max_abs by node of the other model.
+        nodes: the error of each node of the other model.
         layer_samples: how many samples the nodes' errors are from.
         clipping: how far the values leave the ranges, by quantized activation and by float input of the model.
         notes: what the reader should know.
@@ -44,18 +44,14 @@ class EvaluationResult:
     value: float | None = None
     drop: float | None = None
     samples: int = 0
-    outputs: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    nodes: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    outputs: dict[str, OutputFigures] = field(default_factory=dict)
+    nodes: dict[str, TensorError] = field(default_factory=dict)
     layer_samples: int = 0
     notes: list[str] = field(default_factory=list)
     unlike: dict[str, int] = field(default_factory=dict)
     discrete: list[str] = field(default_factory=list)
     form: str = "lowered"
     clipping: dict[str, Clipping] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-able dictionary."""
-        return asdict(self)
 
 
 class OutputComparison:
@@ -117,7 +113,7 @@ class OutputComparison:
         found = EvaluationResult(metric=self._metric, samples=self.samples, unlike=dict(self._unlike))
         # an output that never had the same shape has no figures, which is not the same as perfect ones
         compared = {name: d for name, d in self._outputs.items() if self._unlike.get(name, 0) < self.samples}
-        found.outputs = {name: difference.summary() for name, difference in compared.items()}
+        found.outputs = {name: difference.figures() for name, difference in compared.items()}
         found.discrete = sorted(self._discrete)
         for name, difference in self._outputs.items():
             if difference.steady:

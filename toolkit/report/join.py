@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from toolkit.backends.layer import Actual, Build
-from toolkit.base.profiles import Profiles
+from toolkit.backends.layer import Actual
 from toolkit.base.version import __version__
 from toolkit.graph import work
 from toolkit.report.advice import suggestions
 from toolkit.report.describe import profile_infos, range_infos
 from toolkit.report.device import device_warnings
 from toolkit.report.findings import sentence
+from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.helpers import helper_lines
-from toolkit.report.payoff import Timed, Turns, payoff_of
+from toolkit.report.payoff import payoff_of
 from toolkit.report.payoff_words import payoff_suggestions, payoff_warnings
 from toolkit.report.schema import (
-    Accuracy,
     ActualInfo,
     Asked,
     BackendInfo,
     Declined,
-    DeviceInfo,
     LayerError,
     LayerInfo,
-    ModelInfo,
     OpenedInfo,
-    RecipeInfo,
     Report,
-    SearchInfo,
-    Step,
+    StepInfo,
     Summary,
     Tool,
     counts,
@@ -44,99 +39,59 @@ if TYPE_CHECKING:
     from toolkit.base.precision import Precision
     from toolkit.contract.journal import Journal
     from toolkit.contract.plan import PrecisionPlan
-    from toolkit.contract.ranges import Ranges
+    from toolkit.evaluation.difference import TensorError
     from toolkit.graph.facts import Facts
-    from toolkit.graph.model import Model
-
-
-class HasError(Protocol):
-    """A node's measured error; NaN and infinity are allowed here and stored as null."""
-
-    @property
-    def sqnr_db(self) -> float | None:
-        """Signal to noise of the node's output against the float model, in dB."""
-        ...
-
-    @property
-    def max_abs(self) -> float | None:
-        """The largest difference from the float model."""
-        ...
 
 
 def join(
-    model: Model,
-    plan: PrecisionPlan,
-    actuals: Mapping[str, Actual],
-    journal: Journal,
-    errors: Mapping[str, HasError],
-    accuracy: Accuracy | None,
-    build: Build,
+    asked: Requests,
+    graphs: Graphs,
+    engine: EngineFound,
+    measured: Measurements,
     *,
-    recipe: RecipeInfo,
-    source: ModelInfo,
-    profiles: Profiles | None = None,
-    ranges: Ranges | None = None,
-    quantized: Collection[str] | None = None,
-    reason: str = "",
-    typing: str = "",
-    engine_bytes: int | None = None,
-    steps: Sequence[Step] = (),
+    steps: Sequence[StepInfo] = (),
     warnings: Sequence[str] = (),
-    facts: Facts | None = None,
-    search: SearchInfo | None = None,
-    device: DeviceInfo | None = None,
-    compared: Mapping[str, Timed] | None = None,
-    turns: Turns | None = None,
 ) -> Report:
     """The report of one run.
 
     Args:
-        model: the final graph, every node of which gets one entry.
-        plan: the precision asked for, by node of the final graph.
-        actuals: what each node runs in; nodes without a record are 'unknown'.
-        journal: events of all passes; what they declined goes into the report.
-        errors: error by node name, where it was measured.
-        accuracy: the model before and after, or None where nothing was measured.
-        build: what the backend made.
-        recipe: the recipe; its ``rest`` is what nodes nobody asked about were given.
-        source: the float model that the run began with.
-        profiles: the recipe's profiles.
-        ranges: the calibrated ranges.
-        quantized: the tensors whose ranges are used; all of them where None.
-        reason: why this backend.
-        typing: 'strong', 'weak', or empty where nothing was built.
-        engine_bytes: the engine's size where ``build`` does not hold its bytes.
+        asked: what was asked for.
+        graphs: the model before and after.
+        engine: what the backend built.
+        measured: what was measured.
         steps: what was done and what was found again.
         warnings: what else the reader must know.
-        facts: types and shapes of the final graph, where they are known already.
-        search: the precision search, where there was one.
-        device: the engine's run on the GPU, or why there was none.
-        compared: engines of the unquantized model, by precision.
-        turns: latencies of this engine and those, measured in turn.
     """
-    profiles = profiles or Profiles()
-    facts = facts or work.facts_at_opt(model, profiles)
-    nodes = [node for node, _ in model.walk()]
-    error_of = _layer_errors(nodes, errors)
-    layers = [_layer(node, plan, actuals.get(node.name), error_of.get(node.name), recipe.rest, facts) for node in nodes]
+    profiles, ranges, build, search = graphs.profiles, graphs.ranges, engine.build, measured.search
+    accuracy, device, recipe, journal = measured.accuracy, measured.device, asked.recipe, asked.journal
+    latency = dict(build.latency)
+    if engine.compared:
+        latency["compare"] = {name: one.build.latency for name, one in engine.compared.items()}
+    facts = graphs.facts or work.facts_at_opt(graphs.final, profiles)
+    nodes = [node for node, _ in graphs.final.walk()]
+    error_of = _layer_errors(nodes, measured.errors)
+    layers = [
+        _layer(node, asked.plan, engine.actuals.get(node.name), error_of.get(node.name), recipe.rest, facts)
+        for node in nodes
+    ]
     _attribute_time(layers, build.time_ms)
-    payoff = payoff_of(layers, build, compared or {}, turns)
-    late = late_words(search, build.latency)
+    payoff = payoff_of(layers, build, engine.compared, engine.turns)
+    late = late_words(search, latency)
     result = verdict(accuracy, device, late)
     backend = BackendInfo(
         name=build.backend,
         version=build.version,
-        reason=reason,
-        typing=typing,
-        engine_bytes=len(build.engine) if build.engine is not None else engine_bytes,
-        build_seconds=round(build.seconds, 3) if build.engine is not None or engine_bytes else None,
+        reason=engine.reason,
+        typing=engine.typing,
+        engine_bytes=len(build.engine) if build.engine is not None else engine.engine_bytes,
+        build_seconds=round(build.seconds, 3) if build.engine is not None or engine.engine_bytes else None,
         log=list(build.log),
     )
     declined = _declined(journal, layers)
     profile_list = profile_infos(profiles, ranges.samples if ranges is not None else None)
-    range_list = range_infos(ranges, quantized) if ranges is not None else None
+    range_list = range_infos(ranges, graphs.quantized) if ranges is not None else None
     known = {layer.node for layer in layers}
-    lost = sorted(set(actuals) - known)
+    lost = sorted(set(engine.actuals) - known)
     found_warnings = [
         *warnings,
         *(search.warnings if search is not None else ()),
@@ -150,7 +105,7 @@ def join(
     return Report(
         tool=Tool(version=__version__),
         recipe=recipe,
-        model=source,
+        model=graphs.source,
         profiles=profile_list,
         backend=backend,
         summary=Summary(
@@ -164,7 +119,7 @@ def join(
             warnings=list(dict.fromkeys(found_warnings)),
             helpers=helper_lines(journal),
             next=[
-                *payoff_suggestions(payoff, layers, bool(build.latency), recipe.passes),
+                *payoff_suggestions(payoff, layers, bool(latency), recipe.passes),
                 *(
                     search_suggestions(
                         search,
@@ -192,7 +147,7 @@ def join(
         ),
         accuracy=accuracy,
         device=device,
-        latency=dict(build.latency) or None,
+        latency=latency or None,
         payoff=payoff,
         search=search,
         layers=layers,
@@ -235,7 +190,7 @@ def _layer(
     )
 
 
-def _layer_errors(nodes: Iterable[Any], errors: Mapping[str, HasError]) -> dict[str, LayerError]:
+def _layer_errors(nodes: Iterable[Any], errors: Mapping[str, TensorError]) -> dict[str, LayerError]:
     """Errors by node, each with its drop below the worst of its inputs.
 
     Nodes without an error of their own (Q/DQ, Casts) hand on the worst of their inputs.

@@ -253,7 +253,7 @@ class RangeInfo(Part):
     quantized: bool = Field(default=True, description="whether the tensor is quantized; else its range is not used")
 
 
-class Step(Part):
+class StepInfo(Part):
     """One step of the run: made anew or found again, and why."""
 
     name: str
@@ -281,7 +281,7 @@ class Report(Part):
     layers: list[LayerInfo]
     declined: list[Declined] = Field(default_factory=list)
     ranges: list[RangeInfo] | None = None
-    steps: list[Step] = Field(default_factory=list)
+    steps: list[StepInfo] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _counts_add_up(self) -> Report:

@@ -13,7 +13,7 @@ from toolkit.base.errors import BackendError, DataError
 from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.run.engine import Feed, Tally, batch_limits, chunks, notes, own_rows, run_chunk, samples_of, split
+from toolkit.run.feeds import Feed, Tally, batch_limits, chunks, notes, own_rows, run_chunk, samples_of, split
 from toolkit.search.bisect import Answer
 
 if TYPE_CHECKING:

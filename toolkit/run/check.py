@@ -82,7 +82,6 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     from toolkit.contract.passes import Sequence as PassSequence
     from toolkit.report.findings import sentence
     from toolkit.run.checks import inputs_exist, names_exist
-    from toolkit.run.compare import comparable
     from toolkit.run.context import context_for
     from toolkit.run.engine_settings import engine_settings
     from toolkit.run.folder import RunFolder
@@ -90,6 +89,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     from toolkit.run.job import Job
     from toolkit.run.recipe_passes import passes_of
     from toolkit.run.samples import fit
+    from toolkit.run.steps.compare import comparable
 
     with (
         tempfile.TemporaryDirectory(prefix="qtool-check-") as folder,
@@ -108,10 +108,9 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         if test is not None:
             fit(inputs, test)
         evaluation = _counts(test)
-        context = context_for(inputs, source, journal)
+        context = context_for(inputs, source, journal, dry_run=True)
         wants_data = context.provider is None
         context.provider = None if wants_data else _Placeholders()
-        context.dry_run = True
         PassSequence(passes=steps)(source.copy(), context)
         engine_settings(recipe)
         backend, reason = choose(recipe.engine.backend)

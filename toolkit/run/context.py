@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 
-def context_for(inputs: Inputs, model: Model, journal: Journal) -> Context:
-    """A context for the recipe's passes on this model."""
+def context_for(inputs: Inputs, model: Model, journal: Journal, dry_run: bool = False) -> Context:
+    """A context for the recipe's passes on this model; ``dry_run``: nothing is calibrated, measured or built."""
     job = inputs.job
     data = inputs.calibration_data(model, journal)
     context = Context(
@@ -30,6 +30,7 @@ def context_for(inputs: Inputs, model: Model, journal: Journal) -> Context:
         provider=calibrator(inputs, data, journal)
         if data is not None or job.recipe.calibration.collection is not None
         else None,
+        dry_run=dry_run,
     )
     context.folder, context.logs, context.base = job.folder.path, job.folder.hidden, job.recipe.folder
     context.source = inputs.source()

@@ -1,4 +1,4 @@
-"""A recipe's ``[engine]`` section as backends take it."""
+"""A recipe's ``[engine]`` section as backends take it, and what a build needs besides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 from toolkit.base.errors import RecipeError
 
 if TYPE_CHECKING:
-    from toolkit.backends.base import EngineSettings
+    from toolkit.backends.base import EngineSettings, Extras
+    from toolkit.contract.plan import PrecisionPlan
+    from toolkit.contract.ranges import Ranges
+    from toolkit.run.inputs import Inputs
     from toolkit.run.recipe import Recipe
 
 _SAME = (
@@ -45,3 +48,18 @@ def engine_settings(recipe: Recipe) -> EngineSettings:
     except ValueError as error:
         text = str(error).splitlines()[2].strip() if len(str(error).splitlines()) > 2 else str(error)
         raise RecipeError(text.split(" [type=")[0], where=recipe.locate("engine")) from error
+
+
+def extras_for(inputs: Inputs, plan: PrecisionPlan, ranges: Ranges | None) -> Extras:
+    """What a build needs besides the model: the plan, ranges and calibration batches."""
+    from toolkit.backends.base import Extras
+
+    job, section = inputs.job, inputs.job.recipe.engine
+    return Extras(
+        plan=plan,
+        rest=section.rest,
+        ranges=ranges,
+        batches=inputs.calibrator_batches(),
+        calibration_profile=section.calibration_profile or next(iter(job.profiles.names), ""),
+        calibration_cache=job.folder.path / "calibration.cache" if section.calibrator != "ranges" else None,
+    )

@@ -5,23 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import PART, sha256_file, sha256_json, write_json, writing
-
-
-@dataclass
-class StepInfo:
-    """What became of one step in this run."""
-
-    name: str
-    status: str
-    seconds: float
-    why: str = ""
 
 
 @dataclass
@@ -32,7 +22,6 @@ class RunFolder:
     """
 
     path: Path
-    steps: list[StepInfo] = field(default_factory=list)
     _lock: int | None = None
 
     @property
@@ -131,12 +120,6 @@ class RunFolder:
         except (OSError, ValueError):
             return None
         return path if folder == root or root in folder.parents else None
-
-    def done(self, name: str, seconds: float, reused: bool, why: str = "") -> StepInfo:
-        """Remember what became of a step, for the report."""
-        info = StepInfo(name, "reused" if reused else "done", round(seconds, 3), why)
-        self.steps.append(info)
-        return info
 
 
 def _parts(key: Mapping[str, Any]) -> dict[str, str]:

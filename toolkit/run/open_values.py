@@ -6,60 +6,44 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from toolkit.base.errors import DataError, QtoolError
+from toolkit.base.errors import DataError
 from toolkit.base.types import Array
 from toolkit.contract.journal import Journal
-from toolkit.run.engine import Feed, Tally, run_chunk, split
-
-if TYPE_CHECKING:
-    from toolkit.run.pipeline import Pipeline
-
-FAILED = "open failed"
-"""The rule of the journal's line on a run that failed; such a step is never found again."""
+from toolkit.run.feeds import Feed, Tally, run_chunk, split
+from toolkit.run.inputs import Inputs
+from toolkit.run.steps.passes import PassesRecord
 
 _SAMPLES = 16
 _RUN_BYTES, _DISK_BYTES = 256 << 20, 2 << 30
 
 
 def opened_values(
-    pipeline: Pipeline, engine: bytes, backend: str, tensors: Sequence[str], journal: Journal
+    inputs: Inputs, passes: PassesRecord, engine: bytes, backend: str, tensors: Sequence[str], journal: Journal
 ) -> dict[str, dict[str, Any]]:
     """Run the opened engine on a few samples, and compare its inner tensors with both forms of the model.
 
-    A failure is noted and loses nothing but this evidence.
-
     Args:
-        pipeline: the run: recipe, float model, samples, profiles.
+        inputs: float model and samples.
+        passes: the model with its pairs.
         engine: the opened engine.
         backend: what built it.
         tensors: the tensors that were marked, those that matter most first.
-        journal: gets a line on what was run, on what was left out, and on what failed.
+        journal: gets a line on what was run, and on what was left out.
 
     Returns:
-        By tensor what ``OpenedAccumulator.result`` tells, and ``samples``; empty where the engine was not run.
+        By tensor what ``OpenedAccumulator.result`` tells, and ``samples``.
+
+    Raises:
+        QtoolError: there are no samples that fit, or the engine cannot be run.
     """
-    if pipeline.not_on_device:
-        journal.noted(f"the values of the opened tensors are not known: {pipeline.not_on_device}", rule=journal.by)
-        return {}
-    try:
-        return _compared(pipeline, engine, backend, tensors, journal)
-    except QtoolError as error:
-        journal.noted(f"the values of the opened tensors are not known, running the opened engine failed: {error}",
-                      rule=FAILED)  # fmt: skip
-        return {}
-
-
-def _compared(
-    pipeline: Pipeline, engine: bytes, backend: str, tensors: Sequence[str], journal: Journal
-) -> dict[str, dict[str, Any]]:
     from toolkit.evaluation.evaluate import first_samples
     from toolkit.evaluation.opened_values import OpenedAccumulator
-    from toolkit.graph.model import Model
 
-    source, tally = pipeline.inputs.reference(), Tally()
-    data, _ = pipeline.inputs.evaluation_data(source)
+    job, tally = inputs.job, Tally()
+    source = inputs.reference()
+    data, _ = inputs.evaluation_data(source)
     if data is None or len(data) == 0:
         raise DataError("there is no sample to run it on", remedy="add [evaluation] data or [calibration] data")
     feeds = [feed for batch in first_samples(data, 1, _SAMPLES) for feed in split(batch, data, tally)]
@@ -71,9 +55,9 @@ def _compared(
         path.write_bytes(engine)
         # the smallest run alone shows how much the others will hold
         smallest = min(feeds, key=_bytes)
-        first = next(iter(run_chunk(pipeline.job, path, backend, [smallest], folder)))
+        first = next(iter(run_chunk(job, path, backend, [smallest], folder)))
         chosen = _within(tensors, first)
-        comparison = OpenedAccumulator(source, Model.load(pipeline.folder.hidden / "prepared.onnx"), chosen)
+        comparison = OpenedAccumulator(source, passes.model(), chosen)
         if not comparison.tensors:
             journal.noted(f"none of the {len(tensors)} opened tensors can be compared: the engine hands out "
                           f"{len([t for t in tensors if t in first])} of them", rule=journal.by)  # fmt: skip
@@ -85,10 +69,10 @@ def _compared(
         rest.mkdir()
         if runs[1:]:
             for number, (feed, values) in enumerate(
-                zip(runs[1:], run_chunk(pipeline.job, path, backend, runs[1:], rest)), start=1
+                zip(runs[1:], run_chunk(job, path, backend, runs[1:], rest)), start=1
             ):
                 comparison.add(feed.inputs, values)
-                pipeline.progress("opened tensors", number, len(runs) - 1)
+                job.progress("opened tensors", number, len(runs) - 1)
     samples = len({origin for feed in runs for origin in feed.origins})
     found = {tensor: {"samples": samples, **told} for tensor, told in comparison.result().items()}
     _note(journal, tensors, found, samples, len(runs), len(feeds) - len(runs), tally.left_out)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from toolkit.base.errors import DataError, QtoolError
+from toolkit.base.versions import code_fingerprint
+from toolkit.run.keys import evaluation_key
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 _DONE = "samples"
 
 
-def first_samples_fit(inputs: Inputs, key: Mapping[str, Any]) -> None:
+def first_samples_fit(inputs: Inputs) -> None:
     """Look at the first batch of the evaluation's samples, and run one through the float model and the metric.
 
     What has been looked at is remembered in the run folder, and not looked at again until one of these changes.
@@ -24,6 +25,7 @@ def first_samples_fit(inputs: Inputs, key: Mapping[str, Any]) -> None:
         DataError: samples or labels do not fit the model or the metric.
         ModelError: onnxruntime cannot run the model.
     """
+    key = {"model": inputs.prints.of_model(), "code": code_fingerprint(), **evaluation_key(inputs)}
     if inputs.job.folder.find(_DONE, key)[0]:
         return
     data, _ = inputs.evaluation_data(inputs.source())

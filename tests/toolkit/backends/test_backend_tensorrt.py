@@ -414,7 +414,7 @@ def test_transposed_convolutions_stay_float_on_8():
     from toolkit.backends.weak import lower_weak
     from toolkit.base.precision import Precision
     from toolkit.contract.journal import Journal
-    from toolkit.run.build import explain
+    from toolkit.run.steps.engine import explain
 
     model = make(
         [node("ConvTranspose", ["x", "w"], ["u"], "up", strides=[2, 2]), node("Conv", ["u", "v"], ["y"], "conv")],

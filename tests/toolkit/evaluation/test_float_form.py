@@ -30,11 +30,11 @@ def test_a_rescaled_tensor_is_exact_and_the_quantized_layers_keep_their_error(pr
     source, model, data = prepared
     against_source = evaluate(source, model, data).nodes
     found = evaluate(source, model, data, prepared=lambda: model)
-    assert against_source["h"]["sqnr_db"] < 10
-    assert found.nodes["h"]["max_abs"] == 0
+    assert against_source["h"].sqnr_db < 10
+    assert found.nodes["h"].max_abs == 0
     for layer in ("q", "k"):
-        assert found.nodes[layer]["sqnr_db"] == pytest.approx(against_source[layer]["sqnr_db"], abs=0.2)
-        assert 20 < found.nodes[layer]["sqnr_db"] < 60
+        assert found.nodes[layer].sqnr_db == pytest.approx(against_source[layer].sqnr_db, abs=0.2)
+        assert 20 < found.nodes[layer].sqnr_db < 60
     assert not any("rescaled" in note for note in found.notes)
 
 
@@ -44,12 +44,12 @@ def test_where_the_passes_changed_the_function_rescaled_tensors_are_left_out(pre
     weight = next(t for t in changed.graph.tensors().values() if t.name.startswith("wq"))
     weight.values = np.asarray(weight.values) * (1 + normal(16, 16, seed=9, scale=0.1))
     found = evaluate(source, changed, data, prepared=lambda: changed)
-    assert "h" not in found.nodes and found.nodes["q"]["sqnr_db"] < 30
+    assert "h" not in found.nodes and found.nodes["q"].sqnr_db < 30
     assert {"k", "a"} <= set(found.nodes)
     (note,) = [note for note in found.notes if "rescaled" in note]
     assert "'h'" in note and "source model" in note
     # the overall accuracy is against the source model whatever the nodes are held against
-    assert found.outputs["y"]["sqnr_db"] == pytest.approx(evaluate(source, changed, data).outputs["y"]["sqnr_db"])
+    assert found.outputs["y"].sqnr_db == pytest.approx(evaluate(source, changed, data).outputs["y"].sqnr_db)
 
 
 def test_a_model_that_was_not_rescaled_keeps_the_source_and_every_tensor(prepared):

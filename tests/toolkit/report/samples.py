@@ -23,7 +23,7 @@ from toolkit.report.schema import (
     RecipeInfo,
     Report,
     ShapeRange,
-    Step,
+    StepInfo,
     Summary,
     TensorInfo,
     Tool,
@@ -146,9 +146,9 @@ def build(
         "declined": declined,
         "ranges": ranges,
         "steps": [
-            Step(name="load", seconds=0.2, status="done", why="first run"),
-            Step(name="calibrate", seconds=4.1, status="reused", why="model, data and settings are the same"),
-            Step(name="build", seconds=21.4, status="done", why="the plan changed"),
+            StepInfo(name="load", seconds=0.2, status="done", why="first run"),
+            StepInfo(name="calibrate", seconds=4.1, status="reused", why="model, data and settings are the same"),
+            StepInfo(name="build", seconds=21.4, status="done", why="the plan changed"),
         ],
     }  # fmt: skip
     return Report(**{**parts, **changes})
@@ -190,5 +190,5 @@ def hostile() -> Report:
         model=ModelInfo(path=HOSTILE[0], name=HOSTILE[1], opset=17, nodes=1, parameters=1,
                         inputs=[TensorInfo(name=n, dtype=n, shape=[n, 1]) for n in HOSTILE]),
         profiles=[ProfileInfo(name=n, shapes={n: ShapeRange(min=[1], opt=[1], max=[2])}) for n in HOSTILE],
-        steps=[Step(name=n, why=n) for n in HOSTILE],
+        steps=[StepInfo(name=n, why=n) for n in HOSTILE],
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import json
 import math
-from types import SimpleNamespace
+from dataclasses import fields, replace
 
 import numpy as np
 import onnx
@@ -17,8 +17,10 @@ from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Range, Ranges
+from toolkit.evaluation.difference import TensorError
 from toolkit.graph.model import Model
 from toolkit.report.describe import model_info
+from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.join import join
 from toolkit.report.schema import Accuracy, RecipeInfo
 
@@ -70,20 +72,24 @@ def _join(model, **changes):
         "DQ": Actual(None, source="network", status="removed"),
     }
     errors = {
-        "Conv": SimpleNamespace(sqnr_db=30.0, max_abs=0.1), "Relu": SimpleNamespace(sqnr_db=31.0, max_abs=0.1),
-        "MatMul": SimpleNamespace(sqnr_db=22.0, max_abs=0.4), "Reshape": SimpleNamespace(sqnr_db=31.0, max_abs=0.1),
-        "Q": SimpleNamespace(sqnr_db=math.inf, max_abs=0.0),
+        "Conv": TensorError(sqnr_db=30.0, max_abs=0.1), "Relu": TensorError(sqnr_db=31.0, max_abs=0.1),
+        "MatMul": TensorError(sqnr_db=22.0, max_abs=0.4), "Reshape": TensorError(sqnr_db=31.0, max_abs=0.1),
+        "Q": TensorError(sqnr_db=math.inf, max_abs=0.0),
     }  # fmt: skip
     build = Build("tensorrt_rtx", "1.1", b"engine", source="network", seconds=2.0, log=["[W] slow"],
                   time_ms={"conv": {"one": 0.5}, "mm": {"one": 0.25}, "reformat": {"one": 9.0}})  # fmt: skip
     diagnosis = {"histogram": [0.5, 0.5], "sqnr_db": math.inf}
     ranges = Ranges({"x": Range(1.0, "entropy", (-1.0, 2.0), {"one": 1.0}, 4, diagnosis)}, samples={"one": 4})
-    parts = {
-        "model": model, "plan": plan, "actuals": actuals, "journal": journal, "errors": errors, "accuracy": None,
-        "build": build, "recipe": RecipeInfo(name="r", rest="fp16"), "source": model_info(model, PROFILES, "m.onnx"),
-        "profiles": PROFILES, "ranges": ranges, "reason": "auto", "typing": "strong",
-    }  # fmt: skip
-    return join(**{**parts, **changes})
+    parts = (
+        Requests(RecipeInfo(name="r", rest="fp16"), plan, journal),
+        Graphs(model, model_info(model, PROFILES, "m.onnx"), PROFILES, ranges=ranges),
+        EngineFound(build, actuals, "auto", "strong"),
+        Measurements(errors),
+    )
+    held = [{field.name for field in fields(part)} for part in parts]
+    own = [{name: value for name, value in changes.items() if name in names} for names in held]
+    rest = {name: value for name, value in changes.items() if not any(name in names for names in held)}
+    return join(*(replace(part, **change) for part, change in zip(parts, own)), **rest)
 
 
 def test_every_node_once_and_the_counts_add_up(model):
@@ -123,9 +129,11 @@ def test_an_ifs_error_is_held_against_what_its_branches_read():
     nodes = [op("Exp", ["x"], ["a"]), op("If", ["c"], ["y"], then_branch=branch[0], else_branch=branch[1])]
     inner = Model.from_proto(build(nodes, {"x": [2], "c": []}, {"y": [2]}, types={"c": onnx.TensorProto.BOOL}))
     errors = {"a": 20.0, "y": 19.0}
-    given = {name: SimpleNamespace(sqnr_db=db, max_abs=1.0, identical=False) for name, db in errors.items()}
-    report = join(inner, PrecisionPlan(), {}, Journal(), given, None, Build("none"), recipe=RecipeInfo(name="r"),
-                  source=model_info(inner, Profiles()))  # fmt: skip
+    given = {name: TensorError(sqnr_db=db, max_abs=1.0) for name, db in errors.items()}
+    report = join(
+        Requests(RecipeInfo(name="r"), PrecisionPlan(), Journal()), Graphs(inner, model_info(inner, Profiles())),
+        EngineFound(Build("none")), Measurements(given),
+    )  # fmt: skip
     found = {layer.node: layer.error for layer in report.layers if layer.error is not None}
     assert found["a"].drop_db is None and found["y"].drop_db == pytest.approx(1.0)
 

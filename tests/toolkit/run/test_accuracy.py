@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.toolkit.report.samples import build
+from toolkit.evaluation.difference import OutputFigures
+from toolkit.evaluation.outputs import EvaluationResult
 from toolkit.report.terminal import to_text
 from toolkit.report.verdict import headline
 from toolkit.run.accuracy import accuracy_of
-from toolkit.run.recipe import Recipe
+from toolkit.run.recipe import BudgetSection
 
 
 def measured(**changes):
-    output = {"sqnr_db": 60.58, "max_abs": 0.01, "cosine": 1.0, "agreement": 1.0}
-    base = {"measured": True, "held_out": True, "metric": "top1", "float_value": 0.986, "value": 0.986, "drop": 0.0,
-            "samples": 497, "outputs": {"logits": output}}  # fmt: skip
-    return {**base, **changes}
-
-
-def recipe(**budget):
-    return Recipe(model={"path": "m.onnx"}, evaluation={"metric": "top1", "budget": budget})
+    figures = OutputFigures(sqnr_db=60.58, max_abs=0.01, cosine=1.0, agreement=1.0)
+    return replace(EvaluationResult("top1", 0.986, 0.986, 0.0, 497, {"logits": figures}), **changes)
 
 
 def test_only_the_limit_that_was_missed_is_called_missed():
-    found = accuracy_of(measured(), recipe(max_drop=0.0, min_sqnr_db=120))
+    found = accuracy_of(measured(), BudgetSection(max_drop=0.0, min_sqnr_db=120))
     assert found.met is False and found.drop_kept is True
     assert found.misses == ["output 'logits' has 60.58 dB, below 120.0"]
     text = to_text(build([], found))
@@ -31,19 +29,19 @@ def test_only_the_limit_that_was_missed_is_called_missed():
 
 def test_a_missed_drop_is_called_so_and_rounded():
     worse = measured(value=0.8713118712273641, drop=0.1146881287726359)
-    found = accuracy_of(worse, recipe(max_drop=0.01, min_value=0.9))
+    found = accuracy_of(worse, BudgetSection(max_drop=0.01, min_value=0.9))
     assert found.drop_kept is False
     assert found.misses == ["the metric drops by 0.1147, more than 0.01", "the metric is 0.8713, below 0.9"]
     assert "budget 1 point, missed" in to_text(build([], found))
-    assert accuracy_of(measured(drop=0.01 + 1e-15), recipe(max_drop=0.01)).drop_kept is True
+    assert accuracy_of(measured(drop=0.01 + 1e-15), BudgetSection(max_drop=0.01)).drop_kept is True
 
 
 def test_without_a_budget_of_the_drop_none_is_judged():
-    found = accuracy_of(measured(), recipe(min_sqnr_db=20))
+    found = accuracy_of(measured(), BudgetSection(min_sqnr_db=20))
     assert found.met is True and found.drop_kept is None
     assert "kept" not in to_text(build([], found)).partition("Accuracy")[2].partition("output")[0]
 
 
 def test_one_sample_is_one_sample():
-    found = accuracy_of(measured(samples=1, unlike={"logits": 1}, outputs={}), recipe(min_sqnr_db=20))
+    found = accuracy_of(measured(samples=1, unlike={"logits": 1}, outputs={}), BudgetSection(min_sqnr_db=20))
     assert "on 1 of 1 sample its shape" in found.misses[0]

@@ -95,11 +95,11 @@ def test_bad_recipes(place, capsys, case):
     "case", ["unknown metric", "output of no tensor", "io of no tensor", "nothing to compare with"]
 )
 def test_check_and_the_start_of_a_run_find_what_can_be_found_early(place, capsys, monkeypatch, case):
-    from toolkit.run.pipeline import Pipeline
+    from toolkit.run.steps.passes import PassesStep
 
     change, words = RECIPES[case]
     (place / "recipe.toml").write_text(change(GOOD))
-    monkeypatch.setattr(Pipeline, "_prepare", lambda self: pytest.fail("a step was begun"))
+    monkeypatch.setattr(PassesStep, "run", lambda self: pytest.fail("a step was begun"))
     for said in (complain(place, capsys), complain(place, capsys, "check", str(place / "recipe.toml"))):
         for word in words:
             assert word in said, said

@@ -82,7 +82,7 @@ def test_a_run_says_group_by_group_whether_it_paid(place):
         "SLOWER than FP16: 0.400 ms against 0.300 in profile 'single' and in 1 more. Usable"
     )
     compared = report.payoff.against["fp16"]
-    stored = json.loads((place / "out" / ".qtool" / "compare.json").read_text())["fp16"]
+    stored = json.loads((place / "out" / ".qtool" / "compare.json").read_text())["engines"]["fp16"]
     assert set(stored) == {"build", "runs", "lacks"} and not stored["lacks"]
     assert stored["build"]["latency"] == report.latency["compare"]["fp16"]
     for profile in ("single", "batch"):

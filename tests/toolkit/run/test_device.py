@@ -22,7 +22,7 @@ from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.cli.main import invoke
 from toolkit.data.dataset import CalibrationData
 from toolkit.graph.sessions import session
-from toolkit.run.engine import Feed, Tally, own_rows, split
+from toolkit.run.feeds import Feed, Tally, own_rows, split
 
 
 class FakeEngine:

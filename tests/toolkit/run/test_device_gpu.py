@@ -67,7 +67,7 @@ def test_latencies_and_groups_beside_float16(place):
     assert set(compared.profiles) == set(PROFILES[name]) == set(report.payoff.overhead)
     assert all(times.ours_ms > 0 and times.other_ms > 0 for times in compared.profiles.values())
     assert all(times.turns == 5 for times in compared.profiles.values())
-    held = json.loads((place[1] / "out" / ".qtool" / "compare.json").read_text())["fp16"]["build"]["time_ms"]
+    held = json.loads((place[1] / "out" / ".qtool" / "compare.json").read_text())["engines"]["fp16"]["build"]["time_ms"]
     for profile, spent in report.payoff.overhead.items():
         ours = sum(g.times[profile].ours_ms for g in compared.groups if profile in g.times)
         other = sum(g.times[profile].other_ms for g in compared.groups if profile in g.times)
@@ -148,6 +148,6 @@ def test_a_search_measures_its_own_layer_times(place):
     chosen, real = report.search.chosen.predicted_ms, report.latency[PROFILES[name][0]]["opt"]
     assert chosen == pytest.approx(real, rel=0.25)
     measured = (folder / "own" / ".qtool" / "search.times.jsonl").read_text()
-    (folder / "own" / ".qtool" / "plan.json").unlink()
+    (folder / "own" / ".qtool" / "passes.json").unlink()
     run(folder / "own.toml", folder / "own", device_check=False)
     assert (folder / "own" / ".qtool" / "search.times.jsonl").read_text() == measured

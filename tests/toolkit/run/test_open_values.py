@@ -22,6 +22,7 @@ from toolkit.contract.journal import Journal
 from toolkit.report.html import render_html
 from toolkit.report.terminal import to_text
 from toolkit.run import open_values as run_open_values
+from toolkit.run.steps.open import FAILED
 
 RECIPE = """
 [model]
@@ -152,7 +153,7 @@ def test_a_crash_is_noted_fails_nothing_and_is_tried_again(place, monkeypatch):
         result = run(path, out)
     assert result.exit_status == 0 and not opened_layers(result) and result.report.device.status == "ran"
     assert any(x.actual.opened is not None for x in result.report.layers)
-    failed = [e for e in notes(out) if e.rule == run_open_values.FAILED]
+    failed = [e for e in notes(out) if e.rule == FAILED]
     assert len(failed) == 1 and "SIGSEGV" in failed[0].reason
     again = run(path, out)
     assert next(s.status for s in again.steps if s.name == "open") == "done" and opened_layers(again)

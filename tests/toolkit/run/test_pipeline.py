@@ -87,13 +87,13 @@ def test_two_runs_at_once_in_one_folder_are_refused(place):
 
 
 def test_a_killed_run_leaves_only_whole_files(place, monkeypatch):
-    from toolkit.run import pipeline
+    from toolkit.run.steps.engine import EngineStep
 
     def stop(run):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "build_engine", stop)
+        patch.setattr(EngineStep, "run", stop)
         with pytest.raises(KeyboardInterrupt):
             run(place / "digits.toml", place / "out")
     again = run(place / "digits.toml", place / "out")

@@ -24,6 +24,14 @@ from toolkit.cli.main import invoke
 from toolkit.graph.header import model_files, read_header
 from toolkit.graph.onnx_file import write
 from toolkit.run.folder import RunFolder
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
+from toolkit.run.steps.device import skipped
+from toolkit.run.steps.engine import EngineStep
+from toolkit.run.steps.evaluation import EvaluationStep
+from toolkit.run.steps.lowering import LoweringStep
+from toolkit.run.steps.passes import PassesStep
+from toolkit.run.steps.report import ReportStep, RunRecords
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -277,16 +285,40 @@ def test_the_report_is_made_again_where_anything_in_it_changes(place):
     assert lock["calibration_data"] == sha256_file(place / "data.npz")
 
 
-@pytest.mark.parametrize("name", ["passes.jsonl", "lowering.jsonl", "ranges.json", "layers.json"])
-def test_every_file_that_the_report_reads_is_in_its_key(place, name):
-    from toolkit.run.pipeline import Pipeline
+def report_key(place):
+    inputs = Inputs(Job(Recipe.load(place / "recipe.toml"), RunFolder(place / "out")))
+    passes = PassesStep(inputs).load()
+    lowering = LoweringStep(inputs, passes).load()
+    engine, evaluation = EngineStep(inputs, passes, lowering).load(), EvaluationStep(inputs, passes, lowering).load()
+    found = RunRecords(passes, lowering, engine, None, None, None, evaluation, skipped("for the test"))
+    return ReportStep(inputs, found, []).key()
 
+
+@pytest.mark.parametrize("name", ["ranges.json", "layers.json", "model.onnx"])
+def test_every_file_that_the_report_reads_is_in_its_key(place, name):
     run(place / "recipe.toml", place / "out")
-    pipeline = Pipeline(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))
-    before = pipeline.report_key()
-    path = place / "out" / name if name.endswith(".json") else place / "out" / ".qtool" / name
-    path.write_bytes(b"{}")
-    assert pipeline.report_key() != before
+    before = report_key(place)
+    (place / "out" / name).write_bytes(b"{}")
+    assert report_key(place) != before
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("passes", {"journal": [{"kind": "noted", "by": "x", "values": {"text": "y"}}]}),
+        ("lowering", {"journal": [{"kind": "noted", "by": "x", "values": {"text": "y"}}]}),
+        ("lowering", {"plan": {}}),
+        ("engine", {"reason": "another"}),
+        ("evaluation", {"held_out": False}),
+    ],
+)
+def test_every_record_that_the_report_reads_is_in_its_key(place, name, change):
+    run(place / "recipe.toml", place / "out")
+    before, path = report_key(place), place / "out" / ".qtool" / f"{name}.json"
+    content = json.loads(path.read_text())
+    assert set(change) <= set(content)
+    path.write_text(json.dumps({**content, **change}))
+    assert report_key(place) != before
 
 
 @pytest.mark.parametrize("name", ["search.json", "faster.json"])
@@ -474,10 +506,10 @@ def test_escape_sequences_of_names_do_not_reach_the_terminal(place, capsys):
 
 def test_progress_lines_show_control_characters(capsys):
     from toolkit.base.progress import Terminal
-    from toolkit.run.folder import StepInfo
+    from toolkit.report.schema import StepInfo
 
     with Terminal() as terminal:
-        terminal.step(StepInfo("passes", "done", 0.1, "a\x1b[31m was changed"))
+        terminal.step(StepInfo(name="passes", status="done", seconds=0.1, why="a\x1b[31m was changed"))
     assert "\x1b" not in capsys.readouterr().err
 
 

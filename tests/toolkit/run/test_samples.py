@@ -10,7 +10,7 @@ from tests.toolkit.conftest import complain
 from toolkit.base.errors import DataError
 from toolkit.cli.main import invoke
 from toolkit.evaluation.metrics import make_metric
-from toolkit.run.pipeline import Pipeline
+from toolkit.run.steps.passes import PassesStep
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ FAULTS = {
 def test_faults_of_the_test_data_are_found_first(place, capsys, monkeypatch, case):
     make, words = FAULTS[case]
     change(place, **make(arrays(place)))
-    monkeypatch.setattr(Pipeline, "_prepare", lambda self: pytest.fail("a step was begun"))
+    monkeypatch.setattr(PassesStep, "run", lambda self: pytest.fail("a step was begun"))
     for said in (complain(place, capsys), complain(place, capsys, "check", str(place / "recipe.toml"))):
         assert words in said, said
         assert "digits_test.npz" in said and "calibration needs" not in said.lower()
@@ -69,7 +69,7 @@ def test_check_looks_at_every_sample_and_a_run_at_the_first_batch(place, capsys,
     change(place, label=broken(held["label"], last, 99))
     said = complain(place, capsys, "check", str(place / "recipe.toml"))
     assert f"sample {last}: the label is 99" in said
-    monkeypatch.setattr(Pipeline, "_prepare", lambda self: (_ for _ in ()).throw(DataError("the passes began")))
+    monkeypatch.setattr(PassesStep, "run", lambda self: (_ for _ in ()).throw(DataError("the passes began")))
     assert "the passes began" in complain(place, capsys)
 
 
@@ -94,7 +94,7 @@ def test_a_metric_that_needs_several_samples_gets_them(place):
 
 def test_samples_are_looked_at_again_only_where_something_changed(place, monkeypatch):
     looked = []
-    monkeypatch.setattr("toolkit.run.samples.fit", lambda pipeline, data, count: looked.append(count))
+    monkeypatch.setattr("toolkit.run.samples.fit", lambda inputs, data, count: looked.append(count))
     words = ["run", str(place / "recipe.toml"), "--out", str(place / "out")]
     assert invoke(words) == invoke(words) == 0
     assert looked == [32]

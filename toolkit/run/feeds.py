@@ -1,8 +1,7 @@
-"""The engine run on this machine's GPU with the evaluation's samples, beside onnxruntime's float run of the model."""
+"""Samples as an engine takes them, batch by batch within its profiles, and its outputs for them."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from toolkit.base.errors import BackendError, DataError
 from toolkit.base.types import Array
 
 if TYPE_CHECKING:
     from toolkit.base.profiles import ShapeProfile
-    from toolkit.base.progress import Progress
     from toolkit.data.dataset import Batch, CalibrationData
     from toolkit.run.job import Job
-    from toolkit.run.pipeline import Pipeline
 
 _CHUNK_BYTES, _CHUNK_FEEDS = 256 << 20, 4096
-_MIXED = (
+MIXED = (
     "they are too few for the smallest batch of a profile, and an output without an axis of samples mixes them with "
     "what filled it up"
 )
+"""Why runs of a sample were left out, in words."""
 
 
 @dataclass(frozen=True)
@@ -61,82 +58,6 @@ class Tally:
     left_out: int = 0
     filled: int = 0
     mixed: int = 0
-
-
-def run_on_device(pipeline: Pipeline, engine: Path, backend: str) -> dict[str, Any]:
-    """Run the engine over the evaluation's samples, each in every profile that it counts for.
-
-    The engine runs in a child process, so that its crash is a failure of the check and of nothing else.
-
-    Args:
-        pipeline: the run: recipe, float model, samples, profiles.
-        engine: the engine's file.
-        backend: what built it.
-
-    Returns:
-        The content of device.json: ``status`` (ran, failed or skipped), ``why``, ``gpu``, ``samples``, ``left_out``,
-        ``notes``, ``held_out``, ``random``, ``all`` (an EvaluationResult over all profiles), ``profiles`` (one each).
-
-    Raises:
-        QtoolError: the samples or the float model cannot be used.
-    """
-    from toolkit.base.gpu import find_gpu
-    from toolkit.data.sample import EVERYTHING
-    from toolkit.evaluation.evaluate import first_samples
-    from toolkit.evaluation.outputs import OutputComparison
-    from toolkit.graph.sessions import session
-
-    section, source = pipeline.recipe.evaluation, pipeline.inputs.reference()
-    gpu = find_gpu()
-    found: dict[str, Any] = {"status": "ran", "why": "", "gpu": gpu.name if gpu is not None else ""}
-    data, held_out = pipeline.inputs.evaluation_data(source)
-    if data is None or len(data) == 0:
-        raise DataError("there is no sample to run the engine on", remedy="add [evaluation] data")
-    known = pipeline.profiles.names or [EVERYTHING]
-    total = OutputComparison(source, section.metric, section.output, pipeline.allow_code)
-    each = {name: OutputComparison(source, section.metric, section.output, pipeline.allow_code) for name in known}
-    tally, seen = Tally(), set[int]()
-    size = max([section.batch, *(batch_limits(profile, data)[0] for profile in pipeline.profiles)])
-    read = min(len(data), section.samples) if section.samples else len(data)
-    reference = session(source)
-    feeds = (feed for b in first_samples(data, size, section.samples) for feed in split(b, data, tally))
-    for chunk in chunks(feeds):
-        with tempfile.TemporaryDirectory(prefix="qtool-device-") as name:
-            try:
-                answers = run_chunk(pipeline.job, engine, backend, chunk, Path(name))
-            except BackendError as error:
-                return {**found, "status": "failed", "why": str(error)}
-            for feed, outputs in zip(chunk, answers):
-                wanted = reference.run(samples_of(feed))
-                lost = [output for output in wanted if output not in outputs]
-                if lost:
-                    return {**found, "status": "failed", "why": f"the engine has no output '{lost[0]}'"}
-                own = outputs if feed.rows <= feed.count else own_rows(wanted, outputs, feed)
-                if own is None:
-                    tally.mixed += feed.count
-                    continue
-                try:
-                    for comparison in (total, each[feed.profile or EVERYTHING]):
-                        comparison.add(wanted, own, feed.labels, feed.count)
-                except Exception as error:
-                    # the same metric took the simulation's outputs: these are such as it cannot take
-                    why = f"the metric cannot take the engine's outputs: {type(error).__name__}: {error}"
-                    return {**found, "status": "failed", "why": why}
-                seen.update(feed.origins)
-                pipeline.progress("device", min(len(seen), read), read)
-    if not seen:
-        why = _MIXED if tally.mixed else "no sample fits the batches of any profile"
-        return {**found, "status": "skipped", "why": why}
-    return {
-        **found,
-        "samples": len(seen),
-        "left_out": tally.left_out,
-        "held_out": held_out,
-        "random": data.random,
-        "notes": notes(tally, data, [name for name in known if not each[name].samples], section.samples is None),
-        "all": total.result().to_json(),
-        "profiles": {name: one.result().to_json() for name, one in each.items() if one.samples},
-    }
 
 
 def batch_limits(profile: ShapeProfile, data: CalibrationData) -> tuple[int, int]:
@@ -211,8 +132,7 @@ def run_chunk(job: Job, engine: Path, backend: str, chunk: Sequence[Feed], folde
         "profiles": profiles_to_json(job.profiles),
         "batches": batches,
     }
-    progress: Progress = job.progress
-    answer = run_job("run_engine", request, progress=progress)
+    answer = run_job("run_engine", request, progress=job.progress)
     return (dict(zip(names, load_arrays(b["outputs"]))) for b, names in zip(batches, answer["outputs"]))
 
 
@@ -243,7 +163,7 @@ def notes(tally: Tally, data: CalibrationData, empty: Sequence[str], whole: bool
     if tally.left_out:
         told.append(f"{tally.left_out} runs of a sample were left out: their batches do not fit the profile's shapes")
     if tally.mixed:
-        told.append(f"{tally.mixed} runs of a sample were left out: {_MIXED}")
+        told.append(f"{tally.mixed} runs of a sample were left out: {MIXED}")
     if tally.filled:
         told.append(f"{tally.filled} batches were filled up to the smallest that their profile takes")
     if whole and data.counts.skipped:

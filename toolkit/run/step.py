@@ -1,0 +1,94 @@
+"""What a step of a run is: a key, a result, and where the result is kept."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from toolkit.base.files import write_json
+from toolkit.run.folder import RunFolder
+from toolkit.run.inputs import Inputs
+
+R = TypeVar("R", bound="Record")
+
+
+class Record(BaseModel):
+    """What a step found out. What is large (models, engines, ranges) lies beside it, in files of the run folder.
+
+    Attributes:
+        files: those files, relative to the run folder.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    files: list[str] = []
+    _folder: Path = PrivateAttr(default_factory=Path)
+
+    @property
+    def final(self) -> bool:
+        """Whether the next run may take this result; not where it is a failure that may have passed by then."""
+        return True
+
+    def path(self, name: str) -> Path | None:
+        """Where one of the files lies; None where the step did not write it."""
+        return self._folder / name if name in self.files else None
+
+    def content(self) -> dict[str, Any]:
+        """All of the record as JSON; the files are in it by name only."""
+        return self.model_dump(mode="json")
+
+    def kept_in(self: R, folder: Path) -> R:
+        """This record, as one whose files lie in ``folder``."""
+        self._folder = folder
+        return self
+
+
+class Step(ABC, Generic[R]):
+    """A part of a run whose result is kept in the run folder, and found again where its key is the same.
+
+    It knows the job's inputs and the records of the steps before it, nothing else.
+
+    Attributes:
+        name: what users see, and the name of the record's file.
+        kind: the record's class.
+    """
+
+    name: ClassVar[str]
+    kind: type[R]
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs, self.job = inputs, inputs.job
+        self.recipe, self.folder = inputs.job.recipe, inputs.job.folder
+
+    @abstractmethod
+    def key(self) -> Mapping[str, Any]:
+        """All that the result depends on, as content, part by part."""
+
+    @abstractmethod
+    def run(self) -> R:
+        """Do it; files that are named in the record are written, the record is not."""
+
+    def load(self) -> R:
+        """The record that was kept."""
+        text = self._file.read_text(encoding="utf-8")
+        return self.kind.model_validate_json(text).kept_in(self.folder.path)
+
+    def keep(self, record: R, key: Mapping[str, Any], why: str) -> R:
+        """Write the record, and note in the run folder that the step is done; ``why`` it was not found again."""
+        write_json(self._file, record.content())
+        own = [self._file, *(self.folder.path / name for name in record.files)]
+        self.folder.store(self.name, key, own, why)
+        return record.kept_in(self.folder.path)
+
+    @property
+    def _file(self) -> Path:
+        return self.folder.hidden / f"{self.name}.json"
+
+
+def relative(folder: RunFolder, *paths: Path) -> list[str]:
+    """Files of the run folder as records name them."""
+    # what lies elsewhere keeps its name, and the run folder refuses it
+    return [(path.relative_to(folder.path) if path.is_relative_to(folder.path) else path).as_posix() for path in paths]

@@ -1,0 +1,160 @@
+"""The step "device": the engine run on this machine's GPU, beside onnxruntime's float run of the model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from toolkit.base.errors import BackendError, DataError
+from toolkit.base.versions import code_fingerprint, versions
+from toolkit.evaluation.outputs import EvaluationResult, OutputComparison
+from toolkit.run.feeds import MIXED, Feed, Tally, batch_limits, chunks, notes, own_rows, run_chunk, samples_of, split
+from toolkit.run.inputs import Inputs
+from toolkit.run.keys import evaluation_key, gpu_here
+from toolkit.run.step import Record, Step
+from toolkit.run.steps.engine import EngineRecord
+
+
+class DeviceRecord(Record):
+    """What the engine gave on the GPU.
+
+    Attributes:
+        status: whether it ran, failed, or was not tried.
+        why: why it failed or was not tried.
+        gpu: the GPU's name; empty where there is none.
+        samples: how many samples it ran.
+        left_out: runs of a sample left out, since their batches fit no shape of the profile.
+        notes: what the reader should know of the samples.
+        held_out: whether calibration did not see them.
+        random: whether they are made up.
+        found: the figures over all profiles.
+        profiles: those of each profile.
+    """
+
+    status: Literal["ran", "failed", "skipped"]
+    why: str = ""
+    gpu: str = ""
+    samples: int = 0
+    left_out: int = 0
+    notes: list[str] = Field(default_factory=list)
+    held_out: bool = True
+    random: bool = False
+    found: EvaluationResult | None = None
+    profiles: dict[str, EvaluationResult] = Field(default_factory=dict)
+
+    @property
+    def final(self) -> bool:
+        """Not where it failed: it may have been another program that held the GPU's memory."""
+        return self.status != "failed"
+
+
+def skipped(why: str) -> DeviceRecord:
+    """The record of an engine that is not run."""
+    return DeviceRecord(status="skipped", why=why, gpu=_gpu_name())
+
+
+class DeviceStep(Step[DeviceRecord]):
+    """Runs the engine over the evaluation's samples, each in every profile that it counts for.
+
+    The engine runs in a child process, so that its crash is a failure of the check and of nothing else.
+    """
+
+    name = "device"
+    kind = DeviceRecord
+
+    def __init__(self, inputs: Inputs, engine: EngineRecord) -> None:
+        super().__init__(inputs)
+        self.engine = engine
+
+    def key(self) -> Mapping[str, Any]:
+        """The float model, the engine, the GPU, and what measuring depends on."""
+        return {
+            "float": self.inputs.prints.of_model(),
+            **self.engine.engine_key(),
+            "gpu": gpu_here(),
+            "versions": versions(),
+            "code": code_fingerprint(),
+            **evaluation_key(self.inputs),
+        }
+
+    def run(self) -> DeviceRecord:
+        """Run the engine.
+
+        Raises:
+            QtoolError: the samples or the float model cannot be used.
+        """
+        from toolkit.data.sample import EVERYTHING
+        from toolkit.evaluation.evaluate import first_samples
+        from toolkit.graph.sessions import session
+
+        section, source, profiles = self.recipe.evaluation, self.inputs.reference(), self.job.profiles
+        data, held_out = self.inputs.evaluation_data(source)
+        if data is None or len(data) == 0:
+            raise DataError("there is no sample to run the engine on", remedy="add [evaluation] data")
+        known = profiles.names or [EVERYTHING]
+        total, *one_each = (
+            OutputComparison(source, section.metric, section.output, self.job.allow_code) for _ in range(1 + len(known))
+        )
+        each = dict(zip(known, one_each))
+        tally, seen = Tally(), set[int]()
+        size = max([section.batch, *(batch_limits(profile, data)[0] for profile in profiles)])
+        read = min(len(data), section.samples) if section.samples else len(data)
+        reference = session(source)
+        feeds = (feed for b in first_samples(data, size, section.samples) for feed in split(b, data, tally))
+        for chunk in chunks(feeds):
+            with tempfile.TemporaryDirectory(prefix="qtool-device-") as name:
+                try:
+                    answers = self._outputs(chunk, Path(name))
+                except BackendError as error:
+                    return self._failed(str(error))
+                for feed, outputs in zip(chunk, answers):
+                    wanted = reference.run(samples_of(feed))
+                    lost = [output for output in wanted if output not in outputs]
+                    if lost:
+                        return self._failed(f"the engine has no output '{lost[0]}'")
+                    own = outputs if feed.rows <= feed.count else own_rows(wanted, outputs, feed)
+                    if own is None:
+                        tally.mixed += feed.count
+                        continue
+                    try:
+                        for comparison in (total, each[feed.profile or EVERYTHING]):
+                            comparison.add(wanted, own, feed.labels, feed.count)
+                    except Exception as error:
+                        # the same metric took the simulation's outputs: these are such as it cannot take
+                        return self._failed(
+                            f"the metric cannot take the engine's outputs: {type(error).__name__}: {error}"
+                        )
+                    seen.update(feed.origins)
+                    self.job.progress("device", min(len(seen), read), read)
+        if not seen:
+            return skipped(MIXED if tally.mixed else "no sample fits the batches of any profile")
+        return DeviceRecord(
+            status="ran",
+            gpu=_gpu_name(),
+            samples=len(seen),
+            left_out=tally.left_out,
+            held_out=held_out,
+            random=data.random,
+            notes=notes(tally, data, [name for name in known if not each[name].samples], section.samples is None),
+            found=total.result(),
+            profiles={name: one.result() for name, one in each.items() if one.samples},
+        )
+
+    def _outputs(self, chunk: list[Feed], folder: Path) -> Any:
+        engine = self.engine.engine_file
+        assert engine is not None
+        return run_chunk(self.job, engine, self.engine.build.backend, chunk, folder)
+
+    def _failed(self, why: str) -> DeviceRecord:
+        return DeviceRecord(status="failed", why=why, gpu=_gpu_name())
+
+
+def _gpu_name() -> str:
+    from toolkit.base.gpu import find_gpu
+
+    gpu = find_gpu()
+    return gpu.name if gpu is not None else ""

@@ -1,0 +1,139 @@
+"""The step "engine": the lowered model built, and what every node of it runs in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from toolkit.backends.layer import Actual, Build
+from toolkit.base.files import write_bytes, write_text
+from toolkit.base.precision import Precision
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.report.findings import sentence
+from toolkit.run.engine_settings import engine_settings, extras_for
+from toolkit.run.inputs import Inputs
+from toolkit.run.keys import engine_key, gpu_here, hashes
+from toolkit.run.step import Record, Step
+from toolkit.run.steps.lowering import LoweringRecord
+from toolkit.run.steps.passes import PassesRecord
+
+_ENGINE, _LAYERS = "model.engine", "layers.json"
+
+
+class EngineRecord(Record):
+    """What the backend built.
+
+    Attributes:
+        build: without the engine's bytes and the inspector's words, which have files of their own.
+        reason: why this backend.
+        typing: ``strong`` or ``weak``.
+        engine_bytes: the engine's size; None where none was built.
+        actuals: what each node of the final graph runs in.
+        lacks: by profile why its latency was not measured.
+    """
+
+    build: Build
+    reason: str
+    typing: str
+    engine_bytes: int | None
+    actuals: dict[str, Actual]
+    lacks: dict[str, str]
+
+    @property
+    def engine_file(self) -> Path | None:
+        """The engine; None where none was built."""
+        return self.path(_ENGINE)
+
+    def engine_key(self) -> dict[str, str]:
+        """The engine's content."""
+        return hashes(self._folder / _ENGINE)
+
+    def layers_key(self) -> dict[str, str]:
+        """What the inspector said."""
+        return hashes(self._folder / _LAYERS)
+
+
+class EngineStep(Step[EngineRecord]):
+    """Writes model.engine, layers.json and build.log as far as the backend gives them."""
+
+    name = "engine"
+    kind = EngineRecord
+
+    def __init__(self, inputs: Inputs, passes: PassesRecord, lowering: LoweringRecord) -> None:
+        super().__init__(inputs)
+        self.passes, self.lowering = passes, lowering
+
+    def key(self) -> Mapping[str, Any]:
+        """The final graph with its plan and ranges, the engine's settings, the profiles and the GPU."""
+        return {
+            **engine_key(self.job),
+            "model": self.lowering.model_key(),
+            # weak typing takes the precisions from the plan, implicit quantization the ranges
+            "plan": self.lowering.plan.to_json(),
+            **self.passes.ranges_key(),
+            "profiles": repr(self.job.profiles),
+            "gpu": gpu_here(),
+        }
+
+    def run(self) -> EngineRecord:
+        """Build the engine. The log is no part of the record: a failed build leaves it too.
+
+        Raises:
+            BackendError: the backend refuses the model or the settings, or crashed.
+        """
+        from toolkit.backends.attribution import attribute
+        from toolkit.backends.choose import choose
+        from toolkit.backends.prepare import unmeasured
+
+        backend, reason = choose(self.recipe.engine.backend)
+        plan, profiles, root = self.lowering.plan, self.job.profiles, self.folder.path
+        log: list[str] = []
+        extras, settings = extras_for(self.inputs, plan, self.passes.ranges()), engine_settings(self.recipe)
+        try:
+            build = backend.build(self.lowering.model_path, profiles, settings, log.append, self.job.progress, extras)
+        finally:
+            if log:
+                write_text(root / "build.log", "".join(f"{line}\n" for line in log))
+        actuals = attribute(self.lowering.model(), build, plan)
+        reasons = {event.node: sentence(event.why) for event in self.lowering.journal.of("declined")}
+        measures = settings.measure and not backend.cannot_measure()
+        files = []
+        if build.engine is not None:
+            write_bytes(root / _ENGINE, bytes(build.engine))
+            files.append(_ENGINE)
+        if build.raw is not None:
+            raw = build.raw if isinstance(build.raw, str) else json.dumps(build.raw, indent=1)
+            write_text(root / _LAYERS, raw)
+            files.append(_LAYERS)
+        return EngineRecord(
+            build=replace(build, engine=None, raw=None),
+            reason=reason,
+            typing=backend.typing_for(settings),
+            engine_bytes=len(build.engine) if build.engine is not None else None,
+            actuals=explain(actuals, plan, self.recipe.rest, reasons),
+            lacks=unmeasured(build, profiles, log) if measures else {},
+            files=files,
+        )
+
+
+def explain(
+    actuals: Mapping[str, Actual], plan: PrecisionPlan, rest: Precision, reasons: Mapping[str, str]
+) -> dict[str, Actual]:
+    """Nodes to which lowering gave another type than asked are overridden, for lowering's reason."""
+    found = dict(actuals)
+    for name, reason in reasons.items():
+        actual, ask = found.get(name), plan.get(name)
+        asked = ask.precision if ask is not None else rest
+        if actual is None or (asked.quantized and (actual.precision is None or actual.precision.quantized)):
+            continue
+        if actual.precision is None and actual.output_types and actual.source != "none":
+            known = [p for p in Precision if str(p) == actual.output_types[0]]
+            actual = replace(actual, precision=known[0] if known else None)
+        if actual.precision is None:
+            continue
+        if actual.precision is not asked:
+            found[name] = replace(actual, status="overridden", reason=reason)
+    return found

@@ -1,0 +1,86 @@
+"""The step "evaluation": the final graph measured against the float model in onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from toolkit.base.errors import DataError
+from toolkit.base.versions import code_fingerprint
+from toolkit.evaluation.outputs import EvaluationResult
+from toolkit.run.inputs import Inputs
+from toolkit.run.keys import evaluation_key
+from toolkit.run.step import Record, Step
+from toolkit.run.steps.lowering import LoweringRecord
+from toolkit.run.steps.passes import PassesRecord
+
+
+class EvaluationRecord(Record):
+    """What was measured.
+
+    Attributes:
+        found: the figures; None where there is no data to measure on.
+        held_out: whether calibration did not see the samples.
+        random: whether they are made up.
+    """
+
+    found: EvaluationResult | None = None
+    held_out: bool = True
+    random: bool = False
+
+
+class EvaluationStep(Step[EvaluationRecord]):
+    """Evaluates the final graph."""
+
+    name = "evaluation"
+    kind = EvaluationRecord
+
+    def __init__(self, inputs: Inputs, passes: PassesRecord, lowering: LoweringRecord) -> None:
+        super().__init__(inputs)
+        self.passes, self.lowering = passes, lowering
+
+    def key(self) -> Mapping[str, Any]:
+        """The float model, the final graph, and what measuring depends on."""
+        return {
+            "float": self.inputs.prints.of_model(),
+            "model": self.lowering.model_key(),
+            # evaluated instead where onnxruntime cannot run the lowered model
+            "prepared": self.passes.model_key(),
+            "code": code_fingerprint(),
+            **evaluation_key(self.inputs),
+        }
+
+    def run(self) -> EvaluationRecord:
+        """Run both models on the samples.
+
+        Raises:
+            DataError: the data that the recipe names holds no sample.
+        """
+        from toolkit.evaluation.evaluate import evaluate
+
+        source = self.inputs.reference()
+        data, held_out = self.inputs.evaluation_data(source)
+        section = self.recipe.evaluation
+        if data is None:
+            return EvaluationRecord()
+        if len(data) == 0:
+            raise DataError(
+                "there is no sample to measure on",
+                where=self.recipe.locate("evaluation"),
+                remedy="add [evaluation] data",
+            )
+        found = evaluate(
+            source,
+            self.lowering.model(),
+            data,
+            metric=section.metric,
+            output=section.output,
+            batch=section.batch,
+            samples=section.samples,
+            layer_samples=section.layer_samples,
+            progress=self.job.progress,
+            allow_code=self.job.allow_code,
+            # float32 with its pairs: onnxruntime has no bfloat16 kernels on the CPU
+            prepared=self.passes.model,
+        )
+        return EvaluationRecord(found=found, held_out=held_out, random=data.random)

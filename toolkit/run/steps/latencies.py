@@ -1,0 +1,81 @@
+"""The step "latencies": the quantized engine and the plain ones measured in turn.
+
+Each engine is measured when it is built, layer by layer. Those numbers lie minutes apart, in which the GPU's clocks
+change; so the latencies that are compared are measured once more, all engines in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from toolkit.base.errors import BackendError
+from toolkit.base.versions import code_fingerprint, versions
+from toolkit.run.inputs import Inputs
+from toolkit.run.keys import gpu_here
+from toolkit.run.step import Record, Step
+from toolkit.run.steps.compare import CompareRecord
+from toolkit.run.steps.engine import EngineRecord
+
+OURS = "ours"
+"""The quantized engine's name among those measured in turn."""
+_ROUNDS = 5
+
+
+class LatenciesRecord(Record):
+    """Latencies measured in turn.
+
+    Attributes:
+        turns: by profile and engine the median milliseconds of each round.
+        lacks: by profile why it was not measured.
+    """
+
+    turns: dict[str, dict[str, list[float]]] = Field(default_factory=dict)
+    lacks: dict[str, str] = Field(default_factory=dict)
+
+
+class LatenciesStep(Step[LatenciesRecord]):
+    """Measures all engines in turn."""
+
+    name = "latencies"
+    kind = LatenciesRecord
+
+    def __init__(self, inputs: Inputs, engine: EngineRecord, compare: CompareRecord) -> None:
+        super().__init__(inputs)
+        self.engine, self.compare = engine, compare
+
+    def key(self) -> Mapping[str, Any]:
+        """All engines, the profiles and the GPU."""
+        return {
+            "compare": self.compare.content(),
+            **self.engine.engine_key(),
+            **self.compare.engines_key(),
+            "profiles": repr(self.job.profiles),
+            "gpu": gpu_here(),
+            "versions": versions(),
+            "code": code_fingerprint(),
+        }
+
+    def run(self) -> LatenciesRecord:
+        """Measure, where every engine is there."""
+        from toolkit.backends.choose import choose
+        from toolkit.backends.process import run_job
+        from toolkit.backends.rtx import profiles_to_json
+
+        engines = {OURS: self.engine.engine_file}
+        engines |= {name: self.compare.engine_file(name) for name in self.compare.engines}
+        request = {
+            "backend": choose(self.recipe.engine.backend)[0].name,
+            "engines": {name: str(file.resolve()) for name, file in engines.items() if file is not None},
+            "profiles": profiles_to_json(self.job.profiles),
+            "rounds": _ROUNDS,
+        }
+        if None in engines.values():
+            return LatenciesRecord()
+        try:
+            return LatenciesRecord(**run_job("measure_in_turn", request, progress=self.job.progress))
+        except BackendError as error:
+            # what each build measured is known all the same
+            return LatenciesRecord(lacks=dict.fromkeys(self.job.profiles.names or ["default"], str(error)))

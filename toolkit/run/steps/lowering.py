@@ -1,0 +1,93 @@
+"""The step "lowering": the plan turned into what the backend understands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.base.precision import Precision
+from toolkit.contract.journal import Journal
+from toolkit.run.engine_settings import engine_settings
+from toolkit.run.fields import JournalField, PlanField
+from toolkit.run.inputs import Inputs
+from toolkit.run.keys import engine_key, model_hash
+from toolkit.run.step import Record, Step, relative
+from toolkit.run.steps.passes import PassesRecord
+
+if TYPE_CHECKING:
+    from toolkit.graph.model import Model
+
+_MODEL = "model.onnx"
+
+
+class LoweringRecord(Record):
+    """The final graph.
+
+    Attributes:
+        plan: the precision asked for, by node of that graph.
+        journal: what lowering could not do as asked.
+    """
+
+    plan: PlanField
+    journal: JournalField
+
+    @property
+    def model_path(self) -> Path:
+        """The graph's file."""
+        return self._folder / _MODEL
+
+    def model(self) -> Model:
+        """The graph, loaded anew."""
+        from toolkit.graph.model import Model
+
+        return Model.load(self.model_path)
+
+    def model_key(self) -> list[str]:
+        """The graph's content."""
+        return model_hash(self.model_path)
+
+
+class LoweringStep(Step[LoweringRecord]):
+    """Writes model.onnx."""
+
+    name = "lowering"
+    kind = LoweringRecord
+
+    def __init__(self, inputs: Inputs, passes: PassesRecord) -> None:
+        super().__init__(inputs)
+        self.passes = passes
+
+    def key(self) -> Mapping[str, Any]:
+        """The passes' graph, plan and ranges, and the engine's settings."""
+        return {
+            **engine_key(self.job),
+            "prepared": self.passes.model_key(),
+            "plan": self.passes.plan.to_json(),
+            **self.passes.ranges_key(),
+        }
+
+    def run(self) -> LoweringRecord:
+        """Lower the graph for the backend."""
+        from toolkit.backends.choose import choose
+        from toolkit.backends.prepare import lower_for, save_for
+        from toolkit.graph.header import model_files
+        from toolkit.report.findings import sentence
+
+        journal = Journal()
+        backend, _ = choose(self.recipe.engine.backend)
+        settings, ranges = engine_settings(self.recipe), self.passes.ranges()
+        lowered = lower_for(
+            backend,
+            settings,
+            self.passes.model(),
+            self.passes.plan,
+            rest=self.recipe.rest,
+            observed=ranges.observed if ranges else None,
+            io={name: Precision(value) for name, value in self.recipe.engine.io.items()},
+            journal=journal,
+        )
+        path = self.folder.path / _MODEL
+        lowered.say(sentence)
+        save_for(backend, settings, lowered.model, path)
+        return LoweringRecord(plan=lowered.plan, journal=journal, files=relative(self.folder, *model_files(path)))

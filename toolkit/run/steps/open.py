@@ -1,0 +1,157 @@
+"""The step "open": opaque blocks built once more with their inner tensors marked, to see what they can run in.
+
+Where a GPU is here that engine is run too: what the inspector does not tell, the tensors' values may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from toolkit.backends.layer import Actual, Build
+from toolkit.base.errors import BackendError, QtoolError
+from toolkit.base.files import write_json
+from toolkit.contract.journal import Journal
+from toolkit.run.engine_settings import engine_settings, extras_for
+from toolkit.run.fields import JournalField
+from toolkit.run.inputs import Inputs
+from toolkit.run.keys import evaluation_key
+from toolkit.run.open_values import opened_values
+from toolkit.run.step import Record, Step
+from toolkit.run.steps.engine import EngineRecord, EngineStep
+from toolkit.run.steps.lowering import LoweringRecord
+from toolkit.run.steps.passes import PassesRecord
+
+if TYPE_CHECKING:
+    from toolkit.backends.opened import Marks
+    from toolkit.graph.model import Model
+
+RULE, FAILED = "open", "open failed"
+_LAYERS = ".qtool/opened_layers.json"
+
+
+class OpenRecord(Record):
+    """What the opened engine told.
+
+    Attributes:
+        actuals: the opaque nodes with what was found.
+        journal: what was done, left out, and not known.
+        failed: whether the opened engine could not be run; it is tried again then, since another program may have held
+            the GPU's memory.
+    """
+
+    actuals: dict[str, Actual] = Field(default_factory=dict)
+    journal: JournalField
+    failed: bool = False
+
+    @property
+    def final(self) -> bool:
+        """Not where running the opened engine failed."""
+        return not self.failed
+
+
+class OpenStep(Step[OpenRecord]):
+    """Builds and runs the opened engine. What fails leaves the nodes as they were: the engine itself is right."""
+
+    name = "open"
+    kind = OpenRecord
+
+    def __init__(
+        self, inputs: Inputs, passes: PassesRecord, lowering: LoweringRecord, engine: EngineRecord, not_on_device: str
+    ) -> None:
+        super().__init__(inputs)
+        self.passes, self.lowering, self.engine, self.not_on_device = passes, lowering, engine, not_on_device
+
+    def key(self) -> Mapping[str, Any]:
+        """The engine whose opaque blocks are opened, and its run on the GPU."""
+        return {
+            **EngineStep(self.inputs, self.passes, self.lowering).key(),
+            **evaluation_key(self.inputs),
+            "float": self.inputs.prints.of_model(),
+            "prepared": self.passes.model_key(),
+            "not on the GPU": self.not_on_device,
+            "built": self.engine.content(),
+        }
+
+    def run(self) -> OpenRecord:
+        """Mark, build, run, compare."""
+        from toolkit.backends.opened import MOST_TENSORS, marks
+
+        journal = Journal()
+        journal.by = RULE
+        opaque = sum(actual.status == "opaque" for actual in self.engine.actuals.values())
+        model = self.lowering.model()
+        chosen = marks(model, self.engine.actuals, self.lowering.plan)
+        if not opaque:
+            why = "no node is inside an opaque block" if self.engine.engine_bytes else "no engine was built"
+            journal.noted(f"there is nothing to open: {why}", rule=RULE)
+            return OpenRecord(journal=journal)
+        if not chosen.tensors:
+            journal.noted(f"{opaque} nodes are opaque, and none of them has a float tensor to cut at", rule=RULE)
+            return OpenRecord(journal=journal)
+        said: list[str] = []
+        try:
+            build = self._built(chosen, said)
+        except BackendError as error:
+            journal.noted(f"the blocks could not be opened at {len(chosen.tensors)} tensors: {error}", rule=RULE)
+            return OpenRecord(journal=journal)
+        actuals, failed = self._found(model, build, chosen, opaque, journal)
+        if chosen.left_out:
+            some = ", ".join(f"'{name}'" for name in chosen.left_out[:3])
+            journal.noted(
+                f"{len(chosen.left_out)} more nodes were left out, {MOST_TENSORS} tensors are the most: {some}",
+                rule=RULE,
+            )
+        for line in said:
+            if "tensors to open" in line:
+                journal.noted(line, rule=RULE)
+        write_json(self.folder.path / _LAYERS, build.raw)
+        return OpenRecord(actuals=actuals, journal=journal, failed=failed, files=[_LAYERS])
+
+    def _built(self, chosen: Marks, said: list[str]) -> Build:
+        from toolkit.backends.choose import choose
+
+        backend, _ = choose(self.recipe.engine.backend)
+        extras = extras_for(self.inputs, self.lowering.plan, self.passes.ranges())
+        return backend.build(
+            self.lowering.model_path,
+            self.job.profiles,
+            engine_settings(self.recipe),
+            said.append,
+            self.job.progress,
+            replace(extras, opened=chosen.tensors),
+        )
+
+    def _found(
+        self, model: Model, build: Build, chosen: Marks, opaque: int, journal: Journal
+    ) -> tuple[dict[str, Actual], bool]:
+        """What the opened engine tells of the opaque nodes, and whether running it failed."""
+        from toolkit.backends.attribution import attribute
+        from toolkit.backends.opened import with_evidence, with_values
+
+        plan = self.lowering.plan
+        found, told = with_evidence(self.engine.actuals, attribute(model, build, plan), build)
+        journal.noted(
+            f"{opaque} opaque nodes were opened at {len(chosen.tensors)} tensors: for {told} of them the opened "
+            "engine shows a precision",
+            rule=RULE,
+        )
+        if build.engine is None:
+            return found, False
+        values: dict[str, dict[str, Any]] = {}
+        failed = False
+        if self.not_on_device:
+            journal.noted(f"the values of the opened tensors are not known: {self.not_on_device}", rule=RULE)
+        else:
+            try:
+                values = opened_values(self.inputs, self.passes, build.engine, build.backend, chosen.by_weight, journal)
+            except QtoolError as error:
+                failed = True
+                journal.noted(
+                    f"the values of the opened tensors are not known, running the opened engine failed: {error}",
+                    rule=FAILED,
+                )
+        return with_values(found, chosen, plan, values), failed

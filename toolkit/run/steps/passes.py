@@ -1,0 +1,156 @@
+"""The step "passes": the recipe's passes applied, with the calibration that they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.text import count
+from toolkit.base.versions import code_fingerprint, versions
+from toolkit.contract.journal import Journal
+from toolkit.run.context import context_for
+from toolkit.run.fields import JournalField, PlanField
+from toolkit.run.keys import hashes, model_hash
+from toolkit.run.pass_keys import passes_key
+from toolkit.run.recipe_passes import passes_of
+from toolkit.run.step import Record, Step, relative
+
+if TYPE_CHECKING:
+    from toolkit.contract.context import Context
+    from toolkit.contract.ranges import Ranges
+    from toolkit.graph.model import Model
+
+_MODEL, _RANGES, _SEARCH = ".qtool/prepared.onnx", "ranges.json", "search.json"
+
+
+class PassesRecord(Record):
+    """The graph after all passes.
+
+    Attributes:
+        plan: the precision that they ask for, node by node.
+        journal: what they said, and what there is to say of the model, the samples and the ranges.
+    """
+
+    plan: PlanField
+    journal: JournalField
+
+    def model(self) -> Model:
+        """The graph, loaded anew: float32 with its Q/DQ pairs."""
+        from toolkit.graph.model import Model
+
+        return Model.load(self._folder / _MODEL)
+
+    def model_key(self) -> list[str]:
+        """The graph's content."""
+        return model_hash(self._folder / _MODEL)
+
+    def ranges(self) -> Ranges | None:
+        """The calibrated ranges; None where nothing was calibrated."""
+        from toolkit.contract.ranges import Ranges
+
+        path = self.path(_RANGES)
+        return Ranges.load(path) if path is not None else None
+
+    def ranges_key(self) -> dict[str, str]:
+        """The ranges' content."""
+        return hashes(self._folder / _RANGES)
+
+    @property
+    def search_file(self) -> Path | None:
+        """What a precision search left; None where the recipe has none."""
+        return self.path(_SEARCH)
+
+
+class PassesStep(Step[PassesRecord]):
+    """Applies the recipe's passes to the float model."""
+
+    name = "passes"
+    kind = PassesRecord
+
+    def key(self) -> Mapping[str, Any]:
+        """Model, passes, calibration, and what passes may look at besides."""
+        recipe, prints = self.recipe, self.inputs.prints
+        settings = recipe.calibration.model_dump(mode="json")
+        method = {k: settings.pop(k) for k in ("method", "percentile", "methods", "manual", "weights", "unlike")}
+        return {
+            "model": prints.of_model(),
+            **passes_key(self.inputs),
+            "profiles": repr(self.job.profiles),
+            "calibration method": method,
+            "calibration settings": settings,
+            "calibration data": prints.of_data(recipe.calibration.data),
+            "given ranges": prints.of_file(recipe.calibration.ranges),
+            "given collection": prints.of_file(recipe.calibration.collection),
+            "held out": [recipe.evaluation.data is None, recipe.evaluation.hold_out],
+            "rest": recipe.engine.rest,
+            "code": code_fingerprint(),
+        }
+
+    def run(self) -> PassesRecord:
+        """Apply the passes; their graph goes to .qtool/prepared.onnx, the ranges to ranges.json.
+
+        Raises:
+            QtoolError: a pass failed or refused; the message names it.
+        """
+        from toolkit.contract.passes import Sequence as PassSequence
+        from toolkit.graph.header import model_files
+
+        root = self.folder.path
+        for name in (_SEARCH, "faster.json"):
+            # of a run that was interrupted: the report would take it for this one's
+            (root / name).unlink(missing_ok=True)
+        passes = passes_of(self.recipe, self.job.allow_code)
+        journal = Journal()
+        journal.by = "load"
+        model = self.inputs.source(journal).copy()
+        context = context_for(self.inputs, model, journal)
+        try:
+            PassSequence(passes=passes)(model, context)
+        except QtoolError as error:
+            if not error.where:
+                raise type(error)(error.what, where=str(self.recipe.path or ""), remedy=error.remedy) from error
+            raise
+        ranges = self._observed(model, context)
+        if ranges is not None:
+            self._diagnose(ranges, journal, model)
+        model.source = None
+        model.save(root / _MODEL)
+        written = model_files(root / _MODEL)
+        if ranges is not None:
+            ranges.save(root / _RANGES)
+            written.append(root / _RANGES)
+        files = relative(self.folder, *written, *context.files)
+        return PassesRecord(plan=context.plan, journal=journal, files=files)
+
+    def _observed(self, model: Model, context: Context) -> Ranges | None:
+        """The ranges that the passes asked for, with what float16's limits need: values seen of every tensor."""
+        ranges = context.known_ranges
+        if (ranges is None or not ranges.observed) and context.provider is not None:
+            ranges = context.ranges(self.inputs.source())
+        if ranges is not None:
+            ranges.made_from = {
+                "model": self.inputs.prints.of(self.job.model_path),
+                "data": self.inputs.prints.of_data(self.recipe.calibration.data),
+                "settings": self.recipe.calibration.model_dump(mode="json"),
+                "versions": versions(),
+            }
+        return ranges
+
+    def _diagnose(self, ranges: Ranges, journal: Journal, model: Model) -> None:
+        """Note quantized tensors that no one scale serves in all profiles, and profiles with too few samples."""
+        from toolkit.calibration.diagnosis import sparse_profiles, unlike_profiles
+        from toolkit.placement.qdq import quantized_tensors
+
+        journal.by = "calibration"
+        all_count = self.recipe.engine.quantization == "implicit"
+        quantized = quantized_tensors(model)
+        for one in unlike_profiles(ranges, self.recipe.calibration.unlike):
+            if all_count or one.tensor in quantized:
+                journal.noted(
+                    f"the range of '{one.tensor}' in profile '{one.high}' is {one.ratio:.1f} times that in '{one.low}'",
+                    rule="unlike profiles",
+                )
+        for profile, number in sparse_profiles(ranges.samples).items():
+            journal.noted(f"profile '{profile}' had only {count(number, 'calibration sample')}", rule="few samples")

@@ -1,0 +1,253 @@
+"""The step "report": everything that the steps found, joined into report, journal and lock file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.base.files import write_text
+from toolkit.base.profiles import Profiles
+from toolkit.base.versions import code_fingerprint, versions
+from toolkit.contract.journal import Journal
+from toolkit.contract.ranges import Ranges
+from toolkit.graph.facts import Facts
+from toolkit.graph.model import Model
+from toolkit.placement.quantized import QUANTIZED_SOURCE
+from toolkit.report.findings import sentence
+from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
+from toolkit.report.schema import PassInfo, RecipeInfo, Report, StepInfo
+from toolkit.report.search_parts import SearchInfo
+from toolkit.run.accuracy import accuracy_of, device_of
+from toolkit.run.inputs import Inputs
+from toolkit.run.keys import hashes
+from toolkit.run.lock import lock_text
+from toolkit.run.recipe import Recipe
+from toolkit.run.step import Record, Step
+from toolkit.run.steps.compare import CompareRecord
+from toolkit.run.steps.device import DeviceRecord
+from toolkit.run.steps.engine import EngineRecord
+from toolkit.run.steps.evaluation import EvaluationRecord
+from toolkit.run.steps.latencies import LatenciesRecord
+from toolkit.run.steps.lowering import LoweringRecord
+from toolkit.run.steps.open import OpenRecord
+from toolkit.run.steps.passes import PassesRecord
+
+_REPORT, _HTML, _JOURNAL, _LOCK = "report.json", "report.html", "journal.jsonl", "recipe.lock.toml"
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """What all steps found; None for those that the recipe does not ask for."""
+
+    passes: PassesRecord
+    lowering: LoweringRecord
+    engine: EngineRecord
+    opened: OpenRecord | None
+    compare: CompareRecord | None
+    latencies: LatenciesRecord | None
+    evaluation: EvaluationRecord
+    device: DeviceRecord
+
+    def key(self) -> dict[str, Any]:
+        """All records, and those of their files that are in the report."""
+        found = {name: record.content() if record is not None else {} for name, record in vars(self).items()}
+        search = self.passes.search_file
+        return {
+            **found,
+            **self.passes.ranges_key(),
+            **self.engine.layers_key(),
+            "search": hashes(search) if search is not None else {},
+            "final": self.lowering.model_key(),
+        }
+
+
+class ReportRecord(Record):
+    """The files of the report."""
+
+    def report(self) -> Report:
+        """The joined report."""
+        return Report.load(self._folder / _REPORT)
+
+
+class ReportStep(Step[ReportRecord]):
+    """Writes report.json, report.html, journal.jsonl and recipe.lock.toml."""
+
+    name = "report"
+    kind = ReportRecord
+
+    def __init__(self, inputs: Inputs, found: RunRecords, steps: Sequence[StepInfo]) -> None:
+        super().__init__(inputs)
+        self.found, self.steps = found, steps
+
+    def key(self) -> Mapping[str, Any]:
+        """The recipe, all records, and fingerprints of what was read."""
+        recipe, prints = self.recipe, self.inputs.prints
+        return {
+            "recipe": [recipe.name, str(recipe.path or ""), recipe.model_dump(mode="json", by_alias=True)],
+            **self.found.key(),
+            "model": prints.of_model(),
+            "calibration data": prints.of_data(recipe.calibration.data),
+            "evaluation data": prints.of_data(recipe.evaluation.data),
+            "given ranges": prints.of_file(recipe.calibration.ranges),
+            "given collection": prints.of_file(recipe.calibration.collection),
+            "profiles": repr(self.job.profiles),
+            "versions": versions(),
+            "code": code_fingerprint(),
+        }
+
+    def run(self) -> ReportRecord:
+        """Join, and write all four."""
+        from toolkit.report.html import write_html
+
+        root, engine = self.folder.path, self.found.engine
+        journal = self._journal()
+        report = self._report(journal)
+        write_text(root / _JOURNAL, journal.to_jsonl(sentence))
+        write_text(root / _LOCK, lock_text(self.inputs, engine.build.backend, engine.typing))
+        report.save(root / _REPORT)
+        files = [_JOURNAL, _LOCK, _REPORT]
+        if "html" in self.recipe.report.formats:
+            write_html(report, root / _HTML)
+            files.append(_HTML)
+        return ReportRecord(files=files)
+
+    def _journal(self) -> Journal:
+        """What all steps said."""
+        found, journal = self.found, Journal()
+        for said in (found.passes, found.lowering, found.opened):
+            journal.events += said.journal.events if said is not None else []
+        if found.device.why:
+            journal.by = "device"
+            why = f"the engine's outputs on a GPU are not known: {found.device.why}"
+            journal.noted(why, rule=f"device {found.device.status}")
+        return journal
+
+    def _report(self, journal: Journal) -> Report:
+        from toolkit.evaluation.clipping import unlike_data, unlike_warnings
+        from toolkit.report.join import join
+        from toolkit.report.search_section import read_search
+        from toolkit.report.verdict import culprits
+        from toolkit.report.weak import blame_data, data_suggestions, weak_spots_from_ranges
+
+        evaluation, search_file = self.found.evaluation.found, self.found.passes.search_file
+        search, spots = read_search(search_file) if search_file is not None else (None, [])
+        ranges, prepared = self.found.passes.ranges(), self.found.passes.model()
+        clipping = evaluation.clipping if evaluation is not None else {}
+        inputs = [tensor.name for tensor in self.inputs.source().graph.inputs]
+        report = join(
+            Requests(_recipe_info(self.recipe), self.found.lowering.plan, journal),
+            self._graphs(prepared, ranges),
+            self._engine(),
+            self._measurements(search),
+            steps=self.steps,
+            warnings=[
+                *self._warnings(journal),
+                *unlike_warnings(clipping, ranges, inputs),
+                *_unmeasured("the engine", self.found.engine.lacks),
+                *self._comparison_warnings(),
+            ],
+        )
+        spots = spots or weak_spots_from_ranges(culprits(report.layers), report.layers, prepared, ranges)
+        unlike = unlike_data(clipping, ranges)
+        report.weak_spots = blame_data(spots, prepared, unlike)
+        report.summary.next[:0] = data_suggestions(unlike)
+        return report
+
+    def _graphs(self, prepared: Model, ranges: Ranges | None) -> Graphs:
+        from toolkit.placement.qdq import quantized_tensors
+        from toolkit.report.describe import model_info
+
+        profiles, final = self.job.profiles, self.found.lowering.model()
+        return Graphs(
+            final,
+            model_info(self.inputs.source(), profiles, path=self.recipe.model.path),
+            profiles,
+            _facts(final, prepared, profiles),
+            ranges,
+            # with implicit quantization TensorRT gives INT8 to whatever has a range
+            quantized_tensors(prepared) if self.recipe.engine.quantization == "explicit" else None,
+        )
+
+    def _engine(self) -> EngineFound:
+        found, engine = self.found, self.found.engine
+        return EngineFound(
+            engine.build,
+            {**engine.actuals, **(found.opened.actuals if found.opened is not None else {})},
+            engine.reason,
+            engine.typing if engine.engine_bytes else "",
+            engine.engine_bytes,
+            {name: one.timed() for name, one in found.compare.engines.items()} if found.compare is not None else {},
+            found.latencies.turns if found.latencies is not None else {},
+        )
+
+    def _measurements(self, search: SearchInfo | None) -> Measurements:
+        record, budget = self.found.evaluation, self.recipe.evaluation.budget
+        return Measurements(
+            record.found.nodes if record.found is not None else {},
+            accuracy_of(record.found, budget, held_out=record.held_out, random=record.random),
+            device_of(self.found.device, budget),
+            search,
+        )
+
+    def _warnings(self, journal: Journal) -> list[str]:
+        found, evaluation = [], self.found.evaluation.found
+        if self.recipe.calibration.random is not None:
+            found.append("RANDOM DATA: the ranges come from made-up values and mean nothing for real inputs")
+        if evaluation is None:
+            found.append("nothing was measured: the recipe has neither evaluation data nor calibration data")
+        else:
+            found += evaluation.notes
+        rules = ("unlike-scales", "empty profile", "few samples", "unvaried samples", QUANTIZED_SOURCE)
+        found += [sentence(event.why) for event in journal.of("noted") if event.rule in rules]
+        return found
+
+    def _comparison_warnings(self) -> list[str]:
+        """Latencies of the plain engines that are not known, and profiles in which nothing was measured in turn."""
+        compare, latencies = self.found.compare, self.found.latencies
+        if compare is None or latencies is None:
+            return []
+        said = [line for name, one in compare.engines.items() for line in _unmeasured(f"the {name} engine", one.lacks)]
+        return said + [
+            f"in profile '{name}' the engines were measured one after the other, not in turn: a difference of a few "
+            f"percent may be chance ({why})"
+            for name, why in latencies.lacks.items()
+            if name in self.found.engine.build.latency
+        ]
+
+
+def _recipe_info(recipe: Recipe) -> RecipeInfo:
+    def short(settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in settings.items() if value not in (None, {}, [])}
+
+    return RecipeInfo(
+        name=recipe.name,
+        path=str(recipe.path or ""),
+        passes=[PassInfo(use=p["use"], settings={k: v for k, v in p.items() if k != "use"}) for p in recipe.passes],
+        rest=recipe.rest,
+        calibration=short(recipe.calibration.model_dump(mode="json", exclude_defaults=True)),
+        evaluation=short(recipe.evaluation.model_dump(mode="json", exclude_defaults=True)),
+    )
+
+
+def _facts(final: Model, prepared: Model, profiles: Profiles) -> Facts:
+    """Types and shapes of the final graph; shapes that inference loses there are those before lowering.
+
+    Lowering keeps tensors' names and shapes, but writes shape arithmetic in forms that TensorRT parses better than
+    ONNX's shape inference does.
+    """
+    from toolkit.graph.work import facts_at_opt, shape_of
+
+    facts, before = facts_at_opt(final, profiles), facts_at_opt(prepared, profiles)
+    for name, shapes in before.shapes.items():
+        if shape_of(facts, name) is None:
+            facts.shapes[name] = shapes
+    for node in final.nodes:
+        source = node.inputs[0].name if node.inputs else ""
+        if node.op in ("Cast", "QuantizeLinear", "DequantizeLinear") and shape_of(facts, node.outputs[0].name) is None:
+            facts.shapes[node.outputs[0].name] = facts.shapes.get(source, [])
+    return facts
+
+
+def _unmeasured(what: str, lacks: Mapping[str, str]) -> list[str]:
+    return [f"the latency of {what} in profile '{name}' is not known: {why}" for name, why in lacks.items()]
