@@ -24,45 +24,57 @@ LogLine = Callable[[str], None]
 Typing = Literal["strong", "weak"]
 
 
-class EngineSettings(pydantic.BaseModel):
-    """Settings of the engine. Every default is TensorRT's own."""
+class EngineChoices(pydantic.BaseModel):
+    """What a recipe's ``[engine]`` says and a backend takes, the same in both. Every default is TensorRT's own.
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    Attributes:
+        refit: weights can be replaced in the built engine.
+        sparse_weights: use 2:4 sparsity where weights have it.
+        version_compatible: the engine runs on later releases of TensorRT.
+        hardware_compatible: the engine runs on any GPU from Ampere on.
+    """
 
-    typing: Literal["auto", "strong", "weak"] = pydantic.Field(
-        "auto", description="strong: types as they stand in the graph; weak: TensorRT chooses within the plan"
-    )
-    constraints: Literal["obey", "prefer"] = pydantic.Field(
-        "obey", description="weak typing: whether the plan's layer precisions are orders or wishes"
-    )
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    typing: Literal["auto", "strong", "weak"] = pydantic.Field("auto", description="how TensorRT learns the precisions")
     quantization: Literal["explicit", "implicit"] = pydantic.Field(
-        "explicit", description="explicit: Q/DQ pairs; implicit: ranges given to TensorRT (8.6 to 10, weak typing)"
+        "explicit", description="Q/DQ pairs, or ranges (8.6 and 10)"
     )
     calibrator: Literal["ranges", "entropy2", "entropy", "minmax", "legacy"] = pydantic.Field(
         "ranges", description="implicit quantization: qtool's ranges, or one of TensorRT's own calibrators"
     )
-    compute_capabilities: tuple[str, ...] = pydantic.Field(
-        (), description="TensorRT-RTX: the GPUs to build for, as in ['8.9']; empty: this machine's, else 8.9"
+    measure: bool = pydantic.Field(True, description="measure latency and layer times where a GPU is present")
+    compute_capabilities: list[str] = pydantic.Field([], description="TensorRT-RTX: GPUs to build for, such as 8.9")
+    tactic_sources: list[str] | None = pydantic.Field(
+        None, description="TensorRT's default where not given; [] for none"
     )
+    optimization_level: int | None = pydantic.Field(None, ge=0, le=5, description="builder optimization level")
+    avg_timing_iterations: int | None = pydantic.Field(
+        None, ge=1, le=1000,
+        description="runs of which a kernel's time is the mean when TensorRT chooses it; its default is 1. More make "
+        "engines that differ less from build to build; take a new timing_cache with it",
+    )  # fmt: skip
+    constraints: Literal["obey", "prefer"] = pydantic.Field(
+        "obey", description="weak typing: how strictly layer precisions hold"
+    )
+    refit: bool = False
+    sparse_weights: bool = False
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+
+class EngineSettings(EngineChoices):
+    """Settings of the engine, as backends take them."""
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
     workspace: int | None = pydantic.Field(None, gt=0, description="limit of the scratch memory, in bytes")
     timing_cache: Path | None = pydantic.Field(None, description="file of measured kernel times, kept between builds")
-    tactic_sources: tuple[str, ...] | None = pydantic.Field(
-        None, description="the kernel libraries TensorRT may use; [] is none but its own"
-    )
-    optimization_level: int | None = pydantic.Field(None, ge=0, le=5, description="builder effort, 0 to 5")
-    avg_timing_iterations: int | None = pydantic.Field(
-        None, ge=1, le=1000, description="runs of which a kernel's time is the mean when TensorRT chooses it"
-    )
-    refit: bool = pydantic.Field(False, description="weights can be replaced in the built engine")
-    version_compatible: bool = pydantic.Field(False, description="the engine runs on later releases of TensorRT")
-    hardware_compatible: bool = pydantic.Field(False, description="the engine runs on any GPU from Ampere on")
-    sparse_weights: bool = pydantic.Field(False, description="use 2:4 sparsity where weights have it")
     tf32: bool = pydantic.Field(True, description="FP32 layers may multiply in TF32")
-    measure: bool = pydantic.Field(True, description="measure latency and layer times where a GPU is present")
 
     @pydantic.field_validator("compute_capabilities")
     @classmethod
-    def _capability(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _capability(cls, value: list[str]) -> list[str]:
         for capability in value:
             if not re.fullmatch(r"\d{1,2}\.\d", capability):
                 raise ValueError(f"'{capability}' is no compute capability: write it as in '8.9'")

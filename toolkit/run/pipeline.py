@@ -76,16 +76,16 @@ class Pipeline:
         """Do every step whose key changed, reuse the others, and join the report."""
         inputs, engine = self.inputs, self.inputs.job.recipe.engine
         not_on_device = self._checked()
-        passes = self._do(PassesStep(inputs))
-        lowering = self._do(LoweringStep(inputs, passes))
-        built = self._do(EngineStep(inputs, passes, lowering))
+        passes = self.do(PassesStep(inputs))
+        lowering = self.do(LoweringStep(inputs, passes))
+        built = self.do(EngineStep(inputs, passes, lowering))
         blocks = self._do_if(engine.open, OpenStep(inputs, passes, lowering, built, not_on_device))
         plain = self._do_if(bool(engine.compare), CompareStep(inputs, passes))
         latencies = self._do_if(plain is not None, LatenciesStep(inputs, built, plain or CompareRecord(engines={})))
-        evaluation = self._do(EvaluationStep(inputs, passes, lowering))
+        evaluation = self.do(EvaluationStep(inputs, passes, lowering))
         device = self._on_device(built, not_on_device)
         found = RunRecords(passes, lowering, built, blocks, plain, latencies, evaluation, device)
-        joined = self._do(ReportStep(inputs, found, list(self.steps)))
+        joined = self.do(ReportStep(inputs, found, list(self.steps)))
         return Result(self.folder.path, joined.report(), self.steps)
 
     def _checked(self) -> str:
@@ -99,7 +99,7 @@ class Pipeline:
         first_samples_fit(self.inputs)
         return why
 
-    def _do(self, step: Step[R]) -> R:
+    def do(self, step: Step[R]) -> R:
         """The step's record: found again where its key is the same and it is final, else made."""
         start, key = time.perf_counter(), step.key()
         found, why = self.folder.find(step.name, key)
@@ -118,7 +118,7 @@ class Pipeline:
     def _do_if(self, wanted: bool, step: Step[R]) -> R | None:
         """The step's record; None where the recipe does not ask for it, and what an earlier run found is dropped."""
         if wanted:
-            return self._do(step)
+            return self.do(step)
         self.folder.forget(step.name)
         return None
 

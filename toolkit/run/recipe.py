@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
+from toolkit.backends.base import EngineChoices
 from toolkit.base.errors import QtoolError, RecipeError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
@@ -124,38 +125,17 @@ class EvaluationSection(Section):
     layer_samples: int = Field(64, gt=0, description="samples for the error of every layer")
 
 
-class EngineSection(Section):
+class EngineSection(EngineChoices, Section):
     """``[engine]``."""
 
     backend: Literal["auto", "tensorrt", "tensorrt_rtx", "none"] = "auto"
     rest: FloatName = Field("fp16", description="precision of all that nobody asked about")
     io: dict[str, FloatName] = Field({}, description="inputs and outputs whose type shall change")
-    typing: Literal["auto", "strong", "weak"] = Field("auto", description="how TensorRT learns the precisions")
-    quantization: Literal["explicit", "implicit"] = Field("explicit", description="Q/DQ pairs, or ranges (8.6 and 10)")
-    calibrator: Literal["ranges", "entropy2", "entropy", "minmax", "legacy"] = Field(
-        "ranges", description="implicit quantization: qtool's ranges, or one of TensorRT's own calibrators"
-    )
     calibration_profile: str | None = Field(
         None, description="the profile that TensorRT's own calibrators run at; the first where not given"
     )
-    measure: bool = Field(True, description="measure latency and layer times where a GPU is present")
-    compute_capabilities: list[str] = Field([], description="TensorRT-RTX: GPUs to build for, such as 8.9")
     workspace_mb: int | None = Field(None, gt=0, description="workspace limit in megabytes")
     timing_cache: str | None = Field(None, description="file kept between builds")
-    tactic_sources: list[str] | None = Field(None, description="TensorRT's default where not given; [] for none")
-    optimization_level: int | None = Field(None, ge=0, le=5, description="builder optimization level")
-    avg_timing_iterations: int | None = Field(
-        None, ge=1, le=1000,
-        description="runs of which a kernel's time is the mean when TensorRT chooses it; its default is 1. More make "
-        "engines that differ less from build to build; take a new timing_cache with it",
-    )  # fmt: skip
-    constraints: Literal["obey", "prefer"] = Field(
-        "obey", description="weak typing: how strictly layer precisions hold"
-    )
-    refit: bool = False
-    sparse_weights: bool = False
-    version_compatible: bool = False
-    hardware_compatible: bool = False
     open: bool = Field(
         False, description="build opaque blocks once more with their inner tensors marked, to see what they can run in"
     )
