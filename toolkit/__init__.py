@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from toolkit.backends.lowering import lower as lower
     from toolkit.base.errors import DataError as DataError
     from toolkit.base.errors import ModelError as ModelError
+    from toolkit.base.errors import NotAllowedError as NotAllowedError
     from toolkit.base.errors import PassError as PassError
     from toolkit.base.errors import QtoolError as QtoolError
     from toolkit.base.errors import RangesError as RangesError
@@ -105,7 +106,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "backends.bench": "EngineBench",
     "backends.lowering": "lower",
-    "base.errors": "DataError ModelError PassError QtoolError RangesError RecipeError did_you_mean",
+    "base.errors": "DataError ModelError NotAllowedError PassError QtoolError RangesError RecipeError did_you_mean",
     "base.files": "write_json",
     "base.precision": "FLOATS Precision",
     "base.profiles": "Extent Profiles ShapeProfile",

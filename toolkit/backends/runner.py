@@ -22,7 +22,7 @@ TYPES: dict[str, Any] = {
 
 
 class EngineRunner:
-    """An engine on this machine's GPU.
+    """An engine on this machine's GPU, opened when it is entered or first run.
 
     Args:
         engine: the serialized engine.
@@ -43,6 +43,11 @@ class EngineRunner:
         self._runners: dict[int, Any] = {}
 
     def __enter__(self) -> EngineRunner:
+        if self._engine is None:
+            self._open()
+        return self
+
+    def _open(self) -> None:
         if find_gpu() is None:
             raise BackendError("no GPU is here to run the engine", remedy="run on the machine that the engine is for")
         from polygraphy import config as polygraphy_config
@@ -60,7 +65,6 @@ class EngineRunner:
                 f"the engine cannot be opened: {' '.join(str(error).split())[:300]}",
                 remedy="build it again on this machine: engines belong to one GPU and one version of TensorRT",
             ) from error
-        return self
 
     def run(self, feeds: Mapping[str, Array], profile: str | None = None) -> dict[str, Array]:
         """The outputs for one batch of inputs.
@@ -79,6 +83,8 @@ class EngineRunner:
         from polygraphy.common import FormattedArray
         from polygraphy.exception import PolygraphyException
 
+        if self._engine is None:
+            self._open()
         runner = self._runner(feeds, profile)
         types = self._types(inputs=True)
         cast = {name: _cast(name, feeds, kind) for name, kind in types.items()}
@@ -160,6 +166,10 @@ class EngineRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the GPU's memory back."""
         for runner in self._runners.values():
             runner.deactivate()
         self._runners.clear()

@@ -11,15 +11,18 @@ from types import ModuleType
 from typing import Any
 
 from toolkit.base.errors import NotAllowedError, RecipeError, did_you_mean
+from toolkit.base.given import is_given, taken
 
 
 def load_object(use: str, allow_code: bool, kind: str) -> Any:
-    """The object named ``module:Name``.
+    """The object named ``module:Name``, or given by the caller (see ``toolkit.base.given``).
 
     Raises:
         NotAllowedError: code is not allowed.
         RecipeError: the module cannot be imported, fails while it is, or has no such name.
     """
+    if is_given(use):
+        return taken(use)
     if not allow_code:
         raise NotAllowedError(
             f"the recipe names the {kind} '{use}', which is code",

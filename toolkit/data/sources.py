@@ -145,11 +145,18 @@ def polygraphy_inputs(path: Path, specs: Specs) -> Feeds:
 def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
     """A function that gives the samples from the start each time.
 
-    A function or class is called each time; an iterator, which can be read only once, is read into memory.
+    A function or class is called each time; an iterator, which can be read only once, is read into memory. A loader
+    that collates samples into batches of dictionaries, as torch's DataLoader does, gives their rows one by one.
 
     Raises:
         DataError: it cannot be iterated.
     """
+    if getattr(source, "dataset", None) is not None and getattr(source, "batch_size", None) is not None:
+        if type(getattr(source, "sampler", None)).__name__ == "RandomSampler":
+            raise DataError(
+                "the loader shuffles: each reading would give other samples", where=where, remedy="set shuffle = False"
+            )
+        return lambda: _rows(source, where)
     if callable(source):
         return lambda: _called(source, where)
     source = _iterable(source, where)
@@ -157,6 +164,25 @@ def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
         held = list(_each(source, where))
         return lambda: held
     return lambda: source
+
+
+def _rows(loader: Iterable[Any], where: str) -> Iterator[dict[str, Array]]:
+    """The samples of collated batches: row i of every array, with an axis of length 1 before it."""
+    for batch in loader:
+        if not isinstance(batch, Mapping):
+            raise DataError(
+                f"a batch is a {type(batch).__name__}",
+                where=where,
+                remedy="let the data set give dictionaries from input names to arrays",
+            )
+        arrays = {name: _array(value, f"{where}, '{name}'") for name, value in batch.items()}
+        lengths = {len(values) if values.ndim else 0 for values in arrays.values()}
+        if len(lengths) != 1 or 0 in lengths:
+            raise DataError(
+                f"the arrays of a batch have {sorted(lengths)} rows", where=where, remedy="collate samples along axis 0"
+            )
+        for row in range(lengths.pop()):
+            yield {name: values[row : row + 1] for name, values in arrays.items()}
 
 
 def _called(make: Callable[[], Any], where: str) -> Iterable[Any]:

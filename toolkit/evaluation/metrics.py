@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -130,7 +132,10 @@ def make_metric(name: str, output: str | None = None, allow_code: bool = False) 
     if ":" in name:
         from toolkit.base.code import load_object
 
-        metric: Metric = load_object(name, allow_code, "metric")()
+        found: Any = load_object(name, allow_code, "metric")
+        made = inspect.isclass(found) or inspect.isroutine(found)
+        # a metric that the caller made is a model for fresh ones
+        metric: Metric = found() if made else copy.deepcopy(found)
         return metric
     if name not in _BUILT_IN:
         raise RecipeError(f"no metric is called '{name}'", remedy=did_you_mean(name, [*_BUILT_IN, "module:Name"]))

@@ -11,7 +11,7 @@ from toolkit.report.schema import DeviceInfo
 
 if TYPE_CHECKING:
     from toolkit.evaluation.outputs import EvaluationResult
-    from toolkit.run.recipe import BudgetSection
+    from toolkit.run.sections import BudgetSection
     from toolkit.run.steps.device import DeviceRecord
 
 

@@ -12,7 +12,7 @@ from toolkit.base.files import sha256_json
 from toolkit.run.bisect_engine import EngineCheck
 from toolkit.run.job import Job
 from toolkit.run.quantizing import QuantizingRecipe, Samples, quantizing
-from toolkit.run.recipe import SHARES
+from toolkit.run.sections import SHARES
 
 if TYPE_CHECKING:
     from toolkit.evaluation.budget import Budget

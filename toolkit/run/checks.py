@@ -8,6 +8,7 @@ from pathlib import Path
 
 from toolkit.base.code import import_path
 from toolkit.base.errors import DataError, ModelError, NotAllowedError, QtoolError, RecipeError, did_you_mean
+from toolkit.base.given import is_given
 from toolkit.placement.quantized import refuse_integer_operators
 from toolkit.run.guard import refuse_run_over, refuse_writing_over
 from toolkit.run.job import Job
@@ -61,15 +62,16 @@ def code_allowed(job: Job) -> None:
     named: list[tuple[str, str, tuple[str | int, ...]]] = [
         ("pass", entry["use"], ("pass", index, "use"))
         for index, entry in enumerate(recipe.passes)
-        if ":" in entry["use"]
+        if ":" in entry["use"] and not is_given(entry["use"])
     ]
     named += [
         ("data", data, (table, "data"))
         for table, data in (("calibration", recipe.calibration.data), ("evaluation", recipe.evaluation.data))
-        if data is not None and job.names_code(data)
+        if data is not None and job.names_code(data) and not is_given(data)
     ]
-    if recipe.evaluation.metric is not None and ":" in recipe.evaluation.metric:
-        named.append(("metric", recipe.evaluation.metric, ("evaluation", "metric")))
+    metric = recipe.evaluation.metric
+    if metric is not None and ":" in metric and not is_given(metric):
+        named.append(("metric", metric, ("evaluation", "metric")))
     for kind, use, place in named:
         raise NotAllowedError(
             f"the recipe names the {kind} '{use}', which is code",

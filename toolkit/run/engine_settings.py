@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from toolkit.run.inputs import Inputs
     from toolkit.run.recipe import Recipe
 
+
 def engine_settings(recipe: Recipe) -> EngineSettings:
     """The recipe's engine settings.
 

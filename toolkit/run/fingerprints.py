@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from toolkit.base.given import is_given, samples_print
 from toolkit.base.versions import module_fingerprint, path_fingerprint
 from toolkit.run.job import Job
 
@@ -14,6 +15,7 @@ class Fingerprints:
     def __init__(self, job: Job) -> None:
         self.job = job
         self._known: dict[Path, str] = {}
+        self._samples: dict[str, str] = {}
 
     def of(self, path: Path) -> str:
         """SHA-256 of a file or folder; empty where there is none."""
@@ -25,6 +27,10 @@ class Fingerprints:
         """SHA-256 of a recipe's data, or of the module that gives it."""
         if data is None:
             return ""
+        if is_given(data):
+            if data not in self._samples:
+                self._samples[data] = samples_print(data)
+            return self._samples[data]
         if self.job.names_code(data):
             return module_fingerprint(data.partition(":")[0])
         return self.of_file(data)

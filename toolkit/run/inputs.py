@@ -14,8 +14,8 @@ from toolkit.placement.quantized import QUANTIZED_SOURCE, already_quantized, pai
 from toolkit.run.fingerprints import Fingerprints
 from toolkit.run.job import Job
 from toolkit.run.profile_check import check
-from toolkit.run.recipe import RandomSection
 from toolkit.run.recipe_passes import stripping_passes
+from toolkit.run.sections import RandomSection
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData

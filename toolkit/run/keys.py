@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from toolkit.base.given import code_print, is_given
 from toolkit.base.versions import code_fingerprint, module_fingerprint, path_fingerprint, versions
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
@@ -20,14 +21,21 @@ def engine_key(job: Job) -> dict[str, Any]:
     }
 
 
+def _code_of(metric: str) -> str:
+    """What a metric that is not qtool's own depends on; empty where it is."""
+    if is_given(metric):
+        return code_print(metric)
+    return module_fingerprint(metric.partition(":")[0]) if ":" in metric else ""
+
+
 def evaluation_key(inputs: Inputs) -> dict[str, Any]:
     """What measuring depends on besides the models."""
     job, prints = inputs.job, inputs.prints
     evaluation, calibration = job.recipe.evaluation, job.recipe.calibration
     metric = evaluation.metric or ""
     return {
-        "evaluation settings": evaluation.model_dump(mode="json"),
-        "metric code": module_fingerprint(metric.partition(":")[0]) if ":" in metric else "",
+        "evaluation settings": evaluation.as_key(),
+        "metric code": _code_of(metric),
         "evaluation data": prints.of_data(evaluation.data),
         "held out of": prints.of_data(calibration.data) if evaluation.data is None else "",
         "seen by calibration": evaluation.data is not None and prints.same_samples(evaluation.data, calibration.data),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import QtoolError
+from toolkit.base.given import code_print, is_given, nameless
 from toolkit.base.versions import OWN_PACKAGES, module_fingerprint
 from toolkit.contract.passes import Pass
 from toolkit.contract.registry import configure, find, installed
@@ -20,7 +21,7 @@ def passes_key(inputs: Inputs) -> dict[str, Any]:
     job = inputs.job
     steps = passes_of(job.recipe, job.allow_code)
     return {
-        "passes": job.recipe.passes,
+        "passes": nameless(job.recipe.passes),
         "pass code": [_code(entry["use"], step) for entry, step in zip(job.recipe.passes, steps)],
         "files of passes": [inputs.prints.of(path) for step in steps for path in step.input_files(job.recipe.folder)],
         "measured on": [engine_key(job)["engine"], gpu_here()] if any(s.measures_engines() for s in steps) else [],
@@ -47,6 +48,8 @@ def pass_files(job: Job) -> dict[str, Path]:
 def _code(use: str, step: Pass) -> list[str]:
     """The code of a pass that is not qtool's own, whose code is in every key."""
     module = type(step).__module__
+    if is_given(use) and module.partition(".")[0] not in OWN_PACKAGES:
+        return [code_print(use)]
     if module.partition(".")[0] in OWN_PACKAGES:
         return []
     entry = installed().get(use)

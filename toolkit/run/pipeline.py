@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from toolkit.base.errors import BackendError
 from toolkit.base.progress import Progress, silent
+from toolkit.contract.passes import Pass
 from toolkit.report.schema import StepInfo
 from toolkit.run.checks import inputs_exist, names_exist, opened
 from toolkit.run.device import not_wanted
@@ -42,6 +43,10 @@ def run(
     progress: Progress | None = None,
     on_step: StepListener | None = None,
     device_check: bool | None = None,
+    passes: Pass | Sequence[Pass] | None = None,
+    calibration: Any = None,
+    evaluation: Any = None,
+    metric: Any = None,
 ) -> Result:
     """Run a recipe: passes, lowering, engine, evaluation, report.
 
@@ -52,12 +57,18 @@ def run(
         progress: called with what is being done, how much is done, and of how much.
         on_step: called when a step is done or found again.
         device_check: whether the engine is run on this machine's GPU: True demands it, None does it where it can.
+        passes: a pass or several, in place of the recipe's.
+        calibration: calibration samples in place of the recipe's: a path, or what gives dictionaries of arrays again
+            and again, such as a torch DataLoader; every array has its batch axis.
+        evaluation: test samples with their labels, likewise.
+        metric: a metric in place of the recipe's: its name, its class, or an object with ``update`` and ``value``.
 
     Raises:
         QtoolError: bad input, a failing pass, or a backend that refuses; the message says what to do.
     """
     if not isinstance(recipe, Recipe):
         recipe = Recipe.load(recipe)
+    recipe = recipe.with_objects(passes=passes, calibration=calibration, evaluation=evaluation, metric=metric)
     folder = RunFolder(Path(out) if out is not None else Path("runs") / recipe.name)
     job = Job(recipe, folder, allow_code, progress or silent)
     with opened(job):

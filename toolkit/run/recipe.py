@@ -5,147 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
-from toolkit.backends.base import EngineChoices
 from toolkit.base.errors import QtoolError, RecipeError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.run.objects import entries_of, named
 from toolkit.run.recipe_lines import place_of, place_of_value
+from toolkit.run.sections import (
+    SHARES,
+    CalibrationSection,
+    EngineSection,
+    EvaluationSection,
+    ModelSection,
+    ProfileSection,
+    ReportSection,
+    Section,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-FloatName = Literal["fp32", "fp16", "bf16"]
-SHARES = ("top1", "top5", "exact")
-"""The metrics whose values lie between 0 and 1."""
-
-
-class Section(BaseModel):
-    """A table of the recipe; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class ModelSection(Section):
-    """``[model]``."""
-
-    path: str = Field(description="the ONNX file, relative to the recipe")
-
-
-class ProfileSection(Section):
-    """``[[profile]]``."""
-
-    name: str = Field(description="the profile's name")
-    shapes: dict[str, dict[Literal["min", "opt", "max"], list[int]]] = Field(
-        description="for each dynamic input its min, opt and max shape"
-    )
-
-
-class RandomSection(Section):
-    """``[calibration] random``: made-up data, which the report marks in red."""
-
-    seed: int
-    samples: int = Field(32, gt=0)
-
-
-class ImagesSection(Section):
-    """``[calibration] images``: how a folder of images becomes samples."""
-
-    size: list[int] | None = Field(None, description="height and width")
-    resize: int | None = Field(None, gt=0, description="scale the shorter side to this before a center crop")
-    crop: Literal["center", "none", "pad"] = Field(
-        "center", description="center: cut to size; none: stretch to size; pad: fit inside and fill up"
-    )
-    layout: Literal["nchw", "nhwc"] = "nchw"
-    mean: list[float] = []
-    std: list[float] = []
-    colour: Literal["rgb", "bgr", "gray"] = "rgb"
-    scale: float | None = Field(
-        None, description="multiplies pixel values (0 to 255) before mean and std; default 1/255, 1 for integer inputs"
-    )
-
-
-class CalibrationSection(Section):
-    """``[calibration]``."""
-
-    data: str | None = Field(None, description="a .npz, a folder, a Polygraphy JSON, or module:Name")
-    method: Literal["minmax", "entropy", "percentile", "mse"] = Field("entropy", description="how amax is chosen")
-    percentile: float = Field(99.99, gt=50, le=100, description="for method percentile")
-    methods: dict[str, Literal["minmax", "entropy", "percentile", "mse"]] = Field(
-        {}, description="method by glob over tensor names"
-    )
-    outside: Literal["error", "skip", "pad", "crop"] = Field(
-        "error", description="what to do with a sample that fits no profile"
-    )
-    batch: int = Field(8, gt=0, description="samples to run at once")
-    samples: int | None = Field(None, gt=0, description="use at most this many samples, spread over the data")
-    device: Literal["cpu", "gpu"] = Field(
-        "cpu", description="where statistics are made: onnxruntime on the CPU, or a TensorRT engine on the first GPU"
-    )
-    memory: str | None = Field(None, description="bound for tapped tensors, such as 2GB")
-    mask: str | None = Field(None, description="the mask input, where unlike lengths are to be padded together")
-    random: RandomSection | None = Field(None, description="random data instead of real data")
-    images: ImagesSection | None = Field(None, description="how images become samples")
-    collection: str | None = Field(
-        None, description="statistics that `qtool calibrate` and `qtool merge` wrote, instead of running the model"
-    )
-    ranges: str | None = Field(None, description="a file of ranges to take: ranges.json, a TensorRT cache, a table")
-    ranges_use: Literal["override", "fill"] = Field("override", description="whether given ranges win over calibration")
-    manual: dict[str, float] = Field({}, description="amax by tensor name, set by hand; wins over everything")
-    weights: dict[str, float] = Field({}, description="weight of each profile's samples")
-    unlike: float = Field(2.0, gt=1, description="ratio of ranges between profiles from which a tensor is named")
-
-
-class BudgetSection(Section):
-    """``[evaluation] budget``: what must hold, else the exit status is 1."""
-
-    max_drop: float | None = Field(None, ge=0, description="largest drop of the metric; of top1, 0.02 is 2 points")
-    min_value: float | None = Field(None, description="smallest value of the metric")
-    min_sqnr_db: float | None = Field(None, description="smallest SQNR of every output, in dB")
-    min_agreement: float | None = Field(None, ge=0, le=1, description="smallest share of equal winners")
-
-
-class EvaluationSection(Section):
-    """``[evaluation]``."""
-
-    data: str | None = Field(None, description="test data with labels; without it calibration samples are held back")
-    metric: str | None = Field(None, description="top1, top5, exact, mse, or module:Name")
-    output: str | None = Field(None, description="the output the metric looks at; the first by default")
-    budget: BudgetSection = Field(default_factory=BudgetSection)
-    hold_out: float = Field(
-        0.2, gt=0, lt=1, description="share of calibration samples held back where there is no data"
-    )
-    batch: int = Field(32, gt=0, description="samples to run at once")
-    samples: int | None = Field(None, gt=0, description="use at most this many samples")
-    layer_samples: int = Field(64, gt=0, description="samples for the error of every layer")
-
-
-class EngineSection(EngineChoices, Section):
-    """``[engine]``."""
-
-    backend: Literal["auto", "tensorrt", "tensorrt_rtx", "none"] = "auto"
-    rest: FloatName = Field("fp16", description="precision of all that nobody asked about")
-    io: dict[str, FloatName] = Field({}, description="inputs and outputs whose type shall change")
-    calibration_profile: str | None = Field(
-        None, description="the profile that TensorRT's own calibrators run at; the first where not given"
-    )
-    workspace_mb: int | None = Field(None, gt=0, description="workspace limit in megabytes")
-    timing_cache: str | None = Field(None, description="file kept between builds")
-    open: bool = Field(
-        False, description="build opaque blocks once more with their inner tensors marked, to see what they can run in"
-    )
-    compare: list[FloatName] = Field([], description="also build the model in these precisions, to compare")
-
-
-class ReportSection(Section):
-    """``[report]``."""
-
-    formats: list[Literal["html", "json"]] = ["html", "json"]
 
 
 class Recipe(Section):
@@ -156,14 +39,15 @@ class Recipe(Section):
     """
 
     model: ModelSection
-    profile: list[ProfileSection] = []
+    profile: list[ProfileSection] = Field([])
     calibration: CalibrationSection = Field(default_factory=CalibrationSection)
-    passes: list[dict[str, Any]] = Field([], alias="pass")
+    passes: Annotated[list[dict[str, Any]], BeforeValidator(entries_of)] = Field([], alias="pass")
     engine: EngineSection = Field(default_factory=EngineSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     report: ReportSection = Field(default_factory=ReportSection)
     _path: Path | None = PrivateAttr(None)
     _text: str = PrivateAttr("")
+    _name: str = PrivateAttr("recipe")
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
@@ -203,6 +87,51 @@ class Recipe(Section):
             content = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"not TOML: {error}", where=place, remedy="mend the line named") from error
+        return cls._made(content, text, path)
+
+    @classmethod
+    def build(cls, name: str = "recipe", **tables: Any) -> Recipe:
+        """A recipe made in Python: ``tables`` are those of the file, with ``passes`` for ``[[pass]]``.
+
+        Where a file names code, objects may stand: passes, data loaders (anything that gives dictionaries of arrays
+        again and again, a torch DataLoader among them) and metrics. Relative paths start in the working directory.
+
+        Example:
+            >>> Recipe.build("mine", model={"path": "m.onnx"}, calibration={"data": loader},  # doctest: +SKIP
+            ...              passes=[InsertQDQ(dtype="int8")])
+
+        Raises:
+            RecipeError: an unknown table or key, or a wrong value.
+        """
+        recipe = cls._made(tables, "", None)
+        recipe._name = name
+        return recipe
+
+    def with_objects(
+        self, *, passes: Any = None, calibration: Any = None, evaluation: Any = None, metric: Any = None
+    ) -> Recipe:
+        """This recipe with other passes, samples or metric; what is None stays as it is.
+
+        Args:
+            passes: a pass or several, in place of the recipe's.
+            calibration: the calibration samples: a path, or what gives dictionaries of arrays.
+            evaluation: the test samples, with their labels.
+            metric: its name, its class, or an object with ``update`` and ``value``.
+        """
+        twin = self.model_copy(deep=True)
+        if passes is not None:
+            twin.passes = entries_of(passes)
+        if calibration is not None:
+            twin.calibration.data, twin.calibration.random = named(calibration), None
+        if evaluation is not None:
+            twin.evaluation.data = named(evaluation)
+        if metric is not None:
+            twin.evaluation.metric = named(metric)
+        return twin
+
+    @classmethod
+    def _made(cls, content: Mapping[str, Any], text: str, path: Path | None) -> Recipe:
+        place = str(path or "the recipe")
         try:
             recipe = cls.model_validate(content)
         except ValidationError as error:
@@ -278,7 +207,7 @@ class Recipe(Section):
     @property
     def name(self) -> str:
         """The recipe's name: its file name without the ending."""
-        return self._path.stem if self._path is not None else "recipe"
+        return self._path.stem if self._path is not None else self._name
 
     @property
     def path(self) -> Path | None:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from toolkit.base.errors import BackendError
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.report.schema import Report, StepInfo
 from toolkit.run.guard import FILES
 
+if TYPE_CHECKING:
+    from toolkit.backends.runner import EngineRunner
+    from toolkit.graph.sessions import Session
 
-@dataclass
+
+@dataclass(repr=False)
 class Result:
     """What a run left.
 
@@ -23,6 +30,43 @@ class Result:
     folder: Path
     report: Report
     steps: list[StepInfo] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"<Result of {self.report.recipe.name} in {self.folder}: {self.report.summary.headline}>"
+
+    def session(self) -> Session:
+        """model.onnx in onnxruntime, on the CPU: ``session().run({input: array})`` gives ``{output: array}``.
+
+        Raises:
+            ModelError: onnxruntime cannot run it, as with types that it has no CPU kernels for.
+        """
+        from toolkit.graph.sessions import session
+
+        return session(self.folder / "model.onnx")
+
+    def engine(self) -> EngineRunner:
+        """The engine on this machine's GPU: ``engine().run({input: array})`` gives ``{output: array}``.
+
+        It is opened when first run, and closed by ``with`` or ``close``.
+
+        Raises:
+            BackendError: the run built no engine.
+        """
+        from toolkit.backends.runner import EngineRunner
+
+        path = self.folder / "model.engine"
+        if not path.is_file():
+            raise BackendError(
+                f"the run built no engine ({self.report.backend.reason})",
+                where=str(self.folder),
+                remedy="run the recipe where TensorRT is installed, or use session() for model.onnx",
+            )
+        profiles = [
+            ShapeProfile(one.name, {n: Extent(tuple(e.min), tuple(e.opt), tuple(e.max)) for n, e in one.shapes.items()})
+            for one in self.report.profiles
+            if one.shapes
+        ]
+        return EngineRunner(path.read_bytes(), self.report.backend.name, Profiles(tuple(profiles)))
 
     @property
     def exit_status(self) -> int:

@@ -87,7 +87,7 @@ def test_verbose_messages_go_nowhere():
 
 def test_remedies_name_settings_that_the_recipe_has():
     from toolkit.backends.messages import _REMEDIES
-    from toolkit.run.recipe import EngineSection
+    from toolkit.run.sections import EngineSection
 
     named = [setting for _, remedy in _REMEDIES for setting in re.findall(r"\[engine\] (\w+)", remedy)]
     assert "workspace_mb" in named and set(named) <= set(EngineSection.model_fields)

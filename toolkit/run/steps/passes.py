@@ -72,7 +72,7 @@ class PassesStep(Step[PassesRecord]):
     def key(self) -> Mapping[str, Any]:
         """Model, passes, calibration, and what passes may look at besides."""
         recipe, prints = self.recipe, self.inputs.prints
-        settings = recipe.calibration.model_dump(mode="json")
+        settings = recipe.calibration.as_key()
         method = {k: settings.pop(k) for k in ("method", "percentile", "methods", "manual", "weights", "unlike")}
         return {
             "model": prints.of_model(),
@@ -133,7 +133,7 @@ class PassesStep(Step[PassesRecord]):
             ranges.made_from = {
                 "model": self.inputs.prints.of(self.job.model_path),
                 "data": self.inputs.prints.of_data(self.recipe.calibration.data),
-                "settings": self.recipe.calibration.model_dump(mode="json"),
+                "settings": self.recipe.calibration.as_key(),
                 "versions": versions(),
             }
         return ranges

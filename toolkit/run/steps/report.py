@@ -84,7 +84,7 @@ class ReportStep(Step[ReportRecord]):
         """The recipe, all records, and fingerprints of what was read."""
         recipe, prints = self.recipe, self.inputs.prints
         return {
-            "recipe": [recipe.name, str(recipe.path or ""), recipe.model_dump(mode="json", by_alias=True)],
+            "recipe": [recipe.name, str(recipe.path or ""), recipe.as_key(by_alias=True)],
             **self.found.key(),
             "model": prints.of_model(),
             "calibration data": prints.of_data(recipe.calibration.data),

@@ -1,0 +1,66 @@
+"""What a run does to the whole graph, counted: copies, exports and sessions grow with neither nodes nor samples."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import onnxruntime as ort
+import pytest
+
+from passes.fold_batchnorm import FoldBatchNorm
+from passes.insert_qdq import InsertQDQ
+from passes.keep_precision import KeepPrecision
+from tests.conftest import MODELS
+from toolkit import Recipe, run
+
+MOST = {"copies": 42, "exports": 39, "sessions": 9}
+"""Of a run with two passes. A change that needs more of them says why, here."""
+A_PASS = {"copies": 4, "exports": 4}
+"""What one more pass may add: its check, and the types and shapes that it asks for."""
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    counts = Counter()
+
+    def count(owner, name, key):
+        whole = getattr(owner, name)
+
+        def counting(*given, **more):
+            counts[key] += 1
+            return whole(*given, **more)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(gs.Graph, "copy", "copies")
+    count(gs, "export_onnx", "exports")
+    count(ort.InferenceSession, "__init__", "sessions")
+    return counts
+
+
+def made(folder, samples, passes, counts):
+    stored = np.load(MODELS / "digits_test.npz")
+    data = [{"image": stored["image"][i : i + 1]} for i in range(samples)]
+    counts.clear()
+    recipe = Recipe.build(
+        "counted", model={"path": MODELS / "digits_cnn.onnx"}, calibration={"data": data, "method": "minmax"},
+        passes=passes, engine={"backend": "none"},
+    )  # fmt: skip
+    run(recipe, folder)
+    return dict(counts)
+
+
+def test_a_run_stays_within_its_counts(tmp_path, counted):
+    few = made(tmp_path / "few", 16, [FoldBatchNorm(), InsertQDQ()], counted)
+    many = made(tmp_path / "many", 48, [FoldBatchNorm(), InsertQDQ()], counted)
+    assert few == many and all(few[key] <= most for key, most in MOST.items()), few
+
+
+def test_a_pass_adds_its_share_and_no_session(tmp_path, counted):
+    base = made(tmp_path / "base", 8, [FoldBatchNorm(), InsertQDQ()], counted)
+    keeps = [KeepPrecision(ops=["Gemm"])] * 3
+    more = made(tmp_path / "more", 8, [FoldBatchNorm(), *keeps, InsertQDQ()], counted)
+    assert more["sessions"] == base["sessions"]
+    assert all(more[key] - base[key] <= 3 * most for key, most in A_PASS.items()), (base, more)

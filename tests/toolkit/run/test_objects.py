@@ -1,0 +1,134 @@
+"""A run from Python alone: passes, data loaders and metrics as objects, and what its result opens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.fold_batchnorm import FoldBatchNorm
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import MODELS
+from toolkit import Model, NotAllowedError, Pass, Recipe, RecipeError, run
+
+STORED = np.load(MODELS / "digits_test.npz")
+
+
+class Loader:
+    """What torch's DataLoader is to us: batches of dictionaries, a data set, a batch size and a sampler."""
+
+    def __init__(self, count, batch_size=16, labels=True, sampler=None):
+        self.dataset, self.batch_size, self.sampler = range(count), batch_size, sampler
+        self.labels = labels
+
+    def __len__(self):
+        return -(-len(self.dataset) // self.batch_size)
+
+    def __iter__(self):
+        for start in range(0, len(self.dataset), self.batch_size):
+            rows = slice(start, min(start + self.batch_size, len(self.dataset)))
+            batch = {"image": STORED["image"][rows]}
+            yield {**batch, "label": STORED["label"][rows]} if self.labels else batch
+
+
+class RandomSampler:
+    pass
+
+
+class ShareRight:
+    """The share of samples whose argmax is the label."""
+
+    higher_is_better = True
+
+    def __init__(self, bonus=0.0):
+        self.bonus, self.right, self.count = bonus, 0, 0
+
+    def update(self, outputs, labels):
+        (logits,) = outputs.values()
+        self.right += int((logits.argmax(axis=1) == labels["label"]).sum())
+        self.count += len(logits)
+
+    def value(self):
+        return self.right / self.count + self.bonus
+
+
+class Marks(Pass):
+    """Notes that it was there."""
+
+    word: str = "here"
+
+    def apply(self, model, context):
+        context.journal.noted(self.word)
+
+
+def recipe(**tables):
+    given = {
+        "model": {"path": MODELS / "digits_cnn.onnx"},
+        "calibration": {"data": Loader(48, labels=False), "method": "minmax"},
+        "passes": [FoldBatchNorm(), InsertQDQ(exclude=["/head/*"])],
+        "evaluation": {"data": Loader(64), "metric": ShareRight()},
+        "engine": {"backend": "none"},
+    }
+    return Recipe.build("made", **{**given, **tables})
+
+
+def test_a_recipe_of_objects_gives_what_a_file_gives(tmp_path):
+    from_objects = run(recipe(), tmp_path / "objects")
+    np.savez(tmp_path / "calibration.npz", image=STORED["image"][:48])
+    np.savez(tmp_path / "test.npz", image=STORED["image"][:64], label=STORED["label"][:64])
+    (tmp_path / "r.toml").write_text(
+        f'[model]\npath = {str(MODELS / "digits_cnn.onnx")!r}\n[calibration]\ndata = "calibration.npz"\nmethod = "minmax"\n'
+        '[[pass]]\nuse = "fold_batchnorm"\n[[pass]]\nuse = "insert_qdq"\nexclude = ["/head/*"]\n'
+        '[evaluation]\ndata = "test.npz"\nmetric = "top1"\n[engine]\nbackend = "none"\n'
+    )
+    from_file = run(tmp_path / "r.toml", tmp_path / "file")
+    ours, theirs = from_objects.report, from_file.report
+    assert ours.accuracy.quantized == theirs.accuracy.quantized and ours.accuracy.samples == 64
+    asked = [[(layer.node, layer.asked.precision) for layer in one.layers] for one in (ours, theirs)]
+    assert asked[0] == asked[1]
+    first, second = (Model.load(one.folder / "model.onnx").fingerprint() for one in (from_objects, from_file))
+    assert first == second
+
+
+def test_what_changed_is_done_again_and_the_rest_is_found(tmp_path):
+    run(recipe(), tmp_path)
+    again = {step.name: step.status for step in run(recipe(), tmp_path).steps}
+    assert again["passes"] == again["evaluation"] == "reused"
+    other = recipe(evaluation={"data": Loader(64), "metric": ShareRight(bonus=1.0)})
+    found = run(other, tmp_path)
+    assert {s.name: s.status for s in found.steps}["evaluation"] == "done" and found.report.accuracy.quantized > 1
+    fewer = recipe(calibration={"data": Loader(32, labels=False), "method": "minmax"})
+    assert {s.name: s.status for s in run(fewer, tmp_path).steps}["passes"] == "done"
+
+
+def test_run_takes_them_beside_a_recipe(tmp_path):
+    found = run(recipe(), tmp_path, passes=[InsertQDQ(include_ops=["Gemm"]), Marks(word="there")], metric="top1")
+    quantized = {layer.op for layer in found.report.layers if layer.asked.by == "insert_qdq" and layer.asked.precision == "int8"}
+    assert quantized == {"Gemm"}
+    assert '"there"' in (tmp_path / "journal.jsonl").read_text()
+    assert found.report.accuracy.metric == "top1"
+
+
+def test_the_callers_own_code_needs_no_permission_and_a_files_does():
+    recipe()
+    with pytest.raises(NotAllowedError):
+        run(recipe(passes=[{"use": "somewhere:Else"}]))
+
+
+def test_wrong_settings_are_refused_by_name(tmp_path):
+    with pytest.raises(RecipeError, match="calibraton"):
+        recipe(calibraton={})
+    with pytest.raises(RecipeError, match="hold_out"):
+        recipe(evaluation={"hold_out": 2})
+    shuffled = recipe(calibration={"data": Loader(48, labels=False, sampler=RandomSampler())})
+    with pytest.raises(Exception, match="shuffle"):
+        run(shuffled, tmp_path)
+
+
+def test_a_result_opens_what_was_made(tmp_path):
+    result = run(recipe(), tmp_path)
+    batch = {"image": STORED["image"][:4]}
+    (found,) = result.session().run(batch).values()
+    assert found.shape == (4, 10)
+    assert len(repr(result)) < 300 and str(tmp_path) in repr(result)
+    with pytest.raises(Exception, match="no engine"):
+        result.engine()
