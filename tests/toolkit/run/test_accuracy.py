@@ -10,7 +10,7 @@ from toolkit.evaluation.outputs import EvaluationResult
 from toolkit.report.terminal import to_text
 from toolkit.report.verdict import headline
 from toolkit.run.accuracy import accuracy_of
-from toolkit.run.recipe import BudgetSection
+from toolkit.run.sections import BudgetSection
 
 
 def measured(**changes):

@@ -11,7 +11,6 @@ from toolkit import run
 from toolkit.backends.choose import usable
 from toolkit.backends.measure import cuda_runtime
 from toolkit.base.errors import RecipeError
-from toolkit.contract.journal import Journal
 
 pytestmark = pytest.mark.gpu
 
@@ -78,6 +77,19 @@ def test_latencies_and_groups_beside_float16(place):
     assert quantized and all(group.paid is not None and (group.why or group.paid == "faster") for group in quantized)
 
 
+def test_the_result_opens_its_engine(place):
+    """Through ``result.engine()`` and through onnxruntime the same samples come to nearly the same."""
+    name, _, result = place
+    session = result.session()
+    with result.engine() as engine:
+        for profile in result.report.profiles:
+            feeds = {n: np.zeros(e.opt, np.float32) for n, e in profile.shapes.items()}
+            ours, wanted = engine.run(feeds), session.run(feeds)
+            assert set(ours) == set(wanted) and all(ours[k].shape == wanted[k].shape for k in wanted)
+            assert all(np.isfinite(ours[k].astype(np.float32)).all() for k in wanted)
+    assert str(result.folder) in repr(result)
+
+
 def test_the_run_is_found_again(place):
     _, folder, _ = place
     again = run(folder / "recipe.toml", folder / "out")
@@ -86,8 +98,8 @@ def test_the_run_is_found_again(place):
 
 def search_times(folder):
     """What the journal of a run says about layer times."""
-    journal = Journal.from_jsonl((folder / "journal.jsonl").read_text())
-    return [event.reason for event in journal.of("noted") if event.rule == "search-times"]
+    lines = map(json.loads, (folder / "journal.jsonl").read_text().splitlines())
+    return [line["reason"] for line in lines if line["kind"] == "noted" and line.get("rule") == "search-times"]
 
 
 def test_its_measured_times_feed_a_search(place):
@@ -147,7 +159,7 @@ def test_a_search_measures_its_own_layer_times(place):
     assert report.search.gpu in said[0] and report.search.measured_share > 0.5
     chosen, real = report.search.chosen.predicted_ms, report.latency[PROFILES[name][0]]["opt"]
     assert chosen == pytest.approx(real, rel=0.25)
-    measured = (folder / "own" / ".qtool" / "search.times.jsonl").read_text()
+    measured = (folder / "own" / ".qtool" / "engines.jsonl").read_text()
     (folder / "own" / ".qtool" / "passes.json").unlink()
     run(folder / "own.toml", folder / "own", device_check=False)
-    assert (folder / "own" / ".qtool" / "search.times.jsonl").read_text() == measured
+    assert (folder / "own" / ".qtool" / "engines.jsonl").read_text() == measured
