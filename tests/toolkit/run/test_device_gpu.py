@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from tests.conftest import MODELS, ROOT
@@ -79,7 +80,7 @@ def test_latencies_and_groups_beside_float16(place):
 
 def test_the_result_opens_its_engine(place):
     """Through ``result.engine()`` and through onnxruntime the same samples come to nearly the same."""
-    name, _, result = place
+    _, _, result = place
     session = result.session()
     with result.engine() as engine:
         for profile in result.report.profiles:
