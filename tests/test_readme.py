@@ -6,10 +6,9 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import MODELS, ROOT
 from toolkit.cli.main import invoke
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,18 +19,14 @@ FILES = re.findall(r"<!-- (recipes/\S+) -->\n```python\n(.*?)```", TEXT, re.S)
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders that the README speaks of; the samples are not compressed, which is read in a tenth of the time."""
+def clone(tmp_path_factory: pytest.TempPathFactory, samples: Path) -> Path:
+    """The folders that the README speaks of."""
     place = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "recipes", place / "recipes")
     for name in ("models", "runs"):
         (place / name).mkdir()
-    for path in (ROOT / "models").iterdir():
-        if path.suffix == ".npz":
-            with np.load(path) as stored:
-                np.savez(place / "models" / path.name, **stored)
-        else:
-            (place / "models" / path.name).symlink_to(path)
+    for path in (*MODELS.glob("*.onnx"), *samples.iterdir()):
+        (place / "models" / path.name).symlink_to(path)
     return place
 
 

@@ -138,7 +138,7 @@ PORTS = st.lists(FIELDS | st.text(max_size=5) | JSON, max_size=3)
 LAYERS = st.lists(JSON | st.builds(lambda a, b, c: {**a, "Inputs": b, "Outputs": c}, FIELDS, PORTS, PORTS), max_size=5)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(LAYERS, st.integers(0, 2), JSON)
 def test_any_content_is_read_or_refused(layers, profile, bindings):
     for content in ({"Layers": layers, "Bindings": bindings}, layers, bindings):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import ml_dtypes
 import numpy as np
 
@@ -24,13 +22,10 @@ def dense(histogram: Histogram) -> tuple[Array, float]:
 def divergence(counts: Array, kept: int, borders: Array) -> float:
     """D(P || Q) for ``kept`` bins, as in the GTC 2017 talk, step by step."""
     p = counts[:kept].astype(float)
-    q = np.zeros(kept)
-    edges = [int(border * kept) for border in borders[:-1]] + [kept]
-    for start, end in itertools.pairwise(edges):
-        level = p[start:end]
-        filled = np.count_nonzero(level)
-        if filled:
-            q[start:end] = np.where(level > 0, level.sum() / filled, 0)
+    edges = np.array([*(int(border * kept) for border in borders[:-1]), kept])
+    # a level's values are spread over those of its bins that are not empty; counts are exact, so are their sums
+    total, filled = (np.diff(np.r_[0.0, values.cumsum()][edges]) for values in (p, p > 0))
+    q = np.repeat(total / np.maximum(filled, 1), np.diff(edges)) * (p > 0)
     p[-1] += counts[kept:].sum()
     if not q.sum():
         return float("inf")

@@ -59,9 +59,9 @@ def test_schemas_are_json_schemas(what, capsys):
     assert "properties" in json.loads(capsys.readouterr().out)
 
 
-def test_new_writes_a_recipe_that_checks_out(tmp_path, capsys):
+def test_new_writes_a_recipe_that_checks_out(tmp_path, samples, capsys):
     target = tmp_path / "strip.toml"
-    words = ["new", str(MODELS / "strip_reader.onnx"), "--data", str(MODELS / "strip_calibration.npz"), "--out", str(target)]
+    words = ["new", str(MODELS / "strip_reader.onnx"), "--data", str(samples / "strip_calibration.npz"), "--out", str(target)]
     assert invoke(words) == 0
     assert "[1, 1, 8, 16]" in target.read_text()
     assert invoke(["check", str(target), "--json"]) == 0

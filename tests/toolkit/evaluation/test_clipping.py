@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from passes.insert_qdq import InsertQDQ
-from tests.conftest import MODELS, build, node, normal, placeholder_context
+from tests.conftest import build, node, normal, placeholder_context
 from tests.toolkit.search.planted import chain, feeds, simulation, trained
 from toolkit import Context, Model
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
@@ -84,14 +84,14 @@ def test_clipping_counts_where_it_is_far_worse_than_calibration_promised(values,
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile", "mse"])
 @pytest.mark.parametrize("name", ["digits_uneven", "strip_reader"])
-def test_data_of_one_kind_raises_no_alarm_however_few_samples(name, method):
+def test_data_of_one_kind_raises_no_alarm_however_few_samples(samples, name, method):
     data = "strip" if name == "strip_reader" else "digits"
     float_model = trained(name)
-    samples = CalibrationData.open(str(MODELS / f"{data}_calibration.npz"), float_model)
-    few = samples.split(1 - 8 / len(samples))[0]
+    whole = CalibrationData.open(samples / f"{data}_calibration.npz", float_model)
+    few = whole.split(1 - 8 / len(whole))[0]
     model, context = float_model.copy(), Context(provider=Calibrator(few, method=method))
     InsertQDQ()(model, context)
-    test = CalibrationData.open(str(MODELS / f"{data}_test.npz"), float_model, labels=True)
+    test = CalibrationData.open(samples / f"{data}_test.npz", float_model, labels=True)
     found = evaluate(float_model, model, test, samples=8, prepared=lambda: model)
     assert set(found.clipping) == set(kept_amax(model)) and found.clipping["image"].values > 1000
     assert unlike_warnings(found.clipping, context.known_ranges, ["image"]) == []

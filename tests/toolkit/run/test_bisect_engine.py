@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.conftest import MODELS
+from tests.conftest import build, node, normal
+from tests.conftest import run as compute
 from tests.toolkit.run.test_device import Builder, FakeEngine, on_gpu  # noqa: F401
 from toolkit.backends import bench, choose, process
 from toolkit.backends.layer import Build
@@ -17,10 +18,10 @@ from toolkit.base.errors import BackendError
 from toolkit.base.gpu import Gpu
 from toolkit.cli.main import invoke
 
-FRAGILE, TENSOR = "/separable/pointwise/conv/Conv", "/separable/relu1/Relu_output_0"
+FRAGILE, TENSOR = "second", "r0"
 RECIPE = """
 [model]
-path = "{models}/digits_cnn.onnx"
+path = "model.onnx"
 [[profile]]
 name = "single"
 shapes.image = {{ min = [1, 1, 8, 8], opt = [1, 1, 8, 8], max = [4, 1, 8, 8] }}
@@ -28,22 +29,34 @@ shapes.image = {{ min = [1, 1, 8, 8], opt = [1, 1, 8, 8], max = [4, 1, 8, 8] }}
 name = "batch"
 shapes.image = {{ min = [48, 1, 8, 8], opt = [48, 1, 8, 8], max = [64, 1, 8, 8] }}
 [calibration]
-data = "{models}/digits_calibration.npz"
+data = "data.npz"
 samples = 40
 manual = {{ "{tensor}" = {amax} }}
-[[pass]]
-use = "fold_constants"
-[[pass]]
-use = "fold_batchnorm"
 [[pass]]
 use = "insert_qdq"
 {later}
 """
 
 
+def network():
+    """Four layers with weights, from images [n, 1, 8, 8] to ten scores."""
+    weights = {"w0": normal(4, 1, 3, 3, seed=1), "w1": normal(8, 4, 3, 3, seed=2, scale=0.2),
+               "w2": normal(8, 8, 1, 1, seed=3, scale=0.4), "w3": normal(8, 10, seed=4)}  # fmt: skip
+    return build(
+        [
+            node("Conv", ["image", "w0"], ["c0"], "first"), node("Relu", ["c0"], ["r0"]),
+            node("Conv", ["r0", "w1"], ["c1"], "second"), node("Relu", ["c1"], ["r1"]),
+            node("MaxPool", ["r1"], ["p"], "pool", kernel_shape=[2, 2], strides=[2, 2]),
+            node("Conv", ["p", "w2"], ["c2"], "third"), node("Relu", ["c2"], ["r2"]),
+            node("GlobalAveragePool", ["r2"], ["g"]), node("Flatten", ["g"], ["f"]), node("Gemm", ["f", "w3"], ["logits"], "last"),
+        ],
+        {"image": ["n", 1, 8, 8]}, {"logits": ["n", 10]}, weights,
+    )  # fmt: skip
+
+
 def recipe(amax=0.01, later=""):
     """A recipe with two profiles, one of which no 40 samples fill; ``amax`` makes one layer fail, or is about right."""
-    return RECIPE.format(models=MODELS.as_posix(), tensor=TENSOR, amax=amax, later=later)
+    return RECIPE.format(tensor=TENSOR, amax=amax, later=later)
 
 
 LATER = '[[pass]]\nuse = "keep_precision"\nops = ["MaxPool"]\nprecision = "fp32"'
@@ -75,8 +88,17 @@ def place(tmp_path, on_gpu, monkeypatch):  # noqa: F811
     monkeypatch.setattr(Bench, "built", [])
     monkeypatch.setattr(Bench, "settings", [])
     monkeypatch.setattr(choose, "choose", lambda name="auto": (Bench(), "for the test"))
-    (tmp_path / "r.toml").write_text(recipe())
+    prepare(tmp_path)
     return tmp_path
+
+
+def prepare(folder):
+    """The model, images whose labels are its own answers, and the recipe."""
+    images = normal(96, 1, 8, 8, seed=5)
+    (scores,) = compute(network(), {"image": images})
+    np.savez(folder / "data.npz", image=images, label=scores.argmax(axis=-1))
+    onnx.save(network(), str(folder / "model.onnx"))
+    (folder / "r.toml").write_text(recipe())
 
 
 def call(place, capsys, *words, status=0, out="run"):
@@ -184,7 +206,7 @@ def test_passes_behind_the_quantizing_one_are_in_the_engines(place, capsys, monk
     build = Bench.build
 
     def spy(self, model_path, profiles, settings, log=None, progress=None, extras=None):
-        seen.append(str(extras.plan.get("/maxpool/MaxPool").precision))
+        seen.append(str(extras.plan.get("pool").precision))
         return build(self, model_path, profiles, settings, log, progress, extras)
 
     monkeypatch.setattr(Bench, "build", spy)
@@ -196,7 +218,7 @@ def test_without_a_gpu_it_is_refused_before_anything_is_done(tmp_path, capsys, m
     from toolkit.base import gpu
 
     monkeypatch.setattr(gpu, "find_gpu", lambda: None)
-    (tmp_path / "r.toml").write_text(recipe())
+    prepare(tmp_path)
     said = call(tmp_path, capsys, "--min-sqnr-db", "15", status=3)
     assert "no GPU is here" in said and "leave out --on engine" in said and not (tmp_path / "run").exists()
 
@@ -210,7 +232,7 @@ def test_without_a_backend_it_is_refused_before_anything_is_done(place, capsys, 
 
 
 def test_the_metric_and_its_budget_are_the_recipes(place, capsys, monkeypatch):
-    evaluation = f'[evaluation]\ndata = "{MODELS.as_posix()}/digits_test.npz"\nmetric = "top1"\nbudget.max_drop = 0.02'
+    evaluation = '[evaluation]\ndata = "data.npz"\nmetric = "top1"\nbudget.max_drop = 0.1'
     (place / "r.toml").write_text(recipe(later=evaluation))
     found = call(place, capsys, "--data", "evaluation", "--samples", "96")
     assert found["kept"] == [FRAGILE] and "max_drop is missed by" in found["verdicts"][0]["reason"]

@@ -6,7 +6,6 @@ import math
 
 import pytest
 
-from tests.conftest import MODELS
 from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
 from toolkit.base.errors import RecipeError
 from toolkit.base.precision import Precision
@@ -31,10 +30,10 @@ def search(sim, budget, **settings):
         ("strip_reader", "strip", "/encoder/2/ffn/reduce/MatMul", 33.0),
     ],
 )
-def test_a_damaged_layer_is_found(name, data, layer, least):
+def test_a_damaged_layer_is_found(samples, name, data, layer, least):
     model = trained(name)
     damage(model, layer)
-    sim = simulation(model, str(MODELS / f"{data}_calibration.npz"), metric="top1")
+    sim = simulation(model, samples / f"{data}_calibration.npz", metric="top1")
     found = search(sim, Budget(min_sqnr_db=least), try_ranges=False)
     assert not found.plans[0].meets and found.best.meets
     assert layer in found.best.kept and len(found.best.kept) <= 2

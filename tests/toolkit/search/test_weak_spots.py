@@ -46,8 +46,8 @@ def test_an_outlier_channel_is_named_with_what_helps():
     assert spot.to_json()["node"] == "layer3"
 
 
-def test_no_two_layers_get_the_same_sentence_and_each_has_its_numbers():
-    sim = simulation(trained("strip_reader"), str(MODELS / "strip_calibration.npz"), samples=48)
+def test_no_two_layers_get_the_same_sentence_and_each_has_its_numbers(samples):
+    sim = simulation(trained("strip_reader"), samples / "strip_calibration.npz", samples=48)
     spots = weak_spots(sim, exact(sim), worst=8, least=0.0)
     assert len(spots) == 8
     texts = [cause.text for cause in causes(spots, "rounding")]

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from passes.insert_qdq import InsertQDQ
-from tests.conftest import MODELS, normal, residual_proto, run
+from tests.conftest import MODELS, normal, residual_proto
 from tests.toolkit.search.planted import chain, feeds, simulation, trained
 from toolkit import Context, Model
 from toolkit.base.errors import PassError
+from toolkit.graph.sessions import session
 from toolkit.simulation import switches
 from toolkit.simulation.simulation import Simulation
 
@@ -17,17 +18,18 @@ def noise_of_real_pairs(sim: Simulation, model: Model, kept: list[str], **settin
     twin = model.copy()
     InsertQDQ(exclude=kept, **settings)(twin, Context(known_ranges=sim.ranges))
     signal = noise = 0.0
+    wanted, found = session(model), session(twin)
     for feed in sim.feeds:
-        a, b = run(model, feed.inputs)[0], run(twin, feed.inputs)[0]
+        (a,), (b,) = (one.run(feed.inputs).values() for one in (wanted, found))
         signal += float(np.sum(np.square(a, dtype=np.float64)))
         noise += float(np.sum(np.square((a - b).astype(np.float64))))
     return noise / signal
 
 
 @pytest.mark.parametrize(("name", "data"), [("digits_cnn", "digits"), ("strip_reader", "strip")])
-def test_every_state_is_what_insert_qdq_gives(name, data):
+def test_every_state_is_what_insert_qdq_gives(samples, name, data):
     model = trained(name)
-    sim = simulation(model, str(MODELS / f"{data}_calibration.npz"), batch=16, samples=32)
+    sim = simulation(model, samples / f"{data}_calibration.npz", batch=16, samples=32)
     names = sim.names
     for kept in ([], names[2:4], names[1:], names[::2], names[:-1]):
         assert sim.without(kept).noise == pytest.approx(noise_of_real_pairs(sim, model, kept), rel=1e-4)
