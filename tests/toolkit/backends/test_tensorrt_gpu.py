@@ -167,9 +167,11 @@ def test_batches_of_the_wrong_profile_are_refused(backend, tmp_path):
 def test_the_timing_cache_is_kept(backend, tmp_path):
     cache = tmp_path / "timing" / "cache"
     first = build(backend, network(), tmp_path, given=settings(timing_cache=cache, measure=False))
-    assert cache.stat().st_size > 100
+    size = cache.stat().st_size
+    assert first.engine and size > 100
+    # whatever the second build would time is in it already
     second = build(backend, network(), tmp_path, given=settings(timing_cache=cache, measure=False))
-    assert second.seconds < first.seconds * 1.5
+    assert second.engine and cache.stat().st_size == size
 
 
 def test_settings_reach_the_builder(backend, tmp_path):

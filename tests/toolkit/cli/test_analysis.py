@@ -89,14 +89,9 @@ def test_a_drop_in_points_is_refused(app, tmp_path):
 def test_bisect_by_a_command_needs_leave_and_gets_the_model(app, tmp_path):
     import sys
 
+    # fails where the last layer is quantized; without onnx, which takes longer to import than all the rest takes
     script = tmp_path / "check.py"
-    script.write_text(
-        "import sys, onnx\n"
-        "graph = onnx.load(sys.argv[1]).graph\n"
-        "made = {o: n.op_type for n in graph.node for o in n.output}\n"
-        "bad = [n for n in graph.node if n.op_type == 'Gemm' and made.get(n.input[0]) == 'DequantizeLinear']\n"
-        "sys.exit(1 if bad else 0)\n"
-    )
+    script.write_text("import sys\nsys.exit(b'head.weight_dequantized' in open(sys.argv[1], 'rb').read())\n")
     command = f"{sys.executable} {script} {{model}}"
     with pytest.raises(Exception, match="allow-code"):
         call(app, tmp_path, "bisect", "--command", command)
