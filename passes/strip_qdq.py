@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from onnx import TensorProto
 from pydantic import Field
 
 from toolkit import (
-    DEQUANTIZE,
     FLOAT_TYPES,
-    MOVERS,
-    POOLS,
-    QUANTIZE,
+    CalibrationData,
+    Clamp,
+    Code,
     Context,
     ExistingPair,
+    FloatPath,
+    LostClamps,
     Model,
     Pass,
-    Precision,
+    PassError,
+    QtoolError,
     Range,
     Ranges,
+    RangesError,
     Role,
     choose,
+    drifts,
+    half_pairs,
+    lost_clamps,
     make_constant,
     make_node,
     onnx_type,
     pairs_of,
     reroute,
+    saturation,
 )
+
+_SAMPLES = 16
 
 
 class StripQDQ(Pass):
-    """Remove Q/DQ pairs of QAT or PTQ, per tensor or per channel, signed or not; stored weights become float again."""
+    """Remove Q/DQ pairs of QAT or PTQ, of every type and zero point; what is stored quantized becomes float again.
+
+    Activations that a quantizer removed, since a pair clamped as they did, are put back. Where there are calibration
+    samples, the model is compared with itself before: a difference that the pairs' rounding does not account for is an
+    error.
+    """
 
     name = "strip_qdq"
     role = Role.STRIP
@@ -41,7 +55,7 @@ class StripQDQ(Pass):
     keep_ranges: bool = Field(False, description="keep the scales of activations as ranges for insert_qdq")
 
     def reads_evaluation(self) -> bool:
-        """It looks at the graph alone."""
+        """It looks at the graph and at calibration samples alone."""
         return False
 
     def measures_engines(self) -> bool:
@@ -49,147 +63,271 @@ class StripQDQ(Pass):
         return False
 
     def apply(self, model: Model, context: Context) -> None:
-        """Rewire every reader of a pair to the float tensor behind it."""
-        readers = set(choose(model, self.nodes, setting="strip_qdq nodes")) if self.nodes else None
-        kept: dict[str, Range] = {}
-        graphs = {id(node): graph for node, graph in model.walk()}
-        for pair in list(pairs_of(model)):
-            if readers is not None and not any(n.name in readers for n in pair.dequantize.outputs[0].outputs):
-                continue
-            self._strip(model, graphs[id(pair.dequantize)], pair, context)
-            if self.keep_ranges and pair.quantize is not None and pair.axis is None:
-                amax = _amax(pair)
-                if amax is not None and model.constant(pair.tensor) is None:
-                    kept[pair.tensor.name] = Range(amax, "stripped")
-        model.tidy()
-        for node, _ in model.walk():
-            if readers is None and node.op in (QUANTIZE, DEQUANTIZE):
-                context.journal.declined(
-                    node.name, "it is not half of a Q/DQ pair: its other side is a quantized operator", rule="no-pair"
-                )
-        if kept:
+        """Rewire every reader of a pair to the float tensor behind it.
+
+        Raises:
+            RecipeError: a pattern matches nothing.
+            PassError: the model without its pairs differs from the one with them by more than their rounding.
+        """
+        pairs = self._chosen(model)
+        data = _samples(context) if pairs else None
+        paired = model.copy()
+        seen: dict[str, tuple[bool, bool]] | None = None
+        if data is not None:
+            try:
+                seen = saturation(model, pairs, data, _SAMPLES)
+            except QtoolError as error:
+                context.journal.noted(Code.STRIP_NOT_MEASURED(why="refused", error=error.what))
+                data = None
+        elif pairs:
+            context.journal.noted(Code.STRIP_NOT_MEASURED(why="dry-run" if context.dry_run else "no-samples"))
+        lost = lost_clamps(model, pairs, seen)
+        if lost.unsure:
+            context.journal.noted(Code.CLAMPS_UNSURE(tensors=lost.unsure))
+        ranges = _Stripper(model, lost, context).strip(pairs)
+        for half in half_pairs(model) if not self.nodes else ():
+            context.journal.declined(half.node.name, Code.NO_PAIR(why=half.why, at=half.at, op=half.op))
+        if self.keep_ranges and ranges:
             known = context.known_ranges or Ranges()
-            known.tensors.update(kept)
+            known.tensors.update(ranges)
             context.known_ranges = known
-            context.journal.noted(f"the scales of {len(kept)} activations are kept as ranges", rule="kept-ranges")
+            context.journal.noted(Code.KEPT_RANGES(tensors=len(ranges)))
+        if data is not None:
+            beyond = {name for name, sides in (seen or {}).items() if any(sides)} - lost.trusted
+            rounded = paired.copy()
+            _Stripper(rounded, lost, context.fork(), beyond).strip(self._chosen(rounded))
+            _compare(paired, model, rounded, data, context)
 
-    def _strip(self, model: Model, graph: gs.Graph, pair: ExistingPair, context: Context) -> None:
-        node, result = pair.dequantize, pair.dequantize.outputs[0]
-        source = pair.tensor
-        if pair.quantize is None:
-            source = _float_weight(model, pair, result)
-        elif _clamps_at_zero(pair) and not _never_negative(model, source):
-            source = _clamp(model, graph, pair, source, context)
-        if pair.quantize is not None:
-            source = _in_given_type(model, graph, pair, source, context)
-        for reader in reroute(result, source):
-            if context.plan.get(reader.name) is not None and context.plan.get(reader.name).precision.quantized:  # type: ignore[union-attr]
-                context.plan.withdraw(reader.name)
-            context.journal.changed(reader.name, f"reads '{source.name}' instead of its Q/DQ pair", "strip_qdq")
-        if any(out is result for out in graph.outputs):
-            node.outputs.clear()
-            graph.nodes.append(make_node("Identity", model.unique_node(f"{node.name}_Identity"), [source], [result]))
-            context.journal.noted(f"output '{result.name}' came from a pair; an Identity keeps its name", rule="output")
+    def _chosen(self, model: Model) -> list[ExistingPair]:
+        """The pairs to remove, in the graph's order."""
+        readers = set(choose(model, self.nodes, setting="strip_qdq nodes")) if self.nodes else None
+        return [
+            pair
+            for pair in pairs_of(model)
+            if readers is None or any(node.name in readers for node in pair.dequantize.outputs[0].outputs)
+        ]
 
 
-def _clamps_at_zero(pair: ExistingPair) -> bool:
-    """Whether the smallest value a pair can hold is 0, so that it does a ReLU's work."""
-    if pair.zero is None or pair.zero.size != 1 or pair.zero.dtype not in (np.uint8, np.int8):
-        return False
-    return int(pair.zero.reshape(())) == np.iinfo(pair.zero.dtype).min
-
-
-def _never_negative(model: Model, tensor: gs.Tensor) -> bool:
-    """Whether a tensor cannot be negative: an input is taken at its word, a result by the operator that makes it."""
-    while tensor.inputs:
-        node = tensor.inputs[0]
-        if node.op in ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Exp", "Abs", "Sqrt"):
-            return True
-        if node.op == "Clip":
-            low = model.constant(node.inputs[1]) if len(node.inputs) > 1 else node.attrs.get("min")
-            return low is not None and float(np.min(low)) >= 0
-        if node.op not in MOVERS and node.op not in POOLS:
-            return False
-        tensor = node.inputs[0]
-    return True
-
-
-def _clamp(model: Model, graph: gs.Graph, pair: ExistingPair, source: gs.Tensor, context: Context) -> gs.Tensor:
-    """Put back the activation that a quantizer removed because its own clamping does the same.
-
-    onnxruntime drops Relu and Clip in front of an asymmetric pair; without them the float model is another one.
-    """
-    top = _amax(pair) or 0.0
-    six = abs(top - 6.0) <= 0.06
-    result = gs.Variable(model.unique_tensor(f"{source.name}_clamped"), dtype=source.dtype, shape=source.shape)
-    name = model.unique_node(f"{source.inputs[0].name}_{'Clip' if six else 'Relu'}")
-    if six:
-        kind = onnx_type(source.dtype) or TensorProto.FLOAT
-        bounds = [make_constant(f"{name}_{w}", np.asarray(v, np.float32), kind) for w, v in (("min", 0), ("max", 6))]
-        graph.nodes.append(make_node("Clip", name, [source, *bounds], [result]))
-    else:
-        graph.nodes.append(make_node("Relu", name, [source], [result]))
-    context.journal.changed(
-        name, "inserted", f"the pair on '{source.name}' clamped at 0: it stood in for an activation"
-    )
-    return result
-
-
-def _in_given_type(model: Model, graph: gs.Graph, pair: ExistingPair, source: gs.Tensor, context: Context) -> gs.Tensor:
-    """The float tensor in the type that a pair gives: from opset 19 on a pair may read float32 and give float16.
-
-    Both types are those of the scales (ONNX's Changelog.md, QuantizeLinear-19 and DequantizeLinear-19).
-    """
-    assert pair.quantize is not None
-    read, given = (onnx_type(node.inputs[1].dtype) for node in (pair.quantize, pair.dequantize))
-    if read == given or not {read, given} <= FLOAT_TYPES:
-        return source
-    dtype = pair.dequantize.inputs[1].dtype
-    cast = gs.Variable(model.unique_tensor(f"{source.name}_cast"), dtype=dtype, shape=source.shape)
-    name = model.unique_node(f"{pair.dequantize.name}_Cast")
-    graph.nodes.append(make_node("Cast", name, [source], [cast], to=given))
-    context.journal.changed(name, "inserted", f"the pair on '{source.name}' gave another float type than it read")
-    return cast
-
-
-def _amax(pair: ExistingPair) -> float | None:
-    """The magnitude a pair can hold: for uint8 the farther end from its zero point."""
-    if pair.scale is None:
+def _samples(context: Context) -> CalibrationData | None:
+    """The calibration samples; None where there are none, or nothing may be measured."""
+    if context.dry_run:
         return None
-    kind = onnx_type(pair.dequantize.inputs[0].dtype)
-    scale = float(np.max(pair.scale))
-    if kind == TensorProto.UINT8 or (pair.zero is not None and pair.zero.dtype == np.uint8):
-        zero = float(np.max(pair.zero)) if pair.zero is not None else 0.0
-        return max(zero, 255.0 - zero) * scale
-    zero_type = onnx_type(pair.quantize.inputs[2].dtype) if pair.quantize and len(pair.quantize.inputs) > 2 else kind
-    precision = Precision.from_onnx(zero_type)
-    return scale * (precision.max if precision is not None and precision.quantized else 127.0)
+    try:
+        data: CalibrationData = context.calibration_samples()
+    except RangesError:
+        return None
+    return data if len(data) else None
 
 
-def _float_weight(model: Model, pair: ExistingPair, result: gs.Tensor) -> gs.Constant:
-    """The float values of a stored weight: (q - zero point) * scale, by channel or block where the scale is so."""
-    stored = model.constant(pair.tensor)
-    scale = model.constant(pair.dequantize.inputs[1])
-    assert stored is not None
-    if scale is None:
-        raise ValueError(f"the scale of {pair.dequantize.name} is computed")
-    values: np.ndarray[Any, Any] = stored.astype(np.float32)
-    block = int(pair.dequantize.attrs.get("block_size", 0))
-    axis = int(pair.dequantize.attrs.get("axis", 1))
+def _compare(paired: Model, model: Model, rounded: Model, data: CalibrationData, context: Context) -> None:
+    """Hold the stripped model against the one with its pairs.
 
-    def spread(parameter: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        parameter = parameter.astype(np.float32)
-        if block:
-            return np.take(np.repeat(parameter, block, axis=axis), range(values.shape[axis]), axis=axis)
-        if parameter.size == 1:
-            return parameter.reshape(())
-        shape = [1] * values.ndim
-        shape[axis] = -1
-        return parameter.reshape(shape)
-
-    if pair.zero is not None:
-        values = values - spread(pair.zero)
-    kind = onnx_type(scale.dtype)
-    return make_constant(
-        model.unique_tensor(f"{pair.tensor.name}_float"), values * spread(scale), kind if kind in FLOAT_TYPES else None
+    Raises:
+        PassError: an output differs by more than rounding.
+    """
+    try:
+        found = drifts(paired, model, rounded, data, _SAMPLES)
+    except QtoolError as error:
+        context.journal.noted(Code.STRIP_NOT_MEASURED(why="refused", error=error.what))
+        return
+    if not found:
+        context.journal.noted(Code.STRIP_NOT_MEASURED(why="shapes"))
+        return
+    worst = found[0]
+    if worst.excessive:
+        raise PassError(
+            f"without its Q/DQ pairs the model is another one: output '{worst.output}' keeps {worst.sqnr_db:.1f} dB of "
+            f"what it was with them on {worst.samples} samples, where their rounding leaves {worst.rounding_db:.1f} dB",
+            remedy="begin from the float model that was quantized, or name the pairs to strip by nodes = [...]",
+        )
+    context.journal.noted(
+        Code.STRIP_MEASURED(
+            output=worst.output, sqnr_db=worst.sqnr_db, rounding_db=worst.rounding_db, samples=worst.samples
+        )
     )
+
+
+class _Stripper:
+    """Removes pairs from one model.
+
+    Args:
+        model: the graph.
+        lost: the clamps that are put back.
+        context: its journal and plan.
+        beyond: where pairs are rounded instead of removed, the names of the QuantizeLinears whose tensors leave their
+            range, which are rounded without a limit; None where pairs are removed.
+    """
+
+    def __init__(self, model: Model, lost: LostClamps, context: Context, beyond: set[str] | None = None) -> None:
+        self.model, self.lost, self.context, self.beyond = model, lost, context, beyond
+        self.path = FloatPath(model, self._entry)
+        self.names = self.path.names
+        self._entered: dict[int, gs.Tensor] = {}
+        self._clamped: dict[tuple[int, Any], gs.Tensor] = {}
+        self._inner = model.subgraph_tensors()
+
+    def strip(self, pairs: Sequence[ExistingPair]) -> dict[str, Range]:
+        """Remove the pairs; the ranges of their activations by tensor."""
+        ranges: dict[str, Range] = {}
+        for pair in pairs:
+            source = self._strip(pair)
+            amax, reach = pair.grid.amax, pair.grid.reach
+            if amax is None or reach is None or self.model.constant(source) is not None:
+                continue
+            if any(quantize.name in self.lost.clamps for quantize in pair.quantizers):
+                # values do reach both ends
+                amax = float(max(np.abs(end).max() for end in reach))
+            read = [self._entered[id(q)] for q in pair.quantizers if self.model.constant(q.inputs[0]) is None]
+            for tensor in [*read, source]:
+                ranges[tensor.name] = Range(amax, "stripped")
+        for pair in pairs:
+            if pair.grid.scale is None and pair.quantize is not None:
+                self.context.journal.noted(Code.COMPUTED_SCALE(tensor=pair.tensor.name), node=pair.quantize.name)
+        self.path.finish()
+        return ranges
+
+    def _strip(self, pair: ExistingPair) -> gs.Tensor:
+        """Let all that reads a pair read the float tensor, which is returned."""
+        node, result = pair.dequantize, pair.dequantize.outputs[0]
+        graph = self.path.graphs[id(node)]
+        source = self._in_given_type(pair, self.path.of(pair))
+        readers = list({id(reader): reader for reader in result.outputs}.values())
+        node.outputs.clear()
+        if self.path.take_over(result, source):
+            # readers and ranges know it by this name
+            source = result
+        else:
+            reroute(result, source)
+            if any(out is result for out in graph.outputs):
+                name = self.names.take(f"{node.name}_Identity")
+                graph.nodes.append(make_node("Identity", name, [source], [result]))
+                self.context.journal.noted(Code.OUTPUT_NAME_KEPT(output=result.name))
+        for reader in readers:
+            ask = self.context.plan.get(reader.name)
+            if ask is not None and ask.precision.quantized:
+                self.context.plan.withdraw(reader.name)
+            self.context.journal.changed(reader.name, Code.READS_FLOAT(tensor=source.name), Code.STRIPPED())
+        return source
+
+    # ---------------------------------------------------------------- where values were quantized
+
+    def _entry(self, quantize: gs.Node) -> gs.Tensor:
+        """What is read in place of a QuantizeLinear's result."""
+        if id(quantize) not in self._entered:
+            tensor = quantize.inputs[0]
+            clamp = self.lost.clamps.get(quantize.name)
+            if clamp is not None:
+                tensor = self._clamp(quantize, tensor, clamp)
+            if self.beyond is not None:
+                tensor = self._rounded(quantize, tensor)
+            self._entered[id(quantize)] = tensor
+        return self._entered[id(quantize)]
+
+    def _clamp(self, quantize: gs.Node, tensor: gs.Tensor, clamp: Clamp) -> gs.Tensor:
+        """Put back the activation that a pair stood in for; its output takes the tensor's name where it may."""
+        ends = tuple(None if end is None else end.tobytes() for end in (clamp.low, clamp.high))
+        if (id(tensor), ends) in self._clamped:
+            return self._clamped[id(tensor), ends]
+        graph = self.path.graphs[id(quantize)]
+        name = tensor.name
+        alone = all(reader.op == quantize.op for reader in tensor.outputs) and name not in self._inner
+        result = gs.Variable(self.names.take(f"{name}_clamped"), dtype=tensor.dtype, shape=tensor.shape)
+        made = self._clamping(tensor, result, clamp)
+        graph.nodes.extend(made)
+        if alone and not any(tensor is out for out in graph.outputs):
+            tensor.name, result.name = self.names.take(f"{name}_unclamped"), name
+        low, high = clamp.interval
+        self.context.journal.changed(
+            made[-1].name, Code.INSERTED(), Code.CLAMP_RESTORED(tensor=name, low=low, high=high)
+        )
+        self._clamped[id(tensor), ends] = result
+        return result
+
+    def _clamping(self, tensor: gs.Tensor, result: gs.Tensor, clamp: Clamp) -> list[gs.Node]:
+        maker = tensor.inputs[0].name
+        if clamp.relu:
+            return [make_node("Relu", self.names.take(f"{maker}_Relu"), [tensor], [result])]
+        name = self.names.take(f"{maker}_Clip")
+        kind = onnx_type(tensor.dtype)
+        kind = kind if kind in FLOAT_TYPES else 1
+        if clamp.axis is not None and tensor.shape is not None:
+            return self._by_channel(tensor, result, clamp, name, kind)
+        low, high = clamp.interval
+        if self.model.opset < 11:
+            ends = {"min": low, "max": high}
+            attrs = {key: float(value) for key, value in ends.items() if np.isfinite(value)}
+            return [make_node("Clip", name, [tensor], [result], **attrs)]
+        limits = [
+            make_constant(self.names.take(f"{name}_{end}"), np.asarray(value, np.float32), kind)
+            if np.isfinite(value) else gs.Variable.empty()
+            for end, value in (("min", low), ("max", high))
+        ]  # fmt: skip
+        if not np.isfinite(high):
+            limits.pop()
+        return [make_node("Clip", name, [tensor, *limits], [result])]
+
+    def _by_channel(self, tensor: gs.Tensor, result: gs.Tensor, clamp: Clamp, name: str, kind: int) -> list[gs.Node]:
+        """A Clip takes one limit for all channels; Max and Min take one for each."""
+        assert clamp.axis is not None
+        shape = [1] * len(tensor.shape)
+        shape[clamp.axis] = -1
+        made: list[gs.Node] = []
+        current = tensor
+        for op, end in (("Max", clamp.low), ("Min", clamp.high)):
+            if end is None:
+                continue
+            limit = make_constant(self.names.take(f"{name}_{op}"), end.astype(np.float32).reshape(shape), kind)
+            out = gs.Variable(self.names.take(f"{name}_{op}_output"), dtype=tensor.dtype, shape=tensor.shape)
+            made.append(make_node(op, self.names.take(f"{name}_{op}"), [current, limit], [out]))
+            current = out
+        made[-1].outputs[0] = result
+        return made
+
+    def _rounded(self, quantize: gs.Node, tensor: gs.Tensor) -> gs.Tensor:
+        """The tensor rounded as its pair rounded it, without a limit where it leaves the pair's range."""
+        assert self.beyond is not None
+        graph = self.path.graphs[id(quantize)]
+        base, scale = quantize.name, quantize.inputs[1]
+        steps = [gs.Variable(self.names.take(f"{base}_round{i}"), dtype=tensor.dtype) for i in range(4)]
+        if quantize.name in self.beyond and "axis" not in quantize.attrs:
+            half = make_constant(
+                self.names.take(f"{base}_half"), np.asarray(0.5, np.float32), onnx_type(scale.dtype) or 1
+            )
+            parts = (
+                ("Div", [tensor, scale]),
+                ("Add", [steps[0], half]),
+                ("Floor", [steps[1]]),
+                ("Mul", [steps[2], scale]),
+            )
+            for (op, inputs), out in zip(parts, steps):
+                graph.nodes.append(make_node(op, self.names.take(f"{base}_{op}"), inputs, [out]))
+            return steps[3]
+        for op, inputs, out in (
+            (quantize.op, [tensor, *quantize.inputs[1:]], steps[0]),
+            ("DequantizeLinear", [steps[0], *quantize.inputs[1:]], steps[1]),
+        ):
+            attrs = {key: value for key, value in quantize.attrs.items() if key in ("axis", "block_size")}
+            if op == quantize.op:
+                attrs = dict(quantize.attrs)
+                out.dtype = None
+            made = make_node(op, self.names.take(f"{base}_{op}"), inputs, [out], **attrs)
+            made.domain = quantize.domain
+            graph.nodes.append(made)
+        return steps[1]
+
+    def _in_given_type(self, pair: ExistingPair, source: gs.Tensor) -> gs.Tensor:
+        """The float tensor in the type that a pair gives: from opset 19 on a pair may read float32 and give float16.
+
+        Both types are those of the scales (ONNX's Changelog.md, QuantizeLinear-19 and DequantizeLinear-19).
+        """
+        if pair.quantize is None:
+            return source
+        read, given = (onnx_type(node.inputs[1].dtype) for node in (pair.quantize, pair.dequantize))
+        if read == given or not {read, given} <= FLOAT_TYPES:
+            return source
+        dtype = pair.dequantize.inputs[1].dtype
+        cast = gs.Variable(self.names.take(f"{source.name}_cast"), dtype=dtype, shape=source.shape)
+        name = self.names.take(f"{pair.dequantize.name}_Cast")
+        self.path.graphs[id(pair.dequantize)].nodes.append(make_node("Cast", name, [source], [cast], to=given))
+        self.context.journal.changed(name, Code.INSERTED(), Code.CAST_RESTORED(tensor=source.name))
+        return cast

@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from toolkit.contract.roles import Harm as Harm
     from toolkit.contract.roles import Role as Role
     from toolkit.data.dataset import CalibrationData as CalibrationData
+    from toolkit.evaluation.saturation import saturation as saturation
+    from toolkit.evaluation.strip_check import drifts as drifts
+    from toolkit.graph.constants import RANDOM as RANDOM
     from toolkit.graph.facts import Facts as Facts
     from toolkit.graph.layer_weights import LayerWeights as LayerWeights
     from toolkit.graph.model import Model as Model
@@ -67,6 +70,14 @@ if TYPE_CHECKING:
     from toolkit.graph.work import facts_at_opt as facts_at_opt
     from toolkit.graph.work import macs as macs
     from toolkit.graph.work import role as role
+    from toolkit.placement.clamps import Clamp as Clamp
+    from toolkit.placement.clamps import LostClamps as LostClamps
+    from toolkit.placement.clamps import lost_clamps as lost_clamps
+    from toolkit.placement.existing import ExistingPair as ExistingPair
+    from toolkit.placement.existing import HalfPair as HalfPair
+    from toolkit.placement.existing import half_pairs as half_pairs
+    from toolkit.placement.existing import pairs_of as pairs_of
+    from toolkit.placement.float_path import FloatPath as FloatPath
     from toolkit.placement.keep import keep_float as keep_float
     from toolkit.placement.layers import WeightedLayer as WeightedLayer
     from toolkit.placement.layers import constant_behind as constant_behind
@@ -75,15 +86,12 @@ if TYPE_CHECKING:
     from toolkit.placement.ops import MOVERS as MOVERS
     from toolkit.placement.ops import POOLS as POOLS
     from toolkit.placement.ops import QUANTIZE as QUANTIZE
-    from toolkit.placement.ops import RANDOM as RANDOM
     from toolkit.placement.ops import TARGETS as TARGETS
     from toolkit.placement.ops import weight_axis as weight_axis
     from toolkit.placement.pairs import Placement as Placement
     from toolkit.placement.place import Judge as Judge
     from toolkit.placement.place import place as place
-    from toolkit.placement.qdq import ExistingPair as ExistingPair
     from toolkit.placement.qdq import bypass as bypass
-    from toolkit.placement.qdq import pairs_of as pairs_of
     from toolkit.placement.qdq import without_pairs as without_pairs
     from toolkit.run.pipeline import run as run
     from toolkit.run.recipe import Recipe as Recipe
@@ -125,6 +133,9 @@ _HOMES = {
     "contract.registry": "configure find installed playing",
     "contract.roles": "Harm Role",
     "data.dataset": "CalibrationData",
+    "evaluation.saturation": "saturation",
+    "evaluation.strip_check": "drifts",
+    "graph.constants": "RANDOM",
     "graph.facts": "Facts",
     "graph.layer_weights": "LayerWeights",
     "graph.model": "Model",
@@ -132,12 +143,15 @@ _HOMES = {
     "graph.sessions": "session",
     "graph.tensors": "FLOAT_TYPES make_constant make_node onnx_type reroute values_of",
     "graph.work": "facts_at_opt macs role",
+    "placement.clamps": "Clamp LostClamps lost_clamps",
+    "placement.existing": "ExistingPair HalfPair half_pairs pairs_of",
+    "placement.float_path": "FloatPath",
     "placement.keep": "keep_float",
     "placement.layers": "WeightedLayer constant_behind layers",
-    "placement.ops": "DEQUANTIZE MOVERS POOLS QUANTIZE RANDOM TARGETS weight_axis",
+    "placement.ops": "DEQUANTIZE MOVERS POOLS QUANTIZE TARGETS weight_axis",
     "placement.pairs": "Placement",
     "placement.place": "Judge place",
-    "placement.qdq": "ExistingPair bypass pairs_of without_pairs",
+    "placement.qdq": "bypass without_pairs",
     "run.pipeline": "run",
     "run.result": "Result",
     "run.recipe": "Recipe",

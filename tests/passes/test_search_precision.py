@@ -20,8 +20,9 @@ from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.tensors import make_constant, make_node, onnx_type
+from toolkit.placement.qdq import without_pairs
 from toolkit.search.plan_search import PlanSearch
-from toolkit.simulation.channels import sqnr_against, without_pairs
+from toolkit.simulation.channels import sqnr_against
 from toolkit.simulation.simulation import Simulation
 
 

@@ -10,8 +10,8 @@ import onnx_graphsurgeon as gs
 from toolkit.contract.journal import Journal
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import make_constant, make_node
+from toolkit.placement.existing import pairs_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
-from toolkit.placement.qdq import pairs_of
 
 _SAME_SHAPE = (QUANTIZE, DEQUANTIZE, "Cast", "Identity")
 

@@ -11,8 +11,10 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import make_node, reroute
+from toolkit.placement.existing import pairs_of
+from toolkit.placement.float_path import FloatPath
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
-from toolkit.placement.qdq import bypass, float_biases, pairs_of
+from toolkit.placement.qdq import bypass, float_biases
 
 NO_INT8_KERNEL = {
     8: {
@@ -77,7 +79,7 @@ def _without_kernel(model: Model, plan: PrecisionPlan, backend: Backend, journal
         ask = plan.get(node.name)
         if node.op not in refused:
             continue
-        freed = bypass(node)
+        freed = bypass(node, model)
         if freed or (ask is not None and ask.precision.quantized):
             journal.declined(node.name, refused[node.op], rule="no-kernel")
     model.tidy()
@@ -91,16 +93,14 @@ def major(version: str) -> int:
 
 def _take_out(model: Model) -> int:
     """Let every reader of a pair read the float tensor; stored integer weights stay behind their dequantizer."""
-    count = 0
-    for pair in list(pairs_of(model)):
-        if pair.quantize is None:
-            continue
-        result = pair.dequantize.outputs[0]
-        reroute(result, pair.tensor)
+    pairs = [pair for pair in pairs_of(model) if pair.quantizers]
+    path = FloatPath(model)
+    for pair in pairs:
+        result, source = pair.dequantize.outputs[0], path.of(pair)
+        reroute(result, source)
         if model.is_output(result):
             pair.dequantize.outputs.clear()
             name = model.unique_node(f"{pair.dequantize.name}_Identity")
-            model.graph.nodes.append(make_node("Identity", name, [pair.tensor], [result]))
-        count += 1
-    model.tidy()
-    return count
+            model.graph.nodes.append(make_node("Identity", name, [source], [result]))
+    path.finish()
+    return len(pairs)

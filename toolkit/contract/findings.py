@@ -26,6 +26,20 @@ class Code(str, Enum):
     OWN_WORDS = "own-words"
     """The words of a pass that is not one of qtool's own."""
 
+    # ---- pairs that are removed
+    NO_PAIR = "no-pair"
+    KEPT_RANGES = "kept-ranges"
+    READS_FLOAT = "reads-float"
+    STRIPPED = "stripped"
+    INSERTED = "inserted"
+    CLAMP_RESTORED = "clamp-restored"
+    CLAMPS_UNSURE = "clamps-unsure"
+    CAST_RESTORED = "cast-restored"
+    COMPUTED_SCALE = "computed-scale"
+    OUTPUT_NAME_KEPT = "output-name-kept"
+    STRIP_MEASURED = "strip-measured"
+    STRIP_NOT_MEASURED = "strip-not-measured"
+
     def __call__(self, **values: Any) -> Finding:
         """The finding with these values; enumerations, arrays' numbers and lists are made plain."""
         return Finding(self, values)

@@ -14,7 +14,7 @@ from toolkit.base.text import count
 from toolkit.base.types import Array
 from toolkit.evaluation.difference import MASK
 from toolkit.graph.tensors import onnx_type
-from toolkit.placement.qdq import pairs_of
+from toolkit.placement.existing import pairs_of
 
 if TYPE_CHECKING:
     from toolkit.contract.ranges import Range, Ranges

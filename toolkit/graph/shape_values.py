@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from toolkit.graph.node_values import run_node
 
 _MOST = 256
 """Shapes and indices are small; a tensor with more entries is data."""
@@ -93,28 +94,9 @@ def _computed(
     if sum(value.size for value in inputs.values()) > _MOST:
         return None
     try:
-        made = _run(node, inputs, opsets)
+        made = run_node(node, inputs, opsets)
     except Exception:  # whatever the reference implementation says: the shape stays unknown
         return None
     if any(value.size > _MOST for value in made):
         return None
     return {name: np.asarray(value) for name, value in zip(node.output, made) if name}
-
-
-def _run(
-    node: onnx.NodeProto, inputs: dict[str, np.ndarray[Any, Any]], opsets: list[Any]
-) -> list[np.ndarray[Any, Any]]:
-    types = tuple((name, helper.np_dtype_to_tensor_dtype(value.dtype)) for name, value in inputs.items())
-    versions = tuple((one.domain, one.version) for one in opsets)
-    return list(_evaluator(node.SerializeToString(), types, versions).run(None, inputs))
-
-
-@lru_cache(maxsize=4096)
-def _evaluator(node: bytes, types: tuple[tuple[str, int], ...], opsets: tuple[tuple[str, int], ...]) -> Any:
-    """ONNX's reference implementation of one node; made once for all corners and calls."""
-    from onnx.reference import ReferenceEvaluator
-
-    only = onnx.NodeProto.FromString(node)
-    given = [helper.make_tensor_value_info(name, kind, None) for name, kind in types]
-    graph = helper.make_graph([only], "one", given, [onnx.ValueInfoProto(name=name) for name in only.output if name])
-    return ReferenceEvaluator(helper.make_model(graph, opset_imports=[helper.make_opsetid(*one) for one in opsets]))

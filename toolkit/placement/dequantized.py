@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 from toolkit.base.precision import Precision
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
+from toolkit.placement.moved import data_inputs
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 
@@ -32,11 +33,22 @@ def pair_type(node: gs.Node) -> Precision | None:
 
 
 def source(tensor: gs.Tensor) -> gs.Tensor:
-    """The float tensor behind a Q/DQ pair, or the tensor itself."""
-    if tensor.inputs and tensor.inputs[0].op == DEQUANTIZE:
-        stored = tensor.inputs[0].inputs[0]
-        if stored.inputs and stored.inputs[0].op == QUANTIZE:
-            return stored.inputs[0].inputs[0]
+    """The float tensor that was quantized to make this one, also where operators lie between the pair's halves.
+
+    The tensor itself where it comes from no pair, or from one that several tensors go into.
+    """
+    node = tensor.inputs[0] if tensor.inputs else None
+    if node is None or node.op != DEQUANTIZE:
+        return tensor
+    stored = node.inputs[0]
+    while stored.inputs:
+        maker = stored.inputs[0]
+        if maker.op == QUANTIZE:
+            return maker.inputs[0]
+        data = data_inputs(maker)
+        if len(data) != 1:
+            break
+        stored = maker.inputs[data[0]]
     return tensor
 
 

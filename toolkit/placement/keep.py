@@ -26,7 +26,7 @@ def keep_float(context: Context, node: gs.Node, precision: Precision | str, why:
     """
     asked = Precision(precision)
     context.plan.ask(node.name, asked, why)
-    freed = bypass(node)
+    freed = bypass(node, context.model)
     what = f"asked for {asked}" + (f"; reads {', '.join(freed)} unquantized" if freed else "")
     context.journal.changed(node.name, what, why)
     return freed

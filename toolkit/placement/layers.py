@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
+from toolkit.graph.constants import constant_value
 from toolkit.graph.model import Model
-from toolkit.placement.dequantized import source
+from toolkit.placement.existing import ExistingPair, pair_at
 from toolkit.placement.ops import DEQUANTIZE, TARGETS, weight_axis
 
 
@@ -73,23 +73,16 @@ def constant_behind(model: Model, tensor: gs.Tensor) -> Array | None:
     """The float values of a constant, also behind a Q/DQ pair, or stored quantized; None where it is computed.
 
     Values that are stored quantized come back as (stored - zero point) * scale, float32, as ONNX's DequantizeLinear
-    computes them; scales in blocks are not followed.
+    computes them; so do those of a pair whose halves are apart.
     """
-    plain = model.constant(source(tensor))
-    if plain is not None:
-        return plain
     node = tensor.inputs[0] if tensor.inputs else None
-    if node is None or node.op != DEQUANTIZE or node.attrs.get("block_size", 0):
+    if node is None or node.op != DEQUANTIZE:
+        return model.constant(tensor)
+    pair = pair_at(model, node)
+    if not isinstance(pair, ExistingPair):
         return None
-    stored, scale = model.constant(node.inputs[0]), model.constant(node.inputs[1])
-    if stored is None or scale is None:
-        return None
-    has_zero = len(node.inputs) > 2 and not node.inputs[2].is_empty()
-    zero = model.constant(node.inputs[2]) if has_zero else np.zeros((), np.float32)
-    if zero is None:
-        return None
-    shape = [1] * stored.ndim
-    if scale.size > 1:
-        shape[int(node.attrs.get("axis", 1))] = -1
-    spread = [np.asarray(part, np.float32).reshape(shape if part.size > 1 else ()) for part in (zero, scale)]
-    return np.asarray((stored.astype(np.float32) - spread[0]) * spread[1])
+    if pair.quantize is not None and not pair.between:
+        return model.constant(pair.tensor)
+    stored = constant_value(model, node.inputs[0])
+    known = pair.grid.scale is not None and pair.grid.zero is not None
+    return pair.grid.dequantize(stored) if stored is not None and known else None

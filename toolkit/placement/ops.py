@@ -30,11 +30,6 @@ MOVERS = frozenset(
 POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
 """Pools that do not commute: INT8 in needs INT8 out."""
 
-RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
-)
-"""Operators whose result differs from run to run: never a constant."""
-
 ADDS = frozenset({"Add", "Sum"})
 
 ACTIVATIONS = frozenset(

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
+from toolkit.graph.constants import RANDOM
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.placement.dequantized import dequantizer, foreign_pair, pair_type, source
@@ -23,7 +24,6 @@ from toolkit.placement.ops import (
     MOVERS,
     POOLS,
     QUANTIZE,
-    RANDOM,
     REGION,
     TARGETS,
 )

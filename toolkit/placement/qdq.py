@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,9 @@ from toolkit.base.types import Array
 from toolkit.contract.journal import Journal
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
-from toolkit.graph.tensors import make_constant, make_node, onnx_type, reroute, values_of
+from toolkit.graph.tensors import make_constant, make_node, onnx_type, reroute
+from toolkit.placement.existing import ExistingPair, existing, pair_at, pairs_of
+from toolkit.placement.float_path import FloatPath
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.pairs import Pair
 
@@ -33,73 +34,6 @@ def storable_scale(amax: Array | float, precision: Precision) -> np.ndarray[Any,
     up = np.where(half.astype(np.float64) < exact, np.nextafter(half, np.float16(np.inf)), half)
     stored = np.where(exact <= 65504.0, up.astype(np.float64), exact)
     return np.maximum(stored, 2.0**-24).astype(np.float32)
-
-
-@dataclass
-class ExistingPair:
-    """A Q/DQ pair that a graph has. ``quantize`` is None for a weight that is stored quantized.
-
-    Attributes:
-        quantize: the QuantizeLinear node.
-        dequantize: the DequantizeLinear node.
-        scale: its scale, float32, shape [] or [channels]; None where it is computed.
-        zero: its zero point, or None.
-        axis: the channel axis where there is one scale a channel.
-    """
-
-    quantize: gs.Node | None
-    dequantize: gs.Node
-    scale: Array | None
-    zero: Array | None
-    axis: int | None
-
-    @property
-    def tensor(self) -> gs.Tensor:
-        """The float tensor that is quantized, or the stored integer weight."""
-        return self.quantize.inputs[0] if self.quantize is not None else self.dequantize.inputs[0]
-
-
-def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[ExistingPair]:
-    """Every Q/DQ pair of the model, whoever made it, in graph order."""
-    for node, graph in model.walk():
-        if node.op != DEQUANTIZE or (graph is not model.graph and not subgraphs):
-            continue
-        stored = node.inputs[0]
-        maker = stored.inputs[0] if stored.inputs else None
-        quantize = maker if maker is not None and maker.op == QUANTIZE else None
-        if quantize is None and model.constant(stored) is None:
-            continue
-        scale = model.constant(node.inputs[1])
-        zero = model.constant(node.inputs[2]) if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
-        axis = int(node.attrs.get("axis", 1)) if scale is not None and scale.size > 1 else None
-        yield ExistingPair(quantize, node, None if scale is None else scale.astype(np.float32), zero, axis)
-
-
-def quantized_tensors(model: Model) -> set[str]:
-    """The float tensors that a QuantizeLinear of the model reads."""
-    return {pair.tensor.name for pair in pairs_of(model) if pair.quantize is not None}
-
-
-def existing(tensor: gs.Tensor, precision: Precision | None = None) -> gs.Node | None:
-    """The DequantizeLinear of a symmetric one-scale pair that already hangs on a float tensor, or None.
-
-    With ``precision`` only a pair of that type counts.
-    """
-    for quantize in tensor.outputs:
-        if quantize.op != QUANTIZE or quantize.inputs[0] is not tensor:
-            continue
-        scale, zero = quantize.inputs[1], quantize.inputs[2] if len(quantize.inputs) > 2 else None
-        if not isinstance(scale, gs.Constant) or int(np.prod(scale.shape or (1,))) != 1:
-            continue
-        if not isinstance(zero, gs.Constant) or np.any(values_of(zero).astype(np.float32) != 0):
-            continue
-        kind = Precision.from_onnx(onnx_type(zero.dtype))
-        if kind is None or not kind.quantized or (precision is not None and kind is not precision):
-            continue
-        for node in quantize.outputs[0].outputs:
-            if node.op == DEQUANTIZE:
-                return node
-    return None
 
 
 class Inserter:
@@ -125,9 +59,12 @@ class Inserter:
             The DequantizeLinear node.
         """
         tensor = self.tensors[pair.tensor]
-        dequantize = existing(tensor, self.precision) if pair.axis is None else None
-        if dequantize is None:
+        quantize = existing(tensor, self.precision) if pair.axis is None else None
+        if quantize is None:
             dequantize = self._make(tensor, scale, pair.axis)
+        else:
+            readers = (reader for reader in quantize.outputs[0].outputs if reader.op == DEQUANTIZE)
+            dequantize = next(readers, None) or self._dequantize(tensor, quantize.outputs[0], quantize.inputs[1:], {})
         for use in pair.uses:
             self.nodes[use.node].inputs[use.index] = dequantize.outputs[0]
         return dequantize
@@ -138,13 +75,18 @@ class Inserter:
         scale_tensor = make_constant(self.names.take(f"{tensor.name}_scale"), values, kind)
         zero = self._zero(len(scale) if axis is not None else None)
         stored = gs.Variable(self.names.take(f"{tensor.name}_quantized"), dtype=zero.dtype)
-        result = gs.Variable(self.names.take(f"{tensor.name}_dequantized"), dtype=tensor.dtype, shape=tensor.shape)
         grid, attrs = [scale_tensor, zero], {} if axis is None else {"axis": axis}
         quantize = make_node(QUANTIZE, self.names.take(f"{tensor.name}_{QUANTIZE}"), [tensor, *grid], [stored], **attrs)
-        dequantize = make_node(
-            DEQUANTIZE, self.names.take(f"{tensor.name}_{DEQUANTIZE}"), [stored, *grid], [result], **attrs
-        )
-        self.model.graph.nodes.extend([quantize, dequantize])
+        self.model.graph.nodes.append(quantize)
+        return self._dequantize(tensor, stored, grid, attrs)
+
+    def _dequantize(
+        self, tensor: gs.Tensor, stored: gs.Tensor, grid: Sequence[gs.Tensor], attrs: Mapping[str, int]
+    ) -> gs.Node:
+        result = gs.Variable(self.names.take(f"{tensor.name}_dequantized"), dtype=tensor.dtype, shape=tensor.shape)
+        name = self.names.take(f"{tensor.name}_{DEQUANTIZE}")
+        dequantize = make_node(DEQUANTIZE, name, [stored, *grid], [result], **attrs)
+        self.model.graph.nodes.append(dequantize)
         return dequantize
 
     def _zero(self, channels: int | None) -> gs.Constant:
@@ -155,31 +97,46 @@ class Inserter:
         return self.zeros[channels]
 
 
-def bypass(node: gs.Node) -> list[str]:
+def bypass(node: gs.Node, model: Model | None = None) -> list[str]:
     """Let a node read the float tensors behind its Q/DQ pairs; ``model.tidy()`` then removes pairs nobody reads.
+
+    Constants that are stored quantized stay so, since a float kernel reads them too.
+
+    Args:
+        node: the node.
+        model: its graph, where operators between the halves of a pair get twins that move floats; without it such
+            pairs stay.
 
     Returns:
         Names of the float tensors it reads again.
     """
     freed: list[str] = []
+    path: FloatPath | None = None
     for index, tensor in enumerate(list(node.inputs)):
         maker = tensor.inputs[0] if tensor.inputs else None
         if maker is None or maker.op != DEQUANTIZE:
             continue
-        stored = maker.inputs[0]
-        quantize = stored.inputs[0] if stored.inputs else None
+        quantize = maker.inputs[0].inputs[0] if maker.inputs[0].inputs else None
         if quantize is not None and quantize.op == QUANTIZE:
             node.inputs[index] = quantize.inputs[0]
-            freed.append(quantize.inputs[0].name)
+        else:
+            pair = pair_at(model, maker) if model is not None and quantize is not None else None
+            if model is None or not isinstance(pair, ExistingPair) or not pair.quantizers:
+                continue
+            path = path or FloatPath(model)
+            node.inputs[index] = path.of(pair)
+        freed.append(node.inputs[index].name)
     return freed
 
 
 def without_pairs(model: Model) -> Model:
     """The same model in float; weights that are stored quantized stay so, since a float kernel reads them too."""
     twin = model.copy()
-    for node, _ in list(twin.walk()):
-        bypass(node)
-    twin.tidy()
+    path = FloatPath(twin)
+    for pair in list(pairs_of(twin)):
+        if pair.quantizers:
+            reroute(pair.dequantize.outputs[0], path.of(pair))
+    path.finish()
     return twin
 
 

@@ -58,7 +58,7 @@ def refuse_integer_operators(ops: Mapping[str, int], where: str) -> None:
 
 def pair_count(model: Model) -> int:
     """How many Q/DQ pairs a model has, weights that are stored quantized among them."""
-    from toolkit.placement.qdq import pairs_of
+    from toolkit.placement.existing import pairs_of
 
     return sum(1 for _ in pairs_of(model))
 

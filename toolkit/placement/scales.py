@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from toolkit.base.precision import Precision
 from toolkit.graph.model import Model
-from toolkit.placement.dequantized import pair_type
+from toolkit.graph.tensors import onnx_type
+from toolkit.placement.existing import existing
 from toolkit.placement.pairs import Placement
-from toolkit.placement.qdq import existing
 
 
 def share_amax(model: Model, placement: Placement, amax: dict[str, float], precision: Precision) -> list[str]:
@@ -29,7 +29,7 @@ def share_amax(model: Model, placement: Placement, amax: dict[str, float], preci
             node = existing(tensors[name]) if name in tensors else None
             scale = model.constant(node.inputs[1]) if node is not None else None
             if scale is not None and scale.size == 1:
-                kind = pair_type(node) if node is not None else None
+                kind = Precision.from_onnx(onnx_type(node.inputs[2].dtype)) if node is not None else None
                 present.append(float(scale.reshape(())) * (kind or precision).max)
         shared = max(present) if present else max((amax[n] for n in names if n in amax), default=0.0)
         if len(set(present)) > 1:

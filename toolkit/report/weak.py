@@ -13,8 +13,9 @@ from toolkit.contract.roles import Harm
 from toolkit.evaluation.clipping import Beyond
 from toolkit.graph.layer_weights import LayerWeights
 from toolkit.graph.model import Model
+from toolkit.placement.existing import pairs_of
 from toolkit.placement.ops import TARGETS, weight_axis
-from toolkit.placement.qdq import pairs_of, without_pairs
+from toolkit.placement.qdq import without_pairs
 from toolkit.report.schema import LayerInfo, Suggestion
 from toolkit.report.search_parts import CauseInfo, WeakSpotInfo
 from toolkit.report.verdict import quantized_type

@@ -116,7 +116,7 @@ def _collection(path: Path) -> Shown:
 
 def _model(path: Path) -> Shown:
     from toolkit.graph.model import Model
-    from toolkit.placement.qdq import pairs_of
+    from toolkit.placement.existing import pairs_of
 
     model = Model.load(path)
     ops = Counter(node.op for node, _ in model.walk())

@@ -124,7 +124,7 @@ def _strip(model: Model) -> list[str]:
 
 
 def _unusable(model: Model) -> bool:
-    from toolkit.placement.qdq import pairs_of
+    from toolkit.placement.existing import pairs_of
 
     return any(
         pair.zero is not None and (str(pair.zero.dtype) == "uint8" or bool((pair.zero.astype("float32") != 0).any()))

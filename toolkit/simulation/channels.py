@@ -12,7 +12,6 @@ from toolkit.base.types import Array
 from toolkit.contract.context import Context
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
-from toolkit.placement.qdq import bypass
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
@@ -87,15 +86,6 @@ def plain_outcome(model: Model, context: Context, samples: int = 64) -> Outcome 
         return Simulation(model, ranges, data, context.profiles, None, Settings(samples=samples)).without(())
     except PassError:
         return None
-
-
-def without_pairs(model: Model) -> Model:
-    """A copy of a model with Q/DQ pairs in which every layer reads the float tensors behind them."""
-    plain = model.copy()
-    for node in plain.nodes:
-        bypass(node)
-    plain.tidy()
-    return plain
 
 
 def sqnr_against(reference: Model, model: Model, data: CalibrationData, samples: int = 64) -> float:

@@ -7,9 +7,10 @@ name of its node, and begins with a small letter.
 from __future__ import annotations
 
 from toolkit.contract.findings import Code, Finding
+from toolkit.report.findings.stripping import STRIPPING
 from toolkit.report.findings.table import Table, written
 
-TABLES: tuple[Table, ...] = ({Code.OWN_WORDS: "{text}"},)
+TABLES: tuple[Table, ...] = ({Code.OWN_WORDS: "{text}"}, STRIPPING)
 
 
 def sentence(finding: Finding) -> str:

@@ -141,7 +141,7 @@ class PassesStep(Step[PassesRecord]):
     def _diagnose(self, ranges: Ranges, journal: Journal, model: Model) -> None:
         """Note quantized tensors that no one scale serves in all profiles, and profiles with too few samples."""
         from toolkit.calibration.diagnosis import sparse_profiles, unlike_profiles
-        from toolkit.placement.qdq import quantized_tensors
+        from toolkit.placement.existing import quantized_tensors
 
         journal.by = "calibration"
         all_count = self.recipe.engine.quantization == "implicit"

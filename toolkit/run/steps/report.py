@@ -155,7 +155,7 @@ class ReportStep(Step[ReportRecord]):
         return report
 
     def _graphs(self, prepared: Model, ranges: Ranges | None) -> Graphs:
-        from toolkit.placement.qdq import quantized_tensors
+        from toolkit.placement.existing import quantized_tensors
         from toolkit.report.describe import model_info
 
         profiles, final = self.job.profiles, self.found.lowering.model()

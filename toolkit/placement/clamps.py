@@ -1,0 +1,165 @@
+"""The activations that Q/DQ pairs stood in for: quantizers remove a clamp before a pair that clamps as it does.
+
+onnxruntime's quantizer drops Relu and Clip in front of a pair, unless told to quantize symmetrically
+(QDQRemovableActivation in its operators/activation.py). Without them the float model is another one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from toolkit.base.types import Array
+from toolkit.graph.model import Model
+from toolkit.placement.bounds import ANY, TRUSTED, Bounds, Interval
+from toolkit.placement.existing import ExistingPair
+from toolkit.placement.grid import Grid, grid_of
+from toolkit.placement.ops import ACTIVATIONS
+
+_CLAMPS = re.compile(r"relu_?6|clip|clamp|hard_?tanh", re.IGNORECASE)
+_ROUND_WIDTH, _EXACT = 0.05, 2e-7
+"""Limits that somebody chose lie at short numbers, and a scale made of them does so to float32's last digit."""
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """What is to be put back in front of a pair.
+
+    Attributes:
+        low: the smallest value, float64, shape [] or [channels]; None where nothing was cut off below.
+        high: the largest value, likewise.
+        axis: the channel axis where there is one value a channel.
+    """
+
+    low: Array | None
+    high: Array | None
+    axis: int | None = None
+
+    @property
+    def interval(self) -> Interval:
+        """The interval of all channels."""
+        return (
+            -math.inf if self.low is None else float(self.low.min()),
+            math.inf if self.high is None else float(self.high.max()),
+        )
+
+    @property
+    def relu(self) -> bool:
+        """Whether it is a ReLU."""
+        return self.high is None and self.low is not None and not self.low.any()
+
+
+@dataclass(frozen=True)
+class LostClamps:
+    """What pairs stood in for.
+
+    Attributes:
+        clamps: what is missing, by the QuantizeLinear's name.
+        unsure: tensors of which only samples could tell.
+        trusted: names of the QuantizeLinears whose tensors are the model's own inputs: nothing can be missing there.
+    """
+
+    clamps: dict[str, Clamp]
+    unsure: list[str]
+    trusted: set[str]
+
+
+def lost_clamps(
+    model: Model, pairs: Iterable[ExistingPair], seen: Mapping[str, tuple[bool, bool]] | None = None
+) -> LostClamps:
+    """The clamps that are missing in front of pairs.
+
+    One is missing where the pair's range ends at 0 and the tensor may go beyond, where the tensor is called after an
+    activation that does not make it, where the range is as wide as a clamp that somebody wrote down, or where samples
+    show that the tensor goes beyond the range more than a calibration lets it.
+
+    Args:
+        model: the graph with its pairs.
+        pairs: those that are to be removed, in the graph's order.
+        seen: by the QuantizeLinear's name, whether samples go beyond the range below, and above; None without samples.
+    """
+    clamps: dict[str, Clamp] = {}
+    kept: dict[str, Interval] = {}
+    unsure: list[str] = []
+    trusted: set[str] = set()
+    bounds = Bounds(model, kept)
+    for quantize in {id(q): q for pair in pairs for q in pair.quantizers}.values():
+        tensor, grid = quantize.inputs[0], grid_of(model, quantize)
+        reach = grid.reach
+        known = bounds.of(tensor)
+        if known == TRUSTED or not tensor.inputs:
+            trusted.add(quantize.name)
+            continue
+        if reach is None or not grid.steps or grid.block:
+            continue
+        behind = _behind(bounds, quantize)
+        step = float(grid.scale.max()) if grid.scale is not None else 0.0
+        # an activation that is still there, behind the pair
+        there = behind[0] >= float(reach[0].max()) - step, behind[1] <= float(reach[1].min()) + step
+        low, high = _missing(tensor, grid, reach, known)
+        if seen is not None:
+            below, above = seen.get(quantize.name, (False, False))
+            low, high = low or below, high or above
+        elif known == ANY and not grid.centred and not (low and high):
+            unsure.append(tensor.name)
+        low, high = low and not there[0], high and not there[1]
+        if low or high:
+            ends = _snapped(grid, reach)
+            clamp = Clamp(ends[0] if low else None, ends[1] if high else None, grid.axis)
+            clamps[quantize.name], kept[quantize.name] = clamp, clamp.interval
+    return LostClamps(clamps, unsure, trusted)
+
+
+def _behind(bounds: Bounds, quantize: gs.Node) -> Interval:
+    """Between which values all that reads a pair keeps what it reads."""
+    readers = [r for t in quantize.outputs for back in t.outputs for out in back.outputs for r in out.outputs]
+    limits = [bounds.limits(reader) for reader in readers]
+    return (min(low for low, _ in limits), max(high for _, high in limits)) if limits else ANY
+
+
+def _missing(tensor: gs.Tensor, grid: Grid, reach: tuple[Array, Array], known: Interval) -> tuple[bool, bool]:
+    """Whether something cut the tensor off below, and above, as far as the graph tells."""
+    assert grid.scale is not None
+    slack = float(grid.scale.max()) / 2
+    inside = known[0] >= float(reach[0].max()) - slack, known[1] <= float(reach[1].min()) + slack
+    maker = tensor.inputs[0]
+    both = maker.op not in ACTIVATIONS and (_chosen_width(grid, reach) is not None or _called_after_clamp(tensor.name))
+    ends = not reach[0].any(), not reach[1].any()
+    return (both or ends[0]) and not inside[0], (both or ends[1]) and not inside[1]
+
+
+def _called_after_clamp(name: str) -> bool:
+    """Whether the last part of a tensor's name is that of an activation with two limits: ``/block/Clip_output_0``."""
+    return _CLAMPS.search(re.split(r"[/.]", name)[-1]) is not None
+
+
+def _chosen_width(grid: Grid, reach: tuple[Array, Array]) -> float | None:
+    """The width of a pair's range where it is a short number that the scale was made of, as 6 is of 6 / 255."""
+    if grid.scale is None or grid.scale.size != 1 or grid.float_kind != TensorProto.FLOAT:
+        return None
+    scale, width = float(grid.scale), float(reach[1] - reach[0])
+    if _short(scale, 1e-4) or math.frexp(scale)[0] == 0.5:
+        # the scale itself was written down
+        return None
+    return round(width / _ROUND_WIDTH) * _ROUND_WIDTH if _short(width, _ROUND_WIDTH) else None
+
+
+def _short(value: float, unit: float) -> bool:
+    nearest = round(value / unit) * unit
+    return nearest > 0 and abs(value - nearest) <= _EXACT * value
+
+
+def _snapped(grid: Grid, reach: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The range, its other end a short number where one end is 0 and the width was chosen: 6, not 6.0000004."""
+    width, (low, high) = _chosen_width(grid, reach), reach
+    if width is not None and not low.any():
+        return low, np.asarray(width)
+    if width is not None and not high.any():
+        return np.asarray(-width), high
+    return low, high

@@ -1,0 +1,237 @@
+"""The Q/DQ pairs that a model has, whoever made them, also where operators lie between their halves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.precision import Precision
+from toolkit.base.types import Array
+from toolkit.graph.constants import constant_value, is_stored
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import onnx_type, values_of
+from toolkit.placement.grid import Grid, grid_of
+from toolkit.placement.moved import axis_before, data_inputs
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+
+Obstacle = Literal["operator", "input", "scales", "channels"]
+"""Why a DequantizeLinear has no other half: an operator that computes with the quantized values, values that come from
+outside, halves of different scales or zero points, or channels that cannot be followed through an operator."""
+
+
+@dataclass(frozen=True)
+class HalfPair:
+    """A QuantizeLinear or DequantizeLinear that is not half of a pair.
+
+    Attributes:
+        node: it.
+        why: what keeps it from being one.
+        at: the name of the node where its other half was lost, or of the tensor that comes from outside.
+        op: that node's operator; empty for a tensor.
+    """
+
+    node: gs.Node
+    why: Obstacle
+    at: str
+    op: str = ""
+
+
+@dataclass
+class ExistingPair:
+    """A Q/DQ pair that a graph has. ``quantize`` is None for a constant that is stored quantized.
+
+    Attributes:
+        quantize: the QuantizeLinear node; the first where several go into the same DequantizeLinear.
+        dequantize: the DequantizeLinear node.
+        scale: its scale, float32, shape [] or [channels]; None where it is computed.
+        zero: its zero point, or None.
+        axis: the channel axis where there is one scale a channel.
+        grid: the values that it can hold.
+        quantizers: all QuantizeLinear nodes that go into it.
+        constants: the constants that are stored quantized and go into it.
+        between: the operators between the halves, which move quantized values.
+    """
+
+    quantize: gs.Node | None
+    dequantize: gs.Node
+    scale: Array | None
+    zero: Array | None
+    axis: int | None
+    grid: Grid
+    quantizers: tuple[gs.Node, ...]
+    constants: tuple[gs.Tensor, ...]
+    between: tuple[gs.Node, ...]
+
+    @property
+    def tensor(self) -> gs.Tensor:
+        """The float tensor that is quantized, or the stored integer constant."""
+        return self.quantize.inputs[0] if self.quantize is not None else self.constants[0]
+
+
+def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[ExistingPair]:
+    """Every Q/DQ pair of the model, whoever made it, in graph order."""
+    for node, graph in model.walk():
+        if node.op == DEQUANTIZE and (subgraphs or graph is model.graph):
+            found = pair_at(model, node)
+            if isinstance(found, ExistingPair):
+                yield found
+
+
+def quantized_tensors(model: Model) -> set[str]:
+    """The float tensors that a QuantizeLinear of the model's pairs reads."""
+    return {quantize.inputs[0].name for pair in pairs_of(model) for quantize in pair.quantizers}
+
+
+def half_pairs(model: Model) -> Iterator[HalfPair]:
+    """Every DequantizeLinear without its other half, and every QuantizeLinear that no DequantizeLinear is behind."""
+    for node, _ in model.walk():
+        if node.op == DEQUANTIZE:
+            found = pair_at(model, node)
+            if isinstance(found, HalfPair):
+                yield found
+        elif node.op == QUANTIZE:
+            reader = _lost(node)
+            if reader is not None:
+                yield reader
+
+
+def pair_at(model: Model, dequantize: gs.Node) -> ExistingPair | HalfPair:
+    """The pair that a DequantizeLinear ends, or why it ends none."""
+    grid = grid_of(model, dequantize, onnx_type(dequantize.inputs[0].dtype))
+    axis = grid.axis
+    found = _Tracer(model, dequantize, grid)
+    lost = found.follow(dequantize.inputs[0], axis)
+    if lost is not None:
+        return lost
+    quantizers = tuple(found.quantizers.values())
+    if not grid.kind:
+        kind = found.kinds[0] if found.kinds else 0
+        grid = grid_of(model, dequantize, kind)
+    zero = dequantize.inputs[2] if len(dequantize.inputs) > 2 and not dequantize.inputs[2].is_empty() else None
+    return ExistingPair(
+        quantizers[0] if quantizers else None,
+        dequantize,
+        None if grid.scale is None else grid.scale.astype(np.float32),
+        None if zero is None else constant_value(model, zero),
+        axis if grid.scale is not None else None,
+        grid,
+        quantizers,
+        tuple(found.constants.values()),
+        tuple(found.between.values()),
+    )
+
+
+class _Tracer:
+    """Follows quantized values from a DequantizeLinear back to where they were quantized."""
+
+    def __init__(self, model: Model, dequantize: gs.Node, grid: Grid) -> None:
+        self.model, self.dequantize, self.grid = model, dequantize, grid
+        self.quantizers: dict[int, gs.Node] = {}
+        self.constants: dict[int, gs.Tensor] = {}
+        self.between: dict[int, gs.Node] = {}
+        self.kinds: list[int] = []
+
+    def follow(self, tensor: gs.Tensor, axis: int | None) -> HalfPair | None:
+        """Go back from a tensor whose channels lie along ``axis``; what stops it, or None."""
+        pending = [(tensor, axis)]
+        while pending:
+            current, along = pending.pop()
+            node = current.inputs[0] if current.inputs else None
+            if is_stored(current):
+                self.constants[id(current)] = current
+                self.kinds.append(onnx_type(current.dtype))
+            elif node is None:
+                return HalfPair(self.dequantize, "input", current.name)
+            elif node.op == QUANTIZE:
+                lost = self._quantizer(node, along)
+                if lost is not None:
+                    return lost
+            else:
+                data = data_inputs(node)
+                if not data:
+                    return HalfPair(self.dequantize, "operator", node.name, node.op)
+                if id(node) in self.between:
+                    continue
+                before = self._before(node, along, data)
+                if along is not None and before is None and not self._all_constant():
+                    return HalfPair(self.dequantize, "channels", node.name, node.op)
+                self.between[id(node)] = node
+                pending += [(node.inputs[index], before) for index in data]
+        return None
+
+    def _quantizer(self, node: gs.Node, along: int | None) -> HalfPair | None:
+        own = grid_of(self.model, node, int(node.attrs.get("output_dtype", 0) or 0) or _UINT8)
+        rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
+        if not own.agrees(self.grid) or not _same_axis(own.axis, along, rank):
+            return HalfPair(self.dequantize, "scales", node.name, node.op)
+        self.quantizers[id(node)] = node
+        self.kinds.append(own.kind)
+        return None
+
+    def _before(self, node: gs.Node, along: int | None, data: list[int]) -> int | None:
+        """Where the channels lie before an operator; None where there are none, or nobody knows."""
+        if along is None or self.grid.block or (len(data) > 1 and node.op != "Concat"):
+            return None
+        if along < 0:
+            shape = node.outputs[0].shape
+            if shape is None:
+                return None
+            along += len(shape)
+        return axis_before(self.model, node, along)
+
+    def _all_constant(self) -> bool:
+        """Whether no activation goes in: the values can be dequantized where they have arrived."""
+        return constant_value(self.model, self.dequantize.inputs[0]) is not None
+
+
+_UINT8 = 2
+
+
+def _same_axis(own: int | None, along: int | None, rank: int | None) -> bool:
+    if own is None or along is None or own == along:
+        return own is along or own == along
+    return rank is not None and own % rank == along % rank
+
+
+def _lost(quantize: gs.Node) -> HalfPair | None:
+    """What a QuantizeLinear goes into that is no DequantizeLinear, where it goes into none at all."""
+    pending, seen = [quantize], {id(quantize)}
+    other: gs.Node | None = None
+    while pending:
+        node = pending.pop()
+        for reader in (reader for tensor in node.outputs for reader in tensor.outputs):
+            if reader.op == DEQUANTIZE:
+                return None
+            if data_inputs(reader):
+                if id(reader) not in seen:
+                    seen.add(id(reader))
+                    pending.append(reader)
+            else:
+                other = other or reader
+    if other is None:
+        return HalfPair(quantize, "input", quantize.outputs[0].name)
+    return HalfPair(quantize, "operator", other.name, other.op)
+
+
+def existing(tensor: gs.Tensor, precision: Precision | None = None) -> gs.Node | None:
+    """The QuantizeLinear of a symmetric one-scale pair that already hangs on a float tensor, or None.
+
+    With ``precision`` only a pair of that type counts.
+    """
+    for quantize in tensor.outputs:
+        if quantize.op != QUANTIZE or quantize.inputs[0] is not tensor:
+            continue
+        scale, zero = quantize.inputs[1], quantize.inputs[2] if len(quantize.inputs) > 2 else None
+        if not isinstance(scale, gs.Constant) or int(np.prod(scale.shape or (1,))) != 1:
+            continue
+        if not isinstance(zero, gs.Constant) or np.any(values_of(zero).astype(np.float32) != 0):
+            continue
+        kind = Precision.from_onnx(onnx_type(zero.dtype))
+        if kind is None or not kind.quantized or (precision is not None and kind is not precision):
+            continue
+        return quantize
+    return None

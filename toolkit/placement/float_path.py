@@ -1,0 +1,139 @@
+"""The float tensors behind Q/DQ pairs; operators between the halves get twins that move floats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.graph.constants import constant_value
+from toolkit.graph.model import Model
+from toolkit.graph.names import Names
+from toolkit.graph.tensors import FLOAT_TYPES, make_constant, make_node, reroute
+from toolkit.placement.existing import ExistingPair
+from toolkit.placement.grid import Grid
+from toolkit.placement.moved import axis_before, data_inputs
+from toolkit.placement.ops import QUANTIZE
+
+Entry = Callable[[gs.Node], gs.Tensor]
+"""Gives the float tensor to read in place of what a QuantizeLinear gives."""
+_SHAPES = ("Shape", "Size")
+
+
+class FloatPath:
+    """Makes the float tensors of pairs; what the pairs were made of stays until ``finish``.
+
+    Args:
+        model: the graph; twins and float constants are added to it.
+        entry: the tensor that is read in place of a QuantizeLinear's result; its own input where None.
+    """
+
+    def __init__(self, model: Model, entry: Entry | None = None) -> None:
+        self.model = model
+        self._entry = entry or (lambda quantize: quantize.inputs[0])
+        self.graphs = {id(node): graph for node, graph in model.walk()}
+        self.names = Names(node.name for node, _ in model.walk())
+        self.names.update(t.name for node, _ in model.walk() for t in (*node.inputs, *node.outputs))
+        self._made: dict[tuple[int, Hashable, int | None], gs.Tensor] = {}
+        self._twins: list[tuple[gs.Node, str]] = []
+        self._fresh: dict[int, gs.Tensor] = {}
+
+    def of(self, pair: ExistingPair) -> gs.Tensor:
+        """The float tensor that equals what the pair gives, its rounding and clamping aside.
+
+        Of constants that are stored quantized it holds (stored - zero point) * scale.
+        """
+        stored, grid = pair.dequantize.inputs[0], pair.grid
+        if not pair.quantizers:
+            values = constant_value(self.model, stored)
+            if values is not None:
+                key = (id(stored), grid.key, None)
+                if key not in self._made:
+                    self._made[key] = self._constant(stored.name, grid.dequantize(values), grid)
+                return self._made[key]
+        axis = pair.axis
+        if axis is not None and axis < 0 and stored.shape is not None:
+            axis += len(stored.shape)
+        return self._float(stored, grid, axis)
+
+    def take_over(self, new: gs.Tensor, old: gs.Tensor) -> bool:
+        """Let the twin that makes ``old`` make ``new`` in its place, so that its name stays; once for each.
+
+        Returns:
+            Whether a twin made it, and nothing took it over before.
+        """
+        if id(old) not in self._fresh:
+            return False
+        maker = old.inputs[0]
+        maker.outputs[next(i for i, t in enumerate(maker.outputs) if t is old)] = new
+        reroute(old, new)
+        del self._fresh[id(old)]
+        self._made = {key: new if tensor is old else tensor for key, tensor in self._made.items()}
+        return True
+
+    def finish(self) -> None:
+        """Drop what nobody reads any more; twins take the names of the nodes that they replace."""
+        self.model.tidy()
+        left = set(self.model.node_names())
+        for twin, name in self._twins:
+            if name not in left and twin.name in left:
+                left.add(name)
+                twin.name = name
+        self._twins = []
+
+    def _float(self, tensor: gs.Tensor, grid: Grid, axis: int | None) -> gs.Tensor:
+        key = (id(tensor), grid.key, axis)
+        if key in self._made:
+            return self._made[key]
+        node = tensor.inputs[0] if tensor.inputs else None
+        values = self.model.constant(tensor)
+        if values is not None:
+            made = self._constant(tensor.name, grid.dequantize(values, axis), grid)
+        elif node is not None and node.op == QUANTIZE:
+            made = self._entry(node)
+        else:
+            assert node is not None
+            self._twin(node, grid, axis)
+            made = self._made[key]
+        self._made[key] = made
+        for reader in [reader for reader in tensor.outputs if reader.op in _SHAPES]:
+            reader.inputs[0] = made
+        return made
+
+    def _constant(self, name: str, values: np.ndarray, grid: Grid) -> gs.Constant:
+        kind = grid.float_kind
+        return make_constant(self.names.take(f"{name}_float"), values, kind if kind in FLOAT_TYPES else None)
+
+    def _twin(self, node: gs.Node, grid: Grid, axis: int | None) -> None:
+        """The same operator on float tensors."""
+        data = data_inputs(node)
+        before = axis if axis is None else axis_before(self.model, node, axis)
+        inputs = [self._float(t, grid, before) if i in data else t for i, t in enumerate(node.inputs)]
+        op, dtype = node.op, inputs[data[0]].dtype
+        if grid.zero is not None and grid.zero.any():
+            # what an operator takes for zero is (0 - zero point) * scale
+            if op == "Relu":
+                op, inputs = "Clip", [inputs[0], self._zero(node, grid)]
+            elif op == "Pad" and _fills(node):
+                inputs = [*inputs[:2], inputs[2] if 2 in data else self._zero(node, grid), *inputs[3:]]
+        outputs = [
+            gs.Variable(self.names.take(f"{t.name}_float"), dtype=dtype, shape=t.shape)
+            for t in (node.outputs if op == "Split" else node.outputs[:1])
+        ]
+        twin = make_node(op, self.names.take(f"{node.name}_float"), inputs, outputs, **dict(node.attrs))
+        graph = self.graphs[id(node)]
+        graph.nodes.append(twin)
+        self.graphs[id(twin)] = graph
+        self._twins.append((twin, node.name))
+        self._fresh.update((id(t), t) for t in outputs)
+        for old, new in zip(node.outputs, outputs):
+            self._made[id(old), grid.key, axis] = new
+
+    def _zero(self, node: gs.Node, grid: Grid) -> gs.Constant:
+        return self._constant(f"{node.name}_zero", grid.dequantize(np.zeros((), np.int64)), grid)
+
+
+def _fills(node: gs.Node) -> bool:
+    mode = node.attrs.get("mode", "constant")
+    return (mode.decode() if isinstance(mode, bytes) else str(mode)) == "constant"

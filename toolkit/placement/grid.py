@@ -1,0 +1,180 @@
+"""The values that a Q/DQ pair can hold: (q - zero point) * scale for every q of its type."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from toolkit.base.types import Array
+from toolkit.graph.constants import constant_value
+from toolkit.graph.model import Model
+from toolkit.graph.tensors import onnx_type
+
+_LIMITS: dict[int, tuple[float, float]] = {
+    TensorProto.INT8: (-128, 127),
+    TensorProto.UINT8: (0, 255),
+    TensorProto.INT16: (-32768, 32767),
+    TensorProto.UINT16: (0, 65535),
+    TensorProto.INT4: (-8, 7),
+    TensorProto.UINT4: (0, 15),
+    TensorProto.INT32: (-(2.0**31), 2.0**31 - 1),
+    TensorProto.FLOAT8E4M3FN: (-448, 448),
+    TensorProto.FLOAT8E4M3FNUZ: (-240, 240),
+    TensorProto.FLOAT8E5M2: (-57344, 57344),
+    TensorProto.FLOAT8E5M2FNUZ: (-57344, 57344),
+    TensorProto.FLOAT4E2M1: (-6, 6),
+    25: (0, 3),
+    26: (-2, 1),
+}
+"""Smallest and largest q by ONNX's element type (ONNX's QuantizeLinear-25, table of saturation); 25 and 26 are UINT2
+and INT2, which older onnx packages have no names for."""
+_FLOATS = frozenset(
+    {
+        TensorProto.FLOAT8E4M3FN,
+        TensorProto.FLOAT8E4M3FNUZ,
+        TensorProto.FLOAT8E5M2,
+        TensorProto.FLOAT8E5M2FNUZ,
+        TensorProto.FLOAT4E2M1,
+    }
+)
+_SAME = {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
+"""How far two scales may lie apart that were the same before one was rounded to a narrow type."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The parameters of a QuantizeLinear or DequantizeLinear.
+
+    Attributes:
+        kind: ONNX's element type of the quantized values; 0 where it is not said.
+        scale: float64, shape [], [channels] or [.., blocks, ..]; None where it is computed from activations.
+        zero: float64, of the scale's shape or []; 0 where the node has none; None where it is computed.
+        axis: the channel axis as the node says it, where there is more than one scale.
+        block: how many values along ``axis`` share a scale; 0 where these are not blocked.
+        tensors: the node's scale and, where it has one, its zero point.
+        float_kind: ONNX's element type of the scale, which is that of the float values; 0 where it is not known.
+    """
+
+    kind: int
+    scale: Array | None
+    zero: Array | None
+    axis: int | None
+    block: int
+    tensors: tuple[gs.Tensor, ...]
+    float_kind: int = 0
+
+    @property
+    def reach(self) -> tuple[Array, Array] | None:
+        """The smallest and the largest value, (qmin - zero) * scale and (qmax - zero) * scale, of the scale's shape."""
+        if self.scale is None or self.zero is None or self.kind not in _LIMITS:
+            return None
+        low, high = _LIMITS[self.kind]
+        return (low - self.zero) * self.scale, (high - self.zero) * self.scale
+
+    @property
+    def amax(self) -> float | None:
+        """The magnitude that is kept, over all channels.
+
+        Of a signed type whose zero point is 0 that of the largest value, as symmetric quantization means it: the
+        smallest one (-128) lies one step beyond.
+        """
+        reach = self.reach
+        if reach is None or self.zero is None:
+            return None
+        sides = reach[1:] if _LIMITS[self.kind][0] < 0 and not self.zero.any() else reach
+        return float(max(np.abs(side).max() for side in sides))
+
+    @property
+    def centred(self) -> bool:
+        """Whether 0 lies in the middle: no clamp to one side can have gone into such a pair."""
+        if self.zero is None or self.kind not in _LIMITS:
+            return True
+        low, high = _LIMITS[self.kind]
+        return bool(np.all(self.zero == (0 if self.kind in _FLOATS else (low + high + 1) / 2)))
+
+    @property
+    def steps(self) -> bool:
+        """Whether the values lie at equal distances: integers do, the narrow float types do not."""
+        return self.kind in _LIMITS and self.kind not in _FLOATS
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for grids of equal values."""
+        return (
+            self.kind, self.axis, self.block,
+            id(self.tensors[0]) if self.scale is None else (self.scale.shape, self.scale.tobytes()),
+            id(self.tensors[-1]) if self.zero is None else self.zero.tobytes(),
+        )  # fmt: skip
+
+    def dequantize(self, stored: Array, axis: int | None = None) -> Array:
+        """(stored - zero) * scale, float32, as onnxruntime computes it.
+
+        Args:
+            stored: the quantized values.
+            axis: where the channels lie in ``stored``, if not where the node has them.
+
+        Raises:
+            ValueError: scale or zero point are computed.
+        """
+        if self.scale is None or self.zero is None:
+            raise ValueError("scale or zero point are computed")
+        own = self.axis if axis is None else axis
+        zero, scale = (self._spread(part, stored, own) for part in (self.zero, self.scale))
+        return np.asarray((stored.astype(np.float64) - zero).astype(np.float32) * scale.astype(np.float32))
+
+    def _spread(self, part: Array, like: Array, axis: int | None) -> Array:
+        if part.size == 1 or axis is None:
+            return part.reshape(-1)[:1].reshape(())
+        if self.block:
+            return np.take(np.repeat(part, self.block, axis=axis), range(like.shape[axis]), axis=axis)
+        shape = [1] * like.ndim
+        shape[axis] = -1
+        return part.reshape(shape)
+
+    def agrees(self, other: Grid) -> bool:
+        """Whether both have the same values, wherever their channels lie; rounding to a narrower float type aside."""
+        if self.scale is None or other.scale is None:
+            same_scale = self.tensors[0] is other.tensors[0]
+        else:
+            slack = max(_SAME.get(one.float_kind, 1e-6) for one in (self, other))
+            same_scale = self.scale.shape == other.scale.shape and np.allclose(
+                self.scale, other.scale, rtol=slack, atol=0
+            )
+        if self.zero is None or other.zero is None:
+            same_zero = self.tensors[-1] is other.tensors[-1]
+        else:
+            same_zero = bool(np.all(self.zero == other.zero))
+        return same_scale and same_zero and self.block == other.block
+
+
+def grid_of(model: Model, node: gs.Node, kind: int = 0) -> Grid:
+    """The grid of a QuantizeLinear or DequantizeLinear, of ONNX or of com.microsoft.
+
+    Args:
+        model: its graph.
+        node: the node.
+        kind: the element type, where the node itself does not say it.
+    """
+    tensors = tuple(t for t in node.inputs[1:3] if not t.is_empty())
+    zero_known = constant_value(model, tensors[1]) if len(tensors) > 1 else None
+    scale = constant_value(model, tensors[0])
+    float_kind = onnx_type(tensors[0].dtype if scale is None else scale.dtype)
+    zero: Array | None = np.zeros((), np.float64)
+    said = 0
+    if len(tensors) > 1:
+        zero = None if zero_known is None else np.asarray(zero_known.astype(np.float64))
+        said = onnx_type(tensors[1].dtype if zero_known is None else zero_known.dtype)
+    if scale is not None:
+        scale = np.asarray(scale.astype(np.float64))
+        # a scale of one element is one for the whole tensor, whatever its rank
+        scale = scale.reshape(()) if scale.size == 1 else scale
+    if zero is not None and zero.size == 1:
+        zero = zero.reshape(())
+    axis = int(node.attrs.get("axis", 1)) if scale is None or scale.size > 1 else None
+    if scale is None and tensors[0].shape is not None and len(tensors[0].shape) == 0:
+        axis = None
+    return Grid(said or kind, scale, zero, axis, int(node.attrs.get("block_size", 0) or 0), tensors, float_kind)

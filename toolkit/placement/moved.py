@@ -1,0 +1,133 @@
+"""Operators that move quantized values, or choose among them: with Q and DQ around them they are a pair.
+
+With the pair's grid they mean the same on float values as on quantized ones, since a grid's values keep their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_graphsurgeon as gs
+
+from toolkit.base.types import Array
+from toolkit.graph.constants import constant_value
+from toolkit.graph.model import Model
+
+_FIRST = (
+    "Compress", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity",
+    "MaxPool", "Pad", "ReduceMax", "ReduceMin", "Relu", "Reshape", "Resize", "ReverseSequence", "Slice", "SpaceToDepth",
+    "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Upsample",
+)  # fmt: skip
+_DATA: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(_FIRST, (0,)),
+    "Pad": (0, 2),
+    "Clip": (0, 1, 2),
+    "Where": (1, 2),
+    "ScatterElements": (0, 2),
+    "ScatterND": (0, 2),
+}
+_ALL = frozenset({"Concat", "Max", "Min"})
+_CHANNELS_STAY = frozenset({"Identity", "Dropout"})
+
+
+def data_inputs(node: gs.Node) -> list[int]:
+    """The inputs whose quantized values a node moves into its outputs; none where it computes something else."""
+    if node.domain not in (None, "", "ai.onnx") or not _moves(node):
+        return []
+    wanted = range(len(node.inputs)) if node.op in _ALL else _DATA.get(node.op, ())
+    return [index for index in wanted if index < len(node.inputs) and not node.inputs[index].is_empty()]
+
+
+def _moves(node: gs.Node) -> bool:
+    """Whether its settings keep it from making values that are not among its inputs."""
+    if node.op == "Resize":
+        mode, how = node.attrs.get("mode", "nearest"), node.attrs.get("coordinate_transformation_mode", "")
+        return _text(mode) in ("nearest", "linear") and _text(how) != "tf_crop_and_resize"
+    if node.op == "Upsample":
+        return _text(node.attrs.get("mode", "nearest")) in ("nearest", "linear")
+    if node.op in ("ScatterElements", "ScatterND"):
+        return _text(node.attrs.get("reduction", "none")) in ("none", "max", "min")
+    # before opset 11 the filling is an attribute, and no integers were allowed
+    return not (node.op == "Pad" and "pads" in node.attrs)
+
+
+def axis_before(model: Model, node: gs.Node, axis: int) -> int | None:
+    """Where the channels lie in a node's input that lie along ``axis`` of its output; None where that is not known.
+
+    Args:
+        model: the graph.
+        node: one that ``data_inputs`` knows.
+        axis: 0 or more.
+    """
+    if node.op in _CHANNELS_STAY:
+        return axis
+    if node.op == "Transpose":
+        perm = node.attrs.get("perm")
+        rank = _rank(node.inputs[0])
+        if perm is None:
+            return None if rank is None else rank - 1 - axis
+        return int(perm[axis])
+    if node.op == "MaxPool":
+        return axis if axis < 2 else None
+    if node.op in ("Split", "Concat"):
+        along, rank = int(node.attrs.get("axis", 0)), _rank(node.outputs[0]) or _rank(node.inputs[0])
+        if along < 0 and rank is None:
+            return None
+        return axis if (along + (rank or 0) if along < 0 else along) != axis else None
+    if node.op == "Slice":
+        axes = _ints(model, node, "axes", 3)
+        rank = _rank(node.inputs[0])
+        if axes is None or (rank is None and any(one < 0 for one in axes)):
+            return None
+        return axis if axis not in {one % rank if rank else one for one in axes} else None
+    if node.op == "Gather":
+        return _before_gather(node, axis)
+    if node.op in ("Unsqueeze", "Squeeze"):
+        return _before_squeeze(model, node, axis)
+    return None
+
+
+def _before_gather(node: gs.Node, axis: int) -> int | None:
+    rank, along, data = _rank(node.inputs[1]), int(node.attrs.get("axis", 0)), _rank(node.inputs[0])
+    if along < 0:
+        if data is None:
+            return None
+        along += data
+    if axis < along:
+        return axis
+    if rank is None or axis < along + rank:
+        return None
+    return axis - rank + 1
+
+
+def _before_squeeze(model: Model, node: gs.Node, axis: int) -> int | None:
+    axes = _ints(model, node, "axes", 1)
+    wide = _rank(node.inputs[0] if node.op == "Squeeze" else node.outputs[0])
+    if node.op == "Unsqueeze" and wide is None and axes is not None and (narrow := _rank(node.inputs[0])) is not None:
+        wide = narrow + len(axes)
+    if axes is None or (wide is None and any(one < 0 for one in axes)):
+        return None
+    gone = {one % wide if wide else one for one in axes}
+    if node.op == "Unsqueeze":
+        return None if axis in gone else axis - sum(one < axis for one in gone)
+    for one in sorted(gone):
+        axis += one <= axis
+    return axis
+
+
+def _ints(model: Model, node: gs.Node, name: str, index: int) -> Sequence[int] | None:
+    """A setting that is an attribute in old operator sets and an input in newer ones."""
+    if name in node.attrs:
+        return [int(one) for one in node.attrs[name]]
+    if index >= len(node.inputs) or node.inputs[index].is_empty():
+        return None
+    values: Array | None = constant_value(model, node.inputs[index])
+    return None if values is None else [int(one) for one in values.reshape(-1)]
+
+
+def _rank(tensor: gs.Tensor) -> int | None:
+    return None if tensor.shape is None else len(tensor.shape)
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
