@@ -26,7 +26,7 @@ cd /tmp/repo
 . tests/benchmarks/gpu_env.sh
 if [ ! -d /tmp/models ] && [ -d /tmp/gpu/carried ]; then python3.10 -m tests.benchmarks.carry fill /tmp/gpu/carried /tmp/models; fi
 backends=tests/toolkit/backends
-tests() { python3.10 -m pytest -q -m gpu -p no:cacheprovider --no-header --tb=short --durations=0 -s "$@"; }
+tests() { python3.10 -m pytest -o addopts= -q -m gpu -p no:cacheprovider --no-header --tb=short --durations=0 -s "$@"; }
 job() {
   case $1 in
     engines) tests $backends/test_tensorrt_gpu.py -k "not trained and not calibrator" ;;
