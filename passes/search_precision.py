@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from passes.insert_qdq import InsertQDQ
 from toolkit import (
+    Code,
     Context,
     Facts,
     Journal,
@@ -234,7 +235,8 @@ class SearchPrecision(InsertQDQ):
                 f"{name}: all layers in {self.dtype} with the method that suits them best leave "
                 f"{after.outcome.sqnr_db:.1f} dB, before {before.outcome.sqnr_db:.1f} dB"
             )
-            context.journal.noted(text + ("; it is applied" if better else "; it is not applied"), rule="search-helper")
+            text += "; it is applied" if better else "; it is not applied"
+            context.journal.noted(Code.OWN_WORDS(text=text, rule="search-helper", applied=better))
             if better:
                 model.graph = trial.graph
                 context.known_ranges = apart.known_ranges

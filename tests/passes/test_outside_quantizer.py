@@ -11,9 +11,17 @@ from passes.insert_qdq import InsertQDQ
 from passes.search_precision import SearchPrecision
 from tests.conftest import MODELS, placeholder_context
 from tests.toolkit.backends.payoff_stand_in import StandIn
+from tests.toolkit.report.engine_samples import network, payoff
+from tests.toolkit.report.samples import accuracy, sample
 from tests.toolkit.search.planted import chain, damage, feeds
 from toolkit import CalibrationData, Calibrator, Context, EngineBench, Model, Precision, RecipeError, run
 from toolkit.cli.main import invoke
+from toolkit.report.advice import advice
+from toolkit.report.codes import ReportCode
+from toolkit.report.schema import Declined
+from toolkit.report.speed import payoff_advice
+from toolkit.run.recipe import Recipe, tomllib
+from toolkit.run.recipe_passes import pass_infos
 
 OUTSIDE = '''
 from pydantic import Field
@@ -109,6 +117,34 @@ def test_run_sensitivity_and_bisect_take_it_from_a_recipe(outside, tmp_path, cap
             assert {group["name"] for group in found["groups"]} == asked
         else:
             assert found["kept"] == []
+
+
+def test_the_reports_advice_names_it(outside, tmp_path):
+    (tmp_path / "r.toml").write_text(RECIPE.replace('EvenLayers"', 'EvenLayers"\ndtype = "fp8"\nevery = 3'))
+    passes = pass_infos(Recipe.load(tmp_path / "r.toml"), allow_code=True)
+    report = sample(kind="missed")
+    found = advice(report.layers, accuracy("missed"), report.backend, [], [], passes=passes)
+    assert found[0].finding == ReportCode.SEARCH_INSTEAD(quantizer="outside_quantizer:EvenLayers")
+    (entry,) = tomllib.loads(found[0].fragment)["pass"]
+    assert entry.pop("use") == "search_precision"
+    assert SearchPrecision(**entry).plain() == outside(dtype="fp8", every=3)
+    declined = [Declined(node="layer1", rule="odd", reason="its number is odd", by="even_layers")]
+    usable = advice(report.layers, accuracy(), report.backend, declined, [], passes=passes)
+    assert "odd" in {one.finding.values.get("rule") for one in usable}
+    assert "odd" not in {
+        one.finding.values.get("rule") for one in advice(report.layers, accuracy(), report.backend, declined, [])
+    }
+
+
+def test_where_it_does_not_pay_the_report_says_that_it_can_give_layers_back(outside, tmp_path):
+    nodes, _, _ = network()
+    passes = pass_infos(Recipe.load(tmp_path / "r.toml"), allow_code=True)
+    found = payoff_advice(payoff(0.690, 0.579), nodes, True, passes)
+    assert found[0].finding.values["quantizer"] == "outside_quantizer:EvenLayers"
+    (entry,) = tomllib.loads(found[0].fragment)["pass"]
+    assert entry == {"use": "outside_quantizer:EvenLayers", "only_if_faster": True}
+    tried = [one.model_copy(update={"settings": {"only_if_faster": True}}) for one in passes]
+    assert payoff_advice(payoff(0.690, 0.579), nodes, True, tried) == found[1:]
 
 
 @pytest.mark.parametrize("kind", [InsertQDQ, SearchPrecision])

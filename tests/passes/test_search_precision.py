@@ -117,7 +117,7 @@ def test_float16_that_misses_the_budget_alone_is_named_and_no_layer_is_blamed():
     context = context_for(model, feeds())
     SearchPrecision(min_sqnr_db=20)(model, context)
     assert not kept(context)
-    said = [e.reason for e in context.journal.of("noted") if e.rule == "search-float16"]
+    said = [e.reason for e in context.journal.of("noted") if e.rule == "search-type-alone"]
     assert len(said) == 1 and "fp16 alone" in said[0] and 'rest = "fp32"' in said[0] and "min_sqnr_db" in said[0]
 
 

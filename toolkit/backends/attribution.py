@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Actual, Build
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
@@ -26,5 +27,5 @@ def attribute(model: Model, build: Build, plan: PrecisionPlan) -> dict[str, Actu
         from toolkit.backends.attribution_inspector import InspectorAttribution
 
         return InspectorAttribution(model, build, plan).all()
-    reason = "no engine was built" if build.engine is None else "nothing is known of the engine's layers"
+    reason = EngineCode.NOT_BUILT() if build.engine is None else EngineCode.LAYERS_NOT_KNOWN()
     return {node.name: Actual(None, reason=reason) for node, _ in model.walk()}

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import onnx_graphsurgeon as gs
 
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.engine_map import EngineMap, is_constant_node, opaque
 from toolkit.backends.flow import Flow
 from toolkit.backends.inspector import tactic_word
 from toolkit.backends.layer import Actual, Build, Layer
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
 from toolkit.placement.ops import DEQUANTIZE, MOVERS, QUANTIZE, TARGETS
@@ -65,10 +67,9 @@ class InspectorAttribution:
         layers = engine.layers.get(node.name, [])
         if is_constant_node(node) and engine.how.get(node.name) not in ("metadata", "name"):
             if node.op in (QUANTIZE, DEQUANTIZE) and layers:
-                return self._record(node, self.flow.pair_type(node), layers, "fused", "done while building the engine")
-            of = "a constant: part of the layers that read it"
-            reason = of if node.op == "Constant" else "computed while building"
-            return self._record(node, None, [], "removed", reason)
+                return self._record(node, self.flow.pair_type(node), layers, "fused", EngineCode.DONE_WHILE_BUILDING())
+            known = EngineCode.CONSTANT() if node.op == "Constant" else EngineCode.COMPUTED_WHILE_BUILDING()
+            return self._record(node, None, [], "removed", known)
         if not layers:
             return self._absent(node)
         blocks = [layer for layer in layers if opaque(layer)]
@@ -121,74 +122,78 @@ class InspectorAttribution:
                 return _BY_WORD[layer.weights], "weights"
         return None, "inspector"
 
-    def _compare(self, node: gs.Node, precision: Precision | None, layers: list[Layer], host: str) -> tuple[str, str]:
+    def _compare(
+        self, node: gs.Node, precision: Precision | None, layers: list[Layer], host: str
+    ) -> tuple[str, Finding | None]:
         """Status and reason of a node that layers run."""
         asked = self.plan.get(node.name)
         wanted = asked.precision if asked is not None else None
-        into = f"runs in the kernel of '{host}'" if host else ""
+        into = EngineCode.IN_KERNEL_OF(node=host) if host else None
         if not self._is_float(node):
-            note = f"it computes no floats, so {wanted} does not apply" if wanted is not None else ""
-            return ("fused" if host else "honoured"), "; ".join(text for text in (into, note) if text)
+            status = "fused" if host else "honoured"
+            if wanted is None:
+                return status, into
+            return status, EngineCode.PRECISION_NOT_APPLICABLE(
+                asked=wanted, why=EngineCode.COMPUTES_NO_FLOATS(), into=into
+            )
         if precision is None:
-            return "unknown", f"the inspector does not say what '{layers[0].name}' runs in"
+            return "unknown", EngineCode.TYPE_NOT_SHOWN(layer=layers[0].name)
         if wanted is None or wanted is precision:
-            return ("fused", into) if host else ("honoured", "")
-        return "overridden", f"runs in {precision}: {self._why(node, wanted, precision, layers[0], host)}"
+            return ("fused" if host else "honoured"), into
+        why = self._why(node, wanted, precision, layers[0], host)
+        return "overridden", EngineCode.RUNS_IN(precision=precision, why=why)
 
-    def _why(self, node: gs.Node, wanted: Precision, actual: Precision, layer: Layer, host: str) -> str:
+    def _why(self, node: gs.Node, wanted: Precision, actual: Precision, layer: Layer, host: str) -> Finding:
         settings = self.build.settings
         verdict = self.flow.verdict(node)
         implicit = settings.get("quantization") == "implicit"
-        kernel = f" (kernel {layer.tactic[:60]})" if layer.tactic else ""
+        kernel = layer.tactic
         if host:
-            return f"it is part of '{layer.name}', the kernel of '{host}'"
+            return EngineCode.PART_OF_KERNEL(layer=layer.name, node=host)
         if wanted.quantized and not implicit:
             if verdict.precision is None:
                 return verdict.reason
-            return f"{verdict.reason}, and TensorRT still took a kernel that reads {actual}{kernel}"
+            return EngineCode.FLOAT_KERNEL_TAKEN(promised=verdict.reason, precision=actual, kernel=kernel)
         if wanted.quantized:
-            return f"with implicit quantization TensorRT takes the kernel it measures to be fastest{kernel}"
+            return EngineCode.FASTEST_KERNEL_TAKEN(kernel=kernel)
         if actual.quantized and verdict.precision is not None:
             return verdict.reason
         if settings.get("typing") == "weak" and settings.get("constraints") == "prefer":
-            return f"constraints are only preferred, and TensorRT took another kernel{kernel}"
-        types = ", ".join(dict.fromkeys(port.precision for port in layer.inputs if port.precision))
-        return f"its layer '{layer.name}' reads {types or 'this type'}{kernel}"
+            return EngineCode.CONSTRAINT_NOT_KEPT(kernel=kernel)
+        types = tuple(dict.fromkeys(port.precision for port in layer.inputs if port.precision))
+        return EngineCode.LAYER_READS(layer=layer.name, types=types, kernel=kernel)
 
     def _pair(self, node: gs.Node, layers: list[Layer], engine: EngineMap, mains: dict[str, str]) -> Actual:
         precision = self.flow.pair_type(node)
         host = self._host(node, layers, mains)
         asked = self.plan.get(node.name)
         if asked is not None and asked.precision is not precision:
-            why = f"it {node.op[:-6].lower()}s to {precision}"
+            why = EngineCode.PAIR_TYPE(op=node.op, precision=precision)
             return self._record(node, precision, layers, "overridden", why)
         if host and engine.how[node.name] != "metadata":
-            return self._record(node, precision, layers, "fused", f"part of '{layers[0].name}'")
-        return self._record(node, precision, layers, "honoured", "a kernel of its own: it fused with no other layer")
+            return self._record(node, precision, layers, "fused", EngineCode.PART_OF_LAYER(layer=layers[0].name))
+        return self._record(node, precision, layers, "honoured", EngineCode.OWN_KERNEL())
 
     def _hidden(self, node: gs.Node, blocks: list[Layer]) -> Actual:
         block = blocks[0]
         asked = self.plan.get(node.name)
-        reads = ", ".join(dict.fromkeys(port.precision or "?" for port in block.inputs)) or "nothing"
-        writes = ", ".join(dict.fromkeys(port.precision or "?" for port in block.outputs)) or "nothing"
-        reason = f"inside the block '{_short(block.name)}', which reads {reads}, writes {writes} and shows no kernels"
-        if asked is not None and self._is_float(node):
-            reason += f"; {asked.precision} was asked"
-            verdict = self.flow.verdict(node)
-            if asked.precision.quantized:
-                reason += f": {verdict.reason}"
+        reads = tuple(dict.fromkeys(port.precision or "?" for port in block.inputs))
+        writes = tuple(dict.fromkeys(port.precision or "?" for port in block.outputs))
+        wanted = asked.precision if asked is not None and self._is_float(node) else None
+        why = self.flow.verdict(node).reason if wanted is not None and wanted.quantized else None
+        reason = EngineCode.IN_BLOCK(block=block.name, reads=reads, writes=writes, asked=wanted, why=why)
         return self._record(node, None, blocks, "opaque", reason)
 
     def _absent(self, node: gs.Node) -> Actual:
         own = {tensor.name for tensor in self.model.graph.outputs}
         if node.op in ("Identity", "Dropout"):
-            reason = "its output is its input"
+            reason = EngineCode.IDENTITY()
         elif not self._is_float(node):
-            reason = "a computation of shapes, done outside the engine's layers"
+            reason = EngineCode.SHAPES_OUTSIDE_LAYERS()
         elif not any(tensor.outputs or tensor.name in own for tensor in node.outputs):
-            reason = "nothing reads its outputs"
+            reason = EngineCode.UNREAD()
         else:
-            return self._record(node, None, [], "unknown", "no layer of the engine names it, its tensors or neighbours")
+            return self._record(node, None, [], "unknown", EngineCode.NOT_IN_ENGINE())
         return self._record(node, None, [], "removed", reason)
 
     def _record(
@@ -197,7 +202,7 @@ class InspectorAttribution:
         precision: Precision | None,
         layers: list[Layer],
         status: str,
-        reason: str,
+        reason: Finding | None,
         source: str = "inspector",
     ) -> Actual:
         return Actual(
@@ -219,13 +224,10 @@ def _merge(found: list[Actual], names: list[str]) -> Actual:
         return replace(first, engine_layers=layers)
     order = ("overridden", "unknown", "opaque", "fused", "honoured", "removed")
     worst = min(found, key=lambda one: order.index(one.status))
-    each = ", ".join(f"{one.precision or one.status} in profile '{name}'" for one, name in zip(found, names))
-    return replace(worst, reason=f"{worst.reason}; {each}" if worst.reason else each, engine_layers=layers)
+    runs = [str(one.precision or one.status) for one in found]
+    reason = EngineCode.PROFILES_DIFFER(why=worst.reason, runs=runs, profiles=names)
+    return replace(worst, reason=reason, engine_layers=layers)
 
 
 def _precisions(words: Iterable[str]) -> list[Precision]:
     return [_BY_WORD[word] for word in words if word in _BY_WORD]
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 90 else f"{name[:60]}...{name[-27:]}"

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 
 import onnx_graphsurgeon as gs
 
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.flow import Flow, is_constant
 from toolkit.backends.layer import Actual, Build, Layer
 from toolkit.backends.program import operands
 from toolkit.backends.reasons import NodeRequest, compare
 from toolkit.base.precision import FLOATS, Precision
+from toolkit.contract.findings import Finding
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
@@ -28,14 +30,8 @@ class NetworkAttribution:
     def __init__(self, model: Model, build: Build, plan: PrecisionPlan) -> None:
         self.model, self.build, self.plan = model, build, plan
         read = {node: operands(layer.tactic) for layer in build.layers for node in layer.nodes if layer.tactic}
-        self.flow = Flow(
-            model,
-            {
-                node: f"the engine's kernel reads {' and '.join(sorted(words & _FLOAT_WORDS.keys()))}"
-                for node, words in read.items()
-                if words & _FLOAT_WORDS.keys()
-            },
-        )
+        floats = {node: sorted(words & _FLOAT_WORDS.keys()) for node, words in read.items()}
+        self.flow = Flow(model, {node: words for node, words in floats.items() if words})
         self.seen = {node for node, words in read.items() if words}
         self.layers: dict[str, list[Layer]] = defaultdict(list)
         self.makers: dict[str, Layer] = {}
@@ -66,7 +62,7 @@ class NetworkAttribution:
             NodeRequest(node, asked.precision if asked else None), precision, why, self.flow, self._word
         )
         if node.op in _BRANCHING:
-            reason = "the nodes of its branches have lines of their own"
+            reason = EngineCode.SEE_BRANCHES()
         verdict = self.flow.verdict(node)
         if precision is not None and precision.quantized and verdict.into:
             status, reason = ("fused" if status == "honoured" else status), reason or verdict.reason
@@ -84,10 +80,10 @@ class NetworkAttribution:
     def _names(self, node: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(layer.name for layer in self._layers(self.flow.nodes[node])))
 
-    def _precision(self, node: gs.Node, layers: list[Layer]) -> tuple[Precision | None, str]:
+    def _precision(self, node: gs.Node, layers: list[Layer]) -> tuple[Precision | None, Finding | None]:
         """What a node computes in, and what there is to say about it."""
         if node.op in _BRANCHING or node.op in _OF_SHAPES:
-            return None, "it computes no floats"
+            return None, EngineCode.COMPUTES_NO_FLOATS()
         verdict = self.flow.verdict(node)
         if verdict.precision is not None:
             return verdict.precision, verdict.reason
@@ -100,13 +96,13 @@ class NetworkAttribution:
             floats = _floats(port.precision for layer in layers for port in layer.inputs)
             floats = floats if _floats(self._word(tensor) for tensor in node.inputs) else []
         if not floats:
-            words = ", ".join(dict.fromkeys(self._word(tensor) for tensor in node.outputs if tensor.name))
-            return None, f"it computes {words or 'no floats'}"
+            words = [word for word in dict.fromkeys(self._word(t) for t in node.outputs if t.name) if word]
+            return None, EngineCode.COMPUTES_TYPES(types=words) if words else EngineCode.COMPUTES_NO_FLOATS()
         widest = max(floats, key=lambda precision: precision.bits)
         outputs = _floats(self._word(tensor) for tensor in node.outputs)
         if outputs and widest not in outputs:
-            return widest, f"TensorRT's parser computes {node.op} in {widest} and casts the result to {outputs[0]}"
-        return widest, ""
+            return widest, EngineCode.PARSER_CASTS(op=node.op, precision=widest, result=outputs[0])
+        return widest, None
 
     def _pair(self, node: gs.Node, layers: list[Layer]) -> Actual:
         """A QuantizeLinear or DequantizeLinear: part of the quantized layer beside it, or a kernel of its own."""
@@ -115,23 +111,22 @@ class NetworkAttribution:
         into, why = self._host(node)
         asked = self.plan.get(node.name)
         if asked is not None and asked.precision is not precision:
-            return self._record(node, precision, "overridden", f"it {node.op[:-6].lower()}s to {precision}", own)
+            return self._record(
+                node, precision, "overridden", EngineCode.PAIR_TYPE(op=node.op, precision=precision), own
+            )
         if into:
             names = tuple(dict.fromkeys(name for host in into for name in self._names(host)))
             return self._record(node, precision, "fused", why, names or own)
         return self._record(node, precision, "honoured", why, own)
 
-    def _host(self, node: gs.Node) -> tuple[list[str], str]:
+    def _host(self, node: gs.Node) -> tuple[list[str], Finding | None]:
         """The quantized nodes whose kernels do the work of a pair's node, and why."""
         if node.op == DEQUANTIZE:
             readers = [reader.name for reader in self.flow.readers(node) if self.flow.verdict(reader).precision]
             floats = [reader.name for reader in self.flow.readers(node) if reader.name not in readers]
             if readers:
-                also = f"; '{floats[0]}' reads its float values" if floats else ""
-                return readers, f"part of {_quoted(readers)}, which reads the quantized values{also}"
-            if floats:
-                return [], f"dequantizes for {_quoted(floats)}, which computes in float"
-            return [], "dequantizes an output of the model"
+                return readers, EngineCode.DEQUANTIZED_IN(nodes=readers, other=floats[0] if floats else "")
+            return [], EngineCode.DEQUANTIZES_FOR_FLOAT(nodes=floats) if floats else EngineCode.DEQUANTIZES_OUTPUT()
         if is_constant(node.inputs[0]):
             hosts = [
                 reader.name
@@ -139,31 +134,32 @@ class NetworkAttribution:
                 for reader in [pair]
                 if self.flow.verdict(reader).precision
             ]
-            return hosts, f"its constant input is quantized while building, for {_quoted(hosts)}" if hosts else ""
+            return hosts, EngineCode.CONSTANT_QUANTIZED(nodes=hosts) if hosts else None
         maker = self.flow.maker(node.inputs[0])
         if maker is not None and maker.op == DEQUANTIZE:
-            return [], "changes the scale of values that are quantized already"
+            return [], EngineCode.RESCALES()
         if maker is not None and self.flow.verdict(maker).precision is not None:
-            return [maker.name], f"part of '{maker.name}', which writes quantized values"
-        of = f"'{maker.name}', which computes in float" if maker is not None else f"'{node.inputs[0].name}'"
-        return [], f"quantizes the output of {of}" if maker is not None else f"quantizes {of}, an input of the model"
+            return [maker.name], EngineCode.QUANTIZED_IN(node=maker.name)
+        if maker is not None:
+            return [], EngineCode.QUANTIZES_FLOAT(node=maker.name)
+        return [], EngineCode.QUANTIZES_INPUT(tensor=node.inputs[0].name)
 
     def _absent(self, node: gs.Node) -> Actual:
         """A node that the network has no layer of."""
         own = {tensor.name for tensor in self.model.graph.outputs}
         read = any(tensor.outputs or tensor.name in own for tensor in node.outputs)
         if node.op == "Constant":
-            reason = "a constant: part of the layers that read it"
+            reason = EngineCode.CONSTANT()
         elif node.op in ("Identity", "Dropout"):
-            reason = "its output is its input: the parser leaves it out"
+            reason = EngineCode.IDENTITY()
         elif node.inputs and all(is_constant(tensor) for tensor in node.inputs if tensor.name):
-            reason = "computed from constants: the parser folds it"
+            reason = EngineCode.FOLDED_BY_PARSER()
         elif not read:
-            reason = "nothing reads its outputs"
+            reason = EngineCode.UNREAD()
         elif not _floats(self._word(t) for t in (*node.inputs, *node.outputs)):
-            reason = "a computation of shapes that the parser folds"
+            reason = EngineCode.SHAPES_FOLDED_BY_PARSER()
         else:
-            return self._record(node, None, "unknown", "no layer of the network names it or makes its outputs", ())
+            return self._record(node, None, "unknown", EngineCode.NOT_IN_NETWORK(), ())
         return self._record(node, None, "removed", reason, ())
 
     def _record(
@@ -171,7 +167,7 @@ class NetworkAttribution:
         node: gs.Node,
         precision: Precision | None,
         status: str,
-        reason: str,
+        reason: Finding | None,
         layers: tuple[str, ...],
         source: str = "network",
     ) -> Actual:
@@ -200,8 +196,3 @@ class NetworkAttribution:
 
 def _floats(words: Iterable[str]) -> list[Precision]:
     return [_FLOAT_WORDS[word] for word in words if word in _FLOAT_WORDS]
-
-
-def _quoted(names: list[str]) -> str:
-    shown = " and ".join(f"'{name}'" for name in names[:2])
-    return shown + (f" and {len(names) - 2} more" if len(names) > 2 else "")

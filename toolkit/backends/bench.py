@@ -188,12 +188,11 @@ class EngineBench:
         settings: EngineSettings,
         nodes: Collection[str],
     ) -> dict[str, Any]:
-        said: list[str] = []
         with tempfile.TemporaryDirectory(prefix="qtool-trial-") as name:
             # always the same place in the run folder: what a killed run left there is written over
             path = (self.folder or Path(name)) / "qtool-trial.onnx"
-            build = self.build(model, plan, ranges, path, settings, said.append)
-        lacks = unmeasured(build, self.shapes, said)
+            build = self.build(model, plan, ranges, path, settings)
+        lacks = unmeasured(build, self.shapes)
         latency = {}
         for profile in self.profiles:
             if profile in lacks:

@@ -29,41 +29,40 @@ def choose(name: str = "auto") -> tuple[Backend, str]:
     if name not in NAMES:
         raise RecipeError(f"no backend is called '{name}'", where="[engine] backend", remedy=did_you_mean(name, NAMES))
     if name == "none":
-        return NoBackend(), "asked for: the run stops at the ONNX model"
-    refusals: list[str] = []
+        return NoBackend(), "requested: the run stops at the ONNX model"
+    refusals: list[BackendError] = []
     for candidate in (name,) if name != "auto" else ("tensorrt", "tensorrt_rtx"):
         features, refusal = usable(candidate)
         if features is not None:
             chosen = _make(candidate, features)
-            why = "asked for" if name != "auto" else f"{candidate} {features['version']} loads" + (
+            why = "requested" if name != "auto" else f"{candidate} {features['version']} loads" + (
                 f" and the GPU is {gpu.name}" if candidate == "tensorrt" and (gpu := find_gpu()) else ""
             )  # fmt: skip
-            return chosen, "; ".join([why, *refusals])
-        refusals.append(refusal)
+            return chosen, "; ".join([why, *(error.what for error in refusals)])
+        if refusal is not None:
+            refusals.append(refusal)
     if name != "auto":
-        raise BackendError(
-            refusals[0],
-            where=f'[engine] backend = "{name}"',
-            remedy=f"{_INSTALL[name]}, or use another backend" + (" on this machine" if "GPU" in refusals[0] else ""),
-        )
-    return NoBackend(), "; ".join(["nothing can build an engine here", *refusals])
+        raise BackendError(refusals[0].what, where=f'[engine] backend = "{name}"', remedy=refusals[0].remedy)
+    return NoBackend(), "; ".join(["nothing can build an engine here", *(error.what for error in refusals)])
 
 
 @cache
-def _features(module: str) -> tuple[dict[str, Any] | None, str]:
+def _features(module: str) -> tuple[dict[str, Any] | None, BackendError | None]:
     """What the child process found in a module, or None and why it does not load."""
+    remedy = f"{_INSTALL[module]}, or use another backend"
     if importlib.util.find_spec(module) is None:
-        return None, f"{module} is not installed"
+        return None, BackendError(f"{module} is not installed", remedy=remedy)
     try:
-        return run_job("probe", {"module": module}), ""
+        return run_job("probe", {"module": module}), None
     except BackendError as error:
-        return None, f"{module} is installed but cannot be used: {error.what}"
+        return None, BackendError(f"{module} is installed but cannot be used: {error.what}", remedy=remedy)
 
 
-def usable(backend: str) -> tuple[dict[str, Any] | None, str]:
+def usable(backend: str) -> tuple[dict[str, Any] | None, BackendError | None]:
     """What the backend's module offers, or None and why it cannot be used here."""
     if backend == "tensorrt" and importlib.util.find_spec("tensorrt") is not None and find_gpu() is None:
-        return None, "tensorrt is installed but no GPU is here, and it builds on a GPU only"
+        what = "tensorrt is installed but builds only on a GPU, and this machine has none"
+        return None, BackendError(what, remedy="run on a machine with a GPU, or use another backend")
     return _features(backend)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
 
+from toolkit.backends.codes import EngineCode
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.ops import ACTIVATIONS, ADDS, DEQUANTIZE, MOVERS, POOLS, QUANTIZE, TARGETS
@@ -18,7 +20,6 @@ BOTH_SIDES = POOLS | ADDS | {"Resize"}
 """Operators that run quantized only between a DequantizeLinear and a QuantizeLinear."""
 
 _FOLLOWERS = MOVERS | ACTIVATIONS | {"BatchNormalization"}
-_ORDINALS = ("first", "second", "third", "fourth")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class ComputeType:
     """
 
     precision: Precision | None
-    reason: str
+    reason: Finding
     into: str = ""
 
 
@@ -41,10 +42,10 @@ class Flow:
 
     Args:
         model: the final graph.
-        refuted: node name to reason: nodes that the engine is known to run in a float type whatever the pairs say.
+        refuted: nodes that the engine is known to run in float whatever their pairs say, with the types they read.
     """
 
-    def __init__(self, model: Model, refuted: Mapping[str, str] | None = None) -> None:
+    def __init__(self, model: Model, refuted: Mapping[str, Collection[str]] | None = None) -> None:
         self._refuted = dict(refuted or {})
         self.nodes: dict[str, gs.Node] = {node.name: node for node, _ in model.walk()}
         self._verdicts: dict[str, ComputeType] = {}
@@ -104,7 +105,9 @@ class Flow:
             # Residual additions ask about the convolution before them, never in a circle: graphs are acyclic.
             found = self._judge(node)
             if found.precision is not None and node.name in self._refuted:
-                found = ComputeType(None, f"{found.reason}, and yet {self._refuted[node.name]}")
+                found = ComputeType(
+                    None, EngineCode.KERNEL_READS_FLOAT(promised=found.reason, types=self._refuted[node.name])
+                )
             self._verdicts[node.name] = found
         return self._verdicts[node.name]
 
@@ -117,26 +120,25 @@ class Flow:
             return self._between(node)
         if node.op in MOVERS:
             return self._moved(node)
-        return ComputeType(None, f"{node.op} has no quantized kernel")
+        return ComputeType(None, EngineCode.NO_QUANTIZED_KERNEL(op=node.op))
 
     def _by_inputs(self, node: gs.Node, tensors: list[gs.Tensor]) -> ComputeType:
         sources = [self.source(tensor) for tensor in tensors]
         missing = [i for i, source in enumerate(sources) if source is None]
         if missing:
             if len(missing) == len(sources):
-                return ComputeType(None, "none of its inputs is quantized")
+                return ComputeType(None, EngineCode.NO_INPUT_QUANTIZED())
             if missing == [0] and node.op in TARGETS and is_constant(tensors[1]):
-                return ComputeType(None, f"only its weights are quantized, its input '{tensors[0].name}' is not")
+                return ComputeType(None, EngineCode.ONLY_WEIGHTS_QUANTIZED(input=tensors[0].name))
             if missing == [1] and node.op in TARGETS and is_constant(tensors[1]):
-                return ComputeType(None, f"its weights '{tensors[1].name}' are not quantized")
-            places = " and ".join(f"its {_ordinal(i)} input '{tensors[i].name}'" for i in missing)
-            return ComputeType(None, f"{places} {'is' if len(missing) == 1 else 'are'} not quantized")
+                return ComputeType(None, EngineCode.WEIGHTS_NOT_QUANTIZED(weights=tensors[1].name))
+            inputs = [tensors[i].name for i in missing]
+            return ComputeType(None, EngineCode.INPUTS_NOT_QUANTIZED(indices=missing, inputs=inputs))
         types = [self.pair_type(source) for source in sources if source is not None]
         if len(set(types)) > 1:
-            words = " and ".join(dict.fromkeys(str(t) for t in types))
-            return ComputeType(None, f"its inputs are quantized to different types: {words}")
-        names = ", ".join(dict.fromkeys(f"'{source.name}'" for source in sources if source is not None))
-        return ComputeType(types[0], f"all its inputs are quantized, by {names}")
+            return ComputeType(None, EngineCode.INPUT_TYPES_DIFFER(types=tuple(dict.fromkeys(types))))
+        names = tuple(dict.fromkeys(source.name for source in sources if source is not None))
+        return ComputeType(types[0], EngineCode.INPUTS_QUANTIZED(by=names))
 
     def _between(self, node: gs.Node) -> ComputeType:
         tensors = node.inputs if node.op in ADDS else node.inputs[:1]
@@ -149,8 +151,8 @@ class Flow:
             return found
         readers = self.readers(node, _FOLLOWERS)
         if not readers or any(reader.op != QUANTIZE for reader in readers):
-            where = next((f"'{r.name}' reads it as float" for r in readers if r.op != QUANTIZE), "it is an output")
-            return ComputeType(None, f"its inputs are quantized and its output is not ({where}): {node.op} needs both")
+            reader = next((reader.name for reader in readers if reader.op != QUANTIZE), "")
+            return ComputeType(None, EngineCode.OUTPUT_NOT_QUANTIZED(op=node.op, reader=reader))
         return found
 
     def _residual(self, node: gs.Node) -> ComputeType | None:
@@ -166,21 +168,18 @@ class Flow:
                 continue
             convolution = self.verdict(producer)
             if convolution.precision is not None and self.source(other) is not None:
-                return ComputeType(
-                    convolution.precision,
-                    f"the addition runs in the kernel of '{producer.name}', whose other branch is quantized",
-                    producer.name,
-                )
+                reason = EngineCode.ADDED_IN_CONVOLUTION(node=producer.name)
+                return ComputeType(convolution.precision, reason, producer.name)
         return None
 
     def _moved(self, node: gs.Node) -> ComputeType:
         source = self.source(node.inputs[0]) if node.inputs else None
         if source is None:
-            return ComputeType(None, f"{node.op} moves values as they come, and its input is not quantized")
+            return ComputeType(None, EngineCode.MOVES_FLOAT(op=node.op))
         readers = self.readers(node)
         if readers and all(r.op == QUANTIZE or self.verdict(r).precision is not None for r in readers):
-            return ComputeType(self.pair_type(source), f"it moves the quantized values of '{source.name}'")
-        return ComputeType(None, "not all that read its output are quantized")
+            return ComputeType(self.pair_type(source), EngineCode.MOVES_QUANTIZED(node=source.name))
+        return ComputeType(None, EngineCode.READERS_NOT_QUANTIZED())
 
 
 def _element_type(tensor: gs.Tensor) -> int:
@@ -200,7 +199,3 @@ def is_constant(tensor: gs.Tensor) -> bool:
             return False
         tensor = producer.inputs[0]
     return isinstance(tensor, gs.Constant)
-
-
-def _ordinal(index: int) -> str:
-    return _ORDINALS[index] if index < len(_ORDINALS) else f"{index + 1}th"

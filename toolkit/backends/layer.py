@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Build:
         settings: what was asked of the builder, resolved.
         time_ms: layer name to {profile: milliseconds}, where measured.
         latency: {profile: {min|opt|max: milliseconds}}, where measured.
+        lacks: profile to the error that kept its latency from being measured.
+        unmarked: inner tensors that were to be marked, and that the network does not have.
     """
 
     backend: str
@@ -83,6 +86,8 @@ class Build:
     settings: dict[str, Any] = field(default_factory=dict)
     time_ms: dict[str, dict[str, float]] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
+    lacks: dict[str, str] = field(default_factory=dict)
+    unmarked: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ class Actual:
         output_types: types of its outputs in the engine.
         source: how we know: inspector, tactic, weights, network or none.
         status: honoured, fused, removed, overridden, opaque or unknown.
-        reason: why asked and actual differ, or where the node went.
+        reason: why asked and actual differ, or where the node went; None where there is nothing to say.
         engine_layers: names of the engine layers that run it.
         opened: for an opaque node what an engine told whose inner tensors were marked: precision, status, source,
             input_types, output_types, engine_layers, tactics, time_ms (profile to milliseconds) and, where that engine
@@ -107,7 +112,7 @@ class Actual:
     output_types: tuple[str, ...] = ()
     source: str = "none"
     status: str = "unknown"
-    reason: str = ""
+    reason: Finding | None = None
     engine_layers: tuple[str, ...] = ()
     opened: dict[str, Any] | None = None
 
@@ -116,7 +121,8 @@ def actual_from_json(entry: dict[str, Any]) -> Actual:
     """Read what ``dataclasses.asdict`` and JSON made of an Actual."""
     names = {key: tuple(entry[key]) for key in ("input_types", "output_types", "engine_layers")}
     precision = Precision(entry["precision"]) if entry["precision"] else None
-    return Actual(**{**entry, **names, "precision": precision})
+    reason = Finding.from_json(entry["reason"]) if entry["reason"] else None
+    return Actual(**{**entry, **names, "precision": precision, "reason": reason})
 
 
 def build_to_json(build: Build) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,34 +23,47 @@ _WARM_UP_S = 0.15
 _LAYER_RUNS = 20
 _SIZES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "FP8": 1, "UINT8": 1, "BOOL": 1, "INT32": 4, "INT64": 8}
 
+_NO_CUDA_PYTHON = "cuda-python is not installed"
+
 Times = dict[str, dict[str, float]]
 
 
-def measure_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]], talk: Talk) -> tuple[Times, Times]:
-    """Measure every profile.
+class MeasuredEngine(NamedTuple):
+    """What was measured of an engine.
 
-    Returns:
-        Layer name to {profile: median milliseconds}, at the profile's opt shapes; and profile to {"min", "opt", "max":
-        median milliseconds of one inference, and "opt p05", "opt p95": its spread}. Both are empty where cuda-python
-        is missing; a profile that cannot be measured is left out, with a warning.
+    Attributes:
+        layers: layer name to {profile: median milliseconds}, at the profile's opt shapes.
+        latency: profile to {"min", "opt", "max": median milliseconds of one inference, and "opt p05", "opt p95": its
+            spread}.
+        lacks: profile to the error that kept it from being measured.
     """
+
+    layers: Times
+    latency: Times
+    lacks: dict[str, str]
+
+
+def measure_engine(trt: Any, engine: Any, profiles: Sequence[Mapping[str, Any]], talk: Talk) -> MeasuredEngine:
+    """Measure every profile; one that cannot be measured is left out, with a warning."""
     runtime = cuda_runtime()
+    names = [profile["name"] for profile in profiles] or ["default"]
     if runtime is None:
-        talk.log("WARNING: nothing was measured: cuda-python is not installed")
-        return {}, {}
+        talk.log(f"WARNING: nothing was measured: {_NO_CUDA_PYTHON}")
+        return MeasuredEngine({}, {}, dict.fromkeys(names, _NO_CUDA_PYTHON))
     layers: Times = defaultdict(dict)
     latency: Times = {}
-    names = [profile["name"] for profile in profiles] or ["default"]
+    lacks: dict[str, str] = {}
     for index, name in enumerate(names):
         corners = {which: shapes_at(profiles, index, which) for which in ("min", "opt", "max")}
         try:
             latency[name], times = _measure_profile(trt, runtime, engine, index, corners, name, talk)
         except QtoolError as error:
             talk.log(f"WARNING: profile '{name}' was not measured: {error}")
+            lacks[name] = str(error)
             continue
         for layer, milliseconds in times.items():
             layers[layer][name] = milliseconds
-    return dict(layers), latency
+    return MeasuredEngine(dict(layers), latency, lacks)
 
 
 def run_once(trt: Any, engine: Any, context: Any, shapes: Shapes) -> None:
@@ -112,7 +125,7 @@ def latencies_in_turn(
     """
     runtime = cuda_runtime()
     if runtime is None:
-        raise BackendError("cuda-python is not installed", remedy="pip install cuda-python")
+        raise BackendError(_NO_CUDA_PYTHON, remedy="pip install cuda-python")
     found: dict[str, dict[str, list[float]]] = {}
     lacks: dict[str, str] = {}
     names = [profile["name"] for profile in profiles] or ["default"]

@@ -7,6 +7,8 @@ from typing import Any
 
 from toolkit.backends.worker import Talk
 from toolkit.base.errors import BackendError
+from toolkit.contract.registry import named
+from toolkit.contract.roles import Role
 
 _NODE = (
     r"Node name:\s*(?P<node>[^\n]+)",
@@ -19,33 +21,34 @@ _NODE = (
 _PARSING = re.compile(r"While parsing node number \d+ \[(?P<op>\w+)")
 _REMEDIES = (
     (r"[Oo]ut of memory|OutOfMemory|insufficient memory|requested size",
-     "give the GPU free: close other programs, lower [engine] workspace_mb, or use smaller profile maxima"),
+     "free GPU memory: close other programs, lower [engine] workspace_mb, or use smaller profile maxima"),
     (r"No importer registered|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH|unsupported operator|PluginCreator could not find"
      r"|Plugin not found",
-     "this operator is not supported: replace it in the model by others"),
+     "this operator is not supported: replace it in the model with supported ones"),
     (r"must have same input types|must have identical types|must be of same type|type mismatch",
-     "the inputs of this node differ in type: ask the same precision for the nodes before it, or add a Cast"),
+     "the inputs of this node differ in type: request one precision for the nodes before it, or add a Cast"),
     (r"[Zz]ero.?point",
-     "TensorRT quantizes symmetrically only: every zero point must be an int8 0; use strip_qdq, quantize again"),
+     "TensorRT quantizes symmetrically only: every zero point must be an int8 0; strip the Q/DQ pairs (pass {strip}) "
+     "and quantize again"),
     (r"Input and filter have to be the same type|opndA->type\(\) == opndB->type\(\)",
      "one operand is INT8 and the other FP8: quantize both inputs of a layer to the same type"),
     (r"PRECISION_CONSTRAINTS|precision constraints|Could not find any implementation|No implementation",
-     "no kernel runs this layer in the precision asked: set constraints = \"prefer\", ask another precision, "
+     "no kernel runs this layer in the requested precision: set constraints = \"prefer\", request another precision, "
      "or raise [engine] workspace_mb"),
     (r"optimization profile|profile .*(?:min|max|dimension)|kMIN|kMAX",
-     "correct the shapes of the profile so that they fit the model's inputs"),
+     "make the profile's shapes fit the model's inputs"),
     (r"for Turing \(SM75\)",
-     "take 7.5 out of [engine] compute_capabilities, or ask FP16 for this node: Turing has no FP32 kernel for it"),
+     "remove 7.5 from [engine] compute_capabilities, or request FP16 for this node: Turing has no FP32 kernel for it"),
     (r"HW-specific datatypes",
-     "take the GPUs that lack this type out of [engine] compute_capabilities: BF16 needs 8.0, FP8 8.9 or later"),
+     "remove the GPUs that lack this type from [engine] compute_capabilities: BF16 needs 8.0, FP8 needs 8.9 or later"),
     (r"computing output extent[^\0]*cudaError",
-     "TensorRT wanted a GPU to fold this shape computation: build on a machine that has one, or write the Unsqueeze "
-     "of a scalar before it as a Reshape to [1]"),
+     "TensorRT needs a GPU to fold this shape arithmetic: build on a machine with one, or write the Unsqueeze of a "
+     "scalar before it as a Reshape to [1]"),
     (r"cudaError|CUDA initialization failure|CUDA error", "check the GPU's driver with nvidia-smi"),
     (r"opset|IR version", "export the model at an older opset"),
     (r"shape misaligns with the input kernel shape",
-     "write the attribute kernel_shape to this node: 8.6 does not take it from quantized weights"),
-    (r"Node input was not registered", "the node reads an optional input that is left empty: give it a value"),
+     "set the attribute kernel_shape on this node: 8.6 does not infer it from quantized weights"),
+    (r"Node input was not registered", "this node's optional input is empty: give it a value"),
     (r"compute capabilit|SM version|not supported on this platform", "choose other compute_capabilities in [engine]"),
 )  # fmt: skip
 _FRAME = re.compile(r"^(\[?\w+\.(cpp|h)[:\w]*\]?:?\s*)?(ERROR: )?(\w+\.cpp:\d+ )?(In function \w+:\s*)?(\[\d+\]\s*)?")
@@ -100,6 +103,7 @@ class Messages:
         said = _essence(errors) or " ".join(cause.split())[:400] or "TensorRT gave no reason"
         remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, everything)),
                       "see TensorRT's messages in the run's log")  # fmt: skip
+        remedy = remedy.replace("{strip}", named(Role.STRIP)) if "{strip}" in remedy else remedy
         place = f" at node '{node}'" + (f" ({operator})" if operator else "") if node else ""
         return BackendError(f"{stage}{place}: {said}", where=where, remedy=remedy)
 

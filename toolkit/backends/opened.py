@@ -11,8 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Actual, Build, Layer
+from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding
 from toolkit.contract.plan import PrecisionPlan
+from toolkit.evaluation.opened_values import AS_QUANTIZED
 from toolkit.graph.model import Model
 from toolkit.placement.ops import QUANTIZE, TARGETS
 
@@ -20,7 +24,6 @@ MOST_TENSORS = 64
 """How many tensors are marked at most: each is one more output to write, and one more border in the engine."""
 
 _BORDERS = frozenset({*TARGETS, "Softmax", "LayerNormalization"})
-_WARNING = "marked tensors break fusions, so this is what the block can run in, not surely what it runs in"
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,11 @@ def with_evidence(
         there = opened.get(name)
         evidence = _evidence(there, layers, build) if there is not None else None
         told += evidence is not None and evidence["precision"] is not None
-        found[name] = replace(actual, opened=evidence, reason=f"{actual.reason}; {_words(there, evidence)}")
+        shown = _shown(there, evidence)
+        reason = EngineCode.OPENED(
+            block=actual.reason, shown=shown, values=None, told=shown.code is EngineCode.OPENED_RUNS
+        )
+        found[name] = replace(actual, opened=evidence, reason=reason)
     return found, told
 
 
@@ -118,39 +125,30 @@ def with_values(
         found: what ``with_evidence`` gave.
         marked: the tensors that were marked.
         plan: what was asked.
-        values: by tensor what ``analysis.opened_values`` tells, and how many ``samples`` it is from.
+        values: by tensor what ``evaluation.opened_values`` tells, and how many ``samples`` it is from.
     """
     made = dict(found)
     for tensor, node in zip(marked.tensors, marked.nodes):
         actual, told, ask = made.get(node), values.get(tensor), plan.get(node)
-        if actual is None or actual.opened is None or told is None:
+        if actual is None or actual.opened is None or actual.reason is None or told is None:
             continue
         opened = {**actual.opened, "values": {"tensor": tensor, **told}}
         asked = ask.precision if ask is not None and ask.precision.quantized else None
-        if opened["precision"] is None and asked is not None and told["verdict"] == "as quantized":
+        if opened["precision"] is None and asked is not None and told["verdict"] == AS_QUANTIZED:
             opened |= {"precision": str(asked), "source": "values"}
-        words = _value_words(told, str(asked or "").upper())
-        warning = "" if actual.reason.endswith(_WARNING) else f"; {_WARNING}"
-        made[node] = replace(actual, opened=opened, reason=f"{actual.reason}; {words}{warning}")
+        reason = EngineCode.OPENED(**{**actual.reason.values, "values": _nearest(told, asked), "told": True})
+        made[node] = replace(actual, opened=opened, reason=reason)
     return made
 
 
-def _value_words(told: Mapping[str, Any], asked: str) -> str:
-    form = f"the {asked or 'quantized'} simulation"
-    words = f"its values on {told['samples']} samples are {told['verdict']}"
-    near, far = told["to_quantized_db"], told["to_float_db"]
-    if near is not None and far is not None:
-        words += f": within {near:.1f} dB of {form}, {far:.1f} dB of float, from the engine's own values before it"
-    if told["why"]:
-        words += f" ({told['why']})"
-    if told["verdict"] == "as quantized":
-        words += "; a float kernel between separate Q and DQ kernels would give the same"
-    measured = [
-        f"{who} has {one['sqnr_db']:.1f} dB"
-        for who, one in (("the engine", told["engine"]), (form, told["simulated"]))
-        if one is not None and one["sqnr_db"] is not None
-    ]
-    return f"{words}; against the float model {', '.join(measured)}" if measured else words
+def _nearest(told: Mapping[str, Any], asked: Precision | None) -> Finding:
+    """What the values of a node's opened tensor tell."""
+    engine, simulated = (told[key]["sqnr_db"] if told[key] is not None else None for key in ("engine", "simulated"))
+    return EngineCode.OPENED_VALUES(
+        samples=told["samples"], verdict=told["verdict"], asked=asked, why=told["why"],
+        to_quantized_db=told["to_quantized_db"], to_float_db=told["to_float_db"],
+        engine_db=engine, simulated_db=simulated,
+    )  # fmt: skip
 
 
 def _evidence(there: Actual, layers: Mapping[str, Layer], build: Build) -> dict[str, Any]:
@@ -171,19 +169,17 @@ def _evidence(there: Actual, layers: Mapping[str, Layer], build: Build) -> dict[
     }
 
 
-def _words(there: Actual | None, evidence: Mapping[str, Any] | None) -> str:
+def _shown(there: Actual | None, evidence: Mapping[str, Any] | None) -> Finding:
+    """What the opened engine's inspector shows of a node."""
     if there is None or evidence is None:
-        return "opened, nothing is known of it"
+        return EngineCode.OPENED_NOT_KNOWN()
+    layer = there.engine_layers[0] if there.engine_layers else "?"
     if there.status == "opaque":
-        return f"opened, it is still inside a block, '{_first(there.engine_layers)}'"
+        return EngineCode.OPENED_IN_BLOCK(block=layer)
     if there.precision is None:
-        return f"opened, it is {there.status}: {there.reason}" if there.reason else f"opened, it is {there.status}"
-    by = f"by its {evidence['source']}" if evidence["source"] in ("tactic", "weights") else "by its formats"
-    kernel = f", kernel {evidence['tactics'][0][:60]}" if evidence["tactics"] else ""
-    what = "is part of a kernel that runs" if there.status == "fused" else "runs"
-    return f"opened, it {what} in {there.precision} {by} in '{_first(there.engine_layers)}'{kernel}; {_WARNING}"
-
-
-def _first(names: tuple[str, ...]) -> str:
-    name = names[0] if names else "?"
-    return name if len(name) <= 90 else f"{name[:60]}...{name[-27:]}"
+        return EngineCode.OPENED_STATUS(status=there.status, why=there.reason)
+    kernel = evidence["tactics"][0] if evidence["tactics"] else ""
+    fused = there.status == "fused"
+    return EngineCode.OPENED_RUNS(
+        precision=there.precision, source=evidence["source"], layer=layer, kernel=kernel, fused=fused
+    )

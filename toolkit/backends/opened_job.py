@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from toolkit.backends.worker import Talk
 
-
-def mark_tensors(trt: Any, network: Any, names: Sequence[str], half: bool, talk: Talk) -> int:
+def mark_tensors(trt: Any, network: Any, names: Sequence[str], half: bool) -> list[str]:
     """Mark tensors as debug tensors where the module has them (TensorRT 10 on), else as network outputs (8.6).
 
     A network output is written in float32 unless told otherwise, which would itself forbid a kernel that writes
@@ -17,12 +15,11 @@ def mark_tensors(trt: Any, network: Any, names: Sequence[str], half: bool, talk:
     Args:
         trt: the TensorRT module.
         network: the parsed ``trt.INetworkDefinition``; it is changed.
-        names: the tensors' names. Those that the network does not have are named in a warning.
+        names: the tensors' names.
         half: whether the rest of a weakly typed network may run in float16.
-        talk: where the warning goes.
 
     Returns:
-        How many tensors were marked.
+        The names that the network does not have.
     """
     outputs = {network.get_output(i).name for i in range(network.num_outputs)}
     makers = {}
@@ -32,20 +29,14 @@ def mark_tensors(trt: Any, network: Any, names: Sequence[str], half: bool, talk:
             tensor = layer.get_output(position)
             if tensor is not None:
                 makers[tensor.name] = (layer, position, tensor)
-    missing = [name for name in names if name not in makers]
-    marked = 0
     for name in names:
         if name in outputs or name not in makers:
             continue
         layer, position, tensor = makers[name]
         if hasattr(network, "mark_debug"):
-            marked += bool(network.mark_debug(tensor))
+            network.mark_debug(tensor)
             continue
         network.mark_output(tensor)
         if half and tensor.dtype == trt.DataType.FLOAT and not layer.output_type_is_set(position):
             tensor.dtype = trt.DataType.HALF
-        marked += 1
-    if missing:
-        some = ", ".join(f"'{name}'" for name in missing[:3])
-        talk.log(f"WARNING: {len(missing)} tensors to open are not in the network: {some}")
-    return marked
+    return [name for name in names if name not in makers]

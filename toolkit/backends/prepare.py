@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,18 +64,15 @@ def save_for(backend: Backend, settings: EngineSettings, model: Model, path: Pat
     return model.save(path, ir_version=8 if backend.typing_for(settings) == "weak" else 10)
 
 
-def unmeasured(build: Build, profiles: Profiles, said: Iterable[str]) -> dict[str, str]:
-    """The profiles whose latency at their opt shapes is not known, each with the reason.
+def unmeasured(build: Build, profiles: Profiles) -> dict[str, str]:
+    """The profiles whose latency at their opt shapes is not known, each with the error that is to blame.
 
     Args:
         build: what the backend made.
         profiles: the profiles it was built with.
-        said: the messages of the build.
     """
-    told = [line.removeprefix("WARNING: ") for line in (*said, *build.log) if "measured" in line]
-    unknown = "TensorRT's log does not say why"
     return {
-        name: next((line for line in told if f"'{name}'" in line or "nothing" in line), unknown)
+        name: build.lacks.get(name, "TensorRT's log does not say why")
         for name in profiles.names or ["default"]
         if "opt" not in build.latency.get(name, {})
     }

@@ -1,4 +1,4 @@
-"""Why a node does not run in what was asked, in words."""
+"""Whether a node runs in what was asked, and why not."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.flow import Flow
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class NodeRequest:
 
 
 def compare(
-    asked: NodeRequest, actual: Precision | None, note: str, flow: Flow, word: Callable[[gs.Tensor], str]
-) -> tuple[str, str]:
+    asked: NodeRequest, actual: Precision | None, note: Finding | None, flow: Flow, word: Callable[[gs.Tensor], str]
+) -> tuple[str, Finding | None]:
     """Status and reason of a node that the engine runs.
 
     Args:
@@ -32,23 +34,26 @@ def compare(
         word: the type that a tensor has in the engine.
 
     Returns:
-        ``honoured`` or ``overridden``, and a reason: never empty where asked and actual differ.
+        ``honoured`` or ``overridden``, and a reason: never None where asked and actual differ.
     """
     wanted, node = asked.precision, asked.node
     if wanted is None or wanted is actual:
         return "honoured", note
     if actual is None:
-        return "honoured", f"{note or 'it computes no floats'}, so {wanted} does not apply"
+        return "honoured", EngineCode.PRECISION_NOT_APPLICABLE(
+            asked=wanted, why=note or EngineCode.COMPUTES_NO_FLOATS()
+        )
     if wanted.quantized:
-        why = f"its inputs are quantized to {actual}" if actual.quantized else flow.verdict(node).reason
-        return "overridden", f"runs in {actual}: {why}"
-    if actual.quantized:
-        return "overridden", f"runs in {actual}: {note or 'all its inputs are quantized'}"
-    if note:
+        why = EngineCode.INPUTS_QUANTIZED_TO(precision=actual) if actual.quantized else flow.verdict(node).reason
+    elif actual.quantized:
+        why = note or EngineCode.INPUTS_QUANTIZED(by=())
+    elif note:
         return "overridden", note
-    if node.op == "Cast":
-        return "overridden", f"the model's Cast is to {actual}"
-    inputs = [t.name for t in node.inputs if word(t) == actual]
-    if inputs:
-        return "overridden", f"runs in {actual}: its input '{inputs[0]}' is {actual} in the final graph"
-    return "overridden", f"runs in {actual}: that is the type of its output in the final graph"
+    elif node.op == "Cast":
+        return "overridden", EngineCode.CAST_TO(precision=actual)
+    else:
+        inputs = [t.name for t in node.inputs if word(t) == actual]
+        why = (
+            EngineCode.INPUT_IS(input=inputs[0], precision=actual) if inputs else EngineCode.OUTPUT_IS(precision=actual)
+        )
+    return "overridden", EngineCode.RUNS_IN(precision=actual, why=why)

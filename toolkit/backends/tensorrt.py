@@ -19,6 +19,8 @@ from toolkit.base.gpu import find_gpu
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.contract.plan import PrecisionPlan
+from toolkit.contract.registry import named
+from toolkit.contract.roles import Role
 
 _NEWEST_OPSET = (((11, 0), 25), ((10, 9), 22), ((10, 3), 21), ((10, 0), 20), ((8, 5), 17))
 
@@ -53,7 +55,7 @@ class TensorRTBackend:
                 raise BackendError(
                     f"TensorRT {version} quantizes by Q/DQ pairs only",
                     where='[engine] quantization = "implicit"',
-                    remedy='use insert_qdq and quantization = "explicit", or TensorRT 8.6 to 10',
+                    remedy=f'use the pass {named(Role.QUANTIZE)} and quantization = "explicit", or TensorRT 8.6 to 10',
                 )
             if settings.typing == "strong":
                 raise BackendError(
@@ -140,6 +142,8 @@ class TensorRTBackend:
             settings=resolved,
             time_ms=answer["time_ms"],
             latency=answer["latency"],
+            lacks=answer["lacks"],
+            unmarked=answer["unmarked"],
         )
 
 

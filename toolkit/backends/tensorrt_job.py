@@ -10,7 +10,7 @@ from typing import Any
 from toolkit.backends.build_config import check_profiles, common_arguments, polygraphy_profiles, with_timing
 from toolkit.backends.calibrators import Calibration
 from toolkit.backends.inspection import inspect_engine
-from toolkit.backends.measure import measure_engine, run_once
+from toolkit.backends.measure import MeasuredEngine, measure_engine, run_once
 from toolkit.backends.messages import Messages
 from toolkit.backends.opened_job import mark_tensors
 from toolkit.backends.weak_network import set_precisions, set_ranges
@@ -28,8 +28,9 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         talk: where messages and progress go.
 
     Returns:
-        ``version``, ``log``, ``seconds``, ``inspected`` (a file for each profile), ``time_ms`` and ``latency``; the
-        engine lies in ``folder`` as model.engine.
+        ``version``, ``log``, ``seconds``, ``inspected`` (a file for each profile), ``time_ms``, ``latency``, ``lacks``
+        (see ``MeasuredEngine``) and ``unmarked`` (tensors to mark that the network lacks); the engine lies in the
+        folder as model.engine.
 
     Raises:
         BackendError: TensorRT refused the model or the settings.
@@ -55,9 +56,12 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     loader = NetworkFromOnnxPath(model, strongly_typed=strongly)
     if weak:
         loader = PostprocessNetwork(loader, lambda network: _apply(trt, network, request, talk))
+    unmarked: list[str] = []
     if request["opened"]:
         half = weak and settings["rest"] == "fp16"
-        loader = PostprocessNetwork(loader, lambda network: mark_tensors(trt, network, request["opened"], half, talk))
+        loader = PostprocessNetwork(
+            loader, lambda network: unmarked.extend(mark_tensors(trt, network, request["opened"], half))
+        )
     try:
         opened = loader()
         network = opened[1]
@@ -83,14 +87,17 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         raise messages.error(f"TensorRT {version} could not open the engine it built", model)
     warm = partial(run_once, trt, loaded)
     inspected = inspect_engine(trt, loaded, request["profiles"], folder, talk, warm)
-    measured = measure_engine(trt, loaded, request["profiles"], talk) if settings["measure"] else ({}, {})
+    nothing = MeasuredEngine({}, {}, {})
+    measured = measure_engine(trt, loaded, request["profiles"], talk) if settings["measure"] else nothing
     return {
         "version": version,
         "log": messages.lines(),
         "seconds": seconds,
         "inspected": inspected,
-        "time_ms": measured[0],
-        "latency": measured[1],
+        "time_ms": measured.layers,
+        "latency": measured.latency,
+        "lacks": measured.lacks,
+        "unmarked": unmarked,
     }
 
 

@@ -39,6 +39,11 @@ class FinishedStep(Protocol):
         """Why it was not found again."""
         ...
 
+    @property
+    def first(self) -> bool:
+        """Whether it was never done before, so that there was nothing to find."""
+        ...
+
 
 class Terminal:
     """Shows progress on standard error; use as a context manager and pass its two methods to ``run``."""
@@ -86,5 +91,5 @@ class Terminal:
                 self._bars.remove_task(task)
             self._tasks.clear()
         word = "reused" if info.status == "reused" else f"{info.seconds:.1f} s"
-        why = "" if info.why == "not done before" else f"  ({info.why})"
+        why = "" if info.first else f"  ({info.why})"
         self.console.print(plain(f"{info.name:<12} {word}{why}"), markup=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.base.text import plain, plain_lines
 
@@ -37,15 +37,26 @@ def sensitivity(
         job = _job(recipe, out, allow_code, terminal)
         measured = measure_sensitivity(job, Samples(data, samples, batch), fast, processes)
     if json:
-        emit({**measured.found.to_json(), "weak_spots": [spot.to_json() for spot in measured.weak_spots]})
+        emit({**measured.found.to_json(), "weak_spots": [_spot(spot) for spot in measured.weak_spots]})
     else:
         _print(measured.found, measured.file, measured.weak_spots)
     return 0
 
 
+def _spot(spot: WeakSpot) -> dict[str, Any]:
+    """A weak spot in sentences, for other programs."""
+    from toolkit.report.search_section import cause_info
+
+    causes = [cause_info(cause).model_dump(mode="json") for cause in spot.causes]
+    return {"node": spot.node, "blame": spot.blame, "causes": causes}
+
+
 def _print(found: Sensitivity, target: Path, spots: list[WeakSpot]) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from toolkit.report.findings import sentence
+    from toolkit.report.findings.words import percent
 
     table = Table("layer", "op", "alone: dB", "without: dB", "KL alone", "blame", box=None)
     total = sum(group.harm(found.full) for group in found.groups) or 1.0
@@ -64,7 +75,8 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot]) -> None:
     for spot in spots:
         for cause in spot.causes:
             where = f" '{cause.tensor}'" if cause.tensor else ""
-            text = f"{spot.node} ({spot.blame:.0%} of the harm):{where} {cause.text}; what helps: {cause.remedy}"
+            text = f"{spot.node} ({percent(spot.blame, 0)} of the loss):{where} {sentence(cause.why)}"
+            text += f". Remedy: {sentence(cause.remedy)}."
             console.print(text, markup=False, soft_wrap=True)
     for note in found.notes:
         console.print(plain_lines(note), markup=False, soft_wrap=True)

@@ -15,8 +15,32 @@ JSON has no infinity and no NaN: such numbers are the words ``inf`` and ``nan``.
 """
 
 
-class Code(str, Enum):
-    """What can be said. The value is the code in JSON; of what a pass declined it is the rule in report.json.
+class BaseCode(str, Enum):
+    """What a code is. Each floor of the library has its codes in an enumeration of its own, with unlike values."""
+
+    def __call__(self, **values: Any) -> Finding:
+        """The finding with these values; enumerations, arrays' numbers and lists are made plain."""
+        return Finding(self, values)
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+    @staticmethod
+    def of(value: str) -> BaseCode:
+        """The code of that value, whichever enumeration has it.
+
+        Raises:
+            ValueError: no enumeration that was imported has it.
+        """
+        for kind in BaseCode.__subclasses__():
+            if value in kind._value2member_map_:
+                return kind(value)
+        raise ValueError(f"'{value}' is not a code")
+
+
+class Code(BaseCode):
+    """What passes, lowering, calibration and search can say. The value is the code in JSON; of what a pass declined it
+    is the rule in report.json.
 
     Example:
         >>> Code.OWN_WORDS(text="its input is a constant").code.value
@@ -40,13 +64,6 @@ class Code(str, Enum):
     STRIP_MEASURED = "strip-measured"
     STRIP_NOT_MEASURED = "strip-not-measured"
 
-    def __call__(self, **values: Any) -> Finding:
-        """The finding with these values; enumerations, arrays' numbers and lists are made plain."""
-        return Finding(self, values)
-
-    def __str__(self) -> str:
-        return self.value
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -57,7 +74,7 @@ class Finding:
         values: names, numbers, tuples of them, and findings that explain this one; not to be changed.
     """
 
-    code: Code
+    code: BaseCode
     values: Mapping[str, Value] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,6 +88,16 @@ class Finding:
         return {"code": self.code.value, "values": {name: _json(value) for name, value in self.values.items()}}
 
     @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """In a pydantic model: itself, or read from its JSON; written as its JSON."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(
+            lambda given: given if isinstance(given, Finding) else cls.from_json(given),
+            serialization=core_schema.plain_serializer_function_ser_schema(cls.to_json),
+        )
+
+    @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Finding:
         """Read what ``to_json`` gave.
 
@@ -78,7 +105,7 @@ class Finding:
             ValueError: there is no such code.
             KeyError: it is not a finding.
         """
-        return cls(Code(content["code"]), content["values"])
+        return cls(BaseCode.of(content["code"]), content["values"])
 
 
 def finding(said: Finding | str) -> Finding:

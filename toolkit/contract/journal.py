@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.contract.findings import Code, Finding, finding
+from toolkit.contract.findings import BaseCode, Code, Finding, finding
 
 CHANGED, DECLINED, NOTED = "changed", "declined", "noted"
 
@@ -63,7 +63,7 @@ class Event:
         """
         try:
             values = content.get("values", {})
-            why = Finding(Code.OWN_WORDS if "text" in values else Code(content["rule"]), values)
+            why = Finding(Code.OWN_WORDS if "text" in values else BaseCode.of(content["rule"]), values)
             change = content.get("change")
             node = content.get("node", "")
             return cls(content["kind"], content["by"], node, why, Finding.from_json(change) if change else None)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from toolkit.base.precision import Precision
-from toolkit.base.text import count
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import MASK
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.existing import pairs_of
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from toolkit.contract.ranges import Range, Ranges
     from toolkit.graph.model import Model
 
-REMEDY = "calibrate with data like the evaluation's, or check that both are prepared alike (scale, mean, layout)"
 _WORSE_DB, _RUINED_DB = 6.0, 20.0
 _LEAST_SHARE, _TIMES = 0.005, 2.0
 _HARMLESS_DB = 28.0
@@ -120,21 +120,16 @@ class Beyond:
         return (_UNKNOWN_DB if self.promised_db is None else self.promised_db) - self.level_db
 
     @property
-    def remedy(self) -> str:
+    def remedy(self) -> Finding:
         """What helps."""
-        return REMEDY if self.calibrated is not None else "let calibration find its range, which was given"
+        return (
+            EvaluationCode.CALIBRATE_ALIKE() if self.calibrated is not None else EvaluationCode.CALIBRATE_THIS_RANGE()
+        )
 
     @property
-    def words(self) -> str:
-        """What leaves the range, as the rest of a sentence about the tensor."""
-        before = f" ({_percent(self.calibrated)} in calibration)" if self.calibrated is not None else ""
-        promised = ""
-        if self.promised_db is not None:
-            promised = f", where calibration's samples have {self.promised_db:.1f} dB"
-        return (
-            f"reaches {self.reach:.2g} times its range and {_percent(self.share)} of its values are clipped{before}, "
-            f"which leaves it {self.level_db:.1f} dB{promised}"
-        )
+    def finding(self) -> Finding:
+        """What leaves the range, and how far."""
+        return EvaluationCode.LEAVES_RANGE(**asdict(self))
 
 
 def beyond(tensor: str, seen: Clipping, known: Range | None) -> Beyond | None:
@@ -166,7 +161,9 @@ def unlike_data(clipping: Mapping[str, Clipping], ranges: Ranges | None) -> list
     return sorted(found, key=lambda one: -one.excess_db)
 
 
-def unlike_warnings(clipping: Mapping[str, Clipping], ranges: Ranges | None, inputs: Collection[str] = ()) -> list[str]:
+def unlike_warnings(
+    clipping: Mapping[str, Clipping], ranges: Ranges | None, inputs: Collection[str] = ()
+) -> list[Finding]:
     """What the reader must know where the evaluation's values are unlike those that calibration saw.
 
     Args:
@@ -177,16 +174,21 @@ def unlike_warnings(clipping: Mapping[str, Clipping], ranges: Ranges | None, inp
     told = []
     far = unlike_data(clipping, ranges)
     if far:
-        more = f", and {count(len(far) - 1, 'more tensor')} with it" if len(far) > 1 else ""
-        grown = [f"; the input '{name}' itself reaches {ratio:.2g} times what calibration saw" for name in inputs
-                 if (ratio := _growth(clipping.get(name), name, ranges)) >= _GROWN]  # fmt: skip
-        told.append(f"the evaluation's values leave the calibrated ranges: '{far[0].tensor}' {far[0].words}{more}"
-                    f"{''.join(grown)}: {far[0].remedy}")  # fmt: skip
+        growth = {name: _growth(clipping.get(name), name, ranges) for name in inputs}
+        grown = [name for name in inputs if growth[name] >= _GROWN]
+        told.append(
+            EvaluationCode.EVALUATION_LEAVES_RANGES(
+                worst=far[0].finding, others=len(far) - 1, inputs=grown, growth=[growth[name] for name in grown],
+                remedy=far[0].remedy,
+            )
+        )  # fmt: skip
     for name in inputs:
         seen, widest = clipping.get(name), _least_range(name, ranges)
         if seen is not None and seen.values and widest is not None and seen.largest < widest / _UNUSED:
-            told.append(f"the evaluation's input '{name}' uses a small part of what calibration saw: it reaches "
-                        f"{seen.largest:.3g}, the calibrated range {widest:.3g}: {REMEDY}")  # fmt: skip
+            remedy = EvaluationCode.CALIBRATE_ALIKE()
+            told.append(
+                EvaluationCode.EVALUATION_INPUT_SMALL(input=name, largest=seen.largest, range=widest, remedy=remedy)
+            )
     return told
 
 
@@ -210,7 +212,3 @@ def _least_range(tensor: str, ranges: Ranges | None) -> float | None:
 
 def _kept(known: Range) -> float:
     return min([known.amax, *known.diagnosis.get("amax", {}).values()])
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.2g}%"

@@ -10,9 +10,10 @@ from onnx import TensorProto
 
 from toolkit.base.errors import ModelError, QtoolError
 from toolkit.base.progress import Progress, silent
-from toolkit.base.text import count
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
 from toolkit.evaluation.clipping import Clipping, kept_amax
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import Difference, TensorError
 from toolkit.evaluation.float_form import node_reference
 from toolkit.evaluation.outputs import EvaluationResult, OutputComparison, is_float
@@ -78,9 +79,10 @@ def evaluate(
     result = comparison.result()
     result.form, result.notes = form, [*unrounded, *notes, *result.notes]
     result.notes += [
-        f"profile '{name}' was not evaluated: none of the {count(comparison.samples, 'evaluation sample')} fits it"
-        for name in data.profiles.names if name not in fitted
-    ]  # fmt: skip
+        EvaluationCode.PROFILE_NOT_EVALUATED(profile=name, samples=comparison.samples)
+        for name in data.profiles.names
+        if name not in fitted
+    ]
     del float_session, other_session
     # the rounding's own nodes are not in the graph that is reported on; its tensors have the names they have there
     exact, rescaled = reference, set[str]()
@@ -99,15 +101,14 @@ def evaluate(
     return result
 
 
-def _rounded(subject: Model) -> tuple[Model, list[str]]:
+def _rounded(subject: Model) -> tuple[Model, list[Finding]]:
     """The model with its 16-bit types' rounding written out, which onnxruntime's CPU provider leaves out; and notes."""
     if not _narrow_types(subject):
         return subject, []
     try:
         return Model.from_proto(with_rounding(subject)), []
     except ModelError as error:
-        types = " and ".join(_narrow_types(subject))
-        return subject, [f"{types} rounding is only in part in the accuracy figures: {error.what}"]
+        return subject, [EvaluationCode.ROUNDING_PARTLY_MEASURED(types=_narrow_types(subject), why=error.what)]
 
 
 def _runnable(
@@ -115,7 +116,7 @@ def _runnable(
     subject: Model,
     data: CalibrationData,
     instead: Callable[[], Model] | None,
-) -> tuple[Model, Session, str, list[str]]:
+) -> tuple[Model, Session, str, list[Finding]]:
     """The model to measure, its session, its form and notes: ``instead`` where onnxruntime cannot run ``subject``."""
     for part in data.batches(1):
         # whatever is wrong with the samples shows here, on the float model
@@ -136,12 +137,12 @@ def _runnable(
                 run_on(found, other, part.inputs)
             except ModelError:
                 raise error from None
-        types = " and ".join(_narrow_types(subject)) or "its"
-        note = (
-            "onnxruntime cannot run the lowered model well, so its float32 form with the same pairs was measured: "
-            f"{types} rounding is not in the accuracy figures ({refusal[:200]})"
+        return (
+            other,
+            found,
+            "float32",
+            [EvaluationCode.MEASURED_IN_FLOAT32(types=_narrow_types(subject), why=refusal[:200])],
         )
-        return other, found, "float32", [note]
     raise QtoolError("the evaluation data holds no sample", remedy="give at least one sample")
 
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from toolkit.base.errors import ModelError
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import Difference
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
@@ -34,7 +36,7 @@ _FEW = 4
 
 def node_reference(
     source: Model, prepared: Model, batches: Batches, batch: int, samples: int
-) -> tuple[Model, set[str], list[str]]:
+) -> tuple[Model, set[str], list[Finding]]:
     """What the nodes of a quantized model are to be held against.
 
     Args:
@@ -57,15 +59,9 @@ def node_reference(
             return plain, set(), []
         rescaled = _rescaled(source, plain, batches(1, _FEW))
     except ModelError as error:
-        note = f"the passes' float form cannot be run, so layer errors are against the source model: {error.what[:200]}"
-        return source, set(), [note]
-    note = ""
-    if rescaled:
-        note = (
-            f"layer errors are against the source model, since the passes changed what it computes ({level:.1f} dB "
-            f"without any pair): {len(rescaled)} tensors that they rescaled are left out, such as '{min(rescaled)}'"
-        )
-    return source, rescaled, [note] if note else []
+        return source, set(), [EvaluationCode.FLOAT_FORM_NOT_RUN(why=error.what[:200])]
+    notes = [EvaluationCode.RESCALED_TENSORS_LEFT_OUT(sqnr_db=level, tensors=sorted(rescaled))] if rescaled else []
+    return source, rescaled, notes
 
 
 def _level(source: Model, plain: Model, outputs: list[str], batches: Iterable[Batch]) -> float:

@@ -14,6 +14,8 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import Difference
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import SessionModel, prepare, session
@@ -103,13 +105,14 @@ class OpenedAccumulator:
     def _result(self, name: str) -> dict[str, Any]:
         engine, simulated, to_quantized, to_float, apart = self._found[name]
         near, far = _level(to_quantized), _level(to_float)
-        verdict, why = UNTOLD, ""
+        verdict = UNTOLD
+        why: Finding | None = None
         if near is None or far is None:
-            why = "its values hold NaN or infinity, or are zero throughout"
+            why = EvaluationCode.VALUES_NOT_COMPARABLE()
         elif (_level(apart) or 0.0) >= _SAME_DB:
-            why = "no pair lies between it and the opened tensors before it"
+            why = EvaluationCode.NO_PAIR_BETWEEN()
         elif abs(near - far) < CLEARLY_DB:
-            why = f"neither is {CLEARLY_DB:.0f} dB nearer than the other"
+            why = EvaluationCode.NEITHER_FORM_NEARER(db=CLEARLY_DB)
         else:
             verdict = AS_QUANTIZED if near > far else AS_FLOAT
         return {

@@ -11,7 +11,9 @@ import numpy as np
 from onnx import TensorProto
 
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
 from toolkit.evaluation.clipping import Clipping
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import Difference, OutputFigures, TensorError
 from toolkit.evaluation.metrics import Metric, make_metric
 from toolkit.graph.model import Model
@@ -47,7 +49,7 @@ class EvaluationResult:
     outputs: dict[str, OutputFigures] = field(default_factory=dict)
     nodes: dict[str, TensorError] = field(default_factory=dict)
     layer_samples: int = 0
-    notes: list[str] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
     unlike: dict[str, int] = field(default_factory=dict)
     discrete: list[str] = field(default_factory=list)
     form: str = "lowered"
@@ -76,7 +78,7 @@ class OutputComparison:
         self._metrics = [_maybe_metric(metric, output, allow_code) for _ in range(2)]
         self._metric = metric
         self._outputs = {name: Difference() for name in self._names}
-        self._shapes: dict[str, str] = {}
+        self._shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._unlike: dict[str, int] = {}
         self._discrete: set[str] = set()
         self.samples = 0
@@ -96,7 +98,7 @@ class OutputComparison:
             a, b = wanted[name], found[name]
             if a.shape != b.shape:
                 self._unlike[name] = self._unlike.get(name, 0) + count
-                self._shapes.setdefault(name, f"{list(a.shape)} and {list(b.shape)}")
+                self._shapes.setdefault(name, (a.shape, b.shape))
             elif is_float(a.dtype):
                 self._outputs[name].add(a, b, name in self._class_like and a.size > 0)
                 self._outputs[name].follow(a)
@@ -117,13 +119,13 @@ class OutputComparison:
         found.discrete = sorted(self._discrete)
         for name, difference in self._outputs.items():
             if difference.steady:
-                found.notes.append(
-                    f"output '{name}' is the same for every sample, so its figures say little: check the samples"
-                )
+                found.notes.append(EvaluationCode.OUTPUT_STEADY(output=name))
         for name, count in self._unlike.items():
+            wanted, given = self._shapes[name]
             found.notes.append(
-                f"output '{name}' has another shape than the float model's on {count} of {self.samples} samples "
-                f"({self._shapes[name]}, say): these were not compared"
+                EvaluationCode.OUTPUT_SHAPE_DIFFERS(
+                    output=name, unlike=count, samples=self.samples, float_shape=wanted, shape=given
+                )
             )
         self._score(found)
         return found
@@ -137,7 +139,7 @@ class OutputComparison:
         found.float_value, found.value = _finite(before), _finite(after)
         found.drop = _finite(sign * (before - after))
         if found.drop is None:
-            found.notes.append(f"the metric is {before} for the float model and {after} for this one: no drop known")
+            found.notes.append(EvaluationCode.METRIC_NOT_FINITE(before=before, after=after))
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

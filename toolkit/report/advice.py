@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from toolkit.base.text import count, toml_string
+from toolkit.base.text import toml_string
+from toolkit.contract.registry import playing
+from toolkit.contract.roles import Role
+from toolkit.report.codes import ReportCode
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.device import failure
-from toolkit.report.fragments import keep_fragment
-from toolkit.report.schema import (
-    Accuracy,
-    BackendInfo,
-    Declined,
-    DeviceInfo,
-    LayerInfo,
-    PassInfo,
-    RangeInfo,
-    Suggestion,
-)
+from toolkit.report.fragments import Advice, keep_fragment
+from toolkit.report.schema import Accuracy, BackendInfo, Declined, DeviceInfo, LayerInfo, PassInfo, RangeInfo
 from toolkit.report.verdict import CLIPPED, culprits, verdict
+from toolkit.search.quantizer import Quantizer
 
 _SETTLED = ("excluded", "complete", "kept", "subgraph")
 """Rules by which nothing is left to try: the user's own wish, what is quantized already, what cannot be calibrated."""
 _FINE_DB = 40.0
+_KEPT_IN = "fp16"
 
 
-def suggestions(
+def advice(
     layers: Sequence[LayerInfo],
     accuracy: Accuracy | None,
     backend: BackendInfo,
@@ -35,65 +32,41 @@ def suggestions(
     searched: bool = False,
     device: DeviceInfo | None = None,
     passes: Sequence[PassInfo] = (),
-) -> list[Suggestion]:
+) -> list[Advice]:
     """What to try next, most useful first; an engine that does worse than the simulation counts, one that crashes not.
 
-    Where a search measured the layers one by one (``searched``), its own suggestions say which to keep: error at the
+    Where a search measured the layers one by one (``searched``), its own advice says which to keep: error at the
     layer is a poorer guide, and would name others.
     """
-    result = verdict(accuracy, None if failure(device) else device)
-    found: list[Suggestion] = []
+    result = verdict(accuracy, None if failure(device) is not None else device)
+    found: list[Advice] = []
     blamed = culprits(layers)
     clipped = [info for info in ranges or () if (info.clipped or 0.0) > CLIPPED]
     if clipped:
         info = max(clipped, key=lambda one: one.clipped or 0.0)
-        text = f"The range of '{info.tensor}' ({info.method}) cuts off {info.clipped:.1%} of its values: try another."
-        fragment = f'[calibration]\nmethods = {{ {toml_string(info.tensor)} = "minmax" }}\n'
-        found.append(Suggestion(text=text, fragment=fragment))
+        finding = ReportCode.TRY_ANOTHER_METHOD(tensor=info.tensor, method=info.method, clipped=info.clipped)
+        found.append(Advice(finding, f'[calibration]\nmethods = {{ {toml_string(info.tensor)} = "minmax" }}\n'))
     if result in ("missed", "broken"):
         found += _search_instead(passes)
         found += [_keep(blamed)] if blamed and not searched else []
     unlike = [(info, pair) for info in ranges or () if (pair := unlike_profiles(info))]
     if unlike:
         info, (low, high, ratio) = max(unlike, key=lambda entry: entry[1][2])
-        found.append(
-            Suggestion(
-                text=f"The range of '{info.tensor}' is {ratio:.1f} times as wide in profile '{high}' as in '{low}', "
-                "and one scale serves both: check that each profile's samples are typical, or build one engine each."
-            )
-        )
+        found.append(Advice(ReportCode.CHECK_PROFILES_SAMPLES(tensor=info.tensor, ratio=ratio, high=high, low=low)))
     if result == "unmeasured":
-        found.append(
-            Suggestion(
-                text="Give the recipe labelled samples that calibration does not see, and a budget.",
-                fragment='[evaluation]\ndata = "test.npz"\nmetric = "top1"\nbudget = { max_drop = 0.005 }\n',
-            )
-        )
+        fragment = '[evaluation]\ndata = "test.npz"\nmetric = "top1"\nbudget = { max_drop = 0.005 }\n'
+        found.append(Advice(ReportCode.GIVE_LABELLED_SAMPLES(), fragment))
     elif accuracy is not None and accuracy.met is None and result == "usable":
-        found.append(
-            Suggestion(
-                text="Set a budget, so that the next run judges by itself (exit status 1 where it is missed).",
-                fragment="[evaluation]\nbudget = { max_drop = 0.005 }\n",
-            )
-        )
+        found.append(Advice(ReportCode.SET_A_BUDGET(), "[evaluation]\nbudget = { max_drop = 0.005 }\n"))
     if result == "usable" and blamed and not searched and not as_good_as_float(accuracy):
-        keep = _keep(blamed)
-        found.append(Suggestion(text=f"If accuracy matters more than speed: {keep.text}", fragment=keep.fragment))
-    by_rule: dict[str, list[Declined]] = defaultdict(list)
-    for entry in declined:
-        if entry.by in ("insert_qdq", "search_precision") and entry.rule not in _SETTLED:
-            by_rule[entry.rule].append(entry)
+        found.append(_keep(blamed, usable=True))
+    by_rule = _worth_quantizing(declined, quantizers(passes))
     if by_rule and result not in ("missed", "broken"):
         rule, entries = max(by_rule.items(), key=lambda item: len(item[1]))
-        found.append(
-            Suggestion(text=f"{count(len(entries), 'node')} declined by rule '{rule}', such as '{entries[0].node}': "
-                            f"{entries[0].reason}. To quantize more, begin there.")
-        )  # fmt: skip
+        node, reason = entries[0].node, entries[0].reason
+        found.append(Advice(ReportCode.BEGIN_WITH_DECLINED(count=len(entries), rule=rule, node=node, reason=reason)))
     if backend.name == "none":
-        found.append(
-            Suggestion(text="Build an engine to see what runs: pip install 'qtool[rtx]' needs no GPU.",
-                       fragment='[engine]\nbackend = "tensorrt_rtx"\n')
-        )  # fmt: skip
+        found.append(Advice(ReportCode.BUILD_AN_ENGINE(), '[engine]\nbackend = "tensorrt_rtx"\n'))
     return found
 
 
@@ -106,25 +79,55 @@ def as_good_as_float(accuracy: Accuracy | None) -> bool:
     return all(o.identical or (o.sqnr_db is not None and o.sqnr_db >= _FINE_DB) for o in accuracy.outputs.values())
 
 
-def _search_instead(passes: Sequence[PassInfo]) -> list[Suggestion]:
-    """The search in place of insert_qdq, where the recipe has that and no search."""
-    plain = next((one for one in passes if one.use == "insert_qdq"), None)
-    if plain is None or any(one.use == "search_precision" for one in passes):
+def titles(passes: Sequence[PassInfo], *roles: Role) -> set[str]:
+    """What the journal calls the passes that play these parts: those of the recipe, and those that are installed."""
+    own = {one.title for one in passes if one.role in roles}
+    return own | {kind.title() for role in roles for _, kind in playing(role)}
+
+
+def quantizers(passes: Sequence[PassInfo]) -> set[str]:
+    """What the journal calls the passes that quantize."""
+    return titles(passes, Role.QUANTIZE, Role.SEARCH)
+
+
+def _worth_quantizing(declined: Sequence[Declined], quantizing: set[str]) -> Mapping[str, list[Declined]]:
+    """What the passes that quantize declined though it could be quantized some day, by rule."""
+    by_rule: dict[str, list[Declined]] = defaultdict(list)
+    for entry in declined:
+        if entry.by in quantizing and entry.rule not in _SETTLED:
+            by_rule[entry.rule].append(entry)
+    return by_rule
+
+
+def _search_instead(passes: Sequence[PassInfo]) -> list[Advice]:
+    """A search in place of the pass that quantizes, where the recipe has such a pass and no search."""
+    plain = next((one for one in passes if one.role is Role.QUANTIZE), None)
+    searches = playing(Role.SEARCH)
+    if plain is None or not searches or any(one.role is Role.SEARCH for one in passes):
         return []
     import tomli_w
 
-    entry = {"use": "search_precision", "helpers": ["equalize", "smooth"], **plain.settings}
-    text = "Let a search decide in place of insert_qdq: it tries helper passes and keeps float what misses the budget."
-    return [Suggestion(text=text, fragment=tomli_w.dumps({"pass": [entry]}))]
+    name, kind = searches[0]
+    entry: dict[str, Any] = {"use": name}
+    if "helpers" in kind.model_fields:
+        entry["helpers"] = [helper for helper, _ in playing(Role.HELP)]
+    search = kind()
+    if isinstance(search, Quantizer) and search.plain().title() == plain.title:
+        entry |= plain.settings
+    else:
+        shared = Quantizer.model_fields.keys() & kind.model_fields.keys()
+        entry |= {key: value for key, value in plain.settings.items() if key in shared}
+        entry["quantizer"] = plain.use
+        if own := {key: value for key, value in plain.settings.items() if key not in shared}:
+            entry["quantizer_settings"] = own
+    return [Advice(ReportCode.SEARCH_INSTEAD(quantizer=plain.use), tomli_w.dumps({"pass": [entry]}))]
 
 
-def _keep(blamed: Sequence[LayerInfo]) -> Suggestion:
-    chosen, precision = list(blamed), "fp16"
-    first = chosen[0]
+def _keep(blamed: Sequence[LayerInfo], usable: bool = False) -> Advice:
+    first = blamed[0]
     level = first.error.sqnr_db if first.error else None
-    said = f"{level:.1f} dB" if level is not None else "NaN or infinity"
-    text = f"Keep {count(len(chosen), 'layer')} in {precision.upper()}: '{first.node}' ({said}) adds the most error."
-    if first.status == "overridden":
-        text += " The engine computes it in another precision than asked, but its pairs still round."
-    text += " That is its own error; qtool sensitivity measures what each layer costs at the output."
-    return Suggestion(text=text, fragment=keep_fragment([layer.node for layer in chosen], precision))
+    finding = ReportCode.KEEP_LAYERS(
+        count=len(blamed), precision=_KEPT_IN, node=first.node, sqnr_db=level,
+        overridden=first.status == "overridden", usable=usable,
+    )  # fmt: skip
+    return Advice(finding, keep_fragment([layer.node for layer in blamed], _KEPT_IN))

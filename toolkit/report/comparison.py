@@ -8,6 +8,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
 from toolkit.report.schema import Accuracy, Finite, LayerInfo, Part, Report, Status, Verdict, word
 
 SCHEMA = "qtool-comparison-1"
@@ -116,7 +119,7 @@ def compare(report_a: Report, report_b: Report, *, labels: tuple[str, str] = ("a
         same_model=report_a.model.fingerprint == report_b.model.fingerprint,
         a=sides[0], b=sides[1], figures=figures, nodes=nodes, only_a=only_a, only_b=only_b,
     )  # fmt: skip
-    made.headline = _headline(made, accuracy)
+    made.headline = sentence(_said(made, accuracy))
     return made
 
 
@@ -176,13 +179,13 @@ def _accuracy_figures(a: Accuracy | None, b: Accuracy | None) -> Iterator[Figure
     if a.metric == b.metric and a.quantized is not None:
         yield Figure(name=a.metric or "metric", a=a.quantized, b=b.quantized)
     if a.drop is not None or b.drop is not None:
-        yield Figure(name="drop against float", a=a.drop, b=b.drop, better="less")
+        yield Figure(name="drop from float", a=a.drop, b=b.drop, better="less")
     for name in [name for name in a.outputs if name in b.outputs]:
         one, other = a.outputs[name], b.outputs[name]
         if one.sqnr_db is not None or other.sqnr_db is not None:
             yield Figure(name=f"{name} SQNR", a=one.sqnr_db, b=other.sqnr_db, unit="dB", better="more")
         if one.agreement is not None or other.agreement is not None:
-            yield Figure(name=f"{name} same winner", a=one.agreement, b=other.agreement, better="more")
+            yield Figure(name=f"{name} agreement", a=one.agreement, b=other.agreement, better="more")
 
 
 def _figures(a: Report, b: Report) -> Iterator[Figure]:
@@ -205,22 +208,17 @@ def _numbers(content: Any, prefix: str) -> Iterator[tuple[str, float]]:
         yield prefix, float(content)
 
 
-def _headline(made: Comparison, accuracy: list[Figure]) -> str:
+def _said(made: Comparison, accuracy: list[Figure]) -> Finding:
+    """What differs, in short."""
     a, b = made.a, made.b
     if made.same:
-        return f"{a.label} and {b.label} do not differ: {made.in_both} nodes alike, {a.verdict}."
-    start = f"Both are {a.verdict}" if a.verdict == b.verdict else f"{b.label} is {b.verdict}, {a.label} is {a.verdict}"
-    parts = [start]
+        return ReportCode.RUNS_ALIKE(a=a.label, b=b.label, verdict=a.verdict, nodes=made.in_both)
     figure = next((one for one in accuracy if one.change), None)
-    if figure is not None:
-        unit = f" {figure.unit}" if figure.unit else ""
-        parts.append(f"{figure.name} {figure.b:.4g} against {figure.a:.4g}{unit}")
-    parts.append(f"{len(made.differing('asked', 'actual'))} of {made.in_both} shared nodes differ in precision")
-    if louder := [n for n in made.differing("error") if n.error_delta_db is not None]:
-        worse = sum((n.error_delta_db or 0.0) < 0 for n in louder)
-        parts.append(f"{worse} have more error, {len(louder) - worse} less")
-    if made.only_a or made.only_b:
-        parts.append(f"{len(made.only_a)} nodes only in {a.label}, {len(made.only_b)} only in {b.label}")
-    if not made.same_model:
-        parts.append("the models differ")
-    return "; ".join(parts) + "."
+    deltas = [node.error_delta_db for node in made.differing("error") if node.error_delta_db is not None]
+    lower = sum(delta < 0 for delta in deltas)
+    return ReportCode.RUNS_DIFFER(
+        a=a.label, b=b.label, verdict_a=a.verdict, verdict_b=b.verdict, figure=figure.name if figure else "",
+        value_a=figure.a if figure else None, value_b=figure.b if figure else None, unit=figure.unit if figure else "",
+        precision=len(made.differing("asked", "actual")), nodes=made.in_both, lower=lower, higher=len(deltas) - lower,
+        only_a=len(made.only_a), only_b=len(made.only_b), same_model=made.same_model,
+    )  # fmt: skip

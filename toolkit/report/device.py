@@ -1,7 +1,9 @@
-"""What the run on the GPU says of the result: its verdict beside the simulation's, in words."""
+"""What the run on the GPU says of the result: its verdict beside the simulation's."""
 
 from __future__ import annotations
 
+from toolkit.contract.findings import Code, Finding
+from toolkit.report.codes import ReportCode
 from toolkit.report.engine_parts import DeviceInfo
 from toolkit.report.parts import Accuracy
 from toolkit.report.schema import Verdict
@@ -16,11 +18,11 @@ def worse(first: Verdict, second: Verdict) -> Verdict:
     return min(first, second, key=_WORST_FIRST.index)
 
 
-def failure(device: DeviceInfo | None) -> str:
-    """Why the engine does not run on its own GPU, in words; empty where it does or was not tried."""
+def failure(device: DeviceInfo | None) -> Finding | None:
+    """Why the engine does not run on its own GPU; None where it does or was not tried."""
     if device is None or device.status != "failed":
-        return ""
-    return f"the engine failed on its own GPU{f' ({device.gpu})' if device.gpu else ''}: {device.why.rstrip('.')}"
+        return None
+    return ReportCode.ENGINE_FAILED(gpu=device.gpu, why=device.why)
 
 
 def on_device(device: DeviceInfo | None) -> Accuracy | None:
@@ -29,18 +31,18 @@ def on_device(device: DeviceInfo | None) -> Accuracy | None:
 
 
 def judged(device: DeviceInfo) -> list[tuple[str, Accuracy]]:
-    """Each profile's accuracy with its place in words, of profiles with samples enough to say that one is broken."""
+    """Each profile's accuracy with its name, of profiles with samples enough to say that one is broken."""
     return [
-        (f"in profile '{name}'", one)
+        (name, one)
         for name, one in device.profiles.items()
         if one.samples >= FEW or any(output.incomparable for output in one.outputs.values())
     ]
 
 
-def device_warnings(device: DeviceInfo | None) -> list[str]:
+def device_warnings(device: DeviceInfo | None) -> list[Finding]:
     """What to know of the engine's own numbers; that they are missing only where a GPU could have given them."""
     if device is None or device.status == "failed":
         return []
     if device.status == "skipped":
-        return [f"the engine was not run on {device.gpu}: {device.why}"] if device.gpu else []
-    return list(device.notes)
+        return [ReportCode.ENGINE_NOT_RUN(gpu=device.gpu, why=device.why)] if device.gpu else []
+    return [Code.OWN_WORDS(text=note) for note in device.notes]

@@ -1,13 +1,30 @@
-"""Pieces of recipe that the report suggests."""
+"""What the report advises, with the pieces of recipe to paste."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from toolkit.base.text import literal_glob, toml_string
+from toolkit.contract.findings import Finding
+from toolkit.contract.registry import named
+from toolkit.contract.roles import Role
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to try next.
+
+    Attributes:
+        finding: the advice, with the figures that speak for it.
+        fragment: a piece of recipe to paste; empty where there is none.
+    """
+
+    finding: Finding
+    fragment: str = ""
 
 
 def keep_fragment(nodes: Sequence[str], precision: str) -> str:
     """A piece of recipe that keeps ``nodes`` in ``precision``; names are TOML strings, their globs made literal."""
     listed = "".join(f"    {toml_string(literal_glob(node))},\n" for node in nodes)
-    return f'[[pass]]\nuse = "keep_precision"\nprecision = "{precision}"\nnodes = [\n{listed}]\n'
+    return f'[[pass]]\nuse = "{named(Role.KEEP)}"\nprecision = "{precision}"\nnodes = [\n{listed}]\n'

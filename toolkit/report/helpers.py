@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from toolkit.base.text import count
+from collections.abc import Sequence
+
+from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
-from toolkit.report.findings import sentence
+from toolkit.contract.roles import Role
+from toolkit.report.advice import titles
+from toolkit.report.codes import ReportCode
+from toolkit.report.schema import PassInfo
 
-_PASSES = ("equalize", "smooth")
-_APPLIED = "; it is applied"
+_TRIED, _EFFECT = "search-helper", "effect"
 
 
-def helper_lines(journal: Journal) -> list[str]:
-    """One line a helper pass that changed the model, with the decibels that it measured.
+def helpers_used(journal: Journal, passes: Sequence[PassInfo] = ()) -> list[Finding]:
+    """One finding a helper pass that changed the model, with the decibels that it measured.
 
-    Those that a search tried and kept are named by the search's journal lines, those of the recipe by their own; of a
-    pass that changed something without measuring, the line says so.
+    Those that a search tried and kept are named by the search's notes, those of the recipe by their own; of a pass
+    that changed something without measuring, the finding says so.
     """
     noted = journal.of("noted")
-    tried = [sentence(e.why) for e in noted if e.rule == "search-helper"]
-    lines = [reason.removesuffix(_APPLIED) for reason in tried if reason.endswith(_APPLIED)]
-    measured = [(e.by, sentence(e.why)) for e in noted if e.rule == "effect"]
-    lines += [reason for _, reason in measured]
-    known = {by for by, _ in measured}
-    for name in _PASSES:
+    found = [e.why for e in noted if e.rule == _TRIED and e.why.values.get("applied")]
+    measured = [e for e in noted if e.rule == _EFFECT]
+    found += [e.why for e in measured]
+    for name in sorted(titles(passes, Role.HELP) - {e.by for e in measured}):
         changed = {e.node for e in journal.of("changed") if e.by == name}
-        if changed and name not in known:
-            lines.append(f"{name}: it changed {count(len(changed), 'layer')}; what it gained was not measured")
-    return list(dict.fromkeys(lines))
+        if changed:
+            found.append(ReportCode.EFFECT_NOT_MEASURED(by=name, count=len(changed)))
+    return list(dict.fromkeys(found))

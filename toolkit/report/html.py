@@ -15,14 +15,17 @@ from toolkit.base.precision import Precision
 from toolkit.base.text import count, plain_lines
 from toolkit.report import charts, payoff_chart
 from toolkit.report.describe import unlike_profiles
-from toolkit.report.opened_words import opened_words
-from toolkit.report.payoff_words import main_comparison, overhead_words, pair_words, slower_words
+from toolkit.report.findings.accuracy import amount, change, level
+from toolkit.report.findings.headline import evidence, opened_words
+from toolkit.report.findings.latency import overhead_words, pair_words
+from toolkit.report.findings.search import budget_words, lacks_words
+from toolkit.report.findings.words import percent
 from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
-from toolkit.report.search_advice import budget_words, lacks_words
 from toolkit.report.search_chart import search_chart
+from toolkit.report.speed import main_comparison, slower
 from toolkit.report.terminal import decibels, size
 from toolkit.report.terminal_engine import device_rows
-from toolkit.report.verdict import amount, change_words, culprits, evidence
+from toolkit.report.verdict import culprits
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -65,7 +68,7 @@ def render_html(report: Report) -> str:
 def _banner(report: Report) -> str:
     """The banner's colour: the verdict's, but that of a missed target where a usable engine is slower than float."""
     found = report.summary.verdict
-    return "missed" if found in ("usable", "unmeasured") and slower_words(report.payoff) else found
+    return "missed" if found in ("usable", "unmeasured") and slower(report.payoff) is not None else found
 
 
 def write_html(report: Report, path: Path) -> None:
@@ -122,13 +125,16 @@ def environment() -> Environment:
         amount=amount,
         latency=_latency,
         counted=count,
+        percent=percent,
+        capital=lambda words: f"{words[:1].upper()}{words[1:]}",
+        level=level,
     )
     made.globals.update(
         charts=charts,
         payoff_chart=payoff_chart,
         overhead_words=overhead_words,
         pair_words=pair_words,
-        change_words=change_words,
+        change_words=change,
         budget_words=budget_words,
         lacks_words=lacks_words,
         unlike_profiles=unlike_profiles,

@@ -6,17 +6,21 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Actual
 from toolkit.base.version import __version__
+from toolkit.contract.findings import Code, Finding
 from toolkit.graph import work
-from toolkit.report.advice import suggestions
+from toolkit.report.advice import advice
+from toolkit.report.codes import ReportCode
 from toolkit.report.describe import profile_infos, range_infos
 from toolkit.report.device import device_warnings
 from toolkit.report.findings import sentence
+from toolkit.report.findings.headline import headline
 from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
-from toolkit.report.helpers import helper_lines
+from toolkit.report.fragments import Advice
+from toolkit.report.helpers import helpers_used
 from toolkit.report.payoff import payoff_of
-from toolkit.report.payoff_words import payoff_suggestions, payoff_warnings
 from toolkit.report.schema import (
     ActualInfo,
     Asked,
@@ -27,13 +31,15 @@ from toolkit.report.schema import (
     OpenedInfo,
     Report,
     StepInfo,
+    Suggestion,
     Summary,
     Tool,
     counts,
 )
-from toolkit.report.search_advice import rest_alone, search_suggestions
-from toolkit.report.search_time import late_words, slow_plan_words
-from toolkit.report.verdict import culprits, headline, verdict, warnings_of
+from toolkit.report.search_advice import rest_alone, search_advice
+from toolkit.report.search_time import slow_plan, too_slow
+from toolkit.report.speed import payoff_advice, payoff_warnings
+from toolkit.report.verdict import culprits, verdict, warnings_of
 
 if TYPE_CHECKING:
     from toolkit.base.precision import Precision
@@ -50,7 +56,8 @@ def join(
     measured: Measurements,
     *,
     steps: Sequence[StepInfo] = (),
-    warnings: Sequence[str] = (),
+    warnings: Sequence[Finding] = (),
+    advised: Sequence[Advice] = (),
 ) -> Report:
     """The report of one run.
 
@@ -60,7 +67,8 @@ def join(
         engine: what the backend built.
         measured: what was measured.
         steps: what was done and what was found again.
-        warnings: what else the reader must know.
+        warnings: what else the reader must know, before all others.
+        advised: what to try before anything else.
     """
     profiles, ranges, build, search = graphs.profiles, graphs.ranges, engine.build, measured.search
     accuracy, device, recipe, journal = measured.accuracy, measured.device, asked.recipe, asked.journal
@@ -76,7 +84,7 @@ def join(
     ]
     _attribute_time(layers, build.time_ms)
     payoff = payoff_of(layers, build, engine.compared, engine.turns)
-    late = late_words(search, latency)
+    late = too_slow(search, latency)
     result = verdict(accuracy, device, late)
     backend = BackendInfo(
         name=build.backend,
@@ -94,13 +102,17 @@ def join(
     lost = sorted(set(engine.actuals) - known)
     found_warnings = [
         *warnings,
-        *(search.warnings if search is not None else ()),
-        *([f"the engine's record names {len(lost)} nodes that the graph does not have, such as '{lost[0]}'"] if lost
-          else []),
+        *(Code.OWN_WORDS(text=line) for line in (search.warnings if search is not None else ())),
+        *([ReportCode.RECORD_OF_LOST_NODES(count=len(lost), node=lost[0])] if lost else []),
         *warnings_of(layers, accuracy, backend, profile_list, range_list),
         *(device_warnings(device) if backend.name != "none" else ()),
         *payoff_warnings(payoff),
-    ]  # fmt: skip
+    ]
+    tried = [*advised, *payoff_advice(payoff, layers, bool(latency), recipe.passes)]
+    if search is not None:
+        tried += search_advice(search, result, culprits(layers), accuracy, rest_alone(journal), recipe.passes)
+    one_by_one = search is not None and bool(search.layers)
+    tried += advice(layers, accuracy, backend, declined, range_list, one_by_one, device, recipe.passes)
     share, share_of, share_by = _quantized_share(layers)
     return Report(
         tool=Tool(version=__version__),
@@ -109,40 +121,16 @@ def join(
         profiles=profile_list,
         backend=backend,
         summary=Summary(
-            headline=headline(layers, accuracy, device, payoff, late, slow_plan_words(search)),
+            headline=headline(layers, accuracy, device, payoff, late, slow_plan(search)),
             verdict=result,
             nodes=len(layers),
             computing=sum(layer.role == "compute" for layer in layers),
             quantized_share=share,
             share_of=share_of,
             share_by=share_by,
-            warnings=list(dict.fromkeys(found_warnings)),
-            helpers=helper_lines(journal),
-            next=[
-                *payoff_suggestions(payoff, layers, bool(latency), recipe.passes),
-                *(
-                    search_suggestions(
-                        search,
-                        result,
-                        culprits(layers),
-                        accuracy,
-                        rest_alone(journal),
-                        any(one.settings.get("helpers") for one in recipe.passes),
-                    )
-                    if search is not None
-                    else ()
-                ),
-                *suggestions(
-                    layers,
-                    accuracy,
-                    backend,
-                    declined,
-                    range_list,
-                    search is not None and bool(search.layers),
-                    device,
-                    recipe.passes,
-                ),
-            ],
+            warnings=list(dict.fromkeys(sentence(one) for one in found_warnings)),
+            helpers=[sentence(one) for one in helpers_used(journal, recipe.passes)],
+            next=[Suggestion(text=sentence(one.finding), fragment=one.fragment) for one in tried],
             **counts(layers),
         ),
         accuracy=accuracy,
@@ -165,11 +153,11 @@ def _layer(
     if ask is not None:
         asked = Asked(precision=ask.precision, reason=sentence(ask.reason), by=ask.by)
     elif role == "compute":
-        asked = Asked(precision=rest, reason=f"nobody asked; the rest runs in {rest}", by="rest")
+        asked = Asked(precision=rest, reason=sentence(ReportCode.NOT_REQUESTED(rest=rest)), by="rest")
     else:
-        why = "converts between types" if role == "convert" else "computes no floats"
-        asked = Asked(precision=None, reason=why, by="qtool")
-    actual = actual or Actual(None, reason="the engine says nothing of this node")
+        why = ReportCode.CONVERTS_TYPES() if role == "convert" else ReportCode.NO_FLOAT_COMPUTATION()
+        asked = Asked(precision=None, reason=sentence(why), by="qtool")
+    actual = actual or Actual(None, reason=EngineCode.NOT_IN_RECORD())
     return LayerInfo(
         node=node.name,
         op=node.op,
@@ -180,14 +168,25 @@ def _layer(
             input_types=list(actual.input_types),
             output_types=list(actual.output_types),
             source=actual.source,
-            opened=OpenedInfo(**actual.opened) if actual.opened is not None else None,
+            opened=_opened(actual),
         ),
         status=actual.status,
-        reason=actual.reason,
+        reason=sentence(actual.reason) if actual.reason is not None else "",
         engine_layers=list(actual.engine_layers),
         error=error,
         macs=work.macs(node, facts),
     )
+
+
+def _opened(actual: Actual) -> OpenedInfo | None:
+    """What the opened block told of a node."""
+    if actual.opened is None:
+        return None
+    values = actual.opened.get("values")
+    if values is None:
+        return OpenedInfo(**actual.opened)
+    why = sentence(values["why"]) if values["why"] is not None else ""
+    return OpenedInfo(**{**actual.opened, "values": {**values, "why": why}})
 
 
 def _layer_errors(nodes: Iterable[Any], errors: Mapping[str, TensorError]) -> dict[str, LayerError]:

@@ -104,12 +104,12 @@
     const list = [["Node", `${layer.node} (${layer.op})`]];
     if (layer.asked) {
       const by = layer.asked.by ? `, by ${layer.asked.by}` : "";
-      list.push(["Asked", `${layer.asked.precision || "no precision"}: ${layer.asked.reason}${by}`]);
+      list.push(["Requested", `${layer.asked.precision || "no precision"}: ${layer.asked.reason}${by}`]);
     }
-    list.push(["Runs", `${layer.actual.precision || "not known"} (source: ${layer.actual.source}), ${layer.status}`]);
+    list.push(["Runs in", `${layer.actual.precision || "unknown"} (source: ${layer.actual.source}), ${layer.status}`]);
     if (layer.reason) list.push(["Why", layer.reason]);
     const opened = layer.actual.opened;
-    if (opened) list.push(["Opened", `${opened.precision || "not known"} (source: ${opened.source}), ${opened.status}`]);
+    if (opened) list.push(["Opened", `${opened.precision || "unknown"} (source: ${opened.source}), ${opened.status}`]);
     if (opened && opened.values) {
       const { tensor, verdict, engine, simulated } = opened.values;
       const level = (one) => (one && one.sqnr_db !== null ? `${one.sqnr_db.toFixed(1)} dB` : "no SQNR");
@@ -122,7 +122,7 @@
     const level = sqnr(layer.error);
     if (level !== null) {
       const said = level === Infinity ? "identical to float" : level === -Infinity ? "NaN or infinity" : `${level.toFixed(1)} dB`;
-      const most = layer.error.max_abs ? `, largest difference ${layer.error.max_abs.toPrecision(3)}` : "";
+      const most = layer.error.max_abs ? `, max abs difference ${layer.error.max_abs.toPrecision(3)}` : "";
       list.push(["Error", said + most]);
     }
     const times = Object.entries(layer.time_ms).map(([name, ms]) => `${name} ${ms.toFixed(3)} ms`);
@@ -198,7 +198,7 @@
     if (index < 0) return cursor.remove();
     const { layer, asked, actual } = computing[index];
     const level = sqnr(layer.error);
-    tip.textContent = `${layer.node} · ${layer.op} · asked ${asked}, runs ${actual}, ${layer.status}` +
+    tip.textContent = `${layer.node} · ${layer.op} · requested ${asked}, runs in ${actual}, ${layer.status}` +
       (level !== null && Number.isFinite(level) ? ` · ${level.toFixed(1)} dB` : "");
     const x = String((index + 0.5) * 1000 / computing.length);
     cursor.setAttribute("x1", x);

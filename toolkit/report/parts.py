@@ -51,10 +51,19 @@ class OutputError(Measured):
     """One output of the model against the float model's."""
 
     cosine: Finite = None
-    agreement: Finite = Field(default=None, description="share of samples with the same winner, for class-like outputs")
-    variation_db: Finite = Field(
-        default=None, description="power of what differs from sample to sample over the noise, in dB"
+    agreement: Finite = Field(
+        default=None,
+        description="top-1 agreement, the share of positions with the float model's argmax, of outputs with classes; "
+        "of integers and the like the share of equal elements",
     )
+    variation_db: Finite = Field(
+        default=None, description="power of the variation between samples over the noise, in dB"
+    )
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the output holds integers or the like, of which ``agreement`` alone is known."""
+        return self.sqnr_db is None and self.cosine is None and self.agreement is not None
 
 
 class Accuracy(Part):

@@ -16,7 +16,10 @@ from typing import Any
 
 from toolkit.backends.layer import Build, Layer
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding
+from toolkit.report.codes import ReportCode
 from toolkit.report.engine_parts import GroupTime, Latencies, Overhead, Paid, Payoff, PayoffGroup, PayoffInfo
+from toolkit.report.findings import sentence
 from toolkit.report.schema import LayerInfo
 
 NOISE = 0.02
@@ -246,7 +249,7 @@ def _group(
         if group.paid != "faster":
             wanted = [layer for layer in members if layer.node in quantized]
             kernels = [tactics.get(name, "") for name in ours.runs.get(main.node, ())]
-            group.why = _why(wanted, times[group.worst], kernels)
+            group.why = "; ".join(sentence(one) for one in _why(wanted, times[group.worst], kernels))
     return group
 
 
@@ -254,32 +257,26 @@ def _is(precision: Precision | None) -> bool:
     return precision is not None and precision.quantized
 
 
-def _why(wanted: Sequence[LayerInfo], worst: GroupTime, tactics: Sequence[str]) -> str:
+def _why(wanted: Sequence[LayerInfo], worst: GroupTime, tactics: Sequence[str]) -> list[Finding]:
     """Why a group's quantized nodes did not pay, the heaviest reason first; times are of its worst profile."""
     reasons = []
     float_ones = [layer for layer in wanted if layer.actual.precision is not None and not _is(layer.actual.precision)]
     if float_ones:
         layer = float_ones[0]
-        reasons.append(f"'{layer.node}' runs in {layer.actual.precision}: {layer.reason or layer.status}")
+        reason = layer.reason or layer.status
+        reasons.append(ReportCode.GROUP_RUNS_FLOAT(node=layer.node, precision=layer.actual.precision, why=reason))
     own = worst.ours_ms - worst.reformat_ms - worst.qdq_ms
-    spent = [(worst.qdq_ms, "Q/DQ kernels (pairs that did not fuse)"), (worst.reformat_ms, "reformats")]
+    spent = [(worst.qdq_ms, ReportCode.TIME_IN_QDQ_KERNELS), (worst.reformat_ms, ReportCode.TIME_IN_REFORMATS)]
     spent = sorted((pair for pair in spent if pair[0] > 0), reverse=True)
-    reasons += [f"{_ms(value)} of {_ms(worst.ours_ms)} ms go into {what}" for value, what in spent]
+    reasons += [code(ms=value, of_ms=worst.ours_ms) for value, code in spent]
     if max(own, worst.other_ms) < TINY_MS:
-        reasons.append(f"too small to gain: below {_ms(TINY_MS)} ms in either engine")
+        reasons.append(ReportCode.GROUP_TINY(limit_ms=TINY_MS))
     elif 0 < own < 2 * (worst.reformat_ms + worst.qdq_ms):
-        reasons.append(f"too small for what converting costs: its kernels take {_ms(own)} ms")
+        reasons.append(ReportCode.GROUP_SMALL_BESIDE_CONVERSIONS(ms=own))
     hidden = next((layer for layer in wanted if layer.status == "opaque"), None)
     if not reasons and hidden is not None:
-        reasons.append(f"which of its kernels it is cannot be told: '{hidden.node}' is {hidden.reason}")
-    if not reasons:
-        kernel = next((tactic[:60] for tactic in tactics if tactic), "")
-        reasons.append("its own kernels are no faster than the float ones" + (f" ({kernel})" if kernel else ""))
-    return "; ".join(reasons)
-
-
-def _ms(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.0995 else f"{value:.2g}"
+        reasons.append(ReportCode.GROUP_HIDDEN(node=hidden.node, why=hidden.reason))
+    return reasons or [ReportCode.KERNELS_NO_FASTER(kernel=next((tactic for tactic in tactics if tactic), ""))]
 
 
 def unpaid(payoff: Payoff) -> list[PayoffGroup]:

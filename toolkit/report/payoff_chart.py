@@ -45,9 +45,9 @@ def group_rows(payoff: Payoff, profile: str) -> list[GroupRow]:
     longest = max((max(t.ours_ms, t.other_ms) for _, t in shown), default=0.0) or 1.0
     rows = [_row(group, group.name, times, longest) for group, times in shown]
     if others:
-        rows.append(_row(None, f"{len(others)} others, together", _total(others), longest))
+        rows.append(_row(None, f"{len(others)} others together", _total(others), longest))
     if profile in payoff.rest:
-        rows.append(_row(None, "layers that run no node", payoff.rest[profile], longest))
+        rows.append(_row(None, "layers of no node", payoff.rest[profile], longest))
     return rows
 
 

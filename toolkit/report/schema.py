@@ -13,6 +13,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import write_json
 from toolkit.base.precision import Precision
+from toolkit.contract.roles import Role
 from toolkit.graph.work import NodeRole
 from toolkit.report.engine_parts import DeviceInfo as DeviceInfo
 from toolkit.report.engine_parts import PayoffInfo as PayoffInfo
@@ -40,10 +41,16 @@ class Tool(Part):
 
 
 class PassInfo(Part):
-    """One pass of the recipe with its resolved settings."""
+    """One pass of the recipe with its settings.
+
+    What is not in report.json is known only while a run is joined: by it advice finds a pass that it does not know.
+    """
 
     use: str
     settings: dict[str, JsonValue] = Field(default_factory=dict)
+    title: str = Field(default="", exclude=True, description="what the journal calls it")
+    role: Role | None = Field(default=None, exclude=True, description="the part it plays")
+    options: frozenset[str] = Field(default=frozenset(), exclude=True, description="names of all its settings")
 
 
 class RecipeInfo(Part):
@@ -260,6 +267,7 @@ class StepInfo(Part):
     status: Literal["done", "reused"] = "done"
     seconds: float = 0.0
     why: str = ""
+    first: bool = Field(default=False, exclude=True, description="whether it was never done before in this run folder")
 
 
 class Report(Part):

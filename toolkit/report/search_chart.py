@@ -79,7 +79,7 @@ def search_chart(info: SearchInfo) -> SearchChart | None:
     if limit is not None:
         _, y = place(x_low, limit)
         margin = "min_sqnr_db" in info.budget and info.budget.get("margin")
-        limits.append((0.0, y, WIDTH, y, f"budget and its margin of {margin:g} dB" if margin else "budget"))
+        limits.append((0.0, y, WIDTH, y, f"budget with its margin of {margin:g} dB" if margin else "budget"))
     if "max_ms" in info.budget:
         x, _ = place(info.budget["max_ms"], y_low)
         if 0 <= x <= WIDTH:
@@ -120,7 +120,7 @@ def _accuracy(
     budget = info.budget
     if "min_sqnr_db" in budget or info.float_metric is None:
         if "min_sqnr_db" not in budget and "min_agreement" in budget:
-            return "share of the float model's winners", lambda plan: plan.agreement, budget["min_agreement"], 1.0
+            return "agreement with the float model", lambda plan: plan.agreement, budget["min_agreement"], 1.0
         least = budget["min_sqnr_db"] + budget.get("margin", 0.0) if "min_sqnr_db" in budget else None
         return "SQNR at the output, dB", lambda plan: plan.sqnr_db, least, None
     limit = budget.get("min_value")

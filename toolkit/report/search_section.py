@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import QtoolError
+from toolkit.report.findings import sentence
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, SearchInfo, WeakSpotInfo
+from toolkit.search.causes import Cause
 
 
 def read_search(path: Path) -> tuple[SearchInfo | None, list[WeakSpotInfo]]:
@@ -54,11 +56,18 @@ def weak_spots_of(content: Mapping[str, Any], info: SearchInfo) -> list[WeakSpot
     return [
         WeakSpotInfo(
             node=spot["node"], op=known[spot["node"]].op, share=spot["blame"], kept=known[spot["node"]].kept,
-            source="search",
-            causes=[CauseInfo(**{**cause, "value": float(cause["value"])}) for cause in spot["causes"]],
+            source="search", causes=[cause_info(Cause.from_json(cause)) for cause in spot["causes"]],
         )
         for spot in content["weak_spots"]
     ]  # fmt: skip
+
+
+def cause_info(cause: Cause) -> CauseInfo:
+    """A cause as the report holds it, in sentences."""
+    return CauseInfo(
+        kind=cause.kind.value, tensor=cause.tensor, value=cause.value, text=sentence(cause.why),
+        remedy=sentence(cause.remedy),
+    )  # fmt: skip
 
 
 def _key(plan: Mapping[str, Any]) -> tuple[Sequence[str], dict[str, float]]:

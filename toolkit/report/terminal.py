@@ -1,4 +1,4 @@
-"""The report in the terminal: the verdict first, then the counts, the accuracy, the worst layers and what was declined.
+"""The report in the terminal: the verdict first, then counts, accuracy, the worst layers and what was declined.
 
 Names that come from a model are shown as they are, never read as markup, with control characters made visible.
 """
@@ -13,11 +13,21 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.text import count
 from toolkit.report.console import PLAIN_WIDTH, make_console, plain_text, section, table
-from toolkit.report.opened_words import opened_words
+from toolkit.report.findings.accuracy import (
+    IDENTICAL,
+    NOT_FINITE,
+    ZERO_SIGNAL,
+    agreement_name,
+    amount,
+    change,
+    with_points,
+)
+from toolkit.report.findings.headline import evidence, opened_words
+from toolkit.report.findings.search import search_line
+from toolkit.report.findings.words import percent
 from toolkit.report.schema import NONE, Accuracy, LayerInfo, Report, word
-from toolkit.report.search_advice import search_line
 from toolkit.report.terminal_engine import print_engine
-from toolkit.report.verdict import amount, change_words, evidence, worst
+from toolkit.report.verdict import worst
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,18 +58,21 @@ def print_report(
         details.insert(0, f"engine {size(backend.engine_bytes)}")
     console.print(plain_text(f"Backend {said}" + (f": {', '.join(d for d in details if d)}" if any(details) else "")))
     if known := evidence(report.layers):
-        console.print(plain_text(f"What runs is known: {known}"))
+        console.print(plain_text(f"Actual precisions are known {known}"))
     if opened := opened_words(report.layers):
         console.print(plain_text(opened))
     if report.search is not None:
         console.print(plain_text(search_line(report.search)))
     for line in summary.helpers:
-        console.print(plain_text(f"Helper pass {line}"))
+        console.print(plain_text(line))
     for warning in summary.warnings:
         console.print(plain_text(f"Warning: {warning}", "yellow"))
     others = summary.nodes - summary.computing
-    section(console, f"{count(summary.computing, 'layer')} that compute{'s' if summary.computing == 1 else ''}, "
-                     f"asked by actual precision ({count(others, 'other node')})")  # fmt: skip
+    section(
+        console,
+        f"Requested against actual precision of {count(summary.computing, 'computing layer')} "
+        f"({count(others, 'other node')})",
+    )
     console.print(_matrix(report))
     if report.accuracy is not None:
         _print_accuracy(console, report.accuracy)
@@ -110,10 +123,10 @@ def decibels(layer: LayerInfo) -> str:
     if layer.error is None:
         return ""
     if layer.error.identical:
-        return "identical"
+        return IDENTICAL
     if layer.error.incomparable:
-        return "NaN/inf"
-    return f"{layer.error.sqnr_db:.1f}" if layer.error.sqnr_db is not None else "zero signal"
+        return NOT_FINITE
+    return f"{layer.error.sqnr_db:.1f}" if layer.error.sqnr_db is not None else ZERO_SIGNAL
 
 
 def _matrix(report: Report) -> Table:
@@ -124,7 +137,7 @@ def _matrix(report: Report) -> Table:
     rows = [w for w in (*report.summary.by_asked, NONE) if w in tally]
     columns = [w for w in dict.fromkeys((*report.summary.by_actual, NONE)) if any(w in row for row in tally.values())]
     grid = table(
-        ("asked", "left"), *((f"runs {w}" if w != NONE else "not known", "right") for w in columns), ("all", "right"),
+        ("requested", "left"), *((f"runs {w}" if w != NONE else "unknown", "right") for w in columns), ("all", "right"),
     )  # fmt: skip
     for asked in dict.fromkeys(rows):
         cells = [str(tally[asked][w] or "") for w in columns]
@@ -139,34 +152,29 @@ def _print_accuracy(console: Console, accuracy: Accuracy) -> None:
     if accuracy.quantized is not None and accuracy.before is not None:
         line = f"  {accuracy.metric or 'metric'}: float {accuracy.before:.4g}, quantized {accuracy.quantized:.4g}"
         if accuracy.drop is not None:
-            line += f", {_points(change_words(accuracy.drop, accuracy), accuracy)}"
+            line += f", {with_points(change(accuracy.drop, accuracy), accuracy.drop, accuracy)}"
         if accuracy.budget is not None:
             # other limits that were missed have lines of their own
             kept = "" if accuracy.drop_kept is None else (", kept" if accuracy.drop_kept else ", missed")
-            line += f", budget {_points(amount(accuracy.budget, accuracy.in_points), accuracy)}{kept}"
+            budget = amount(accuracy.budget, accuracy.in_points)
+            line += f", budget {with_points(budget, accuracy.budget, accuracy)}{kept}"
         console.print(plain_text(line))
     for name, output in accuracy.outputs.items():
         figures = ["identical to float"] if output.identical else []
         figures += [f"SQNR {output.sqnr_db:.1f} dB"] if output.sqnr_db is not None else []
-        figures += [f"cosine {output.cosine:.5f}"] if output.cosine is not None else []
-        figures += [f"same winner {output.agreement:.1%}"] if output.agreement is not None else []
+        figures += [f"cosine similarity {output.cosine:.5f}"] if output.cosine is not None else []
+        if output.agreement is not None:
+            figures.append(f"{agreement_name(output.discrete)} {percent(output.agreement)}")
         figures += ["NaN or infinity"] if output.incomparable else []
-        figures += [f"largest difference {output.max_abs:.3g}"] if output.max_abs else []
+        figures += [f"max abs difference {output.max_abs:.3g}"] if output.max_abs else []
         console.print(plain_text(f"  output {name}: {', '.join(figures)}"))
     for note in dict.fromkeys((*accuracy.misses, *accuracy.notes)):
         console.print(plain_text(f"  {note}"))
 
 
-def _points(words: str, accuracy: Accuracy) -> str:
-    """Words that end in a change of the metric, with its unit where that is percentage points."""
-    if not accuracy.in_points:
-        return words
-    return f"{words} point{'' if words.split()[-1] == '1' else 's'}"
-
-
 def _worst_table(layers: Sequence[LayerInfo]) -> Table:
-    grid = table(("node", "left"), ("op", "left"), ("asked", "left"),
-                   ("actual", "left"), ("SQNR dB", "right"), ("below inputs", "right"))  # fmt: skip
+    grid = table(("node", "left"), ("op", "left"), ("requested", "left"),
+                   ("actual", "left"), ("SQNR, dB", "right"), ("below inputs, dB", "right"))  # fmt: skip
     for layer in layers:
         drop = layer.error.drop_db if layer.error else None
         grid.add_row(
@@ -182,7 +190,7 @@ def _declined_table(report: Report) -> Table:
     for entry in report.declined:
         by_rule[entry.by, entry.rule].append(entry.node)
         reasons.setdefault((entry.by, entry.rule), entry.reason)
-    grid = table(("by", "left"), ("rule", "left"), ("nodes", "right"), ("for example", "left"))
+    grid = table(("by", "left"), ("rule", "left"), ("nodes", "right"), ("example", "left"))
     for (by, rule), nodes in sorted(by_rule.items(), key=lambda item: -len(item[1])):
         grid.add_row(plain_text(by), plain_text(rule), str(len(nodes)), plain_text(f"{nodes[0]}: {reasons[by, rule]}"))
     return grid

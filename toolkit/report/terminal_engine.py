@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from toolkit.base.text import count
 from toolkit.report.console import plain_text, section, table
 from toolkit.report.engine_parts import DeviceInfo, PayoffInfo
+from toolkit.report.findings.accuracy import change, level
+from toolkit.report.findings.words import percent
 from toolkit.report.parts import Accuracy
 from toolkit.report.payoff import unpaid
-from toolkit.report.payoff_words import main_comparison
 from toolkit.report.schema import Report
-from toolkit.report.verdict import change_words
+from toolkit.report.speed import main_comparison
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,42 +41,36 @@ def _print_device(device: DeviceInfo, console: Console) -> None:
     if device.status == "skipped" and not device.gpu:
         console.print(plain_text(f"The engine was not run: {device.why}"))
     if device.status == "failed":
-        section(console, f"On the GPU{f' ({device.gpu})' if device.gpu else ''}: the engine failed")
+        section(console, f"Engine on the GPU{f' ({device.gpu})' if device.gpu else ''}: FAILED")
         console.print(plain_text(f"  {device.why}", "red"))
     rows = device_rows(device)
     if not rows:
         return
     samples = count(device.samples, "sample")
-    section(console, f"On the GPU ({device.gpu or 'unknown'}): {samples} run by the engine itself")
+    section(console, f"Engine on the GPU ({device.gpu or 'unknown'}): {samples}")
     metric = rows[0][1].metric
     names = [("profile", "left"), ("samples", "right"), *([(metric, "right"), ("change", "left")] if metric else [])]
-    grid = table(*names, ("output", "left"), ("SQNR dB", "right"), ("cosine", "right"), ("same winner", "right"),
-                 ("max diff", "right"))  # fmt: skip
+    grid = table(*names, ("output", "left"), ("SQNR, dB", "right"), ("cosine", "right"), ("agreement", "right"),
+                 ("max abs diff", "right"))  # fmt: skip
     for profile, one in rows:
         for number, (name, output) in enumerate(one.outputs.items()):
             head = ["", ""] if number else [profile, str(one.samples)]
             if metric:
                 score = "" if number or one.quantized is None else f"{one.quantized:.4g}"
-                head += [score, "" if number or one.drop is None else change_words(one.drop, one)]
-            level = _number(output.sqnr_db, 1)
-            if not level:
-                level = "identical" if output.identical else "NaN/inf" if output.incomparable else "zero signal"
-            agreement = "" if output.agreement is None else f"{output.agreement:.1%}"
+                head += [score, "" if number or one.drop is None else change(one.drop, one)]
+            agreement = "" if output.agreement is None else percent(output.agreement)
+            cosine = "" if output.cosine is None else f"{output.cosine:.5f}"
             largest = "" if output.max_abs is None else f"{output.max_abs:.3g}"
-            cells = [*head, name, level, _number(output.cosine, 5), agreement, largest]
+            cells = [*head, name, level(output), cosine, agreement, largest]
             grid.add_row(*(plain_text(cell) for cell in cells))
     console.print(grid)
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _print_time(payoff: PayoffInfo, console: Console) -> None:
     found = main_comparison(payoff)
     name, latencies = (found[0].upper(), found[1].profiles) if found is not None else ("", {})
-    section(console, f"Time at the opt shapes, ms{f', beside the unquantized model in {name}' if name else ''}")
-    compared = [("latency", "right"), (name, "right"), ("ratio", "right")] if latencies else []
+    section(console, f"Latency at the opt shapes, ms{f', against the unquantized model in {name}' if name else ''}")
+    compared = [("quantized", "right"), (name, "right"), ("ratio", "right")] if latencies else []
     grid = table(("profile", "left"), *compared, ("layers", "right"), ("reformats", "right"), ("Q/DQ kernels", "right"))
     for profile in dict.fromkeys((*latencies, *payoff.overhead)):
         times, spent = latencies.get(profile), payoff.overhead.get(profile)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from toolkit.base.precision import Precision
@@ -16,12 +15,19 @@ from toolkit.graph.model import Model
 from toolkit.placement.existing import pairs_of
 from toolkit.placement.ops import TARGETS, weight_axis
 from toolkit.placement.qdq import without_pairs
-from toolkit.report.schema import LayerInfo, Suggestion
-from toolkit.report.search_parts import CauseInfo, WeakSpotInfo
+from toolkit.report.codes import ReportCode
+from toolkit.report.fragments import Advice
+from toolkit.report.schema import LayerInfo
+from toolkit.report.search_parts import WeakSpotInfo
+from toolkit.report.search_section import cause_info
 from toolkit.report.verdict import quantized_type
 from toolkit.search.causes import (
+    ACTIVATIONS,
     PROFILES,
+    WEIGHTS,
     Cause,
+    CauseKind,
+    Operand,
     cheap,
     data_cause,
     other_method,
@@ -56,7 +62,7 @@ def weak_spots_from_ranges(
         share = (layer.macs or 0) / total if total else 0.0
         causes = reader.causes(layer, share)
         if causes:
-            infos = [CauseInfo(**asdict(cause)) for cause in causes]
+            infos = [cause_info(cause) for cause in causes]
             spots.append(WeakSpotInfo(node=layer.node, op=layer.op, source="ranges", causes=infos))
     return spots
 
@@ -76,21 +82,21 @@ def blame_data(spots: Sequence[WeakSpotInfo], model: Model, unlike: Sequence[Bey
     readers = {node.name: {tensor.name for tensor in node.inputs} for node in without_pairs(model).nodes}
     told = []
     for spot in spots:
-        causes = [CauseInfo(**asdict(data_cause(one))) for one in unlike if one.tensor in readers.get(spot.node, ())]
+        causes = [cause_info(data_cause(one)) for one in unlike if one.tensor in readers.get(spot.node, ())]
         known = {cause.kind for cause in spot.causes}
-        if causes and "unlike-data" not in known:
-            rest = [cause for cause in spot.causes if spot.source == "search" or cause.kind != "rounding"]
+        if causes and CauseKind.UNLIKE_DATA not in known:
+            rest = [cause for cause in spot.causes if spot.source == "search" or cause.kind != CauseKind.ROUNDING]
             spot = spot.model_copy(update={"causes": [*causes, *rest]})
         told.append(spot)
     return told
 
 
-def data_suggestions(unlike: Sequence[Beyond]) -> list[Suggestion]:
+def data_advice(unlike: Sequence[Beyond]) -> list[Advice]:
     """What to try before anything else where the evaluation's values leave the calibrated ranges."""
     if not unlike:
         return []
     worst = unlike[0]
-    return [Suggestion(text=f"First {worst.remedy}: keeping layers float only hides that '{worst.tensor}' is clipped.")]
+    return [Advice(ReportCode.FIRST_MEND_DATA(tensor=worst.tensor, remedy=worst.remedy))]
 
 
 class _Reader:
@@ -138,25 +144,24 @@ class _Reader:
         weight = self.model.constant(node.inputs[1])
         return LayerWeights(self.model, node) if weight is not None and weight.ndim >= 2 else None
 
-    def _sides(self, node: Any, read: Mapping[str, Range], precision: Precision) -> dict[str, float]:
+    def _sides(self, node: Any, read: Mapping[str, Range], precision: Precision) -> dict[Operand, float]:
         """SQNR in dB of each operand after rounding, as far as it is known."""
         levels = {tensor: known.diagnosis.get("sqnr_db") for tensor, known in read.items()}
         known = {tensor: float(level) for tensor, level in levels.items() if level is not None}
-        names = ["activations"] if len(known) == 1 else [f"values of '{tensor}'" for tensor in known]
-        sides = dict(zip(names, known.values()))
+        one = len(known) == 1
+        sides = {ACTIVATIONS if one else Operand(ACTIVATIONS.kind, tensor): level for tensor, level in known.items()}
         if node.op in TARGETS:
             values = self.model.constant(node.inputs[1])
             if values is not None and values.dtype.kind == "f":
                 axis = weight_axis(node.op, 1, values.ndim, node.attrs)
-                sides["weights"] = weight_sqnr_db(values, axis, precision)
+                sides[WEIGHTS] = weight_sqnr_db(values, axis, precision)
         return sides
 
-    def _rounding(self, sides: Mapping[str, float], read: Mapping[str, Range], share: float) -> Cause:
-        better = None
-        worse = min(sides, key=lambda side: sides[side])
-        if worse == "activations":
+    def _rounding(self, sides: Mapping[Operand, float], read: Mapping[str, Range], share: float) -> Cause:
+        remedy = None
+        if min(sides, key=lambda side: sides[side]) == ACTIVATIONS:
             ((tensor, known),) = [(t, k) for t, k in read.items() if k.diagnosis.get("sqnr_db") is not None]
             setting = other_method(tensor, known)
-            better = (setting, None) if setting else None
+            remedy = setting.remedy() if setting is not None else None
         one_sided = any("one-sided" in known.diagnosis.get("notes", ()) for known in read.values())
-        return rounding(sides, share, better=better, one_sided=one_sided)
+        return rounding(sides, share, remedy=remedy, one_sided=one_sided)

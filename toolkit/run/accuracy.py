@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from toolkit.base.text import count
+from toolkit.contract.findings import Finding
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
 from toolkit.report.parts import ROUNDING, Accuracy, OutputError
 from toolkit.report.schema import DeviceInfo
 
@@ -38,9 +40,9 @@ def accuracy_of(
     if found is None:
         if not asked:
             return None
-        why = "nothing was measured, so no budget can be kept: the recipe has neither evaluation nor calibration data"
-        return Accuracy(budget=budget.max_drop, met=False, misses=[why])
+        return Accuracy(budget=budget.max_drop, met=False, misses=[sentence(ReportCode.BUDGET_WITHOUT_DATA())])
     misses = [*_metric_misses(budget, found), *_output_misses(budget, found)]
+    notes = [*found.notes, *([ReportCode.MEASURED_ON_RANDOM_DATA()] if random else [])]
     return Accuracy(
         metric=found.metric,
         before=found.float_value,
@@ -52,8 +54,8 @@ def accuracy_of(
         outputs={name: OutputError(**asdict(output)) for name, output in found.outputs.items()},
         source=source,
         held_out=held_out,
-        notes=[*found.notes, *(["measured on random data"] if random else [])],
-        misses=misses,
+        notes=[sentence(note) for note in notes],
+        misses=[sentence(miss) for miss in misses],
     )
 
 
@@ -64,7 +66,7 @@ def device_of(record: DeviceRecord, budget: BudgetSection) -> DeviceInfo:
     on however few samples, is noted.
     """
     if record.status != "ran":
-        return DeviceInfo(status=record.status, why=record.why, gpu=record.gpu)
+        return DeviceInfo(status=record.status, why=sentence(record.why) if record.why else "", gpu=record.gpu)
 
     def judged(found: EvaluationResult | None) -> Accuracy | None:
         source = f"the engine on {record.gpu or 'the GPU'}"
@@ -74,70 +76,65 @@ def device_of(record: DeviceRecord, budget: BudgetSection) -> DeviceInfo:
     profiles = {name: judged(one) for name, one in record.profiles.items()}
     device = DeviceInfo(
         status=record.status,
-        why=record.why,
         gpu=record.gpu,
         samples=record.samples,
         left_out=record.left_out,
-        notes=list(record.notes),
+        notes=[sentence(note) for note in record.notes],
         accuracy=whole,
         profiles={name: one for name, one in profiles.items() if one},
     )
     if whole is not None and not whole.misses:
         alone = [(name, miss) for name, one in device.profiles.items() for miss in one.misses]
-        device.notes += [f"profile '{name}' by itself: {miss}" for name, miss in alone]
+        device.notes += [sentence(ReportCode.PROFILE_MISSES(profile=name, miss=miss)) for name, miss in alone]
     return device
 
 
-def _metric_misses(budget: BudgetSection, found: EvaluationResult) -> list[str]:
+def _metric_misses(budget: BudgetSection, found: EvaluationResult) -> list[Finding]:
     misses = []
     drop, value = found.drop, found.value
-    why = "the metric is no finite number" if found.metric else "the recipe has no metric"
+    unknown = ReportCode.LIMIT_NOT_FINITE if found.metric else ReportCode.LIMIT_WITHOUT_METRIC
     if budget.max_drop is not None:
         if drop is None:
-            misses.append(f"max_drop cannot be judged: {why}")
+            misses.append(unknown(limit="max_drop"))
         elif not drop <= budget.max_drop + ROUNDING:
-            misses.append(f"the metric drops by {drop:.4g}, more than {budget.max_drop}")
+            misses.append(ReportCode.DROP_OVER_LIMIT(drop=drop, limit=budget.max_drop))
     if budget.min_value is not None:
         if value is None:
-            misses.append(f"min_value cannot be judged: {why}")
+            misses.append(unknown(limit="min_value"))
         elif not value >= budget.min_value:
-            misses.append(f"the metric is {value:.4g}, below {budget.min_value}")
+            misses.append(ReportCode.METRIC_BELOW_LIMIT(value=value, limit=budget.min_value))
     return misses
 
 
-def _output_misses(budget: BudgetSection, found: EvaluationResult) -> list[str]:
-    misses = []
-    outputs = found.outputs
+def _output_misses(budget: BudgetSection, found: EvaluationResult) -> list[Finding]:
     if budget.min_sqnr_db is None and budget.min_agreement is None:
         return []
-    samples = count(found.samples, "sample")
-    for name, unlike in found.unlike.items():
-        misses.append(
-            f"output '{name}' cannot be judged: on {unlike} of {samples} its shape is another than the float model's"
-        )
+    misses = [
+        ReportCode.OUTPUT_SHAPE_NOT_JUDGED(output=name, unlike=unlike, samples=found.samples)
+        for name, unlike in found.unlike.items()
+    ]
     if budget.min_sqnr_db is not None:
-        floats = {name: output for name, output in outputs.items() if name not in found.discrete}
+        floats = {name: output for name, output in found.outputs.items() if name not in found.discrete}
         if not floats and not misses:
-            misses.append("min_sqnr_db cannot be judged: no output holds floats")
+            misses.append(ReportCode.NO_FLOAT_OUTPUT())
         for name, output in floats.items():
             sqnr = output.sqnr_db
             if sqnr is None and output.max_abs == 0:
                 continue
             if sqnr is None:
-                misses.append(
-                    f"output '{name}' has no SQNR: it holds NaN or infinity"
-                    if output.max_abs is None
-                    else f"output '{name}' has no SQNR: the float model's is zero throughout, this one's is not"
-                )
+                unknown = ReportCode.SQNR_NOT_FINITE if output.max_abs is None else ReportCode.SQNR_WITHOUT_SIGNAL
+                misses.append(unknown(output=name))
             elif not sqnr >= budget.min_sqnr_db:
-                misses.append(f"output '{name}' has {sqnr:.4g} dB, below {budget.min_sqnr_db}")
+                misses.append(ReportCode.SQNR_BELOW_LIMIT(output=name, sqnr_db=sqnr, limit=budget.min_sqnr_db))
     if budget.min_agreement is not None:
-        shares = {name: o.agreement for name, o in outputs.items() if o.agreement is not None}
+        shares = {name: o.agreement for name, o in found.outputs.items() if o.agreement is not None}
         if not shares and not misses:
-            misses.append(
-                "min_agreement cannot be judged: no output holds integers or scores of a fixed number of classes"
-            )
+            misses.append(ReportCode.NO_OUTPUT_WITH_CLASSES())
         for name, share in shares.items():
             if not share >= budget.min_agreement:
-                misses.append(f"output '{name}' agrees on {share:.1%}, below {budget.min_agreement}")
+                misses.append(
+                    ReportCode.AGREEMENT_BELOW_LIMIT(
+                        output=name, agreement=share, limit=budget.min_agreement, discrete=name in found.discrete
+                    )
+                )
     return misses

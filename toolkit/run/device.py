@@ -5,26 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import BackendError, DataError, QtoolError, RecipeError
+from toolkit.contract.findings import Finding
+from toolkit.report.codes import ReportCode
 from toolkit.run.engine_settings import engine_settings
 
 if TYPE_CHECKING:
     from toolkit.run.recipe import Recipe
 
-SWITCHED_OFF = "switched off by --no-device-check"
 
-
-def not_wanted(recipe: Recipe, device_check: bool | None) -> str:
-    """Why the engine will not be run on a GPU in this run, in words; empty where it will be, if one is built.
+def not_wanted(recipe: Recipe, device_check: bool | None) -> Finding | None:
+    """Why the engine will not be run on a GPU in this run; None where it will be, if one is built.
 
     Raises:
         QtoolError: ``--device-check`` asks for it, and it cannot be.
     """
     if device_check is False:
-        return SWITCHED_OFF
+        return ReportCode.DEVICE_CHECK_OFF()
     found = refusal(recipe)
     if found is not None and device_check:
         raise type(found)(found.what, where=found.where, remedy=f"{found.remedy}, or leave out --device-check")
-    return found.what if found is not None else ""
+    return ReportCode.DEVICE_NOT_USABLE(error=found.what) if found is not None else None
 
 
 def refusal(recipe: Recipe) -> QtoolError | None:

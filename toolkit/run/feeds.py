@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.report.codes import ReportCode
 
 if TYPE_CHECKING:
     from toolkit.base.profiles import ShapeProfile
@@ -17,11 +19,6 @@ if TYPE_CHECKING:
     from toolkit.run.job import Job
 
 _CHUNK_BYTES, _CHUNK_FEEDS = 256 << 20, 4096
-MIXED = (
-    "they are too few for the smallest batch of a profile, and an output without an axis of samples mixes them with "
-    "what filled it up"
-)
-"""Why runs of a sample were left out, in words."""
 
 
 @dataclass(frozen=True)
@@ -156,16 +153,16 @@ def own_rows(wanted: Mapping[str, Array], found: Mapping[str, Array], feed: Feed
     return cut
 
 
-def notes(tally: Tally, data: CalibrationData, empty: Sequence[str], whole: bool) -> list[str]:
+def notes(tally: Tally, data: CalibrationData, empty: Sequence[str], whole: bool) -> list[Finding]:
     """What the reader should know of the samples. ``whole``: all of the data was read."""
-    fits = "no sample fits it" if whole and not tally.mixed else "none of the samples read could be judged in it"
-    told = [f"profile '{name}' was not run: {fits}" for name in empty]
+    fits = whole and not tally.mixed
+    told = [ReportCode.PROFILE_NOT_RUN(profile=name, unfit=fits) for name in empty]
     if tally.left_out:
-        told.append(f"{tally.left_out} runs of a sample were left out: their batches do not fit the profile's shapes")
+        told.append(ReportCode.SAMPLES_LEFT_OUT(count=tally.left_out))
     if tally.mixed:
-        told.append(f"{tally.mixed} runs of a sample were left out: {MIXED}")
+        told.append(ReportCode.SAMPLES_MIXED_LEFT_OUT(count=tally.mixed, why=ReportCode.SAMPLES_MIXED()))
     if tally.filled:
-        told.append(f"{tally.filled} batches were filled up to the smallest that their profile takes")
+        told.append(ReportCode.BATCHES_FILLED(count=tally.filled))
     if whole and data.counts.skipped:
-        told.append(f"{data.counts.skipped} samples fit no profile and were skipped")
+        told.append(ReportCode.SAMPLES_SKIPPED(count=data.counts.skipped))
     return told

@@ -72,6 +72,10 @@ class RunFolder:
                 return False, f"{file} was changed or removed"
         return True, "nothing it depends on changed"
 
+    def knows(self, name: str) -> bool:
+        """Whether the step was done before, whatever its key was."""
+        return isinstance(self._manifest().get(name), dict)
+
     def store(self, name: str, key: Mapping[str, Any], files: Sequence[Path], why: str = "") -> None:
         """Note that a step is done, why it was not found again, and which files it wrote.
 

@@ -9,7 +9,10 @@ from typing import Any, Literal, TypeVar
 
 from toolkit.base.errors import BackendError
 from toolkit.base.progress import Progress, silent
+from toolkit.contract.findings import Finding
 from toolkit.contract.passes import Pass
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
 from toolkit.report.schema import StepInfo
 from toolkit.run.checks import inputs_exist, names_exist, opened
 from toolkit.run.device import not_wanted
@@ -99,7 +102,7 @@ class Pipeline:
         joined = self.do(ReportStep(inputs, found, list(self.steps)))
         return Result(self.folder.path, joined.report(), self.steps)
 
-    def _checked(self) -> str:
+    def _checked(self) -> Finding | None:
         """Look for faults before anything is computed; returns why the engine will not be run on a GPU, if it won't."""
         job = self.inputs.job
         inputs_exist(job)
@@ -112,7 +115,7 @@ class Pipeline:
 
     def do(self, step: Step[R]) -> R:
         """The step's record: found again where its key is the same and it is final, else made."""
-        start, key = time.perf_counter(), step.key()
+        start, key, first = time.perf_counter(), step.key(), not self.folder.knows(step.name)
         found, why = self.folder.find(step.name, key)
         record = step.load() if found else None
         if record is not None and not record.final:
@@ -122,7 +125,7 @@ class Pipeline:
             self.folder.forget(step.name)
             record = step.keep(step.run(), key, why)
         seconds = round(time.perf_counter() - start, 3)
-        self.steps.append(StepInfo(name=step.name, status=status, seconds=seconds, why=why))
+        self.steps.append(StepInfo(name=step.name, status=status, seconds=seconds, why=why, first=first))
         self.on_step(self.steps[-1])
         return record
 
@@ -133,20 +136,21 @@ class Pipeline:
         self.folder.forget(step.name)
         return None
 
-    def _on_device(self, engine: EngineRecord, not_wanted: str) -> DeviceRecord:
+    def _on_device(self, engine: EngineRecord, not_wanted: Finding | None) -> DeviceRecord:
         """The engine's run on the GPU, where that is wanted and one was built.
 
         Raises:
             BackendError: ``--device-check`` demands it, and no engine was built, or no sample could be run.
         """
-        why = not_wanted or ("the backend built no engine" if engine.engine_file is None else "")
-        record = self._do_if(not why, DeviceStep(self.inputs, engine)) or skipped(why)
-        if self.device_check and record.status == "skipped":
+        why = not_wanted or (ReportCode.BACKEND_BUILT_NOTHING() if engine.engine_file is None else None)
+        done = self._do_if(why is None, DeviceStep(self.inputs, engine))
+        record = done if done is not None else skipped(why or ReportCode.BACKEND_BUILT_NOTHING())
+        if self.device_check and record.status == "skipped" and record.why is not None:
             raise BackendError(
-                f"the engine was not run on the GPU: {record.why}",
+                f"the engine was not run on the GPU: {sentence(record.why)}",
                 where="--device-check",
                 remedy="use a backend that builds an engine here, or leave out --device-check"
-                if why
+                if why is not None
                 else "give samples that fill a batch of some profile, or leave out --device-check",
             )
         return record

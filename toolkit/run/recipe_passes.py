@@ -10,6 +10,7 @@ from toolkit.contract.roles import Role
 
 if TYPE_CHECKING:
     from toolkit.contract.passes import Pass
+    from toolkit.report.schema import PassInfo
     from toolkit.run.recipe import Recipe
 
 
@@ -31,6 +32,26 @@ def passes_of(recipe: Recipe, allow_code: bool) -> list[Pass]:
         step.comes_from(partial(_place, recipe, index))
         found.append(step)
     return found
+
+
+def pass_infos(recipe: Recipe, allow_code: bool) -> list[PassInfo]:
+    """The recipe's passes as the report names them, with what advice must know of each.
+
+    Raises:
+        RecipeError: an unknown pass or setting; the message names the line.
+    """
+    from toolkit.report.schema import PassInfo
+
+    return [
+        PassInfo(
+            use=entry["use"],
+            settings={key: value for key, value in entry.items() if key != "use"},
+            title=step.title(),
+            role=step.role,
+            options=frozenset(type(step).model_fields),
+        )
+        for entry, step in zip(recipe.passes, passes_of(recipe, allow_code))
+    ]
 
 
 def stripping_passes(recipe: Recipe, allow_code: bool) -> list[Pass]:

@@ -16,6 +16,8 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.files import sha256_json
 from toolkit.base.log import Log
 from toolkit.base.progress import Progress, silent
+from toolkit.contract.registry import named
+from toolkit.contract.roles import Role
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Bisection:
             return ""
         nodes = "".join(f"    {json.dumps(name)},\n" for name in self.kept)
         return (
-            f'[[pass]]\nuse = "keep_precision"\nnodes = [\n{nodes}]\nprecision = "{self.precision}"\n'
+            f'[[pass]]\nuse = "{named(Role.KEEP)}"\nnodes = [\n{nodes}]\nprecision = "{self.precision}"\n'
             'reason = "found by qtool bisect"\n'
         )
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
 import numpy as np
 
 from toolkit.base.precision import Precision
-from toolkit.base.text import toml_string
 from toolkit.base.types import Array
 from toolkit.calibration.diagnosis import Unlike
 from toolkit.calibration.weights import weight_amax
+from toolkit.contract.findings import Finding
 from toolkit.contract.ranges import Range
 from toolkit.evaluation.clipping import Beyond
 from toolkit.graph.layer_weights import LayerWeights
 from toolkit.placement.qdq import storable_scale
+from toolkit.search.codes import CauseCode
 
 OUTLIERS = 6.0
 FEW_DB = 25.0
@@ -26,7 +29,24 @@ UNEVEN = 8.0
 _CHEAP = 0.03
 _FEW_CHANNELS = 4
 _GAIN = 1.12
-KEEP = "keep it in float (keep_precision)"
+_EVEN_DB = 1.0
+
+
+class CauseKind(str, Enum):
+    """What is wrong with a layer, or a fact about it that decides what to do."""
+
+    UNLIKE_DATA = "unlike-data"
+    UNEVEN_CHANNELS = "uneven-channels"
+    OUTLIERS = "outliers"
+    FEW_LEVELS = "few-levels"
+    SHARED_SCALE = "shared-scale"
+    PROFILES = "profiles"
+    UNEVEN_WEIGHTS = "uneven-weights"
+    ROUNDING = "rounding"
+    TOGETHER = "together"
+    HIDDEN = "hidden"
+    NEAR_TIES = "near-ties"
+    CHEAP = "cheap"
 
 
 @dataclass(frozen=True)
@@ -34,30 +54,76 @@ class Cause:
     """One reason why a layer loses accuracy, or one fact about it that decides what to do.
 
     Attributes:
-        kind: unlike-data, uneven-channels, outliers, few-levels, shared-scale, profiles, uneven-weights, rounding,
-            together, hidden, near-ties or cheap.
+        kind: which.
         tensor: the tensor that shows it; empty where it is the layer as a whole.
         value: the number that shows it: a ratio, a share, or dB.
-        text: it in words.
+        why: what was found, with all its numbers.
         remedy: the pass or setting that would help.
     """
 
-    kind: str
+    kind: CauseKind
     tensor: str
     value: float
-    text: str
-    remedy: str
+    why: Finding
+    remedy: Finding
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary; an infinite value is written as text."""
+        value = self.value if math.isfinite(self.value) else str(self.value)
+        return {
+            "kind": self.kind.value,
+            "tensor": self.tensor,
+            "value": value,
+            "why": self.why.to_json(),
+            "remedy": self.remedy.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Cause:
+        """Read what ``to_json`` gave.
+
+        Raises:
+            KeyError: it is not a cause.
+            ValueError: its kind or a code is not known.
+        """
+        why, remedy = (Finding.from_json(content[key]) for key in ("why", "remedy"))
+        return cls(CauseKind(content["kind"]), content["tensor"], float(content["value"]), why, remedy)
 
 
-def data_cause(beyond: Beyond, samples: str = "the evaluation's samples") -> Cause:
+@dataclass(frozen=True)
+class Operand:
+    """What a layer rounds: its weights, its activations, or one of two computed tensors, then named."""
+
+    kind: str
+    tensor: str = ""
+
+
+WEIGHTS, ACTIVATIONS = Operand("weights"), Operand("activations")
+
+
+@dataclass(frozen=True)
+class MethodSetting:
+    """The setting of a calibration method: for one tensor, or for weights where ``tensor`` is empty."""
+
+    method: str
+    tensor: str = ""
+
+    def remedy(self, better_db: float | None = None, own_db: float | None = None, operand: str = "") -> Finding:
+        """To set it; with both levels, what it gains on an operand of the layer in dB."""
+        return CauseCode.SET_METHOD(
+            tensor=self.tensor, method=self.method, better_db=better_db, own_db=own_db, operand=operand
+        )
+
+
+def data_cause(beyond: Beyond, measured: bool = False) -> Cause:
     """That a tensor's values leave its range, since they are unlike those that calibration saw.
 
     Args:
         beyond: what leaves the range.
-        samples: on which samples, in words.
+        measured: on the samples that the layer was measured on; else on the evaluation's.
     """
-    text = f"clipping, not rounding: on {samples} it {beyond.words}"
-    return Cause("unlike-data", beyond.tensor, beyond.share, text, beyond.remedy)
+    why = CauseCode.CLIPPED_ON_UNLIKE_DATA(what=beyond.finding, measured=measured)
+    return Cause(CauseKind.UNLIKE_DATA, beyond.tensor, beyond.share, why, beyond.remedy)
 
 
 def range_causes(
@@ -80,44 +146,39 @@ def range_causes(
         passes: the helper passes that can work on the layer that reads it.
     """
     found: list[Cause] = []
-    method = other_method(tensor, known)
-    helper = " or ".join(f"the pass {name}" for name in passes)
+    setting = other_method(tensor, known)
+    method = setting.remedy() if setting is not None else None
+    helper = CauseCode.APPLY_PASS(passes=tuple(passes)) if passes else None
+    keep = CauseCode.KEEP_FLOAT()
     if uneven >= UNEVEN:
-        text = f"its largest channel reaches {uneven:.3g} times the median one"
-        found.append(Cause("uneven-channels", tensor, uneven, text, helper or method or KEEP))
+        why = CauseCode.UNEVEN_CHANNELS(ratio=uneven)
+        found.append(Cause(CauseKind.UNEVEN_CHANNELS, tensor, uneven, why, helper or method or keep))
     ratio, sqnr = known.diagnosis.get("outlier_ratio"), known.diagnosis.get("sqnr_db")
     if ratio is not None and ratio >= OUTLIERS:
-        text = f"its largest value is {ratio:.3g} times the 99.9th percentile"
         # one channel's outliers can be moved into the weights; single values anywhere are what a method cuts off
-        remedy = (helper if uneven >= UNEVEN else "") or method or KEEP
-        found.append(Cause("outliers", tensor, ratio, text, remedy))
+        remedy = (helper if uneven >= UNEVEN else None) or method or keep
+        found.append(Cause(CauseKind.OUTLIERS, tensor, ratio, CauseCode.OUTLIERS(ratio=ratio), remedy))
     if shared >= SHARED:
-        text = f"a Concat forces a scale on it that is {shared:.3g} times its own"
-        found.append(Cause("shared-scale", tensor, shared, text, "exclude the Concat, or even out its branches"))
+        why = CauseCode.SHARED_SCALE(ratio=shared)
+        found.append(Cause(CauseKind.SHARED_SCALE, tensor, shared, why, CauseCode.EXCLUDE_CONCAT()))
     if unlike is not None:
-        text = f"in profile '{unlike.high}' it reaches {unlike.ratio:.3g} times what it does in '{unlike.low}'"
-        remedy = "[calibration] weights, or an engine for each profile"
-        found.append(Cause("profiles", tensor, unlike.ratio, text, remedy))
+        why = CauseCode.PROFILES_UNLIKE(high=unlike.high, low=unlike.low, ratio=unlike.ratio)
+        found.append(Cause(CauseKind.PROFILES, tensor, unlike.ratio, why, CauseCode.WEIGH_PROFILES()))
     if sqnr is not None and sqnr < FEW_DB and not found:
-        text = f"its values use few of the 256 levels: {sqnr:.1f} dB after rounding"
-        found.append(Cause("few-levels", tensor, sqnr, text, method or helper or KEEP))
+        why = CauseCode.FEW_LEVELS(sqnr_db=sqnr)
+        found.append(Cause(CauseKind.FEW_LEVELS, tensor, sqnr, why, method or helper or keep))
     return found
 
 
-def other_method(tensor: str, known: Range) -> str:
-    """The setting that gives a tensor the range with the least squared error, where it has another; else empty.
+def other_method(tensor: str, known: Range) -> MethodSetting | None:
+    """The setting that gives a tensor the range with the least squared error, where it has another; else None.
 
     Rounding noise goes with the square of the range: ranges less than 12% apart are worth less than 1 dB.
     """
     best = known.diagnosis.get("amax", {}).get("mse")
     if not best or not known.amax or max(best / known.amax, known.amax / best) < _GAIN:
-        return ""
-    return method_setting(tensor, "mse")
-
-
-def method_setting(tensor: str, method: str) -> str:
-    """The setting that gives a tensor the range of another calibration method, as TOML."""
-    return f'[calibration] methods = {{ {toml_string(tensor)} = "{method}" }}'
+        return None
+    return MethodSetting("mse", tensor)
 
 
 def weight_causes(layer: LayerWeights, tensor: str, precision: Precision, helper: str) -> list[Cause]:
@@ -127,66 +188,56 @@ def weight_causes(layer: LayerWeights, tensor: str, precision: Precision, helper
     uneven = float(reach.max()) / typical if typical else 1.0
     if uneven < UNEVEN or precision is not Precision.INT8:
         return []
-    text = f"one input channel's weights are {uneven:.3g} times the median's: the others get few levels"
-    return [Cause("uneven-weights", tensor, uneven, text, f"the pass {helper}" if helper else KEEP)]
+    remedy = CauseCode.APPLY_PASS(passes=(helper,)) if helper else CauseCode.KEEP_FLOAT()
+    return [Cause(CauseKind.UNEVEN_WEIGHTS, tensor, uneven, CauseCode.UNEVEN_WEIGHTS(ratio=uneven), remedy)]
 
 
 def cheap(share: float, layer: LayerWeights | None) -> Cause | None:
     """That keeping a layer float costs next to nothing, or None where it does not."""
     if share >= _CHEAP:
         return None
-    text = f"it holds {share:.1%} of the multiply-accumulates"
-    if layer is not None:
-        text += f" and {layer.weight.size:,} weights"
-        if layer.weight.shape[1] <= _FEW_CHANNELS:
-            channels = int(layer.weight.shape[1])
-            text += f", and works on {channels} input channel{'' if channels == 1 else 's'} at a time, which fills no "
-            text += "vector of an INT8 kernel"
-    return Cause("cheap", "", share, text, f"{KEEP}: that costs next to no arithmetic")
+    weights = layer.weight.size if layer is not None else None
+    few = layer is not None and layer.weight.shape[1] <= _FEW_CHANNELS
+    channels = layer.weight.shape[1] if layer is not None and few else None
+    why = CauseCode.CHEAP_TO_KEEP(share=share, weights=weights, channels=channels)
+    return Cause(CauseKind.CHEAP, "", share, why, CauseCode.KEEP_FLOAT_CHEAPLY())
 
 
 def rounding(
-    sides: Mapping[str, float],
+    sides: Mapping[Operand, float],
     share: float,
     *,
     both: float | None = None,
     alone: float | None = None,
-    better: tuple[str, float | None] | None = None,
+    remedy: Finding | None = None,
     one_sided: bool = False,
 ) -> Cause:
     """How much rounding costs at the layer itself, which operand carries it, and what becomes of it on the way.
 
     Args:
-        sides: dB with only that operand rounded, by what it is called: weights, activations, or a tensor.
+        sides: dB with only that operand rounded.
         share: of the multiply-accumulates, 0 to 1.
         both: dB at the layer's output with all operands rounded, where it was measured; else it is estimated from the
             sides, which are then the operands' own SQNR.
         alone: dB at the model's output with this layer alone quantized.
-        better: a setting that makes the worse side better, and the dB it gives, where that was measured.
+        remedy: what makes the worse side better; None: nothing but keeping the layer float.
         one_sided: the activations are never negative.
     """
-    listed = ", ".join(f"{side} {_db(level)}" for side, level in sides.items())
-    first, *others = sorted(sides, key=lambda side: sides[side])
-    even = others and sides[others[0]] - sides[first] < 1.0
-    carrier = "they share the noise" if even else f"the {first} carry most of the noise"
     noise = sum(10 ** (-value / 10) for value in sides.values())
     level = both if both is not None else -10 * math.log10(noise) if noise else math.inf
-    about = "" if both is not None else "about "
-    text = f"rounding leaves {about}{_db(level)} at the layer itself ({listed}): {carrier}"
-    if one_sided and first == "activations":
-        text += ", never negative, so that half of the levels stay unused"
-    if alone is not None and math.isfinite(alone) and math.isfinite(level):
-        gain = level - alone
-        said = f"makes it {gain:.1f} dB worse" if gain > 1 else "keeps it"
-        said = f"hides {-gain:.1f} dB of it" if gain < -1 else said
-        text += f"; what follows {said}: {_db(alone)} at the output"
-    remedy = f"{KEEP}: {share:.1%} of the multiply-accumulates"
-    if better is None and both is not None:
-        remedy += "; no calibration method or weight setting gains 1 dB"
-    elif better is not None:
-        gives = f" ({_db(better[1])} instead of {_db(sides[first])} from the {first})" if better[1] is not None else ""
-        remedy = f"{better[0]}{gives}"
-    return Cause("rounding", "", level, text, remedy)
+    first, *others = sorted(sides, key=lambda side: sides[side])
+    why = CauseCode.ROUNDING(
+        sqnr_db=level,
+        measured=both is not None,
+        operands=[side.kind for side in sides],
+        tensors=[side.tensor for side in sides],
+        levels_db=list(sides.values()),
+        even=bool(others) and sides[others[0]] - sides[first] < _EVEN_DB,
+        one_sided=one_sided and first == ACTIVATIONS,
+        alone_db=alone,
+    )
+    keep = CauseCode.KEEP_FLOAT_SHARE(share=share, tried=both is not None)
+    return Cause(CauseKind.ROUNDING, "", level, why, remedy or keep)
 
 
 def weight_sqnr_db(values: Array, axis: int | None, precision: Precision, method: str = "minmax") -> float:
@@ -198,7 +249,3 @@ def weight_sqnr_db(values: Array, axis: int | None, precision: Precision, method
     noise = float(((wide - fake_quantized(wide, scale, axis, precision)).astype(np.float64) ** 2).sum())
     signal = float((wide.astype(np.float64) ** 2).sum())
     return 10 * math.log10(signal / noise) if noise and signal else math.inf
-
-
-def _db(value: float) -> str:
-    return f"{value:.1f} dB" if math.isfinite(value) else "exact"

@@ -16,7 +16,7 @@ from toolkit.calibration.weights import weight_amax
 from toolkit.evaluation.clipping import Clipping
 from toolkit.graph.sessions import Session, session
 from toolkit.placement.qdq import storable_scale
-from toolkit.search.causes import method_setting
+from toolkit.search.causes import ACTIVATIONS, WEIGHTS, MethodSetting, Operand
 from toolkit.simulation.switches import fake_quantized
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _SAMPLES, _BATCH = 32, 8
 _SAME_RANGE = 0.03
-WEIGHTS = "weights"
-_WEIGHTS_MSE = "weights = 'mse'"
+_WEIGHTS_MSE = MethodSetting("mse")
+_Way = tuple[Operand, MethodSetting | None]
 
 
 @dataclass
@@ -34,15 +34,15 @@ class LocalNoise:
 
     Attributes:
         both: all operands rounded.
-        sides: one operand rounded, by ``weights``, ``activations``, or the tensor where both operands are computed.
-        other: one operand rounded in another way, by (side, the setting that does it).
+        sides: one operand rounded.
+        other: one operand rounded in another way, by operand and the setting that does it.
         uneven: by activation tensor its largest channel over the median one.
         clipping: by activation tensor what its range cuts off.
     """
 
     both: float
-    sides: dict[str, float]
-    other: dict[tuple[str, str], float] = field(default_factory=dict)
+    sides: dict[Operand, float]
+    other: dict[tuple[Operand, MethodSetting], float] = field(default_factory=dict)
     uneven: dict[str, float] = field(default_factory=dict)
     clipping: dict[str, Clipping] = field(default_factory=dict)
 
@@ -90,7 +90,7 @@ class _SingleLayer:
         self.axes = {i: graph.pair_of[name, i].axis for i in self.operands}
         self.scales = {i: graph.base.scales[graph.pair_of[name, i].tensor]
                        for i in self.operands if not graph.pair_of[name, i].weight}  # fmt: skip
-        self.rounded: dict[int, dict[str, Array]] = {}
+        self.rounded: dict[int, dict[MethodSetting | None, Array]] = {}
         self.methods = simulation.settings.weights
         self.ranges = simulation.ranges
         self._types = {i: graph.type_of(t) or onnx.TensorProto.FLOAT for i, t in enumerate(self.node.input[:2])}
@@ -98,20 +98,20 @@ class _SingleLayer:
         self._version = max(graph.proto.ir_version, 8)
         self._session: Session | None = None
         self.signal = 0.0
-        self.noise: dict[tuple[str, str], float] = {}
+        self.noise: dict[_Way | None, float] = {}
         self.amax: dict[str, Array] = {}
         self.clipping = {self.computed[i]: Clipping(scale * self.precision.max) for i, scale in self.scales.items()}
         for index in self.operands:
             if index in self.constants:
-                self.rounded[index] = {"": self._weight(index, self.methods)}
+                self.rounded[index] = {None: self._weight(index, self.methods)}
                 if self.methods == "minmax":
                     self.rounded[index][_WEIGHTS_MSE] = self._weight(index, "mse")
 
-    def side(self, index: int) -> str:
-        """What an operand is called."""
+    def side(self, index: int) -> Operand:
+        """What an operand is."""
         if index in self.constants:
             return WEIGHTS
-        return "activations" if len(self.computed) == 1 else f"values of '{self.computed[index]}'"
+        return ACTIVATIONS if len(self.computed) == 1 else Operand(ACTIVATIONS.kind, self.computed[index])
 
     def add(self, values: Mapping[str, Array]) -> None:
         """Take in one batch of the tensors that the layer reads."""
@@ -126,24 +126,24 @@ class _SingleLayer:
         for index, ways in variants.items():
             for way, value in ways.items():
                 self._differ((self.side(index), way), wanted, {**plain, index: value})
-        self._differ(("", ""), wanted, {**plain, **{i: ways[""] for i, ways in variants.items()}})
+        self._differ(None, wanted, {**plain, **{i: ways[None] for i, ways in variants.items()}})
 
     def result(self) -> LocalNoise:
         """What all batches showed."""
-        levels = {key: self._db(noise) for key, noise in self.noise.items()}
+        levels = {key: self._db(noise) for key, noise in self.noise.items() if key is not None}
         uneven = {}
         for tensor, amax in self.amax.items():
             live = amax[amax > 0]
             uneven[tensor] = float(live.max() / np.median(live)) if live.size else 1.0
         return LocalNoise(
-            levels.get(("", ""), math.inf), {side: db for (side, way), db in levels.items() if side and not way},
-            {key: db for key, db in levels.items() if key[1]}, uneven, self.clipping,
+            self._db(self.noise.get(None, 0.0)), {side: db for (side, way), db in levels.items() if way is None},
+            {(side, way): db for (side, way), db in levels.items() if way is not None}, uneven, self.clipping,
         )  # fmt: skip
 
     def _db(self, noise: float) -> float:
         return 10 * math.log10(self.signal / noise) if noise > 0 and self.signal > 0 else math.inf
 
-    def _differ(self, key: tuple[str, str], wanted: Array, operands: Mapping[int, Array]) -> None:
+    def _differ(self, key: _Way | None, wanted: Array, operands: Mapping[int, Array]) -> None:
         self.noise[key] = self.noise.get(key, 0.0) + float(((wanted - self._run(operands)) ** 2).sum())
 
     def _run(self, operands: Mapping[int, Array]) -> Array:
@@ -164,15 +164,15 @@ class _SingleLayer:
         scale = storable_scale(weight_amax(values, self.axes[index], method, self.precision), self.precision)
         return fake_quantized(values, scale, self.axes[index], self.precision)
 
-    def _activation(self, index: int, values: Array) -> dict[str, Array]:
+    def _activation(self, index: int, values: Array) -> dict[MethodSetting | None, Array]:
         """The tensor rounded with its scale, and with those that other calibration methods give."""
         tensor, own = self.computed[index], self.scales[index]
-        scales: dict[str, Array] = {"": np.asarray([own], np.float32)}
+        scales: dict[MethodSetting | None, Array] = {None: np.asarray([own], np.float32)}
         entry = self.ranges.tensors.get(tensor)
         for method, amax in (entry.diagnosis.get("amax", {}) if entry is not None else {}).items():
             scale = storable_scale(float(amax), self.precision) if amax else None
             if scale is not None and abs(float(scale[0]) / own - 1) > _SAME_RANGE:
-                scales[method_setting(tensor, method)] = scale
+                scales[MethodSetting(method, tensor)] = scale
         return {way: fake_quantized(values, scale, None, self.precision) for way, scale in scales.items()}
 
     def _channels(self, tensor: str, values: Array) -> None:

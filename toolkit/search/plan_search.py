@@ -290,7 +290,7 @@ class PlanSearch:
             f"{context.rest} alone, with nothing quantized, already misses {words}: no choice of layers mends that; "
             f'the plan is one whose quantization keeps the budget. Set [engine] rest = "fp32" (or "bf16"), or keep '
             f"the nodes with the largest error in the report in fp32 by the pass {named(Role.KEEP)}",
-            rule="search-float16",
+            rule="search-type-alone",
         )
         return {}
 

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from toolkit.calibration.diagnosis import unlike_profiles
+from toolkit.contract.findings import Finding
 from toolkit.contract.roles import Harm
 from toolkit.evaluation.clipping import unlike_data
 from toolkit.graph.layer_weights import LayerWeights
 from toolkit.graph.work import macs
 from toolkit.placement.ops import TARGETS
 from toolkit.search.causes import (
-    KEEP,
+    ACTIVATIONS,
     PROFILES,
     UNEVEN,
     Cause,
+    CauseKind,
+    MethodSetting,
     cheap,
     data_cause,
-    method_setting,
     range_causes,
     rounding,
     weight_causes,
 )
+from toolkit.search.codes import CauseCode
 from toolkit.search.helpers import Helpers
 from toolkit.search.local_noise import LocalNoise, measure
 from toolkit.search.sensitivity import GroupResult, Sensitivity
@@ -53,11 +56,8 @@ class WeakSpot:
     causes: tuple[Cause, ...]
 
     def to_json(self) -> dict[str, object]:
-        """A JSON-able dictionary; infinities are written as text."""
-        causes = [asdict(cause) for cause in self.causes]
-        for cause in causes:
-            cause["value"] = cause["value"] if math.isfinite(cause["value"]) else str(cause["value"])
-        return {"node": self.node, "blame": self.blame, "causes": causes}
+        """A JSON-able dictionary."""
+        return {"node": self.node, "blame": self.blame, "causes": [cause.to_json() for cause in self.causes]}
 
 
 def weak_spots(
@@ -97,7 +97,7 @@ class _Doctor:
     def __init__(self, simulation: Simulation, names: list[str], taken: Collection[str]) -> None:
         self.simulation = simulation
         self.switches, self.ranges = simulation.switches, simulation.ranges
-        self.taken = {method_setting(tensor, method) for tensor in taken if tensor in self.ranges.tensors
+        self.taken = {MethodSetting(method, tensor) for tensor in taken if tensor in self.ranges.tensors
                       for method in self.ranges.tensors[tensor].diagnosis.get("amax", {})}  # fmt: skip
         self.local = measure(simulation, names)
         self.ties = near_ties(simulation.model, simulation.data, names)
@@ -147,7 +147,7 @@ class _Doctor:
 
     def _unlike(self, local: LocalNoise) -> list[Cause]:
         """The activations that are clipped, since these samples are unlike those that calibration saw."""
-        return [data_cause(one, "the samples measured") for one in unlike_data(local.clipping, self.ranges)]
+        return [data_cause(one, measured=True) for one in unlike_data(local.clipping, self.ranges)]
 
     def _weights(self, name: str) -> LayerWeights | None:
         node = self.switches.nodes[name]
@@ -156,27 +156,26 @@ class _Doctor:
         return LayerWeights(self.simulation.model, node) if known else None
 
     def _rounding(self, group: GroupResult, local: LocalNoise) -> Cause:
-        worse = min(local.sides, key=lambda side: local.sides[side])
-        ways = {way: db for (side, way), db in local.other.items() if side == worse}
-        ways = {way: db for way, db in ways.items() if way not in self.taken}
-        best = max(ways, key=lambda way: ways[way], default="")
-        better = (best, ways[best]) if best and ways[best] > local.sides[worse] + _BETTER_DB else None
-        uneven = max(local.uneven.values(), default=1.0)
-        if better is None and worse == "activations" and uneven >= _SMOOTH_FROM:
-            for name in list(self.helpers.passes(group.name).values())[-1:]:
-                text = f"the pass {name}: the largest channel of its input is {uneven:.2g} times the median one;"
-                cause = self._cause(group, local, None)
-                return Cause(cause.kind, cause.tensor, cause.value, cause.text, f"{text} else {KEEP}")
-        return self._cause(group, local, better)
-
-    def _cause(self, group: GroupResult, local: LocalNoise, better: tuple[str, float] | None) -> Cause:
         tensor = self.switches.nodes[group.name].inputs[0].name
         known = self.ranges.tensors.get(tensor)
         return rounding(
             local.sides, self.share[group.name], both=local.both,
-            alone=group.alone.sqnr_db if group.alone is not None else None, better=better,
+            alone=group.alone.sqnr_db if group.alone is not None else None, remedy=self._better(group.name, local),
             one_sided=known is not None and "one-sided" in known.diagnosis.get("notes", ()),
         )  # fmt: skip
+
+    def _better(self, name: str, local: LocalNoise) -> Finding | None:
+        """What makes the worse operand better: a range method that was tried, or a pass; None where nothing does."""
+        worse = min(local.sides, key=lambda side: local.sides[side])
+        ways = {way: db for (side, way), db in local.other.items() if side == worse and way not in self.taken}
+        best = max(ways, key=lambda way: ways[way], default=None)
+        if best is not None and ways[best] > local.sides[worse] + _BETTER_DB:
+            return best.remedy(ways[best], local.sides[worse], worse.kind)
+        uneven = max(local.uneven.values(), default=1.0)
+        passes = list(self.helpers.passes(name).values())
+        if worse == ACTIVATIONS and uneven >= _SMOOTH_FROM and passes:
+            return CauseCode.APPLY_PASS_OR_KEEP(name=passes[-1], ratio=uneven)
+        return None
 
 
 def _company(group: GroupResult, sensitivity: Sensitivity) -> list[Cause]:
@@ -186,19 +185,18 @@ def _company(group: GroupResult, sensitivity: Sensitivity) -> list[Cause]:
     alone, saved = group.alone.noise, sensitivity.full.noise - group.without.noise
     if not (math.isfinite(alone) and math.isfinite(saved)):
         return []
-    full, without = sensitivity.full.sqnr_db, group.without.sqnr_db
+    levels = {
+        "alone_db": group.alone.sqnr_db, "full_db": sensitivity.full.sqnr_db, "without_db": group.without.sqnr_db
+    }  # fmt: skip
     others = [other.name for other in sensitivity.ranked()[:4] if other.name != group.name][:2]
-    names = " and ".join(f"'{name}'" for name in others)
     if saved > _TOGETHER * alone:
-        text = (f"its harm comes together with others': quantized alone it leaves {group.alone.sqnr_db:.1f} dB, yet "
-                f"keeping it alone lifts the whole from {full:.1f} to {without:.1f} dB")  # fmt: skip
         ratio = saved / alone if alone else math.inf
-        return [Cause("together", "", ratio, text, f"keep it, or what it goes together with ({names}), in float")]
+        why, remedy = CauseCode.HARM_TOGETHER(**levels), CauseCode.KEEP_IT_OR_OTHERS(others=others)
+        return [Cause(CauseKind.TOGETHER, "", ratio, why, remedy)]
     if saved * _TOGETHER < alone and others:
-        text = (f"others hide its harm: quantized alone it leaves {group.alone.sqnr_db:.1f} dB, yet keeping it alone "
-                f"takes the whole only from {full:.1f} to {without:.1f} dB")  # fmt: skip
         ratio = alone / saved if saved > 0 else math.inf
-        return [Cause("hidden", "", ratio, text, f"keep it in float together with {names}, not by itself")]
+        why, remedy = CauseCode.HARM_HIDDEN(**levels), CauseCode.KEEP_WITH_OTHERS(others=others)
+        return [Cause(CauseKind.HIDDEN, "", ratio, why, remedy)]
     return []
 
 
@@ -207,12 +205,9 @@ def _ties(group: GroupResult, ties: NearTies | None) -> list[Cause]:
     found: list[Cause] = []
     alone = group.alone
     if alone is not None and alone.flips is not None and alone.flips >= _FLIPS and alone.sqnr_db >= _FINE_DB:
-        text = (f"{alone.sqnr_db:.1f} dB at the output still turn {alone.flips:.1%} of the winners: their scores "
-                "are near ties")  # fmt: skip
-        found.append(Cause("near-ties", "", alone.flips, text, f"{KEEP}, or judge by a metric rather than by winners"))
+        why = CauseCode.TIES_AT_OUTPUT(sqnr_db=alone.sqnr_db, flips=alone.flips)
+        found.append(Cause(CauseKind.NEAR_TIES, "", alone.flips, why, CauseCode.KEEP_OR_USE_METRIC()))
     if ties is not None and ties.share >= _CLOSE_SHARE:
-        text = (f"{ties.share:.0%} of the decisions of the {ties.op} '{ties.node}' behind it have a margin under 1% of "
-                "their values' spread: little noise turns them")  # fmt: skip
-        remedy = f"exclude_between from this layer's output to the input of '{ties.node}'"
-        found.append(Cause("near-ties", "", ties.share, text, remedy))
+        why = CauseCode.TIES_AT_DECISION(share=ties.share, op=ties.op, node=ties.node)
+        found.append(Cause(CauseKind.NEAR_TIES, "", ties.share, why, CauseCode.EXCLUDE_UP_TO(node=ties.node)))
     return found

@@ -10,6 +10,7 @@ import pytest
 from tests.toolkit.backends.backend_models import FLOAT, make, node, pair, tensor, weights
 from tests.toolkit.backends.recorded_models import mnist, recorded, resnet50
 from toolkit.backends.attribution import attribute
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.engine_map import fused_names
 from toolkit.backends.layer import Build, Layer, Port
 from toolkit.base.precision import Precision
@@ -48,7 +49,7 @@ def test_resnet50_without_pairs(file, precision):
     assert {actual.precision for actual in found.values()} == {precision}
     assert all(found[n.name].status == "honoured" for n in model.nodes if n.op in ("Conv", "Gemm"))
     relu = found["/l/l.4/r_1/Relu"]
-    assert relu.status == "fused" and relu.reason == "runs in the kernel of '/l/l.4/c2/Conv'"
+    assert relu.status == "fused" and relu.reason == EngineCode.IN_KERNEL_OF(node="/l/l.4/c2/Conv")
 
 
 def test_resnet50_with_pairs():
@@ -70,9 +71,12 @@ def test_profiles_that_differ_are_told_apart():
     found = attributed(mnist(), build, plan(conv1="fp32", fc1="fp16", conv2="int8", relu1="fp32", relu3="fp32"))
     assert found["conv1"].status == "honoured" and found["fc1"].status == "honoured"
     assert (found["conv2"].status, found["conv2"].precision) == ("overridden", FP16)
-    assert found["conv2"].reason.startswith("runs in fp16: with implicit quantization TensorRT takes the kernel")
-    assert found["conv2"].reason.endswith("; int8 in profile 'small', fp16 in profile 'large'")
-    assert found["relu3"].reason == "runs in fp16: it is part of 'fc1 + relu3', the kernel of 'fc1'"
+    differ = found["conv2"].reason
+    assert differ.code is EngineCode.PROFILES_DIFFER
+    assert (differ.values["runs"], differ.values["profiles"]) == (("int8", "fp16"), ("small", "large"))
+    assert differ.values["why"].values["why"].code is EngineCode.FASTEST_KERNEL_TAKEN
+    part = EngineCode.PART_OF_KERNEL(layer="fc1 + relu3", node="fc1")
+    assert found["relu3"].reason == EngineCode.RUNS_IN(precision="fp16", why=part)
     assert statuses(found)["unknown"] == 0
 
 
@@ -93,8 +97,11 @@ def test_a_block_hides_its_nodes_and_says_what_is_known():
     block = "{ForeignNode[/b/Cast...(Unnamed Layer* 1074) [Normalization]]}"
     for name in ("/b/Cast", "/b/Embed", "/b/MatMul", "/b/Add", "/b/LayerNorm", "e/Q", "e/DQ"):
         assert (found[name].status, found[name].engine_layers) == ("opaque", (block,)), name
-        assert found[name].precision is None and "reads int32, writes fp32" in found[name].reason
-    assert "int8 was asked: all its inputs are quantized" in found["/b/MatMul"].reason
+        said = found[name].reason
+        assert found[name].precision is None and said.code is EngineCode.IN_BLOCK
+        assert (said.values["reads"], said.values["writes"]) == (("int32",), ("fp32",))
+    asked = found["/b/MatMul"].reason.values
+    assert asked["asked"] == "int8" and asked["why"].code is EngineCode.INPUTS_QUANTIZED
     assert found["/b/Gather_3"].engine_layers == ("[ShapeHostToDeviceCopy 0]",)
 
 
@@ -121,7 +128,10 @@ def test_10_names_kernels_by_metadata_and_dissolves_pairs():
     assert found["conv"].status == "honoured" and found["conv"].precision is INT8
     assert found["x/Q"].status == "honoured" and found["x/DQ"].status == "fused"
     assert found["x/DQ"].engine_layers == ("w + conv + relu",)
-    assert found["softmax"].reason.startswith("runs in bf16: its layer '__myl_SofmFp8_myl0_1' reads bf16")
+    assert found["softmax"].reason.values["precision"] == "bf16"
+    reads = found["softmax"].reason.values["why"]
+    assert reads.code is EngineCode.LAYER_READS and reads.values["types"] == ("bf16", "int64")
+    assert reads.values["layer"] == "__myl_SofmFp8_myl0_1"
 
 
 def test_without_formats_the_kernel_tells_then_the_weights():
@@ -138,7 +148,7 @@ def test_without_formats_the_kernel_tells_then_the_weights():
     build.layers = [replace(layer, tactic="") for layer in build.layers]
     found = attributed(model, build)
     assert (found["conv2"].precision, found["conv2"].source) == (INT8, "weights")
-    assert found["softmax"].status == "unknown" and "does not say" in found["softmax"].reason
+    assert found["softmax"].status == "unknown" and found["softmax"].reason.code is EngineCode.TYPE_NOT_SHOWN
 
 
 def test_pairs_that_did_not_fuse_are_kernels_of_their_own():
@@ -150,8 +160,9 @@ def test_pairs_that_did_not_fuse_are_kernels_of_their_own():
         Layer("erf", "Unary", (Port("x_dq", "fp32"),), (Port("y", "fp32"),)),
     ]
     found = attributed(model, Build("tensorrt", engine=b"", layers=layers, source="inspector"), plan(erf="int8"))
-    assert found["x/DQ"].status == "honoured" and "a kernel of its own" in found["x/DQ"].reason
-    assert found["erf"].reason == "runs in fp32: Erf has no quantized kernel"
+    assert found["x/DQ"].status == "honoured" and found["x/DQ"].reason == EngineCode.OWN_KERNEL()
+    why = EngineCode.NO_QUANTIZED_KERNEL(op="Erf")
+    assert found["erf"].reason == EngineCode.RUNS_IN(precision="fp32", why=why)
 
 
 def test_the_engine_says_less_than_the_pairs_promise():
@@ -163,7 +174,9 @@ def test_the_engine_says_less_than_the_pairs_promise():
     layers = [Layer("conv", "CaskConvolution", (Port("x", "fp32"),), (Port("y", "fp32"),), tactic="sm80_f32f32")]
     found = attributed(model, Build("tensorrt", engine=b"", layers=layers, source="inspector"), plan(conv="int8"))
     assert found["conv"].status == "overridden"
-    assert found["conv"].reason.endswith("TensorRT still took a kernel that reads fp32 (kernel sm80_f32f32)")
+    taken = found["conv"].reason.values["why"]
+    assert taken.code is EngineCode.FLOAT_KERNEL_TAKEN and taken.values["promised"].code is EngineCode.INPUTS_QUANTIZED
+    assert (taken.values["precision"], taken.values["kernel"]) == ("fp32", "sm80_f32f32")
 
 
 def test_constants_shapes_and_dead_ends():

@@ -23,6 +23,7 @@ from tests.toolkit.backends.backend_models import (
 )
 from toolkit.backends.attribution import attribute
 from toolkit.backends.base import EngineSettings
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Build
 from toolkit.backends.network import metadata_nodes
 from toolkit.backends.rtx import RtxBackend
@@ -32,6 +33,10 @@ from toolkit.contract.plan import PrecisionPlan
 
 SETTINGS = EngineSettings(compute_capabilities=("8.9",))
 IMAGE = (HALF, [1, 4, 8, 8])
+
+
+def runs_in(precision, why):
+    return EngineCode.RUNS_IN(precision=precision, why=why)
 
 
 @pytest.fixture
@@ -70,7 +75,7 @@ def test_a_quantized_convolution_and_its_pairs(attributed, kind, word):
     assert (found["relu"].precision, found["relu"].status) == (Precision.FP16, "honoured")
     assert (found["x/DQ"].status, found["x/DQ"].engine_layers) == ("fused", ("conv",))
     assert (found["w/DQ"].status, found["w/DQ"].precision) == ("fused", Precision(word))
-    assert found["x/Q"].status == "honoured" and "'x', an input of the model" in found["x/Q"].reason
+    assert found["x/Q"].status == "honoured" and found["x/Q"].reason == EngineCode.QUANTIZES_INPUT(tensor="x")
 
 
 @pytest.mark.rtx
@@ -88,15 +93,15 @@ def test_what_is_asked_and_not_had_says_why(attributed):
     found = attributed(model, asked={**asked, "kept": "fp16", "sum": "fp32"})
     reasons = {name: actual.reason for name, actual in found.items() if actual.status == "overridden"}
     assert reasons == {
-        "unquantized_input": "runs in fp16: only its weights are quantized, its input 'x' is not",
-        "float_weights": "runs in fp16: its weights 'v' are not quantized",
-        "float": "runs in fp16: none of its inputs is quantized",
-        "relu": "runs in fp16: Relu has no quantized kernel",
-        "one_side": "runs in fp16: its second input 'c' is not quantized",
-        "kept": "runs in int8: all its inputs are quantized, by 'x/DQ', 'w/DQ'",
-        "sum": "runs in fp16: its input 'b' is fp16 in the final graph",
+        "unquantized_input": runs_in("fp16", EngineCode.ONLY_WEIGHTS_QUANTIZED(input="x")),
+        "float_weights": runs_in("fp16", EngineCode.WEIGHTS_NOT_QUANTIZED(weights="v")),
+        "float": runs_in("fp16", EngineCode.NO_INPUT_QUANTIZED()),
+        "relu": runs_in("fp16", EngineCode.NO_QUANTIZED_KERNEL(op="Relu")),
+        "one_side": runs_in("fp16", EngineCode.INPUTS_NOT_QUANTIZED(indices=[1], inputs=["c"])),
+        "kept": runs_in("int8", EngineCode.INPUTS_QUANTIZED(by=["x/DQ", "w/DQ"])),
+        "sum": runs_in("fp16", EngineCode.INPUT_IS(input="b", precision="fp16")),
     }
-    assert found["x/DQ"].reason.endswith("reads its float values")
+    assert found["x/DQ"].reason.code is EngineCode.DEQUANTIZED_IN and found["x/DQ"].reason.values["other"]
 
 
 @pytest.mark.rtx
@@ -109,7 +114,7 @@ def test_pairs_reach_through_operators_that_move_values(attributed):
     model = make(nodes, {"x": IMAGE}, {"y": (HALF, [1, 4, 4, 4])}, [*qi, *wi])
     found = attributed(model, asked={"conv": "int8"})
     assert found["conv"].precision is Precision.INT8
-    assert found["pool"].precision is Precision.INT8 and "moves the quantized values" in found["pool"].reason
+    assert found["pool"].precision is Precision.INT8 and found["pool"].reason.code is EngineCode.MOVES_QUANTIZED
     assert found["x/DQ"].engine_layers == ("conv",)
 
 
@@ -126,10 +131,8 @@ def test_a_pool_wants_a_pair_on_both_sides(attributed):
     assert found["both"].precision is Precision.INT8
     assert found["p/Q"].status == "fused" and found["p/Q"].engine_layers == ("both",)
     assert found["one"].precision is Precision.FP16
-    assert found["one"].reason == (
-        "runs in fp16: its inputs are quantized and its output is not ('add' reads it as float): "
-        "GlobalAveragePool needs both"
-    )
+    why = EngineCode.OUTPUT_NOT_QUANTIZED(op="GlobalAveragePool", reader="add")
+    assert found["one"].reason == runs_in("fp16", why)
 
 
 @pytest.mark.rtx
@@ -139,7 +142,8 @@ def test_a_residual_addition_runs_in_the_convolution_before_it(attributed):
     nodes = [*q, *w, node("Conv", ["x_dq", "w_dq"], ["c"], "conv"), node("Add", ["c", "x_dq"], ["y"], "add")]
     found = attributed(make(nodes, {"x": IMAGE}, {"y": IMAGE}, [*qi, *wi]), asked={"add": "int8"})
     assert (found["add"].status, found["add"].precision) == ("fused", Precision.INT8)
-    assert found["add"].engine_layers == ("conv",) and "'conv'" in found["add"].reason
+    assert found["add"].engine_layers == ("conv",)
+    assert found["add"].reason == EngineCode.ADDED_IN_CONVOLUTION(node="conv")
 
 
 @pytest.mark.rtx
@@ -149,7 +153,7 @@ def test_different_types_of_pairs_are_named(attributed):
     nodes = [*q, *p, node("Concat", ["x_dq", "v_dq"], ["y"], "concat", axis=1)]
     model = make(nodes, {"x": IMAGE, "v": IMAGE}, {"y": (HALF, [1, 8, 8, 8])}, [*qi, *pi])
     found = attributed(model, asked={"concat": "int8"})
-    assert found["concat"].reason == "runs in fp16: its inputs are quantized to different types: int8 and fp8"
+    assert found["concat"].reason == runs_in("fp16", EngineCode.INPUT_TYPES_DIFFER(types=["int8", "fp8"]))
 
 
 @pytest.mark.rtx
@@ -160,10 +164,9 @@ def test_the_engines_kernels_refute_what_the_pairs_promise(attributed):
     model = make(nodes, {"x": IMAGE}, {"y": (HALF, [1, 8, 10, 10])}, [*qi, *wi])
     found = attributed(model, asked={"up": "int8"})
     assert (found["up"].precision, found["up"].source, found["up"].status) == (Precision.FP16, "tactic", "overridden")
-    assert found["up"].reason == (
-        "runs in fp16: all its inputs are quantized, by 'x/DQ', 'w/DQ', and yet the engine's kernel reads fp16"
-    )
-    assert found["x/DQ"].status == "honoured" and "which computes in float" in found["x/DQ"].reason
+    promised = EngineCode.INPUTS_QUANTIZED(by=["x/DQ", "w/DQ"])
+    assert found["up"].reason == runs_in("fp16", EngineCode.KERNEL_READS_FLOAT(promised=promised, types=["fp16"]))
+    assert found["x/DQ"].status == "honoured" and found["x/DQ"].reason == EngineCode.DEQUANTIZES_FOR_FLOAT(nodes=["up"])
 
 
 @pytest.mark.rtx
@@ -180,7 +183,7 @@ def test_float_weights_are_quantized_while_building(attributed):
     model = make(nodes, {"x": IMAGE}, {"y": IMAGE}, [*qi, *pi, tensor("w", np.ones((4, 4, 1, 1)), HALF)])
     found = attributed(model, asked={"w/Q": "int8"})
     assert found["conv"].precision is Precision.INT8
-    assert found["w/Q"].status == "fused" and "while building" in found["w/Q"].reason
+    assert found["w/Q"].status == "fused" and found["w/Q"].reason == EngineCode.CONSTANT_QUANTIZED(nodes=["conv"])
 
 
 @pytest.mark.rtx
@@ -196,13 +199,13 @@ def test_shapes_constants_casts_and_what_the_parser_drops(attributed):
     model = make(nodes, {"x": (HALF, ["n", 2])}, {"y": (7, ["n"])}, inits)
     asked = {"shape": "fp16", "reshape": "fp16", "pow": "fp16", "cast": "fp32", "softmax": "fp16", "argmax": "fp32"}
     found = attributed(model, profiles(profile(x=((1, 2), (2, 2), (4, 2)))), asked)
-    assert found["shape"].precision is None and "fp16 does not apply" in found["shape"].reason
+    assert found["shape"].precision is None and found["shape"].reason.code is EngineCode.PRECISION_NOT_APPLICABLE
     assert found["concat"].precision is None and found["concat"].status == "honoured"
     assert found["reshape"].precision is Precision.FP16
     assert found["pow"].precision is Precision.FP32 and found["pow"].status == "overridden"
-    assert found["pow"].reason == "TensorRT's parser computes Pow in fp32 and casts the result to fp16"
+    assert found["pow"].reason == EngineCode.PARSER_CASTS(op="Pow", precision="fp32", result="fp16")
     assert found["cast"].precision is Precision.FP32 and found["cast"].status == "honoured"
-    assert found["softmax"].reason == "runs in fp32: its input 'f' is fp32 in the final graph"
+    assert found["softmax"].reason == runs_in("fp32", EngineCode.INPUT_IS(input="f", precision="fp32"))
     assert found["argmax"].precision is Precision.FP32 and found["argmax"].status == "honoured"
 
 
@@ -217,14 +220,14 @@ def test_nodes_inside_subgraphs_have_their_own_lines(attributed):
     found = attributed(model, asked={"then": "fp16", "else": "fp32"})
     assert found["then"].precision is Precision.FP16 and found["then"].status == "honoured"
     assert found["else"].status == "overridden"
-    assert found["if"].precision is None and "branches" in found["if"].reason
+    assert found["if"].precision is None and found["if"].reason == EngineCode.SEE_BRANCHES()
 
 
 def test_nothing_is_known_where_nothing_was_built():
     model = quantized_conv()
     found = attribute(model, Build("none"), PrecisionPlan())
     assert {a.status for a in found.values()} == {"unknown"} and {a.source for a in found.values()} == {"none"}
-    assert all(a.reason == "no engine was built" for a in found.values())
+    assert all(a.reason == EngineCode.NOT_BUILT() for a in found.values())
     assert set(found) == set(model.node_names())
 
 

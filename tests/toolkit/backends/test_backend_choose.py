@@ -47,7 +47,7 @@ def test_rtx_where_no_gpu_is(machine):
     machine(tensorrt="10.3.0", tensorrt_rtx="1.7")
     backend, why = choose("auto")
     assert backend.name == "tensorrt_rtx"
-    assert why == "tensorrt_rtx 1.7 loads; tensorrt is installed but no GPU is here, and it builds on a GPU only"
+    assert why.startswith("tensorrt_rtx 1.7 loads; ") and "builds only on a GPU" in why
 
 
 def test_none_where_nothing_is(machine):
@@ -72,7 +72,7 @@ def test_asked_for_and_missing_is_an_error(machine, name):
 
 def test_asked_for_without_a_gpu(machine):
     machine(tensorrt="8.6.0")
-    with pytest.raises(BackendError, match=r"no GPU is here"):
+    with pytest.raises(BackendError, match=r"this machine has none. Run on a machine with a GPU"):
         choose("tensorrt")
 
 
@@ -93,7 +93,7 @@ def test_the_real_probe():
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     choosing._features.cache_clear()
     backend, why = choose("tensorrt_rtx")
-    assert backend.version() and why == "asked for"
+    assert backend.version() and why == "requested"
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_hardware_compatible_is_every_gpu_from_ampere_on(tmp_path):
 
 
 def test_a_type_that_the_gpu_lacks(tmp_path):
-    with pytest.raises(BackendError, match=r"HW-specific datatypes.*FP8 8.9 or later"):
+    with pytest.raises(BackendError, match=r"HW-specific datatypes.*FP8 needs 8.9 or later"):
         build(quantized_conv(FP8), tmp_path, settings=EngineSettings(compute_capabilities=("8.6", "8.9")))
 
 

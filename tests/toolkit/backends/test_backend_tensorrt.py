@@ -69,7 +69,8 @@ def test_a_build_from_what_the_child_answers(tmp_path, monkeypatch):
             (folder / f"inspector{index}.json").write_bytes((DATA / f"mnist_mixed_profile{index}.json").read_bytes())
         return {
             "version": "8.6.0", "log": ["WARNING: w"], "seconds": 2.0, "inspected": ["inspector0.json", "inspector1.json"],
-            "time_ms": {"pool1": {"a": 0.1}}, "latency": {"a": {"opt": 0.5}, "b": {"opt": 0.7}},
+            "time_ms": {"pool1": {"a": 0.1}}, "latency": {"a": {"opt": 0.5}, "b": {"opt": 0.7}}, "lacks": {},
+            "unmarked": [],
         }  # fmt: skip
 
     monkeypatch.setattr(tensorrt, "run_job", run_job)
@@ -86,7 +87,8 @@ def test_a_build_from_what_the_child_answers(tmp_path, monkeypatch):
     assert asked["plan"] == {"conv2": "int8"} and asked["settings"]["tactic_sources"] == []
     assert asked["amax"] == {"p1": 2.0, "r1": 3.0}
     found = attribute(mnist(), made, plan)
-    assert found["conv2"].reason.endswith("int8 in profile 'a', fp16 in profile 'b'")
+    differ = found["conv2"].reason.values
+    assert (differ["runs"], differ["profiles"]) == (("int8", "fp16"), ("a", "b"))
     assert set(made.raw["profiles"][0]) == {"Layers", "Bindings"} and json.dumps(made.raw)
 
 
@@ -433,15 +435,16 @@ def test_transposed_convolutions_stay_float_on_8():
         if refused:
             assert plan.get("up").precision is Precision.INT8
             found = explain(
-                {"up": float_actual(Precision.FP16)}, plan, Precision.FP16, {"up": refused[0].reason}
+                {"up": float_actual(Precision.FP16)}, plan, Precision.FP16, {"up": refused[0].why}
             )
-            assert found["up"].status == "overridden" and "no usable INT8 kernel" in found["up"].reason
+            assert found["up"].status == "overridden" and found["up"].reason == refused[0].why
 
 
 def float_actual(precision):
+    from toolkit.backends.codes import EngineCode
     from toolkit.backends.layer import Actual
 
-    return Actual(precision, source="inspector", status="overridden", reason="none of its inputs is quantized")
+    return Actual(precision, source="inspector", status="overridden", reason=EngineCode.NO_INPUT_QUANTIZED())
 
 
 def test_types_of_inputs_that_weak_typing_cannot_change_are_noted():

@@ -30,7 +30,7 @@ LAYERS, HIDDEN, HEADS, LENGTH = 2, 128, 4, 64
 def _measuring():
     features, refusal = usable("tensorrt")
     if features is None:
-        pytest.skip(refusal)
+        pytest.skip(str(refusal))
     lacks = choose("tensorrt")[0].cannot_measure()
     if lacks:
         pytest.skip(lacks)

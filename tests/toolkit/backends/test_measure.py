@@ -128,8 +128,8 @@ def talk():
 def test_every_profile_is_measured_and_all_is_freed(monkeypatch, talk, capture):
     runtime = Runtime(capture, memory=10_000)
     monkeypatch.setattr(measure, "cuda_runtime", lambda: runtime)
-    layers, latency = measure.measure_engine(TRT, Engine(), PROFILES, talk)
-    assert set(latency) == {"a", "b"} and latency["a"]["opt"] == latency["a"]["opt p95"] == 30.0
+    layers, latency, lacks = measure.measure_engine(TRT, Engine(), PROFILES, talk)
+    assert set(latency) == {"a", "b"} and lacks == {} and latency["a"]["opt"] == latency["a"]["opt p95"] == 30.0
     assert layers == {"conv": {"a": 0.25, "b": 1.25}, "soft": {"a": 0.5, "b": 0.5}}
     assert not runtime.alive and Context.living == 0 and not talk.said
     assert (runtime.launched > 0) == capture
@@ -138,29 +138,29 @@ def test_every_profile_is_measured_and_all_is_freed(monkeypatch, talk, capture):
 def test_a_profile_that_does_not_fit_the_memory_is_left_out_with_a_warning(monkeypatch, talk):
     runtime = Runtime(memory=16 * 4 * 4 - 1)
     monkeypatch.setattr(measure, "cuda_runtime", lambda: runtime)
-    _, latency = measure.measure_engine(TRT, Engine(), PROFILES, talk)
+    _, latency, lacks = measure.measure_engine(TRT, Engine(), PROFILES, talk)
     assert set(latency) == {"a"} and not runtime.alive and Context.living == 0
-    assert "profile 'b' was not measured" in talk.said[0] and "CUDA call failed" in talk.said[0]
+    assert set(lacks) == {"b"} and "CUDA call failed" in lacks["b"] and lacks["b"] in talk.said[0]
 
 
 def test_a_shape_that_the_engine_refuses(monkeypatch, talk):
     engine = Engine()
     engine.refuses = True
     monkeypatch.setattr(measure, "cuda_runtime", lambda: Runtime(memory=10_000))
-    _, latency = measure.measure_engine(TRT, engine, PROFILES, talk)
-    assert set(latency) == {"a"} and "refused shape [16, 4]" in talk.said[0]
+    _, latency, lacks = measure.measure_engine(TRT, engine, PROFILES, talk)
+    assert set(latency) == {"a"} and "refused shape [16, 4]" in lacks["b"]
 
 
 def test_without_cuda_python_nothing_is_measured(monkeypatch, talk):
     monkeypatch.setattr(measure, "cuda_runtime", lambda: None)
-    assert measure.measure_engine(TRT, Engine(), PROFILES, talk) == ({}, {})
-    assert "cuda-python is not installed" in talk.said[0]
+    layers, latency, lacks = measure.measure_engine(TRT, Engine(), PROFILES, talk)
+    assert (layers, latency) == ({}, {}) and set(lacks) == {"a", "b"} and all("cuda-python" in why for why in lacks.values())
 
 
 def test_a_static_model_is_measured_as_the_default_profile(monkeypatch, talk):
     monkeypatch.setattr(measure, "cuda_runtime", lambda: Runtime(memory=10_000))
     monkeypatch.setattr(Context, "get_tensor_shape", lambda self, name: (2, 4))
-    _, latency = measure.measure_engine(TRT, Engine(), [], talk)
+    _, latency, _ = measure.measure_engine(TRT, Engine(), [], talk)
     assert set(latency) == {"default"}
 
 

@@ -23,18 +23,18 @@ def heard(*texts, severity="ERROR"):
     ("texts", "node", "remedy"),
     [
         (["4: [network.cpp::validate::3031] Error Code 4: Internal Error (input: kMAX dimensions in profile 0 are [4,3] "
-          "but input has static dimensions [4,4].)"], "", "correct the shapes of the profile"),
+          "but input has static dimensions [4,4].)"], "", "the profile's shapes"),
         (["10: [optimizer.cpp::computeCosts::3728] Error Code 10: Internal Error (Could not find any implementation for "
           "node conv1 + relu1 due to obeyed PRECISION_CONSTRAINTS.)"], "conv1 + relu1", 'constraints = "prefer"'),
         (["While parsing node number 3 [NonMax -> \"y\"]:", "--- Begin node ---",
           'input: "x"\noutput: "y"\nname: "nms"\nop_type: "NonMax"\n', "--- End node ---",
           "ERROR: ModelImporter.cpp:199 In function parseGraph:\n[8] No importer registered for op: NonMax."], "nms",
          "operator is not supported"),
-        (["1: [defaultAllocator.cpp::allocate::20] Error Code 1: Cuda Runtime (out of memory)"], "", "GPU free"),
+        (["1: [defaultAllocator.cpp::allocate::20] Error Code 1: Cuda Runtime (out of memory)"], "", "free GPU memory"),
         (["Error Code 1: Myelin ([pass.cpp:1500: run_passes] Cannot compile for target(s) sm86, because the model contains "
-          "HW-specific datatypes: fp8_e4m3.)"], "", "FP8 8.9 or later"),
+          "HW-specific datatypes: fp8_e4m3.)"], "", "FP8 needs 8.9 or later"),
         (["Assertion failed: shiftIsAllZeros: TensorRT only supports symmetric quantization: zero point must be 0"], "",
-         "every zero point must be an int8 0"),
+         "(pass strip_qdq)"),
         (["something nobody has seen"], "", "see TensorRT's messages"),
     ],
 )  # fmt: skip

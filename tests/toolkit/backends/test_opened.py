@@ -7,12 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from tests.conftest import MODELS, build, node, normal
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from toolkit import Model, Recipe
 from toolkit.backends.attribution import attribute
-from toolkit.backends.layer import Actual, Build, Layer, Port, actual_from_json
+from toolkit.backends.codes import EngineCode
+from toolkit.backends.layer import Actual, Build, Layer, Port
 from toolkit.backends.opened import marks, with_evidence
 from toolkit.backends.opened_job import mark_tensors
 from toolkit.base.errors import BackendError
@@ -42,7 +44,7 @@ def asked(*names):
     return plan
 
 
-OPAQUE = Actual(None, source="inspector", status="opaque", reason="inside the block 'b'", engine_layers=("b",))
+OPAQUE = Actual(None, source="inspector", status="opaque", reason=EngineCode.IN_KERNEL_OF(node="b"), engine_layers=("b",))
 
 
 def test_marks_are_float_borders_inside_the_block_and_no_outputs():
@@ -75,10 +77,14 @@ def test_evidence_leaves_nodes_opaque_and_warns_that_it_is_another_engine():
     one = found["m1"]
     assert told == 1 and one.precision is None and one.opened["precision"] == "int8"
     assert one.opened["tactics"] == ["sm80_xmma_gemm_i8i8"] and one.opened["time_ms"] == {"a": 0.25}
-    assert one.reason.startswith(before["m1"].reason)
-    assert "runs in int8 by its formats in 'm1'" in one.reason and "marked tensors break fusions" in one.reason
-    assert "still inside a block, '{ForeignNode[m0...s]}'" in found["s"].reason and found["s"].opened["precision"] is None
-    assert actual_from_json(json.loads(json.dumps(one.__dict__ | {"precision": None}))) == one
+    runs = EngineCode.OPENED_RUNS(
+        precision="int8", source="inspector", layer="m1", kernel="sm80_xmma_gemm_i8i8", fused=False
+    )
+    assert one.reason == EngineCode.OPENED(block=before["m1"].reason, shown=runs, values=None, told=True)
+    assert found["s"].reason.values["shown"] == EngineCode.OPENED_IN_BLOCK(block="{ForeignNode[m0...s]}")
+    assert found["s"].reason.values["told"] is False and found["s"].opened["precision"] is None
+    read = TypeAdapter(Actual)
+    assert read.validate_json(read.dump_json(one)) == one
 
 
 class Tensor(SimpleNamespace):
@@ -110,17 +116,14 @@ TRT = SimpleNamespace(DataType=SimpleNamespace(FLOAT="FLOAT", HALF="HALF"))
 @pytest.mark.parametrize("half", [True, False])
 def test_8_6_marks_outputs_and_does_not_force_them_to_float32(half):
     made, tensors = network(debug=False)
-    said = []
-    talk = SimpleNamespace(log=said.append)
-    assert mark_tensors(TRT, made, ["a", "b", "c", "y", "gone"], half, talk) == 3
+    assert mark_tensors(TRT, made, ["a", "b", "c", "y", "gone"], half) == ["gone"]
     assert [t.name for t in made.outputs] == ["a", "b", "c"]
     assert [tensors[n].dtype for n in "abcy"] == ["HALF" if half else "FLOAT", "FLOAT", "INT32", "FLOAT"]
-    assert said == ["WARNING: 1 tensors to open are not in the network: 'gone'"]
 
 
 def test_10_marks_debug_tensors_and_leaves_outputs_alone():
     made, tensors = network(debug=True)
-    assert mark_tensors(TRT, made, ["a", "b"], True, SimpleNamespace(log=None)) == 2
+    assert mark_tensors(TRT, made, ["a", "b"], True) == []
     assert [t.name for t in made.debug] == ["a", "b"] and made.outputs == [] and tensors["a"].dtype == "FLOAT"
 
 

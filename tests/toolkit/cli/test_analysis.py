@@ -51,7 +51,7 @@ def test_sensitivity_prints_and_leaves_a_file(app, tmp_path):
     assert found["weak_spots"]
     assert json.loads((tmp_path / "run/sensitivity.json").read_text())["groups"] == found["groups"]
     text = call(app, tmp_path, "sensitivity", "--fast")
-    assert "fast" in text and "what helps" in text
+    assert "fast" in text and "Remedy: " in text
 
 
 def test_bisect_on_the_simulation(app, tmp_path):

@@ -17,6 +17,7 @@ from toolkit.contract.ranges import Range, Ranges
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation import evaluate as evaluating
 from toolkit.evaluation.clipping import Clipping, beyond, kept_amax, unlike_data, unlike_warnings
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.evaluate import evaluate
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.sensitivity import GroupResult, Sensitivity
@@ -111,10 +112,13 @@ def test_unlike_data_is_named_once_with_numbers_and_a_cure():
     found = evaluate(model, paired, CalibrationData.open(feeds(32), model), prepared=lambda: paired)
     (warning,) = unlike_warnings(found.clipping, ranges, ["x"])
     worst, *others = unlike_data(found.clipping, ranges)
-    assert others and f"'{worst.tensor}' reaches 3" in warning and f"{len(others)} more tensor" in warning
+    assert warning.code is EvaluationCode.EVALUATION_LEAVES_RANGES
+    said = warning.values
+    assert said["worst"] == worst.finding and said["others"] == len(others) > 0
+    assert worst.reach == pytest.approx(3, abs=0.5) and worst.calibrated is not None
     assert worst.excess_db == max(one.excess_db for one in (worst, *others))
-    assert "in calibration), which leaves it" in warning and "calibrate with data like" in warning
-    assert "the input 'x' itself reaches 3 times what calibration saw" in warning
+    assert said["remedy"] == EvaluationCode.CALIBRATE_ALIKE()
+    assert said["inputs"] == ("x",) and said["growth"] == pytest.approx([3.0])
     # the float model's own values, which no clipping before them has touched
     values = np.concatenate([sample["x"] for sample in feeds(32)])
     assert found.clipping["x"].largest == pytest.approx(float(np.abs(values).max()))
@@ -126,7 +130,8 @@ def test_data_that_uses_a_small_part_of_the_range_is_named_by_its_input():
         paired, ranges = calibrated(model, scale)
         found = evaluate(model, paired, CalibrationData.open(feeds(32), model), prepared=lambda paired=paired: paired)
         warnings = unlike_warnings(found.clipping, ranges, ["x"])
-        assert [("input 'x'" in text, "a small part" in text) for text in warnings] == [(True, True)] * told
+        small = [(one.code, one.values["input"]) for one in warnings]
+        assert small == [(EvaluationCode.EVALUATION_INPUT_SMALL, "x")] * told
 
 
 def test_an_input_that_is_not_quantized_is_watched_by_what_calibration_saw_of_it():
@@ -137,7 +142,7 @@ def test_an_input_that_is_not_quantized_is_watched_by_what_calibration_saw_of_it
     assert found.clipping["x"].amax is None and found.clipping["x"].clipped == 0
     ranges = Ranges(observed={"x": (-900.0, 3.0)})
     (warning,) = unlike_warnings(found.clipping, ranges, ["x"])
-    assert "the calibrated range 900" in warning
+    assert warning.values["range"] == 900
     assert unlike_warnings(found.clipping, Ranges(), ["x"]) == unlike_warnings(found.clipping, None, ["x"]) == []
 
 
@@ -168,7 +173,8 @@ def test_a_layer_measured_on_unlike_samples_is_said_to_be_clipped_not_rounded():
     (spot,) = weak_spots(sim, Sensitivity("exact", groups, Outcome(1e-2)), worst=1)
     assert spot.node == "layer1" and spot.causes[0].kind == "unlike-data"
     assert "rounding" not in {cause.kind for cause in spot.causes}
-    assert "the samples measured it reaches 3 times its range" in spot.causes[0].text
+    clipped = spot.causes[0].why.values
+    assert clipped["measured"] is True and clipped["what"].values["reach"] == pytest.approx(3, abs=0.1)
 
 
 def test_a_profile_that_no_sample_fits_is_said_to_be_unevaluated():
@@ -177,7 +183,7 @@ def test_a_profile_that_no_sample_fits_is_said_to_be_unevaluated():
                               for name, low, high in (("short", 2, 8), ("long", 9, 16))))  # fmt: skip
     short = [{"x": normal(1, 4, seed=seed)} for seed in range(5)]
     notes = evaluate(model, model, CalibrationData.open(short, model, profiles)).notes
-    assert notes == ["profile 'long' was not evaluated: none of the 5 evaluation samples fits it"]
+    assert notes == [EvaluationCode.PROFILE_NOT_EVALUATED(profile="long", samples=5)]
     both = [*short, {"x": normal(1, 12)}]
     assert evaluate(model, model, CalibrationData.open(both, model, profiles)).notes == []
     assert evaluate(model, model, CalibrationData.open(both[-1:], model)).notes == []

@@ -6,7 +6,10 @@ import math
 import random
 
 from toolkit.base.precision import Precision
-from toolkit.report.advice import suggestions
+from toolkit.contract.roles import Role
+from toolkit.report.advice import advice
+from toolkit.report.findings import sentence
+from toolkit.report.findings.headline import headline
 from toolkit.report.schema import (
     Accuracy,
     ActualInfo,
@@ -24,12 +27,17 @@ from toolkit.report.schema import (
     Report,
     ShapeRange,
     StepInfo,
+    Suggestion,
     Summary,
     TensorInfo,
     Tool,
     counts,
 )
-from toolkit.report.verdict import headline, verdict, warnings_of
+from toolkit.report.verdict import verdict, warnings_of
+
+QUANTIZING = PassInfo(use="insert_qdq", title="insert_qdq", role=Role.QUANTIZE, options={"only_if_faster"})
+SEARCHING = PassInfo(use="search_precision", title="search_precision", role=Role.SEARCH, options={"only_if_faster"})
+"""Passes as a run describes them to the report."""
 
 HOSTILE = [
     "</script><img src=x onerror=alert(1)>",
@@ -137,8 +145,10 @@ def build(
         "summary": Summary(
             headline=headline(layers, measured), verdict=verdict(measured), nodes=len(layers),
             computing=sum(layer.role == "compute" for layer in layers), quantized_share=0.93, share_of="macs",
-            warnings=warnings_of(layers, measured, backend, profiles, ranges),
-            next=suggestions(layers, measured, backend, declined, ranges), **counts(layers),
+            warnings=[sentence(one) for one in warnings_of(layers, measured, backend, profiles, ranges)],
+            next=[Suggestion(text=sentence(one.finding), fragment=one.fragment)
+                  for one in advice(layers, measured, backend, declined, ranges)],
+            **counts(layers),
         ),
         "accuracy": measured,
         "latency": {"single": {"min": 0.21, "opt": 0.21, "max": 0.3}, "batch": {"min": 0.4, "opt": 1.1, "max": 2.2}},

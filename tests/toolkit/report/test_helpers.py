@@ -7,12 +7,16 @@ from passes.smooth import Smooth
 from tests.conftest import normal
 from tests.passes.test_smooth import outliers
 from tests.toolkit.report.samples import HOSTILE, sample
-from toolkit import Context
+from toolkit import Context, Pass
 from toolkit.calibration.provider import Calibrator
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
+from toolkit.contract.roles import Role
 from toolkit.data.dataset import CalibrationData
-from toolkit.report.helpers import helper_lines
+from toolkit.report.codes import ReportCode
+from toolkit.report.helpers import helpers_used
 from toolkit.report.html import render_html
+from toolkit.report.schema import PassInfo
 from toolkit.report.terminal import to_text
 
 
@@ -26,27 +30,44 @@ def journal_of(*steps):
 
 
 def test_a_helper_of_the_recipe_tells_what_it_gained_or_that_nobody_measured():
-    (line,) = helper_lines(journal_of(Smooth()))
-    assert line.startswith("smooth: all layers in INT8 leave") and "before" in line
-    assert helper_lines(journal_of(Smooth(measure=False))) == [
-        "smooth: it changed 2 layers; what it gained was not measured"
-    ]
+    (effect,) = [event for event in journal_of(Smooth()) if event.rule == "effect"]
+    assert helpers_used(journal_of(Smooth())) == [effect.why]
+    assert helpers_used(journal_of(Smooth(measure=False))) == [ReportCode.EFFECT_NOT_MEASURED(by="smooth", count=2)]
     # no pair can be equalized in this model: nothing was changed, nothing is claimed
-    assert helper_lines(journal_of(Equalize())) == []
+    assert helpers_used(journal_of(Equalize())) == []
+
+
+class Halve(Pass):
+    """A helper from outside that changes a layer."""
+
+    name = "halve"
+    role = Role.HELP
+
+    def apply(self, model, context):
+        """Say so."""
+        context.journal.changed(model.nodes[0].name, "halved", "for the test")
+
+
+def test_a_helper_from_outside_is_found_by_the_part_it_plays():
+    journal = journal_of(Halve())
+    assert helpers_used(journal) == []
+    own = PassInfo(use="somewhere:Halve", title="halve", role=Role.HELP)
+    assert helpers_used(journal, [own]) == [ReportCode.EFFECT_NOT_MEASURED(by="halve", count=1)]
 
 
 def test_of_a_search_only_the_helpers_that_it_kept_are_named():
     journal = Journal()
     journal.by = "search_precision"
-    journal.noted("equalize: all layers leave 14.0 dB, before 14.3 dB; it is not applied", rule="search-helper")
-    journal.noted("smooth: all layers leave 38.9 dB, before 14.3 dB; it is applied", rule="search-helper")
-    assert helper_lines(journal) == ["smooth: all layers leave 38.9 dB, before 14.3 dB"]
+    tried = [Code.OWN_WORDS(text=name, rule="search-helper", applied=kept) for name, kept in (("a", False), ("b", True))]
+    for one in tried:
+        journal.noted(one)
+    assert helpers_used(journal) == tried[1:]
 
 
 def test_the_line_is_in_the_terminal_and_on_the_page():
     report = sample()
-    assert "Helper pass" not in to_text(report) and "Helper passes" not in render_html(report)
-    report.summary.helpers = ["smooth: 38.9 dB, before 14.3 dB", HOSTILE[0]]
-    assert "Helper pass smooth: 38.9 dB, before 14.3 dB" in to_text(report)
+    assert "smooth" not in to_text(report) and "Helper passes" not in render_html(report)
+    report.summary.helpers = ["smooth: 38.9 dB, before 14.3 dB.", HOSTILE[0]]
+    assert "smooth: 38.9 dB, before 14.3 dB." in to_text(report)
     page = render_html(report)
-    assert "Smooth: 38.9 dB, before 14.3 dB." in page and HOSTILE[0] not in page
+    assert "smooth: 38.9 dB, before 14.3 dB." in page and HOSTILE[0] not in page

@@ -10,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.toolkit.report.engine_samples import engine, layer, measured, network, node, payoff
+from tests.toolkit.report.samples import SEARCHING
 from toolkit.backends.inspector import read_layers
 from toolkit.backends.layer import Build
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
+from toolkit.report.findings.headline import headline
+from toolkit.report.findings.latency import overhead_words
 from toolkit.report.payoff import Timed, payoff_of, unpaid
 from toolkit.report.payoff_chart import WIDTH, group_rows, profiles_of
-from toolkit.report.payoff_words import overhead_words, payoff_suggestions, payoff_warnings, slower_words, speed_words
-from toolkit.report.schema import PassInfo
-from toolkit.report.verdict import headline
+from toolkit.report.speed import payoff_advice, payoff_warnings, slower, speed
 from toolkit.run.recipe import tomllib
 
 FIXTURES = Path(__file__).resolve().parents[1] / "backends" / "data"
@@ -37,8 +40,8 @@ def test_groups_of_both_engines_with_what_converts_for_them():
     assert two.ours_ms == pytest.approx(0.05) and two.qdq_ms == 0.03 and two.gain_ms == pytest.approx(-0.02)
     assert three.ours_ms == pytest.approx(0.025) and three.reformat_ms == 0.005
     assert (groups["conv1"].paid, groups["conv2"].paid, groups["softmax"].paid) == ("faster", "slower", None)
-    assert "0.03 of 0.05 ms go into Q/DQ kernels" in groups["conv2"].why
-    assert "too small for what converting costs: its kernels take 0.02 ms" in groups["conv2"].why
+    spent, small = ReportCode.TIME_IN_QDQ_KERNELS, ReportCode.GROUP_SMALL_BESIDE_CONVERSIONS
+    assert groups["conv2"].why == f"{sentence(spent(ms=0.03, of_ms=0.05))}; {sentence(small(ms=0.02))}"
     assert not groups["conv1"].why and [g.name for g in unpaid(found)] == ["conv2"]
     assert sums(found, "ours") == pytest.approx(0.185) and sums(found, "other") == pytest.approx(0.25)
     assert not found.rest
@@ -57,17 +60,20 @@ def test_layers_fused_otherwise_are_compared_as_one_group():
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "why"),
     [
-        ({"actual": "fp16", "reason": "no INT8 kernel for 3 channels"}, "'conv' runs in fp16: no INT8 kernel for 3 channels"),
-        ({}, "its own kernels are no faster than the float ones (i8816cuda_kernel)"),
+        ({"actual": "fp16", "reason": "few channels"},
+         ReportCode.GROUP_RUNS_FLOAT(node="conv", precision="fp16", why="few channels")),
+        ({}, ReportCode.KERNELS_NO_FASTER(kernel="i8816cuda_kernel")),
+        ({"status": "opaque", "actual": None, "reason": "in a block"},
+         ReportCode.GROUP_HIDDEN(node="conv", why="in a block")),
     ],
 )  # fmt: skip
-def test_why_a_layer_without_conversions_did_not_pay(change, words):
+def test_why_a_layer_without_conversions_did_not_pay(change, why):
     ours = engine([layer("conv", tactic="i8816cuda_kernel")], {"conv": 0.2})
     other = Timed(engine([layer("conv")], {"conv": 0.1}), {"conv": ["conv"]})
     (group,) = payoff_of([node("conv", engine_layers=["conv"], **change)], ours, {"fp16": other}).against["fp16"].groups
-    assert group.paid == "slower" and group.why == words
+    assert group.paid == "slower" and group.why == sentence(why)
 
 
 def test_latencies_measured_in_turn_count_and_their_spread_is_the_noise():
@@ -89,7 +95,7 @@ def test_kernels_of_a_few_microseconds_are_too_small_to_gain():
     ours, other = engine([layer("conv")], {"conv": 0.0045}), engine([layer("conv")], {"conv": 0.004})
     found = payoff_of([node("conv", engine_layers=["conv"])], ours, {"fp16": Timed(other, {"conv": ["conv"]})})
     (group,) = found.against["fp16"].groups
-    assert group.paid == "even" and group.why == "too small to gain: below 0.005 ms in either engine"
+    assert group.paid == "even" and group.why == sentence(ReportCode.GROUP_TINY(limit_ms=0.005))
 
 
 def test_the_worst_profile_is_named():
@@ -160,42 +166,47 @@ def test_however_the_engines_fuse_the_sums_match(data):
     )
 
 
-# ---------------------------------------------------------------- words
+# ---------------------------------------------------------------- what is said of it
 
 
 def test_a_slower_engine_is_called_that_in_the_first_line():
     slow = payoff(0.690, 0.579)
     nodes, _, _ = network()
-    assert slower_words(slow) == "SLOWER than FP16: 0.690 ms against 0.579 in profile 'p'" and not speed_words(slow)
+    found = slower(slow)
+    assert found == ReportCode.SLOWER_THAN_FLOAT(precision="fp16", profile="p", ms=0.690, float_ms=0.579, more=0)
+    assert speed(slow) is None
     assert headline(nodes, measured(), None, slow).startswith(
-        "SLOWER than FP16: 0.690 ms against 0.579 in profile 'p'. Usable: top1 0.980 against 0.985 float"
+        "SLOWER than FP16: 0.690 ms against 0.579 ms in profile 'p'. Usable: top1 0.980 against 0.985 float"
     )
     missed = headline(nodes, measured(0.9, False), None, slow)
     assert missed.startswith("MISSED ITS BUDGET") and missed.endswith(
-        " SLOWER than FP16: 0.690 ms against 0.579 in profile 'p'."
+        " SLOWER than FP16: 0.690 ms against 0.579 ms in profile 'p'."
     )
 
 
 def test_a_faster_engine_and_one_that_is_neither():
     nodes, _, _ = network()
     assert headline(nodes, measured(), None, payoff(0.2, 0.26)).endswith("; 1.30 times as fast as FP16.")
-    assert speed_words(payoff(0.2, 0.201)) == "no faster than FP16 (0.200 ms against 0.201 in profile 'p')"
-    assert not slower_words(payoff(0.2, 0.199)) and not speed_words(None) and not slower_words(None)
+    even = speed(payoff(0.2, 0.201))
+    assert even == ReportCode.NO_FASTER_THAN_FLOAT(precision="fp16", profile="p", ms=0.2, float_ms=0.201)
+    assert slower(payoff(0.2, 0.199)) is None and speed(None) is None and slower(None) is None
 
 
 def test_what_to_try_keeps_what_does_not_pay():
     nodes, _, _ = network()
-    found = payoff_suggestions(payoff(0.690, 0.579), nodes, True)
+    found = payoff_advice(payoff(0.690, 0.579), nodes, True)
     assert tomllib.loads(found[0].fragment)["pass"] == [{"use": "insert_qdq", "only_if_faster": True}]
     assert tomllib.loads(found[1].fragment)["pass"] == [
         {"use": "keep_precision", "precision": "fp16", "nodes": ["conv2"]}
     ]
-    assert "'conv2' by 0.020 ms" in found[1].text
-    tried = [PassInfo(use="search_precision", settings={"only_if_faster": True})]
-    assert payoff_suggestions(payoff(0.690, 0.579), nodes, True, tried) == found[1:]
-    search = payoff_suggestions(payoff(0.690, 0.579), nodes, True, [PassInfo(use="search_precision")])
+    leave = found[1].finding.values
+    assert (leave["node"], leave["groups"], leave["precision"]) == ("conv2", 1, "fp16")
+    assert leave["cost_ms"] == pytest.approx(0.020)
+    tried = [SEARCHING.model_copy(update={"settings": {"only_if_faster": True}})]
+    assert payoff_advice(payoff(0.690, 0.579), nodes, True, tried) == found[1:]
+    search = payoff_advice(payoff(0.690, 0.579), nodes, True, [SEARCHING])
     assert tomllib.loads(search[0].fragment)["pass"][0]["use"] == "search_precision"
-    faster = payoff_suggestions(payoff(), nodes, True)
+    faster = payoff_advice(payoff(), nodes, True)
     assert [s.fragment for s in faster] == [found[1].fragment]
 
 
@@ -203,15 +214,16 @@ def test_without_a_comparison_the_overhead_is_told_and_the_comparison_suggested(
     nodes, build, _ = network()
     alone = payoff_of(nodes, build, {})
     assert (
-        overhead_words(alone.overhead["p"]) == "0.005 ms in 1 reformat and 0.040 ms in 2 Q/DQ kernels of 0.185 ms (24%)"
+        overhead_words(alone.overhead["p"]) == "0.005 ms in 1 reformat and 0.040 ms in 2 Q/DQ kernels of 0.185 ms (24 %)"
     )
-    assert payoff_warnings(alone) == [
-        "profile 'p' spends 0.005 ms in 1 reformat and 0.040 ms in 2 Q/DQ kernels of 0.185 ms (24%)"
-    ]
-    (asked,) = payoff_suggestions(alone, nodes, True)
+    (warning,) = payoff_warnings(alone)
+    spent = warning.values
+    assert warning.code is ReportCode.CONVERSIONS_HEAVY and (spent["profile"], spent["more"]) == ("p", 0)
+    assert (spent["reformats"], spent["qdq_kernels"], spent["share"]) == (1, 2, pytest.approx(0.243, abs=1e-3))
+    (asked,) = payoff_advice(alone, nodes, True)
     assert tomllib.loads(asked.fragment) == {"engine": {"compare": ["fp16"]}}
-    assert payoff_suggestions(alone, [node("a", actual="fp16")], True) == []
-    assert payoff_suggestions(None, nodes, False) == []
+    assert payoff_advice(alone, [node("a", actual="fp16")], True) == []
+    assert payoff_advice(None, nodes, False) == []
 
 
 def test_nothing_measured_is_nothing_said():
@@ -235,7 +247,7 @@ def test_bars_stay_inside_their_picture():
     build = engine([layer(n.node) for n in many], {n.node: 1.0 + i for i, n in enumerate(many)})
     other = Timed(engine(build.layers, {n.node: 2.0 for n in many}), {n.node: [n.node] for n in many})
     rows = group_rows(payoff_of(many, build, {"fp16": other}).against["fp16"], "p")
-    assert rows[-1].name == "36 others, together" and len(rows) == 25
+    assert rows[-1].name == "36 others together" and len(rows) == 25
     assert sum(row.times.ours_ms for row in rows) == pytest.approx(sum(range(1, 61)))
 
 
@@ -243,8 +255,9 @@ def test_the_first_line_compares_with_a_16_bit_engine_where_there_is_one():
     slow = payoff(0.690, 0.579).against["fp16"]
     fast = payoff(0.690, 1.2).against["fp16"]
     both = payoff().model_copy(update={"against": {"fp32": fast, "bf16": slow}})
-    assert slower_words(both).startswith("SLOWER than BF16: 0.690 ms against 0.579")
-    assert speed_words(both.model_copy(update={"against": {"fp32": fast}})) == "1.74 times as fast as FP32"
+    assert slower(both).values["precision"] == "bf16"
+    gain = speed(both.model_copy(update={"against": {"fp32": fast}}))
+    assert gain.values["precision"] == "fp32" and gain.values["most"] == pytest.approx(1.2 / 0.690)
 
 
 @pytest.mark.parametrize(("ours", "paid"), [(0.0209, "even"), (0.0211, "slower"), (0.0189, "faster")])

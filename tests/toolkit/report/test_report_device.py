@@ -7,12 +7,14 @@ import pytest
 from tests.toolkit.report.engine_samples import device, measured, network, payoff
 from tests.toolkit.report.samples import HOSTILE, sample
 from tests.toolkit.report.test_report_render import Page
-from toolkit.report.advice import suggestions
+from toolkit.report.advice import advice
+from toolkit.report.codes import ReportCode
 from toolkit.report.device import device_warnings, failure
+from toolkit.report.findings.headline import headline
 from toolkit.report.html import render_html
 from toolkit.report.schema import DeviceInfo, LayerError, Report
 from toolkit.report.terminal import to_text
-from toolkit.report.verdict import headline, verdict
+from toolkit.report.verdict import verdict
 
 FAILED = DeviceInfo(status="failed", gpu="NVIDIA H200", why="profile 'batch': the engine failed: misaligned address.")
 NO_GPU = DeviceInfo(status="skipped", why="no GPU is here to run the engine on")
@@ -66,7 +68,7 @@ def test_no_run_changes_nothing_and_warns_only_where_a_gpu_is():
     assert first_line(measured(), NO_GPU) == first_line(measured(), None)
     assert device_warnings(NO_GPU) == []
     other = NO_GPU.model_copy(update={"gpu": "NVIDIA H200", "why": "it is built for 8.9"})
-    assert device_warnings(other) == ["the engine was not run on NVIDIA H200: it is built for 8.9"]
+    assert device_warnings(other) == [ReportCode.ENGINE_NOT_RUN(gpu="NVIDIA H200", why="it is built for 8.9")]
     assert device_warnings(FAILED) == [] and failure(FAILED) and not failure(NO_GPU) and not failure(None)
 
 
@@ -92,24 +94,24 @@ def test_report_json_keeps_it(tmp_path):
 
 def test_terminal_shows_numbers_time_and_what_does_not_pay():
     text = to_text(with_engine(), width=140)
-    assert "On the GPU (NVIDIA H200): 100 samples run by the engine itself" in text
+    assert "Engine on the GPU (NVIDIA H200): 100 samples" in text
     rows = [line.split() for line in text.splitlines() if line.strip().startswith(("single", "batch", "all "))]
     assert [row[:3] for row in rows if "logits" in row] == [
         ["single", "100", "0.98"],
         ["batch", "100", "0.98"],
         ["all", "100", "0.98"],
     ]
-    assert "Time at the opt shapes, ms, beside the unquantized model in FP16" in text
+    assert "Latency at the opt shapes, ms, against the unquantized model in FP16" in text
     assert "0.769" in text and "0.040 in 2" in text and "Slower quantized than in FP16: 1 of 3 layer groups" in text
     failed = to_text(with_engine(device=FAILED.model_dump(mode="json")))
-    assert "On the GPU (NVIDIA H200): the engine failed" in failed and "misaligned address" in failed
+    assert "Engine on the GPU (NVIDIA H200): FAILED" in failed and "misaligned address" in failed
 
 
 def test_page_shows_the_same():
     page = render_html(with_engine())
     Page(page)
-    for words in ("On the GPU", "run on NVIDIA H200 with 100 samples", "Did quantization pay?", "Beside the unquantized model in FP16",
-                  "too small for what converting costs", "0.040 ms in 2 Q/DQ kernels", "a note on the samples"):  # fmt: skip
+    for words in ("On the GPU", "run on NVIDIA H200 with 100 samples", "Did quantization pay?", "Against the unquantized model in FP16",
+                  "too little to pay for the conversions", "0.040 ms in 2 Q/DQ kernels", "a note on the samples"):  # fmt: skip
         assert words in page, words
     assert page.count("NVIDIA H200") >= 1 and 'class="banner usable"' in page
     slow = with_engine(payoff=payoff(0.690, 0.579).model_dump(mode="json"))
@@ -149,8 +151,10 @@ def test_what_to_try_follows_the_engine_where_it_does_worse_than_the_simulation(
     blamed.error = LayerError(sqnr_db=5.0, max_abs=1.0, drop_db=20.0)
 
     def tried(ran):
-        return [s.text for s in suggestions(layers, measured(), report.backend, [], None, device=ran)]
+        found = advice(layers, measured(), report.backend, [], None, device=ran)
+        (keep,) = [one.finding.values for one in found if one.finding.code is ReportCode.KEEP_LAYERS]
+        return keep
 
-    assert any(text.startswith("Keep 1 layer") for text in tried(device(measured(0.94, False))))
+    assert tried(device(measured(0.94, False)))["usable"] is False
     for fine in (device(measured(0.979)), FAILED, None):
-        assert any(text.startswith("If accuracy matters more than speed: Keep 1 layer") for text in tried(fine))
+        assert tried(fine)["usable"] is True and tried(fine)["count"] == 1

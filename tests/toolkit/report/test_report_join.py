@@ -11,15 +11,19 @@ from onnx import helper
 
 from tests.conftest import build
 from tests.conftest import node as op
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Actual, Build
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.evaluation.difference import TensorError
 from toolkit.graph.model import Model
+from toolkit.report.codes import ReportCode
 from toolkit.report.describe import model_info
+from toolkit.report.findings import sentence
 from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.join import join
 from toolkit.report.schema import Accuracy, RecipeInfo
@@ -65,9 +69,9 @@ def _join(model, **changes):
     journal.declined("folded_away", "excluded by 'f*'", rule="excluded")
     i8, f16 = Precision.INT8, Precision.FP16
     actuals = {
-        "Conv": Actual(i8, ("int8",), ("int8",), "network", "honoured", "", ("conv",)),
-        "Relu": Actual(i8, source="network", status="fused", reason="into conv", engine_layers=("conv",)),
-        "MatMul": Actual(f16, source="network", status="overridden", reason="no kernel", engine_layers=("mm",)),
+        "Conv": Actual(i8, ("int8",), ("int8",), "network", "honoured", None, ("conv",)),
+        "Relu": Actual(i8, source="network", status="fused", reason=EngineCode.IN_KERNEL_OF(node="Conv"), engine_layers=("conv",)),
+        "MatMul": Actual(f16, source="network", status="overridden", reason=EngineCode.NO_QUANTIZED_KERNEL(op="MatMul"), engine_layers=("mm",)),
         "Reshape": Actual(f16, source="network", status="honoured", engine_layers=("mm",)),
         "DQ": Actual(None, source="network", status="removed"),
     }
@@ -109,9 +113,11 @@ def test_what_was_asked_of_nodes_that_nobody_asked_about(model):
     layers = {layer.node: layer for layer in _join(model).layers}
     assert layers["Conv"].asked.by == "insert_qdq"
     assert layers["Relu"].asked.precision is Precision.FP16
-    assert layers["Relu"].asked.reason == "nobody asked; the rest runs in fp16"
+    assert layers["Relu"].asked.reason == sentence(ReportCode.NOT_REQUESTED(rest="fp16"))
     assert (layers["Q"].role, layers["Q"].asked.precision) == ("convert", None)
     assert (layers["Shape"].role, layers["Shape"].asked.precision) == ("other", None)
+    assert layers["MatMul"].reason == sentence(EngineCode.NO_QUANTIZED_KERNEL(op="MatMul"))
+    assert layers["Shape"].reason == sentence(EngineCode.NOT_IN_RECORD())
     assert layers["Shape"].status == "unknown" and layers["Shape"].actual.source == "none"
 
 
@@ -163,7 +169,7 @@ def test_declined_lines_come_once_and_keep_nodes_that_are_gone(model):
 
 def test_records_of_nodes_that_are_not_in_the_graph_are_a_warning(model):
     report = _join(model, actuals={"ghost": Actual(Precision.INT8)})
-    assert any("'ghost'" in warning for warning in report.summary.warnings)
+    assert sentence(ReportCode.RECORD_OF_LOST_NODES(count=1, node="ghost")) in report.summary.warnings
     assert report.summary.by_status == {"unknown": 7}
 
 
@@ -171,12 +177,12 @@ def test_without_a_backend_the_share_is_what_was_asked(model):
     report = _join(model, actuals={}, build=Build("none"), ranges=None, typing="")
     assert report.summary.share_by == "asked" and report.summary.quantized_share == 1.0
     assert report.backend.engine_bytes is None and report.ranges is None
-    assert any("no engine was built" in warning for warning in report.summary.warnings)
+    assert sentence(ReportCode.ONLY_REQUESTS_KNOWN()) in report.summary.warnings
     assert any("tensorrt_rtx" in one.fragment for one in report.summary.next)
 
 
 def test_model_profiles_and_ranges_are_described(model):
-    report = _join(model, warnings=["by hand"])
+    report = _join(model, warnings=[Code.OWN_WORDS(text="by hand")])
     info = report.model
     assert (info.opset, info.nodes, info.parameters) == (17, 7, 108 + 2560 + 4)
     assert [(t.name, t.dtype, t.shape) for t in info.inputs] == [("x", "float32", ["n", 3, 8, 8])]
@@ -189,5 +195,5 @@ def test_model_profiles_and_ranges_are_described(model):
 def test_a_profile_without_samples_and_accuracy_on_seen_samples_are_warned_of(model):
     measured = Accuracy(metric="top1", before=0.9, quantized=0.9, drop=0.0, met=True, budget=0.1, held_out=False)
     warnings = _join(model, accuracy=measured, ranges=Ranges(samples={})).summary.warnings
-    assert any("profile 'one' got no calibration sample" in w for w in warnings)
-    assert any("calibration saw" in w for w in warnings)
+    assert sentence(ReportCode.PROFILE_WITHOUT_SAMPLES(profile="one")) in warnings
+    assert sentence(ReportCode.ACCURACY_ON_SEEN_SAMPLES()) in warnings

@@ -4,10 +4,12 @@ import sys
 
 import pytest
 
-from tests.toolkit.report.samples import HOSTILE, accuracy, sample
+from tests.toolkit.report.samples import HOSTILE, QUANTIZING, SEARCHING, accuracy, sample
 from toolkit.base.precision import Precision
 from toolkit.base.text import toml_string
-from toolkit.report.advice import suggestions
+from toolkit.report.advice import advice
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings.headline import headline, quantized_words
 from toolkit.report.fragments import keep_fragment
 from toolkit.report.schema import (
     Accuracy,
@@ -20,7 +22,15 @@ from toolkit.report.schema import (
     OutputError,
     PassInfo,
 )
-from toolkit.report.verdict import breakage, culprits, headline, quantized_type, quantized_words, verdict, warnings_of
+from toolkit.report.verdict import (
+    QuantizedCount,
+    breakage,
+    culprits,
+    quantized_count,
+    quantized_type,
+    verdict,
+    warnings_of,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,7 +44,7 @@ else:
         ("usable", "Usable: top1 0.986 against 0.988 float (drop 0.2 points, budget 0.5); 23 of 40 layers run"),
         ("missed", "MISSED ITS BUDGET: top1 0.941 against 0.988 float (drop 4.7 points, budget 0.5); 23 of 40"),
         ("broken", "BROKEN: top1 fell from 0.988 to 0.040; do not deploy. 23 of 40 layers run in INT8."),
-        ("unmeasured", "Not measured: nothing says yet whether the result is usable; 23 of 40 layers run in INT8."),
+        ("unmeasured", "Not measured: no data says whether the result is usable; 23 of 40 layers run in INT8."),
     ],
 )
 def test_headlines(kind, first):
@@ -46,19 +56,19 @@ def test_headlines(kind, first):
 @pytest.mark.parametrize(
     ("samples", "met", "start"),
     [
-        (1, True, "Usable as far as 1 sample tells: "),
-        (7, True, "Usable as far as 7 samples tell: "),
+        (1, True, "Usable on only 1 sample: "),
+        (7, True, "Usable on only 7 samples: "),
         (8, True, "Usable: "),
-        (8, None, "Usable as far as measured, no budget was set: "),
-        (2, None, "Usable as far as 2 samples tell, no budget was set: "),
+        (8, None, "Usable, no budget set: "),
+        (2, None, "Usable on only 2 samples, no budget set: "),
     ],
 )
 def test_the_first_line_says_how_few_samples_it_stands_on(samples, met, start):
     few = accuracy().model_copy(update={"samples": samples, "met": met})
     report = sample(kind="usable")
     assert headline(report.layers, few).startswith(start)
-    warned = [w for w in warnings_of(report.layers, few, report.backend, report.profiles, None) if "with more" in w]
-    assert len(warned) == (samples < 8)
+    warned = warnings_of(report.layers, few, report.backend, report.profiles, None)
+    assert (ReportCode.ACCURACY_ON_FEW_SAMPLES(samples=samples) in warned) == (samples < 8)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +92,23 @@ def test_the_first_line_says_how_few_samples_it_stands_on(samples, met, start):
 )
 def test_verdicts(measured, expected):
     assert verdict(measured) == expected
-    assert bool(breakage(measured)) == (expected == "broken")
+    assert (breakage(measured) is not None) == (expected == "broken")
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "values"),
+    [
+        ({}, "OUTPUT_NOT_FINITE", {}),
+        ({"sqnr_db": 4, "max_abs": 9, "agreement": 0.1}, "AGREEMENT_LOW", {"agreement": 0.1, "discrete": False}),
+        ({"max_abs": 9, "agreement": 0.1}, "AGREEMENT_LOW", {"agreement": 0.1, "discrete": True}),
+        ({"sqnr_db": 9, "max_abs": 9, "cosine": 0.3}, "COSINE_LOW", {"cosine": 0.3}),
+        ({"sqnr_db": 2.0, "max_abs": 9}, "SQNR_LOW", {"sqnr_db": 2.0}),
+        ({"sqnr_db": 9, "max_abs": 9, "variation_db": -2}, "NOISE_OVER_VARIATION", {}),
+    ],
+)
+def test_what_is_broken_is_named_with_its_number(output, code, values):
+    found = breakage(Accuracy(outputs={"y": OutputError(**output)}))
+    assert found == ReportCode[code](output="y", **values)
 
 
 def test_a_metric_where_less_is_better_is_not_stated_in_points():
@@ -100,7 +126,8 @@ def test_without_an_engine_the_headline_says_so():
     report = sample()
     for layer in report.layers:
         layer.actual.precision = None
-    assert "16 of 40 layers are asked to run in INT8, with no engine to confirm it" in headline(report.layers, None)
+    assert quantized_count(report.layers) == QuantizedCount(40, False, {"int8": 16})
+    assert "16 of 40 layers are requested in INT8 (no engine confirms it)" in headline(report.layers, None)
 
 
 def test_culprits_are_where_the_error_comes_in_not_where_it_ends():
@@ -125,27 +152,34 @@ def test_the_suggested_piece_of_recipe_is_toml_that_names_exactly_these_nodes():
 
 
 def test_suggestions_follow_from_the_data():
-    missed = sample(kind="missed").summary.next
-    assert "keep_precision" in missed[0].fragment and "/block5/conv/Conv" in missed[0].fragment
-    assert any("times as wide" in one.text for one in missed)
-    assert any("[evaluation]" in one.fragment for one in sample(kind="unmeasured").summary.next)
-    declined = next(one.text for one in sample(kind="usable").summary.next if "declined" in one.text)
-    assert "both_inputs_computed" in declined and "To quantize more" in declined
+    def tried(kind):
+        report = sample(kind=kind)
+        found = advice(report.layers, accuracy(kind), report.backend, report.declined, report.ranges)
+        return {one.finding.code: one for one in found}
+
+    missed = tried("missed")
+    keep = missed[ReportCode.KEEP_LAYERS]
+    assert "keep_precision" in keep.fragment and "/block5/conv/Conv" in keep.fragment
+    assert missed[ReportCode.CHECK_PROFILES_SAMPLES].finding.values["ratio"] > 2
+    assert "[evaluation]" in tried("unmeasured")[ReportCode.GIVE_LABELLED_SAMPLES].fragment
+    declined = tried("usable")[ReportCode.BEGIN_WITH_DECLINED].finding.values
+    assert declined["rule"] == "both_inputs_computed" and declined["count"] > 1
 
 
 @pytest.mark.parametrize("kind", ["missed", "broken"])
 def test_what_misses_its_budget_is_told_to_search_not_to_quantize_more(kind):
     report = sample(kind=kind)
-    recipe = [PassInfo(use="fold_constants"), PassInfo(use="insert_qdq", settings={"exclude": ["/a b/*"]})]
+    plain = QUANTIZING.model_copy(update={"settings": {"exclude": ["/a b/*"]}})
+    recipe = [PassInfo(use="fold_constants"), plain]
     own = (report.layers, accuracy(kind), report.backend, report.declined, [])
-    found = suggestions(*own, passes=recipe)
-    assert not any("quantize more" in one.text for one in [*found, *report.summary.next])
+    found = advice(*own, passes=recipe)
+    assert ReportCode.BEGIN_WITH_DECLINED not in {one.finding.code for one in found}
+    assert found[0].finding == ReportCode.SEARCH_INSTEAD(quantizer="insert_qdq")
     (entry,) = tomllib.loads(found[0].fragment)["pass"]
     assert entry == {"use": "search_precision", "helpers": ["equalize", "smooth"], "exclude": ["/a b/*"]}
-    searching = [*recipe, PassInfo(use="search_precision")]
-    for passes in ([], recipe[:1], searching):
-        assert not any("search_precision" in one.fragment for one in suggestions(*own, passes=passes))
-    usable = suggestions(report.layers, accuracy(), report.backend, [], [], passes=recipe)
+    for passes in ([], recipe[:1], [*recipe, SEARCHING]):
+        assert not any("search_precision" in one.fragment for one in advice(*own, passes=passes))
+    usable = advice(report.layers, accuracy(), report.backend, [], [], passes=recipe)
     assert not any("search_precision" in one.fragment for one in usable)
 
 
@@ -154,28 +188,30 @@ def test_a_layer_asked_quantized_that_runs_float_is_a_culprit_too():
     layer = LayerInfo(node="qkv", op="MatMul", asked=Asked(precision="int8"), actual=ActualInfo(precision="fp16"),
                       status="overridden", error=error)  # fmt: skip
     assert quantized_type(layer) == "int8" and culprits([layer]) == [layer]
-    keep = next(s for s in suggestions([layer], accuracy("missed"), sample().backend, [], []) if "qkv" in s.fragment)
-    assert "its pairs still round" in keep.text
+    keep = next(s for s in advice([layer], accuracy("missed"), sample().backend, [], []) if "qkv" in s.fragment)
+    assert keep.finding.values["overridden"] is True and keep.finding.values["sqnr_db"] == 13.4
     layer.asked.precision = Precision.FP16
     assert quantized_type(layer) is None and culprits([layer]) == []
 
 
-@pytest.mark.parametrize(("count", "words"), [(1, "1 layer runs in another precision than asked, 'n0'"),
-                                              (2, "2 layers run in another precision than asked, 'n0' among them")])  # fmt: skip
-def test_overridden_layers_are_counted_in_words(count, words):
+@pytest.mark.parametrize("count", [1, 2])
+def test_overridden_layers_are_counted(count):
     layers = [LayerInfo(node=f"n{i}", op="Conv", status="overridden") for i in range(count)]
-    assert warnings_of(layers, None, sample().backend, [], None) == [words]
+    warned = warnings_of(layers, None, sample().backend, [], None)
+    assert warned == [ReportCode.LAYERS_OVERRIDDEN(count=count, node="n0")]
 
 
 def test_the_first_line_counts_what_blocks_hide():
     report = sample(kind="usable")
     shown = [layer for layer in report.layers if layer.role == "compute"]
     blind = [layer.model_copy(update={"status": "opaque", "actual": ActualInfo(source="inspector")}) for layer in shown]
-    some = quantized_words([*shown[:-2], *blind[-2:]])
-    assert some.endswith(", 2 inside blocks that hide their precision") and "run in INT8" in some
-    every = quantized_words(blind)
-    assert "are asked to run in INT8, 40 inside blocks" in every and "no engine" not in every
+    some = quantized_count([*shown[:-2], *blind[-2:]])
+    assert (some.known, some.hidden, some.opened) == (True, 2, 0)
+    assert quantized_words(some).endswith(", 2 inside blocks that hide their precision")
+    every = quantized_count(blind)
+    assert (every.known, every.hidden) == (False, 40) and "no engine" not in quantized_words(every)
     values = OpenedValues(tensor="t", samples=4, verdict="as quantized")
     opened = ActualInfo(source="inspector", opened=OpenedInfo(status="opaque", source="values", values=values))
-    told = quantized_words([blind[0], blind[1].model_copy(update={"actual": opened})])
-    assert told.endswith("2 inside blocks that hide their precision (opened, 1 of them computes as quantized)")
+    told = quantized_count([blind[0], blind[1].model_copy(update={"actual": opened})])
+    assert (told.hidden, told.opened, told.as_quantized) == (2, 1, 1)
+    assert quantized_words(told).endswith("(opened, 1 of them computes as quantized)")

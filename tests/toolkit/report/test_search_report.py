@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.toolkit.report.samples import HOSTILE, accuracy, sample
+from tests.toolkit.report.samples import HOSTILE, SEARCHING, accuracy, sample
 from tests.toolkit.report.test_report_render import Page
 from tests.toolkit.search.planted import chain, damage, feeds, simulation
 from toolkit.base.errors import QtoolError
@@ -16,15 +16,19 @@ from toolkit.base.precision import Precision
 from toolkit.base.text import plain
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
+from toolkit.report.findings.headline import headline
+from toolkit.report.findings.search import search_line
 from toolkit.report.html import render_html
 from toolkit.report.schema import LayerInfo, Report, SearchInfo
-from toolkit.report.search_advice import rest_alone, search_line, search_suggestions
+from toolkit.report.search_advice import rest_alone, search_advice
 from toolkit.report.search_chart import HEIGHT, WIDTH, axis, search_chart
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, WeakSpotInfo
 from toolkit.report.search_section import read_search
-from toolkit.report.search_time import late_words, slow_plan_words
+from toolkit.report.search_time import slow_plan, too_slow
 from toolkit.report.terminal import to_text
-from toolkit.report.verdict import headline, verdict
+from toolkit.report.verdict import verdict
 from toolkit.search.cost import CostModel
 from toolkit.search.gpus import gpu_spec
 from toolkit.search.search import Search
@@ -110,7 +114,7 @@ def test_the_chart_shows_what_the_budget_is_of():
     plans = [point(1.0, 1e-2, metric=0.9, agreement=0.95, chosen=True)]
     by_metric = search_chart(info(plans, metric="top1", float_metric=0.95, budget={"max_drop": 0.01}))
     assert by_metric.title == "top1" and by_metric.dots[0].y > by_metric.limits[0][1]
-    assert "winners" in search_chart(info(plans, budget={"min_agreement": 0.9})).title
+    assert "agreement" in search_chart(info(plans, budget={"min_agreement": 0.9})).title
     less = info(plans, metric="mse", float_metric=0.5, higher_is_better=False, budget={"max_drop": 0.1})
     assert search_chart(less).limits[0][1] < search_chart(less).reference[1]
     assert search_chart(info([PlanPoint(predicted_ms=1, quantized_share=1, kept=0, meets=False, chosen=True)])) is None
@@ -130,7 +134,7 @@ def test_the_page_shows_chart_table_and_causes(searched):
     report.search, report.weak_spots = read, spots
     page = Page(render_html(report))
     text = " ".join(page.texts)
-    for part in ("Precision search", "Weak spots", "budget and its margin of 1 dB", "on the front", "all INT8",
+    for part in ("Precision search", "Weak spots", "budget with its margin of 1 dB", "on the front", "all INT8",
                  f"{read.chosen.sqnr_db:.1f}", f"{read.float_ms:.4g}", spots[0].causes[0].remedy, "layer3"):  # fmt: skip
         assert part in text, part
     assert sum(
@@ -159,10 +163,10 @@ def test_one_line_in_the_terminal():
     report = sample()
     report.search = info([point(1.25, 1e-4, chosen=True, kept=3, quantized_share=0.62)], samples=96, measured_share=0.4)
     text = " ".join(to_text(report).split())
-    assert "Search: 1 plan on 96 samples" in text and "within its budget; 3 layers float, 62% of" in text
-    assert "40.0 dB; 1.25 ms predicted on the A10, float 2 ms, 40% of it measured" in text
+    assert "Search: 1 plan on 96 samples" in text and "meets the budget; 3 layers in float, 62 % of" in text
+    assert "40.0 dB SQNR; 1.25 ms predicted on the A10, float 2 ms, 40 % of it measured" in text
     report.search.met, report.search.lacks = False, {"min_sqnr_db": 2.5}
-    assert "MISSES its budget: min_sqnr_db by 2.5 dB" in search_line(report.search)
+    assert "MISSES the budget: min_sqnr_db by 2.5 dB" in search_line(report.search)
     assert "Search:" not in to_text(sample())
 
 
@@ -171,96 +175,104 @@ def test_suggestions_use_what_the_search_measured_and_name_who_differs():
         ("kept", 0.6, True), ("second", 0.3, False), ("third", 0.09, False), ("least", 0.005, False))]  # fmt: skip
     found = info([point(chosen=True)], layers=layers, budget={"margin": 1.0}, samples=50)
     blamed = [LayerInfo(node="least", op="Conv"), LayerInfo(node="second", op="Conv")]
-    (usable,) = search_suggestions(found, "usable", blamed)
-    assert "'second' has 30%" in usable.text and "'least' stands out, but has 0.5%" in usable.text
+    (usable,) = search_advice(found, "usable", blamed)
+    assert usable.finding == ReportCode.KEEP_MORE_LAYERS(
+        count=2, precision="fp16", node="second", share=0.3, usable=True, other="least", other_share=0.005
+    )
     assert '"second"' in usable.fragment and '"third"' in usable.fragment
     assert '"least"' not in usable.fragment and '"kept"' not in usable.fragment
-    margin, keep = search_suggestions(found, "missed", blamed[1:])
-    assert "margin = 2" in margin.fragment and keep.text.startswith("Keep 2 more") and "stands out" not in keep.text
+    margin, keep = search_advice(found, "missed", blamed[1:])
+    assert "margin = 2" in margin.fragment and margin.finding == ReportCode.WIDEN_MARGIN(samples=50)
+    values = keep.finding.values
+    assert (values["count"], values["usable"], values["other"], values["other_share"]) == (2, False, "", None)
     found.met, found.lacks = False, {"max_drop": 0.02}
-    assert "nearest misses max_drop by 0.02" in search_suggestions(found, "missed", [])[0].text
-    assert search_suggestions(info([point(chosen=True)]), "usable", blamed) == []
+    unmet = search_advice(found, "missed", [])[0].finding
+    assert unmet.code is ReportCode.NO_PLAN_MEETS_BUDGET
+    assert (unmet.values["limits"], unmet.values["lacks"]) == (("max_drop",), (0.02,))
+    assert search_advice(info([point(chosen=True)]), "usable", blamed) == []
 
 
 def test_a_latency_limit_that_is_missed_is_in_the_first_line():
     found = info([point(1.25, chosen=True)], budget={"max_ms": 1.0}, met=False, lacks={"max_ms": 0.25}, prefer="int8")
-    late = late_words(found, {})
-    assert late == "1.25 ms predicted on the A10, max_ms 1"
-    assert late_words(found, {"p": {"opt": 1.5}}) == "1.5 ms measured, max_ms 1"
-    assert late_words(found, {"p": {"opt": 0.9}}) == "" == late_words(None, {"p": {"opt": 9.0}})
+    late = too_slow(found, {})
+    assert late == ReportCode.LATENCY_OVER_LIMIT(ms=1.25, max_ms=1.0, gpu="A10")
+    assert too_slow(found, {"p": {"opt": 1.5}}) == ReportCode.LATENCY_OVER_LIMIT(ms=1.5, max_ms=1.0, gpu="")
+    assert too_slow(found, {"p": {"opt": 0.9}}) is None is too_slow(None, {"p": {"opt": 9.0}})
     usable, broken = accuracy("usable"), accuracy("broken")
     assert verdict(usable, None, late) == "missed" == verdict(None, None, late) and verdict(broken, None, late) == "broken"
     said = headline([], usable, late=late)
-    assert said.startswith(f"MISSED ITS BUDGET: {late}; top1") and "0 layers" in said
-    assert headline([], accuracy("missed"), late=late).startswith("MISSED ITS BUDGET: ") and late in headline(
-        [], accuracy("missed"), late=late
-    )
+    assert said.startswith(f"MISSED ITS BUDGET: {sentence(late)}; top1") and "0 layers" in said
+    missed = headline([], accuracy("missed"), late=late)
+    assert missed.startswith("MISSED ITS BUDGET: ") and sentence(late) in missed
     assert "was not measured" in headline([], None, late=late)
-    (faster,) = search_suggestions(found, "missed", [])
-    assert 'prefer = "time"' in faster.fragment and "the fastest takes 1.25 ms" in faster.text
+    (faster,) = search_advice(found, "missed", [])
+    assert 'prefer = "time"' in faster.fragment
+    assert faster.finding == ReportCode.NO_PLAN_FAST_ENOUGH(ms=1.25, float_ms=2.0, gpu="A10", by_time=False)
     found.prefer = "time"
-    assert search_suggestions(found, "missed", [])[0].fragment == ""
+    assert search_advice(found, "missed", [])[0].fragment == ""
 
 
 def test_helpers_that_the_recipe_tries_already_are_not_suggested():
     found = info([point(chosen=True)], met=False, lacks={"max_drop": 0.02})
-    assert "helpers" in search_suggestions(found, "missed", [])[0].fragment
-    (more,) = search_suggestions(found, "missed", [], helped=True)
-    assert "helpers" not in more.text + more.fragment and "evaluations" in more.fragment
+    assert 'helpers = ["equalize", "smooth"]' in search_advice(found, "missed", [])[0].fragment
+    helped = SEARCHING.model_copy(update={"settings": {"helpers": ["smooth"]}})
+    (more,) = search_advice(found, "missed", [], passes=[helped])
+    assert more.finding.values["helpers"] == () and "evaluations" in more.fragment
 
 
 def test_a_plan_predicted_slower_than_float_says_so_in_the_first_line():
-    slow = slow_plan_words(info([point(2.5, chosen=True, quantized_share=0.5)]))
-    assert slow == "predicted SLOWER than FP16: 2.5 ms against 2 on the A10"
-    assert f"; {slow}." in headline([], accuracy("usable"), predicted=slow)
-    assert not slow_plan_words(info([point(2.5, chosen=True, quantized_share=0.0)])) and not slow_plan_words(None)
-    assert not slow_plan_words(info([point(1.5, chosen=True, quantized_share=0.5)]))
+    slow = slow_plan(info([point(2.5, chosen=True, quantized_share=0.5)]))
+    assert slow == ReportCode.PREDICTED_SLOWER(precision="fp16", ms=2.5, float_ms=2.0, gpu="A10")
+    assert f"; {sentence(slow)}." in headline([], accuracy("usable"), predicted=slow)
+    assert slow_plan(info([point(2.5, chosen=True, quantized_share=0.0)])) is None is slow_plan(None)
+    assert slow_plan(info([point(1.5, chosen=True, quantized_share=0.5)])) is None
 
 
 def test_nothing_is_to_be_kept_where_the_result_is_as_good_as_float():
     layers = [LayerHarm(node="a", op="Conv", share=0.6, kept=False)]
     found = info([point(chosen=True)], layers=layers)
     fine, worse = accuracy("usable").model_copy(update={"drop": 0.0}), accuracy("usable").model_copy(update={"drop": 0.001})
-    assert not search_suggestions(found, "usable", [], fine) and search_suggestions(found, "usable", [], worse)
+    assert not search_advice(found, "usable", [], fine) and search_advice(found, "usable", [], worse)
 
 
 def test_where_a_search_measured_the_local_guess_is_not_offered():
-    from toolkit.report.advice import suggestions
+    from toolkit.report.advice import advice
 
     report = sample(kind="missed")
     own = (report.layers, accuracy("missed"), report.backend, [], [])
-    assert any("qtool sensitivity" in one.text for one in suggestions(*own))
-    assert not any("keep_precision" in one.fragment for one in suggestions(*own, searched=True))
+    assert ReportCode.KEEP_LAYERS in {one.finding.code for one in advice(*own)}
+    assert not any("keep_precision" in one.fragment for one in advice(*own, searched=True))
 
 
 def test_where_nothing_quantized_misses_too_no_margin_is_asked_for():
     measured = accuracy("missed")
     journal = Journal()
-    journal.noted("fp16 alone, with nothing quantized, already misses min_sqnr_db by 59.21: no choice of layers mends "
-                  "that; the plan is one whose quantization keeps the budget.", rule="search-float16")  # fmt: skip
+    journal.noted("fp16 alone misses the budget", rule="search-type-alone")
     plain = info([point(chosen=True, kept=22, quantized_share=0.0)], budget={"margin": 1.0}, samples=1)
-    (found,) = search_suggestions(plain, "missed", [], measured)
-    assert "margin" not in found.text and "fp16 itself gives 31.4 dB" in found.text
+    (found,) = search_advice(plain, "missed", [], measured)
+    values = {"rest": "fp16", "nothing_quantized": True, "alone": None, "sqnr_db": 31.4, "metric": 0.941}
+    assert found.finding == ReportCode.FLOAT_TYPE_MISSES_BUDGET(**values)
     assert found.fragment == '[engine]\nrest = "fp32"\n'
     mixed = info([point(chosen=True)], budget={"margin": 1.0}, samples=1)
-    (alone,) = search_suggestions(mixed, "missed", [], measured, rest_alone(journal))
-    assert alone.text.startswith("fp16 alone, with nothing quantized, already misses min_sqnr_db by 59.21. No choice")
+    (alone,) = search_advice(mixed, "missed", [], measured, rest_alone(journal))
+    assert alone.finding.code is ReportCode.FLOAT_TYPE_MISSES_BUDGET
+    assert alone.finding.values["alone"] == rest_alone(journal) and not alone.finding.values["nothing_quantized"]
     journal = Journal()
-    journal.noted("in fp16 the chosen plan misses max_drop by 0.1", rule="search-float16")
-    (margin,) = search_suggestions(mixed, "missed", [], measured, rest_alone(journal))
-    assert "on its 1 sample, the evaluation" in margin.text and "margin = 2" in margin.fragment
+    journal.noted("in fp16 the chosen plan misses max_drop by 0.1", rule="search-in-types")
+    (margin,) = search_advice(mixed, "missed", [], measured, rest_alone(journal))
+    assert margin.finding == ReportCode.WIDEN_MARGIN(samples=1) and "margin = 2" in margin.fragment
     plain.rest = Precision.FP32
-    (loosen,) = search_suggestions(plain, "missed", [], measured)
-    assert loosen.fragment == "" and "loosen the budget" in loosen.text
+    (loosen,) = search_advice(plain, "missed", [], measured)
+    assert loosen.fragment == "" and loosen.finding.values["rest"] == "fp32"
 
 
 def test_one_of_a_thing_is_said_in_the_singular():
     line = search_line(info([point(chosen=True, kept=1)], samples=1))
-    assert "Search: 1 plan on 1 sample;" in line and "1 layer float" in line
+    assert "Search: 1 plan on 1 sample;" in line and "1 layer in float" in line
     report = sample()
     report.search = info([point(chosen=True, kept=1, names=["a"])], samples=1)
     report.accuracy.samples = 1
     page = render_html(report)
-    assert "1 plan was evaluated on 1 sample;" in page and "1 layer of the chosen plan stays float" in page
+    assert "1 plan was evaluated on 1 sample;" in page and "1 layer of the chosen plan stays in float" in page
     assert "Accuracy on 1 sample (" in to_text(report)
     assert not re.search(r"\b1 (plans|samples|layers|tensors)\b", page + to_text(report))

@@ -11,10 +11,14 @@ from toolkit import Context
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.clipping import Beyond
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.graph.tensors import make_constant
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
 from toolkit.report.schema import Asked, LayerInfo
 from toolkit.report.search_parts import CauseInfo, WeakSpotInfo
-from toolkit.report.weak import blame_data, data_suggestions, weak_spots_from_ranges
+from toolkit.report.weak import blame_data, data_advice, weak_spots_from_ranges
+from toolkit.search.codes import CauseCode
 
 
 @pytest.fixture
@@ -46,7 +50,7 @@ def test_each_layer_gets_its_own_causes(quantized):
     assert "outliers" in kinds["layer0"] and "uneven-weights" in kinds["layer2"]
     assert not {"outliers", "uneven-weights"} & kinds["layer3"]
     rounding = [cause.text for spot in spots.values() for cause in spot.causes if cause.kind == "rounding"]
-    assert len(set(rounding)) == 3 and all("about" in text and "weights" in text for text in rounding)
+    assert len(set(rounding)) == 3 and all("estimated" in text and "weights" in text for text in rounding)
     # MatMul has no partner for equalize: it must not be advised
     assert not any("equalize" in cause.remedy for spot in spots.values() for cause in spot.causes)
 
@@ -94,18 +98,19 @@ def test_clipping_on_unlike_data_comes_first_and_takes_the_place_of_a_guess_at_r
     spots = weak_spots_from_ranges(infos("layer3", "layer2"), infos("layer3", "layer2"), model, ranges)
     first, second = blame_data(spots, model, [beyond])
     assert [cause.kind for cause in first.causes] == ["unlike-data"] and first.causes[0].tensor == "r2"
-    text = first.causes[0].text
-    assert "2.1 times its range" in text and "4.5% of its values are clipped (0.009% in calibration)" in text
-    assert first.causes[0].remedy.startswith("calibrate with data like the evaluation's")
+    assert first.causes[0].text == sentence(CauseCode.CLIPPED_ON_UNLIKE_DATA(what=beyond.finding, measured=False))
+    assert first.causes[0].remedy == sentence(EvaluationCode.CALIBRATE_ALIKE())
     assert second == spots[1] and blame_data(spots, model, []) == spots
     # what a search measured is kept behind it, and what it found itself is not said twice
     measured = WeakSpotInfo(node="layer3", source="search", causes=[CauseInfo(kind="rounding", text="t", remedy="r")])
     (told,) = blame_data([measured], model, [beyond])
     assert [cause.kind for cause in told.causes] == ["unlike-data", "rounding"]
     assert blame_data([told], model, [beyond]) == [told]
-    assert data_suggestions([]) == [] and "'r2' is clipped" in data_suggestions([beyond])[0].text
+    (first,) = data_advice([beyond])
+    assert first.finding == ReportCode.FIRST_MEND_DATA(tensor="r2", remedy=EvaluationCode.CALIBRATE_ALIKE())
+    assert data_advice([]) == []
 
 
 def test_a_range_that_was_given_is_not_blamed_on_data():
     given = Beyond("r2", 20.0, 0.8, None, 1.7, None)
-    assert given.remedy.startswith("let calibration find its range") and "calibration)" not in given.words
+    assert given.remedy == EvaluationCode.CALIBRATE_THIS_RANGE() and given.finding.values["calibrated"] is None

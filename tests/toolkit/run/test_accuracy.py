@@ -7,8 +7,10 @@ from dataclasses import replace
 from tests.toolkit.report.samples import build
 from toolkit.evaluation.difference import OutputFigures
 from toolkit.evaluation.outputs import EvaluationResult
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
+from toolkit.report.findings.headline import headline
 from toolkit.report.terminal import to_text
-from toolkit.report.verdict import headline
 from toolkit.run.accuracy import accuracy_of
 from toolkit.run.sections import BudgetSection
 
@@ -21,17 +23,19 @@ def measured(**changes):
 def test_only_the_limit_that_was_missed_is_called_missed():
     found = accuracy_of(measured(), BudgetSection(max_drop=0.0, min_sqnr_db=120))
     assert found.met is False and found.drop_kept is True
-    assert found.misses == ["output 'logits' has 60.58 dB, below 120.0"]
+    miss = sentence(ReportCode.SQNR_BELOW_LIMIT(output="logits", sqnr_db=60.58, limit=120.0))
+    assert found.misses == [miss]
     text = to_text(build([], found))
-    assert "drop 0 points, budget 0 points, kept" in text and "has 60.58 dB, below 120.0" in text
-    assert headline([], found).startswith("MISSED ITS BUDGET: output 'logits' has 60.58 dB")
+    assert "drop 0 points, budget 0 points, kept" in text and miss in text
+    assert headline([], found).startswith(f"MISSED ITS BUDGET: {miss}; top1")
 
 
 def test_a_missed_drop_is_called_so_and_rounded():
     worse = measured(value=0.8713118712273641, drop=0.1146881287726359)
     found = accuracy_of(worse, BudgetSection(max_drop=0.01, min_value=0.9))
     assert found.drop_kept is False
-    assert found.misses == ["the metric drops by 0.1147, more than 0.01", "the metric is 0.8713, below 0.9"]
+    drop = ReportCode.DROP_OVER_LIMIT(drop=worse.drop, limit=0.01)
+    assert found.misses == [sentence(drop), sentence(ReportCode.METRIC_BELOW_LIMIT(value=worse.value, limit=0.9))]
     assert "budget 1 point, missed" in to_text(build([], found))
     assert accuracy_of(measured(drop=0.01 + 1e-15), BudgetSection(max_drop=0.01)).drop_kept is True
 
@@ -44,4 +48,4 @@ def test_without_a_budget_of_the_drop_none_is_judged():
 
 def test_one_sample_is_one_sample():
     found = accuracy_of(measured(samples=1, unlike={"logits": 1}, outputs={}), BudgetSection(min_sqnr_db=20))
-    assert "on 1 of 1 sample its shape" in found.misses[0]
+    assert found.misses == [sentence(ReportCode.OUTPUT_SHAPE_NOT_JUDGED(output="logits", unlike=1, samples=1))]

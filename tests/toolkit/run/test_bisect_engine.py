@@ -17,6 +17,8 @@ from toolkit.backends.layer import Build
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import Gpu
 from toolkit.cli.main import invoke
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
 
 FRAGILE, TENSOR = "second", "r0"
 RECIPE = """
@@ -122,7 +124,7 @@ def test_a_fragile_layer_is_found_with_real_samples_in_every_profile(place, caps
     assert {shape[0] for profile, shape in FakeEngine.fed if profile == "batch"} == {48}
     failed = [verdict for verdict in found["verdicts"] if not verdict["passed"]]
     assert failed and all("min_sqnr_db is missed by" in verdict["reason"] for verdict in failed)
-    assert found["notes"] == ["1 batches were filled up to the smallest that their profile takes"]
+    assert found["notes"] == [sentence(ReportCode.BATCHES_FILLED(count=1))]
     caches = {settings.timing_cache for settings in Bench.settings}
     assert caches == {place / "run" / ".qtool" / "bisect.timing"} and not Bench.settings[0].measure
     assert not list((place / "run").rglob("*.engine"))

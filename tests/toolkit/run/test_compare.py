@@ -20,6 +20,8 @@ from toolkit.backends.none import NoBackend
 from toolkit.base import gpu
 from toolkit.base.errors import BackendError, RecipeError
 from toolkit.base.gpu import Gpu
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
 from toolkit.run.recipe import tomllib
 
 FLOAT_MS, INT8_MS, PAIR_MS = 0.02, 0.01, 0.015
@@ -59,10 +61,11 @@ class Builder(NoBackend):
             times[node.name] = dict.fromkeys(profiles.names, value)
         which = "compare" if "compare" in model_path.name else "model"
         latency = {name: {"opt": self.latency[which]} for name in profiles.names if name != self.silent}
+        lacks = {}
         if self.silent:
-            log(f"WARNING: profile '{self.silent}' was not measured: 'y' has no size that is known beforehand")
+            lacks = {self.silent: "'y' has no size that is known beforehand"}
         return Build("tensorrt", "8.6.0", None, layers, "inspector", settings={"profiles": profiles.names, "typing": "strong"},
-                     time_ms=times, latency=latency)  # fmt: skip
+                     time_ms=times, latency=latency, lacks=lacks)  # fmt: skip
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ def test_a_run_says_group_by_group_whether_it_paid(place):
     report = result.report
     assert result.exit_status == 0 and set(report.payoff.against) == {"fp32", "fp16"}
     assert report.summary.headline.startswith(
-        "SLOWER than FP16: 0.400 ms against 0.300 in profile 'single' and in 1 more. Usable"
+        "SLOWER than FP16: 0.400 ms against 0.300 ms in profile 'single' and in 1 more. Usable"
     )
     compared = report.payoff.against["fp16"]
     stored = json.loads((place / "out" / ".qtool" / "compare.json").read_text())["engines"]["fp16"]
@@ -145,8 +148,8 @@ def test_engines_are_measured_in_turn_and_that_decides(place, engines, monkeypat
     times = report.payoff.against["fp16"].profiles
     assert (times["single"].paid, times["single"].turns, times["single"].ours_ms) == ("faster", 5, 0.25)
     assert (times["batch"].paid, times["batch"].turns) == ("slower", 0)
-    (said,) = [warning for warning in report.summary.warnings if "in turn" in warning]
-    assert "profile 'batch'" in said and "no memory left" in said
+    said = ReportCode.NOT_MEASURED_IN_TURN(profile="batch", why="the GPU has no memory left")
+    assert sentence(said) in report.summary.warnings
     again = run(place / "digits.toml", place / "out", device_check=False)
     assert len(asked) == 1 and {step.status for step in again.steps} == {"reused"}
 
@@ -182,9 +185,10 @@ def test_a_latency_that_is_missing_is_told_with_its_reason(place, monkeypatch):
     monkeypatch.setattr(Builder, "silent", "batch")
     report = run(place / "digits.toml", place / "out").report
     assert set(report.payoff.against["fp16"].profiles) == {"single"}
-    for what in ("the engine", "the fp16 engine", "the fp32 engine"):
-        why = f"the latency of {what} in profile 'batch' is not known: profile 'batch' was not measured: 'y' has no size"
-        assert any(warning.startswith(why) for warning in report.summary.warnings)
+    why = "'y' has no size that is known beforehand"
+    for engine in ("", "fp16", "fp32"):
+        warning = ReportCode.LATENCY_NOT_MEASURED(profile="batch", why=why, engine=engine)
+        assert sentence(warning) in report.summary.warnings
 
 
 def test_a_backend_that_does_not_measure_is_refused_before_anything_is_built(place, monkeypatch):

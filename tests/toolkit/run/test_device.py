@@ -22,6 +22,8 @@ from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.cli.main import invoke
 from toolkit.data.dataset import CalibrationData
 from toolkit.graph.sessions import session
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
 from toolkit.run.feeds import Feed, Tally, own_rows, split
 
 
@@ -156,7 +158,7 @@ def test_a_crash_loses_nothing_but_the_check(place, on_gpu, monkeypatch):
         )
         for name in ("model.engine", "report.html", "report.json", "journal.jsonl"):
             assert (place / "out" / name).stat().st_size
-        assert "device failed" in (place / "out" / "journal.jsonl").read_text()
+        assert ReportCode.DEVICE_RUN_FAILED.value in (place / "out" / "journal.jsonl").read_text()
         # tried again, not found again
         assert status(run(place / "digits.toml", place / "out"), "device") == "done"
     mended = run(place / "digits.toml", place / "out")
@@ -291,12 +293,12 @@ def test_an_output_that_mixes_samples_is_judged_on_full_batches_only(tmp_path, o
     np.savez(tmp_path / "data.npz", x=normal(count, 4, seed=5))
     (tmp_path / "r.toml").write_text(MIXING)
     if not runs:
-        with pytest.raises(BackendError, match="mixes them with what filled it up"):
+        with pytest.raises(BackendError, match="an output without a batch axis mixes them"):
             run(tmp_path / "r.toml", tmp_path / "out", device_check=True)
     result = run(tmp_path / "r.toml", tmp_path / "out")
     device = result.report.device
     assert (device.status, device.samples) == (("ran", 16) if runs else ("skipped", 0))
-    assert runs or "mixes them with what filled it up" in device.why
+    assert runs or device.why == sentence(ReportCode.SAMPLES_MIXED())
 
 
 def test_a_sample_runs_in_every_profile_it_counts_for():

@@ -23,7 +23,7 @@ def place(request, tmp_path_factory):
     """A recipe of recipes/ for the tensorrt backend, with a float16 engine to compare with, run once."""
     features, refusal = usable("tensorrt")
     if features is None:
-        pytest.skip(refusal)
+        pytest.skip(str(refusal))
     folder = tmp_path_factory.mktemp(request.param)
     text = (ROOT / "recipes" / f"{request.param}.toml").read_text().replace("../models", MODELS.as_posix())
     # The test host has no cuBLAS and cuDNN: only TensorRT's own kernels.

@@ -127,7 +127,7 @@ def test_the_verdict_is_what_the_engine_computed(place, form, verdict):
         nearer = values.to_quantized_db - values.to_float_db
         assert nearer >= 6 if form == "quantized" else nearer <= -6
         assert (values.engine.sqnr_db > values.simulated.sqnr_db + 6) is (form == "float")
-        assert verdict in layer.reason and "dB of the INT8 simulation" in layer.reason
+        assert verdict in layer.reason and "to the INT8 simulation" in layer.reason
         assert layer.reason.count("marked tensors break fusions") == 1
         assert ("Q and DQ kernels would give the same" in layer.reason) is (form == "quantized")
     # what nobody asked to quantize gets no precision, whatever its values are

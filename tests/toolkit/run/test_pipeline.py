@@ -14,6 +14,8 @@ from tests.conftest import MODELS, OLD_ONNXRUNTIME, ROOT, build, digits_recipe, 
 from toolkit import Model, Ranges, Recipe, run
 from toolkit.base.errors import QtoolError
 from toolkit.cli.main import invoke
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
@@ -277,7 +279,7 @@ def test_a_budget_with_nothing_to_measure_on_is_missed(tmp_path):
     recipe.write_text(text + "[evaluation]\nbudget = { min_sqnr_db = 1.0 }\n")
     result = run(recipe, tmp_path / "out")
     assert result.exit_status == 1 and result.report.summary.verdict == "missed"
-    assert "nothing was measured" in result.report.summary.headline and "; ;" not in result.report.summary.headline
+    assert sentence(ReportCode.BUDGET_WITHOUT_DATA()) in result.report.summary.headline and "; ;" not in result.report.summary.headline
 
 
 def test_shapes_that_depend_on_values_are_not_compared_and_never_crash(tmp_path):
@@ -298,7 +300,7 @@ def test_shapes_that_depend_on_values_are_not_compared_and_never_crash(tmp_path)
     )
     result = run(recipe, tmp_path / "out")
     accuracy = result.report.accuracy
-    assert any("output 'y' has another shape" in note for note in accuracy.notes)
+    assert len(accuracy.notes) == 1 and "'y' has a different shape" in accuracy.notes[0]
     assert result.exit_status == 1 and "output 'y' cannot be judged" in accuracy.misses[0]
     assert accuracy.outputs["z"].sqnr_db is not None
 
@@ -311,7 +313,7 @@ def test_a_metric_that_is_no_number_is_a_miss_and_no_crash(tmp_path):
         "class Odd:\n    higher_is_better = True\n    def update(self, o, l): pass\n    def value(self): return float('nan')\n"
     )
     result = run(recipe, tmp_path / "out", allow_code=True)
-    assert result.exit_status == 1 and "no finite number" in result.report.accuracy.misses[0]
+    assert result.exit_status == 1 and result.report.accuracy.misses == [sentence(ReportCode.LIMIT_NOT_FINITE(limit="max_drop"))]
 
 
 # ---------------------------------------------------------------- collections

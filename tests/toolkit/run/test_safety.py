@@ -23,6 +23,7 @@ from toolkit.base.versions import module_file, module_fingerprint
 from toolkit.cli.main import invoke
 from toolkit.graph.header import model_files, read_header
 from toolkit.graph.onnx_file import write
+from toolkit.report.codes import ReportCode
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
@@ -290,7 +291,7 @@ def report_key(place):
     passes = PassesStep(inputs).load()
     lowering = LoweringStep(inputs, passes).load()
     engine, evaluation = EngineStep(inputs, passes, lowering).load(), EvaluationStep(inputs, passes, lowering).load()
-    found = RunRecords(passes, lowering, engine, None, None, None, evaluation, skipped("for the test"))
+    found = RunRecords(passes, lowering, engine, None, None, None, evaluation, skipped(ReportCode.DEVICE_CHECK_OFF()))
     return ReportStep(inputs, found, []).key()
 
 

@@ -11,6 +11,9 @@ from toolkit import Recipe, run
 from toolkit.base.errors import RecipeError
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
 
 
 @pytest.fixture
@@ -33,18 +36,18 @@ def about(report, words):
 
 def test_images_prepared_otherwise_are_named_before_any_layer_is(digits):
     report = digits(lambda images: images / 3)
-    (warning,) = about(report, "leave the calibrated ranges")
+    (warning,) = about(report, "leaves the calibrated ranges")
     assert "'image' itself reaches 3 times what calibration saw" in warning
     clipped = [spot for spot in report.weak_spots if spot.causes[0].kind == "unlike-data"]
     assert clipped and all("rounding" not in {cause.kind for cause in spot.causes} for spot in clipped)
     assert all("in float" not in spot.causes[0].remedy for spot in clipped)
-    assert report.summary.next[0].text.startswith("First calibrate with data like the evaluation's")
+    assert report.summary.next[0].text.startswith(f"First {sentence(EvaluationCode.CALIBRATE_ALIKE())}")
 
 
 def test_images_of_larger_values_are_named_from_the_other_side(digits):
     report = digits(lambda images: images * 255)
-    (warning,) = about(report, "the evaluation's input 'image' uses a small part")
-    assert "it reaches 1, the calibrated range 25" in warning and not about(report, "leave the calibrated ranges")
+    (warning,) = about(report, "'image' uses a small part")
+    assert "it reaches 1, the range is 25" in warning and not about(report, "leaves the calibrated ranges")
 
 
 def test_good_data_raise_no_alarm(digits):
@@ -56,8 +59,8 @@ def test_good_data_raise_no_alarm(digits):
 
 
 def test_images_that_are_all_zero_or_all_the_same_are_named(digits):
-    (warning,) = about(digits(np.zeros_like), "calibration sample")
-    assert warning.startswith("the input 'image' is 0 throughout ")
+    (warning,) = about(digits(np.zeros_like), "is 0 throughout")
+    assert "input 'image'" in warning
     (warning,) = about(digits(lambda images: np.repeat(images[:1], len(images), 0)), "the same in all")
     assert warning.startswith("the input 'image' ") and "give samples that differ" in warning
 
@@ -105,13 +108,13 @@ def test_profiles_of_unlike_ranges_count_for_quantized_tensors_alone_and_an_unev
     assert not about(report, "between profiles") and not any("as wide in" in one.text for one in report.summary.next)
     noted = Journal.from_jsonl((tmp_path / "out" / "journal.jsonl").read_text())
     assert not [event for event in noted if event.rule == "unlike profiles"]
-    assert about(report, "profile 'large' was not evaluated: none of the 20 evaluation samples fits it")
+    assert sentence(EvaluationCode.PROFILE_NOT_EVALUATED(profile="large", samples=20)) in report.summary.warnings
     assert about(report, "profile 'large' had only 1 calibration sample") == [
         "profile 'large' had only 1 calibration sample"
     ]
     (tmp_path / "r.toml").write_text(PROFILES.replace('exclude = ["second"]\n', ""))
     report = run(tmp_path / "r.toml", tmp_path / "out").report
-    assert about(report, "1 tensor with ranges that differ twofold or more between profiles")
+    assert sentence(ReportCode.RANGES_DIFFER_BY_PROFILE(count=1)) in report.summary.warnings
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ ENGINE = '[engine]\nbackend = "tensorrt"\ntactic_sources = []\noptimization_leve
 def test_the_damaged_layer_is_found_on_engines_and_no_verdict_is_lost(tmp_path, capsys):
     features, refusal = usable("tensorrt")
     if features is None:
-        pytest.skip(refusal)
+        pytest.skip(str(refusal))
     (tmp_path / "r.toml").write_text(recipe(later=ENGINE))
     words = ["bisect", str(tmp_path / "r.toml"), "--out", str(tmp_path / "run"), "--min-sqnr-db", "15", "--json"]
 

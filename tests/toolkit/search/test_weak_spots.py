@@ -14,6 +14,9 @@ from toolkit import Model
 from toolkit.contract.roles import Harm
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.outcome import Outcome
+from toolkit.report.findings import sentence
+from toolkit.search.causes import ACTIVATIONS
+from toolkit.search.codes import CauseCode
 from toolkit.search.helpers import Helpers
 from toolkit.search.local_noise import measure
 from toolkit.search.sensitivity import GroupResult, Sensitivity, exact
@@ -42,18 +45,18 @@ def test_an_outlier_channel_is_named_with_what_helps():
     assert spot.node == "layer3" and spot.blame > 0.5
     (uneven,) = [cause for cause in spot.causes if cause.kind == "uneven-channels"]
     # equalize works between Conv and Gemm: for a MatMul only smooth can help
-    assert uneven.remedy == "the pass smooth" and uneven.value > 100
+    assert uneven.remedy == CauseCode.APPLY_PASS(passes=["smooth"]) and uneven.value > 100
     assert spot.to_json()["node"] == "layer3"
 
 
-def test_no_two_layers_get_the_same_sentence_and_each_has_its_numbers(samples):
+def test_each_layer_has_its_own_numbers(samples):
     sim = simulation(trained("strip_reader"), samples / "strip_calibration.npz", samples=48)
     spots = weak_spots(sim, exact(sim), worst=8, least=0.0)
     assert len(spots) == 8
-    texts = [cause.text for cause in causes(spots, "rounding")]
-    assert len(texts) == 8 and len(set(texts)) == 8
-    assert all("dB at the layer itself" in text and "at the output" in text for text in texts)
-    assert all(cause.text and cause.remedy for spot in spots for cause in spot.causes)
+    said = [cause.why.values for cause in causes(spots, "rounding")]
+    assert len({(one["sqnr_db"], one["alone_db"]) for one in said}) == 8
+    assert all(one["measured"] and one["alone_db"] is not None for one in said)
+    assert all(sentence(cause.why) and sentence(cause.remedy) for spot in spots for cause in spot.causes)
 
 
 def test_local_noise_is_that_of_each_operand():
@@ -67,7 +70,7 @@ def test_local_noise_is_that_of_each_operand():
     exactly, moved = inputs @ weight, rounded @ weight
     expected = 10 * math.log10((exactly**2).sum() / ((exactly - moved) ** 2).sum())
     local = found["layer0"]
-    assert local.sides["activations"] == pytest.approx(expected, abs=0.05)
+    assert local.sides[ACTIVATIONS] == pytest.approx(expected, abs=0.05)
     sum_of_both = -10 * math.log10(sum(10 ** (-level / 10) for level in local.sides.values()))
     assert local.both == pytest.approx(sum_of_both, abs=1.0)
     assert local.uneven["x"] == pytest.approx(np.abs(inputs).max(axis=0).max() / np.median(np.abs(inputs).max(axis=0)))
@@ -80,9 +83,11 @@ def test_harm_that_comes_together_and_harm_that_is_hidden():
     )
     by_node = {spot.node: spot for spot in spots}
     (together,) = [c for c in by_node["layer1"].causes if c.kind == "together"]
-    assert together.value == pytest.approx(60) and "50.0 dB" in together.text and "34.0 dB" in together.text
+    assert together.value == pytest.approx(60)
+    assert together.why.values == pytest.approx({"alone_db": 50.0, "full_db": 30.0, "without_db": 34.0}, abs=0.05)
     (hidden,) = [c for c in by_node["layer4"].causes if c.kind == "hidden"]
-    assert hidden.value == pytest.approx(80) and "'layer1'" in hidden.remedy and "'layer4'" not in hidden.remedy
+    assert hidden.value == pytest.approx(80) and hidden.remedy.code is CauseCode.KEEP_WITH_OTHERS
+    assert "layer1" in hidden.remedy.values["others"] and "layer4" not in hidden.remedy.values["others"]
 
 
 def test_layers_that_really_hide_each_other_are_said_to():
@@ -98,7 +103,7 @@ def test_near_ties_at_the_output_are_named():
     sim = simulation(chain(), feeds())
     alone = Outcome(1e-3, agreement=0.98, flips=0.02, positions=100)
     (tie,) = causes(weak_spots(sim, made_up(sim, layer2=(alone, Outcome(1e-4))), worst=1), "near-ties")
-    assert "2.0%" in tie.text and "30.0 dB" in tie.text
+    assert tie.why == CauseCode.TIES_AT_OUTPUT(sqnr_db=alone.sqnr_db, flips=0.02)
 
 
 @pytest.mark.parametrize(("op", "closest"), [("ArgMax", [5.0, 5.0, 1.0, 0.0]), ("TopK", [9.0, 5.0, 5.0, 0.0])])
@@ -151,20 +156,21 @@ def test_a_range_that_another_method_betters_says_by_how_much_unless_the_search_
 
     def advice(taken):
         spots = weak_spots(sim, found, least=0.0, taken=taken)
-        return [c.remedy for c in causes(spots, "rounding") if '"x"' in c.remedy]
+        return [c.remedy.values for c in causes(spots, "rounding") if c.remedy.values.get("tensor") == "x"]
 
     (remedy,) = advice(())
     level = measure(sim, ["layer0"])["layer0"]
-    best = max(db for (side, way), db in level.other.items() if side == "activations")
-    assert f"{best:.1f} dB instead of {level.sides['activations']:.1f} dB" in remedy
+    best = max(db for (side, way), db in level.other.items() if side == ACTIVATIONS)
+    assert (remedy["better_db"], remedy["own_db"]) == (best, level.sides[ACTIVATIONS])
     # eight times too wide a range costs 18 dB
-    assert best - level.sides["activations"] == pytest.approx(18, abs=1.5)
+    assert best - level.sides[ACTIVATIONS] == pytest.approx(18, abs=1.5)
     assert not advice(("x",))
     # a search that took the narrow range before it measured: the layer is judged with that one
     narrow = sim.rebased({"x": first.ranges.tensors["x"].amax})
     spots = weak_spots(narrow, exact(narrow), least=0.0)
-    (text,) = [c.text for spot in spots if spot.node == "layer0" for c in spot.causes if c.kind == "rounding"]
-    assert f"activations {measure(first, ['layer0'])['layer0'].sides['activations']:.1f} dB" in text
+    (said,) = [c.why.values for spot in spots if spot.node == "layer0" for c in spot.causes if c.kind == "rounding"]
+    level = measure(first, ["layer0"])["layer0"].sides[ACTIVATIONS]
+    assert said["levels_db"][said["operands"].index("activations")] == pytest.approx(level)
     assert not causes(spots, "shared-scale")
 
 

@@ -7,10 +7,35 @@ name of its node, and begins with a small letter.
 from __future__ import annotations
 
 from toolkit.contract.findings import Code, Finding
+from toolkit.report.findings.accuracy import ACCURACY
+from toolkit.report.findings.advice import ADVICE
+from toolkit.report.findings.attribution import FROM_ENGINE, FROM_PAIRS
+from toolkit.report.findings.comparison import COMPARISON
+from toolkit.report.findings.device import DEVICE
+from toolkit.report.findings.evaluation import EVALUATION
+from toolkit.report.findings.latency import LATENCY
+from toolkit.report.findings.opened import OPENED
 from toolkit.report.findings.stripping import STRIPPING
 from toolkit.report.findings.table import Table, written
+from toolkit.report.findings.warnings import WARNINGS
+from toolkit.report.findings.weak_spots import CAUSES, REMEDIES
 
-TABLES: tuple[Table, ...] = ({Code.OWN_WORDS: "{text}"}, STRIPPING)
+TABLES: tuple[Table, ...] = (
+    {Code.OWN_WORDS: "{text}"},
+    FROM_PAIRS,
+    FROM_ENGINE,
+    OPENED,
+    EVALUATION,
+    CAUSES,
+    REMEDIES,
+    LATENCY,
+    ACCURACY,
+    WARNINGS,
+    ADVICE,
+    COMPARISON,
+    DEVICE,
+    STRIPPING,
+)
 
 
 def sentence(finding: Finding) -> str:

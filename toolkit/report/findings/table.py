@@ -6,9 +6,9 @@ import string
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from toolkit.contract.findings import Code, Finding
+from toolkit.contract.findings import BaseCode, Finding
 
-Table = dict[Code, str | Callable[..., str]]
+Table = Mapping[BaseCode, str | Callable[..., str]]
 """Templates by code: a format string over the finding's values, or a function that takes them by name."""
 _SHOWN = 3
 

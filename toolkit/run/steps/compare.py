@@ -162,16 +162,15 @@ class CompareStep(Step[CompareRecord]):
             journal=Journal(),
         )
         path = self.folder.hidden / f"compare_{name}.onnx"
-        said: list[str] = []
         try:
             save_for(backend, settings, made.model, path)
-            build = backend.build(path, profiles, settings, said.append, extras=Extras(plan=made.plan, rest=name))
+            build = backend.build(path, profiles, settings, extras=Extras(plan=made.plan, rest=name))
         finally:
             for file in self.folder.hidden.glob(f"{path.name}*"):
                 file.unlink()
         actuals = attribute(made.model, build, made.plan)
         runs = {node: list(actual.engine_layers) for node, actual in actuals.items() if actual.engine_layers}
-        engine = PlainEngine(replace(build, engine=None, raw=None), runs, unmeasured(build, profiles, said))
+        engine = PlainEngine(replace(build, engine=None, raw=None), runs, unmeasured(build, profiles))
         return engine, build.engine
 
 

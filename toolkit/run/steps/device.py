@@ -11,8 +11,10 @@ from pydantic import Field
 
 from toolkit.base.errors import BackendError, DataError
 from toolkit.base.versions import code_fingerprint, versions
+from toolkit.contract.findings import Finding
 from toolkit.evaluation.outputs import EvaluationResult, OutputComparison
-from toolkit.run.feeds import MIXED, Feed, Tally, batch_limits, chunks, notes, own_rows, run_chunk, samples_of, split
+from toolkit.report.codes import ReportCode
+from toolkit.run.feeds import Feed, Tally, batch_limits, chunks, notes, own_rows, run_chunk, samples_of, split
 from toolkit.run.inputs import Inputs
 from toolkit.run.keys import evaluation_key, gpu_here
 from toolkit.run.step import Record, Step
@@ -24,7 +26,7 @@ class DeviceRecord(Record):
 
     Attributes:
         status: whether it ran, failed, or was not tried.
-        why: why it failed or was not tried.
+        why: why it failed or was not tried; None where it ran.
         gpu: the GPU's name; empty where there is none.
         samples: how many samples it ran.
         left_out: runs of a sample left out, since their batches fit no shape of the profile.
@@ -36,11 +38,11 @@ class DeviceRecord(Record):
     """
 
     status: Literal["ran", "failed", "skipped"]
-    why: str = ""
+    why: Finding | None = None
     gpu: str = ""
     samples: int = 0
     left_out: int = 0
-    notes: list[str] = Field(default_factory=list)
+    notes: list[Finding] = Field(default_factory=list)
     held_out: bool = True
     random: bool = False
     found: EvaluationResult | None = None
@@ -52,7 +54,7 @@ class DeviceRecord(Record):
         return self.status != "failed"
 
 
-def skipped(why: str) -> DeviceRecord:
+def skipped(why: Finding) -> DeviceRecord:
     """The record of an engine that is not run."""
     return DeviceRecord(status="skipped", why=why, gpu=_gpu_name())
 
@@ -110,12 +112,12 @@ class DeviceStep(Step[DeviceRecord]):
                 try:
                     answers = self._outputs(chunk, Path(name))
                 except BackendError as error:
-                    return self._failed(str(error))
+                    return self._failed(ReportCode.ENGINE_ERROR(error=str(error)))
                 for feed, outputs in zip(chunk, answers):
                     wanted = reference.run(samples_of(feed))
                     lost = [output for output in wanted if output not in outputs]
                     if lost:
-                        return self._failed(f"the engine has no output '{lost[0]}'")
+                        return self._failed(ReportCode.OUTPUT_LACKING(output=lost[0]))
                     own = outputs if feed.rows <= feed.count else own_rows(wanted, outputs, feed)
                     if own is None:
                         tally.mixed += feed.count
@@ -125,13 +127,12 @@ class DeviceStep(Step[DeviceRecord]):
                             comparison.add(wanted, own, feed.labels, feed.count)
                     except Exception as error:
                         # the same metric took the simulation's outputs: these are such as it cannot take
-                        return self._failed(
-                            f"the metric cannot take the engine's outputs: {type(error).__name__}: {error}"
-                        )
+                        why = ReportCode.METRIC_REFUSES_OUTPUTS(error=f"{type(error).__name__}: {error}")
+                        return self._failed(why)
                     seen.update(feed.origins)
                     self.job.progress("device", min(len(seen), read), read)
         if not seen:
-            return skipped(MIXED if tally.mixed else "no sample fits the batches of any profile")
+            return skipped(ReportCode.SAMPLES_MIXED() if tally.mixed else ReportCode.NO_SAMPLE_FITS())
         return DeviceRecord(
             status="ran",
             gpu=_gpu_name(),
@@ -149,7 +150,7 @@ class DeviceStep(Step[DeviceRecord]):
         assert engine is not None
         return run_chunk(self.job, engine, self.engine.build.backend, chunk, folder)
 
-    def _failed(self, why: str) -> DeviceRecord:
+    def _failed(self, why: Finding) -> DeviceRecord:
         return DeviceRecord(status="failed", why=why, gpu=_gpu_name())
 
 

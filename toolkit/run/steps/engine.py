@@ -11,8 +11,8 @@ from typing import Any
 from toolkit.backends.layer import Actual, Build
 from toolkit.base.files import write_bytes, write_text
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding
 from toolkit.contract.plan import PrecisionPlan
-from toolkit.report.findings import sentence
 from toolkit.run.engine_settings import engine_settings, extras_for
 from toolkit.run.inputs import Inputs
 from toolkit.run.keys import engine_key, gpu_here, hashes
@@ -98,7 +98,7 @@ class EngineStep(Step[EngineRecord]):
             if log:
                 write_text(root / "build.log", "".join(f"{line}\n" for line in log))
         actuals = attribute(self.lowering.model(), build, plan)
-        reasons = {event.node: sentence(event.why) for event in self.lowering.journal.of("declined")}
+        reasons = {event.node: event.why for event in self.lowering.journal.of("declined")}
         measures = settings.measure and not backend.cannot_measure()
         files = []
         if build.engine is not None:
@@ -114,13 +114,13 @@ class EngineStep(Step[EngineRecord]):
             typing=backend.typing_for(settings),
             engine_bytes=len(build.engine) if build.engine is not None else None,
             actuals=explain(actuals, plan, self.recipe.rest, reasons),
-            lacks=unmeasured(build, profiles, log) if measures else {},
+            lacks=unmeasured(build, profiles) if measures else {},
             files=files,
         )
 
 
 def explain(
-    actuals: Mapping[str, Actual], plan: PrecisionPlan, rest: Precision, reasons: Mapping[str, str]
+    actuals: Mapping[str, Actual], plan: PrecisionPlan, rest: Precision, reasons: Mapping[str, Finding]
 ) -> dict[str, Actual]:
     """Nodes to which lowering gave another type than asked are overridden, for lowering's reason."""
     found = dict(actuals)

@@ -14,7 +14,9 @@ from pydantic import Field
 from toolkit.backends.layer import Actual, Build
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.files import write_json
+from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
+from toolkit.report.findings import sentence
 from toolkit.run.engine_settings import engine_settings, extras_for
 from toolkit.run.fields import JournalField
 from toolkit.run.inputs import Inputs
@@ -60,7 +62,12 @@ class OpenStep(Step[OpenRecord]):
     kind = OpenRecord
 
     def __init__(
-        self, inputs: Inputs, passes: PassesRecord, lowering: LoweringRecord, engine: EngineRecord, not_on_device: str
+        self,
+        inputs: Inputs,
+        passes: PassesRecord,
+        lowering: LoweringRecord,
+        engine: EngineRecord,
+        not_on_device: Finding | None,
     ) -> None:
         super().__init__(inputs)
         self.passes, self.lowering, self.engine, self.not_on_device = passes, lowering, engine, not_on_device
@@ -72,7 +79,7 @@ class OpenStep(Step[OpenRecord]):
             **evaluation_key(self.inputs),
             "float": self.inputs.prints.of_model(),
             "prepared": self.passes.model_key(),
-            "not on the GPU": self.not_on_device,
+            "not on the GPU": self.not_on_device.to_json() if self.not_on_device is not None else "",
             "built": self.engine.content(),
         }
 
@@ -92,9 +99,8 @@ class OpenStep(Step[OpenRecord]):
         if not chosen.tensors:
             journal.noted(f"{opaque} nodes are opaque, and none of them has a float tensor to cut at", rule=RULE)
             return OpenRecord(journal=journal)
-        said: list[str] = []
         try:
-            build = self._built(chosen, said)
+            build = self._built(chosen)
         except BackendError as error:
             journal.noted(f"the blocks could not be opened at {len(chosen.tensors)} tensors: {error}", rule=RULE)
             return OpenRecord(journal=journal)
@@ -105,13 +111,13 @@ class OpenStep(Step[OpenRecord]):
                 f"{len(chosen.left_out)} more nodes were left out, {MOST_TENSORS} tensors are the most: {some}",
                 rule=RULE,
             )
-        for line in said:
-            if "tensors to open" in line:
-                journal.noted(line, rule=RULE)
+        if build.unmarked:
+            some = ", ".join(f"'{name}'" for name in build.unmarked[:3])
+            journal.noted(f"{len(build.unmarked)} tensors to open are not in the network: {some}", rule=RULE)
         write_json(self.folder.path / _LAYERS, build.raw)
         return OpenRecord(actuals=actuals, journal=journal, failed=failed, files=[_LAYERS])
 
-    def _built(self, chosen: Marks, said: list[str]) -> Build:
+    def _built(self, chosen: Marks) -> Build:
         from toolkit.backends.choose import choose
 
         backend, _ = choose(self.recipe.engine.backend)
@@ -120,9 +126,8 @@ class OpenStep(Step[OpenRecord]):
             self.lowering.model_path,
             self.job.profiles,
             engine_settings(self.recipe),
-            said.append,
-            self.job.progress,
-            replace(extras, opened=chosen.tensors),
+            progress=self.job.progress,
+            extras=replace(extras, opened=chosen.tensors),
         )
 
     def _found(
@@ -144,7 +149,7 @@ class OpenStep(Step[OpenRecord]):
         values: dict[str, dict[str, Any]] = {}
         failed = False
         if self.not_on_device:
-            journal.noted(f"the values of the opened tensors are not known: {self.not_on_device}", rule=RULE)
+            journal.noted(f"the values of the opened tensors are not known: {sentence(self.not_on_device)}", rule=RULE)
         else:
             try:
                 values = opened_values(self.inputs, self.passes, build.engine, build.backend, chosen.by_weight, journal)

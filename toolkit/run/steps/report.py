@@ -9,20 +9,23 @@ from typing import Any
 from toolkit.base.files import write_text
 from toolkit.base.profiles import Profiles
 from toolkit.base.versions import code_fingerprint, versions
+from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Ranges
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.placement.quantized import QUANTIZED_SOURCE
+from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
-from toolkit.report.schema import PassInfo, RecipeInfo, Report, StepInfo
+from toolkit.report.schema import RecipeInfo, Report, StepInfo
 from toolkit.report.search_parts import SearchInfo
 from toolkit.run.accuracy import accuracy_of, device_of
 from toolkit.run.inputs import Inputs
 from toolkit.run.keys import hashes
 from toolkit.run.lock import lock_text
 from toolkit.run.recipe import Recipe
+from toolkit.run.recipe_passes import pass_infos
 from toolkit.run.step import Record, Step
 from toolkit.run.steps.compare import CompareRecord
 from toolkit.run.steps.device import DeviceRecord
@@ -117,10 +120,11 @@ class ReportStep(Step[ReportRecord]):
         found, journal = self.found, Journal()
         for said in (found.passes, found.lowering, found.opened):
             journal.events += said.journal.events if said is not None else []
-        if found.device.why:
+        if found.device.why is not None:
             journal.by = "device"
-            why = f"the engine's outputs on a GPU are not known: {found.device.why}"
-            journal.noted(why, rule=f"device {found.device.status}")
+            failed = found.device.status == "failed"
+            code = ReportCode.DEVICE_RUN_FAILED if failed else ReportCode.DEVICE_RUN_SKIPPED
+            journal.noted(code(why=found.device.why))
         return journal
 
     def _report(self, journal: Journal) -> Report:
@@ -128,15 +132,16 @@ class ReportStep(Step[ReportRecord]):
         from toolkit.report.join import join
         from toolkit.report.search_section import read_search
         from toolkit.report.verdict import culprits
-        from toolkit.report.weak import blame_data, data_suggestions, weak_spots_from_ranges
+        from toolkit.report.weak import blame_data, data_advice, weak_spots_from_ranges
 
         evaluation, search_file = self.found.evaluation.found, self.found.passes.search_file
         search, spots = read_search(search_file) if search_file is not None else (None, [])
         ranges, prepared = self.found.passes.ranges(), self.found.passes.model()
         clipping = evaluation.clipping if evaluation is not None else {}
         inputs = [tensor.name for tensor in self.inputs.source().graph.inputs]
+        unlike = unlike_data(clipping, ranges)
         report = join(
-            Requests(_recipe_info(self.recipe), self.found.lowering.plan, journal),
+            Requests(_recipe_info(self.recipe, self.job.allow_code), self.found.lowering.plan, journal),
             self._graphs(prepared, ranges),
             self._engine(),
             self._measurements(search),
@@ -144,14 +149,13 @@ class ReportStep(Step[ReportRecord]):
             warnings=[
                 *self._warnings(journal),
                 *unlike_warnings(clipping, ranges, inputs),
-                *_unmeasured("the engine", self.found.engine.lacks),
+                *_unmeasured("", self.found.engine.lacks),
                 *self._comparison_warnings(),
             ],
+            advised=data_advice(unlike),
         )
         spots = spots or weak_spots_from_ranges(culprits(report.layers), report.layers, prepared, ranges)
-        unlike = unlike_data(clipping, ranges)
         report.weak_spots = blame_data(spots, prepared, unlike)
-        report.summary.next[:0] = data_suggestions(unlike)
         return report
 
     def _graphs(self, prepared: Model, ranges: Ranges | None) -> Graphs:
@@ -190,40 +194,40 @@ class ReportStep(Step[ReportRecord]):
             search,
         )
 
-    def _warnings(self, journal: Journal) -> list[str]:
-        found, evaluation = [], self.found.evaluation.found
+    def _warnings(self, journal: Journal) -> list[Finding]:
+        found: list[Finding] = []
+        evaluation = self.found.evaluation.found
         if self.recipe.calibration.random is not None:
-            found.append("RANDOM DATA: the ranges come from made-up values and mean nothing for real inputs")
+            found.append(ReportCode.RANDOM_CALIBRATION())
         if evaluation is None:
-            found.append("nothing was measured: the recipe has neither evaluation data nor calibration data")
+            found.append(ReportCode.NOTHING_MEASURED())
         else:
             found += evaluation.notes
         rules = ("unlike-scales", "empty profile", "few samples", "unvaried samples", QUANTIZED_SOURCE)
-        found += [sentence(event.why) for event in journal.of("noted") if event.rule in rules]
+        found += [event.why for event in journal.of("noted") if event.rule in rules]
         return found
 
-    def _comparison_warnings(self) -> list[str]:
+    def _comparison_warnings(self) -> list[Finding]:
         """Latencies of the plain engines that are not known, and profiles in which nothing was measured in turn."""
         compare, latencies = self.found.compare, self.found.latencies
         if compare is None or latencies is None:
             return []
-        said = [line for name, one in compare.engines.items() for line in _unmeasured(f"the {name} engine", one.lacks)]
+        said = [line for name, one in compare.engines.items() for line in _unmeasured(name, one.lacks)]
         return said + [
-            f"in profile '{name}' the engines were measured one after the other, not in turn: a difference of a few "
-            f"percent may be chance ({why})"
+            ReportCode.NOT_MEASURED_IN_TURN(profile=name, why=why)
             for name, why in latencies.lacks.items()
             if name in self.found.engine.build.latency
         ]
 
 
-def _recipe_info(recipe: Recipe) -> RecipeInfo:
+def _recipe_info(recipe: Recipe, allow_code: bool) -> RecipeInfo:
     def short(settings: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in settings.items() if value not in (None, {}, [])}
 
     return RecipeInfo(
         name=recipe.name,
         path=str(recipe.path or ""),
-        passes=[PassInfo(use=p["use"], settings={k: v for k, v in p.items() if k != "use"}) for p in recipe.passes],
+        passes=pass_infos(recipe, allow_code),
         rest=recipe.rest,
         calibration=short(recipe.calibration.model_dump(mode="json", exclude_defaults=True)),
         evaluation=short(recipe.evaluation.model_dump(mode="json", exclude_defaults=True)),
@@ -249,5 +253,6 @@ def _facts(final: Model, prepared: Model, profiles: Profiles) -> Facts:
     return facts
 
 
-def _unmeasured(what: str, lacks: Mapping[str, str]) -> list[str]:
-    return [f"the latency of {what} in profile '{name}' is not known: {why}" for name, why in lacks.items()]
+def _unmeasured(engine: str, lacks: Mapping[str, str]) -> list[Finding]:
+    """Latencies that are not known; ``engine`` is the precision of a plain engine, empty for the quantized one."""
+    return [ReportCode.LATENCY_NOT_MEASURED(profile=name, why=why, engine=engine) for name, why in lacks.items()]

@@ -1,0 +1,120 @@
+"""Accuracy in words: figures of outputs, changes of the metric, what is broken, and which target was missed."""
+
+from __future__ import annotations
+
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings.table import Table
+from toolkit.report.findings.words import percent
+from toolkit.report.parts import Accuracy, OutputError
+
+IDENTICAL, NOT_FINITE, ZERO_SIGNAL = "identical", "NaN/inf", "zero signal"
+_MOST_OUTPUTS = 3
+
+
+def number(value: float) -> str:
+    """A metric's value."""
+    return f"{value:.3f}" if abs(value) <= 1 else f"{value:.4g}"
+
+
+def level(error: OutputError) -> str:
+    """An output's SQNR in dB without its unit, or why it has none."""
+    if error.sqnr_db is not None:
+        return f"{error.sqnr_db:.1f}"
+    return IDENTICAL if error.identical else NOT_FINITE if error.incomparable else ZERO_SIGNAL
+
+
+def brief(accuracy: Accuracy) -> str:
+    """The one figure that says most: the metric, or the first output's."""
+    if accuracy.quantized is not None:
+        return number(accuracy.quantized)
+    figures = (f"{name} {_output_figures(output)[0]}" for name, output in accuracy.outputs.items())
+    return next(figures, "nothing measured")
+
+
+def figures(accuracy: Accuracy) -> str:
+    """The accuracy in one phrase: the metric before and after, or the outputs' own figures."""
+    before, after = accuracy.before, accuracy.quantized
+    if after is not None and before is not None:
+        words = f"{accuracy.metric or 'metric'} {number(after)} against {number(before)} float"
+        notes = []
+        if accuracy.drop is not None:
+            points = accuracy.in_points
+            notes.append(change(accuracy.drop, accuracy) + (" points" if points else ""))
+            if accuracy.budget is not None:
+                notes.append(f"budget {amount(accuracy.budget, points)}")
+        return words + (f" ({', '.join(notes)})" if notes else "")
+    shown = list(accuracy.outputs.items())[:_MOST_OUTPUTS]
+    return "; ".join(f"{name} " + ", ".join(_output_figures(output)) for name, output in shown)
+
+
+def change(drop: float, accuracy: Accuracy) -> str:
+    """The change of the metric with its direction: a drop or a gain, worse or better where less is better."""
+    worse, better = ("drop", "gain") if accuracy.rising else ("worse by", "better by")
+    return f"{worse if drop >= 0 else better} {amount(abs(drop), accuracy.in_points)}"
+
+
+def with_points(words: str, value: float, accuracy: Accuracy) -> str:
+    """Words that end in a change of the metric, with its unit where that is percentage points."""
+    if not accuracy.in_points:
+        return words
+    return f"{words} point{'' if amount(abs(value), True) == '1' else 's'}"
+
+
+def amount(value: float, in_points: bool) -> str:
+    """A change of the metric, in percentage points or in its own units."""
+    return f"{value * 100:.2f}".rstrip("0").rstrip(".") if in_points else f"{value:.4g}"
+
+
+def agreement_name(discrete: bool) -> str:
+    """What an output's agreement is called: of integers and the like it is the share of equal elements."""
+    return "agreement" if discrete else "top-1 agreement"
+
+
+def _output_figures(output: OutputError) -> list[str]:
+    if output.identical:
+        return ["identical to float"]
+    shown = [f"{output.sqnr_db:.1f} dB SQNR"] if output.sqnr_db is not None else []
+    if output.agreement is not None:
+        shown.append(f"{agreement_name(output.discrete)} {percent(output.agreement)}")
+    return shown or ([f"cosine {output.cosine:.4f}"] if output.cosine is not None else ["not measured"])
+
+
+def _agreement(output: str, agreement: float, discrete: bool) -> str:
+    return f"{agreement_name(discrete)} of output '{output}' with the float model is only {percent(agreement)}"
+
+
+def _collapsed(metric: str, before: float, after: float) -> str:
+    return f"{metric or 'the metric'} fell from {number(before)} to {number(after)}"
+
+
+ACCURACY: Table = {
+    ReportCode.OUTPUT_NOT_FINITE: "output '{output}' holds NaN or infinity",
+    ReportCode.METRIC_COLLAPSED: _collapsed,
+    ReportCode.AGREEMENT_LOW: _agreement,
+    ReportCode.COSINE_LOW: "cosine similarity of output '{output}' to the float model's is only {cosine:.2f}",
+    ReportCode.SQNR_LOW: "SQNR of output '{output}' is only {sqnr_db:.1f} dB",
+    ReportCode.NOISE_OVER_VARIATION: "quantization noise on '{output}' exceeds its variation between samples",
+    ReportCode.BUDGET_WITHOUT_DATA: (
+        "no budget can be judged: the recipe has neither evaluation nor calibration data, so nothing was measured"
+    ),
+    ReportCode.LIMIT_WITHOUT_METRIC: "{limit} cannot be judged: the recipe has no metric",
+    ReportCode.LIMIT_NOT_FINITE: "{limit} cannot be judged: the metric is not a finite number",
+    ReportCode.DROP_OVER_LIMIT: "the metric drops by {drop:.4g}, more than {limit}",
+    ReportCode.METRIC_BELOW_LIMIT: "the metric is {value:.4g}, below {limit}",
+    ReportCode.OUTPUT_SHAPE_NOT_JUDGED: lambda output, unlike, samples: (
+        f"output '{output}' cannot be judged: on {unlike} of {samples} sample{'' if samples == 1 else 's'} its shape "
+        "differs from the float model's"
+    ),
+    ReportCode.NO_FLOAT_OUTPUT: "min_sqnr_db cannot be judged: no output holds floats",
+    ReportCode.SQNR_NOT_FINITE: "output '{output}' has no SQNR: it holds NaN or infinity",
+    ReportCode.SQNR_WITHOUT_SIGNAL: "output '{output}' has no SQNR: the float model's is zero throughout, this is not",
+    ReportCode.SQNR_BELOW_LIMIT: "SQNR of output '{output}' is {sqnr_db:.4g} dB, below {limit}",
+    ReportCode.NO_OUTPUT_WITH_CLASSES: (
+        "min_agreement cannot be judged: no output holds integers or scores of a fixed number of classes"
+    ),
+    ReportCode.AGREEMENT_BELOW_LIMIT: lambda output, agreement, limit, discrete: (
+        f"{agreement_name(discrete)} of output '{output}' is {percent(agreement)}, below {limit}"
+    ),
+    ReportCode.PROFILE_MISSES: "Profile '{profile}' by itself: {miss}.",
+    ReportCode.MEASURED_ON_RANDOM_DATA: "Measured on random data.",
+}

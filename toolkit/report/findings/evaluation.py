@@ -1,0 +1,83 @@
+"""What the evaluation noted: what it could not compare or compute exactly, and data that is unlike calibration's."""
+
+from __future__ import annotations
+
+from toolkit.base.text import count
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.report.findings.table import Table
+from toolkit.report.findings.words import db, joined, quoted
+
+
+def _shape(output: str, unlike: int, samples: int, float_shape: tuple[int, ...], shape: tuple[int, ...]) -> str:
+    return (
+        f"Output '{output}' has a different shape than the float model's on {unlike} of {count(samples, 'sample')} "
+        f"(for example {list(shape)} instead of {list(float_shape)}): those were not compared."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.2g}%"
+
+
+def _leaves_range(
+    tensor: str,
+    reach: float,
+    share: float,
+    calibrated: float | None,
+    level_db: float | str,
+    promised_db: float | str | None,
+) -> str:
+    before = f" ({_percent(calibrated)} in calibration)" if calibrated is not None else ""
+    promised = f", against {db(promised_db)} on the calibration samples" if promised_db is not None else ""
+    return (
+        f"'{tensor}' reaches {reach:.2g} times its range, and {_percent(share)} of its values are clipped{before}, "
+        f"which leaves {db(level_db)} of SQNR{promised}"
+    )
+
+
+def _leaves_ranges(worst: str, others: int, inputs: tuple[str, ...], growth: tuple[float, ...], remedy: str) -> str:
+    more = f", and {count(others, 'more tensor')} likewise" if others else ""
+    grown = "".join(
+        f"; the input '{name}' itself reaches {ratio:.2g} times what calibration saw"
+        for name, ratio in zip(inputs, growth)
+    )
+    return f"Evaluation data leaves the calibrated ranges: {worst}{more}{grown}. To fix it, {remedy}."
+
+
+EVALUATION: Table = {
+    EvaluationCode.OUTPUT_STEADY: (
+        "Output '{output}' is identical for every sample, so its figures say little: check the samples."
+    ),
+    EvaluationCode.OUTPUT_SHAPE_DIFFERS: _shape,
+    EvaluationCode.METRIC_NOT_FINITE: (
+        "The metric is {before} for the float model and {after} for this one, so no drop is known."
+    ),
+    EvaluationCode.PROFILE_NOT_EVALUATED: lambda profile, samples: (
+        f"Profile '{profile}' was not evaluated: none of the {count(samples, 'evaluation sample')} fits it."
+    ),
+    EvaluationCode.ROUNDING_PARTLY_MEASURED: lambda types, why: (
+        f"The accuracy figures include {joined(types)} rounding only in part: {why}."
+    ),
+    EvaluationCode.MEASURED_IN_FLOAT32: lambda types, why: (
+        "onnxruntime cannot run the lowered model accurately, so the float32 model with the same Q/DQ pairs was "
+        f"measured: the accuracy figures do not include {joined(types) or 'float16'} rounding ({why})."
+    ),
+    EvaluationCode.FLOAT_FORM_NOT_RUN: (
+        "Layer errors are against the source model, since the float form of the prepared model cannot be run: {why}."
+    ),
+    EvaluationCode.RESCALED_TENSORS_LEFT_OUT: lambda sqnr_db, tensors: (
+        "Layer errors are against the source model, since the passes changed what it computes "
+        f"({db(sqnr_db)} SQNR without any Q/DQ pair); {count(len(tensors), 'tensor')} that they rescaled "
+        f"{'is' if len(tensors) == 1 else 'are'} left out: {quoted(tensors)}."
+    ),
+    EvaluationCode.LEAVES_RANGE: _leaves_range,
+    EvaluationCode.EVALUATION_LEAVES_RANGES: _leaves_ranges,
+    EvaluationCode.EVALUATION_INPUT_SMALL: (
+        "Evaluation input '{input}' uses a small part of its calibrated range: it reaches {largest:.3g}, the range is "
+        "{range:.3g}. To fix it, {remedy}."
+    ),
+    EvaluationCode.CALIBRATE_ALIKE: (
+        "calibrate with data like the evaluation's, or check that both are preprocessed alike (scale, mean, layout)"
+    ),
+    EvaluationCode.CALIBRATE_THIS_RANGE: "let calibration find the range, which was given by hand or by a file",
+}

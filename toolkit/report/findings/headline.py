@@ -1,0 +1,130 @@
+"""The report's first line, and how much runs quantized."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from toolkit.base.text import count
+from toolkit.contract.findings import Finding
+from toolkit.report.device import FEW, failure, judged, on_device
+from toolkit.report.findings import sentence
+from toolkit.report.findings.accuracy import brief, figures
+from toolkit.report.schema import Accuracy, DeviceInfo, LayerInfo, PayoffInfo, Verdict
+from toolkit.report.speed import slower, speed
+from toolkit.report.verdict import QuantizedCount, breakage, judged_accuracy, quantized_count, verdict
+
+_SOURCES = {
+    "inspector": "from the engine's inspector",
+    "tactic": "from the engine's kernels",
+    "weights": "from the engine's weights",
+    "network": "inferred from the typed network (no GPU opened the engine)",
+}
+
+
+def headline(
+    layers: Sequence[LayerInfo],
+    accuracy: Accuracy | None,
+    device: DeviceInfo | None = None,
+    payoff: PayoffInfo | None = None,
+    late: Finding | None = None,
+    predicted: Finding | None = None,
+) -> str:
+    """The report's first line: whether the result is usable, in numbers, how much runs quantized, and whether it paid.
+
+    An engine slower than the unquantized model's is called that first, unless it is no good anyway.
+
+    Args:
+        layers: the report's layers.
+        accuracy: what the evaluation measured.
+        device: the engine's run on the GPU.
+        payoff: its time beside that of unquantized engines.
+        late: that it misses a latency limit, see ``search_time.too_slow``.
+        predicted: that it is predicted to be slow, see ``search_time.slow_plan``; said where no other engine was
+            measured.
+    """
+    found, slow = verdict(accuracy, device, late), slower(payoff)
+    pace = speed(payoff) or (None if slow is not None else predicted)
+    running = quantized_words(quantized_count(layers)) + (f"; {sentence(pace)}" if pace is not None else "")
+    told = _told(found, accuracy, device, running, late)
+    if slow is None:
+        return told
+    return f"{told} {sentence(slow)}." if found in ("broken", "missed") else f"{sentence(slow)}. {told}"
+
+
+def _told(
+    found: Verdict, accuracy: Accuracy | None, device: DeviceInfo | None, running: str, late: Finding | None
+) -> str:
+    """The first line without the speed: ``running`` says what runs quantized."""
+    failed = failure(device)
+    if failed is not None:
+        return f"BROKEN: {sentence(failed)}. {_capital(running)}."
+    if late is not None and judged_accuracy(accuracy, device) in ("usable", "unmeasured"):
+        known = figures(accuracy) if accuracy is not None else ""
+        return f"MISSED ITS BUDGET: {'; '.join((sentence(late), known or 'accuracy was not measured', running))}."
+    if accuracy is None or found == "unmeasured":
+        return f"Not measured: no data says whether the result is usable; {running}."
+    if found == "broken":
+        return f"BROKEN: {_broken(accuracy, device)}; do not deploy. {_capital(running)}."
+    own = on_device(device)
+    on_gpu = f"on the GPU {brief(own)}" if own is not None else ""
+    if found == "missed":
+        guilty, place = (accuracy, "") if accuracy.met is False or own is None else (own, " on the GPU")
+        over = guilty.drop_kept is False
+        said = ["" if over or not guilty.misses else guilty.misses[0], figures(guilty)]
+        said += ["" if late is None else sentence(late), f"simulated {brief(accuracy)}" if place else on_gpu, running]
+        return f"MISSED ITS BUDGET{place}: {'; '.join(words for words in said if words)}."
+    words = "; ".join(words for words in (figures(accuracy), on_gpu, running) if words)
+    return f"Usable{_doubt(accuracy)}: {words}."
+
+
+def _doubt(accuracy: Accuracy) -> str:
+    """How little the verdict stands on: few samples, no budget."""
+    few = f" on only {count(accuracy.samples, 'sample')}" if 0 < accuracy.samples < FEW else ""
+    return few + (", no budget set" if accuracy.met is None else "")
+
+
+def _broken(accuracy: Accuracy, device: DeviceInfo | None) -> str:
+    """What is broken: the simulation, the engine in one profile, or the engine as a whole."""
+    own = on_device(device)
+    places = [("", accuracy)]
+    places += [(f"on the GPU in profile '{name}', ", one) for name, one in (judged(device) if device else ())]
+    places += [("on the GPU ", own)] if own is not None else []
+    return next(f"{place}{sentence(why)}" for place, one in places if (why := breakage(one)) is not None)
+
+
+def quantized_words(found: QuantizedCount) -> str:
+    """How many of the computing layers run quantized, or are requested to where no engine is known."""
+    hidden = ""
+    if found.hidden:
+        hidden = f", {found.hidden} inside blocks that hide their precision"
+        verb = "computes" if found.as_quantized == 1 else "compute"
+        hidden += f" (opened, {found.as_quantized} of them {verb} as quantized)" if found.as_quantized else ""
+    layers = count(found.layers, "layer")
+    if not found.quantized:
+        return f"none of {layers} {'runs' if found.known else 'is requested'} quantized{hidden}"
+    (first, most), *others = found.quantized.items()
+    verb = ("runs" if most == 1 else "run") if found.known else ("is requested" if most == 1 else "are requested")
+    words = f"{most} of {layers} {verb} in {first.upper()}"
+    words += "".join(f", {number} in {precision.upper()}" for precision, number in others)
+    return words + (hidden or ("" if found.known else " (no engine confirms it)"))
+
+
+def evidence(layers: Iterable[LayerInfo]) -> str:
+    """How the actual precisions are known; empty where none is."""
+    tally = Counter(layer.actual.source for layer in layers if layer.role == "compute" and layer.actual.precision)
+    return ", ".join(f"{number} {_SOURCES.get(source, source)}" for source, number in tally.most_common())
+
+
+def opened_words(layers: Iterable[LayerInfo]) -> str:
+    """How many opaque nodes computed as quantized and as float, by their values; empty where none was opened so."""
+    inner = [layer.actual.opened for layer in layers if layer.actual.opened is not None]
+    tally = Counter(one.values.verdict for one in inner if one.values is not None)
+    if not tally:
+        return ""
+    counts = ", ".join(f"{number} {verdict}" for verdict, number in tally.most_common())
+    return f"{count(tally.total(), 'node')} inside opaque blocks, by their values once opened: {counts}"
+
+
+def _capital(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}"

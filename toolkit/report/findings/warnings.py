@@ -1,0 +1,77 @@
+"""What the reader must know before trusting the figures."""
+
+from __future__ import annotations
+
+from toolkit.base.text import count
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings.accuracy import agreement_name
+from toolkit.report.findings.table import Table
+from toolkit.report.findings.words import percent
+
+
+def _overridden(count: int, node: str) -> str:
+    layers = "1 layer runs" if count == 1 else f"{count} layers run"
+    return f"{layers} in another precision than requested: '{node}'{' among them' if count > 1 else ''}."
+
+
+def _few(samples: int) -> str:
+    return f"Accuracy was measured on only {count(samples, 'sample')}: give [evaluation] data with more."
+
+
+def _agreement(output: str, agreement: float, discrete: bool) -> str:
+    name = agreement_name(discrete)
+    return f"{name[:1].upper()}{name[1:]} of output '{output}' with the float model is only {percent(agreement)}."
+
+
+def _clip(count: int, limit: float, tensor: str, clipped: float) -> str:
+    ranges = "1 range clips" if count == 1 else f"{count} ranges clip"
+    worst = "" if count == 1 else "the worst is "
+    return f"{ranges} more than {percent(limit, 0)} of the values: {worst}'{tensor}' with {percent(clipped)}."
+
+
+def _failed(gpu: str, why: str) -> str:
+    return f"the engine failed on its own GPU{f' ({gpu})' if gpu else ''}: {why.rstrip('.')}"
+
+
+WARNINGS: Table = {
+    ReportCode.LAYERS_OVERRIDDEN: _overridden,
+    ReportCode.PROFILE_WITHOUT_SAMPLES: (
+        "Profile '{profile}' got no calibration samples: its ranges are those of the other profiles."
+    ),
+    ReportCode.ACCURACY_ON_SEEN_SAMPLES: (
+        "Accuracy was measured on samples that calibration saw, which makes it look better than it is."
+    ),
+    ReportCode.ACCURACY_ON_FEW_SAMPLES: _few,
+    ReportCode.AGREEMENT_DOUBTFUL: _agreement,
+    ReportCode.SQNR_DOUBTFUL: "SQNR of output '{output}' is only {sqnr_db:.1f} dB.",
+    ReportCode.RANGES_CLIP: _clip,
+    ReportCode.RANGES_DIFFER_BY_PROFILE: lambda count: (
+        f"The ranges of {count} tensor{'' if count == 1 else 's'} differ twofold or more between profiles."
+    ),
+    ReportCode.ONLY_REQUESTS_KNOWN: "No engine was built: only requested precisions are known.",
+    ReportCode.RECORD_OF_LOST_NODES: lambda count, node: (
+        f"The engine's record names {count} node{'' if count == 1 else 's'} that the graph does not have: '{node}'"
+        f"{' among them' if count > 1 else ''}."
+    ),
+    ReportCode.RANDOM_CALIBRATION: (
+        "RANDOM DATA: the ranges come from random values and are meaningless for real inputs."
+    ),
+    ReportCode.NOTHING_MEASURED: (
+        "Accuracy was not measured: the recipe has neither evaluation data nor calibration data."
+    ),
+    ReportCode.LATENCY_NOT_MEASURED: lambda profile, why, engine="": (
+        f"Latency of the {f'{engine.upper()} ' if engine else ''}engine in profile '{profile}' was not measured: {why}."
+    ),
+    ReportCode.NOT_MEASURED_IN_TURN: (
+        "In profile '{profile}' the engines were measured one after the other, not in turn, so differences of a few "
+        "percent may be noise: {why}."
+    ),
+    ReportCode.NOT_REQUESTED: "no pass requested a precision; the rest runs in {rest}",
+    ReportCode.CONVERTS_TYPES: "converts between types",
+    ReportCode.NO_FLOAT_COMPUTATION: "computes no floats",
+    ReportCode.EFFECT_NOT_MEASURED: lambda by, count: (
+        f"{by} changed {count} layer{'' if count == 1 else 's'}; what that gained was not measured."
+    ),
+    ReportCode.ENGINE_FAILED: _failed,
+    ReportCode.ENGINE_NOT_RUN: "The engine was not run on {gpu}: {why}.",
+}

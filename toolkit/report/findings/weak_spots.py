@@ -1,0 +1,125 @@
+"""Why a layer loses accuracy in a quantized type, and what would help."""
+
+from __future__ import annotations
+
+import math
+
+from toolkit.base.text import count, toml_string
+from toolkit.contract.registry import named
+from toolkit.contract.roles import Role
+from toolkit.report.findings.table import Table
+from toolkit.report.findings.words import db, quoted
+from toolkit.search.codes import CauseCode
+
+
+def _keep() -> str:
+    return f"keep it in float ({named(Role.KEEP)})"
+
+
+def _clipped(what: str, measured: bool) -> str:
+    samples = "the samples measured" if measured else "the evaluation's samples"
+    return f"clipping, not rounding: on {samples} {what}"
+
+
+def _cheap(share: float, weights: int | None, channels: int | None) -> str:
+    text = f"it holds {share:.1%} of the multiply-accumulates"
+    text += f" and {weights:,} weights" if weights is not None else ""
+    if channels is not None:
+        text += f", and its {count(channels, 'input channel')} cannot fill a vector of an INT8 kernel"
+    return text
+
+
+def _rounding(
+    sqnr_db: float | str,
+    measured: bool,
+    operands: tuple[str, ...],
+    tensors: tuple[str, ...],
+    levels_db: tuple[float | str, ...],
+    even: bool,
+    one_sided: bool,
+    alone_db: float | str | None,
+) -> str:
+    levels = [float(level) for level in levels_db]
+    names = [f"values of '{tensor}'" if tensor else operand for operand, tensor in zip(operands, tensors)]
+    listed = ", ".join(f"{name} {db(level)}" for name, level in zip(names, levels))
+    worst = names[levels.index(min(levels))]
+    carrier = "all operands share the noise" if even else f"the {worst} carry most of the noise"
+    about = "" if measured else "an estimated "
+    text = f"rounding leaves {about}{db(sqnr_db)} at the layer itself ({listed}): {carrier}"
+    text += "; they are never negative, so half of the levels are unused" if one_sided else ""
+    if alone_db is not None and math.isfinite(float(alone_db)) and math.isfinite(float(sqnr_db)):
+        gain = float(sqnr_db) - float(alone_db)
+        effect = f"add {gain:.1f} dB of loss" if gain > 1 else "keep that level"
+        effect = f"mask {-gain:.1f} dB of it" if gain < -1 else effect
+        text += f"; the layers after it {effect}: {db(alone_db)} at the output"
+    return text
+
+
+def _set_method(tensor: str, method: str, better_db: float | None, own_db: float | None, operand: str) -> str:
+    setting = (
+        f"set [calibration] methods = {{ {toml_string(tensor)} = {toml_string(method)} }}"
+        if tensor
+        else f'set weights = "{method}" in the pass that quantizes'
+    )
+    gain = f" ({db(better_db)} instead of {db(own_db)} from the {operand})" if better_db is not None else ""
+    return setting + gain
+
+
+def _keep_share(share: float, tried: bool) -> str:
+    nothing = "; no calibration method or weight setting gains 1 dB" if tried else ""
+    return f"{_keep()}, {share:.1%} of the multiply-accumulates{nothing}"
+
+
+def _apply(passes: tuple[str, ...]) -> str:
+    return f"apply the pass {' or '.join(passes)}"
+
+
+CAUSES: Table = {
+    CauseCode.CLIPPED_ON_UNLIKE_DATA: _clipped,
+    CauseCode.UNEVEN_CHANNELS: "its largest channel reaches {ratio:.3g} times the median channel",
+    CauseCode.OUTLIERS: "its largest value is {ratio:.3g} times its 99.9th percentile",
+    CauseCode.SHARED_SCALE: "a Concat forces a scale on it that is {ratio:.3g} times its own",
+    CauseCode.PROFILES_UNLIKE: "in profile '{high}' it reaches {ratio:.3g} times what it does in '{low}'",
+    CauseCode.FEW_LEVELS: "its values use few of the 256 levels: {sqnr_db:.1f} dB SQNR after rounding",
+    CauseCode.UNEVEN_WEIGHTS: (
+        "one input channel's weights are {ratio:.3g} times the median channel's, which leaves few levels for the others"
+    ),
+    CauseCode.CHEAP_TO_KEEP: _cheap,
+    CauseCode.ROUNDING: _rounding,
+    CauseCode.HARM_TOGETHER: lambda alone_db, full_db, without_db: (
+        f"its harm shows only together with others': quantized alone it leaves {db(alone_db)}, but keeping it alone "
+        f"in float raises the whole from {db(full_db)} to {db(without_db)}"
+    ),
+    CauseCode.HARM_HIDDEN: lambda alone_db, full_db, without_db: (
+        f"other layers mask its harm: quantized alone it leaves {db(alone_db)}, but keeping it alone in float raises "
+        f"the whole only from {db(full_db)} to {db(without_db)}"
+    ),
+    CauseCode.TIES_AT_OUTPUT: lambda sqnr_db, flips: (
+        f"{db(sqnr_db)} at the output still change the argmax of {flips:.1%} of the positions: their scores are near "
+        "ties"
+    ),
+    CauseCode.TIES_AT_DECISION: (
+        "{share:.0%} of the decisions of the {op} '{node}' behind it have a margin under 1% of their values' standard "
+        "deviation, so little noise changes them"
+    ),
+}
+
+REMEDIES: Table = {
+    CauseCode.KEEP_FLOAT: _keep,
+    CauseCode.KEEP_FLOAT_CHEAPLY: lambda: f"{_keep()}: that costs next to no arithmetic",
+    CauseCode.KEEP_FLOAT_SHARE: _keep_share,
+    CauseCode.KEEP_OR_USE_METRIC: lambda: f"{_keep()}, or judge by a metric rather than by agreement",
+    CauseCode.KEEP_IT_OR_OTHERS: lambda others: (
+        f"keep it in float, or the layers that it does harm together with ({quoted(others)})"
+    ),
+    CauseCode.KEEP_WITH_OTHERS: lambda others: f"keep it in float together with {quoted(others)}, not by itself",
+    CauseCode.APPLY_PASS: _apply,
+    CauseCode.APPLY_PASS_OR_KEEP: lambda name, ratio: (
+        f"apply the pass {name}, since the largest channel of its input is {ratio:.2g} times the median; otherwise "
+        f"{_keep()}"
+    ),
+    CauseCode.SET_METHOD: _set_method,
+    CauseCode.EXCLUDE_CONCAT: "exclude the Concat, or equalize the ranges of its branches",
+    CauseCode.WEIGH_PROFILES: "set [calibration] weights, or build one engine per profile",
+    CauseCode.EXCLUDE_UP_TO: "exclude_between from this layer's output to the input of '{node}'",
+}

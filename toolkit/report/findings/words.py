@@ -1,0 +1,38 @@
+"""Lists of names and long names, as sentences hold them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+_LONG, _HEAD, _TAIL = 90, 60, 27
+
+
+def joined(words: Iterable[str]) -> str:
+    """``a, b and c``."""
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def quoted(names: Sequence[str], most: int = 3) -> str:
+    """``'a', 'b' and 4 more``."""
+    shown = [f"'{name}'" for name in names[:most]]
+    return joined([*shown, f"{len(names) - most} more"] if len(names) > most else shown)
+
+
+def shortened(name: str) -> str:
+    """A name whose middle is left out where it is long: TensorRT names blocks by all that is in them."""
+    return name if len(name) <= _LONG else f"{name[:_HEAD]}...{name[-_TAIL:]}"
+
+
+def db(level: float | str | None) -> str:
+    """A level in decibels; findings hold numbers that are not finite as words."""
+    number = float(level) if level is not None else math.nan
+    if math.isnan(number):
+        return "NaN"
+    return f"{number:.1f} dB" if math.isfinite(number) else ("exact" if number > 0 else "-inf dB")
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in percent."""
+    return f"{100 * share:.{digits}f} %"

@@ -1,0 +1,35 @@
+"""Why a layer loses accuracy in a quantized type, and what would help."""
+
+from __future__ import annotations
+
+from toolkit.contract.findings import BaseCode
+
+
+class CauseCode(BaseCode):
+    """Why a layer loses accuracy in a quantized type, and what would help."""
+
+    CLIPPED_ON_UNLIKE_DATA = "cause-clipped-on-unlike-data"
+    UNEVEN_CHANNELS = "cause-uneven-channels"
+    OUTLIERS = "cause-outliers"
+    SHARED_SCALE = "cause-shared-scale"
+    PROFILES_UNLIKE = "cause-profiles-unlike"
+    FEW_LEVELS = "cause-few-levels"
+    UNEVEN_WEIGHTS = "cause-uneven-weights"
+    CHEAP_TO_KEEP = "cause-cheap-to-keep"
+    ROUNDING = "cause-rounding"
+    HARM_TOGETHER = "cause-harm-together"
+    HARM_HIDDEN = "cause-harm-hidden"
+    TIES_AT_OUTPUT = "cause-ties-at-output"
+    TIES_AT_DECISION = "cause-ties-at-decision"
+    KEEP_FLOAT = "cause-keep-float"
+    KEEP_FLOAT_CHEAPLY = "cause-keep-float-cheaply"
+    KEEP_FLOAT_SHARE = "cause-keep-float-share"
+    KEEP_OR_USE_METRIC = "cause-keep-or-use-metric"
+    KEEP_IT_OR_OTHERS = "cause-keep-it-or-others"
+    KEEP_WITH_OTHERS = "cause-keep-with-others"
+    APPLY_PASS = "cause-apply-pass"
+    APPLY_PASS_OR_KEEP = "cause-apply-pass-or-keep"
+    SET_METHOD = "cause-set-method"
+    EXCLUDE_CONCAT = "cause-exclude-concat"
+    WEIGH_PROFILES = "cause-weigh-profiles"
+    EXCLUDE_UP_TO = "cause-exclude-up-to"
