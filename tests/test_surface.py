@@ -109,6 +109,18 @@ def test_a_users_pass_is_strictly_typed(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_users_wrong_setting_is_named_with_its_line(tmp_path, monkeypatch):
+    (tmp_path / "keep_first_and_last.py").write_text((ROOT / "recipes" / "keep_first_and_last.py").read_text())
+    (tmp_path / "r.toml").write_text(
+        f"[model]\npath = {str(ROOT / 'models' / 'digits_cnn.onnx')!r}\n[[pass]]\n"
+        'use = "keep_first_and_last:KeepFirstAndLast"\nprecision = "fp61"\n[engine]\nbackend = "none"\n'
+    )
+    with pytest.raises(toolkit.RecipeError) as caught:
+        toolkit.run(tmp_path / "r.toml", tmp_path / "out", allow_code=True)
+    assert caught.value.where == f"{tmp_path / 'r.toml'}:5"
+    assert "fp61" in caught.value.what and "fp16" in caught.value.remedy
+
+
 def test_py_typed_is_in_the_package():
     assert (ROOT / "toolkit" / "py.typed").is_file()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from toolkit.base.errors import RecipeError, did_you_mean
+
 
 class Precision(str, Enum):
     """A numeric type of a layer's computation. The value is the word that recipes and reports use."""
@@ -49,6 +51,18 @@ class Precision(str, Enum):
     def from_onnx(cls, onnx_type: int) -> Precision | None:
         """The precision of an ONNX element type, or None where it is not one of ours (int64, bool, double)."""
         return _FROM_ONNX.get(onnx_type)
+
+    @classmethod
+    def named(cls, name: Precision | str) -> Precision:
+        """The precision of that name, as a pass's setting may say it.
+
+        Raises:
+            RecipeError: there is no such precision; the message names the nearest.
+        """
+        names = [str(one) for one in cls]
+        if str(name) not in names:
+            raise RecipeError(f"'{name}' is no precision", remedy=did_you_mean(str(name), names), value=str(name))
+        return cls(str(name))
 
     def __str__(self) -> str:
         return self.value

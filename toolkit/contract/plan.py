@@ -33,7 +33,7 @@ class PrecisionPlan:
 
     def ask(self, node: str, precision: Precision | str, why: Finding | str, free: bool = False) -> None:
         """Ask that ``node`` computes in ``precision``; ``free``: expect it, without a constraint."""
-        ask = Ask(Precision(precision), finding(why), self.by, free)
+        ask = Ask(Precision.named(precision), finding(why), self.by, free)
         self._asks[node] = ask
         self.history.append((node, ask))
 

@@ -24,7 +24,7 @@ def keep_float(context: Context, node: gs.Node, precision: Precision | str, why:
     Returns:
         Names of the float tensors that the node reads in place of its pairs.
     """
-    asked = Precision(precision)
+    asked = Precision.named(precision)
     context.plan.ask(node.name, asked, why)
     freed = bypass(node, context.model)
     what = f"asked for {asked}" + (f"; reads {', '.join(freed)} unquantized" if freed else "")
