@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from passes.insert_qdq import InsertQDQ
 from toolkit import (
@@ -41,6 +41,11 @@ from toolkit import (
     write_json,
 )
 
+_PLACING = (
+    "include", "include_ops", "include_between", "exclude", "exclude_ops", "exclude_between", "activation_matmul",
+    "also",
+)  # fmt: skip
+"""Settings that say where insert_qdq puts pairs."""
 _SAME_DB = 40.0
 """A helper moves factors about: what float16 rounds differently stays above this."""
 
@@ -109,6 +114,15 @@ class SearchPrecision(InsertQDQ):
                 raise ValueError(f"no helper pass is called '{name}'. {did_you_mean(name, known)}")
         return names
 
+    @model_validator(mode="after")
+    def _quantizer_alone(self) -> SearchPrecision:
+        own = [key for key in _PLACING if self.quantizer and key in self.model_fields_set]
+        if own:
+            raise ValueError(
+                f"{own[0]} is a setting of insert_qdq: give {self.quantizer} its own by quantizer_settings"
+            )
+        return self
+
     # ---------------------------------------------------------------- what a run asks
 
     def reads_evaluation(self) -> bool:
@@ -129,6 +143,10 @@ class SearchPrecision(InsertQDQ):
         places = [base / Path(path).expanduser() for path in given]
         return [place / "report.json" if place.is_dir() else place for place in places]
 
+    def code_named(self) -> list[str]:
+        """The quantizer and the helpers that are no installed passes."""
+        return [name for name in (self.quantizer, *self.helpers) if ":" in name]
+
     def plain(self) -> Quantizer:
         """The pass that inserts pairs on every layer that the search may decide on."""
         if self._quantizer is None:
@@ -140,6 +158,12 @@ class SearchPrecision(InsertQDQ):
                         f"the pass '{self.quantizer}' does not quantize",
                         remedy="name a subclass of toolkit.Quantizer",
                         value=self.quantizer,
+                    )
+                if made.dtype != self.dtype:
+                    raise RecipeError(
+                        f"quantizer_settings say dtype = {made.dtype!r}, and the search dtype = {self.dtype!r}",
+                        remedy="say dtype in search_precision itself",
+                        value="quantizer_settings",
                     )
                 self._quantizer = made
             else:
@@ -154,6 +178,13 @@ class SearchPrecision(InsertQDQ):
     def settings_judge(self, model: Model) -> Judge:
         """What the quantizer's settings keep float."""
         return self.plain().settings_judge(model) if self.quantizer else super().settings_judge(model)
+
+    def insert(self, model: Model, context: Context, slow: Mapping[str, str] | None = None) -> None:
+        """As the quantizer inserts."""
+        if self.quantizer:
+            self.plain().insert(model, context, slow)
+        else:
+            super().insert(model, context, slow)
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
         """The activations that any plan could quantize; of the first helper pass, where there are helpers."""

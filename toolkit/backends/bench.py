@@ -50,6 +50,7 @@ class EngineBench:
         io: types of inputs and outputs that shall differ from the model's own.
         calibration_profile: the profile of TensorRT's own calibrators.
         batches: gives the batches of TensorRT's own calibrators.
+        batches_print: a fingerprint of these batches.
         folder: where the log, the timing cache and the model under work lie; a temporary one where None.
         progress: is told how far a build has come.
     """
@@ -61,6 +62,7 @@ class EngineBench:
     io: Mapping[str, Precision] = field(default_factory=dict)
     calibration_profile: str = ""
     batches: CalibratorBatches = tuple
+    batches_print: str = ""
     folder: Path | None = None
     progress: Progress = silent
 
@@ -91,7 +93,8 @@ class EngineBench:
         """What measured latencies depend on besides the model: settings, profiles, GPU and versions."""
         settings = self.settings.model_dump(mode="json", exclude={"timing_cache"})
         backend = [self.builder.name, self.builder.version()]
-        wanted = [repr(self.shapes), self.calibration_profile, str(self.rest)]
+        own = self.batches_print if self.settings.calibrator != "ranges" else ""
+        wanted = [repr(self.shapes), self.calibration_profile, str(self.rest), own]
         return sha256_json([settings, backend, repr(find_gpu()), wanted, versions(), code_fingerprint()])
 
     @cached_property

@@ -102,10 +102,11 @@ class Context:
         found = self.provider(subject, tensors, dtype)
         if known is not None:
             found.tensors.update({n: r for n, r in known.tensors.items() if r.method in GIVEN})
-            # what another type's tensors were given stays theirs
-            others = {n: r for n, r in known.tensors.items() if not known.fits(n, dtype) and n not in wanted}
-            found.tensors.update(others)
         self.known_ranges = found
+        if known is not None and wanted:
+            # what tensors of another type were given stays theirs
+            others = {n: r for n, r in known.tensors.items() if not known.fits(n, dtype) and n not in wanted}
+            self.known_ranges = replace(found, tensors={**found.tensors, **others})
         return found
 
     def calibration_samples(self) -> Any:

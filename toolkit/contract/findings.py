@@ -50,6 +50,9 @@ class Code(BaseCode):
     OWN_WORDS = "own-words"
     """The words of a pass that is not one of qtool's own."""
 
+    FLOAT_READS_PAIRS = "float-reads-pairs"
+    """A node that was asked to be float, and reads Q/DQ pairs all the same."""
+
     # ---- pairs that are removed
     NO_PAIR = "no-pair"
     KEPT_RANGES = "kept-ranges"

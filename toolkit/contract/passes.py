@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from toolkit.base.errors import PassError, QtoolError, did_you_mean
 from toolkit.contract.context import Context
+from toolkit.contract.findings import Code
 from toolkit.contract.roles import Harm, Role
 from toolkit.graph.model import Model
 
@@ -60,6 +61,10 @@ class Pass(BaseModel):
 
     def input_files(self, base: Path) -> list[Path]:
         """The files that the settings name, relative to ``base``: its result is stale where they change."""
+        return []
+
+    def code_named(self) -> list[str]:
+        """The code that the settings name, as ``module:Name``: it runs only where the user allows code."""
         return []
 
     def ranges_wanted(self, model: Model, context: Context) -> SequenceOf[str] | None:
@@ -113,12 +118,24 @@ class Pass(BaseModel):
             raise PassError(
                 f"pass '{title}' asked for '{lost[0]}', and no node is called so", remedy=did_you_mean(lost[0], names)
             )
+        self._tell_of_pairs(model, context, asked)
         if model.signature() != before:
             raise PassError(
                 f"pass '{title}' changed the model's inputs or outputs from {before} to {model.signature()}",
                 remedy="a pass must keep their names and types",
             )
         return model
+
+    def _tell_of_pairs(self, model: Model, context: Context, asked: int) -> None:
+        """Note the nodes that were asked to be float and still read Q/DQ pairs: an engine runs them quantized."""
+        wanted = {name for name, ask in context.plan.history[asked:] if not ask.precision.quantized and not ask.free}
+        for node, _ in model.walk() if wanted else ():
+            pairs = [t.name for t in node.inputs if t.inputs and t.inputs[0].op == "DequantizeLinear"]
+            ask = context.plan.get(node.name)
+            if node.name in wanted and pairs and ask is not None and not ask.precision.quantized:
+                context.journal.noted(
+                    Code.FLOAT_READS_PAIRS(node=node.name, precision=str(ask.precision)), node=node.name
+                )
 
 
 class Sequence(Pass):
@@ -145,3 +162,6 @@ class Sequence(Pass):
                     raise type(error)(error.what + before, where=error.where, remedy=error.remedy) from error
         finally:
             context.following = behind
+
+    def _tell_of_pairs(self, model: Model, context: Context, asked: int) -> None:
+        """Its members have told."""

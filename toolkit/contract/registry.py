@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from toolkit.base.code import load_object
 from toolkit.base.errors import RecipeError, did_you_mean
+from toolkit.base.versions import OWN_PACKAGES
 from toolkit.contract.passes import Pass
 from toolkit.contract.roles import Role
 
@@ -42,7 +43,7 @@ def find(use: str, allow_code: bool = False) -> type[Pass]:
 
 
 def playing(role: Role) -> list[tuple[str, type[Pass]]]:
-    """The installed passes that play a part, by name; those that cannot be imported are left out."""
+    """The installed passes that play a part, qtool's own first; those that cannot be imported are left out."""
     found = []
     for name, entry in installed().items():
         try:
@@ -51,7 +52,8 @@ def playing(role: Role) -> list[tuple[str, type[Pass]]]:
             continue
         if isinstance(kind, type) and issubclass(kind, Pass) and kind.role is role:
             found.append((name, kind))
-    return sorted(found, key=lambda one: one[0])
+    # qtool's own first, so that what else is installed does not change what is advised
+    return sorted(found, key=lambda one: (one[1].__module__.partition(".")[0] not in OWN_PACKAGES, one[0]))
 
 
 def named(role: Role) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from toolkit.base.errors import DataError
+from toolkit.base.given import is_given, taken
 from toolkit.base.profiles import Profiles
 from toolkit.base.types import Array
 from toolkit.data.files import Files, open_folder
@@ -166,6 +167,22 @@ def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
     return lambda: source
 
 
+def feeds_of_loader(source: Any, where: str) -> Iterator[dict[str, Array]]:
+    """Every sample of an iterable as arrays, as ``Feeds`` reads them; names are not checked.
+
+    Raises:
+        DataError: it failed, or a sample is no dictionary.
+    """
+    for index, feed in enumerate(_each(repeatable(source, where)(), where)):
+        if not isinstance(feed, Mapping):
+            raise DataError(
+                f"a sample is a {type(feed).__name__}",
+                where=f"{where}, sample {index}",
+                remedy="give dictionaries from input names to arrays",
+            )
+        yield {name: _array(value, f"{where}, sample {index}, '{name}'") for name, value in feed.items()}
+
+
 def _rows(loader: Iterable[Any], where: str) -> Iterator[dict[str, Array]]:
     """The samples of collated batches: row i of every array, with an axis of length 1 before it."""
     for batch in loader:
@@ -265,6 +282,8 @@ def open_source(
         return "random data", _random_feeds(random, specs, profiles, batched)
     if source is None:
         raise DataError("no source is given", remedy='set data = "path", or random = { seed = 0, samples = 32 }')
+    if isinstance(source, str) and is_given(source):
+        source = taken(source)
     if isinstance(source, str) and _MODULE.fullmatch(source) and not (base / source).exists():
         from toolkit.base.code import load_object
 

@@ -12,7 +12,7 @@ from toolkit.base.given import is_given
 from toolkit.placement.quantized import refuse_integer_operators
 from toolkit.run.guard import refuse_run_over, refuse_writing_over
 from toolkit.run.job import Job
-from toolkit.run.pass_keys import pass_files
+from toolkit.run.pass_keys import code_of_passes, pass_files
 
 
 @contextmanager
@@ -69,6 +69,7 @@ def code_allowed(job: Job) -> None:
         for table, data in (("calibration", recipe.calibration.data), ("evaluation", recipe.evaluation.data))
         if data is not None and job.names_code(data) and not is_given(data)
     ]
+    named += [("pass", name, ("pass", index, "use")) for index, name in code_of_passes(job)]
     metric = recipe.evaluation.metric
     if metric is not None and ":" in metric and not is_given(metric):
         named.append(("metric", metric, ("evaluation", "metric")))

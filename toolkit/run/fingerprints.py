@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
-from toolkit.base.given import is_given, samples_print
+import numpy as np
+
+from toolkit.base.given import is_given, taken
 from toolkit.base.versions import module_fingerprint, path_fingerprint
+from toolkit.data.sources import feeds_of_loader
 from toolkit.run.job import Job
 
 
@@ -29,7 +36,7 @@ class Fingerprints:
             return ""
         if is_given(data):
             if data not in self._samples:
-                self._samples[data] = samples_print(data)
+                self._samples[data] = samples_print(taken(data))
             return self._samples[data]
         if self.job.names_code(data):
             return module_fingerprint(data.partition(":")[0])
@@ -49,6 +56,24 @@ class Fingerprints:
 
     def same_samples(self, data: str, other: str | None) -> bool:
         """Whether both name the same samples; of code in one file it is the names that tell."""
-        if other is not None and self.job.names_code(data) and self.job.names_code(other):
+        code = other is not None and self.job.names_code(data) and self.job.names_code(other)
+        if code and not (is_given(data) and is_given(other or "")):
             return data == other
         return self.of_data(data) == self.of_data(other)
+
+
+def samples_print(loader: Any) -> str:
+    """SHA-256 over all samples of a data loader that was given: it is read once for that.
+
+    One that can be read only once gives another value each time: nothing made with it is found again.
+
+    Raises:
+        DataError: the loader failed, or gives no dictionaries.
+    """
+    if isinstance(loader, Iterator):
+        return uuid4().hex
+    digest = hashlib.sha256()
+    for feed in feeds_of_loader(loader, "the iterable"):
+        for name, values in sorted(feed.items()):
+            digest.update(f"{name}\0{values.dtype}\0{values.shape}\0".encode() + np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.base.given import is_given
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.run.folder import RunFolder
@@ -56,4 +57,6 @@ class Job:
 
     def names_code(self, data: str) -> bool:
         """Whether a setting names code, ``module:Name``, rather than a file that is called so."""
+        if is_given(data):
+            return True
         return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", data) is not None and not self.place(data).exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.given import code_print, is_given
+from toolkit.base.given import code_print, is_given, taken
 from toolkit.base.versions import code_fingerprint, module_fingerprint, path_fingerprint, versions
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
@@ -24,7 +24,7 @@ def engine_key(job: Job) -> dict[str, Any]:
 def _code_of(metric: str) -> str:
     """What a metric that is not qtool's own depends on; empty where it is."""
     if is_given(metric):
-        return code_print(metric)
+        return code_print(taken(metric))
     return module_fingerprint(metric.partition(":")[0]) if ":" in metric else ""
 
 

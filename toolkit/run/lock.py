@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from toolkit.base.versions import versions
 from toolkit.run.inputs import Inputs
-from toolkit.run.recipe_passes import passes_of
+from toolkit.run.recipe_passes import named_passes
 
 
 def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
@@ -20,8 +20,8 @@ def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
     recipe, prints = inputs.job.recipe, inputs.prints
     settings = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     settings["pass"] = [
-        {"use": entry["use"], **step.model_dump(mode="json", exclude_none=True)}
-        for entry, step in zip(recipe.passes, passes_of(recipe, inputs.job.allow_code))
+        {"use": use, **step.model_dump(mode="json", exclude_none=True)}
+        for use, step in named_passes(recipe, inputs.job.allow_code)
     ]
     settings["lock"] = {
         "backend": backend,

@@ -20,17 +20,26 @@ def named(value: Any) -> Any:
 
 
 def entry_of(value: Any) -> Any:
-    """The recipe's table of a pass that was made in Python; whatever else it is stays as it is."""
-    if not isinstance(value, Pass):
-        return value
-    return {"use": give(type(value)), **value.model_dump(mode="json", exclude_defaults=True)}
+    """The recipe's table of a pass: of one that was made in Python, of its class, or of its name.
 
-
-def entries_of(value: Any) -> Any:
-    """The recipe's tables of a pass, or of several."""
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(value, type) and issubclass(value, Pass):
+        value = value()
     if isinstance(value, Pass):
-        value = [value]
-    return [entry_of(one) for one in value] if isinstance(value, Iterable) and not isinstance(value, str) else value
+        return {"use": give(value)}
+    if isinstance(value, str):
+        return {"use": value}
+    if not isinstance(value, dict):
+        raise ValueError(f"a pass is a {type(value).__name__}: give passes, their names, or tables with use")
+    return value
+
+
+def entries_of(value: Any) -> list[Any]:
+    """The recipe's tables of a pass, or of several."""
+    several = isinstance(value, Iterable) and not isinstance(value, (str, dict, Pass))
+    return [entry_of(one) for one in (value if several else [value])]
 
 
 Named = Annotated[str, BeforeValidator(named)]

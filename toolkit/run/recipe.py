@@ -120,13 +120,18 @@ class Recipe(Section):
         """
         twin = self.model_copy(deep=True)
         if passes is not None:
-            twin.passes = entries_of(passes)
+            try:
+                twin.passes = self._passes_say_use(entries_of(passes))
+            except ValueError as error:
+                raise RecipeError(str(error), where="passes") from error
         if calibration is not None:
             twin.calibration.data, twin.calibration.random = named(calibration), None
+            twin.calibration.collection = None
         if evaluation is not None:
             twin.evaluation.data = named(evaluation)
         if metric is not None:
             twin.evaluation.metric = named(metric)
+        twin._check_sense()
         return twin
 
     @classmethod

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import RecipeError
+from toolkit.base.given import is_given, taken
 from toolkit.contract.roles import Role
 
 if TYPE_CHECKING:
@@ -15,23 +16,41 @@ if TYPE_CHECKING:
 
 
 def passes_of(recipe: Recipe, allow_code: bool) -> list[Pass]:
-    """The recipe's passes, in order.
+    """The recipe's passes, in order; of a sequence its members.
+
+    Raises:
+        RecipeError: an unknown pass or setting; the message names the line.
+    """
+    return [step for _, step in named_passes(recipe, allow_code)]
+
+
+def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
+    """As ``passes_of``, each with the name that a recipe calls it by; of a Python object its title.
 
     Raises:
         RecipeError: an unknown pass or setting; the message names the line.
     """
     from toolkit.contract.registry import configure, find
 
-    found = []
+    found: list[tuple[str, Pass]] = []
     for index, entry in enumerate(recipe.passes):
-        settings = {key: value for key, value in entry.items() if key != "use"}
+        use, settings = entry["use"], {key: value for key, value in entry.items() if key != "use"}
         try:
-            step = configure(find(entry["use"], allow_code), settings)
+            step = taken(use) if is_given(use) else configure(find(use, allow_code), settings)
         except RecipeError as error:
             raise RecipeError(error.what, where=recipe.locate("pass", index, "use"), remedy=error.remedy) from error
         step.comes_from(partial(_place, recipe, index))
-        found.append(step)
+        members = _members(step)
+        plain = members == [step] and not is_given(use)
+        found += [(use if plain else one.title(), one) for one in members]
     return found
+
+
+def _members(step: Pass) -> list[Pass]:
+    """The passes that a sequence holds, in order: a run asks each for what it must know."""
+    from toolkit.contract.passes import Sequence
+
+    return [one for member in step.passes for one in _members(member)] if isinstance(step, Sequence) else [step]
 
 
 def pass_infos(recipe: Recipe, allow_code: bool) -> list[PassInfo]:
@@ -44,13 +63,13 @@ def pass_infos(recipe: Recipe, allow_code: bool) -> list[PassInfo]:
 
     return [
         PassInfo(
-            use=entry["use"],
-            settings={key: value for key, value in entry.items() if key != "use"},
+            use=use,
+            settings=step.model_dump(mode="json", exclude_unset=True),
             title=step.title(),
             role=step.role,
             options=frozenset(type(step).model_fields),
         )
-        for entry, step in zip(recipe.passes, passes_of(recipe, allow_code))
+        for use, step in named_passes(recipe, allow_code)
     ]
 
 

@@ -25,8 +25,9 @@ class Helpers:
 
     @cached_property
     def _known(self) -> list[tuple[Harm, str, set[str]]]:
-        return [
-            (kind.mends, name, kind().layers_mended(self.model))
-            for name, kind in playing(Role.HELP)
-            if kind.mends is not None
-        ]
+        found = []
+        for name, kind in playing(Role.HELP):
+            # one that cannot be made without settings cannot be advised either
+            if kind.mends is not None and not any(field.is_required() for field in kind.model_fields.values()):
+                found.append((kind.mends, name, kind().layers_mended(self.model)))
+        return found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import MODELS
-from toolkit import Model, NotAllowedError, Pass, Recipe, RecipeError, run
+from toolkit import DataError, Model, NotAllowedError, Pass, Recipe, RecipeError, Sequence, run
 
 STORED = np.load(MODELS / "digits_test.npz")
 
@@ -132,3 +134,70 @@ def test_a_result_opens_what_was_made(tmp_path):
     assert len(repr(result)) < 300 and str(tmp_path) in repr(result)
     with pytest.raises(Exception, match="no engine"):
         result.engine()
+
+
+def test_another_pass_is_another_run(tmp_path):
+    """Two passes without settings of their own differ by what they are."""
+    first = run(recipe(), tmp_path, passes=[FoldBatchNorm()])
+    second = run(recipe(), tmp_path, passes=[InsertQDQ()])
+    assert {s.name: s.status for s in second.steps}["passes"] == "done"
+    assert not any(layer.op == "QuantizeLinear" for layer in first.report.layers)
+    assert any(layer.op == "QuantizeLinear" for layer in second.report.layers)
+    assert [one.use for one in second.report.recipe.passes] == ["insert_qdq"]
+
+
+def test_a_sequence_is_a_pass_and_a_class_too(tmp_path):
+    found = run(recipe(), tmp_path, passes=[Sequence(passes=[FoldBatchNorm(), InsertQDQ(include_ops=["Gemm"])])])
+    assert [one.use for one in found.report.recipe.passes] == ["fold_batchnorm", "insert_qdq"]
+    again = run(recipe(), tmp_path, passes=[FoldBatchNorm, InsertQDQ(include_ops=["Gemm"])])
+    assert {layer.node for layer in found.report.layers} == {layer.node for layer in again.report.layers}
+    with pytest.raises(RecipeError, match="a pass is a int"):
+        run(recipe(), tmp_path, passes=[3])
+
+
+def test_a_metric_made_in_a_function_is_measured_again(tmp_path):
+    def metric_at(bonus):
+        class Inner(ShareRight):
+            def value(self):
+                return super().value() + bonus
+
+        return Inner
+
+    values = [run(recipe(), tmp_path, metric=metric_at(bonus)).report.accuracy.quantized for bonus in (0.0, 1.0)]
+    assert values[1] == pytest.approx(values[0] + 1.0)
+
+
+def test_the_same_samples_are_not_held_out(tmp_path):
+    same = recipe(calibration={"data": Loader(48), "method": "minmax"}, evaluation={"data": Loader(48), "metric": "top1"})
+    assert not run(same, tmp_path).report.accuracy.held_out
+
+
+def test_a_loader_that_fails_is_named_as_the_cause(tmp_path):
+    class Broken(Loader):
+        def __iter__(self):
+            yield from super().__iter__()
+            raise OSError("the disk is gone")
+
+    with pytest.raises(DataError, match="the disk is gone"):
+        run(recipe(calibration={"data": Broken(32, labels=False)}), tmp_path)
+
+
+def test_code_that_a_pass_names_needs_permission_in_a_file(tmp_path):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    for setting in ('quantizer = "evil:Q"', 'helpers = ["evil:Q"]'):
+        (tmp_path / "r.toml").write_text(
+            f'[model]\npath = {str(MODELS / "digits_cnn.onnx")!r}\n[[pass]]\nuse = "search_precision"\n{setting}\n'
+        )
+        with pytest.raises(NotAllowedError):
+            run(tmp_path / "r.toml", tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_node_with_pairs_that_is_asked_to_be_float_is_told_of(tmp_path):
+    class Asks(Pass):
+        def apply(self, model, context):
+            context.plan.ask("/head/Gemm", "fp16", "a test")
+
+    run(recipe(), tmp_path, passes=[InsertQDQ(), Asks()])
+    lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert [line["node"] for line in lines if line.get("rule") == "float-reads-pairs"] == ["/head/Gemm"]
