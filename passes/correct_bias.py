@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import DEQUANTIZE, QUANTIZE, TARGETS, Array, Context, Harm, Model, Pass, make_constant
+from toolkit import DEQUANTIZE, QUANTIZE, TARGETS, Array, Code, Context, Harm, Model, Pass, make_constant
 
 
 class CorrectBias(Pass):
@@ -34,11 +34,11 @@ class CorrectBias(Pass):
         from toolkit import collect_channels, sqnr_against, without_pairs
 
         if context.dry_run:
-            context.journal.noted("a run would correct the biases of the quantized layers", rule="dry-run")
+            context.journal.noted(Code.DRY_RUN(step="biases"))
             return
         layers = [node for node in model.nodes if node.op in TARGETS and _rounded(model, node) is not None]
         if not layers:
-            context.journal.noted("no layer has quantized weights: use it after insert_qdq", rule="correct-bias")
+            context.journal.noted(Code.NO_QUANTIZED_WEIGHTS())
             return
         data = context.calibration_samples()
         reference = without_pairs(model) if self.measure else None
@@ -48,13 +48,13 @@ class CorrectBias(Pass):
         means = {name: found.mean for name, found in collect_channels(model, axes, data, self.samples).items()}
         for node in layers:
             if node.op == "ConvTranspose" or (node.op == "Gemm" and node.attrs.get("transA", 0)):
-                context.journal.declined(node.name, f"{node.op} is not corrected", rule="not-supported")
+                context.journal.declined(node.name, Code.NOT_SUPPORTED(op=node.op))
                 continue
             self._correct(model, node, means[node.inputs[0].name], facts.rank(node.outputs[0].name), context)
         model.tidy()
         if reference is not None:
             after = sqnr_against(reference, model, data, self.samples)
-            context.journal.noted(f"the outputs have {after:.1f} dB, before {before:.1f} dB", rule="effect")
+            context.journal.noted(Code.EFFECT(by=self.title(), before_db=before, after_db=after))
 
     def _correct(self, model: Model, node: gs.Node, mean: Array, rank: int | None, context: Context) -> None:
         found = _rounded(model, node)
@@ -63,9 +63,7 @@ class CorrectBias(Pass):
         shift = _shift(node, stored.astype(np.float64) - weight.astype(np.float64), mean)
         place = _bias(model, node, len(shift))
         if place is None:
-            context.journal.declined(
-                node.name, "it has no bias, and no Add of a constant vector is behind it", rule="no-bias"
-            )
+            context.journal.declined(node.name, Code.NO_BIAS())
             return
         holder, index = place
         if index < len(holder.inputs):
@@ -79,8 +77,8 @@ class CorrectBias(Pass):
         else:
             name = model.unique_tensor(f"{node.name}_bias_corrected")
             holder.inputs.append(make_constant(name, (-shift).astype(weight.dtype)))
-        why = f"rounding its weights moves the mean of an output channel by up to {np.abs(shift).max():.3g}"
-        context.journal.changed(node.name, f"bias of {holder.name} corrected", why)
+        why = Code.MEAN_SHIFT(shift=np.abs(shift).max())
+        context.journal.changed(node.name, Code.BIAS_CORRECTED(holder=holder.name), why)
 
 
 def _rounded(model: Model, node: gs.Node) -> tuple[Array, Array] | None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import Array, Context, Harm, LayerWeights, Model, Pass, QtoolError, Role
+from toolkit import Array, Code, Context, Harm, LayerWeights, Model, Pass, QtoolError, Role
 
 _LAYERS = ("Conv", "Gemm")
 _THROUGH = frozenset(
@@ -59,7 +59,7 @@ class Equalize(Pass):
 
         pairs = [pair for node in model.nodes if node.op in _LAYERS and (pair := self._pair(model, node, context))]
         if not pairs:
-            context.journal.noted("no pair of layers can be equalized", rule="equalize")
+            context.journal.noted(Code.NOTHING_TO_EQUALIZE())
             return
         before = plain_outcome(model, context) if self.measure else None
         weights = {name: LayerWeights(model, model.node(name)) for pair in pairs for name in pair}
@@ -71,8 +71,8 @@ class Equalize(Pass):
             layer.write("equalized")
         for pair in pairs:
             even = _unevenness(weights[pair[0]].out_range())
-            why = f"largest over median channel was {spread[pair]:.3g}, is {even:.3g}"
-            context.journal.changed(pair[0], f"its output channels are evened out with {pair[1]}", why)
+            why = Code.CHANNEL_SPREAD(before=spread[pair], after=even)
+            context.journal.changed(pair[0], Code.EQUALIZED(other=pair[1]), why)
         forget_ranges(context)
         note_effect(context, before, plain_outcome(model, context) if self.measure else None, "equalize")
 
@@ -83,33 +83,27 @@ class Equalize(Pass):
             if model.is_output(tensor) or tensor.name in model.subgraph_tensors():
                 return None
             if len(tensor.outputs) != 1:
-                context.journal.declined(
-                    first.name, f"'{tensor.name}' is read by {len(tensor.outputs)} nodes", rule="shared"
-                )
+                context.journal.declined(first.name, Code.SHARED(tensor=tensor.name, readers=len(tensor.outputs)))
                 return None
             node = tensor.outputs[0]
             if node.op in _LAYERS:
                 break
             flat = node.op in ("Flatten", "Reshape", "Squeeze") and seen.op == "GlobalAveragePool"
             if node.op not in _THROUGH and not flat:
-                hint = ": run fold_batchnorm before" if node.op == "BatchNormalization" else ""
-                why = f"{node.op} behind it does not pass positive factors through{hint}"
-                context.journal.declined(first.name, why, rule="not-homogeneous")
+                context.journal.declined(first.name, Code.NOT_HOMOGENEOUS(op=node.op))
                 return None
             tensor, seen = node.outputs[0], node if not flat else seen
         operands = [layer.inputs[1] for layer in (first, node)]
         if tensor is not node.inputs[0] or any(model.constant(t) is None or len(t.outputs) > 1 for t in operands):
-            context.journal.declined(first.name, "a weight is computed, quantized or shared", rule="weights")
+            context.journal.declined(first.name, Code.WEIGHTS(part="weight"))
             return None
         if len(first.inputs) > 2 and not first.inputs[2].is_empty() and model.constant(first.inputs[2]) is None:
-            context.journal.declined(first.name, "its bias is computed", rule="weights")
+            context.journal.declined(first.name, Code.WEIGHTS(part="bias"))
             return None
         if (first.op == "Gemm" and first.attrs.get("transA", 0)) or (node.op == "Gemm" and node.attrs.get("transA", 0)):
             return None
         if LayerWeights(model, first).channels_out != LayerWeights(model, node).channels_in:
-            context.journal.declined(
-                first.name, f"the channels of {node.name} are laid out differently", rule="channels"
-            )
+            context.journal.declined(first.name, Code.CHANNELS(other=node.name))
             return None
         return str(first.name), str(node.name)
 

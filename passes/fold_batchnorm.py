@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit import Array, Context, Model, Pass, Role, make_constant
+from toolkit import Array, Code, Context, Finding, Model, Pass, Role, make_constant
 
 
 class FoldBatchNorm(Pass):
@@ -33,18 +33,14 @@ class FoldBatchNorm(Pass):
         model.tidy()
         for node, _ in model.walk():
             if node.op == "BatchNormalization" and not context.journal.of("declined", self.title(), node.name):
-                context.journal.declined(
-                    node.name, "no Conv, ConvTranspose or Gemm is right before it", rule="no-layer"
-                )
+                context.journal.declined(node.name, Code.NO_LAYER())
 
     def _fold_next(self, model: Model, layer: gs.Node, rank: int | None, context: Context) -> bool:
         out = layer.outputs[0]
         if len(out.outputs) != 1:
             for reader in out.outputs:
                 if reader.op == "BatchNormalization":
-                    context.journal.declined(
-                        reader.name, f"the output of {layer.name} has other readers too", rule="shared-output"
-                    )
+                    context.journal.declined(reader.name, Code.SHARED_OUTPUT(layer=layer.name))
             return False
         after = out.outputs[0]
         affine = _affine(model, after, out, rank)
@@ -53,7 +49,7 @@ class FoldBatchNorm(Pass):
         refusal = _refusal(model, layer, out)
         if refusal is not None:
             if after.op == "BatchNormalization":
-                context.journal.declined(after.name, refusal[1], rule=refusal[0])
+                context.journal.declined(after.name, refusal)
             return False
         gain, offset = affine
         weight = model.constant(layer.inputs[1])
@@ -79,9 +75,7 @@ class FoldBatchNorm(Pass):
         after.outputs.clear()
         after.inputs.clear()
         layer.outputs[0] = result
-        context.journal.changed(
-            layer.name, f"took in {after.op} {after.name}", "it scales and shifts each output channel"
-        )
+        context.journal.changed(layer.name, Code.FOLDED_IN(op=after.op, node=after.name), Code.SCALES_CHANNELS())
         context.plan.rename(after.name, layer.name) if layer.name not in context.plan else context.plan.withdraw(
             after.name
         )
@@ -112,20 +106,20 @@ def _affine(model: Model, node: gs.Node, source: gs.Tensor, rank: int | None) ->
     return (flat, np.zeros(1)) if node.op == "Mul" else (np.ones(1), flat)
 
 
-def _refusal(model: Model, layer: gs.Node, out: gs.Tensor) -> tuple[str, str] | None:
+def _refusal(model: Model, layer: gs.Node, out: gs.Tensor) -> Finding | None:
     if model.is_output(out) or out.name in model.subgraph_tensors():
-        return "output", f"the output of {layer.name} is read from outside"
+        return Code.OUTPUT(layer=layer.name)
     if model.constant(layer.inputs[1]) is None:
-        return "computed-weights", f"the weights of {layer.name} are computed: run fold_constants before"
+        return Code.COMPUTED_WEIGHTS(layer=layer.name)
     if len(layer.inputs) > 2 and not layer.inputs[2].is_empty() and model.constant(layer.inputs[2]) is None:
-        return "computed-bias", f"the bias of {layer.name} is computed"
+        return Code.COMPUTED_BIAS(layer=layer.name)
     if layer.op == "Gemm" and len(layer.inputs) > 2 and not layer.inputs[2].is_empty():
         bias, weight = model.constant(layer.inputs[2]), model.constant(layer.inputs[1])
         channels = _channels(layer, weight) if weight is not None else 0
         if bias is not None and bias.size != 1 and (bias.shape[-1] != channels or bias.size != channels):
-            return "bias-shape", f"the bias of {layer.name} has shape {list(bias.shape)}, not one value a channel"
+            return Code.BIAS_SHAPE(layer=layer.name, shape=bias.shape)
     if layer.op == "Gemm" and float(layer.attrs.get("beta", 1.0)) == 0.0:
-        return "beta", f"{layer.name} ignores its bias (beta 0)"
+        return Code.BETA(layer=layer.name)
     return None
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import DEQUANTIZE, QUANTIZE, RANDOM, Context, Model, Pass, Role
+from toolkit import DEQUANTIZE, QUANTIZE, RANDOM, Code, Context, Model, Pass, Role
 
 
 class FoldConstants(Pass):
@@ -47,7 +47,7 @@ class FoldConstants(Pass):
             except Exception:
                 # One node that onnxruntime cannot run spoils the whole evaluation; in parts it spoils only its own,
                 # but each part is evaluated apart, which is slow on large graphs.
-                context.journal.noted("not every constant could be evaluated at once; folding in parts", rule="parts")
+                context.journal.noted(Code.IN_PARTS())
                 model.graph.fold_constants(
                     error_ok=True,
                     size_threshold=int(self.limit_mb * 1e6),
@@ -58,9 +58,9 @@ class FoldConstants(Pass):
         after = set(model.node_names())
         for name, op in before.items():
             if name not in after:
-                context.journal.changed(name, f"{op} was replaced by its value", "all its inputs are constants")
+                context.journal.changed(name, Code.FOLDED(op=op), Code.CONSTANT_INPUTS())
         for name in sorted(after - set(before)):
-            context.journal.noted("made while folding", node=name)
+            context.journal.noted(Code.MADE_BY_FOLDING(), node=name)
 
 
 @contextmanager
@@ -86,4 +86,4 @@ def _cut_large(model: Model, limit: int, context: Context) -> None:
         for dim in shape:
             size *= dim
         if size > limit:
-            context.journal.declined(node.name, f"its result would take {size / 1e6:.0f} MB", rule="large")
+            context.journal.declined(node.name, Code.LARGE(megabytes=size / 1e6))

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from toolkit import Context, Model, Pass, Precision, Role
+from toolkit import Code, Context, Model, Pass, Precision, Role
 
 
 class GuardFP16(Pass):
@@ -44,7 +44,7 @@ class GuardFP16(Pass):
         from toolkit import facts_at_opt, risks
 
         if context.dry_run:
-            context.journal.noted("a run would look at the values of every tensor", rule="dry-run")
+            context.journal.noted(Code.DRY_RUN(step="values"))
             return
         known = context.known_ranges
         ranges = known if known is not None and known.observed else context.ranges(model)
@@ -55,12 +55,9 @@ class GuardFP16(Pass):
             if ask is not None and ask.precision is Precision.FP32:
                 continue
             if ask is not None and ask.precision.quantized:
-                context.journal.declined(
-                    risk.node,
-                    f"{ask.by} asks for {ask.precision}; its float side is at risk: {risk.reason}",
-                    rule=risk.kind,
-                )
+                why = risk.why.code(**risk.why.values, by=ask.by, requested=ask.precision)
+                context.journal.declined(risk.node, why)
                 continue
-            context.plan.ask(risk.node, Precision(self.precision), risk.reason)
-            context.journal.changed(risk.node, f"asked for {self.precision} ({risk.kind})", risk.reason)
-        context.journal.noted(f"{len(found)} nodes are at risk in float16", rule="guard")
+            context.plan.ask(risk.node, Precision(self.precision), risk.why)
+            context.journal.changed(risk.node, Code.REQUESTED(precision=self.precision, unquantized=()), risk.why)
+        context.journal.noted(Code.GUARDED(nodes=len(found)))

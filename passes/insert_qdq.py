@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import TARGETS, Facts, Judge, Model, Placement, Quantizer, choose, place
+from toolkit import TARGETS, Code, Facts, Finding, Judge, Model, Placement, Quantizer, choose, place
 
 
 class InsertQDQ(Quantizer):
@@ -42,11 +42,11 @@ class InsertQDQ(Quantizer):
         left = choose(model, self.exclude, self.exclude_ops, self.exclude_between, "exclude")
         limited = bool(self.include or self.include_ops or self.include_between)
 
-        def judge(node: gs.Node) -> tuple[str, str] | None:
+        def judge(node: gs.Node) -> Finding | None:
             if node.name in left:
-                return "excluded", f"excluded by '{left[node.name]}'"
+                return Code.EXCLUDED(pattern=left[node.name])
             if limited and node.op in TARGETS and node.name not in chosen:
-                return "not-included", "no include setting names it"
+                return Code.NOT_INCLUDED()
             return None
 
         return judge

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from toolkit import Context, Model, Pass, Precision, Role, choose, count, keep_float, role
+from toolkit import Code, Context, Model, Pass, Precision, Role, choose, keep_float, role
 
 
 class KeepPrecision(Pass):
@@ -49,10 +49,9 @@ class KeepPrecision(Pass):
         facts = model.facts(context.profiles)
         others = [name for name in chosen if role(nodes[name], facts) == "other" and nodes[name].op != "Constant"]
         if others:
-            text = f"{count(len(others), 'node')} chosen compute no floats, such as '{others[0]}': nothing is asked for"
-            context.journal.noted(text, rule="no-floats")
+            context.journal.noted(Code.NO_FLOATS(nodes=others))
         for name, pattern in chosen.items():
             if name in others or nodes[name].op in ("QuantizeLinear", "DequantizeLinear", "Constant"):
                 continue
-            keep_float(context, nodes[name], precision, self.reason or f"chosen by '{pattern}'")
+            keep_float(context, nodes[name], precision, self.reason or Code.CHOSEN(pattern=pattern))
         model.tidy()

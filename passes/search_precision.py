@@ -15,6 +15,7 @@ from toolkit import (
     Code,
     Context,
     Facts,
+    Finding,
     Journal,
     Judge,
     Lower,
@@ -179,7 +180,7 @@ class SearchPrecision(InsertQDQ):
         """What the quantizer's settings keep float."""
         return self.plain().settings_judge(model) if self.quantizer else super().settings_judge(model)
 
-    def insert(self, model: Model, context: Context, slow: Mapping[str, str] | None = None) -> None:
+    def insert(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> None:
         """As the quantizer inserts."""
         if self.quantizer:
             self.plain().insert(model, context, slow)
@@ -215,7 +216,7 @@ class SearchPrecision(InsertQDQ):
         if self.gpu:
             gpu_spec(self.gpu)
         if context.dry_run:
-            context.journal.noted("a run would search which layers stay float; here all are quantized", rule="dry-run")
+            context.journal.noted(Code.DRY_RUN(step="search"))
         elif self.placement(model, context).activations:
             self.raise_opset(model, self.placement(model, context))
             search = self._helped(model, context, self._search(model, context))
@@ -256,18 +257,13 @@ class SearchPrecision(InsertQDQ):
                 continue
             exact = search.simulation.runner.outcome_of(session(trial, threads=1).run)
             if exact.sqnr_db < _SAME_DB:
-                text = f"{name} is not applied: it changes the float model, whose outputs keep {exact.sqnr_db:.1f} dB"
-                context.journal.noted(text, rule="search-helper")
+                context.journal.noted(Code.SEARCH_HELPER_UNLIKE(helper=name, float_db=exact.sqnr_db))
                 continue
             tried = search.on(trial, apart)
             after = standing(tried.simulation, search.budget, self.try_ranges)
             better = after.clearly_better(before)
-            text = (
-                f"{name}: all layers in {self.dtype} with the method that suits them best leave "
-                f"{after.outcome.sqnr_db:.1f} dB, before {before.outcome.sqnr_db:.1f} dB"
-            )
-            text += "; it is applied" if better else "; it is not applied"
-            context.journal.noted(Code.OWN_WORDS(text=text, rule="search-helper", applied=better))
+            levels = {"before_db": before.outcome.sqnr_db, "after_db": after.outcome.sqnr_db}
+            context.journal.noted(Code.SEARCH_HELPER(helper=name, applied=better, dtype=self.dtype, **levels))
             if better:
                 model.graph = trial.graph
                 context.known_ranges = apart.known_ranges
@@ -302,9 +298,9 @@ class SearchPrecision(InsertQDQ):
                 context.plan.ask(name, ask.precision, ask.reason)
         precision = Precision(self.also)
         taken = [name for name in before if (now := context.plan.get(name)) is not None and now.precision is precision]
-        text = f"{len(taken)} of the {len(before)} layers that {self.dtype} damages run in {self.also} instead"
-        context.journal.noted(text + (f": {', '.join(taken[:4])}" if taken else ""), rule="search-second-type")
-        _tell(context, f"{text} (search_{self.also}.json holds that search)")
+        found = Code.SEARCH_SECOND_TYPE(taken=taken, total=len(before), dtype=self.dtype, also=self.also)
+        context.journal.noted(found)
+        _tell(context, found)
 
 
 def _in_types(context: Context) -> Lower:
@@ -317,10 +313,10 @@ def _in_types(context: Context) -> Lower:
     return lowered
 
 
-def _tell(context: Context, text: str) -> None:
+def _tell(context: Context, found: Finding) -> None:
     """Add the note to the first search's record, whose plan says that these layers stay float."""
     for path in context.files:
         if path.name == "search.json" and path.is_file():
             content = json.loads(path.read_text(encoding="utf-8"))
-            content["notes"].append(text)
+            content["notes"].append(found.to_json())
             write_json(path, content)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import Array, Context, Harm, LayerWeights, Model, Pass, Role, make_constant, make_node
+from toolkit import Array, Code, Context, Harm, LayerWeights, Model, Pass, Role, make_constant, make_node
 
 _SMALL = 1e-5
 
@@ -54,19 +54,18 @@ class Smooth(Pass):
         from toolkit import collect_channels, forget_ranges, note_effect, plain_outcome
 
         if context.dry_run:
-            context.journal.noted("a run would look for outlier channels", rule="dry-run")
+            context.journal.noted(Code.DRY_RUN(step="channels"))
             return
         readers = self._readers(model)
         if not readers:
-            context.journal.noted("no layer with constant weights reads an activation", rule="smooth")
+            context.journal.noted(Code.NOTHING_TO_SMOOTH())
             return
         axes = {name: 1 if nodes[0].op == "Conv" else -1 for name, nodes in readers.items()}
         found = collect_channels(model, axes, context.calibration_samples(), self.samples)
         worth = {name: nodes for name, nodes in readers.items() if self._uneven(found[name].amax) >= self.least}
         for name in readers.keys() - worth.keys():
             for node in readers[name]:
-                why = f"the largest channel of '{name}' is {self._uneven(found[name].amax):.2g} medians"
-                context.journal.declined(node.name, why, rule="even")
+                context.journal.declined(node.name, Code.EVEN(tensor=name, medians=self._uneven(found[name].amax)))
         if not worth:
             return
         before = plain_outcome(model, context) if self.measure else None
@@ -109,7 +108,7 @@ class Smooth(Pass):
         where = self._fold(model, tensor, nodes, factor)
         if where is None and not self.insert:
             for node in nodes:
-                context.journal.declined(node.name, f"'{name}' has other readers, and insert = false", rule="no-norm")
+                context.journal.declined(node.name, Code.NO_NORM(tensor=name))
             return
         if where is None:
             where = self._insert(model, tensor, nodes, 1 / factor, layers[0].dtype)
@@ -117,8 +116,8 @@ class Smooth(Pass):
         for node, layer in zip(nodes, layers):
             layer.scale_in(factor.astype(np.float64))
             layer.write("smooth")
-            why = f"the largest channel of '{name}' is {ratio:.3g} medians, after it {after:.3g}"
-            context.journal.changed(node.name, f"its weights take factors that {where} gives up", why)
+            why = Code.OUTLIER_CHANNEL(tensor=name, before=ratio, after=after)
+            context.journal.changed(node.name, Code.SMOOTHED(divider=where), why)
 
     def _insert(self, model: Model, tensor: gs.Tensor, nodes: list[gs.Node], inverse: Array, dtype: Any) -> str:
         """Put a Mul by channel in front of the layers; its name."""

@@ -19,8 +19,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from toolkit import Context, Model, Precision, Ranges
+from toolkit import Context, Journal, Model, Precision, Ranges
 from toolkit.base.types import Array
+from toolkit.contract.findings import BaseCode
 from toolkit.contract.ranges import Range
 from toolkit.report import html
 
@@ -155,6 +156,11 @@ def placeholder_context(amax: float = 4.0, **settings: Any) -> Context:
         return Ranges({name: Range(amax, "minmax") for name in tensors or ()})
 
     return Context(provider=provider, **settings)  # type: ignore[arg-type]
+
+
+def said(journal: Journal, *codes: BaseCode) -> list[Mapping[str, Any]]:
+    """The values of what the journal holds of these codes, in order."""
+    return [event.why.values for event in journal if event.why.code in codes]
 
 
 def ops(model: Model) -> dict[str, int]:

@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from toolkit.placement.place import place as place
     from toolkit.placement.qdq import bypass as bypass
     from toolkit.placement.qdq import without_pairs as without_pairs
+    from toolkit.report.findings import sentence as sentence
     from toolkit.run.pipeline import run as run
     from toolkit.run.recipe import Recipe as Recipe
     from toolkit.run.result import Result as Result
@@ -152,6 +153,7 @@ _HOMES = {
     "placement.pairs": "Placement",
     "placement.place": "Judge place",
     "placement.qdq": "bypass without_pairs",
+    "report.findings": "sentence",
     "run.pipeline": "run",
     "run.result": "Result",
     "run.recipe": "Recipe",

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
 from passes.insert_qdq import InsertQDQ
-from toolkit import CalibrationData, Calibrator, Context, Extent, Model, Profiles, ShapeProfile
+from toolkit import CalibrationData, Calibrator, Code, Context, Extent, Model, Profiles, ShapeProfile, sentence
 from toolkit.backends.attribution import attribute
 from toolkit.backends.base import EngineSettings, Extras
 from toolkit.backends.bench import EngineBench
@@ -108,7 +108,7 @@ def main() -> None:
                 )
                 InsertQDQ(only_if_faster=True, builds=int(os.environ.get("BUILDS", "8")))(source, apart)
                 plan, known = apart.plan, apart.known_ranges
-                print(name, [e.reason for e in journal.events if e.rule == "only-if-faster"])
+                print(name, [sentence(e.why) for e in journal.events if e.why.code is Code.ONLY_IF_FASTER])
             made = lower_weak(source, plan, settings, backend, journal)
             final, plan = made.model, made.plan
             target = folder / f"{name}_{kind}_built.onnx"

@@ -5,8 +5,8 @@ import pytest
 
 from passes.correct_bias import CorrectBias
 from passes.insert_qdq import InsertQDQ
-from tests.conftest import build, node, normal, ops, run
-from toolkit import Context, Model
+from tests.conftest import build, node, normal, ops, run, said
+from toolkit import Code, Context, Model
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 
@@ -41,7 +41,8 @@ def test_the_mean_of_every_channel_comes_back(kind):
     right, before, after = (run(m, {"x": values})[0].mean(axis=axes) for m in (model, plain, better))
     assert np.abs(after - right).max() < 0.5 * np.abs(before - right).max()
     assert context.journal.of("changed", by="correct_bias")
-    assert any(e.rule == "effect" for e in context.journal.of("noted"))
+    (effect,) = said(context.journal, Code.EFFECT)
+    assert effect["by"] == "correct_bias" and effect["after_db"] > effect["before_db"]
 
 
 def test_without_a_place_for_a_bias_it_is_declined():
@@ -55,4 +56,4 @@ def test_without_a_place_for_a_bias_it_is_declined():
 def test_before_insert_qdq_it_has_nothing_to_do(residual):
     context = Context()
     CorrectBias()(residual, context)
-    assert "after insert_qdq" in context.journal.of("noted")[0].reason
+    assert said(context.journal, Code.NO_QUANTIZED_WEIGHTS) == [{}]

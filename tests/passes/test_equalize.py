@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pytest
 
 from passes.correct_bias import CorrectBias
 from passes.equalize import Equalize
 from passes.insert_qdq import InsertQDQ
-from tests.conftest import MODELS, build, node, normal, ops, run
+from tests.conftest import MODELS, build, node, normal, ops, run, said
 from tests.toolkit.search.planted import trained
-from toolkit import Context, Model
+from toolkit import Code, Context, Model
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.evaluate import evaluate
@@ -56,8 +59,7 @@ def test_what_does_not_pass_factors_through_is_declined():
     model = depthwise_chain("Sigmoid")
     context = Context()
     Equalize()(model, context)
-    reasons = [e.reason for e in context.journal.of("declined")]
-    assert any("Sigmoid behind it" in reason for reason in reasons)
+    assert {"op": "Sigmoid"} in said(context.journal, Code.NOT_HOMOGENEOUS)
     assert not context.journal.of("changed")
 
 
@@ -67,7 +69,7 @@ def test_a_result_read_twice_is_left_alone(residual):
     assert {e.node for e in context.journal.of("declined") if e.rule == "shared"} == {"c0"}
 
 
-def accuracy(model: Model, **settings: bool) -> tuple[float, float, list[str]]:
+def accuracy(model: Model, **settings: bool) -> tuple[float, float, list[Mapping[str, Any]]]:
     data = CalibrationData.open(str(MODELS / "digits_calibration.npz"), model)
     test = CalibrationData.open(str(MODELS / "digits_test.npz"), model, labels=True)
     context = Context(provider=Calibrator(data))
@@ -78,15 +80,15 @@ def accuracy(model: Model, **settings: bool) -> tuple[float, float, list[str]]:
     if settings.get("correct"):
         CorrectBias()(subject, context)
     found = evaluate(model, subject, test, metric="top1", layer_samples=1)
-    notes = [e.reason for e in context.journal.of("noted") if e.rule == "effect"]
-    return found.float_value, found.value, notes
+    return found.float_value, found.value, said(context.journal, Code.EFFECT)
 
 
 def test_equalize_gives_back_what_uneven_channels_lose():
     model = trained("digits_uneven")
     right, plain, _ = accuracy(model)
-    _, even, notes = accuracy(model, equalize=True)
+    _, even, effects = accuracy(model, equalize=True)
     assert right - plain >= 0.05
     assert even - plain >= 0.04 and right - even <= 0.01
-    assert len(notes) == 1 and "dB" in notes[0]
+    assert [(one["by"], one["quantized"]) for one in effects] == [("equalize", "int8")]
+    assert effects[0]["after_db"] > effects[0]["before_db"]
     assert accuracy(model, correct=True)[1] > plain

@@ -6,8 +6,8 @@ import pytest
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
 from passes.keep_precision import KeepPrecision
-from tests.conftest import build, node, normal, ops, placeholder_context, run
-from toolkit import Context, Model, Precision
+from tests.conftest import build, node, normal, ops, placeholder_context, run, said
+from toolkit import Code, Context, Model, Precision
 from toolkit.base.errors import RecipeError
 
 
@@ -125,7 +125,7 @@ def test_keep_precision_marks_nodes_and_says_why(attention):
     KeepPrecision(between=[("q", "c")], precision="bf16")(attention, context)
     assert context.plan.get("p").precision is Precision.BF16
     assert set(context.plan) == {"p", "s", "ss", "c"}
-    assert context.journal.of("changed", node="p")[0].reason == "sums of exponentials"
+    assert context.journal.of("changed", node="p")[0].why == Code.OWN_WORDS(text="sums of exponentials")
 
 
 def test_keep_precision_asks_nothing_for_shape_arithmetic():
@@ -133,8 +133,7 @@ def test_keep_precision_asks_nothing_for_shape_arithmetic():
     model, context = Model.from_proto(build(parts, {"x": ["n", 4]}, {"y": ["n", 4]})), Context()
     KeepPrecision(nodes=["*"])(model, context)
     assert {name for name, _ in context.plan.items()} == {"r", "y"}
-    (note,) = [e.reason for e in context.journal if e.rule == "no-floats"]
-    assert note.startswith("1 node chosen compute no floats, such as 's'")
+    assert said(context.journal, Code.NO_FLOATS) == [{"nodes": ("s",)}]
 
 
 def test_keep_precision_needs_something_to_choose():

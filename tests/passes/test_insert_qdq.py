@@ -9,8 +9,8 @@ from passes.fold_constants import FoldConstants
 from passes.insert_qdq import InsertQDQ
 from passes.keep_precision import KeepPrecision
 from passes.strip_qdq import StripQDQ
-from tests.conftest import LIGHT, build, node, normal, ops, placeholder_context, residual_proto, run
-from toolkit import Extent, Model, Precision, Profiles, ShapeProfile
+from tests.conftest import LIGHT, build, node, normal, ops, placeholder_context, residual_proto, run, said
+from toolkit import Code, Extent, Model, Precision, Profiles, ShapeProfile
 from toolkit.base.errors import RangesError, RecipeError
 
 
@@ -113,7 +113,7 @@ def test_nodes_that_no_output_needs_are_removed_and_said():
     context = placeholder_context()
     InsertQDQ()(model, context)
     assert ops(model) == {"Conv": 1, "QuantizeLinear": 2, "DequantizeLinear": 2}
-    assert [e.rule for e in context.journal.events if "'dead', 'deader'" in e.reason] == ["dead-nodes"]
+    assert said(context.journal, Code.DEAD_NODES) == [{"nodes": ("dead", "deader")}]
     assert context.plan.get("dead") is None and context.plan.get("y").precision is Precision.INT8
 
 

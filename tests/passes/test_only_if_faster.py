@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from passes.insert_qdq import InsertQDQ
 from passes.search_precision import SearchPrecision
-from tests.conftest import build, node, normal, ops, placeholder_context, residual_proto, run
+from tests.conftest import build, node, normal, ops, placeholder_context, residual_proto, run, said
 from tests.toolkit.backends.payoff_stand_in import StandIn
-from toolkit import Extent, Model, Precision, Profiles, ShapeProfile
+from toolkit import Code, Extent, Model, Precision, Profiles, ShapeProfile
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.bench import EngineBench
 from toolkit.backends.none import NoBackend
@@ -60,12 +60,12 @@ def quantized(model, names):
     return {n for n in names if model.node(n).inputs[0].inputs and model.node(n).inputs[0].inputs[0].op == "DequantizeLinear"}
 
 
-def declined(context, rule="not-faster"):
-    return {e.node: e.reason for e in context.journal.of("declined") if e.rule == rule}
+def declined(context):
+    return {e.node: e.why.values["why"] for e in context.journal.of("declined") if e.why.code is Code.NOT_FASTER}
 
 
-def noted(context, rule="only-if-faster"):
-    return [e.reason for e in context.journal.of("noted") if e.rule == rule]
+def verdict(context):
+    return said(context.journal, Code.ONLY_IF_FASTER)[-1]
 
 
 def test_two_of_five_that_do_not_pay_are_given_back_and_the_others_stay():
@@ -76,16 +76,19 @@ def test_two_of_five_that_do_not_pay_are_given_back_and_the_others_stay():
     InsertQDQ(only_if_faster=True)(model, context)
     assert quantized(model, NAMES) == {"c0", "c2", "c4"}
     assert set(declined(context)) == {"c1", "c3"}
-    assert "1.6 ms against 1 ms" in declined(context)["c1"]
+    slower = declined(context)["c1"]
+    assert slower.code is Code.LAYERS_SLOWER
+    assert slower.values["ms"] == pytest.approx([1.6], rel=0.05)
+    assert slower.values["without_ms"] == pytest.approx([1.0], rel=0.05)
     asks = {n: context.plan.get(n) for n in NAMES}
     assert {n: a.precision for n, a in asks.items()} == {
         n: Precision.FP16 if n in ("c1", "c3") else Precision.INT8 for n in NAMES
     }
-    assert asks["c1"].free and "against 1 ms" in asks["c1"].reason.values["text"] and not asks["c0"].free
+    assert asks["c1"].free and asks["c1"].reason == slower and not asks["c0"].free
     assert len(backend.built) == 3
     after = run(model, {"x": x})
     assert np.abs(after[0] - before[0]).max() < 0.3 * np.abs(before[0]).max()
-    assert "3 of 5 units stay int8" in noted(context)[-1]
+    assert (verdict(context)["left"], verdict(context)["units"], verdict(context)["quantized"]) == (3, 5, "int8")
 
 
 def test_where_nothing_pays_all_pairs_are_given_back_with_both_numbers():
@@ -96,8 +99,10 @@ def test_where_nothing_pays_all_pairs_are_given_back_with_both_numbers():
     InsertQDQ(only_if_faster=True)(model, context)
     assert ops(model) == plain
     assert set(declined(context)) == set(NAMES)
-    for text in (*declined(context).values(), noted(context)[-1]):
-        assert "the best takes 5.2 ms, without pairs 5 ms" in text
+    assert verdict(context)["left"] == 0
+    for why in (*declined(context).values(), verdict(context)["why"]):
+        assert why.code is Code.NO_ENGINE_FASTER
+        assert why.values["ms"] == pytest.approx([5.2]) and why.values["without_ms"] == pytest.approx([5.0])
     assert {context.plan.get(n).precision for n in NAMES} == {Precision.FP16}
 
 
@@ -117,7 +122,9 @@ def test_in_an_opaque_block_the_roles_that_do_not_pay_are_found(timed):
     context = context_for(backend)
     InsertQDQ(only_if_faster=True)(model, context)
     assert quantized(model, names) == pays
-    assert all("all 8 MatMul [8, 8]" in reason for reason in declined(context).values())
+    for why in declined(context).values():
+        assert why.code is Code.ROLE_SLOWER
+        assert (why.values["layers"], why.values["total"], why.values["role"]) == (8, 8, "MatMul [8, 8]")
     assert len(backend.built) <= 10
 
 
@@ -131,7 +138,8 @@ def test_half_of_a_role_is_found():
     context = context_for(backend)
     InsertQDQ(only_if_faster=True)(model, context)
     assert quantized(model, names) == {n for n in names if cost[n] < 1}
-    assert "4 of 8 MatMul [8, 8]" in declined(context)["q0"]
+    why = declined(context)["q0"].values
+    assert (why["layers"], why["total"], why["role"]) == (4, 8, "MatMul [8, 8]")
 
 
 def test_an_addition_follows_its_convolution_and_rules_stay_whole():
@@ -176,11 +184,12 @@ def test_an_engine_that_cannot_be_built_is_passed_over_and_said():
                       refuse=lambda names: "no kernel" if len(names) == 3 else "")  # fmt: skip
     context = context_for(backend)
     InsertQDQ(only_if_faster=True)(model, context)
-    assert any("3 of 5 units" in text and "no kernel" in text for text in noted(context))
+    (failed,) = said(context.journal, Code.TRIAL_FAILED)
+    assert (failed["quantized"], failed["units"]) == (3, 5) and "no kernel" in failed["error"]
     assert quantized(model, NAMES) == {"c0", "c2", "c3", "c4"}
     only_float = context_for(StandIn(backend.plain, backend.quantized, refuse=lambda names: "no" if names else ""))
     InsertQDQ(only_if_faster=True)(bare := chain(), only_float)
-    assert quantized(bare, NAMES) == set() and "no engine with int8 pairs could be built" in declined(only_float)["c0"]
+    assert quantized(bare, NAMES) == set() and declined(only_float)["c0"].code is Code.NO_ENGINE_BUILT
     with pytest.raises(BackendError, match="out of memory"):
         InsertQDQ(only_if_faster=True)(chain(), context_for(StandIn({}, {}, refuse=lambda names: "out of memory")))
 
@@ -204,7 +213,7 @@ def test_what_was_measured_is_found_again_after_a_kill(tmp_path):
     model, context = chain(), context_for(second, tmp_path)
     InsertQDQ(only_if_faster=True)(model, context)
     assert len(second.built) == 1 and quantized(model, NAMES) == {"c0", "c2", "c4"}
-    assert "(2 before this run)" in noted(context)[-1]
+    assert verdict(context)["reused"] == 2
     written = json.loads((tmp_path / "faster.json").read_text())
     assert written["done"] and set(written["given_back"]) == {"c1", "c3"}
     lines = (tmp_path / "engines.jsonl").read_text().splitlines()
@@ -243,7 +252,7 @@ def test_a_dry_run_builds_nothing_and_says_what_a_run_would_do():
     backend = StandIn(dict.fromkeys(NAMES, 1.0), dict.fromkeys(NAMES, 2.0))
     context = context_for(backend, dry_run=True)
     InsertQDQ(only_if_faster=True)(chain(), context)
-    assert backend.built == [] and any("would measure" in text for text in noted(context, "dry-run"))
+    assert backend.built == [] and said(context.journal, Code.DRY_RUN) == [{"step": "engines"}]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -26,7 +26,7 @@ from toolkit.run.recipe_passes import pass_infos
 OUTSIDE = '''
 from pydantic import Field
 
-from toolkit import Quantizer, place
+from toolkit import Code, Quantizer, place
 
 
 class EvenLayers(Quantizer):
@@ -39,7 +39,7 @@ class EvenLayers(Quantizer):
         def chosen(node):
             digits = [c for c in node.name if c.isdigit()]
             odd = bool(digits) and int(digits[-1]) % self.every != 0
-            return judge(node) or (("odd", "its number is odd") if odd else None)
+            return judge(node) or (Code.OWN_WORDS(rule="odd", text="its number is odd") if odd else None)
 
         return place(model, facts, chosen)
 '''

@@ -10,10 +10,11 @@ from passes.correct_bias import CorrectBias
 from passes.guard_fp16 import GuardFP16
 from passes.insert_qdq import InsertQDQ
 from passes.search_precision import SearchPrecision
-from tests.passes.test_search_times import notes
+from tests.conftest import said
+from tests.passes.test_search_times import TIMES, notes
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from tests.toolkit.search.planted import chain, damage, feeds
-from toolkit import Context, Extent, Profiles, Sequence, ShapeProfile
+from toolkit import Code, Context, Extent, Profiles, Sequence, ShapeProfile
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.bench import EngineBench
 from toolkit.backends.layer import Layer, Port
@@ -83,19 +84,21 @@ def test_two_engines_are_built_and_the_plan_that_is_chosen_is_measured_too(tmp_p
     backend = stand_in(opaque=opaque)
     context, found = searched(tmp_path, backend)
     assert [len(inside) for inside in backend.built] == [6, 0, 5]
-    said = notes(context, "search-times")
-    assert "6 layers asked for in int8 takes 2.4 ms, in fp16 6 ms" in said[0]
-    assert ("multiply-accumulates" in said[0]) == opaque
-    assert any("the chosen plan's engine takes 3 ms" in text for text in said)
-    assert any("100% of the chosen plan's predicted time was measured" in text for text in said)
+    (measured,) = said(context.journal, Code.TIMES_MEASURED)
+    assert (measured["layers"], measured["quantized"], measured["rest"]) == (6, "int8", "fp16")
+    assert measured["ms"] == pytest.approx(2.4) and measured["rest_ms"] == pytest.approx(6.0)
+    assert (measured["sharing"] > 0) == opaque
+    (timed,) = said(context.journal, Code.PLAN_TIMED)
+    assert timed["ms"] == pytest.approx(3.0) and "taken_ms" not in timed
+    (share,) = said(context.journal, Code.TIMES_SHARE)
+    assert share["share"] == pytest.approx(1.0)
     assert found["best"]["kept"] == ["layer3"] and found["best"]["predicted_ms"] == pytest.approx(5 * 0.4 + 1)
     assert found["float"]["predicted_ms"] == pytest.approx(6.0) and predicted(found) == pytest.approx(2.4)
 
 
 def test_what_later_passes_do_is_not_measured_and_the_journal_says_so(tmp_path):
     context, _ = searched(tmp_path, stand_in(), following=[CorrectBias(measure=False), GuardFP16()])
-    (said,) = [text for text in notes(context, "search-times") if "the passes after" in text]
-    assert "(correct_bias, guard_fp16)" in said
+    assert said(context.journal, Code.LATER_PASSES) == [{"passes": ("correct_bias", "guard_fp16")}]
 
 
 def test_where_int8_is_slower_the_fastest_plan_is_all_float(tmp_path):
@@ -104,16 +107,18 @@ def test_where_int8_is_slower_the_fastest_plan_is_all_float(tmp_path):
         context, found = searched(tmp_path / prefer, backend, prefer=prefer)
         assert found["best"]["kept"] == NAMES and found["best"]["predicted_ms"] == pytest.approx(6.0)
         assert found["prefer"] == "time" and found["warnings"] == []
-        assert any('prefer = "int8"' in text for text in notes(context, "search-times")) == (prefer == "auto")
-        assert any("no plan that was tried is predicted faster" in text for text in found["notes"])
+        assert bool(notes(context, Code.SEARCH_FOR_TIME)) == (prefer == "auto")
+        assert Code.SEARCH_ALL_FLOAT(by_time=True, faster=0).to_json() in found["notes"]
     context, found = searched(tmp_path / "limited", backend, prefer="int8", max_ms=100)
-    assert notes(context, "search-slower") == found["warnings"] != [] and found["best"]["kept"] == ["layer3"]
+    (slower,) = notes(context, Code.SEARCH_SLOWER)
+    assert found["warnings"] == [slower.to_json()] and found["best"]["kept"] == ["layer3"]
 
 
 def test_a_budget_that_nothing_faster_meets_is_named_as_the_reason(tmp_path):
     found = searched(tmp_path, stand_in(), min_sqnr_db=150, try_ranges=False)[1]
     assert found["best"]["kept"] == NAMES
-    assert any("no faster plan that was tried is within the budget" in text for text in found["notes"])
+    (note,) = [one for one in found["notes"] if one["code"] == Code.SEARCH_ALL_FLOAT]
+    assert note["values"]["by_time"] and note["values"]["faster"] > 0
 
 
 def test_a_plan_in_between_is_left_for_an_end_that_is_faster_in_truth(tmp_path):
@@ -129,10 +134,12 @@ def test_a_plan_in_between_is_left_for_an_end_that_is_faster_in_truth(tmp_path):
     context, found = searched(tmp_path, backend, damaged="", min_sqnr_db=5)
     assert [len(inside) for inside in backend.built] == [6, 0, 5]
     assert found["best"]["kept"] == [] and found["best"]["predicted_ms"] == pytest.approx(3.2)
-    assert any("with all layers quantized 3.2 ms: that one is taken" in text for text in notes(context, "search-times"))
+    (timed,) = said(context.journal, Code.PLAN_TIMED)
+    assert timed["all_quantized"] and timed["taken_ms"] == pytest.approx(3.2)
     context, found = searched(tmp_path / "damaged", backend)
     assert found["best"]["kept"] == NAMES  # all quantized misses the budget, and the plan in between takes 8 ms
-    assert any("with none quantized 6 ms: that one is taken" in text for text in notes(context, "search-times"))
+    (timed,) = said(context.journal, Code.PLAN_TIMED)
+    assert not timed["all_quantized"] and timed["taken_ms"] == pytest.approx(6.0)
 
 
 def test_layers_that_one_engine_hides_share_their_time_in_both(tmp_path):
@@ -164,12 +171,13 @@ def test_the_first_profile_counts_and_what_others_hide_does_not(tmp_path):
     backend = SecondOpaque(EVEN, quantized, {"one": 1.0, "big": 4.0}, noisy=False)
     context, found = searched(tmp_path, backend, damaged="", profiles=both, min_sqnr_db=5)
     assert found["best"]["kept"] == ["layer1"] and found["best"]["predicted_ms"] == pytest.approx(3.0)
-    assert "profile 'one'" in notes(context, "search-times")[0]
+    assert said(context.journal, Code.TIMES_MEASURED)[0]["profile"] == "one"
 
 
 def test_without_layer_times_the_latencies_are_shared_and_it_is_said(tmp_path):
     context, found = searched(tmp_path, stand_in(timed=False))
-    assert "tells no layer times" in notes(context, "search-times")[0]
+    (measured,) = said(context.journal, Code.TIMES_MEASURED)
+    assert measured["sharing"] == 6 and not measured["by_layer"]
     assert found["float"]["predicted_ms"] == pytest.approx(6.0) and predicted(found) == pytest.approx(2.4)
 
 
@@ -185,8 +193,8 @@ def test_an_interrupted_search_does_not_build_again(tmp_path):
 def test_an_engine_that_fails_leaves_predictions_and_says_why(tmp_path, broken):
     backend = stand_in(refuse=lambda names: "out of memory" if bool(names) == (broken == "quantized") else "")
     context, found = searched(tmp_path, backend)
-    (said,) = notes(context, "search-times")
-    assert "predicted, not measured" in said and "out of memory" in said
+    (only,) = notes(context, *TIMES)
+    assert only.code is Code.TIMES_PREDICTED and "out of memory" in only.values["why"]
     assert found["measured_share"] == 0.0 and found["prefer"] == "int8"
 
 
@@ -196,7 +204,7 @@ def test_a_model_that_cannot_be_lowered_for_a_trial_is_searched_all_the_same(tmp
 
     monkeypatch.setattr("toolkit.backends.bench.lower_for", refuse)
     context, found = searched(tmp_path, stand_in())
-    assert "ONNX refuses it" in notes(context, "search-times")[0] and found["measured_share"] == 0.0
+    assert "ONNX refuses it" in said(context.journal, Code.TIMES_PREDICTED)[0]["why"] and found["measured_share"] == 0.0
 
 
 def test_nothing_is_built_where_times_decide_nothing_or_cannot_be_had(tmp_path):
@@ -210,9 +218,9 @@ def test_nothing_is_built_where_times_decide_nothing_or_cannot_be_had(tmp_path):
         (backend, {"also": "fp8"}),
     )):  # fmt: skip
         context, found = searched(tmp_path / str(at), one, **settings)
-        assert found["measured_share"] == 0.0 and found["prefer"] == "int8" and not notes(context, "search-times")
+        assert found["measured_share"] == 0.0 and found["prefer"] == "int8" and not notes(context, *TIMES)
     context, _ = searched(tmp_path / "asked", Unable(EVEN, EVEN), measure=True)
-    assert notes(context, "search-times") == ["layer times are predicted, not measured: there is no GPU"]
+    assert notes(context, *TIMES) == [Code.TIMES_PREDICTED(why="there is no GPU")]
     switched_off = EngineBench(backend, EngineSettings(measure=False))
     assert switched_off.cannot_measure() == "[engine] measure is false" and backend.built == []
 
@@ -229,21 +237,22 @@ def test_a_wrong_budget_is_refused_before_any_engine_is_built(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("here", "settings", "said"),
+    ("here", "settings", "code"),
     [
-        ("NVIDIA A10", {"gpu": "L4"}, "gpu = 'L4' is not the GPU here"),
-        ("NVIDIA A10", {"keep": "fp32"}, "layers kept float run in fp32"),
-        ("Tesla T4", {"gpu": "T4"}, "measured on the Tesla T4"),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", {}, "no datasheet figures are known of the NVIDIA GeForce RTX 4090 Laptop"),
-        ("Tesla T4", {}, "measured on the Tesla T4"),
+        ("NVIDIA A10", {"gpu": "L4"}, Code.TIMES_PREDICTED),
+        ("NVIDIA A10", {"keep": "fp32"}, Code.TIMES_PREDICTED),
+        ("Tesla T4", {"gpu": "T4"}, Code.TIMES_MEASURED),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", {}, Code.GPU_UNKNOWN),
+        ("Tesla T4", {}, Code.TIMES_MEASURED),
     ],
 )
-def test_times_are_of_the_gpu_that_is_named(tmp_path, monkeypatch, here, settings, said):
+def test_times_are_of_the_gpu_that_is_named(tmp_path, monkeypatch, here, settings, code):
     monkeypatch.setattr("toolkit.search.times.find_gpu", lambda: Gpu(here, "8.6"))
     monkeypatch.setattr("toolkit.search.plan_search.find_gpu", lambda: Gpu(here, "8.6"))
     context, found = searched(tmp_path, stand_in(), **settings)
-    assert said in notes(context, "search-times")[0]
-    assert (found["measured_share"] > 0) == ("predicted, not measured" not in notes(context, "search-times")[0])
+    first = notes(context, *TIMES)[0]
+    assert first.code is code and first.values.get("gpu", here) == here
+    assert (found["measured_share"] > 0) == (code is not Code.TIMES_PREDICTED)
     assert found["gpu"] == (here if found["measured_share"] else settings.get("gpu", "A10"))
 
 

@@ -11,9 +11,9 @@ from onnx import TensorProto, numpy_helper
 from passes.equalize import Equalize
 from passes.insert_qdq import InsertQDQ
 from passes.search_precision import SearchPrecision
-from tests.conftest import MODELS, build, node, normal
+from tests.conftest import MODELS, build, node, normal, said
 from tests.toolkit.search.planted import chain, damage, feeds, trained
-from toolkit import Context, Model, Precision
+from toolkit import Code, Context, Model, Precision
 from toolkit.backends.lowering import lower
 from toolkit.base.errors import RangesError, RecipeError
 from toolkit.calibration.provider import Calibrator
@@ -31,6 +31,9 @@ def context_for(model, source, folder=None, evaluation=None):
     return Context(provider=Calibrator(data, method="minmax"), folder=folder, evaluation=evaluation)
 
 
+IN_TYPES = (Code.SEARCH_IN_TYPES, Code.SEARCH_TYPE_ALONE, Code.SEARCH_TYPE_UNCHECKED)
+
+
 def kept(context):
     return {name for name, ask in context.plan.items() if ask.precision in (Precision.FP16, Precision.FP32)}
 
@@ -41,7 +44,8 @@ def test_the_damaged_layer_stays_float_with_its_reason(tmp_path):
     context = context_for(model, feeds(), tmp_path)
     SearchPrecision(min_sqnr_db=28)(model, context)
     assert kept(context) == {"layer3"}
-    assert "alone it leaves" in context.plan.get("layer3").reason.values["text"]
+    why = context.plan.get("layer3").reason
+    assert why.code is Code.KEPT_ALONE_MISSES and why.values["alone_db"] < why.values["without_db"]
     assert {e.rule for e in context.journal.of("declined", node="layer3")} == {"kept"}
     assert context.plan.get("layer4").precision is Precision.INT8
     found = json.loads((tmp_path / "search.json").read_text())
@@ -55,7 +59,8 @@ def test_a_helper_that_cures_it_comes_first():
     context = context_for(model, str(MODELS / "digits_calibration.npz"))
     SearchPrecision(min_sqnr_db=20, helpers=["equalize", "smooth"])(model, context)
     assert not kept(context)
-    assert any("it is applied" in e.reason for e in context.journal.of("noted") if e.rule == "search-helper")
+    applied = [one for one in said(context.journal, Code.SEARCH_HELPER) if one["applied"]]
+    assert applied and all(one["after_db"] > one["before_db"] for one in applied)
     assert sqnr_against(reference, model, context.provider.data) > 20
 
 
@@ -71,9 +76,8 @@ def test_it_says_which_data_it_decides_on_and_what_it_misses():
     model = chain()
     context = context_for(model, feeds())
     SearchPrecision(min_sqnr_db=45, max_ms=1e-9)(model, context)
-    rules = {e.rule: e.reason for e in context.journal.of("noted")}
-    assert "24 samples of the iterable" in rules["search-data"]
-    assert "max_ms" in rules["search-missed"]
+    assert said(context.journal, Code.SEARCH_DATA) == [{"samples": 24, "data": "the iterable"}]
+    assert "max_ms" in said(context.journal, Code.SEARCH_MISSED)[0]["limits"]
 
 
 def test_a_dry_run_searches_nothing():
@@ -117,8 +121,9 @@ def test_float16_that_misses_the_budget_alone_is_named_and_no_layer_is_blamed():
     context = context_for(model, feeds())
     SearchPrecision(min_sqnr_db=20)(model, context)
     assert not kept(context)
-    said = [e.reason for e in context.journal.of("noted") if e.rule == "search-type-alone"]
-    assert len(said) == 1 and "fp16 alone" in said[0] and 'rest = "fp32"' in said[0] and "min_sqnr_db" in said[0]
+    (alone,) = said(context.journal, *IN_TYPES)
+    assert alone["why"].code is Code.TYPE_MISSES
+    assert alone["why"].values["rest"] == "fp16" and "min_sqnr_db" in alone["why"].values["limits"]
 
 
 def test_with_rest_fp32_float16_is_not_looked_at():
@@ -126,7 +131,7 @@ def test_with_rest_fp32_float16_is_not_looked_at():
     context = context_for(model, feeds())
     context.rest = Precision.FP32
     SearchPrecision(min_sqnr_db=20)(model, context)
-    assert not [e for e in context.journal.of("noted") if e.rule == "search-float16"]
+    assert not said(context.journal, *IN_TYPES)
 
 
 def test_a_plan_that_misses_only_in_float16_is_searched_again():
@@ -144,19 +149,18 @@ def test_a_plan_that_misses_only_in_float16_is_searched_again():
     least = (simulated + real) / 2
     model, context = searched(least)
     assert kept(context) and lowered_sqnr(model, context, data) >= least
-    said = [e.reason for e in context.journal.of("noted") if e.rule == "search-float16"]
-    assert "the search goes on" in said[0]
+    assert not said(context.journal, Code.SEARCH_IN_TYPES)[0]["last"]
 
 
 def test_too_few_samples_for_the_budget_are_named():
-    def said(count):
+    def few(count):
         model = chain()
         context = context_for(model, feeds(count))
         SearchPrecision(min_agreement=0.9, margin=0)(model, context)
-        return [e.reason for e in context.journal.of("noted") if e.rule == "search-few-samples"]
+        return said(context.journal, Code.SEARCH_FEW_SAMPLES, Code.SEARCH_UNSAFE)
 
-    assert "at least 30" in said(24)[0] and "12.5%" in said(24)[0]
-    assert not said(30)
+    assert few(24)[0] == {"positions": 24, "share": 0.125, "enough": 30}
+    assert not few(30)
 
 
 def test_entries_that_swap_behind_a_topk_are_named():
@@ -170,7 +174,7 @@ def test_entries_that_swap_behind_a_topk_are_named():
     context = context_for(model, feeds())
     SearchPrecision(min_sqnr_db=45)(model, context)
     assert kept(context)
-    assert ["TopK" in e.reason for e in context.journal.of("noted") if e.rule == "search-ordering"] == [True]
+    assert said(context.journal, Code.SEARCH_ORDERING) == [{"ops": ("TopK",)}]
 
 
 @pytest.mark.parametrize(
@@ -193,12 +197,14 @@ def test_doubt_about_few_samples_alone_does_not_give_up_most_layers(safe, other,
         lacks = {} if meets else {"max_drop": 0.1}
         return SearchedPlan(("a",), {}, Outcome(0.01, positions=100), lacks, 2 * (1 - gain), gain)
 
-    for plain, word in ((None, "keeps"), (2.0, "saves")):
+    for plain in (None, 2.0):
         journal = Journal()
         assert gives_up_too_much(made(*safe), made(*other), plain, "int8", journal) is taken
         assert bool(journal.events) is taken
-        for event in journal.events:
-            assert "100 winners" in event.reason and f"{word} {other[0]:.0%}" in event.reason
+        for values in said(journal, Code.SEARCH_UNSAFE):
+            assert values["positions"] == 100 and values["by_time"] == (plain is not None)
+            assert values["gain"] == pytest.approx(other[0])
+            assert values["safe_gain"] == (pytest.approx(safe[0]) if safe[1] else None)
 
 
 def test_few_samples_are_doubted_only_where_something_is_kept():
@@ -253,7 +259,7 @@ def test_a_float16_model_is_checked_in_float16(monkeypatch):
     plain = Simulation.outcome_of
     monkeypatch.setattr(Simulation, "outcome_of", lambda *given: checked.append("") or plain(*given))
     SearchPrecision(min_sqnr_db=20)(half, context)
-    assert checked and not any("was not checked" in e.reason for e in context.journal.of("noted"))
+    assert checked and not said(context.journal, Code.SEARCH_TYPE_UNCHECKED)
 
 
 def test_a_helper_that_changes_the_float_model_is_not_applied(monkeypatch):
@@ -268,8 +274,8 @@ def test_a_helper_that_changes_the_float_model_is_not_applied(monkeypatch):
     monkeypatch.setattr(Equalize, "apply", wrong)
     context = context_for(model, feeds())
     SearchPrecision(min_sqnr_db=34, helpers=["equalize"], exclude=["layer5"])(model, context)
-    (event,) = [e for e in context.journal.of("noted") if e.rule == "search-helper"]
-    assert "not applied: it changes the float model" in event.reason and "dB" in event.reason
+    (unlike,) = said(context.journal, Code.SEARCH_HELPER, Code.SEARCH_HELPER_UNLIKE)
+    assert unlike["helper"] == "equalize" and unlike["float_db"] < 40
     assert np.array_equal(model.constant(model.node("layer5").inputs[1]), before)
 
 
@@ -278,9 +284,9 @@ def test_a_plan_that_still_misses_in_float16_after_all_searches_is_said_to(monke
     model = chain()
     context = context_for(model, feeds())
     SearchPrecision(min_sqnr_db=10)(model, context)
-    texts = [e.reason for e in context.journal.of("noted") if e.rule == "search-float16"]
-    assert len(texts) == 3 and all("misses min_sqnr_db by 0.1" in text for text in texts)
-    assert ["taken all the same" in text for text in texts] == [False, False, True]
+    found = said(context.journal, *IN_TYPES)
+    assert [(one["limits"], one["by"]) for one in found] == [(("min_sqnr_db",), (0.1,))] * 3
+    assert [one["last"] for one in found] == [False, False, True]
 
 
 def test_a_layer_that_int8_damages_runs_in_fp8_where_that_is_asked(tmp_path):
@@ -312,4 +318,4 @@ def test_a_layer_that_int8_damages_runs_in_fp8_where_that_is_asked(tmp_path):
     assert found["fp8"] == {"a": "int8", "hurt": "fp8", "y": "int8"}
     assert (tmp_path / "search_fp8.json").exists()
     notes = json.loads((tmp_path / "search.json").read_text())["notes"]
-    assert any("1 of the 1 layers that int8 damages run in fp8" in note for note in notes)
+    assert Code.SEARCH_SECOND_TYPE(taken=["hurt"], total=1, dtype="int8", also="fp8").to_json() in notes

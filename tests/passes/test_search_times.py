@@ -10,7 +10,7 @@ from passes.search_precision import SearchPrecision
 from tests.conftest import MODELS
 from tests.toolkit.search.planted import chain, damage, feeds
 from tests.toolkit.search.test_layer_times import layer, report
-from toolkit import Context, run
+from toolkit import Code, Context, run
 from toolkit.base.errors import DataError, QtoolError
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
@@ -35,8 +35,14 @@ samples = 40
 """
 
 
-def notes(context, rule):
-    return [event.reason for event in context.journal.of("noted") if event.rule == rule]
+TIMES = (
+    Code.TIMES_FROM_REPORT, Code.TIMES_PREDICTED, Code.TIMES_MEASURED, Code.TIMES_SHARE, Code.GPU_UNKNOWN,
+    Code.LATER_PASSES, Code.PLAN_NOT_TIMED, Code.PLAN_TIMED, Code.SEARCH_FOR_TIME,
+)  # fmt: skip
+
+
+def notes(context, *codes):
+    return [event.why for event in context.journal.of("noted") if event.why.code in codes]
 
 
 def test_the_pass_says_what_was_measured_and_warns_of_a_slow_plan(tmp_path):
@@ -47,11 +53,12 @@ def test_the_pass_says_what_was_measured_and_warns_of_a_slow_plan(tmp_path):
     data = CalibrationData.open(feeds(), model)
     context = Context(provider=Calibrator(data, method="minmax"), folder=tmp_path)
     SearchPrecision(min_sqnr_db=28, times=str(slow), prefer="int8")(model, context)
-    first, second = notes(context, "search-times")
-    assert "12 layers" in first and "% of the chosen plan's predicted time was measured" in second
-    (warning,) = notes(context, "search-slower")
+    first, second = notes(context, *TIMES)
+    assert first.code is Code.TIMES_FROM_REPORT and first.values["layers"] == 12
+    (warning,) = notes(context, Code.SEARCH_SLOWER)
     found = json.loads((tmp_path / "search.json").read_text())
-    assert found["warnings"] == [warning] and found["measured_share"] > 0.5
+    assert second == Code.TIMES_SHARE(share=found["measured_share"], gpu="A10", scale=second.values["scale"])
+    assert found["warnings"] == [warning.to_json()] and found["measured_share"] > 0.5
     assert found["weak_spots"][0]["node"] == "layer3"
 
 
@@ -60,7 +67,7 @@ def test_without_times_nothing_is_said_of_them(tmp_path):
     damage(model, "layer3")
     context = Context(provider=Calibrator(CalibrationData.open(feeds(), model), method="minmax"))
     SearchPrecision(min_sqnr_db=28)(model, context)
-    assert notes(context, "search-times") == []
+    assert notes(context, *TIMES) == []
 
 
 def test_through_a_recipe_the_report_has_it_and_follows_the_file(tmp_path):

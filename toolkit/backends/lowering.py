@@ -12,7 +12,7 @@ from toolkit.backends.lowering_types import Types, decide
 from toolkit.backends.parser_forms import state_kernel_shapes
 from toolkit.base.errors import ModelError
 from toolkit.base.precision import Precision
-from toolkit.contract.findings import Finding, finding
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.facts import Facts
@@ -53,23 +53,18 @@ def lower(
     if short and any(node.op in (QUANTIZE, DEQUANTIZE) for node in lowered.nodes) and lowered.opset < 19:
         was = lowered.opset
         fresh = lowered.raise_opset(19)
-        journal.noted(
-            f"the opset was raised from {was} to 19, which float16 scales need"
-            + (f"; new nodes: {len(fresh)}" if fresh else ""),
-            rule="opset",
-        )
+        journal.noted(Code.OPSET(to=lowered.opset, added=len(fresh), was=was))
     float_biases(lowered, journal)
     state_kernel_shapes(lowered, journal)
     facts = lowered.facts()
     sound = _types_agree(lowered)
     types = decide(lowered, facts, plan, rest, observed or {})
     if types.unchecked and short:
-        journal.noted(
-            "no values were observed, so float16's range was checked against the weights only", rule="unchecked"
-        )
+        journal.noted(Code.UNCHECKED())
     for node, reason in types.reason.items():
         # what was asked stays in the plan: the report sets it beside what became of it, with this reason
-        journal.declined(node, f"stays fp32: {reason}", rule="float-range" if "beyond" in reason else "stays-fp32")
+        out_of_range = reason.code is Code.BEYOND_TYPE
+        journal.declined(node, Code.FLOAT_RANGE(why=reason) if out_of_range else Code.STAYS_FP32(why=reason))
     _speak_for_subgraphs(lowered, facts, plan, rest, journal)
     Rewriter(lowered, facts, types, plan, journal, rest).run(io or {})
     reasons = _reasons(lowered, plan, types)
@@ -101,7 +96,7 @@ def _speak_for_subgraphs(model: Model, facts: Facts, plan: PrecisionPlan, rest: 
         asked = plan.get(node.name)
         floats = any(facts.is_float(t.name) for t in node.outputs)
         if floats and (asked.precision if asked is not None else rest) is not own:
-            journal.declined(node.name, f"stays {own}: it is inside a subgraph, which keeps its types", rule="subgraph")
+            journal.declined(node.name, Code.SUBGRAPH(precision=own))
 
 
 def _reasons(model: Model, plan: PrecisionPlan, types: Types) -> dict[str, Finding]:
@@ -113,9 +108,5 @@ def _reasons(model: Model, plan: PrecisionPlan, types: Types) -> dict[str, Findi
         if precision is None:
             continue
         model.metadata.setdefault(name, {})["qtool.precision"] = str(precision)
-        reasons[name] = (
-            ask.reason
-            if ask is not None
-            else finding(types.reason.get(name) or f"nobody asked; the rest runs in {became}")
-        )
+        reasons[name] = ask.reason if ask is not None else types.reason.get(name, Code.NOT_REQUESTED(rest=became))
     return reasons

@@ -12,6 +12,7 @@ from onnx import TensorProto
 from toolkit.backends.lowering_types import Types, formal, input_types
 from toolkit.base.errors import RecipeError, did_you_mean
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.facts import Facts
@@ -28,6 +29,12 @@ def dtype_of(precision: Precision) -> Any:
     return {Precision.FP32: np.dtype(np.float32), Precision.FP16: np.dtype(np.float16)}.get(
         precision, TensorProto.BFLOAT16
     )
+
+
+def pair_reason(node: gs.Node) -> Finding:
+    """Why a QuantizeLinear or DequantizeLinear is there: what it converts, and for whom."""
+    code = Code.QUANTIZES if node.op == QUANTIZE else Code.DEQUANTIZES
+    return code(tensor=node.inputs[0].name, readers=sorted({reader.name for reader in node.outputs[0].outputs}))
 
 
 class Rewriter:
@@ -113,7 +120,7 @@ class Rewriter:
             if values is None or scale is None or precision not in (Precision.INT8, Precision.FP8):
                 continue
             if node.attrs.get("block_size"):
-                self.journal.noted("its scales are by block: it is quantized at run time", node.name, "blocks")
+                self.journal.noted(Code.BLOCKS(stored=False), node.name)
                 continue
             spread = scale.astype(np.float32)
             if spread.size > 1:
@@ -242,9 +249,10 @@ class Rewriter:
             result = gs.Variable(self.names.take(f"{tensor.name}_{kind}"), dtype=dtype_of(kind), shape=tensor.shape)
             name = self.names.take(f"{tensor.name}_to_{kind}")
             self.model.graph.nodes.append(make_node("Cast", name, [tensor], [result], to=kind.onnx_type))
-            why = f"{reader.name} computes in {kind}, '{tensor.name}' is made in {self.made[tensor.name]}"
+            made = self.made[tensor.name]
+            why = Code.BETWEEN_TYPES(reader=reader.name, precision=kind, tensor=tensor.name, made=made)
             self.plan.ask(name, kind, why)
-            self.journal.changed(name, "Cast inserted", why)
+            self.journal.changed(name, Code.CAST_INSERTED(), why)
             self.facts.types[result.name] = kind.onnx_type
             self.made[result.name] = kind
             self.converted[key] = result
@@ -268,9 +276,9 @@ class Rewriter:
             name = self.names.take(f"{out.name}_to_{kind}")
             self.model.graph.nodes.append(make_node("Cast", name, [inner], [result], to=kind.onnx_type))
             self.model.graph.outputs[position] = result
-            why = f"output '{out.name}' keeps its type {kind}" if out.name not in io else f"the recipe wants {kind}"
+            why = Code.OUTPUT_TYPE(output=out.name, precision=kind, requested=out.name in io)
             self.plan.ask(name, kind, why)
-            self.journal.changed(name, "Cast inserted", why)
+            self.journal.changed(name, Code.CAST_INSERTED(), why)
 
     def _reshape_scalars(self) -> None:
         """Write Unsqueeze of a scalar as Reshape to [1]: TensorRT-RTX cannot parse the former without a GPU (seen)."""
@@ -284,7 +292,7 @@ class Rewriter:
             target = target or make_constant(self.names.take("shape_of_one"), np.array([1], np.int64))
             node.op = "Reshape"
             node.inputs[1] = target
-            self.journal.changed(node.name, "Unsqueeze became Reshape", "TensorRT-RTX parses it without a GPU")
+            self.journal.changed(node.name, Code.UNSQUEEZE_RESHAPED(), Code.PARSED_WITHOUT_GPU())
 
     def _drop_idle_casts(self) -> None:
         """Remove Casts of the model's own that now convert a type to itself, and conversions there and back."""
@@ -299,7 +307,7 @@ class Rewriter:
             node.outputs.clear()
             node.inputs.clear()
             self.model.graph.nodes.remove(node)
-            self.journal.changed(node.name, "Cast removed", "it converts a type to itself")
+            self.journal.changed(node.name, Code.CAST_REMOVED(), Code.IDLE_CAST())
 
     def _name_pairs(self) -> None:
         """Write the pairs themselves into the plan, so that every node of the final graph has its line."""
@@ -309,6 +317,4 @@ class Rewriter:
             stored = node.outputs[0] if node.op == QUANTIZE else node.inputs[0]
             zero = node.inputs[2] if len(node.inputs) > 2 else stored
             precision = Precision.from_onnx(onnx_type(zero.dtype) or onnx_type(stored.dtype)) or Precision.INT8
-            readers = ", ".join(sorted({r.name for r in node.outputs[0].outputs})[:3])
-            verb = "quantizes" if node.op == QUANTIZE else "dequantizes"
-            self.plan.ask(node.name, precision, f"{verb} '{node.inputs[0].name}' for {readers}")
+            self.plan.ask(node.name, precision, pair_reason(node))

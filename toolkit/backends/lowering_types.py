@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
@@ -43,7 +44,7 @@ class Types:
     """
 
     node: dict[str, Precision] = field(default_factory=dict)
-    reason: dict[str, str] = field(default_factory=dict)
+    reason: dict[str, Finding] = field(default_factory=dict)
     unchecked: bool = False
     frozen: set[str] = field(default_factory=set)
 
@@ -104,17 +105,17 @@ def _wanted(node: gs.Node, facts: Facts, plan: PrecisionPlan, rest: Precision, a
 
 def _structure(
     node: gs.Node, unknown: list[gs.Tensor], indices: Mapping[str, str], behind_subgraph: set[str]
-) -> str | None:
+) -> Finding | None:
     if any(True for _ in node.subgraphs()):
-        return f"{node.op} holds a subgraph, which keeps its types"
+        return Code.HOLDS_SUBGRAPH(op=node.op)
     if node.domain not in (None, "", "ai.onnx"):
-        return f"{node.domain}.{node.op} is not an ONNX operator: its types are not known"
+        return Code.NOT_ONNX(op=f"{node.domain}.{node.op}")
     if unknown:
-        return f"the type of its tensor '{unknown[0].name}' is not known"
+        return Code.TYPE_UNKNOWN(tensor=unknown[0].name)
     if node.name in indices:
-        return f"its result becomes an integer at {indices[node.name]}: a short float would round it"
+        return Code.BECOMES_INTEGER(cast=indices[node.name])
     if any(t.name in behind_subgraph for t in node.outputs):
-        return "a subgraph hands its result on, and subgraphs run in fp32"
+        return Code.FEEDS_SUBGRAPH()
     return None
 
 
@@ -134,25 +135,25 @@ def input_types(schema: onnx.defs.OpSchema, index: int) -> set[str]:
     return set(formals[min(index, len(formals) - 1)].types)
 
 
-def _schema(node: gs.Node, facts: Facts, wanted: Precision, opset: int) -> str | None:
+def _schema(node: gs.Node, facts: Facts, wanted: Precision, opset: int) -> Finding | None:
     schema = formal(node, opset)
     if schema is None:
-        return f"{node.op} is not in opset {opset}"
+        return Code.NOT_IN_OPSET(op=node.op, opset=opset)
     name = _NAMES[wanted]
     free = [i for i, t in enumerate(node.inputs) if facts.is_float(t.name) and len(input_types(schema, i)) > 1]
     if any(name not in input_types(schema, i) for i in free):
-        return f"ONNX has no {wanted} form of {node.op} in opset {opset}"
+        return Code.NO_SUCH_FORM(op=node.op, precision=wanted, opset=opset)
     for index, tensor in enumerate(node.outputs):
         if facts.is_float(tensor.name) and schema.outputs:
             allowed = set(schema.outputs[min(index, len(schema.outputs) - 1)].types)
             if name not in allowed:
-                return f"ONNX has no {wanted} form of {node.op} in opset {opset}"
+                return Code.NO_SUCH_FORM(op=node.op, precision=wanted, opset=opset)
     return None
 
 
 def _values(
     node: gs.Node, facts: Facts, model: Model, wanted: Precision, observed: Mapping[str, tuple[float, float]]
-) -> str | None:
+) -> Finding | None:
     limit = wanted.max
     for index, tensor in enumerate(node.inputs):
         if not facts.is_float(tensor.name) or (node.op == "Clip" and index > 0):
@@ -161,19 +162,23 @@ def _values(
         if values is not None and values.size:
             largest = _largest(values)
             if largest > limit:
-                return f"its constant '{tensor.name}' reaches {largest:.6g}, beyond {wanted}'s {limit:.6g}"
+                return _beyond(tensor, largest, wanted, constant=True)
     for tensor in (*node.inputs, *node.outputs):
         if tensor.name in observed and facts.is_float(tensor.name):
             largest = max(abs(v) for v in observed[tensor.name])
             if largest > limit:
-                return f"its tensor '{tensor.name}' reached {largest:.6g}, beyond {wanted}'s {limit:.6g}"
+                return _beyond(tensor, largest, wanted, constant=False)
             if wanted is Precision.FP16 and 0 < largest < _SUBNORMAL:
-                return f"its tensor '{tensor.name}' stays below {largest:.3g}, which fp16 rounds to a few steps or to 0"
+                return Code.VANISHING_VALUES(tensor=tensor.name, value=largest)
     if node.op == "Cast" and facts.types.get(node.inputs[0].name) in _INTEGERS:
         largest = max((abs(v) for v in observed.get(node.outputs[0].name, ())), default=0.0)
         if largest > EXACT_INTEGERS.get(wanted, np.inf):
-            return f"its integers reached {largest:.6g}; {wanted} is exact only up to {EXACT_INTEGERS[wanted]:.0f}"
+            return Code.INEXACT_INTEGERS(value=largest, precision=wanted, exact=EXACT_INTEGERS[wanted])
     return None
+
+
+def _beyond(tensor: gs.Tensor, largest: float, wanted: Precision, constant: bool) -> Finding:
+    return Code.BEYOND_TYPE(tensor=tensor.name, value=largest, precision=wanted, limit=wanted.max, constant=constant)
 
 
 def _largest(values: np.ndarray[Any, Any]) -> float:
@@ -182,7 +187,7 @@ def _largest(values: np.ndarray[Any, Any]) -> float:
     return float(finite.max(initial=0.0))
 
 
-def _scales(node: gs.Node, model: Model, wanted: Precision) -> str | None:
+def _scales(node: gs.Node, model: Model, wanted: Precision) -> Finding | None:
     """A scale that float16 cannot hold within 1 percent: such a pair dequantizes to FP32."""
     if wanted is not Precision.FP16:
         return None
@@ -197,13 +202,13 @@ def _scales(node: gs.Node, model: Model, wanted: Precision) -> str | None:
             off = np.abs(wide.astype(np.float16).astype(np.float64) - wide) > 0.01 * np.abs(wide)
         if off.any():
             worst = float(wide[off].flat[0])
-            return f"the scale {worst:.3g} of its tensor '{tensor.name}' does not fit float16"
+            return Code.SCALE_LOST(tensor=tensor.name, scale=worst)
     return None
 
 
-def _around_tiny_constants(model: Model) -> dict[str, str]:
+def _around_tiny_constants(model: Model) -> dict[str, Finding]:
     """Nodes with a constant that float16 loses (an epsilon of 1e-12), and those its loss would make divide by 0."""
-    found: dict[str, str] = {}
+    found: dict[str, Finding] = {}
     for node in model.nodes:
         for tensor in node.inputs:
             values = model.constant(tensor)
@@ -212,14 +217,13 @@ def _around_tiny_constants(model: Model) -> dict[str, str]:
             largest = _largest(values)
             if not 0 < largest < _LOST:
                 continue
-            reason = f"its constant '{tensor.name}' is {largest:.3g}, which fp16 cannot tell from 0"
-            found.setdefault(node.name, reason)
+            found.setdefault(node.name, Code.EPSILON_LOST(tensor=tensor.name, value=largest))
             pending = [reader for t in node.outputs for reader in t.outputs]
             while pending:
                 reader = pending.pop()
                 if reader.name in found or reader.op not in _AFTER_EPSILON:
                     continue
-                found[reader.name] = f"it follows {node.name}, whose constant {largest:.3g} fp16 cannot tell from 0"
+                found[reader.name] = Code.FOLLOWS_EPSILON(node=node.name, value=largest)
                 if reader.op not in ("Div", "Mul"):
                     pending.extend(r for t in reader.outputs for r in t.outputs)
     return found

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import make_constant, make_node
@@ -31,12 +32,12 @@ def state_kernel_shapes(model: Model, journal: Journal) -> int:
             continue
         shape = _constant_shape(node.inputs[1])
         if shape is None or len(shape) < 3:
-            journal.noted("its weights' shape is not known, so it has no kernel_shape", node.name, rule="kernel-shape")
+            journal.noted(Code.KERNEL_SHAPE_UNKNOWN(), node.name)
             continue
         node.attrs["kernel_shape"] = list(shape[2:])
         count += 1
     if count:
-        journal.noted(f"kernel_shape was written to {count} convolutions that left it out", rule="kernel-shape")
+        journal.noted(Code.KERNEL_SHAPE(convolutions=count))
     return count
 
 
@@ -66,10 +67,10 @@ def float_weights(model: Model, journal: Journal) -> int:
         if pair.quantize is not None or stored is None or stored.dtype != np.int8 or pair.scale is None:
             continue
         if pair.zero is None and len(pair.dequantize.inputs) > 2 and not pair.dequantize.inputs[2].is_empty():
-            journal.noted("its zero point is computed, so its stored weights stay", pair.dequantize.name, "zero-point")
+            journal.noted(Code.COMPUTED_ZERO_POINT(), pair.dequantize.name)
             continue
         if pair.scale.ndim > 1:
-            journal.noted("it has a scale for every block, so its stored weights stay", pair.dequantize.name, "blocks")
+            journal.noted(Code.BLOCKS(stored=True), pair.dequantize.name)
             continue
         source = pair.dequantize.inputs[0]
         values = (stored.astype(np.float32) - _spread(pair.zero, stored, pair.axis)) * _spread(
@@ -89,7 +90,7 @@ def float_weights(model: Model, journal: Journal) -> int:
         pair.dequantize.inputs[0] = integers
         count += 1
     if count:
-        journal.noted(f"{count} stored INT8 weights became float32 weights with a pair", rule="float-weights")
+        journal.noted(Code.FLOAT_WEIGHTS(weights=count))
         model.tidy()
     return count
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from toolkit.backends.base import Backend, EngineSettings
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def lower_for(
         from toolkit.backends.weak import lower_weak
 
         if io:
-            names = ", ".join(f"'{name}'" for name in io)
-            journal.noted(f"[engine] io is not used: with weak typing {names} keep the model's own type", rule="io")
+            journal.noted(Code.IO_NOT_USED(tensors=list(io)))
         made = lower_weak(model, plan, settings, backend, journal)
     else:
         from toolkit.backends.lowering import lower
@@ -65,14 +65,14 @@ def save_for(backend: Backend, settings: EngineSettings, model: Model, path: Pat
 
 
 def unmeasured(build: Build, profiles: Profiles) -> dict[str, str]:
-    """The profiles whose latency at their opt shapes is not known, each with the error that is to blame.
+    """The profiles whose latency at their opt shapes is not known, each with the error, if it is known.
 
     Args:
         build: what the backend made.
         profiles: the profiles it was built with.
     """
     return {
-        name: build.lacks.get(name, "TensorRT's log does not say why")
+        name: build.lacks.get(name, "")
         for name in profiles.names or ["default"]
         if "opt" not in build.latency.get(name, {})
     }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from toolkit.backends.base import Backend, EngineSettings
 from toolkit.backends.lowered import Lowered
+from toolkit.backends.lowering_rewrite import pair_reason
 from toolkit.backends.parser_forms import float_weights, state_kernel_shapes
 from toolkit.base.errors import BackendError
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
@@ -16,14 +18,12 @@ from toolkit.placement.float_path import FloatPath
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import bypass, float_biases
 
-NO_INT8_KERNEL = {
-    8: {
-        "ConvTranspose": "TensorRT 8 has no usable INT8 kernel for it: 8.6.0 fails while building (seen on an H200, "
-        "refitUtils.cpp, with the pairs of others too), and where it builds it is slower than float16 "
-        "(NVIDIA/TensorRT issue 1699)"
-    }
-}
-"""Operators that a major version cannot run in INT8 in a weakly typed network, with the reason."""
+NO_INT8_KERNEL = {8: frozenset({"ConvTranspose"})}
+"""Operators that a major version cannot run in INT8 in a weakly typed network.
+
+ConvTranspose: 8.6.0 fails while building (seen on an H200, refitUtils.cpp, with the pairs of others too), and where it
+builds it is slower than float16 (NVIDIA/TensorRT issue 1699).
+"""
 
 
 def lower_weak(
@@ -58,12 +58,10 @@ def lower_weak(
     _without_kernel(lowered, plan, backend, journal)
     if settings.quantization == "implicit":
         count = _take_out(lowered)
-        journal.noted(f"{count} pairs were taken out: TensorRT gets the ranges themselves", rule="implicit")
+        journal.noted(Code.IMPLICIT(pairs=count))
     for node in lowered.nodes:
         if node.op in (QUANTIZE, DEQUANTIZE):
-            readers = ", ".join(sorted({r.name for r in node.outputs[0].outputs})[:3])
-            verb = "quantizes" if node.op == QUANTIZE else "dequantizes"
-            plan.ask(node.name, Precision.INT8, f"{verb} '{node.inputs[0].name}' for {readers}")
+            plan.ask(node.name, Precision.INT8, pair_reason(node))
     for name in lowered.node_names():
         ask = plan.get(name)
         if ask is not None:
@@ -74,14 +72,15 @@ def lower_weak(
 
 def _without_kernel(model: Model, plan: PrecisionPlan, backend: Backend, journal: Journal) -> None:
     """Let nodes that this version has no INT8 kernel for read the float tensors behind their pairs."""
-    refused = NO_INT8_KERNEL.get(major(backend.version()), {})
+    version = major(backend.version())
+    refused = NO_INT8_KERNEL.get(version, frozenset())
     for node, _ in list(model.walk()):
         ask = plan.get(node.name)
         if node.op not in refused:
             continue
         freed = bypass(node, model)
         if freed or (ask is not None and ask.precision.quantized):
-            journal.declined(node.name, refused[node.op], rule="no-kernel")
+            journal.declined(node.name, Code.NO_KERNEL(op=node.op, version=version))
     model.tidy()
 
 

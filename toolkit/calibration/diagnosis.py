@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.precision import Precision
-from toolkit.base.text import count
 from toolkit.calibration import amax as methods
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.histogram import Histogram
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.ranges import Ranges
 
 _PICTURE = 32
@@ -95,8 +95,8 @@ def unlike_profiles(ranges: Ranges, ratio: float = 2.0) -> list[Unlike]:
     return sorted(found, key=lambda unlike: (-unlike.ratio, unlike.tensor))
 
 
-def unvaried_inputs(collection: Collection) -> list[str]:
-    """What is wrong with samples that are all the same, or hold one value only: a sentence an input.
+def unvaried_inputs(collection: Collection) -> list[Finding]:
+    """What is wrong with samples that are all the same, or hold one value only, input by input.
 
     Inputs that no range hangs on, such as a mask, may be the same in all samples as long as another one is not.
     """
@@ -106,11 +106,9 @@ def unvaried_inputs(collection: Collection) -> list[str]:
     for name, digest in collection.same.items():
         seen = collection.total(name) if name in ranged else None
         if seen is not None and seen.count > 1 and seen.low == seen.high:
-            told.append(f"the input '{name}' is {seen.low:g} throughout {count(number, 'calibration sample')}: its "
-                        "range says nothing of real inputs; check how the data was made")  # fmt: skip
+            told.append(Code.UNVARIED_SAMPLES(input=name, samples=number, value=seen.low))
         elif digest and number > 1 and (everything or seen is not None):
-            told.append(f"the input '{name}' is the same in all {number} calibration samples: the ranges know that one "
-                        "alone; give samples that differ as real inputs do")  # fmt: skip
+            told.append(Code.UNVARIED_SAMPLES(input=name, samples=number))
     return told
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code, Finding
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.graph.work import shape_of
@@ -31,19 +33,12 @@ class Risk:
 
     Attributes:
         node: its name.
-        kind: overflow, inner-overflow, subnormal, vanishing-constant or resolution.
-        tensor: the tensor that shows it.
-        value: the value that shows it.
-        limit: what the type can carry there.
-        reason: all of it in words.
+        why: a finding of code OVERFLOW, INNER_OVERFLOW, SUBNORMAL, VANISHING_CONSTANT or RESOLUTION, with the
+            ``tensor`` and ``value`` that show it, and the ``limit`` of what the type can carry there.
     """
 
     node: str
-    kind: str
-    tensor: str
-    value: float
-    limit: float
-    reason: str
+    why: Finding
 
 
 def risks(
@@ -84,24 +79,18 @@ def _of(
         wide = wide[np.isfinite(wide)]
         largest = float(wide.max(initial=0.0))
         if largest > limit:
-            yield _risk(node, "overflow", tensor.name, largest, limit, f"its constant reaches {largest:.4g}", precision)
+            yield _risk(Code.OVERFLOW, node, tensor.name, largest, limit, precision, constant=True)
         elif 0 < largest < precision.tiny and not _harmless(node, tensor, observed, precision):
-            yield _risk(
-                node, "vanishing-constant", tensor.name, largest, precision.tiny,
-                f"its constant is at most {largest:.3g}, which becomes subnormal or zero", precision,
-            )  # fmt: skip
+            yield _risk(Code.VANISHING_CONSTANT, node, tensor.name, largest, precision.tiny, precision)
     for tensor in (*node.outputs, *node.inputs):
         if tensor.name not in observed or not facts.is_float(tensor.name):
             continue
         low, high = observed[tensor.name]
         largest = max(abs(low), abs(high))
         if largest * margin > limit:
-            yield _risk(node, "overflow", tensor.name, largest, limit, f"reached {largest:.4g}", precision)
+            yield _risk(Code.OVERFLOW, node, tensor.name, largest, limit, precision, constant=False)
         if 0 < largest < precision.tiny:
-            yield _risk(
-                node, "subnormal", tensor.name, largest, precision.tiny,
-                f"never exceeded {largest:.3g}: all its values are subnormal", precision,
-            )  # fmt: skip
+            yield _risk(Code.SUBNORMAL, node, tensor.name, largest, precision.tiny, precision)
     yield from _inside(node, facts, observed, precision, margin)
 
 
@@ -125,32 +114,19 @@ def _inside(node: gs.Node, facts: Facts, observed: Observed, precision: Precisio
     largest = max(abs(low), abs(high))
     limit = precision.max
     if (node.op in NORMS or node.op in SQUARES) and (largest * margin) ** 2 > limit:
-        yield _risk(
-            node,
-            "inner-overflow",
-            tensor,
-            largest**2,
-            limit,
-            f"its square reaches {largest**2:.4g} inside {node.op}",
-            precision,
-        )
+        yield _risk(Code.INNER_OVERFLOW, node, tensor, largest**2, limit, precision, op=node.op)
     out = node.outputs[0].name
     if node.op in REDUCTIONS and out in observed:
         count = _reduced(node, facts)
         mean = node.op in ("ReduceMean", "GlobalAveragePool", "AveragePool")
         total = max(abs(v) for v in observed[out]) * (count if mean else 1)
         if total * margin > limit:
-            yield _risk(
-                node, "inner-overflow", out, total, limit, f"its sum over {count} values reaches {total:.4g}", precision
-            )
+            yield _risk(Code.INNER_OVERFLOW, node, out, total, limit, precision, op=node.op, summed=count)
     if node.op in ("Softmax", "LogSoftmax") and high > 0:
         # only the largest scores matter: a mask of -10000 is far below them and may round as it likes
         spacing = 2.0 ** (math.floor(math.log2(high)) - (10 if precision is Precision.FP16 else 7))
         if spacing > _RESOLUTION:
-            yield _risk(
-                node, "resolution", tensor, high, _RESOLUTION,
-                f"its scores reach {high:.4g}, where {precision} has steps of {spacing:.3g}", precision,
-            )  # fmt: skip
+            yield _risk(Code.RESOLUTION, node, tensor, high, _RESOLUTION, precision, step=spacing)
 
 
 def _reduced(node: gs.Node, facts: Facts) -> int:
@@ -163,12 +139,7 @@ def _reduced(node: gs.Node, facts: Facts) -> int:
     return max(1, math.prod(before) // max(math.prod(after), 1))
 
 
-def _risk(node: gs.Node, kind: str, tensor: str, value: float, limit: float, words: str, precision: Precision) -> Risk:
-    if kind in ("overflow", "inner-overflow"):
-        ratio = limit / value if value else math.inf
-        end = f"{precision} ends at {limit:.5g} (margin {ratio:.2g} times)"
-    elif kind == "resolution":
-        end = f"more than {limit} makes the probabilities wrong"
-    else:
-        end = f"{precision} has full precision from {limit:.3g} on"
-    return Risk(node.name, kind, tensor, value, limit, f"'{tensor}': {words}; {end}")
+def _risk(
+    code: Code, node: gs.Node, tensor: str, value: float, limit: float, precision: Precision, **more: Any
+) -> Risk:
+    return Risk(node.name, code(tensor=tensor, value=value, limit=limit, precision=precision, **more))

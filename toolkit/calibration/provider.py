@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.progress import Progress
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.graph.model import Model
@@ -62,7 +63,7 @@ class Calibrator:
     tactic_sources: Sequence[str] | None = None
     _made: dict[str, Collection] = field(default_factory=dict)
     _served: bool = False
-    _told: set[str] = field(default_factory=set)
+    _told: set[Finding] = field(default_factory=set)
 
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
         """Ranges of every tensor that placement could want, and of ``tensors``, on the grid of ``dtype``.
@@ -75,10 +76,10 @@ class Calibrator:
         from toolkit.calibration.methods import make_ranges
 
         collection = self.collect(model, tensors)
-        for text in unvaried_inputs(collection):
-            if text not in self._told:
-                self._told.add(text)
-                self._note(text, "unvaried samples")
+        for unvaried in unvaried_inputs(collection):
+            if unvaried not in self._told:
+                self._told.add(unvaried)
+                self._note(unvaried)
         ranges = make_ranges(
             collection,
             method=self.method,
@@ -116,10 +117,7 @@ class Calibrator:
         own = self.collected is not None and self.collected.made_from.get("model") == model.fingerprint()
         if self.collected is not None and not own and self._served:
             # a pass that tries another form of the model (equalize) needs statistics that nobody collected
-            self._note(
-                "the collection is of the model before a pass changed it: the changed one is run on the data",
-                "collection",
-            )
+            self._note(Code.OTHER_COLLECTION())
         elif self.collected is not None:
             self.collected.require(model=model.fingerprint())
             self._served = True
@@ -167,9 +165,9 @@ class Calibrator:
             model, tensors, self.data, batch=self.batch, tactic_sources=self.tactic_sources, progress=self.progress
         )
 
-    def _note(self, text: str, rule: str) -> None:
+    def _note(self, what: Finding) -> None:
         if self.journal is not None:
-            self.journal.noted(text, rule=rule)
+            self.journal.noted(what)
 
     def taps(self, model: Model, tensors: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
         """Tensors that need a histogram, and tensors of which only the extremes are needed (float16's limits)."""

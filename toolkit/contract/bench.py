@@ -6,11 +6,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from toolkit.contract.findings import Finding
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
 from toolkit.graph.model import Model
 
-Candidate = Callable[[Mapping[str, str]], tuple[Model, PrecisionPlan]]
+Candidate = Callable[[Mapping[str, Finding]], tuple[Model, PrecisionPlan]]
 """The model and the plan with all pairs but those of the nodes named, each with the reason why it stays float."""
 
 
@@ -38,7 +39,7 @@ class Measurement:
         ms: node to {profile: milliseconds}, where the engine tells, with the conversions that belong to the node.
         rest: profile to milliseconds of the engine's layers that belong to none of these nodes.
         ties: profile to sets of nodes whose times are known only together.
-        lacks: profile to why its latency was not measured.
+        lacks: profile to the error that kept its latency from being measured.
         reused: whether an earlier, interrupted run measured it.
     """
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from toolkit.contract.findings import BaseCode, Code, Finding, finding
+from toolkit.contract.findings import BaseCode, Finding, finding
 
 CHANGED, DECLINED, NOTED = "changed", "declined", "noted"
 
@@ -33,16 +33,13 @@ class Event:
 
     @property
     def rule(self) -> str:
-        """The reason's code."""
+        """The reason's short name: its code, or what a pass that is not qtool's own calls it."""
         return str(self.why.values.get("rule") or self.why.code.value)
-
-    @property
-    def reason(self) -> str:
-        """The reason where it was given in plain text."""
-        return str(self.why.values.get("text", ""))
 
     def to_json(self, sentence: Callable[[Finding], str] | None = None) -> dict[str, Any]:
         """``{kind, by, node, rule, values, change}`` without what is empty; ``from_json`` reads it.
+
+        ``code`` is there too where the rule is not the reason's code.
 
         Args:
             sentence: makes a sentence of a finding; with it the keys ``what`` and ``reason`` are there for people.
@@ -50,6 +47,8 @@ class Event:
         why, change = self.why.to_json(), self.what.to_json() if self.what is not None else None
         found: dict[str, Any] = {"kind": self.kind, "by": self.by, "node": self.node}
         found |= {"rule": self.rule, "values": why["values"], "change": change}
+        if self.rule != why["code"]:
+            found["code"] = why["code"]
         if sentence is not None:
             found |= {"what": sentence(self.what) if self.what is not None else "", "reason": sentence(self.why)}
         return {key: value for key, value in found.items() if value}
@@ -62,12 +61,11 @@ class Event:
             ValueError: it holds a code that is not known, or is no object.
         """
         try:
-            values = content.get("values", {})
-            why = Finding(Code.OWN_WORDS if "text" in values else BaseCode.of(content["rule"]), values)
+            why = Finding(BaseCode.of(content.get("code", content["rule"])), content.get("values", {}))
             change = content.get("change")
             node = content.get("node", "")
             return cls(content["kind"], content["by"], node, why, Finding.from_json(change) if change else None)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not an event: {content}") from error
 
 
@@ -92,13 +90,13 @@ class Journal:
         """A node was changed: ``what`` was done to it and ``why``."""
         self.events.append(Event(CHANGED, self.by, node, finding(why), finding(what)))
 
-    def declined(self, node: str, why: Finding | str, rule: str = "") -> None:
+    def declined(self, node: str, why: Finding | str) -> None:
         """A node was left alone although the pass concerns its kind."""
-        self.events.append(Event(DECLINED, self.by, node, _ruled(why, rule or "declined")))
+        self.events.append(Event(DECLINED, self.by, node, finding(why)))
 
-    def noted(self, why: Finding | str, node: str = "", rule: str = "") -> None:
+    def noted(self, why: Finding | str, node: str = "") -> None:
         """Something the user should be able to find later: a fallback, data that was cut, a choice made."""
-        self.events.append(Event(NOTED, self.by, node, _ruled(why, rule)))
+        self.events.append(Event(NOTED, self.by, node, finding(why)))
 
     def of(self, kind: str, by: str | None = None, node: str | None = None) -> list[Event]:
         """Events of a kind, optionally of one writer or one node, in the order they happened."""
@@ -128,7 +126,3 @@ class Journal:
 
     def __len__(self) -> int:
         return len(self.events)
-
-
-def _ruled(why: Finding | str, rule: str) -> Finding:
-    return why if isinstance(why, Finding) else Code.OWN_WORDS(text=why, rule=rule)

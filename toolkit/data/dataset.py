@@ -12,6 +12,7 @@ import numpy as np
 from toolkit.base.errors import DataError
 from toolkit.base.profiles import Profiles, Shape
 from toolkit.base.types import Array
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.data.sample import (
     EVERYTHING,
@@ -149,7 +150,7 @@ class CalibrationData:
             raise DataError("the model has no inputs, so there is nothing to calibrate", where=str(model.source or ""))
         name, opened = open_source(source, specs, profiles, Path(base), allow_code, images, random)
         if random is not None and journal is not None:
-            journal.noted(f"the data is random (seed {random['seed']}): the ranges mean nothing", rule="random data")
+            journal.noted(Code.RANDOM_DATA(seed=random["seed"]))
         return cls(
             opened,
             specs,
@@ -305,16 +306,16 @@ class CalibrationData:
             return
         note = self._journal.noted
         if counts.skipped:
-            note(f"{counts.skipped} samples of {self.name} fit no profile and were skipped", rule="skipped")
+            note(Code.SKIPPED(samples=counts.skipped, data=self.name))
         if counts.padded:
-            note(f"{counts.padded} samples of {self.name} were padded with zeros up to a profile", rule="padded")
+            note(Code.PADDED(samples=counts.padded, data=self.name))
         if counts.cropped:
-            note(f"{counts.cropped} samples of {self.name} were cropped to a profile", rule="cropped")
+            note(Code.CROPPED(samples=counts.cropped, data=self.name))
         if counts.cut:
-            note(f"{counts.cut} rows of {self.name} do not fill a batch and were left out", rule="cut")
+            note(Code.CUT(rows=counts.cut, data=self.name))
         for profile, number in counts.per_profile.items():
             if not number:
-                note(f"no sample of {self.name} fits profile '{profile}'", rule="empty profile")
+                note(Code.EMPTY_PROFILE(profile=profile, data=self.name))
 
     # ---------------------------------------------------------------- parts
 

@@ -44,7 +44,8 @@ class Model:
     """A graph under work.
 
     ``graph`` is an onnx_graphsurgeon graph whose node names are unique over all subgraphs. ``metadata`` maps node
-    names to ONNX ``metadata_props``, which graphsurgeon itself drops. ``notes`` says what reading the file changed.
+    names to ONNX ``metadata_props``, which graphsurgeon itself drops. ``changed`` counts what reading the file
+    changed (see ``normalise``).
 
     Example:
         >>> model = Model.load("models/digits_cnn.onnx")            # doctest: +SKIP
@@ -62,7 +63,7 @@ class Model:
         self.metadata: dict[str, dict[str, str]] = {name: dict(props) for name, props in (metadata or {}).items()}
         self.props: dict[str, str] = dict(props or {})
         self.source = source
-        self.notes: list[str] = []
+        self.changed: dict[str, int] = {}
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -79,14 +80,14 @@ class Model:
     @classmethod
     def from_proto(cls, proto: onnx.ModelProto, source: Path | None = None) -> Model:
         """Take a model in memory. ``proto`` is not changed."""
-        proto, notes = normalise(proto, str(source or "the model"))
+        proto, changed = normalise(proto, str(source or "the model"))
         metadata = {
             node.name: {p.key: p.value for p in node.metadata_props}
             for node in all_nodes(proto.graph.node)
             if node.metadata_props
         }
         model = cls(gs.import_onnx(proto), metadata, {p.key: p.value for p in proto.metadata_props}, source)
-        model.notes = notes
+        model.changed = changed
         return model
 
     def to_proto(self, ir_version: int | None = None) -> onnx.ModelProto:

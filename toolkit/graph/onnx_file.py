@@ -101,13 +101,15 @@ def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
                 yield from tensors(sub)
 
 
-def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list[str]]:
+def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict[str, int]]:
     """A copy that onnx-graphsurgeon can take: dense initializers, functions inlined, unique node names.
 
     Returns:
-        The copy and what was done to it, in words.
+        The copy and how many things were changed for it: ``functions`` inlined, ``sparse`` initializers made dense,
+        Constant nodes taken as initializers (``constants``), weights that were listed among the ``inputs``, nodes that
+        were ``unnamed``, and nodes whose name was ``doubled``.
     """
-    notes: list[str] = []
+    changed: dict[str, int] = {}
     version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     if not OLDEST_OPSET <= version <= NEWEST_OPSET:
         found = f"opset {version}" if version else "no ONNX opset"
@@ -117,28 +119,24 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list
             remedy="convert it with onnx.version_converter or export it again",
         )
     if proto.functions:
-        count = len(proto.functions)
+        changed["functions"] = len(proto.functions)
         proto = onnx.inliner.inline_local_functions(proto)
-        notes.append(f"{count} model-local functions were inlined")
     else:
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
         proto = copy
     if proto.graph.sparse_initializer:
-        notes.append(f"{len(proto.graph.sparse_initializer)} sparse initializers were made dense")
+        changed["sparse"] = len(proto.graph.sparse_initializer)
         for sparse in proto.graph.sparse_initializer:
             proto.graph.initializer.append(_dense(sparse))
         del proto.graph.sparse_initializer[:]
-    taken = _constants_to_initializers(proto.graph)
-    if taken:
-        notes.append(f"{taken} Constant nodes are taken as initializers")
+    changed["constants"] = _constants_to_initializers(proto.graph)
     stored = {t.name for t in proto.graph.initializer}
-    as_inputs = sum(value.name in stored for value in proto.graph.input)
-    if as_inputs:
+    changed["inputs"] = sum(value.name in stored for value in proto.graph.input)
+    if changed["inputs"]:
         kept = [value for value in proto.graph.input if value.name not in stored]
         del proto.graph.input[:]
         proto.graph.input.extend(kept)
-        notes.append(f"{as_inputs} weights listed among the graph's inputs are taken as constants")
     _forget_unknown_dimensions(proto.graph)
     produced = {name for node in proto.graph.node for name in node.output}
     for value in proto.graph.output:
@@ -155,8 +153,8 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list
     ]
     if untyped:
         _type_outputs(proto, untyped, where)
-    _name_nodes(proto.graph, notes)
-    return proto, notes
+    changed["unnamed"], changed["doubled"] = _name_nodes(proto.graph)
+    return proto, {what: number for what, number in changed.items() if number}
 
 
 def _forget_unknown_dimensions(graph: onnx.GraphProto) -> None:
@@ -229,7 +227,8 @@ def _type_outputs(proto: onnx.ModelProto, names: list[str], where: str) -> None:
             value.type.CopyFrom(inferred)
 
 
-def _name_nodes(graph: onnx.GraphProto, notes: list[str]) -> None:
+def _name_nodes(graph: onnx.GraphProto) -> tuple[int, int]:
+    """Give every node a name of its own; how many had none, and how many had that of another."""
     taken: set[str] = set()
     unnamed = doubled = 0
     pending = [graph]
@@ -250,10 +249,7 @@ def _name_nodes(graph: onnx.GraphProto, notes: list[str]) -> None:
         unnamed += not node.name
         node.name = taken.take(node.name or f"{node.op_type}_{next((o for o in node.output if o), 'node')}")
         seen.add(node.name)
-    if unnamed:
-        notes.append(f"{unnamed} unnamed nodes were named after their operator and first output")
-    if doubled:
-        notes.append(f"{doubled} nodes shared a name with another and got a number behind it")
+    return unnamed, doubled
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> TensorProto:

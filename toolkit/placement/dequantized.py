@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -10,6 +12,9 @@ from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.moved import data_inputs
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+
+ForeignPair = Literal["uint8", "computed-zero-point", "zero-point"]
+"""What TensorRT refuses: an unsigned type, a zero point that is computed, or one that is not 0."""
 
 
 def dequantizer(tensor: gs.Tensor) -> gs.Node | None:
@@ -52,19 +57,19 @@ def source(tensor: gs.Tensor) -> gs.Tensor:
     return tensor
 
 
-def foreign_pair(tensor: gs.Tensor, model: Model) -> str:
-    """What TensorRT refuses about the pair on a tensor, in words, or nothing."""
+def foreign_pair(tensor: gs.Tensor, model: Model) -> ForeignPair | None:
+    """What TensorRT refuses about the pair on a tensor; None where it has none, or one that TensorRT takes."""
     node = dequantizer(tensor)
     if node is None or len(node.inputs) < 3:
-        return "" if node is None or not _unsigned(node.inputs[0]) else "an unsigned quantized type"
+        return None if node is None or not _unsigned(node.inputs[0]) else "uint8"
     zero = model.constant(node.inputs[2])
     if zero is None:
-        return "a zero point that is computed"
+        return "computed-zero-point"
     if zero.dtype == np.uint8:
-        return "a uint8 pair, which TensorRT refuses"
+        return "uint8"
     if np.any(zero.astype(np.float32) != 0):
-        return "a zero point that is not 0, which TensorRT refuses"
-    return ""
+        return "zero-point"
+    return None
 
 
 def _unsigned(tensor: gs.Tensor) -> bool:

@@ -6,10 +6,11 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
 from toolkit.contract.context import Context
+from toolkit.contract.findings import Code, Finding
 from toolkit.placement.qdq import bypass
 
 
-def keep_float(context: Context, node: gs.Node, precision: Precision | str, why: str) -> list[str]:
+def keep_float(context: Context, node: gs.Node, precision: Precision | str, why: Finding | str) -> list[str]:
     """Ask for a float precision, and let the node read the float tensors behind its Q/DQ pairs.
 
     ``context.plan.ask`` alone leaves the pairs in place, and a TensorRT engine then runs the node quantized. Call
@@ -27,6 +28,5 @@ def keep_float(context: Context, node: gs.Node, precision: Precision | str, why:
     asked = Precision.named(precision)
     context.plan.ask(node.name, asked, why)
     freed = bypass(node, context.model)
-    what = f"asked for {asked}" + (f"; reads {', '.join(freed)} unquantized" if freed else "")
-    context.journal.changed(node.name, what, why)
+    context.journal.changed(node.name, Code.REQUESTED(precision=asked, unquantized=freed), why)
     return freed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from toolkit.contract.findings import Finding
+
 
 @dataclass(frozen=True)
 class Use:
@@ -19,27 +21,26 @@ class Pair:
 
     Attributes:
         tensor: the float tensor's name.
+        reason: why the pair is wanted.
         uses: the node inputs that will read the dequantized tensor.
         axis: the channel axis of a weight's scales; None for one scale.
         weight: whether the tensor is a constant.
-        reason: why the pair is wanted.
     """
 
     tensor: str
+    reason: Finding
     uses: list[Use] = field(default_factory=list)
     axis: int | None = None
     weight: bool = False
-    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A candidate left alone: the rule's short name and the reason in words."""
+    """A candidate left alone, and why."""
 
     node: str
     op: str
-    rule: str
-    reason: str
+    why: Finding
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Placement:
     """
 
     pairs: dict[tuple[str, int | None], Pair] = field(default_factory=dict)
-    layers: dict[str, str] = field(default_factory=dict)
+    layers: dict[str, Finding] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     same_scale: list[set[str]] = field(default_factory=list)
     complete: list[str] = field(default_factory=list)

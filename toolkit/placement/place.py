@@ -12,6 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code, Finding, finding
 from toolkit.graph.constants import RANDOM
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
@@ -30,8 +31,8 @@ from toolkit.placement.ops import (
 from toolkit.placement.ops import weight_axis as axis_of
 from toolkit.placement.pairs import Pair, Placement, Refusal, Use
 
-Judge = Callable[[gs.Node], tuple[str, str] | None]
-"""Says for a candidate why the user or the plan keeps it float: (rule, reason), or None."""
+Judge = Callable[[gs.Node], Finding | str | None]
+"""Says for a candidate why the user or the plan keeps it float, or None."""
 PlacementRule = Callable[[Model, Facts, Judge], Placement]
 """Says where pairs go, with all that the judge keeps left float."""
 
@@ -92,11 +93,11 @@ class _Placer:
     def _target(self, node: gs.Node) -> None:
         refusal = self._why_not(node)
         if refusal is not None:
-            self._refuse(node, *refusal)
+            self._refuse(node, refusal)
             return
         wanted = [i for i in self._operands(node) if dequantizer(node.inputs[i]) is None]
         name = node.name
-        self.result.layers[name] = f"{node.op} has kernels for quantized inputs"
+        self.result.layers[name] = Code.HAS_KERNELS(op=node.op)
         self.result.groups[name] = []
         if not wanted:
             self.result.complete.append(name)
@@ -105,68 +106,66 @@ class _Placer:
             tensor = node.inputs[index]
             values = self.model.constant(tensor)
             axis = axis_of(node.op, index, values.ndim, node.attrs) if values is not None else None
-            kind = "weight" if values is not None else "input"
-            self._want(tensor.name, Use(name, index), axis, values is not None, f"{kind} of {node.op} {name}")
+            weight = values is not None
+            reason = Code.OPERAND(weight=weight, op=node.op, node=name)
+            self._want(tensor.name, Use(name, index), axis, weight, reason)
             self.result.groups[name].append(tensor.name)
 
     def _operands(self, node: gs.Node) -> tuple[int, int]:
         return 0, 1
 
-    def _why_not(self, node: gs.Node) -> tuple[str, str] | None:
+    def _why_not(self, node: gs.Node) -> Finding | str | None:
         if id(node) not in self.main:
-            return "subgraph", "it is inside an If, Loop or Scan, whose tensors cannot be calibrated from outside"
+            return Code.SUBGRAPH()
         kept = self.judge(node)
         if kept is not None:
             return kept
         operands = [node.inputs[i] for i in self._operands(node) if i < len(node.inputs)]
         if len(operands) < 2:
-            return "malformed", "it has fewer than two inputs"
+            return Code.MALFORMED()
         for tensor in operands:
-            foreign = foreign_pair(tensor, self.model) or self._mixed(tensor)
-            if foreign:
-                return "foreign-pair", f"its input '{tensor.name}' has {foreign}; run strip_qdq before"
+            foreign = foreign_pair(tensor, self.model)
+            if foreign is not None:
+                return Code.FOREIGN_PAIR(tensor=tensor.name, fault=foreign)
+            other = self._other_type(tensor)
+            if other is not None:
+                return Code.FOREIGN_PAIR(tensor=tensor.name, fault="type", has=other, inserted=self.precision)
             kind = self.facts.types.get(tensor.name)
             if kind is not None and not self.facts.is_float(tensor.name):
-                return "type", f"its input '{tensor.name}' is not float32, float16 or bfloat16"
+                return Code.NOT_FLOAT(tensor=tensor.name)
         return self._operand_trouble(node, operands)
 
-    def _mixed(self, tensor: gs.Tensor) -> str:
-        """What is wrong where the tensor is quantized already, in another type than the one being inserted."""
+    def _other_type(self, tensor: gs.Tensor) -> Precision | None:
+        """The type that the tensor is quantized to already, where it is another than the one being inserted."""
         node = dequantizer(tensor)
         kind = pair_type(node) if node is not None else None
-        if self.precision is None or kind is None or kind is self.precision:
-            return ""
-        return f"an {kind} pair, and {self.precision} and {kind} do not mix in one layer"
+        return None if self.precision is None or kind is self.precision else kind
 
-    def _operand_trouble(self, node: gs.Node, operands: list[gs.Tensor]) -> tuple[str, str] | None:
+    def _operand_trouble(self, node: gs.Node, operands: list[gs.Tensor]) -> Finding | None:
         values = [self.model.constant(t) for t in operands]
         constant = [v is not None or t.name in self.constant for v, t in zip(values, operands)]
         if all(constant) and all(v is not None for v in values):
-            return "constant", "both operands are constants: fold_constants would remove it"
+            return Code.BOTH_CONSTANT()
         if not any(constant):
             if node.op != "MatMul" and node.op != "Gemm":
-                return "computed-weights", "its weights are computed at run time"
+                return Code.COMPUTED_WEIGHTS()
             if not self.activation_matmul:
-                return "activation-matmul", (
-                    "both operands are activations: TensorRT fuses attention in float16, and quantizing its scores "
-                    "costs accuracy; set activation_matmul = true to quantize it"
-                )
+                return Code.ACTIVATION_MATMUL()
         if node.op in ("Conv", "ConvTranspose") and not constant[1]:
-            return "computed-weights", "its weights are computed at run time"
+            return Code.COMPUTED_WEIGHTS()
         for tensor, value in zip(operands, values):
             rank = value.ndim if value is not None else self.facts.rank(tensor.name)
             if rank is not None and rank < 2:
-                return "vector", f"its operand '{tensor.name}' has rank {rank} in every profile"
+                return Code.VECTOR(tensor=tensor.name, rank=rank)
             if value is None:
                 continue
             if value.size == 0:
-                return "empty", f"its weight '{tensor.name}' has no elements"
+                return Code.EMPTY(tensor=tensor.name)
             if value.dtype.kind == "f" and not np.isfinite(value).all():
-                return "not-finite", f"its weight '{tensor.name}' holds NaN or infinite values"
+                return Code.NOT_FINITE(tensor=tensor.name)
         for tensor, value, is_constant in zip(operands, values, constant):
             if value is None and is_constant and dequantizer(tensor) is None:
-                maker = tensor.inputs[0].op
-                return "computed-weights", f"its weight is computed by {maker}: run fold_constants before"
+                return Code.COMPUTED_WEIGHTS(maker=tensor.inputs[0].op)
         return None
 
     # ---------------------------------------------------------------- residual adds
@@ -178,21 +177,19 @@ class _Placer:
         if not fused or len(branches) < 2:
             return
         if len(branches) > 2:
-            self._refuse(node, "sum-of-many", f"it adds {len(branches)} branches; TensorRT fuses an Add of two")
+            self._refuse(node, Code.SUM_OF_MANY(branches=len(branches)))
             return
         kept = self.judge(node)
         if kept is not None:
-            self._refuse(node, *kept)
+            self._refuse(node, kept)
             return
         if not self._same_shapes([t.name for _, t in branches]):
-            self._refuse(node, "broadcast", "its branches differ in shape in some profile, so it does not fuse")
+            self._refuse(node, Code.BROADCAST())
             return
         main = max(fused, key=lambda pair: self.depth.get(pair[1], 0))[0]
         index, tensor = next((i, t) for i, t in branches if i != main)
         conv = dict(fused)[main]
-        reason = (
-            f"residual branch of {node.name}: TensorRT fuses the Add into {conv} only where this branch is quantized"
-        )
+        reason = Code.RESIDUAL_BRANCH(node=node.name, into=conv)
         self.result.layers[node.name] = reason
         if dequantizer(tensor) is None:
             self._want(tensor.name, Use(node.name, index), None, False, reason)
@@ -236,18 +233,16 @@ class _Placer:
                 continue
             kept = self.judge(node)
             if kept is not None:
-                self._refuse(node, *kept)
+                self._refuse(node, kept)
             elif (self.facts.rank(node.outputs[0].name) or 4) < 3:
-                self._refuse(node, "vector", "its inputs have fewer than three dimensions")
+                self._refuse(node, Code.VECTOR())
             elif not all(from_quantized):
                 stranger = inputs[from_quantized.index(False)].name
-                self._refuse(node, "unlike-branches", f"its input '{stranger}' does not come from a quantized layer")
+                self._refuse(node, Code.UNLIKE_BRANCHES(tensor=stranger))
             else:
                 chosen.append(node)
         for node in chosen:
-            reason = (
-                f"input of Concat {node.name}: every input has the same scale, so that it stays in the quantized type"
-            )
+            reason = Code.CONCAT_INPUT(node=node.name)
             self.result.layers[node.name] = reason
             for index, tensor in enumerate(node.inputs):
                 if dequantizer(tensor) is None:
@@ -292,11 +287,11 @@ class _Placer:
             return
         kept = self.judge(node)
         if kept is not None:
-            self._refuse(node, *kept)
+            self._refuse(node, kept)
         elif not self._all_quantized(out):
-            self._refuse(node, "one-sided", "its output is not quantized for every reader: INT8 in needs INT8 out")
+            self._refuse(node, Code.ONE_SIDED())
         else:
-            reason = f"input of {node.op} {node.name}, whose output is quantized too"
+            reason = Code.POOL_INPUT(op=node.op, node=node.name)
             self.result.layers[node.name] = reason
             if dequantizer(tensor) is None:
                 self._want(tensor.name, Use(node.name, 0), None, False, reason)
@@ -314,7 +309,7 @@ class _Placer:
             return
         if self.judge(node) is not None or not self._all_quantized(out):
             return
-        reason = f"input of {node.op} {node.name}, which then needs no kernel that quantizes: {shared.reason}"
+        reason = Code.SHARED_POOL_INPUT(op=node.op, node=node.name, shared=shared.reason)
         self.result.layers[node.name] = reason
         self._want(tensor.name, Use(node.name, 0), None, False, reason)
         self.result.same_scale = _joined([*self.result.same_scale, {source(tensor).name, source(out).name}])
@@ -343,13 +338,13 @@ class _Placer:
     def _float(self, tensor: gs.Tensor) -> bool:
         return tensor.name not in self.facts.types or self.facts.is_float(tensor.name)
 
-    def _want(self, tensor: str, use: Use, axis: int | None, weight: bool, reason: str) -> None:
-        pair = self.result.pairs.setdefault((tensor, axis), Pair(tensor, axis=axis, weight=weight, reason=reason))
+    def _want(self, tensor: str, use: Use, axis: int | None, weight: bool, reason: Finding) -> None:
+        pair = self.result.pairs.setdefault((tensor, axis), Pair(tensor, reason, axis=axis, weight=weight))
         if use not in pair.uses:
             pair.uses.append(use)
 
-    def _refuse(self, node: gs.Node, rule: str, reason: str) -> None:
-        self.result.refusals.append(Refusal(node.name, node.op, rule, reason))
+    def _refuse(self, node: gs.Node, why: Finding | str) -> None:
+        self.result.refusals.append(Refusal(node.name, node.op, finding(why)))
 
     def _depths(self) -> dict[str, int]:
         """For each node the number of targets on the longest path that leads to it."""

@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
@@ -158,7 +159,7 @@ def float_biases(model: Model, journal: Journal) -> int:
             model.unique_tensor(f"{pair.dequantize.inputs[0].name}_float"), values, onnx_type(scale.dtype)
         )
         for reader in reroute(result, bias):
-            journal.changed(reader.name, "its int32 bias became float", "TensorRT takes no quantized bias")
+            journal.changed(reader.name, Code.FLOAT_BIAS(), Code.NO_QUANTIZED_BIAS())
         count += 1
     if count:
         model.tidy()

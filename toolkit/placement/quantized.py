@@ -6,15 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import ModelError
-from toolkit.base.text import count
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
-
-STRIP = "strip_qdq"
-"""The pass that removes pairs."""
-QUANTIZED_SOURCE = "quantized-source"
-"""The journal's rule for a model that has pairs of its own."""
 
 _INTEGER = frozenset(
     {
@@ -61,11 +55,3 @@ def pair_count(model: Model) -> int:
     from toolkit.placement.existing import pairs_of
 
     return sum(1 for _ in pairs_of(model))
-
-
-def already_quantized(pairs: int) -> str:
-    """What it means that the model has pairs of its own, and nothing removes them."""
-    return (
-        f"the model has {count(pairs, 'Q/DQ pair')} already: results are compared with that quantized model, not with "
-        f"a float one; add {STRIP} to begin from float"
-    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code, Finding
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.existing import existing
 from toolkit.placement.pairs import Placement
 
 
-def share_amax(model: Model, placement: Placement, amax: dict[str, float], precision: Precision) -> list[str]:
+def share_amax(model: Model, placement: Placement, amax: dict[str, float], precision: Precision) -> list[Finding]:
     """Give tensors that must share one scale the largest amax among them, in place; a pair that exists decides.
 
     Args:
@@ -19,7 +20,7 @@ def share_amax(model: Model, placement: Placement, amax: dict[str, float], preci
         precision: the quantized type.
 
     Returns:
-        What the user should know, one sentence each.
+        What the user should know.
     """
     tensors = model.graph.tensors()
     notes = []
@@ -33,9 +34,7 @@ def share_amax(model: Model, placement: Placement, amax: dict[str, float], preci
                 present.append(float(scale.reshape(())) * (kind or precision).max)
         shared = max(present) if present else max((amax[n] for n in names if n in amax), default=0.0)
         if len(set(present)) > 1:
-            notes.append(
-                f"the pairs on {', '.join(sorted(names))} exist with unlike scales, so their Concat requantizes"
-            )
+            notes.append(Code.UNLIKE_SCALES(tensors=sorted(names)))
         for name in names & set(amax):
             amax[name] = shared
     return notes

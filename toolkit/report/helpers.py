@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.contract.findings import Finding
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.roles import Role
 from toolkit.report.advice import titles
 from toolkit.report.codes import ReportCode
 from toolkit.report.schema import PassInfo
-
-_TRIED, _EFFECT = "search-helper", "effect"
 
 
 def helpers_used(journal: Journal, passes: Sequence[PassInfo] = ()) -> list[Finding]:
@@ -21,8 +19,8 @@ def helpers_used(journal: Journal, passes: Sequence[PassInfo] = ()) -> list[Find
     that changed something without measuring, the finding says so.
     """
     noted = journal.of("noted")
-    found = [e.why for e in noted if e.rule == _TRIED and e.why.values.get("applied")]
-    measured = [e for e in noted if e.rule == _EFFECT]
+    found = [e.why for e in noted if e.why.code is Code.SEARCH_HELPER and e.why.values["applied"]]
+    measured = [e for e in noted if e.why.code is Code.EFFECT]
     found += [e.why for e in measured]
     for name in sorted(titles(passes, Role.HELP) - {e.by for e in measured}):
         changed = {e.node for e in journal.of("changed") if e.by == name}

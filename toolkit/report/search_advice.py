@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toolkit.contract.findings import Finding
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.registry import named, playing
 from toolkit.contract.roles import Role
@@ -17,12 +17,12 @@ from toolkit.report.search_parts import SearchInfo
 _MOST = 5
 _LEAST_SHARE = 0.01
 _LATE = {"max_ms"}
-_ALONE = "search-type-alone"
 
 
 def rest_alone(journal: Journal) -> Finding | None:
     """What the search noted where the type of the float layers misses the budget with nothing quantized; else None."""
-    return next((e.why for e in journal.of("noted") if e.rule == _ALONE), None)
+    found = next((e.why.values["why"] for e in journal.of("noted") if e.why.code is Code.SEARCH_TYPE_ALONE), None)
+    return found if isinstance(found, Finding) else None
 
 
 def search_advice(

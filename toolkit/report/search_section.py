@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import QtoolError
+from toolkit.contract.findings import Finding
 from toolkit.report.findings import sentence
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, SearchInfo, WeakSpotInfo
 from toolkit.search.causes import Cause
@@ -45,8 +46,8 @@ def search_info(content: Mapping[str, Any]) -> SearchInfo:
         evaluations=content["evaluations"], samples=content["samples"], metric=content["metric"],
         float_metric=plain.get("metric"), higher_is_better=content["higher_is_better"],
         float_ms=plain["predicted_ms"], measured_share=content["measured_share"],
-        plans=points, layers=_layers(content.get("sensitivity"), best["kept"]), warnings=content["warnings"],
-        notes=content["notes"],
+        plans=points, layers=_layers(content.get("sensitivity"), best["kept"]),
+        warnings=_sentences(content["warnings"]), notes=_sentences(content["notes"]),
     )  # fmt: skip
 
 
@@ -68,6 +69,10 @@ def cause_info(cause: Cause) -> CauseInfo:
         kind=cause.kind.value, tensor=cause.tensor, value=cause.value, text=sentence(cause.why),
         remedy=sentence(cause.remedy),
     )  # fmt: skip
+
+
+def _sentences(findings: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [sentence(Finding.from_json(one)) for one in findings]
 
 
 def _key(plan: Mapping[str, Any]) -> tuple[Sequence[str], dict[str, float]]:

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.base.precision import Precision
 from toolkit.base.text import samples_by_profile
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Range, Ranges
-from toolkit.placement.quantized import QUANTIZED_SOURCE
 from toolkit.run.recipe import Recipe
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
+
+_QUIET = (Code.COMPLETE, Code.DEAD)
+"""What is noted of single nodes, or of ranges that are placeholders here."""
 
 
 @dataclass
@@ -121,8 +124,8 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         declined=[
             {"node": e.node, "rule": e.rule, "reason": sentence(e.why), "by": e.by} for e in journal.of("declined")
         ],
-        notes=[sentence(e.why) for e in journal.of("noted") if e.rule not in ("complete", "dead", QUANTIZED_SOURCE)],
-        warnings=[sentence(e.why) for e in journal.of("noted") if e.rule == QUANTIZED_SOURCE],
+        notes=[sentence(e.why) for e in journal.of("noted") if e.why.code not in (*_QUIET, Code.QUANTIZED_SOURCE)],
+        warnings=[sentence(e.why) for e in journal.of("noted") if e.why.code is Code.QUANTIZED_SOURCE],
         passes=[step.title() for step in steps],
         calibration=calibration,
         evaluation=evaluation,

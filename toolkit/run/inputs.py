@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import QtoolError, RecipeError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
-from toolkit.contract.findings import Finding
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
-from toolkit.placement.quantized import QUANTIZED_SOURCE, already_quantized, pair_count
+from toolkit.placement.quantized import pair_count
 from toolkit.run.fingerprints import Fingerprints
 from toolkit.run.job import Job
 from toolkit.run.profile_check import check
@@ -43,14 +43,14 @@ class Inputs:
         if self._source is None:
             said = Journal()
             self._source = Model.load(self.job.model_path)
-            for note in self._source.notes:
-                said.noted(note, rule="load")
+            for what, number in self._source.changed.items():
+                said.noted(Code.LOADED(what=what, number=number))
             check(self.job.profiles, self._source, self.job.recipe)
             self._reference = self._source
             if pair_count(self._source):
                 self._reference = self._stripped(self._source)
                 if pairs := pair_count(self._reference):
-                    said.noted(already_quantized(pairs), rule=QUANTIZED_SOURCE)
+                    said.noted(Code.QUANTIZED_SOURCE(pairs=pairs))
             self._source_notes = [event.why for event in said]
         if journal is not None:
             for known in self._source_notes:
@@ -89,10 +89,7 @@ class Inputs:
         if section.samples is not None and section.samples < len(data):
             kept, _ = data.split(1 - section.samples / len(data))
             if journal is not None:
-                journal.noted(
-                    f"{len(data) - len(kept)} of {len(data)} samples are left out, as samples = {section.samples} says",
-                    rule="cut",
-                )
+                journal.noted(Code.LIMITED(left_out=len(data) - len(kept), total=len(data), limit=section.samples))
             data = kept
         if self.job.recipe.evaluation.data is None and len(data) > 1:
             data = data.split(self.job.recipe.evaluation.hold_out)[0]

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.base.text import count, toml_string
+from toolkit.contract.registry import named
+from toolkit.contract.roles import Role
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
 from toolkit.data.sample import EVERYTHING
 from toolkit.graph.header import model_files
 from toolkit.graph.model import Model
-from toolkit.placement.quantized import STRIP, pair_count, refuse_integer_operators
+from toolkit.placement.quantized import pair_count, refuse_integer_operators
 from toolkit.run.new_images import image_table
 
 FRAGILE = ("Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
@@ -120,7 +122,7 @@ def _strip(model: Model) -> list[str]:
             f"# The model has {count(pairs, 'Q/DQ pair')}: made anew, so that results are compared with a float one.\n"
             "# keep_ranges = true keeps the scales of activations, as is right after quantization-aware training."
         )
-    return ["", why, "[[pass]]", f'use = "{STRIP}"']
+    return ["", why, "[[pass]]", f'use = "{named(Role.STRIP)}"']
 
 
 def _unusable(model: Model) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from toolkit.base.errors import DataError
 from toolkit.base.types import Array
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.run.feeds import Feed, Tally, run_chunk, split
 from toolkit.run.inputs import Inputs
@@ -59,8 +60,8 @@ def opened_values(
         chosen = _within(tensors, first)
         comparison = OpenedAccumulator(source, passes.model(), chosen)
         if not comparison.tensors:
-            journal.noted(f"none of the {len(tensors)} opened tensors can be compared: the engine hands out "
-                          f"{len([t for t in tensors if t in first])} of them", rule=journal.by)  # fmt: skip
+            there = len([tensor for tensor in tensors if tensor in first])
+            journal.noted(Code.OPENED_NONE_COMPARABLE(tensors=len(tensors), there=there))
             return {}
         comparison.add(smallest.inputs, first)
         runs = [smallest, *_affordable(feeds, smallest, first, chosen)]
@@ -115,20 +116,16 @@ def _note(
     journal: Journal, tensors: Sequence[str], found: Mapping[str, Mapping[str, Any]], samples: int, runs: int,
     large: int, misfits: int,
 ) -> None:  # fmt: skip
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(t["verdict"] for t in found.values()).items())
-    text = f"the opened engine ran {samples} samples in {runs} runs; by their values {len(found)} tensors are: {counts}"
-    if large:
-        text += f"; {large} more runs were left out, their tensors being too large"
-    if misfits:
-        text += f"; {misfits} more fit no shape of their profile"
-    journal.noted(text, rule=journal.by)
+    verdicts = Counter(told["verdict"] for told in found.values())
+    journal.noted(
+        Code.OPENED_RAN(
+            samples=samples, runs=runs, verdicts=list(verdicts), counts=list(verdicts.values()), large=large,
+            misfits=misfits,
+        )
+    )  # fmt: skip
     lost = [tensor for tensor in tensors if tensor not in found]
     if lost:
-        some = ", ".join(f"'{tensor}'" for tensor in lost[:3])
-        journal.noted(f"{len(lost)} opened tensors were not compared, since the engine does not hand them out, the "
-                      f"model before lowering lacks them, or they are too large: {some}", rule=journal.by)  # fmt: skip
+        journal.noted(Code.OPENED_NOT_COMPARED(tensors=lost))
     strange = [tensor for tensor, told in found.items() if told["engine"] is None]
     if strange:
-        some = ", ".join(f"'{tensor}'" for tensor in strange[:3])
-        journal.noted(f"{len(strange)} opened tensors have no error of their own, since the float model has no tensor "
-                      f"of that name: {some}", rule=journal.by)  # fmt: skip
+        journal.noted(Code.OPENED_WITHOUT_ERROR(tensors=strange))

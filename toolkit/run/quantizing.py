@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from toolkit.base.errors import DataError, QtoolError, RecipeError
 from toolkit.base.precision import FLOATS, Precision
 from toolkit.base.text import count
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.run.checks import names_exist, opened
 from toolkit.run.context import context_for
@@ -80,7 +81,7 @@ class QuantizingRecipe:
         context.known_ranges = self.context.known_ranges
         context.plan = self.context.plan.copy()
         for name in sorted(kept):
-            context.plan.ask(name, precision, "kept float by bisect")
+            context.plan.ask(name, precision, Code.TRIAL())
         # pairs that do not pay stay in: the simulation knows nothing of times, and the question is which ones harm
         self.step.plain()(model, context)
         return model, context
@@ -163,7 +164,7 @@ def _left_float(step: Quantizer, later: list[Pass], model: Model, context: Conte
             ask = apart.plan.get(node.name)
             left[node.name] = ask.precision if ask is not None and ask.precision in FLOATS else context.rest
     for name, precision in left.items():
-        context.plan.ask(name, precision, "a pass behind the quantizing one keeps it float")
+        context.plan.ask(name, precision, Code.KEPT_LATER())
     if not left:
         return []
     return [

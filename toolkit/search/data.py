@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from toolkit.base.errors import DataError
+from toolkit.contract.findings import Code
 from toolkit.simulation.simulation import with_labels
 
 if TYPE_CHECKING:
@@ -26,10 +27,7 @@ def samples_to_decide_on(
     data: CalibrationData | None
     if which == "evaluation":
         data = evaluation.samples(model) if evaluation is not None else None
-        context.journal.noted(
-            "the search decides on the evaluation data, as the recipe says: the accuracy measured on them later is "
-            "not independent", rule="search-data",
-        )  # fmt: skip
+        context.journal.noted(Code.SEARCH_ON_EVALUATION())
     else:
         data = getattr(context.provider, "data", None)
     if data is None:
@@ -39,8 +37,5 @@ def samples_to_decide_on(
     labelled = with_labels(data)
     if labelled is not None:
         return labelled, metric
-    context.journal.noted(
-        f"{data.name} has no labels: the search asks for agreement with the float model instead of {metric}",
-        rule="search-data",
-    )
+    context.journal.noted(Code.SEARCH_WITHOUT_LABELS(data=data.name, metric=metric))
     return data, None

@@ -9,11 +9,12 @@ from toolkit.base.errors import BackendError, RecipeError, did_you_mean
 from toolkit.base.files import write_json
 from toolkit.contract.bench import Bench, Candidate
 from toolkit.contract.context import Context
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.ranges import Ranges
 from toolkit.graph.model import Model
 from toolkit.placement.ops import POOLS, TARGETS
 from toolkit.placement.pairs import Placement
-from toolkit.search.payoff_search import PayoffResult, PayoffSearch, Trial, Unit, told
+from toolkit.search.payoff_search import PayoffResult, PayoffSearch, Trial, Unit, latencies
 
 SETTING = "only_if_faster"
 
@@ -87,7 +88,7 @@ class Trials:
         """
         bare = len(kept) == len(self.units)
         self.context.progress("only_if_faster: engines", len(self.done), self.builds)
-        model, plan = self.candidate(dict.fromkeys(kept, "a trial without its pairs"))
+        model, plan = self.candidate(dict.fromkeys(kept, Code.TRIAL()))
         names = [unit.name for unit in self.units]
         try:
             found = self.bench.measure(model, plan, names, self.ranges, float_only=bare, repeat=repeat)
@@ -100,11 +101,8 @@ class Trials:
         except BackendError as error:
             if bare:
                 raise
-            self.context.journal.noted(
-                f"an engine with {len(self.units) - len(kept)} of {len(self.units)} units quantized could not be "
-                f"measured: {error}",
-                rule="only-if-faster",
-            )
+            quantized = len(self.units) - len(kept)
+            self.context.journal.noted(Code.TRIAL_FAILED(quantized=quantized, units=len(self.units), error=str(error)))
             return None
         self.reused += found.reused
         ties = sorted({tuple(tie) for tied in found.ties.values() for tie in tied})
@@ -123,7 +121,7 @@ def not_faster(
     words: tuple[str, str],
     builds: int,
     weights: Mapping[str, float],
-) -> dict[str, str]:
+) -> dict[str, Finding]:
     """The units that are to stay float because quantizing them does not pay, each with the reason.
 
     Args:
@@ -132,7 +130,7 @@ def not_faster(
         bench: where engines are built.
         ranges: those that the pairs are made from; None where no activation is quantized.
         context: gets notes on what was found, and progress.
-        words: the quantized and the float type, for people.
+        words: the quantized and the float type.
         builds: engines to build at most.
         weights: what each profile counts for; 1 where not named.
 
@@ -161,10 +159,7 @@ def not_faster(
     verdict = search.run()
     context.progress("only_if_faster: engines", builds, builds)
     if context.following:
-        context.journal.noted(
-            f"what the passes after it do ({', '.join(context.following)}) is not in the engines that were measured",
-            rule="only-if-faster",
-        )
+        context.journal.noted(Code.LATER_PASSES(passes=context.following))
     keep(search, verdict)
     if path is not None:
         context.wrote(path)
@@ -175,16 +170,16 @@ def not_faster(
 def _tell(verdict: PayoffResult, units: list[Unit], context: Context, words: tuple[str, str], reused: int) -> None:
     quantized, plain = words
     kept = len(verdict.kept)
-    built = f"{verdict.builds} engines measured" + (f" ({reused} before this run)" if reused else "")
+    built = {"engines": verdict.builds, "reused": reused, "quantized": quantized, "plain": plain, "units": len(units)}
     if kept == len(units):
-        text = f"{built}; all pairs are given back: {next(iter(verdict.reasons.values()))}"
+        found = Code.ONLY_IF_FASTER(**built, left=0, why=next(iter(verdict.reasons.values())))
     else:
         assert verdict.best is not None
-        text = (
-            f"{built}; {len(units) - kept} of {len(units)} units stay {quantized}: {told(verdict.best)}, without pairs "
-            f"{told(verdict.without)} ({plain}); {verdict.score:.3f} of the time, give or take {verdict.noise:.3f}"
-        )
-    context.journal.noted(text, rule="only-if-faster")
+        found = Code.ONLY_IF_FASTER(
+            **built, left=len(units) - kept, **latencies(verdict.best, verdict.without), ratio=verdict.score,
+            noise=verdict.noise,
+        )  # fmt: skip
+    context.journal.noted(found)
 
 
 def _summary(search: PayoffSearch, verdict: PayoffResult | None) -> dict[str, Any]:
@@ -204,6 +199,6 @@ def _summary(search: PayoffSearch, verdict: PayoffResult | None) -> dict[str, An
         "builds": search.builds,
         "best": trial(search.best),
         "done": verdict is not None,
-        "given_back": verdict.reasons if verdict is not None else {},
+        "given_back": {name: why.to_json() for name, why in verdict.reasons.items()} if verdict is not None else {},
         "trials": [trial(one) for one in search.trials.values()],
     }

@@ -13,6 +13,7 @@ from toolkit.base.errors import RecipeError
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Shapes
 from toolkit.base.text import count
+from toolkit.contract.findings import Code, Finding
 
 
 @dataclass
@@ -25,14 +26,14 @@ class LayerTimes:
         borders: whether a quantized layer's time holds the conversions beside it in the engine where every layer is
             quantized.
         gpu: where the times were measured, if that is this machine.
-        notes: what the reader should know, one sentence each.
+        notes: what the reader should know.
     """
 
     seconds: dict[tuple[str, bool], float] = field(default_factory=dict)
     rest: float = 0.0
     borders: bool = False
     gpu: str = ""
-    notes: list[str] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
 
 
 def read_times(
@@ -121,18 +122,16 @@ def _take(
             where=str(path), remedy="give the report of a run of this model in these precisions",
         )  # fmt: skip
     found.rest = found.rest or rest
-    text = f"measured times of {count(used, 'layer')}, profile '{name}', are taken from {path}"
-    if hidden:
-        text += f"; {count(hidden, 'layer')} ran inside blocks that are timed only as a whole, and are left out"
-    if others:
-        text += f"; {_counted(others)}, not in {precisions[0]} or {precisions[1]}, and are left out"
     fingerprint, gpu = origin
     own, ran_on = report.get("model", {}).get("fingerprint", ""), (report.get("device") or {}).get("gpu", "")
-    if fingerprint and own != fingerprint:
-        text += "; that is another model (its fingerprint differs), matched by the names of its layers"
-    if gpu and ran_on and gpu.lower() not in ran_on.lower():
-        text += f"; they were measured on a {ran_on}, what was not measured is predicted for the {gpu}: set gpu"
-    found.notes.append(text)
+    unlike_gpu = bool(gpu and ran_on and gpu.lower() not in ran_on.lower())
+    found.notes.append(
+        Code.TIMES_FROM_REPORT(
+            file=str(path), profile=name, layers=used, in_blocks=hidden,
+            others=sum(others.values()), precisions=precisions, other_model=bool(fingerprint and own != fingerprint),
+            gpu=ran_on if unlike_gpu else "", predicted_for=gpu if unlike_gpu else "",
+        )
+    )  # fmt: skip
 
 
 def _counted(others: Counter[str]) -> str:

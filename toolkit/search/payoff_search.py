@@ -22,8 +22,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from toolkit.contract.bench import Latency
+from toolkit.contract.findings import Code, Finding
 
 _LEAST_LOSS = 0.01
 _CLOSE = 3.0
@@ -79,7 +81,7 @@ class PayoffResult:
     """
 
     kept: frozenset[str]
-    reasons: dict[str, str]
+    reasons: dict[str, Finding]
     best: Trial | None
     without: Trial
     score: float
@@ -93,7 +95,7 @@ where it cannot be built."""
 
 
 class PayoffSearch:
-    """The search; see the module's words.
+    """Builds and measures engines with ever fewer pairs, and takes the fastest that is surely faster than none.
 
     Args:
         units: what placement quantizes, in the graph's order.
@@ -120,7 +122,7 @@ class PayoffSearch:
         self.trials: dict[frozenset[str], Trial] = {}
         self.failed: set[frozenset[str]] = set()
         self.repeated: set[frozenset[str]] = set()
-        self.why: dict[frozenset[str], dict[str, str]] = {frozenset(): {}}
+        self.why: dict[frozenset[str], dict[str, Finding]] = {frozenset(): {}}
         self._built: set[tuple[str, int]] = set()
         self._failures = 0
 
@@ -234,7 +236,7 @@ class PayoffSearch:
                 count //= 2
             current = better
 
-    def _further(self, trial: Trial, why: Mapping[str, str]) -> Trial | None:
+    def _further(self, trial: Trial, why: Mapping[str, Finding]) -> Trial | None:
         """The engine that gives back more, and why; None where that leaves no pair or cannot be built."""
         kept = trial.kept | frozenset(why)
         if kept == self.everything:
@@ -277,14 +279,13 @@ class PayoffSearch:
             return {}
         return {p: sum(trial.ms.get(name, {}).get(p, 0.0) for name in names) for p in self.without.latency}
 
-    def _explain(self, slow: Iterable[tuple[list[str], float]], trial: Trial) -> dict[str, str]:
-        found: dict[str, str] = {}
+    def _explain(self, slow: Iterable[tuple[list[str], float]], trial: Trial) -> dict[str, Finding]:
+        found: dict[str, Finding] = {}
         quantized, plain = self.words
         for names, _ in slow:
             here, there = self._time(trial, names), self._time(self.without, names)
-            told = ", ".join(f"{here[p]:.4g} ms against {there[p]:.4g} ms{_at(p, here)}" for p in here)
-            of = "" if len(names) == 1 else f" (one block with {len(names) - 1} more)"
-            why = f"{quantized} with its Q/DQ pairs and reformats is not faster than {plain}: {told}{of}"
+            times = {"profiles": list(here), "ms": list(here.values()), "without_ms": [there[p] for p in here]}
+            why = Code.LAYERS_SLOWER(quantized=quantized, plain=plain, layers=len(names), **times)
             found.update(dict.fromkeys(names, why))
         return found
 
@@ -300,14 +301,14 @@ class PayoffSearch:
             hidden = set(self.units)
         rest: list[tuple[str, list[str]]] = []
         for role, names in self._roles(hidden - best.kept).items():
-            after = self._give_back(best, names, f"all {len(names)} {role}")
+            after = self._give_back(best, names, role, len(names))
             if after is None:
                 rest.append((role, names))
             best = after or best
         for role, names in rest:
             for half in (names[: len(names) // 2], names[len(names) // 2 :]):
                 if len(names) > 1:
-                    best = self._give_back(best, half, f"{len(half)} of {len(names)} {role}") or best
+                    best = self._give_back(best, half, role, len(names)) or best
 
     def _roles(self, names: Collection[str]) -> dict[str, list[str]]:
         """These units by role, the smallest weights first, those of one role in the graph's order."""
@@ -323,18 +324,20 @@ class PayoffSearch:
             kept = frozenset(names)
             if self._left() <= 0 or kept == self.everything:
                 return
-            why = f"with the pairs of all layers no engine can be built, without those of {role} it can"
-            self.why[kept] = dict.fromkeys(names, why)
+            self.why[kept] = dict.fromkeys(names, Code.ROLE_NOT_BUILT(role=role))
             if self._try(kept) is not None:
                 return
 
-    def _give_back(self, best: Trial, names: Sequence[str], what: str) -> Trial | None:
+    def _give_back(self, best: Trial, names: Sequence[str], role: str, total: int) -> Trial | None:
+        """The engine without the pairs of ``names``, ``total`` of whose role are quantized; None where it is slower."""
         if self._left() <= 0:
             return None
-        tried = self._further(best, dict.fromkeys(names, ""))
+        tried = self._further(best, dict.fromkeys(names, Code.TRIAL()))
         if tried is None:
             return None
-        why = f"with {what} in {self.words[0]} the engine takes {told(best)}, without {told(tried)}"
+        why = Code.ROLE_SLOWER(
+            layers=len(names), total=total, role=role, quantized=self.words[0], **latencies(best, tried)
+        )
         self.why[tried.kept].update(dict.fromkeys(names, why))
         return tried if self.score(tried) < self.score(best) else None
 
@@ -357,21 +360,21 @@ class PayoffSearch:
         if chosen is not None:
             return PayoffResult(chosen.kept, self.why[chosen.kept], chosen, self.without, score, noise, self.builds)
         quantized, plain = self.words
-        why = f"no engine with {quantized} pairs could be built ({len(self.failed)} tried)"
+        why = Code.NO_ENGINE_BUILT(quantized=quantized, tried=len(self.failed))
         if best is not None:
-            why = (
-                f"no {quantized} engine is faster than {plain} beyond the noise: the best takes {told(best)}, without "
-                f"pairs {told(self.without)}; {score:.3f} of the time, give or take {noise:.3f}"
+            why = Code.NO_ENGINE_FASTER(
+                quantized=quantized, plain=plain, **latencies(best, self.without), ratio=score, noise=noise
             )
         return PayoffResult(
             self.everything, dict.fromkeys(self.units, why), best, self.without, score, noise, self.builds
         )
 
 
-def told(trial: Trial) -> str:
-    """An engine's latencies in words."""
-    return ", ".join(f"{one.ms:.4g} ms{_at(p, trial.latency)}" for p, one in trial.latency.items())
-
-
-def _at(profile: str, among: Mapping[str, object]) -> str:
-    return f" in profile '{profile}'" if len(among) > 1 else ""
+def latencies(trial: Trial, without: Trial) -> dict[str, Any]:
+    """Values of a finding: both engines' milliseconds, profile by profile."""
+    profiles = list(trial.latency)
+    return {
+        "profiles": profiles,
+        "ms": [trial.latency[name].ms for name in profiles],
+        "without_ms": [without.latency[name].ms for name in profiles],
+    }

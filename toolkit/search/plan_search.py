@@ -12,12 +12,10 @@ from toolkit.base.errors import ModelError
 from toolkit.base.files import write_json
 from toolkit.base.gpu import find_gpu
 from toolkit.base.precision import Precision
-from toolkit.base.text import count
 from toolkit.contract.context import Context
+from toolkit.contract.findings import Code
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
-from toolkit.contract.registry import named
-from toolkit.contract.roles import Role
 from toolkit.evaluation.budget import Budget
 from toolkit.graph.model import Model
 from toolkit.graph.work import macs
@@ -25,19 +23,18 @@ from toolkit.placement.ops import TARGETS
 from toolkit.search.cost import CostModel
 from toolkit.search.data import samples_to_decide_on
 from toolkit.search.gpus import GpuSpec, known_as
+from toolkit.search.kept_reason import kept_reason, work_shares
 from toolkit.search.layer_times import LayerTimes
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.search import Search, SearchResult
 from toolkit.search.search_budget import budget_for
 from toolkit.search.search_doubt import doubtful, gives_up_too_much
-from toolkit.search.search_record import record
-from toolkit.search.search_words import kept_reason, work_shares
+from toolkit.search.search_record import record, slower_than_float
 from toolkit.search.times import EngineTimes, confirmed, earlier_times, gpu_for
 from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
 
 _ATTEMPTS = 3
-_NAMED = 4
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
 
 Lower = Callable[[Model, PrecisionPlan, "Ranges | None"], Model]
@@ -143,7 +140,7 @@ class PlanSearch:
             self.model, ranges, data, context.profiles, judge, settings, self.reference, self.quantizer.place
         )
         used = sum(feed.count for feed in simulation.feeds)
-        context.journal.noted(f"the search decides on {used} samples of {data.name}", rule="search-data")
+        context.journal.noted(Code.SEARCH_DATA(samples=used, data=data.name))
         return simulation
 
     @cached_property
@@ -168,10 +165,7 @@ class PlanSearch:
         cost = CostModel(simulation.switches, simulation.facts, gpu, context.rest, times)
         prefer = own.prefer if own.prefer != "auto" else "time" if times.seconds and not own.int8_alone else "int8"
         if own.prefer == "auto" and prefer == "time":
-            context.journal.noted(
-                'layer times are known, so the search looks for the fastest plan; prefer = "int8" looks for the one '
-                f"with most in {self.quantizer.dtype}", rule="search-times",
-            )  # fmt: skip
+            context.journal.noted(Code.SEARCH_FOR_TIME(dtype=self.quantizer.dtype))
         if engines is not None and times.seconds:
             for end in ((), simulation.names):
                 if (seconds := engines.whole(end)) is not None:
@@ -199,13 +193,9 @@ class PlanSearch:
             lacks = self._lacks_in_types(found) if found.best.meets else {}
             if not lacks:
                 break
-            words = ", ".join(f"{name} by {value:.4g}" for name, value in lacks.items())
             last = attempt == _ATTEMPTS
-            context.journal.noted(
-                f"in {context.rest} the chosen plan misses {words}, which its simulation in float32 does not: "
-                + (f"after {_ATTEMPTS} searches it is taken all the same; set a larger margin" if last
-                   else "the search goes on with that much more asked for"), rule="search-float16",
-            )  # fmt: skip
+            missed = {"limits": list(lacks), "by": list(lacks.values())}
+            context.journal.noted(Code.SEARCH_IN_TYPES(rest=context.rest, **missed, searches=attempt, last=last))
             if last:
                 break
             demand = demand.tightened(lacks)
@@ -223,22 +213,18 @@ class PlanSearch:
                 name, self.quantizer.dtype, found.sensitivity, self.budget, found.reference, shares.get(name)
             )
             context.plan.ask(name, keep, why)
-            context.journal.changed(name, f"stays {keep}", why)
+            context.journal.changed(name, Code.STAYS(precision=keep), why)
         ranges = context.known_ranges
-        by_method: dict[str, list[str]] = {}
+        by_method: dict[str, dict[str, tuple[float, float]]] = {}
         for tensor, amax in found.best.amax.items():
             assert ranges is not None
             before = ranges.tensors[tensor]
             method = found.methods.get(tensor, before.method)
             ranges.tensors[tensor] = replace(before, amax=amax, method=method)
-            by_method.setdefault(method, []).append(f"'{tensor}' ({amax:.4g} instead of {before.amax:.4g})")
+            by_method.setdefault(method, {})[tensor] = amax, before.amax
         for method, tensors in by_method.items():
-            text = ", ".join(tensors[:_NAMED]) + (f" and {len(tensors) - _NAMED} more" if len(tensors) > _NAMED else "")
-            context.journal.noted(
-                f"the range of method {method}, which costs less at the output, goes to "
-                f"{count(len(tensors), 'tensor')}: {text}",
-                rule="search-range",
-            )
+            after, was = zip(*tensors.values())
+            context.journal.noted(Code.SEARCH_RANGE(method=method, tensors=list(tensors), amax=after, before=was))
 
     # ---------------------------------------------------------------- its parts
 
@@ -247,18 +233,10 @@ class PlanSearch:
         note = self.context.journal.noted
         positions, enough = found.best.outcome.positions, self.budget.enough()
         if 0 < positions < enough:
-            note(
-                f"{positions} winners are too few to judge the budget: even where none of them changes, "
-                f"{min(3 / positions, 1.0):.1%} may change on other samples. Give samples for at least {enough}",
-                rule="search-few-samples",
-            )
+            note(Code.SEARCH_FEW_SAMPLES(positions=positions, share=min(3 / positions, 1.0), enough=enough))
         ordering = sorted({node.op for node in self.model.nodes} & _ORDERING)
         if found.best.kept and self.simulation.settings.metric is None and ordering:
-            note(
-                f"the model sorts or selects ({', '.join(ordering)}), and its outputs are compared entry by entry: two "
-                "close entries that swap count as wrong. A metric of your own, with labelled samples, judges such a "
-                "model better", rule="search-ordering",
-            )  # fmt: skip
+            note(Code.SEARCH_ORDERING(ops=ordering))
 
     def _lacks_in_types(self, found: SearchResult) -> dict[str, float]:
         """What the chosen plan lacks in its real types, where its layers are to blame; layers kept float run in
@@ -278,20 +256,12 @@ class PlanSearch:
                 return {}
             alone = plain.lacks(simulation.outcome_of(self._in_types(None)), reference)
         except ModelError as error:
-            context.journal.noted(
-                f"the plan was not checked in {context.rest}, since onnxruntime cannot run it: {error.what[:200]}",
-                rule="search-float16",
-            )
+            context.journal.noted(Code.SEARCH_TYPE_UNCHECKED(rest=context.rest, error=error.what[:200]))
             return {}
         if not alone:
             return lacks
-        words = ", ".join(f"{name} by {value:.4g}" for name, value in alone.items())
-        context.journal.noted(
-            f"{context.rest} alone, with nothing quantized, already misses {words}: no choice of layers mends that; "
-            f'the plan is one whose quantization keeps the budget. Set [engine] rest = "fp32" (or "bf16"), or keep '
-            f"the nodes with the largest error in the report in fp32 by the pass {named(Role.KEEP)}",
-            rule="search-type-alone",
-        )
+        missed = Code.TYPE_MISSES(rest=context.rest, limits=list(alone), by=list(alone.values()))
+        context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed))
         return {}
 
     def _in_types(self, found: SearchResult | None) -> Model:
@@ -323,7 +293,7 @@ class PlanSearch:
             why = f"layers kept float run in {own.keep}, and the engine without pairs in {context.rest}"
         if bench is None or why:
             if here is not None or own.insist:
-                context.journal.noted(f"layer times are predicted, not measured: {why}", rule="search-times")
+                context.journal.noted(Code.TIMES_PREDICTED(why=why))
             return None
         heavy = [node for node in self.model.nodes if node.op in TARGETS]
         work = {node.name: known for node in heavy if (known := macs(node, self.simulation.facts)) is not None}
@@ -343,16 +313,11 @@ class PlanSearch:
             write_json(path, content)
             context.wrote(path)
         note, best = context.journal.noted, found.best
-        text = f"{count(len(found.plans), 'plan')} tried; {best.quantized:.0%} of the multiply-accumulates stay {dtype}"
-        note(f"{text}; {count(len(best.kept), 'layer')} stay float", rule="search")
+        note(Code.SEARCH_SUMMARY(plans=len(found.plans), share=best.quantized, dtype=dtype, kept=len(best.kept)))
         if not best.meets:
-            lacks = ", ".join(f"{name} by {value:.4g}" for name, value in best.lacks.items())
-            note(f"no plan meets the budget; the nearest one misses {lacks}", rule="search-missed")
+            note(Code.SEARCH_MISSED(limits=list(best.lacks), by=list(best.lacks.values())))
         if cost.times.seconds:
-            share = f"{content['measured_share']:.0%} of the chosen plan's predicted time was measured"
-            scaled = f"the rest is the roofline of the {cost.gpu.name} times {cost.scale:.3g}"
-            note(f"{share}; {scaled}", rule="search-times")
-        for warning in content["warnings"]:
-            note(warning, rule="search-slower")
-        for line in found.notes:
-            note(line, rule="search")
+            note(Code.TIMES_SHARE(share=content["measured_share"], gpu=cost.gpu.name, scale=cost.scale))
+        slower = slower_than_float(found, cost, prefer)
+        for one in ([slower] if slower is not None else []) + found.notes:
+            note(one)

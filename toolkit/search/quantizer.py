@@ -14,6 +14,7 @@ from toolkit.base.precision import FLOATS, Precision
 from toolkit.calibration.weights import weight_amax
 from toolkit.contract.bench import Bench, Candidate
 from toolkit.contract.context import Context
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.passes import Pass
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
@@ -38,7 +39,7 @@ class Quantizer(Pass):
         ...     name = "linear_only"
         ...     def place(self, model, facts, judge):
         ...         def linear(node):
-        ...             return judge(node) or (None if node.op == "Gemm" else ("op", f"{node.op} is no Gemm"))
+        ...             return judge(node) or (None if node.op == "Gemm" else f"{node.op} is no Gemm")
         ...         return place(model, facts, linear)
     """
 
@@ -64,7 +65,7 @@ class Quantizer(Pass):
         raise NotImplementedError
 
     def settings_judge(self, model: Model) -> Judge:
-        """Says for a node why the settings keep it float: (rule, reason), or None. Here they keep none."""
+        """Says for a node why the settings keep it float, or None. Here they keep none."""
         return lambda node: None
 
     def plain(self) -> Quantizer:
@@ -104,13 +105,12 @@ class Quantizer(Pass):
             BackendError: ``only_if_faster``, and the engine without pairs cannot be built.
         """
         self.without_dead_nodes(model, context)
-        slow: dict[str, str] = {}
+        slow: dict[str, Finding] = {}
         if self.only_if_faster:
             # refused before anything is calibrated
             bench = measuring(context)
             if context.dry_run:
-                text = "a run would measure engines and give back the pairs that do not pay"
-                context.journal.noted(text, rule="dry-run")
+                context.journal.noted(Code.DRY_RUN(step="engines"))
             else:
                 slow = self._not_faster(model, context, bench)
         self.insert(model, context, slow)
@@ -121,10 +121,9 @@ class Quantizer(Pass):
         model.tidy()
         gone = sorted(before - set(model.node_names()))
         if gone:
-            some = ", ".join(f"'{name}'" for name in gone[:3])
-            context.journal.noted(f"{len(gone)} nodes that no output needs were removed: {some}", rule="dead-nodes")
+            context.journal.noted(Code.DEAD_NODES(nodes=gone))
 
-    def _not_faster(self, model: Model, context: Context, bench: Bench) -> dict[str, str]:
+    def _not_faster(self, model: Model, context: Context, bench: Bench) -> dict[str, Finding]:
         """The nodes whose pairs do not pay, each with the reason."""
         placement = self.placement(model, context)
         if not units_of(model, placement):
@@ -145,24 +144,24 @@ class Quantizer(Pass):
     def candidate(self, model: Model, context: Context) -> Candidate:
         """Makes the model and plan with all pairs but those of the nodes named; neither argument is changed."""
 
-        def make(slow: Mapping[str, str]) -> tuple[Model, PrecisionPlan]:
+        def make(slow: Mapping[str, Finding]) -> tuple[Model, PrecisionPlan]:
             trial, apart = model.copy(), context.fork()
             self.insert(trial, apart, slow)
             return trial, apart.plan
 
         return make
 
-    def insert(self, model: Model, context: Context, slow: Mapping[str, str] | None = None) -> None:
+    def insert(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> None:
         """Place and insert the pairs of all but the ``slow`` nodes, which stay float for the reasons given."""
         slow = slow or {}
         placement = self.placement(model, context, slow)
         for refusal in placement.refusals:
-            context.journal.declined(refusal.node, refusal.reason, rule=refusal.rule)
+            context.journal.declined(refusal.node, refusal.why)
         placement = self._at_its_opset(model, placement, context, slow)
         ranges = self.ranges(model, placement, context)
         amax = {name: ranges.amax(name) for name in placement.activations} if ranges is not None else {}
         for note in share_amax(model, placement, amax, self.precision):
-            context.journal.noted(note, rule="unlike-scales")
+            context.journal.noted(note)
         inserter = Inserter(model, self.precision)
         for pair in placement.pairs.values():
             if pair.weight:
@@ -173,35 +172,35 @@ class Quantizer(Pass):
                 scale = self._activation_scale(pair, amax, context)
             inserter.insert(pair, scale)
             for use in pair.uses:
-                context.journal.changed(use.node, f"input {use.index} '{pair.tensor}' reads a Q/DQ pair", pair.reason)
+                context.journal.changed(use.node, Code.READS_PAIR(input=use.index, tensor=pair.tensor), pair.reason)
         model.tidy()
         for node, reason in placement.layers.items():
             context.plan.ask(node, self.precision, reason)
         for node, reason in slow.items():
             context.plan.ask(node, context.rest, reason, free=True)
         for node in placement.complete:
-            context.journal.noted("it has its pairs already; their scales are kept", node=node, rule="complete")
+            context.journal.noted(Code.COMPLETE(), node=node)
 
-    def placement(self, model: Model, context: Context, slow: Mapping[str, str] | None = None) -> Placement:
+    def placement(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Placement:
         """Where the pairs would go under these settings and the plan so far; changes nothing.
 
         ``slow`` names nodes that stay float because quantizing them does not pay, each with the reason.
         """
         return self.place(model, model.facts(context.profiles), self.judge(model, context, slow))
 
-    def judge(self, model: Model, context: Context, slow: Mapping[str, str] | None = None) -> Judge:
-        """Says for a node why these settings or the plan so far keep it float: (rule, reason), or None."""
+    def judge(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Judge:
+        """Says for a node why these settings or the plan so far keep it float, or None."""
         own = self.settings_judge(model)
 
-        def judge(node: gs.Node) -> tuple[str, str] | None:
+        def judge(node: gs.Node) -> Finding | str | None:
             said = own(node)
             if said is not None:
                 return said
             if slow and node.name in slow:
-                return "not-faster", slow[node.name]
+                return Code.NOT_FASTER(why=slow[node.name])
             ask = context.plan.get(node.name)
             if ask is not None and ask.precision in FLOATS:
-                return "kept", f"{ask.by} keeps it in {ask.precision}: {ask.reason.values.get('text')}"
+                return Code.KEPT(by=ask.by, precision=ask.precision, why=ask.reason)
             return None
 
         return judge
@@ -216,12 +215,14 @@ class Quantizer(Pass):
         half = any(tensors[p.tensor].dtype == np.float16 for p in placement.pairs.values() if p.tensor in tensors)
         return model.raise_opset(19 if half or self.precision is Precision.FP8 else 13)
 
-    def _at_its_opset(self, model: Model, placement: Placement, context: Context, slow: Mapping[str, str]) -> Placement:
+    def _at_its_opset(
+        self, model: Model, placement: Placement, context: Context, slow: Mapping[str, Finding]
+    ) -> Placement:
         """The placement after the opset was raised where it had to be."""
         fresh = self.raise_opset(model, placement)
         if not fresh:
             return placement
-        context.journal.noted(f"the opset was raised to {model.opset}; {len(fresh)} nodes are new", rule="opset")
+        context.journal.noted(Code.OPSET(to=model.opset, added=len(fresh)))
         return self.placement(model, context, slow)
 
     def _activation_scale(self, pair: Pair, amax: Mapping[str, float], context: Context) -> np.ndarray:
@@ -229,9 +230,5 @@ class Quantizer(Pass):
         if not np.isfinite(value):
             raise RangesError(f"the range of tensor '{pair.tensor}' is {value}", remedy="calibrate again")
         if value == 0:
-            context.journal.noted(
-                f"tensor '{pair.tensor}' was zero in every sample; it gets the scale of amax 1",
-                pair.uses[0].node,
-                "dead",
-            )
+            context.journal.noted(Code.DEAD(tensor=pair.tensor), pair.uses[0].node)
         return storable_scale(value, self.precision)

@@ -11,7 +11,7 @@ from typing import Any
 from toolkit.base.files import sha256_json, write_json
 from toolkit.base.log import Log
 from toolkit.base.progress import Progress, silent
-from toolkit.base.text import count
+from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.cost import CostModel
@@ -84,7 +84,7 @@ class SearchResult:
     sensitivity: Sensitivity | None
     reference: Outcome
     methods: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
 
     def front(self) -> list[SearchedPlan]:
         """The Pareto front of noise against predicted time, the fastest first."""
@@ -98,7 +98,8 @@ class SearchResult:
         """The content of search.json."""
         return {
             "schema": SCHEMA, "met": self.best.meets, "best": self.best.to_json(), "evaluations": self.evaluations,
-            "float": self.reference.to_json(), "methods": self.methods, "notes": self.notes,
+            "float": self.reference.to_json(), "methods": self.methods,
+            "notes": [note.to_json() for note in self.notes],
             "front": [plan.to_json() for plan in self.front()],
             "sensitivity": self.sensitivity.to_json() if self.sensitivity is not None else None,
         }  # fmt: skip
@@ -157,7 +158,7 @@ class Search:
         self._methods: list[dict[str, float]] = []
         # the simulation may be rebased, and a plan's ranges are what differs from calibration's
         self._own = dict(simulation.switches.amax)
-        self.notes: list[str] = []
+        self.notes: list[Finding] = []
 
     def run(self) -> SearchResult:
         """Search; the nearest plan is the result where none meets the budget."""
@@ -187,10 +188,7 @@ class Search:
         if len(self.best.kept) == len(names):
             plain = self.cost.time(names)
             faster = [plan for plan in self.plans if plan.seconds < plain]
-            why = "no plan that was tried is predicted faster" if self.prefer == "time" and not faster else (
-                "nothing can be quantized within this budget" if self.prefer != "time" else
-                f"no faster plan that was tried is within the budget ({count(len(faster), 'plan')} were)")  # fmt: skip
-            self.notes.append(f"every layer stays float: {why}")
+            self.notes.append(Code.SEARCH_ALL_FLOAT(by_time=self.prefer == "time", faster=len(faster)))
         return SearchResult(self.best, self.plans, len(self.plans), sensitivity, reference, used, self.notes)
 
     # ---------------------------------------------------------------- one plan
@@ -323,7 +321,7 @@ class Search:
             assert self.best is not None
             if kept is None:
                 if not self.best.meets:
-                    self.notes.append("no plan that was tried meets the budget; the nearest one is taken")
+                    self.notes.append(Code.SEARCH_NEAREST())
                 return
             kept = self._prune(kept, harm)
             if len(kept) >= _FEW and self._with_best_ranges(kept):

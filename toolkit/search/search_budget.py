@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.base.errors import RecipeError
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.metrics import make_metric
@@ -51,7 +52,7 @@ def budget_for(
     if not any(value is not None for value in limits.values()):
         kind = "max_drop" if settings.metric else "min_agreement" if winners else "min_sqnr_db"
         limits[kind] = _DEFAULTS[kind]
-        journal.noted(f"the recipe has no budget: {kind} = {limits[kind]} is taken", rule="search-budget")
+        journal.noted(Code.SEARCH_BUDGET(limit=kind, value=limits[kind]))
     if limits.get("min_sqnr_db") is not None and only_integers:
         raise RecipeError("min_sqnr_db cannot be judged: no output of the model holds floats",
                           remedy="give min_agreement, the smallest share of equal elements")  # fmt: skip

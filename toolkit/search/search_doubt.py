@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
 from toolkit.search.search import SearchedPlan, SearchResult
@@ -27,21 +28,19 @@ def gives_up_too_much(
         safe: the plan that holds on other samples too.
         other: the plan that holds on these samples.
         plain: the float model's time in seconds where time decides, None where the quantized share does.
-        dtype: the quantized type, in words.
+        dtype: the quantized type.
         journal: gets a note where ``other`` is taken.
     """
     if plain is not None:
-        gains, what = [max(1 - plan.seconds / plain, 0.0) for plan in (safe, other)], "of the float model's time"
-        said = f"saves only {gains[0]:.0%} {what}", f"saves {gains[1]:.0%}"
+        gains = [max(1 - plan.seconds / plain, 0.0) for plan in (safe, other)]
     else:
-        gains, what = [safe.quantized, other.quantized], f"of the multiply-accumulates in {dtype}"
-        said = f"keeps only {gains[0]:.0%} {what}", f"keeps {gains[1]:.0%}"
+        gains = [safe.quantized, other.quantized]
     if not other.meets or (safe.meets and gains[0] >= _WORTH * gains[1]):
         return False
     journal.noted(
-        f"a plan that is safe for so few samples ({other.outcome.positions} winners) "
-        f"{said[0] if safe.meets else 'was not found'}; one that keeps the budget on these samples {said[1]} and is "
-        "taken: more samples would tell whether it holds on others",
-        rule="search-few-samples",
-    )
+        Code.SEARCH_UNSAFE(
+            positions=other.outcome.positions, by_time=plain is not None, dtype=dtype,
+            safe_gain=gains[0] if safe.meets else None, gain=gains[1],
+        )
+    )  # fmt: skip
     return True

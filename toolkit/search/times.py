@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.gpu import find_gpu
 from toolkit.base.precision import Precision
-from toolkit.base.text import count
 from toolkit.contract.bench import Bench, Candidate, Measurement
 from toolkit.contract.context import Context
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.ranges import Ranges
 from toolkit.search.gpus import GpuSpec, gpu_spec, known_as
 from toolkit.search.layer_times import LayerTimes, read_times
@@ -45,7 +45,7 @@ def earlier_times(
         context.source.fingerprint() if context.source is not None else "", gpu,
     )  # fmt: skip
     for note in found.notes:
-        context.journal.noted(note, rule="search-times")
+        context.journal.noted(note)
     return found
 
 
@@ -58,10 +58,7 @@ def gpu_for(asked: str, context: Context) -> GpuSpec:
     here = None if asked else find_gpu()
     found = known_as(here.name) if here is not None else None
     if here is not None and found is None:
-        context.journal.noted(
-            f"no datasheet figures are known of the {here.name}: what is not measured is predicted for the {_GPU}",
-            rule="search-times",
-        )
+        context.journal.noted(Code.GPU_UNKNOWN(gpu=here.name, predicted_for=_GPU))
     return found or gpu_spec(asked or _GPU)
 
 
@@ -137,7 +134,7 @@ class EngineTimes:
         try:
             small, plain = self._engine(()), self._engine(self.searched)
         except QtoolError as error:
-            self.note(f"layer times are predicted, not measured: {error}")
+            self.note(Code.TIMES_PREDICTED(why=str(error)))
             return LayerTimes()
         shared = _shared(small, plain, self.work)
         eight, half = _spread(small, shared, self.work), _spread(plain, shared, self.work)
@@ -151,20 +148,15 @@ class EngineTimes:
         own = sum(ms for name, ms in eight.items() if name in self.searched)
         factor = max((small.latency - fixed) / own, 0.0) if own else 0.0
         found.seconds |= {(n, True): eight[n] * factor / 1e3 for n in self.searched if n in eight}
-        where = f" on the {found.gpu}" if found.gpu else ""
-        text = (
-            f"layer times were measured{where}, profile '{self.profile}': the engine with "
-            f"{count(len(self.searched), 'layer')} asked for in {self.quantized} takes {small.latency:.4g} ms, "
-            f"in {self.context.rest} {plain.latency:.4g} ms"
-        )
-        inside = {name for group in shared for name in group}
-        if inside and not (small.ms and plain.ms):
-            text += "; it tells no layer times: layers share its latency by their multiply-accumulates"
-        elif inside:
-            text += f"; {count(len(inside), 'layer')} in common blocks share their time by multiply-accumulates"
-        self.note(text)
+        self.note(
+            Code.TIMES_MEASURED(
+                gpu=found.gpu, profile=self.profile, layers=len(self.searched), quantized=self.quantized,
+                ms=small.latency, rest=self.context.rest, rest_ms=plain.latency,
+                sharing=len({name for group in shared for name in group}), by_layer=bool(small.ms and plain.ms),
+            )
+        )  # fmt: skip
         if later := self.context.following:
-            self.note(f"what the passes after the search do ({', '.join(later)}) is in none of its engines")
+            self.note(Code.LATER_PASSES(passes=later))
         return found
 
     def whole(self, kept: Iterable[str]) -> float | None:
@@ -172,18 +164,18 @@ class EngineTimes:
         try:
             return self._engine(kept).latency / 1e3
         except QtoolError as error:
-            self.note(f"the engine of the chosen plan was not measured: {error}")
+            self.note(Code.PLAN_NOT_TIMED(error=str(error)))
             return None
 
-    def note(self, text: str) -> None:
+    def note(self, what: Finding) -> None:
         """Tell the journal."""
-        self.context.journal.noted(text, rule="search-times")
+        self.context.journal.noted(what)
 
     def _engine(self, kept: Iterable[str]) -> _EngineTime:
         """One plan's engine, measured."""
         left = frozenset(kept)
         self.context.progress(f"{self.by}: engines", self._built, 3)
-        model, plan = self.candidate(dict.fromkeys(left, "a trial without its pairs"))
+        model, plan = self.candidate(dict.fromkeys(left, Code.TRIAL()))
         bare = left == set(self.searched)
         found = self.bench.measure(model, plan, self.work, self.ranges, float_only=bare)
         if self.profile not in found.latency:
@@ -208,7 +200,7 @@ def confirmed(found: SearchResult, cost: CostModel, engines: EngineTimes, budget
     seconds = engines.whole(chosen.kept)
     if seconds is None:
         return found
-    said = f"the chosen plan's engine takes {seconds * 1e3:.4g} ms; {chosen.seconds * 1e3:.4g} ms were predicted"
+    timed = {"ms": seconds * 1e3, "predicted_ms": chosen.seconds * 1e3}
     cost.learn(chosen.kept, seconds)
     found.plans[:] = [
         replace(plan, seconds=seconds, lacks=budget.lacks(plan.outcome, found.reference, seconds))
@@ -225,9 +217,8 @@ def confirmed(found: SearchResult, cost: CostModel, engines: EngineTimes, budget
     if best.meets and (best.seconds < seconds * _CLEARLY or not found.best.meets):
         found.best = best
         found.plans[:] = [*(plan for plan in found.plans if plan is not best), best]
-        what = "all layers quantized" if not best.kept else "none quantized"
-        said += f", and with {what} {best.seconds * 1e3:.4g} ms: that one is taken"
-    engines.note(said)
+        timed["taken_ms"] = best.seconds * 1e3
+    engines.note(Code.PLAN_TIMED(**timed, all_quantized=not found.best.kept))
     return found
 
 

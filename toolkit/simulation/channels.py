@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.contract.context import Context
+from toolkit.contract.findings import Code
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
 
@@ -104,12 +106,11 @@ def sqnr_against(reference: Model, model: Model, data: CalibrationData, samples:
 
 
 def note_effect(context: Context, before: Outcome | None, after: Outcome | None, what: str) -> None:
-    """Write into the journal how the SQNR of plain quantization changed."""
+    """Write into the journal how the SQNR of plain quantization changed; ``what`` names the pass that did it."""
     if before is None or after is None:
         return
     context.journal.noted(
-        f"{what}: all layers in INT8 leave {after.sqnr_db:.1f} dB at the outputs, before {before.sqnr_db:.1f} dB",
-        rule="effect",
+        Code.EFFECT(by=what, before_db=before.sqnr_db, after_db=after.sqnr_db, quantized=Precision.INT8)
     )
 
 

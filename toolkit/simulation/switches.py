@@ -13,6 +13,7 @@ from toolkit.base.errors import PassError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
+from toolkit.contract.findings import Code, Finding
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.placement.dequantized import source
@@ -22,6 +23,7 @@ from toolkit.placement.place import Judge, PlacementRule, place
 from toolkit.placement.qdq import storable_scale
 from toolkit.placement.scales import share_amax
 
+_CANDIDATE = Code.TRIAL()
 _PLACEMENTS = 256
 """How many are kept: one takes a kilobyte a layer, and sensitivity alone asks for two a layer."""
 
@@ -138,9 +140,9 @@ class Switches:
                     self._seen[use.node].append(use.index)
 
     def _place(self, kept: frozenset[str]) -> Placement:
-        def judge(node: gs.Node) -> tuple[str, str] | None:
+        def judge(node: gs.Node) -> Finding | str | None:
             if node.name in kept:
-                return "kept", "kept float in this candidate"
+                return _CANDIDATE
             return self._judge(node) if self._judge is not None else None
 
         return self._placer(self.model, self.facts, judge)

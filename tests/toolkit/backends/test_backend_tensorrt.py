@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.conftest import said
 from tests.toolkit.backends.backend_models import mnist_profiles
 from tests.toolkit.backends.recorded_models import DATA, mnist
 from toolkit.backends import calibrators, tensorrt
@@ -20,6 +21,7 @@ from toolkit.backends.calibrators import Calibration
 from toolkit.backends.tensorrt import TensorRTBackend
 from toolkit.backends.weak_network import set_precisions, set_ranges
 from toolkit.base.errors import BackendError
+from toolkit.contract.findings import Code
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Range, Ranges
 
@@ -437,6 +439,7 @@ def test_transposed_convolutions_stay_float_on_8():
             found = explain(
                 {"up": float_actual(Precision.FP16)}, plan, Precision.FP16, {"up": refused[0].why}
             )
+            assert refused[0].why == Code.NO_KERNEL(op="ConvTranspose", version=8)
             assert found["up"].status == "overridden" and found["up"].reason == refused[0].why
 
 
@@ -457,5 +460,4 @@ def test_types_of_inputs_that_weak_typing_cannot_change_are_noted():
     for io, count in (({"x": Precision.FP16}, 1), ({}, 0)):
         journal = Journal()
         lower_for(backend, EngineSettings(), graph, PrecisionPlan(), rest=Precision.FP16, io=io, journal=journal)
-        notes = [event.reason for event in journal.events if event.rule == "io"]
-        assert len(notes) == count and all("'x' keep the model's own type" in note for note in notes)
+        assert said(journal, Code.IO_NOT_USED) == [{"tensors": ("x",)}] * count

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
-from tests.conftest import MODELS, build, node, normal
+from tests.conftest import MODELS, build, node, normal, said
 from tests.toolkit.backends.payoff_stand_in import StandIn
-from toolkit import Model, Recipe
+from toolkit import Code, Journal, Model, Recipe
 from toolkit.backends.attribution import attribute
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Actual, Build, Layer, Port
@@ -20,6 +20,7 @@ from toolkit.backends.opened_job import mark_tensors
 from toolkit.base.errors import BackendError
 from toolkit.cli.main import invoke
 from toolkit.contract.plan import PrecisionPlan
+from toolkit.report.findings import sentence
 from toolkit.run.pipeline import run
 
 
@@ -216,7 +217,8 @@ def test_a_block_that_cannot_be_opened_is_said_and_the_run_goes_on(recipe):
     backend.opaque, backend.refuse = True, lambda what: "no such output" if isinstance(what, tuple) else ""
     result = run(write(engine="open = true"), folder / "out", device_check=False)
     assert {layer.status for layer in result.report.layers if layer.node in names} == {"opaque"}
-    assert "could not be opened" in (folder / "out" / "journal.jsonl").read_text()
+    (failed,) = said(Journal.from_jsonl((folder / "out" / "journal.jsonl").read_text()), Code.OPENING_FAILED)
+    assert "no such output" in failed["error"]
 
 
 def test_where_nothing_is_opaque_nothing_is_built_twice(recipe):
@@ -257,7 +259,7 @@ def test_check_says_what_only_if_faster_would_do_or_cannot(recipe, monkeypatch, 
     backend, _, write, _ = recipe
     path = write(only="only_if_faster = true")
     assert invoke(["check", str(path)]) == 0
-    assert "would measure engines" in capsys.readouterr().out and backend.built == []
+    assert sentence(Code.DRY_RUN(step="engines")) in capsys.readouterr().out and backend.built == []
     backend.cannot_measure = lambda: "no GPU is here to measure on"
     assert invoke(["check", str(path)]) == 2
     said = capsys.readouterr().err

@@ -15,6 +15,7 @@ from toolkit.calibration.collection import Collection
 from toolkit.calibration.diagnosis import sparse_profiles, unlike_profiles, unvaried_inputs
 from toolkit.calibration.histogram import Histogram
 from toolkit.calibration.methods import make_ranges
+from toolkit.contract.findings import Code
 from toolkit.contract.ranges import Ranges
 
 
@@ -116,12 +117,11 @@ def sampled(values: list[float], **same: str) -> Collection:
 
 
 def test_inputs_that_do_not_vary() -> None:
-    (text,) = unvaried_inputs(sampled([0.0, 0.0, 0.0], x="digest", mask=""))
-    assert text.startswith("the input 'x' is 0 throughout 3 calibration samples")
+    unvaried = Code.UNVARIED_SAMPLES
+    assert unvaried_inputs(sampled([0.0] * 3, x="digest", mask="")) == [unvaried(input="x", samples=3, value=0.0)]
     # one value throughout, though the shapes differ
-    assert "is 0.5 throughout" in unvaried_inputs(sampled([0.5, 0.5, 0.5], x="", mask=""))[0]
-    (text,) = unvaried_inputs(sampled([0.0, 1.0, 2.0], x="digest", mask=""))
-    assert text.startswith("the input 'x' is the same in all 3 calibration samples")
+    assert unvaried_inputs(sampled([0.5] * 3, x="", mask="")) == [unvaried(input="x", samples=3, value=0.5)]
+    assert unvaried_inputs(sampled([0.0, 1.0, 2.0], x="digest", mask="")) == [unvaried(input="x", samples=3)]
     # a mask may be the same throughout, but not along with everything else
     assert unvaried_inputs(sampled([0.0, 1.0, 2.0], x="", mask="digest")) == []
     assert len(unvaried_inputs(sampled([0.0, 1.0, 2.0], x="digest", mask="digest"))) == 2

@@ -7,9 +7,8 @@ from passes.smooth import Smooth
 from tests.conftest import normal
 from tests.passes.test_smooth import outliers
 from tests.toolkit.report.samples import HOSTILE, sample
-from toolkit import Context, Pass
+from toolkit import Code, Context, Pass
 from toolkit.calibration.provider import Calibrator
-from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.roles import Role
 from toolkit.data.dataset import CalibrationData
@@ -58,10 +57,13 @@ def test_a_helper_from_outside_is_found_by_the_part_it_plays():
 def test_of_a_search_only_the_helpers_that_it_kept_are_named():
     journal = Journal()
     journal.by = "search_precision"
-    tried = [Code.OWN_WORDS(text=name, rule="search-helper", applied=kept) for name, kept in (("a", False), ("b", True))]
-    for one in tried:
-        journal.noted(one)
-    assert helpers_used(journal) == tried[1:]
+    worse, better = (
+        Code.SEARCH_HELPER(helper=name, applied=level > 14.3, dtype="int8", before_db=14.3, after_db=level)
+        for name, level in (("equalize", 14.0), ("smooth", 38.9))
+    )
+    journal.noted(worse)
+    journal.noted(better)
+    assert helpers_used(journal) == [better]
 
 
 def test_the_line_is_in_the_terminal_and_on_the_page():

@@ -64,9 +64,9 @@ def _join(model, **changes):
     plan.ask("MatMul", "int8", "input and weights have pairs")
     journal = Journal()
     journal.by = "insert_qdq"
-    journal.declined("MatMul", "too small", rule="small")
-    journal.declined("MatMul", "too small", rule="small")
-    journal.declined("folded_away", "excluded by 'f*'", rule="excluded")
+    journal.declined("MatMul", Code.OWN_WORDS(text="too small", rule="small"))
+    journal.declined("MatMul", Code.OWN_WORDS(text="too small", rule="small"))
+    journal.declined("folded_away", Code.EXCLUDED(pattern="f*"))
     i8, f16 = Precision.INT8, Precision.FP16
     actuals = {
         "Conv": Actual(i8, ("int8",), ("int8",), "network", "honoured", None, ("conv",)),

@@ -14,6 +14,7 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.files import write_json
 from toolkit.base.precision import Precision
 from toolkit.base.text import plain
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
 from toolkit.report.codes import ReportCode
@@ -247,7 +248,7 @@ def test_where_a_search_measured_the_local_guess_is_not_offered():
 def test_where_nothing_quantized_misses_too_no_margin_is_asked_for():
     measured = accuracy("missed")
     journal = Journal()
-    journal.noted("fp16 alone misses the budget", rule="search-type-alone")
+    journal.noted(Code.SEARCH_TYPE_ALONE(why=Code.TYPE_MISSES(rest="fp16", limits=["min_sqnr_db"], by=[59.21])))
     plain = info([point(chosen=True, kept=22, quantized_share=0.0)], budget={"margin": 1.0}, samples=1)
     (found,) = search_advice(plain, "missed", [], measured)
     values = {"rest": "fp16", "nothing_quantized": True, "alone": None, "sqnr_db": 31.4, "metric": 0.941}
@@ -256,9 +257,10 @@ def test_where_nothing_quantized_misses_too_no_margin_is_asked_for():
     mixed = info([point(chosen=True)], budget={"margin": 1.0}, samples=1)
     (alone,) = search_advice(mixed, "missed", [], measured, rest_alone(journal))
     assert alone.finding.code is ReportCode.FLOAT_TYPE_MISSES_BUDGET
-    assert alone.finding.values["alone"] == rest_alone(journal) and not alone.finding.values["nothing_quantized"]
+    assert alone.finding.values["alone"] == Code.TYPE_MISSES(rest="fp16", limits=["min_sqnr_db"], by=[59.21])
+    assert not alone.finding.values["nothing_quantized"]
     journal = Journal()
-    journal.noted("in fp16 the chosen plan misses max_drop by 0.1", rule="search-in-types")
+    journal.noted(Code.SEARCH_IN_TYPES(rest="fp16", limits=["max_drop"], by=[0.1], searches=1, last=False))
     (margin,) = search_advice(mixed, "missed", [], measured, rest_alone(journal))
     assert margin.finding == ReportCode.WIDEN_MARGIN(samples=1) and "margin = 2" in margin.fragment
     plain.rest = Precision.FP32

@@ -10,19 +10,19 @@ import onnx
 import pytest
 
 from passes.strip_qdq import StripQDQ
-from tests.conftest import MODELS
+from tests.conftest import MODELS, said
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from tests.toolkit.run.test_device import FakeEngine
-from toolkit import Context, Model, run
+from toolkit import Code, Context, Model, run
 from toolkit.backends import choose, device_job, process
 from toolkit.base import gpu
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import Gpu
 from toolkit.contract.journal import Journal
+from toolkit.report.findings import sentence
 from toolkit.report.html import render_html
 from toolkit.report.terminal import to_text
 from toolkit.run import open_values as run_open_values
-from toolkit.run.steps.open import FAILED
 
 RECIPE = """
 [model]
@@ -133,8 +133,8 @@ def test_the_verdict_is_what_the_engine_computed(place, form, verdict):
     # what nobody asked to quantize gets no precision, whatever its values are
     assert all(x.actual.opened.precision is None for x in layers if str(x.asked.precision) != "int8")
     assert {profile for profile, _ in Runner.feeds} == {"small", "large"} and len(Runner.feeds) == 32
-    said = [e.reason for e in notes(out) if "ran 16 samples in 32 runs" in e.reason]
-    assert said and f": {len(layers)} {verdict}" in said[0]
+    (ran,) = said(notes(out), Code.OPENED_RAN)
+    assert (ran["samples"], ran["runs"]) == (16, 32) and dict(zip(ran["verdicts"], ran["counts"]))[verdict] == len(layers)
     assert "by their values once opened" in to_text(result.report) and verdict in render_html(result.report)
     assert {s.status for s in run(path, out).steps} == {"reused"}
 
@@ -153,8 +153,8 @@ def test_a_crash_is_noted_fails_nothing_and_is_tried_again(place, monkeypatch):
         result = run(path, out)
     assert result.exit_status == 0 and not opened_layers(result) and result.report.device.status == "ran"
     assert any(x.actual.opened is not None for x in result.report.layers)
-    failed = [e for e in notes(out) if e.rule == FAILED]
-    assert len(failed) == 1 and "SIGSEGV" in failed[0].reason
+    (failed,) = said(notes(out), Code.OPENED_RUN_FAILED)
+    assert "SIGSEGV" in failed["error"]
     again = run(path, out)
     assert next(s.status for s in again.steps if s.name == "open") == "done" and opened_layers(again)
 
@@ -163,13 +163,14 @@ def test_an_engine_that_hands_nothing_out_is_said(place):
     backend, path, out = place
     backend.form = "mute"
     assert not opened_layers(run(path, out))
-    assert any("can be compared: the engine hands out 0 of them" in e.reason for e in notes(out))
+    assert [one["there"] for one in said(notes(out), Code.OPENED_NONE_COMPARABLE)] == [0]
 
 
 def test_without_a_gpu_or_with_the_check_switched_off_it_is_not_run_and_that_is_said(place):
     _, path, out = place
     assert not opened_layers(run(path, out, device_check=False)) and Runner.feeds == []
-    assert any("not known: switched off by --no-device-check" in e.reason for e in notes(out))
+    (why,) = said(notes(out), Code.OPENED_NOT_RUN)
+    assert "--no-device-check" in sentence(why["why"])
     assert opened_layers(run(path, out))
 
 
@@ -178,5 +179,5 @@ def test_too_large_tensors_and_runs_are_left_out_and_said(place, monkeypatch):
     monkeypatch.setattr(run_open_values, "_RUN_BYTES", 8 * 1024)
     result = run(path, out)
     assert opened_layers(result) and {profile for profile, _ in Runner.feeds} == {"small"}
-    text = " ".join(e.reason for e in notes(out))
-    assert "16 more runs were left out, their tensors being too large" in text and "tensors were not compared" in text
+    (ran,) = said(notes(out), Code.OPENED_RAN)
+    assert ran["large"] == 16 and said(notes(out), Code.OPENED_NOT_COMPARED)

@@ -13,11 +13,12 @@ from passes.strip_qdq import StripQDQ
 from tests.conftest import build, node, normal
 from tests.conftest import run as infer
 from tests.toolkit.conftest import GOOD, complain
-from toolkit import Model
+from toolkit import Code, Model
 from toolkit.base.code import import_path
 from toolkit.cli.main import invoke
 from toolkit.contract.journal import Journal
 from toolkit.graph.header import read_header
+from toolkit.report.findings import sentence
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
@@ -82,26 +83,26 @@ def quantized(place):
     (place / "model.onnx").write_bytes((place / "first" / "model.onnx").read_bytes())
 
 
-WORDS = "the model has 2 Q/DQ pairs already: results are compared with that quantized model, not with a float one"
+PAIRS = Code.QUANTIZED_SOURCE(pairs=2)
 
 
 def test_a_model_with_pairs_is_called_that_unless_they_are_stripped(place, capsys):
     quantized(place)
     capsys.readouterr()
     assert invoke(["check", str(place / "recipe.toml")]) == 0
-    assert f"warning: {WORDS}; add strip_qdq to begin from float" in capsys.readouterr().out
+    assert "strip_qdq" in sentence(PAIRS) and f"warning: {sentence(PAIRS)}\n" in capsys.readouterr().out
     assert invoke(["check", str(place / "recipe.toml"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["warnings"] and not any("Q/DQ" in note for note in found["notes"])
     assert invoke(["run", str(place / "recipe.toml"), "--out", str(place / "out")]) in (0, 1)
     events = [json.loads(line) for line in (place / "out" / "journal.jsonl").read_text().splitlines()]
-    assert [e["reason"].startswith(WORDS) for e in events if e.get("rule") == "quantized-source"] == [True]
-    assert WORDS in " ".join(capsys.readouterr().out.split())
+    assert [e["values"] for e in events if e.get("rule") == PAIRS.code] == [{"pairs": 2}]
+    assert sentence(PAIRS) in " ".join(capsys.readouterr().out.split())
 
     text = GOOD.replace("[[pass]]", '[[pass]]\nuse = "strip_qdq"\n\n[[pass]]', 1)
     (place / "recipe.toml").write_text(text)
     assert invoke(["check", str(place / "recipe.toml")]) == 0
-    assert "Q/DQ pairs already" not in capsys.readouterr().out
+    assert "warning:" not in capsys.readouterr().out
     assert invoke(["run", str(place / "recipe.toml"), "--out", str(place / "out")]) in (0, 1)
     assert "quantized-source" not in (place / "out" / "journal.jsonl").read_text()
 

@@ -306,8 +306,8 @@ def test_every_file_that_the_report_reads_is_in_its_key(place, name):
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("passes", {"journal": [{"kind": "noted", "by": "x", "values": {"text": "y"}}]}),
-        ("lowering", {"journal": [{"kind": "noted", "by": "x", "values": {"text": "y"}}]}),
+        ("passes", {"journal": [{"kind": "noted", "by": "x", "rule": "own-words", "values": {"text": "y"}}]}),
+        ("lowering", {"journal": [{"kind": "noted", "by": "x", "rule": "own-words", "values": {"text": "y"}}]}),
         ("lowering", {"plan": {}}),
         ("engine", {"reason": "another"}),
         ("evaluation", {"held_out": False}),

@@ -8,6 +8,7 @@ import pytest
 
 from toolkit.base.errors import QtoolError
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.run.fields import JournalField, PlanField
@@ -121,7 +122,7 @@ def test_plans_and_journals_are_fields_that_read_back():
     plan.by = journal.by = "somebody"
     plan.ask("a", Precision.FP16, "first")
     plan.ask("a", Precision.INT8, "then", free=True)
-    journal.declined("b", "not this one", rule="mine")
+    journal.declined("b", Code.OWN_WORDS(text="not this one", rule="mine"))
     record = Said(plan=plan, journal=journal)
     again = Said.model_validate_json(json.dumps(record.content()))
     assert dict(again.plan.items()) == dict(plan.items()) and again.journal.events == journal.events

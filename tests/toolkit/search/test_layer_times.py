@@ -9,6 +9,7 @@ import pytest
 from tests.toolkit.search.planted import chain, feeds, simulation
 from toolkit.base.errors import RecipeError
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code
 from toolkit.evaluation.budget import Budget
 from toolkit.report.schema import ActualInfo, Asked, LayerInfo
 from toolkit.search.cost import LAUNCH, CostModel
@@ -45,14 +46,15 @@ def test_two_runs_give_both_precisions_and_what_no_plan_changes(tmp_path):
     found = read(half, eight / "report.json")
     assert found.seconds == pytest.approx({("a", False): 4e-4, ("b", False): 2e-4, ("a", True): 3e-4})
     assert found.rest == pytest.approx(1e-4)
-    assert "2 layers" in found.notes[0] and "1 layer ran in fp32, not in int8 or fp16" in found.notes[1]
+    first, second = (note.values for note in found.notes)
+    assert (first["layers"], first["others"], second["others"], second["precisions"]) == (2, 0, 1, ("int8", "fp16"))
     held = json.loads((half / "report.json").read_text())
     (half / "report.json").write_text(json.dumps({**held, "device": {"gpu": "NVIDIA H200"}}))
-    assert "NVIDIA H200" in read(half, gpu="A10").notes[0] and "NVIDIA H200" not in read(half, gpu="H200").notes[0]
+    assert read(half, gpu="A10").notes[0].values["gpu"] == "NVIDIA H200" and not read(half, gpu="H200").notes[0].values["gpu"]
     # the report named first counts
     other = report(tmp_path / "other", layer("a", "fp16", 7.0), fingerprint="bb")
     found = read(half, other)
-    assert found.seconds["a", False] == pytest.approx(4e-4) and "another model" in found.notes[1]
+    assert found.seconds["a", False] == pytest.approx(4e-4) and [note.values["other_model"] for note in found.notes] == [False, True]
 
 
 def test_reports_that_cannot_be_used_are_refused_with_the_reason(tmp_path):
@@ -65,7 +67,7 @@ def test_reports_that_cannot_be_used_are_refused_with_the_reason(tmp_path):
     with pytest.raises(RecipeError, match="its 2 quantizable layers inside blocks that are timed only as a whole"):
         read(report(tmp_path / "blocks", layer("a", None, 1.0), layer("b", None, None), layer("c", "fp16", 1.0)))
     some = read(report(tmp_path / "mixed", layer("a", None, 1.0), layer("b", "int8", 1.0)))
-    assert "1 layer ran inside blocks" in some.notes[0] and "ran in fp" not in some.notes[0]
+    assert (some.notes[0].values["in_blocks"], some.notes[0].values["others"]) == (1, 0)
     with pytest.raises(RecipeError, match=r"shape \[4, 16\].*\[1, 16\]"):
         read(report(tmp_path / "large", layer("a", "fp16", 1.0), opt=(4, 16)))
     with pytest.raises(RecipeError, match="no number of milliseconds"):
@@ -130,6 +132,6 @@ def test_where_time_counts_only_what_pays_is_quantized_although_all_of_it_keeps_
     assert found.best.kept == slow or len(slow) == 1  # the borders around one island cost time of their own
     assert found.best.seconds == min(plan.seconds for plan in found.plans)
     every = len(found.best.kept) == len(sim.names)
-    assert any("no plan that was tried is predicted faster" in note for note in found.notes) is every
+    assert (Code.SEARCH_ALL_FLOAT(by_time=True, faster=0) in found.notes) is every
     by_int8 = Search(sim, Budget(min_sqnr_db=1.0), cost(sim, times)).run()
     assert by_int8.best.kept == ()

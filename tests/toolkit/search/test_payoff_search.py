@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from toolkit.contract.findings import Code
 from toolkit.search.payoff_search import Latency, PayoffSearch, Trial, Unit
 
 UNITS = [Unit("a", "Conv [8, 8]", 64), Unit("b", "Conv [8, 8]", 64), Unit("c", "Conv [4, 4]", 16)]
@@ -41,7 +44,7 @@ def test_a_close_win_is_measured_again_and_lost_where_it_was_luck():
 
 def test_a_spread_wider_than_the_gain_gives_everything_back():
     found = PayoffSearch(UNITS, Measured({"a": 0.95, "b": 0.95, "c": 0.95}, noise=0.2)).run()
-    assert found.kept == ALL and "beyond the noise" in found.reasons["a"]
+    assert found.kept == ALL and found.reasons["a"].code is Code.NO_ENGINE_FASTER
 
 
 def test_the_limit_of_builds_is_kept_and_two_are_the_least():
@@ -57,7 +60,9 @@ def test_without_times_roles_are_tried_the_smallest_weights_first():
     measure = Measured({"a": 0.5, "b": 0.5, "c": 1.2}, timed=False)
     found = PayoffSearch(UNITS, measure).run()
     assert found.kept == frozenset("c") and measure.calls[2] == (frozenset("c"), 0)
-    assert "all 1 Conv [4, 4] in int8 the engine takes 2.2 ms, without 2 ms" in found.reasons["c"]
+    why = found.reasons["c"]
+    assert why.code is Code.ROLE_SLOWER and (why.values["layers"], why.values["total"]) == (1, 1)
+    assert (why.values["ms"], why.values["without_ms"]) == (pytest.approx((2.2,)), pytest.approx((2.0,)))
 
 
 def test_a_layer_that_only_its_pairs_bring_about_is_given_back_and_one_without_layers_costs_no_build():
@@ -94,12 +99,10 @@ def test_where_not_all_pairs_can_be_built_those_of_one_role_are_left_out():
     measure = Refusing({"a": 0.5, "b": 0.5, "c": 0.5})
     found = PayoffSearch(UNITS, measure).run()
     assert found.kept == frozenset("c") and found.best is not None and found.builds == 3
-    assert found.reasons == {
-        "c": "with the pairs of all layers no engine can be built, without those of Conv [4, 4] it can"
-    }
+    assert found.reasons == {"c": Code.ROLE_NOT_BUILT(role="Conv [4, 4]")}
     measure.ok = lambda kept: kept == ALL
     nothing = PayoffSearch(UNITS, measure).run()
     assert nothing.kept == ALL and nothing.best is None
-    assert set(nothing.reasons.values()) == {"no engine with int8 pairs could be built (3 tried)"}
+    assert set(nothing.reasons.values()) == {Code.NO_ENGINE_BUILT(quantized="int8", tried=3)}
     for builds in range(2, 6):
         assert PayoffSearch(UNITS, measure, builds).run().builds <= builds

@@ -9,6 +9,7 @@ import pytest
 from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
 from toolkit.base.errors import RecipeError
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.cost import CostModel
@@ -109,7 +110,7 @@ def test_the_budget_that_cannot_be_met_gives_the_nearest_plan(tmp_path):
     assert all(
         found.best.outcome.noise <= plan.outcome.noise or not plan.lacks.get("min_sqnr_db") for plan in found.plans
     )
-    assert "nearest" in found.notes[0]
+    assert found.notes[0] == Code.SEARCH_NEAREST()
     assert json.loads((tmp_path / "best.json").read_text())["met"] is False
 
 
@@ -183,7 +184,7 @@ def test_no_more_plans_are_evaluated_than_allowed(limit):
     assert found.evaluations <= limit
     # the last one is for what keeps the most
     assert found.best.meets is (limit > 1)
-    assert any("no plan that was tried" in note for note in found.notes) is not found.best.meets
+    assert (Code.SEARCH_NEAREST() in found.notes) is not found.best.meets
 
 
 def test_the_method_named_is_the_one_that_gives_the_best_plan_its_range():

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.toolkit.search.planted import chain, damage, feeds, simulation
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code
 from toolkit.evaluation.budget import Budget
+from toolkit.report.findings import sentence
 from toolkit.search.cost import CostModel
 from toolkit.search.gpus import gpu_spec
 from toolkit.search.layer_times import LayerTimes
@@ -26,20 +30,25 @@ def searched(quantized_ms, float_ms, least=28.0, prefer="int8"):
 
 def test_a_slower_plan_is_called_so_with_both_numbers_and_the_remedy():
     found, cost, budget, _ = searched(2.0, 1.0)
-    text = slower_than_float(found, cost, "int8")
-    assert f"{found.best.seconds * 1e3:.4g} ms" in text and f"{cost.time(cost.switches.names) * 1e3:.4g} ms" in text
-    assert 'prefer = "time"' in text and "was measured" in text
-    assert 'prefer = "time"' not in slower_than_float(found, cost, "time")
-    assert record(found, cost, budget, "int8", 24)["warnings"] == [text]
+    slower = slower_than_float(found, cost, "int8")
+    assert slower is not None and slower.code is Code.SEARCH_SLOWER
+    values = slower.values
+    assert values["ms"] == found.best.seconds * 1e3 and values["float_ms"] == cost.time(cost.switches.names) * 1e3
+    assert values["prefer"] == "int8" and values["measured_share"] > 0
+    text = sentence(slower)
+    assert f"{values['ms']:.4g} ms against {values['float_ms']:.4g} ms" in text and 'prefer = "time"' in text
+    assert 'prefer = "time"' not in sentence(slower_than_float(found, cost, "time"))
+    assert record(found, cost, budget, "int8", 24)["warnings"] == [slower.to_json()]
 
 
 def test_a_faster_plan_gets_no_warning_and_a_faster_one_that_meets_is_named():
     found, cost, *_ = searched(0.5, 1.0)
-    assert slower_than_float(found, cost, "int8") == ""
+    assert slower_than_float(found, cost, "int8") is None
     found, cost, *_ = searched(2.0, 1.0)
     fast = next(plan for plan in found.plans if plan.meets)
     found.plans.append(type(fast)(fast.kept, fast.amax, fast.outcome, {}, 1e-6, fast.quantized))
-    assert "0.001 ms that keeps" in slower_than_float(found, cost, "int8")
+    values = slower_than_float(found, cost, "int8").values
+    assert values["other_ms"] == pytest.approx(1e-3) and values["other_kept"] == len(fast.kept)
 
 
 def test_the_record_holds_every_plan_and_is_json():

@@ -11,23 +11,32 @@ from toolkit.report.findings.accuracy import ACCURACY
 from toolkit.report.findings.advice import ADVICE
 from toolkit.report.findings.attribution import FROM_ENGINE, FROM_PAIRS
 from toolkit.report.findings.comparison import COMPARISON
+from toolkit.report.findings.data import DATA
 from toolkit.report.findings.device import DEVICE
 from toolkit.report.findings.evaluation import EVALUATION
 from toolkit.report.findings.latency import LATENCY
+from toolkit.report.findings.lowering import LOWERING
 from toolkit.report.findings.opened import OPENED
+from toolkit.report.findings.opening import OPENING
+from toolkit.report.findings.passes import PASSES
+from toolkit.report.findings.placement import PLACEMENT
+from toolkit.report.findings.search_notes import SEARCH
 from toolkit.report.findings.stripping import STRIPPING
 from toolkit.report.findings.table import Table, written
+from toolkit.report.findings.timing import TIMING
 from toolkit.report.findings.warnings import WARNINGS
 from toolkit.report.findings.weak_spots import CAUSES, REMEDIES
 
 TABLES: tuple[Table, ...] = (
-    {
-        Code.OWN_WORDS: "{text}",
-        Code.FLOAT_READS_PAIRS: (
-            "'{node}' was asked to run in {precision} and still reads Q/DQ pairs, so an engine runs it quantized. "
-            "Ask before the pairs are inserted, or use toolkit.keep_float."
-        ),
-    },
+    {Code.OWN_WORDS: "{text}"},
+    PLACEMENT,
+    PASSES,
+    STRIPPING,
+    LOWERING,
+    DATA,
+    SEARCH,
+    TIMING,
+    OPENING,
     FROM_PAIRS,
     FROM_ENGINE,
     OPENED,
@@ -40,13 +49,11 @@ TABLES: tuple[Table, ...] = (
     ADVICE,
     COMPARISON,
     DEVICE,
-    STRIPPING,
 )
+
+TEMPLATES: Table = {code: template for table in TABLES for code, template in table.items()}
 
 
 def sentence(finding: Finding) -> str:
     """The finding in words."""
-    return written(_TEMPLATES[finding.code], finding, sentence)
-
-
-_TEMPLATES: Table = {code: template for table in TABLES for code, template in table.items()}
+    return written(TEMPLATES[finding.code], finding, sentence)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+from toolkit.contract.registry import named
+from toolkit.contract.roles import Role
 
 _LONG, _HEAD, _TAIL = 90, 60, 27
 
@@ -36,3 +40,9 @@ def db(level: float | str | None) -> str:
 def percent(share: float, digits: int = 1) -> str:
     """A share in percent."""
     return f"{100 * share:.{digits}f} %"
+
+
+@lru_cache
+def pass_for(role: Role) -> str:
+    """The installed pass that plays a part, by name."""
+    return named(role)

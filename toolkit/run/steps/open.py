@@ -14,9 +14,8 @@ from pydantic import Field
 from toolkit.backends.layer import Actual, Build
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.files import write_json
-from toolkit.contract.findings import Finding
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
-from toolkit.report.findings import sentence
 from toolkit.run.engine_settings import engine_settings, extras_for
 from toolkit.run.fields import JournalField
 from toolkit.run.inputs import Inputs
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from toolkit.backends.opened import Marks
     from toolkit.graph.model import Model
 
-RULE, FAILED = "open", "open failed"
 _LAYERS = ".qtool/opened_layers.json"
 
 
@@ -88,32 +86,26 @@ class OpenStep(Step[OpenRecord]):
         from toolkit.backends.opened import MOST_TENSORS, marks
 
         journal = Journal()
-        journal.by = RULE
+        journal.by = self.name
         opaque = sum(actual.status == "opaque" for actual in self.engine.actuals.values())
         model = self.lowering.model()
         chosen = marks(model, self.engine.actuals, self.lowering.plan)
         if not opaque:
-            why = "no node is inside an opaque block" if self.engine.engine_bytes else "no engine was built"
-            journal.noted(f"there is nothing to open: {why}", rule=RULE)
+            journal.noted(Code.NOTHING_OPAQUE() if self.engine.engine_bytes else Code.NOTHING_BUILT())
             return OpenRecord(journal=journal)
         if not chosen.tensors:
-            journal.noted(f"{opaque} nodes are opaque, and none of them has a float tensor to cut at", rule=RULE)
+            journal.noted(Code.NOTHING_TO_CUT(nodes=opaque))
             return OpenRecord(journal=journal)
         try:
             build = self._built(chosen)
         except BackendError as error:
-            journal.noted(f"the blocks could not be opened at {len(chosen.tensors)} tensors: {error}", rule=RULE)
+            journal.noted(Code.OPENING_FAILED(tensors=len(chosen.tensors), error=str(error)))
             return OpenRecord(journal=journal)
         actuals, failed = self._found(model, build, chosen, opaque, journal)
         if chosen.left_out:
-            some = ", ".join(f"'{name}'" for name in chosen.left_out[:3])
-            journal.noted(
-                f"{len(chosen.left_out)} more nodes were left out, {MOST_TENSORS} tensors are the most: {some}",
-                rule=RULE,
-            )
+            journal.noted(Code.OPENED_LEFT_OUT(nodes=chosen.left_out, most=MOST_TENSORS))
         if build.unmarked:
-            some = ", ".join(f"'{name}'" for name in build.unmarked[:3])
-            journal.noted(f"{len(build.unmarked)} tensors to open are not in the network: {some}", rule=RULE)
+            journal.noted(Code.TENSORS_NOT_FOUND(tensors=build.unmarked))
         write_json(self.folder.path / _LAYERS, build.raw)
         return OpenRecord(actuals=actuals, journal=journal, failed=failed, files=[_LAYERS])
 
@@ -139,24 +131,17 @@ class OpenStep(Step[OpenRecord]):
 
         plan = self.lowering.plan
         found, told = with_evidence(self.engine.actuals, attribute(model, build, plan), build)
-        journal.noted(
-            f"{opaque} opaque nodes were opened at {len(chosen.tensors)} tensors: for {told} of them the opened "
-            "engine shows a precision",
-            rule=RULE,
-        )
+        journal.noted(Code.OPENED_AT(nodes=opaque, tensors=len(chosen.tensors), shown=told))
         if build.engine is None:
             return found, False
         values: dict[str, dict[str, Any]] = {}
         failed = False
         if self.not_on_device:
-            journal.noted(f"the values of the opened tensors are not known: {sentence(self.not_on_device)}", rule=RULE)
+            journal.noted(Code.OPENED_NOT_RUN(why=self.not_on_device))
         else:
             try:
                 values = opened_values(self.inputs, self.passes, build.engine, build.backend, chosen.by_weight, journal)
             except QtoolError as error:
                 failed = True
-                journal.noted(
-                    f"the values of the opened tensors are not known, running the opened engine failed: {error}",
-                    rule=FAILED,
-                )
+                journal.noted(Code.OPENED_RUN_FAILED(error=str(error)))
         return with_values(found, chosen, plan, values), failed

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import QtoolError
-from toolkit.base.text import count
 from toolkit.base.versions import code_fingerprint, versions
+from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.run.context import context_for
 from toolkit.run.fields import JournalField, PlanField
@@ -148,9 +148,7 @@ class PassesStep(Step[PassesRecord]):
         quantized = quantized_tensors(model)
         for one in unlike_profiles(ranges, self.recipe.calibration.unlike):
             if all_count or one.tensor in quantized:
-                journal.noted(
-                    f"the range of '{one.tensor}' in profile '{one.high}' is {one.ratio:.1f} times that in '{one.low}'",
-                    rule="unlike profiles",
-                )
+                found = Code.UNLIKE_PROFILES(tensor=one.tensor, high=one.high, low=one.low, ratio=one.ratio)
+                journal.noted(found)
         for profile, number in sparse_profiles(ranges.samples).items():
-            journal.noted(f"profile '{profile}' had only {count(number, 'calibration sample')}", rule="few samples")
+            journal.noted(Code.FEW_SAMPLES(profile=profile, samples=number))

@@ -9,12 +9,11 @@ from typing import Any
 from toolkit.base.files import write_text
 from toolkit.base.profiles import Profiles
 from toolkit.base.versions import code_fingerprint, versions
-from toolkit.contract.findings import Finding
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Ranges
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.placement.quantized import QUANTIZED_SOURCE
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
@@ -36,6 +35,10 @@ from toolkit.run.steps.lowering import LoweringRecord
 from toolkit.run.steps.open import OpenRecord
 from toolkit.run.steps.passes import PassesRecord
 
+_WARNING = {
+    Code.UNLIKE_SCALES, Code.EMPTY_PROFILE, Code.FEW_SAMPLES, Code.UNVARIED_SAMPLES, Code.QUANTIZED_SOURCE,
+}  # fmt: skip
+"""What is noted of the model, the samples and the ranges that everybody has to know."""
 _REPORT, _HTML, _JOURNAL, _LOCK = "report.json", "report.html", "journal.jsonl", "recipe.lock.toml"
 
 
@@ -203,8 +206,7 @@ class ReportStep(Step[ReportRecord]):
             found.append(ReportCode.NOTHING_MEASURED())
         else:
             found += evaluation.notes
-        rules = ("unlike-scales", "empty profile", "few samples", "unvaried samples", QUANTIZED_SOURCE)
-        found += [event.why for event in journal.of("noted") if event.rule in rules]
+        found += [event.why for event in journal.of("noted") if event.why.code in _WARNING]
         return found
 
     def _comparison_warnings(self) -> list[Finding]:

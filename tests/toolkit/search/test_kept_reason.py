@@ -1,0 +1,76 @@
+"""The reasons for kept layers fit the numbers that the search measured."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from tests.toolkit.search.planted import chain
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.contract.findings import Code, Finding
+from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.outcome import Outcome
+from toolkit.report.findings import sentence
+from toolkit.search.kept_reason import kept_reason, work_shares
+from toolkit.search.sensitivity import GroupResult, Sensitivity
+
+
+def level(db: float, **more: float) -> Outcome:
+    noise = 0.0 if math.isinf(db) else 10 ** (-db / 10)
+    rest = {"agreement": 1.0, **more}
+    return Outcome(noise=noise, cosine=1.0, kl=0.0, flips=0.0, positions=100, **rest)
+
+
+def reason(alone: float, without: float, full: float, budget: Budget, **more: float) -> Finding:
+    group = GroupResult("a", "Conv", level(alone, **more), level(without, **more))
+    return kept_reason("a", "int8", Sensitivity("exact", [group], level(full)), budget, level(math.inf, **more), 0.003)
+
+
+def test_a_layer_that_misses_the_budget_by_itself():
+    why = reason(24.0, 38.0, 23.0, Budget(min_sqnr_db=30, margin=1))
+    assert why.code is Code.KEPT_ALONE_MISSES
+    levels = [why.values[name] for name in ("alone_db", "without_db", "all_db", "min_sqnr_db", "margin_db")]
+    assert levels == pytest.approx([24.0, 38.0, 23.0, 30.0, 1.0])
+    assert why.values["agreement"] is None
+
+
+def test_winners_lost_are_named_where_they_are_what_is_missed():
+    why = reason(45.1, 40.1, 38.9, Budget(min_agreement=0.99), agreement=0.984)
+    assert (why.values["agreement"], why.values["min_agreement"]) == (0.984, 0.99)
+    assert why.values["alone_db"] == pytest.approx(45.1) and why.values["min_sqnr_db"] is None
+
+
+def test_a_layer_that_meets_the_budget_by_itself_is_kept_for_what_all_do_together():
+    why = reason(77.4, 29.7, 29.5, Budget(min_sqnr_db=35))
+    assert why.code is Code.KEPT_TOGETHER_MISSES and why.values["share"] == 0.003
+    assert [why.values["all_db"], why.values["alone_db"]] == pytest.approx([29.5, 77.4])
+
+
+def test_a_layer_without_which_the_rest_is_worse_is_hidden_by_others():
+    hidden, plain = reason(77.4, 29.5, 29.7, Budget(min_sqnr_db=35)), reason(77.4, 29.7, 29.5, Budget(min_sqnr_db=35))
+    assert "hide" in sentence(hidden) and "instead of" not in sentence(hidden)
+    assert "hide" not in sentence(plain) and "29.7 dB instead of 29.5 dB" in sentence(plain)
+
+
+def test_a_metric_that_was_not_measured_is_not_claimed_to_be_kept():
+    assert reason(77.4, 29.7, 29.5, Budget(max_drop=0.01)).code is Code.KEPT_ALONE_MISSES
+    assert reason(77.4, 29.7, 29.5, Budget(max_drop=0.01), metric=0.9).code is Code.KEPT_TOGETHER_MISSES
+    exact = reason(math.inf, 29.7, 29.5, Budget(min_sqnr_db=35))
+    assert exact.code is Code.KEPT_TOGETHER_MISSES and exact.values["alone_db"] == "inf"
+
+
+def test_without_measurements_only_what_is_known_is_said():
+    budget, exact = Budget(min_sqnr_db=30), level(math.inf)
+    assert kept_reason("a", "int8", None, budget, exact, None) == Code.KEPT_FOR_TIME(precision="int8")
+    empty = Sensitivity("fast", [GroupResult("a", "Conv")], level(20))
+    assert kept_reason("a", "int8", empty, budget, exact, None) == Code.KEPT_MISSES(precision="int8")
+
+
+def test_shares_of_the_arithmetic_add_up():
+    model = chain(4)
+    shape = ShapeProfile("one", {"x": Extent((1, 16), (2, 16), (4, 16))})
+    shares = work_shares(model, Profiles((shape,)))
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert all(shares[f"layer{i}"] == pytest.approx(0.25) for i in range(4))
+    assert work_shares(model, Profiles()) == {}

@@ -1,0 +1,50 @@
+"""What loading the model changed, and what is to be known of samples and ranges."""
+
+from __future__ import annotations
+
+from toolkit.base.text import count
+from toolkit.contract.findings import Code
+from toolkit.report.findings.table import Table
+
+_CHANGED = {
+    "functions": ("model-local function", "inlined"),
+    "sparse": ("sparse initializer", "made dense"),
+    "constants": ("Constant node", "converted to initializers"),
+    "inputs": ("weight", "listed among the graph's inputs and taken as constants"),
+    "unnamed": ("unnamed node", "named after operator and first output"),
+    "doubled": ("node", "renamed since another has the same name"),
+}
+
+
+def _loaded(what: str, number: int) -> str:
+    noun, done = _CHANGED[what]
+    return f"{count(number, noun)} {done}."
+
+
+def _unvaried(input: str, samples: int, value: float | None = None) -> str:
+    if value is not None:
+        return (
+            f"Input '{input}' is {value:g} throughout {count(samples, 'calibration sample')}, so its range says "
+            "nothing about real inputs; check how the data was made."
+        )
+    return f"Input '{input}' is identical in all {samples} calibration samples; provide varied samples."
+
+
+DATA: Table = {
+    Code.LOADED: _loaded,
+    Code.RANDOM_DATA: "Calibration data is random (seed {seed}), so the ranges say nothing about real inputs.",
+    Code.SKIPPED: lambda samples, data: f"{count(samples, 'sample')} of {data} skipped: no profile fits.",
+    Code.PADDED: lambda samples, data: f"{count(samples, 'sample')} of {data} padded with zeros to fit a profile.",
+    Code.CROPPED: lambda samples, data: f"{count(samples, 'sample')} of {data} cropped to fit a profile.",
+    Code.CUT: lambda rows, data: f"{count(rows, 'row')} of {data} left out: too few to fill a batch.",
+    Code.LIMITED: "{left_out} of {total} calibration samples left out because of samples = {limit}.",
+    Code.EMPTY_PROFILE: "No sample of {data} fits profile '{profile}'.",
+    Code.FEW_SAMPLES: lambda profile, samples: (
+        f"Profile '{profile}' had only {count(samples, 'calibration sample')}; provide more."
+    ),
+    Code.UNVARIED_SAMPLES: _unvaried,
+    Code.UNLIKE_PROFILES: "The range of '{tensor}' in profile '{high}' is {ratio:.1f} times that in '{low}'.",
+    Code.OTHER_COLLECTION: (
+        "The collection was made before a pass changed the model, so the changed model is calibrated on the data."
+    ),
+}

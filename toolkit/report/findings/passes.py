@@ -1,0 +1,125 @@
+"""What the passes did to a node and why, and what they left alone."""
+
+from __future__ import annotations
+
+from toolkit.base.text import count
+from toolkit.contract.findings import Code
+from toolkit.contract.roles import Role
+from toolkit.report.findings.table import Table
+from toolkit.report.findings.words import db, pass_for, quoted
+
+_STEPS = {
+    "values": "A run would check the observed values of every tensor.",
+    "biases": "A run would correct the biases of the quantized layers.",
+    "channels": "A run would look for outlier channels.",
+    "engines": "A run would time engines and remove the pairs that do not pay off.",
+    "search": "A run would search which layers stay float; here all are quantized.",
+}
+
+
+def _effect(by: str, before_db: float | str, after_db: float | str, quantized: str = "") -> str:
+    subject = f"SQNR with all layers in {quantized.upper()}" if quantized else "SQNR of the outputs"
+    return f"{by}: {subject} is {db(after_db)} ({db(before_db)} before)"
+
+
+def _risk(words: str, by: str, requested: str) -> str:
+    return f"{by} requests {requested}, but its float side is at risk: {words}" if by else words
+
+
+def _reach(value: float | str, limit: float, precision: str) -> str:
+    """How far values go, and how far the type does; a value that is not finite is a word."""
+    reached = float(value)
+    return f"{reached:.4g}; {precision} ends at {limit:.5g} ({limit / reached:.2g} times that)"
+
+
+def _overflow(
+    tensor: str, value: float | str, limit: float, precision: str, constant: bool, by: str = "", requested: str = ""
+) -> str:
+    verb = "is a constant that reaches" if constant else "reached"
+    return _risk(f"'{tensor}' {verb} {_reach(value, limit, precision)}", by, requested)
+
+
+def _inner_overflow(
+    tensor: str, value: float | str, limit: float, precision: str, op: str, summed: int = 0, by: str = "",
+    requested: str = "",
+) -> str:  # fmt: skip
+    what = f"sum of {summed} values" if summed else "square"
+    return _risk(f"inside {op} the {what} of '{tensor}' reaches {_reach(value, limit, precision)}", by, requested)
+
+
+def _subnormal(tensor: str, value: float, limit: float, precision: str, by: str = "", requested: str = "") -> str:
+    words = f"'{tensor}' never exceeded {value:.3g}, so all its values are subnormal"
+    return _risk(f"{words}: {precision} has full precision from {limit:.3g} on", by, requested)
+
+
+def _vanishing(tensor: str, value: float, limit: float, precision: str, by: str = "", requested: str = "") -> str:
+    words = f"the constant '{tensor}' is at most {value:.3g}, which becomes subnormal or zero"
+    return _risk(f"{words}: {precision} has full precision from {limit:.3g} on", by, requested)
+
+
+def _resolution(
+    tensor: str, value: float, limit: float, precision: str, step: float, by: str = "", requested: str = ""
+) -> str:
+    words = f"the scores '{tensor}' reach {value:.4g}, where {precision} has steps of {step:.3g}"
+    return _risk(f"{words}; steps above {limit:g} make the probabilities wrong", by, requested)
+
+
+def _not_homogeneous(op: str) -> str:
+    hint = f"; run {pass_for(Role.FOLD_NORMALIZATION)} before" if op == "BatchNormalization" else ""
+    return f"the {op} behind it does not commute with positive factors{hint}"
+
+
+PASSES: Table = {
+    Code.DRY_RUN: lambda step: _STEPS[step],
+    Code.REQUESTED: lambda precision, unquantized: (
+        f"{precision} requested" + (f"; reads {quoted(unquantized)} unquantized" if unquantized else "")
+    ),
+    Code.CHOSEN: "chosen by '{pattern}'",
+    Code.NO_FLOATS: lambda nodes: (
+        f"{count(len(nodes), 'chosen node')} {'computes' if len(nodes) == 1 else 'compute'} no floats, so nothing is "
+        f"requested: {quoted(nodes)}."
+    ),
+    Code.EFFECT: _effect,
+    Code.NO_QUANTIZED_WEIGHTS: lambda: f"No layer has quantized weights: put {pass_for(Role.QUANTIZE)} before.",
+    Code.NOT_SUPPORTED: "biases of {op} are not corrected",
+    Code.NO_BIAS: "it has no bias, and no Add of a constant vector follows it",
+    Code.BIAS_CORRECTED: "bias of '{holder}' corrected",
+    Code.MEAN_SHIFT: "rounding its weights shifts the mean of an output channel by up to {shift:.3g}",
+    Code.NOTHING_TO_EQUALIZE: "No pair of layers can be equalized.",
+    Code.EQUALIZED: "output channels equalized with '{other}'",
+    Code.CHANNEL_SPREAD: "the largest channel was {before:.3g} times the median and is now {after:.3g} times",
+    Code.SHARED: "'{tensor}' is read by {readers} nodes",
+    Code.NOT_HOMOGENEOUS: _not_homogeneous,
+    Code.WEIGHTS: lambda part: (
+        "its bias is computed" if part == "bias" else "a weight of the pair is computed, quantized or shared"
+    ),
+    Code.CHANNELS: "the channels of '{other}' are laid out differently",
+    Code.NO_LAYER: "no Conv, ConvTranspose or Gemm directly precedes it",
+    Code.SHARED_OUTPUT: "the output of '{layer}' has other readers",
+    Code.OUTPUT: "the output of '{layer}' is an output of the model or read by a subgraph",
+    Code.COMPUTED_BIAS: "the bias of '{layer}' is computed",
+    Code.BIAS_SHAPE: lambda layer, shape: (
+        f"the bias of '{layer}' has shape {list(shape)} instead of one value per channel"
+    ),
+    Code.BETA: "'{layer}' ignores its bias (beta is 0)",
+    Code.FOLDED_IN: "{op} '{node}' folded in",
+    Code.SCALES_CHANNELS: "it scales and shifts each output channel",
+    Code.IN_PARTS: "The constants could not be evaluated in one pass, so they were folded in parts.",
+    Code.FOLDED: "{op} replaced by its value",
+    Code.CONSTANT_INPUTS: "all its inputs are constants",
+    Code.MADE_BY_FOLDING: "created by folding",
+    Code.LARGE: "its result would take {megabytes:.0f} MB",
+    Code.GUARDED: lambda nodes: f"{count(nodes, 'node')} at risk in float16.",
+    Code.OVERFLOW: _overflow,
+    Code.INNER_OVERFLOW: _inner_overflow,
+    Code.SUBNORMAL: _subnormal,
+    Code.VANISHING_CONSTANT: _vanishing,
+    Code.RESOLUTION: _resolution,
+    Code.NOTHING_TO_SMOOTH: "No layer with constant weights reads an activation.",
+    Code.EVEN: "the largest channel of '{tensor}' is only {medians:.2g} times the median",
+    Code.NO_NORM: "'{tensor}' has other readers, and insert = false",
+    Code.SMOOTHED: "its weights multiplied by the channel factors that '{divider}' divides by",
+    Code.OUTLIER_CHANNEL: (
+        "the largest channel of '{tensor}' was {before:.3g} times the median and is now {after:.3g} times"
+    ),
+}

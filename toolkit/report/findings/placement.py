@@ -1,0 +1,94 @@
+"""Why a node is quantized, or stays float, and what became of the Q/DQ pairs."""
+
+from __future__ import annotations
+
+from toolkit.base.text import count
+from toolkit.contract.findings import Code
+from toolkit.contract.roles import Role
+from toolkit.report.findings.table import Table
+from toolkit.report.findings.words import pass_for, quoted
+
+_FAULTS = {
+    "uint8": "a uint8 pair, which TensorRT does not support",
+    "computed-zero-point": "a pair whose zero point is computed",
+    "zero-point": "a pair whose zero point is not 0, which TensorRT does not support",
+}
+
+
+def _foreign_pair(tensor: str, fault: str, has: str = "", inserted: str = "") -> str:
+    mixed = f"an {has} pair, and one layer cannot mix {has} and {inserted}"
+    return f"its input '{tensor}' has {_FAULTS.get(fault, mixed)}; run {pass_for(Role.STRIP)} before"
+
+
+def _computed_weights(maker: str = "", layer: str = "") -> str:
+    if layer:
+        return f"the weights of '{layer}' are computed; run {pass_for(Role.FOLD)} before"
+    if maker:
+        return f"its weights are computed by {maker}; run {pass_for(Role.FOLD)} before"
+    return "its weights are computed at run time"
+
+
+def _subgraph(precision: str = "") -> str:
+    if precision:
+        return f"stays {precision}: it is inside a subgraph, which keeps its types"
+    return "it is inside an If, Loop or Scan subgraph, whose tensors cannot be calibrated"
+
+
+def _vector(tensor: str = "", rank: int = 0) -> str:
+    if tensor:
+        return f"its operand '{tensor}' has rank {rank} in every profile, and quantized kernels need rank 2 or more"
+    return "its inputs have fewer than three dimensions"
+
+
+PLACEMENT: Table = {
+    Code.EXCLUDED: "excluded by '{pattern}'",
+    Code.NOT_INCLUDED: "no include setting matches it",
+    Code.KEPT: "{by} keeps it in {precision}: {why}",
+    Code.NOT_FASTER: "{why}",
+    Code.SUBGRAPH: _subgraph,
+    Code.MALFORMED: "it has fewer than two inputs",
+    Code.FOREIGN_PAIR: _foreign_pair,
+    Code.NOT_FLOAT: "its input '{tensor}' is not float32, float16 or bfloat16",
+    Code.BOTH_CONSTANT: lambda: f"both operands are constants; run {pass_for(Role.FOLD)} to remove it",
+    Code.COMPUTED_WEIGHTS: _computed_weights,
+    Code.ACTIVATION_MATMUL: (
+        "both operands are activations: TensorRT fuses attention in float16, and quantized scores cost accuracy; set "
+        "activation_matmul = true to quantize it"
+    ),
+    Code.VECTOR: _vector,
+    Code.EMPTY: "its weight '{tensor}' has no elements",
+    Code.NOT_FINITE: "its weight '{tensor}' contains NaN or infinity",
+    Code.SUM_OF_MANY: "it adds {branches} branches; TensorRT fuses an Add of two",
+    Code.BROADCAST: "its branches differ in shape in some profile, so TensorRT does not fuse it",
+    Code.UNLIKE_BRANCHES: "its input '{tensor}' does not come from a quantized layer",
+    Code.ONE_SIDED: "its output is not quantized for every reader, and a quantized pool needs both sides quantized",
+    Code.HAS_KERNELS: "{op} has quantized kernels",
+    Code.OPERAND: lambda weight, op, node: f"{'weight' if weight else 'input'} of {op} '{node}'",
+    Code.RESIDUAL_BRANCH: (
+        "residual branch of '{node}': TensorRT fuses the Add into '{into}' only if this branch is quantized"
+    ),
+    Code.CONCAT_INPUT: "input of Concat '{node}', whose inputs share one scale so that it runs quantized",
+    Code.POOL_INPUT: "input of {op} '{node}', whose output is quantized too",
+    Code.SHARED_POOL_INPUT: "input of {op} '{node}', which then needs no separate quantize kernel ({shared})",
+    Code.READS_PAIR: "input {input} '{tensor}' now reads a Q/DQ pair",
+    Code.COMPLETE: "already has its Q/DQ pairs; their scales are kept",
+    Code.UNLIKE_SCALES: lambda tensors: (
+        f"The Q/DQ pairs on {quoted(tensors)} already exist with different scales, so their Concat requantizes."
+    ),
+    Code.DEAD: "tensor '{tensor}' was zero in every calibration sample; its scale is that of amax 1",
+    Code.DEAD_NODES: lambda nodes: f"{count(len(nodes), 'unused node')} removed: {quoted(nodes)}.",
+    Code.OPSET: lambda to, added, was=None: (
+        f"Opset raised {f'from {was} to {to}, which float16 scales need' if was is not None else f'to {to}'}"
+        + (f"; the conversion added {count(added, 'node')}." if added else ".")
+    ),
+    Code.QUANTIZED_SOURCE: lambda pairs: (
+        f"The model already has {count(pairs, 'Q/DQ pair')}: results are compared with this quantized model, not with "
+        f"a float one. Add {pass_for(Role.STRIP)} to start from float."
+    ),
+    Code.FLOAT_READS_PAIRS: (
+        "'{node}' was requested in {precision} but still reads Q/DQ pairs, so an engine runs it quantized; request it "
+        "before the pairs are inserted, or use toolkit.keep_float"
+    ),
+    Code.FLOAT_BIAS: "its int32 bias was converted to float",
+    Code.NO_QUANTIZED_BIAS: "TensorRT does not take quantized biases",
+}

@@ -1,0 +1,175 @@
+"""What a search for the layers to quantize decided on, tried and chose."""
+
+from __future__ import annotations
+
+from toolkit.base.text import count
+from toolkit.contract.findings import Code
+from toolkit.contract.roles import Role
+from toolkit.report.findings.table import Table
+from toolkit.report.findings.words import db, joined, pass_for, quoted
+
+_UNITS = {"max_ms": " ms", "min_sqnr_db": " dB", "sqnr_db": " dB", "variation_db": " dB"}
+_NOT_SET = {"sqnr_db": "the SQNR of any usable result", "variation_db": "the outputs' own variation between samples"}
+"""Limits that hold whatever the budget is."""
+_NAMED = 4
+
+
+def misses(limits: tuple[str, ...], by: tuple[float | str, ...]) -> str:
+    """By how much each limit is missed; a limit that could not be measured has no number."""
+    return joined(
+        f"{_NOT_SET.get(limit, limit)} by {float(lack):.4g}{_UNITS.get(limit, '')}"
+        if float(lack) < float("inf")
+        else f"{limit} (unmeasured)"
+        for limit, lack in zip(limits, by)
+    )
+
+
+def _in_types(rest: str, limits: tuple[str, ...], by: tuple[float, ...], searches: int, last: bool) -> str:
+    next_step = (
+        f"It is taken all the same after {searches} searches; set a larger margin."
+        if last
+        else "The search continues with budgets tightened by that much."
+    )
+    return f"In {rest} the chosen plan misses {misses(limits, by)}, unlike its simulation in float32. {next_step}"
+
+
+def _ranges(method: str, tensors: tuple[str, ...], amax: tuple[float, ...], before: tuple[float, ...]) -> str:
+    shown = [f"'{name}' ({new:.4g} instead of {old:.4g})" for name, new, old in zip(tensors, amax, before)][:_NAMED]
+    listed = joined([*shown, f"{len(tensors) - _NAMED} more"] if len(tensors) > _NAMED else shown)
+    return f"{count(len(tensors), 'tensor')} use the {method} range, which costs less at the output: {listed}."
+
+
+def _unsafe(positions: int, by_time: bool, dtype: str, safe_gain: float | None, gain: float) -> str:
+    what = "of the float model's time" if by_time else f"of the multiply-accumulates in {dtype}"
+    verb = "saves" if by_time else "keeps"
+    safe = "was not found" if safe_gain is None else f"{verb} only {safe_gain:.0%} {what}"
+    return (
+        f"A plan that is safe for other samples, given only {count(positions, 'decision')}, {safe}. The plan taken "
+        f"meets the budget on these samples and {verb} {gain:.0%} {what}; provide more samples to confirm it."
+    )
+
+
+def _slower(
+    ms: float, float_ms: float, gpu: str, measured_share: float, rest: str, prefer: str, plans: int,
+    other_ms: float | None = None, other_kept: int = 0,
+) -> str:  # fmt: skip
+    how = f"{measured_share:.0%} of its time was measured" if measured_share else "from datasheet figures alone"
+    text = (
+        f"The chosen plan is predicted to be slower than the float model on the {gpu}: {ms:.4g} ms against "
+        f"{float_ms:.4g} ms ({how})."
+    )
+    if other_ms is not None:
+        return (
+            f"{text} A plan of {other_ms:.4g} ms that keeps {count(other_kept, 'layer')} float meets the budget: set "
+            'prefer = "time" to choose it.'
+        )
+    tried = "It is the only plan tried" if plans == 1 else "No plan tried meets the budget and is faster"
+    look = "" if prefer == "time" else 'set prefer = "time" to look for one, or '
+    return f"{text} {tried}: {look}stay with {rest} on this GPU."
+
+
+def _all_float(by_time: bool, faster: int) -> str:
+    if not by_time:
+        return "Every layer stays float: nothing can be quantized within this budget."
+    if not faster:
+        return "Every layer stays float: no plan tried is predicted to be faster."
+    verb = "is" if faster == 1 else "are"
+    return f"Every layer stays float: {count(faster, 'plan')} tried {verb} predicted to be faster, none within budget."
+
+
+def _helper(helper: str, applied: bool, dtype: str, before_db: float | str, after_db: float | str) -> str:
+    text = f"{helper}: SQNR with all layers in {dtype.upper()} is {db(after_db)} ({db(before_db)} before)"
+    return text if applied else f"{text}; not applied"
+
+
+def _second_type(taken: tuple[str, ...], total: int, dtype: str, also: str) -> str:
+    return (
+        f"{len(taken)} of the {count(total, 'layer')} that {dtype} damages run in {also} instead"
+        + (f": {quoted(taken, _NAMED)}" if taken else "")
+        + f" (see search_{also}.json)."
+    )
+
+
+def _alone_misses(
+    precision: str, alone_db: float | str, all_db: float | str, without_db: float | str | None,
+    min_sqnr_db: float | None, margin_db: float, agreement: float | None, min_agreement: float | None,
+) -> str:  # fmt: skip
+    words = f"quantizing it to {precision} misses the accuracy budget: with it alone the output has {db(alone_db)} SQNR"
+    if min_sqnr_db is not None:
+        words += f", below the required {min_sqnr_db:g} dB" + (f" plus {margin_db:g} dB margin" if margin_db else "")
+    if agreement is not None and min_agreement is not None:
+        words += f" and {agreement:.1%} top-1 agreement where {min_agreement:.1%} is required"
+    return words + _without(all_db, without_db)
+
+
+def _together_misses(
+    precision: str, alone_db: float | str, all_db: float | str, without_db: float | str | None, share: float | None
+) -> str:
+    work = f", {share:.1%} of the multiply-accumulates," if share is not None else ""
+    return (
+        f"all layers in {precision} together miss the accuracy budget ({db(all_db)} SQNR at the output); this one "
+        f"alone leaves {db(alone_db)}, within the budget, and keeping it{work} is among the cheapest ways to meet it"
+        + _without(all_db, without_db)
+    )
+
+
+def _without(all_db: float | str, without_db: float | str | None) -> str:
+    if without_db is None:
+        return ""
+    if float(without_db) > float(all_db):
+        return f"; with it float the others leave {db(without_db)} instead of {db(all_db)}"
+    return f"; the others hide its effect: with it alone float, SQNR goes from {db(all_db)} to {db(without_db)}"
+
+
+SEARCH: Table = {
+    Code.SEARCH_DATA: lambda samples, data: f"The search decides on {count(samples, 'sample')} of {data}.",
+    Code.SEARCH_ON_EVALUATION: (
+        "The search decides on the evaluation data, as the recipe says, so the measured accuracy is not independent."
+    ),
+    Code.SEARCH_WITHOUT_LABELS: (
+        "{data} has no labels, so the search uses agreement with the float model instead of {metric}."
+    ),
+    Code.SEARCH_BUDGET: "The recipe has no budget, so the search uses {limit} = {value}.",
+    Code.SEARCH_FOR_TIME: (
+        'Layer times are known, so the search looks for the fastest plan; set prefer = "int8" for the one with most of '
+        "the multiply-accumulates in {dtype}."
+    ),
+    Code.SEARCH_IN_TYPES: _in_types,
+    Code.SEARCH_TYPE_UNCHECKED: "The plan was not checked in {rest}, since onnxruntime cannot run it: {error}",
+    Code.TYPE_MISSES: lambda rest, limits, by: f"{rest} alone, with nothing quantized, misses {misses(limits, by)}",
+    Code.SEARCH_TYPE_ALONE: lambda why: (
+        f"{why}: no choice of layers can fix that, and the plan taken is one whose quantization meets the budget. Set "
+        '[engine] rest = "fp32" (or "bf16"), or keep the nodes with the largest error in fp32 with '
+        f"{pass_for(Role.KEEP)}."
+    ),
+    Code.SEARCH_RANGE: _ranges,
+    Code.SEARCH_FEW_SAMPLES: lambda positions, share, enough: (
+        f"{count(positions, 'decision')} are too few to judge the budget: even if none changes, {share:.1%} may change "
+        f"on other samples; provide samples for at least {enough}."
+    ),
+    Code.SEARCH_UNSAFE: _unsafe,
+    Code.SEARCH_ORDERING: lambda ops: (
+        f"The model sorts or selects ({joined(ops)}) and its outputs are compared entry by entry, so two close entries "
+        "that swap count as wrong; a metric of your own with labelled samples judges such a model better."
+    ),
+    Code.SEARCH_SUMMARY: lambda plans, share, dtype, kept: (
+        f"{count(plans, 'plan')} tried; {share:.0%} of the multiply-accumulates run in {dtype}, "
+        f"{count(kept, 'layer')} kept float."
+    ),
+    Code.SEARCH_MISSED: lambda limits, by: f"No plan tried meets the budget; the nearest misses {misses(limits, by)}.",
+    Code.SEARCH_NEAREST: "No plan tried meets the budget; the nearest one is taken.",
+    Code.SEARCH_SLOWER: _slower,
+    Code.SEARCH_ALL_FLOAT: _all_float,
+    Code.SEARCH_HELPER: _helper,
+    Code.SEARCH_HELPER_UNLIKE: lambda helper, float_db: (
+        f"{helper}: not applied, since it changes the float model, whose outputs keep only {db(float_db)} SQNR"
+    ),
+    Code.SEARCH_SECOND_TYPE: _second_type,
+    Code.STAYS: "stays {precision}",
+    Code.KEPT_FOR_TIME: (
+        "all layers in {precision} meet the accuracy budget, but the plan with this one float is faster"
+    ),
+    Code.KEPT_MISSES: "the accuracy budget is missed with it in {precision}",
+    Code.KEPT_ALONE_MISSES: _alone_misses,
+    Code.KEPT_TOGETHER_MISSES: _together_misses,
+}

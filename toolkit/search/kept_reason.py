@@ -1,0 +1,61 @@
+"""Why a search keeps a layer float: a finding that fits what it measured."""
+
+from __future__ import annotations
+
+from toolkit.base.profiles import Profiles
+from toolkit.contract.findings import Code, Finding
+from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.outcome import Outcome
+from toolkit.graph.model import Model
+from toolkit.graph.work import facts_at_opt, macs
+from toolkit.search.sensitivity import Sensitivity
+
+
+def work_shares(model: Model, profiles: Profiles) -> dict[str, float]:
+    """Each node's share of all multiply-accumulates at the opt shapes, 0 to 1; empty where a shape is not known."""
+    facts = facts_at_opt(model, profiles)
+    work = {node.name: macs(node, facts) for node in model.nodes}
+    total = sum(done or 0 for done in work.values())
+    if None in work.values() or not total:
+        return {}
+    return {name: (done or 0) / total for name, done in work.items()}
+
+
+def kept_reason(
+    name: str, precision: str, sensitivity: Sensitivity | None, budget: Budget, reference: Outcome, share: float | None
+) -> Finding:
+    """Why the plan keeps a layer float.
+
+    Args:
+        name: the layer's node.
+        precision: the type that the others are quantized to.
+        sensitivity: what the search measured of the layers; None where everything quantized met the budget at once.
+        budget: what the search kept.
+        reference: the float model's outcome.
+        share: the layer's share of all multiply-accumulates, 0 to 1; None where it is not known.
+    """
+    if sensitivity is None:
+        return Code.KEPT_FOR_TIME(precision=precision)
+    group = next((one for one in sensitivity.groups if one.name == name), None)
+    if group is None or group.alone is None:
+        return Code.KEPT_MISSES(precision=precision)
+    known = {
+        "precision": precision, "alone_db": group.alone.sqnr_db, "all_db": sensitivity.full.sqnr_db,
+        "without_db": group.without.sqnr_db if group.without is not None else None,
+    }  # fmt: skip
+    if _meets(budget, group.alone, reference):
+        return Code.KEPT_TOGETHER_MISSES(**known, share=share)
+    missed = budget.min_sqnr_db is not None and group.alone.sqnr_db < budget.min_sqnr_db + budget.margin
+    agreement = group.alone.agreement
+    low = budget.min_agreement is not None and agreement is not None and agreement < budget.min_agreement
+    return Code.KEPT_ALONE_MISSES(
+        **known, min_sqnr_db=budget.min_sqnr_db if missed else None, margin_db=budget.margin,
+        agreement=agreement if low else None, min_agreement=budget.min_agreement if low else None,
+    )  # fmt: skip
+
+
+def _meets(budget: Budget, outcome: Outcome, reference: Outcome) -> bool:
+    """Whether it is known to be within the budget: one of a metric cannot be judged where none was measured."""
+    if (budget.max_drop is not None or budget.min_value is not None) and outcome.metric is None:
+        return False
+    return not budget.lacks(outcome, reference)
