@@ -23,11 +23,6 @@ CIRCLES: list[set[str]] = []
 LONG: set[str] = set()
 """Files that are still too long. Nothing is added here."""
 
-NAMING_PASSES = {
-    "toolkit/placement/place.py", "toolkit/placement/quantized.py", "toolkit/run/new.py",
-}  # fmt: skip
-"""Files that still name a built-in pass. Nothing is added here."""
-
 
 @lru_cache
 def modules(*tops: str) -> dict[str, tuple[Path, ast.Module]]:
@@ -137,7 +132,7 @@ def test_the_toolkit_names_no_built_in_pass():
     found = []
     for name, (path, tree) in modules().items():
         place = path.relative_to(ROOT).as_posix()
-        if package(name) == "passes" or place in NAMING_PASSES:
+        if package(name) == "passes":
             continue
         found += [f"{place} imports {module}" for module, _ in imported(tree) if module.split(".")[0] == "passes"]
         owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

@@ -79,7 +79,7 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot]) -> None:
             text += f". Remedy: {sentence(cause.remedy)}."
             console.print(text, markup=False, soft_wrap=True)
     for note in found.notes:
-        console.print(plain_lines(note), markup=False, soft_wrap=True)
+        console.print(plain_lines(sentence(note)), markup=False, soft_wrap=True)
     console.print(f"Wrote {target}", markup=False, soft_wrap=True)
 
 
@@ -95,6 +95,7 @@ def bisect(
     """``qtool bisect``."""
     from toolkit.base.progress import Terminal
     from toolkit.cli.commands import emit, say
+    from toolkit.report.findings import sentence
     from toolkit.run.bisect import BisectLimits, Question, bisect_recipe
     from toolkit.run.quantizing import Samples
 
@@ -105,11 +106,12 @@ def bisect(
     if json:
         emit(found.to_json())
     elif not found.kept:
-        say("\n".join(["the check passes with every layer quantized", *found.notes]))
+        say("\n".join(["The check passes with every layer quantized.", *map(sentence, found.notes)]))
     else:
         names = "".join(f"  {name}\n" for name in found.kept)
-        notes = "".join(f"{note}\n" for note in found.notes)
-        said = f"with these {len(found.kept)} of {bisected.layers} layers float the check passes"
-        text = f"{said}, and without any one of them not:\n{names}{notes}"
-        say(f"{text}\nBefore the pass that quantizes, put:\n\n{found.fragment()}")
+        notes = "".join(f"{sentence(note)}\n" for note in found.notes)
+        needed = "every one of them is needed" if len(found.kept) > 1 else "it is needed"
+        these = f"these {len(found.kept)}" if len(found.kept) > 1 else "this one"
+        said = f"The check passes with {these} of {bisected.layers} layers in float; {needed}."
+        say(f"{said}\n{names}{notes}\nPut this before the pass that quantizes:\n\n{found.fragment()}")
     return 0

@@ -189,6 +189,10 @@ class Code(BaseCode):
     UNLIKE_PROFILES = "unlike profiles"
     OTHER_COLLECTION = "collection"
     # ---- the search for a plan
+    SENSITIVITY_ESTIMATED = "sensitivity-estimated"
+    SENSITIVITY_UNTRUSTED = "sensitivity-untrusted"
+    LATER_FLOATS = "later-floats"
+    LATER_FLOATS_UNKNOWN = "later-floats-unknown"
     SEARCH_DATA = "search-data"
     SEARCH_ON_EVALUATION = "search-on-evaluation"
     SEARCH_WITHOUT_LABELS = "search-without-labels"

@@ -13,7 +13,7 @@ from toolkit.base.errors import BackendError, DataError
 from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.report.findings import sentence
+from toolkit.contract.findings import Finding
 from toolkit.run.feeds import Feed, Tally, batch_limits, chunks, notes, own_rows, run_chunk, samples_of, split
 from toolkit.search.bisect import Answer
 
@@ -106,13 +106,13 @@ class EngineCheck:
                 ) from error
             return Answer(False, str(error))
 
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Finding]:
         """What became of the samples, where it was not what one would expect."""
         self._tally.mixed = sum(self._mixed.values())
         found = {feed.profile for chunk in self._chunks for feed in chunk}
         empty = [name for name in self.ready.job.profiles.names if name not in found]
         whole = self.ready.simulation.settings.samples is None
-        return [sentence(note) for note in notes(self._tally, self.ready.simulation.data, empty, whole)]
+        return notes(self._tally, self.ready.simulation.data, empty, whole)
 
     # ---------------------------------------------------------------- the engine
 

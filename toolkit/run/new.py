@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toolkit.base.text import count, toml_string
-from toolkit.contract.registry import named
+from toolkit.contract.registry import named, playing
 from toolkit.contract.roles import Role
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
@@ -55,23 +55,24 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
     lines += images.lines if images is not None else []
     transformer = ops["MatMul"] > 2 * ops["Conv"]
     lines.append(f'method = "{"mse" if transformer else "entropy"}"')
-    lines += ["", "[[pass]]", 'use = "fold_constants"']
+    lines += ["", "[[pass]]", _use(Role.FOLD)]
     lines += _strip(model)
     if ops["BatchNormalization"]:
-        lines += ["", "[[pass]]", 'use = "fold_batchnorm"']
+        lines += ["", "[[pass]]", _use(Role.FOLD_NORMALIZATION)]
     fragile = [op for op in FRAGILE if ops[op]]
     if fragile:
         listed = ", ".join(map(toml_string, fragile))
-        lines += ["", "[[pass]]", 'use = "keep_precision"', f"ops = [{listed}]", 'precision = "fp16"']
+        lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]", 'precision = "fp16"']
+    helpers = ", ".join(f'"{name}"' for name, _ in playing(Role.HELP))
     lines += [
         "",
         "# INT8 wherever the budget below allows it; layers that cost too much stay in float16.",
         "[[pass]]",
-        'use = "search_precision"',
-        'helpers = ["equalize", "smooth"]',
+        _use(Role.SEARCH),
+        f"helpers = [{helpers}]",
         "",
         "[[pass]]",
-        'use = "guard_fp16"',
+        _use(Role.GUARD),
     ]
     lines += ["", "[engine]", 'backend = "auto"', 'rest = "fp16"', "", "[evaluation]"]
     if test is not None:
@@ -98,6 +99,10 @@ def inputs_of(model: Path, data: Path | None, test: Path | None) -> dict[str, Pa
     return {what: path for what, path in found.items() if path is not None}
 
 
+def _use(role: Role) -> str:
+    return f'use = "{named(role)}"'
+
+
 def _budget(model: Model) -> str:
     return "budget = { min_agreement = 0.95 }" if _has_winners(model) else "budget = { min_sqnr_db = 20.0 }"
 
@@ -122,7 +127,7 @@ def _strip(model: Model) -> list[str]:
             f"# The model has {count(pairs, 'Q/DQ pair')}: made anew, so that results are compared with a float one.\n"
             "# keep_ranges = true keeps the scales of activations, as is right after quantization-aware training."
         )
-    return ["", why, "[[pass]]", f'use = "{named(Role.STRIP)}"']
+    return ["", why, "[[pass]]", _use(Role.STRIP)]
 
 
 def _unusable(model: Model) -> bool:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.errors import DataError, QtoolError, RecipeError
 from toolkit.base.precision import FLOATS, Precision
-from toolkit.base.text import count
-from toolkit.contract.findings import Code
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.run.checks import names_exist, opened
 from toolkit.run.context import context_for
@@ -63,7 +62,7 @@ class QuantizingRecipe:
     step: Quantizer
     later: list[Pass]
     simulation: Simulation
-    notes: list[str]
+    notes: list[Finding]
 
     @property
     def job(self) -> Job:
@@ -144,7 +143,7 @@ def _raise_without_gpu(job: Job) -> None:
         raise type(found)(found.what, where=found.where or "--on engine", remedy=remedy)
 
 
-def _left_float(step: Quantizer, later: list[Pass], model: Model, context: Context) -> list[str]:
+def _left_float(step: Quantizer, later: list[Pass], model: Model, context: Context) -> list[Finding]:
     """Ask for float for the layers whose pairs the passes behind the quantizing one take out again; a note on them."""
     if not later:
         return []
@@ -156,7 +155,7 @@ def _left_float(step: Quantizer, later: list[Pass], model: Model, context: Conte
         for one in later:
             one(trial, apart)
     except QtoolError as error:
-        return [f"what the passes behind {step.title()} keep float is not known: {error}"]
+        return [Code.LATER_FLOATS_UNKNOWN(quantizer=step.title(), error=str(error))]
     left = {}
     for node, _ in trial.walk():
         reads_pairs = any(maker.op == "DequantizeLinear" for tensor in node.inputs for maker in tensor.inputs)
@@ -165,9 +164,4 @@ def _left_float(step: Quantizer, later: list[Pass], model: Model, context: Conte
             left[node.name] = ask.precision if ask is not None and ask.precision in FLOATS else context.rest
     for name, precision in left.items():
         context.plan.ask(name, precision, Code.KEPT_LATER())
-    if not left:
-        return []
-    return [
-        f"{count(len(left), 'layer')} that {step.title()} quantizes and a later pass makes float again count as float; "
-        f"move that pass before {step.title()} to quantize what is left with that in mind"
-    ]
+    return [Code.LATER_FLOATS(layers=len(left), quantizer=step.title())] if left else []

@@ -16,6 +16,7 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.files import sha256_json
 from toolkit.base.log import Log
 from toolkit.base.progress import Progress, silent
+from toolkit.contract.findings import Finding
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
 
@@ -56,7 +57,7 @@ class Bisection:
     verdicts: list[CheckResult] = field(default_factory=list)
     checks: int = 0
     precision: str = "fp16"
-    notes: list[str] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
 
     def fragment(self) -> str:
         """Lines to paste into a recipe before insert_qdq; empty where nothing has to be kept."""
@@ -74,7 +75,7 @@ class Bisection:
             "kept": self.kept,
             "checks": self.checks,
             "verdicts": [{"kept": list(v.kept), "passed": v.passed, "reason": v.reason} for v in self.verdicts],
-            "notes": self.notes,
+            "notes": [note.to_json() for note in self.notes],
             "recipe": self.fragment(),
         }
 

@@ -15,6 +15,7 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.files import write_json
 from toolkit.base.log import Log
 from toolkit.base.progress import Progress
+from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.outcome import Outcome
 from toolkit.simulation.simulation import Simulation
 
@@ -80,7 +81,7 @@ class Sensitivity:
     inferences: float = 0.0
     reliability: float | None = None
     fingerprint: str = ""
-    notes: list[str] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
 
     @property
     def trusted(self) -> bool:
@@ -103,7 +104,7 @@ class Sensitivity:
             "samples": self.samples,
             "inferences": self.inferences,
             "fingerprint": self.fingerprint,
-            "notes": self.notes,
+            "notes": [note.to_json() for note in self.notes],
             "full": self.full.to_json(),
             "groups": [
                 {
@@ -129,8 +130,10 @@ class Sensitivity:
             GroupResult(g["name"], g["op"], *(Outcome.from_json(g[k]) if g[k] else None for k in ("alone", "without")))
             for g in content["groups"]
         ]
-        keep = ("method", "metric", "float_metric", "samples", "inferences", "reliability", "fingerprint", "notes")
-        return cls(groups=groups, full=Outcome.from_json(content["full"]), **{key: content[key] for key in keep})
+        keep = ("method", "metric", "float_metric", "samples", "inferences", "reliability", "fingerprint")
+        notes = [Finding.from_json(note) for note in content["notes"]]
+        full = Outcome.from_json(content["full"])
+        return cls(groups=groups, full=full, notes=notes, **{key: content[key] for key in keep})
 
     def save(self, path: Path) -> None:
         """Write the result whole or not at all."""
@@ -230,12 +233,9 @@ def fast(simulation: Simulation, *, log: Path | None = None, progress: Progress 
     found.method = "fast"
     found.inferences = (found.inferences + _START_INFERENCES) * used / total
     found.reliability = _reliability([g.alone.parts for g in found.groups if g.alone is not None])
-    found.notes.append(f"estimated on {used} of {total} samples")
+    found.notes.append(Code.SENSITIVITY_ESTIMATED(used=used, total=total))
     if not found.trusted:
-        found.notes.append(
-            f"NOT TO BE TRUSTED: the order of the layers differs between halves of the samples "
-            f"(reliability {found.reliability:.2f}, wanted {TRUSTED}); measure exactly, or give more samples"
-        )
+        found.notes.append(Code.SENSITIVITY_UNTRUSTED(reliability=found.reliability, least=TRUSTED))
     return found
 
 

@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import MODELS
 from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
 from toolkit.base.errors import QtoolError
+from toolkit.contract.findings import Code
 from toolkit.search.sensitivity import Sensitivity, exact, fast, spearman
 
 
@@ -68,7 +69,7 @@ def test_fast_agrees_and_says_when_it_cannot_be_trusted():
     assert spearman(*order) >= 0.9
     assert guess.trusted and guess.method == "fast"
     few = fast(simulation(chain(), feeds(1)))
-    assert not few.trusted and "NOT TO BE TRUSTED" in few.notes[-1]
+    assert not few.trusted and few.notes[-1].code is Code.SENSITIVITY_UNTRUSTED
 
 
 def test_unknown_mode():

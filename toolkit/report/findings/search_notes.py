@@ -122,6 +122,16 @@ def _without(all_db: float | str, without_db: float | str | None) -> str:
 
 
 SEARCH: Table = {
+    Code.SENSITIVITY_ESTIMATED: "Estimated on {used} of {total} samples.",
+    Code.SENSITIVITY_UNTRUSTED: (
+        "NOT TO BE TRUSTED: the order of the layers differs between halves of the samples (reliability "
+        "{reliability:.2f}, {least} needed); measure exactly, or provide more samples."
+    ),
+    Code.LATER_FLOATS: lambda layers, quantizer: (
+        f"{count(layers, 'layer')} that {quantizer} quantizes and a later pass makes float again "
+        f"{'counts' if layers == 1 else 'count'} as float; move that pass before {quantizer} to take them into account."
+    ),
+    Code.LATER_FLOATS_UNKNOWN: "What the passes after {quantizer} keep float is unknown: {error}",
     Code.SEARCH_DATA: lambda samples, data: f"The search decides on {count(samples, 'sample')} of {data}.",
     Code.SEARCH_ON_EVALUATION: (
         "The search decides on the evaluation data, as the recipe says, so the measured accuracy is not independent."
