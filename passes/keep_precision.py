@@ -26,7 +26,7 @@ class KeepPrecision(Pass):
     @model_validator(mode="after")
     def _chooses_something(self) -> KeepPrecision:
         if not (self.nodes or self.ops or self.between):
-            raise ValueError("it chooses no nodes: give nodes, ops or between")
+            raise ValueError("it selects no nodes: give nodes, ops or between")
         return self
 
     def reads_evaluation(self) -> bool:

@@ -48,7 +48,7 @@ def lower_weak(
     if lowered.opset > backend.max_opset():
         raise BackendError(
             f"the model uses opset {lowered.opset}; {backend.name} {backend.version()} "
-            f"takes {backend.max_opset()} at most",
+            f"supports {backend.max_opset()} at most",
             where=str(model.source or "the model"),
             remedy=f"export the model at opset {backend.max_opset()}, or use a newer TensorRT",
         )

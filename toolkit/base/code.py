@@ -34,7 +34,7 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
     except (SyntaxError, NameError) as error:
         raise RecipeError(
             f"the module '{module}' of the {kind} '{use}' has a fault: {type(error).__name__}: {error}",
-            remedy="mend the file",
+            remedy="fix the file",
         ) from error
     except ImportError as error:
         raise RecipeError(
@@ -44,7 +44,7 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
     except Exception as error:
         raise RecipeError(
             f"the module '{module}' of the {kind} '{use}' fails while it is imported: {type(error).__name__}: {error}",
-            remedy="mend the file; --debug shows where",
+            remedy="fix the file; --debug shows where",
         ) from error
     if not hasattr(loaded, name):
         raise RecipeError(f"the module '{module}' has no '{name}'", remedy=did_you_mean(name, _public(loaded)))

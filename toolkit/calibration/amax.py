@@ -89,7 +89,7 @@ def amax_by(method: str, histogram: Histogram, precision: Precision = Precision.
         except ValueError as error:
             raise RangesError(f"the percentile is '{own}'", remedy="write it as percentile:99.9") from error
     if name not in METHODS or own:
-        raise RangesError(f"no method is called '{method}'", remedy=did_you_mean(method, NAMES))
+        raise RangesError(f"there is no method '{method}'", remedy=did_you_mean(method, NAMES))
     return METHODS[name](histogram, precision)
 
 

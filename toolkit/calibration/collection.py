@@ -246,7 +246,7 @@ def _no_collection(path: Path) -> RangesError:
     arrays = [f"'{key}' {list(stored.shape)}" for key, stored in open_archive(path).items()]
     more = f" and {len(arrays) - _SHOWN} more" if len(arrays) > _SHOWN else ""
     return RangesError(
-        f"it is no collection of statistics but holds arrays, such as samples: {', '.join(arrays[:_SHOWN])}{more}",
+        f"it is not a collection of statistics; it holds arrays, such as samples: {', '.join(arrays[:_SHOWN])}{more}",
         where=str(path),
         remedy="samples go into [calibration] data; a collection is what qtool calibrate and qtool merge write",
     )

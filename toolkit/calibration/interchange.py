@@ -99,7 +99,7 @@ def cache_text(ranges: Ranges, algorithm: str = "EntropyCalibration2", version: 
         RangesError: an unknown algorithm, or a name or range that the format cannot hold.
     """
     if algorithm not in ALGORITHMS:
-        raise RangesError(f"no calibrator is called '{algorithm}'", remedy=did_you_mean(algorithm, ALGORITHMS))
+        raise RangesError(f"there is no calibrator '{algorithm}'", remedy=did_you_mean(algorithm, ALGORITHMS))
     if algorithm == ALGORITHMS[3]:
         numbers = ranges.made_from.get("cutoff", 1.0), ranges.made_from.get("quantile", 0.999)
         lines = ["0 " + " ".join(struct.pack(">d", float(number)).hex() for number in numbers)]
@@ -134,7 +134,7 @@ def write_ranges(
     """
     path = Path(path)
     if kind not in KINDS:
-        raise RangesError(f"no kind of file is called '{kind}'", remedy=did_you_mean(kind, KINDS))
+        raise RangesError(f"there is no kind of file '{kind}'", remedy=did_you_mean(kind, KINDS))
     if kind == "ranges":
         ranges.save(path)
     elif kind == "tensorrt":

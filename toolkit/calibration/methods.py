@@ -89,7 +89,7 @@ def make_ranges(
 def _methods(names: Sequence[str], method: str, by_pattern: Mapping[str, str]) -> dict[str, str]:
     for word in (method, *by_pattern.values()):
         if word.partition(":")[0] not in NAMES:
-            raise RangesError(f"no method is called '{word}'", remedy=did_you_mean(word, NAMES))
+            raise RangesError(f"there is no method '{word}'", remedy=did_you_mean(word, NAMES))
     chosen = dict.fromkeys(names, method)
     for pattern, own in by_pattern.items():
         hits = matching(pattern, chosen)

@@ -96,7 +96,7 @@ class Calibrator:
         for name, amax in self.manual.items():
             if name not in known:
                 raise RangesError(
-                    f"a range is set by hand for '{name}', which no tensor is called",
+                    f"a range is set by hand for '{name}', but no tensor has that name",
                     remedy=did_you_mean(name, known),
                     value=name,
                 )

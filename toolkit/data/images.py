@@ -124,7 +124,7 @@ class Images:
             raise self._fault(
                 "size",
                 unknown if given is None else f"is {given!r}, not [height, width]",
-                "give the size that the model wants, such as images = { size = [224, 224] }",
+                "give the size that the model expects, such as images = { size = [224, 224] }",
             )
         return sides[0], sides[1]
 

@@ -210,10 +210,10 @@ def _fit_dtype(array: Array, spec: InputSpec, place: str) -> Array:
         cast = array.astype(want)
         lost = (cast != array) & (array == array)
     else:
-        raise DataError(f"dtype is {have.name}, the model wants {want.name}", where=place, remedy=remedy)
+        raise DataError(f"dtype is {have.name}, the model expects {want.name}", where=place, remedy=remedy)
     if lost.any():
         raise DataError(
-            f"dtype is {have.name}, the model wants {want.name}, which cannot hold {array[lost].reshape(-1)[0]!r}",
+            f"dtype is {have.name}, the model expects {want.name}, which cannot hold {array[lost].reshape(-1)[0]!r}",
             where=place,
             remedy=remedy,
         )
@@ -345,7 +345,7 @@ class MaskPadder:
 
     def __init__(self, mask: str, specs: Mapping[str, InputSpec], profiles: Profiles) -> None:
         if mask not in specs:
-            raise DataError(f"the mask '{mask}' is no input of the model", remedy=did_you_mean(mask, specs))
+            raise DataError(f"the mask '{mask}' is not an input of the model", remedy=did_you_mean(mask, specs))
         self._mask, self._specs, self._profiles = mask, specs, profiles
         self._axes = [i for i, d in enumerate(specs[mask].dims or ()) if i and not isinstance(d, int)]
         if not self._axes:

@@ -114,7 +114,7 @@ def _theirs(where: str, doing: str) -> Iterator[None]:
     except Exception as error:
         raise DataError(
             f"{where} failed {doing}: {type(error).__name__}: {error}",
-            remedy="mend the code that gives the samples; --debug shows the line",
+            remedy="fix the code that yields the samples; --debug shows the line",
         ) from error
 
 
@@ -155,7 +155,9 @@ def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
     if getattr(source, "dataset", None) is not None and getattr(source, "batch_size", None) is not None:
         if type(getattr(source, "sampler", None)).__name__ == "RandomSampler":
             raise DataError(
-                "the loader shuffles: each reading would give other samples", where=where, remedy="set shuffle = False"
+                "the loader shuffles, so each pass over it yields other samples",
+                where=where,
+                remedy="set shuffle = False",
             )
         return lambda: _rows(source, where)
     if callable(source):

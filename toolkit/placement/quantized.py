@@ -44,7 +44,7 @@ def refuse_integer_operators(ops: Mapping[str, int], where: str) -> None:
         listed = ", ".join(f"{op} {number}" for op, number in found.items())
         kind = "QLinear*" if any(op.startswith("QLinear") for op in found) else "integer"
         raise ModelError(
-            f"this model is quantized with {kind} operators ({listed}), which TensorRT does not take",
+            f"this model is quantized with {kind} operators ({listed}), which TensorRT does not support",
             where=where,
             remedy="export the float model, or quantize it to Q/DQ pairs (onnxruntime: QuantFormat.QDQ)",
         )

@@ -86,7 +86,7 @@ class Recipe(Section):
         try:
             content = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise RecipeError(f"not TOML: {error}", where=place, remedy="mend the line named") from error
+            raise RecipeError(f"not TOML: {error}", where=place, remedy="fix that line") from error
         return cls._made(content, text, path)
 
     @classmethod

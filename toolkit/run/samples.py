@@ -81,6 +81,6 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
         raise DataError(
             f"the metric '{section.metric}' failed on the first sample: {type(error).__name__}: {error}",
             where=inputs.job.recipe.locate("evaluation", "metric"),
-            remedy="mend the metric, or the labels that it takes",
+            remedy="fix the metric, or the labels that it reads",
         ) from error
     return int(getattr(metric, "classes", 0))

@@ -119,9 +119,9 @@ def bisect(
     if not asker.surely(everything, "every layer float"):
         why = asker.verdicts[-1].reason
         raise QtoolError(
-            "the check fails even with every layer float" + (f": {why}" if why else ""),
-            remedy="the cause is not among the quantized layers: run the check on the float model; "
-            "of engines it may be the float type: see --precision and [engine] rest",
+            "the check fails even with every layer in float" + (f": {why}" if why else ""),
+            remedy="quantization is not the cause: run the check on the float model; "
+            "for engines the float type may be: see --precision and [engine] rest",
         )
     first = _first_that_pass([name for name in likely if name in everything], asker.ask)
     kept = _minimal(first or list(names), asker.ask)

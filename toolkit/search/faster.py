@@ -96,7 +96,7 @@ class Trials:
                 raise BackendError(
                     f"the latency of profile '{profile}' was not measured: {why}",
                     where=SETTING,
-                    remedy="see `qtool run` without only_if_faster: what its engine's measurement needs is missing",
+                    remedy="see `qtool run` without only_if_faster: something its measurement needs is missing",
                 )
         except BackendError as error:
             if bare:

@@ -68,7 +68,7 @@ def gpu_spec(name: str) -> GpuSpec:
     found = known_as(name)
     if found is None:
         raise RecipeError(
-            f"no datasheet figures are known of the GPU '{name}'", remedy=did_you_mean(name, GPUS), value=name
+            f"no datasheet figures are known for the GPU '{name}'", remedy=did_you_mean(name, GPUS), value=name
         )
     return found
 

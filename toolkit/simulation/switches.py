@@ -111,7 +111,7 @@ class Switches:
         """
         key = frozenset(kept)
         for name in sorted(key - self._known):
-            raise PassError(f"'{name}' is no quantizable layer", remedy=did_you_mean(name, self.names))
+            raise PassError(f"'{name}' is not a quantizable layer", remedy=did_you_mean(name, self.names))
         if key not in self._placements:
             if len(self._placements) >= _PLACEMENTS:
                 del self._placements[next(iter(self._placements))]

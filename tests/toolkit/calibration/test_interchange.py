@@ -118,7 +118,7 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
         cache_text(Ranges({"a": Range(1e300, "mse")}))
     with pytest.raises(RangesError, match=r"Did you mean 'EntropyCalibration'"):
         cache_text(ranges, "EntropyCalibration3")
-    with pytest.raises(RangesError, match=r"no kind of file is called 'cache'"):
+    with pytest.raises(RangesError, match=r"there is no kind of file 'cache'"):
         write_ranges(ranges, tmp_path / "r", "cache")
     assert not (tmp_path / "r").exists()
     assert math.isfinite(parse_cache(cache_text(Ranges({"a": Range(3e38, "mse")}))).amax("a"))

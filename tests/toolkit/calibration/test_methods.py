@@ -56,7 +56,7 @@ def test_methods_by_pattern() -> None:
     }  # fmt: skip
     with pytest.raises(RangesError, match=r"pattern 'cnv/in' matches no tensor.*Did you mean 'conv/in'"):
         make_ranges(collection(), by_pattern={"cnv/in": "mse"})
-    with pytest.raises(RangesError, match=r"no method is called 'entrpy'. Did you mean 'entropy'"):
+    with pytest.raises(RangesError, match=r"there is no method 'entrpy'. Did you mean 'entropy'"):
         make_ranges(collection(), "entrpy")
 
 

@@ -30,8 +30,8 @@ ARCHIVES: list[tuple[str, dict[str, Array], str]] = [
     ("nothing", {"label": np.zeros(4)}, "no values for input 'x'"),
     ("nan", {"x": one_bad(np.nan)}, r"sample 2, input 'x': the value at \[0, 1, 3\] is nan \(1 values"),
     ("inf", {"x": one_bad(-np.inf)}, r"sample 2, input 'x': the value at \[0, 1, 3\] is -inf"),
-    ("dtype", {"x": GOOD.astype(np.int32)}, "dtype is int32, the model wants float32. Save it as float32"),
-    ("overflow", {"x": one_bad(1).astype(np.float64) * 1e300}, "float64, the model wants float32, which cannot hold"),
+    ("dtype", {"x": GOOD.astype(np.int32)}, "dtype is int32, the model expects float32. Save it as float32"),
+    ("overflow", {"x": one_bad(1).astype(np.float64) * 1e300}, "float64, the model expects float32, which cannot hold"),
     ("rank", {"x": np.zeros((4, 3), np.float32)}, r"shape \[4, 3\] has rank 2, the model declares \['batch', 3"),
     ("dimension", {"x": np.zeros((4, 2, 5), np.float32)}, r"shape \[1, 2, 5\] has 2 in dimension 1"),
     ("empty", {"x": np.zeros((0, 3, 5), np.float32)}, "there are no samples"),
@@ -65,7 +65,7 @@ FEEDS: list[tuple[str, Callable[[], Model], Any, str]] = [
         "too large an integer",
         lambda: model("g (int32[n] x) => (int32[n] y) { y = Neg(x) }"),
         [{"x": np.array([1, 1 << 40])}],
-        "int64, the model wants int32, which cannot hold",
+        "int64, the model expects int32, which cannot hold",
     ),
     ("not iterable", chain, 3, "a int cannot be iterated"),
     ("no inputs", lambda: model("g () => (float[1] y) { y = Constant <value_floats=[1.0]> () }"), [], "has no inputs"),
@@ -101,7 +101,7 @@ def refused() -> Any:
 
 
 OF_OTHERS: list[tuple[str, Any, str]] = [
-    ("iterable", Loader(), "the iterable failed at sample 2: RuntimeError: disk gone. Mend the code"),
+    ("iterable", Loader(), "the iterable failed at sample 2: RuntimeError: disk gone. Fix the code"),
     ("class", Loader, "the iterable failed at sample 2: RuntimeError: disk gone"),
     ("iterator", lambda: iter(Loader()), "the iterable failed at sample 2: RuntimeError: disk gone"),
     ("function", refused, "the iterable failed when called: FileNotFoundError: samples.bin"),

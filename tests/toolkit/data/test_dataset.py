@@ -206,7 +206,7 @@ def test_a_mask_lets_unlike_lengths_share_a_batch() -> None:
         for row, index in enumerate(batch.indices):
             length = feeds[index]["ids"].shape[1]
             assert batch.inputs["mask"][row].tolist() == [1] * length + [0] * (batch.inputs["mask"].shape[1] - length)
-    with pytest.raises(DataError, match=r"no input of the model. Did you mean 'mask'"):
+    with pytest.raises(DataError, match=r"not an input of the model. Did you mean 'mask'"):
         CalibrationData.open(feeds, sentences(), profiles, mask="masks")
 
 

@@ -50,7 +50,7 @@ def test_flaky_checks_are_noticed():
 
 
 def test_a_check_that_fails_in_float_is_no_question_for_bisection():
-    with pytest.raises(QtoolError, match="every layer float"):
+    with pytest.raises(QtoolError, match="every layer in float"):
         bisect(NAMES, lambda kept: False)
 
 
