@@ -6,7 +6,7 @@ from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, joined, pass_for, quoted
+from toolkit.report.findings.words import db, joined, pass_for, percent, quoted
 
 _UNITS = {"max_ms": " ms", "min_sqnr_db": " dB", "sqnr_db": " dB", "variation_db": " dB"}
 _NOT_SET = {"sqnr_db": "the SQNR of any usable result", "variation_db": "the outputs' own variation between samples"}
@@ -42,10 +42,10 @@ def _ranges(method: str, tensors: tuple[str, ...], amax: tuple[float, ...], befo
 def _unsafe(positions: int, by_time: bool, dtype: str, safe_gain: float | None, gain: float) -> str:
     what = "of the float model's time" if by_time else f"of the multiply-accumulates in {dtype}"
     verb = "saves" if by_time else "keeps"
-    safe = "was not found" if safe_gain is None else f"{verb} only {safe_gain:.0%} {what}"
+    safe = "was not found" if safe_gain is None else f"{verb} only {percent(safe_gain, 0)} {what}"
     return (
         f"A plan that is safe for other samples, given only {count(positions, 'decision')}, {safe}. The plan taken "
-        f"meets the budget on these samples and {verb} {gain:.0%} {what}; provide more samples to confirm it."
+        f"meets the budget on these samples and {verb} {percent(gain, 0)} {what}; provide more samples to confirm it."
     )
 
 
@@ -53,7 +53,9 @@ def _slower(
     ms: float, float_ms: float, gpu: str, measured_share: float, rest: str, prefer: str, plans: int,
     other_ms: float | None = None, other_kept: int = 0,
 ) -> str:  # fmt: skip
-    how = f"{measured_share:.0%} of its time was measured" if measured_share else "from datasheet figures alone"
+    how = "from datasheet figures alone"
+    if measured_share:
+        how = f"{percent(measured_share, 0)} of its time was measured"
     text = (
         f"The chosen plan is predicted to be slower than the float model on the {gpu}: {ms:.4g} ms against "
         f"{float_ms:.4g} ms ({how})."
@@ -98,14 +100,14 @@ def _alone_misses(
     if min_sqnr_db is not None:
         words += f", below the required {min_sqnr_db:g} dB" + (f" plus {margin_db:g} dB margin" if margin_db else "")
     if agreement is not None and min_agreement is not None:
-        words += f" and {agreement:.1%} top-1 agreement where {min_agreement:.1%} is required"
+        words += f" and {percent(agreement)} top-1 agreement where {percent(min_agreement)} is required"
     return words + _without(all_db, without_db)
 
 
 def _together_misses(
     precision: str, alone_db: float | str, all_db: float | str, without_db: float | str | None, share: float | None
 ) -> str:
-    work = f", {share:.1%} of the multiply-accumulates," if share is not None else ""
+    work = f", {percent(share)} of the multiply-accumulates," if share is not None else ""
     return (
         f"all layers in {precision} together miss the accuracy budget ({db(all_db)} SQNR at the output); this one "
         f"alone leaves {db(alone_db)}, within the budget, and keeping it{work} is among the cheapest ways to meet it"
@@ -154,8 +156,8 @@ SEARCH: Table = {
     ),
     Code.SEARCH_RANGE: _ranges,
     Code.SEARCH_FEW_SAMPLES: lambda positions, share, enough: (
-        f"{count(positions, 'decision')} are too few to judge the budget: even if none changes, {share:.1%} may change "
-        f"on other samples; provide samples for at least {enough}."
+        f"{count(positions, 'decision')} are too few to judge the budget: even if none changes, {percent(share)} may "
+        f"change on other samples; provide samples for at least {enough}."
     ),
     Code.SEARCH_UNSAFE: _unsafe,
     Code.SEARCH_ORDERING: lambda ops: (
@@ -163,7 +165,7 @@ SEARCH: Table = {
         "that swap count as wrong; a metric of your own with labelled samples judges such a model better."
     ),
     Code.SEARCH_SUMMARY: lambda plans, share, dtype, kept: (
-        f"{count(plans, 'plan')} tried; {share:.0%} of the multiply-accumulates run in {dtype}, "
+        f"{count(plans, 'plan')} tried; {percent(share, 0)} of the multiply-accumulates run in {dtype}, "
         f"{count(kept, 'layer')} kept float."
     ),
     Code.SEARCH_MISSED: lambda limits, by: f"No plan tried meets the budget; the nearest misses {misses(limits, by)}.",

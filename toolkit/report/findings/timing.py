@@ -5,7 +5,7 @@ from __future__ import annotations
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import joined
+from toolkit.report.findings.words import joined, percent
 
 
 def _against(profiles: tuple[str, ...], ms: tuple[float, ...], without_ms: tuple[float, ...], other: str) -> str:
@@ -105,9 +105,9 @@ TIMING: Table = {
     Code.TIMES_FROM_REPORT: _from_report,
     Code.TIMES_PREDICTED: "Layer times are predicted, not measured: {why}",
     Code.TIMES_MEASURED: _measured,
-    Code.TIMES_SHARE: (
-        "{share:.0%} of the chosen plan's predicted time was measured; the rest is the roofline of the {gpu} times "
-        "{scale:.3g}."
+    Code.TIMES_SHARE: lambda share, gpu, scale: (
+        f"{percent(share, 0)} of the chosen plan's predicted time was measured; the rest is the roofline of the {gpu} "
+        f"times {scale:.3g}."
     ),
     Code.GPU_UNKNOWN: (
         "No datasheet figures are known for the {gpu}: what is not measured is predicted for the {predicted_for}."
