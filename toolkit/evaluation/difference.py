@@ -36,9 +36,9 @@ class OutputFigures(TensorError):
 
 @dataclass
 class Difference:
-    """How far a tensor is from its float original, gathered over batches.
+    """How far a tensor is from its float original, gathered over batches; sums are float64.
 
-    Sums are float64. SQNR = 10 log10(sum(reference^2) / sum((reference - value)^2)), in dB.
+    SQNR = 10 log10(sum(reference^2) / sum((reference - value)^2)), in dB.
     """
 
     signal: float = 0.0
@@ -48,11 +48,17 @@ class Difference:
     max_abs: float = 0.0
     broken: int = 0
     same: int = 0
-    winners: int = 0
+    positions: int = 0
     sums: dict[tuple[int, ...], tuple[int, Array]] = field(default_factory=dict)
 
-    def add(self, reference: Array, value: Array, winners: bool = False) -> None:
-        """Take in one batch of both tensors, of equal shape."""
+    def add(self, reference: Array, value: Array, classes: bool = False) -> None:
+        """Take in one batch of both tensors, of equal shape.
+
+        Args:
+            reference: the float tensor.
+            value: the other one.
+            classes: whether the last axis holds scores of classes, whose argmax is compared.
+        """
         a = np.asarray(reference, np.float32)
         b = np.asarray(value, np.float32)
         usable = np.isfinite(a)
@@ -71,12 +77,12 @@ class Difference:
         self.cross += _dot(flat_a, flat_b)
         self.power += _dot(flat_b, flat_b)
         self.max_abs = max(self.max_abs, float(np.abs(flat_d).max(initial=0.0)))
-        if winners:
-            self._winners(a, b)
+        if classes:
+            self._argmax(a, b)
 
     def merge(self, other: Difference) -> None:
         """Take in what another part of the samples showed."""
-        for name in ("signal", "noise", "cross", "power", "broken", "same", "winners"):
+        for name in ("signal", "noise", "cross", "power", "broken", "same", "positions"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.max_abs = max(self.max_abs, other.max_abs)
         for shape, (count, total) in other.sums.items():
@@ -84,32 +90,32 @@ class Difference:
             self.sums[shape] = mine + count, held + total
 
     def add_equal(self, reference: Array, value: Array) -> None:
-        """Take in one batch of tensors that are no floats: how many elements are equal, and how far the others are."""
+        """Take in one batch of integers and the like: how many elements are equal, and how far the others are apart."""
         self.same += int((reference == value).sum())
-        self.winners += reference.size
+        self.positions += reference.size
         if reference.dtype.kind in "iub" and reference.size:
             apart = np.abs(reference.astype(np.float64) - value.astype(np.float64))
             self.max_abs = max(self.max_abs, float(apart.max()))
-        elif self.same < self.winners:
+        elif self.same < self.positions:
             self.max_abs = 1.0
 
-    def lose(self, reference: Array, value: Array, winners: int = 0) -> None:
-        """Take in one batch of two shapes: all of the reference is lost, and all of the value is noise.
+    def lose(self, reference: Array, value: Array, positions: int = 0) -> None:
+        """Take in one batch of tensors of different shapes: all of the reference is lost, all of the value is noise.
 
         Args:
             reference: the float model's tensor.
             value: the other model's, of another shape.
-            winners: how many positions with a winner count as changed.
+            positions: how many positions count as having another argmax.
         """
         self.add(reference, np.zeros_like(reference))
         self.add(np.zeros_like(value), value)
-        self.winners += winners
+        self.positions += positions
 
-    def _winners(self, a: Array, b: Array) -> None:
-        """Count positions whose winner is the float model's."""
-        same = same_winners(a, b)
+    def _argmax(self, a: Array, b: Array) -> None:
+        """Count positions whose argmax is the float model's."""
+        same = same_argmax(a, b)
         self.same += int(same.sum())
-        self.winners += same.size
+        self.positions += same.size
 
     def follow(self, reference: Array) -> None:
         """Remember the mean of a batched output by shape, for ``variation_db``."""
@@ -128,14 +134,14 @@ class Difference:
 
     @property
     def steady(self) -> bool:
-        """Whether the float output hardly differs from sample to sample."""
+        """Whether the float output is the same for every sample."""
         count = sum(n for n, _ in self.sums.values())
         power = sum(float((total * total).sum()) / n for n, total in self.sums.values())
         return count >= _FEW_SAMPLES * max(len(self.sums), 1) and 0 < self.signal <= power * (1 + 1e-7)
 
     @property
     def varying(self) -> float | None:
-        """Share of the float output's power that differs from sample to sample; None where too few were seen."""
+        """Share of the float output's power that varies between samples; None where too few were seen."""
         steady = sum(float((total * total).sum()) / count for count, total in self.sums.values())
         samples = sum(count for count, _ in self.sums.values())
         if samples < _FEW_SAMPLES * len(self.sums) or not self.sums or self.signal <= 0:
@@ -145,7 +151,7 @@ class Difference:
 
     @property
     def variation_db(self) -> float | None:
-        """Power of what differs from sample to sample over the noise, in dB; None where too few samples were seen.
+        """Power of the variation between samples over the noise, in dB; None where too few samples were seen.
 
         A model that gives the same answer to every input can have a fine SQNR; here it has 0 dB or less.
         """
@@ -156,14 +162,17 @@ class Difference:
 
     @property
     def cosine(self) -> float | None:
-        """Cosine of the angle between both tensors, or None where one is zero."""
+        """Cosine similarity of both tensors; None where one is zero throughout."""
         norm = math.sqrt(self.signal) * math.sqrt(self.power)
         return self.cross / norm if norm > 0 else None
 
     @property
     def agreement(self) -> float | None:
-        """Share of positions with the same winner, or of equal elements; None where neither was compared."""
-        return self.same / self.winners if self.winners else None
+        """Top-1 agreement, the share of positions with the same argmax; None where nothing was compared.
+
+        Of integers and the like it is the share of equal elements.
+        """
+        return self.same / self.positions if self.positions else None
 
     @property
     def error(self) -> TensorError:
@@ -176,8 +185,13 @@ class Difference:
         return OutputFigures(error.sqnr_db, error.max_abs, self.cosine, self.agreement, self.variation_db)
 
 
-def same_winners(reference: Array, value: Array) -> Array:
-    """Where the best score on the last axis is the float model's too; a tie in the float scores counts as the same."""
+def same_argmax(reference: Array, value: Array) -> Array:
+    """Where the argmax over the last axis is the float model's, bool [...]; ties of the float scores count as the same.
+
+    Args:
+        reference: the float model's scores, float32 [..., classes].
+        value: the other model's, of the same shape.
+    """
     chosen = np.take_along_axis(reference, value.argmax(axis=-1)[..., None], axis=-1)[..., 0]
     best = reference.max(axis=-1)
     slack = 1e-6 * np.maximum(np.abs(best), 1e-30)

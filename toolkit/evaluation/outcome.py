@@ -1,4 +1,4 @@
-"""What one state of the simulation does to the model's outputs."""
+"""What quantizing does to a model's outputs: noise, agreement, divergence and the changes of argmax to expect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.evaluation.difference import Difference, same_winners
+from toolkit.evaluation.difference import Difference, same_argmax
 from toolkit.evaluation.outputs import is_float
 
 _FLIP_POSITIONS = 4_000
@@ -20,7 +20,7 @@ _MASKED = -1e9
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outputs of a state against those of the float model, over all samples.
+    """The outputs of a quantized model against those of the float model, over all samples.
 
     Attributes:
         noise: noise power over signal power of the worst output; infinite where NaN or infinity appeared. Of a model
@@ -28,15 +28,15 @@ class Outcome:
         cosine: cosine similarity of the worst output, or None.
         kl: mean Kullback-Leibler divergence KL(float || state) of the outputs' softmax, in nats; None where no output
             has classes.
-        agreement: share of positions with the float model's winner, or of equal elements where an output holds
-            integers and the like, of the worst output; None where no output has either.
-        flips: expected share of positions whose winner changes, see ``expected_flips``; None without classes.
+        agreement: top-1 agreement with the float model, or the share of equal elements where an output holds integers
+            and the like, of the worst output; None where no output has either.
+        flips: expected share of positions whose argmax changes, see ``expected_flips``; None without classes.
         metric: the user's metric, or None.
         positions: how many positions ``agreement`` and ``kl`` are from.
         parts: noise over signal of each batch, in order.
         agreement_error: standard error of ``agreement`` as the samples' own shares differ; None without ``agreement``.
-        variation_db: power of what differs from sample to sample over the noise, of the worst output, in dB; None
-            where nothing differs or too few samples were seen.
+        variation_db: power of the variation between samples over the noise, of the worst output, in dB; None where
+            nothing varies or too few samples were seen.
     """
 
     noise: float
@@ -91,7 +91,7 @@ class BatchOutcome:
         positions: how many there are.
         gaps: by output with classes, the float model's best score less its second, float32 [positions].
         errors: by output with classes, the variance of the scores' errors over the classes, float32 [positions].
-        shares: by output with classes or integers, the share of each sample's positions that keep their winner or
+        shares: by output with classes or integers, the share of each sample's positions that keep their argmax or
             value, float64 [batch].
     """
 
@@ -107,11 +107,11 @@ class BatchOutcome:
 def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes: Sequence[str]) -> BatchOutcome:
     """One batch of outputs against the float model's.
 
-    An output whose shape differs, as the number of detections may, is lost as a whole.
+    An output whose shape differs, as the number of detections may, counts as lost as a whole.
 
     Args:
         reference: the float model's outputs.
-        values: the outputs of the state.
+        values: the quantized model's outputs.
         classes: outputs whose last axis holds scores of classes.
     """
     part = BatchOutcome()
@@ -121,7 +121,7 @@ def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes
         if not is_float(wanted.dtype):
             part.discrete.add(name)
             if wanted.shape != found.shape:
-                difference.winners += max(wanted.size, found.size)
+                difference.positions += max(wanted.size, found.size)
                 continue
             difference.add_equal(wanted, found)
             _share(part, name, np.asarray(wanted == found))
@@ -145,7 +145,7 @@ def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array) -> None:
     best = np.partition(wanted, -2, axis=-1)[..., -2:]
     part.gaps[name] = (best[..., 1] - best[..., 0]).reshape(-1)
     part.errors[name] = (found - wanted).var(axis=-1, ddof=1).reshape(-1)
-    _share(part, name, same_winners(wanted, found))
+    _share(part, name, same_argmax(wanted, found))
 
 
 def _share(part: BatchOutcome, name: str, same: Array) -> None:
@@ -165,12 +165,12 @@ def _log_softmax(scores: Array) -> Array:
 
 
 def expected_flips(gaps: Array, errors: Array) -> float:
-    """The share of winners that errors like these change on average, whatever they happened to change here.
+    """The share of positions whose argmax errors like these change on average, whatever they happened to change here.
 
     With errors that are normal and independent between classes, the second class overtakes the first with the
     probability Phi(-gap / sqrt(2 variance)). Every position takes this with its own variance and, for as much again,
     with those of positions drawn evenly from all: where a few positions are quite wrong and the others right, as
-    behind a TopK that swaps two entries, only few draws are bad. The number of winners that really changed says little
+    behind a TopK that swaps two entries, only few draws are bad. How many really changed says little
     where there are a hundred samples: one that changed or not is a point; this estimate uses all of them.
 
     Args:
@@ -191,7 +191,7 @@ def _overtaken(gaps: Array, errors: Array) -> float:
 
 
 def varying_shares(references: Sequence[Mapping[str, Array]]) -> dict[str, float]:
-    """For each float output the share of its power that differs from sample to sample, where that can be said."""
+    """For each float output the share of its power that varies between samples, where enough samples were seen."""
     found: dict[str, Difference] = {}
     for outputs in references:
         for name, values in outputs.items():
@@ -206,7 +206,7 @@ def varying_shares(references: Sequence[Mapping[str, Array]]) -> dict[str, float
 def summed(
     parts: Sequence[BatchOutcome], metric: float | None = None, varying: Mapping[str, float] | None = None
 ) -> Outcome:
-    """All batches of one state, added in order; ``varying`` is what ``varying_shares`` says of the float model."""
+    """The outcome over all batches, added in order; ``varying`` is what ``varying_shares`` gives for the float one."""
     total: dict[str, Difference] = {}
     for part in parts:
         for name, one in part.differences.items():
@@ -250,7 +250,7 @@ def _agreement(total: Mapping[str, Difference], discrete: Collection[str]) -> tu
 
     Of equal shares that of the fewest scored positions proves least; integers may be no more than a shape.
     """
-    found = [(d.agreement, name in discrete, -d.winners if name in discrete else d.winners)
+    found = [(d.agreement, name in discrete, -d.positions if name in discrete else d.positions)
              for name, d in total.items() if d.agreement is not None]  # fmt: skip
     share, _, positions = min(found, default=(None, False, 0))
     return share, abs(positions)

@@ -1,4 +1,4 @@
-"""What to try next, read off the joined data: the most useful first, with a piece of recipe where one helps."""
+"""What to try next, by the joined data: the most useful first, with a piece of recipe where one helps."""
 
 from __future__ import annotations
 
@@ -33,10 +33,19 @@ def advice(
     device: DeviceInfo | None = None,
     passes: Sequence[PassInfo] = (),
 ) -> list[Advice]:
-    """What to try next, most useful first; an engine that does worse than the simulation counts, one that crashes not.
+    """What to try next, the most useful first.
 
-    Where a search measured the layers one by one (``searched``), its own advice says which to keep: error at the
-    layer is a poorer guide, and would name others.
+    Args:
+        layers: the report's layers.
+        accuracy: what the evaluation measured.
+        backend: what built the engine.
+        declined: what the passes declined.
+        ranges: the calibrated ranges.
+        searched: whether a search measured the layers one by one: its own advice says which to keep then, since the
+            error at the layer is a poorer guide.
+        device: the engine's run on the GPU: an engine that does worse than the simulation counts, one that crashes
+            does not.
+        passes: the recipe's passes.
     """
     result = verdict(accuracy, None if failure(device) is not None else device)
     found: list[Advice] = []
@@ -71,7 +80,7 @@ def advice(
 
 
 def as_good_as_float(accuracy: Accuracy | None) -> bool:
-    """Whether keeping more layers float could gain nothing that is worth its time."""
+    """Whether more float layers could gain nothing: no drop of the metric, or 40 dB of SQNR at every output."""
     if accuracy is None:
         return False
     if accuracy.drop is not None:
@@ -91,7 +100,7 @@ def quantizers(passes: Sequence[PassInfo]) -> set[str]:
 
 
 def _worth_quantizing(declined: Sequence[Declined], quantizing: set[str]) -> Mapping[str, list[Declined]]:
-    """What the passes that quantize declined though it could be quantized some day, by rule."""
+    """What the passes that quantize declined although it could be quantized, by rule."""
     by_rule: dict[str, list[Declined]] = defaultdict(list)
     for entry in declined:
         if entry.by in quantizing and entry.rule not in _SETTLED:

@@ -130,7 +130,7 @@ def figure_words(figure: Figure) -> tuple[str, str, str]:
 
 
 def side_words(side: NodeSide) -> str:
-    """What one run did with a node: asked, what runs, status."""
+    """What one run did with a node: requested precision, actual precision, status."""
     return f"{word(side.asked)} → {word(side.actual)}, {side.status}"
 
 

@@ -83,8 +83,8 @@ class RangesComparison:
             "<style>body{font:15px system-ui;margin:2em;max-width:70em}table{border-collapse:collapse}"
             "td,th{padding:.2em .8em;border-bottom:1px solid #ccc;text-align:right}td:first-child{text-align:left;"
             "font-family:monospace}rect{fill:#0072b2}</style>"
-            f"<h1>{second} over {first}</h1><p>{len(self.ratios)} tensors in both, largest difference first; the plot "
-            f"shows log2 of the ratio, up to {span:.2f} each way.</p>"
+            f"<h1>{second} over {first}</h1><p>{len(self.ratios)} tensors in both, the largest difference first; the "
+            f"plot shows log2 of the ratio of amax, up to {span:.2f} each way.</p>"
             f'<svg width="600" height="{len(shown) * height}" role="img"><line x1="300" x2="300" y1="0" '
             f'y2="{len(shown) * height}" stroke="#999"/>{"".join(bars)}</svg>'
             f"<table><tr><th>tensor<th>{first}<th>{second}<th>ratio</tr>{rows}</table><ul>{only}</ul></html>"

@@ -1,4 +1,4 @@
-"""What the run on the GPU says of the result: its verdict beside the simulation's."""
+"""What the engine's run on the GPU means for the verdict."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def on_device(device: DeviceInfo | None) -> Accuracy | None:
 
 
 def judged(device: DeviceInfo) -> list[tuple[str, Accuracy]]:
-    """Each profile's accuracy with its name, of profiles with samples enough to say that one is broken."""
+    """Each profile's name and accuracy, of profiles with enough samples to be called broken."""
     return [
         (name, one)
         for name, one in device.profiles.items()

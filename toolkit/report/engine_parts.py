@@ -1,4 +1,4 @@
-"""What the engine itself showed on the GPU: its numbers, and what its time goes into."""
+"""What was measured of the engine on the GPU: its accuracy, its latency, and where its time goes."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Latencies(Part):
 
     ours_ms: float
     other_ms: float
-    ratio: float = Field(description="ours over the other's: above 1 is slower")
-    noise: float = Field(0.02, description="shares of the other's time up to which a difference counts as none")
+    ratio: float = Field(description="this engine's latency over the other's: above 1 is slower")
+    noise: float = Field(0.02, description="share of the other's latency up to which a difference counts as none")
     turns: int = Field(0, description="how often both were measured in turn; 0: each once, after its build")
     paid: Paid
 
@@ -89,7 +89,7 @@ class PayoffGroup(Part):
 
 
 class Payoff(Part):
-    """This engine beside one of the unquantized model.
+    """This engine against one of the unquantized model.
 
     ``groups`` are those with a time in either engine, the greatest cost first. ``rest`` is the time of layers that
     belong to no node; groups and rest add up to the time of all layers of each engine.

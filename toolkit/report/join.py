@@ -1,4 +1,4 @@
-"""Joining what was asked, what the engine runs, what it costs and why: one report."""
+"""One report, joined from what was requested, what the engine runs, what it costs and why."""
 
 from __future__ import annotations
 

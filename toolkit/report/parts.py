@@ -18,7 +18,7 @@ def _finite_or_none(value: Any) -> Any:
 
 
 ROUNDING = 1e-12
-"""What a metric's drop may be over its budget, as the difference of two shares."""
+"""By how much a drop may exceed its budget: the rounding of a difference of two shares."""
 
 Finite = Annotated[float | None, BeforeValidator(_finite_or_none)]
 """A float, or null where it would be NaN or infinite."""
@@ -31,7 +31,12 @@ class Part(BaseModel):
 
 
 class Measured(Part):
-    """A tensor against the float model's; see the module's words on nulls."""
+    """A tensor against the float model's.
+
+    Attributes:
+        sqnr_db: SQNR in dB; None where the tensors are identical, not comparable, or the float one is zero throughout.
+        max_abs: largest absolute difference; None where NaN or infinity was met.
+    """
 
     sqnr_db: Finite = None
     max_abs: Finite = None
@@ -67,7 +72,7 @@ class OutputError(Measured):
 
 
 class Accuracy(Part):
-    """The model before and after. ``drop`` is positive where the quantized model is worse, in the metric's units."""
+    """The quantized model against the float model; ``drop`` is positive where it is worse, in the metric's units."""
 
     metric: str | None = None
     before: Finite = Field(default=None, alias="float")
@@ -79,7 +84,7 @@ class Accuracy(Part):
     outputs: dict[str, OutputError] = Field(default_factory=dict)
     source: str = Field(default="", description="what ran the quantized model: onnxruntime or the engine")
     held_out: bool = Field(default=True, description="whether the samples took no part in calibration")
-    misses: list[str] = Field(default_factory=list, description="each target that was missed, in words")
+    misses: list[str] = Field(default_factory=list, description="each target that was missed, as a clause")
     notes: list[str] = Field(default_factory=list)
 
     @property
@@ -91,12 +96,12 @@ class Accuracy(Part):
 
     @property
     def rising(self) -> bool:
-        """Whether more of the metric is better, as the drop's sign says."""
+        """Whether a larger metric is better, as the drop's sign says."""
         if self.before is None or self.quantized is None or self.drop is None:
             return True
         return self.drop * (self.before - self.quantized) >= 0
 
     @property
     def in_points(self) -> bool:
-        """Whether the metric is a share, whose changes people state in percentage points."""
+        """Whether the metric is a share, whose changes are stated in percentage points."""
         return self.rising and all(value is not None and abs(value) <= 1 for value in (self.before, self.quantized))

@@ -1,4 +1,4 @@
-"""Whether quantizing paid: this engine's time beside that of the unquantized model, group by group, and why not.
+"""Whether quantizing paid: this engine's time against the unquantized model's, group by group, and why not.
 
 Time is known by engine layer, and the layers of two engines are not the same: one kernel runs several nodes, and which
 ones differs. So layers of both engines are joined wherever they run a node in common, and a group is what cannot be
@@ -280,5 +280,5 @@ def _why(wanted: Sequence[LayerInfo], worst: GroupTime, tactics: Sequence[str]) 
 
 
 def unpaid(payoff: Payoff) -> list[PayoffGroup]:
-    """The groups that quantizing made slower, the dearest first."""
+    """The groups that quantizing made slower, the costliest first."""
     return [group for group in payoff.groups if group.paid == "slower"]

@@ -36,7 +36,7 @@ def profiles_of(payoff: Payoff) -> list[str]:
 
 
 def group_rows(payoff: Payoff, profile: str) -> list[GroupRow]:
-    """The groups that gain or cost most, the dearest first, then all others as one, then what belongs to no group."""
+    """The groups that gain or cost most, the costliest first, then all others as one, then layers of no node."""
     here = [(group, group.times[profile]) for group in payoff.groups if profile in group.times]
     shown = sorted(here, key=lambda item: -abs(item[1].gain_ms))[:_MOST_ROWS]
     kept = {id(group) for group, _ in shown}

@@ -156,7 +156,7 @@ class Asked(Part):
 
 
 class OpenedValues(Part):
-    """What an opened tensor held when the opened engine was run: which form of the model it was computed by.
+    """The values of a tensor inside an opaque block, from the engine in which it was marked: quantized, or in float.
 
     Both forms, with the Q/DQ pairs and in float, are computed from the engine's own values at the tensors before it.
     """
@@ -172,9 +172,9 @@ class OpenedValues(Part):
 
 
 class OpenedInfo(Part):
-    """What an opaque node ran in where its block's inner tensors were marked: what it can run in, not surely what it
-    runs in, since marked tensors break fusions. By source ``values`` it is weaker still: the values show the rounding
-    of that precision, which a float kernel between separate Q and DQ kernels would give too.
+    """What an opaque node ran in where its block's inner tensors were marked: what it can run in, not necessarily
+    what it runs in, since marked tensors break fusions. By source ``values`` it is weaker still: the values show the
+    rounding of that precision, which a float kernel between separate Q and DQ kernels would give too.
     """
 
     precision: Precision | None = None
@@ -271,7 +271,7 @@ class StepInfo(Part):
 
 
 class Report(Part):
-    """The joined result: for every ONNX node asked, actual, status, reason, error and time."""
+    """The joined result: for every ONNX node the requested and the actual precision, status, reason, error and time."""
 
     schema_id: Literal["qtool-report-1"] = Field(default="qtool-report-1", alias="schema")
     tool: Tool

@@ -20,7 +20,7 @@ _LATE = {"max_ms"}
 
 
 def rest_alone(journal: Journal) -> Finding | None:
-    """What the search noted where the type of the float layers misses the budget with nothing quantized; else None."""
+    """The search's note that the float layers' type alone misses the budget, with nothing quantized; else None."""
     found = next((e.why.values["why"] for e in journal.of("noted") if e.why.code is Code.SEARCH_TYPE_ALONE), None)
     return found if isinstance(found, Finding) else None
 
@@ -33,12 +33,12 @@ def search_advice(
     alone: Finding | None = None,
     passes: Sequence[PassInfo] = (),
 ) -> list[Advice]:
-    """What the search's own numbers say to try next.
+    """What to try next by what the search measured, the most useful first.
 
     Args:
         info: the search.
         result: the run's verdict.
-        blamed: the layers where the error comes in by their local error; named where they are others.
+        blamed: the layers with the largest error of their own; named where they are others.
         accuracy: what the evaluation measured.
         alone: what ``rest_alone`` gives.
         passes: the recipe's passes: helper passes that its search tries already are not advised.

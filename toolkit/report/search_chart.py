@@ -1,4 +1,4 @@
-"""The geometry of the search's picture: accuracy against predicted time, one dot a plan. The template only draws."""
+"""The geometry of the search's chart: accuracy against predicted time, one dot per plan. The template only draws."""
 
 from __future__ import annotations
 

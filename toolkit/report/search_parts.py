@@ -1,4 +1,4 @@
-"""What the report holds of the precision search: its plans, the layers' measured harm, and the weak spots explained."""
+"""The precision search in the report: its plans, what each layer costs at the output, and the weak spots explained."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class PlanPoint(Part):
     noise: Finite = Field(default=None, description="noise power over signal power of the worst output")
     sqnr_db: Finite = None
     metric: Finite = None
-    agreement: Finite = Field(default=None, description="share of positions with the float model's winner")
+    agreement: Finite = Field(default=None, description="top-1 agreement with the float model")
     quantized_share: float = Field(description="of multiply-accumulates, 0 to 1")
-    kept: int = Field(description="how many quantizable layers stay float")
+    kept: int = Field(description="how many quantizable layers stay in float")
     names: list[str] = Field(default_factory=list, description="those, of the chosen plan and of the front's")
     meets: bool = Field(description="whether it meets the budget")
     lacks: dict[str, Finite] = Field(
@@ -30,18 +30,18 @@ class PlanPoint(Part):
 
 
 class LayerHarm(Part):
-    """What the search measured of one layer at the model's output."""
+    """What quantizing one layer costs at the model's output, as the search measured it."""
 
     node: str
     op: str
     alone_db: Finite = Field(default=None, description="SQNR of the output with this layer alone quantized")
     without_db: Finite = Field(default=None, description="SQNR of the output with all but this layer quantized")
-    share: float = Field(description="of the harm of all layers, 0 to 1")
-    kept: bool = Field(description="whether the chosen plan keeps it float")
+    share: float = Field(description="of the loss of all layers, 0 to 1")
+    kept: bool = Field(description="whether the chosen plan keeps it in float")
 
 
 class SearchInfo(Part):
-    """The search for the cheapest plan within the budget; times are predictions unless ``measured_share`` says more."""
+    """The search for the cheapest plan within the budget; times are predicted but for ``measured_share`` of them."""
 
     precision: Precision
     rest: Precision
@@ -58,7 +58,7 @@ class SearchInfo(Part):
     float_ms: float = Field(description="predicted time of the float model")
     measured_share: float = Field(default=0.0, description="share of the chosen plan's time that was measured, 0 to 1")
     plans: list[PlanPoint]
-    layers: list[LayerHarm] = Field(default_factory=list, description="the most harmful first, where measured")
+    layers: list[LayerHarm] = Field(default_factory=list, description="the costliest first, where measured")
     warnings: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
@@ -86,13 +86,15 @@ class CauseInfo(Part):
 class WeakSpotInfo(Part):
     """One of the worst layers, explained.
 
-    ``source`` says how it was found: ``search`` measured its harm at the output; ``ranges`` read the causes off
-    calibration and weights, for the layers where the error comes in.
+    ``source`` says how it was found: ``search``, by what it costs at the output; ``ranges``, by calibration and
+    weights, for the layers where the error arises.
     """
 
     node: str
     op: str = ""
-    share: float | None = Field(default=None, description="of the harm of all layers, where a search measured it")
-    kept: bool = Field(default=False, description="whether it stays float")
+    share: float | None = Field(
+        default=None, description="of the loss of all layers, where a search measured it"
+    )
+    kept: bool = Field(default=False, description="whether it stays in float")
     source: Literal["search", "ranges"]
     causes: list[CauseInfo]

@@ -1,4 +1,4 @@
-"""What to say of the engine's speed: beside the unquantized model's, and what to try where quantizing did not pay."""
+"""The engine's speed against the unquantized model's, and what to try where quantizing did not pay."""
 
 from __future__ import annotations
 

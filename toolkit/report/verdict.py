@@ -1,4 +1,4 @@
-"""The verdict, the layers that are to blame, and the warnings: all read off the joined data."""
+"""The verdict, the layers that are to blame, and the warnings, by the joined data."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _simulated(accuracy: Accuracy | None) -> Verdict:
 
 
 def breakage(accuracy: Accuracy) -> Finding | None:
-    """What is plainly broken; None where nothing is."""
+    """What is broken in an accuracy that no budget allows; None where nothing is."""
     for name, output in accuracy.outputs.items():
         if output.incomparable:
             return ReportCode.OUTPUT_NOT_FINITE(output=name)
@@ -128,7 +128,7 @@ def quantized_count(layers: Iterable[LayerInfo]) -> QuantizedCount:
 
 
 def culprits(layers: Iterable[LayerInfo], most: int = 5) -> list[LayerInfo]:
-    """Where the error comes in: layers at least 3 dB worse than their inputs, those that add most noise first.
+    """Where the error arises: layers at least 3 dB worse than their inputs, those that add most noise first.
 
     A layer that was asked quantized counts even where its engine computes it in float: its pairs still round.
 

@@ -1,4 +1,4 @@
-"""Why the layers are bad at which a run's error comes in, read off its ranges and weights: no inference is needed."""
+"""Why the layers where a run's error arises lose accuracy, by their ranges and weights alone: nothing is run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from toolkit.search.helpers import Helpers
 def weak_spots_from_ranges(
     blamed: Sequence[LayerInfo], layers: Sequence[LayerInfo], model: Model, ranges: Ranges | None
 ) -> list[WeakSpotInfo]:
-    """What is wrong with the quantized tensors of some layers; layers of which nothing is known are left out.
+    """Why some layers lose accuracy; layers of which nothing is known are left out.
 
     Args:
         blamed: the layers to explain, the worst first.
@@ -68,9 +68,9 @@ def weak_spots_from_ranges(
 
 
 def blame_data(spots: Sequence[WeakSpotInfo], model: Model, unlike: Sequence[Beyond]) -> list[WeakSpotInfo]:
-    """The weak spots with clipping on unlike data as the first cause of those that it explains.
+    """The weak spots with clipping on unlike data as the first cause, where that explains them.
 
-    Where a spot was read off the ranges, its rounding is left out then: it holds for calibration's samples alone.
+    Where a spot was judged by its ranges, its rounding is left out then: it holds for calibration's samples alone.
 
     Args:
         spots: the weak spots, however they were found.
@@ -109,7 +109,7 @@ class _Reader:
         self.helpers = Helpers(model)
 
     def causes(self, layer: LayerInfo, share: float) -> list[Cause]:
-        """Why a layer is bad, the plainest first."""
+        """Why a layer loses accuracy, the plainest cause first."""
         node = self.nodes.get(layer.node)
         precision = quantized_type(layer)
         if node is None or precision is None:

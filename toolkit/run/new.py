@@ -104,10 +104,10 @@ def _use(role: Role) -> str:
 
 
 def _budget(model: Model) -> str:
-    return "budget = { min_agreement = 0.95 }" if _has_winners(model) else "budget = { min_sqnr_db = 20.0 }"
+    return "budget = { min_agreement = 0.95 }" if _has_classes(model) else "budget = { min_sqnr_db = 20.0 }"
 
 
-def _has_winners(model: Model) -> bool:
+def _has_classes(model: Model) -> bool:
     """Whether agreement can be judged: an output has scores of classes, or all outputs are integers."""
     from toolkit.evaluation.outputs import class_like, discrete_outputs
 

@@ -42,15 +42,15 @@ def budget_for(
         limits = {key: getattr(section, key, None) for key in (*own, "min_value")}
     settings = simulation.settings
     only_integers = len(simulation.discrete) == len(simulation.outputs)
-    winners = bool(simulation.classes) or only_integers
+    classes = bool(simulation.classes) or only_integers
     if settings.metric is None:
         drop = limits.pop("max_drop", None)
         limits.pop("min_value", None)
-        # a sample whose winner stays cannot lose accuracy: agreement bounds the drop
-        if drop is not None and winners and limits.get("min_agreement") is None:
+        # a sample whose argmax stays cannot lose accuracy: agreement bounds the drop
+        if drop is not None and classes and limits.get("min_agreement") is None:
             limits["min_agreement"] = 1.0 - drop
     if not any(value is not None for value in limits.values()):
-        kind = "max_drop" if settings.metric else "min_agreement" if winners else "min_sqnr_db"
+        kind = "max_drop" if settings.metric else "min_agreement" if classes else "min_sqnr_db"
         limits[kind] = _DEFAULTS[kind]
         journal.noted(Code.SEARCH_BUDGET(limit=kind, value=limits[kind]))
     if limits.get("min_sqnr_db") is not None and only_integers:

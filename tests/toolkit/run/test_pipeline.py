@@ -445,15 +445,15 @@ def test_engines_to_compare_with_are_built_from_the_plain_model(place, monkeypat
     assert not list((place / "out" / ".qtool").glob("compare_*"))
 
 
-def test_an_engine_that_ignores_its_input_is_broken_however_its_winners_agree(place):
-    """Images far from 0, quantized so coarsely that all look alike: the winners agree, since there is only one."""
+def test_an_engine_that_ignores_its_input_is_broken_however_its_argmax_agrees(place):
+    """Images far from 0, quantized so coarsely that all look alike: the argmax agrees, since there is only one."""
     from toolkit.evaluation.difference import Difference
 
     rng = np.random.default_rng(0)
     reference = np.float32([5.0, 1.0, 1.0]) + 0.05 * rng.standard_normal((64, 3)).astype(np.float32)
     constant = np.broadcast_to(reference.mean(axis=0) * 0.98, reference.shape)
     found = Difference()
-    found.add(reference, constant, winners=True)
+    found.add(reference, constant, classes=True)
     found.follow(reference)
     assert found.agreement == 1.0 and found.sqnr_db > 20
     assert found.variation_db < 0
