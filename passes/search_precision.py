@@ -73,9 +73,7 @@ class SearchPrecision(InsertQDQ):
     role = Role.SEARCH
     max_drop: float | None = Field(None, ge=0, description="largest drop of the metric; default: [evaluation] budget")
     min_sqnr_db: float | None = Field(None, description="smallest SQNR of the outputs; default: [evaluation] budget")
-    min_agreement: float | None = Field(
-        None, ge=0, le=1, description="smallest top-1 agreement with the float model"
-    )
+    min_agreement: float | None = Field(None, ge=0, le=1, description="smallest top-1 agreement with the float model")
     margin: float = Field(1.0, ge=0, description="safety against other samples: dB of SQNR, standard errors of shares")
     max_ms: float | None = Field(None, gt=0, description="largest predicted latency in milliseconds")
     keep: Literal["fp16", "bf16", "fp32"] | None = Field(None, description="precision of kept layers; default: rest")

@@ -66,7 +66,7 @@ def main() -> None:
     """Measure and print a table."""
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     backend, reason = choose("tensorrt")
-    print(reason)
+    print(sentence(reason))
     results: dict[str, object] = {}
     for name in sys.argv[3:] or ["resnet50", "mobilenet_v2", "unet", "bert"]:
         path = folder / f"{name}.onnx"

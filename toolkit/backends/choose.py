@@ -7,16 +7,18 @@ from functools import cache
 from typing import Any
 
 from toolkit.backends.base import Backend
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.none import NoBackend
 from toolkit.backends.process import run_job
 from toolkit.base.errors import BackendError, RecipeError, did_you_mean
 from toolkit.base.gpu import find_gpu
+from toolkit.contract.findings import Finding
 
 NAMES = ("auto", "tensorrt", "tensorrt_rtx", "none")
 _INSTALL = {"tensorrt": "run 'pip install qtool[tensorrt]'", "tensorrt_rtx": "run 'pip install qtool[rtx]'"}
 
 
-def choose(name: str = "auto") -> tuple[Backend, str]:
+def choose(name: str = "auto") -> tuple[Backend, Finding]:
     """The backend of that name and why it was taken.
 
     ``auto`` takes tensorrt where it loads and a GPU is here, else tensorrt_rtx where it loads, else none; the reason
@@ -29,21 +31,22 @@ def choose(name: str = "auto") -> tuple[Backend, str]:
     if name not in NAMES:
         raise RecipeError(f"no backend is called '{name}'", where="[engine] backend", remedy=did_you_mean(name, NAMES))
     if name == "none":
-        return NoBackend(), "requested: the run stops at the ONNX model"
+        return NoBackend(), EngineCode.NO_BACKEND_REQUESTED()
     refusals: list[BackendError] = []
     for candidate in (name,) if name != "auto" else ("tensorrt", "tensorrt_rtx"):
         features, refusal = usable(candidate)
         if features is not None:
             chosen = _make(candidate, features)
-            why = "requested" if name != "auto" else f"{candidate} {features['version']} loads" + (
-                f" and the GPU is {gpu.name}" if candidate == "tensorrt" and (gpu := find_gpu()) else ""
-            )  # fmt: skip
-            return chosen, "; ".join([why, *(error.what for error in refusals)])
+            if name != "auto":
+                return chosen, EngineCode.BACKEND_REQUESTED()
+            gpu = find_gpu() if candidate == "tensorrt" else None
+            refused = tuple(error.what for error in refusals)
+            return chosen, EngineCode.BACKEND_CHOSEN(gpu=gpu.name if gpu is not None else None, refused=refused)
         if refusal is not None:
             refusals.append(refusal)
     if name != "auto":
         raise BackendError(refusals[0].what, where=f'[engine] backend = "{name}"', remedy=refusals[0].remedy)
-    return NoBackend(), "; ".join(["nothing can build an engine here", *(error.what for error in refusals)])
+    return NoBackend(), EngineCode.NO_BACKEND_USABLE(refused=tuple(error.what for error in refusals))
 
 
 @cache

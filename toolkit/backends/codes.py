@@ -1,4 +1,4 @@
-"""What attribution has to say of a node: what it runs in, and why not in what was asked."""
+"""What the backends have to say: which one is taken, for which GPUs it builds, and what a node runs in and why."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ from toolkit.contract.findings import BaseCode
 
 
 class EngineCode(BaseCode):
-    """What attribution has to say of a node: what it runs in, and why not in what was asked."""
+    """What the backends have to say: which one is taken, for which GPUs it builds, and what a node runs in and why."""
 
+    BACKEND_REQUESTED = "engine-backend-requested"
+    NO_BACKEND_REQUESTED = "engine-no-backend-requested"
+    BACKEND_CHOSEN = "engine-backend-chosen"
+    NO_BACKEND_USABLE = "engine-no-backend-usable"
+    CAPABILITY_REQUESTED = "engine-capability-requested"
+    CAPABILITY_COMPATIBLE = "engine-capability-compatible"
+    CAPABILITY_OF_GPU = "engine-capability-of-gpu"
+    CAPABILITY_DEFAULT = "engine-capability-default"
+    CAPABILITY_UNSUPPORTED = "engine-capability-unsupported"
     NO_QUANTIZED_KERNEL = "engine-no-quantized-kernel"
     NO_INPUT_QUANTIZED = "engine-no-input-quantized"
     ONLY_WEIGHTS_QUANTIZED = "engine-only-weights-quantized"

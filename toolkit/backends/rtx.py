@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.backends.base import EngineSettings, Extras, LogLine, Typing
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Build
 from toolkit.backends.network import network_layers
 from toolkit.backends.process import run_job
@@ -17,6 +18,7 @@ from toolkit.base.errors import BackendError
 from toolkit.base.gpu import find_gpu
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
+from toolkit.contract.findings import Finding
 
 DEFAULT_CAPABILITY = "8.9"
 AMPERE_ON = ("8.0", "8.6", "8.9", "12.0", "12.1")
@@ -98,7 +100,7 @@ class RtxBackend:
             "typing": typing,
             "profiles": profiles.names,
             "compute_capabilities": capabilities,
-            "compute_capabilities_reason": why,
+            "compute_capabilities_reason": why.to_json(),
         }
         with tempfile.TemporaryDirectory(prefix="qtool-rtx-") as folder:
             engine_path = Path(folder) / "model.engine"
@@ -135,20 +137,19 @@ class RtxBackend:
         )
 
 
-def target_capabilities(settings: EngineSettings) -> tuple[list[str], str]:
+def target_capabilities(settings: EngineSettings) -> tuple[list[str], Finding]:
     """The compute capabilities to build for, and why these."""
     if settings.compute_capabilities:
-        return list(settings.compute_capabilities), "asked for in the recipe"
+        return list(settings.compute_capabilities), EngineCode.CAPABILITY_REQUESTED()
     if settings.hardware_compatible:
-        return list(AMPERE_ON), "hardware_compatible: every GPU from Ampere on"
+        return list(AMPERE_ON), EngineCode.CAPABILITY_COMPATIBLE()
     gpu = find_gpu()
     if gpu is None:
-        return [DEFAULT_CAPABILITY], f"no GPU here and none asked for: {DEFAULT_CAPABILITY} (Ada) is the default"
+        return [DEFAULT_CAPABILITY], EngineCode.CAPABILITY_DEFAULT(capability=DEFAULT_CAPABILITY)
     if gpu.compute_capability in _SUPPORTED:
-        return [gpu.compute_capability], f"this machine's {gpu.name}"
-    return [DEFAULT_CAPABILITY], (
-        f"TensorRT-RTX has no engines for this machine's {gpu.name} ({gpu.compute_capability}): "
-        f"{DEFAULT_CAPABILITY} (Ada) is the default, and the engine will not run here"
+        return [gpu.compute_capability], EngineCode.CAPABILITY_OF_GPU(gpu=gpu.name)
+    return [DEFAULT_CAPABILITY], EngineCode.CAPABILITY_UNSUPPORTED(
+        capability=DEFAULT_CAPABILITY, gpu=gpu.name, gpu_capability=gpu.compute_capability
     )
 
 

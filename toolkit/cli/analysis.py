@@ -35,9 +35,7 @@ def bisect(
     out: Out = None,
     max_drop: Annotated[float | None, typer.Option(help="Passes if the metric drops by at most this.")] = None,
     min_sqnr_db: Annotated[float | None, typer.Option(help="Passes if every output has this SQNR.")] = None,
-    min_agreement: Annotated[
-        float | None, typer.Option(help="Passes if top-1 agreement is at least this.")
-    ] = None,
+    min_agreement: Annotated[float | None, typer.Option(help="Passes if top-1 agreement is at least this.")] = None,
     command: Annotated[
         str | None, typer.Option(help="Passes if this command exits 0; {model} is the quantized ONNX file.")
     ] = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.backends.layer import Actual, Build
 from toolkit.base.profiles import Profiles
+from toolkit.contract.findings import Finding
 from toolkit.report.payoff import Timed, Turns
 from toolkit.report.schema import Accuracy, DeviceInfo, ModelInfo, RecipeInfo, SearchInfo
 
@@ -72,7 +73,7 @@ class EngineFound:
 
     build: Build
     actuals: Mapping[str, Actual] = field(default_factory=dict)
-    reason: str = ""
+    reason: Finding | None = None
     typing: str = ""
     engine_bytes: int | None = None
     compared: Mapping[str, Timed] = field(default_factory=dict)

@@ -89,7 +89,7 @@ def join(
     backend = BackendInfo(
         name=build.backend,
         version=build.version,
-        reason=engine.reason,
+        reason=sentence(engine.reason) if engine.reason is not None else "",
         typing=engine.typing,
         engine_bytes=len(build.engine) if build.engine is not None else engine.engine_bytes,
         build_seconds=round(build.seconds, 3) if build.engine is not None or engine.engine_bytes else None,

@@ -92,9 +92,7 @@ class WeakSpotInfo(Part):
 
     node: str
     op: str = ""
-    share: float | None = Field(
-        default=None, description="of the loss of all layers, where a search measured it"
-    )
+    share: float | None = Field(default=None, description="of the loss of all layers, where a search measured it")
     kept: bool = Field(default=False, description="whether it stays in float")
     source: Literal["search", "ranges"]
     causes: list[CauseInfo]

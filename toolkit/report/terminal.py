@@ -58,7 +58,7 @@ def print_report(
         details.insert(0, f"engine {size(backend.engine_bytes)}")
     console.print(plain_text(f"Backend {said}" + (f": {', '.join(d for d in details if d)}" if any(details) else "")))
     if known := evidence(report.layers):
-        console.print(plain_text(f"Actual precisions are known {known}"))
+        console.print(plain_text(f"Actual precisions: {known}"))
     if opened := opened_words(report.layers):
         console.print(plain_text(opened))
     if report.search is not None:

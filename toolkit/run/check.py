@@ -129,7 +129,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         passes=[step.title() for step in steps],
         calibration=calibration,
         evaluation=evaluation,
-        backend=f"{backend.name} ({reason})",
+        backend=f"{backend.name} ({sentence(reason)})",
     )
 
 

@@ -32,6 +32,7 @@ def refusal(recipe: Recipe) -> QtoolError | None:
     from toolkit.backends.choose import choose
     from toolkit.backends.rtx import target_capabilities
     from toolkit.base.gpu import find_gpu
+    from toolkit.report.findings import sentence
 
     gpu = find_gpu()
     if gpu is None:
@@ -39,7 +40,7 @@ def refusal(recipe: Recipe) -> QtoolError | None:
     backend, reason = choose(recipe.engine.backend)
     if backend.name == "none":
         return RecipeError(
-            f"no engine is built ({reason}), so none can be run on the GPU",
+            f"no engine is built ({sentence(reason)}), so none can be run on the GPU",
             where=recipe.locate("engine", "backend"),
             remedy='install a backend and set backend = "auto"',
         )
@@ -47,8 +48,8 @@ def refusal(recipe: Recipe) -> QtoolError | None:
         capabilities, why = target_capabilities(engine_settings(recipe))
         if gpu.compute_capability not in capabilities:
             return BackendError(
-                f"the engine is built for compute capability {', '.join(capabilities)} ({why}), and this machine's "
-                f"{gpu.name} has {gpu.compute_capability}",
+                f"the engine is built for compute capability {', '.join(capabilities)} ({sentence(why)}), and this "
+                f"machine's {gpu.name} has {gpu.compute_capability}",
                 where=recipe.locate("engine", "backend"),
                 remedy="run on a GPU of that capability, or use a backend that builds for this one",
             )

@@ -102,9 +102,7 @@ class BudgetSection(Section):
     max_drop: float | None = Field(None, ge=0, description="largest drop of the metric; of top1, 0.02 is 2 points")
     min_value: float | None = Field(None, description="smallest value of the metric")
     min_sqnr_db: float | None = Field(None, description="smallest SQNR of every output, in dB")
-    min_agreement: float | None = Field(
-        None, ge=0, le=1, description="smallest top-1 agreement, 0 to 1"
-    )
+    min_agreement: float | None = Field(None, ge=0, le=1, description="smallest top-1 agreement, 0 to 1")
 
 
 class EvaluationSection(Section):

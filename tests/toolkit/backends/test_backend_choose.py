@@ -7,6 +7,7 @@ import pytest
 from toolkit.backends import choose as choosing
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.choose import choose
+from toolkit.backends.codes import EngineCode
 from toolkit.base.errors import BackendError, RecipeError
 from toolkit.base.gpu import Gpu
 from toolkit.base.profiles import Profiles
@@ -40,27 +41,28 @@ def machine(monkeypatch):
 def test_tensorrt_first_where_a_gpu_is(machine):
     machine(gpu=True, tensorrt="10.3.0", tensorrt_rtx="1.7")
     backend, why = choose("auto")
-    assert backend.name == "tensorrt" and why == "tensorrt 10.3.0 loads and the GPU is H200"
+    assert backend.name == "tensorrt" and why == EngineCode.BACKEND_CHOSEN(gpu="H200", refused=())
 
 
 def test_rtx_where_no_gpu_is(machine):
     machine(tensorrt="10.3.0", tensorrt_rtx="1.7")
     backend, why = choose("auto")
     assert backend.name == "tensorrt_rtx"
-    assert why.startswith("tensorrt_rtx 1.7 loads; ") and "builds only on a GPU" in why
+    refused = "tensorrt is installed but builds only on a GPU, and this machine has none"
+    assert why == EngineCode.BACKEND_CHOSEN(gpu=None, refused=(refused,))
 
 
 def test_none_where_nothing_is(machine):
     machine()
     backend, why = choose("auto")
     assert backend.name == "none"
-    assert "tensorrt is not installed" in why and "tensorrt_rtx is not installed" in why
+    assert why == EngineCode.NO_BACKEND_USABLE(refused=("tensorrt is not installed", "tensorrt_rtx is not installed"))
 
 
 def test_a_broken_module_is_passed_over_and_said(machine):
     machine(gpu=True, tensorrt=BackendError("libnvinfer.so.10: cannot open"), tensorrt_rtx="1.7")
     backend, why = choose("auto")
-    assert backend.name == "tensorrt_rtx" and "libnvinfer.so.10: cannot open" in why
+    assert backend.name == "tensorrt_rtx" and "libnvinfer.so.10: cannot open" in why.values["refused"][0]
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
@@ -93,7 +95,7 @@ def test_the_real_probe():
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
     choosing._features.cache_clear()
     backend, why = choose("tensorrt_rtx")
-    assert backend.version() and why == "requested"
+    assert backend.version() and why == EngineCode.BACKEND_REQUESTED()
 
 
 @pytest.mark.parametrize(

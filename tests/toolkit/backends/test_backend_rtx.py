@@ -17,6 +17,7 @@ from tests.toolkit.backends.backend_models import (
     tensor,
 )
 from toolkit.backends.base import EngineSettings
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.rtx import RtxBackend, target_capabilities
 from toolkit.base.errors import BackendError
 from toolkit.base.profiles import Profiles
@@ -153,14 +154,13 @@ def test_one_compute_capability_is_chosen_and_said(monkeypatch):
     from toolkit.base.gpu import Gpu
 
     monkeypatch.setattr(rtx, "find_gpu", lambda: None)
-    why = "no GPU here and none asked for: 8.9 (Ada) is the default"
-    assert target_capabilities(EngineSettings()) == (["8.9"], why)
+    assert target_capabilities(EngineSettings()) == (["8.9"], EngineCode.CAPABILITY_DEFAULT(capability="8.9"))
     monkeypatch.setattr(rtx, "find_gpu", lambda: Gpu("RTX 3090", "8.6"))
     assert target_capabilities(EngineSettings())[0] == ["8.6"]
     monkeypatch.setattr(rtx, "find_gpu", lambda: Gpu("H200", "9.0"))
-    capabilities, why = target_capabilities(EngineSettings())
-    assert capabilities == ["8.9"] and "H200 (9.0)" in why and "will not run here" in why
-    assert target_capabilities(SETTINGS) == (["8.9"], "asked for in the recipe")
+    why = EngineCode.CAPABILITY_UNSUPPORTED(capability="8.9", gpu="H200", gpu_capability="9.0")
+    assert target_capabilities(EngineSettings()) == (["8.9"], why)
+    assert target_capabilities(SETTINGS) == (["8.9"], EngineCode.CAPABILITY_REQUESTED())
 
 
 @pytest.mark.parametrize("opset", [17, 19, 21, 23])

@@ -87,7 +87,7 @@ def _join(model, **changes):
     parts = (
         Requests(RecipeInfo(name="r", rest="fp16"), plan, journal),
         Graphs(model, model_info(model, PROFILES, "m.onnx"), PROFILES, ranges=ranges),
-        EngineFound(build, actuals, "auto", "strong"),
+        EngineFound(build, actuals, EngineCode.BACKEND_REQUESTED(), "strong"),
         Measurements(errors),
     )
     held = [{field.name for field in fields(part)} for part in parts]

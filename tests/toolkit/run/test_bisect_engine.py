@@ -13,6 +13,7 @@ from tests.conftest import build, node, normal
 from tests.conftest import run as compute
 from tests.toolkit.run.test_device import Builder, FakeEngine, on_gpu  # noqa: F401
 from toolkit.backends import bench, choose, process
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Build
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import Gpu
@@ -89,7 +90,7 @@ class Bench(Builder):
 def place(tmp_path, on_gpu, monkeypatch):  # noqa: F811
     monkeypatch.setattr(Bench, "built", [])
     monkeypatch.setattr(Bench, "settings", [])
-    monkeypatch.setattr(choose, "choose", lambda name="auto": (Bench(), "for the test"))
+    monkeypatch.setattr(choose, "choose", lambda name="auto": (Bench(), EngineCode.BACKEND_REQUESTED()))
     prepare(tmp_path)
     return tmp_path
 
@@ -228,7 +229,7 @@ def test_without_a_gpu_it_is_refused_before_anything_is_done(tmp_path, capsys, m
 def test_without_a_backend_it_is_refused_before_anything_is_done(place, capsys, monkeypatch):
     from toolkit.backends.none import NoBackend
 
-    monkeypatch.setattr(choose, "choose", lambda name="auto": (NoBackend(), "nothing loads"))
+    monkeypatch.setattr(choose, "choose", lambda name="auto": (NoBackend(), EngineCode.BACKEND_REQUESTED()))
     said = call(place, capsys, "--min-sqnr-db", "15", status=2)
     assert "no engine is built (nothing loads)" in said and not (place / "run").exists()
 

@@ -15,6 +15,7 @@ from tests.conftest import build, digits_recipe
 from tests.conftest import node as op
 from toolkit import Model, run
 from toolkit.backends import choose, process
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Build, Layer, Port
 from toolkit.backends.none import NoBackend
 from toolkit.base import gpu
@@ -70,7 +71,7 @@ class Builder(NoBackend):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.setattr(choose, "choose", lambda name: (Builder(), "for the test"))
+    monkeypatch.setattr(choose, "choose", lambda name: (Builder(), EngineCode.BACKEND_REQUESTED()))
     monkeypatch.setattr(gpu, "find_gpu", lambda: Gpu("NVIDIA Test", "9.0"))
     text = digits_recipe(tmp_path)
     (tmp_path / "digits.toml").write_text(text.replace('"auto"', '"auto"\ncompare = ["fp32", "fp16"]'))
@@ -213,7 +214,7 @@ def test_stored_int8_weights_are_float_in_the_plain_engines(tmp_path, place, mon
             built[model_path.name] = [n.op for n in Model.load(model_path).nodes]
             return Build("tensorrt", "8.6.0", latency={"default": {"opt": 1.0}})
 
-    monkeypatch.setattr(choose, "choose", lambda name: (Keeper(), "for the test"))
+    monkeypatch.setattr(choose, "choose", lambda name: (Keeper(), EngineCode.BACKEND_REQUESTED()))
     (tmp_path / "r.toml").write_text('[model]\npath = "m.onnx"\n[engine]\ncompare = ["fp32"]\n')
     run(tmp_path / "r.toml", tmp_path / "plain")
     assert "DequantizeLinear" in built["model.onnx"] and built["compare_fp32.onnx"] == ["Gemm"]

@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import OLD_ONNXRUNTIME, build, digits_recipe, node, normal
 from toolkit import Model, run
 from toolkit.backends import choose, device_job, process
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Build
 from toolkit.backends.none import NoBackend
 from toolkit.base import gpu
@@ -69,7 +70,7 @@ def on_gpu(monkeypatch):
 
     monkeypatch.setattr(FakeEngine, "fed", [])
     monkeypatch.setattr(FakeEngine, "spoil", staticmethod(lambda outputs, profile: outputs))
-    monkeypatch.setattr(choose, "choose", lambda name: (Builder(), "for the test"))
+    monkeypatch.setattr(choose, "choose", lambda name: (Builder(), EngineCode.BACKEND_REQUESTED()))
     monkeypatch.setattr(gpu, "find_gpu", lambda: Gpu("NVIDIA Test", "9.0"))
     monkeypatch.setattr(process, "run_job", run_job)
     monkeypatch.setattr(device_job, "EngineRunner", FakeEngine)
@@ -213,7 +214,7 @@ def test_an_engine_for_another_gpu_is_not_run(place, monkeypatch):
     from toolkit.backends.rtx import RtxBackend
     from toolkit.run.device import refusal
 
-    monkeypatch.setattr(choose, "choose", lambda name: (RtxBackend(), "for the test"))
+    monkeypatch.setattr(choose, "choose", lambda name: (RtxBackend(), EngineCode.BACKEND_REQUESTED()))
     for module in (gpu, rtx):
         monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA H200", "9.0"))
     from toolkit.run.recipe import Recipe

@@ -15,6 +15,7 @@ from tests.toolkit.backends.payoff_stand_in import StandIn
 from tests.toolkit.run.test_device import FakeEngine
 from toolkit import Code, Context, Model, run
 from toolkit.backends import choose, device_job, process
+from toolkit.backends.codes import EngineCode
 from toolkit.base import gpu
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import Gpu
@@ -90,7 +91,7 @@ def place(tmp_path, monkeypatch):
             json.dumps(device_job.run_batches(json.loads(json.dumps(request)), SimpleNamespace(progress=progress)))
         )
 
-    monkeypatch.setattr(choose, "choose", lambda name="auto": (backend, "a stand-in"))
+    monkeypatch.setattr(choose, "choose", lambda name="auto": (backend, EngineCode.BACKEND_REQUESTED()))
     monkeypatch.setattr(gpu, "find_gpu", lambda: Gpu("NVIDIA Test", "9.0"))
     monkeypatch.setattr(process, "run_job", run_job)
     monkeypatch.setattr(device_job, "EngineRunner", Runner)

@@ -12,6 +12,7 @@ from onnx import TensorProto
 
 from tests.conftest import MODELS, OLD_ONNXRUNTIME, ROOT, build, digits_recipe, node, normal
 from toolkit import Model, Ranges, Recipe, run
+from toolkit.backends.codes import EngineCode
 from toolkit.base.errors import QtoolError
 from toolkit.cli.main import invoke
 from toolkit.report.codes import ReportCode
@@ -424,7 +425,7 @@ def test_engines_to_compare_with_are_built_from_the_plain_model(place, monkeypat
             built.append((model_path.name, "QuantizeLinear" in ops, "float16" in kinds, extras.rest))
             return Build("timed", latency={"all": {"opt": float(len(built))}})
 
-    monkeypatch.setattr(choose, "choose", lambda name: (Timed(), "for the test"))
+    monkeypatch.setattr(choose, "choose", lambda name: (Timed(), EngineCode.BACKEND_REQUESTED()))
     monkeypatch.setattr(gpu, "find_gpu", lambda: Gpu("test", "8.9"))
     text = (
         (place / "digits.toml").read_text().replace('backend = "none"', 'backend = "auto"\ncompare = ["fp16", "fp32"]')

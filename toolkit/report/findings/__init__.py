@@ -10,6 +10,7 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.report.findings.accuracy import ACCURACY
 from toolkit.report.findings.advice import ADVICE
 from toolkit.report.findings.attribution import FROM_ENGINE, FROM_PAIRS
+from toolkit.report.findings.backends import BACKENDS
 from toolkit.report.findings.comparison import COMPARISON
 from toolkit.report.findings.data import DATA
 from toolkit.report.findings.device import DEVICE
@@ -37,6 +38,7 @@ TABLES: tuple[Table, ...] = (
     SEARCH,
     TIMING,
     OPENING,
+    BACKENDS,
     FROM_PAIRS,
     FROM_ENGINE,
     OPENED,

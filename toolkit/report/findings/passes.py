@@ -19,7 +19,7 @@ _STEPS = {
 
 def _effect(by: str, before_db: float | str, after_db: float | str, quantized: str = "") -> str:
     subject = f"SQNR with all layers in {quantized.upper()}" if quantized else "SQNR of the outputs"
-    return f"{by}: {subject} is {db(after_db)} ({db(before_db)} before)"
+    return f"{by}: {subject} is {db(after_db)} ({db(before_db)} before)."
 
 
 def _risk(words: str, by: str, requested: str) -> str:

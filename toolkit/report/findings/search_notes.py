@@ -81,7 +81,7 @@ def _all_float(by_time: bool, faster: int) -> str:
 
 def _helper(helper: str, applied: bool, dtype: str, before_db: float | str, after_db: float | str) -> str:
     text = f"{helper}: SQNR with all layers in {dtype.upper()} is {db(after_db)} ({db(before_db)} before)"
-    return text if applied else f"{text}; not applied"
+    return f"{text}." if applied else f"{text}; not applied."
 
 
 def _second_type(taken: tuple[str, ...], total: int, dtype: str, also: str) -> str:
@@ -174,7 +174,7 @@ SEARCH: Table = {
     Code.SEARCH_ALL_FLOAT: _all_float,
     Code.SEARCH_HELPER: _helper,
     Code.SEARCH_HELPER_UNLIKE: lambda helper, float_db: (
-        f"{helper}: not applied, since it changes the float model, whose outputs keep only {db(float_db)} SQNR"
+        f"{helper}: not applied, since it changes the float model, whose outputs keep only {db(float_db)} SQNR."
     ),
     Code.SEARCH_SECOND_TYPE: _second_type,
     Code.STAYS: "stays {precision}",

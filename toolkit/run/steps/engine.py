@@ -36,7 +36,7 @@ class EngineRecord(Record):
     """
 
     build: Build
-    reason: str
+    reason: Finding
     typing: str
     engine_bytes: int | None
     actuals: dict[str, Actual]

@@ -1,0 +1,33 @@
+"""Which backend is taken, and which GPUs it builds for."""
+
+from __future__ import annotations
+
+from toolkit.backends.codes import EngineCode
+from toolkit.report.findings.table import Table
+from toolkit.report.findings.words import joined
+
+
+def _refused(refused: tuple[str, ...], link: str) -> str:
+    return f"{link}{joined(refused)}" if refused else ""
+
+
+def _unsupported(capability: str, gpu: str, gpu_capability: str) -> str:
+    return (
+        f"TensorRT-RTX builds no engines for this machine's {gpu} ({gpu_capability}); {capability} (Ada) is the "
+        "default, and the engine will not run here"
+    )
+
+
+BACKENDS: Table = {
+    EngineCode.BACKEND_REQUESTED: "requested",
+    EngineCode.NO_BACKEND_REQUESTED: "requested: the run stops at the ONNX model",
+    EngineCode.BACKEND_CHOSEN: lambda gpu, refused: (
+        "chosen automatically" + (f" for the {gpu}" if gpu else "") + _refused(refused, ", since ")
+    ),
+    EngineCode.NO_BACKEND_USABLE: lambda refused: "nothing can build an engine here" + _refused(refused, ": "),
+    EngineCode.CAPABILITY_REQUESTED: "requested in the recipe",
+    EngineCode.CAPABILITY_COMPATIBLE: "hardware_compatible: every GPU from Ampere on",
+    EngineCode.CAPABILITY_OF_GPU: "this machine's {gpu}",
+    EngineCode.CAPABILITY_DEFAULT: "no GPU is here and none is requested: {capability} (Ada) is the default",
+    EngineCode.CAPABILITY_UNSUPPORTED: _unsupported,
+}
