@@ -14,6 +14,7 @@ from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
+from toolkit.placement.moved import data_inputs
 from toolkit.placement.ops import ACTIVATIONS, ADDS, DEQUANTIZE, MOVERS, POOLS, QUANTIZE, TARGETS
 
 BOTH_SIDES = POOLS | ADDS | {"Resize"}
@@ -59,9 +60,13 @@ class Flow:
         if node.op == QUANTIZE:
             return Precision.from_onnx(int(node.attrs.get("output_dtype", 0) or 0))
         tensor = node.inputs[0]
-        producer = tensor.inputs[0] if tensor.inputs else None
-        if producer is not None and producer.op == QUANTIZE:
-            return self.pair_type(producer)
+        while (producer := tensor.inputs[0] if tensor.inputs else None) is not None:
+            if producer.op == QUANTIZE:
+                return self.pair_type(producer)
+            data = data_inputs(producer)
+            if not data:
+                break
+            tensor = producer.inputs[data[0]]
         return Precision.from_onnx(_element_type(tensor))
 
     def source(self, tensor: gs.Tensor) -> gs.Node | None:
@@ -172,7 +177,15 @@ class Flow:
                 return ComputeType(convolution.precision, reason, producer.name)
         return None
 
+    def _stored(self, node: gs.Node) -> gs.Node | None:
+        """The DequantizeLinear whose quantized values a node moves, between it and where they were quantized."""
+        found = [reader for reader in self.readers(node) if reader.op == DEQUANTIZE]
+        return found[0] if found and len(found) == len(self.readers(node)) else None
+
     def _moved(self, node: gs.Node) -> ComputeType:
+        stored = self._stored(node)
+        if stored is not None and data_inputs(node):
+            return ComputeType(self.pair_type(stored), EngineCode.MOVES_QUANTIZED(node=stored.name))
         source = self.source(node.inputs[0]) if node.inputs else None
         if source is None:
             return ComputeType(None, EngineCode.MOVES_FLOAT(op=node.op))
@@ -191,11 +204,14 @@ def _element_type(tensor: gs.Tensor) -> int:
 
 def is_constant(tensor: gs.Tensor) -> bool:
     """Whether a tensor's values are known before the model runs: a constant, seen through Q, DQ and movers."""
-    while not isinstance(tensor, gs.Constant) and tensor.inputs:
-        producer = tensor.inputs[0]
-        if producer.op == "Constant":
-            return True
-        if producer.op not in MOVERS | {QUANTIZE, DEQUANTIZE} or not producer.inputs:
+    pending = [tensor]
+    while pending:
+        current = pending.pop()
+        if current.is_empty() or isinstance(current, gs.Constant):
+            continue
+        producer = current.inputs[0] if current.inputs else None
+        if producer is None or producer.op not in MOVERS | {QUANTIZE, DEQUANTIZE, "Constant"}:
             return False
-        tensor = producer.inputs[0]
-    return isinstance(tensor, gs.Constant)
+        # a Gather moves constants, but indices that are not tell which
+        pending += producer.inputs
+    return True

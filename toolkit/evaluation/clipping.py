@@ -14,7 +14,6 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import MASK
-from toolkit.graph.tensors import onnx_type
 from toolkit.placement.existing import pairs_of
 
 if TYPE_CHECKING:
@@ -84,13 +83,14 @@ def kept_amax(model: Model) -> dict[str, float]:
     """The amax that the model's pairs keep, by activation tensor; pairs that are not symmetric are left out."""
     found: dict[str, float] = {}
     for pair in pairs_of(model, subgraphs=False):
-        zero = pair.zero
-        if pair.quantize is None or pair.scale is None or pair.scale.size != 1 or zero is None or zero.any():
+        grid = pair.grid
+        precision = Precision.from_onnx(grid.kind)
+        symmetric = grid.zero is not None and not grid.zero.any() and precision is not None and precision.quantized
+        if not symmetric or grid.amax is None or grid.axis is not None:
             continue
-        precision = Precision.from_onnx(onnx_type(zero.dtype))
-        if precision is not None and precision.quantized and model.constant(pair.tensor) is None:
-            amax = float(pair.scale.reshape(())) * precision.max
-            found[pair.tensor.name] = min(amax, found.get(pair.tensor.name, amax))
+        for tensor in (quantize.inputs[0] for quantize in pair.quantizers):
+            if model.constant(tensor) is None:
+                found[tensor.name] = min(grid.amax, found.get(tensor.name, grid.amax))
     return found
 
 

@@ -22,7 +22,7 @@ _TIMES, _LEAST_SHARE, _LEAST_CENTRED = 4.0, 1e-4, 1e-2
 """A calibration that weighs clipping against rounding makes about as much noise by either; what unseen samples add is
 below 40 dB. Symmetric pairs are made with methods that clip on purpose (entropy, percentiles, learnt ranges), and
 seldom replace a clamp: there it counts from 20 dB on."""
-_AT_ONCE = 16
+_AT_ONCE = 64
 
 
 @dataclass
@@ -97,7 +97,7 @@ def saturation(
     for start in range(0, len(names), _AT_ONCE):
         part = names[start : start + _AT_ONCE]
         loaded = session(model, outputs=part)
-        for batch in first_samples(data, 4, samples):
+        for batch in first_samples(data, 1, samples):
             for name, values in loaded.run(batch.inputs, part).items():
                 for quantize_name in tensors[name]:
                     found[quantize_name].add(values)

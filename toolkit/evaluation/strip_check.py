@@ -22,6 +22,7 @@ _TIMES = 4.0
 _FLOOR = 1e-5
 """The share of an output's power, -50 dB, below which differences may be float16's."""
 _FLOOR_SHARE = 0.05
+_HELD_BYTES = 128_000_000
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def drifts(paired: Model, stripped: Model, rounded: Model, data: CalibrationData
         QtoolError: a model cannot be run on the samples.
     """
     reference = _outputs(paired, data, samples)
-    plain, noisy = _outputs(stripped, data, samples), _outputs(rounded, data, samples)
+    held = sum(count for _, count in reference)
+    plain, noisy = _outputs(stripped, data, held), _outputs(rounded, data, held)
     found: dict[str, tuple[Difference, Difference]] = {}
     floats: set[str] = set()
     counted = 0
@@ -89,12 +91,16 @@ def drifts(paired: Model, stripped: Model, rounded: Model, data: CalibrationData
 
 
 def _outputs(model: Model, data: CalibrationData, samples: int) -> list[tuple[Mapping[str, Array], int]]:
-    """The outputs of each batch, copied, and how many samples it joins."""
-    loaded = session(model)
-    return [
-        ({name: value.copy() for name, value in loaded.run(batch.inputs).items()}, batch.count)
-        for batch in first_samples(data, 4, samples)
-    ]
+    """The outputs of each batch, copied, and how many samples it joins; fewer where they are large."""
+    loaded, size = session(model), 0
+    found: list[tuple[Mapping[str, Array], int]] = []
+    for batch in first_samples(data, 4, samples):
+        outputs = {name: value.copy() for name, value in loaded.run(batch.inputs).items()}
+        found.append((outputs, batch.count))
+        size += sum(value.nbytes for value in outputs.values())
+        if size > _HELD_BYTES:
+            break
+    return found
 
 
 def _drift(name: str, change: Difference, noise: Difference, samples: int, floats: bool) -> Drift:

@@ -84,36 +84,44 @@ def lost_clamps(
         pairs: those that are to be removed, in the graph's order.
         seen: by the QuantizeLinear's name, whether samples go beyond the range below, and above; None without samples.
     """
-    clamps: dict[str, Clamp] = {}
+    lost = LostClamps({}, [], set())
     kept: dict[str, Interval] = {}
-    unsure: list[str] = []
-    trusted: set[str] = set()
     bounds = Bounds(model, kept)
-    for quantize in {id(q): q for pair in pairs for q in pair.quantizers}.values():
-        tensor, grid = quantize.inputs[0], grid_of(model, quantize)
-        reach = grid.reach
-        known = bounds.of(tensor)
-        if known == TRUSTED or not tensor.inputs:
-            trusted.add(quantize.name)
-            continue
-        if reach is None or not grid.steps or grid.block:
-            continue
-        behind = _behind(bounds, quantize)
-        step = float(grid.scale.max()) if grid.scale is not None else 0.0
-        # an activation that is still there, behind the pair
-        there = behind[0] >= float(reach[0].max()) - step, behind[1] <= float(reach[1].min()) + step
-        low, high = _missing(tensor, grid, reach, known)
-        if seen is not None:
-            below, above = seen.get(quantize.name, (False, False))
-            low, high = low or below, high or above
-        elif known == ANY and not grid.centred and not (low and high):
-            unsure.append(tensor.name)
-        low, high = low and not there[0], high and not there[1]
-        if low or high:
-            ends = _snapped(grid, reach)
-            clamp = Clamp(ends[0] if low else None, ends[1] if high else None, grid.axis)
-            clamps[quantize.name], kept[quantize.name] = clamp, clamp.interval
-    return LostClamps(clamps, unsure, trusted)
+    chosen = {id(quantize) for pair in pairs for quantize in pair.quantizers}
+    # in the graph's order, so that what is in front of a node is known when its turn comes
+    for node, _ in model.walk():
+        if id(node) in chosen:
+            clamp = _lost(bounds, node, seen, lost)
+            if clamp is not None:
+                lost.clamps[node.name], kept[node.name] = clamp, clamp.interval
+        for tensor in node.outputs:
+            bounds.of(tensor)
+    return lost
+
+
+def _lost(
+    bounds: Bounds, quantize: gs.Node, seen: Mapping[str, tuple[bool, bool]] | None, lost: LostClamps
+) -> Clamp | None:
+    """The clamp that is missing in front of one QuantizeLinear."""
+    tensor, grid = quantize.inputs[0], grid_of(bounds.model, quantize)
+    reach, known = grid.reach, bounds.of(tensor)
+    if known == TRUSTED or not tensor.inputs:
+        lost.trusted.add(quantize.name)
+        return None
+    if reach is None or grid.scale is None or not grid.steps or grid.block:
+        return None
+    low, high = _missing(tensor, grid, reach, known)
+    if seen is not None:
+        below, above = seen.get(quantize.name, (False, False))
+        low, high = low or below, high or above
+    elif known == ANY and not grid.centred and not (low and high):
+        lost.unsure.append(tensor.name)
+    # an activation that is still there, behind the pair
+    behind, step = _behind(bounds, quantize), float(grid.scale.max())
+    low = low and behind[0] < float(reach[0].max()) - step
+    high = high and behind[1] > float(reach[1].min()) + step
+    ends = _snapped(grid, reach)
+    return Clamp(ends[0] if low else None, ends[1] if high else None, grid.axis) if low or high else None
 
 
 def _behind(bounds: Bounds, quantize: gs.Node) -> Interval:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import ModelError
+from toolkit.contract.findings import Code, Finding
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
@@ -50,8 +52,32 @@ def refuse_integer_operators(ops: Mapping[str, int], where: str) -> None:
         )
 
 
+def quantized_nodes(model: Model) -> bool:
+    """Whether a model has any QuantizeLinear or DequantizeLinear."""
+    return any(node.op in (QUANTIZE, DEQUANTIZE) for node, _ in model.walk())
+
+
 def pair_count(model: Model) -> int:
-    """How many Q/DQ pairs a model has, weights that are stored quantized among them."""
+    """How many Q/DQ pairs a model has, constants that are stored quantized among them."""
     from toolkit.placement.existing import pairs_of
 
     return sum(1 for _ in pairs_of(model))
+
+
+def quantized_source(model: Model, stripping: bool) -> Finding | None:
+    """What it means that results are compared with a model that has quantized values; None where it has none.
+
+    Args:
+        model: the one that results are compared with.
+        stripping: whether the recipe removes pairs, so that these are what could not or was not to go.
+    """
+    from toolkit.placement.existing import half_pairs
+
+    if not quantized_nodes(model):
+        return None
+    halves = [half.node.name for half in half_pairs(model)]
+    pairs = pair_count(model)
+    if not pairs and not halves:
+        return None
+    more = {"halves": halves} if halves else {}
+    return Code.QUANTIZED_SOURCE(pairs=pairs, **more, **({"stripping": True} if stripping else {}))

@@ -20,6 +20,7 @@ from toolkit.report.findings.headline import headline
 from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.fragments import Advice
 from toolkit.report.helpers import helpers_used
+from toolkit.report.left_out import left_out
 from toolkit.report.payoff import payoff_of
 from toolkit.report.schema import (
     ActualInfo,
@@ -121,7 +122,9 @@ def join(
         profiles=profile_list,
         backend=backend,
         summary=Summary(
-            headline=headline(layers, accuracy, device, payoff, late, slow_plan(search)),
+            headline=headline(
+                layers, accuracy, device, payoff, late, slow_plan(search), left_out(layers, declined, recipe.passes)
+            ),
             verdict=result,
             nodes=len(layers),
             computing=sum(layer.role == "compute" for layer in layers),

@@ -52,8 +52,8 @@ def weak_spots_from_ranges(
     """
     if not blamed or ranges is None:
         return []
-    scales = {pair.tensor.name: float(pair.scale.reshape(-1)[0])
-              for pair in pairs_of(model) if pair.quantize is not None and pair.scale is not None}  # fmt: skip
+    scales = {quantize.inputs[0].name: float(pair.scale.reshape(-1)[0])
+              for pair in pairs_of(model) if pair.scale is not None for quantize in pair.quantizers}  # fmt: skip
     plain = without_pairs(model)
     total = sum(layer.macs or 0 for layer in layers)
     reader = _Reader(plain, ranges, scales)

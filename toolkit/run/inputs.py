@@ -10,7 +10,7 @@ from toolkit.base.errors import QtoolError, RecipeError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
-from toolkit.placement.quantized import pair_count
+from toolkit.placement.quantized import quantized_nodes, quantized_source
 from toolkit.run.fingerprints import Fingerprints
 from toolkit.run.job import Job
 from toolkit.run.profile_check import check
@@ -35,6 +35,7 @@ class Inputs:
         self._source: Model | None = None
         self._reference: Model | None = None
         self._source_notes: Sequence[Finding] = ()
+        self._left: Sequence[Finding] | None = None
 
     def source(self, journal: Journal | None = None) -> Model:
         """The model as it was loaded; loaded once. ``journal`` gets what there is to say of it."""
@@ -46,32 +47,45 @@ class Inputs:
             for what, number in self._source.changed.items():
                 said.noted(Code.LOADED(what=what, number=number))
             check(self.job.profiles, self._source, self.job.recipe)
-            self._reference = self._source
-            if pair_count(self._source):
-                self._reference = self._stripped(self._source)
-                if pairs := pair_count(self._reference):
-                    said.noted(Code.QUANTIZED_SOURCE(pairs=pairs))
             self._source_notes = [event.why for event in said]
         if journal is not None:
-            for known in self._source_notes:
+            for known in (*self._source_notes, *self._quantized_notes()):
                 journal.noted(known)
         return self._source
 
     def reference(self) -> Model:
         """The model that results are compared with: the source without the pairs that the recipe has taken out.
 
+        What the pairs stood in for is told by the calibration samples, as it is where the recipe's passes strip them.
         Pairs that a pass names by what an earlier pass made stay in it.
         """
-        source = self.source()
-        return source if self._reference is None else self._reference
+        if self._reference is None:
+            source = self.source()
+            self._reference = self._stripped(source) if quantized_nodes(source) else source
+        return self._reference
 
-    def _stripped(self, model: Model) -> Model:
+    def _quantized_notes(self) -> Sequence[Finding]:
+        """What there is to say of pairs that the recipe leaves in the model."""
+        if self._left is None:
+            source = self.source()
+            stripping = bool(stripping_passes(self.job.recipe, self.job.allow_code))
+            left = self._stripped(source, dry_run=True) if quantized_nodes(source) else source
+            found = quantized_source(left, stripping)
+            self._left = [found] if found is not None else []
+        return self._left
+
+    def _stripped(self, model: Model, dry_run: bool = False) -> Model:
+        """The model without its pairs; in a dry run nothing is measured, and clamps that only samples tell are out."""
+        from toolkit.calibration.provider import Calibrator
         from toolkit.contract.context import Context
 
-        for step in stripping_passes(self.job.recipe, self.job.allow_code):
+        steps = stripping_passes(self.job.recipe, self.job.allow_code)
+        data = self.calibration_data(model) if steps and not dry_run else None
+        for step in steps:
             stripped = model.copy()
             with suppress(RecipeError):
-                step(stripped, Context())
+                context = Context(dry_run=dry_run, provider=Calibrator(data) if data is not None else None)
+                step(stripped, context)
                 model = stripped
         return model
 

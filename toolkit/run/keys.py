@@ -28,6 +28,14 @@ def _code_of(metric: str) -> str:
     return module_fingerprint(metric.partition(":")[0]) if ":" in metric else ""
 
 
+def _stripped(inputs: Inputs) -> list[Any]:
+    """What the model that results are compared with depends on: samples tell which clamps pairs stood in for."""
+    job = inputs.job
+    steps = [step.model_dump(mode="json") for step in stripping_passes(job.recipe, job.allow_code)]
+    settings = job.recipe.calibration
+    return [*steps, inputs.prints.of_data(settings.data), settings.samples] if steps else []
+
+
 def evaluation_key(inputs: Inputs) -> dict[str, Any]:
     """What measuring depends on besides the models."""
     job, prints = inputs.job, inputs.prints
@@ -39,7 +47,7 @@ def evaluation_key(inputs: Inputs) -> dict[str, Any]:
         "evaluation data": prints.of_data(evaluation.data),
         "held out of": prints.of_data(calibration.data) if evaluation.data is None else "",
         "seen by calibration": evaluation.data is not None and prints.same_samples(evaluation.data, calibration.data),
-        "stripped": [step.model_dump(mode="json") for step in stripping_passes(job.recipe, job.allow_code)],
+        "stripped": _stripped(inputs),
         "how data is read": calibration.model_dump(mode="json", include={"outside", "mask", "images", "random"}),
         "profiles": repr(job.profiles),
     }

@@ -55,8 +55,9 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
     lines += images.lines if images is not None else []
     transformer = ops["MatMul"] > 2 * ops["Conv"]
     lines.append(f'method = "{"mse" if transformer else "entropy"}"')
-    lines += ["", "[[pass]]", _use(Role.FOLD)]
+    # weights behind a pair and a Transpose are constants once the pair has gone
     lines += _strip(model)
+    lines += ["", "[[pass]]", _use(Role.FOLD)]
     if ops["BatchNormalization"]:
         lines += ["", "[[pass]]", _use(Role.FOLD_NORMALIZATION)]
     fragile = [op for op in FRAGILE if ops[op]]
@@ -121,7 +122,7 @@ def _strip(model: Model) -> list[str]:
     if not pairs:
         return []
     if _unusable(model):
-        why = "# The model has pairs that TensorRT refuses (uint8, or a zero point that is not 0): they are made anew."
+        why = "# The model has pairs that TensorRT refuses (their type, or a zero point that is not 0): made anew."
     else:
         why = (
             f"# The model has {count(pairs, 'Q/DQ pair')}: made anew, so that results are compared with a float one.\n"
@@ -131,12 +132,17 @@ def _strip(model: Model) -> list[str]:
 
 
 def _unusable(model: Model) -> bool:
+    from onnx import TensorProto
+
+    from toolkit.base.precision import Precision
     from toolkit.placement.existing import pairs_of
 
-    return any(
-        pair.zero is not None and (str(pair.zero.dtype) == "uint8" or bool((pair.zero.astype("float32") != 0).any()))
-        for pair in pairs_of(model)
-    )
+    def taken(kind: int) -> bool:
+        precision = Precision.from_onnx(kind)
+        return kind == TensorProto.INT32 or (precision is not None and precision.quantized)
+
+    grids = [pair.grid for pair in pairs_of(model)]
+    return any(not taken(grid.kind) or grid.zero is None or bool(grid.zero.any()) for grid in grids)
 
 
 def _relative(path: Path, target: Path) -> str:

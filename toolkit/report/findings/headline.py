@@ -29,6 +29,7 @@ def headline(
     payoff: PayoffInfo | None = None,
     late: Finding | None = None,
     predicted: Finding | None = None,
+    left: Finding | None = None,
 ) -> str:
     """The report's first line: whether the result is usable, in numbers, how much runs quantized, and whether it paid.
 
@@ -42,10 +43,13 @@ def headline(
         late: that it misses a latency limit, see ``search_time.too_slow``.
         predicted: that it is predicted to be slow, see ``search_time.slow_plan``; said where no other engine was
             measured.
+        left: that nothing, or no layer of a kind, was quantized, see ``left_out``.
     """
     found, slow = verdict(accuracy, device, late), slower(payoff)
     pace = speed(payoff) or (None if slow is not None else predicted)
-    running = quantized_words(quantized_count(layers)) + (f"; {sentence(pace)}" if pace is not None else "")
+    running = "; ".join(
+        [quantized_words(quantized_count(layers)), *(sentence(one) for one in (left, pace) if one is not None)]
+    )
     told = _told(found, accuracy, device, running, late)
     if slow is None:
         return told

@@ -40,6 +40,14 @@ def _vector(tensor: str = "", rank: int = 0) -> str:
     return "its inputs have fewer than three dimensions"
 
 
+def _quantized_source(pairs: int, halves: tuple[str, ...] = (), stripping: bool = False) -> str:
+    has = [count(pairs, "Q/DQ pair")] if pairs else []
+    has += [f"{count(len(halves), 'Q or DQ node')} that belong to no pair ({quoted(halves)})"] if halves else []
+    compared = "results are compared with this quantized model, not with a float one."
+    advice = f" Add {pass_for(Role.STRIP)} to start from float." if pairs and not stripping else ""
+    return f"The model {'still' if stripping else 'already'} has {' and '.join(has)}: {compared}{advice}"
+
+
 PLACEMENT: Table = {
     Code.EXCLUDED: "excluded by '{pattern}'",
     Code.NOT_INCLUDED: "no include setting matches it",
@@ -81,14 +89,7 @@ PLACEMENT: Table = {
         f"Opset raised {f'from {was} to {to}, which float16 scales need' if was is not None else f'to {to}'}"
         + (f"; the conversion added {count(added, 'node')}." if added else ".")
     ),
-    Code.QUANTIZED_SOURCE: lambda pairs: (
-        f"The model already has {count(pairs, 'Q/DQ pair')}: results are compared with this quantized model, not with "
-        f"a float one. Add {pass_for(Role.STRIP)} to start from float."
-    ),
-    Code.FLOAT_READS_PAIRS: (
-        "'{node}' was requested in {precision} but still reads Q/DQ pairs, so an engine runs it quantized; request it "
-        "before the pairs are inserted, or use toolkit.keep_float"
-    ),
+    Code.QUANTIZED_SOURCE: _quantized_source,
     Code.FLOAT_BIAS: "its int32 bias was converted to float",
     Code.NO_QUANTIZED_BIAS: "TensorRT does not take quantized biases",
 }

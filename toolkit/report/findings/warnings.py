@@ -33,7 +33,23 @@ def _failed(gpu: str, why: str) -> str:
     return f"the engine failed on its own GPU{f' ({gpu})' if gpu else ''}: {why.rstrip('.')}"
 
 
+_KINDS = {"linear": "linear layers", "convolution": "convolutions"}
+
+
+def _nothing(count: int, of: int, rule: str, node: str, reason: str) -> str:
+    some = f"{count} of {of}" if count < of else f"all {of}"
+    layers = "the only layer with weights is" if of == 1 else f"{some} layers with weights are"
+    return f"{layers} left in float by rule '{rule}' ('{node}': {reason.rstrip('.')})"
+
+
+def _kind(kind: str, count: int, rule: str, node: str, reason: str) -> str:
+    return f"all {count} {_KINDS[kind]} are left in float by rule '{rule}' ('{node}': {reason.rstrip('.')})"
+
+
 WARNINGS: Table = {
+    ReportCode.NOTHING_QUANTIZED: _nothing,
+    ReportCode.NO_LAYER_TO_QUANTIZE: "the model has no Conv, ConvTranspose, Gemm or MatMul to quantize",
+    ReportCode.KIND_LEFT_OUT: _kind,
     ReportCode.LAYERS_OVERRIDDEN: _overridden,
     ReportCode.PROFILE_WITHOUT_SAMPLES: (
         "Profile '{profile}' got no calibration samples: its ranges are those of the other profiles."
