@@ -308,3 +308,19 @@ def test_in_a_dry_run_nothing_is_measured(tmp_path):
     context.dry_run = True
     StripQDQ()(model, context)
     assert [one["why"] for one in values(context.journal, Code.STRIP_NOT_MEASURED)] == ["dry-run"]
+
+
+def test_a_quantizer_without_zero_point_gives_uint8(tmp_path):
+    """ONNX's default: its range begins at 0."""
+    proto = build(
+        [
+            node("Conv", ["x", "w1"], ["h"]), node("QuantizeLinear", ["h", "s"], ["q"]),
+            node("DequantizeLinear", ["q", "s"], ["d"]), node("Neg", ["d"], ["y"]),
+        ],
+        {"x": ["n", 3, 6, 6]}, {"y": ["n", 4, 6, 6]}, {"w1": normal(4, 3, 1, 1, seed=1), "s": np.float32(0.031)},
+    )  # fmt: skip
+    model = Model.from_proto(proto)
+    context = sampled(model, {"x": SAMPLES}, tmp_path)
+    StripQDQ(keep_ranges=True)(model, context)
+    assert ops(model) == {"Conv": 1, "Relu": 1, "Neg": 1}
+    assert context.known_ranges.amax("h") == pytest.approx(255 * 0.031)

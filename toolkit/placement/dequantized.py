@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import numpy as np
 import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code, Finding
+from toolkit.graph.constants import is_stored
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
+from toolkit.placement.existing import ExistingPair, pair_at
+from toolkit.placement.grid import grid_of
 from toolkit.placement.moved import data_inputs
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
-
-ForeignPair = Literal["uint8", "computed-zero-point", "zero-point"]
-"""What TensorRT refuses: an unsigned type, a zero point that is computed, or one that is not 0."""
 
 
 def dequantizer(tensor: gs.Tensor) -> gs.Node | None:
@@ -57,20 +56,22 @@ def source(tensor: gs.Tensor) -> gs.Tensor:
     return tensor
 
 
-def foreign_pair(tensor: gs.Tensor, model: Model) -> ForeignPair | None:
+def foreign_pair(tensor: gs.Tensor, model: Model) -> Finding | None:
     """What TensorRT refuses about the pair on a tensor; None where it has none, or one that TensorRT takes."""
     node = dequantizer(tensor)
-    if node is None or len(node.inputs) < 3:
-        return None if node is None or not _unsigned(node.inputs[0]) else "uint8"
-    zero = model.constant(node.inputs[2])
-    if zero is None:
-        return "computed-zero-point"
-    if zero.dtype == np.uint8:
-        return "uint8"
-    if np.any(zero.astype(np.float32) != 0):
-        return "zero-point"
+    if node is None:
+        return None
+    pair = pair_at(model, node)
+    grid = pair.grid if isinstance(pair, ExistingPair) else grid_of(model, node, onnx_type(node.inputs[0].dtype))
+    precision = Precision.from_onnx(grid.kind)
+    if grid.kind == TensorProto.UINT8:
+        return Code.FOREIGN_PAIR(tensor=tensor.name, fault="uint8")
+    if grid.kind and (precision is None or not precision.quantized):
+        return Code.FOREIGN_PAIR(tensor=tensor.name, fault="unsupported", has=grid.kind_name)
+    if grid.zero is None:
+        return Code.FOREIGN_PAIR(tensor=tensor.name, fault="computed-zero-point")
+    if grid.zero.any():
+        return Code.FOREIGN_PAIR(tensor=tensor.name, fault="zero-point")
+    if len(grid.tensors) > 1 and not is_stored(grid.tensors[1]):
+        return Code.FOREIGN_PAIR(tensor=tensor.name, fault="unfolded-zero-point")
     return None
-
-
-def _unsigned(tensor: gs.Tensor) -> bool:
-    return tensor.dtype is not None and not isinstance(tensor.dtype, int) and np.dtype(tensor.dtype) == np.uint8

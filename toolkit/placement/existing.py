@@ -164,7 +164,7 @@ class _Tracer:
         return None
 
     def _quantizer(self, node: gs.Node, along: int | None) -> HalfPair | None:
-        own = grid_of(self.model, node, int(node.attrs.get("output_dtype", 0) or 0) or _UINT8)
+        own = grid_of(self.model, node)
         rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
         if not own.agrees(self.grid) or not _same_axis(own.axis, along, rank):
             return HalfPair(self.dequantize, "scales", node.name, node.op)
@@ -186,9 +186,6 @@ class _Tracer:
     def _all_constant(self) -> bool:
         """Whether no activation goes in: the values can be dequantized where they have arrived."""
         return constant_value(self.model, self.dequantize.inputs[0]) is not None
-
-
-_UINT8 = 2
 
 
 def _same_axis(own: int | None, along: int | None, rank: int | None) -> bool:

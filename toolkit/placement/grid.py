@@ -13,6 +13,7 @@ from toolkit.base.types import Array
 from toolkit.graph.constants import constant_value
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
+from toolkit.placement.ops import QUANTIZE
 
 _LIMITS: dict[int, tuple[float, float]] = {
     TensorProto.INT8: (-128, 127),
@@ -66,6 +67,11 @@ class Grid:
     block: int
     tensors: tuple[gs.Tensor, ...]
     float_kind: int = 0
+
+    @property
+    def kind_name(self) -> str:
+        """ONNX's name of the element type: ``uint8``; empty where it is not known."""
+        return TensorProto.DataType.Name(self.kind).lower() if self.kind in TensorProto.DataType.values() else ""
 
     @property
     def reach(self) -> tuple[Array, Array] | None:
@@ -164,7 +170,8 @@ def grid_of(model: Model, node: gs.Node, kind: int = 0) -> Grid:
     scale = constant_value(model, tensors[0])
     float_kind = onnx_type(tensors[0].dtype if scale is None else scale.dtype)
     zero: Array | None = np.zeros((), np.float64)
-    said = 0
+    # without a zero point a QuantizeLinear gives what it says, or uint8
+    said = int(node.attrs.get("output_dtype", 0) or TensorProto.UINT8) if node.op == QUANTIZE else 0
     if len(tensors) > 1:
         zero = None if zero_known is None else np.asarray(zero_known.astype(np.float64))
         said = onnx_type(tensors[1].dtype if zero_known is None else zero_known.dtype)

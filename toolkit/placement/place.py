@@ -126,7 +126,7 @@ class _Placer:
         for tensor in operands:
             foreign = foreign_pair(tensor, self.model)
             if foreign is not None:
-                return Code.FOREIGN_PAIR(tensor=tensor.name, fault=foreign)
+                return foreign
             other = self._other_type(tensor)
             if other is not None:
                 return Code.FOREIGN_PAIR(tensor=tensor.name, fault="type", has=other, inserted=self.precision)

@@ -15,13 +15,15 @@ from toolkit.calibration.weights import weight_amax
 from toolkit.contract.bench import Bench, Candidate
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
+from toolkit.contract.journal import Journal
 from toolkit.contract.passes import Pass
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
 from toolkit.contract.roles import Role
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.placement.pairs import Pair, Placement
+from toolkit.placement.dequantized import dequantizer
+from toolkit.placement.pairs import Pair, Placement, Refusal
 from toolkit.placement.place import Judge
 from toolkit.placement.qdq import Inserter, storable_scale
 from toolkit.placement.scales import share_amax
@@ -155,8 +157,9 @@ class Quantizer(Pass):
         """Place and insert the pairs of all but the ``slow`` nodes, which stay float for the reasons given."""
         slow = slow or {}
         placement = self.placement(model, context, slow)
+        nodes = {node.name: node for node, _ in model.walk()}
         for refusal in placement.refusals:
-            context.journal.declined(refusal.node, refusal.why)
+            context.journal.declined(refusal.node, _explained(nodes[refusal.node], refusal, context.journal))
         placement = self._at_its_opset(model, placement, context, slow)
         ranges = self.ranges(model, placement, context)
         amax = {name: ranges.amax(name) for name in placement.activations} if ranges is not None else {}
@@ -232,3 +235,16 @@ class Quantizer(Pass):
         if value == 0:
             context.journal.noted(Code.DEAD(tensor=pair.tensor), pair.uses[0].node)
         return storable_scale(value, self.precision)
+
+
+def _explained(node: gs.Node, refusal: Refusal, journal: Journal) -> Finding:
+    """The reason, with what an earlier pass said of the node that stands in the way: it is not advised once more."""
+    why = refusal.why
+    if why.code not in (Code.FOREIGN_PAIR, Code.COMPUTED_WEIGHTS):
+        return why
+    said = {e.node: e.why for e in journal.of("declined") if e.why.code in (Code.NO_PAIR, Code.LARGE)}
+    for tensor in node.inputs if said else ():
+        maker = dequantizer(tensor) or (tensor.inputs[0] if tensor.inputs else None)
+        if maker is not None and maker.name in said and why.values.get("tensor", tensor.name) == tensor.name:
+            return Finding(why.code, {**why.values, "left": said[maker.name]})
+    return why

@@ -85,3 +85,33 @@ def test_layers_inside_branches_count_where_they_are_asked_for():
     model = Model.from_proto(proto)
     assert [layer.name for layer in layers(model)] == []
     assert [layer.name for layer in layers(model, subgraphs=True)] == ["inner"]
+
+
+def foreign(kind, zero, computed=""):
+    """Why a MatMul behind a pair of this type is left alone, if it is."""
+    grid = {"s": np.float32(0.05), "z0": np.asarray(zero, kind)}
+    made = [node("Identity", ["z0"], ["z"])] if computed == "identity" else []
+    if computed == "activation":
+        made = [node("Cast", ["x0"], ["z"], to=int(helper.np_dtype_to_tensor_dtype(np.dtype(kind))))]
+    z = "z" if made else "z0"
+    nodes = [
+        *made, node("QuantizeLinear", ["x", "s", z], ["q"]), node("DequantizeLinear", ["q", "s", z], ["d"]),
+        node("MatMul", ["d", "w"], ["y"], name="mm"),
+    ]  # fmt: skip
+    inputs = {"x": [2, 4], **({"x0": []} if computed == "activation" else {})}
+    model = Model.from_proto(build(nodes, inputs, {"y": [2, 3]}, {**grid, "w": normal(4, 3)}, opset=21, ir_version=10))
+    context = placeholder_context()
+    InsertQDQ()(model, context)
+    return [event.why.values for event in context.journal.of("declined", node="mm")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "zero", "computed", "fault"),
+    [
+        (np.int8, 0, "", None), (np.int8, 3, "", "zero-point"), (np.uint8, 0, "", "uint8"), (np.int16, 0, "", "unsupported"),
+        (np.uint16, 7, "", "unsupported"), (np.int8, 0, "identity", "unfolded-zero-point"),
+        (np.int8, 0, "activation", "computed-zero-point"),
+    ],
+)  # fmt: skip
+def test_pairs_that_tensorrt_does_not_take_are_left_for_their_fault(kind, zero, computed, fault):
+    assert [values["fault"] for values in foreign(kind, zero, computed)] == ([fault] if fault else [])

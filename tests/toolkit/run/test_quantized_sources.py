@@ -131,5 +131,7 @@ def test_what_cannot_be_stripped_is_named_and_no_strip_is_advised(tmp_path, caps
     assert invoke(["check", str(tmp_path / "recipe.toml"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {entry["node"] for entry in found["declined"] if entry["rule"] == "no-pair"} == {"d", "q"}
+    (declined,) = [entry for entry in found["declined"] if entry["node"] == "mm"]
+    assert declined["rule"] == "foreign-pair" and "'m'" in declined["reason"] and "before" not in declined["reason"]
     (warning,) = found["warnings"]
     assert "'d'" in warning and "strip_qdq" not in warning

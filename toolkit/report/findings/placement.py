@@ -10,22 +10,28 @@ from toolkit.report.findings.words import pass_for, quoted
 
 _FAULTS = {
     "uint8": "a uint8 pair, which TensorRT does not support",
+    "unsupported": "a pair of type {has}, which TensorRT does not support",
     "computed-zero-point": "a pair whose zero point is computed",
+    "unfolded-zero-point": "a pair whose zero point is computed from constants",
     "zero-point": "a pair whose zero point is not 0, which TensorRT does not support",
+    "type": "an {has} pair, and one layer cannot mix {has} and {inserted}",
 }
 
 
-def _foreign_pair(tensor: str, fault: str, has: str = "", inserted: str = "") -> str:
-    mixed = f"an {has} pair, and one layer cannot mix {has} and {inserted}"
-    return f"its input '{tensor}' has {_FAULTS.get(fault, mixed)}; run {pass_for(Role.STRIP)} before"
+def _foreign_pair(tensor: str, fault: str, has: str = "", inserted: str = "", left: str = "") -> str:
+    said = f"its input '{tensor}' has {_FAULTS[fault].format(has=has, inserted=inserted)}"
+    if left:
+        return f"{said}; {pass_for(Role.STRIP)} could not remove it: {left}"
+    return f"{said}; run {pass_for(Role.FOLD if fault == 'unfolded-zero-point' else Role.STRIP)} before"
 
 
-def _computed_weights(maker: str = "", layer: str = "") -> str:
-    if layer:
-        return f"the weights of '{layer}' are computed; run {pass_for(Role.FOLD)} before"
-    if maker:
-        return f"its weights are computed by {maker}; run {pass_for(Role.FOLD)} before"
-    return "its weights are computed at run time"
+def _computed_weights(maker: str = "", layer: str = "", left: str = "") -> str:
+    if not layer and not maker:
+        return "its weights are computed at run time"
+    said = f"the weights of '{layer}' are computed" if layer else f"its weights are computed by {maker}"
+    if left:
+        return f"{said}, which {pass_for(Role.FOLD)} left: {left}"
+    return f"{said}; run {pass_for(Role.FOLD)} right before"
 
 
 def _subgraph(precision: str = "") -> str:
