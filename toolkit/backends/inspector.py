@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from toolkit.backends.layer import Layer, Port
-from toolkit.backends.network import metadata_nodes
+from toolkit.backends.network import metadata_nodes, network_layers
 from toolkit.base.errors import BackendError
+from toolkit.base.schema import value_words
 
 _PROFILE = re.compile(r" \[profile (\d{1,4})\]$")
 # The longer words first: BFloat16 contains Float, UInt8 contains Int8.
@@ -74,6 +75,25 @@ def read_layers(content: Any, profile: int = 0, where: str = "layers.json") -> l
     layers = [layer for entry in found if (layer := _layer(entry)) is not None]
     marked = any(number is not None for _, number in layers)
     return [replace(layer, profile=profile) for layer, number in layers if not marked or (number or 0) == profile]
+
+
+def layers_of_file(content: Any, where: str = "layers.json") -> list[Layer]:
+    """The layers in a parsed layers.json, whichever wrote it: qtool, from an inspector or from the network, or trtexec.
+
+    Raises:
+        BackendError: it holds none; the message names what is wrong.
+    """
+    source = content.get("source") if isinstance(content, Mapping) else None
+    if source == "network":
+        return network_layers(content, where)
+    if source == "inspector":
+        profiles = content.get("profiles")
+        if not isinstance(profiles, list):
+            raise BackendError(
+                f"'profiles' is {value_words(profiles)}, not a list", where=where, remedy="run the recipe again"
+            )
+        return [layer for index, said in enumerate(profiles) for layer in read_layers(said, index, where)]
+    return read_layers(content, 0, where)
 
 
 def read_bindings(content: Any) -> list[str]:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ConfigDict
+
 from toolkit.backends.layer import Layer, Port
+from toolkit.base.errors import BackendError
+from toolkit.base.reading import FileKind
+from toolkit.base.schema import FileSchema, validated
+
+_KIND = FileKind("it cannot be read as a network's layers", BackendError, "run the recipe again")
 
 _TYPES = {
     "FLOAT": "fp32",
@@ -66,19 +72,48 @@ def _tensor(tensor: Any) -> dict[str, Any]:
     return {"name": tensor.name, "type": tensor.dtype.name, "shape": shape}
 
 
-def network_layers(raw: Mapping[str, Any]) -> list[Layer]:
-    """The layers of what ``walk_network`` recorded."""
+class NetworkTensor(FileSchema):
+    """A tensor as ``walk_network`` records it."""
+
+    name: str
+    type: str
+    shape: list[int]
+
+
+class NetworkLayer(FileSchema):
+    """A layer as ``walk_network`` records it."""
+
+    name: str
+    type: str
+    inputs: list[NetworkTensor]
+    outputs: list[NetworkTensor]
+    metadata: str
+
+
+class NetworkRecord(FileSchema):
+    """What ``walk_network`` records, as far as it is read here."""
+
+    model_config = ConfigDict(extra="ignore")
+    layers: list[NetworkLayer]
+
+
+def network_layers(raw: Any, where: str = "layers.json") -> list[Layer]:
+    """The layers of what ``walk_network`` recorded.
+
+    Raises:
+        BackendError: it is no such record; the message names the field.
+    """
     return [
         Layer(
-            name=entry["name"],
-            kind=entry["type"],
-            inputs=_ports(entry["inputs"]),
-            outputs=_ports(entry["outputs"]),
-            nodes=metadata_nodes(entry["metadata"]),
+            name=entry.name,
+            kind=entry.type,
+            inputs=_ports(entry.inputs),
+            outputs=_ports(entry.outputs),
+            nodes=metadata_nodes(entry.metadata),
         )
-        for entry in raw["layers"]
+        for entry in validated(NetworkRecord, raw, where, _KIND).layers
     ]
 
 
-def _ports(tensors: list[dict[str, Any]]) -> tuple[Port, ...]:
-    return tuple(Port(t["name"], precision_word(t["type"]), shape=tuple(t["shape"])) for t in tensors)
+def _ports(tensors: list[NetworkTensor]) -> tuple[Port, ...]:
+    return tuple(Port(t.name, precision_word(t.type), shape=tuple(t.shape)) for t in tensors)

@@ -18,8 +18,16 @@ _SYSTEM = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close other programs",
     errno.EIO: "check that disk",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "mend the links, which lead in a circle",
+    errno.ENOTDIR: "check the path: a part of it is a file, not a folder",
+    errno.EISDIR: "name a file, not a folder",
+    errno.EFBIG: "write to a file system that takes files of this size",
+    errno.ENOMEM: "close other programs",
+    errno.ENXIO: "name a regular file",
 }
 _FEW = 12
+_SHOWN = 200
 _FAR = 0.75
 """Words that are less alike than this share of the best one's likeness are not named beside it."""
 
@@ -47,8 +55,9 @@ class QtoolError(Exception):
             self.args = (self.paragraph(),)
 
     def paragraph(self) -> str:
-        """The whole message on one paragraph."""
-        text = f"{self.where}: {self.what}" if self.where else self.what
+        """The whole message on one paragraph; a path or value of absurd length is cut in its middle."""
+        what = shortened(self.what, 8 * _SHOWN)
+        text = f"{shortened(self.where, 2 * _SHOWN)}: {what}" if self.where else what
         if self.remedy:
             text = text.rstrip(".") + ". " + self.remedy[:1].upper() + self.remedy[1:]
         return text
@@ -84,9 +93,17 @@ def system_fault(error: BaseException) -> QtoolError | None:
     return QtoolError(what, where=str(error.filename or ""), remedy=system_remedy(error))
 
 
-def system_remedy(error: OSError) -> str:
+def system_remedy(error: OSError, otherwise: str = "name another place") -> str:
     """What helps against a refusal of the operating system."""
-    return _SYSTEM.get(error.errno or 0, "name another place")
+    return _SYSTEM.get(error.errno or 0, otherwise)
+
+
+def shortened(text: str, most: int = _SHOWN) -> str:
+    """Text with its middle left out where it is longer than ``most``: a value of 5,000 digits is no help in full."""
+    if len(text) <= most:
+        return text
+    half = (most - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 class PassError(QtoolError):

@@ -5,13 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from toolkit.base.errors import RangesError
+from toolkit.base.reading import FileKind
+from toolkit.base.schema import FileSchema, Natural, validated
 from toolkit.calibration.collection import Collection, differences
 from toolkit.data.dataset import Batch, Keep
 
 _SAVE_EVERY = 20.0
+_KIND = FileKind(
+    "it cannot be read as the state of a calibration", RangesError, "remove the file to start from nothing"
+)
+
+
+class CheckpointState(FileSchema):
+    """What a checkpoint's collection was made from: the run's key, and how far it came."""
+
+    key: dict[str, Any]
+    group: Natural
+    total: Natural
+    done: Annotated[str, Field(pattern=r"^[0-9a-f]+$")]
 
 
 class Checkpoint:
@@ -36,16 +52,20 @@ class Checkpoint:
             self._resume(path)
 
     def _resume(self, path: Path) -> None:
-        held = Collection.load(path)
-        state = held.made_from
-        for key, difference in differences(state.get("key", {}), self._key):
+        try:
+            held = Collection.load(path)
+            state = validated(CheckpointState, held.made_from, path, _KIND)
+        except RangesError:
+            # half a state is none: the run begins anew
+            return
+        for key, difference in differences(state.key, self._key):
             raise RangesError(
                 f"the checkpoint is of another run, they differ in {key}: {difference}",
                 where=str(path),
                 remedy="remove the file to start from nothing",
             )
-        self.collection, self.group, self.total = held, int(state["group"]), int(state["total"])
-        bits = int(state["done"], 16)
+        self.collection, self.group, self.total = held, state.group, state.total
+        bits = int(state.done, 16)
         self._indices = {index for index in range(bits.bit_length()) if bits >> index & 1}
         held.made_from = {}
 

@@ -3,25 +3,64 @@
 from __future__ import annotations
 
 import json
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, Field, Strict
 
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.files import atomic_path
+from toolkit.base.reading import FileKind, parse_json, reading
+from toolkit.base.schema import Extremes, FileSchema, Natural, validated, value_words
 from toolkit.base.types import Array
 from toolkit.calibration.histogram import Histogram
-from toolkit.data.arrays import open_archive
+from toolkit.data.arrays import Stored, open_archive
 
 SCHEMA = "qtool-collection-1"
+MOST_SHARDS = 1 << 16
+"""Into how many parts a calibration may be cut."""
 ProfileNames = tuple[str, ...]
-Extremes = tuple[float, float]
+Shard = Annotated[int, Strict(), Field(ge=1, le=MOST_SHARDS)]
 _SHOWN = 4
+_KIND = FileKind("it cannot be read as a collection", RangesError, "calibrate again")
+
+
+class DataSum(FileSchema):
+    """How many samples there were, and the sum of their digests in hex."""
+
+    samples: Natural
+    sum: Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
+
+
+class MadeFrom(FileSchema):
+    """What a collection was made from; settings beside these are compared and not read."""
+
+    model_config = ConfigDict(extra="allow")
+    data: DataSum | None = None
+    shards: list[tuple[Shard, Shard]] = Field(default_factory=list)
+
+
+class GroupHead(FileSchema):
+    """The tensors with histograms of one group of profiles."""
+
+    profiles: list[str]
+    tensors: list[str]
+
+
+class Head(FileSchema):
+    """What a collection's file says besides its arrays; see ``Collection``."""
+
+    schema_id: str = Field(alias="schema")
+    groups: list[GroupHead]
+    observed: dict[str, Extremes]
+    infinite: list[str]
+    samples: list[tuple[list[str], Natural]]
+    made_from: MadeFrom
+    same: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass
@@ -163,8 +202,8 @@ class Collection:
     @property
     def missing_parts(self) -> list[str]:
         """The shards that are still to be merged, as ``3/8``."""
-        parts = _parts(self.made_from)
-        of = parts[0][1] if parts else 1
+        parts = set(_parts(self.made_from))
+        of = max((count for _, count in parts), default=1)
         return [f"{i}/{of}" for i in range(1, of + 1) if (i, of) not in parts]
 
     def require(self, **expected: Any) -> None:
@@ -211,39 +250,31 @@ class Collection:
         Raises:
             RangesError: it is not such a file.
         """
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                if "head" not in archive.files:
-                    raise _no_collection(path)
-                head = json.loads(str(archive["head"]))
-                if head.get("schema") != SCHEMA:
-                    raise ValueError(f"its schema is {head.get('schema')!r}, not '{SCHEMA}'")
-                histograms: dict[ProfileNames, dict[str, Histogram]] = {}
-                for number, group in enumerate(head["groups"]):
-                    counts, whole = archive[f"counts_{number}"], archive[f"whole_{number}"]
-                    extremes = archive[f"extremes_{number}"]
-                    by_name = {}
-                    for row, name in enumerate(group["tensors"]):
-                        by_name[name] = _histogram(counts[row], whole[row], extremes[row])
-                    histograms[tuple(group["profiles"])] = by_name
-        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-            raise RangesError(
-                f"it cannot be read as a collection: {' '.join(str(error).split())[:200]}",
-                where=str(path),
-                remedy="calibrate again",
-            ) from error
+        arrays = open_archive(path, _KIND)
+        if "head" not in arrays:
+            raise _no_collection(path, arrays)
+        with reading(path, _KIND):
+            content = parse_json(str(arrays["head"].whole()[0]), path, _KIND)
+            schema = content.get("schema") if isinstance(content, dict) else None
+            if schema != SCHEMA:
+                raise ValueError(f"its schema is {value_words(schema)}, not '{SCHEMA}'")
+            head = validated(Head, content, path, _KIND)
+            histograms = {
+                tuple(group.profiles): _histograms(group.tensors, arrays, number)
+                for number, group in enumerate(head.groups)
+            }
         return cls(
             histograms,
-            {name: (float(v[0]), float(v[1])) for name, v in head["observed"].items()},
-            set(head["infinite"]),
-            {tuple(group): int(count) for group, count in head["samples"]},
-            head["made_from"],
-            head.get("same", {}),
+            dict(head.observed),
+            set(head.infinite),
+            {tuple(group): count for group, count in head.samples},
+            head.made_from.model_dump(exclude_unset=True, mode="json"),
+            head.same,
         )
 
 
-def _no_collection(path: Path) -> RangesError:
-    arrays = [f"'{key}' {list(stored.shape)}" for key, stored in open_archive(path).items()]
+def _no_collection(path: Path, found: Mapping[str, Stored]) -> RangesError:
+    arrays = [f"'{key}' {list(stored.shape)}" for key, stored in found.items()]
     more = f" and {len(arrays) - _SHOWN} more" if len(arrays) > _SHOWN else ""
     return RangesError(
         f"it is not a collection of statistics; it holds arrays, such as samples: {', '.join(arrays[:_SHOWN])}{more}",
@@ -252,12 +283,25 @@ def _no_collection(path: Path) -> RangesError:
     )
 
 
-def _histogram(counts: Any, whole: Any, extremes: Any) -> Histogram:
-    histogram = Histogram(len(counts))
-    histogram.counts = np.array(counts, np.int64)
-    histogram.exponent, histogram.zeros, histogram.nonfinite = (int(value) for value in whole)
-    histogram.low, histogram.high = (float(value) for value in extremes)
-    return histogram
+def _histograms(tensors: Sequence[str], arrays: Mapping[str, Stored], number: int) -> dict[str, Histogram]:
+    """The histograms of one group of profiles.
+
+    Raises:
+        ValueError: arrays are missing, or have other shapes, types or values than ``save`` writes.
+    """
+    found = {}
+    for name, kind, columns in (("counts", "i", None), ("whole", "i", 3), ("extremes", "f", 2)):
+        stored = arrays.get(f"{name}_{number}")
+        if stored is None:
+            raise ValueError(f"there is no array '{name}_{number}'")
+        shape = stored.shape
+        if len(shape) != 2 or shape[0] != len(tensors) or (columns is not None and shape[1] != columns):
+            raise ValueError(f"'{name}_{number}' has the shape {list(shape)} for {len(tensors)} tensors")
+        if stored.dtype.kind != kind:
+            raise ValueError(f"'{name}_{number}' is {stored.dtype}")
+        found[name] = stored.whole()
+    rows = zip(tensors, found["counts"], found["whole"], found["extremes"])
+    return {name: Histogram.of(counts, whole, extremes) for name, counts, whole, extremes in rows}
 
 
 def merge_all(parts: Iterable[Collection]) -> Collection:

@@ -11,8 +11,9 @@ from toolkit.base.errors import RangesError
 from toolkit.base.types import Array
 
 BINS = 4096
-_LOWEST = -100
+_LOWEST, _HIGHEST = -100, 128
 _FEW = 8192
+_MOST = 2.0**62
 _PIECE = 1 << 30
 _scratch = threading.local()
 
@@ -45,6 +46,29 @@ class Histogram:
         self.zeros = self.nonfinite = 0
         self.low, self.high = math.inf, -math.inf
 
+    @classmethod
+    def of(cls, counts: Array, whole: Array, extremes: Array) -> Histogram:
+        """A histogram from what it was saved as.
+
+        Args:
+            counts: int64 [bins].
+            whole: exponent, zeros, nonfinite.
+            extremes: low, high.
+
+        Raises:
+            ValueError: no histogram has these numbers.
+        """
+        made = cls(len(counts))
+        made.counts = np.array(counts, np.int64)
+        made.exponent, made.zeros, made.nonfinite = (int(value) for value in whole)
+        made.low, made.high = (float(value) for value in extremes)
+        if not made._sound():
+            raise ValueError(
+                f"no histogram has the exponent {made.exponent}, {made.zeros} zeros and values from {made.low:g} to "
+                f"{made.high:g}"
+            )
+        return made
+
     @property
     def bins(self) -> int:
         """The number of bins."""
@@ -69,6 +93,22 @@ class Histogram:
     def used(self) -> int:
         """How many bins reach up to the largest magnitude."""
         return min(self.bins, int(self.absmax / self.width) + 1) if self.absmax else 0
+
+    def _sound(self) -> bool:
+        """Whether these numbers can come of counting values."""
+        if self.low > self.high:
+            ordered = (self.low, self.high) == (math.inf, -math.inf)
+        else:
+            ordered = math.isfinite(self.low) and math.isfinite(self.high)
+        total = float(self.counts.sum(dtype=np.float64)) + self.zeros
+        return (
+            ordered
+            and _LOWEST <= self.exponent <= _HIGHEST
+            and min(self.zeros, self.nonfinite, int(self.counts.min())) >= 0
+            and total < _MOST
+            and _exponent(self.absmax) <= self.exponent
+            and not self.counts[self.used :].any()
+        )
 
     def add(self, values: Array, weight: int = 1) -> None:
         """Count values of any float type and shape, each ``weight`` times."""

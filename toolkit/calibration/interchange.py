@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import struct
@@ -12,13 +11,18 @@ from typing import Any
 
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.files import write_json, write_text
-from toolkit.contract.ranges import SCHEMA, Range, Ranges
+from toolkit.base.reading import FileKind, parse_json, read_utf8
+from toolkit.base.schema import value_words
+from toolkit.contract.ranges import LARGEST, SCHEMA, Range, Ranges
 
 _INT8 = 127.0
 _HEADER = re.compile(r"TRT-(\d+)-(\w+)")
 _LEGACY = re.compile(r"0 ([0-9a-fA-F]{1,16}) ([0-9a-fA-F]{1,16})")
 _HEX = re.compile(r"[0-9a-fA-F]{1,8}")
 ALGORITHMS = ("EntropyCalibration2", "EntropyCalibration", "MinMaxCalibration", "LegacyCalibration")
+_LIMIT = 1 << 28
+_KIND = FileKind("it cannot be read as text", RangesError, "give ranges.json or a calibration cache", _LIMIT)
+_JSON = FileKind("it is broken JSON", RangesError, "write the file again", _LIMIT)
 KINDS = ("ranges", "tensorrt", "text", "onnxruntime")
 
 
@@ -32,16 +36,11 @@ def read_ranges(path: str | Path) -> Ranges:
         RangesError: it cannot be read or is of no such kind; the message names the line.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RangesError(
-            f"it cannot be read as text: {error}", where=str(path), remedy="give ranges.json or a calibration cache"
-        ) from error
+    text = read_utf8(path, _KIND)
     if not text.strip():
         raise RangesError("the file is empty", where=str(path), remedy="give ranges.json or a calibration cache")
     if text.lstrip().startswith(("{", "[")):
-        return _from_json(text, str(path))
+        return ranges_of_json(parse_json(text, path, _JSON), str(path))
     first = text.splitlines()[0].strip()
     if _HEADER.match(first) or _LEGACY.fullmatch(first):
         return parse_cache(text, str(path))
@@ -66,6 +65,12 @@ def parse_cache(text: str, where: str = "calibration cache") -> Ranges:
         made_from.update(version=header[1], algorithm=header[2])
     elif legacy:
         cutoff, quantile = (struct.unpack(">d", bytes.fromhex(part.zfill(16)))[0] for part in legacy.groups())
+        if not (math.isfinite(cutoff) and math.isfinite(quantile)):
+            raise RangesError(
+                f"the first line gives the cutoff {cutoff} and the quantile {quantile}",
+                where=where,
+                remedy="write the cache again with TensorRT",
+            )
         made_from.update(algorithm=ALGORITHMS[3], quantile=quantile, cutoff=cutoff)
     else:
         raise RangesError(
@@ -160,11 +165,12 @@ def _tensor_data(value: Range) -> dict[str, Any]:
     return {"lowest": number(-value.amax), "highest": number(value.amax), "CLS": "TensorData"}
 
 
-def _from_json(text: str, where: str) -> Ranges:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise RangesError(f"it is broken JSON: {error}", where=where, remedy="write the file again") from error
+def ranges_of_json(content: Any, where: str) -> Ranges:
+    """The ranges of a parsed JSON file: ranges.json, or onnxruntime's calibration.json.
+
+    Raises:
+        RangesError: it holds none, or a wrong one; the message names the tensor.
+    """
     if isinstance(content, Mapping) and "schema" in content:
         ranges = Ranges.from_json(content, where)
         ranges.made_from.setdefault("kind", "ranges")
@@ -185,7 +191,13 @@ def _from_json(text: str, where: str) -> Ranges:
             low = high = None
         if low is None or high is None:
             raise RangesError(
-                f"tensor '{name}' has no lowest and highest value: {str(entry)[:60]}",
+                f"tensor '{name}' has no lowest and highest value: {value_words(entry)}",
+                where=where,
+                remedy="write it with onnxruntime's write_calibration_table",
+            )
+        if low > high:
+            raise RangesError(
+                f"tensor '{name}' has the lowest value {low:g} above the highest, {high:g}",
                 where=where,
                 remedy="write it with onnxruntime's write_calibration_table",
             )
@@ -199,7 +211,9 @@ def _number(value: Any) -> float | None:
         value = value.get("data")
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or abs(value) > LARGEST:
+        return None
+    return float(value)
 
 
 def _from_lines(text: str, where: str) -> Ranges:
@@ -242,6 +256,8 @@ def _lines(text: str, skip: int = 0) -> Iterator[tuple[int, str]]:
 
 
 def _range(amax: float, name: str, where: str) -> Range:
-    if not math.isfinite(amax) or amax < 0:
-        raise RangesError(f"tensor '{name}' has the range {amax}", where=where, remedy="a range is finite and positive")
+    if not 0 <= amax <= LARGEST:
+        raise RangesError(
+            f"tensor '{name}' has the range {amax}", where=where, remedy="a range is positive and fits float32"
+        )
     return Range(amax, "cache")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -134,8 +135,10 @@ class Calibrator:
             return self._made[key]
         path = self.keep(model, taps, scalars) if self.keep is not None else None
         if path is not None and path.exists():
-            self._made[key] = Collection.load(path)
-            return self._made[key]
+            # one that was damaged is no loss: it is made again
+            with suppress(RangesError):
+                self._made[key] = Collection.load(path)
+                return self._made[key]
         made = (
             self._on_gpu(model, [*taps, *scalars])
             if self.device == "gpu"

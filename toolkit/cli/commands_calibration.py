@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.base.errors import QtoolError
+from toolkit.base.errors import QtoolError, shortened
 from toolkit.base.text import count, samples_by_profile
 
 if TYPE_CHECKING:
@@ -59,12 +59,17 @@ def merge(parts: Sequence[Path], out: Path, json: bool) -> int:
 
 
 def _shard(text: str | None) -> tuple[int, int]:
+    from toolkit.calibration.collection import MOST_SHARDS
+
     if text is None:
         return 1, 1
-    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
     part, of = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= part <= of:
-        raise QtoolError(f"--shard is '{text}'", remedy="write i/n, such as 1/4, with i from 1 to n")
+    if not 1 <= part <= of <= MOST_SHARDS:
+        raise QtoolError(
+            f"--shard is '{shortened(text)}'",
+            remedy=f"write i/n, such as 1/4, with i from 1 to n, and n at most {MOST_SHARDS}",
+        )
     return part, of
 
 

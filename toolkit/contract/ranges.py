@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
 
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.files import write_json
 from toolkit.base.precision import Precision
+from toolkit.base.reading import FileKind, read_json
+from toolkit.base.schema import Extremes, FileSchema, Natural, Number, validated, value_words
 
 SCHEMA = "qtool-ranges-1"
 GIVEN = frozenset({"manual", "stripped", "cache"})
 """Methods of ranges that were given rather than calibrated: they win over calibration."""
+LARGEST = 3.4028234663852886e38
+"""The largest amax there can be: scales are float32."""
+_KIND = FileKind("it cannot be read as ranges", RangesError, "calibrate again", limit=1 << 28)
+Amax = Annotated[Number, Field(ge=0, le=LARGEST)]
+Shares = Annotated[list[Number], Field(max_length=4096)]
+
+
+class Diagnosis(FileSchema):
+    """What a range's ``diagnosis`` holds where qtool wrote it; see ``toolkit.calibration.diagnosis.diagnose``."""
+
+    model_config = ConfigDict(extra="allow")
+    amax: dict[str, Amax] = Field(default_factory=dict)
+    clipped: Number | None = None
+    sqnr_db: Number | None = None
+    outlier_ratio: Number | None = None
+    zeros: Number | None = None
+    nonfinite: Natural = 0
+    histogram: Shares = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
+class RangeEntry(FileSchema):
+    """One tensor in ranges.json; see ``Range``."""
+
+    amax: Amax
+    method: str
+    observed: Extremes | None = None
+    per_profile: dict[str, Amax] = Field(default_factory=dict)
+    samples: Natural = 0
+    diagnosis: Diagnosis = Diagnosis()
+    dtype: Literal["int8", "int4", "fp8"] = "int8"
+
+
+class RangesFile(FileSchema):
+    """The content of ranges.json; see ``Ranges``."""
+
+    schema_id: str = Field(alias="schema")
+    made_from: dict[str, Any] = Field(default_factory=dict)
+    samples: dict[str, Natural] = Field(default_factory=dict)
+    tensors: dict[str, RangeEntry] = Field(default_factory=dict)
+    observed: dict[str, Extremes] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,19 +132,24 @@ class Ranges:
         Raises:
             RangesError: another schema, or an amax that is negative, infinite or not a number.
         """
-        if content.get("schema") != SCHEMA:
-            raise RangesError(
-                f"schema is {content.get('schema')!r}, not '{SCHEMA}'", where=where, remedy="calibrate again"
+        schema = content.get("schema") if isinstance(content, Mapping) else None
+        if schema != SCHEMA:
+            raise RangesError(f"schema is {value_words(schema)}, not '{SCHEMA}'", where=where, remedy=_KIND.remedy)
+        found = validated(RangesFile, content, where, _KIND)
+        tensors = {
+            name: Range(
+                entry.amax,
+                entry.method,
+                entry.observed,
+                entry.per_profile,
+                entry.samples,
+                # as it was written: others may have added what they know
+                content["tensors"][name].get("diagnosis", {}),
+                entry.dtype,
             )
-        tensors = {}
-        for name, entry in content.get("tensors", {}).items():
-            amax = entry.get("amax")
-            if not isinstance(amax, (int, float)) or not math.isfinite(amax) or amax < 0:
-                raise RangesError(f"tensor '{name}' has amax {amax!r}", where=where, remedy="calibrate again")
-            observed = entry.get("observed")
-            tensors[name] = Range(**{**entry, "observed": tuple(observed) if observed else None})
-        observed_all = {name: (float(v[0]), float(v[1])) for name, v in content.get("observed", {}).items()}
-        return cls(tensors, observed_all, dict(content.get("samples", {})), dict(content.get("made_from", {})))
+            for name, entry in found.tensors.items()
+        }
+        return cls(tensors, found.observed, found.samples, found.made_from)
 
     def save(self, path: Path) -> None:
         """Write ranges.json whole or not at all."""
@@ -114,11 +162,7 @@ class Ranges:
         Raises:
             RangesError: not readable as ranges.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RangesError(f"cannot be read: {error}", where=str(path), remedy="calibrate again") from error
-        return cls.from_json(content, str(path))
+        return cls.from_json(read_json(path, _KIND), str(path))
 
 
 def _entry(value: Range) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from toolkit.base.code import load_object
 from toolkit.base.errors import RecipeError, did_you_mean
 from toolkit.base.versions import OWN_PACKAGES
+from toolkit.base.schema import validation_words
 from toolkit.contract.passes import Pass
 from toolkit.contract.roles import Role
 
@@ -70,18 +71,16 @@ def configure(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:
     try:
         return kind(**settings)
     except ValidationError as error:
-        raise RecipeError("; ".join(explain(error, kind.model_fields)), where=f"pass '{kind.title()}'") from error
+        raise RecipeError(
+            "; ".join(explain(error, kind.model_fields)),
+            where=f"pass '{kind.title()}'",
+            remedy=f"`qtool passes {kind.title()}` lists its settings",
+        ) from error
 
 
 def explain(error: ValidationError, known: Mapping[str, Any] | SequenceOf[str]) -> Iterator[str]:
     """Each fault of a pydantic error in words."""
     for fault in error.errors():
-        place = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "extra_forbidden":
-            hint = did_you_mean(str(fault["loc"][-1]), known)
-            yield f"unknown key '{place}'" + (f": {hint}" if hint else "")
-        elif fault["type"] == "missing":
-            yield f"'{place}' is missing"
-        else:
-            message = fault["msg"].removeprefix("Value error, ")
-            yield f"'{place}' is {fault['input']!r}: {message[:1].lower()}{message[1:]}"
+        unknown = fault["type"] == "extra_forbidden"
+        hint = did_you_mean(str(fault["loc"][-1]), known) if unknown else ""
+        yield validation_words(fault) + (f": {hint}" if hint else "")

@@ -3,72 +3,138 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from toolkit.base.errors import DataError
+from toolkit.base.reading import FileKind, open_regular, reading, require_regular
 from toolkit.base.types import Array
 
-_FAULTS = (OSError, ValueError, EOFError, KeyError, NotImplementedError, struct.error, zipfile.BadZipFile)
+ARRAYS = FileKind("it cannot be read", DataError, "write the file again with numpy.savez")
 _LOCAL_HEADER = 30
+_ENCRYPTED = 0x1
+_KINDS = "?biufcSUV"
+_MOST_RANK, _MOST_SIZE = 64, 1 << 48
+_CHUNK = 1 << 20
+_HELD = 64 << 20
+_BOMB_BYTES, _BOMB_RATIO = 4 << 30, 100
+_verified: set[tuple[Any, ...]] = set()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the header of an .npy file says, checked against what there is room for.
+
+    Attributes:
+        shape: of the array.
+        dtype: as stored, possibly big-endian.
+        fortran: whether the first index runs fastest.
+        start: bytes before the first value.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+    start: int
+
+    @property
+    def row(self) -> int:
+        """Bytes of one row along axis 0."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Member:
+    """One array of a zip archive.
+
+    Attributes:
+        info: the archive's own entry.
+        place: where its bytes lie in the file, where they are stored plainly.
+    """
+
+    info: zipfile.ZipInfo
+    place: int | None
 
 
 class Stored:
     """One array in a file. Rows of arrays that are stored plainly are read from their place in the file.
 
     They are read and not memory-mapped, since the pages of a mapped file count as memory of the process for as long
-    as the system likes. Compressed members, and arrays in Fortran's order, are read whole when first needed.
+    as the system likes. Of large compressed members the rows are unpacked one after another; small ones, and arrays
+    in Fortran's order, are read whole when first needed. A member of an archive has its checksum looked at first.
 
     Attributes:
         shape: of the whole array.
+        dtype: as stored.
     """
 
-    def __init__(self, path: Path, where: str, header: tuple[Any, ...], place: int | None, member: str = "") -> None:
-        self.shape: tuple[int, ...] = tuple(int(size) for size in header[0])
-        self._fortran, self._dtype = bool(header[1]), header[2]
-        self._path, self._where, self._member = path, where, member
-        self._place = None if self._fortran else place
+    def __init__(self, path: Path, where: str, layout: Layout, member: Member | None = None) -> None:
+        self.shape, self.dtype = layout.shape, layout.dtype
+        self._path, self._where, self._layout, self._member = path, where, layout, member
         self._held: Array | None = None
+        self._stream: Any = None
 
     def rows(self, start: int, stop: int) -> Array:
-        """Rows ``start`` to ``stop`` (not included) along axis 0.
+        """Rows ``start`` to ``stop`` (not included) along axis 0, in the machine's byte order.
 
         Raises:
             DataError: the file ends too early or is broken.
         """
-        if self._place is None:
-            return self._whole()[start:stop]
-        row = math.prod(self.shape[1:])
+        plain = self._member is None or self._member.place is not None
+        if self._layout.fortran or (not plain and math.prod(self.shape) * self._layout.dtype.itemsize <= _HELD):
+            if self._held is None:
+                self._held = self._whole()
+            return self._held[start:stop]
         count = max(0, min(stop, self.shape[0]) - start)
-        place = self._place + start * row * self._dtype.itemsize
-        return self._read(place, (count, *self.shape[1:]))
+        return self._read(start * self._layout.row, (count, *self.shape[1:]))
 
     def whole(self) -> Array:
-        """All of the array, at least of rank 1."""
-        return np.atleast_1d(self._whole() if self._place is None else self._read(self._place, self.shape))
-
-    def _read(self, place: int, shape: tuple[int, ...]) -> Array:
-        try:
-            return np.fromfile(self._path, self._dtype, math.prod(shape), offset=place).reshape(shape)
-        except _FAULTS as error:
-            raise unreadable(error, self._where) from error
+        """All of the array, at least of rank 1, in the machine's byte order."""
+        return np.atleast_1d(self._whole())
 
     def _whole(self) -> Array:
-        if self._held is None:
-            try:
-                with zipfile.ZipFile(self._path) if self._member else open(self._path, "rb") as source:
-                    if isinstance(source, zipfile.ZipFile):
-                        with source.open(self._member) as stream:
-                            self._held = np.lib.format.read_array(stream, allow_pickle=False)
-                    else:
-                        self._held = np.lib.format.read_array(source, allow_pickle=False)
-            except _FAULTS as error:
-                raise unreadable(error, self._where) from error
-        return self._held
+        if self._layout.fortran:
+            return self._read(0, self.shape[::-1]).transpose()
+        return self._read(0, self.shape)
+
+    def _read(self, offset: int, shape: tuple[int, ...]) -> Array:
+        offset, count = offset + self._layout.start, math.prod(shape)
+        if not count:
+            return np.empty(shape, self._layout.dtype)
+        with reading(self._where, ARRAYS):
+            member = self._member
+            if member is None or member.place is not None:
+                if member is not None:
+                    _verify(self._path, member.info)
+                offset += member.place or 0 if member is not None else 0
+                found = np.fromfile(self._path, self._layout.dtype, count, offset=offset)
+            else:
+                found = np.frombuffer(bytearray(self._unpacked(member, offset, count)), self._layout.dtype)
+            if len(found) != count:
+                raise ValueError(f"it ends after {len(found)} of {count} values")
+            return native(found.reshape(shape))
+
+    def _unpacked(self, member: Member, offset: int, count: int) -> bytes:
+        if self._stream is None:
+            _verify(self._path, member.info)
+            # open as long as the array, whose rows are read one after another
+            self._stream = zipfile.ZipFile(self._path).open(member.info)  # noqa: SIM115
+        self._stream.seek(offset)
+        content: bytes = self._stream.read(count * self._layout.dtype.itemsize)
+        return content
+
+
+def native(value: Array) -> Array:
+    """The array in the machine's own byte order."""
+    return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
 
 
 def open_array(path: Path) -> Stored:
@@ -77,56 +143,95 @@ def open_array(path: Path) -> Stored:
     Raises:
         DataError: it cannot be read, or holds Python objects.
     """
-    try:
-        with open(path, "rb") as stream:
-            return Stored(path, str(path), _header(stream), stream.tell())
-    except _FAULTS as error:
-        raise unreadable(error, str(path)) from error
+    with reading(path, ARRAYS), open_regular(path) as stream:
+        return Stored(path, str(path), layout_of(stream, os.fstat(stream.fileno()).st_size, str(path)))
 
 
-def open_archive(path: Path) -> dict[str, Stored]:
+def open_archive(path: Path, kind: FileKind = ARRAYS) -> dict[str, Stored]:
     """The arrays of an .npz file by key; only their headers are read.
 
     Raises:
-        DataError: it is no such archive, or one of its arrays holds Python objects.
+        DataError: it is no such archive, or one of its arrays cannot be read, holds Python objects, or claims more
+            than the file has; of the class that ``kind`` names.
     """
-    found = {}
-    where = str(path)
-    try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as plain:
-            for info in archive.infolist():
-                key = info.filename.removesuffix(".npy")
-                where = f"{path}, '{key}'"
-                place = None
+    found: dict[str, Stored] = {}
+    with reading(path, kind), _archive(path) as (archive, plain):
+        for info in archive.infolist():
+            key = info.filename.removesuffix(".npy")
+            where = f"{path}, '{key}'"
+            with reading(where, kind):
+                if key in found:
+                    raise ValueError("there are two arrays of this name")
+                _check_member(info, os.fstat(plain.fileno()).st_size)
                 with archive.open(info) as stream:
-                    header = _header(stream)
-                    inside = stream.tell()
-                if info.compress_type == zipfile.ZIP_STORED:
-                    plain.seek(info.header_offset)
-                    name, extra = struct.unpack("<26xHH", plain.read(_LOCAL_HEADER))
-                    place = info.header_offset + _LOCAL_HEADER + name + extra + inside
-                found[key] = Stored(path, where, header, place, info.filename)
-    except _FAULTS as error:
-        raise unreadable(error, where) from error
+                    layout = layout_of(stream, info.file_size, where)
+                place = _place(plain, info) if info.compress_type == zipfile.ZIP_STORED else None
+                found[key] = Stored(path, where, layout, Member(info, place))
     return found
 
 
-def _header(stream: Any | BinaryIO) -> tuple[Any, ...]:
+@contextmanager
+def _archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, BinaryIO]]:
+    require_regular(path)
+    with zipfile.ZipFile(path) as archive, open_regular(path) as plain:
+        yield archive, plain
+
+
+def _check_member(info: zipfile.ZipInfo, file_size: int) -> None:
+    """Refuse what cannot be read, and what would unpack to more than any samples do."""
+    if info.flag_bits & _ENCRYPTED:
+        raise ValueError("it is encrypted, and qtool knows no password")
+    packed = info.compress_type != zipfile.ZIP_STORED
+    if info.compress_size > file_size or (not packed and info.file_size != info.compress_size):
+        raise ValueError(f"it claims {max(info.file_size, info.compress_size):,} bytes of a file of {file_size:,}")
+    if info.file_size > max(_BOMB_BYTES, _BOMB_RATIO * info.compress_size):
+        raise ValueError(
+            f"it claims {info.file_size / 1e9:.1f} GB, packed into {info.compress_size / 1e6:.1f} MB, which is how "
+            "files are made that fill memory and disk; numpy.savez does not pack"
+        )
+
+
+def _place(plain: BinaryIO, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a member that is stored plainly begin."""
+    plain.seek(info.header_offset)
+    name, extra = struct.unpack("<26xHH", plain.read(_LOCAL_HEADER))
+    return info.header_offset + _LOCAL_HEADER + int(name) + int(extra)
+
+
+def _verify(path: Path, info: zipfile.ZipInfo) -> None:
+    """Look at a member's checksum, once as long as the file stays as it is."""
+    now = path.stat()
+    key = (str(path), now.st_mtime_ns, now.st_size, info.header_offset, info.CRC)
+    if key not in _verified:
+        with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
+            # the last read compares the checksum
+            while stream.read(_CHUNK):
+                pass
+        _verified.add(key)
+
+
+def layout_of(stream: Any, size: int, where: str) -> Layout:
+    """The header of an .npy file or member of ``size`` bytes, which ``stream`` stands at the start of.
+
+    Raises:
+        DataError: it holds Python objects.
+        ValueError: the header is broken, or claims more than there is; whatever numpy's own reader raises, too.
+    """
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    header: tuple[Any, ...] = read(stream)
-    if header[2].hasobject:
-        raise ValueError("object arrays")
-    return header
-
-
-def unreadable(error: Exception, where: str) -> DataError:
-    """The error to raise where a file cannot be read."""
-    text = " ".join(str(error).split())
-    if "pickle" in text or "object arrays" in text.lower():
-        return DataError(
+    shape, fortran, dtype = read(stream)
+    if dtype.hasobject:
+        raise DataError(
             "it holds Python objects, which qtool never unpickles",
             where=where,
             remedy="save plain arrays: samples of unlike shape each under its own key, 'name/00000', 'name/00001'...",
         )
-    return DataError(f"it cannot be read: {text[:200]}", where=where, remedy="write the file again with numpy.savez")
+    if dtype.names or dtype.subdtype is not None or dtype.kind not in _KINDS or not dtype.itemsize:
+        raise ValueError(f"its dtype is {dtype}")
+    if len(shape) > _MOST_RANK or any(type(side) is not int or not 0 <= side <= _MOST_SIZE for side in shape):
+        raise ValueError(f"its header gives the shape {str(shape)[:80]}")
+    start = stream.tell()
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > size - start:
+        raise ValueError(f"its header claims {claimed:,} bytes of values, and there are {size - start:,}")
+    return Layout(tuple(shape), dtype, bool(fortran), start)

@@ -12,6 +12,8 @@ from toolkit.base.types import Array
 from toolkit.data.arrays import Stored, open_archive, open_array
 from toolkit.data.sample import LABELS, InputsAndLabels, InputSpec, Keep, Specs, check_names
 
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
 
 class Stack:
     """The samples of a set of named arrays: stacked over axis 0, or ragged (``name/00000``, ``name/00001``...)."""
@@ -23,8 +25,15 @@ class Stack:
         numbered: dict[str, dict[int, str]] = {}
         for key in keys:
             base, _, number = key.rpartition("/")
-            if key not in specs and number.isdigit() and (base in specs or base in LABELS):
-                numbered.setdefault(base, {})[int(number)] = key
+            if key not in specs and _NUMBER.fullmatch(number) and (base in specs or base in LABELS):
+                members = numbered.setdefault(base, {})
+                if int(number) in members:
+                    raise DataError(
+                        f"'{key}' and '{members[int(number)]}' are the same sample",
+                        where=where,
+                        remedy="give each sample a number of its own",
+                    )
+                members[int(number)] = key
             else:
                 stacked.append(key)
         for base, members in numbered.items():

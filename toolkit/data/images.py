@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.errors import DataError, did_you_mean
+from toolkit.base.reading import FileKind, reading, require_regular
 from toolkit.base.types import Array
 from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+_MOST_PIXELS = 100_000_000
+_KIND = FileKind("it cannot be read as an image", DataError, "repair or remove the file")
 _KNOWN = ("size", "resize", "crop", "layout", "mean", "std", "colour", "scale", "input")
 
 
@@ -52,13 +56,12 @@ def image_size(path: Path) -> tuple[int, int] | None:
 def _opened(path: Path) -> Iterator[Any]:
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
+    with reading(path, _KIND):
+        require_regular(path)
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, and {_MOST_PIXELS:,} are the most")
             yield image
-    except Exception as error:
-        raise DataError(
-            f"it cannot be read as an image: {error}", where=str(path), remedy="repair or remove the file"
-        ) from error
 
 
 class Images:
@@ -163,7 +166,7 @@ class Images:
             ) from error
         with _opened(path) as opened:
             image = opened.convert("L" if self._colour == "gray" else "RGB")
-        pixels = np.asarray(self._shaped(image, Image), np.float32)
+            pixels = np.asarray(self._shaped(image, Image), np.float32)
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         if self._colour == "bgr":
             pixels = pixels[..., ::-1]
@@ -183,8 +186,9 @@ class Images:
         factor = min(ratios) if self._crop == "pad" else max(ratios)
         if self._crop == "center" and self._resize:
             factor = max(factor, float(self._resize) / min(image.width, image.height))
-        scaled = image.resize(
-            (max(1, round(image.width * factor)), max(1, round(image.height * factor))), pillow.Resampling.BILINEAR
-        )
+        sides = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+        if sides[0] * sides[1] > _MOST_PIXELS:
+            raise ValueError(f"scaled to cover {width} x {height} it has {sides[0]} x {sides[1]} pixels")
+        scaled = image.resize(sides, pillow.Resampling.BILINEAR)
         left, top = (scaled.width - width) // 2, (scaled.height - height) // 2
         return scaled.crop((left, top, left + width, top + height))

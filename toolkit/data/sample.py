@@ -14,6 +14,7 @@ import onnx
 from toolkit.base.errors import DataError, did_you_mean
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile, Shapes
 from toolkit.base.types import Array
+from toolkit.data.arrays import native
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
 
@@ -162,7 +163,7 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
     Raises:
         DataError: wrong dtype, rank or fixed dimension, an empty array, NaN or an infinity.
     """
-    array = np.asarray(value)
+    array = native(np.asarray(value))
     place = f"{where}, input '{spec.name}'"
     if spec.dims is not None:
         declared = [d if d is not None else "?" for d in spec.dims]

@@ -17,6 +17,7 @@ from toolkit.base.types import Array
 from toolkit.data.files import Files, open_folder
 from toolkit.data.images import Images, holds_images
 from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs, check_names
+from toolkit.data.saved_inputs import read_saved_inputs
 
 _END = object()
 _MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -116,31 +117,6 @@ def _theirs(where: str, doing: str) -> Iterator[None]:
             f"{where} failed {doing}: {type(error).__name__}: {error}",
             remedy="fix the code that yields the samples; --debug shows the line",
         ) from error
-
-
-def polygraphy_inputs(path: Path, specs: Specs) -> Feeds:
-    """Inputs saved by Polygraphy (``polygraphy run --save-inputs``).
-
-    Raises:
-        DataError: the file is not of that kind.
-    """
-    from polygraphy.json import load_json
-
-    try:
-        feeds = load_json(str(path))
-    except Exception as error:
-        raise DataError(
-            f"these are no inputs saved by Polygraphy: {' '.join(str(error).split())[:200]}",
-            where=str(path),
-            remedy="write them with polygraphy run --save-inputs",
-        ) from error
-    if not isinstance(feeds, list) or not all(isinstance(feed, Mapping) for feed in feeds):
-        raise DataError(
-            "these are no inputs saved by Polygraphy: not a list of feeds",
-            where=str(path),
-            remedy="write them with polygraphy run --save-inputs",
-        )
-    return Feeds(lambda: feeds, specs, str(path))
 
 
 def repeatable(source: Any, where: str) -> Callable[[], Iterable[Any]]:
@@ -300,7 +276,8 @@ def open_source(
             return str(path), Images(path, images or {}, specs)
         return str(path), open_folder(path, specs)
     if path.suffix == ".json":
-        return str(path), polygraphy_inputs(path, specs)
+        feeds = read_saved_inputs(path)
+        return str(path), Feeds(lambda: feeds, specs, str(path))
     if path.suffix == ".npz":
         return str(path), Files([(str(path), path)], specs)
     if path.suffix == ".npy" and len(specs) == 1:

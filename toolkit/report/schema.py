@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
-from toolkit.base.errors import QtoolError
+from toolkit.base.errors import QtoolError, shortened
 from toolkit.base.files import write_json
 from toolkit.base.precision import Precision
 from toolkit.contract.roles import Role
+from toolkit.base.reading import FileKind, read_json, reading
 from toolkit.graph.work import NodeRole
 from toolkit.report.engine_parts import DeviceInfo as DeviceInfo
 from toolkit.report.engine_parts import PayoffInfo as PayoffInfo
@@ -27,6 +27,7 @@ from toolkit.report.search_parts import WeakSpotInfo as WeakSpotInfo
 
 SCHEMA = "qtool-report-1"
 NONE = "none"
+_KIND = FileKind("it cannot be read as a report", QtoolError, "run the recipe again")
 
 Verdict = Literal["usable", "missed", "broken", "unmeasured"]
 Status = Literal["honoured", "fused", "removed", "overridden", "opaque", "unknown"]
@@ -331,14 +332,15 @@ class Report(Part):
             raise QtoolError(
                 f"schema is {content.get('schema')!r}, not '{SCHEMA}'", where=where, remedy="run the recipe again"
             )
-        try:
-            return cls.model_validate(content)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            place = ".".join(str(part) for part in fault["loc"]) or "the report"
-            raise QtoolError(
-                f"{place}: {fault['msg'].removeprefix('Value error, ')}", where=where, remedy="run the recipe again"
-            ) from error
+        with reading(where, _KIND):
+            try:
+                return cls.model_validate(content)
+            except ValidationError as error:
+                fault = error.errors()[0]
+                place = shortened(".".join(str(part) for part in fault["loc"])) or "the report"
+                raise QtoolError(
+                    f"{place}: {fault['msg'].removeprefix('Value error, ')}", where=where, remedy=_KIND.remedy
+                ) from error
 
     @classmethod
     def load(cls, path: Path) -> Report:
@@ -347,10 +349,7 @@ class Report(Part):
         Raises:
             QtoolError: no such file, no strict JSON, or no report.
         """
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        except (OSError, ValueError) as error:
-            raise QtoolError(f"cannot be read: {error}", where=str(path), remedy="run the recipe again") from error
+        content = read_json(path, _KIND)
         if not isinstance(content, dict):
             raise QtoolError("is not a JSON object", where=str(path), remedy="give a report.json that qtool wrote")
         return cls.from_json(content, str(path))
@@ -383,7 +382,3 @@ def schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Report.model_json_schema(by_alias=True, mode="serialization"),
     }
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")

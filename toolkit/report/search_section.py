@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,11 @@ from typing import Any
 from toolkit.base.errors import QtoolError
 from toolkit.contract.findings import Finding
 from toolkit.report.findings import sentence
+from toolkit.base.reading import FileKind, read_json, reading
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, SearchInfo, WeakSpotInfo
 from toolkit.search.causes import Cause
+
+_KIND = FileKind("it cannot be read as a search.json", QtoolError, "run the recipe again")
 
 
 def read_search(path: Path) -> tuple[SearchInfo | None, list[WeakSpotInfo]]:
@@ -23,12 +25,10 @@ def read_search(path: Path) -> tuple[SearchInfo | None, list[WeakSpotInfo]]:
     """
     if not path.is_file():
         return None, []
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    with reading(path, _KIND):
+        content = read_json(path, _KIND)
         info = search_info(content)
         return info, weak_spots_of(content, info)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise QtoolError(f"cannot be read: {error!r}", where=str(path), remedy="run the recipe again") from error
 
 
 def search_info(content: Mapping[str, Any]) -> SearchInfo:

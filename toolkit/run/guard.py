@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from toolkit.base.errors import QtoolError
+from toolkit.base.errors import QtoolError, system_remedy
 
 FILES = (
     "report.html",
@@ -21,6 +21,22 @@ FILES = (
 """The files of a run folder that are for people and other tools."""
 _OTHERS = ("build.log", "search.json", "sensitivity.json", "faster.json")
 _DATA = re.compile(r"model\.onnx\.[0-9a-f]{16}\.data")
+
+
+def refuse_missing(path: Path, what: str) -> None:
+    """Refuse a path at which nothing is.
+
+    Raises:
+        QtoolError: nothing is there, or it cannot be looked at; ``what`` says the first.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise QtoolError(what, where=str(path), remedy="check the path") from error
+    except OSError as error:
+        raise QtoolError(
+            error.strerror or str(error), where=str(path), remedy=system_remedy(error, "check the path")
+        ) from error
 
 
 def refuse_run_over(inputs: Mapping[str, Path], folder: Path) -> None:

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.errors import QtoolError, RangesError
+from toolkit.base.errors import BackendError, QtoolError, RangesError
+from toolkit.base.reading import FileKind, read_json, read_utf8, reading
 from toolkit.base.text import plain
+from toolkit.run.guard import FILES, refuse_missing, refuse_writing_over
+
+_JSON = FileKind("it cannot be read as JSON", QtoolError, "check the file")
+_JOURNAL = FileKind("not a journal", QtoolError, "name a journal.jsonl of qtool's")
+_LAYERS = FileKind("it cannot be read as an engine's layers", QtoolError, "name a layers.json, or what trtexec wrote")
 
 
 @dataclass
@@ -26,8 +32,7 @@ def inspect(path: Path) -> Shown:
     Raises:
         QtoolError: nothing is there, or qtool does not know its kind.
     """
-    if not path.exists():
-        raise QtoolError("no such file", where=str(path), remedy="check the path")
+    refuse_missing(path, "no such file")
     if path.is_dir():
         report = path / "report.json"
         if report.exists():
@@ -40,7 +45,7 @@ def inspect(path: Path) -> Shown:
     if path.suffix in (".engine", ".plan"):
         beside = path.with_name("layers.json")
         if beside.exists():
-            return _layers(beside)
+            return _json(beside)
         raise QtoolError(
             "an engine says nothing without the GPU and the TensorRT that built it",
             where=str(path),
@@ -56,17 +61,14 @@ def inspect(path: Path) -> Shown:
 
 
 def _json(path: Path) -> Shown:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), strict=False)
-    except (ValueError, OSError) as error:
-        raise QtoolError(f"not JSON: {error}", where=str(path), remedy="check the file") from error
-    if isinstance(content, dict) and str(content.get("schema", "")).startswith("qtool-report"):
+    content = read_json(path, _JSON, strict=False)
+    fields = content if isinstance(content, dict) else {}
+    if str(fields.get("schema", "")).startswith("qtool-report"):
         return _report(path)
-    if isinstance(content, dict) and str(content.get("schema", "")).startswith(("qtool-search", "qtool-sensitivity")):
+    if str(fields.get("schema", "")).startswith(("qtool-search", "qtool-sensitivity")):
         return Shown(content, json.dumps(content, indent=1) + "\n")
-    engine = {"Layers", "layers", "source"}
-    if isinstance(content, list) or (isinstance(content, dict) and engine & set(content)):
-        return _layers(path)
+    if isinstance(content, list) or {"Layers", "layers", "source"} & set(fields):
+        return _layers(path, content)
     return _ranges(path)
 
 
@@ -82,16 +84,12 @@ def _journal(path: Path) -> Shown:
     from toolkit.contract.journal import Journal
     from toolkit.report.findings import sentence
 
-    try:
-        journal = Journal.from_jsonl(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise QtoolError(
-            f"not a journal: {error}", where=str(path), remedy="name a journal.jsonl of qtool's"
-        ) from error
-    lines = [f"{path}: {len(journal)} events"]
-    lines += [f"{by}: {count} {kind}" for (by, kind), count in sorted(journal.counts().items())]
-    lines += [f"{e.kind} {plain(e.node)}: {plain(sentence(e.why))}" for e in journal if e.kind != "changed"]
-    return Shown([event.to_json(sentence) for event in journal], "\n".join(lines) + "\n")
+    with reading(path, _JOURNAL):
+        journal = Journal.from_jsonl(read_utf8(path, _JOURNAL))
+        lines = [f"{path}: {len(journal)} events"]
+        lines += [f"{by}: {count} {kind}" for (by, kind), count in sorted(journal.counts().items())]
+        lines += [f"{e.kind} {plain(e.node)}: {plain(sentence(e.why))}" for e in journal if e.kind != "changed"]
+        return Shown([event.to_json(sentence) for event in journal], "\n".join(lines) + "\n")
 
 
 def _collection(path: Path) -> Shown:
@@ -143,24 +141,22 @@ def _model(path: Path) -> Shown:
     return Shown(content, "\n".join(lines) + "\n")
 
 
-def _layers(path: Path) -> Shown:
+def _layers(path: Path, content: Any) -> Shown:
     from dataclasses import asdict
 
-    from toolkit.backends.inspector import read_layers
-    from toolkit.backends.network import network_layers
+    from toolkit.backends.inspector import layers_of_file
 
-    content = json.loads(path.read_text(encoding="utf-8"), strict=False)
-    if isinstance(content, dict) and content.get("source") == "network":
-        layers = network_layers(content)
-    elif isinstance(content, dict) and content.get("source") == "inspector":
-        layers = [layer for index, said in enumerate(content["profiles"]) for layer in read_layers(said, index)]
-    else:
-        layers = read_layers(content, 0)
-    lines = [f"{path}: {len(layers)} layers"]
-    for layer in layers:
-        types = "/".join(dict.fromkeys(port.precision or "?" for port in layer.outputs))
-        lines.append(f"{types:>10}  {layer.kind:<24} {plain(layer.name)}")
-    return Shown([asdict(layer) for layer in layers], "\n".join(lines) + "\n")
+    with reading(path, _LAYERS):
+        try:
+            layers = layers_of_file(content, str(path))
+        except BackendError as error:
+            # no backend is at fault, the file is
+            raise QtoolError(error.what, where=error.where, remedy=error.remedy) from error
+        lines = [f"{path}: {len(layers)} layers"]
+        for layer in layers:
+            types = "/".join(dict.fromkeys(port.precision or "?" for port in layer.outputs))
+            lines.append(f"{types:>10}  {layer.kind:<24} {plain(layer.name)}")
+        return Shown([asdict(layer) for layer in layers], "\n".join(lines) + "\n")
 
 
 def _ranges(path: Path) -> Shown:
@@ -182,8 +178,10 @@ def compare_files(first: Path, second: Path, html: Path | None = None) -> Shown:
         QtoolError: they are not of one kind, or cannot be read.
     """
     for path in (first, second):
-        if not path.exists():
-            raise QtoolError("no such file or folder", where=str(path), remedy="check the path")
+        refuse_missing(path, "no such file or folder")
+    if html is not None:
+        refuse_writing_over({f"one of the files compared ({path.name})": path for path in _files(first, second)}, html,
+                            "give --html another file")  # fmt: skip
     reports = [_report_path(path) for path in (first, second)]
     if all(reports):
         return _compare_reports([p for p in reports if p is not None], html)
@@ -198,6 +196,11 @@ def compare_files(first: Path, second: Path, html: Path | None = None) -> Shown:
     return Shown(found.to_json(), found.to_text())
 
 
+def _files(*paths: Path) -> list[Path]:
+    """What is read of these: the files themselves, of a run folder the files that are for people and other tools."""
+    return [file for path in paths for file in ([path / name for name in FILES] if path.is_dir() else [path])]
+
+
 def _report_path(path: Path) -> Path | None:
     if path.is_dir():
         if not (path / "report.json").exists():
@@ -207,10 +210,7 @@ def _report_path(path: Path) -> Path | None:
         return path / "report.json"
     if path.suffix != ".json":
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    content = read_json(path, _JSON, strict=False)
     return path if isinstance(content, dict) and str(content.get("schema", "")).startswith("qtool-report") else None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,8 +11,13 @@ from typing import Any
 from toolkit.base.errors import RecipeError
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Shapes
+from toolkit.base.reading import FileKind, read_json, reading
 from toolkit.base.text import count
 from toolkit.contract.findings import Code, Finding
+
+_KIND = FileKind(
+    "times cannot be read from it", RecipeError, "give the report.json, or the run folder, of an earlier run"
+)
 
 
 @dataclass
@@ -140,8 +144,8 @@ def _counted(others: Counter[str]) -> str:
 
 def _load(path: Path) -> dict[str, Any]:
     file = path / "report.json" if path.is_dir() else path
-    try:
-        report = json.loads(file.read_text(encoding="utf-8"))
+    with reading(file, _KIND):
+        report = read_json(file, _KIND)
         for layer in report["layers"]:
             if not isinstance(layer["node"], str) or not isinstance(layer["role"], str):
                 raise TypeError("a layer's name or role is no text")
@@ -149,10 +153,7 @@ def _load(path: Path) -> dict[str, Any]:
                 raise TypeError(f"a time of layer '{layer['node']}' is no number of milliseconds")
             if "precision" not in layer["actual"]:
                 raise TypeError(f"layer '{layer['node']}' does not say what it ran in")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecipeError(f"times cannot be read from it: {error!r}", where=str(file),
-                          remedy="give the report.json, or the run folder, of an earlier run") from error  # fmt: skip
-    return dict(report)
+        return dict(report)
 
 
 def _same_shapes(report: Mapping[str, Any], profile: str, shapes: Shapes, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,12 +14,14 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.files import write_json
 from toolkit.base.log import Log
 from toolkit.base.progress import Progress
+from toolkit.base.reading import FileKind, read_json, reading
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.outcome import Outcome
 from toolkit.simulation.simulation import Simulation
 
 SCHEMA = "qtool-sensitivity-1"
 TRUSTED = 0.9
+_KIND = FileKind("it cannot be read as a sensitivity.json", QtoolError, "measure again")
 _FAST_INFERENCES = 6.5
 _START_INFERENCES = 5.0
 _GROUP_INFERENCES = 0.7
@@ -146,10 +147,8 @@ class Sensitivity:
         Raises:
             QtoolError: it is not such a file.
         """
-        try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise QtoolError(f"cannot be read: {error}", where=str(path), remedy="measure again") from error
+        with reading(path, _KIND):
+            return cls.from_json(read_json(path, _KIND))
 
 
 def exact(

@@ -1,0 +1,176 @@
+"""Reading files that others wrote: regular files only, a limit on their size, and one net under every reader."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from toolkit.base.errors import QtoolError, shortened, system_remedy
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_NOT_REGULAR = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """A kind of file that qtool reads, and how its faults are told.
+
+    Attributes:
+        refusal: what is said of a file that is none: ``it cannot be read as a collection``.
+        error: the kind of error that a fault of it is.
+        remedy: what helps where the file is none.
+        limit: how many bytes one may have.
+    """
+
+    refusal: str
+    error: type[QtoolError]
+    remedy: str
+    limit: int = 1 << 30
+
+    def fault(self, path: str | os.PathLike[str], what: str, remedy: str = "") -> QtoolError:
+        """The error to raise where the file is not what it should be."""
+        return self.error(f"{self.refusal}: {what}", where=os.fspath(path), remedy=remedy or self.remedy)
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], kind: FileKind) -> Iterator[None]:
+    """The block reads ``path``: whatever fails in it, and is not said better already, is said of the file.
+
+    Raises:
+        QtoolError: of the kind's own class; what the block raises of ours goes through.
+    """
+    try:
+        yield
+    except QtoolError:
+        raise
+    except MemoryError as error:
+        raise kind.fault(path, "reading it takes more memory than there is") from error
+    except OSError as error:
+        if error.errno is None:
+            raise kind.fault(path, fault_words(error)) from error
+        raise kind.error(
+            f"it cannot be read: {error.strerror or os.strerror(error.errno)}",
+            where=os.fspath(path),
+            remedy=system_remedy(error, "check the path"),
+        ) from error
+    except Exception as error:
+        raise kind.fault(path, fault_words(error)) from error
+
+
+def fault_words(error: BaseException) -> str:
+    """What a library says of a file, in one short line."""
+    text = shortened(" ".join(str(error).split()))
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    speaks = isinstance(error, (ValueError, OSError)) or type(error).__module__ != "builtins"
+    return text if speaks and text else type(error).__name__ + (f": {text}" if text else "")
+
+
+@contextmanager
+def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file opened for reading; a pipe or a device, which may never end or block for ever, is refused unopened.
+
+    Raises:
+        QtoolError: it is no regular file.
+        OSError: it is not there or cannot be opened.
+    """
+    _refuse_irregular(os.stat(path), path)  # noqa: PTH116
+    with open(path, "rb", opener=_without_waiting) as stream:
+        # it may have been replaced in between
+        _refuse_irregular(os.fstat(stream.fileno()), path)
+        yield stream
+
+
+def require_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that exists and is no regular file, before anybody opens it.
+
+    Raises:
+        QtoolError: see ``open_regular``.
+        OSError: it is not there.
+    """
+    _refuse_irregular(os.stat(path), path)  # noqa: PTH116
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+def _refuse_irregular(found: os.stat_result, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        what = next((name for test, name in _NOT_REGULAR if test(found.st_mode)), "no regular file")
+        raise QtoolError(
+            f"this is {what}, not a file", where=os.fspath(path), remedy="name a file; a pipe can be saved to one first"
+        )
+
+
+def read_file(path: str | os.PathLike[str], kind: FileKind) -> bytes:
+    """The content of a file.
+
+    Raises:
+        QtoolError: it is missing, no regular file, larger than the kind's limit, or cannot be read.
+    """
+    with reading(path, kind), open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        # what grows meanwhile, and what the system makes up as it is read, has no size beforehand
+        content = b"" if size > kind.limit else stream.read(kind.limit + 1)
+        if max(size, len(content)) > kind.limit:
+            raise kind.fault(path, f"it has {max(size, len(content)):,} bytes, and {kind.limit:,} are the most")
+        return content
+
+
+def read_utf8(path: str | os.PathLike[str], kind: FileKind) -> str:
+    """The text of a file; see ``read_file``."""
+    content = read_file(path, kind)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise kind.fault(path, f"byte {error.start} is not UTF-8 text") from error
+
+
+def read_json(path: str | os.PathLike[str], kind: FileKind, strict: bool = True) -> Any:
+    """The content of a JSON file, see ``parse_json`` and ``read_file``."""
+    return parse_json(read_file(path, kind), path, kind, strict)
+
+
+def parse_json(content: bytes | str, path: str | os.PathLike[str], kind: FileKind, strict: bool = True) -> Any:
+    """What JSON text says.
+
+    Args:
+        content: the text; as bytes in UTF-8.
+        path: the file, for the error.
+        kind: what the file should be.
+        strict: refuse control characters within strings.
+
+    Raises:
+        QtoolError: it is no JSON, holds NaN or an infinity (JSON knows neither), a number beyond float64, or half of
+            a surrogate pair, which no file or terminal can show.
+    """
+    with reading(path, kind):
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        found = json.loads(text, strict=strict, parse_float=_finite, parse_constant=_refuse_constant)
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {shortened(text, 40)} is beyond float64")
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,61 @@
+"""What files of others must look like, as pydantic models: the base of them, numbers that are numbers, and faults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+
+from toolkit.base.errors import shortened
+from toolkit.base.reading import FileKind, reading
+
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+"""A finite number; neither text nor true and false pass for one."""
+Natural = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
+"""A whole number from 0 on that fits 64 bits."""
+Extremes = tuple[Number, Number]
+"""The smallest and the largest value of a tensor."""
+_SHOWN = 80
+FileModel = TypeVar("FileModel", bound="FileSchema")
+
+
+class FileSchema(BaseModel):
+    """An object of a JSON file; unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
+
+
+def validated(model: type[FileModel], content: Any, path: str | os.PathLike[str], kind: FileKind) -> FileModel:
+    """Parsed JSON as what it should be.
+
+    Raises:
+        QtoolError: of the kind's own class: a field is unknown, missing, or of the wrong type; the message names it.
+    """
+    with reading(path, kind):
+        try:
+            return model.model_validate(content)
+        except ValidationError as error:
+            raise kind.fault(path, validation_words(error.errors()[0])) from error
+
+
+def validation_words(fault: Mapping[str, Any]) -> str:
+    """One fault that pydantic found: the key, its value, and what is wrong with it."""
+    place = shortened(".".join(str(part) for part in fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        return f"unknown key '{place}'"
+    if fault["type"] == "missing":
+        return f"'{place}' is missing"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    said = f"{message[:1].lower()}{message[1:]}"
+    return f"'{place}' is {value_words(fault['input'])}: {said}" if place else said
+
+
+def value_words(value: Any) -> str:
+    """A value as Python writes it, short enough to read."""
+    try:
+        return shortened(repr(value), _SHOWN)
+    except (ValueError, RecursionError):
+        # an integer of more digits than Python converts, or lists within lists
+        return f"a {type(value).__name__} too long to show"
