@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import onnx
-
+from toolkit.base.errors import QtoolError
+from toolkit.graph.nodes import all_nodes
 
 _KNOWN_DOMAINS = ("", "ai.onnx", "com.microsoft")
 
@@ -34,49 +32,22 @@ class Header:
 
 def read_header(path: Path) -> Header | None:
     """The header of an ONNX file; None where it cannot be parsed, which loading it will say in full."""
-    import onnx
-
-    from toolkit.graph.onnx_file import tensors
+    from toolkit.graph.external import external_files
+    from toolkit.graph.onnx_file import parse
 
     try:
-        proto = onnx.load(str(path), load_external_data=False)
-    except Exception:
+        proto = parse(path)
+        stored = {tensor.name for tensor in proto.graph.initializer}
+        stored |= {sparse.values.name for sparse in proto.graph.sparse_initializer}
+        bodies = (proto.graph, *proto.functions)
+        return Header(
+            tuple(value.name for value in proto.graph.input if value.name not in stored),
+            tuple(value.name for value in proto.graph.output),
+            tuple(external_files(proto, path)),
+            Counter(n.op_type for body in bodies for n in all_nodes(body.node) if n.domain in _KNOWN_DOMAINS),
+        )
+    except (QtoolError, UnicodeError):
         return None
-    stored = {tensor.name for tensor in proto.graph.initializer}
-    folder = path.resolve().parent
-    names = {
-        entry.value
-        for tensor in tensors(proto.graph)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    files = []
-    for name in sorted(names):
-        # a place outside the folder is refused when the model is loaded; it is not for us to read
-        file = folder / name
-        if "\0" not in name and folder in file.resolve().parents and file.is_file():
-            files.append(file)
-    return Header(
-        tuple(value.name for value in proto.graph.input if value.name not in stored),
-        tuple(value.name for value in proto.graph.output),
-        tuple(files),
-        Counter(
-            node.op_type
-            for body in (proto.graph, *proto.functions)
-            for node in all_nodes(body.node)
-            if node.domain in _KNOWN_DOMAINS
-        ),
-    )
-
-
-def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes with those of their subgraphs, each behind the node that holds it."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            for sub in (attribute.g, *attribute.graphs):
-                yield from all_nodes(sub.node)
 
 
 def model_files(path: Path) -> list[Path]:

@@ -14,11 +14,12 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from toolkit.base.errors import ModelError, PassError, did_you_mean
+from toolkit.base.reading import reading
 from toolkit.graph.export import convert_opset, export
 from toolkit.graph.facts import Facts
-from toolkit.graph.header import all_nodes
 from toolkit.graph.names import Names
-from toolkit.graph.onnx_file import normalise, read, write
+from toolkit.graph.nodes import all_nodes
+from toolkit.graph.onnx_file import ONNX, normalise, read, write
 from toolkit.graph.shapes import infer
 from toolkit.graph.tensors import onnx_type, raw_bytes, values_of
 
@@ -75,7 +76,9 @@ class Model:
             ModelError: no such file, not ONNX, an opset outside 9 to 23, no nodes, broken or unsafe external data.
         """
         path = Path(path)
-        return cls.from_proto(read(path), source=path)
+        proto = read(path)
+        with reading(path, ONNX):
+            return cls.from_proto(proto, source=path)
 
     @classmethod
     def from_proto(cls, proto: onnx.ModelProto, source: Path | None = None) -> Model:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import onnx.inliner
 from onnx import TensorProto
 
-from toolkit.base.errors import ModelError, NotAllowedError
+from toolkit.base.errors import ModelError
 from toolkit.base.files import atomic_path, write_bytes
+from toolkit.base.reading import FileKind, read_file, reading
+from toolkit.graph.external import read_external
 from toolkit.graph.names import Names
+from toolkit.graph.proto_check import check_proto
+from toolkit.graph.value_check import check_values
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 23
 DATA_NAME = r"\.[0-9a-f]{16}\.data"
 """What the file of a large model's weights is called behind the model file's own name, as a regular expression."""
+ONNX = FileKind("this is not a valid ONNX model", ModelError, "export the model again", limit=(1 << 31) - 1)
 _APART = 1024
+_MOST_DENSE = 1 << 29
 
 
 def read(path: Path) -> onnx.ModelProto:
@@ -29,76 +35,38 @@ def read(path: Path) -> onnx.ModelProto:
         ModelError: it is missing, empty, not ONNX, or its external data is broken.
         NotAllowedError: its external data lies outside the model's folder.
     """
+    proto = parse(path)
+    with reading(path, ONNX):
+        check_proto(proto, str(path))
+        read_external(proto, path)
+        check_values(proto, str(path))
+    return proto
+
+
+def parse(path: Path) -> onnx.ModelProto:
+    """The message in an ONNX file, unchecked and without its external data.
+
+    Raises:
+        ModelError: it is missing, empty, no regular file, or not ONNX.
+    """
     if not path.exists():
         raise ModelError("no such model file", where=str(path), remedy="check the path in [model] path")
     if path.is_dir():
         raise ModelError("the model is a folder, not a file", where=str(path), remedy="name the .onnx file inside it")
-    if path.stat().st_size == 0:
+    content = read_file(path, ONNX)
+    if not content:
         raise ModelError("the model file is empty", where=str(path), remedy="export the model again")
     try:
-        proto = onnx.load(str(path), load_external_data=False)
+        proto = onnx.load_model_from_string(content)
     except Exception as error:
         raise ModelError(
             "this is not an ONNX model: it cannot be parsed", where=str(path), remedy="export the model again as ONNX"
         ) from error
     if not proto.graph.node:
         raise ModelError("the model has no nodes", where=str(path), remedy="export the model again")
-    folder = path.resolve().parent
-    for tensor in tensors(proto.graph):
-        _check_external(tensor, folder, path)
-    for tensor in tensors(proto.graph):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            try:
-                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-                tensor.data_location = TensorProto.DEFAULT
-                del tensor.external_data[:]
-            except Exception as error:
-                raise ModelError(
-                    f"the external data of tensor '{tensor.name}' cannot be read: {error}",
-                    where=str(path),
-                    remedy="copy the data file beside the model, whole",
-                ) from error
+    # what training needs is not for us, and may name files too
+    proto.ClearField("training_info")
     return proto
-
-
-def _check_external(tensor: TensorProto, folder: Path, path: Path) -> None:
-    if tensor.data_location != TensorProto.EXTERNAL:
-        return
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    target = (folder / location).resolve()
-    if Path(location).is_absolute() or folder not in target.parents:
-        raise NotAllowedError(
-            f"tensor '{tensor.name}' has its data in '{location}', outside the model's folder",
-            where=str(path),
-            remedy="put the data file beside the model and name it by a relative path",
-        )
-    if not target.is_file():
-        raise ModelError(
-            f"tensor '{tensor.name}' has its data in '{location}', which does not exist",
-            where=str(path),
-            remedy="copy the data file beside the model",
-        )
-    offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0))
-    if offset + length > target.stat().st_size:
-        raise ModelError(
-            f"tensor '{tensor.name}' needs bytes {offset} to {offset + length} of '{location}', "
-            f"which has {target.stat().st_size}",
-            where=str(path),
-            remedy="the data file is cut short: copy it again",
-        )
-
-
-def tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    """Every tensor stored in a graph: initializers and attributes, subgraphs included."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                yield from tensors(sub)
 
 
 def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict[str, int]]:
@@ -128,8 +96,10 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
     if proto.graph.sparse_initializer:
         changed["sparse"] = len(proto.graph.sparse_initializer)
         for sparse in proto.graph.sparse_initializer:
-            proto.graph.initializer.append(_dense(sparse))
+            proto.graph.initializer.append(_dense(sparse, where))
         del proto.graph.sparse_initializer[:]
+    # the checker wants a name, and some exporters give none
+    proto.graph.name = proto.graph.name or "graph"
     changed["constants"] = _constants_to_initializers(proto.graph)
     stored = {t.name for t in proto.graph.initializer}
     changed["inputs"] = sum(value.name in stored for value in proto.graph.input)
@@ -252,17 +222,35 @@ def _name_nodes(graph: onnx.GraphProto) -> tuple[int, int]:
     return unnamed, doubled
 
 
-def _dense(sparse: onnx.SparseTensorProto) -> TensorProto:
+def _dense(sparse: onnx.SparseTensorProto, where: str) -> TensorProto:
     import numpy as np
 
+    name, shape = sparse.values.name, tuple(sparse.dims)
     values = onnx.numpy_helper.to_array(sparse.values)
     indices = onnx.numpy_helper.to_array(sparse.indices)
-    dense = np.zeros(tuple(sparse.dims), values.dtype)
-    if indices.ndim == 1:
-        dense.reshape(-1)[indices] = values
+    size = math.prod(shape) * values.itemsize
+    if size > _MOST_DENSE:
+        raise ModelError(
+            f"sparse tensor '{name}' {list(shape)} takes {size / 1e9:.1f} GB when it is made dense, and "
+            f"{_MOST_DENSE / 1e9:.1f} GB are the most",
+            where=where,
+            remedy="export the model with dense weights, or cut the tensor up",
+        )
+    columns = indices.reshape(len(values), -1).T if indices.ndim < 2 else indices.T
+    limits = shape if indices.ndim > 1 else (math.prod(shape),)
+    fits = values.ndim == 1 and indices.dtype.kind == "i" and columns.shape == (len(limits), len(values))
+    if not fits or any(((column < 0) | (column >= limit)).any() for column, limit in zip(columns, limits)):
+        raise ModelError(
+            f"the indices of sparse tensor '{name}' {list(shape)} do not lie within its shape",
+            where=where,
+            remedy="export the model again",
+        )
+    dense = np.zeros(shape, values.dtype)
+    if indices.ndim > 1:
+        dense[tuple(columns)] = values
     else:
-        dense[tuple(indices.T)] = values
-    return onnx.numpy_helper.from_array(dense, sparse.values.name)
+        dense.reshape(-1)[columns[0]] = values
+    return onnx.numpy_helper.from_array(dense, name)
 
 
 def write(proto: onnx.ModelProto, path: Path, limit: int) -> Path:

@@ -17,7 +17,9 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from toolkit.base.errors import BackendError, DataError, ModelError, QtoolError, did_you_mean
 from toolkit.base.types import Array
+from toolkit.graph.endless import LoopLimits, limited, loop_limits
 from toolkit.graph.model import Model
+from toolkit.graph.onnx_file import parse, read
 from toolkit.graph.tensors import onnx_type, values_of
 
 _SHARED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8})
@@ -37,8 +39,14 @@ class Session:
     """
 
     def __init__(
-        self, inner: Any, where: str, shared: Sequence[str] = (), weights: Mapping[str, Array] | None = None
+        self,
+        inner: Any,
+        where: str,
+        shared: Sequence[str] = (),
+        weights: Mapping[str, Array] | None = None,
+        limits: LoopLimits | None = None,
     ) -> None:
+        self._limits = limits
         self._inner = inner
         # onnxruntime reads the weights from these arrays
         self._weights = weights
@@ -75,12 +83,23 @@ class Session:
         if computed:
             try:
                 feed = {name: _to_ort(inputs[name]) for name in self.inputs}
-                values = self._inner.run_with_ort_values(computed, feed)
+                values = self._computed(computed, feed)
+            except QtoolError:
+                raise
             except Exception as error:
                 shapes = ", ".join(f"{name} {list(np.shape(inputs[name]))}" for name in self.inputs)
                 raise _explain(error, f"onnxruntime cannot run the model on {shapes}", self._where) from error
         found = dict(zip(computed, (_view(value) for value in values)))
         return {name: found[name] if name in found else np.asarray(inputs[name]) for name in wanted}
+
+    def _computed(self, names: list[str], feed: Mapping[str, Any]) -> list[Any]:
+        if self._limits is None:
+            return list(self._inner.run_with_ort_values(names, feed))
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        with limited(self._limits, options, self._where):
+            return list(self._inner.run_with_ort_values(names, feed, options))
 
 
 @dataclass
@@ -134,12 +153,14 @@ def session(
         BackendError: onnxruntime is not installed or has not enough memory.
     """
     if outputs is None and isinstance(source, (str, Path)):
-        return Session(_load(str(source), {}, threads, optimise, spin, str(source)), str(source))
+        inner = _load(str(source), {}, threads, optimise, spin, str(source))
+        return Session(inner, str(source), limits=loop_limits(parse(Path(source)), 0))
     prepared = _prepared(source)
     shared = [] if outputs is None else _expose(prepared.proto, outputs, prepared.where)
+    limits = loop_limits(prepared.proto, sum(value.nbytes for value in prepared.weights.values()))
     content = prepared.proto.SerializeToString()
     inner = _load(content, prepared.weights, threads, optimise, spin, prepared.where)
-    return Session(inner, prepared.where, shared, prepared.weights)
+    return Session(inner, prepared.where, shared, prepared.weights, limits)
 
 
 def _prepared(source: Model | SessionModel | onnx.ModelProto | bytes | str | Path) -> SessionModel:
@@ -158,8 +179,6 @@ def _prepared(source: Model | SessionModel | onnx.ModelProto | bytes | str | Pat
         except Exception as error:
             raise ModelError("these bytes are no ONNX model", remedy="give a serialized ModelProto") from error
     else:
-        from toolkit.graph.onnx_file import read
-
         where, proto = str(source), read(Path(source))
     weights = {}
     for tensor in proto.graph.initializer:

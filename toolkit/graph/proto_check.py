@@ -1,0 +1,182 @@
+"""What protobuf lets through and ONNX does not mean, found before anything touches the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import onnx
+from onnx import AttributeProto, TensorProto
+
+from toolkit.base.errors import ModelError, shortened
+from toolkit.graph.functions import check_functions
+from toolkit.graph.stored import BITS, byte_count, value_count
+
+_STRING = 8
+_KNOWN_TYPES = frozenset({*BITS, _STRING})
+_ATTRIBUTES = frozenset(range(1, 15))
+_LARGEST_DIM = 2**31 - 1
+_AGAIN = "export the model again"
+_TYPED = {
+    1: "float_data", 7: "int64_data", 8: "string_data", 11: "double_data", 12: "uint64_data", 13: "uint64_data",
+    14: "float_data", 15: "double_data",
+}  # fmt: skip
+"""The field that holds the values of a type where they are not raw; int32_data for all others."""
+_INPUT_REMEDY = "TensorRT takes tensors only: export the model again with typed tensors as inputs"
+
+
+def check_proto(proto: onnx.ModelProto, where: str) -> None:
+    """Check that names are text, types are known, and every tensor has as many values as its shape says.
+
+    Args:
+        proto: the model, its external data not read yet.
+        where: the file, for the error.
+
+    Raises:
+        ModelError: something is not so; the message names the node or tensor.
+    """
+    check = _ProtoCheck(where)
+    check.text(proto, "the model")
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    stored |= {sparse.values.name for sparse in proto.graph.sparse_initializer}
+    for value in proto.graph.input:
+        if value.name not in stored:
+            check.input(value)
+    check.graph(proto.graph)
+    for function in proto.functions:
+        check.nodes(function.node)
+        for attribute in function.attribute_proto:
+            check.attribute(attribute, f"function '{function.name}'")
+    check_functions(proto, where)
+
+
+class _ProtoCheck:
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def fault(self, what: str, remedy: str = _AGAIN) -> ModelError:
+        return ModelError(what, where=self._where, remedy=remedy)
+
+    # ---------------------------------------------------------------- text
+
+    def text(self, message: Any, place: str) -> None:
+        """Names, types and notes are UTF-8 text; protobuf itself does not look."""
+        if isinstance(message, TensorProto):
+            # its values are not looked at: reading a field copies it
+            for one in (message.name, *(part for entry in message.external_data for part in (entry.key, entry.value))):
+                self._one_text(one, place)
+            return
+        if isinstance(message, onnx.NodeProto):
+            place = f"node '{_shown(message.name)}'"
+        for field, value in message.ListFields():
+            if field.type == field.TYPE_STRING and field.name != "doc_string":
+                for text in (value,) if isinstance(value, (str, bytes)) else value:
+                    self._one_text(text, place)
+            elif field.type == field.TYPE_MESSAGE:
+                for one in (value,) if hasattr(value, "ListFields") else value:
+                    self.text(one, place)
+
+    def _one_text(self, text: Any, place: str) -> None:
+        if not isinstance(text, str):
+            raise self.fault(f"a name in {place} is not UTF-8 text: '{_shown(text)}'")
+        if "\0" in text:
+            raise self.fault(f"a name in {place} holds a NUL character: {shortened(text)!r}")
+
+    # ---------------------------------------------------------------- graphs
+
+    def graph(self, graph: onnx.GraphProto) -> None:
+        for tensor in graph.initializer:
+            self.tensor(tensor, f"tensor '{tensor.name}'")
+        for sparse in graph.sparse_initializer:
+            self.sparse(sparse, f"sparse tensor '{sparse.values.name}'")
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            self.value(value)
+        self.nodes(graph.node)
+
+    def nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        for node in nodes:
+            place = f"node '{node.name}' ({node.op_type})"
+            if not node.op_type:
+                raise self.fault(f"node '{node.name}' has no operator")
+            for attribute in node.attribute:
+                self.attribute(attribute, place)
+
+    def attribute(self, attribute: AttributeProto, place: str) -> None:
+        place = f"attribute '{attribute.name}' of {place}"
+        if not attribute.name:
+            raise self.fault(f"an {place.replace(chr(39) * 2, 'without a name')}")
+        if attribute.type not in _ATTRIBUTES:
+            raise self.fault(f"{place} has the type {attribute.type}, which ONNX does not have")
+        single = {AttributeProto.TENSOR: "t", AttributeProto.GRAPH: "g", AttributeProto.SPARSE_TENSOR: "sparse_tensor"}
+        field = single.get(attribute.type)
+        if field is not None and not attribute.HasField(field) and not attribute.ref_attr_name:
+            raise self.fault(f"{place} has no value")
+        for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
+            self.tensor(tensor, place)
+        sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+        for one in (*sparse, *attribute.sparse_tensors):
+            self.sparse(one, place)
+        for sub in (attribute.g, *attribute.graphs):
+            self.graph(sub)
+
+    # ---------------------------------------------------------------- types
+
+    def input(self, value: onnx.ValueInfoProto) -> None:
+        """An input of the model is a tensor of a known type."""
+        kind = value.type.WhichOneof("value")
+        if kind is None or (kind == "tensor_type" and not value.type.tensor_type.elem_type):
+            raise self.fault(f"input '{value.name}' declares no type", "export the model again with typed inputs")
+        if kind != "tensor_type":
+            raise self.fault(f"input '{value.name}' is of the kind {kind.removesuffix('_type')}", _INPUT_REMEDY)
+        if value.type.tensor_type.elem_type == _STRING:
+            raise self.fault(f"input '{value.name}' holds strings", "cut the text's preparation off the model")
+
+    def value(self, value: onnx.ValueInfoProto) -> None:
+        if not value.type.HasField("tensor_type"):
+            return
+        kind = value.type.tensor_type
+        if kind.elem_type and kind.elem_type not in _KNOWN_TYPES:
+            raise self.fault(f"'{value.name}' has the element type {kind.elem_type}, which ONNX does not have")
+        for axis, dim in enumerate(kind.shape.dim):
+            if dim.dim_value > _LARGEST_DIM:
+                raise self.fault(
+                    f"dimension {axis} of '{value.name}' is {dim.dim_value}, and TensorRT's end at {_LARGEST_DIM}"
+                )
+
+    def tensor(self, tensor: TensorProto, place: str) -> None:
+        """A stored tensor has a known type, and the values that its shape says."""
+        shape = shortened(str(list(tensor.dims)))
+        if tensor.data_type not in _KNOWN_TYPES:
+            raise self.fault(f"{place} has the data type {tensor.data_type}, which ONNX does not have")
+        if any(not 0 <= side <= _LARGEST_DIM for side in tensor.dims):
+            raise self.fault(f"{place} has the shape {shape}")
+        if tensor.HasField("segment"):
+            raise self.fault(f"{place} is one segment of a tensor")
+        if tensor.data_location == TensorProto.EXTERNAL:
+            if tensor.data_type == _STRING:
+                raise self.fault(f"{place} holds strings in external data")
+            return
+        if tensor.data_type == _STRING:
+            if len(tensor.string_data) != value_count(tensor):
+                raise self.fault(f"{place} has the shape {shape} and {len(tensor.string_data)} strings")
+            return
+        needed = byte_count(tensor)
+        if tensor.HasField("raw_data"):
+            found, unit = len(tensor.raw_data), "bytes"
+        else:
+            found, unit = len(getattr(tensor, _TYPED.get(tensor.data_type, "int32_data"))), "values"
+            bits = BITS[tensor.data_type]
+            needed = value_count(tensor) * (2 if tensor.data_type in (14, 15) else 1) if bits >= 8 else needed
+        if found != needed:
+            raise self.fault(f"{place} has the shape {shape}, which is {needed:,} {unit}, and stores {found:,}")
+
+    def sparse(self, sparse: onnx.SparseTensorProto, place: str) -> None:
+        """A sparse tensor has an index within its shape for every value; that is looked at when it is made dense."""
+        self.tensor(sparse.values, f"the values of {place}")
+        self.tensor(sparse.indices, f"the indices of {place}")
+        if any(not 0 <= side <= _LARGEST_DIM for side in sparse.dims):
+            raise self.fault(f"{place} has the shape {shortened(str(list(sparse.dims)))}")
+
+
+def _shown(text: Any) -> str:
+    return text if isinstance(text, str) else bytes(text).decode("utf-8", "backslashreplace")

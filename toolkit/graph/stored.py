@@ -1,0 +1,77 @@
+"""The tensors that an ONNX file stores, wherever in it, and how many bytes each takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+import onnx
+from onnx import TensorProto
+
+BITS = {
+    1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16,
+    17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2,
+}  # fmt: skip
+"""Bits of a value by the number of its type in ONNX's ``TensorProto.DataType``; strings have none."""
+
+
+def stored_tensors(proto: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every tensor that a model stores: initializers, sparse ones and attributes, in subgraphs and functions too."""
+    yield from _of_graph(proto.graph)
+    for function in proto.functions:
+        yield from _of_nodes(function.node)
+        for attribute in function.attribute_proto:
+            yield from _of_attribute(attribute)
+
+
+def _of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _of_nodes(graph.node)
+
+
+def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from _of_attribute(attribute)
+
+
+def _of_attribute(attribute: onnx.AttributeProto) -> Iterator[TensorProto]:
+    # whatever the attribute's type says: readers differ in which field they look at
+    if attribute.HasField("t"):
+        yield attribute.t
+    yield from attribute.tensors
+    sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+    for one in (*sparse, *attribute.sparse_tensors):
+        yield from (one.values, one.indices)
+    for sub in (attribute.g, *attribute.graphs):
+        yield from _of_graph(sub)
+
+
+def constants_of(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
+    """The constants of a graph and its subgraphs by name: initializers, and the values of Constant nodes."""
+    yield from ((tensor.name, tensor) for tensor in graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "value" and node.op_type == "Constant" and node.output:
+                yield node.output[0], attribute.t
+            for sub in (attribute.g, *attribute.graphs):
+                yield from constants_of(sub)
+
+
+def value_count(tensor: TensorProto) -> int:
+    """How many values a tensor has, as its dimensions say."""
+    return math.prod(tensor.dims)
+
+
+def byte_count(tensor: TensorProto) -> int:
+    """How many bytes a tensor's values take where they are stored raw; types of less than a byte are packed.
+
+    Raises:
+        ValueError: the type has no fixed size, such as strings.
+    """
+    bits = BITS.get(tensor.data_type)
+    if bits is None:
+        raise ValueError(f"data type {tensor.data_type} has no size")
+    return -(-value_count(tensor) * bits // 8)
