@@ -18,7 +18,7 @@ class CorrectBias(Pass):
 
     name = "correct_bias"
     mends = Harm.SHIFTED_MEAN
-    samples: int = Field(64, gt=0, description="calibration samples to look at")
+    samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
     measure: bool = Field(True, description="measure what it changes and note it in the journal")
 
     def measures_engines(self) -> bool:

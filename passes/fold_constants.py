@@ -16,7 +16,7 @@ class FoldConstants(Pass):
 
     name = "fold_constants"
     role = Role.FOLD
-    limit_mb: float = Field(64.0, gt=0, description="a result larger than this many megabytes is not stored")
+    limit_mb: float = Field(64.0, gt=0, le=1e6, description="a result larger than this many megabytes is not stored")
 
     def reads_evaluation(self) -> bool:
         """It looks at the graph alone."""
@@ -32,7 +32,7 @@ class FoldConstants(Pass):
 
         def keep(node: gs.Node) -> bool:
             return (
-                node.op in (QUANTIZE, DEQUANTIZE)
+                node.op in (QUANTIZE, DEQUANTIZE, "Loop")
                 or node.op in RANDOM
                 or any(t.inputs and t.inputs[0].op == DEQUANTIZE for t in node.inputs)
             )

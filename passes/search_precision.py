@@ -71,11 +71,17 @@ class SearchPrecision(InsertQDQ):
 
     name = "search_precision"
     role = Role.SEARCH
-    max_drop: float | None = Field(None, ge=0, description="largest drop of the metric; default: [evaluation] budget")
-    min_sqnr_db: float | None = Field(None, description="smallest SQNR of the outputs; default: [evaluation] budget")
+    max_drop: float | None = Field(
+        None, ge=0, le=1e12, description="largest drop of the metric; default: [evaluation] budget"
+    )
+    min_sqnr_db: float | None = Field(
+        None, ge=0, le=400, description="smallest SQNR of the outputs; default: [evaluation] budget"
+    )
     min_agreement: float | None = Field(None, ge=0, le=1, description="smallest top-1 agreement with the float model")
-    margin: float = Field(1.0, ge=0, description="safety against other samples: dB of SQNR, standard errors of shares")
-    max_ms: float | None = Field(None, gt=0, description="largest predicted latency in milliseconds")
+    margin: float = Field(
+        1.0, ge=0, le=1000, description="safety against other samples: dB of SQNR, standard errors of shares"
+    )
+    max_ms: float | None = Field(None, gt=0, le=1e9, description="largest predicted latency in milliseconds")
     keep: Literal["fp16", "bf16", "fp32"] | None = Field(None, description="precision of kept layers; default: rest")
     prefer: Literal["auto", "int8", "time"] = Field(
         "auto", description="what makes a plan good: much in INT8, or a short time; auto: time where it was measured"
@@ -90,14 +96,16 @@ class SearchPrecision(InsertQDQ):
         "", description="the GPU that times are predicted for, from datasheet figures; default: the one here, or A10"
     )
     data: Literal["calibration", "evaluation"] = Field("calibration", description="the samples to decide on")
-    samples: int | None = Field(256, gt=0, description="decide on at most this many samples")
-    batch: int = Field(32, gt=0, description="samples to run at once")
-    evaluations: int | None = Field(None, gt=0, description="plans to evaluate at most; default 8 log2(groups) + 16")
+    samples: int | None = Field(256, gt=0, le=1_000_000, description="decide on at most this many samples")
+    batch: int = Field(32, gt=0, le=1_000_000, description="samples to run at once")
+    evaluations: int | None = Field(
+        None, gt=0, le=1_000_000, description="plans to evaluate at most; default 8 log2(groups) + 16"
+    )
     try_ranges: bool = Field(True, description="try the ranges of other calibration methods before giving a layer up")
     helpers: list[Annotated[str, _Helper()]] = Field(
         [], description="passes to try where INT8 everywhere misses the budget; kept if they help"
     )
-    threads: int | None = Field(None, gt=0, description="batches computed at once; default one a core")
+    threads: int | None = Field(None, gt=0, le=1024, description="batches computed at once; default one a core")
     also: Literal["fp8"] | None = Field(
         None, description="a type to try for layers that dtype damages, before they stay float (GPUs from 8.9 on)"
     )

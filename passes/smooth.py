@@ -26,9 +26,11 @@ class Smooth(Pass):
     role = Role.HELP
     mends = Harm.OUTLIER_CHANNELS
     strength: float = Field(0.5, ge=0, le=1, description="how much of the difficulty the weights take (alpha)")
-    least: float = Field(4.0, ge=1, description="leave inputs alone whose largest channel is below this many medians")
+    least: float = Field(
+        4.0, ge=1, le=1e6, description="leave inputs alone whose largest channel is below this many medians"
+    )
     insert: bool = Field(True, description="put a Mul in front where no normalization can take the factors")
-    samples: int = Field(64, gt=0, description="calibration samples to look at")
+    samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
     measure: bool = Field(True, description="measure what it changes for plain INT8 and note it in the journal")
 
     def measures_engines(self) -> bool:

@@ -74,6 +74,8 @@ def fault_words(error: BaseException) -> str:
     text = shortened(" ".join(str(error).split()))
     if isinstance(error, RecursionError):
         return "it is nested too deep"
+    if "set_int_max_str_digits" in text:
+        return "a number in it has thousands of digits"
     speaks = isinstance(error, (ValueError, OSError)) or type(error).__module__ != "builtins"
     return text if speaks and text else type(error).__name__ + (f": {text}" if text else "")
 

@@ -20,6 +20,8 @@ from toolkit.graph.model import Model
 class Pass(BaseModel):
     """One transformation or analysis of the graph. Its fields are its recipe settings, their descriptions its help.
 
+    Numbers among them are finite, unless a field says ``allow_inf_nan=True``.
+
     Subclasses write ``apply``; users call the object: ``MyPass(setting=1)(model, context)``.
 
     What a run must know of a pass beside that, the pass says: the class attributes, and the methods that tell what
@@ -32,7 +34,7 @@ class Pass(BaseModel):
         mends: what a pass of role ``HELP`` is good against.
     """
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, use_enum_values=False)
+    model_config = ConfigDict(extra="forbid", validate_default=True, use_enum_values=False, allow_inf_nan=False)
     name: ClassVar[str] = ""
     role: ClassVar[Role | None] = None
     mends: ClassVar[Harm | None] = None

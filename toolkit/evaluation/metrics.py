@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from toolkit.base.errors import DataError, RecipeError, did_you_mean
+from toolkit.base.errors import DataError, RecipeError, did_you_mean, shortened
 from toolkit.base.types import Array
 
 
@@ -138,7 +138,9 @@ def make_metric(name: str, output: str | None = None, allow_code: bool = False) 
         metric: Metric = found() if made else copy.deepcopy(found)
         return metric
     if name not in _BUILT_IN:
-        raise RecipeError(f"no metric is called '{name}'", remedy=did_you_mean(name, [*_BUILT_IN, "module:Name"]))
+        raise RecipeError(
+            f"no metric is called '{shortened(name)}'", remedy=did_you_mean(name, [*_BUILT_IN, "module:Name"])
+        )
     return _BUILT_IN[name](output)
 
 

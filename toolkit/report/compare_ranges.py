@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html as html_module
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import Any
 from toolkit.base.files import write_text
 from toolkit.base.text import plain
 from toolkit.contract.ranges import Ranges
+from toolkit.report.html import asset, environment, script_hash
+
+_HALF = 300
 
 
 @dataclass
@@ -57,37 +59,30 @@ class RangesComparison:
 
     def to_html(self) -> str:
         """A self-contained page: a plot of the ratios on a log scale, then the table."""
-        shown = [entry for entry in self.ratios if math.isfinite(entry[3]) and entry[3] > 0]
-        span = max((abs(math.log2(ratio)) for *_, ratio in shown), default=1.0) or 1.0
-        height = 14
+        shown = [(name, ratio) for name, _, _, ratio in self.ratios if math.isfinite(ratio) and ratio > 0]
+        span = max((abs(math.log2(ratio)) for _, ratio in shown), default=1.0) or 1.0
         bars = []
-        for row, (name, _, _, ratio) in enumerate(shown):
-            width = abs(math.log2(ratio)) / span * 300
-            x = 300 if ratio >= 1 else 300 - width
-            bars.append(
-                f'<rect x="{x:.1f}" y="{row * height + 2}" width="{max(width, 0.5):.1f}" height="{height - 4}">'
-                f"<title>{html_module.escape(name)}: {ratio:.4f}</title></rect>"
-            )
-        rows = "".join(
-            f"<tr><td>{html_module.escape(plain(name))}<td>{a:.6g}<td>{b:.6g}<td>{ratio:.4f}"
-            for name, a, b, ratio in self.ratios
-        )
-        only = "".join(
-            f"<li>only in {html_module.escape(label)}: {html_module.escape(plain(name))}"
-            for label, names in zip(self.labels, (self.only_first, self.only_second))
-            for name in names
-        )
-        first, second = (html_module.escape(label) for label in self.labels)
+        for name, ratio in shown:
+            width = abs(math.log2(ratio)) / span * _HALF
+            start = _HALF if ratio >= 1 else _HALF - width
+            bars.append({"name": name, "ratio": ratio, "x": start, "width": max(width, 0.5)})
+        first, second = self.labels
+        script = asset("page.js")
         return (
-            '<!doctype html><html lang="en"><meta charset="utf-8"><title>Ranges compared</title>'
-            "<style>body{font:15px system-ui;margin:2em;max-width:70em}table{border-collapse:collapse}"
-            "td,th{padding:.2em .8em;border-bottom:1px solid #ccc;text-align:right}td:first-child{text-align:left;"
-            "font-family:monospace}rect{fill:#0072b2}</style>"
-            f"<h1>{second} over {first}</h1><p>{len(self.ratios)} tensors in both, the largest difference first; the "
-            f"plot shows log2 of the ratio of amax, up to {span:.2f} each way.</p>"
-            f'<svg width="600" height="{len(shown) * height}" role="img"><line x1="300" x2="300" y1="0" '
-            f'y2="{len(shown) * height}" stroke="#999"/>{"".join(bars)}</svg>'
-            f"<table><tr><th>tensor<th>{first}<th>{second}<th>ratio</tr>{rows}</table><ul>{only}</ul></html>"
+            environment()
+            .get_template("ranges.html.jinja")
+            .render(
+                first=first,
+                second=second,
+                ratios=self.ratios,
+                span=span,
+                bars=bars,
+                only=[(first, self.only_first), (second, self.only_second)],
+                script=script,
+                script_hash=script_hash(script),
+                style=asset("style.css"),
+                data="",
+            )
         )
 
 

@@ -7,12 +7,14 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from toolkit.base.errors import QtoolError, did_you_mean
 from toolkit.base.files import sha256_json
 from toolkit.run.bisect_engine import EngineCheck
 from toolkit.run.job import Job
 from toolkit.run.quantizing import QuantizingRecipe, Samples, quantizing
-from toolkit.run.sections import SHARES
+from toolkit.run.sections import SHARES, BudgetSection
 
 if TYPE_CHECKING:
     from toolkit.evaluation.budget import Budget
@@ -58,8 +60,27 @@ class Question:
         """Refuse what cannot be asked, before anything is done.
 
         Raises:
-            QtoolError: a word that is not known, a command that is not allowed, or a command and engines.
+            QtoolError: a word that is not known, a limit that is no limit, a command that is not allowed or cannot be
+                read, or a command and engines.
         """
+        for name, value in vars(self.limits).items():
+            try:
+                BudgetSection.model_validate({name: value})
+            except ValidationError as error:
+                said = error.errors()[0]["msg"]
+                raise QtoolError(
+                    f"--{name.replace('_', '-')} is {value}: {said[:1].lower()}{said[1:]}",
+                    remedy=f"expected: {BudgetSection.model_fields[name].description}",
+                ) from error
+        if self.command is not None:
+            try:
+                words = shlex.split(self.command)
+            except ValueError as error:
+                raise QtoolError(
+                    f"--command cannot be read: {error}", where=self.command, remedy="close its quotation marks"
+                ) from error
+            if not words:
+                raise QtoolError("--command is empty", remedy="give the command that judges a model")
         if self.command is not None and not allow_code:
             raise QtoolError("--command runs a command of yours", remedy="add --allow-code")
         if self.on not in PLACES:

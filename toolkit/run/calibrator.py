@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.base.errors import RangesError, RecipeError, did_you_mean
+from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.files import sha256_json
+from toolkit.base.settings import byte_size
 from toolkit.base.versions import code_fingerprint
 from toolkit.contract.journal import Journal
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
-from toolkit.run.recipe import Recipe
 
 if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
@@ -62,7 +62,7 @@ def calibrator(inputs: Inputs, data: CalibrationData | None, journal: Journal) -
         section.methods,
         section.weights,
         section.batch,
-        _bytes(section.memory, job.recipe),
+        byte_size(section.memory) if section.memory is not None else None,
         section.manual,
         given,
         section.ranges_use,
@@ -104,17 +104,3 @@ def _collected(job: Job) -> Collection | None:
             remedy=did_you_mean(odd[0], known),
         )
     return found
-
-
-def _bytes(text: str | None, recipe: Recipe) -> int | None:
-    if text is None:
-        return None
-    units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-    number = text.strip().upper().rstrip("KMGB")
-    unit = text.strip().upper()[len(number) :].strip()
-    try:
-        return int(float(number) * units[unit])
-    except (ValueError, KeyError) as error:
-        raise RecipeError(
-            f"memory is '{text}'", where=recipe.locate("calibration", "memory"), remedy="write it as '2GB'"
-        ) from error

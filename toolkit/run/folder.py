@@ -34,7 +34,12 @@ class RunFolder:
             raise QtoolError("the run folder is a file", where=str(self.path), remedy="give another folder by --out")
         with writing(self.hidden):
             self.hidden.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.hidden / "lock", os.O_CREAT | os.O_RDWR)
+            for own in (self.hidden, self.hidden / "lock"):
+                # a link would make and lock a file wherever whoever wrote the folder likes
+                if own.is_symlink():
+                    raise QtoolError("this is a link, not qtool's own", where=str(own), remedy="remove it")
+            flags = os.O_CREAT | os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+            self._lock = os.open(self.hidden / "lock", flags, 0o666)
         _take(self._lock, self.path)
         with writing(self.path):
             for folder in (self.path, self.hidden):

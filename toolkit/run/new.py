@@ -13,6 +13,7 @@ from toolkit.contract.roles import Role
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
 from toolkit.data.sample import EVERYTHING
+from toolkit.evaluation.metrics import make_metric
 from toolkit.graph.header import model_files
 from toolkit.graph.model import Model
 from toolkit.placement.quantized import pair_count, refuse_integer_operators
@@ -35,7 +36,10 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
     Raises:
         ModelError: the model cannot be read, or is quantized with operators that TensorRT does not take.
         DataError: the data does not fit it.
+        RecipeError: there is no such metric.
     """
+    if metric is not None and ":" not in metric:
+        make_metric(metric)
     model = Model.load(model_path)
     ops = Counter(node.op for node, _ in model.walk())
     refuse_integer_operators(ops, str(model_path))

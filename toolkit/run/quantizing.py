@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.base.errors import DataError, QtoolError, RecipeError
+from toolkit.base.errors import DataError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.precision import FLOATS, Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from toolkit.simulation.simulation import Simulation
 
 
+DATA = ("calibration", "evaluation")
+
+
 @dataclass(frozen=True)
 class Samples:
     """What the simulation is measured on.
@@ -40,6 +43,10 @@ class Samples:
     data: str = "calibration"
     most: int | None = None
     batch: int = 64
+
+    def __post_init__(self) -> None:
+        if self.data not in DATA:
+            raise QtoolError(f"--data is '{self.data}'", remedy=did_you_mean(self.data, DATA))
 
 
 @dataclass

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 
 from toolkit.base.errors import QtoolError, RecipeError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.reading import FileKind, fault_words, read_utf8, reading
+from toolkit.base.schema import validation_words
 from toolkit.run.objects import entries_of, named
 from toolkit.run.recipe_lines import place_of, place_of_value
 from toolkit.run.sections import (
@@ -29,6 +32,11 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+_MOST_BYTES = 1 << 22
+_TEXT = FileKind("the recipe is not UTF-8 text", RecipeError, "save it as UTF-8", _MOST_BYTES)
+_TOML = FileKind("not TOML", RecipeError, "mend the line named")
 
 
 class Recipe(Section):
@@ -73,20 +81,14 @@ class Recipe(Section):
             raise RecipeError(
                 "this is an ONNX model, not a recipe", where=str(path), remedy=f"make a recipe: qtool new {path}"
             )
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise RecipeError("the recipe is not UTF-8 text", where=str(path), remedy="save it as UTF-8") from error
-        return cls.parse(text, path)
+        return cls.parse(read_utf8(path, _TEXT), path)
 
     @classmethod
     def parse(cls, text: str, path: Path | None = None) -> Recipe:
         """Read a recipe's text; relative paths start at ``path``'s folder."""
         place = str(path or "the recipe")
-        try:
+        with reading(place, _TOML):
             content = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise RecipeError(f"not TOML: {error}", where=place, remedy="fix that line") from error
         return cls._made(content, text, path)
 
     @classmethod
@@ -142,8 +144,10 @@ class Recipe(Section):
         except ValidationError as error:
             fault = error.errors()[0]
             raise RecipeError(
-                _fault_text(fault, content), where=place_of(place, text, fault["loc"]), remedy=_remedy(fault)
+                validation_words(fault), where=place_of(place, text, fault["loc"]), remedy=_remedy(fault)
             ) from error
+        except (OverflowError, RecursionError) as error:
+            raise _TOML.fault(place, fault_words(error)) from error
         recipe._path, recipe._text = path, text
         recipe.profiles()
         recipe._check_sense()
@@ -177,14 +181,6 @@ class Recipe(Section):
                 where=self.locate("engine", "calibration_profile"),
                 remedy=did_you_mean(chosen, names),
             )
-        for name, amax in self.calibration.manual.items():
-            if not 0 < amax < float("inf"):
-                raise RecipeError(
-                    f"[calibration] manual sets amax {amax} for '{name}'",
-                    where=self.locate("calibration", "manual"),
-                    remedy="amax is the largest magnitude kept: positive and finite",
-                )
-
         self._check_shares()
 
     def _check_shares(self) -> None:
@@ -275,17 +271,6 @@ class Recipe(Section):
         return Precision(self.engine.rest)
 
 
-def _fault_text(fault: Mapping[str, Any], content: Mapping[str, Any]) -> str:
-    path = ".".join(str(part) for part in fault["loc"])
-    kind = fault["type"]
-    if kind == "extra_forbidden":
-        return f"unknown key '{path}'"
-    if kind == "missing":
-        return f"'{path}' is missing"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    return f"'{path}' is {fault['input']!r}: {message[:1].lower()}{message[1:]}"
-
-
 def _remedy(fault: Mapping[str, Any]) -> str:
     loc = [part for part in fault["loc"] if isinstance(part, str)]
     if fault["type"] == "extra_forbidden":
@@ -293,18 +278,35 @@ def _remedy(fault: Mapping[str, Any]) -> str:
         return did_you_mean(loc[-1], known) if loc else ""
     if fault["type"] == "missing":
         return f"add it to the [{'.'.join(loc[:-1]) or 'recipe'}] table"
-    return "see `qtool schema recipe` for what is allowed"
+    meant = next((f.description for f in reversed(_fields_at(loc)) if f.description), "")
+    return (
+        f"expected: {meant} (see `qtool schema recipe`)" if meant else "see `qtool schema recipe` for what is allowed"
+    )
 
 
 def _keys_at(loc: Sequence[str]) -> list[str]:
+    """The keys that the table at a place may have."""
+    fields = _fields_at(loc)
+    if len(fields) < len(loc):
+        return []
+    return list(_fields_of(next(_models(fields[-1].annotation), None) if fields else Recipe))
+
+
+def _fields_at(loc: Sequence[str]) -> list[FieldInfo]:
+    """The fields that a place in a recipe leads through, as far as it leads."""
     current: Any = Recipe
+    found: list[FieldInfo] = []
     for part in loc:
-        fields = getattr(current, "model_fields", {})
-        by_alias = {(f.alias or n): f for n, f in fields.items()}
-        if part not in by_alias:
-            return []
-        current = next(iter(_models(by_alias[part].annotation)), None)
-    return [(f.alias or n) for n, f in getattr(current, "model_fields", {}).items()]
+        fields = _fields_of(current)
+        if part not in fields:
+            break
+        found.append(fields[part])
+        current = next(_models(fields[part].annotation), None)
+    return found
+
+
+def _fields_of(model: Any) -> dict[str, FieldInfo]:
+    return {(field.alias or name): field for name, field in getattr(model, "model_fields", {}).items()}
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from toolkit.backends.base import EngineChoices
 from toolkit.base.given import nameless
+from toolkit.base.settings import ByteSize, Count, Decibels, PathText, path_text
+from toolkit.contract.ranges import LARGEST
 from toolkit.run.objects import Named
 
 FloatName = Literal["fp32", "fp16", "bf16"]
 SHARES = ("top1", "top5", "exact")
 """The metrics whose values lie between 0 and 1."""
+_SMALLEST = 1e-30
+
+
+def _within_float32(amax: float) -> float:
+    if not _SMALLEST <= amax <= LARGEST:
+        raise ValueError(f"amax is the largest magnitude kept: between {_SMALLEST:g} and {LARGEST:.2g}")
+    return amax
+
+
+_Side = Annotated[int, Field(gt=0, le=1 << 16)]
+_Pixel = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Size = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_Amax = Annotated[float, AfterValidator(_within_float32)]
+_Source = Annotated[Named, AfterValidator(path_text)]
 
 
 class Section(BaseModel):
-    """A table of the recipe; unknown keys are refused."""
+    """A table of the recipe; unknown keys are refused, and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     def as_key(self, **which: Any) -> dict[str, Any]:
         """The settings as a part of a step's key; ``which`` as in pydantic's ``model_dump``."""
@@ -29,14 +45,14 @@ class Section(BaseModel):
 class ModelSection(Section):
     """``[model]``."""
 
-    path: Named = Field(description="the ONNX file, relative to the recipe")
+    path: _Source = Field(description="the ONNX file, relative to the recipe")
 
 
 class ProfileSection(Section):
     """``[[profile]]``."""
 
     name: str = Field(description="the profile's name")
-    shapes: dict[str, dict[Literal["min", "opt", "max"], list[int]]] = Field(
+    shapes: dict[str, dict[Literal["min", "opt", "max"], list[_Size]]] = Field(
         description="for each dynamic input its min, opt and max shape"
     )
 
@@ -44,31 +60,34 @@ class ProfileSection(Section):
 class RandomSection(Section):
     """``[calibration] random``: made-up data, which the report marks in red."""
 
-    seed: int
-    samples: int = Field(32, gt=0)
+    seed: int = Field(ge=0, le=2**63 - 1)
+    samples: int = Field(32, gt=0, le=1_000_000)
 
 
 class ImagesSection(Section):
     """``[calibration] images``: how a folder of images becomes samples."""
 
-    size: list[int] | None = Field(None, description="height and width")
-    resize: int | None = Field(None, gt=0, description="scale the shorter side to this before a center crop")
+    size: list[_Side] | None = Field(None, description="height and width")
+    resize: _Side | None = Field(None, description="scale the shorter side to this before a center crop")
     crop: Literal["center", "none", "pad"] = Field(
         "center", description="center: cut to size; none: stretch to size; pad: fit inside and fill up"
     )
     layout: Literal["nchw", "nhwc"] = "nchw"
-    mean: list[float] = []
-    std: list[float] = []
+    mean: list[_Pixel] = []
+    std: list[Annotated[float, Field(gt=0, le=1e6)]] = []
     colour: Literal["rgb", "bgr", "gray"] = "rgb"
     scale: float | None = Field(
-        None, description="multiplies pixel values (0 to 255) before mean and std; default 1/255, 1 for integer inputs"
+        None,
+        gt=0,
+        le=1e6,
+        description="multiplies pixel values (0 to 255) before mean and std; default 1/255, 1 for integer inputs",
     )
 
 
 class CalibrationSection(Section):
     """``[calibration]``."""
 
-    data: Named | None = Field(None, description="a .npz, a folder, a Polygraphy JSON, or module:Name")
+    data: _Source | None = Field(None, description="a .npz, a folder, a Polygraphy JSON, or module:Name")
     method: Literal["minmax", "entropy", "percentile", "mse"] = Field("entropy", description="how amax is chosen")
     percentile: float = Field(99.99, gt=50, le=100, description="for method percentile")
     methods: dict[str, Literal["minmax", "entropy", "percentile", "mse"]] = Field(
@@ -77,47 +96,57 @@ class CalibrationSection(Section):
     outside: Literal["error", "skip", "pad", "crop"] = Field(
         "error", description="what to do with a sample that fits no profile"
     )
-    batch: int = Field(8, gt=0, description="samples to run at once")
-    samples: int | None = Field(None, gt=0, description="use at most this many samples, spread over the data")
+    batch: Count = Field(8, description="samples to run at once")
+    samples: Count | None = Field(None, description="use at most this many samples, spread over the data")
     device: Literal["cpu", "gpu"] = Field(
         "cpu", description="where statistics are made: onnxruntime on the CPU, or a TensorRT engine on the first GPU"
     )
-    memory: str | None = Field(None, description="bound for tapped tensors, such as 2GB")
+    memory: ByteSize | None = Field(None, description="bound for tapped tensors, such as 2GB")
     mask: str | None = Field(None, description="the mask input, where unlike lengths are to be padded together")
     random: RandomSection | None = Field(None, description="random data instead of real data")
     images: ImagesSection | None = Field(None, description="how images become samples")
-    collection: str | None = Field(
+    collection: PathText | None = Field(
         None, description="statistics that `qtool calibrate` and `qtool merge` wrote, instead of running the model"
     )
-    ranges: str | None = Field(None, description="a file of ranges to take: ranges.json, a TensorRT cache, a table")
+    ranges: PathText | None = Field(
+        None, description="a file of ranges to take: ranges.json, a TensorRT cache, a table"
+    )
     ranges_use: Literal["override", "fill"] = Field("override", description="whether given ranges win over calibration")
-    manual: dict[str, float] = Field({}, description="amax by tensor name, set by hand; wins over everything")
-    weights: dict[str, float] = Field({}, description="weight of each profile's samples")
-    unlike: float = Field(2.0, gt=1, description="ratio of ranges between profiles from which a tensor is named")
+    manual: dict[str, _Amax] = Field({}, description="amax by tensor name, set by hand; wins over everything")
+    weights: dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
+        {}, description="weight of each profile's samples"
+    )
+    unlike: float = Field(
+        2.0, gt=1, le=1e6, description="ratio of ranges between profiles from which a tensor is named"
+    )
 
 
 class BudgetSection(Section):
     """``[evaluation] budget``: what must hold, else the exit status is 1."""
 
-    max_drop: float | None = Field(None, ge=0, description="largest drop of the metric; of top1, 0.02 is 2 points")
-    min_value: float | None = Field(None, description="smallest value of the metric")
-    min_sqnr_db: float | None = Field(None, description="smallest SQNR of every output, in dB")
+    max_drop: float | None = Field(
+        None, ge=0, le=1e12, description="largest drop of the metric; of top1, 0.02 is 2 points"
+    )
+    min_value: float | None = Field(None, ge=-1e12, le=1e12, description="smallest value of the metric")
+    min_sqnr_db: Decibels | None = Field(None, description="smallest SQNR of every output, in dB")
     min_agreement: float | None = Field(None, ge=0, le=1, description="smallest top-1 agreement, 0 to 1")
 
 
 class EvaluationSection(Section):
     """``[evaluation]``."""
 
-    data: Named | None = Field(None, description="test data with labels; without it calibration samples are held back")
+    data: _Source | None = Field(
+        None, description="test data with labels; without it calibration samples are held back"
+    )
     metric: Named | None = Field(None, description="top1, top5, exact, mse, or module:Name")
     output: str | None = Field(None, description="the output the metric looks at; the first by default")
     budget: BudgetSection = Field(default_factory=BudgetSection)
     hold_out: float = Field(
         0.2, gt=0, lt=1, description="share of calibration samples held back where there is no data"
     )
-    batch: int = Field(32, gt=0, description="samples to run at once")
-    samples: int | None = Field(None, gt=0, description="use at most this many samples")
-    layer_samples: int = Field(64, gt=0, description="samples for the error of every layer")
+    batch: Count = Field(32, description="samples to run at once")
+    samples: Count | None = Field(None, description="use at most this many samples")
+    layer_samples: Count = Field(64, description="samples for the error of every layer")
 
 
 class EngineSection(EngineChoices, Section):
@@ -129,8 +158,8 @@ class EngineSection(EngineChoices, Section):
     calibration_profile: str | None = Field(
         None, description="the profile that TensorRT's own calibrators run at; the first where not given"
     )
-    workspace_mb: int | None = Field(None, gt=0, description="workspace limit in megabytes")
-    timing_cache: str | None = Field(None, description="file kept between builds")
+    workspace_mb: int | None = Field(None, gt=0, le=1 << 24, description="workspace limit in megabytes")
+    timing_cache: PathText | None = Field(None, description="file kept between builds")
     open: bool = Field(
         False, description="build opaque blocks once more with their inner tensors marked, to see what they can run in"
     )

@@ -6,7 +6,6 @@ algorithm. The result is 1-minimal: giving back any one layer makes the check fa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from toolkit.base.progress import Progress, silent
 from toolkit.contract.findings import Finding
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
+from toolkit.base.text import toml_string
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Bisection:
         """Lines to paste into a recipe before insert_qdq; empty where nothing has to be kept."""
         if not self.kept:
             return ""
-        nodes = "".join(f"    {json.dumps(name)},\n" for name in self.kept)
+        nodes = "".join(f"    {toml_string(name)},\n" for name in self.kept)
         return (
             f'[[pass]]\nuse = "{named(Role.KEEP)}"\nnodes = [\n{nodes}]\nprecision = "{self.precision}"\n'
             'reason = "found by qtool bisect"\n'

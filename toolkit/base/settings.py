@@ -1,0 +1,66 @@
+"""Types of settings, in recipes and passes: numbers within reason, sizes, and paths that can be looked at."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+_UNIT = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([KMGT]?B)?", re.IGNORECASE)
+_LEAST_BYTES, _MOST_BYTES = 10**6, 10**15
+_LONGEST_NAME, _LONGEST_PATH = 255, 4096
+
+
+def byte_size(text: str) -> int:
+    """Bytes of a size in words: '2GB', '512 MB', '1000000'.
+
+    Raises:
+        ValueError: it is none, or below 1 MB or above 1000 TB.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ValueError("write a size such as '2GB'")
+    size = int(float(match[1]) * _UNIT[(match[2] or "").upper()])
+    if not _LEAST_BYTES <= size <= _MOST_BYTES:
+        raise ValueError("write a size between 1MB and 1000TB, such as '2GB'")
+    return size
+
+
+def _sized(text: str) -> str:
+    byte_size(text)
+    return text
+
+
+def path_text(text: Any) -> Any:
+    """A path as it is written, which a file system can look at.
+
+    Raises:
+        ValueError: it is empty, holds a NUL, is too long, or starts with the home of a user that does not exist.
+    """
+    if not isinstance(text, str):
+        return text
+    if not text:
+        raise ValueError("a path cannot be empty")
+    if "\0" in text:
+        raise ValueError("a path cannot hold a NUL character")
+    longest = max(len(part.encode("utf-8", "surrogateescape")) for part in text.split("/"))
+    if longest > _LONGEST_NAME or len(text) > _LONGEST_PATH:
+        raise ValueError(f"a path has at most {_LONGEST_PATH} characters, and each name in it {_LONGEST_NAME} bytes")
+    try:
+        Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"there is no user '{text.split('/')[0][1:]}', whose home it starts with") from error
+    return text
+
+
+Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
+"""How many of something."""
+Decibels = Annotated[float, Field(ge=0, le=400)]
+"""An SQNR that is asked for: below 0 dB there is more noise than signal, and float64 itself has about 310 dB."""
+PathText = Annotated[str, AfterValidator(path_text)]
+"""A path in a recipe."""
+ByteSize = Annotated[str, AfterValidator(_sized)]
+"""A size in bytes, in words."""
