@@ -56,11 +56,10 @@ class QtoolError(Exception):
 
     def paragraph(self) -> str:
         """The whole message on one paragraph; a path or value of absurd length is cut in its middle."""
-        what = shortened(self.what, 8 * _SHOWN)
+        what = shortened(self.what, 3 * _SHOWN)
         text = f"{shortened(self.where, 2 * _SHOWN)}: {what}" if self.where else what
-        if self.remedy:
-            text = text.rstrip(".") + ". " + self.remedy[:1].upper() + self.remedy[1:]
-        return text
+        remedy = shortened(self.remedy, 2 * _SHOWN)
+        return text.rstrip(".") + ". " + remedy[:1].upper() + remedy[1:] if remedy else text
 
 
 class RecipeError(QtoolError):

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from toolkit.base.code import load_object
 from toolkit.base.errors import RecipeError, did_you_mean
-from toolkit.base.versions import OWN_PACKAGES
 from toolkit.base.schema import validation_words
+from toolkit.base.versions import OWN_PACKAGES
 from toolkit.contract.passes import Pass
 from toolkit.contract.roles import Role
 

@@ -12,8 +12,8 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 from toolkit.base.errors import QtoolError, shortened
 from toolkit.base.files import write_json
 from toolkit.base.precision import Precision
-from toolkit.contract.roles import Role
 from toolkit.base.reading import FileKind, read_json, reading
+from toolkit.contract.roles import Role
 from toolkit.graph.work import NodeRole
 from toolkit.report.engine_parts import DeviceInfo as DeviceInfo
 from toolkit.report.engine_parts import PayoffInfo as PayoffInfo

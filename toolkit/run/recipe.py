@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from toolkit.base.errors import QtoolError, RecipeError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
-from toolkit.base.reading import FileKind, fault_words, read_utf8, reading
+from toolkit.base.reading import FileKind, fault_words, reading
 from toolkit.base.schema import validation_words
 from toolkit.run.objects import entries_of, named
 from toolkit.run.recipe_lines import place_of, place_of_value
@@ -35,7 +35,6 @@ else:
 
 
 _MOST_BYTES = 1 << 22
-_TEXT = FileKind("the recipe is not UTF-8 text", RecipeError, "save it as UTF-8", _MOST_BYTES)
 _TOML = FileKind("not TOML", RecipeError, "mend the line named")
 
 
@@ -81,7 +80,13 @@ class Recipe(Section):
             raise RecipeError(
                 "this is an ONNX model, not a recipe", where=str(path), remedy=f"make a recipe: qtool new {path}"
             )
-        return cls.parse(read_utf8(path, _TEXT), path)
+        if path.stat().st_size > _MOST_BYTES:
+            raise _TOML.fault(path, f"it has {path.stat().st_size:,} bytes, and {_MOST_BYTES:,} are the most")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise RecipeError("the recipe is not UTF-8 text", where=str(path), remedy="save it as UTF-8") from error
+        return cls.parse(text, path)
 
     @classmethod
     def parse(cls, text: str, path: Path | None = None) -> Recipe:

@@ -16,9 +16,9 @@ from toolkit.base.files import sha256_json
 from toolkit.base.log import Log
 from toolkit.base.progress import Progress, silent
 from toolkit.contract.findings import Finding
+from toolkit.base.text import toml_string
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
-from toolkit.base.text import toml_string
 
 
 @dataclass(frozen=True)
