@@ -71,6 +71,8 @@ def new_recipe(
 ) -> int:
     """``qtool new``."""
     from toolkit.base.files import write_text
+    from toolkit.base.reading import reading
+    from toolkit.graph.onnx_file import ONNX
     from toolkit.run.guard import refuse_writing_over
     from toolkit.run.new import inputs_of, recipe_for
 
@@ -82,7 +84,9 @@ def new_recipe(
         raise QtoolError(
             "the recipe exists", where=str(target), remedy="give another --out, or --force to write over it"
         )
-    write_text(target, recipe_for(model, target, data, test, metric))
+    with reading(model, ONNX):
+        text = recipe_for(model, target, data, test, metric)
+    write_text(target, text)
     say(f"{target}\nnext: qtool check {target}")
     return 0
 

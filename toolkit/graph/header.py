@@ -40,11 +40,15 @@ def read_header(path: Path) -> Header | None:
         stored = {tensor.name for tensor in proto.graph.initializer}
         stored |= {sparse.values.name for sparse in proto.graph.sparse_initializer}
         bodies = (proto.graph, *proto.functions)
+        ops = Counter(n.op_type for body in bodies for n in all_nodes(body.node) if n.domain in _KNOWN_DOMAINS)
+        names = [value.name for value in (*proto.graph.input, *proto.graph.output)]
+        if not all(isinstance(name, str) for name in (*ops, *names)):
+            return None
         return Header(
             tuple(value.name for value in proto.graph.input if value.name not in stored),
             tuple(value.name for value in proto.graph.output),
             tuple(external_files(proto, path)),
-            Counter(n.op_type for body in bodies for n in all_nodes(body.node) if n.domain in _KNOWN_DOMAINS),
+            ops,
         )
     except (QtoolError, UnicodeError):
         return None

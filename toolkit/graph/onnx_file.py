@@ -108,6 +108,7 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
         del proto.graph.input[:]
         proto.graph.input.extend(kept)
     _forget_unknown_dimensions(proto.graph)
+    _forget_other_types(proto.graph)
     produced = {name for node in proto.graph.node for name in node.output}
     for value in proto.graph.output:
         if value.name not in produced:
@@ -136,6 +137,14 @@ def _forget_unknown_dimensions(graph: onnx.GraphProto) -> None:
         for dim in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
             if dim.dim_param == "?" or dim.dim_value < 0:
                 dim.Clear()
+
+
+def _forget_other_types(graph: onnx.GraphProto) -> None:
+    """Drop what is said of the types of sequences and the like within a graph: onnx-graphsurgeon cannot hold it."""
+    kept = [value for value in graph.value_info if value.type.HasField("tensor_type")]
+    if len(kept) < len(graph.value_info):
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
 
 
 def _constants_to_initializers(graph: onnx.GraphProto) -> int:

@@ -10,6 +10,7 @@ from onnx import AttributeProto, TensorProto
 
 from toolkit.base.errors import ModelError, shortened
 from toolkit.graph.functions import check_functions
+from toolkit.graph.node_check import check_nodes
 from toolkit.graph.stored import BITS, byte_count, value_count
 
 _STRING = 8
@@ -22,7 +23,7 @@ _TYPED = {
     14: "float_data", 15: "double_data",
 }  # fmt: skip
 """The field that holds the values of a type where they are not raw; int32_data for all others."""
-_INPUT_REMEDY = "TensorRT takes tensors only: export the model again with typed tensors as inputs"
+_TENSORS_ONLY = "TensorRT takes tensors only: cut the model where sequences or optional values begin"
 
 
 def check_proto(proto: onnx.ModelProto, where: str) -> None:
@@ -47,6 +48,7 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
         check.nodes(function.node)
         for attribute in function.attribute_proto:
             check.attribute(attribute, f"function '{function.name}'")
+    check_nodes(proto, where)
     check_functions(proto, where)
 
 
@@ -89,6 +91,8 @@ class _ProtoCheck:
             self.tensor(tensor, f"tensor '{tensor.name}'")
         for sparse in graph.sparse_initializer:
             self.sparse(sparse, f"sparse tensor '{sparse.values.name}'")
+        for value in (*graph.input, *graph.output):
+            self.handed(value, graph.name)
         for value in (*graph.input, *graph.output, *graph.value_info):
             self.value(value)
         self.nodes(graph.node)
@@ -107,6 +111,8 @@ class _ProtoCheck:
             raise self.fault(f"an {place.replace(chr(39) * 2, 'without a name')}")
         if attribute.type not in _ATTRIBUTES:
             raise self.fault(f"{place} has the type {attribute.type}, which ONNX does not have")
+        if attribute.type in (AttributeProto.TYPE_PROTO, AttributeProto.TYPE_PROTOS):
+            raise self.fault(f"{place} is a type, as optional values have it", _TENSORS_ONLY)
         single = {AttributeProto.TENSOR: "t", AttributeProto.GRAPH: "g", AttributeProto.SPARSE_TENSOR: "sparse_tensor"}
         field = single.get(attribute.type)
         if field is not None and not attribute.HasField(field) and not attribute.ref_attr_name:
@@ -126,10 +132,17 @@ class _ProtoCheck:
         kind = value.type.WhichOneof("value")
         if kind is None or (kind == "tensor_type" and not value.type.tensor_type.elem_type):
             raise self.fault(f"input '{value.name}' declares no type", "export the model again with typed inputs")
-        if kind != "tensor_type":
-            raise self.fault(f"input '{value.name}' is of the kind {kind.removesuffix('_type')}", _INPUT_REMEDY)
         if value.type.tensor_type.elem_type == _STRING:
             raise self.fault(f"input '{value.name}' holds strings", "cut the text's preparation off the model")
+
+    def handed(self, value: onnx.ValueInfoProto, graph: str) -> None:
+        """What a graph, or a subgraph, takes and gives is a tensor."""
+        kind = value.type.WhichOneof("value") or "tensor_type"
+        if kind != "tensor_type":
+            raise self.fault(
+                f"'{value.name}', which graph '{graph}' takes or gives, is of the kind {kind.removesuffix('_type')}",
+                _TENSORS_ONLY,
+            )
 
     def value(self, value: onnx.ValueInfoProto) -> None:
         if not value.type.HasField("tensor_type"):

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import QtoolError
-from toolkit.contract.findings import Finding
-from toolkit.report.findings import sentence
 from toolkit.base.reading import FileKind, read_json, reading
+from toolkit.contract.findings import Finding
 from toolkit.report.findings import sentence
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, SearchInfo, WeakSpotInfo
 from toolkit.search.causes import Cause

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import QtoolError, RecipeError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.reading import reading
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.placement.quantized import quantized_nodes, quantized_source
@@ -39,19 +40,27 @@ class Inputs:
 
     def source(self, journal: Journal | None = None) -> Model:
         """The model as it was loaded; loaded once. ``journal`` gets what there is to say of it."""
-        from toolkit.graph.model import Model
+        from toolkit.graph.onnx_file import ONNX
 
         if self._source is None:
-            said = Journal()
-            self._source = Model.load(self.job.model_path)
-            for what, number in self._source.changed.items():
-                said.noted(Code.LOADED(what=what, number=number))
-            check(self.job.profiles, self._source, self.job.recipe)
-            self._source_notes = [event.why for event in said]
+            with reading(self.job.model_path, ONNX):
+                self._load()
+        assert self._source is not None
         if journal is not None:
             for known in (*self._source_notes, *self._quantized_notes()):
                 journal.noted(known)
         return self._source
+
+    def _load(self) -> None:
+        from toolkit.graph.model import Model
+
+        said = Journal()
+        source = Model.load(self.job.model_path)
+        for what, number in source.changed.items():
+            said.noted(Code.LOADED(what=what, number=number))
+        check(self.job.profiles, source, self.job.recipe)
+        self._source = source
+        self._source_notes = [event.why for event in said]
 
     def reference(self) -> Model:
         """The model that results are compared with: the source without the pairs that the recipe has taken out.

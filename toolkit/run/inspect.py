@@ -113,6 +113,13 @@ def _collection(path: Path) -> Shown:
 
 
 def _model(path: Path) -> Shown:
+    from toolkit.graph.onnx_file import ONNX
+
+    with reading(path, ONNX):
+        return _shown_model(path)
+
+
+def _shown_model(path: Path) -> Shown:
     from toolkit.graph.model import Model
     from toolkit.placement.existing import pairs_of
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ValidationInfo
 
 from toolkit.base.given import give
 from toolkit.contract.passes import Pass
@@ -42,5 +42,10 @@ def entries_of(value: Any) -> list[Any]:
     return [entry_of(one) for one in (value if several else [value])]
 
 
-Named = Annotated[str, BeforeValidator(named)]
+def _named_setting(value: Any, info: ValidationInfo) -> Any:
+    # what a file holds is text, or wrong: a list there is nobody's object
+    return value if (info.context or {}).get("file") else named(value)
+
+
+Named = Annotated[str, BeforeValidator(_named_setting)]
 """A text of the recipe for which an object may stand."""

@@ -145,7 +145,7 @@ class Recipe(Section):
     def _made(cls, content: Mapping[str, Any], text: str, path: Path | None) -> Recipe:
         place = str(path or "the recipe")
         try:
-            recipe = cls.model_validate(content)
+            recipe = cls.model_validate(content, context={"file": bool(text)})
         except ValidationError as error:
             fault = error.errors()[0]
             raise RecipeError(
