@@ -15,8 +15,8 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.files import sha256_json
 from toolkit.base.log import Log
 from toolkit.base.progress import Progress, silent
-from toolkit.contract.findings import Finding
 from toolkit.base.text import toml_string
+from toolkit.contract.findings import Finding
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
 

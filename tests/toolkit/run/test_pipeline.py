@@ -62,7 +62,7 @@ def test_a_run_leaves_every_file_and_every_node_once(place):
     for name in ("recipe.lock.toml", "ranges.json", "journal.jsonl", "report.html", "model.onnx"):
         assert (place / "out" / name).stat().st_size > 100
     model = Model.load(place / "out" / "model.onnx")
-    assert model.metadata["/stem/conv/Conv"]["qtool.precision"] == "int8"
+    assert model.metadata["stem"]["qtool.precision"] == "int8"
     assert content["accuracy"]["drop"] <= 0.005
 
 
@@ -354,10 +354,10 @@ def test_a_collection_needs_no_data_and_is_checked_against_the_model(place):
     assert 'data = "digits_calibration.npz"' in text
     (place / "digits.toml").write_text(text.replace('data = "digits_calibration.npz"', 'collection = "c.npz"'))
     assert run(place / "digits.toml", place / "out").exit_status == 0
-    proto = onnx.load(str(place / "digits_cnn.onnx"))
+    proto = onnx.load(str(place / "digits.onnx"))
     weight = next(t for t in proto.graph.initializer if len(t.dims) == 4)
     weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 2, weight.name))
-    onnx.save(proto, str(place / "digits_cnn.onnx"))
+    onnx.save(proto, str(place / "digits.onnx"))
     with pytest.raises(QtoolError, match="another model"):
         run(place / "digits.toml", place / "out")
 
@@ -482,7 +482,7 @@ def test_calibration_on_a_gpu_is_what_the_recipe_asks_for(place, monkeypatch):
     text = (place / "digits.toml").read_text().replace('method = "entropy"', 'method = "entropy"\ndevice = "gpu"')
     (place / "digits.toml").write_text(text)
     result = run(place / "digits.toml", place / "out")
-    assert asked and asked[0][0] > 20 and result.exit_status == 0
+    assert asked and asked[0][0] == 5 and result.exit_status == 0
 
 
 def test_calibration_on_a_gpu_that_is_not_here_says_what_to_do(place):
