@@ -8,6 +8,8 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import functools
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import toolkit
 from toolkit import Context, Journal, Model, Precision, Ranges
 from toolkit.base.types import Array
 from toolkit.contract.findings import BaseCode
@@ -64,6 +67,14 @@ def _quick() -> Iterator[None]:
         patch.setattr(html, "environment", functools.cache(html.environment))
         patch.setattr(os, "fsync", lambda file: None)
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _all_loaded() -> None:
+    """No module is loaded while a test has something replaced, which it would take over for all tests to come."""
+    for module in pkgutil.walk_packages(toolkit.__path__, "toolkit."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
 
 @pytest.fixture(autouse=True, scope="session")
