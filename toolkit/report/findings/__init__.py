@@ -29,7 +29,13 @@ from toolkit.report.findings.warnings import WARNINGS
 from toolkit.report.findings.weak_spots import CAUSES, REMEDIES
 
 TABLES: tuple[Table, ...] = (
-    {Code.OWN_WORDS: "{text}"},
+    {
+        Code.OWN_WORDS: "{text}",
+        Code.FLOAT_READS_PAIRS: (
+            "'{node}' was asked to run in {precision} and still reads Q/DQ pairs, so an engine runs it quantized. "
+            "Ask before the pairs are inserted, or use toolkit.keep_float."
+        ),
+    },
     PLACEMENT,
     PASSES,
     STRIPPING,
