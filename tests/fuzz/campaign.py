@@ -56,8 +56,11 @@ def corpus() -> list[Sound]:
     return list(sound_inputs())
 
 
-def try_input(seed: int, keep: Path | None = None) -> Result:
-    """Break one file of the corpus and run one command that reads it, in a folder of its own."""
+def try_input(seed: int, keep: Path | None = None, deep: bool = False) -> Result:
+    """Break one file of the corpus and run one command that reads it, in a folder of its own.
+
+    With ``deep`` a recipe that ``check`` accepts is run too.
+    """
     sound = corpus()[seed % len(corpus())]
     command = sound.commands[(seed // len(corpus())) % len(sound.commands)]
     content = mutated(sound.kind, sound.content, seed)
@@ -69,6 +72,9 @@ def try_input(seed: int, keep: Path | None = None) -> Result:
         (folder / sound.name).write_bytes(content)
         started, before = time.monotonic(), peak_megabytes()
         status, said, raised = _invoke(command)
+        if deep and command[0] == "check" and status == 0:
+            command = ("run", *command[1:], "--out", "o")
+            status, said, raised = _invoke(command)
         seconds, grown = time.monotonic() - started, peak_megabytes() - before
         fault = _fault(status, said, raised, grown)
         if fault and keep is not None:
@@ -156,12 +162,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--deep", action="store_true", help="also run the recipes that check accepts")
     parser.add_argument("--keep", type=Path, default=Path("fuzz_found"))
     settings = parser.parse_args()
     tally: Counter[str] = Counter()
     slowest = 0.0
     for seed in range(settings.first, settings.first + settings.inputs):
-        result = try_input(seed, settings.keep)
+        result = try_input(seed, settings.keep, settings.deep)
         tally[(result.fault and "FAULT") or result.outcome] += 1
         slowest = max(slowest, result.seconds)
         if result.fault:

@@ -407,6 +407,9 @@ PROTOS: dict[str, tuple[Change, str]] = {
     "a node without inputs": (onnx_file(lambda p: p.graph.node[0].ClearField("input")), "input"),
     "a node of too many inputs": (onnx_file(lambda p: p.graph.node[1].input.append("x")), "input"),
     "an attribute of another type": (onnx_file(lambda p: setattr(p.graph.node[0].attribute[0], "type", 2)), "pads"),
+    "an output twice": (onnx_file(lambda p: p.graph.output.append(p.graph.output[0])), "'y'"),
+    "an input twice": (onnx_file(lambda p: p.graph.input.append(p.graph.input[0])), "'x'"),
+    "a value made twice": (onnx_file(lambda p: p.graph.node.append(p.graph.node[0])), "'c'"),
     "recursive function": (onnx_file(recursive, corpus.with_function), "'Shift'"),
     "function twice": (onnx_file(lambda p: p.functions.append(p.functions[0]), corpus.with_function), "Shift"),
     "function bomb": (onnx_file(bomb, corpus.with_function), "functions"),
@@ -620,3 +623,11 @@ def test_a_folder_of_pipes_named_like_images(here: Path, capsys: pytest.CaptureF
     os.mkfifo(here / "images" / "a.png")
     recipe('"c.npz"', '"images"')(here)
     assert "a.png" in complain(here, capsys, *CHECK)
+
+
+@pytest.mark.parametrize("op", ["Sqrt", "Log"])
+def test_a_float_model_that_gives_no_number_is_no_reference(here: Path, capsys: pytest.CaptureFixture[str], op: str) -> None:
+    nodes = [node("Abs", ["c"], ["a"]), node("Neg", ["a"], ["b"]), node(op, ["b"], ["m"])]
+    onnx_file(lambda p: None, lambda: corpus.network(nodes))(here)
+    for command in (CHECK, RUN, ("sensitivity", "r.toml", "--out", "s"), ("bisect", "r.toml", "--out", "b", "--min-sqnr-db", "10")):
+        assert "'y'" in complain(here, capsys, *command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -91,6 +92,16 @@ class _ProtoCheck:
             self.tensor(tensor, f"tensor '{tensor.name}'")
         for sparse in graph.sparse_initializer:
             self.sparse(sparse, f"sparse tensor '{sparse.values.name}'")
+        made = [name for node in graph.node for name in node.output if name]
+        for what, names in (
+            ("inputs", [value.name for value in graph.input]),
+            ("outputs", [value.name for value in graph.output]),
+            ("initializers", [tensor.name for tensor in graph.initializer]),
+            ("values of nodes", made),
+        ):
+            twice = next((name for name, count in Counter(names).items() if count > 1), None)
+            if twice is not None:
+                raise self.fault(f"two {what} of graph '{graph.name}' are named '{twice}'")
         for value in (*graph.input, *graph.output):
             self.handed(value, graph.name)
         for value in (*graph.input, *graph.output, *graph.value_info):

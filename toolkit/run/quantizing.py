@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from toolkit.run.device import refusal
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.recipe_passes import passes_of
+from toolkit.run.samples import float_outputs
 from toolkit.search.quantizer import Quantizer
 
 if TYPE_CHECKING:
@@ -133,6 +135,8 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
             found = inputs.calibration_data(model)
         if found is None:
             raise DataError("there are no samples", where=where, remedy="give [calibration] data")
+        for batch in islice(found.batches(1), 1):
+            float_outputs(inputs, batch)
         metric = recipe.evaluation.metric
         labelled = with_labels(found) if metric is not None else None
         settings = Settings(

@@ -5,12 +5,15 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from toolkit.base.errors import DataError, QtoolError
+import numpy as np
+
+from toolkit.base.errors import DataError, ModelError, QtoolError
+from toolkit.base.types import Array
 from toolkit.base.versions import code_fingerprint
 from toolkit.run.keys import evaluation_key
 
 if TYPE_CHECKING:
-    from toolkit.data.dataset import CalibrationData
+    from toolkit.data.dataset import Batch, CalibrationData
     from toolkit.run.inputs import Inputs
 
 _DONE = "samples"
@@ -56,10 +59,8 @@ def fit(inputs: Inputs, data: CalibrationData, count: int | None = None) -> None
 def _first(inputs: Inputs, data: CalibrationData) -> int:
     """Run the first sample, and give the number of classes that its label is one of; 0 where it is none."""
     from toolkit.evaluation.metrics import make_metric
-    from toolkit.evaluation.outputs import widened
-    from toolkit.graph.sessions import session
 
-    section, model = inputs.job.recipe.evaluation, inputs.source()
+    section = inputs.job.recipe.evaluation
     # a metric of the user's may need as many as the evaluation gives it at once
     batch = next(iter(data.batches(section.batch if ":" in (section.metric or "") else 1)), None)
     if batch is None:
@@ -68,12 +69,12 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
             where=inputs.job.recipe.locate("evaluation"),
             remedy="add [evaluation] data, or more samples",
         )
-    outputs = session(model).run(batch.inputs)
+    outputs = float_outputs(inputs, batch)
     if section.metric is None:
         return 0
     metric = make_metric(section.metric, section.output, inputs.job.allow_code)
     try:
-        metric.update({name: widened(value) for name, value in outputs.items()}, batch.labels or {})
+        metric.update(outputs, batch.labels or {})
     except QtoolError as error:
         error.at(batch.origins[0])
         raise
@@ -84,3 +85,25 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
             remedy="fix the metric, or the labels that it reads",
         ) from error
     return int(getattr(metric, "classes", 0))
+
+
+def float_outputs(inputs: Inputs, batch: Batch) -> dict[str, Array]:
+    """What the float model gives for a batch, by output, floats in float32.
+
+    Raises:
+        ModelError: onnxruntime cannot run the model, or an output holds NaN and infinities only: whatever it were
+            compared with would be equal to it.
+    """
+    from toolkit.evaluation.outputs import widened
+    from toolkit.graph.sessions import session
+
+    outputs = {name: widened(value) for name, value in session(inputs.source()).run(batch.inputs).items()}
+    for name, value in outputs.items():
+        if value.dtype.kind == "f" and value.size and not np.isfinite(value).any():
+            raise ModelError(
+                f"output '{name}' of the float model has no finite value on {batch.origins[0]} "
+                f"({value.reshape(-1)[0]:g})",
+                where=str(inputs.job.model_path),
+                remedy="mend the model or the sample: nothing can be measured against it",
+            )
+    return outputs
