@@ -10,6 +10,7 @@ import contextlib
 import faulthandler
 import io
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -69,6 +70,7 @@ def try_input(seed: int, keep: Path | None = None, deep: bool = False) -> Result
         recipe_folder(folder)
         old, new = sound.recipe
         (folder / "r.toml").write_text((folder / "r.toml").read_text().replace(old, new.replace("FILE", sound.name)) if old else (folder / "r.toml").read_text())
+        (folder / sound.name).parent.mkdir(exist_ok=True)
         (folder / sound.name).write_bytes(content)
         started, before = time.monotonic(), peak_megabytes()
         status, said, raised = _invoke(command)
@@ -80,9 +82,7 @@ def try_input(seed: int, keep: Path | None = None, deep: bool = False) -> Result
         if fault and keep is not None:
             target = keep / f"{seed}"
             target.mkdir(parents=True, exist_ok=True)
-            for file in folder.iterdir():
-                if file.is_file():
-                    (target / file.name).write_bytes(file.read_bytes())
+            shutil.copytree(folder, target, dirs_exist_ok=True)
             (target / "command").write_text(" ".join(command) + "\n" + said)
     return Result(seed, sound.name, command, fault, OUTCOMES.get(status, str(status)), said, seconds)
 

@@ -123,11 +123,12 @@ def with_sparse() -> onnx.ModelProto:
     return proto
 
 
-def with_external(folder: Path) -> onnx.ModelProto:
-    """The conv's weight in 'w.bin' beside the model."""
+def with_external(folder: Path | None = None) -> onnx.ModelProto:
+    """The conv's weight in 'w.bin' beside the model, which is written into ``folder`` where one is given."""
     proto = network()
     tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == "w0")
-    (folder / "w.bin").write_bytes(bytes(16) + tensor.raw_data)
+    if folder is not None:
+        (folder / "w.bin").write_bytes(bytes(16) + tensor.raw_data)
     for key, value in (("location", "w.bin"), ("offset", "16"), ("length", str(len(tensor.raw_data)))):
         tensor.external_data.add(key=key, value=value)
     tensor.ClearField("raw_data")
@@ -137,7 +138,7 @@ def with_external(folder: Path) -> onnx.ModelProto:
 
 MODELS: dict[str, Callable[[], onnx.ModelProto]] = {
     "plain": network, "pair": with_pair, "loop": with_loop, "branches": with_branches, "function": with_function,
-    "sparse": with_sparse,
+    "sparse": with_sparse, "external": with_external,
 }  # fmt: skip
 
 
@@ -146,7 +147,8 @@ def samples(count: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def recipe_folder(folder: Path) -> None:
-    """m.onnx, c.npz, t.npz and r.toml, all sound."""
+    """m.onnx, c.npz, t.npz, r.toml, and w.bin for a model with external data, all sound."""
+    with_external(folder)
     (folder / "m.onnx").write_bytes(network().SerializeToString())
     np.savez(folder / "c.npz", x=samples()["x"])
     np.savez(folder / "t.npz", **samples(seed=1))
@@ -162,6 +164,16 @@ def saved_inputs() -> bytes:
         array = {"array": base64.b64encode(stream.getvalue()).decode(), "polygraphy_class": "ndarray"}
         feeds.append({"x": array})
     return json.dumps(feeds).encode()
+
+
+def picture(ending: str) -> bytes:
+    """An image of 6 x 5 pixels."""
+    from PIL import Image
+
+    pixels = (np.abs(normal(5, 6, 3)) * 80).clip(0, 255).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, {"jpg": "JPEG", "tif": "TIFF"}.get(ending, ending.upper()))
+    return stream.getvalue()
 
 
 INSPECTED = {
@@ -252,6 +264,8 @@ def sound_inputs() -> Iterator[Sound]:
     np.save(stream, samples()["x"])
     yield Sound("npy", "d.npy", stream.getvalue(), _DATA, (_CHECK,))
     yield Sound("json", "d.json", saved_inputs(), _DATA, (_CHECK,))
+    for ending in ("png", "jpg", "bmp", "tif", "ppm", "webp"):
+        yield Sound("image", f"images/a.{ending}", picture(ending), ('data = "c.npz"', 'data = "images"'), (_CHECK,))
     ranges = ('method = "minmax"', 'method = "minmax"\nranges = "FILE"')
     yield Sound("json", "a.json", made["ranges.json"], ranges, (("inspect", "a.json"), ("compare", "a.json", "a.json"), _CHECK))
     for name, content in TABLES.items():

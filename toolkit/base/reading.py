@@ -37,7 +37,7 @@ class FileKind:
     refusal: str
     error: type[QtoolError]
     remedy: str
-    limit: int = 1 << 30
+    limit: int = 1 << 28
 
     def fault(self, path: str | os.PathLike[str], what: str, remedy: str = "") -> QtoolError:
         """The error to raise where the file is not what it should be."""

@@ -20,7 +20,7 @@ GIVEN = frozenset({"manual", "stripped", "cache"})
 """Methods of ranges that were given rather than calibrated: they win over calibration."""
 LARGEST = 3.4028234663852886e38
 """The largest amax there can be: scales are float32."""
-_KIND = FileKind("it cannot be read as ranges", RangesError, "calibrate again", limit=1 << 28)
+_KIND = FileKind("it cannot be read as ranges", RangesError, "calibrate again", limit=1 << 26)
 Amax = Annotated[Number, Field(ge=0, le=LARGEST)]
 Shares = Annotated[list[Number], Field(max_length=4096)]
 

@@ -23,6 +23,7 @@ _KIND = FileKind(
     "these are no inputs saved by Polygraphy",
     DataError,
     "write them with polygraphy run --save-inputs",
+    limit=1 << 30,
 )
 _ZIP = b"PK"
 _UNPACKED = 1 << 28

@@ -154,6 +154,13 @@ def inputs_exist(job: Job) -> None:
                 remedy="paths are relative to the recipe",
             )
 
+    cache = job.recipe.engine.timing_cache
+    if cache is not None and job.recipe.resolve(cache).exists() and not job.recipe.resolve(cache).is_file():
+        raise RecipeError(
+            f"the timing cache is no file: {job.recipe.resolve(cache)}",
+            where=job.recipe.locate("engine", "timing_cache"),
+            remedy="name a file; it is made where there is none",
+        )
     for what, path in pass_files(job).items():
         if not path.is_file():
             raise DataError(
