@@ -87,6 +87,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "model").mkdir()
     (tmp_path / "home").mkdir()
     corpus.recipe_folder(tmp_path / "model")
+    (tmp_path / "model" / "w.bin").unlink()
     (tmp_path / "home" / "w.bin").write_bytes(SECRET)
     monkeypatch.chdir(tmp_path / "home")
     return tmp_path / "home"
