@@ -290,9 +290,12 @@ class Finding:
         """Read what ``to_json`` gave.
 
         Raises:
-            ValueError: there is no such code.
-            KeyError: it is not a finding.
+            ValueError: it is not a finding, or there is no such code.
         """
+        if not (isinstance(content, Mapping) and isinstance(content.get("code"), str)):
+            raise ValueError("not a finding: it has no code")
+        if not isinstance(content.get("values"), Mapping):
+            raise ValueError(f"not a finding: {content['code']} has no values")
         return cls(BaseCode.of(content["code"]), content["values"])
 
 

@@ -177,7 +177,7 @@ use = "insert_qdq"
 def recipe(tmp_path, monkeypatch):
     names = [n.name for n in Model.load(MODELS / "digits_cnn.onnx").nodes if n.op in ("Conv", "Gemm")]
     backend = StandIn(dict.fromkeys(names, 1.0), {n: 1.5 if i == 1 else 0.5 for i, n in enumerate(names)}, {"only": 1.0})
-    monkeypatch.setattr("toolkit.backends.choose.choose", lambda name="auto": (backend, "a stand-in"))
+    monkeypatch.setattr("toolkit.backends.choose.choose", lambda name="auto": (backend, EngineCode.BACKEND_REQUESTED()))
 
     def write(only="", engine=""):
         path = tmp_path / "r.toml"

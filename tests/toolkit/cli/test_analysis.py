@@ -8,6 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from tests.conftest import MODELS
+from toolkit import Code
 from toolkit.cli import analysis as cli_analysis
 
 RECIPE = f"""
@@ -70,9 +71,9 @@ def test_layers_that_a_later_pass_keeps_float_count_as_float(app, tmp_path):
     for where, text in (("first", first), ("last", last)):
         found = json.loads(call(app, tmp_path, "sensitivity", "--json", text=text))
         names[where] = [group["name"] for group in found["groups"]]
-        notes[where] = [note for note in found["notes"] if "later pass" in note]
+        notes[where] = [note for note in found["notes"] if note["code"] == Code.LATER_FLOATS.value]
     assert names["first"] == names["last"] and len(names["last"]) == 9 and "/features/features/1/conv/Conv" not in names["last"]
-    assert not notes["first"] and notes["last"][0].startswith("1 layer that insert_qdq quantizes")
+    assert not notes["first"] and notes["last"][0]["values"]["quantizer"] == "insert_qdq"
     # what bisect advises works where it is put last, too
     limits = ("bisect", "--min-sqnr-db", "10", "--json")
     found = json.loads(call(app, tmp_path, *limits))

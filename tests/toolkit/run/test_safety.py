@@ -309,7 +309,7 @@ def test_every_file_that_the_report_reads_is_in_its_key(place, name):
         ("passes", {"journal": [{"kind": "noted", "by": "x", "rule": "own-words", "values": {"text": "y"}}]}),
         ("lowering", {"journal": [{"kind": "noted", "by": "x", "rule": "own-words", "values": {"text": "y"}}]}),
         ("lowering", {"plan": {}}),
-        ("engine", {"reason": "another"}),
+        ("engine", {"reason": {"code": "engine-backend-requested", "values": {}}}),
         ("evaluation", {"held_out": False}),
     ],
 )

@@ -156,7 +156,7 @@ def test_budget_units_and_margin():
     assert Budget(max_drop=0.01).lacks(outcome, reference)["max_drop"] == pytest.approx(0.01)
     assert Budget(max_drop=0.03, margin=1.0).lacks(outcome, reference)["max_drop"] == pytest.approx(0.004)
     assert Budget(min_sqnr_db=20, margin=1.0).lacks(outcome, reference)["min_sqnr_db"] == pytest.approx(1.0)
-    with pytest.raises(RecipeError, match="no budget"):
+    with pytest.raises(RecipeError, match="no accuracy budget"):
         Budget()
     with pytest.raises(RecipeError, match="metric"):
         Budget(max_drop=0.1).lacks(Outcome(0.1), Outcome(0.0))
