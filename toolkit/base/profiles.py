@@ -52,17 +52,21 @@ class ShapeProfile:
     name: str
     shapes: Mapping[str, Extent] = field(default_factory=dict)
 
-    def fits(self, shapes: Mapping[str, Sequence[int]], batch_axis: int | None = None) -> bool:
-        """Whether every listed input's shape lies within this profile; ``batch_axis`` is left out of account."""
-        return all(name in shapes and extent.holds(shapes[name], batch_axis) for name, extent in self.shapes.items())
+    def fits(self, shapes: Mapping[str, Sequence[int]], batch_axes: Mapping[str, int] | None = None) -> bool:
+        """Whether every listed input's shape lies within this profile; ``batch_axes`` are left out of account."""
+        axes = batch_axes or {}
+        return all(
+            name in shapes and extent.holds(shapes[name], axes.get(name)) for name, extent in self.shapes.items()
+        )
 
-    def volume(self, batch_axis: int | None = None) -> float:
+    def volume(self, batch_axes: Mapping[str, int] | None = None) -> float:
         """How many shapes the profile covers, on a log scale: smaller is tighter."""
+        axes = batch_axes or {}
         return sum(
             math.log1p(high - low)
-            for extent in self.shapes.values()
+            for name, extent in self.shapes.items()
             for axis, (low, high) in enumerate(zip(extent.min, extent.max))
-            if axis != batch_axis
+            if axis != axes.get(name)
         )
 
     def corners(self) -> dict[str, dict[str, Shape]]:
@@ -93,28 +97,32 @@ class Profiles:
         """The profiles' names, in order."""
         return [profile.name for profile in self.profiles]
 
-    def fits(self, shapes: Mapping[str, Sequence[int]], batch_axis: int | None = None) -> list[ShapeProfile]:
+    def fits(
+        self, shapes: Mapping[str, Sequence[int]], batch_axes: Mapping[str, int] | None = None
+    ) -> list[ShapeProfile]:
         """The profiles that hold ``shapes``, tightest first.
 
-        With ``batch_axis`` that axis is left out of account: how many samples make a batch is ours to choose.
+        The axis that ``batch_axes`` gives for an input is left out of account: how many samples make a batch is ours
+        to choose.
         """
-        found = [profile for profile in self.profiles if profile.fits(shapes, batch_axis)]
-        return sorted(found, key=lambda profile: profile.volume(batch_axis))
+        found = [profile for profile in self.profiles if profile.fits(shapes, batch_axes)]
+        return sorted(found, key=lambda profile: profile.volume(batch_axes))
 
-    def home(self, shapes: Mapping[str, Sequence[int]], batch_axis: int | None = None) -> list[ShapeProfile]:
-        """The profiles a sample counts for: the tightest that fits, and those equal to it but for the batch axis."""
-        found = self.fits(shapes, batch_axis)
-        if not found:
-            return []
-        return [p for p in found if _without(p, batch_axis) == _without(found[0], batch_axis)]
+    def home(
+        self, shapes: Mapping[str, Sequence[int]], batch_axes: Mapping[str, int] | None = None
+    ) -> list[ShapeProfile]:
+        """The profiles a sample counts for: the tightest that fits, and those equal to it but for the batch axes."""
+        found = self.fits(shapes, batch_axes)
+        axes = batch_axes or {}
+        return [p for p in found if _without(p, axes) == _without(found[0], axes)]
 
     def corners(self) -> list[dict[str, Shape]]:
         """Every profile's min, opt and max input shapes."""
         return [shapes for profile in self.profiles for shapes in profile.corners().values()]
 
 
-def _without(profile: ShapeProfile, axis: int | None) -> dict[str, list[tuple[int, int]]]:
+def _without(profile: ShapeProfile, axes: Mapping[str, int]) -> dict[str, list[tuple[int, int]]]:
     return {
-        name: [(low, high) for i, (low, high) in enumerate(zip(e.min, e.max)) if i != axis]
+        name: [(low, high) for i, (low, high) in enumerate(zip(e.min, e.max)) if i != axes.get(name)]
         for name, e in profile.shapes.items()
     }

@@ -185,7 +185,7 @@ class CollectionRun:
                 if count_samples:
                     samples = self._collection.samples
                     samples[batch.profiles] = samples.get(batch.profiles, 0) + batch.count
-                    self._collection.compare(batch.inputs, batch.count)
+                    self._collection.compare(batch)
                 under_way = batch, [pool.submit(_count, todo) for _ in range(workers)]
             if under_way is not None:
                 yield _finished(*under_way)
@@ -215,9 +215,10 @@ class CollectionRun:
         """How often each tensor counts that this batch has computed once for all its samples."""
         if batch.count == 1 or not self._repeated:
             return {}
-        key = tuple((name, value.shape[1:]) for name, value in sorted(batch.inputs.items()))
+        first = batch.rows(slice(0, 1))
+        key = tuple((name, value.shape) for name, value in sorted(first.items()))
         if key not in self._alone:
-            one = self._session.run({name: value[:1] for name, value in batch.inputs.items()})
+            one = self._session.run(first)
             self._alone[key] = {name: one[name].size for name in self._repeated}
         return {name: batch.count for name, size in self._alone[key].items() if values[name].size == size}
 

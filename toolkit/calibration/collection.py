@@ -16,9 +16,9 @@ from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.files import atomic_path
 from toolkit.base.reading import FileKind, parse_json, reading
 from toolkit.base.schema import Extremes, FileSchema, Natural, validated, value_words
-from toolkit.base.types import Array
 from toolkit.calibration.histogram import Histogram
 from toolkit.data.arrays import Stored, open_archive
+from toolkit.data.dataset import Batch
 
 SCHEMA = "qtool-collection-1"
 MOST_SHARDS = 1 << 16
@@ -141,10 +141,10 @@ class Collection:
             before = self.observed.get(tensor, (low, high))
             self.observed[tensor] = min(before[0], low) + 0.0, max(before[1], high) + 0.0
 
-    def compare(self, inputs: Mapping[str, Array], samples: int) -> None:
-        """Take in whether the samples of a batch, joined along axis 0, are those seen before; cheap once two differ."""
-        for name, value in inputs.items():
-            rows = (value[i : i + 1] for i in range(samples)) if samples > 1 else iter([value])
+    def compare(self, batch: Batch) -> None:
+        """Take in whether the samples of a batch are those seen before; cheap once two differ."""
+        for name in batch.inputs:
+            rows = batch.each(name)
             while self.same.get(name) != "" and (row := next(rows, None)) is not None:
                 self._compare(name, sha256(f"{row.dtype}{row.shape}".encode() + row.tobytes()).hexdigest())
 

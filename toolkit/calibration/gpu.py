@@ -92,7 +92,7 @@ def collect_on_gpu(
                 timing.seconds += time.perf_counter() - start
                 timing.samples += part.count
             collection.samples[part.profiles] = collection.samples.get(part.profiles, 0) + part.count
-            collection.compare(part.inputs, part.count)
+            collection.compare(part)
             done += part.count
             if progress is not None:
                 progress("calibrating on the GPU", done, total)

@@ -135,8 +135,8 @@ def largest_samples(data: CalibrationData) -> Profiles:
     for profile in data.profiles:
         shapes: dict[str, Extent] = {}
         for name, extent in profile.shapes.items():
-            batched = data.can_batch and name in data.specs and data.specs[name].batched
-            shape = (1, *extent.max[1:]) if batched else extent.max
+            axis = data.axes.get(name)
+            shape = tuple(1 if one == axis else size for one, size in enumerate(extent.max))
             shapes[name] = Extent(shape, shape, shape)
         made.append(ShapeProfile(profile.name, shapes))
     return Profiles(tuple(made))

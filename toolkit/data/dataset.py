@@ -14,17 +14,19 @@ from toolkit.base.profiles import Profiles, Shape
 from toolkit.base.types import Array
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
+from toolkit.data.mask import MaskPadder
 from toolkit.data.sample import (
     EVERYTHING,
     Fitter,
     InputSpec,
     Keep,
-    MaskPadder,
     Sample,
     SampleFingerprint,
+    axes_of,
     check_shared_dims,
     fit_to_spec,
     input_specs,
+    rows_of,
 )
 from toolkit.data.sources import Source, open_source
 from toolkit.graph.model import Model
@@ -37,7 +39,7 @@ BatchSize = int | Callable[[Mapping[str, Shape]], int]
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of equal shapes, joined along axis 0.
+    """Samples of equal shapes, joined along the axis that counts them.
 
     Attributes:
         inputs: one array an input.
@@ -46,6 +48,7 @@ class Batch:
         origins: where each came from, in words.
         indices: each one's place in the source.
         labels: the samples' labels joined along axis 0, or None where they were not asked for.
+        axes: by input the axis along which it is joined; an input that has none serves all samples.
     """
 
     inputs: dict[str, Array]
@@ -54,6 +57,19 @@ class Batch:
     origins: list[str]
     indices: tuple[int, ...]
     labels: dict[str, Array] | None
+    axes: Mapping[str, int] = field(default_factory=dict)
+
+    def rows(self, rows: Any) -> dict[str, Array]:
+        """The inputs of some of its samples: a slice or indices."""
+        return rows_of(self.inputs, self.axes, rows)
+
+    def each(self, name: str) -> Iterator[Array]:
+        """An input's values by sample, one where it serves all of them."""
+        value, axis = self.inputs[name], self.axes.get(name)
+        if self.count == 1 or axis is None:
+            yield value
+        else:
+            yield from np.split(value, self.count, axis)
 
 
 @dataclass
@@ -95,10 +111,10 @@ class CalibrationData:
         self.labels = labels
         self.mask = mask
         self.outside = outside
-        batched = [spec for spec in specs.values() if spec.batched]
-        self.can_batch = len(batched) == len(specs) and bool(batched)
+        self.axes = axes_of(specs)
+        self.can_batch = bool(self.axes)
         self._source, self._journal = source, journal
-        self._fitter = Fitter(profiles, 0 if self.can_batch else None, outside)
+        self._fitter = Fitter(profiles, self.axes, outside)
         self._padder = MaskPadder(mask, specs, profiles) if mask is not None else None
         self._keep: tuple[Keep, ...] = ()
         self._counts: Counts | None = None
@@ -215,7 +231,12 @@ class CalibrationData:
             if limit <= 1 or not self._joins(sample):
                 yield self._join([sample])
                 continue
-            key = (sample.profiles, *sorted(sample.shapes.items()), *((n, v.shape) for n, v in sample.labels.items()))
+            key = (
+                sample.profiles,
+                *sorted(sample.shapes.items()),
+                *((n, v.shape) for n, v in sample.labels.items()),
+                *(sample.inputs[n].tobytes() for n, spec in self.specs.items() if spec.shared),
+            )
             group = waiting.setdefault(key, [])
             group.append(sample)
             held, held_bytes = held + 1, held_bytes + _bytes(sample)
@@ -229,20 +250,23 @@ class CalibrationData:
             yield self._join(ready)
 
     def _joins(self, sample: Sample) -> bool:
-        return self.can_batch and all(value.shape[0] == 1 for value in sample.inputs.values())
+        return self.can_batch and all(sample.inputs[name].shape[axis] == 1 for name, axis in self.axes.items())
 
     def _largest(self, profiles: tuple[str, ...]) -> int:
         """The largest batch that one of these profiles takes."""
         largest = 0
         for profile in self.profiles:
             if profile.name in profiles:
-                sizes = [e.max[0] for name, e in profile.shapes.items() if self.specs[name].batched] or [1 << 30]
-                largest = max(largest, min(sizes))
+                sizes = [e.max[self.axes[name]] for name, e in profile.shapes.items() if name in self.axes]
+                largest = max(largest, min(sizes, default=1 << 30))
         return largest or 1 << 30
 
     def _join(self, group: list[Sample]) -> Batch:
         first = group[0]
-        joined = {name: _joined([sample.inputs[name] for sample in group]) for name in first.inputs}
+        joined = {
+            name: _joined([sample.inputs[name] for sample in group], self.axes[name]) if name in self.axes else value
+            for name, value in first.inputs.items()
+        }
         labels = {name: _joined([sample.labels[name] for sample in group]) for name in first.labels}
         return Batch(
             joined,
@@ -251,6 +275,7 @@ class CalibrationData:
             [sample.origin for sample in group],
             tuple(sample.index for sample in group),
             labels if self.labels else None,
+            self.axes,
         )
 
     def _checked(self, index: int, origin: str, inputs: Mapping[str, Any], labels: dict[str, Array]) -> Sample:
@@ -361,8 +386,8 @@ def _bytes(sample: Sample) -> int:
     return sum(value.nbytes for value in sample.inputs.values())
 
 
-def _joined(values: list[Array]) -> Array:
-    return values[0] if len(values) == 1 else np.concatenate(values, axis=0)
+def _joined(values: list[Array], axis: int = 0) -> Array:
+    return values[0] if len(values) == 1 else np.concatenate(values, axis=axis)
 
 
 __all__ = ["Array", "Batch", "CalibrationData", "Counts", "Keep", "Sample", "SampleFingerprint"]

@@ -16,7 +16,11 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 
 
 class Stack:
-    """The samples of a set of named arrays: stacked over axis 0, or ragged (``name/00000``, ``name/00001``...)."""
+    """The samples of a set of named arrays: stacked, or ragged (``name/00000``, ``name/00001``...).
+
+    Stacked ones lie one after another along the axis that counts samples where the model says which that is (a state
+    of shape [layers, N, hidden] of 24 samples is [layers, 24, hidden]), else along axis 0.
+    """
 
     def __init__(self, keys: Iterable[str], specs: Specs, where: str) -> None:
         self.where, self._specs = where, specs
@@ -107,6 +111,9 @@ class Stack:
         rank = len(spec.dims) if spec.dims is not None else len(shape)
         if len(shape) == rank + 1:
             return shape[0], 0, 1
+        axis = _inner_axis(shape, spec)
+        if axis is not None:
+            return shape[axis], 0, 1
         if len(shape) != rank or rank == 0:
             declared = [dim if dim is not None else "?" for dim in spec.dims or ()]
             raise DataError(
@@ -122,7 +129,19 @@ class Stack:
         rank = len(spec.dims) if spec.dims is not None else len(array.shape)
         if len(array.shape) == rank + 1:
             return array.rows(index, index + 1)[0]
+        axis = _inner_axis(array.shape, spec)
+        if axis is not None:
+            return array.rows(0, array.shape[0]).take([index], axis)
         return array.rows(index * spec.chunk, (index + 1) * spec.chunk)
+
+
+def _inner_axis(shape: tuple[int, ...], spec: InputSpec) -> int | None:
+    """The axis of a stacked array along which its samples lie, where it is not the first."""
+    axis = spec.batch_axis
+    if not axis or spec.dims is None or len(shape) != len(spec.dims):
+        return None
+    before = zip(shape[:axis], spec.dims[:axis])
+    return axis if all(size == dim or not isinstance(dim, int) for size, dim in before) else None
 
 
 class Files:

@@ -15,6 +15,7 @@ from toolkit.base.errors import DataError, did_you_mean
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile, Shapes
 from toolkit.base.types import Array
 from toolkit.data.arrays import native
+from toolkit.graph.dimensions import batch_axes, dim_of
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
 
@@ -26,19 +27,25 @@ Keep = Callable[[int], bool]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the model declares of one input. ``dims`` is None where not even the rank is declared.
+    """What the model declares of one input.
 
-    A dimension is a number where it is fixed, a name where it has one, else None.
+    Attributes:
+        name: of the input.
+        dtype: of its values.
+        dims: a number where a dimension is fixed, a name where it has one, else None; None where not even the rank is
+            declared.
+        batch_axis: the axis along which samples are joined, see ``toolkit.graph.dimensions``; None where there is none.
     """
 
     name: str
     dtype: np.dtype[Any]
     dims: tuple[int | str | None, ...] | None
+    batch_axis: int | None = None
 
     @property
-    def batched(self) -> bool:
-        """Whether the first dimension is dynamic, so that samples can be put one after another along it."""
-        return self.dims is not None and len(self.dims) > 0 and not isinstance(self.dims[0], int)
+    def shared(self) -> bool:
+        """Whether one value serves all samples of a batch: a scalar, such as a sampling rate."""
+        return self.dims == ()
 
     @property
     def chunk(self) -> int:
@@ -53,17 +60,26 @@ Specs = Mapping[str, InputSpec]
 def input_specs(model: Model) -> dict[str, InputSpec]:
     """What the model declares of each of its inputs, in order."""
     specs = {}
+    axes = batch_axes(model.input_shapes())
     for tensor in model.graph.inputs:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx_type(tensor.dtype)))
-        dims = None if tensor.shape is None else tuple(_dim(d) for d in tensor.shape)
-        specs[tensor.name] = InputSpec(tensor.name, dtype, dims)
+        dims = None if tensor.shape is None else tuple(dim_of(d) for d in tensor.shape)
+        specs[tensor.name] = InputSpec(tensor.name, dtype, dims, axes.get(tensor.name))
     return specs
 
 
-def _dim(value: Any) -> int | str | None:
-    if isinstance(value, (int, np.integer)):
-        return int(value) if value >= 0 else None
-    return str(value) if value else None
+def axes_of(specs: Specs) -> dict[str, int]:
+    """By input the axis along which samples are joined; empty where they cannot be: an input has none."""
+    axes = {name: spec.batch_axis for name, spec in specs.items() if not spec.shared}
+    known = {name: axis for name, axis in axes.items() if axis is not None}
+    return known if len(known) == len(axes) else {}
+
+
+def rows_of(arrays: Mapping[str, Array], axes: Mapping[str, int], rows: Any) -> dict[str, Array]:
+    """The samples ``rows`` of joined arrays; what has no axis of samples serves all of them and stays."""
+    return {
+        name: value[(slice(None),) * axes[name] + (rows,)] if name in axes else value for name, value in arrays.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -246,12 +262,12 @@ class Fitter:
 
     Args:
         profiles: the recipe's profiles; with none every sample counts for ``default``.
-        batch_axis: 0 where samples are batched along it, else None.
+        batch_axes: by input the axis along which samples are joined; empty where they are not.
         outside: ``error``, ``skip``, ``pad`` or ``crop``.
     """
 
-    def __init__(self, profiles: Profiles, batch_axis: int | None, outside: str) -> None:
-        self._profiles, self._axis, self._outside = profiles, batch_axis, outside
+    def __init__(self, profiles: Profiles, batch_axes: Mapping[str, int], outside: str) -> None:
+        self._profiles, self._axes, self._outside = profiles, batch_axes, outside
         self._known: dict[tuple[tuple[str, tuple[int, ...]], ...], tuple[str, ...]] = {}
 
     def home(self, shapes: Shapes) -> tuple[str, ...]:
@@ -260,7 +276,7 @@ class Fitter:
             return (EVERYTHING,)
         key = tuple(sorted(shapes.items()))
         if key not in self._known:
-            self._known[key] = tuple(p.name for p in self._profiles.home(shapes, self._axis))
+            self._known[key] = tuple(p.name for p in self._profiles.home(shapes, self._axes))
         return self._known[key]
 
     def fit(self, sample: Sample) -> Sample | None:
@@ -313,11 +329,11 @@ class Fitter:
             if name not in shapes or len(shapes[name]) != len(extent.min):
                 return None
             sizes = [
-                size if axis == self._axis else self._moved(size, extent, axis)
+                size if axis == self._axes.get(name) else self._moved(size, extent, axis)
                 for axis, size in enumerate(shapes[name])
             ]
             target[name] = tuple(sizes)
-        return target if profile.fits(target, self._axis) else None
+        return target if profile.fits(target, self._axes) else None
 
     def _moved(self, size: int, extent: Extent, axis: int) -> int:
         return max(size, extent.min[axis]) if self._outside == "pad" else min(size, extent.max[axis])
@@ -331,56 +347,3 @@ def resize(value: Array, shape: Sequence[int]) -> Array:
     common = tuple(slice(0, min(a, b)) for a, b in zip(value.shape, shape))
     result[common] = value[common]
     return result
-
-
-class MaskPadder:
-    """Pads samples of like length to one shape, the mask with zeros, so that they can share a batch.
-
-    The shape that a sample is padded to depends on the sample and its profile alone, never on its neighbours: with
-    lengths rounded up to one of four steps an octave at most a quarter is padding, and the ranges do not depend on
-    the order of the samples.
-
-    Args:
-        mask: name of the mask input. Its dynamic dimensions but the first are padded, in every input that has them.
-    """
-
-    def __init__(self, mask: str, specs: Mapping[str, InputSpec], profiles: Profiles) -> None:
-        if mask not in specs:
-            raise DataError(f"the mask '{mask}' is not an input of the model", remedy=did_you_mean(mask, specs))
-        self._mask, self._specs, self._profiles = mask, specs, profiles
-        self._axes = [i for i, d in enumerate(specs[mask].dims or ()) if i and not isinstance(d, int)]
-        if not self._axes:
-            raise DataError(f"the mask '{mask}' has no dynamic dimension to pad", remedy="leave out mask")
-
-    def pad(self, sample: Sample) -> Sample:
-        """The sample, padded."""
-        mask_shape = sample.inputs[self._mask].shape
-        sizes: dict[str | int, int] = {}
-        for axis in self._axes:
-            dim = (self._specs[self._mask].dims or ())[axis]
-            limit = self._limit(sample.profiles, axis)
-            padded = max(mask_shape[axis], min(round_up(mask_shape[axis]), limit))
-            sizes[dim if isinstance(dim, str) else mask_shape[axis]] = padded
-        inputs = {}
-        for name, value in sample.inputs.items():
-            dims = self._specs[name].dims or ()
-            shape = [
-                sizes.get(dim if isinstance(dim, str) else size, size) if axis and not isinstance(dim, int) else size
-                for axis, (size, dim) in enumerate(zip(value.shape, dims))
-            ]
-            inputs[name] = resize(value, shape or value.shape)
-        return Sample(inputs, sample.index, sample.origin, sample.profiles, sample.labels, sample.change)
-
-    def _limit(self, profiles: tuple[str, ...], axis: int) -> int:
-        limits = [
-            self._profiles[name].shapes[self._mask].max[axis]
-            for name in profiles
-            if name in self._profiles.names and self._mask in self._profiles[name].shapes
-        ]
-        return min(limits) if limits else 1 << 40
-
-
-def round_up(size: int) -> int:
-    """The next size at or above ``size`` in a ladder of four steps an octave (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, ...)."""
-    step = max(1, 1 << max(0, size.bit_length() - 3))
-    return -(-size // step) * step

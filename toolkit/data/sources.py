@@ -16,7 +16,7 @@ from toolkit.base.profiles import Profiles
 from toolkit.base.types import Array
 from toolkit.data.files import Files, open_folder
 from toolkit.data.images import Images, holds_images
-from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs, check_names
+from toolkit.data.sample import InputsAndLabels, InputSpec, Keep, Specs, axes_of, check_names
 from toolkit.data.saved_inputs import read_saved_inputs
 
 _END = object()
@@ -202,19 +202,20 @@ class RandomFeeds:
     Floats are drawn from the standard normal distribution, integers from 0 and 1, so that they index any table.
     """
 
-    def __init__(self, specs: Specs, profiles: Profiles, seed: int, samples: int, batched: bool) -> None:
+    def __init__(self, specs: Specs, profiles: Profiles, seed: int, samples: int) -> None:
         self._specs, self._seed, self._samples = specs, seed, samples
         self.cut = 0
         corners = [profile.corners()[which] for which in ("opt", "min", "max") for profile in profiles] or [{}]
+        axes = axes_of(specs)
         self._shapes = [
-            {name: self._shape(spec, corner, batched) for name, spec in specs.items()} for corner in corners
+            {name: self._shape(spec, corner, axes.get(name)) for name, spec in specs.items()} for corner in corners
         ]
 
     @staticmethod
-    def _shape(spec: InputSpec, corner: Mapping[str, tuple[int, ...]], batched: bool) -> tuple[int, ...]:
+    def _shape(spec: InputSpec, corner: Mapping[str, tuple[int, ...]], batch_axis: int | None) -> tuple[int, ...]:
         shape: list[Any] = list(corner.get(spec.name, spec.dims or ()))
-        if batched and shape:
-            shape[0] = 1
+        if batch_axis is not None:
+            shape[batch_axis] = 1
         for axis, size in enumerate(shape):
             if not isinstance(size, int):
                 raise DataError(
@@ -256,8 +257,7 @@ def open_source(
     if random is not None:
         if source is not None:
             raise DataError("both a source and random data are given", remedy="keep one of them")
-        batched = all(spec.batched for spec in specs.values())
-        return "random data", _random_feeds(random, specs, profiles, batched)
+        return "random data", _random_feeds(random, specs, profiles)
     if source is None:
         raise DataError("no source is given", remedy='set data = "path", or random = { seed = 0, samples = 32 }')
     if isinstance(source, str) and is_given(source):
@@ -289,13 +289,11 @@ def open_source(
     )
 
 
-def _random_feeds(
-    settings: Mapping[str, Any], specs: Mapping[str, InputSpec], profiles: Profiles, batched: bool
-) -> RandomFeeds:
+def _random_feeds(settings: Mapping[str, Any], specs: Mapping[str, InputSpec], profiles: Profiles) -> RandomFeeds:
     seed, samples = settings.get("seed"), settings.get("samples", 32)
     unknown = sorted(set(settings) - {"seed", "samples"})
     if unknown or not isinstance(seed, int) or seed < 0 or not isinstance(samples, int) or samples < 1:
         raise DataError(
             f"random is {dict(settings)!r}", remedy="write random = { seed = 0, samples = 32 }, both whole numbers"
         )
-    return RandomFeeds(specs, profiles, seed, samples, batched)
+    return RandomFeeds(specs, profiles, seed, samples)

@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.errors import ModelError, PassError, did_you_mean
 from toolkit.base.reading import reading
+from toolkit.graph.dimensions import dim_of
 from toolkit.graph.export import convert_opset, export
 from toolkit.graph.facts import Facts
 from toolkit.graph.names import Names
@@ -198,7 +199,7 @@ class Model:
 
     def input_shapes(self) -> dict[str, list[int | str | None]]:
         """The declared shape of every input: numbers, names of dynamic dimensions, or None."""
-        return {t.name: list(t.shape) if t.shape is not None else [] for t in self.graph.inputs}
+        return {t.name: [dim_of(d) for d in t.shape] if t.shape is not None else [] for t in self.graph.inputs}
 
     def weight_bytes(self) -> int:
         """Bytes of all constants of the main graph."""

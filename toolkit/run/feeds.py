@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
+from toolkit.data.sample import rows_of
 from toolkit.report.codes import ReportCode
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Feed:
         count: how many samples it holds.
         rows: its length along the batch axis, more than ``count`` where it was filled up; 0 without such an axis.
         origins: the samples' places in the source.
+        axes: by input the axis that counts samples.
     """
 
     profile: str
@@ -40,6 +42,7 @@ class Feed:
     count: int
     rows: int
     origins: tuple[int, ...]
+    axes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -59,9 +62,9 @@ class Tally:
 
 def batch_limits(profile: ShapeProfile, data: CalibrationData) -> tuple[int, int]:
     """The least and the most samples that a batch of this profile holds."""
-    batched = [extent for name, extent in profile.shapes.items() if name in data.specs and data.specs[name].batched]
-    low = max((extent.min[0] for extent in batched), default=1)
-    return low, min((extent.max[0] for extent in batched), default=1 << 30)
+    batched = [(extent, data.axes[name]) for name, extent in profile.shapes.items() if name in data.axes]
+    low = max((extent.min[axis] for extent, axis in batched), default=1)
+    return low, min((extent.max[axis] for extent, axis in batched), default=1 << 30)
 
 
 def split(batch: Batch, data: CalibrationData, tally: Tally) -> Iterator[Feed]:
@@ -73,14 +76,13 @@ def split(batch: Batch, data: CalibrationData, tally: Tally) -> Iterator[Feed]:
     if not profiles:
         yield Feed("", batch.inputs, batch.labels, batch.count, 0, batch.indices)
         return
-    lengths = {len(values) for values in batch.inputs.values() if values.ndim}
-    rowwise = data.can_batch and lengths == {batch.count}
+    rowwise = data.can_batch and {batch.inputs[name].shape[axis] for name, axis in data.axes.items()} == {batch.count}
     for name in batch.profiles:
         low, high = batch_limits(profiles[name], data) if rowwise else (1, batch.count)
         for start in range(0, batch.count, max(high, 1)):
             count = min(high, batch.count - start)
             rows = np.arange(max(count, low)) % count + start
-            taken = batch.inputs if not rowwise else {n: values[rows] for n, values in batch.inputs.items()}
+            taken = batch.rows(rows) if rowwise else batch.inputs
             if not profiles[name].fits({n: values.shape for n, values in taken.items()}):
                 tally.left_out += count
                 continue
@@ -89,7 +91,7 @@ def split(batch: Batch, data: CalibrationData, tally: Tally) -> Iterator[Feed]:
                 labels = {n: values[start : start + count] for n, values in labels.items()}
             tally.filled += rowwise and count < low
             indices = batch.indices[start : start + count]
-            yield Feed(name, taken, labels, count, len(rows) if rowwise else 0, indices)
+            yield Feed(name, taken, labels, count, len(rows) if rowwise else 0, indices, batch.axes)
 
 
 def chunks(feeds: Iterator[Feed]) -> Iterator[list[Feed]]:
@@ -135,7 +137,7 @@ def run_chunk(job: Job, engine: Path, backend: str, chunk: Sequence[Feed], folde
 
 def samples_of(feed: Feed) -> dict[str, Array]:
     """A feed's inputs without the rows that filled it up: the float model takes batches of any size."""
-    return {name: values[: feed.count] if feed.rows else values for name, values in feed.inputs.items()}
+    return rows_of(feed.inputs, feed.axes, slice(0, feed.count)) if feed.rows else dict(feed.inputs)
 
 
 def own_rows(wanted: Mapping[str, Array], found: Mapping[str, Array], feed: Feed) -> dict[str, Array] | None:

@@ -182,7 +182,8 @@ class Inputs:
         data = self.calibration_data(model, profiles=fixed)
         if data is None:
             return
-        size = min((e.opt[0] for p in fixed for e in p.shapes.values()), default=1)
+        opt = [e.opt[data.axes[name]] for p in fixed for name, e in p.shapes.items() if name in data.axes]
+        size = min(opt, default=1)
         for batch in data.batches(size):
             if batch.count == size or not data.can_batch:
                 yield dict(batch.inputs)

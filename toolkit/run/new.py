@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
+from toolkit.base.errors import RecipeError
 from toolkit.base.text import count, toml_string
 from toolkit.contract.registry import named, playing
 from toolkit.contract.roles import Role
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
-from toolkit.data.sample import EVERYTHING
 from toolkit.evaluation.metrics import make_metric
 from toolkit.graph.header import model_files
 from toolkit.graph.model import Model
 from toolkit.placement.quantized import pair_count, refuse_integer_operators
 from toolkit.run.new_images import image_table
+from toolkit.run.new_metric import evaluation_lines
+from toolkit.run.new_profile import profile_lines
 
 FRAGILE = ("Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
-_GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
 
 
 def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | None, metric: str | None) -> str:
@@ -29,28 +29,33 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
     Args:
         model_path: the ONNX model.
         target: where the recipe will be written; its paths are relative to there.
-        data: calibration data, whose shapes make the profiles.
-        test: test data with labels.
-        metric: the metric to measure with ``test``.
+        data: calibration data, whose shapes make the profiles together with those of ``test``.
+        test: test data, with labels where a metric is to judge.
+        metric: the metric to measure; None for the one that the labels fit.
 
     Raises:
         ModelError: the model cannot be read, or is quantized with operators that TensorRT does not take.
-        DataError: the data does not fit it.
+        DataError: the data does not fit it, or the labels do not fit the metric.
         RecipeError: there is no such metric.
     """
     if metric is not None and ":" not in metric:
-        make_metric(metric)
+        try:
+            make_metric(metric)
+        except RecipeError as error:
+            error.at("--metric")
+            raise
     model = Model.load(model_path)
     ops = Counter(node.op for node, _ in model.walk())
     refuse_integer_operators(ops, str(model_path))
-    shapes = model.input_shapes()
     folder = next((path for path in (data, test) if path is not None and holds_images(path)), None)
     images = image_table(model, folder) if folder is not None else None
-    seen = {}
-    if data is not None:
-        seen = images.seen if images is not None and data == folder else _seen(model, data)
+    seen: dict[str, list[tuple[int, ...]]] = {}
+    for source in filter(None, (data, test)):
+        shapes = images.seen if images is not None and holds_images(source) else _seen(model, source)
+        for name, found in shapes.items():
+            seen.setdefault(name, []).extend(found)
     lines = ["[model]", f"path = {_relative(model_path, target)}", ""]
-    lines += _profile(shapes, seen)
+    lines += profile_lines(model.input_shapes(), seen)
     lines += ["[calibration]"]
     if data is not None:
         lines.append(f"data = {_relative(data, target)}")
@@ -80,19 +85,7 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
         _use(Role.GUARD),
     ]
     lines += ["", "[engine]", 'backend = "auto"', 'rest = "fp16"', "", "[evaluation]"]
-    if test is not None:
-        lines.append(f"data = {_relative(test, target)}")
-        if holds_images(test) and metric is None:
-            lines.append("# Images have no labels: outputs are compared with the float model's, by no metric.")
-            lines.append(_budget(model))
-        else:
-            lines.append(f"metric = {toml_string(metric or 'top1')}")
-            lines.append("budget = { max_drop = 0.01 }")
-    else:
-        lines.append("# Without test data the outputs are compared on samples held back from calibration.")
-        lines.append("# data = \"test.npz\"                 # with labels under 'label'")
-        lines.append('# metric = "top1"')
-        lines.append(_budget(model))
+    lines += evaluation_lines(model, data, test, metric, _relative(test, target) if test is not None else "")
     return "\n".join(lines) + "\n"
 
 
@@ -106,18 +99,6 @@ def inputs_of(model: Path, data: Path | None, test: Path | None) -> dict[str, Pa
 
 def _use(role: Role) -> str:
     return f'use = "{named(role)}"'
-
-
-def _budget(model: Model) -> str:
-    return "budget = { min_agreement = 0.95 }" if _has_classes(model) else "budget = { min_sqnr_db = 20.0 }"
-
-
-def _has_classes(model: Model) -> bool:
-    """Whether agreement can be judged: an output has scores of classes, or all outputs are integers."""
-    from toolkit.evaluation.outputs import class_like, discrete_outputs
-
-    outputs = model.graph.outputs
-    return any(class_like(t.shape) for t in outputs) or len(discrete_outputs(model)) == len(outputs)
 
 
 def _strip(model: Model) -> list[str]:
@@ -159,36 +140,3 @@ def _seen(model: Model, data: Path) -> dict[str, list[tuple[int, ...]]]:
         for name, value in sample.inputs.items():
             found.setdefault(name, []).append(value.shape)
     return found
-
-
-def _profile(shapes: dict[str, list[int | str | None]], seen: dict[str, list[tuple[int, ...]]]) -> list[str]:
-    dynamic = {name: shape for name, shape in shapes.items() if any(not isinstance(d, int) for d in shape)}
-    if not dynamic:
-        return []
-    lines = [
-        "[[profile]]",
-        f'name = "{EVERYTHING}"' + ("" if seen else "                      # check these shapes: they are guessed"),
-    ]
-    for name, shape in dynamic.items():
-        extents = [_extent(shape, axis, dim, seen.get(name)) for axis, dim in enumerate(shape)]
-        low, mid, high = ([e[i] for e in extents] for i in range(3))
-        lines.append(f"shapes.{_key(name)} = {{ min = {low}, opt = {mid}, max = {high} }}")
-    return [*lines, ""]
-
-
-def _extent(
-    shape: Sequence[int | str | None], axis: int, dim: int | str | None, seen: Sequence[tuple[int, ...]] | None
-) -> tuple[int, int, int]:
-    if isinstance(dim, int):
-        return dim, dim, dim
-    sizes = sorted(s[axis] for s in seen or () if len(s) == len(shape))
-    if axis == 0:
-        low, mid, high = _GUESS["batch"]
-        return (low, mid, max(high, sizes[-1])) if sizes else (low, mid, high)
-    if sizes:
-        return sizes[0], sizes[len(sizes) // 2], sizes[-1]
-    return _GUESS["image" if len(shape) == 4 else "length"]
-
-
-def _key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else toml_string(name)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import RecipeError, did_you_mean
+from toolkit.graph.dimensions import places
 
 if TYPE_CHECKING:
-    from toolkit.base.profiles import Profiles
+    from toolkit.base.profiles import Profiles, ShapeProfile
     from toolkit.graph.model import Model
     from toolkit.run.recipe import Recipe
 
@@ -59,3 +60,35 @@ def check(profiles: Profiles, model: Model, recipe: Recipe) -> None:
                     where=where,
                     remedy=f"add shapes.{name} = {{ min = [..], opt = [..], max = [..] }}",
                 )
+        _names_agree(profile, shapes, where)
+
+
+def _names_agree(profile: ShapeProfile, shapes: dict[str, list[int | str | None]], where: str) -> None:
+    """Check that dimensions to which the model gives one name have one extent: no other shape can run.
+
+    Raises:
+        RecipeError: two differ; the message names both.
+    """
+    for dim, stands in places(shapes).items():
+        given = [
+            (name, axis) for name, axis in stands if name in profile.shapes and axis < len(profile.shapes[name].min)
+        ]
+        for name, axis in given[1:]:
+            first, other = (_extent_of(profile, *place) for place in (given[0], (name, axis)))
+            if first != other:
+                raise RecipeError(
+                    f"profile '{profile.name}' lets dimension '{dim}' be {_words(first)} in input '{given[0][0]}' and "
+                    f"{_words(other)} in input '{name}', and the model gives both the same name",
+                    where=where,
+                    remedy=f"give dimension {given[0][1]} of '{given[0][0]}' and dimension {axis} of '{name}' the same "
+                    "min, opt and max",
+                )
+
+
+def _extent_of(profile: ShapeProfile, name: str, axis: int) -> tuple[int, int, int]:
+    extent = profile.shapes[name]
+    return extent.min[axis], extent.opt[axis], extent.max[axis]
+
+
+def _words(extent: tuple[int, int, int]) -> str:
+    return f"{extent[0]} to {extent[2]} (opt {extent[1]})"

@@ -17,7 +17,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.data.dataset import CalibrationData
-from toolkit.data.sample import round_up
+from toolkit.data.mask import round_up
 
 
 def width_profile(name: str, low: int, high: int, batch: int = 8) -> ShapeProfile:

@@ -1,0 +1,50 @@
+"""Which dimension counts samples, by its name and by what inputs share."""
+
+from __future__ import annotations
+
+import pytest
+
+from toolkit.graph.dimensions import batch_axes, dim_of, is_batch_name, places
+
+
+@pytest.mark.parametrize("name", ["batch", "Batch", "batch_size", "N", "n", "bs", "B", "dynamic_batch", "unk_batch_0", "batch_1"])
+def test_what_exporters_call_the_number_of_samples(name):
+    assert is_batch_name(name)
+
+
+@pytest.mark.parametrize("name", ["T", "seq", "length", "batch*heads", "channels", "nodes", None, 4])
+def test_other_names_count_none(name):
+    assert not is_batch_name(name)
+
+
+@pytest.mark.parametrize(
+    ("value", "dim"), [(4, 4), ("N", "N"), (-1, None), ("", None), (None, None), ("?", None), ("-1", None), ("None", None)]
+)
+def test_a_name_that_is_none_names_nothing(value, dim):
+    assert dim_of(value) == dim
+
+
+@pytest.mark.parametrize(
+    ("shapes", "axes"),
+    [
+        ({"x": ["N", 16, "T"], "h": [2, "N", 24], "sr": []}, {"x": 0, "h": 1}),
+        ({"x": ["T", "batch", 8], "h": [1, "batch", 8]}, {"x": 1, "h": 1}),
+        ({"x": ["s0", 16, "s1"], "h": [2, "s0", 24]}, {"x": 0, "h": 1}),
+        ({"x": [None, 16], "y": [None, 4]}, {"x": 0, "y": 0}),
+        ({"x": ["x_0", 16], "y": ["y_0", 4]}, {"x": 0, "y": 0}),
+        ({"x": ["batch", 16], "y": [None, 4]}, {"x": 0, "y": 0}),
+        # another name than the samples' counts something else
+        ({"image": ["N", 3], "boxes": ["R", 4]}, {"image": 0}),
+        # nothing says along which axis the state is joined
+        ({"x": [None, 16, None], "h": [2, None, 24]}, {}),
+        ({"x": ["N", 16], "sizes": [1, 2]}, {"x": 0}),
+        ({"x": [1, 3, 8, 8]}, {}),
+        ({"sr": []}, {}),
+    ],
+)  # fmt: skip
+def test_the_axis_of_the_samples(shapes, axes):
+    assert batch_axes(shapes) == axes
+
+
+def test_where_each_name_stands():
+    assert places({"x": ["N", 3, "T"], "h": [2, "N", None]}) == {"N": [("x", 0), ("h", 1)], "T": [("x", 2)]}

@@ -1,0 +1,107 @@
+"""The profile of a new recipe, and profiles that contradict the names of the model's dimensions."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.conftest import build, node, normal
+from tests.toolkit.conftest import complain
+from toolkit.cli.main import invoke
+from toolkit.run.new_profile import profile_lines
+from toolkit.run.recipe import Recipe
+
+LAYERS, HIDDEN = 2, 8
+
+
+@pytest.fixture
+def stream(tmp_path):
+    """A convolution over time whose state shares N with its samples, and members of both kinds of storage."""
+    proto = build(
+        [
+            node("Conv", ["x", "w"], ["c"], pads=[1, 1]),
+            node("Transpose", ["c"], ["t"], perm=[2, 0, 1]),
+            node("LSTM", ["t", "wi", "wr", "", "", "h", "cell"], ["o", "h_out", "c_out"], hidden_size=HIDDEN, direction="bidirectional"),
+            node("Reshape", ["o", "flat"], ["r"]),
+            node("MatMul", ["r", "v"], ["y"]),
+        ],
+        {"x": ["N", 4, "T"], "h": [LAYERS, "N", HIDDEN], "cell": [LAYERS, "N", HIDDEN]},
+        {"y": None, "h_out": None, "c_out": None},
+        {
+            "w": normal(6, 4, 3), "wi": normal(2, 4 * HIDDEN, 6, seed=1), "wr": normal(2, 4 * HIDDEN, HIDDEN, seed=2),
+            "flat": np.array([0, 0, -1], np.int64)[[0, 2]], "v": normal(16, 3, seed=3),
+        },
+    )  # fmt: skip
+    onnx.save(proto, str(tmp_path / "model.onnx"))
+    return tmp_path
+
+
+def recipe(folder, *words):
+    out = folder / "made.toml"
+    assert invoke(["new", str(folder / "model.onnx"), "--out", str(out), "--force", *map(str, words)]) == 0
+    return Recipe.load(out)
+
+
+def feeds(count, length=6, seed=0):
+    return {
+        "x": normal(count, 4, length, seed=seed), "h": normal(LAYERS, count, HIDDEN, seed=seed + 1),
+        "cell": normal(LAYERS, count, HIDDEN, seed=seed + 2),
+    }  # fmt: skip
+
+
+def test_inputs_that_share_a_name_share_its_extent(stream, capsys):
+    np.savez(stream / "data.npz", **feeds(12))
+    made = recipe(stream, "--data", stream / "data.npz")
+    shapes = made.profile[0].shapes
+    assert [shapes["x"][end][0] for end in ("min", "opt", "max")] == [1, 8, 32]
+    for state in ("h", "cell"):
+        assert shapes[state] == {"min": [2, 1, 8], "opt": [2, 8, 8], "max": [2, 32, 8]}
+    assert invoke(["check", str(stream / "made.toml")]) == 0
+    assert "calibration: 10 samples" in capsys.readouterr().out
+
+
+def test_a_profile_that_contradicts_a_name_is_refused(stream, capsys):
+    np.savez(stream / "data.npz", **feeds(12))
+    made = recipe(stream, "--data", stream / "data.npz")
+    text = (stream / "made.toml").read_text()
+    wrong = text.replace("shapes.h = { min = [2, 1, 8], opt = [2, 8, 8], max = [2, 32, 8] }", "shapes.h = { min = [2, 1, 8], opt = [2, 1, 8], max = [2, 1, 8] }")  # fmt: skip
+    assert wrong != text and len(made.profile) == 1
+    (stream / "made.toml").write_text(wrong)
+    for command in ("check", "run"):
+        said = complain(stream, capsys, command, str(stream / "made.toml"))
+        for word in ("made.toml:6", "dimension 'N'", "1 to 32 (opt 8) in input 'x'", "1 to 1 (opt 1) in input 'h'", "same min"):
+            assert word in said, said
+
+
+def test_profiles_come_from_calibration_and_test_data(stream, capsys):
+    np.savez(stream / "data.npz", **feeds(6, length=6))
+    np.savez(stream / "test.npz", **feeds(6, length=9, seed=20))
+    made = recipe(stream, "--data", stream / "data.npz", "--test", stream / "test.npz")
+    shape = made.profile[0].shapes["x"]
+    assert (shape["min"][2], shape["max"][2]) == (6, 9)
+    assert invoke(["check", str(stream / "made.toml")]) == 0
+    only = recipe(stream, "--test", stream / "test.npz").profile[0].shapes["x"]
+    assert (only["min"][2], only["max"][2]) == (9, 9)
+
+
+def extents(shapes, seen=None):
+    text = "[model]\npath = 'm.onnx'\n" + "\n".join(profile_lines(shapes, seen or {}))
+    return {name: tuple(zip(*one.values())) for name, one in Recipe.parse(text).profile[0].shapes.items()}
+
+
+def test_without_samples_a_name_has_one_guess():
+    found = extents({"image": ["N", 3, "H", "W"], "mask": ["N", "H", "W"], "ids": ["N", "L"]})
+    assert found["mask"] == (found["image"][0], *found["image"][2:])
+    assert found["ids"][0] == found["image"][0] == (1, 8, 32)
+
+
+def test_samples_of_any_input_tell_of_a_name():
+    found = extents({"a": ["N", "L"], "b": ["N", "L"]}, {"a": [(1, 5)], "b": [(1, 7), (1, 6)]})
+    assert found["a"] == found["b"] == ((1, 8, 32), (5, 6, 7))
+
+
+def test_where_an_input_has_no_axis_of_samples_they_run_one_by_one():
+    shapes = {"x": [None, 16, None], "h": [2, None, 24]}
+    found = extents(shapes, {"x": [(1, 16, 9)], "h": [(2, 1, 24)]})
+    assert found == {"x": ((1, 1, 1), (16, 16, 16), (9, 9, 9)), "h": ((2, 2, 2), (1, 1, 1), (24, 24, 24))}

@@ -1,0 +1,72 @@
+"""Dynamic dimensions by name: which inputs share one, and along which axis of each input samples can be joined."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Dims = Sequence[int | str | None]
+"""What a model declares of an input: a number where it is fixed, a name where it has one, else None."""
+
+_BATCH = re.compile(r"n|b|bs|bsz|nb|num_samples|[a-z0-9_.]*batch(_?(size|dim|axis))?[a-z0-9_.]*", re.IGNORECASE)
+_NO_NAMES = frozenset({"?", "*", "-1", "None", "none"})
+"""What exporters write where they know no name."""
+
+
+def dim_of(value: Any) -> int | str | None:
+    """A declared dimension: a number, a name, or None where it is neither."""
+    if isinstance(value, str):
+        return value if value and value not in _NO_NAMES else None
+    return int(value) if value is not None and int(value) >= 0 else None
+
+
+def is_batch_name(name: int | str | None) -> bool:
+    """Whether a dimension is called what exporters call the number of samples: batch, batch_size, N, bs."""
+    return isinstance(name, str) and _BATCH.fullmatch(name) is not None
+
+
+def places(shapes: Mapping[str, Dims]) -> dict[str, list[tuple[str, int]]]:
+    """Where each named dimension stands: ``{name: [(input, axis), ...]}``, in the inputs' order."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for name, dims in shapes.items():
+        for axis, dim in enumerate(dims):
+            if isinstance(dim, str):
+                found.setdefault(dim, []).append((name, axis))
+    return found
+
+
+def batch_axes(shapes: Mapping[str, Dims]) -> dict[str, int]:
+    """The axis of each input along which samples are joined; an input that has none is missing.
+
+    It is the first axis of every input that has one of the names for it (``is_batch_name``). Without such a name it
+    is the first dimension that at least two inputs share by name, where it is the first axis of one of them, else the
+    first axis of each, where all are dynamic there. First axes without a name count samples wherever others do.
+
+    Args:
+        shapes: by input its declared dimensions; scalars are left out of account.
+    """
+    ranked = {name: dims for name, dims in shapes.items() if len(dims)}
+    named = {
+        name: next((axis for axis, dim in enumerate(dims) if is_batch_name(dim)), None) for name, dims in ranked.items()
+    }
+    if all(axis is None for axis in named.values()):
+        shared = _shared(ranked)
+        if shared is None:
+            first = {name: 0 for name, dims in ranked.items() if not isinstance(dims[0], int)}
+            return first if len(first) == len(ranked) else {}
+        named = {name: list(dims).index(shared) if shared in dims else None for name, dims in ranked.items()}
+    return {
+        name: axis if axis is not None else 0
+        for name, axis in named.items()
+        if axis is not None or ranked[name][0] is None
+    }
+
+
+def _shared(shapes: Mapping[str, Dims]) -> str | None:
+    """The named dimension that most inputs share and that is the first of one of them; None where none is shared."""
+    count = Counter({name: len({one for one, _ in where}) for name, where in places(shapes).items()})
+    first = {dims[0] for dims in shapes.values()}
+    found = [(number, name) for name, number in count.items() if number > 1 and name in first]
+    return max(found, key=lambda one: one[0])[1] if found else None

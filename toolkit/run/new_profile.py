@@ -1,0 +1,77 @@
+"""The profile of a new recipe: one extent for each dynamic dimension, from the samples where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from toolkit.base.text import toml_string
+from toolkit.data.sample import EVERYTHING
+from toolkit.graph.dimensions import Dims, batch_axes
+
+Seen = Mapping[str, Sequence[tuple[int, ...]]]
+Sizes = tuple[int, int, int]
+_GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
+
+
+def profile_lines(shapes: Mapping[str, Dims], seen: Seen) -> list[str]:
+    """The ``[[profile]]`` table; nothing where no dimension is dynamic.
+
+    Args:
+        shapes: what the model declares of each input.
+        seen: by input the shapes of the samples.
+    """
+    dynamic = {name: dims for name, dims in shapes.items() if any(not isinstance(d, int) for d in dims)}
+    if not dynamic:
+        return []
+    sizes = _sizes(shapes, seen)
+    lines = [
+        "[[profile]]",
+        f'name = "{EVERYTHING}"' + ("" if seen else "                      # check these shapes: they are guessed"),
+    ]
+    for name, dims in dynamic.items():
+        extents = [(dim, dim, dim) if isinstance(dim, int) else sizes[_key(name, axis, dim)]
+                   for axis, dim in enumerate(dims)]  # fmt: skip
+        low, mid, high = ([e[i] for e in extents] for i in range(3))
+        lines.append(f"shapes.{_toml_key(name)} = {{ min = {low}, opt = {mid}, max = {high} }}")
+    return [*lines, ""]
+
+
+def _sizes(shapes: Mapping[str, Dims], seen: Seen) -> dict[str | tuple[str, int], Sizes]:
+    """Min, opt and max of every dynamic dimension: one for all that have the same name, and one for the batch."""
+    stands: dict[str | tuple[str, int], list[tuple[str, int]]] = {}
+    for name, dims in shapes.items():
+        for axis, dim in enumerate(dims):
+            if not isinstance(dim, int):
+                stands.setdefault(_key(name, axis, dim), []).append((name, axis))
+    axes = batch_axes(shapes)
+    whole = len(axes) == sum(bool(len(dims)) for dims in shapes.values())
+    found = {}
+    batch = [key for key, places in stands.items() if any(axes.get(name) == axis for name, axis in places)]
+    for key, places in stands.items():
+        # inputs whose first axes have names of their own, or none, are joined along them all the same
+        members = [place for one in batch for place in stands[one]] if key in batch else places
+        known = sorted(s[axis] for name, axis in members for s in seen.get(name, ()) if len(s) == len(shapes[name]))
+        if key in batch and whole:
+            found[key] = _batch(known)
+        elif known:
+            found[key] = known[0], known[len(known) // 2], known[-1]
+        elif key in batch:
+            # where an input has no axis of samples nothing says that two can run at once
+            found[key] = 1, 1, 1
+        else:
+            found[key] = _GUESS["image" if len(shapes[places[0][0]]) == 4 else "length"]
+    return found
+
+
+def _batch(known: Sequence[int]) -> Sizes:
+    low, mid, high = _GUESS["batch"]
+    return low, mid, max([high, *known])
+
+
+def _key(name: str, axis: int, dim: str | None) -> str | tuple[str, int]:
+    """What tells a dynamic dimension: its name, which inputs share, or its place."""
+    return dim if dim is not None else (name, axis)
+
+
+def _toml_key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else toml_string(name)
