@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from toolkit.graph.constants import RANDOM as RANDOM
     from toolkit.graph.facts import Facts as Facts
     from toolkit.graph.layer_weights import LayerWeights as LayerWeights
+    from toolkit.graph.macs import macs as macs
     from toolkit.graph.model import Model as Model
     from toolkit.graph.select import choose as choose
     from toolkit.graph.sessions import session as session
@@ -67,9 +68,10 @@ if TYPE_CHECKING:
     from toolkit.graph.tensors import onnx_type as onnx_type
     from toolkit.graph.tensors import reroute as reroute
     from toolkit.graph.tensors import values_of as values_of
+    from toolkit.graph.work import Work as Work
     from toolkit.graph.work import facts_at_opt as facts_at_opt
-    from toolkit.graph.work import macs as macs
     from toolkit.graph.work import role as role
+    from toolkit.graph.work import work_of as work_of
     from toolkit.placement.clamps import Clamp as Clamp
     from toolkit.placement.clamps import LostClamps as LostClamps
     from toolkit.placement.clamps import lost_clamps as lost_clamps
@@ -139,11 +141,12 @@ _HOMES = {
     "graph.constants": "RANDOM",
     "graph.facts": "Facts",
     "graph.layer_weights": "LayerWeights",
+    "graph.macs": "macs",
     "graph.model": "Model",
     "graph.select": "choose",
     "graph.sessions": "session",
     "graph.tensors": "FLOAT_TYPES make_constant make_node onnx_type reroute values_of",
-    "graph.work": "facts_at_opt macs role",
+    "graph.work": "Work facts_at_opt role work_of",
     "placement.clamps": "Clamp LostClamps lost_clamps",
     "placement.existing": "ExistingPair HalfPair half_pairs pairs_of",
     "placement.float_path": "FloatPath",

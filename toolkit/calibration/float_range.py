@@ -13,8 +13,8 @@ import onnx_graphsurgeon as gs
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph.facts import Facts
+from toolkit.graph.macs import shape_of
 from toolkit.graph.model import Model
-from toolkit.graph.work import shape_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 NORMS = frozenset(

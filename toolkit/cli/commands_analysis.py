@@ -56,16 +56,19 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot]) -> None:
     from rich.table import Table
 
     from toolkit.report.findings import sentence
-    from toolkit.report.findings.words import percent
+    from toolkit.report.findings.words import percent, share_percent, work_share
 
-    table = Table("layer", "op", "alone: dB", "without: dB", "KL alone", "blame", box=None)
+    share = "MACs" if found.share_of == "macs" else "layers"
+    table = Table("layer", "op", "alone: dB", "without: dB", "KL alone", share, "blame", box=None)
     total = sum(group.harm(found.full) for group in found.groups) or 1.0
     for group in found.ranked():
         row = [_db(o.sqnr_db) if o is not None else "" for o in (group.alone, group.without)]
         kl = f"{group.alone.kl:.2e}" if group.alone is not None and group.alone.kl is not None else ""
-        table.add_row(plain(group.name), plain(group.op), *row, kl, f"{group.harm(found.full) / total:.1%}")
+        row += [kl, share_percent(group.share), f"{group.harm(found.full) / total:.1%}"]
+        table.add_row(plain(group.name), plain(group.op), *row)
     console = Console(highlight=False)
     console.print(table, markup=False)
+    console.print(f"{work_share(found.quantized_share, found.share_of)} quantized", markup=False)
     console.print(f"all quantized: {_db(found.full.sqnr_db)} dB; {found.samples} samples; {found.method}, "
                   f"{found.inferences:.1f} float inferences", markup=False, soft_wrap=True)  # fmt: skip
     if found.metric is not None:

@@ -1,17 +1,21 @@
-"""What a node computes: its role, its multiply-accumulates, and shapes at a profile's opt.
+"""What a node computes, and its share of a model's arithmetic.
 
-The report, the cost model and the passes count the same.
+Whoever says a share of the arithmetic takes it from here: the report, search, sensitivity, the cost model.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.graph.macs import macs, shape_of
 
 if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
     from toolkit.graph.facts import Facts
     from toolkit.graph.model import Model
 
@@ -45,36 +49,73 @@ def role(node: Any, facts: Facts) -> NodeRole:
     return "other" if known else "compute"
 
 
-def macs(node: Any, facts: Facts) -> int | None:
-    """Multiply-accumulates of a Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU or RNN; 0 for other operators.
+@dataclass(frozen=True)
+class Work:
+    """What the nodes of a model count for in shares of its arithmetic.
 
-    None where shapes are unknown.
-
-    A Conv makes, for each element of its output, one for each weight of that output channel's filter.
+    Attributes:
+        weights: by computing node its multiply-accumulates, or 1 each where those of some node are not known.
+        of: what is counted, ``macs`` or ``nodes``.
     """
-    if node.op in ("LSTM", "GRU", "RNN"):
-        data, weight, recurrent = (shape_of(facts, tensor.name) for tensor in node.inputs[:3])
-        if data is None or weight is None or recurrent is None:
-            return None
-        return data[0] * data[1] * (math.prod(weight) + math.prod(recurrent))
-    if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return 0
-    data, weight = (shape_of(facts, tensor.name) for tensor in node.inputs[:2])
-    out = shape_of(facts, node.outputs[0].name)
-    if data is None or weight is None or out is None:
-        return None
-    if node.op == "Conv":
-        return math.prod(out) * math.prod(weight[1:])
-    if node.op == "ConvTranspose":
-        return math.prod(data) * math.prod(weight[1:])
-    if node.op == "Gemm":
-        return math.prod(out) * (data[0] if node.attrs.get("transA", 0) else data[-1])
-    return math.prod(out) * data[-1] if data else None
+
+    weights: Mapping[str, int]
+    of: Literal["macs", "nodes"]
+
+    @classmethod
+    def counted(cls, counts: Mapping[str, int | None]) -> Work:
+        """From the multiply-accumulates of all computing nodes; None where they are not known."""
+        known = {name: count for name, count in counts.items() if count is not None}
+        if len(known) == len(counts) and any(known.values()):
+            return cls(known, "macs")
+        return cls(dict.fromkeys(counts, 1), "nodes")
+
+    @cached_property
+    def total(self) -> int:
+        """What all nodes count for together."""
+        return sum(self.weights.values())
+
+    def share(self, nodes: Iterable[str]) -> float:
+        """What these nodes do of the whole, 0 to 1; names that are not computing nodes count nothing."""
+        return sum(self.weights.get(name, 0) for name in set(nodes)) / self.total if self.total else 0.0
+
+    def macs_share(self, node: str) -> float | None:
+        """One node's share of the multiply-accumulates, 0 to 1; None where they are not known."""
+        return self.share([node]) if self.of == "macs" else None
 
 
-def shape_of(facts: Facts, tensor: str) -> Sequence[int] | None:
-    """The shape of a tensor at the last corner, or None where a dimension is not known."""
-    shapes = facts.shapes.get(tensor)
-    if not shapes or any(size < 0 for size in shapes[-1]):
-        return None
-    return shapes[-1]
+def work_of(model: Model, facts: Facts) -> Work:
+    """What the model's nodes count for; ``facts`` are those of ``facts_at_opt``, so that everybody counts the same."""
+    counts = node_macs(model, facts)
+    return Work.counted({node.name: counts[node.name] for node, _ in model.walk() if role(node, facts) == "compute"})
+
+
+def node_macs(model: Model, facts: Facts) -> dict[str, int | None]:
+    """Multiply-accumulates of every node in one inference, None where they are not known.
+
+    A node in the body of a Scan or Loop counts as often as the body runs: a Scan as often as its inputs are long, a
+    Loop up to its trip count, which has to be a constant. Both branches of an If count, though one inference runs one.
+    """
+    found: dict[str, int | None] = {}
+    _count(model, model.graph, 1, facts, found)
+    return found
+
+
+def _count(model: Model, graph: gs.Graph, times: int | None, facts: Facts, found: dict[str, int | None]) -> None:
+    for node in graph.nodes:
+        once = macs(node, facts)
+        found[node.name] = once * times if once is not None and times is not None else (0 if once == 0 else None)
+        for body in node.subgraphs():
+            trips = _trips(model, node, facts)
+            _count(model, body, times * trips if times is not None and trips is not None else None, facts, found)
+
+
+def _trips(model: Model, node: gs.Node, facts: Facts) -> int | None:
+    """How often a node runs its bodies; None where that is not known."""
+    if node.op == "Loop":
+        most = None if node.inputs[0].is_empty() else model.constant(node.inputs[0])
+        return None if most is None else max(int(most.reshape(-1)[0]), 0)
+    if node.op == "Scan":
+        axes = list(node.attrs.get("scan_input_axes", ())) or [0]
+        shape = shape_of(facts, node.inputs[-int(node.attrs["num_scan_inputs"])].name)
+        return None if shape is None else shape[axes[0]]
+    return 1

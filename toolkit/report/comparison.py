@@ -189,8 +189,12 @@ def _accuracy_figures(a: Accuracy | None, b: Accuracy | None) -> Iterator[Figure
 
 
 def _figures(a: Report, b: Report) -> Iterator[Figure]:
-    """Share quantized, engine size, latency and the count of each actual precision."""
-    yield Figure(name="share quantized", a=a.summary.quantized_share, b=b.summary.quantized_share)
+    """Shares quantized where both are of the same, engine size, latency and the count of each actual precision."""
+    one, other = a.summary, b.summary
+    if one.share_of == other.share_of:
+        yield Figure(name="share requested quantized", a=one.asked_share, b=other.asked_share)
+        if one.share_by == other.share_by == "actual":
+            yield Figure(name="share run quantized", a=one.quantized_share, b=other.quantized_share)
     yield Figure(name="engine", a=a.backend.engine_bytes, b=b.backend.engine_bytes, unit="bytes", better="less")
     times_a, times_b = dict(_numbers(a.latency or {}, "latency")), dict(_numbers(b.latency or {}, "latency"))
     for name in [n for n in times_a if n in times_b]:

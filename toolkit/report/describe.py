@@ -36,7 +36,7 @@ def model_info(model: Model, profiles: Profiles, path: str = "", facts: Facts | 
         number = onnx_type(one.dtype)
         return TensorInfo(name=one.name, dtype=str(tensor_dtype_to_np_dtype(number)) if number else "", shape=shape)
 
-    per_node = [work.macs(node, facts) for node, _ in model.walk()]
+    per_node = work.node_macs(model, facts).values()
     constants = [t for t in model.graph.tensors().values() if type(t).__name__ == "Constant"]
     return ModelInfo(
         path=path,

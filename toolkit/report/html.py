@@ -19,9 +19,10 @@ from toolkit.report.findings.accuracy import amount, change, level
 from toolkit.report.findings.headline import evidence, opened_words
 from toolkit.report.findings.latency import overhead_words, pair_words
 from toolkit.report.findings.search import budget_words, lacks_words
-from toolkit.report.findings.words import percent
+from toolkit.report.findings.words import percent, share_percent
 from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
 from toolkit.report.search_chart import search_chart
+from toolkit.report.shares import share_words, work_in
 from toolkit.report.speed import main_comparison, slower
 from toolkit.report.terminal import decibels, size
 from toolkit.report.terminal_engine import device_rows
@@ -56,7 +57,8 @@ def render_html(report: Report) -> str:
         "actual_counts": Counter(word(layer.actual.precision) for layer in layers),
         "declined": _by_rule(report.declined),
         "timed": next((profile for layer in report.layers for profile in layer.time_ms), ""),
-        "total_macs": sum(layer.macs or 0 for layer in report.layers),
+        "work": work_in(report.layers),
+        "share_words": share_words(report.summary),
         "script": script,
         "script_hash": script_hash(script),
         "style": asset("style.css"),
@@ -126,6 +128,7 @@ def environment() -> Environment:
         latency=_latency,
         counted=count,
         percent=percent,
+        share=share_percent,
         capital=lambda words: f"{words[:1].upper()}{words[1:]}",
         level=level,
     )

@@ -39,6 +39,7 @@ from toolkit.report.schema import (
 )
 from toolkit.report.search_advice import rest_alone, search_advice
 from toolkit.report.search_time import slow_plan, too_slow
+from toolkit.report.shares import quantized_shares
 from toolkit.report.speed import payoff_advice, payoff_warnings
 from toolkit.report.verdict import culprits, verdict, warnings_of
 
@@ -79,8 +80,17 @@ def join(
     facts = graphs.facts or work.facts_at_opt(graphs.final, profiles)
     nodes = [node for node, _ in graphs.final.walk()]
     error_of = _layer_errors(nodes, measured.errors)
+    macs = work.node_macs(graphs.final, facts)
     layers = [
-        _layer(node, asked.plan, engine.actuals.get(node.name), error_of.get(node.name), recipe.rest, facts)
+        _layer(
+            node,
+            asked.plan,
+            engine.actuals.get(node.name),
+            error_of.get(node.name),
+            recipe.rest,
+            facts,
+            macs[node.name],
+        )
         for node in nodes
     ]
     _attribute_time(layers, build.time_ms)
@@ -114,7 +124,6 @@ def join(
         tried += search_advice(search, result, culprits(layers), accuracy, rest_alone(journal), recipe.passes)
     one_by_one = search is not None and bool(search.layers)
     tried += advice(layers, accuracy, backend, declined, range_list, one_by_one, device, recipe.passes)
-    share, share_of, share_by = _quantized_share(layers)
     return Report(
         tool=Tool(version=__version__),
         recipe=recipe,
@@ -128,9 +137,7 @@ def join(
             verdict=result,
             nodes=len(layers),
             computing=sum(layer.role == "compute" for layer in layers),
-            quantized_share=share,
-            share_of=share_of,
-            share_by=share_by,
+            **quantized_shares(layers),
             warnings=list(dict.fromkeys(sentence(one) for one in found_warnings)),
             helpers=[sentence(one) for one in helpers_used(journal, recipe.passes)],
             next=[Suggestion(text=sentence(one.finding), fragment=one.fragment) for one in tried],
@@ -149,8 +156,9 @@ def join(
 
 
 def _layer(
-    node: Any, plan: PrecisionPlan, actual: Actual | None, error: LayerError | None, rest: Precision, facts: Facts
-) -> LayerInfo:
+    node: Any, plan: PrecisionPlan, actual: Actual | None, error: LayerError | None, rest: Precision, facts: Facts,
+    macs: int | None,
+) -> LayerInfo:  # fmt: skip
     role = work.role(node, facts)
     ask = plan.get(node.name)
     if ask is not None:
@@ -177,7 +185,7 @@ def _layer(
         reason=sentence(actual.reason) if actual.reason is not None else "",
         engine_layers=list(actual.engine_layers),
         error=error,
-        macs=work.macs(node, facts),
+        macs=macs,
     )
 
 
@@ -249,20 +257,3 @@ def _declined(journal: Journal, layers: Sequence[LayerInfo]) -> list[Declined]:
         Declined(node=e.node, op=ops.get(e.node, ""), rule=e.rule or "declined", reason=sentence(e.why), by=e.by)
         for e in events
     ]
-
-
-def _quantized_share(layers: Sequence[LayerInfo]) -> tuple[float | None, str, str]:
-    """The share that runs quantized, what it is a share of, and whether actual or asked precisions were counted."""
-    computing = [layer for layer in layers if layer.role == "compute"]
-    if not computing:
-        return None, "nodes", "actual"
-    actual = any(layer.actual.precision is not None for layer in computing)
-    weights = [layer.macs for layer in computing]
-    by_macs = None not in weights and sum(w or 0 for w in weights) > 0
-    total = quantized = 0
-    for layer in computing:
-        weight = (layer.macs or 0) if by_macs else 1
-        precision = layer.actual.precision if actual else layer.asked_precision
-        total += weight
-        quantized += weight if precision is not None and precision.quantized else 0
-    return quantized / total, "macs" if by_macs else "nodes", "actual" if actual else "asked"

@@ -127,8 +127,10 @@ class Summary(Part):
     """The counts and the verdict.
 
     ``nodes`` counts the nodes of the final graph, ``computing`` those that compute with floats or quantized values
-    (no Q/DQ, no Cast, no shape arithmetic). ``quantized_share`` is a share of multiply-accumulates or, where shapes
-    are unknown, of computing nodes: ``share_of`` says which, ``share_by`` whether actual or asked precisions counted.
+    (no Q/DQ, no Cast, no shape arithmetic). Shares are of multiply-accumulates or, where those of some node are not
+    known, of computing nodes: ``share_of`` says which. ``quantized_share`` counts what runs where an engine's
+    precisions are known, else what was asked for: ``share_by`` says which. ``asked_share`` always counts what was asked
+    for, and ``hidden_share`` what the engine does not show the precision of.
     """
 
     headline: str
@@ -139,6 +141,8 @@ class Summary(Part):
     by_actual: dict[str, int]
     by_status: dict[str, int]
     quantized_share: float | None = None
+    asked_share: float | None = None
+    hidden_share: float | None = None
     share_of: Literal["macs", "nodes"] = "nodes"
     share_by: Literal["actual", "asked"] = "actual"
     warnings: list[str] = Field(default_factory=list)

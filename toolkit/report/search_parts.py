@@ -18,7 +18,7 @@ class PlanPoint(Part):
     sqnr_db: Finite = None
     metric: Finite = None
     agreement: Finite = Field(default=None, description="top-1 agreement with the float model")
-    quantized_share: float = Field(description="of multiply-accumulates, 0 to 1")
+    quantized_share: float = Field(description="of the model's arithmetic, 0 to 1; ``share_of`` says what is counted")
     kept: int = Field(description="how many quantizable layers stay in float")
     names: list[str] = Field(default_factory=list, description="those, of the chosen plan and of the front's")
     meets: bool = Field(description="whether it meets the budget")
@@ -57,6 +57,9 @@ class SearchInfo(Part):
     higher_is_better: bool = Field(default=True, description="of the metric")
     float_ms: float = Field(description="predicted time of the float model")
     measured_share: float = Field(default=0.0, description="share of the chosen plan's time that was measured, 0 to 1")
+    share_of: Literal["macs", "nodes"] = Field(
+        default="macs", description="whether shares are of multiply-accumulates, or of computing nodes"
+    )
     plans: list[PlanPoint]
     layers: list[LayerHarm] = Field(default_factory=list, description="the costliest first, where measured")
     warnings: list[str] = Field(default_factory=list)

@@ -46,7 +46,7 @@ def search_info(content: Mapping[str, Any]) -> SearchInfo:
         evaluations=content["evaluations"], samples=content["samples"], metric=content["metric"],
         float_metric=plain.get("metric"), higher_is_better=content["higher_is_better"],
         float_ms=plain["predicted_ms"], measured_share=content["measured_share"],
-        plans=points, layers=_layers(content.get("sensitivity"), best["kept"]),
+        share_of=content["share_of"], plans=points, layers=_layers(content.get("sensitivity"), best["kept"]),
         warnings=_sentences(content["warnings"]), notes=_sentences(content["notes"]),
     )  # fmt: skip
 
@@ -85,7 +85,7 @@ def _point(plan: Mapping[str, Any], front: Sequence[Any], best: Mapping[str, Any
     on_front, chosen = _key(plan) in front, _key(plan) == _key(best)
     return PlanPoint(
         predicted_ms=plan["predicted_ms"], noise=noise, sqnr_db=_db(noise), metric=outcome.get("metric"),
-        agreement=outcome.get("agreement"), quantized_share=plan["quantized_macs"], kept=len(plan["kept"]),
+        agreement=outcome.get("agreement"), quantized_share=plan["quantized_share"], kept=len(plan["kept"]),
         names=sorted(plan["kept"]) if on_front or chosen else [], meets=not plan["lacks"], front=on_front,
         chosen=chosen, lacks={name: float(value) for name, value in plan["lacks"].items()},
     )  # fmt: skip

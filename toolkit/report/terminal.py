@@ -26,6 +26,7 @@ from toolkit.report.findings.headline import evidence, opened_words
 from toolkit.report.findings.search import search_line
 from toolkit.report.findings.words import percent
 from toolkit.report.schema import NONE, Accuracy, LayerInfo, Report, word
+from toolkit.report.shares import share_words
 from toolkit.report.terminal_engine import print_engine
 from toolkit.report.verdict import worst
 
@@ -61,6 +62,8 @@ def print_report(
         console.print(plain_text(f"Actual precisions: {known}"))
     if opened := opened_words(report.layers):
         console.print(plain_text(opened))
+    if words := share_words(summary):
+        console.print(plain_text(words))
     if report.search is not None:
         console.print(plain_text(search_line(report.search)))
     for line in summary.helpers:

@@ -20,6 +20,7 @@ from toolkit.report.fragments import Advice
 from toolkit.report.schema import LayerInfo
 from toolkit.report.search_parts import WeakSpotInfo
 from toolkit.report.search_section import cause_info
+from toolkit.report.shares import work_in
 from toolkit.report.verdict import quantized_type
 from toolkit.search.causes import (
     ACTIVATIONS,
@@ -55,12 +56,11 @@ def weak_spots_from_ranges(
     scales = {quantize.inputs[0].name: float(pair.scale.reshape(-1)[0])
               for pair in pairs_of(model) if pair.scale is not None for quantize in pair.quantizers}  # fmt: skip
     plain = without_pairs(model)
-    total = sum(layer.macs or 0 for layer in layers)
+    work = work_in(layers)
     reader = _Reader(plain, ranges, scales)
     spots = []
     for layer in blamed:
-        share = (layer.macs or 0) / total if total else 0.0
-        causes = reader.causes(layer, share)
+        causes = reader.causes(layer, work.macs_share(layer.node))
         if causes:
             infos = [cause_info(cause) for cause in causes]
             spots.append(WeakSpotInfo(node=layer.node, op=layer.op, source="ranges", causes=infos))
@@ -108,7 +108,7 @@ class _Reader:
         self.unlike = {unlike.tensor: unlike for unlike in unlike_profiles(ranges, PROFILES)}
         self.helpers = Helpers(model)
 
-    def causes(self, layer: LayerInfo, share: float) -> list[Cause]:
+    def causes(self, layer: LayerInfo, share: float | None) -> list[Cause]:
         """Why a layer loses accuracy, the plainest cause first."""
         node = self.nodes.get(layer.node)
         precision = quantized_type(layer)
@@ -157,7 +157,7 @@ class _Reader:
                 sides[WEIGHTS] = weight_sqnr_db(values, axis, precision)
         return sides
 
-    def _rounding(self, sides: Mapping[Operand, float], read: Mapping[str, Range], share: float) -> Cause:
+    def _rounding(self, sides: Mapping[Operand, float], read: Mapping[str, Range], share: float | None) -> Cause:
         remedy = None
         if min(sides, key=lambda side: sides[side]) == ACTIVATIONS:
             ((tensor, known),) = [(t, k) for t, k in read.items() if k.diagnosis.get("sqnr_db") is not None]

@@ -192,9 +192,9 @@ def weight_causes(layer: LayerWeights, tensor: str, precision: Precision, helper
     return [Cause(CauseKind.UNEVEN_WEIGHTS, tensor, uneven, CauseCode.UNEVEN_WEIGHTS(ratio=uneven), remedy)]
 
 
-def cheap(share: float, layer: LayerWeights | None) -> Cause | None:
+def cheap(share: float | None, layer: LayerWeights | None) -> Cause | None:
     """That keeping a layer float costs next to nothing, or None where it does not."""
-    if share >= _CHEAP:
+    if share is None or share >= _CHEAP:
         return None
     weights = layer.weight.size if layer is not None else None
     few = layer is not None and layer.weight.shape[1] <= _FEW_CHANNELS
@@ -205,7 +205,7 @@ def cheap(share: float, layer: LayerWeights | None) -> Cause | None:
 
 def rounding(
     sides: Mapping[Operand, float],
-    share: float,
+    share: float | None,
     *,
     both: float | None = None,
     alone: float | None = None,
@@ -216,7 +216,7 @@ def rounding(
 
     Args:
         sides: dB with only that operand rounded.
-        share: of the multiply-accumulates, 0 to 1.
+        share: of the multiply-accumulates, 0 to 1; None where they are not known.
         both: dB at the layer's output with all operands rounded, where it was measured; else it is estimated from the
             sides, which are then the operands' own SQNR.
         alone: dB at the model's output with this layer alone quantized.

@@ -11,7 +11,7 @@ the median of measured over predicted; a border's quantization is a kernel of it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from statistics import median
 
@@ -19,8 +19,9 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
 from toolkit.graph.facts import Facts
+from toolkit.graph.macs import macs, shape_of
 from toolkit.graph.model import Model
-from toolkit.graph.work import macs, shape_of
+from toolkit.graph.work import Work, work_of
 from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, MOVERS, TARGETS
 from toolkit.placement.pairs import Placement
 from toolkit.search.gpus import GpuSpec
@@ -40,6 +41,8 @@ class CostModel:
         gpu: the GPU's peak rates.
         rest: the float precision of what is not quantized.
         times: measured times; they replace the roofline of these layers.
+        work: what every node counts for in shares of the arithmetic; by ``facts`` where None.
+        others: nodes that other passes have quantized to the same type.
     """
 
     def __init__(
@@ -49,10 +52,13 @@ class CostModel:
         gpu: GpuSpec,
         rest: Precision = Precision.FP16,
         times: LayerTimes | None = None,
+        work: Work | None = None,
+        others: Collection[str] = (),
     ) -> None:
         self.switches, self.facts, self.gpu, self.rest = switches, facts, gpu, rest
         self.model: Model = switches.model
         self.times = times or LayerTimes()
+        self.work, self.others = work or work_of(self.model, facts), frozenset(others)
         self.macs = {name: macs(switches.nodes[name], facts) or 0 for name in switches.names}
         self._prices: dict[str, float] = {}
         self._layers = [node for node in self.model.nodes if node.op in TARGETS]
@@ -140,11 +146,8 @@ class CostModel:
         return self._prices[group]
 
     def share(self, kept: Iterable[str]) -> float:
-        """Share of the multiply-accumulates of all layers that stay quantized, 0 to 1."""
-        total = sum(macs(node, self.facts) or 0 for node in self._layers)
-        left = set(kept)
-        done = sum(work for name, work in self.macs.items() if name not in left)
-        return done / total if total else 0.0
+        """Share of the model's arithmetic that is quantized with these groups float, 0 to 1; see ``Work``."""
+        return self.work.share(self.others.union(self.switches.placement(kept).layers))
 
     def _layer(self, node: gs.Node, quantized: bool, small: set[str]) -> float:
         precision = self.switches.precision if quantized else self.rest

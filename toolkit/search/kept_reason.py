@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from toolkit.base.profiles import Profiles
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
-from toolkit.graph.model import Model
-from toolkit.graph.work import facts_at_opt, macs
 from toolkit.search.sensitivity import Sensitivity
-
-
-def work_shares(model: Model, profiles: Profiles) -> dict[str, float]:
-    """Each node's share of all multiply-accumulates at the opt shapes, 0 to 1; empty where a shape is not known."""
-    facts = facts_at_opt(model, profiles)
-    work = {node.name: macs(node, facts) for node in model.nodes}
-    total = sum(done or 0 for done in work.values())
-    if None in work.values() or not total:
-        return {}
-    return {name: (done or 0) / total for name, done in work.items()}
 
 
 def kept_reason(

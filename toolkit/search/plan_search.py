@@ -17,13 +17,13 @@ from toolkit.contract.findings import Code
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
 from toolkit.evaluation.budget import Budget
+from toolkit.graph.macs import macs
 from toolkit.graph.model import Model
-from toolkit.graph.work import macs
 from toolkit.placement.ops import TARGETS
 from toolkit.search.cost import CostModel
 from toolkit.search.data import samples_to_decide_on
 from toolkit.search.gpus import GpuSpec, known_as
-from toolkit.search.kept_reason import kept_reason, work_shares
+from toolkit.search.kept_reason import kept_reason
 from toolkit.search.layer_times import LayerTimes
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.search import Search, SearchResult
@@ -162,7 +162,11 @@ class PlanSearch:
         demand = self.budget
         engines = self._engines(gpu)
         times = engines.layers() if engines is not None else self._earlier(gpu)
-        cost = CostModel(simulation.switches, simulation.facts, gpu, context.rest, times)
+        quantized = self.quantizer.precision
+        others = {name for name, ask in context.plan.items() if ask.precision is quantized}
+        cost = CostModel(
+            simulation.switches, simulation.facts, gpu, context.rest, times, simulation.work, others
+        )  # fmt: skip
         prefer = own.prefer if own.prefer != "auto" else "time" if times.seconds and not own.int8_alone else "int8"
         if own.prefer == "auto" and prefer == "time":
             context.journal.noted(Code.SEARCH_FOR_TIME(dtype=self.quantizer.dtype))
@@ -207,11 +211,9 @@ class PlanSearch:
     def take(self, found: SearchResult, model: Model, context: Context) -> None:
         """Write the plan's float layers and its ranges where the quantizer will find them."""
         keep = Precision(self.settings.keep) if self.settings.keep else context.rest
-        shares = work_shares(model, context.profiles)
         for name in found.best.kept:
-            why = kept_reason(
-                name, self.quantizer.dtype, found.sensitivity, self.budget, found.reference, shares.get(name)
-            )
+            share = self.simulation.work.macs_share(name)
+            why = kept_reason(name, self.quantizer.dtype, found.sensitivity, self.budget, found.reference, share)
             context.plan.ask(name, keep, why)
             context.journal.changed(name, Code.STAYS(precision=keep), why)
         ranges = context.known_ranges
@@ -313,7 +315,11 @@ class PlanSearch:
             write_json(path, content)
             context.wrote(path)
         note, best = context.journal.noted, found.best
-        note(Code.SEARCH_SUMMARY(plans=len(found.plans), share=best.quantized, dtype=dtype, kept=len(best.kept)))
+        note(
+            Code.SEARCH_SUMMARY(
+                plans=len(found.plans), share=best.quantized, of=cost.work.of, dtype=dtype, kept=len(best.kept)
+            )
+        )  # fmt: skip
         if not best.meets:
             note(Code.SEARCH_MISSED(limits=list(best.lacks), by=list(best.lacks.values())))
         if cost.times.seconds:

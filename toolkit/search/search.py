@@ -40,7 +40,7 @@ class SearchedPlan:
         outcome: what it does to the outputs.
         lacks: how far it misses the budget, by limit; empty where it meets it.
         seconds: predicted time, unchanged nodes left out.
-        quantized: share of multiply-accumulates that are quantized.
+        quantized: share of the model's arithmetic that is quantized, 0 to 1; see ``Work``.
     """
 
     kept: tuple[str, ...]
@@ -60,7 +60,7 @@ class SearchedPlan:
         return {
             "kept": list(self.kept), "amax": dict(self.amax), "outcome": self.outcome.to_json(),
             "lacks": {k: v if math.isfinite(v) else str(v) for k, v in self.lacks.items()},
-            "predicted_ms": self.seconds * 1e3, "quantized_macs": self.quantized,
+            "predicted_ms": self.seconds * 1e3, "quantized_share": self.quantized,
         }  # fmt: skip
 
 

@@ -41,6 +41,7 @@ def record(
         "metric": found.sensitivity.metric if found.sensitivity is not None else None,
         "float": {**content["float"], "predicted_ms": cost.time(cost.switches.names) * 1e3},
         "measured_share": cost.measured_share(found.best.kept),
+        "share_of": cost.work.of,
         "plans": [plan.to_json() for plan in found.plans],
         "warnings": [slower.to_json()] if slower is not None else [],
         "weak_spots": [spot.to_json() for spot in spots],

@@ -37,12 +37,14 @@ class GroupResult:
         op: its operator.
         alone: the model with only this layer quantized (leave one in).
         without: the model with all but this layer quantized (leave one out).
+        share: its share of the model's arithmetic, 0 to 1; see ``Work``.
     """
 
     name: str
     op: str
     alone: Outcome | None = None
     without: Outcome | None = None
+    share: float = 0.0
 
     def harm(self, full: Outcome) -> float:
         """Noise over signal that this layer is to blame for: alone, or what is saved by leaving it out; the larger.
@@ -71,6 +73,8 @@ class Sensitivity:
         reliability: fast only: the correlation with the exact order that two halves of the samples let expect, 0 to 1.
         fingerprint: what the numbers depend on.
         notes: what the reader should know.
+        quantized_share: how much of the arithmetic is quantized with all layers, 0 to 1.
+        share_of: whether shares are of multiply-accumulates (``macs``) or of computing nodes (``nodes``).
     """
 
     method: str
@@ -83,6 +87,8 @@ class Sensitivity:
     reliability: float | None = None
     fingerprint: str = ""
     notes: list[Finding] = field(default_factory=list)
+    quantized_share: float = 0.0
+    share_of: str = "macs"
 
     @property
     def trusted(self) -> bool:
@@ -106,11 +112,14 @@ class Sensitivity:
             "inferences": self.inferences,
             "fingerprint": self.fingerprint,
             "notes": [note.to_json() for note in self.notes],
+            "quantized_share": self.quantized_share,
+            "share_of": self.share_of,
             "full": self.full.to_json(),
             "groups": [
                 {
                     "name": g.name,
                     "op": g.op,
+                    "share": g.share,
                     "alone": g.alone.to_json() if g.alone is not None else None,
                     "without": g.without.to_json() if g.without is not None else None,
                 }
@@ -128,10 +137,11 @@ class Sensitivity:
         if content.get("schema") != SCHEMA:
             raise QtoolError(f"schema is {content.get('schema')!r}, not '{SCHEMA}'", remedy="measure again")
         groups = [
-            GroupResult(g["name"], g["op"], *(Outcome.from_json(g[k]) if g[k] else None for k in ("alone", "without")))
+            GroupResult(g["name"], g["op"], _outcome(g["alone"]), _outcome(g["without"]), g["share"])
             for g in content["groups"]
         ]
-        keep = ("method", "metric", "float_metric", "samples", "inferences", "reliability", "fingerprint")
+        keep = ("method", "metric", "float_metric", "samples", "inferences", "reliability", "fingerprint",
+                "quantized_share", "share_of")  # fmt: skip
         notes = [Finding.from_json(note) for note in content["notes"]]
         full = Outcome.from_json(content["full"])
         return cls(groups=groups, full=full, notes=notes, **{key: content[key] for key in keep})
@@ -149,6 +159,10 @@ class Sensitivity:
         """
         with reading(path, _KIND):
             return cls.from_json(read_json(path, _KIND))
+
+
+def _outcome(content: Mapping[str, Any] | None) -> Outcome | None:
+    return Outcome.from_json(content) if content else None
 
 
 def exact(
@@ -204,11 +218,15 @@ def exact(
         for key, config in zip(missing, configs):
             take(key, runner.run(config))
     groups = [
-        GroupResult(g.name, g.op, found.get(("alone", g.name)), found.get(("without", g.name))) for g in switches.groups
-    ]
+        GroupResult(
+            g.name, g.op, found.get(("alone", g.name)), found.get(("without", g.name)), simulation.work.share([g.name])
+        )
+        for g in switches.groups
+    ]  # fmt: skip
     return Sensitivity(
         "exact", groups, runner.full_outcome, simulation.settings.metric, runner.float_outcome.metric,
         sum(feed.count for feed in simulation.feeds), runner.inferences - before, None, fingerprint,
+        quantized_share=simulation.quantized_share(), share_of=simulation.work.of,
     )  # fmt: skip
 
 

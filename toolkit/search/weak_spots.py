@@ -11,8 +11,7 @@ from toolkit.contract.findings import Finding
 from toolkit.contract.roles import Harm
 from toolkit.evaluation.clipping import unlike_data
 from toolkit.graph.layer_weights import LayerWeights
-from toolkit.graph.work import macs
-from toolkit.placement.ops import TARGETS
+from toolkit.graph.work import work_of
 from toolkit.search.causes import (
     ACTIVATIONS,
     PROFILES,
@@ -104,9 +103,8 @@ class _Doctor:
         self.helpers = Helpers(simulation.model)
         self.unlike = {unlike.tensor: unlike for unlike in unlike_profiles(self.ranges, PROFILES)}
         self.scales = self.switches.config(()).scales
-        work = {n.name: macs(n, simulation.facts) or 0 for n in simulation.model.nodes if n.op in TARGETS}
-        total = sum(work.values())
-        self.share = {name: count / total if total else 0.0 for name, count in work.items()}
+        # without profiles the samples know sizes that the model does not declare
+        self.work = work_of(simulation.model, simulation.facts)
 
     def causes(self, group: GroupResult) -> list[Cause]:
         """Why this layer is bad: its tensors, its rounding, what hangs on it, what keeping it costs."""
@@ -123,7 +121,7 @@ class _Doctor:
         elif local is not None and local.sides:
             found.append(self._rounding(group, local))
         found += _ties(group, self.ties.get(group.name))
-        small = cheap(self.share[group.name], layer)
+        small = cheap(self.work.macs_share(group.name), layer)
         return [*found, small] if small is not None else found
 
     def _tensors(self, name: str, local: LocalNoise | None) -> list[Cause]:
@@ -159,7 +157,7 @@ class _Doctor:
         tensor = self.switches.nodes[group.name].inputs[0].name
         known = self.ranges.tensors.get(tensor)
         return rounding(
-            local.sides, self.share[group.name], both=local.both,
+            local.sides, self.work.macs_share(group.name), both=local.both,
             alone=group.alone.sqnr_db if group.alone is not None else None, remedy=self._better(group.name, local),
             one_sided=known is not None and "one-sided" in known.diagnosis.get("notes", ()),
         )  # fmt: skip

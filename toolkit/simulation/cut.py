@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from toolkit.graph.facts import Facts
-from toolkit.graph.work import macs, shape_of
+from toolkit.graph.macs import macs, shape_of
 from toolkit.simulation.branches import Branch, switch_node
 from toolkit.simulation.paired_graph import PairedGraph, reads_of
 from toolkit.simulation.switches import Switches

@@ -16,7 +16,7 @@ from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.outputs import class_like, discrete_outputs
 from toolkit.graph.model import Model
-from toolkit.graph.work import facts_at_opt
+from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.placement.place import Judge, PlacementRule, place
 from toolkit.simulation.cut import Cutter
 from toolkit.simulation.runner import Runner
@@ -133,6 +133,8 @@ class Simulation:
         self.feeds = feeds_of(data, self.settings)
         # without profiles the sizes of dynamic dimensions are known from the samples alone
         self.facts = facts_at_opt(self.model, profiles if len(profiles) else _profile_of(self.feeds[0]))
+        # shares are counted at the shapes that the report counts them at
+        self.work = work_of(self.model, self.facts if len(profiles) else facts)
         self.cutter = Cutter(self.switches, self.facts, self.settings.stages)
         self.outputs = [t.name for t in self.model.graph.outputs]
         self.classes = [t.name for t in self.model.graph.outputs if class_like(t.shape)]
@@ -176,6 +178,10 @@ class Simulation:
         twin.cutter = Cutter(twin.switches, self.facts, self.settings.stages)
         twin._runner = None
         return twin
+
+    def quantized_share(self, kept: Iterable[str] = ()) -> float:
+        """Share of the model's arithmetic that is quantized with the groups ``kept`` float, 0 to 1; see ``Work``."""
+        return self.work.share(self.switches.placement(kept).layers)
 
     def config(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Config:
         """The state in which the groups ``kept`` are float and all others quantized."""

@@ -152,6 +152,7 @@ def test_multiply_accumulates_and_the_share_that_runs_quantized(model):
     assert report.model.macs == conv + matmul
     assert report.summary.quantized_share == pytest.approx(conv / (conv + matmul))
     assert (report.summary.share_of, report.summary.share_by) == ("macs", "actual")
+    assert (report.summary.asked_share, report.summary.hidden_share) == (1.0, 0.0)
 
 
 def test_an_engine_layers_time_goes_to_one_node(model):

@@ -164,7 +164,7 @@ def test_one_line_in_the_terminal():
     report = sample()
     report.search = info([point(1.25, 1e-4, chosen=True, kept=3, quantized_share=0.62)], samples=96, measured_share=0.4)
     text = " ".join(to_text(report).split())
-    assert "Search: 1 plan on 96 samples" in text and "meets the budget; 3 layers in float, 62 % of" in text
+    assert "Search: 1 plan on 96 samples" in text and "meets the budget; 3 layers in float, 62.0 % of" in text
     assert "40.0 dB SQNR; 1.25 ms predicted on the A10, float 2 ms, 40 % of it measured" in text
     report.search.met, report.search.lacks = False, {"min_sqnr_db": 2.5}
     assert "MISSES the budget: min_sqnr_db by 2.5 dB" in search_line(report.search)

@@ -11,8 +11,9 @@ from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
+from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.report.findings import sentence
-from toolkit.search.kept_reason import kept_reason, work_shares
+from toolkit.search.kept_reason import kept_reason
 from toolkit.search.sensitivity import GroupResult, Sensitivity
 
 
@@ -70,7 +71,8 @@ def test_without_measurements_only_what_is_known_is_said():
 def test_shares_of_the_arithmetic_add_up():
     model = chain(4)
     shape = ShapeProfile("one", {"x": Extent((1, 16), (2, 16), (4, 16))})
-    shares = work_shares(model, Profiles((shape,)))
-    assert sum(shares.values()) == pytest.approx(1.0)
-    assert all(shares[f"layer{i}"] == pytest.approx(0.25) for i in range(4))
-    assert work_shares(model, Profiles()) == {}
+    work = work_of(model, facts_at_opt(model, Profiles((shape,))))
+    assert work.of == "macs" and work.share(model.node_names()) == pytest.approx(1.0)
+    assert all(work.share([f"layer{i}"]) == work.macs_share(f"layer{i}") == pytest.approx(0.25) for i in range(4))
+    unknown = work_of(model, facts_at_opt(model, Profiles()))
+    assert unknown.of == "nodes" and unknown.macs_share("layer0") is None and unknown.share(model.node_names()) == 1.0

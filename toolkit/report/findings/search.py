@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from toolkit.base.text import count
-from toolkit.report.findings.words import percent
+from toolkit.report.findings.words import percent, work_share
 from toolkit.report.search_parts import SearchInfo
 
 _UNITS = {"max_ms": " ms", "min_sqnr_db": " dB"}
@@ -21,7 +21,7 @@ def search_line(info: SearchInfo) -> str:
     level = f", {plan.sqnr_db:.1f} dB SQNR" if plan.sqnr_db is not None else ""
     return (
         f"Search: {count(info.evaluations, 'plan')} on {count(info.samples, 'sample')}; the chosen plan {met}; "
-        f"{count(plan.kept, 'layer')} in float, {percent(plan.quantized_share, 0)} of the multiply-accumulates in "
+        f"{count(plan.kept, 'layer')} in float, {work_share(plan.quantized_share, info.share_of)} requested in "
         f"{str(info.precision).upper()}{level}; {times}"
     )
 

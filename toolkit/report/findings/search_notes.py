@@ -6,7 +6,7 @@ from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, joined, pass_for, percent, quoted
+from toolkit.report.findings.words import db, joined, pass_for, percent, quoted, share_percent, work_share
 
 _UNITS = {"max_ms": " ms", "min_sqnr_db": " dB", "sqnr_db": " dB", "variation_db": " dB"}
 _NOT_SET = {"sqnr_db": "the SQNR of any usable result", "variation_db": "the outputs' own variation between samples"}
@@ -40,12 +40,13 @@ def _ranges(method: str, tensors: tuple[str, ...], amax: tuple[float, ...], befo
 
 
 def _unsafe(positions: int, by_time: bool, dtype: str, safe_gain: float | None, gain: float) -> str:
-    what = "of the float model's time" if by_time else f"of the multiply-accumulates in {dtype}"
+    what = "of the float model's time" if by_time else f"of the model's arithmetic in {dtype}"
     verb = "saves" if by_time else "keeps"
-    safe = "was not found" if safe_gain is None else f"{verb} only {percent(safe_gain, 0)} {what}"
+    said = percent if by_time else share_percent
+    safe = "was not found" if safe_gain is None else f"{verb} only {said(safe_gain)} {what}"
     return (
         f"A plan that is safe for other samples, given only {count(positions, 'decision')}, {safe}. The plan taken "
-        f"meets the budget on these samples and {verb} {percent(gain, 0)} {what}; provide more samples to confirm it."
+        f"meets the budget on these samples and {verb} {said(gain)} {what}; provide more samples to confirm it."
     )
 
 
@@ -107,7 +108,7 @@ def _alone_misses(
 def _together_misses(
     precision: str, alone_db: float | str, all_db: float | str, without_db: float | str | None, share: float | None
 ) -> str:
-    work = f", {percent(share)} of the multiply-accumulates," if share is not None else ""
+    work = f", {work_share(share)}," if share is not None else ""
     return (
         f"all layers in {precision} together miss the accuracy budget ({db(all_db)} SQNR at the output); this one "
         f"alone leaves {db(alone_db)}, within the budget, and keeping it{work} is among the cheapest ways to meet it"
@@ -164,8 +165,8 @@ SEARCH: Table = {
         f"The model sorts or selects ({joined(ops)}) and its outputs are compared entry by entry, so two close entries "
         "that swap count as wrong; a metric of your own with labelled samples judges such a model better."
     ),
-    Code.SEARCH_SUMMARY: lambda plans, share, dtype, kept: (
-        f"{count(plans, 'plan')} tried; {percent(share, 0)} of the multiply-accumulates run in {dtype}, "
+    Code.SEARCH_SUMMARY: lambda plans, share, of, dtype, kept: (
+        f"{count(plans, 'plan')} tried; {work_share(share, of)} requested in {dtype}, "
         f"{count(kept, 'layer')} kept float."
     ),
     Code.SEARCH_MISSED: lambda limits, by: f"No plan tried meets the budget; the nearest misses {misses(limits, by)}.",

@@ -8,7 +8,7 @@ from toolkit.base.text import count, toml_string
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, quoted
+from toolkit.report.findings.words import db, quoted, work_share
 from toolkit.search.codes import CauseCode
 
 
@@ -22,7 +22,7 @@ def _clipped(what: str, measured: bool) -> str:
 
 
 def _cheap(share: float, weights: int | None, channels: int | None) -> str:
-    text = f"it holds {share:.1%} of the multiply-accumulates"
+    text = f"it holds {work_share(share)}"
     text += f" and {weights:,} weights" if weights is not None else ""
     if channels is not None:
         text += f", and its {count(channels, 'input channel')} cannot fill a vector of an INT8 kernel"
@@ -65,9 +65,9 @@ def _set_method(tensor: str, method: str, better_db: float | None, own_db: float
     return setting + gain
 
 
-def _keep_share(share: float, tried: bool) -> str:
+def _keep_share(share: float | None, tried: bool) -> str:
     nothing = "; no calibration method or weight setting gains 1 dB" if tried else ""
-    return f"{_keep()}, {share:.1%} of the multiply-accumulates{nothing}"
+    return f"{_keep()}{f', {work_share(share)}' if share is not None else ''}{nothing}"
 
 
 def _apply(passes: tuple[str, ...]) -> str:

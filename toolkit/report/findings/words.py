@@ -42,6 +42,19 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def share_percent(share: float) -> str:
+    """A share of the arithmetic in percent: one that is not nothing is never 0, one that is not all never 100."""
+    value = 100 * share
+    if 0 < value < 1:
+        return f"{value:.2g} %"
+    return percent(share if value == 100 else min(share, 0.999))
+
+
+def work_share(share: float, of: str = "macs") -> str:
+    """A share of the arithmetic with what it is a share of; ``of`` as in ``toolkit.graph.work.Work``."""
+    return f"{share_percent(share)} of the {'multiply-accumulates' if of == 'macs' else 'computing layers'}"
+
+
 @lru_cache
 def pass_for(role: Role) -> str:
     """The installed pass that plays a part, by name."""

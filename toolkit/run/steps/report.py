@@ -243,7 +243,8 @@ def _facts(final: Model, prepared: Model, profiles: Profiles) -> Facts:
     Lowering keeps tensors' names and shapes, but writes shape arithmetic in forms that TensorRT parses better than
     ONNX's shape inference does.
     """
-    from toolkit.graph.work import facts_at_opt, shape_of
+    from toolkit.graph.macs import shape_of
+    from toolkit.graph.work import facts_at_opt
 
     facts, before = facts_at_opt(final, profiles), facts_at_opt(prepared, profiles)
     for name, shapes in before.shapes.items():
