@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from toolkit.evaluation.strip_check import drifts as drifts
     from toolkit.graph.constants import RANDOM as RANDOM
     from toolkit.graph.facts import Facts as Facts
+    from toolkit.graph.folding import Folded as Folded
+    from toolkit.graph.folding import fold as fold
     from toolkit.graph.layer_weights import LayerWeights as LayerWeights
     from toolkit.graph.macs import macs as macs
     from toolkit.graph.model import Model as Model
@@ -140,6 +142,7 @@ _HOMES = {
     "evaluation.strip_check": "drifts",
     "graph.constants": "RANDOM",
     "graph.facts": "Facts",
+    "graph.folding": "Folded fold",
     "graph.layer_weights": "LayerWeights",
     "graph.macs": "macs",
     "graph.model": "Model",

@@ -104,9 +104,15 @@ PASSES: Table = {
     Code.BETA: "'{layer}' ignores its bias (beta is 0)",
     Code.FOLDED_IN: "{op} '{node}' folded in",
     Code.SCALES_CHANNELS: "it scales and shifts each output channel",
-    Code.IN_PARTS: "The constants could not be evaluated in one pass, so they were folded in parts.",
     Code.FOLDED: "{op} replaced by its value",
     Code.CONSTANT_INPUTS: "all its inputs are constants",
+    Code.INLINED: "If replaced by the nodes of its {branch} branch",
+    Code.CONSTANT_CONDITION: "its condition is a constant",
+    Code.REMOVED: "{op} removed",
+    Code.UNUSED: lambda branch: (
+        "no output needs it, or it is in a branch that no input takes" if branch else "no output needs it"
+    ),
+    Code.NOT_COMPUTED: "its inputs are constants, and it could not be computed: {error}",
     Code.MADE_BY_FOLDING: "created by folding",
     Code.LARGE: "its result would take {megabytes:.0f} MB",
     Code.GUARDED: lambda nodes: f"{count(nodes, 'node')} at risk in float16.",

@@ -1,0 +1,161 @@
+"""Folding in graphs with control flow, and what cannot be computed."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from passes.fold_constants import FoldConstants
+from tests import control_flow as models
+from tests.conftest import build, node, normal, ops, run, said
+from toolkit import Code, Context, Model
+
+
+def folded(proto):
+    """The folded model and the journal."""
+    model, context = Model.from_proto(proto), Context()
+    FoldConstants()(model, context)
+    return model, context.journal
+
+
+@pytest.mark.parametrize("inner", [None, False, True])
+@pytest.mark.parametrize("outer", [False, True])
+def test_nested_ifs_with_two_outputs_are_replaced_by_their_branches(outer, inner):
+    proto = models.nested(outer, inner)
+    model, journal = folded(proto)
+    for rows in (1, 3):
+        feeds = {"x": normal(rows, 4)}
+        assert all(np.array_equal(a, b) for a, b in zip(run(proto, feeds), run(model, feeds)))
+    left, taken = ("else", "then") if outer else ("then", "else")
+    inlined = {e.node: e.what.values["branch"] for e in journal.of("changed") if e.what.code is Code.INLINED}
+    expected = {"outer": taken, "twice": taken}
+    if inner is not None:
+        expected[f"{taken}_inner"] = "then" if inner else "else"
+    assert inlined == expected
+    assert ops(model).get("If", 0) == (inner is None)
+    removed = {e.node for e in journal.of("changed") if e.what.code is Code.REMOVED}
+    assert {f"{left}_h", f"{left}_p", f"{left}_q"} <= removed
+    assert not journal.of("declined")
+
+
+def test_what_is_inside_loops_and_scans_is_folded_and_computes_the_same():
+    for make, feeds, gone in (
+        (models.conv_in_loop, {"x": normal(2, 4, 8)}, {"body_two"}),
+        (models.scan, {"x": normal(5, 2, 6), "state0": normal(2, 4)}, set()),
+        (models.with_state, {"x": normal(2, 32), "state": normal(2, 2, 6), "sr": np.array(16000)}, set()),
+    ):
+        model, journal = folded(make())
+        assert {e.node for e in journal.of("changed")} == gone
+        assert all(np.array_equal(a, b) for a, b in zip(run(make(), feeds), run(model, feeds)))
+
+
+def test_an_if_whose_condition_is_an_input_stays_with_its_layers():
+    model, journal = folded(models.layers_in_branches())
+    for rate in (0, 1):
+        feeds = {"x": normal(2, 3, 16), "rate": np.array(rate)}
+        assert all(np.array_equal(a, b) for a, b in zip(run(models.layers_in_branches(), feeds), run(model, feeds)))
+    assert not journal.of("changed")
+
+
+def test_a_branch_brings_no_name_twice():
+    """Both Ifs use the names t and k inside, and both are replaced."""
+    def choice(name, out):
+        then = models.subgraph([node("Mul", ["x", "k"], ["t"], f"{name}_mul")], {"t": None}, weights={"k": np.array([2 if out == "a" else 3], np.float32)})
+        other = models.subgraph([node("Neg", ["x"], ["t"], f"{name}_neg")], {"t": None})
+        return models.switch(name, "yes", [out], then, other)
+
+    proto = build(
+        [choice("first", "a"), choice("second", "b"), node("Add", ["a", "b"], ["y"])],
+        {"x": [2, 4]}, {"y": None}, {"yes": np.array(True)},
+    )  # fmt: skip
+    model, _ = folded(proto)
+    assert ops(model) == {"Mul": 2, "Add": 1}
+    assert sorted(t for t in model.graph.tensors() if t.startswith("k")) == ["k", "k_2"]
+    assert np.array_equal(run(proto, {"x": normal(2, 4)})[0], run(model, {"x": normal(2, 4)})[0])
+
+
+def test_known_shapes_and_known_parts_of_shapes_are_values():
+    pick = {"last": np.array([1]), "zero": np.array([0]), "one": np.array([1]), "two": np.array([2])}
+    nodes = [
+        node("Shape", ["x"], ["s"]), node("Gather", ["s", "last"], ["g"]), node("Slice", ["s", "one", "two", "zero"], ["p"]),
+        node("Gather", ["s", "zero"], ["rows"]), node("Shape", ["s"], ["rank"]), node("Shape", ["x"], ["tail"], start=-1),
+        node("Size", ["s"], ["size"]), node("Unsqueeze", ["size", "zero"], ["sizes"]), node("Shape", ["w"], ["ws"]),
+        node("Concat", ["g", "p", "rows", "rank", "tail", "sizes", "ws"], ["y"], axis=0),
+    ]  # fmt: skip
+    types = {"y": TensorProto.INT64}
+    proto = build(nodes, {"x": ["n", 4]}, {"y": None}, {**pick, "w": normal(3, 5)}, types=types)
+    model, _ = folded(proto)
+    assert ops(model) == {"Shape": 1, "Gather": 1, "Concat": 1}
+    assert run(model, {"x": normal(7, 4)})[0].tolist() == run(proto, {"x": normal(7, 4)})[0].tolist() == [4, 4, 7, 2, 4, 2, 3, 5]
+
+
+def test_sizes_that_are_halved_in_float_stay_halved():
+    """graphsurgeon's folding takes the Casts out around this Mul and rounds its 0.5 to 0."""
+    nodes = [
+        node("Shape", ["x"], ["s"]), node("Cast", ["s"], ["f"], to=TensorProto.FLOAT), node("Mul", ["f", "half"], ["h"]),
+        node("Cast", ["h"], ["i"], to=TensorProto.INT64), node("ConstantOfShape", ["i"], ["y"]),
+    ]  # fmt: skip
+    proto = build(nodes, {"x": ["n", 4]}, {"y": None}, {"half": np.array([0.5, 0.5], np.float32)})
+    model, _ = folded(onnx.shape_inference.infer_shapes(proto))
+    assert run(model, {"x": normal(6, 4)})[0].shape == (3, 2)
+
+
+def test_what_cannot_be_computed_stays_and_the_rest_is_folded():
+    nodes = [
+        helper.make_node("Secret", ["w"], ["s"], "secret", domain="someone.else"), node("Neg", ["w"], ["n"]),
+        node("Add", ["n", "s"], ["a"]), node("Exp", ["n"], ["e"]), node("Add", ["x", "e"], ["b"]), node("Add", ["a", "b"], ["y"]),
+    ]  # fmt: skip
+    proto = build(nodes, {"x": [2, 4]}, {"y": None}, {"w": normal(2, 4)})
+    proto.opset_import.append(helper.make_opsetid("someone.else", 1))
+    model, journal = folded(proto)
+    assert ops(model) == {"Secret": 1, "Add": 3}
+    assert {e.node: e.why.code for e in journal.of("declined")} == {"secret": Code.NOT_COMPUTED}
+    assert {e.node for e in journal.of("changed")} == {"n", "e"}
+
+
+def test_a_result_that_is_too_large_is_named_and_stays():
+    nodes = [node("ConstantOfShape", ["size"], ["c"]), node("Add", ["x", "c"], ["y"])]
+    model, context = Model.from_proto(build(nodes, {"x": [1]}, {"y": None}, {"size": np.array([1000, 100])})), Context()
+    FoldConstants(limit_mb=0.1)(model, context)
+    assert ops(model) == {"ConstantOfShape": 1, "Add": 1}
+    assert {e.node: e.why.code for e in context.journal.of("declined")} == {"c": Code.LARGE}
+
+
+def test_one_output_of_several_is_stored_without_moving_the_others():
+    nodes = [node("TopK", ["w", "k"], ["values", "places"]), node("Add", ["x", "values"], ["y"]), node("Identity", ["places"], ["z"])]
+    proto = build(nodes, {"x": [2]}, {"y": None, "z": None}, {"w": normal(4), "k": np.array([2])}, types={"z": TensorProto.INT64})
+    model, _ = folded(proto)
+    assert all(np.array_equal(a, b) for a, b in zip(run(proto, {"x": normal(2)}), run(model, {"x": normal(2)})))
+    assert ops(model) == {"Add": 1, "Identity": 1}
+
+
+def test_outputs_of_the_model_stay_computed():
+    """A constant cannot be an output of a graph that is read again."""
+    proto = build([node("Neg", ["w"], ["n"]), node("Exp", ["n"], ["z"]), node("Add", ["x", "n"], ["y"])], {"x": [4]}, {"y": None, "z": None}, {"w": normal(4)})
+    model, _ = folded(proto)
+    assert ops(model) == {"Exp": 1, "Add": 1}
+    again = Model.from_proto(model.to_proto())
+    assert np.array_equal(run(proto, {"x": normal(4)})[1], run(again, {"x": normal(4)})[1])
+
+
+@pytest.mark.parametrize("place", ["body", "branch"])
+def test_pairs_and_random_numbers_inside_subgraphs_stay(place):
+    inner = [
+        node("QuantizeLinear", ["w", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        node("RandomNormal", [], ["r"], shape=[4]), node("Mul", ["r", "none"], ["silent"]), node("Add", ["d", "silent"], ["sum"]),
+    ]  # fmt: skip
+    weights = {"w": normal(4), "s": np.array(0.1, np.float32), "z": np.array(0, np.int8), "none": np.zeros(4, np.float32)}
+    if place == "branch":
+        then = models.subgraph([*inner, node("Add", ["x", "sum"], ["t"])], {"t": None})
+        main = models.switch("if", "yes", ["y"], then, models.subgraph([node("Neg", ["x"], ["t2"])], {"t2": None}))
+        proto = build([main], {"x": [4], "yes": []}, {"y": None}, weights, types={"yes": TensorProto.BOOL})
+    else:
+        body = models.subgraph([*inner, node("Add", ["c", "sum"], ["t"]), node("Identity", ["go"], ["on"])], {"on": [], "t": None},
+                               {"i": [], "go": [], "c": [4]}, types={"on": TensorProto.BOOL, "go": TensorProto.BOOL, "i": TensorProto.INT64})  # fmt: skip
+        proto = build([node("Loop", ["n", "go0", "x"], ["y"], body=body)], {"x": [4]}, {"y": None},
+                      {**weights, "n": np.array(2), "go0": np.array(True)})  # fmt: skip
+    model, journal = folded(proto)
+    assert {"QuantizeLinear", "DequantizeLinear", "RandomNormal"} <= set(ops(model))
+    assert not journal.of("changed") and not said(journal, Code.FOLDED)

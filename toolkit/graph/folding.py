@@ -1,0 +1,284 @@
+"""What depends on constants alone, computed: in the main graph and in every If, Loop and Scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import helper, numpy_helper
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.types import Array
+from toolkit.graph.facts import Facts
+from toolkit.graph.inlining import Inliner
+from toolkit.graph.model import Model
+from toolkit.graph.sessions import session
+from toolkit.graph.tensors import make_constant, onnx_type, reroute, values_of
+
+KeepNode = Callable[[gs.Node], bool]
+"""Says of a node whose inputs are constants that it must stay."""
+
+_NUMBERS = ("value", "value_float", "value_floats", "value_int", "value_ints")
+_NOT_TENSORS = ("Sequence", "SplitToSequence", "Optional")
+_SMALL = 1024
+
+
+@dataclass
+class Folded:
+    """What folding did.
+
+    Attributes:
+        values: names of the nodes that became constants.
+        branches: for each If that was replaced by its branch, ``then`` or ``else``.
+        large: for each node that stays since its result is too large, the bytes of that.
+        failed: for each node that stays since it could not be computed, the error.
+    """
+
+    values: set[str] = field(default_factory=set)
+    branches: dict[str, str] = field(default_factory=dict)
+    large: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def fold(model: Model, keep: KeepNode, limit: int) -> Folded:
+    """Compute what depends on constants and known shapes alone, and put branches in the place of decided Ifs.
+
+    Constants are computed by onnxruntime. Nodes that hold a subgraph are not computed themselves, only what is in
+    them. Nodes that make an output of their graph stay; their inputs become constants.
+
+    Args:
+        model: changed in place; it is topologically sorted. Nodes that are not needed any more stay in it, unread.
+        keep: nodes that stay as they are.
+        limit: bytes of the largest result to store.
+    """
+    folder = _Folder(model, keep, limit)
+    while folder.run(model.graph):
+        # what was inlined has shapes that may be known now
+        folder.facts = None
+    return folder.folded
+
+
+class _Folder:
+    def __init__(self, model: Model, keep: KeepNode, limit: int) -> None:
+        self.model, self.keep, self.limit = model, keep, limit
+        self.folded = Folded()
+        self.facts: Facts | None = None
+        self.inliner: Inliner | None = None
+        others = [one for one in model.graph.import_domains or () if one.domain not in ("", "ai.onnx")]
+        self.opsets = [helper.make_opsetid("", model.opset), *others]
+
+    def run(self, graph: gs.Graph) -> bool:
+        """Fold a graph and then its subgraphs; whether an If was replaced by its branch."""
+        inlined = False
+        while True:
+            for step in (self._store_constants, self._store_shapes, self._compute):
+                step(graph)
+                graph.nodes[:] = [node for node in graph.nodes if node.outputs]
+            if not self._inline(graph):
+                break
+            inlined = True
+        for node in list(graph.nodes):
+            for sub in node.subgraphs():
+                inlined |= self.run(sub)
+        return inlined
+
+    # ---------------------------------------------------------------- values that are there already
+
+    def _store_constants(self, graph: gs.Graph) -> None:
+        outputs = {id(tensor) for tensor in graph.outputs}
+        for node in graph.nodes:
+            if node.op != "Constant" or not node.outputs or id(node.outputs[0]) in outputs or self.keep(node):
+                continue
+            name, value = next(iter(node.attrs.items()), ("", None))
+            if len(node.attrs) == 1 and name in _NUMBERS:
+                plain = values_of(value) if isinstance(value, gs.Constant) else _number(name, value)
+                self._store(node, node.outputs[0], plain)
+
+    def _store_shapes(self, graph: gs.Graph) -> None:
+        """Shapes that are known, and the known part of others where only that is read, by Gather or Slice."""
+        outputs = {id(tensor) for tensor in graph.outputs}
+        shapes = [node for node in graph.nodes if node.op in ("Shape", "Size") and node.outputs and not self.keep(node)]
+        if not shapes:
+            return
+        self.facts = self.facts if self.facts is not None else self.model.facts()
+        for node in shapes:
+            whole = _shape(node.inputs[0], self.facts)
+            if whole is None:
+                continue
+            sizes = np.array(whole[int(node.attrs.get("start", 0)) : node.attrs.get("end")], np.int64)
+            if (sizes >= 0).all():
+                if id(node.outputs[0]) not in outputs:
+                    value = sizes if node.op == "Shape" else np.array(sizes.prod(dtype=np.int64))
+                    self._store(node, node.outputs[0], value)
+                continue
+            for reader in list(node.outputs[0].outputs):
+                part = _part(self.model, reader, node.outputs[0], sizes)
+                tensor = reader.outputs[0] if reader.outputs else None
+                if part is not None and tensor is not None and id(tensor) not in outputs and (part >= 0).all():
+                    self._store(reader, tensor, part)
+
+    def _store(self, node: gs.Node, tensor: gs.Tensor, value: Array) -> None:
+        """Make a node's output a constant; the node stays, without that output."""
+        constant = make_constant(tensor.name, value)
+        place = next(index for index, out in enumerate(node.outputs) if out is tensor)
+        reroute(tensor, constant)
+        node.outputs[place] = gs.Variable.empty()
+        if all(out.is_empty() for out in node.outputs):
+            node.inputs.clear()
+            node.outputs.clear()
+        self.folded.values.add(node.name)
+
+    # ---------------------------------------------------------------- values that are computed
+
+    def _compute(self, graph: gs.Graph) -> None:
+        nodes, wanted = self._wanted(graph)
+        if not wanted:
+            return
+        try:
+            values = self._run(nodes, list(wanted), {})
+        except QtoolError:
+            # one that onnxruntime cannot run spoils the whole: each by itself shows which
+            values = self._one_by_one(nodes)
+            nodes, wanted = self._wanted(graph)
+        for name, node in wanted.items():
+            value = values[name]
+            if value.dtype.hasobject:
+                continue
+            if value.nbytes > self.limit:
+                self.folded.large[node.name] = value.nbytes
+                continue
+            self._store(node, next(tensor for tensor in node.outputs if tensor.name == name), value)
+        # those between have nobody left who reads them
+        for node in reversed(nodes):
+            if node.outputs and not any(tensor.outputs for tensor in node.outputs):
+                node.inputs.clear()
+                node.outputs.clear()
+                self.folded.values.add(node.name)
+
+    def _wanted(self, graph: gs.Graph) -> tuple[list[gs.Node], dict[str, gs.Node]]:
+        """The nodes of a graph that can be computed, and the makers of those of their outputs that others read."""
+        nodes = list(self._computable(graph))
+        inner = {id(node) for node in nodes}
+        return nodes, {
+            tensor.name: node
+            for node in nodes
+            for tensor in node.outputs
+            if not tensor.is_empty() and any(id(reader) not in inner for reader in tensor.outputs)
+            if not self._too_large(node, tensor)
+        }
+
+    def _computable(self, graph: gs.Graph) -> Iterator[gs.Node]:
+        """The nodes of a graph whose inputs are constants or outputs of such nodes."""
+        outputs = {id(tensor) for tensor in graph.outputs}
+        known: set[int] = set()
+        for node in graph.nodes:
+            if node.op == "Constant" or node.name in self.folded.failed or not node.outputs:
+                continue
+            fixed = all(t.is_empty() or isinstance(t, gs.Constant) or id(t) in known for t in node.inputs)
+            tensors = not node.op.startswith(_NOT_TENSORS) and not any(True for _ in node.subgraphs())
+            if fixed and tensors and not any(id(t) in outputs for t in node.outputs) and not self.keep(node):
+                known.update(id(tensor) for tensor in node.outputs)
+                yield node
+
+    def _too_large(self, node: gs.Node, tensor: gs.Tensor) -> bool:
+        if tensor.shape is None or tensor.dtype is None or not all(isinstance(size, int) for size in tensor.shape):
+            return False
+        size = int(np.prod(tensor.shape, dtype=np.float64)) * _itemsize(tensor)
+        if size > self.limit:
+            self.folded.large[node.name] = size
+        return size > self.limit
+
+    def _one_by_one(self, nodes: list[gs.Node]) -> dict[str, Array]:
+        """The values of all that these nodes make; those that cannot be computed are noted."""
+        found: dict[str, Array] = {}
+        for node in nodes:
+            names = [tensor.name for tensor in node.outputs if not tensor.is_empty()]
+            if any(not isinstance(t, gs.Constant) and t.name not in found for t in node.inputs if not t.is_empty()):
+                continue
+            try:
+                found.update(self._run([node], names, found))
+            except QtoolError as error:
+                self.folded.failed[node.name] = error.what
+        return found
+
+    def _run(self, nodes: list[gs.Node], wanted: list[str], known: Mapping[str, Array]) -> Mapping[str, Array]:
+        """What onnxruntime makes of some nodes. Large constants are its inputs, so that no message grows too large.
+
+        Raises:
+            QtoolError: it cannot compute one of them.
+        """
+        made = {tensor.name for node in nodes for tensor in node.outputs}
+        read = {tensor.name: tensor for node in nodes for tensor in node.inputs if not tensor.is_empty()}
+        given = {n: known[n] if n in known else values_of(tensor) for n, tensor in read.items() if n not in made}
+        feeds = {name: value for name, value in given.items() if value.size > _SMALL}
+        graph = helper.make_graph(
+            [OnnxExporter.export_node(node) for node in nodes],
+            "constants",
+            [helper.make_tensor_value_info(name, onnx_type(v.dtype), v.shape) for name, v in feeds.items()],
+            [onnx.ValueInfoProto(name=name) for name in wanted],
+            [numpy_helper.from_array(value, name) for name, value in given.items() if name not in feeds],
+        )
+        proto = helper.make_model(graph, opset_imports=self.opsets, ir_version=10)
+        return session(proto, wanted, optimise=False).run(feeds)
+
+    # ---------------------------------------------------------------- branches
+
+    def _inline(self, graph: gs.Graph) -> bool:
+        """Replace the Ifs of a graph whose condition is a constant; whether there was one."""
+        found = False
+        index = 0
+        while index < len(graph.nodes):
+            node = graph.nodes[index]
+            condition = self.model.constant(node.inputs[0]) if node.op == "If" and node.inputs else None
+            if condition is None or condition.size != 1 or self.keep(node):
+                index += 1
+                continue
+            self.inliner = self.inliner or Inliner(self.model.graph)
+            self.folded.branches[node.name] = self.inliner.inline(graph, index, bool(condition.reshape(())))
+            found = True
+        return found
+
+
+def _number(name: str, value: object) -> Array:
+    return np.array(value, np.float32 if "float" in name else np.int64)
+
+
+def _itemsize(tensor: gs.Tensor) -> int:
+    return int(np.dtype(helper.tensor_dtype_to_np_dtype(onnx_type(tensor.dtype))).itemsize)
+
+
+def _shape(tensor: gs.Tensor, facts: Facts) -> tuple[int, ...] | None:
+    """A tensor's shape, -1 for what is not known; None where its rank is not."""
+    if isinstance(tensor, gs.Constant):
+        return tuple(tensor.shape)
+    # tensors of two subgraphs may share a name
+    found = set(facts.shapes.get(tensor.name, ()))
+    return found.pop() if len(found) == 1 else None
+
+
+def _part(model: Model, reader: gs.Node, shape: gs.Tensor, sizes: Array) -> Array | None:
+    """What a Gather or Slice takes of a shape along its one axis; None for other readers."""
+    if not reader.inputs or reader.inputs[0] is not shape:
+        return None
+    settings = [model.constant(tensor) if not tensor.is_empty() else None for tensor in reader.inputs[1:]]
+    if reader.op == "Gather" and settings and settings[0] is not None:
+        index = settings[0]
+        inside = ((index >= -len(sizes)) & (index < len(sizes))).all()
+        return sizes[index] if inside else None
+    if reader.op != "Slice":
+        return None
+    if len(reader.inputs) < 3:
+        settings = [np.array(reader.attrs.get(name, [])) for name in ("starts", "ends", "axes")]
+    given = [value for value in settings if value is not None]
+    if len(given) < len([t for t in reader.inputs[1:] if not t.is_empty()]) or any(v.size > 1 for v in given):
+        return None
+    start, stop, axis, step = ([_only(value) for value in settings] + [None, None])[:4]
+    return sizes[start:stop:step] if axis in (None, 0, -1) and step != 0 else None
+
+
+def _only(value: Array | None) -> int | None:
+    return int(value.reshape(())) if value is not None and value.size else None
