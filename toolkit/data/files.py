@@ -70,8 +70,12 @@ class Stack:
         shapes = {name: array.shape for name, array in stacked.items()}
         counts: dict[str, int] = {name: len(keys) for name, keys in self._ragged.items()}
         cut, chunk = 0, 1
+        # one number for an input that is a number holds for all samples of the set
+        single = {
+            name for name, found in shapes.items() if not found and name in self._specs and not self._specs[name].dims
+        }
         for name, found in shapes.items():
-            if name in self._specs:
+            if name in self._specs and name not in single:
                 counts[name], left, rows = self._count(found, self._specs[name])
                 cut, chunk = max(cut, left), max(chunk, rows)
         for name in LABELS:
@@ -84,7 +88,7 @@ class Stack:
                 where=self.where,
                 remedy="every input (and label) needs as many samples",
             )
-        count = next(iter(counts.values()), 0)
+        count = next(iter(counts.values()), 1 if single else 0)
         if not count:
             raise DataError("there are no samples", where=self.where, remedy="give at least one sample")
 
@@ -92,7 +96,9 @@ class Stack:
             inputs: dict[str, Array] = {}
             labels: dict[str, Array] = {}
             for name, array in stacked.items():
-                if name in self._specs:
+                if name in single:
+                    inputs[name] = array.whole().reshape(())
+                elif name in self._specs:
                     inputs[name] = self._row(array, self._specs[name], index)
                 else:
                     labels[name] = array.rows(index * chunk, (index + 1) * chunk) if array.shape else array.whole()
@@ -114,7 +120,7 @@ class Stack:
         axis = _inner_axis(shape, spec)
         if axis is not None:
             return shape[axis], 0, 1
-        if len(shape) != rank or rank == 0:
+        if len(shape) != rank:
             declared = [dim if dim is not None else "?" for dim in spec.dims or ()]
             raise DataError(
                 f"shape {list(shape)} has rank {len(shape)}, the model declares {declared}",

@@ -174,13 +174,16 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
     """The value as an array of exactly the input's type, checked.
 
     float64 becomes float32 where no value overflows or vanishes, int32 and int64 become each other where every value
-    survives, float16 becomes float32.
+    survives, float16 becomes float32. A Python number has no type, and becomes whichever holds it. An input without
+    dimensions takes an array of one value too, as stacked samples are cut up.
 
     Raises:
         DataError: wrong dtype, rank or fixed dimension, an empty array, NaN or an infinity.
     """
     array = native(np.asarray(value))
     place = f"{where}, input '{spec.name}'"
+    if spec.dims == () and array.shape == (1,):
+        array = array.reshape(())
     if spec.dims is not None:
         declared = [d if d is not None else "?" for d in spec.dims]
         if array.ndim != len(spec.dims):

@@ -73,11 +73,16 @@ class Feeds:
                     remedy="give dictionaries from input names to arrays",
                 )
             check_names(list(feed), self._specs, where)
-            arrays = {name: _array(value, f"{where}, '{name}'") for name, value in feed.items()}
+            arrays = {name: self._value(name, value, where) for name, value in feed.items()}
             inputs = {name: value for name, value in arrays.items() if name in self._specs}
             labels = {name: np.atleast_1d(value) for name, value in arrays.items() if name not in self._specs}
             yield index, where, (inputs, labels)
         self._count = index + 1
+
+    def _value(self, name: str, value: Any, where: str) -> Array:
+        if type(value) in (bool, int, float) and name in self._specs:
+            return _number(value, self._specs[name].dtype)
+        return _array(value, f"{where}, '{name}'")
 
 
 def _each(feeds: Iterable[Any], where: str) -> Iterator[Any]:
@@ -96,6 +101,15 @@ def _each(feeds: Iterable[Any], where: str) -> Iterator[Any]:
             return
         yield feed
         number += 1
+
+
+def _number(value: float, dtype: np.dtype[Any]) -> Array:
+    """A Python number, which has no type of its own, in the input's type where that holds it."""
+    given = np.asarray(value)
+    with np.errstate(all="ignore"):
+        cast = np.asarray(given.astype(dtype))
+    rounded = isinstance(value, float) and dtype.kind in "fV"
+    return cast if cast == given or (rounded and np.isfinite(cast)) else given
 
 
 def _array(value: Any, where: str) -> Array:
@@ -171,13 +185,14 @@ def _rows(loader: Iterable[Any], where: str) -> Iterator[dict[str, Array]]:
                 remedy="let the data set give dictionaries from input names to arrays",
             )
         arrays = {name: _array(value, f"{where}, '{name}'") for name, value in batch.items()}
-        lengths = {len(values) if values.ndim else 0 for values in arrays.values()}
+        # a number that is not collated is one for all samples
+        lengths = {len(values) for values in arrays.values() if values.ndim}
         if len(lengths) != 1 or 0 in lengths:
             raise DataError(
                 f"the arrays of a batch have {sorted(lengths)} rows", where=where, remedy="collate samples along axis 0"
             )
         for row in range(lengths.pop()):
-            yield {name: values[row : row + 1] for name, values in arrays.items()}
+            yield {name: values[row : row + 1] if values.ndim else values for name, values in arrays.items()}
 
 
 def _called(make: Callable[[], Any], where: str) -> Iterable[Any]:
