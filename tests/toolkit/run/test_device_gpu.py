@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import MODELS, ROOT
-from toolkit import run
+from toolkit import Code, run
 from toolkit.backends.choose import usable
 from toolkit.backends.measure import cuda_runtime
 from toolkit.base.errors import RecipeError
@@ -97,10 +97,10 @@ def test_the_run_is_found_again(place):
     assert {step.status for step in again.steps} == {"reused"} and "device" in {step.name for step in again.steps}
 
 
-def search_times(folder):
-    """What the journal of a run says about layer times."""
+def noted(folder, code):
+    """The values of what the journal of a run notes under this code, in order."""
     lines = map(json.loads, (folder / "journal.jsonl").read_text().splitlines())
-    return [line["reason"] for line in lines if line["kind"] == "noted" and line.get("rule") == "search-times"]
+    return [line["values"] for line in lines if line["kind"] == "noted" and line["rule"] == code.value]
 
 
 def test_its_measured_times_feed_a_search(place):
@@ -135,9 +135,9 @@ def test_its_measured_times_feed_a_search(place):
     found = run(folder / "search.toml", folder / "search", device_check=False).report.search
     print(name, found.measured_share, found.float_ms, found.warnings, found.notes)
     print([(p.kept, round(p.predicted_ms, 4), round(p.quantized_share, 3), p.meets, p.chosen) for p in found.plans])
-    assert "measured times of" in search_times(folder / "search")[0]
-    said = " ".join(search_times(folder / "search"))
-    assert ("blocks that are timed only as a whole" in said) == some
+    taken = noted(folder / "search", Code.TIMES_FROM_REPORT)
+    assert taken and all(one["layers"] > 0 for one in taken)
+    assert any(one["in_blocks"] for one in taken) == some
     assert some or found.measured_share > 0.8
     assert found.met and found.chosen.predicted_ms > 0
     whole = result.report.latency[PROFILES[name][0]]["opt"]
@@ -153,11 +153,10 @@ def test_a_search_measures_its_own_layer_times(place):
     search = '[[pass]]\nuse = "search_precision"\nprefer = "time"\nmin_sqnr_db = 20.0\n'
     (folder / "own.toml").write_text(text.replace('[[pass]]\nuse = "insert_qdq"\n', search))
     report = run(folder / "own.toml", folder / "own", device_check=False).report
-    said = search_times(folder / "own")
+    (said,) = noted(folder / "own", Code.TIMES_MEASURED)
     print(name, said, report.search.gpu, report.search.measured_share, report.search.float_ms, report.search.warnings)
     print([(p.kept, round(p.predicted_ms, 4), p.meets, p.chosen) for p in report.search.plans], report.latency)
-    assert "layer times were measured on the" in said[0]
-    assert report.search.gpu in said[0] and report.search.measured_share > 0.5
+    assert report.search.gpu and report.search.gpu in said["gpu"] and report.search.measured_share > 0.5
     chosen, real = report.search.chosen.predicted_ms, report.latency[PROFILES[name][0]]["opt"]
     assert chosen == pytest.approx(real, rel=0.25)
     measured = (folder / "own" / ".qtool" / "engines.jsonl").read_text()
