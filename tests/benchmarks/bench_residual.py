@@ -103,7 +103,7 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        settings = EngineSettings(tactic_sources=(), timing_cache=folder / "timing", avg_timing_iterations=4)
+        settings = EngineSettings(tactic_sources=(), optimization_level=2, avg_timing_iterations=8)
         for reader, skip in itertools.product(READERS, SKIPS):
             engines: dict[str, bytes] = {}
             row: dict[str, object] = {"readers": reader, "skip": skip}

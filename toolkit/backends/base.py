@@ -54,8 +54,10 @@ class EngineChoices(pydantic.BaseModel):
         description="runs of which a kernel's time is the mean when TensorRT chooses it; its default is 1. More make "
         "engines that differ less from build to build; take a new timing_cache with it",
     )  # fmt: skip
-    constraints: Literal["obey", "prefer"] = pydantic.Field(
-        "obey", description="weak typing: how strictly layer precisions hold"
+    constraints: Literal["auto", "obey", "prefer"] = pydantic.Field(
+        "auto",
+        description="weak typing: how strictly layer precisions hold; auto is prefer for a network with Q/DQ pairs and "
+        "obey for any other",
     )
     refit: bool = False
     sparse_weights: bool = False

@@ -35,6 +35,9 @@ _REMEDIES = (
     (r"PRECISION_CONSTRAINTS|precision constraints|Could not find any implementation|No implementation",
      "no kernel runs this layer in the requested precision: set constraints = \"prefer\", request another precision, "
      "or raise [engine] workspace_mb"),
+    (r"incorrectly marked as an int8 node",
+     "set [engine] constraints = \"prefer\": where precisions are obeyed, this version cannot build a float layer "
+     "behind an INT8 convolution"),
     (r"optimization profile|profile .*(?:min|max|dimension)|kMIN|kMAX",
      "make the profile's shapes fit the model's inputs"),
     (r"for Turing \(SM75\)",
@@ -52,6 +55,7 @@ _REMEDIES = (
     (r"compute capabilit|SM version|not supported on this platform", "choose other compute_capabilities in [engine]"),
 )  # fmt: skip
 _FRAME = re.compile(r"^(\[?\w+\.(cpp|h)[:\w]*\]?:?\s*)?(ERROR: )?(\w+\.cpp:\d+ )?(In function \w+:\s*)?(\[\d+\]\s*)?")
+_CACHE_LEFT_OUT = re.compile(r"timing cache will not be used|myelinCache\.h::deserializeFromBuffer")
 _NO_USE = re.compile(r"^--- (Begin|End) node|^Node name:|^input:|ModelImporter\.cpp:14[0-3]")
 
 
@@ -113,6 +117,8 @@ def _essence(errors: list[str]) -> str:
     parts: list[str] = []
     # A failed parse without a GPU always ends with a complaint about the driver: that is not the cause.
     telling = [text for text in errors if "catchCudaError" not in text or len(text) > 400] or errors
+    # An unreadable timing cache costs time and ends no build.
+    telling = [text for text in telling if not _CACHE_LEFT_OUT.search(text)] or telling
     for text in telling:
         line = " ".join(_FRAME.sub("", text).split())
         framing = _NO_USE.search(text) or _NO_USE.search(line) or _PARSING.search(text)

@@ -139,7 +139,7 @@ class TensorRTBackend:
             raw={"source": "inspector", "version": answer["version"], "profiles": said},
             log=answer["log"],
             seconds=answer["seconds"],
-            settings=resolved,
+            settings={**resolved, "constraints": answer["constraints"]},
             time_ms=answer["time_ms"],
             latency=answer["latency"],
             lacks=answer["lacks"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
 
     Returns:
         ``version``, ``log``, ``seconds``, ``inspected`` (a file for each profile), ``time_ms``, ``latency``, ``lacks``
-        (see ``MeasuredEngine``) and ``unmarked`` (tensors to mark that the network lacks); the engine lies in the
-        folder as model.engine.
+        (see ``MeasuredEngine``), ``unmarked`` (tensors to mark that the network lacks) and ``constraints`` (how layer
+        precisions held); the engine lies in the folder as model.engine.
 
     Raises:
         BackendError: TensorRT refused the model or the settings.
@@ -68,6 +69,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         inputs = {network.get_input(i).name: list(network.get_input(i).shape) for i in range(network.num_inputs)}
         check_profiles(inputs, request["profiles"])
         calibration = Calibration(trt, request, inputs) if request["batches"] else None
+        held = constraints(network, settings)
         create = _config(trt, network, request, talk, calibration)
         cache = settings["timing_cache"]
         if cache:
@@ -98,6 +100,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         "latency": measured.latency,
         "lacks": measured.lacks,
         "unmarked": unmarked,
+        "constraints": held,
     }
 
 
@@ -128,6 +131,23 @@ def _config(trt: Any, network: Any, request: dict[str, Any], talk: Talk, calibra
     return PostprocessConfig(create, calibration.choose_profile) if calibration is not None else create
 
 
+def constraints(network: Any, settings: Mapping[str, Any]) -> str | None:
+    """How strictly layer precisions hold under weak typing: ``obey`` or ``prefer``; None where typing is strong.
+
+    ``auto`` prefers them where there are pairs. Where they are obeyed, TensorRT 8.6.0 cannot build an Add behind an
+    INT8 convolution whose result no quantized layer reads, whether or not a precision is set on any layer («All of the
+    candidates were removed, which points to the node being incorrectly marked as an int8 node»). Where they are
+    preferred, it fuses the Add into the convolution, and the layers set to float run in float (measured on an H200 with
+    tests/benchmarks/bench_residual.py).
+    """
+    if settings["typing"] != "weak":
+        return None
+    if settings["constraints"] != "auto":
+        return str(settings["constraints"])
+    kinds = {network.get_layer(i).type.name for i in range(network.num_layers)}
+    return "prefer" if kinds & {"QUANTIZE", "DEQUANTIZE"} else "obey"
+
+
 def _flags(trt: Any, network: Any, request: dict[str, Any]) -> dict[str, Any]:
     """The types that a weakly typed builder may use: those asked for, and the type of the rest."""
     settings = request["settings"]
@@ -135,7 +155,7 @@ def _flags(trt: Any, network: Any, request: dict[str, Any]) -> dict[str, Any]:
     kinds = {network.get_layer(i).type.name for i in range(network.num_layers)}
     if settings["quantization"] == "implicit" or kinds & {"QUANTIZE", "DEQUANTIZE"}:
         wanted.add("fp8" if "fp8" in wanted else "int8")
-    flags: dict[str, Any] = {"precision_constraints": settings["constraints"]}
+    flags: dict[str, Any] = {"precision_constraints": constraints(network, settings)}
     for word in ("fp16", "bf16", "int8", "fp8"):
         if word not in wanted:
             continue

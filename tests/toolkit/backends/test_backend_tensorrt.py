@@ -19,6 +19,7 @@ from toolkit.backends.base import EngineSettings, Extras
 from toolkit.backends.build_config import with_timing
 from toolkit.backends.calibrators import Calibration
 from toolkit.backends.tensorrt import TensorRTBackend
+from toolkit.backends.tensorrt_job import constraints
 from toolkit.backends.weak_network import set_precisions, set_ranges
 from toolkit.base.errors import BackendError
 from toolkit.contract.findings import Code
@@ -73,6 +74,7 @@ def test_a_build_from_what_the_child_answers(tmp_path, monkeypatch):
             "version": "8.6.0", "log": ["WARNING: w"], "seconds": 2.0, "inspected": ["inspector0.json", "inspector1.json"],
             "time_ms": {"pool1": {"a": 0.1}}, "latency": {"a": {"opt": 0.5}, "b": {"opt": 0.7}}, "lacks": {},
             "unmarked": [],
+            "constraints": "obey",
         }  # fmt: skip
 
     monkeypatch.setattr(tensorrt, "run_job", run_job)
@@ -223,6 +225,24 @@ def test_precisions_go_to_the_layers_of_their_nodes():
     by_name = {layer.name: layer for layer in network.layers}
     assert by_name["gemm"].output_types == {0: "HALF"}
     assert by_name["sigmoid"].output_types == {}, "a network output keeps its type"
+
+
+@pytest.mark.parametrize(
+    ("typing", "asked", "kind", "held"),
+    [
+        ("weak", "auto", "QUANTIZE", "prefer"),
+        ("weak", "auto", "DEQUANTIZE", "prefer"),
+        ("weak", "auto", "CONVOLUTION", "obey"),
+        ("weak", "obey", "QUANTIZE", "obey"),
+        ("weak", "prefer", "CONVOLUTION", "prefer"),
+        ("strong", "auto", "QUANTIZE", None),
+    ],
+)
+def test_how_strictly_precisions_hold(typing, asked, kind, held):
+    network = Network()
+    network.layers[0] = ILayer(kind, "first", [], [network.tensors["c"]])
+    assert EngineSettings(constraints=asked).constraints == asked
+    assert constraints(network, {"typing": typing, "constraints": asked}) == held
 
 
 def test_the_rest_is_held_in_fp32_where_some_are_fp16():

@@ -66,6 +66,17 @@ def test_a_complaint_about_the_driver_is_not_the_cause():
     assert "add a Cast" in error.remedy and "driver" not in error.what
 
 
+def test_a_timing_cache_that_is_left_out_is_not_the_cause():
+    error = heard(
+        "1: [myelinCache.h::deserializeFromBuffer::52] Error Code 1: Myelin (Myelin error from unknown graph)",
+        "4: The timing cache will not be used!",
+        "2: Assertion !n->candidateRequirements.empty() failed. All of the candidates were removed, which points to the "
+        "node being incorrectly marked as an int8 node.",
+    ).error("TensorRT 8.6.0 could not build", "m.onnx")
+    assert "candidates were removed" in error.what and "cache" not in error.what
+    assert 'constraints = "prefer"' in error.remedy
+
+
 def test_where_tensorrt_said_nothing_the_cause_speaks():
     assert "Invalid  Engine".replace("  ", " ") in str(heard().error("failed", "m.onnx", "Invalid   Engine"))
     assert "gave no reason" in str(heard().error("failed", "m.onnx"))

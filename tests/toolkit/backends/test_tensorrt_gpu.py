@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from tests.benchmarks.bench_residual import READERS, SHAPE, form
 from tests.conftest import MODELS
 from tests.toolkit.backends.backend_models import FLOAT, make, node, pair, profile, profiles, save, tensor, weights
 from toolkit import Context, Model
@@ -287,3 +288,17 @@ def test_the_inspectors_words_are_kept_untouched(backend, tmp_path):
     made = build(backend, network(), tmp_path, given=settings(measure=False))
     again = [layer for index, said in enumerate(made.raw["profiles"]) for layer in read_layers(said, index)]
     assert again == made.layers
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_sum_behind_an_int8_convolution_builds_whoever_reads_it(backend, reader, tmp_path):
+    """8.6.0 refuses these where layer precisions are obeyed, but for quantized readers of a skip with a pair."""
+    only = Profiles((profile("only", x=(SHAPE, SHAPE, SHAPE)),))
+    for paired in (True, False):
+        made = lower_weak(form(reader, "input", paired), PrecisionPlan(), settings(), backend, Journal())
+        target = tmp_path / f"{paired}.onnx"
+        made.model.save(target, ir_version=8)
+        build = backend.build(target, only, settings(measure=False), extras=Extras(plan=made.plan, rest="fp16"))
+        assert build.settings["constraints"] == "prefer"
+        found = attribute(made.model, build, made.plan)
+        assert found["c1"].precision is Precision.INT8

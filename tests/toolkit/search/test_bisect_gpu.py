@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.toolkit.run.test_bisect_engine import FRAGILE, recipe
+from tests.toolkit.run.test_bisect_engine import FRAGILE, prepare, recipe
 from toolkit.backends.choose import usable
 from toolkit.cli.main import invoke
 
@@ -20,6 +20,7 @@ def test_the_damaged_layer_is_found_on_engines_and_no_verdict_is_lost(tmp_path, 
     features, refusal = usable("tensorrt")
     if features is None:
         pytest.skip(str(refusal))
+    prepare(tmp_path)
     (tmp_path / "r.toml").write_text(recipe(later=ENGINE))
     words = ["bisect", str(tmp_path / "r.toml"), "--out", str(tmp_path / "run"), "--min-sqnr-db", "15", "--json"]
 
