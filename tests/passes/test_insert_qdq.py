@@ -50,19 +50,38 @@ def test_of_two_convolution_branches_the_shallower_gets_the_pair():
         [
             node("Conv", ["x", "w"], ["down"]),
             node("Conv", ["x", "w1"], ["deep1"]), node("Relu", ["deep1"], ["r"]), node("Conv", ["r", "w2"], ["deep2"]),
-            node("Add", ["deep2", "down"], ["y"]),
+            node("Add", ["deep2", "down"], ["y"]), node("Conv", ["y", "w"], ["z"]),
         ],
-        {"x": [1, 4, 6, 6]}, {"y": [1, 4, 6, 6]},
+        {"x": [1, 4, 6, 6]}, {"z": [1, 4, 6, 6]},
         {"w": normal(4, 4, 1, 1), "w1": normal(4, 4, 1, 1, seed=1), "w2": normal(4, 4, 1, 1, seed=2)},
     ))  # fmt: skip
     InsertQDQ()(model, placeholder_context())
     assert [reads_pair(model, "y", i) for i in (0, 1)] == [False, True]
 
 
+def test_a_sum_that_only_float_layers_read_gets_no_pair(residual):
+    """Through its ReLU and the pool, the Gemm reads it, which stays float."""
+    context = placeholder_context()
+    InsertQDQ(exclude=["y"])(residual, context)
+    assert not reads_pair(residual, "a", 0) and not reads_pair(residual, "a", 1)
+    assert declined(context, "sum-stays-float") == {"a"}
+    assert reads_pair(residual, "c2", 0)
+
+
+def test_a_sum_that_another_sum_takes_on_to_a_quantized_layer_gets_its_pair():
+    parts = [node("Conv", ["x", "w"], ["c"]), node("Add", ["c", "x"], ["a"]), node("Conv", ["a", "w"], ["d"]),
+             node("Add", ["d", "a"], ["b"]), node("Relu", ["b"], ["r"]), node("Conv", ["r", "w"], ["y"])]  # fmt: skip
+    shape = [1, 4, 6, 6]
+    model = Model.from_proto(build(parts, {"x": shape}, {"y": shape}, {"w": normal(4, 4, 1, 1)}))
+    InsertQDQ()(model, placeholder_context())
+    assert reads_pair(model, "a", 1) and reads_pair(model, "b", 1)
+
+
 def test_a_broadcast_add_is_declined_by_shapes_over_all_profiles():
     model = Model.from_proto(build(
-        [node("Conv", ["x", "w"], ["c"]), node("Relu", ["z"], ["r"]), node("Add", ["c", "r"], ["y"])],
-        {"x": ["n", 4, "h", 6], "z": ["n", 4, "k", 6]}, {"y": None}, {"w": normal(4, 4, 1, 1)},
+        [node("Conv", ["x", "w"], ["c"]), node("Relu", ["z"], ["r"]), node("Add", ["c", "r"], ["y"]),
+         node("Conv", ["y", "w"], ["e"])],
+        {"x": ["n", 4, "h", 6], "z": ["n", 4, "k", 6]}, {"e": None}, {"w": normal(4, 4, 1, 1)},
     ))  # fmt: skip
     same = ShapeProfile("same", {n: Extent((1, 4, 6, 6), (1, 4, 6, 6), (1, 4, 6, 6)) for n in ("x", "z")})
     wide = ShapeProfile("wide", {"x": Extent((1, 4, 9, 6), (1, 4, 9, 6), (1, 4, 9, 6)),

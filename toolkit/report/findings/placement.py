@@ -78,6 +78,7 @@ PLACEMENT: Table = {
     Code.ONE_SIDED: "its output is not quantized for every reader, and a quantized pool needs both sides quantized",
     Code.HAS_KERNELS: "{op} has quantized kernels",
     Code.OPERAND: lambda weight, op, node: f"{'weight' if weight else 'input'} of {op} '{node}'",
+    Code.SUM_STAYS_FLOAT: "no quantized layer reads its sum, and a pair on one branch would only cost time",
     Code.RESIDUAL_BRANCH: (
         "residual branch of '{node}': TensorRT fuses the Add into '{into}' only if this branch is quantized"
     ),
