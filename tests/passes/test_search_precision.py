@@ -113,7 +113,7 @@ def offset_chain(offset):
 
 def lowered_sqnr(model, context, data):
     lowered = lower(model, context.plan, rest=context.rest, observed=context.known_ranges.observed).model
-    return sqnr_against(without_pairs(model), Model.from_proto(with_rounding(lowered)), data)
+    return sqnr_against(without_pairs(model), with_rounding(lowered), data)
 
 
 def test_float16_that_misses_the_budget_alone_is_named_and_no_layer_is_blamed():

@@ -32,7 +32,7 @@ from toolkit.calibration.probes import (
 )
 from toolkit.data.dataset import Batch, CalibrationData, Keep, SampleFingerprint
 from toolkit.graph.model import Model
-from toolkit.graph.sessions import Session, prepare, session
+from toolkit.graph.sessions import Session, session
 
 _MEMORY = 384 << 20
 # larger batches are no faster, since their tensors no longer stay in any cache, and fresh memory costs time
@@ -159,7 +159,7 @@ class CollectionRun:
     def _open(self) -> Session:
         if not self._scalars:
             return session(self._model, self._taps, self._threads, spin=False)
-        prepared = prepare(self._model)
+        prepared = self._model.to_light()
         self._probes = add_probes(prepared.proto, self._scalars, self._careful)
         outputs = [name for probe in self._probes.values() for name in (probe.low, probe.high, probe.check)]
         return session(prepared, [*self._taps, *outputs], self._threads, spin=False)

@@ -106,7 +106,7 @@ def _rounded(subject: Model) -> tuple[Model, list[Finding]]:
     if not _narrow_types(subject):
         return subject, []
     try:
-        return Model.from_proto(with_rounding(subject)), []
+        return with_rounding(subject), []
     except ModelError as error:
         return subject, [EvaluationCode.ROUNDING_PARTLY_MEASURED(types=_narrow_types(subject), why=error.what)]
 

@@ -17,8 +17,9 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import Difference
+from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
-from toolkit.graph.sessions import SessionModel, prepare, session
+from toolkit.graph.sessions import session
 from toolkit.placement.qdq import without_pairs
 
 AS_QUANTIZED, AS_FLOAT, UNTOLD = "as quantized", "as float", "cannot be told apart"
@@ -133,9 +134,9 @@ def _given(name: str) -> str:
     return f"{name} of the engine"
 
 
-def _fed(model: Model, tensors: Sequence[str]) -> SessionModel:
+def _fed(model: Model, tensors: Sequence[str]) -> LightModel:
     """The model whose readers of ``tensors`` read inputs instead, so that each is computed from those before it."""
-    prepared, types = prepare(model), model.facts().types
+    prepared, types = model.to_light(), model.facts().types
     graph, names = prepared.proto.graph, set(tensors)
     for node in graph.node:
         for index, name in enumerate(node.input):

@@ -20,7 +20,7 @@ from toolkit.placement.ops import DEQUANTIZE, MOVERS
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
-def with_rounding(lowered: Model) -> onnx.ModelProto:
+def with_rounding(lowered: Model) -> Model:
     """The same model in float32, with a Cast to float16 or bfloat16 and back behind every node of such a result.
 
     What only moves values rounds nothing, and what DequantizeLinear gives is exact in the layer that reads it.
@@ -29,19 +29,23 @@ def with_rounding(lowered: Model) -> onnx.ModelProto:
         ModelError: the model has subgraphs.
     """
     types = lowered.facts().types
-    proto = lowered.to_proto()
-    graph = proto.graph
+    light = lowered.to_light()
+    graph = light.proto.graph
     del graph.value_info[:]
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type in _NARROW:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
     for tensor in graph.initializer:
-        _widen(tensor)
+        if tensor.name not in light.weights:
+            _widen(tensor)
+        elif tensor.data_type in _NARROW:
+            tensor.data_type = TensorProto.FLOAT
+            light.weights[tensor.name] = light.weights[tensor.name].astype(np.float32)
     nodes = list(graph.node)
     del graph.node[:]
     for node in nodes:
         graph.node.extend(_rounded(node, types))
-    return proto
+    return Model.from_light(light)
 
 
 def _rounded(node: onnx.NodeProto, types: Mapping[str, int]) -> list[onnx.NodeProto]:

@@ -1,19 +1,111 @@
-"""From onnx-graphsurgeon's graph to ONNX's protobuf message, and the opset conversion that goes there and back."""
+"""Between onnx-graphsurgeon's graphs and messages without their large weights, and the conversion of the opset."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from toolkit.base.errors import ModelError
+from toolkit.graph.light import (
+    APART,
+    LARGE,
+    LightModel,
+    fits_message,
+    is_away,
+    large_header,
+    weights_as_inputs,
+)
+from toolkit.graph.nodes import subgraphs_of
 from toolkit.graph.onnx_file import normalise
+from toolkit.graph.stored import BITS
+from toolkit.graph.tensors import StoredValues, onnx_type, values_of
 
 
-def export(graph: gs.Graph) -> onnx.ModelProto:
-    """The graph as a message, types unchecked; subgraphs without the copies that graphsurgeon writes into them."""
-    proto = gs.export_onnx(graph, do_type_check=False)
+def export(graph: gs.Graph, where: str = "the model") -> LightModel:
+    """The graph as a message without its large weights, types unchecked; nothing of the weights is copied.
+
+    Subgraphs come without the copies that graphsurgeon writes into them. Their own large constants stay in them, unless
+    the message would be too large with these: then the main graph has them, where subgraphs find them as well.
+    """
+    large = [tensor for tensor in graph.tensors().values() if _is_large(tensor)]
+    main = {id(tensor) for tensor in large}
+    inner = [tensor for tensor in _inner_constants(graph) if id(tensor) not in main and _is_large(tensor)]
+    hoisted = [] if fits_message(2 * sum(map(_size, inner))) else _hoistable(graph, inner)
+    held = [(tensor, tensor._values) for tensor in (*large, *hoisted)]
+    weights = {tensor.name: values_of(tensor) for tensor in (*large, *hoisted)}
+    try:
+        for tensor, values in held:
+            tensor._values = LazyValues(large_header(tensor.name, onnx_type(values.dtype), tuple(values.shape)))
+        proto = gs.export_onnx(graph, do_type_check=False)
+    finally:
+        for tensor, values in held:
+            tensor._values = values
     _drop_shadows(proto.graph, set())
-    return proto
+    if hoisted:
+        _hoist(proto.graph, {tensor.name: tensor for tensor in hoisted})
+    return LightModel(proto, weights, where)
+
+
+def import_light(model: LightModel) -> gs.Graph:
+    """A message without its large weights as a graph that has them: those of ``model``, not copies."""
+    graph = gs.import_onnx(model.proto)
+    for tensor in {id(t): t for t in (*graph.tensors().values(), *_inner_constants(graph))}.values():
+        if isinstance(tensor, gs.Constant) and tensor.name in model.weights and _is_stub(tensor):
+            tensor._values = StoredValues(model.weights[tensor.name], onnx_type(tensor.dtype))
+    return graph
+
+
+def _is_stub(tensor: gs.Constant) -> bool:
+    held = tensor._values
+    return isinstance(held, LazyValues) and not isinstance(held, (SparseValues, StoredValues)) and is_away(held.tensor)
+
+
+def _is_large(tensor: gs.Tensor) -> bool:
+    if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, SparseValues):
+        return False
+    kind = onnx_type(tensor.dtype)
+    return kind in APART and math.prod(tensor.shape) >= LARGE
+
+
+def _size(tensor: gs.Constant) -> int:
+    return math.prod(tensor.shape) * BITS[onnx_type(tensor.dtype)] // 8
+
+
+def _inner_constants(graph: gs.Graph) -> Iterator[gs.Constant]:
+    """The constants that subgraphs read or give, each once; those of the main graph may be among them."""
+    seen: set[int] = set()
+    for node in graph.nodes:
+        for sub in node.subgraphs(recursive=True):
+            for tensor in (*sub.outputs, *(t for inner in sub.nodes for t in inner.inputs)):
+                if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    yield tensor
+
+
+def _hoistable(graph: gs.Graph, inner: Iterable[gs.Constant]) -> list[gs.Constant]:
+    """Those of the subgraphs' constants whose name means nothing else anywhere."""
+    taken = set(graph.tensors())
+    values: dict[str, set[int]] = {}
+    for sub in graph.subgraphs(recursive=True):
+        taken |= {t.name for t in sub.inputs} | {t.name for node in sub.nodes for t in node.outputs}
+    for tensor in inner:
+        values.setdefault(tensor.name, set()).add(id(tensor._values))
+    return [tensor for tensor in inner if tensor.name not in taken and len(values[tensor.name]) == 1]
+
+
+def _hoist(graph: onnx.GraphProto, hoisted: Mapping[str, gs.Constant]) -> None:
+    """Move the initializers of these names from the subgraphs to the main graph."""
+    for sub in subgraphs_of(graph):
+        kept = [tensor for tensor in sub.initializer if tensor.name not in hoisted]
+        del sub.initializer[:]
+        sub.initializer.extend(kept)
+    for name, tensor in hoisted.items():
+        values = values_of(tensor)
+        graph.initializer.append(large_header(name, onnx_type(tensor.dtype), tuple(values.shape)))
 
 
 def _drop_shadows(graph: onnx.GraphProto, outer: set[str]) -> None:
@@ -39,18 +131,12 @@ def convert_opset(model: gs.Graph, target: int, where: str) -> gs.Graph:
     Raises:
         ModelError: the converter has no way for one of the operators.
     """
-    graph = model.copy()
-    weights: dict[str, gs.Constant] = {}
-    for tensor in list(graph.tensors().values()):
-        if isinstance(tensor, gs.Constant) and tensor.values.size > 4096:
-            weights[tensor.name] = gs.Constant(tensor.name, tensor._values)
-            tensor.to_variable(dtype=tensor.dtype, shape=list(tensor.shape))
-            tensor.type = "tensor_type"
-            graph.inputs.append(tensor)
-    graph.ir_version = max(graph.ir_version or 0, 8)
-    light = export(graph)
+    light = export(model, where)
+    light.proto.ir_version = max(model.ir_version or 0, 8)
+    given = [value.name for value in light.proto.graph.input]
+    proto = weights_as_inputs(light.proto, light.weights)
     try:
-        converted = onnx.version_converter.convert_version(light, target)
+        converted = onnx.version_converter.convert_version(proto, target)
     except Exception as error:
         raise ModelError(
             f"opset {model.opset} cannot be raised to {target}: {' '.join(str(error).split())[:300]}",
@@ -58,19 +144,19 @@ def convert_opset(model: gs.Graph, target: int, where: str) -> gs.Graph:
             remedy=f"export the model at opset {target} or later",
         ) from error
     if model.opset < 11 <= target:
-        _mend_resizes(light, converted)
+        _mend_resizes(proto, converted)
     for node in converted.graph.node:
         if node.op_type == "Dropout":
             # The converter makes the ratio a tensor of one element where a scalar is due; inference needs it not.
             del node.input[1:]
-    proto, _ = normalise(converted, where)
-    result = gs.import_onnx(proto)
-    tensors_by_name = result.tensors()
-    for name, weight in weights.items():
-        if name in tensors_by_name:
-            tensors_by_name[name].to_constant(weight._values)
-    result.inputs = [t for t in result.inputs if t.name not in weights]
-    return result
+    inputs = [value for value in converted.graph.input if value.name in given]
+    del converted.graph.input[:]
+    converted.graph.input.extend(inputs)
+    converted.graph.initializer.extend(
+        large_header(name, onnx_type(values.dtype), tuple(values.shape)) for name, values in light.weights.items()
+    )
+    light.proto, _ = normalise(converted, where)
+    return import_light(light.lighten())
 
 
 def _mend_resizes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:

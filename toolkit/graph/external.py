@@ -1,38 +1,53 @@
-"""External data of tensors: read from the model's own folder and nowhere else, and no more than the tensor needs."""
+"""External data of tensors: read from the model's own folder and nowhere else, and no more than the tensor needs.
+
+Large weights are not read: their file is mapped into memory, and the system loads what is looked at and drops it where
+memory is short.
+"""
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError, NotAllowedError, shortened
 from toolkit.base.reading import FileKind, open_regular, reading
+from toolkit.base.types import Array
+from toolkit.graph.light import LightModel, is_large, send_away
 from toolkit.graph.stored import byte_count, stored_tensors
 
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _COPY = "copy the data file beside the model, whole"
 
 
-def read_external(proto: onnx.ModelProto, path: Path) -> None:
-    """Read the external data of every tensor of a model into it.
+def read_external(model: LightModel, path: Path) -> None:
+    """Find the external data of every tensor of a model.
 
     Args:
-        proto: the model; its tensors hold their values afterwards.
+        model: the model; large weights of its main graph are beside the message afterwards, the data of other tensors
+            is in it.
         path: the model's file. Data lies in its folder, or below.
 
     Raises:
         ModelError: data is missing, cut short, or described by what is no place in a file.
         NotAllowedError: data lies outside the model's folder.
     """
-    for tensor in stored_tensors(proto):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            tensor.raw_data = _content(tensor, path)
-            tensor.data_location = TensorProto.DEFAULT
-            del tensor.external_data[:]
+    maps: dict[Path, mmap.mmap] = {}
+    outside = [tensor for tensor in stored_tensors(model.proto) if tensor.data_location == TensorProto.EXTERNAL]
+    # those of the main graph come first
+    own = sum(tensor.data_location == TensorProto.EXTERNAL for tensor in model.proto.graph.initializer)
+    for index, tensor in enumerate(outside):
+        if index < own and is_large(tensor):
+            model.weights[tensor.name] = _mapped(tensor, path, maps)
+            continue
+        tensor.raw_data = _content(tensor, path)
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
 
 
 def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
@@ -47,42 +62,80 @@ def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
     folder = path.resolve().parent
     found = []
     for name in sorted(names):
-        file = folder / name
         try:
-            if name and folder in file.resolve().parents and file.is_file():
-                found.append(file)
+            if name and folder in (folder / name).resolve().parents and (folder / name).is_file():
+                # a path as the caller writes it, so that it lies where the caller's other paths do
+                found.append((folder if path.is_symlink() else path.parent) / name)
         except (OSError, ValueError):
             continue
     return found
 
 
+def _mapped(tensor: TensorProto, path: Path, maps: dict[Path, mmap.mmap]) -> Array:
+    """The values of a large tensor, mapped; its data leaves the message."""
+    with reading(path, _kind(tensor)):
+        place = _Place(tensor, path)
+        with open_regular(place.file) as stream:
+            place.require(os.fstat(stream.fileno()).st_size)
+            if place.file not in maps:
+                maps[place.file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = maps[place.file]
+        place.require(len(mapped))
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        values = np.frombuffer(mapped, np.uint8, place.needed, place.offset).view(dtype).reshape(tuple(tensor.dims))
+        # whoever computes with it may ask for whole steps of its element's size
+        values = values if place.offset % dtype.itemsize == 0 else values.copy()
+        send_away(tensor)
+        return values
+
+
 def _content(tensor: TensorProto, path: Path) -> bytes:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    kind = FileKind(f"the external data of tensor '{tensor.name}' cannot be read", ModelError, _COPY)
-    with reading(path, kind):
-        needed = byte_count(tensor)
-        offset = _number(entries, "offset", tensor, path) or 0
+    with reading(path, _kind(tensor)):
+        place = _Place(tensor, path)
+        with open_regular(place.file) as stream:
+            place.require(os.fstat(stream.fileno()).st_size)
+            stream.seek(place.offset)
+            return stream.read(place.needed)
+
+
+def _kind(tensor: TensorProto) -> FileKind:
+    return FileKind(f"the external data of tensor '{tensor.name}' cannot be read", ModelError, _COPY)
+
+
+class _Place:
+    """Where a tensor's external data is.
+
+    Raises:
+        ModelError: that is no place in a file of the model's folder, or not of the tensor's size.
+        NotAllowedError: it lies outside the model's folder.
+    """
+
+    def __init__(self, tensor: TensorProto, path: Path) -> None:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        self.name, self.path = tensor.name, path
+        self.location = entries.get("location", "")
+        self.needed = byte_count(tensor)
+        self.offset = _number(entries, "offset", tensor, path) or 0
         length = _number(entries, "length", tensor, path)
-        target = _place(tensor, location, path)
-        with open_regular(target) as stream:
-            size = os.fstat(stream.fileno()).st_size
-            asked = needed if length is None else length
-            if offset + asked > size:
-                raise ModelError(
-                    f"tensor '{tensor.name}' needs bytes {offset} to {offset + asked} of '{location}', "
-                    f"which has {size}",
-                    where=str(path),
-                    remedy="the data file is cut short: copy it again",
-                )
-            if asked != needed:
-                raise ModelError(
-                    f"tensor '{tensor.name}' has {needed} bytes by its type and shape, and {asked} of external data",
-                    where=str(path),
-                    remedy="export the model again",
-                )
-            stream.seek(offset)
-            return stream.read(needed)
+        self.asked = self.needed if length is None else length
+        self.file = _place(tensor, self.location, path)
+
+    def require(self, size: int) -> None:
+        """Refuse a place that a file of ``size`` bytes does not have, or that is not of the tensor's size."""
+        if self.offset + self.asked > size:
+            raise ModelError(
+                f"tensor '{self.name}' needs bytes {self.offset} to {self.offset + self.asked} of '{self.location}', "
+                f"which has {size}",
+                where=str(self.path),
+                remedy="the data file is cut short: copy it again",
+            )
+        if self.asked != self.needed:
+            raise ModelError(
+                f"tensor '{self.name}' has {self.needed} bytes by its type and shape, and {self.asked} of external "
+                "data",
+                where=str(self.path),
+                remedy="export the model again",
+            )
 
 
 def _place(tensor: TensorProto, location: str, path: Path) -> Path:

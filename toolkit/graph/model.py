@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +16,19 @@ import onnx_graphsurgeon as gs
 from toolkit.base.errors import ModelError, PassError, did_you_mean
 from toolkit.base.reading import reading
 from toolkit.graph.dimensions import dim_of
-from toolkit.graph.export import convert_opset, export
+from toolkit.graph.export import convert_opset, export, import_light
 from toolkit.graph.facts import Facts
+from toolkit.graph.light import LightModel, weights_as_inputs
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes
 from toolkit.graph.onnx_file import ONNX, normalise, read, write
 from toolkit.graph.shapes import infer
-from toolkit.graph.tensors import onnx_type, raw_bytes, values_of
+from toolkit.graph.tensors import content_digest, onnx_type, values_of
 
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 23
-_SKELETON_LIMIT = 4096
-_PROTOBUF_LIMIT = 1_900_000_000
 
 gs.ir.graph.G_LOGGER.severity = gs.ir.graph.G_LOGGER.ERROR
 
@@ -77,50 +76,50 @@ class Model:
             ModelError: no such file, not ONNX, an opset outside 9 to 23, no nodes, broken or unsafe external data.
         """
         path = Path(path)
-        proto = read(path)
+        light = read(path)
         with reading(path, ONNX):
-            return cls.from_proto(proto, source=path)
+            return cls.from_light(light, source=path)
 
     @classmethod
     def from_proto(cls, proto: onnx.ModelProto, source: Path | None = None) -> Model:
         """Take a model in memory. ``proto`` is not changed."""
-        proto, changed = normalise(proto, str(source or "the model"))
+        return cls.from_light(LightModel(proto, where=str(source or "the model")), source)
+
+    @classmethod
+    def from_light(cls, light: LightModel, source: Path | None = None) -> Model:
+        """Take a model in memory with the arrays of its large weights, which nobody may change. It is not changed."""
+        proto, changed = normalise(light.proto, light.where)
+        light = replace(light, proto=proto, weights=dict(light.weights)).lighten()
         metadata = {
             node.name: {p.key: p.value for p in node.metadata_props}
             for node in all_nodes(proto.graph.node)
             if node.metadata_props
         }
-        model = cls(gs.import_onnx(proto), metadata, {p.key: p.value for p in proto.metadata_props}, source)
+        model = cls(import_light(light), metadata, {p.key: p.value for p in proto.metadata_props}, source)
         model.changed = changed
         return model
 
-    def to_proto(self, ir_version: int | None = None) -> onnx.ModelProto:
-        """The whole model as a protobuf message, node metadata included."""
+    def to_light(self, ir_version: int | None = None) -> LightModel:
+        """The model as a message with node metadata, and beside it the large weights: the model's own, not copies."""
         self.graph.ir_version = ir_version or max(self.graph.ir_version or 0, 8)
-        proto = export(self.graph)
-        for node in all_nodes(proto.graph.node):
+        light = export(self.graph, str(self.source or "the model"))
+        for node in all_nodes(light.proto.graph.node):
             for key, value in self.metadata.get(node.name, {}).items():
                 node.metadata_props.add(key=key, value=value)
         for key, value in self.props.items():
-            proto.metadata_props.add(key=key, value=value)
-        return proto
+            light.proto.metadata_props.add(key=key, value=value)
+        return light
+
+    def to_proto(self, ir_version: int | None = None) -> onnx.ModelProto:
+        """The whole model as a protobuf message, node metadata included: a copy of all weights."""
+        return self.to_light(ir_version).whole()
 
     def save(self, path: str | os.PathLike[str], ir_version: int | None = None) -> Path:
         """Write the model whole or not at all; above 1.9 GB the weights go to ``<name>.<hash>.data`` beside it."""
         path = Path(path)
         if self.source is not None and path.exists() and path.resolve() == self.source.resolve():
             raise ModelError("refusing to write over the input model", where=str(path), remedy="give another file name")
-        return write(self.to_proto(ir_version), path, _PROTOBUF_LIMIT)
-
-    def to_bytes(self) -> bytes:
-        """The serialized model, the same bytes for the same graph.
-
-        Raises:
-            ModelError: it is larger than a protobuf message may be; save it to a file instead.
-        """
-        if self.weight_bytes() > _PROTOBUF_LIMIT:
-            raise ModelError("the model is too large for one message", remedy="save it to a file and use its path")
-        return bytes(self.to_proto().SerializeToString(deterministic=True))
+        return write(self.to_light(ir_version), path)
 
     def fingerprint(self) -> str:
         """SHA-256 over graph and weights, in hex. Node metadata and names of files play no part."""
@@ -284,22 +283,17 @@ class Model:
 
         With ``named_by_content`` the large constants also leave their SHA-256 in the metadata.
         """
-        twin = self.graph.copy()
-        hashes: list[tuple[str, str]] = []
-        for tensor in list(twin.tensors().values()):
-            if not isinstance(tensor, gs.Constant) or int(np.prod(tensor.shape or (1,))) <= _SKELETON_LIMIT:
-                continue
-            if named_by_content:
-                hashes.append((tensor.name, hashlib.sha256(raw_bytes(tensor)).hexdigest()))
-            dtype, shape = tensor.dtype, list(tensor.shape)
-            tensor.to_variable(dtype=dtype, shape=shape)
-            tensor.type = "tensor_type"
-            twin.inputs.append(tensor)
-        twin.ir_version = max(twin.ir_version or 0, 10)
-        proto = export(twin)
-        for name, value in sorted(hashes):
-            proto.metadata_props.add(key=name, value=value)
-        return proto
+        light = export(self.graph)
+        # who made a file is no part of the graph
+        light.proto.ClearField("producer_name")
+        light.proto.ClearField("producer_version")
+        light.proto.ir_version = max(self.graph.ir_version or 0, 10)
+        if named_by_content:
+            constants = {t.name: t for node, _ in self.walk() for t in node.inputs if isinstance(t, gs.Constant)}
+            constants.update(self.graph.tensors())
+            for name in sorted(light.weights):
+                light.proto.metadata_props.add(key=name, value=content_digest(constants[name]))
+        return weights_as_inputs(light.proto, light.weights)
 
 
 def _walk(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Graph]]:

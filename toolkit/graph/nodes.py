@@ -16,3 +16,12 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             for sub in (attribute.g, *attribute.graphs):
                 yield from all_nodes(sub.node)
+
+
+def subgraphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The subgraphs of a graph, at any depth."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                yield sub
+                yield from subgraphs_of(sub)

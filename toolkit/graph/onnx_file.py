@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import re
+from itertools import islice
 from pathlib import Path
 
 import onnx
@@ -16,8 +17,10 @@ from toolkit.base.errors import ModelError
 from toolkit.base.files import atomic_path, write_bytes
 from toolkit.base.reading import FileKind, read_file, reading
 from toolkit.graph.external import read_external
+from toolkit.graph.light import LightModel, bring_back, bytes_of, fits_message
 from toolkit.graph.names import Names
 from toolkit.graph.proto_check import check_proto
+from toolkit.graph.stored import stored_tensors
 from toolkit.graph.value_check import check_values
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 23
@@ -25,22 +28,24 @@ DATA_NAME = r"\.[0-9a-f]{16}\.data"
 """What the file of a large model's weights is called behind the model file's own name, as a regular expression."""
 ONNX = FileKind("this is not a valid ONNX model", ModelError, "export the model again", limit=(1 << 31) - 1)
 _APART = 1024
+_PAGE = 4096
 _MOST_DENSE = 1 << 29
 
 
-def read(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file with its external data.
+def read(path: Path) -> LightModel:
+    """Read an ONNX file with its external data; that of large weights is mapped, and read when it is looked at.
 
     Raises:
         ModelError: it is missing, empty, not ONNX, or its external data is broken.
         NotAllowedError: its external data lies outside the model's folder.
     """
-    proto = parse(path)
+    model = LightModel(parse(path), where=str(path))
     with reading(path, ONNX):
-        check_proto(proto, str(path))
-        read_external(proto, path)
-        check_values(proto, str(path))
-    return proto
+        check_proto(model.proto, str(path))
+        read_external(model, path)
+        model.lighten()
+        check_values(model)
+    return model
 
 
 def parse(path: Path) -> onnx.ModelProto:
@@ -262,33 +267,68 @@ def _dense(sparse: onnx.SparseTensorProto, where: str) -> TensorProto:
     return onnx.numpy_helper.from_array(dense, name)
 
 
-def write(proto: onnx.ModelProto, path: Path, limit: int) -> Path:
-    """Write a model whole or not at all; above ``limit`` bytes the weights go to a file beside it.
+def write(model: LightModel, path: Path) -> Path:
+    """Write a model whole or not at all; above protobuf's limit the weights go to a file beside it.
 
     That file's name holds the hash of its content, ``<name>.<hash>.data``: a model names the weights that it was
     written with, whenever the writing is killed, and other weights make another model file. Data files of the model
     that stood at ``path`` before are removed at the end.
+
+    Args:
+        model: the model; its message is changed.
+        path: the model's file.
     """
-    size = sum(len(t.raw_data) for t in proto.graph.initializer)
     data: Path | None = None
-    if size > limit:
-        apart = [tensor for tensor in proto.graph.initializer if len(tensor.raw_data) >= _APART]
+    apart = _apart(model)
+    if apart:
         digest = hashlib.sha256()
-        for tensor in apart:
-            digest.update(tensor.raw_data)
+        for _, content in apart:
+            digest.update(content)
         data = path.with_name(f"{path.name}.{digest.hexdigest()[:16]}.data")
         with atomic_path(data) as temporary, open(temporary, "wb") as stream:
-            for tensor in apart:
-                offset = stream.tell()
-                stream.write(tensor.raw_data)
-                onnx.external_data_helper.set_external_data(tensor, data.name, offset, len(tensor.raw_data))
-                tensor.data_location = TensorProto.EXTERNAL
-                tensor.ClearField("raw_data")
+            for tensor, content in apart:
+                # whoever maps the file wants a tensor to begin with a page
+                stream.write(bytes(-stream.tell() % _PAGE))
+                _place_at(tensor, data.name, stream.tell(), len(content))
+                stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-    write_bytes(path, proto.SerializeToString(deterministic=True))
+    for tensor in model.proto.graph.initializer:
+        if not apart and tensor.name in model.weights:
+            bring_back(tensor, model.weights[tensor.name])
+    write_bytes(path, model.proto.SerializeToString(deterministic=True))
     own = re.compile(re.escape(path.name) + DATA_NAME)
     for other in path.parent.iterdir():
         if other != data and own.fullmatch(other.name):
             other.unlink(missing_ok=True)
     return path
+
+
+def _apart(model: LightModel) -> list[tuple[TensorProto, memoryview | bytes]]:
+    """The tensors whose values go to a file of their own, with these; none where the model's file can hold them all."""
+    left = model.message_bytes
+    if fits_message(left + model.weight_bytes):
+        return []
+    found: list[tuple[TensorProto, memoryview | bytes]] = []
+    for tensor in model.proto.graph.initializer:
+        if tensor.name in model.weights:
+            found.append((tensor, bytes_of(model.weights[tensor.name])))
+        elif len(tensor.raw_data) >= _APART:
+            found.append((tensor, tensor.raw_data))
+            left -= len(tensor.raw_data)
+    # those of subgraphs and attributes stay where they are as long as they can: not everybody looks there
+    main = len(model.proto.graph.initializer)
+    for tensor in islice(stored_tensors(model.proto), main, None):
+        if not fits_message(left) and len(tensor.raw_data) >= _APART:
+            found.append((tensor, tensor.raw_data))
+            left -= len(tensor.raw_data)
+    return found
+
+
+def _place_at(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    """Say where a tensor's values are; they leave the message."""
+    tensor.ClearField("raw_data")
+    del tensor.external_data[:]
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        tensor.external_data.add(key=key, value=str(value))
+    tensor.data_location = TensorProto.EXTERNAL

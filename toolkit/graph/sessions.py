@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import ctypes
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
-from onnx import TensorProto
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from toolkit.base.errors import BackendError, DataError, ModelError, QtoolError, did_you_mean
 from toolkit.base.types import Array
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
+from toolkit.graph.light import LightModel, fits_message
 from toolkit.graph.model import Model
-from toolkit.graph.onnx_file import parse, read
-from toolkit.graph.tensors import onnx_type, values_of
+from toolkit.graph.onnx_file import read, write
 
-_SHARED = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8, TensorProto.UINT8})
-_LARGE = 4096
 # seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
 # number, and the model's outputs are garbage
 _WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
@@ -102,97 +97,53 @@ class Session:
             return list(self._inner.run_with_ort_values(names, feed, options))
 
 
-@dataclass
-class SessionModel:
-    """A model for ``session``: the message without its large weights, and these as arrays.
-
-    onnxruntime takes the weights from where they are, so that nothing is copied and no message grows too large.
-    """
-
-    proto: onnx.ModelProto
-    weights: dict[str, Array]
-    where: str = "the model"
-
-
-def prepare(model: Model) -> SessionModel:
-    """A Model as ``session`` takes it; the model is not changed, and the message may be."""
-    twin = model.graph.copy()
-    weights: dict[str, Array] = {}
-    for tensor in twin.tensors().values():
-        if not isinstance(tensor, gs.Constant):
-            continue
-        kind = onnx_type(tensor.dtype)
-        if kind in _SHARED and math.prod(tensor.shape) >= _LARGE:
-            weights[tensor.name] = np.ascontiguousarray(values_of(tensor))
-            away = TensorProto(name=tensor.name, data_type=kind, dims=tensor.shape)
-            _send_away(away)
-            tensor._values = LazyValues(away)
-    return SessionModel(Model(twin, model.metadata).to_proto(), weights, str(model.source or "the model"))
-
-
 def session(
-    source: Model | SessionModel | onnx.ModelProto | bytes | str | Path,
+    source: Model | LightModel | onnx.ModelProto | bytes | str | Path,
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
     optimise: bool = True,
     spin: bool = True,
+    packed: bool | None = None,
 ) -> Session:
     """Load a model into onnxruntime's CPU provider.
 
     Args:
-        source: a Model or a message (they are not changed), what ``prepare`` gave (its outputs are), a serialized
-            message, or the path of an ONNX file.
+        source: a Model or a message (they are not changed), a model without its large weights (its outputs are), a
+            serialized message, or the path of an ONNX file.
         outputs: the tensors wanted, inner ones included; the model's own outputs where None. Graph inputs are allowed.
         threads: threads within one operator; onnxruntime's choice (one a core) where None.
         optimise: let onnxruntime fuse and fold. Q/DQ pairs are never fused into integer kernels, so that what is
             computed is what is written.
         spin: let idle threads wait busily: faster alone, slower beside other work on the same cores.
+        packed: let onnxruntime keep the weights as its kernels like them: a copy, up to twice as fast. Where None, it
+            may unless they are too many for a copy.
 
     Raises:
         ModelError: onnxruntime refuses the model, or a tensor of ``outputs`` does not exist.
         BackendError: onnxruntime is not installed or has not enough memory.
     """
-    if outputs is None and isinstance(source, (str, Path)):
-        inner = _load(str(source), {}, threads, optimise, spin, str(source))
-        return Session(inner, str(source), limits=loop_limits(parse(Path(source)), 0))
-    prepared = _prepared(source)
-    shared = [] if outputs is None else _expose(prepared.proto, outputs, prepared.where)
-    limits = loop_limits(prepared.proto, sum(value.nbytes for value in prepared.weights.values()))
-    content = prepared.proto.SerializeToString()
-    inner = _load(content, prepared.weights, threads, optimise, spin, prepared.where)
-    return Session(inner, prepared.where, shared, prepared.weights, limits)
+    model = _light(source)
+    shared = [] if outputs is None else _expose(model.proto, outputs, model.where)
+    limits = loop_limits(model.proto, model.weight_bytes)
+    inner = _load(model, threads, optimise, spin, not model.shares if packed is None else packed)
+    return Session(inner, model.where, shared, model.weights, limits)
 
 
-def _prepared(source: Model | SessionModel | onnx.ModelProto | bytes | str | Path) -> SessionModel:
-    if isinstance(source, SessionModel):
+def _light(source: Model | LightModel | onnx.ModelProto | bytes | str | Path) -> LightModel:
+    if isinstance(source, LightModel):
         return source
     if isinstance(source, Model):
-        return prepare(source)
+        return source.to_light()
     if isinstance(source, onnx.ModelProto):
         proto = onnx.ModelProto()
         proto.CopyFrom(source)
-        where = "the model"
-    elif isinstance(source, bytes):
-        where = "the model"
+        return LightModel.of(proto)
+    if isinstance(source, bytes):
         try:
-            proto = onnx.load_model_from_string(source)
+            return LightModel.of(onnx.load_model_from_string(source))
         except Exception as error:
             raise ModelError("these bytes are no ONNX model", remedy="give a serialized ModelProto") from error
-    else:
-        where, proto = str(source), read(Path(source))
-    weights = {}
-    for tensor in proto.graph.initializer:
-        if tensor.data_type in _SHARED and math.prod(tensor.dims) >= _LARGE and tensor.HasField("raw_data"):
-            weights[tensor.name] = onnx.numpy_helper.to_array(tensor)
-            tensor.ClearField("raw_data")
-            _send_away(tensor)
-    return SessionModel(proto, weights, where)
-
-
-def _send_away(tensor: TensorProto) -> None:
-    """Mark a tensor as stored elsewhere: the session options give its values."""
-    tensor.external_data.add(key="location", value="qtool-in-memory")
-    tensor.data_location = TensorProto.EXTERNAL
+    return read(Path(source))
 
 
 def _expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[str]:
@@ -225,9 +176,7 @@ def _expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[
     return [name for name in dict.fromkeys(outputs) if name in inputs]
 
 
-def _load(
-    content: str | bytes, weights: Mapping[str, Array], threads: int | None, optimise: bool, spin: bool, where: str
-) -> Any:
+def _load(model: LightModel, threads: int | None, optimise: bool, spin: bool, packed: bool) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -242,17 +191,37 @@ def _load(
     options.enable_mem_pattern = False
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if weights:
-        values = [ort.OrtValue.ortvalue_from_numpy(value) for value in weights.values()]
-        options.add_external_initializers(list(weights), values)
+    if model.weights:
+        values = [_to_ort(np.ascontiguousarray(value)) for value in model.weights.values()]
+        options.add_external_initializers(list(model.weights), values)
+        if not packed:
+            # it takes both: with either alone onnxruntime 1.32 keeps a copy, packed or not
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            for name, value in zip(model.weights, values):
+                options.add_initializer(name, value)
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return ort.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_WRONG_REWRITES
-        )
+        with _content(model) as content:
+            return ort.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_WRONG_REWRITES
+            )
+    except QtoolError:
+        raise
     except Exception as error:
-        raise _explain(error, "onnxruntime refuses the model", where) from error
+        raise _explain(error, "onnxruntime refuses the model", model.where) from error
+
+
+@contextmanager
+def _content(model: LightModel) -> Iterator[str | bytes]:
+    """What onnxruntime loads: the message, or the path of a file where it is too large for one."""
+    if fits_message(model.message_bytes):
+        yield model.proto.SerializeToString()
+        return
+    with tempfile.TemporaryDirectory(prefix="qtool-session-") as folder:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(model.proto)
+        yield str(write(LightModel(proto), Path(folder) / "model.onnx"))
 
 
 def _explain(error: Exception, what: str, where: str) -> QtoolError:

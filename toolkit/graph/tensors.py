@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
-from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+
+from toolkit.graph.light import bytes_of
 
 FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
@@ -21,17 +25,58 @@ def onnx_type(dtype: Any) -> int:
     return int(dtype) if isinstance(dtype, int) else int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
-def raw_bytes(tensor: gs.Constant) -> bytes:
-    """The bytes of a constant, without decoding what is stored raw."""
+class StoredValues(LazyValues):
+    """Values of a constant that all copies of a model share: in memory once, or a file that is mapped into it.
+
+    ``Constant.values`` of onnx-graphsurgeon is a copy of its own, which a pass may change; ``values_of`` gives these.
+
+    Args:
+        array: the values; nobody may change them.
+        kind: their ONNX element type.
+    """
+
+    def __init__(self, array: np.ndarray[Any, Any], kind: int) -> None:
+        self.array = array
+        super().__init__(TensorProto(data_type=kind, dims=array.shape))
+
+    @property
+    def tensor(self) -> TensorProto:
+        """The values as a message: a copy, made for whoever exports the graph by onnx-graphsurgeon alone."""
+        made = TensorProto()
+        made.CopyFrom(self._header)
+        made.raw_data = self.array.tobytes()
+        return made
+
+    @tensor.setter
+    def tensor(self, header: TensorProto) -> None:
+        self._header = header
+
+    def load(self) -> np.ndarray[Any, Any]:
+        """A copy."""
+        return np.array(self.array)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the values, in hex."""
+        return hashlib.sha256(bytes_of(self.array)).hexdigest()
+
+
+def content_digest(tensor: gs.Constant) -> str:
+    """SHA-256 of a constant's bytes, in hex; computed once for values that are stored."""
     held = tensor._values
-    if isinstance(held, LazyValues) and not isinstance(held.tensor, onnx.SparseTensorProto):
-        return held.tensor.raw_data or bytes(held.tensor.SerializeToString(deterministic=True))
-    return np.ascontiguousarray(tensor.values).tobytes()
+    if isinstance(held, StoredValues):
+        return held.digest
+    if isinstance(held, LazyValues) and not isinstance(held, SparseValues):
+        stored = held.tensor.raw_data or bytes(held.tensor.SerializeToString(deterministic=True))
+        return hashlib.sha256(stored).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(tensor.values).tobytes()).hexdigest()
 
 
 def values_of(tensor: gs.Constant) -> np.ndarray[Any, Any]:
     """The values of a constant; bfloat16 and float8 come as ml_dtypes arrays."""
     held = tensor._values
+    if isinstance(held, StoredValues):
+        return held.array
     if isinstance(held, LazyValues) and isinstance(held.tensor, onnx.TensorProto):
         return np.asarray(onnx.numpy_helper.to_array(held.tensor))
     return np.asarray(tensor.values)
@@ -41,7 +86,9 @@ def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | N
     """A constant of any ONNX element type, float8, bfloat16 and int4 included, from values of that or a wider type."""
     values = np.asarray(values)
     wanted = element_type if element_type is not None else onnx_type(values.dtype)
-    if wanted in (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.INT4):
+    if wanted in (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN):
+        return gs.Constant(name, StoredValues(values.astype(onnx.helper.tensor_dtype_to_np_dtype(wanted)), wanted))
+    if wanted == TensorProto.INT4:
         cast = values.astype(onnx.helper.tensor_dtype_to_np_dtype(wanted))
         return gs.Constant(name, LazyValues(onnx.numpy_helper.from_array(cast, name)))
     # ascontiguousarray would make a scalar a vector of one

@@ -10,10 +10,16 @@ import onnx
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
+from toolkit.base.types import Array
+from toolkit.graph.light import LightModel, is_away
 from toolkit.graph.nodes import all_nodes
 from toolkit.graph.stored import constants_of
 
-_FLOATS = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64, TensorProto.FLOAT16: np.float16}
+_FLOATS: Mapping[int, Any] = {
+    TensorProto.FLOAT: np.float32,
+    TensorProto.DOUBLE: np.float64,
+    TensorProto.FLOAT16: np.float16,
+}
 _PIECE = 1 << 22
 _SCALED = ("QuantizeLinear", "DequantizeLinear")
 _PASSING_NAN_ON = ("Where", "IsNaN", "IsInf", "Equal", "Not")
@@ -26,16 +32,16 @@ _WEIGHTED = {
 """Inputs that are weights, by operator: infinite they are as bad as NaN, while a mask may well hold infinities."""
 
 
-def check_values(proto: onnx.ModelProto, where: str) -> None:
+def check_values(model: LightModel) -> None:
     """Check the constants that nodes read: no NaN, no infinite weights, and scales of Q/DQ nodes above zero.
 
     Args:
-        proto: the model with its external data.
-        where: the file, for the error.
+        model: the model with its external data.
 
     Raises:
         ModelError: one is not so; the message names tensor and node.
     """
+    proto, where, weights = model.proto, model.where, model.weights
     known = dict(constants_of(proto.graph))
     verdicts: dict[str, tuple[int, int]] = {}
     for body in (proto.graph, *proto.functions):
@@ -44,11 +50,12 @@ def check_values(proto: onnx.ModelProto, where: str) -> None:
                 tensor = known.get(name)
                 if tensor is None or tensor.data_type not in (*_FLOATS, TensorProto.BFLOAT16):
                     continue
+                beside = weights.get(name) if is_away(tensor) else None
                 if name not in verdicts:
-                    verdicts[name] = _not_finite(tensor)
+                    verdicts[name] = _not_finite(tensor, beside)
                 nan, infinite = verdicts[name]
                 if index == 1 and node.op_type in _SCALED:
-                    _check_scale(node, tensor, where)
+                    _check_scale(node, tensor, beside, where)
                 elif (nan and node.op_type not in _PASSING_NAN_ON) or (
                     infinite and index in _WEIGHTED.get(node.op_type, ())
                 ):
@@ -60,8 +67,8 @@ def check_values(proto: onnx.ModelProto, where: str) -> None:
                     )
 
 
-def _check_scale(node: onnx.NodeProto, tensor: TensorProto, where: str) -> None:
-    values = _wide(onnx.numpy_helper.to_array(tensor))
+def _check_scale(node: onnx.NodeProto, tensor: TensorProto, beside: Array | None, where: str) -> None:
+    values = _wide(onnx.numpy_helper.to_array(tensor) if beside is None else beside)
     wrong = values[~((values > 0) & np.isfinite(values))]
     if wrong.size:
         raise ModelError(
@@ -71,10 +78,10 @@ def _check_scale(node: onnx.NodeProto, tensor: TensorProto, where: str) -> None:
         )
 
 
-def _not_finite(tensor: TensorProto) -> tuple[int, int]:
-    """How many values are NaN, and how many infinite."""
+def _not_finite(tensor: TensorProto, beside: Array | None) -> tuple[int, int]:
+    """How many values are NaN, and how many infinite; they are in the message where they are not ``beside`` it."""
     nan = infinite = 0
-    for values in _pieces(tensor):
+    for values in _pieces(tensor, beside):
         finite = np.isfinite(values)
         if not finite.all():
             nan += int(np.isnan(values).sum())
@@ -82,16 +89,13 @@ def _not_finite(tensor: TensorProto) -> tuple[int, int]:
     return nan, infinite
 
 
-def _pieces(tensor: TensorProto) -> Iterator[np.ndarray[Any, Any]]:
+def _pieces(tensor: TensorProto, beside: Array | None) -> Iterator[np.ndarray[Any, Any]]:
     """The values a few million at a time, so that no second copy of a large tensor is made."""
-    kinds: Mapping[int, Any] = _FLOATS
-    dtype = kinds.get(tensor.data_type)
-    if dtype is None or not tensor.HasField("raw_data"):
-        yield _wide(onnx.numpy_helper.to_array(tensor))
-        return
-    flat = np.frombuffer(tensor.raw_data, np.dtype(dtype).newbyteorder("<"))
+    if beside is None and tensor.data_type in _FLOATS and tensor.HasField("raw_data"):
+        beside = np.frombuffer(tensor.raw_data, np.dtype(_FLOATS[tensor.data_type]).newbyteorder("<"))
+    flat = (onnx.numpy_helper.to_array(tensor) if beside is None else beside).reshape(-1)
     for start in range(0, flat.size, _PIECE):
-        yield flat[start : start + _PIECE]
+        yield _wide(flat[start : start + _PIECE])
 
 
 def _wide(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
@@ -82,7 +82,7 @@ class _SingleLayer:
         self.precision = simulation.switches.precision
         self.node = next(segment.nodes[0] for segment in simulation.cutter.segments if segment.layer == name)
         self.constants = {
-            index: numpy_helper.to_array(graph.constants[tensor])
+            index: graph.values(tensor)
             for index, tensor in enumerate(self.node.input[:2]) if tensor in graph.constants
         }  # fmt: skip
         self.computed = {i: tensor for i, tensor in enumerate(self.node.input[:2]) if i not in self.constants}

@@ -7,17 +7,27 @@ from collections.abc import Sequence
 import onnx
 from onnx import TensorProto, helper
 
+from toolkit.base.types import Array
 from toolkit.simulation.paired_graph import PairedGraph
 
 
 class Branch:
-    """One branch of a switch: nodes with names of their own and the constants they read."""
+    """One branch of a switch: nodes with names of their own and the constants they read.
+
+    Attributes:
+        nodes: its nodes.
+        constants: its own constants.
+        shared: values of the constants that it reads from outside, by name: where weights are too many for copies, the
+            piece's main graph has them.
+        result: the tensor that it gives.
+    """
 
     def __init__(self, graph: PairedGraph, members: Sequence[onnx.NodeProto], word: str) -> None:
         self._graph, self._members = graph, members
         self._prefix = f"qtool {members[0].name or members[0].output[0]} {word} "
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
+        self.shared: dict[str, Array] = {}
         self.result = ""
 
     def name(self, base: str) -> str:
@@ -35,6 +45,9 @@ class Branch:
 
     def weight(self, tensor: str, axis: int | None) -> str:
         """The fake-quantized copy of a weight; its name."""
+        if tensor in self._graph.weights:
+            name, self.shared[name] = self._graph.shared_quantized(tensor, axis)
+            return name
         name = self.name(f"{tensor} dq")
         self.constants[name] = self._graph.quantized_weight(tensor, axis, name)
         return name
@@ -58,7 +71,10 @@ class Branch:
         self.result = self.nodes[-1].output[0]
 
     def _own(self, tensor: str) -> str:
-        # a constant inside the branch is packed beforehand, one outside is not
+        if tensor in self._graph.weights:
+            self.shared[tensor] = self._graph.weights[tensor]
+            return tensor
+        # fusions of convolutions look for their constants inside the branch
         name = self.name(tensor)
         copy = onnx.TensorProto()
         copy.CopyFrom(self._graph.constants[tensor])

@@ -8,7 +8,7 @@ the plain layer (measured: 1 to 2 percent on convolutions, where weights fed as 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -16,7 +16,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from toolkit.base.types import Array
 from toolkit.graph.facts import Facts
+from toolkit.graph.light import LightModel, large_header
 from toolkit.graph.macs import macs, shape_of
 from toolkit.simulation.branches import Branch, switch_node
 from toolkit.simulation.paired_graph import PairedGraph, reads_of
@@ -38,14 +40,14 @@ class Piece:
     """Neighbouring stages as a model of their own.
 
     Attributes:
-        content: the serialized ONNX model.
+        model: the ONNX model.
         inputs: tensors it takes from before, switches and scales not counted.
         outputs: tensors it gives to later stages, and outputs of the whole model.
         switches: its switches.
         scales: tensors that have a scale input here, with the ONNX element type of the scale.
     """
 
-    content: bytes
+    model: LightModel
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     switches: tuple[str, ...]
@@ -77,12 +79,13 @@ class Cutter:
         stages: for every stage its switches, each with the activation tensors whose scales it needs.
         reads: for every stage the tensors that it takes from before.
         weight_bytes: bytes of all constants.
+        shares: whether the weights are too many for copies.
     """
 
     def __init__(self, switches: Switches, facts: Facts, stages: int = 12) -> None:
         self._macs = {name: macs(node, facts) or 0 for name, node in switches.nodes.items()}
         self.graph = PairedGraph(switches, facts)
-        self.weight_bytes = sum(len(t.raw_data) for t in self.graph.constants.values())
+        self.weight_bytes, self.shares = self.graph.weight_bytes, self.graph.shares
         self.segments = self._segments()
         self._bounds = self._cut(stages)
         self.stages = [self._switches(*bounds) for bounds in self._bounds]
@@ -211,7 +214,14 @@ class Cutter:
         version = max(self.graph.proto.ir_version, 8)
         proto = helper.make_model(graph, opset_imports=self.graph.proto.opset_import, ir_version=version)
         proto.functions.extend(self.graph.proto.functions)
-        return Piece(proto.SerializeToString(), tuple(outer), tuple(outputs), tuple(built.switches), built.scales)
+        weights = {name: values for name, values in (self.graph.weights | built.weights).items() if name in used}
+        return Piece(
+            LightModel(proto, weights, "the simulation").lighten(),
+            tuple(outer),
+            tuple(outputs),
+            tuple(built.switches),
+            built.scales,
+        )
 
 
 class _Builder:
@@ -221,6 +231,7 @@ class _Builder:
         self.graph = graph
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
+        self.weights: dict[str, Array] = {}
         self.switches: list[str] = []
         self.scales: dict[str, int] = {}
         self._pairs: dict[str, str] = {}
@@ -251,10 +262,20 @@ class _Builder:
         self.nodes += [first, *segment.nodes[1:]]
 
     def _weight(self, tensor: str, axis: int | None) -> str:
+        if tensor in self.graph.weights:
+            name, values = self.graph.shared_quantized(tensor, axis)
+            self._share({name: values})
+            return name
         name = f"qtool {tensor} {axis} dq"
         if name not in self.constants:
             self.constants[name] = self.graph.quantized_weight(tensor, axis, name)
         return name
+
+    def _share(self, weights: Mapping[str, Array]) -> None:
+        """Let the piece's main graph have large constants whose values are beside it."""
+        for name, values in weights.items():
+            self.weights[name] = values
+            self.constants[name] = large_header(name, helper.np_dtype_to_tensor_dtype(values.dtype), values.shape)
 
     def _pair(self, tensor: str) -> str:
         """The dequantized tensor, one pair for all readers, with the base state's scale."""
@@ -280,6 +301,7 @@ class _Builder:
                 )
         then.layers(replaced)
         other.layers({})
+        self._share(then.shared | other.shared)
         self.switches.append(name)
         self.nodes.append(switch_node(SWITCH + name, result, then.subgraph(result), other.subgraph(result)))
 

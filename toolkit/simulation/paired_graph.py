@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+from weakref import WeakValueDictionary
+
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
 from toolkit.graph.facts import Facts
+from toolkit.graph.light import LightModel
 from toolkit.placement.ops import ADDS
 from toolkit.placement.qdq import storable_scale
 from toolkit.simulation.switches import Switches, fake_quantized
@@ -22,6 +28,8 @@ class PairedGraph:
     Attributes:
         nodes: all nodes in their order but Constants.
         constants: initializers and the values of Constants.
+        shares: whether the weights are too many for copies: those of all pieces are the same arrays.
+        weights: then, the values of large constants, which are not in ``constants``.
         names: the groups' layers.
         readers: for every tensor the nodes that read it.
         uses: for every node that is no group the indices of its inputs with pairs.
@@ -31,10 +39,14 @@ class PairedGraph:
 
     def __init__(self, switches: Switches, facts: Facts) -> None:
         self.facts = facts
-        self.precision, self._weights = switches.precision, switches.weights
+        self.precision, self._method = switches.precision, switches.weights
         model = switches.model
         model.tidy()
-        self.proto = model.to_proto()
+        light = model.to_light()
+        self.shares, self.weights = light.shares, light.weights if light.shares else {}
+        self.proto = light.proto if light.shares else light.whole()
+        # of pieces that are loaded; another piece of the same stage needs the same
+        self._quantized: WeakValueDictionary[str, Array] = WeakValueDictionary()
         graph = self.proto.graph
         self.constants = {t.name: t for t in graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
@@ -59,6 +71,12 @@ class PairedGraph:
         self.pair_of = {(use.node, use.index): pair for pair in switches.full.pairs.values() for use in pair.uses}
         self.base = switches.config(())
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_quantized"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _quantized=WeakValueDictionary())
+
     def _other_uses(self, switches: Switches) -> dict[str, list[int]]:
         """Inputs of nodes that are no groups. Which branch of an Add has the pair depends on what is kept: both do."""
         found = switches.uses
@@ -75,11 +93,32 @@ class PairedGraph:
             found = self.declared[name].type.tensor_type.elem_type or None
         return found
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all constants."""
+        return LightModel(self.proto, self.weights).message_bytes + sum(value.nbytes for value in self.weights.values())
+
+    def values(self, constant: str) -> Array:
+        """The values of a constant."""
+        if constant in self.weights:
+            return self.weights[constant]
+        return np.asarray(numpy_helper.to_array(self.constants[constant]))
+
     def quantized_weight(self, tensor: str, axis: int | None, name: str) -> onnx.TensorProto:
         """The fake-quantized copy of a weight as a constant of that name."""
-        values = numpy_helper.to_array(self.constants[tensor])
-        scale = storable_scale(weight_amax(values, axis, self._weights, self.precision), self.precision)
-        return numpy_helper.from_array(fake_quantized(values, scale, axis, self.precision), name)
+        return numpy_helper.from_array(self._fake_quantized(self.values(tensor), axis), name)
+
+    def shared_quantized(self, tensor: str, axis: int | None) -> tuple[str, Array]:
+        """The fake-quantized copy of a weight that is beside the message, by the name that it has in all pieces."""
+        name = f"qtool {tensor} {axis} dq"
+        found = self._quantized.get(name)
+        if found is None:
+            self._quantized[name] = found = self._fake_quantized(self.weights[tensor], axis)
+        return name, found
+
+    def _fake_quantized(self, values: Array, axis: int | None) -> Array:
+        scale = storable_scale(weight_amax(values, axis, self._method, self.precision), self.precision)
+        return fake_quantized(values, scale, axis, self.precision)
 
     def value_info(self, name: str, shaped: bool = True) -> onnx.ValueInfoProto:
         """A tensor as an input or, not ``shaped``, as an output of a piece; untyped where nobody knows its type."""

@@ -10,12 +10,14 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 from onnx import helper
 
 from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
 from toolkit.evaluation.metrics import Metric
 from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
+from toolkit.graph.light import LightModel
 from toolkit.graph.sessions import Session, session
 from toolkit.simulation.cut import FIXED, FLOAT, FULL, SCALE, SWITCH, SWITCHED, Piece
 from toolkit.simulation.switches import Config
@@ -35,6 +37,7 @@ class Pieces(Protocol):
     stages: list[dict[str, tuple[str, ...]]]
     reads: list[set[str]]
     weight_bytes: int
+    shares: bool
 
     def piece(self, first: int, kinds: Sequence[str]) -> Piece:
         """Stages from number ``first`` on, one for each of ``kinds``."""
@@ -304,6 +307,7 @@ class Runner:
         key = first, tuple(kinds)
         if key not in self._loaded:
             piece = self._pieces.piece(first, kinds)
-            # the session has its own copy of the weights
-            self._loaded[key] = replace(piece, content=b""), session(piece.content, threads=1)
+            # the session has what it needs of the weights
+            light = replace(piece, model=LightModel(onnx.ModelProto()))
+            self._loaded[key] = light, session(piece.model, threads=1, packed=not self._pieces.shares)
         return self._loaded[key]

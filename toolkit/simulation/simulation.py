@@ -15,6 +15,7 @@ from toolkit.base.versions import code_fingerprint
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.outputs import class_like, discrete_outputs
+from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.placement.place import Judge, PlacementRule, place
@@ -65,7 +66,7 @@ class SimulationJob:
     classes: list[str]
     metric: tuple[str, str | None, bool] | None
     threads: int | None
-    reference: bytes | None = None
+    reference: LightModel | None = None
 
     def runner(self, threads: int | None = None) -> Runner:
         """Open the sessions; runs the float model and the fully quantized one."""
@@ -159,7 +160,7 @@ class Simulation:
         """All that a process needs to run states of this simulation."""
         own = self.settings
         metric = (own.metric, own.output, own.allow_code) if own.metric is not None else None
-        reference = self._reference.to_bytes() if self._reference is not None else None
+        reference = self._reference.to_light() if self._reference is not None else None
         return SimulationJob(
             self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads, reference
         )
@@ -205,7 +206,7 @@ class Simulation:
         from toolkit.evaluation.rounding import with_rounding
         from toolkit.graph.sessions import session
 
-        rounded = Model.from_proto(with_rounding(lowered))
+        rounded = with_rounding(lowered)
         loaded = session(rounded, threads=1)
         return self.runner.outcome_of(lambda inputs: run_on(loaded, rounded, inputs))
 

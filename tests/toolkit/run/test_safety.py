@@ -22,6 +22,7 @@ from toolkit.base.text import plain, toml_string
 from toolkit.base.versions import module_file, module_fingerprint
 from toolkit.cli.main import invoke
 from toolkit.graph.header import model_files, read_header
+from toolkit.graph.light import LightModel
 from toolkit.graph.onnx_file import write
 from toolkit.report.codes import ReportCode
 from toolkit.run.folder import RunFolder
@@ -135,14 +136,15 @@ def test_new_never_writes_over_what_it_reads(place, capsys, victim):
 # ---------------------------------------------------------------- large models
 
 
-def test_weights_apart_are_named_by_content_and_the_old_ones_go(tmp_path):
+def test_weights_apart_are_named_by_content_and_the_old_ones_go(tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.graph.light.PROTOBUF_LIMIT", 0)
     path = tmp_path / "model.onnx"
 
     def save(seed):
         proto = build(
             [node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 64]}, {"y": ["n", 64]}, {"w": normal(64, 64, seed=seed)}
         )
-        write(proto, path, limit=0)
+        write(LightModel.of(proto), path)
         return Model.load(path).graph.nodes[0].inputs[1].values
 
     one = save(1)
@@ -157,12 +159,13 @@ def test_weights_apart_are_named_by_content_and_the_old_ones_go(tmp_path):
 
 
 def test_a_killed_writing_leaves_the_old_pair_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.graph.light.PROTOBUF_LIMIT", 0)
     path = tmp_path / "model.onnx"
     protos = [
         build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 64]}, {"y": ["n", 64]}, {"w": normal(64, 64, seed=s)})
         for s in (1, 2)
     ]
-    write(protos[0], path, limit=0)
+    write(LightModel.of(protos[0]), path)
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -170,7 +173,7 @@ def test_a_killed_writing_leaves_the_old_pair_whole(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("toolkit.graph.onnx_file.write_bytes", stop)
         with pytest.raises(KeyboardInterrupt):
-            write(protos[1], path, limit=0)
+            write(LightModel.of(protos[1]), path)
     assert np.array_equal(Model.load(path).graph.nodes[0].inputs[1].values, normal(64, 64, seed=1))
 
 
@@ -187,9 +190,8 @@ def large(place, monkeypatch):
         ),
         str(place / "model.onnx"),
     )
-    monkeypatch.setattr("toolkit.graph.model._PROTOBUF_LIMIT", 0)
+    monkeypatch.setattr("toolkit.graph.light.PROTOBUF_LIMIT", 0)
     monkeypatch.setattr("toolkit.graph.onnx_file._APART", 16)
-    monkeypatch.setattr(Model, "to_bytes", lambda self: b"")
     return place
 
 

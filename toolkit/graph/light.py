@@ -1,0 +1,140 @@
+"""A model as a message without its large weights, which are arrays beside it.
+
+protobuf holds no message above 2 GB, and every message that is made of another copies it. The arrays are shared by all
+that is made of a model: other forms of its graph, onnxruntime's sessions, the file that is written. Where they come
+from external data they are that file, mapped into memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from toolkit.base.types import Array
+from toolkit.graph.stored import BITS, byte_count, stored_tensors
+
+PROTOBUF_LIMIT = 1_900_000_000
+"""Bytes of a message that can be written and read everywhere; protobuf itself ends at 2 GiB."""
+LARGE = 4096
+"""Values from which on a constant is large."""
+_COMPLEX = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
+APART = frozenset(kind for kind, bits in BITS.items() if bits % 8 == 0 and kind not in _COMPLEX)
+"""Element types whose values can be beside a message: each takes whole bytes, and numpy has the type."""
+_IN_MEMORY = "qtool-in-memory"
+_FIELDS = ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+
+
+@dataclass
+class LightModel:
+    """A model without its large weights, and these.
+
+    Attributes:
+        proto: the message; a large initializer of the main graph has name, type and shape in it, and no values.
+        weights: those values, by the initializer's name. They may be read-only.
+        where: the file or the like, for errors.
+    """
+
+    proto: onnx.ModelProto
+    weights: dict[str, Array] = field(default_factory=dict)
+    where: str = "the model"
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto, where: str = "the model") -> LightModel:
+        """Take the large weights out of a message, which is changed."""
+        return cls(proto, {}, where).lighten()
+
+    def lighten(self) -> LightModel:
+        """Take out large weights that have come into the message; gives itself back."""
+        for tensor in self.proto.graph.initializer:
+            if tensor.name not in self.weights and is_large(tensor) and tensor.data_location != TensorProto.EXTERNAL:
+                self.weights[tensor.name] = onnx.numpy_helper.to_array(tensor)
+                send_away(tensor)
+        return self
+
+    def whole(self) -> onnx.ModelProto:
+        """The message with all weights in it: a copy of them. Its size may be beyond what protobuf writes."""
+        whole = onnx.ModelProto()
+        whole.CopyFrom(self.proto)
+        for tensor in whole.graph.initializer:
+            if tensor.name in self.weights:
+                bring_back(tensor, self.weights[tensor.name])
+        return whole
+
+    @property
+    def message_bytes(self) -> int:
+        """Bytes of the constants that are in the message."""
+        return sum(byte_count(one) for one in stored_tensors(self.proto) if one.data_type in BITS and not is_away(one))
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights that are not."""
+        return sum(value.nbytes for value in self.weights.values())
+
+    @property
+    def shares(self) -> bool:
+        """Whether the weights are too many for a second copy in memory: whoever computes with them reads these."""
+        # what is stored as integers is computed with in float32
+        return not fits_message(8 * sum(value.size for value in self.weights.values()))
+
+
+def fits_message(size: int) -> bool:
+    """Whether constants of so many bytes fit into one message."""
+    return size <= PROTOBUF_LIMIT
+
+
+def is_large(tensor: TensorProto) -> bool:
+    """Whether a constant's values belong beside the message: there are many, and each takes whole bytes."""
+    return tensor.data_type in APART and math.prod(tensor.dims) >= LARGE
+
+
+def large_header(name: str, kind: int, shape: tuple[int, ...]) -> TensorProto:
+    """An initializer whose values are beside the message."""
+    tensor = TensorProto(name=name, data_type=kind, dims=shape)
+    send_away(tensor)
+    return tensor
+
+
+def send_away(tensor: TensorProto) -> None:
+    """Drop a tensor's values from the message, and mark it as stored beside it."""
+    for name in _FIELDS:
+        tensor.ClearField(name)
+    del tensor.external_data[:]
+    tensor.external_data.add(key="location", value=_IN_MEMORY)
+    tensor.data_location = TensorProto.EXTERNAL
+
+
+def is_away(tensor: TensorProto) -> bool:
+    """Whether a tensor's values are beside the message."""
+    return tensor.data_location == TensorProto.EXTERNAL and any(e.value == _IN_MEMORY for e in tensor.external_data)
+
+
+def bring_back(tensor: TensorProto, values: Array) -> None:
+    """Store a tensor's values in the message again."""
+    del tensor.external_data[:]
+    tensor.data_location = TensorProto.DEFAULT
+    tensor.ClearField("data_location")
+    tensor.raw_data = values.tobytes()
+
+
+def bytes_of(values: Array) -> memoryview:
+    """The memory of an array, as it is stored in an ONNX file."""
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
+
+
+def weights_as_inputs(proto: onnx.ModelProto, weights: Mapping[str, object]) -> onnx.ModelProto:
+    """The message with the initializers in ``weights`` as graph inputs, for what must not look for values; changed."""
+    graph = proto.graph
+    gone = [tensor for tensor in graph.initializer if tensor.name in weights]
+    if gone:
+        kept = [tensor for tensor in graph.initializer if tensor.name not in weights]
+        graph.input.extend(
+            onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in gone
+        )
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+    return proto
