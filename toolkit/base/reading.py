@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from toolkit.base.errors import QtoolError, shortened, system_remedy
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_CHUNK = 1 << 20
 _NOT_REGULAR = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -125,8 +126,10 @@ def read_file(path: str | os.PathLike[str], kind: FileKind) -> bytes:
     """
     with reading(path, kind), open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
+        content = b"" if size > kind.limit else stream.read(size + 1)
         # what grows meanwhile, and what the system makes up as it is read, has no size beforehand
-        content = b"" if size > kind.limit else stream.read(kind.limit + 1)
+        while size < len(content) <= kind.limit and (more := stream.read(_CHUNK)):
+            content += more
         if max(size, len(content)) > kind.limit:
             raise kind.fault(path, f"it has {max(size, len(content)):,} bytes, and {kind.limit:,} are the most")
         return content

@@ -46,7 +46,7 @@ def read_external(model: LightModel, path: Path) -> None:
             model.weights[tensor.name] = _mapped(tensor, path, maps)
             continue
         tensor.raw_data = _content(tensor, path)
-        tensor.data_location = TensorProto.DEFAULT
+        tensor.ClearField("data_location")
         del tensor.external_data[:]
 
 

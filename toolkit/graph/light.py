@@ -116,7 +116,6 @@ def is_away(tensor: TensorProto) -> bool:
 def bring_back(tensor: TensorProto, values: Array) -> None:
     """Store a tensor's values in the message again."""
     del tensor.external_data[:]
-    tensor.data_location = TensorProto.DEFAULT
     tensor.ClearField("data_location")
     tensor.raw_data = values.tobytes()
 

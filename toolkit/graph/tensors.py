@@ -37,7 +37,9 @@ class StoredValues(LazyValues):
 
     def __init__(self, array: np.ndarray[Any, Any], kind: int) -> None:
         self.array = array
-        super().__init__(TensorProto(data_type=kind, dims=array.shape))
+        self._header = TensorProto(data_type=kind, dims=array.shape)
+        like = LazyValues(self._header)
+        self.shape, self.dtype, self.nbytes = like.shape, like.dtype, like.nbytes
 
     @property
     def tensor(self) -> TensorProto:
@@ -46,10 +48,6 @@ class StoredValues(LazyValues):
         made.CopyFrom(self._header)
         made.raw_data = self.array.tobytes()
         return made
-
-    @tensor.setter
-    def tensor(self, header: TensorProto) -> None:
-        self._header = header
 
     def load(self) -> np.ndarray[Any, Any]:
         """A copy."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import pickle
 import tempfile
@@ -14,6 +15,8 @@ from toolkit.simulation.runner import Runner
 from toolkit.simulation.simulation import SimulationJob
 from toolkit.simulation.switches import Config
 
+_PAGE = 4096
+
 
 def run_all(job: SimulationJob, configs: Sequence[Config], processes: int) -> Iterator[tuple[int, Outcome]]:
     """The outcome of every state as it comes in: (its place in ``configs``, outcome).
@@ -22,7 +25,7 @@ def run_all(job: SimulationJob, configs: Sequence[Config], processes: int) -> It
     """
     with tempfile.TemporaryDirectory(prefix="qtool-job-") as folder:
         path = Path(folder) / "job.pickle"
-        path.write_bytes(pickle.dumps(job))
+        _store(job, path)
         # fork would copy onnxruntime's threads and locks in an unknown state
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start, initargs=(str(path),)) as pool:
@@ -31,13 +34,40 @@ def run_all(job: SimulationJob, configs: Sequence[Config], processes: int) -> It
                 yield jobs[done], done.result()
 
 
+def _store(job: SimulationJob, path: Path) -> None:
+    """Write a job, and its arrays into a file beside it that all processes map: they share the weights."""
+    arrays: list[pickle.PickleBuffer] = []
+    content = pickle.dumps(job, protocol=5, buffer_callback=arrays.append)
+    places: list[tuple[int, int]] = []
+    with _arrays(path).open("wb") as stream:
+        for array in arrays:
+            stream.write(bytes(-stream.tell() % _PAGE))
+            places.append((stream.tell(), array.raw().nbytes))
+            stream.write(array.raw())
+        # a file without a byte cannot be mapped
+        stream.write(b"\0")
+    path.write_bytes(pickle.dumps((places, content)))
+
+
+def _stored(path: Path) -> SimulationJob:
+    """The job that was written there; its arrays are read-only."""
+    places, content = pickle.loads(path.read_bytes())
+    with _arrays(path).open("rb") as stream:
+        mapped = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    job: SimulationJob = pickle.loads(content, buffers=[mapped[start : start + size] for start, size in places])
+    return job
+
+
+def _arrays(path: Path) -> Path:
+    return path.with_suffix(".arrays")
+
+
 _runner: Runner | None = None
 
 
 def _start(path: str) -> None:
     global _runner
-    job: SimulationJob = pickle.loads(Path(path).read_bytes())
-    _runner = job.runner(threads=1)
+    _runner = _stored(Path(path)).runner(threads=1)
 
 
 def _run(config: Config) -> Outcome:

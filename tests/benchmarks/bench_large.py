@@ -1,0 +1,129 @@
+"""The whole road with a model above protobuf's limit, 2.28 GB of float32: time and peak memory of every command.
+
+Run: python -m tests.benchmarks.bench_large [--width 4096] [--blocks 17] [--folder FOLDER] [COMMAND ...]
+
+The folder takes some 12 GB. Memory is that of the command and its child processes together, looked at 20 times a
+second: what they have for themselves (anonymous), and with it the files that they have mapped, which the system takes
+back where memory is short. The weights' share of a peak tells how often they are held.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.large_models import block_samples, residual_blocks
+
+ROOT = Path(__file__).resolve().parents[2]
+_INTERVAL = 0.05
+_SEARCH = re.compile(r'\[\[pass\]\]\nuse = "search_precision".*?\n\n', re.DOTALL)
+_INSERT = '[[pass]]\nuse = "insert_qdq"\n\n'
+
+
+class Memory(threading.Thread):
+    """Watches the memory of a process and its children until it is told to stop."""
+
+    def __init__(self, process: int) -> None:
+        super().__init__(daemon=True)
+        self.process, self.own, self.all, self.over = process, 0, 0, threading.Event()
+
+    def run(self) -> None:
+        """Look every now and then."""
+        while not self.over.wait(_INTERVAL):
+            found = [_memory(one) for one in _family(self.process)]
+            self.own = max(self.own, sum(own for own, _ in found))
+            self.all = max(self.all, sum(own + mapped for own, mapped in found))
+
+
+def _family(process: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    except OSError:
+        return []
+    return [process, *(one for child in children for one in _family(int(child)))]
+
+
+def _memory(process: int) -> tuple[int, int]:
+    """Bytes of anonymous memory and of mapped files."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+        return tuple(1024 * int(lines[key].split()[0]) for key in ("RssAnon", "RssFile"))  # type: ignore[return-value]
+    except (OSError, KeyError):
+        return 0, 0
+
+
+def timed(folder: Path, weights: int, words: Sequence[str]) -> None:
+    """Run a command of qtool in the folder and print what it took."""
+    start = time.monotonic()
+    with (folder / f"{words[0]}.log").open("w") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "toolkit.cli", *words], cwd=folder, stdout=log, stderr=subprocess.STDOUT,
+            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "OMP_NUM_THREADS": "2"},
+        )  # fmt: skip
+        watch = Memory(child.pid)
+        watch.start()
+        status = child.wait()
+    watch.over.set()
+    watch.join()
+    seconds = time.monotonic() - start
+    print(f"{' '.join(words):60} {status:6} {seconds:8.1f} {watch.own / 1e9:8.2f} {watch.all / 1e9:8.2f} "
+          f"{watch.own / weights:8.2f} {watch.all / weights:8.2f}", flush=True)  # fmt: skip
+    if status:
+        print((folder / f"{words[0]}.log").read_text()[-2000:])
+
+
+def recipes(folder: Path) -> None:
+    """Recipes beside the one that ``new`` wrote: of the search, of plain INT8 with and without an engine, of stripping."""
+    text = (folder / "new.toml").read_text().replace('backend = "auto"', 'backend = "none"')
+    plain = _SEARCH.sub(_INSERT, text)
+    (folder / "searched.toml").write_text(text)
+    (folder / "plain.toml").write_text(plain)
+    (folder / "rtx.toml").write_text(plain.replace('backend = "none"', 'backend = "tensorrt_rtx"'))
+    paired = plain.replace("big.onnx", "runs/plain/.qtool/prepared.onnx")
+    (folder / "stripped.toml").write_text(paired.replace("[[pass]]", '[[pass]]\nuse = "strip_qdq"\n\n[[pass]]', 1))
+
+
+def main() -> None:
+    """Make the model, run the commands that were named, or all."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--width", type=int, default=4096)
+    parser.add_argument("--blocks", type=int, default=17)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("commands", nargs="*")
+    given = parser.parse_args()
+    weights = 2 * given.blocks * 4 * given.width**2
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (given.folder or Path(temporary)).resolve()
+        if not (folder / "big.bin").exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            residual_blocks(folder / "big.onnx", given.width, given.blocks)
+            block_samples(folder / "samples.npz", given.width)
+        print(f"{weights / 1e9:.2f} GB of weights")
+        print(f"{'command':60} status  seconds   own GB   all GB      own  all, of the weights")
+        for words in (
+            ["new", "big.onnx", "--data", "samples.npz", "--out", "new.toml", "--force"],
+            ["check", "searched.toml"],
+            ["run", "plain.toml", "--out", "runs/plain"],
+            ["run", "plain.toml", "--out", "runs/plain"],
+            ["run", "rtx.toml", "--out", "runs/rtx"],
+            ["sensitivity", "plain.toml", "--out", "runs/plain"],
+            ["run", "searched.toml", "--out", "runs/searched"],
+            ["run", "stripped.toml", "--out", "runs/stripped"],
+            ["compare", "runs/plain", "runs/searched"],
+            ["inspect", "big.onnx"],
+        ):
+            if not given.commands or set(given.commands) & set(words):
+                timed(folder, weights, words)
+            if words[0] == "new":
+                recipes(folder)
+
+
+if __name__ == "__main__":
+    main()
