@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import DEQUANTIZE, QUANTIZE, TARGETS, Array, Code, Context, Harm, Model, Pass, make_constant
+from toolkit import DEQUANTIZE, QUANTIZE, TARGETS, Array, Code, Context, Harm, Model, Names, Pass, make_constant
 
 
 class CorrectBias(Pass):
@@ -46,17 +46,20 @@ class CorrectBias(Pass):
         facts = model.facts(context.profiles)
         axes = {node.inputs[0].name: 1 if node.op in ("Conv", "ConvTranspose") else -1 for node in layers}
         means = {name: found.mean for name, found in collect_channels(model, axes, data, self.samples).items()}
+        names = model.tensor_names()
         for node in layers:
             if node.op == "ConvTranspose" or (node.op == "Gemm" and node.attrs.get("transA", 0)):
                 context.journal.declined(node.name, Code.NOT_SUPPORTED(op=node.op))
                 continue
-            self._correct(model, node, means[node.inputs[0].name], facts.rank(node.outputs[0].name), context)
+            self._correct(model, node, means[node.inputs[0].name], facts.rank(node.outputs[0].name), names, context)
         model.tidy()
         if reference is not None:
             after = sqnr_against(reference, model, data, self.samples)
             context.journal.noted(Code.EFFECT(by=self.title(), before_db=before, after_db=after))
 
-    def _correct(self, model: Model, node: gs.Node, mean: Array, rank: int | None, context: Context) -> None:
+    def _correct(
+        self, model: Model, node: gs.Node, mean: Array, rank: int | None, names: Names, context: Context
+    ) -> None:
         found = _rounded(model, node)
         assert found is not None
         weight, stored = found
@@ -73,9 +76,9 @@ class CorrectBias(Pass):
             new = (old.astype(np.float64) - shift.reshape(old.shape if old.size == shift.size else -1) / beta).astype(
                 old.dtype
             )
-            holder.inputs[index] = make_constant(model.unique_tensor(f"{holder.inputs[index].name}_corrected"), new)
+            holder.inputs[index] = make_constant(names.take(f"{holder.inputs[index].name}_corrected"), new)
         else:
-            name = model.unique_tensor(f"{node.name}_bias_corrected")
+            name = names.take(f"{node.name}_bias_corrected")
             holder.inputs.append(make_constant(name, (-shift).astype(weight.dtype)))
         why = Code.MEAN_SHIFT(shift=np.abs(shift).max())
         context.journal.changed(node.name, Code.BIAS_CORRECTED(holder=holder.name), why)

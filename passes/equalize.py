@@ -51,24 +51,29 @@ class Equalize(Pass):
             return set()
         first = {event.node for event in context.journal.of("changed")}
         changed = {n.name for n in trial.nodes if len(n.inputs) > 1 and before.get(n.name) != n.inputs[1].name}
-        return {name for name in changed if name not in first or _comes_behind(model, name, first)}
+        nodes = {node.name: node for node in model.nodes}
+        return {name for name in changed if name not in first or _comes_behind(nodes[name], first)}
 
     def apply(self, model: Model, context: Context) -> None:
         """Equalize every pair; each gets a line in the journal, refusals with their reason."""
         from toolkit import forget_ranges, note_effect, plain_outcome
 
-        pairs = [pair for node in model.nodes if node.op in _LAYERS and (pair := self._pair(model, node, context))]
+        inner = model.subgraph_tensors()
+        layers = [node for node in model.nodes if node.op in _LAYERS]
+        pairs = [pair for node in layers if (pair := self._pair(model, node, inner, context))]
         if not pairs:
             context.journal.noted(Code.NOTHING_TO_EQUALIZE())
             return
         before = plain_outcome(model, context) if self.measure else None
-        weights = {name: LayerWeights(model, model.node(name)) for pair in pairs for name in pair}
+        nodes = {node.name: node for node in layers}
+        weights = {name: LayerWeights(model, nodes[name]) for pair in pairs for name in pair}
         spread = {pair: _unevenness(weights[pair[0]].out_range()) for pair in pairs}
         for _ in range(self.rounds):
             if max(_step(weights[first], weights[second]) for first, second in pairs) < _CHANGE:
                 break
+        names = model.tensor_names()
         for layer in weights.values():
-            layer.write("equalized")
+            layer.write("equalized", names)
         for pair in pairs:
             even = _unevenness(weights[pair[0]].out_range())
             why = Code.CHANNEL_SPREAD(before=spread[pair], after=even)
@@ -76,11 +81,14 @@ class Equalize(Pass):
         forget_ranges(context)
         note_effect(context, before, plain_outcome(model, context) if self.measure else None, "equalize")
 
-    def _pair(self, model: Model, first: gs.Node, context: Context) -> tuple[str, str] | None:
-        """The layer and the only layer that reads its result, or None with a line in the journal."""
+    def _pair(self, model: Model, first: gs.Node, inner: set[str], context: Context) -> tuple[str, str] | None:
+        """The layer and the only layer that reads its result, or None with a line in the journal.
+
+        ``inner`` names the tensors that subgraphs read.
+        """
         tensor, seen = first.outputs[0], first
         while True:
-            if model.is_output(tensor) or tensor.name in model.subgraph_tensors():
+            if model.is_output(tensor) or tensor.name in inner:
                 return None
             if len(tensor.outputs) != 1:
                 context.journal.declined(first.name, Code.SHARED(tensor=tensor.name, readers=len(tensor.outputs)))
@@ -102,15 +110,15 @@ class Equalize(Pass):
             return None
         if (first.op == "Gemm" and first.attrs.get("transA", 0)) or (node.op == "Gemm" and node.attrs.get("transA", 0)):
             return None
-        if LayerWeights(model, first).channels_out != LayerWeights(model, node).channels_in:
+        if LayerWeights.channels(model, first)[0] != LayerWeights.channels(model, node)[1]:
             context.journal.declined(first.name, Code.CHANNELS(other=node.name))
             return None
         return str(first.name), str(node.name)
 
 
-def _comes_behind(model: Model, name: str, first: set[str]) -> bool:
+def _comes_behind(layer: gs.Node, first: set[str]) -> bool:
     """Whether the way up from a layer's input meets the first layer of a pair before anything branches."""
-    tensor = model.node(name).inputs[0]
+    tensor = layer.inputs[0]
     while tensor.inputs:
         node = tensor.inputs[0]
         if node.name in first:

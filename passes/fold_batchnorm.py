@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit import Array, Code, Context, Finding, Model, Pass, Role, make_constant
+from toolkit import Array, Code, Context, Finding, Model, Names, Pass, Role, make_constant
 
 
 class FoldBatchNorm(Pass):
@@ -24,18 +24,22 @@ class FoldBatchNorm(Pass):
 
     def apply(self, model: Model, context: Context) -> None:
         """Scale the weights and move the bias: W' = W g, b' = (b - mean) g + beta with g = gamma / sqrt(var + eps)."""
-        facts = model.facts(context.profiles)
+        facts, names, inner = model.facts(context.profiles), model.tensor_names(), model.subgraph_tensors()
         for node in model.nodes:
             if node.op not in ("Conv", "ConvTranspose", "Gemm"):
                 continue
-            while self._fold_next(model, node, facts.rank(node.outputs[0].name), context):
+            while self._fold_next(model, node, facts.rank(node.outputs[0].name), names, inner, context):
                 pass
         model.tidy()
+        said = {event.node for event in context.journal.of("declined", self.title())}
         for node, _ in model.walk():
-            if node.op == "BatchNormalization" and not context.journal.of("declined", self.title(), node.name):
+            if node.op == "BatchNormalization" and node.name not in said:
                 context.journal.declined(node.name, Code.NO_LAYER())
 
-    def _fold_next(self, model: Model, layer: gs.Node, rank: int | None, context: Context) -> bool:
+    def _fold_next(
+        self, model: Model, layer: gs.Node, rank: int | None, names: Names, inner: set[str], context: Context
+    ) -> bool:
+        """Fold what follows the layer into it; whether something could be. ``inner`` are the tensors of subgraphs."""
         out = layer.outputs[0]
         if len(out.outputs) != 1:
             for reader in out.outputs:
@@ -46,7 +50,7 @@ class FoldBatchNorm(Pass):
         affine = _affine(model, after, out, rank)
         if affine is None:
             return False
-        refusal = _refusal(model, layer, out)
+        refusal = _refusal(model, layer, out, inner)
         if refusal is not None:
             if after.op == "BatchNormalization":
                 context.journal.declined(after.name, refusal)
@@ -65,8 +69,8 @@ class FoldBatchNorm(Pass):
         )
         new_weight = _scaled(layer, weight, gain).astype(weight.dtype)
         new_bias = (old_bias * beta * gain + offset) / (beta if beta else 1.0)
-        layer.inputs[1] = make_constant(model.unique_tensor(f"{layer.inputs[1].name}_folded"), new_weight)
-        bias_tensor = make_constant(model.unique_tensor(f"{layer.name}_bias_folded"), new_bias.astype(weight.dtype))
+        layer.inputs[1] = make_constant(names.take(f"{layer.inputs[1].name}_folded"), new_weight)
+        bias_tensor = make_constant(names.take(f"{layer.name}_bias_folded"), new_bias.astype(weight.dtype))
         if len(layer.inputs) > 2:
             layer.inputs[2] = bias_tensor
         else:
@@ -106,8 +110,8 @@ def _affine(model: Model, node: gs.Node, source: gs.Tensor, rank: int | None) ->
     return (flat, np.zeros(1)) if node.op == "Mul" else (np.ones(1), flat)
 
 
-def _refusal(model: Model, layer: gs.Node, out: gs.Tensor) -> Finding | None:
-    if model.is_output(out) or out.name in model.subgraph_tensors():
+def _refusal(model: Model, layer: gs.Node, out: gs.Tensor, inner: set[str]) -> Finding | None:
+    if model.is_output(out) or out.name in inner:
         return Code.OUTPUT(layer=layer.name)
     if model.constant(layer.inputs[1]) is None:
         return Code.COMPUTED_WEIGHTS(layer=layer.name)

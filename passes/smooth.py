@@ -9,9 +9,17 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import Array, Code, Context, Harm, LayerWeights, Model, Pass, Role, make_constant, make_node
+from toolkit import Array, Code, Context, Harm, LayerWeights, Model, Names, Pass, Role, make_constant, make_node
 
 _SMALL = 1e-5
+
+
+class _Editing:
+    """A model with what must be known of the whole of it to change its nodes one by one."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.inner = model, model.subgraph_tensors()
+        self.tensors, self.nodes = model.tensor_names(), Names(model.node_names())
 
 
 class Smooth(Pass):
@@ -71,8 +79,9 @@ class Smooth(Pass):
         if not worth:
             return
         before = plain_outcome(model, context) if self.measure else None
+        editing = _Editing(model)
         for name, nodes in worth.items():
-            self._smooth(model, name, nodes, found[name].amax, context)
+            self._smooth(editing, name, nodes, found[name].amax, context)
         model.tidy()
         forget_ranges(context)
         note_effect(context, before, plain_outcome(model, context) if self.measure else None, "smooth")
@@ -99,45 +108,46 @@ class Smooth(Pass):
         median = float(np.median(amax[amax > 0])) if (amax > 0).any() else 0.0
         return float(amax.max()) / median if median else 1.0
 
-    def _smooth(self, model: Model, name: str, nodes: list[gs.Node], amax: Array, context: Context) -> None:
-        layers = [LayerWeights(model, node) for node in nodes]
+    def _smooth(self, editing: _Editing, name: str, nodes: list[gs.Node], amax: Array, context: Context) -> None:
+        layers = [LayerWeights(editing.model, node) for node in nodes]
         largest = np.maximum(np.max([layer.in_range() for layer in layers], axis=0), _SMALL)
         factor = np.maximum(amax, _SMALL) ** self.strength / largest ** (1 - self.strength)
         # a channel that never fires has no outlier to move
         factor = np.where(amax > _SMALL, factor, 1.0)
         factor = (factor / np.exp(np.mean(np.log(factor)))).astype(np.float32)
         tensor = nodes[0].inputs[0]
-        where = self._fold(model, tensor, nodes, factor)
+        where = self._fold(editing, tensor, nodes, factor)
         if where is None and not self.insert:
             for node in nodes:
                 context.journal.declined(node.name, Code.NO_NORM(tensor=name))
             return
         if where is None:
-            where = self._insert(model, tensor, nodes, 1 / factor, layers[0].dtype)
+            where = self._insert(editing, tensor, nodes, 1 / factor, layers[0].dtype)
         ratio, after = self._uneven(amax), self._uneven(amax / factor)
         for node, layer in zip(nodes, layers):
             layer.scale_in(factor.astype(np.float64))
-            layer.write("smooth")
+            layer.write("smooth", editing.tensors)
             why = Code.OUTLIER_CHANNEL(tensor=name, before=ratio, after=after)
             context.journal.changed(node.name, Code.SMOOTHED(divider=where), why)
 
-    def _insert(self, model: Model, tensor: gs.Tensor, nodes: list[gs.Node], inverse: Array, dtype: Any) -> str:
+    def _insert(self, editing: _Editing, tensor: gs.Tensor, nodes: list[gs.Node], inverse: Array, dtype: Any) -> str:
         """Put a Mul by channel in front of the layers; its name."""
-        rank = np.asarray(model.constant(nodes[0].inputs[1])).ndim
+        rank = np.asarray(editing.model.constant(nodes[0].inputs[1])).ndim
         spread = inverse.reshape(-1, *(1,) * (rank - 2)) if nodes[0].op == "Conv" else inverse
-        out = gs.Variable(model.unique_tensor(f"{tensor.name}_smooth"), dtype=tensor.dtype, shape=tensor.shape)
-        factors = make_constant(model.unique_tensor(f"{tensor.name}_smooth_factor"), spread.astype(dtype))
-        name = model.unique_node(f"{nodes[0].name}_smooth")
-        model.graph.nodes.append(make_node("Mul", name, [tensor, factors], [out]))
+        out = gs.Variable(editing.tensors.take(f"{tensor.name}_smooth"), dtype=tensor.dtype, shape=tensor.shape)
+        factors = make_constant(editing.tensors.take(f"{tensor.name}_smooth_factor"), spread.astype(dtype))
+        name = editing.nodes.take(f"{nodes[0].name}_smooth")
+        editing.model.graph.nodes.append(make_node("Mul", name, [tensor, factors], [out]))
         for node in nodes:
             node.inputs[0] = out
         return name
 
-    def _fold(self, model: Model, tensor: gs.Tensor, nodes: list[gs.Node], factor: Array) -> str | None:
+    def _fold(self, editing: _Editing, tensor: gs.Tensor, nodes: list[gs.Node], factor: Array) -> str | None:
         """Divide the gain and shift of the normalization that makes the tensor; its name, or None where it cannot."""
+        model = editing.model
         maker = model.producer(tensor)
         mine = {id(node) for node in nodes}
-        if nodes[0].op == "Conv" or maker is None or model.is_output(tensor) or tensor.name in model.subgraph_tensors():
+        if nodes[0].op == "Conv" or maker is None or model.is_output(tensor) or tensor.name in editing.inner:
             return None
         if any(id(reader) not in mine for reader in tensor.outputs):
             return None
@@ -153,7 +163,7 @@ class Smooth(Pass):
         for node, index, value in values:
             assert value is not None
             divided = (np.broadcast_to(value, factor.shape) / factor).astype(value.dtype)
-            node.inputs[index] = make_constant(model.unique_tensor(f"{node.inputs[index].name}_smooth"), divided)
+            node.inputs[index] = make_constant(editing.tensors.take(f"{node.inputs[index].name}_smooth"), divided)
         return str(maker.name)
 
     def _affine(self, model: Model, node: gs.Node) -> list[tuple[gs.Node, int]]:

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from toolkit.graph.layer_weights import LayerWeights as LayerWeights
     from toolkit.graph.macs import macs as macs
     from toolkit.graph.model import Model as Model
+    from toolkit.graph.names import Names as Names
     from toolkit.graph.select import choose as choose
     from toolkit.graph.sessions import session as session
     from toolkit.graph.tensors import FLOAT_TYPES as FLOAT_TYPES
@@ -145,6 +146,7 @@ _HOMES = {
     "graph.folding": "Folded fold",
     "graph.layer_weights": "LayerWeights",
     "graph.macs": "macs",
+    "graph.names": "Names",
     "graph.model": "Model",
     "graph.select": "choose",
     "graph.sessions": "session",

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.graph.model import Model
+from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_constant, make_node
 from toolkit.placement.existing import pairs_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
@@ -61,7 +62,7 @@ def float_weights(model: Model, journal: Journal) -> int:
     Returns:
         How many weights there were.
     """
-    count = 0
+    count, tensors, nodes = 0, model.tensor_names(), Names(model.node_names())
     for pair in list(pairs_of(model, subgraphs=False)):
         stored = model.constant(pair.dequantize.inputs[0])
         if pair.quantize is not None or stored is None or stored.dtype != np.int8 or pair.scale is None:
@@ -76,11 +77,11 @@ def float_weights(model: Model, journal: Journal) -> int:
         values = (stored.astype(np.float32) - _spread(pair.zero, stored, pair.axis)) * _spread(
             pair.scale, stored, pair.axis
         )
-        weights = make_constant(model.unique_tensor(f"{source.name}_float"), values.astype(np.float32), 1)
-        name = model.unique_node(f"{pair.dequantize.name}_{QUANTIZE}")
-        integers = gs.Variable(model.unique_tensor(f"{source.name}_quantized"), dtype=np.dtype(np.int8))
+        weights = make_constant(tensors.take(f"{source.name}_float"), values.astype(np.float32), 1)
+        name = nodes.take(f"{pair.dequantize.name}_{QUANTIZE}")
+        integers = gs.Variable(tensors.take(f"{source.name}_quantized"), dtype=np.dtype(np.int8))
         if pair.zero is None:
-            zero = make_constant(model.unique_tensor(f"{source.name}_zero_point"), np.zeros(pair.scale.shape, np.int8))
+            zero = make_constant(tensors.take(f"{source.name}_zero_point"), np.zeros(pair.scale.shape, np.int8))
             while len(pair.dequantize.inputs) > 2:
                 pair.dequantize.inputs.pop()
             pair.dequantize.inputs.append(zero)

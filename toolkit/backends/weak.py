@@ -12,6 +12,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
+from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_node, reroute
 from toolkit.placement.existing import pairs_of
 from toolkit.placement.float_path import FloatPath
@@ -93,13 +94,13 @@ def major(version: str) -> int:
 def _take_out(model: Model) -> int:
     """Let every reader of a pair read the float tensor; stored integer weights stay behind their dequantizer."""
     pairs = [pair for pair in pairs_of(model) if pair.quantizers]
-    path = FloatPath(model)
+    path, names = FloatPath(model), Names(model.node_names())
     for pair in pairs:
         result, source = pair.dequantize.outputs[0], path.of(pair)
         reroute(result, source)
         if model.is_output(result):
             pair.dequantize.outputs.clear()
-            name = model.unique_node(f"{pair.dequantize.name}_Identity")
+            name = names.take(f"{pair.dequantize.name}_Identity")
             model.graph.nodes.append(make_node("Identity", name, [source], [result]))
     path.finish()
     return len(pairs)

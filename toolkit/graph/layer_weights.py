@@ -7,6 +7,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
 from toolkit.graph.model import Model
+from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_constant
 
 
@@ -23,14 +24,14 @@ class LayerWeights:
         weight = model.constant(node.inputs[1])
         assert weight is not None
         self.dtype = weight.dtype
-        self.turned = node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0))
+        self.turned = _is_turned(node)
         self.weight: Array = (weight.T if self.turned else weight).astype(np.float64)
         has_bias = len(node.inputs) > 2 and not node.inputs[2].is_empty()
         bias = model.constant(node.inputs[2]) if has_bias else None
         self.bias: Array | None = None if bias is None else np.broadcast_to(
             bias.astype(np.float64).reshape(-1), (len(self.weight),)
         ).copy()  # fmt: skip
-        self.group = int(node.attrs.get("group", 1)) if node.op == "Conv" else 1
+        self.group = _group(node)
 
     @property
     def channels_out(self) -> int:
@@ -41,6 +42,14 @@ class LayerWeights:
     def channels_in(self) -> int:
         """How many input channels it reads."""
         return int(self.weight.shape[1]) * self.group
+
+    @staticmethod
+    def channels(model: Model, node: gs.Node) -> tuple[int, int]:
+        """How many output and input channels a layer with a constant weight has."""
+        weight = model.constant(node.inputs[1])
+        assert weight is not None
+        out, into = (weight.shape[-1], weight.shape[0]) if _is_turned(node) else weight.shape[:2]
+        return int(out), int(into) * _group(node)
 
     def out_range(self) -> Array:
         """Largest weight of every output channel."""
@@ -63,11 +72,24 @@ class LayerWeights:
         shape = self.weight.shape
         self.weight = (self.weight.reshape(self.group, -1, *shape[1:]) * per_group).reshape(shape)
 
-    def write(self, word: str) -> None:
-        """Give the node its weights as new constants whose names end in ``word``."""
+    def write(self, word: str, names: Names | None = None) -> None:
+        """Give the node its weights as new constants whose names end in ``word``.
+
+        Args:
+            word: what was done to them.
+            names: the names of the model's tensors, for whoever writes many.
+        """
+        names = names if names is not None else self.model.tensor_names()
         weight = (self.weight.T if self.turned else self.weight).astype(self.dtype)
-        name = self.model.unique_tensor(f"{self.node.inputs[1].name}_{word}")
-        self.node.inputs[1] = make_constant(name, weight)
+        self.node.inputs[1] = make_constant(names.take(f"{self.node.inputs[1].name}_{word}"), weight)
         if self.bias is not None:
-            name = self.model.unique_tensor(f"{self.node.inputs[2].name}_{word}")
+            name = names.take(f"{self.node.inputs[2].name}_{word}")
             self.node.inputs[2] = make_constant(name, self.bias.astype(self.dtype))
+
+
+def _is_turned(node: gs.Node) -> bool:
+    return node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0))
+
+
+def _group(node: gs.Node) -> int:
+    return int(node.attrs.get("group", 1)) if node.op == "Conv" else 1

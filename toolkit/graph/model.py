@@ -18,7 +18,7 @@ from toolkit.base.reading import reading
 from toolkit.graph.dimensions import dim_of
 from toolkit.graph.export import convert_opset, export, import_light
 from toolkit.graph.facts import Facts
-from toolkit.graph.light import LightModel, weights_as_inputs
+from toolkit.graph.light import LightModel, fits_message, weights_as_inputs
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes
 from toolkit.graph.onnx_file import ONNX, normalise, read, write
@@ -121,6 +121,17 @@ class Model:
             raise ModelError("refusing to write over the input model", where=str(path), remedy="give another file name")
         return write(self.to_light(ir_version), path)
 
+    def to_bytes(self) -> bytes:
+        """The serialized model, the same bytes for the same graph.
+
+        Raises:
+            ModelError: it is larger than a protobuf message may be; save it to a file instead.
+        """
+        light = self.to_light()
+        if not fits_message(light.message_bytes + light.weight_bytes):
+            raise ModelError("the model is too large for one message", remedy="save it to a file and use its path")
+        return bytes(light.whole().SerializeToString(deterministic=True))
+
     def fingerprint(self) -> str:
         """SHA-256 over graph and weights, in hex. Node metadata and names of files play no part."""
         digest = hashlib.sha256()
@@ -161,6 +172,12 @@ class Model:
     def node_names(self) -> list[str]:
         """The names of all nodes, subgraphs included."""
         return [node.name for node, _ in self.walk()]
+
+    def tensor_names(self) -> Names:
+        """The names of all tensors, subgraphs included: ``take`` gives free ones, of which it keeps count itself."""
+        found = Names(t.name for n, _ in self.walk() for t in (*n.inputs, *n.outputs))
+        found.update(t.name for t in (*self.graph.inputs, *self.graph.outputs))
+        return found
 
     def producer(self, tensor: gs.Tensor) -> gs.Node | None:
         """The node that makes a tensor, or None for inputs and constants."""
@@ -215,10 +232,8 @@ class Model:
     # ---------------------------------------------------------------- changing
 
     def unique_tensor(self, base: str) -> str:
-        """``base``, or ``base_2`` and so on where a tensor of that name exists."""
-        taken = Names(t.name for n, _ in self.walk() for t in (*n.inputs, *n.outputs))
-        taken.update(t.name for t in (*self.graph.inputs, *self.graph.outputs))
-        return taken.take(base)
+        """``base``, or ``base_2`` and so on where a tensor of that name exists; for many see ``tensor_names``."""
+        return self.tensor_names().take(base)
 
     def unique_node(self, base: str) -> str:
         """``base``, or ``base_2`` and so on where a node of that name exists."""

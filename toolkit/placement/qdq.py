@@ -147,7 +147,7 @@ def float_biases(model: Model, journal: Journal) -> int:
     Returns:
         How many there were.
     """
-    count = 0
+    count, names = 0, model.tensor_names()
     for pair in list(pairs_of(model)):
         stored = model.constant(pair.dequantize.inputs[0])
         scale = model.constant(pair.dequantize.inputs[1])
@@ -155,9 +155,7 @@ def float_biases(model: Model, journal: Journal) -> int:
             continue
         result = pair.dequantize.outputs[0]
         values = (stored.astype(np.float64) * scale.astype(np.float64)).astype(np.float32)
-        bias = make_constant(
-            model.unique_tensor(f"{pair.dequantize.inputs[0].name}_float"), values, onnx_type(scale.dtype)
-        )
+        bias = make_constant(names.take(f"{pair.dequantize.inputs[0].name}_float"), values, onnx_type(scale.dtype))
         for reader in reroute(result, bias):
             journal.changed(reader.name, Code.FLOAT_BIAS(), Code.NO_QUANTIZED_BIAS())
         count += 1

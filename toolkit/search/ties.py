@@ -48,7 +48,8 @@ def near_ties(model: Model, data: CalibrationData, layers: Iterable[str]) -> dic
         layers: names of nodes.
     """
     main = {node.name for node in model.nodes}
-    found = {name: node for name in layers if (node := _next(model.node(name), main)) is not None}
+    nodes = {node.name: node for node, _ in model.walk()}
+    found = {name: node for name in layers if (node := _next(nodes[name], main)) is not None}
     deciding = {node.name: node for node in found.values()}
     if not deciding:
         return {}
