@@ -22,6 +22,8 @@ from toolkit.graph.onnx_file import read, write
 # seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
 # number, and the model's outputs are garbage
 _WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
+# a stored weight behind a DequantizeLinear or Cast would become one of four or two times the size
+_COPYING_REWRITES = ["ConstantFolding"]
 _FATAL_ONLY = 4
 
 
@@ -203,8 +205,9 @@ def _load(model: LightModel, threads: int | None, optimise: bool, spin: bool, pa
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         with _content(model) as content:
+            unwanted = _WRONG_REWRITES if packed else [*_WRONG_REWRITES, *_COPYING_REWRITES]
             return ort.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_WRONG_REWRITES
+                content, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
             )
     except QtoolError:
         raise
