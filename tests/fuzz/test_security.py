@@ -202,7 +202,7 @@ def test_the_page_of_compared_ranges_shows_names_and_obeys_none(home: Path, caps
 def test_every_template_carries_the_policy() -> None:
     from toolkit.report.html import environment
 
-    pages = [name for name in environment().list_templates() if "<html" in environment().loader.get_source(environment(), name)[0]]
+    pages = [name for name in environment().list_templates(extensions=["jinja"]) if "<html" in environment().loader.get_source(environment(), name)[0]]
     assert pages == ["layout.html.jinja"]
     assert "Content-Security-Policy" in environment().loader.get_source(environment(), "layout.html.jinja")[0]
 
