@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
 from onnx import TensorProto, helper
 
 from tests.conftest import node
@@ -51,3 +55,25 @@ def block_samples(path: Path, width: int, count: int = 12) -> Path:
     random = np.random.default_rng(SEED + 1)
     np.savez(path, x0=random.standard_normal((count, width), dtype=np.float32))
     return path
+
+
+def hold_to_limit(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Lower protobuf's limit, and let everything that takes a message refuse one above it."""
+    monkeypatch.setattr("toolkit.graph.light.PROTOBUF_LIMIT", limit)
+
+    def hold(owner: Any, name: str, place: int = 0) -> None:
+        whole = getattr(owner, name)
+
+        def holding(*given: Any, **more: Any) -> Any:
+            message = given[place]
+            size = message.ByteSize() if isinstance(message, onnx.ModelProto) else len(message)
+            assert size <= limit, f"{name} was given {size} bytes"
+            return whole(*given, **more)
+
+        monkeypatch.setattr(owner, name, holding)
+
+    hold(ort.InferenceSession, "__init__", 1)
+    hold(onnx.checker, "check_model")
+    hold(onnx.shape_inference, "infer_shapes")
+    hold(onnx.version_converter, "convert_version")
+    hold(onnx.inliner, "inline_local_functions")

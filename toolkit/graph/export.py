@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -19,6 +19,7 @@ from toolkit.graph.light import (
     large_header,
     weights_as_inputs,
 )
+from toolkit.graph.names import Names
 from toolkit.graph.nodes import subgraphs_of
 from toolkit.graph.onnx_file import normalise
 from toolkit.graph.stored import BITS
@@ -34,19 +35,27 @@ def export(graph: gs.Graph, where: str = "the model") -> LightModel:
     large = [tensor for tensor in graph.tensors().values() if _is_large(tensor)]
     main = {id(tensor) for tensor in large}
     inner = [tensor for tensor in _inner_constants(graph) if id(tensor) not in main and _is_large(tensor)]
-    hoisted = [] if fits_message(2 * sum(map(_size, inner))) else _hoistable(graph, inner)
-    held = [(tensor, tensor._values) for tensor in (*large, *hoisted)]
-    weights = {tensor.name: values_of(tensor) for tensor in (*large, *hoisted)}
+    hoisted = [] if fits_message(2 * sum(map(_size, inner))) else inner
+    held = [(tensor, tensor._values, tensor.name) for tensor in (*large, *hoisted)]
     try:
-        for tensor, values in held:
-            tensor._values = LazyValues(large_header(tensor.name, onnx_type(values.dtype), tuple(values.shape)))
+        _name_apart(graph, hoisted)
+        weights = {tensor.name: values_of(tensor) for tensor in (*large, *hoisted)}
+        headers = {
+            name: large_header(name, onnx_type(values.dtype), tuple(values.shape)) for name, values in weights.items()
+        }
+        moved = {tensor.name for tensor in hoisted}
+        for tensor, _, _ in held:
+            tensor._values = LazyValues(headers[tensor.name])
         proto = gs.export_onnx(graph, do_type_check=False)
     finally:
-        for tensor, values in held:
-            tensor._values = values
+        for tensor, values, name in held:
+            tensor._values, tensor.name = values, name
     _drop_shadows(proto.graph, set())
-    if hoisted:
-        _hoist(proto.graph, {tensor.name: tensor for tensor in hoisted})
+    for sub in subgraphs_of(proto.graph) if moved else ():
+        kept = [tensor for tensor in sub.initializer if tensor.name not in moved]
+        del sub.initializer[:]
+        sub.initializer.extend(kept)
+    proto.graph.initializer.extend(headers[name] for name in sorted(moved))
     return LightModel(proto, weights, where)
 
 
@@ -86,26 +95,18 @@ def _inner_constants(graph: gs.Graph) -> Iterator[gs.Constant]:
                     yield tensor
 
 
-def _hoistable(graph: gs.Graph, inner: Iterable[gs.Constant]) -> list[gs.Constant]:
-    """Those of the subgraphs' constants whose name means nothing else anywhere."""
-    taken = set(graph.tensors())
-    values: dict[str, set[int]] = {}
+def _name_apart(graph: gs.Graph, inner: Iterable[gs.Constant]) -> None:
+    """Give constants of subgraphs names that mean nothing else anywhere: those of two subgraphs may have one name."""
+    taken = Names(graph.tensors())
     for sub in graph.subgraphs(recursive=True):
-        taken |= {t.name for t in sub.inputs} | {t.name for node in sub.nodes for t in node.outputs}
+        taken.update(t.name for t in sub.inputs)
+        taken.update(t.name for node in sub.nodes for t in node.outputs)
+    names: dict[tuple[str, int], str] = {}
     for tensor in inner:
-        values.setdefault(tensor.name, set()).add(id(tensor._values))
-    return [tensor for tensor in inner if tensor.name not in taken and len(values[tensor.name]) == 1]
-
-
-def _hoist(graph: onnx.GraphProto, hoisted: Mapping[str, gs.Constant]) -> None:
-    """Move the initializers of these names from the subgraphs to the main graph."""
-    for sub in subgraphs_of(graph):
-        kept = [tensor for tensor in sub.initializer if tensor.name not in hoisted]
-        del sub.initializer[:]
-        sub.initializer.extend(kept)
-    for name, tensor in hoisted.items():
-        values = values_of(tensor)
-        graph.initializer.append(large_header(name, onnx_type(tensor.dtype), tuple(values.shape)))
+        key = tensor.name, id(tensor._values)
+        if key not in names:
+            names[key] = taken.take(tensor.name)
+        tensor.name = names[key]
 
 
 def _drop_shadows(graph: onnx.GraphProto, outer: set[str]) -> None:

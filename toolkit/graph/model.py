@@ -23,7 +23,7 @@ from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes
 from toolkit.graph.onnx_file import ONNX, normalise, read, write
 from toolkit.graph.shapes import infer
-from toolkit.graph.tensors import content_digest, onnx_type, values_of
+from toolkit.graph.tensors import StoredValues, content_digest, onnx_type, values_of
 
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
@@ -304,10 +304,12 @@ class Model:
         light.proto.ClearField("producer_version")
         light.proto.ir_version = max(self.graph.ir_version or 0, 10)
         if named_by_content:
-            constants = {t.name: t for node, _ in self.walk() for t in node.inputs if isinstance(t, gs.Constant)}
-            constants.update(self.graph.tensors())
-            for name in sorted(light.weights):
-                light.proto.metadata_props.add(key=name, value=content_digest(constants[name]))
+            constants = (t for node, _ in self.walk() for t in node.inputs if isinstance(t, gs.Constant))
+            stored = {id(t._values.array): t._values for t in constants if isinstance(t._values, StoredValues)}
+            for name, values in sorted(light.weights.items()):
+                held = stored.get(id(values))
+                digest = held.digest if held is not None else content_digest(values)
+                light.proto.metadata_props.add(key=name, value=digest)
         return weights_as_inputs(light.proto, light.weights)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
-from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from toolkit.graph.light import bytes_of
 
@@ -56,18 +56,12 @@ class StoredValues(LazyValues):
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the values, in hex."""
-        return hashlib.sha256(bytes_of(self.array)).hexdigest()
+        return content_digest(self.array)
 
 
-def content_digest(tensor: gs.Constant) -> str:
-    """SHA-256 of a constant's bytes, in hex; computed once for values that are stored."""
-    held = tensor._values
-    if isinstance(held, StoredValues):
-        return held.digest
-    if isinstance(held, LazyValues) and not isinstance(held, SparseValues):
-        stored = held.tensor.raw_data or bytes(held.tensor.SerializeToString(deterministic=True))
-        return hashlib.sha256(stored).hexdigest()
-    return hashlib.sha256(np.ascontiguousarray(tensor.values).tobytes()).hexdigest()
+def content_digest(values: np.ndarray[Any, Any]) -> str:
+    """SHA-256 of an array's bytes, in hex."""
+    return hashlib.sha256(bytes_of(values)).hexdigest()
 
 
 def values_of(tensor: gs.Constant) -> np.ndarray[Any, Any]:
