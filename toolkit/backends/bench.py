@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +18,7 @@ from toolkit.base.log import Log as Outcomes
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
+from toolkit.base.temporary import temporary_folder
 from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.bench import Latency, Measurement
 from toolkit.contract.journal import Journal
@@ -191,9 +191,9 @@ class EngineBench:
         settings: EngineSettings,
         nodes: Collection[str],
     ) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory(prefix="qtool-trial-") as name:
+        with temporary_folder("trial") as folder:
             # always the same place in the run folder: what a killed run left there is written over
-            path = (self.folder or Path(name)) / "qtool-trial.onnx"
+            path = (self.folder or folder) / "qtool-trial.onnx"
             build = self.build(model, plan, ranges, path, settings)
         lacks = unmeasured(build, self.shapes)
         latency = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from toolkit.base.errors import BackendError
 from toolkit.base.gpu import find_gpu
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
+from toolkit.base.temporary import temporary_folder
 from toolkit.contract.findings import Finding
 
 DEFAULT_CAPABILITY = "8.9"
@@ -102,8 +102,8 @@ class RtxBackend:
             "compute_capabilities": capabilities,
             "compute_capabilities_reason": why.to_json(),
         }
-        with tempfile.TemporaryDirectory(prefix="qtool-rtx-") as folder:
-            engine_path = Path(folder) / "model.engine"
+        with temporary_folder("rtx") as folder:
+            engine_path = folder / "model.engine"
             answer = run_job(
                 "build_rtx",
                 {

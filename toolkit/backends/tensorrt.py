@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from toolkit.base.errors import BackendError
 from toolkit.base.gpu import find_gpu
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
+from toolkit.base.temporary import temporary_folder
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
@@ -108,13 +108,12 @@ class TensorRTBackend:
             "rest": extras.rest,
             "profiles": profiles.names,
         }
-        with tempfile.TemporaryDirectory(prefix="qtool-trt-") as name:
-            folder = Path(name)
+        with temporary_folder("trt") as folder:
             answer = run_job(
                 "build_tensorrt",
                 {
                     "model": str(model_path.resolve()),
-                    "folder": name,
+                    "folder": str(folder),
                     "profiles": profiles_to_json(profiles),
                     "settings": resolved,
                     "plan": {node: str(ask.precision) for node, ask in plan.items() if not ask.free},

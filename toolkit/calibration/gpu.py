@@ -7,7 +7,6 @@ power-of-two ranges, the same lossless widening.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from toolkit.base.errors import BackendError, RangesError
 from toolkit.base.files import sha256_json
 from toolkit.base.progress import Progress
+from toolkit.base.temporary import temporary_folder
 from toolkit.base.version import __version__
 from toolkit.calibration.collection import Collection, ProfileNames
 from toolkit.calibration.gpu_kernels import INTEGER, LOWEST, POINTER, SPAN, Kernels
@@ -209,26 +209,26 @@ class _TappedEngine:
         profile = Profile()
         for name, shape in lowest.items():
             profile.add(name, shape, largest[name], largest[name])
-        self.folder = tempfile.TemporaryDirectory(prefix="qtool-gpu-")
-        path = Path(self.folder.name) / "model.onnx"
         twin = model.copy()
         twin.source = None
-        twin.save(path, ir_version=8)
         sources = None
         if tactic_sources is not None:
             sources = [getattr(trt.TacticSource, name.upper()) for name in tactic_sources]
-        network = NetworkFromOnnxPath(str(path))
-        if self.outputs:
-            network = ModifyNetworkOutputs(network, outputs=self.outputs)
         cache = str(timing_cache) if timing_cache is not None else None
         config = CreateConfig(profiles=[profile], tf32=False, tactic_sources=sources, load_timing_cache=cache)
-        try:
-            engine = EngineFromNetwork(network, config, save_timing_cache=cache)()
-        except Exception as error:
-            raise BackendError(
-                f"the calibration engine cannot be built: {' '.join(str(error).split())[:300]}",
-                remedy="calibrate on the CPU",
-            ) from error
+        with temporary_folder("gpu") as folder:
+            path = folder / "model.onnx"
+            twin.save(path, ir_version=8)
+            network = NetworkFromOnnxPath(str(path))
+            if self.outputs:
+                network = ModifyNetworkOutputs(network, outputs=self.outputs)
+            try:
+                engine = EngineFromNetwork(network, config, save_timing_cache=cache)()
+            except Exception as error:
+                raise BackendError(
+                    f"the calibration engine cannot be built: {' '.join(str(error).split())[:300]}",
+                    remedy="calibrate on the CPU",
+                ) from error
         self.runner = TrtRunner(engine)
 
     def __enter__(self) -> _TappedEngine:
@@ -237,7 +237,6 @@ class _TappedEngine:
 
     def __exit__(self, *_: object) -> None:
         self.runner.deactivate()
-        self.folder.cleanup()
 
     def run(self, part: Batch, taps: Sequence[str]) -> list[tuple[int, int]]:
         """Run a batch; the device address and number of elements of every tap."""

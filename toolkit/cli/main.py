@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -181,7 +185,8 @@ def invoke(arguments: list[str]) -> int:
     _State.debug = "--debug" in arguments
     words = [word for word in arguments if word != "--debug"]
     try:
-        status: Any = app(args=words, standalone_mode=False)
+        with _ended_as_by_interrupt():
+            status: Any = app(args=words, standalone_mode=False)
     except QtoolError as error:
         if _State.debug:
             raise
@@ -202,6 +207,26 @@ def invoke(arguments: list[str]) -> int:
     if status == 130:
         _complain("stopped; the steps that were finished are kept, and the same command goes on from there")
     return int(status or 0)
+
+
+@contextmanager
+def _ended_as_by_interrupt() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: temporary files go, and what is done is kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGTERM)
+    if before is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if before is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _complain(text: str) -> None:

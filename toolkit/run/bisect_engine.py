@@ -12,6 +12,7 @@ from toolkit.backends.bench import EngineBench
 from toolkit.base.errors import BackendError, DataError
 from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
+from toolkit.base.temporary import temporary_folder
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.run.feeds import Feed, Tally, batch_limits, chunks, notes, own_rows, run_chunk, samples_of, split
@@ -95,8 +96,8 @@ class EngineCheck:
             BackendError: the engine with every layer float cannot be built or run.
         """
         try:
-            with tempfile.TemporaryDirectory(prefix="qtool-bisect-") as name:
-                return self._judged(self._built(kept, Path(name)), Path(name))
+            with temporary_folder("bisect") as folder:
+                return self._judged(self._built(kept, folder), folder)
         except BackendError as error:
             if len(kept) == len(self.ready.simulation.names):
                 raise BackendError(

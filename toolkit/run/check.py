@@ -77,11 +77,9 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     Raises:
         QtoolError: whatever a run would stumble over.
     """
-    import tempfile
-    from pathlib import Path
-
     from toolkit.backends.choose import choose
     from toolkit.base.code import import_path
+    from toolkit.base.temporary import temporary_folder
     from toolkit.contract.passes import Sequence as PassSequence
     from toolkit.report.findings import sentence
     from toolkit.run.checks import inputs_exist, names_exist
@@ -95,10 +93,10 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     from toolkit.run.steps.compare import comparable
 
     with (
-        tempfile.TemporaryDirectory(prefix="qtool-check-") as folder,
+        temporary_folder("check") as folder,
         import_path(recipe.folder if allow_code else None),
     ):
-        inputs = Inputs(Job(recipe, RunFolder(Path(folder)), allow_code))
+        inputs = Inputs(Job(recipe, RunFolder(folder), allow_code))
         inputs_exist(inputs.job)
         names_exist(inputs.job)
         comparable(inputs.job)

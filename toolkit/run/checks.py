@@ -9,6 +9,7 @@ from pathlib import Path
 from toolkit.base.code import import_path
 from toolkit.base.errors import DataError, ModelError, NotAllowedError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.given import is_given
+from toolkit.base.temporary import clear_left_folders
 from toolkit.placement.quantized import refuse_integer_operators
 from toolkit.run.guard import refuse_run_over, refuse_writing_over
 from toolkit.run.job import Job
@@ -23,6 +24,7 @@ def opened(job: Job) -> Iterator[None]:
         QtoolError: an input is missing, would be written over, or is code that is not allowed; or the folder is in
             use. Nothing has been written then.
     """
+    clear_left_folders()
     inputs_exist(job)
     inputs = input_files(job)
     refuse_run_over(inputs, job.folder.path)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import DataError
+from toolkit.base.temporary import temporary_folder
 from toolkit.base.types import Array
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
@@ -50,8 +50,7 @@ def opened_values(
     feeds = [feed for batch in first_samples(data, 1, _SAMPLES) for feed in split(batch, data, tally)]
     if not feeds:
         raise DataError("no sample fits the batches of any profile", remedy="add samples that fit a profile")
-    with tempfile.TemporaryDirectory(prefix="qtool-opened-") as name:
-        folder = Path(name)
+    with temporary_folder("opened") as folder:
         path = folder / "opened.engine"
         path.write_bytes(engine)
         # the smallest run alone shows how much the others will hold

@@ -5,11 +5,11 @@ from __future__ import annotations
 import mmap
 import multiprocessing
 import pickle
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from toolkit.base.temporary import temporary_folder
 from toolkit.evaluation.outcome import Outcome
 from toolkit.simulation.runner import Runner
 from toolkit.simulation.simulation import SimulationJob
@@ -23,15 +23,19 @@ def run_all(job: SimulationJob, configs: Sequence[Config], processes: int) -> It
 
     The numbers are those of one process: every session has one thread, and batches are added in order.
     """
-    with tempfile.TemporaryDirectory(prefix="qtool-job-") as folder:
-        path = Path(folder) / "job.pickle"
+    with temporary_folder("job") as folder:
+        path = folder / "job.pickle"
         _store(job, path)
         # fork would copy onnxruntime's threads and locks in an unknown state
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start, initargs=(str(path),)) as pool:
+        pool = ProcessPoolExecutor(processes, mp_context=spawn, initializer=_start, initargs=(str(path),))
+        try:
             jobs = {pool.submit(_run, config): index for index, config in enumerate(configs)}
             for done in as_completed(jobs):
                 yield jobs[done], done.result()
+        finally:
+            # whoever stops early does not wait for states that nobody asks for any more
+            pool.shutdown(cancel_futures=True)
 
 
 def _store(job: SimulationJob, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from toolkit.base.errors import BackendError, DataError
+from toolkit.base.temporary import temporary_folder
 from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.outputs import EvaluationResult, OutputComparison
@@ -108,9 +108,9 @@ class DeviceStep(Step[DeviceRecord]):
         reference = session(source)
         feeds = (feed for b in first_samples(data, size, section.samples) for feed in split(b, data, tally))
         for chunk in chunks(feeds):
-            with tempfile.TemporaryDirectory(prefix="qtool-device-") as name:
+            with temporary_folder("device") as folder:
                 try:
-                    answers = self._outputs(chunk, Path(name))
+                    answers = self._outputs(chunk, folder)
                 except BackendError as error:
                     return self._failed(ReportCode.ENGINE_ERROR(error=str(error)))
                 for feed, outputs in zip(chunk, answers):
