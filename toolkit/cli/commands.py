@@ -5,10 +5,13 @@ from __future__ import annotations
 import json as json_module
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import QtoolError
 from toolkit.base.text import plain_lines
+
+if TYPE_CHECKING:
+    from toolkit.run.inspect import Shown
 
 
 def emit(content: Any) -> None:
@@ -140,19 +143,20 @@ def inspect_file(path: Path, json: bool) -> int:
     """``qtool inspect``."""
     from toolkit.run.inspect import inspect
 
-    found = inspect(path)
-    if json:
-        emit(found.content)
-    else:
-        say(found.text)
-    return 0
+    return _show(inspect(path), json)
 
 
 def compare_runs(first: Path, second: Path, html: Path | None, json: bool) -> int:
     """``qtool compare``."""
     from toolkit.run.inspect import compare_files
 
-    found = compare_files(first, second, html)
+    return _show(compare_files(first, second, html), json)
+
+
+def _show(found: Shown, json: bool) -> int:
+    """Print what is in a file; warnings come first, beside the machine form on standard error."""
+    for warning in found.warnings:
+        (sys.stderr if json else sys.stdout).write(plain_lines(f"Warning: {warning}") + "\n")
     if json:
         emit(found.content)
     else:

@@ -20,7 +20,7 @@ def _job(recipe: Path, out: Path | None, allow_code: bool, terminal: Terminal) -
     from toolkit.run.recipe import Recipe
 
     read = Recipe.load(recipe)
-    return Job(read, RunFolder(out if out is not None else Path("runs") / read.name), allow_code, terminal.progress)
+    return Job(read, RunFolder.of(read.name, out), allow_code, terminal.progress)
 
 
 def sensitivity(

@@ -26,12 +26,12 @@ def calibrate(recipe: Path, shard: str | None, out: Path | None, allow_code: boo
     read = Recipe.load(recipe)
     part = _shard(shard)
     suffix = f"-{part[0]}-of-{part[1]}" if part[1] > 1 else ""
-    folder = Path("runs") / read.name
-    target = out if out is not None else folder / f"collection{suffix}.npz"
+    folder = RunFolder.of(read.name, None)
+    target = out if out is not None else folder.path / f"collection{suffix}.npz"
     if target.is_dir():
         raise QtoolError("this is a folder", where=str(target), remedy="give --out the name of a file")
     with Terminal() as terminal:
-        found = collect_shard(Job(read, RunFolder(folder), allow_code, terminal.progress), part, target)
+        found = collect_shard(Job(read, folder, allow_code, terminal.progress), part, target)
     if json:
         emit({"file": str(target), **_counts(found)})
     else:

@@ -31,8 +31,11 @@ from toolkit.report.verdict import culprits
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_WORDS = {"usable": "Usable", "missed": "Missed its budget", "broken": "Broken", "unmeasured": "Not measured"}
-_MARKS = {"usable": "✓", "missed": "!", "broken": "✕", "unmeasured": "?"}
+_WORDS = {
+    "usable": "Usable", "missed": "Missed its budget", "broken": "Broken", "unmeasured": "Not measured",
+    "outdated": "Out of date",
+}  # fmt: skip
+_MARKS = {"usable": "✓", "missed": "!", "broken": "✕", "unmeasured": "?", "outdated": "✕"}
 
 
 def render_html(report: Report) -> str:

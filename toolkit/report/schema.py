@@ -29,7 +29,7 @@ SCHEMA = "qtool-report-1"
 NONE = "none"
 _KIND = FileKind("it cannot be read as a report", QtoolError, "run the recipe again")
 
-Verdict = Literal["usable", "missed", "broken", "unmeasured"]
+Verdict = Literal["usable", "missed", "broken", "unmeasured", "outdated"]
 Status = Literal["honoured", "fused", "removed", "overridden", "opaque", "unknown"]
 ActualSource = Literal["inspector", "tactic", "weights", "network", "none"]
 

@@ -34,7 +34,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_STYLES = {"usable": "bold green", "missed": "bold yellow", "broken": "bold red", "unmeasured": "bold"}
+_STYLES = {
+    "usable": "bold green",
+    "missed": "bold yellow",
+    "broken": "bold red",
+    "unmeasured": "bold",
+    "outdated": "bold red",
+}
 _WORST = 8
 
 

@@ -14,6 +14,7 @@ from toolkit.placement.quantized import refuse_integer_operators
 from toolkit.run.guard import refuse_run_over, refuse_writing_over
 from toolkit.run.job import Job
 from toolkit.run.pass_keys import code_of_passes, pass_files
+from toolkit.run.state import taken_over
 
 
 @contextmanager
@@ -32,6 +33,7 @@ def opened(job: Job) -> Iterator[None]:
     if cache is not None:
         refuse_writing_over(inputs, cache, "give [engine] timing_cache a file of its own")
     with job.folder, import_path(job.recipe.folder if job.allow_code else None):
+        job.found = taken_over(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)
         yield
 
 

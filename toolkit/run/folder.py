@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -12,17 +12,29 @@ from typing import Any
 
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import PART, sha256_file, sha256_json, write_json, writing
+from toolkit.run.state import RunState
 
 
 @dataclass
 class RunFolder:
     """One run's folder. Results of steps are listed in ``.qtool/steps.json`` with their key and the hash of each file.
 
-    A step is found again only where its key is equal and every file it wrote is still what it wrote.
+    A step is found again only where its key is equal and every file it wrote is still what it wrote. What an earlier
+    run left stays until its successor is there.
+
+    Attributes:
+        path: the folder.
+        by_name: whether it was chosen for the recipe's name, and not by the user.
     """
 
     path: Path
+    by_name: bool = False
     _lock: int | None = None
+
+    @classmethod
+    def of(cls, name: str, out: str | Path | None) -> RunFolder:
+        """The folder ``out``, or where None the one for a recipe of that name."""
+        return cls(Path(out)) if out is not None else cls(Path("runs") / name, by_name=True)
 
     @property
     def hidden(self) -> Path:
@@ -61,6 +73,13 @@ class RunFolder:
             return {}
         return content if isinstance(content, dict) else {}
 
+    def update(self, **changes: Any) -> None:
+        """Change what ``.qtool/state.json`` says, see ``RunState``."""
+        state = RunState.load(self.path)
+        changed = state.model_copy(update=changes)
+        if changed != state:
+            changed.save(self.path)
+
     def find(self, name: str, key: Mapping[str, Any]) -> tuple[bool, str]:
         """Whether the step's result is there for this key; and if not, why not."""
         entry = self._manifest().get(name)
@@ -82,7 +101,7 @@ class RunFolder:
         return isinstance(self._manifest().get(name), dict)
 
     def store(self, name: str, key: Mapping[str, Any], files: Sequence[Path], why: str = "") -> None:
-        """Note that a step is done, why it was not found again, and which files it wrote.
+        """Note that a step is done, why it was not found again, and which files it wrote; others of it are removed.
 
         Raises:
             QtoolError: a file lies outside the run folder.
@@ -95,27 +114,27 @@ class RunFolder:
                     remedy="a pass may name only files in the run folder as its own",
                 )
         manifest = self._manifest()
-        manifest[name] = {
-            "key": sha256_json(key),
-            "why": why,
-            "parts": _parts(key),
-            "files": {path.relative_to(self.path).as_posix(): sha256_file(path) for path in files},
-        }
+        own = {path.relative_to(self.path).as_posix(): sha256_file(path) for path in files}
+        self._remove(manifest.get(name), set(own))
+        manifest[name] = {"key": sha256_json(key), "why": why, "parts": _parts(key), "files": own}
         write_json(self.hidden / "steps.json", manifest)
 
     def forget(self, *names: str) -> None:
-        """Drop steps and the files they wrote: what is there afterwards belongs together."""
+        """Drop steps that are not wanted any more and the files they wrote."""
         manifest = self._manifest()
         if not set(names) & set(manifest):
             return
         for name in names:
-            entry = manifest.pop(name, {})
-            files = entry.get("files") if isinstance(entry, dict) else None
-            for file in files if isinstance(files, dict) else ():
-                path = self._inside(file)
-                if path is not None and not path.is_dir():
-                    path.unlink(missing_ok=True)
+            self._remove(manifest.pop(name, {}), set())
         write_json(self.hidden / "steps.json", manifest)
+
+    def _remove(self, entry: Any, kept: Collection[str]) -> None:
+        """Remove the files that an entry of steps.json names, but for those in ``kept``."""
+        files = entry.get("files") if isinstance(entry, dict) else None
+        for file in set(files if isinstance(files, dict) else ()) - set(kept):
+            path = self._inside(file)
+            if path is not None and not path.is_dir():
+                path.unlink(missing_ok=True)
 
     def _inside(self, file: str) -> Path | None:
         """The path of a file that steps.json names, which anybody may write; None where it leads out of the folder."""

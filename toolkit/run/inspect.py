@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toolkit.base.errors import BackendError, QtoolError, RangesError
 from toolkit.base.reading import FileKind, read_json, read_utf8, reading
 from toolkit.base.text import plain
+from toolkit.report.findings import sentence
 from toolkit.run.guard import FILES, refuse_missing, refuse_writing_over
+from toolkit.run.state import unfinished_note
 
 _JSON = FileKind("it cannot be read as JSON", QtoolError, "check the file")
 _JOURNAL = FileKind("not a journal", QtoolError, "name a journal.jsonl of qtool's")
@@ -24,15 +26,29 @@ class Shown:
 
     content: Any
     text: str
+    warnings: list[str] = field(default_factory=list)
 
 
 def inspect(path: Path) -> Shown:
-    """Say what a file or run folder holds.
+    """Say what a file or run folder holds, and where it is out of date.
 
     Raises:
         QtoolError: nothing is there, or qtool does not know its kind.
     """
     refuse_missing(path, "no such file")
+    note = unfinished_note(path)
+    try:
+        found = _shown(path)
+    except QtoolError as error:
+        if note is None:
+            raise
+        raise type(error)(error.what, where=error.where, remedy=sentence(note)) from error
+    told = isinstance(found.content, dict) and (found.content.get("summary") or {}).get("verdict") == "outdated"
+    found.warnings += [sentence(note)] if note is not None and not told else []
+    return found
+
+
+def _shown(path: Path) -> Shown:
     if path.is_dir():
         report = path / "report.json"
         if report.exists():
@@ -82,7 +98,6 @@ def _report(path: Path) -> Shown:
 
 def _journal(path: Path) -> Shown:
     from toolkit.contract.journal import Journal
-    from toolkit.report.findings import sentence
 
     with reading(path, _JOURNAL):
         journal = Journal.from_jsonl(read_utf8(path, _JOURNAL))
@@ -197,10 +212,12 @@ def compare_files(first: Path, second: Path, html: Path | None = None) -> Shown:
     from toolkit.calibration.interchange import read_ranges
     from toolkit.report.compare_ranges import compare_ranges, write_ranges_html
 
-    found = compare_ranges(read_ranges(first), read_ranges(second), (str(first), str(second)))
+    notes = {path: sentence(note) for path in (first, second) if (note := unfinished_note(path)) is not None}
+    labels = [f"{path} (out of date)" if path in notes else str(path) for path in (first, second)]
+    found = compare_ranges(read_ranges(first), read_ranges(second), (labels[0], labels[1]))
     if html is not None:
         write_ranges_html(found, html)
-    return Shown(found.to_json(), found.to_text())
+    return Shown(found.to_json(), found.to_text(), [f"{path}: {note}" for path, note in notes.items()])
 
 
 def _files(*paths: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from toolkit.base.given import is_given
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
+from toolkit.contract.findings import Finding
 from toolkit.run.folder import RunFolder
 from toolkit.run.recipe import Recipe
 
@@ -27,12 +28,14 @@ class Job:
         folder: the run folder.
         allow_code: whether the recipe may name code (``module:Name``).
         progress: called with what is being done, how much is done, and of how much.
+        found: what there is to say of what the run folder held before.
     """
 
     recipe: Recipe
     folder: RunFolder
     allow_code: bool = False
     progress: Progress = silent
+    found: Finding | None = None
 
     @cached_property
     def profiles(self) -> Profiles:

@@ -23,6 +23,7 @@ from toolkit.run.job import Job
 from toolkit.run.recipe import Recipe
 from toolkit.run.result import Result
 from toolkit.run.samples import first_samples_fit
+from toolkit.run.state import Unfinished, mark_report
 from toolkit.run.step import Record, Step
 from toolkit.run.steps.compare import CompareRecord, CompareStep, comparable
 from toolkit.run.steps.device import DeviceRecord, DeviceStep, skipped
@@ -72,8 +73,7 @@ def run(
     if not isinstance(recipe, Recipe):
         recipe = Recipe.load(recipe)
     recipe = recipe.with_objects(passes=passes, calibration=calibration, evaluation=evaluation, metric=metric)
-    folder = RunFolder(Path(out) if out is not None else Path("runs") / recipe.name)
-    job = Job(recipe, folder, allow_code, progress or silent)
+    job = Job(recipe, RunFolder.of(recipe.name, out), allow_code, progress or silent)
     with opened(job):
         return Pipeline(Inputs(job), on_step, device_check).run()
 
@@ -85,6 +85,7 @@ class Pipeline:
         self.inputs, self.folder, self.device_check = inputs, inputs.job.folder, device_check
         self.on_step = on_step or (lambda info: None)
         self.steps: list[StepInfo] = []
+        self._unfinished: Unfinished | None = None
 
     def run(self) -> Result:
         """Do every step whose key changed, reuse the others, and join the report."""
@@ -100,6 +101,7 @@ class Pipeline:
         device = self._on_device(built, not_on_device)
         found = RunRecords(passes, lowering, built, blocks, plain, latencies, evaluation, device)
         joined = self.do(ReportStep(inputs, found, list(self.steps)))
+        self.folder.update(unfinished=None)
         return Result(self.folder.path, joined.report(), self.steps)
 
     def _checked(self) -> Finding | None:
@@ -122,18 +124,30 @@ class Pipeline:
             record, why = None, "it failed before"
         status: Literal["done", "reused"] = "reused" if record is not None else "done"
         if record is None:
-            self.folder.forget(step.name)
+            self._begin(step.name, why)
             record = step.keep(step.run(), key, why)
         seconds = round(time.perf_counter() - start, 3)
         self.steps.append(StepInfo(name=step.name, status=status, seconds=seconds, why=why, first=first))
         self.on_step(self.steps[-1])
+        if self._unfinished is not None:
+            self._unfinished.current.append(step.name)
+            self.folder.update(unfinished=self._unfinished)
         return record
+
+    def _begin(self, step: str, why: str) -> None:
+        """Before anything of this run is written, what an earlier one left is called out of date."""
+        if self._unfinished is None:
+            self._unfinished = Unfinished(step=step, why=why, current=[info.name for info in self.steps])
+            self.folder.update(unfinished=self._unfinished)
+            mark_report(self.folder.path, self._unfinished)
 
     def _do_if(self, wanted: bool, step: Step[R]) -> R | None:
         """The step's record; None where the recipe does not ask for it, and what an earlier run found is dropped."""
         if wanted:
             return self.do(step)
-        self.folder.forget(step.name)
+        if self.folder.knows(step.name):
+            self._begin(step.name, "the recipe does not ask for it any more")
+            self.folder.forget(step.name)
         return None
 
     def _on_device(self, engine: EngineRecord, not_wanted: Finding | None) -> DeviceRecord:

@@ -54,10 +54,13 @@ class Step(ABC, Generic[R]):
     Attributes:
         name: what users see, and the name of the record's file.
         kind: the record's class.
+        leaves: files that it writes into the run folder where there is something to write. One that the record does
+            not name is of another run, which was killed: it goes.
     """
 
     name: ClassVar[str]
     kind: type[R]
+    leaves: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs, self.job = inputs, inputs.job
@@ -78,6 +81,8 @@ class Step(ABC, Generic[R]):
 
     def keep(self, record: R, key: Mapping[str, Any], why: str) -> R:
         """Write the record, and note in the run folder that the step is done; ``why`` it was not found again."""
+        for left in set(self.leaves) - set(record.files):
+            (self.folder.path / left).unlink(missing_ok=True)
         write_json(self._file, record.content())
         own = [self._file, *(self.folder.path / name for name in record.files)]
         self.folder.store(self.name, key, own, why)

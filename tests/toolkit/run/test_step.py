@@ -82,18 +82,48 @@ def test_a_record_or_a_file_of_it_that_changed_is_not_used(inputs, name, change)
     assert done(inputs, Count(inputs))[1:] == (0, "reused")
 
 
-def test_another_key_is_done_again_and_the_old_files_are_gone_while_it_runs(inputs):
+def test_another_key_is_done_again_and_the_old_files_stay_until_their_successors_are_there(inputs):
     done(inputs, Count(inputs))
+    path = inputs.job.folder.path / "counted.bin"
 
     class Killed(Count):
         def run(self):
-            assert not (self.folder.path / "counted.bin").exists() and not self._file.exists()
+            assert path.read_bytes() == b"large" and self._file.exists()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         done(inputs, Killed(inputs, "b"))
-    # neither key is there now: the old result was dropped, the new one never finished
+    # nothing was written: the old result is whole, the new one never finished
+    assert path.exists() and done(inputs, Count(inputs))[1:] == (0, "reused")
     assert done(inputs, Count(inputs, "b"))[1:] == (1, "done")
+
+
+def test_a_half_written_successor_is_not_taken_for_the_old_result(inputs):
+    done(inputs, Count(inputs))
+
+    class Killed(Count):
+        def run(self):
+            (self.folder.path / "counted.bin").write_bytes(b"other")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        done(inputs, Killed(inputs, "b"))
+    assert done(inputs, Count(inputs))[1:] == (1, "done")
+
+
+def test_what_the_new_record_does_not_name_is_gone_once_it_is_kept(inputs):
+    done(inputs, Count(inputs))
+    left = inputs.job.folder.path / "left.bin"
+    left.write_bytes(b"of a run that was killed")
+
+    class Without(Count):
+        leaves = ("left.bin",)
+
+        def run(self):
+            return Counted(number=8)
+
+    done(inputs, Without(inputs, "b"))
+    assert not left.exists() and not (inputs.job.folder.path / "counted.bin").exists()
 
 
 def test_a_failure_is_tried_again_and_then_kept(inputs):

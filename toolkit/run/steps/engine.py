@@ -20,7 +20,7 @@ from toolkit.run.step import Record, Step
 from toolkit.run.steps.lowering import LoweringRecord
 from toolkit.run.steps.passes import PassesRecord
 
-_ENGINE, _LAYERS = "model.engine", "layers.json"
+_ENGINE, _LAYERS, _LOG = "model.engine", "layers.json", "build.log"
 
 
 class EngineRecord(Record):
@@ -61,6 +61,7 @@ class EngineStep(Step[EngineRecord]):
 
     name = "engine"
     kind = EngineRecord
+    leaves = (_ENGINE, _LAYERS)
 
     def __init__(self, inputs: Inputs, passes: PassesRecord, lowering: LoweringRecord) -> None:
         super().__init__(inputs)
@@ -96,7 +97,9 @@ class EngineStep(Step[EngineRecord]):
             build = backend.build(self.lowering.model_path, profiles, settings, log.append, self.job.progress, extras)
         finally:
             if log:
-                write_text(root / "build.log", "".join(f"{line}\n" for line in log))
+                write_text(root / _LOG, "".join(f"{line}\n" for line in log))
+        if not log:
+            (root / _LOG).unlink(missing_ok=True)
         actuals = attribute(self.lowering.model(), build, plan)
         reasons = {event.node: event.why for event in self.lowering.journal.of("declined")}
         measures = settings.measure and not backend.cannot_measure()

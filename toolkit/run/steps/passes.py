@@ -68,6 +68,7 @@ class PassesStep(Step[PassesRecord]):
 
     name = "passes"
     kind = PassesRecord
+    leaves = (_RANGES, _SEARCH, "faster.json")
 
     def key(self) -> Mapping[str, Any]:
         """Model, passes, calibration, and what passes may look at besides."""
@@ -98,9 +99,6 @@ class PassesStep(Step[PassesRecord]):
         from toolkit.graph.header import model_files
 
         root = self.folder.path
-        for name in (_SEARCH, "faster.json"):
-            # of a run that was interrupted: the report would take it for this one's
-            (root / name).unlink(missing_ok=True)
         passes = passes_of(self.recipe, self.job.allow_code)
         journal = Journal()
         journal.by = "load"

@@ -82,6 +82,7 @@ class ReportStep(Step[ReportRecord]):
 
     name = "report"
     kind = ReportRecord
+    leaves = (_HTML,)
 
     def __init__(self, inputs: Inputs, found: RunRecords, steps: Sequence[StepInfo]) -> None:
         super().__init__(inputs)
@@ -129,6 +130,9 @@ class ReportStep(Step[ReportRecord]):
             failed = found.device.status == "failed"
             code = ReportCode.DEVICE_RUN_FAILED if failed else ReportCode.DEVICE_RUN_SKIPPED
             journal.noted(code(why=found.device.why))
+        if self.job.found is not None:
+            journal.by = "folder"
+            journal.noted(self.job.found)
         return journal
 
     def _report(self, journal: Journal) -> Report:

@@ -1,0 +1,136 @@
+"""Whose results a run folder holds, and how far the last run in it came: what is out of date says so."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.files import write_json
+from toolkit.base.schema import FileSchema
+from toolkit.contract.findings import Finding
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
+
+_STATE, _STEPS = "state.json", "steps.json"
+
+
+class Unfinished(FileSchema):
+    """A run that began to make results and has not made its report yet.
+
+    Attributes:
+        step: the first step that it did again.
+        why: why that step was not found again.
+        current: the steps whose results are this run's; those of all others are of the run before it.
+    """
+
+    step: str
+    why: str
+    current: list[str] = Field(default_factory=list)
+
+
+class RunState(FileSchema):
+    """What is known of a run folder besides the results of its steps.
+
+    Attributes:
+        recipe: the file of the recipe that ran here last; empty for one that was made in Python.
+        model: the file of its model.
+        unfinished: the run under way, or the one that failed or was killed.
+    """
+
+    recipe: str = ""
+    model: str = ""
+    unfinished: Unfinished | None = None
+
+    @classmethod
+    def load(cls, folder: Path) -> RunState:
+        """The state of a run folder; one that is not there or damaged says nothing."""
+        with suppress(OSError, ValueError, RecursionError, ValidationError):
+            return cls.model_validate_json((folder / ".qtool" / _STATE).read_text(encoding="utf-8"))
+        return cls()
+
+    def save(self, folder: Path) -> None:
+        """Write it whole or not at all."""
+        write_json(folder / ".qtool" / _STATE, self.model_dump(mode="json"))
+
+
+def taken_over(folder: Path, by_name: bool, recipe: Path | None, model: Path) -> Finding | None:
+    """Note in a run folder whose it is from here on; returns that it was another recipe's, where it was.
+
+    Args:
+        folder: the run folder, taken by this process.
+        by_name: whether it was chosen for the recipe's name alone.
+        recipe: the recipe's file; None for one made in Python, which its model tells from others.
+        model: the file of its model.
+
+    Raises:
+        QtoolError: it is another recipe's of the same name, and nobody asked to share it.
+    """
+    state = RunState.load(folder)
+    own = state.model_copy(update={"recipe": str(recipe.resolve()) if recipe is not None else "", "model": str(model)})
+    if own == state:
+        return None
+    # a recipe that was moved with its results is no other one
+    gone = bool(state.recipe) and not Path(state.recipe).is_file()
+    same = state.recipe == own.recipe and (bool(own.recipe) or state.model == own.model)
+    another = bool(state.recipe or state.model) and not gone and not same
+    before = state.recipe or f"one made in Python for {state.model}"
+    if another and by_name:
+        raise QtoolError(
+            f"the folder holds the results of another recipe of this name, {before}",
+            where=str(folder),
+            remedy="give this run a folder of its own by --out, or rename one of the recipes",
+        )
+    own.save(folder)
+    return ReportCode.FOLDER_OF_ANOTHER(recipe=before) if another else None
+
+
+def mark_report(folder: Path, unfinished: Unfinished) -> None:
+    """Make the report of a run folder say, in both its forms, that it is out of date; a damaged one is removed."""
+    from toolkit.report.html import write_html
+    from toolkit.report.schema import Report
+
+    file, page = folder / "report.json", folder / "report.html"
+    try:
+        report = Report.load(file)
+    except QtoolError:
+        for path in (page, file):
+            path.unlink(missing_ok=True)
+        return
+    summary = report.summary
+    if summary.verdict == "outdated":
+        return
+    summary.headline = sentence(
+        ReportCode.OUT_OF_DATE(step=unfinished.step, why=unfinished.why, headline=summary.headline)
+    )
+    summary.verdict = "outdated"
+    if page.is_file():
+        write_html(report, page)
+    report.save(file)
+
+
+def unfinished_note(path: Path) -> Finding | None:
+    """What to say of a file of a run folder whose last run did not finish; None where there is nothing to say."""
+    place = path if path.is_dir() else path.parent
+    folder = place.parent if place.name == ".qtool" else place
+    found = RunState.load(folder).unfinished
+    if found is None:
+        return None
+    if path.is_dir():
+        return ReportCode.RUN_UNFINISHED(step=found.step, why=found.why)
+    maker = _maker(folder, path)
+    if maker is None:
+        return None
+    return ReportCode.FILE_OF_UNFINISHED(step=found.step, why=found.why, maker=maker, new=maker in found.current)
+
+
+def _maker(folder: Path, path: Path) -> str | None:
+    """The step that wrote a file of a run folder."""
+    with suppress(OSError, ValueError, AttributeError, TypeError):
+        steps = json.loads((folder / ".qtool" / _STEPS).read_text(encoding="utf-8"))
+        name = path.relative_to(folder).as_posix()
+        return next((step for step, entry in steps.items() if name in entry["files"]), None)
+    return None
