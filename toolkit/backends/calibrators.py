@@ -100,7 +100,8 @@ class Calibration:
                 remedy="see TensorRT's messages in the run's log; calibrator = \"ranges\" needs no batches",
             )
         if self._cache is not None:
-            write_json(self._sidecar(), {"made_from": self._made_from, "batches": total})
+            content = sha256_file(self._cache) if self._cache.is_file() else ""
+            write_json(self._sidecar(), {"made_from": self._made_from, "batches": total, "content": content})
 
     def _opt_shapes(self, request: Mapping[str, Any], inputs: Mapping[str, list[int]]) -> dict[str, tuple[int, ...]]:
         wanted = request["calibration_profile"]
@@ -133,14 +134,15 @@ class Calibration:
         return self._cache.with_name(self._cache.name + ".json")
 
     def _prepare_cache(self) -> bool:
-        """Remove a cache that was made from anything else: TensorRT itself would use it."""
+        """Remove a cache that was made from anything else, or damaged: TensorRT itself would use it."""
         if self._cache is None or not self._cache.exists():
             return False
         try:
             stored = json.loads(self._sidecar().read_text(encoding="utf-8"))
         except (OSError, ValueError):
             stored = {}
-        if isinstance(stored, dict) and stored.get("made_from") == self._made_from:
+        wanted = {"made_from": self._made_from, "content": sha256_file(self._cache)}
+        if isinstance(stored, dict) and all(stored.get(name) == value for name, value in wanted.items()):
             return True
         self._cache.unlink()
         return False

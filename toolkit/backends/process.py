@@ -22,6 +22,7 @@ from typing import IO, Any
 from toolkit.backends.base import LogLine
 from toolkit.base.errors import BackendError
 from toolkit.base.progress import Progress, silent
+from toolkit.base.reads import aside
 
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from toolkit.backends.worker import main; main()"
 _TAIL = 8000
@@ -44,7 +45,7 @@ def run_job(
     Raises:
         BackendError: the job failed, or its process died.
     """
-    with tempfile.TemporaryFile() as noise:
+    with aside(), tempfile.TemporaryFile() as noise:
         # -I: neither the working folder nor PYTHON* variables decide what the child imports; our sys.path does.
         child = subprocess.Popen(
             [sys.executable, "-I", "-c", _BOOT, json.dumps(sys.path)],

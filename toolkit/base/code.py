@@ -11,7 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from toolkit.base.errors import NotAllowedError, RecipeError, did_you_mean
-from toolkit.base.given import is_given, taken
+from toolkit.base.given import Given, code_print, is_given, taken
+from toolkit.base.modules import module_fingerprint
 
 
 def load_object(use: str, allow_code: bool, kind: str) -> Any:
@@ -49,6 +50,13 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
     if not hasattr(loaded, name):
         raise RecipeError(f"the module '{module}' has no '{name}'", remedy=did_you_mean(name, _public(loaded)))
     return getattr(loaded, name)
+
+
+def code_of(use: str) -> str:
+    """What an object that a recipe names depends on, as far as its source tells; empty where it is qtool's own."""
+    if isinstance(use, Given):
+        return code_print(use.thing)
+    return module_fingerprint(use.partition(":")[0]) if ":" in use and not is_given(use) else ""
 
 
 def _public(module: ModuleType) -> list[str]:

@@ -1,7 +1,8 @@
-"""Objects that a caller hands over in Python where a recipe would name code: each gets a name, ``@given:Class_1``.
+"""Objects that a caller hands over in Python where a recipe would name code.
 
-They are the caller's own, so that no permission is asked for. A name is good in this process alone, and no module can
-be called so.
+Such an object stands in the recipe as a ``Given``: a text, ``@given:Class``, that holds the object. It goes wherever
+the text goes, into other processes too as far as the object can be pickled, and lives as long as somebody holds it.
+The objects are the caller's own, so that no permission is asked for; no module can be called so.
 """
 
 from __future__ import annotations
@@ -13,22 +14,32 @@ from typing import Any
 from uuid import uuid4
 
 from toolkit.base.errors import RecipeError
-from toolkit.base.versions import module_file, module_fingerprint
+from toolkit.base.modules import module_file, module_fingerprint
 
 PREFIX = "@given:"
-_held: dict[str, Any] = {}
 
 
-def give(thing: Any) -> str:
-    """The name under which an object is found again; the same object keeps its name."""
-    for name, held in _held.items():
-        if held is thing:
-            return name
-    kind = getattr(thing, "__name__", None) or type(thing).__name__
-    plain = PREFIX + "".join(c if c.isalnum() else "_" for c in kind)
-    number = 1 + sum(other.startswith(f"{plain}_") for other in _held)
-    _held[f"{plain}_{number}"] = thing
-    return f"{plain}_{number}"
+class Given(str):
+    """The name of an object that the caller gave, with the object.
+
+    Attributes:
+        thing: the object.
+    """
+
+    thing: Any
+
+    def __new__(cls, thing: Any) -> Given:
+        """The name of ``thing``, of its class where it has none."""
+        kind = getattr(thing, "__name__", None) or type(thing).__name__
+        made = super().__new__(cls, PREFIX + "".join(c if c.isalnum() else "_" for c in kind))
+        made.thing = thing
+        return made
+
+    def __reduce__(self) -> tuple[type[Given], tuple[Any]]:
+        return Given, (self.thing,)
+
+    def __deepcopy__(self, memo: Any) -> Given:
+        return self
 
 
 def is_given(name: str) -> bool:
@@ -40,23 +51,14 @@ def taken(name: str) -> Any:
     """The object behind a name.
 
     Raises:
-        RecipeError: this process was given no such object.
+        RecipeError: the name came without its object, as from a file.
     """
-    if name not in _held:
+    if not isinstance(name, Given):
         raise RecipeError(
             f"'{name}' stands for a Python object of another process",
             remedy="hand the object over again, by Recipe.build or run(...)",
         )
-    return _held[name]
-
-
-def nameless(value: Any) -> Any:
-    """Settings without such names, which differ from process to process; keys hold what stands behind them."""
-    if isinstance(value, dict):
-        return {key: nameless(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [nameless(one) for one in value]
-    return PREFIX if isinstance(value, str) and is_given(value) else value
+    return name.thing
 
 
 def code_print(thing: Any) -> str:

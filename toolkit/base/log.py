@@ -4,37 +4,52 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.files import write_text, writing
+from toolkit.base.files import sha256_json, write_text, writing
+from toolkit.base.needs import Needs
 
-SCHEMA = "qtool-outcomes-1"
+SCHEMA = "qtool-outcomes-2"
+_NEEDS = "needs"
+_SUM = "sum"
 
 
 class Log:
     """Results by key. The first line names what they belong to; a file that belongs to something else is begun anew.
 
+    What user code read for a result is written before it. A file in which any of that is not as it was, or cannot be
+    known, is begun anew too, and ``refused`` says why. A line that was damaged is left out.
+
     Args:
         path: the file; None keeps the results in memory only.
-        fingerprint: what the results depend on.
+        fingerprint: what the results depend on, as far as it is known beforehand.
+        needs: gives what user code has read so far; None where none has a part in the results.
+
+    Attributes:
+        refused: why results that were there are not used; empty where there were none, or of something else.
     """
 
-    def __init__(self, path: Path | None, fingerprint: str) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, fingerprint: str, needs: Callable[[], Needs | None] | None = None) -> None:
+        self.path, self.needs = path, needs
         self.found: dict[str, dict[str, Any]] = {}
         self.reused = 0
+        self.refused = ""
+        self._known: Needs | None = None
         if path is None:
             return
-        lines = _lines(path)
-        if lines and lines[0] == {"schema": SCHEMA, "fingerprint": fingerprint}:
-            for line in lines[1:]:
-                self.found[line["key"]] = line
-            # a line that a kill cut short is written over, so that the next one begins at a line's start
-            self._write([lines[0], *self.found.values()])
+        head, *lines = _lines(path) or [{}]
+        first = {"schema": SCHEMA, "fingerprint": fingerprint}
+        if head == first:
+            read = [Needs.read(line.get(_NEEDS)) for line in lines if line["key"] == _NEEDS]
+            self.refused = next((why for one in read if (why := one.broken())), "")
+            lines = [] if self.refused else lines
         else:
-            self._write([{"schema": SCHEMA, "fingerprint": fingerprint}])
+            lines = []
+        self.found = {line["key"]: line for line in lines if line["key"] != _NEEDS}
+        # a line that a kill cut short is written over, so that the next one begins at a line's start
+        self._write([first, *lines])
 
     def get(self, key: str) -> dict[str, Any] | None:
         """What was kept under a key, or None."""
@@ -46,30 +61,48 @@ class Log:
         """Keep a result; it is on disk when this returns."""
         line = {"key": key, **content}
         self.found[key] = line
-        if self.path is not None:
-            with writing(self.path), open(self.path, "a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
+        if self.path is None:
+            return
+        lines = [line]
+        needs = self.needs() if self.needs is not None else None
+        if needs is not None and needs != self._known:
+            # before the result: a kill in between leaves nothing that does not say what it depends on
+            self._known = needs
+            lines.insert(0, {"key": _NEEDS, _NEEDS: needs.model_dump(mode="json")})
+        with writing(self.path), open(self.path, "a", encoding="utf-8") as stream:
+            stream.write("".join(map(_text, lines)))
+            stream.flush()
+            os.fsync(stream.fileno())
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
         assert self.path is not None
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
+        write_text(self.path, "".join(map(_text, lines)))
+
+
+def _text(line: Mapping[str, Any]) -> str:
+    """A line with the sum by which damage is noticed."""
+    return json.dumps({**line, _SUM: _sum(line)}) + "\n"
+
+
+def _sum(line: Mapping[str, Any]) -> str:
+    return sha256_json(line)[:16]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines that are whole; what comes after one that is not is left out."""
+    """The lines that are whole, without their sums; nothing where the first is not."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        text = path.read_bytes().decode("utf-8", "replace")
+    except OSError:
         return []
     found: list[dict[str, Any]] = []
-    for line in text.splitlines():
+    for number, line in enumerate(text.split("\n")):
         try:
             content = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(content, dict) or (found and "key" not in content):
-            break
-        found.append(content)
+        except (ValueError, RecursionError):
+            content = None
+        whole = isinstance(content, dict) and content.pop(_SUM, None) == _sum(content)
+        if number == 0 and not whole:
+            return []
+        if whole and (number == 0 or isinstance(content.get("key"), str)):
+            found.append(content)
     return found

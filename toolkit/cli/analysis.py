@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,6 +40,10 @@ def bisect(
     command: Annotated[
         str | None, typer.Option(help="Passes if this command exits 0; {model} is the quantized ONNX file.")
     ] = None,
+    reads: Annotated[
+        list[Path] | None,
+        typer.Option(help="A file or folder that --command reads; where all are named, its verdicts are kept."),
+    ] = None,
     samples: MostSamples = None,
     batch: BatchOption = 64,
     data: Data = "calibration",
@@ -54,7 +59,7 @@ def bisect(
     from toolkit.cli.commands_analysis import bisect as find
 
     status = find(
-        recipe, out, max_drop, min_sqnr_db, min_agreement, command, samples, batch, data, repeats, precision,
-        allow_code, on, json,
+        recipe, out, max_drop, min_sqnr_db, min_agreement, command, tuple(reads or ()), samples, batch, data,
+        repeats, precision, allow_code, on, json,
     )  # fmt: skip
     raise typer.Exit(status)

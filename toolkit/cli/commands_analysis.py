@@ -92,8 +92,8 @@ def _db(value: float) -> str:
 
 def bisect(
     recipe: Path, out: Path | None, max_drop: float | None, min_sqnr_db: float | None, min_agreement: float | None,
-    command: str | None, samples: int | None, batch: int, data: str, repeats: int, precision: str, allow_code: bool,
-    on: str, json: bool,
+    command: str | None, reads: tuple[Path, ...], samples: int | None, batch: int, data: str, repeats: int,
+    precision: str, allow_code: bool, on: str, json: bool,
 ) -> int:  # fmt: skip
     """``qtool bisect``."""
     from toolkit.base.progress import Terminal
@@ -102,7 +102,7 @@ def bisect(
     from toolkit.run.bisect import BisectLimits, Question, bisect_recipe
     from toolkit.run.quantizing import Samples
 
-    question = Question(BisectLimits(max_drop, min_sqnr_db, min_agreement), command, on, precision, repeats)
+    question = Question(BisectLimits(max_drop, min_sqnr_db, min_agreement), command, reads, on, precision, repeats)
     with Terminal() as terminal:
         bisected = bisect_recipe(_job(recipe, out, allow_code, terminal), Samples(data, samples, batch), question)
     found = bisected.found

@@ -193,6 +193,8 @@ class Code(BaseCode):
     UNVARIED_SAMPLES = "unvaried samples"
     UNLIKE_PROFILES = "unlike profiles"
     OTHER_COLLECTION = "collection"
+    READS_UNKNOWN = "reads-unknown"
+    MEASURED_AGAIN = "measured-again"
     # ---- the search for a plan
     SENSITIVITY_ESTIMATED = "sensitivity-estimated"
     SENSITIVITY_UNTRUSTED = "sensitivity-untrusted"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import numpy as np
 from toolkit.base.errors import DataError
 from toolkit.base.given import is_given, taken
 from toolkit.base.profiles import Profiles
+from toolkit.base.reads import aside
 from toolkit.base.types import Array
 from toolkit.data.files import Files, open_folder
 from toolkit.data.images import Images, holds_images
@@ -39,6 +41,14 @@ class Source(Protocol):
     def read(self, keep: Keep) -> Iterator[tuple[int, str, InputsAndLabels]]:
         """Index, origin, and inputs and labels of each sample whose index ``keep`` accepts."""
         ...
+
+
+@dataclass(frozen=True)
+class HeldSamples:
+    """Samples that were read already, and what messages call their source."""
+
+    name: str
+    feeds: Sequence[Mapping[str, Any]]
 
 
 class Feeds:
@@ -125,7 +135,9 @@ def _theirs(where: str, doing: str) -> Iterator[None]:
         DataError: something failed.
     """
     try:
-        yield
+        # what it reads is known by the samples that it gives
+        with aside():
+            yield
     except Exception as error:
         raise DataError(
             f"{where} failed {doing}: {type(error).__name__}: {error}",
@@ -275,12 +287,16 @@ def open_source(
         return "random data", _random_feeds(random, specs, profiles)
     if source is None:
         raise DataError("no source is given", remedy='set data = "path", or random = { seed = 0, samples = 32 }')
+    if isinstance(source, HeldSamples):
+        return source.name, Feeds(lambda: source.feeds, specs, source.name)
     if isinstance(source, str) and is_given(source):
         source = taken(source)
     if isinstance(source, str) and _MODULE.fullmatch(source) and not (base / source).exists():
         from toolkit.base.code import load_object
 
-        return source, Feeds(repeatable(load_object(source, allow_code, "data"), source), specs, source)
+        with aside():
+            loader = load_object(source, allow_code, "data")
+        return source, Feeds(repeatable(loader, source), specs, source)
     if not isinstance(source, (str, Path)):
         return "the iterable", Feeds(repeatable(source, "the iterable"), specs, "the iterable")
     path = base / source

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from toolkit.base.errors import QtoolError, did_you_mean
 from toolkit.base.files import sha256_json
+from toolkit.base.needs import Needs
+from toolkit.base.reads import needs_now
 from toolkit.run.bisect_engine import EngineCheck
+from toolkit.run.command_needs import command_needs
 from toolkit.run.job import Job
+from toolkit.run.pass_code import pass_code
 from toolkit.run.quantizing import QuantizingRecipe, Samples, quantizing
 from toolkit.run.sections import SHARES, BudgetSection
 
@@ -45,6 +52,8 @@ class Question:
     Attributes:
         limits: an answer passes if it keeps these.
         command: an answer passes if this command exits 0; ``{model}`` in it is the ONNX file's path.
+        reads: files and folders that the command reads. Where none are named nobody knows what its verdicts depend
+            on, and it is asked anew each time.
         on: what is checked: ``simulation`` or ``engine``.
         precision: what the recipe fragment asks for, and kept layers run in: fp16, bf16 or fp32.
         repeats: how often the ends are checked, to notice flaky checks.
@@ -52,6 +61,7 @@ class Question:
 
     limits: BisectLimits = BisectLimits()
     command: str | None = None
+    reads: tuple[Path, ...] = ()
     on: str = "simulation"
     precision: str = "fp16"
     repeats: int = 2
@@ -81,6 +91,11 @@ class Question:
                 ) from error
             if not words:
                 raise QtoolError("--command is empty", remedy="give the command that judges a model")
+        if self.reads and self.command is None:
+            raise QtoolError("--reads says what --command reads, and there is none", remedy="leave out --reads")
+        for path in self.reads:
+            if not path.exists():
+                raise QtoolError("--reads names nothing that is there", where=str(path), remedy="check the path")
         if self.command is not None and not allow_code:
             raise QtoolError("--command runs a command of yours", remedy="add --allow-code")
         if self.on not in PLACES:
@@ -114,10 +129,12 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
         limits = question.limits
         log, content, on_engine = ready.hidden / "bisect.jsonl", None, None
         check: Check
+        needs: Callable[[], Needs | None] = needs_now
         if limits.max_drop is not None and limits.max_drop > 1 and job.recipe.evaluation.metric in SHARES:
             raise QtoolError(f"--max-drop is {limits.max_drop:g}", remedy="it is a share: 0.02 is 2 points")
         if question.command is not None:
             check = _CommandCheck(question.command, ready)
+            needs = partial(command_needs, question.command, question.reads)
         else:
             if not limits.given:
                 limits = _recipes(job)
@@ -132,10 +149,12 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
         if on_engine is not None:
             fingerprint = on_engine.fingerprint()
         else:
-            fingerprint = sha256_json([simulation.fingerprint(), question.command, vars(limits)])
+            passes = [pass_code(step) for step in (ready.step, *ready.later)]
+            asked = [question.command, vars(limits), passes, str(ready.context.rest)]
+            fingerprint = sha256_json([simulation.fingerprint(), *asked])
         found = bisecting.bisect(
             simulation.names, check, log=log, repeats=question.repeats, precision=question.precision,
-            progress=job.progress, fingerprint=fingerprint, content=content,
+            progress=job.progress, fingerprint=fingerprint, content=content, needs=needs,
             likely=[group.name for group in fast(simulation).ranked()],
         )  # fmt: skip
         found.notes += ready.notes

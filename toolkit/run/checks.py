@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from toolkit.run.guard import refuse_run_over, refuse_writing_over
 from toolkit.run.job import Job
 from toolkit.run.pass_keys import code_of_passes, pass_files
 from toolkit.run.state import taken_over
+from toolkit.run.user_code import followed
 
 
 @contextmanager
@@ -32,9 +33,14 @@ def opened(job: Job) -> Iterator[None]:
     cache = inputs.pop("[engine] timing_cache", None)
     if cache is not None:
         refuse_writing_over(inputs, cache, "give [engine] timing_cache a file of its own")
-    with job.folder, import_path(job.recipe.folder if job.allow_code else None):
-        job.found = taken_over(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)
-        yield
+    with import_path(job.recipe.folder if job.allow_code else None), followed(job):
+        # the recipe's own passes can be asked only now
+        own = pass_files(job, code=True)
+        _files_exist(job, own)
+        refuse_run_over(own, job.folder.path)
+        with job.folder:
+            job.found = taken_over(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)
+            yield
 
 
 def input_files(job: Job) -> dict[str, Path]:
@@ -165,7 +171,11 @@ def inputs_exist(job: Job) -> None:
             where=job.recipe.locate("engine", "timing_cache"),
             remedy="name a file; it is made where there is none",
         )
-    for what, path in pass_files(job).items():
+    _files_exist(job, pass_files(job))
+
+
+def _files_exist(job: Job, files: Mapping[str, Path]) -> None:
+    for what, path in files.items():
         if not path.is_file():
             raise DataError(
                 f"no such file: {path}, {what}",

@@ -65,7 +65,7 @@ def _bench(inputs: Inputs) -> EngineBench:
         {name: Precision(value) for name, value in section.io.items()},
         section.calibration_profile or next(iter(job.profiles.names), ""),
         inputs.calibrator_batches,
-        inputs.prints.of_data(job.recipe.calibration.data) if section.calibrator != "ranges" else "",
+        inputs.calibrator_print(),
         job.folder.hidden,
         job.progress,
     )

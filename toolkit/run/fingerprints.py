@@ -1,28 +1,34 @@
-"""Fingerprints of what a recipe reads: computed once a run, without importing any code."""
+"""Fingerprints of what a recipe reads, computed once a run."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 
-from toolkit.base.given import is_given, taken
-from toolkit.base.versions import module_fingerprint, path_fingerprint
-from toolkit.data.sources import feeds_of_loader
+from toolkit.base.code import load_object
+from toolkit.base.reads import aside
+from toolkit.base.types import Array
+from toolkit.base.versions import path_fingerprint
+from toolkit.data.sources import HeldSamples, feeds_of_loader
 from toolkit.run.job import Job
+
+_HELD_BYTES = 256 << 20
 
 
 class Fingerprints:
-    """SHA-256 of the files that a job reads; those of one file are computed once."""
+    """SHA-256 of what a job reads; of one file or loader it is computed once.
+
+    What code gives is known by its samples alone: all of them are read for their fingerprint, and held in memory where
+    they are few, so that nobody has to ask for them again.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self._known: dict[Path, str] = {}
-        self._samples: dict[str, str] = {}
+        self._samples: dict[Any, tuple[str, HeldSamples | None]] = {}
 
     def of(self, path: Path) -> str:
         """SHA-256 of a file or folder; empty where there is none."""
@@ -31,16 +37,31 @@ class Fingerprints:
         return self._known[path]
 
     def of_data(self, data: str | None) -> str:
-        """SHA-256 of a recipe's data, or of the module that gives it."""
+        """SHA-256 of a recipe's data: of its files, or of all samples where code gives them.
+
+        Raises:
+            DataError: the code failed, or gives no dictionaries.
+        """
         if data is None:
             return ""
-        if is_given(data):
-            if data not in self._samples:
-                self._samples[data] = samples_print(taken(data))
-            return self._samples[data]
-        if self.job.names_code(data):
-            return module_fingerprint(data.partition(":")[0])
-        return self.of_file(data)
+        return self._read(data)[0] if self.job.names_code(data) else self.of_file(data)
+
+    def held(self, data: str) -> HeldSamples | None:
+        """The samples that code gives, where they are few enough to be held; else None, and it is asked again.
+
+        Raises:
+            DataError: see ``of_data``.
+        """
+        return self._read(data)[1]
+
+    def _read(self, data: str) -> tuple[str, HeldSamples | None]:
+        with aside():
+            loader = load_object(data, self.job.allow_code, "data")
+            # two names may stand for one object, and one name for two
+            place = data if type(data) is str else id(loader)
+            if place not in self._samples:
+                self._samples[place] = samples_read(loader, _spoken(data))
+        return self._samples[place]
 
     def of_file(self, path: str | None) -> str:
         """SHA-256 of a file that the recipe names."""
@@ -55,25 +76,34 @@ class Fingerprints:
         return [self.of(self.job.model_path), *self.of_weights()]
 
     def same_samples(self, data: str, other: str | None) -> bool:
-        """Whether both name the same samples; of code in one file it is the names that tell."""
-        code = other is not None and self.job.names_code(data) and self.job.names_code(other)
-        if code and not (is_given(data) and is_given(other or "")):
-            return data == other
+        """Whether both name the same samples."""
         return self.of_data(data) == self.of_data(other)
 
 
-def samples_print(loader: Any) -> str:
-    """SHA-256 over all samples of a data loader that was given: it is read once for that.
+def _spoken(data: str) -> str:
+    """What messages call the data."""
+    return data if type(data) is str else "the iterable"
 
-    One that can be read only once gives another value each time: nothing made with it is found again.
+
+def samples_read(loader: Any, name: str) -> tuple[str, HeldSamples | None]:
+    """SHA-256 over all samples of a loader, and the samples themselves.
+
+    They are held where they are few, and in any case of an iterator, which can be read only once.
 
     Raises:
         DataError: the loader failed, or gives no dictionaries.
     """
-    if isinstance(loader, Iterator):
-        return uuid4().hex
     digest = hashlib.sha256()
-    for feed in feeds_of_loader(loader, "the iterable"):
-        for name, values in sorted(feed.items()):
-            digest.update(f"{name}\0{values.dtype}\0{values.shape}\0".encode() + np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
+    held: list[dict[str, Array]] | None = []
+    size, once = 0, hasattr(loader, "__next__")
+    for feed in feeds_of_loader(loader, name):
+        for key, values in sorted(feed.items()):
+            digest.update(f"{key}\0{values.dtype}\0{values.shape}\0".encode() + np.ascontiguousarray(values).tobytes())
+            size += values.nbytes
+        digest.update(b"\n")
+        if held is not None:
+            # a loader may fill the same arrays again
+            held.append({key: values.copy() for key, values in feed.items()})
+        if size > _HELD_BYTES and not once:
+            held = None
+    return digest.hexdigest(), HeldSamples(name, held) if held is not None else None

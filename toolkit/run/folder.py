@@ -12,6 +12,7 @@ from typing import Any
 
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import PART, sha256_file, sha256_json, write_json, writing
+from toolkit.base.needs import Needs
 from toolkit.run.state import RunState
 
 
@@ -94,14 +95,29 @@ class RunFolder:
                 return False, f"steps.json names {file!r}, which is not in the run folder"
             if not path.is_file() or sha256_file(path) != digest:
                 return False, f"{file} was changed or removed"
-        return True, "nothing it depends on changed"
+        broken = Needs.read(entry["needs"]).broken() if entry.get("needs") is not None else ""
+        return (False, broken) if broken else (True, "nothing it depends on changed")
 
     def knows(self, name: str) -> bool:
         """Whether the step was done before, whatever its key was."""
         return isinstance(self._manifest().get(name), dict)
 
-    def store(self, name: str, key: Mapping[str, Any], files: Sequence[Path], why: str = "") -> None:
-        """Note that a step is done, why it was not found again, and which files it wrote; others of it are removed.
+    def store(
+        self,
+        name: str,
+        key: Mapping[str, Any],
+        files: Sequence[Path],
+        why: str = "",
+        needs: Needs | None = None,
+    ) -> None:
+        """Note that a step is done; files that an earlier run of it wrote and this one did not are removed.
+
+        Args:
+            name: the step.
+            key: what its result depends on, as far as it is known beforehand.
+            files: the files that it wrote.
+            why: why it was not found again.
+            needs: what code of the user's read for it; None where none had a part in it.
 
         Raises:
             QtoolError: a file lies outside the run folder.
@@ -117,6 +133,8 @@ class RunFolder:
         own = {path.relative_to(self.path).as_posix(): sha256_file(path) for path in files}
         self._remove(manifest.get(name), set(own))
         manifest[name] = {"key": sha256_json(key), "why": why, "parts": _parts(key), "files": own}
+        if needs is not None:
+            manifest[name]["needs"] = needs.model_dump(mode="json")
         write_json(self.hidden / "steps.json", manifest)
 
     def forget(self, *names: str) -> None:

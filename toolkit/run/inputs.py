@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import QtoolError, RecipeError
+from toolkit.base.files import sha256_json
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.reading import reading
 from toolkit.contract.findings import Code, Finding
@@ -20,6 +21,7 @@ from toolkit.run.sections import RandomSection
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
+    from toolkit.data.sources import HeldSamples
     from toolkit.graph.model import Model
 
 
@@ -162,8 +164,19 @@ class Inputs:
                 error.at(self.job.recipe.locate_value(error.value, "calibration"))
             raise
 
-    def _opened(self, data: str | None) -> str | None:
-        return data if data is None or self.job.names_code(data) else str(self.job.recipe.resolve(data))
+    def _opened(self, data: str | None) -> str | HeldSamples | None:
+        if data is None:
+            return None
+        return (self.prints.held(data) or data) if self.job.names_code(data) else str(self.job.recipe.resolve(data))
+
+    def calibrator_print(self) -> str:
+        """A fingerprint of what ``calibrator_batches`` gives; empty where it gives nothing."""
+        recipe = self.job.recipe
+        if recipe.engine.quantization != "implicit" or recipe.engine.calibrator == "ranges":
+            return ""
+        held_out = recipe.evaluation.hold_out if recipe.evaluation.data is None else None
+        settings = recipe.calibration.as_key()
+        return sha256_json([self.prints.of_data(recipe.calibration.data), settings, held_out, repr(self.job.profiles)])
 
     def calibrator_batches(self) -> Iterator[dict[str, Any]]:
         """Batches for TensorRT's own calibrators: every sample made to fit the calibration profile's opt shape.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from toolkit.base.given import is_given
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
+from toolkit.base.reads import aside
 from toolkit.contract.findings import Finding
 from toolkit.run.folder import RunFolder
 from toolkit.run.recipe import Recipe
@@ -36,6 +37,16 @@ class Job:
     allow_code: bool = False
     progress: Progress = silent
     found: Finding | None = None
+
+    def __post_init__(self) -> None:
+        told = self.progress
+
+        def progress(what: str, done: int, total: int) -> None:
+            # whoever listens has no part in the results
+            with aside():
+                told(what, done, total)
+
+        self.progress = progress
 
     @cached_property
     def profiles(self) -> Profiles:

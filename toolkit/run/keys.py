@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.given import code_print, is_given, taken
-from toolkit.base.versions import code_fingerprint, module_fingerprint, path_fingerprint, versions
+from toolkit.base.code import code_of
+from toolkit.base.versions import code_fingerprint, path_fingerprint, versions
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
+from toolkit.run.pass_code import pass_code
 from toolkit.run.recipe_passes import stripping_passes
+from toolkit.run.user_code import metric_inputs
 
 
 def engine_key(job: Job) -> dict[str, Any]:
@@ -21,17 +23,10 @@ def engine_key(job: Job) -> dict[str, Any]:
     }
 
 
-def _code_of(metric: str) -> str:
-    """What a metric that is not qtool's own depends on; empty where it is."""
-    if is_given(metric):
-        return code_print(taken(metric))
-    return module_fingerprint(metric.partition(":")[0]) if ":" in metric else ""
-
-
 def _stripped(inputs: Inputs) -> list[Any]:
     """What the model that results are compared with depends on: samples tell which clamps pairs stood in for."""
     job = inputs.job
-    steps = [step.model_dump(mode="json") for step in stripping_passes(job.recipe, job.allow_code)]
+    steps = [pass_code(step) for step in stripping_passes(job.recipe, job.allow_code)]
     settings = job.recipe.calibration
     return [*steps, inputs.prints.of_data(settings.data), settings.samples] if steps else []
 
@@ -40,10 +35,9 @@ def evaluation_key(inputs: Inputs) -> dict[str, Any]:
     """What measuring depends on besides the models."""
     job, prints = inputs.job, inputs.prints
     evaluation, calibration = job.recipe.evaluation, job.recipe.calibration
-    metric = evaluation.metric or ""
     return {
         "evaluation settings": evaluation.as_key(),
-        "metric code": _code_of(metric),
+        "metric code": [code_of(evaluation.metric or ""), *(prints.of(path) for path in metric_inputs(job))],
         "evaluation data": prints.of_data(evaluation.data),
         "held out of": prints.of_data(calibration.data) if evaluation.data is None else "",
         "seen by calibration": evaluation.data is not None and prints.same_samples(evaluation.data, calibration.data),

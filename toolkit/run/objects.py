@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ValidationInfo
+from pydantic import ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
-from toolkit.base.given import give
+from toolkit.base.given import Given
 from toolkit.contract.passes import Pass
 
 
@@ -16,7 +16,7 @@ def named(value: Any) -> Any:
     """Text as it is, a path as text, and the name of any other object."""
     if value is None or isinstance(value, str):
         return value
-    return str(value) if isinstance(value, Path) else give(value)
+    return str(value) if isinstance(value, Path) else Given(value)
 
 
 def entry_of(value: Any) -> Any:
@@ -28,7 +28,7 @@ def entry_of(value: Any) -> Any:
     if isinstance(value, type) and issubclass(value, Pass):
         value = value()
     if isinstance(value, Pass):
-        return {"use": give(value)}
+        return {"use": Given(value)}
     if isinstance(value, str):
         return {"use": value}
     if not isinstance(value, dict):
@@ -42,10 +42,12 @@ def entries_of(value: Any) -> list[Any]:
     return [entry_of(one) for one in (value if several else [value])]
 
 
-def _named_setting(value: Any, info: ValidationInfo) -> Any:
+def _named_setting(value: Any, text: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
     # what a file holds is text, or wrong: a list there is nobody's object
-    return value if (info.context or {}).get("file") else named(value)
+    made = value if (info.context or {}).get("file") else named(value)
+    # pydantic would make plain text of it
+    return made if isinstance(made, Given) else text(made)
 
 
-Named = Annotated[str, BeforeValidator(_named_setting)]
+Named = Annotated[str, WrapValidator(_named_setting)]
 """A text of the recipe for which an object may stand."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from toolkit.base.errors import QtoolError
-from toolkit.base.given import code_print, nameless
-from toolkit.base.versions import OWN_PACKAGES, module_fingerprint
+from toolkit.base.given import is_given, taken
 from toolkit.contract.passes import Pass
-from toolkit.contract.registry import configure, find, installed
+from toolkit.contract.registry import configure, find
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.keys import engine_key, evaluation_key, gpu_here
-from toolkit.run.recipe_passes import passes_of
+from toolkit.run.pass_code import pass_code
+from toolkit.run.recipe_passes import members, passes_of
 
 
 def passes_key(inputs: Inputs) -> dict[str, Any]:
@@ -23,8 +22,8 @@ def passes_key(inputs: Inputs) -> dict[str, Any]:
     job = inputs.job
     steps = passes_of(job.recipe, job.allow_code)
     return {
-        "passes": nameless(job.recipe.passes),
-        "pass code": [_code(step) for step in steps],
+        "passes": job.recipe.passes,
+        "pass code": [pass_code(step) for step in steps],
         "files of passes": [inputs.prints.of(path) for step in steps for path in step.input_files(job.recipe.folder)],
         "measured on": [engine_key(job)["engine"], gpu_here()] if any(s.measures_engines() for s in steps) else [],
         "predicted for": gpu_here() if any(step.predicts_times() for step in steps) else "",
@@ -32,10 +31,16 @@ def passes_key(inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def pass_files(job: Job) -> dict[str, Path]:
-    """The files that the settings of installed passes name, by what they are."""
+def pass_files(job: Job, code: bool = False) -> dict[str, Path]:
+    """The files that the settings of passes name, by what they are.
+
+    Args:
+        job: the recipe at work.
+        code: of the passes that the recipe names as ``module:Name`` too, which are imported for that; else of
+            installed ones and those that were made in Python.
+    """
     found = {}
-    for number, step in _installed(job):
+    for number, step in _known(job, code):
         for path in step.input_files(job.recipe.folder):
             found[f"a file of pass {number}, {step.title()} ({path.name})"] = path
     return found
@@ -43,32 +48,25 @@ def pass_files(job: Job) -> dict[str, Path]:
 
 def code_of_passes(job: Job) -> list[tuple[int, str]]:
     """The code that the settings of installed passes name, each with the pass's index."""
-    return [(number - 1, name) for number, step in _installed(job) for name in step.code_named()]
+    return [
+        (number - 1, name)
+        for number, step in _known(job, code=False)
+        if not is_given(job.recipe.passes[number - 1]["use"])
+        for name in step.code_named()
+    ]
 
 
-def _installed(job: Job) -> Iterator[tuple[int, Pass]]:
-    """The recipe's passes that are installed ones, each with its number."""
+def _known(job: Job, code: bool) -> Iterator[tuple[int, Pass]]:
+    """The recipe's passes, each with its number; a pass of the recipe's own is not imported unless ``code`` says so."""
     for number, entry in enumerate(job.recipe.passes, 1):
+        use = entry["use"]
+        if ":" in use and not (code or is_given(use)):
+            continue
         try:
-            # a pass of the recipe's own is not imported before its code is allowed and within reach
-            yield number, configure(find(entry["use"]), {key: value for key, value in entry.items() if key != "use"})
+            settings = {key: value for key, value in entry.items() if key != "use"}
+            step = taken(use) if is_given(use) else configure(find(use, code and job.allow_code), settings)
         except QtoolError:
             # said with the right words when the passes are made
             continue
-
-
-def _code(step: Pass) -> list[str]:
-    """Which pass it is, with what settings, and the code that is not qtool's own, whose code is in every key."""
-    kind = type(step)
-    try:
-        settings = step.model_dump_json()
-    except Exception:
-        # settings that are no JSON: nothing made with them is found again
-        settings = uuid4().hex
-    found = [kind.__module__, kind.__qualname__, settings]
-    for module in (kind.__module__, *(name.partition(":")[0] for name in step.code_named())):
-        if module.partition(".")[0] not in OWN_PACKAGES:
-            found.append(code_print(kind) if module == "__main__" else module_fingerprint(module))
-    found += [f"{entry.dist.name} {entry.dist.version}" for entry in installed().values()
-              if entry.dist is not None and entry.value == f"{kind.__module__}:{kind.__name__}"]  # fmt: skip
-    return found
+        for member in members(step):
+            yield number, member

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 
 from toolkit.base.errors import BackendError
 from toolkit.base.progress import Progress, silent
+from toolkit.base.reads import aside
 from toolkit.contract.findings import Finding
 from toolkit.contract.passes import Pass
 from toolkit.report.codes import ReportCode
@@ -128,7 +129,8 @@ class Pipeline:
             record = step.keep(step.run(), key, why)
         seconds = round(time.perf_counter() - start, 3)
         self.steps.append(StepInfo(name=step.name, status=status, seconds=seconds, why=why, first=first))
-        self.on_step(self.steps[-1])
+        with aside():
+            self.on_step(self.steps[-1])
         if self._unfinished is not None:
             self._unfinished.current.append(step.name)
             self.folder.update(unfinished=self._unfinished)

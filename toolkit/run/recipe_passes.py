@@ -40,17 +40,17 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
         except RecipeError as error:
             raise RecipeError(error.what, where=recipe.locate("pass", index, "use"), remedy=error.remedy) from error
         step.comes_from(partial(_place, recipe, index))
-        members = _members(step)
-        plain = members == [step] and not is_given(use)
-        found += [(use if plain else one.title(), one) for one in members]
+        held = members(step)
+        plain = held == [step] and not is_given(use)
+        found += [(use if plain else one.title(), one) for one in held]
     return found
 
 
-def _members(step: Pass) -> list[Pass]:
+def members(step: Pass) -> list[Pass]:
     """The passes that a sequence holds, in order: a run asks each for what it must know."""
     from toolkit.contract.passes import Sequence
 
-    return [one for member in step.passes for one in _members(member)] if isinstance(step, Sequence) else [step]
+    return [one for member in step.passes for one in members(member)] if isinstance(step, Sequence) else [step]
 
 
 def pass_infos(recipe: Recipe, allow_code: bool) -> list[PassInfo]:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from toolkit.base.errors import DataError, ModelError, QtoolError
+from toolkit.base.reads import needs_now
 from toolkit.base.types import Array
 from toolkit.base.versions import code_fingerprint
 from toolkit.run.keys import evaluation_key
+from toolkit.run.user_code import measuring_calls_it
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import Batch, CalibrationData
@@ -34,7 +36,7 @@ def first_samples_fit(inputs: Inputs) -> None:
     data, _ = inputs.evaluation_data(inputs.source())
     if data is not None:
         fit(inputs, data, inputs.job.recipe.evaluation.batch)
-    inputs.job.folder.store(_DONE, key, [])
+    inputs.job.folder.store(_DONE, key, [], needs=needs_now() if measuring_calls_it(inputs.job) else None)
 
 
 def fit(inputs: Inputs, data: CalibrationData, count: int | None = None) -> None:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from toolkit.backends.base import EngineChoices
-from toolkit.base.given import nameless
 from toolkit.base.settings import ByteSize, Count, Decibels, PathText, path_text
 from toolkit.contract.ranges import LARGEST
 from toolkit.run.objects import Named
@@ -38,8 +37,7 @@ class Section(BaseModel):
 
     def as_key(self, **which: Any) -> dict[str, Any]:
         """The settings as a part of a step's key; ``which`` as in pydantic's ``model_dump``."""
-        settings: dict[str, Any] = nameless(self.model_dump(mode="json", **which))
-        return settings
+        return self.model_dump(mode="json", **which)
 
 
 class ModelSection(Section):

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from toolkit.base.files import write_json
+from toolkit.base.reads import needs_now
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 
@@ -21,10 +22,12 @@ class Record(BaseModel):
 
     Attributes:
         files: those files, relative to the run folder.
+        unfollowed: why it is not known what code of the user's read for it, so that it is made again the next time.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     files: list[str] = []
+    unfollowed: list[str] = []
     _folder: Path = PrivateAttr(default_factory=Path)
 
     @property
@@ -70,6 +73,10 @@ class Step(ABC, Generic[R]):
     def key(self) -> Mapping[str, Any]:
         """All that the result depends on, as content, part by part."""
 
+    def calls_users_code(self) -> bool:
+        """Whether code of the user's has a part in the result: what it reads is kept with it then."""
+        return False
+
     @abstractmethod
     def run(self) -> R:
         """Do it; files that are named in the record are written, the record is not."""
@@ -83,9 +90,11 @@ class Step(ABC, Generic[R]):
         """Write the record, and note in the run folder that the step is done; ``why`` it was not found again."""
         for left in set(self.leaves) - set(record.files):
             (self.folder.path / left).unlink(missing_ok=True)
-        write_json(self._file, record.content())
         own = [self._file, *(self.folder.path / name for name in record.files)]
-        self.folder.store(self.name, key, own, why)
+        needs = needs_now() if self.calls_users_code() else None
+        record.unfollowed = list(needs.unknown) if needs is not None else []
+        write_json(self._file, record.content())
+        self.folder.store(self.name, key, own, why, needs)
         return record.kept_in(self.folder.path)
 
     @property

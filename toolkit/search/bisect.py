@@ -14,11 +14,14 @@ from typing import Any
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import sha256_json
 from toolkit.base.log import Log
+from toolkit.base.needs import Needs
 from toolkit.base.progress import Progress, silent
+from toolkit.base.reads import needs_now
 from toolkit.base.text import toml_string
 from toolkit.contract.findings import Finding
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
+from toolkit.search.again import again
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ def bisect(
     progress: Progress | None = None,
     content: Callable[[frozenset[str]], str] | None = None,
     likely: Sequence[str] = (),
+    needs: Callable[[], Needs | None] = needs_now,
 ) -> Bisection:
     """Find a smallest set of layers whose being kept float makes the check pass.
 
@@ -108,14 +112,16 @@ def bisect(
         likely: the layers, those most likely to matter first, as sensitivity ranks them: the first n of them that pass
             are found by doubling and bisection, and the answer is looked for among these. It is smaller then, since
             many small harms take the place of one large one otherwise.
+        needs: gives what the check has read so far; verdicts of a check that reads something else are not used again.
 
     Raises:
         QtoolError: the check fails with all layers float, or gives unlike answers for the same model.
     """
-    asker = _Asker(list(names), check, Log(log, fingerprint), max(1, repeats), progress, content)
+    asker = _Asker(list(names), check, Log(log, fingerprint, needs), max(1, repeats), progress, content)
     everything = frozenset(names)
+    notes = again(asker.log)
     if asker.surely(frozenset(), "everything quantized"):
-        return Bisection([], asker.verdicts, asker.checks, precision)
+        return Bisection([], asker.verdicts, asker.checks, precision, notes)
     if not asker.surely(everything, "every layer float"):
         why = asker.verdicts[-1].reason
         raise QtoolError(
@@ -127,7 +133,7 @@ def bisect(
     kept = _minimal(first or list(names), asker.ask)
     asker.surely(frozenset(kept), "the answer")
     order = {name: place for place, name in enumerate(names)}
-    return Bisection(sorted(kept, key=order.__getitem__), asker.verdicts, asker.checks, precision)
+    return Bisection(sorted(kept, key=order.__getitem__), asker.verdicts, asker.checks, precision, notes)
 
 
 class _Asker:

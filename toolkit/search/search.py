@@ -11,9 +11,11 @@ from typing import Any
 from toolkit.base.files import sha256_json, write_json
 from toolkit.base.log import Log
 from toolkit.base.progress import Progress, silent
+from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
+from toolkit.search.again import again
 from toolkit.search.cost import CostModel
 from toolkit.search.range_methods import alternatives, methods_of, whole_model
 from toolkit.search.sensitivity import Sensitivity, exact
@@ -147,7 +149,7 @@ class Search:
         self.simulation, self.budget, self.cost = simulation, budget, cost
         self.limit = evaluations or 8 * math.ceil(math.log2(max(len(simulation.names), 2))) + 16
         self.try_ranges, self.prefer = try_ranges, prefer
-        self.log = Log(log, simulation.fingerprint())
+        self.log = Log(log, simulation.fingerprint(), needs_now)
         self._sensitivity_log = log.with_suffix(".groups.jsonl") if log is not None else None
         self._best_path = best
         self.progress = progress or silent
@@ -158,7 +160,7 @@ class Search:
         self._methods: list[dict[str, float]] = []
         # the simulation may be rebased, and a plan's ranges are what differs from calibration's
         self._own = dict(simulation.switches.amax)
-        self.notes: list[Finding] = []
+        self.notes: list[Finding] = again(self.log)
 
     def run(self) -> SearchResult:
         """Search; the nearest plan is the result where none meets the budget."""

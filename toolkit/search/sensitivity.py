@@ -15,8 +15,10 @@ from toolkit.base.files import write_json
 from toolkit.base.log import Log
 from toolkit.base.progress import Progress
 from toolkit.base.reading import FileKind, read_json, reading
+from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.outcome import Outcome
+from toolkit.search.again import again
 from toolkit.simulation.simulation import Simulation
 
 SCHEMA = "qtool-sensitivity-1"
@@ -190,7 +192,7 @@ def exact(
         if mode not in ("alone", "without"):
             raise QtoolError(f"sensitivity has no mode '{mode}'", remedy="use 'alone', 'without' or both")
     fingerprint = simulation.fingerprint()
-    known = Log(log, fingerprint)
+    known = Log(log, fingerprint, needs_now)
     runner = simulation.runner
     wanted = [(mode, name) for mode in modes for name in simulation.names]
     found: dict[tuple[str, str], Outcome] = {}
@@ -225,7 +227,7 @@ def exact(
     ]  # fmt: skip
     return Sensitivity(
         "exact", groups, runner.full_outcome, simulation.settings.metric, runner.float_outcome.metric,
-        sum(feed.count for feed in simulation.feeds), runner.inferences - before, None, fingerprint,
+        sum(feed.count for feed in simulation.feeds), runner.inferences - before, None, fingerprint, again(known),
         quantized_share=simulation.quantized_share(), share_of=simulation.work.of,
     )  # fmt: skip
 

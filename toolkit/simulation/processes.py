@@ -9,6 +9,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from toolkit.base.errors import QtoolError
+from toolkit.base.needs import Needs
+from toolkit.base.reads import Reads, current, following, needs_now
 from toolkit.base.temporary import temporary_folder
 from toolkit.evaluation.outcome import Outcome
 from toolkit.simulation.runner import Runner
@@ -32,7 +35,10 @@ def run_all(job: SimulationJob, configs: Sequence[Config], processes: int) -> It
         try:
             jobs = {pool.submit(_run, config): index for index, config in enumerate(configs)}
             for done in as_completed(jobs):
-                yield jobs[done], done.result()
+                outcome, needs = done.result()
+                if needs is not None and (reads := current()) is not None:
+                    reads.add(needs)
+                yield jobs[done], outcome
         finally:
             # whoever stops early does not wait for states that nobody asks for any more
             pool.shutdown(cancel_futures=True)
@@ -41,7 +47,13 @@ def run_all(job: SimulationJob, configs: Sequence[Config], processes: int) -> It
 def _store(job: SimulationJob, path: Path) -> None:
     """Write a job, and its arrays into a file beside it that all processes map: they share the weights."""
     arrays: list[pickle.PickleBuffer] = []
-    content = pickle.dumps(job, protocol=5, buffer_callback=arrays.append)
+    try:
+        content = pickle.dumps(job, protocol=5, buffer_callback=arrays.append)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise QtoolError(
+            f"the metric cannot be sent to other processes: {error}",
+            remedy="define its class at the top of a module, or use one process",
+        ) from error
     places: list[tuple[int, int]] = []
     with _arrays(path).open("wb") as stream:
         for array in arrays:
@@ -71,9 +83,11 @@ _runner: Runner | None = None
 
 def _start(path: str) -> None:
     global _runner
+    # for as long as this process lives: a metric of the user's may read files here
+    following(Reads()).__enter__()
     _runner = _stored(Path(path)).runner(threads=1)
 
 
-def _run(config: Config) -> Outcome:
+def _run(config: Config) -> tuple[Outcome, Needs | None]:
     assert _runner is not None
-    return _runner.run(config)
+    return _runner.run(config), needs_now()

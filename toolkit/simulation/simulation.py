@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from toolkit.base.code import code_of
 from toolkit.base.errors import DataError, PassError
 from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
@@ -211,14 +212,14 @@ class Simulation:
         return self.runner.outcome_of(lambda inputs: run_on(loaded, rounded, inputs))
 
     def fingerprint(self) -> str:
-        """What the numbers depend on: model, ranges, samples, settings, code."""
+        """What the numbers depend on: model, ranges, samples, settings, qtool's code and the metric's."""
         if not self._data_print:
             self._data_print = sha256_json([self.data.fingerprint(), [f.count for f in self.feeds]])
         own = {k: str(v) for k, v in vars(self.settings).items() if k not in ("threads", "allow_code")}
         amax = sorted(self.switches.amax.items())
         base = [one.fingerprint() for one in (self.model, self._reference) if one is not None]
         content = [base, amax, self._data_print, own, self.names, repr(self.switches.full), code_fingerprint()]
-        return sha256_json(content)
+        return sha256_json([*content, code_of(self.settings.metric or "")])
 
 
 def with_pairs_opset(model: Model, precision: Precision) -> Model:

@@ -18,8 +18,8 @@ from tests.toolkit.conftest import GOOD, complain, model
 from toolkit import Model, Recipe, run
 from toolkit.base.errors import NotAllowedError, QtoolError
 from toolkit.base.files import PART, atomic_path
+from toolkit.base.modules import module_file, module_fingerprint
 from toolkit.base.text import plain, toml_string
-from toolkit.base.versions import module_file, module_fingerprint
 from toolkit.cli.main import invoke
 from toolkit.graph.header import model_files, read_header
 from toolkit.graph.light import LightModel

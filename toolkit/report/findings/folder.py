@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from toolkit.contract.findings import Code
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table
 
@@ -15,6 +16,12 @@ def _of_unfinished(step: str, why: str, maker: str, new: bool) -> str:
 
 
 FOLDER: Table = {
+    Code.READS_UNKNOWN: (
+        "What code of the recipe reads cannot be followed: {why}. Results that it has a part in are made again each "
+        "time; a pass that returns from input_files what it reads, and a metric with a list named inputs, are taken at "
+        "their word."
+    ),
+    Code.MEASURED_AGAIN: "What was measured before is not used and was measured again: {why}.",
     ReportCode.OUT_OF_DATE: (
         "OUT OF DATE: a later run in this folder did step '{step}' again ({why}) and has not finished; run the recipe "
         "again. What follows is of the run before it. {headline}"

@@ -12,12 +12,14 @@ from toolkit.base.errors import RecipeError
 from toolkit.base.files import write_bytes
 from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
+from toolkit.contract.passes import Pass
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.report.payoff import Timed
 from toolkit.run.engine_settings import engine_settings
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.keys import engine_key, gpu_here, hashes
+from toolkit.run.pass_code import pass_code
 from toolkit.run.step import Record, Step
 from toolkit.run.steps.passes import PassesRecord
 
@@ -99,6 +101,7 @@ class CompareStep(Step[CompareRecord]):
             **self.passes.ranges_key(),
             "profiles": repr(self.job.profiles),
             "gpu": gpu_here(),
+            "stripping": [pass_code(strip) for strip in _strippers()],
         }
 
     def run(self) -> CompareRecord:
@@ -132,15 +135,13 @@ class CompareStep(Step[CompareRecord]):
 
     def _plain(self) -> Model:
         from toolkit.contract.context import Context
-        from toolkit.contract.registry import playing
-        from toolkit.contract.roles import Role
         from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
         plain = self.inputs.source().copy()
         # stored INT8 weights have a DequantizeLinear alone
         if any(node.op in (QUANTIZE, DEQUANTIZE) for node, _ in plain.walk()):
-            for _, strip in playing(Role.STRIP)[:1]:
-                strip()(plain, Context())
+            for strip in _strippers():
+                strip(plain, Context())
         return plain
 
     def _built(
@@ -172,6 +173,14 @@ class CompareStep(Step[CompareRecord]):
         runs = {node: list(actual.engine_layers) for node, actual in actuals.items() if actual.engine_layers}
         engine = PlainEngine(replace(build, engine=None, raw=None), runs, unmeasured(build, profiles))
         return engine, build.engine
+
+
+def _strippers() -> list[Pass]:
+    """The pass that takes pairs out, where one is installed."""
+    from toolkit.contract.registry import playing
+    from toolkit.contract.roles import Role
+
+    return [kind() for _, kind in playing(Role.STRIP)[:1]]
 
 
 def _engine(precision: str) -> str:

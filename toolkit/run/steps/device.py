@@ -19,6 +19,7 @@ from toolkit.run.inputs import Inputs
 from toolkit.run.keys import evaluation_key, gpu_here
 from toolkit.run.step import Record, Step
 from toolkit.run.steps.engine import EngineRecord
+from toolkit.run.user_code import measuring_calls_it
 
 
 class DeviceRecord(Record):
@@ -82,6 +83,10 @@ class DeviceStep(Step[DeviceRecord]):
             "code": code_fingerprint(),
             **evaluation_key(self.inputs),
         }
+
+    def calls_users_code(self) -> bool:
+        """Where the metric is the user's, or a pass that strips the model compared with."""
+        return measuring_calls_it(self.job)
 
     def run(self) -> DeviceRecord:
         """Run the engine.

@@ -76,6 +76,7 @@ class EngineStep(Step[EngineRecord]):
             "plan": self.lowering.plan.to_json(),
             **self.passes.ranges_key(),
             "profiles": repr(self.job.profiles),
+            "calibrator's batches": self.inputs.calibrator_print(),
             "gpu": gpu_here(),
         }
 

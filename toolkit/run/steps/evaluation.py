@@ -13,6 +13,7 @@ from toolkit.run.keys import evaluation_key
 from toolkit.run.step import Record, Step
 from toolkit.run.steps.lowering import LoweringRecord
 from toolkit.run.steps.passes import PassesRecord
+from toolkit.run.user_code import measuring_calls_it
 
 
 class EvaluationRecord(Record):
@@ -49,6 +50,10 @@ class EvaluationStep(Step[EvaluationRecord]):
             "code": code_fingerprint(),
             **evaluation_key(self.inputs),
         }
+
+    def calls_users_code(self) -> bool:
+        """Where the metric is the user's, or a pass that strips the model compared with."""
+        return measuring_calls_it(self.job)
 
     def run(self) -> EvaluationRecord:
         """Run both models on the samples.

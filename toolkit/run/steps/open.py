@@ -25,6 +25,7 @@ from toolkit.run.step import Record, Step
 from toolkit.run.steps.engine import EngineRecord, EngineStep
 from toolkit.run.steps.lowering import LoweringRecord
 from toolkit.run.steps.passes import PassesRecord
+from toolkit.run.user_code import measuring_calls_it
 
 if TYPE_CHECKING:
     from toolkit.backends.opened import Marks
@@ -80,6 +81,10 @@ class OpenStep(Step[OpenRecord]):
             "not on the GPU": self.not_on_device.to_json() if self.not_on_device is not None else "",
             "built": self.engine.content(),
         }
+
+    def calls_users_code(self) -> bool:
+        """Where the metric is the user's, or a pass that strips the model compared with."""
+        return measuring_calls_it(self.job)
 
     def run(self) -> OpenRecord:
         """Mark, build, run, compare."""

@@ -16,6 +16,7 @@ from toolkit.run.keys import hashes, model_hash
 from toolkit.run.pass_keys import passes_key
 from toolkit.run.recipe_passes import passes_of
 from toolkit.run.step import Record, Step, relative
+from toolkit.run.user_code import passes_call_it
 
 if TYPE_CHECKING:
     from toolkit.contract.context import Context
@@ -88,6 +89,10 @@ class PassesStep(Step[PassesRecord]):
             "rest": recipe.engine.rest,
             "code": code_fingerprint(),
         }
+
+    def calls_users_code(self) -> bool:
+        """Where a pass is the user's, or the metric that a pass measures by."""
+        return passes_call_it(self.job)
 
     def run(self) -> PassesRecord:
         """Apply the passes; their graph goes to .qtool/prepared.onnx, the ranges to ranges.json.

@@ -56,6 +56,10 @@ class RunRecords:
     evaluation: EvaluationRecord
     device: DeviceRecord
 
+    def made(self) -> list[Record]:
+        """The records that there are."""
+        return [record for record in vars(self).values() if record is not None]
+
     def key(self) -> dict[str, Any]:
         """All records, and those of their files that are in the report."""
         found = {name: record.content() if record is not None else {} for name, record in vars(self).items()}
@@ -130,9 +134,11 @@ class ReportStep(Step[ReportRecord]):
             failed = found.device.status == "failed"
             code = ReportCode.DEVICE_RUN_FAILED if failed else ReportCode.DEVICE_RUN_SKIPPED
             journal.noted(code(why=found.device.why))
+        journal.by = "folder"
         if self.job.found is not None:
-            journal.by = "folder"
             journal.noted(self.job.found)
+        for why in dict.fromkeys(why for record in found.made() for why in record.unfollowed):
+            journal.noted(Code.READS_UNKNOWN(why=why))
         return journal
 
     def _report(self, journal: Journal) -> Report:

@@ -1,0 +1,336 @@
+"""Following what code of the user's reads while it runs: an audit hook (PEP 578) that knows whose frames ask.
+
+Python tells the hook of every file that is opened, whoever opens it in Python: numpy, PIL and pandas too. What counts
+is asked for by a function of the user's that qtool called. What Python does not see (libraries that open files
+themselves, other processes, the network) is noted as not known, unless the code declares what it reads.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from toolkit.base.modules import INSTALLED, OWN_PACKAGES
+from toolkit.base.needs import Needs, digest_of
+from toolkit.base.source_needs import source_needs
+
+_PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty")
+_NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.sendto", "urllib.Request")
+_FOLDERS = ("os.listdir", "os.scandir")
+_WATCHED = frozenset({"open", "sqlite3.connect", "os.mkdir", *_PROCESSES, *_NETWORK, *_FOLDERS})
+_COMPUTING = (
+    "numpy", "numba", "llvmlite", "ml_dtypes", "onnx", "onnxruntime", "onnx_graphsurgeon", "polygraphy", "google",
+    "pydantic", "pydantic_core", "PIL", "typer", "click", "rich", "jinja2", "markupsafe", "tensorrt", "tensorrt_rtx",
+    "cuda",
+)  # fmt: skip
+"""Packages that qtool itself works with: in frames of theirs it is their caller who asks."""
+_COMPILERS = ("numba", "llvmlite")
+"""What these read are caches of their own."""
+_SYSTEM = ("/proc/", "/sys/", "/dev/")
+_IMPORTING = "<frozen importlib"
+_CHANGED = "changed"
+
+
+class Reads:
+    """What code of the user's read since this was made.
+
+    Args:
+        folder: what lies in it is qtool's own.
+        modules: names of the modules of the user's that qtool is to call.
+        base: the folder that their relative paths may start from, beside the working directory and their own.
+
+    Attributes:
+        declared: whether the code says itself what it reads: then it is taken at its word.
+    """
+
+    def __init__(self, folder: Path | None = None, modules: Iterable[str] = (), base: Path | None = None) -> None:
+        self._folder = str(folder.resolve()) + os.sep if folder is not None else None
+        self._modules, self._base = tuple(modules), base if base is not None else Path.cwd()
+        self._stated: dict[frozenset[str], Needs] = {}
+        self.declared = False
+        self._made: set[str] = set()
+        self._loaded: set[str] = set()
+        self._lock = threading.Lock()
+        self._needs = Needs()
+
+    def needs(self) -> Needs:
+        """What was read so far, what the sources say, and the source of every module of the user's in this process."""
+        loaded = frozenset(self._loaded)
+        if loaded not in self._stated:
+            with aside():
+                self._stated[loaded] = source_needs(self._modules, loaded, self._base)
+        with self._lock:
+            found = self._needs.merged([self._stated[loaded], _HOOK.modules()])
+        if self.declared:
+            found.unknown = []
+        # what the code makes itself is none of its needs
+        found.files = {
+            path: digest
+            for path, digest in found.files.items()
+            if path in self._needs.files or not (self._ours(path) or self._in_made(path))
+        }
+        return found
+
+    def add(self, other: Needs) -> None:
+        """Take in what another process read on behalf of this one."""
+        with self._lock:
+            self._needs = self._needs.merged([other])
+
+    def unknown(self, why: str) -> None:
+        """Note why what was read cannot be known."""
+        with self._lock:
+            if why not in self._needs.unknown:
+                self._needs.unknown.append(why)
+
+    def was_loaded(self, source: str) -> None:
+        """A module of the user's was loaded from this file."""
+        self._loaded.add(source)
+
+    def opened(self, path: str, flags: int) -> None:
+        """A file was opened by the user's code."""
+        if self._ours(path) or self._in_made(path):
+            return
+        writes = flags & (os.O_WRONLY | os.O_RDWR)
+        fresh = flags & (os.O_TRUNC | os.O_EXCL)
+        if path in self._made or path in self._needs.files:
+            return
+        if fresh or flags & os.O_WRONLY:
+            # what it makes itself is no input, however often it is read again
+            self._made.add(path)
+            return
+        digest = digest_of(path)
+        with self._lock:
+            self._needs.files.setdefault(path, digest)
+        if writes:
+            self._made.add(path)
+
+    def listed(self, path: str) -> None:
+        """A folder was listed by the user's code."""
+        if not self._ours(path + os.sep) and not self._in_made(path):
+            digest = digest_of(path)
+            with self._lock:
+                self._needs.files.setdefault(path, digest)
+
+    def made(self, folder: str) -> None:
+        """A folder was made by the user's code: what lies in it is no input."""
+        self._made.add(folder)
+
+    def _in_made(self, path: str) -> bool:
+        return any(str(parent) in self._made for parent in (Path(path), *Path(path).parents))
+
+    def _ours(self, path: str) -> bool:
+        """Whether a path is the run's own, has a version, or is no file at all."""
+        temporary = os.path.join(tempfile.gettempdir(), "qtool-")  # noqa: PTH118
+        own = (temporary, *_SYSTEM) if self._folder is None else (self._folder, temporary, *_SYSTEM)
+        return path.startswith(own) or not _is_users(path) or path.endswith(".pyc")
+
+
+class _Hook:
+    """The process's one audit hook: hooks cannot be taken out again, so it is put in when first needed."""
+
+    def __init__(self) -> None:
+        self.active: Reads | None = None
+        self._installed = False
+        self._local = threading.local()
+        self._sources: dict[str, str] = {}
+        self._start = _process_start()
+
+    def install(self) -> None:
+        """Put the hook in, and note what was loaded before."""
+        if self._installed:
+            return
+        self._installed = True
+        self.modules()
+        sys.addaudithook(self._hear)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is asked for in the block by this thread does not count."""
+        before = getattr(self._local, "aside", False)
+        self._local.aside = True
+        try:
+            yield
+        finally:
+            self._local.aside = before
+
+    def modules(self) -> Needs:
+        """The source of every module of the user's in this process, as it was loaded."""
+        found = Needs()
+        for path in self._users_modules():
+            if path not in self._sources:
+                # nobody saw it loaded: where the file was changed since then, nobody knows what runs
+                changed = os.stat(path).st_mtime >= self._start  # noqa: PTH116
+                self._sources[path] = _CHANGED if changed else digest_of(path)
+            if self._sources[path] == _CHANGED:
+                found.unknown.append(f"{Path(path).name} was changed while this process ran")
+            else:
+                found.files[path] = self._sources[path]
+        return found
+
+    def _users_modules(self) -> list[str]:
+        modules = [module for name, module in list(sys.modules.items()) if name != "__main__"]
+        files = {getattr(module, "__file__", None) for module in modules}
+        sources = {os.path.realpath(file) for file in files if isinstance(file, str) and _is_users(file)}
+        return sorted(path for path in sources if path.endswith(".py") and os.path.isfile(path))  # noqa: PTH113
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event not in _WATCHED or getattr(self._local, "busy", False):
+            return
+        self._local.busy = True
+        try:
+            self._take(event, arguments)
+        except Exception as error:
+            # an error here would be one of the user's code
+            if self.active is not None:
+                self.active.unknown(f"following it failed: {type(error).__name__}: {error}")
+        finally:
+            self._local.busy = False
+
+    def _take(self, event: str, arguments: tuple[Any, ...]) -> None:
+        path = None if event in (*_PROCESSES, *_NETWORK) else _path(arguments)
+        frame = sys._getframe(2)
+        if frame.f_code.co_filename.startswith(_IMPORTING):
+            if event == "open" and path is not None:
+                self._load(path)
+            return
+        active = self.active
+        if active is None or getattr(self._local, "aside", False) or not _users_ask(frame):
+            return
+        if event in _PROCESSES:
+            active.unknown("it starts another process")
+        elif event in _NETWORK:
+            active.unknown("it uses the network")
+        elif path is None:
+            return
+        elif event in _FOLDERS:
+            active.listed(path)
+        elif event == "os.mkdir":
+            active.made(path)
+        elif event == "sqlite3.connect":
+            active.opened(path, os.O_RDWR)
+        else:
+            flags = arguments[2] if len(arguments) > 2 and isinstance(arguments[2], int) else os.O_RDONLY
+            active.opened(path, flags)
+
+    def _load(self, path: str) -> None:
+        """A source file, or what was compiled of one, is read: what it holds now is what runs."""
+        if path.endswith(".pyc"):
+            try:
+                path = importlib.util.source_from_cache(path)
+            except ValueError:
+                return
+        path = os.path.realpath(path)
+        if path.endswith(".py") and _is_users(path) and os.path.isfile(path):  # noqa: PTH113
+            self._sources[path] = digest_of(path)
+            if self.active is not None and not getattr(self._local, "aside", False):
+                self.active.was_loaded(path)
+
+
+def _process_start() -> float:
+    """When this process began, in seconds since the epoch; where the system does not tell, when this was loaded."""
+    try:
+        ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        up = float(Path("/proc/uptime").read_text().split()[0])
+        return time.time() - (up - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):
+        return time.time()
+
+
+def _path(arguments: tuple[Any, ...]) -> str | None:
+    """The absolute path that an event is about; None where it is about an open file."""
+    given = arguments[0] if arguments else None
+    if given is None:
+        return os.getcwd()  # noqa: PTH109
+    if isinstance(given, (str, bytes, os.PathLike)):
+        text = os.fsdecode(given)
+        return os.path.abspath(text) if text and text != ":memory:" else None  # noqa: PTH100
+    return None
+
+
+@lru_cache(maxsize=1)
+def _places() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Where qtool's own files lie, and where Python's."""
+    own: list[str] = []
+    for package in OWN_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        places = spec.submodule_search_locations if spec is not None else None
+        own += [os.path.realpath(place) + os.sep for place in places or ()]
+    paths = sysconfig.get_paths()
+    python = {os.path.realpath(paths[name]) + os.sep for name in ("stdlib", "platstdlib")}
+    return tuple(own), tuple(python)
+
+
+@lru_cache(maxsize=8192)
+def _kind(file: str) -> str:
+    """Whose a source file is: ``own`` (qtool's), ``library``, ``compiler``, ``installed``, or the ``user``'s."""
+    if file.startswith("<") or not file:
+        return "library"
+    own, python = _places()
+    real = os.path.realpath(file)
+    if real.startswith(own):
+        return "own"
+    for installed in INSTALLED:
+        _, place, inside = real.partition(f"{os.sep}{installed}{os.sep}")
+        if place:
+            package = inside.partition(os.sep)[0].partition(".")[0]
+            return "compiler" if package in _COMPILERS else "library" if package in _COMPUTING else "installed"
+    return "library" if real.startswith(python) else "user"
+
+
+def _is_users(path: str) -> bool:
+    """Whether a file is the user's own, and no package's that has a version."""
+    return _kind(path) == "user" and f"{os.sep}__pycache__{os.sep}" not in path
+
+
+def _users_ask(frame: FrameType | None) -> bool:
+    """Whether a function of the user's, which qtool called, is among those that are being run."""
+    asked = False
+    while frame is not None:
+        kind = _kind(frame.f_code.co_filename)
+        if kind == "compiler" and not asked:
+            return False
+        if kind in ("user", "installed"):
+            asked = True
+        elif kind == "own" and asked:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_HOOK = _Hook()
+
+
+@contextmanager
+def following(reads: Reads) -> Iterator[Reads]:
+    """Follow what code of the user's reads in the block, which qtool calls in it."""
+    _HOOK.install()
+    before, _HOOK.active = _HOOK.active, reads
+    try:
+        yield reads
+    finally:
+        _HOOK.active = before
+
+
+def current() -> Reads | None:
+    """What is being followed; None where nothing is."""
+    return _HOOK.active
+
+
+def needs_now() -> Needs | None:
+    """What code of the user's has read so far in what is being followed; None where nothing is."""
+    return _HOOK.active.needs() if _HOOK.active is not None else None
+
+
+aside = _HOOK.aside
+"""A block in which nothing counts that this thread asks for: qtool's own work on the user's behalf."""

@@ -1,0 +1,67 @@
+"""What the source of user code says of what it reads: environment variables, files by name, libraries."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from toolkit.base.modules import OWN_PACKAGES, imported_names, is_pythons_own, sources_of
+from toolkit.base.needs import Needs, digest_of, variable_digest, version_of
+
+_NATIVE = frozenset({
+    "cv2", "h5py", "tables", "lmdb", "netCDF4", "rasterio", "osgeo", "av", "decord", "soundfile", "torchaudio",
+    "torchvision", "tensorflow", "jax", "pyarrow", "polars", "duckdb", "tokenizers", "transformers", "sentencepiece",
+    "ctypes", "cffi", "lxml", "pyvips", "skimage", "SimpleITK", "rocksdb",
+})  # fmt: skip
+"""Packages that open files themselves, which Python does not see."""
+_TEXT = re.compile(r"""(["'])((?:(?!\1)[^\\\n]){1,200})\1""")
+_FILE = re.compile(r"[\w./ ~+=@-]*[\w~-]\.[A-Za-z][\w-]{0,8}")
+_VARIABLE = re.compile(r"[A-Za-z_]\w*")
+_MOST = 400
+"""So many names of files are looked for at most; a source that has more is made of data."""
+
+
+def source_needs(modules: Iterable[str], loaded: Iterable[str], base: Path) -> Needs:
+    """What the sources of modules need that no audit hook can see, as far as they name it.
+
+    Args:
+        modules: names of the modules that the recipe names, or that hold its objects.
+        loaded: source files that were loaded for them.
+        base: the recipe's folder.
+    """
+    found = Needs()
+    files = {str(file) for name in modules for file in sources_of(name).files.values()} | set(loaded)
+    for file in sorted(files):
+        try:
+            text = Path(file).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        _names_in(text, (Path(file).parent, base, Path.cwd()), found)
+        for name in imported_names(text):
+            top = name.partition(".")[0]
+            if top in _NATIVE:
+                found.unknown.append(f"{Path(file).name} imports {top}, which opens files without Python's knowledge")
+            if not is_pythons_own(top) and top not in OWN_PACKAGES:
+                for distribution in _distributions().get(top, ()):
+                    found.libraries[distribution] = version_of(distribution)
+    found.unknown = list(dict.fromkeys(found.unknown))
+    return found
+
+
+def _names_in(text: str, folders: Iterable[Path], found: Needs) -> None:
+    """Environment variables and files whose names stand in a source."""
+    words = list(dict.fromkeys(match[2] for match in _TEXT.finditer(text)))
+    if "environ" in text or "getenv" in text:
+        found.environment.update({word: variable_digest(word) for word in words if _VARIABLE.fullmatch(word)})
+    names = [word for word in words if _FILE.fullmatch(word)][:_MOST]
+    # whether a file is there can be asked for without opening it
+    for path in {str(folder / Path(name)) for name in names for folder in folders}:
+        found.files[path] = digest_of(path)
+
+
+@functools.lru_cache(maxsize=1)
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()

@@ -1,0 +1,27 @@
+"""What the behaviour of a pass depends on, for the keys of steps that use it."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from toolkit.base.given import code_print
+from toolkit.base.modules import OWN_PACKAGES, module_fingerprint
+from toolkit.contract.passes import Pass
+from toolkit.contract.registry import installed
+
+
+def pass_code(step: Pass) -> list[str]:
+    """Which pass it is, with what settings, and the code that is not qtool's own, whose code is in every key."""
+    kind = type(step)
+    try:
+        settings = step.model_dump_json()
+    except Exception:
+        # settings that are no JSON: nothing made with them is found again
+        settings = uuid4().hex
+    found = [kind.__module__, kind.__qualname__, settings]
+    for module in (kind.__module__, *(name.partition(":")[0] for name in step.code_named())):
+        if module.partition(".")[0] not in OWN_PACKAGES:
+            found.append(code_print(kind) if module == "__main__" else module_fingerprint(module))
+    found += [f"{entry.dist.name} {entry.dist.version}" for entry in installed().values()
+              if entry.dist is not None and entry.value == f"{kind.__module__}:{kind.__name__}"]  # fmt: skip
+    return found
