@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +38,6 @@ from toolkit import (
     playing,
     session,
     standing,
-    write_json,
 )
 
 _PLACING = (
@@ -218,6 +216,7 @@ class SearchPrecision(InsertQDQ):
         self.without_dead_nodes(model, context)
         kept: tuple[str, ...] = ()
         plain = model
+        search: PlanSearch | None = None
         # what cannot be measured or predicted is refused before the search, not after it
         if self.only_if_faster:
             measuring(context)
@@ -233,8 +232,8 @@ class SearchPrecision(InsertQDQ):
             if self.also is not None and found.best.kept:
                 kept, plain = found.best.kept, model.copy()
         super().apply(model, context)
-        if kept:
-            self._try_second_type(model, plain, kept, context)
+        if kept and search is not None:
+            search.tell(self._try_second_type(model, plain, kept, context))
 
     def _search(self, model: Model, context: Context) -> PlanSearch:
         same = set(SearchSettings.__dataclass_fields__) & set(type(self).model_fields) - {"times"}
@@ -279,8 +278,8 @@ class SearchPrecision(InsertQDQ):
                 search, before = tried.adopt(model, context, search.budget), after
         return search
 
-    def _try_second_type(self, model: Model, plain: Model, kept: Sequence[str], context: Context) -> None:
-        """Quantize to ``also`` as many of the layers kept float as the budget allows, in place.
+    def _try_second_type(self, model: Model, plain: Model, kept: Sequence[str], context: Context) -> Finding:
+        """Quantize to ``also`` as many of the layers kept float as the budget allows, in place; what came of it.
 
         Args:
             model: the graph with the first type's pairs.
@@ -308,7 +307,7 @@ class SearchPrecision(InsertQDQ):
         taken = [name for name in before if (now := context.plan.get(name)) is not None and now.precision is precision]
         found = Code.SEARCH_SECOND_TYPE(taken=taken, total=len(before), dtype=self.dtype, also=self.also)
         context.journal.noted(found)
-        _tell(context, found)
+        return found
 
 
 def _in_types(context: Context) -> Lower:
@@ -319,12 +318,3 @@ def _in_types(context: Context) -> Lower:
         return lower(trial, plan, rest=context.rest, observed=observed, journal=Journal()).model
 
     return lowered
-
-
-def _tell(context: Context, found: Finding) -> None:
-    """Add the note to the first search's record, whose plan says that these layers stay float."""
-    for path in context.files:
-        if path.name == "search.json" and path.is_file():
-            content = json.loads(path.read_text(encoding="utf-8"))
-            content["notes"].append(found.to_json())
-            write_json(path, content)

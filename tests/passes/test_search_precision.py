@@ -189,8 +189,8 @@ def test_entries_that_swap_behind_a_topk_are_named():
 def test_doubt_about_few_samples_alone_does_not_give_up_most_layers(safe, other, taken):
     from toolkit.contract.journal import Journal
     from toolkit.evaluation.outcome import Outcome
-    from toolkit.search.search import SearchedPlan
     from toolkit.search.search_doubt import gives_up_too_much
+    from toolkit.search.searched_plan import SearchedPlan
 
     def made(gain, meets):
         # the share that is quantized, and of a float model of 2 seconds the share of time that is saved

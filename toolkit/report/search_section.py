@@ -1,20 +1,20 @@
-"""The search's part of the report, read from search.json."""
+"""The search's part of the report, made of the record that the search left."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from toolkit.base.errors import QtoolError
-from toolkit.base.reading import FileKind, read_json, reading
 from toolkit.contract.findings import Finding
 from toolkit.report.findings import sentence
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, SearchInfo, WeakSpotInfo
 from toolkit.search.causes import Cause
+from toolkit.search.search_record import SearchRecord
+from toolkit.search.searched_plan import SearchedPlan
 
-_KIND = FileKind("it cannot be read as a search.json", QtoolError, "run the recipe again")
+_Key = tuple[list[str], dict[str, float]]
+"""The layers that a plan keeps float, and its ranges."""
 
 
 def read_search(path: Path) -> tuple[SearchInfo | None, list[WeakSpotInfo]]:
@@ -25,41 +25,33 @@ def read_search(path: Path) -> tuple[SearchInfo | None, list[WeakSpotInfo]]:
     """
     if not path.is_file():
         return None, []
-    with reading(path, _KIND):
-        content = read_json(path, _KIND)
-        info = search_info(content)
-        return info, weak_spots_of(content, info)
+    record = SearchRecord.load(path)
+    info = search_info(record)
+    return info, weak_spots_of(record, info)
 
 
-def search_info(content: Mapping[str, Any]) -> SearchInfo:
-    """The report's form of search.json.
-
-    Args:
-        content: what ``toolkit.search.search_record.record`` made.
-    """
-    best, plain = content["best"], content["float"]
-    front = [_key(plan) for plan in content["front"]]
-    points = [_point(plan, front, best) for plan in content["plans"]]
+def search_info(record: SearchRecord) -> SearchInfo:
+    """The report's form of a search."""
+    front = [_key(plan) for plan in record.front]
     return SearchInfo(
-        precision=content["precision"], rest=content["rest"], gpu=content["gpu"], prefer=content["prefer"],
-        budget=content["budget"], met=content["met"], lacks={k: float(v) for k, v in best["lacks"].items()},
-        evaluations=content["evaluations"], samples=content["samples"], metric=content["metric"],
-        float_metric=plain.get("metric"), higher_is_better=content["higher_is_better"],
-        float_ms=plain["predicted_ms"], measured_share=content["measured_share"],
-        share_of=content["share_of"], plans=points, layers=_layers(content.get("sensitivity"), best["kept"]),
-        warnings=_sentences(content["warnings"]), notes=_sentences(content["notes"]),
+        precision=record.precision, rest=record.rest, gpu=record.gpu, prefer=record.prefer, budget=record.budget,
+        met=record.best.meets, lacks=dict(record.best.lacks), evaluations=len(record.plans), samples=record.samples,
+        metric=record.metric, float_metric=record.reference.metric, higher_is_better=record.higher_is_better,
+        float_ms=record.float_ms, measured_share=record.measured_share, share_of=record.share_of,
+        plans=[_point(plan, front, record.best) for plan in record.plans], layers=_layers(record),
+        warnings=_sentences(record.warnings), notes=_sentences(record.notes),
     )  # fmt: skip
 
 
-def weak_spots_of(content: Mapping[str, Any], info: SearchInfo) -> list[WeakSpotInfo]:
+def weak_spots_of(record: SearchRecord, info: SearchInfo) -> list[WeakSpotInfo]:
     """The weak spots that the search explained."""
     known = {layer.node: layer for layer in info.layers}
     return [
         WeakSpotInfo(
-            node=spot["node"], op=known[spot["node"]].op, share=spot["blame"], kept=known[spot["node"]].kept,
-            source="search", causes=[cause_info(Cause.from_json(cause)) for cause in spot["causes"]],
+            node=spot.node, op=known[spot.node].op, share=spot.blame, kept=known[spot.node].kept, source="search",
+            causes=[cause_info(cause) for cause in spot.causes],
         )
-        for spot in content["weak_spots"]
+        for spot in record.weak_spots if spot.node in known
     ]  # fmt: skip
 
 
@@ -71,32 +63,29 @@ def cause_info(cause: Cause) -> CauseInfo:
     )  # fmt: skip
 
 
-def _sentences(findings: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [sentence(Finding.from_json(one)) for one in findings]
+def _sentences(findings: Sequence[Finding]) -> list[str]:
+    return [sentence(one) for one in findings]
 
 
-def _key(plan: Mapping[str, Any]) -> tuple[Sequence[str], dict[str, float]]:
-    return sorted(plan["kept"]), dict(plan["amax"])
+def _key(plan: SearchedPlan) -> _Key:
+    return sorted(plan.kept), dict(plan.amax)
 
 
-def _point(plan: Mapping[str, Any], front: Sequence[Any], best: Mapping[str, Any]) -> PlanPoint:
-    outcome = plan["outcome"]
-    noise = float(outcome["noise"])
+def _point(plan: SearchedPlan, front: Sequence[_Key], best: SearchedPlan) -> PlanPoint:
+    noise = plan.outcome.noise
     on_front, chosen = _key(plan) in front, _key(plan) == _key(best)
     return PlanPoint(
-        predicted_ms=plan["predicted_ms"], noise=noise, sqnr_db=_db(noise), metric=outcome.get("metric"),
-        agreement=outcome.get("agreement"), quantized_share=plan["quantized_share"], kept=len(plan["kept"]),
-        names=sorted(plan["kept"]) if on_front or chosen else [], meets=not plan["lacks"], front=on_front,
-        chosen=chosen, lacks={name: float(value) for name, value in plan["lacks"].items()},
+        predicted_ms=plan.seconds * 1e3, noise=noise, sqnr_db=_db(noise), metric=plan.outcome.metric,
+        agreement=plan.outcome.agreement, quantized_share=plan.quantized, kept=len(plan.kept),
+        names=sorted(plan.kept) if on_front or chosen else [], meets=plan.meets, front=on_front, chosen=chosen,
+        lacks=dict(plan.lacks),
     )  # fmt: skip
 
 
-def _layers(sensitivity: Mapping[str, Any] | None, kept: Sequence[str]) -> list[LayerHarm]:
-    if sensitivity is None:
+def _layers(record: SearchRecord) -> list[LayerHarm]:
+    found, kept = record.sensitivity, record.best.kept
+    if found is None:
         return []
-    from toolkit.search.sensitivity import Sensitivity
-
-    found = Sensitivity.from_json(sensitivity)
     harms = {group.name: min(group.harm(found.full), 1e30) for group in found.groups}
     total = sum(harms.values()) or 1.0
     return [

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from toolkit.base.errors import ModelError
-from toolkit.base.files import write_json
 from toolkit.base.gpu import find_gpu
 from toolkit.base.precision import Precision
 from toolkit.contract.context import Context
-from toolkit.contract.findings import Code
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
 from toolkit.evaluation.budget import Budget
@@ -29,7 +28,7 @@ from toolkit.search.quantizer import Quantizer
 from toolkit.search.search import Search, SearchResult
 from toolkit.search.search_budget import budget_for
 from toolkit.search.search_doubt import doubtful, gives_up_too_much
-from toolkit.search.search_record import record, slower_than_float
+from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.times import EngineTimes, confirmed, earlier_times, gpu_for
 from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
@@ -228,6 +227,14 @@ class PlanSearch:
             after, was = zip(*tensors.values())
             context.journal.noted(Code.SEARCH_RANGE(method=method, tensors=list(tensors), amax=after, before=was))
 
+    def tell(self, note: Finding) -> None:
+        """Add a note to the search's record, where it wrote one."""
+        path = self.context.folder / f"{self.name}.json" if self.context.folder is not None else None
+        if path is not None and path in self.context.files:
+            written = SearchRecord.load(path)
+            written.notes.append(note)
+            written.save(path)
+
     # ---------------------------------------------------------------- its parts
 
     def _doubts(self, found: SearchResult) -> None:
@@ -312,7 +319,7 @@ class PlanSearch:
         content = record(found, cost, self.budget, prefer, samples, spots)
         if context.folder is not None:
             path = context.folder / f"{self.name}.json"
-            write_json(path, content)
+            content.save(path)
             context.wrote(path)
         note, best = context.journal.noted, found.best
         note(
@@ -323,7 +330,7 @@ class PlanSearch:
         if not best.meets:
             note(Code.SEARCH_MISSED(limits=list(best.lacks), by=list(best.lacks.values())))
         if cost.times.seconds:
-            note(Code.TIMES_SHARE(share=content["measured_share"], gpu=cost.gpu.name, scale=cost.scale))
+            note(Code.TIMES_SHARE(share=content.measured_share, gpu=cost.gpu.name, scale=cost.scale))
         slower = slower_than_float(found, cost, prefer)
         for one in ([slower] if slower is not None else []) + found.notes:
             note(one)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from toolkit.base.files import sha256_json, write_json
 from toolkit.base.log import Log
@@ -18,6 +17,7 @@ from toolkit.evaluation.outcome import Outcome
 from toolkit.search.again import again
 from toolkit.search.cost import CostModel
 from toolkit.search.range_methods import alternatives, methods_of, whole_model
+from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.sensitivity import Sensitivity, exact
 from toolkit.simulation.simulation import Simulation
 
@@ -30,40 +30,6 @@ _PREDICTIONS = 2000
 """How often a time is predicted while looking for faster plans; each places the pairs anew."""
 _WORST_GROUPS = 8
 _WORST_SHARE = 0.02
-
-
-@dataclass(frozen=True)
-class SearchedPlan:
-    """One plan that was evaluated.
-
-    Attributes:
-        kept: groups that stay float, sorted.
-        amax: ranges that differ from calibration's, by tensor.
-        outcome: what it does to the outputs.
-        lacks: how far it misses the budget, by limit; empty where it meets it.
-        seconds: predicted time, unchanged nodes left out.
-        quantized: share of the model's arithmetic that is quantized, 0 to 1; see ``Work``.
-    """
-
-    kept: tuple[str, ...]
-    amax: Mapping[str, float]
-    outcome: Outcome
-    lacks: Mapping[str, float]
-    seconds: float
-    quantized: float
-
-    @property
-    def meets(self) -> bool:
-        """Whether it meets the budget."""
-        return not self.lacks
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-able dictionary."""
-        return {
-            "kept": list(self.kept), "amax": dict(self.amax), "outcome": self.outcome.to_json(),
-            "lacks": {k: v if math.isfinite(v) else str(v) for k, v in self.lacks.items()},
-            "predicted_ms": self.seconds * 1e3, "quantized_share": self.quantized,
-        }  # fmt: skip
 
 
 @dataclass
@@ -95,16 +61,6 @@ class SearchResult:
             if not front or plan.outcome.noise < front[-1].outcome.noise:
                 front.append(plan)
         return front
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of search.json."""
-        return {
-            "schema": SCHEMA, "met": self.best.meets, "best": self.best.to_json(), "evaluations": self.evaluations,
-            "float": self.reference.to_json(), "methods": self.methods,
-            "notes": [note.to_json() for note in self.notes],
-            "front": [plan.to_json() for plan in self.front()],
-            "sensitivity": self.sensitivity.to_json() if self.sensitivity is not None else None,
-        }  # fmt: skip
 
 
 class Search:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
-from toolkit.search.search import SearchedPlan, SearchResult
+from toolkit.search.search import SearchResult
+from toolkit.search.searched_plan import SearchedPlan
 
 _WORTH = 0.75
 """A plan that is safe for few samples is taken if it gains this share of what a search without that doubt gains."""

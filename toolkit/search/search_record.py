@@ -2,21 +2,147 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
+from toolkit.base.errors import QtoolError
+from toolkit.base.files import write_json
+from toolkit.base.precision import Precision
+from toolkit.base.reading import FileKind, read_json, reading
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.outcome import Outcome
 from toolkit.search.cost import CostModel
-from toolkit.search.search import SearchResult
+from toolkit.search.search import SCHEMA, SearchResult
+from toolkit.search.searched_plan import SearchedPlan
+from toolkit.search.sensitivity import Sensitivity
 from toolkit.search.weak_spots import WeakSpot
+
+_KIND = FileKind("it cannot be read as a search.json", QtoolError, "run the recipe again")
+
+
+@dataclass
+class SearchRecord:
+    """A search that is over; the content of search.json.
+
+    Attributes:
+        best: the plan that was taken.
+        plans: all plans that were evaluated, in order.
+        front: those of them that no other beats in noise and time.
+        reference: the float model's outcome.
+        float_ms: its predicted time in milliseconds.
+        sensitivity: of all layers; None where the first plan met the budget.
+        methods: for every tensor whose range the best plan replaces, the method that gives this one.
+        precision: the quantized type.
+        rest: the type of the layers kept float.
+        gpu: what times are predicted for.
+        prefer: what made a plan cheap: int8 or time.
+        budget: the limits that had to hold.
+        higher_is_better: of the metric.
+        samples: how many samples it decided on.
+        metric: the metric's name; None where there was none.
+        measured_share: share of the best plan's time that was measured, 0 to 1.
+        share_of: what the plans' quantized shares are shares of.
+        warnings: what everybody has to know of the plan.
+        notes: what the reader should know.
+        weak_spots: the worst layers, explained.
+    """
+
+    best: SearchedPlan
+    plans: list[SearchedPlan]
+    front: list[SearchedPlan]
+    reference: Outcome
+    float_ms: float
+    sensitivity: Sensitivity | None
+    methods: dict[str, str]
+    precision: Precision
+    rest: Precision
+    gpu: str
+    prefer: str
+    budget: dict[str, float]
+    higher_is_better: bool
+    samples: int
+    metric: str | None
+    measured_share: float
+    share_of: Literal["macs", "nodes"]
+    warnings: list[Finding] = field(default_factory=list)
+    notes: list[Finding] = field(default_factory=list)
+    weak_spots: list[WeakSpot] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of the file."""
+        return {
+            "schema": SCHEMA, "met": self.best.meets, "best": self.best.to_json(), "evaluations": len(self.plans),
+            "float": {**self.reference.to_json(), "predicted_ms": self.float_ms}, "methods": self.methods,
+            "notes": [note.to_json() for note in self.notes], "front": [plan.to_json() for plan in self.front],
+            "sensitivity": self.sensitivity.to_json() if self.sensitivity is not None else None,
+            "precision": str(self.precision), "rest": str(self.rest), "gpu": self.gpu, "prefer": self.prefer,
+            "budget": self.budget, "higher_is_better": self.higher_is_better, "samples": self.samples,
+            "metric": self.metric, "measured_share": self.measured_share, "share_of": self.share_of,
+            "plans": [plan.to_json() for plan in self.plans],
+            "warnings": [warning.to_json() for warning in self.warnings],
+            "weak_spots": [spot.to_json() for spot in self.weak_spots],
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> SearchRecord:
+        """Read what ``to_json`` gave.
+
+        Raises:
+            QtoolError: another schema.
+            KeyError, TypeError, ValueError: it is no such record.
+        """
+        if content.get("schema") != SCHEMA:
+            raise QtoolError(f"schema is {content.get('schema')!r}, not '{SCHEMA}'", remedy=_KIND.remedy)
+        held, float_side = content["sensitivity"], content["float"]
+        return cls(
+            best=SearchedPlan.from_json(content["best"]),
+            plans=[SearchedPlan.from_json(plan) for plan in content["plans"]],
+            front=[SearchedPlan.from_json(plan) for plan in content["front"]],
+            reference=Outcome.from_json(float_side),
+            float_ms=float(float_side["predicted_ms"]),
+            sensitivity=Sensitivity.from_json(held) if held is not None else None,
+            methods={str(name): str(method) for name, method in content["methods"].items()},
+            precision=Precision(content["precision"]),
+            rest=Precision(content["rest"]),
+            gpu=str(content["gpu"]),
+            prefer=str(content["prefer"]),
+            budget={str(name): float(limit) for name, limit in content["budget"].items()},
+            higher_is_better=bool(content["higher_is_better"]),
+            samples=int(content["samples"]),
+            metric=str(content["metric"]) if content["metric"] is not None else None,
+            measured_share=float(content["measured_share"]),
+            share_of=content["share_of"],
+            warnings=[Finding.from_json(one) for one in content["warnings"]],
+            notes=[Finding.from_json(one) for one in content["notes"]],
+            weak_spots=[WeakSpot.from_json(one) for one in content["weak_spots"]],
+        )
+
+    def save(self, path: Path) -> None:
+        """Write search.json whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path) -> SearchRecord:
+        """Read search.json.
+
+        Raises:
+            QtoolError: the file is none.
+        """
+        try:
+            with reading(path, _KIND):
+                return cls.from_json(read_json(path, _KIND))
+        except QtoolError as error:
+            error.at(str(path))
+            raise
 
 
 def record(
     found: SearchResult, cost: CostModel, budget: Budget, prefer: str, samples: int, spots: Sequence[WeakSpot] = ()
-) -> dict[str, Any]:
-    """The content of search.json.
+) -> SearchRecord:
+    """What a search leaves.
 
     Args:
         found: the search's result.
@@ -26,26 +152,14 @@ def record(
         samples: how many samples it decided on.
         spots: the worst layers, explained.
     """
-    content = found.to_json()
     slower = slower_than_float(found, cost, prefer)
     limits = {k: v for k, v in asdict(budget).items() if v is not None and k not in ("higher_is_better", "doubt")}
-    return {
-        **content,
-        "precision": str(cost.switches.precision),
-        "rest": str(cost.rest),
-        "gpu": cost.place,
-        "prefer": prefer,
-        "budget": limits,
-        "higher_is_better": budget.higher_is_better,
-        "samples": samples,
-        "metric": found.sensitivity.metric if found.sensitivity is not None else None,
-        "float": {**content["float"], "predicted_ms": cost.time(cost.switches.names) * 1e3},
-        "measured_share": cost.measured_share(found.best.kept),
-        "share_of": cost.work.of,
-        "plans": [plan.to_json() for plan in found.plans],
-        "warnings": [slower.to_json()] if slower is not None else [],
-        "weak_spots": [spot.to_json() for spot in spots],
-    }
+    return SearchRecord(
+        found.best, found.plans, found.front(), found.reference, cost.time(cost.switches.names) * 1e3,
+        found.sensitivity, found.methods, cost.switches.precision, cost.rest, cost.place, prefer, limits,
+        budget.higher_is_better, samples, found.sensitivity.metric if found.sensitivity is not None else None,
+        cost.measured_share(found.best.kept), cost.work.of, [slower] if slower is not None else [], found.notes, list(spots),
+    )  # fmt: skip
 
 
 def slower_than_float(found: SearchResult, cost: CostModel, prefer: str) -> Finding | None:

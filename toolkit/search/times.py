@@ -15,7 +15,8 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.contract.ranges import Ranges
 from toolkit.search.gpus import GpuSpec, gpu_spec, known_as
 from toolkit.search.layer_times import LayerTimes, read_times
-from toolkit.search.search import SearchedPlan, SearchResult
+from toolkit.search.search import SearchResult
+from toolkit.search.searched_plan import SearchedPlan
 
 if TYPE_CHECKING:
     from toolkit.evaluation.budget import Budget

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from toolkit.calibration.diagnosis import unlike_profiles
 from toolkit.contract.findings import Finding
@@ -57,6 +58,12 @@ class WeakSpot:
     def to_json(self) -> dict[str, object]:
         """A JSON-able dictionary."""
         return {"node": self.node, "blame": self.blame, "causes": [cause.to_json() for cause in self.causes]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> WeakSpot:
+        """Read what ``to_json`` gave; raises as ``Cause.from_json`` does."""
+        causes = tuple(Cause.from_json(cause) for cause in content["causes"])
+        return cls(str(content["node"]), float(content["blame"]), causes)
 
 
 def weak_spots(

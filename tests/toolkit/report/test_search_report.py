@@ -11,7 +11,6 @@ from tests.toolkit.report.samples import HOSTILE, SEARCHING, accuracy, sample
 from tests.toolkit.report.test_report_render import Page
 from tests.toolkit.search.planted import chain, damage, feeds, simulation
 from toolkit.base.errors import QtoolError
-from toolkit.base.files import write_json
 from toolkit.base.precision import Precision
 from toolkit.base.text import plain
 from toolkit.contract.findings import Code
@@ -47,7 +46,7 @@ def searched(tmp_path_factory):
     budget = Budget(min_sqnr_db=28.0, margin=1.0)
     found = Search(sim, budget, cost).run()
     path = tmp_path_factory.mktemp("search") / "search.json"
-    write_json(path, record(found, cost, budget, "int8", 24, weak_spots(sim, found.sensitivity)))
+    record(found, cost, budget, "int8", 24, weak_spots(sim, found.sensitivity)).save(path)
     return path, found
 
 

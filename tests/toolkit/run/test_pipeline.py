@@ -13,6 +13,7 @@ from onnx import TensorProto
 from tests.conftest import MODELS, OLD_ONNXRUNTIME, ROOT, build, digits_recipe, node, normal
 from toolkit import Model, Ranges, Recipe, run
 from toolkit.backends.codes import EngineCode
+from toolkit.base.code import import_path
 from toolkit.base.errors import QtoolError
 from toolkit.cli.main import invoke
 from toolkit.report.codes import ReportCode
@@ -142,13 +143,14 @@ def test_samples_of_one_file_of_code_are_told_apart_by_their_names(tmp_path):
 
 
 def test_whether_samples_were_seen_is_part_of_the_key(tmp_path):
-    (tmp_path / "own_data.py").write_text("")
+    (tmp_path / "own_data.py").write_text("def one():\n    return [{'x': 1.0}]\ndef two():\n    return [{'x': 2.0}]\n")
     keys = []
     for name in ("one", "two"):
         text = f'[model]\npath = "m.onnx"\n[calibration]\ndata = "own_data:{name}"\n[evaluation]\ndata = "own_data:two"\n'
         (tmp_path / "r.toml").write_text(text)
         job = Job(Recipe.load(tmp_path / "r.toml"), RunFolder(tmp_path), allow_code=True)
-        keys.append(evaluation_key(Inputs(job)))
+        with import_path(tmp_path):
+            keys.append(evaluation_key(Inputs(job)))
     assert [key["seen by calibration"] for key in keys] == [False, True]
 
 

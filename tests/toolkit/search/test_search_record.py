@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.toolkit.search.planted import chain, damage, feeds, simulation
+from toolkit.base.errors import QtoolError
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code
 from toolkit.evaluation.budget import Budget
@@ -15,7 +16,8 @@ from toolkit.search.cost import CostModel
 from toolkit.search.gpus import gpu_spec
 from toolkit.search.layer_times import LayerTimes
 from toolkit.search.search import Search
-from toolkit.search.search_record import record, slower_than_float
+from toolkit.search.search_record import SearchRecord, record, slower_than_float
+from toolkit.search.weak_spots import weak_spots
 
 
 def searched(quantized_ms, float_ms, least=28.0, prefer="int8"):
@@ -38,7 +40,7 @@ def test_a_slower_plan_is_called_so_with_both_numbers_and_the_remedy():
     text = sentence(slower)
     assert f"{values['ms']:.4g} ms against {values['float_ms']:.4g} ms" in text and 'prefer = "time"' in text
     assert 'prefer = "time"' not in sentence(slower_than_float(found, cost, "time"))
-    assert record(found, cost, budget, "int8", 24)["warnings"] == [slower.to_json()]
+    assert record(found, cost, budget, "int8", 24).warnings == [slower]
 
 
 def test_a_faster_plan_gets_no_warning_and_a_faster_one_that_meets_is_named():
@@ -53,9 +55,29 @@ def test_a_faster_plan_gets_no_warning_and_a_faster_one_that_meets_is_named():
 
 def test_the_record_holds_every_plan_and_is_json():
     found, cost, budget, sim = searched(0.5, 1.0)
-    content = json.loads(json.dumps(record(found, cost, budget, "int8", 24), allow_nan=False))
+    content = json.loads(json.dumps(record(found, cost, budget, "int8", 24).to_json(), allow_nan=False))
     assert len(content["plans"]) == found.evaluations == content["evaluations"]
     assert content["budget"]["min_sqnr_db"] == 28.0 and content["gpu"] == "A10" and content["samples"] == 24
     assert content["float"]["predicted_ms"] == cost.time(sim.names) * 1e3 and content["measured_share"] > 0.5
     assert content["best"]["kept"] == list(found.best.kept)
     assert set(content["budget"]) == {"min_sqnr_db", "margin"}
+
+
+def test_a_record_reads_back(tmp_path):
+    found, cost, budget, sim = searched(2.0, 1.0)
+    written = record(found, cost, budget, "int8", 24, weak_spots(sim, found.sensitivity))
+    written.save(tmp_path / "search.json")
+    again = SearchRecord.load(tmp_path / "search.json")
+    assert again.to_json() == written.to_json() and again.weak_spots and again.warnings == written.warnings
+
+
+@pytest.mark.parametrize("name", ["best", "plans", "float", "sensitivity", "weak_spots", "budget", "precision"])
+@pytest.mark.parametrize("value", [None, 3, ["x"], {"a": 1}])
+def test_what_is_no_record_is_refused_by_name(tmp_path, name, value):
+    found, cost, budget, _ = searched(0.5, 1.0)
+    content = record(found, cost, budget, "int8", 24).to_json()
+    path = tmp_path / "search.json"
+    path.write_text(json.dumps({**content, name: value}))
+    if (name, value) not in (("sensitivity", None), ("budget", {"a": 1})):
+        with pytest.raises(QtoolError, match=r"search\.json"):
+            SearchRecord.load(path)

@@ -1,0 +1,60 @@
+"""One plan that a search evaluated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from toolkit.evaluation.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class SearchedPlan:
+    """One plan that was evaluated.
+
+    Attributes:
+        kept: groups that stay float, sorted.
+        amax: ranges that differ from calibration's, by tensor.
+        outcome: what it does to the outputs.
+        lacks: how far it misses the budget, by limit; empty where it meets it.
+        seconds: predicted time, unchanged nodes left out.
+        quantized: share of the model's arithmetic that is quantized, 0 to 1; see ``Work``.
+    """
+
+    kept: tuple[str, ...]
+    amax: Mapping[str, float]
+    outcome: Outcome
+    lacks: Mapping[str, float]
+    seconds: float
+    quantized: float
+
+    @property
+    def meets(self) -> bool:
+        """Whether it meets the budget."""
+        return not self.lacks
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        return {
+            "kept": list(self.kept), "amax": dict(self.amax), "outcome": self.outcome.to_json(),
+            "lacks": {k: v if math.isfinite(v) else str(v) for k, v in self.lacks.items()},
+            "predicted_ms": self.seconds * 1e3, "quantized_share": self.quantized,
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> SearchedPlan:
+        """Read what ``to_json`` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is no plan.
+        """
+        return cls(
+            tuple(str(name) for name in content["kept"]),
+            {str(name): float(amax) for name, amax in content["amax"].items()},
+            Outcome.from_json(content["outcome"]),
+            {str(name): float(lack) for name, lack in content["lacks"].items()},
+            float(content["predicted_ms"]) / 1e3,
+            float(content["quantized_share"]),
+        )
