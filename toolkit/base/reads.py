@@ -14,14 +14,14 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from toolkit.base.modules import INSTALLED, OWN_PACKAGES
+from toolkit.base.modules import INSTALLED, OWN_PACKAGES, sources_of
 from toolkit.base.needs import Needs, digest_of
 from toolkit.base.source_needs import source_needs
 
@@ -71,7 +71,8 @@ class Reads:
             with aside():
                 self._stated[loaded] = source_needs(self._modules, loaded, self._base)
         with self._lock:
-            found = self._needs.merged([self._stated[loaded], _HOOK.modules()])
+            known = frozenset(file for name in self._modules for file in map(str, sources_of(name).files.values()))
+            found = self._needs.merged([self._stated[loaded], _HOOK.modules(known | loaded)])
         if self.declared:
             found.unknown = []
         # what the code makes itself is none of its needs
@@ -164,18 +165,22 @@ class _Hook:
         finally:
             self._local.aside = before
 
-    def modules(self) -> Needs:
-        """The source of every module of the user's in this process, as it was loaded."""
+    def modules(self, called: Collection[str] = ()) -> Needs:
+        """The source of every module of the user's in this process, as it was loaded.
+
+        Args:
+            called: the sources of what qtool calls: where nobody knows what runs of these, nothing is known.
+        """
         found = Needs()
         for path in self._users_modules():
             if path not in self._sources:
                 # nobody saw it loaded: where the file was changed since then, nobody knows what runs
                 changed = os.stat(path).st_mtime >= self._start  # noqa: PTH116
                 self._sources[path] = _CHANGED if changed else digest_of(path)
-            if self._sources[path] == _CHANGED:
-                found.unknown.append(f"{Path(path).name} was changed while this process ran")
-            else:
+            if self._sources[path] != _CHANGED:
                 found.files[path] = self._sources[path]
+            elif path in called:
+                found.unknown.append(f"{Path(path).name} was changed while this process ran")
         return found
 
     def _users_modules(self) -> list[str]:
