@@ -114,7 +114,7 @@ class SearchRecord:
             samples=int(content["samples"]),
             metric=str(content["metric"]) if content["metric"] is not None else None,
             measured_share=float(content["measured_share"]),
-            share_of=content["share_of"],
+            share_of=_counted(content["share_of"]),
             warnings=[Finding.from_json(one) for one in content["warnings"]],
             notes=[Finding.from_json(one) for one in content["notes"]],
             weak_spots=[WeakSpot.from_json(one) for one in content["weak_spots"]],
@@ -158,8 +158,17 @@ def record(
         found.best, found.plans, found.front(), found.reference, cost.time(cost.switches.names) * 1e3,
         found.sensitivity, found.methods, cost.switches.precision, cost.rest, cost.place, prefer, limits,
         budget.higher_is_better, samples, found.sensitivity.metric if found.sensitivity is not None else None,
-        cost.measured_share(found.best.kept), cost.work.of, [slower] if slower is not None else [], found.notes, list(spots),
+        cost.measured_share(found.best.kept), cost.work.of, [slower] if slower is not None else [],
+        found.notes, list(spots),
     )  # fmt: skip
+
+
+def _counted(word: Any) -> Literal["macs", "nodes"]:
+    if word == "macs":
+        return "macs"
+    if word == "nodes":
+        return "nodes"
+    raise ValueError(f"share_of is {word!r}")
 
 
 def slower_than_float(found: SearchResult, cost: CostModel, prefer: str) -> Finding | None:

@@ -71,7 +71,7 @@ def test_a_record_reads_back(tmp_path):
     assert again.to_json() == written.to_json() and again.weak_spots and again.warnings == written.warnings
 
 
-@pytest.mark.parametrize("name", ["best", "plans", "float", "sensitivity", "weak_spots", "budget", "precision"])
+@pytest.mark.parametrize("name", ["best", "plans", "float", "sensitivity", "weak_spots", "budget", "precision", "share_of"])
 @pytest.mark.parametrize("value", [None, 3, ["x"], {"a": 1}])
 def test_what_is_no_record_is_refused_by_name(tmp_path, name, value):
     found, cost, budget, _ = searched(0.5, 1.0)
