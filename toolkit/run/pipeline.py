@@ -102,7 +102,7 @@ class Pipeline:
         device = self._on_device(built, not_on_device)
         found = RunRecords(passes, lowering, built, blocks, plain, latencies, evaluation, device)
         joined = self.do(ReportStep(inputs, found, list(self.steps)))
-        self.folder.update(unfinished=None)
+        self.folder.update(unfinished=None, before="")
         return Result(self.folder.path, joined.report(), self.steps)
 
     def _checked(self) -> Finding | None:

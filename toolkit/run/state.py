@@ -38,11 +38,13 @@ class RunState(FileSchema):
     Attributes:
         recipe: the file of the recipe that ran here last; empty for one that was made in Python.
         model: the file of its model.
+        before: the recipe whose results were here when this one came; empty once its own report is there.
         unfinished: the run under way, or the one that failed or was killed.
     """
 
     recipe: str = ""
     model: str = ""
+    before: str = ""
     unfinished: Unfinished | None = None
 
     @classmethod
@@ -71,8 +73,6 @@ def taken_over(folder: Path, by_name: bool, recipe: Path | None, model: Path) ->
     """
     state = RunState.load(folder)
     own = state.model_copy(update={"recipe": str(recipe.resolve()) if recipe is not None else "", "model": str(model)})
-    if own == state:
-        return None
     # a recipe that was moved with its results is no other one
     gone = bool(state.recipe) and not Path(state.recipe).is_file()
     same = state.recipe == own.recipe and (bool(own.recipe) or state.model == own.model)
@@ -84,8 +84,10 @@ def taken_over(folder: Path, by_name: bool, recipe: Path | None, model: Path) ->
             where=str(folder),
             remedy="give this run a folder of its own by --out, or rename one of the recipes",
         )
-    own.save(folder)
-    return ReportCode.FOLDER_OF_ANOTHER(recipe=before) if another else None
+    own.before = before if another else own.before
+    if own != state:
+        own.save(folder)
+    return ReportCode.FOLDER_OF_ANOTHER(recipe=own.before) if own.before else None
 
 
 def mark_report(folder: Path, unfinished: Unfinished) -> None:

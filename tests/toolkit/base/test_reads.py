@@ -1,0 +1,141 @@
+"""What the audit hook takes for read by code of the user's, and what not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from toolkit.base.needs import ABSENT, Needs, digest_of
+from toolkit.base.reads import Reads, aside, current, following, needs_now
+from toolkit.base.source_needs import source_needs
+from toolkit.base.versions import TOOLS, versions
+from toolkit.contract.passes import Pass
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+def read_in(folder, work):
+    """The files in ``folder`` that were read by ``work``, which qtool calls, and why nothing is known."""
+
+    class Mine(Pass):
+        def apply(self, model, context):
+            work()
+
+    from tests.toolkit.conftest import model
+    from toolkit import Model
+
+    with following(Reads(folder / "run")) as reads:
+        Mine()(Model.from_proto(model()))
+    found = reads.needs()
+    return {os.path.relpath(path, folder) for path in found.files if path.startswith(str(folder))}, found.unknown
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "a.txt").write_text("a")
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    return tmp_path
+
+
+def test_files_are_seen_whoever_opens_them(place):
+    work = [
+        lambda: (place / "a.txt").read_text(), lambda: np.load(place / "b.npy"), lambda: os.open(place / "a.txt", os.O_RDONLY),
+        lambda: np.memmap(place / "b.npy", mode="r"), lambda: np.fromfile(place / "a.txt", np.uint8),
+    ]  # fmt: skip
+    assert [read_in(place, one)[0] for one in work] == [{"a.txt"}, {"b.npy"}, {"a.txt"}, {"b.npy"}, {"a.txt"}]
+
+
+def test_a_file_that_is_not_there_is_a_need_too(place):
+    def work():
+        with pytest.raises(FileNotFoundError):
+            (place / "none.txt").open()
+
+    assert read_in(place, work)[0] == {"none.txt"}
+    assert digest_of(str(place / "none.txt")) == ABSENT
+
+
+def test_what_is_made_or_is_the_runs_own_is_no_need(place):
+    def work():
+        (place / "made.txt").write_text("x")
+        (place / "made.txt").read_text()
+        (place / "log.txt").open("a").close()
+        (place / "run" / "own.txt").write_text("x")
+        (place / "run" / "own.txt").read_text()
+        list((place / "run").iterdir())
+        (place / "folder").mkdir()
+        (place / "folder" / "c.txt").write_text("x")
+        list((place / "folder").iterdir())
+
+    assert read_in(place, work) == (set(), [])
+
+
+def test_folders_that_are_listed_are_needs_by_their_names(place):
+    assert read_in(place, lambda: sorted(place.iterdir()))[0] == {"."}
+    before = digest_of(str(place))
+    (place / "new.txt").write_text("")
+    assert digest_of(str(place)) != before
+
+
+def test_other_processes_and_the_network_cannot_be_followed(place):
+    assert read_in(place, lambda: subprocess.run(["true"], check=True))[1] == ["it starts another process"]
+    assert read_in(place, lambda: os.system("true"))[1] == ["it starts another process"]
+
+
+def test_what_nobody_called_from_qtool_reads_does_not_count(place):
+    with following(Reads()) as reads:
+        assert current() is reads
+        (place / "a.txt").read_text()
+        other = threading.Thread(target=(place / "a.txt").read_text)
+        other.start()
+        other.join()
+    assert str(place / "a.txt") not in reads.needs().files
+    assert current() is None and needs_now() is None
+
+
+def test_what_is_read_aside_does_not_count(place):
+    def work():
+        with aside():
+            (place / "a.txt").read_text()
+
+    assert read_in(place, work)[0] == set()
+
+
+def test_needs_that_are_damaged_are_not_known():
+    for content in (None, [], {"files": 3}, {"unknown": "x"}, {"other": {}}):
+        assert Needs.read(content).broken()
+    assert Needs.read({}).broken() == ""
+
+
+def test_sources_tell_of_files_variables_and_libraries(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import os, numpy, cv2\nLIMIT = os.environ['MY_LIMIT']\nPATH = 'sub/limits.json'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = source_needs(["mine"], (), tmp_path)
+    assert found.files[str(tmp_path / "sub" / "limits.json")] == ABSENT
+    assert found.environment["MY_LIMIT"] == ABSENT and found.libraries["numpy"] == np.__version__
+    assert len(found.unknown) == 1 and "cv2" in found.unknown[0]
+    assert found.broken()
+    found.unknown = []
+    assert found.broken() == ""
+    monkeypatch.setenv("MY_LIMIT", "3")
+    assert "MY_LIMIT" in found.broken()
+
+
+def test_versions_of_all_that_computes_are_known():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["rtx"], *extras["tensorrt"], *extras["images"]]
+    names = {line.replace(";", " ").split(">")[0].split("=")[0].split()[0] for line in wanted}
+    assert names <= set(TOOLS)
+    assert {"python", "numba", "ml_dtypes", "pillow", "onnxruntime"} <= set(versions())
