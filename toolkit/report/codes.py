@@ -59,6 +59,7 @@ class ReportCode(BaseCode):
     OUT_OF_DATE = "report-out-of-date"
     RUN_UNFINISHED = "report-run-unfinished"
     FILE_OF_UNFINISHED = "report-file-of-unfinished"
+    MEASUREMENT_UNFINISHED = "report-measurement-unfinished"
     FOLDER_OF_ANOTHER = "report-folder-of-another"
     RUNS_ALIKE = "report-runs-alike"
     RUNS_DIFFER = "report-runs-differ"

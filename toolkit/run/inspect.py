@@ -11,6 +11,7 @@ from typing import Any
 from toolkit.base.errors import BackendError, QtoolError, RangesError
 from toolkit.base.reading import FileKind, read_json, read_utf8, reading
 from toolkit.base.text import plain
+from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.guard import FILES, refuse_missing, refuse_writing_over
 from toolkit.run.state import unfinished_note
@@ -82,7 +83,8 @@ def _json(path: Path) -> Shown:
     if str(fields.get("schema", "")).startswith("qtool-report"):
         return _report(path)
     if str(fields.get("schema", "")).startswith(("qtool-search", "qtool-sensitivity")):
-        return Shown(content, json.dumps(content, indent=1) + "\n")
+        old = [sentence(ReportCode.MEASUREMENT_UNFINISHED())] if fields.get("outdated") is True else []
+        return Shown(content, json.dumps(content, indent=1) + "\n", old)
     if isinstance(content, list) or {"Layers", "layers", "source"} & set(fields):
         return _layers(path, content)
     return _ranges(path)

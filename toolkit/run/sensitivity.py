@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from toolkit.base.errors import QtoolError
 from toolkit.run.job import Job
 from toolkit.run.quantizing import Samples, quantizing
 
@@ -39,12 +40,28 @@ def measure_sensitivity(job: Job, samples: Samples, fast: bool = False, processe
     from toolkit.search.weak_spots import weak_spots
 
     with quantizing(job, samples) as ready:
+        file = job.folder.path / "sensitivity.json"
+        _outdate(file)
         log = ready.hidden / ("sensitivity_fast.jsonl" if fast else "sensitivity.jsonl")
         if fast:
             found = measuring.fast(ready.simulation, log=log, progress=job.progress)
         else:
             found = measuring.exact(ready.simulation, processes=processes, log=log, progress=job.progress)
         found.notes += ready.notes
-        file = job.folder.path / "sensitivity.json"
         found.save(file)
         return MeasuredSensitivity(found, file, weak_spots(ready.simulation, found))
+
+
+def _outdate(file: Path) -> None:
+    """Make what an earlier measurement left say that it is out of date; it stays until its successor is there."""
+    from toolkit.search.sensitivity import Sensitivity
+
+    if not file.is_file():
+        return
+    try:
+        before = Sensitivity.load(file)
+    except QtoolError:
+        file.unlink()
+        return
+    before.outdated = True
+    before.save(file)

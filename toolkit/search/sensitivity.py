@@ -75,6 +75,7 @@ class Sensitivity:
         reliability: fast only: the correlation with the exact order that two halves of the samples let expect, 0 to 1.
         fingerprint: what the numbers depend on.
         notes: what the reader should know.
+        outdated: whether a later measurement began in its place and has not finished.
         quantized_share: how much of the arithmetic is quantized with all layers, 0 to 1.
         share_of: whether shares are of multiply-accumulates (``macs``) or of computing nodes (``nodes``).
     """
@@ -89,6 +90,7 @@ class Sensitivity:
     reliability: float | None = None
     fingerprint: str = ""
     notes: list[Finding] = field(default_factory=list)
+    outdated: bool = False
     quantized_share: float = 0.0
     share_of: str = "macs"
 
@@ -105,6 +107,7 @@ class Sensitivity:
         """The content of the result's file."""
         return {
             "schema": SCHEMA,
+            "outdated": self.outdated,
             "method": self.method,
             "trusted": self.trusted,
             "reliability": self.reliability,
@@ -146,7 +149,8 @@ class Sensitivity:
                 "quantized_share", "share_of")  # fmt: skip
         notes = [Finding.from_json(note) for note in content["notes"]]
         full = Outcome.from_json(content["full"])
-        return cls(groups=groups, full=full, notes=notes, **{key: content[key] for key in keep})
+        outdated = content.get("outdated") is True
+        return cls(groups=groups, full=full, notes=notes, outdated=outdated, **{key: content[key] for key in keep})
 
     def save(self, path: Path) -> None:
         """Write the result whole or not at all."""

@@ -25,7 +25,7 @@ def rewrite(place, old, new):
     (place / "recipe.toml").write_text(text.replace(old, new))
 
 
-def stop(step):
+def stop(*step, **settings):
     raise KeyboardInterrupt
 
 
@@ -129,6 +129,22 @@ def test_a_damaged_report_is_taken_away_rather_than_marked(place, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(place / "recipe.toml", place / "out")
     assert not (place / "out" / "report.json").exists() and not (place / "out" / "report.html").exists()
+
+
+def test_a_measurement_that_was_overtaken_says_so(place, capsys, monkeypatch):
+    words = [str(place / "recipe.toml"), "--out", str(place / "out")]
+    assert invoke(["sensitivity", *words]) == 0
+    file = place / "out" / "sensitivity.json"
+    before = json.loads(file.read_text())
+    with monkeypatch.context() as patch:
+        patch.setattr("toolkit.search.sensitivity.exact", stop)
+        assert invoke(["sensitivity", *words]) == 130
+    assert json.loads(file.read_text()) == {**before, "outdated": True}
+    capsys.readouterr()
+    assert invoke(["inspect", str(file), "--json"]) == 0
+    assert capsys.readouterr().err.startswith("Warning")
+    assert invoke(["sensitivity", *words]) == 0
+    assert json.loads(file.read_text())["outdated"] is False
 
 
 # ---------------------------------------------------------------- two recipes

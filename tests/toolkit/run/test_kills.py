@@ -18,7 +18,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def test_a_command_that_was_killed_ends_as_if_nothing_had_been(tmp_path):
-    words = [sys.executable, "-m", "tests.fuzz.kills", "--some", str(tmp_path / "killed"), "4"]
+    words = [sys.executable, "-m", "tests.fuzz.kills", "--some", str(tmp_path / "killed"), "3"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == []

@@ -29,6 +29,9 @@ FOLDER: Table = {
     ReportCode.RUN_UNFINISHED: (
         "A run in this folder did step '{step}' again ({why}) and has not finished. Run the recipe again."
     ),
+    ReportCode.MEASUREMENT_UNFINISHED: (
+        "Out of date: a later measurement of this recipe began and has not finished. Measure again."
+    ),
     ReportCode.FILE_OF_UNFINISHED: _of_unfinished,
     ReportCode.FOLDER_OF_ANOTHER: (
         "This folder held the results of another recipe, {recipe}. "
