@@ -57,6 +57,7 @@ class Reads:
     def __init__(self, folder: Path | None = None, modules: Iterable[str] = (), base: Path | None = None) -> None:
         self._folder = str(folder.resolve()) + os.sep if folder is not None else None
         self._modules, self._base = tuple(modules), base if base is not None else Path.cwd()
+        self._called = frozenset(str(file) for name in self._modules for file in sources_of(name).files.values())
         self._stated: dict[frozenset[str], Needs] = {}
         self.declared = False
         self._made: set[str] = set()
@@ -71,8 +72,7 @@ class Reads:
             with aside():
                 self._stated[loaded] = source_needs(self._modules, loaded, self._base)
         with self._lock:
-            known = frozenset(file for name in self._modules for file in map(str, sources_of(name).files.values()))
-            found = self._needs.merged([self._stated[loaded], _HOOK.modules(known | loaded)])
+            found = self._needs.merged([self._stated[loaded], _HOOK.modules(self._called | loaded)])
         if self.declared:
             found.unknown = []
         # what the code makes itself is none of its needs

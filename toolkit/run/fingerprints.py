@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from toolkit.base.code import load_object
+from toolkit.base.errors import DataError
 from toolkit.base.reads import aside
 from toolkit.base.types import Array
 from toolkit.base.versions import path_fingerprint
@@ -28,13 +30,27 @@ class Fingerprints:
     def __init__(self, job: Job) -> None:
         self.job = job
         self._known: dict[Path, str] = {}
+        self._seen: dict[Path, list[tuple[str, int, int, int]]] = {}
         self._samples: dict[Any, tuple[str, HeldSamples | None]] = {}
 
     def of(self, path: Path) -> str:
         """SHA-256 of a file or folder; empty where there is none."""
         if path not in self._known:
+            self._seen[path] = _looks(path)
             self._known[path] = path_fingerprint(path) if path.exists() else ""
         return self._known[path]
+
+    def require_unchanged(self) -> None:
+        """Check that no file was changed since its fingerprint was taken: what was read then is what the key says.
+
+        Raises:
+            DataError: one was; a result kept under its old fingerprint would be one of neither content.
+        """
+        for path, before in self._seen.items():
+            if _looks(path) != before:
+                raise DataError(
+                    "it was changed while it was being read", where=str(path), remedy="run again when it is complete"
+                )
 
     def of_data(self, data: str | None) -> str:
         """SHA-256 of a recipe's data: of its files, or of all samples where code gives them.
@@ -78,6 +94,20 @@ class Fingerprints:
     def same_samples(self, data: str, other: str | None) -> bool:
         """Whether both name the same samples."""
         return self.of_data(data) == self.of_data(other)
+
+
+def _looks(path: Path) -> list[tuple[str, int, int, int]]:
+    """What the system says of a file, or of all files in a folder: enough to notice a change within one run."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    found = []
+    for file in files:
+        try:
+            said = file.stat()
+        except OSError:
+            continue
+        if not stat.S_ISDIR(said.st_mode):
+            found.append((str(file), said.st_ino, said.st_size, said.st_mtime_ns))
+    return found
 
 
 def _spoken(data: str) -> str:

@@ -87,7 +87,12 @@ class Step(ABC, Generic[R]):
         return self.kind.model_validate_json(text).kept_in(self.folder.path)
 
     def keep(self, record: R, key: Mapping[str, Any], why: str) -> R:
-        """Write the record, and note in the run folder that the step is done; ``why`` it was not found again."""
+        """Write the record, and note in the run folder that the step is done; ``why`` it was not found again.
+
+        Raises:
+            DataError: an input was changed meanwhile: nobody knows which content the result is of.
+        """
+        self.inputs.prints.require_unchanged()
         for left in set(self.leaves) - set(record.files):
             (self.folder.path / left).unlink(missing_ok=True)
         own = [self._file, *(self.folder.path / name for name in record.files)]

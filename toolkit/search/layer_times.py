@@ -133,6 +133,7 @@ def _take(
         Code.TIMES_FROM_REPORT(
             file=str(path), profile=name, layers=used, in_blocks=hidden,
             others=sum(others.values()), precisions=precisions, other_model=bool(fingerprint and own != fingerprint),
+            outdated=(report.get("summary") or {}).get("verdict") == "outdated",
             gpu=ran_on if unlike_gpu else "", predicted_for=gpu if unlike_gpu else "",
         )
     )  # fmt: skip

@@ -63,7 +63,7 @@ def _only_if_faster(
 
 def _from_report(
     file: str, profile: str, layers: int, in_blocks: int, others: int, precisions: tuple[str, ...], other_model: bool,
-    gpu: str, predicted_for: str,
+    gpu: str, predicted_for: str, outdated: bool = False,
 ) -> str:  # fmt: skip
     parts = [f"Measured times of {count(layers, 'layer')} in profile '{profile}' are taken from {file}"]
     if in_blocks:
@@ -72,6 +72,8 @@ def _from_report(
         parts.append(f"{count(others, 'layer')} left out that did not run in {' or '.join(precisions)}")
     if other_model:
         parts.append("that run was of another model (its fingerprint differs), matched by layer names")
+    if outdated:
+        parts.append("the report is out of date, since a later run in its folder has not finished")
     if gpu:
         parts.append(f"measured on a {gpu}, while the rest is predicted for the {predicted_for}: set gpu")
     return "; ".join(parts) + "."
