@@ -49,6 +49,10 @@ class GuardFP16(Pass):
         known = context.known_ranges
         ranges = known if known is not None and known.observed else context.ranges(model)
         observed = {**{n: r.observed for n, r in ranges.tensors.items() if r.observed}, **ranges.observed}
+        if not context.can_calibrate and not ranges.observed:
+            context.journal.noted(Code.VALUES_NOT_OBSERVED())
+            for name, one in ranges.tensors.items():
+                observed.setdefault(name, (-one.amax, one.amax))
         found = risks(model, facts_at_opt(model, context.profiles), observed, Precision.FP16, self.margin)
         for risk in found:
             ask = context.plan.get(risk.node)

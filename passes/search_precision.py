@@ -36,6 +36,7 @@ from toolkit import (
     lower,
     measuring,
     playing,
+    refuse_without_samples,
     session,
     standing,
 )
@@ -223,6 +224,7 @@ class SearchPrecision(InsertQDQ):
         if self.gpu:
             gpu_spec(self.gpu)
         if context.dry_run:
+            refuse_without_samples(self.data, context)
             context.journal.noted(Code.DRY_RUN(step="search"))
         elif self.placement(model, context).activations:
             self.raise_opset(model, self.placement(model, context))

@@ -30,7 +30,9 @@ def read_ranges(path: str | Path) -> Ranges:
     """Ranges from any file that holds some: its content says which kind it is.
 
     ranges.json, a TensorRT calibration cache, onnxruntime's calibration table (calibration.json or its text form
-    ``tensor value``), or text with a line ``tensor: range`` each. ``made_from["kind"]`` says which it was.
+    ``tensor value``), JSON with an amax or a lowest and a highest value by tensor, or text with a line
+    ``tensor: range`` each. ``made_from["kind"]`` says which it was. A cache's ranges are INT8's, ranges.json says of
+    each which type it is for, and those of the others hold for every type.
 
     Raises:
         RangesError: it cannot be read or is of no such kind; the message names the line.
@@ -53,7 +55,8 @@ def parse_cache(text: str, where: str = "calibration cache") -> Ranges:
     A line is ``tensor name: hex``: the float32 scale (amax / 127), big-endian, leading zeros possibly stripped. Names
     may hold colons and spaces, so a line is split at its last colon. The first line is
     ``TRT-<version>-<algorithm>``, or ``0 <float64> <float64>`` (regression cutoff and quantile) from the legacy
-    calibrator.
+    calibrator. The scales are INT8's. TensorRT writes NaN for tensors of which it has no range:
+    ``made_from["without"]`` lists them.
 
     Raises:
         RangesError: another first line, or a line that is no scale; the message names it.
@@ -76,7 +79,7 @@ def parse_cache(text: str, where: str = "calibration cache") -> Ranges:
         raise RangesError(
             f"the first line is '{first[:40]}'", where=where, remedy="a calibration cache starts with TRT-<version>-"
         )
-    tensors = {}
+    tensors, without = {}, []
     for number, line in _lines(text, skip=1):
         name, colon, value = line.rpartition(":")
         value = value.strip()
@@ -87,7 +90,12 @@ def parse_cache(text: str, where: str = "calibration cache") -> Ranges:
                 remedy="write the cache again with TensorRT",
             )
         scale = struct.unpack(">f", bytes.fromhex(value.zfill(8)))[0]
-        tensors[name] = _range(scale * _INT8, name, f"{where}, line {number}")
+        if math.isnan(scale):
+            without.append(name)
+        else:
+            tensors[name] = Range(_checked(scale * _INT8, name, f"{where}, line {number}"), "cache")
+    if without:
+        made_from["without"] = without
     return Ranges(tensors, made_from=made_from)
 
 
@@ -166,7 +174,7 @@ def _tensor_data(value: Range) -> dict[str, Any]:
 
 
 def ranges_of_json(content: Any, where: str) -> Ranges:
-    """The ranges of a parsed JSON file: ranges.json, or onnxruntime's calibration.json.
+    """The ranges of a parsed JSON file: ranges.json, onnxruntime's calibration.json, or a table of amax by tensor.
 
     Raises:
         RangesError: it holds none, or a wrong one; the message names the tensor.
@@ -185,6 +193,8 @@ def ranges_of_json(content: Any, where: str) -> Ranges:
     for name, entry in content.items():
         if isinstance(entry, Mapping):
             low, high = _number(entry.get("lowest")), _number(entry.get("highest"))
+        elif (amax := _number(entry)) is not None:
+            low, high = -abs(amax), abs(amax)
         elif isinstance(entry, list) and len(entry) == 2:
             low, high = _number(entry[0]), _number(entry[1])
         else:
@@ -201,8 +211,10 @@ def ranges_of_json(content: Any, where: str) -> Ranges:
                 where=where,
                 remedy="write it with onnxruntime's write_calibration_table",
             )
-        amax = _range(max(abs(low), abs(high)), name, where).amax
-        tensors[str(name)] = Range(amax, "cache", (low, high))
+        amax = _checked(max(abs(low), abs(high)), name, where)
+        # a number alone is the largest magnitude, and says nothing of what was observed
+        seen = None if isinstance(entry, (int, float)) else (low, high)
+        tensors[str(name)] = Range(amax, "table", seen)
     return Ranges(tensors, made_from={"kind": "onnxruntime"})
 
 
@@ -237,7 +249,7 @@ def _from_lines(text: str, where: str) -> Ranges:
             if not name:
                 faults[kind] = number, line
                 break
-            tensors[name] = _range(abs(amax), name, f"{where}, line {number}")
+            tensors[name] = Range(_checked(abs(amax), name, f"{where}, line {number}"), "table")
         else:
             return Ranges(tensors, made_from={"kind": kind})
     number, line = max(faults.values())
@@ -255,9 +267,9 @@ def _lines(text: str, skip: int = 0) -> Iterator[tuple[int, str]]:
             yield number, line.rstrip("\r")
 
 
-def _range(amax: float, name: str, where: str) -> Range:
+def _checked(amax: float, name: str, where: str) -> float:
     if not 0 <= amax <= LARGEST:
         raise RangesError(
             f"tensor '{name}' has the range {amax}", where=where, remedy="a range is positive and fits float32"
         )
-    return Range(amax, "cache")
+    return amax

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.precision import Precision
+from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
@@ -32,7 +33,7 @@ class Calibrator:
         >>> InsertQDQ()(model, context)                                                        # doctest: +SKIP
 
     Attributes:
-        data: the samples.
+        data: the samples; None where ``collected`` replaces them, or ranges are given and nothing is calibrated.
         method: minmax, entropy, percentile or mse; ``methods`` sets it by glob over tensor names.
         percentile: for method percentile, in percent.
         batch: samples to run at once.
@@ -44,9 +45,10 @@ class Calibrator:
         device: cpu, or gpu: a float32 TensorRT engine whose statistics are made where the values are.
         tactic_sources: the kernel libraries that engine may use; TensorRT's default where None.
         collected: statistics collected before, which are taken instead of running the model.
+        profiles: the shape profiles, where there is no data that knows them.
     """
 
-    data: CalibrationData
+    data: CalibrationData | None
     method: str = "entropy"
     percentile: float = 99.99
     methods: Mapping[str, str] = field(default_factory=dict)
@@ -62,38 +64,36 @@ class Calibrator:
     collected: Collection | None = None
     device: str = "cpu"
     tactic_sources: Sequence[str] | None = None
+    profiles: Profiles | None = None
     _made: dict[str, Collection] = field(default_factory=dict)
     _served: bool = False
     _told: set[Finding] = field(default_factory=set)
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether every tensor can get a range: there are samples, or statistics that were collected before."""
+        return self.data is not None or self.collected is not None
+
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
         """Ranges of every tensor that placement could want, and of ``tensors``, on the grid of ``dtype``.
 
+        Where there is nothing to calibrate with, those that are given, whatever type they are for.
+
         Raises:
             DataError: a sample does not fit.
-            RangesError: a tensor set by hand does not exist.
+            RangesError: a tensor set by hand does not exist, or none that ranges are given of.
         """
-        from toolkit.calibration.diagnosis import unvaried_inputs
-        from toolkit.calibration.methods import make_ranges
+        from toolkit.calibration.given import given_ranges
 
-        collection = self.collect(model, tensors)
-        for unvaried in unvaried_inputs(collection):
-            if unvaried not in self._told:
-                self._told.add(unvaried)
-                self._note(unvaried)
-        ranges = make_ranges(
-            collection,
-            method=self.method,
-            percentile=self.percentile,
-            precision=dtype,
-            by_pattern=dict(self.methods) or None,
-            profile_weights=dict(self.weights) or None,
-        )
+        ranges = self._calibrated(model, tensors, dtype) if self.calibrates else Ranges()
         known = model.graph.tensors()
         if self.given is not None:
-            for name, value in self.given.tensors.items():
-                if name in known and (self.given_use == "override" or name not in ranges.tensors):
-                    ranges.tensors[name] = Range(value.amax, "cache", per_profile=value.per_profile)
+            found, said = given_ranges(self.given, known, dtype if self.calibrates else None)
+            for one in said:
+                self._note(one)
+            override = self.given_use == "override"
+            ranges.tensors |= {name: one for name, one in found.items() if override or name not in ranges.tensors}
+            ranges.observed = ranges.observed or dict(self.given.observed)
         for name, amax in self.manual.items():
             if name not in known:
                 raise RangesError(
@@ -103,6 +103,22 @@ class Calibrator:
                 )
             ranges.tensors[name] = Range(float(amax), "manual")
         return ranges
+
+    def _calibrated(self, model: Model, tensors: Sequence[str] | None, dtype: Precision) -> Ranges:
+        from toolkit.calibration.diagnosis import unvaried_inputs
+        from toolkit.calibration.methods import make_ranges
+
+        collection = self.collect(model, tensors)
+        for unvaried in unvaried_inputs(collection):
+            self._note(unvaried)
+        return make_ranges(
+            collection,
+            method=self.method,
+            percentile=self.percentile,
+            precision=dtype,
+            by_pattern=dict(self.methods) or None,
+            profile_weights=dict(self.weights) or None,
+        )
 
     def collect(self, model: Model, tensors: Sequence[str] | None = None) -> Collection:
         """The statistics of this model's tensors, collected now or found again.
@@ -130,6 +146,11 @@ class Calibrator:
                     remedy="collect anew with qtool calibrate and this recipe",
                 )
             return self.collected
+        if self.data is None:
+            raise RangesError(
+                "statistics are needed of a model that a pass has changed, and there are no samples",
+                remedy='add [calibration] data = "..." to the recipe',
+            )
         key = model.fingerprint() + repr(taps)
         if key in self._made:
             return self._made[key]
@@ -140,7 +161,7 @@ class Calibrator:
                 self._made[key] = Collection.load(path)
                 return self._made[key]
         made = (
-            self._on_gpu(model, [*taps, *scalars])
+            self._on_gpu(model, [*taps, *scalars], self.data)
             if self.device == "gpu"
             else collect(
                 model,
@@ -160,21 +181,22 @@ class Calibrator:
         self._made[key] = made
         return made
 
-    def _on_gpu(self, model: Model, tensors: list[str]) -> Collection:
+    def _on_gpu(self, model: Model, tensors: list[str], data: CalibrationData) -> Collection:
         """Histograms of all tensors; their extremes are among what histograms hold."""
         from toolkit.calibration.gpu import collect_on_gpu
 
         return collect_on_gpu(
-            model, tensors, self.data, batch=self.batch, tactic_sources=self.tactic_sources, progress=self.progress
+            model, tensors, data, batch=self.batch, tactic_sources=self.tactic_sources, progress=self.progress
         )
 
     def _note(self, what: Finding) -> None:
-        if self.journal is not None:
+        if self.journal is not None and what not in self._told:
+            self._told.add(what)
             self.journal.noted(what)
 
     def taps(self, model: Model, tensors: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
         """Tensors that need a histogram, and tensors of which only the extremes are needed (float16's limits)."""
-        facts = model.facts(self.data.profiles)
+        facts = model.facts(self.data.profiles if self.data is not None else self.profiles)
         wanted = set(place(model, facts, activation_matmul=True).activations) | set(tensors or ())
         made = [t.name for t in model.graph.inputs]
         made += [t.name for node in model.nodes for t in node.outputs]

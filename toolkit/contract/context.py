@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -72,9 +72,10 @@ class Context:
     def ranges(
         self, model: Model | None = None, tensors: Sequence[str] | None = None, dtype: Precision = Precision.INT8
     ) -> Ranges:
-        """Calibrated ranges of ``tensors`` (default: all that placement could want) of the model under work.
+        """Ranges of ``tensors`` (default: all that placement could want) of the model under work.
 
-        Calibrates once, when first asked. Ranges given by hand in ``known_ranges`` come without calibration.
+        Calibrates once, when first asked. Ranges given by hand in ``known_ranges`` come without calibration. Where
+        nothing can be calibrated (``can_calibrate``), only what was given is there: ask each by ``fits``.
 
         Args:
             model: the model under work where None.
@@ -83,31 +84,36 @@ class Context:
                 that type's grid.
 
         Raises:
-            RangesError: there is no calibration data and the ranges are not known.
+            RangesError: there is no calibration data, and of no tensor is a range of that type known.
         """
         wanted = set(tensors or ())
         known = self.known_ranges
         if known is not None and wanted and all(known.fits(name, dtype) for name in wanted):
             return known
         if self.provider is None:
-            missing = sorted(wanted - set(known.tensors if known is not None else ()))[:3]
-            raise RangesError(
-                "ranges are needed and there is no calibration data"
-                + (f" (for {', '.join(missing)})" if missing else ""),
-                remedy='add [calibration] data = "..." to the recipe, or set Context(known_ranges=...)',
-            )
+            if known is not None and (not wanted or any(known.fits(name, dtype) for name in wanted)):
+                return known
+            raise no_ranges(known, wanted, dtype)
         subject = model or self.model
         if subject is None:
             raise RangesError("context.ranges() was called outside a pass", remedy="pass the model: ranges(model)")
         found = self.provider(subject, tensors, dtype)
         if known is not None:
-            found.tensors.update({n: r for n, r in known.tensors.items() if r.method in GIVEN})
+            given = {n: r for n, r in known.tensors.items() if r.method in GIVEN}
+            found.tensors.update({n: r for n, r in given.items() if r.holds_for(dtype) or n not in found.tensors})
+        if wanted and not any(found.fits(name, dtype) for name in wanted):
+            raise no_ranges(found, wanted, dtype)
         self.known_ranges = found
         if known is not None and wanted:
             # what tensors of another type were given stays theirs
             others = {n: r for n, r in known.tensors.items() if not known.fits(n, dtype) and n not in wanted}
             self.known_ranges = replace(found, tensors={**found.tensors, **others})
         return found
+
+    @property
+    def can_calibrate(self) -> bool:
+        """Whether every tensor can get a range; without it those alone have one that were given one."""
+        return self.provider is not None and getattr(self.provider, "calibrates", True)
 
     def calibration_samples(self) -> Any:
         """The samples that ranges are calibrated on: a ``CalibrationData``.
@@ -148,3 +154,19 @@ class Context:
     def log_folder(self) -> Path | None:
         """Where interrupted work is kept; None keeps it in memory."""
         return self.logs if self.logs is not None else self.folder
+
+
+def no_ranges(known: Ranges | None, wanted: Collection[str], dtype: Precision) -> RangesError:
+    """That of none of the tensors there is a range that holds for the type."""
+    tensors = known.tensors if known is not None else {}
+    other = sorted(name for name in wanted if name in tensors)
+    shown = ", ".join(f"'{name}'" for name in (other or sorted(wanted))[:3])
+    if other:
+        return RangesError(
+            f"the ranges that are given hold for {tensors[other[0]].dtype}, and {dtype} is asked for ({shown})",
+            remedy=f"give calibration data, ranges made for {dtype}, or the largest magnitudes in [calibration] manual",
+        )
+    return RangesError(
+        "ranges are needed and there is no calibration data" + (f" (for {shown})" if shown else ""),
+        remedy='add [calibration] data = "..." to the recipe, or give ranges or manual there for these tensors',
+    )

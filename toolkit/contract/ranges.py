@@ -16,8 +16,10 @@ from toolkit.base.reading import FileKind, read_json
 from toolkit.base.schema import Extremes, FileSchema, Natural, Number, validated, value_words
 
 SCHEMA = "qtool-ranges-1"
-GIVEN = frozenset({"manual", "stripped", "cache"})
+GIVEN = frozenset({"manual", "table", "stripped", "cache"})
 """Methods of ranges that were given rather than calibrated: they win over calibration."""
+ANY_TYPE = frozenset({"minmax", "manual", "table"})
+"""Methods that give the largest magnitude itself, whatever type it is quantized to; others weigh one type's grid."""
 LARGEST = 3.4028234663852886e38
 """The largest amax there can be: scales are float32."""
 _KIND = FileKind("it cannot be read as ranges", RangesError, "calibrate again", limit=1 << 26)
@@ -67,12 +69,12 @@ class Range:
 
     Attributes:
         amax: the largest magnitude kept; the scale is amax / 127 for INT8, amax / 448 for FP8.
-        method: minmax, entropy, percentile, mse, or where the value came from: manual, stripped, cache.
+        method: minmax, entropy, percentile, mse, or where the value came from: manual, table, stripped, cache.
         observed: the smallest and largest value seen, where values were seen.
         per_profile: the amax that each profile's samples alone would give.
         samples: how many samples were seen.
         diagnosis: amax by method, fraction clipped, SQNR and the like, by name.
-        dtype: the type whose grid the method weighed: ``int8`` or ``fp8``.
+        dtype: the type whose grid the method weighed, or that it was made for where it was given: ``int8`` or ``fp8``.
     """
 
     amax: float
@@ -82,6 +84,10 @@ class Range:
     samples: int = 0
     diagnosis: dict[str, Any] = field(default_factory=dict)
     dtype: str = "int8"
+
+    def holds_for(self, dtype: Precision) -> bool:
+        """Whether it may be a scale's range in that type; see ``ANY_TYPE``."""
+        return self.dtype == str(dtype) or self.method.partition(":")[0] in ANY_TYPE
 
 
 @dataclass
@@ -111,9 +117,9 @@ class Ranges:
         return self.tensors[tensor].amax
 
     def fits(self, tensor: str, dtype: Precision) -> bool:
-        """Whether the tensor's range is known and holds for a type: by minmax, or given, it holds for all of them."""
+        """Whether the tensor's range is known and holds for a type; see ``ANY_TYPE``."""
         known = self.tensors.get(tensor)
-        return known is not None and (known.dtype == str(dtype) or known.method in (*GIVEN, "minmax"))
+        return known is not None and known.holds_for(dtype)
 
     def to_json(self) -> dict[str, Any]:
         """The content of ranges.json; ``dtype`` is left out where it is INT8."""

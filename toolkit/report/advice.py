@@ -55,14 +55,16 @@ def advice(
         info = max(clipped, key=lambda one: one.clipped or 0.0)
         finding = ReportCode.TRY_ANOTHER_METHOD(tensor=info.tensor, method=info.method, clipped=info.clipped)
         found.append(Advice(finding, f'[calibration]\nmethods = {{ {toml_string(info.tensor)} = "minmax" }}\n'))
-    if result in ("missed", "broken"):
+    # a budget that nothing was held against is missed, and no search could be
+    measured = accuracy is None or bool(accuracy.samples)
+    if result in ("missed", "broken") and measured:
         found += _search_instead(passes)
         found += [_keep(blamed)] if blamed and not searched else []
     unlike = [(info, pair) for info in ranges or () if (pair := unlike_profiles(info))]
     if unlike:
         info, (low, high, ratio) = max(unlike, key=lambda entry: entry[1][2])
         found.append(Advice(ReportCode.CHECK_PROFILES_SAMPLES(tensor=info.tensor, ratio=ratio, high=high, low=low)))
-    if result == "unmeasured":
+    if result == "unmeasured" or not measured:
         fragment = '[evaluation]\ndata = "test.npz"\nmetric = "top1"\nbudget = { max_drop = 0.005 }\n'
         found.append(Advice(ReportCode.GIVE_LABELLED_SAMPLES(), fragment))
     elif accuracy is not None and accuracy.met is None and result == "usable":

@@ -107,7 +107,9 @@ def join(
         log=list(build.log),
     )
     declined = _declined(journal, layers)
-    profile_list = profile_infos(profiles, ranges.samples if ranges is not None else None)
+    # ranges that were given come without samples
+    calibrated = ranges is not None and (bool(ranges.samples) or not ranges.tensors)
+    profile_list = profile_infos(profiles, ranges.samples if ranges is not None and calibrated else None)
     range_list = range_infos(ranges, graphs.quantized) if ranges is not None else None
     known = {layer.node for layer in layers}
     lost = sorted(set(engine.actuals) - known)

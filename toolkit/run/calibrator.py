@@ -12,10 +12,12 @@ from toolkit.base.versions import code_fingerprint
 from toolkit.contract.journal import Journal
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
+from toolkit.run.recipe import Recipe
 
 if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
     from toolkit.calibration.provider import Calibrator
+    from toolkit.contract.ranges import Ranges
     from toolkit.data.dataset import CalibrationData
     from toolkit.graph.model import Model
 
@@ -23,17 +25,14 @@ if TYPE_CHECKING:
 def calibrator(inputs: Inputs, data: CalibrationData | None, journal: Journal) -> Calibrator:
     """The recipe's calibration over ``data``; what it collects is kept in the run folder.
 
-    ``data`` may be None where the recipe names a collection.
+    ``data`` may be None where the recipe names a collection, or ranges.
     """
     from toolkit.calibration.provider import Calibrator
-    from toolkit.data.dataset import CalibrationData
 
     job = inputs.job
     section = job.recipe.calibration
     collected = _collected(job)
-    if data is None:
-        data = CalibrationData.open([], inputs.source(), job.profiles)
-    data_print = [data.fingerprint(), len(data)] if collected is None else []
+    data_print = [data.fingerprint(), len(data)] if collected is None and data is not None else []
 
     def keep(model: Model, taps: list[str], scalars: list[str]) -> Path:
         key = [
@@ -50,11 +49,6 @@ def calibrator(inputs: Inputs, data: CalibrationData | None, journal: Journal) -
         ]
         return job.folder.hidden / f"collection-{sha256_json(key)[:20]}.npz"
 
-    given = None
-    if section.ranges is not None:
-        from toolkit.calibration.interchange import read_ranges
-
-        given = read_ranges(job.recipe.resolve(section.ranges))
     return Calibrator(
         data,
         section.method,
@@ -64,7 +58,7 @@ def calibrator(inputs: Inputs, data: CalibrationData | None, journal: Journal) -
         section.batch,
         byte_size(section.memory) if section.memory is not None else None,
         section.manual,
-        given,
+        _given(job.recipe),
         section.ranges_use,
         journal,
         job.progress,
@@ -72,7 +66,27 @@ def calibrator(inputs: Inputs, data: CalibrationData | None, journal: Journal) -
         collected,
         section.device,
         job.recipe.engine.tactic_sources,
+        job.profiles,
     )
+
+
+def gives_ranges(recipe: Recipe) -> bool:
+    """Whether the recipe itself gives ranges, by a file or by hand."""
+    return recipe.calibration.ranges is not None or bool(recipe.calibration.manual)
+
+
+def given_count(recipe: Recipe, inputs: Inputs) -> int:
+    """How many of the model's tensors the recipe gives a range."""
+    given = _given(recipe)
+    named = {*(given.tensors if given is not None else ()), *recipe.calibration.manual}
+    return len(named & inputs.source().graph.tensors().keys()) if named else 0
+
+
+def _given(recipe: Recipe) -> Ranges | None:
+    from toolkit.calibration.interchange import read_ranges
+
+    name = recipe.calibration.ranges
+    return read_ranges(recipe.resolve(name)) if name is not None else None
 
 
 def _collected(job: Job) -> Collection | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from toolkit.base.precision import Precision
-from toolkit.base.text import samples_by_profile
+from toolkit.base.text import count, samples_by_profile
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Range, Ranges
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 _QUIET = (Code.COMPLETE, Code.DEAD)
+_LOUD = (Code.QUANTIZED_SOURCE, Code.RANGES_MISSING)
 """What is noted of single nodes, or of ranges that are placeholders here."""
 
 
@@ -49,10 +50,9 @@ class DryRun:
         ]
         lines.append("asked: " + (", ".join(f"{n} {p}" for p, n in sorted(self.asked.items())) or "nothing"))
         for name, found in (("calibration", self.calibration), ("evaluation", self.evaluation)):
-            if found:
-                lines.append(f"{name}: {samples_by_profile(found['samples'], found['profiles'])}")
-            else:
-                lines.append(f"{name}: no data")
+            ranges = f"{count(found['ranges'], 'range')} given" if "ranges" in found else ""
+            samples = samples_by_profile(found["samples"], found["profiles"]) if "samples" in found else "no data"
+            lines.append(f"{name}: {', '.join(filter(None, (samples, ranges)))}")
         lines.append(f"backend: {self.backend}")
         rules = Counter(entry["rule"] for entry in self.declined)
         for rule, number in rules.most_common():
@@ -68,7 +68,7 @@ class _Placeholders:
 
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
         names = tensors if tensors is not None else list(model.graph.tensors())
-        return Ranges({name: Range(1.0, "placeholder") for name in names})
+        return Ranges({name: Range(1.0, "placeholder", dtype=str(dtype)) for name in names})
 
 
 def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
@@ -82,6 +82,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     from toolkit.base.temporary import temporary_folder
     from toolkit.contract.passes import Sequence as PassSequence
     from toolkit.report.findings import sentence
+    from toolkit.run.calibrator import given_count
     from toolkit.run.checks import inputs_exist, names_exist
     from toolkit.run.context import context_for
     from toolkit.run.engine_settings import engine_settings
@@ -110,8 +111,11 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
             fit(inputs, test)
         evaluation = _counts(test)
         context = context_for(inputs, source, journal, dry_run=True)
-        wants_data = context.provider is None
-        context.provider = None if wants_data else _Placeholders()
+        if given := given_count(recipe, inputs):
+            calibration["ranges"] = given
+        if context.can_calibrate:
+            # ranges that are given are known already, and what has none is what a run would name
+            context.provider = _Placeholders()
         PassSequence(passes=steps)(source.copy(), context)
         engine_settings(recipe)
         backend, reason = choose(recipe.engine.backend)
@@ -122,8 +126,8 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         declined=[
             {"node": e.node, "rule": e.rule, "reason": sentence(e.why), "by": e.by} for e in journal.of("declined")
         ],
-        notes=[sentence(e.why) for e in journal.of("noted") if e.why.code not in (*_QUIET, Code.QUANTIZED_SOURCE)],
-        warnings=[sentence(e.why) for e in journal.of("noted") if e.why.code is Code.QUANTIZED_SOURCE],
+        notes=[sentence(e.why) for e in journal.of("noted") if e.why.code not in (*_QUIET, *_LOUD)],
+        warnings=[sentence(e.why) for e in journal.of("noted") if e.why.code in _LOUD],
         passes=[step.title() for step in steps],
         calibration=calibration,
         evaluation=evaluation,

@@ -8,7 +8,7 @@ from toolkit.base.precision import Precision
 from toolkit.contract.context import Context
 from toolkit.contract.evaluation import Evaluation, Limits
 from toolkit.contract.journal import Journal
-from toolkit.run.calibrator import calibrator
+from toolkit.run.calibrator import calibrator, gives_ranges
 from toolkit.run.engine_settings import engine_settings
 from toolkit.run.inputs import Inputs
 
@@ -28,7 +28,7 @@ def context_for(inputs: Inputs, model: Model, journal: Journal, dry_run: bool = 
         rest=job.recipe.rest,
         progress=job.progress,
         provider=calibrator(inputs, data, journal)
-        if data is not None or job.recipe.calibration.collection is not None
+        if data is not None or job.recipe.calibration.collection is not None or gives_ranges(job.recipe)
         else None,
         dry_run=dry_run,
     )

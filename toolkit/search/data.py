@@ -6,12 +6,32 @@ from typing import TYPE_CHECKING, Literal
 
 from toolkit.base.errors import DataError
 from toolkit.contract.findings import Code
+from toolkit.contract.registry import named
+from toolkit.contract.roles import Role
 from toolkit.simulation.simulation import with_labels
 
 if TYPE_CHECKING:
     from toolkit.contract.context import Context
     from toolkit.data.dataset import CalibrationData
     from toolkit.graph.model import Model
+
+
+def refuse_without_samples(which: Literal["calibration", "evaluation"], context: Context) -> None:
+    """Refuse in a dry run what ``samples_to_decide_on`` would refuse.
+
+    Raises:
+        DataError: there are no samples.
+    """
+    if which == "calibration" and not context.can_calibrate:
+        raise _none()
+
+
+def _none() -> DataError:
+    return DataError(
+        "the search has no samples to decide on",
+        remedy=f'give [calibration] data, or data = "evaluation" in the pass; ranges alone are enough for '
+        f"{named(Role.QUANTIZE)}",
+    )
 
 
 def samples_to_decide_on(
@@ -31,7 +51,7 @@ def samples_to_decide_on(
     else:
         data = getattr(context.provider, "data", None)
     if data is None:
-        raise DataError("the search has no samples to decide on", remedy="give [calibration] data")
+        raise _none()
     if metric is None:
         return data, None
     labelled = with_labels(data)

@@ -160,6 +160,10 @@ class Quantizer(Pass):
         nodes = {node.name: node for node, _ in model.walk()}
         for refusal in placement.refusals:
             context.journal.declined(refusal.node, _explained(nodes[refusal.node], refusal, context.journal))
+        lacking = [one for one in placement.refusals if one.why.code in (Code.NO_RANGE, Code.RANGE_OF_OTHER_TYPE)]
+        if lacking:
+            tensors = list(dict.fromkeys(one.why.values["tensor"] for one in lacking))
+            context.journal.noted(Code.RANGES_MISSING(tensors=tensors, nodes=[one.node for one in lacking]))
         placement = self._at_its_opset(model, placement, context, slow)
         ranges = self.ranges(model, placement, context)
         amax = {name: ranges.amax(name) for name in placement.activations} if ranges is not None else {}
@@ -193,6 +197,14 @@ class Quantizer(Pass):
 
     def judge(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Judge:
         """Says for a node why these settings or the plan so far keep it float, or None."""
+        allowed = self._judge(model, context, slow)
+        if context.can_calibrate:
+            return allowed
+        lacking = self._without_ranges(model, context, allowed)
+        return lambda node: allowed(node) or lacking.get(node.name)
+
+    def _judge(self, model: Model, context: Context, slow: Mapping[str, Finding] | None) -> Judge:
+        """The judge that asks for no ranges."""
         own = self.settings_judge(model)
 
         def judge(node: gs.Node) -> Finding | str | None:
@@ -207,6 +219,35 @@ class Quantizer(Pass):
             return None
 
         return judge
+
+    def _without_ranges(self, model: Model, context: Context, judge: Judge) -> dict[str, Finding]:
+        """Nodes that stay float since a tensor has no range of this type and none can be calibrated, with the reason.
+
+        Raises:
+            RangesError: no tensor has one.
+        """
+        lacking: dict[str, Finding] = {}
+        facts = model.facts(context.profiles)
+
+        def allowed(node: gs.Node) -> Finding | str | None:
+            return judge(node) or lacking.get(node.name)
+
+        while True:
+            placement = self.place(model, facts, allowed)
+            activations = placement.activations
+            if not activations and not lacking:
+                return {}
+            ranges = context.ranges(model, activations, self.precision) if activations else Ranges()
+            before = len(lacking)
+            for pair in placement.pairs.values():
+                if not pair.weight and not ranges.fits(pair.tensor, self.precision):
+                    known = ranges.tensors.get(pair.tensor)
+                    why = Code.NO_RANGE(tensor=pair.tensor)
+                    if known is not None:
+                        why = Code.RANGE_OF_OTHER_TYPE(tensor=pair.tensor, has=known.dtype, wanted=self.precision)
+                    lacking.update(dict.fromkeys((use.node for use in pair.uses), why))
+            if len(lacking) == before:
+                return lacking
 
     def wanted(self, model: Model, context: Context) -> list[str]:
         """Activations that some subset of the layers quantizes: a search needs the ranges of all of them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.report.findings.table import Table
+from toolkit.report.findings.words import quoted
 
 _CHANGED = {
     "functions": ("model-local function", "inlined"),
@@ -44,6 +45,24 @@ DATA: Table = {
     ),
     Code.UNVARIED_SAMPLES: _unvaried,
     Code.UNLIKE_PROFILES: "The range of '{tensor}' in profile '{high}' is {ratio:.1f} times that in '{low}'.",
+    Code.RANGES_OF_NO_TENSOR: lambda tensors, of: (
+        f"{len(tensors)} of the {count(of, 'range')} given are of no tensor of the model: {quoted(tensors)}."
+    ),
+    Code.CACHE_WITHOUT_RANGE: lambda tensors: (
+        f"The calibration cache has NaN instead of a range for {quoted(tensors)}: TensorRT found none."
+    ),
+    Code.RANGES_OF_OTHER_TYPE: lambda tensors, has, wanted: (
+        f"{count(len(tensors), 'range')} given for {has} not taken for {wanted}, whose grid differs: calibrated "
+        f"instead ({quoted(tensors)})."
+    ),
+    Code.RANGES_MISSING: lambda tensors, nodes: (
+        f"{count(len(tensors), 'tensor')} without a range: {quoted(tensors)}. Without calibration data "
+        f"{quoted(nodes)} stay{'s' if len(nodes) == 1 else ''} in float."
+    ),
+    Code.VALUES_NOT_OBSERVED: (
+        "No calibration data shows which values occur, so only weights and given ranges were held against the limits "
+        "of float16."
+    ),
     Code.OTHER_COLLECTION: (
         "The collection was made before a pass changed the model, so the changed model is calibrated on the data."
     ),

@@ -59,6 +59,10 @@ PLACEMENT: Table = {
     Code.NOT_INCLUDED: "no include setting matches it",
     Code.KEPT: "{by} keeps it in {precision}: {why}",
     Code.NOT_FASTER: "{why}",
+    Code.NO_RANGE: "'{tensor}' has no range, and there is no calibration data to find one",
+    Code.RANGE_OF_OTHER_TYPE: (
+        "the range of '{tensor}' is for {has}, not {wanted}, and there is no calibration data to find another"
+    ),
     Code.SUBGRAPH: _subgraph,
     Code.MALFORMED: "it has fewer than two inputs",
     Code.FOREIGN_PAIR: _foreign_pair,

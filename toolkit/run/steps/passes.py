@@ -130,7 +130,8 @@ class PassesStep(Step[PassesRecord]):
     def _observed(self, model: Model, context: Context) -> Ranges | None:
         """The ranges that the passes asked for, with what float16's limits need: values seen of every tensor."""
         ranges = context.known_ranges
-        if (ranges is None or not ranges.observed) and context.provider is not None:
+        missing = ranges is None or (context.can_calibrate and not ranges.observed)
+        if missing and context.provider is not None:
             ranges = context.ranges(self.inputs.source())
         if ranges is not None:
             ranges.made_from = {

@@ -1,0 +1,263 @@
+"""Ranges without data: a calibration cache, a table or ranges set by hand are enough to quantize."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import numpy as np
+import onnx
+import pytest
+
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import build, node, normal
+from toolkit import Context, Model, Precision, Recipe, run
+from toolkit.base.errors import DataError, RangesError
+from toolkit.calibration.collect import collect
+from toolkit.calibration.interchange import parse_cache, write_ranges
+from toolkit.calibration.methods import make_ranges
+from toolkit.contract.ranges import Range, Ranges
+from toolkit.data.dataset import CalibrationData
+from toolkit.run.check import dry_run
+from toolkit.search.sensitivity import Sensitivity
+
+AMAX = {"x": 4.5, "c0": 4.6, "p0": 4.2, "c1:0": 8.1, "p1": 4.8, "g": 1.7, "f": 1.7}
+LAYERS = {"x": "conv0", "p0": "conv1", "f": "gemm"}
+RECIPE = """
+[model]
+path = "m.onnx"
+[[profile]]
+name = "d"
+shapes.x = { min = [1, 3, 8, 8], opt = [4, 3, 8, 8], max = [8, 3, 8, 8] }
+[calibration]
+%s
+[[pass]]
+use = "fold_constants"
+[[pass]]
+use = "insert_qdq"
+[[pass]]
+use = "guard_fp16"
+[engine]
+backend = "none"
+"""
+
+
+def network():
+    """Two convolutions with PReLU, pooled into a Gemm; a tensor has a colon in its name."""
+    weights = {
+        "w0": normal(8, 3, 3, 3, seed=1, scale=0.3), "s0": normal(8, 1, 1, seed=4), "w1": normal(8, 8, 3, 3, seed=2, scale=0.2),
+        "s1": normal(8, 1, 1, seed=5), "w2": normal(8, 5, seed=3),
+    }  # fmt: skip
+    parts = [
+        node("Conv", ["x", "w0"], ["c0"], name="conv0", pads=[1] * 4), node("PRelu", ["c0", "s0"], ["p0"]),
+        node("Conv", ["p0", "w1"], ["c1:0"], name="conv1", pads=[1] * 4), node("PRelu", ["c1:0", "s1"], ["p1"]),
+        node("GlobalAveragePool", ["p1"], ["g"]), node("Flatten", ["g"], ["f"]), node("Gemm", ["f", "w2"], ["y"], name="gemm"),
+    ]  # fmt: skip
+    return build(parts, {"x": ["n", 3, 8, 8]}, {"y": ["n", 5]}, weights)
+
+
+def cache(amax, without=()):
+    lines = [f"{name}: {struct.pack('>f', value / 127).hex()}" for name, value in amax.items()]
+    unnamed = "(Unnamed Layer* 22) [Constant]_output: 3a4b050c"
+    return "\n".join(["TRT-8205-EntropyCalibration2", *lines, unnamed, *(f"{n}: 7fc00000" for n in without)]) + "\n"
+
+
+def files(folder, amax, kind):
+    """What ``[calibration]`` says, with the file that it names."""
+    if kind == "manual":
+        return "\n".join(["[calibration.manual]", *(f"{json.dumps(n)} = {v}" for n, v in amax.items())])
+    text = {
+        "cache": lambda: cache(amax),
+        "json": lambda: json.dumps(amax),
+        "pairs": lambda: json.dumps({name: [-value, value / 2] for name, value in amax.items()}),
+        "lines": lambda: "".join(f"{name}: {value}\n" for name, value in amax.items()),
+        "ranges": lambda: json.dumps(Ranges({n: Range(v, "entropy") for n, v in amax.items()}).to_json()),
+    }[kind]()
+    (folder / "given").write_text(text)
+    return 'ranges = "given"'
+
+
+def recipe(folder, calibration, text=RECIPE):
+    onnx.save(network(), str(folder / "m.onnx"))
+    (folder / "r.toml").write_text(text % calibration)
+    return folder / "r.toml"
+
+
+def journal(folder):
+    return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+
+
+KINDS = ("manual", "cache", "json", "pairs", "lines", "ranges")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_table_quantizes_every_layer_and_no_data_is_asked_for(tmp_path, kind):
+    path = recipe(tmp_path, files(tmp_path, AMAX, kind))
+    tried = dry_run(Recipe.load(path))
+    assert tried.calibration == {"ranges": len(AMAX)} and not tried.warnings
+    result = run(path, tmp_path / "out")
+    report = result.report
+    asked = {layer.node: layer.asked_precision for layer in report.layers if layer.op in ("Conv", "Gemm")}
+    assert asked == dict.fromkeys(LAYERS.values(), Precision.INT8)
+    assert tried.asked == {"int8": sum(x.asked_precision is Precision.INT8 for x in report.computing)}
+    assert (result.exit_status, report.summary.verdict, report.accuracy) == (0, "unmeasured", None)
+    assert "Usable" not in report.summary.headline and not [e for e in journal(tmp_path / "out") if e["kind"] == "declined"]
+    known = Ranges.load(tmp_path / "out" / "ranges.json")
+    assert {name: one.amax for name, one in known.tensors.items()} == pytest.approx(AMAX)
+    assert {profile.samples for profile in report.profiles} == {None}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_has_no_range_is_named_and_the_rest_is_quantized(tmp_path, kind):
+    path = recipe(tmp_path, files(tmp_path, {n: v for n, v in AMAX.items() if n not in ("p0", "f")}, kind))
+    tried = dry_run(Recipe.load(path))
+    report = run(path, tmp_path / "out").report
+    asked = {layer.node: str(layer.asked_precision) for layer in report.layers if layer.op in ("Conv", "Gemm")}
+    assert asked == {"conv0": "int8", "conv1": "fp16", "gemm": "fp16"}
+    found = {e["node"]: e["values"]["tensor"] for e in journal(tmp_path / "out") if e.get("rule") == "no-range"}
+    assert found == {"conv1": "p0", "gemm": "f"}
+    assert {(one.node, one.rule) for one in report.declined} == {(name, "no-range") for name in found}
+    assert {(one["node"], one["rule"]) for one in tried.declined} == {(name, "no-range") for name in found}
+    (warning,) = [line for line in report.summary.warnings if "without a range" in line]
+    assert "'p0'" in warning and "'f'" in warning and warning in tried.warnings
+
+
+def test_every_tensor_that_any_pair_needs_is_asked_for(tmp_path):
+    """A residual branch, the inputs of a Concat and of a pool are declined one by one, what is left stays quantized."""
+    parts = [
+        node("Conv", ["x", "w0"], ["a"]), node("Conv", ["a", "w1"], ["b"]), node("Add", ["b", "a"], ["s"]),
+        node("Conv", ["s", "w1"], ["d"]), node("Concat", ["d", "b"], ["k"], axis=1), node("Conv", ["k", "w2"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w0": normal(4, 3, 1, 1), "w1": normal(4, 4, 1, 1, seed=1), "w2": normal(2, 8, 1, 1, seed=2)}
+    model = Model.from_proto(build(parts, {"x": [1, 3, 4, 4]}, {"y": [1, 2, 4, 4]}, weights))
+    whole = Context(known_ranges=Ranges({n: Range(3.0, "manual") for n in ("x", "a", "b", "s", "d", "k")}))
+    InsertQDQ()(model.copy(), whole)
+    every = {name for name, _ in whole.plan.items()}
+    for missing, lost in (("x", {"a"}), ("k", {"y"}), ("d", {"k"}), ("a", {"b"}), ("s", {"d"})):
+        known = Ranges({n: Range(3.0, "manual") for n in ("x", "a", "b", "s", "d", "k") if n != missing})
+        context, trial = Context(known_ranges=known), model.copy()
+        InsertQDQ()(trial, context)
+        declined = {e.node: e.why.values["tensor"] for e in context.journal.of("declined") if e.rule == "no-range"}
+        assert declined == dict.fromkeys(lost, missing)
+        left = {name for name, _ in context.plan.items()}
+        assert left <= every - lost
+        pairs = {t.name for n in trial.nodes if n.op == "QuantizeLinear" for t in n.inputs[:1]}
+        assert missing not in pairs and {"w0", "w1", "w2"} & pairs and left
+
+
+def test_no_range_at_all_is_an_error_that_names_what_is_asked_for(tmp_path):
+    path = recipe(tmp_path, files(tmp_path, {"c0": 1.0}, "json"))
+    for go in (lambda: dry_run(Recipe.load(path)), lambda: run(path, tmp_path / "out")):
+        with pytest.raises(RangesError, match="'p0'"):
+            go()
+
+
+def test_what_a_cache_says_of_other_tensors_is_told(tmp_path):
+    onnx.save(network(), str(tmp_path / "m.onnx"))
+    (tmp_path / "given").write_text(cache(AMAX, without=["y"]))
+    run(recipe(tmp_path, 'ranges = "given"'), tmp_path / "out")
+    told = {e["rule"]: e.get("values") for e in journal(tmp_path / "out") if e["kind"] == "noted"}
+    assert told["ranges-of-no-tensor"] == {"tensors": ["(Unnamed Layer* 22) [Constant]_output"], "of": len(AMAX) + 1}
+    assert told["cache-without-range"] == {"tensors": ["y"]} and "values-not-observed" in told
+
+
+def test_a_needed_tensor_whose_range_is_nan_has_none(tmp_path):
+    (tmp_path / "given").write_text(cache({n: v for n, v in AMAX.items() if n != "f"}, without=["f"]))
+    report = run(recipe(tmp_path, 'ranges = "given"'), tmp_path / "out").report
+    assert ("gemm", "no-range") in [(one.node, one.rule) for one in report.declined]
+
+
+FP8 = RECIPE.replace('use = "insert_qdq"', 'use = "insert_qdq"\ndtype = "fp8"')
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranges_keep_the_type_that_they_were_made_for(tmp_path, kind):
+    path = recipe(tmp_path, files(tmp_path, AMAX, kind), FP8)
+    if kind in ("cache", "ranges"):
+        for go in (lambda: dry_run(Recipe.load(path)), lambda: run(path, tmp_path / "out")):
+            with pytest.raises(RangesError, match="int8.*fp8"):
+                go()
+    else:
+        # the largest magnitude is that in every type
+        report = run(path, tmp_path / "out").report
+        asked = {layer.node for layer in report.computing if layer.asked_precision is Precision.FP8}
+        assert set(LAYERS.values()) <= asked
+
+
+def test_a_range_of_another_type_is_declined_beside_one_that_fits(tmp_path):
+    context = Context(known_ranges=Ranges({"x": Range(4.5, "cache"), "p0": Range(4.2, "entropy", dtype="fp8"), "f": Range(1.7, "manual")}))
+    InsertQDQ(dtype="fp8")(Model.from_proto(network()), context)
+    declined = context.journal.of("declined")[0]
+    assert (declined.node, declined.rule) == ("conv0", "range-of-other-type")
+    assert (declined.why.values["has"], declined.why.values["wanted"]) == ("int8", "fp8")
+    assert {name for name, _ in context.plan.items()} == {"conv1", "gemm"}
+
+
+def test_with_data_what_a_cache_does_not_hold_for_is_calibrated_and_said(tmp_path):
+    np.savez(tmp_path / "data.npz", x=normal(8, 3, 8, 8))
+    run(recipe(tmp_path, 'data = "data.npz"\n' + files(tmp_path, AMAX, "cache"), FP8), tmp_path / "out")
+    (told,) = [e["values"] for e in journal(tmp_path / "out") if e.get("rule") == "ranges-of-other-type"]
+    assert (told["has"], told["wanted"], set(told["tensors"])) == ("int8", "fp8", set(AMAX))
+    kept = Ranges.load(tmp_path / "out" / "ranges.json").tensors
+    assert {kept[name].dtype for name in LAYERS} == {"fp8"} and {kept[name].method for name in LAYERS} == {"entropy"}
+
+
+def test_with_data_given_ranges_win_or_fill_and_keep_what_they_are(tmp_path):
+    np.savez(tmp_path / "data.npz", x=normal(8, 3, 8, 8))
+    for use, wins in (("override", True), ("fill", False)):
+        line = files(tmp_path, {"x": 9.0}, "ranges") + f'\ndata = "data.npz"\nmethod = "minmax"\nranges_use = "{use}"'
+        run(recipe(tmp_path, line), tmp_path / "out")
+        kept = Ranges.load(tmp_path / "out" / "ranges.json").tensors
+        assert (kept["x"].amax == 9.0) is wins and kept["x"].method == ("entropy" if wins else "minmax")
+        assert kept["p0"].method == "minmax" and kept["p0"].samples
+
+
+def test_accuracy_is_measured_where_the_evaluation_has_samples(tmp_path):
+    np.savez(tmp_path / "test.npz", x=normal(8, 3, 8, 8))
+    model = Model.from_proto(network())
+    data = CalibrationData.open(str(tmp_path / "test.npz"), model)
+    ranges = make_ranges(collect(model, list(LAYERS), data), method="minmax")
+    write_ranges(ranges, tmp_path / "given", "tensorrt")
+    text = RECIPE + '[evaluation]\ndata = "test.npz"\nbudget = { min_sqnr_db = 20.0 }\n'
+    path = recipe(tmp_path, 'ranges = "given"', text)
+    report = run(path, tmp_path / "out").report
+    assert report.accuracy.met and report.accuracy.samples == 8 and report.accuracy.outputs["y"].sqnr_db > 25
+    from toolkit.cli.commands_analysis import sensitivity
+
+    assert sensitivity(path, tmp_path / "s", True, 1, None, 64, "evaluation", False, False) == 0
+    assert [g.name for g in Sensitivity.load(tmp_path / "s" / "sensitivity.json").groups] == list(LAYERS.values())
+
+
+def test_a_search_without_samples_is_refused_by_check_as_by_run(tmp_path):
+    path = recipe(tmp_path, files(tmp_path, AMAX, "cache"), RECIPE.replace("insert_qdq", "search_precision"))
+    for go in (lambda: dry_run(Recipe.load(path)), lambda: run(path, tmp_path / "out")):
+        with pytest.raises(DataError, match="samples to decide on"):
+            go()
+
+
+def test_kept_ranges_of_pairs_are_enough(tmp_path):
+    """What quantization-aware training left is all that is needed: stripped and inserted again without data."""
+    model = Model.from_proto(network())
+    InsertQDQ()(model, Context(known_ranges=Ranges({n: Range(v, "manual") for n, v in AMAX.items()})))
+    path = recipe(tmp_path, "", RECIPE.replace('use = "insert_qdq"', 'use = "strip_qdq"\nkeep_ranges = true\n[[pass]]\nuse = "insert_qdq"'))
+    model.save(tmp_path / "m.onnx")
+    report = run(path, tmp_path / "out").report
+    assert {layer.node for layer in report.computing if layer.asked_precision is Precision.INT8} >= set(LAYERS.values())
+    assert scales(tmp_path / "out") == pytest.approx({name: AMAX[name] / 127 for name in (*LAYERS, "p1")}, rel=1e-3)
+
+
+def test_scales_in_a_cache_become_the_scales_of_the_pairs(tmp_path):
+    text = cache(AMAX)
+    assert {name: one.amax for name, one in parse_cache(text).tensors.items() if name in AMAX} == pytest.approx(AMAX)
+    (tmp_path / "given").write_text(text)
+    run(recipe(tmp_path, 'ranges = "given"'), tmp_path / "out")
+    assert scales(tmp_path / "out") == pytest.approx({name: AMAX[name] / 127 for name in (*LAYERS, "p1")}, rel=1e-3)
+
+
+def scales(folder):
+    """Scale by quantized activation."""
+    model = Model.load(folder / "model.onnx")
+    return {
+        n.inputs[0].name.removesuffix("_fp16"): float(model.constant(n.inputs[1]).reshape(-1)[0])
+        for n in model.nodes if n.op == "QuantizeLinear"
+    }  # fmt: skip

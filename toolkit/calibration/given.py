@@ -1,0 +1,38 @@
+"""Ranges that a file gives, fitted to a model and to the type that they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code, Finding
+from toolkit.contract.ranges import Range, Ranges
+
+
+def given_ranges(
+    given: Ranges, tensors: Collection[str], dtype: Precision | None = None
+) -> tuple[dict[str, Range], list[Finding]]:
+    """Those of the ranges that are of the model's tensors, each with the method and the type that it was given with.
+
+    Args:
+        given: what a file holds.
+        tensors: names of the model's tensors.
+        dtype: leave out what does not hold for this type, since calibration has what does; None: leave out nothing.
+
+    Returns:
+        The ranges, and what there is to say of those that are not taken.
+    """
+    mine = {name: one for name, one in given.tensors.items() if name in tensors}
+    said = []
+    strange = [name for name in given.tensors if name not in tensors]
+    if strange:
+        said.append(Code.RANGES_OF_NO_TENSOR(tensors=strange, of=len(given.tensors)))
+    without = [name for name in given.made_from.get("without", ()) if name in tensors]
+    if without:
+        said.append(Code.CACHE_WITHOUT_RANGE(tensors=without))
+    if dtype is None:
+        return mine, said
+    odd = [name for name, one in mine.items() if not one.holds_for(dtype)]
+    if odd:
+        said.append(Code.RANGES_OF_OTHER_TYPE(tensors=odd, has=mine[odd[0]].dtype, wanted=str(dtype)))
+    return {name: one for name, one in mine.items() if one.holds_for(dtype)}, said
