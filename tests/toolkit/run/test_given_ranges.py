@@ -175,7 +175,7 @@ def test_ranges_keep_the_type_that_they_were_made_for(tmp_path, kind):
     path = recipe(tmp_path, files(tmp_path, AMAX, kind), FP8)
     if kind in ("cache", "ranges"):
         for go in (lambda: dry_run(Recipe.load(path)), lambda: run(path, tmp_path / "out")):
-            with pytest.raises(RangesError, match="int8.*fp8"):
+            with pytest.raises(RangesError, match=r"int8.*fp8"):
                 go()
     else:
         # the largest magnitude is that in every type
