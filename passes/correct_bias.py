@@ -6,10 +6,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import DEQUANTIZE, QUANTIZE, TARGETS, Array, Code, Context, Harm, Model, Names, Pass, make_constant
+from toolkit import DEQUANTIZE, QUANTIZE, TARGETS, Array, Code, Context, Harm, Helper, Model, Names, make_constant
 
 
-class CorrectBias(Pass):
+class CorrectBias(Helper):
     """Subtract from each bias what the rounded weights add to the mean of the output: (Wq - W) E[x].
 
     Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV 2019, section 4.2,
@@ -17,9 +17,10 @@ class CorrectBias(Pass):
     """
 
     name = "correct_bias"
+    # it works on pairs: nothing that is tried on a float model
+    role = None
     mends = Harm.SHIFTED_MEAN
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
-    measure: bool = Field(True, description="measure what it changes and note it in the journal")
 
     def measures_engines(self) -> bool:
         """It builds none."""
@@ -31,9 +32,12 @@ class CorrectBias(Pass):
         Raises:
             RangesError: there is no calibration data.
         """
-        from toolkit import collect_channels, sqnr_against, without_pairs
+        from toolkit import collect_channels
 
         if context.dry_run:
+            if not context.can_calibrate:
+                # refused as a run would
+                context.calibration_samples()
             context.journal.noted(Code.DRY_RUN(step="biases"))
             return
         layers = [node for node in model.nodes if node.op in TARGETS and _rounded(model, node) is not None]
@@ -41,8 +45,6 @@ class CorrectBias(Pass):
             context.journal.noted(Code.NO_QUANTIZED_WEIGHTS())
             return
         data = context.calibration_samples()
-        reference = without_pairs(model) if self.measure else None
-        before = sqnr_against(reference, model, data, self.samples) if reference is not None else 0.0
         facts = model.facts(context.profiles)
         axes = {node.inputs[0].name: 1 if node.op in ("Conv", "ConvTranspose") else -1 for node in layers}
         means = {name: found.mean for name, found in collect_channels(model, axes, data, self.samples).items()}
@@ -53,9 +55,6 @@ class CorrectBias(Pass):
                 continue
             self._correct(model, node, means[node.inputs[0].name], facts.rank(node.outputs[0].name), names, context)
         model.tidy()
-        if reference is not None:
-            after = sqnr_against(reference, model, data, self.samples)
-            context.journal.noted(Code.EFFECT(by=self.title(), before_db=before, after_db=after))
 
     def _correct(
         self, model: Model, node: gs.Node, mean: Array, rank: int | None, names: Names, context: Context

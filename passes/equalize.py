@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import Array, Code, Context, Harm, LayerWeights, Model, Pass, QtoolError, Role
+from toolkit import Array, Code, Context, Harm, Helper, LayerWeights, Model, QtoolError
 
 _LAYERS = ("Conv", "Gemm")
 _THROUGH = frozenset(
@@ -17,7 +15,7 @@ _THROUGH = frozenset(
 _CHANGE = 1e-3
 
 
-class Equalize(Pass):
+class Equalize(Helper):
     """Cross-layer equalization: scale channels between Conv and Conv or Gemm so that one INT8 scale serves them all.
 
     For W1 -> ReLU -> W2, channel c of W1 is divided by s and that of W2 multiplied, s = sqrt(r1 / r2) with r the
@@ -26,20 +24,12 @@ class Equalize(Pass):
     """
 
     name = "equalize"
-    role = Role.HELP
     mends = Harm.UNEVEN_WEIGHTS
     rounds: int = Field(20, gt=0, le=1_000_000, description="walk over all pairs at most this many times")
-    measure: bool = Field(True, description="measure what it changes for plain INT8 and note it in the journal")
 
     def measures_engines(self) -> bool:
         """It builds none."""
         return False
-
-    def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
-        """Those of plain quantization, where its effect is measured."""
-        from toolkit import wanted_tensors
-
-        return wanted_tensors(model, model.facts(context.profiles)) or None if self.measure else None
 
     def layers_mended(self, model: Model) -> set[str]:
         """Layers whose input channels are scaled: those that come second in a pair."""
@@ -56,7 +46,7 @@ class Equalize(Pass):
 
     def apply(self, model: Model, context: Context) -> None:
         """Equalize every pair; each gets a line in the journal, refusals with their reason."""
-        from toolkit import forget_ranges, note_effect, plain_outcome
+        from toolkit import forget_ranges
 
         inner = model.subgraph_tensors()
         layers = [node for node in model.nodes if node.op in _LAYERS]
@@ -64,7 +54,6 @@ class Equalize(Pass):
         if not pairs:
             context.journal.noted(Code.NOTHING_TO_EQUALIZE())
             return
-        before = plain_outcome(model, context) if self.measure else None
         nodes = {node.name: node for node in layers}
         weights = {name: LayerWeights(model, nodes[name]) for pair in pairs for name in pair}
         spread = {pair: _unevenness(weights[pair[0]].out_range()) for pair in pairs}
@@ -79,7 +68,6 @@ class Equalize(Pass):
             why = Code.CHANNEL_SPREAD(before=spread[pair], after=even)
             context.journal.changed(pair[0], Code.EQUALIZED(other=pair[1]), why)
         forget_ranges(context)
-        note_effect(context, before, plain_outcome(model, context) if self.measure else None, "equalize")
 
     def _pair(self, model: Model, first: gs.Node, inner: set[str], context: Context) -> tuple[str, str] | None:
         """The layer and the only layer that reads its result, or None with a line in the journal.

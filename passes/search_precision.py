@@ -50,7 +50,7 @@ _SAME_DB = 40.0
 """A helper moves factors about: what float16 rounds differently stays above this."""
 
 
-class _Helper:
+class _HelperName:
     """The name of a pass that helps quantization, in the settings' JSON schema."""
 
     def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class SearchPrecision(InsertQDQ):
         None, gt=0, le=1_000_000, description="plans to evaluate at most; default 8 log2(groups) + 16"
     )
     try_ranges: bool = Field(True, description="try the ranges of other calibration methods before giving a layer up")
-    helpers: list[Annotated[str, _Helper()]] = Field(
+    helpers: list[Annotated[str, _HelperName()]] = Field(
         [], description="passes to try where INT8 everywhere misses the budget; kept if they help"
     )
     threads: int | None = Field(None, gt=0, le=1024, description="batches computed at once; default one a core")
@@ -258,10 +258,9 @@ class SearchPrecision(InsertQDQ):
         for name in self.helpers:
             if not before.distance:
                 break
-            trial, apart = model.copy(), context.fork(ranges=False)
-            helper = find(name, allow_code=True)
-            quiet = {"measure": False} if "measure" in helper.model_fields else {}
-            configure(helper, quiet)(trial, apart)
+            # whether it stays is decided here, by the plan's own budget
+            trial, apart = model.copy(), replace(context.fork(ranges=False), judges_helpers=False)
+            configure(find(name, allow_code=True), {})(trial, apart)
             if not apart.journal.of("changed") or context.provider is None:
                 continue
             exact = search.simulation.runner.outcome_of(session(trial, threads=1).run)
@@ -270,7 +269,8 @@ class SearchPrecision(InsertQDQ):
                 continue
             tried = search.on(trial, apart)
             after = standing(tried.simulation, search.budget, self.try_ranges)
-            better = after.clearly_better(before)
+            # by the number that is shown too
+            better = after.clearly_better(before) and after.outcome.sqnr_db > before.outcome.sqnr_db
             levels = {"before_db": before.outcome.sqnr_db, "after_db": after.outcome.sqnr_db}
             context.journal.noted(Code.SEARCH_HELPER(helper=name, applied=better, dtype=self.dtype, **levels))
             if better:

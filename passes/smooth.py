@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import Array, Code, Context, Harm, LayerWeights, Model, Names, Pass, Role, make_constant, make_node
+from toolkit import Array, Code, Context, Harm, Helper, LayerWeights, Model, Names, make_constant, make_node
 
 _SMALL = 1e-5
 
@@ -22,7 +21,7 @@ class _Editing:
         self.tensors, self.nodes = model.tensor_names(), Names(model.node_names())
 
 
-class Smooth(Pass):
+class Smooth(Helper):
     """Divide each channel of a layer's input by s and multiply its weights by it, so that outliers fit one scale.
 
     s = amax(x)^strength / amax(w)^(1 - strength) by channel: Xiao et al., "SmoothQuant: accurate and efficient
@@ -31,7 +30,6 @@ class Smooth(Pass):
     """
 
     name = "smooth"
-    role = Role.HELP
     mends = Harm.OUTLIER_CHANNELS
     strength: float = Field(0.5, ge=0, le=1, description="how much of the difficulty the weights take (alpha)")
     least: float = Field(
@@ -39,17 +37,10 @@ class Smooth(Pass):
     )
     insert: bool = Field(True, description="put a Mul in front where no normalization can take the factors")
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
-    measure: bool = Field(True, description="measure what it changes for plain INT8 and note it in the journal")
 
     def measures_engines(self) -> bool:
         """It builds none."""
         return False
-
-    def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
-        """Those of plain quantization, where its effect is measured."""
-        from toolkit import wanted_tensors
-
-        return wanted_tensors(model, model.facts(context.profiles)) or None if self.measure else None
 
     def layers_mended(self, model: Model) -> set[str]:
         """Layers that read an activation and have a constant weight of their own."""
@@ -61,9 +52,12 @@ class Smooth(Pass):
         Raises:
             RangesError: there is no calibration data.
         """
-        from toolkit import collect_channels, forget_ranges, note_effect, plain_outcome
+        from toolkit import collect_channels, forget_ranges
 
         if context.dry_run:
+            if not context.can_calibrate:
+                # refused as a run would
+                context.calibration_samples()
             context.journal.noted(Code.DRY_RUN(step="channels"))
             return
         readers = self._readers(model)
@@ -78,13 +72,11 @@ class Smooth(Pass):
                 context.journal.declined(node.name, Code.EVEN(tensor=name, medians=self._uneven(found[name].amax)))
         if not worth:
             return
-        before = plain_outcome(model, context) if self.measure else None
         editing = _Editing(model)
         for name, nodes in worth.items():
             self._smooth(editing, name, nodes, found[name].amax, context)
         model.tidy()
         forget_ranges(context)
-        note_effect(context, before, plain_outcome(model, context) if self.measure else None, "smooth")
 
     def _readers(self, model: Model) -> dict[str, list[gs.Node]]:
         """Layers with constant weights that read an activation, by its name; of unlike operators the first kind."""

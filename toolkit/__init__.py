@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from toolkit.contract.evaluation import Limits as Limits
     from toolkit.contract.findings import Code as Code
     from toolkit.contract.findings import Finding as Finding
+    from toolkit.contract.helper import Helper as Helper
+    from toolkit.contract.installed import installed as installed
     from toolkit.contract.journal import Journal as Journal
     from toolkit.contract.passes import Pass as Pass
     from toolkit.contract.passes import Sequence as Sequence
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
     from toolkit.contract.ranges import Ranges as Ranges
     from toolkit.contract.registry import configure as configure
     from toolkit.contract.registry import find as find
-    from toolkit.contract.registry import installed as installed
     from toolkit.contract.registry import playing as playing
     from toolkit.contract.roles import Harm as Harm
     from toolkit.contract.roles import Role as Role
@@ -112,8 +113,6 @@ if TYPE_CHECKING:
     from toolkit.search.range_methods import standing as standing
     from toolkit.simulation.channels import collect_channels as collect_channels
     from toolkit.simulation.channels import forget_ranges as forget_ranges
-    from toolkit.simulation.channels import note_effect as note_effect
-    from toolkit.simulation.channels import plain_outcome as plain_outcome
     from toolkit.simulation.channels import sqnr_against as sqnr_against
     from toolkit.simulation.switches import fake_quantized as fake_quantized
     from toolkit.simulation.switches import wanted_tensors as wanted_tensors
@@ -133,11 +132,13 @@ _HOMES = {
     "contract.context": "Context",
     "contract.evaluation": "Evaluation Limits",
     "contract.findings": "Code Finding",
+    "contract.helper": "Helper",
+    "contract.installed": "installed",
     "contract.journal": "Journal",
     "contract.passes": "Pass Sequence",
     "contract.plan": "PrecisionPlan",
     "contract.ranges": "Range Ranges",
-    "contract.registry": "configure find installed playing",
+    "contract.registry": "configure find playing",
     "contract.roles": "Harm Role",
     "data.dataset": "CalibrationData",
     "evaluation.saturation": "saturation",
@@ -172,7 +173,7 @@ _HOMES = {
     "search.plan_search": "Lower PlanSearch SearchSettings",
     "search.quantizer": "Quantizer",
     "search.range_methods": "standing",
-    "simulation.channels": "collect_channels forget_ranges note_effect plain_outcome sqnr_against",
+    "simulation.channels": "collect_channels forget_ranges sqnr_against",
     "simulation.switches": "fake_quantized wanted_tensors",
 }
 _HOME = {name: f"toolkit.{module}" for module, names in _HOMES.items() for name in names.split()}

@@ -319,6 +319,20 @@ def test_strip_after_insert_gives_the_same_model_back(data):
     assert all(np.array_equal(a, b) for a, b in zip(before, run(model, {"x": x})))
 
 
+def test_pools_one_after_another_are_quantized_at_once():
+    parts = [
+        node("Conv", ["x", "w"], ["c"]), node("AveragePool", ["c"], ["p"], kernel_shape=[2, 2]),
+        node("AveragePool", ["p"], ["r"], kernel_shape=[2, 2]), node("Conv", ["r", "w"], ["y"]),
+    ]  # fmt: skip
+    model = Model.from_proto(build(parts, {"x": [2, 4, 6, 6]}, {"y": [2, 4, 4, 4]}, {"w": normal(4, 4, 1, 1)}))
+    context = placeholder_context()
+    InsertQDQ()(model, context)
+    assert {name for name, _ in context.plan.items()} == {"c", "p", "r", "y"}
+    once = model.fingerprint()
+    InsertQDQ()(model, placeholder_context())
+    assert model.fingerprint() == once
+
+
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_inserting_twice_is_inserting_once_on_random_graphs(data):

@@ -97,7 +97,8 @@ def new_recipe(
 def list_passes(name: str | None, json: bool) -> int:
     """``qtool passes``."""
     from toolkit.base.code import import_path
-    from toolkit.contract.registry import find, installed
+    from toolkit.contract.installed import installed
+    from toolkit.contract.registry import find
 
     names = [name] if name else sorted(installed())
     # who names a pass of his own here has chosen to run its module

@@ -46,6 +46,7 @@ class Context:
         base: the folder that relative paths in settings are relative to.
         source: the model as it was loaded, before any pass.
         dry_run: nothing may be calibrated, measured or built: a pass says what it would do.
+        judges_helpers: whether a helper pass is undone where it does not help; not where whoever tries it decides.
         following: titles of the passes behind the one at work.
         model: the model under work.
         files: the files that passes wrote into ``folder``.
@@ -65,6 +66,7 @@ class Context:
     base: Path = field(default_factory=Path)
     source: Model | None = None
     dry_run: bool = False
+    judges_helpers: bool = True
     following: tuple[str, ...] = ()
     model: Model | None = None
     files: list[Path] = field(default_factory=list)

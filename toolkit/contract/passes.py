@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 from toolkit.base.errors import PassError, QtoolError, did_you_mean
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
+from toolkit.contract.helping import HelperTrial
 from toolkit.contract.roles import Harm, Role
 from toolkit.graph.model import Model
 
@@ -73,9 +74,10 @@ class Pass(BaseModel):
         """The tensors whose ranges ``apply`` asks for; none where None, all that placement could want where empty.
 
         ``qtool calibrate`` collects statistics for the first pass that asks. The model may be changed as ``apply``
-        does before it asks (raising the opset); it is not used for anything else afterwards.
+        does before it asks (raising the opset); it is not used for anything else afterwards. Those of a helper pass are
+        asked for where its effect is measured.
         """
-        return None
+        return [] if self.helps() and getattr(self, "measure", True) else None
 
     def layers_mended(self, model: Model) -> set[str]:
         """For a pass of role ``HELP``: names of the layers whose input or weights it can work on."""
@@ -98,6 +100,7 @@ class Pass(BaseModel):
         context.journal.by = context.plan.by = title
         context.model = model
         asked = len(context.plan.history)
+        trial = self._trial(model, context)
         try:
             self.apply(model, context)
         except QtoolError as error:
@@ -126,7 +129,27 @@ class Pass(BaseModel):
                 f"pass '{title}' changed the model's inputs or outputs from {before} to {model.signature()}",
                 remedy="a pass must keep their names and types",
             )
+        if trial is not None:
+            context.journal.by = title
+            try:
+                trial.settle(title, model, context)
+            finally:
+                context.journal.by = previous[0]
         return model
+
+    @classmethod
+    def helps(cls) -> bool:
+        """Whether it is a helper, which is kept only where it helps: of role ``HELP``, or it says what it mends."""
+        return cls.role is Role.HELP or cls.mends is not None
+
+    def _trial(self, model: Model, context: Context) -> HelperTrial | None:
+        """What a helper pass is undone by; None where nobody is to judge it here."""
+        if not self.helps() or not getattr(self, "measure", True) or not context.judges_helpers:
+            return None
+        if context.dry_run:
+            context.journal.noted(Code.DRY_RUN(step="helpers"))
+            return None
+        return HelperTrial(model, context, insist=not getattr(self, "only_if_better", True))
 
     def _tell_of_pairs(self, model: Model, context: Context, asked: int) -> None:
         """Note the nodes that were asked to be float and still read Q/DQ pairs: an engine runs them quantized."""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
 from typing import Any
@@ -14,33 +10,10 @@ from pydantic import ValidationError
 
 from toolkit.base.code import load_object
 from toolkit.base.errors import RecipeError, did_you_mean
-from toolkit.base.modules import OWN_PACKAGES
-from toolkit.base.reads import aside
 from toolkit.base.schema import validation_words
+from toolkit.contract.installed import installed, installed_for
 from toolkit.contract.passes import Pass
 from toolkit.contract.roles import Role
-
-GROUP = "qtool.passes"
-
-
-def installed() -> dict[str, importlib.metadata.EntryPoint]:
-    """The passes installed here, by name: qtool's own and anybody else's, through the same entry-point group."""
-    with aside():
-        return dict(_entries(tuple((place, _changed(place)) for place in sys.path)))
-
-
-@functools.lru_cache(maxsize=4)
-def _entries(places: tuple[tuple[str, int], ...]) -> dict[str, importlib.metadata.EntryPoint]:
-    """What ``installed`` gives while nothing is installed or removed: reading it takes milliseconds each time."""
-    return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
-
-
-def _changed(place: str) -> int:
-    """When something was put into a folder of ``sys.path`` or taken out, in nanoseconds."""
-    try:
-        return os.stat(place or ".").st_mtime_ns  # noqa: PTH116
-    except OSError:
-        return 0
 
 
 def find(use: str, allow_code: bool = False) -> type[Pass]:
@@ -64,16 +37,7 @@ def find(use: str, allow_code: bool = False) -> type[Pass]:
 
 def playing(role: Role) -> list[tuple[str, type[Pass]]]:
     """The installed passes that play a part, qtool's own first; those that cannot be imported are left out."""
-    found = []
-    for name, entry in installed().items():
-        try:
-            kind = entry.load()
-        except Exception:
-            continue
-        if isinstance(kind, type) and issubclass(kind, Pass) and kind.role is role:
-            found.append((name, kind))
-    # qtool's own first, so that what else is installed does not change what is advised
-    return sorted(found, key=lambda one: (one[1].__module__.partition(".")[0] not in OWN_PACKAGES, one[0]))
+    return [(name, kind) for name, kind in installed_for(role) if issubclass(kind, Pass)]
 
 
 def named(role: Role) -> str:

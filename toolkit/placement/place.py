@@ -80,7 +80,8 @@ class _Placer:
             if node.op in ADDS:
                 self._residual(node)
         self._concats()
-        for node in self.nodes:
+        # from behind: a pool before a pool is quantized where that one is
+        for node in reversed(self.nodes):
             if node.op in POOLS:
                 self._pool(node)
         for node in self.nodes:

@@ -13,14 +13,14 @@ from toolkit.report.schema import PassInfo
 
 
 def helpers_used(journal: Journal, passes: Sequence[PassInfo] = ()) -> list[Finding]:
-    """One finding a helper pass that changed the model, with the decibels that it measured.
+    """One finding a helper pass: what it does to the SQNR, and whether it was kept for that.
 
     Those that a search tried and kept are named by the search's notes, those of the recipe by their own; of a pass
     that changed something without measuring, the finding says so.
     """
     noted = journal.of("noted")
     found = [e.why for e in noted if e.why.code is Code.SEARCH_HELPER and e.why.values["applied"]]
-    measured = [e for e in noted if e.why.code is Code.EFFECT]
+    measured = [e for e in noted if e.why.code in (Code.EFFECT, Code.HELPER_UNMEASURED)]
     found += [e.why for e in measured]
     for name in sorted(titles(passes, Role.HELP) - {e.by for e in measured}):
         changed = {e.node for e in journal.of("changed") if e.by == name}

@@ -7,7 +7,7 @@ from uuid import uuid4
 from toolkit.base.given import code_print
 from toolkit.base.modules import OWN_PACKAGES, module_fingerprint
 from toolkit.contract.passes import Pass
-from toolkit.contract.registry import installed
+from toolkit.contract.installed import installed
 
 
 def pass_code(step: Pass) -> list[str]:

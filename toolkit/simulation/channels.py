@@ -1,4 +1,4 @@
-"""Per-channel statistics of activations, and what a pass did to the accuracy of plain quantization."""
+"""Per-channel statistics of activations, and how far two forms of a model lie apart."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.contract.context import Context
-from toolkit.contract.findings import Code
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
-    from toolkit.evaluation.outcome import Outcome
 
 
 @dataclass
@@ -72,24 +69,6 @@ def collect_channels(
     return found
 
 
-def plain_outcome(model: Model, context: Context, samples: int = 64) -> Outcome | None:
-    """What quantizing every layer to INT8 does to the outputs now, on calibration samples; None without any."""
-    from toolkit.base.errors import PassError
-    from toolkit.simulation.simulation import Settings, Simulation
-    from toolkit.simulation.switches import wanted_tensors
-
-    provider = context.provider
-    if provider is None or context.dry_run:
-        return None
-    wanted = wanted_tensors(model, model.facts(context.profiles))
-    try:
-        ranges = provider(model, wanted)
-        data = context.calibration_samples()
-        return Simulation(model, ranges, data, context.profiles, None, Settings(samples=samples)).without(())
-    except PassError:
-        return None
-
-
 def sqnr_against(reference: Model, model: Model, data: CalibrationData, samples: int = 64) -> float:
     """SQNR in dB of a model's worst output against another model of the same function."""
     from toolkit.evaluation.outcome import compare, summed
@@ -103,15 +82,6 @@ def sqnr_against(reference: Model, model: Model, data: CalibrationData, samples:
         if seen >= samples:
             break
     return summed(parts).sqnr_db
-
-
-def note_effect(context: Context, before: Outcome | None, after: Outcome | None, what: str) -> None:
-    """Write into the journal how the SQNR of plain quantization changed; ``what`` names the pass that did it."""
-    if before is None or after is None:
-        return
-    context.journal.noted(
-        Code.EFFECT(by=what, before_db=before.sqnr_db, after_db=after.sqnr_db, quantized=Precision.INT8)
-    )
 
 
 def forget_ranges(context: Context) -> None:

@@ -13,13 +13,23 @@ _STEPS = {
     "biases": "A run would correct the biases of the quantized layers.",
     "channels": "A run would look for outlier channels.",
     "engines": "A run would time engines and remove the pairs that do not pay off.",
+    "helpers": "A run would keep this helper pass only if it raises the SQNR of the quantized model.",
     "search": "A run would search which layers stay float; here all are quantized.",
 }
 
 
-def _effect(by: str, before_db: float | str, after_db: float | str, quantized: str = "") -> str:
+def _gain(before_db: float | str, after_db: float | str, quantized: str) -> str:
     subject = f"SQNR with all layers in {quantized.upper()}" if quantized else "SQNR of the outputs"
-    return f"{by}: {subject} is {db(after_db)} ({db(before_db)} before)."
+    return f"{subject} is {db(after_db)} with it and {db(before_db)} without"
+
+
+def _effect(by: str, before_db: float | str, after_db: float | str, quantized: str, applied: bool, helps: bool) -> str:
+    gain = _gain(before_db, after_db, quantized)
+    if helps:
+        return f"{by} is applied: {gain}."
+    if applied:
+        return f"{by} is applied because only_if_better is false, although it does not help: {gain}."
+    return f"{by} is NOT applied, since it does not help: {gain}. only_if_better = false applies it all the same."
 
 
 def _risk(words: str, by: str, requested: str) -> str:
@@ -80,6 +90,14 @@ PASSES: Table = {
         f"requested: {quoted(nodes)}."
     ),
     Code.EFFECT: _effect,
+    Code.NO_GAIN: lambda by, before_db, after_db, quantized: (
+        f"{by} would not help: {_gain(before_db, after_db, quantized)}"
+    ),
+    Code.GAIN_UNKNOWN: "{by} is not applied: without calibration samples nothing shows that it helps",
+    Code.HELPER_UNMEASURED: (
+        "{by} is NOT applied, since without calibration samples nothing shows that it helps. only_if_better = false "
+        "applies it all the same."
+    ),
     Code.NO_QUANTIZED_WEIGHTS: lambda: f"No layer has quantized weights: put {pass_for(Role.QUANTIZE)} before.",
     Code.NOT_SUPPORTED: "biases of {op} are not corrected",
     Code.NO_BIAS: "it has no bias, and no Add of a constant vector follows it",

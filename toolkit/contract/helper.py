@@ -1,0 +1,25 @@
+"""The settings of helper passes: whether what they do is measured, and kept only where it helps."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from toolkit.contract.passes import Pass
+from toolkit.contract.roles import Role
+
+
+class Helper(Pass):
+    """A pass that changes a model so that it loses less when quantized.
+
+    It is kept only where it raises the SQNR that the journal shows: with all layers quantized, or of the model with its
+    pairs where it has some. Every pass of role ``HELP``, or that says what it ``mends``, is held to that; this class
+    adds the settings that force it.
+    """
+
+    role: ClassVar[Role | None] = Role.HELP
+    only_if_better: bool = Field(
+        True, description="keep it only where it raises the SQNR that is measured; false: keep it in any case"
+    )
+    measure: bool = Field(True, description="measure what it does to the SQNR; false: keep it, unmeasured")

@@ -1,0 +1,186 @@
+"""Whether a helper pass is kept: only where it helps by the number that is shown."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from toolkit.base.errors import QtoolError, RangesError
+from toolkit.base.precision import Precision
+from toolkit.base.types import Array
+from toolkit.contract.context import Context
+from toolkit.contract.findings import Code
+from toolkit.contract.installed import installed_for
+from toolkit.contract.ranges import Ranges
+from toolkit.contract.roles import Role
+from toolkit.graph.model import Model
+from toolkit.graph.sessions import session
+
+LEAST_DB = 0.1
+"""What a helper has to gain: what is shown has one digit behind the point, and must be seen to rise."""
+SAMPLES = 64
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a helper pass does to the SQNR of the worst output against the float model, in dB.
+
+    Attributes:
+        before_db: without the pass.
+        after_db: with it.
+        quantized: the type that all layers are quantized to for the measurement; empty where the model has its Q/DQ
+            pairs, with which it is measured as it is.
+    """
+
+    before_db: float
+    after_db: float
+    quantized: str = ""
+
+    @property
+    def helps(self) -> bool:
+        """Whether the pass gains at least ``LEAST_DB``; what is not a number is no gain."""
+        return self.after_db >= self.before_db + LEAST_DB and self.after_db > self.before_db
+
+
+class HelperTrial:
+    """The model and the context as they were before a helper pass, to which they return where it does not help.
+
+    Args:
+        model: the model under work, before the pass.
+        context: its context.
+        insist: keep the pass whatever it does.
+    """
+
+    def __init__(self, model: Model, context: Context, insist: bool) -> None:
+        self.before, self.insist = model.copy(), insist
+        self.plan, self.ranges = context.plan.copy(), _copied(context.known_ranges)
+        self.events = len(context.journal.events)
+
+    def settle(self, by: str, model: Model, context: Context) -> None:
+        """Keep what the pass did, or undo it; the journal says the number with and without it, and what was decided."""
+        if model.fingerprint() == self.before.fingerprint():
+            return
+        journal = context.journal
+        effect = effect_of(self.before, model, context, self.ranges)
+        if effect is None:
+            # what ranges were given hold for the model as it was
+            known = context.provider is not None or (self.ranges is not None and bool(self.ranges.tensors))
+            if known and not self.insist:
+                self._undo(model, context, Code.GAIN_UNKNOWN(by=by))
+                journal.noted(Code.HELPER_UNMEASURED(by=by))
+            return
+        applied = effect.helps or self.insist
+        shown = {"by": by, "before_db": effect.before_db, "after_db": effect.after_db, "quantized": effect.quantized}
+        if not applied:
+            self._undo(model, context, Code.NO_GAIN(**shown))
+        journal.noted(Code.EFFECT(**shown, applied=applied, helps=effect.helps))
+
+    def _undo(self, model: Model, context: Context, why: Any) -> None:
+        journal = context.journal
+        said, journal.events[self.events :] = journal.events[self.events :], []
+        model.graph = self.before.graph
+        context.plan, context.known_ranges = self.plan, self.ranges
+        nodes = dict.fromkeys(event.node for event in said if event.kind == "changed")
+        journal.events += [event for event in said if event.kind != "changed"]
+        for node in nodes:
+            journal.declined(node, why)
+
+
+def effect_of(before: Model, after: Model, context: Context, known: Ranges | None = None) -> Effect | None:
+    """What lies between two forms of a model, on at most 64 calibration samples.
+
+    A float model is measured with the pairs that the installed pass of role ``QUANTIZE`` inserts by itself. Both are
+    held against the float outputs of ``before``, so that a pass that changes the function is seen to do so.
+
+    Args:
+        before: the model without the helper pass.
+        after: the model with it.
+        context: for samples and ranges.
+        known: the ranges that were known of ``before``; those of ``after`` are what ``context`` knows.
+
+    Returns:
+        None where nothing can be measured: there are no samples, or nothing is quantized.
+
+    Raises:
+        ModelError: onnxruntime cannot run one of them.
+    """
+    try:
+        data = context.calibration_samples()
+    except RangesError:
+        return None
+    if any(node.op == "DequantizeLinear" for node, _ in before.walk()):
+        reference = _stripped(before)
+        return Effect(*_levels(reference, (before, after), data)) if reference is not None else None
+    kinds = installed_for(Role.QUANTIZE)
+    if not kinds:
+        return None
+    quantize = kinds[0][1]()
+    quantized = []
+    for model, ranges in ((before, known), (after, context.known_ranges)):
+        apart = replace(context.fork(), known_ranges=_copied(ranges))
+        wanted = quantize.ranges_wanted(model.copy(), apart)
+        if not wanted:
+            return None
+        # of the model as it is, since its statistics may have been collected before
+        apart.ranges(model, wanted, quantize.precision)
+        trial = model.copy()
+        quantize(trial, apart)
+        quantized.append(trial)
+    return Effect(*_levels(before, quantized, data), str(Precision(quantize.dtype)))
+
+
+def _stripped(model: Model) -> Model | None:
+    """The model without its pairs, by the installed pass of role ``STRIP``; None where there is none."""
+    for _, strip in installed_for(Role.STRIP)[:1]:
+        plain = model.copy()
+        try:
+            strip()(plain, Context(dry_run=True))
+        except QtoolError:
+            return None
+        return plain
+    return None
+
+
+def _levels(reference: Model, models: Any, data: Any) -> tuple[float, float]:
+    """SQNR of the worst output of two models against a third, in dB."""
+    float_one, (first, second) = session(reference), (session(model) for model in models)
+    sums: dict[tuple[int, str], tuple[float, float]] = {}
+    seen = 0
+    for batch in data.batches(_BATCH):
+        wanted = float_one.run(batch.inputs)
+        for number, one in enumerate((first, second)):
+            for name, value in one.run(batch.inputs).items():
+                noise, signal = _difference(wanted[name], value)
+                was = sums.get((number, name), (0.0, 0.0))
+                sums[number, name] = was[0] + noise, was[1] + signal
+        seen += batch.count
+        if seen >= SAMPLES:
+            break
+    levels = [[_db(*one) for (which, _), one in sums.items() if which == number] for number in (0, 1)]
+    return min(levels[0], default=math.nan), min(levels[1], default=math.nan)
+
+
+def _difference(wanted: Array, found: Array) -> tuple[float, float]:
+    """Noise and signal power of an output; of integers and the like the number of elements that differ, and all."""
+    if wanted.shape != found.shape:
+        return math.inf, 1.0
+    if wanted.dtype.kind not in "fV":
+        return float(np.count_nonzero(wanted != found)), float(wanted.size)
+    a, b = wanted.astype(np.float64), found.astype(np.float64)
+    finite = np.isfinite(a)
+    noise = float(((a[finite] - b[finite]) ** 2).sum()) if np.isfinite(b[finite]).all() else math.inf
+    return noise, float((a[finite] ** 2).sum())
+
+
+def _db(noise: float, signal: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 and math.isfinite(noise) else -math.inf
+
+
+def _copied(ranges: Ranges | None) -> Ranges | None:
+    return replace(ranges, tensors=dict(ranges.tensors)) if ranges is not None else None

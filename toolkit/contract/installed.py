@@ -1,0 +1,49 @@
+"""Which passes are installed here, found through their entry points."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import sys
+from typing import Any
+
+from toolkit.base.modules import OWN_PACKAGES
+from toolkit.base.reads import aside
+from toolkit.contract.roles import Role
+
+GROUP = "qtool.passes"
+
+
+def installed() -> dict[str, importlib.metadata.EntryPoint]:
+    """The passes installed here, by name: qtool's own and anybody else's, through the same entry-point group."""
+    with aside():
+        return dict(_entries(tuple((place, _changed(place)) for place in sys.path)))
+
+
+@functools.lru_cache(maxsize=4)
+def _entries(places: tuple[tuple[str, int], ...]) -> dict[str, importlib.metadata.EntryPoint]:
+    """What ``installed`` gives while nothing is installed or removed: reading it takes milliseconds each time."""
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
+
+
+def _changed(place: str) -> int:
+    """When something was put into a folder of ``sys.path`` or taken out, in nanoseconds."""
+    try:
+        return os.stat(place or ".").st_mtime_ns  # noqa: PTH116
+    except OSError:
+        return 0
+
+
+def installed_for(role: Role) -> list[tuple[str, type[Any]]]:
+    """The classes of installed passes that play a part, qtool's own first; what cannot be imported is left out."""
+    found = []
+    for name, entry in installed().items():
+        try:
+            kind = entry.load()
+        except Exception:
+            continue
+        if isinstance(kind, type) and getattr(kind, "role", None) is role:
+            found.append((name, kind))
+    # qtool's own first, so that what else is installed does not change what is advised
+    return sorted(found, key=lambda one: (one[1].__module__.partition(".")[0] not in OWN_PACKAGES, one[0]))
