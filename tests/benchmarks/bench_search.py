@@ -87,7 +87,7 @@ def hard() -> None:
                 found = folder / recipe.stem / "search.json"
                 if found.exists():
                     best = json.loads(found.read_text())
-                    text += f", {best['best']['quantized_share']:.0%} in INT8, {best['evaluations']} evaluations"
+                    text += f", {best['best']['quantized_macs']:.0%} in INT8, {best['evaluations']} evaluations"
                 print(f"{path.stem} {use}: {text}, {time.perf_counter() - start:.1f} s")
 
 

@@ -6,8 +6,8 @@ from uuid import uuid4
 
 from toolkit.base.given import code_print
 from toolkit.base.modules import OWN_PACKAGES, module_fingerprint
-from toolkit.contract.passes import Pass
 from toolkit.contract.installed import installed
+from toolkit.contract.passes import Pass
 
 
 def pass_code(step: Pass) -> list[str]:

@@ -224,22 +224,21 @@ class Quantizer(Pass):
         """Nodes that stay float since a tensor has no range of this type and none can be calibrated, with the reason.
 
         Raises:
-            RangesError: no tensor has one.
+            RangesError: no tensor that any layer needs has one.
         """
         lacking: dict[str, Finding] = {}
         facts = model.facts(context.profiles)
+        wanted = self.place(model, facts, lambda node: None).activations
+        if not wanted:
+            return {}
+        ranges = context.ranges(model, wanted, self.precision)
 
         def allowed(node: gs.Node) -> Finding | str | None:
             return judge(node) or lacking.get(node.name)
 
         while True:
-            placement = self.place(model, facts, allowed)
-            activations = placement.activations
-            if not activations and not lacking:
-                return {}
-            ranges = context.ranges(model, activations, self.precision) if activations else Ranges()
             before = len(lacking)
-            for pair in placement.pairs.values():
+            for pair in self.place(model, facts, allowed).pairs.values():
                 if not pair.weight and not ranges.fits(pair.tensor, self.precision):
                     known = ranges.tensors.get(pair.tensor)
                     why = Code.NO_RANGE(tensor=pair.tensor)

@@ -40,7 +40,7 @@ class SearchedPlan:
         return {
             "kept": list(self.kept), "amax": dict(self.amax), "outcome": self.outcome.to_json(),
             "lacks": {k: v if math.isfinite(v) else str(v) for k, v in self.lacks.items()},
-            "predicted_ms": self.seconds * 1e3, "quantized_share": self.quantized,
+            "predicted_ms": self.seconds * 1e3, "quantized_macs": self.quantized,
         }  # fmt: skip
 
     @classmethod
@@ -56,5 +56,5 @@ class SearchedPlan:
             Outcome.from_json(content["outcome"]),
             {str(name): float(lack) for name, lack in content["lacks"].items()},
             float(content["predicted_ms"]) / 1e3,
-            float(content["quantized_share"]),
+            float(content["quantized_macs"]),
         )
