@@ -44,7 +44,8 @@ class GuardFP16(Pass):
         from toolkit import facts_at_opt, risks
 
         if context.dry_run:
-            context.journal.noted(Code.DRY_RUN(step="values"))
+            # in a dry run the provider is a placeholder that stands for calibration, or what gives ranges itself
+            context.journal.noted(Code.DRY_RUN(step="values") if context.can_calibrate else Code.VALUES_NOT_OBSERVED())
             return
         known = context.known_ranges
         ranges = known if known is not None and known.observed else context.ranges(model)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 _QUIET = (Code.COMPLETE, Code.DEAD)
-_LOUD = (Code.QUANTIZED_SOURCE, Code.RANGES_MISSING)
+_LOUD = (Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED)
 """What is noted of single nodes, or of ranges that are placeholders here."""
 
 
