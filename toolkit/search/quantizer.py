@@ -26,6 +26,7 @@ from toolkit.placement.dequantized import dequantizer
 from toolkit.placement.pairs import Pair, Placement, Refusal
 from toolkit.placement.place import Judge
 from toolkit.placement.qdq import Inserter, storable_scale
+from toolkit.placement.ranged import place_ranged
 from toolkit.placement.scales import share_amax
 from toolkit.search.faster import measuring, not_faster, units_of
 from toolkit.simulation.switches import wanted_tensors
@@ -226,27 +227,20 @@ class Quantizer(Pass):
         Raises:
             RangesError: no tensor that any layer needs has one.
         """
-        lacking: dict[str, Finding] = {}
         facts = model.facts(context.profiles)
         wanted = self.place(model, facts, lambda node: None).activations
         if not wanted:
             return {}
         ranges = context.ranges(model, wanted, self.precision)
 
-        def allowed(node: gs.Node) -> Finding | str | None:
-            return judge(node) or lacking.get(node.name)
+        def lacks(tensor: str) -> Finding | None:
+            known = ranges.tensors.get(tensor)
+            if known is None:
+                return Code.NO_RANGE(tensor=tensor)
+            fits = known.holds_for(self.precision)
+            return None if fits else Code.RANGE_OF_OTHER_TYPE(tensor=tensor, has=known.dtype, wanted=self.precision)
 
-        while True:
-            before = len(lacking)
-            for pair in self.place(model, facts, allowed).pairs.values():
-                if not pair.weight and not ranges.fits(pair.tensor, self.precision):
-                    known = ranges.tensors.get(pair.tensor)
-                    why = Code.NO_RANGE(tensor=pair.tensor)
-                    if known is not None:
-                        why = Code.RANGE_OF_OTHER_TYPE(tensor=pair.tensor, has=known.dtype, wanted=self.precision)
-                    lacking.update(dict.fromkeys((use.node for use in pair.uses), why))
-            if len(lacking) == before:
-                return lacking
+        return place_ranged(self.place, model, facts, judge, lacks)[1]
 
     def wanted(self, model: Model, context: Context) -> list[str]:
         """Activations that some subset of the layers quantizes: a search needs the ranges of all of them."""

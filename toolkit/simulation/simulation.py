@@ -91,7 +91,7 @@ class Simulation:
 
     Args:
         model: the float model; not changed. Its opset is raised where pairs need it.
-        ranges: of every activation tensor that placement wants.
+        ranges: of the activation tensors that placement wants; what reads one without stays float.
         data: the samples to run.
         profiles: the recipe's profiles.
         judge: what stays float in any case.
@@ -103,7 +103,6 @@ class Simulation:
     Raises:
         PassError: there is no quantizable layer.
         DataError: there are no samples, or no labels for the metric.
-        RangesError: a range is missing.
     """
 
     def __init__(
@@ -124,8 +123,9 @@ class Simulation:
         facts = self.model.facts(profiles)
         wanted = wanted_tensors(self.model, facts, judge, placer)
         self.ranges = ranges
+        known = {name: ranges.amax(name) for name in wanted if ranges.fits(name, self.settings.precision)}
         self.switches = Switches(
-            self.model, facts, {name: ranges.amax(name) for name in wanted}, self.settings.precision, judge,
+            self.model, facts, known, self.settings.precision, judge,
             placer, self.settings.weights,
         )  # fmt: skip
         if not self.switches.groups:

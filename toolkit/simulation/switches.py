@@ -21,6 +21,7 @@ from toolkit.placement.ops import ADDS, TARGETS
 from toolkit.placement.pairs import Placement
 from toolkit.placement.place import Judge, PlacementRule, place
 from toolkit.placement.qdq import storable_scale
+from toolkit.placement.ranged import place_ranged
 from toolkit.placement.scales import share_amax
 
 _CANDIDATE = Code.TRIAL()
@@ -62,7 +63,7 @@ class Switches:
     Args:
         model: the float graph at an opset that holds the pairs.
         facts: its types and shapes.
-        amax: by activation tensor, for every tensor that placement wants.
+        amax: by activation tensor; what reads one without stays float.
         precision: the quantized type.
         judge: what the user and the plan keep float in any case.
         placer: says where pairs go.
@@ -145,7 +146,11 @@ class Switches:
                 return _CANDIDATE
             return self._judge(node) if self._judge is not None else None
 
-        return self._placer(self.model, self.facts, judge)
+        # of a residual Add either branch may be wanted, and ranges that are given need not know both
+        return place_ranged(self._placer, self.model, self.facts, judge, self._lacks)[0]
+
+    def _lacks(self, tensor: str) -> Finding | None:
+        return None if tensor in self.amax else Code.NO_RANGE(tensor=tensor)
 
     def _config(self, placement: Placement, replaced: Mapping[str, float]) -> Config:
         amax = {name: float(replaced.get(name, self.amax[name])) for name in placement.activations}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 
 import numpy as np
@@ -20,6 +21,7 @@ from toolkit.contract.ranges import Range, Ranges
 from toolkit.data.dataset import CalibrationData
 from toolkit.run.check import dry_run
 from toolkit.search.sensitivity import Sensitivity
+from toolkit.simulation.simulation import Simulation
 
 AMAX = {"x": 4.5, "c0": 4.6, "p0": 4.2, "c1:0": 8.1, "p1": 4.8, "g": 1.7, "f": 1.7}
 LAYERS = {"x": "conv0", "p0": "conv1", "f": "gemm"}
@@ -274,3 +276,16 @@ def scales(folder):
         n.inputs[0].name.removesuffix("_fp16"): float(model.constant(n.inputs[1]).reshape(-1)[0])
         for n in model.nodes if n.op == "QuantizeLinear"
     }  # fmt: skip
+
+
+def test_a_residual_branch_without_a_range_is_left_alone_in_every_plan(residual):
+    """Which branch of an Add gets the pair depends on which convolution is float: a table may know one of them."""
+    data = CalibrationData.open([{"x": normal(1, 3, 8, 8, seed=i)} for i in range(4)], residual)
+    ranges = Ranges({name: Range(6.0, "table") for name in ("x", "r0", "r1", "f")})
+    simulation = Simulation(residual, ranges, data)
+    everything = simulation.switches.placement(())
+    assert "a" in everything.layers and "r0" in everything.activations
+    for name in simulation.names:
+        placement = simulation.switches.placement([name])
+        assert set(placement.activations) <= set(ranges.tensors)
+        assert math.isfinite(simulation.without([name]).sqnr_db)

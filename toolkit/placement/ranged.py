@@ -1,0 +1,43 @@
+"""Placement where not every activation has a range: what reads one without stays float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_graphsurgeon as gs
+
+from toolkit.contract.findings import Finding
+from toolkit.graph.facts import Facts
+from toolkit.graph.model import Model
+from toolkit.placement.pairs import Placement
+from toolkit.placement.place import Judge, PlacementRule
+
+
+def place_ranged(
+    placer: PlacementRule, model: Model, facts: Facts, judge: Judge, lacks: Callable[[str], Finding | None]
+) -> tuple[Placement, dict[str, Finding]]:
+    """Place pairs so that every activation that gets one has a range.
+
+    Args:
+        placer: says where pairs go.
+        model: the graph; not changed.
+        facts: its types and shapes.
+        judge: says for a node why it stays float in any case, or None.
+        lacks: says for a tensor why it cannot have a pair, or None.
+
+    Returns:
+        The placement, and the nodes that stay float for want of a range, each with the reason.
+    """
+    lacking: dict[str, Finding] = {}
+
+    def allowed(node: gs.Node) -> Finding | str | None:
+        return judge(node) or lacking.get(node.name)
+
+    while True:
+        placement, before = placer(model, facts, allowed), len(lacking)
+        for pair in placement.pairs.values():
+            why = None if pair.weight else lacks(pair.tensor)
+            if why is not None:
+                lacking.update(dict.fromkeys((use.node for use in pair.uses), why))
+        if len(lacking) == before:
+            return placement, lacking
