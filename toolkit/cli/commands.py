@@ -70,8 +70,9 @@ def check_recipe(path: Path, allow_code: bool, json: bool) -> int:
 
 
 def new_recipe(
-    model: Path, data: Path | None, test: Path | None, metric: str | None, out: Path | None, force: bool
-) -> int:
+    model: Path, data: Path | None, test: Path | None, metric: str | None, ranges: Path | None, out: Path | None,
+    force: bool,
+) -> int:  # fmt: skip
     """``qtool new``."""
     from toolkit.base.files import write_text
     from toolkit.base.reading import reading
@@ -80,7 +81,7 @@ def new_recipe(
     from toolkit.run.new import inputs_of, recipe_for
 
     target = out if out is not None else Path(f"{model.stem}.toml")
-    refuse_writing_over(inputs_of(model, data, test), target)
+    refuse_writing_over(inputs_of(model, data, test, ranges), target)
     if target.is_dir():
         raise QtoolError("this is a folder", where=str(target), remedy="give --out the name of a file")
     if target.exists() and not force:
@@ -88,7 +89,7 @@ def new_recipe(
             "the recipe exists", where=str(target), remedy="give another --out, or --force to write over it"
         )
     with reading(model, ONNX):
-        text = recipe_for(model, target, data, test, metric)
+        text = recipe_for(model, target, data, test, metric, ranges)
     write_text(target, text)
     say(f"{target}\nnext: qtool check {target}")
     return 0

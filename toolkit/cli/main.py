@@ -86,13 +86,16 @@ def new(
     data: Annotated[Path | None, typer.Option(help="Calibration data; profiles are read off its shapes.")] = None,
     test: Annotated[Path | None, typer.Option(help="Test data with labels.")] = None,
     metric: Annotated[str | None, typer.Option(help="The metric for the test data: top1, top5, exact, mse.")] = None,
+    ranges: Annotated[
+        Path | None, typer.Option(help="Ranges to take: a calibration cache or a table; no data is needed then.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The recipe to write. Default: <model>.toml here.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
 ) -> None:
     """Write a recipe that fits a model."""
     from toolkit.cli.commands import new_recipe
 
-    raise typer.Exit(new_recipe(model, data, test, metric, out, force))
+    raise typer.Exit(new_recipe(model, data, test, metric, ranges, out, force))
 
 
 @app.command()

@@ -19,11 +19,14 @@ from toolkit.placement.quantized import pair_count, refuse_integer_operators
 from toolkit.run.new_images import image_table
 from toolkit.run.new_metric import evaluation_lines
 from toolkit.run.new_profile import profile_lines
+from toolkit.run.new_ranges import EVALUATION, pass_lines
 
 FRAGILE = ("Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
 
 
-def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | None, metric: str | None) -> str:
+def recipe_for(
+    model_path: Path, target: Path, data: Path | None, test: Path | None, metric: str | None, ranges: Path | None = None
+) -> str:
     """The text of a recipe for a model; what cannot be known is marked by a comment.
 
     Args:
@@ -32,11 +35,13 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
         data: calibration data, whose shapes make the profiles together with those of ``test``.
         test: test data, with labels where a metric is to judge.
         metric: the metric to measure; None for the one that the labels fit.
+        ranges: ranges to take, such as a calibration cache; without ``data`` they are all that is taken.
 
     Raises:
         ModelError: the model cannot be read, or is quantized with operators that TensorRT does not take.
         DataError: the data does not fit it, or the labels do not fit the metric.
         RecipeError: there is no such metric.
+        RangesError: ``ranges`` holds none of a tensor of the model.
     """
     if metric is not None and ":" not in metric:
         try:
@@ -59,11 +64,14 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
     lines += ["[calibration]"]
     if data is not None:
         lines.append(f"data = {_relative(data, target)}")
-    else:
+    elif ranges is None:
         lines.append('data = "calibration.npz"            # real inputs: a .npz, or a folder of .npy, .npz or images')
     lines += images.lines if images is not None else []
     transformer = ops["MatMul"] > 2 * ops["Conv"]
-    lines.append(f'method = "{"mse" if transformer else "entropy"}"')
+    if ranges is not None:
+        lines.append(f"ranges = {_relative(ranges, target)}")
+    if data is not None or ranges is None:
+        lines.append(f'method = "{"mse" if transformer else "entropy"}"')
     # weights behind a pair and a Transpose are constants once the pair has gone
     lines += _strip(model)
     lines += ["", "[[pass]]", _use(Role.FOLD)]
@@ -73,8 +81,18 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
     if fragile:
         listed = ", ".join(map(toml_string, fragile))
         lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]", 'precision = "fp16"']
+    lines += pass_lines(model, ranges) if ranges is not None and data is None else _search()
+    lines += ["", "[engine]", 'backend = "auto"', 'rest = "fp16"', "", "[evaluation]"]
+    if ranges is not None and data is None and test is None:
+        lines += EVALUATION
+    else:
+        lines += evaluation_lines(model, data, test, metric, _relative(test, target) if test is not None else "")
+    return "\n".join(lines) + "\n"
+
+
+def _search() -> list[str]:
     helpers = ", ".join(f'"{name}"' for name, _ in playing(Role.HELP))
-    lines += [
+    return [
         "",
         "# INT8 wherever the budget below allows it; layers that cost too much stay in float16.",
         "[[pass]]",
@@ -84,14 +102,11 @@ def recipe_for(model_path: Path, target: Path, data: Path | None, test: Path | N
         "[[pass]]",
         _use(Role.GUARD),
     ]
-    lines += ["", "[engine]", 'backend = "auto"', 'rest = "fp16"', "", "[evaluation]"]
-    lines += evaluation_lines(model, data, test, metric, _relative(test, target) if test is not None else "")
-    return "\n".join(lines) + "\n"
 
 
-def inputs_of(model: Path, data: Path | None, test: Path | None) -> dict[str, Path]:
+def inputs_of(model: Path, data: Path | None, test: Path | None, ranges: Path | None = None) -> dict[str, Path]:
     """The files that a new recipe is made from, by what they are: it must not be written over any of them."""
-    found = {"the model": model, "--data": data, "--test": test}
+    found = {"the model": model, "--data": data, "--test": test, "--ranges": ranges}
     weights = model_files(model)[1:] if model.is_file() else []
     found.update({f"a file of the model's weights ({path.name})": path for path in weights})
     return {what: path for what, path in found.items() if path is not None}

@@ -17,6 +17,7 @@ from toolkit.base.errors import DataError, RangesError
 from toolkit.calibration.collect import collect
 from toolkit.calibration.interchange import parse_cache, write_ranges
 from toolkit.calibration.methods import make_ranges
+from toolkit.cli.main import invoke
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.data.dataset import CalibrationData
 from toolkit.run.check import dry_run
@@ -289,3 +290,29 @@ def test_a_residual_branch_without_a_range_is_left_alone_in_every_plan(residual)
         placement = simulation.switches.placement([name])
         assert set(placement.activations) <= set(ranges.tensors)
         assert math.isfinite(simulation.without([name]).sqnr_db)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("missing", [(), ("p0",)])
+def test_new_asks_for_no_data_where_ranges_are_given(tmp_path, monkeypatch, kind, missing):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(network(), "m.onnx")
+    files(tmp_path, {name: value for name, value in AMAX.items() if name not in missing}, kind)
+    assert invoke(["new", "m.onnx", "--ranges", "given", "--out", "r.toml"]) == 0
+    made = Recipe.load("r.toml")
+    assert made.calibration.data is None and made.calibration.ranges == "given"
+    text = (tmp_path / "r.toml").read_text().replace('backend = "auto"', 'backend = "none"')
+    (tmp_path / "r.toml").write_text(text)
+    tried, report = dry_run(Recipe.load("r.toml")), run("r.toml", "out").report
+    assert report.summary.verdict == "unmeasured" and len(tried.declined) == len(report.declined) == len(missing)
+    asked = {layer.node for layer in report.computing if layer.asked_precision is Precision.INT8}
+    assert set(LAYERS.values()) - asked == {LAYERS[name] for name in missing}
+
+
+def test_new_with_ranges_of_another_model_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(network(), "m.onnx")
+    files(tmp_path, {"elsewhere": 1.0}, "cache")
+    assert invoke(["new", "m.onnx", "--ranges", "given", "--out", "r.toml"]) == 2
+    assert invoke(["new", "m.onnx", "--ranges", "given", "--out", "given", "--force"]) == 2
+    assert not (tmp_path / "r.toml").exists()

@@ -1,0 +1,47 @@
+"""The parts of a new recipe that takes ranges from a file, so that no samples are needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toolkit.base.errors import RangesError
+from toolkit.calibration.interchange import read_ranges
+from toolkit.contract.ranges import ANY_TYPE
+from toolkit.contract.registry import named
+from toolkit.contract.roles import Role
+from toolkit.graph.model import Model
+
+
+def pass_lines(model: Model, path: Path) -> list[str]:
+    """The passes that quantize by the ranges of a file alone: there is nothing that a search could decide on.
+
+    Raises:
+        RangesError: it holds none, or none of a tensor of the model.
+    """
+    given = read_ranges(path).tensors
+    known = model.graph.tensors()
+    if not known.keys() & given.keys():
+        raise RangesError(
+            "none of its ranges is of a tensor of the model, whose first is "
+            f"'{next(iter(known), '')}'; the file's is '{next(iter(given), '')}'",
+            where=str(path),
+            remedy="give the ranges that were made for this model",
+        )
+    types = {one.dtype for name, one in given.items() if name in known and one.method.partition(":")[0] not in ANY_TYPE}
+    return [
+        "",
+        "# Every tensor that has a range is quantized; a search for what accuracy allows needs samples.",
+        "[[pass]]",
+        f'use = "{named(Role.QUANTIZE)}"',
+        *(['dtype = "fp8"'] if types == {"fp8"} else []),
+        "",
+        "[[pass]]",
+        f'use = "{named(Role.GUARD)}"',
+    ]
+
+
+EVALUATION = [
+    "# Accuracy is not measured without samples, and a budget can only be held to what is measured.",
+    "# data = \"test.npz\"                 # real inputs, with labels under 'label' for a metric",
+]
+"""What [evaluation] says where there are no samples at all."""
