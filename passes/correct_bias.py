@@ -17,6 +17,7 @@ class CorrectBias(Pass):
     """
 
     name = "correct_bias"
+    tells_in_dry_run = True
     mends = Harm.SHIFTED_MEAN
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
     measure: bool = Field(True, description="measure what it changes and note it in the journal")
@@ -33,14 +34,14 @@ class CorrectBias(Pass):
         """
         from toolkit import collect_channels, sqnr_against, without_pairs
 
-        if context.dry_run:
-            context.journal.noted(Code.DRY_RUN(step="biases"))
-            return
         layers = [node for node in model.nodes if node.op in TARGETS and _rounded(model, node) is not None]
         if not layers:
             context.journal.noted(Code.NO_QUANTIZED_WEIGHTS())
             return
         data = context.calibration_samples()
+        if context.dry_run:
+            context.journal.noted(Code.DRY_RUN(step="biases"))
+            return
         reference = without_pairs(model) if self.measure else None
         before = sqnr_against(reference, model, data, self.samples) if reference is not None else 0.0
         facts = model.facts(context.profiles)

@@ -27,6 +27,7 @@ class Equalize(Pass):
 
     name = "equalize"
     role = Role.HELP
+    tells_in_dry_run = True
     mends = Harm.UNEVEN_WEIGHTS
     rounds: int = Field(20, gt=0, le=1_000_000, description="walk over all pairs at most this many times")
     measure: bool = Field(True, description="measure what it changes for plain INT8 and note it in the journal")

@@ -17,6 +17,7 @@ class FoldConstants(Pass):
 
     name = "fold_constants"
     role = Role.FOLD
+    tells_in_dry_run = True
     limit_mb: float = Field(64.0, gt=0, le=1e6, description="a result larger than this many megabytes is not stored")
 
     def reads_evaluation(self) -> bool:

@@ -19,6 +19,7 @@ class GuardFP16(Pass):
 
     name = "guard_fp16"
     role = Role.GUARD
+    tells_in_dry_run = True
     precision: Literal["fp32", "bf16"] = Field("fp32", description="what such nodes compute in")
     margin: float = Field(2.0, ge=1, description="values may come to be this many times those observed")
 
@@ -43,11 +44,11 @@ class GuardFP16(Pass):
         """
         from toolkit import facts_at_opt, risks
 
+        known = context.known_ranges
+        ranges = known if known is not None and known.observed else context.ranges(model)
         if context.dry_run:
             context.journal.noted(Code.DRY_RUN(step="values"))
             return
-        known = context.known_ranges
-        ranges = known if known is not None and known.observed else context.ranges(model)
         observed = {**{n: r.observed for n, r in ranges.tensors.items() if r.observed}, **ranges.observed}
         found = risks(model, facts_at_opt(model, context.profiles), observed, Precision.FP16, self.margin)
         for risk in found:

@@ -76,6 +76,7 @@ class Calibrator:
         from toolkit.calibration.diagnosis import unvaried_inputs
         from toolkit.calibration.methods import make_ranges
 
+        self.refuse(model, tensors)
         collection = self.collect(model, tensors)
         for unvaried in unvaried_inputs(collection):
             if unvaried not in self._told:
@@ -95,14 +96,27 @@ class Calibrator:
                 if name in known and (self.given_use == "override" or name not in ranges.tensors):
                     ranges.tensors[name] = Range(value.amax, "cache", per_profile=value.per_profile)
         for name, amax in self.manual.items():
+            ranges.tensors[name] = Range(float(amax), "manual")
+        return ranges
+
+    def refuse(self, model: Model, tensors: Sequence[str] | None = None) -> None:
+        """Refuse what the model shows before it is run.
+
+        Raises:
+            RangesError: a tensor set by hand, or one that a method is given for, does not exist.
+        """
+        from toolkit.calibration.methods import check_methods
+
+        known = model.graph.tensors()
+        for name in self.manual:
             if name not in known:
                 raise RangesError(
                     f"a range is set by hand for '{name}', but no tensor has that name",
                     remedy=did_you_mean(name, known),
                     value=name,
                 )
-            ranges.tensors[name] = Range(float(amax), "manual")
-        return ranges
+        if self.methods:
+            check_methods(self.taps(model, tensors)[0], self.method, self.methods)
 
     def collect(self, model: Model, tensors: Sequence[str] | None = None) -> Collection:
         """The statistics of this model's tensors, collected now or found again.

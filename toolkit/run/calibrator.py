@@ -33,14 +33,13 @@ def calibrator(inputs: Inputs, data: CalibrationData | None, journal: Journal) -
     collected = _collected(job)
     if data is None:
         data = CalibrationData.open([], inputs.source(), job.profiles)
-    data_print = [data.fingerprint(), len(data)] if collected is None else []
 
     def keep(model: Model, taps: list[str], scalars: list[str]) -> Path:
         key = [
             model.fingerprint(),
             taps,
             scalars,
-            data_print,
+            [data.fingerprint(), len(data)] if collected is None else [],
             section.batch,
             section.device,
             section.outside,
