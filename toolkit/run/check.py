@@ -13,6 +13,8 @@ from toolkit.base.text import samples_by_profile
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Range, Ranges
+from toolkit.contract.roles import Role
+from toolkit.report.codes import ReportCode
 from toolkit.run.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -141,7 +143,8 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         declined=[
             {"node": e.node, "rule": e.rule, "reason": sentence(e.why), "by": e.by} for e in journal.of("declined")
         ],
-        notes=[sentence(e.why) for e in journal.of("noted") if e.why.code not in (*_QUIET, Code.QUANTIZED_SOURCE)],
+        notes=[sentence(e.why) for e in journal.of("noted") if e.why.code not in (*_QUIET, Code.QUANTIZED_SOURCE)]
+        + [sentence(why) for why in _why_nothing(found.context, steps)],
         warnings=[sentence(e.why) for e in journal.of("noted") if e.why.code is Code.QUANTIZED_SOURCE],
         passes=[step.title() for step in steps],
         calibration=calibration,
@@ -221,6 +224,18 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal) -> Rehears
             for file in path.parent.glob(f"{path.name}*"):
                 file.unlink()
     return Rehearsal(context, backend, reason)
+
+
+def _why_nothing(context: Context, steps: Sequence[Pass]) -> list[Finding]:
+    """Why no layer is asked to run quantized, where no declined layer says it."""
+    quantizers = [step.title() for step in steps if step.role in (Role.QUANTIZE, Role.SEARCH)]
+    if any(ask.precision.quantized for _, ask in context.plan.items()):
+        return []
+    if not quantizers:
+        return [ReportCode.NO_PASS_QUANTIZES()]
+    if any(event.by in quantizers for event in context.journal.of("declined")):
+        return []
+    return [ReportCode.NO_LAYER_TO_QUANTIZE()]
 
 
 def _counts(data: Any) -> dict[str, Any]:
