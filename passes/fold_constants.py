@@ -5,14 +5,28 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import DEQUANTIZE, QUANTIZE, RANDOM, Code, Context, Model, Pass, Role, fold
+from toolkit import (
+    DEQUANTIZE,
+    QUANTIZE,
+    RANDOM,
+    Code,
+    Context,
+    Folded,
+    Model,
+    Pass,
+    Profiles,
+    QtoolError,
+    Role,
+    fold,
+    session,
+)
 
 
 class FoldConstants(Pass):
     """Replace nodes whose inputs are all constants by their result; Q and DQ nodes stay.
 
-    An If whose condition is a constant is replaced by the branch that it takes. What is inside If, Loop and Scan is
-    folded too.
+    An If whose condition is a constant, or decided by dimensions that all profiles fix, is replaced by the branch that
+    it takes. What is inside If, Loop and Scan is folded too.
     """
 
     name = "fold_constants"
@@ -29,15 +43,15 @@ class FoldConstants(Pass):
         return False
 
     def apply(self, model: Model, context: Context) -> None:
-        """Fold; what cannot be computed stays as it is, and the journal says why."""
+        """Fold; what cannot be computed stays as it is, and the journal says why.
 
-        def keep(node: gs.Node) -> bool:
-            return node.op in (QUANTIZE, DEQUANTIZE) or node.op in RANDOM
-
+        Where all profiles fix a dimension that the model leaves open, and that decides an If, the model takes that
+        size alone from then on.
+        """
         before = {node.name: node.op for node, _ in model.walk()}
         model.tidy()
         tidied = set(model.node_names())
-        folded = fold(model, keep, int(self.limit_mb * 1e6))
+        folded = self._fold_for_profiles(model, context) or self._fold(model)
         model.tidy()
         after = set(model.node_names())
         for name, op in before.items():
@@ -56,3 +70,51 @@ class FoldConstants(Pass):
             context.journal.declined(name, Code.LARGE(megabytes=size / 1e6))
         for name, error in folded.failed.items():
             context.journal.declined(name, Code.NOT_COMPUTED(error=error))
+
+    def _fold(self, model: Model) -> Folded:
+        def keep(node: gs.Node) -> bool:
+            return node.op in (QUANTIZE, DEQUANTIZE) or node.op in RANDOM
+
+        return fold(model, keep, int(self.limit_mb * 1e6))
+
+    def _fold_for_profiles(self, model: Model, context: Context) -> Folded | None:
+        """Fold with the dimensions that all profiles fix; None, with nothing changed, where these decide no If.
+
+        Nor is anything changed where sizes decide what cannot be computed: in a branch for inputs of another size.
+        """
+        if not any(node.op == "If" for node, _ in model.walk()):
+            return None
+        trial = model.copy()
+        fixed = _fix(trial, context.profiles)
+        if not fixed:
+            return None
+        alone, folded = self._fold(model.copy()), self._fold(trial)
+        decided = folded.branches.keys() - alone.branches.keys()
+        if not decided:
+            return None
+        trial.tidy()
+        try:
+            session(trial)
+        except QtoolError as error:
+            context.journal.noted(Code.NOT_FIXED_BY_PROFILES(nodes=sorted(decided), error=error.what))
+            return None
+        model.graph = trial.graph
+        context.journal.noted(Code.FIXED_BY_PROFILES(inputs=fixed, nodes=sorted(decided)))
+        return folded
+
+
+def _fix(model: Model, profiles: Profiles) -> list[str]:
+    """Declare the dimensions of inputs that every profile fixes at one size; the names of inputs that were changed."""
+    changed = []
+    for tensor in model.graph.inputs:
+        extents = [profile.shapes[tensor.name] for profile in profiles if tensor.name in profile.shapes]
+        if not extents or tensor.shape is None:
+            continue
+        shape = []
+        for axis, dim in enumerate(tensor.shape):
+            sizes = {size[axis] for extent in extents for size in (extent.min, extent.max)}
+            shape.append(dim if isinstance(dim, int) or len(sizes) > 1 else sizes.pop())
+        if shape != list(tensor.shape):
+            tensor.shape = shape
+            changed.append(str(tensor.name))
+    return changed

@@ -116,6 +116,8 @@ class Code(BaseCode):
     CONSTANT_INPUTS = "constant-inputs"
     INLINED = "inlined"
     CONSTANT_CONDITION = "constant-condition"
+    FIXED_BY_PROFILES = "fixed-by-profiles"
+    NOT_FIXED_BY_PROFILES = "not-fixed-by-profiles"
     REMOVED = "removed"
     UNUSED = "unused"
     NOT_COMPUTED = "not-computed"
