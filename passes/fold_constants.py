@@ -14,9 +14,9 @@ from toolkit import (
     Folded,
     Model,
     Pass,
-    Profiles,
     QtoolError,
     Role,
+    fix_dimensions,
     fold,
     session,
 )
@@ -85,7 +85,7 @@ class FoldConstants(Pass):
         if not any(node.op == "If" for node, _ in model.walk()):
             return None
         trial = model.copy()
-        fixed = _fix(trial, context.profiles)
+        fixed = fix_dimensions(trial, context.profiles)
         if not fixed:
             return None
         alone, folded = self._fold(model.copy()), self._fold(trial)
@@ -101,20 +101,3 @@ class FoldConstants(Pass):
         model.graph = trial.graph
         context.journal.noted(Code.FIXED_BY_PROFILES(inputs=fixed, nodes=sorted(decided)))
         return folded
-
-
-def _fix(model: Model, profiles: Profiles) -> list[str]:
-    """Declare the dimensions of inputs that every profile fixes at one size; the names of inputs that were changed."""
-    changed = []
-    for tensor in model.graph.inputs:
-        extents = [profile.shapes[tensor.name] for profile in profiles if tensor.name in profile.shapes]
-        if not extents or tensor.shape is None:
-            continue
-        shape = []
-        for axis, dim in enumerate(tensor.shape):
-            sizes = {size[axis] for extent in extents for size in (extent.min, extent.max)}
-            shape.append(dim if isinstance(dim, int) or len(sizes) > 1 else sizes.pop())
-        if shape != list(tensor.shape):
-            tensor.shape = shape
-            changed.append(str(tensor.name))
-    return changed

@@ -25,7 +25,7 @@ AMPERE_ON = ("8.0", "8.6", "8.9", "12.0", "12.1")
 _WEIGHTED = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _SUPPORTED = ("7.5", *AMPERE_ON)
 _RECURRENT_BRANCHES_FAIL = (1, 7)
-"""The newest release that this was seen with."""
+"""The newest release seen to fail on an LSTM or GRU inside an If, by an internal assertion of its builder."""
 
 
 class RtxBackend:
@@ -85,7 +85,12 @@ class RtxBackend:
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
         """Let the parser read the model; see ``Backend.parse``."""
-        self._refuse_recurrent_branches(model_path)
+        from toolkit.backends.conditionals import refuse_conditionals
+
+        mine = tuple(int(part) for part in self.version().split(".")[:2] if part.isdigit())
+        # RNN, Loop and Scan build inside an If, and LSTM and GRU beside one
+        recurrent = mine <= _RECURRENT_BRANCHES_FAIL
+        refuse_conditionals(model_path, profiles, f"TensorRT-RTX {self.version()}", recurrent)
         capabilities, _ = target_capabilities(settings)
         request = {
             "model": str(model_path.resolve()),
@@ -93,29 +98,6 @@ class RtxBackend:
             "settings": {"compute_capabilities": capabilities},
         }
         run_job("parse_rtx", request)
-
-    def _refuse_recurrent_branches(self, model_path: Path) -> None:
-        """Refuse LSTM and GRU inside an If: the builder fails on them with an internal assertion, whatever they are.
-
-        Seen with 1.7.1.116; RNN, Loop and Scan build there, as do all of these beside an If.
-        """
-        from toolkit.graph.nodes import all_nodes
-        from toolkit.graph.onnx_file import parse
-
-        version = self.version()
-        if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) > _RECURRENT_BRANCHES_FAIL:
-            return
-        for node in all_nodes(parse(model_path).graph.node):
-            branches = [attribute.g for attribute in node.attribute] if node.op_type == "If" else []
-            for inner in (one for branch in branches for one in all_nodes(branch.node)):
-                if inner.op_type in ("LSTM", "GRU"):
-                    raise BackendError(
-                        f"TensorRT-RTX {version} builds no {inner.op_type} inside an If, as '{inner.name}' in "
-                        f"'{node.name}'",
-                        where=str(model_path),
-                        remedy="export the model for the one case that is needed, without the If, or set "
-                        'backend = "none"',
-                    )
 
     def build(
         self,

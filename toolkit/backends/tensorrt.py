@@ -91,6 +91,9 @@ class TensorRTBackend:
 
     def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
         """Let the parser read the model; see ``Backend.parse``."""
+        from toolkit.backends.conditionals import refuse_conditionals
+
+        refuse_conditionals(model_path, profiles, f"TensorRT {self.version()}", recurrent=False)
         request = {
             "model": str(model_path.resolve()),
             "profiles": profiles_to_json(profiles),

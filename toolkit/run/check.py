@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import BackendError, QtoolError
@@ -12,6 +12,7 @@ from toolkit.base.precision import Precision
 from toolkit.base.text import samples_by_profile
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.contract.roles import Role
 from toolkit.report.codes import ReportCode
@@ -210,8 +211,9 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal) -> Rehears
         context.provider = _Placeholders(context.provider)
     model = source.copy()
     PassSequence(passes=list(steps))(model, context)
+    model, plan = _settled(source, model, steps, context)
     io = {name: Precision(value) for name, value in job.recipe.engine.io.items()}
-    made = lower_for(backend, settings, model, context.plan, rest=job.recipe.rest, io=io, journal=Journal())
+    made = lower_for(backend, settings, model, plan, rest=job.recipe.rest, io=io, journal=Journal())
     if backend.name != "none":
         path = job.folder.hidden / "rehearsal.onnx"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,6 +226,21 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal) -> Rehears
             for file in path.parent.glob(f"{path.name}*"):
                 file.unlink()
     return Rehearsal(context, backend, reason)
+
+
+def _settled(source: Model, model: Model, steps: Sequence[Pass], context: Context) -> tuple[Model, PrecisionPlan]:
+    """The graph and plan as far as a run surely makes them: what a search or engines decide on stays float."""
+    from toolkit.contract.passes import Sequence as PassSequence
+    from toolkit.search.quantizer import Quantizer
+
+    decided = (Code.DRY_RUN(step="search"), Code.DRY_RUN(step="engines"))
+    if not any(event.why in decided for event in context.journal.of("noted")):
+        return model, context.plan
+    first = next((number for number, step in enumerate(steps) if isinstance(step, Quantizer)), len(steps))
+    apart = replace(context.fork(), plan=PrecisionPlan())
+    before = source.copy()
+    PassSequence(passes=list(steps[:first]))(before, apart)
+    return before, apart.plan
 
 
 def _why_nothing(context: Context, steps: Sequence[Pass]) -> list[Finding]:

@@ -186,6 +186,23 @@ def test_what_tensorrt_rtx_builds_is_not_refused(tmp_path, make):
     assert alike(recipe, tmp_path / "run") is None
 
 
+@pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize("most", [1, 3])
+def test_branches_of_unlike_rank_build_where_the_profiles_decide(tmp_path, most):
+    """As torch.jit exports squeeze() of a dimension that may be 1."""
+    decide = [node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["rows"]), node("Equal", ["rows", "one"], ["is"])]
+    choice = control_flow.switch("choice", "is", ["t"], control_flow.subgraph([node("Squeeze", ["m", "zero"], ["a"])], {"a": None}),
+                                 control_flow.subgraph([node("Identity", ["m"], ["b"])], {"b": None}))  # fmt: skip
+    weights = {"w": normal(4, 6), "zero": np.array([0]), "one": np.array([1])}
+    proto = build([node("MatMul", ["x", "w"], ["m"]), *decide, choice, node("ReduceSum", ["t"], ["y"], keepdims=0)],
+                  {"x": ["n", 4]}, {"y": None}, weights)  # fmt: skip
+    recipe = small(tmp_path, [FOLD, INSERT], proto, engine={"backend": "tensorrt_rtx"})
+    text = recipe.path.read_text().replace("max = [1, 4]", f"max = [{most}, 4]")
+    recipe.path.write_text(text)
+    refused = alike(Recipe.load(recipe.path), tmp_path / "run")
+    assert (refused is None) == (most == 1)
+
+
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
 def test_a_backend_that_is_not_installed_is_refused_before_calibrating(tmp_path, monkeypatch, backend):
     def missing(name):
