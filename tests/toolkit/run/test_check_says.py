@@ -165,6 +165,16 @@ def test_what_will_be_refused_is_refused_before_calibrating(tmp_path, passes, ta
     assert alike(small(tmp_path, passes, proto, **tables), tmp_path / "run") is not None
 
 
+def test_a_batch_that_the_model_cannot_run_is_refused_before_calibrating(tmp_path):
+    """A Reshape to one row, in a graph whose input has a free batch."""
+    proto = build([node("Reshape", ["x", "row"], ["r"]), node("MatMul", ["r", "w"], ["y"])], {"x": ["n", 4]}, {"y": None},
+                  {"w": normal(4, 6), "row": np.array([1, 4])})  # fmt: skip
+    recipe = small(tmp_path, [INSERT], proto)
+    assert alike(recipe, tmp_path / "one") is None
+    recipe.path.write_text(recipe.path.read_text().replace("max = [1, 4]", "max = [4, 4]"))
+    assert "cannot run the model on x [4, 4]" in alike(Recipe.load(recipe.path), tmp_path / "four")
+
+
 @pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")
 @pytest.mark.parametrize(
     ("make", "engine"),
