@@ -88,6 +88,7 @@ class Code(BaseCode):
     FLOAT_READS_PAIRS = "float-reads-pairs"
     # ---- passes
     DRY_RUN = "dry-run"
+    DRY_RUN_ENDED = "dry-run-ended"
     REQUESTED = "requested"
     CHOSEN = "chosen"
     NO_FLOATS = "no-floats"

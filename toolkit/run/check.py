@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _DONE = "rehearsal"
 _QUIET = (Code.COMPLETE, Code.DEAD)
 """What is noted of single nodes, or of ranges that are placeholders here."""
+_LOUD = (Code.QUANTIZED_SOURCE, Code.DRY_RUN_ENDED)
+"""What is noted that the user should look into before a run."""
 
 
 @dataclass
@@ -144,9 +146,9 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         declined=[
             {"node": e.node, "rule": e.rule, "reason": sentence(e.why), "by": e.by} for e in journal.of("declined")
         ],
-        notes=[sentence(e.why) for e in journal.of("noted") if e.why.code not in (*_QUIET, Code.QUANTIZED_SOURCE)]
+        notes=[sentence(e.why) for e in journal.of("noted") if e.why.code not in (*_QUIET, *_LOUD)]
         + [sentence(why) for why in _why_nothing(found.context, steps)],
-        warnings=[sentence(e.why) for e in journal.of("noted") if e.why.code is Code.QUANTIZED_SOURCE],
+        warnings=[sentence(e.why) for e in journal.of("noted") if e.why.code in _LOUD],
         passes=[step.title() for step in steps],
         calibration=calibration,
         evaluation=evaluation,
@@ -177,14 +179,7 @@ def rehearsed(inputs: Inputs) -> None:
     key = {**PassesStep(inputs).key(), **engine_key(job)}
     if job.folder.find(_DONE, key)[0]:
         return
-    journal = Journal()
-    try:
-        rehearse(inputs, steps, journal)
-    except QtoolError:
-        # what a run might make of the graph, a later pass may name
-        if any(event.why == Code.DRY_RUN(step="channels") for event in journal.of("noted")):
-            return
-        raise
+    rehearse(inputs, steps, Journal())
     job.folder.store(_DONE, key, [])
 
 
@@ -192,7 +187,8 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal) -> Rehears
     """Try the passes with placeholder ranges, lower what they make, and let the backend's parser read that.
 
     Raises:
-        QtoolError: a pass, lowering or the backend refuses.
+        QtoolError: a pass, lowering or the backend refuses. What a pass refuses behind one whose nodes are known in a
+            run alone is noted.
     """
     from toolkit.backends.choose import choose
     from toolkit.backends.prepare import lower_for, save_for
@@ -210,7 +206,14 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal) -> Rehears
     if isinstance(context.provider, Calibrator):
         context.provider = _Placeholders(context.provider)
     model = source.copy()
-    PassSequence(passes=list(steps))(model, context)
+    try:
+        PassSequence(passes=list(steps))(model, context)
+    except QtoolError as error:
+        # a pass that looks for outlier channels may insert nodes in a run, which later passes may name
+        if all(event.why != Code.DRY_RUN(step="channels") for event in journal.of("noted")):
+            raise
+        journal.noted(Code.DRY_RUN_ENDED(error=error.what))
+        return Rehearsal(context, backend, reason)
     model, plan = _settled(source, model, steps, context)
     io = {name: Precision(value) for name, value in job.recipe.engine.io.items()}
     made = lower_for(backend, settings, model, plan, rest=job.recipe.rest, io=io, journal=Journal())

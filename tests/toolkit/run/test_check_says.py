@@ -250,9 +250,11 @@ def test_a_rehearsal_is_not_repeated(tmp_path, monkeypatch):
 
 
 def test_names_that_smoothing_may_make_are_left_to_the_run(tmp_path):
-    """The dry run makes no such node, a run may: only the run can tell."""
-    proto = build([node("MatMul", ["x", "w"], ["m"]), node("Relu", ["m"], ["y"])], {"x": ["n", 4]}, {"y": None}, {"w": normal(4, 6)})
-    keep = {"use": "keep_precision", "nodes": ["*smooth*"], "precision": "fp32"}
-    recipe = small(tmp_path, [{"use": "smooth", "least": 1.0}, keep], proto)
-    ran = answer(lambda: run(recipe, tmp_path / "run"))
-    assert ran is None or list(Path(tmp_path).glob("run/.qtool/*"))
+    """A dry run inserts no such node, a run may."""
+    nodes = [node("Relu", ["x"], ["r"]), node("MatMul", ["r", "w"], ["m"]), node("Relu", ["m"], ["y"])]
+    proto = build(nodes, {"x": ["n", 4]}, {"y": None}, {"w": normal(4, 6)})
+    smooth = {"use": "smooth", "least": 1.0}
+    for pattern, fits in (("*smooth*", True), ("*nothing*", False)):
+        recipe = small(tmp_path, [smooth, {"use": "keep_precision", "nodes": [pattern], "precision": "fp32"}], proto)
+        assert dry_run(recipe).warnings
+        assert (answer(lambda recipe=recipe: run(recipe, tmp_path / "run")) is None) == fits

@@ -71,6 +71,9 @@ def _not_homogeneous(op: str) -> str:
 
 PASSES: Table = {
     Code.DRY_RUN: lambda step: _STEPS[step],
+    Code.DRY_RUN_ENDED: (
+        "The passes could not be tried to their end, since a run may insert nodes that are not known here: {error}"
+    ),
     Code.REQUESTED: lambda precision, unquantized: (
         f"{precision} requested" + (f"; reads {quoted(unquantized)} unquantized" if unquantized else "")
     ),
