@@ -19,6 +19,7 @@ class CorrectBias(Helper):
     name = "correct_bias"
     # it works on pairs: nothing that is tried on a float model
     role = None
+    tells_in_dry_run = True
     mends = Harm.SHIFTED_MEAN
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
 
@@ -34,17 +35,14 @@ class CorrectBias(Helper):
         """
         from toolkit import collect_channels
 
-        if context.dry_run:
-            if not context.can_calibrate:
-                # refused as a run would
-                context.calibration_samples()
-            context.journal.noted(Code.DRY_RUN(step="biases"))
-            return
         layers = [node for node in model.nodes if node.op in TARGETS and _rounded(model, node) is not None]
         if not layers:
             context.journal.noted(Code.NO_QUANTIZED_WEIGHTS())
             return
         data = context.calibration_samples()
+        if context.dry_run:
+            context.journal.noted(Code.DRY_RUN(step="biases"))
+            return
         facts = model.facts(context.profiles)
         axes = {node.inputs[0].name: 1 if node.op in ("Conv", "ConvTranspose") else -1 for node in layers}
         means = {name: found.mean for name, found in collect_channels(model, axes, data, self.samples).items()}

@@ -13,6 +13,7 @@ class FoldBatchNorm(Pass):
 
     name = "fold_batchnorm"
     role = Role.FOLD_NORMALIZATION
+    tells_in_dry_run = True
 
     def reads_evaluation(self) -> bool:
         """It looks at the graph alone."""

@@ -5,18 +5,33 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import DEQUANTIZE, QUANTIZE, RANDOM, Code, Context, Model, Pass, Role, fold
+from toolkit import (
+    DEQUANTIZE,
+    QUANTIZE,
+    RANDOM,
+    Code,
+    Context,
+    Folded,
+    Model,
+    Pass,
+    QtoolError,
+    Role,
+    fix_dimensions,
+    fold,
+    session,
+)
 
 
 class FoldConstants(Pass):
     """Replace nodes whose inputs are all constants by their result; Q and DQ nodes stay.
 
-    An If whose condition is a constant is replaced by the branch that it takes. What is inside If, Loop and Scan is
-    folded too.
+    An If whose condition is a constant, or decided by dimensions that all profiles fix, is replaced by the branch that
+    it takes. What is inside If, Loop and Scan is folded too.
     """
 
     name = "fold_constants"
     role = Role.FOLD
+    tells_in_dry_run = True
     limit_mb: float = Field(64.0, gt=0, le=1e6, description="a result larger than this many megabytes is not stored")
 
     def reads_evaluation(self) -> bool:
@@ -28,15 +43,15 @@ class FoldConstants(Pass):
         return False
 
     def apply(self, model: Model, context: Context) -> None:
-        """Fold; what cannot be computed stays as it is, and the journal says why."""
+        """Fold; what cannot be computed stays as it is, and the journal says why.
 
-        def keep(node: gs.Node) -> bool:
-            return node.op in (QUANTIZE, DEQUANTIZE) or node.op in RANDOM
-
+        Where all profiles fix a dimension that the model leaves open, and that decides an If, the model takes that
+        size alone from then on.
+        """
         before = {node.name: node.op for node, _ in model.walk()}
         model.tidy()
         tidied = set(model.node_names())
-        folded = fold(model, keep, int(self.limit_mb * 1e6))
+        folded = self._fold_for_profiles(model, context) or self._fold(model)
         model.tidy()
         after = set(model.node_names())
         for name, op in before.items():
@@ -55,3 +70,34 @@ class FoldConstants(Pass):
             context.journal.declined(name, Code.LARGE(megabytes=size / 1e6))
         for name, error in folded.failed.items():
             context.journal.declined(name, Code.NOT_COMPUTED(error=error))
+
+    def _fold(self, model: Model) -> Folded:
+        def keep(node: gs.Node) -> bool:
+            return node.op in (QUANTIZE, DEQUANTIZE) or node.op in RANDOM
+
+        return fold(model, keep, int(self.limit_mb * 1e6))
+
+    def _fold_for_profiles(self, model: Model, context: Context) -> Folded | None:
+        """Fold with the dimensions that all profiles fix; None, with nothing changed, where these decide no If.
+
+        Nor is anything changed where sizes decide what cannot be computed: in a branch for inputs of another size.
+        """
+        if not any(node.op == "If" for node, _ in model.walk()):
+            return None
+        trial = model.copy()
+        fixed = fix_dimensions(trial, context.profiles)
+        if not fixed:
+            return None
+        alone, folded = self._fold(model.copy()), self._fold(trial)
+        decided = folded.branches.keys() - alone.branches.keys()
+        if not decided:
+            return None
+        trial.tidy()
+        try:
+            session(trial)
+        except QtoolError as error:
+            context.journal.noted(Code.NOT_FIXED_BY_PROFILES(nodes=sorted(decided), error=error.what))
+            return None
+        model.graph = trial.graph
+        context.journal.noted(Code.FIXED_BY_PROFILES(inputs=fixed, nodes=sorted(decided)))
+        return folded

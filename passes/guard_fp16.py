@@ -19,6 +19,7 @@ class GuardFP16(Pass):
 
     name = "guard_fp16"
     role = Role.GUARD
+    tells_in_dry_run = True
     precision: Literal["fp32", "bf16"] = Field("fp32", description="what such nodes compute in")
     margin: float = Field(2.0, ge=1, description="values may come to be this many times those observed")
 
@@ -43,12 +44,12 @@ class GuardFP16(Pass):
         """
         from toolkit import facts_at_opt, risks
 
+        known = context.known_ranges
+        ranges = known if known is not None and known.observed else context.ranges(model)
         if context.dry_run:
             # in a dry run the provider is a placeholder that stands for calibration, or what gives ranges itself
             context.journal.noted(Code.DRY_RUN(step="values") if context.can_calibrate else Code.VALUES_NOT_OBSERVED())
             return
-        known = context.known_ranges
-        ranges = known if known is not None and known.observed else context.ranges(model)
         observed = {**{n: r.observed for n, r in ranges.tensors.items() if r.observed}, **ranges.observed}
         if not context.can_calibrate and not ranges.observed:
             context.journal.noted(Code.VALUES_NOT_OBSERVED())

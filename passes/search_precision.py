@@ -70,6 +70,7 @@ class SearchPrecision(InsertQDQ):
 
     name = "search_precision"
     role = Role.SEARCH
+    tells_in_dry_run = True
     max_drop: float | None = Field(
         None, ge=0, le=1e12, description="largest drop of the metric; default: [evaluation] budget"
     )
@@ -223,10 +224,13 @@ class SearchPrecision(InsertQDQ):
             measuring(context)
         if self.gpu:
             gpu_spec(self.gpu)
+        quantizes = bool(self.placement(model, context).activations)
         if context.dry_run:
             refuse_without_samples(self.data, context)
             context.journal.noted(Code.DRY_RUN(step="search"))
-        elif self.placement(model, context).activations:
+            if quantizes:
+                PlanSearch.refuse_beforehand(self._settings(), model, context)
+        elif quantizes:
             self.raise_opset(model, self.placement(model, context))
             search = self._helped(model, context, self._search(model, context))
             found = search.run()
@@ -237,18 +241,21 @@ class SearchPrecision(InsertQDQ):
         if kept and search is not None:
             search.tell(self._try_second_type(model, plain, kept, context))
 
-    def _search(self, model: Model, context: Context) -> PlanSearch:
+    def _settings(self) -> SearchSettings:
         same = set(SearchSettings.__dataclass_fields__) & set(type(self).model_fields) - {"times"}
-        settings = SearchSettings(
+        return SearchSettings(
             limits={key: getattr(self, key) for key in ("max_drop", "min_sqnr_db", "min_agreement")},
             times=[self.times] if isinstance(self.times, str) else self.times,
             insist="measure" in self.model_fields_set,
             int8_alone=self.also is not None,
             **{key: getattr(self, key) for key in same},
         )
+
+    def _search(self, model: Model, context: Context) -> PlanSearch:
         name = "search" if self._reference is None else f"search_{self.dtype}"
         in_types = _in_types(context)
-        return PlanSearch(self.plain(), settings, model, context, in_types, self._reference, name, self.title())
+        own = self._settings()
+        return PlanSearch(self.plain(), own, model, context, in_types, self._reference, name, self.title())
 
     def _helped(self, model: Model, context: Context, search: PlanSearch) -> PlanSearch:
         """Apply the helper passes that make plain quantization clearly better, where it misses the budget."""

@@ -30,6 +30,7 @@ class Smooth(Helper):
     """
 
     name = "smooth"
+    tells_in_dry_run = True
     mends = Harm.OUTLIER_CHANNELS
     strength: float = Field(0.5, ge=0, le=1, description="how much of the difficulty the weights take (alpha)")
     least: float = Field(
@@ -54,18 +55,16 @@ class Smooth(Helper):
         """
         from toolkit import collect_channels, forget_ranges
 
-        if context.dry_run:
-            if not context.can_calibrate:
-                # refused as a run would
-                context.calibration_samples()
-            context.journal.noted(Code.DRY_RUN(step="channels"))
-            return
         readers = self._readers(model)
         if not readers:
             context.journal.noted(Code.NOTHING_TO_SMOOTH())
             return
+        data = context.calibration_samples()
+        if context.dry_run:
+            context.journal.noted(Code.DRY_RUN(step="channels"))
+            return
         axes = {name: 1 if nodes[0].op == "Conv" else -1 for name, nodes in readers.items()}
-        found = collect_channels(model, axes, context.calibration_samples(), self.samples)
+        found = collect_channels(model, axes, data, self.samples)
         worth = {name: nodes for name, nodes in readers.items() if self._uneven(found[name].amax) >= self.least}
         for name in readers.keys() - worth.keys():
             for node in readers[name]:

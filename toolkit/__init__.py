@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from toolkit.graph.constants import RANDOM as RANDOM
     from toolkit.graph.facts import Facts as Facts
     from toolkit.graph.folding import Folded as Folded
+    from toolkit.graph.folding import fix_dimensions as fix_dimensions
     from toolkit.graph.folding import fold as fold
     from toolkit.graph.layer_weights import LayerWeights as LayerWeights
     from toolkit.graph.macs import macs as macs
@@ -145,7 +146,7 @@ _HOMES = {
     "evaluation.strip_check": "drifts",
     "graph.constants": "RANDOM",
     "graph.facts": "Facts",
-    "graph.folding": "Folded fold",
+    "graph.folding": "Folded fix_dimensions fold",
     "graph.layer_weights": "LayerWeights",
     "graph.macs": "macs",
     "graph.names": "Names",

@@ -10,12 +10,12 @@ from onnx import TensorProto, helper
 from passes.fold_constants import FoldConstants
 from tests import control_flow as models
 from tests.conftest import build, node, normal, ops, run, said
-from toolkit import Code, Context, Model
+from toolkit import Code, Context, Extent, Model, Profiles, ShapeProfile
 
 
 def folded(proto):
-    """The folded model and the journal."""
-    model, context = Model.from_proto(proto), Context()
+    """The folded model, of a copy as in a run, and the journal."""
+    model, context = Model.from_proto(proto).copy(), Context()
     FoldConstants()(model, context)
     return model, context.journal
 
@@ -49,6 +49,41 @@ def test_what_is_inside_loops_and_scans_is_folded_and_computes_the_same():
         model, journal = folded(make())
         assert {e.node for e in journal.of("changed")} == gone
         assert all(np.array_equal(a, b) for a, b in zip(run(make(), feeds), run(model, feeds)))
+
+
+def one_profile(**shapes):
+    """A profile of min and max shapes."""
+    return Profiles((ShapeProfile("all", {name: Extent(low, low, high) for name, (low, high) in shapes.items()}),))
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_an_if_is_decided_by_what_all_profiles_fix(most):
+    proto = models.nested(True)
+    model, context = Model.from_proto(proto).copy(), Context(profiles=one_profile(x=((1, 4), (most, 4))))
+    FoldConstants()(model, context)
+    assert ops(model).get("If", 0) == (most > 1)
+    assert model.input_shapes()["x"] == ([1, 4] if most == 1 else ["n", 4])
+    fixed = [{"inputs": ("x",), "nodes": ("then_inner",)}] if most == 1 else []
+    assert said(context.journal, Code.FIXED_BY_PROFILES) == fixed
+    feeds = {"x": normal(most, 4)}
+    assert all(np.array_equal(a, b) for a, b in zip(run(proto, feeds), run(model, feeds)))
+
+
+def test_sizes_that_break_a_branch_for_other_sizes_decide_nothing():
+    """One branch takes 4 columns, the other 8: with 4 fixed, the second cannot even be loaded."""
+    cond = [node("Shape", ["x"], ["s"]), node("Gather", ["s", "one"], ["cols"]), node("Equal", ["cols", "four"], ["is"])]
+    inner = models.switch("inner", "is", ["a"], models.subgraph([node("MatMul", ["x", "w4"], ["p"])], {"p": None}),
+                          models.subgraph([node("Neg", ["x"], ["q"])], {"q": None}))  # fmt: skip
+    outer = models.switch("outer", "rate", ["y"], models.subgraph([*cond, inner], {"a": None}),
+                          models.subgraph([node("MatMul", ["x", "w8"], ["b"])], {"b": None}))  # fmt: skip
+    weights = {"w4": normal(4, 5), "w8": normal(8, 5), "one": np.array([1]), "four": np.array([4])}
+    proto = build([outer], {"x": ["n", "m"], "rate": []}, {"y": None}, weights, types={"rate": TensorProto.BOOL})
+    model, context = Model.from_proto(proto).copy(), Context(profiles=one_profile(x=((1, 4), (3, 4))))
+    FoldConstants()(model, context)
+    assert ops(model)["If"] == 2 and model.input_shapes()["x"] == ["n", "m"]
+    assert [found["nodes"] for found in said(context.journal, Code.NOT_FIXED_BY_PROFILES)] == [("inner",)]
+    feeds = {"x": normal(2, 4), "rate": np.array(True)}
+    assert np.array_equal(run(proto, feeds)[0], run(model, feeds)[0])
 
 
 def test_an_if_whose_condition_is_an_input_stays_with_its_layers():

@@ -143,6 +143,19 @@ class Backend(Protocol):
         """The newest ONNX operator set it takes."""
         ...
 
+    def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
+        """Let the backend's parser read an ONNX file; nothing is built.
+
+        Args:
+            model_path: the ONNX file, lowered for ``typing_for(settings)``.
+            profiles: all shape profiles.
+            settings: the engine's settings.
+
+        Raises:
+            BackendError: it refuses the model, the profiles or the settings, or is known to fail on a node.
+        """
+        ...
+
     def build(
         self,
         model_path: Path,

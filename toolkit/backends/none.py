@@ -33,6 +33,9 @@ class NoBackend:
         """The newest operator set qtool itself reads."""
         return 23
 
+    def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
+        """Nobody reads the model."""
+
     def build(
         self,
         model_path: Path,

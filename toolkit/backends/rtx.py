@@ -24,6 +24,8 @@ DEFAULT_CAPABILITY = "8.9"
 AMPERE_ON = ("8.0", "8.6", "8.9", "12.0", "12.1")
 _WEIGHTED = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _SUPPORTED = ("7.5", *AMPERE_ON)
+_RECURRENT_BRANCHES_FAIL = (1, 7)
+"""The newest release seen to fail on an LSTM or GRU inside an If, by an internal assertion of its builder."""
 
 
 class RtxBackend:
@@ -80,6 +82,22 @@ class RtxBackend:
     def max_opset(self) -> int:
         """The newest operator set: its parser takes all that qtool reads."""
         return 23
+
+    def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
+        """Let the parser read the model; see ``Backend.parse``."""
+        from toolkit.backends.conditionals import refuse_conditionals
+
+        mine = tuple(int(part) for part in self.version().split(".")[:2] if part.isdigit())
+        # RNN, Loop and Scan build inside an If, and LSTM and GRU beside one
+        recurrent = mine <= _RECURRENT_BRANCHES_FAIL
+        refuse_conditionals(model_path, profiles, f"TensorRT-RTX {self.version()}", recurrent)
+        capabilities, _ = target_capabilities(settings)
+        request = {
+            "model": str(model_path.resolve()),
+            "profiles": profiles_to_json(profiles),
+            "settings": {"compute_capabilities": capabilities},
+        }
+        run_job("parse_rtx", request)
 
     def build(
         self,

@@ -13,6 +13,20 @@ from toolkit.backends.worker import Talk
 from toolkit.base.errors import BackendError, did_you_mean
 
 
+def parse(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+    """Parse the model and check that profiles and settings fit it.
+
+    Args:
+        request: ``model`` (a path), ``profiles``, ``settings``.
+        talk: where messages go.
+
+    Raises:
+        BackendError: TensorRT-RTX refused the model or the settings.
+    """
+    _opened(request, Messages(talk))
+    return {}
+
+
 def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     """Parse the model, record its typed network, build the engine.
 
@@ -26,30 +40,16 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     Raises:
         BackendError: TensorRT-RTX refused the model or the settings.
     """
-    from polygraphy import config as polygraphy_config
-
-    polygraphy_config.USE_TENSORRT_RTX = True
-    import tensorrt_rtx as trt
-    from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
-    from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath, util
-    from polygraphy.exception import PolygraphyException
-    from polygraphy.logger import G_LOGGER
-
-    G_LOGGER.module_severity = G_LOGGER.CRITICAL
     messages = Messages(talk)
-    # Polygraphy makes one logger for the process and offers no way to name another.
-    util.TRT_LOGGER = messages.logger(trt)
     settings, model = request["settings"], request["model"]
-    capabilities = _capabilities(trt, settings["compute_capabilities"])
     started = time.monotonic()
     talk.progress("parsing", 0, 1)
-    try:
-        opened = NetworkFromOnnxPath(model, strongly_typed=True)()
-    except (PolygraphyException, RuntimeError) as error:
-        raise messages.error(f"TensorRT-RTX {trt.__version__} refused the model", model, str(error)) from error
-    network = opened[1]
-    walked = walk_network(network)
-    check_profiles({t["name"]: t["shape"] for t in walked["inputs"]}, request["profiles"])
+    trt, opened, walked, capabilities = _opened(request, messages)
+    # Polygraphy settles at its first import which of the two it drives, which is done by now
+    from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+    from polygraphy.backend.trt import EngineBytesFromNetwork
+    from polygraphy.exception import PolygraphyException
+
     cache = settings["timing_cache"]
     try:
         arguments = common_arguments(trt, settings, talk)
@@ -66,6 +66,30 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         "log": messages.lines(),
         "seconds": time.monotonic() - started,
     }
+
+
+def _opened(request: dict[str, Any], messages: Messages) -> tuple[Any, Any, dict[str, Any], list[tuple[int, int]]]:
+    """The module, Polygraphy's parsed network, what it holds, and the capabilities to build for."""
+    from polygraphy import config as polygraphy_config
+
+    polygraphy_config.USE_TENSORRT_RTX = True
+    import tensorrt_rtx as trt
+    from polygraphy.backend.trt import NetworkFromOnnxPath, util
+    from polygraphy.exception import PolygraphyException
+    from polygraphy.logger import G_LOGGER
+
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL
+    # Polygraphy makes one logger for the process and offers no way to name another.
+    util.TRT_LOGGER = messages.logger(trt)
+    model = request["model"]
+    capabilities = _capabilities(trt, request["settings"]["compute_capabilities"])
+    try:
+        opened = NetworkFromOnnxPath(model, strongly_typed=True)()
+    except (PolygraphyException, RuntimeError) as error:
+        raise messages.error(f"TensorRT-RTX {trt.__version__} refused the model", model, str(error)) from error
+    walked = walk_network(opened[1])
+    check_profiles({t["name"]: t["shape"] for t in walked["inputs"]}, request["profiles"])
+    return trt, opened, walked, capabilities
 
 
 def _capabilities(trt: Any, asked: list[str]) -> list[tuple[int, int]]:

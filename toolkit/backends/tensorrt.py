@@ -89,6 +89,18 @@ class TensorRTBackend:
         mine = tuple(int(part) for part in self.version().split(".")[:2] if part.isdigit())
         return next((opset for version, opset in _NEWEST_OPSET if mine >= version), 17)
 
+    def parse(self, model_path: Path, profiles: Profiles, settings: EngineSettings) -> None:
+        """Let the parser read the model; see ``Backend.parse``."""
+        from toolkit.backends.conditionals import refuse_conditionals
+
+        refuse_conditionals(model_path, profiles, f"TensorRT {self.version()}", recurrent=False)
+        request = {
+            "model": str(model_path.resolve()),
+            "profiles": profiles_to_json(profiles),
+            "settings": {"typing": self.typing_for(settings)},
+        }
+        run_job("parse_tensorrt", request)
+
     def build(
         self,
         model_path: Path,

@@ -19,6 +19,29 @@ from toolkit.backends.worker import Talk
 from toolkit.base.errors import BackendError
 
 
+def parse(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+    """Parse the model and check that the profiles fit it.
+
+    Args:
+        request: ``model`` (a path), ``profiles``, ``settings`` with ``typing``.
+        talk: where messages go.
+
+    Raises:
+        BackendError: TensorRT refused the model.
+    """
+    trt, messages = _module(talk)
+    from polygraphy.backend.trt import NetworkFromOnnxPath
+    from polygraphy.exception import PolygraphyException
+
+    model = request["model"]
+    try:
+        network = NetworkFromOnnxPath(model, strongly_typed=_strongly(trt, request["settings"]))()[1]
+    except (PolygraphyException, RuntimeError, TypeError) as error:
+        raise messages.error(f"TensorRT {trt.__version__} refused the model", model, str(error)) from error
+    check_profiles(_input_shapes(network), request["profiles"])
+    return {}
+
+
 def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     """Parse the model, apply plan and ranges where typing is weak, build, inspect every profile, measure.
 
@@ -36,25 +59,15 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     Raises:
         BackendError: TensorRT refused the model or the settings.
     """
-    from polygraphy import config as polygraphy_config
-
-    polygraphy_config.USE_TENSORRT_RTX = False
-    import tensorrt as trt
+    trt, messages = _module(talk)
     from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath, PostprocessNetwork, util
     from polygraphy.exception import PolygraphyException
-    from polygraphy.logger import G_LOGGER
 
-    G_LOGGER.module_severity = G_LOGGER.CRITICAL
-    messages = Messages(talk)
-    logger = messages.logger(trt)
-    # Polygraphy makes one logger for the process and offers no way to name another.
-    util.TRT_LOGGER = logger
     settings, model, version = request["settings"], request["model"], str(trt.__version__)
     weak, folder = settings["typing"] == "weak", Path(request["folder"])
     started = time.monotonic()
     talk.progress("parsing", 0, 1)
-    strongly = not weak and hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
-    loader = NetworkFromOnnxPath(model, strongly_typed=strongly)
+    loader = NetworkFromOnnxPath(model, strongly_typed=_strongly(trt, settings))
     if weak:
         loader = PostprocessNetwork(loader, lambda network: _apply(trt, network, request, talk))
     unmarked: list[str] = []
@@ -66,7 +79,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     try:
         opened = loader()
         network = opened[1]
-        inputs = {network.get_input(i).name: list(network.get_input(i).shape) for i in range(network.num_inputs)}
+        inputs = _input_shapes(network)
         check_profiles(inputs, request["profiles"])
         calibration = Calibration(trt, request, inputs) if request["batches"] else None
         held = constraints(network, settings)
@@ -81,7 +94,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         calibration.finish(talk)
     seconds = time.monotonic() - started
     (folder / "model.engine").write_bytes(engine)
-    runtime = trt.Runtime(logger)
+    runtime = trt.Runtime(util.TRT_LOGGER)
     if settings["version_compatible"]:
         runtime.engine_host_code_allowed = True
     loaded = runtime.deserialize_cuda_engine(engine)
@@ -102,6 +115,31 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         "unmarked": unmarked,
         "constraints": held,
     }
+
+
+def _module(talk: Talk) -> tuple[Any, Messages]:
+    """TensorRT with Polygraphy on it, and where its messages go."""
+    from polygraphy import config as polygraphy_config
+
+    polygraphy_config.USE_TENSORRT_RTX = False
+    import tensorrt as trt
+    from polygraphy.backend.trt import util
+    from polygraphy.logger import G_LOGGER
+
+    G_LOGGER.module_severity = G_LOGGER.CRITICAL
+    messages = Messages(talk)
+    # Polygraphy makes one logger for the process and offers no way to name another.
+    util.TRT_LOGGER = messages.logger(trt)
+    return trt, messages
+
+
+def _strongly(trt: Any, settings: dict[str, Any]) -> bool:
+    return settings["typing"] != "weak" and hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+
+def _input_shapes(network: Any) -> dict[str, list[int]]:
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    return {tensor.name: list(tensor.shape) for tensor in inputs}
 
 
 def _apply(trt: Any, network: Any, request: dict[str, Any], talk: Talk) -> None:

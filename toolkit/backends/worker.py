@@ -15,6 +15,8 @@ from toolkit.base.errors import QtoolError
 
 JOBS = {
     "build_rtx": "toolkit.backends.rtx_job:build",
+    "parse_rtx": "toolkit.backends.rtx_job:parse",
+    "parse_tensorrt": "toolkit.backends.tensorrt_job:parse",
     "build_tensorrt": "toolkit.backends.tensorrt_job:build",
     "run_engine": "toolkit.backends.device_job:run_batches",
     "measure_in_turn": "toolkit.backends.turns_job:measure_in_turn",

@@ -43,7 +43,7 @@ def make_ranges(
         RangesError: an unknown method, pattern, profile or tensor, or an amax that is not positive.
     """
     names = collection.tensors
-    chosen = _methods(names, method, by_pattern or {})
+    chosen = check_methods(names, method, by_pattern or {})
     weights = _whole_weights(profile_weights or {}, collection.profiles)
     for name, amax in (overrides or {}).items():
         if name not in names:
@@ -86,7 +86,12 @@ def make_ranges(
     )
 
 
-def _methods(names: Sequence[str], method: str, by_pattern: Mapping[str, str]) -> dict[str, str]:
+def check_methods(names: Sequence[str], method: str, by_pattern: Mapping[str, str]) -> dict[str, str]:
+    """The method of every tensor.
+
+    Raises:
+        RangesError: there is no such method, or a pattern matches no tensor.
+    """
     for word in (method, *by_pattern.values()):
         if word.partition(":")[0] not in NAMES:
             raise RangesError(f"there is no method '{word}'", remedy=did_you_mean(word, NAMES))

@@ -85,6 +85,7 @@ class Calibrator:
         """
         from toolkit.calibration.given import given_ranges
 
+        self.refuse(model, tensors)
         ranges = self._calibrated(model, tensors, dtype) if self.calibrates else Ranges()
         known = model.graph.tensors()
         if self.given is not None:
@@ -95,14 +96,27 @@ class Calibrator:
             ranges.tensors |= {name: one for name, one in found.items() if override or name not in ranges.tensors}
             ranges.observed = ranges.observed or dict(self.given.observed)
         for name, amax in self.manual.items():
+            ranges.tensors[name] = Range(float(amax), "manual")
+        return ranges
+
+    def refuse(self, model: Model, tensors: Sequence[str] | None = None) -> None:
+        """Refuse what the model shows before it is run.
+
+        Raises:
+            RangesError: a tensor set by hand, or one that a method is given for, does not exist.
+        """
+        from toolkit.calibration.methods import check_methods
+
+        known = model.graph.tensors()
+        for name in self.manual:
             if name not in known:
                 raise RangesError(
                     f"a range is set by hand for '{name}', but no tensor has that name",
                     remedy=did_you_mean(name, known),
                     value=name,
                 )
-            ranges.tensors[name] = Range(float(amax), "manual")
-        return ranges
+        if self.methods:
+            check_methods(self.taps(model, tensors)[0], self.method, self.methods)
 
     def _calibrated(self, model: Model, tensors: Sequence[str] | None, dtype: Precision) -> Ranges:
         from toolkit.calibration.diagnosis import unvaried_inputs

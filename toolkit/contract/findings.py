@@ -90,6 +90,7 @@ class Code(BaseCode):
     FLOAT_READS_PAIRS = "float-reads-pairs"
     # ---- passes
     DRY_RUN = "dry-run"
+    DRY_RUN_ENDED = "dry-run-ended"
     REQUESTED = "requested"
     CHOSEN = "chosen"
     NO_FLOATS = "no-floats"
@@ -121,6 +122,8 @@ class Code(BaseCode):
     CONSTANT_INPUTS = "constant-inputs"
     INLINED = "inlined"
     CONSTANT_CONDITION = "constant-condition"
+    FIXED_BY_PROFILES = "fixed-by-profiles"
+    NOT_FIXED_BY_PROFILES = "not-fixed-by-profiles"
     REMOVED = "removed"
     UNUSED = "unused"
     NOT_COMPUTED = "not-computed"

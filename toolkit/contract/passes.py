@@ -33,12 +33,15 @@ class Pass(BaseModel):
         name: what recipes call it; the class name in snake_case where it is empty.
         role: the part it plays, by which advice and analyses find it.
         mends: what a pass of role ``HELP`` is good against.
+        tells_in_dry_run: whether ``apply`` heeds ``context.dry_run``: it measures and builds nothing then, refuses what
+            it would refuse in a run, and says what it would do. A run of such passes is tried before it calibrates.
     """
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_enum_values=False, allow_inf_nan=False)
     name: ClassVar[str] = ""
     role: ClassVar[Role | None] = None
     mends: ClassVar[Harm | None] = None
+    tells_in_dry_run: ClassVar[bool] = False
     _place: Callable[[str], str] | None = PrivateAttr(None)
 
     def comes_from(self, place: Callable[[str], str]) -> None:

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from toolkit.base.errors import QtoolError
+from toolkit.base.profiles import Profiles
 from toolkit.base.types import Array
 from toolkit.graph.facts import Facts
 from toolkit.graph.inlining import Inliner
@@ -60,6 +61,23 @@ def fold(model: Model, keep: KeepNode, limit: int) -> Folded:
         # what was inlined has shapes that may be known now
         folder.facts = None
     return folder.folded
+
+
+def fix_dimensions(model: Model, profiles: Profiles) -> list[str]:
+    """Declare the dimensions of inputs that every profile fixes at one size; the names of inputs that were changed."""
+    changed = []
+    for tensor in model.graph.inputs:
+        extents = [profile.shapes[tensor.name] for profile in profiles if tensor.name in profile.shapes]
+        if not extents or tensor.shape is None:
+            continue
+        shape = []
+        for axis, dim in enumerate(tensor.shape):
+            sizes = {size[axis] for extent in extents for size in (extent.min, extent.max)}
+            shape.append(dim if isinstance(dim, int) or len(sizes) > 1 else sizes.pop())
+        if shape != list(tensor.shape):
+            tensor.shape = shape
+            changed.append(str(tensor.name))
+    return changed
 
 
 class _Folder:

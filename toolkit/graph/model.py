@@ -140,7 +140,9 @@ class Model:
 
     def copy(self) -> Model:
         """An independent copy of the graph; weights are shared."""
-        return Model(self.graph.copy(), self.metadata, self.props, self.source)
+        graph = self.graph.copy()
+        _reunite(graph)
+        return Model(graph, self.metadata, self.props, self.source)
 
     # ---------------------------------------------------------------- looking
 
@@ -318,6 +320,17 @@ def _walk(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Graph]]:
         yield node, graph
         for sub in node.subgraphs():
             yield from _walk(sub)
+
+
+def _reunite(graph: gs.Graph) -> None:
+    """Make constants of one name and the same values one again: graphsurgeon's copy gives each subgraph its own."""
+    known: dict[tuple[str, int], gs.Constant] = {}
+    for node, _ in _walk(graph):
+        for index, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant):
+                first = known.setdefault((tensor.name, id(tensor._values)), tensor)
+                if first is not tensor:
+                    node.inputs[index] = first
 
 
 def _itemsize(dtype: Any) -> int:

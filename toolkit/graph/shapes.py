@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from toolkit.graph.facts import Facts
+from toolkit.graph.nodes import all_nodes
 from toolkit.graph.shape_values import with_known_values
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def infer(skeleton: onnx.ModelProto, profiles: Profiles | None) -> Facts:
     for corner in list({repr(sorted(c.items())): c for c in corners}.values()) or [{}]:
         at_corner = onnx.ModelProto()
         at_corner.CopyFrom(skeleton)
+        _show_constants(at_corner.graph, {})
         for value in at_corner.graph.input:
             if value.name in corner:
                 _fix(value, corner[value.name])
@@ -47,6 +49,18 @@ def infer(skeleton: onnx.ModelProto, profiles: Profiles | None) -> Facts:
         facts.types[initializer.name] = initializer.data_type
         facts.shapes[initializer.name] = [tuple(initializer.dims)]
     return facts
+
+
+def _show_constants(graph: onnx.GraphProto, around: Mapping[str, onnx.TensorProto]) -> None:
+    """Give subgraphs copies of the constants around them that they read: shape inference sees no others' values."""
+    known = {**around, **{tensor.name: tensor for tensor in graph.initializer}}
+    for node in graph.node:
+        for attribute in node.attribute:
+            for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                own = {tensor.name for tensor in sub.initializer}
+                read = {name for inner in all_nodes(sub.node) for name in inner.input}
+                sub.initializer.extend(known[name] for name in sorted(read & known.keys() - own))
+                _show_constants(sub, known)
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -10,7 +10,7 @@ from toolkit.contract.roles import Role
 from toolkit.placement.ops import TARGETS
 from toolkit.report.advice import quantizers
 from toolkit.report.codes import ReportCode
-from toolkit.report.schema import Declined, LayerInfo, PassInfo
+from toolkit.report.schema import Asked, Declined, LayerInfo, PassInfo
 from toolkit.report.verdict import quantized_type
 
 _KINDS = {"linear": ("Gemm", "MatMul"), "convolution": ("Conv", "ConvTranspose")}
@@ -30,25 +30,48 @@ def left_out(layers: Sequence[LayerInfo], declined: Sequence[Declined], passes: 
     Returns:
         None where something is quantized and no kind of layers is left out for one rule; two layers are a kind.
     """
-    if not any(one.role in (Role.QUANTIZE, Role.SEARCH) for one in passes):
-        return None
+    quantizing = any(one.role in (Role.QUANTIZE, Role.SEARCH) for one in passes)
     by = quantizers(passes)
     quantized = {layer.node for layer in layers if layer.role == "compute" and quantized_type(layer) is not None}
+    mine = {e.node: e for e in declined if e.by in by and e.op in TARGETS and e.node not in quantized}
     # products of two activations have no weights and stay float by default
-    mine = {e.node: e for e in declined if e.by in by and e.op in TARGETS and e.rule != _PRODUCTS}
-    left = {node: entry for node, entry in mine.items() if node not in quantized}
+    left = {node: entry for node, entry in mine.items() if entry.rule != _PRODUCTS}
     if not quantized:
-        if left:
-            entries = _largest(list(left.values()))
-            return _said(ReportCode.NOTHING_QUANTIZED, entries, of=len(left))
-        return None if any(layer.op in TARGETS for layer in layers) else ReportCode.NO_LAYER_TO_QUANTIZE()
-    for kind, ops in _KINDS.items():
+        return _nothing(layers, list((left or mine).values()), quantizing)
+    for kind, ops in _KINDS.items() if quantizing else ():
         of_kind = [entry for entry in left.values() if entry.op in ops]
         entries = _largest(of_kind)
         whole = len(entries) == len(of_kind) > 1 and entries[0].rule not in _WISHED
         if whole and not any(layer.op in ops and layer.node in quantized for layer in layers):
             return _said(ReportCode.KIND_LEFT_OUT, entries, kind=kind)
+    if quantizing and not any(layer.role == "compute" and _runs_quantized(layer) for layer in layers):
+        asked = [layer.node for layer in layers if layer.node in quantized]
+        return ReportCode.NONE_RUNS_AS_REQUESTED(count=len(asked), node=asked[0])
     return None
+
+
+def _nothing(layers: Sequence[LayerInfo], left: Sequence[Declined], quantizing: bool) -> Finding:
+    """Why nothing was quantized."""
+    if not quantizing:
+        return ReportCode.NO_PASS_QUANTIZES()
+    if left:
+        return _said(ReportCode.NOTHING_QUANTIZED, _largest(left), of=len(left))
+    candidates = [(layer, layer.asked) for layer in layers if layer.op in TARGETS and layer.asked is not None]
+    if not candidates:
+        return ReportCode.NO_LAYER_TO_QUANTIZE()
+    # no rule left them alone, so a pass asked for another precision, or took their pairs out
+    by_pass: dict[str, list[tuple[LayerInfo, Asked]]] = defaultdict(list)
+    for layer, asked in candidates:
+        by_pass[asked.by].append((layer, asked))
+    entries = max(by_pass.values(), key=len)
+    first, asked = entries[0]
+    more = {"by": asked.by, "reason": asked.reason} if asked.by else {}
+    return ReportCode.FLOAT_REQUESTED(count=len(entries), of=len(candidates), node=first.node, **more)
+
+
+def _runs_quantized(layer: LayerInfo) -> bool:
+    """Whether a layer runs quantized, or may, since its engine does not show what it runs in."""
+    return layer.actual.precision is None or layer.actual.precision.quantized
 
 
 def _said(code: ReportCode, entries: Sequence[Declined], **values: object) -> Finding:

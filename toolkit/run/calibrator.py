@@ -32,14 +32,13 @@ def calibrator(inputs: Inputs, data: CalibrationData | None, journal: Journal) -
     job = inputs.job
     section = job.recipe.calibration
     collected = _collected(job)
-    data_print = [data.fingerprint(), len(data)] if collected is None and data is not None else []
 
     def keep(model: Model, taps: list[str], scalars: list[str]) -> Path:
         key = [
             model.fingerprint(),
             taps,
             scalars,
-            data_print,
+            [data.fingerprint(), len(data)] if collected is None and data is not None else [],
             section.batch,
             section.device,
             section.outside,

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.precision import Precision
 from toolkit.base.text import count, samples_by_profile
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Range, Ranges
+from toolkit.contract.roles import Role
+from toolkit.report.codes import ReportCode
 from toolkit.run.recipe import Recipe
 
 if TYPE_CHECKING:
+    from toolkit.backends.base import Backend
+    from toolkit.calibration.provider import Calibrator
+    from toolkit.contract.context import Context
+    from toolkit.contract.findings import Finding
+    from toolkit.contract.passes import Pass
     from toolkit.graph.model import Model
+    from toolkit.run.inputs import Inputs
 
+_DONE = "rehearsal"
 _QUIET = (Code.COMPLETE, Code.DEAD)
-_LOUD = (Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED)
 """What is noted of single nodes, or of ranges that are placeholders here."""
+_LOUD = (Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.DRY_RUN_ENDED)
+"""What is noted that the user should look into before a run."""
 
 
 @dataclass
@@ -64,11 +76,34 @@ class DryRun:
 
 
 class _Placeholders:
-    """Stands in for calibration: every tensor has amax 1."""
+    """Stands in for calibration: every tensor has amax 1. What a calibration refuses by the graph alone, it refuses.
+
+    Attributes:
+        data: the samples, for passes that look at them in a dry run too.
+    """
+
+    def __init__(self, calibrator: Calibrator) -> None:
+        self._calibrator, self.data = calibrator, calibrator.data
 
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
+        self._calibrator.refuse(model, tensors)
         names = tensors if tensors is not None else list(model.graph.tensors())
         return Ranges({name: Range(1.0, "placeholder", dtype=str(dtype)) for name in names})
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A run without calibrating, measuring and building.
+
+    Attributes:
+        context: what the passes said, and the plan.
+        backend: what would build the engine.
+        reason: why that one.
+    """
+
+    context: Context
+    backend: Backend
+    reason: Finding
 
 
 def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
@@ -77,30 +112,23 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     Raises:
         QtoolError: whatever a run would stumble over.
     """
-    from toolkit.backends.choose import choose
     from toolkit.base.code import import_path
     from toolkit.base.temporary import temporary_folder
-    from toolkit.contract.passes import Sequence as PassSequence
     from toolkit.report.findings import sentence
     from toolkit.run.calibrator import given_count
-    from toolkit.run.checks import inputs_exist, names_exist
-    from toolkit.run.context import context_for
-    from toolkit.run.engine_settings import engine_settings
+    from toolkit.run.checks import known_beforehand
     from toolkit.run.folder import RunFolder
     from toolkit.run.inputs import Inputs
     from toolkit.run.job import Job
     from toolkit.run.recipe_passes import passes_of
     from toolkit.run.samples import fit
-    from toolkit.run.steps.compare import comparable
 
     with (
         temporary_folder("check") as folder,
         import_path(recipe.folder if allow_code else None),
     ):
         inputs = Inputs(Job(recipe, RunFolder(folder), allow_code))
-        inputs_exist(inputs.job)
-        names_exist(inputs.job)
-        comparable(inputs.job)
+        known_beforehand(inputs.job)
         journal = Journal()
         steps = passes_of(recipe, allow_code)
         source = inputs.source(journal)
@@ -110,29 +138,127 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         if test is not None:
             fit(inputs, test)
         evaluation = _counts(test)
-        context = context_for(inputs, source, journal, dry_run=True)
         if given := given_count(recipe, inputs):
             calibration["ranges"] = given
-        if context.can_calibrate:
-            # ranges that are given are known already, and what has none is what a run would name
-            context.provider = _Placeholders()
-        PassSequence(passes=steps)(source.copy(), context)
-        engine_settings(recipe)
-        backend, reason = choose(recipe.engine.backend)
+        found = rehearse(inputs, steps, journal)
     return DryRun(
         recipe=str(recipe.path or recipe.name),
         nodes=len(source.node_names()),
-        asked=dict(Counter(str(ask.precision) for _, ask in context.plan.items())),
+        asked=dict(Counter(str(ask.precision) for _, ask in found.context.plan.items())),
         declined=[
             {"node": e.node, "rule": e.rule, "reason": sentence(e.why), "by": e.by} for e in journal.of("declined")
         ],
-        notes=[sentence(e.why) for e in journal.of("noted") if e.why.code not in (*_QUIET, *_LOUD)],
+        notes=[sentence(e.why) for e in journal.of("noted") if e.why.code not in (*_QUIET, *_LOUD)]
+        + [sentence(why) for why in _why_nothing(found.context, steps)],
         warnings=[sentence(e.why) for e in journal.of("noted") if e.why.code in _LOUD],
         passes=[step.title() for step in steps],
         calibration=calibration,
         evaluation=evaluation,
-        backend=f"{backend.name} ({sentence(reason)})",
+        backend=f"{found.backend.name} ({sentence(found.reason)})",
     )
+
+
+def rehearsed(inputs: Inputs) -> None:
+    """Rehearse a run before it calibrates, as far as its passes say what they would do.
+
+    What has been rehearsed is remembered in the run folder, and not done again until model, settings or tools change.
+
+    Raises:
+        QtoolError: the run would be refused later.
+    """
+    from toolkit.backends.choose import choose
+    from toolkit.run.engine_settings import engine_settings
+    from toolkit.run.keys import engine_key
+    from toolkit.run.recipe_passes import passes_of
+    from toolkit.run.steps.passes import PassesStep
+
+    job = inputs.job
+    backend, _ = choose(job.recipe.engine.backend)
+    backend.typing_for(engine_settings(job.recipe))
+    steps = passes_of(job.recipe, job.allow_code)
+    if not all(step.tells_in_dry_run for step in steps):
+        return
+    key = {**PassesStep(inputs).key(), **engine_key(job)}
+    if job.folder.find(_DONE, key)[0]:
+        return
+    rehearse(inputs, steps, Journal())
+    job.folder.store(_DONE, key, [])
+
+
+def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal) -> Rehearsal:
+    """Try the passes with placeholder ranges, lower what they make, and let the backend's parser read that.
+
+    Raises:
+        QtoolError: a pass, lowering or the backend refuses. What a pass refuses behind one whose nodes are known in a
+            run alone is noted.
+    """
+    from toolkit.backends.choose import choose
+    from toolkit.backends.prepare import lower_for, save_for
+    from toolkit.calibration.provider import Calibrator
+    from toolkit.contract.passes import Sequence as PassSequence
+    from toolkit.run.context import context_for
+    from toolkit.run.engine_settings import engine_settings
+
+    job = inputs.job
+    source = inputs.source()
+    settings = engine_settings(job.recipe)
+    backend, reason = choose(job.recipe.engine.backend)
+    backend.typing_for(settings)
+    context = context_for(inputs, source, journal, dry_run=True)
+    if isinstance(context.provider, Calibrator) and context.can_calibrate:
+        # ranges that are given are known already, and what has none is what a run would name
+        context.provider = _Placeholders(context.provider)
+    model = source.copy()
+    try:
+        PassSequence(passes=list(steps))(model, context)
+    except QtoolError as error:
+        # a pass that looks for outlier channels may insert nodes in a run, which later passes may name
+        if all(event.why != Code.DRY_RUN(step="channels") for event in journal.of("noted")):
+            raise
+        journal.noted(Code.DRY_RUN_ENDED(error=error.what))
+        return Rehearsal(context, backend, reason)
+    model, plan = _settled(source, model, steps, context)
+    io = {name: Precision(value) for name, value in job.recipe.engine.io.items()}
+    made = lower_for(backend, settings, model, plan, rest=job.recipe.rest, io=io, journal=Journal())
+    if backend.name != "none":
+        path = job.folder.hidden / "rehearsal.onnx"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            backend.parse(save_for(backend, settings, made.model, path), job.profiles, settings)
+        except BackendError as error:
+            # that file is gone when the message is read
+            raise BackendError(error.what, where=str(job.model_path), remedy=error.remedy) from error
+        finally:
+            for file in path.parent.glob(f"{path.name}*"):
+                file.unlink()
+    return Rehearsal(context, backend, reason)
+
+
+def _settled(source: Model, model: Model, steps: Sequence[Pass], context: Context) -> tuple[Model, PrecisionPlan]:
+    """The graph and plan as far as a run surely makes them: what a search or engines decide on stays float."""
+    from toolkit.contract.passes import Sequence as PassSequence
+    from toolkit.search.quantizer import Quantizer
+
+    decided = (Code.DRY_RUN(step="search"), Code.DRY_RUN(step="engines"))
+    if not any(event.why in decided for event in context.journal.of("noted")):
+        return model, context.plan
+    first = next((number for number, step in enumerate(steps) if isinstance(step, Quantizer)), len(steps))
+    apart = replace(context.fork(), plan=PrecisionPlan())
+    before = source.copy()
+    PassSequence(passes=list(steps[:first]))(before, apart)
+    return before, apart.plan
+
+
+def _why_nothing(context: Context, steps: Sequence[Pass]) -> list[Finding]:
+    """Why no layer is asked to run quantized, where no declined layer says it."""
+    quantizers = [step.title() for step in steps if step.role in (Role.QUANTIZE, Role.SEARCH)]
+    if any(ask.precision.quantized for _, ask in context.plan.items()):
+        return []
+    if not quantizers:
+        return [ReportCode.NO_PASS_QUANTIZES()]
+    if any(event.by in quantizers for event in context.journal.of("declined")):
+        return []
+    return [ReportCode.NO_LAYER_TO_QUANTIZE()]
 
 
 def _counts(data: Any) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from toolkit.base.errors import DataError, ModelError, NotAllowedError, QtoolErr
 from toolkit.base.given import is_given
 from toolkit.base.temporary import clear_left_folders
 from toolkit.placement.quantized import refuse_integer_operators
+from toolkit.run.engine_settings import engine_settings
 from toolkit.run.guard import refuse_run_over, refuse_writing_over
 from toolkit.run.job import Job
 from toolkit.run.pass_keys import code_of_passes, pass_files
 from toolkit.run.state import taken_over
+from toolkit.run.steps.compare import comparable
 from toolkit.run.user_code import followed
 
 
@@ -28,11 +30,8 @@ def opened(job: Job) -> Iterator[None]:
     """
     clear_left_folders()
     inputs_exist(job)
-    inputs = input_files(job)
-    refuse_run_over(inputs, job.folder.path)
-    cache = inputs.pop("[engine] timing_cache", None)
-    if cache is not None:
-        refuse_writing_over(inputs, cache, "give [engine] timing_cache a file of its own")
+    refuse_run_over(input_files(job), job.folder.path)
+    _cache_is_apart(job)
     with import_path(job.recipe.folder if job.allow_code else None), followed(job):
         # the recipe's own passes can be asked only now
         own = pass_files(job, code=True)
@@ -41,6 +40,26 @@ def opened(job: Job) -> Iterator[None]:
         with job.folder:
             job.found = taken_over(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)
             yield
+
+
+def known_beforehand(job: Job) -> None:
+    """Look for the faults of a recipe that show before model and samples are read.
+
+    Raises:
+        QtoolError: a file is missing or would be written over, a name does not exist, or a setting cannot be had.
+    """
+    inputs_exist(job)
+    _cache_is_apart(job)
+    names_exist(job)
+    engine_settings(job.recipe)
+    comparable(job)
+
+
+def _cache_is_apart(job: Job) -> None:
+    inputs = input_files(job)
+    cache = inputs.pop("[engine] timing_cache", None)
+    if cache is not None:
+        refuse_writing_over(inputs, cache, "give [engine] timing_cache a file of its own")
 
 
 def input_files(job: Job) -> dict[str, Path]:

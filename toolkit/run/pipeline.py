@@ -15,9 +15,9 @@ from toolkit.contract.passes import Pass
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.schema import StepInfo
-from toolkit.run.checks import inputs_exist, names_exist, opened
+from toolkit.run.check import rehearsed
+from toolkit.run.checks import known_beforehand, opened
 from toolkit.run.device import not_wanted
-from toolkit.run.engine_settings import engine_settings
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
@@ -26,7 +26,7 @@ from toolkit.run.result import Result
 from toolkit.run.samples import first_samples_fit
 from toolkit.run.state import Unfinished, mark_report
 from toolkit.run.step import Record, Step
-from toolkit.run.steps.compare import CompareRecord, CompareStep, comparable
+from toolkit.run.steps.compare import CompareRecord, CompareStep
 from toolkit.run.steps.device import DeviceRecord, DeviceStep, skipped
 from toolkit.run.steps.engine import EngineRecord, EngineStep
 from toolkit.run.steps.evaluation import EvaluationStep
@@ -108,12 +108,10 @@ class Pipeline:
     def _checked(self) -> Finding | None:
         """Look for faults before anything is computed; returns why the engine will not be run on a GPU, if it won't."""
         job = self.inputs.job
-        inputs_exist(job)
-        names_exist(job)
-        engine_settings(job.recipe)
-        comparable(job)
+        known_beforehand(job)
         why = not_wanted(job.recipe, self.device_check)
         first_samples_fit(self.inputs)
+        rehearsed(self.inputs)
         return why
 
     def do(self, step: Step[R]) -> R:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from toolkit.base.errors import DataError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.precision import FLOATS, Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
+from toolkit.placement.ops import TARGETS
+from toolkit.report.findings import sentence
 from toolkit.run.checks import names_exist, opened
 from toolkit.run.context import context_for
 from toolkit.run.device import refusal
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from toolkit.contract.context import Context
     from toolkit.contract.passes import Pass
     from toolkit.graph.model import Model
+    from toolkit.placement.pairs import Placement
     from toolkit.simulation.simulation import Simulation
 
 
@@ -101,7 +105,7 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
 
     Raises:
         QtoolError: ``on_engine``, and no engine can be built and run here; nothing has been done then.
-        RecipeError: the recipe quantizes nothing.
+        RecipeError: the recipe quantizes nothing, or no layer of the model can be.
         DataError: there are no samples.
     """
     from toolkit.simulation.simulation import Settings, Simulation, with_labels
@@ -125,6 +129,8 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         if step is None:
             raise RecipeError("the recipe quantizes nothing", where=where, remedy="add a pass that quantizes")
         placement = step.placement(model, context)
+        if not placement.groups:
+            raise nothing_to_quantize(placement, where)
         step.raise_opset(model, placement)
         ranges = context.ranges(model, step.wanted(model, context), step.precision)
         notes = _left_float(step, later, model, context)
@@ -145,6 +151,22 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         )  # fmt: skip
         simulation = Simulation(model, ranges, labelled or found, context.profiles, judge, settings, placer=step.place)
         yield QuantizingRecipe(inputs, model, context, step, later, simulation, notes)
+
+
+def nothing_to_quantize(placement: Placement, where: str) -> RecipeError:
+    """The error that no layer can be quantized, with the most frequent reason."""
+    refused = [refusal for refusal in placement.refusals if refusal.op in TARGETS]
+    if not refused:
+        what = f"the model has no {', '.join(TARGETS[:-1])} or {TARGETS[-1]} to quantize"
+        return RecipeError(what, where=where, remedy="quantize another model, or run this one in float16")
+    rule, number = Counter(refusal.why.code for refusal in refused).most_common(1)[0]
+    first = next(refusal for refusal in refused if refusal.why.code is rule)
+    listed = "the only layer" if len(refused) == 1 else f"{number} of the {len(refused)} layers"
+    return RecipeError(
+        f"no layer can be quantized: {listed} by rule '{rule}' ('{first.node}': {sentence(first.why)})",
+        where=where,
+        remedy="qtool check lists every layer with its rule",
+    )
 
 
 def _raise_without_gpu(job: Job) -> None:

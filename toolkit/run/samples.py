@@ -71,7 +71,7 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
             where=inputs.job.recipe.locate("evaluation"),
             remedy="add [evaluation] data, or more samples",
         )
-    outputs = float_outputs(inputs, batch)
+    outputs = float_outputs(inputs, batch, _calibration_batch(inputs))
     if section.metric is None:
         return 0
     metric = make_metric(section.metric, section.output, inputs.job.allow_code)
@@ -89,8 +89,20 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
     return int(getattr(metric, "classes", 0))
 
 
-def float_outputs(inputs: Inputs, batch: Batch) -> dict[str, Array]:
+def _calibration_batch(inputs: Inputs) -> Batch | None:
+    """The first batch that calibration will run, where it holds several samples."""
+    data = inputs.calibration_data(inputs.source())
+    batch = next(iter(data.batches(inputs.job.recipe.calibration.batch)), None) if data is not None else None
+    return batch if batch is not None and batch.count > 1 else None
+
+
+def float_outputs(inputs: Inputs, batch: Batch, wider: Batch | None = None) -> dict[str, Array]:
     """What the float model gives for a batch, by output, floats in float32.
+
+    Args:
+        inputs: the job's.
+        batch: of the evaluation's samples.
+        wider: a batch that the model must be able to run too: some are exported for one sample at a time.
 
     Raises:
         ModelError: onnxruntime cannot run the model, or an output holds NaN and infinities only: whatever it were
@@ -99,7 +111,10 @@ def float_outputs(inputs: Inputs, batch: Batch) -> dict[str, Array]:
     from toolkit.evaluation.outputs import widened
     from toolkit.graph.sessions import session
 
-    outputs = {name: widened(value) for name, value in session(inputs.source()).run(batch.inputs).items()}
+    running = session(inputs.source())
+    outputs = {name: widened(value) for name, value in running.run(batch.inputs).items()}
+    if wider is not None:
+        running.run(wider.inputs)
     for name, value in outputs.items():
         if value.dtype.kind == "f" and value.size and not np.isfinite(value).any():
             raise ModelError(

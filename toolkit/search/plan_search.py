@@ -13,6 +13,7 @@ from toolkit.base.gpu import find_gpu
 from toolkit.base.precision import Precision
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
+from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
 from toolkit.evaluation.budget import Budget
@@ -26,7 +27,7 @@ from toolkit.search.kept_reason import kept_reason
 from toolkit.search.layer_times import LayerTimes
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.search import Search, SearchResult
-from toolkit.search.search_budget import budget_for
+from toolkit.search.search_budget import Judged, budget_for
 from toolkit.search.search_doubt import doubtful, gives_up_too_much
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.times import EngineTimes, confirmed, earlier_times, gpu_for
@@ -114,6 +115,21 @@ class PlanSearch:
         self.lower, self.reference, self.name, self.by = lower, reference, name, by
         self.simulation = self._simulation()
 
+    @staticmethod
+    def refuse_beforehand(settings: SearchSettings, model: Model, context: Context) -> None:
+        """Refuse what a search with these settings would refuse after it has calibrated; nothing is computed.
+
+        Raises:
+            DataError: there are no samples to decide on.
+            RecipeError: the budget cannot be judged by the model's outputs.
+        """
+        quiet = replace(context, journal=Journal())
+        _, metric = samples_to_decide_on(settings.data, model, quiet)
+        evaluation = context.evaluation
+        output, allow_code = (evaluation.output, evaluation.allow_code) if evaluation is not None else (None, True)
+        judged = Judged.of(model, metric, output, allow_code)
+        budget_for(judged, settings.limits, evaluation.limits if evaluation is not None else None, quiet.journal)
+
     def on(self, model: Model, context: Context) -> PlanSearch:
         """The same search on another form of the model, such as a helper pass makes."""
         return PlanSearch(self.quantizer, self.settings, model, context, self.lower, self.reference, self.name, self.by)
@@ -146,10 +162,9 @@ class PlanSearch:
     def budget(self) -> Budget:
         """The limits that are given, else the recipe's, else usual ones."""
         section = self.context.evaluation.limits if self.context.evaluation is not None else None
-        own = self.settings
-        return budget_for(
-            self.simulation, own.limits, section, self.context.journal, margin=own.margin, max_ms=own.max_ms
-        )
+        own, decided = self.settings, self.simulation.settings
+        judged = Judged.of(self.simulation.model, decided.metric, decided.output, decided.allow_code)
+        return budget_for(judged, own.limits, section, self.context.journal, margin=own.margin, max_ms=own.max_ms)
 
     # ---------------------------------------------------------------- the search
 

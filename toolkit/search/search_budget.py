@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import RecipeError
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.metrics import make_metric
-from toolkit.simulation.simulation import Simulation
+from toolkit.evaluation.outputs import class_like, discrete_outputs
+
+if TYPE_CHECKING:
+    from toolkit.graph.model import Model
 
 _DEFAULTS = {"max_drop": 0.01, "min_agreement": 0.98, "min_sqnr_db": 20.0}
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What a budget can be judged by.
+
+    Attributes:
+        outputs: the model's outputs.
+        classes: those with scores of classes.
+        discrete: those that hold integers and the like.
+        metric: the metric where the samples have labels for it, else None.
+        output: the output that the metric looks at.
+        allow_code: whether the metric may be code.
+    """
+
+    outputs: Sequence[str]
+    classes: Sequence[str]
+    discrete: Sequence[str]
+    metric: str | None = None
+    output: str | None = None
+    allow_code: bool = True
+
+    @classmethod
+    def of(cls, model: Model, metric: str | None, output: str | None, allow_code: bool) -> Judged:
+        """By a model's outputs."""
+        outputs = model.graph.outputs
+        names, classes = [t.name for t in outputs], [t.name for t in outputs if class_like(t.shape)]
+        return cls(names, classes, discrete_outputs(model), metric, output, allow_code)
+
+
 def budget_for(
-    simulation: Simulation,
+    judged: Judged,
     own: Mapping[str, float | None],
     section: Any,
     journal: Journal,
@@ -27,7 +59,7 @@ def budget_for(
     """The limits that are given, else the recipe's, else a usual one, which the journal says.
 
     Args:
-        simulation: the model, its outputs, and whether there is a metric.
+        judged: the model's outputs, and whether there is a metric.
         own: max_drop, min_sqnr_db and min_agreement as the pass has them; None where not given.
         section: ``[evaluation] budget``, or None.
         journal: is told of a default.
@@ -35,30 +67,32 @@ def budget_for(
         max_ms: as in ``Budget``.
 
     Raises:
-        RecipeError: an SQNR is asked for and no output holds floats.
+        RecipeError: an SQNR is asked for and no output holds floats, or an agreement and no output has classes.
     """
     limits = dict(own)
     if not any(value is not None for value in limits.values()):
         limits = {key: getattr(section, key, None) for key in (*own, "min_value")}
-    settings = simulation.settings
-    only_integers = len(simulation.discrete) == len(simulation.outputs)
-    classes = bool(simulation.classes) or only_integers
-    if settings.metric is None:
+    only_integers = len(judged.discrete) == len(judged.outputs)
+    classes = bool(judged.classes) or only_integers
+    if judged.metric is None:
         drop = limits.pop("max_drop", None)
         limits.pop("min_value", None)
         # a sample whose argmax stays cannot lose accuracy: agreement bounds the drop
         if drop is not None and classes and limits.get("min_agreement") is None:
             limits["min_agreement"] = 1.0 - drop
     if not any(value is not None for value in limits.values()):
-        kind = "max_drop" if settings.metric else "min_agreement" if classes else "min_sqnr_db"
+        kind = "max_drop" if judged.metric else "min_agreement" if classes else "min_sqnr_db"
         limits[kind] = _DEFAULTS[kind]
         journal.noted(Code.SEARCH_BUDGET(limit=kind, value=limits[kind]))
     if limits.get("min_sqnr_db") is not None and only_integers:
         raise RecipeError("min_sqnr_db cannot be judged: no output of the model holds floats",
                           remedy="give min_agreement, the smallest share of equal elements")  # fmt: skip
+    if limits.get("min_agreement") is not None and not judged.classes and not judged.discrete:
+        raise RecipeError("min_agreement cannot be judged: no output holds integers or scores of a fixed number of "
+                          "classes", remedy="give min_sqnr_db")  # fmt: skip
     better = True
-    if settings.metric is not None:
-        better = make_metric(settings.metric, settings.output, settings.allow_code).higher_is_better
+    if judged.metric is not None:
+        better = make_metric(judged.metric, judged.output, judged.allow_code).higher_is_better
     limit = limits.get
     return Budget(limit("max_drop"), limit("min_value"), limit("min_sqnr_db"), limit("min_agreement"), max_ms, margin,
                   higher_is_better=better)  # fmt: skip

@@ -50,6 +50,9 @@ class StandIn:
     def max_opset(self):
         return 23
 
+    def parse(self, model_path, profiles, settings):
+        """It reads every model."""
+
     def truth(self, names):
         """Milliseconds by profile of the engine whose named layers are quantized."""
         total = sum(self.quantized[n] if n in names else self.plain[n] for n in self.plain)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -287,3 +288,17 @@ def test_a_deep_model_needs_no_deep_recursion():
     context = placeholder_context()
     InsertQDQ()(model, context)
     assert ops(model)["QuantizeLinear"] == 701
+
+
+def test_a_copy_keeps_constants_that_subgraphs_share_one():
+    """So that a pass that replaces or renames one does it everywhere."""
+    from tests.control_flow import layers_in_branches, nested
+
+    for proto in (layers_in_branches(), nested(False)):
+        model = Model.from_proto(proto)
+        twin = model.copy()
+        counts = []
+        for one in (model, twin):
+            constants = {id(t): t.name for n, _ in one.walk() for t in n.inputs if isinstance(t, gs.Constant)}
+            counts.append(sorted(constants.values()))
+        assert counts[0] == counts[1]

@@ -78,4 +78,31 @@ def test_it_is_not_said_of_parts_of_a_kind_or_of_what_was_wished(quantized, left
 def test_a_model_without_such_layers():
     layers, _ = described({}, {"r": ("LSTM", "")})
     assert left_out(layers, [], [QUANTIZING]).code is ReportCode.NO_LAYER_TO_QUANTIZE
-    assert left_out(layers, [], [FOLD]) is None
+    assert left_out(layers, [], [FOLD]).code is ReportCode.NO_PASS_QUANTIZES
+
+
+def test_products_of_activations_alone_are_said():
+    layers, entries = described({}, SCORES)
+    found = left_out(layers, entries, [QUANTIZING])
+    assert found.code is ReportCode.NOTHING_QUANTIZED and found.values["rule"] == "activation-matmul" and found.values["of"] == 2
+
+
+def test_what_a_later_pass_took_out_is_said_with_that_pass():
+    layers = [layer("c", "Conv", Precision.FP16), layer("d", "Conv", Precision.FP16)]
+    for one in layers:
+        one.asked.by, one.asked.reason = "keep_precision", "chosen by '*'"
+    found = left_out(layers, [], [QUANTIZING])
+    assert found.code is ReportCode.FLOAT_REQUESTED
+    assert dict(found.values) == {"count": 2, "of": 2, "node": "c", "by": "keep_precision", "reason": "chosen by '*'"}
+
+
+def test_what_the_engine_runs_in_float_against_all_requests_is_said():
+    layers = [layer("c", "Conv", Precision.INT8), layer("d", "Conv", Precision.INT8)]
+    assert left_out(layers, [], [QUANTIZING]) is None
+    for one in layers:
+        one.actual.precision = Precision.FP16
+    found = left_out(layers, [], [QUANTIZING])
+    assert found.code is ReportCode.NONE_RUNS_AS_REQUESTED and found.values["count"] == 2
+    assert "2 layers were requested quantized" in sentence(found)
+    layers[0].actual.precision = Precision.INT8
+    assert left_out(layers, [], [QUANTIZING]) is None

@@ -81,6 +81,9 @@ def _not_homogeneous(op: str) -> str:
 
 PASSES: Table = {
     Code.DRY_RUN: lambda step: _STEPS[step],
+    Code.DRY_RUN_ENDED: (
+        "The passes could not be tried to their end, since a run may insert nodes that are not known here: {error}"
+    ),
     Code.REQUESTED: lambda precision, unquantized: (
         f"{precision} requested" + (f"; reads {quoted(unquantized)} unquantized" if unquantized else "")
     ),
@@ -126,6 +129,14 @@ PASSES: Table = {
     Code.CONSTANT_INPUTS: "all its inputs are constants",
     Code.INLINED: "If replaced by the nodes of its {branch} branch",
     Code.CONSTANT_CONDITION: "its condition is a constant",
+    Code.FIXED_BY_PROFILES: lambda inputs, nodes: (
+        f"The sizes that all profiles give {quoted(inputs)} decide {count(len(nodes), 'If')} ({quoted(nodes)}): the "
+        "model takes no other sizes there any more."
+    ),
+    Code.NOT_FIXED_BY_PROFILES: lambda nodes, error: (
+        f"The sizes that all profiles give the inputs would decide {count(len(nodes), 'If')} ({quoted(nodes)}), and "
+        f"the model could not be computed then, so these stay: {error}"
+    ),
     Code.REMOVED: "{op} removed",
     Code.UNUSED: lambda branch: (
         "no output needs it, or it is in a branch that no input takes" if branch else "no output needs it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from toolkit.base.text import count
+from toolkit.contract.findings import Code
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.accuracy import agreement_name
 from toolkit.report.findings.table import Table
@@ -33,12 +34,14 @@ def _failed(gpu: str, why: str) -> str:
     return f"the engine failed on its own GPU{f' ({gpu})' if gpu else ''}: {why.rstrip('.')}"
 
 
+_WEIGHTED = ("layer with weights", "layers with weights")
 _KINDS = {"linear": "linear layers", "convolution": "convolutions"}
 
 
 def _nothing(count: int, of: int, rule: str, node: str, reason: str) -> str:
     some = f"{count} of {of}" if count < of else f"all {of}"
-    layers = "the only layer with weights is" if of == 1 else f"{some} layers with weights are"
+    kind = ("product", "products of two activations") if rule == Code.ACTIVATION_MATMUL.value else _WEIGHTED
+    layers = f"the only {kind[0]} is" if of == 1 else f"{some} {kind[1]} are"
     return f"{layers} left in float by rule '{rule}' ('{node}': {reason.rstrip('.')})"
 
 
@@ -46,9 +49,22 @@ def _kind(kind: str, count: int, rule: str, node: str, reason: str) -> str:
     return f"all {count} {_KINDS[kind]} are left in float by rule '{rule}' ('{node}': {reason.rstrip('.')})"
 
 
+def _float(count: int, of: int, node: str, by: str = "", reason: str = "") -> str:
+    some = f"{count} of {of}" if count < of else f"all {of}"
+    layers = f"{some} {_WEIGHTED[1]}" if of > 1 else f"the only {_WEIGHTED[0]}"
+    why = f"'{node}': {reason.rstrip('.')}" if reason else f"'{node}'"
+    return f"{layers} {'are' if count > 1 else 'is'} left in float by {by or 'the passes behind'} ({why})"
+
+
 WARNINGS: Table = {
     ReportCode.NOTHING_QUANTIZED: _nothing,
     ReportCode.NO_LAYER_TO_QUANTIZE: "the model has no Conv, ConvTranspose, Gemm or MatMul to quantize",
+    ReportCode.NO_PASS_QUANTIZES: "no pass of the recipe quantizes",
+    ReportCode.FLOAT_REQUESTED: _float,
+    ReportCode.NONE_RUNS_AS_REQUESTED: lambda count, node: (
+        f"{count} {'layer was' if count == 1 else 'layers were'} requested quantized, and the engine runs "
+        f"{'it' if count == 1 else 'all of them'} in float ('{node}'{' among them' if count > 1 else ''})"
+    ),
     ReportCode.KIND_LEFT_OUT: _kind,
     ReportCode.LAYERS_OVERRIDDEN: _overridden,
     ReportCode.PROFILE_WITHOUT_SAMPLES: (

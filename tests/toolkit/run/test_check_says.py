@@ -1,0 +1,260 @@
+"""What ``check`` passes, a run does not refuse for a reason that was there to see; and what both refuse, both refuse alike."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from tests import control_flow
+from tests.conftest import ROOT, build, node, normal, residual_proto
+from tests.small_digits import small_digits
+from toolkit import Code, Context, Model, Pass, Recipe, run
+from toolkit.backends import choose as choosing
+from toolkit.base.errors import BackendError, QtoolError
+from toolkit.data.sample import input_specs
+from toolkit.run.check import dry_run
+from toolkit.run.new import recipe_for
+
+HAS_RTX = importlib.util.find_spec("tensorrt_rtx") is not None
+STORED = sorted((ROOT / "tests").rglob("data/*.onnx"))
+
+
+def scores(outputs=None):
+    """MatMul, NonZero of what is positive, and a count of it."""
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("NonZero", ["m"], ["z"]), node("Shape", ["z"], ["n"])]
+    return build(nodes, {"x": ["b", 4]}, {"m": ["b", 6], "n": [2]}, {"w": normal(4, 6)}, types={"n": TensorProto.INT64})
+
+
+def foreign(domain="com.microsoft", op="QuickGelu"):
+    """An operator that is not ONNX's own behind a MatMul."""
+    nodes = [node("MatMul", ["x", "w"], ["m"]), helper.make_node(op, ["m"], ["y"], "foreign", domain=domain)]
+    proto = build(nodes, {"x": ["b", 4]}, {"y": None}, {"w": normal(4, 6)})
+    proto.opset_import.append(helper.make_opsetid(domain, 1))
+    return proto
+
+
+BUILT = {
+    "residual": residual_proto,
+    "digits": small_digits,
+    "nonzero": scores,
+    "microsoft": foreign,
+    "branches": control_flow.layers_in_branches,
+    "branches on a byte": lambda: control_flow.layers_in_branches(TensorProto.UINT8),
+    "branches on a truth": lambda: control_flow.layers_in_branches(TensorProto.BOOL),
+    "loop": control_flow.conv_in_loop,
+    "scan": control_flow.scan,
+    "state": control_flow.with_state,
+    "nested": lambda: control_flow.nested(True),
+    "nested twice": lambda: control_flow.nested(False, False),
+}
+
+
+def draw(model, count=6, free=2):
+    """Plausible samples, one row where an axis is free and leads or is named alike, ``free`` elsewhere."""
+    rng = np.random.default_rng(0)
+    specs = input_specs(model)
+    batch = {spec.dims[0] for spec in specs.values() if spec.dims and not isinstance(spec.dims[0], int)}
+    samples = []
+    for _ in range(count):
+        sample = {}
+        for name, spec in specs.items():
+            shape = [d if isinstance(d, int) else 1 if axis == 0 or d in batch else free for axis, d in enumerate(spec.dims or ())]
+            kind = spec.dtype.kind
+            value = rng.integers(0, 2, shape) if kind in "iub" else rng.standard_normal(shape)
+            sample[name] = np.asarray(value).astype(spec.dtype)
+        samples.append(sample)
+    return samples
+
+
+def answer(doing):
+    """None, or what was refused."""
+    try:
+        doing()
+    except QtoolError as error:
+        return error.what
+    return None
+
+
+def alike(recipe, out, **more):
+    """What check and run answer; a run that is refused has not calibrated."""
+    checked = answer(lambda: dry_run(recipe))
+    ran = answer(lambda: run(recipe, out, **more))
+    if checked is not None:
+        assert not list(Path(out).glob(".qtool/collection-*")), "it calibrated first"
+    assert checked == ran
+    return checked
+
+
+# ---------------------------------------------------------------- recipes that are refused
+
+
+def small(folder, passes, proto=None, **tables):
+    """A recipe in Python for a small model with drawn samples; tables that are None are left out."""
+    path = folder / "model.onnx"
+    onnx.save(proto if proto is not None else residual_proto(), str(path))
+    given = {"calibration": {"data": str(folder / "data.npz"), "method": "minmax"}, "engine": {"backend": "none"}, **tables}
+    samples = draw(Model.load(path))
+    np.savez(folder / "data.npz", **{f"{n}/{i:05d}": v for i, sample in enumerate(samples) for n, v in sample.items()})
+    text = [f'[model]\npath = "{path}"\n']
+    if any(not isinstance(d, int) for spec in input_specs(Model.load(path)).values() for d in spec.dims or ()):
+        shapes = {n: [list(f(v)) for f in (np.shape, np.shape, np.shape)] for n, v in samples[0].items()}
+        text.append('[[profile]]\nname = "default"\n' + "".join(
+            f"shapes.{n} = {{ min = {s[0]}, opt = {s[1]}, max = {s[2]} }}\n" for n, s in shapes.items()))  # fmt: skip
+    for entry in passes:
+        text.append("[[pass]]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in entry.items()))
+    for name, table in given.items():
+        if table is not None:
+            text.append(f"[{name}]\n" + "".join(f"{k} = {_toml(v)}\n" for k, v in table.items()))
+    target = folder / "recipe.toml"
+    target.write_text("\n".join(text))
+    return Recipe.load(target)
+
+
+def _toml(value):
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f'"{k}" = {_toml(v)}' for k, v in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
+FOLD, INSERT, SEARCH = ({"use": use} for use in ("fold_constants", "insert_qdq", "search_precision"))
+NO_DATA = {"calibration": None, "evaluation": None}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_models_of_all_kinds_run(tmp_path, name):
+    recipe = small(tmp_path, [FOLD, INSERT, {"use": "guard_fp16"}], BUILT[name]())
+    assert alike(recipe, tmp_path / "run") is None
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.name)
+def test_stored_models_are_answered_alike(tmp_path, path):
+    strip = [{"use": "strip_qdq"}] if "DequantizeLinear" in {n.op_type for n in onnx.load(path).graph.node} else []
+    alike(small(tmp_path, [*strip, FOLD, INSERT], onnx.load(path)), tmp_path / "run")
+
+
+def test_the_recipe_that_new_writes_is_answered_alike(tmp_path):
+    small(tmp_path, [], BUILT["branches"]())
+    text = recipe_for(tmp_path / "model.onnx", tmp_path / "recipe.toml", tmp_path / "data.npz", None, None)
+    (tmp_path / "recipe.toml").write_text(text.replace('backend = "auto"', 'backend = "none"'))
+    assert alike(Recipe.load(tmp_path / "recipe.toml"), tmp_path / "run") is None
+
+
+@pytest.mark.parametrize(
+    ("passes", "tables"),
+    [
+        ([INSERT, {"use": "keep_precision", "nodes": ["nothing*"], "precision": "fp16"}], {}),
+        ([SEARCH, {"use": "keep_precision", "ops": ["Softmax"], "precision": "fp16"}], {}),
+        ([{"use": "insert_qdq", "exclude": ["nothing"]}], {}),
+        ([{"use": "insert_qdq", "only_if_faster": True}], {}),
+        ([{"use": "search_precision", "min_agreement": 0.9}], {}),
+        ([{"use": "search_precision", "gpu": "Abacus"}], {}),
+        ([INSERT], NO_DATA), ([SEARCH], NO_DATA), ([{"use": "smooth"}], NO_DATA), ([{"use": "guard_fp16"}], NO_DATA),
+        ([INSERT], {"calibration": {"data": "data.npz", "manual": {"nothing": 1.0}}}),
+        ([INSERT], {"calibration": {"data": "data.npz", "methods": {"nothing*": "mse"}}}),
+    ],
+)  # fmt: skip
+def test_what_will_be_refused_is_refused_before_calibrating(tmp_path, passes, tables):
+    proto = build([node("Conv", ["x", "w"], ["c"]), node("Relu", ["c"], ["y"])], {"x": ["n", 3, 8, 8]}, {"y": None}, {"w": normal(4, 3, 3, 3)})
+    assert alike(small(tmp_path, passes, proto, **tables), tmp_path / "run") is not None
+
+
+def test_a_batch_that_the_model_cannot_run_is_refused_before_calibrating(tmp_path):
+    """A Reshape to one row, in a graph whose input has a free batch."""
+    proto = build([node("Reshape", ["x", "row"], ["r"]), node("MatMul", ["r", "w"], ["y"])], {"x": ["n", 4]}, {"y": None},
+                  {"w": normal(4, 6), "row": np.array([1, 4])})  # fmt: skip
+    recipe = small(tmp_path, [INSERT], proto)
+    assert alike(recipe, tmp_path / "one") is None
+    recipe.path.write_text(recipe.path.read_text().replace("max = [1, 4]", "max = [4, 4]"))
+    assert "cannot run the model on x [4, 4]" in alike(Recipe.load(recipe.path), tmp_path / "four")
+
+
+@pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize(
+    ("make", "engine"),
+    [
+        (scores, {}), (foreign, {}), (lambda: foreign("someone.else", "Secret"), {}), (control_flow.layers_in_branches, {}),
+        (residual_proto, {"typing": "weak"}), (residual_proto, {"quantization": "implicit"}),
+        (residual_proto, {"compute_capabilities": ["3.5"]}),
+    ],
+)  # fmt: skip
+def test_what_tensorrt_rtx_cannot_build_is_refused_before_calibrating(tmp_path, make, engine):
+    recipe = small(tmp_path, [FOLD, INSERT], make(), engine={"backend": "tensorrt_rtx", **engine})
+    assert alike(recipe, tmp_path / "run") is not None
+
+
+@pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize("make", [control_flow.conv_in_loop, control_flow.scan, control_flow.with_state, lambda: control_flow.nested(True)])
+def test_what_tensorrt_rtx_builds_is_not_refused(tmp_path, make):
+    recipe = small(tmp_path, [FOLD, INSERT], make(), engine={"backend": "tensorrt_rtx"})
+    assert alike(recipe, tmp_path / "run") is None
+
+
+@pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize("most", [1, 3])
+def test_branches_of_unlike_rank_build_where_the_profiles_decide(tmp_path, most):
+    """As torch.jit exports squeeze() of a dimension that may be 1."""
+    decide = [node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["rows"]), node("Equal", ["rows", "one"], ["is"])]
+    choice = control_flow.switch("choice", "is", ["t"], control_flow.subgraph([node("Squeeze", ["m", "zero"], ["a"])], {"a": None}),
+                                 control_flow.subgraph([node("Identity", ["m"], ["b"])], {"b": None}))  # fmt: skip
+    weights = {"w": normal(4, 6), "zero": np.array([0]), "one": np.array([1])}
+    proto = build([node("MatMul", ["x", "w"], ["m"]), *decide, choice, node("ReduceSum", ["t"], ["y"], keepdims=0)],
+                  {"x": ["n", 4]}, {"y": None}, weights)  # fmt: skip
+    recipe = small(tmp_path, [FOLD, INSERT], proto, engine={"backend": "tensorrt_rtx"})
+    text = recipe.path.read_text().replace("max = [1, 4]", f"max = [{most}, 4]")
+    recipe.path.write_text(text)
+    refused = alike(Recipe.load(recipe.path), tmp_path / "run")
+    assert (refused is None) == (most == 1)
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt_rtx"])
+def test_a_backend_that_is_not_installed_is_refused_before_calibrating(tmp_path, monkeypatch, backend):
+    def missing(name):
+        return None, BackendError(f"{name} is not installed", remedy="install it")
+
+    monkeypatch.setattr(choosing, "usable", missing)
+    recipe = small(tmp_path, [INSERT], engine={"backend": backend})
+    assert alike(recipe, tmp_path / "run") == f"{backend} is not installed"
+
+
+class Counting(Pass):
+    """A pass that knows nothing of dry runs, and takes a name that only a run of all passes makes."""
+
+    applied: int = 0
+
+    def apply(self, model: Model, context: Context) -> None:
+        self.applied += 1
+        context.calibration_samples()
+        context.journal.noted(Code.OWN_WORDS(text="it was here"))
+
+
+def test_a_pass_that_does_not_heed_dry_runs_is_applied_once(tmp_path):
+    step = Counting()
+    recipe = small(tmp_path, [INSERT])
+    run(recipe, tmp_path / "run", passes=[step])
+    assert step.applied == 1
+    assert answer(lambda: dry_run(recipe.with_objects(passes=[step]))) is None
+
+
+def test_a_rehearsal_is_not_repeated(tmp_path, monkeypatch):
+    recipe = small(tmp_path, [INSERT])
+    run(recipe, tmp_path / "run")
+    monkeypatch.setattr("toolkit.run.check.rehearse", lambda *given: pytest.fail("it was rehearsed again"))
+    run(recipe, tmp_path / "run")
+
+
+def test_names_that_smoothing_may_make_are_left_to_the_run(tmp_path):
+    """A dry run inserts no such node, a run may."""
+    nodes = [node("Relu", ["x"], ["r"]), node("MatMul", ["r", "w"], ["m"]), node("Relu", ["m"], ["y"])]
+    proto = build(nodes, {"x": ["n", 4]}, {"y": None}, {"w": normal(4, 6)})
+    smooth = {"use": "smooth", "least": 1.0}
+    for pattern, fits in (("*smooth*", True), ("*nothing*", False)):
+        recipe = small(tmp_path, [smooth, {"use": "keep_precision", "nodes": [pattern], "precision": "fp32"}], proto)
+        assert dry_run(recipe).warnings
+        assert (answer(lambda recipe=recipe: run(recipe, tmp_path / "run")) is None) == fits

@@ -1,0 +1,60 @@
+"""Ifs that TensorRT is known to fail on only once it builds: found before anything is calibrated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_graphsurgeon as gs
+
+from toolkit.base.errors import BackendError
+from toolkit.base.profiles import Profiles
+from toolkit.graph.constants import RANDOM
+from toolkit.graph.folding import fix_dimensions, fold
+from toolkit.graph.inlining import nodes_of
+from toolkit.graph.model import Model
+from toolkit.graph.nodes import all_nodes
+from toolkit.graph.onnx_file import parse
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+
+_LIMIT = 1 << 26
+_REMEDY = 'export the model for the one case that is needed, without the If, or set backend = "none"'
+
+
+def refuse_conditionals(model_path: Path, profiles: Profiles, who: str, recurrent: bool) -> None:
+    """Refuse Ifs that the builder fails on, of those that are decided at run time.
+
+    What the profiles decide is no If for TensorRT either. Both branches must give tensors of equal rank, as
+    TensorRT's IIfConditional wants.
+
+    Args:
+        model_path: the ONNX file.
+        profiles: all shape profiles.
+        who: the backend and its version, for the message.
+        recurrent: whether LSTM and GRU fail inside an If.
+
+    Raises:
+        BackendError: there is such an If; the message names it.
+    """
+    if not any(node.op_type == "If" for node in all_nodes(parse(model_path).graph.node)):
+        return
+    model = Model.load(model_path)
+    fix_dimensions(model, profiles)
+    fold(model, lambda node: node.op in (QUANTIZE, DEQUANTIZE) or node.op in RANDOM, _LIMIT)
+    facts = model.facts()
+    for node in nodes_of(model.graph):
+        if node.op != "If":
+            continue
+        branches: list[gs.Graph] = [node.attrs["then_branch"], node.attrs["else_branch"]]
+        inner = next((one for sub in branches for one in nodes_of(sub) if one.op in ("LSTM", "GRU")), None)
+        if recurrent and inner is not None:
+            raise BackendError(
+                f"{who} builds no {inner.op} inside an If, as '{inner.name}' in '{node.name}'", remedy=_REMEDY
+            )
+        for first, second in zip(branches[0].outputs, branches[1].outputs):
+            ranks = [facts.rank(tensor.name) for tensor in (first, second)]
+            if None not in ranks and ranks[0] != ranks[1]:
+                raise BackendError(
+                    f"{who} builds no If whose branches differ in rank: '{node.name}' gives '{first.name}' with "
+                    f"{ranks[0]} dimensions or '{second.name}' with {ranks[1]}",
+                    remedy=_REMEDY,
+                )
