@@ -253,7 +253,7 @@ def test_names_that_smoothing_may_make_are_left_to_the_run(tmp_path):
     """A dry run inserts no such node, a run may."""
     nodes = [node("Relu", ["x"], ["r"]), node("MatMul", ["r", "w"], ["m"]), node("Relu", ["m"], ["y"])]
     proto = build(nodes, {"x": ["n", 4]}, {"y": None}, {"w": normal(4, 6)})
-    smooth = {"use": "smooth", "least": 1.0}
+    smooth = {"use": "smooth", "least": 1.0, "only_if_better": False}
     for pattern, fits in (("*smooth*", True), ("*nothing*", False)):
         recipe = small(tmp_path, [smooth, {"use": "keep_precision", "nodes": [pattern], "precision": "fp32"}], proto)
         assert dry_run(recipe).warnings
