@@ -115,7 +115,7 @@ class Calibrator:
                     remedy=did_you_mean(name, known),
                     value=name,
                 )
-        if self.methods:
+        if self.methods and self.calibrates and self.collected is None:
             check_methods(self.taps(model, tensors)[0], self.method, self.methods)
 
     def _calibrated(self, model: Model, tensors: Sequence[str] | None, dtype: Precision) -> Ranges:
