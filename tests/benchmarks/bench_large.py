@@ -75,7 +75,8 @@ def timed(folder: Path, weights: int, words: Sequence[str]) -> None:
     seconds = time.monotonic() - start
     print(f"{' '.join(words):60} {status:6} {seconds:8.1f} {watch.own / 1e9:8.2f} {watch.all / 1e9:8.2f} "
           f"{watch.own / weights:8.2f} {watch.all / weights:8.2f}", flush=True)  # fmt: skip
-    if status:
+    # 1: done, and the budget missed, as two samples of random weights may
+    if status > 1:
         print((folder / f"{words[0]}.log").read_text()[-2000:])
 
 

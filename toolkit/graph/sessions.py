@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import onnx
 
 from toolkit.base.errors import BackendError, DataError, ModelError, QtoolError, did_you_mean
+from toolkit.base.temporary import temporary_folder
 from toolkit.base.types import Array
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
 from toolkit.graph.light import LightModel, fits_message
@@ -221,10 +221,10 @@ def _content(model: LightModel) -> Iterator[str | bytes]:
     if fits_message(model.message_bytes):
         yield model.proto.SerializeToString()
         return
-    with tempfile.TemporaryDirectory(prefix="qtool-session-") as folder:
+    with temporary_folder("session") as folder:
         proto = onnx.ModelProto()
         proto.CopyFrom(model.proto)
-        yield str(write(LightModel(proto), Path(folder) / "model.onnx"))
+        yield str(write(LightModel(proto), folder / "model.onnx"))
 
 
 def _explain(error: Exception, what: str, where: str) -> QtoolError:
