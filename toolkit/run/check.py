@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 _QUIET = (Code.COMPLETE, Code.DEAD)
-_LOUD = (Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED)
+_LOUD = (Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN)
 """What is noted of single nodes, or of ranges that are placeholders here."""
 
 
@@ -64,11 +64,23 @@ class DryRun:
 
 
 class _Placeholders:
-    """Stands in for calibration: every tensor has amax 1."""
+    """Stands in for calibration: every tensor has amax 1, but those that cannot be computed and are not given."""
+
+    def __init__(self, given: Collection[str]) -> None:
+        self.given = given
 
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
+        from toolkit.graph.runnable import not_run
+
         names = tensors if tensors is not None else list(model.graph.tensors())
-        return Ranges({name: Range(1.0, "placeholder", dtype=str(dtype)) for name in names})
+        left = not_run(model)
+        missing = {
+            name: Code.BEHIND_PLUGIN(plugin=by, op=left.plugins[by])
+            for name in names
+            if (by := left.tensors.get(name)) is not None and name not in self.given
+        }
+        known = {name: Range(1.0, "placeholder", dtype=str(dtype)) for name in names if name not in missing}
+        return Ranges(known, missing=missing)
 
 
 def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
@@ -115,7 +127,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
             calibration["ranges"] = given
         if context.can_calibrate:
             # ranges that are given are known already, and what has none is what a run would name
-            context.provider = _Placeholders()
+            context.provider = _Placeholders(_given(context.provider))
         PassSequence(passes=steps)(source.copy(), context)
         engine_settings(recipe)
         backend, reason = choose(recipe.engine.backend)
@@ -133,6 +145,11 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         evaluation=evaluation,
         backend=f"{backend.name} ({sentence(reason)})",
     )
+
+
+def _given(provider: Any) -> set[str]:
+    """Tensors whose ranges the recipe gives."""
+    return {*provider.manual, *(provider.given.tensors if provider.given is not None else ())}
 
 
 def _counts(data: Any) -> dict[str, Any]:
