@@ -51,6 +51,9 @@ class CorrectBias(Helper):
             if node.op == "ConvTranspose" or (node.op == "Gemm" and node.attrs.get("transA", 0)):
                 context.journal.declined(node.name, Code.NOT_SUPPORTED(op=node.op))
                 continue
+            if node.inputs[0].name not in means:
+                context.journal.declined(node.name, Code.NOT_CALIBRATED())
+                continue
             self._correct(model, node, means[node.inputs[0].name], facts.rank(node.outputs[0].name), names, context)
         model.tidy()
 

@@ -232,6 +232,9 @@ class SearchPrecision(InsertQDQ):
                 PlanSearch.refuse_beforehand(self._settings(), model, context)
         elif quantizes:
             self.raise_opset(model, self.placement(model, context))
+            # what has no range stays float from here on
+            context.ranges(model, self.wanted(model, context), self.precision)
+        if not context.dry_run and self.placement(model, context).activations:
             search = self._helped(model, context, self._search(model, context))
             found = search.run()
             search.take(found, model, context)
@@ -270,7 +273,7 @@ class SearchPrecision(InsertQDQ):
             configure(find(name, allow_code=True), {})(trial, apart)
             if not apart.journal.of("changed") or context.provider is None:
                 continue
-            exact = search.simulation.runner.outcome_of(session(trial, threads=1).run)
+            exact = search.simulation.runner.outcome_of(session(trial, search.simulation.outputs, threads=1).run)
             if exact.sqnr_db < _SAME_DB:
                 context.journal.noted(Code.SEARCH_HELPER_UNLIKE(helper=name, float_db=exact.sqnr_db))
                 continue

@@ -65,6 +65,8 @@ class Smooth(Helper):
             return
         axes = {name: 1 if nodes[0].op == "Conv" else -1 for name, nodes in readers.items()}
         found = collect_channels(model, axes, data, self.samples)
+        # what onnxruntime cannot compute has no statistics
+        readers = {name: nodes for name, nodes in readers.items() if name in found}
         worth = {name: nodes for name, nodes in readers.items() if self._uneven(found[name].amax) >= self.least}
         for name in readers.keys() - worth.keys():
             for node in readers[name]:

@@ -16,7 +16,7 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
+from toolkit.graph.tensors import FLOAT_TYPES, SHORT_FLOATS, onnx_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
 
 _STOP = frozenset(
@@ -25,7 +25,6 @@ _STOP = frozenset(
 _INTEGERS = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8, TensorProto.UINT8,
                        TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64})  # fmt: skip
 _NAMES = {Precision.FP32: "tensor(float)", Precision.FP16: "tensor(float16)", Precision.BF16: "tensor(bfloat16)"}
-_SHORT = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _SUBNORMAL = 2.0**-17
 _LOST, _EPSILON_SIZE = 50 * 2.0**-24, 64
 _AFTER_EPSILON = frozenset({"Sqrt", "Reciprocal", "Pow", "Log", "Max", "Clip", "Add", "Div", "Mul"})
@@ -54,8 +53,8 @@ def decide(
 ) -> Types:
     """Choose a float type for every node of the main graph that computes floats.
 
-    A node gets what the plan asks (a quantized node's float side gets ``rest``), unless its values, weights, scales
-    or operator do not allow it; then it gets FP32 and a reason.
+    A node gets what the plan asks (a quantized node's float side gets ``rest``, or bfloat16 where the model has that),
+    unless its values, weights, scales or operator do not allow it; then it gets FP32 and a reason.
 
     Args:
         model: float graph with its Q/DQ pairs, at the opset it will be lowered at.
@@ -65,7 +64,7 @@ def decide(
         observed: smallest and largest value seen of float tensors.
     """
     types = Types(unchecked=not observed)
-    authored = any(facts.types.get(t.name) in _SHORT for n in model.nodes if n.op in TARGETS for t in n.outputs)
+    authored = any(facts.types.get(t.name) in SHORT_FLOATS for n in model.nodes if n.op in TARGETS for t in n.outputs)
     tiny = _around_tiny_constants(model)
     indices = _feeds_integers(model, facts)
     behind_subgraph = _subgraph_outputs(model)
@@ -96,10 +95,10 @@ def _wanted(node: gs.Node, facts: Facts, plan: PrecisionPlan, rest: Precision, a
     ask = plan.get(node.name)
     if ask is not None and not ask.precision.quantized:
         return ask.precision
-    if authored and ask is None:
-        own = [Precision.from_onnx(facts.types[t.name]) for t in node.outputs if facts.is_float(t.name)]
-        if own and own[0] is not None:
-            return own[0]
+    own = [Precision.from_onnx(facts.types[t.name]) for t in node.outputs if facts.is_float(t.name)]
+    # what was written in bfloat16 may leave float16's range: it stays so on the float side of its pairs too
+    if own and own[0] is not None and (own[0] is Precision.BF16 or (authored and ask is None)):
+        return own[0]
     return rest
 
 

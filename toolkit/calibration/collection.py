@@ -119,6 +119,11 @@ class Collection:
                 result.merge(histogram if weight == 1 else histogram.scaled(weight))
         return result
 
+    def has_values(self, tensor: str) -> bool:
+        """Whether the tensor held anything in any sample, if only NaN: the past of a decoder may always be empty."""
+        total = self.total(tensor)
+        return total.count > 0 or total.nonfinite > 0
+
     def extremes(self) -> dict[str, Extremes]:
         """Smallest and largest finite value of every tensor seen, with histogram or without."""
         result = dict(self.observed)

@@ -107,7 +107,7 @@ def unvaried_inputs(collection: Collection) -> list[Finding]:
         seen = collection.total(name) if name in ranged else None
         if seen is not None and seen.count > 1 and seen.low == seen.high:
             told.append(Code.UNVARIED_SAMPLES(input=name, samples=number, value=seen.low))
-        elif digest and number > 1 and (everything or seen is not None):
+        elif digest and number > 1 and (everything or (seen is not None and seen.count)):
             told.append(Code.UNVARIED_SAMPLES(input=name, samples=number))
     return told
 

@@ -28,7 +28,9 @@ def make_ranges(
     profile_weights: Mapping[str, float] | None = None,
     overrides: Mapping[str, float] | None = None,
 ) -> Ranges:
-    """The range of every tensor collected. The model is not run again, whatever is changed here.
+    """The range of every tensor collected that held a value in some sample.
+
+    The model is not run again, whatever is changed here.
 
     Args:
         collection: what ``collect`` gave.
@@ -42,7 +44,7 @@ def make_ranges(
     Raises:
         RangesError: an unknown method, pattern, profile or tensor, or an amax that is not positive.
     """
-    names = collection.tensors
+    names = [name for name in collection.tensors if collection.has_values(name)]
     chosen = check_methods(names, method, by_pattern or {})
     weights = _whole_weights(profile_weights or {}, collection.profiles)
     for name, amax in (overrides or {}).items():

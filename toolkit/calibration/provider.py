@@ -16,6 +16,7 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.graph.model import Model
+from toolkit.graph.runnable import not_run
 from toolkit.placement.ops import ACTIVATIONS, AFFINE, DEQUANTIZE, MOVERS, QUANTIZE
 from toolkit.placement.place import place
 
@@ -77,7 +78,8 @@ class Calibrator:
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
         """Ranges of every tensor that placement could want, and of ``tensors``, on the grid of ``dtype``.
 
-        Where there is nothing to calibrate with, those that are given, whatever type they are for.
+        Where there is nothing to calibrate with, those that are given, whatever type they are for. What onnxruntime
+        cannot run, and what held no value in any sample, has none unless it is given.
 
         Raises:
             DataError: a sample does not fit.
@@ -97,6 +99,13 @@ class Calibrator:
             ranges.observed = ranges.observed or dict(self.given.observed)
         for name, amax in self.manual.items():
             ranges.tensors[name] = Range(float(amax), "manual")
+        left = not_run(model)
+        for name in tensors or ():
+            if name not in ranges.tensors:
+                by = left.tensors.get(name)
+                ranges.missing[name] = (
+                    Code.NO_VALUES() if by is None else Code.BEHIND_PLUGIN(plugin=by, op=left.plugins[by])
+                )
         return ranges
 
     def refuse(self, model: Model, tensors: Sequence[str] | None = None) -> None:
@@ -211,9 +220,10 @@ class Calibrator:
     def taps(self, model: Model, tensors: Sequence[str] | None = None) -> tuple[list[str], list[str]]:
         """Tensors that need a histogram, and tensors of which only the extremes are needed (float16's limits)."""
         facts = model.facts(self.data.profiles if self.data is not None else self.profiles)
+        left = not_run(model)
         wanted = set(place(model, facts, activation_matmul=True).activations) | set(tensors or ())
         made = [t.name for t in model.graph.inputs]
-        made += [t.name for node in model.nodes for t in node.outputs]
+        made += [t.name for node in model.nodes for t in node.outputs if t.name not in left.tensors]
         taps = [name for name in made if name in wanted]
         scalars = []
         for node in model.nodes:
@@ -222,7 +232,8 @@ class Calibrator:
             for tensor in node.outputs:
                 readers = tensor.outputs
                 fused = len(readers) == 1 and (readers[0].op in AFFINE or readers[0].op in ACTIVATIONS)
-                if facts.is_float(tensor.name) and tensor.name not in wanted and not (fused and _linear(node.op)):
+                computed = facts.is_float(tensor.name) and tensor.name not in left.tensors
+                if computed and tensor.name not in wanted and not (fused and _linear(node.op)):
                     scalars.append(tensor.name)
         return taps, scalars
 

@@ -13,6 +13,7 @@ from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.contract.bench import Bench
 from toolkit.contract.evaluation import Evaluation
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import GIVEN, Ranges
@@ -50,6 +51,7 @@ class Context:
         following: titles of the passes behind the one at work.
         model: the model under work.
         files: the files that passes wrote into ``folder``.
+        unranged: why a tensor that was asked for has no range: what reads it cannot be quantized.
     """
 
     journal: Journal = field(default_factory=Journal)
@@ -70,6 +72,7 @@ class Context:
     following: tuple[str, ...] = ()
     model: Model | None = None
     files: list[Path] = field(default_factory=list)
+    unranged: dict[str, Finding] = field(default_factory=dict)
 
     def ranges(
         self, model: Model | None = None, tensors: Sequence[str] | None = None, dtype: Precision = Precision.INT8
@@ -103,8 +106,12 @@ class Context:
         if known is not None:
             given = {n: r for n, r in known.tensors.items() if r.method in GIVEN}
             found.tensors.update({n: r for n, r in given.items() if r.holds_for(dtype) or n not in found.tensors})
-        if wanted and not any(found.fits(name, dtype) for name in wanted):
+        lacking = [name for name in wanted if name not in found.tensors] if self.can_calibrate else []
+        if len(lacking) < len(wanted) and not any(found.fits(name, dtype) for name in wanted):
             raise no_ranges(found, wanted, dtype)
+        for name in wanted:
+            self.unranged.pop(name, None)
+        self.unranged |= {name: found.missing.get(name, Code.NOT_CALIBRATED()) for name in lacking}
         self.known_ranges = found
         if known is not None and wanted:
             # what tensors of another type were given stays theirs
@@ -145,6 +152,7 @@ class Context:
             progress=silent,
             known_ranges=replace(known, tensors=dict(known.tensors)) if known is not None else None,
             files=[],
+            unranged=dict(self.unranged),
         )
 
     def wrote(self, path: Path) -> None:

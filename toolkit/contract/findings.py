@@ -190,6 +190,11 @@ class Code(BaseCode):
     NO_KERNEL = "no-kernel"
     # ---- model, samples and ranges
     LOADED = "load"
+    NOT_RUN = "not-run"
+    UNRANGED = "unranged"
+    NOT_CALIBRATED = "not-calibrated"
+    BEHIND_PLUGIN = "behind-plugin"
+    NO_VALUES = "no-values"
     RANDOM_DATA = "random data"
     SKIPPED = "skipped"
     PADDED = "padded"

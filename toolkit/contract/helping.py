@@ -147,7 +147,8 @@ def _stripped(model: Model) -> Model | None:
 
 def _levels(reference: Model, models: Any, data: Any) -> tuple[float, float]:
     """SQNR of the worst output of two models against a third, in dB."""
-    float_one, (first, second) = session(reference), (session(model) for model in models)
+    float_one = session(reference)
+    first, second = (session(model, float_one.outputs) for model in models)
     sums: dict[tuple[int, str], tuple[float, float]] = {}
     seen = 0
     for batch in data.batches(_BATCH):

@@ -14,6 +14,7 @@ from toolkit.base.files import write_json
 from toolkit.base.precision import Precision
 from toolkit.base.reading import FileKind, read_json
 from toolkit.base.schema import Extremes, FileSchema, Natural, Number, validated, value_words
+from toolkit.contract.findings import Finding
 
 SCHEMA = "qtool-ranges-1"
 GIVEN = frozenset({"manual", "table", "stripped", "cache"})
@@ -99,12 +100,14 @@ class Ranges:
         observed: smallest and largest value of every float tensor seen, for float16's limits.
         samples: how many samples each profile had.
         made_from: fingerprints and settings: model, data, method, tool version.
+        missing: why there is no range, by tensor that was asked for; not kept in files.
     """
 
     tensors: dict[str, Range] = field(default_factory=dict)
     observed: dict[str, tuple[float, float]] = field(default_factory=dict)
     samples: dict[str, int] = field(default_factory=dict)
     made_from: dict[str, Any] = field(default_factory=dict)
+    missing: dict[str, Finding] = field(default_factory=dict)
 
     def amax(self, tensor: str) -> float:
         """The amax of one tensor.

@@ -174,11 +174,12 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
     """The value as an array of exactly the input's type, checked.
 
     float64 becomes float32 where no value overflows or vanishes, int32 and int64 become each other where every value
-    survives, float16 becomes float32. A Python number has no type, and becomes whichever holds it. An input without
-    dimensions takes an array of one value too, as stacked samples are cut up.
+    survives, float16 becomes float32. numpy's files hold no bfloat16: any float is rounded to it where none overflows.
+    A Python number has no type, and becomes whichever holds it. An input without dimensions takes an array of one value
+    too, as stacked samples are cut up.
 
     Raises:
-        DataError: wrong dtype, rank or fixed dimension, an empty array, NaN or an infinity.
+        DataError: wrong dtype, rank or fixed dimension, an empty batch, NaN or an infinity.
     """
     array = native(np.asarray(value))
     place = f"{where}, input '{spec.name}'"
@@ -199,7 +200,7 @@ def fit_to_spec(value: Any, spec: InputSpec, where: str) -> Array:
                     where=place,
                     remedy=f"give samples with {wanted} there, or export the model with that dimension dynamic",
                 )
-    if array.size == 0:
+    if spec.batch_axis is not None and not array.shape[spec.batch_axis]:
         raise DataError(f"shape {list(array.shape)} holds no values", where=place, remedy="remove the sample")
     array = _fit_dtype(array, spec, place)
     if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
@@ -220,12 +221,15 @@ def _fit_dtype(array: Array, spec: InputSpec, place: str) -> Array:
     have, want = array.dtype, spec.dtype
     if have == want:
         return array
-    remedy = f"save it as {want.name}"
+    remedy = f"save it as {'float32' if want.name == 'bfloat16' else want.name}"
     pair = (have.name, want.name)
     if pair == ("float64", "float32"):
         with np.errstate(over="ignore", under="ignore"):
             cast = array.astype(want)
         lost = (np.isinf(cast) & np.isfinite(array)) | ((cast == 0) & (array != 0))
+    elif want.name == "bfloat16" and have.kind == "f":
+        cast = array.astype(want)
+        lost = ~np.isfinite(cast.astype(np.float32)) & np.isfinite(array)
     elif pair in (("int64", "int32"), ("int32", "int64"), ("float16", "float32")):
         cast = array.astype(want)
         lost = (cast != array) & (array == array)
@@ -286,9 +290,17 @@ class Fitter:
         """The sample with its profiles, changed if need be; None where it is to be skipped.
 
         Raises:
-            DataError: it fits no profile and may not be made to.
+            DataError: it fits no profile and may not be made to; or there are no profiles, and it is empty throughout.
         """
         home = self.home(sample.shapes)
+        if not len(self._profiles) and not any(value.size for value in sample.inputs.values()):
+            # a part may be empty, as the past is at a decoder's first step; a profile may allow the whole to be
+            name, value = next(iter(sample.inputs.items()))
+            raise DataError(
+                f"input '{name}' {list(value.shape)} holds no values, nor does any other",
+                where=sample.origin,
+                remedy="remove the sample",
+            )
         if home:
             return Sample(sample.inputs, sample.index, sample.origin, home, sample.labels)
         if self._outside == "skip":

@@ -14,11 +14,13 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.clipping import Clipping, kept_amax
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.counterparts import counterparts
 from toolkit.evaluation.difference import Difference, TensorError
 from toolkit.evaluation.float_form import node_reference
 from toolkit.evaluation.outputs import EvaluationResult, OutputComparison, is_float
 from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.model import Model
+from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session, session
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
@@ -65,14 +67,16 @@ def evaluate(
             own float form, since passes may rescale tensors. Without it they are against ``reference``.
     """
     progress = progress or silent
-    comparison = OutputComparison(reference, metric, output, allow_code)
     float_session = session(reference)
+    comparison = OutputComparison(reference, metric, output, allow_code, float_session.outputs)
     rounded, unrounded = _rounded(subject)
-    measured, other_session, form, notes = _runnable(float_session, rounded, data, prepared)
+    measured, other_session, form, notes = _runnable(reference, float_session, rounded, data, prepared)
+    named = counterparts(reference, measured, float_session.outputs)
     total = min(len(data), samples) if samples else len(data)
     fitted: set[str] = set()
     for part in first_samples(data, batch, samples):
-        wanted, found = float_session.run(part.inputs), run_on(other_session, measured, part.inputs)
+        wanted = float_session.run(part.inputs)
+        found = run_on(other_session, measured, part.inputs, named)
         comparison.add(wanted, found, part.labels, part.count)
         fitted.update(part.profiles)
         progress("evaluate", comparison.samples, total)
@@ -112,6 +116,7 @@ def _rounded(subject: Model) -> tuple[Model, list[Finding]]:
 
 
 def _runnable(
+    reference: Model,
     float_session: Session,
     subject: Model,
     data: CalibrationData,
@@ -124,7 +129,8 @@ def _runnable(
         try:
             if instead is not None and _inexact(subject):
                 raise ModelError(f"onnxruntime before {'.'.join(map(str, _EXACT))} quantizes float16 tensors inexactly")
-            found = session(subject)
+            named = counterparts(reference, subject, float_session.outputs)
+            found = session(subject, outputs=list(named.values()))
             run_on(found, subject, part.inputs)
             return subject, found, "lowered", []
         except ModelError as error:
@@ -133,7 +139,8 @@ def _runnable(
             refusal = error.what
             other = instead()
             try:
-                found = session(other)
+                named = counterparts(reference, other, float_session.outputs)
+                found = session(other, outputs=list(named.values()))
                 run_on(found, other, part.inputs)
             except ModelError:
                 raise error from None
@@ -158,14 +165,20 @@ def _inexact(model: Model) -> bool:
     return half and version < _EXACT
 
 
-def run_on(loaded: Session, model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Run a model on samples of the float model's types: where the recipe gave an input another type, it is cast."""
+def run_on(
+    loaded: Session, model: Model, inputs: Mapping[str, Array], named: Mapping[str, str] | None = None
+) -> dict[str, Array]:
+    """Run a model on samples of the float model's types: where the recipe gave an input another type, it is cast.
+
+    ``named`` gives the tensors of the model by the names that their values are wanted under, see ``counterparts``.
+    """
     wanted = {t.name: onnx_type(t.dtype) for t in model.graph.inputs}
     feed = {}
     for name, value in inputs.items():
         own = onnx.helper.tensor_dtype_to_np_dtype(wanted[name]) if wanted.get(name) else value.dtype
         feed[name] = value if value.dtype == own or not is_float(value.dtype) else value.astype(own)
-    return loaded.run(feed)
+    found = loaded.run(feed)
+    return found if named is None else {name: found[own] for name, own in named.items()}
 
 
 def _narrow_types(model: Model) -> list[str]:
@@ -253,13 +266,15 @@ def _spread(data: CalibrationData, batch: int, samples: int) -> Iterator[Batch]:
 
 def comparable(reference: Model, subject: Model) -> list[tuple[str, str, str]]:
     """(node of ``subject``, tensor of ``reference``, tensor of ``subject``) for tensors that mean the same."""
-    facts = reference.facts()
-    made = {t.name for n in reference.nodes for t in n.outputs if facts.is_float(t.name)}
+    facts, left, lost = reference.facts(), not_run(reference), not_run(subject)
+    made = {t.name for n in reference.nodes for t in n.outputs if facts.is_float(t.name)} - left.tensors.keys()
     pairs = []
     for node in subject.nodes:
         if node.op in (QUANTIZE, DEQUANTIZE, "Cast", "Constant") or not node.outputs:
             continue
         name = node.outputs[0].name
+        if name in lost.tensors:
+            continue
         if name in made:
             pairs.append((node.name, name, name))
             continue
@@ -298,6 +313,6 @@ def _watched(exact: Model, paired: Model, rescaled: set[str]) -> dict[str, Clipp
     """What watches the activations that ``paired`` quantizes, and the model's own float inputs, in ``exact``."""
     facts = exact.facts()
     inputs = [t.name for t in exact.graph.inputs if facts.is_float(t.name)]
-    made = {*inputs, *(t.name for n in exact.nodes for t in n.outputs)} - rescaled
+    made = {*inputs, *(t.name for n in exact.nodes for t in n.outputs)} - rescaled - not_run(exact).tensors.keys()
     amax = kept_amax(paired)
     return {name: Clipping(amax.get(name)) for name in (*amax, *inputs) if name in made}

@@ -17,7 +17,9 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import Difference
+from toolkit.graph.measured import measured_outputs
 from toolkit.graph.model import Model
+from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
 from toolkit.placement.qdq import without_pairs
 
@@ -52,7 +54,7 @@ def node_reference(
     """
     plain = without_pairs(prepared)
     facts = source.facts()
-    outputs = [tensor.name for tensor in source.graph.outputs if facts.is_float(tensor.name)]
+    outputs = [name for name in measured_outputs(source) if facts.is_float(name)]
     try:
         level = _level(source, plain, outputs, batches(batch, samples))
         if level >= SAME_DB:
@@ -83,7 +85,7 @@ def _level(source: Model, plain: Model, outputs: list[str], batches: Iterable[Ba
 
 def _rescaled(source: Model, plain: Model, batches: Iterable[Batch]) -> set[str]:
     """The tensors that both have and that equal the source's much better after one factor a channel."""
-    known = {tensor.name for node in plain.nodes for tensor in node.outputs}
+    known = {tensor.name for node in plain.nodes for tensor in node.outputs} - not_run(source).tensors.keys()
     facts = source.facts()
     names = sorted({t.name for n in source.nodes for t in n.outputs if t.name in known and facts.is_float(t.name)})
     a, b = session(source, outputs=names), session(plain, outputs=names)

@@ -19,6 +19,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import Difference
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
+from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
 from toolkit.placement.qdq import without_pairs
 
@@ -48,7 +49,7 @@ class OpenedAccumulator:
     """
 
     def __init__(self, source: Model, simulation: Model, tensors: Sequence[str]) -> None:
-        made, original = _made(simulation), _made(source)
+        made, original = _made(simulation) - not_run(simulation).tensors.keys(), _made(source)
         self.tensors = [name for name in tensors if name in made]
         self.lacking = [name for name in tensors if name not in made]
         self._known = [name for name in self.tensors if name in original]

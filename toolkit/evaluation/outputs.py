@@ -39,6 +39,8 @@ class EvaluationResult:
         layer_samples: how many samples the nodes' errors are from.
         clipping: how far the values leave the ranges, by quantized activation and by float input of the model.
         notes: what the reader should know.
+        not_compared: the model's outputs that onnxruntime cannot compute.
+        in_place: the tensors among ``outputs`` that are handed to what it cannot run, compared in their place.
     """
 
     metric: str | None = None
@@ -54,6 +56,8 @@ class EvaluationResult:
     discrete: list[str] = field(default_factory=list)
     form: str = "lowered"
     clipping: dict[str, Clipping] = field(default_factory=dict)
+    not_compared: list[str] = field(default_factory=list)
+    in_place: list[str] = field(default_factory=list)
 
 
 class OutputComparison:
@@ -61,9 +65,11 @@ class OutputComparison:
 
     Args:
         reference: the float model, whose outputs are compared.
-        metric: top1, top5, exact, mse, or ``module:Name``; None for none.
+        metric: top1, top5, exact, mse, or ``module:Name``; None for none. There is none where an output that it may
+            look at is not compared.
         output: the output that the metric looks at.
         allow_code: whether ``metric`` may be code.
+        names: what is compared; the outputs of the model where None.
 
     Raises:
         RecipeError: there is no such metric.
@@ -71,9 +77,19 @@ class OutputComparison:
     """
 
     def __init__(
-        self, reference: Model, metric: str | None = None, output: str | None = None, allow_code: bool = False
+        self,
+        reference: Model,
+        metric: str | None = None,
+        output: str | None = None,
+        allow_code: bool = False,
+        names: Sequence[str] | None = None,
     ) -> None:
-        self._names = [t.name for t in reference.graph.outputs]
+        own = [t.name for t in reference.graph.outputs]
+        self._names = own if names is None else list(names)
+        self._not_compared = [name for name in own if name not in self._names]
+        self._in_place = [name for name in self._names if name not in own]
+        if not metric_computable(output, self._not_compared):
+            metric = None
         self._class_like = {t.name for t in reference.graph.outputs if class_like(t.shape)}
         self._metrics = [_maybe_metric(metric, output, allow_code) for _ in range(2)]
         self._metric = metric
@@ -117,6 +133,7 @@ class OutputComparison:
         compared = {name: d for name, d in self._outputs.items() if self._unlike.get(name, 0) < self.samples}
         found.outputs = {name: difference.figures() for name, difference in compared.items()}
         found.discrete = sorted(self._discrete)
+        found.not_compared, found.in_place = self._not_compared, self._in_place
         for name, difference in self._outputs.items():
             if difference.steady:
                 found.notes.append(EvaluationCode.OUTPUT_STEADY(output=name))
@@ -140,6 +157,11 @@ class OutputComparison:
         found.drop = _finite(sign * (before - after))
         if found.drop is None:
             found.notes.append(EvaluationCode.METRIC_NOT_FINITE(before=before, after=after))
+
+
+def metric_computable(output: str | None, lacking: Sequence[str]) -> bool:
+    """Whether a metric that looks at ``output`` (the one it likes where None) can be had without some outputs."""
+    return not lacking if output is None else output not in lacking
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.evaluation.evaluate import first_samples
 from toolkit.graph.model import Model
+from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
 from toolkit.placement.existing import ExistingPair
 from toolkit.placement.grid import Grid, grid_of
@@ -86,11 +87,12 @@ def saturation(
     main = {id(node) for node in model.nodes}
     found: dict[str, Saturation] = {}
     tensors: dict[str, list[str]] = {}
+    left = not_run(model)
     for quantize in {id(q): q for pair in pairs for q in pair.quantizers}.values():
         grid, tensor = grid_of(model, quantize), quantize.inputs[0]
         if id(quantize) not in main or grid.reach is None or not grid.steps or grid.block or not tensor.inputs:
             continue
-        if model.constant(tensor) is None:
+        if model.constant(tensor) is None and tensor.name not in left.tensors:
             found[quantize.name] = Saturation(grid)
             tensors.setdefault(tensor.name, []).append(quantize.name)
     names = list(tensors)

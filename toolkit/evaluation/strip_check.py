@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from toolkit.base.types import Array
+from toolkit.evaluation.counterparts import counterparts
 from toolkit.evaluation.difference import Difference
 from toolkit.evaluation.evaluate import first_samples
 from toolkit.evaluation.outputs import is_float
+from toolkit.graph.measured import measured_outputs
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
 
@@ -64,9 +66,10 @@ def drifts(paired: Model, stripped: Model, rounded: Model, data: CalibrationData
     Raises:
         QtoolError: a model cannot be run on the samples.
     """
-    reference = _outputs(paired, data, samples)
+    names = measured_outputs(paired)
+    reference = _outputs(paired, counterparts(paired, paired, names), data, samples)
     held = sum(count for _, count in reference)
-    plain, noisy = _outputs(stripped, data, held), _outputs(rounded, data, held)
+    plain, noisy = (_outputs(m, counterparts(paired, m, names), data, held) for m in (stripped, rounded))
     found: dict[str, tuple[Difference, Difference]] = {}
     floats: set[str] = set()
     counted = 0
@@ -90,12 +93,15 @@ def drifts(paired: Model, stripped: Model, rounded: Model, data: CalibrationData
     return sorted(drifted, key=lambda one: (not one.excessive, one.sqnr_db))
 
 
-def _outputs(model: Model, data: CalibrationData, samples: int) -> list[tuple[Mapping[str, Array], int]]:
+def _outputs(
+    model: Model, named: Mapping[str, str], data: CalibrationData, samples: int
+) -> list[tuple[Mapping[str, Array], int]]:
     """The outputs of each batch, copied, and how many samples it joins; fewer where they are large."""
-    loaded, size = session(model), 0
+    loaded, size = session(model, list(named.values())), 0
     found: list[tuple[Mapping[str, Array], int]] = []
     for batch in first_samples(data, 4, samples):
-        outputs = {name: value.copy() for name, value in loaded.run(batch.inputs).items()}
+        values = loaded.run(batch.inputs)
+        outputs = {name: values[own].copy() for name, own in named.items()}
         found.append((outputs, batch.count))
         size += sum(value.nbytes for value in outputs.values())
         if size > _HELD_BYTES:

@@ -20,10 +20,13 @@ from toolkit.graph.light import (
     weights_as_inputs,
 )
 from toolkit.graph.names import Names
-from toolkit.graph.nodes import subgraphs_of
+from toolkit.graph.nodes import all_nodes, subgraphs_of
 from toolkit.graph.onnx_file import normalise
 from toolkit.graph.stored import BITS
 from toolkit.graph.tensors import StoredValues, onnx_type, values_of
+
+_ONNX = ("", "ai.onnx")
+_FOREIGN = "qtool.foreign"
 
 
 def export(graph: gs.Graph, where: str = "the model") -> LightModel:
@@ -109,6 +112,22 @@ def _name_apart(graph: gs.Graph, inner: Iterable[gs.Constant]) -> None:
         tensor.name = names[key]
 
 
+def name_foreign(proto: onnx.ModelProto) -> bool:
+    """Give operators that ONNX has in no version a domain of their own, in place.
+
+    Plugins of TensorRT stand in ONNX's own domain, where checker and converter refuse what they do not know.
+
+    Returns:
+        Whether there were any.
+    """
+    foreign = [n for n in all_nodes(proto.graph.node) if n.domain in _ONNX and not onnx.defs.has(n.op_type)]
+    for node in foreign:
+        node.domain = _FOREIGN
+    if foreign:
+        proto.opset_import.add(domain=_FOREIGN, version=1)
+    return bool(foreign)
+
+
 def _drop_shadows(graph: onnx.GraphProto, outer: set[str]) -> None:
     """Remove from subgraphs the copies of outer constants and value infos that graphsurgeon writes into them."""
     for field_name in ("initializer", "value_info") if outer else ():
@@ -136,6 +155,7 @@ def convert_opset(model: gs.Graph, target: int, where: str) -> gs.Graph:
     light.proto.ir_version = max(model.ir_version or 0, 8)
     given = [value.name for value in light.proto.graph.input]
     proto = weights_as_inputs(light.proto, light.weights)
+    foreign = name_foreign(proto)
     try:
         converted = onnx.version_converter.convert_version(proto, target)
     except Exception as error:
@@ -144,6 +164,8 @@ def convert_opset(model: gs.Graph, target: int, where: str) -> gs.Graph:
             where=where,
             remedy=f"export the model at opset {target} or later",
         ) from error
+    for node in all_nodes(converted.graph.node) if foreign else ():
+        node.domain = "" if node.domain == _FOREIGN else node.domain
     if model.opset < 11 <= target:
         _mend_resizes(proto, converted)
     for node in converted.graph.node:

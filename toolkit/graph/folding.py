@@ -15,6 +15,7 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.profiles import Profiles
 from toolkit.base.types import Array
 from toolkit.graph.facts import Facts
+from toolkit.graph.float32_twin import computes_in_bfloat16, is_bfloat16
 from toolkit.graph.inlining import Inliner
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
@@ -241,7 +242,14 @@ class _Folder:
             [numpy_helper.from_array(value, name) for name, value in given.items() if name not in feeds],
         )
         proto = helper.make_model(graph, opset_imports=self.opsets, ir_version=10)
-        return session(proto, wanted, optimise=False).run(feeds)
+        values = session(proto, wanted, optimise=False).run(feeds)
+        if not computes_in_bfloat16(proto):
+            return values
+        # a session gives float32 for bfloat16
+        typed = onnx.shape_inference.infer_shapes(proto).graph
+        narrow = {v.name for v in (*typed.value_info, *typed.output) if is_bfloat16(v.type)}
+        bfloat16 = helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+        return {name: value.astype(bfloat16) if name in narrow else value for name, value in values.items()}
 
     # ---------------------------------------------------------------- branches
 

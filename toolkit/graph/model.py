@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from toolkit.base.errors import ModelError, PassError, did_you_mean
 from toolkit.base.reading import reading
 from toolkit.graph.dimensions import dim_of
-from toolkit.graph.export import convert_opset, export, import_light
+from toolkit.graph.export import convert_opset, export, import_light, name_foreign
 from toolkit.graph.facts import Facts
 from toolkit.graph.light import LightModel, fits_message, weights_as_inputs
 from toolkit.graph.names import Names
@@ -290,6 +290,7 @@ class Model:
             if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
                 # a tensor of unknown rank is common in real exports; only the checker minds
                 value.type.tensor_type.shape.SetInParent()
+        name_foreign(skeleton)
         try:
             onnx.checker.check_model(skeleton)
         except Exception as error:

@@ -25,3 +25,15 @@ def subgraphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
             for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
                 yield sub
                 yield from subgraphs_of(sub)
+
+
+def reads_of(node: onnx.NodeProto) -> set[str]:
+    """Names a node reads, those that its subgraphs take from outside included."""
+    found = {name for name in node.input if name}
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+            own = {name for inner in graph.node for name in inner.output}
+            own |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+            found |= {name for inner in graph.node for name in reads_of(inner)} - own
+            found |= {value.name for value in graph.output} - own
+    return found

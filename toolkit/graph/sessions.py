@@ -15,9 +15,11 @@ from toolkit.base.errors import BackendError, DataError, ModelError, QtoolError,
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.types import Array
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
+from toolkit.graph.float32_twin import widen
 from toolkit.graph.light import LightModel, fits_message
 from toolkit.graph.model import Model
 from toolkit.graph.onnx_file import read, write
+from toolkit.graph.runnable import NotRun, cut, not_run_in
 
 # seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
 # number, and the model's outputs are garbage
@@ -28,11 +30,13 @@ _FATAL_ONLY = 4
 
 
 class Session:
-    """A model that onnxruntime has loaded. Make one with ``session``.
+    """A model that onnxruntime has loaded, or the part of it that runs. Make one with ``session``.
 
     Attributes:
         inputs: names of the inputs that the model takes.
-        outputs: names of what ``run`` gives by default, in order.
+        outputs: names of what ``run`` gives by default, in order. Of a model with plugins: its outputs that need none,
+            and in place of the others the float tensors that are handed to plugins (all of them, where none is float).
+        left: what is not run.
     """
 
     def __init__(
@@ -42,15 +46,20 @@ class Session:
         shared: Sequence[str] = (),
         weights: Mapping[str, Array] | None = None,
         limits: LoopLimits | None = None,
+        left: NotRun | None = None,
     ) -> None:
         self._limits = limits
         self._inner = inner
+        self.left = left or NotRun()
         # onnxruntime reads the weights from these arrays
         self._weights = weights
         self._where = where
         self._passed_on = tuple(shared)
-        self.inputs: tuple[str, ...] = tuple(i.name for i in inner.get_inputs())
-        self.outputs: tuple[str, ...] = (*(o.name for o in inner.get_outputs()), *self._passed_on)
+        # nothing is computed where a plugin comes first
+        self._types: dict[str, str] = {i.name: i.type for i in inner.get_inputs()} if inner is not None else {}
+        made = [(o.name, o.type) for o in inner.get_outputs()] if inner is not None else []
+        self.inputs: tuple[str, ...] = tuple(self._types)
+        self.outputs: tuple[str, ...] = (*_told(made, self.left), *self._passed_on)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run the model once.
@@ -71,6 +80,8 @@ class Session:
             if name not in inputs:
                 raise DataError(f"input '{name}' has no value", where=self._where, remedy=did_you_mean(name, inputs))
         for name in wanted:
+            if name in self.left.tensors:
+                raise _not_computed(name, self.left, self._where)
             if name not in self.outputs:
                 raise ModelError(
                     f"'{name}' is no output of this session", where=self._where, remedy=did_you_mean(name, self.outputs)
@@ -79,7 +90,7 @@ class Session:
         values: list[Any] = []
         if computed:
             try:
-                feed = {name: _to_ort(inputs[name]) for name in self.inputs}
+                feed = {name: _to_ort(inputs[name], self._types[name]) for name in self.inputs}
                 values = self._computed(computed, feed)
             except QtoolError:
                 raise
@@ -120,15 +131,27 @@ def session(
         packed: let onnxruntime keep the weights as its kernels like them: a copy, up to twice as fast. Where None, it
             may unless they are too many for a copy.
 
+    What computes in bfloat16 is computed in float32, and bfloat16 inputs and outputs are taken and given as that; what
+    onnxruntime has no kernel for is left out with all that reads it, see ``Session.outputs``.
+
     Raises:
-        ModelError: onnxruntime refuses the model, or a tensor of ``outputs`` does not exist.
+        ModelError: onnxruntime refuses the model, or a tensor of ``outputs`` does not exist or is not computed.
         BackendError: onnxruntime is not installed or has not enough memory.
     """
     model = _light(source)
+    widen(model)
+    left = not_run_in(model.proto)
+    if left:
+        unknown = next((name for name in outputs or () if name in left.tensors), None)
+        if unknown is not None:
+            raise _not_computed(unknown, left, model.where)
+        cut(model.proto, left)
     shared = [] if outputs is None else _expose(model.proto, outputs, model.where)
+    if left and not model.proto.graph.output:
+        return Session(None, model.where, shared, left=left)
     limits = loop_limits(model.proto, model.weight_bytes)
     inner = _load(model, threads, optimise, spin, not model.shares if packed is None else packed)
-    return Session(inner, model.where, shared, model.weights, limits)
+    return Session(inner, model.where, shared, model.weights, limits, left)
 
 
 def _light(source: Model | LightModel | onnx.ModelProto | bytes | str | Path) -> LightModel:
@@ -146,6 +169,22 @@ def _light(source: Model | LightModel | onnx.ModelProto | bytes | str | Path) ->
         except Exception as error:
             raise ModelError("these bytes are no ONNX model", remedy="give a serialized ModelProto") from error
     return read(Path(source))
+
+
+def _told(made: Sequence[tuple[str, str]], left: NotRun) -> list[str]:
+    """The outputs that a session gives by default, of all that it can; see ``Session.outputs``."""
+    tensors = [(name, kind) for name, kind in made if name not in left.feeds or kind.startswith("tensor(")]
+    own = [name for name, kind in tensors if name not in left.feeds or "float" in kind or "double" in kind]
+    return own or [name for name, _ in tensors]
+
+
+def _not_computed(name: str, left: NotRun, where: str) -> ModelError:
+    plugin = left.tensors[name]
+    return ModelError(
+        f"tensor '{name}' comes from node '{plugin}' ({left.plugins[plugin]}), for which onnxruntime has no kernel",
+        where=where,
+        remedy="ask for tensors in front of it",
+    )
 
 
 def _expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[str]:
@@ -237,10 +276,12 @@ def _explain(error: Exception, what: str, where: str) -> QtoolError:
     return ModelError(f"{what}: {text[:400]}", where=where, remedy="check that the model runs in onnxruntime by itself")
 
 
-def _to_ort(value: Array) -> Any:
+def _to_ort(value: Array, wanted: str = "") -> Any:
     import onnxruntime as ort
 
     value = np.asarray(value, order="C")  # ascontiguousarray would give a scalar a dimension
+    if value.dtype.name == "bfloat16" and wanted == "tensor(float)":
+        value = value.astype(np.float32)
     if value.dtype.kind == "V":
         number = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
         return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(value, number)

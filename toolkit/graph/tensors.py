@@ -15,7 +15,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from toolkit.graph.light import bytes_of
 
-FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+SHORT_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+FLOAT_TYPES = SHORT_FLOATS | {TensorProto.FLOAT}
 
 
 def onnx_type(dtype: Any) -> int:

@@ -75,6 +75,7 @@ class ReportCode(BaseCode):
     NO_FLOAT_COMPUTATION = "report-no-float-computation"
     BUDGET_WITHOUT_DATA = "report-budget-without-data"
     LIMIT_WITHOUT_METRIC = "report-limit-without-metric"
+    LIMIT_NOT_COMPUTED = "report-limit-not-computed"
     LIMIT_NOT_FINITE = "report-limit-not-finite"
     DROP_OVER_LIMIT = "report-drop-over-limit"
     METRIC_BELOW_LIMIT = "report-metric-below-limit"
@@ -105,4 +106,5 @@ class ReportCode(BaseCode):
     SAMPLES_LEFT_OUT = "report-samples-left-out"
     SAMPLES_MIXED_LEFT_OUT = "report-samples-mixed-left-out"
     BATCHES_FILLED = "report-batches-filled"
+    NO_OUTPUT_TO_COMPARE = "report-no-output-to-compare"
     SAMPLES_SKIPPED = "report-samples-skipped"

@@ -85,7 +85,18 @@ class Accuracy(Part):
     source: str = Field(default="", description="what ran the quantized model: onnxruntime or the engine")
     held_out: bool = Field(default=True, description="whether the samples took no part in calibration")
     misses: list[str] = Field(default_factory=list, description="each target that was missed, as a clause")
+    not_compared: list[str] = Field(
+        default_factory=list, description="outputs that were not compared, since onnxruntime cannot compute them"
+    )
+    in_place: list[str] = Field(
+        default_factory=list, description="the tensors among ``outputs`` that were compared in place of those"
+    )
     notes: list[str] = Field(default_factory=list)
+
+    @property
+    def output_compared(self) -> bool:
+        """Whether anything was compared at an output of the model, and not only in front of what cannot be run."""
+        return self.quantized is not None or bool(self.outputs.keys() - set(self.in_place))
 
     @property
     def drop_kept(self) -> bool | None:

@@ -64,7 +64,9 @@ def _simulated(accuracy: Accuracy | None) -> Verdict:
         return "unmeasured"
     if breakage(accuracy) is not None:
         return "broken"
-    return "missed" if accuracy.met is False else "usable"
+    if accuracy.met is False:
+        return "missed"
+    return "usable" if accuracy.output_compared or not accuracy.not_compared else "unmeasured"
 
 
 def breakage(accuracy: Accuracy) -> Finding | None:

@@ -56,6 +56,8 @@ def accuracy_of(
         held_out=held_out,
         notes=[sentence(note) for note in notes],
         misses=[sentence(miss) for miss in misses],
+        not_compared=found.not_compared,
+        in_place=found.in_place,
     )
 
 
@@ -93,6 +95,8 @@ def _metric_misses(budget: BudgetSection, found: EvaluationResult) -> list[Findi
     misses = []
     drop, value = found.drop, found.value
     unknown = ReportCode.LIMIT_NOT_FINITE if found.metric else ReportCode.LIMIT_WITHOUT_METRIC
+    if found.metric is None and found.not_compared:
+        unknown = ReportCode.LIMIT_NOT_COMPUTED
     if budget.max_drop is not None:
         if drop is None:
             misses.append(unknown(limit="max_drop"))
@@ -109,6 +113,8 @@ def _metric_misses(budget: BudgetSection, found: EvaluationResult) -> list[Findi
 def _output_misses(budget: BudgetSection, found: EvaluationResult) -> list[Finding]:
     if budget.min_sqnr_db is None and budget.min_agreement is None:
         return []
+    limit = "min_sqnr_db" if budget.min_sqnr_db is not None else "min_agreement"
+    lacking = ReportCode.LIMIT_NOT_COMPUTED(limit=limit) if found.not_compared else None
     misses = [
         ReportCode.OUTPUT_SHAPE_NOT_JUDGED(output=name, unlike=unlike, samples=found.samples)
         for name, unlike in found.unlike.items()
@@ -116,7 +122,7 @@ def _output_misses(budget: BudgetSection, found: EvaluationResult) -> list[Findi
     if budget.min_sqnr_db is not None:
         floats = {name: output for name, output in found.outputs.items() if name not in found.discrete}
         if not floats and not misses:
-            misses.append(ReportCode.NO_FLOAT_OUTPUT())
+            misses.append(lacking or ReportCode.NO_FLOAT_OUTPUT())
         for name, output in floats.items():
             sqnr = output.sqnr_db
             if sqnr is None and output.max_abs == 0:
@@ -129,7 +135,7 @@ def _output_misses(budget: BudgetSection, found: EvaluationResult) -> list[Findi
     if budget.min_agreement is not None:
         shares = {name: o.agreement for name, o in found.outputs.items() if o.agreement is not None}
         if not shares and not misses:
-            misses.append(ReportCode.NO_OUTPUT_WITH_CLASSES())
+            misses.append(lacking or ReportCode.NO_OUTPUT_WITH_CLASSES())
         for name, share in shares.items():
             if not share >= budget.min_agreement:
                 misses.append(

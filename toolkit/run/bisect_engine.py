@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.backends.bench import EngineBench
-from toolkit.base.errors import BackendError, DataError
+from toolkit.base.errors import BackendError, DataError, ModelError
 from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
 from toolkit.base.temporary import temporary_folder
@@ -57,7 +57,15 @@ class EngineCheck:
         self._tally = Tally()
         self._chunks = self._samples()
         reference = session(ready.simulation.model)
-        self._wanted = [[reference.run(samples_of(feed)) for feed in chunk] for chunk in self._chunks]
+        outputs = [t.name for t in ready.simulation.model.graph.outputs if t.name in reference.outputs]
+        if not outputs:
+            raise ModelError(
+                f"onnxruntime cannot run {', '.join(reference.left.plugins)}, so it gives no output to compare an "
+                "engine's with",
+                where=str(ready.job.model_path),
+                remedy="bisect on the simulation: leave out --on engine",
+            )
+        self._wanted = [[reference.run(samples_of(feed), outputs) for feed in chunk] for chunk in self._chunks]
         self._mixed: dict[tuple[str, tuple[int, ...]], int] = {}
 
     def _samples(self) -> list[list[Feed]]:

@@ -11,6 +11,7 @@ from toolkit.base.errors import RangesError, RecipeError
 from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
+from toolkit.run.batches import batches_run
 from toolkit.run.calibrator import calibrator
 from toolkit.run.checks import input_files, inputs_exist, names_exist
 from toolkit.run.context import context_for
@@ -69,6 +70,7 @@ def _collected(inputs: Inputs, shard: tuple[int, int], target: Path) -> Collecti
     The passes before that one are applied, since calibration sees the graph that they leave.
     """
     from toolkit.calibration.collect import collect
+    from toolkit.graph.sessions import session
 
     job = inputs.job
     if job.recipe.calibration.data is None and job.recipe.calibration.random is None:
@@ -82,6 +84,7 @@ def _collected(inputs: Inputs, shard: tuple[int, int], target: Path) -> Collecti
     model = source.copy()
     data = inputs.calibration_data(model, journal)
     assert data is not None
+    batches_run(inputs, data, session(source))
     settings = calibrator(inputs, data, journal)
     context = context_for(inputs, model, journal)
     context.provider = _Unasked(data)

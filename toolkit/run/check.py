@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _DONE = "rehearsal"
 _QUIET = (Code.COMPLETE, Code.DEAD)
 """What is noted of single nodes, or of ranges that are placeholders here."""
-_LOUD = (Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.DRY_RUN_ENDED)
+_LOUD = (Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN, Code.DRY_RUN_ENDED)
 """What is noted that the user should look into before a run."""
 
 
@@ -76,7 +76,9 @@ class DryRun:
 
 
 class _Placeholders:
-    """Stands in for calibration: every tensor has amax 1. What a calibration refuses by the graph alone, it refuses.
+    """Stands in for calibration: every tensor has amax 1, but those that cannot be computed and are not given.
+
+    What a calibration refuses by the graph alone, it refuses.
 
     Attributes:
         data: the samples, for passes that look at them in a dry run too.
@@ -86,9 +88,19 @@ class _Placeholders:
         self._calibrator, self.data = calibrator, calibrator.data
 
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
+        from toolkit.graph.runnable import not_run
+
         self._calibrator.refuse(model, tensors)
         names = tensors if tensors is not None else list(model.graph.tensors())
-        return Ranges({name: Range(1.0, "placeholder", dtype=str(dtype)) for name in names})
+        given = {*self._calibrator.manual, *(self._calibrator.given.tensors if self._calibrator.given else ())}
+        left = not_run(model)
+        missing = {
+            name: Code.BEHIND_PLUGIN(plugin=by, op=left.plugins[by])
+            for name in names
+            if (by := left.tensors.get(name)) is not None and name not in given
+        }
+        known = {name: Range(1.0, "placeholder", dtype=str(dtype)) for name in names if name not in missing}
+        return Ranges(known, missing=missing)
 
 
 @dataclass(frozen=True)

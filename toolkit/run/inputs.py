@@ -15,6 +15,7 @@ from toolkit.contract.journal import Journal
 from toolkit.placement.quantized import quantized_nodes, quantized_source
 from toolkit.run.fingerprints import Fingerprints
 from toolkit.run.job import Job
+from toolkit.run.plugins import plugin_note
 from toolkit.run.profile_check import check
 from toolkit.run.recipe_passes import stripping_passes
 from toolkit.run.sections import RandomSection
@@ -60,6 +61,9 @@ class Inputs:
         source = Model.load(self.job.model_path)
         for what, number in source.changed.items():
             said.noted(Code.LOADED(what=what, number=number))
+        plugins = plugin_note(source)
+        if plugins is not None:
+            said.noted(plugins)
         check(self.job.profiles, source, self.job.recipe)
         self._source = source
         self._source_notes = [event.why for event in said]

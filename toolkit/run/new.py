@@ -16,10 +16,12 @@ from toolkit.evaluation.metrics import make_metric
 from toolkit.graph.header import model_files
 from toolkit.graph.model import Model
 from toolkit.placement.quantized import pair_count, refuse_integer_operators
+from toolkit.run.batches import batches_refused, fault_words
 from toolkit.run.new_images import image_table
 from toolkit.run.new_metric import evaluation_lines
 from toolkit.run.new_profile import profile_lines
 from toolkit.run.new_ranges import EVALUATION, pass_lines
+from toolkit.run.plugins import said_of_plugins
 
 FRAGILE = ("Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
 
@@ -59,8 +61,9 @@ def recipe_for(
         shapes = images.seen if images is not None and holds_images(source) else _seen(model, source)
         for name, found in shapes.items():
             seen.setdefault(name, []).extend(found)
-    lines = ["[model]", f"path = {_relative(model_path, target)}", ""]
-    lines += profile_lines(model.input_shapes(), seen)
+    lines = ["[model]", f"path = {_relative(model_path, target)}", *said_of_plugins(model), ""]
+    fault = batches_refused(model, data or test, seen)
+    lines += profile_lines(model.input_shapes(), seen, "" if fault is None else f"Batch 1: {fault_words(fault)}.")
     lines += ["[calibration]"]
     if data is not None:
         lines.append(f"data = {_relative(data, target)}")

@@ -18,6 +18,7 @@ from toolkit.data.images import holds_images
 from toolkit.evaluation.metrics import Metric, check_labels, label_of, make_metric
 from toolkit.evaluation.outputs import class_like, discrete_outputs, is_float, widened
 from toolkit.graph.model import Model
+from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
 
 _MEASURED = 64
@@ -152,8 +153,18 @@ def _measured(model: Model, data: CalibrationData, asked: str | None) -> tuple[F
     labels: list[Array] = []
     try:
         loaded = session(model)
+        # what is compared in front of a plugin is no output, and no metric's business
+        own = [t.name for t in model.graph.outputs if t.name in loaded.outputs]
+        if not own:
+            if asked is None:
+                return None
+            raise DataError(
+                f"--metric {asked} cannot be measured: onnxruntime cannot run {', '.join(loaded.left.plugins)}",
+                where=data.name,
+                remedy="leave --metric out: what those nodes read is compared with the float model's",
+            )
         for sample in islice(data.samples(), _MEASURED):
-            outputs = {name: widened(value) for name, value in loaded.run(sample.inputs).items()}
+            outputs = {name: widened(value) for name, value in loaded.run(sample.inputs, own).items()}
             label = label_of(sample.labels)
             if metric is None:
                 fits = fitting_metric(outputs, label)
@@ -222,5 +233,7 @@ def _budget(model: Model) -> str:
 
 def _has_classes(model: Model) -> bool:
     """Whether agreement can be judged: an output has scores of classes, or all outputs are integers."""
-    outputs = model.graph.outputs
-    return any(class_like(t.shape) for t in outputs) or len(discrete_outputs(model)) == len(outputs)
+    left = not_run(model)
+    outputs = [tensor for tensor in model.graph.outputs if tensor.name not in left.tensors]
+    # what is compared in place of the others has no classes
+    return any(class_like(t.shape) for t in outputs) or (not left and len(discrete_outputs(model)) == len(outputs))

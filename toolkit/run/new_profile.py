@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from toolkit.base.text import toml_string
@@ -13,18 +14,20 @@ Sizes = tuple[int, int, int]
 _GUESS = {"batch": (1, 8, 32), "length": (1, 128, 512), "image": (224, 224, 224)}
 
 
-def profile_lines(shapes: Mapping[str, Dims], seen: Seen) -> list[str]:
+def profile_lines(shapes: Mapping[str, Dims], seen: Seen, alone: str = "") -> list[str]:
     """The ``[[profile]]`` table; nothing where no dimension is dynamic.
 
     Args:
         shapes: what the model declares of each input.
         seen: by input the shapes of the samples.
+        alone: why samples cannot share a batch; empty where they can.
     """
     dynamic = {name: dims for name, dims in shapes.items() if any(not isinstance(d, int) for d in dims)}
     if not dynamic:
         return []
-    sizes = _sizes(shapes, seen)
+    sizes = profile_sizes(shapes, seen, bool(alone))
     lines = [
+        *wrapped(alone),
         "[[profile]]",
         f'name = "{EVERYTHING}"' + ("" if seen else "                      # check these shapes: they are guessed"),
     ]
@@ -36,7 +39,24 @@ def profile_lines(shapes: Mapping[str, Dims], seen: Seen) -> list[str]:
     return [*lines, ""]
 
 
-def _sizes(shapes: Mapping[str, Dims], seen: Seen) -> dict[str | tuple[str, int], Sizes]:
+def wrapped(text: str) -> list[str]:
+    """A text as comment lines of a recipe."""
+    return textwrap.wrap(text, 118, initial_indent="# ", subsequent_indent="# ")
+
+
+def one_sample(shapes: Mapping[str, Dims], seen: Seen) -> dict[str, tuple[int, ...]]:
+    """By input the shape of one sample: the first that was seen, or the opt shape that would be written for it."""
+    sizes, axes = profile_sizes(shapes, seen), batch_axes(shapes)
+    return {
+        name: tuple(
+            1 if axes.get(name) == axis else dim if isinstance(dim, int) else sizes[_key(name, axis, dim)][1]
+            for axis, dim in enumerate(dims)
+        )
+        for name, dims in shapes.items()
+    }
+
+
+def profile_sizes(shapes: Mapping[str, Dims], seen: Seen, alone: bool = False) -> dict[str | tuple[str, int], Sizes]:
     """Min, opt and max of every dynamic dimension: one for all that have the same name, and one for the batch."""
     stands: dict[str | tuple[str, int], list[tuple[str, int]]] = {}
     for name, dims in shapes.items():
@@ -52,7 +72,7 @@ def _sizes(shapes: Mapping[str, Dims], seen: Seen) -> dict[str | tuple[str, int]
         members = [place for one in batch for place in stands[one]] if key in batch else places
         known = sorted(s[axis] for name, axis in members for s in seen.get(name, ()) if len(s) == len(shapes[name]))
         if key in batch and whole:
-            found[key] = _batch(known)
+            found[key] = (1, 1, 1) if alone else _batch(known)
         elif known:
             found[key] = known[0], known[len(known) // 2], known[-1]
         elif key in batch:

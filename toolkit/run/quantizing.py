@@ -16,6 +16,7 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.placement.ops import TARGETS
 from toolkit.report.findings import sentence
+from toolkit.run.batches import batches_run
 from toolkit.run.checks import names_exist, opened
 from toolkit.run.context import context_for
 from toolkit.run.device import refusal
@@ -108,6 +109,7 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         RecipeError: the recipe quantizes nothing, or no layer of the model can be.
         DataError: there are no samples.
     """
+    from toolkit.graph.sessions import session
     from toolkit.simulation.simulation import Settings, Simulation, with_labels
 
     if on_engine:
@@ -118,6 +120,10 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         names_exist(job)
         journal = Journal()
         model = inputs.source(journal).copy()
+        loaded = session(model)
+        probed = inputs.calibration_data(model) or inputs.evaluation_data(model)[0]
+        if probed is not None:
+            batches_run(inputs, probed, loaded)
         context = context_for(inputs, model, journal)
         step: Quantizer | None = None
         steps = passes_of(recipe, job.allow_code)
@@ -142,7 +148,7 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         if found is None:
             raise DataError("there are no samples", where=where, remedy="give [calibration] data")
         for batch in islice(found.batches(1), 1):
-            float_outputs(inputs, batch)
+            float_outputs(inputs, batch, loaded)
         metric = recipe.evaluation.metric
         labelled = with_labels(found) if metric is not None else None
         settings = Settings(

@@ -11,11 +11,13 @@ from toolkit.base.errors import DataError, ModelError, QtoolError
 from toolkit.base.reads import needs_now
 from toolkit.base.types import Array
 from toolkit.base.versions import code_fingerprint
+from toolkit.run.batches import batches_run
 from toolkit.run.keys import evaluation_key
 from toolkit.run.user_code import measuring_calls_it
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import Batch, CalibrationData
+    from toolkit.graph.sessions import Session
     from toolkit.run.inputs import Inputs
 
 _DONE = "samples"
@@ -45,6 +47,7 @@ def fit(inputs: Inputs, data: CalibrationData, count: int | None = None) -> None
     Raises:
         DataError: samples or labels do not fit the model or the metric.
         ModelError: onnxruntime cannot run the model.
+        RecipeError: a profile allows batches that the model cannot take.
     """
     from toolkit.evaluation.metrics import check_labels, label_of
 
@@ -61,6 +64,8 @@ def fit(inputs: Inputs, data: CalibrationData, count: int | None = None) -> None
 def _first(inputs: Inputs, data: CalibrationData) -> int:
     """Run the first sample, and give the number of classes that its label is one of; 0 where it is none."""
     from toolkit.evaluation.metrics import make_metric
+    from toolkit.evaluation.outputs import metric_computable
+    from toolkit.graph.sessions import session
 
     section = inputs.job.recipe.evaluation
     # a metric of the user's may need as many as the evaluation gives it at once
@@ -71,8 +76,11 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
             where=inputs.job.recipe.locate("evaluation"),
             remedy="add [evaluation] data, or more samples",
         )
-    outputs = float_outputs(inputs, batch, _calibration_batch(inputs))
-    if section.metric is None:
+    loaded = session(inputs.source())
+    batches_run(inputs, data, loaded)
+    outputs = float_outputs(inputs, batch, loaded)
+    lacking = [t.name for t in inputs.source().graph.outputs if t.name not in outputs]
+    if section.metric is None or not metric_computable(section.output, lacking):
         return 0
     metric = make_metric(section.metric, section.output, inputs.job.allow_code)
     try:
@@ -89,32 +97,21 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
     return int(getattr(metric, "classes", 0))
 
 
-def _calibration_batch(inputs: Inputs) -> Batch | None:
-    """The first batch that calibration will run, where it holds several samples."""
-    data = inputs.calibration_data(inputs.source())
-    batch = next(iter(data.batches(inputs.job.recipe.calibration.batch)), None) if data is not None else None
-    return batch if batch is not None and batch.count > 1 else None
-
-
-def float_outputs(inputs: Inputs, batch: Batch, wider: Batch | None = None) -> dict[str, Array]:
+def float_outputs(inputs: Inputs, batch: Batch, loaded: Session) -> dict[str, Array]:
     """What the float model gives for a batch, by output, floats in float32.
 
     Args:
         inputs: the job's.
         batch: of the evaluation's samples.
-        wider: a batch that the model must be able to run too: some are exported for one sample at a time.
+        loaded: the float model's session.
 
     Raises:
         ModelError: onnxruntime cannot run the model, or an output holds NaN and infinities only: whatever it were
             compared with would be equal to it.
     """
     from toolkit.evaluation.outputs import widened
-    from toolkit.graph.sessions import session
 
-    running = session(inputs.source())
-    outputs = {name: widened(value) for name, value in running.run(batch.inputs).items()}
-    if wider is not None:
-        running.run(wider.inputs)
+    outputs = {name: widened(value) for name, value in loaded.run(batch.inputs).items()}
     for name, value in outputs.items():
         if value.dtype.kind == "f" and value.size and not np.isfinite(value).any():
             raise ModelError(

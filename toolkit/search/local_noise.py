@@ -14,6 +14,7 @@ from onnx import helper
 from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
 from toolkit.evaluation.clipping import Clipping
+from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session, session
 from toolkit.placement.qdq import storable_scale
 from toolkit.search.causes import ACTIVATIONS, WEIGHTS, MethodSetting, Operand
@@ -55,6 +56,8 @@ def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNois
         names: the layers.
     """
     layers = [layer for name in names if (layer := _SingleLayer(simulation, name)).operands]
+    left = not_run(simulation.model)
+    layers = [layer for layer in layers if not left.tensors.keys() & set(layer.computed.values())]
     wanted = sorted({tensor for layer in layers for tensor in layer.computed.values()})
     if not wanted:
         return {}

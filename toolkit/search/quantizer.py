@@ -22,7 +22,8 @@ from toolkit.contract.ranges import Ranges
 from toolkit.contract.roles import Role
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.placement.dequantized import dequantizer
+from toolkit.graph.tensors import SHORT_FLOATS
+from toolkit.placement.dequantized import dequantizer, source
 from toolkit.placement.pairs import Pair, Placement, Refusal
 from toolkit.placement.place import Judge
 from toolkit.placement.qdq import Inserter, storable_scale
@@ -157,7 +158,10 @@ class Quantizer(Pass):
     def insert(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> None:
         """Place and insert the pairs of all but the ``slow`` nodes, which stay float for the reasons given."""
         slow = slow or {}
-        placement = self.placement(model, context, slow)
+        placement = self._at_its_opset(model, self.placement(model, context, slow), context, slow)
+        ranges = self.ranges(model, placement, context)
+        if context.unranged:
+            placement = self.placement(model, context, slow)
         nodes = {node.name: node for node, _ in model.walk()}
         for refusal in placement.refusals:
             context.journal.declined(refusal.node, _explained(nodes[refusal.node], refusal, context.journal))
@@ -165,8 +169,6 @@ class Quantizer(Pass):
         if lacking:
             tensors = list(dict.fromkeys(one.why.values["tensor"] for one in lacking))
             context.journal.noted(Code.RANGES_MISSING(tensors=tensors, nodes=[one.node for one in lacking]))
-        placement = self._at_its_opset(model, placement, context, slow)
-        ranges = self.ranges(model, placement, context)
         amax = {name: ranges.amax(name) for name in placement.activations} if ranges is not None else {}
         for note in share_amax(model, placement, amax, self.precision):
             context.journal.noted(note)
@@ -197,7 +199,10 @@ class Quantizer(Pass):
         return self.place(model, model.facts(context.profiles), self.judge(model, context, slow))
 
     def judge(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Judge:
-        """Says for a node why these settings or the plan so far keep it float, or None."""
+        """Says for a node why these settings, the plan so far or a range that is not to be had keep it float, or None.
+
+        Ranges that were asked for and not found count from then on.
+        """
         allowed = self._judge(model, context, slow)
         if context.can_calibrate:
             return allowed
@@ -214,6 +219,9 @@ class Quantizer(Pass):
                 return said
             if slow and node.name in slow:
                 return Code.NOT_FASTER(why=slow[node.name])
+            for name in (source(tensor).name for tensor in node.inputs if context.unranged):
+                if name in context.unranged:
+                    return Code.UNRANGED(tensor=name, why=context.unranged[name])
             ask = context.plan.get(node.name)
             if ask is not None and ask.precision in FLOATS:
                 return Code.KEPT(by=ask.by, precision=ask.precision, why=ask.reason)
@@ -248,8 +256,8 @@ class Quantizer(Pass):
 
     def raise_opset(self, model: Model, placement: Placement) -> list[str]:
         """Bring the model to the opset that its pairs need; names of nodes that the conversion made anew."""
-        tensors = model.graph.tensors()
-        half = any(tensors[p.tensor].dtype == np.float16 for p in placement.pairs.values() if p.tensor in tensors)
+        types = model.facts().types
+        half = any(types.get(pair.tensor) in SHORT_FLOATS for pair in placement.pairs.values())
         return model.raise_opset(19 if half or self.precision is Precision.FP8 else 13)
 
     def _at_its_opset(

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
 from toolkit.graph.model import Model
+from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def near_ties(model: Model, data: CalibrationData, layers: Iterable[str]) -> dic
     main = {node.name for node in model.nodes}
     nodes = {node.name: node for node, _ in model.walk()}
     found = {name: node for name in layers if (node := _next(nodes[name], main)) is not None}
+    left = not_run(model)
+    found = {name: node for name, node in found.items() if node.inputs[0].name not in left.tensors}
     deciding = {node.name: node for node in found.values()}
     if not deciding:
         return {}

@@ -10,7 +10,9 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.contract.context import Context
+from toolkit.graph.measured import measured_outputs
 from toolkit.graph.model import Model
+from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ class Channels:
 def collect_channels(
     model: Model, axes: Mapping[str, int], data: CalibrationData, samples: int | None = None, batch: int = 8
 ) -> dict[str, Channels]:
-    """Statistics by channel of float tensors.
+    """Statistics by channel of float tensors, without those that onnxruntime cannot compute.
 
     Args:
         model: the graph.
@@ -49,7 +51,8 @@ def collect_channels(
         samples: stop after this many.
         batch: samples to run at once.
     """
-    loaded = session(model, outputs=sorted(axes))
+    left = not_run(model)
+    loaded = session(model, outputs=sorted(axes.keys() - left.tensors.keys()))
     found: dict[str, Channels] = {}
     seen = 0
     for part in data.batches(batch):
@@ -73,7 +76,7 @@ def sqnr_against(reference: Model, model: Model, data: CalibrationData, samples:
     """SQNR in dB of a model's worst output against another model of the same function."""
     from toolkit.evaluation.outcome import compare, summed
 
-    sessions = session(reference), session(model)
+    sessions = session(reference), session(model, measured_outputs(reference))
     parts, seen = [], 0
     for batch in data.batches(8):
         wanted, found = (one.run(batch.inputs) for one in sessions)

@@ -20,8 +20,9 @@ from toolkit.base.types import Array
 from toolkit.graph.facts import Facts
 from toolkit.graph.light import LightModel, large_header
 from toolkit.graph.macs import macs, shape_of
+from toolkit.graph.nodes import reads_of
 from toolkit.simulation.branches import Branch, switch_node
-from toolkit.simulation.paired_graph import PairedGraph, reads_of
+from toolkit.simulation.paired_graph import PairedGraph
 from toolkit.simulation.switches import Switches
 
 _TAIL = frozenset({"Relu", "Clip", "LeakyRelu", "BatchNormalization", "Add", "Mul"})

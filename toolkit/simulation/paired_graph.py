@@ -13,6 +13,8 @@ from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
 from toolkit.graph.facts import Facts
 from toolkit.graph.light import LightModel
+from toolkit.graph.nodes import reads_of
+from toolkit.graph.runnable import cut, not_run_in
 from toolkit.placement.ops import ADDS
 from toolkit.placement.qdq import storable_scale
 from toolkit.simulation.switches import Switches, fake_quantized
@@ -47,6 +49,9 @@ class PairedGraph:
         self.proto = light.proto if light.shares else light.whole()
         # of pieces that are loaded; another piece of the same stage needs the same
         self._quantized: WeakValueDictionary[str, Array] = WeakValueDictionary()
+        left = not_run_in(self.proto)
+        if left:
+            cut(self.proto, left)
         graph = self.proto.graph
         self.constants = {t.name: t for t in graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
@@ -133,15 +138,3 @@ class PairedGraph:
             return helper.make_tensor_value_info(name, kind, None)
         # sizes are left open: the facts may be of one profile only
         return helper.make_tensor_value_info(name, kind, [None] * len(corners[0]))
-
-
-def reads_of(node: onnx.NodeProto) -> set[str]:
-    """Names a node reads, those that its subgraphs take from outside included."""
-    found = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-            own = {name for inner in graph.node for name in inner.output}
-            own |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            found |= {name for inner in graph.node for name in reads_of(inner)} - own
-            found |= {value.name for value in graph.output} - own
-    return found

@@ -17,7 +17,9 @@ from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.outputs import class_like, discrete_outputs
 from toolkit.graph.light import LightModel
+from toolkit.graph.measured import measured_outputs
 from toolkit.graph.model import Model
+from toolkit.graph.tensors import SHORT_FLOATS
 from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.placement.place import Judge, PlacementRule, place
 from toolkit.simulation.cut import Cutter
@@ -138,9 +140,9 @@ class Simulation:
         # shares are counted at the shapes that the report counts them at
         self.work = work_of(self.model, self.facts if len(profiles) else facts)
         self.cutter = Cutter(self.switches, self.facts, self.settings.stages)
-        self.outputs = [t.name for t in self.model.graph.outputs]
-        self.classes = [t.name for t in self.model.graph.outputs if class_like(t.shape)]
-        self.discrete = discrete_outputs(self.model)
+        self.outputs = measured_outputs(self.model)
+        self.classes = [t.name for t in self.model.graph.outputs if class_like(t.shape) and t.name in self.outputs]
+        self.discrete = [name for name in discrete_outputs(self.model) if name in self.outputs]
         self._data_print = ""
         self.data = data
         self._runner: Runner | None = None
@@ -203,13 +205,15 @@ class Simulation:
         Raises:
             ModelError: onnxruntime cannot run it.
         """
+        from toolkit.evaluation.counterparts import counterparts
         from toolkit.evaluation.evaluate import run_on
         from toolkit.evaluation.rounding import with_rounding
         from toolkit.graph.sessions import session
 
         rounded = with_rounding(lowered)
-        loaded = session(rounded, threads=1)
-        return self.runner.outcome_of(lambda inputs: run_on(loaded, rounded, inputs))
+        named = counterparts(self.model, rounded, self.outputs)
+        loaded = session(rounded, list(named.values()), threads=1)
+        return self.runner.outcome_of(lambda inputs: run_on(loaded, rounded, inputs, named))
 
     def fingerprint(self) -> str:
         """What the numbers depend on: model, ranges, samples, settings, qtool's code and the metric's."""
@@ -230,7 +234,7 @@ def with_pairs_opset(model: Model, precision: Precision) -> Model:
     """
     raised = model.copy()
     facts = raised.facts()
-    half = any(facts.types.get(t.name) in (10, 16) for node in raised.nodes for t in node.outputs)
+    half = any(facts.types.get(t.name) in SHORT_FLOATS for node in raised.nodes for t in node.outputs)
     raised.raise_opset(19 if half or precision is Precision.FP8 else 13)
     return raised
 

@@ -98,6 +98,7 @@ ACCURACY: Table = {
         "no budget can be judged: the recipe has neither evaluation nor calibration data, so nothing was measured"
     ),
     ReportCode.LIMIT_WITHOUT_METRIC: "{limit} cannot be judged: the recipe has no metric",
+    ReportCode.LIMIT_NOT_COMPUTED: "{limit} cannot be judged: onnxruntime cannot compute the outputs that it is about",
     ReportCode.LIMIT_NOT_FINITE: "{limit} cannot be judged: the metric is not a finite number",
     ReportCode.DROP_OVER_LIMIT: "the metric drops by {drop:.4g}, more than {limit}",
     ReportCode.METRIC_BELOW_LIMIT: "the metric is {value:.4g}, below {limit}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import quoted
+from toolkit.report.findings.words import joined, quoted
 
 _CHANGED = {
     "functions": ("model-local function", "inlined"),
@@ -31,7 +31,22 @@ def _unvaried(input: str, samples: int, value: float | None = None) -> str:
     return f"Input '{input}' is identical in all {samples} calibration samples; provide varied samples."
 
 
+def _not_run(
+    plugins: tuple[str, ...], ops: tuple[str, ...], behind: int, feeds: tuple[str, ...], outputs: tuple[str, ...]
+) -> str:
+    reach = (
+        f"The model is calibrated and measured up to {quoted(feeds)}" if feeds else "Nothing in front of it computes"
+    )
+    more = f", and {count(behind, 'node')} behind it" if behind else ""
+    lost = f"; nothing is measured of {'output' if len(outputs) == 1 else 'outputs'} {quoted(outputs)}{more}"
+    return f"onnxruntime cannot run {quoted(plugins)} ({joined(ops)}). {reach}{lost if outputs else ''}."
+
+
 DATA: Table = {
+    Code.NOT_RUN: _not_run,
+    Code.NOT_CALIBRATED: "calibration gave none",
+    Code.BEHIND_PLUGIN: "onnxruntime cannot run node '{plugin}' ({op}), which it comes from",
+    Code.NO_VALUES: "it was empty in every sample",
     Code.LOADED: _loaded,
     Code.RANDOM_DATA: "Calibration data is random (seed {seed}), so the ranges say nothing about real inputs.",
     Code.SKIPPED: lambda samples, data: f"{count(samples, 'sample')} of {data} skipped: no profile fits.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from toolkit.base.text import count as counted
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table
+from toolkit.report.findings.words import quoted
 
 
 def _not_run(profile: str, unfit: bool) -> str:
@@ -38,6 +39,9 @@ DEVICE: Table = {
     ReportCode.ENGINE_ERROR: "{error}",
     ReportCode.OUTPUT_LACKING: "the engine has no output '{output}'",
     ReportCode.METRIC_REFUSES_OUTPUTS: "the metric cannot take the engine's outputs: {error}",
+    ReportCode.NO_OUTPUT_TO_COMPARE: lambda plugins: (
+        f"onnxruntime cannot run {quoted(plugins)}, so the float model gives no output to compare the engine's with"
+    ),
     ReportCode.NO_SAMPLE_FITS: "no sample fits the batches of any profile",
     ReportCode.SAMPLES_MIXED: (
         "there are fewer samples than the smallest batch of a profile, and an output without a batch axis mixes them "

@@ -10,6 +10,7 @@ from toolkit.contract.findings import Finding
 from toolkit.report.device import FEW, failure, judged, on_device
 from toolkit.report.findings import sentence
 from toolkit.report.findings.accuracy import brief, figures
+from toolkit.report.findings.words import quoted
 from toolkit.report.schema import Accuracy, DeviceInfo, LayerInfo, PayoffInfo, Verdict
 from toolkit.report.speed import slower, speed
 from toolkit.report.verdict import QuantizedCount, breakage, judged_accuracy, quantized_count, verdict
@@ -66,6 +67,8 @@ def _told(
     if late is not None and judged_accuracy(accuracy, device) in ("usable", "unmeasured"):
         known = figures(accuracy) if accuracy is not None else ""
         return f"MISSED ITS BUDGET: {'; '.join((sentence(late), known or 'accuracy was not measured', running))}."
+    if accuracy is not None and found == "unmeasured" and accuracy.outputs:
+        return f"Not measured at the model's outputs: {_not_compared(accuracy)}; {figures(accuracy)}; {running}."
     if accuracy is None or found == "unmeasured":
         return f"Not measured: no data says whether the result is usable; {running}."
     if found == "broken":
@@ -78,8 +81,16 @@ def _told(
         said = ["" if over or not guilty.misses else guilty.misses[0], figures(guilty)]
         said += ["" if late is None else sentence(late), f"simulated {brief(accuracy)}" if place else on_gpu, running]
         return f"MISSED ITS BUDGET{place}: {'; '.join(words for words in said if words)}."
-    words = "; ".join(words for words in (figures(accuracy), on_gpu, running) if words)
+    lacking = _not_compared(accuracy) if accuracy.not_compared else ""
+    words = "; ".join(words for words in (figures(accuracy), lacking, on_gpu, running) if words)
     return f"Usable{_doubt(accuracy)}: {words}."
+
+
+def _not_compared(accuracy: Accuracy) -> str:
+    """Which outputs were not compared, and what was in their place."""
+    instead = f", so what it reads was compared: {quoted(accuracy.in_place)}" if accuracy.in_place else ""
+    verb = "comes" if len(accuracy.not_compared) == 1 else "come"
+    return f"{quoted(accuracy.not_compared)} {verb} from a node that onnxruntime cannot run{instead}"
 
 
 def _doubt(accuracy: Accuracy) -> str:

@@ -55,6 +55,7 @@ def _quantized_source(pairs: int, halves: tuple[str, ...] = (), stripping: bool 
 
 
 PLACEMENT: Table = {
+    Code.UNRANGED: "its input '{tensor}' has no range: {why}",
     Code.EXCLUDED: "excluded by '{pattern}'",
     Code.NOT_INCLUDED: "no include setting matches it",
     Code.KEPT: "{by} keeps it in {precision}: {why}",

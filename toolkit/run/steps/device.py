@@ -103,14 +103,19 @@ class DeviceStep(Step[DeviceRecord]):
         if data is None or len(data) == 0:
             raise DataError("there is no sample to run the engine on", remedy="add [evaluation] data")
         known = profiles.names or [EVERYTHING]
+        reference = session(source)
+        # an engine gives no tensor in front of a plugin: the float model's own outputs are left
+        own_outputs = [t.name for t in source.graph.outputs if t.name in reference.outputs]
+        if not own_outputs:
+            return skipped(ReportCode.NO_OUTPUT_TO_COMPARE(plugins=sorted(reference.left.plugins)))
         total, *one_each = (
-            OutputComparison(source, section.metric, section.output, self.job.allow_code) for _ in range(1 + len(known))
+            OutputComparison(source, section.metric, section.output, self.job.allow_code, own_outputs)
+            for _ in range(1 + len(known))
         )
         each = dict(zip(known, one_each))
         tally, seen = Tally(), set[int]()
         size = max([section.batch, *(batch_limits(profile, data)[0] for profile in profiles)])
         read = min(len(data), section.samples) if section.samples else len(data)
-        reference = session(source)
         feeds = (feed for b in first_samples(data, size, section.samples) for feed in split(b, data, tally))
         for chunk in chunks(feeds):
             with temporary_folder("device") as folder:
@@ -119,7 +124,7 @@ class DeviceStep(Step[DeviceRecord]):
                 except BackendError as error:
                     return self._failed(ReportCode.ENGINE_ERROR(error=str(error)))
                 for feed, outputs in zip(chunk, answers):
-                    wanted = reference.run(samples_of(feed))
+                    wanted = reference.run(samples_of(feed), own_outputs)
                     lost = [output for output in wanted if output not in outputs]
                     if lost:
                         return self._failed(ReportCode.OUTPUT_LACKING(output=lost[0]))

@@ -1,0 +1,101 @@
+"""bfloat16 models run in onnxruntime as their float32 twins: every place where the type can stand."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.conftest import node, normal
+from toolkit import Model
+from toolkit.graph.float32_twin import computes_in_bfloat16, widen
+from toolkit.graph.light import LightModel
+from toolkit.graph.sessions import session
+
+BF16 = TensorProto.BFLOAT16
+
+
+def narrow(values, name):
+    """A bfloat16 tensor of these values, rounded."""
+    return numpy_helper.from_array(values.astype(helper.tensor_dtype_to_np_dtype(BF16)), name)
+
+
+def rounded(values):
+    """The values after a rounding to bfloat16, float32."""
+    return values.astype(helper.tensor_dtype_to_np_dtype(BF16)).astype(np.float32)
+
+
+def mixed(kind, width=8):
+    """x -> MatMul -> Conv in ``kind`` between Casts, a constant, an If and a LayerNormalization; y float32."""
+    weight = normal(width, width, seed=1)
+    constant = narrow(normal(width, seed=2), "c") if kind == BF16 else numpy_helper.from_array(rounded(normal(width, seed=2)), "c")
+    then = helper.make_graph(
+        [node("Constant", [], ["half"], value=constant), node("Mul", ["m", "half"], ["then_out"])], "then", [],
+        [helper.make_tensor_value_info("then_out", kind, ["n", width])],
+    )  # fmt: skip
+    other = helper.make_graph(
+        [node("Neg", ["m"], ["other_out"])], "other", [], [helper.make_tensor_value_info("other_out", kind, ["n", width])]
+    )
+    nodes = [
+        node("Cast", ["x"], ["xs"], to=kind),
+        node("MatMul", ["xs", "w"], ["m"]),
+        node("If", ["yes"], ["i"], then_branch=then, else_branch=other),
+        node("LayerNormalization", ["i", "scale"], ["l"], stash_type=1),
+        node("Erf", ["l"], ["e"]),
+        node("Cast", ["e"], ["y"], to=TensorProto.FLOAT),
+    ]
+    stored = [narrow(weight, "w"), narrow(normal(width, seed=3), "scale")]
+    if kind != BF16:
+        stored = [numpy_helper.from_array(numpy_helper.to_array(t).astype(np.float32), t.name) for t in stored]
+    graph = helper.make_graph(
+        nodes, "test",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", width])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", width])],
+        [*stored, numpy_helper.from_array(np.array(True), "yes")],
+        value_info=[helper.make_tensor_value_info("m", kind, ["n", width])],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("width", [8, 80], ids=["small weights", "weights given as arrays"])
+@pytest.mark.parametrize("form", ["model", "message", "bytes", "file"])
+def test_it_computes_what_the_float32_model_computes(form, width, tmp_path):
+    proto = mixed(BF16, width)
+    path = tmp_path / "model.onnx"
+    onnx.save(proto, str(path))
+    source = {"model": Model.from_proto(proto), "message": proto, "bytes": proto.SerializeToString(), "file": path}[form]
+    inputs = {"x": normal(3, width)}
+    wanted = session(mixed(TensorProto.FLOAT, width)).run(inputs)["y"]
+    np.testing.assert_allclose(session(source).run(inputs)["y"], wanted, rtol=1e-5, atol=1e-5)
+    assert computes_in_bfloat16(proto)
+
+
+def test_inner_tensors_inputs_and_outputs_are_float32():
+    """A model that is bfloat16 throughout takes bfloat16 or float32 and gives float32."""
+    graph = helper.make_graph(
+        [node("Conv", ["x", "w"], ["c"]), node("Softmax", ["c"], ["y"])], "test",
+        [helper.make_tensor_value_info("x", BF16, ["n", 2, 4, 4])], [helper.make_tensor_value_info("y", BF16, None)],
+        [narrow(normal(3, 2, 1, 1), "w")],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = rounded(normal(2, 2, 4, 4))
+    found = session(proto, outputs=["x", "c", "y"])
+    narrow_input = found.run({"x": x.astype(helper.tensor_dtype_to_np_dtype(BF16))})
+    assert {name: value.dtype for name, value in found.run({"x": x}).items()} == dict.fromkeys(("c", "y", "x"), np.float32)
+    np.testing.assert_array_equal(narrow_input["y"], found.run({"x": x})["y"])
+    assert proto.graph.input[0].type.tensor_type.elem_type == BF16
+
+
+def test_rounding_between_two_casts_is_the_models_own():
+    proto = helper.make_model(
+        helper.make_graph(
+            [node("Cast", ["x"], ["h"], to=BF16), node("Cast", ["h"], ["y"], to=TensorProto.FLOAT)], "test",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
+    )  # fmt: skip
+    x = normal(50)
+    assert not widen(LightModel.of(proto))
+    np.testing.assert_array_equal(session(proto).run({"x": x})["y"], rounded(x))

@@ -1,0 +1,92 @@
+"""Batches that the graph cannot take: ``new`` writes 1, ``check`` and ``run`` name the node before anything else is done."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.conftest import build, node, normal
+from tests.toolkit.conftest import complain
+from toolkit.cli.main import invoke
+
+RECIPE = """\
+[model]
+path = "model.onnx"
+[[profile]]
+name = "all"
+shapes.x = {{ min = {least}, opt = {most}, max = {most} }}
+[calibration]
+data = "data.npz"
+[[pass]]
+use = "insert_qdq"
+[engine]
+backend = "none"
+"""
+
+
+def shuffled(place, batch="n"):
+    """A channel shuffle whose Reshape holds the batch, as ShuffleNet is exported with a batch of 1."""
+    nodes = [
+        node("Conv", ["x", "w0"], ["a"]),
+        node("Reshape", ["a", "split_to"], ["split"]),
+        node("Transpose", ["split"], ["t"], perm=[0, 2, 1, 3, 4]),
+        node("Reshape", ["t", "join_to"], ["join"]),
+        node("Conv", ["join", "w1"], ["c"]),
+        node("GlobalAveragePool", ["c"], ["g"]),
+        node("Flatten", ["g"], ["y"]),
+    ]
+    weights = {
+        "w0": normal(8, 3, 1, 1), "w1": normal(5, 8, 1, 1, seed=1),
+        "split_to": np.array([1, 2, 4, 6, 6]), "join_to": np.array([1, 8, 6, 6]),
+    }  # fmt: skip
+    onnx.save(build(nodes, {"x": [batch, 3, 6, 6]}, {"y": [batch, 5]}, weights), str(place / "model.onnx"))
+    np.savez(place / "data.npz", x=normal(20, 3, 6, 6))
+    return place / "model.onnx"
+
+
+@pytest.mark.parametrize("data", [True, False])
+def test_new_writes_a_batch_of_one_and_names_the_node(tmp_path, data):
+    model, made = shuffled(tmp_path), tmp_path / "made.toml"
+    words = ["--data", str(tmp_path / "data.npz")] if data else []
+    assert invoke(["new", str(model), "--out", str(made), *words]) == 0
+    assert "min = [1, 3, 6, 6], opt = [1, 3, 6, 6], max = [1, 3, 6, 6]" in made.read_text()
+    assert "node 'split' (Reshape)" in made.read_text()
+    if data:
+        made.write_text(made.read_text().replace('"auto"', '"none"'))
+        assert invoke(["check", str(made)]) == 0
+        assert invoke(["run", str(made), "--out", str(tmp_path / "out")]) in (0, 1)
+
+
+def test_check_run_sensitivity_and_calibrate_name_the_node(tmp_path, capsys):
+    shuffled(tmp_path)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(RECIPE.format(least=[1, 3, 6, 6], most=[8, 3, 6, 6]))
+    for command in ("check", "run", "sensitivity", "bisect", "calibrate"):
+        out = ["--out", str(tmp_path / "out")] if command == "run" else []
+        said = complain(tmp_path, capsys, command, str(recipe), *out)
+        assert "node 'split' (Reshape)" in said and "recipe.toml:5" in said, command
+    assert not (tmp_path / "out" / "report.json").exists()
+    recipe.write_text(RECIPE.format(least=[1, 3, 6, 6], most=[1, 3, 6, 6]))
+    assert invoke(["check", str(recipe)]) == 0
+    assert invoke(["run", str(recipe), "--out", str(tmp_path / "out")]) == 0
+
+
+def test_a_slice_of_the_batch_is_named_though_the_batch_runs(tmp_path, capsys):
+    nodes = [node("Slice", ["x", "zero", "one", "zero"], ["s"]), node("Conv", ["s", "w"], ["y"])]
+    weights = {"w": normal(4, 3, 1, 1), "zero": np.array([0]), "one": np.array([1])}
+    onnx.save(build(nodes, {"x": ["n", 3, 6, 6]}, {"y": None}, weights), str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", x=normal(20, 3, 6, 6))
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(least=[1, 3, 6, 6], most=[8, 3, 6, 6]))
+    assert "node 's' (Slice)" in complain(tmp_path, capsys, "check", str(tmp_path / "recipe.toml"))
+
+
+def test_a_batch_of_another_axis_is_probed(tmp_path, capsys):
+    nodes = [node("LSTM", ["x", "u", "r", "", "", "h0"], ["o", "", ""], "lstm", hidden_size=4), node("Squeeze", ["o", "one"], ["y"])]
+    weights = {"u": normal(1, 16, 6), "r": normal(1, 16, 4), "h0": normal(1, 1, 4), "one": np.array([1])}
+    onnx.save(build(nodes, {"x": ["t", "n", 6]}, {"y": None}, weights), str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", **{f"x/{i:03d}": normal(5, 1, 6, seed=i) for i in range(12)})
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(least=[1, 1, 6], most=[9, 4, 6]))
+    assert "node 'lstm' (LSTM)" in complain(tmp_path, capsys, "check", str(tmp_path / "recipe.toml"))
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(least=[1, 1, 6], most=[9, 1, 6]))
+    assert invoke(["check", str(tmp_path / "recipe.toml")]) == 0

@@ -1,0 +1,306 @@
+"""Whether a model computes several samples at once as it computes each by itself, and which node stands in the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from toolkit.base.errors import ModelError
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.types import Array
+from toolkit.graph.constants import RANDOM
+from toolkit.graph.facts import Facts
+from toolkit.graph.light import LightModel
+from toolkit.graph.model import Model
+from toolkit.graph.nodes import reads_of
+from toolkit.graph.runnable import cut, not_run_in
+from toolkit.graph.sessions import Session, session
+
+_NEAR = 1e-3
+_AT_ONCE = 32
+"""Inner tensors that are held at a time."""
+
+
+@dataclass(frozen=True)
+class BatchFault:
+    """The node that keeps a model from computing several samples at once.
+
+    Attributes:
+        node: its name; empty where it was not found.
+        op: its operator.
+        samples: how many samples the batch held.
+        runs: whether the batch can be computed; what comes out is not what the samples give one by one then.
+    """
+
+    node: str
+    op: str
+    samples: int
+    runs: bool
+
+    @property
+    def words(self) -> str:
+        """The node as messages name it."""
+        return f"node '{self.node}' ({self.op})" if self.node else "a node"
+
+
+def batch_fault(
+    model: Model, axes: Mapping[str, int], samples: Sequence[Mapping[str, Array]], loaded: Session | None = None
+) -> BatchFault | None:
+    """Run samples one by one and as one batch; the node that is to blame where these differ, None where they do not.
+
+    A batch is right where an output holds the values that the samples give, in whatever order. Outputs that do not are
+    no fault as long as another one does: the mean over a batch, say. What is the same for every sample says nothing.
+    Behind plugins, which cannot be run, shapes alone are looked at.
+
+    Args:
+        model: the model; the part of it that runs is looked at.
+        axes: by input the axis along which samples are joined; the first sample's value of other inputs serves all.
+        samples: inputs of at least two samples of equal shapes, each with one row along its axes.
+        loaded: the model's session, where there is one.
+
+    Raises:
+        ModelError: the model does not even run on one sample.
+        BackendError: there is not enough memory.
+    """
+    loaded = loaded or session(model)
+    apart = [loaded.run(sample) for sample in samples]
+    joined = join(samples, axes)
+    try:
+        together = loaded.run(joined)
+    except ModelError:
+        return replace(_BlameSearch(model, samples, joined).failing(), samples=len(samples))
+    if any(node.op in RANDOM for node, _ in model.walk()):
+        return None
+    right = []
+    for name in loaded.outputs:
+        values = [one[name] for one in apart]
+        fits = _side_by_side(values, together[name])
+        if not fits or together[name].size != values[0].size:
+            right.append(fits)
+    if any(right) or not right:
+        return fault_by_shapes(model, axes, samples[0], len(samples)) if loaded.left else None
+    return replace(_BlameSearch(model, samples, joined).mixing(loaded.outputs), samples=len(samples))
+
+
+def fault_by_shapes(
+    model: Model, axes: Mapping[str, int], sample: Mapping[str, Array], samples: int
+) -> BatchFault | None:
+    """The first Reshape, Concat or Expand whose constant such a batch does not fit, by shape inference alone."""
+    shapes = {
+        name: tuple(samples if axis == axes.get(name) else size for axis, size in enumerate(value.shape))
+        for name, value in sample.items()
+    }
+    extents = {name: Extent(shape, shape, shape) for name, shape in shapes.items()}
+    facts = model.facts(Profiles((ShapeProfile("batch", extents),)))
+    for node in model.nodes:
+        known = [_shape(model, facts, tensor) for tensor in node.inputs]
+        target = model.constant(node.inputs[1]) if node.op in ("Reshape", "Expand") and len(node.inputs) > 1 else None
+        if _misfit(node.op, known, target.reshape(-1).tolist() if target is not None else None, node.attrs):
+            return BatchFault(node.name, node.op, samples, False)
+    return None
+
+
+def _shape(model: Model, facts: Facts, tensor: gs.Tensor) -> tuple[int, ...] | None:
+    values = model.constant(tensor)
+    if values is not None:
+        return tuple(values.shape)
+    corners = set(facts.shapes.get(tensor.name, ()))
+    shape = corners.pop() if len(corners) == 1 else None
+    return shape if shape is not None and -1 not in shape else None
+
+
+def _misfit(
+    op: str, shapes: Sequence[tuple[int, ...] | None], target: Sequence[int] | None, attrs: Mapping[str, Any]
+) -> bool:
+    first = shapes[0] if shapes else None
+    if first is None:
+        return False
+    if op == "Reshape" and target is not None and not attrs.get("allowzero"):
+        if any(entry == 0 and i >= len(first) for i, entry in enumerate(target)):
+            return False
+        sizes = [first[i] if entry == 0 else entry for i, entry in enumerate(target)]
+        rest = math.prod(size for size in sizes if size != -1)
+        return rest > 0 and (math.prod(first) % rest != 0 if -1 in sizes else math.prod(first) != rest)
+    if op == "Expand" and target is not None:
+        return any(a != b and 1 not in (a, b) for a, b in zip(reversed(first), reversed(target)))
+    if op == "Concat" and None not in shapes:
+        axis = int(attrs.get("axis", 0)) % max(len(first), 1)
+        others = [[size for i, size in enumerate(shape or ()) if i != axis] for shape in shapes]
+        return any(other != others[0] for other in others)
+    return False
+
+
+def join(samples: Sequence[Mapping[str, Array]], axes: Mapping[str, int]) -> dict[str, Array]:
+    """The inputs of several samples as one batch."""
+    return {
+        name: np.concatenate([sample[name] for sample in samples], axes[name]) if name in axes else value
+        for name, value in samples[0].items()
+    }
+
+
+def _side_by_side(apart: Sequence[Array], together: Array) -> bool:
+    """Whether a tensor of a batch holds what its samples give: their values, in any order, or one value for all."""
+    if together.size == sum(value.size for value in apart):
+        if together.dtype.kind in "fV":
+            one_by_one = np.concatenate([_flat(value) for value in apart])
+            return _near(np.sort(one_by_one), np.sort(_flat(together)))
+        return True
+    equal = all(value.shape == apart[0].shape and _near(_flat(value), _flat(apart[0])) for value in apart)
+    if together.dtype.kind in "fV":
+        return equal and together.size == apart[0].size and _near(_flat(apart[0]), _flat(together))
+    # sizes that the graph computes with are the same for every sample, and others for the batch
+    return equal
+
+
+def _flat(value: Array) -> Array:
+    if value.dtype.kind not in "fViub":
+        return np.zeros(0)
+    return np.nan_to_num(np.asarray(value, np.float64).reshape(-1), posinf=1e30, neginf=-1e30)
+
+
+def _near(a: Array, b: Array) -> bool:
+    if a.shape != b.shape:
+        return False
+    largest = float(np.abs(a).max(initial=0.0))
+    return bool(np.abs(a - b).max(initial=0.0) <= _NEAR * max(largest, 1e-6))
+
+
+class _BlameSearch:
+    """Looks for the node to blame, in the part of a model that runs."""
+
+    def __init__(self, model: Model, samples: Sequence[Mapping[str, Array]], joined: Mapping[str, Array]) -> None:
+        twin = model.copy()
+        twin.tidy()
+        self.model, self.samples, self.joined = twin, samples, joined
+        self.prepared = twin.to_light()
+        left = not_run_in(self.prepared.proto)
+        if left:
+            cut(self.prepared.proto, left)
+        self.nodes = list(self.prepared.proto.graph.node)
+        self.by_name: dict[str, gs.Node] = {node.name: node for node in twin.nodes}
+
+    def failing(self) -> BatchFault:
+        """The node to blame for a batch that cannot be computed."""
+        low, high = 0, len(self.nodes)
+        # the first node that fails: all before run
+        while low < high:
+            middle = (low + high) // 2
+            if self._runs(middle + 1):
+                low = middle + 1
+            else:
+                high = middle
+        if low == len(self.nodes):
+            return BatchFault("", "", 0, False)
+        failed = self.nodes[low]
+        if failed.op_type == "Reshape":
+            return _fault(failed, False)
+        before = self._before(low)
+        return _fault(self._mixer(before) or self._swallower(before) or failed, False)
+
+    def mixing(self, outputs: Sequence[str]) -> BatchFault:
+        """The node to blame for outputs of a batch that are not those of its samples."""
+        makers = {name: index for index, node in enumerate(self.nodes) for name in node.output}
+        last = max((makers[name] for name in outputs if name in makers), default=-1)
+        before = [*self._before(last), last] if last >= 0 else []
+        found = self._mixer(before)
+        if found is None:
+            return BatchFault("", "", 0, True)
+        index = next(i for i, node in enumerate(self.nodes) if node is found)
+        return _fault(self._swallower(self._before(index)) or found, True)
+
+    def _before(self, index: int) -> list[int]:
+        """The nodes that one hangs on, in order."""
+        makers = {name: i for i, node in enumerate(self.nodes) for name in node.output}
+        found: set[int] = set()
+        pending = [index]
+        while pending:
+            for name in reads_of(self.nodes[pending.pop()]):
+                maker = makers.get(name)
+                if maker is not None and maker not in found:
+                    found.add(maker)
+                    pending.append(maker)
+        return sorted(found)
+
+    def _runs(self, count: int) -> bool:
+        """Whether the first nodes compute the batch."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.prepared.proto)
+        del proto.graph.node[count:]
+        read = {name for node in proto.graph.node for name in reads_of(node)}
+        ends = [name for node in proto.graph.node for name in node.output if name and name not in read]
+        del proto.graph.output[:]
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ends)
+        try:
+            self._loaded(proto, None).run(self.joined)
+        except ModelError:
+            return False
+        return True
+
+    def _loaded(self, proto: onnx.ModelProto, outputs: Sequence[str] | None) -> Session:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        source = LightModel(copy, dict(self.prepared.weights), self.prepared.where)
+        return session(source, outputs, optimise=False)
+
+    def _values(self, names: Sequence[str], last: int) -> Iterator[tuple[str, list[Array], Array]]:
+        """Tensors that the nodes up to ``last`` make, of each sample by itself and of the batch."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.prepared.proto)
+        del proto.graph.node[last + 1 :]
+        del proto.graph.output[:]
+        for start in range(0, len(names), _AT_ONCE):
+            part = names[start : start + _AT_ONCE]
+            loaded = self._loaded(proto, part)
+            apart, together = [loaded.run(sample) for sample in self.samples], loaded.run(self.joined)
+            yield from ((name, [one[name] for one in apart], together[name]) for name in part)
+
+    def _mixer(self, before: Sequence[int]) -> onnx.NodeProto | None:
+        """The first of these nodes that makes of a batch what it does not make of its samples."""
+        makers = {name: i for i in before for name in self.nodes[i].output if name}
+        for name, apart, together in self._values(list(makers), before[-1] if before else -1):
+            if not _side_by_side(apart, together):
+                return self.nodes[makers[name]]
+        return None
+
+    def _swallower(self, before: Sequence[int]) -> onnx.NodeProto | None:
+        """The last of these nodes that reshapes to a constant with the batch in it, so that it goes elsewhere."""
+        reshapes = [i for i in before if self.nodes[i].op_type == "Reshape"]
+        made = {name for i in before for name in self.nodes[i].output}
+        wanted = {name for i in reshapes for name in (self.nodes[i].input[0], self.nodes[i].output[0])}
+        shapes = {
+            name: (apart[0].shape, together.shape)
+            for name, apart, together in self._values(sorted(wanted & made), before[-1] if before else -1)
+        }
+        shapes.update({name: (value.shape, self.joined[name].shape) for name, value in self.samples[0].items()})
+        for i in reversed(reshapes):
+            node = self.nodes[i]
+            target = self.model.constant(self.by_name[node.name].inputs[1])
+            source, result = shapes.get(node.input[0]), shapes.get(node.output[0])
+            if target is not None and source and result and _swallows(target.tolist(), source, result):
+                return node
+        return None
+
+
+def _swallows(wanted: Sequence[int], before: Any, after: Any) -> bool:
+    """Whether a Reshape's constant fixes the axis that grows with the batch, or joins it to the features."""
+    alone, batch = before
+    grown, joined = ([axis for axis, (a, b) in enumerate(zip(*pair)) if a != b] for pair in (before, after))
+    if len(grown) != 1 or len(alone) != len(batch):
+        return False
+    if joined == [len(after[0]) - 1] and grown[0] < len(alone) - 1:
+        return True
+    head, size = math.prod(alone[: grown[0]]), alone[grown[0]]
+    return any(
+        entry > 0 and entry == size and after[0][axis] == after[1][axis] and math.prod(after[0][:axis]) == head
+        for axis, entry in enumerate(wanted)
+    )
+
+
+def _fault(node: onnx.NodeProto, runs: bool) -> BatchFault:
+    return BatchFault(node.name, node.op_type, 0, runs)

@@ -1,0 +1,128 @@
+"""Whether the model takes the batches that a recipe allows, tried on the first samples; the node that does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from toolkit.base.errors import QtoolError, RecipeError
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.types import Array
+from toolkit.run.feeds import batch_limits
+from toolkit.run.new_profile import Seen, one_sample
+
+if TYPE_CHECKING:
+    from toolkit.data.dataset import CalibrationData
+    from toolkit.data.sample import Sample
+    from toolkit.graph.batch_probe import BatchFault
+    from toolkit.graph.model import Model
+    from toolkit.graph.sessions import Session
+    from toolkit.run.inputs import Inputs
+
+_MOST_VALUES = 1 << 26
+"""Of random inputs: what a model declares may be more than there is memory."""
+_LOOKED_AT = 32
+"""Samples among which others of the first one's shapes are looked for."""
+
+
+def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
+    """Run a batch of the smallest size above one that the recipe's profiles allow.
+
+    Raises:
+        RecipeError: the model cannot compute it, or gives something else than for the samples one by one; the message
+            names the node.
+        ModelError: the model does not run on one sample.
+    """
+    from toolkit.graph.batch_probe import batch_fault
+
+    first = _first(data)
+    if first is None:
+        return
+    recipe = inputs.job.recipe
+    homes = [(index, profile) for index, profile in enumerate(data.profiles) if profile.name in first.profiles]
+    sizes = [(min(max(2, low), high), index) for index, profile in homes for low, high in [batch_limits(profile, data)]]
+    size, index = max(sizes, default=(min(2, recipe.calibration.batch), None), key=lambda one: one[0])
+    if size < 2:
+        return
+    fault = batch_fault(inputs.source(), data.axes, _alike(data, first.inputs, size), loaded)
+    if fault is None:
+        return
+    where = recipe.locate("profile", index, "shapes") if index is not None else str(recipe.path or "the recipe")
+    names = ", ".join(f"dimension {axis} of '{name}'" for name, axis in data.axes.items())
+    raise RecipeError(
+        fault_words(fault),
+        where=where,
+        remedy=f"write 1 in min, opt and max of {names}"
+        + (" in a [[profile]]" if index is None else "")
+        + ", or export the model so that it takes batches",
+    )
+
+
+def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault | None:
+    """Why a model cannot take two samples at once, tried on the data's, or on random ones of the shapes to expect.
+
+    None where it can, where nothing says along which axis samples are joined, where it does not run on one either, and
+    where random inputs would be too large.
+
+    Args:
+        model: the model.
+        source: the data; None for random samples.
+        seen: by input the shapes of the data's samples.
+    """
+    from toolkit.data.dataset import CalibrationData
+    from toolkit.data.images import holds_images
+    from toolkit.graph.batch_probe import batch_fault, fault_by_shapes
+
+    if source is not None and not holds_images(source):
+        data = CalibrationData.open(str(source.resolve()), model)
+    else:
+        shapes = one_sample(model.input_shapes(), seen)
+        if sum(math.prod(shape) for shape in shapes.values()) > _MOST_VALUES:
+            return None
+        fixed = ShapeProfile("one", {name: Extent(shape, shape, shape) for name, shape in shapes.items()})
+        data = CalibrationData.open(None, model, Profiles((fixed,)), random={"seed": 0, "samples": 2})
+    first = _first(data)
+    if first is None:
+        return None
+    try:
+        return batch_fault(model, data.axes, _alike(data, first.inputs, 2))
+    except QtoolError:
+        return fault_by_shapes(model, data.axes, first.inputs, 2)
+
+
+def fault_words(fault: BatchFault) -> str:
+    """What is wrong with a batch, with the node."""
+    if fault.runs:
+        return (
+            f"of a batch of {fault.samples} the model computes something else than of its samples one by one: "
+            f"{fault.words} does not keep them apart"
+        )
+    return f"the model cannot compute a batch of {fault.samples}: {fault.words} has the batch fixed"
+
+
+def _first(data: CalibrationData) -> Sample | None:
+    """The first sample, where samples are joined: each is one row then."""
+    sample = next(iter(data.samples()), None)
+    if sample is None or not data.can_batch:
+        return None
+    return sample if all(sample.inputs[name].shape[axis] == 1 for name, axis in data.axes.items()) else None
+
+
+def _alike(data: CalibrationData, first: Mapping[str, Array], count: int) -> list[Mapping[str, Array]]:
+    """Samples of the first one's shapes: the data's own, and where they do not suffice the first with values moved."""
+    found: list[Mapping[str, Array]] = []
+    for sample in islice(data.samples(), _LOOKED_AT):
+        shared = (np.array_equal(first[name], sample.inputs[name]) for name in first if name not in data.axes)
+        if sample.shapes == {name: value.shape for name, value in first.items()} and all(shared):
+            found.append(sample.inputs)
+        if len(found) == count:
+            return found
+    while len(found) < count:
+        found.append({n: np.roll(v.reshape(-1), len(found)).reshape(v.shape) if n in data.axes else v
+                      for n, v in first.items()})  # fmt: skip
+    return found
