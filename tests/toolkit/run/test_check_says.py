@@ -172,7 +172,7 @@ def test_a_batch_that_the_model_cannot_run_is_refused_before_calibrating(tmp_pat
     recipe = small(tmp_path, [INSERT], proto)
     assert alike(recipe, tmp_path / "one") is None
     recipe.path.write_text(recipe.path.read_text().replace("max = [1, 4]", "max = [4, 4]"))
-    assert "cannot run the model on x [4, 4]" in alike(Recipe.load(recipe.path), tmp_path / "four")
+    assert "cannot compute a batch of 2: node 'r'" in alike(Recipe.load(recipe.path), tmp_path / "four")
 
 
 @pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")
