@@ -6,7 +6,20 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import DEQUANTIZE, QUANTIZE, TARGETS, Array, Code, Context, Harm, Helper, Model, Names, make_constant
+from toolkit import (
+    DEQUANTIZE,
+    QUANTIZE,
+    TARGETS,
+    Array,
+    Code,
+    Context,
+    Harm,
+    Helper,
+    Model,
+    Names,
+    bias_of,
+    make_constant,
+)
 
 
 class CorrectBias(Helper):
@@ -116,15 +129,8 @@ def _shift(node: gs.Node, error: Array, mean: Array) -> Array:
 
 def _bias(model: Model, node: gs.Node, size: int) -> tuple[gs.Node, int] | None:
     """The node and input that hold the bias; the index after the last input where a bias can be added."""
-    if node.op != "MatMul":
-        if len(node.inputs) < 3:
-            return node, 2
-        value = None if node.inputs[2].is_empty() else model.constant(node.inputs[2])
-        return (node, 2) if value is not None and value.size == size else None
-    out = node.outputs[0]
-    if len(out.outputs) != 1 or out.outputs[0].op != "Add":
-        return None
-    add = out.outputs[0]
-    index = 1 if add.inputs[0] is out else 0
-    value = model.constant(add.inputs[index])
-    return (add, index) if value is not None and value.ndim == 1 and value.size == size else None
+    place = bias_of(model, node)
+    if place is None:
+        return (node, 2) if node.op != "MatMul" and len(node.inputs) < 3 else None
+    value = model.constant(place[0].inputs[place[1]])
+    return place if value is not None and value.size == size else None

@@ -6,17 +6,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import Array, Code, Context, Harm, Helper, LayerWeights, Model, QtoolError
+from toolkit import Array, Code, Context, Facts, Forms, Harm, Helper, LayerWeights, Model, QtoolError, bias_of
 
-_LAYERS = ("Conv", "Gemm")
-_THROUGH = frozenset(
-    {"Relu", "LeakyRelu", "PRelu", "Identity", "Dropout", "MaxPool", "AveragePool", "GlobalAveragePool"}
-)
+_THROUGH = frozenset({"Relu", "LeakyRelu", "PRelu", "Identity", "Dropout"})
+_POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"})
+_FLATTEN = ("Flatten", "Reshape", "Squeeze")
 _CHANGE = 1e-3
 
 
 class Equalize(Helper):
-    """Cross-layer equalization: scale channels between Conv and Conv or Gemm so that one INT8 scale serves them all.
+    """Cross-layer equalization: scale channels between Conv and Gemm layers so that one INT8 scale serves them all.
 
     For W1 -> ReLU -> W2, channel c of W1 is divided by s and that of W2 multiplied, s = sqrt(r1 / r2) with r the
     largest weights of the channel: Nagel et al., "Data-free quantization through weight equalization and bias
@@ -41,17 +40,17 @@ class Equalize(Helper):
         except QtoolError:
             return set()
         first = {event.node for event in context.journal.of("changed")}
-        changed = {n.name for n in trial.nodes if len(n.inputs) > 1 and before.get(n.name) != n.inputs[1].name}
         nodes = {node.name: node for node in model.nodes}
+        changed = {n.name for n in trial.nodes if _is_layer(trial, n) and before.get(n.name) != n.inputs[1].name}
         return {name for name in changed if name not in first or _comes_behind(nodes[name], first)}
 
     def apply(self, model: Model, context: Context) -> None:
         """Equalize every pair; each gets a line in the journal, refusals with their reason."""
         from toolkit import forget_ranges
 
-        inner = model.subgraph_tensors()
-        layers = [node for node in model.nodes if node.op in _LAYERS]
-        pairs = [pair for node in layers if (pair := self._pair(model, node, inner, context))]
+        forms, facts, inner = Forms(model), model.facts(context.profiles), model.subgraph_tensors()
+        layers = [node for node in model.nodes if _is_layer(model, node)]
+        pairs = [pair for node in layers if (pair := self._pair(model, forms, facts, inner, node, context))]
         if not pairs:
             context.journal.noted(Code.NOTHING_TO_EQUALIZE())
             return
@@ -70,12 +69,17 @@ class Equalize(Helper):
             context.journal.changed(pair[0], Code.EQUALIZED(other=pair[1]), why)
         forget_ranges(context)
 
-    def _pair(self, model: Model, first: gs.Node, inner: set[str], context: Context) -> tuple[str, str] | None:
+    def _pair(
+        self, model: Model, forms: Forms, facts: Facts, inner: set[str], first: gs.Node, context: Context
+    ) -> tuple[str, str] | None:
         """The layer and the only layer that reads its result, or None with a line in the journal.
 
         ``inner`` names the tensors that subgraphs read.
         """
-        tensor, seen = first.outputs[0], first
+        holder = bias_of(model, first)
+        tensor = (holder[0] if holder is not None and first.op == "MatMul" else first).outputs[0]
+        # a convolution's channels lie along axis 1 until a pool and a Flatten have left nothing behind them
+        spatial, pooled = first.op == "Conv", False
         while True:
             if model.is_output(tensor) or tensor.name in inner:
                 return None
@@ -83,13 +87,16 @@ class Equalize(Helper):
                 context.journal.declined(first.name, Code.SHARED(tensor=tensor.name, readers=len(tensor.outputs)))
                 return None
             node = tensor.outputs[0]
-            if node.op in _LAYERS:
+            flat = not spatial or node.op == "Gemm" or facts.rank(tensor.name) == 2
+            if _is_layer(model, node) and (spatial if node.op == "Conv" else flat):
                 break
-            flat = node.op in ("Flatten", "Reshape", "Squeeze") and seen.op == "GlobalAveragePool"
-            if node.op not in _THROUGH and not flat:
+            op = forms.op(node)
+            pool = spatial and op in _POOLS
+            if op not in _THROUGH and not pool and not (pooled and op in _FLATTEN):
                 context.journal.declined(first.name, Code.NOT_HOMOGENEOUS(op=node.op))
                 return None
-            tensor, seen = node.outputs[0], node if not flat else seen
+            pooled = op == "GlobalAveragePool" or (pooled and op in _FLATTEN)
+            tensor = node.outputs[0]
         operands = [layer.inputs[1] for layer in (first, node)]
         if tensor is not node.inputs[0] or any(model.constant(t) is None or len(t.outputs) > 1 for t in operands):
             context.journal.declined(first.name, Code.WEIGHTS(part="weight"))
@@ -105,6 +112,13 @@ class Equalize(Helper):
         return str(first.name), str(node.name)
 
 
+def _is_layer(model: Model, node: gs.Node) -> bool:
+    """Whether a node is a Conv or a Gemm, also one that is written as a MatMul and the Add of its bias."""
+    if node.op == "MatMul":
+        return model.constant(node.inputs[1]) is not None and bias_of(model, node) is not None
+    return node.op in ("Conv", "Gemm")
+
+
 def _comes_behind(layer: gs.Node, first: set[str]) -> bool:
     """Whether the way up from a layer's input meets the first layer of a pair before anything branches."""
     tensor = layer.inputs[0]
@@ -114,7 +128,7 @@ def _comes_behind(layer: gs.Node, first: set[str]) -> bool:
             return True
         if len(node.outputs[0].outputs) != 1 or not node.inputs:
             return False
-        tensor = node.inputs[0]
+        tensor = next((t for t in node.inputs if t.inputs), node.inputs[0])
     return False
 
 

@@ -1,15 +1,15 @@
-"""Fold BatchNormalization into the convolution or Gemm before it."""
+"""Fold BatchNormalization into the convolution or Gemm before it, whichever way either is written."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit import Array, Code, Context, Finding, Model, Names, Pass, Role, make_constant
+from toolkit import Array, Code, Context, Finding, Model, Names, Pass, Role, bias_of, make_constant
 
 
 class FoldBatchNorm(Pass):
-    """Put BatchNormalization, and the constant Mul and Add that Caffe exports write after it, into the layer before."""
+    """Put BatchNormalization, and constant Mul, Add, Sub and Div that it is written out as, into the layer before."""
 
     name = "fold_batchnorm"
     role = Role.FOLD_NORMALIZATION
@@ -27,9 +27,12 @@ class FoldBatchNorm(Pass):
         """Scale the weights and move the bias: W' = W g, b' = (b - mean) g + beta with g = gamma / sqrt(var + eps)."""
         facts, names, inner = model.facts(context.profiles), model.tensor_names(), model.subgraph_tensors()
         for node in model.nodes:
-            if node.op not in ("Conv", "ConvTranspose", "Gemm"):
+            if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
                 continue
-            while self._fold_next(model, node, facts.rank(node.outputs[0].name), names, inner, context):
+            rank = facts.rank(node.outputs[0].name)
+            if node.op == "MatMul" and not _like_gemm(model, node, rank):
+                continue
+            while self._fold_next(model, node, rank, names, inner, context):
                 pass
         model.tidy()
         said = {event.node for event in context.journal.of("declined", self.title())}
@@ -41,7 +44,9 @@ class FoldBatchNorm(Pass):
         self, model: Model, layer: gs.Node, rank: int | None, names: Names, inner: set[str], context: Context
     ) -> bool:
         """Fold what follows the layer into it; whether something could be. ``inner`` are the tensors of subgraphs."""
-        out = layer.outputs[0]
+        place = bias_of(model, layer)
+        holder = place[0] if place is not None else layer
+        out = holder.outputs[0]
         if len(out.outputs) != 1:
             for reader in out.outputs:
                 if reader.op == "BatchNormalization":
@@ -63,7 +68,7 @@ class FoldBatchNorm(Pass):
         if gain.size not in (1, channels) or offset.size not in (1, channels):
             return False
         gain, offset = np.broadcast_to(gain, channels), np.broadcast_to(offset, channels)
-        bias = model.constant(layer.inputs[2]) if len(layer.inputs) > 2 and not layer.inputs[2].is_empty() else None
+        bias = model.constant(holder.inputs[place[1]]) if place is not None else None
         beta = float(layer.attrs.get("beta", 1.0)) if layer.op == "Gemm" else 1.0
         old_bias = (
             np.zeros(channels) if bias is None else np.broadcast_to(bias.astype(np.float64).reshape(-1), channels)
@@ -72,19 +77,36 @@ class FoldBatchNorm(Pass):
         new_bias = (old_bias * beta * gain + offset) / (beta if beta else 1.0)
         layer.inputs[1] = make_constant(names.take(f"{layer.inputs[1].name}_folded"), new_weight)
         bias_tensor = make_constant(names.take(f"{layer.name}_bias_folded"), new_bias.astype(weight.dtype))
-        if len(layer.inputs) > 2:
-            layer.inputs[2] = bias_tensor
-        else:
-            layer.inputs.append(bias_tensor)
+        folded = Code.FOLDED_IN(op=after.op, node=after.name)
         result = after.outputs[0]
-        after.outputs.clear()
-        after.inputs.clear()
-        layer.outputs[0] = result
-        context.journal.changed(layer.name, Code.FOLDED_IN(op=after.op, node=after.name), Code.SCALES_CHANNELS())
+        if place is None and layer.op == "MatMul":
+            # it has no bias of its own: what is left of the normalization is one
+            after.op, after.attrs = "Add", {}
+            after.inputs.clear()
+            after.inputs.extend([out, bias_tensor])
+        else:
+            if place is not None:
+                holder.inputs[place[1]] = bias_tensor
+            elif len(layer.inputs) > 2:
+                layer.inputs[2] = bias_tensor
+            else:
+                layer.inputs.append(bias_tensor)
+            after.outputs.clear()
+            after.inputs.clear()
+            holder.outputs[0] = result
+        context.journal.changed(layer.name, folded, Code.SCALES_CHANNELS())
+        if after.outputs:
+            return True
         context.plan.rename(after.name, layer.name) if layer.name not in context.plan else context.plan.withdraw(
             after.name
         )
         return True
+
+
+def _like_gemm(model: Model, node: gs.Node, rank: int | None) -> bool:
+    """Whether a MatMul is what a Gemm is: with more dimensions the second is not that of its channels."""
+    weight = model.constant(node.inputs[1]) if rank == 2 else None
+    return weight is not None and weight.ndim == 2
 
 
 def _affine(model: Model, node: gs.Node, source: gs.Tensor, rank: int | None) -> tuple[Array, Array] | None:
@@ -98,7 +120,11 @@ def _affine(model: Model, node: gs.Node, source: gs.Tensor, rank: int | None) ->
         gamma, shift, mean, variance = (v.astype(np.float64) for v in values if v is not None)
         gain = gamma / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
         return gain, shift - mean * gain
-    if node.op not in ("Mul", "Add") or rank is None:
+    if (
+        node.op not in ("Mul", "Add", "Sub", "Div")
+        or rank is None
+        or (node.op == "Div" and node.inputs[0] is not source)
+    ):
         return None
     other = node.inputs[1] if node.inputs[0] is source else node.inputs[0]
     value = model.constant(other)
@@ -107,8 +133,12 @@ def _affine(model: Model, node: gs.Node, source: gs.Tensor, rank: int | None) ->
     shape = (1,) * (rank - value.ndim) + value.shape
     if len(shape) != rank or any(size != 1 for axis, size in enumerate(shape) if axis != 1):
         return None
-    flat = value.astype(np.float64).reshape(-1)
-    return (flat, np.zeros(1)) if node.op == "Mul" else (np.ones(1), flat)
+    flat, zero, one = value.astype(np.float64).reshape(-1), np.zeros(1), np.ones(1)
+    if node.op == "Div":
+        return (1 / flat, zero) if flat.all() else None
+    if node.op == "Sub":
+        return (one, -flat) if node.inputs[0] is source else (-one, flat)
+    return (flat, zero) if node.op == "Mul" else (one, flat)
 
 
 def _refusal(model: Model, layer: gs.Node, out: gs.Tensor, inner: set[str]) -> Finding | None:
@@ -133,6 +163,7 @@ def _channels(layer: gs.Node, weight: Array) -> int:
         return int(weight.shape[0])
     if layer.op == "ConvTranspose":
         return int(weight.shape[1]) * int(layer.attrs.get("group", 1))
+    # a Gemm has its outputs last, or first where it is transposed; a MatMul last
     return int(weight.shape[0 if layer.attrs.get("transB", 0) else 1])
 
 

@@ -61,7 +61,10 @@ if TYPE_CHECKING:
     from toolkit.graph.folding import Folded as Folded
     from toolkit.graph.folding import fix_dimensions as fix_dimensions
     from toolkit.graph.folding import fold as fold
+    from toolkit.graph.forms import Forms as Forms
+    from toolkit.graph.forms import constant_affine as constant_affine
     from toolkit.graph.layer_weights import LayerWeights as LayerWeights
+    from toolkit.graph.layer_weights import bias_of as bias_of
     from toolkit.graph.macs import macs as macs
     from toolkit.graph.model import Model as Model
     from toolkit.graph.names import Names as Names
@@ -147,7 +150,8 @@ _HOMES = {
     "graph.constants": "RANDOM",
     "graph.facts": "Facts",
     "graph.folding": "Folded fix_dimensions fold",
-    "graph.layer_weights": "LayerWeights",
+    "graph.forms": "Forms constant_affine",
+    "graph.layer_weights": "LayerWeights bias_of",
     "graph.macs": "macs",
     "graph.names": "Names",
     "graph.model": "Model",

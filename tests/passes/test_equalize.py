@@ -55,6 +55,58 @@ def test_the_function_stays_the_same_and_channels_are_even(activation):
     np.testing.assert_allclose(first, second, rtol=0.05)
 
 
+def in_forms(linear: str, pool: str) -> Model:
+    """The depthwise chain with another Gemm behind it, its linear layers and its pool in either form."""
+    weights = {
+        "w0": uneven(8, 3, 3, 3), "b0": normal(8, seed=1), "w3": uneven(8, 12, seed=5), "b3": normal(12, seed=6),
+        "w4": uneven(12, 5, seed=7), "b4": normal(5, seed=8),
+    }  # fmt: skip
+    nodes = [node("Conv", ["x", "w0", "b0"], ["c0"], pads=[1, 1, 1, 1]), node("Relu", ["c0"], ["r0"])]
+    if pool == "ReduceMean":
+        nodes.append(node("ReduceMean", ["r0"], ["f"], axes=[2, 3], keepdims=0))
+    else:
+        nodes += [node("GlobalAveragePool", ["r0"], ["g"]), node("Flatten", ["g"], ["f"])]
+    for number, (read, out) in enumerate((("f", "l3"), ("r3", "y")), 3):
+        if linear == "Gemm":
+            nodes.append(node("Gemm", [read, f"w{number}", f"b{number}"], [out], f"linear{number}"))
+        else:
+            add = [f"b{number}", f"m{number}"] if linear == "Add first" else [f"m{number}", f"b{number}"]
+            nodes += [node("MatMul", [read, f"w{number}"], [f"m{number}"], f"linear{number}"), node("Add", add, [out])]
+        if out != "y":
+            nodes.append(node("Relu", [out], ["r3"]))
+    return Model.from_proto(build(nodes, {"x": ["n", 3, 6, 6]}, {"y": ["n", 5]}, weights))
+
+
+@pytest.mark.parametrize("pool", ["ReduceMean", "GlobalAveragePool"])
+@pytest.mark.parametrize("linear", ["Gemm", "Add last", "Add first"])
+def test_layers_are_equalized_whichever_way_they_are_written(linear, pool):
+    model = in_forms(linear, pool)
+    x = normal(4, 3, 6, 6, seed=9)
+    before, kinds = run(model, {"x": x})[0], ops(model)
+    assert Equalize().layers_mended(model) == {"linear3", "linear4"}
+    context = Context()
+    Equalize()(model, context)
+    model.check()
+    assert ops(model) == kinds
+    np.testing.assert_allclose(run(model, {"x": x})[0], before, rtol=1e-4, atol=1e-4)
+    assert {e.node for e in context.journal.of("changed")} == {"c0", "linear3"}
+    plain = in_forms("Gemm", "GlobalAveragePool")
+    Equalize()(plain)
+    for name in ("c0", "linear3", "linear4"):
+        np.testing.assert_allclose(
+            model.constant(model.node(name).inputs[1]), plain.constant(plain.node(name).inputs[1]), rtol=1e-6
+        )
+
+
+def test_channels_of_a_convolution_are_not_the_last_axis_of_a_matmul():
+    """Eight channels, and eight columns that the MatMul reads."""
+    weights = {"w0": uneven(8, 3, 3, 3), "w3": normal(8, 8, seed=5), "b3": normal(8, seed=6)}
+    nodes = [node("Conv", ["x", "w0"], ["c0"], pads=[1, 1, 1, 1]), node("MatMul", ["c0", "w3"], ["m"]), node("Add", ["m", "b3"], ["y"])]
+    context = Context()
+    Equalize()(Model.from_proto(build(nodes, {"x": ["n", 3, 8, 8]}, {"y": None}, weights)), context)
+    assert not context.journal.of("changed") and {"op": "MatMul"} in said(context.journal, Code.NOT_HOMOGENEOUS)
+
+
 def test_what_does_not_pass_factors_through_is_declined():
     model = depthwise_chain("Sigmoid")
     context = Context()

@@ -64,6 +64,67 @@ def test_batchnorm_folds_into_gemm(trans):
     assert np.allclose(before, run(model, {"x": x})[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("bias", [None, (6,), (1, 6)])
+@pytest.mark.parametrize("first", [False, True])
+def test_batchnorm_folds_into_a_matmul_as_into_a_gemm(bias, first):
+    weights = {"w": normal(4, 6), **batchnorm_weights(6)}
+    nodes, tensor = [node("MatMul", ["x", "w"], ["m"])], "m"
+    if bias is not None:
+        weights["b"] = normal(*bias, seed=3)
+        nodes.append(node("Add", ["b", "m"] if first else ["m", "b"], ["c"]))
+        tensor = "c"
+    nodes += [node("BatchNormalization", [tensor, "gamma", "beta", "mean", "var"], ["n"]), node("Relu", ["n"], ["y"])]
+    model = Model.from_proto(build(nodes, {"x": [2, 4]}, {"y": None}, weights))
+    x = normal(2, 4)
+    before = run(model, {"x": x})[0]
+    context = Context()
+    FoldBatchNorm()(model, context)
+    assert ops(model) == {"MatMul": 1, "Add": 1, "Relu": 1}
+    assert np.allclose(before, run(model, {"x": x})[0], atol=1e-4)
+    assert [dict(e.what.values) for e in context.journal.of("changed")] == [{"op": "BatchNormalization", "node": "n"}]
+    model.check()
+
+
+def test_batchnorm_behind_a_matmul_of_three_dimensions_stays():
+    """Its channels are the second axis, which is not that of the weights."""
+    weights = {"w": normal(4, 6), **batchnorm_weights(3)}
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("BatchNormalization", ["m", "gamma", "beta", "mean", "var"], ["y"])]
+    model = Model.from_proto(build(nodes, {"x": [2, 3, 4]}, {"y": None}, weights))
+    context = Context()
+    FoldBatchNorm()(model, context)
+    assert ops(model) == {"MatMul": 1, "BatchNormalization": 1}
+    assert len(said(context.journal, Code.NO_LAYER)) == 1
+
+
+@pytest.mark.parametrize("form", ["Mul Add", "Sub Div Mul Add", "Div Sub", "Rsub"])
+def test_batchnorm_that_is_written_out_folds_too(form):
+    wide = {name: value.reshape(1, 6, 1, 1) for name, value in batchnorm_weights(6).items()}
+    steps = {
+        "Mul Add": [("Mul", "c gamma"), ("Add", "s0 beta")],
+        "Sub Div Mul Add": [("Sub", "c mean"), ("Div", "s0 var"), ("Mul", "gamma s1"), ("Add", "beta s2")],
+        "Div Sub": [("Div", "c var"), ("Sub", "s0 mean")],
+        "Rsub": [("Sub", "mean c"), ("Mul", "s0 gamma")],
+    }[form]
+    nodes = [node("Conv", ["x", "w"], ["c"])]
+    nodes += [node(op, names.split(), [f"s{number}"]) for number, (op, names) in enumerate(steps)]
+    used = {name for one in nodes for name in one.input}
+    weights = {"w": normal(6, 3, 3, 3), **{name: value for name, value in wide.items() if name in used}}
+    model = Model.from_proto(build(nodes, {"x": [2, 3, 5, 5]}, {f"s{len(steps) - 1}": None}, weights))
+    x = normal(2, 3, 5, 5, seed=9)
+    before = run(model, {"x": x})[0]
+    FoldBatchNorm()(model)
+    assert ops(model) == {"Conv": 1}
+    assert np.allclose(before, run(model, {"x": x})[0], atol=1e-4)
+
+
+def test_a_number_over_a_result_is_no_scale():
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("Div", ["one", "c"], ["y"])]
+    weights = {"w": normal(6, 3, 3, 3), "one": np.float32(1).reshape(())}
+    model = Model.from_proto(build(nodes, {"x": [2, 3, 5, 5]}, {"y": None}, weights))
+    FoldBatchNorm()(model)
+    assert ops(model) == {"Conv": 1, "Div": 1}
+
+
 def test_shared_weights_and_shared_outputs_are_respected():
     model = Model.from_proto(build(
         [
@@ -126,6 +187,23 @@ def test_keep_precision_marks_nodes_and_says_why(attention):
     assert context.plan.get("p").precision is Precision.BF16
     assert set(context.plan) == {"p", "s", "ss", "c"}
     assert context.journal.of("changed", node="p")[0].why == Code.OWN_WORDS(text="sums of exponentials")
+
+
+def test_keep_precision_finds_an_operator_in_pieces():
+    """GELU written out, behind a pool that is written as a reduction."""
+    numbers = {name: np.float32(value).reshape(()) for name, value in (("root", 2**0.5), ("one", 1), ("half", 0.5))}
+    model = Model.from_proto(build(
+        [
+            node("ReduceMean", ["x"], ["p"], axes=[2, 3], keepdims=0), node("Div", ["p", "root"], ["a"]), node("Erf", ["a"], ["e"]),
+            node("Add", ["e", "one"], ["b"]), node("Mul", ["p", "b"], ["c"]), node("Mul", ["c", "half"], ["d"]), node("Mul", ["d", "w"], ["y"]),
+        ],
+        {"x": [2, 3, 4, 4]}, {"y": [2, 3]}, {**numbers, "w": normal(3)},
+    ))  # fmt: skip
+    context = Context()
+    KeepPrecision(ops=["Gelu", "GlobalAveragePool"], precision="fp32")(model, context)
+    assert {name for name, _ in context.plan.items()} == {"p", "a", "e", "b", "c", "d"}
+    with pytest.raises(RecipeError, match="'LayerNormalization': the model has no such operator"):
+        KeepPrecision(ops=["LayerNormalization"])(model, Context())
 
 
 def test_keep_precision_asks_nothing_for_shape_arithmetic():

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from toolkit.backends.codes import EngineCode
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
+from toolkit.graph.forms import Forms
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.moved import data_inputs
@@ -48,6 +49,7 @@ class Flow:
 
     def __init__(self, model: Model, refuted: Mapping[str, Collection[str]] | None = None) -> None:
         self._refuted = dict(refuted or {})
+        self._forms = Forms(model)
         self.nodes: dict[str, gs.Node] = {node.name: node for node, _ in model.walk()}
         self._verdicts: dict[str, ComputeType] = {}
 
@@ -121,7 +123,7 @@ class Flow:
             return self._by_inputs(node, node.inputs[:2])
         if node.op == "Concat":
             return self._by_inputs(node, node.inputs)
-        if node.op in BOTH_SIDES:
+        if self._forms.op(node) in BOTH_SIDES:
             return self._between(node)
         if node.op in MOVERS:
             return self._moved(node)

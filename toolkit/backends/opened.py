@@ -17,6 +17,7 @@ from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.evaluation.opened_values import AS_QUANTIZED
+from toolkit.graph.forms import Forms
 from toolkit.graph.model import Model
 from toolkit.placement.ops import QUANTIZE, TARGETS
 
@@ -61,6 +62,7 @@ def marks(model: Model, actuals: Mapping[str, Actual], plan: PrecisionPlan, limi
         limit: how many tensors at most.
     """
     facts = model.facts()
+    forms = Forms(model, facts)
     outputs = {tensor.name for tensor in model.graph.outputs}
     wanted: list[tuple[bool, int, str, str]] = []
     for position, node in enumerate(model.nodes):
@@ -71,7 +73,8 @@ def marks(model: Model, actuals: Mapping[str, Actual], plan: PrecisionPlan, limi
         tensor = node.outputs[0] if node.outputs else None
         if tensor is None or tensor.name in outputs or not facts.is_float(tensor.name):
             continue
-        if node.op in _BORDERS or (quantized and node.op != "DequantizeLinear"):
+        border = forms.op(node) in _BORDERS and any(tensor is made for made in forms.behind(node))
+        if border or (quantized and node.op != "DequantizeLinear"):
             wanted.append((not quantized, position, tensor.name, node.name))
     chosen = sorted(sorted(wanted)[:limit], key=lambda entry: entry[1])
     left = sorted(sorted(wanted)[limit:], key=lambda entry: entry[1])

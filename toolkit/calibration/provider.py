@@ -15,6 +15,7 @@ from toolkit.base.progress import Progress
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Range, Ranges
+from toolkit.graph.forms import Forms
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.placement.ops import ACTIVATIONS, AFFINE, DEQUANTIZE, MOVERS, QUANTIZE
@@ -226,12 +227,13 @@ class Calibrator:
         made += [t.name for node in model.nodes for t in node.outputs if t.name not in left.tensors]
         taps = [name for name in made if name in wanted]
         scalars = []
+        forms = Forms(model, facts)
         for node in model.nodes:
             if node.op in (QUANTIZE, DEQUANTIZE, "Constant") or node.op in MOVERS:
                 continue
             for tensor in node.outputs:
-                readers = tensor.outputs
-                fused = len(readers) == 1 and (readers[0].op in AFFINE or readers[0].op in ACTIVATIONS)
+                readers = forms.readers(tensor)
+                fused = len(readers) == 1 and forms.op(readers[0]) in AFFINE | ACTIVATIONS
                 computed = facts.is_float(tensor.name) and tensor.name not in left.tensors
                 if computed and tensor.name not in wanted and not (fused and _linear(node.op)):
                     scalars.append(tensor.name)
@@ -240,4 +242,4 @@ class Calibrator:
 
 def _linear(op: str) -> bool:
     """Whether TensorRT keeps the result of this operator in registers until the activation behind it is done."""
-    return op in ("Conv", "ConvTranspose", "Gemm") or op in AFFINE
+    return op in ("Conv", "ConvTranspose") or op in AFFINE

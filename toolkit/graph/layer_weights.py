@@ -11,12 +11,32 @@ from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_constant
 
 
+def bias_of(model: Model, node: gs.Node) -> tuple[gs.Node, int] | None:
+    """The node and the input that hold a layer's constant bias, one value an output channel; None where none does.
+
+    Of a MatMul it is the Add that alone reads its result, as exporters write a Gemm whose input has more than two
+    dimensions.
+    """
+    if node.op != "MatMul":
+        given = len(node.inputs) > 2 and not node.inputs[2].is_empty() and model.constant(node.inputs[2]) is not None
+        return (node, 2) if given else None
+    out, weight = node.outputs[0], model.constant(node.inputs[1])
+    if len(out.outputs) != 1 or out.outputs[0].op != "Add" or model.is_output(out):
+        return None
+    holder = out.outputs[0]
+    index = 1 if holder.inputs[0] is out else 0
+    bias = model.constant(holder.inputs[index])
+    if bias is None or not 1 <= bias.ndim <= 2 or bias.size != bias.shape[-1]:
+        return None
+    return (holder, index) if weight is None or (weight.ndim == 2 and weight.shape[1] == bias.size) else None
+
+
 class LayerWeights:
     """Weight and bias of a Conv, Gemm or MatMul, float64, as [out, in / group, ...]; ``write`` puts them back.
 
     Args:
         model: the graph.
-        node: the layer; its weight, and its bias if it has one, must be constants.
+        node: the layer; its weight, and its bias if it has one (see ``bias_of``), must be constants.
     """
 
     def __init__(self, model: Model, node: gs.Node) -> None:
@@ -26,8 +46,8 @@ class LayerWeights:
         self.dtype = weight.dtype
         self.turned = _is_turned(node)
         self.weight: Array = (weight.T if self.turned else weight).astype(np.float64)
-        has_bias = len(node.inputs) > 2 and not node.inputs[2].is_empty()
-        bias = model.constant(node.inputs[2]) if has_bias else None
+        self.holder = bias_of(model, node)
+        bias = model.constant(self.holder[0].inputs[self.holder[1]]) if self.holder is not None else None
         self.bias: Array | None = None if bias is None else np.broadcast_to(
             bias.astype(np.float64).reshape(-1), (len(self.weight),)
         ).copy()  # fmt: skip
@@ -82,9 +102,13 @@ class LayerWeights:
         names = names if names is not None else self.model.tensor_names()
         weight = (self.weight.T if self.turned else self.weight).astype(self.dtype)
         self.node.inputs[1] = make_constant(names.take(f"{self.node.inputs[1].name}_{word}"), weight)
-        if self.bias is not None:
-            name = names.take(f"{self.node.inputs[2].name}_{word}")
-            self.node.inputs[2] = make_constant(name, self.bias.astype(self.dtype))
+        if self.bias is not None and self.holder is not None:
+            holder, index = self.holder
+            name, shape = names.take(f"{holder.inputs[index].name}_{word}"), holder.inputs[index].shape
+            bias = self.bias.astype(self.dtype)
+            # an Add's bias may have axes of length 1 in front
+            keeps = holder is not self.node and int(np.prod(shape)) == bias.size
+            holder.inputs[index] = make_constant(name, bias.reshape(shape) if keeps else bias)
 
 
 def _is_turned(node: gs.Node) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from toolkit.base.errors import RecipeError, did_you_mean, did_you_mean_pattern
 from toolkit.base.text import matching
+from toolkit.graph.forms import Forms
 from toolkit.graph.model import Model
 
 
@@ -33,14 +34,16 @@ def by_name(model: Model, patterns: Iterable[str], setting: str) -> dict[str, st
 
 
 def by_op(model: Model, ops: Iterable[str], setting: str) -> dict[str, str]:
-    """Nodes of the given operators: ``{node name: operator}``.
+    """Nodes of the given operators, and pieces of those that are written out: ``{node name: operator}``.
 
     Raises:
         RecipeError: the model has no such operator.
     """
     present: dict[str, list[str]] = {}
+    forms = Forms(model)
     for node, _ in model.walk():
-        present.setdefault(node.op, []).append(node.name)
+        for op in {node.op, forms.op(node)}:
+            present.setdefault(op, []).append(node.name)
     found: dict[str, str] = {}
     for op in ops:
         if op not in present:

@@ -15,6 +15,7 @@ from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding, finding
 from toolkit.graph.constants import RANDOM
 from toolkit.graph.facts import Facts
+from toolkit.graph.forms import Forms, constant_affine
 from toolkit.graph.model import Model
 from toolkit.placement.dequantized import dequantizer, foreign_pair, pair_type, source
 from toolkit.placement.ops import (
@@ -67,6 +68,7 @@ class _Placer:
         self.nodes = model.nodes
         self.main = {id(node) for node in self.nodes}
         self.outputs = {t.name for t in model.graph.outputs}
+        self.forms = Forms(model, facts)
         self.depth = self._depths()
         self.constant = _constant_tensors(model)
         self.region: set[str] | None = None
@@ -77,12 +79,12 @@ class _Placer:
             if node.op in TARGETS:
                 self._target(node)
         for node in self.nodes:
-            if node.op in ADDS:
+            if self.forms.op(node) in ADDS:
                 self._residual(node)
         self._concats()
-        # from behind: a pool before a pool is quantized where that one is
+        # from behind: a pool before a pool is quantized where that one is, as a mean over one axis after the other
         for node in reversed(self.nodes):
-            if node.op in POOLS:
+            if self.forms.op(node) in POOLS:
                 self._pool(node)
         for node in self.nodes:
             if node.op == "MaxPool":
@@ -209,16 +211,17 @@ class _Placer:
         """The quantized convolution whose epilogue could take an Add after this tensor."""
         while True:
             node = self.model.producer(tensor)
-            if node is None or len(tensor.outputs) != 1 or tensor.name in self.outputs:
+            if node is None or len(self.forms.readers(tensor)) != 1 or tensor.name in self.outputs:
                 return None
             if node.op in ("Conv", "ConvTranspose"):
                 return str(node.name) if node.name in self.result.layers else None
-            if node.op not in AFFINE and not self._constant_affine(node):
+            if self.forms.op(node) not in AFFINE and not self._constant_affine(node):
                 return None
-            tensor = next((t for t in node.inputs if self.model.constant(t) is None), node.inputs[0])
+            tensor = next((t for t in self.forms.before(node) if self.model.constant(t) is None), node.inputs[0])
 
     def _constant_affine(self, node: gs.Node) -> bool:
-        return node.op in ("Mul", "Add") and any(self.model.constant(t) is not None for t in node.inputs)
+        """Whether a node is what a BatchNormalization is written out as, and no piece of something else."""
+        return self.forms.composite(node) is None and constant_affine(self.model, node)
 
     def _same_shapes(self, names: list[str]) -> bool:
         shapes = [self.facts.shapes.get(name) for name in names]
@@ -272,7 +275,8 @@ class _Placer:
         return tensor.name in self.leading
 
     def _passes_on(self, node: gs.Node, tensor: gs.Tensor) -> bool:
-        through = node.op in MOVERS | ACTIVATIONS | AFFINE | POOLS | ADDS | {"Concat", QUANTIZE, DEQUANTIZE, "Resize"}
+        op = self.forms.op(node)
+        through = op in MOVERS | ACTIVATIONS | AFFINE | POOLS | ADDS | {"Concat", QUANTIZE, DEQUANTIZE, "Resize"}
         return through or self._constant_affine(node) or (node.op == "Mul" and _is_gate(node, tensor))
 
     def _in_region(self, tensor: gs.Tensor) -> bool:
@@ -283,11 +287,14 @@ class _Placer:
                 inside = (
                     node.name in self.result.layers
                     if node.op in TARGETS
-                    else (node.op in REGION and any(t.name in self.region for t in node.inputs))
+                    else self._keeps_region(node) and any(t.name in self.region for t in node.inputs)
                 )
                 if inside:
                     self.region.update(t.name for t in node.outputs)
         return tensor.name in self.region
+
+    def _keeps_region(self, node: gs.Node) -> bool:
+        return self.forms.op(node) in REGION or self._constant_affine(node)
 
     # ---------------------------------------------------------------- pools
 
@@ -301,7 +308,7 @@ class _Placer:
         elif not self._all_quantized(out):
             self._refuse(node, Code.ONE_SIDED())
         else:
-            reason = Code.POOL_INPUT(op=node.op, node=node.name)
+            reason = Code.POOL_INPUT(op=self.forms.op(node), node=node.name)
             self.result.layers[node.name] = reason
             if dequantizer(tensor) is None:
                 self._want(tensor.name, Use(node.name, 0), None, False, reason)

@@ -13,8 +13,11 @@ from toolkit.contract.roles import Role
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
 from toolkit.evaluation.metrics import make_metric
+from toolkit.graph.forms import Forms, constant_affine
 from toolkit.graph.header import model_files
+from toolkit.graph.layer_weights import bias_of
 from toolkit.graph.model import Model
+from toolkit.placement.ops import TARGETS
 from toolkit.placement.quantized import pair_count, refuse_integer_operators
 from toolkit.run.batches import batches_refused, fault_words
 from toolkit.run.new_images import image_table
@@ -23,7 +26,10 @@ from toolkit.run.new_profile import profile_lines
 from toolkit.run.new_ranges import EVALUATION, pass_lines
 from toolkit.run.plugins import said_of_plugins
 
-FRAGILE = ("Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization")
+FRAGILE = (
+    "Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization",
+)  # fmt: skip
+"""Operators that stay float, also where they are written out."""
 
 
 def recipe_for(
@@ -70,7 +76,7 @@ def recipe_for(
     elif ranges is None:
         lines.append('data = "calibration.npz"            # real inputs: a .npz, or a folder of .npy, .npz or images')
     lines += images.lines if images is not None else []
-    transformer = ops["MatMul"] > 2 * ops["Conv"]
+    transformer = ops["MatMul"] + ops["Gemm"] > 2 * ops["Conv"]
     if ranges is not None:
         lines.append(f"ranges = {_relative(ranges, target)}")
     if data is not None or ranges is None:
@@ -78,9 +84,11 @@ def recipe_for(
     # weights behind a pair and a Transpose are constants once the pair has gone
     lines += _strip(model)
     lines += ["", "[[pass]]", _use(Role.FOLD)]
-    if ops["BatchNormalization"]:
+    forms = Forms(model)
+    if ops["BatchNormalization"] or _scaled(model, forms):
         lines += ["", "[[pass]]", _use(Role.FOLD_NORMALIZATION)]
-    fragile = [op for op in FRAGILE if ops[op]]
+    present = {forms.op(node) for node, _ in model.walk()}
+    fragile = [op for op in FRAGILE if op in present]
     if fragile:
         listed = ", ".join(map(toml_string, fragile))
         lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]", 'precision = "fp16"']
@@ -117,6 +125,17 @@ def inputs_of(model: Path, data: Path | None, test: Path | None, ranges: Path | 
 
 def _use(role: Role) -> str:
     return f'use = "{named(role)}"'
+
+
+def _scaled(model: Model, forms: Forms) -> bool:
+    """Whether a layer's result is scaled or shifted by constants, as a BatchNormalization is written out."""
+    for node in model.nodes:
+        place = bias_of(model, node) if node.op in TARGETS else None
+        out = (place[0] if place is not None else node).outputs[:1] if node.op in TARGETS else []
+        readers = forms.readers(out[0]) if out else []
+        if len(readers) == 1 and forms.composite(readers[0]) is None and constant_affine(model, readers[0]):
+            return True
+    return False
 
 
 def _strip(model: Model) -> list[str]:

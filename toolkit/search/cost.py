@@ -19,6 +19,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
 from toolkit.graph.facts import Facts
+from toolkit.graph.forms import Forms, constant_affine
 from toolkit.graph.macs import macs, shape_of
 from toolkit.graph.model import Model
 from toolkit.graph.work import Work, work_of
@@ -57,6 +58,7 @@ class CostModel:
     ) -> None:
         self.switches, self.facts, self.gpu, self.rest = switches, facts, gpu, rest
         self.model: Model = switches.model
+        self.forms = Forms(self.model, facts)
         self.times = times or LayerTimes()
         self.work, self.others = work or work_of(self.model, facts), frozenset(others)
         self.macs = {name: macs(switches.nodes[name], facts) or 0 for name in switches.names}
@@ -187,17 +189,24 @@ class CostModel:
             node = tensor.inputs[0]
             if node.op in TARGETS:
                 return node.name in placement.layers
-            fused = node.op in ACTIVATIONS | AFFINE | ADDS | MOVERS or node.op == "Mul"
+            fused = self.forms.op(node) in ACTIVATIONS | AFFINE | ADDS | MOVERS | {"Mul"} or self._affine(node)
             if not fused:
                 return node.name in placement.layers
-            tensor = next((t for t in node.inputs if t.inputs), node.inputs[0])
+            read = self.forms.before(node)
+            tensor = next((t for t in read if t.inputs), read[0])
         return False
 
     def _end(self, tensor: gs.Tensor) -> gs.Tensor:
         """The tensor that is written to memory after the activation or normalization that fuses."""
-        while len(tensor.outputs) == 1 and tensor.outputs[0].op in ACTIVATIONS | AFFINE:
-            tensor = tensor.outputs[0].outputs[0]
+        while len(readers := self.forms.readers(tensor)) == 1:
+            if self.forms.op(readers[0]) not in ACTIVATIONS | AFFINE and not self._affine(readers[0]):
+                break
+            tensor = self.forms.behind(readers[0])[0]
         return tensor
+
+    def _affine(self, node: gs.Node) -> bool:
+        """Whether a node is a bias or a normalization's gain or shift that is written out."""
+        return self.forms.composite(node) is None and constant_affine(self.model, node)
 
     def _elements(self, tensor: str) -> int:
         shape = shape_of(self.facts, tensor)

@@ -11,6 +11,7 @@ from toolkit.contract.bench import Bench, Candidate
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.ranges import Ranges
+from toolkit.graph.forms import Forms
 from toolkit.graph.model import Model
 from toolkit.placement.ops import POOLS, TARGETS
 from toolkit.placement.pairs import Placement
@@ -42,6 +43,7 @@ def units_of(model: Model, placement: Placement) -> list[Unit]:
     Additions are no units of their own: they run in the kernel of the convolution before them.
     """
     found = []
+    forms = Forms(model)
     for node in model.nodes:
         if node.name not in placement.layers or node.name in placement.complete:
             continue
@@ -49,8 +51,8 @@ def units_of(model: Model, placement: Placement) -> list[Unit]:
             values = [v for t in node.inputs[:2] if (v := model.constant(t)) is not None]
             shape = list(values[-1].shape) if values else "without weights"
             found.append(Unit(node.name, f"{node.op} {shape}", values[-1].size if values else 0))
-        elif node.op == "Concat" or node.op in POOLS:
-            found.append(Unit(node.name, node.op))
+        elif node.op == "Concat" or forms.op(node) in POOLS:
+            found.append(Unit(node.name, forms.op(node)))
     return found
 
 

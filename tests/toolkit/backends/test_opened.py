@@ -56,6 +56,21 @@ def test_marks_are_float_borders_inside_the_block_and_no_outputs():
     assert marks(model, {}, asked("m1")).tensors == ()
 
 
+def test_a_norm_in_pieces_is_marked_where_it_ends():
+    """As where it is one operator: not at each of its pieces."""
+    numbers = {"two": np.float32(2).reshape(()), "eps": np.float32(1e-5).reshape(())}
+    model = Model.from_proto(build(
+        [
+            node("MatMul", ["x", "w0"], ["m0"]), node("ReduceMean", ["m0"], ["mean"], axes=[-1]), node("Sub", ["m0", "mean"], ["d"]),
+            node("Pow", ["d", "two"], ["sq"]), node("ReduceMean", ["sq"], ["var"], axes=[-1]), node("Add", ["var", "eps"], ["ve"]),
+            node("Sqrt", ["ve"], ["sd"]), node("Div", ["d", "sd"], ["n"]), node("Mul", ["n", "gain"], ["g"]),
+            node("MatMul", ["g", "w1"], ["y"]),
+        ],
+        {"x": ["n", 8]}, {"y": ["n", 8]}, {"w0": normal(8, 8), "w1": normal(8, 8, seed=1), "gain": np.ones(8, np.float32), **numbers},
+    ))  # fmt: skip
+    assert marks(model, dict.fromkeys(model.node_names(), OPAQUE), asked()).tensors == ("m0", "g")
+
+
 def test_too_many_marks_leave_out_what_nobody_asked_to_quantize():
     model = block()
     found = marks(model, dict.fromkeys(model.node_names(), OPAQUE), asked("m1", "r"), limit=3)
