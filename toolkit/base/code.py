@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from toolkit.base.errors import NotAllowedError, RecipeError, did_you_mean
@@ -59,6 +61,37 @@ def code_of(use: str) -> str:
     return module_fingerprint(use.partition(":")[0]) if ":" in use and not is_given(use) else ""
 
 
+class _SourceFinder(MetaPathFinder):
+    """Finds the modules below a folder as Python does, and has them compiled anew from their source.
+
+    Compiled files are told apart by seconds and size, which is too coarse for a file that is being worked on: what
+    runs would not be what the file says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module, where its source lies below the folder; None leaves it to others."""
+        spec = PathFinder.find_spec(fullname, [str(self.folder)] if path is None else path, target)
+        if spec is None or type(spec.loader) is not SourceFileLoader or spec.origin is None:
+            return None
+        if not Path(spec.origin).resolve().is_relative_to(self.folder):
+            return None
+        spec.loader = _SourceLoader(fullname, spec.origin)
+        return spec
+
+
+class _SourceLoader(SourceFileLoader):
+    def get_code(self, fullname: str) -> CodeType:
+        """The source, compiled."""
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
 def _public(module: ModuleType) -> list[str]:
     return [name for name in vars(module) if not name.startswith("_")]
 
@@ -72,15 +105,14 @@ def import_path(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    before, bytecode = set(sys.modules), sys.dont_write_bytecode
+    before, finder = set(sys.modules), _SourceFinder(folder)
     importlib.invalidate_caches()
     sys.path.insert(0, str(folder))
-    # compiled files are told apart by seconds and size, which is too coarse for a file that is being worked on
-    sys.dont_write_bytecode = True
+    sys.meta_path.insert(sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0, finder)
     try:
         yield
     finally:
-        sys.dont_write_bytecode = bytecode
+        sys.meta_path.remove(finder)
         sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
             file = getattr(sys.modules[name], "__file__", None)

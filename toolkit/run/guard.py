@@ -19,7 +19,9 @@ FILES = (
     "recipe.lock.toml",
 )
 """The files of a run folder that are for people and other tools."""
-_OTHERS = ("build.log", "search.json", "sensitivity.json", "faster.json")
+_OTHERS = (
+    "build.log", "search.json", "sensitivity.json", "faster.json", "calibration.cache", "calibration.cache.json",
+)  # fmt: skip
 _DATA = re.compile(r"model\.onnx\.[0-9a-f]{16}\.data")
 
 

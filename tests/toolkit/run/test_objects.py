@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import copy
+import gc
+import importlib.metadata
 import json
+import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +17,7 @@ from passes.fold_batchnorm import FoldBatchNorm
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import MODELS
 from toolkit import DataError, Model, NotAllowedError, Pass, Recipe, RecipeError, Sequence, run
+from toolkit.base.given import Given, taken
 
 STORED = np.load(MODELS / "digits_test.npz")
 
@@ -71,6 +78,55 @@ def recipe(**tables):
         "engine": {"backend": "none"},
     }
     return Recipe.build("made", **{**given, **tables})
+
+
+class Counted(Loader):
+    """Counts how often it is read."""
+
+    times = 0
+
+    def __iter__(self):
+        type(self).times += 1
+        return super().__iter__()
+
+
+def test_a_loader_whose_samples_are_few_is_read_once(tmp_path):
+    run(recipe(calibration={"data": Counted(48, labels=False), "method": "minmax"}), tmp_path)
+    assert Counted.times == 1
+
+
+def test_an_iterator_that_can_be_read_once_is_enough(tmp_path):
+    samples = ({"image": image[None]} for image in STORED["image"][:32])
+    first = run(recipe(calibration={"data": samples, "method": "minmax"}), tmp_path / "iterator")
+    listed = [{"image": image[None]} for image in STORED["image"][:32]]
+    second = run(recipe(calibration={"data": listed, "method": "minmax"}), tmp_path / "list")
+    assert first.report.ranges == second.report.ranges
+
+
+def test_an_object_lives_as_long_as_its_recipe_and_goes_where_its_name_goes():
+    thing = Counted(8)
+    held = weakref.ref(thing)
+    made = recipe(calibration={"data": thing})
+    name = made.with_objects().calibration.data
+    assert taken(name) is thing and taken(copy.deepcopy(name)) is thing
+    other = pickle.loads(pickle.dumps(Given(ShareRight(bonus=2.0))))
+    assert taken(other).bonus == 2.0 and str(other) == "@given:ShareRight"
+    del thing, made, name
+    gc.collect()
+    assert held() is None
+    with pytest.raises(RecipeError, match="another process"):
+        taken("@given:ShareRight")
+
+
+def test_entry_points_are_read_once_and_a_users_sources_are_parsed_once(tmp_path, monkeypatch):
+    run(recipe(), tmp_path)
+    read, parsed = [], []
+    points, parse = importlib.metadata.entry_points, ast.parse
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **group: read.append(group) or points(**group))
+    monkeypatch.setattr(ast, "parse", lambda *given, **more: parsed.append(given) or parse(*given, **more))
+    run(recipe(), tmp_path)
+    # numpy parses the headers of arrays
+    assert len(read) <= 1 and not [text for text, *_ in parsed if len(text) > 500]
 
 
 def test_a_recipe_of_objects_gives_what_a_file_gives(tmp_path):

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import py_compile
 import sys
 
 import numpy as np
+import onnx
 import pytest
 
-from tests.conftest import normal, said
+from tests.conftest import build, node, normal, said
 from tests.toolkit.conftest import GOOD
-from toolkit import Code, Journal, run
+from tests.toolkit.run.test_compare import Builder
+from toolkit import Code, DataError, Journal, Recipe, run
+from toolkit.backends import choose
+from toolkit.backends.codes import EngineCode
+from toolkit.base import gpu
+from toolkit.base.gpu import Gpu
 from toolkit.cli.main import invoke
+from toolkit.run.folder import RunFolder
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
+from toolkit.run.steps.passes import PassesStep
 
 METRIC = """
 import importlib, json, os, pathlib
@@ -340,3 +353,62 @@ def test_a_command_whose_files_are_named_is_asked_again_where_they_change(place,
     assert bisected(place, capsys, "out", *words)["checks"] == 2
     write(place, "limit.json", "1")
     assert "even with every layer" in bisected(place, capsys, "out", *words)
+
+
+# ---------------------------------------------------------------- compiled files, inputs that change, trial engines
+
+
+def test_what_was_compiled_before_is_not_taken_for_the_source(metric):
+    place = metric("return 0.9")
+    run(place / "recipe.toml", place / "first", allow_code=True)
+    cache = importlib.util.cache_from_source(str(place / "met.py"))
+    py_compile.compile(str(place / "met.py"), cfile=cache)
+    said = (place / "met.py").stat()
+    change_source(place, None)
+    # as if it had been changed within the second in which it was compiled
+    os.utime(place / "met.py", ns=(said.st_atime_ns, said.st_mtime_ns))
+    assert run(place / "recipe.toml", place / "second", allow_code=True).report.accuracy.quantized == 0.8
+
+
+def test_an_input_that_changes_while_it_is_read_ends_the_run(place, monkeypatch):
+    own = PassesStep.run
+
+    def changed(step):
+        record = own(step)
+        np.savez(place / "data.npz", x=normal(14, 3, 4, 4))
+        return record
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PassesStep, "run", changed)
+        with pytest.raises(DataError, match="changed while it was being read"):
+            run(place / "recipe.toml", place / "out")
+    again, fresh = (run(place / "recipe.toml", place / name) for name in ("out", "fresh"))
+    assert again.report.ranges == fresh.report.ranges and again.report.ranges[0].samples == 12
+
+
+def test_trial_engines_depend_on_the_batches_that_tensorrt_calibrates_with(place):
+    def batches(calibration="", evaluation="", calibrator="entropy2"):
+        text = GOOD.replace('data = "data.npz"', f'data = "data.npz"\n{calibration}').replace(
+            'backend = "none"', f'backend = "none"\nquantization = "implicit"\ncalibrator = "{calibrator}"'
+        )
+        (place / "recipe.toml").write_text(text + evaluation)
+        return Inputs(Job(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))).calibrator_print()
+
+    prints = [batches(), batches("samples = 5"), batches('outside = "skip"'), batches("", "[evaluation]\nhold_out = 0.4\n")]
+    assert len(set(prints)) == 4 and batches() == prints[0] and batches(calibrator="ranges") == ""
+
+
+def test_engines_that_were_timed_for_another_model_are_timed_again(place, monkeypatch):
+    monkeypatch.setattr(choose, "choose", lambda name: (Builder(), EngineCode.BACKEND_REQUESTED()))
+    monkeypatch.setattr(gpu, "find_gpu", lambda: Gpu("test", "8.9"))
+    text = GOOD.replace('"insert_qdq"', '"insert_qdq"\nonly_if_faster = true').replace('"none"', '"auto"')
+    (place / "recipe.toml").write_text(text)
+    run(place / "recipe.toml", place / "out", device_check=False)
+    proto = build(
+        [node("Conv", ["x", "w"], ["c"]), node("Conv", ["c", "v"], ["y"])], {"x": ["n", 3, "h", "w_"]},
+        {"y": ["n", 4, "h", "w_"]}, {"w": normal(4, 3, 1, 1, seed=3), "v": normal(4, 4, 1, 1, seed=4)},
+    )  # fmt: skip
+    onnx.save(proto, str(place / "model.onnx"))
+    again, fresh = (run(place / "recipe.toml", place / name, device_check=False) for name in ("out", "fresh"))
+    timed = [json.loads((place / name / "faster.json").read_text()) for name in ("out", "fresh")]
+    assert timed[0] == timed[1] and again.report.latency == fresh.report.latency
