@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import multiprocessing
+import os
 import pickle
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -83,9 +85,18 @@ _runner: Runner | None = None
 
 def _start(path: str) -> None:
     global _runner
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # for as long as this process lives: a metric of the user's may read files here
     following(Reads()).__enter__()
     _runner = _stored(Path(path)).runner(threads=1)
+
+
+def _end_with_parent() -> None:
+    """Nobody takes a result once the parent is gone, and a pool's processes would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(config: Config) -> tuple[Outcome, Needs | None]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +50,33 @@ def test_sigterm_ends_as_ctrl_c_does(place, number):
     _, said = child.communicate()
     assert child.returncode == 130 and said.startswith("qtool: stopped") and "Traceback" not in said
     assert list((place / "tmp").glob("qtool-*")) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked for in /proc")
+def test_processes_that_share_a_measurement_end_with_the_one_that_began_it(tmp_path):
+    from tests.fuzz.kills import make
+
+    make(tmp_path)
+    words = [sys.executable, "-m", "toolkit.cli", "sensitivity", str(tmp_path / "recipe.toml"), "--processes", "2"]
+    environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
+    child = subprocess.Popen([*words, "--out", str(tmp_path / "out")], env=environment, stderr=subprocess.DEVNULL)
+    found: list[int] = []
+    while child.poll() is None and len(found) < 2:
+        found = [pid for pid, parent, command in processes() if parent == child.pid and "spawn_main" in command]
+        time.sleep(0.02)
+    child.kill()
+    child.wait()
+    while {pid for pid, _, command in processes() if "spawn_main" in command} & set(found):
+        time.sleep(0.05)
+
+
+def processes():
+    """Number, parent and command line of every process here that is no zombie."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            state = (entry / "stat").read_text().rpartition(")")[2].split()
+            command = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if state[0] != "Z":
+            yield int(entry.name), int(state[1]), command
