@@ -17,7 +17,7 @@ from tests.replay.running import Ran
 DIGITS = 9
 """Significant digits of recorded floats; digests under names that begin with ``exact`` cover all of them."""
 SENTENCES = {"headline", "reason", "text", "remedy", "why", "fragment"}
-COUNTED = {"warnings", "notes", "misses", "helpers", "next"}
+COUNTED = {"warnings", "notes", "misses", "doubts", "helpers", "next"}
 """Lists of sentences, of which the length is kept."""
 CHANGING = {"path", "data", "version", "fingerprint", "log", "build_seconds", "seconds", "time_ms"}
 APART = {"schema", "tool", "recipe", "steps", "layers", "declined", "ranges", "device", "latency", "payoff"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -42,6 +42,11 @@ class FinishedStep(Protocol):
     @property
     def first(self) -> bool:
         """Whether it was never done before, so that there was nothing to find."""
+        ...
+
+    @property
+    def said(self) -> Sequence[str]:
+        """What the user must hear before the next step."""
         ...
 
 
@@ -93,3 +98,5 @@ class Terminal:
         word = "reused" if info.status == "reused" else f"{info.seconds:.1f} s"
         why = "" if info.first else f"  ({info.why})"
         self.console.print(plain(f"{info.name:<12} {word}{why}"), markup=False, soft_wrap=True)
+        for line in info.said:
+            self.console.print(plain(f"  {line}"), markup=False, soft_wrap=True)

@@ -122,6 +122,26 @@ def list_passes(name: str | None, json: bool) -> int:
     return 0
 
 
+def list_metrics(json: bool) -> int:
+    """``qtool metrics``."""
+    from dataclasses import asdict
+
+    from toolkit.evaluation.metric_table import METRICS
+
+    if json:
+        emit({name: asdict(info) for name, info in METRICS.items()})
+        return 0
+    for task in dict.fromkeys(info.task for info in METRICS.values()):
+        say(task)
+        for name, info in METRICS.items():
+            if info.task == task:
+                way = "" if info.higher_is_better else "; less is better"
+                extra = f" (pip install 'qtool[{info.extra}]')" if info.extra else ""
+                say(f"    {name}: {info.measures}{way}{extra}\n        label: {info.labels}")
+    say("Labels are stored under 'label', samples along the first axis; a metric of your own is module:Name.")
+    return 0
+
+
 def _allowed(schema: dict[str, Any]) -> list[str]:
     """The values that a setting, or each entry of it, may have, where they are few."""
     if "const" in schema:

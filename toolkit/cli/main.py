@@ -85,7 +85,7 @@ def new(
     model: Annotated[Path, typer.Argument(help="An ONNX model.", show_default=False)],
     data: Annotated[Path | None, typer.Option(help="Calibration data; profiles are read off its shapes.")] = None,
     test: Annotated[Path | None, typer.Option(help="Test data with labels.")] = None,
-    metric: Annotated[str | None, typer.Option(help="The metric for the test data: top1, top5, exact, mse.")] = None,
+    metric: Annotated[str | None, typer.Option(help="The metric for the test data; see `qtool metrics`.")] = None,
     ranges: Annotated[
         Path | None, typer.Option(help="Ranges to take: a calibration cache or a table; no data is needed then.")
     ] = None,
@@ -107,6 +107,14 @@ def passes(
     from toolkit.cli.commands import list_passes
 
     raise typer.Exit(list_passes(name, json))
+
+
+@app.command()
+def metrics(json: Json = False) -> None:
+    """List the built-in metrics by task, with the label layout that each wants."""
+    from toolkit.cli.commands import list_metrics
+
+    raise typer.Exit(list_metrics(json))
 
 
 @app.command()

@@ -18,12 +18,16 @@ class Limits:
         min_value: smallest value of the metric (largest, where lower is better).
         min_sqnr_db: smallest SQNR of any output, in dB.
         min_agreement: smallest share of positions with the float model's argmax.
+        max_relative_drop: largest drop of the metric as a share of the float model's value.
+        min_unchanged: smallest share of answers that stay the float model's.
     """
 
     max_drop: float | None = None
     min_value: float | None = None
     min_sqnr_db: float | None = None
     min_agreement: float | None = None
+    max_relative_drop: float | None = None
+    min_unchanged: float | None = None
 
 
 @dataclass
@@ -36,6 +40,8 @@ class Evaluation:
         limits: the budget.
         samples: gives the test samples for a model (a ``CalibrationData`` with labels), or None where there are none.
         allow_code: whether ``metric`` may name code.
+        answers: reads outputs as the recipe's task says (an ``Answers``); None where no task is known.
+        options: what the metric must know besides the output (``MetricOptions``); None where nothing.
     """
 
     metric: str | None = None
@@ -43,3 +49,5 @@ class Evaluation:
     limits: Limits = field(default_factory=Limits)
     samples: Callable[[Model], Any] = lambda model: None
     allow_code: bool = True
+    answers: Any = None
+    options: Any = None

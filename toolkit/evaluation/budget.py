@@ -7,9 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from toolkit.base.errors import RecipeError
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.intervals import LimitStanding, enough
 from toolkit.evaluation.outcome import Outcome
+from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
 
 _PRIOR = 500
+_LEAST_LACK = 1e-6
 _BROKEN_SQNR_DB = 3.0
 """Below this, or with more noise than variation between samples, an output is useless whatever its top-1 agreement."""
 
@@ -18,19 +23,24 @@ _BROKEN_SQNR_DB = 3.0
 class Budget:
     """The limits that must hold; one that is None does not matter.
 
+    A limit on a share of answers is judged as ``intervals.standing`` says wherever it is judged: by the search, by
+    bisection and by the run. Where the answers are too few for it, no margin is asked for: what it is refused for must
+    be in the samples.
+
     Attributes:
         max_drop: largest drop of the metric, in its units.
+        max_relative_drop: largest drop as a share of the float model's value.
         min_value: smallest value of the metric.
         min_sqnr_db: smallest SQNR of the worst output.
         min_agreement: smallest top-1 agreement with the float model, 0 to 1.
+        min_unchanged: smallest share of answers that stay the float model's, 0 to 1, of every part of the outputs.
         max_ms: largest predicted latency in milliseconds.
         margin: how much better than the limits a plan must be, since other samples will differ: in dB for the SQNR,
-            in standard errors for the metric and the agreement. The standard error is that of the samples' own
+            in standard errors for shares of enough answers. The standard error is that of the samples' own
             shares, at least sqrt(p (1 - p) / n) for a share p of n positions. With a margin, the argmax changes to
             expect count too, like five hundred further positions: a hundred without a change prove little.
         higher_is_better: which way the metric goes.
-        doubt: whether few samples, which say little of the tails that matter, make the argmax changes to expect count
-            more: by sqrt(enough / positions), see ``enough``.
+        by_task: whether the answers are held against the task's own limit where ``min_unchanged`` is None.
     """
 
     max_drop: float | None = None
@@ -40,11 +50,14 @@ class Budget:
     max_ms: float | None = None
     margin: float = 0.0
     higher_is_better: bool = True
-    doubt: bool = True
+    max_relative_drop: float | None = None
+    min_unchanged: float | None = None
+    by_task: bool = False
 
     def __post_init__(self) -> None:
-        limits = (self.max_drop, self.min_value, self.min_sqnr_db, self.min_agreement)
-        if all(limit is None for limit in limits):
+        limits = (self.max_drop, self.max_relative_drop, self.min_value, self.min_sqnr_db, self.min_agreement,
+                  self.min_unchanged)  # fmt: skip
+        if all(limit is None for limit in limits) and not self.by_task:
             raise RecipeError("the search has no accuracy budget", remedy="give max_drop, min_sqnr_db or min_agreement")
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
             raise RecipeError(
@@ -58,26 +71,12 @@ class Budget:
         Raises:
             RecipeError: the budget limits a metric, and none was measured; or agreement, and no output has classes.
         """
-        found: dict[str, float] = {}
-        spread = self.margin * _standard_error(outcome)
+        found = {name: self._share_lack(one, outcome) for name, one in self._by_name(outcome, reference).items()}
         sign = 1.0 if self.higher_is_better else -1.0
-        if self.max_drop is not None or self.min_value is not None:
-            if outcome.metric is None or reference.metric is None:
-                raise RecipeError("the budget limits a metric, and none was measured", remedy="set [evaluation] metric")
-            if self.max_drop is not None:
-                drop = sign * (reference.metric - outcome.metric) + spread
-                found["max_drop"] = max(drop, self._flips(outcome)) - self.max_drop
-            if self.min_value is not None:
-                found["min_value"] = sign * (self.min_value - outcome.metric)
+        if self.min_value is not None:
+            found["min_value"] = sign * (self.min_value - _measured(outcome))
         if self.min_sqnr_db is not None:
             found["min_sqnr_db"] = self.min_sqnr_db + self.margin - outcome.sqnr_db
-        if self.min_agreement is not None:
-            if outcome.agreement is None:
-                raise RecipeError("min_agreement cannot be judged: no output holds integers or scores of a fixed "
-                                  "number of classes, or they are empty on these samples",
-                                  remedy="give min_sqnr_db")  # fmt: skip
-            agreement = min(outcome.agreement - spread, 1.0 - self._flips(outcome))
-            found["min_agreement"] = self.min_agreement - agreement
         if outcome.metric is None:
             found["sqnr_db"] = _BROKEN_SQNR_DB + self.margin - outcome.sqnr_db
             if outcome.variation_db is not None:
@@ -86,30 +85,74 @@ class Budget:
             found["max_ms"] = seconds * 1e3 - self.max_ms
         return {name: lack for name, lack in found.items() if lack > 1e-9}
 
+    def unproven(self, outcome: Outcome, reference: Outcome) -> Finding | None:
+        """That the samples are too few for a limit that they do not miss; None where they are enough."""
+        return too_few(self._share_limits(outcome, reference))
+
+    def _share_limits(self, outcome: Outcome, reference: Outcome) -> list[ShareLimit]:
+        """Every limit on a share of answers, a limit on the metric's drop among them."""
+        found = []
+        if self.max_drop is not None or self.max_relative_drop is not None:
+            before = _measured(reference)
+            drop = (1.0 if self.higher_is_better else -1.0) * (before - _measured(outcome))
+            for name, limit in (("max_drop", self.max_drop), ("max_relative_drop", self.max_relative_drop)):
+                if limit is not None:
+                    limit *= max(abs(before), 1e-12) if name == "max_relative_drop" else 1.0
+                    single = any(tally.answers == outcome.metric_answers for tally in outcome.tallies)
+                    found.append(ShareLimit(name, drop, outcome.metric_answers, limit, samples=single))
+        if self.min_agreement is not None:
+            if outcome.agreement is None:
+                raise RecipeError("min_agreement cannot be judged: no output holds integers or scores of a fixed "
+                                  "number of classes, or they are empty on these samples",
+                                  remedy="give min_sqnr_db")  # fmt: skip
+            lost, limit = 1.0 - outcome.agreement, 1.0 - self.min_agreement
+            found.append(ShareLimit("min_agreement", lost, outcome.positions, limit, samples=False))
+        if self.by_task or self.min_unchanged is not None:
+            found += [of_tally(tally, self.min_unchanged) for tally in outcome.tallies]
+        return found
+
+    def _by_name(self, outcome: Outcome, reference: Outcome) -> dict[str, ShareLimit]:
+        """Of limits of one name the one that is missed by most."""
+        found: dict[str, ShareLimit] = {}
+        for one in sorted(self._share_limits(outcome, reference), key=lambda one: self._share_lack(one, outcome)):
+            found[one.name] = one
+        return found
+
+    def _share_lack(self, one: ShareLimit, outcome: Outcome) -> float:
+        """By how much a share that is lost exceeds its limit; not above 0 where it does not."""
+        if one.few:
+            return max(one.lost - one.limit, _LEAST_LACK) if one.standing is LimitStanding.MISSED else 0.0
+        if one.name == "min_unchanged":
+            spread = math.sqrt(max(one.lost * (1 - one.lost), 0.0) / max(one.independent or 0.0, 1.0))
+            return one.lost + self.margin * spread - one.limit
+        return max(one.lost + self.margin * _standard_error(outcome), self._flips(outcome)) - one.limit
+
     def safely(self, outcome: Outcome, reference: Outcome) -> bool:
         """Whether the accuracy limits hold with twice the margin, so that nothing is gained by looking further."""
         return not replace(self, margin=2 * self.margin, max_ms=None).lacks(outcome, reference)
 
     def enough(self) -> int:
-        """How many positions it takes to judge the shares that may change; 0 where the budget has no share.
-
-        The rule of three: where none of n changes, as many as 3 / n may change elsewhere, with 95 percent confidence.
-        """
+        """How many answers it takes to judge the shares that may change; 0 where the budget has no share."""
         shares = [self.max_drop if self.higher_is_better else None,
-                  None if self.min_agreement is None else 1.0 - self.min_agreement]  # fmt: skip
+                  None if self.min_agreement is None else 1.0 - self.min_agreement,
+                  None if self.min_unchanged is None else 1.0 - self.min_unchanged]  # fmt: skip
         asked = [share for share in shares if share]
-        return math.ceil(3 / min(asked) - 1e-6) if asked else 0
+        return enough(min(asked)) if asked else 0
 
     def tightened(self, lacks: Mapping[str, float]) -> Budget:
         """The budget with every limit that was missed tightened by as much."""
         margin = self.margin + max(lacks.get("sqnr_db", 0.0), lacks.get("variation_db", 0.0))
-        moved = {name: (getattr(self, name), lack) for name, lack in lacks.items() if hasattr(self, name)}
-        down = {name: max(limit - lack, 0.0) for name, (limit, lack) in moved.items() if name == "max_drop"}
+        moved = {
+            name: (limit, lack) for name, lack in lacks.items() if (limit := getattr(self, name, None)) is not None
+        }
+        down = {name: max(limit - lack, 0.0) for name, (limit, lack) in moved.items()
+                if name in ("max_drop", "max_relative_drop")}  # fmt: skip
         sign = 1.0 if self.higher_is_better else -1.0
         up = {name: limit + (sign if name == "min_value" else 1.0) * lack
               for name, (limit, lack) in moved.items() if name.startswith("min_")}  # fmt: skip
-        if "min_agreement" in up:
-            up["min_agreement"] = min(up["min_agreement"], 1.0)
+        for name in ("min_agreement", "min_unchanged"):
+            if name in up:
+                up[name] = min(up[name], 1.0)
         return replace(self, margin=margin, **down, **up)
 
     def _flips(self, outcome: Outcome) -> float:
@@ -119,17 +162,39 @@ class Budget:
         # errors have heavier tails than the normal ones that the estimate takes for granted: on classifiers with
         # outlier channels up to twice as many changed on unseen samples
         expected = outcome.flips * (1 + self.margin)
-        if self.doubt:
-            expected *= math.sqrt(max(1.0, self.enough() / max(outcome.positions, 1)))
         seen = outcome.positions * (1 - outcome.agreement)
         return (seen + _PRIOR * expected) / (outcome.positions + _PRIOR)
 
     def distance(self, lacks: dict[str, float]) -> float:
         """One number for how far a plan is from the budget: each miss over its usual size, added."""
-        usual = {"max_drop": 0.01, "min_value": 0.01, "min_sqnr_db": 3.0, "min_agreement": 0.01,
-                 "sqnr_db": 3.0, "variation_db": 3.0, "max_ms": max(self.max_ms or 0.0, 1e-9) / 10}  # fmt: skip
+        usual = {"max_drop": 0.01, "min_value": 0.01, "min_sqnr_db": 3.0, "min_agreement": 0.01, "min_unchanged": 0.01,
+                 "max_relative_drop": 0.01, "sqnr_db": 3.0, "variation_db": 3.0,
+                 "max_ms": max(self.max_ms or 0.0, 1e-9) / 10}  # fmt: skip
         total = sum(lack / usual[name] for name, lack in lacks.items())
         return total if math.isfinite(total) else math.inf
+
+
+def judged_by_task(limits: Mapping[str, float | None], answers: Answers | None, measured: bool) -> bool:
+    """Whether the task's own limit counts beside those that are given, where none of them says what it says.
+
+    Args:
+        limits: by the budget's names; None where not given.
+        answers: reads outputs as the task says; None without a task.
+        measured: whether a metric is measured with labels.
+    """
+    if answers is None or limits.get("min_unchanged") is not None:
+        return False
+    if measured and any(limits.get(name) is not None for name in ("max_drop", "max_relative_drop", "min_value")):
+        return False
+    # an argmax a sample is its answer; of positions, boxes and vectors it is not
+    single = all(part.task == "classification" for part in answers.parts)
+    return not (single and limits.get("min_agreement") is not None)
+
+
+def _measured(outcome: Outcome) -> float:
+    if outcome.metric is None:
+        raise RecipeError("the budget limits a metric, and none was measured", remedy="set [evaluation] metric")
+    return outcome.metric
 
 
 def _standard_error(outcome: Outcome) -> float:

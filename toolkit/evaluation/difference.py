@@ -32,6 +32,7 @@ class OutputFigures(TensorError):
     cosine: float | None = None
     agreement: float | None = None
     variation_db: float | None = None
+    positions: int = 0
 
 
 @dataclass
@@ -182,7 +183,9 @@ class Difference:
     def figures(self) -> OutputFigures:
         """All that is known of a model's output."""
         error = self.error
-        return OutputFigures(error.sqnr_db, error.max_abs, self.cosine, self.agreement, self.variation_db)
+        return OutputFigures(
+            error.sqnr_db, error.max_abs, self.cosine, self.agreement, self.variation_db, self.positions
+        )
 
 
 def same_argmax(reference: Array, value: Array) -> Array:

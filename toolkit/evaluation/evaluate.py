@@ -12,11 +12,13 @@ from toolkit.base.errors import ModelError, QtoolError
 from toolkit.base.progress import Progress, silent
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
+from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.clipping import Clipping, kept_amax
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.counterparts import counterparts
 from toolkit.evaluation.difference import Difference, TensorError
 from toolkit.evaluation.float_form import node_reference
+from toolkit.evaluation.metric_base import MetricOptions
 from toolkit.evaluation.outputs import EvaluationResult, OutputComparison, is_float
 from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.model import Model
@@ -46,6 +48,8 @@ def evaluate(
     progress: Progress | None = None,
     allow_code: bool = False,
     prepared: Callable[[], Model] | None = None,
+    answers: Answers | None = None,
+    options: MetricOptions | None = None,
 ) -> EvaluationResult:
     """Run both models on the same samples in onnxruntime and compare them.
 
@@ -55,7 +59,7 @@ def evaluate(
         reference: the float model.
         subject: the model to be measured.
         data: the samples.
-        metric: top1, top5, exact, mse, or ``module:Name``.
+        metric: one that ``METRICS`` lists, or ``module:Name``.
         output: the output that the metric looks at.
         batch: samples to run at once.
         samples: use at most this many.
@@ -65,10 +69,12 @@ def evaluate(
         prepared: gives ``subject`` before lowering, in float32 with its pairs. It is measured where onnxruntime cannot
             run ``subject``, which has no kernel for many operators in bfloat16; and its nodes' errors are against its
             own float form, since passes may rescale tensors. Without it they are against ``reference``.
+        answers: reads outputs as the task says; None without a task.
+        options: what the metric must know besides the output.
     """
     progress = progress or silent
     float_session = session(reference)
-    comparison = OutputComparison(reference, metric, output, allow_code, float_session.outputs)
+    comparison = OutputComparison(reference, metric, output, allow_code, float_session.outputs, answers, options)
     rounded, unrounded = _rounded(subject)
     measured, other_session, form, notes = _runnable(reference, float_session, rounded, data, prepared)
     named = counterparts(reference, measured, float_session.outputs)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from toolkit.base.errors import DataError, RecipeError, did_you_mean, shortened
+from toolkit.base.errors import RecipeError, did_you_mean, shortened
 from toolkit.base.types import Array
-
-
-class Metric(Protocol):
-    """A score over all batches. A metric of your own is a class with these three members and no arguments."""
-
-    higher_is_better: bool
-
-    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch."""
-
-    def value(self) -> float:
-        """The score of everything taken in."""
+from toolkit.evaluation.metric_base import Metric as Metric
+from toolkit.evaluation.metric_base import MetricOptions as MetricOptions
+from toolkit.evaluation.metric_base import answers_of as answers_of
+from toolkit.evaluation.metric_base import check_labels as check_labels
+from toolkit.evaluation.metric_base import classes_of, pick, unlike_shapes
+from toolkit.evaluation.metric_base import label_of as label_of
+from toolkit.evaluation.metric_table import METRICS
 
 
 class TopK:
@@ -46,8 +42,8 @@ class TopK:
         Raises:
             DataError: the label's shape does not match the output's.
         """
-        scores, label = _pick(outputs, self.output, labels)
-        self.classes = _classes(scores, label)
+        scores, label = pick(outputs, self.output, labels)
+        self.classes = classes_of(scores, label)
         if self.k == 1:
             self.right += int((scores.argmax(axis=-1) == label).sum())
         else:
@@ -55,6 +51,11 @@ class TopK:
             best = np.argpartition(scores, -k, axis=-1)[..., -k:]
             self.right += int((best == label[..., None]).any(axis=-1).sum())
         self.count += label.size
+
+    @property
+    def answers(self) -> int:
+        """How many positions were looked at."""
+        return self.count
 
     def value(self) -> float:
         """Share of right positions, 0 to 1."""
@@ -76,11 +77,16 @@ class Exact:
         Raises:
             DataError: the labels do not fit the output.
         """
-        scores, label = _pick(outputs, self.output, labels)
-        self.classes = _classes(scores, label)
+        scores, label = pick(outputs, self.output, labels)
+        self.classes = classes_of(scores, label)
         same = scores.argmax(axis=-1) == label
         self.right += int(same.reshape(len(same), -1).all(axis=1).sum())
         self.count += len(same)
+
+    @property
+    def answers(self) -> int:
+        """How many samples were looked at."""
+        return self.count
 
     def value(self) -> float:
         """Share of samples, 0 to 1."""
@@ -102,9 +108,9 @@ class MeanSquaredError:
         Raises:
             DataError: the label's shape is not the output's.
         """
-        values, label = _pick(outputs, self.output, labels)
+        values, label = pick(outputs, self.output, labels)
         if label.shape != values.shape:
-            raise _unlike_shapes(values, label, "give a label of the output's shape")
+            raise unlike_shapes(values, label, "give a label of the output's shape")
         difference = values.astype(np.float64) - label
         self.total += float(np.vdot(difference, difference))
         self.count += difference.size
@@ -114,16 +120,20 @@ class MeanSquaredError:
         return self.total / max(self.count, 1)
 
 
-_BUILT_IN: dict[str, Callable[[str | None], Metric]] = {
-    "top1": lambda output: TopK(1, output),
-    "top5": lambda output: TopK(5, output),
-    "exact": Exact,
-    "mse": MeanSquaredError,
+_HOMES = {
+    "metrics_classes": "balanced_accuracy f1 average_precision",
+    "metrics_text": "ctc_exact cer wer perplexity",
+    "metrics_dense": "mae miou psnr ssim",
+    "metrics_rank": "recall_at_1 recall_at_5 spearman",
+    "metrics_boxes": "map map50",
 }
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 
-def make_metric(name: str, output: str | None = None, allow_code: bool = False) -> Metric:
-    """A fresh metric by name: top1, top5, exact, mse, or ``module:Name`` where code is allowed.
+def make_metric(
+    name: str, output: str | None = None, allow_code: bool = False, options: MetricOptions | None = None
+) -> Metric:
+    """A fresh metric by name: one that ``METRICS`` lists, or ``module:Name`` where code is allowed.
 
     Raises:
         RecipeError: there is no such metric.
@@ -137,56 +147,19 @@ def make_metric(name: str, output: str | None = None, allow_code: bool = False) 
         # a metric that the caller made is a model for fresh ones
         metric: Metric = found() if made else copy.deepcopy(found)
         return metric
-    if name not in _BUILT_IN:
+    if name not in METRICS:
         raise RecipeError(
-            f"no metric is called '{shortened(name)}'", remedy=did_you_mean(name, [*_BUILT_IN, "module:Name"])
+            f"no metric is called '{shortened(name)}'", remedy=did_you_mean(name, [*METRICS, "module:Name"])
         )
-    return _BUILT_IN[name](output)
-
-
-def _pick(outputs: Mapping[str, Array], output: str | None, labels: Mapping[str, Array]) -> tuple[Array, Array]:
-    if output is not None and output not in outputs:
-        raise RecipeError(f"the model has no output '{output}'", remedy=did_you_mean(output, outputs))
-    name = output if output is not None else next(iter(outputs))
-    if not labels:
-        raise DataError("the metric needs labels and the data has none", remedy="store them under the key 'label'")
-    return outputs[name], label_of(labels)
-
-
-def label_of(labels: Mapping[str, Array]) -> Array:
-    """The label among what the data calls labels."""
-    return labels.get("label", labels.get("labels", next(iter(labels.values()))))
-
-
-def check_labels(label: Array, classes: int) -> None:
-    """Check that labels are numbers of classes.
-
-    Raises:
-        DataError: they are no whole numbers, or outside 0 to ``classes`` - 1.
-    """
-    if label.dtype.kind not in "biuf" or (
-        label.dtype.kind == "f" and not (np.isfinite(label) & (label == np.rint(label))).all()
-    ):
-        raise DataError(
-            f"the labels are {label.dtype.name}, not numbers of classes", remedy="number the classes from 0"
-        )
-    if label.size and (int(label.min()) < 0 or int(label.max()) >= classes):
-        low, high = int(label.min()), int(label.max())
-        reach = f"the labels reach from {low} to {high}" if low != high else f"the label is {low}"
-        raise DataError(
-            f"{reach}, and the output has {classes} classes",
-            remedy="number the classes from 0, or choose the output by [evaluation] output",
-        )
-
-
-def _classes(scores: Array, label: Array) -> int:
-    """How many classes an output has, whose labels are checked against it."""
-    if label.shape != scores.shape[:-1]:
-        remedy = "give one label for each position of the output, or choose the output by [evaluation] output"
-        raise _unlike_shapes(scores, label, remedy)
-    check_labels(label, scores.shape[-1])
-    return int(scores.shape[-1])
-
-
-def _unlike_shapes(values: Array, label: Array, remedy: str) -> DataError:
-    return DataError(f"labels have shape {list(label.shape)}, the output {list(values.shape)}", remedy=remedy)
+    options = options or MetricOptions()
+    if name in _HOME:
+        made_by: dict[str, Callable[[str | None, MetricOptions], Metric]]
+        made_by = importlib.import_module(f"toolkit.evaluation.{_HOME[name]}").BUILT_IN
+        return made_by[name](output, options)
+    own: dict[str, Callable[[], Metric]] = {
+        "top1": lambda: TopK(1, output),
+        "top5": lambda: TopK(5, output),
+        "exact": lambda: Exact(output),
+        "mse": lambda: MeanSquaredError(output),
+    }
+    return own[name]()

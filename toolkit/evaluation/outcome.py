@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.difference import Difference, same_argmax
 from toolkit.evaluation.outputs import is_float
+from toolkit.evaluation.tasks import AnswerTally, Rows
 
 _FLIP_POSITIONS = 4_000
 _FLIP_DRAWS = 24
@@ -37,6 +39,8 @@ class Outcome:
         agreement_error: standard error of ``agreement`` as the samples' own shares differ; None without ``agreement``.
         variation_db: power of the variation between samples over the noise, of the worst output, in dB; None where
             nothing varies or too few samples were seen.
+        tallies: the answers that stay, by part of the outputs as the task reads them; empty without a task.
+        metric_answers: how many answers ``metric`` is a share of; 0 where it is none, or that is not known.
     """
 
     noise: float
@@ -49,6 +53,8 @@ class Outcome:
     parts: tuple[float, ...] = ()
     agreement_error: float | None = None
     variation_db: float | None = None
+    tallies: tuple[AnswerTally, ...] = ()
+    metric_answers: int = 0
 
     @property
     def sqnr_db(self) -> float:
@@ -59,7 +65,8 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary; infinities are written as text."""
-        return {k: _plain(v) for k, v in asdict(self).items()}
+        content = {k: _plain(v) for k, v in asdict(self).items()}
+        return {**content, "tallies": [tally.to_json() for tally in self.tallies]}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Outcome:
@@ -67,7 +74,11 @@ class Outcome:
         keys = ("cosine", "kl", "agreement", "flips", "metric", "agreement_error", "variation_db")
         values = {key: _number(content.get(key)) for key in keys}
         parts = tuple(float(part) for part in content.get("parts", ()))
-        return cls(float(content["noise"]), **values, positions=int(content["positions"]), parts=parts)
+        tallies = tuple(AnswerTally.from_json(one) for one in content.get("tallies", ()))
+        positions, answers = int(content["positions"]), int(content.get("metric_answers", 0))
+        return cls(
+            float(content["noise"]), **values, positions=positions, metric_answers=answers, parts=parts, tallies=tallies
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -93,6 +104,7 @@ class BatchOutcome:
         errors: by output with classes, the variance of the scores' errors over the classes, float32 [positions].
         shares: by output with classes or integers, the share of each sample's positions that keep their argmax or
             value, float64 [batch].
+        answers: what the task's readers found, part by part.
     """
 
     differences: dict[str, Difference] = field(default_factory=dict)
@@ -102,9 +114,12 @@ class BatchOutcome:
     gaps: dict[str, Array] = field(default_factory=dict)
     errors: dict[str, Array] = field(default_factory=dict)
     shares: dict[str, Array] = field(default_factory=dict)
+    answers: list[Rows] = field(default_factory=list)
 
 
-def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes: Sequence[str]) -> BatchOutcome:
+def compare(
+    reference: Mapping[str, Array], values: Mapping[str, Array], classes: Sequence[str], answers: Answers | None = None
+) -> BatchOutcome:
     """One batch of outputs against the float model's.
 
     An output whose shape differs, as the number of detections may, counts as lost as a whole.
@@ -113,8 +128,9 @@ def compare(reference: Mapping[str, Array], values: Mapping[str, Array], classes
         reference: the float model's outputs.
         values: the quantized model's outputs.
         classes: outputs whose last axis holds scores of classes.
+        answers: reads both as the task says; None without a task.
     """
-    part = BatchOutcome()
+    part = BatchOutcome(answers=answers.rows(reference, values) if answers is not None else [])
     for name, wanted in reference.items():
         found, difference = values[name], Difference()
         part.differences[name] = difference
@@ -204,9 +220,19 @@ def varying_shares(references: Sequence[Mapping[str, Array]]) -> dict[str, float
 
 
 def summed(
-    parts: Sequence[BatchOutcome], metric: float | None = None, varying: Mapping[str, float] | None = None
+    parts: Sequence[BatchOutcome],
+    metric: tuple[float | None, int] = (None, 0),
+    varying: Mapping[str, float] | None = None,
+    answers: Answers | None = None,
 ) -> Outcome:
-    """The outcome over all batches, added in order; ``varying`` is what ``varying_shares`` gives for the float one."""
+    """The outcome over all batches, added in order.
+
+    Args:
+        parts: the batches.
+        metric: the user's metric, and how many answers it is a share of.
+        varying: what ``varying_shares`` gives for the float model.
+        answers: what read the batches' answers.
+    """
     total: dict[str, Difference] = {}
     for part in parts:
         for name, one in part.differences.items():
@@ -221,11 +247,13 @@ def summed(
         max(sum(part.kl for part in parts) / positions, 0.0) if positions else None,
         agreement,
         _flips(parts),
-        metric,
+        metric[0],
         counted,
         tuple(_noise(part.differences, discrete) for part in parts),
         _agreement_error(parts),
         _variation_db(total, varying or {}),
+        answers.tallies([part.answers for part in parts]) if answers is not None else (),
+        metric[1],
     )
 
 

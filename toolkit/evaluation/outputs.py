@@ -12,10 +12,12 @@ from onnx import TensorProto
 
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
+from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.clipping import Clipping
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import Difference, OutputFigures, TensorError
-from toolkit.evaluation.metrics import Metric, make_metric
+from toolkit.evaluation.metrics import Metric, MetricOptions, answers_of, make_metric
+from toolkit.evaluation.tasks import AnswerTally, Rows
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import FLOAT_TYPES, onnx_type
 
@@ -29,6 +31,9 @@ class EvaluationResult:
         float_value: the metric of the float model.
         value: the metric of the other model.
         drop: how much worse it is, in the metric's units; negative where it is better.
+        metric_answers: how many answers the metric is a share of; 0 where it is none, or that is not known.
+        rising: whether a larger value of the metric is better.
+        tallies: the answers that stay the float model's, by part of the outputs as the task reads them.
         samples: how many samples the metric saw.
         outputs: figures by output that could be compared. Of integers and the like agreement is the share of equal
             elements.
@@ -58,6 +63,9 @@ class EvaluationResult:
     clipping: dict[str, Clipping] = field(default_factory=dict)
     not_compared: list[str] = field(default_factory=list)
     in_place: list[str] = field(default_factory=list)
+    metric_answers: int = 0
+    rising: bool = True
+    tallies: tuple[AnswerTally, ...] = ()
 
 
 class OutputComparison:
@@ -65,11 +73,13 @@ class OutputComparison:
 
     Args:
         reference: the float model, whose outputs are compared.
-        metric: top1, top5, exact, mse, or ``module:Name``; None for none. There is none where an output that it may
+        metric: one that ``METRICS`` lists, or ``module:Name``; None for none. There is none where an output that it may
             look at is not compared.
         output: the output that the metric looks at.
         allow_code: whether ``metric`` may be code.
         names: what is compared; the outputs of the model where None.
+        answers: reads outputs as the task says; None without a task.
+        options: what the metric must know besides the output.
 
     Raises:
         RecipeError: there is no such metric.
@@ -83,6 +93,8 @@ class OutputComparison:
         output: str | None = None,
         allow_code: bool = False,
         names: Sequence[str] | None = None,
+        answers: Answers | None = None,
+        options: MetricOptions | None = None,
     ) -> None:
         own = [t.name for t in reference.graph.outputs]
         self._names = own if names is None else list(names)
@@ -91,8 +103,10 @@ class OutputComparison:
         if not metric_computable(output, self._not_compared):
             metric = None
         self._class_like = {t.name for t in reference.graph.outputs if class_like(t.shape)}
-        self._metrics = [_maybe_metric(metric, output, allow_code) for _ in range(2)]
+        self._metrics = [_maybe_metric(metric, output, allow_code, options) for _ in range(2)]
         self._metric = metric
+        self._answers = answers.within(self._names) if answers is not None else None
+        self._rows: list[Sequence[Rows]] = []
         self._outputs = {name: Difference() for name in self._names}
         self._shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._unlike: dict[str, int] = {}
@@ -121,6 +135,8 @@ class OutputComparison:
             else:
                 self._outputs[name].add_equal(a, b)
                 self._discrete.add(name)
+        if self._answers is not None:
+            self._rows.append(self._answers.rows(wanted, found))
         for score, values in zip(self._metrics, (wanted, found)):
             if score is not None:
                 score.update({n: widened(values[n]) for n in self._names}, labels or {})
@@ -134,6 +150,8 @@ class OutputComparison:
         found.outputs = {name: difference.figures() for name, difference in compared.items()}
         found.discrete = sorted(self._discrete)
         found.not_compared, found.in_place = self._not_compared, self._in_place
+        if self._answers is not None:
+            found.tallies = self._answers.tallies(self._rows)
         for name, difference in self._outputs.items():
             if difference.steady:
                 found.notes.append(EvaluationCode.OUTPUT_STEADY(output=name))
@@ -154,6 +172,7 @@ class OutputComparison:
         before, after = float(mine.value()), float(theirs.value())
         sign = 1.0 if mine.higher_is_better else -1.0
         found.float_value, found.value = _finite(before), _finite(after)
+        found.metric_answers, found.rising = answers_of(theirs), theirs.higher_is_better
         found.drop = _finite(sign * (before - after))
         if found.drop is None:
             found.notes.append(EvaluationCode.METRIC_NOT_FINITE(before=before, after=after))
@@ -178,8 +197,10 @@ def widened(value: Array) -> Array:
     return np.asarray(value, np.float32) if is_float(value.dtype) else value
 
 
-def _maybe_metric(name: str | None, output: str | None, allow_code: bool) -> Metric | None:
-    return make_metric(name, output, allow_code) if name is not None else None
+def _maybe_metric(
+    name: str | None, output: str | None, allow_code: bool, options: MetricOptions | None
+) -> Metric | None:
+    return make_metric(name, output, allow_code, options) if name is not None else None
 
 
 def discrete_outputs(model: Model) -> list[str]:

@@ -69,7 +69,7 @@ def advice(
         found.append(Advice(ReportCode.GIVE_LABELLED_SAMPLES(), fragment))
     elif accuracy is not None and accuracy.met is None and result == "usable":
         found.append(Advice(ReportCode.SET_A_BUDGET(), "[evaluation]\nbudget = { max_drop = 0.005 }\n"))
-    if result == "usable" and blamed and not searched and not as_good_as_float(accuracy):
+    if result in ("usable", "doubtful") and blamed and not searched and not as_good_as_float(accuracy):
         found.append(_keep(blamed, usable=True))
     by_rule = _worth_quantizing(declined, quantizers(passes))
     if by_rule and result not in ("missed", "broken"):

@@ -10,7 +10,7 @@ from toolkit.report.schema import Verdict
 
 FEW = 8
 """Fewer samples than this tell little: the first line says so, and no profile is called broken by them."""
-_WORST_FIRST: tuple[Verdict, ...] = ("broken", "missed", "unmeasured", "usable")
+_WORST_FIRST: tuple[Verdict, ...] = ("broken", "missed", "unmeasured", "doubtful", "usable")
 
 
 def worse(first: Verdict, second: Verdict) -> Verdict:

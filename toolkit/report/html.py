@@ -19,6 +19,7 @@ from toolkit.report.findings.accuracy import amount, change, level
 from toolkit.report.findings.headline import evidence, opened_words
 from toolkit.report.findings.latency import overhead_words, pair_words
 from toolkit.report.findings.search import budget_words, lacks_words
+from toolkit.report.findings.tasks import part_name, part_words
 from toolkit.report.findings.words import percent, share_percent
 from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
 from toolkit.report.search_chart import search_chart
@@ -32,10 +33,14 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _WORDS = {
-    "usable": "Usable", "missed": "Missed its budget", "broken": "Broken", "unmeasured": "Not measured",
+    "usable": "Usable",
+    "doubtful": "Within its budget, with doubts",
+    "missed": "Missed its budget",
+    "broken": "Broken",
+    "unmeasured": "Not measured",
     "outdated": "Out of date",
-}  # fmt: skip
-_MARKS = {"usable": "✓", "missed": "!", "broken": "✕", "unmeasured": "?", "outdated": "✕"}
+}
+_MARKS = {"usable": "✓", "doubtful": "!", "missed": "!", "broken": "✕", "unmeasured": "?", "outdated": "✕"}
 
 
 def render_html(report: Report) -> str:
@@ -73,7 +78,8 @@ def render_html(report: Report) -> str:
 def _banner(report: Report) -> str:
     """The banner's colour: the verdict's, but that of a missed target where a usable engine is slower than float."""
     found = report.summary.verdict
-    return "missed" if found in ("usable", "unmeasured") and slower(report.payoff) is not None else found
+    amber = found in ("usable", "unmeasured") and slower(report.payoff) is not None
+    return "missed" if amber or found == "doubtful" else found
 
 
 def write_html(report: Report, path: Path) -> None:
@@ -139,6 +145,8 @@ def environment() -> Environment:
         charts=charts,
         payoff_chart=payoff_chart,
         overhead_words=overhead_words,
+        part_name=part_name,
+        part_words=part_words,
         pair_words=pair_words,
         change_words=change,
         budget_words=budget_words,

@@ -30,7 +30,9 @@ from toolkit.report.schema import (
     LayerError,
     LayerInfo,
     OpenedInfo,
+    RecipeInfo,
     Report,
+    SearchInfo,
     StepInfo,
     Suggestion,
     Summary,
@@ -41,7 +43,7 @@ from toolkit.report.search_advice import rest_alone, search_advice
 from toolkit.report.search_time import slow_plan, too_slow
 from toolkit.report.shares import quantized_shares
 from toolkit.report.speed import payoff_advice, payoff_warnings
-from toolkit.report.verdict import culprits, verdict, warnings_of
+from toolkit.report.verdict import culprits, lost_layers, verdict, warnings_of
 
 if TYPE_CHECKING:
     from toolkit.base.precision import Precision
@@ -96,6 +98,9 @@ def join(
     _attribute_time(layers, build.time_ms)
     payoff = payoff_of(layers, build, engine.compared, engine.turns)
     late = too_slow(search, latency)
+    dead = lost_layers(layers)
+    if accuracy is not None and dead is not None:
+        accuracy = accuracy.model_copy(update={"doubts": [*accuracy.doubts, sentence(dead)]})
     result = verdict(accuracy, device, late)
     backend = BackendInfo(
         name=build.backend,
@@ -113,8 +118,10 @@ def join(
     range_list = range_infos(ranges, graphs.quantized) if ranges is not None else None
     known = {layer.node for layer in layers}
     lost = sorted(set(engine.actuals) - known)
+    task = accuracy.task if accuracy is not None else None
     found_warnings = [
         *warnings,
+        *([Code.OWN_WORDS(text=task.why)] if task is not None and not task.sure else []),
         *(Code.OWN_WORDS(text=line) for line in (search.warnings if search is not None else ())),
         *([ReportCode.RECORD_OF_LOST_NODES(count=len(lost), node=lost[0])] if lost else []),
         *warnings_of(layers, accuracy, backend, profile_list, range_list),
@@ -134,7 +141,13 @@ def join(
         backend=backend,
         summary=Summary(
             headline=headline(
-                layers, accuracy, device, payoff, late, slow_plan(search), left_out(layers, declined, recipe.passes)
+                layers,
+                accuracy,
+                device,
+                payoff,
+                late,
+                slow_plan(search) if _quotable(search, recipe) else None,
+                left_out(layers, declined, recipe.passes),
             ),
             verdict=result,
             nodes=len(layers),
@@ -155,6 +168,13 @@ def join(
         ranges=range_list,
         steps=list(steps),
     )
+
+
+def _quotable(search: SearchInfo | None, recipe: RecipeInfo) -> bool:
+    """Whether predicted times belong in the first line: measured in part, or for a GPU that the recipe names."""
+    if search is None:
+        return False
+    return search.measured_share > 0 or any(one.settings.get("gpu") for one in recipe.passes)
 
 
 def _layer(

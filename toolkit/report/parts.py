@@ -7,27 +7,16 @@ any other value that the float tensor is zero throughout.
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-
-def _finite_or_none(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
+from toolkit.report.part import Finite as Finite
+from toolkit.report.part import Part as Part
+from toolkit.report.task_parts import PartFigures, TaskInfo
 
 ROUNDING = 1e-12
 """By how much a drop may exceed its budget: the rounding of a difference of two shares."""
-
-Finite = Annotated[float | None, BeforeValidator(_finite_or_none)]
-"""A float, or null where it would be NaN or infinite."""
-
-
-class Part(BaseModel):
-    """What every part of the report has in common: no unknown keys, no NaN, no infinity."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
 
 class Measured(Part):
@@ -64,6 +53,7 @@ class OutputError(Measured):
     variation_db: Finite = Field(
         default=None, description="power of the variation between samples over the noise, in dB"
     )
+    positions: int = Field(default=0, description="how many positions or elements ``agreement`` is a share of")
 
     @property
     def discrete(self) -> bool:
@@ -92,6 +82,18 @@ class Accuracy(Part):
         default_factory=list, description="the tensors among ``outputs`` that were compared in place of those"
     )
     notes: list[str] = Field(default_factory=list)
+    task: TaskInfo | None = Field(default=None, description="what the model was taken to be for")
+    parts: list[PartFigures] = Field(default_factory=list, description="its answers, the worst part first")
+    relative_budget: float | None = Field(default=None, description="the largest drop allowed, as a share of float")
+    standing: Literal["met", "unproven", "missed"] | None = Field(
+        default=None, description="whether the budget was kept, as far as the samples tell; null without a budget"
+    )
+    by_default: bool = Field(
+        default=False, description="whether the recipe has no budget, so that the task's own counts"
+    )
+    doubts: list[str] = Field(
+        default_factory=list, description="why it is not called usable although the budget was not missed, as clauses"
+    )
 
     @property
     def output_compared(self) -> bool:
@@ -103,7 +105,8 @@ class Accuracy(Part):
         """Whether the metric's drop is within its budget; None where there is no such budget or no drop."""
         if self.budget is None or self.drop is None:
             return None
-        return self.drop <= self.budget + ROUNDING
+        # a limit finer than one answer is not missed by one
+        return self.drop <= self.budget + ROUNDING or self.standing == "unproven"
 
     @property
     def rising(self) -> bool:

@@ -29,7 +29,7 @@ SCHEMA = "qtool-report-1"
 NONE = "none"
 _KIND = FileKind("it cannot be read as a report", QtoolError, "run the recipe again")
 
-Verdict = Literal["usable", "missed", "broken", "unmeasured", "outdated"]
+Verdict = Literal["usable", "doubtful", "missed", "broken", "unmeasured", "outdated"]
 Status = Literal["honoured", "fused", "removed", "overridden", "opaque", "unknown"]
 ActualSource = Literal["inspector", "tactic", "weights", "network", "none"]
 
@@ -273,6 +273,7 @@ class StepInfo(Part):
     seconds: float = 0.0
     why: str = ""
     first: bool = Field(default=False, exclude=True, description="whether it was never done before in this run folder")
+    said: list[str] = Field(default_factory=list, exclude=True, description="what is to be heard before the next step")
 
 
 class Report(Part):

@@ -57,7 +57,7 @@ def search_advice(
             Advice(ReportCode.WIDEN_MARGIN(samples=info.samples), f'[[pass]]\nuse = "{use}"\nmargin = {margin:g}\n')
         )
     left = [layer for layer in info.layers if not layer.kept and layer.share >= _LEAST_SHARE][:_MOST]
-    gains = result in ("missed", "broken") or (result == "usable" and not as_good_as_float(accuracy))
+    gains = result in ("missed", "broken") or (result in ("usable", "doubtful") and not as_good_as_float(accuracy))
     if left and gains and set(info.lacks) != _LATE:
         shares = {layer.node: layer.share for layer in info.layers}
         other = next((layer.node for layer in blamed if layer.node not in {one.node for one in left}), "")

@@ -24,6 +24,7 @@ from toolkit.report.findings.accuracy import (
 )
 from toolkit.report.findings.headline import evidence, opened_words
 from toolkit.report.findings.search import search_line
+from toolkit.report.findings.tasks import part_words
 from toolkit.report.findings.words import percent
 from toolkit.report.schema import NONE, Accuracy, LayerInfo, Report, word
 from toolkit.report.shares import share_words
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _STYLES = {
     "usable": "bold green",
+    "doubtful": "bold yellow",
     "missed": "bold yellow",
     "broken": "bold red",
     "unmeasured": "bold",
@@ -168,6 +170,11 @@ def _print_accuracy(console: Console, accuracy: Accuracy) -> None:
             budget = amount(accuracy.budget, accuracy.in_points)
             line += f", budget {with_points(budget, accuracy.budget, accuracy)}{kept}"
         console.print(plain_text(line))
+    if accuracy.task is not None:
+        console.print(plain_text(f"  {accuracy.task.why}"))
+    for part in accuracy.parts:
+        interval = f"95 % interval {percent(part.low)} to {percent(part.high)}"
+        console.print(plain_text(f"  {part_words(part, named=True)}; {percent(part.least)} must; {interval}"))
     for name, output in accuracy.outputs.items():
         figures = ["identical to float"] if output.identical else []
         figures += [f"SQNR {output.sqnr_db:.1f} dB"] if output.sqnr_db is not None else []
@@ -177,7 +184,7 @@ def _print_accuracy(console: Console, accuracy: Accuracy) -> None:
         figures += ["NaN or infinity"] if output.incomparable else []
         figures += [f"max abs difference {output.max_abs:.3g}"] if output.max_abs else []
         console.print(plain_text(f"  output {name}: {', '.join(figures)}"))
-    for note in dict.fromkeys((*accuracy.misses, *accuracy.notes)):
+    for note in dict.fromkeys((*accuracy.misses, *accuracy.doubts, *accuracy.notes)):
         console.print(plain_text(f"  {note}"))
 
 

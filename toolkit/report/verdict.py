@@ -30,18 +30,24 @@ BROKEN_METRIC = 0.8
 DOUBTFUL_AGREEMENT = 0.95
 DOUBTFUL_SQNR_DB = 10.0
 CLIPPED = 0.05
+BROKEN_SHARE = 0.5
+LOST_DB = 6.0
+"""Below this a signal is lost: a quarter of it and more is noise."""
 _CULPRIT_DROP_DB = 3.0
 
 
 def verdict(accuracy: Accuracy | None, device: DeviceInfo | None = None, late: Finding | None = None) -> Verdict:
     """Whether the result is usable, missed its budget, is broken, or was not measured: the worse of model and engine.
 
+    Doubtful: no limit is missed, but the samples are too few to say so, an output's or a layer's signal is lost
+    although the whole passes, or the float model itself is wrong by its labels.
+
     ``late`` is what ``too_slow`` finds: an engine that takes too long misses its budget too.
 
     Broken: an output holds NaN or infinity; or the metric lost more than a fifth of its value and no budget allowed
-    it; or, where no metric was measured, top-1 agreement is below 80%, cosine similarity below 0.8, SQNR below 3 dB,
-    or the noise exceeds the variation between samples. An engine that does not run on its own GPU is broken too, and
-    one that is broken in any profile.
+    it; or, where no metric was measured, more than half of the answers are lost, top-1 agreement is below 80%, cosine
+    similarity below 0.8, SQNR below 3 dB, or the noise exceeds the variation between samples. An engine that does not
+    run on its own GPU is broken too, and one that is broken in any profile.
     """
     found = judged_accuracy(accuracy, device)
     return "missed" if late is not None and found != "broken" else found
@@ -66,7 +72,9 @@ def _simulated(accuracy: Accuracy | None) -> Verdict:
         return "broken"
     if accuracy.met is False:
         return "missed"
-    return "usable" if accuracy.output_compared or not accuracy.not_compared else "unmeasured"
+    if accuracy.not_compared and not accuracy.output_compared:
+        return "unmeasured"
+    return "doubtful" if accuracy.doubts else "usable"
 
 
 def breakage(accuracy: Accuracy) -> Finding | None:
@@ -78,6 +86,12 @@ def breakage(accuracy: Accuracy) -> Finding | None:
     if before is not None and after is not None and accuracy.rising:
         lost = not accuracy.met and before > 0 and after < before * BROKEN_METRIC
         return ReportCode.METRIC_COLLAPSED(metric=accuracy.metric or "", before=before, after=after) if lost else None
+    for part in accuracy.parts:
+        if part.standing == "missed" and not accuracy.met and part.unchanged < BROKEN_SHARE:
+            return ReportCode.ANSWERS_LOST(
+                outputs=part.outputs, channels=part.channels, unchanged=part.unchanged, least=part.least,
+                answers=part.answers,
+            )  # fmt: skip
     for name, output in accuracy.outputs.items():
         if not accuracy.met and output.agreement is not None and output.agreement < BROKEN_AGREEMENT:
             return ReportCode.AGREEMENT_LOW(output=name, agreement=output.agreement, discrete=output.discrete)
@@ -204,6 +218,18 @@ def warnings_of(
     if backend.name == "none":
         found.append(ReportCode.ONLY_REQUESTS_KNOWN())
     return found
+
+
+def lost_layers(layers: Iterable[LayerInfo]) -> Finding | None:
+    """The layers with multiply-accumulates whose signal is lost, the worst first; None where there is none."""
+    found = [
+        (layer.error.sqnr_db, layer.node)
+        for layer in layers
+        if layer.macs and layer.error is not None and layer.error.sqnr_db is not None and layer.error.sqnr_db < LOST_DB
+    ]
+    if not found:
+        return None
+    return ReportCode.LAYER_SIGNAL_LOST(nodes=[node for _, node in sorted(found)], sqnr_db=min(found)[0])
 
 
 def quantized_type(layer: LayerInfo) -> Precision | None:

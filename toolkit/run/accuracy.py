@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from toolkit.contract.findings import Finding
+from toolkit.evaluation.budget import judged_by_task
+from toolkit.evaluation.intervals import LimitStanding
+from toolkit.evaluation.metric_table import usual_limits
+from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
-from toolkit.report.parts import ROUNDING, Accuracy, OutputError
+from toolkit.report.parts import Accuracy, OutputError
 from toolkit.report.schema import DeviceInfo
+from toolkit.report.task_parts import PartFigures, TaskInfo
+from toolkit.report.verdict import LOST_DB
 
 if TYPE_CHECKING:
     from toolkit.evaluation.outputs import EvaluationResult
+    from toolkit.evaluation.tasks import AnswerTally
     from toolkit.run.sections import BudgetSection
     from toolkit.run.steps.device import DeviceRecord
+    from toolkit.run.task import TaskRecord
+
+CLASS_TASKS = frozenset({"classification", "sequence", "ctc", "generation"})
+"""Tasks of outputs whose argmax is an answer."""
 
 
 def accuracy_of(
@@ -24,10 +36,12 @@ def accuracy_of(
     held_out: bool = True,
     random: bool = False,
     source: str = "onnxruntime",
+    task: TaskRecord | None = None,
 ) -> Accuracy | None:
     """The evaluation as the report holds it, with the budget's verdict; None where nothing was asked or measured.
 
-    A budget that cannot be judged is missed: silence would pass for a promise kept.
+    A budget that cannot be judged is missed: silence would pass for a promise kept. Where the recipe gives no limit
+    that says what the task's does, the task's own counts.
 
     Args:
         found: what was measured; None where nothing was.
@@ -35,33 +49,153 @@ def accuracy_of(
         held_out: whether calibration did not see the samples.
         random: whether they are made up.
         source: what ran the quantized model, in words.
+        task: what the model is for; None where that is not known.
     """
     asked = any(limit is not None for _, limit in budget)
     if found is None:
         if not asked:
             return None
         return Accuracy(budget=budget.max_drop, met=False, misses=[sentence(ReportCode.BUDGET_WITHOUT_DATA())])
-    misses = [*_metric_misses(budget, found), *_output_misses(budget, found)]
+    limits = _limits(budget, found)
+    by_task = judged_by_task(limits, task.answers if task is not None else None, found.metric is not None)
+    shares = [*_metric_shares(limits, found), *_agreements(limits, found)]
+    if by_task or limits["min_unchanged"] is not None:
+        shares += [of_tally(tally, limits["min_unchanged"]) for tally in found.tallies]
+    misses = [*_metric_misses(limits, found), *_output_misses(budget, found)]
+    misses += _answer_misses(found.tallies, limits["min_unchanged"]) if by_task or limits["min_unchanged"] else []
     notes = [*found.notes, *([ReportCode.MEASURED_ON_RANDOM_DATA()] if random else [])]
+    few = too_few(shares)
+    judged = by_task or any(limit is not None for limit in limits.values())
+    standing = None if not judged else "missed" if misses else "unproven" if few is not None else "met"
     return Accuracy(
         metric=found.metric,
         before=found.float_value,
         quantized=found.value,
         drop=found.drop,
-        budget=budget.max_drop,
-        met=not misses if asked else None,
+        budget=limits["max_drop"],
+        relative_budget=limits["max_relative_drop"],
+        met=not misses if judged else None,
+        standing=standing,
+        by_default=not asked,
         samples=found.samples,
-        outputs={name: OutputError(**asdict(output)) for name, output in found.outputs.items()},
+        outputs=_outputs(found, budget),
         source=source,
         held_out=held_out,
         notes=[sentence(note) for note in notes],
         misses=[sentence(miss) for miss in misses],
         not_compared=found.not_compared,
         in_place=found.in_place,
+        task=_task_info(task),
+        parts=_parts(found, limits["min_unchanged"]),
+        doubts=[sentence(one) for one in _doubts(found, few, task)],
     )
 
 
-def device_of(record: DeviceRecord, budget: BudgetSection) -> DeviceInfo:
+def _limits(budget: BudgetSection, found: EvaluationResult) -> dict[str, float | None]:
+    """The recipe's limits, and a metric's usual one where the recipe has a built-in metric and no limit at all."""
+    names = ("max_drop", "max_relative_drop", "min_value", "min_sqnr_db", "min_agreement", "min_unchanged")
+    limits: dict[str, float | None] = {name: getattr(budget, name) for name in names}
+    if found.value is not None and all(limit is None for limit in limits.values()):
+        limits |= usual_limits(found.metric)
+    return limits
+
+
+def _metric_shares(limits: Mapping[str, float | None], found: EvaluationResult) -> list[ShareLimit]:
+    """The limits on the metric's drop, where it is a share of answers."""
+    shares = []
+    for name in ("max_drop", "max_relative_drop"):
+        limit = limits[name]
+        if limit is not None and found.drop is not None and found.float_value is not None:
+            limit *= abs(found.float_value) if name == "max_relative_drop" else 1.0
+            single = found.metric_answers == found.samples
+            shares.append(ShareLimit(name, found.drop, found.metric_answers, limit, samples=single))
+    return shares
+
+
+def _agreements(limits: Mapping[str, float | None], found: EvaluationResult) -> list[ShareLimit]:
+    least = limits["min_agreement"]
+    if least is None:
+        return []
+    known = [output for output in found.outputs.values() if output.agreement is not None]
+    return [
+        ShareLimit("min_agreement", 1.0 - (output.agreement or 0.0), output.positions, 1.0 - least, samples=False)
+        for output in known
+    ]
+
+
+def _answer_misses(tallies: Sequence[AnswerTally], least: float | None) -> list[Finding]:
+    """Parts of the outputs of which too few answers stay, the worst first."""
+    missed = [tally for tally in tallies if tally.standing(least) is LimitStanding.MISSED]
+    return [
+        ReportCode.ANSWERS_BELOW_LIMIT(
+            outputs=tally.part.outputs, channels=_channels(tally), unchanged=tally.share, answers=tally.answers,
+            least=tally.least if least is None else least,
+        )
+        for tally in sorted(missed, key=lambda one: one.share)
+    ]  # fmt: skip
+
+
+def _channels(tally: AnswerTally) -> list[int] | None:
+    return list(tally.part.channels[1:]) if tally.part.channels is not None else None
+
+
+def _parts(found: EvaluationResult, least: float | None) -> list[PartFigures]:
+    """The answers part by part, the worst first."""
+    made = []
+    order = list(LimitStanding)
+    for tally in sorted(found.tallies, key=lambda one: (-order.index(one.standing(least)), one.share)):
+        low, high = tally.interval
+        made.append(
+            PartFigures(
+                task=tally.part.task,
+                outputs=list(tally.part.outputs),
+                channels=_channels(tally),
+                unchanged=tally.share,
+                answers=tally.answers,
+                least=tally.least if least is None else least,
+                level=tally.level,
+                figure=tally.figure,
+                low=low,
+                high=high,
+                standing=tally.standing(least).value,
+            )
+        )
+    return made
+
+
+def _task_info(task: TaskRecord | None) -> TaskInfo | None:
+    if task is None or task.why is None:
+        return None
+    return TaskInfo(name=task.task, sure=task.sure, why=sentence(task.why))
+
+
+def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, OutputError]:
+    """The outputs' figures; argmax says nothing of an output that holds no classes."""
+    shown = {name: OutputError(**asdict(output)) for name, output in found.outputs.items()}
+    classes = {name for tally in found.tallies if tally.part.task in CLASS_TASKS for name in tally.part.outputs}
+    if found.tallies and budget.min_agreement is None:
+        for name, output in shown.items():
+            if name not in classes and name not in found.discrete:
+                output.agreement = None
+    return shown
+
+
+def _doubts(found: EvaluationResult, few: Finding | None, task: TaskRecord | None) -> list[Finding]:
+    """Why the result is not called usable although no limit is missed."""
+    doubts = [few] if few is not None else []
+    if task is not None and task.suspicion is not None:
+        doubts.append(task.suspicion)
+    for name, output in found.outputs.items():
+        if output.sqnr_db is not None and output.sqnr_db < LOST_DB and name not in found.discrete:
+            doubts.append(ReportCode.OUTPUT_SIGNAL_LOST(outputs=[name], channels=None, sqnr_db=output.sqnr_db))
+    for tally in found.tallies:
+        if tally.part.channels is not None and tally.figure == "snr_db" and (tally.level or 0.0) < LOST_DB:
+            lost = {"outputs": tally.part.outputs, "channels": _channels(tally), "sqnr_db": tally.level or 0.0}
+            doubts.append(ReportCode.OUTPUT_SIGNAL_LOST(**lost))
+    return doubts
+
+
+def device_of(record: DeviceRecord, budget: BudgetSection, task: TaskRecord | None = None) -> DeviceInfo:
     """The engine's own figures as the report holds them, held against the same budget.
 
     The budget is judged over all profiles together, as it is for the simulation; a profile that misses it by itself,
@@ -72,7 +206,7 @@ def device_of(record: DeviceRecord, budget: BudgetSection) -> DeviceInfo:
 
     def judged(found: EvaluationResult | None) -> Accuracy | None:
         source = f"the engine on {record.gpu or 'the GPU'}"
-        return accuracy_of(found, budget, held_out=record.held_out, random=record.random, source=source)
+        return accuracy_of(found, budget, held_out=record.held_out, random=record.random, source=source, task=task)
 
     whole = judged(record.found)
     profiles = {name: judged(one) for name, one in record.profiles.items()}
@@ -91,22 +225,24 @@ def device_of(record: DeviceRecord, budget: BudgetSection) -> DeviceInfo:
     return device
 
 
-def _metric_misses(budget: BudgetSection, found: EvaluationResult) -> list[Finding]:
+def _metric_misses(limits: Mapping[str, float | None], found: EvaluationResult) -> list[Finding]:
     misses = []
     drop, value = found.drop, found.value
     unknown = ReportCode.LIMIT_NOT_FINITE if found.metric else ReportCode.LIMIT_WITHOUT_METRIC
     if found.metric is None and found.not_compared:
         unknown = ReportCode.LIMIT_NOT_COMPUTED
-    if budget.max_drop is not None:
-        if drop is None:
-            misses.append(unknown(limit="max_drop"))
-        elif not drop <= budget.max_drop + ROUNDING:
-            misses.append(ReportCode.DROP_OVER_LIMIT(drop=drop, limit=budget.max_drop))
-    if budget.min_value is not None:
+    for share in _metric_shares(limits, found):
+        if share.standing is LimitStanding.MISSED:
+            misses.append(ReportCode.DROP_OVER_LIMIT(drop=drop, limit=share.limit))
+    for name in ("max_drop", "max_relative_drop"):
+        if limits[name] is not None and drop is None:
+            misses.append(unknown(limit=name))
+    least = limits["min_value"]
+    if least is not None:
         if value is None:
             misses.append(unknown(limit="min_value"))
-        elif not value >= budget.min_value:
-            misses.append(ReportCode.METRIC_BELOW_LIMIT(value=value, limit=budget.min_value))
+        elif not (value >= least if found.rising else value <= least):
+            misses.append(ReportCode.METRIC_BELOW_LIMIT(value=value, limit=least))
     return misses
 
 
@@ -137,7 +273,9 @@ def _output_misses(budget: BudgetSection, found: EvaluationResult) -> list[Findi
         if not shares and not misses:
             misses.append(lacking or ReportCode.NO_OUTPUT_WITH_CLASSES())
         for name, share in shares.items():
-            if not share >= budget.min_agreement:
+            figures = found.outputs[name]
+            judged = ShareLimit("min_agreement", 1.0 - share, figures.positions, 1.0 - budget.min_agreement)
+            if judged.standing is LimitStanding.MISSED:
                 misses.append(
                     ReportCode.AGREEMENT_BELOW_LIMIT(
                         output=name, agreement=share, limit=budget.min_agreement, discrete=name in found.discrete

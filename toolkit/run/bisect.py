@@ -16,6 +16,7 @@ from toolkit.base.errors import QtoolError, did_you_mean
 from toolkit.base.files import sha256_json
 from toolkit.base.needs import Needs
 from toolkit.base.reads import needs_now
+from toolkit.contract.findings import Code, Finding
 from toolkit.run.bisect_engine import EngineCheck
 from toolkit.run.command_needs import command_needs
 from toolkit.run.job import Job
@@ -38,6 +39,8 @@ class BisectLimits:
     min_sqnr_db: float | None = None
     min_agreement: float | None = None
     min_value: float | None = None
+    max_relative_drop: float | None = None
+    min_unchanged: float | None = None
 
     @property
     def given(self) -> bool:
@@ -136,9 +139,7 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
             check = _CommandCheck(question.command, ready)
             needs = partial(command_needs, question.command, question.reads)
         else:
-            if not limits.given:
-                limits = _recipes(job)
-            budget = _budget(limits, samples.data, ready)
+            budget = _budget(limits, samples.data, ready) if limits.given else _recipes(ready, samples.data)
             if question.on == "engine":
                 check = on_engine = EngineCheck(ready, budget, question.precision)
                 content = on_engine.content
@@ -150,7 +151,8 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
             fingerprint = on_engine.fingerprint()
         else:
             passes = [pass_code(step) for step in (ready.step, *ready.later)]
-            asked = [question.command, vars(limits), passes, str(ready.context.rest)]
+            judged = repr(budget) if question.command is None else ""
+            asked = [question.command, judged, passes, str(ready.context.rest)]
             fingerprint = sha256_json([simulation.fingerprint(), *asked])
         found = bisecting.bisect(
             simulation.names, check, log=log, repeats=question.repeats, precision=question.precision,
@@ -158,14 +160,36 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
             likely=[group.name for group in fast(simulation).ranked()],
         )  # fmt: skip
         found.notes += ready.notes
+        if isinstance(check, _SimulationCheck):
+            found.notes += check.doubts(frozenset(found.kept))
         if on_engine is not None:
             found.notes += on_engine.notes()
         return Bisected(found, len(simulation.names))
 
 
-def _recipes(job: Job) -> BisectLimits:
-    budget = job.recipe.evaluation.budget
-    return BisectLimits(budget.max_drop, budget.min_sqnr_db, budget.min_agreement, budget.min_value)
+def _recipes(ready: QuantizingRecipe, data: str) -> Budget:
+    """The recipe's budget, as its search judges it: the same limits and, where it has a search, the same margin.
+
+    Raises:
+        QtoolError: a limit of the metric, and no labels to measure it with, nor a task to judge by.
+    """
+    from toolkit.search.search_budget import Judged, budget_for
+
+    section, simulation = ready.job.recipe.evaluation, ready.simulation
+    budget = section.budget
+    limits = BisectLimits(
+        budget.max_drop, budget.min_sqnr_db, budget.min_agreement, budget.min_value, budget.max_relative_drop,
+        budget.min_unchanged,
+    )  # fmt: skip
+    if simulation.settings.answers is None or (limits.min_value is not None and simulation.settings.metric is None):
+        return _budget(limits, data, ready)
+    own = {name: getattr(ready.step, name, None) for name in ("max_drop", "min_sqnr_db", "min_agreement")}
+    margin = float(getattr(ready.step, "margin", 0.0))
+    decided = simulation.settings
+    judged = Judged.of(
+        simulation.model, decided.metric, decided.output, decided.allow_code, decided.answers, section.metric
+    )  # fmt: skip
+    return budget_for(judged, own, limits, ready.context.journal, margin=margin)
 
 
 def _budget(limits: BisectLimits, data: str, ready: QuantizingRecipe) -> Budget:
@@ -178,7 +202,8 @@ def _budget(limits: BisectLimits, data: str, ready: QuantizingRecipe) -> Budget:
     from toolkit.evaluation.metrics import make_metric
 
     settings, better = ready.simulation.settings, True
-    asked = next((name for name in ("max_drop", "min_value") if getattr(limits, name) is not None), None)
+    of_metric = ("max_drop", "min_value", "max_relative_drop")
+    asked = next((name for name in of_metric if getattr(limits, name) is not None), None)
     named = ready.job.recipe.evaluation.metric
     if asked is not None and settings.metric is None and named is not None:
         raise QtoolError(
@@ -187,7 +212,7 @@ def _budget(limits: BisectLimits, data: str, ready: QuantizingRecipe) -> Budget:
         )
     if settings.metric is not None:
         better = make_metric(settings.metric, settings.output, settings.allow_code).higher_is_better
-    return Budget(limits.max_drop, limits.min_value, limits.min_sqnr_db, limits.min_agreement, higher_is_better=better)
+    return Budget(higher_is_better=better, **vars(limits))
 
 
 @dataclass(frozen=True)
@@ -200,6 +225,12 @@ class _SimulationCheck:
     def __call__(self, kept: frozenset[str]) -> bool:
         simulation = self.ready.simulation
         return not self.budget.lacks(simulation.without(kept), simulation.runner.float_outcome)
+
+    def doubts(self, kept: frozenset[str]) -> list[Finding]:
+        """What the answer's standing depends on: too few samples."""
+        simulation = self.ready.simulation
+        few = self.budget.unproven(simulation.without(kept), simulation.runner.float_outcome)
+        return [Code.SEARCH_UNPROVEN(why=few)] if few is not None else []
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ class EngineCheck:
         simulation = self.ready.simulation
         own = simulation.settings
         # the metric of both sides, on the very batches that are compared
-        scores = OutputComparison(simulation.model, own.metric, own.output, own.allow_code)
+        scores = OutputComparison(simulation.model, own.metric, own.output, own.allow_code, options=own.options)
         parts: list[BatchOutcome] = []
         references: list[Mapping[str, Array]] = []
         for chunk, wanted_of in zip(self._chunks, self._wanted):
@@ -172,7 +172,7 @@ class EngineCheck:
                         # a user's metric took the simulation's outputs: these are such as it cannot take
                         why = f"the metric cannot take the engine's outputs: {type(error).__name__}: {error}"
                         return Answer(False, why)
-                    parts.append(compare(wanted, found, simulation.classes))
+                    parts.append(compare(wanted, found, simulation.classes, own.answers))
                     references.append(wanted)
         if not parts:
             raise DataError(
@@ -182,6 +182,6 @@ class EngineCheck:
         result = scores.result()
         if own.metric is not None and result.value is None:
             return Answer(False, f"the metric {own.metric} of the engine's outputs is no number")
-        outcome = summed(parts, result.value, varying_shares(references))
+        outcome = summed(parts, (result.value, result.metric_answers), varying_shares(references), own.answers)
         lacks = self.budget.lacks(outcome, Outcome(0.0, metric=result.float_value))
         return Answer(not lacks, "; ".join(f"{name} is missed by {lack:.4g}" for name, lack in lacks.items()))

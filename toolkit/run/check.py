@@ -183,6 +183,7 @@ def rehearsed(inputs: Inputs) -> None:
     from toolkit.run.keys import engine_key
     from toolkit.run.recipe_passes import passes_of
     from toolkit.run.steps.passes import PassesStep
+    from toolkit.run.task import TaskRecord
 
     job = inputs.job
     backend, _ = choose(job.recipe.engine.backend)
@@ -190,7 +191,8 @@ def rehearsed(inputs: Inputs) -> None:
     steps = passes_of(job.recipe, job.allow_code)
     if not all(step.tells_in_dry_run for step in steps):
         return
-    key = {**PassesStep(inputs).key(), **engine_key(job)}
+    # nothing is measured here, so it does not matter by what
+    key = {**PassesStep(inputs, TaskRecord()).key(), **engine_key(job)}
     if job.folder.find(_DONE, key)[0]:
         return
     rehearse(inputs, steps, Journal())

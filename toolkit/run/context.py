@@ -11,6 +11,7 @@ from toolkit.contract.journal import Journal
 from toolkit.run.calibrator import calibrator, gives_ranges
 from toolkit.run.engine_settings import engine_settings
 from toolkit.run.inputs import Inputs
+from toolkit.run.task import TaskRecord, metric_options
 
 if TYPE_CHECKING:
     from toolkit.backends.bench import EngineBench
@@ -18,8 +19,18 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 
-def context_for(inputs: Inputs, model: Model, journal: Journal, dry_run: bool = False) -> Context:
-    """A context for the recipe's passes on this model; ``dry_run``: nothing is calibrated, measured or built."""
+def context_for(
+    inputs: Inputs, model: Model, journal: Journal, dry_run: bool = False, task: TaskRecord | None = None
+) -> Context:
+    """A context for the recipe's passes on this model.
+
+    Args:
+        inputs: what the recipe starts from.
+        model: the graph under work.
+        journal: where what is said goes.
+        dry_run: nothing is calibrated, measured or built.
+        task: how the model is judged; None where that is not known.
+    """
     job = inputs.job
     data = inputs.calibration_data(model, journal)
     context = Context(
@@ -34,21 +45,26 @@ def context_for(inputs: Inputs, model: Model, journal: Journal, dry_run: bool = 
     )
     context.folder, context.logs, context.base = job.folder.path, job.folder.hidden, job.recipe.folder
     context.source = inputs.source()
-    context.evaluation = _evaluation(inputs)
+    context.evaluation = _evaluation(inputs, task)
     context.bench = _bench(inputs)
     return context
 
 
-def _evaluation(inputs: Inputs) -> Evaluation:
+def _evaluation(inputs: Inputs, task: TaskRecord | None) -> Evaluation:
     """What the recipe's ``[evaluation]`` judges by; its samples are opened when a pass asks for them."""
     section = inputs.job.recipe.evaluation
     budget = section.budget
-    limits = Limits(budget.max_drop, budget.min_value, budget.min_sqnr_db, budget.min_agreement)
+    limits = Limits(
+        budget.max_drop, budget.min_value, budget.min_sqnr_db, budget.min_agreement, budget.max_relative_drop,
+        budget.min_unchanged,
+    )  # fmt: skip
 
     def samples(model: Model) -> CalibrationData | None:
         return inputs.evaluation_data(model)[0]
 
-    return Evaluation(section.metric, section.output, limits, samples, inputs.job.allow_code)
+    answers = task.answers if task is not None else None
+    options = metric_options(section, task) if task is not None else None
+    return Evaluation(section.metric, section.output, limits, samples, inputs.job.allow_code, answers, options)
 
 
 def _bench(inputs: Inputs) -> EngineBench:

@@ -15,9 +15,10 @@ from toolkit.run.job import Job
 from toolkit.run.keys import engine_key, evaluation_key, gpu_here
 from toolkit.run.pass_code import pass_code
 from toolkit.run.recipe_passes import members, passes_of
+from toolkit.run.task import TaskRecord
 
 
-def passes_key(inputs: Inputs) -> dict[str, Any]:
+def passes_key(inputs: Inputs, task: TaskRecord) -> dict[str, Any]:
     """The passes' part of the key: settings, code, and the files, GPU and evaluation that they say they look at."""
     job = inputs.job
     steps = passes_of(job.recipe, job.allow_code)
@@ -27,7 +28,7 @@ def passes_key(inputs: Inputs) -> dict[str, Any]:
         "files of passes": [inputs.prints.of(path) for step in steps for path in step.input_files(job.recipe.folder)],
         "measured on": [engine_key(job)["engine"], gpu_here()] if any(s.measures_engines() for s in steps) else [],
         "predicted for": gpu_here() if any(step.predicts_times() for step in steps) else "",
-        "services": evaluation_key(inputs) if any(step.reads_evaluation() for step in steps) else [],
+        "services": [evaluation_key(inputs), task.content()] if any(step.reads_evaluation() for step in steps) else [],
     }
 
 

@@ -35,6 +35,8 @@ from toolkit.run.steps.lowering import LoweringStep
 from toolkit.run.steps.open import OpenStep
 from toolkit.run.steps.passes import PassesStep
 from toolkit.run.steps.report import ReportStep, RunRecords
+from toolkit.run.steps.task import TaskStep
+from toolkit.run.task import TaskRecord
 
 StepListener = Callable[[StepInfo], None]
 R = TypeVar("R", bound=Record)
@@ -92,15 +94,16 @@ class Pipeline:
         """Do every step whose key changed, reuse the others, and join the report."""
         inputs, engine = self.inputs, self.inputs.job.recipe.engine
         not_on_device = self._checked()
-        passes = self.do(PassesStep(inputs))
+        task = self.do(TaskStep(inputs))
+        passes = self.do(PassesStep(inputs, task))
         lowering = self.do(LoweringStep(inputs, passes))
         built = self.do(EngineStep(inputs, passes, lowering))
         blocks = self._do_if(engine.open, OpenStep(inputs, passes, lowering, built, not_on_device))
         plain = self._do_if(bool(engine.compare), CompareStep(inputs, passes))
         latencies = self._do_if(plain is not None, LatenciesStep(inputs, built, plain or CompareRecord(engines={})))
-        evaluation = self.do(EvaluationStep(inputs, passes, lowering))
-        device = self._on_device(built, not_on_device)
-        found = RunRecords(passes, lowering, built, blocks, plain, latencies, evaluation, device)
+        evaluation = self.do(EvaluationStep(inputs, task, passes, lowering))
+        device = self._on_device(task, built, not_on_device)
+        found = RunRecords(task, passes, lowering, built, blocks, plain, latencies, evaluation, device)
         joined = self.do(ReportStep(inputs, found, list(self.steps)))
         self.folder.update(unfinished=None, before="")
         return Result(self.folder.path, joined.report(), self.steps)
@@ -126,7 +129,8 @@ class Pipeline:
             self._begin(step.name, why)
             record = step.keep(step.run(), key, why)
         seconds = round(time.perf_counter() - start, 3)
-        self.steps.append(StepInfo(name=step.name, status=status, seconds=seconds, why=why, first=first))
+        said = [sentence(one) for one in record.said]
+        self.steps.append(StepInfo(name=step.name, status=status, seconds=seconds, why=why, first=first, said=said))
         with aside():
             self.on_step(self.steps[-1])
         if self._unfinished is not None:
@@ -150,14 +154,14 @@ class Pipeline:
             self.folder.forget(step.name)
         return None
 
-    def _on_device(self, engine: EngineRecord, not_wanted: Finding | None) -> DeviceRecord:
+    def _on_device(self, task: TaskRecord, engine: EngineRecord, not_wanted: Finding | None) -> DeviceRecord:
         """The engine's run on the GPU, where that is wanted and one was built.
 
         Raises:
             BackendError: ``--device-check`` demands it, and no engine was built, or no sample could be run.
         """
         why = not_wanted or (ReportCode.BACKEND_BUILT_NOTHING() if engine.engine_file is None else None)
-        done = self._do_if(why is None, DeviceStep(self.inputs, engine))
+        done = self._do_if(why is None, DeviceStep(self.inputs, task, engine))
         record = done if done is not None else skipped(why or ReportCode.BACKEND_BUILT_NOTHING())
         if self.device_check and record.status == "skipped" and record.why is not None:
             raise BackendError(

@@ -24,6 +24,7 @@ from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.recipe_passes import passes_of
 from toolkit.run.samples import float_outputs
+from toolkit.run.task import metric_options, task_of
 from toolkit.search.quantizer import Quantizer
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         probed = inputs.calibration_data(model) or inputs.evaluation_data(model)[0]
         if probed is not None:
             batches_run(inputs, probed, loaded)
-        context = context_for(inputs, model, journal)
+        task = task_of(inputs)
+        context = context_for(inputs, model, journal, task=task)
         step: Quantizer | None = None
         steps = passes_of(recipe, job.allow_code)
         for number, one in enumerate(steps):
@@ -153,7 +155,8 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         labelled = with_labels(found) if metric is not None else None
         settings = Settings(
             step.precision, step.weights, metric if labelled is not None else None,
-            recipe.evaluation.output, samples.batch, samples.most, allow_code=job.allow_code,
+            recipe.evaluation.output, samples.batch, samples.most, allow_code=job.allow_code, answers=task.answers,
+            options=metric_options(recipe.evaluation, task),
         )  # fmt: skip
         simulation = Simulation(model, ranges, labelled or found, context.profiles, judge, settings, placer=step.place)
         yield QuantizingRecipe(inputs, model, context, step, later, simulation, notes)

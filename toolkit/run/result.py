@@ -24,7 +24,8 @@ class Result:
         folder: the run folder.
         report: the joined report.
         steps: what was done and what was found again.
-        exit_status: 0; 1 where a target was missed or the result is broken; 3 where the engine failed on its own GPU.
+        exit_status: 0; 1 where a target of the recipe was missed or the result is broken; 3 where the engine failed on
+            its own GPU.
     """
 
     folder: Path
@@ -73,7 +74,10 @@ class Result:
         """0 done; 1 done, but the result misses its target or is broken; 3 the engine does not run on its own GPU."""
         if self.report.device is not None and self.report.device.status == "failed":
             return 3
-        return 0 if self.report.summary.verdict in ("usable", "unmeasured") else 1
+        found, accuracy = self.report.summary.verdict, self.report.accuracy
+        # a recipe without a budget demands nothing: what the task's own says is in the first line
+        demanded = found == "broken" or (found == "missed" and not (accuracy is not None and accuracy.by_default))
+        return 1 if demanded else 0
 
     @property
     def files(self) -> list[Path]:

@@ -9,10 +9,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from toolkit.backends.base import EngineChoices
 from toolkit.base.settings import ByteSize, Count, Decibels, PathText, path_text
 from toolkit.contract.ranges import LARGEST
+from toolkit.evaluation.metric_table import METRICS, is_share
 from toolkit.run.objects import Named
 
+TaskName = Literal[
+    "classification", "sequence", "ctc", "detection", "segmentation", "embedding", "regression", "generation"
+]  # fmt: skip
 FloatName = Literal["fp32", "fp16", "bf16"]
-SHARES = ("top1", "top5", "exact")
+SHARES = tuple(name for name in METRICS if is_share(name))
 """The metrics whose values lie between 0 and 1."""
 _SMALLEST = 1e-30
 
@@ -128,6 +132,30 @@ class BudgetSection(Section):
     min_value: float | None = Field(None, ge=-1e12, le=1e12, description="smallest value of the metric")
     min_sqnr_db: Decibels | None = Field(None, description="smallest SQNR of every output, in dB")
     min_agreement: float | None = Field(None, ge=0, le=1, description="smallest top-1 agreement, 0 to 1")
+    max_relative_drop: float | None = Field(
+        None, ge=0, le=1e6, description="largest drop of the metric as a share of the float model's value"
+    )
+    min_unchanged: float | None = Field(
+        None, ge=0, le=1, description="smallest share of answers that stay the float model's; default: the task's"
+    )
+    min_cosine: float | None = Field(
+        None, ge=-1, le=1, description="cosine from which on an embedding counts as unchanged; default 0.99"
+    )
+    min_iou: float | None = Field(
+        None, ge=0, le=1, description="IoU from which on a mask counts as unchanged; default 0.95"
+    )
+    min_psnr_db: Decibels | None = Field(
+        None, description="PSNR from which on an image counts as unchanged, in dB; default 30"
+    )
+    min_snr_db: Decibels | None = Field(
+        None, description="SNR from which on a signal or map counts as unchanged, in dB; default 20"
+    )
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """The levels from which on an answer counts as unchanged, of those that are given."""
+        names = ("min_cosine", "min_iou", "min_psnr_db", "min_snr_db")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 class EvaluationSection(Section):
@@ -136,8 +164,14 @@ class EvaluationSection(Section):
     data: _Source | None = Field(
         None, description="test data with labels; without it calibration samples are held back"
     )
-    metric: Named | None = Field(None, description="top1, top5, exact, mse, or module:Name")
+    task: TaskName | None = Field(None, description="what the model is for; guessed and said where not given")
+    metric: Named | None = Field(None, description="a metric that `qtool metrics` lists, or module:Name")
     output: str | None = Field(None, description="the output the metric looks at; the first by default")
+    blank: int | None = Field(None, ge=0, le=10_000_000, description="CTC's blank class; guessed where not given")
+    space: int | None = Field(None, ge=0, le=10_000_000, description="the class that parts words, for metric wer")
+    threshold: float | None = Field(
+        None, ge=-1e9, le=1e9, description="score from which on a label, mask or detection counts; default: guessed"
+    )
     budget: BudgetSection = Field(default_factory=BudgetSection)
     hold_out: float = Field(
         0.2, gt=0, lt=1, description="share of calibration samples held back where there is no data"

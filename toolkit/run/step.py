@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from toolkit.base.files import write_json
 from toolkit.base.reads import needs_now
+from toolkit.contract.findings import Finding
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 
@@ -34,6 +35,11 @@ class Record(BaseModel):
     def final(self) -> bool:
         """Whether the next run may take this result; not where it is a failure that may have passed by then."""
         return True
+
+    @property
+    def said(self) -> list[Finding]:
+        """What the user must hear when the step is done, before those behind it."""
+        return []
 
     def path(self, name: str) -> Path | None:
         """Where one of the files lies; None where the step did not write it."""

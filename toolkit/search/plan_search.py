@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 from toolkit.base.errors import ModelError
@@ -17,6 +16,7 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
 from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.metric_base import MetricOptions
 from toolkit.graph.macs import macs
 from toolkit.graph.model import Model
 from toolkit.placement.ops import TARGETS
@@ -28,7 +28,6 @@ from toolkit.search.layer_times import LayerTimes
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.search import Search, SearchResult
 from toolkit.search.search_budget import Judged, budget_for
-from toolkit.search.search_doubt import doubtful, gives_up_too_much
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.times import EngineTimes, confirmed, earlier_times, gpu_for
 from toolkit.search.weak_spots import weak_spots
@@ -150,6 +149,8 @@ class PlanSearch:
             precision=self.quantizer.precision, weights=self.quantizer.weights, metric=metric,
             output=evaluation.output if evaluation is not None else None, batch=own.batch, samples=own.samples,
             threads=own.threads, allow_code=evaluation.allow_code if evaluation is not None else True,
+            answers=evaluation.answers if evaluation is not None else None,
+            options=(evaluation.options if evaluation is not None else None) or MetricOptions(),
         )  # fmt: skip
         simulation = Simulation(
             self.model, ranges, data, context.profiles, judge, settings, self.reference, self.quantizer.place
@@ -162,8 +163,11 @@ class PlanSearch:
     def budget(self) -> Budget:
         """The limits that are given, else the recipe's, else usual ones."""
         section = self.context.evaluation.limits if self.context.evaluation is not None else None
-        own, decided = self.settings, self.simulation.settings
-        judged = Judged.of(self.simulation.model, decided.metric, decided.output, decided.allow_code)
+        own, decided, evaluation = self.settings, self.simulation.settings, self.context.evaluation
+        judged = Judged.of(
+            self.simulation.model, decided.metric, decided.output, decided.allow_code, decided.answers,
+            evaluation.metric if evaluation is not None else None,
+        )  # fmt: skip
         return budget_for(judged, own.limits, section, self.context.journal, margin=own.margin, max_ms=own.max_ms)
 
     # ---------------------------------------------------------------- the search
@@ -189,11 +193,11 @@ class PlanSearch:
                 if (seconds := engines.whole(end)) is not None:
                     cost.learn(end, seconds)
 
-        def run(demand: Budget, best: Path | None) -> tuple[Search, SearchResult]:
+        def run(demand: Budget) -> tuple[Search, SearchResult]:
             search = Search(
                 simulation, demand, cost, prefer=prefer, evaluations=own.evaluations,
                 try_ranges=own.try_ranges, log=folder / f"{self.name}.jsonl" if folder else None,
-                best=best, progress=context.progress,
+                best=folder / f"{self.name}_best.json" if folder else None, progress=context.progress,
             )  # fmt: skip
             found = search.run()
             if engines is not None and times.seconds and prefer == "time":
@@ -201,13 +205,7 @@ class PlanSearch:
             return search, found
 
         for attempt in range(1, _ATTEMPTS + 1):
-            search, found = run(demand, folder / f"{self.name}_best.json" if folder else None)
-            if doubtful(found, demand):
-                trusting = run(replace(demand, doubt=False), None)
-                plain = cost.time(simulation.names) if prefer == "time" else None
-                dtype = self.quantizer.dtype
-                if gives_up_too_much(found.best, trusting[1].best, plain, dtype, context.journal):
-                    search, found = trusting
+            search, found = run(demand)
             lacks = self._lacks_in_types(found) if found.best.meets else {}
             if not lacks:
                 break
@@ -255,12 +253,17 @@ class PlanSearch:
     def _doubts(self, found: SearchResult) -> None:
         """Tell of too few samples, and of outputs whose comparison entry by entry is too strict."""
         note = self.context.journal.noted
-        positions, enough = found.best.outcome.positions, self.budget.enough()
-        if 0 < positions < enough:
-            note(Code.SEARCH_FEW_SAMPLES(positions=positions, share=min(3 / positions, 1.0), enough=enough))
+        few = self._too_few(found)
+        if few is not None:
+            note(few)
         ordering = sorted({node.op for node in self.model.nodes} & _ORDERING)
         if found.best.kept and self.simulation.settings.metric is None and ordering:
             note(Code.SEARCH_ORDERING(ops=ordering))
+
+    def _too_few(self, found: SearchResult) -> Finding | None:
+        """That the samples decide the budget only as far as they go; None where they are enough."""
+        few = self.budget.unproven(found.best.outcome, found.reference)
+        return Code.SEARCH_UNPROVEN(why=few) if few is not None else None
 
     def _lacks_in_types(self, found: SearchResult) -> dict[str, float]:
         """What the chosen plan lacks in its real types, where its layers are to blame; layers kept float run in
@@ -331,7 +334,8 @@ class PlanSearch:
         context, dtype = self.context, self.quantizer.dtype
         spots = weak_spots(simulation, found.sensitivity, taken=found.methods) if found.sensitivity is not None else []
         samples = sum(feed.count for feed in simulation.feeds)
-        content = record(found, cost, self.budget, prefer, samples, spots)
+        few = self._too_few(found)
+        content = record(found, cost, self.budget, prefer, samples, spots, [few] if few is not None else [])
         if context.folder is not None:
             path = context.folder / f"{self.name}.json"
             content.save(path)

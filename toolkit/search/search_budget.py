@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from toolkit.base.errors import RecipeError
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
-from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.budget import Budget, judged_by_task
+from toolkit.evaluation.metric_table import is_share, usual_limits
 from toolkit.evaluation.metrics import make_metric
 from toolkit.evaluation.outputs import class_like, discrete_outputs
 
@@ -30,6 +32,8 @@ class Judged:
         metric: the metric where the samples have labels for it, else None.
         output: the output that the metric looks at.
         allow_code: whether the metric may be code.
+        answers: reads outputs as the task says; None without a task.
+        named: the recipe's metric, which the samples may have no labels for.
     """
 
     outputs: Sequence[str]
@@ -38,13 +42,23 @@ class Judged:
     metric: str | None = None
     output: str | None = None
     allow_code: bool = True
+    answers: Answers | None = None
+    named: str | None = None
 
     @classmethod
-    def of(cls, model: Model, metric: str | None, output: str | None, allow_code: bool) -> Judged:
+    def of(
+        cls,
+        model: Model,
+        metric: str | None,
+        output: str | None,
+        allow_code: bool,
+        answers: Answers | None = None,
+        named: str | None = None,
+    ) -> Judged:
         """By a model's outputs."""
         outputs = model.graph.outputs
         names, classes = [t.name for t in outputs], [t.name for t in outputs if class_like(t.shape)]
-        return cls(names, classes, discrete_outputs(model), metric, output, allow_code)
+        return cls(names, classes, discrete_outputs(model), metric, output, allow_code, answers, named)
 
 
 def budget_for(
@@ -56,7 +70,7 @@ def budget_for(
     margin: float = 0.0,
     max_ms: float | None = None,
 ) -> Budget:
-    """The limits that are given, else the recipe's, else a usual one, which the journal says.
+    """The limits that are given, else the recipe's, and the task's own; a usual one, which the journal says, without.
 
     Args:
         judged: the model's outputs, and whether there is a metric.
@@ -71,16 +85,26 @@ def budget_for(
     """
     limits = dict(own)
     if not any(value is not None for value in limits.values()):
-        limits = {key: getattr(section, key, None) for key in (*own, "min_value")}
+        names = (*own, "min_value", "max_relative_drop", "min_unchanged")
+        limits = {key: getattr(section, key, None) for key in names}
     only_integers = len(judged.discrete) == len(judged.outputs)
     classes = bool(judged.classes) or only_integers
     if judged.metric is None:
         drop = limits.pop("max_drop", None)
         limits.pop("min_value", None)
-        # a sample whose argmax stays cannot lose accuracy: agreement bounds the drop
-        if drop is not None and classes and limits.get("min_agreement") is None:
-            limits["min_agreement"] = 1.0 - drop
-    if not any(value is not None for value in limits.values()):
+        limits.pop("max_relative_drop", None)
+        # a sample whose answer stays cannot lose accuracy: what stays bounds the drop of a share
+        if drop is not None and drop < 1:
+            if judged.answers is not None and is_share(judged.named) and limits.get("min_unchanged") is None:
+                limits["min_unchanged"] = 1.0 - drop
+            elif judged.answers is None and classes and limits.get("min_agreement") is None:
+                limits["min_agreement"] = 1.0 - drop
+    if judged.metric is not None and not any(value is not None for value in limits.values()):
+        limits |= usual_limits(judged.metric)
+        for kind, value in usual_limits(judged.metric).items():
+            journal.noted(Code.SEARCH_BUDGET(limit=kind, value=value))
+    by_task = judged_by_task(limits, judged.answers, measured=judged.metric is not None)
+    if not by_task and not any(value is not None for value in limits.values()):
         kind = "max_drop" if judged.metric else "min_agreement" if classes else "min_sqnr_db"
         limits[kind] = _DEFAULTS[kind]
         journal.noted(Code.SEARCH_BUDGET(limit=kind, value=limits[kind]))
@@ -95,4 +119,4 @@ def budget_for(
         better = make_metric(judged.metric, judged.output, judged.allow_code).higher_is_better
     limit = limits.get
     return Budget(limit("max_drop"), limit("min_value"), limit("min_sqnr_db"), limit("min_agreement"), max_ms, margin,
-                  higher_is_better=better)  # fmt: skip
+                  better, limit("max_relative_drop"), limit("min_unchanged"), by_task)  # fmt: skip

@@ -140,7 +140,13 @@ class SearchRecord:
 
 
 def record(
-    found: SearchResult, cost: CostModel, budget: Budget, prefer: str, samples: int, spots: Sequence[WeakSpot] = ()
+    found: SearchResult,
+    cost: CostModel,
+    budget: Budget,
+    prefer: str,
+    samples: int,
+    spots: Sequence[WeakSpot] = (),
+    doubts: Sequence[Finding] = (),
 ) -> SearchRecord:
     """What a search leaves.
 
@@ -151,14 +157,17 @@ def record(
         prefer: what made a plan cheap: int8 or time.
         samples: how many samples it decided on.
         spots: the worst layers, explained.
+        doubts: what the plan's standing depends on.
     """
     slower = slower_than_float(found, cost, prefer)
-    limits = {k: v for k, v in asdict(budget).items() if v is not None and k not in ("higher_is_better", "doubt")}
+    limits = {k: v for k, v in asdict(budget).items() if v is not None and k not in ("higher_is_better", "by_task")}
+    if budget.by_task and budget.min_unchanged is None:
+        limits |= {"min_unchanged": max((tally.least for tally in found.best.outcome.tallies), default=1.0)}
     return SearchRecord(
         found.best, found.plans, found.front(), found.reference, cost.time(cost.switches.names) * 1e3,
         found.sensitivity, found.methods, cost.switches.precision, cost.rest, cost.place, prefer, limits,
         budget.higher_is_better, samples, found.sensitivity.metric if found.sensitivity is not None else None,
-        cost.measured_share(found.best.kept), cost.work.of, [slower] if slower is not None else [],
+        cost.measured_share(found.best.kept), cost.work.of, [*doubts, *([slower] if slower is not None else [])],
         found.notes, list(spots),
     )  # fmt: skip
 

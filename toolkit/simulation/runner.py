@@ -15,7 +15,8 @@ from onnx import helper
 
 from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
-from toolkit.evaluation.metrics import Metric
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.metrics import Metric, answers_of
 from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
 from toolkit.graph.light import LightModel
 from toolkit.graph.sessions import Session, session
@@ -79,6 +80,7 @@ class Runner:
         memory: bytes for what is kept at the cuts of the float state and of the base state.
         reference: gives the outputs that states are compared with, for a batch of inputs; the state with nothing
             quantized where None. For a model part of which is quantized already.
+        answers: reads outputs as the task says; None without a task.
     """
 
     def __init__(
@@ -92,12 +94,13 @@ class Runner:
         threads: int | None = None,
         memory: int = _MEMORY,
         reference: Callable[[dict[str, Array]], Tensors] | None = None,
+        answers: Answers | None = None,
     ) -> None:
         self._pieces, self.feeds = pieces, list(feeds)
         self.outputs, self.classes = list(outputs), list(classes)
         self._base = base
         self.metric = metric
-        self.memory = memory
+        self.memory, self.answers = memory, answers
         self._given = reference
         self.spent = 0.0
         self._threads = threads or os.cpu_count() or 1
@@ -127,10 +130,10 @@ class Runner:
 
         def one(index: int) -> tuple[BatchOutcome, Tensors]:
             outputs = model(dict(self.feeds[index].inputs))
-            return compare(self._reference[index], outputs, self.classes), self._held(outputs)
+            return self._compared(index, outputs), self._held(outputs)
 
         done = self._pool(one)
-        return summed([part for part, _ in done], self._score([outputs for _, outputs in done]), self._varying)
+        return self._summed([part for part, _ in done], self._score([outputs for _, outputs in done]))
 
     def forget(self) -> None:
         """Give back the memory of sessions and kept states; what is run after this begins at the first stage."""
@@ -168,7 +171,7 @@ class Runner:
             return {name: state[name] for name in self.outputs}, trail, seconds
 
         def judged(index: int, outputs: Tensors) -> BatchOutcome:
-            return compare(self._reference[index], outputs, self.classes)
+            return self._compared(index, outputs)
 
         parts: list[BatchOutcome] = []
         held: list[Tensors] = []
@@ -183,7 +186,7 @@ class Runner:
             self.spent += sum(seconds for *_, seconds in done)
         if keep:
             self._store(signatures, start, trails)
-        return summed(parts, self._score(held), self._varying)
+        return self._summed(parts, self._score(held))
 
     def _plan(self, config: Config, signatures: StateKey, start: int, apart: bool) -> list[LoadedPiece]:
         """The pieces that compute a state from stage ``start`` on."""
@@ -256,14 +259,20 @@ class Runner:
         """What is kept of a state's outputs until all batches are done: nothing where no metric asks for it."""
         return outputs if self.metric is not None else {}
 
-    def _score(self, outputs: Sequence[Tensors]) -> float | None:
+    def _compared(self, index: int, outputs: Tensors) -> BatchOutcome:
+        return compare(self._reference[index], outputs, self.classes, self.answers)
+
+    def _summed(self, parts: Sequence[BatchOutcome], score: tuple[float | None, int]) -> Outcome:
+        return summed(parts, score, self._varying, self.answers)
+
+    def _score(self, outputs: Sequence[Tensors]) -> tuple[float | None, int]:
         if self.metric is None:
-            return None
+            return None, 0
         metric = self.metric()
         for feed, values in zip(self.feeds, outputs):
             plain = {n: np.asarray(v, np.float32) if v.dtype.kind == "f" else v for n, v in values.items()}
             metric.update(plain, feed.labels or {})
-        return metric.value()
+        return metric.value(), answers_of(metric)
 
     # ---------------------------------------------------------------- what is kept
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from toolkit.base.code import code_of
@@ -13,7 +13,8 @@ from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.versions import code_fingerprint
-from toolkit.evaluation.metrics import make_metric
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.metrics import MetricOptions, make_metric
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.outputs import class_like, discrete_outputs
 from toolkit.graph.light import LightModel
@@ -38,13 +39,15 @@ class Settings:
     Attributes:
         precision: INT8 or FP8.
         weights: how the range of a weight channel is chosen: minmax or mse.
-        metric: top1, top5, exact, mse or ``module:Name``; None for the outputs' differences alone.
+        metric: one that ``METRICS`` lists, or ``module:Name``; None for the outputs' differences alone.
         output: the output that the metric looks at; the first where None.
         batch: samples to run at once.
         samples: use at most this many samples, evenly spread.
         stages: stages that the graph is cut into.
         threads: batches computed at once; one a core where None.
         allow_code: whether ``metric`` may name code.
+        answers: reads outputs as the task says; None without a task.
+        options: what the metric must know besides the output.
     """
 
     precision: Precision = Precision.INT8
@@ -56,6 +59,8 @@ class Settings:
     stages: int = 12
     threads: int | None = None
     allow_code: bool = False
+    answers: Answers | None = None
+    options: MetricOptions = field(default_factory=MetricOptions)
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,10 @@ class SimulationJob:
     feeds: list[Batch]
     outputs: list[str]
     classes: list[str]
-    metric: tuple[str, str | None, bool] | None
+    metric: tuple[str, str | None, bool, MetricOptions] | None
     threads: int | None
     reference: LightModel | None = None
+    answers: Answers | None = None
 
     def runner(self, threads: int | None = None) -> Runner:
         """Open the sessions; runs the float model and the fully quantized one."""
@@ -81,7 +87,7 @@ class SimulationJob:
 
             reference = session(self.reference, threads=1).run
         return Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads,
-                      reference=reference)  # fmt: skip
+                      reference=reference, answers=self.answers)  # fmt: skip
 
 
 class Simulation:
@@ -162,11 +168,12 @@ class Simulation:
     def job(self) -> SimulationJob:
         """All that a process needs to run states of this simulation."""
         own = self.settings
-        metric = (own.metric, own.output, own.allow_code) if own.metric is not None else None
+        metric = (own.metric, own.output, own.allow_code, own.options) if own.metric is not None else None
         reference = self._reference.to_light() if self._reference is not None else None
         return SimulationJob(
-            self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads, reference
-        )
+            self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads, reference,
+            own.answers,
+        )  # fmt: skip
 
     def on(self, settings: Settings) -> Simulation:
         """The same simulation with other samples, batches or metric; ``settings`` must quantize alike."""

@@ -83,7 +83,7 @@ def test_a_run_says_group_by_group_whether_it_paid(place):
     report = result.report
     assert result.exit_status == 0 and set(report.payoff.against) == {"fp32", "fp16"}
     assert report.summary.headline.startswith(
-        "SLOWER than FP16: 0.400 ms against 0.300 ms in profile 'single' and in 1 more. Usable"
+        "SLOWER than FP16: 0.400 ms against 0.300 ms in profile 'single' and in 1 more. Within the budget on"
     )
     compared = report.payoff.against["fp16"]
     stored = json.loads((place / "out" / ".qtool" / "compare.json").read_text())["engines"]["fp16"]

@@ -112,7 +112,7 @@ def test_labels_of_the_calibration_data_count_where_there_is_no_other(place, cap
     ("metric", "words"),
     [
         ("tpo1", ["--metric: no metric is called 'tpo1'", "Did you mean 'top1'"]),
-        ("nonsense", ["--metric: no metric is called 'nonsense'", "'top5'"]),
+        ("nonsense", ["--metric: no metric is called 'nonsense'", "'mse'"]),
         ("mse", ["--metric mse does not fit the labels", "labels have shape [1], the output [1, 5]"]),
     ],
 )

@@ -34,6 +34,7 @@ from toolkit.run.steps.evaluation import EvaluationStep
 from toolkit.run.steps.lowering import LoweringStep
 from toolkit.run.steps.passes import PassesStep
 from toolkit.run.steps.report import ReportStep, RunRecords
+from toolkit.run.steps.task import TaskStep
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -290,10 +291,12 @@ def test_the_report_is_made_again_where_anything_in_it_changes(place):
 
 def report_key(place):
     inputs = Inputs(Job(Recipe.load(place / "recipe.toml"), RunFolder(place / "out")))
-    passes = PassesStep(inputs).load()
+    task = TaskStep(inputs).load()
+    passes = PassesStep(inputs, task).load()
     lowering = LoweringStep(inputs, passes).load()
-    engine, evaluation = EngineStep(inputs, passes, lowering).load(), EvaluationStep(inputs, passes, lowering).load()
-    found = RunRecords(passes, lowering, engine, None, None, None, evaluation, skipped(ReportCode.DEVICE_CHECK_OFF()))
+    engine, evaluation = EngineStep(inputs, passes, lowering).load(), EvaluationStep(inputs, task, passes, lowering).load()
+    without = skipped(ReportCode.DEVICE_CHECK_OFF())
+    found = RunRecords(task, passes, lowering, engine, None, None, None, evaluation, without)
     return ReportStep(inputs, found, []).key()
 
 
@@ -313,6 +316,7 @@ def test_every_file_that_the_report_reads_is_in_its_key(place, name):
         ("lowering", {"plan": {}}),
         ("engine", {"reason": {"code": "engine-backend-requested", "values": {}}}),
         ("evaluation", {"held_out": False}),
+        ("task", {"task": "ctc"}),
     ],
 )
 def test_every_record_that_the_report_reads_is_in_its_key(place, name, change):

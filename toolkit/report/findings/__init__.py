@@ -25,6 +25,7 @@ from toolkit.report.findings.placement import PLACEMENT
 from toolkit.report.findings.search_notes import SEARCH
 from toolkit.report.findings.stripping import STRIPPING
 from toolkit.report.findings.table import Table, written
+from toolkit.report.findings.tasks import TASKS
 from toolkit.report.findings.timing import TIMING
 from toolkit.report.findings.warnings import WARNINGS
 from toolkit.report.findings.weak_spots import CAUSES, REMEDIES
@@ -50,6 +51,7 @@ TABLES: tuple[Table, ...] = (
     FROM_ENGINE,
     OPENED,
     EVALUATION,
+    TASKS,
     CAUSES,
     REMEDIES,
     LATENCY,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from toolkit.report.codes import ReportCode
-from toolkit.report.findings.table import Table
+from toolkit.report.findings.table import Table, names
+from toolkit.report.findings.tasks import part_name, part_words
 from toolkit.report.findings.words import percent
 from toolkit.report.parts import Accuracy, OutputError
 
@@ -27,6 +28,8 @@ def brief(accuracy: Accuracy) -> str:
     """The one figure that says most: the metric, or the first output's."""
     if accuracy.quantized is not None:
         return number(accuracy.quantized)
+    if accuracy.parts:
+        return part_words(accuracy.parts[0], len(accuracy.parts) > 1)
     figures = (f"{name} {_output_figures(output)[0]}" for name, output in accuracy.outputs.items())
     return next(figures, "nothing measured")
 
@@ -44,7 +47,8 @@ def figures(accuracy: Accuracy) -> str:
                 notes.append(f"budget {amount(accuracy.budget, points)}")
         return words + (f" ({', '.join(notes)})" if notes else "")
     shown = list(accuracy.outputs.items())[:_MOST_OUTPUTS]
-    return "; ".join(f"{name} " + ", ".join(_output_figures(output)) for name, output in shown)
+    answers = [part_words(accuracy.parts[0], len(accuracy.parts) > 1)] if accuracy.parts else []
+    return "; ".join([*answers, *(f"{name} " + ", ".join(_output_figures(output)) for name, output in shown)])
 
 
 def change(drop: float, accuracy: Accuracy) -> str:
@@ -87,6 +91,24 @@ def _collapsed(metric: str, before: float, after: float) -> str:
     return f"{metric or 'the metric'} fell from {number(before)} to {number(after)}"
 
 
+def _answers(
+    outputs: tuple[str, ...], channels: tuple[int, ...] | None, unchanged: float, least: float, answers: int
+) -> str:
+    return (
+        f"only {percent(unchanged)} of {answers} answers of {part_name(outputs, channels)} stay the float model's, "
+        f"{percent(least)} must"
+    )
+
+
+def _signal_lost(outputs: tuple[str, ...], channels: tuple[int, ...] | None, sqnr_db: float) -> str:
+    return f"the signal of {part_name(outputs, channels)} is lost: {sqnr_db:.1f} dB SQNR"
+
+
+def _layers_lost(nodes: tuple[str, ...], sqnr_db: float) -> str:
+    layers, level = ("layer", "") if len(nodes) == 1 else ("layers", " at worst")
+    return f"the signal of {layers} {names(nodes)} is lost: {sqnr_db:.1f} dB SQNR{level}"
+
+
 ACCURACY: Table = {
     ReportCode.OUTPUT_NOT_FINITE: "output '{output}' holds NaN or infinity",
     ReportCode.METRIC_COLLAPSED: _collapsed,
@@ -94,6 +116,10 @@ ACCURACY: Table = {
     ReportCode.COSINE_LOW: "cosine similarity of output '{output}' to the float model's is only {cosine:.2f}",
     ReportCode.SQNR_LOW: "SQNR of output '{output}' is only {sqnr_db:.1f} dB",
     ReportCode.NOISE_OVER_VARIATION: "quantization noise on '{output}' exceeds its variation between samples",
+    ReportCode.ANSWERS_LOST: _answers,
+    ReportCode.ANSWERS_BELOW_LIMIT: _answers,
+    ReportCode.OUTPUT_SIGNAL_LOST: _signal_lost,
+    ReportCode.LAYER_SIGNAL_LOST: _layers_lost,
     ReportCode.BUDGET_WITHOUT_DATA: (
         "no budget can be judged: the recipe has neither evaluation nor calibration data, so nothing was measured"
     ),

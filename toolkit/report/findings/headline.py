@@ -80,9 +80,13 @@ def _told(
         over = guilty.drop_kept is False
         said = ["" if over or not guilty.misses else guilty.misses[0], figures(guilty)]
         said += ["" if late is None else sentence(late), f"simulated {brief(accuracy)}" if place else on_gpu, running]
-        return f"MISSED ITS BUDGET{place}: {'; '.join(words for words in said if words)}."
+        default = " (the task's own; the recipe has none)" if guilty.by_default else ""
+        return f"MISSED ITS BUDGET{default}{place}: {'; '.join(words for words in said if words)}."
     lacking = _not_compared(accuracy) if accuracy.not_compared else ""
     words = "; ".join(words for words in (figures(accuracy), lacking, on_gpu, running) if words)
+    if found == "doubtful":
+        doubted = accuracy if accuracy.doubts or own is None else own
+        return f"{_doubtful(doubted)}; {words}."
     return f"Usable{_doubt(accuracy)}: {words}."
 
 
@@ -91,6 +95,12 @@ def _not_compared(accuracy: Accuracy) -> str:
     instead = f", so what it reads was compared: {quoted(accuracy.in_place)}" if accuracy.in_place else ""
     verb = "comes" if len(accuracy.not_compared) == 1 else "come"
     return f"{quoted(accuracy.not_compared)} {verb} from a node that onnxruntime cannot run{instead}"
+
+
+def _doubtful(accuracy: Accuracy) -> str:
+    """What keeps a result that misses no limit from being called usable: too few samples come first, and say so."""
+    first = accuracy.doubts[0].rstrip(".")
+    return _capital(first) if accuracy.standing == "unproven" else f"Within its budget, but {first}"
 
 
 def _doubt(accuracy: Accuracy) -> str:

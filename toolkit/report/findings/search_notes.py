@@ -6,7 +6,7 @@ from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, joined, pass_for, percent, quoted, share_percent, work_share
+from toolkit.report.findings.words import db, joined, pass_for, percent, quoted, work_share
 
 _UNITS = {"max_ms": " ms", "min_sqnr_db": " dB", "sqnr_db": " dB", "variation_db": " dB"}
 _NOT_SET = {"sqnr_db": "the SQNR of any usable result", "variation_db": "the outputs' own variation between samples"}
@@ -37,17 +37,6 @@ def _ranges(method: str, tensors: tuple[str, ...], amax: tuple[float, ...], befo
     shown = [f"'{name}' ({new:.4g} instead of {old:.4g})" for name, new, old in zip(tensors, amax, before)][:_NAMED]
     listed = joined([*shown, f"{len(tensors) - _NAMED} more"] if len(tensors) > _NAMED else shown)
     return f"{count(len(tensors), 'tensor')} use the {method} range, which costs less at the output: {listed}."
-
-
-def _unsafe(positions: int, by_time: bool, dtype: str, safe_gain: float | None, gain: float) -> str:
-    what = "of the float model's time" if by_time else f"of the model's arithmetic in {dtype}"
-    verb = "saves" if by_time else "keeps"
-    said = percent if by_time else share_percent
-    safe = "was not found" if safe_gain is None else f"{verb} only {said(safe_gain)} {what}"
-    return (
-        f"A plan that is safe for other samples, given only {count(positions, 'decision')}, {safe}. The plan taken "
-        f"meets the budget on these samples and {verb} {said(gain)} {what}; provide more samples to confirm it."
-    )
 
 
 def _slower(
@@ -156,11 +145,7 @@ SEARCH: Table = {
         f"{pass_for(Role.KEEP)}."
     ),
     Code.SEARCH_RANGE: _ranges,
-    Code.SEARCH_FEW_SAMPLES: lambda positions, share, enough: (
-        f"{count(positions, 'decision')} are too few to judge the budget: even if none changes, {percent(share)} may "
-        f"change on other samples; provide samples for at least {enough}."
-    ),
-    Code.SEARCH_UNSAFE: _unsafe,
+    Code.SEARCH_UNPROVEN: "The chosen plan is {why}.",
     Code.SEARCH_ORDERING: lambda ops: (
         f"The model sorts or selects ({joined(ops)}) and its outputs are compared entry by entry, so two close entries "
         "that swap count as wrong; a metric of your own with labelled samples judges such a model better."

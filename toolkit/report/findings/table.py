@@ -21,10 +21,16 @@ def names(listed: tuple[Any, ...], most: int = _SHOWN) -> str:
 
 def written(template: str | Callable[..., str], finding: Finding, sentence: Callable[[Finding], str]) -> str:
     """The finding's sentence; findings among its values are sentences in it, lists are names."""
-    values = {name: sentence(value) if isinstance(value, Finding) else value for name, value in finding.values.items()}
+    values = {name: _said(value, sentence) for name, value in finding.values.items()}
     if callable(template):
         return template(**values)
     return _FORMATTER.vformat(template, (), values)
+
+
+def _said(value: Any, sentence: Callable[[Finding], str]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_said(one, sentence) for one in value)
+    return sentence(value) if isinstance(value, Finding) else value
 
 
 class _Formatter(string.Formatter):

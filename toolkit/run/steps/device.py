@@ -19,6 +19,7 @@ from toolkit.run.inputs import Inputs
 from toolkit.run.keys import evaluation_key, gpu_here
 from toolkit.run.step import Record, Step
 from toolkit.run.steps.engine import EngineRecord
+from toolkit.run.task import TaskRecord, metric_options
 from toolkit.run.user_code import measuring_calls_it
 
 
@@ -69,8 +70,9 @@ class DeviceStep(Step[DeviceRecord]):
     name = "device"
     kind = DeviceRecord
 
-    def __init__(self, inputs: Inputs, engine: EngineRecord) -> None:
+    def __init__(self, inputs: Inputs, task: TaskRecord, engine: EngineRecord) -> None:
         super().__init__(inputs)
+        self.task = task
         self.engine = engine
 
     def key(self) -> Mapping[str, Any]:
@@ -78,6 +80,7 @@ class DeviceStep(Step[DeviceRecord]):
         return {
             "float": self.inputs.prints.of_model(),
             **self.engine.engine_key(),
+            "task": self.task.content(),
             "gpu": gpu_here(),
             "versions": versions(),
             "code": code_fingerprint(),
@@ -109,7 +112,15 @@ class DeviceStep(Step[DeviceRecord]):
         if not own_outputs:
             return skipped(ReportCode.NO_OUTPUT_TO_COMPARE(plugins=sorted(reference.left.plugins)))
         total, *one_each = (
-            OutputComparison(source, section.metric, section.output, self.job.allow_code, own_outputs)
+            OutputComparison(
+                source,
+                section.metric,
+                section.output,
+                self.job.allow_code,
+                own_outputs,
+                self.task.answers,
+                metric_options(section, self.task),
+            )
             for _ in range(1 + len(known))
         )
         each = dict(zip(known, one_each))

@@ -13,6 +13,7 @@ from toolkit.run.keys import evaluation_key
 from toolkit.run.step import Record, Step
 from toolkit.run.steps.lowering import LoweringRecord
 from toolkit.run.steps.passes import PassesRecord
+from toolkit.run.task import TaskRecord, metric_options
 from toolkit.run.user_code import measuring_calls_it
 
 
@@ -36,8 +37,9 @@ class EvaluationStep(Step[EvaluationRecord]):
     name = "evaluation"
     kind = EvaluationRecord
 
-    def __init__(self, inputs: Inputs, passes: PassesRecord, lowering: LoweringRecord) -> None:
+    def __init__(self, inputs: Inputs, task: TaskRecord, passes: PassesRecord, lowering: LoweringRecord) -> None:
         super().__init__(inputs)
+        self.task = task
         self.passes, self.lowering = passes, lowering
 
     def key(self) -> Mapping[str, Any]:
@@ -47,6 +49,7 @@ class EvaluationStep(Step[EvaluationRecord]):
             "model": self.lowering.model_key(),
             # evaluated instead where onnxruntime cannot run the lowered model
             "prepared": self.passes.model_key(),
+            "task": self.task.content(),
             "code": code_fingerprint(),
             **evaluation_key(self.inputs),
         }
@@ -87,5 +90,7 @@ class EvaluationStep(Step[EvaluationRecord]):
             allow_code=self.job.allow_code,
             # float32 with its pairs: onnxruntime has no bfloat16 kernels on the CPU
             prepared=self.passes.model,
+            answers=self.task.answers,
+            options=metric_options(section, self.task),
         )
         return EvaluationRecord(found=found, held_out=held_out, random=data.random)

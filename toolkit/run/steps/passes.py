@@ -12,10 +12,12 @@ from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.run.context import context_for
 from toolkit.run.fields import JournalField, PlanField
+from toolkit.run.inputs import Inputs
 from toolkit.run.keys import hashes, model_hash
 from toolkit.run.pass_keys import passes_key
 from toolkit.run.recipe_passes import passes_of
 from toolkit.run.step import Record, Step, relative
+from toolkit.run.task import TaskRecord
 from toolkit.run.user_code import passes_call_it
 
 if TYPE_CHECKING:
@@ -71,6 +73,10 @@ class PassesStep(Step[PassesRecord]):
     kind = PassesRecord
     leaves = (_RANGES, _SEARCH, "faster.json")
 
+    def __init__(self, inputs: Inputs, task: TaskRecord) -> None:
+        super().__init__(inputs)
+        self.task = task
+
     def key(self) -> Mapping[str, Any]:
         """Model, passes, calibration, and what passes may look at besides."""
         recipe, prints = self.recipe, self.inputs.prints
@@ -78,7 +84,7 @@ class PassesStep(Step[PassesRecord]):
         method = {k: settings.pop(k) for k in ("method", "percentile", "methods", "manual", "weights", "unlike")}
         return {
             "model": prints.of_model(),
-            **passes_key(self.inputs),
+            **passes_key(self.inputs, self.task),
             "profiles": repr(self.job.profiles),
             "calibration method": method,
             "calibration settings": settings,
@@ -108,7 +114,7 @@ class PassesStep(Step[PassesRecord]):
         journal = Journal()
         journal.by = "load"
         model = self.inputs.source(journal).copy()
-        context = context_for(self.inputs, model, journal)
+        context = context_for(self.inputs, model, journal, task=self.task)
         try:
             PassSequence(passes=passes)(model, context)
         except QtoolError as error:

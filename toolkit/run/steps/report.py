@@ -34,6 +34,7 @@ from toolkit.run.steps.latencies import LatenciesRecord
 from toolkit.run.steps.lowering import LoweringRecord
 from toolkit.run.steps.open import OpenRecord
 from toolkit.run.steps.passes import PassesRecord
+from toolkit.run.task import TaskRecord
 
 _WARNING = {
     Code.UNLIKE_SCALES, Code.EMPTY_PROFILE, Code.FEW_SAMPLES, Code.UNVARIED_SAMPLES, Code.QUANTIZED_SOURCE,
@@ -47,6 +48,7 @@ _REPORT, _HTML, _JOURNAL, _LOCK = "report.json", "report.html", "journal.jsonl",
 class RunRecords:
     """What all steps found; None for those that the recipe does not ask for."""
 
+    task: TaskRecord
     passes: PassesRecord
     lowering: LoweringRecord
     engine: EngineRecord
@@ -203,8 +205,8 @@ class ReportStep(Step[ReportRecord]):
         record, budget = self.found.evaluation, self.recipe.evaluation.budget
         return Measurements(
             record.found.nodes if record.found is not None else {},
-            accuracy_of(record.found, budget, held_out=record.held_out, random=record.random),
-            device_of(self.found.device, budget),
+            accuracy_of(record.found, budget, held_out=record.held_out, random=record.random, task=self.found.task),
+            device_of(self.found.device, budget, self.found.task),
             search,
         )
 

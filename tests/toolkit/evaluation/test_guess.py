@@ -1,0 +1,159 @@
+"""What a model is taken to be for, by what is seen of its outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from toolkit.base.errors import RecipeError
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.guess import guess
+from toolkit.evaluation.judged import judged_by
+from toolkit.evaluation.observed import SeenModel, SeenOutput
+
+RNG = np.random.default_rng(1)
+IMAGE = {"image": np.zeros((3, 64, 64), np.float32)}
+TOKENS = {"ids": np.zeros(16, np.int64)}
+LINE = {"image": np.zeros((1, 32, 160), np.float32)}
+AUDIO = {"audio": np.zeros((1, 16000), np.float32)}
+
+
+def softmax(values, axis=-1):
+    powers = np.exp(values - values.max(axis=axis, keepdims=True))
+    return powers / powers.sum(axis=axis, keepdims=True)
+
+
+def normal(*shape):
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def out(name, values, *ops, declared=None):
+    """An output with its samples: values [samples, ...]; as the model declares it, the batch is free."""
+    samples = [np.asarray(one, one.dtype if one.dtype.kind in "iub" else np.float32) for one in values]
+    return SeenOutput(name, declared or ("n", *values.shape[1:]), samples, 0, frozenset(ops))
+
+
+def seen(*outputs, inputs=IMAGE, ops=()):
+    return SeenModel(list(outputs), inputs, frozenset(ops) | {op for one in outputs for op in one.ops})
+
+
+def boxes(samples=8, anchors=100, scale=60.0):
+    return RNG.uniform(2, scale, (samples, anchors, 4))
+
+
+def few(samples=8, anchors=100, classes=6):
+    scores = RNG.uniform(0, 0.03, (samples, anchors, classes))
+    scores[:, ::25, 2] = RNG.uniform(0.6, 0.9, (samples, 4))
+    return scores
+
+
+def blanks(samples=8, positions=40, classes=30):
+    scores = normal(samples, positions, classes)
+    scores[..., 0] += np.where(RNG.random((samples, positions)) < 0.7, 8, 0)
+    return scores
+
+
+CASES = {
+    "logits of classes": (seen(out("logits", normal(8, 10), "Gemm")), "classification"),
+    "shares of classes": (seen(out("output", softmax(normal(8, 1000)), "Softmax")), "classification"),
+    "labels": (seen(out("output", 1 / (1 + np.exp(-normal(8, 20))), "Sigmoid")), "classification"),
+    "a sentence encoder": (
+        seen(out("sentence_embedding", normal(8, 384), "Div"), inputs=TOKENS, ops=["LayerNormalization"]), "embedding",
+    ),
+    "normalized vectors": (
+        seen(out("output", (lambda v: v / np.linalg.norm(v, axis=1, keepdims=True))(normal(8, 256)), "Div")), "embedding",
+    ),
+    "hidden states": (
+        seen(out("last_hidden_state", normal(8, 16, 768), "LayerNormalization"), inputs=TOKENS), "embedding",
+    ),
+    "a label a token": (seen(out("logits", normal(8, 16, 9), "Add"), inputs=TOKENS), "sequence"),
+    "a decoder": (seen(out("logits", normal(2, 16, 8192), "MatMul"), inputs=TOKENS), "generation"),
+    "a text recogniser": (seen(out("output", softmax(blanks()), "Softmax"), inputs=LINE, ops=["LSTM"]), "ctc"),
+    "masks of classes": (seen(out("output", normal(4, 21, 64, 64), "Resize")), "segmentation"),
+    "a mask": (
+        seen(out("output", (normal(4, 1, 64, 64) > 0).astype(np.float32), "Sigmoid")), "segmentation",
+    ),
+    "an image": (seen(out("output", RNG.random((4, 3, 128, 128)), "Clip")), "regression"),
+    "a value": (seen(out("output", normal(8, 1), "Gemm")), "regression"),
+    "speech": (seen(out("enhanced", normal(4, 1, 16000), "ConvTranspose"), inputs=AUDIO), "regression"),
+    "boxes and scores in one": (seen(out("output0", np.concatenate([boxes(), few()], axis=2), "Concat")), "detection"),
+    "channels before anchors": (
+        seen(out("output0", np.moveaxis(np.concatenate([boxes(), few()], axis=2), 1, 2), "Concat")), "detection",
+    ),
+    "boxes and scores apart": (seen(out("boxes", boxes()), out("scores", few(), "Sigmoid")), "detection"),
+    "suppressed rows": (
+        seen(out("detections", np.concatenate([
+            np.sort(boxes(8, 20).reshape(8, 20, 2, 2), axis=2).reshape(8, 20, 4),
+            RNG.uniform(0.1, 0.9, (8, 20, 1)), RNG.integers(0, 5, (8, 20, 1)),
+        ], axis=2)), ops=["NonMaxSuppression"]), "detection",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_seen_tells_the_task(name):
+    model, task = CASES[name]
+    found = guess(model)
+    assert found.task == task and found.parts[0].task == task
+    assert {clue.values["kind"] for clue in found.clues} <= {"shape", "values", "name", "operator"}
+    # never by one kind of clue alone
+    assert found.sure == (len({clue.values["kind"] for clue in found.clues}) >= 2 and not found.others)
+
+
+def test_details_of_a_detector_are_read_off():
+    (part,) = guess(CASES["channels before anchors"][0]).parts
+    assert (part.settings["layout"], part.settings["axis"], part.settings["format"]) == ("joint", -2, "cxcywh")
+    assert 0.03 < part.settings["threshold"] <= 0.6
+    (part,) = guess(CASES["boxes and scores apart"][0]).parts
+    assert part.outputs == ("boxes", "scores") and part.settings["layout"] == "apart"
+
+
+def test_ctcs_blank_is_found():
+    (part,) = guess(CASES["a text recogniser"][0]).parts
+    assert part.settings["blank"] == 0
+
+
+def test_an_unsure_guess_is_judged_by_all_that_fit():
+    found = guess(seen(out("output", normal(8, 256), "Relu")))
+    assert not found.sure and found.finding().values["sure"] is False
+    vague = guess(seen(out("output", normal(8, 128), "Gemm")))
+    assert not vague.sure and {part.task for part in vague.parts} == {vague.task, *vague.others}
+    assert {"classification", "embedding"} <= {part.task for part in vague.parts}
+
+
+def test_channels_of_unlike_scale_are_judged_one_by_one():
+    values = np.concatenate([200 * normal(8, 3, 20), normal(8, 5, 20)], axis=1)
+    found = guess(seen(out("y", values, "Concat", declared=("n", 8, "a"))))
+    slices = [part.channels for part in found.parts if part.task == "regression"]
+    assert slices == [(-2, 0, 2), (-2, 3, 7)] or found.task != "regression"
+    named, _ = judged_by(seen(out("y", values, declared=("n", 8, "a"))), "regression", None, None, {}, {})
+    assert [part.channels for part in named.parts] == [(-2, 0, 2), (-2, 3, 7)]
+
+
+def test_the_metric_says_the_task():
+    values = normal(8, 16, 9)
+    found = guess(seen(out("output", values, "Add"), inputs=LINE), "ctc")
+    assert found.task == "ctc" and found.sure
+
+
+def test_several_outputs_each_have_their_task():
+    found = guess(
+        seen(
+            out("logits", normal(8, 10), "Gemm"), out("mask", (normal(8, 1, 64, 64) > 0).astype(np.float32), "Sigmoid")
+        )
+    )
+    assert [(part.outputs, part.task) for part in found.parts] == [
+        (("logits",), "classification"),
+        (("mask",), "segmentation"),
+    ]
+    assert found.task == "classification"
+
+
+def test_the_recipe_overrules():
+    model = CASES["a label a token"][0]
+    found, why = judged_by(model, "ctc", None, None, {}, {"blank": 3, "threshold": None})
+    assert found.task == "ctc" and found.parts[0].settings["blank"] == 3 and why.code is EvaluationCode.TASK_NAMED
+    found, _ = judged_by(CASES["a sentence encoder"][0], "embedding", None, None, {"min_cosine": 0.95}, {})
+    assert found.parts[0].settings["floor"] == 0.95
+    with pytest.raises(RecipeError, match="no output can be read for the task segmentation"):
+        judged_by(CASES["a sentence encoder"][0], "segmentation", None, None, {}, {})

@@ -1,0 +1,135 @@
+"""The built-in metrics, in cases whose value is known by construction."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from toolkit.base.errors import DataError, RecipeError
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.float_check import FloatCheck
+from toolkit.evaluation.metric_base import MetricOptions
+from toolkit.evaluation.metric_table import METRICS, task_of
+from toolkit.evaluation.metrics import answers_of, make_metric
+from toolkit.evaluation.metrics_text import edit_distance
+from toolkit.evaluation.tasks import TASKS, OutputPart
+
+RNG = np.random.default_rng(2)
+
+
+def value(name, outputs, labels, **options):
+    metric = make_metric(name, None, False, MetricOptions(**options))
+    for i in range(0, len(labels), 4):
+        metric.update({"y": outputs[i : i + 4]}, {"label": labels[i : i + 4]})
+    return metric.value(), answers_of(metric)
+
+
+def one_hot(classes, count):
+    return np.eye(count, dtype=np.float32)[np.asarray(classes)]
+
+
+def test_every_metric_is_listed_with_its_labels():
+    for name, info in METRICS.items():
+        assert info.task in TASKS and info.labels and info.measures and task_of(name) == info.task
+        if not info.extra:
+            assert make_metric(name).higher_is_better is info.higher_is_better
+    with pytest.raises(RecipeError):
+        make_metric("balanced")
+
+
+def test_balanced_accuracy_f1_and_average_precision():
+    labels = np.array([0] * 18 + [1] * 2)
+    chosen = one_hot([0] * 20, 2)
+    assert value("top1", chosen, labels) == (0.9, 20)
+    assert value("balanced_accuracy", chosen, labels)[0] == 0.5
+    assert value("f1", chosen, labels)[0] == pytest.approx((36 / 38) / 2)
+    scores = np.array([[0.1, 0.9], [0.9, 0.8], [0.2, 0.1], [0.8, 0.3]], np.float32)
+    sets = np.array([[0, 1], [1, 0], [0, 0], [1, 1]])
+    assert value("average_precision", scores, sets)[0] == pytest.approx((1.0 + (1.0 + 2 / 3) / 2) / 2)
+
+
+def test_readings_and_edits():
+    scores = one_hot([[0, 1, 1, 0, 2], [3, 3, 0, 3, 0]], 4)
+    labels = np.array([[1, 2, -1], [3, 2, -1]])
+    assert value("ctc_exact", scores, labels) == (0.5, 2)
+    assert value("cer", scores, labels) == (0.25, 4)
+    words = one_hot([[1, 0, 2, 0, 3, 1]], 4)
+    assert value("wer", words, np.array([[1, 2, 3, 3]]), space=2)[0] == 0.5
+    assert edit_distance("kitten", "sitting") == 3
+    with pytest.raises(DataError):
+        value("cer", scores, np.array([0.5, 0.5]))
+
+
+def test_masks_images_and_errors():
+    labels = np.zeros((4, 8, 8), np.int64)
+    labels[:, :4] = 1
+    labels[:, 0] = 255
+    scores = np.moveaxis(one_hot(np.where(labels == 1, 1, 0) * (np.arange(8) < 6), 2), -1, 1)
+    assert value("miou", scores, labels)[0] == pytest.approx((18 / 24 + 32 / 38) / 2)
+    image = RNG.random((4, 1, 16, 16))
+    assert value("psnr", image + 0.01, image)[0] == pytest.approx(40)
+    assert value("ssim", image, image)[0] == pytest.approx(1.0)
+    assert value("ssim", RNG.random(image.shape), image)[0] < 0.3
+    assert value("mae", image + 0.5, image)[0] == pytest.approx(0.5)
+    assert value("mse", image + 0.5, image)[0] == pytest.approx(0.25)
+
+
+def test_neighbours_ranks_and_likelihood():
+    vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [1, 1]], np.float32)
+    assert value("recall_at_1", vectors, np.array([0, 0, 1, 1, 2])) == (1.0, 5)
+    assert value("recall_at_1", vectors, np.array([0, 1, 0, 1, 2]))[0] == 0.0
+    assert value("spearman", np.arange(8.0)[:, None], np.arange(8.0) ** 2)[0] == pytest.approx(1.0)
+    pairs = np.array([[1, 0], [1, 0], [1, 0], [1, 1], [1, 0], [0, 1]], np.float32)
+    assert value("spearman", pairs, np.array([5.0, 5, 3, 3, 1, 1]))[0] == pytest.approx(1.0)
+    logits = np.zeros((4, 3, 10), np.float32)
+    assert value("perplexity", logits, np.array([[1, 2, -1]] * 4))[0] == pytest.approx(10.0)
+
+
+def test_mean_average_precision_is_cocos():
+    pytest.importorskip("pycocotools")
+    rows = np.array([[[10, 10, 50, 50, 0.9, 1], [60, 60, 90, 90, 0.8, 0]]], np.float32)
+    part = json.dumps(OutputPart("detection", ("y",), {"layout": "rows", "threshold": 0.5}).to_json())
+    labels = np.array([[[10, 10, 50, 50, 1], [60, 60, 90, 90, 0], [-1, -1, -1, -1, -1]]])
+    assert value("map", rows, labels, layout=part) == (pytest.approx(1.0), 2)
+    labels[0, 0, :4] += 10
+    assert value("map50", rows, labels, layout=part)[0] == pytest.approx(0.5)
+
+
+def checked(name, outputs, labels):
+    check = FloatCheck.of(name, None, MetricOptions())
+    check.add({"y": outputs}, {"label": labels})
+    return check.suspicion()
+
+
+def test_labels_off_by_one_are_called_that():
+    labels = RNG.integers(0, 9, 64)
+    scores = one_hot(labels, 10) + RNG.random((64, 10)).astype(np.float32) * 0.1
+    assert checked("top1", scores, labels) is None
+    found = checked("top1", scores, labels + 1)
+    assert found.code is EvaluationCode.LABELS_SHIFTED and found.values["offset"] == 1 and found.values["share"] == 1.0
+
+
+def test_labels_in_another_order_are_called_that():
+    labels = RNG.integers(0, 10, 64)
+    found = checked("top1", one_hot(RNG.permutation(10)[labels], 10), labels)
+    assert found.code is EvaluationCode.LABELS_RENAMED and found.values["share"] > 0.9
+
+
+def test_a_float_model_that_guesses_is_called_that():
+    labels = RNG.integers(0, 10, 64)
+    found = checked("top1", RNG.random((64, 10)).astype(np.float32), labels)
+    assert found.code is EvaluationCode.FLOAT_MODEL_USELESS
+    image = RNG.standard_normal((32, 8))
+    assert checked("mse", image * 0.1, image) is None
+    assert checked("mse", image + 5, image).code is EvaluationCode.FLOAT_MODEL_USELESS
+    assert math.isclose(checked("mse", image + 5, image).values["useless"], image.var())
+
+
+def test_a_weak_model_is_no_wrong_one():
+    labels = RNG.integers(0, 5, 64)
+    scores = RNG.random((64, 5)) + 0.6 * one_hot(labels, 5)
+    assert checked("top1", scores.astype(np.float32), labels) is None
+    assert FloatCheck.of("mine:Metric", None, MetricOptions()) is FloatCheck.of(None, None, MetricOptions()) is None

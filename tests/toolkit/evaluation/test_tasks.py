@@ -1,0 +1,210 @@
+"""What stays and what does not, task by task, in cases whose answer is known by construction."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.intervals import LimitStanding
+from toolkit.evaluation.tasks import TASKS, AnswerTally, OutputPart, reader
+from toolkit.run.sections import TaskName
+
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape, scale=1.0):
+    return (RNG.standard_normal(shape) * scale).astype(np.float32)
+
+
+def tally(task, wanted, found, settings=None, batch=16, channels=None):
+    """The tally of one output read in batches."""
+    part = OutputPart(task, ("y",), settings or {}, channels)
+    answers = pickle.loads(pickle.dumps(Answers([part])))
+    rows = [
+        answers.rows({"y": wanted[i : i + batch]}, {"y": found[i : i + batch]}) for i in range(0, len(wanted), batch)
+    ]
+    (made,) = answers.tallies(rows)
+    assert AnswerTally.from_json(made.to_json()) == made
+    return made
+
+
+def test_recipes_name_the_tasks_that_there_are():
+    assert TaskName.__args__ == TASKS
+    assert {reader(OutputPart(task, ("y",))).name for task in TASKS} == set(TASKS)
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(20, "unproven"), (299, "unproven"), (300, "met"), (2000, "met")])
+def test_classes_on_few_and_on_many_samples(samples, expected):
+    wanted = noise(samples, 5)
+    same = tally("classification", wanted, wanted + noise(samples, 5, scale=1e-6))
+    assert (same.kept, same.answers, same.standing().value) == (samples, samples, expected)
+    found = wanted.copy()
+    found[: samples // 10] *= -1
+    worse = tally("classification", wanted, found)
+    assert worse.standing() is LimitStanding.MISSED and worse.lack() == pytest.approx(0.09, abs=0.01)
+
+
+def test_sets_of_labels_are_right_as_wholes():
+    wanted = RNG.random((400, 8)).astype(np.float32)
+    found = wanted.copy()
+    found[:3, 0] = 1 - found[:3, 0]
+    assert tally("classification", wanted, found, {"threshold": 0.5}).kept == 397
+    found[5, 1] = np.nan
+    assert tally("classification", wanted, found, {"threshold": 0.5}).kept == 396
+
+
+def test_one_wrong_position_of_each_line_loses_every_line():
+    wanted = noise(300, 40, 11)
+    wanted[..., 0] += 4.0
+    found = wanted.copy()
+    for line in found:
+        place = RNG.integers(40)
+        line[place] = np.roll(np.eye(11, dtype=np.float32)[line[place].argmax()], 1)
+    made = tally("sequence", wanted, found, {"axis": -1})
+    assert made.kept == 0 and made.level > 0.94 and made.figure == "positions"
+    assert made.standing() is LimitStanding.MISSED
+
+
+def test_a_reading_stays_where_only_its_alignment_moves():
+    def line(*classes):
+        return np.eye(4, dtype=np.float32)[list(classes)]
+
+    wanted = np.stack([line(0, 1, 1, 0, 2, 0), line(0, 1, 0, 1, 0, 0), line(3, 3, 0, 0, 2, 2)])
+    moved = np.stack([line(1, 1, 0, 0, 0, 2), line(0, 1, 1, 1, 0, 0), line(0, 3, 0, 2, 2, 2)])
+    made = tally("ctc", wanted, moved, {"axis": -1, "blank": 0})
+    # the second line had two of class 1 with a blank between
+    assert made.kept == 2 and tally("sequence", wanted, moved).kept == 0
+    time_major = np.moveaxis(wanted, 0, 1), np.moveaxis(moved, 0, 1)
+    assert tally("ctc", *time_major, {"axis": -1, "blank": 0, "batch_axis": 1}, batch=6).kept == 2
+
+
+def test_an_encoder_whose_argmax_flips_keeps_its_direction():
+    wanted = noise(200, 384) + noise(1, 384)
+    found = wanted + noise(200, 384, scale=0.06)
+    assert (wanted.argmax(1) != found.argmax(1)).mean() > 0.02
+    made = tally("embedding", wanted, found, {"axis": -1})
+    assert made.level > 0.99 and made.standing() is LimitStanding.MET
+    assert tally("classification", wanted, found).standing() is LimitStanding.MISSED
+    worse = tally("embedding", wanted, wanted + noise(200, 384, scale=0.5), {"axis": -1})
+    assert worse.level < 0.99 and worse.standing() is LimitStanding.MISSED
+
+
+def test_an_embedding_that_points_alike_but_finds_others_is_lost():
+    # all vectors are nearly one: the cosine stays whatever tells the samples apart
+    wanted = 10 + noise(200, 64, scale=0.5)
+    found = 10 + noise(200, 64, scale=0.5)
+    made = tally("embedding", wanted, found, {"axis": -1})
+    assert made.level > 0.99 and made.share < 0.5
+
+
+def test_a_mask_is_held_by_its_overlap():
+    scores = np.zeros((20, 2, 32, 32), np.float32)
+    scores[:, 1] = -1
+    scores[:, 1, 8:24, 8:24] = 1
+    shifted = np.roll(scores, 1, axis=-1)
+    made = tally("segmentation", scores, shifted, {"axis": 1})
+    mask, rest = 15 / 17, (1024 - 256 - 16) / (1024 - 256 + 16)
+    assert made.level == pytest.approx((mask + rest) / 2) and made.kept == 0
+    assert tally("segmentation", scores, shifted, {"axis": 1, "floor": 0.9}).kept == 20
+    single = scores[:, 1:]
+    assert tally("segmentation", single, single * 0.5, {"threshold": 0.0}).kept == 20
+
+
+def test_a_signal_is_held_by_its_noise():
+    wanted = noise(100, 400)
+    quiet, loud = wanted + noise(100, 400, scale=0.05), wanted + noise(100, 400, scale=0.2)
+    settings = {"mean": 0.0, "variance": 1.0}
+    fine = tally("regression", wanted, quiet, settings)
+    assert fine.level == pytest.approx(26.0, abs=0.3) and fine.share == 1.0
+    assert tally("regression", wanted, loud, settings).share == 0.0
+    # a constant is no signal: what does not vary says nothing of what does
+    assert tally("regression", wanted + 100, loud + 100, {"mean": 100.0, "variance": 1.0}).share == 0.0
+    image = RNG.random((10, 3, 16, 16)).astype(np.float32)
+    shown = tally("regression", image, image + noise(10, 3, 16, 16, scale=0.01), {"peak": 1.0})
+    assert shown.figure == "psnr_db" and shown.level == pytest.approx(40, abs=0.5) and shown.share == 1.0
+
+
+def test_a_slice_of_channels_is_judged_by_itself():
+    wanted = np.concatenate([100 * noise(50, 4, 30), noise(50, 6, 30)], axis=1)
+    found = wanted + noise(50, 10, 30, scale=1.0)
+    whole = tally("regression", wanted, found, {"mean": 0.0, "variance": 4000.0})
+    part = tally("regression", wanted, found, {"mean": 0.0, "variance": 1.0}, channels=(-2, 4, 9))
+    assert whole.share == 1.0 and part.share == 0.0 and part.level == pytest.approx(0.0, abs=0.5)
+
+
+def test_tokens_count_one_by_one_and_texts_as_what_goes_wrong_together():
+    wanted = noise(40, 50, 100)
+    found = wanted.copy()
+    found[0] *= -1
+    made = tally("generation", wanted, found, {"axis": -1})
+    assert (made.answers, made.kept) == (2000, 1950)
+    # all of one text: as telling as some fifty answers, not two thousand
+    assert 40 <= made.independent < 80
+
+
+def test_nan_and_another_shape_lose_the_answer():
+    wanted = noise(10, 5)
+    found = wanted.copy()
+    found[3, 2] = np.nan
+    assert tally("classification", wanted, found).kept == 9
+    part = OutputPart("regression", ("y",))
+    rows = reader(part).rows({"y": wanted}, {"y": wanted[:, :4]})
+    assert reader(part).tally([rows]).kept == 0
+    assert (
+        reader(OutputPart("embedding", ("y",)))
+        .tally([reader(OutputPart("embedding", ("y",))).rows({"y": wanted}, {"y": wanted[:, :4]})])
+        .kept
+        == 0
+    )
+
+
+def scene(samples=30, anchors=60, classes=3):
+    """Boxes in pixels and scores that name one object or two a sample: [samples, anchors, 4 + classes]."""
+    out = np.zeros((samples, anchors, 4 + classes), np.float32)
+    out[..., :2] = RNG.uniform(20, 300, (samples, anchors, 2))
+    out[..., 2:4] = RNG.uniform(20, 60, (samples, anchors, 2))
+    out[..., 4:] = RNG.uniform(0, 0.05, (samples, anchors, classes))
+    for one in out:
+        for anchor in RNG.choice(anchors, 1 + RNG.integers(2), replace=False):
+            one[anchor, 4 + RNG.integers(classes)] = RNG.uniform(0.7, 0.95)
+    return out
+
+
+DETECTION = {"layout": "joint", "axis": -1, "format": "cxcywh", "threshold": 0.4}
+
+
+def test_a_detector_whose_scores_die_while_its_boxes_live_is_lost():
+    wanted = scene()
+    kept = wanted + np.where(np.arange(7) < 4, noise(*wanted.shape, scale=0.5), noise(*wanted.shape, scale=0.003))
+    assert tally("detection", wanted, kept, DETECTION).kept == 30
+    dead = wanted.copy()
+    # rounded as a range of pixels rounds them
+    dead[..., 4:] = np.round(dead[..., 4:] / 2.5) * 2.5
+    made = tally("detection", wanted, dead, DETECTION)
+    assert made.kept == 0 and made.level == 0.0
+    sqnr = 10 * np.log10(np.square(wanted).sum() / np.square(wanted - dead).sum())
+    assert sqnr > 40
+
+
+def test_detections_are_matched_by_class_and_overlap():
+    wanted = scene()
+    moved = wanted.copy()
+    moved[..., 0] += 60
+    assert tally("detection", wanted, moved, DETECTION).kept == 0
+    renamed = wanted[..., [0, 1, 2, 3, 5, 4, 6]]
+    assert tally("detection", wanted, renamed, DETECTION).kept < 20
+    weaker = wanted.copy()
+    weaker[..., 4:] *= 0.93
+    assert tally("detection", wanted, weaker, DETECTION).kept == 30
+
+
+def test_suppressed_rows_may_differ_in_number():
+    rows = np.array([[[10, 10, 50, 50, 0.9, 1], [60, 60, 90, 90, 0.8, 0], [0, 0, 0, 0, 0, 0]]], np.float32)
+    part = OutputPart("detection", ("y",), {"layout": "rows", "threshold": 0.4})
+    same = reader(part).rows({"y": rows}, {"y": rows[:, :2]})
+    lost = reader(part).rows({"y": rows}, {"y": rows[:, :1]})
+    assert same["right"].tolist() == [1.0] and lost["right"].tolist() == [0.0]
+    assert lost["level"].tolist() == [pytest.approx(2 / 3)]

@@ -1,0 +1,44 @@
+"""The answers of two models side by side, part by part: what the search, the run and the engine are judged by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from toolkit.base.types import Array
+from toolkit.evaluation.tasks import AnswerTally, OutputPart, Rows, reader
+
+
+class Answers:
+    """Reads the outputs of the float model and of another as the task says. Can be sent to another process.
+
+    Args:
+        parts: the parts of the outputs that are judged.
+    """
+
+    def __init__(self, parts: Sequence[OutputPart]) -> None:
+        self.parts = tuple(parts)
+        self._readers = [reader(part) for part in self.parts]
+
+    def __repr__(self) -> str:
+        return f"Answers({json.dumps([part.to_json() for part in self.parts], sort_keys=True)})"
+
+    def within(self, names: Sequence[str]) -> Answers | None:
+        """What can be read where only these outputs are there; None where nothing can."""
+        parts = [part for part in self.parts if set(part.outputs) <= set(names)]
+        return Answers(parts) if parts else None
+
+    def rows(self, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> list[Rows]:
+        """One batch, for each part.
+
+        Args:
+            wanted: the float model's outputs by name.
+            found: the other model's.
+        """
+        return [one.rows(wanted, found) for one in self._readers]
+
+    def tallies(self, batches: Sequence[Sequence[Rows]]) -> tuple[AnswerTally, ...]:
+        """All batches together, for each part."""
+        if not batches:
+            return ()
+        return tuple(one.tally([batch[place] for batch in batches]) for place, one in enumerate(self._readers))

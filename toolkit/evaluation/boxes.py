@@ -1,0 +1,215 @@
+"""Boxes and scores read from a detector's outputs: layouts, formats, overlap and suppression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from toolkit.base.types import Array
+
+OVERLAP = 0.5
+_MOST = 300
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What is found in one sample, the best score first.
+
+    Attributes:
+        boxes: x1, y1, x2, y2, float64 [n, 4].
+        scores: float64 [n].
+        classes: int64 [n].
+    """
+
+    boxes: Array
+    scores: Array
+    classes: Array
+
+    def over(self, least: float) -> Detections:
+        """Those with at least this score."""
+        keep = self.scores >= least
+        return Detections(self.boxes[keep], self.scores[keep], self.classes[keep])
+
+
+def detections(values: Sequence[Array], settings: Mapping[str, Any], least: float) -> list[Detections]:
+    """Each sample's detections with at least this score.
+
+    Args:
+        values: the part's outputs, each [batch, ...].
+        settings: ``layout``: ``joint`` (one output whose ``axis`` holds 4 box values, the objectness where
+            ``objectness`` is set, then class scores), ``apart`` (boxes, scores, and the classes' numbers where the
+            scores have no axis of classes) or ``rows`` (one output of suppressed rows: box, score, class).
+            ``format``: ``xyxy``, ``cxcywh``, or ``grid`` (YOLOX's, relative to the cells of ``size`` with ``strides``).
+            ``activation``: ``sigmoid`` or ``softmax`` where scores are logits. ``background``: the class that is none.
+        least: the smallest score.
+    """
+    if settings["layout"] == "rows":
+        return [_row_detections(rows, least) for rows in _rows(values[0], settings)]
+    boxes, scores, classes = _apart(values, settings)
+    found = []
+    for number in range(len(boxes)):
+        named = classes[number] if classes is not None else None
+        found.append(_suppressed(boxes[number], scores[number], named, settings, least))
+    return found
+
+
+def best_scores(values: Sequence[Array], settings: Mapping[str, Any]) -> Array:
+    """The best class's score of every anchor or row, float64 [batch, anchors]."""
+    if settings["layout"] == "rows":
+        return _rows(values[0], settings)[..., 4]
+    _, scores, _ = _apart(values, settings)
+    return np.asarray(_without_background(scores, settings).max(axis=-1))
+
+
+def otsu(values: Array) -> float:
+    """The threshold that parts values into two groups best: N. Otsu, IEEE Trans. SMC 9(1), 1979.
+
+    Args:
+        values: float64 [n], at least one.
+    """
+    ordered = np.sort(values)
+    if len(ordered) < 2 or ordered[0] == ordered[-1]:
+        return float(ordered[0])
+    count = np.arange(1, len(ordered))
+    low = np.cumsum(ordered)[:-1] / count
+    high = (ordered.sum() - np.cumsum(ordered)[:-1]) / (len(ordered) - count)
+    best = int(np.argmax(count * (len(ordered) - count) * np.square(high - low)))
+    return float((ordered[best] + ordered[best + 1]) / 2)
+
+
+def iou(first: Array, second: Array) -> Array:
+    """Intersection over union of boxes, float64 [n, m], from [n, 4] and [m, 4] as x1, y1, x2, y2."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=-1)
+    areas = [np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=-1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None] - common
+    return np.asarray(np.divide(common, union, out=np.zeros_like(common), where=union > 0))
+
+
+def matched(found: Detections, among: Detections) -> int:
+    """How many of ``found`` have one of ``among`` to themselves, of the same class and with an IoU of at least 0.5."""
+    if not len(found.scores) or not len(among.scores):
+        return 0
+    fits = iou(found.boxes, among.boxes)
+    fits[found.classes[:, None] != among.classes[None]] = 0.0
+    count = 0
+    for row in fits:
+        best = int(row.argmax())
+        if row[best] >= OVERLAP:
+            count += 1
+            fits[:, best] = 0.0
+    return count
+
+
+def corners(boxes: Array, settings: Mapping[str, Any]) -> Array:
+    """Boxes as x1, y1, x2, y2, float64 [..., anchors, 4]."""
+    form = settings.get("format", "xyxy")
+    if form == "xyxy":
+        return boxes
+    centre, size = boxes[..., :2], boxes[..., 2:]
+    if form == "grid":
+        cells, strides = grid(settings["size"], settings["strides"])
+        centre, size = (centre + cells) * strides, np.exp(np.clip(size, -20, 20)) * strides
+    return np.concatenate([centre - size / 2, centre + size / 2], axis=-1)
+
+
+def grid(size: Sequence[int], strides: Sequence[int]) -> tuple[Array, Array]:
+    """The cells of a detector without anchors (YOLOX): x and y [anchors, 2], and strides [anchors, 1].
+
+    Args:
+        size: height and width of the input in pixels.
+        strides: pixels a cell, the finest first.
+    """
+    cells, steps = [], []
+    for stride in strides:
+        y, x = np.mgrid[: size[0] // stride, : size[1] // stride]
+        cells.append(np.stack([x, y], axis=-1).reshape(-1, 2))
+        steps.append(np.full((cells[-1].shape[0], 1), float(stride)))
+    return np.concatenate(cells).astype(np.float64), np.concatenate(steps)
+
+
+def _apart(values: Sequence[Array], settings: Mapping[str, Any]) -> tuple[Array, Array, Array | None]:
+    """Boxes [batch, anchors, 4], scores [batch, anchors, classes], and the classes' numbers where those are given."""
+    first = np.asarray(values[0], np.float64)
+    if settings["layout"] == "joint":
+        rows = np.moveaxis(first, int(settings["axis"]), -1)
+        rows = rows.reshape(len(rows), -1, rows.shape[-1])
+        boxes, scores = rows[..., :4], rows[..., 4:]
+        if settings.get("objectness"):
+            scores = scores[..., :1] * scores[..., 1:] if scores.shape[-1] > 1 else scores
+        return corners(boxes, settings), _activated(scores, settings), None
+    boxes = np.moveaxis(first, int(settings.get("box_axis", -1)), -1)
+    boxes = boxes.reshape(len(boxes), -1, 4)
+    scores = np.asarray(values[1], np.float64)
+    if len(values) > 2:
+        return (corners(boxes, settings), _activated(scores.reshape(len(scores), -1, 1), settings),
+                np.rint(np.asarray(values[2], np.float64)).astype(np.int64).reshape(len(scores), -1))  # fmt: skip
+    if scores.ndim == 2:
+        scores = scores[..., None]
+    scores = np.moveaxis(scores, int(settings.get("axis", -1)), -1)
+    return corners(boxes, settings), _activated(scores.reshape(len(scores), boxes.shape[1], -1), settings), None
+
+
+def _activated(scores: Array, settings: Mapping[str, Any]) -> Array:
+    how = settings.get("activation")
+    if how == "sigmoid":
+        return np.asarray(1 / (1 + np.exp(-np.clip(scores, -60, 60))))
+    if how == "softmax":
+        powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+    return scores
+
+
+def _without_background(scores: Array, settings: Mapping[str, Any]) -> Array:
+    background = settings.get("background")
+    if background is None:
+        return scores
+    kept = scores.copy()
+    kept[..., int(background)] = -np.inf
+    return kept
+
+
+def _suppressed(
+    boxes: Array, scores: Array, named: Array | None, settings: Mapping[str, Any], least: float
+) -> Detections:
+    """One sample's detections: each class's boxes, without those that overlap a better one of it."""
+    scores = _without_background(scores, settings)
+    scores = np.where(np.isfinite(boxes).all(axis=-1, keepdims=True), np.nan_to_num(scores, nan=-np.inf), -np.inf)
+    anchors, classes = np.nonzero(scores >= least)
+    values = scores[anchors, classes]
+    order = np.argsort(-values, kind="stable")[: 10 * _MOST]
+    anchors, classes, values = anchors[order], classes[order], values[order]
+    if named is not None:
+        classes = named[anchors]
+    kept: list[int] = []
+    alive = np.ones(len(anchors), bool)
+    for place in range(len(anchors)):
+        if not alive[place] or len(kept) >= _MOST:
+            continue
+        kept.append(place)
+        same = alive & (classes == classes[place])
+        same[: place + 1] = False
+        others = np.nonzero(same)[0]
+        if len(others):
+            over = iou(boxes[anchors[place]][None], boxes[anchors[others]])[0]
+            alive[others[over > OVERLAP]] = False
+    return Detections(boxes[anchors[kept]], values[kept], classes[kept])
+
+
+def _rows(value: Array, settings: Mapping[str, Any]) -> Array:
+    """Suppressed rows as box, score and class, float64 [batch, rows, 6]; ``columns`` says where those six are."""
+    rows = np.asarray(value, np.float64)
+    rows = rows.reshape(len(rows), -1, rows.shape[-1])
+    return rows[..., list(settings["columns"])] if "columns" in settings else rows
+
+
+def _row_detections(rows: Array, least: float) -> Detections:
+    scores = np.nan_to_num(rows[:, 4], nan=-np.inf)
+    order = np.argsort(-scores, kind="stable")
+    order = order[(scores[order] >= least) & np.isfinite(rows[order]).all(axis=1)]
+    classes = rows[order, 5] if rows.shape[1] > 5 else np.zeros(len(order))
+    return Detections(rows[order, :4], scores[order], np.rint(classes).astype(np.int64))

@@ -1,0 +1,126 @@
+"""Whether the float model is plainly wrong by its labels, which no quantization can mend: said before anything is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.intervals import wilson
+from toolkit.evaluation.metric_base import MetricOptions, label_of
+from toolkit.evaluation.metric_table import METRICS
+from toolkit.evaluation.metrics import make_metric
+
+_FEWEST = 16
+_HOPELESS = 0.02
+_TOLD = 0.4
+_BY_CLASS = frozenset({"top1", "top5", "exact", "balanced_accuracy", "f1"})
+
+
+class FloatCheck:
+    """Takes in the float model's outputs and labels of some samples.
+
+    Args:
+        metric: a built-in metric's name.
+        output: the output that it looks at.
+        options: what it must know besides.
+    """
+
+    def __init__(self, metric: str, output: str | None, options: MetricOptions) -> None:
+        self.name, self.output = metric, output
+        self._metric = make_metric(metric, output, False, options)
+        self._chosen: list[Array] = []
+        self._labels: list[Array] = []
+        self._classes = self._samples = 0
+
+    @classmethod
+    def of(cls, metric: str | None, output: str | None, options: MetricOptions) -> FloatCheck | None:
+        """The check for a recipe's metric; None for none, or one of the user's, whose sense only he knows."""
+        return cls(metric, output, options) if metric in METRICS and metric is not None else None
+
+    def add(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in one batch.
+
+        Raises:
+            DataError: the labels do not fit the output.
+        """
+        self._metric.update(outputs, labels)
+        scores = outputs[self.output] if self.output is not None else next(iter(outputs.values()))
+        label = label_of(labels)
+        self._samples += len(label)
+        if self.name in _BY_CLASS and scores.dtype.kind == "f" and label.shape == scores.shape[:-1]:
+            self._chosen.append(scores.argmax(axis=-1).reshape(-1))
+            self._labels.append(np.asarray(label, np.int64).reshape(-1))
+            self._classes = scores.shape[-1]
+        elif self.name in ("mse", "mae", "spearman"):
+            self._labels.append(np.asarray(label, np.float64).reshape(-1))
+
+    def value(self) -> float | None:
+        """The float model's metric on these samples; None where it is no number."""
+        if not self._samples:
+            return None
+        value = float(self._metric.value())
+        return value if math.isfinite(value) else None
+
+    def suspicion(self) -> Finding | None:
+        """What is plainly wrong, with what explains it where that can be seen; None where nothing is."""
+        value = self.value()
+        if value is None or self._samples < _FEWEST:
+            return None
+        known = {"metric": self.name, "value": value, "samples": self._samples}
+        if self._chosen:
+            return self._by_class(known)
+        useless = self._useless(value)
+        return EvaluationCode.FLOAT_MODEL_USELESS(**known, useless=useless) if useless is not None else None
+
+    def _by_class(self, known: Mapping[str, object]) -> Finding | None:
+        chosen, labels = np.concatenate(self._chosen), np.concatenate(self._labels)
+        right, count = int((chosen == labels).sum()), len(chosen)
+        offset = _common(labels - chosen)
+        shifted = int((labels - chosen == offset).sum())
+        if offset and wilson(shifted, count)[0] > wilson(right, count)[1]:
+            return EvaluationCode.LABELS_SHIFTED(**known, offset=offset, share=shifted / count)
+        renamed = _renamed(chosen, labels)
+        if wilson(renamed, count)[0] > max(wilson(right, count)[1], 2 * right / count, _TOLD):
+            return EvaluationCode.LABELS_RENAMED(**known, share=renamed / count)
+        often = float(np.bincount(labels - labels.min()).max()) / count
+        chance = max(1.0 / self._classes, often)
+        if right / count <= chance + 2 * math.sqrt(chance * (1 - chance) / count) and len(np.unique(labels)) > 1:
+            return EvaluationCode.FLOAT_MODEL_USELESS(**{**known, "value": right / count}, useless=chance)
+        return None
+
+    def _useless(self, value: float) -> float | None:
+        """The value that says nothing, where this one is no better; None where it is."""
+        info = METRICS[self.name]
+        labels = np.concatenate(self._labels) if self._labels else np.zeros(0)
+        if self.name == "spearman":
+            least = 2 / math.sqrt(max(self._samples // 2, 1))
+            return 0.0 if value < least else None
+        if self.name in ("mse", "mae"):
+            constant = labels.var() if self.name == "mse" else np.abs(labels - np.median(labels)).mean()
+            return float(constant) if value >= constant > 0 else None
+        if self.name in ("cer", "wer"):
+            return 1.0 if value >= 1 - _HOPELESS else None
+        if info.share:
+            return 0.0 if value <= _HOPELESS else None
+        return 6.0 if self.name == "psnr" and value < 6 else None
+
+
+def _common(values: Array) -> int:
+    found, counts = np.unique(values, return_counts=True)
+    return int(found[counts.argmax()])
+
+
+def _renamed(chosen: Array, labels: Array) -> int:
+    """How many labels the other samples of the same answer tell: by a numbering of its own the model may be right."""
+    right = 0
+    for answer in np.unique(chosen):
+        own = labels[chosen == answer]
+        counts = np.sort(np.unique(own, return_counts=True)[1])[::-1]
+        # one's own label is not among those that tell it
+        right += int(counts[0]) if counts[0] - 1 > counts[1:].max(initial=0) else 0
+    return right

@@ -1,0 +1,147 @@
+"""What a model is for, guessed from shapes, values on samples, names and operators, never from one of these alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.guess_clues import CLUES, Clue
+from toolkit.evaluation.guess_detection import detection_part
+from toolkit.evaluation.observed import SeenModel, SeenOutput
+from toolkit.evaluation.parts import parts_for
+from toolkit.evaluation.tasks import OutputPart
+
+_SURE_KINDS, _LEAD = 2, 1.0
+_DETECTION_WORDS = frozenset({"box", "boxes", "bbox", "bboxes", "det", "dets", "detection", "detections", "nms"})
+_DETECTION_OPS = frozenset({"NonMaxSuppression", "EfficientNMS_TRT", "BatchedNMS_TRT", "NMSRotated"})
+STRICTEST = ("detection", "sequence", "ctc", "generation", "classification", "segmentation", "regression", "embedding")
+"""Of tasks that are as likely, those that need most to stay come first; the main task is named by it."""
+
+
+@dataclass
+class Guess:
+    """What the model is for.
+
+    Attributes:
+        task: of the output that counts most.
+        sure: whether at least two kinds of clue speak for it and none as much for another.
+        parts: what is judged of each output.
+        clues: what spoke for the task.
+        others: tasks that fit as well, by which the outputs are judged too.
+        fits: by output the tasks that fit it.
+    """
+
+    task: str
+    sure: bool
+    parts: list[OutputPart] = field(default_factory=list)
+    clues: list[Finding] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+    def finding(self) -> Finding:
+        """The guess and its reason."""
+        return EvaluationCode.TASK_GUESSED(
+            task=self.task, sure=self.sure, clues=self.clues, others=self.others, outputs=main_outputs(self.parts)
+        )
+
+
+def main_outputs(parts: Sequence[OutputPart]) -> list[str]:
+    """The outputs of the first part."""
+    return list(parts[0].outputs) if parts else []
+
+
+def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> Guess:
+    """What the model is for, and how each output is judged.
+
+    Args:
+        seen: the model with what it gave on a few samples.
+        metric_task: the task that the recipe's metric belongs to; empty without one.
+        output: the output that the metric reads; any where None.
+    """
+    detected = detection_part(seen) if metric_task in ("", "detection") else None
+    parts: list[OutputPart] = []
+    guesses: list[tuple[str, bool, list[Finding], list[str]]] = []
+    if detected is not None:
+        clues = _detection_clues(seen, detected, metric_task)
+        parts.append(detected)
+        guesses.append(("detection", len({one.values["kind"] for one in clues}) >= _SURE_KINDS, clues, []))
+    taken = set(detected.outputs) if detected is not None else set()
+    for one in seen.outputs:
+        if one.name in taken or not one.samples:
+            continue
+        named = metric_task if output in (None, one.name) else ""
+        task, sure, clues, others = _of_output(one, seen, named)
+        for each in (task, *others):
+            parts += parts_for(each, one, seen)
+        guesses.append((task, sure, clues, others))
+    if not guesses:
+        return Guess("regression", False)
+    # a metric's task is the model's; elsewhere the first output's, which exporters put what counts in
+    main = next((each for each in guesses if each[0] == metric_task), guesses[0])
+    return Guess(main[0], main[1], parts, main[2], main[3])
+
+
+def _of_output(output: SeenOutput, seen: SeenModel, metric_task: str) -> tuple[str, bool, list[Finding], list[str]]:
+    """The task of one output, whether that is sure, what speaks for it, and what fits as well."""
+    found: dict[str, list[Clue]] = defaultdict(list)
+    for clue in _all_clues(output, seen, CLUES):
+        found[clue.task].append(clue)
+    if metric_task and metric_task in fitting(output):
+        found[metric_task] += [Clue(metric_task, "metric", 3.0), Clue(metric_task, "shape", 1.0, "fits")]
+    found = {task: clues for task, clues in found.items() if task in fitting(output)}
+    if not found:
+        return "regression", False, [], []
+    weight = {task: sum(clue.weight for clue in clues) for task, clues in found.items()}
+    best = max(weight.values())
+    tied = sorted((task for task in weight if weight[task] > best - _LEAD), key=STRICTEST.index)
+    kinds = {clue.kind for clue in found[tied[0]]}
+    sure = len(tied) == 1 and len(kinds) >= _SURE_KINDS
+    # a reading collapses what a sequence has: where the whole sequence stays, so does the reading
+    others = [task for task in tied[1:] if (tied[0], task) != ("sequence", "ctc")]
+    told = [
+        EvaluationCode.TASK_CLUE(kind=clue.kind, what=clue.what, output=output.name, value=clue.value)
+        for clue in found[tied[0]]
+    ]
+    return tied[0], sure, told, others
+
+
+def _all_clues(
+    output: SeenOutput, seen: SeenModel, rules: Sequence[Callable[[SeenOutput, SeenModel], list[Clue]]]
+) -> list[Clue]:
+    return [clue for rule in rules for clue in rule(output, seen)]
+
+
+def fitting(output: SeenOutput) -> tuple[str, ...]:
+    """The tasks that an output's shape allows."""
+    shape = output.shape
+    wide = [extent for extent in shape if extent > 1]
+    if output.discrete:
+        return (
+            ("classification",)
+            if len(wide) == 0
+            else ("sequence", "segmentation")
+            if len(wide) <= 2
+            else ("segmentation",)
+        )
+    if len(wide) <= 1 and len(shape) <= 1:
+        return ("classification", "embedding", "regression")
+    if len(shape) == 2:
+        return ("sequence", "ctc", "generation", "embedding", "regression", "segmentation", "classification")
+    if len(wide) <= 1:
+        return ("classification", "embedding", "regression", "segmentation")
+    return ("segmentation", "regression", "embedding")
+
+
+def _detection_clues(seen: SeenModel, part: OutputPart, metric_task: str) -> list[Finding]:
+    clue = EvaluationCode.TASK_CLUE
+    found = [clue(kind="values", what=part.settings["layout"], output=part.outputs[0], value=None)]
+    found += [clue(kind="operator", what=op, output="", value=None) for op in sorted(seen.ops & _DETECTION_OPS)]
+    words = {word for one in seen.outputs if one.name in part.outputs for word in one.words}
+    found += [clue(kind="name", what=word, output="", value=None) for word in sorted(words & _DETECTION_WORDS)]
+    if part.settings["layout"] == "joint" or len(part.outputs) > 1:
+        found.append(clue(kind="shape", what="anchors", output=part.outputs[0], value=None))
+    if metric_task:
+        found.append(clue(kind="metric", what="", output="", value=None))
+    return found

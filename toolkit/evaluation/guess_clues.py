@@ -1,0 +1,243 @@
+"""What speaks for a task in one output: its shape, its values, its name, and the operators behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from toolkit.evaluation.observed import SeenModel, SeenOutput
+
+_WORDS = {
+    "classification": "prob probs probability class classes cls label labels logits logit score scores pred",
+    "sequence": "tag tags logits logit label labels tokens ner pos",
+    "ctc": "ctc",
+    "generation": "lm next",
+    "segmentation": "mask masks seg segmentation semantic",
+    "embedding": "embed embeds embedding embeddings feature features feat pooler pooled pooling hidden sentence vector",
+    "regression": "audio wave waveform depth image sr flow enhanced denoised restored reconstruction",
+}
+_NAMES = {task: frozenset(words.split()) for task, words in _WORDS.items()}
+_SHARES = frozenset({"Softmax", "LogSoftmax"})
+_LINEAR = frozenset({"Gemm", "MatMul", "Add", "MatMulNBits", "Conv"})
+_POOLED = frozenset(
+    {"LayerNormalization", "SkipLayerNormalization", "ReduceMean", "LpNormalization", "Div", "Tanh", "ReduceSum",
+     "GlobalAveragePool", "ReduceL2", "Mul"}
+)  # fmt: skip
+_RECURRENT = frozenset({"LSTM", "GRU"})
+_IMAGENET = frozenset({1000, 1001, 21841, 21843})
+_BLANKS, _TWO_SIDED = 0.25, 0.9
+
+
+@dataclass(frozen=True)
+class Clue:
+    """One thing that speaks for a task.
+
+    Attributes:
+        task: the task.
+        kind: ``shape``, ``values``, ``name``, ``operator`` or ``metric``.
+        weight: how much it says.
+        what: which clue of its kind; the name or operator itself.
+        value: a number that goes with it.
+    """
+
+    task: str
+    kind: str
+    weight: float
+    what: str = ""
+    value: Any = None
+
+
+def names(output: SeenOutput, seen: SeenModel) -> list[Clue]:
+    """What the output is called."""
+    found = []
+    for task, words in _NAMES.items():
+        hit = sorted(output.words & words)
+        if hit:
+            found.append(Clue(task, "name", 1.0, hit[0]))
+    return found
+
+
+def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
+    """A vector a sample: classes, an embedding, a few values, or a signal."""
+    if output.discrete:
+        if np.prod(output.shape) > 1:
+            return []
+        return [Clue("classification", "values", 2.0, "integers"), Clue("classification", "shape", 1.0, "fits")]
+    wide = [extent for extent in output.shape if extent > 1]
+    if len(wide) > 1 or (len(output.shape) > 1 and len(wide) == 1 and output.shape[0] == 1 and len(output.shape) == 2):
+        return []
+    count = wide[0] if wide else 1
+    if count == 1:
+        if output.in_unit and "Sigmoid" in output.ops:
+            return [
+                Clue("classification", "values", 2.0, "sigmoid"),
+                Clue("classification", "operator", 1.0, "Sigmoid"),
+            ]
+        return [Clue("regression", "shape", 2.0, "single"), Clue("regression", "values", 0.5, "any")]
+    axis = next(place for place, extent in enumerate(output.shape) if extent == count) - len(output.shape)
+    found = _shares(output, axis, "classification")
+    if output.ops & _SHARES:
+        found.append(Clue("classification", "operator", 1.0, sorted(output.ops & _SHARES)[0]))
+    if "Sigmoid" in output.ops and output.in_unit:
+        found += [Clue("classification", "values", 2.0, "sigmoid"), Clue("classification", "operator", 1.0, "Sigmoid")]
+    if count in _IMAGENET or count < 64 or (count % 32 and count <= 4096):
+        found.append(Clue("classification", "shape", 1.0, "classes", count))
+    elif count % 32 == 0:
+        found.append(Clue("embedding", "shape", 1.0, "features", count))
+    if output.ops & _POOLED and not output.ops & _SHARES:
+        found.append(Clue("embedding", "operator", 1.0, sorted(output.ops & _POOLED)[0]))
+    elif output.ops & _LINEAR:
+        found.append(Clue("classification", "operator", 0.75, sorted(output.ops & _LINEAR)[0]))
+    if _unit_norm(output, axis):
+        found.append(Clue("embedding", "values", 2.0, "normalized"))
+    lengths = {extent for one in seen.inputs.values() for extent in one.shape if extent >= 64 and one.dtype.kind == "f"}
+    if count in lengths and count not in _IMAGENET and not output.fixed(axis):
+        found += [Clue("regression", "shape", 2.5, "length", count), Clue("regression", "values", 0.5, "any")]
+    return found
+
+
+def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
+    """A row a position: labels, a reading, tokens, vectors, or signals."""
+    if len(output.shape) != 2:
+        return []
+    if output.discrete:
+        task, what = ("segmentation", "picture") if _picture(output, seen) else ("sequence", "fits")
+        return [Clue(task, "values", 1.0, "integers"), Clue(task, "shape", 1.0, what)]
+    if _picture(output, seen):
+        return _maps(output, seen, None)
+    axis = class_axis(output)
+    count = output.shape[axis]
+    positions = output.shape[-3 - axis]
+    found = [*_shares(output, axis, "sequence"), *_shares(output, axis, "ctc")]
+    if output.ops & _SHARES:
+        found += [Clue(task, "operator", 1.0, sorted(output.ops & _SHARES)[0]) for task in ("sequence", "ctc")]
+    elif output.ops & (_POOLED - {"Mul", "Div"}):
+        found.append(Clue("embedding", "operator", 1.0, sorted(output.ops & _POOLED)[0]))
+    elif output.ops & _LINEAR:
+        found += [
+            Clue(task, "operator", 0.75, sorted(output.ops & _LINEAR)[0]) for task in ("sequence", "ctc", "generation")
+        ]
+    if seen.reads_tokens:
+        if count >= 4096:
+            found += [
+                Clue("generation", "shape", 1.5, "vocabulary", count),
+                Clue("generation", "values", 0.5, "tokens"),
+            ]
+        elif count < 512:
+            found.append(Clue("sequence", "shape", 1.0, "classes", count))
+    elif min(count, positions) <= 2 and max(count, positions) >= 256:
+        found += [Clue("regression", "shape", 3.0, "length", positions), Clue("regression", "values", 0.5, "any")]
+    else:
+        found += [Clue(task, "shape", 1.0, "classes", count) for task in ("sequence", "ctc")]
+        found += _blanks(output, axis)
+        if seen.ops & _RECURRENT:
+            found.append(Clue("ctc", "operator", 0.5, sorted(seen.ops & _RECURRENT)[0]))
+    if count >= 64 and count % 64 == 0 and count not in _IMAGENET and not output.ops & _SHARES:
+        found.append(Clue("embedding", "shape", 1.0, "features", count))
+    if _unit_norm(output, axis):
+        found.append(Clue("embedding", "values", 2.0, "normalized"))
+    return found
+
+
+def pictures(output: SeenOutput, seen: SeenModel) -> list[Clue]:
+    """Maps of height and width: masks, images, other values."""
+    if len(output.shape) != 3 or sum(extent > 1 for extent in output.shape) < 2:
+        return []
+    if output.discrete:
+        return [Clue("segmentation", "values", 2.0, "integers"), Clue("segmentation", "shape", 1.0, "picture")]
+    return _maps(output, seen, channel_axis(output))
+
+
+CLUES = (names, vectors, rows, pictures)
+
+
+def class_axis(output: SeenOutput) -> int:
+    """The axis of classes of positions, counted from the end: where shares add up, else the fixed, else the last."""
+    for axis in (-1, -2):
+        if output.sums_to_one(axis):
+            return axis
+    return -2 if output.fixed(-2) and not output.fixed(-1) else -1
+
+
+def channel_axis(output: SeenOutput) -> int:
+    """The axis of channels of a picture, counted from the end: where shares add up, else the shorter end."""
+    for axis in (-3, -1):
+        if output.sums_to_one(axis):
+            return axis
+    return -1 if output.shape[-1] < output.shape[0] and output.shape[-1] <= 4 else -3
+
+
+def blank_of(output: SeenOutput, axis: int) -> tuple[int, float]:
+    """The class that may be CTC's blank, the first or the last, and the share of positions that are it."""
+    chosen = output.stacked(axis).argmax(axis=1)
+    last = output.shape[axis] - 1
+    shares = {place: float((chosen == place).mean()) for place in (0, last)}
+    blank = max(shares, key=lambda place: shares[place])
+    return blank, shares[blank]
+
+
+def _shares(output: SeenOutput, axis: int, task: str) -> list[Clue]:
+    return [Clue(task, "values", 2.0, "softmax")] if output.sums_to_one(axis) else []
+
+
+def _blanks(output: SeenOutput, axis: int) -> list[Clue]:
+    share = blank_of(output, axis)[1]
+    return [Clue("ctc", "values", 1.5, "blank", share)] if share >= _BLANKS and output.shape[-3 - axis] >= 4 else []
+
+
+def _unit_norm(output: SeenOutput, axis: int) -> bool:
+    rows = output.stacked(axis)
+    return bool(rows.shape[1] > 1 and np.allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-3))
+
+
+def _picture(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether the last two axes are those of an input image, or a whole fraction or multiple of them."""
+    height, width = output.shape[-2:] if channel_axis_last(output) else output.shape[:2]
+    return any(_scaled(height, h) and _scaled(width, w) for h, w in seen.images)
+
+
+def channel_axis_last(output: SeenOutput) -> bool:
+    """Whether height and width are the last two axes."""
+    return len(output.shape) < 3 or channel_axis(output) == -3
+
+
+def _scaled(own: int, other: int) -> bool:
+    return own >= 8 and other >= 8 and (own % other == 0 or other % own == 0)
+
+
+def _maps(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clue]:
+    channels = output.shape[axis] if axis is not None else 1
+    found = [Clue("regression", "shape", 1.0, "map")]
+    placed = _picture(output, seen)
+    if axis is not None and channels > 1 and output.sums_to_one(axis):
+        found.append(Clue("segmentation", "values", 2.0, "softmax"))
+    if output.ops & _SHARES:
+        found.append(Clue("segmentation", "operator", 1.0, sorted(output.ops & _SHARES)[0]))
+    if channels == 1 and output.in_unit and "Sigmoid" in output.ops:
+        found.append(Clue("segmentation", "operator", 1.0, "Sigmoid"))
+    if channels == 1 and output.in_unit and float((np.abs(output.flat - 0.5) > 0.4).mean()) > _TWO_SIDED:
+        found.append(Clue("segmentation", "values", 1.5, "two-sided"))
+    elif channels in (1, 3) and placed and _pixels(output):
+        found.append(Clue("regression", "values", 2.0, "pixels"))
+    if placed and channels == 1:
+        found.append(Clue("segmentation", "shape", 0.5, "picture"))
+    elif placed and channels not in (3, 4) and channels <= 256 and not output.in_unit:
+        found.append(Clue("segmentation", "shape", 1.0, "picture"))
+        if output.ops & {"Resize", "Upsample", "ConvTranspose"}:
+            found.append(
+                Clue("segmentation", "operator", 1.0, sorted(output.ops & {"Resize", "Upsample", "ConvTranspose"})[0])
+            )
+    elif placed:
+        found.append(Clue("regression", "shape", 0.5, "picture"))
+    return found
+
+
+def _pixels(output: SeenOutput) -> bool:
+    low, high = output.bounds
+    return (
+        (low >= -0.5 and 0.3 < high <= 1.5)
+        or (low >= -60 and 60 < high <= 320)
+        or (-1.5 <= low < -0.3 and 0.3 < high <= 1.5)
+    )

@@ -1,0 +1,167 @@
+"""Where a detector keeps boxes, scores and classes, read off shapes and values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.evaluation.boxes import best_scores, otsu
+from toolkit.evaluation.observed import SeenModel, SeenOutput
+from toolkit.evaluation.tasks import OutputPart
+
+_FEWEST = 5
+_STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
+_SEEN = 0.05
+_LEAST, _MOST = 0.1, 0.6
+
+
+def detection_part(seen: SeenModel) -> OutputPart | None:
+    """The outputs that hold detections, and how; None where none do."""
+    outputs = [one for one in seen.outputs if one.samples]
+    for output in outputs:
+        rows = _rows(output)
+        if rows is not None:
+            return _part((output,), rows)
+    for boxes in outputs:
+        found = _apart(boxes, outputs, seen)
+        if found is not None:
+            return _part(*found)
+    for output in outputs:
+        joint = _joint(output, seen)
+        if joint is not None:
+            return _part((output,), joint)
+    return None
+
+
+def _part(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> OutputPart:
+    known = {**settings, "batch_axis": outputs[0].batch_axis}
+    names = tuple(one.name for one in outputs)
+    return OutputPart("detection", names, {**known, "threshold": _threshold(outputs, known)})
+
+
+def _threshold(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> float:
+    """What parts the float model's scores into objects and the rest."""
+    scores = [
+        best_scores([one.samples[number][None] for one in outputs], settings).reshape(-1)
+        for number in range(len(outputs[0].samples))
+    ]
+    values = np.concatenate(scores or [np.zeros(0)])
+    values = values[np.isfinite(values)]
+    if not len(values) or values.max() < _LEAST:
+        return 0.5 * float(values.max()) if len(values) and values.max() > 0 else 0.25
+    return float(np.clip(otsu(values[values > _SEEN * values.max()]), _LEAST, _MOST))
+
+
+def _rows(output: SeenOutput) -> dict[str, Any] | None:
+    """Rows of a box, a score and a class that are suppressed already, in one of the orders in use."""
+    if output.discrete or not 2 <= len(output.shape) <= 3 or output.shape[-1] not in (6, 7):
+        return None
+    values = output.stacked(-1)
+    orders = {6: ((0, 1, 2, 3, 4, 5), (2, 3, 4, 5, 1, 0), (0, 1, 2, 3, 5, 4)),
+              7: ((1, 2, 3, 4, 6, 5), (3, 4, 5, 6, 2, 1))}[output.shape[-1]]  # fmt: skip
+    for columns in orders:
+        rows = values[:, columns]
+        rows = rows[rows[:, 4] > 0]
+        if len(rows) < 2 or rows[:, 4].max() > 1 + 1e-6:
+            continue
+        whole = np.abs(rows[:, 5] - np.rint(rows[:, 5])).max() < 1e-3 and rows[:, 5].min() >= -1e-3
+        ordered = ((rows[:, 2] >= rows[:, 0]) & (rows[:, 3] >= rows[:, 1])).mean() > 0.95
+        if whole and ordered and (rows[:, 2] > rows[:, 0]).any():
+            return {"layout": "rows", "columns": list(columns)}
+    return None
+
+
+def _joint(output: SeenOutput, seen: SeenModel) -> dict[str, Any] | None:
+    """Boxes and scores along one axis, in front of or behind that of the anchors."""
+    if output.discrete or len(output.shape) != 2 or min(output.shape) < _FEWEST:
+        return None
+    if output.sums_to_one(-1) or output.sums_to_one(-2):
+        return None
+    for axis in (-1, -2):
+        anchors = output.shape[-3 - axis]
+        if output.shape[axis] >= anchors and not output.fixed(axis):
+            continue
+        values = output.stacked(axis)
+        boxes, scores = values[:, :4], values[:, 4:]
+        if scores.size and scores.min() >= -1e-6 and scores.max() <= 1 + 1e-6 and _box_like(boxes, scores):
+            settings = {"layout": "joint", "axis": axis, "objectness": _objectness(scores)}
+            return {**settings, **_format(boxes, scores.max(axis=1), anchors, seen)}
+    return None
+
+
+def _box_like(boxes: Array, scores: Array) -> bool:
+    """Whether four columns are on a scale of their own, or sizes that are never negative beside sparse scores."""
+    spread, unit = np.abs(boxes).max(axis=0), float(np.abs(scores).max())
+    if (spread > 1.5 * max(unit, 1.0)).sum() >= 2:
+        return True
+    sparse = np.median(scores.max(axis=1)) < 0.1 and unit > 0.2
+    return bool(boxes.min() >= -0.5 and boxes.max() <= 1.5 and np.median(boxes) > 0.1 and sparse)
+
+
+def _objectness(scores: Array) -> bool:
+    """Whether the first score says that there is an object: classes are sure of themselves where it says none."""
+    if scores.shape[1] < 2:
+        return False
+    empty = scores[:, 0] < _SEEN
+    return bool(empty.mean() > 0.5 and (scores[empty, 1:].max(axis=1) > 0.3).mean() > 0.5)
+
+
+def _format(boxes: Array, best: Array, anchors: int, seen: SeenModel) -> dict[str, Any]:
+    sure = boxes[best >= max(0.5 * float(best.max()), _SEEN)]
+    sure = sure if len(sure) else boxes
+    if (boxes[:, 2:] < -1e-3).mean() > 0.01:
+        for size in seen.images:
+            for strides in _STRIDES:
+                if sum((size[0] // s) * (size[1] // s) for s in strides) == anchors:
+                    return {"format": "grid", "size": list(size), "strides": list(strides)}
+    corners = ((sure[:, 2] > sure[:, 0]) & (sure[:, 3] > sure[:, 1])).mean()
+    return {"format": "xyxy" if corners > 0.95 else "cxcywh"}
+
+
+def _apart(
+    boxes: SeenOutput, outputs: Sequence[SeenOutput], seen: SeenModel
+) -> tuple[tuple[SeenOutput, ...], dict[str, Any]] | None:
+    """Boxes in an output of their own, with scores, or scores and classes, of as many anchors."""
+    shape = tuple(extent for extent in boxes.shape if extent != 1 or len(boxes.shape) <= 2)
+    if boxes.discrete or len(shape) != 2 or 4 not in shape:
+        return None
+    axis = -1 if shape[-1] == 4 else -2
+    anchors = shape[-3 - axis]
+    others = [one for one in outputs if one is not boxes and anchors in one.shape and len(one.shape) <= 2]
+    labels = next((one for one in others if len(one.shape) == 1 and _whole(one)), None)
+    scored = [one for one in others if one is not labels and not one.discrete]
+    scores = next((one for one in scored if len(one.shape) == 2), None) or next(iter(scored), None)
+    if scores is None:
+        return None
+    settings: dict[str, Any] = {"layout": "apart", "box_axis": axis}
+    if len(scores.shape) == 2:
+        labels = None
+        settings["axis"] = -1 if scores.shape[0] == anchors else -2
+        settings |= _activation(scores, settings["axis"])
+    elif not scores.in_unit:
+        settings["activation"] = "sigmoid"
+    chosen = (boxes, scores) if labels is None else (boxes, scores, labels)
+    rows = boxes.stacked(axis)
+    best = best_scores([one.samples[0][None] for one in chosen], settings).reshape(-1)
+    best = best if len(best) == len(rows) else np.ones(len(rows))
+    return chosen, {**settings, **_format(rows, best, anchors, seen)}
+
+
+def _whole(output: SeenOutput) -> bool:
+    values = output.flat
+    return output.discrete or bool(len(values) and (values == np.rint(values)).all() and values.max() > 1)
+
+
+def _activation(scores: SeenOutput, axis: int) -> dict[str, Any]:
+    """How scores become shares, and which class is the background."""
+    values = scores.stacked(axis)
+    shares = scores.sums_to_one(axis)
+    often = np.bincount(values.argmax(axis=1), minlength=values.shape[1]) / len(values)
+    ends = [place for place in (0, values.shape[1] - 1) if often[place] > 0.6]
+    background = {"background": ends[0]} if ends and values.shape[1] > 1 else {}
+    if scores.in_unit:
+        return background if shares else {}
+    return {"activation": "softmax", **background} if background else {"activation": "sigmoid"}

@@ -1,0 +1,83 @@
+"""How sure a share of answers is, and the one rule by which a limit on it is met, missed or not proven."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+
+_Z = 1.96
+_UNLIKELY = 0.025
+_ROUNDING = 1e-9
+
+
+class LimitStanding(str, Enum):
+    """How a limit stands on the samples that are there, the best first."""
+
+    MET = "met"
+    UNPROVEN = "unproven"
+    MISSED = "missed"
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+def wilson(successes: float, count: float) -> tuple[float, float]:
+    """The 95 % interval of a share, 0 to 1: E. B. Wilson, "Probable inference", JASA 22 (1927).
+
+    Args:
+        successes: how many of ``count``; need not be whole.
+        count: answers; where those of one sample go wrong together, as many as are independent.
+    """
+    if count <= 0:
+        return 0.0, 1.0
+    share, spread = min(max(successes / count, 0.0), 1.0), _Z * _Z / count
+    middle = share + spread / 2
+    reach = _Z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    low, high = (middle - reach) / (1 + spread), (middle + reach) / (1 + spread)
+    return max(low, 0.0), min(high, 1.0)
+
+
+def enough(limit: float) -> int:
+    """How many answers it takes to judge a share that may be lost; 0 where none may.
+
+    The rule of three: where none of n is lost, as many as 3 / n may be elsewhere, with 95 percent confidence.
+    """
+    return math.ceil(3 / limit - 1e-6) if limit > 0 else 0
+
+
+def standing(lost: float, answers: float, limit: float, independent: float | None = None) -> LimitStanding:
+    """Whether at most a share ``limit`` of answers is lost.
+
+    Met: no more is lost, on enough answers to say so. Not proven: fewer answers, and no more is lost, or one answer
+    where the limit is finer than one, unless that is too unlikely to be chance. Missed: anything else. A limit of 0
+    says what it means of the answers that are there.
+
+    Args:
+        lost: answers lost less those won, where answers are held against labels; need not be whole.
+        answers: of how many.
+        limit: the largest share that may be lost, 0 to 1.
+        independent: how many answers count as independent, for the interval; all where None.
+    """
+    if answers <= 0:
+        return LimitStanding.MISSED
+    if limit <= 0 or answers >= enough(limit):
+        return LimitStanding.MET if lost <= limit * answers + _ROUNDING else LimitStanding.MISSED
+    count = min(independent if independent is not None else answers, answers)
+    likely = _at_least(max(lost, 0.0) * count / answers, count, limit) >= _UNLIKELY
+    return LimitStanding.UNPROVEN if lost <= max(limit * answers, 1.0) + _ROUNDING and likely else LimitStanding.MISSED
+
+
+def _at_least(lost: float, count: float, share: float) -> float:
+    """The probability that of ``count`` answers as many are lost, where each is with the probability ``share``."""
+    if share >= 1:
+        return 1.0
+    total, trials = 0.0, round(count)
+    for less in range(math.ceil(lost - _ROUNDING)):
+        total += math.comb(trials, less) * share**less * (1 - share) ** (trials - less)
+    return 1.0 - total
+
+
+def worst(*found: LimitStanding) -> LimitStanding:
+    """The worst of several; met where there is none."""
+    order = list(LimitStanding)
+    return max(found, key=order.index, default=LimitStanding.MET)

@@ -1,0 +1,77 @@
+"""How a model is judged: by the task that the recipe names, else by the one that is guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from toolkit.base.errors import RecipeError
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.guess import Guess, fitting, guess
+from toolkit.evaluation.guess_detection import detection_part
+from toolkit.evaluation.metric_table import task_of
+from toolkit.evaluation.observed import SeenModel
+from toolkit.evaluation.parts import parts_for
+from toolkit.evaluation.tasks import OutputPart, reader
+
+
+def judged_by(
+    seen: SeenModel,
+    task: str | None,
+    metric: str | None,
+    output: str | None,
+    floors: Mapping[str, float],
+    given: Mapping[str, float | None],
+) -> tuple[Guess, Finding]:
+    """The parts of the outputs that are judged, and the task with its reason.
+
+    Args:
+        seen: the model with what it gave on a few samples.
+        task: the recipe's; guessed where None.
+        metric: the recipe's, which belongs to a task.
+        output: the output that the metric reads; any where None.
+        floors: levels from which on an answer counts as unchanged, by the budget's names.
+        given: ``blank`` and ``threshold`` where the recipe sets them.
+
+    Raises:
+        RecipeError: no output can be read as the task that the recipe names.
+    """
+    if task is None:
+        found = guess(seen, task_of(metric), output)
+        why = found.finding()
+    else:
+        found = _named(seen, task, output)
+        outputs = [name for part in found.parts if part.task == task for name in part.outputs]
+        why = EvaluationCode.TASK_NAMED(task=task, outputs=outputs)
+    found.parts = [_with(part, floors, given) for part in found.parts]
+    return found, why
+
+
+def _named(seen: SeenModel, task: str, output: str | None) -> Guess:
+    """Every output that can be read so is; the others as they are guessed to be."""
+    chosen = [one for one in seen.outputs if one.samples and output in (None, one.name)]
+    parts: list[OutputPart] = []
+    if task == "detection":
+        found = detection_part(seen)
+        parts = [found] if found is not None else []
+    else:
+        parts = [part for one in chosen if task in fitting(one) for part in parts_for(task, one, seen)]
+    if not parts:
+        shapes = ", ".join(f"'{one.name}' {list(one.shape)}" for one in chosen) or "no output"
+        raise RecipeError(
+            f"no output can be read for the task {task}: a sample has {shapes}",
+            remedy="name another task, or leave task out to let it be guessed",
+        )
+    taken = {name for part in parts for name in part.outputs}
+    rest = replace(seen, outputs=[one for one in seen.outputs if one.name not in taken])
+    return Guess(task, True, [*parts, *guess(rest).parts])
+
+
+def _with(part: OutputPart, floors: Mapping[str, float], given: Mapping[str, float | None]) -> OutputPart:
+    settings = dict(part.settings)
+    floor = floors.get(reader(part).floor_name)
+    if floor is not None:
+        settings["floor"] = floor
+    settings |= {name: value for name, value in given.items() if value is not None and name in settings}
+    return replace(part, settings=settings)

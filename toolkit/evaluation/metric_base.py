@@ -1,0 +1,103 @@
+"""What metrics have in common: their form, their options, and labels that are checked against outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from toolkit.base.errors import DataError, RecipeError, did_you_mean
+from toolkit.base.types import Array
+
+
+class Metric(Protocol):
+    """A score over all batches. A metric of your own is a class with these three members and no arguments."""
+
+    higher_is_better: bool
+
+    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in one batch."""
+
+    def value(self) -> float:
+        """The score of everything taken in."""
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """What single metrics must know besides the output.
+
+    Attributes:
+        blank: CTC's blank class.
+        space: the class that parts words; None where every class is a word.
+        layout: how a detector's outputs are read, as ``Part.to_json`` writes its part; None where that is not known.
+    """
+
+    blank: int = 0
+    space: int | None = None
+    layout: str | None = None
+
+
+def answers_of(metric: Metric) -> int:
+    """How many answers a metric's value is a share of; 0 where it is no share, or its class does not say."""
+    return int(getattr(metric, "answers", 0))
+
+
+def pick(outputs: Mapping[str, Array], output: str | None, labels: Mapping[str, Array]) -> tuple[Array, Array]:
+    """The output that a metric looks at, the first where it names none, and the label.
+
+    Raises:
+        RecipeError: there is no such output.
+        DataError: there are no labels.
+    """
+    if output is not None and output not in outputs:
+        raise RecipeError(f"the model has no output '{output}'", remedy=did_you_mean(output, outputs))
+    name = output if output is not None else next(iter(outputs))
+    if not labels:
+        raise DataError("the metric needs labels and the data has none", remedy="store them under the key 'label'")
+    return outputs[name], label_of(labels)
+
+
+def label_of(labels: Mapping[str, Array]) -> Array:
+    """The label among what the data calls labels."""
+    return labels.get("label", labels.get("labels", next(iter(labels.values()))))
+
+
+def check_labels(label: Array, classes: int) -> None:
+    """Check that labels are numbers of classes.
+
+    Raises:
+        DataError: they are no whole numbers, or outside 0 to ``classes`` - 1.
+    """
+    if label.dtype.kind not in "biuf" or (
+        label.dtype.kind == "f" and not (np.isfinite(label) & (label == np.rint(label))).all()
+    ):
+        raise DataError(
+            f"the labels are {label.dtype.name}, not numbers of classes", remedy="number the classes from 0"
+        )
+    if label.size and (int(label.min()) < 0 or int(label.max()) >= classes):
+        low, high = int(label.min()), int(label.max())
+        reach = f"the labels reach from {low} to {high}" if low != high else f"the label is {low}"
+        raise DataError(
+            f"{reach}, and the output has {classes} classes",
+            remedy="number the classes from 0, or choose the output by [evaluation] output",
+        )
+
+
+def classes_of(scores: Array, label: Array) -> int:
+    """How many classes an output has, whose labels are checked against it.
+
+    Raises:
+        DataError: the labels' shape is not that of its positions, or they are no numbers of its classes.
+    """
+    if label.shape != scores.shape[:-1]:
+        remedy = "give one label for each position of the output, or choose the output by [evaluation] output"
+        raise unlike_shapes(scores, label, remedy)
+    check_labels(label, scores.shape[-1])
+    return int(scores.shape[-1])
+
+
+def unlike_shapes(values: Array, label: Array, remedy: str) -> DataError:
+    """The fault of labels whose shape does not fit the output's."""
+    return DataError(f"labels have shape {list(label.shape)}, the output {list(values.shape)}", remedy=remedy)

@@ -1,0 +1,89 @@
+"""The built-in metrics by name: what each measures, the label layout that it wants, and what a usual budget is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What one must know to use a metric.
+
+    Attributes:
+        task: the task that it belongs to.
+        measures: what its value is, in which unit.
+        labels: the array that it wants under ``label``, for each sample.
+        drop: the largest drop that is within budget where the recipe gives none, in the metric's unit.
+        relative: whether ``drop`` is a share of the float model's value.
+        share: whether the value is a share, 0 to 1.
+        higher_is_better: which way it goes.
+        extra: the optional dependency that it needs; empty where none.
+    """
+
+    task: str
+    measures: str
+    labels: str
+    drop: float = 0.01
+    relative: bool = False
+    share: bool = True
+    higher_is_better: bool = True
+    extra: str = ""
+
+
+_CLASS, _SET = "the class's number: integer, []", "0 or 1 for each class: [classes]"
+_POSITIONS = "a class's number a position: integer, [positions]"
+_READING = "the reading's classes, no blanks: integer, [length], filled up with -1"
+_ALIKE, _MASK = (
+    "the target, of the output's shape",
+    "the class of every pixel: integer, [height, width]; 255 is left out",
+)
+_BOXES = "x1, y1, x2, y2, class for each object: float, [objects, 5], in the output's pixels; rows of -1 fill up"
+_TOKENS = "the next token of every position: integer, [positions]; negative ones are left out"
+
+METRICS: dict[str, MetricInfo] = {
+    "top1": MetricInfo("classification", "share of labels that are the best class", f"{_CLASS}; or {_POSITIONS}"),
+    "top5": MetricInfo("classification", "share of labels among the five best classes", f"{_CLASS}; or {_POSITIONS}"),
+    "balanced_accuracy": MetricInfo("classification", "mean of the classes' recalls", _CLASS),
+    "f1": MetricInfo("classification", "mean of the classes' F1", f"{_CLASS}; or {_SET}"),
+    "average_precision": MetricInfo("classification", "mean of the classes' average precision", f"{_CLASS}; or {_SET}"),
+    "exact": MetricInfo("sequence", "share of samples all of whose positions are right", _POSITIONS),
+    "ctc_exact": MetricInfo("ctc", "share of samples whose reading is right", _READING),
+    "cer": MetricInfo("ctc", "edits a label character of the readings", _READING, higher_is_better=False),
+    "wer": MetricInfo("ctc", "edits a label word of the readings; [evaluation] space parts words", _READING,
+                      higher_is_better=False),
+    "map": MetricInfo("detection", "mean average precision at IoU 0.50 to 0.95, as COCO counts it", _BOXES,
+                      extra="detection"),
+    "map50": MetricInfo("detection", "mean average precision at IoU 0.5", _BOXES, extra="detection"),
+    "miou": MetricInfo("segmentation", "mean of the classes' intersection over union", _MASK),
+    "recall_at_1": MetricInfo("embedding", "share of samples whose nearest other sample has their label", _CLASS),
+    "recall_at_5": MetricInfo("embedding", "share of samples with their label among the five nearest", _CLASS),
+    "spearman": MetricInfo("embedding", "rank correlation with the labels: of the cosine of samples 0 and 1, 2 and 3, "
+                           "...; of outputs with one value a sample, of these", "the pair's score: float, []",
+                           share=False),
+    "psnr": MetricInfo("regression", "peak signal-to-noise ratio, dB", _ALIKE, 0.1, share=False),
+    "ssim": MetricInfo("regression", "structural similarity", f"{_ALIKE}, an image", share=False),
+    "mse": MetricInfo("regression", "mean squared error, the output's unit squared", _ALIKE, 0.05, True, False, False),
+    "mae": MetricInfo("regression", "mean absolute error, the output's unit", _ALIKE, 0.05, True, False, False),
+    "perplexity": MetricInfo("generation", "exp of the mean negative log-likelihood of the labels", _TOKENS, 0.01, True,
+                             False, False),
+}  # fmt: skip
+
+
+def usual_limits(metric: str | None) -> dict[str, float]:
+    """The limit on a metric's drop where the recipe gives none; empty of a metric that is not built in."""
+    info = METRICS.get(metric or "")
+    if info is None:
+        return {}
+    return {"max_relative_drop" if info.relative else "max_drop": info.drop}
+
+
+def is_share(metric: str | None) -> bool:
+    """Whether a metric is a built-in one whose value is a share of which more is better."""
+    info = METRICS.get(metric or "")
+    return info is not None and info.share and info.higher_is_better
+
+
+def task_of(metric: str | None) -> str:
+    """The task that a metric belongs to; empty of one that is not built in."""
+    info = METRICS.get(metric or "")
+    return info.task if info is not None else ""

@@ -1,0 +1,108 @@
+"""Mean average precision as COCO counts it, by pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from toolkit.base.errors import DataError, RecipeError
+from toolkit.base.types import Array
+from toolkit.evaluation.boxes import detections
+from toolkit.evaluation.metric_base import Metric, MetricOptions, label_of
+from toolkit.evaluation.tasks import OutputPart, reader
+
+_LEAST = 0.001
+
+
+class MeanAveragePrecision:
+    """Mean average precision over classes, and over IoU from 0.50 to 0.95 or at 0.5 alone.
+
+    Labels are float [batch, objects, 5]: x1, y1, x2, y2 and the class, in the pixels of the output; rows of -1 fill up.
+
+    Raises:
+        RecipeError: pycocotools is not installed, or no output holds detections.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, options: MetricOptions, overlap: float | None) -> None:
+        try:
+            from pycocotools import coco, cocoeval  # noqa: F401
+        except ImportError as error:
+            raise RecipeError("the metric map needs pycocotools, which is not installed",
+                              remedy="pip install 'qtool[detection]'") from error  # fmt: skip
+        self.part = OutputPart.from_json(json.loads(options.layout)) if options.layout is not None else None
+        self.overlap = overlap
+        self.found: list[dict[str, Any]] = []
+        self.wanted: list[dict[str, Any]] = []
+        self.images = self.answers = 0
+
+    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in one batch.
+
+        Raises:
+            RecipeError: no output holds detections.
+            DataError: labels are not rows of box and class.
+        """
+        if self.part is None:
+            raise RecipeError("map needs detections, and no output of the model was recognised as such",
+                              remedy='set [evaluation] task = "detection", or use another metric')  # fmt: skip
+        if not labels:
+            raise DataError("the metric needs labels and the data has none", remedy="store them under the key 'label'")
+        label = label_of(labels)
+        if label.ndim != 3 or label.shape[-1] != 5:
+            raise DataError(f"labels of boxes have shape {list(label.shape)}",
+                            remedy="give [samples, objects, 5]: x1, y1, x2, y2, class; rows of -1 fill up")  # fmt: skip
+        values = reader(self.part).samples(outputs)
+        for found, rows in zip(detections(values, self.part.settings, _LEAST), label):
+            self.images += 1
+            for box, score, kind in zip(found.boxes, found.scores, found.classes):
+                self.found.append(self._entry(box, kind) | {"score": float(score)})
+            for row in rows[rows[:, 4] >= 0]:
+                self.answers += 1
+                self.wanted.append({**self._entry(row[:4], row[4]), "id": self.answers, "iscrowd": 0})
+
+    def _entry(self, box: Array, kind: float) -> dict[str, Any]:
+        width, height = float(box[2] - box[0]), float(box[3] - box[1])
+        corner = [float(box[0]), float(box[1]), width, height]
+        return {"image_id": self.images, "category_id": int(kind), "bbox": corner, "area": width * height}
+
+    def value(self) -> float:
+        """0 to 1; NaN where no sample has an object."""
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+
+        if not self.wanted:
+            return float("nan")
+        if not self.found:
+            return 0.0
+        kinds = sorted({one["category_id"] for one in self.wanted + self.found})
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO()
+            truth.dataset = {
+                "info": {},
+                "images": [{"id": number} for number in range(1, self.images + 1)],
+                "annotations": self.wanted,
+                "categories": [{"id": kind} for kind in kinds],
+            }
+            truth.createIndex()
+            judged = COCOeval(truth, truth.loadRes([dict(one) for one in self.found]), "bbox")
+            if self.overlap is not None:
+                judged.params.iouThrs = np.asarray([self.overlap])
+            judged.evaluate()
+            judged.accumulate()
+        # precision is [IoU, recall, class, area, most]: all areas, at most a hundred a sample
+        precision = judged.eval["precision"][:, :, :, 0, -1]
+        precision = precision[precision > -1]
+        return float(precision.mean()) if precision.size else 0.0
+
+
+BUILT_IN: dict[str, Callable[[str | None, MetricOptions], Metric]] = {
+    "map": lambda output, options: MeanAveragePrecision(options, None),
+    "map50": lambda output, options: MeanAveragePrecision(options, 0.5),
+}

@@ -1,0 +1,159 @@
+"""Metrics of images, maps and masks: mean IoU, mean absolute error, PSNR and SSIM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from toolkit.base.errors import DataError
+from toolkit.base.types import Array
+from toolkit.evaluation.metric_base import Metric, MetricOptions, pick, unlike_shapes
+from toolkit.evaluation.tasks.segmentation import mask_of
+
+_LEFT_OUT = 255
+_WINDOW = 7
+
+
+class _Alike:
+    """Takes an output and a label of the same shape."""
+
+    higher_is_better = True
+
+    def __init__(self, output: str | None = None) -> None:
+        self.output = output
+        self.total, self.count = 0.0, 0
+
+    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in one batch.
+
+        Raises:
+            DataError: the label's shape is not the output's.
+        """
+        values, label = pick(outputs, self.output, labels)
+        if label.shape != values.shape:
+            raise unlike_shapes(values, label, "give a label of the output's shape")
+        self.add(np.asarray(values, np.float64), np.asarray(label, np.float64))
+
+    def add(self, values: Array, label: Array) -> None:
+        """Take in both, float64 [batch, ...]."""
+
+    def value(self) -> float:
+        """The mean of what was taken in."""
+        return self.total / max(self.count, 1)
+
+
+class MeanAbsoluteError(_Alike):
+    """Mean absolute difference, in the output's unit."""
+
+    higher_is_better = False
+
+    def add(self, values: Array, label: Array) -> None:
+        """Take in both."""
+        self.total += float(np.abs(values - label).sum())
+        self.count += values.size
+
+
+class Psnr(_Alike):
+    """Mean over samples of 10 log10(peak^2 / mse), dB; the peak is 255, 1 or 2 as the labels' range says."""
+
+    def add(self, values: Array, label: Array) -> None:
+        """Take in both."""
+        noise = np.square(values - label).reshape(len(values), -1).mean(axis=1)
+        self.total += float((10 * np.log10(peak_of(label) ** 2 / np.maximum(noise, 1e-12))).sum())
+        self.count += len(values)
+
+
+class Ssim(_Alike):
+    """Mean structural similarity over windows of 7: Z. Wang et al., IEEE Trans. Image Processing 13(4), 2004.
+
+    Images are [batch, channels, height, width]; windows count evenly, not by a Gaussian.
+    """
+
+    def add(self, values: Array, label: Array) -> None:
+        """Take in both.
+
+        Raises:
+            DataError: they are no images of at least 7 by 7.
+        """
+        if values.ndim < 3 or min(values.shape[-2:]) < _WINDOW:
+            raise DataError(f"ssim needs images, and the output has shape {list(values.shape)}", remedy="use psnr")
+        peak = peak_of(label)
+        first, second = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+        a, b = _means(values), _means(label)
+        variance_a, variance_b = _means(values * values) - a * a, _means(label * label) - b * b
+        common = _means(values * label) - a * b
+        level = (2 * a * b + first) * (2 * common + second)
+        level /= (a * a + b * b + first) * (variance_a + variance_b + second)
+        self.total += float(level.reshape(len(values), -1).mean(axis=1).sum())
+        self.count += len(values)
+
+
+def peak_of(label: Array) -> float:
+    """The range of pixels that labels are in: 0 to 255, 0 to 1, or -1 to 1."""
+    low, high = (float(label.min()), float(label.max())) if label.size else (0.0, 1.0)
+    return 255.0 if high > 2 else 2.0 if low < -0.01 else 1.0
+
+
+def _means(values: Array) -> Array:
+    """Means over windows of the last two axes, by running sums."""
+    for axis in (-2, -1):
+        sums = np.cumsum(values, axis=axis)
+        zeros = np.zeros_like(np.take(sums, [0], axis=axis))
+        sums = np.concatenate([zeros, sums], axis=axis)
+        ends = np.take(sums, range(_WINDOW, sums.shape[axis]), axis=axis)
+        values = (ends - np.take(sums, range(sums.shape[axis] - _WINDOW), axis=axis)) / _WINDOW
+    return values
+
+
+class MeanIoU:
+    """Mean over classes of intersection over union, counted over all pixels; 255 among the labels is left out.
+
+    Outputs are scores [batch, classes, height, width], one map of scores, or classes' numbers [batch, height, width];
+    labels are integers [batch, height, width].
+    """
+
+    higher_is_better = True
+
+    def __init__(self, output: str | None = None) -> None:
+        self.output = output
+        self.common: dict[int, int] = {}
+        self.union: dict[int, int] = {}
+        self.answers = 0
+
+    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in one batch.
+
+        Raises:
+            DataError: labels are not a class for every pixel.
+        """
+        scores, label = pick(outputs, self.output, labels)
+        label = label.reshape(len(label), *label.shape[-2:]) if label.ndim == 4 and label.shape[1] == 1 else label
+        single = scores.dtype.kind == "f" and (scores.ndim == 3 or scores.shape[1] == 1)
+        threshold = None
+        if single:
+            threshold = 0.5 if scores.min() >= 0 and scores.max() <= 1 else 0.0
+        found = mask_of(scores, 1, threshold)
+        if label.dtype.kind not in "iub" or found.shape != label.reshape(len(label), -1).shape:
+            raise unlike_shapes(scores, label, "give integers [samples, height, width], the class of every pixel")
+        wanted = label.reshape(len(label), -1).astype(np.int64)
+        keep = wanted != _LEFT_OUT
+        for one in np.union1d(found[keep], wanted[keep]).tolist():
+            a, b = (found == one) & keep, (wanted == one) & keep
+            self.common[one] = self.common.get(one, 0) + int((a & b).sum())
+            self.union[one] = self.union.get(one, 0) + int((a | b).sum())
+        self.answers += len(label)
+
+    def value(self) -> float:
+        """0 to 1."""
+        shares = [self.common[one] / union for one, union in self.union.items() if union]
+        return math.fsum(shares) / len(shares) if shares else 0.0
+
+
+BUILT_IN: dict[str, Callable[[str | None, MetricOptions], Metric]] = {
+    "mae": lambda output, options: MeanAbsoluteError(output),
+    "psnr": lambda output, options: Psnr(output),
+    "ssim": lambda output, options: Ssim(output),
+    "miou": lambda output, options: MeanIoU(output),
+}

@@ -1,0 +1,108 @@
+"""Metrics of what is near: recall among neighbours, and rank correlation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from toolkit.base.errors import DataError
+from toolkit.base.types import Array
+from toolkit.evaluation.metric_base import Metric, MetricOptions, pick
+
+_BLOCK = 512
+
+
+class _Vectors:
+    """Gathers one vector a sample, the mean over positions where there are some, and one label a sample."""
+
+    higher_is_better = True
+
+    def __init__(self, output: str | None = None) -> None:
+        self.output = output
+        self.vectors: list[Array] = []
+        self.labels: list[Array] = []
+
+    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in one batch.
+
+        Raises:
+            DataError: there is not one label a sample.
+        """
+        values, label = pick(outputs, self.output, labels)
+        if label.size != len(values):
+            raise DataError(f"labels have shape {list(label.shape)}, and the batch has {len(values)} samples",
+                            remedy="give one label a sample")  # fmt: skip
+        rows = np.asarray(values, np.float64)
+        self.vectors.append(rows.reshape(len(rows), -1, rows.shape[-1] if rows.ndim > 1 else 1).mean(axis=1))
+        self.labels.append(label.reshape(-1))
+
+    def _all(self) -> tuple[Array, Array]:
+        return np.concatenate(self.vectors), np.concatenate(self.labels)
+
+
+class RecallAtK(_Vectors):
+    """Share of samples with their label among the k nearest others by cosine, of samples whose label another has."""
+
+    def __init__(self, k: int, output: str | None = None) -> None:
+        super().__init__(output)
+        self.k = k
+
+    @property
+    def answers(self) -> int:
+        """How many samples were looked at."""
+        return sum(len(part) for part in self.labels)
+
+    def value(self) -> float:
+        """0 to 1."""
+        vectors, labels = self._all()
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = np.nan_to_num(vectors / np.where(norms > 0, norms, 1.0))
+        right = count = 0
+        for start in range(0, len(unit), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(unit)))
+            near = unit[rows] @ unit.T
+            near[np.arange(len(rows)), rows] = -np.inf
+            alike = labels[rows][:, None] == labels[None]
+            alike[np.arange(len(rows)), rows] = False
+            k = min(self.k, len(unit) - 1)
+            best = np.argpartition(-near, max(k - 1, 0), axis=1)[:, :k] if k else np.zeros((len(rows), 0), int)
+            hit = np.take_along_axis(alike, best, axis=1).any(axis=1)
+            asked = alike.any(axis=1)
+            right, count = right + int((hit & asked).sum()), count + int(asked.sum())
+        return right / max(count, 1)
+
+
+class Spearman(_Vectors):
+    """Spearman's rank correlation of labels with outputs of one value, or with cosines of samples 2i and 2i + 1."""
+
+    def value(self) -> float:
+        """-1 to 1; NaN where nothing varies."""
+        vectors, labels = self._all()
+        if vectors.shape[1] == 1:
+            found = vectors[:, 0]
+        else:
+            pairs = len(vectors) // 2
+            first, second = vectors[0 : 2 * pairs : 2], vectors[1 : 2 * pairs : 2]
+            lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+            found = (first * second).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
+            labels = labels[0 : 2 * pairs : 2]
+        a, b = _ranks(found), _ranks(np.asarray(labels, np.float64))
+        if len(a) < 2 or a.std() == 0 or b.std() == 0:
+            return math.nan
+        return float(np.corrcoef(a, b)[0, 1])
+
+
+def _ranks(values: Array) -> Array:
+    """Ranks, ties at their mean, float64 [values]."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray(((ends - counts + ends - 1) / 2)[inverse], np.float64)
+
+
+BUILT_IN: dict[str, Callable[[str | None, MetricOptions], Metric]] = {
+    "recall_at_1": lambda output, options: RecallAtK(1, output),
+    "recall_at_5": lambda output, options: RecallAtK(5, output),
+    "spearman": lambda output, options: Spearman(output),
+}

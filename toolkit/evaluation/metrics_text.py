@@ -1,0 +1,142 @@
+"""Metrics of readings and of texts: exact readings, edits a character and a word, perplexity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+
+import numpy as np
+
+from toolkit.base.errors import DataError
+from toolkit.base.types import Array
+from toolkit.evaluation.metric_base import Metric, MetricOptions, pick, unlike_shapes
+from toolkit.evaluation.tasks.ctc import readings
+
+
+class _Readings:
+    """Reads CTC outputs [batch, positions, classes]; labels are integers [batch, length], filled up with -1."""
+
+    higher_is_better = True
+
+    def __init__(self, output: str | None, options: MetricOptions) -> None:
+        self.output, self.options = output, options
+        self.right = self.count = self.edits = self.length = 0
+
+    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in one batch.
+
+        Raises:
+            DataError: labels are not integers, one row a sample.
+        """
+        scores, label = pick(outputs, self.output, labels)
+        if label.dtype.kind not in "iu" or label.ndim != 2:
+            raise DataError(f"labels of readings have shape {list(label.shape)} and type {label.dtype.name}",
+                            remedy="give integers [samples, length], filled up with -1")  # fmt: skip
+        if scores.ndim == 3 and len(scores) != len(label) and scores.shape[1] == len(label):
+            scores = np.moveaxis(scores, 1, 0)
+        if len(scores) != len(label):
+            raise unlike_shapes(scores, label, "give one row of labels for each sample")
+        for found, row in zip(readings(scores, -1, self.options.blank), label):
+            self._add(found, tuple(int(one) for one in row[row >= 0]))
+
+    def _add(self, found: Sequence[int], wanted: Sequence[int]) -> None:
+        self.right += found == wanted
+        self.count += 1
+
+    @property
+    def answers(self) -> int:
+        """How many readings, characters or words the value is a share of."""
+        return self.count
+
+    def value(self) -> float:
+        """Share of readings that are right, 0 to 1."""
+        return self.right / max(self.count, 1)
+
+
+class CharacterErrorRate(_Readings):
+    """Edits (insertions, deletions, substitutions) over the labels' characters; below is better."""
+
+    higher_is_better = False
+
+    def _add(self, found: Sequence[int], wanted: Sequence[int]) -> None:
+        self.edits += edit_distance(self.parts(found), self.parts(wanted))
+        self.length += len(self.parts(wanted))
+
+    def parts(self, reading: Sequence[int]) -> Sequence[object]:
+        """What edits are counted in: the characters."""
+        return reading
+
+    @property
+    def answers(self) -> int:
+        """How many characters or words the labels have."""
+        return self.length
+
+    def value(self) -> float:
+        """Edits a character, 0 and more."""
+        return self.edits / max(self.length, 1)
+
+
+class WordErrorRate(CharacterErrorRate):
+    """Edits over the labels' words, which ``space`` parts; without it every class is a word."""
+
+    def parts(self, reading: Sequence[int]) -> Sequence[object]:
+        """The words."""
+        space = self.options.space
+        if space is None:
+            return reading
+        return [tuple(run) for kept, run in groupby(reading, lambda one: one != space) if kept]
+
+
+class Perplexity:
+    """Exp of the mean negative log-likelihood of the labels; output logits [batch, positions, classes]."""
+
+    higher_is_better = False
+
+    def __init__(self, output: str | None = None) -> None:
+        self.output = output
+        self.total, self.count = 0.0, 0
+
+    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
+        """Take in one batch; negative labels are left out.
+
+        Raises:
+            DataError: the labels' shape is not that of the positions.
+        """
+        scores, label = pick(outputs, self.output, labels)
+        if label.shape != scores.shape[:-1]:
+            raise unlike_shapes(scores, label, "give the next token of every position")
+        keep = label >= 0
+        wide = np.asarray(scores[keep], np.float64)
+        chosen = label[keep].astype(np.int64)
+        if chosen.size and chosen.max() >= wide.shape[-1]:
+            raise DataError(f"a label is {int(chosen.max())}, and the output has {wide.shape[-1]} classes",
+                            remedy="give tokens of the model's vocabulary")  # fmt: skip
+        wide = wide - wide.max(axis=-1, keepdims=True)
+        likelihood = np.take_along_axis(wide, chosen[:, None], axis=-1)[:, 0] - np.log(np.exp(wide).sum(axis=-1))
+        self.total -= float(likelihood.sum())
+        self.count += len(chosen)
+
+    def value(self) -> float:
+        """At least 1."""
+        return math.exp(min(self.total / max(self.count, 1), 700.0))
+
+
+def edit_distance(first: Sequence[object], second: Sequence[object]) -> int:
+    """Insertions, deletions and substitutions between two sequences: V. I. Levenshtein, 1966."""
+    row = list(range(len(second) + 1))
+    for place, one in enumerate(first, 1):
+        before, row[0] = row[0], place
+        for other in range(1, len(second) + 1):
+            before, row[other] = row[other], min(
+                row[other] + 1, row[other - 1] + 1, before + (one != second[other - 1])
+            )  # fmt: skip
+    return row[-1]
+
+
+BUILT_IN: dict[str, Callable[[str | None, MetricOptions], Metric]] = {
+    "ctc_exact": _Readings,
+    "cer": CharacterErrorRate,
+    "wer": WordErrorRate,
+    "perplexity": lambda output, options: Perplexity(output),
+}

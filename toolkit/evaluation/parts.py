@@ -1,0 +1,130 @@
+"""How an output is read for a task: its axes, thresholds and levels, and slices of its channels of unlike scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from toolkit.evaluation.guess_clues import blank_of, channel_axis, class_axis
+from toolkit.evaluation.observed import SeenModel, SeenOutput
+from toolkit.evaluation.tasks import OutputPart
+
+_UNLIKE = 8.0
+"""Channels whose magnitudes differ by this factor share no range without loss: of eight bits five are left to one."""
+_MOST_SLICES, _MOST_CHANNELS = 8, 1024
+_FEW_VALUES = 16
+
+
+def parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart]:
+    """The parts of one output, as the task reads it.
+
+    Args:
+        task: any but detection, which reads several outputs together.
+        output: the output.
+        seen: the model that it belongs to.
+    """
+    base: dict[str, Any] = {"batch_axis": output.batch_axis}
+    if task == "regression":
+        return _regressions(output, seen, base)
+    settings: dict[str, Any] = {}
+    if not output.discrete:
+        settings = _SETTINGS[task](output) if task in _SETTINGS else {"axis": class_axis_of(output)}
+    return [OutputPart(task, (output.name,), {**base, **settings})]
+
+
+def class_axis_of(output: SeenOutput) -> int:
+    """The axis of classes or features, counted from the end."""
+    wide = [place for place, extent in enumerate(output.shape) if extent > 1]
+    if len(output.shape) == 3:
+        return channel_axis(output) if len(wide) > 1 else (wide[0] - 3 if wide else -1)
+    return class_axis(output) if len(output.shape) == 2 else -1
+
+
+def _classification(output: SeenOutput) -> dict[str, Any]:
+    axis = class_axis_of(output)
+    single = output.shape[axis] == 1 if output.shape else True
+    if single or ("Sigmoid" in output.ops and output.in_unit and not output.sums_to_one(axis)):
+        return {"threshold": 0.5 if output.in_unit else 0.0}
+    return {"axis": axis}
+
+
+def _ctc(output: SeenOutput) -> dict[str, Any]:
+    axis = class_axis(output)
+    return {"axis": axis, "blank": blank_of(output, axis)[0]}
+
+
+def _segmentation(output: SeenOutput) -> dict[str, Any]:
+    if len(output.shape) == 2 or output.shape[channel_axis(output)] == 1:
+        return {"threshold": 0.5 if output.in_unit else 0.0}
+    return {"axis": channel_axis(output)}
+
+
+_SETTINGS = {"classification": _classification, "ctc": _ctc, "segmentation": _segmentation}
+
+
+def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> list[OutputPart]:
+    axis, slices = _slices(output)
+    found = []
+    for first, last in slices:
+        whole = len(slices) == 1
+        values = [np.asarray(one, np.float64) for one in output.samples]
+        if not whole:
+            values = [np.take(one, range(first, last + 1), axis=axis) for one in values]
+        flat = np.concatenate([one.reshape(-1) for one in values])
+        flat = flat[np.isfinite(flat)]
+        mean, variance = (float(flat.mean()), float(flat.var())) if flat.size else (0.0, 0.0)
+        settings = {**base, "mean": mean, "variance": variance}
+        if values[0].size <= _FEW_VALUES:
+            settings["few"] = True
+        if whole and _image(output, seen):
+            low, high = output.bounds
+            settings["peak"] = high - low
+        # the axis is counted from the end, so that it stays whether there is a batch axis or not
+        channels = None if whole else (axis, first, last)
+        found.append(OutputPart("regression", (output.name,), settings, channels))
+    return found
+
+
+def _image(output: SeenOutput, seen: SeenModel) -> bool:
+    """Whether the output is a picture as people look at them: one or three channels, in the range of pixels."""
+    from toolkit.evaluation.guess_clues import CLUES
+
+    return any(clue.what == "pixels" for rule in CLUES for clue in rule(output, seen))
+
+
+def _slices(output: SeenOutput) -> tuple[int, list[tuple[int, int]]]:
+    """The axis of channels, counted from the end, and its runs of channels of like magnitude; one run where all are."""
+    for axis in _channel_axes(output):
+        extent = output.shape[axis]
+        if not 2 <= extent <= _MOST_CHANNELS or any(one.shape[axis] != extent for one in output.samples):
+            continue
+        rows = output.stacked(axis)
+        size = np.sqrt(np.square(np.where(np.isfinite(rows), rows, 0)).mean(axis=0))
+        size = np.maximum(size, 1e-12 * max(float(size.max()), 1e-30))
+        runs = _runs(size)
+        if 1 < len(runs) <= _MOST_SLICES:
+            return axis, runs
+    return -1, [(0, 0)]
+
+
+def _channel_axes(output: SeenOutput) -> list[int]:
+    """Axes that may be channels: of a picture one, elsewhere those that the model declares as a number."""
+    if len(output.shape) == 3:
+        return [channel_axis(output)]
+    return [axis for axis in range(-len(output.shape), 0) if output.fixed(axis)]
+
+
+def _runs(size: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    """Neighbouring channels whose magnitudes are within ``_UNLIKE`` of each other."""
+    runs: list[tuple[int, int]] = []
+    start = 0
+    for place in range(1, len(size) + 1):
+        if place == len(size) or not _like(size[start : place + 1]):
+            runs.append((start, place - 1))
+            start = place
+    return runs
+
+
+def _like(size: np.ndarray[Any, Any]) -> bool:
+    return bool(size.max() <= _UNLIKE * size.min())

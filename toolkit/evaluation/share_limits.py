@@ -1,0 +1,71 @@
+"""A limit on a share of answers as it stands on the samples, and the one finding that says that they are too few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.intervals import LimitStanding, enough, standing, wilson
+from toolkit.evaluation.tasks import AnswerTally
+
+
+@dataclass(frozen=True)
+class ShareLimit:
+    """One limit on a share of answers.
+
+    Attributes:
+        name: the budget's name for it.
+        lost: the share that is lost, 0 to 1; below 0 where more were won against labels.
+        answers: of how many answers.
+        limit: the largest share that may be lost.
+        independent: how many answers count as independent; all where None.
+        samples: whether every sample has one answer.
+    """
+
+    name: str
+    lost: float
+    answers: int
+    limit: float
+    independent: float | None = None
+    samples: bool = True
+
+    @property
+    def standing(self) -> LimitStanding:
+        """Whether it is met; see ``intervals.standing``. A metric that is no share of answers is held by its value."""
+        if self.answers <= 0:
+            return LimitStanding.MET if self.lost <= self.limit + 1e-12 else LimitStanding.MISSED
+        return standing(self.lost * self.answers, self.answers, self.limit, self.independent)
+
+    @property
+    def few(self) -> bool:
+        """Whether there are fewer answers than it takes to judge the limit."""
+        return 0 < self.answers < enough(self.limit)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the share that is lost."""
+        count = min(self.independent if self.independent is not None else self.answers, self.answers)
+        return wilson(max(self.lost, 0.0) * count, count)
+
+    def finding(self) -> Finding:
+        """That it is within the limit on these answers, and how many it takes to say more."""
+        low, high = self.interval
+        return EvaluationCode.WITHIN_ON_FEW(
+            limit=self.name, answers=self.answers, samples=self.samples, share=self.limit, enough=enough(self.limit),
+            lost=self.lost, low=low, high=high,
+        )  # fmt: skip
+
+
+def of_tally(tally: AnswerTally, least: float | None = None) -> ShareLimit:
+    """The limit on the answers of a part that stay; ``least`` in place of the task's default."""
+    limit = 1.0 - (tally.least if least is None else least)
+    single = tally.part.task != "generation"
+    return ShareLimit("min_unchanged", 1.0 - tally.share, tally.answers, limit, tally.independent, single)
+
+
+def too_few(limits: Iterable[ShareLimit]) -> Finding | None:
+    """The finding of the limit that needs most answers, where one is not proven; None where all are met or missed."""
+    found = [one for one in limits if one.standing is LimitStanding.UNPROVEN]
+    return max(found, key=lambda one: enough(one.limit) / one.answers).finding() if found else None

@@ -1,0 +1,36 @@
+"""What a model is for: what an answer is, when it stays the float model's, and how many must; one file a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from toolkit.evaluation.tasks.base import AnswerTally as AnswerTally
+from toolkit.evaluation.tasks.base import OutputPart as OutputPart
+from toolkit.evaluation.tasks.base import Rows as Rows
+from toolkit.evaluation.tasks.base import Task as Task
+from toolkit.evaluation.tasks.classification import Classification
+from toolkit.evaluation.tasks.ctc import Ctc
+from toolkit.evaluation.tasks.detection import Detection
+from toolkit.evaluation.tasks.embedding import Embedding
+from toolkit.evaluation.tasks.generation import Generation
+from toolkit.evaluation.tasks.regression import regression
+from toolkit.evaluation.tasks.segmentation import Segmentation
+from toolkit.evaluation.tasks.sequence import SequenceLabels
+
+_READERS: dict[str, Callable[[OutputPart], Task]] = {
+    "classification": Classification,
+    "sequence": SequenceLabels,
+    "ctc": Ctc,
+    "detection": Detection,
+    "segmentation": Segmentation,
+    "embedding": Embedding,
+    "regression": regression,
+    "generation": Generation,
+}
+
+TASKS = tuple(_READERS)
+
+
+def reader(part: OutputPart) -> Task:
+    """What reads a part of the outputs."""
+    return _READERS[part.task](part)

@@ -1,0 +1,225 @@
+"""What every task has in common: the part of the outputs that it reads, answers sample by sample, and their tally."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.evaluation.intervals import LimitStanding, standing, wilson
+
+Rows = Mapping[str, Array]
+"""What one batch adds, by name, a row a sample."""
+
+RIGHT, COUNT, LEVEL = "right", "count", "level"
+
+
+@dataclass(frozen=True)
+class OutputPart:
+    """A part of the outputs that is judged by itself: an output, a slice of its channels, or several together.
+
+    Attributes:
+        task: how it is read.
+        outputs: the outputs' names; a task that reads several says in which order.
+        settings: what the task must know: plain numbers and words.
+        channels: axis, first and last channel (inclusive) where it is a slice; None for whole outputs.
+    """
+
+    task: str
+    outputs: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    channels: tuple[int, int, int] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        return {**asdict(self), "outputs": list(self.outputs), "settings": dict(self.settings)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> OutputPart:
+        """Read what ``to_json`` gave."""
+        channels = content.get("channels")
+        sliced = (int(channels[0]), int(channels[1]), int(channels[2])) if channels is not None else None
+        return cls(content["task"], tuple(content["outputs"]), dict(content["settings"]), sliced)
+
+
+@dataclass(frozen=True)
+class AnswerTally:
+    """How many answers of a part stay the float model's.
+
+    Attributes:
+        part: what was read.
+        kept: answers that stay.
+        answers: how many there are; where a sample has one answer, samples.
+        least: the smallest share that must stay, by the task's default.
+        level: the figure that shows it best, None where the share says it all.
+        figure: what ``level`` is: ``positions``, ``cosine_p5``, ``iou``, ``psnr_db``, ``snr_db`` or ``detections``.
+        independent: how many answers count as independent.
+    """
+
+    part: OutputPart
+    kept: float
+    answers: int
+    least: float
+    level: float | None = None
+    figure: str = ""
+    independent: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """The share of answers that stay, 0 to 1; 0 where there is none."""
+        return self.kept / self.answers if self.answers else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of ``share``."""
+        return wilson(self.share * self.independent, self.independent)
+
+    def standing(self, least: float | None = None) -> LimitStanding:
+        """Whether enough answers stay; ``least`` in place of the task's default."""
+        limit = 1.0 - (self.least if least is None else least)
+        return standing(self.answers - self.kept, self.answers, limit, self.independent)
+
+    def lack(self, least: float | None = None) -> float:
+        """By how much the share that stays is below what must, where it is missed; 0 where it is not."""
+        if self.standing(least) is not LimitStanding.MISSED:
+            return 0.0
+        return max((self.least if least is None else least) - self.share, 1e-6)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        return {**asdict(self), "part": self.part.to_json()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> AnswerTally:
+        """Read what ``to_json`` gave."""
+        return cls(**{**content, "part": OutputPart.from_json(content["part"])})
+
+
+class Task(ABC):
+    """A reader of one part: what an answer is, and when it stays the float model's.
+
+    Attributes:
+        name: what recipes call it.
+        least: the share of answers that must stay, by default.
+        floor_name: the budget's name for the level from which on an answer counts as unchanged; empty without one.
+        floor: that level.
+        figure: see ``AnswerTally``.
+    """
+
+    name: ClassVar[str]
+    least: ClassVar[float] = 0.99
+    floor_name: ClassVar[str] = ""
+    floor: ClassVar[float] = 0.0
+    figure: ClassVar[str] = ""
+
+    def __init__(self, part: OutputPart) -> None:
+        self.part, self.settings = part, part.settings
+        self.level_needed = float(self.settings.get("floor", self.floor))
+
+    def rows(self, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> Rows:
+        """One batch: the float model's outputs and the other's, by name.
+
+        An output whose shape differs has lost all its answers.
+        """
+        pairs = [(self._cut(wanted[name]), self._cut(found[name])) for name in self.part.outputs]
+        if any(a.shape != b.shape for a, b in pairs) and not self.any_shape:
+            lost = len(self._samples(pairs[0][0]))
+            return {RIGHT: np.zeros(lost), COUNT: np.ones(lost), LEVEL: np.full(lost, np.nan)}
+        return self.compare([self._samples(a) for a, _ in pairs], [self._samples(b) for _, b in pairs])
+
+    def samples(self, outputs: Mapping[str, Array]) -> list[Array]:
+        """The part's outputs of one batch, each with its samples along the first axis."""
+        return [self._samples(self._cut(outputs[name])) for name in self.part.outputs]
+
+    any_shape: ClassVar[bool] = False
+    """Whether outputs of unlike shapes can be compared, as with a number of detections that varies."""
+
+    @abstractmethod
+    def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
+        """One batch of the part's outputs, each [batch, ...].
+
+        Returns:
+            By default ``right``, ``count`` and, where there is one, ``level``: float64 [batch].
+        """
+
+    def tally(self, parts: Sequence[Rows]) -> AnswerTally:
+        """All batches together."""
+        names = {name for rows in parts for name in rows}
+        joined = {name: np.concatenate([rows[name] for rows in parts if name in rows]) for name in names}
+        right, count = joined.get(RIGHT, np.zeros(0)), joined.get(COUNT, np.zeros(0))
+        level = self.level_of(joined[LEVEL]) if LEVEL in joined and len(joined[LEVEL]) else None
+        return AnswerTally(
+            self.part, float(right.sum()), int(count.sum()), self.least, level, self.figure, _independent(right, count)
+        )
+
+    def level_of(self, levels: Array) -> float | None:
+        """The figure of all samples from each one's, float64 [samples]: the mean."""
+        known = levels[np.isfinite(levels)]
+        return float(known.mean()) if len(known) else None
+
+    def _cut(self, value: Array) -> Array:
+        if self.part.channels is None:
+            return value
+        axis, first, last = self.part.channels
+        return value[(slice(None),) * (axis % value.ndim) + (slice(first, last + 1),)]
+
+    def _samples(self, value: Array) -> Array:
+        """The output with its samples along the first axis; one sample where it has no such axis."""
+        axis = self.settings.get("batch_axis", 0)
+        if axis is None or value.ndim == 0:
+            return value[None]
+        return np.moveaxis(value, axis, 0)
+
+
+def one_each(right: Any, level: Any = None) -> Rows:
+    """Rows of samples that have one answer each."""
+    rows = {RIGHT: np.asarray(right, np.float64), COUNT: np.ones(len(right))}
+    return rows if level is None else {**rows, LEVEL: np.asarray(level, np.float64)}
+
+
+def scores(value: Array, axis: int = -1) -> Array:
+    """Scores of classes in float32 with the classes last, [batch, positions, classes]; NaN is what wins nowhere.
+
+    Masked classes of -inf stay what they are: the least.
+    """
+    last = np.moveaxis(np.asarray(value, np.float32), axis, -1)
+    return last.reshape(len(last), -1, last.shape[-1])
+
+
+def same_choice(wanted: Array, found: Array) -> Array:
+    """Where the argmax is the float model's, bool [batch, positions]; not where the other model gives NaN.
+
+    Args:
+        wanted: scores, or integers that are the choice already.
+        found: likewise, of the same shape.
+    """
+    from toolkit.evaluation.difference import same_argmax
+
+    if wanted.dtype.kind in "iub":
+        return np.asarray((wanted == found).reshape(len(wanted), -1))
+    return np.asarray(same_argmax(wanted, found) & ~np.isnan(found).any(axis=-1))
+
+
+def _independent(right: Array, count: Array) -> float:
+    """How many answers count as independent: those of one sample go wrong together (Kish's design effect)."""
+    total, samples = float(count.sum()), len(count)
+    if samples < 2 or total <= samples:
+        return total
+    share = float(right.sum()) / total
+    alone = share * (1 - share) / total
+    if alone <= 0:
+        return total
+    spread = float(np.square(right - share * count).sum()) * samples / (samples - 1) / total**2
+    return max(float(samples), total * min(1.0, alone / max(spread, 1e-300)))
+
+
+def db(signal: Array, noise: Array) -> Array:
+    """10 log10(signal / noise), dB; 150 where there is no noise, as float32 has no more."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        level = 10 * np.log10(signal / noise)
+    return np.where(noise <= 0, 150.0, np.clip(np.nan_to_num(level, nan=-math.inf), -150.0, 150.0))

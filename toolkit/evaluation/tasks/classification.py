@@ -1,0 +1,33 @@
+"""Classification: the answer is the class with the best score, or the set of labels over a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.evaluation.tasks.base import Rows, Task, one_each, same_choice, scores
+
+
+class Classification(Task):
+    """One answer a sample: argmax over the classes, or the labels over ``threshold`` where that is set.
+
+    Outputs are scores [batch, classes], or integers that are the classes' numbers.
+    """
+
+    name: ClassVar[str] = "classification"
+
+    def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
+        """One batch."""
+        (a,), (b,) = wanted, found
+        if a.dtype.kind in "iub":
+            return one_each((a == b).reshape(len(a), -1).all(axis=1))
+        if "threshold" in self.settings:
+            limit = float(self.settings["threshold"])
+            sets = [np.asarray(x, np.float32).reshape(len(x), -1) > limit for x in (a, b)]
+            whole = ~np.isnan(np.asarray(b, np.float32)).reshape(len(b), -1).any(axis=1)
+            return one_each((sets[0] == sets[1]).all(axis=1) & whole)
+        axis = int(self.settings.get("axis", -1))
+        return one_each(same_choice(scores(a, axis), scores(b, axis)).all(axis=1))

@@ -1,0 +1,42 @@
+"""CTC: the answer is the reading, with repeats collapsed and blanks left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.evaluation.tasks.base import Rows, Task, one_each, scores
+
+
+def best_path(chosen: Array, blank: int) -> tuple[int, ...]:
+    """The reading of one line: A. Graves et al., "Connectionist temporal classification", ICML 2006, best path.
+
+    Args:
+        chosen: the best class of each position, integers [positions].
+        blank: the class that stands for none.
+    """
+    first = np.ones(len(chosen), bool)
+    first[1:] = chosen[1:] != chosen[:-1]
+    return tuple(int(one) for one in chosen[first & (chosen != blank)])
+
+
+def readings(value: Array, axis: int, blank: int) -> list[tuple[int, ...]]:
+    """The readings of a batch, from scores with the classes along ``axis`` or from the classes' numbers."""
+    chosen = value.reshape(len(value), -1) if value.dtype.kind in "iub" else scores(value, axis).argmax(axis=-1)
+    return [best_path(line, blank) for line in chosen]
+
+
+class Ctc(Task):
+    """One answer a sample: its reading. Outputs are scores [batch, positions, classes]."""
+
+    name: ClassVar[str] = "ctc"
+
+    def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
+        """One batch."""
+        axis, blank = int(self.settings.get("axis", -1)), int(self.settings.get("blank", 0))
+        a, b = (readings(values[0], axis, blank) for values in (wanted, found))
+        broken = np.isnan(np.asarray(found[0], np.float32)).reshape(len(b), -1).any(axis=1)
+        return one_each(np.asarray([x == y for x, y in zip(a, b)]) & ~broken)

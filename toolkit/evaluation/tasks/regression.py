@@ -1,0 +1,59 @@
+"""Regression: images by PSNR; signals, maps and single values by the noise beside what varies in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.evaluation.tasks.base import OutputPart, Rows, Task, db, one_each
+
+_QUIET = 0.01
+"""A sample quieter than this share of what is usual is held against that: silence has no SNR."""
+
+
+class Regression(Task):
+    """One answer a sample: it stays where its level is at least the floor.
+
+    The level is SNR = 10 log10(mean((w - m)^2) / mean((w - f)^2)) in dB for the float model's values w, the other's f
+    and the float model's mean m; of parts with few values a sample, the float model's variance over samples stands in
+    for the sample's own.
+    """
+
+    name: ClassVar[str] = "regression"
+    floor_name: ClassVar[str] = "min_snr_db"
+    floor: ClassVar[float] = 20.0
+    figure: ClassVar[str] = "snr_db"
+
+    def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
+        """One batch. ``mean`` and ``variance`` of the settings are the float model's; without them the batch's."""
+        a, b = (np.asarray(values[0], np.float64).reshape(len(values[0]), -1) for values in (wanted, found))
+        noise = np.square(a - b).mean(axis=1) if a.shape[1] else np.zeros(len(a))
+        level = db(self._signal(a), np.where(np.isfinite(noise), noise, np.inf))
+        return one_each(level >= self.level_needed, level)
+
+    def _signal(self, wanted: Array) -> Array:
+        mean = float(self.settings.get("mean", wanted.mean() if wanted.size else 0.0))
+        usual = float(self.settings.get("variance", np.square(wanted - mean).mean() if wanted.size else 0.0))
+        if self.settings.get("few"):
+            return np.full(len(wanted), usual)
+        own = np.square(wanted - mean).mean(axis=1) if wanted.shape[1] else np.zeros(len(wanted))
+        return np.maximum(own, _QUIET * usual)
+
+
+class Image(Regression):
+    """As above by PSNR = 10 log10(peak^2 / mean((w - f)^2)), dB; ``peak`` is the range of the float model's values."""
+
+    floor_name: ClassVar[str] = "min_psnr_db"
+    floor: ClassVar[float] = 30.0
+    figure: ClassVar[str] = "psnr_db"
+
+    def _signal(self, wanted: Array) -> Array:
+        return np.full(len(wanted), float(self.settings["peak"]) ** 2)
+
+
+def regression(part: OutputPart) -> Regression:
+    """The reader that fits the part: of an image where its peak is known."""
+    return Image(part) if "peak" in part.settings else Regression(part)

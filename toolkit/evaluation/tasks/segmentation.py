@@ -1,0 +1,71 @@
+"""Segmentation: the answer is the mask, compared by its intersection over union."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.evaluation.tasks.base import Rows, Task, one_each
+
+_SMALL = 0.002
+"""Classes with a smaller share of a sample's pixels in both masks are left out: a few pixels decide their value."""
+
+
+def mask_of(value: Array, axis: int, threshold: float | None) -> Array:
+    """The class of every pixel, integers [batch, pixels].
+
+    Args:
+        value: scores with the classes along ``axis``, one map to be held against ``threshold``, or classes' numbers.
+        axis: the axis of the classes.
+        threshold: where there is one map: above it is the mask.
+    """
+    if value.dtype.kind in "iub":
+        chosen: Any = value
+    elif threshold is not None:
+        chosen = np.asarray(value, np.float32) > threshold
+    else:
+        chosen = np.moveaxis(np.asarray(value, np.float32), axis, -1).argmax(axis=-1)
+    return np.asarray(chosen, np.int64).reshape(len(value), -1)
+
+
+def mean_iou(wanted: Array, found: Array, small: float = _SMALL) -> float:
+    """Mean intersection over union of the classes of two masks, 0 to 1; 1 where both are empty.
+
+    Args:
+        wanted: the class of every pixel, integers [pixels]; of a mask without classes, 1 is in it and 0 is not.
+        found: likewise.
+        small: see ``_SMALL``.
+    """
+    values = []
+    classes = np.unique(np.concatenate([wanted, found]))
+    for one in classes:
+        a, b = wanted == one, found == one
+        union = int((a | b).sum())
+        if union >= small * len(wanted):
+            values.append(int((a & b).sum()) / union)
+    return float(np.mean(values)) if values else 1.0
+
+
+class Segmentation(Task):
+    """One answer a sample: the mask stays where its IoU with the float model's is at least ``min_iou``.
+
+    Outputs are scores [batch, classes, height, width] (classes along ``axis``), one map of scores with ``threshold``,
+    or integers [batch, height, width].
+    """
+
+    name: ClassVar[str] = "segmentation"
+    floor_name: ClassVar[str] = "min_iou"
+    floor: ClassVar[float] = 0.95
+    figure: ClassVar[str] = "iou"
+
+    def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
+        """One batch."""
+        axis, threshold = int(self.settings.get("axis", 1)), self.settings.get("threshold")
+        a, b = (mask_of(values[0], axis, threshold) for values in (wanted, found))
+        level = np.asarray([mean_iou(x, y) for x, y in zip(a, b)])
+        broken = np.isnan(np.asarray(found[0], np.float32)).reshape(len(b), -1).any(axis=1)
+        level = np.where(broken, 0.0, level)
+        return one_each(level >= self.level_needed, level)

@@ -1,0 +1,28 @@
+"""A label a position: the answer is the whole sequence of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from toolkit.base.types import Array
+from toolkit.evaluation.tasks.base import Rows, Task, one_each, same_choice, scores
+
+
+class SequenceLabels(Task):
+    """One answer a sample: the argmax of every position; all must stay.
+
+    Outputs are scores [batch, positions, classes], the classes along ``axis``, or integers [batch, positions].
+    """
+
+    name: ClassVar[str] = "sequence"
+    figure: ClassVar[str] = "positions"
+
+    def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
+        """One batch; the level is the share of a sample's positions that stay."""
+        (a,), (b,) = wanted, found
+        if a.dtype.kind not in "iub":
+            axis = int(self.settings.get("axis", -1))
+            a, b = scores(a, axis), scores(b, axis)
+        same = same_choice(a, b)
+        return one_each(same.all(axis=1), same.mean(axis=1) if same.shape[1] else None)

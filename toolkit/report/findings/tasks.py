@@ -1,0 +1,154 @@
+"""Tasks in words: what a model was taken to be for and why, the figures of its answers, and too few samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from toolkit.base.text import count
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.report.findings.table import Table, names
+from toolkit.report.findings.words import joined, percent
+from toolkit.report.task_parts import PartFigures
+
+_WHAT = {
+    "softmax": "its values add up to 1",
+    "sigmoid": "its values are those of a sigmoid",
+    "integers": "it holds integers",
+    "normalized": "its vectors have length 1",
+    "blank": "most positions are the first or the last class, as CTC's blank is",
+    "two-sided": "its values are close to 0 or 1",
+    "pixels": "its values are those of pixels",
+    "tokens": "the model reads tokens",
+    "joint": "boxes and scores lie along one axis",
+    "apart": "boxes and scores are outputs of their own",
+    "rows": "its rows are a box, a score and a class",
+    "anchors": "its shape is that of boxes and scores of anchors",
+    "single": "it has one value a sample",
+    "length": "it is as long as a signal",
+    "map": "its shape is that of a map",
+    "picture": "its height and width are those of the input image",
+    "fits": "its shape fits",
+    "any": "its values fit",
+}
+_KEPT = {
+    "classification": "keep their class",
+    "sequence": "keep every label",
+    "ctc": "keep their reading",
+    "detection": "keep their detections",
+    "segmentation": "keep their mask",
+    "embedding": "keep their embedding",
+    "regression": "keep their values",
+    "generation": "keep their token",
+}
+_FIGURES = {
+    "positions": "{} of the positions",
+    "cosine_p5": "cosine {:.4f} at the 5th percentile",
+    "iou": "mean IoU {:.3f}",
+    "psnr_db": "PSNR {:.1f} dB",
+    "snr_db": "SNR {:.1f} dB",
+    "detections": "{} of the detections",
+}
+
+
+def part_name(outputs: Sequence[str], channels: Sequence[int] | None) -> str:
+    """A part of the outputs in words."""
+    name = names(tuple(outputs))
+    if channels is None:
+        return name
+    first, last = channels
+    return f"{name}, channel {first}" if first == last else f"{name}, channels {first} to {last}"
+
+
+def part_words(part: PartFigures, named: bool = False) -> str:
+    """How many answers of a part stay the float model's, and the figure that shows it best."""
+    unit = "position" if part.task == "generation" else "sample"
+    words = f"{percent(part.unchanged)} of {count(part.answers, unit)} {_KEPT[part.task]}"
+    if part.level is not None and part.figure in _FIGURES:
+        shown = percent(part.level) if part.figure in ("positions", "detections") else part.level
+        words += f" ({_FIGURES[part.figure].format(shown)})"
+    return f"{part_name(part.outputs, part.channels)}: {words}" if named else words
+
+
+def points(share: float) -> str:
+    """A share in percentage points, without its unit."""
+    return f"{100 * share:.2f}".rstrip("0").rstrip(".")
+
+
+def counted_points(share: float) -> str:
+    """A share in percentage points with its unit."""
+    shown = points(share)
+    return f"{shown} point{'' if shown == '1' else 's'}"
+
+
+def _few(
+    limit: str, answers: int, samples: bool, share: float, enough: int, lost: float, low: float, high: float
+) -> str:
+    unit = "sample" if samples else "answer"
+    return (
+        f"within the budget on {count(answers, unit)}; 1 answer more or less is {counted_points(1 / answers)}: give "
+        f"{enough} {unit}s to judge {counted_points(share)} (95 % interval "
+        f"of what is lost: {points(low)} to {points(high)})"
+    )
+
+
+def _clue(kind: str, what: str, output: str, value: object) -> str:
+    if kind == "metric":
+        return "the recipe's metric is one for it"
+    if kind == "name":
+        return f"'{what}' in the name of an output"
+    if kind == "operator":
+        return f"operator {what}"
+    if what == "classes":
+        return f"{value} classes fit"
+    if what == "vocabulary":
+        return f"{value} classes are a vocabulary"
+    if what == "features":
+        return f"{value} features fit"
+    return _WHAT.get(what, what)
+
+
+def _guessed(task: str, sure: bool, clues: tuple[str, ...], others: tuple[str, ...], outputs: tuple[str, ...]) -> str:
+    why = joined(dict.fromkeys(clue for clue in clues if clue)) if any(clues) else "nothing speaks for another"
+    text = f"Judged as {task} by {names(outputs)}: {why}." if outputs else f"Judged as {task}: {why}."
+    if sure:
+        return text
+    also = (
+        f"it is judged as {joined(others)} too, and the worst counts" if others else "this is the strictest that fits"
+    )
+    return f'{text} The guess is unsure, so {also}; set [evaluation] task = "..." to say what it is.'
+
+
+def _own(metric: str, value: float, samples: int) -> str:
+    return f"The float model's own {metric} is {value:.3g} on {count(samples, 'sample')}"
+
+
+def _useless(metric: str, value: float, samples: int, useless: float) -> str:
+    return (
+        f"{_own(metric, value, samples)}, no better than {useless:.3g}, which needs no model: check the labels and the "
+        "preprocessing before anything is quantized."
+    )
+
+
+def _shifted(metric: str, value: float, samples: int, offset: int, share: float) -> str:
+    return (
+        f"{_own(metric, value, samples)}, but {percent(share)} of the labels are its answer "
+        f"{'+' if offset > 0 else '-'} {abs(offset)}: the labels are numbered from another start."
+    )
+
+
+def _renamed(metric: str, value: float, samples: int, share: float) -> str:
+    return (
+        f"{_own(metric, value, samples)}, but its answers tell {percent(share)} of the labels by another numbering: "
+        "the labels are in another order than the model's classes."
+    )
+
+
+TASKS: Table = {
+    EvaluationCode.TASK_GUESSED: _guessed,
+    EvaluationCode.TASK_NAMED: lambda task, outputs: f"Judged as {task} by {names(outputs)}, as the recipe says.",
+    EvaluationCode.TASK_CLUE: _clue,
+    EvaluationCode.WITHIN_ON_FEW: _few,
+    EvaluationCode.LABELS_SHIFTED: _shifted,
+    EvaluationCode.LABELS_RENAMED: _renamed,
+    EvaluationCode.FLOAT_MODEL_USELESS: _useless,
+}

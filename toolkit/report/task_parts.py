@@ -1,0 +1,33 @@
+"""What a model is for and how many of its answers stay, as the report holds it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from toolkit.report.part import Finite, Part
+
+
+class PartFigures(Part):
+    """The answers of one part of the outputs against the float model's."""
+
+    task: str
+    outputs: list[str]
+    channels: list[int] | None = Field(default=None, description="first and last channel, where it is a slice")
+    unchanged: float = Field(description="share of answers that stay the float model's, 0 to 1")
+    answers: int
+    least: float = Field(description="the share that must stay")
+    level: Finite = Field(default=None, description="the figure that shows it best")
+    figure: str = Field(default="", description="what that is: positions, cosine_p5, iou, psnr_db, snr_db, detections")
+    low: float = Field(description="lower end of the 95 % interval of unchanged (Wilson)")
+    high: float = Field(description="its upper end")
+    standing: Literal["met", "unproven", "missed"]
+
+
+class TaskInfo(Part):
+    """What the model was taken to be for."""
+
+    name: str
+    sure: bool = Field(description="whether the recipe says it, or several kinds of clue do")
+    why: str
