@@ -79,7 +79,8 @@ def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> 
     if not guesses:
         return Guess("regression", False)
     # a metric's task is the model's; elsewhere the first output's, which exporters put what counts in
-    main = next((each for each in guesses if each[0] == metric_task), guesses[0])
+    alike = {metric_task, "sequence"} if metric_task == "classification" else {metric_task}
+    main = next((each for each in guesses if each[0] in alike), guesses[0])
     return Guess(main[0], main[1], parts, main[2], main[3])
 
 
@@ -88,7 +89,10 @@ def _of_output(output: SeenOutput, seen: SeenModel, metric_task: str) -> tuple[s
     found: dict[str, list[Clue]] = defaultdict(list)
     for clue in _all_clues(output, seen, CLUES):
         found[clue.task].append(clue)
-    if metric_task and metric_task in fitting(output):
+    if metric_task == "classification" and metric_task not in fitting(output):
+        # shares of positions are of this task too
+        metric_task = "sequence"
+    if metric_task in fitting(output):
         found[metric_task] += [Clue(metric_task, "metric", 3.0), Clue(metric_task, "shape", 1.0, "fits")]
     found = {task: clues for task, clues in found.items() if task in fitting(output)}
     if not found:
@@ -128,7 +132,8 @@ def fitting(output: SeenOutput) -> tuple[str, ...]:
     if len(wide) <= 1 and len(shape) <= 1:
         return ("classification", "embedding", "regression")
     if len(shape) == 2:
-        return ("sequence", "ctc", "generation", "embedding", "regression", "segmentation", "classification")
+        rows = ("sequence", "ctc", "generation", "embedding", "regression", "segmentation")
+        return rows if len(wide) > 1 else (*rows, "classification")
     if len(wide) <= 1:
         return ("classification", "embedding", "regression", "segmentation")
     return ("segmentation", "regression", "embedding")

@@ -20,6 +20,7 @@ from toolkit.evaluation.outputs import class_like, discrete_outputs, is_float, w
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
+from toolkit.run.new_task import guessed, task_budget, task_lines
 
 _MEASURED = 64
 """Samples that the float model runs on, one by one: the limit is to be of the right size, no more."""
@@ -110,19 +111,21 @@ def evaluation_lines(model: Model, data: Path | None, test: Path | None, metric:
                 remedy="store them under the key 'label', or leave --metric out to compare with the float model",
             )
         lacking = "Images have no labels" if holds_images(own) else "There are no labels"
-        return [*lines, f"# {lacking}: outputs are compared with the float model's, by no metric.", _budget(model)]
+        lines.append(f"# {lacking}: the answers are compared with the float model's.")
+        return [*lines, *_by_task(model, own)]
     if metric is not None and ":" in metric:
         return [*lines, f"metric = {toml_string(metric)}", _drop(_SHARE)]
     found = _measured(model, labelled, metric)
     if found is None:
         lines.append("# No built-in metric fits the labels: outputs are compared with the float model's.")
-        return [*lines, _budget(model)]
+        return [*lines, *_by_task(model, own)]
     fit, value = found
     lines.append(f"metric = {toml_string(fit.metric)}")
     if fit.output != model.graph.outputs[0].name:
         lines.append(f"output = {toml_string(fit.output)}")
     held = len(labelled) if test is not None else max(1, len(labelled) // 5)
-    return [*lines, *_limit(fit.metric, value, held)]
+    told = task_lines(guessed(model, own, fit.metric, fit.output))
+    return [*lines, *told, *_limit(fit.metric, value, held)]
 
 
 def _labelled(model: Model, source: Path) -> CalibrationData | None:
@@ -226,8 +229,14 @@ def _drop(limit: float) -> str:
     return f"budget = {{ max_drop = {float(f'{digit}e{power}')} }}"
 
 
+def _by_task(model: Model, source: Path) -> list[str]:
+    """The task and its limit; without either where its answers cannot be told."""
+    found = guessed(model, source)
+    return [*task_lines(found), task_budget(found)] if found is not None else [_budget(model)]
+
+
 def _budget(model: Model) -> str:
-    """The limit without a metric."""
+    """The limit without a metric and without samples to tell the task from."""
     return "budget = { min_agreement = 0.95 }" if _has_classes(model) else "budget = { min_sqnr_db = 20.0 }"
 
 

@@ -44,7 +44,12 @@ def passes_call_it(job: Job) -> bool:
 
 def measuring_calls_it(job: Job) -> bool:
     """Whether code of the user's has a part in what is measured: the metric, or what makes the model compared with."""
-    return _metric(job) is not None or any(_is_users(step) for step in stripping_passes(job.recipe, job.allow_code))
+    return _metric(job) is not None or reference_calls_it(job)
+
+
+def reference_calls_it(job: Job) -> bool:
+    """Whether code of the user's makes the model that results are compared with."""
+    return any(_is_users(step) for step in stripping_passes(job.recipe, job.allow_code))
 
 
 def metric_inputs(job: Job) -> list[Path]:

@@ -134,6 +134,8 @@ def test_the_metric_says_the_task():
     values = normal(8, 16, 9)
     found = guess(seen(out("output", values, "Add"), inputs=LINE), "ctc")
     assert found.task == "ctc" and found.sure
+    # top1 of positions is a share of positions; what has to stay is the whole sequence
+    assert guess(seen(out("output", values, "Add"), inputs=LINE), "classification").task == "sequence"
 
 
 def test_several_outputs_each_have_their_task():

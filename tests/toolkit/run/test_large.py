@@ -42,7 +42,7 @@ def test_the_whole_road(place, capsys):
     (prepared,) = (place / "runs/searched/.qtool").glob("prepared.onnx.*.data")
     assert prepared.stat().st_size >= 2 * BLOCKS * 4 * WIDTH * WIDTH
     assert all(len(p.read_bytes()) <= LIMIT for p in (place / "runs").rglob("*.onnx"))
-    assert "reused passes" in done(capsys, "run", "searched.toml", "--out", "runs/searched").replace("\n", " ")
+    assert "reused task, passes" in done(capsys, "run", "searched.toml", "--out", "runs/searched").replace("\n", " ")
 
     found = json.loads(done(capsys, "sensitivity", "searched.toml", "--out", "runs/searched", "--json"))
     assert len(found["groups"]) == 2 * BLOCKS

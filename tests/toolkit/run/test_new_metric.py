@@ -90,14 +90,14 @@ def test_labels_of_the_shape_of_an_output_are_judged_by_the_squared_error(place,
 def test_labels_that_fit_no_output_have_no_metric(place, capsys, label):
     test_data(place, answers(place)[0], label)
     section = made(place)
-    assert (section.metric, section.budget.min_agreement) == (None, 0.95)
+    assert (section.metric, section.budget.min_unchanged) == (None, 0.99)
     assert "No built-in metric fits the labels" in (place / "made.toml").read_text()
 
 
 def test_without_labels_there_is_no_metric(place, capsys):
     np.savez(place / "test.npz", x=normal(COUNT, 6))
     section = made(place)
-    assert (section.metric, section.budget.max_drop, section.budget.min_agreement) == (None, None, 0.95)
+    assert (section.metric, section.budget.max_drop, section.budget.min_unchanged) == (None, None, 0.99)
 
 
 def test_labels_of_the_calibration_data_count_where_there_is_no_other(place, capsys):

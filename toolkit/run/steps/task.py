@@ -9,6 +9,7 @@ from toolkit.base.versions import code_fingerprint
 from toolkit.run.keys import evaluation_key
 from toolkit.run.step import Step
 from toolkit.run.task import TaskRecord, task_of
+from toolkit.run.user_code import reference_calls_it
 
 
 class TaskStep(Step[TaskRecord]):
@@ -20,6 +21,10 @@ class TaskStep(Step[TaskRecord]):
     def key(self) -> Mapping[str, Any]:
         """The float model, the samples, and what measuring depends on."""
         return {"float": self.inputs.prints.of_model(), "code": code_fingerprint(), **evaluation_key(self.inputs)}
+
+    def calls_users_code(self) -> bool:
+        """Where a pass of the user's strips the model that is looked at; a metric of the user's is not asked here."""
+        return reference_calls_it(self.job)
 
     def run(self) -> TaskRecord:
         """Run the float model on the first samples."""
