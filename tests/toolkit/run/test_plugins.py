@@ -118,7 +118,9 @@ def test_an_output_that_needs_no_plugin_is_judged(tmp_path):
     plug = helper.make_node("Plug", ["r"], ["p"], "plug", domain="my.ops")
     network(tmp_path, [*FRONT, plug, *REAR, node("ReduceMean", ["r"], ["z"], axes=[2, 3])], ["y", "z"], "my.ops")
     _, report, _, _ = run(tmp_path)
-    assert report.summary.verdict == "usable" and report.accuracy.not_compared == ["y"]
+    # what is compared is within the task's own budget, as far as few samples tell
+    assert (report.summary.verdict, report.accuracy.standing) == ("doubtful", "unproven")
+    assert report.accuracy.not_compared == ["y"]
     assert list(report.accuracy.outputs) == ["z", "r"] and "'y'" in report.summary.headline
 
 
