@@ -34,6 +34,11 @@ def samples():
 """
 
 
+def heed():
+    """A shell starts what it runs in the background with SIGINT ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_sigterm_ends_as_ctrl_c_does(place, number):
     (place / "slow.py").write_text(SLOW)
@@ -42,7 +47,9 @@ def test_sigterm_ends_as_ctrl_c_does(place, number):
     (place / "tmp").mkdir()
     words = [sys.executable, "-m", "toolkit.cli", "check", str(place / "recipe.toml"), "--allow-code"]
     environment = {**ENVIRONMENT, "TMPDIR": str(place / "tmp")}
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    child = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed
+    )
     while not (place / "begun").exists() and child.poll() is None:
         time.sleep(0.05)
     assert [path.name[:12] for path in (place / "tmp").glob("qtool-*")] == ["qtool-check-"]
