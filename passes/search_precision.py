@@ -269,16 +269,19 @@ class SearchPrecision(InsertQDQ):
             if not before.distance:
                 break
             # whether it stays is decided here, by the plan's own budget
+            search.simulation.rest()
             trial, apart = model.copy(), replace(context.fork(ranges=False), judges_helpers=False)
             configure(find(name, allow_code=True), {})(trial, apart)
             if not apart.journal.of("changed") or context.provider is None:
                 continue
             exact = search.simulation.runner.outcome_of(session(trial, search.simulation.outputs, threads=1).run)
+            search.simulation.rest()
             if exact.sqnr_db < _SAME_DB:
                 context.journal.noted(Code.SEARCH_HELPER_UNLIKE(helper=name, float_db=exact.sqnr_db))
                 continue
             tried = search.on(trial, apart)
             after = standing(tried.simulation, search.budget, self.try_ranges)
+            tried.simulation.rest()
             # by the number that is shown too
             better = after.clearly_better(before) and after.outcome.sqnr_db > before.outcome.sqnr_db
             levels = {"before_db": before.outcome.sqnr_db, "after_db": after.outcome.sqnr_db}

@@ -61,6 +61,7 @@ def measure(simulation: Simulation, names: Iterable[str]) -> dict[str, LocalNois
     wanted = sorted({tensor for layer in layers for tensor in layer.computed.values()})
     if not wanted:
         return {}
+    simulation.rest()
     tapped = session(simulation.model, outputs=wanted)
     total = len(simulation.data)
     every = max(1, total // _SAMPLES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -164,6 +165,16 @@ class Simulation:
         if self._runner is None:
             self._runner = self.job().runner()
         return self._runner
+
+    def rest(self) -> None:
+        """Give back the memory of sessions, where the weights are too many to be held for another form of the model.
+
+        What is run after this is loaded anew.
+        """
+        if self.cutter.shares and self._runner is not None:
+            self._runner.forget()
+            # nodes and tensors of a graph refer to each other: what is gone with it stays until it is looked for
+            gc.collect()
 
     def job(self) -> SimulationJob:
         """All that a process needs to run states of this simulation."""

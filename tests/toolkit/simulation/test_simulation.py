@@ -36,6 +36,15 @@ def test_every_state_is_what_insert_qdq_gives(samples, name, data):
         assert sim.without(kept).noise == pytest.approx(noise_of_real_pairs(sim, model, kept), rel=1e-4)
 
 
+def test_a_simulation_that_has_rested_gives_the_same(samples, monkeypatch):
+    monkeypatch.setattr("toolkit.graph.light.PROTOBUF_LIMIT", 0)
+    model = trained("digits_cnn")
+    sim = simulation(model, samples / "digits_calibration.npz", batch=16, samples=24)
+    before = [sim.without(kept).noise for kept in ([], sim.names[:2])]
+    sim.rest()
+    assert [sim.without(kept).noise for kept in ([], sim.names[:2])] == before
+
+
 def test_residual_branches_follow_what_is_kept():
     model = Model.from_proto(residual_proto())
     samples = [{"x": row[None]} for row in normal(12, 3, 8, 8, seed=5)]
