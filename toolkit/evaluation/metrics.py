@@ -16,7 +16,7 @@ from toolkit.evaluation.metric_base import Metric as Metric
 from toolkit.evaluation.metric_base import MetricOptions as MetricOptions
 from toolkit.evaluation.metric_base import answers_of as answers_of
 from toolkit.evaluation.metric_base import check_labels as check_labels
-from toolkit.evaluation.metric_base import classes_of, pick, unlike_shapes
+from toolkit.evaluation.metric_base import classes_of, pick
 from toolkit.evaluation.metric_base import label_of as label_of
 from toolkit.evaluation.metric_table import METRICS
 
@@ -93,37 +93,10 @@ class Exact:
         return self.right / max(self.count, 1)
 
 
-class MeanSquaredError:
-    """Mean squared difference between the output and the label, which have the same shape."""
-
-    higher_is_better = False
-
-    def __init__(self, output: str | None = None) -> None:
-        self.output = output
-        self.total, self.count = 0.0, 0
-
-    def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
-        """Take in one batch.
-
-        Raises:
-            DataError: the label's shape is not the output's.
-        """
-        values, label = pick(outputs, self.output, labels)
-        if label.shape != values.shape:
-            raise unlike_shapes(values, label, "give a label of the output's shape")
-        difference = values.astype(np.float64) - label
-        self.total += float(np.vdot(difference, difference))
-        self.count += difference.size
-
-    def value(self) -> float:
-        """Mean over all elements, in squared units of the output."""
-        return self.total / max(self.count, 1)
-
-
 _HOMES = {
     "metrics_classes": "balanced_accuracy f1 average_precision",
     "metrics_text": "ctc_exact cer wer perplexity",
-    "metrics_dense": "mae miou psnr ssim",
+    "metrics_dense": "mse mae miou psnr ssim",
     "metrics_rank": "recall_at_1 recall_at_5 spearman",
     "metrics_boxes": "map map50",
 }
@@ -160,6 +133,5 @@ def make_metric(
         "top1": lambda: TopK(1, output),
         "top5": lambda: TopK(5, output),
         "exact": lambda: Exact(output),
-        "mse": lambda: MeanSquaredError(output),
     }
     return own[name]()

@@ -1,4 +1,4 @@
-"""Metrics of images, maps and masks: mean IoU, mean absolute error, PSNR and SSIM."""
+"""Metrics of images, maps and masks: mean IoU, mean squared and absolute error, PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -42,6 +42,18 @@ class _Alike:
     def value(self) -> float:
         """The mean of what was taken in."""
         return self.total / max(self.count, 1)
+
+
+class MeanSquaredError(_Alike):
+    """Mean squared difference between the output and the label, in squared units of the output."""
+
+    higher_is_better = False
+
+    def add(self, values: Array, label: Array) -> None:
+        """Take in both."""
+        difference = values - label
+        self.total += float(np.vdot(difference, difference))
+        self.count += difference.size
 
 
 class MeanAbsoluteError(_Alike):
@@ -152,6 +164,7 @@ class MeanIoU:
 
 
 BUILT_IN: dict[str, Callable[[str | None, MetricOptions], Metric]] = {
+    "mse": lambda output, options: MeanSquaredError(output),
     "mae": lambda output, options: MeanAbsoluteError(output),
     "psnr": lambda output, options: Psnr(output),
     "ssim": lambda output, options: Ssim(output),
