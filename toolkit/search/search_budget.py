@@ -84,7 +84,8 @@ def budget_for(
         RecipeError: an SQNR is asked for and no output holds floats, or an agreement and no output has classes.
     """
     limits = dict(own)
-    if not any(value is not None for value in limits.values()):
+    named_here = any(value is not None for value in limits.values())
+    if not named_here:
         names = (*own, "min_value", "max_relative_drop", "min_unchanged")
         limits = {key: getattr(section, key, None) for key in names}
     only_integers = len(judged.discrete) == len(judged.outputs)
@@ -103,7 +104,8 @@ def budget_for(
         limits |= usual_limits(judged.metric)
         for kind, value in usual_limits(judged.metric).items():
             journal.noted(Code.SEARCH_BUDGET(limit=kind, value=value))
-    by_task = judged_by_task(limits, judged.answers, measured=judged.metric is not None)
+    # who gives a search limits of its own wants these and no others
+    by_task = not named_here and judged_by_task(limits, judged.answers, measured=judged.metric is not None)
     if not by_task and not any(value is not None for value in limits.values()):
         kind = "max_drop" if judged.metric else "min_agreement" if classes else "min_sqnr_db"
         limits[kind] = _DEFAULTS[kind]

@@ -234,11 +234,10 @@ def test_accuracy_is_measured_where_the_evaluation_has_samples(tmp_path):
 
 def test_a_search_on_evaluation_data_decides_on_what_has_ranges(tmp_path):
     np.savez(tmp_path / "test.npz", x=normal(8, 3, 8, 8))
-    text = RECIPE.replace('use = "insert_qdq"', 'use = "search_precision"\ndata = "evaluation"')
+    text = RECIPE.replace('use = "insert_qdq"', 'use = "search_precision"\ndata = "evaluation"\nmin_sqnr_db = LEAST')
     for least, kept in ((5.0, set()), (90.0, {"conv0", "gemm"})):
         calibration = files(tmp_path, {name: v for name, v in AMAX.items() if name != "p0"}, "json")
-        limits = f"budget = {{ min_sqnr_db = {least}, min_unchanged = 0.1 }}\n"
-        path = recipe(tmp_path, calibration, text + '[evaluation]\ndata = "test.npz"\n' + limits)
+        path = recipe(tmp_path, calibration, text.replace("LEAST", str(least)) + '[evaluation]\ndata = "test.npz"\n')
         report = run(path, tmp_path / f"out{least}").report
         quantized = {layer.node for layer in report.computing if layer.asked_precision is Precision.INT8}
         assert quantized & set(LAYERS.values()) == {"conv0", "gemm"} - kept
