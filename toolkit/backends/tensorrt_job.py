@@ -1,17 +1,14 @@
-"""Building, inspecting and measuring with TensorRT, inside the child process."""
+"""Parsing and building with TensorRT, inside the child process."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from toolkit.backends.build_config import check_profiles, common_arguments, polygraphy_profiles, with_timing
 from toolkit.backends.calibrators import Calibration
-from toolkit.backends.inspection import inspect_engine
-from toolkit.backends.measure import MeasuredEngine, measure_engine, run_once
 from toolkit.backends.messages import Messages
 from toolkit.backends.opened_job import mark_tensors
 from toolkit.backends.weak_network import set_precisions, set_ranges
@@ -43,7 +40,7 @@ def parse(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
 
 
 def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
-    """Parse the model, apply plan and ranges where typing is weak, build, inspect every profile, measure.
+    """Parse the model, apply plan and ranges where typing is weak, and build.
 
     Args:
         request: ``model`` (path), ``folder`` (where results go), ``profiles``, ``settings``, ``plan`` (node to
@@ -52,15 +49,14 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         talk: where messages and progress go.
 
     Returns:
-        ``version``, ``log``, ``seconds``, ``inspected`` (a file for each profile), ``time_ms``, ``latency``, ``lacks``
-        (see ``MeasuredEngine``), ``unmarked`` (tensors to mark that the network lacks) and ``constraints`` (how layer
-        precisions held); the engine lies in the folder as model.engine.
+        ``version``, ``log``, ``seconds``, ``unmarked`` (tensors to mark that the network lacks) and ``constraints``
+        (how layer precisions held); the engine lies in the folder as model.engine.
 
     Raises:
         BackendError: TensorRT refused the model or the settings.
     """
     trt, messages = _module(talk)
-    from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath, PostprocessNetwork, util
+    from polygraphy.backend.trt import EngineBytesFromNetwork, NetworkFromOnnxPath, PostprocessNetwork
     from polygraphy.exception import PolygraphyException
 
     settings, model, version = request["settings"], request["model"], str(trt.__version__)
@@ -94,24 +90,10 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         calibration.finish(talk)
     seconds = time.monotonic() - started
     (folder / "model.engine").write_bytes(engine)
-    runtime = trt.Runtime(util.TRT_LOGGER)
-    if settings["version_compatible"]:
-        runtime.engine_host_code_allowed = True
-    loaded = runtime.deserialize_cuda_engine(engine)
-    if loaded is None:
-        raise messages.error(f"TensorRT {version} could not open the engine it built", model)
-    warm = partial(run_once, trt, loaded)
-    inspected = inspect_engine(trt, loaded, request["profiles"], folder, talk, warm)
-    nothing = MeasuredEngine({}, {}, {})
-    measured = measure_engine(trt, loaded, request["profiles"], talk) if settings["measure"] else nothing
     return {
         "version": version,
         "log": messages.lines(),
         "seconds": seconds,
-        "inspected": inspected,
-        "time_ms": measured.layers,
-        "latency": measured.latency,
-        "lacks": measured.lacks,
         "unmarked": unmarked,
         "constraints": held,
     }

@@ -18,6 +18,7 @@ JOBS = {
     "parse_rtx": "toolkit.backends.rtx_job:parse",
     "parse_tensorrt": "toolkit.backends.tensorrt_job:parse",
     "build_tensorrt": "toolkit.backends.tensorrt_job:build",
+    "examine_tensorrt": "toolkit.backends.examine_job:examine",
     "run_engine": "toolkit.backends.device_job:run_batches",
     "measure_in_turn": "toolkit.backends.turns_job:measure_in_turn",
     "probe": "toolkit.backends.probe_job:probe",

@@ -18,6 +18,7 @@ from toolkit.backends.attribution import attribute
 from toolkit.backends.base import EngineSettings, Extras
 from toolkit.backends.build_config import with_timing
 from toolkit.backends.calibrators import Calibration
+from toolkit.backends.codes import EngineCode
 from toolkit.backends.tensorrt import TensorRTBackend
 from toolkit.backends.tensorrt_job import constraints
 from toolkit.backends.weak_network import set_precisions, set_ranges
@@ -61,23 +62,52 @@ def test_newest_opset(version, opset):
     assert TensorRTBackend({**OLD, "version": version}).max_opset() == opset
 
 
-def test_a_build_from_what_the_child_answers(tmp_path, monkeypatch):
-    asked = {}
+def children(asked, failures):
+    """A ``run_job`` whose child builds, and fails to examine as often as said, each time with another message."""
 
     def run_job(job, request, log, progress):
-        asked.update(request)
         folder = Path(request["folder"])
-        (folder / "model.engine").write_bytes(b"plan")
-        for index in (0, 1):
-            (folder / f"inspector{index}.json").write_bytes((DATA / f"mnist_mixed_profile{index}.json").read_bytes())
+        if job == "build_tensorrt":
+            asked.update(request)
+            (folder / "model.engine").write_bytes(b"plan")
+            return {
+                "version": "8.6.0", "log": ["WARNING: w"], "seconds": 2.0, "unmarked": [], "constraints": "obey",
+            }  # fmt: skip
+        if failures:
+            raise BackendError(failures.pop(0))
+        files = [f"inspector{index}.json" for index in (0, 1)] if request["inspect"] else []
+        for index, file in enumerate(files):
+            (folder / file).write_bytes((DATA / f"mnist_mixed_profile{index}.json").read_bytes())
         return {
-            "version": "8.6.0", "log": ["WARNING: w"], "seconds": 2.0, "inspected": ["inspector0.json", "inspector1.json"],
-            "time_ms": {"pool1": {"a": 0.1}}, "latency": {"a": {"opt": 0.5}, "b": {"opt": 0.7}}, "lacks": {},
-            "unmarked": [],
-            "constraints": "obey",
+            "inspected": files, "log": ["WARNING: w", "WARNING: v"], "time_ms": {"pool1": {"a": 0.1}},
+            "latency": {"a": {"opt": 0.5}, "b": {"opt": 0.7}}, "lacks": {},
         }  # fmt: skip
 
-    monkeypatch.setattr(tensorrt, "run_job", run_job)
+    return run_job
+
+
+@pytest.mark.parametrize(
+    ("failures", "source", "latency", "warned"),
+    [
+        (["first"], "inspector", {"a": {"opt": 0.5}, "b": {"opt": 0.7}}, ["w", "v"]),
+        (["first", "second"], "none", {"a": {"opt": 0.5}, "b": {"opt": 0.7}}, ["w", "v"]),
+        (["first", "second", "third"], "none", {}, ["w", "third"]),
+    ],
+)
+def test_an_engine_outlives_a_crash_while_it_is_examined(failures, source, latency, warned, tmp_path, monkeypatch):
+    count, logged = len(failures), []
+    monkeypatch.setattr(tensorrt, "run_job", children({}, failures))
+    made = TensorRTBackend(OLD).build(tmp_path / "m.onnx", mnist_profiles(), EngineSettings(), logged.append)
+    assert made.engine == b"plan" and (made.source, made.latency) == (source, latency)
+    assert made.log == [f"WARNING: {line}" for line in warned] and len(logged) == count
+    assert made.lacks == ({} if latency else {"a": "third", "b": "third"})
+    codes = {actual.reason.code for actual in attribute(mnist(), made, PrecisionPlan()).values() if actual.reason}
+    assert (EngineCode.LAYERS_NOT_KNOWN in codes) == (source == "none")
+
+
+def test_a_build_from_what_the_children_answer(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(tensorrt, "run_job", children(asked, []))
     plan = PrecisionPlan()
     plan.ask("conv2", "int8", "test")
     ranges = Ranges({"p1": Range(2.0, "minmax")}, observed={"r1": (-3.0, 1.0), "p1": (0.0, 9.0)})
@@ -464,7 +494,6 @@ def test_transposed_convolutions_stay_float_on_8():
 
 
 def float_actual(precision):
-    from toolkit.backends.codes import EngineCode
     from toolkit.backends.layer import Actual
 
     return Actual(precision, source="inspector", status="overridden", reason=EngineCode.NO_INPUT_QUANTIZED())

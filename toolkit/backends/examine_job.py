@@ -1,0 +1,49 @@
+"""Inspecting and measuring an engine that TensorRT built, inside a child process of its own."""
+
+from __future__ import annotations
+
+import importlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from toolkit.backends.inspection import inspect_engine
+from toolkit.backends.measure import MeasuredEngine, measure_engine, run_once
+from toolkit.backends.messages import Messages
+from toolkit.backends.worker import Talk
+
+
+def examine(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
+    """Ask the inspector about every profile, and measure every profile.
+
+    Args:
+        request: ``folder`` (where model.engine lies and where results go), ``profiles``, ``inspect`` and ``measure``
+            (whether to), ``version_compatible`` (as the engine was built).
+        talk: where messages and progress go.
+
+    Returns:
+        ``inspected`` (a file for each profile; empty where it was not asked for), ``log``, and ``time_ms``, ``latency``
+        and ``lacks`` (see ``MeasuredEngine``).
+
+    Raises:
+        BackendError: TensorRT cannot open the engine, or makes no context of it.
+    """
+    trt = importlib.import_module("tensorrt")
+    messages, folder, profiles = Messages(talk), Path(request["folder"]), request["profiles"]
+    runtime = trt.Runtime(messages.logger(trt))
+    if request["version_compatible"]:
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine((folder / "model.engine").read_bytes())
+    if engine is None:
+        raise messages.error(f"TensorRT {trt.__version__} could not open the engine it built", str(folder))
+    warm = partial(run_once, trt, engine)
+    inspected = inspect_engine(trt, engine, profiles, folder, talk, warm) if request["inspect"] else []
+    nothing = MeasuredEngine({}, {}, {})
+    measured = measure_engine(trt, engine, profiles, talk) if request["measure"] else nothing
+    return {
+        "inspected": inspected,
+        "log": messages.lines(),
+        "time_ms": measured.layers,
+        "latency": measured.latency,
+        "lacks": measured.lacks,
+    }
