@@ -7,7 +7,7 @@
 #     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained:explicit && $s start device
 #     bash tests/benchmarks/gpu_session.sh wait 300
 # What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
-# calibration, residual, placement:MODEL[:ROW,ROW...[:LEVEL]]. The jobs of one start run one after the other on the GPU that
+# calibration, residual, plugins, placement:MODEL[:ROW,ROW...[:LEVEL]]. The jobs of one start run one after the other on the GPU that
 # CUDA_VISIBLE_DEVICES names, in the background, so that a call's end does not end them; several starts run side by side. With
 # AVERAGE=8 in the environment, placement has TensorRT time each kernel eight times.
 # A fixed time to wait, and a process that is waited for by its number, never by a pattern that also fits the waiting shell:
@@ -33,6 +33,7 @@ job() {
     unet) tests $backends/test_tensorrt_gpu.py -k unet ;;
     trained:*) tests $backends/test_tensorrt_gpu.py -k "trained and ${1#*:}" ;;
     calibrators) tests $backends/test_tensorrt_gpu.py -k calibrator ;;
+    plugins) tests tests/toolkit/run/test_plugins_gpu.py ;;
     device) tests tests/toolkit/run/test_device_gpu.py ;;
     device:*) tests tests/toolkit/run/test_device_gpu.py -k "${1#*:}" ;;
     faster) tests $backends/test_faster_gpu.py -k "not opening" ;;
