@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from toolkit.backends.deserialize import open_engine
 from toolkit.backends.inspection import inspect_engine
 from toolkit.backends.measure import MeasuredEngine, measure_engine, run_once
 from toolkit.backends.messages import Messages
@@ -30,12 +31,8 @@ def examine(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     """
     trt = importlib.import_module("tensorrt")
     messages, folder, profiles = Messages(talk), Path(request["folder"]), request["profiles"]
-    runtime = trt.Runtime(messages.logger(trt))
-    if request["version_compatible"]:
-        runtime.engine_host_code_allowed = True
-    engine = runtime.deserialize_cuda_engine((folder / "model.engine").read_bytes())
-    if engine is None:
-        raise messages.error(f"TensorRT {trt.__version__} could not open the engine it built", str(folder))
+    content = (folder / "model.engine").read_bytes()
+    engine = open_engine(trt, content, messages, str(folder), request["version_compatible"])
     warm = partial(run_once, trt, engine)
     inspected = inspect_engine(trt, engine, profiles, folder, talk, warm) if request["inspect"] else []
     nothing = MeasuredEngine({}, {}, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from toolkit.backends.deserialize import load_plugins
 from toolkit.base.errors import BackendError, did_you_mean
 from toolkit.base.gpu import find_gpu
 from toolkit.base.profiles import Profiles
@@ -53,11 +55,12 @@ class EngineRunner:
         from polygraphy import config as polygraphy_config
 
         polygraphy_config.USE_TENSORRT_RTX = self._backend == "tensorrt_rtx"
-        from polygraphy.backend.trt import EngineFromBytes
+        from polygraphy.backend.trt import EngineFromBytes, util
         from polygraphy.exception import PolygraphyException
         from polygraphy.logger import G_LOGGER
 
         G_LOGGER.module_severity = G_LOGGER.CRITICAL
+        load_plugins(importlib.import_module(self._backend), util.get_trt_logger())
         try:
             self._engine = EngineFromBytes(self._bytes)()
         except (PolygraphyException, RuntimeError) as error:

@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from toolkit.backends.deserialize import open_engine
 from toolkit.backends.measure import latencies_in_turn
 from toolkit.backends.messages import Messages
 from toolkit.backends.worker import Talk
@@ -27,14 +28,10 @@ def measure_in_turn(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     """
     trt = importlib.import_module(request["backend"])
     messages = Messages(talk)
-    runtime = trt.Runtime(messages.logger(trt))
-    if hasattr(runtime, "engine_host_code_allowed"):
-        # these engines were built by this run; those that are version compatible hold code of their own
-        runtime.engine_host_code_allowed = True
-    engines = {}
-    for name, path in request["engines"].items():
-        engines[name] = runtime.deserialize_cuda_engine(Path(path).read_bytes())
-        if engines[name] is None:
-            raise messages.error("TensorRT could not open an engine", path)
+    # these engines were built by this run; those that are version compatible hold code of their own
+    engines = {
+        name: open_engine(trt, Path(path).read_bytes(), messages, path, True)
+        for name, path in request["engines"].items()
+    }
     turns, lacks = latencies_in_turn(trt, engines, request["profiles"], request["rounds"], talk)
     return {"turns": turns, "lacks": lacks}

@@ -73,9 +73,9 @@ def test_an_engine_with_a_plugin_runs_in_int8_up_to_it(tmp_path):
     recipe = save(tmp_path, nms, DETECTIONS, {"num": TensorProto.INT32, "cl": TensorProto.INT32})
     result = run(recipe, tmp_path / "out")
     layers = {layer.node: layer for layer in result.report.layers}
-    print(result.report.summary.headline, {n: str(one.actual_precision) for n, one in layers.items()})
+    print(result.report.summary.headline, {n: str(one.actual.precision) for n, one in layers.items()})
     assert result.report.summary.verdict == "unmeasured"
-    assert str(layers["a"].actual_precision) == "int8" and layers["nms"].engine_layers
+    assert str(layers["a"].actual.precision) == "int8" and layers["nms"].engine_layers
     with result.engine() as engine:
         found = engine.run({"x": normal(8, 3, 8, 8)})
     assert found["det"].shape == (8, 5, 4) and found["num"].shape == (8, 1)
