@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from onnx import TensorProto
+
 from toolkit.backends.base import Backend, EngineSettings
 from toolkit.backends.lowered import Lowered
 from toolkit.backends.lowering_rewrite import pair_reason
@@ -13,7 +15,7 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
-from toolkit.graph.tensors import make_node, reroute
+from toolkit.graph.tensors import SHORT_FLOATS, make_node, reroute
 from toolkit.placement.existing import pairs_of
 from toolkit.placement.float_path import FloatPath
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
@@ -47,12 +49,7 @@ def lower_weak(
     plan.by = "lowering"
     lowered = model.copy()
     if lowered.opset > backend.max_opset():
-        raise BackendError(
-            f"the model uses opset {lowered.opset}; {backend.name} {backend.version()} "
-            f"supports {backend.max_opset()} at most",
-            where=str(model.source or "the model"),
-            remedy=f"export the model at opset {backend.max_opset()}, or use a newer TensorRT",
-        )
+        raise _too_new(lowered, backend)
     float_biases(lowered, journal)
     float_weights(lowered, journal)
     state_kernel_shapes(lowered, journal)
@@ -69,6 +66,23 @@ def lower_weak(
             lowered.metadata.setdefault(name, {})["qtool.precision"] = str(ask.precision)
     names = set(lowered.node_names())
     return Lowered(lowered, plan, {name: ask.reason for name, ask in plan.items() if name in names})
+
+
+def _too_new(model: Model, backend: Backend) -> BackendError:
+    """The error for a model whose opset the parser does not take; pairs of short floats are what raised it."""
+    newest, short = (
+        backend.max_opset(),
+        sorted({TensorProto.DataType.Name(t).lower() for t in model.facts().types.values() if t in SHORT_FLOATS}),
+    )
+    remedy = f"export the model at opset {newest}, or use a newer TensorRT"
+    if short:
+        remedy = f"pairs of {' and '.join(short)} tensors need opset 19: export the model in float32 and let "
+        remedy += '[engine] rest = "fp16" choose the type, or use a newer TensorRT'
+    return BackendError(
+        f"the model uses opset {model.opset}; {backend.name} {backend.version()} supports {newest} at most",
+        where=str(model.source or "the model"),
+        remedy=remedy,
+    )
 
 
 def _without_kernel(model: Model, plan: PrecisionPlan, backend: Backend, journal: Journal) -> None:

@@ -510,3 +510,17 @@ def test_types_of_inputs_that_weak_typing_cannot_change_are_noted():
         journal = Journal()
         lower_for(backend, EngineSettings(), graph, PrecisionPlan(), rest=Precision.FP16, io=io, journal=journal)
         assert said(journal, Code.IO_NOT_USED) == [{"tensors": ("x",)}] * count
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_an_opset_that_the_parser_lacks_is_refused_with_the_remedy_that_helps(short):
+    from tests.toolkit.backends.backend_models import FLOAT, make, node, tensor
+    from toolkit.backends.weak import lower_weak
+    from toolkit.contract.journal import Journal
+
+    kind = 10 if short else FLOAT
+    weights = tensor("w", np.ones((8, 4), np.float16 if short else np.float32))
+    model = make([node("MatMul", ["x", "w"], ["y"], "m")], {"x": (kind, [1, 8])}, {"y": (kind, [1, 4])}, [weights], opset=19, ir=9)
+    with pytest.raises(BackendError) as caught:
+        lower_weak(model, PrecisionPlan(), EngineSettings(typing="weak"), TensorRTBackend(OLD), Journal())
+    assert ("float16" in caught.value.remedy, "opset 17" in caught.value.remedy) == (short, not short)
