@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from toolkit.backends.bench import EngineBench
 from toolkit.base.errors import BackendError, DataError, ModelError
@@ -48,11 +48,7 @@ class EngineCheck:
         bench = ready.context.bench
         assert isinstance(bench, EngineBench)
         self.ranges = ready.context.known_ranges
-        update: dict[str, Any] = {"measure": False}
-        if bench.settings.timing_cache is None:
-            # kernels that several engines have in common are timed once
-            update["timing_cache"] = ready.hidden / "bisect.timing"
-        self.bench = replace(bench, settings=bench.settings.model_copy(update=update))
+        self.bench = replace(bench, settings=bench.settings.model_copy(update={"measure": False}))
         self._last: tuple[frozenset[str], Model, PrecisionPlan] | None = None
         self._tally = Tally()
         self._chunks = self._samples()

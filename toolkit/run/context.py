@@ -75,7 +75,7 @@ def _bench(inputs: Inputs) -> EngineBench:
     section = job.recipe.engine
     return EngineBench(
         section.backend,
-        engine_settings(job.recipe),
+        engine_settings(job.recipe, job.folder.hidden),
         job.profiles,
         job.recipe.rest,
         {name: Precision(value) for name, value in section.io.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -16,18 +17,27 @@ if TYPE_CHECKING:
     from toolkit.run.recipe import Recipe
 
 
-def engine_settings(recipe: Recipe) -> EngineSettings:
+def engine_settings(recipe: Recipe, kept: Path | None = None) -> EngineSettings:
     """The recipe's engine settings.
+
+    Args:
+        recipe: with its section ``[engine]``.
+        kept: where files of the run's own lie. Where the recipe names no timing cache, all engines of the run share one
+            there: a kernel that several engines have in common is timed once, and a run that builds anew is faster.
 
     Raises:
         RecipeError: one of them is not what backends take.
     """
     section = recipe.engine
+    cache = recipe.resolve(section.timing_cache) if section.timing_cache is not None else None
+    if cache is None and kept is not None:
+        # times that are the mean of so many runs must not mix with others
+        cache = kept / f"engines{section.avg_timing_iterations or ''}.timing"
     try:
         return EngineSettings(
             **section.model_dump(include=set(EngineChoices.model_fields)),
             workspace=section.workspace_mb << 20 if section.workspace_mb else None,
-            timing_cache=recipe.resolve(section.timing_cache) if section.timing_cache is not None else None,
+            timing_cache=cache,
         )
     except ValidationError as error:
         fault = error.errors()[0]["msg"].removeprefix("Value error, ")

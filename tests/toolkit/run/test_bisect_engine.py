@@ -126,7 +126,7 @@ def test_a_fragile_layer_is_found_with_real_samples_in_every_profile(place, caps
     assert failed and all("min_sqnr_db is missed by" in verdict["reason"] for verdict in failed)
     assert found["notes"] == [ReportCode.BATCHES_FILLED(count=1).to_json()]
     caches = {settings.timing_cache for settings in Bench.settings}
-    assert caches == {place / "run" / ".qtool" / "bisect.timing"} and not Bench.settings[0].measure
+    assert caches == {place / "run" / ".qtool" / "engines.timing"} and not Bench.settings[0].measure
     assert not list((place / "run").rglob("*.engine"))
 
 

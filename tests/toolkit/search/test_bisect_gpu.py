@@ -33,6 +33,6 @@ def test_the_damaged_layer_is_found_on_engines_and_no_verdict_is_lost(tmp_path, 
         print(found["checks"], [(len(v["kept"]), v["passed"], v["reason"]) for v in found["verdicts"]], found["notes"])
     assert found["kept"] == [FRAGILE] == call()["kept"]
     assert found["checks"] > 4
-    assert (tmp_path / "run" / ".qtool" / "bisect.timing").stat().st_size > 0
+    assert (tmp_path / "run" / ".qtool" / "engines.timing").stat().st_size > 0
     again = call("--on", "engine")
     assert again["kept"] == [FRAGILE] and again["checks"] == 0

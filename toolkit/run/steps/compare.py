@@ -117,7 +117,9 @@ class CompareStep(Step[CompareRecord]):
 
         section, hidden, progress = self.recipe.engine, self.folder.hidden, self.job.progress
         backend, _ = choose(section.backend)
-        settings = engine_settings(self.recipe).model_copy(update={"quantization": "explicit", "calibrator": "ranges"})
+        settings = engine_settings(self.recipe, hidden).model_copy(
+            update={"quantization": "explicit", "calibrator": "ranges"}
+        )
         plain, ranges = self._plain(), self.passes.ranges()
         found: dict[str, PlainEngine] = {}
         files: list[str] = []

@@ -93,7 +93,10 @@ class EngineStep(Step[EngineRecord]):
         backend, reason = choose(self.recipe.engine.backend)
         plan, profiles, root = self.lowering.plan, self.job.profiles, self.folder.path
         log: list[str] = []
-        extras, settings = extras_for(self.inputs, plan, self.passes.ranges()), engine_settings(self.recipe)
+        extras, settings = (
+            extras_for(self.inputs, plan, self.passes.ranges()),
+            engine_settings(self.recipe, self.folder.hidden),
+        )
         try:
             build = backend.build(self.lowering.model_path, profiles, settings, log.append, self.job.progress, extras)
         finally:

@@ -122,7 +122,7 @@ class OpenStep(Step[OpenRecord]):
         return backend.build(
             self.lowering.model_path,
             self.job.profiles,
-            engine_settings(self.recipe),
+            engine_settings(self.recipe, self.folder.hidden),
             progress=self.job.progress,
             extras=replace(extras, opened=chosen.tensors),
         )
