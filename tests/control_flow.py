@@ -31,7 +31,9 @@ def subgraph(
     )  # fmt: skip
 
 
-def switch(name: str, condition: str, outputs: Sequence[str], then: onnx.GraphProto, other: onnx.GraphProto) -> onnx.NodeProto:
+def switch(
+    name: str, condition: str, outputs: Sequence[str], then: onnx.GraphProto, other: onnx.GraphProto
+) -> onnx.NodeProto:
     """An If."""
     return node("If", [condition], outputs, name, then_branch=then, else_branch=other)
 
@@ -55,9 +57,12 @@ def nested(outer: bool, inner: bool | None = None) -> onnx.ModelProto:
         ]  # fmt: skip
         for one in condition:
             one.name = f"{tag}_{one.name}"
-        low = subgraph([node("Mul", ["h", "k"], ["p"], f"{tag}_p"), node("Neg", ["p"], ["q"], f"{tag}_q")], {"p": None, "q": None})
+        low = subgraph(
+            [node("Mul", ["h", "k"], ["p"], f"{tag}_p"), node("Neg", ["p"], ["q"], f"{tag}_q")], {"p": None, "q": None}
+        )
         high = subgraph(
-            [node("Abs", ["h"], ["p"], f"{tag}_p2"), node("Identity", ["k"], ["q"], f"{tag}_q2")], {"p": None, "q": None}
+            [node("Abs", ["h"], ["p"], f"{tag}_p2"), node("Identity", ["k"], ["q"], f"{tag}_q2")],
+            {"p": None, "q": None},
         )
         return subgraph(
             [

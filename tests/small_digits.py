@@ -19,11 +19,17 @@ def small_digits() -> onnx.ModelProto:
     stored = [np.load(MODELS / name) for name in ("digits_calibration.npz", "digits_test.npz")]
     images = np.concatenate([one["image"] for one in stored])
     labels = np.concatenate([one["label"] for one in stored])
-    weights = {"stem.weight": normal(8, 1, 3, 3, seed=21, scale=0.5), "second.weight": normal(16, 8, 3, 3, seed=2, scale=0.2)}
+    weights = {
+        "stem.weight": normal(8, 1, 3, 3, seed=21, scale=0.5),
+        "second.weight": normal(16, 8, 3, 3, seed=2, scale=0.2),
+    }
     for name, channels, seed in (("stem", 8, 3), ("second", 16, 5)):
         weights[f"{name}.scale"] = 1 + 0.1 * normal(channels, seed=seed)
         weights[f"{name}.shift"] = 0.1 * normal(channels, seed=seed + 1)
-        weights[f"{name}.mean"], weights[f"{name}.variance"] = np.zeros(channels, np.float32), np.ones(channels, np.float32)
+        weights[f"{name}.mean"], weights[f"{name}.variance"] = (
+            np.zeros(channels, np.float32),
+            np.ones(channels, np.float32),
+        )
     nodes = [
         node("Conv", ["image", "stem.weight"], ["s"], "stem", pads=[1, 1, 1, 1]), normalization("stem", "s", "sn"),
         node("Relu", ["sn"], ["sr"]),

@@ -61,7 +61,9 @@ def test_every_code_has_one_sentence():
 def wanted(template: Any) -> tuple[set[str], set[str] | None]:
     """The values that a template needs, and those that it may take; None where it takes any."""
     if isinstance(template, str):
-        fields = {field.partition(".")[0].partition("[")[0] for _, field, _, _ in string.Formatter().parse(template) if field}
+        fields = {
+            field.partition(".")[0].partition("[")[0] for _, field, _, _ in string.Formatter().parse(template) if field
+        }
         return fields, None
     named = inspect.signature(template).parameters.values()
     needs = {p.name for p in named if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
@@ -72,7 +74,11 @@ def said() -> Iterator[tuple[str, str, set[str], bool]]:
     """Every ``Code.NAME(...)``: where it stands, the code's name, the values' names, and whether there may be more."""
     for path in sorted(file for top in ("toolkit", "passes") for file in (ROOT / top).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name)):
+            if not (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+            ):
                 continue
             if node.func.value.id.endswith("Code") and node.func.attr.isupper():
                 given = {keyword.arg for keyword in node.keywords if keyword.arg}
@@ -97,8 +103,13 @@ def test_the_values_that_are_given_are_those_that_the_sentence_takes():
 
 def without_sentences(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {key: one for key, one in value.items() if key not in SENTENCES | CHANGING or isinstance(one, (dict, list))}
-        return {key: len(one) if key in LISTS and isinstance(one, list) else without_sentences(one) for key, one in kept.items()}
+        kept = {
+            key: one for key, one in value.items() if key not in SENTENCES | CHANGING or isinstance(one, (dict, list))
+        }
+        return {
+            key: len(one) if key in LISTS and isinstance(one, list) else without_sentences(one)
+            for key, one in kept.items()
+        }
     return [without_sentences(one) for one in value] if isinstance(value, list) else value
 
 

@@ -63,7 +63,9 @@ def surface() -> str:
         if inspect.isclass(found):
             lines.append(f"{name}: class")
             for attribute, value in sorted(vars(found).items()):
-                if attribute.startswith("_") or not (inspect.isfunction(value) or isinstance(value, (classmethod, property))):
+                if attribute.startswith("_") or not (
+                    inspect.isfunction(value) or isinstance(value, (classmethod, property))
+                ):
                     continue
                 if isinstance(value, property):
                     lines.append(f"    {attribute}")

@@ -68,7 +68,10 @@ def main() -> int:
             except QtoolError as fault:
                 found, error = [], str(fault)
             broken += any(status not in (0, 1) for status in found[1:])
-            print(f"{model.parent.name}/{model.name} {found} {time.perf_counter() - start:.1f} s {error[:300]}", flush=True)
+            print(
+                f"{model.parent.name}/{model.name} {found} {time.perf_counter() - start:.1f} s {error[:300]}",
+                flush=True,
+            )
     return int(broken > 0)
 
 

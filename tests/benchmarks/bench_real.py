@@ -71,7 +71,10 @@ def answers(model: Path, data: dict[str, np.ndarray]) -> list[dict[str, np.ndarr
 
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson 1927)."""
-    share, spread = right / count, z * math.sqrt(right / count * (1 - right / count) / count + z * z / (4 * count * count))
+    share, spread = (
+        right / count,
+        z * math.sqrt(right / count * (1 - right / count) / count + z * z / (4 * count * count)),
+    )
     middle, scale = share + z * z / (2 * count), 1 + z * z / count
     return (middle - spread) / scale, (middle + spread) / scale
 
@@ -80,7 +83,10 @@ def judged(real: Real, data: dict[str, np.ndarray], reference: list, tested: lis
     """The independent judge's figures."""
     same = [real.same(a, b) for a, b in zip(reference, tested)]
     low, high = wilson(sum(same), len(same))
-    found: dict[str, object] = {"unchanged": round(sum(same) / len(same), 4), "interval": [round(low, 3), round(high, 3)]}
+    found: dict[str, object] = {
+        "unchanged": round(sum(same) / len(same), 4),
+        "interval": [round(low, 3), round(high, 3)],
+    }
     if real.correct is not None:
         found["metric"] = float(np.mean([real.correct(o, int(label)) for o, label in zip(tested, data["label"])]))
         found["float"] = float(np.mean([real.correct(o, int(label)) for o, label in zip(reference, data["label"])]))
@@ -168,7 +174,9 @@ def main() -> None:
                     elif "MODELOPT" in os.environ:
                         made = scratch / "modelopt.onnx"
                         inputs = [str(folder / "model.onnx"), str(folder / "calibration.npz"), str(made)]
-                        subprocess.run([os.environ["MODELOPT"], "-c", MODELOPT, *inputs], check=True, capture_output=True)
+                        subprocess.run(
+                            [os.environ["MODELOPT"], "-c", MODELOPT, *inputs], check=True, capture_output=True
+                        )
                     else:
                         continue
                     found |= judged(real, data, reference, answers(made, data))

@@ -113,7 +113,9 @@ def main() -> None:
             out = folder / f"{name}_modelopt.onnx"
             copy = folder / f"{name}_copy.onnx"  # it rewrites the file that it is given
             copy.write_bytes((folder / f"{name}.onnx").read_bytes())
-            shapes = ",".join(f"{k}:{'x'.join(str(d) for d in (8, *v.shape[1:]))}" for k, v in inputs_of(name, 1).items())
+            shapes = ",".join(
+                f"{k}:{'x'.join(str(d) for d in (8, *v.shape[1:]))}" for k, v in inputs_of(name, 1).items()
+            )
             quantize(
                 str(copy), quantize_mode="int8", calibration_method="entropy", calibration_data=inputs_of(name, 32),
                 calibration_shapes=shapes, calibration_eps=["cpu"], high_precision_dtype="fp32", output_path=str(out),

@@ -211,9 +211,14 @@ class Detector(nn.Module):
         super().__init__()
         w = [width * 2**i for i in range(5)]
         self.stem = ConvSilu(3, w[0], 3, 2)
-        self.down = nn.ModuleList(nn.Sequential(ConvSilu(w[i], w[i + 1], 3, 2), Split(w[i + 1], w[i + 1])) for i in range(4))
+        self.down = nn.ModuleList(
+            nn.Sequential(ConvSilu(w[i], w[i + 1], 3, 2), Split(w[i + 1], w[i + 1])) for i in range(4)
+        )
         self.pool, self.join = nn.MaxPool2d(5, 1, 2), ConvSilu(4 * w[4], w[4])
-        self.up, self.lateral = nn.Upsample(scale_factor=2), nn.ModuleList([Split(w[4] + w[3], w[3]), Split(w[3] + w[2], w[2])])
+        self.up, self.lateral = (
+            nn.Upsample(scale_factor=2),
+            nn.ModuleList([Split(w[4] + w[3], w[3]), Split(w[3] + w[2], w[2])]),
+        )
         self.heads = nn.ModuleList(nn.Conv2d(w[i], 4 + classes, 1) for i in (2, 3, 4))
 
     def forward(self, image: Tensor) -> Tensor:
@@ -245,8 +250,13 @@ def build(name: str, path: Path) -> Path:
         args = (torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64))
         names, axes = ["ids", "mask"], {n: {0: "batch", 1: "length"} for n in ("ids", "mask")}
     else:
-        made = {"resnet50": resnet50, "densenet121": densenet121, "mobilenet_v2": mobilenet_v2, "unet": UNet,
-                "detector": Detector}
+        made = {
+            "resnet50": resnet50,
+            "densenet121": densenet121,
+            "mobilenet_v2": mobilenet_v2,
+            "unet": UNet,
+            "detector": Detector,
+        }
         network, size = made[name](), 256 if name in ("unet", "detector") else 224
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):

@@ -99,11 +99,15 @@ def captcha_scenes(random: np.random.Generator, count: int) -> dict[str, np.ndar
     scenes = []
     for _ in range(count):
         width, height = 416, int(random.integers(180, 300))
-        scene = Image.fromarray(random.integers(90, 220, (height // 8, width // 8, 3), dtype=np.uint8)).resize((width, height))
+        scene = Image.fromarray(random.integers(90, 220, (height // 8, width // 8, 3), dtype=np.uint8)).resize(
+            (width, height)
+        )
         draw = ImageDraw.Draw(scene)
         for _ in range(int(random.integers(3, 7))):
             place = (int(random.integers(10, width - 60)), int(random.integers(10, height - 60)))
-            draw.text(place, word(random, 1), fill=tuple(int(v) for v in random.integers(0, 255, 3)), font=font(random, 44))
+            draw.text(
+                place, word(random, 1), fill=tuple(int(v) for v in random.integers(0, 255, 3)), font=font(random, 44)
+            )
         full = np.full((416, 416, 3), 114, np.float32)
         full[:height] = np.float32(scene)[..., ::-1]
         scenes.append(full.transpose(2, 0, 1))

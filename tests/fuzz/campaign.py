@@ -66,11 +66,18 @@ def try_input(seed: int, keep: Path | None = None, deep: bool = False) -> Result
     sound = corpus()[seed % len(corpus())]
     command = sound.commands[(seed // len(corpus())) % len(sound.commands)]
     content = mutated(sound.kind, sound.content, seed)
-    with tempfile.TemporaryDirectory(prefix="fuzz") as name, contextlib.chdir(name) if hasattr(contextlib, "chdir") else _chdir(name):
+    with (
+        tempfile.TemporaryDirectory(prefix="fuzz") as name,
+        contextlib.chdir(name) if hasattr(contextlib, "chdir") else _chdir(name),
+    ):
         folder = Path(name)
         recipe_folder(folder)
         old, new = sound.recipe
-        (folder / "r.toml").write_text((folder / "r.toml").read_text().replace(old, new.replace("FILE", sound.name)) if old else (folder / "r.toml").read_text())
+        (folder / "r.toml").write_text(
+            (folder / "r.toml").read_text().replace(old, new.replace("FILE", sound.name))
+            if old
+            else (folder / "r.toml").read_text()
+        )
         (folder / sound.name).parent.mkdir(exist_ok=True)
         (folder / sound.name).write_bytes(content)
         started, before = time.monotonic(), peak_megabytes()
@@ -175,8 +182,14 @@ def main() -> int:
         tally[(result.fault and "FAULT") or result.outcome] += 1
         slowest = max(slowest, result.seconds)
         if result.fault:
-            print(f"seed {seed}, {result.name}, qtool {' '.join(result.command)}: {result.fault}\n    {result.said.strip()[-400:]}", flush=True)
-    print(f"{settings.inputs} inputs, slowest {slowest:.1f} s: " + ", ".join(f"{name} {count}" for name, count in tally.most_common()))
+            print(
+                f"seed {seed}, {result.name}, qtool {' '.join(result.command)}: {result.fault}\n    {result.said.strip()[-400:]}",
+                flush=True,
+            )
+    print(
+        f"{settings.inputs} inputs, slowest {slowest:.1f} s: "
+        + ", ".join(f"{name} {count}" for name, count in tally.most_common())
+    )
     return 1 if tally["FAULT"] else 0
 
 

@@ -44,7 +44,9 @@ SHAPE = ["n", 3, 4, 4]
 WEIGHTS = {"w0": normal(4, 3, 3, 3, seed=1, scale=0.3), "w1": normal(6, 4, seed=2)}
 
 
-def network(middle: list[onnx.NodeProto] | None = None, weights: dict[str, np.ndarray] | None = None) -> onnx.ModelProto:
+def network(
+    middle: list[onnx.NodeProto] | None = None, weights: dict[str, np.ndarray] | None = None
+) -> onnx.ModelProto:
     """conv, whatever stands between 'c' and 'm', pooled, flattened, into a Gemm."""
     between = middle if middle is not None else [node("Relu", ["c"], ["m"])]
     return build(
@@ -253,7 +255,9 @@ def sound_inputs() -> Iterator[Sound]:
     made = run_files()
     for name, make in MODELS.items():
         commands = (("inspect", "m.onnx"), _CHECK, ("new", "m.onnx", "--out", "n.toml", "--force"))
-        yield Sound("onnx", "m.onnx", make().SerializeToString(), commands=commands + ((_RUN,) if name == "plain" else ()))
+        yield Sound(
+            "onnx", "m.onnx", make().SerializeToString(), commands=commands + ((_RUN,) if name == "plain" else ())
+        )
     yield Sound("toml", "r.toml", RECIPE.encode(), commands=(_CHECK,))
     for packed in (np.savez, np.savez_compressed):
         for arrays in (samples(), {f"x/{i:05d}": normal(1, 3, 4, 4, seed=i) for i in range(3)}):
@@ -267,14 +271,25 @@ def sound_inputs() -> Iterator[Sound]:
     for ending in ("png", "jpg", "bmp", "tif", "ppm", "webp"):
         yield Sound("image", f"images/a.{ending}", picture(ending), ('data = "c.npz"', 'data = "images"'), (_CHECK,))
     ranges = ('method = "minmax"', 'method = "minmax"\nranges = "FILE"')
-    yield Sound("json", "a.json", made["ranges.json"], ranges, (("inspect", "a.json"), ("compare", "a.json", "a.json"), _CHECK))
+    yield Sound(
+        "json", "a.json", made["ranges.json"], ranges, (("inspect", "a.json"), ("compare", "a.json", "a.json"), _CHECK)
+    )
     for name, content in TABLES.items():
         kind = "json" if name.endswith(".json") else "text"
         yield Sound(kind, name, content, ranges, (("inspect", name), ("compare", name, name, "--html", "p.html")))
     collection = ('method = "minmax"', 'method = "minmax"\ncollection = "FILE"')
     yield Sound("npz", "col.npz", made["col.npz"], collection, (("inspect", "col.npz"), _CHECK))
     yield Sound("npz", "part.npz", made["p.npz"], commands=(("merge", "part.npz", "part.npz", "--out", "both.npz"),))
-    yield Sound("json", "rep.json", made["report.json"], commands=(("inspect", "rep.json"), ("compare", "rep.json", "rep.json", "--html", "p.html")))
+    yield Sound(
+        "json",
+        "rep.json",
+        made["report.json"],
+        commands=(("inspect", "rep.json"), ("compare", "rep.json", "rep.json", "--html", "p.html")),
+    )
     yield Sound("jsonl", "j.jsonl", made["journal.jsonl"], commands=(("inspect", "j.jsonl"),))
-    for name, content in (("layers.json", INSPECTED), ("net.json", NETWORK), ("all.json", {"source": "inspector", "profiles": [INSPECTED]})):
+    for name, content in (
+        ("layers.json", INSPECTED),
+        ("net.json", NETWORK),
+        ("all.json", {"source": "inspector", "profiles": [INSPECTED]}),
+    ):
         yield Sound("json", name, json.dumps(content).encode(), commands=(("inspect", name),))

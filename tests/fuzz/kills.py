@@ -160,13 +160,20 @@ def tried(place: Path, name: str, moments: int | None, over: bool = False) -> li
     if status not in (0, 1):
         return [f"{name}: it fails undisturbed: {said[-300:]}"]
     wanted = read(place / "whole", said)
-    stops = range(1, writes + 1) if moments is None else sorted({1 + i * (writes - 1) // (moments - 1) for i in range(moments)})
+    stops = (
+        range(1, writes + 1)
+        if moments is None
+        else sorted({1 + i * (writes - 1) // (moments - 1) for i in range(moments)})
+    )
     found = []
     for stop in stops:
         line = fresh("out")
         if started(line, place, stop)[0] != -signal.SIGKILL:
             continue
-        found += [f"{name}, killed before write {stop} of {writes}: {fault}" for fault in _lies(place / "out", place / "before")]
+        found += [
+            f"{name}, killed before write {stop} of {writes}: {fault}"
+            for fault in _lies(place / "out", place / "before")
+        ]
         status, _, said = started(line, place, None)
         again = read(place / "out", said) if status in (0, 1) else {"status": said[-500:]}
         found += [

@@ -88,7 +88,17 @@ def json_values(content: bytes, rng: random.Random) -> bytes:
     else:
         parent[key] = marker
         raw = rng.choice(
-            ("NaN", "-Infinity", "1e400", "1" + "0" * 400, "9" * 5000, '"\\ud800"', "[" * 3000 + "]" * 3000, '{"a":1,"a":2}', "")
+            (
+                "NaN",
+                "-Infinity",
+                "1e400",
+                "1" + "0" * 400,
+                "9" * 5000,
+                '"\\ud800"',
+                "[" * 3000 + "]" * 3000,
+                '{"a":1,"a":2}',
+                "",
+            )
         )
     return json.dumps(holder[0]).replace(f'"{marker}"', raw).encode("utf-8", "surrogatepass")
 
@@ -136,7 +146,9 @@ def npy_header(content: bytes, rng: random.Random) -> bytes:
                             "(6, 3, 4, 4)" + "(" * 90, "(2**40,)", "(6, 3, 16)"))  # fmt: skip
         header = re.sub(r"\([^)]*\)", lambda _: shape, header)
     elif how == 1:
-        dtype = rng.choice((">f4", "<f8", "|O", "<U100000000", "<V8", "<M8[s]", "|b1", "<c16", "x", "", "<f4,<i4", "<f2"))
+        dtype = rng.choice(
+            (">f4", "<f8", "|O", "<U100000000", "<V8", "<M8[s]", "|b1", "<c16", "x", "", "<f4,<i4", "<f2")
+        )
         header = re.sub(r"'descr': '[^']*'", lambda _: f"'descr': '{dtype}'", header)
     elif how == 2:
         header = header.replace("False", rng.choice(("True", "None", "1", "__import__('os')")))
@@ -153,7 +165,9 @@ def zip_members(content: bytes, rng: random.Random) -> bytes:
         data = bytearray(content)
         spot = data.rfind(b"PK\x01\x02")
         field, size = rng.choice(((8, 2), (10, 2), (16, 4), (20, 4), (24, 4), (42, 4)))
-        data[spot + field : spot + field + size] = rng.choice((rng.randbytes(size), b"\xff" * size, b"\x01" + bytes(size - 1)))
+        data[spot + field : spot + field + size] = rng.choice(
+            (rng.randbytes(size), b"\xff" * size, b"\x01" + bytes(size - 1))
+        )
         return bytes(data)
     stream = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(stream, "w") as new:
@@ -165,7 +179,18 @@ def zip_members(content: bytes, rng: random.Random) -> bytes:
             if number == chosen and how <= 2:
                 member = npy_header(member, rng)
             elif number == chosen and how == 3:
-                name = rng.choice(("x/²³.npy", "x/1.npy", "../x.npy", "", "y.npy", "label.npy", "x/" + "9" * 5000 + ".npy", "head.npy"))
+                name = rng.choice(
+                    (
+                        "x/²³.npy",
+                        "x/1.npy",
+                        "../x.npy",
+                        "",
+                        "y.npy",
+                        "label.npy",
+                        "x/" + "9" * 5000 + ".npy",
+                        "head.npy",
+                    )
+                )
             elif number == chosen and how == 4:
                 method = rng.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
             elif number == chosen:
@@ -192,7 +217,9 @@ def onnx_fields(content: bytes, rng: random.Random) -> bytes:
     fields = list(message.DESCRIPTOR.fields)
     present = [field for field, _ in message.ListFields()]
     field = rng.choice(present if present and rng.random() < 0.7 else fields)
-    repeated = not hasattr(getattr(message, field.name), "ListFields") and hasattr(getattr(message, field.name), "append" if field.type != field.TYPE_MESSAGE else "add")
+    repeated = not hasattr(getattr(message, field.name), "ListFields") and hasattr(
+        getattr(message, field.name), "append" if field.type != field.TYPE_MESSAGE else "add"
+    )
     how = rng.randrange(4)
     if how == 0:
         message.ClearField(field.name)

@@ -149,7 +149,9 @@ def test_collections(here: Path, capsys: pytest.CaptureFixture[str], case: str) 
     assert not (here / "both.npz").exists()
 
 
-def test_a_collection_of_the_run_folder_that_was_damaged_is_made_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_collection_of_the_run_folder_that_was_damaged_is_made_again(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert invoke(list(RUN)) == 0
     (kept,) = (here / "o" / ".qtool").glob("collection-*.npz")
     for content in (b"", b"PK\x03\x04", corpus.run_files()["col.npz"][:-40]):
@@ -315,7 +317,9 @@ def test_large_packed_arrays_are_read_a_few_rows_at_a_time(tmp_path: Path, monke
 # ---------------------------------------------------------------- ONNX
 
 
-def onnx_file(change: Callable[[onnx.ModelProto], None], make: Callable[[], onnx.ModelProto] = corpus.network) -> Change:
+def onnx_file(
+    change: Callable[[onnx.ModelProto], None], make: Callable[[], onnx.ModelProto] = corpus.network
+) -> Change:
     def write(folder: Path) -> None:
         proto = make()
         change(proto)
@@ -364,7 +368,10 @@ def bomb(proto: onnx.ModelProto) -> None:
     """Thirty functions, each of which calls the one before twice."""
     for number in range(30):
         inner = "Shift" if number == 0 else f"F{number - 1}"
-        calls = [helper.make_node(inner, ["a"], ["t"], domain="own"), helper.make_node(inner, ["t"], ["b"], domain="own")]
+        calls = [
+            helper.make_node(inner, ["a"], ["t"], domain="own"),
+            helper.make_node(inner, ["t"], ["b"], domain="own"),
+        ]
         opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
         proto.functions.append(helper.make_function("own", f"F{number}", ["a"], ["b"], calls, opsets))
     proto.graph.node[1].op_type = "F29"
@@ -477,7 +484,9 @@ def test_sound_models_still_work(here: Path, capsys: pytest.CaptureFixture[str],
     capsys.readouterr()
 
 
-def test_external_data_of_twenty_gigabytes_is_read_as_far_as_it_is_needed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_external_data_of_twenty_gigabytes_is_read_as_far_as_it_is_needed(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     external(length="")(here)
     with open(here / "w.bin", "r+b") as stream:
         stream.truncate(20 << 30)
@@ -487,7 +496,9 @@ def test_external_data_of_twenty_gigabytes_is_read_as_far_as_it_is_needed(here: 
     capsys.readouterr()
 
 
-def test_a_loop_without_an_end_is_stopped(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_without_an_end_is_stopped(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("toolkit.graph.endless._SECONDS", 0.5)
     for trips in (None, 2**62):
         onnx_file(lambda p: None, lambda: corpus.with_loop(trips=trips))(here)  # noqa: B023
@@ -626,8 +637,15 @@ def test_a_folder_of_pipes_named_like_images(here: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("op", ["Sqrt", "Log"])
-def test_a_float_model_that_gives_no_number_is_no_reference(here: Path, capsys: pytest.CaptureFixture[str], op: str) -> None:
+def test_a_float_model_that_gives_no_number_is_no_reference(
+    here: Path, capsys: pytest.CaptureFixture[str], op: str
+) -> None:
     nodes = [node("Abs", ["c"], ["a"]), node("Neg", ["a"], ["b"]), node(op, ["b"], ["m"])]
     onnx_file(lambda p: None, lambda: corpus.network(nodes))(here)
-    for command in (CHECK, RUN, ("sensitivity", "r.toml", "--out", "s"), ("bisect", "r.toml", "--out", "b", "--min-sqnr-db", "10")):
+    for command in (
+        CHECK,
+        RUN,
+        ("sensitivity", "r.toml", "--out", "s"),
+        ("bisect", "r.toml", "--out", "b", "--min-sqnr-db", "10"),
+    ):
         assert "'y'" in complain(here, capsys, *command)

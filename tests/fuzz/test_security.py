@@ -27,7 +27,9 @@ SECRET = b"TOP-SECRET-FILE-" * 8
 
 def moved(tensor: TensorProto, location: str = "w.bin") -> None:
     """Make a tensor of 32 floats whose values lie in a file."""
-    tensor.CopyFrom(TensorProto(name=tensor.name, data_type=TensorProto.FLOAT, dims=[32], data_location=TensorProto.EXTERNAL))
+    tensor.CopyFrom(
+        TensorProto(name=tensor.name, data_type=TensorProto.FLOAT, dims=[32], data_location=TensorProto.EXTERNAL)
+    )
     tensor.external_data.add(key="location", value=location)
 
 
@@ -101,7 +103,11 @@ def test_data_outside_the_models_folder_is_never_read(
     model = home.parent / "model"
     (model / "link.bin").symlink_to(home / "w.bin")
     (model / "m.onnx").write_bytes(PLACES[place](location.replace("HOME", str(home))).SerializeToString())
-    for command in (("check", "../model/r.toml"), ("run", "../model/r.toml", "--out", "../o"), ("inspect", "../model/m.onnx")):
+    for command in (
+        ("check", "../model/r.toml"),
+        ("run", "../model/r.toml", "--out", "../o"),
+        ("inspect", "../model/m.onnx"),
+    ):
         assert "w.bin" in complain(home, capsys, *command) or location == "link.bin"
     assert not any(SECRET[:15] in file.read_bytes() for file in (home.parent / "o").rglob("*") if file.is_file())
     with pytest.raises((ModelError, NotAllowedError)):
@@ -162,10 +168,20 @@ def test_no_command_writes_over_what_it_reads(home: Path, capsys: pytest.Capture
     a, b, col = (str(model / name) for name in ("a.json", "b.json", "col.npz"))
     for target in (a, b, str(model / "hard.json"), str(model / "soft.json"), str(model / "." / "a.json")):
         complain(home, capsys, "compare", a, b, "--html", target)
-    complain(home, capsys, "compare", str(model / "rep.json"), str(model / "rep.json"), "--html", str(model / "rep.json"))
+    complain(
+        home, capsys, "compare", str(model / "rep.json"), str(model / "rep.json"), "--html", str(model / "rep.json")
+    )
     complain(home, capsys, "merge", col, "--out", col)
     for target in ("m.onnx", "c.npz", "t.npz"):
-        command = ["new", str(model / "m.onnx"), "--data", str(model / "c.npz"), "--test", str(model / "t.npz"), "--force"]
+        command = [
+            "new",
+            str(model / "m.onnx"),
+            "--data",
+            str(model / "c.npz"),
+            "--test",
+            str(model / "t.npz"),
+            "--force",
+        ]
         complain(home, capsys, *command, "--out", str(model / target))
     for target in ("m.onnx", "c.npz", "t.npz", "r.toml"):
         complain(home, capsys, "calibrate", str(model / "r.toml"), "--out", str(model / target))
@@ -202,7 +218,11 @@ def test_the_page_of_compared_ranges_shows_names_and_obeys_none(home: Path, caps
 def test_every_template_carries_the_policy() -> None:
     from toolkit.report.html import environment
 
-    pages = [name for name in environment().list_templates(extensions=["jinja"]) if "<html" in environment().loader.get_source(environment(), name)[0]]
+    pages = [
+        name
+        for name in environment().list_templates(extensions=["jinja"])
+        if "<html" in environment().loader.get_source(environment(), name)[0]
+    ]
     assert pages == ["layout.html.jinja"]
     assert "Content-Security-Policy" in environment().loader.get_source(environment(), "layout.html.jinja")[0]
 

@@ -101,7 +101,11 @@ def test_layers_are_equalized_whichever_way_they_are_written(linear, pool):
 def test_channels_of_a_convolution_are_not_the_last_axis_of_a_matmul():
     """Eight channels, and eight columns that the MatMul reads."""
     weights = {"w0": uneven(8, 3, 3, 3), "w3": normal(8, 8, seed=5), "b3": normal(8, seed=6)}
-    nodes = [node("Conv", ["x", "w0"], ["c0"], pads=[1, 1, 1, 1]), node("MatMul", ["c0", "w3"], ["m"]), node("Add", ["m", "b3"], ["y"])]
+    nodes = [
+        node("Conv", ["x", "w0"], ["c0"], pads=[1, 1, 1, 1]),
+        node("MatMul", ["c0", "w3"], ["m"]),
+        node("Add", ["m", "b3"], ["y"]),
+    ]
     context = Context()
     Equalize()(Model.from_proto(build(nodes, {"x": ["n", 3, 8, 8]}, {"y": None}, weights)), context)
     assert not context.journal.of("changed") and {"op": "MatMul"} in said(context.journal, Code.NOT_HOMOGENEOUS)

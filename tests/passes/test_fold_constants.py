@@ -71,7 +71,11 @@ def test_an_if_is_decided_by_what_all_profiles_fix(most):
 
 def test_sizes_that_break_a_branch_for_other_sizes_decide_nothing():
     """One branch takes 4 columns, the other 8: with 4 fixed, the second cannot even be loaded."""
-    cond = [node("Shape", ["x"], ["s"]), node("Gather", ["s", "one"], ["cols"]), node("Equal", ["cols", "four"], ["is"])]
+    cond = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "one"], ["cols"]),
+        node("Equal", ["cols", "four"], ["is"]),
+    ]
     inner = models.switch("inner", "is", ["a"], models.subgraph([node("MatMul", ["x", "w4"], ["p"])], {"p": None}),
                           models.subgraph([node("Neg", ["x"], ["q"])], {"q": None}))  # fmt: skip
     outer = models.switch("outer", "rate", ["y"], models.subgraph([*cond, inner], {"a": None}),
@@ -96,8 +100,13 @@ def test_an_if_whose_condition_is_an_input_stays_with_its_layers():
 
 def test_a_branch_brings_no_name_twice():
     """Both Ifs use the names t and k inside, and both are replaced."""
+
     def choice(name, out):
-        then = models.subgraph([node("Mul", ["x", "k"], ["t"], f"{name}_mul")], {"t": None}, weights={"k": np.array([2 if out == "a" else 3], np.float32)})
+        then = models.subgraph(
+            [node("Mul", ["x", "k"], ["t"], f"{name}_mul")],
+            {"t": None},
+            weights={"k": np.array([2 if out == "a" else 3], np.float32)},
+        )
         other = models.subgraph([node("Neg", ["x"], ["t"], f"{name}_neg")], {"t": None})
         return models.switch(name, "yes", [out], then, other)
 
@@ -123,7 +132,11 @@ def test_known_shapes_and_known_parts_of_shapes_are_values():
     proto = build(nodes, {"x": ["n", 4]}, {"y": None}, {**pick, "w": normal(3, 5)}, types=types)
     model, _ = folded(proto)
     assert ops(model) == {"Shape": 1, "Gather": 1, "Concat": 1}
-    assert run(model, {"x": normal(7, 4)})[0].tolist() == run(proto, {"x": normal(7, 4)})[0].tolist() == [4, 4, 7, 2, 4, 2, 3, 5]
+    assert (
+        run(model, {"x": normal(7, 4)})[0].tolist()
+        == run(proto, {"x": normal(7, 4)})[0].tolist()
+        == [4, 4, 7, 2, 4, 2, 3, 5]
+    )
 
 
 def test_sizes_that_are_halved_in_float_stay_halved():
@@ -159,8 +172,14 @@ def test_a_result_that_is_too_large_is_named_and_stays():
 
 
 def test_one_output_of_several_is_stored_without_moving_the_others():
-    nodes = [node("TopK", ["w", "k"], ["values", "places"]), node("Add", ["x", "values"], ["y"]), node("Identity", ["places"], ["z"])]
-    proto = build(nodes, {"x": [2]}, {"y": None, "z": None}, {"w": normal(4), "k": np.array([2])}, types={"z": TensorProto.INT64})
+    nodes = [
+        node("TopK", ["w", "k"], ["values", "places"]),
+        node("Add", ["x", "values"], ["y"]),
+        node("Identity", ["places"], ["z"]),
+    ]
+    proto = build(
+        nodes, {"x": [2]}, {"y": None, "z": None}, {"w": normal(4), "k": np.array([2])}, types={"z": TensorProto.INT64}
+    )
     model, _ = folded(proto)
     assert all(np.array_equal(a, b) for a, b in zip(run(proto, {"x": normal(2)}), run(model, {"x": normal(2)})))
     assert ops(model) == {"Add": 1, "Identity": 1}
@@ -168,7 +187,12 @@ def test_one_output_of_several_is_stored_without_moving_the_others():
 
 def test_outputs_of_the_model_stay_computed():
     """A constant cannot be an output of a graph that is read again."""
-    proto = build([node("Neg", ["w"], ["n"]), node("Exp", ["n"], ["z"]), node("Add", ["x", "n"], ["y"])], {"x": [4]}, {"y": None, "z": None}, {"w": normal(4)})
+    proto = build(
+        [node("Neg", ["w"], ["n"]), node("Exp", ["n"], ["z"]), node("Add", ["x", "n"], ["y"])],
+        {"x": [4]},
+        {"y": None, "z": None},
+        {"w": normal(4)},
+    )
     model, _ = folded(proto)
     assert ops(model) == {"Exp": 1, "Add": 1}
     again = Model.from_proto(model.to_proto())
@@ -181,7 +205,12 @@ def test_pairs_and_random_numbers_inside_subgraphs_stay(place):
         node("QuantizeLinear", ["w", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
         node("RandomNormal", [], ["r"], shape=[4]), node("Mul", ["r", "none"], ["silent"]), node("Add", ["d", "silent"], ["sum"]),
     ]  # fmt: skip
-    weights = {"w": normal(4), "s": np.array(0.1, np.float32), "z": np.array(0, np.int8), "none": np.zeros(4, np.float32)}
+    weights = {
+        "w": normal(4),
+        "s": np.array(0.1, np.float32),
+        "z": np.array(0, np.int8),
+        "none": np.zeros(4, np.float32),
+    }
     if place == "branch":
         then = models.subgraph([*inner, node("Add", ["x", "sum"], ["t"])], {"t": None})
         main = models.switch("if", "yes", ["y"], then, models.subgraph([node("Neg", ["x"], ["t2"])], {"t2": None}))

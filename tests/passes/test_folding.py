@@ -88,7 +88,10 @@ def test_batchnorm_folds_into_a_matmul_as_into_a_gemm(bias, first):
 def test_batchnorm_behind_a_matmul_of_three_dimensions_stays():
     """Its channels are the second axis, which is not that of the weights."""
     weights = {"w": normal(4, 6), **batchnorm_weights(3)}
-    nodes = [node("MatMul", ["x", "w"], ["m"]), node("BatchNormalization", ["m", "gamma", "beta", "mean", "var"], ["y"])]
+    nodes = [
+        node("MatMul", ["x", "w"], ["m"]),
+        node("BatchNormalization", ["m", "gamma", "beta", "mean", "var"], ["y"]),
+    ]
     model = Model.from_proto(build(nodes, {"x": [2, 3, 4]}, {"y": None}, weights))
     context = Context()
     FoldBatchNorm()(model, context)
@@ -236,6 +239,8 @@ def test_a_gemm_bias_that_is_not_by_channel_is_declined(shape):
 
 
 def test_random_operators_are_no_constants():
-    model = Model.from_proto(build([node("RandomNormal", [], ["r"], shape=[4]), node("Add", ["x", "r"], ["y"])], {"x": [4]}, {"y": [4]}))
+    model = Model.from_proto(
+        build([node("RandomNormal", [], ["r"], shape=[4]), node("Add", ["x", "r"], ["y"])], {"x": [4]}, {"y": [4]})
+    )
     FoldConstants()(model)
     assert ops(model) == {"RandomNormal": 1, "Add": 1}

@@ -162,7 +162,11 @@ def test_a_max_pool_beside_a_quantized_skip_reads_the_skips_pair_at_one_scale(sk
     InsertQDQ()(model, context)
     scale = float(model.constant(model.node("b").inputs[0].inputs[0].inputs[1]))
     if skip:
-        assert reads_pair(model, "p", 0) and reads_pair(model, "b", 0) and context.plan.get("p").precision is Precision.INT8
+        assert (
+            reads_pair(model, "p", 0)
+            and reads_pair(model, "b", 0)
+            and context.plan.get("p").precision is Precision.INT8
+        )
         assert scale == pytest.approx(5 / 127, rel=1e-3)
     else:  # nothing but the pool reads the ReLU: Q moves through it by itself
         assert not reads_pair(model, "p", 0) and scale == pytest.approx(1.9 / 127, rel=1e-3)

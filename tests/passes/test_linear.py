@@ -21,7 +21,10 @@ from toolkit.backends.lowering import lower
 
 def blocks(count):
     """Conv, BatchNormalization and Relu, again and again, with an outlier channel for each Conv."""
-    weights = {name: np.full(4, value, np.float32) for name, value in (("gain", 1), ("shift", 0.1), ("mean", 0), ("variance", 1))}
+    weights = {
+        name: np.full(4, value, np.float32)
+        for name, value in (("gain", 1), ("shift", 0.1), ("mean", 0), ("variance", 1))
+    }
     nodes, before = [], "x"
     for i in range(count):
         weights[f"w{i}"] = normal(4, 4, 1, 1, seed=i) * np.float32([[1], [9], [1], [1]]).reshape(1, 4, 1, 1)

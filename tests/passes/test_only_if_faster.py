@@ -26,7 +26,10 @@ def chain(count=5):
     nodes, weights, before = [], {}, "x"
     for i in range(count):
         weights[f"w{i}"] = normal(4, 4, 1, 1, seed=i, scale=0.4)
-        nodes += [node("Conv", [before, f"w{i}"], [f"c{i}"]), node("Relu", [f"c{i}"], [f"r{i}" if i < count - 1 else "y"])]
+        nodes += [
+            node("Conv", [before, f"w{i}"], [f"c{i}"]),
+            node("Relu", [f"c{i}"], [f"r{i}" if i < count - 1 else "y"]),
+        ]
         before = f"r{i}"
     return Model.from_proto(build(nodes, {"x": ["n", 4, 6, 6]}, {"y": ["n", 4, 6, 6]}, weights))
 
@@ -35,7 +38,14 @@ def encoder(layers=2):
     """MatMuls as in a transformer: four 8x8 a layer, one up, one down, with Relus between."""
     nodes, weights, before = [], {}, "x"
     for i in range(layers):
-        for kind, (rows, columns) in {"q": (8, 8), "k": (8, 8), "v": (8, 8), "o": (8, 8), "up": (8, 32), "down": (32, 8)}.items():
+        for kind, (rows, columns) in {
+            "q": (8, 8),
+            "k": (8, 8),
+            "v": (8, 8),
+            "o": (8, 8),
+            "up": (8, 32),
+            "down": (32, 8),
+        }.items():
             name = f"{kind}{i}"
             weights[f"w_{name}"] = normal(rows, columns, seed=len(weights), scale=0.3)
             nodes += [node("MatMul", [before, f"w_{name}"], [name]), node("Relu", [name], [f"r_{name}"])]
@@ -57,7 +67,11 @@ def context_for(backend, folder=None, profiles=None, settings=None, dry_run=Fals
 
 
 def quantized(model, names):
-    return {n for n in names if model.node(n).inputs[0].inputs and model.node(n).inputs[0].inputs[0].op == "DequantizeLinear"}
+    return {
+        n
+        for n in names
+        if model.node(n).inputs[0].inputs and model.node(n).inputs[0].inputs[0].op == "DequantizeLinear"
+    }
 
 
 def declined(context):
@@ -118,7 +132,9 @@ def test_in_an_opaque_block_the_roles_that_do_not_pay_are_found(timed):
     model = encoder()
     names = [n.name for n in model.nodes if n.op == "MatMul"]
     pays = {n for n in names if n.startswith(("up", "down"))}
-    backend = StandIn(dict.fromkeys(names, 1.0), {n: 0.4 if n in pays else 1.3 for n in names}, opaque=True, timed=timed)
+    backend = StandIn(
+        dict.fromkeys(names, 1.0), {n: 0.4 if n in pays else 1.3 for n in names}, opaque=True, timed=timed
+    )
     context = context_for(backend)
     InsertQDQ(only_if_faster=True)(model, context)
     assert quantized(model, names) == pays
@@ -218,7 +234,9 @@ def test_what_was_measured_is_found_again_after_a_kill(tmp_path):
     assert written["done"] and set(written["given_back"]) == {"c1", "c3"}
     lines = (tmp_path / "engines.jsonl").read_text().splitlines()
     assert len(lines) == 4 and not list(tmp_path.glob("qtool-*"))
-    other = context_for(StandIn(dict.fromkeys(NAMES, 1.0), cost), tmp_path, settings=EngineSettings(sparse_weights=True))
+    other = context_for(
+        StandIn(dict.fromkeys(NAMES, 1.0), cost), tmp_path, settings=EngineSettings(sparse_weights=True)
+    )
     InsertQDQ(only_if_faster=True)(chain(), other)
     assert len(other.bench.builder.built) == 3
 

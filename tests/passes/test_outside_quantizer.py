@@ -154,7 +154,9 @@ def test_ranges_are_calibrated_on_the_grid_of_the_type_that_is_inserted(kind):
     found = {}
     for dtype in ("int8", "fp8"):
         model = Model.load(MODELS / "digits_cnn.onnx")
-        context = Context(provider=Calibrator(CalibrationData.open(str(MODELS / "digits_calibration.npz"), model), method="mse"))
+        context = Context(
+            provider=Calibrator(CalibrationData.open(str(MODELS / "digits_calibration.npz"), model), method="mse")
+        )
         settings = {} if kind is InsertQDQ else {"min_sqnr_db": 1, "try_ranges": False}
         kind(dtype=dtype, **settings)(model, context)
         found[dtype] = context.known_ranges.tensors["/block1/relu2/Relu_output_0"]

@@ -57,9 +57,13 @@ def test_a_public_model_of_asymmetric_pairs_is_its_float_model_again(name, with_
     assert ranges["/Relu_output_0"].amax == pytest.approx(255 * 0.10853928, rel=1e-6)
     measured = values(context.journal, Code.STRIP_MEASURED)
     assert len(measured) == with_samples
-    assert [one["why"] for one in values(context.journal, Code.STRIP_NOT_MEASURED)] == ["no-samples"] * (not with_samples)
+    assert [one["why"] for one in values(context.journal, Code.STRIP_NOT_MEASURED)] == ["no-samples"] * (
+        not with_samples
+    )
     if with_samples:
-        assert measured[0]["sqnr_db"] > 40 and measured[0]["rounding_db"] == pytest.approx(measured[0]["sqnr_db"], abs=1)
+        assert measured[0]["sqnr_db"] > 40 and measured[0]["rounding_db"] == pytest.approx(
+            measured[0]["sqnr_db"], abs=1
+        )
 
 
 TYPES = {"int8": np.int8, "uint8": np.uint8, "int16": np.int16, "uint16": np.uint16}
@@ -72,8 +76,18 @@ def clamped(limits, kind, domain="", opset=21, name="h", float_type=np.float32):
     given = {key: np.asarray(end, np.float32) for key, end in (("low", low), ("high", high)) if end is not None}
     clip = node("Clip", ["c", *("low" if low is not None else "", "high" if high is not None else "")], [name])
     ends = {"x": ["n", 3, 6, 6]}, {"y": ["n", 4, 4, 4]}
-    plain = build([node("Conv", ["x", "w1"], ["c"]), clip, node("Conv", [name, "w2"], ["y"])], *ends, {**weights, **given}, opset=17)
-    values = run(Model.from_proto(build([*plain.graph.node[:2]], ends[0], {name: None}, {"w1": weights["w1"], **given}, opset=17)), {"x": SAMPLES})[0]
+    plain = build(
+        [node("Conv", ["x", "w1"], ["c"]), clip, node("Conv", [name, "w2"], ["y"])],
+        *ends,
+        {**weights, **given},
+        opset=17,
+    )
+    values = run(
+        Model.from_proto(
+            build([*plain.graph.node[:2]], ends[0], {name: None}, {"w1": weights["w1"], **given}, opset=17)
+        ),
+        {"x": SAMPLES},
+    )[0]
     info = np.iinfo(TYPES[kind])
     bottom, top = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
     scale = (top - bottom) / (info.max - info.min)
@@ -92,7 +106,9 @@ def clamped(limits, kind, domain="", opset=21, name="h", float_type=np.float32):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("limits", [(0, 6), (0, 1.1), (-1, 1), (-1.234, 1.234), (-0.7, 1.31), (None, 0.9), (-0.37, None), (None, 0)])
+@pytest.mark.parametrize(
+    "limits", [(0, 6), (0, 1.1), (-1, 1), (-1.234, 1.234), (-0.7, 1.31), (None, 0.9), (-0.37, None), (None, 0)]
+)
 def test_a_clamp_of_any_limits_comes_back(limits, kind, tmp_path):
     """The 16-bit types are com.microsoft's below opset 21, as onnxruntime's quantizer writes them."""
     own = {"domain": "com.microsoft", "opset": 17} if kind == "int16" else {}
@@ -137,7 +153,9 @@ def test_without_samples_a_tensors_name_or_the_width_of_its_range_tells():
 
 def test_an_activation_behind_the_pair_is_not_put_back_twice(tmp_path):
     plain, proto, _ = clamped((0, 1.5), "uint8")
-    proto.graph.initializer.extend(onnx.numpy_helper.from_array(np.float32(v), k) for k, v in (("low", 0), ("high", 1.5)))
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.float32(v), k) for k, v in (("low", 0), ("high", 1.5))
+    )
     proto.graph.node[3].input[0] = "kept"
     proto.graph.node.insert(3, node("Clip", ["d", "low", "high"], ["kept"]))
     model = Model.from_proto(proto)
@@ -244,7 +262,9 @@ def test_few_bits_and_bad_scales_are_no_error(low, high, tmp_path):
 @pytest.mark.parametrize("kind", [TensorProto.INT4, TensorProto.UINT4])
 def test_four_bit_weights_of_opset_21(kind, blocked, tmp_path):
     zero = 0 if kind == TensorProto.INT4 else 8
-    stored = (np.random.default_rng(0).integers(-7, 8, (16, 8)) + zero).astype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    stored = (np.random.default_rng(0).integers(-7, 8, (16, 8)) + zero).astype(
+        onnx.helper.tensor_dtype_to_np_dtype(kind)
+    )
     scale = np.abs(normal(4, 8, seed=1)) + 0.1 if blocked else np.abs(normal(8, seed=1)) + 0.1
     zeros = np.full(scale.shape, zero).astype(stored.dtype)
     attrs = {"axis": 0, "block_size": 4} if blocked else {"axis": 1}
@@ -259,7 +279,9 @@ def test_four_bit_weights_of_opset_21(kind, blocked, tmp_path):
     StripQDQ()(model, context)
     spread = np.repeat(scale, 4, axis=0) if blocked else scale
     assert ops(model) == {"MatMul": 1}
-    assert np.allclose(model.constant(model.node("mm").inputs[1]), (stored.astype(np.float32) - zero) * spread, rtol=1e-6)
+    assert np.allclose(
+        model.constant(model.node("mm").inputs[1]), (stored.astype(np.float32) - zero) * spread, rtol=1e-6
+    )
     assert np.allclose(run(model, x)[0], before, rtol=1e-5, atol=1e-5)
     assert values(context.journal, Code.STRIP_MEASURED)[0]["sqnr_db"] in ("inf", pytest.approx(130, abs=30))
 

@@ -84,7 +84,9 @@ def test_operators_between_the_halves_go_on_in_float(name):
     assert context.known_ranges.amax("h") == context.known_ranges.amax("d") == pytest.approx(134 * 0.05)
 
 
-@pytest.mark.parametrize(("kind", "zero", "scale"), [(np.uint8, 120, 0.05), (np.int16, -300, 0.001), (np.uint16, 31000, 0.001)])
+@pytest.mark.parametrize(
+    ("kind", "zero", "scale"), [(np.uint8, 120, 0.05), (np.int16, -300, 0.001), (np.uint16, 31000, 0.001)]
+)
 @pytest.mark.parametrize("name", ["transpose", "reshape", "gather"])
 def test_other_types_of_other_domains(name, kind, zero, scale):
     proto = moved(name, kind, zero, scale, "com.microsoft")
@@ -177,6 +179,7 @@ def test_a_node_that_is_kept_float_reads_a_twin_of_what_lies_between():
 
 def test_several_tensors_of_one_scale_go_through_a_concat():
     grid = {"s": np.float32(0.05), "z": np.int8(4), "s2": np.float32(0.07)}
+
     def proto(second):
         return build(
             [

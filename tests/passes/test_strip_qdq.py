@@ -136,7 +136,13 @@ def test_a_pair_that_stood_in_for_a_relu_leaves_one_behind():
 
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(float_model, f"{folder}/f.onnx")
-        quantize_static(f"{folder}/f.onnx", f"{folder}/q.onnx", Reader(), quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8)
+        quantize_static(
+            f"{folder}/f.onnx",
+            f"{folder}/q.onnx",
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+        )
         model = Model.load(Path(folder) / "q.onnx")
     assert "Relu" not in ops(model)
     StripQDQ()(model)

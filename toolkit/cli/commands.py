@@ -71,12 +71,13 @@ def check_recipe(path: Path, allow_code: bool, json: bool) -> int:
 
 def new_recipe(
     model: Path, data: Path | None, test: Path | None, metric: str | None, ranges: Path | None, out: Path | None,
-    force: bool,
+    force: bool, json: bool = False,
 ) -> int:  # fmt: skip
     """``qtool new``."""
     from toolkit.base.files import write_text
     from toolkit.base.reading import reading
     from toolkit.graph.onnx_file import ONNX
+    from toolkit.report.findings import sentence
     from toolkit.run.guard import refuse_writing_over
     from toolkit.run.new import inputs_of, recipe_for
 
@@ -89,9 +90,13 @@ def new_recipe(
             "the recipe exists", where=str(target), remedy="give another --out, or --force to write over it"
         )
     with reading(model, ONNX):
-        text = recipe_for(model, target, data, test, metric, ranges)
-    write_text(target, text)
-    say(f"{target}\nnext: qtool check {target}")
+        made = recipe_for(model, target, data, test, metric, ranges)
+    write_text(target, made.text)
+    if json:
+        emit({"recipe": str(target), **made.to_json()})
+        return 0
+    lines = [sentence(one) for one in made.said] + [f"Warning: {sentence(one)}" for one in made.warnings]
+    say("\n".join([str(target), *lines, f"next: qtool check {target}"]))
     return 0
 
 

@@ -91,11 +91,12 @@ def new(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The recipe to write. Default: <model>.toml here.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a recipe that is there.")] = False,
+    json: Json = False,
 ) -> None:
     """Write a recipe that fits a model."""
     from toolkit.cli.commands import new_recipe
 
-    raise typer.Exit(new_recipe(model, data, test, metric, ranges, out, force))
+    raise typer.Exit(new_recipe(model, data, test, metric, ranges, out, force, json))
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +193,7 @@ class CalibrationData:
             DataError: a sample does not fit the model or any profile; the message names file, sample, input, value.
         """
         counts = Counts(per_profile=dict.fromkeys(self.profiles.names or [EVERYTHING], 0))
-        for index, origin, (inputs, labels) in self._source.read(self._accepts(keep)):
-            given = self._checked(index, origin, inputs, labels)
+        for given in self.all_samples(keep):
             if tally is not None:
                 tally.add(given)
             sample = self._fitter.fit(given)
@@ -359,6 +359,13 @@ class CalibrationData:
         )
         twin._keep = (*self._keep, keep)
         return twin
+
+    def first(self, count: int | None) -> CalibrationData:
+        """The first ``count`` samples; all where None, or where there are no more."""
+        if count is None or count >= len(self):
+            return self
+        last = next(islice(filter(self._accepts(None), range(len(self._source))), count - 1, None))
+        return self.part(lambda index: index <= last, self.name, self._journal)
 
     def split(self, fraction: float, seed: int = 0) -> tuple[CalibrationData, CalibrationData]:
         """Cut the data into a part to calibrate with and a part held out, evenly spread and disjoint.

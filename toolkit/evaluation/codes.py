@@ -31,3 +31,4 @@ class EvaluationCode(BaseCode):
     LABELS_RENAMED = "evaluation-labels-renamed"
     FLOAT_MODEL_USELESS = "evaluation-float-model-useless"
     TASK_CLUE = "evaluation-task-clue"
+    OUTPUT_SHAPE_UNLIKE_DECLARED = "evaluation-output-shape-unlike-declared"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import wilson
-from toolkit.evaluation.metric_base import MetricOptions, label_of
+from toolkit.evaluation.metric_base import MetricOptions, label_of, pick_scores
 from toolkit.evaluation.metric_table import METRICS
 from toolkit.evaluation.metrics import make_metric
 
@@ -31,7 +32,7 @@ class FloatCheck:
     """
 
     def __init__(self, metric: str, output: str | None, options: MetricOptions) -> None:
-        self.name, self.output = metric, output
+        self.name, self.options = metric, replace(options, output=output)
         self._metric = make_metric(metric, output, False, options)
         self._chosen: list[Array] = []
         self._labels: list[Array] = []
@@ -49,9 +50,8 @@ class FloatCheck:
             DataError: the labels do not fit the output.
         """
         self._metric.update(outputs, labels)
-        scores = outputs[self.output] if self.output is not None else next(iter(outputs.values()))
-        label = label_of(labels)
-        self._samples += len(label)
+        self._samples += len(label_of(labels))
+        scores, label = pick_scores(outputs, self.options, labels)
         if self.name in _BY_CLASS and scores.dtype.kind == "f" and label.shape == scores.shape[:-1]:
             self._chosen.append(scores.argmax(axis=-1).reshape(-1))
             self._labels.append(np.asarray(label, np.int64).reshape(-1))

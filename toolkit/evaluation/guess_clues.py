@@ -154,10 +154,15 @@ CLUES = (names, vectors, rows, pictures)
 
 
 def class_axis(output: SeenOutput) -> int:
-    """The axis of classes of positions, counted from the end: where shares add up, else the fixed, else the last."""
+    """The axis of classes of positions, counted from the end: where shares add up, else the fixed, else the last.
+
+    Fixed is an axis along which all samples are alike while they differ along the other, or that the model declares so.
+    """
     for axis in (-1, -2):
         if output.sums_to_one(axis):
             return axis
+    if output.varies(-1) != output.varies(-2):
+        return -2 if output.varies(-1) else -1
     return -2 if output.fixed(-2) and not output.fixed(-1) else -1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from toolkit.base.errors import RecipeError
@@ -23,6 +23,7 @@ def judged_by(
     output: str | None,
     floors: Mapping[str, float],
     given: Mapping[str, float | None],
+    classes: Mapping[str, int | None] | None = None,
 ) -> tuple[Guess, Finding]:
     """The parts of the outputs that are judged, and the task with its reason.
 
@@ -33,9 +34,11 @@ def judged_by(
         output: the output that the metric reads; any where None.
         floors: levels from which on an answer counts as unchanged, by the budget's names.
         given: ``blank`` and ``threshold`` where the recipe sets them.
+        classes: other settings that name a class of a reading, such as ``space``.
 
     Raises:
-        RecipeError: no output can be read as the task that the recipe names.
+        RecipeError: no output can be read as the task that the recipe names, or none with a class that it names; the
+            error's value is the setting.
     """
     if task is None:
         found = guess(seen, task_of(metric), output)
@@ -44,6 +47,7 @@ def judged_by(
         found = _named(seen, task, output)
         outputs = [name for part in found.parts if part.task == task for name in part.outputs]
         why = EvaluationCode.TASK_NAMED(task=task, outputs=outputs)
+    _classes_exist(seen, found.parts, {**(classes or {}), "blank": given.get("blank")})
     found.parts = [_with(part, floors, given) for part in found.parts]
     return found, why
 
@@ -66,6 +70,27 @@ def _named(seen: SeenModel, task: str, output: str | None) -> Guess:
     taken = {name for part in parts for name in part.outputs}
     rest = replace(seen, outputs=[one for one in seen.outputs if one.name not in taken])
     return Guess(task, True, [*parts, *guess(rest).parts])
+
+
+def _classes_exist(seen: SeenModel, parts: Sequence[OutputPart], named: Mapping[str, float | None]) -> None:
+    """Check that the classes that settings name are classes of the outputs that are read as readings.
+
+    Raises:
+        RecipeError: one is not.
+    """
+    by_name = {one.name: one for one in seen.outputs}
+    for part in parts:
+        output = by_name[part.outputs[0]]
+        if part.task != "ctc" or output.discrete:
+            continue
+        count = output.shape[int(part.settings["axis"])]
+        for name, number in named.items():
+            if number is not None and number >= count:
+                raise RecipeError(
+                    f"{name} is {number:g}, and output '{output.name}' has {count} classes, 0 to {count - 1}",
+                    remedy=f"give a class of the output, often 0 or {count - 1}, or leave {name} out",
+                    value=name,
+                )
 
 
 def _with(part: OutputPart, floors: Mapping[str, float], given: Mapping[str, float | None]) -> OutputPart:

@@ -29,14 +29,21 @@ class MetricOptions:
     """What single metrics must know besides the output.
 
     Attributes:
+        output: the output that the metric looks at; the first where None.
         blank: CTC's blank class.
         space: the class that parts words; None where every class is a word.
         layout: how a detector's outputs are read, as ``Part.to_json`` writes its part; None where that is not known.
+        batch_axis: where samples lie in the output; None where no axis is theirs.
+        axis: where its classes, features or channels lie in a sample, counted from the end; None where that is not
+            known: last, of pictures first.
     """
 
+    output: str | None = None
     blank: int = 0
     space: int | None = None
     layout: str | None = None
+    batch_axis: int | None = 0
+    axis: int | None = None
 
 
 def answers_of(metric: Metric) -> int:
@@ -44,19 +51,41 @@ def answers_of(metric: Metric) -> int:
     return int(getattr(metric, "answers", 0))
 
 
-def pick(outputs: Mapping[str, Array], output: str | None, labels: Mapping[str, Array]) -> tuple[Array, Array]:
-    """The output that a metric looks at, the first where it names none, and the label.
+def pick(outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[str, Array]) -> tuple[Array, Array]:
+    """The output that a metric looks at, with its samples along the first axis, and the label.
 
     Raises:
         RecipeError: there is no such output.
         DataError: there are no labels.
     """
+    output = options.output
     if output is not None and output not in outputs:
         raise RecipeError(f"the model has no output '{output}'", remedy=did_you_mean(output, outputs))
     name = output if output is not None else next(iter(outputs))
     if not labels:
         raise DataError("the metric needs labels and the data has none", remedy="store them under the key 'label'")
-    return outputs[name], label_of(labels)
+    value, axis = outputs[name], options.batch_axis
+    if axis is None:
+        value = value[None]
+    elif value.ndim > axis:
+        value = np.moveaxis(value, axis, 0)
+    return value, label_of(labels)
+
+
+def pick_scores(
+    outputs: Mapping[str, Array], options: MetricOptions, labels: Mapping[str, Array]
+) -> tuple[Array, Array]:
+    """As ``pick``, with the classes or features along the last axis; integers, which are the choice already, as is.
+
+    Axes of length 1 beside the classes are dropped where samples have one label each.
+    """
+    value, label = pick(outputs, options, labels)
+    if value.dtype.kind in "iub" or options.axis is None or value.ndim <= -options.axis:
+        return value, label
+    value = np.moveaxis(value, options.axis, -1)
+    if label.ndim == 1 and value.ndim > 2 and value.size == len(value) * value.shape[-1]:
+        value = value.reshape(len(value), -1)
+    return value, label
 
 
 def label_of(labels: Mapping[str, Array]) -> Array:

@@ -6,6 +6,7 @@ import copy
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from toolkit.evaluation.metric_base import Metric as Metric
 from toolkit.evaluation.metric_base import MetricOptions as MetricOptions
 from toolkit.evaluation.metric_base import answers_of as answers_of
 from toolkit.evaluation.metric_base import check_labels as check_labels
-from toolkit.evaluation.metric_base import classes_of, pick
+from toolkit.evaluation.metric_base import classes_of, pick_scores, unlike_shapes
 from toolkit.evaluation.metric_base import label_of as label_of
 from toolkit.evaluation.metric_table import METRICS
 
@@ -24,7 +25,8 @@ from toolkit.evaluation.metric_table import METRICS
 class TopK:
     """Share of positions whose label is among the k largest values of the last axis.
 
-    ``output`` is float of shape [batch, ..., classes], the label an integer array of shape [batch, ...].
+    The output is float of shape [batch, ..., classes], the label an integer array of shape [batch, ...]; an output of
+    integers is the choice itself, of the label's shape.
 
     Attributes:
         classes: how many classes the output has; 0 before the first batch.
@@ -32,8 +34,8 @@ class TopK:
 
     higher_is_better = True
 
-    def __init__(self, k: int = 1, output: str | None = None) -> None:
-        self.k, self.output = k, output
+    def __init__(self, k: int, options: MetricOptions) -> None:
+        self.k, self.options = k, options
         self.right = self.count = self.classes = 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
@@ -42,11 +44,12 @@ class TopK:
         Raises:
             DataError: the label's shape does not match the output's.
         """
-        scores, label = pick(outputs, self.output, labels)
-        self.classes = classes_of(scores, label)
-        if self.k == 1:
-            self.right += int((scores.argmax(axis=-1) == label).sum())
+        scores, label = pick_scores(outputs, self.options, labels)
+        if self.k == 1 or scores.dtype.kind in "iub":
+            self.classes, same = same_as_label(scores, label)
+            self.right += int(same.sum())
         else:
+            self.classes = classes_of(scores, label)
             k = min(self.k, scores.shape[-1])
             best = np.argpartition(scores, -k, axis=-1)[..., -k:]
             self.right += int((best == label[..., None]).any(axis=-1).sum())
@@ -62,13 +65,26 @@ class TopK:
         return self.right / max(self.count, 1)
 
 
+def same_as_label(scores: Array, label: Array) -> tuple[int, Array]:
+    """How many classes there are, 0 where the output is the choice itself; and where it is the label, bool.
+
+    Raises:
+        DataError: the labels do not fit the output.
+    """
+    if scores.dtype.kind not in "iub":
+        return classes_of(scores, label), np.asarray(scores.argmax(axis=-1) == label)
+    if scores.shape != label.shape:
+        raise unlike_shapes(scores, label, "give one label for each position of the output")
+    return 0, np.asarray(scores == label)
+
+
 class Exact:
     """Share of samples all of whose positions are right; output, label and ``classes`` as for ``TopK``."""
 
     higher_is_better = True
 
-    def __init__(self, output: str | None = None) -> None:
-        self.output = output
+    def __init__(self, options: MetricOptions) -> None:
+        self.options = options
         self.right = self.count = self.classes = 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
@@ -77,9 +93,7 @@ class Exact:
         Raises:
             DataError: the labels do not fit the output.
         """
-        scores, label = pick(outputs, self.output, labels)
-        self.classes = classes_of(scores, label)
-        same = scores.argmax(axis=-1) == label
+        self.classes, same = same_as_label(*pick_scores(outputs, self.options, labels))
         self.right += int(same.reshape(len(same), -1).all(axis=1).sum())
         self.count += len(same)
 
@@ -125,13 +139,15 @@ def make_metric(
             f"no metric is called '{shortened(name)}'", remedy=did_you_mean(name, [*METRICS, "module:Name"])
         )
     options = options or MetricOptions()
+    if output is not None:
+        options = replace(options, output=output)
     if name in _HOME:
-        made_by: dict[str, Callable[[str | None, MetricOptions], Metric]]
+        made_by: dict[str, Callable[[MetricOptions], Metric]]
         made_by = importlib.import_module(f"toolkit.evaluation.{_HOME[name]}").BUILT_IN
-        return made_by[name](output, options)
+        return made_by[name](options)
     own: dict[str, Callable[[], Metric]] = {
-        "top1": lambda: TopK(1, output),
-        "top5": lambda: TopK(5, output),
-        "exact": lambda: Exact(output),
+        "top1": lambda: TopK(1, options),
+        "top5": lambda: TopK(5, options),
+        "exact": lambda: Exact(options),
     }
     return own[name]()

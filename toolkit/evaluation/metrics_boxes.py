@@ -102,7 +102,7 @@ class MeanAveragePrecision:
         return float(precision.mean()) if precision.size else 0.0
 
 
-BUILT_IN: dict[str, Callable[[str | None, MetricOptions], Metric]] = {
-    "map": lambda output, options: MeanAveragePrecision(options, None),
-    "map50": lambda output, options: MeanAveragePrecision(options, 0.5),
+BUILT_IN: dict[str, Callable[[MetricOptions], Metric]] = {
+    "map": lambda options: MeanAveragePrecision(options, None),
+    "map50": lambda options: MeanAveragePrecision(options, 0.5),
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.evaluation.metric_base import Metric, MetricOptions, classes_of, pick, unlike_shapes
+from toolkit.evaluation.metric_base import Metric, MetricOptions, classes_of, pick_scores, unlike_shapes
 
 
 class _ByClass:
@@ -19,8 +19,8 @@ class _ByClass:
 
     higher_is_better = True
 
-    def __init__(self, output: str | None = None) -> None:
-        self.output, self.classes = output, 0
+    def __init__(self, options: MetricOptions) -> None:
+        self.options, self.classes = options, 0
         self.scores: list[Array] = []
         self.labels: list[Array] = []
 
@@ -30,7 +30,7 @@ class _ByClass:
         Raises:
             DataError: the labels do not fit the output.
         """
-        scores, label = pick(outputs, self.output, labels)
+        scores, label = pick_scores(outputs, self.options, labels)
         if label.shape == scores.shape and scores.ndim == 2:
             self.labels.append(label != 0)
         elif scores.ndim != 2:
@@ -96,8 +96,8 @@ def _average(scores: Array, labels: Array) -> float:
     return float(precision[hits].mean())
 
 
-BUILT_IN: dict[str, Callable[[str | None, MetricOptions], Metric]] = {
-    "balanced_accuracy": lambda output, options: BalancedAccuracy(output),
-    "f1": lambda output, options: F1(output),
-    "average_precision": lambda output, options: AveragePrecision(output),
+BUILT_IN: dict[str, Callable[[MetricOptions], Metric]] = {
+    "balanced_accuracy": BalancedAccuracy,
+    "f1": F1,
+    "average_precision": AveragePrecision,
 }

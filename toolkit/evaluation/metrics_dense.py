@@ -21,8 +21,8 @@ class _Alike:
 
     higher_is_better = True
 
-    def __init__(self, output: str | None = None) -> None:
-        self.output = output
+    def __init__(self, options: MetricOptions) -> None:
+        self.options = options
         self.total, self.count = 0.0, 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
@@ -31,7 +31,7 @@ class _Alike:
         Raises:
             DataError: the label's shape is not the output's.
         """
-        values, label = pick(outputs, self.output, labels)
+        values, label = pick(outputs, self.options, labels)
         if label.shape != values.shape:
             raise unlike_shapes(values, label, "give a label of the output's shape")
         self.add(np.asarray(values, np.float64), np.asarray(label, np.float64))
@@ -122,14 +122,14 @@ def _means(values: Array) -> Array:
 class MeanIoU:
     """Mean over classes of intersection over union, counted over all pixels; 255 among the labels is left out.
 
-    Outputs are scores [batch, classes, height, width], one map of scores, or classes' numbers [batch, height, width];
-    labels are integers [batch, height, width].
+    Outputs are scores [batch, classes, height, width], or with the classes along the axis of the options, one map of
+    scores, or classes' numbers [batch, height, width]; labels are integers [batch, height, width].
     """
 
     higher_is_better = True
 
-    def __init__(self, output: str | None = None) -> None:
-        self.output = output
+    def __init__(self, options: MetricOptions) -> None:
+        self.options = options
         self.common: dict[int, int] = {}
         self.union: dict[int, int] = {}
         self.answers = 0
@@ -140,13 +140,14 @@ class MeanIoU:
         Raises:
             DataError: labels are not a class for every pixel.
         """
-        scores, label = pick(outputs, self.output, labels)
+        scores, label = pick(outputs, self.options, labels)
         label = label.reshape(len(label), *label.shape[-2:]) if label.ndim == 4 and label.shape[1] == 1 else label
-        single = scores.dtype.kind == "f" and (scores.ndim == 3 or scores.shape[1] == 1)
+        axis = 1 if self.options.axis is None else self.options.axis
+        single = scores.dtype.kind == "f" and (scores.ndim == 3 or scores.shape[axis] == 1)
         threshold = None
         if single:
             threshold = 0.5 if scores.min() >= 0 and scores.max() <= 1 else 0.0
-        found = mask_of(scores, 1, threshold)
+        found = mask_of(scores, axis, threshold)
         if label.dtype.kind not in "iub" or found.shape != label.reshape(len(label), -1).shape:
             raise unlike_shapes(scores, label, "give integers [samples, height, width], the class of every pixel")
         wanted = label.reshape(len(label), -1).astype(np.int64)
@@ -163,10 +164,10 @@ class MeanIoU:
         return math.fsum(shares) / len(shares) if shares else 0.0
 
 
-BUILT_IN: dict[str, Callable[[str | None, MetricOptions], Metric]] = {
-    "mse": lambda output, options: MeanSquaredError(output),
-    "mae": lambda output, options: MeanAbsoluteError(output),
-    "psnr": lambda output, options: Psnr(output),
-    "ssim": lambda output, options: Ssim(output),
-    "miou": lambda output, options: MeanIoU(output),
+BUILT_IN: dict[str, Callable[[MetricOptions], Metric]] = {
+    "mse": MeanSquaredError,
+    "mae": MeanAbsoluteError,
+    "psnr": Psnr,
+    "ssim": Ssim,
+    "miou": MeanIoU,
 }

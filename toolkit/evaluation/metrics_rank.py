@@ -9,7 +9,7 @@ import numpy as np
 
 from toolkit.base.errors import DataError
 from toolkit.base.types import Array
-from toolkit.evaluation.metric_base import Metric, MetricOptions, pick
+from toolkit.evaluation.metric_base import Metric, MetricOptions, pick_scores
 
 _BLOCK = 512
 
@@ -19,8 +19,8 @@ class _Vectors:
 
     higher_is_better = True
 
-    def __init__(self, output: str | None = None) -> None:
-        self.output = output
+    def __init__(self, options: MetricOptions) -> None:
+        self.options = options
         self.vectors: list[Array] = []
         self.labels: list[Array] = []
 
@@ -30,7 +30,7 @@ class _Vectors:
         Raises:
             DataError: there is not one label a sample.
         """
-        values, label = pick(outputs, self.output, labels)
+        values, label = pick_scores(outputs, self.options, labels)
         if label.size != len(values):
             raise DataError(f"labels have shape {list(label.shape)}, and the batch has {len(values)} samples",
                             remedy="give one label a sample")  # fmt: skip
@@ -45,8 +45,8 @@ class _Vectors:
 class RecallAtK(_Vectors):
     """Share of samples with their label among the k nearest others by cosine, of samples whose label another has."""
 
-    def __init__(self, k: int, output: str | None = None) -> None:
-        super().__init__(output)
+    def __init__(self, k: int, options: MetricOptions) -> None:
+        super().__init__(options)
         self.k = k
 
     @property
@@ -101,8 +101,8 @@ def _ranks(values: Array) -> Array:
     return np.asarray(((ends - counts + ends - 1) / 2)[inverse], np.float64)
 
 
-BUILT_IN: dict[str, Callable[[str | None, MetricOptions], Metric]] = {
-    "recall_at_1": lambda output, options: RecallAtK(1, output),
-    "recall_at_5": lambda output, options: RecallAtK(5, output),
-    "spearman": lambda output, options: Spearman(output),
+BUILT_IN: dict[str, Callable[[MetricOptions], Metric]] = {
+    "recall_at_1": lambda options: RecallAtK(1, options),
+    "recall_at_5": lambda options: RecallAtK(5, options),
+    "spearman": Spearman,
 }

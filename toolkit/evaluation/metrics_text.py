@@ -10,7 +10,7 @@ import numpy as np
 
 from toolkit.base.errors import DataError
 from toolkit.base.types import Array
-from toolkit.evaluation.metric_base import Metric, MetricOptions, pick, unlike_shapes
+from toolkit.evaluation.metric_base import Metric, MetricOptions, pick_scores, unlike_shapes
 from toolkit.evaluation.tasks.ctc import readings
 
 
@@ -19,8 +19,8 @@ class _Readings:
 
     higher_is_better = True
 
-    def __init__(self, output: str | None, options: MetricOptions) -> None:
-        self.output, self.options = output, options
+    def __init__(self, options: MetricOptions) -> None:
+        self.options = options
         self.right = self.count = self.edits = self.length = 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
@@ -29,12 +29,10 @@ class _Readings:
         Raises:
             DataError: labels are not integers, one row a sample.
         """
-        scores, label = pick(outputs, self.output, labels)
+        scores, label = pick_scores(outputs, self.options, labels)
         if label.dtype.kind not in "iu" or label.ndim != 2:
             raise DataError(f"labels of readings have shape {list(label.shape)} and type {label.dtype.name}",
                             remedy="give integers [samples, length], filled up with -1")  # fmt: skip
-        if scores.ndim == 3 and len(scores) != len(label) and scores.shape[1] == len(label):
-            scores = np.moveaxis(scores, 1, 0)
         if len(scores) != len(label):
             raise unlike_shapes(scores, label, "give one row of labels for each sample")
         for found, row in zip(readings(scores, -1, self.options.blank), label):
@@ -93,8 +91,8 @@ class Perplexity:
 
     higher_is_better = False
 
-    def __init__(self, output: str | None = None) -> None:
-        self.output = output
+    def __init__(self, options: MetricOptions) -> None:
+        self.options = options
         self.total, self.count = 0.0, 0
 
     def update(self, outputs: Mapping[str, Array], labels: Mapping[str, Array]) -> None:
@@ -103,7 +101,7 @@ class Perplexity:
         Raises:
             DataError: the labels' shape is not that of the positions.
         """
-        scores, label = pick(outputs, self.output, labels)
+        scores, label = pick_scores(outputs, self.options, labels)
         if label.shape != scores.shape[:-1]:
             raise unlike_shapes(scores, label, "give the next token of every position")
         keep = label >= 0
@@ -134,9 +132,9 @@ def edit_distance(first: Sequence[object], second: Sequence[object]) -> int:
     return row[-1]
 
 
-BUILT_IN: dict[str, Callable[[str | None, MetricOptions], Metric]] = {
+BUILT_IN: dict[str, Callable[[MetricOptions], Metric]] = {
     "ctc_exact": _Readings,
     "cer": CharacterErrorRate,
     "wer": WordErrorRate,
-    "perplexity": lambda output, options: Perplexity(output),
+    "perplexity": Perplexity,
 }

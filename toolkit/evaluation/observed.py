@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
@@ -24,7 +27,7 @@ class SeenOutput:
 
     Attributes:
         name: its name.
-        declared: its shape as the model declares it; None where it does not.
+        declared: its shape as the model declares it; None where it does not. Samples that contradict it count.
         samples: what each sample gave, without the batch axis, floats in float32.
         batch_axis: where samples lie; None where no axis is theirs.
         ops: the operators that made it, behind those that only move or reshape; of a Concat those of its inputs.
@@ -79,9 +82,34 @@ class SeenOutput:
         rows = [np.moveaxis(np.asarray(one, np.float64), axis, -1) for one in self.samples]
         return np.concatenate([row.reshape(-1, row.shape[-1]) for row in rows if row.shape[-1] == rows[0].shape[-1]])
 
+    @cached_property
+    def extents(self) -> tuple[Any, ...] | None:
+        """What the model declares of a sample's axes; None where it declares nothing, or what no sample has."""
+        if self.declared is None:
+            return None
+        axis = self.batch_axis
+        known = self.declared if axis is None else (*self.declared[:axis], *self.declared[axis + 1 :])
+        unlike = any(len(known) != one.ndim or _contradicts(known, one.shape) for one in self.samples)
+        return None if unlike else known
+
+    @property
+    def contradiction(self) -> Finding | None:
+        """That the model declares another shape than it gives; None where it does not."""
+        if self.declared is None or self.extents is not None:
+            return None
+        shape = [str(extent) for extent in self.shape]
+        if self.batch_axis is not None:
+            shape.insert(self.batch_axis, "N")
+        declared = [str(dim) for dim in self.declared]
+        return EvaluationCode.OUTPUT_SHAPE_UNLIKE_DECLARED(output=self.name, declared=declared, observed=shape)
+
     def fixed(self, axis: int) -> bool:
-        """Whether the model declares the extent of a sample's axis as a number; axes count from the end."""
-        return self.declared is not None and len(self.declared) >= -axis and isinstance(self.declared[axis], int)
+        """Whether a sample's axis has one extent by what the model declares; axes count from the end."""
+        return self.extents is not None and len(self.extents) >= -axis and isinstance(self.extents[axis], int)
+
+    def varies(self, axis: int) -> bool:
+        """Whether samples differ along an axis, counted from the end."""
+        return len({one.shape[axis] for one in self.samples if one.ndim >= -axis}) > 1
 
 
 @dataclass
@@ -128,16 +156,19 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         for t in model.graph.outputs
     ]
     inputs: dict[str, Array] = {}
+    shapes = model.input_shapes()
+    joined = {shapes[name][axis] for name, axis in batch_axes(shapes).items()}
+    held: dict[str, list[tuple[Array, int]]] = {one.name: [] for one in outputs}
     for given, made, count in batches:
         if not inputs:
             inputs = {name: value[0] if value.ndim else value for name, value in given.items()}
-        for one in outputs:
-            value = made.get(one.name)
-            if value is None:
-                # it comes from a node that onnxruntime cannot run
-                continue
-            if not one.samples:
-                one.batch_axis = _batch_axis(value.shape, count)
+        for name in held.keys() & made.keys():
+            # an output that is lacking comes from a node that onnxruntime cannot run
+            held[name].append((made[name], count))
+    for one in outputs:
+        if held[one.name]:
+            one.batch_axis = _batch_axis(one.declared, [(v.shape, count) for v, count in held[one.name]], joined)
+        for value, _ in held[one.name]:
             _take(one, value)
     ops = frozenset(node.op for node, _ in model.walk())
     return SeenModel(outputs, inputs, ops)
@@ -151,9 +182,23 @@ def _take(output: SeenOutput, value: Array) -> None:
         output.samples.extend(np.moveaxis(plain, output.batch_axis, 0))
 
 
-def _batch_axis(shape: tuple[int, ...], count: int) -> int | None:
-    """The axis of samples: the first that is as long as the batch, of the first two."""
-    return next((axis for axis in range(min(2, len(shape))) if shape[axis] == count), None)
+def _batch_axis(
+    declared: Sequence[Any] | None, seen: Sequence[tuple[tuple[int, ...], int]], joined: Collection[Any]
+) -> int | None:
+    """The axis of samples, of the first two: that is as long as every batch; None where neither is.
+
+    Where both are, it is the one that the model calls as it calls the inputs' batch, else one that it leaves open.
+    """
+    fitting = [axis for axis in (0, 1) if all(len(shape) > axis and shape[axis] == count for shape, count in seen)]
+    if len(fitting) < 2 or declared is None or len(declared) != len(seen[0][0]):
+        return next(iter(fitting), None)
+    named = [axis for axis in fitting if isinstance(declared[axis], str) and declared[axis] in joined]
+    open_ones = [axis for axis in fitting if not isinstance(declared[axis], int)]
+    return (named or open_ones or fitting)[0]
+
+
+def _contradicts(declared: Sequence[Any], shape: Sequence[int]) -> bool:
+    return any(isinstance(known, int) and known != extent for known, extent in zip(declared, shape))
 
 
 def _makers(model: Model, output: str) -> frozenset[str]:

@@ -19,7 +19,7 @@ from toolkit.report.findings.accuracy import amount, change, level
 from toolkit.report.findings.headline import evidence, opened_words
 from toolkit.report.findings.latency import overhead_words, pair_words
 from toolkit.report.findings.search import budget_words, lacks_words
-from toolkit.report.findings.tasks import part_name, part_words
+from toolkit.report.findings.tasks import few_details, part_name, part_words
 from toolkit.report.findings.words import percent, share_percent
 from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
 from toolkit.report.search_chart import search_chart
@@ -147,6 +147,7 @@ def environment() -> Environment:
         overhead_words=overhead_words,
         part_name=part_name,
         part_words=part_words,
+        few_details=few_details,
         pair_words=pair_words,
         change_words=change,
         budget_words=budget_words,

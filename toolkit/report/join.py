@@ -30,9 +30,7 @@ from toolkit.report.schema import (
     LayerError,
     LayerInfo,
     OpenedInfo,
-    RecipeInfo,
     Report,
-    SearchInfo,
     StepInfo,
     Suggestion,
     Summary,
@@ -146,7 +144,7 @@ def join(
                 device,
                 payoff,
                 late,
-                slow_plan(search) if _quotable(search, recipe) else None,
+                slow_plan(search),
                 left_out(layers, declined, recipe.passes),
             ),
             verdict=result,
@@ -168,13 +166,6 @@ def join(
         ranges=range_list,
         steps=list(steps),
     )
-
-
-def _quotable(search: SearchInfo | None, recipe: RecipeInfo) -> bool:
-    """Whether predicted times belong in the first line: measured in part, or for a GPU that the recipe names."""
-    if search is None:
-        return False
-    return search.measured_share > 0 or any(one.settings.get("gpu") for one in recipe.passes)
 
 
 def _layer(

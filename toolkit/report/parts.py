@@ -13,7 +13,7 @@ from pydantic import Field
 
 from toolkit.report.part import Finite as Finite
 from toolkit.report.part import Part as Part
-from toolkit.report.task_parts import PartFigures, TaskInfo
+from toolkit.report.task_parts import FewAnswers, PartFigures, TaskInfo
 
 ROUNDING = 1e-12
 """By how much a drop may exceed its budget: the rounding of a difference of two shares."""
@@ -93,6 +93,13 @@ class Accuracy(Part):
     )
     doubts: list[str] = Field(
         default_factory=list, description="why it is not called usable although the budget was not missed, as clauses"
+    )
+
+    few: FewAnswers | None = Field(
+        default=None, description="the limit that needs most answers, where there are too few to judge it"
+    )
+    shows_nothing: bool = Field(
+        default=False, description="whether no budget can be judged: one sample, or samples that all give the same"
     )
 
     @property

@@ -1,4 +1,4 @@
-"""The geometry of the search's chart: accuracy against predicted time, one dot per plan. The template only draws."""
+"""The geometry of the search's chart: accuracy against time or work in float, a dot a plan. The template only draws."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from toolkit.report.search_parts import PlanPoint, SearchInfo
 
 WIDTH, HEIGHT = 1000.0, 260.0
 _MARGIN = 0.06
+_COUNTED = {"macs": "multiply-accumulates", "nodes": "layers"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class SearchChart:
     """The picture. ``reference`` is the float model's place; ``limits`` are budget lines (x1, y1, x2, y2, text)."""
 
     title: str
+    x_title: str
     dots: list[PlanDot]
     front: str
     reference: tuple[float, float]
@@ -55,25 +57,32 @@ def search_chart(info: SearchInfo) -> SearchChart | None:
     if not shown:
         return None
     known = [value for _, value in shown] + [v for v in (limit, exact) if v is not None]
-    x_low, x_high, x_gap = axis([plan.predicted_ms for plan, _ in shown] + [info.float_ms])
+    # without a GPU that anybody named, times only order plans
+    timed = bool(info.gpu)
+
+    def cost(plan: PlanPoint) -> float:
+        return plan.predicted_ms if timed else 100 * (1 - plan.quantized_share)
+
+    float_cost = info.float_ms if timed else 100.0
+    x_low, x_high, x_gap = axis([cost(plan) for plan, _ in shown] + [float_cost])
     y_low, y_high, y_gap = axis(known)
     if exact is None:
         # the float model has no finite SQNR: its place is the upper edge
         exact = y_high = y_high + y_gap
 
-    def place(ms: float, value: float) -> tuple[float, float]:
+    def place(x: float, value: float) -> tuple[float, float]:
         return (
-            round(WIDTH * (ms - x_low) / (x_high - x_low), 1),
+            round(WIDTH * (x - x_low) / (x_high - x_low), 1),
             round(HEIGHT * (1 - (value - y_low) / (y_high - y_low)), 1),
         )
 
     dots = [
-        PlanDot(*place(plan.predicted_ms, value), " ".join(word for word, yes in (
+        PlanDot(*place(cost(plan), value), " ".join(word for word, yes in (
             ("meets", plan.meets), ("front", plan.front)) if yes), plan)
         for plan, value in shown
     ]  # fmt: skip
     on_front = sorted((dot for dot in dots if dot.plan.front), key=lambda dot: dot.x)
-    reference = place(info.float_ms, exact)
+    reference = place(float_cost, exact)
     chosen = next(((dot.x, dot.y) for dot in dots if dot.plan.chosen), reference)
     limits = []
     if limit is not None:
@@ -89,7 +98,8 @@ def search_chart(info: SearchInfo) -> SearchChart | None:
     if everything is not None and everything != chosen:
         named.append((everything, f"all {info.precision}"))
     return SearchChart(
-        title, dots, " ".join(f"{'M' if n == 0 else 'L'}{dot.x:g} {dot.y:g}" for n, dot in enumerate(on_front)),
+        title, "predicted time, ms" if timed else f"{_COUNTED[info.share_of]} in float, %", dots,
+        " ".join(f"{'M' if n == 0 else 'L'}{dot.x:g} {dot.y:g}" for n, dot in enumerate(on_front)),
         reference, chosen, [_label(at, text, [p for p, _ in named if p != at]) for at, text in named],
         [(place(ms, y_low)[0], f"{ms:.6g}") for ms in _ticks(x_low, x_high, x_gap)],
         [(place(x_low, value)[1], f"{value:.6g}") for value in _ticks(y_low, y_high, y_gap)], limits,

@@ -45,7 +45,7 @@ class SearchInfo(Part):
 
     precision: Precision
     rest: Precision
-    gpu: str = Field(description="the GPU that times are predicted for")
+    gpu: str = Field(description="the GPU that times are predicted for; empty where they only order plans")
     prefer: str = ""
     budget: dict[str, float] = Field(default_factory=dict)
     met: bool

@@ -28,8 +28,16 @@ def too_slow(search: SearchInfo | None, latency: Mapping[str, Any]) -> Finding |
 
 
 def slow_plan(search: SearchInfo | None) -> Finding | None:
-    """That the chosen plan is predicted slower than the float model; None where it is not, or is the float model."""
-    if search is None or not search.chosen.quantized_share or search.chosen.predicted_ms <= search.float_ms:
+    """That the chosen plan is predicted slower than the float model; None where it is not, or is the float model.
+
+    None too where times are of no GPU that anybody named or measured.
+    """
+    if (
+        search is None
+        or not search.gpu
+        or not search.chosen.quantized_share
+        or search.chosen.predicted_ms <= search.float_ms
+    ):
         return None
     return ReportCode.PREDICTED_SLOWER(
         precision=search.rest, ms=search.chosen.predicted_ms, float_ms=search.float_ms, gpu=search.gpu

@@ -25,6 +25,19 @@ class PartFigures(Part):
     standing: Literal["met", "unproven", "missed"]
 
 
+class FewAnswers(Part):
+    """A limit that is not missed, on too few answers to say that it is met."""
+
+    limit: str = Field(description="the budget's name for it")
+    answers: int
+    samples: bool = Field(description="whether every sample has one answer")
+    share: float = Field(description="the largest share that may be lost")
+    enough: int = Field(description="how many answers it takes to judge that")
+    lost: float = Field(description="the share that is lost; below 0 where more were won against labels")
+    low: float = Field(description="lower end of its 95 % interval (Wilson)")
+    high: float = Field(description="its upper end")
+
+
 class TaskInfo(Part):
     """What the model was taken to be for."""
 

@@ -86,7 +86,7 @@ def print_report(
     )
     console.print(_matrix(report))
     if report.accuracy is not None:
-        _print_accuracy(console, report.accuracy)
+        _print_accuracy(console, report.accuracy, summary.verdict == "doubtful")
     print_engine(report, console)
     bad = worst(report.layers, worst_layers)
     if bad:
@@ -156,7 +156,8 @@ def _matrix(report: Report) -> Table:
     return grid
 
 
-def _print_accuracy(console: Console, accuracy: Accuracy) -> None:
+def _print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
+    """The figures and what is to say of them; where the first line says a doubt already, the others."""
     held = "held out" if accuracy.held_out else "seen by calibration"
     by = f", measured by {accuracy.source}" if accuracy.source else ""
     section(console, f"Accuracy on {count(accuracy.samples, 'sample')} ({held}){by}")
@@ -184,7 +185,8 @@ def _print_accuracy(console: Console, accuracy: Accuracy) -> None:
         figures += ["NaN or infinity"] if output.incomparable else []
         figures += [f"max abs difference {output.max_abs:.3g}"] if output.max_abs else []
         console.print(plain_text(f"  output {name}: {', '.join(figures)}"))
-    for note in dict.fromkeys((*accuracy.misses, *accuracy.doubts, *accuracy.notes)):
+    doubts = accuracy.doubts[1:] if doubted else accuracy.doubts
+    for note in dict.fromkeys((*accuracy.misses, *doubts, *accuracy.notes)):
         console.print(plain_text(f"  {note}"))
 
 

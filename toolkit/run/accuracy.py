@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.budget import judged_by_task
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import LimitStanding
 from toolkit.evaluation.metric_table import usual_limits
 from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
@@ -15,7 +16,7 @@ from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.parts import Accuracy, OutputError
 from toolkit.report.schema import DeviceInfo
-from toolkit.report.task_parts import PartFigures, TaskInfo
+from toolkit.report.task_parts import FewAnswers, PartFigures, TaskInfo
 from toolkit.report.verdict import LOST_DB
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def accuracy_of(
         task=_task_info(task),
         parts=_parts(found, limits["min_unchanged"]),
         doubts=[sentence(one) for one in _doubts(found, few, task)],
+        few=FewAnswers(**few.values) if few is not None else None,
+        shows_nothing=_shows_nothing(found),
     )
 
 
@@ -180,9 +183,17 @@ def _outputs(found: EvaluationResult, budget: BudgetSection) -> dict[str, Output
     return shown
 
 
+def _shows_nothing(found: EvaluationResult) -> bool:
+    """Whether the samples can show nothing: there is one, or all give the same at every output."""
+    steady = {note.values["output"] for note in found.notes if note.code is EvaluationCode.OUTPUT_STEADY}
+    floats = found.outputs.keys() - set(found.discrete)
+    return found.samples == 1 or (bool(floats) and floats <= steady)
+
+
 def _doubts(found: EvaluationResult, few: Finding | None, task: TaskRecord | None) -> list[Finding]:
     """Why the result is not called usable although no limit is missed."""
-    doubts = [few] if few is not None else []
+    doubts = [ReportCode.SAMPLES_SHOW_NOTHING(samples=found.samples)] if _shows_nothing(found) else []
+    doubts += [few] if few is not None else []
     if task is not None and task.suspicion is not None:
         doubts.append(task.suspicion)
     for name, output in found.outputs.items():

@@ -15,6 +15,7 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.contract.roles import Role
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.report.codes import ReportCode
 from toolkit.run.recipe import Recipe
 
@@ -26,11 +27,16 @@ if TYPE_CHECKING:
     from toolkit.contract.passes import Pass
     from toolkit.graph.model import Model
     from toolkit.run.inputs import Inputs
+    from toolkit.run.task import TaskRecord
 
 _DONE = "rehearsal"
 _QUIET = (Code.COMPLETE, Code.DEAD)
 """What is noted of single nodes, or of ranges that are placeholders here."""
-_LOUD = (Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN, Code.DRY_RUN_ENDED)
+_LOUD = (
+    Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN, Code.DRY_RUN_ENDED,
+    EvaluationCode.OUTPUT_SHAPE_UNLIKE_DECLARED, EvaluationCode.LABELS_SHIFTED, EvaluationCode.LABELS_RENAMED,
+    EvaluationCode.FLOAT_MODEL_USELESS,
+)  # fmt: skip
 """What is noted that the user should look into before a run."""
 
 
@@ -47,6 +53,7 @@ class DryRun:
     passes: list[str]
     calibration: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
     backend: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -65,6 +72,8 @@ class DryRun:
             ranges = f"{count(found['ranges'], 'range')} given" if "ranges" in found else ""
             samples = samples_by_profile(found["samples"], found["profiles"]) if "samples" in found else "no data"
             lines.append(f"{name}: {', '.join(filter(None, (samples, ranges)))}")
+        if self.task:
+            lines.append(f"task: {self.task['why']['text']}")
         lines.append(f"backend: {self.backend}")
         rules = Counter(entry["rule"] for entry in self.declined)
         for rule, number in rules.most_common():
@@ -134,6 +143,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     from toolkit.run.job import Job
     from toolkit.run.recipe_passes import passes_of
     from toolkit.run.samples import fit
+    from toolkit.run.task import task_of
 
     with (
         temporary_folder("check") as folder,
@@ -150,6 +160,10 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         if test is not None:
             fit(inputs, test)
         evaluation = _counts(test)
+        task = task_of(inputs)
+        for said in (*task.notes, task.suspicion):
+            if said is not None:
+                journal.noted(said)
         if given := given_count(recipe, inputs):
             calibration["ranges"] = given
         found = rehearse(inputs, steps, journal)
@@ -166,6 +180,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         passes=[step.title() for step in steps],
         calibration=calibration,
         evaluation=evaluation,
+        task=_task(task),
         backend=f"{found.backend.name} ({sentence(found.reason)})",
     )
 
@@ -273,6 +288,15 @@ def _why_nothing(context: Context, steps: Sequence[Pass]) -> list[Finding]:
     if any(event.by in quantizers for event in context.journal.of("declined")):
         return []
     return [ReportCode.NO_LAYER_TO_QUANTIZE()]
+
+
+def _task(task: TaskRecord) -> dict[str, Any]:
+    """What the model is judged by, and why."""
+    from toolkit.report.findings import sentence
+
+    if task.why is None:
+        return {}
+    return {"task": task.task, "sure": task.sure, "why": {**task.why.to_json(), "text": sentence(task.why)}}
 
 
 def _counts(data: Any) -> dict[str, Any]:

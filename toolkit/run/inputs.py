@@ -32,6 +32,7 @@ class Inputs:
     Attributes:
         job: the recipe at work.
         prints: fingerprints of what is read.
+        looked: how the model's outputs are read, once ``task.look`` has told it.
     """
 
     def __init__(self, job: Job) -> None:
@@ -40,6 +41,7 @@ class Inputs:
         self._reference: Model | None = None
         self._source_notes: Sequence[Finding] = ()
         self._left: Sequence[Finding] | None = None
+        self.looked: Any = None
 
     def source(self, journal: Journal | None = None) -> Model:
         """The model as it was loaded; loaded once. ``journal`` gets what there is to say of it."""
@@ -125,16 +127,16 @@ class Inputs:
         return data
 
     def evaluation_data(self, model: Model) -> tuple[CalibrationData | None, bool]:
-        """The samples to measure on, and whether calibration did not see them."""
+        """The samples to measure on, as many as the recipe wants, and whether calibration did not see them."""
         section, calibration = self.job.recipe.evaluation, self.job.recipe.calibration
         labels = section.metric is not None
         if section.data is not None:
-            data = self._samples(section.data, model, labels=labels)
+            data = self._samples(section.data, model, labels=labels).first(section.samples)
             return data, not self.prints.same_samples(section.data, calibration.data)
         if calibration.data is None and calibration.random is None:
             return None, True
         data = self._samples(calibration.data, model, labels=labels, random=calibration.random)
-        return (data.split(section.hold_out)[1], True) if len(data) > 1 else (data, False)
+        return (data.split(section.hold_out)[1].first(section.samples), True) if len(data) > 1 else (data, False)
 
     def _samples(
         self,

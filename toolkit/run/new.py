@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from toolkit.base.errors import RecipeError
 from toolkit.base.text import count, toml_string
+from toolkit.contract.findings import Finding
 from toolkit.contract.registry import named, playing
 from toolkit.contract.roles import Role
 from toolkit.data.dataset import CalibrationData
@@ -19,9 +22,11 @@ from toolkit.graph.layer_weights import bias_of
 from toolkit.graph.model import Model
 from toolkit.placement.ops import TARGETS
 from toolkit.placement.quantized import pair_count, refuse_integer_operators
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
 from toolkit.run.batches import batches_refused, fault_words
 from toolkit.run.new_images import image_table
-from toolkit.run.new_metric import evaluation_lines
+from toolkit.run.new_metric import NewEvaluation, new_evaluation
 from toolkit.run.new_profile import profile_lines
 from toolkit.run.new_ranges import EVALUATION, pass_lines
 from toolkit.run.plugins import said_of_plugins
@@ -32,10 +37,30 @@ FRAGILE = (
 """Operators that stay float, also where they are written out."""
 
 
+@dataclass
+class NewRecipe:
+    """A recipe that fits a model.
+
+    Attributes:
+        text: the recipe.
+        said: what was decided, and why.
+        warnings: what the user should look into before a run.
+    """
+
+    text: str
+    said: list[Finding]
+    warnings: list[Finding]
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine form, without the text."""
+        told = {"decisions": self.said, "warnings": self.warnings}
+        return {name: [{**one.to_json(), "text": sentence(one)} for one in found] for name, found in told.items()}
+
+
 def recipe_for(
     model_path: Path, target: Path, data: Path | None, test: Path | None, metric: str | None, ranges: Path | None = None
-) -> str:
-    """The text of a recipe for a model; what cannot be known is marked by a comment.
+) -> NewRecipe:
+    """A recipe for a model; what cannot be known is marked by a comment.
 
     Args:
         model_path: the ONNX model.
@@ -69,6 +94,7 @@ def recipe_for(
             seen.setdefault(name, []).extend(found)
     lines = ["[model]", f"path = {_relative(model_path, target)}", *said_of_plugins(model), ""]
     fault = batches_refused(model, data or test, seen)
+    decided = [ReportCode.NEW_BATCH_REFUSED(why=fault_words(fault))] if fault is not None else []
     lines += profile_lines(model.input_shapes(), seen, "" if fault is None else f"Batch 1: {fault_words(fault)}.")
     lines += ["[calibration]"]
     if data is not None:
@@ -80,7 +106,9 @@ def recipe_for(
     if ranges is not None:
         lines.append(f"ranges = {_relative(ranges, target)}")
     if data is not None or ranges is None:
-        lines.append(f'method = "{"mse" if transformer else "entropy"}"')
+        method = "mse" if transformer else "entropy"
+        lines.append(f'method = "{method}"')
+        decided.append(ReportCode.NEW_METHOD(method=method, transformer=transformer))
     # weights behind a pair and a Transpose are constants once the pair has gone
     lines += _strip(model)
     lines += ["", "[[pass]]", _use(Role.FOLD)]
@@ -93,12 +121,16 @@ def recipe_for(
         listed = ", ".join(map(toml_string, fragile))
         lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]", 'precision = "fp16"']
     lines += pass_lines(model, ranges) if ranges is not None and data is None else _search()
+    used = tuple(line.split('"')[1] for line in lines if line.startswith("use = "))
+    decided.append(ReportCode.NEW_PASSES(passes=used))
     lines += ["", "[engine]", 'backend = "auto"', 'rest = "fp16"', "", "[evaluation]"]
     if ranges is not None and data is None and test is None:
-        lines += EVALUATION
+        evaluation = NewEvaluation(EVALUATION, [ReportCode.NEW_WITHOUT_SAMPLES()])
     else:
-        lines += evaluation_lines(model, data, test, metric, _relative(test, target) if test is not None else "")
-    return "\n".join(lines) + "\n"
+        named = _relative(test, target) if test is not None else ""
+        evaluation = new_evaluation(model, data, test, metric, named)
+    text = "\n".join([*lines, *evaluation.lines]) + "\n"
+    return NewRecipe(text, [*decided, *evaluation.said], evaluation.warnings)
 
 
 def _search() -> list[str]:

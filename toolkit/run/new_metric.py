@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from toolkit.base.errors import DataError, ModelError
-from toolkit.base.text import toml_string
+from toolkit.base.errors import DataError, ModelError, RecipeError
+from toolkit.base.text import plain, toml_string
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
-from toolkit.evaluation.metrics import Metric, check_labels, label_of, make_metric
-from toolkit.evaluation.outputs import class_like, discrete_outputs, is_float, widened
+from toolkit.evaluation.guess import Guess, guess
+from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
+from toolkit.evaluation.metric_table import METRICS, is_share, task_of
+from toolkit.evaluation.metrics import label_of, make_metric
+from toolkit.evaluation.observed import SeenModel, observe
+from toolkit.evaluation.options import options_for
+from toolkit.evaluation.outputs import class_like, discrete_outputs, widened
+from toolkit.evaluation.tasks import reader
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
-from toolkit.run.new_task import guessed, task_budget, task_lines
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
+from toolkit.run.task import SEEN
 
 _MEASURED = 64
 """Samples that the float model runs on, one by one: the limit is to be of the right size, no more."""
-_SHARE, _ERROR, _SPREAD = 0.01, 0.05, 0.001
-"""Of the float model's own value, what a share may drop and a squared error grow; and of the labels' variance."""
-
-
-@dataclass(frozen=True)
-class FittingMetric:
-    """A built-in metric that labels and an output fit.
-
-    Attributes:
-        metric: its name.
-        output: the output that it looks at.
-    """
-
-    metric: str
-    output: str
+_SHARE, _SPREAD = 0.01, 0.001
+"""What a metric may drop where nothing more is known; and a squared error grow, of the labels' variance."""
+_HOPELESS, _FEWEST = 0.02, 8
+"""A share that no model is needed for, and the samples that it takes to say so."""
+_WHOLE = 0.5
+"""The share of samples from which on they count as wholes, where labels are one a position."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class FloatValue:
     Attributes:
         value: in the metric's units.
         samples: how many it is from.
-        spread: variance of the labels over all their elements; 0 for labels that are classes.
+        spread: variance of the labels over all their elements; 0 for labels that are no values.
         classes: how many classes the output has; 0 where the labels are none.
     """
 
@@ -58,32 +58,28 @@ class FloatValue:
     classes: int
 
 
-def fitting_metric(outputs: Mapping[str, Array], label: Array) -> FittingMetric | None:
-    """The metric that one sample's label fits by type and shape, with the first output that it fits; None for none.
+@dataclass
+class NewEvaluation:
+    """``[evaluation]`` of a new recipe.
 
-    Numbers of classes, one for each position of an output, are judged by ``top1``; labels of an output's own shape by
-    ``mse``.
-
-    Args:
-        outputs: by name, of one sample, batch dimension included.
-        label: of the sample.
+    Attributes:
+        lines: of the recipe.
+        said: what was decided, and why.
+        warnings: what the user should look into.
     """
-    for name, values in outputs.items():
-        if not is_float(values.dtype):
-            continue
-        if label.shape == values.shape and label.dtype.kind in "biuf":
-            return FittingMetric("mse", name)
-        if label.shape == values.shape[:-1] and values.shape[-1] > 1:
-            try:
-                check_labels(label, values.shape[-1])
-            except DataError:
-                continue
-            return FittingMetric("top1", name)
-    return None
+
+    lines: list[str] = field(default_factory=list)
+    said: list[Finding] = field(default_factory=list)
+    warnings: list[Finding] = field(default_factory=list)
+
+    def decided(self, one: Finding, *lines: str) -> None:
+        """Take in a decision with its lines."""
+        self.said.append(one)
+        self.lines += lines
 
 
-def evaluation_lines(model: Model, data: Path | None, test: Path | None, metric: str | None, named: str) -> list[str]:
-    """The lines of ``[evaluation]``.
+def new_evaluation(model: Model, data: Path | None, test: Path | None, metric: str | None, named: str) -> NewEvaluation:
+    """The table ``[evaluation]``.
 
     Args:
         model: the float model.
@@ -96,12 +92,21 @@ def evaluation_lines(model: Model, data: Path | None, test: Path | None, metric:
         DataError: the metric does not fit the labels, or there are none for it.
     """
     own = test if test is not None else data
-    lines = [f"data = {named}"] if test is not None else []
+    made = NewEvaluation([f"data = {named}"] if test is not None else [])
     if test is None:
-        lines.append("# Without test data the outputs are compared on samples held back from calibration.")
-        lines.append("# data = \"test.npz\"                 # with labels under 'label'")
+        made.lines.append("# Without test data the outputs are compared on samples held back from calibration.")
+        made.lines.append("# data = \"test.npz\"                 # with labels under 'label'")
     if own is None:
-        return [*lines, *([f"metric = {toml_string(metric)}", _drop(_SHARE)] if metric else [_budget(model)])]
+        if metric is not None:
+            _metric(made, metric, None, _SHARE)
+        else:
+            made.decided(
+                ReportCode.NEW_WITHOUT_SAMPLES(), "# The task is told from samples, and a task has its own limit."
+            )
+        return made
+    watched = seen_model(model, own)
+    if watched is not None:
+        made.warnings += [note for one in watched.outputs if (note := one.contradiction) is not None]
     labelled = _labelled(model, own)
     if labelled is None:
         if metric is not None:
@@ -111,21 +116,57 @@ def evaluation_lines(model: Model, data: Path | None, test: Path | None, metric:
                 remedy="store them under the key 'label', or leave --metric out to compare with the float model",
             )
         lacking = "Images have no labels" if holds_images(own) else "There are no labels"
-        lines.append(f"# {lacking}: the answers are compared with the float model's.")
-        return [*lines, *_by_task(model, own)]
+        made.lines.append(f"# {lacking}: the answers are compared with the float model's.")
+        _by_task(made, model, watched)
+        return made
     if metric is not None and ":" in metric:
-        return [*lines, f"metric = {toml_string(metric)}", _drop(_SHARE)]
-    found = _measured(model, labelled, metric)
-    if found is None:
-        lines.append("# No built-in metric fits the labels: outputs are compared with the float model's.")
-        return [*lines, *_by_task(model, own)]
+        _metric(made, metric, None, _SHARE)
+        return made
+    found = _measured(model, labelled, metric, watched)
+    if isinstance(found, Finding):
+        made.warnings.append(found)
+        made.lines.append("# No built-in metric fits the labels: outputs are compared with the float model's.")
+        _by_task(made, model, watched)
+        return made
     fit, value = found
-    lines.append(f"metric = {toml_string(fit.metric)}")
-    if fit.output != model.graph.outputs[0].name:
-        lines.append(f"output = {toml_string(fit.output)}")
-    held = len(labelled) if test is not None else max(1, len(labelled) // 5)
-    told = task_lines(guessed(model, own, fit.metric, fit.output))
-    return [*lines, *told, *_limit(fit.metric, value, held)]
+    output = fit.output if fit.output != model.graph.outputs[0].name else None
+    _metric(made, fit.metric, output, None)
+    if watched is not None:
+        _task(made, guess(watched, task_of(fit.metric), fit.output))
+    _limit(made, fit.metric, value, len(labelled) if test is not None else max(1, len(labelled) // 5))
+    return made
+
+
+def _metric(made: NewEvaluation, metric: str, output: str | None, limit: float | None) -> None:
+    made.decided(ReportCode.NEW_METRIC(metric=metric, output=output), f"metric = {toml_string(metric)}")
+    made.lines += [f"output = {toml_string(output)}"] if output is not None else []
+    if limit is not None:
+        made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=limit), _drop(limit))
+
+
+def _task(made: NewEvaluation, found: Guess) -> None:
+    """The task and why; where the guess is unsure, a run guesses again and says so."""
+    named = f"task = {toml_string(found.task)}"
+    why = found.finding()
+    made.decided(why, f"# {plain(sentence(why))}", named if found.sure else f"# {named}")
+
+
+def seen_model(model: Model, source: Path) -> SeenModel | None:
+    """The model with what it gives on the first samples; None where onnxruntime cannot run it, and for images, which
+    become samples as the recipe says that is being written.
+    """
+    if holds_images(source):
+        return None
+    try:
+        loaded = session(model)
+        data = CalibrationData.open(str(source.resolve()), model)
+        seen = [
+            (batch.inputs, {n: widened(v).copy() for n, v in loaded.run(batch.inputs).items()}, batch.count)
+            for batch in islice(data.batches(1), SEEN)
+        ]
+    except ModelError:
+        return None
+    return observe(model, seen) if seen else None
 
 
 def _labelled(model: Model, source: Path) -> CalibrationData | None:
@@ -142,102 +183,142 @@ def _labelled(model: Model, source: Path) -> CalibrationData | None:
     return found
 
 
-def _measured(model: Model, data: CalibrationData, asked: str | None) -> tuple[FittingMetric, FloatValue | None] | None:
-    """The metric, and the float model's own value of it; None where no metric was asked for and none fits the labels.
+def _measured(
+    model: Model, data: CalibrationData, asked: str | None, seen: SeenModel | None
+) -> tuple[FittingMetric, FloatValue | None] | Finding:
+    """The metric, and the float model's own value of it; or why there is no metric, where none was asked for.
 
     The value is None where onnxruntime cannot run the model.
 
     Raises:
         DataError: the labels do not fit the metric that was asked for.
     """
+    labels = [label_of(sample.labels)[0] for sample in data.samples()]
     first = model.graph.outputs[0].name
-    fit = FittingMetric(asked, first) if asked is not None else None
-    metric: Metric | None = None
-    labels: list[Array] = []
-    try:
-        loaded = session(model)
-        # what is compared in front of a plugin is no output, and no metric's business
-        own = [t.name for t in model.graph.outputs if t.name in loaded.outputs]
-        if not own:
-            if asked is None:
-                return None
+    if seen is None or not any(one.samples for one in seen.outputs):
+        if asked is None:
+            return _unfit(model, labels, seen)
+        left = not_run(model).plugins
+        if left:
             raise DataError(
-                f"--metric {asked} cannot be measured: onnxruntime cannot run {', '.join(loaded.left.plugins)}",
+                f"--metric {asked} cannot be measured: onnxruntime cannot run {', '.join(left)}",
                 where=data.name,
                 remedy="leave --metric out: what those nodes read is compared with the float model's",
             )
-        for sample in islice(data.samples(), _MEASURED):
-            outputs = {name: widened(value) for name, value in loaded.run(sample.inputs, own).items()}
-            label = label_of(sample.labels)
-            if metric is None:
-                fits = fitting_metric(outputs, label)
-                if fits is not None and (asked is None or _alike(asked, fits.metric)):
-                    fit = FittingMetric(asked or fits.metric, fits.output)
-                if fit is None:
-                    return None
-                metric = make_metric(fit.metric, fit.output)
-            metric.update(outputs, sample.labels)
-            labels.append(label.astype(np.float64).reshape(-1))
-    except ModelError:
-        return None if fit is None else (fit, None)
+        return FittingMetric(asked, first), None
+    fits = fitting_metrics(seen, guess(seen), labels)
+    if asked is not None:
+        own = [one for one in fits if _alike(asked, one.metric)]
+        fits = [FittingMetric(asked, own[0].output if own else first)]
+    elif not fits:
+        return _unfit(model, labels, seen)
+    extra = METRICS[fits[0].metric].extra
+    try:
+        values = [(fit, _float_value(model, data, fit, seen, labels)) for fit in fits[:2]]
+    except RecipeError:
+        if asked is not None or not extra:
+            raise
+        return ReportCode.NEW_METRIC_NEEDS_EXTRA(metric=fits[0].metric, extra=extra)
     except DataError as error:
         if asked is None:
-            return None
+            return _unfit(model, labels, seen)
         raise DataError(
             f"--metric {asked} does not fit the labels: {error.what}", where=data.name, remedy=error.remedy
         ) from error
-    if metric is None or fit is None:
-        return None
+    # where hardly a whole sample is right, single positions say more
+    hopeless = values[0][0].metric == "exact" and len(values) > 1 and values[0][1].value < _WHOLE
+    return values[1 if hopeless else 0]
+
+
+def _unfit(model: Model, labels: Sequence[Array], seen: SeenModel | None) -> Finding:
+    """That no built-in metric fits the labels."""
+    flat = np.concatenate([one.reshape(-1) for one in labels if one.dtype.kind in "biuf"] or [np.zeros(0)])
+    known = {one.name: list(one.shape) for one in seen.outputs if one.samples} if seen is not None else {}
+    return ReportCode.NEW_LABELS_FIT_NOTHING(
+        shape=list(labels[0].shape) if labels else [], dtype=labels[0].dtype.name if labels else "",
+        low=flat.min() if flat.size else None, high=flat.max() if flat.size else None,
+        outputs=list(known), shapes=list(known.values()),
+    )  # fmt: skip
+
+
+def _float_value(
+    model: Model, data: CalibrationData, fit: FittingMetric, seen: SeenModel, labels: Sequence[Array]
+) -> FloatValue:
+    """The float model's own value.
+
+    Raises:
+        DataError: the labels do not fit the metric.
+        RecipeError: the metric needs what is not installed.
+    """
+    parts = guess(seen, task_of(fit.metric), fit.output).parts
+    metric = make_metric(fit.metric, fit.output, options=options_for(fit.metric, fit.output, parts))
+    loaded, count = session(model), 0
+    wanted = [one.name for one in seen.outputs if one.samples]
+    for sample in islice(data.samples(), _MEASURED):
+        outputs = {name: widened(value) for name, value in loaded.run(sample.inputs, wanted).items()}
+        metric.update(outputs, sample.labels)
+        count += 1
     classes = int(getattr(metric, "classes", 0))
-    spread = 0.0 if classes else float(np.concatenate(labels).var())
-    return fit, FloatValue(float(metric.value()), len(labels), spread, classes)
+    squares = fit.metric in ("mse", "mae")
+    spread = float(np.concatenate([one.astype(np.float64).reshape(-1) for one in labels]).var()) if squares else 0.0
+    return FloatValue(float(metric.value()), count, spread, classes)
 
 
 def _alike(asked: str, fitting: str) -> bool:
-    """Whether a metric that was asked for reads labels as the fitting one does: classes, or values."""
-    return (asked == "mse") == (fitting == "mse")
+    """Whether a metric that was asked for reads labels as the fitting one does."""
+    positions = ("classification", "sequence")
+    tasks = task_of(asked), task_of(fitting)
+    return tasks[0] == tasks[1] or all(task in positions for task in tasks)
 
 
-def _limit(name: str, measured: FloatValue | None, held: int) -> list[str]:
+def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: int) -> None:
     """The limit of a metric's drop, with what it is made from.
 
     Args:
+        made: takes it in.
         name: the metric.
         measured: the float model's own value.
         held: how many samples a run will measure on.
     """
+    info = METRICS[name]
     if measured is None or not math.isfinite(measured.value):
-        return [_drop(_SHARE)]
-    said = f"# The float model's own {name} is {measured.value:.4g} on {measured.samples} samples"
-    if measured.classes:
-        poor = measured.value * measured.classes <= 1.5 and measured.samples >= 8
-        # a limit that is finer than one sample could not be told from none
-        one = 1 / max(held, 1)
-        limit = max(_SHARE * measured.value, one) if not poor else _SHARE
+        made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_SHARE), _drop(_SHARE))
+        return
+    if info.relative:
+        poor = name == "mse" and measured.value > measured.spread > 0
+        limit = max(info.drop * measured.value, _SPREAD * measured.spread, 1e-12)
     else:
-        poor = measured.value > measured.spread > 0
-        limit = max(_ERROR * measured.value, _SPREAD * measured.spread, 1e-12)
-    if poor:
-        return [f"{said}, no better than a guess: check the labels and the preprocessing.", _drop(limit)]
-    return [f"{said}.", _drop(limit)]
+        useless = 1.5 / measured.classes if measured.classes else _HOPELESS
+        poor = is_share(name) and measured.value <= useless and measured.samples >= _FEWEST
+        # a limit that is finer than one sample could not be told from none
+        limit = max(info.drop * measured.value, 1 / max(held, 1)) if is_share(name) and not poor else info.drop
+    code = ReportCode.NEW_FLOAT_VALUE_POOR if poor else ReportCode.NEW_FLOAT_VALUE
+    said = code(metric=name, value=measured.value, samples=measured.samples)
+    (made.warnings if poor else made.said).append(said)
+    comment = plain(sentence(said))
+    made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_rounded(limit)), f"# {comment}", _drop(limit))
 
 
-def _drop(limit: float) -> str:
+def _rounded(limit: float) -> float:
     """One digit, rounded up, says how rough it is."""
     power = math.floor(math.log10(limit))
     digit = math.ceil(limit / 10.0**power - 1e-6)
-    return f"budget = {{ max_drop = {float(f'{digit}e{power}')} }}"
+    return float(f"{digit}e{power}")
 
 
-def _by_task(model: Model, source: Path) -> list[str]:
-    """The task and its limit; without either where its answers cannot be told."""
-    found = guessed(model, source)
-    return [*task_lines(found), task_budget(found)] if found is not None else [_budget(model)]
+def _drop(limit: float) -> str:
+    return f"budget = {{ max_drop = {_rounded(limit)} }}"
 
 
-def _budget(model: Model) -> str:
-    """The limit without a metric and without samples to tell the task from."""
-    return "budget = { min_agreement = 0.95 }" if _has_classes(model) else "budget = { min_sqnr_db = 20.0 }"
+def _by_task(made: NewEvaluation, model: Model, seen: SeenModel | None) -> None:
+    """The task and its limit, written out so that it can be changed; no task where its answers cannot be told."""
+    if seen is None:
+        name, value = ("min_agreement", 0.95) if _has_classes(model) else ("min_sqnr_db", 20.0)
+    else:
+        found = guess(seen)
+        _task(made, found)
+        name, value = "min_unchanged", min((reader(part).least for part in found.parts), default=0.99)
+    made.decided(ReportCode.NEW_LIMIT(limit=name, value=value), f"budget = {{ {name} = {value} }}")
 
 
 def _has_classes(model: Model) -> bool:

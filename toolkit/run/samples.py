@@ -66,6 +66,7 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
     from toolkit.evaluation.metrics import make_metric
     from toolkit.evaluation.outputs import metric_computable
     from toolkit.graph.sessions import session
+    from toolkit.run.task import look, metric_options
 
     section = inputs.job.recipe.evaluation
     # a metric of the user's may need as many as the evaluation gives it at once
@@ -82,7 +83,8 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
     lacking = [t.name for t in inputs.source().graph.outputs if t.name not in outputs]
     if section.metric is None or not metric_computable(section.output, lacking):
         return 0
-    metric = make_metric(section.metric, section.output, inputs.job.allow_code)
+    options = metric_options(section, look(inputs).record) if ":" not in section.metric else None
+    metric = make_metric(section.metric, section.output, inputs.job.allow_code, options)
     try:
         metric.update(outputs, batch.labels or {})
     except QtoolError as error:

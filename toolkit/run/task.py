@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from toolkit.run.inputs import Inputs
 from toolkit.run.step import Record
 
 if TYPE_CHECKING:
+    from toolkit.base.types import Array
+    from toolkit.data.dataset import Batch
     from toolkit.evaluation.answers import Answers
     from toolkit.evaluation.metric_base import MetricOptions
     from toolkit.run.sections import EvaluationSection
@@ -32,6 +35,7 @@ class TaskRecord(Record):
         parts: what is judged of the outputs, as ``OutputPart.to_json`` writes it.
         float_value: the float model's metric on the first samples; None without a built-in metric.
         suspicion: what is plainly wrong with that value; None where nothing is.
+        notes: what else was seen of the outputs.
     """
 
     task: str = ""
@@ -40,11 +44,12 @@ class TaskRecord(Record):
     parts: list[dict[str, Any]] = Field(default_factory=list)
     float_value: float | None = None
     suspicion: Finding | None = None
+    notes: list[Finding] = Field(default_factory=list)
 
     @property
     def said(self) -> list[Finding]:
-        """The task, and what is plainly wrong."""
-        return [one for one in (self.why, self.suspicion) if one is not None]
+        """The task, what else was seen of the outputs, and what is plainly wrong."""
+        return [one for one in (self.why, *self.notes, self.suspicion) if one is not None]
 
     @property
     def answers(self) -> Answers | None:
@@ -55,24 +60,45 @@ class TaskRecord(Record):
         return Answers([OutputPart.from_json(part) for part in self.parts]) if self.parts else None
 
 
-def task_of(inputs: Inputs) -> TaskRecord:
-    """Run the float model on the first samples, tell its task, and hold it against their labels.
+@dataclass
+class Looked:
+    """How the model's outputs are read, and the samples that tell it.
+
+    Attributes:
+        record: the task.
+        batches: the evaluation's samples with the float model's outputs, from the first on; to be read once.
+        lacking: the outputs that onnxruntime cannot compute.
+    """
+
+    record: TaskRecord
+    batches: Iterator[tuple[Batch, dict[str, Array]]]
+    lacking: list[str]
+
+
+def look(inputs: Inputs) -> Looked:
+    """Run the float model on the first samples and tell its task; looked at once.
 
     Raises:
-        RecipeError: no output can be read for the task that the recipe names.
+        RecipeError: no output can be read for the task that the recipe names, or not with the classes that it names.
         QtoolError: the samples or the model cannot be used.
     """
-    from toolkit.evaluation.float_check import FloatCheck
+    if inputs.looked is None:
+        inputs.looked = _look(inputs)
+    found: Looked = inputs.looked
+    return found
+
+
+def _look(inputs: Inputs) -> Looked:
     from toolkit.evaluation.judged import judged_by
     from toolkit.evaluation.observed import observe
-    from toolkit.evaluation.outputs import metric_computable, widened
+    from toolkit.evaluation.outputs import widened
     from toolkit.graph.sessions import session
 
     job, source = inputs.job, inputs.reference()
     section = job.recipe.evaluation
     data, _ = inputs.evaluation_data(source)
     if data is None:
-        return TaskRecord()
+        return Looked(TaskRecord(), iter(()), [])
     loaded = session(source)
     given = ((batch, {n: widened(v).copy() for n, v in loaded.run(batch.inputs).items()}) for batch in data.batches(1))
     seen, size = [], 0
@@ -82,33 +108,50 @@ def task_of(inputs: Inputs) -> TaskRecord:
         if size > _SEEN_BYTES:
             break
     if not seen:
-        return TaskRecord()
+        return Looked(TaskRecord(), iter(()), [])
+    watched = observe(source, [(batch.inputs, outputs, batch.count) for batch, outputs in seen])
     try:
         found, why = judged_by(
-            observe(source, [(batch.inputs, outputs, batch.count) for batch, outputs in seen]), section.task,
-            section.metric, section.output, section.budget.floors,
-            {"blank": section.blank, "threshold": section.threshold},
+            watched, section.task, section.metric, section.output, section.budget.floors,
+            {"blank": section.blank, "threshold": section.threshold}, {"space": section.space},
         )  # fmt: skip
     except RecipeError as error:
-        error.at(job.recipe.locate("evaluation", "task"))
+        error.at(job.recipe.locate("evaluation", error.value or "task"))
         raise
-    record = TaskRecord(task=found.task, sure=found.sure, why=why, parts=[part.to_json() for part in found.parts])
-    check = FloatCheck.of(section.metric, section.output, metric_options(section, record))
+    notes = [note for one in watched.outputs if (note := one.contradiction) is not None]
+    record = TaskRecord(
+        task=found.task, sure=found.sure, why=why, parts=[part.to_json() for part in found.parts], notes=notes
+    )
     lacking = [t.name for t in source.graph.outputs if t.name not in loaded.outputs]
-    if check is not None and metric_computable(section.output, lacking):
-        for batch, outputs in chain(seen, islice(given, max(_CHECKED - len(seen), 0))):
+    return Looked(record, chain(seen, given), lacking)
+
+
+def task_of(inputs: Inputs) -> TaskRecord:
+    """Tell the model's task, and hold the float model against the labels of the first samples.
+
+    Raises:
+        RecipeError: no output can be read for the task that the recipe names.
+        QtoolError: the samples or the model cannot be used.
+    """
+    from toolkit.evaluation.float_check import FloatCheck
+    from toolkit.evaluation.outputs import metric_computable
+
+    section, looked = inputs.job.recipe.evaluation, look(inputs)
+    record = looked.record.model_copy()
+    check = FloatCheck.of(section.metric, section.output, metric_options(section, record))
+    if check is not None and record.task and metric_computable(section.output, looked.lacking):
+        for batch, outputs in islice(looked.batches, _CHECKED):
             check.add(outputs, batch.labels or {})
         record.float_value, record.suspicion = check.value(), check.suspicion()
+    # the first outputs and the session go: what comes later needs the memory
+    looked.batches = iter(())
     return record
 
 
 def metric_options(section: EvaluationSection, record: TaskRecord) -> MetricOptions:
-    """What the recipe's metric must know besides the output: from the recipe, else from how the outputs are read."""
-    from toolkit.evaluation.metric_base import MetricOptions
+    """What the recipe's metric must know: from the recipe, else from how the outputs are read."""
+    from toolkit.evaluation.options import options_for
+    from toolkit.evaluation.tasks import OutputPart
 
-    def first(task: str) -> dict[str, Any] | None:
-        return next((part for part in record.parts if part["task"] == task), None)
-
-    ctc, boxes = first("ctc"), first("detection")
-    blank = section.blank if section.blank is not None else (ctc or {}).get("settings", {}).get("blank", 0)
-    return MetricOptions(blank, section.space, json.dumps(boxes) if boxes is not None else None)
+    parts = [OutputPart.from_json(part) for part in record.parts]
+    return options_for(section.metric, section.output, parts, section.blank, section.space)

@@ -44,6 +44,7 @@ class CostModel:
         times: measured times; they replace the roofline of these layers.
         work: what every node counts for in shares of the arithmetic; by ``facts`` where None.
         others: nodes that other passes have quantized to the same type.
+        named: whether the user asked for times: of this GPU, or of any.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class CostModel:
         times: LayerTimes | None = None,
         work: Work | None = None,
         others: Collection[str] = (),
+        named: bool = True,
     ) -> None:
+        self.named = named
         self.switches, self.facts, self.gpu, self.rest = switches, facts, gpu, rest
         self.model: Model = switches.model
         self.forms = Forms(self.model, facts)
@@ -68,8 +71,11 @@ class CostModel:
 
     @property
     def place(self) -> str:
-        """The GPU that times are of, in words."""
-        return self.times.gpu or self.gpu.name
+        """The GPU that times are of, in words; empty where nobody asked for times and none was measured.
+
+        Predictions only order plans then: what they are is nobody's GPU.
+        """
+        return self.times.gpu or (self.gpu.name if self.named or self.times.seconds else "")
 
     def learn(self, kept: Iterable[str], seconds: float) -> None:
         """Take the measured time of a whole plan in place of its prediction."""

@@ -183,7 +183,8 @@ class PlanSearch:
         quantized = self.quantizer.precision
         others = {name for name, ask in context.plan.items() if ask.precision is quantized}
         cost = CostModel(
-            simulation.switches, simulation.facts, gpu, context.rest, times, simulation.work, others
+            simulation.switches, simulation.facts, gpu, context.rest, times, simulation.work, others,
+            named=bool(own.gpu) or own.max_ms is not None or own.prefer == "time",
         )  # fmt: skip
         prefer = own.prefer if own.prefer != "auto" else "time" if times.seconds and not own.int8_alone else "int8"
         if own.prefer == "auto" and prefer == "time":

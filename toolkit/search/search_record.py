@@ -37,7 +37,7 @@ class SearchRecord:
         methods: for every tensor whose range the best plan replaces, the method that gives this one.
         precision: the quantized type.
         rest: the type of the layers kept float.
-        gpu: what times are predicted for.
+        gpu: what times are predicted for; empty where they only order plans.
         prefer: what made a plan cheap: int8 or time.
         budget: the limits that had to hold.
         higher_is_better: of the metric.
@@ -167,8 +167,8 @@ def record(
         found.best, found.plans, found.front(), found.reference, cost.time(cost.switches.names) * 1e3,
         found.sensitivity, found.methods, cost.switches.precision, cost.rest, cost.place, prefer, limits,
         budget.higher_is_better, samples, found.sensitivity.metric if found.sensitivity is not None else None,
-        cost.measured_share(found.best.kept), cost.work.of, [*doubts, *([slower] if slower is not None else [])],
-        found.notes, list(spots),
+        cost.measured_share(found.best.kept), cost.work.of, [slower] if slower is not None else [],
+        [*doubts, *found.notes], list(spots),
     )  # fmt: skip
 
 
@@ -181,10 +181,13 @@ def _counted(word: Any) -> Literal["macs", "nodes"]:
 
 
 def slower_than_float(found: SearchResult, cost: CostModel, prefer: str) -> Finding | None:
-    """That the chosen plan is predicted slower than the float model, with what to do; None where it is not."""
+    """That the chosen plan is predicted slower than the float model, with what to do; None where it is not.
+
+    None too where the times are of no GPU that anybody named or measured.
+    """
     plain = cost.time(cost.switches.names)
     best = found.best
-    if best.seconds <= plain or len(best.kept) == len(cost.switches.names):
+    if not cost.place or best.seconds <= plain or len(best.kept) == len(cost.switches.names):
         return None
     faster = [plan for plan in found.plans if plan.meets and plan.seconds < plain]
     other = min(faster, key=lambda plan: plan.seconds, default=None)

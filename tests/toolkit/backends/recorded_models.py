@@ -61,7 +61,9 @@ class _Resnet:
             self.weights += [tensor(scale, np.full(size, 0.1)), tensor(zero, np.zeros(size), INT8)]
             more = {} if axis is None else {"axis": axis}
             self.nodes.append(node("QuantizeLinear", [name, scale, zero], [f"{name}_q"], f"{name}_Q", **more))
-            self.nodes.append(node("DequantizeLinear", [f"{name}_q", scale, zero], [f"{name}_dq"], f"{name}_DQ", **more))
+            self.nodes.append(
+                node("DequantizeLinear", [f"{name}_q", scale, zero], [f"{name}_dq"], f"{name}_DQ", **more)
+            )
             self.pairs[name] = f"{name}_dq"
         return self.pairs[name]
 

@@ -65,7 +65,10 @@ def test_a_crash_is_named_with_its_last_words(job):
         os.write(2, b"assertion failed: x\\n")
         os.abort()
     """)
-    with pytest.raises(BackendError, match=r"SIGABRT.*last words: assertion failed: x; it was at stand_in.py line \d+ in run.*crash inside"):
+    with pytest.raises(
+        BackendError,
+        match=r"SIGABRT.*last words: assertion failed: x; it was at stand_in.py line \d+ in run.*crash inside",
+    ):
         process.run_job("stand_in", {})
 
 

@@ -152,7 +152,9 @@ def test_kernels_are_timed_as_often_as_asked():
     with_timing(TRT, create, {"avg_timing_iterations": 8})(None, object())
     assert config.avg_timing_iterations == 8
     config = SimpleNamespace()
-    with pytest.raises(BackendError, match=r"avg_timing_iterations: TensorRT 8.6.0 cannot do this.*[Ll]eave the setting out"):
+    with pytest.raises(
+        BackendError, match=r"avg_timing_iterations: TensorRT 8.6.0 cannot do this.*[Ll]eave the setting out"
+    ):
         with_timing(TRT, create, {"avg_timing_iterations": 8})(None, object())
 
 
@@ -457,7 +459,9 @@ def test_a_context_is_gone_before_the_next_profiles_is_made(tmp_path):
         create_engine_inspector=lambda: _Inspector('{"Layers": ["N/A due to dynamic shapes"]}'),
     )  # fmt: skip
     fake = SimpleNamespace(LayerInformationFormat=SimpleNamespace(JSON=0))
-    names = inspect_engine(fake, engine, [], tmp_path, SimpleNamespace(log=lambda text: None), lambda context, shapes: None)
+    names = inspect_engine(
+        fake, engine, [], tmp_path, SimpleNamespace(log=lambda text: None), lambda context, shapes: None
+    )
     assert len(names) == 3 and not alive
 
 
@@ -486,9 +490,7 @@ def test_transposed_convolutions_stay_float_on_8():
         assert bool(refused) == (features is OLD)
         if refused:
             assert plan.get("up").precision is Precision.INT8
-            found = explain(
-                {"up": float_actual(Precision.FP16)}, plan, Precision.FP16, {"up": refused[0].why}
-            )
+            found = explain({"up": float_actual(Precision.FP16)}, plan, Precision.FP16, {"up": refused[0].why})
             assert refused[0].why == Code.NO_KERNEL(op="ConvTranspose", version=8)
             assert found["up"].status == "overridden" and found["up"].reason == refused[0].why
 

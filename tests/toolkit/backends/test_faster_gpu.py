@@ -113,7 +113,10 @@ def recipe(folder, kind, faster=False, opened=False):
         onnx.save(bert(), str(folder / "bert.onnx"))
         np.savez(folder / "bert.npz", x=normal(32, LENGTH, HIDDEN, seed=9))
         files = {"model": folder / "bert.onnx", "data": folder / "bert.npz"}
-        shapes = [("one", "x", [1, LENGTH, HIDDEN], [1, LENGTH, HIDDEN]), ("many", "x", [1, LENGTH, HIDDEN], [32, LENGTH, HIDDEN])]
+        shapes = [
+            ("one", "x", [1, LENGTH, HIDDEN], [1, LENGTH, HIDDEN]),
+            ("many", "x", [1, LENGTH, HIDDEN], [32, LENGTH, HIDDEN]),
+        ]
     elif kind == "strip":
         files = {"model": MODELS / "strip_reader.onnx", "data": MODELS / "strip_calibration.npz"}
         shapes = [("one", "image", [1, 1, 8, 16], [8, 1, 8, 80]), ("many", "image", [1, 1, 8, 88], [8, 1, 8, 128])]

@@ -275,7 +275,12 @@ def test_a_small_scale_keeps_the_layer_before_its_quantizer_fp32():
 
 
 def test_a_half_model_with_a_subgraph_stays_valid():
-    inner = helper.make_graph([node("MatMul", ["r", "w"], ["m"]), node("Add", ["m", "b"], ["t"])], "then", [], [helper.make_tensor_value_info("t", 10, [2, 4])])
+    inner = helper.make_graph(
+        [node("MatMul", ["r", "w"], ["m"]), node("Add", ["m", "b"], ["t"])],
+        "then",
+        [],
+        [helper.make_tensor_value_info("t", 10, [2, 4])],
+    )
     other = helper.make_graph([node("Neg", ["r"], ["e"])], "else", [], [helper.make_tensor_value_info("e", 10, [2, 4])])
     half = {"w": normal(4, 4).astype(np.float16), "b": normal(4).astype(np.float16)}
     model = Model.from_proto(build(
@@ -284,7 +289,9 @@ def test_a_half_model_with_a_subgraph_stays_valid():
     ))  # fmt: skip
     feeds = {"x": normal(2, 4).astype(np.float16), "c": np.array(True)}
     for rest in (Precision.FP16, Precision.FP32):
-        assert np.allclose(run(lower(model, PrecisionPlan(), rest=rest).model, feeds)[0], run(model, feeds)[0], atol=1e-2)
+        assert np.allclose(
+            run(lower(model, PrecisionPlan(), rest=rest).model, feeds)[0], run(model, feeds)[0], atol=1e-2
+        )
 
 
 def test_an_int32_bias_becomes_float():

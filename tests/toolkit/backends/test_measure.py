@@ -154,7 +154,11 @@ def test_a_shape_that_the_engine_refuses(monkeypatch, talk):
 def test_without_cuda_python_nothing_is_measured(monkeypatch, talk):
     monkeypatch.setattr(measure, "cuda_runtime", lambda: None)
     layers, latency, lacks = measure.measure_engine(TRT, Engine(), PROFILES, talk)
-    assert (layers, latency) == ({}, {}) and set(lacks) == {"a", "b"} and all("cuda-python" in why for why in lacks.values())
+    assert (
+        (layers, latency) == ({}, {})
+        and set(lacks) == {"a", "b"}
+        and all("cuda-python" in why for why in lacks.values())
+    )
 
 
 def test_a_static_model_is_measured_as_the_default_profile(monkeypatch, talk):

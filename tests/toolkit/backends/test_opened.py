@@ -45,14 +45,20 @@ def asked(*names):
     return plan
 
 
-OPAQUE = Actual(None, source="inspector", status="opaque", reason=EngineCode.IN_KERNEL_OF(node="b"), engine_layers=("b",))
+OPAQUE = Actual(
+    None, source="inspector", status="opaque", reason=EngineCode.IN_KERNEL_OF(node="b"), engine_layers=("b",)
+)
 
 
 def test_marks_are_float_borders_inside_the_block_and_no_outputs():
     model = block()
     found = marks(model, dict.fromkeys(model.node_names(), OPAQUE), asked("m1"))
     assert found.tensors == ("m0", "s", "m1", "n") and found.left_out == ()
-    assert marks(model, {**dict.fromkeys(model.node_names(), OPAQUE), "s": Actual(None)}, asked()).tensors == ("m0", "m1", "n")
+    assert marks(model, {**dict.fromkeys(model.node_names(), OPAQUE), "s": Actual(None)}, asked()).tensors == (
+        "m0",
+        "m1",
+        "n",
+    )
     assert marks(model, {}, asked("m1")).tensors == ()
 
 
@@ -84,7 +90,14 @@ def test_evidence_leaves_nodes_opaque_and_warns_that_it_is_another_engine():
     assert {actual.status for actual in before.values()} == {"opaque"}
     pieces = [
         Layer("{ForeignNode[m0...s]}", "Myelin", (Port("x", "fp16"),), (Port("s", "fp16"),)),
-        Layer("m1", "MatrixMultiply", (Port("s", "int8"),), (Port("m1", "fp16"),), tactic="sm80_xmma_gemm_i8i8", nodes=("m1",)),
+        Layer(
+            "m1",
+            "MatrixMultiply",
+            (Port("s", "int8"),),
+            (Port("m1", "fp16"),),
+            tactic="sm80_xmma_gemm_i8i8",
+            nodes=("m1",),
+        ),
         Layer("{ForeignNode[r...y]}", "Myelin", (Port("m1", "fp16"),), (Port("y", "fp16"),)),
     ]
     opened = Build("tensorrt", "8.6", b"", pieces, "inspector", time_ms={"m1": {"a": 0.25}})
@@ -113,12 +126,19 @@ def network(debug):
 
     def layer(*names, fixed=()):
         return SimpleNamespace(
-            num_outputs=len(names), get_output=lambda i: tensors[names[i]], output_type_is_set=lambda i: names[i] in fixed
+            num_outputs=len(names),
+            get_output=lambda i: tensors[names[i]],
+            output_type_is_set=lambda i: names[i] in fixed,
         )
 
     layers = [layer("a"), layer("b", "c", fixed=("b",)), layer("y")]
     made = SimpleNamespace(
-        num_layers=3, get_layer=lambda i: layers[i], num_outputs=1, get_output=lambda i: tensors["y"], outputs=[], debug=[]
+        num_layers=3,
+        get_layer=lambda i: layers[i],
+        num_outputs=1,
+        get_output=lambda i: tensors["y"],
+        outputs=[],
+        debug=[],
     )
     made.mark_output = made.outputs.append
     if debug:
@@ -191,12 +211,16 @@ use = "insert_qdq"
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
     names = [n.name for n in Model.load(MODELS / "digits_cnn.onnx").nodes if n.op in ("Conv", "Gemm")]
-    backend = StandIn(dict.fromkeys(names, 1.0), {n: 1.5 if i == 1 else 0.5 for i, n in enumerate(names)}, {"only": 1.0})
+    backend = StandIn(
+        dict.fromkeys(names, 1.0), {n: 1.5 if i == 1 else 0.5 for i, n in enumerate(names)}, {"only": 1.0}
+    )
     monkeypatch.setattr("toolkit.backends.choose.choose", lambda name="auto": (backend, EngineCode.BACKEND_REQUESTED()))
 
     def write(only="", engine=""):
         path = tmp_path / "r.toml"
-        text = RECIPE.format(model=MODELS / "digits_cnn.onnx", data=MODELS / "digits_calibration.npz", only=only, engine=engine)
+        text = RECIPE.format(
+            model=MODELS / "digits_cnn.onnx", data=MODELS / "digits_calibration.npz", only=only, engine=engine
+        )
         path.write_text(text)
         return path
 
@@ -211,7 +235,9 @@ def test_a_run_that_opens_reports_the_evidence_beside_what_is_opaque(recipe):
     backend, names, write, folder = recipe
     backend.opaque = True
     plain = run(write(), folder / "out", device_check=False)
-    assert {layer.status for layer in plain.report.layers if layer.node in names} == {"opaque"} and len(backend.built) == 1
+    assert {layer.status for layer in plain.report.layers if layer.node in names} == {"opaque"} and len(
+        backend.built
+    ) == 1
     asked = Recipe.load(write(engine="open = true"))
     result = run(asked, folder / "out", device_check=False)
     assert steps(result)["engine"] == "reused" and steps(result)["open"] == "done" and len(backend.built) == 2
@@ -245,7 +271,10 @@ def test_where_nothing_is_opaque_nothing_is_built_twice(recipe):
 def test_open_is_an_option_of_the_command(recipe, capsys):
     backend, _, write, folder = recipe
     backend.opaque = True
-    assert invoke(["run", str(write()), "--open", "--no-device-check", "--out", str(folder / "out"), "--json"]) in (0, 1)
+    assert invoke(["run", str(write()), "--open", "--no-device-check", "--out", str(folder / "out"), "--json"]) in (
+        0,
+        1,
+    )
     content = json.loads(capsys.readouterr().out)
     assert any(layer["actual"].get("opened") for layer in content["layers"])
 
@@ -265,8 +294,12 @@ def test_only_if_faster_in_a_recipe_measures_once_and_reports_what_it_gave_back(
     assert backend.built[-1] == frozenset(names) - {names[1]}
     assert (folder / "out" / "faster.json").exists()
     assert not [p for p in (folder / "out" / ".qtool").iterdir() if p.name.startswith("qtool-")]
-    assert set(steps(run(path, folder / "out", device_check=False)).values()) == {"reused"} and len(backend.built) == count
-    changed = run(write(only="only_if_faster = true", engine="sparse_weights = true"), folder / "out", device_check=False)
+    assert (
+        set(steps(run(path, folder / "out", device_check=False)).values()) == {"reused"} and len(backend.built) == count
+    )
+    changed = run(
+        write(only="only_if_faster = true", engine="sparse_weights = true"), folder / "out", device_check=False
+    )
     assert steps(changed)["passes"] == "done" and len(backend.built) > count
 
 

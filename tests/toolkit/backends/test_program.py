@@ -9,7 +9,7 @@ from toolkit.backends.program import Kernel, kernels, operands, tactics
 
 # As TensorRT-RTX 1.7 wrote them, shortened; the second program stands for a second profile and reuses a name.
 PROGRAM = (
-    b"\x00\x01\xffplan  tensor={ alignment=128 const_payload_size=288 dims={ 8 4 3 3 } name=\"__mye258dconst\" offset=3 "
+    b'\x00\x01\xffplan  tensor={ alignment=128 const_payload_size=288 dims={ 8 4 3 3 } name="__mye258dconst" offset=3 '
     b"rank0=0 region=__mye287-consts stride_order={ 3 0 2 1 } strides={ 36 1 12 4 } type=int8 }\n"
     b'  tensor={ alignment=128 dims={ 1 4 8 8 } mem_prop=0 name="__mye254_2" offset=0 region="devmem" type=int8 }\n'
     b'  tensor={ alignment=16 dims={ 1 4 8 8 } mem_prop=0 name="x.1" offset=0 region="" type=half }\n'

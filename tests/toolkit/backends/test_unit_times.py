@@ -77,6 +77,8 @@ def test_profiles_are_told_apart():
 
 
 def test_nothing_is_told_without_layer_times():
-    build = Build("tensorrt_rtx", "1.7", b"", [layer("conv0", "x", "c0")], "network", time_ms={"conv0": {"default": 1.0}})
+    build = Build(
+        "tensorrt_rtx", "1.7", b"", [layer("conv0", "x", "c0")], "network", time_ms={"conv0": {"default": 1.0}}
+    )
     assert unit_times(two_convs(False), build, ["conv0"]).ms == {}
     assert unit_times(two_convs(False), Build("tensorrt", source="inspector"), ["conv0"]).ms == {}

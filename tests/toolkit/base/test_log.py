@@ -33,7 +33,9 @@ def test_a_damaged_line_is_left_out_and_the_others_stay(log, damage):
 
 def test_a_number_that_was_damaged_is_noticed(log):
     text = log.read_text()
-    log.write_text(text.replace("0.28571428571428570", "0.38571428571428570").replace("0.2857142857142857", "0.3857142857142857"))
+    log.write_text(
+        text.replace("0.28571428571428570", "0.38571428571428570").replace("0.2857142857142857", "0.3857142857142857")
+    )
     assert log.read_text() != text and sorted(Log(log, "print").found) == ["key0", "key1", "key3"]
 
 

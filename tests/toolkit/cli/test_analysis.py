@@ -72,7 +72,11 @@ def test_layers_that_a_later_pass_keeps_float_count_as_float(app, tmp_path):
         found = json.loads(call(app, tmp_path, "sensitivity", "--json", text=text))
         names[where] = [group["name"] for group in found["groups"]]
         notes[where] = [note for note in found["notes"] if note["code"] == Code.LATER_FLOATS.value]
-    assert names["first"] == names["last"] and len(names["last"]) == 9 and "/features/features/1/conv/Conv" not in names["last"]
+    assert (
+        names["first"] == names["last"]
+        and len(names["last"]) == 9
+        and "/features/features/1/conv/Conv" not in names["last"]
+    )
     assert not notes["first"] and notes["last"][0]["values"]["quantizer"] == "insert_qdq"
     # what bisect advises works where it is put last, too
     limits = ("bisect", "--min-sqnr-db", "10", "--json")

@@ -12,7 +12,9 @@ from toolkit import Code, Finding, Journal, Precision, PrecisionPlan
 
 
 def test_values_are_made_plain():
-    made = Code.OVERFLOW(tensor="x", value=np.float32(0.5), limit=math.inf, precision=Precision.FP16, constant=np.bool_(True))
+    made = Code.OVERFLOW(
+        tensor="x", value=np.float32(0.5), limit=math.inf, precision=Precision.FP16, constant=np.bool_(True)
+    )
     assert made.values == {"tensor": "x", "value": 0.5, "limit": "inf", "precision": "fp16", "constant": True}
     assert type(made.values["precision"]) is str and type(made.values["value"]) is float
     assert Code.BIAS_SHAPE(layer="a", shape=[1, 2]).values["shape"] == (1, 2)

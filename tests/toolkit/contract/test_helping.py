@@ -25,8 +25,16 @@ def network(spread=1.0):
     """Two layers with channels that differ by ``spread``: what one makes larger the other makes smaller again."""
     scale = np.ones(8, np.float32)
     scale[::2] = spread
-    parts = [node("Gemm", ["x", "w", "b"], ["h"], name="first"), node("Relu", ["h"], ["r"]), node("Gemm", ["r", "v"], ["y"], name="second")]
-    weights = {"w": normal(6, 8, seed=1) * scale, "b": normal(8, seed=2) * scale, "v": normal(8, 4, seed=3) / scale[:, None]}
+    parts = [
+        node("Gemm", ["x", "w", "b"], ["h"], name="first"),
+        node("Relu", ["h"], ["r"]),
+        node("Gemm", ["r", "v"], ["y"], name="second"),
+    ]
+    weights = {
+        "w": normal(6, 8, seed=1) * scale,
+        "b": normal(8, seed=2) * scale,
+        "v": normal(8, 4, seed=3) / scale[:, None],
+    }
     return build(parts, {"x": ["n", 6]}, {"y": ["n", 4]}, weights)
 
 
@@ -77,7 +85,9 @@ def test_somebodys_helper_is_kept_only_where_it_helps(kind, factor, spread, help
     assert changed is helps
     (shown,) = said(context.journal, Code.EFFECT)
     assert (shown["by"], shown["quantized"], shown["applied"], shown["helps"]) == (kind.name, "int8", helps, helps)
-    assert (shown["after_db"] >= shown["before_db"] + LEAST_DB) is helps and min(shown["after_db"], shown["before_db"]) > 0
+    assert (shown["after_db"] >= shown["before_db"] + LEAST_DB) is helps and min(
+        shown["after_db"], shown["before_db"]
+    ) > 0
     assert bool(context.journal.of("changed")) is helps and (context.plan.get("first") is not None) is helps
     assert [e.rule for e in context.journal.of("declined", node="first")] == ([] if helps else ["no-gain"])
     assert len(context.journal.of("declined", node="second")) == 1
@@ -97,7 +107,9 @@ def test_it_can_be_forced(settings):
     _, context, changed = applied(Settled(factor=300.0, **settings))
     shown = said(context.journal, Code.EFFECT)
     assert changed and context.journal.of("changed")
-    assert [(one["applied"], one["helps"]) for one in shown] == ([(True, False)] if settings.get("measure", True) else [])
+    assert [(one["applied"], one["helps"]) for one in shown] == (
+        [(True, False)] if settings.get("measure", True) else []
+    )
     assert all(one["after_db"] < one["before_db"] for one in shown)
 
 
@@ -148,7 +160,9 @@ def test_a_correction_of_biases_is_held_to_its_number(samples):
     (shown,) = said(context.journal, Code.EFFECT)
     assert (shown["by"], shown["quantized"]) == ("correct_bias", "")
     assert (model.fingerprint() != before) is shown["applied"] is (shown["after_db"] >= shown["before_db"] + LEAST_DB)
-    assert {e.rule for e in context.journal.of("declined", by="correct_bias")} == (set() if shown["applied"] else {"no-gain"})
+    assert {e.rule for e in context.journal.of("declined", by="correct_bias")} == (
+        set() if shown["applied"] else {"no-gain"}
+    )
 
 
 class Misleads(Helper):
@@ -244,7 +258,9 @@ def test_a_search_takes_no_helper_that_lowers_what_it_shows():
     for factor, spread in ((300.0, 1.0), (1 / 300, 300.0)):
         model = Model.from_proto(network(spread))
         context = context_for(model)
-        step = SearchPrecision(min_sqnr_db=60, helpers=[f"{__name__}:{'Spread' if factor > 1 else 'Even'}"], evaluations=4)
+        step = SearchPrecision(
+            min_sqnr_db=60, helpers=[f"{__name__}:{'Spread' if factor > 1 else 'Even'}"], evaluations=4
+        )
         step(model, context)
         (shown,) = said(context.journal, Code.SEARCH_HELPER)
         assert shown["applied"] is (factor < 1) is (shown["after_db"] > shown["before_db"])

@@ -58,7 +58,10 @@ def test_a_file_for_each_input_and_sample(tmp_path, form):
 
 def test_one_archive_with_numbered_samples(tmp_path):
     wanted = samples()
-    np.savez(tmp_path / "d.npz", **{f"{name}/{i:05d}": value for i, sample in enumerate(wanted) for name, value in sample.items()})
+    np.savez(
+        tmp_path / "d.npz",
+        **{f"{name}/{i:05d}": value for i, sample in enumerate(wanted) for name, value in sample.items()},
+    )
     same(read(tmp_path / "d.npz")[0], wanted)
 
 
@@ -71,7 +74,11 @@ def test_one_archive_of_stacked_samples(tmp_path):
 @pytest.mark.parametrize("folder", [False, True])
 def test_one_number_for_all_stacked_samples(tmp_path, folder):
     wanted = [{**sample, "sr": np.array(16000)} for sample in samples()]
-    arrays = {"x": np.concatenate([s["x"] for s in wanted]), "state": np.stack([s["state"] for s in wanted]), "sr": np.array(16000)}
+    arrays = {
+        "x": np.concatenate([s["x"] for s in wanted]),
+        "state": np.stack([s["state"] for s in wanted]),
+        "sr": np.array(16000),
+    }
     if folder:
         for name, value in arrays.items():
             np.save(tmp_path / f"{name}.all.npy", value)
@@ -108,26 +115,52 @@ def test_a_loader_that_collates(tmp_path):
 
         def __iter__(self):
             for first in (0, 2):
-                yield {"x": np.ones((2, 4), np.float32) * first, "k": np.array([first, first + 1]) if self.collated else np.array(7)}
+                yield {
+                    "x": np.ones((2, 4), np.float32) * first,
+                    "k": np.array([first, first + 1]) if self.collated else np.array(7),
+                }
 
-    proto = build([node("Cast", ["k"], ["f"], to=1), node("Mul", ["x", "f"], ["y"])], {"x": ["n", 4], "k": []}, {"y": None}, types={"k": TensorProto.INT64})
+    proto = build(
+        [node("Cast", ["k"], ["f"], to=1), node("Mul", ["x", "f"], ["y"])],
+        {"x": ["n", 4], "k": []},
+        {"y": None},
+        types={"k": TensorProto.INT64},
+    )
     for collated, wanted in ((True, [0, 1, 2, 3]), (False, [7] * 4)):
         data = CalibrationData.open(Loader(collated), Model.from_proto(proto))
-        assert [(int(s.inputs["k"]), s.inputs["k"].shape, s.inputs["x"].shape) for s in data.samples()] == [(k, (), (1, 4)) for k in wanted]
+        assert [(int(s.inputs["k"]), s.inputs["k"].shape, s.inputs["x"].shape) for s in data.samples()] == [
+            (k, (), (1, 4)) for k in wanted
+        ]
 
 
 @pytest.mark.parametrize(
     ("kind", "given"),
-    [("float32", 2.1), ("float32", 2), ("float16", 0.1), ("int32", 3), ("int64", 3), ("uint8", 200), ("bool", True), ("float64", 0.1)],
+    [
+        ("float32", 2.1),
+        ("float32", 2),
+        ("float16", 0.1),
+        ("int32", 3),
+        ("int64", 3),
+        ("uint8", 200),
+        ("bool", True),
+        ("float64", 0.1),
+    ],
 )
 def test_a_python_number_becomes_what_the_model_declares(kind, given):
-    model = Model.from_proto(layers_in_branches(getattr(TensorProto, {"float32": "FLOAT"}.get(kind, kind.upper()).replace("FLOAT64", "DOUBLE"))))
+    model = Model.from_proto(
+        layers_in_branches(
+            getattr(TensorProto, {"float32": "FLOAT"}.get(kind, kind.upper()).replace("FLOAT64", "DOUBLE"))
+        )
+    )
     [sample] = CalibrationData.open([{"x": np.ones((1, 3, 16), np.float32), "rate": given}], model).samples()
     assert sample.inputs["rate"].dtype == kind and sample.inputs["rate"].shape == ()
     assert np.isclose(float(sample.inputs["rate"]), float(given), rtol=1e-3)
 
 
-@pytest.mark.parametrize(("kind", "given"), [(TensorProto.UINT8, 300), (TensorProto.INT64, 2.5), (TensorProto.FLOAT, 1e300), (TensorProto.INT64, "word")])
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [(TensorProto.UINT8, 300), (TensorProto.INT64, 2.5), (TensorProto.FLOAT, 1e300), (TensorProto.INT64, "word")],
+)
 def test_a_number_that_the_type_does_not_hold_is_refused(kind, given):
     model = Model.from_proto(layers_in_branches(kind))
     with pytest.raises(DataError, match="rate"):
@@ -143,5 +176,8 @@ def test_a_model_of_scalars_alone(tmp_path):
     proto = build([node("Add", ["a", "b"], ["y"])], {"a": [], "b": []}, {"y": None})
     np.savez(tmp_path / "one.npz", a=np.float32(1), b=np.float32(2))
     np.savez(tmp_path / "two.npz", a=np.ones(3, np.float32), b=np.float32(2))
-    counts = [len(list(CalibrationData.open(tmp_path / name, Model.from_proto(proto)).samples())) for name in ("one.npz", "two.npz")]
+    counts = [
+        len(list(CalibrationData.open(tmp_path / name, Model.from_proto(proto)).samples()))
+        for name in ("one.npz", "two.npz")
+    ]
     assert counts == [1, 3]

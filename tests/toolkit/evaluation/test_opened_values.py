@@ -92,7 +92,11 @@ def test_nan_and_wrong_shapes_and_unknown_tensors_are_no_verdicts():
 
     comparison, found = told(source, simulation, simulation, [*INNER, "gone"], spoil)
     assert comparison.lacking == ["gone"] and "m2" not in found
-    assert found["m1"]["verdict"] == UNTOLD and found["m1"]["why"] == EvaluationCode.VALUES_NOT_COMPARABLE() and found["m1"]["to_float_db"] is None
+    assert (
+        found["m1"]["verdict"] == UNTOLD
+        and found["m1"]["why"] == EvaluationCode.VALUES_NOT_COMPARABLE()
+        and found["m1"]["to_float_db"] is None
+    )
     assert found["m1"]["engine"] == {"sqnr_db": None, "max_abs": None}
     assert found["m0"]["verdict"] == AS_QUANTIZED
 

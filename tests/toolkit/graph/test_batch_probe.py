@@ -65,7 +65,9 @@ def test_a_reshape_that_mixes_samples_is_found_where_they_meet():
         node("Softmax", ["t"], ["p"], axis=2),
         node("Relu", ["p"], ["y"]),
     ]
-    found = batch_fault(network(nodes, {"x": ["n", 6, 4]}), {"x": 0}, [{"x": normal(1, 6, 4, seed=seed)} for seed in (1, 2)])
+    found = batch_fault(
+        network(nodes, {"x": ["n", 6, 4]}), {"x": 0}, [{"x": normal(1, 6, 4, seed=seed)} for seed in (1, 2)]
+    )
     assert (found.node, found.op, found.runs) == ("r", "Reshape", True)
 
 

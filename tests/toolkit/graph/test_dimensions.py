@@ -7,7 +7,9 @@ import pytest
 from toolkit.graph.dimensions import batch_axes, dim_of, is_batch_name, places
 
 
-@pytest.mark.parametrize("name", ["batch", "Batch", "batch_size", "N", "n", "bs", "B", "dynamic_batch", "unk_batch_0", "batch_1"])
+@pytest.mark.parametrize(
+    "name", ["batch", "Batch", "batch_size", "N", "n", "bs", "B", "dynamic_batch", "unk_batch_0", "batch_1"]
+)
 def test_what_exporters_call_the_number_of_samples(name):
     assert is_batch_name(name)
 
@@ -18,7 +20,8 @@ def test_other_names_count_none(name):
 
 
 @pytest.mark.parametrize(
-    ("value", "dim"), [(4, 4), ("N", "N"), (-1, None), ("", None), (None, None), ("?", None), ("-1", None), ("None", None)]
+    ("value", "dim"),
+    [(4, 4), ("N", "N"), (-1, None), ("", None), (None, None), ("?", None), ("-1", None), ("None", None)],
 )
 def test_a_name_that_is_none_names_nothing(value, dim):
     assert dim_of(value) == dim

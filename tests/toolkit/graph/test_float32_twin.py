@@ -29,13 +29,20 @@ def rounded(values):
 def mixed(kind, width=8):
     """x -> MatMul -> Conv in ``kind`` between Casts, a constant, an If and a LayerNormalization; y float32."""
     weight = normal(width, width, seed=1)
-    constant = narrow(normal(width, seed=2), "c") if kind == BF16 else numpy_helper.from_array(rounded(normal(width, seed=2)), "c")
+    constant = (
+        narrow(normal(width, seed=2), "c")
+        if kind == BF16
+        else numpy_helper.from_array(rounded(normal(width, seed=2)), "c")
+    )
     then = helper.make_graph(
         [node("Constant", [], ["half"], value=constant), node("Mul", ["m", "half"], ["then_out"])], "then", [],
         [helper.make_tensor_value_info("then_out", kind, ["n", width])],
     )  # fmt: skip
     other = helper.make_graph(
-        [node("Neg", ["m"], ["other_out"])], "other", [], [helper.make_tensor_value_info("other_out", kind, ["n", width])]
+        [node("Neg", ["m"], ["other_out"])],
+        "other",
+        [],
+        [helper.make_tensor_value_info("other_out", kind, ["n", width])],
     )
     nodes = [
         node("Cast", ["x"], ["xs"], to=kind),
@@ -64,7 +71,9 @@ def test_it_computes_what_the_float32_model_computes(form, width, tmp_path):
     proto = mixed(BF16, width)
     path = tmp_path / "model.onnx"
     onnx.save(proto, str(path))
-    source = {"model": Model.from_proto(proto), "message": proto, "bytes": proto.SerializeToString(), "file": path}[form]
+    source = {"model": Model.from_proto(proto), "message": proto, "bytes": proto.SerializeToString(), "file": path}[
+        form
+    ]
     inputs = {"x": normal(3, width)}
     wanted = session(mixed(TensorProto.FLOAT, width)).run(inputs)["y"]
     np.testing.assert_allclose(session(source).run(inputs)["y"], wanted, rtol=1e-5, atol=1e-5)
@@ -82,7 +91,9 @@ def test_inner_tensors_inputs_and_outputs_are_float32():
     x = rounded(normal(2, 2, 4, 4))
     found = session(proto, outputs=["x", "c", "y"])
     narrow_input = found.run({"x": x.astype(helper.tensor_dtype_to_np_dtype(BF16))})
-    assert {name: value.dtype for name, value in found.run({"x": x}).items()} == dict.fromkeys(("c", "y", "x"), np.float32)
+    assert {name: value.dtype for name, value in found.run({"x": x}).items()} == dict.fromkeys(
+        ("c", "y", "x"), np.float32
+    )
     np.testing.assert_array_equal(narrow_input["y"], found.run({"x": x})["y"])
     assert proto.graph.input[0].type.tensor_type.elem_type == BF16
 

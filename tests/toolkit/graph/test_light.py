@@ -72,7 +72,9 @@ def both_ways(weights):
 
 @pytest.mark.parametrize("names", [("a", "b"), ("a", "a")], ids=["names of their own", "one name"])
 def test_weights_of_branches(tmp_path, monkeypatch, names):
-    weights = {word: {name: normal(WIDTH, WIDTH, seed=seed)} for seed, (word, name) in enumerate(zip(("then", "else"), names))}
+    weights = {
+        word: {name: normal(WIDTH, WIDTH, seed=seed)} for seed, (word, name) in enumerate(zip(("then", "else"), names))
+    }
     model = Model.from_proto(both_ways(weights))
     hold_to_limit(monkeypatch, 30_000)
     path = model.save(tmp_path / "m.onnx")

@@ -29,7 +29,9 @@ from toolkit.graph import work as costs
 
 
 def test_unnamed_and_doubled_nodes_get_unique_names():
-    proto = build([node("Relu", ["x"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])], {"x": [2]}, {"y": [2]})
+    proto = build(
+        [node("Relu", ["x"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])], {"x": [2]}, {"y": [2]}
+    )
     proto.graph.node[0].name = proto.graph.node[1].name = "same"
     proto.graph.node[2].name = ""
     model = Model.from_proto(proto)
@@ -46,7 +48,9 @@ def test_sizes_that_paddle_does_not_know_are_unknown_and_not_equal():
 def test_weights_among_the_inputs_are_constants_in_ir_version_3():
     proto = residual_proto(opset=9)
     proto.ir_version = 3
-    proto.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in proto.graph.initializer)
+    proto.graph.input.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in proto.graph.initializer
+    )
     model = Model.from_proto(proto)
     assert [t.name for t in model.graph.inputs] == ["x"]
     InsertQDQ()(model, placeholder_context())
@@ -141,13 +145,17 @@ def test_large_weights_count_in_the_fingerprint():
     def model(last):
         weight = normal(128, 128)
         weight[-1, -1] = last
-        return Model.from_proto(build([node("MatMul", ["x", "w"], ["y"])], {"x": [1, 128]}, {"y": [1, 128]}, {"w": weight}))
+        return Model.from_proto(
+            build([node("MatMul", ["x", "w"], ["y"])], {"x": [1, 128]}, {"y": [1, 128]}, {"w": weight})
+        )
 
     assert model(0).fingerprint() == model(0).fingerprint() != model(1).fingerprint()
 
 
 def test_external_data_is_read_and_stays_as_it_is(tmp_path):
-    onnx.save_model(residual_proto(), str(tmp_path / "m.onnx"), save_as_external_data=True, location="m.bin", size_threshold=0)
+    onnx.save_model(
+        residual_proto(), str(tmp_path / "m.onnx"), save_as_external_data=True, location="m.bin", size_threshold=0
+    )
     before = (tmp_path / "m.onnx").read_bytes(), (tmp_path / "m.bin").read_bytes()
     model = Model.load(tmp_path / "m.onnx")
     run(model, {"x": normal(1, 3, 8, 8)})
@@ -162,7 +170,9 @@ def test_the_input_file_is_never_written_over(tmp_path):
 
 
 def test_sparse_initializers_become_dense():
-    proto = build([node("MatMul", ["x", "w"], ["y"])], {"x": [1, 3]}, {"y": [1, 2]}, {"w": np.zeros((3, 2), np.float32)})
+    proto = build(
+        [node("MatMul", ["x", "w"], ["y"])], {"x": [1, 3]}, {"y": [1, 2]}, {"w": np.zeros((3, 2), np.float32)}
+    )
     values = numpy_helper.from_array(np.float32([5, 7]), "w")
     indices = numpy_helper.from_array(np.array([[0, 1], [2, 0]], np.int64), "i")
     del proto.graph.initializer[:]
@@ -171,9 +181,13 @@ def test_sparse_initializers_become_dense():
 
 
 def test_local_functions_are_inlined():
-    function = helper.make_function("own", "Double", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 17)])
+    function = helper.make_function(
+        "own", "Double", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", 17)]
+    )
     call = helper.make_node("Double", ["x"], ["y"], domain="own", name="call")
-    graph = helper.make_graph([call], "g", [helper.make_tensor_value_info("x", 1, [2])], [helper.make_tensor_value_info("y", 1, [2])])
+    graph = helper.make_graph(
+        [call], "g", [helper.make_tensor_value_info("x", 1, [2])], [helper.make_tensor_value_info("y", 1, [2])]
+    )
     proto = helper.make_model(graph, functions=[function], ir_version=8,
                               opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("own", 1)])  # fmt: skip
     model = Model.from_proto(proto)
@@ -209,12 +223,16 @@ def test_shape_arithmetic_is_computed_where_onnx_does_not_follow_it():
     facts = model.facts(Profiles((sizes,)))
     assert facts.shapes["q"] == [(n, 4, 16, 16) for n in (1, 2, 8)]
     assert facts.shapes["shape"] == [(3,)] * 3 and facts.types["head"] == TensorProto.INT64
-    assert not [t.name for n in model.nodes for t in n.outputs if any(-1 in s for s in facts.shapes.get(t.name, [(-1,)]))]
+    assert not [
+        t.name for n in model.nodes for t in n.outputs if any(-1 in s for s in facts.shapes.get(t.name, [(-1,)]))
+    ]
     opt = costs.facts_at_opt(model, Profiles((sizes,)))
     assert costs.macs(model.nodes[-1], opt) == 2 * 4 * 16 * 16 * 16
 
 
-@pytest.mark.parametrize("kind", [{"value_ints": [0, 0, 4, -1]}, {"value": onnx.numpy_helper.from_array(np.array([0, 0, 4, -1]))}])
+@pytest.mark.parametrize(
+    "kind", [{"value_ints": [0, 0, 4, -1]}, {"value": onnx.numpy_helper.from_array(np.array([0, 0, 4, -1]))}]
+)
 def test_shapes_written_as_constants_are_followed(kind):
     parts = [
         node("Constant", [], ["split"], **kind), node("Constant", [], ["half"], value_float=0.5),

@@ -24,7 +24,9 @@ def counted(op: str, inputs: list, outputs: list, domain: str = "", **attrs) -> 
         return [gs.Variable(f"{kind}{i}" if shape is not None else "") for i, shape in enumerate(shapes)]
 
     made = gs.Node(op, "n", attrs, tensors("i", inputs), tensors("o", outputs), domain=domain)
-    shapes = {f"{kind}{i}": [tuple(s)] for kind, all_ in (("i", inputs), ("o", outputs)) for i, s in enumerate(all_) if s}
+    shapes = {
+        f"{kind}{i}": [tuple(s)] for kind, all_ in (("i", inputs), ("o", outputs)) for i, s in enumerate(all_) if s
+    }
     return macs(made, Facts({}, shapes))
 
 
@@ -87,7 +89,9 @@ def test_a_product_of_vectors_has_an_output_without_axes_which_is_no_unknown_sha
     assert node_macs(model, model.facts()) == {"y": 3}
 
 
-@pytest.mark.parametrize(("op", "inputs", "outputs", "attrs", "wanted"), FROM_CONTRIB, ids=lambda value: str(value)[:24])
+@pytest.mark.parametrize(
+    ("op", "inputs", "outputs", "attrs", "wanted"), FROM_CONTRIB, ids=lambda value: str(value)[:24]
+)
 def test_operators_of_com_microsoft(op, inputs, outputs, attrs, wanted):
     assert counted(op, inputs, outputs, CONTRIB, **attrs) == wanted
 
@@ -103,9 +107,14 @@ def test_attention_counts_what_its_products_of_matrices_count(past):
     proto = build([node("Attention", given, ["y"])], shapes, {"y": [2, 6, 5, 4]}, opset=23, ir_version=11)
     model = Model.from_proto(proto)
     feeds = {name: normal(*shape) for name, shape in shapes.items()}
-    keys, values = (np.repeat(np.concatenate([feeds[p], feeds[n]], 2) if past else feeds[n], 2, 1) for p, n in (("pk", "k"), ("pv", "v")))
+    keys, values = (
+        np.repeat(np.concatenate([feeds[p], feeds[n]], 2) if past else feeds[n], 2, 1)
+        for p, n in (("pk", "k"), ("pv", "v"))
+    )
     scores = feeds["q"] @ keys.swapaxes(2, 3)
-    assert node_macs(model, model.facts())["y"] == prod(scores.shape) * 4 + prod((scores @ values).shape) * scores.shape[3]
+    assert (
+        node_macs(model, model.facts())["y"] == prod(scores.shape) * 4 + prod((scores @ values).shape) * scores.shape[3]
+    )
 
 
 def scanned(op: str) -> Model:

@@ -17,7 +17,12 @@ FOLD = PassInfo(use="fold_constants")
 
 def layer(node, op, precision):
     return LayerInfo(
-        node=node, op=op, role="compute", asked=Asked(precision=precision), actual=ActualInfo(precision=None), status="unknown"
+        node=node,
+        op=op,
+        role="compute",
+        asked=Asked(precision=precision),
+        actual=ActualInfo(precision=None),
+        status="unknown",
     )
 
 
@@ -84,7 +89,11 @@ def test_a_model_without_such_layers():
 def test_products_of_activations_alone_are_said():
     layers, entries = described({}, SCORES)
     found = left_out(layers, entries, [QUANTIZING])
-    assert found.code is ReportCode.NOTHING_QUANTIZED and found.values["rule"] == "activation-matmul" and found.values["of"] == 2
+    assert (
+        found.code is ReportCode.NOTHING_QUANTIZED
+        and found.values["rule"] == "activation-matmul"
+        and found.values["of"] == 2
+    )
 
 
 def test_what_a_later_pass_took_out_is_said_with_that_pass():

@@ -214,7 +214,8 @@ def test_without_a_comparison_the_overhead_is_told_and_the_comparison_suggested(
     nodes, build, _ = network()
     alone = payoff_of(nodes, build, {})
     assert (
-        overhead_words(alone.overhead["p"]) == "0.005 ms in 1 reformat and 0.040 ms in 2 Q/DQ kernels of 0.185 ms (24 %)"
+        overhead_words(alone.overhead["p"])
+        == "0.005 ms in 1 reformat and 0.040 ms in 2 Q/DQ kernels of 0.185 ms (24 %)"
     )
     (warning,) = payoff_warnings(alone)
     spent = warning.values

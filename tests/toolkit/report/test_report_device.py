@@ -147,7 +147,9 @@ def test_hostile_names_stay_text():
 
 def test_what_to_try_follows_the_engine_where_it_does_worse_than_the_simulation():
     layers, report = network()[0], sample()
-    blamed = next(one for one in layers if one.role == "compute" and one.asked_precision and one.asked_precision.quantized)
+    blamed = next(
+        one for one in layers if one.role == "compute" and one.asked_precision and one.asked_precision.quantized
+    )
     blamed.error = LayerError(sqnr_db=5.0, max_abs=1.0, drop_db=20.0)
 
     def tried(ran):

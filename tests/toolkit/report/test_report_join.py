@@ -70,8 +70,16 @@ def _join(model, **changes):
     i8, f16 = Precision.INT8, Precision.FP16
     actuals = {
         "Conv": Actual(i8, ("int8",), ("int8",), "network", "honoured", None, ("conv",)),
-        "Relu": Actual(i8, source="network", status="fused", reason=EngineCode.IN_KERNEL_OF(node="Conv"), engine_layers=("conv",)),
-        "MatMul": Actual(f16, source="network", status="overridden", reason=EngineCode.NO_QUANTIZED_KERNEL(op="MatMul"), engine_layers=("mm",)),
+        "Relu": Actual(
+            i8, source="network", status="fused", reason=EngineCode.IN_KERNEL_OF(node="Conv"), engine_layers=("conv",)
+        ),
+        "MatMul": Actual(
+            f16,
+            source="network",
+            status="overridden",
+            reason=EngineCode.NO_QUANTIZED_KERNEL(op="MatMul"),
+            engine_layers=("mm",),
+        ),
         "Reshape": Actual(f16, source="network", status="honoured", engine_layers=("mm",)),
         "DQ": Actual(None, source="network", status="removed"),
     }

@@ -165,6 +165,10 @@ def test_one_line_in_the_terminal():
     text = " ".join(to_text(report).split())
     assert "Search: 1 plan on 96 samples" in text and "meets the budget; 3 layers in float, 62.0 % of" in text
     assert "40.0 dB SQNR; 1.25 ms predicted on the A10, float 2 ms, 40 % of it measured" in text
+    report.search.gpu, report.search.measured_share = "", 0.0
+    page = render_html(report)
+    # a GPU that nobody named is no place for a time
+    assert "ms predicted" not in search_line(report.search) and "redicted" not in page and "in float, %" in page
     report.search.met, report.search.lacks = False, {"min_sqnr_db": 2.5}
     assert "MISSES the budget: min_sqnr_db by 2.5 dB" in search_line(report.search)
     assert "Search:" not in to_text(sample())
@@ -199,7 +203,9 @@ def test_a_latency_limit_that_is_missed_is_in_the_first_line():
     assert too_slow(found, {"p": {"opt": 1.5}}) == ReportCode.LATENCY_OVER_LIMIT(ms=1.5, max_ms=1.0, gpu="")
     assert too_slow(found, {"p": {"opt": 0.9}}) is None is too_slow(None, {"p": {"opt": 9.0}})
     usable, broken = accuracy("usable"), accuracy("broken")
-    assert verdict(usable, None, late) == "missed" == verdict(None, None, late) and verdict(broken, None, late) == "broken"
+    assert (
+        verdict(usable, None, late) == "missed" == verdict(None, None, late) and verdict(broken, None, late) == "broken"
+    )
     said = headline([], usable, late=late)
     assert said.startswith(f"MISSED ITS BUDGET: {sentence(late)}; top1") and "0 layers" in said
     missed = headline([], accuracy("missed"), late=late)
@@ -226,12 +232,16 @@ def test_a_plan_predicted_slower_than_float_says_so_in_the_first_line():
     assert f"; {sentence(slow)}." in headline([], accuracy("usable"), predicted=slow)
     assert slow_plan(info([point(2.5, chosen=True, quantized_share=0.0)])) is None is slow_plan(None)
     assert slow_plan(info([point(1.5, chosen=True, quantized_share=0.5)])) is None
+    assert slow_plan(info([point(2.5, chosen=True, quantized_share=0.5)], gpu="")) is None
 
 
 def test_nothing_is_to_be_kept_where_the_result_is_as_good_as_float():
     layers = [LayerHarm(node="a", op="Conv", share=0.6, kept=False)]
     found = info([point(chosen=True)], layers=layers)
-    fine, worse = accuracy("usable").model_copy(update={"drop": 0.0}), accuracy("usable").model_copy(update={"drop": 0.001})
+    fine, worse = (
+        accuracy("usable").model_copy(update={"drop": 0.0}),
+        accuracy("usable").model_copy(update={"drop": 0.001}),
+    )
     assert not search_advice(found, "usable", [], fine) and search_advice(found, "usable", [], worse)
 
 

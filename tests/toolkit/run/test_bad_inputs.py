@@ -116,9 +116,10 @@ def test_check_refuses_what_a_pass_refuses_in_a_run(place, capsys, case):
 
 
 def test_a_file_of_another_kind_is_called_by_its_name(place, capsys):
-    assert f"make a recipe: qtool new {place / 'model.onnx'}".lower() in complain(
-        place, capsys, "check", str(place / "model.onnx")
-    ).lower()
+    assert (
+        f"make a recipe: qtool new {place / 'model.onnx'}".lower()
+        in complain(place, capsys, "check", str(place / "model.onnx")).lower()
+    )
     said = complain(place, capsys, "inspect", str(place / "data.npz"))
     assert "holds arrays, such as samples: 'x' [12, 3, 4, 4]" in said and "[calibration] data" in said
     assert "qtool inspect takes collections, models" in said

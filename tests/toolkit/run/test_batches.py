@@ -82,7 +82,10 @@ def test_a_slice_of_the_batch_is_named_though_the_batch_runs(tmp_path, capsys):
 
 
 def test_a_batch_of_another_axis_is_probed(tmp_path, capsys):
-    nodes = [node("LSTM", ["x", "u", "r", "", "", "h0"], ["o", "", ""], "lstm", hidden_size=4), node("Squeeze", ["o", "one"], ["y"])]
+    nodes = [
+        node("LSTM", ["x", "u", "r", "", "", "h0"], ["o", "", ""], "lstm", hidden_size=4),
+        node("Squeeze", ["o", "one"], ["y"]),
+    ]
     weights = {"u": normal(1, 16, 6), "r": normal(1, 16, 4), "h0": normal(1, 1, 4), "one": np.array([1])}
     onnx.save(build(nodes, {"x": ["t", "n", 6]}, {"y": None}, weights), str(tmp_path / "model.onnx"))
     np.savez(tmp_path / "data.npz", **{f"x/{i:03d}": normal(5, 1, 6, seed=i) for i in range(12)})

@@ -125,9 +125,7 @@ def test_bfloat16_constants_are_folded_as_such(tmp_path):
         [helper.make_tensor_value_info("x", FP32, ["n", 8])], [helper.make_tensor_value_info("y", FP32, ["n", 4])],
         [stored(weight, "w", BF16), numpy_helper.from_array(kernel, "k")],
     )  # fmt: skip
-    model = Model.from_proto(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    )
+    model = Model.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
     before = run_model(model, {"x": normal(3, 8)})
     FoldConstants()(model, Context())
     model.check()

@@ -228,7 +228,9 @@ def test_without_a_gpu_it_is_refused_before_anything_is_done(tmp_path, capsys, m
 def test_without_a_backend_it_is_refused_before_anything_is_done(place, capsys, monkeypatch):
     from toolkit.backends.none import NoBackend
 
-    monkeypatch.setattr(choose, "choose", lambda name="auto": (NoBackend(), EngineCode.NO_BACKEND_USABLE(refused=("nothing loads",))))
+    monkeypatch.setattr(
+        choose, "choose", lambda name="auto": (NoBackend(), EngineCode.NO_BACKEND_USABLE(refused=("nothing loads",)))
+    )
     said = call(place, capsys, "--min-sqnr-db", "15", status=2)
     assert "no engine is built (" in said and "nothing loads" in said and not (place / "run").exists()
 

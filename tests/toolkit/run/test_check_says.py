@@ -63,7 +63,10 @@ def draw(model, count=6, free=2):
     for _ in range(count):
         sample = {}
         for name, spec in specs.items():
-            shape = [d if isinstance(d, int) else 1 if axis == 0 or d in batch else free for axis, d in enumerate(spec.dims or ())]
+            shape = [
+                d if isinstance(d, int) else 1 if axis == 0 or d in batch else free
+                for axis, d in enumerate(spec.dims or ())
+            ]
             kind = spec.dtype.kind
             value = rng.integers(0, 2, shape) if kind in "iub" else rng.standard_normal(shape)
             sample[name] = np.asarray(value).astype(spec.dtype)
@@ -97,7 +100,11 @@ def small(folder, passes, proto=None, **tables):
     """A recipe in Python for a small model with drawn samples; tables that are None are left out."""
     path = folder / "model.onnx"
     onnx.save(proto if proto is not None else residual_proto(), str(path))
-    given = {"calibration": {"data": str(folder / "data.npz"), "method": "minmax"}, "engine": {"backend": "none"}, **tables}
+    given = {
+        "calibration": {"data": str(folder / "data.npz"), "method": "minmax"},
+        "engine": {"backend": "none"},
+        **tables,
+    }
     samples = draw(Model.load(path))
     np.savez(folder / "data.npz", **{f"{n}/{i:05d}": v for i, sample in enumerate(samples) for n, v in sample.items()})
     text = [f'[model]\npath = "{path}"\n']
@@ -141,7 +148,7 @@ def test_stored_models_are_answered_alike(tmp_path, path):
 
 def test_the_recipe_that_new_writes_is_answered_alike(tmp_path):
     small(tmp_path, [], BUILT["branches"]())
-    text = recipe_for(tmp_path / "model.onnx", tmp_path / "recipe.toml", tmp_path / "data.npz", None, None)
+    text = recipe_for(tmp_path / "model.onnx", tmp_path / "recipe.toml", tmp_path / "data.npz", None, None).text
     (tmp_path / "recipe.toml").write_text(text.replace('backend = "auto"', 'backend = "none"'))
     assert alike(Recipe.load(tmp_path / "recipe.toml"), tmp_path / "run") is None
 
@@ -161,7 +168,12 @@ def test_the_recipe_that_new_writes_is_answered_alike(tmp_path):
     ],
 )  # fmt: skip
 def test_what_will_be_refused_is_refused_before_calibrating(tmp_path, passes, tables):
-    proto = build([node("Conv", ["x", "w"], ["c"]), node("Relu", ["c"], ["y"])], {"x": ["n", 3, 8, 8]}, {"y": None}, {"w": normal(4, 3, 3, 3)})
+    proto = build(
+        [node("Conv", ["x", "w"], ["c"]), node("Relu", ["c"], ["y"])],
+        {"x": ["n", 3, 8, 8]},
+        {"y": None},
+        {"w": normal(4, 3, 3, 3)},
+    )
     assert alike(small(tmp_path, passes, proto, **tables), tmp_path / "run") is not None
 
 
@@ -190,7 +202,9 @@ def test_what_tensorrt_rtx_cannot_build_is_refused_before_calibrating(tmp_path, 
 
 
 @pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")
-@pytest.mark.parametrize("make", [control_flow.conv_in_loop, control_flow.scan, control_flow.with_state, lambda: control_flow.nested(True)])
+@pytest.mark.parametrize(
+    "make", [control_flow.conv_in_loop, control_flow.scan, control_flow.with_state, lambda: control_flow.nested(True)]
+)
 def test_what_tensorrt_rtx_builds_is_not_refused(tmp_path, make):
     recipe = small(tmp_path, [FOLD, INSERT], make(), engine={"backend": "tensorrt_rtx"})
     assert alike(recipe, tmp_path / "run") is None
@@ -200,7 +214,11 @@ def test_what_tensorrt_rtx_builds_is_not_refused(tmp_path, make):
 @pytest.mark.parametrize("most", [1, 3])
 def test_branches_of_unlike_rank_build_where_the_profiles_decide(tmp_path, most):
     """As torch.jit exports squeeze() of a dimension that may be 1."""
-    decide = [node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["rows"]), node("Equal", ["rows", "one"], ["is"])]
+    decide = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "zero"], ["rows"]),
+        node("Equal", ["rows", "one"], ["is"]),
+    ]
     choice = control_flow.switch("choice", "is", ["t"], control_flow.subgraph([node("Squeeze", ["m", "zero"], ["a"])], {"a": None}),
                                  control_flow.subgraph([node("Identity", ["m"], ["b"])], {"b": None}))  # fmt: skip
     weights = {"w": normal(4, 6), "zero": np.array([0]), "one": np.array([1])}
@@ -258,3 +276,55 @@ def test_names_that_smoothing_may_make_are_left_to_the_run(tmp_path):
         recipe = small(tmp_path, [smooth, {"use": "keep_precision", "nodes": [pattern], "precision": "fp32"}], proto)
         assert dry_run(recipe).warnings
         assert (answer(lambda recipe=recipe: run(recipe, tmp_path / "run")) is None) == fits
+
+
+def judged(folder, count=40, **evaluation):
+    """A classifier with its samples; the recipe's check."""
+    onnx.save(build([node("MatMul", ["x", "w"], ["logits"])], {"x": ["n", 6]}, {"logits": ["n", 5]}, {"w": normal(6, 5)}),
+              str(folder / "model.onnx"))  # fmt: skip
+    np.savez(folder / "data.npz", x=normal(count, 6, seed=1))
+    return Recipe.build(
+        "judged", model={"path": folder / "model.onnx"}, calibration={"data": str(folder / "data.npz")},
+        passes=["insert_qdq"], engine={"backend": "none"},
+        evaluation={"data": str(folder / "data.npz"), **evaluation},
+    )  # fmt: skip
+
+
+def test_the_task_is_told_with_its_reason(tmp_path):
+    found = dry_run(judged(tmp_path))
+    assert (found.task["task"], found.task["sure"]) == ("classification", True)
+    assert found.task["why"]["code"] == "evaluation-task-guessed" and found.task["why"]["text"] in found.to_text()
+    assert found.to_json()["task"] == found.task
+    named = dry_run(judged(tmp_path, task="embedding"))
+    assert named.task["why"]["code"] == "evaluation-task-named" and named.task["task"] == "embedding"
+
+
+@pytest.mark.parametrize("limit", [None, 16, 32, 200])
+def test_samples_are_counted_as_they_will_be_measured_on(tmp_path, limit):
+    recipe = judged(tmp_path, samples=limit) if limit else judged(tmp_path)
+    assert dry_run(recipe).evaluation["samples"] == min(limit or 40, 40)
+    assert run(recipe, tmp_path / "out").report.accuracy.samples == min(limit or 40, 40)
+
+
+@pytest.mark.parametrize("task", ["ctc", "segmentation", "detection", "generation"])
+def test_a_task_that_no_output_fits_is_refused_by_check_and_run(tmp_path, task):
+    recipe = judged(tmp_path, task=task)
+    for refuse in (lambda: dry_run(recipe), lambda: run(recipe, tmp_path / "out")):
+        with pytest.raises(QtoolError, match=f"no output can be read for the task {task}"):
+            refuse()
+
+
+@pytest.mark.parametrize(("key", "number"), [("blank", 5), ("space", 7)])
+def test_a_class_that_the_output_does_not_have_is_refused_by_its_line(tmp_path, key, number):
+    nodes = [node("MatMul", ["x", "w"], ["y"])]
+    onnx.save(build(nodes, {"x": ["n", 8, 6]}, {"y": ["n", 8, 5]}, {"w": normal(6, 5)}), str(tmp_path / "model.onnx"))
+    np.savez(tmp_path / "data.npz", x=normal(8, 8, 6))
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        '[model]\npath = "model.onnx"\n[calibration]\ndata = "data.npz"\n[engine]\nbackend = "none"\n'
+        f'[evaluation]\ntask = "ctc"\n{key} = {number}\n'
+    )
+    with pytest.raises(QtoolError, match=f"recipe.toml:9: {key} is {number}, and output 'y' has 5 classes"):
+        dry_run(Recipe.load(path))
+    path.write_text(path.read_text().replace(f"{key} = {number}", f"{key} = 4"))
+    assert dry_run(Recipe.load(path)).task["task"] == "ctc"

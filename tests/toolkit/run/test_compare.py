@@ -193,7 +193,9 @@ def test_a_latency_that_is_missing_is_told_with_its_reason(place, monkeypatch):
 
 
 def test_a_backend_that_does_not_measure_is_refused_before_anything_is_built(place, monkeypatch):
-    monkeypatch.setattr(Builder, "cannot_measure", lambda self: "the tensorrt_rtx backend builds engines without measuring")
+    monkeypatch.setattr(
+        Builder, "cannot_measure", lambda self: "the tensorrt_rtx backend builds engines without measuring"
+    )
     with pytest.raises(RecipeError, match="builds engines without measuring"):
         run(place / "digits.toml", place / "out")
     assert not (place / "out" / "model.onnx").exists()

@@ -63,7 +63,13 @@ def test_latencies_and_groups_beside_float16(place):
     report = result.report
     assert set(PROFILES[name]) <= set(report.latency)
     compared = report.payoff.against["fp16"]
-    print(name, {p: (round(t.ours_ms, 4), round(t.other_ms, 4), t.paid, round(t.noise, 3)) for p, t in compared.profiles.items()})
+    print(
+        name,
+        {
+            p: (round(t.ours_ms, 4), round(t.other_ms, 4), t.paid, round(t.noise, 3))
+            for p, t in compared.profiles.items()
+        },
+    )
     assert set(compared.profiles) == set(PROFILES[name]) == set(report.payoff.overhead)
     assert all(times.ours_ms > 0 and times.other_ms > 0 for times in compared.profiles.values())
     assert all(times.turns == 5 for times in compared.profiles.values())

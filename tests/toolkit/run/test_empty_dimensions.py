@@ -96,7 +96,9 @@ def test_it_is_refused_where_the_profile_does_not_allow_it(place, capsys):
     write(place, [1, 0] * 6)
     (place / "recipe.toml").write_text(RECIPE.format(least=1, quantizer="insert_qdq"))
     for command in (["check"], ["run", "--out", str(place / "out")]):
-        assert "[1, 0, 4] fits no profile" in complain(place, capsys, command[0], str(place / "recipe.toml"), *command[1:])
+        assert "[1, 0, 4] fits no profile" in complain(
+            place, capsys, command[0], str(place / "recipe.toml"), *command[1:]
+        )
 
 
 def test_new_reads_the_profile_off_the_samples(place):

@@ -64,7 +64,9 @@ def test_the_report_of_a_run_that_was_overtaken_says_so_in_every_form(mixed, cap
 
 def test_single_files_of_a_mixed_folder_say_whose_they_are(mixed, capsys):
     state = RunState.load(mixed / "out").unfinished
-    assert state.step == "passes" and state.current == ["task", "passes", "lowering"] and "calibration method" in state.why
+    assert (
+        state.step == "passes" and state.current == ["task", "passes", "lowering"] and "calibration method" in state.why
+    )
     capsys.readouterr()
     assert invoke(["inspect", str(mixed / "out" / "ranges.json")]) == 0
     new = capsys.readouterr().out.splitlines()[0]

@@ -43,11 +43,15 @@ class Network:
     def mean(self, tensor, axes, out, keepdims=1):
         if self.opset < 18:
             return self.add("ReduceMean", [tensor], out, axes=axes, keepdims=keepdims)
-        return self.add("ReduceMean", [tensor, self.weight(f"axes {axes}", values=np.array(axes, np.int64))], out, keepdims=keepdims)
+        return self.add(
+            "ReduceMean", [tensor, self.weight(f"axes {axes}", values=np.array(axes, np.int64))], out, keepdims=keepdims
+        )
 
     def conv(self, tensor, name, channels, into, kernel=3, **attrs):
         pads = [kernel // 2] * 4
-        return self.add("Conv", [tensor, self.weight(f"{name}.w", into, channels, kernel, kernel)], name, pads=pads, **attrs)
+        return self.add(
+            "Conv", [tensor, self.weight(f"{name}.w", into, channels, kernel, kernel)], name, pads=pads, **attrs
+        )
 
     def batchnorm(self, tensor, name, channels):
         values = [np.abs(normal(channels, seed=zlib.crc32(f"{name}{i}".encode()))) + 0.5 for i in range(4)]
@@ -58,7 +62,9 @@ class Network:
         scale = (gain / np.sqrt(variance + 1e-5)).astype(np.float32)
         spread = (-1, 1, 1)
         scaled = self.add("Mul", [tensor, self.weight(f"{name}.scale", values=scale.reshape(spread))], f"{name}.scaled")
-        return self.add("Add", [scaled, self.weight(f"{name}.shift", values=(shift - mean * scale).reshape(spread))], name)
+        return self.add(
+            "Add", [scaled, self.weight(f"{name}.shift", values=(shift - mean * scale).reshape(spread))], name
+        )
 
     def linear(self, tensor, name, channels, into, rank2=False):
         weight, bias = normal(channels, into, seed=zlib.crc32(name.encode()), scale=0.4), self.weight(f"{name}.b", into)
@@ -137,7 +143,9 @@ def transformer(pieces):
         weights = net.add("Softmax", [scores], f"{block}.p", axis=-1)
         out = net.linear(net.add("MatMul", [weights, v], f"{block}.context"), f"{block}.o", WIDTH, WIDTH)
         tensor = net.add("Add", [tensor, out], f"{block}.add1")
-        hidden = net.gelu(net.linear(net.norm(tensor, f"{block}.ln2"), f"{block}.up", WIDTH, 2 * WIDTH), f"{block}.gelu")
+        hidden = net.gelu(
+            net.linear(net.norm(tensor, f"{block}.ln2"), f"{block}.up", WIDTH, 2 * WIDTH), f"{block}.gelu"
+        )
         tensor = net.add("Add", [tensor, net.linear(hidden, f"{block}.down", 2 * WIDTH, WIDTH)], f"{block}.add2")
     net.linear(net.norm(tensor, "ln"), "head", WIDTH, CLASSES)
     return net.proto({"x": ["N", "L", WIDTH]}, ["N", "L", CLASSES])

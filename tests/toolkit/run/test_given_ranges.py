@@ -105,7 +105,9 @@ def test_a_whole_table_quantizes_every_layer_and_no_data_is_asked_for(tmp_path, 
     assert set(tried.warnings) <= set(report.summary.warnings)
     assert tried.asked == {"int8": sum(x.asked_precision is Precision.INT8 for x in report.computing)}
     assert (result.exit_status, report.summary.verdict, report.accuracy) == (0, "unmeasured", None)
-    assert "Usable" not in report.summary.headline and not [e for e in journal(tmp_path / "out") if e["kind"] == "declined"]
+    assert "Usable" not in report.summary.headline and not [
+        e for e in journal(tmp_path / "out") if e["kind"] == "declined"
+    ]
     known = Ranges.load(tmp_path / "out" / "ranges.json")
     assert {name: one.amax for name, one in known.tensors.items()} == pytest.approx(AMAX)
     assert {profile.samples for profile in report.profiles} == {None}
@@ -189,7 +191,11 @@ def test_ranges_keep_the_type_that_they_were_made_for(tmp_path, kind):
 
 
 def test_a_range_of_another_type_is_declined_beside_one_that_fits(tmp_path):
-    context = Context(known_ranges=Ranges({"x": Range(4.5, "cache"), "p0": Range(4.2, "entropy", dtype="fp8"), "f": Range(1.7, "manual")}))
+    context = Context(
+        known_ranges=Ranges(
+            {"x": Range(4.5, "cache"), "p0": Range(4.2, "entropy", dtype="fp8"), "f": Range(1.7, "manual")}
+        )
+    )
     InsertQDQ(dtype="fp8")(Model.from_proto(network()), context)
     declined = context.journal.of("declined")[0]
     assert (declined.node, declined.rule) == ("conv0", "range-of-other-type")
@@ -255,7 +261,11 @@ def test_kept_ranges_of_pairs_are_enough(tmp_path):
     """What quantization-aware training left is all that is needed: stripped and inserted again without data."""
     model = Model.from_proto(network())
     InsertQDQ()(model, Context(known_ranges=Ranges({n: Range(v, "manual") for n, v in AMAX.items()})))
-    path = recipe(tmp_path, "", RECIPE.replace('use = "insert_qdq"', 'use = "strip_qdq"\nkeep_ranges = true\n[[pass]]\nuse = "insert_qdq"'))
+    path = recipe(
+        tmp_path,
+        "",
+        RECIPE.replace('use = "insert_qdq"', 'use = "strip_qdq"\nkeep_ranges = true\n[[pass]]\nuse = "insert_qdq"'),
+    )
     model.save(tmp_path / "m.onnx")
     report = run(path, tmp_path / "out").report
     assert {layer.node for layer in report.computing if layer.asked_precision is Precision.INT8} >= set(LAYERS.values())

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from tests.conftest import build, node, normal
 from tests.toolkit.conftest import complain
-from toolkit import Model
+from tests.toolkit.evaluation.test_guess import CASES, out, seen, softmax
+from toolkit import Model, run
 from toolkit.cli.main import invoke
+from toolkit.evaluation.guess import guess
+from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
 from toolkit.graph.sessions import session
-from toolkit.run.new_metric import FittingMetric, fitting_metric
 from toolkit.run.recipe import Recipe
 
 CLASSES, COUNT = 5, 40
@@ -141,20 +146,138 @@ def test_a_metric_that_is_asked_for_looks_at_the_output_that_fits(place, capsys,
     assert (section.metric, section.output) == (metric, None)
 
 
+def told(place, capsys, *words):
+    """What `new --json` says: decisions and warnings by code."""
+    capsys.readouterr()
+    given = ["--data", place / "data.npz", "--test", place / "test.npz", *words]
+    command = ["new", str(place / "model.onnx"), "--out", str(place / "made.toml"), "--force", "--json"]
+    assert invoke([*command, *map(str, given)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["recipe"] == str(place / "made.toml")
+    return tuple({one["code"]: one["values"] for one in said[key]} for key in ("decisions", "warnings"))
+
+
+def test_labels_that_fit_nothing_are_said_with_a_remedy(place, capsys):
+    test_data(place, answers(place)[0], normal(COUNT, 7))
+    decided, warned = told(place, capsys)
+    assert warned["new-labels-fit-nothing"]["shape"] == [7]
+    assert warned["new-labels-fit-nothing"]["outputs"] == ["scores", "signal"]
+    assert decided["new-limit"] == {"limit": "min_unchanged", "value": 0.99}
+    made(place)
+    said = capsys.readouterr().out
+    assert "Warning: The labels fit no built-in metric" in said and "qtool metrics" in said
+
+
+def test_what_was_decided_is_said_with_its_values(place, capsys):
+    x, found = answers(place)
+    test_data(place, x, found["scores"].argmax(axis=1))
+    decided, warned = told(place, capsys)
+    assert decided["new-metric"] == {"metric": "top1", "output": None} and not warned
+    assert decided["new-float-value"] == {"metric": "top1", "value": 1.0, "samples": COUNT}
+    assert decided["new-limit"] == {"limit": "max_drop", "value": 0.03}
+    assert decided["evaluation-task-guessed"]["task"] == "classification"
+    assert decided["new-passes"]["passes"][0] == "fold_constants" and decided["new-method"]["transformer"] is True
+
+
+def test_without_samples_no_limit_is_written_that_nothing_can_be_held_against(place, capsys):
+    out = place / "made.toml"
+    assert invoke(["new", str(place / "model.onnx"), "--out", str(out), "--json"]) == 0
+    codes = {one["code"] for one in json.loads(capsys.readouterr().out)["decisions"]}
+    assert "new-without-samples" in codes and "new-limit" not in codes
+    budget = Recipe.load(out).evaluation.budget
+    assert all(limit is None for _, limit in budget)
+
+
+def reader(place, declared, order):
+    """A text reader of six positions and five classes, whose output has its axes in this order of N, T and C."""
+    perm = ["NTC".index(axis) for axis in order]
+    nodes = [
+        node("Reshape", ["x", "flat"], ["r"]), node("MatMul", ["r", "w"], ["p"]),
+        node("Transpose", ["p"], ["y"], perm=perm),
+    ]  # fmt: skip
+    # five kinds of position, the first of which is the blank, told apart with certainty
+    weights = {"flat": np.array([-1, 6, 5], np.int64), "w": 9 * np.eye(5, dtype=np.float32)}
+    proto = build(nodes, {"x": ["n", 1, 6, 5]}, {"y": None}, weights)
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, declared))
+    (place / "model.onnx").write_bytes(proto.SerializeToString())
+    lines = np.random.default_rng(4).integers(1, 5, (COUNT, 6))
+    lines[:, ::2] = 0
+    np.savez(place / "data.npz", x=np.eye(5, dtype=np.float32)[lines][:, None])
+    test_data(
+        place, np.eye(5, dtype=np.float32)[lines][:, None], np.pad(lines[:, 1::2], ((0, 0), (0, 1)), constant_values=-1)
+    )
+
+
 @pytest.mark.parametrize(
-    ("shape", "label", "fits"),
+    ("order", "declared", "contradicted"),
     [
-        ((1, 5), np.array([4]), "top1"),
-        ((1, 5), np.array([4.0], np.float32), "top1"),
-        ((1, 7, 5), np.zeros((1, 7), np.int32), "top1"),
-        ((1, 5), np.array([5]), None),
-        ((1, 5), np.array([0.5]), None),
-        ((1, 1), np.array([1.0]), None),
-        ((1, 1), np.array([[1.0]]), "mse"),
-        ((1, 5), np.array([[0, 0, 1, 0, 0]]), "mse"),
-        ((1, 5, 4, 4), np.zeros((1, 4, 4), np.int64), None),
+        ("NTC", ["n", 6, 5], False), ("TNC", [6, "n", 5], False), ("NCT", ["n", 5, "t"], False),
+        ("TNC", [1, "seqlen"], True), ("TNC", ["a", "b", 7], True), ("NTC", None, False),
     ],
-)
-def test_what_a_label_fits_by_its_type_and_shape(shape, label, fits):
-    found = fitting_metric({"ids": np.zeros((1,), np.int64), "y": np.zeros(shape, np.float32)}, label)
-    assert found == (FittingMetric(fits, "y") if fits is not None else None)
+)  # fmt: skip
+def test_readings_are_found_whatever_the_order_of_axes_and_what_is_declared(
+    tmp_path, capsys, order, declared, contradicted
+):
+    reader(tmp_path, declared, order)
+    decided, warned = told(tmp_path, capsys)
+    assert decided["new-metric"] == {"metric": "ctc_exact", "output": None}
+    assert decided["new-float-value"] == {"metric": "ctc_exact", "value": 1.0, "samples": COUNT}
+    assert decided["evaluation-task-guessed"]["task"] == "ctc"
+    assert ("evaluation-output-shape-unlike-declared" in warned) is contradicted
+    # a batch as long as a line has positions tells its axes too
+    path = tmp_path / "made.toml"
+    text = (
+        path.read_text()
+        .replace('backend = "auto"', 'backend = "none"')
+        .replace("[evaluation]", "[evaluation]\nbatch = 6")
+    )
+    passes = text.index("[[pass]]"), text.index("[engine]")
+    path.write_text(text[: passes[0]] + '[[pass]]\nuse = "insert_qdq"\n\n' + text[passes[1] :])
+    found = run(path, tmp_path / "out").report.accuracy
+    assert (found.before, found.quantized, found.parts[0].task, found.parts[0].unchanged) == (1.0, 1.0, "ctc", 1.0)
+
+
+SHARES = softmax(normal(8, 6, 5))
+SIGMOID = 1 / (1 + np.exp(-normal(8, 20)))
+VECTORS = normal(8, 96) / np.linalg.norm(normal(8, 96), axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("output", "labels", "fits"),
+    [
+        (out("y", normal(8, 5), "Gemm"), np.arange(8) % 5, ["top1"]),
+        (out("y", normal(8, 5), "Gemm"), (np.arange(8) % 5).astype(np.float32), ["top1"]),
+        (out("y", normal(8, 5, 1, 1), "Conv"), np.arange(8) % 5, ["top1"]),
+        (out("y", normal(8, 5), "Gemm"), np.arange(8), []),
+        (out("y", normal(8, 5), "Gemm"), np.arange(8) + 0.5, []),
+        (out("y", SIGMOID, "Sigmoid"), np.eye(20)[np.arange(8)], ["f1", "mse"]),
+        (out("y", normal(8, 5), "Gemm"), np.eye(5, dtype=np.int64)[np.arange(8) % 5], ["average_precision", "mse"]),
+        (out("y", normal(8, 7, 5), "Add"), np.zeros((8, 7), np.int32), ["exact", "top1"]),
+        (out("y", np.zeros((8, 7), np.int64)), np.zeros((8, 7), np.int32), ["exact", "top1", "miou"]),
+        (out("y", SHARES, "Softmax"), np.tile([1, 2, -1], (8, 1)), ["ctc_exact"]),
+        (out("y", SHARES, "Softmax"), np.tile([1, 2, 3, 2, 1, -1], (8, 1)), ["ctc_exact"]),
+        (out("y", SHARES, "Softmax"), np.tile([-1, 2, 1], (8, 1)), []),
+        (out("y", SHARES, "Softmax"), np.tile([1, 5, -1], (8, 1)), []),
+        (out("y", normal(8, 6, 32, 32), "Resize"), np.zeros((8, 32, 32), np.uint8), ["miou"]),
+        (out("y", normal(8, 6, 32, 32), "Resize"), np.full((8, 1, 32, 32), 255), ["miou"]),
+        (out("y", normal(8, 32, 32, 4), "Resize"), np.full((8, 32, 32), 3), ["miou"]),
+        (out("y", normal(8, 6, 32, 32), "Resize"), np.full((8, 32, 32), 6), []),
+        (out("y", normal(8, 1, 32, 32), "Conv"), np.ones((8, 32, 32), np.int64), ["miou"]),
+        (out("y", VECTORS, "LpNormalization"), np.arange(8) % 3, ["recall_at_1", "top1"]),
+        (out("y", VECTORS, "LpNormalization"), np.arange(8) / 7, ["spearman"]),
+        (out("y", normal(8, 1), "Gemm"), normal(8, 1), ["mse"]),
+        (out("y", normal(8, 1), "Gemm"), normal(8), []),
+        (out("y", normal(8, 3, 32, 32), "Conv"), normal(8, 3, 32, 32), ["mse"]),
+    ],
+)  # fmt: skip
+def test_what_labels_fit_by_their_layout(output, labels, fits):
+    model = seen(output)
+    assert [one.metric for one in fitting_metrics(model, guess(model), list(labels))] == fits
+
+
+def test_labels_of_detectors_and_of_decoders():
+    boxed = CASES["boxes and scores in one"][0]
+    rows = list(np.full((8, 3, 5), 2.0))
+    assert fitting_metrics(boxed, guess(boxed), rows)[0] == FittingMetric("map", "output0")
+    spoken = CASES["a decoder"][0]
+    assert fitting_metrics(spoken, guess(spoken), [np.full(16, -100), np.full(16, 3)])[0].metric == "perplexity"

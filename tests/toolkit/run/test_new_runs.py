@@ -95,7 +95,7 @@ def test_what_new_writes_runs(name, tmp_path, capsys):
     [
         ("residual", lambda out: out["y"].argmax(-1), "top1"),
         ("tokens", lambda out: out["y"] + 0.1, "mse"),
-        ("decoder", lambda out: out["ids"], None),
+        ("decoder", lambda out: out["ids"], "miou"),
         ("decoder", lambda out: out["y"], "mse"),
     ],
 )

@@ -71,7 +71,13 @@ def test_a_profile_that_contradicts_a_name_is_refused(stream, capsys):
     (stream / "made.toml").write_text(wrong)
     for command in ("check", "run"):
         said = complain(stream, capsys, command, str(stream / "made.toml"))
-        for word in ("made.toml:6", "dimension 'N'", "1 to 32 (opt 8) in input 'x'", "1 to 1 (opt 1) in input 'h'", "same min"):
+        for word in (
+            "made.toml:6",
+            "dimension 'N'",
+            "1 to 32 (opt 8) in input 'x'",
+            "1 to 1 (opt 1) in input 'h'",
+            "same min",
+        ):
             assert word in said, said
 
 

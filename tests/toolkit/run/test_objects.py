@@ -160,7 +160,9 @@ def test_what_changed_is_done_again_and_the_rest_is_found(tmp_path):
 
 def test_run_takes_them_beside_a_recipe(tmp_path):
     found = run(recipe(), tmp_path, passes=[InsertQDQ(include_ops=["Gemm"]), Marks(word="there")], metric="top1")
-    quantized = {layer.op for layer in found.report.layers if layer.asked.by == "insert_qdq" and layer.asked.precision == "int8"}
+    quantized = {
+        layer.op for layer in found.report.layers if layer.asked.by == "insert_qdq" and layer.asked.precision == "int8"
+    }
     assert quantized == {"Gemm"}
     assert '"there"' in (tmp_path / "journal.jsonl").read_text()
     assert found.report.accuracy.metric == "top1"
@@ -224,7 +226,9 @@ def test_a_metric_made_in_a_function_is_measured_again(tmp_path):
 
 
 def test_the_same_samples_are_not_held_out(tmp_path):
-    same = recipe(calibration={"data": Loader(48), "method": "minmax"}, evaluation={"data": Loader(48), "metric": "top1"})
+    same = recipe(
+        calibration={"data": Loader(48), "method": "minmax"}, evaluation={"data": Loader(48), "metric": "top1"}
+    )
     assert not run(same, tmp_path).report.accuracy.held_out
 
 

@@ -135,7 +135,9 @@ def test_the_verdict_is_what_the_engine_computed(place, form, verdict):
     assert all(x.actual.opened.precision is None for x in layers if str(x.asked.precision) != "int8")
     assert {profile for profile, _ in Runner.feeds} == {"small", "large"} and len(Runner.feeds) == 32
     (ran,) = said(notes(out), Code.OPENED_RAN)
-    assert (ran["samples"], ran["runs"]) == (16, 32) and dict(zip(ran["verdicts"], ran["counts"]))[verdict] == len(layers)
+    assert (ran["samples"], ran["runs"]) == (16, 32) and dict(zip(ran["verdicts"], ran["counts"]))[verdict] == len(
+        layers
+    )
     assert "by their values once opened" in to_text(result.report) and verdict in render_html(result.report)
     assert {s.status for s in run(path, out).steps} == {"reused"}
 

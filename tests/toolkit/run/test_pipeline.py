@@ -133,7 +133,9 @@ def test_samples_of_one_file_of_code_are_told_apart_by_their_names(tmp_path):
     text = (ROOT / "recipes" / "digits_own.toml").read_text().replace("../models", MODELS.as_posix())
     (tmp_path / "r.toml").write_text(text + '[engine]\nbackend = "none"\n')
     (tmp_path / "own_data.py").write_text(
-        (ROOT / "recipes" / "own_data.py").read_text().replace('Path(__file__).parent.parent / "models"', f"Path({str(MODELS)!r})")
+        (ROOT / "recipes" / "own_data.py")
+        .read_text()
+        .replace('Path(__file__).parent.parent / "models"', f"Path({str(MODELS)!r})")
     )
     accuracy = run(tmp_path / "r.toml", tmp_path / "out", allow_code=True).report.accuracy
     assert accuracy.held_out and accuracy.metric == "own_data:WorstDigit" and accuracy.samples == 500
@@ -146,7 +148,9 @@ def test_whether_samples_were_seen_is_part_of_the_key(tmp_path):
     (tmp_path / "own_data.py").write_text("def one():\n    return [{'x': 1.0}]\ndef two():\n    return [{'x': 2.0}]\n")
     keys = []
     for name in ("one", "two"):
-        text = f'[model]\npath = "m.onnx"\n[calibration]\ndata = "own_data:{name}"\n[evaluation]\ndata = "own_data:two"\n'
+        text = (
+            f'[model]\npath = "m.onnx"\n[calibration]\ndata = "own_data:{name}"\n[evaluation]\ndata = "own_data:two"\n'
+        )
         (tmp_path / "r.toml").write_text(text)
         job = Job(Recipe.load(tmp_path / "r.toml"), RunFolder(tmp_path), allow_code=True)
         with import_path(tmp_path):
@@ -222,7 +226,9 @@ def small(folder, nodes, outputs, types=None, weights=None, text=SMALL):
 def test_the_rounding_of_16_bits_is_in_the_figures(place):
     levels, plain = {}, (place / "digits.toml").read_text()
     for word in ("fp32", "fp16", "bf16"):
-        text = plain.replace('rest = "fp16"', f'rest = "{word}"').replace('use = "insert_qdq"', 'use = "fold_constants"')
+        text = plain.replace('rest = "fp16"', f'rest = "{word}"').replace(
+            'use = "insert_qdq"', 'use = "fold_constants"'
+        )
         (place / "digits.toml").write_text(text)
         result = run(place / "digits.toml", place / word)
         assert result.exit_status == 0 and not result.report.accuracy.notes
@@ -282,7 +288,10 @@ def test_a_budget_with_nothing_to_measure_on_is_missed(tmp_path):
     recipe.write_text(text + "[evaluation]\nbudget = { min_sqnr_db = 1.0 }\n")
     result = run(recipe, tmp_path / "out")
     assert result.exit_status == 1 and result.report.summary.verdict == "missed"
-    assert sentence(ReportCode.BUDGET_WITHOUT_DATA()) in result.report.summary.headline and "; ;" not in result.report.summary.headline
+    assert (
+        sentence(ReportCode.BUDGET_WITHOUT_DATA()) in result.report.summary.headline
+        and "; ;" not in result.report.summary.headline
+    )
 
 
 def test_shapes_that_depend_on_values_are_not_compared_and_never_crash(tmp_path):
@@ -316,7 +325,9 @@ def test_a_metric_that_is_no_number_is_a_miss_and_no_crash(tmp_path):
         "class Odd:\n    higher_is_better = True\n    def update(self, o, l): pass\n    def value(self): return float('nan')\n"
     )
     result = run(recipe, tmp_path / "out", allow_code=True)
-    assert result.exit_status == 1 and result.report.accuracy.misses == [sentence(ReportCode.LIMIT_NOT_FINITE(limit="max_drop"))]
+    assert result.exit_status == 1 and result.report.accuracy.misses == [
+        sentence(ReportCode.LIMIT_NOT_FINITE(limit="max_drop"))
+    ]
 
 
 # ---------------------------------------------------------------- collections
@@ -464,7 +475,11 @@ def test_an_engine_that_ignores_its_input_is_broken_however_its_argmax_agrees(pl
 
 def test_the_share_of_arithmetic_is_known_for_a_transformer(tmp_path, samples):
     text = (ROOT / "recipes" / "strip_int8.toml").read_text()
-    text = text.replace("../models/strip_reader", f"{MODELS}/strip_reader").replace("../models/", f"{samples}/").replace('"auto"', '"none"')
+    text = (
+        text.replace("../models/strip_reader", f"{MODELS}/strip_reader")
+        .replace("../models/", f"{samples}/")
+        .replace('"auto"', '"none"')
+    )
     (tmp_path / "strip.toml").write_text(text)
     summary = run(tmp_path / "strip.toml", tmp_path / "out").report.summary
     assert summary.share_of == "macs" and summary.quantized_share > 0.95

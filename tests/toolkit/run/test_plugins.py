@@ -128,9 +128,7 @@ def test_a_metric_of_what_is_not_computed_is_not_judged(tmp_path):
     plug = helper.make_node("Plug", ["r"], ["y"], "plug", domain="my.ops")
     network(tmp_path, [*FRONT, plug], ["y"], "my.ops")
     np.savez(tmp_path / "test.npz", x=normal(8, 3, 8, 8), label=np.zeros(8, np.int64))
-    status, report, _, _ = run(
-        tmp_path, evaluation='data = "test.npz"\nmetric = "top1"\nbudget = { max_drop = 0.01 }'
-    )
+    status, report, _, _ = run(tmp_path, evaluation='data = "test.npz"\nmetric = "top1"\nbudget = { max_drop = 0.01 }')
     assert status == 1 and report.accuracy.metric is None and report.accuracy.met is False
 
 

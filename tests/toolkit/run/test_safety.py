@@ -294,7 +294,10 @@ def report_key(place):
     task = TaskStep(inputs).load()
     passes = PassesStep(inputs, task).load()
     lowering = LoweringStep(inputs, passes).load()
-    engine, evaluation = EngineStep(inputs, passes, lowering).load(), EvaluationStep(inputs, task, passes, lowering).load()
+    engine, evaluation = (
+        EngineStep(inputs, passes, lowering).load(),
+        EvaluationStep(inputs, task, passes, lowering).load(),
+    )
     without = skipped(ReportCode.DEVICE_CHECK_OFF())
     found = RunRecords(task, passes, lowering, engine, None, None, None, evaluation, without)
     return ReportStep(inputs, found, []).key()

@@ -108,7 +108,7 @@ def test_check_counts_by_profile_only_where_there_are_several(place, capsys):
     several = capsys.readouterr().out
     text = (place / "recipe.toml").read_text()
     second = text.index("[[profile]]", text.index("[[profile]]") + 1)
-    (place / "recipe.toml").write_text(text[:second] + text[text.index("[calibration]"):])
+    (place / "recipe.toml").write_text(text[:second] + text[text.index("[calibration]") :])
     assert invoke(["check", str(place / "recipe.toml")]) == 0
     one = capsys.readouterr().out
     samples = len(arrays(place)["label"])

@@ -96,7 +96,9 @@ def test_everybody_says_the_same_share(tmp_path, kind, capsys):
     assert {layer.node: layer.macs for layer in report.layers if layer.macs} == work
     summary = report.summary
     assert (summary.share_of, summary.share_by, summary.hidden_share) == ("macs", "asked", None)
-    assert summary.quantized_share == summary.asked_share == report.search.chosen.quantized_share == pytest.approx(share)
+    assert (
+        summary.quantized_share == summary.asked_share == report.search.chosen.quantized_share == pytest.approx(share)
+    )
     said = work_share(share)
     assert said in to_text(report, width=400) and said in render_html(report)
     sensitivity(path, tmp_path / "s", True, 1, None, 64, "calibration", False, False)

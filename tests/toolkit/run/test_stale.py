@@ -65,7 +65,9 @@ def sensitivities(place, capsys, out, *words):
 def metric(place, monkeypatch):
     """The recipe with a metric of its own, whose value is what ``body`` returns."""
     np.savez(place / "test.npz", x=normal(6, 3, 4, 4), label=np.zeros(6, np.int64))
-    (place / "recipe.toml").write_text(GOOD + '[evaluation]\ndata = "test.npz"\nmetric = "met:Met"\nbudget = { min_value = 0.5 }\n')
+    (place / "recipe.toml").write_text(
+        GOOD + '[evaluation]\ndata = "test.npz"\nmetric = "met:Met"\nbudget = { min_value = 0.5 }\n'
+    )
     monkeypatch.setenv("THRESHOLD_OF_A_TEST", "0.9")
     write(place, "limit.json", "0.9")
     write(place, "more/part.txt", "x")
@@ -163,7 +165,11 @@ def test_a_metric_that_changed_is_asked_again_by_bisect(metric, monkeypatch, cap
 def test_a_metric_that_changed_is_measured_again_by_a_search(metric, monkeypatch, way):
     body, change = WAYS[way]
     place = metric(body)
-    text = (place / "recipe.toml").read_text().replace('"insert_qdq"', '"search_precision"\ndata = "evaluation"\nmeasure = false')
+    text = (
+        (place / "recipe.toml")
+        .read_text()
+        .replace('"insert_qdq"', '"search_precision"\ndata = "evaluation"\nmeasure = false')
+    )
     (place / "recipe.toml").write_text(text)
     first = run(place / "recipe.toml", place / "out", allow_code=True).report.search
     assert first.met and first.plans[0].metric == 0.9
@@ -264,7 +270,9 @@ def test_a_pass_that_declares_what_it_reads_is_taken_at_its_word(own):
 def test_a_metric_that_declares_what_it_reads_is_taken_at_its_word(metric):
     body = 'import subprocess; return float(subprocess.run(["cat", str(HERE / ("limit" + ".json"))], capture_output=True).stdout)'
     place = metric(body)
-    write(place, "met.py", (place / "met.py").read_text().replace("    higher", '    inputs = ["limit.json"]\n    higher'))
+    write(
+        place, "met.py", (place / "met.py").read_text().replace("    higher", '    inputs = ["limit.json"]\n    higher')
+    )
     assert run(place / "recipe.toml", place / "out", allow_code=True).report.accuracy.quantized == 0.9
     assert {s.status for s in run(place / "recipe.toml", place / "out", allow_code=True).steps} == {"reused"}
     write(place, "limit.json", "0.8")
@@ -273,7 +281,9 @@ def test_a_metric_that_declares_what_it_reads_is_taken_at_its_word(metric):
 
 def test_files_that_a_pass_of_the_recipes_own_names_are_not_written_over(own, capsys):
     place = own('ops = ["Relu"]')
-    source = (place / "own.py").read_text() + '    def input_files(self, base):\n        return [base / "out" / "ranges.json"]\n'
+    source = (
+        place / "own.py"
+    ).read_text() + '    def input_files(self, base):\n        return [base / "out" / "ranges.json"]\n'
     write(place, "own.py", source)
     (place / "out").mkdir()
     write(place, "out/ranges.json", "dear")
@@ -326,7 +336,16 @@ sys.exit(json.loads(pathlib.Path(__file__).with_name("limit.json").read_text()))
 
 def bisected(place, capsys, out, *words):
     command = f"{sys.executable} {place / 'judge.py'} {{model}}"
-    line = ["bisect", str(place / "recipe.toml"), "--out", str(place / out), "--allow-code", "--json", "--command", command]
+    line = [
+        "bisect",
+        str(place / "recipe.toml"),
+        "--out",
+        str(place / out),
+        "--allow-code",
+        "--json",
+        "--command",
+        command,
+    ]
     status = invoke([*line, *words])
     printed = capsys.readouterr()
     return json.loads(printed.out) if status == 0 else printed.err
@@ -394,7 +413,12 @@ def test_trial_engines_depend_on_the_batches_that_tensorrt_calibrates_with(place
         (place / "recipe.toml").write_text(text + evaluation)
         return Inputs(Job(Recipe.load(place / "recipe.toml"), RunFolder(place / "out"))).calibrator_print()
 
-    prints = [batches(), batches("samples = 5"), batches('outside = "skip"'), batches("", "[evaluation]\nhold_out = 0.4\n")]
+    prints = [
+        batches(),
+        batches("samples = 5"),
+        batches('outside = "skip"'),
+        batches("", "[evaluation]\nhold_out = 0.4\n"),
+    ]
     assert len(set(prints)) == 4 and batches() == prints[0] and batches(calibrator="ranges") == ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from tests.conftest import build, node, normal
 from toolkit import Recipe, run
 from toolkit.base.errors import RecipeError
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
+from toolkit.report.findings.tasks import few_details
+from toolkit.report.html import render_html
+from toolkit.report.terminal import to_text
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
@@ -64,7 +69,9 @@ def test_slices_of_unlike_scale_are_judged_one_by_one_and_named(tmp_path):
     assert set(parts) == {(0, 3), (4, 9)} and parts[0, 3].standing == "unproven" and parts[4, 9].standing == "missed"
     assert made.report.accuracy.parts[0].channels == [4, 9]
     # the recipe demands nothing, so nothing that it demands was missed
-    assert made.report.summary.verdict != "usable" and (made.exit_status == 0 or made.report.summary.verdict == "broken")
+    assert made.report.summary.verdict != "usable" and (
+        made.exit_status == 0 or made.report.summary.verdict == "broken"
+    )
 
 
 def chosen(folder, samples, **evaluation):
@@ -89,7 +96,8 @@ def chosen(folder, samples, **evaluation):
 
 
 @pytest.mark.parametrize(
-    ("samples", "verdict", "standing"), [(20, "doubtful", "unproven"), (96, "doubtful", "unproven"), (2000, "usable", "met")]
+    ("samples", "verdict", "standing"),
+    [(20, "doubtful", "unproven"), (96, "doubtful", "unproven"), (2000, "usable", "met")],
 )
 def test_few_samples_are_said_in_the_first_line(samples, verdict, standing, tmp_path):
     made = run(chosen(tmp_path, samples, budget={"max_drop": 0.01}), tmp_path / "out")
@@ -97,10 +105,37 @@ def test_few_samples_are_said_in_the_first_line(samples, verdict, standing, tmp_
     assert (made.report.summary.verdict, accuracy.standing, made.exit_status) == (verdict, standing, 0)
     assert bool(accuracy.doubts) == (verdict == "doubtful")
     if accuracy.doubts:
-        few = EvaluationCode.WITHIN_ON_FEW(limit="max_drop", answers=samples, samples=True, share=0.01, enough=300,
-                                           lost=0.0, low=0.0, high=accuracy.parts[0].high - accuracy.parts[0].low)  # fmt: skip
+        few = EvaluationCode.WITHIN_ON_FEW(**accuracy.few.model_dump())
+        high = pytest.approx(accuracy.parts[0].high - accuracy.parts[0].low)
+        assert accuracy.few.model_dump() == {
+            "limit": "max_drop", "answers": samples, "samples": True, "share": 0.01, "enough": 300, "lost": 0.0,
+            "low": 0.0, "high": high,
+        }  # fmt: skip
         assert accuracy.doubts == [sentence(few)]
-        assert made.report.summary.headline.lower().startswith(accuracy.doubts[0][:40])
+        assert made.report.summary.headline.lower().startswith(f"{accuracy.doubts[0]}; ")
+        # once in the terminal and in few words; what lies behind it is on the page
+        shown = " ".join(to_text(made.report).split())
+        assert shown.lower().count(accuracy.doubts[0]) == 1 and len(accuracy.doubts[0]) < 100
+        assert (
+            few_details(accuracy.few) in unescape(render_html(made.report)) and few_details(accuracy.few) not in shown
+        )
+
+
+def test_one_sample_or_samples_that_are_all_alike_prove_nothing_whatever_the_limit(tmp_path):
+    for samples, budget in (
+        (1, {"max_drop": 0.01}),
+        (1, {"min_sqnr_db": 10}),
+        (40, {"max_drop": 0.01}),
+        (40, {"min_sqnr_db": 10}),
+    ):
+        recipe = chosen(tmp_path, 40, budget=budget)
+        stored = dict(np.load(tmp_path / "test.npz"))
+        np.savez(tmp_path / "test.npz", **{name: value[[0] * samples] for name, value in stored.items()})
+        made = run(recipe, tmp_path / "out")
+        assert made.report.accuracy.shows_nothing and made.report.summary.verdict == "doubtful"
+        nothing = sentence(ReportCode.SAMPLES_SHOW_NOTHING(samples=samples))
+        assert made.report.accuracy.doubts[0] == nothing
+        assert made.report.summary.headline.startswith(f"NOT PROVEN: {nothing}; ")
 
 
 def test_labels_off_by_one_are_said_before_anything_is_quantized(tmp_path):

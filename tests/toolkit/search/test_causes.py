@@ -89,7 +89,9 @@ def test_weights_by_input_channel_and_their_own_sqnr():
     layer = LayerWeights(model, model.node("layer0"))
     (cause,) = weight_causes(layer, "uneven", Precision.INT8, "")
     assert cause.value > 50 and cause.remedy == KEEP
-    assert weight_causes(layer, "uneven", Precision.INT8, "equalize")[0].remedy == CauseCode.APPLY_PASS(passes=["equalize"])
+    assert weight_causes(layer, "uneven", Precision.INT8, "equalize")[0].remedy == CauseCode.APPLY_PASS(
+        passes=["equalize"]
+    )
     assert weight_causes(layer, "uneven", Precision.FP8, "equalize") == []
     # a step of amax / 127, errors uniform within it
     flat = np.linspace(-1, 1, 20_001, dtype=np.float32).reshape(-1, 1)

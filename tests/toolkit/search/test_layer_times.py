@@ -50,11 +50,16 @@ def test_two_runs_give_both_precisions_and_what_no_plan_changes(tmp_path):
     assert (first["layers"], first["others"], second["others"], second["precisions"]) == (2, 0, 1, ("int8", "fp16"))
     held = json.loads((half / "report.json").read_text())
     (half / "report.json").write_text(json.dumps({**held, "device": {"gpu": "NVIDIA H200"}}))
-    assert read(half, gpu="A10").notes[0].values["gpu"] == "NVIDIA H200" and not read(half, gpu="H200").notes[0].values["gpu"]
+    assert (
+        read(half, gpu="A10").notes[0].values["gpu"] == "NVIDIA H200"
+        and not read(half, gpu="H200").notes[0].values["gpu"]
+    )
     # the report named first counts
     other = report(tmp_path / "other", layer("a", "fp16", 7.0), fingerprint="bb")
     found = read(half, other)
-    assert found.seconds["a", False] == pytest.approx(4e-4) and [note.values["other_model"] for note in found.notes] == [False, True]
+    assert found.seconds["a", False] == pytest.approx(4e-4) and [
+        note.values["other_model"] for note in found.notes
+    ] == [False, True]
 
 
 def test_reports_that_cannot_be_used_are_refused_with_the_reason(tmp_path):

@@ -21,7 +21,9 @@ class Measured:
         ms = {u: 1.0 if u in kept else c for u, c in self.cost.items()}
         total = self.table.get((kept, repeat), sum(ms.values()))
         times = {u: {"default": t} for u, t in ms.items()} if self.timed else {}
-        return Trial(kept, {"default": Latency(total, total - self.noise, total + self.noise)}, times, key=str(sorted(kept)))
+        return Trial(
+            kept, {"default": Latency(total, total - self.noise, total + self.noise)}, times, key=str(sorted(kept))
+        )
 
 
 ALL, NONE = frozenset("abc"), frozenset()

@@ -41,6 +41,10 @@ def test_a_slower_plan_is_called_so_with_both_numbers_and_the_remedy():
     assert f"{values['ms']:.4g} ms against {values['float_ms']:.4g} ms" in text and 'prefer = "time"' in text
     assert 'prefer = "time"' not in sentence(slower_than_float(found, cost, "time"))
     assert record(found, cost, budget, "int8", 24).warnings == [slower]
+    # without a GPU that anybody named, and nothing measured, predictions only order plans
+    unnamed = CostModel(cost.switches, cost.facts, gpu_spec("A10"), Precision.FP16, named=False)
+    assert unnamed.place == "" and slower_than_float(found, unnamed, "int8") is None
+    assert record(found, unnamed, budget, "int8", 24).gpu == ""
 
 
 def test_a_faster_plan_gets_no_warning_and_a_faster_one_that_meets_is_named():
@@ -71,7 +75,9 @@ def test_a_record_reads_back(tmp_path):
     assert again.to_json() == written.to_json() and again.weak_spots and again.warnings == written.warnings
 
 
-@pytest.mark.parametrize("name", ["best", "plans", "float", "sensitivity", "weak_spots", "budget", "precision", "share_of"])
+@pytest.mark.parametrize(
+    "name", ["best", "plans", "float", "sensitivity", "weak_spots", "budget", "precision", "share_of"]
+)
 @pytest.mark.parametrize("value", [None, 3, ["x"], {"a": 1}])
 def test_what_is_no_record_is_refused_by_name(tmp_path, name, value):
     found, cost, budget, _ = searched(0.5, 1.0)

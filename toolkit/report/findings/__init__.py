@@ -18,6 +18,7 @@ from toolkit.report.findings.evaluation import EVALUATION
 from toolkit.report.findings.folder import FOLDER
 from toolkit.report.findings.latency import LATENCY
 from toolkit.report.findings.lowering import LOWERING
+from toolkit.report.findings.new import NEW
 from toolkit.report.findings.opened import OPENED
 from toolkit.report.findings.opening import OPENING
 from toolkit.report.findings.passes import PASSES
@@ -61,6 +62,7 @@ TABLES: tuple[Table, ...] = (
     COMPARISON,
     FOLDER,
     DEVICE,
+    NEW,
 )
 
 TEMPLATES: Table = {code: template for table in TABLES for code, template in table.items()}

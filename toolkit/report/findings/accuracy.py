@@ -34,8 +34,13 @@ def brief(accuracy: Accuracy) -> str:
     return next(figures, "nothing measured")
 
 
-def figures(accuracy: Accuracy) -> str:
-    """The accuracy in one phrase: the metric before and after, or the outputs' own figures."""
+def figures(accuracy: Accuracy, answers: bool = True) -> str:
+    """The accuracy in one phrase: the metric before and after, or the outputs' own figures.
+
+    Args:
+        accuracy: what was measured.
+        answers: whether the answers that stay are said; not where a miss says them already.
+    """
     before, after = accuracy.before, accuracy.quantized
     if after is not None and before is not None:
         words = f"{accuracy.metric or 'metric'} {number(after)} against {number(before)} float"
@@ -47,8 +52,8 @@ def figures(accuracy: Accuracy) -> str:
                 notes.append(f"budget {amount(accuracy.budget, points)}")
         return words + (f" ({', '.join(notes)})" if notes else "")
     shown = list(accuracy.outputs.items())[:_MOST_OUTPUTS]
-    answers = [part_words(accuracy.parts[0], len(accuracy.parts) > 1)] if accuracy.parts else []
-    return "; ".join([*answers, *(f"{name} " + ", ".join(_output_figures(output)) for name, output in shown)])
+    said = [part_words(accuracy.parts[0], len(accuracy.parts) > 1)] if accuracy.parts and answers else []
+    return "; ".join([*said, *(f"{name} " + ", ".join(_output_figures(output)) for name, output in shown)])
 
 
 def change(drop: float, accuracy: Accuracy) -> str:

@@ -49,6 +49,11 @@ EVALUATION: Table = {
         "Output '{output}' is identical for every sample, so its figures say little: check the samples."
     ),
     EvaluationCode.OUTPUT_SHAPE_DIFFERS: _shape,
+    EvaluationCode.OUTPUT_SHAPE_UNLIKE_DECLARED: lambda output, declared, observed: (
+        f"Output '{output}' is [{', '.join(observed)}] on the samples, and the model declares "
+        f"[{', '.join(declared)}]: what is observed counts. To mend the declaration, export the model anew or correct "
+        "its shape."
+    ),
     EvaluationCode.METRIC_NOT_FINITE: (
         "The metric is {before} for the float model and {after} for this one, so no drop is known."
     ),

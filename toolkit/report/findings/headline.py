@@ -78,7 +78,8 @@ def _told(
     if found == "missed":
         guilty, place = (accuracy, "") if accuracy.met is False or own is None else (own, " on the GPU")
         over = guilty.drop_kept is False
-        said = ["" if over or not guilty.misses else guilty.misses[0], figures(guilty)]
+        miss = "" if over or not guilty.misses else guilty.misses[0]
+        said = [miss, figures(guilty, not (miss and guilty.parts and guilty.parts[0].standing == "missed"))]
         said += ["" if late is None else sentence(late), f"simulated {brief(accuracy)}" if place else on_gpu, running]
         default = " (the task's own; the recipe has none)" if guilty.by_default else ""
         return f"MISSED ITS BUDGET{default}{place}: {'; '.join(words for words in said if words)}."
@@ -100,6 +101,8 @@ def _not_compared(accuracy: Accuracy) -> str:
 def _doubtful(accuracy: Accuracy) -> str:
     """What keeps a result that misses no limit from being called usable: too few samples come first, and say so."""
     first = accuracy.doubts[0].rstrip(".")
+    if accuracy.shows_nothing:
+        return f"NOT PROVEN: {first}"
     return _capital(first) if accuracy.standing == "unproven" else f"Within its budget, but {first}"
 
 

@@ -15,14 +15,14 @@ def search_line(info: SearchInfo) -> str:
     """The search in one line."""
     plan = info.chosen
     met = "meets the budget" if info.met else f"MISSES the budget: {lacks_words(info.lacks)}"
-    times = f"{plan.predicted_ms:.4g} ms predicted on the {info.gpu}, float {info.float_ms:.4g} ms"
+    times = f"; {plan.predicted_ms:.4g} ms predicted on the {info.gpu}, float {info.float_ms:.4g} ms"
     if info.measured_share:
         times += f", {percent(info.measured_share, 0)} of it measured"
     level = f", {plan.sqnr_db:.1f} dB SQNR" if plan.sqnr_db is not None else ""
     return (
         f"Search: {count(info.evaluations, 'plan')} on {count(info.samples, 'sample')}; the chosen plan {met}; "
         f"{count(plan.kept, 'layer')} in float, {work_share(plan.quantized_share, info.share_of)} requested in "
-        f"{str(info.precision).upper()}{level}; {times}"
+        f"{str(info.precision).upper()}{level}{times if info.gpu else ''}"
     )
 
 

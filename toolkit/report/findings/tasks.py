@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from toolkit.base.text import count
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table, names
 from toolkit.report.findings.words import joined, percent
-from toolkit.report.task_parts import PartFigures
+from toolkit.report.task_parts import FewAnswers, PartFigures
 
 _WHAT = {
     "softmax": "its values add up to 1",
@@ -80,15 +81,24 @@ def counted_points(share: float) -> str:
     return f"{shown} point{'' if shown == '1' else 's'}"
 
 
+def _unit(samples: bool) -> str:
+    return "sample" if samples else "answer"
+
+
+def few_details(few: FewAnswers) -> str:
+    """What so few answers can tell, for those who look into it."""
+    unit = _unit(few.samples)
+    return (
+        f"1 {unit} more or less of {few.answers} is {counted_points(1 / few.answers)}, and {counted_points(few.share)} "
+        f"may be lost: give {few.enough} {unit}s to judge that. By these, {points(max(few.low, 0.0))} to "
+        f"{counted_points(few.high)} are lost (95 % interval)."
+    )
+
+
 def _few(
     limit: str, answers: int, samples: bool, share: float, enough: int, lost: float, low: float, high: float
 ) -> str:
-    unit = "sample" if samples else "answer"
-    return (
-        f"within the budget on {count(answers, unit)}; 1 answer more or less is {counted_points(1 / answers)}: give "
-        f"{enough} {unit}s to judge {counted_points(share)} (95 % interval "
-        f"of what is lost: {points(low)} to {points(high)})"
-    )
+    return f"within the budget on {count(answers, _unit(samples))}; {enough} needed to judge {counted_points(share)}"
 
 
 def _clue(kind: str, what: str, output: str, value: object) -> str:
@@ -148,6 +158,14 @@ TASKS: Table = {
     EvaluationCode.TASK_NAMED: lambda task, outputs: f"Judged as {task} by {names(outputs)}, as the recipe says.",
     EvaluationCode.TASK_CLUE: _clue,
     EvaluationCode.WITHIN_ON_FEW: _few,
+    ReportCode.SAMPLES_SHOW_NOTHING: lambda samples: (
+        (
+            "1 sample shows nothing of the accuracy"
+            if samples == 1
+            else f"all {samples} samples give the same outputs, so they show nothing of the accuracy"
+        )
+        + ": give samples that differ as real inputs do"
+    ),
     EvaluationCode.LABELS_SHIFTED: _shifted,
     EvaluationCode.LABELS_RENAMED: _renamed,
     EvaluationCode.FLOAT_MODEL_USELESS: _useless,

@@ -1,0 +1,169 @@
+"""The built-in metrics that labels fit, by their layout, their values, and the task of an output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.evaluation.guess import STRICTEST, Guess, fitting
+from toolkit.evaluation.observed import SeenModel, SeenOutput
+from toolkit.evaluation.parts import class_axis_of, parts_for
+
+_LEFT_OUT = 255
+_BOX = 5
+
+
+@dataclass(frozen=True)
+class FittingMetric:
+    """A built-in metric that labels and an output fit.
+
+    Attributes:
+        metric: its name.
+        output: the output that it looks at.
+    """
+
+    metric: str
+    output: str
+
+
+def fitting_metrics(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> list[FittingMetric]:
+    """The metrics that labels fit, the best first: those of the task that an output is taken to be for come first.
+
+    Args:
+        seen: the model with what it gave on a few samples.
+        found: what its outputs are taken to be for.
+        labels: one array a sample, without the batch axis, all of them; samples may differ in shape.
+    """
+    chosen: list[FittingMetric] = []
+    tasks = {one.name: [part.task for part in found.parts if one.name in part.outputs] for one in seen.outputs}
+    for guessed in (True, False):
+        for one in (one for one in seen.outputs if one.samples):
+            others = [task for task in STRICTEST if task in _WITHOUT_GUESS and task in fitting(one)]
+            for task in tasks[one.name] if guessed else others:
+                for metric in _FITS[task](one, _settings(task, one, seen), labels):
+                    fit = FittingMetric(metric, one.name)
+                    chosen += [fit] if fit not in chosen else []
+    return chosen
+
+
+def _settings(task: str, output: SeenOutput, seen: SeenModel) -> Mapping[str, Any]:
+    return {} if task == "detection" else parts_for(task, output, seen)[0].settings
+
+
+def _shape(labels: Sequence[Array]) -> tuple[int, ...] | None:
+    """The shape that all labels have; None where they differ."""
+    shapes = {one.shape for one in labels}
+    return shapes.pop() if len(shapes) == 1 else None
+
+
+def _whole(labels: Sequence[Array], low: int, high: float) -> bool:
+    """Whether all labels are whole numbers from ``low`` to below ``high``."""
+    return all(
+        one.dtype.kind in "biuf"
+        and bool((np.isfinite(one) & (one == np.rint(one)) & (one >= low) & (one < high)).all())
+        for one in labels
+    )
+
+
+def _classes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
+    shape = _shape(labels)
+    if output.discrete:
+        return ("top1",) if shape == output.shape and _whole(labels, 0, np.inf) else ()
+    count = output.shape[class_axis_of(output)] if output.shape else 1
+    if shape == () and count > 1 and _whole(labels, 0, count):
+        return ("top1",)
+    if shape == (count,) and count > 1 and len(output.shape) == 1 and _whole(labels, 0, 2):
+        return ("f1",) if "threshold" in settings else ("average_precision",)
+    return ()
+
+
+def _positions(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
+    """Samples as a whole count before single positions, which hide that every sample has a wrong one."""
+    known = {one.shape for one in output.samples}
+    if output.discrete:
+        return ("exact", "top1") if _shape(labels) in known and _whole(labels, 0, np.inf) else ()
+    return (
+        ("exact", "top1")
+        if _of_positions(output, settings, labels) and _whole(labels, 0, _count(output, settings))
+        else ()
+    )
+
+
+def _of_positions(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> bool:
+    positions = {(one.shape[-3 - int(settings["axis"])],) for one in output.samples}
+    return all(one.shape in positions for one in labels)
+
+
+def _count(output: SeenOutput, settings: Mapping[str, Any]) -> int:
+    return output.shape[int(settings["axis"])]
+
+
+def _tokens(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
+    fits = not output.discrete and _of_positions(output, settings, labels)
+    return ("perplexity",) if fits and _whole(labels, -(1 << 31), _count(output, settings)) else ()
+
+
+def _readings(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
+    """Classes and then nothing but -1; as many as positions only where some are filled up."""
+    if output.discrete or not all(one.ndim == 1 and one.dtype.kind in "iu" for one in labels):
+        return ()
+    if not _whole(labels, -1, _count(output, settings)):
+        return ()
+    filled = any((one < 0).any() for one in labels)
+    ended = all(bool((np.diff((one < 0).astype(np.int8)) >= 0).all()) for one in labels)
+    return ("ctc_exact",) if ended and (filled or not _of_positions(output, settings, labels)) else ()
+
+
+def _boxes(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
+    return ("map",) if all(one.ndim == 2 and one.shape[1] == _BOX and one.dtype.kind in "fiu" for one in labels) else ()
+
+
+def _mask(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
+    single = "threshold" in settings
+    if output.discrete:
+        spatial, count = output.shape, 1 << 31
+    elif len(output.shape) == 2:
+        spatial, count = output.shape, 2
+    else:
+        axis = class_axis_of(output)
+        spatial = (*output.shape[: len(output.shape) + axis], *output.shape[len(output.shape) + axis + 1 :])
+        count = 2 if single else output.shape[axis]
+    wanted = tuple(extent for extent in spatial if extent > 1 or len(spatial) == 2)
+    if not all(one.dtype.kind in "iub" and one.shape in (wanted, (1, *wanted)) for one in labels):
+        return ()
+    return ("miou",) if _whole([one[one != _LEFT_OUT] for one in labels], 0, count) else ()
+
+
+def _neighbours(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
+    """Classes that several samples have, or scores of pairs."""
+    if _shape(labels) != () or output.discrete:
+        return ()
+    values = np.asarray([one[()] for one in labels], np.float64)
+    distinct = len(np.unique(values))
+    if _whole(labels, -(1 << 31), 1 << 31):
+        return ("recall_at_1",) if 1 < distinct < len(values) else ()
+    return ("spearman",) if distinct > 1 and np.isfinite(values).all() else ()
+
+
+def _alike(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
+    known = {one.shape for one in output.samples}
+    fits = not output.discrete and all(one.shape in known and one.dtype.kind in "biuf" for one in labels)
+    return ("mse",) if fits else ()
+
+
+_FITS: dict[str, Callable[[SeenOutput, Mapping[str, Any], Sequence[Array]], tuple[str, ...]]] = {
+    "classification": _classes,
+    "sequence": _positions,
+    "ctc": _readings,
+    "detection": _boxes,
+    "segmentation": _mask,
+    "embedding": _neighbours,
+    "regression": _alike,
+    "generation": _tokens,
+}
+_WITHOUT_GUESS = frozenset({"classification", "sequence", "ctc", "segmentation", "regression"})
+"""Tasks whose labels say enough, also of an output that is taken for something else."""
