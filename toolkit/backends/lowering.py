@@ -17,6 +17,7 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
+from toolkit.placement.default_rewrites import biases_as_rows
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import float_biases
 
@@ -67,6 +68,8 @@ def lower(
         journal.declined(node, Code.FLOAT_RANGE(why=reason) if out_of_range else Code.STAYS_FP32(why=reason))
     _speak_for_subgraphs(lowered, facts, plan, rest, journal)
     Rewriter(lowered, facts, types, plan, journal, rest).run(io or {})
+    for node in biases_as_rows(lowered, facts):
+        journal.changed(node, Code.BIAS_AS_ROW(), Code.BIAS_REQUANTIZED())
     reasons = _reasons(lowered, plan, types)
     try:
         lowered.check()

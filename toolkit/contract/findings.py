@@ -85,6 +85,8 @@ class Code(BaseCode):
     DEAD_NODES = "dead-nodes"
     OPSET = "opset"
     QUANTIZED_SOURCE = "quantized-source"
+    BIAS_AS_ROW = "bias-as-row"
+    BIAS_REQUANTIZED = "bias-requantized"
     FLOAT_BIAS = "float-bias"
     NO_QUANTIZED_BIAS = "no-quantized-bias"
     FLOAT_READS_PAIRS = "float-reads-pairs"

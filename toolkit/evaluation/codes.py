@@ -17,6 +17,8 @@ class EvaluationCode(BaseCode):
     PROFILE_NOT_EVALUATED = "evaluation-profile-not-evaluated"
     ROUNDING_PARTLY_MEASURED = "evaluation-rounding-partly-measured"
     MEASURED_IN_FLOAT32 = "evaluation-measured-in-float32"
+    DEFAULTS_REFUSE = "evaluation-defaults-refuse"
+    DEFAULTS_CHANGE = "evaluation-defaults-change"
     FLOAT_FORM_NOT_RUN = "evaluation-float-form-not-run"
     RESCALED_TENSORS_LEFT_OUT = "evaluation-rescaled-tensors-left-out"
     LEAVES_RANGE = "evaluation-leaves-range"

@@ -19,12 +19,14 @@ from toolkit.evaluation.counterparts import counterparts
 from toolkit.evaluation.difference import Difference, TensorError
 from toolkit.evaluation.float_form import node_reference
 from toolkit.evaluation.metric_base import MetricOptions
+from toolkit.evaluation.outcome import compare, summed
 from toolkit.evaluation.outputs import EvaluationResult, OutputComparison, is_float
 from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session, session
 from toolkit.graph.tensors import onnx_type
+from toolkit.placement.default_rewrites import rewritten
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 _EXACT = (1, 24)
 _TAP_BYTES = 256_000_000
+# integer kernels round otherwise: below this level, and by as much worse, it is another model
+_DEFAULT_SAMPLES, _FAIR_DB, _WORSE_DB = 16, 20.0, 6.0
 _NARROW = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
 
 
@@ -93,6 +97,8 @@ def evaluate(
         for name in data.profiles.names
         if name not in fitted
     ]
+    if form == "lowered":
+        result.notes += _by_default(subject, measured, (float_session, other_session), named, data)
     del float_session, other_session
     # the rounding's own nodes are not in the graph that is reported on; its tensors have the names they have there
     exact, rescaled = reference, set[str]()
@@ -157,6 +163,38 @@ def _runnable(
             [EvaluationCode.MEASURED_IN_FLOAT32(types=_narrow_types(subject), why=refusal[:200])],
         )
     raise QtoolError("the evaluation data holds no sample", remedy="give at least one sample")
+
+
+def _by_default(
+    subject: Model, measured: Model, sessions: tuple[Session, Session], named: Mapping[str, str], data: CalibrationData
+) -> list[Finding]:
+    """What onnxruntime makes of the model with its default optimizations, where that is not what the pairs say.
+
+    Asked only where something is there that they are known to change; a few samples tell, since whole layers go wrong.
+
+    Args:
+        subject: the final model, as its file is.
+        measured: what stands for it in the evaluation.
+        sessions: those of the float model and of ``measured``.
+        named: see ``counterparts``.
+        data: the samples.
+    """
+    nodes = rewritten(subject)
+    if not nodes:
+        return []
+    try:
+        default = session(subject, outputs=list(named.values()), as_written=False)
+        written, changed = [], []
+        for part in first_samples(data, 1, _DEFAULT_SAMPLES):
+            wanted = sessions[0].run(part.inputs)
+            written.append(compare(wanted, run_on(sessions[1], measured, part.inputs, named), ()))
+            changed.append(compare(wanted, run_on(default, subject, part.inputs, named), ()))
+    except ModelError as error:
+        return [EvaluationCode.DEFAULTS_REFUSE(nodes=nodes, why=error.what.split(": ", 1)[-1][:200])]
+    before, after = summed(written).sqnr_db, summed(changed).sqnr_db
+    if after < min(_FAIR_DB, before - _WORSE_DB):
+        return [EvaluationCode.DEFAULTS_CHANGE(nodes=nodes, sqnr_db=after, written_db=before)]
+    return []
 
 
 def _inexact(model: Model) -> bool:

@@ -117,6 +117,7 @@ def session(
     optimise: bool = True,
     spin: bool = True,
     packed: bool | None = None,
+    as_written: bool = True,
 ) -> Session:
     """Load a model into onnxruntime's CPU provider.
 
@@ -125,11 +126,12 @@ def session(
             serialized message, or the path of an ONNX file.
         outputs: the tensors wanted, inner ones included; the model's own outputs where None. Graph inputs are allowed.
         threads: threads within one operator; onnxruntime's choice (one a core) where None.
-        optimise: let onnxruntime fuse and fold. Q/DQ pairs are never fused into integer kernels, so that what is
-            computed is what is written.
+        optimise: let onnxruntime fuse and fold.
         spin: let idle threads wait busily: faster alone, slower beside other work on the same cores.
         packed: let onnxruntime keep the weights as its kernels like them: a copy, up to twice as fast. Where None, it
             may unless they are too many for a copy.
+        as_written: Q/DQ pairs are not fused into integer kernels, nor other pairs made of them. Where False,
+            onnxruntime does what it does by default.
 
     What computes in bfloat16 is computed in float32, and bfloat16 inputs and outputs are taken and given as that; what
     onnxruntime has no kernel for is left out with all that reads it, see ``Session.outputs``.
@@ -150,7 +152,7 @@ def session(
     if left and not model.proto.graph.output:
         return Session(None, model.where, shared, left=left)
     limits = loop_limits(model.proto, model.weight_bytes)
-    inner = _load(model, threads, optimise, spin, not model.shares if packed is None else packed)
+    inner = _load(model, threads, optimise, spin, not model.shares if packed is None else packed, as_written)
     return Session(inner, model.where, shared, model.weights, limits, left)
 
 
@@ -217,7 +219,9 @@ def _expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[
     return [name for name in dict.fromkeys(outputs) if name in inputs]
 
 
-def _load(model: LightModel, threads: int | None, optimise: bool, spin: bool, packed: bool) -> Any:
+def _load(
+    model: LightModel, threads: int | None, optimise: bool, spin: bool, packed: bool, as_written: bool
+) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -225,7 +229,8 @@ def _load(model: LightModel, threads: int | None, optimise: bool, spin: bool, pa
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if as_written:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if threads:
         options.intra_op_num_threads = threads
     # planned memory is kept for every input shape ever seen: with mixed shapes it would grow without end
@@ -244,7 +249,7 @@ def _load(model: LightModel, threads: int | None, optimise: bool, spin: bool, pa
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         with _content(model) as content:
-            unwanted = _WRONG_REWRITES if packed else [*_WRONG_REWRITES, *_COPYING_REWRITES]
+            unwanted = [*(_WRONG_REWRITES if as_written else ()), *(() if packed else _COPYING_REWRITES)]
             return ort.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
             )

@@ -21,20 +21,28 @@ from toolkit.placement.float_path import FloatPath
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.pairs import Pair
 
+_SUBNORMAL_STEPS = 8
+"""From so many of float16's smallest steps on, rounding a scale up to float16 costs less than 1 dB."""
+_SMALLEST_HALF, _SMALLEST = 2.0**-24, 2.0**-126
+
 
 def storable_scale(amax: Array | float, precision: Precision) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Scales for symmetric quantization: amax / 127 (INT8) or amax / 448 (FP8), as float32.
 
     Each is rounded up to a float16 value where it lies in float16's range, so that a strongly typed float16 engine and
-    a float32 simulation use the very same scale and nothing is clipped by the rounding. A tensor or channel that is
-    all zero (amax 0) gets the scale of amax 1.
+    a float32 simulation use the very same scale and nothing is clipped by the rounding. A tensor that is as small as
+    float16's smallest steps, all its channels, keeps its scales, which lowering then leaves in float32; a channel of a
+    larger tensor loses no more than float16 weights would. A tensor or channel that is all zero (amax 0) gets the scale
+    of amax 1.
     """
     amax = np.atleast_1d(np.asarray(amax, np.float64))
     exact = np.where(amax > 0, amax, 1.0) / precision.max
+    if np.where(amax > 0, exact, 0.0).max() < _SUBNORMAL_STEPS * _SMALLEST_HALF and (amax > 0).any():
+        return np.maximum(exact, _SMALLEST).astype(np.float32)
     half = np.minimum(exact, 65504.0).astype(np.float16)
     up = np.where(half.astype(np.float64) < exact, np.nextafter(half, np.float16(np.inf)), half)
     stored = np.where(exact <= 65504.0, up.astype(np.float64), exact)
-    return np.maximum(stored, 2.0**-24).astype(np.float32)
+    return np.maximum(stored, _SMALLEST_HALF).astype(np.float32)
 
 
 class Inserter:
@@ -73,6 +81,9 @@ class Inserter:
     def _make(self, tensor: gs.Tensor, scale: Array, axis: int | None) -> gs.Node:
         kind = self.types.get(tensor.name) or onnx_type(tensor.dtype) or TensorProto.FLOAT
         values = scale if axis is not None else scale.reshape(())
+        if kind == TensorProto.FLOAT16:
+            # its own values have no smaller steps
+            values = np.maximum(values, np.float32(_SMALLEST_HALF))
         scale_tensor = make_constant(self.names.take(f"{tensor.name}_scale"), values, kind)
         zero = self._zero(len(scale) if axis is not None else None)
         stored = gs.Variable(self.names.take(f"{tensor.name}_quantized"), dtype=zero.dtype)

@@ -15,6 +15,12 @@ def _shape(output: str, unlike: int, samples: int, float_shape: tuple[int, ...],
     )
 
 
+_AS_WRITTEN = (
+    "To run it as it is written, use result.session(), or session_options.add_session_config_entry"
+    "('session.disable_quant_qdq', '1'); TensorRT is not affected"
+)
+
+
 def _percent(share: float) -> str:
     return f"{share * 100:.2g}%"
 
@@ -66,6 +72,14 @@ EVALUATION: Table = {
     EvaluationCode.MEASURED_IN_FLOAT32: lambda types, why: (
         "onnxruntime cannot run the lowered model accurately, so the float32 model with the same Q/DQ pairs was "
         f"measured: the accuracy figures do not include {joined(types) or 'float16'} rounding ({why})."
+    ),
+    EvaluationCode.DEFAULTS_REFUSE: lambda nodes, why: (
+        f"onnxruntime refuses model.onnx with its default optimizations, which rewrite {quoted(nodes)}: {why}. "
+        f"{_AS_WRITTEN}."
+    ),
+    EvaluationCode.DEFAULTS_CHANGE: lambda nodes, sqnr_db, written_db: (
+        f"onnxruntime computes something else of model.onnx with its default optimizations, which rewrite "
+        f"{quoted(nodes)}: {db(sqnr_db)} SQNR instead of {db(written_db)}. {_AS_WRITTEN}."
     ),
     EvaluationCode.FLOAT_FORM_NOT_RUN: (
         "Layer errors are against the source model, since the float form of the prepared model cannot be run: {why}."

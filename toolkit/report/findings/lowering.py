@@ -48,6 +48,8 @@ LOWERING: Table = {
     ),
     Code.UNSQUEEZE_RESHAPED: "Unsqueeze rewritten as Reshape",
     Code.PARSED_WITHOUT_GPU: "TensorRT-RTX can parse that without a GPU",
+    Code.BIAS_AS_ROW: "bias written as [1, channels]",
+    Code.BIAS_REQUANTIZED: "by default onnxruntime quantizes biases of one dimension, which float16 cannot count",
     Code.QUANTIZES: lambda tensor, readers: f"quantizes '{tensor}' for {quoted(readers)}",
     Code.DEQUANTIZES: lambda tensor, readers: f"dequantizes '{tensor}' for {quoted(readers)}",
     Code.BLOCKS: lambda stored: (

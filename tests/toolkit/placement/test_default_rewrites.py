@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import build, node, normal, placeholder_context
+from toolkit import Code, Journal, Model, Precision
+from toolkit.backends.lowering import lower
+from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.evaluate import evaluate
+from toolkit.graph.sessions import session
+from toolkit.placement.default_rewrites import rewritten
+
+
+def linear():
+    """MatMul and Add, then a Gemm, each with a bias of 10,000 steps and more of its inputs' and weights' scales."""
+    weights = {"w1": normal(16, 16, scale=0.01), "b1": normal(16, seed=1), "w2": normal(16, 16, seed=2, scale=0.01),
+               "b2": normal(16, seed=3), "w3": normal(16, 4, seed=4, scale=0.01), "b3": normal(4, seed=5)}  # fmt: skip
+    nodes = [node("MatMul", ["x", "w1"], ["m"]), node("Add", ["m", "b1"], ["a"]), node("Relu", ["a"], ["r"]),
+             node("Gemm", ["r", "w2", "b2"], ["g"]), node("Gemm", ["g", "w3", "b3"], ["y"])]  # fmt: skip
+    return Model.from_proto(build(nodes, {"x": ["N", 16]}, {"y": ["N", 4]}, weights))
+
+
+def convolutions(bias):
+    weights = {"w1": normal(8, 3, 3, 3, scale=0.01), "b1": np.full(8, bias, np.float32), "w2": normal(4, 8, 1, 1)}
+    nodes = [node("Conv", ["x", "w1", "b1"], ["c"]), node("Relu", ["c"], ["r"]), node("Conv", ["r", "w2"], ["y"])]
+    return Model.from_proto(build(nodes, {"x": ["N", 3, 8, 8]}, {"y": ["N", 4, 6, 6]}, weights))
+
+
+def joined():
+    weights = {name: normal(4, 4, 1, 1, seed=seed) for seed, name in enumerate(("w1", "w2"))}
+    weights["w3"] = normal(4, 8, 1, 1)
+    nodes = [node("Conv", ["x", "w1"], ["a"]), node("Conv", ["x", "w2"], ["b"]), node("Concat", ["a", "b"], ["j"], axis=1),
+             node("Conv", ["j", "w3"], ["y"])]  # fmt: skip
+    return Model.from_proto(build(nodes, {"x": ["N", 4, 4, 4]}, {"y": ["N", 4, 4, 4]}, weights))
+
+
+def lowered(model, rest=Precision.FP16, amax=4.0, journal=None):
+    context = placeholder_context(amax)
+    InsertQDQ()(model, context)
+    return lower(model, context.plan, rest=rest, journal=journal).model
+
+
+def notes(reference, subject, x):
+    found = evaluate(reference, subject, CalibrationData.open([{"x": one[None]} for one in x], reference))
+    return [
+        note for note in found.notes if note.code in (EvaluationCode.DEFAULTS_CHANGE, EvaluationCode.DEFAULTS_REFUSE)
+    ]
+
+
+def test_linear_layers_compute_the_same_by_default():
+    journal, x = Journal(), normal(8, 16)
+    model = lowered(linear(), journal=journal)
+    assert [event.node for event in journal if event.what and event.what.code is Code.BIAS_AS_ROW] == ["a", "g"]
+    assert rewritten(model) == []
+    written, default = (session(model, as_written=kind).run({"x": x})["y"] for kind in (True, False))
+    np.testing.assert_array_equal(written, default)
+
+
+def test_float32_biases_stay_as_they_are():
+    journal = Journal()
+    model = lowered(linear(), Precision.FP32, journal=journal)
+    assert [event for event in journal if event.what and event.what.code is Code.BIAS_AS_ROW] == []
+    assert rewritten(model) == []
+
+
+@pytest.mark.parametrize(("bias", "named"), [(0.05, []), (200.0, ["c"])])
+def test_a_convolution_whose_bias_float16_steps_cannot_count_is_named(bias, named):
+    float_model, x = convolutions(bias), normal(4, 3, 8, 8)
+    model = lowered(convolutions(bias), amax=4.0 + bias)
+    assert rewritten(model) == named
+    found = notes(float_model, model, x)
+    assert [one.code for one in found] == [EvaluationCode.DEFAULTS_CHANGE] * len(named)
+    for one in found:
+        assert one.values["sqnr_db"] < 10 < one.values["written_db"]
+
+
+def test_a_concatenation_between_pairs_is_refused_in_float16_alone():
+    x = normal(4, 4, 4, 4)
+    (found,) = notes(joined(), lowered(joined()), x)
+    assert found.code is EvaluationCode.DEFAULTS_REFUSE
+    assert found.values["nodes"] == ("j",)
+    assert notes(joined(), lowered(joined(), Precision.FP32), x) == []

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import build, node, normal
+from toolkit import Code, Context, Model, Precision, Ranges
+from toolkit.backends.lowering import lower
+from toolkit.contract.ranges import Range
+from toolkit.graph.sessions import session
+from toolkit.graph.tensors import onnx_type
+from toolkit.placement.qdq import storable_scale
+
+HALF_STEP = 2.0**-24
+
+
+def sqnr_db(wanted, found):
+    noise = np.asarray(wanted, np.float64) - found
+    return 10 * np.log10(np.square(wanted.astype(np.float64)).sum() / np.square(noise).sum())
+
+
+@pytest.mark.parametrize("rest", [Precision.FP32, Precision.FP16])
+def test_tensors_as_small_as_float16s_steps_keep_their_signal(rest):
+    """Weights and activations of about 1e-7: with float16's smallest scale they would have one step, or none."""
+    weights = {"w1": normal(4, 4, 1, 1) * np.float32(1e-7), "w2": normal(4, 4, 1, 1, seed=1)}
+    nodes = [node("Conv", ["x", "w1"], ["c"]), node("Conv", ["c", "w2"], ["y"])]
+    proto, x = build(nodes, {"x": [8, 4, 4, 4]}, {"y": [8, 4, 4, 4]}, weights), {"x": normal(8, 4, 4, 4)}
+    values = session(proto, outputs=["c", "y"]).run(x) | x
+    amax = {name: float(np.abs(value).max()) for name, value in values.items()}
+    context = Context(provider=lambda *_, **__: Ranges({name: Range(one, "minmax") for name, one in amax.items()}))
+    model = Model.from_proto(proto)
+    InsertQDQ()(model, context)
+    observed = {name: (-one, one) for name, one in amax.items()}
+    made = lower(model, context.plan, rest=rest, observed=observed)
+    assert sqnr_db(values["y"], session(made.model).run(x)["y"]) > 30
+    scale = made.model.node("c").inputs[1].inputs[0].inputs[1]
+    assert onnx_type(scale.dtype) == TensorProto.FLOAT
+    if rest is Precision.FP16:
+        assert made.types.reason["c"].code in (Code.SCALE_LOST, Code.VANISHING_VALUES)
+
+
+def test_a_dead_channel_of_a_layer_does_not_make_it_float32():
+    scale = storable_scale(np.float32([0.1, 1e-12, 0.0]), Precision.INT8)
+    assert scale[1] == HALF_STEP
+    np.testing.assert_array_equal(scale, scale.astype(np.float16).astype(np.float32))
+
+
+@pytest.mark.parametrize("amax", [1e-9, 1e-7, 1e-5, 6e-5, 1e-3, 1.0, 1e4])
+def test_a_scale_is_never_a_decibel_too_wide(amax):
+    (scale,) = storable_scale(amax, Precision.INT8)
+    assert 1 - 1e-6 <= scale * 127 / amax < 10 ** (1.03 / 20)
