@@ -61,7 +61,7 @@ def corpus() -> list[Sound]:
 def try_input(seed: int, keep: Path | None = None, deep: bool = False) -> Result:
     """Break one file of the corpus and run one command that reads it, in a folder of its own.
 
-    With ``deep`` a recipe that ``check`` accepts is run too.
+    With ``deep`` a recipe that ``check`` accepts is run too, which must not refuse it.
     """
     sound = corpus()[seed % len(corpus())]
     command = sound.commands[(seed // len(corpus())) % len(sound.commands)]
@@ -82,11 +82,14 @@ def try_input(seed: int, keep: Path | None = None, deep: bool = False) -> Result
         (folder / sound.name).write_bytes(content)
         started, before = time.monotonic(), peak_megabytes()
         status, said, raised = _invoke(command)
-        if deep and command[0] == "check" and status == 0:
+        accepted = deep and command[0] == "check" and status == 0
+        if accepted:
             command = ("run", *command[1:], "--out", "o")
             status, said, raised = _invoke(command)
         seconds, grown = time.monotonic() - started, peak_megabytes() - before
         fault = _fault(status, said, raised, grown)
+        if not fault and accepted and status == 2:
+            fault = "check accepts what run refuses"
         if fault and keep is not None:
             target = keep / f"{seed}"
             target.mkdir(parents=True, exist_ok=True)

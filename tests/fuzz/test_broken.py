@@ -21,6 +21,7 @@ from tests.fuzz import corpus
 from tests.fuzz.campaign import peak_megabytes
 from tests.toolkit.conftest import complain
 from toolkit.cli.main import invoke
+from toolkit.graph import endless
 
 Change = Callable[[Path], None]
 CHECK, RUN, INSPECT = ("check", "r.toml"), ("run", "r.toml", "--out", "o"), ("inspect", "m.onnx")
@@ -355,7 +356,7 @@ def external(**entries: str) -> Change:
         proto = corpus.with_external(folder)
         for entry in weight(proto).external_data:
             entry.value = entries.get(entry.key, entry.value)
-        (folder / "m.onnx").write_bytes(proto.SerializeToString())
+        (folder / "m.onnx").write_bytes(proto.SerializeToString().replace(b"BADUTF8", b"BAD\xff\xfe\xfd8"))
 
     return write
 
@@ -428,6 +429,7 @@ PROTOS: dict[str, tuple[Change, str]] = {
     "length NUL": (external(length="1\0"), "NUL"),
     "length beyond the file": (external(length="999999"), "'w0'"),
     "length of another tensor": (external(length="16"), "'w0'"),
+    "location no text": (external(location="BADUTF8"), "UTF-8"),
     "location a NUL": (external(location="a\0b"), "NUL"),
     "location too long": (external(location="a" * 5000), "'w0'"),
     "location outside": (external(location="../w.bin"), "outside"),
@@ -467,6 +469,7 @@ def masked(proto: onnx.ModelProto) -> None:
 
 SOUND: dict[str, Change] = {
     "a graph without a name": onnx_file(nameless),
+    "a description that is no text": onnx_file(lambda p: setattr(p.graph, "doc_string", "BADUTF8")),
     "a function": onnx_file(lambda p: None, corpus.with_function),
     "a sparse weight": onnx_file(lambda p: None, corpus.with_sparse),
     "external data": external(),
@@ -503,6 +506,25 @@ def test_a_loop_without_an_end_is_stopped(
     for trips in (None, 2**62):
         onnx_file(lambda p: None, lambda: corpus.with_loop(trips=trips))(here)  # noqa: B023
         assert "'loop'" in complain(here, capsys, *CHECK)
+
+
+def test_a_model_that_does_not_end_is_run_once_by_new(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("toolkit.graph.endless._SECONDS", 0.3)
+    stopped: list[str] = []
+    real = endless.EndlessLoopError.__init__
+
+    def count(self: endless.EndlessLoopError, node: str, why: str, where: str) -> None:
+        stopped.append(node)
+        real(self, node, why, where)
+
+    monkeypatch.setattr(endless.EndlessLoopError, "__init__", count)
+    onnx_file(lambda p: None, lambda: corpus.with_loop(trips=None))(here)
+    assert "'loop'" in complain(here, capsys, "new", "m.onnx", "--data", "c.npz", "--out", "n.toml")
+    assert stopped == ["loop"] and not (here / "n.toml").exists()
+    # random samples prove nothing
+    assert invoke(["new", "m.onnx", "--out", "n.toml"]) == 0
+    assert stopped == ["loop"] * 2
+    capsys.readouterr()
 
 
 def test_a_loop_that_collects_without_an_end_is_stopped_before_memory_is_full(

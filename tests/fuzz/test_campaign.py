@@ -14,7 +14,8 @@ INPUTS, BLOCK = 500, 50
 
 @pytest.mark.parametrize("block", range(INPUTS // BLOCK))
 def test_broken_inputs_end_well(block: int, tmp_path: Path) -> None:
-    results = [try_input(seed, tmp_path) for seed in range(block * BLOCK, (block + 1) * BLOCK)]
+    # in one block what check accepts is run too, which must not refuse it
+    results = [try_input(seed, tmp_path, deep=block == 0) for seed in range(block * BLOCK, (block + 1) * BLOCK)]
     faults = [
         f"seed {r.seed}, {r.name}, qtool {' '.join(r.command)}: {r.fault}: {r.said.strip()[-300:]}"
         for r in results

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,8 +195,25 @@ def test_a_page_is_not_written_over_the_files_of_a_run_that_is_compared(
 ) -> None:
     assert invoke(["run", "../model/r.toml", "--out", "o"]) == 0
     before = written_over(home)
-    for name in ("report.json", "report.html", "model.onnx", "ranges.json"):
+    names = ("report.json", "report.html", "model.onnx", "search.json", ".qtool/steps.json")
+    for name in names:
         complain(home, capsys, "compare", "o", "o", "--html", f"o/{name}")
+    assert written_over(home) == before
+    # two inputs of one name, in either order
+    shutil.copytree(home / "o", home / "p")
+    shutil.copy(home / "o" / "ranges.json", home / "ranges.json")
+    before = written_over(home)
+    for runs in (("o", "p"), ("p", "o")):
+        for name in names:
+            complain(home, capsys, "compare", *runs, "--html", f"o/{name}")
+    for files in (("o/ranges.json", "ranges.json"), ("ranges.json", "o/ranges.json")):
+        complain(home, capsys, "compare", *files, "--html", "ranges.json")
+    (home / "o" / "part.npz").write_bytes(corpus.run_files()["p.npz"])
+    (home / "part.npz").write_bytes(corpus.run_files()["p.npz"])
+    for parts in (("part.npz", "o/part.npz"), ("o/part.npz", "part.npz")):
+        assert "would destroy it" in complain(home, capsys, "merge", *parts, "--out", "part.npz")
+    (home / "o" / "part.npz").unlink()
+    (home / "part.npz").unlink()
     assert written_over(home) == before
 
 

@@ -29,12 +29,14 @@ class Needs(FileSchema):
     Attributes:
         files: SHA-256 of each file's content as it was read, of a folder's names, by absolute path; ``ABSENT`` where
             nothing was there.
+        asked: what lay at each path of which the code asked no more than that, see ``kind_of``.
         libraries: version of each installed distribution that the code imports.
         environment: SHA-256 of each variable's value; ``ABSENT`` where it was not set.
         unknown: why what the code reads cannot be followed; empty where it can.
     """
 
     files: dict[str, str] = Field(default_factory=dict)
+    asked: dict[str, str] = Field(default_factory=dict)
     libraries: dict[str, str] = Field(default_factory=dict)
     environment: dict[str, str] = Field(default_factory=dict)
     unknown: list[str] = Field(default_factory=list)
@@ -52,6 +54,7 @@ class Needs(FileSchema):
         made = self.model_copy(deep=True)
         for other in others:
             made.files = {**other.files, **made.files}
+            made.asked = {**other.asked, **made.asked}
             made.libraries = {**other.libraries, **made.libraries}
             made.environment = {**other.environment, **made.environment}
             made.unknown += [why for why in other.unknown if why not in made.unknown]
@@ -64,6 +67,9 @@ class Needs(FileSchema):
         for path, before in self.files.items():
             if digest_of(path) != before:
                 return f"{Path(path).name}, which its code read, was changed"
+        for path, before in self.asked.items():
+            if kind_of(path) != before:
+                return f"{Path(path).name}, which its code asked for, was changed"
         for name, before in self.libraries.items():
             if version_of(name) != before:
                 return f"{name}, which its code imports, has another version"
@@ -95,6 +101,17 @@ def digest_of(path: str) -> str:
     if found.st_size > _CHUNK:
         _LARGE[seen] = digest.hexdigest()
     return digest.hexdigest()
+
+
+def kind_of(path: str) -> str:
+    """What lies at a path: ``file`` with its size in bytes, ``folder``, ``other``, or ``ABSENT``."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return ABSENT
+    if stat.S_ISREG(found.st_mode):
+        return f"file {found.st_size}"
+    return "folder" if stat.S_ISDIR(found.st_mode) else "other"
 
 
 def variable_digest(name: str) -> str:

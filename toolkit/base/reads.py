@@ -1,8 +1,9 @@
 """Following what code of the user's reads while it runs: an audit hook (PEP 578) that knows whose frames ask.
 
 Python tells the hook of every file that is opened, whoever opens it in Python: numpy, PIL and pandas too. What counts
-is asked for by a function of the user's that qtool called. What Python does not see (libraries that open files
-themselves, other processes, the network) is noted as not known, unless the code declares what it reads.
+is asked for by a function of the user's that qtool called. Whether a file is there, which Python tells no hook of, is
+seen where ``os.stat`` is called, as os.path does, and pathlib from Python 3.11 on. What Python does not see (libraries
+that open files themselves, other processes, the network) is noted as not known, unless the code declares what it reads.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from toolkit.base.modules import INSTALLED, OWN_PACKAGES, sources_of
-from toolkit.base.needs import Needs, digest_of
+from toolkit.base.needs import Needs, digest_of, kind_of
 from toolkit.base.source_needs import source_needs
 
 _PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty")
@@ -40,6 +41,7 @@ _COMPILERS = ("numba", "llvmlite")
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
 _IMPORTING = "<frozen importlib"
 _CHANGED = "changed"
+_STAT = os.stat
 
 
 class Reads:
@@ -81,6 +83,7 @@ class Reads:
             for path, digest in found.files.items()
             if path in self._needs.files or not (self._ours(path) or self._in_made(path))
         }
+        found.asked = {path: kind for path, kind in found.asked.items() if not self._in_made(path)}
         return found
 
     def add(self, other: Needs) -> None:
@@ -122,6 +125,12 @@ class Reads:
             digest = digest_of(path)
             with self._lock:
                 self._needs.files.setdefault(path, digest)
+
+    def asked(self, path: str, kind: str) -> None:
+        """The user's code asked what lies at a path."""
+        if not self._ours(path + os.sep):
+            with self._lock:
+                self._needs.asked.setdefault(path, kind)
 
     def made(self, folder: str) -> None:
         """A folder was made by the user's code: what lies in it is no input."""
@@ -228,6 +237,20 @@ class _Hook:
             flags = arguments[2] if len(arguments) > 2 and isinstance(arguments[2], int) else os.O_RDONLY
             active.opened(path, flags)
 
+    def stat(self, path: Any, *arguments: Any, **keywords: Any) -> os.stat_result:
+        """``os.stat``, noted where the user's code asks."""
+        active, busy = self.active, getattr(self._local, "busy", False) or getattr(self._local, "aside", False)
+        if active is not None and not busy and isinstance(path, (str, bytes, os.PathLike)):
+            self._local.busy = True
+            try:
+                frame = sys._getframe(1)
+                place = _path((path,)) if not keywords.get("dir_fd") and _users_ask(frame) else None
+                if place is not None:
+                    active.asked(place, kind_of(place))
+            finally:
+                self._local.busy = False
+        return _STAT(path, *arguments, **keywords)
+
     def _load(self, path: str) -> None:
         """A source file, or what was compiled of one, is read: what it holds now is what runs."""
         if path.endswith(".pyc"):
@@ -321,10 +344,11 @@ def following(reads: Reads) -> Iterator[Reads]:
     """Follow what code of the user's reads in the block, which qtool calls in it."""
     _HOOK.install()
     before, _HOOK.active = _HOOK.active, reads
+    stat, os.stat = os.stat, _HOOK.stat
     try:
         yield reads
     finally:
-        _HOOK.active = before
+        _HOOK.active, os.stat = before, stat
 
 
 def current() -> Reads | None:

@@ -45,7 +45,7 @@ def merge(parts: Sequence[Path], out: Path, json: bool) -> int:
     from toolkit.cli.commands import emit, say
     from toolkit.run.guard import refuse_writing_over
 
-    refuse_writing_over({f"a part to be merged ({path.name})": path for path in parts}, out)
+    refuse_writing_over({f"a part to be merged ({path})": path for path in parts}, out)
     if out.is_dir():
         raise QtoolError("this is a folder", where=str(out), remedy="give --out the name of a file")
     found = merge_all(Collection.load(path) for path in parts)

@@ -15,6 +15,7 @@ from toolkit.base.errors import ModelError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
 from toolkit.graph.constants import RANDOM
+from toolkit.graph.endless import EndlessLoopError
 from toolkit.graph.facts import Facts
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
@@ -54,8 +55,9 @@ def batch_fault(
 ) -> BatchFault | None:
     """Run samples one by one and as one batch; the node that is to blame where these differ, None where they do not.
 
-    A batch is right where an output holds the values that the samples give, in whatever order. Outputs that do not are
-    no fault as long as another one does: the mean over a batch, say. What is the same for every sample says nothing.
+    A batch is right where an output holds the values that the samples give, in whatever order, and none of a batch's
+    size holds others. Those of another size are no fault beside it: the mean over a batch, say, or the scores of each
+    sample against each other.
     Behind plugins, which cannot be run, shapes alone are looked at.
 
     Args:
@@ -73,19 +75,25 @@ def batch_fault(
     joined = join(samples, axes)
     try:
         together = loaded.run(joined)
+    except EndlessLoopError as error:
+        return BatchFault(error.node, "Loop", len(samples), False)
     except ModelError:
         return replace(_BlameSearch(model, samples, joined).failing(), samples=len(samples))
     if any(node.op in RANDOM for node, _ in model.walk()):
         return None
-    right = []
+    wrong, mixed, right = [], [], False
     for name in loaded.outputs:
-        values = [one[name] for one in apart]
-        fits = _side_by_side(values, together[name])
-        if not fits or together[name].size != values[0].size:
-            right.append(fits)
-    if any(right) or not right:
-        return fault_by_shapes(model, axes, samples[0], len(samples)) if loaded.left else None
-    return replace(_BlameSearch(model, samples, joined).mixing(loaded.outputs), samples=len(samples))
+        values, size = [one[name] for one in apart], together[name].size
+        if _side_by_side(values, together[name]):
+            # what is the same for every sample says nothing
+            right = right or size != values[0].size
+            continue
+        wrong.append(name)
+        if size == sum(value.size for value in values):
+            mixed.append(name)
+    if mixed or (wrong and not right):
+        return replace(_BlameSearch(model, samples, joined).mixing(mixed or wrong), samples=len(samples))
+    return fault_by_shapes(model, axes, samples[0], len(samples)) if loaded.left else None
 
 
 def fault_by_shapes(

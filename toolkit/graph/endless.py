@@ -38,6 +38,24 @@ class LoopLimits:
     memory: int
 
 
+class EndlessLoopError(ModelError):
+    """A run of a model was stopped because a loop may not end: whoever tries a model does not try it again.
+
+    Args:
+        node: the Loop.
+        why: when it was stopped, in words.
+        where: the model.
+    """
+
+    def __init__(self, node: str, why: str, where: str) -> None:
+        self.node = node
+        super().__init__(
+            f"Loop '{node}' was stopped {why}: nothing bounds how often it runs",
+            where=where,
+            remedy="export it with a maximum trip count, or mend the condition that ends it",
+        )
+
+
 def loop_limits(proto: onnx.ModelProto, weight_bytes: int) -> LoopLimits | None:
     """The limits for a model with a Loop that has no trip count, or one that is not known to be small; else None.
 
@@ -78,7 +96,7 @@ def limited(limits: LoopLimits, options: Any, where: str) -> Iterator[None]:
     """The block runs a model with onnxruntime's ``options`` (RunOptions), and is stopped where it exceeds the limits.
 
     Raises:
-        ModelError: it was stopped; the message names the Loop.
+        EndlessLoopError: it was stopped.
     """
     over = threading.Event()
     why: list[str] = []
@@ -89,11 +107,7 @@ def limited(limits: LoopLimits, options: Any, where: str) -> Iterator[None]:
     except Exception as error:
         if not why:
             raise
-        raise ModelError(
-            f"Loop '{limits.node}' was stopped {why[0]}: nothing bounds how often it runs",
-            where=where,
-            remedy="export it with a maximum trip count, or mend the condition that ends it",
-        ) from error
+        raise EndlessLoopError(limits.node, why[0], where) from error
     finally:
         over.set()
         watch.join()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+from onnx_graphsurgeon.util.misc import convert_from_onnx_attr_type
 
 from toolkit.base.errors import ModelError
 from toolkit.graph.light import (
@@ -27,6 +29,7 @@ from toolkit.graph.tensors import StoredValues, onnx_type, values_of
 
 _ONNX = ("", "ai.onnx")
 _FOREIGN = "qtool.foreign"
+_LISTS = (onnx.AttributeProto.FLOATS, onnx.AttributeProto.INTS, onnx.AttributeProto.STRINGS)
 
 
 def export(graph: gs.Graph, where: str = "the model") -> LightModel:
@@ -68,7 +71,28 @@ def import_light(model: LightModel) -> gs.Graph:
     for tensor in {id(t): t for t in (*graph.tensors().values(), *_inner_constants(graph))}.values():
         if isinstance(tensor, gs.Constant) and tensor.name in model.weights and _is_stub(tensor):
             tensor._values = StoredValues(model.weights[tensor.name], onnx_type(tensor.dtype))
+    empty = {
+        (node.name, attribute.name): attribute.type
+        for node in all_nodes(model.proto.graph.node)
+        for attribute in node.attribute
+        if attribute.type in _LISTS and not (attribute.floats or attribute.ints or attribute.strings)
+    }
+    for sub in (graph, *graph.subgraphs(recursive=True)) if empty else ():
+        for node in sub.nodes:
+            kinds = {name: empty[node.name, name] for name in node.attrs if (node.name, name) in empty}
+            node.attrs.update({name: _EmptyList(kind) for name, kind in kinds.items()})
     return graph
+
+
+class _EmptyList(list[Any], gs.Node.AttributeRef):
+    """A list attribute without entries, whose type nothing else would tell when it is written again.
+
+    It is a reference to no attribute as well: of a reference onnx-graphsurgeon writes the type.
+    """
+
+    def __init__(self, kind: int) -> None:
+        super().__init__()
+        self.name, self.type = "", convert_from_onnx_attr_type(kind)
 
 
 def _is_stub(tensor: gs.Constant) -> bool:

@@ -57,7 +57,8 @@ def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
         for tensor in stored_tensors(proto)
         if tensor.data_location == TensorProto.EXTERNAL
         for entry in tensor.external_data
-        if entry.key == "location"
+        # protobuf lets bytes through that are no text
+        if entry.key == "location" and isinstance(entry.value, str)
     }
     folder = path.resolve().parent
     found = []

@@ -14,6 +14,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from toolkit.base.errors import QtoolError
 from toolkit.base.profiles import Profiles
 from toolkit.base.types import Array
+from toolkit.graph.endless import EndlessLoopError
 from toolkit.graph.facts import Facts
 from toolkit.graph.float32_twin import computes_in_bfloat16, is_bfloat16
 from toolkit.graph.inlining import Inliner
@@ -159,6 +160,9 @@ class _Folder:
             return
         try:
             values = self._run(nodes, list(wanted), {})
+        except EndlessLoopError as error:
+            self.folded.failed[error.node] = error.what
+            return
         except QtoolError:
             # one that onnxruntime cannot run spoils the whole: each by itself shows which
             values = self._one_by_one(nodes)

@@ -19,8 +19,9 @@ from toolkit.base.reading import FileKind, read_file, reading
 from toolkit.graph.external import read_external
 from toolkit.graph.light import LightModel, bring_back, bytes_of, fits_message
 from toolkit.graph.names import Names
+from toolkit.graph.nodes import all_nodes, subgraphs_of
 from toolkit.graph.proto_check import check_proto
-from toolkit.graph.stored import stored_tensors
+from toolkit.graph.stored import constant_tensor, stored_tensors
 from toolkit.graph.value_check import check_values
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 23
@@ -98,11 +99,7 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
         proto = copy
-    if proto.graph.sparse_initializer:
-        changed["sparse"] = len(proto.graph.sparse_initializer)
-        for sparse in proto.graph.sparse_initializer:
-            proto.graph.initializer.append(_dense(sparse, where))
-        del proto.graph.sparse_initializer[:]
+    changed["sparse"] = _sparse_to_dense(proto.graph, where)
     # the checker wants a name, and some exporters give none
     proto.graph.name = proto.graph.name or "graph"
     changed["constants"] = _constants_to_initializers(proto.graph)
@@ -157,7 +154,7 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> int:
     outputs = {value.name for value in graph.output}
     kept, count = [], 0
     for node in graph.node:
-        tensor = _constant_tensor(node) if node.op_type == "Constant" and node.output[0] not in outputs else None
+        tensor = constant_tensor(node) if node.op_type == "Constant" and node.output[0] not in outputs else None
         if tensor is None:
             kept.append(node)
             continue
@@ -169,29 +166,6 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> int:
         del graph.node[:]
         graph.node.extend(nodes)
     return count
-
-
-def _constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
-    """The value of a Constant node as a tensor; None for strings and sparse tensors."""
-    import numpy as np
-
-    attribute = node.attribute[0] if len(node.attribute) == 1 else None
-    if attribute is None or attribute.ref_attr_name:
-        return None
-    if attribute.name == "value":
-        tensor = TensorProto()
-        tensor.CopyFrom(attribute.t)
-        return tensor
-    numbers = {
-        "value_float": (attribute.f, np.float32),
-        "value_floats": (list(attribute.floats), np.float32),
-        "value_int": (attribute.i, np.int64),
-        "value_ints": (list(attribute.ints), np.int64),
-    }
-    if attribute.name not in numbers:
-        return None
-    value, dtype = numbers[attribute.name]
-    return onnx.numpy_helper.from_array(np.array(value, dtype))
 
 
 def _type_outputs(proto: onnx.ModelProto, names: list[str], where: str) -> None:
@@ -236,10 +210,26 @@ def _name_nodes(graph: onnx.GraphProto) -> tuple[int, int]:
     return unnamed, doubled
 
 
-def _dense(sparse: onnx.SparseTensorProto, where: str) -> TensorProto:
+def _sparse_to_dense(graph: onnx.GraphProto, where: str) -> int:
+    """Make sparse initializers and Constants dense, in subgraphs too: onnx-graphsurgeon loses them; how many."""
+    found = 0
+    for one in (graph, *subgraphs_of(graph)):
+        found += len(one.sparse_initializer)
+        one.initializer.extend(_dense(sparse, sparse.values.name, where) for sparse in one.sparse_initializer)
+        del one.sparse_initializer[:]
+    for node in all_nodes(graph.node):
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.type == onnx.AttributeProto.SPARSE_TENSOR and not attribute.ref_attr_name:
+                dense = _dense(attribute.sparse_tensor, node.output[0], where)
+                attribute.CopyFrom(onnx.helper.make_attribute("value", dense))
+                found += 1
+    return found
+
+
+def _dense(sparse: onnx.SparseTensorProto, name: str, where: str) -> TensorProto:
     import numpy as np
 
-    name, shape = sparse.values.name, tuple(sparse.dims)
+    shape = tuple(sparse.dims)
     values = onnx.numpy_helper.to_array(sparse.values)
     indices = onnx.numpy_helper.to_array(sparse.indices)
     size = math.prod(shape) * values.itemsize

@@ -17,6 +17,10 @@ from toolkit.graph.stored import BITS, byte_count, value_count
 _STRING = 8
 _KNOWN_TYPES = frozenset({*BITS, _STRING})
 _ATTRIBUTES = frozenset(range(1, 15))
+_LOST = (
+    AttributeProto.TENSORS, AttributeProto.GRAPHS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS,
+)  # fmt: skip
+"""Types of attributes that onnx-graphsurgeon drops; of ONNX's own operators Constant alone has one of them."""
 _LARGEST_DIM = 2**31 - 1
 _AGAIN = "export the model again"
 _TYPED = {
@@ -29,6 +33,8 @@ _TENSORS_ONLY = "TensorRT takes tensors only: cut the model where sequences or o
 
 def check_proto(proto: onnx.ModelProto, where: str) -> None:
     """Check that names are text, types are known, and every tensor has as many values as its shape says.
+
+    Descriptions that are no text are dropped.
 
     Args:
         proto: the model, its external data not read yet.
@@ -72,7 +78,11 @@ class _ProtoCheck:
         if isinstance(message, onnx.NodeProto):
             place = f"node '{_shown(message.name)}'"
         for field, value in message.ListFields():
-            if field.type == field.TYPE_STRING and field.name != "doc_string":
+            if field.name == "doc_string":
+                # nobody reads it, and who copies it fails
+                if isinstance(value, bytes):
+                    message.ClearField(field.name)
+            elif field.type == field.TYPE_STRING:
                 for text in (value,) if isinstance(value, (str, bytes)) else value:
                     self._one_text(text, place)
             elif field.type == field.TYPE_MESSAGE:
@@ -125,6 +135,9 @@ class _ProtoCheck:
         if attribute.type in (AttributeProto.TYPE_PROTO, AttributeProto.TYPE_PROTOS):
             raise self.fault(f"{place} is a type, as optional values have it", _TENSORS_ONLY)
         single = {AttributeProto.TENSOR: "t", AttributeProto.GRAPH: "g", AttributeProto.SPARSE_TENSOR: "sparse_tensor"}
+        if attribute.type in _LOST and not (attribute.name == "sparse_value" and place.endswith("(Constant)")):
+            kind = AttributeProto.AttributeType.Name(attribute.type)
+            raise self.fault(f"{place} is of the type {kind}, which qtool cannot keep", "give the node inputs instead")
         field = single.get(attribute.type)
         if field is not None and not attribute.HasField(field) and not attribute.ref_attr_name:
             raise self.fault(f"{place} has no value")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 from onnx import TensorProto
 
 BITS = {
@@ -49,15 +51,42 @@ def _of_attribute(attribute: onnx.AttributeProto) -> Iterator[TensorProto]:
         yield from _of_graph(sub)
 
 
-def constants_of(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
-    """The constants of a graph and its subgraphs by name: initializers, and the values of Constant nodes."""
-    yield from ((tensor.name, tensor) for tensor in graph.initializer)
-    for node in graph.node:
+def constants_of(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[tuple[str, TensorProto]]:
+    """The constants of a graph or function and its subgraphs by name: initializers, and values of Constant nodes.
+
+    Of sparse ones it is the values that they store.
+    """
+    if isinstance(body, onnx.GraphProto):
+        yield from ((tensor.name, tensor) for tensor in body.initializer)
+        yield from ((sparse.values.name, sparse.values) for sparse in body.sparse_initializer)
+    for node in body.node:
+        tensor = constant_tensor(node) if node.op_type == "Constant" and node.output else None
+        if tensor is not None:
+            yield node.output[0], tensor
         for attribute in node.attribute:
-            if attribute.name == "value" and node.op_type == "Constant" and node.output:
-                yield node.output[0], attribute.t
+            if attribute.name == "sparse_value" and node.output:
+                yield node.output[0], attribute.sparse_tensor.values
             for sub in (attribute.g, *attribute.graphs):
                 yield from constants_of(sub)
+
+
+def constant_tensor(node: onnx.NodeProto) -> TensorProto | None:
+    """The value of a Constant node, not a copy where it is a tensor; None for strings and sparse tensors."""
+    attribute = node.attribute[0] if len(node.attribute) == 1 else None
+    if attribute is None or attribute.ref_attr_name:
+        return None
+    if attribute.name == "value":
+        return attribute.t
+    numbers: dict[str, tuple[object, type]] = {
+        "value_float": (attribute.f, np.float32),
+        "value_floats": (list(attribute.floats), np.float32),
+        "value_int": (attribute.i, np.int64),
+        "value_ints": (list(attribute.ints), np.int64),
+    }
+    if attribute.name not in numbers:
+        return None
+    value, dtype = numbers[attribute.name]
+    return onnx.numpy_helper.from_array(np.array(value, dtype))
 
 
 def value_count(tensor: TensorProto) -> int:

@@ -42,9 +42,9 @@ def check_values(model: LightModel) -> None:
         ModelError: one is not so; the message names tensor and node.
     """
     proto, where, weights = model.proto, model.where, model.weights
-    known = dict(constants_of(proto.graph))
-    verdicts: dict[str, tuple[int, int]] = {}
     for body in (proto.graph, *proto.functions):
+        known = dict(constants_of(body))
+        verdicts: dict[str, tuple[int, int]] = {}
         for node in all_nodes(body.node):
             for index, name in enumerate(node.input):
                 tensor = known.get(name)

@@ -73,10 +73,14 @@ def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault
         model: the model.
         source: the data; None for random samples.
         seen: by input the shapes of the data's samples.
+
+    Raises:
+        EndlessLoopError: the model does not end on the data's samples.
     """
     from toolkit.data.dataset import CalibrationData
     from toolkit.data.images import holds_images
     from toolkit.graph.batch_probe import batch_fault, fault_by_shapes
+    from toolkit.graph.endless import EndlessLoopError
 
     if source is not None and not holds_images(source):
         data = CalibrationData.open(str(source.resolve()), model)
@@ -91,7 +95,10 @@ def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault
         return None
     try:
         return batch_fault(model, data.axes, _alike(data, first.inputs, 2))
-    except QtoolError:
+    except QtoolError as error:
+        if source is not None and isinstance(error, EndlessLoopError):
+            # of random samples it says little; of real ones no recipe would run
+            raise
         return fault_by_shapes(model, data.axes, first.inputs, 2)
 
 

@@ -25,6 +25,13 @@ _OTHERS = (
 _DATA = re.compile(r"model\.onnx\.[0-9a-f]{16}\.data")
 
 
+def files_of_run(folder: Path) -> list[Path]:
+    """What a run writes into its folder, whether it is there or not, and what it keeps there for itself."""
+    kept = [path for path in (folder / ".qtool").rglob("*") if path.is_file()]
+    data = [path for path in folder.iterdir() if _DATA.fullmatch(path.name)]
+    return [*(folder / name for name in (*FILES, *_OTHERS)), *data, *kept]
+
+
 def refuse_missing(path: Path, what: str) -> None:
     """Refuse a path at which nothing is.
 

@@ -13,7 +13,7 @@ from toolkit.base.reading import FileKind, read_json, read_utf8, reading
 from toolkit.base.text import plain
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
-from toolkit.run.guard import FILES, refuse_missing, refuse_writing_over
+from toolkit.run.guard import files_of_run, refuse_missing, refuse_writing_over
 from toolkit.run.state import unfinished_note
 
 _JSON = FileKind("it cannot be read as JSON", QtoolError, "check the file")
@@ -204,7 +204,7 @@ def compare_files(first: Path, second: Path, html: Path | None = None) -> Shown:
     for path in (first, second):
         refuse_missing(path, "no such file or folder")
     if html is not None:
-        refuse_writing_over({f"one of the files compared ({path.name})": path for path in _files(first, second)}, html,
+        refuse_writing_over({f"one of the files compared ({path})": path for path in _files(first, second)}, html,
                             "give --html another file")  # fmt: skip
     reports = [_report_path(path) for path in (first, second)]
     if all(reports):
@@ -223,8 +223,8 @@ def compare_files(first: Path, second: Path, html: Path | None = None) -> Shown:
 
 
 def _files(*paths: Path) -> list[Path]:
-    """What is read of these: the files themselves, of a run folder the files that are for people and other tools."""
-    return [file for path in paths for file in ([path / name for name in FILES] if path.is_dir() else [path])]
+    """The files themselves, of a run folder all that is the run's."""
+    return [file for path in paths for file in (files_of_run(path) if path.is_dir() else [path])]
 
 
 def _report_path(path: Path) -> Path | None:

@@ -151,7 +151,7 @@ def inputs_of(model: Path, data: Path | None, test: Path | None, ranges: Path | 
     """The files that a new recipe is made from, by what they are: it must not be written over any of them."""
     found = {"the model": model, "--data": data, "--test": test, "--ranges": ranges}
     weights = model_files(model)[1:] if model.is_file() else []
-    found.update({f"a file of the model's weights ({path.name})": path for path in weights})
+    found.update({f"a file of the model's weights ({path})": path for path in weights})
     return {what: path for what, path in found.items() if path is not None}
 
 

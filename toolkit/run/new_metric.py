@@ -24,6 +24,7 @@ from toolkit.evaluation.observed import SeenModel, observe
 from toolkit.evaluation.options import options_for
 from toolkit.evaluation.outputs import class_like, discrete_outputs, widened
 from toolkit.evaluation.tasks import reader
+from toolkit.graph.endless import EndlessLoopError
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
@@ -164,6 +165,8 @@ def seen_model(model: Model, source: Path) -> SeenModel | None:
             (batch.inputs, {n: widened(v).copy() for n, v in loaded.run(batch.inputs).items()}, batch.count)
             for batch in islice(data.batches(1), SEEN)
         ]
+    except EndlessLoopError:
+        raise
     except ModelError:
         return None
     return observe(model, seen) if seen else None

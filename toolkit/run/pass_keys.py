@@ -43,7 +43,7 @@ def pass_files(job: Job, code: bool = False) -> dict[str, Path]:
     found = {}
     for number, step in _known(job, code):
         for path in step.input_files(job.recipe.folder):
-            found[f"a file of pass {number}, {step.title()} ({path.name})"] = path
+            found[f"a file of pass {number}, {step.title()} ({path})"] = path
     return found
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
+from tests.toolkit.conftest import model as network
+from toolkit import Model
 from toolkit.base.needs import ABSENT, Needs, digest_of
 from toolkit.base.reads import Reads, aside, current, following, needs_now
 from toolkit.base.source_needs import source_needs
@@ -23,18 +25,23 @@ else:
     import tomli as tomllib
 
 
-def read_in(folder, work):
-    """The files in ``folder`` that were read by ``work``, which qtool calls, and why nothing is known."""
+real_stat = os.stat
+
+
+def called(work):
+    """A pass of the user's that does this."""
 
     class Mine(Pass):
         def apply(self, model, context):
             work()
 
-    from tests.toolkit.conftest import model
-    from toolkit import Model
+    return Mine()
 
+
+def read_in(folder, work):
+    """The files in ``folder`` that were read by ``work``, which qtool calls, and why nothing is known."""
     with following(Reads(folder / "run")) as reads:
-        Mine()(Model.from_proto(model()))
+        called(work)(Model.from_proto(network()))
     found = reads.needs()
     return {os.path.relpath(path, folder) for path in found.files if path.startswith(str(folder))}, found.unknown
 
@@ -62,6 +69,36 @@ def test_a_file_that_is_not_there_is_a_need_too(place):
 
     assert read_in(place, work)[0] == {"none.txt"}
     assert digest_of(str(place / "none.txt")) == ABSENT
+
+
+def asked_in(folder, work):
+    """What lay where ``work``, which qtool calls, asked whether there is something."""
+    with following(Reads(folder / "run")) as reads:
+        called(work)(Model.from_proto(network()))
+    assert os.stat is real_stat
+    return {os.path.relpath(path, folder): kind for path, kind in reads.needs().asked.items() if path.startswith(str(folder))}
+
+
+def test_whether_a_file_is_there_is_a_need(place):
+    def work():
+        for name in ("a.txt", "none", "run/own.txt", "made.txt"):
+            os.path.exists(place / name)  # noqa: PTH110
+        (place / "made.txt").write_text("x")
+        os.path.isdir(str(place))  # noqa: PTH112
+
+    found = asked_in(place, work)
+    assert found == {"a.txt": "file 1", "none": ABSENT, ".": "folder"}
+    needs = Needs(asked={str(place / name): kind for name, kind in found.items()})
+    assert not needs.broken()
+    (place / "none").mkdir()
+    assert needs.broken().startswith("none, ")
+    with aside():
+        assert asked_in(place, lambda: os.path.getsize(place / "a.txt")) == {}  # noqa: PTH202
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="pathlib calls a stat of its own before Python 3.11")
+def test_whether_a_path_is_a_file_is_a_need(place):
+    assert asked_in(place, lambda: [(place / name).is_file() for name in ("a.txt", "none")]) == {"a.txt": "file 1", "none": ABSENT}
 
 
 def test_what_is_made_or_is_the_runs_own_is_no_need(place):

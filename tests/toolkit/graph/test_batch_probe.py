@@ -86,6 +86,33 @@ def test_what_takes_batches_has_no_fault():
         build([node("Relu", ["x"], ["y"]), node("ReduceMean", ["x"], ["z"], keepdims=0)], IMAGE, {"y": None, "z": None})
     )
     assert batch_fault(beside, {"x": 0}, images) is None
+    against = [node("Flatten", ["x"], ["y"]), node("Transpose", ["y"], ["t"]), node("MatMul", ["y", "t"], ["z"])]
+    assert batch_fault(Model.from_proto(build(against, IMAGE, {"y": None, "z": None})), {"x": 0}, images) is None
+
+
+def test_one_output_that_mixes_samples_is_a_fault_beside_others_that_do_not():
+    nodes = [node("Relu", ["x"], ["y"]), node("Softmax", ["x"], ["p"], axis=0), node("Relu", ["p"], ["z"])]
+    model = Model.from_proto(build(nodes, IMAGE, {"y": None, "z": None}))
+    found = batch_fault(model, {"x": 0}, [{"x": normal(1, 3, 4, 4, seed=seed)} for seed in (1, 2)])
+    assert (found.node, found.op, found.runs) == ("p", "Softmax", True)
+
+
+def test_a_loop_that_ends_for_one_sample_only_is_named_and_not_tried_again(monkeypatch):
+    from tests.fuzz.corpus import with_loop
+    from toolkit.graph.endless import EndlessLoopError
+    from toolkit.graph.sessions import Session
+
+    model, runs = Model.from_proto(with_loop(trips=1)), []
+
+    def run(self, inputs, outputs=None):
+        runs.append(inputs)
+        if len(runs) == 3:
+            raise EndlessLoopError("loop", "after 30 s", "m.onnx")
+        return {name: np.zeros((1, 2), np.float32) for name in self.outputs}
+
+    monkeypatch.setattr(Session, "run", run)
+    found = batch_fault(model, {"x": 0}, [{"x": normal(1, 3, 4, 4, seed=seed)} for seed in (1, 2)])
+    assert (found.node, found.op, found.runs, len(runs)) == ("loop", "Loop", False, 3)
 
 
 def test_the_batch_axis_need_not_be_the_first():

@@ -1,0 +1,104 @@
+"""Attributes that onnx-graphsurgeon would lose: lists without entries, and sparse values."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from tests.conftest import build, node, normal
+from toolkit import Model
+from toolkit.base.errors import ModelError
+from toolkit.graph.proto_check import check_proto
+from toolkit.graph.sessions import session
+
+X = normal(2, 3, seed=1)
+
+
+def with_empty(made: onnx.NodeProto, name: str, kind: int = AttributeProto.INTS) -> onnx.NodeProto:
+    made.attribute.add(name=name, type=kind)
+    return made
+
+
+def of(nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    """A model that ONNX's checker has not seen."""
+    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3])] for name in "xy"]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+    return helper.make_model(helper.make_graph(nodes, "g", *ends), opset_imports=opsets, ir_version=9)
+
+
+def sparse(*indices: object) -> onnx.SparseTensorProto:
+    values = numpy_helper.from_array(np.array([1.5, 2.5], np.float32), "v")
+    return helper.make_sparse_tensor(values, numpy_helper.from_array(np.array(indices, np.int64), "i"), [2, 3])
+
+
+def in_branch(constant: onnx.NodeProto, reader: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """The two nodes in both branches of an If."""
+    out = [helper.make_tensor_value_info(reader.output[0], TensorProto.FLOAT, None)]
+    graph = helper.make_graph([constant, reader], "branch", [], out)
+    return [
+        node("ReduceSum", ["x"], ["s"], keepdims=0),
+        node("Greater", ["s", "zero"], ["k"]),
+        node("If", ["k"], ["y"], then_branch=graph, else_branch=graph),
+    ]
+
+
+ADD = node("Add", ["x", "c"], ["r"])
+SPARSE = node("Constant", [], ["c"], sparse_value=sparse(0, 4))
+AXES = with_empty(node("Constant", [], ["c"]), "value_ints")
+NODES = {
+    "a reduction over no axes": [with_empty(node("ReduceMean", ["x"], ["y"], keepdims=1), "axes")],
+    "a constant without values in a branch": in_branch(AXES, node("ReduceSum", ["x", "c"], ["r"], noop_with_empty_axes=1)),
+    "a constant without values": [AXES, node("ReduceSum", ["x", "c"], ["y"], noop_with_empty_axes=1)],
+    "a sparse constant": [SPARSE, node("Add", ["x", "c"], ["y"])],
+    "a sparse constant of two indices": [
+        node("Constant", [], ["c"], sparse_value=sparse([0, 1], [1, 2])), node("Add", ["x", "c"], ["y"]),
+    ],
+    "a sparse constant in a branch": in_branch(SPARSE, ADD),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NODES)
+def test_attributes_are_kept(case: str) -> None:
+    proto = build(NODES[case], {"x": [2, 3]}, {"y": ["a", "b"]}, {"zero": np.array(0, np.float32)}, opset=17)
+    model = Model.from_proto(proto)
+    onnx.checker.check_model(model.to_proto())
+    expected = ort.InferenceSession(proto.SerializeToString()).run(None, {"x": X})[0]
+    np.testing.assert_array_equal(session(model).run({"x": X})["y"], expected)
+
+
+def test_empty_lists_of_plugins_keep_their_types() -> None:
+    plugin = helper.make_node("Mine", ["x"], ["y"], domain="mine")
+    for name, kind in (("a", AttributeProto.FLOATS), ("b", AttributeProto.INTS), ("c", AttributeProto.STRINGS)):
+        with_empty(plugin, name, kind)
+    model = Model.from_proto(of([plugin]))
+    for written in (model.to_proto(), model.copy().to_proto()):
+        assert [(a.name, a.type) for a in written.graph.node[0].attribute] == [("a", 6), ("b", 7), ("c", 8)]
+    assert model.nodes[0].attrs["b"] == []
+
+
+@pytest.mark.parametrize("name", ["tensors", "sparse_tensor"])
+def test_what_cannot_be_kept_is_refused(name: str) -> None:
+    plugin = helper.make_node("Mine", ["x"], ["y"], "mine", domain="mine")
+    attribute = plugin.attribute.add(name="table", type=9 if name == "tensors" else 11)
+    if name == "tensors":
+        attribute.tensors.append(numpy_helper.from_array(X, "t"))
+    else:
+        attribute.sparse_tensor.CopyFrom(sparse(0, 4))
+    with pytest.raises(ModelError, match="attribute 'table' of node 'mine'"):
+        check_proto(of([plugin]), "m.onnx")
+
+
+def test_nan_in_a_sparse_constant_or_in_a_function_is_refused(tmp_path) -> None:
+    spoilt = sparse(0, 4)
+    spoilt.values.raw_data = np.array([1, np.nan], np.float32).tobytes()
+    body = [node("Constant", [], ["c"], value_floats=[float("nan")]), node("Mul", ["a", "c"], ["b"])]
+    called = of([helper.make_node("Own", ["x"], ["y"], domain="mine")])
+    called.functions.append(helper.make_function("mine", "Own", ["a"], ["b"], body, [helper.make_opsetid("", 17)]))
+    spoilt_one = node("Constant", [], ["c"], sparse_value=spoilt)
+    for proto in (called, of([spoilt_one, node("Add", ["x", "c"], ["y"])])):
+        (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+        with pytest.raises(ModelError, match="holds 1 NaN"):
+            Model.load(tmp_path / "m.onnx")
