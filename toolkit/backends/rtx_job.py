@@ -50,6 +50,8 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     from polygraphy.backend.trt import EngineBytesFromNetwork
     from polygraphy.exception import PolygraphyException
 
+    talk.progress("parsing", 1, 1)
+    talk.progress("building", 0, 1)
     cache = settings["timing_cache"]
     try:
         arguments = common_arguments(trt, settings, talk)
@@ -59,6 +61,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         engine = EngineBytesFromNetwork(opened, config=with_timing(trt, create, settings), save_timing_cache=cache)()
     except (PolygraphyException, RuntimeError) as error:
         raise messages.error(f"TensorRT-RTX {trt.__version__} could not build", model, str(error)) from error
+    talk.progress("building", 1, 1)
     Path(request["engine"]).write_bytes(engine)
     return {
         "version": str(trt.__version__),

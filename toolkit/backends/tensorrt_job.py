@@ -74,6 +74,8 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
         )
     try:
         opened = loader()
+        talk.progress("parsing", 1, 1)
+        talk.progress("building", 0, 1)
         network = opened[1]
         inputs = _input_shapes(network)
         check_profiles(inputs, request["profiles"])
@@ -89,6 +91,7 @@ def build(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     if calibration is not None:
         calibration.finish(talk)
     seconds = time.monotonic() - started
+    talk.progress("building", 1, 1)
     (folder / "model.engine").write_bytes(engine)
     return {
         "version": version,

@@ -1,8 +1,11 @@
-"""Progress on the terminal: bars where it is one, a line a step where it is not."""
+"""Progress on the terminal: bars where it is one, plain lines where it is not."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -12,8 +15,29 @@ Progress = Callable[[str, int, int], None]
 """Called as work goes on: what is done, how much of it, and how much there is."""
 
 
+_EVERY = 9.0
+"""Seconds between two plain lines; with the time that a line takes to be written there is one at least every 10 s."""
+
+
 def silent(*_: object) -> None:
     """A ``Progress``, or a log, that says nothing."""
+
+
+class Activity(str):
+    """What is being done, with the best that it has found so far.
+
+    Args:
+        what: its name.
+        best: what it has found, a finding or a text; None where there is nothing yet.
+    """
+
+    best: object
+
+    def __new__(cls, what: str, best: object = None) -> Activity:
+        """The name as a text that ``best`` goes with."""
+        made = super().__new__(cls, what)
+        made.best = best
+        return made
 
 
 class FinishedStep(Protocol):
@@ -50,15 +74,81 @@ class FinishedStep(Protocol):
         ...
 
 
-class Terminal:
-    """Shows progress on standard error; use as a context manager and pass its two methods to ``run``."""
+@dataclass(frozen=True)
+class _Moment:
+    since: float
+    done: int
+    total: int
+    best: str
 
-    def __init__(self) -> None:
+
+class Lines:
+    """Says in plain lines what is at work, how far it has come, for how long, and what is best so far.
+
+    Args:
+        say: prints a line.
+        words: the sentence for what an activity found.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        words: Callable[[Any], str] = str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._say, self._words, self._clock = say, words, clock
+        self._lock = threading.Lock()
+        self._begun = self._last = clock()
+        self._open: dict[str, _Moment] = {}
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Take in how far an activity is; the line comes when it is due."""
+        with self._lock:
+            before = self._open.pop(what, None)
+            if done < total:
+                best = getattr(what, "best", None)
+                words = self._words(best) if best is not None else ""
+                self._open[str(what)] = _Moment(before.since if before else self._clock(), done, total, words)
+        self.tick()
+
+    def step(self) -> None:
+        """A step has ended, and its activities with it; the line that says so counts as one."""
+        with self._lock:
+            self._open.clear()
+            self._begun = self._last = self._clock()
+
+    def due(self) -> float:
+        """Seconds until the next line."""
+        return max(self._last + _EVERY - self._clock(), 0.0)
+
+    def tick(self) -> None:
+        """Say what is at work if a line is due."""
+        with self._lock:
+            if self.due() > 0:
+                return
+            self._last = now = self._clock()
+            what, state = next(reversed(self._open.items()), ("at work", _Moment(self._begun, 0, 1, "")))
+            count = f" {state.done}/{state.total}" if state.total > 1 else ""
+            best = f"; best so far: {state.best}" if state.best else ""
+            self._say(f"  {what}{count}, {now - state.since:.0f} s{best}")
+
+
+class Terminal:
+    """Shows progress on standard error; use as a context manager and pass its two methods to ``run``.
+
+    Args:
+        words: the sentence for what an activity found.
+    """
+
+    def __init__(self, words: Callable[[Any], str] = str) -> None:
         from rich.console import Console
 
         self.console = Console(stderr=True, highlight=False)
+        self._words, self._lines = words, Lines(self._print, words)
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
+        self._over = threading.Event()
 
     def __enter__(self) -> Terminal:
         if self.console.is_terminal:
@@ -73,21 +163,28 @@ class Terminal:
                 transient=True,
             )
             self._bars.start()
+        else:
+            threading.Thread(target=self._tell, name="progress", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
         if self._bars is not None:
             self._bars.stop()
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Move the bar of ``what``."""
+        """Move the bar of ``what``, or take it in for the next line."""
         if self._bars is None:
+            self._lines.progress(what, done, total)
             return
+        best = getattr(what, "best", None)
+        shown = f"{what} ({self._words(best)})" if best is not None else what
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(plain(what).replace("[", r"\["), total=total)
-        self._bars.update(self._tasks[what], completed=done, total=total)
+            self._tasks[what] = self._bars.add_task("", total=total)
+        text = plain(shown).replace("[", r"\[")
+        self._bars.update(self._tasks[what], completed=done, total=total, description=text)
 
     def step(self, info: FinishedStep) -> None:
         """Say that a step is done."""
@@ -95,8 +192,17 @@ class Terminal:
             for task in self._tasks.values():
                 self._bars.remove_task(task)
             self._tasks.clear()
+        self._lines.step()
         word = "reused" if info.status == "reused" else f"{info.seconds:.1f} s"
         why = "" if info.first else f"  ({info.why})"
-        self.console.print(plain(f"{info.name:<12} {word}{why}"), markup=False, soft_wrap=True)
+        self._print(f"{info.name:<12} {word}{why}")
         for line in info.said:
-            self.console.print(plain(f"  {line}"), markup=False, soft_wrap=True)
+            self._print(f"  {line}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(plain(line), markup=False, soft_wrap=True)
+
+    def _tell(self) -> None:
+        """Say what is at work also while nothing moves, as in the build of one engine."""
+        while not self._over.wait(self._lines.due()):
+            self._lines.tick()

@@ -34,13 +34,14 @@ def run_recipe(
 ) -> int:
     """``qtool run``."""
     from toolkit.base.progress import Terminal
+    from toolkit.report.findings import sentence
     from toolkit.report.terminal import print_report
     from toolkit.run.pipeline import run
     from toolkit.run.recipe import Recipe
 
     asked = Recipe.load(recipe)
     asked.engine.open |= open_blocks
-    with Terminal() as terminal:
+    with Terminal(sentence) as terminal:
         result = run(
             asked,
             out,

@@ -233,6 +233,7 @@ class Code(BaseCode):
     SEARCH_UNPROVEN = "search-unproven"
     SEARCH_ORDERING = "search-ordering"
     SEARCH_SUMMARY = "search"
+    SEARCH_BEST = "search-best"
     SEARCH_MISSED = "search-missed"
     SEARCH_SLOWER = "search-slower"
     SEARCH_ALL_FLOAT = "search-all-float"

@@ -183,6 +183,7 @@ class Sequence(Pass):
         try:
             for number, step in enumerate(self.passes):
                 context.following = (*titles[number + 1 :], *behind)
+                context.progress("passes", number, len(titles))
                 try:
                     step(model, context)
                 except PassError as error:

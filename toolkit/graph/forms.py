@@ -63,7 +63,7 @@ class Forms:
     """
 
     def __init__(self, model: Model, facts: Facts | None = None) -> None:
-        self._model, self._facts = model, facts
+        self.model, self._facts = model, facts
         self._outputs = {id(t) for _, graph in model.walk() for t in graph.outputs}
         self._outputs |= {id(t) for t in model.graph.outputs}
         self._order = {id(node): place for place, (node, _) in enumerate(model.walk())}
@@ -102,7 +102,7 @@ class Forms:
         """The axes of a reduction, from 0 where the rank is known; None where it has none, or they are computed."""
         axes = node.attrs.get("axes")
         if axes is None and len(node.inputs) > 1 and not node.inputs[1].is_empty():
-            values = self._model.constant(node.inputs[1])
+            values = self.model.constant(node.inputs[1])
             axes = None if values is None else values.reshape(-1).tolist()
         if not axes:
             return None
@@ -118,13 +118,13 @@ class Forms:
         if tensor.shape is not None:
             return len(tensor.shape)
         if self._facts is None:
-            self._facts = self._model.facts()
+            self._facts = self.model.facts()
         return self._facts.rank(tensor.name)
 
     # ---------------------------------------------------------------- normalizations
 
     def _normalizations(self) -> Iterator[Composite]:
-        for node, _ in self._model.walk():
+        for node, _ in self.model.walk():
             if node.op == "ReduceMean":
                 found = self._normalization(node)
                 if found is not None:
@@ -210,7 +210,7 @@ class Forms:
         """Gates of one tensor: every path from it to a Mul or Div goes through arithmetic with single numbers."""
         behind: dict[int, list[tuple[gs.Tensor, tuple[gs.Node, ...]]]] = {}
         found: list[Composite] = []
-        for node, _ in self._model.walk():
+        for node, _ in self.model.walk():
             if node.op not in _ARITHMETIC | _FUNCTIONS or len(node.outputs) != 1 or not node.inputs:
                 continue
             limits = node.inputs[:1] if node.op == "Clip" else node.inputs
@@ -254,10 +254,10 @@ class Forms:
 
     def _maker(self, tensor: gs.Tensor, nodes: list[gs.Node]) -> gs.Node | None:
         """The node that makes a tensor, seen through casts, which are added to ``nodes``."""
-        node = self._model.producer(tensor)
+        node = self.model.producer(tensor)
         while node is not None and node.op in _THROUGH:
             nodes.append(node)
-            node = self._model.producer(node.inputs[0])
+            node = self.model.producer(node.inputs[0])
         return node
 
     def _reader(self, node: gs.Node, nodes: list[gs.Node]) -> tuple[gs.Node | None, gs.Tensor]:
@@ -277,14 +277,14 @@ class Forms:
     def _other(self, node: gs.Node, tensor: gs.Tensor) -> gs.Tensor | None:
         """The constant that a node joins with a tensor; None where there is none."""
         others = [t for t in node.inputs if t is not tensor]
-        constant = len(others) == 1 and self._model.constant(others[0]) is not None
+        constant = len(others) == 1 and self.model.constant(others[0]) is not None
         return others[0] if constant else None
 
     def _number(self, tensor: gs.Tensor | None) -> float | None:
         """The value of a constant of one element."""
         if tensor is None or (tensor.inputs and tensor.inputs[0].op != "Constant"):
             return None
-        values = self._model.constant(tensor)
+        values = self.model.constant(tensor)
         if values is None or values.size != 1 or values.dtype.kind not in "fiuV":
             return None
         return float(np.asarray(values, np.float64).reshape(-1)[0])

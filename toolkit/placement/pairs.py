@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from toolkit.contract.findings import Finding
+import onnx_graphsurgeon as gs
+
+from toolkit.contract.findings import Finding, finding
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Placement:
         same_scale: sets of tensors that must share one scale (the inputs and the output of a Concat).
         complete: nodes that had all their pairs already.
         groups: for every target, the tensors whose pairs exist for its sake.
+        placer: the ``Placer`` that decided it; None where nobody will ask it again.
     """
 
     pairs: dict[tuple[str, int | None], Pair] = field(default_factory=dict)
@@ -62,8 +67,30 @@ class Placement:
     same_scale: list[set[str]] = field(default_factory=list)
     complete: list[str] = field(default_factory=list)
     groups: dict[str, list[str]] = field(default_factory=dict)
+    placer: Any = field(default=None, repr=False, compare=False)
 
     @property
     def activations(self) -> list[str]:
         """Names of the activation tensors that want a range, each once."""
         return list(dict.fromkeys(pair.tensor for pair in self.pairs.values() if not pair.weight))
+
+
+def want(placement: Placement, tensor: str, use: Use, axis: int | None, weight: bool, reason: Finding) -> None:
+    """Ask for a pair on a tensor, or share the one that it has."""
+    pair = placement.pairs.setdefault((tensor, axis), Pair(tensor, reason, axis=axis, weight=weight))
+    if use not in pair.uses:
+        pair.uses.append(use)
+
+
+def refuse(placement: Placement, node: gs.Node, why: Finding | str) -> None:
+    """Leave a candidate alone."""
+    placement.refusals.append(Refusal(node.name, node.op, finding(why)))
+
+
+def joined(sets: Iterable[set[str]]) -> list[set[str]]:
+    """Sets that share a member, made one."""
+    found: list[set[str]] = []
+    for new in sets:
+        apart = [s for s in found if not s & new]
+        found = [*apart, new.union(*(s for s in found if s & new))]
+    return found

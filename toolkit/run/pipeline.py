@@ -127,6 +127,7 @@ class Pipeline:
         status: Literal["done", "reused"] = "reused" if record is not None else "done"
         if record is None:
             self._begin(step.name, why)
+            self.inputs.job.progress(step.name, 0, 1)
             record = step.keep(step.run(), key, why)
         seconds = round(time.perf_counter() - start, 3)
         said = [sentence(one) for one in record.said]

@@ -11,26 +11,80 @@ the median of measured over predicted; a border's quantization is a kernel of it
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
-from functools import cached_property
+from collections.abc import Callable, Collection, Iterable
+from functools import cached_property, partial
 from statistics import median
 
 import onnx_graphsurgeon as gs
 
+from toolkit.base.cells import Cell
 from toolkit.base.precision import Precision
 from toolkit.graph.facts import Facts
 from toolkit.graph.forms import Forms, constant_affine
 from toolkit.graph.macs import macs, shape_of
 from toolkit.graph.model import Model
 from toolkit.graph.work import Work, work_of
+from toolkit.placement.flips import Flips
 from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, MOVERS, TARGETS
-from toolkit.placement.pairs import Placement
+from toolkit.placement.pairs import Placement, Use
 from toolkit.search.gpus import GpuSpec
 from toolkit.search.layer_times import LayerTimes
 from toolkit.simulation.switches import Switches
 
 LAUNCH = 2e-6
 """Seconds that a kernel takes at least; measured gaps between small kernels are 1.5 to 3 microseconds."""
+
+Small = Callable[[str], bool]
+"""Whether a tensor is quantized and written in eight bits by the layer before it."""
+
+
+class _Placed:
+    """What the cost asks of a placement."""
+
+    def __init__(self, placement: Placement, cost: CostModel) -> None:
+        self._layers, self._cost = placement.layers, cost
+        self._small: dict[str, bool] = {}
+        self._uses = {pair.tensor: set(pair.uses) for pair in placement.pairs.values() if not pair.weight}
+        self.tensors = list(self._uses)
+
+    def layer(self, name: str) -> bool:
+        return name in self._layers
+
+    def uses(self, tensor: str) -> set[Use]:
+        return self._uses.get(tensor, set())
+
+    def small(self, tensor: str) -> bool:
+        if tensor not in self._small:
+            self._small[tensor] = self._cost.is_small(tensor, self.uses(tensor), self.layer)
+        return self._small[tensor]
+
+
+class _Terms:
+    """The same of flips, and the terms of a plan's time, each made anew only where a flip changes it."""
+
+    def __init__(self, flips: Flips, cost: CostModel) -> None:
+        self.keep, self.layer, self.uses = flips.keep, flips.layer, flips.uses
+        add = flips.network.add
+        self._cost, self._small = cost, dict[str, Cell[bool]]()
+        for tensor in flips.tensors:
+            self._small[tensor] = add(partial(self._is_small, tensor))
+        self._layers = [add(partial(self._layer_term, node)) for node in cost.heavy]
+        self._borders = [add(partial(cost.border_term, tensor, self)) for tensor in flips.tensors]
+
+    def _is_small(self, tensor: str) -> bool:
+        return self._cost.is_small(tensor, self.uses(tensor), self.layer)
+
+    def _layer_term(self, node: gs.Node) -> tuple[bool, float]:
+        return self._cost.layer_term(node, self.layer(node.name), self.small)
+
+    def small(self, tensor: str) -> bool:
+        return tensor in self._small and self._small[tensor]()
+
+    def layers(self) -> list[tuple[bool, float]]:
+        return [cell() for cell in self._layers]
+
+    def borders(self) -> list[float]:
+        return [term for cell in self._borders if (term := cell()) is not None]
 
 
 class CostModel:
@@ -66,8 +120,9 @@ class CostModel:
         self.work, self.others = work or work_of(self.model, facts), frozenset(others)
         self.macs = {name: macs(switches.nodes[name], facts) or 0 for name in switches.names}
         self._prices: dict[str, float] = {}
-        self._layers = [node for node in self.model.nodes if node.op in TARGETS]
+        self.heavy = [node for node in self.model.nodes if node.op in TARGETS]
         self._whole: dict[frozenset[str], float] = {}
+        self._outputs = {t.name for t in self.model.graph.outputs}
 
     @property
     def place(self) -> str:
@@ -104,8 +159,8 @@ class CostModel:
         """Median of measured over predicted time of the layers that were measured; 1 without any."""
         ratios = []
         everything = self.switches.placement(()), self.switches.placement(self.switches.names)
-        small = [self._small(placement) for placement in everything]
-        for node in self._layers:
+        small = [_Placed(placement, self).small for placement in everything]
+        for node in self.heavy:
             for quantized in (True, False):
                 seconds = self.times.seconds.get((node.name, quantized))
                 if seconds:
@@ -117,25 +172,41 @@ class CostModel:
         """Tensors whose quantization is in the measured times of the layers that read them."""
         if not (self.times.borders and self.times.seconds):
             return set()
-        placement = self.switches.placement(())
-        return set(placement.activations) - self._small(placement)
+        placed = _Placed(self.switches.placement(()), self)
+        return {tensor for tensor in placed.tensors if not placed.small(tensor)}
+
+    @cached_property
+    def _terms(self) -> _Terms | None:
+        """What a flip of a group changes of a plan's time; None where all pairs have to be placed anew for it."""
+        flips, _ = self.switches.flips, self._measured_borders
+        return _Terms(flips, self) if flips is not None else None
 
     def _parts(self, kept: Iterable[str], launch: float) -> tuple[float, float]:
-        """Measured and predicted seconds of a plan."""
-        placement = self.switches.placement(kept)
-        small = self._small(placement)
-        measured, predicted, borders = self.times.rest, 0.0, 0.0
-        for node in self._layers:
-            quantized = node.name in placement.layers
-            seconds = self.times.seconds.get((node.name, quantized))
-            if seconds is not None:
-                measured += seconds
-            else:
-                predicted += self._layer(node, quantized, small) + launch
-        for tensor in placement.activations:
-            if tensor not in small and tensor not in self._measured_borders:
-                borders += launch + self._elements(tensor) * (self._bytes(self.rest) + 1) / self.gpu.bandwidth
-        return measured, predicted * self.scale + borders
+        """Measured and predicted seconds of a plan.
+
+        Sums are rounded once, so that they do not hang on the order in which their terms were found.
+        """
+        terms = self._terms
+        if terms is not None and terms.keep(kept):
+            layers, borders = terms.layers(), terms.borders()
+        else:
+            placed = _Placed(self.switches.placement(kept), self)
+            layers = [self.layer_term(node, placed.layer(node.name), placed.small) for node in self.heavy]
+            borders = [term for tensor in placed.tensors if (term := self.border_term(tensor, placed)) is not None]
+        measured = math.fsum([self.times.rest, *(seconds for known, seconds in layers if known)])
+        predicted = math.fsum(seconds + launch for known, seconds in layers if not known)
+        return measured, predicted * self.scale + math.fsum(seconds + launch for seconds in borders)
+
+    def layer_term(self, node: gs.Node, quantized: bool, small: Small) -> tuple[bool, float]:
+        """Whether a layer's time was measured, and its seconds."""
+        seconds = self.times.seconds.get((node.name, quantized))
+        return (True, seconds) if seconds is not None else (False, self._layer(node, quantized, small))
+
+    def border_term(self, tensor: str, placed: _Placed | _Terms) -> float | None:
+        """Seconds of the kernel that quantizes a tensor; None where no kernel of its own does."""
+        if not placed.uses(tensor) or placed.small(tensor) or tensor in self._measured_borders:
+            return None
+        return self._elements(tensor) * (self._bytes(self.rest) + 1) / self.gpu.bandwidth
 
     def arithmetic(self, group: str) -> float:
         """Seconds of arithmetic that quantizing a group saves, traffic and borders left out; positive."""
@@ -157,47 +228,40 @@ class CostModel:
         """Share of the model's arithmetic that is quantized with these groups float, 0 to 1; see ``Work``."""
         return self.work.share(self.others.union(self.switches.placement(kept).layers))
 
-    def _layer(self, node: gs.Node, quantized: bool, small: set[str]) -> float:
+    def _layer(self, node: gs.Node, quantized: bool, small: Small) -> float:
         precision = self.switches.precision if quantized else self.rest
         work = 2 * (macs(node, self.facts) or 0)
         traffic = 0.0
         for tensor in node.inputs[:2]:
             constant = self.model.constant(tensor) is not None
-            eight = quantized and (constant or tensor.name in small)
+            eight = quantized and (constant or small(tensor.name))
             traffic += self._elements(tensor.name) * (1 if eight else self._bytes(self.rest))
         out = self._end(node.outputs[0])
-        traffic += self._elements(out.name) * (1 if out.name in small else self._bytes(self.rest))
+        traffic += self._elements(out.name) * (1 if small(out.name) else self._bytes(self.rest))
         return max(work / self.gpu.rate(precision), traffic / self.gpu.bandwidth)
 
-    def _small(self, placement: Placement) -> set[str]:
-        """Quantized tensors that the layer before them writes in eight bits: nobody reads them as floats."""
-        found = set()
-        tensors = self.switches.tensors
-        outputs = {t.name for t in self.model.graph.outputs}
-        for pair in placement.pairs.values():
-            if pair.weight or pair.tensor in outputs:
-                continue
-            tensor = tensors[pair.tensor]
-            used = {(use.node, use.index) for use in pair.uses}
-            everyone = all(
-                (reader.name, index) in used
-                for reader in tensor.outputs
-                for index, read in enumerate(reader.inputs)
-                if read is tensor
-            )
-            if everyone and self._made_quantized(tensor, placement):
-                found.add(pair.tensor)
-        return found
+    def is_small(self, name: str, uses: set[Use], layer: Callable[[str], bool]) -> bool:
+        """Whether the layer before a quantized tensor writes it in eight bits: nobody reads it as floats."""
+        if not uses or name in self._outputs:
+            return False
+        tensor = self.switches.tensors[name]
+        everyone = all(
+            Use(reader.name, index) in uses
+            for reader in tensor.outputs
+            for index, read in enumerate(reader.inputs)
+            if read is tensor
+        )
+        return everyone and self._made_quantized(tensor, layer)
 
-    def _made_quantized(self, tensor: gs.Tensor, placement: Placement) -> bool:
+    def _made_quantized(self, tensor: gs.Tensor, layer: Callable[[str], bool]) -> bool:
         """Whether a quantized layer makes the tensor, what fuses with the layer in between."""
         while tensor.inputs:
             node = tensor.inputs[0]
             if node.op in TARGETS:
-                return node.name in placement.layers
+                return layer(node.name)
             fused = self.forms.op(node) in ACTIVATIONS | AFFINE | ADDS | MOVERS | {"Mul"} or self._affine(node)
             if not fused:
-                return node.name in placement.layers
+                return layer(node.name)
             read = self.forms.before(node)
             tensor = next((t for t in read if t.inputs), read[0])
         return False

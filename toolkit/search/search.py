@@ -9,7 +9,7 @@ from pathlib import Path
 
 from toolkit.base.files import sha256_json, write_json
 from toolkit.base.log import Log
-from toolkit.base.progress import Progress, silent
+from toolkit.base.progress import Activity, Progress, silent
 from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.budget import Budget
@@ -141,6 +141,7 @@ class Search:
         assert self.best is not None
         if self.prefer == "time":
             self._faster(self.best.kept)
+        self.progress("search", self.limit, self.limit)
         reference = self.simulation.runner.float_outcome
         used = methods_of(self.simulation, self.best.amax)
         if len(self.best.kept) == len(names):
@@ -171,8 +172,13 @@ class Search:
             self.best = plan
             if self._best_path is not None:
                 write_json(self._best_path, {"schema": SCHEMA, "met": plan.meets, "best": plan.to_json()})
-        self.progress("search", len(self.plans), self.limit)
+        self.progress(Activity("search", self._so_far(self.best)), len(self.plans), self.limit)
         return plan
+
+    def _so_far(self, best: SearchedPlan) -> Finding:
+        dtype, of = self.simulation.switches.precision, self.cost.work.of
+        lacks = {"limits": list(best.lacks), "by": list(best.lacks.values())}
+        return Code.SEARCH_BEST(share=best.quantized, of=of, dtype=dtype, **lacks)
 
     def _rank(self, plan: SearchedPlan) -> tuple[float, float, float]:
         """Smaller is better: near the budget, then little given up, then little noise."""
@@ -246,6 +252,7 @@ class Search:
                     if noise < _BETTER * least:
                         least = noise
                         self.amax[tensor] = amax
+        self.progress("ranges", len(worst), len(worst))
         replaced = {tensor for tensor, amax in self.amax.items() if own.get(tensor) != amax}
         if not replaced:
             return plan

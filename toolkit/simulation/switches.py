@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -17,6 +18,7 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.placement.dequantized import source
+from toolkit.placement.flips import Flips
 from toolkit.placement.ops import ADDS, TARGETS
 from toolkit.placement.pairs import Placement
 from toolkit.placement.place import Judge, PlacementRule, place
@@ -134,6 +136,12 @@ class Switches:
         """Inputs that any state seen so far quantizes besides the groups' own: indices by node."""
         return {node: list(indices) for node, indices in self._seen.items()}
 
+    @cached_property
+    def flips(self) -> Flips | None:
+        """The placement of any subset, from that of the last one asked for; None where the rule has no such form."""
+        judge = self._judge or (lambda node: None)
+        return Flips.of(self._placer, self.model, self.facts, judge, self.names, self._lacks)
+
     def _see(self, placement: Placement) -> None:
         for pair in placement.pairs.values():
             for use in pair.uses:
@@ -147,7 +155,10 @@ class Switches:
             return self._judge(node) if self._judge is not None else None
 
         # of a residual Add either branch may be wanted, and ranges that are given need not know both
-        return place_ranged(self._placer, self.model, self.facts, judge, self._lacks)[0]
+        found = place_ranged(self._placer, self.model, self.facts, judge, self._lacks)[0]
+        # hundreds of placements are kept, and nobody asks theirs again
+        found.placer = None
+        return found
 
     def _lacks(self, tensor: str) -> Finding | None:
         return None if tensor in self.amax else Code.NO_RANGE(tensor=tensor)

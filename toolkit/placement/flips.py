@@ -1,0 +1,93 @@
+"""Placement under groups that stay float or are quantized one at a time: only what a flip changes is decided anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+
+import onnx_graphsurgeon as gs
+
+from toolkit.base.cells import Input, Network
+from toolkit.contract.findings import Code, Finding
+from toolkit.graph.facts import Facts
+from toolkit.graph.model import Model
+from toolkit.placement.pairs import Use
+from toolkit.placement.place import Judge, PlacementRule, Placer
+
+
+class Flips:
+    """The decisions of a placement rule, kept up with the groups that stay float.
+
+    Args:
+        placer: the rule that decides for all groups quantized.
+        kept: for every group whether it stays float.
+        lacks: says for a tensor why it cannot have a pair, or None.
+
+    Attributes:
+        tensors: all activations that may get a pair.
+    """
+
+    def __init__(self, placer: Placer, kept: dict[str, Input[bool]], lacks: Callable[[str], Finding | None]) -> None:
+        self._placer, self._kept, self._now = placer, kept, frozenset[str]()
+        self.tensors = list(placer.activations)
+        self._lacking = [tensor for tensor in self.tensors if lacks(tensor) is not None]
+
+    @classmethod
+    def of(
+        cls,
+        rule: PlacementRule,
+        model: Model,
+        facts: Facts,
+        judge: Judge,
+        groups: Collection[str],
+        lacks: Callable[[str], Finding | None],
+    ) -> Flips | None:
+        """Flips under a rule; None where it is not made of ``place`` alone, so that only it knows what it decides.
+
+        Args:
+            rule: says where pairs go.
+            model: the graph.
+            facts: its types and shapes.
+            judge: says for a node why it stays float in any case, or None.
+            groups: the layers that may be flipped.
+            lacks: says for a tensor why it cannot have a pair, or None.
+        """
+        kept = {name: Input(False) for name in groups}
+
+        def judged(node: gs.Node) -> Finding | str | None:
+            return Code.TRIAL() if node.name in kept and kept[node.name]() else judge(node)
+
+        def all_float(node: gs.Node) -> Finding | str | None:
+            return Code.TRIAL() if node.name in kept else judge(node)
+
+        found = rule(model, facts, judged)
+        if not isinstance(found.placer, Placer):
+            return None
+        flips = cls(found.placer, kept, lacks)
+        ends: tuple[tuple[Collection[str], Judge], ...] = ((), judge), (groups, all_float)
+        for state, plain in ends:
+            flips.keep(state)
+            if found.placer.placement() != rule(model, facts, plain):
+                return None
+        return flips
+
+    @property
+    def network(self) -> Network:
+        """Takes further values that are made of the decisions."""
+        return self._placer.network
+
+    def keep(self, kept: Iterable[str]) -> bool:
+        """Let exactly these groups stay float; whether every tensor that gets a pair then can have one."""
+        now = frozenset(kept)
+        for name in now ^ self._now:
+            self._kept[name].set(name in now)
+        self._now = now
+        self.network.settle()
+        return not any(self._placer.uses(tensor) for tensor in self._lacking)
+
+    def layer(self, name: str) -> bool:
+        """Whether a node computes in the quantized type."""
+        return self._placer.layer(name)
+
+    def uses(self, tensor: str) -> set[Use]:
+        """The node inputs that read the pair of an activation; empty where it has none."""
+        return self._placer.uses(tensor)
