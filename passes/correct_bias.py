@@ -17,8 +17,9 @@ from toolkit import (
     Helper,
     Model,
     Names,
-    bias_of,
-    make_constant,
+    bias_place,
+    corrected_mean,
+    response,
 )
 
 
@@ -56,7 +57,6 @@ class CorrectBias(Helper):
         if context.dry_run:
             context.journal.noted(Code.DRY_RUN(step="biases"))
             return
-        facts = model.facts(context.profiles)
         axes = {node.inputs[0].name: 1 if node.op in ("Conv", "ConvTranspose") else -1 for node in layers}
         means = {name: found.mean for name, found in collect_channels(model, axes, data, self.samples).items()}
         names = model.tensor_names()
@@ -67,34 +67,23 @@ class CorrectBias(Helper):
             if node.inputs[0].name not in means:
                 context.journal.declined(node.name, Code.NOT_CALIBRATED())
                 continue
-            self._correct(model, node, means[node.inputs[0].name], facts.rank(node.outputs[0].name), names, context)
+            self._correct(model, node, means[node.inputs[0].name], names, context)
         model.tidy()
 
-    def _correct(
-        self, model: Model, node: gs.Node, mean: Array, rank: int | None, names: Names, context: Context
-    ) -> None:
+    def _correct(self, model: Model, node: gs.Node, mean: Array, names: Names, context: Context) -> None:
         found = _rounded(model, node)
         assert found is not None
         weight, stored = found
-        shift = _shift(node, stored.astype(np.float64) - weight.astype(np.float64), mean)
-        place = _bias(model, node, len(shift))
+        done = corrected_mean(model, node)
+        left = mean if done is None else mean - done
+        shift = response(node, stored.astype(np.float64) - weight.astype(np.float64), left)
+        place = bias_place(model, node, len(shift))
         if place is None:
             context.journal.declined(node.name, Code.NO_BIAS())
             return
-        holder, index = place
-        if index < len(holder.inputs):
-            old = model.constant(holder.inputs[index])
-            assert old is not None
-            beta = float(node.attrs.get("beta", 1.0)) if holder is node and node.op == "Gemm" else 1.0
-            new = (old.astype(np.float64) - shift.reshape(old.shape if old.size == shift.size else -1) / beta).astype(
-                old.dtype
-            )
-            holder.inputs[index] = make_constant(names.take(f"{holder.inputs[index].name}_corrected"), new)
-        else:
-            name = names.take(f"{node.name}_bias_corrected")
-            holder.inputs.append(make_constant(name, (-shift).astype(weight.dtype)))
+        place.add(model, -shift, "corrected", names, weight.dtype)
         why = Code.MEAN_SHIFT(shift=np.abs(shift).max())
-        context.journal.changed(node.name, Code.BIAS_CORRECTED(holder=holder.name), why)
+        context.journal.changed(node.name, Code.BIAS_CORRECTED(holder=place.holder.name), why)
 
 
 def _rounded(model: Model, node: gs.Node) -> tuple[Array, Array] | None:
@@ -113,24 +102,3 @@ def _rounded(model: Model, node: gs.Node) -> tuple[Array, Array] | None:
     precision = Precision.from_onnx(onnx_type(quantize.inputs[2].dtype)) if len(quantize.inputs) > 2 else Precision.INT8
     axis = int(quantize.attrs.get("axis", 1)) if scale.size > 1 else None
     return values, fake_quantized(values, np.atleast_1d(scale), axis, precision or Precision.INT8)
-
-
-def _shift(node: gs.Node, error: Array, mean: Array) -> Array:
-    """How far the mean of each output channel moves, float64 [out]; padding counts like other values."""
-    if node.op == "MatMul":
-        return np.asarray(mean @ error)
-    if node.op == "Gemm":
-        alpha = float(node.attrs.get("alpha", 1.0))
-        return np.asarray(alpha * (error @ mean if node.attrs.get("transB", 0) else mean @ error))
-    group = int(node.attrs.get("group", 1))
-    summed = error.reshape(group, error.shape[0] // group, error.shape[1], -1).sum(axis=3)
-    return np.asarray(np.einsum("goi,gi->go", summed, mean.reshape(group, -1)).reshape(-1))
-
-
-def _bias(model: Model, node: gs.Node, size: int) -> tuple[gs.Node, int] | None:
-    """The node and input that hold the bias; the index after the last input where a bias can be added."""
-    place = bias_of(model, node)
-    if place is None:
-        return (node, 2) if node.op != "MatMul" and len(node.inputs) < 3 else None
-    value = model.constant(place[0].inputs[place[1]])
-    return place if value is not None and value.size == size else None

@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData as CalibrationData
     from toolkit.evaluation.saturation import saturation as saturation
     from toolkit.evaluation.strip_check import drifts as drifts
+    from toolkit.graph.bias import BiasPlace as BiasPlace
+    from toolkit.graph.bias import bias_place as bias_place
+    from toolkit.graph.bias import response as response
     from toolkit.graph.constants import RANDOM as RANDOM
     from toolkit.graph.facts import Facts as Facts
     from toolkit.graph.folding import Folded as Folded
@@ -63,6 +66,8 @@ if TYPE_CHECKING:
     from toolkit.graph.folding import fold as fold
     from toolkit.graph.forms import Forms as Forms
     from toolkit.graph.forms import constant_affine as constant_affine
+    from toolkit.graph.input_mean import corrected_mean as corrected_mean
+    from toolkit.graph.input_mean import note_input_mean as note_input_mean
     from toolkit.graph.layer_weights import LayerWeights as LayerWeights
     from toolkit.graph.layer_weights import bias_of as bias_of
     from toolkit.graph.macs import macs as macs
@@ -147,10 +152,12 @@ _HOMES = {
     "data.dataset": "CalibrationData",
     "evaluation.saturation": "saturation",
     "evaluation.strip_check": "drifts",
+    "graph.bias": "BiasPlace bias_place response",
     "graph.constants": "RANDOM",
     "graph.facts": "Facts",
     "graph.folding": "Folded fix_dimensions fold",
     "graph.forms": "Forms constant_affine",
+    "graph.input_mean": "corrected_mean note_input_mean",
     "graph.layer_weights": "LayerWeights bias_of",
     "graph.macs": "macs",
     "graph.names": "Names",

@@ -142,6 +142,13 @@ class Code(BaseCode):
     NO_NORM = "no-norm"
     SMOOTHED = "smoothed"
     OUTLIER_CHANNEL = "outlier-channel"
+    NOTHING_TO_SHIFT = "nothing-to-shift"
+    PADS_INPUT = "pads-input"
+    OTHER_READER = "other-reader"
+    NO_FREE_SHIFT = "no-free-shift"
+    CENTRED = "centred"
+    SHIFTED = "shifted"
+    SKEWED = "skewed"
     # ---- pairs that are removed
     NO_PAIR = "no-pair"
     KEPT_RANGES = "kept-ranges"

@@ -35,3 +35,5 @@ class Harm(str, Enum):
     """The channels of a weight differ much in magnitude."""
     SHIFTED_MEAN = "shifted-mean"
     """Rounding the weights moves the mean of the layer's output."""
+    ONE_SIDED = "one-sided"
+    """An activation lies mostly on one side of zero: a symmetric type has levels there that are never used."""

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
+from toolkit.graph.input_mean import input_mean, note_input_mean
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_constant
@@ -52,6 +53,7 @@ class LayerWeights:
             bias.astype(np.float64).reshape(-1), (len(self.weight),)
         ).copy()  # fmt: skip
         self.group = _group(node)
+        self.mean = input_mean(model, node)
 
     @property
     def channels_out(self) -> int:
@@ -87,10 +89,11 @@ class LayerWeights:
             self.bias = self.bias * factor
 
     def scale_in(self, factor: Array) -> None:
-        """Multiply the weights that read an input channel by its factor."""
+        """Multiply the weights that read an input channel by its factor, by which that channel is divided."""
         per_group = factor.reshape(self.group, 1, self.weight.shape[1], *(1,) * (self.weight.ndim - 2))
         shape = self.weight.shape
         self.weight = (self.weight.reshape(self.group, -1, *shape[1:]) * per_group).reshape(shape)
+        self.mean = self.mean / factor if self.mean is not None else None
 
     def write(self, word: str, names: Names | None = None) -> None:
         """Give the node its weights as new constants whose names end in ``word``.
@@ -101,6 +104,8 @@ class LayerWeights:
         """
         names = names if names is not None else self.model.tensor_names()
         weight = (self.weight.T if self.turned else self.weight).astype(self.dtype)
+        if self.mean is not None:
+            note_input_mean(self.model, self.node, self.mean)
         self.node.inputs[1] = make_constant(names.take(f"{self.node.inputs[1].name}_{word}"), weight)
         if self.bias is not None and self.holder is not None:
             holder, index = self.holder

@@ -219,9 +219,7 @@ def _expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[
     return [name for name in dict.fromkeys(outputs) if name in inputs]
 
 
-def _load(
-    model: LightModel, threads: int | None, optimise: bool, spin: bool, packed: bool, as_written: bool
-) -> Any:
+def _load(model: LightModel, threads: int | None, optimise: bool, spin: bool, packed: bool, as_written: bool) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.errors import RecipeError
+from toolkit.base.errors import QtoolError, RecipeError
 from toolkit.base.text import count, toml_string
+from toolkit.contract.context import Context
 from toolkit.contract.findings import Finding
 from toolkit.contract.registry import named, playing
 from toolkit.contract.roles import Role
@@ -30,6 +32,7 @@ from toolkit.run.new_metric import NewEvaluation, new_evaluation
 from toolkit.run.new_profile import profile_lines
 from toolkit.run.new_ranges import EVALUATION, pass_lines
 from toolkit.run.plugins import said_of_plugins
+from toolkit.search.helpers import Helpers
 
 FRAGILE = (
     "Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization",
@@ -110,17 +113,18 @@ def recipe_for(
         lines.append(f'method = "{method}"')
         decided.append(ReportCode.NEW_METHOD(method=method, transformer=transformer))
     # weights behind a pair and a Transpose are constants once the pair has gone
-    lines += _strip(model)
-    lines += ["", "[[pass]]", _use(Role.FOLD)]
-    forms = Forms(model)
+    strip = _strip(model)
+    lines += [*strip, "", "[[pass]]", _use(Role.FOLD)]
+    forms, prepared = Forms(model), [*([Role.STRIP] if strip else []), Role.FOLD]
     if ops["BatchNormalization"] or _scaled(model, forms):
         lines += ["", "[[pass]]", _use(Role.FOLD_NORMALIZATION)]
+        prepared.append(Role.FOLD_NORMALIZATION)
     present = {forms.op(node) for node, _ in model.walk()}
     fragile = [op for op in FRAGILE if op in present]
     if fragile:
         listed = ", ".join(map(toml_string, fragile))
         lines += ["", "[[pass]]", _use(Role.KEEP), f"ops = [{listed}]", 'precision = "fp16"']
-    lines += pass_lines(model, ranges) if ranges is not None and data is None else _search()
+    lines += pass_lines(model, ranges) if ranges is not None and data is None else _search(_helpers(model, prepared))
     used = tuple(line.split('"')[1] for line in lines if line.startswith("use = "))
     decided.append(ReportCode.NEW_PASSES(passes=used))
     lines += ["", "[engine]", 'backend = "auto"', 'rest = "fp16"', "", "[evaluation]"]
@@ -133,14 +137,27 @@ def recipe_for(
     return NewRecipe(text, [*decided, *evaluation.said], evaluation.warnings)
 
 
-def _search() -> list[str]:
-    helpers = ", ".join(f'"{name}"' for name, _ in playing(Role.HELP))
+def _helpers(model: Model, before: Sequence[Role]) -> list[str]:
+    """The helper passes that find a layer to work on, once the passes of the recipe before them have been applied."""
+    prepared = model.copy()
+    try:
+        for role in before:
+            for _, kind in playing(role)[:1]:
+                kind()(prepared, Context(dry_run=True))
+    except QtoolError:
+        # the run will say what is wrong
+        prepared = model
+    return Helpers(prepared).able()
+
+
+def _search(helpers: Sequence[str]) -> list[str]:
+    listed = ", ".join(map(toml_string, helpers))
     return [
         "",
         "# INT8 wherever the budget below allows it; layers that cost too much stay in float16.",
         "[[pass]]",
         _use(Role.SEARCH),
-        f"helpers = [{helpers}]",
+        *([f"helpers = [{listed}]"] if helpers else []),
         "",
         "[[pass]]",
         _use(Role.GUARD),

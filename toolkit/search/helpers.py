@@ -23,6 +23,14 @@ class Helpers:
         """The passes that can work on a layer, by what they mend."""
         return {harm: name for harm, name, layers in self._known if layer in layers}
 
+    def evening(self, layer: str) -> list[str]:
+        """The passes that even out the channels of a layer's input or weights."""
+        return [name for harm, name in self.passes(layer).items() if harm is not Harm.ONE_SIDED]
+
+    def able(self) -> list[str]:
+        """The passes that find a layer to work on."""
+        return [name for _, name, layers in self._known if layers]
+
     @cached_property
     def _known(self) -> list[tuple[Harm, str, set[str]]]:
         found = []

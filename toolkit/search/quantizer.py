@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeFloat
 
 from toolkit.base.errors import RangesError
 from toolkit.base.precision import FLOATS, Precision
+from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
 from toolkit.contract.bench import Bench, Candidate
 from toolkit.contract.context import Context
@@ -20,8 +21,11 @@ from toolkit.contract.passes import Pass
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
 from toolkit.contract.roles import Role
+from toolkit.graph.bias import correction
 from toolkit.graph.facts import Facts
+from toolkit.graph.input_mean import input_mean, mark_corrected
 from toolkit.graph.model import Model
+from toolkit.graph.names import Names
 from toolkit.graph.tensors import SHORT_FLOATS
 from toolkit.placement.dequantized import dequantizer, source
 from toolkit.placement.pairs import Pair, Placement, Refusal
@@ -30,7 +34,7 @@ from toolkit.placement.qdq import Inserter, storable_scale
 from toolkit.placement.ranged import place_ranged
 from toolkit.placement.scales import share_amax
 from toolkit.search.faster import measuring, not_faster, units_of
-from toolkit.simulation.switches import wanted_tensors
+from toolkit.simulation.switches import fake_quantized, wanted_tensors
 
 
 class Quantizer(Pass):
@@ -172,12 +176,17 @@ class Quantizer(Pass):
         amax = {name: ranges.amax(name) for name in placement.activations} if ranges is not None else {}
         for note in share_amax(model, placement, amax, self.precision):
             context.journal.noted(note)
-        inserter = Inserter(model, self.precision)
+        inserter, names = Inserter(model, self.precision), model.tensor_names()
         for pair in placement.pairs.values():
             if pair.weight:
                 values = model.constant(inserter.tensors[pair.tensor])
                 assert values is not None
                 scale = storable_scale(weight_amax(values, pair.axis, self.weights, self.precision), self.precision)
+                readers = [nodes[use.node] for use in pair.uses if use.index == 1]
+                if any(input_mean(model, node) is not None for node in readers):
+                    rounded = fake_quantized(values, scale, pair.axis, self.precision)
+                    for node in readers:
+                        self._correct_bias(model, node, rounded, names, context)
             else:
                 scale = self._activation_scale(pair, amax, context)
             inserter.insert(pair, scale)
@@ -190,6 +199,17 @@ class Quantizer(Pass):
             context.plan.ask(node, context.rest, reason, free=True)
         for node in placement.complete:
             context.journal.noted(Code.COMPLETE(), node=node)
+
+    def _correct_bias(self, model: Model, node: gs.Node, rounded: Array, names: Names, context: Context) -> None:
+        """Take what rounding its weights does to the mean of a layer's output off its bias, where a mean is noted."""
+        found = correction(model, node, rounded)
+        if found is None:
+            return
+        place, values = found
+        place.add(model, values, "corrected", names)
+        mark_corrected(model, node)
+        why = Code.MEAN_SHIFT(shift=np.abs(values).max())
+        context.journal.changed(node.name, Code.BIAS_CORRECTED(holder=place.holder.name), why)
 
     def placement(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Placement:
         """Where the pairs would go under these settings and the plan so far; changes nothing.

@@ -9,6 +9,7 @@ from typing import Any
 
 from toolkit.calibration.diagnosis import unlike_profiles
 from toolkit.contract.findings import Finding
+from toolkit.contract.ranges import Range
 from toolkit.contract.roles import Harm
 from toolkit.evaluation.clipping import unlike_data
 from toolkit.graph.layer_weights import LayerWeights
@@ -144,7 +145,7 @@ class _Doctor:
                 known = replace(known, amax=own, diagnosis=kept)
             shared = self.scales.get(tensor, 0.0) * self.switches.precision.max / own if own else 1.0
             uneven = local.uneven.get(tensor, 1.0) if local is not None else 1.0
-            passes = list(self.helpers.passes(name).values()) if uneven >= UNEVEN else []
+            passes = self.helpers.evening(name) if uneven >= UNEVEN else []
             found += range_causes(
                 tensor, known, uneven=uneven, shared=shared, unlike=self.unlike.get(tensor), passes=passes
             )
@@ -163,13 +164,14 @@ class _Doctor:
     def _rounding(self, group: GroupResult, local: LocalNoise) -> Cause:
         tensor = self.switches.nodes[group.name].inputs[0].name
         known = self.ranges.tensors.get(tensor)
+        one_sided = known is not None and "one-sided" in known.diagnosis.get("notes", ())
         return rounding(
             local.sides, self.work.macs_share(group.name), both=local.both,
-            alone=group.alone.sqnr_db if group.alone is not None else None, remedy=self._better(group.name, local),
-            one_sided=known is not None and "one-sided" in known.diagnosis.get("notes", ()),
+            alone=group.alone.sqnr_db if group.alone is not None else None,
+            remedy=self._better(group.name, local, known is not None and _skewed(known)), one_sided=one_sided,
         )  # fmt: skip
 
-    def _better(self, name: str, local: LocalNoise) -> Finding | None:
+    def _better(self, name: str, local: LocalNoise, skewed: bool) -> Finding | None:
         """What makes the worse operand better: a range method that was tried, or a pass; None where nothing does."""
         worse = min(local.sides, key=lambda side: local.sides[side])
         ways = {way: db for (side, way), db in local.other.items() if side == worse and way not in self.taken}
@@ -177,10 +179,16 @@ class _Doctor:
         if best is not None and ways[best] > local.sides[worse] + _BETTER_DB:
             return best.remedy(ways[best], local.sides[worse], worse.kind)
         uneven = max(local.uneven.values(), default=1.0)
-        passes = list(self.helpers.passes(name).values())
+        passes = self.helpers.evening(name)
         if worse == ACTIVATIONS and uneven >= _SMOOTH_FROM and passes:
             return CauseCode.APPLY_PASS_OR_KEEP(name=passes[-1], ratio=uneven)
-        return None
+        shift = self.helpers.passes(name).get(Harm.ONE_SIDED)
+        return CauseCode.APPLY_PASS(passes=(shift,)) if worse == ACTIVATIONS and skewed and shift else None
+
+
+def _skewed(known: Range) -> bool:
+    """Whether a tensor's values reach less than half as far on one side of zero as on the other."""
+    return known.observed is not None and min(map(abs, known.observed)) < max(map(abs, known.observed)) / 2
 
 
 def _company(group: GroupResult, sensitivity: Sensitivity) -> list[Cause]:

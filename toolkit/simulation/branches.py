@@ -52,8 +52,8 @@ class Branch:
         self.constants[name] = self._graph.quantized_weight(tensor, axis, name)
         return name
 
-    def layers(self, replaced: dict[int, str]) -> None:
-        """The unit's nodes, with some inputs of the first replaced."""
+    def layers(self, replaced: dict[int, str], corrected: bool = False) -> None:
+        """The unit's nodes, with some inputs of the first replaced, and with ``corrected`` biases where there are."""
         made: dict[str, str] = {}
         for position, node in enumerate(self._members):
             twin = onnx.NodeProto()
@@ -61,6 +61,8 @@ class Branch:
             for index, tensor in enumerate(node.input):
                 if position == 0 and index in replaced:
                     twin.input[index] = replaced[index]
+                elif corrected and (node.name, index) in self._graph.biases:
+                    twin.input[index] = self._constant(f"{tensor} corrected", self._graph.biases[node.name, index])
                 elif tensor in made:
                     twin.input[index] = made[tensor]
                 elif tensor in self._graph.constants:
@@ -75,9 +77,13 @@ class Branch:
             self.shared[tensor] = self._graph.weights[tensor]
             return tensor
         # fusions of convolutions look for their constants inside the branch
-        name = self.name(tensor)
+        return self._constant(tensor, self._graph.constants[tensor])
+
+    def _constant(self, base: str, values: onnx.TensorProto) -> str:
+        """A copy of a constant of this branch's own; its name."""
+        name = self.name(base)
         copy = onnx.TensorProto()
-        copy.CopyFrom(self._graph.constants[tensor])
+        copy.CopyFrom(values)
         copy.name = name
         self.constants[name] = copy
         return name

@@ -24,14 +24,21 @@ class Channels:
     """One tensor's statistics by channel, float64 [channels].
 
     Attributes:
-        amax: largest magnitude.
+        low: smallest value.
+        high: largest value.
         total: sum of the values.
         count: how many values a channel had.
     """
 
-    amax: Array
+    low: Array
+    high: Array
     total: Array
     count: int = 0
+
+    @property
+    def amax(self) -> Array:
+        """Largest magnitude by channel."""
+        return np.maximum(-self.low, self.high) if self.count else np.zeros(len(self.low))
 
     @property
     def mean(self) -> Array:
@@ -62,9 +69,12 @@ def collect_channels(
                 continue
             rows = np.moveaxis(np.asarray(value, np.float32), axes[name], 0)
             rows = rows.reshape(rows.shape[0], -1)
-            amax, total = np.abs(rows).max(axis=1, initial=0.0), rows.sum(axis=1, dtype=np.float64)
-            own = found.setdefault(name, Channels(np.zeros(len(rows)), np.zeros(len(rows))))
-            own.amax, own.total = np.maximum(own.amax, amax), own.total + total
+            own = found.setdefault(
+                name, Channels(np.full(len(rows), np.inf), np.full(len(rows), -np.inf), np.zeros(len(rows)))
+            )
+            own.low = np.minimum(own.low, rows.min(axis=1, initial=np.inf))
+            own.high = np.maximum(own.high, rows.max(axis=1, initial=-np.inf))
+            own.total = own.total + rows.sum(axis=1, dtype=np.float64)
             own.count += rows.shape[1]
         seen += part.count
         if samples is not None and seen >= samples:

@@ -260,7 +260,21 @@ class _Builder:
                 first.input[index] = self._weight(pair.tensor, pair.axis)
             elif pair is not None:
                 first.input[index] = self._pair(tensor)
-        self.nodes += [first, *segment.nodes[1:]]
+        self.nodes += [self._corrected(node) if segment.layer else node for node in (first, *segment.nodes[1:])]
+
+    def _corrected(self, node: onnx.NodeProto) -> onnx.NodeProto:
+        """A node of a quantized layer with its corrected bias, where it has one."""
+        indices = [i for i in range(len(node.input)) if (node.name, i) in self.graph.biases]
+        if not indices:
+            return node
+        twin = onnx.NodeProto()
+        twin.CopyFrom(node)
+        for index in indices:
+            twin.input[index] = name = f"qtool {node.name} {index} bias"
+            self.constants[name] = onnx.TensorProto()
+            self.constants[name].CopyFrom(self.graph.biases[node.name, index])
+            self.constants[name].name = name
+        return twin
 
     def _weight(self, tensor: str, axis: int | None) -> str:
         if tensor in self.graph.weights:
@@ -300,7 +314,7 @@ class _Builder:
                 replaced[index] = (
                     then.weight(pair.tensor, pair.axis) if pair.weight else then.pair(tensor, self._scale(tensor))
                 )
-        then.layers(replaced)
+        then.layers(replaced, corrected=True)
         other.layers({})
         self._share(then.shared | other.shared)
         self.switches.append(name)

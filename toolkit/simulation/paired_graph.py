@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -11,7 +12,9 @@ from onnx import helper, numpy_helper
 
 from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
+from toolkit.graph.bias import correction
 from toolkit.graph.facts import Facts
+from toolkit.graph.input_mean import input_mean
 from toolkit.graph.light import LightModel
 from toolkit.graph.nodes import reads_of
 from toolkit.graph.runnable import cut, not_run_in
@@ -37,6 +40,7 @@ class PairedGraph:
         uses: for every node that is no group the indices of its inputs with pairs.
         pair_of: the pair at a node's input.
         base: the scales of the base state.
+        biases: what a quantized layer's bias becomes, by the node and the input that hold it.
     """
 
     def __init__(self, switches: Switches, facts: Facts) -> None:
@@ -75,6 +79,7 @@ class PairedGraph:
         self.uses = self._other_uses(switches)
         self.pair_of = {(use.node, use.index): pair for pair in switches.full.pairs.values() for use in pair.uses}
         self.base = switches.config(())
+        self.biases = dict(self._corrected(switches))
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_quantized"}
@@ -90,6 +95,17 @@ class PairedGraph:
             if node.op in ADDS:
                 found[name] = [i for i, t in enumerate(node.inputs) if t.name not in self.constants]
         return found
+
+    def _corrected(self, switches: Switches) -> Iterator[tuple[tuple[str, int], onnx.TensorProto]]:
+        """The biases that make up for the rounding of their layers' weights, as the pass that quantizes writes them."""
+        for name in switches.names:
+            node, pair = switches.nodes[name], self.pair_of.get((name, 1))
+            if pair is None or not pair.weight or input_mean(switches.model, node) is None:
+                continue
+            found = correction(switches.model, node, self._fake_quantized(self.values(pair.tensor), pair.axis))
+            if found is not None:
+                place, values = found
+                yield (place.holder.name, place.index), numpy_helper.from_array(place.plus(switches.model, values))
 
     def type_of(self, name: str) -> int | None:
         """The ONNX element type of a tensor, or None where nobody knows."""

@@ -41,7 +41,7 @@ def test_a_pass_tells_the_values_its_settings_take(capsys):
     assert 'prefer ("auto" | "int8" | "time"; default "auto")' in said
     assert (
         'keep ("fp16" | "bf16" | "fp32"; default null)' in said
-        and 'helpers ("equalize" | "smooth"; default [])' in said
+        and 'helpers ("equalize" | "shift" | "smooth"; default [])' in said
     )
 
 

@@ -176,7 +176,7 @@ def test_what_misses_its_budget_is_told_to_search_not_to_quantize_more(kind):
     assert ReportCode.BEGIN_WITH_DECLINED not in {one.finding.code for one in found}
     assert found[0].finding == ReportCode.SEARCH_INSTEAD(quantizer="insert_qdq")
     (entry,) = tomllib.loads(found[0].fragment)["pass"]
-    assert entry == {"use": "search_precision", "helpers": ["equalize", "smooth"], "exclude": ["/a b/*"]}
+    assert entry == {"use": "search_precision", "helpers": ["equalize", "shift", "smooth"], "exclude": ["/a b/*"]}
     for passes in ([], recipe[:1], [*recipe, SEARCHING]):
         assert not any("search_precision" in one.fragment for one in advice(*own, passes=passes))
     usable = advice(report.layers, accuracy(), report.backend, [], [], passes=recipe)

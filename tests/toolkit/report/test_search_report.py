@@ -220,7 +220,7 @@ def test_a_latency_limit_that_is_missed_is_in_the_first_line():
 
 def test_helpers_that_the_recipe_tries_already_are_not_suggested():
     found = info([point(chosen=True)], met=False, lacks={"max_drop": 0.02})
-    assert 'helpers = ["equalize", "smooth"]' in search_advice(found, "missed", [])[0].fragment
+    assert 'helpers = ["equalize", "shift", "smooth"]' in search_advice(found, "missed", [])[0].fragment
     helped = SEARCHING.model_copy(update={"settings": {"helpers": ["smooth"]}})
     (more,) = search_advice(found, "missed", [], passes=[helped])
     assert more.finding.values["helpers"] == () and "evaluations" in more.fragment

@@ -12,6 +12,7 @@ _STEPS = {
     "values": "A run would check the observed values of every tensor.",
     "biases": "A run would correct the biases of the quantized layers.",
     "channels": "A run would look for outlier channels.",
+    "shifts": "A run would look for one-sided activations.",
     "engines": "A run would time engines and remove the pairs that do not pay off.",
     "helpers": "A run would keep this helper pass only if it raises the SQNR of the quantized model.",
     "search": "A run would search which layers stay float; here all are quantized.",
@@ -154,6 +155,22 @@ PASSES: Table = {
     Code.EVEN: "the largest channel of '{tensor}' is only {medians:.2g} times the median",
     Code.NO_NORM: "'{tensor}' has other readers, and insert = false",
     Code.SMOOTHED: "its weights multiplied by the channel factors that '{divider}' divides by",
+    Code.NOTHING_TO_SHIFT: "No layer with constant weights reads an activation that could be shifted.",
+    Code.PADS_INPUT: "it pads its input with zeros, which a shifted input would not have",
+    Code.OTHER_READER: lambda tensor, reader: (
+        f"'{tensor}' is also read by '{reader}', which needs it as it is"
+        if reader
+        else f"'{tensor}' is an output of the model or read by a subgraph"
+    ),
+    Code.NO_FREE_SHIFT: lambda tensor, op: (
+        f"{op or 'the model itself'} gives '{tensor}': no constant and no pointwise kernel there takes a shift"
+    ),
+    Code.CENTRED: "a shift of '{tensor}' would gain only {gain_db:.2g} dB",
+    Code.SHIFTED: lambda holder, channels: (
+        f"'{holder}' shifts its input {'channel by channel' if channels else 'by one number'}, and its bias makes up "
+        "for that"
+    ),
+    Code.SKEWED: "'{tensor}' lies between {low:.3g} and {high:.3g}: its steps become {gain_db:.2g} dB finer",
     Code.OUTLIER_CHANNEL: (
         "the largest channel of '{tensor}' was {before:.3g} times the median and is now {after:.3g} times"
     ),

@@ -1,0 +1,321 @@
+"""Shift one-sided and skewed activations to the middle of a symmetric type's range, at no cost in the engine."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from pydantic import Field
+
+from toolkit import (
+    Array,
+    BiasPlace,
+    Code,
+    Context,
+    Facts,
+    Finding,
+    Forms,
+    Harm,
+    Helper,
+    LayerWeights,
+    Model,
+    Names,
+    bias_place,
+    make_constant,
+    make_node,
+    note_input_mean,
+    reroute,
+    response,
+)
+
+_MOVES = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "MaxPool"})
+"""Operators that give back a number that was added to all they read; a MaxPool pads with what is smaller than all."""
+_SIZES = frozenset({"Shape", "Size"})
+_KERNELS = frozenset({"Gelu", "HardSwish", "Mish", "Swish"})
+"""Activations that are pointwise kernels of their own in TensorRT, which take the addition of a number with them."""
+
+
+@dataclass(frozen=True)
+class _Site:
+    """An activation that can be shifted.
+
+    Attributes:
+        tensor: what the layers read.
+        layers: its readers, each with the place of its bias.
+        made: the tensor that takes the shift: ``tensor``, or what becomes of it by moving values alone.
+        maker: the node that makes it.
+        axis: the channel axis, where each channel can have its own shift; None where one number shifts all.
+        bias: where the maker's bias lies, where that takes the shift.
+        index: the maker's input that takes the shift, where it is no bias; None: an Add behind the maker.
+    """
+
+    tensor: gs.Tensor
+    layers: list[tuple[gs.Node, BiasPlace]]
+    made: gs.Tensor
+    maker: gs.Node
+    axis: int | None = None
+    bias: BiasPlace | None = None
+    index: int | None = None
+
+
+@dataclass(frozen=True)
+class _Offset:
+    """What is subtracted from a tensor: float64 [channels], and the reach of its values before and after."""
+
+    values: Array
+    low: float
+    high: float
+    gain_db: float
+
+
+class Shift(Helper):
+    """Subtract from a layer's input the middle of its range, and let its bias make up for it: a zero point for free.
+
+    With x = x' + c the layer computes W x' + (b + W c), exactly where it does not pad its input. What is in front gives
+    x': a bias or the shift of a normalization takes c channel by channel, as in Outlier Suppression+ (Wei et al., EMNLP
+    2023, equation 3); behind a SiLU, GELU, HardSwish or Mish one number is subtracted, which TensorRT fuses into the
+    activation's pointwise kernel. A ReLU is fused into the convolution in front of it and stays as it is.
+
+    The mean of x' is noted, by which the quantizer corrects the bias for the rounding of the weights.
+    """
+
+    name = "shift"
+    tells_in_dry_run = True
+    mends = Harm.ONE_SIDED
+    least: float = Field(1.0, ge=0, le=100, description="shift only inputs whose steps become this many dB finer")
+    insert: bool = Field(True, description="subtract behind a SiLU, GELU, HardSwish or Mish too")
+    samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
+
+    def measures_engines(self) -> bool:
+        """It builds none."""
+        return False
+
+    def layers_mended(self, model: Model) -> set[str]:
+        """Layers whose input can be shifted, whatever its values."""
+        return {node.name for site in self._sites(model, Context(), None) for node, _ in site.layers}
+
+    def apply(self, model: Model, context: Context) -> None:
+        """Shift the inputs that gain by it; each layer that reads one gets a line in the journal.
+
+        Raises:
+            RangesError: there is no calibration data.
+        """
+        from toolkit import collect_channels, forget_ranges
+
+        sites = self._sites(model, context, model.facts(context.profiles))
+        if not sites:
+            context.journal.noted(Code.NOTHING_TO_SHIFT())
+            return
+        data = context.calibration_samples()
+        if context.dry_run:
+            context.journal.noted(Code.DRY_RUN(step="shifts"))
+            return
+        amax = context.ranges(model, [site.tensor.name for site in sites]).tensors
+        axes = {site.tensor.name: _axis(site.layers[0][0]) for site in sites}
+        found = collect_channels(model, axes, data, self.samples)
+        tensors, nodes = model.tensor_names(), Names(model.node_names())
+        changed = False
+        for site in sites:
+            name = site.tensor.name
+            if name not in found or name not in amax:
+                _decline(context, site.layers, Code.NOT_CALIBRATED())
+                continue
+            shift = _middle(found[name].low, found[name].high, amax[name].amax, site.axis is not None)
+            if shift is None or shift.gain_db < self.least:
+                _decline(context, site.layers, Code.CENTRED(tensor=name, gain_db=shift.gain_db if shift else 0.0))
+                continue
+            holder = _take(model, site, shift.values, tensors, nodes)
+            for node, place in site.layers:
+                weight = model.constant(node.inputs[1])
+                assert weight is not None
+                place.add(model, response(node, weight, shift.values), "shifted", tensors, weight.dtype)
+                note_input_mean(model, node, found[name].mean - shift.values)
+                why = Code.SKEWED(tensor=name, low=shift.low, high=shift.high, gain_db=shift.gain_db)
+                context.journal.changed(node.name, Code.SHIFTED(holder=holder, channels=site.axis is not None), why)
+            changed = True
+        if changed:
+            model.tidy()
+            forget_ranges(context)
+
+    # ---------------------------------------------------------------- where
+
+    def _sites(self, model: Model, context: Context, facts: Facts | None) -> list[_Site]:
+        """The activations that can be shifted; of layers that read another the journal gets the reason.
+
+        Without ``facts`` some are shifted by one number that could be shifted channel by channel.
+        """
+        kept = model.subgraph_tensors() | {tensor.name for tensor in model.graph.outputs}
+        forms = Forms(model, facts)
+        read: dict[str, list[gs.Node]] = {}
+        for node in model.nodes:
+            weight = model.constant(node.inputs[1]) if node.op in ("Conv", "Gemm", "MatMul") else None
+            if weight is None or model.constant(node.inputs[0]) is not None or node.attrs.get("transA", 0):
+                continue
+            if node.op == "Conv" or weight.ndim == 2:
+                read.setdefault(node.inputs[0].name, []).append(node)
+        found = []
+        for nodes in read.values():
+            places = [(node, bias_place(model, node, LayerWeights.channels(model, node)[0])) for node in nodes]
+            layers = [(node, place) for node, place in places if place is not None]
+            refused = {node.name: _refusal(node) for node in nodes}
+            refused |= {node.name: Code.NO_BIAS() for node, place in places if place is None}
+            if not any(refused.values()):
+                site = self._site(model, forms, facts, kept, layers)
+                if isinstance(site, _Site):
+                    found.append(site)
+                    continue
+                refused = dict.fromkeys(refused, site)
+            for node in nodes:
+                other = next(name for name, why in refused.items() if why is not None)
+                why = refused[node.name] or Code.OTHER_READER(tensor=node.inputs[0].name, reader=other)
+                context.journal.declined(node.name, why)
+        return found
+
+    def _site(
+        self, model: Model, forms: Forms, facts: Facts | None, kept: set[str], layers: list[tuple[gs.Node, BiasPlace]]
+    ) -> _Site | Finding:
+        """What takes the shift of the tensor that layers read, or why nothing does.
+
+        ``kept`` names the model's outputs, and the tensors that subgraphs read.
+        """
+        tensor = made = layers[0][0].inputs[0]
+        own = {id(node) for node, _ in layers}
+        while True:
+            stranger = next((node for node in made.outputs if id(node) not in own and node.op not in _SIZES), None)
+            if stranger is not None or made.name in kept:
+                return Code.OTHER_READER(tensor=made.name, reader=stranger.name if stranger is not None else "")
+            maker = model.producer(made)
+            if maker is None or maker.op not in _MOVES:
+                break
+            own, made = {id(maker)}, maker.inputs[0]
+        if maker is None:
+            return Code.NO_FREE_SHIFT(tensor=made.name, op="")
+        op = forms.op(maker)
+        if op in _KERNELS and self.insert:
+            return _Site(tensor, layers, made, maker)
+        axis: int | None = _axis(layers[0][0])
+        flat = facts is not None and facts.rank(made.name) == 2
+        if made is not tensor or any(_axis(node) != axis for node, _ in layers):
+            axis = None
+        if maker.op in ("Conv", "ConvTranspose", "Gemm"):
+            width = _width(model, maker)
+            place = bias_place(model, maker, width) if width else None
+            if place is not None:
+                fits = axis == (-1 if maker.op == "Gemm" else 1) or flat
+                return _Site(tensor, layers, made, maker, axis if fits else None, bias=place)
+        elif maker.op == "LayerNormalization":
+            scale, shift = model.constant(maker.inputs[1]), _optional(model, maker, 2)
+            if scale is not None and shift is not False:
+                fits = scale.ndim == 1 and axis == -1
+                return _Site(tensor, layers, made, maker, axis if fits else None, index=2)
+        elif maker.op == "BatchNormalization" and model.constant(maker.inputs[2]) is not None:
+            return _Site(tensor, layers, made, maker, axis if axis == 1 or flat else None, index=2)
+        elif maker.op == "Add" and (forms.composite(maker) is None or op.endswith("Normalization")):
+            constants = [i for i, t in enumerate(maker.inputs) if model.constant(t) is not None]
+            if len(constants) == 1:
+                return _Site(tensor, layers, made, maker, axis, index=constants[0])
+        return Code.NO_FREE_SHIFT(tensor=made.name, op=op)
+
+
+def _axis(node: gs.Node) -> int:
+    """The channel axis of what a layer reads."""
+    return 1 if node.op == "Conv" else -1
+
+
+def _width(model: Model, node: gs.Node) -> int:
+    """How many output channels a layer has; 0 where its weight is computed."""
+    weight = model.constant(node.inputs[1])
+    if weight is None:
+        return 0
+    if node.op == "ConvTranspose":
+        return int(weight.shape[1]) * int(node.attrs.get("group", 1))
+    return LayerWeights.channels(model, node)[0]
+
+
+def _optional(model: Model, node: gs.Node, index: int) -> Array | bool | None:
+    """A constant that a node may lack: its values, None where there is none, False where it is computed."""
+    if index >= len(node.inputs) or node.inputs[index].is_empty():
+        return None
+    values = model.constant(node.inputs[index])
+    return values if values is not None else False
+
+
+def _refusal(node: gs.Node) -> Finding | None:
+    """Why a layer's input cannot be shifted, or None."""
+    if node.op != "Conv":
+        return None
+    same = str(node.attrs.get("auto_pad", "NOTSET")).startswith("SAME")
+    pads = any(node.attrs.get("pads", ())) or (same and any(size > 1 for size in node.inputs[1].shape[2:]))
+    return Code.PADS_INPUT() if pads else None
+
+
+def _decline(context: Context, layers: list[tuple[gs.Node, BiasPlace]], why: Finding) -> None:
+    for node, _ in layers:
+        context.journal.declined(node.name, why)
+
+
+# -------------------------------------------------------------------- how far
+
+
+def _middle(low: Array, high: Array, amax: float, channels: bool) -> _Offset | None:
+    """The shift that puts the middle of the range at zero, and by how much the largest magnitude falls.
+
+    What the calibration's method cuts off is no part of the range.
+
+    Args:
+        low: smallest value by channel.
+        high: largest value by channel.
+        amax: the largest magnitude that calibration keeps.
+        channels: whether each channel has its own.
+    """
+    low, high = np.clip(low, -amax, amax), np.clip(high, -amax, amax)
+    ends = float(low.min()), float(high.max())
+    if not all(map(math.isfinite, ends)):
+        return None
+    middle = (low + high) / 2 if channels else np.full(len(low), sum(ends) / 2)
+    reach, after = max(-ends[0], ends[1]), float(np.maximum(high - middle, middle - low).max())
+    # a tensor that is constant has no range to be halved
+    return _Offset(middle, *ends, 20 * math.log10(reach / after)) if reach > 0 and after > 0 else None
+
+
+def _take(model: Model, site: _Site, shift: Array, tensors: Names, nodes: Names) -> str:
+    """Let what is in front of the layers subtract the shift; the name of the node that does."""
+    maker = site.maker
+    if site.bias is not None:
+        values = shift if site.axis is not None else np.full(_width(model, maker), shift[0])
+        weight = model.constant(maker.inputs[1])
+        assert weight is not None
+        site.bias.add(model, -values, "shifted", tensors, weight.dtype)
+        return str(site.bias.holder.name)
+    if site.index is None:
+        return _insert(model, site, shift[0], tensors, nodes)
+    old = _optional(model, maker, site.index)
+    if not isinstance(old, np.ndarray):
+        scale = model.constant(maker.inputs[1])
+        assert scale is not None
+        old = np.zeros(scale.shape, scale.dtype)
+    name = maker.inputs[site.index].name if site.index < len(maker.inputs) else ""
+    spread = shift if site.axis is not None else shift[:1]
+    if site.axis == 1 and maker.op == "Add":
+        spread = spread.reshape(-1, *(1,) * (len(site.layers[0][0].inputs[1].shape) - 2))
+    new = (old.astype(np.float64) - (spread if site.axis is not None else spread.reshape(()))).astype(old.dtype)
+    constant = make_constant(tensors.take(f"{name or maker.name}_shifted"), new)
+    if site.index < len(maker.inputs):
+        maker.inputs[site.index] = constant
+    else:
+        maker.inputs.append(constant)
+    return str(maker.name)
+
+
+def _insert(model: Model, site: _Site, shift: float, tensors: Names, nodes: Names) -> str:
+    """Put an Add of a number behind an activation; its name."""
+    weight = model.constant(site.layers[0][0].inputs[1])
+    assert weight is not None
+    out = gs.Variable(tensors.take(f"{site.made.name}_shifted"), dtype=site.made.dtype, shape=site.made.shape)
+    number = make_constant(tensors.take(f"{site.made.name}_shift"), np.asarray(-shift, weight.dtype))
+    reroute(site.made, out)
+    name = nodes.take(f"{site.maker.name}_shift")
+    model.graph.nodes.append(make_node("Add", name, [site.made, number], [out]))
+    return name

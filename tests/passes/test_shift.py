@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+
+from passes.correct_bias import CorrectBias
+from passes.insert_qdq import InsertQDQ
+from passes.shift import Shift
+from passes.smooth import Smooth
+from tests.conftest import build, node, normal, ops, run
+from tests.control_flow import subgraph, switch
+from tests.toolkit.search.planted import simulation
+from tests.toolkit.simulation.test_simulation import noise_of_real_pairs
+from toolkit import Context, Model
+from toolkit.calibration.provider import Calibrator
+from toolkit.data.dataset import CalibrationData
+from toolkit.simulation.channels import sqnr_against
+
+WIDTH = 8
+ONES = np.ones(WIDTH, np.float32)
+FAR = (np.linspace(2, 6, WIDTH)).astype(np.float32)
+"""What lifts each channel above zero, each by its own number."""
+SIGNS = np.sign(normal(WIDTH, WIDTH, seed=1))
+"""Weights that INT8 holds: what is lost comes from the activations alone."""
+GATE = [node("Sigmoid", ["in"], ["s"]), node("Mul", ["in", "s"], ["h"])]
+LINEAR = [node("MatMul", ["h", "w"], ["m"]), node("Add", ["m", "b"], ["y"])]
+GEMM, CONV = [node("Gemm", ["h", "w", "b"], ["y"])], [node("Conv", ["h", "k", "b"], ["y"])]
+NORM = {"g": ONES, "s": FAR}
+# by maker: the nodes, the rank of the input, weights, the name of the layer, whether each channel is shifted on its own
+MAKERS = {
+    "layer-norm": ([node("LayerNormalization", ["in", "g", "s"], ["h"]), *LINEAR], 3, NORM, "m", True),
+    "layer-norm-without-shift": (
+        [node("Add", ["in", "lift"], ["l"]), node("LayerNormalization", ["l", "g"], ["h"]), *GEMM], 2,
+        {"g": ONES, "lift": 20 * np.eye(WIDTH, dtype=np.float32)[0]}, "y", True,
+    ),
+    "written-out": ([node("Mul", ["in", "g"], ["p"]), node("Add", ["s", "p"], ["h"]), *LINEAR], 3, NORM, "m", True),
+    "batch-norm": (
+        [node("BatchNormalization", ["in", "g", "s", "zero", "g"], ["h"]), *CONV], 4, {**NORM, "zero": 0 * ONES}, "y", True
+    ),
+    "batch-norm-flat": (
+        [node("BatchNormalization", ["in", "g", "s", "zero", "g"], ["h"]), *GEMM], 2, {**NORM, "zero": 0 * ONES}, "y", True
+    ),
+    "conv": ([node("Conv", ["in", "k", "s"], ["h"]), node("Conv", ["h", "k"], ["y"])], 4, {"s": FAR * 4}, "y", True),
+    "transposed": (
+        [node("ConvTranspose", ["in", "k", "s"], ["h"]), *CONV], 4, {"s": FAR * 4}, "y", True
+    ),
+    "add-by-channel": (
+        [node("Add", ["in", "s"], ["h"]), node("Conv", ["h", "k", "b"], ["y"], group=2)], 4,
+        {"s": FAR.reshape(-1, 1, 1), "k": SIGNS[:, :4].reshape(WIDTH, 4, 1, 1)}, "y", True,
+    ),
+    "gemm": ([node("Gemm", ["in", "w", "s"], ["h"]), node("Gemm", ["h", "w"], ["y"], transB=1)], 2, {"s": FAR * 4}, "y", True),
+    "linear": (
+        [node("MatMul", ["in", "w"], ["n"]), node("Add", ["n", "s"], ["h"]), *LINEAR], 3, {"s": FAR * 4}, "m", True
+    ),
+    "silu": ([*GATE, *CONV], 4, {}, "y", False),
+    "hard-swish": ([node("HardSwish", ["in"], ["h"]), node("Conv", ["h", "k", "b"], ["y"], auto_pad="SAME_UPPER")], 4, {}, "y", False),
+    "moved": (
+        [node("Sigmoid", ["in"], ["s"]), node("Mul", ["in", "s"], ["a"]), node("Transpose", ["a"], ["t"], perm=[0, 2, 1]),
+         node("Transpose", ["t"], ["h"], perm=[0, 2, 1]), *LINEAR], 3, {}, "m", False,
+    ),
+    "moved-norm": (
+        [node("LayerNormalization", ["in", "g", "s"], ["a"]), node("Unsqueeze", ["a", "one"], ["t"]),
+         node("Squeeze", ["t", "one"], ["h"]), *LINEAR], 3, {**NORM, "one": np.array([1])}, "m", False,
+    ),
+}  # fmt: skip
+
+
+def shape(rank: int) -> list[int]:
+    return {2: [WIDTH], 3: [5, WIDTH], 4: [WIDTH, 3, 3]}[rank]
+
+
+def made(nodes: list[onnx.NodeProto], rank: int, weights: dict[str, np.ndarray], outputs: tuple[str, ...] = ("y",)) -> Model:
+    given = {"w": SIGNS, "k": SIGNS.reshape(WIDTH, WIDTH, 1, 1), "b": normal(WIDTH, seed=2), **weights}
+    used = {name for one in nodes for name in one.input}
+    sizes = ["n", *shape(rank)]
+    opset = 20 if any(one.op_type == "Gelu" for one in nodes) else 17
+    proto = build(nodes, {"in": sizes}, dict.fromkeys(outputs, None), {n: v for n, v in given.items() if n in used}, opset=opset)
+    for value in proto.graph.output:
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    return Model.from_proto(proto)
+
+
+def inputs(rank: int, count: int = 64) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(5)
+    return [{"in": rng.uniform(-3, 3, (1, *shape(rank))).astype(np.float32)} for _ in range(count)]
+
+
+def shifted(model: Model, rank: int, **settings: object) -> tuple[Model, Context]:
+    """The model with its inputs shifted, and what the pass said; its function is checked to be the same."""
+    data = CalibrationData.open(inputs(rank), model)
+    context = Context(provider=Calibrator(data, method="minmax"))
+    twin = model.copy()
+    Shift(**{"only_if_better": False, **settings})(twin, context)
+    twin.check()
+    x = inputs(rank, 4)
+    feed = {"in": np.concatenate([one["in"] for one in x])}
+    for found, wanted in zip(run(twin, feed), run(model, feed)):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
+    return twin, context
+
+
+def refused(nodes: list[onnx.NodeProto], rank: int, weights: dict[str, np.ndarray] | None = None, **more: object) -> dict[str, str]:
+    """The rules by which layers are left alone; nothing is changed."""
+    model = made(nodes, rank, weights or {}, **more)
+    model.check()
+    twin, context = shifted(model, rank)
+    assert not context.journal.of("changed") and twin.fingerprint() == model.fingerprint()
+    return {event.node: event.rule for event in context.journal.of("declined")}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_what_is_in_front_takes_the_shift(maker):
+    nodes, rank, weights, layer, channels = MAKERS[maker]
+    model = made(nodes, rank, weights)
+    twin, context = shifted(model, rank)
+    (event,) = context.journal.of("changed")
+    assert event.node == layer and event.what.values["channels"] == channels
+    inserted = maker in ("silu", "hard-swish", "moved")
+    assert ops(twin) == {**ops(model), "Add": ops(model).get("Add", 0) + inserted} if inserted else ops(twin) == ops(model)
+    # the noise of an activation falls by what its steps become finer
+    gain = event.why.values["gain_db"]
+    data = context.provider.data
+    levels = []
+    for subject in (model, twin):
+        quantized = subject.copy()
+        InsertQDQ(include=[layer])(quantized, Context(provider=Calibrator(data, method="minmax")))
+        levels.append(sqnr_against(model, quantized, data))
+    assert gain > 3 and levels[1] - levels[0] == pytest.approx(gain, abs=1.2)
+
+
+@pytest.mark.parametrize("form", ["Gelu", "erf", "HardSigmoid", "Mish"])
+def test_pointwise_activations_in_every_form(form):
+    nodes = {
+        "Gelu": [node("Gelu", ["in"], ["h"])],
+        "erf": [
+            node("Div", ["in", "root"], ["d"]), node("Erf", ["d"], ["e"]), node("Add", ["e", "one"], ["f"]),
+            node("Mul", ["in", "f"], ["p"]), node("Mul", ["p", "half"], ["h"]),
+        ],
+        "HardSigmoid": [node("HardSigmoid", ["in"], ["s"], alpha=1 / 6), node("Mul", ["in", "s"], ["h"])],
+        "Mish": [node("Softplus", ["in"], ["p"]), node("Tanh", ["p"], ["t"]), node("Mul", ["in", "t"], ["h"])],
+    }[form]  # fmt: skip
+    numbers = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+    model = made([*nodes, *CONV], 4, {name: np.asarray(value) for name, value in numbers.items()})
+    twin, context = shifted(model, 4)
+    (event,) = context.journal.of("changed")
+    assert event.why.values["gain_db"] > 4.5
+    twin, context = shifted(model, 4, insert=False)
+    assert {e.rule for e in context.journal.of("declined")} == {"no-free-shift"} and ops(twin) == ops(model)
+
+
+def test_what_has_no_place_for_a_shift_is_left_alone():
+    gate = GATE
+    assert refused([*gate, node("Conv", ["h", "k", "b"], ["y"], pads=[1, 1, 1, 1])], 4) == {"y": "pads-input"}
+    wide = {"k": np.repeat(SIGNS.reshape(WIDTH, WIDTH, 1, 1), 2, axis=3)}
+    assert refused([*gate, node("Conv", ["h", "k", "b"], ["y"], auto_pad="SAME_LOWER")], 4, wide) == {"y": "pads-input"}
+    assert refused([node("Relu", ["in"], ["h"]), *CONV], 4) == {"y": "no-free-shift"}
+    assert refused([node("Conv", ["in", "k", "b"], ["y"])], 4) == {"y": "no-free-shift"}
+    assert refused([*gate, node("MatMul", ["h", "w"], ["y"])], 3) == {"y": "no-bias"}
+    # a bias that counts for nothing
+    assert refused([*gate, node("Gemm", ["h", "w", "b"], ["y"], beta=0.0)], 2) == {"y": "no-bias"}
+    # the same on both sides of zero already
+    assert refused([node("LayerNormalization", ["in", "g"], ["h"]), *GEMM], 2, {"g": ONES}) == {"y": "centred"}
+
+
+def test_what_others_read_is_left_alone():
+    gate = GATE
+    assert refused([*gate, *CONV], 4, outputs=("y", "h")) == {"y": "other-reader"}
+    assert refused([*gate, *CONV, node("Neg", ["h"], ["z"])], 4, outputs=("y", "z")) == {"y": "other-reader"}
+    padded = node("Conv", ["h", "k", "b"], ["z"], pads=[1, 1, 1, 1])
+    assert refused([*gate, *CONV, padded], 4, outputs=("y", "z")) == {"y": "other-reader", "z": "pads-input"}
+    branches = [subgraph([node(op, ["h"], [op])], {op: None}) for op in ("Neg", "Abs")]
+    read = [*gate, *CONV, node("ReduceMax", ["in"], ["top"], keepdims=0), node("Greater", ["top", "two"], ["c"]),
+            switch("if", "c", ["z"], *branches)]  # fmt: skip
+    assert refused(read, 4, {"two": np.float32(2).reshape(())}, outputs=("y", "z")) == {"y": "other-reader"}
+    # so is what becomes of it by moving values
+    moved = [*gate[:1], node("Mul", ["in", "s"], ["a"]), node("Flatten", ["a"], ["h"], axis=2), *LINEAR]
+    assert refused([*moved, node("Neg", ["a"], ["z"])], 3, outputs=("y", "z")) == {"m": "other-reader"}
+
+
+def test_layers_that_share_an_input_and_weights_are_shifted_together():
+    nodes = [
+        node("LayerNormalization", ["in", "g", "s"], ["h"]), node("MatMul", ["h", "w"], ["q"]), node("Add", ["q", "b"], ["y"]),
+        node("MatMul", ["h", "w"], ["r"]), node("Add", ["b2", "r"], ["z"]), node("Add", ["y", "s"], ["v"]),
+        node("Shape", ["h"], ["size"]), node("Reshape", ["v", "size"], ["u"]),
+    ]  # fmt: skip
+    for one in nodes:
+        one.name = ""
+    model = made(nodes, 3, {**NORM, "b2": normal(WIDTH, seed=3)}, outputs=("u", "z"))
+    twin, context = shifted(model, 3)
+    assert len(context.journal.of("changed")) == 2 and ops(twin) == ops(model)
+    # what others read of the same constants stays
+    (other,) = [one for one in twin.nodes if one.outputs[0].name == "v"]
+    assert other.inputs[1].name == "s"
+
+
+def skewed() -> tuple[Model, list[dict[str, np.ndarray]]]:
+    """A SiLU in front of a convolution whose weights INT8 rounds."""
+    model = made([*GATE, *CONV], 4, {"k": normal(WIDTH, WIDTH, 1, 1, seed=7)})
+    return model, inputs(4)
+
+
+def test_the_rounding_of_weights_does_not_move_the_mean():
+    model, samples = skewed()
+    twin, context = shifted(model, 4)
+    data = context.provider.data
+    quantized = twin.copy()
+    journal = Context(provider=Calibrator(data, method="minmax"))
+    InsertQDQ()(quantized, journal)
+    assert {e.by for e in journal.journal.of("changed") if e.rule == "mean-shift"} == {"insert_qdq"}
+    feed = {"in": np.concatenate([one["in"] for one in samples])}
+    (wanted,), (found,) = run(model, feed), run(quantized, feed)
+    offset = np.abs((found - wanted).mean(axis=(0, 2, 3)))
+    assert offset.max() < 0.01
+    # it is made up for: bias correction finds nothing left to correct
+    after = quantized.copy()
+    CorrectBias(only_if_better=False)(after, journal)
+    (again,) = run(after, feed)
+    assert np.abs(again - found).max() < 0.01
+
+
+def test_a_search_sees_the_corrected_bias():
+    model, samples = skewed()
+    twin, _ = shifted(model, 4)
+    sim = simulation(twin, samples)
+    assert sim.without([]).noise == pytest.approx(noise_of_real_pairs(sim, twin, []), rel=1e-4)
+    assert sim.without(["y"]).noise == 0
+
+
+def test_scaled_channels_keep_their_means():
+    model, samples = skewed()
+    twin, _ = shifted(model, 4)
+    data = CalibrationData.open(samples, model)
+    context = Context(provider=Calibrator(data, method="minmax"))
+    Smooth(least=1.0, only_if_better=False)(twin, context)
+    InsertQDQ()(twin, context)
+    feed = {"in": np.concatenate([one["in"] for one in samples])}
+    (wanted,), (found,) = run(model, feed), run(twin, feed)
+    assert np.abs((found - wanted).mean(axis=(0, 2, 3))).max() < 0.01
+
+
+def test_a_note_that_does_not_fit_is_ignored():
+    model, samples = skewed()
+    for text in ("[1, 2]", "nonsense", "[NaN, 1, 1, 1, 1, 1, 1, 1]", "{}"):
+        twin = model.copy()
+        twin.metadata["y"] = {"qtool.input_mean": text}
+        context = Context(provider=Calibrator(CalibrationData.open(samples, model), method="minmax"))
+        InsertQDQ()(twin, context)
+        assert "mean-shift" not in {e.rule for e in context.journal.of("changed")}

@@ -1,0 +1,49 @@
+"""Notes in a model's metadata: the mean of what a layer reads, by which whoever rounds its weights corrects its bias.
+
+They go with the model from the pass that changes an activation to the one that rounds the weights of its readers.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.types import Array
+from toolkit.graph.model import Model
+
+_MEAN, _CORRECTED = "qtool.input_mean", "qtool.corrected_mean"
+
+
+def note_input_mean(model: Model, node: gs.Node, mean: Array) -> None:
+    """Note the mean of what a layer reads, by channel: whoever rounds its weights corrects its bias by that."""
+    model.metadata.setdefault(node.name, {})[_MEAN] = json.dumps([float(f"{value:.4g}") for value in mean])
+
+
+def input_mean(model: Model, node: gs.Node) -> Array | None:
+    """The mean that was noted of what a layer reads, float64 [channels in]."""
+    return _read(model, node, _MEAN)
+
+
+def corrected_mean(model: Model, node: gs.Node) -> Array | None:
+    """The mean input that the bias of a quantized layer is corrected by already, float64 [channels in]."""
+    return _read(model, node, _CORRECTED)
+
+
+def mark_corrected(model: Model, node: gs.Node) -> None:
+    """Say that the noted mean is made up for: it is not again."""
+    own = model.metadata[node.name]
+    own[_CORRECTED] = own.pop(_MEAN)
+
+
+def _read(model: Model, node: gs.Node, key: str) -> Array | None:
+    text = model.metadata.get(node.name, {}).get(key)
+    if text is None:
+        return None
+    try:
+        found = np.asarray(json.loads(text), np.float64).reshape(-1)
+    except (ValueError, TypeError):
+        # a file may hold anything under that name
+        return None
+    return found if np.isfinite(found).all() else None
