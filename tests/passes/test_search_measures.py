@@ -253,7 +253,7 @@ def test_times_are_of_the_gpu_that_is_named(tmp_path, monkeypatch, here, setting
     first = notes(context, *TIMES)[0]
     assert first.code is code and first.values.get("gpu", here) == here
     assert (found["measured_share"] > 0) == (code is not Code.TIMES_PREDICTED)
-    assert found["gpu"] == (here if found["measured_share"] else settings.get("gpu", "A10"))
+    assert found["gpu"] == (here if found["measured_share"] else settings.get("gpu", ""))
 
 
 def test_a_run_is_done_again_on_another_gpu_only_where_it_measures():
