@@ -174,6 +174,13 @@ def inspect_file(path: Path, json: bool) -> int:
     return _show(inspect(path), json)
 
 
+def explain_node(folder: Path, node: str, json: bool) -> int:
+    """``qtool explain``."""
+    from toolkit.run.inspect import explain_node
+
+    return _show(explain_node(folder, node), json)
+
+
 def compare_runs(first: Path, second: Path, html: Path | None, json: bool) -> int:
     """``qtool compare``."""
     from toolkit.run.inspect import compare_files

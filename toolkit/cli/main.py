@@ -130,6 +130,18 @@ def inspect(
 
 
 @app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    node: Annotated[str, typer.Argument(help="A node, or a tensor that it makes.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Explain one node of a run: what was requested, what runs and why, its neighbours, ranges, error and time."""
+    from toolkit.cli.commands import explain_node
+
+    raise typer.Exit(explain_node(run, node, json))
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(help="A run folder, report or ranges file.", show_default=False)],
     second: Annotated[Path, typer.Argument(help="Another of the same kind.", show_default=False)],

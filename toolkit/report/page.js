@@ -37,14 +37,15 @@
     const layer = report.layers[index];
     const asked = (layer.asked && layer.asked.precision) || "none";
     const actual = layer.actual.precision || "none";
+    const why = (layer.status !== "unknown" && layer.reason) || (layer.asked ? layer.asked.reason : layer.reason);
     return {
       tr, layer, detail: null,
       asked, actual,
-      text: `${layer.node} ${layer.op} ${layer.reason}`.toLowerCase(),
+      text: `${layer.node} ${layer.op} ${why}`.toLowerCase(),
       keys: {
         index, node: layer.node, op: layer.op, asked: ranked(asked), actual: ranked(actual), status: layer.status,
         sqnr: sqnr(layer.error), drop: layer.error ? layer.error.drop_db : null, macs: layer.macs || null,
-        time: profile in layer.time_ms ? layer.time_ms[profile] : null, reason: layer.reason || null,
+        time: profile in layer.time_ms ? layer.time_ms[profile] : null, reason: why || null,
       },
     };
   });

@@ -235,6 +235,12 @@ class LayerInfo(Part):
         """The precision asked for, or None."""
         return self.asked.precision if self.asked else None
 
+    @property
+    def why(self) -> str:
+        """Why the node runs in what it runs in: what is known of the engine, else why it was asked for."""
+        known = self.reason if self.status != "unknown" else ""
+        return known or (self.asked.reason if self.asked else self.reason)
+
 
 class Declined(Part):
     """A node that a pass left alone, and the rule."""

@@ -49,6 +49,33 @@ def inspect(path: Path) -> Shown:
     return found
 
 
+def explain_node(folder: Path, name: str) -> Shown:
+    """Explain one node of a run.
+
+    Args:
+        folder: the run folder.
+        name: of a node, or of a tensor that it makes.
+
+    Raises:
+        QtoolError: no run folder is there, it has no final model, or no such node.
+    """
+    from toolkit.graph.model import Model
+    from toolkit.report.explain import explain, explanation_text
+    from toolkit.report.schema import Report
+
+    refuse_missing(folder, "no such run folder")
+    report, model = folder / "report.json", folder / "model.onnx"
+    for file in (report, model):
+        if not file.is_file():
+            raise QtoolError(
+                f"the folder has no {file.name}", where=str(folder), remedy="name the folder of a run that has ended"
+            )
+    note = unfinished_note(folder)
+    found = explain(Report.load(report), Model.load(model), name)
+    warnings = [sentence(note)] if note is not None else []
+    return Shown(found.model_dump(mode="json"), explanation_text(found), warnings)
+
+
 def _shown(path: Path) -> Shown:
     if path.is_dir():
         report = path / "report.json"

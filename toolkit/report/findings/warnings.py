@@ -98,7 +98,7 @@ WARNINGS: Table = {
         "In profile '{profile}' the engines were measured one after the other, not in turn, so differences of a few "
         "percent may be noise: {why}."
     ),
-    ReportCode.NOT_REQUESTED: "no pass requested a precision; the rest runs in {rest}",
+    ReportCode.NOT_REQUESTED: "no pass requested a precision, and the rest runs in {rest}: {why}",
     ReportCode.CONVERTS_TYPES: "converts between types",
     ReportCode.NO_FLOAT_COMPUTATION: "computes no floats",
     ReportCode.EFFECT_NOT_MEASURED: lambda by, count: (

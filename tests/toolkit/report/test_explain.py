@@ -1,0 +1,56 @@
+"""One node of a run, explained from its report and its final graph."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.toolkit.report.test_report_join import _join, model
+from toolkit.base.errors import QtoolError
+from toolkit.contract.ranges import Range, Ranges
+from toolkit.report.explain import explain, explanation_text
+
+__all__ = ["model"]
+
+
+@pytest.fixture
+def report(model):
+    return _join(model, ranges=Ranges({"x": Range(2.5, "entropy", observed=(-3.0, 2.0))}))
+
+
+def test_a_quantized_node_with_its_pairs_ranges_and_neighbours(report, model):
+    found = explain(report, model, "Conv")
+    data, weights = found.inputs
+    assert (data.tensor, data.pair, data.weights, data.nodes) == ("x", True, False, [])
+    assert data.range.amax == 2.5 and data.range.observed == (-3.0, 2.0)
+    assert (weights.tensor, weights.pair, weights.weights, weights.shape) == ("w", False, True, [4, 3, 3, 3])
+    assert [(one.tensor, one.nodes, one.pair) for one in found.outputs] == [("c", ["Relu"], False)]
+    assert found.layer.time_ms == {"one": 0.5} and 0 < found.work_share < 1
+    assert 'nodes = [\n    "Conv",\n]' in found.keep
+    text = explanation_text(found)
+    assert text.startswith("Conv (Conv)\n") and "2.5" in text and "0.500 ms" in text
+
+
+def test_what_was_declined_and_why_it_runs_in_float(report, model):
+    found = explain(report, model, "MatMul")
+    assert [entry.rule for entry in found.declined] == ["small"]
+    assert found.why == report.layers[5].reason and found.layer.error.drop_db == pytest.approx(9)
+
+
+def test_a_node_that_nobody_asked_about_has_a_reason(report, model):
+    relu = explain(report, model, "Relu")
+    # the engine's word counts where there is one
+    assert relu.why == relu.layer.reason
+    reshape = explain(report, model, "Reshape")
+    assert reshape.why == reshape.layer.asked.reason and "Reshape" in reshape.why and not reshape.keep
+
+
+@pytest.mark.parametrize(("name", "node"), [("c", "Conv"), ("r", "Relu"), ("y", "MatMul")])
+def test_a_tensor_stands_for_the_node_that_makes_it(report, model, name, node):
+    assert explain(report, model, name).layer.node == node
+
+
+@pytest.mark.parametrize("name", ["Conf", "d", "x"])
+def test_an_unknown_name_is_refused_with_the_nearest(report, model, name):
+    with pytest.raises(QtoolError) as caught:
+        explain(report, model, name)
+    assert name in caught.value.what and ("Conv" in caught.value.remedy or name != "Conf")

@@ -1,0 +1,38 @@
+"""Why a node that nobody asked about is not quantized, so that it runs in the type of the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolkit.backends.flow import Flow
+from toolkit.contract.findings import Finding
+from toolkit.report.codes import ReportCode
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from toolkit.base.precision import Precision
+    from toolkit.contract.journal import Journal
+    from toolkit.graph.model import Model
+
+
+class Unasked:
+    """Reasons for the nodes of one graph.
+
+    Args:
+        final: the final graph with its pairs.
+        journal: what all passes declined.
+        quantizers: the passes that quantize, as the journal calls them.
+        rest: the type of all that nobody asked about.
+    """
+
+    def __init__(self, final: Model, journal: Journal, quantizers: Collection[str], rest: Precision) -> None:
+        self._flow, self._rest = Flow(final), rest
+        self._declined = {event.node: event.why for event in journal.of("declined") if event.by in quantizers}
+
+    def reason(self, node: str) -> Finding:
+        """The rule by which a pass left the node alone, else what TensorRT's rules for pairs say of it."""
+        why = self._declined.get(node)
+        if why is None:
+            why = self._flow.verdict(self._flow.nodes[node]).reason
+        return ReportCode.NOT_REQUESTED(rest=self._rest, why=why)
