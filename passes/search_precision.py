@@ -78,6 +78,9 @@ class SearchPrecision(InsertQDQ):
         None, ge=0, le=400, description="smallest SQNR of the outputs; default: [evaluation] budget"
     )
     min_agreement: float | None = Field(None, ge=0, le=1, description="smallest top-1 agreement with the float model")
+    min_unchanged: float | None = Field(
+        None, ge=0, le=1, description="smallest share of answers that stay the float model's, as the task reads them"
+    )
     margin: float = Field(
         1.0, ge=0, le=1000, description="safety against other samples: dB of SQNR, standard errors of shares"
     )
@@ -247,7 +250,7 @@ class SearchPrecision(InsertQDQ):
     def _settings(self) -> SearchSettings:
         same = set(SearchSettings.__dataclass_fields__) & set(type(self).model_fields) - {"times"}
         return SearchSettings(
-            limits={key: getattr(self, key) for key in ("max_drop", "min_sqnr_db", "min_agreement")},
+            limits={key: getattr(self, key) for key in ("max_drop", "min_sqnr_db", "min_agreement", "min_unchanged")},
             times=[self.times] if isinstance(self.times, str) else self.times,
             insist="measure" in self.model_fields_set,
             int8_alone=self.also is not None,

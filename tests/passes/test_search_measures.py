@@ -253,6 +253,7 @@ def test_times_are_of_the_gpu_that_is_named(tmp_path, monkeypatch, here, setting
     first = notes(context, *TIMES)[0]
     assert first.code is code and first.values.get("gpu", here) == here
     assert (found["measured_share"] > 0) == (code is not Code.TIMES_PREDICTED)
+    # times that nobody asked for and that were not measured are of no GPU
     assert found["gpu"] == (here if found["measured_share"] else settings.get("gpu", ""))
 
 

@@ -166,6 +166,12 @@ def test_too_few_samples_for_the_budget_are_named():
     assert not few(30)
 
 
+def test_unchanged_answers_need_a_task_that_says_what_they_are():
+    model = chain()
+    with pytest.raises(RecipeError, match="min_unchanged cannot be judged"):
+        SearchPrecision(min_unchanged=0.9)(model, context_for(model, feeds()))
+
+
 def test_entries_that_swap_behind_a_topk_are_named():
     model = chain()
     y = model.graph.outputs[0]

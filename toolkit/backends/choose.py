@@ -15,6 +15,8 @@ from toolkit.base.gpu import find_gpu
 from toolkit.contract.findings import Finding
 
 NAMES = ("auto", "tensorrt", "tensorrt_rtx", "none")
+_BUILDING = ("tensorrt", "tensorrt_rtx")
+"""What ``auto`` takes, the first that can be used."""
 _INSTALL = {"tensorrt": "run 'pip install qtool[tensorrt]'", "tensorrt_rtx": "run 'pip install qtool[rtx]'"}
 
 
@@ -33,7 +35,7 @@ def choose(name: str = "auto") -> tuple[Backend, Finding]:
     if name == "none":
         return NoBackend(), EngineCode.NO_BACKEND_REQUESTED()
     refusals: list[BackendError] = []
-    for candidate in (name,) if name != "auto" else ("tensorrt", "tensorrt_rtx"):
+    for candidate in (name,) if name != "auto" else _BUILDING:
         features, refusal = usable(candidate)
         if features is not None:
             chosen = _make(candidate, features)
@@ -47,6 +49,12 @@ def choose(name: str = "auto") -> tuple[Backend, Finding]:
     if name != "auto":
         raise BackendError(refusals[0].what, where=f'[engine] backend = "{name}"', remedy=refusals[0].remedy)
     return NoBackend(), EngineCode.NO_BACKEND_USABLE(refused=tuple(error.what for error in refusals))
+
+
+def next_after(refusing: str) -> str:
+    """The name of the backend that ``auto`` takes where one refuses the model."""
+    behind = _BUILDING[_BUILDING.index(refusing) + 1 :]
+    return next((name for name in behind if usable(name)[0] is not None), "none")
 
 
 @cache

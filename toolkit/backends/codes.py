@@ -11,6 +11,7 @@ class EngineCode(BaseCode):
     BACKEND_REQUESTED = "engine-backend-requested"
     NO_BACKEND_REQUESTED = "engine-no-backend-requested"
     BACKEND_CHOSEN = "engine-backend-chosen"
+    BACKEND_REFUSES_MODEL = "engine-backend-refuses-model"
     NO_BACKEND_USABLE = "engine-no-backend-usable"
     CAPABILITY_REQUESTED = "engine-capability-requested"
     CAPABILITY_COMPATIBLE = "engine-capability-compatible"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import MASK
+from toolkit.evaluation.tasks import AnswerTally
 from toolkit.placement.existing import pairs_of
 
 if TYPE_CHECKING:
@@ -162,7 +163,10 @@ def unlike_data(clipping: Mapping[str, Clipping], ranges: Ranges | None) -> list
 
 
 def unlike_warnings(
-    clipping: Mapping[str, Clipping], ranges: Ranges | None, inputs: Collection[str] = ()
+    clipping: Mapping[str, Clipping],
+    ranges: Ranges | None,
+    inputs: Collection[str] = (),
+    tallies: Sequence[AnswerTally] = (),
 ) -> list[Finding]:
     """What the reader must know where the evaluation's values are unlike those that calibration saw.
 
@@ -170,8 +174,11 @@ def unlike_warnings(
         clipping: what the evaluation saw, by tensor.
         ranges: the calibrated ranges.
         inputs: the tensors that are the model's own inputs.
+        tallies: how many answers stay on these samples: the worst says what it comes to.
     """
     told = []
+    worst = min((one for one in tallies if one.share < 1), key=lambda one: one.share, default=None)
+    changed = _changed(worst) if worst is not None else None
     far = unlike_data(clipping, ranges)
     if far:
         growth = {name: _growth(clipping.get(name), name, ranges) for name in inputs}
@@ -179,17 +186,25 @@ def unlike_warnings(
         told.append(
             EvaluationCode.EVALUATION_LEAVES_RANGES(
                 worst=far[0].finding, others=len(far) - 1, inputs=grown, growth=[growth[name] for name in grown],
-                remedy=far[0].remedy,
+                remedy=far[0].remedy, changed=changed,
             )
         )  # fmt: skip
     for name in inputs:
         seen, widest = clipping.get(name), _least_range(name, ranges)
         if seen is not None and seen.values and widest is not None and seen.largest < widest / _UNUSED:
             remedy = EvaluationCode.CALIBRATE_ALIKE()
-            told.append(
-                EvaluationCode.EVALUATION_INPUT_SMALL(input=name, largest=seen.largest, range=widest, remedy=remedy)
-            )
+            small = {"input": name, "largest": seen.largest, "range": widest}
+            told.append(EvaluationCode.EVALUATION_INPUT_SMALL(**small, remedy=remedy, changed=changed))
     return told
+
+
+def _changed(tally: AnswerTally) -> Finding:
+    """How many answers change, in the task's words."""
+    part = tally.part
+    channels = part.channels[1:] if part.channels is not None else None
+    return EvaluationCode.ANSWERS_CHANGED(
+        task=part.task, outputs=part.outputs, channels=channels, changed=1 - tally.share, answers=tally.answers
+    )
 
 
 def _growth(seen: Clipping | None, tensor: str, ranges: Ranges | None) -> float:

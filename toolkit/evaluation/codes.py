@@ -23,6 +23,7 @@ class EvaluationCode(BaseCode):
     RESCALED_TENSORS_LEFT_OUT = "evaluation-rescaled-tensors-left-out"
     LEAVES_RANGE = "evaluation-leaves-range"
     EVALUATION_LEAVES_RANGES = "evaluation-evaluation-leaves-ranges"
+    ANSWERS_CHANGED = "evaluation-answers-changed"
     EVALUATION_INPUT_SMALL = "evaluation-evaluation-input-small"
     CALIBRATE_ALIKE = "evaluation-calibrate-alike"
     CALIBRATE_THIS_RANGE = "evaluation-calibrate-this-range"

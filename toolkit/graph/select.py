@@ -1,4 +1,7 @@
-"""Choosing nodes by exact name, glob, operator, or the stretch between two tensors."""
+"""Choosing nodes by exact name, glob, operator, or the stretch between two tensors.
+
+Nodes in the bodies of If, Loop and Scan are never quantized and keep their types: a choice of nothing else is refused.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,10 @@ def by_name(model: Model, patterns: Iterable[str], setting: str) -> dict[str, st
     A pattern that is itself a node's name stands for that node alone, whatever brackets it holds.
 
     Raises:
-        RecipeError: a pattern matches nothing; the message names the nearest node names.
+        RecipeError: a pattern matches nothing, or only nodes in bodies; the message names the nearest node names.
     """
     names = dict.fromkeys(model.node_names())
+    main = _main(model)
     found: dict[str, str] = {}
     for pattern in patterns:
         hits = matching(pattern, names)
@@ -28,6 +32,7 @@ def by_name(model: Model, patterns: Iterable[str], setting: str) -> dict[str, st
                 remedy=did_you_mean_pattern(pattern, names),
                 value=pattern,
             )
+        _require_main(f"{setting} '{pattern}'", pattern, hits, main)
         for name in hits:
             found.setdefault(name, pattern)
     return found
@@ -37,8 +42,9 @@ def by_op(model: Model, ops: Iterable[str], setting: str) -> dict[str, str]:
     """Nodes of the given operators, and pieces of those that are written out: ``{node name: operator}``.
 
     Raises:
-        RecipeError: the model has no such operator.
+        RecipeError: the model has no such operator, or only in bodies.
     """
+    main = _main(model)
     present: dict[str, list[str]] = {}
     forms = Forms(model)
     for node, _ in model.walk():
@@ -50,6 +56,7 @@ def by_op(model: Model, ops: Iterable[str], setting: str) -> dict[str, str]:
             raise RecipeError(
                 f"{setting} '{op}': the model has no such operator", remedy=did_you_mean(op, present), value=op
             )
+        _require_main(f"{setting} '{op}'", op, present[op], main)
         found.update(dict.fromkeys(present[op], op))
     return found
 
@@ -60,12 +67,14 @@ def by_stretch(model: Model, stretches: Iterable[Sequence[str]], setting: str) -
     Raises:
         RecipeError: a tensor does not exist, or no path leads from the first to the second.
     """
-    tensors = model.graph.tensors()
+    tensors, inner = model.graph.tensors(), model.tensor_names()
     found: dict[str, str] = {}
     for stretch in stretches:
         if len(stretch) != 2:
             raise RecipeError(f"{setting} {list(stretch)!r} does not name two tensors", remedy="write [from, to]")
         for name in stretch:
+            if name not in tensors and name in inner:
+                raise _in_body(f"{setting}: the tensor '{name}' is", name)
             if name not in tensors:
                 raise RecipeError(
                     f"{setting}: no tensor is named '{name}'", remedy=did_you_mean(name, tensors), value=name
@@ -82,6 +91,26 @@ def by_stretch(model: Model, stretches: Iterable[Sequence[str]], setting: str) -
             )
         found.update(dict.fromkeys(both, f"{start} .. {end}"))
     return found
+
+
+def _main(model: Model) -> set[str]:
+    """The names of the nodes outside all bodies."""
+    return {node.name for node in model.nodes}
+
+
+def _require_main(chosen: str, value: str, nodes: Sequence[str], main: set[str]) -> None:
+    if not main.intersection(nodes):
+        others = f" and {len(nodes) - 1} more are" if len(nodes) > 1 else " is"
+        which = f"'{nodes[0]}'{others}" if value != nodes[0] else "it is"
+        raise _in_body(f"{chosen} has no effect: {which}", value)
+
+
+def _in_body(what: str, value: str) -> RecipeError:
+    return RecipeError(
+        f"{what} inside the body of an If, Loop or Scan, where layers are never quantized and keep their types",
+        remedy="leave it out, or name nodes outside",
+        value=value,
+    )
 
 
 def _reach(tensor: object, forward: bool) -> set[str]:

@@ -51,7 +51,7 @@ def render_html(report: Report) -> str:
     context = {
         "report": report,
         "summary": report.summary,
-        "verdict_word": _WORDS[report.summary.verdict],
+        "verdict_word": _word(report),
         "verdict_mark": _MARKS[_banner(report)],
         "map": charts.precision_map(layers, blamed),
         "evidence": evidence(report.layers),
@@ -73,6 +73,12 @@ def render_html(report: Report) -> str:
         "data": embed(_for_script(report)),
     }
     return environment().get_template("page.html.jinja").render(context)
+
+
+def _word(report: Report) -> str:
+    """The verdict in the page's title."""
+    nothing = report.accuracy is not None and report.accuracy.shows_nothing
+    return "Not proven" if nothing and report.summary.verdict == "doubtful" else _WORDS[report.summary.verdict]
 
 
 def _banner(report: Report) -> str:

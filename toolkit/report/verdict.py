@@ -222,10 +222,10 @@ def warnings_of(
 
 def lost_layers(layers: Iterable[LayerInfo]) -> Finding | None:
     """The layers with multiply-accumulates whose signal is lost, the worst first; None where there is none."""
+    # of an operator that computes, None says that a batch of any size has no one number of them
+    computing = ((layer.node, layer.error) for layer in layers if layer.macs != 0 and layer.error is not None)
     found = [
-        (layer.error.sqnr_db, layer.node)
-        for layer in layers
-        if layer.macs and layer.error is not None and layer.error.sqnr_db is not None and layer.error.sqnr_db < LOST_DB
+        (error.sqnr_db, node) for node, error in computing if error.sqnr_db is not None and error.sqnr_db < LOST_DB
     ]
     if not found:
         return None

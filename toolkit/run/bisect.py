@@ -173,7 +173,7 @@ def _recipes(ready: QuantizingRecipe, data: str) -> Budget:
     Raises:
         QtoolError: a limit of the metric, and no labels to measure it with, nor a task to judge by.
     """
-    from toolkit.search.search_budget import Judged, budget_for
+    from toolkit.search.search_budget import OWN_LIMITS, Judged, budget_for
 
     section, simulation = ready.job.recipe.evaluation, ready.simulation
     budget = section.budget
@@ -183,7 +183,7 @@ def _recipes(ready: QuantizingRecipe, data: str) -> Budget:
     )  # fmt: skip
     if simulation.settings.answers is None or (limits.min_value is not None and simulation.settings.metric is None):
         return _budget(limits, data, ready)
-    own = {name: getattr(ready.step, name, None) for name in ("max_drop", "min_sqnr_db", "min_agreement")}
+    own = {name: getattr(ready.step, name, None) for name in OWN_LIMITS}
     margin = float(getattr(ready.step, "margin", 0.0))
     decided = simulation.settings
     judged = Judged.of(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from toolkit.backends.codes import EngineCode
 from toolkit.base.errors import BackendError, QtoolError
+from toolkit.base.files import write_json
 from toolkit.base.precision import Precision
 from toolkit.base.text import count, samples_by_profile
-from toolkit.contract.findings import Code
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Range, Ranges
@@ -20,13 +23,13 @@ from toolkit.report.codes import ReportCode
 from toolkit.run.recipe import Recipe
 
 if TYPE_CHECKING:
-    from toolkit.backends.base import Backend
+    from toolkit.backends.base import Backend, EngineSettings
     from toolkit.calibration.provider import Calibrator
     from toolkit.contract.context import Context
-    from toolkit.contract.findings import Finding
     from toolkit.contract.passes import Pass
     from toolkit.graph.model import Model
     from toolkit.run.inputs import Inputs
+    from toolkit.run.job import Job
     from toolkit.run.task import TaskRecord
 
 _DONE = "rehearsal"
@@ -35,7 +38,7 @@ _QUIET = (Code.COMPLETE, Code.DEAD)
 _LOUD = (
     Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN, Code.DRY_RUN_ENDED,
     EvaluationCode.OUTPUT_SHAPE_UNLIKE_DECLARED, EvaluationCode.LABELS_SHIFTED, EvaluationCode.LABELS_RENAMED,
-    EvaluationCode.FLOAT_MODEL_USELESS,
+    EvaluationCode.FLOAT_MODEL_USELESS, EngineCode.BACKEND_REFUSES_MODEL,
 )  # fmt: skip
 """What is noted that the user should look into before a run."""
 
@@ -188,7 +191,8 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
 def rehearsed(inputs: Inputs) -> None:
     """Rehearse a run before it calibrates, as far as its passes say what they would do.
 
-    What has been rehearsed is remembered in the run folder, and not done again until model, settings or tools change.
+    What has been rehearsed is remembered in the run folder, and not done again until model, settings or tools change;
+    so is the backend that ``auto`` falls back to where the one that it takes refuses the model.
 
     Raises:
         QtoolError: the run would be refused later.
@@ -201,28 +205,31 @@ def rehearsed(inputs: Inputs) -> None:
     from toolkit.run.task import TaskRecord
 
     job = inputs.job
-    backend, _ = choose(job.recipe.engine.backend)
+    backend, _ = choose(job.backend)
     backend.typing_for(engine_settings(job.recipe))
     steps = passes_of(job.recipe, job.allow_code)
     if not all(step.tells_in_dry_run for step in steps):
         return
     # nothing is measured here, so it does not matter by what
     key = {**PassesStep(inputs, TaskRecord()).key(), **engine_key(job)}
+    file = job.folder.hidden / f"{_DONE}.json"
     if job.folder.find(_DONE, key)[0]:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        job.fallback = Finding.from_json(told) if told is not None else None
         return
     rehearse(inputs, steps, Journal())
-    job.folder.store(_DONE, key, [])
+    write_json(file, job.fallback.to_json() if job.fallback is not None else None)
+    job.folder.store(_DONE, key, [file])
 
 
 def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal) -> Rehearsal:
     """Try the passes with placeholder ranges, lower what they make, and let the backend's parser read that.
 
     Raises:
-        QtoolError: a pass, lowering or the backend refuses. What a pass refuses behind one whose nodes are known in a
-            run alone is noted.
+        QtoolError: a pass, lowering or the backend refuses, and ``auto`` has none to fall back to. What a pass refuses
+            behind one whose nodes are known in a run alone is noted.
     """
-    from toolkit.backends.choose import choose
-    from toolkit.backends.prepare import lower_for, save_for
+    from toolkit.backends.choose import choose, next_after
     from toolkit.calibration.provider import Calibrator
     from toolkit.contract.passes import Sequence as PassSequence
     from toolkit.run.context import context_for
@@ -231,7 +238,7 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal) -> Rehears
     job = inputs.job
     source = inputs.source()
     settings = engine_settings(job.recipe)
-    backend, reason = choose(job.recipe.engine.backend)
+    backend, reason = choose(job.backend)
     backend.typing_for(settings)
     context = context_for(inputs, source, journal, dry_run=True)
     if isinstance(context.provider, Calibrator) and context.can_calibrate:
@@ -247,20 +254,40 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal) -> Rehears
         journal.noted(Code.DRY_RUN_ENDED(error=error.what))
         return Rehearsal(context, backend, reason)
     model, plan = _settled(source, model, steps, context)
+    while (refusal := _refused(job, backend, settings, model, plan)) is not None:
+        engine = job.recipe.engine
+        if engine.backend != "auto" or engine.compare or engine.open:
+            raise refusal
+        taken = next_after(backend.name)
+        reason = job.fallback = EngineCode.BACKEND_REFUSES_MODEL(backend=backend.name, why=refusal.what, taken=taken)
+        journal.noted(reason)
+        backend, _ = choose(taken)
+    return Rehearsal(context, backend, reason)
+
+
+def _refused(
+    job: Job, backend: Backend, settings: EngineSettings, model: Model, plan: PrecisionPlan
+) -> BackendError | None:
+    """Why the backend's parser refuses the model as it is lowered; None where it does not, or none is to build."""
+    from toolkit.backends.prepare import lower_for, save_for
+
     io = {name: Precision(value) for name, value in job.recipe.engine.io.items()}
     made = lower_for(backend, settings, model, plan, rest=job.recipe.rest, io=io, journal=Journal())
-    if backend.name != "none":
-        path = job.folder.hidden / "rehearsal.onnx"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            backend.parse(save_for(backend, settings, made.model, path), job.profiles, settings)
-        except BackendError as error:
-            # that file is gone when the message is read
-            raise BackendError(error.what, where=str(job.model_path), remedy=error.remedy) from error
-        finally:
-            for file in path.parent.glob(f"{path.name}*"):
-                file.unlink()
-    return Rehearsal(context, backend, reason)
+    if backend.name == "none":
+        return None
+    path = job.folder.hidden / "rehearsal.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        backend.parse(save_for(backend, settings, made.model, path), job.profiles, settings)
+    except BackendError as error:
+        # that file is gone when the message is read
+        found = BackendError(error.what, where=str(job.model_path), remedy=error.remedy)
+        found.__cause__ = error
+        return found
+    finally:
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
+    return None
 
 
 def _settled(source: Model, model: Model, steps: Sequence[Pass], context: Context) -> tuple[Model, PrecisionPlan]:

@@ -74,7 +74,7 @@ def _bench(inputs: Inputs) -> EngineBench:
     job = inputs.job
     section = job.recipe.engine
     return EngineBench(
-        section.backend,
+        job.backend,
         engine_settings(job.recipe, job.folder.hidden),
         job.profiles,
         job.recipe.rest,

@@ -30,6 +30,7 @@ class Job:
         allow_code: whether the recipe may name code (``module:Name``).
         progress: called with what is being done, how much is done, and of how much.
         found: what there is to say of what the run folder held before.
+        fallback: that a backend which ``auto`` took refuses the model, and which is taken instead.
     """
 
     recipe: Recipe
@@ -37,6 +38,7 @@ class Job:
     allow_code: bool = False
     progress: Progress = silent
     found: Finding | None = None
+    fallback: Finding | None = None
 
     def __post_init__(self) -> None:
         told = self.progress
@@ -64,6 +66,11 @@ class Job:
         from toolkit.graph.header import read_header
 
         return read_header(self.model_path)
+
+    @property
+    def backend(self) -> str:
+        """The backend's name: the recipe's, or the one that ``auto`` falls back to."""
+        return str(self.fallback.values["taken"]) if self.fallback is not None else self.recipe.engine.backend
 
     def place(self, path: str) -> Path:
         """A path of the recipe; links are not followed."""

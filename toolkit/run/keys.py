@@ -18,6 +18,7 @@ def engine_key(job: Job) -> dict[str, Any]:
     """What lowering and building depend on besides the model."""
     return {
         "engine": job.recipe.engine.model_dump(mode="json", exclude={"compare", "open"}),
+        "backend": job.backend,
         "versions": versions(),
         "code": code_fingerprint(),
     }

@@ -119,7 +119,7 @@ def recipe_for(
     if ops["BatchNormalization"] or _scaled(model, forms):
         lines += ["", "[[pass]]", _use(Role.FOLD_NORMALIZATION)]
         prepared.append(Role.FOLD_NORMALIZATION)
-    present = {forms.op(node) for node, _ in model.walk()}
+    present = {forms.op(node) for node in model.nodes}
     fragile = [op for op in FRAGILE if op in present]
     if fragile:
         listed = ", ".join(map(toml_string, fragile))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from toolkit.base.errors import ModelError
+from toolkit.base.errors import ModelError, RecipeError
 from toolkit.base.gpu import find_gpu
 from toolkit.base.precision import Precision
 from toolkit.contract.context import Context
@@ -45,7 +45,7 @@ class SearchSettings:
     """What a search is to do.
 
     Attributes:
-        limits: max_drop, min_sqnr_db and min_agreement of the search's own; None where the recipe's budget counts.
+        limits: ``OWN_LIMITS`` of the search's own; None where the recipe's budget counts.
         margin: safety against other samples: dB of SQNR, standard errors of shares.
         max_ms: largest predicted latency in milliseconds.
         keep: precision of kept layers; the context's ``rest`` where None.
@@ -164,6 +164,9 @@ class PlanSearch:
         """The limits that are given, else the recipe's, else usual ones."""
         section = self.context.evaluation.limits if self.context.evaluation is not None else None
         own, decided, evaluation = self.settings, self.simulation.settings, self.context.evaluation
+        if own.limits.get("min_unchanged") is not None and decided.answers is None:
+            raise RecipeError("min_unchanged cannot be judged: no task says what an answer is",
+                              remedy="give the recipe evaluation data, or give min_sqnr_db")  # fmt: skip
         judged = Judged.of(
             self.simulation.model, decided.metric, decided.output, decided.allow_code, decided.answers,
             evaluation.metric if evaluation is not None else None,

@@ -18,6 +18,8 @@ from toolkit.evaluation.outputs import class_like, discrete_outputs
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
+OWN_LIMITS = ("max_drop", "min_sqnr_db", "min_agreement", "min_unchanged")
+"""The limits that a search may have of its own, in place of the recipe's."""
 _DEFAULTS = {"max_drop": 0.01, "min_agreement": 0.98, "min_sqnr_db": 20.0}
 
 
@@ -74,7 +76,7 @@ def budget_for(
 
     Args:
         judged: the model's outputs, and whether there is a metric.
-        own: max_drop, min_sqnr_db and min_agreement as the pass has them; None where not given.
+        own: ``OWN_LIMITS`` as the pass has them; None where not given.
         section: ``[evaluation] budget``, or None.
         journal: is told of a default.
         margin: as in ``Budget``.
@@ -86,7 +88,7 @@ def budget_for(
     limits = dict(own)
     named_here = any(value is not None for value in limits.values())
     if not named_here:
-        names = (*own, "min_value", "max_relative_drop", "min_unchanged")
+        names = dict.fromkeys((*own, "min_value", "max_relative_drop", "min_unchanged"))
         limits = {key: getattr(section, key, None) for key in names}
     only_integers = len(judged.discrete) == len(judged.outputs)
     classes = bool(judged.classes) or only_integers

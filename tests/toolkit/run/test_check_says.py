@@ -15,8 +15,11 @@ from tests.conftest import ROOT, build, node, normal, residual_proto
 from tests.small_digits import small_digits
 from toolkit import Code, Context, Model, Pass, Recipe, run
 from toolkit.backends import choose as choosing
+from toolkit.backends.codes import EngineCode
+from toolkit.backends.none import NoBackend
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.data.sample import input_specs
+from toolkit.report.findings import sentence
 from toolkit.run.check import dry_run
 from toolkit.run.new import recipe_for
 
@@ -201,6 +204,40 @@ def test_what_tensorrt_rtx_cannot_build_is_refused_before_calibrating(tmp_path, 
     assert alike(recipe, tmp_path / "run") is not None
 
 
+class Refusing(NoBackend):
+    """A backend that builds nothing, and refuses every model."""
+
+    name = "tensorrt_rtx"
+    parsed = 0
+
+    def parse(self, model_path, profiles, settings):
+        type(self).parsed += 1
+        raise BackendError("its parser knows no MatMul", remedy="use another")
+
+
+def test_auto_falls_back_to_the_next_backend_and_says_so_each_time(tmp_path, monkeypatch):
+    real = choosing.choose
+
+    def refusing(name="auto"):
+        return real(name) if name == "none" else (Refusing(), EngineCode.BACKEND_CHOSEN(gpu=None, refused=()))
+
+    monkeypatch.setattr(choosing, "choose", refusing)
+    monkeypatch.setattr(choosing, "usable", lambda name: (None, BackendError("it is not installed")))
+    recipe = small(tmp_path, [INSERT], engine={"backend": "auto"})
+    said = sentence(
+        EngineCode.BACKEND_REFUSES_MODEL(backend="tensorrt_rtx", why="its parser knows no MatMul", taken="none")
+    )
+    checked = dry_run(recipe)
+    assert checked.backend == f"none ({said})" and said in checked.warnings
+    for parsed in (2, 2):
+        report = run(recipe, tmp_path / "run").report
+        assert (report.backend.name, report.backend.reason) == ("none", said) and said in report.summary.warnings
+        # a rehearsal that is found again brings its answer
+        assert Refusing.parsed == parsed
+    named = small(tmp_path, [INSERT], engine={"backend": "tensorrt_rtx"})
+    assert alike(named, tmp_path / "named") == "its parser knows no MatMul"
+
+
 @pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")
 @pytest.mark.parametrize(
     "make", [control_flow.conv_in_loop, control_flow.scan, control_flow.with_state, lambda: control_flow.nested(True)]
@@ -297,6 +334,15 @@ def test_the_task_is_told_with_its_reason(tmp_path):
     assert found.to_json()["task"] == found.task
     named = dry_run(judged(tmp_path, task="embedding"))
     assert named.task["why"]["code"] == "evaluation-task-named" and named.task["task"] == "embedding"
+
+
+def test_labels_that_are_numbered_from_another_start_are_said_before_a_run(tmp_path):
+    recipe = judged(tmp_path, metric="top1")
+    x = normal(160, 6, seed=1)
+    answers = (x @ normal(6, 5)).argmax(axis=1)
+    np.savez(tmp_path / "data.npz", x=x[answers < 4], label=answers[answers < 4] + 1)
+    (warning,) = dry_run(recipe).warnings
+    assert "the labels are numbered from another start" in warning
 
 
 @pytest.mark.parametrize("limit", [None, 16, 32, 200])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from html import unescape
 
@@ -11,7 +12,11 @@ import pytest
 from tests.conftest import build, node, normal
 from toolkit import Recipe, run
 from toolkit.base.errors import RecipeError
+from toolkit.cli.main import invoke
+from toolkit.evaluation.boxes import detections
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.tasks import OutputPart, reader
+from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.findings.tasks import few_details
@@ -20,7 +25,7 @@ from toolkit.report.terminal import to_text
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
-from toolkit.run.task import task_of
+from toolkit.run.task import look, task_of
 
 RNG = np.random.default_rng(3)
 
@@ -136,6 +141,7 @@ def test_one_sample_or_samples_that_are_all_alike_prove_nothing_whatever_the_lim
         nothing = sentence(ReportCode.SAMPLES_SHOW_NOTHING(samples=samples))
         assert made.report.accuracy.doubts[0] == nothing
         assert made.report.summary.headline.startswith(f"NOT PROVEN: {nothing}; ")
+        assert "<title>Not proven" in render_html(made.report)
 
 
 def test_labels_off_by_one_are_said_before_anything_is_quantized(tmp_path):
@@ -159,3 +165,82 @@ def test_a_task_that_no_output_fits_is_refused_by_its_line(tmp_path):
 def test_a_metric_without_a_budget_has_the_usual_one(tmp_path):
     accuracy = run(chosen(tmp_path, 400), tmp_path / "out").report.accuracy
     assert accuracy.budget == 0.01 and accuracy.met and accuracy.by_default and accuracy.standing == "met"
+
+
+def drowned_branch(folder):
+    """A branch whose values one range shares with much larger ones, added to a strong path: the output hardly feels it."""
+    quiet = np.zeros((8, 8), np.float32)
+    quiet[4:] = normal(4, 8, seed=4, scale=0.02)
+    nodes = [
+        node("MatMul", ["x", "wide"], ["h"]), node("MatMul", ["h", "quiet"], ["branch"]),
+        node("MatMul", ["x", "strong"], ["main"]), node("Add", ["main", "branch"], ["y"]),
+    ]  # fmt: skip
+    # the first four columns are a thousand times the others, which alone the branch reads
+    wide = normal(8, 8, seed=1) * np.array([200, 200, 200, 200, 0.1, 0.1, 0.1, 0.1], np.float32)
+    weights = {"wide": wide, "quiet": quiet, "strong": normal(8, 8, seed=3)}
+    model = build(nodes, {"x": ["n", 8]}, {"y": ["n", 8]}, weights)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    np.savez(folder / "data.npz", x=normal(400, 8, seed=5))
+    return Recipe.build(
+        "branch", model={"path": folder / "model.onnx"}, calibration={"data": str(folder / "data.npz"), "method": "minmax"},
+        passes=["insert_qdq"], engine={"backend": "none"},
+        evaluation={"data": str(folder / "data.npz"), "task": "regression", "budget": {"min_unchanged": 0.95}},
+    )  # fmt: skip
+
+
+def test_a_destroyed_layer_is_named_in_amber_although_the_whole_passes(tmp_path):
+    report = run(drowned_branch(tmp_path), tmp_path / "out").report
+    assert report.accuracy.standing == "met" and report.accuracy.outputs["y"].sqnr_db > 30
+    (lost,) = [layer for layer in report.layers if layer.node == "branch"]
+    assert lost.error.sqnr_db < 6
+    said = sentence(ReportCode.LAYER_SIGNAL_LOST(nodes=["branch"], sqnr_db=lost.error.sqnr_db))
+    assert report.summary.verdict == "doubtful" and report.accuracy.doubts == [said]
+    assert report.summary.headline.startswith(f"Within its budget, but {said}; ")
+    assert '<div class="banner missed"' in render_html(report)
+
+
+def test_a_search_can_have_a_limit_on_unchanged_answers_of_its_own(tmp_path):
+    recipe = drowned_branch(tmp_path)
+    kept = []
+    for least in (0.5, 1.0):
+        passes = [{"use": "search_precision", "min_unchanged": least, "samples": 64}]
+        made = Recipe.build(
+            "own", model={"path": tmp_path / "model.onnx"}, calibration={"data": str(tmp_path / "data.npz")}, passes=passes,
+            engine={"backend": "none"}, evaluation={"task": "regression", "budget": {"min_snr_db": 45.0}},
+        )  # fmt: skip
+        report = run(made, tmp_path / f"out{least}").report
+        assert report.search.budget["min_unchanged"] == least
+        kept.append(report.search.chosen.kept)
+    assert kept[0] <= kept[1] and kept[1] > 0 and recipe.name == "branch"
+
+
+def boxed(folder):
+    """The detector with the float model's own detections as labels."""
+    detector(folder)
+    inputs = Inputs(Job(recipe(folder), RunFolder(folder / "out")))
+    part = OutputPart.from_json(next(one for one in look(inputs).record.parts if one["task"] == "detection"))
+    x = np.load(folder / "data.npz")["x"]
+    (values,) = session(inputs.source()).run({"x": x}).values()
+    found = detections(reader(part).samples({"y": values}), part.settings, 0.05)
+    labels = np.full((len(x), max(len(one.boxes) for one in found), 5), -1.0, np.float32)
+    for row, one in zip(labels, found):
+        row[: len(one.boxes)] = np.concatenate([one.boxes, one.classes[:, None]], axis=1)
+    np.savez(folder / "test.npz", x=x, label=labels)
+
+
+def test_boxes_are_judged_by_mean_average_precision(tmp_path, capsys):
+    boxed(tmp_path)
+    given = [str(tmp_path / name) for name in ("model.onnx", "data.npz", "test.npz", "made.toml")]
+    command = ["new", given[0], "--data", given[1], "--test", given[2], "--out", given[3], "--json"]
+    assert invoke(command) == 0
+    said = json.loads(capsys.readouterr().out)
+    if importlib.util.find_spec("pycocotools") is None:
+        (needs,) = [one["values"] for one in said["warnings"] if one["code"] == "new-metric-needs-extra"]
+        assert needs == {"metric": "map", "extra": "detection"}
+        return
+    (value,) = [one["values"] for one in said["decisions"] if one["code"] == "new-float-value"]
+    assert value["metric"] == "map" and value["value"] > 0.9
+    assert invoke(["check", given[3]]) == 0
+    made = recipe(tmp_path, data=given[2], metric="map50", budget={"max_drop": 0.01})
+    accuracy = run(made, tmp_path / "out").report.accuracy
+    assert accuracy.before > 0.9 > accuracy.quantized and accuracy.standing == "missed"

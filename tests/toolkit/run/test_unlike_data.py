@@ -38,6 +38,10 @@ def test_images_prepared_otherwise_are_named_before_any_layer_is(digits):
     report = digits(lambda images: images / 3)
     (warning,) = about(report, "leaves the calibrated ranges")
     assert "'image' itself reaches 3 times what calibration saw" in warning
+    part = report.accuracy.parts[0]
+    changed = {"task": "classification", "outputs": part.outputs, "channels": None, "answers": part.answers}
+    hurts = EvaluationCode.ANSWERS_CHANGED(**changed, changed=1 - part.unchanged)
+    assert part.unchanged < 1 and f"; {sentence(hurts)}. To fix it" in warning
     clipped = [spot for spot in report.weak_spots if spot.causes[0].kind == "unlike-data"]
     assert clipped and all("rounding" not in {cause.kind for cause in spot.causes} for spot in clipped)
     assert all("in float" not in spot.causes[0].remedy for spot in clipped)

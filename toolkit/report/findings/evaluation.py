@@ -5,6 +5,7 @@ from __future__ import annotations
 from toolkit.base.text import count
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.report.findings.table import Table
+from toolkit.report.findings.tasks import answers_changed
 from toolkit.report.findings.words import db, joined, quoted
 
 
@@ -41,13 +42,16 @@ def _leaves_range(
     )
 
 
-def _leaves_ranges(worst: str, others: int, inputs: tuple[str, ...], growth: tuple[float, ...], remedy: str) -> str:
+def _leaves_ranges(
+    worst: str, others: int, inputs: tuple[str, ...], growth: tuple[float, ...], remedy: str, changed: str | None
+) -> str:
     more = f", and {count(others, 'more tensor')} likewise" if others else ""
+    hurts = f"; {changed}" if changed else ""
     grown = "".join(
         f"; the input '{name}' itself reaches {ratio:.2g} times what calibration saw"
         for name, ratio in zip(inputs, growth)
     )
-    return f"Evaluation data leaves the calibrated ranges: {worst}{more}{grown}. To fix it, {remedy}."
+    return f"Evaluation data leaves the calibrated ranges: {worst}{more}{grown}{hurts}. To fix it, {remedy}."
 
 
 EVALUATION: Table = {
@@ -91,10 +95,11 @@ EVALUATION: Table = {
     ),
     EvaluationCode.LEAVES_RANGE: _leaves_range,
     EvaluationCode.EVALUATION_LEAVES_RANGES: _leaves_ranges,
-    EvaluationCode.EVALUATION_INPUT_SMALL: (
-        "Evaluation input '{input}' uses a small part of its calibrated range: it reaches {largest:.3g}, the range is "
-        "{range:.3g}. To fix it, {remedy}."
+    EvaluationCode.EVALUATION_INPUT_SMALL: lambda input, largest, range, remedy, changed: (
+        f"Evaluation input '{input}' uses a small part of its calibrated range: it reaches {largest:.3g}, the range is "
+        f"{range:.3g}{f'; {changed}' if changed else ''}. To fix it, {remedy}."
     ),
+    EvaluationCode.ANSWERS_CHANGED: answers_changed,
     EvaluationCode.CALIBRATE_ALIKE: (
         "calibrate with data like the evaluation's, or check that both are preprocessed alike (scale, mean, layout)"
     ),

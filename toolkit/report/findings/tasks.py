@@ -70,6 +70,15 @@ def part_words(part: PartFigures, named: bool = False) -> str:
     return f"{part_name(part.outputs, part.channels)}: {words}" if named else words
 
 
+def answers_changed(
+    task: str, outputs: Sequence[str], channels: Sequence[int] | None, changed: float, answers: int
+) -> str:
+    """How many answers of a part do not stay the float model's."""
+    unit = "position" if task == "generation" else "sample"
+    which = part_name(outputs, channels)
+    return f"{percent(changed)} of these {count(answers, unit)} do not {_KEPT[task]} at {which}"
+
+
 def points(share: float) -> str:
     """A share in percentage points, without its unit."""
     return f"{100 * share:.2f}".rstrip("0").rstrip(".")

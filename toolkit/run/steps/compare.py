@@ -116,7 +116,7 @@ class CompareStep(Step[CompareRecord]):
         from toolkit.backends.choose import choose
 
         section, hidden, progress = self.recipe.engine, self.folder.hidden, self.job.progress
-        backend, _ = choose(section.backend)
+        backend, _ = choose(self.job.backend)
         settings = engine_settings(self.recipe, hidden).model_copy(
             update={"quantization": "explicit", "calibrator": "ranges"}
         )

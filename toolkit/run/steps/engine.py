@@ -90,7 +90,7 @@ class EngineStep(Step[EngineRecord]):
         from toolkit.backends.choose import choose
         from toolkit.backends.prepare import unmeasured
 
-        backend, reason = choose(self.recipe.engine.backend)
+        backend, reason = choose(self.job.backend)
         plan, profiles, root = self.lowering.plan, self.job.profiles, self.folder.path
         log: list[str] = []
         extras, settings = (
@@ -117,7 +117,7 @@ class EngineStep(Step[EngineRecord]):
             files.append(_LAYERS)
         return EngineRecord(
             build=replace(build, engine=None, raw=None),
-            reason=reason,
+            reason=self.job.fallback or reason,
             typing=backend.typing_for(settings),
             engine_bytes=len(build.engine) if build.engine is not None else None,
             actuals=explain(actuals, plan, self.recipe.rest, reasons),

@@ -67,7 +67,7 @@ class LatenciesStep(Step[LatenciesRecord]):
         engines = {OURS: self.engine.engine_file}
         engines |= {name: self.compare.engine_file(name) for name in self.compare.engines}
         request = {
-            "backend": choose(self.recipe.engine.backend)[0].name,
+            "backend": choose(self.job.backend)[0].name,
             "engines": {name: str(file.resolve()) for name, file in engines.items() if file is not None},
             "profiles": profiles_to_json(self.job.profiles),
             "rounds": _ROUNDS,

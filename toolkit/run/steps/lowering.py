@@ -75,7 +75,7 @@ class LoweringStep(Step[LoweringRecord]):
         from toolkit.report.findings import sentence
 
         journal = Journal()
-        backend, _ = choose(self.recipe.engine.backend)
+        backend, _ = choose(self.job.backend)
         settings, ranges = engine_settings(self.recipe), self.passes.ranges()
         lowered = lower_for(
             backend,

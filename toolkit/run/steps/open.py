@@ -117,7 +117,7 @@ class OpenStep(Step[OpenRecord]):
     def _built(self, chosen: Marks) -> Build:
         from toolkit.backends.choose import choose
 
-        backend, _ = choose(self.recipe.engine.backend)
+        backend, _ = choose(self.job.backend)
         extras = extras_for(self.inputs, self.lowering.plan, self.passes.ranges())
         return backend.build(
             self.lowering.model_path,

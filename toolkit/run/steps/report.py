@@ -164,7 +164,7 @@ class ReportStep(Step[ReportRecord]):
             steps=self.steps,
             warnings=[
                 *self._warnings(journal),
-                *unlike_warnings(clipping, ranges, inputs),
+                *unlike_warnings(clipping, ranges, inputs, evaluation.tallies if evaluation is not None else ()),
                 *_unmeasured("", self.found.engine.lacks),
                 *self._comparison_warnings(),
             ],
@@ -211,7 +211,7 @@ class ReportStep(Step[ReportRecord]):
         )
 
     def _warnings(self, journal: Journal) -> list[Finding]:
-        found: list[Finding] = []
+        found = [*([self.job.fallback] if self.job.fallback is not None else []), *self.found.task.notes]
         evaluation = self.found.evaluation.found
         if self.recipe.calibration.random is not None:
             found.append(ReportCode.RANDOM_CALIBRATION())
