@@ -37,8 +37,8 @@ def right_reading(outputs: Arrays, label: np.ndarray) -> bool:
     return reading(only(outputs)) == [int(v) for v in label if v >= 0]
 
 
-def boxes(output: np.ndarray, threshold: float = 0.3, overlap: float = 0.45) -> np.ndarray:
-    """[M, 4] corners of one picture's YOLOX output [3549, 6] after non-maximum suppression."""
+def boxes(output: np.ndarray, threshold: float = 0.1, overlap: float = 0.45) -> np.ndarray:
+    """[M, 4] corners of one picture's YOLOX output [3549, 6] after suppression, with the threshold that ddddocr sets."""
     cells = [(x, y, s) for s in (8, 16, 32) for y in range(416 // s) for x in range(416 // s)]
     grid, stride = np.float32([(x, y) for x, y, _ in cells]), np.float32([[s] for _, _, s in cells])
     center, size = (output[:, :2] + grid) * stride, np.exp(np.minimum(output[:, 2:4], 10)) * stride
@@ -74,7 +74,7 @@ def same_boxes(reference: Arrays, tested: Arrays) -> bool:
     A box counts as lost where none with 0.8 of the threshold is left, and as new where it was below that before.
     """
     one, other = only(reference)[0], only(tested)[0]
-    return matched(boxes(one), boxes(other, 0.24)) and matched(boxes(other), boxes(one, 0.24))
+    return matched(boxes(one), boxes(other, 0.08)) and matched(boxes(other), boxes(one, 0.08))
 
 
 def right_boxes(outputs: Arrays, label: np.ndarray) -> bool:

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.evaluation.boxes import best_scores, otsu
+from toolkit.evaluation.boxes import best_scores, detections, otsu
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
 
 _FEWEST = 5
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
-_SEEN = 0.05
+_SEEN, _SURE = 0.05, 0.3
 _LEAST, _MOST = 0.1, 0.6
+_FEW_WEAK = 0.2
+"""So many weak detections, for one that is sure, are few."""
 
 
 def detection_part(seen: SeenModel) -> OutputPart | None:
@@ -43,16 +45,22 @@ def _part(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> OutputP
 
 
 def _threshold(outputs: Sequence[SeenOutput], settings: Mapping[str, Any]) -> float:
-    """What parts the float model's scores into objects and the rest."""
-    scores = [
-        best_scores([one.samples[number][None] for one in outputs], settings).reshape(-1)
-        for number in range(len(outputs[0].samples))
-    ]
-    values = np.concatenate(scores or [np.zeros(0)])
-    values = values[np.isfinite(values)]
-    if not len(values) or values.max() < _LEAST:
-        return 0.5 * float(values.max()) if len(values) and values.max() > 0 else 0.25
-    return float(np.clip(otsu(values[values > _SEEN * values.max()]), _LEAST, _MOST))
+    """What parts the float model's detections into objects and the rest, and lets few weak ones count as objects too.
+
+    An application that asks for less than the sure ones shows the weak ones: where they are few, they are answers.
+    """
+    samples = [[one.samples[number][None] for one in outputs] for number in range(len(outputs[0].samples))]
+    best = np.concatenate([best_scores(sample, settings).reshape(-1) for sample in samples] or [np.zeros(0)])
+    top = float(best[np.isfinite(best)].max(initial=0.0))
+    if top < _LEAST:
+        return 0.5 * top if top > 0 else 0.25
+    scores = np.concatenate([detections(sample, settings, _SEEN * top)[0].scores for sample in samples])
+    sure = float(np.clip(otsu(scores), _LEAST, _MOST))
+    weak = np.sort(scores[(scores >= _LEAST) & (scores < sure)])[::-1]
+    allowed = int(_FEW_WEAK * (scores >= sure).sum())
+    if len(weak) <= allowed:
+        return _LEAST
+    return float((weak[allowed] + (weak[allowed - 1] if allowed else sure)) / 2)
 
 
 def _rows(output: SeenOutput) -> dict[str, Any] | None:
@@ -102,11 +110,17 @@ def _box_like(boxes: Array, scores: Array) -> bool:
 
 
 def _objectness(scores: Array) -> bool:
-    """Whether the first score says that there is an object: classes are sure of themselves where it says none."""
+    """Whether the first score says that there is an object.
+
+    Most anchors are empty by it, and a class is sure of itself where there is an object (classes exclude each other),
+    or where there is none (nobody taught it what to say there).
+    """
     if scores.shape[1] < 2:
         return False
-    empty = scores[:, 0] < _SEEN
-    return bool(empty.mean() > 0.5 and (scores[empty, 1:].max(axis=1) > 0.3).mean() > 0.5)
+    first, best = scores[:, 0], scores[:, 1:].max(axis=1) > _SURE
+    empty = first < _SEEN
+    there = first > max(0.5 * float(first.max()), _LEAST)
+    return bool(empty.mean() > 0.5 and (best[empty].mean() > 0.5 or (there.any() and best[there].mean() > 0.5)))
 
 
 def _format(boxes: Array, best: Array, anchors: int, seen: SeenModel) -> dict[str, Any]:

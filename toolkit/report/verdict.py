@@ -45,9 +45,10 @@ def verdict(accuracy: Accuracy | None, device: DeviceInfo | None = None, late: F
     ``late`` is what ``too_slow`` finds: an engine that takes too long misses its budget too.
 
     Broken: an output holds NaN or infinity; or the metric lost more than a fifth of its value and no budget allowed
-    it; or, where no metric was measured, more than half of the answers are lost, top-1 agreement is below 80%, cosine
-    similarity below 0.8, SQNR below 3 dB, or the noise exceeds the variation between samples. An engine that does not
-    run on its own GPU is broken too, and one that is broken in any profile.
+    it; or, where no metric was measured, more than half of the answers are lost; or an output whose answers the task
+    does not find unchanged has a top-1 agreement below 80%, a cosine similarity below 0.8, an SQNR below 3 dB, or noise
+    beyond the variation between samples. An engine that does not run on its own GPU is broken too, and one that is
+    broken in any profile.
     """
     found = judged_accuracy(accuracy, device)
     return "missed" if late is not None and found != "broken" else found
@@ -92,7 +93,12 @@ def breakage(accuracy: Accuracy) -> Finding | None:
                 outputs=part.outputs, channels=part.channels, unchanged=part.unchanged, least=part.least,
                 answers=part.answers,
             )  # fmt: skip
+    answered = {name for part in accuracy.parts for name in part.outputs}
+    answered -= {name for part in accuracy.parts if part.standing == "missed" for name in part.outputs}
     for name, output in accuracy.outputs.items():
+        if name in answered:
+            # a detector's boxes are noise wherever there is no object: levels are doubts, see ``Accuracy.doubts``
+            continue
         if not accuracy.met and output.agreement is not None and output.agreement < BROKEN_AGREEMENT:
             return ReportCode.AGREEMENT_LOW(output=name, agreement=output.agreement, discrete=output.discrete)
         if output.cosine is not None and output.cosine < BROKEN_COSINE:

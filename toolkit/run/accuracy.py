@@ -199,6 +199,8 @@ def _doubts(found: EvaluationResult, few: Finding | None, task: TaskRecord | Non
     for name, output in found.outputs.items():
         if output.sqnr_db is not None and output.sqnr_db < LOST_DB and name not in found.discrete:
             doubts.append(ReportCode.OUTPUT_SIGNAL_LOST(outputs=[name], channels=None, sqnr_db=output.sqnr_db))
+        elif output.variation_db is not None and output.variation_db < 0:
+            doubts.append(ReportCode.NOISE_OVER_VARIATION(output=name))
     for tally in found.tallies:
         if tally.part.channels is not None and tally.figure == "snr_db" and (tally.level or 0.0) < LOST_DB:
             lost = {"outputs": tally.part.outputs, "channels": _channels(tally), "sqnr_db": tally.level or 0.0}

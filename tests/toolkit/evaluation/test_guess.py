@@ -108,6 +108,31 @@ def test_details_of_a_detector_are_read_off():
     assert part.outputs == ("boxes", "scores") and part.settings["layout"] == "apart"
 
 
+@pytest.mark.parametrize("objects", [True, False])
+def test_a_score_that_is_high_where_a_class_is_tells_that_there_is_an_object(objects):
+    """One class whose score means nothing where there is no object; and two classes that exclude each other."""
+    scores = np.zeros((8, 100, 2))
+    scores[..., 1] = RNG.uniform(0, 0.6 if objects else 0.03, scores.shape[:2])
+    scores[:, ::25, 0] = RNG.uniform(0.9, 1.0, (8, 4))
+    scores[:, (0 if objects else 5) :: 25, 1] = RNG.uniform(0.8, 0.9, (8, 4))
+    found = guess(seen(out("output", np.concatenate([boxes(), scores], axis=-1))))
+    (part,) = found.parts
+    assert part.task == "detection"
+    assert part.settings["objectness"] is objects
+
+
+@pytest.mark.parametrize(("weak", "between"), [(1, (0.0, 0.1)), (8, (0.35, 0.6))])
+def test_few_weak_detections_are_answers_and_many_are_none(weak, between):
+    corners = np.zeros((8, 100, 4))
+    corners[..., :2] = 20.0 * np.arange(100)[:, None]
+    corners[..., 2:] = corners[..., :2] + 10
+    scores = RNG.uniform(0, 0.01, (8, 100, 3))
+    scores[:, :10, 1] = RNG.uniform(0.8, 0.9, (8, 10))
+    scores[:, 20 : 20 + weak, 1] = RNG.uniform(0.2, 0.4, (8, weak))
+    (part,) = guess(seen(out("output", np.concatenate([corners, scores], axis=-1)))).parts
+    assert between[0] < part.settings["threshold"] <= between[1]
+
+
 def test_ctcs_blank_is_found():
     (part,) = guess(CASES["a text recogniser"][0]).parts
     assert part.settings["blank"] == 0

@@ -22,6 +22,7 @@ from toolkit.report.schema import (
     OutputError,
     PassInfo,
 )
+from toolkit.report.task_parts import PartFigures
 from toolkit.report.verdict import (
     QuantizedCount,
     breakage,
@@ -109,6 +110,19 @@ def test_verdicts(measured, expected):
 def test_what_is_broken_is_named_with_its_number(output, code, values):
     found = breakage(Accuracy(outputs={"y": OutputError(**output)}))
     assert found == ReportCode[code](output="y", **values)
+
+
+@pytest.mark.parametrize(
+    ("standing", "expected"), [("met", "doubtful"), ("unproven", "doubtful"), ("missed", "broken")]
+)
+def test_noise_breaks_an_output_only_where_its_answers_are_lost_too(standing, expected):
+    """A detector's boxes are noise wherever there is no object: what it detects is what counts."""
+    part = PartFigures(task="detection", outputs=["y"], unchanged=0.9, answers=300, least=0.9, low=0.8, high=0.95,
+                       standing=standing)  # fmt: skip
+    noisy = OutputError(sqnr_db=1.0, max_abs=9, cosine=0.5, variation_db=-2)
+    measured = Accuracy(outputs={"y": noisy}, parts=[part], met=standing != "missed", doubts=["the signal is lost"])
+    assert verdict(measured) == expected
+    assert verdict(Accuracy(outputs={"y": noisy, "z": noisy}, parts=[part], doubts=["lost"])) == "broken"
 
 
 def test_a_metric_where_less_is_better_is_not_stated_in_points():
