@@ -133,6 +133,8 @@ class SearchPrecision(InsertQDQ):
             raise ValueError(
                 f"{own[0]} is a setting of insert_qdq: give {self.quantizer} its own by quantizer_settings"
             )
+        if self.quantizer_settings and not self.quantizer:
+            raise ValueError("quantizer_settings are those of another pass: name it by quantizer")
         return self
 
     # ---------------------------------------------------------------- what a run asks
@@ -219,6 +221,7 @@ class SearchPrecision(InsertQDQ):
                 datasheet figures are known of ``gpu``.
         """
         self.without_dead_nodes(model, context)
+        self.require_profiles(context)
         kept: tuple[str, ...] = ()
         plain = model
         search: PlanSearch | None = None

@@ -577,6 +577,12 @@ SETTINGS: dict[str, tuple[Change, str]] = {
     "deep": (recipe("[model]", f"a = {'[' * 3000}{']' * 3000}\n[model]"), "deep"),
     "a profile of 2^40": (recipe("max = [8, 3, 4, 4]", "max = [1099511627776, 3, 4, 4]"), "shapes"),
     "a pass's setting of another type": (recipe('use = "insert_qdq"', 'use = "insert_qdq"\nexclude = 3'), "qtool passes insert_qdq"),
+    "true for a number": (recipe('metric = "top1"', 'metric = "top1"\nbatch = true'), "batch"),
+    "text for a number": (recipe('metric = "top1"', 'metric = "top1"\nbatch = "5"'), "batch"),
+    "true for a side": (recipe("min = [1, 3, 4, 4]", "min = [true, 3, 4, 4]"), "shapes.x.min.0"),
+    "a pass's setting true for a number": (recipe('"insert_qdq"', '"smooth"\nstrength = true'), "strength"),
+    "weights of a profile that is not there": (recipe('"insert_qdq"', '"insert_qdq"\nprofile_weights = { q = 1.0 }'), "'q'"),
+    "settings of no pass": (recipe('"insert_qdq"', '"search_precision"\nquantizer_settings = { a = 1 }'), "quantizer_settings"),
     "a pass's setting nan": (recipe('use = "insert_qdq"', 'use = "smooth"\nstrength = nan'), "strength"),
 }  # fmt: skip
 

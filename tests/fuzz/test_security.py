@@ -217,6 +217,33 @@ def test_a_page_is_not_written_over_the_files_of_a_run_that_is_compared(
     assert written_over(home) == before
 
 
+def test_no_command_puts_a_file_in_the_place_of_a_pipe_or_device(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A device of the system cannot be put at stake here: a link to one and a pipe are treated alike."""
+    (home / "a.json").write_bytes(corpus.run_files()["ranges.json"])
+    (home / "col.npz").write_bytes(corpus.run_files()["p.npz"])
+    os.mkfifo(home / "pipe")
+    (home / "null").symlink_to("/dev/null")
+    commands = (
+        ("compare", "a.json", "a.json", "--html"), ("new", "../model/m.onnx", "--force", "--out"), ("merge", "col.npz", "--out"),
+        ("calibrate", "../model/r.toml", "--out"),
+    )  # fmt: skip
+    for name in ("pipe", "null"):
+        for command in commands:
+            assert name in complain(home, capsys, *command, name)
+    assert (home / "pipe").is_fifo() and (home / "null").is_symlink()
+
+
+def test_nothing_is_written_in_the_systems_own_folders(tmp_path: Path) -> None:
+    from toolkit.base.errors import WriteError
+    from toolkit.base.files import require_place
+
+    for place in ("/dev/null", "/dev/stdout", "/proc/self/status"):
+        with pytest.raises(WriteError, match="this is a device"):
+            require_place(Path(place))
+    require_place(tmp_path / "none")
+    require_place(tmp_path)
+
+
 # ---------------------------------------------------------------- pages
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J\u202e'\"&"
@@ -252,3 +279,26 @@ def test_a_report_of_hostile_names_is_printed_as_it_is_named(home: Path, capsys:
     invoke(["inspect", "rep.json"])
     printed = capsys.readouterr()
     assert "\x1b" not in printed.out + printed.err and "\u202e" not in printed.out + printed.err
+
+
+def test_what_is_measured_of_hostile_names_is_printed_as_it_is_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proto = corpus.network()
+    for one in proto.graph.node:
+        one.name = HOSTILE + one.name
+    (home.parent / "model" / "m.onnx").write_bytes(proto.SerializeToString())
+    for command in ("check", "sensitivity", "bisect"):
+        out = [] if command == "check" else ["--out", "o"]
+        assert invoke([command, "../model/r.toml", *out]) == 0
+        printed = capsys.readouterr()
+        assert "\x1b" not in printed.out + printed.err and "\u202e" not in printed.out + printed.err
+
+
+def test_links_that_lead_in_a_circle_are_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = home.parent / "model"
+    (model / "m.onnx").write_bytes(corpus.with_external(model).SerializeToString())
+    (model / "w.bin").unlink()
+    (model / "w.bin").symlink_to("w.bin")
+    (home / "circle").symlink_to("circle")
+    assert "'w0'" in complain(home, capsys, "check", "../model/r.toml")
+    for command in (("run", "../model/r.toml", "--out", "circle"), ("inspect", "circle"), ("new", "../model/m.onnx", "--out", "circle")):
+        assert "circle" in complain(home, capsys, *command)

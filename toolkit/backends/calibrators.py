@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from toolkit.backends.worker import Talk
 from toolkit.base.errors import BackendError
 from toolkit.base.files import sha256_file, write_json
+from toolkit.base.reading import own_json
 
 CLASSES = {
     "entropy2": "IInt8EntropyCalibrator2",
@@ -137,10 +137,7 @@ class Calibration:
         """Remove a cache that was made from anything else, or damaged: TensorRT itself would use it."""
         if self._cache is None or not self._cache.exists():
             return False
-        try:
-            stored = json.loads(self._sidecar().read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            stored = {}
+        stored = own_json(self._sidecar())
         wanted = {"made_from": self._made_from, "content": sha256_file(self._cache)}
         if isinstance(stored, dict) and all(stored.get(name) == value for name, value in wanted.items()):
             return True

@@ -26,6 +26,7 @@ _SYSTEM = {
     errno.ENOMEM: "close other programs",
     errno.ENXIO: "name a regular file",
 }
+_LOOP = "Symlink loop from "
 _FEW = 12
 _SHOWN = 200
 _FAR = 0.75
@@ -86,6 +87,10 @@ def system_fault(error: BaseException) -> QtoolError | None:
     """A refusal of the machine, not a fault of the program, as an error of ours; None for anything else."""
     if isinstance(error, MemoryError):
         return QtoolError("out of memory", remedy="use smaller batches, fewer samples or smaller profiles")
+    if isinstance(error, RuntimeError) and str(error).startswith(_LOOP):
+        # what pathlib says before Python 3.13
+        where = str(error).removeprefix(_LOOP).strip("'")
+        return QtoolError(os.strerror(errno.ELOOP), where=where, remedy=_SYSTEM[errno.ELOOP])
     if not isinstance(error, OSError) or error.errno not in _SYSTEM:
         return None
     what = error.strerror or os.strerror(error.errno)

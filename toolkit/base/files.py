@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,9 +40,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error.
 
     Raises:
-        WriteError: see ``writing``.
+        WriteError: see ``writing`` and ``require_place``.
     """
     with writing(path):
+        require_place(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
         os.close(handle)
@@ -52,6 +54,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def require_place(path: Path) -> None:
+    """Refuse to put a file in the place of a device or of a link to one, or among the system's own.
+
+    Raises:
+        WriteError: one is there; nothing was written.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    folder = path.parent.resolve()
+    # where standard output goes to a file, its link looks like one
+    system = folder == Path("/dev") or folder.parts[1:2] in (("proc",), ("sys",))
+    if system or stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        raise WriteError("this is a device, and writing here would destroy it", where=str(path), remedy="name a file")
 
 
 def _umask() -> int:

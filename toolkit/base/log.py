@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from toolkit.base.errors import QtoolError
 from toolkit.base.files import sha256_json, write_text, writing
 from toolkit.base.needs import Needs
+from toolkit.base.reading import OWN, read_file
 
 SCHEMA = "qtool-outcomes-2"
 _NEEDS = "needs"
@@ -91,8 +93,8 @@ def _sum(line: Mapping[str, Any]) -> str:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The lines that are whole, without their sums; nothing where the first is not."""
     try:
-        text = path.read_bytes().decode("utf-8", "replace")
-    except OSError:
+        text = read_file(path, OWN).decode("utf-8", "replace")
+    except QtoolError:
         return []
     found: list[dict[str, Any]] = []
     for number, line in enumerate(text.split("\n")):

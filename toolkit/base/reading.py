@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -43,6 +43,10 @@ class FileKind:
     def fault(self, path: str | os.PathLike[str], what: str, remedy: str = "") -> QtoolError:
         """The error to raise where the file is not what it should be."""
         return self.error(f"{self.refusal}: {what}", where=os.fspath(path), remedy=remedy or self.remedy)
+
+
+OWN = FileKind("it is damaged", QtoolError, "remove it: it is made again")
+"""A file that qtool keeps for itself: nothing that is wrong with it is the user's business."""
 
 
 @contextmanager
@@ -147,6 +151,13 @@ def read_utf8(path: str | os.PathLike[str], kind: FileKind) -> str:
 def read_json(path: str | os.PathLike[str], kind: FileKind, strict: bool = True) -> Any:
     """The content of a JSON file, see ``parse_json`` and ``read_file``."""
     return parse_json(read_file(path, kind), path, kind, strict)
+
+
+def own_json(path: str | os.PathLike[str]) -> Any:
+    """What a JSON file that qtool keeps for itself says; None where it is missing, damaged or no regular file."""
+    with suppress(QtoolError):
+        return read_json(path, OWN)
+    return None
 
 
 def parse_json(content: bytes | str, path: str | os.PathLike[str], kind: FileKind, strict: bool = True) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
@@ -38,6 +38,27 @@ def validated(model: type[FileModel], content: Any, path: str | os.PathLike[str]
             return model.model_validate(content)
         except ValidationError as error:
             raise kind.fault(path, validation_words(error.errors()[0])) from error
+
+
+def no_number(given: Any, made: Any, place: tuple[str | int, ...] = ()) -> dict[str, Any] | None:
+    """The first fault, in pydantic's form, of settings in which true, false or text was taken for a number.
+
+    Args:
+        given: the settings.
+        made: what pydantic, which converts these, made of them.
+        place: where they are.
+    """
+    if isinstance(made, BaseModel):
+        made = {info.alias or name: getattr(made, name) for name, info in type(made).model_fields.items()}
+    pairs: Iterable[tuple[Any, Any, Any]] = ()
+    if isinstance(given, Mapping) and isinstance(made, Mapping):
+        pairs = ((key, value, made[key]) for key, value in given.items() if key in made)
+    elif isinstance(given, (list, tuple)) and isinstance(made, (list, tuple)):
+        pairs = ((index, *both) for index, both in enumerate(zip(given, made)))
+    elif isinstance(given, (bool, str)) and isinstance(made, (int, float)) and not isinstance(made, (bool, str)):
+        return {"type": "number", "loc": place, "input": given, "msg": "a number is wanted"}
+    found = (no_number(value, one, (*place, key)) for key, value, one in pairs)
+    return next((fault for fault in found if fault is not None), None)
 
 
 def validation_words(fault: Mapping[str, Any]) -> str:

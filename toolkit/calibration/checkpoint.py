@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from toolkit.base.errors import RangesError
+from toolkit.base.errors import QtoolError, RangesError
 from toolkit.base.reading import FileKind
 from toolkit.base.schema import FileSchema, Natural, validated
 from toolkit.calibration.collection import Collection, differences
@@ -55,7 +55,7 @@ class Checkpoint:
         try:
             held = Collection.load(path)
             state = validated(CheckpointState, held.made_from, path, _KIND)
-        except RangesError:
+        except QtoolError:
             # half a state is none: the run begins anew
             return
         for key, difference in differences(state.key, self._key):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from toolkit.base.errors import RangesError, did_you_mean
+from toolkit.base.errors import QtoolError, RangesError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress
@@ -181,7 +181,7 @@ class Calibrator:
         path = self.keep(model, taps, scalars) if self.keep is not None else None
         if path is not None and path.exists():
             # one that was damaged is no loss: it is made again
-            with suppress(RangesError):
+            with suppress(QtoolError):
                 self._made[key] = Collection.load(path)
                 return self._made[key]
         made = (

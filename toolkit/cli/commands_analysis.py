@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.base.text import plain, plain_lines
-
 if TYPE_CHECKING:
     from toolkit.base.progress import Terminal
     from toolkit.run.job import Job
@@ -52,38 +50,40 @@ def _spot(spot: WeakSpot) -> dict[str, Any]:
 
 
 def _print(found: Sensitivity, target: Path, spots: list[WeakSpot]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+    from toolkit.report.console import make_console, plain_text, table
     from toolkit.report.findings import sentence
     from toolkit.report.findings.words import percent, share_percent, work_share
 
+    console = make_console()
+
+    def say(text: str) -> None:
+        console.print(plain_text(text), soft_wrap=True)
+
     share = "MACs" if found.share_of == "macs" else "layers"
-    table = Table("layer", "op", "alone: dB", "without: dB", "KL alone", share, "blame", box=None)
+    figures = ("alone: dB", "without: dB", "KL alone", share, "blame")
+    grid = table(("layer", "left"), ("op", "left"), *((name, "right") for name in figures))
     total = sum(group.harm(found.full) for group in found.groups) or 1.0
     for group in found.ranked():
         row = [_db(o.sqnr_db) if o is not None else "" for o in (group.alone, group.without)]
         kl = f"{group.alone.kl:.2e}" if group.alone is not None and group.alone.kl is not None else ""
         row += [kl, share_percent(group.share), f"{group.harm(found.full) / total:.1%}"]
-        table.add_row(plain(group.name), plain(group.op), *row)
-    console = Console(highlight=False)
-    console.print(table, markup=False)
-    console.print(f"{work_share(found.quantized_share, found.share_of)} quantized", markup=False)
-    console.print(f"all quantized: {_db(found.full.sqnr_db)} dB; {found.samples} samples; {found.method}, "
-                  f"{found.inferences:.1f} float inferences", markup=False, soft_wrap=True)  # fmt: skip
+        grid.add_row(plain_text(group.name), plain_text(group.op), *row)
+    console.print(grid)
+    say(f"{work_share(found.quantized_share, found.share_of)} quantized")
+    say(
+        f"all quantized: {_db(found.full.sqnr_db)} dB; {found.samples} samples; {found.method}, "
+        f"{found.inferences:.1f} float inferences"
+    )
     if found.metric is not None:
-        console.print(
-            f"{found.metric}: float {found.float_metric:.4f}, all quantized {found.full.metric:.4f}", markup=False
-        )
+        say(f"{found.metric}: float {found.float_metric:.4f}, all quantized {found.full.metric:.4f}")
     for spot in spots:
         for cause in spot.causes:
             where = f" '{cause.tensor}'" if cause.tensor else ""
             text = f"{spot.node} ({percent(spot.blame, 0)} of the loss):{where} {sentence(cause.why)}"
-            text += f". Remedy: {sentence(cause.remedy)}."
-            console.print(text, markup=False, soft_wrap=True)
+            say(f"{text}. Remedy: {sentence(cause.remedy)}.")
     for note in found.notes:
-        console.print(plain_lines(sentence(note)), markup=False, soft_wrap=True)
-    console.print(f"Wrote {target}", markup=False, soft_wrap=True)
+        say(sentence(note))
+    say(f"Wrote {target}")
 
 
 def _db(value: float) -> str:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from toolkit.base.code import load_object
 from toolkit.base.errors import RecipeError, did_you_mean
-from toolkit.base.schema import validation_words
+from toolkit.base.schema import no_number, validation_words
 from toolkit.contract.installed import installed, installed_for
 from toolkit.contract.passes import Pass
 from toolkit.contract.roles import Role
@@ -51,14 +51,15 @@ def configure(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:
     Raises:
         RecipeError: an unknown key (the message names the nearest right one) or a wrong value.
     """
+    where, remedy = f"pass '{kind.title()}'", f"`qtool passes {kind.title()}` lists its settings"
     try:
-        return kind(**settings)
+        made = kind(**settings)
     except ValidationError as error:
-        raise RecipeError(
-            "; ".join(explain(error, kind.model_fields)),
-            where=f"pass '{kind.title()}'",
-            remedy=f"`qtool passes {kind.title()}` lists its settings",
-        ) from error
+        raise RecipeError("; ".join(explain(error, kind.model_fields)), where=where, remedy=remedy) from error
+    fault = no_number(settings, made)
+    if fault is not None:
+        raise RecipeError(validation_words(fault), where=where, remedy=remedy)
+    return made
 
 
 def explain(error: ValidationError, known: Mapping[str, Any] | SequenceOf[str]) -> Iterator[str]:

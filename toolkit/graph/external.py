@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from toolkit.base.errors import ModelError, NotAllowedError, shortened
+from toolkit.base.errors import ModelError, NotAllowedError, shortened, system_fault
 from toolkit.base.reading import FileKind, open_regular, reading
 from toolkit.base.types import Array
 from toolkit.graph.light import LightModel, is_large, send_away
@@ -67,7 +67,8 @@ def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
             if name and folder in (folder / name).resolve().parents and (folder / name).is_file():
                 # a path as the caller writes it, so that it lies where the caller's other paths do
                 found.append((folder if path.is_symlink() else path.parent) / name)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RuntimeError):
+            # links that lead in a circle among it
             continue
     return found
 
@@ -151,13 +152,16 @@ def _place(tensor: TensorProto, location: str, path: Path) -> Path:
     try:
         target = (folder / location).resolve()
         exists = target.exists()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        fault = system_fault(error)
+        why = fault.what if fault is not None else str(error)
         raise ModelError(
-            f"tensor '{tensor.name}' has its data in '{said}': {error.strerror}", where=str(path), remedy=_COPY
+            f"tensor '{tensor.name}' has its data in '{said}': {why}", where=str(path), remedy=_COPY
         ) from error
     if Path(location).is_absolute() or folder not in target.parents:
+        how = "an absolute path" if folder in target.parents else "outside the model's folder"
         raise NotAllowedError(
-            f"tensor '{tensor.name}' has its data in '{said}', outside the model's folder",
+            f"tensor '{tensor.name}' has its data in '{said}', {how}",
             where=str(path),
             remedy="put the data file beside the model and name it by a relative path",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import PART, sha256_file, sha256_json, write_json, writing
 from toolkit.base.needs import Needs
+from toolkit.base.reading import own_json
 from toolkit.run.state import RunState
 
 
@@ -68,10 +68,7 @@ class RunFolder:
             self._lock = None
 
     def _manifest(self) -> dict[str, Any]:
-        try:
-            content = json.loads((self.hidden / "steps.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
+        content = own_json(self.hidden / "steps.json")
         return content if isinstance(content, dict) else {}
 
     def update(self, **changes: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from toolkit.base.errors import QtoolError, system_remedy
+from toolkit.base.reading import require_regular
 
 FILES = (
     "report.html",
@@ -71,11 +72,13 @@ def refuse_run_over(inputs: Mapping[str, Path], folder: Path) -> None:
 
 
 def refuse_writing_over(inputs: Mapping[str, Path], target: Path, remedy: str = "give another --out") -> None:
-    """Refuse to write a file that is an input.
+    """Refuse to write a file that is an input, or in the place of a pipe or device.
 
     Raises:
-        QtoolError: ``target`` is one of the inputs; the message names it.
+        QtoolError: ``target`` is one of the inputs, and the message names it; or no regular file.
     """
+    if target.exists() and not target.is_dir():
+        require_regular(target)
     for what, path in inputs.items():
         if set(_places(path)) & set(_places(target)) or _samefile(path, target):
             raise QtoolError(f"this is {what}: writing here would destroy it", where=str(target), remedy=remedy)

@@ -14,7 +14,7 @@ from toolkit.base.errors import QtoolError, RecipeError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.reading import FileKind, fault_words, reading
-from toolkit.base.schema import validation_words
+from toolkit.base.schema import no_number, validation_words
 from toolkit.run.objects import entries_of, named
 from toolkit.run.recipe_lines import place_of, place_of_value
 from toolkit.run.sections import (
@@ -146,13 +146,13 @@ class Recipe(Section):
         place = str(path or "the recipe")
         try:
             recipe = cls.model_validate(content, context={"file": bool(text)})
+            fault = no_number(content, recipe)
         except ValidationError as error:
-            fault = error.errors()[0]
-            raise RecipeError(
-                validation_words(fault), where=place_of(place, text, fault["loc"]), remedy=_remedy(fault)
-            ) from error
+            raise _fault(error.errors()[0], place, text) from error
         except (OverflowError, RecursionError) as error:
             raise _TOML.fault(place, fault_words(error)) from error
+        if fault is not None:
+            raise _fault(fault, place, text)
         recipe._path, recipe._text = path, text
         recipe.profiles()
         recipe._check_sense()
@@ -274,6 +274,10 @@ class Recipe(Section):
     def rest(self) -> Precision:
         """The precision of nodes that nobody asks about."""
         return Precision(self.engine.rest)
+
+
+def _fault(fault: Mapping[str, Any], place: str, text: str) -> RecipeError:
+    return RecipeError(validation_words(fault), where=place_of(place, text, fault["loc"]), remedy=_remedy(fault))
 
 
 def _remedy(fault: Mapping[str, Any]) -> str:

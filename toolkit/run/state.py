@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import write_json
+from toolkit.base.reading import own_json
 from toolkit.base.schema import FileSchema
 from toolkit.contract.findings import Finding
 from toolkit.report.codes import ReportCode
@@ -50,8 +50,8 @@ class RunState(FileSchema):
     @classmethod
     def load(cls, folder: Path) -> RunState:
         """The state of a run folder; one that is not there or damaged says nothing."""
-        with suppress(OSError, ValueError, RecursionError, ValidationError):
-            return cls.model_validate_json((folder / ".qtool" / _STATE).read_text(encoding="utf-8"))
+        with suppress(ValidationError):
+            return cls.model_validate(own_json(folder / ".qtool" / _STATE))
         return cls()
 
     def save(self, folder: Path) -> None:
@@ -131,8 +131,8 @@ def unfinished_note(path: Path) -> Finding | None:
 
 def _maker(folder: Path, path: Path) -> str | None:
     """The step that wrote a file of a run folder."""
-    with suppress(OSError, ValueError, AttributeError, TypeError):
-        steps = json.loads((folder / ".qtool" / _STEPS).read_text(encoding="utf-8"))
+    with suppress(ValueError, AttributeError, TypeError, KeyError):
+        steps = own_json(folder / ".qtool" / _STEPS)
         name = path.relative_to(folder).as_posix()
         return next((step for step, entry in steps.items() if name in entry["files"]), None)
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.base.errors import BackendError, RecipeError, did_you_mean
@@ -113,6 +113,27 @@ class Trials:
         return trial
 
 
+def require_profiles(weights: Mapping[str, float], names: Sequence[str]) -> None:
+    """Check what profiles are to count for.
+
+    Args:
+        weights: by the profile's name; 1 where it is not named.
+        names: the profiles that there are.
+
+    Raises:
+        RecipeError: ``weights`` names no profile, or makes all count for nothing.
+    """
+    for name in weights:
+        if name not in names:
+            raise RecipeError(
+                f"profile_weights names the profile '{name}'", remedy=did_you_mean(name, names), value=name
+            )
+    if not any(weights.get(name, 1.0) > 0 for name in names):
+        raise RecipeError(
+            "profile_weights counts every profile for 0", remedy="give one of them a weight", value="profile_weights"
+        )
+
+
 def not_faster(
     candidate: Candidate,
     units: list[Unit],
@@ -140,16 +161,7 @@ def not_faster(
         RecipeError: ``weights`` names no profile, or makes all count for nothing.
         BackendError: the engine without pairs cannot be built or measured.
     """
-    names = list(bench.profiles)
-    for name in weights:
-        if name not in names:
-            raise RecipeError(
-                f"profile_weights names the profile '{name}'", remedy=did_you_mean(name, names), value=name
-            )
-    if not any(weights.get(name, 1.0) > 0 for name in names):
-        raise RecipeError(
-            "profile_weights counts every profile for 0", remedy="give one of them a weight", value="profile_weights"
-        )
+    require_profiles(weights, bench.profiles)
     path = context.folder / "faster.json" if context.folder is not None else None
     trials = Trials(candidate, units, bench, ranges, context, builds)
 

@@ -33,7 +33,7 @@ from toolkit.placement.place import Judge
 from toolkit.placement.qdq import Inserter, storable_scale
 from toolkit.placement.ranged import place_ranged
 from toolkit.placement.scales import share_amax
-from toolkit.search.faster import measuring, not_faster, units_of
+from toolkit.search.faster import measuring, not_faster, require_profiles, units_of
 from toolkit.simulation.switches import fake_quantized, wanted_tensors
 
 
@@ -113,6 +113,7 @@ class Quantizer(Pass):
             BackendError: ``only_if_faster``, and the engine without pairs cannot be built.
         """
         self.without_dead_nodes(model, context)
+        self.require_profiles(context)
         slow: dict[str, Finding] = {}
         if self.only_if_faster:
             # refused before anything is calibrated
@@ -122,6 +123,15 @@ class Quantizer(Pass):
             else:
                 slow = self._not_faster(model, context, bench)
         self.insert(model, context, slow)
+
+    def require_profiles(self, context: Context) -> None:
+        """Check that ``profile_weights`` names profiles of the recipe, whether engines are measured or not.
+
+        Raises:
+            RecipeError: see ``faster.require_profiles``.
+        """
+        if self.profile_weights:
+            require_profiles(self.profile_weights, [profile.name for profile in context.profiles] or ["default"])
 
     def without_dead_nodes(self, model: Model, context: Context) -> None:
         """Drop the nodes that no output needs: nothing is to be decided or measured for them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -18,7 +19,7 @@ LOCK = ".qtool/lock"
 DAMAGES = {
     "empty": lambda content: b"",
     "cut": lambda content: content[: len(content) // 2],
-    "other": lambda content: b"\x00\xff{[" + content[4:],
+    "other": lambda content: b"\x00\xff{[" + content[4:] if len(content) % 2 else b"[" * 5000,
     "JSON": lambda content: b'{"schema": 3, "steps": [], "groups": null}',
 }
 
@@ -72,3 +73,15 @@ def test_a_damaged_file_of_the_folder_is_made_again(whole, tmp_path, damage, cap
                 said = capsys.readouterr()
                 assert status in (0, 1), (damage, files[start::4], said.err)
         assert report(place) == wanted
+
+
+def test_a_pipe_in_the_folder_holds_nobody_up(whole, tmp_path, capsys):
+    shutil.copytree(whole, tmp_path / "w")
+    out, wanted = tmp_path / "w" / "out", report(whole)
+    for path in [*(out / ".qtool").glob("*.json*"), *(out / ".qtool").glob("collection*"), out / "ranges.json"]:
+        path.unlink()
+        os.mkfifo(path)
+    assert [invoke(["inspect", str(out / name)]) for name in ("", ".qtool/state.json", "ranges.json")] == [0, 2, 2]
+    assert invoke(commands(tmp_path / "w")[0]) in (0, 1), capsys.readouterr().err
+    assert report(tmp_path / "w") == wanted
+    capsys.readouterr()
