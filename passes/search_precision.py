@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from passes.insert_qdq import InsertQDQ
 from toolkit import (
+    ByteSize,
     Code,
     Context,
     Facts,
@@ -104,6 +105,13 @@ class SearchPrecision(InsertQDQ):
     evaluations: int | None = Field(
         None, gt=0, le=1_000_000, description="plans to evaluate at most; default 8 log2(groups) + 16"
     )
+    inferences: float | None = Field(
+        None, gt=0, le=1e9, description="what the search may cost, in float inferences of its samples; default 20"
+    )
+    minutes: float | None = Field(
+        None, gt=0, le=1e9, description="how long the search may take; the best plan so far is taken then"
+    )
+    memory: ByteSize = Field("1GB", description="for activations that are kept and weights that are loaded, each half")
     try_ranges: bool = Field(True, description="try the ranges of other calibration methods before giving a layer up")
     helpers: list[Annotated[str, _HelperName()]] = Field(
         [], description="passes to try where INT8 everywhere misses the budget; kept if they help"
@@ -270,9 +278,10 @@ class SearchPrecision(InsertQDQ):
         """Apply the helper passes that make plain quantization clearly better, where it misses the budget."""
         if not self.helpers:
             return search
-        before = standing(search.simulation, search.budget, self.try_ranges)
+        few = search.on_few()
+        before = standing(few, search.budget, self.try_ranges)
         for name in self.helpers:
-            if not before.distance:
+            if not before.distance and search.all_quantized_meets(before.amax):
                 break
             # whether it stays is decided here, by the plan's own budget
             search.simulation.rest()
@@ -280,14 +289,15 @@ class SearchPrecision(InsertQDQ):
             configure(find(name, allow_code=True), {})(trial, apart)
             if not apart.journal.of("changed") or context.provider is None:
                 continue
-            exact = search.simulation.runner.outcome_of(session(trial, search.simulation.outputs, threads=1).run)
-            search.simulation.rest()
+            exact = few.runner.outcome_of(session(trial, few.outputs, threads=1).run)
+            few.rest()
             if exact.sqnr_db < _SAME_DB:
                 context.journal.noted(Code.SEARCH_HELPER_UNLIKE(helper=name, float_db=exact.sqnr_db))
                 continue
             tried = search.on(trial, apart)
-            after = standing(tried.simulation, search.budget, self.try_ranges)
-            tried.simulation.rest()
+            fewer = tried.on_few()
+            after = standing(fewer, search.budget, self.try_ranges)
+            fewer.rest()
             # by the number that is shown too
             better = after.clearly_better(before) and after.outcome.sqnr_db > before.outcome.sqnr_db
             levels = {"before_db": before.outcome.sqnr_db, "after_db": after.outcome.sqnr_db}
@@ -296,7 +306,7 @@ class SearchPrecision(InsertQDQ):
                 model.graph = trial.graph
                 context.known_ranges = apart.known_ranges
                 context.journal.events += [replace(e, by=self.title()) for e in apart.journal.of("changed")]
-                search, before = tried.adopt(model, context, search.budget), after
+                search, before, few = tried.adopt(model, context, search.budget), after, fewer
         return search
 
     def _try_second_type(self, model: Model, plain: Model, kept: Sequence[str], context: Context) -> Finding:

@@ -22,7 +22,7 @@ from toolkit.report.findings.table import written
 SENTENCES = {"headline", "reason", "text", "remedy", "why"}
 LISTS = {"warnings", "notes", "misses", "doubts", "helpers", "next"}
 """Lists of sentences, of which the length counts."""
-CHANGING = {"seconds", "build_seconds", "path", "time_ms"}
+CHANGING = {"seconds", "build_seconds", "path", "time_ms", "inferences"}
 SEARCHING = f"""
 [model]
 path = "{MODELS.as_posix()}/digits_uneven.onnx"

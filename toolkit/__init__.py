@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from toolkit.base.profiles import Extent as Extent
     from toolkit.base.profiles import Profiles as Profiles
     from toolkit.base.profiles import ShapeProfile as ShapeProfile
+    from toolkit.base.settings import ByteSize as ByteSize
     from toolkit.base.text import count as count
     from toolkit.base.text import literal_glob as literal_glob
     from toolkit.base.types import Array as Array
@@ -133,6 +134,7 @@ _HOMES = {
     "base.files": "write_json",
     "base.precision": "FLOATS Precision",
     "base.profiles": "Extent Profiles ShapeProfile",
+    "base.settings": "ByteSize",
     "base.text": "count literal_glob",
     "base.types": "Array",
     "calibration.float_range": "risks",

@@ -1,4 +1,5 @@
-"""How many evaluations the search needs to find a damaged layer, and what it makes of models that INT8 harms.
+"""How many evaluations the search needs to find a damaged layer, how near it comes to the best of all plans, and what
+it makes of models that INT8 harms.
 
 Run: python -m tests.benchmarks.bench_search
 """
@@ -9,16 +10,23 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from tests.benchmarks.hard_models import MODELS, hard_swish_cnn, outlier_reader
-from tests.toolkit.search.planted import damage, simulation, trained
+from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
 from toolkit.evaluation.budget import Budget
 from toolkit.run.pipeline import run
 from toolkit.search.cost import CostModel
 from toolkit.search.gpus import gpu_spec
 from toolkit.search.search import Search
+from toolkit.search.spending import Spending
+from toolkit.simulation.simulation import Simulation
 
+INFERENCES = 13.0
+"""What search_precision lets plans cost by price, of its 20."""
 RECIPE = """
 [model]
 path = "{model}"
@@ -65,6 +73,46 @@ def planted() -> None:
               f"layers kept at most {max(kept)}")  # fmt: skip
 
 
+def exhaustive() -> None:
+    """The share of the work in INT8 of the plan found, against the best of all plans of models of at most 12 groups."""
+    for name, sim in small_models():
+        switches, names = sim.switches, sim.names
+        plans = [
+            frozenset(name for place, name in enumerate(names) if code >> place & 1) for code in range(2 ** len(names))
+        ]
+        noise = {kept: sim.without(kept).noise for kept in plans}
+        cost = CostModel(switches, sim.facts, gpu_spec("A10"))
+        share = {kept: cost.share(kept) for kept in plans}
+        worst, found_shares = -10 * math.log10(noise[frozenset()]), []
+        for more in (1.0, 2.0, 4.0, 7.0, 10.0, 14.0):
+            best = max(
+                share[kept] for kept in plans if not noise[kept] or -10 * math.log10(noise[kept]) >= worst + more
+            )
+            fresh = sim.on(sim.settings)
+            account = Spending(INFERENCES)
+            found = Search(fresh, Budget(min_sqnr_db=worst + more), cost, try_ranges=False, spending=account).run()
+            found_shares.append((found.best.quantized if found.best.meets else 0.0) / best if best else 1.0)
+            print(f"{name}: all INT8 {worst:.1f} dB, budget +{more:g} dB: best of {len(plans)} plans {best:.3f}, found "
+                  f"{found.best.quantized:.3f}, {len(found.plans)} plans, {found.inferences:.1f} float inferences "
+                  f"({account.priced:.1f} by price), the first within the budget after "
+                  f"{found.first if found.first is not None else math.nan:.1f}", flush=True)  # fmt: skip
+        print(f"{name}: {min(found_shares):.3f} of the best share at least, {sum(found_shares) / len(found_shares):.3f} "
+              f"on average")  # fmt: skip
+
+
+def small_models() -> Iterator[tuple[str, Simulation]]:
+    """Models of at most 12 groups, on batches that are small enough to be looked at in part."""
+    for name in ("digits_cnn", "digits_uneven"):
+        path = str(MODELS / "digits_calibration.npz")
+        yield name, simulation(trained(name), path, samples=128, batch=16)
+    for seed in range(3):
+        model = chain(10, 24)
+        random = np.random.default_rng(seed)
+        for place in random.choice(10, 4, replace=False):
+            damage(model, f"layer{place}", channel=int(place), factor=float(random.choice([3.0, 10.0, 40.0])))
+        yield f"chain {seed}", simulation(model, feeds(256, 24), batch=32)
+
+
 def hard() -> None:
     """Plain INT8 and the search, with the recipe that `qtool new` writes."""
     with tempfile.TemporaryDirectory() as name:
@@ -93,4 +141,5 @@ def hard() -> None:
 
 if __name__ == "__main__":
     planted()
+    exhaustive()
     hard()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ import onnx
 from toolkit.base.errors import BackendError, DataError, ModelError, QtoolError, did_you_mean
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.types import Array
+from toolkit.graph import meter
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
 from toolkit.graph.float32_twin import widen
 from toolkit.graph.light import LightModel, fits_message
@@ -47,8 +50,9 @@ class Session:
         weights: Mapping[str, Array] | None = None,
         limits: LoopLimits | None = None,
         left: NotRun | None = None,
+        threads: int = 1,
     ) -> None:
-        self._limits = limits
+        self._limits, self._threads = limits, threads
         self._inner = inner
         self.left = left or NotRun()
         # onnxruntime reads the weights from these arrays
@@ -101,13 +105,18 @@ class Session:
         return {name: found[name] if name in found else np.asarray(inputs[name]) for name in wanted}
 
     def _computed(self, names: list[str], feed: Mapping[str, Any]) -> list[Any]:
-        if self._limits is None:
-            return list(self._inner.run_with_ort_values(names, feed))
-        import onnxruntime as ort
+        begin = time.thread_time()
+        try:
+            if self._limits is None:
+                return list(self._inner.run_with_ort_values(names, feed))
+            import onnxruntime as ort
 
-        options = ort.RunOptions()
-        with limited(self._limits, options, self._where):
-            return list(self._inner.run_with_ort_values(names, feed, options))
+            options = ort.RunOptions()
+            with limited(self._limits, options, self._where):
+                return list(self._inner.run_with_ort_values(names, feed, options))
+        finally:
+            # this thread computes like the others that the session has
+            meter.count((time.thread_time() - begin) * self._threads)
 
 
 def session(
@@ -118,6 +127,7 @@ def session(
     spin: bool = True,
     packed: bool | None = None,
     as_written: bool = True,
+    arena: bool = True,
 ) -> Session:
     """Load a model into onnxruntime's CPU provider.
 
@@ -132,6 +142,7 @@ def session(
             may unless they are too many for a copy.
         as_written: Q/DQ pairs are not fused into integer kernels, nor other pairs made of them. Where False,
             onnxruntime does what it does by default.
+        arena: keep the memory of a run for the next one; with inputs of many sizes what is kept grows.
 
     What computes in bfloat16 is computed in float32, and bfloat16 inputs and outputs are taken and given as that; what
     onnxruntime has no kernel for is left out with all that reads it, see ``Session.outputs``.
@@ -152,8 +163,8 @@ def session(
     if left and not model.proto.graph.output:
         return Session(None, model.where, shared, left=left)
     limits = loop_limits(model.proto, model.weight_bytes)
-    inner = _load(model, threads, optimise, spin, not model.shares if packed is None else packed, as_written)
-    return Session(inner, model.where, shared, model.weights, limits, left)
+    inner = _load(model, threads, optimise, spin, not model.shares if packed is None else packed, as_written, arena)
+    return Session(inner, model.where, shared, model.weights, limits, left, threads or os.cpu_count() or 1)
 
 
 def _light(source: Model | LightModel | onnx.ModelProto | bytes | str | Path) -> LightModel:
@@ -219,7 +230,9 @@ def _expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[
     return [name for name in dict.fromkeys(outputs) if name in inputs]
 
 
-def _load(model: LightModel, threads: int | None, optimise: bool, spin: bool, packed: bool, as_written: bool) -> Any:
+def _load(
+    model: LightModel, threads: int | None, optimise: bool, spin: bool, packed: bool, as_written: bool, arena: bool
+) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -233,6 +246,7 @@ def _load(model: LightModel, threads: int | None, optimise: bool, spin: bool, pa
         options.intra_op_num_threads = threads
     # planned memory is kept for every input shape ever seen: with mixed shapes it would grow without end
     options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = arena
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if model.weights:

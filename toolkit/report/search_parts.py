@@ -51,6 +51,7 @@ class SearchInfo(Part):
     met: bool
     lacks: dict[str, Finite] = Field(default_factory=dict, description="how far the chosen plan misses each limit")
     evaluations: int
+    inferences: float = Field(default=0.0, description="what it cost, in float inferences of its samples")
     samples: int = 0
     metric: str | None = None
     float_metric: Finite = None

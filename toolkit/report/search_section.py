@@ -36,6 +36,7 @@ def search_info(record: SearchRecord) -> SearchInfo:
     return SearchInfo(
         precision=record.precision, rest=record.rest, gpu=record.gpu, prefer=record.prefer, budget=record.budget,
         met=record.best.meets, lacks=dict(record.best.lacks), evaluations=len(record.plans), samples=record.samples,
+        inferences=round(record.inferences, 2),
         metric=record.metric, float_metric=record.reference.metric, higher_is_better=record.higher_is_better,
         float_ms=record.float_ms, measured_share=record.measured_share, share_of=record.share_of,
         plans=[_point(plan, front, record.best) for plan in record.plans], layers=_layers(record),

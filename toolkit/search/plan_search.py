@@ -9,7 +9,10 @@ from typing import Literal
 
 from toolkit.base.errors import ModelError, RecipeError
 from toolkit.base.gpu import find_gpu
+from toolkit.base.log import Log
 from toolkit.base.precision import Precision
+from toolkit.base.reads import needs_now
+from toolkit.base.settings import byte_size
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
@@ -29,11 +32,13 @@ from toolkit.search.quantizer import Quantizer
 from toolkit.search.search import Search, SearchResult
 from toolkit.search.search_budget import Judged, budget_for
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
+from toolkit.search.spending import CALIBRATION_PRICE, FEW_PRICE, SPOTS_PRICE, TYPES_PRICE, Spending
 from toolkit.search.times import EngineTimes, confirmed, earlier_times, gpu_for
 from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
 
 _ATTEMPTS = 3
+_FEW, _LEAST_FEW = 8, 8
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
 
 Lower = Callable[[Model, PrecisionPlan, "Ranges | None"], Model]
@@ -58,6 +63,9 @@ class SearchSettings:
         samples: decide on at most this many.
         batch: samples to run at once.
         evaluations: plans to evaluate at most.
+        inferences: what the search may cost, in float inferences of the samples; see ``Spending.of_search``.
+        minutes: how long it may take; no limit where None.
+        memory: for what is kept of states and for the weights of sessions, such as ``2GB``.
         try_ranges: try the ranges of other calibration methods before giving a layer up.
         threads: batches computed at once.
         int8_alone: whether ``prefer = "auto"`` may not mean time, since a second type follows.
@@ -76,6 +84,9 @@ class SearchSettings:
     samples: int | None = 256
     batch: int = 32
     evaluations: int | None = None
+    inferences: float | None = None
+    minutes: float | None = None
+    memory: str = "1GB"
     try_ranges: bool = True
     threads: int | None = None
     int8_alone: bool = False
@@ -93,6 +104,7 @@ class PlanSearch:
         reference: the float model that outputs are compared with, where ``model`` is quantized in part.
         name: what its files are called, without their ending.
         by: the pass that searches.
+        spending: the account of the search that this one belongs to; one of its own where None.
 
     Raises:
         DataError: there are no samples to decide on.
@@ -109,7 +121,9 @@ class PlanSearch:
         reference: Model | None = None,
         name: str = "search",
         by: str = "search",
+        spending: Spending | None = None,
     ) -> None:
+        self.spending = spending or Spending.of_search(settings.inferences, settings.minutes)
         self.quantizer, self.settings, self.model, self.context = quantizer, settings, model, context
         self.lower, self.reference, self.name, self.by = lower, reference, name, by
         self.simulation = self._simulation()
@@ -131,7 +145,23 @@ class PlanSearch:
 
     def on(self, model: Model, context: Context) -> PlanSearch:
         """The same search on another form of the model, such as a helper pass makes."""
-        return PlanSearch(self.quantizer, self.settings, model, context, self.lower, self.reference, self.name, self.by)
+        self.spending.pay(CALIBRATION_PRICE)
+        same = self.lower, self.reference, self.name, self.by, self.spending
+        return PlanSearch(self.quantizer, self.settings, model, context, *same)
+
+    def on_few(self) -> Simulation:
+        """The simulation on an eighth of the samples."""
+        total = sum(feed.count for feed in self.simulation.feeds)
+        if 2 * (few := max(_LEAST_FEW, -(-total // _FEW))) > total:
+            return self.simulation
+        self.spending.pay(FEW_PRICE * few / total)
+        return self.simulation.on(replace(self.simulation.settings, samples=few))
+
+    def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:
+        """Whether everything quantized with these ranges meets the budget on all samples."""
+        self.spending.pay(self.simulation.runner.price(self.simulation.config(())))
+        outcome = self.simulation.without((), amax)
+        return not self.budget.lacks(outcome, self.simulation.runner.float_outcome)
 
     def adopt(self, model: Model, context: Context, budget: Budget) -> PlanSearch:
         """This search, for a model of the same graph and its context, with limits that are known already."""
@@ -148,10 +178,14 @@ class PlanSearch:
         settings = Settings(
             precision=self.quantizer.precision, weights=self.quantizer.weights, metric=metric,
             output=evaluation.output if evaluation is not None else None, batch=own.batch, samples=own.samples,
-            threads=own.threads, allow_code=evaluation.allow_code if evaluation is not None else True,
+            threads=own.threads, memory=byte_size(own.memory),
+            allow_code=evaluation.allow_code if evaluation is not None else True,
             answers=evaluation.answers if evaluation is not None else None,
             options=(evaluation.options if evaluation is not None else None) or MetricOptions(),
         )  # fmt: skip
+        used = min(len(data), own.samples or len(data))
+        # a plan that is looked at on a part of the samples needs parts
+        settings = replace(settings, batch=max(1, min(own.batch, used // _FEW)))
         simulation = Simulation(
             self.model, ranges, data, context.profiles, judge, settings, self.reference, self.quantizer.place
         )
@@ -197,11 +231,14 @@ class PlanSearch:
                 if (seconds := engines.whole(end)) is not None:
                     cost.learn(end, seconds)
 
+        path = folder / f"{self.name}.jsonl" if folder is not None else None
+        log = Log(path, simulation.fingerprint(), needs_now)
+
         def run(demand: Budget) -> tuple[Search, SearchResult]:
             search = Search(
-                simulation, demand, cost, prefer=prefer, evaluations=own.evaluations,
-                try_ranges=own.try_ranges, log=folder / f"{self.name}.jsonl" if folder else None,
+                simulation, demand, cost, prefer=prefer, evaluations=own.evaluations, try_ranges=own.try_ranges, log=log,
                 best=folder / f"{self.name}_best.json" if folder else None, progress=context.progress,
+                spending=self.spending,
             )  # fmt: skip
             found = search.run()
             if engines is not None and times.seconds and prefer == "time":
@@ -218,6 +255,10 @@ class PlanSearch:
             context.journal.noted(Code.SEARCH_IN_TYPES(rest=context.rest, **missed, searches=attempt, last=last))
             if last:
                 break
+            if demand.min_sqnr_db is not None and "min_sqnr_db" in lacks:
+                # by less the plan that is known to miss it would be found again
+                spare = found.best.outcome.sqnr_db - demand.min_sqnr_db - demand.margin
+                lacks["min_sqnr_db"] += max(spare, 0.0)
             demand = demand.tightened(lacks)
         self._doubts(found)
         # the search may have taken other ranges: those are what its layers were measured with
@@ -257,8 +298,7 @@ class PlanSearch:
     def _doubts(self, found: SearchResult) -> None:
         """Tell of too few samples, and of outputs whose comparison entry by entry is too strict."""
         note = self.context.journal.noted
-        few = self._too_few(found)
-        if few is not None:
+        if (few := self._too_few(found)) is not None:
             note(few)
         ordering = sorted({node.op for node in self.model.nodes} & _ORDERING)
         if found.best.kept and self.simulation.settings.metric is None and ordering:
@@ -279,6 +319,7 @@ class PlanSearch:
         context, simulation = self.context, self.simulation
         if context.rest is Precision.FP32 or self.reference is not None:
             return {}
+        self.spending.pay(TYPES_PRICE)
         reference, plain = simulation.runner.float_outcome, replace(self.budget, margin=0.0, max_ms=None)
         try:
             outcome = simulation.outcome_of(self._in_types(found))
@@ -336,9 +377,11 @@ class PlanSearch:
     def _record(self, found: SearchResult, simulation: Simulation, cost: CostModel, prefer: str) -> None:
         """Write search.json and tell the journal."""
         context, dtype = self.context, self.quantizer.dtype
+        self.spending.pay(SPOTS_PRICE)
         spots = weak_spots(simulation, found.sensitivity, taken=found.methods) if found.sensitivity is not None else []
         samples = sum(feed.count for feed in simulation.feeds)
         few = self._too_few(found)
+        found.inferences = self.spending.counted(simulation.runner.float_seconds)
         content = record(found, cost, self.budget, prefer, samples, spots, [few] if few is not None else [])
         if context.folder is not None:
             path = context.folder / f"{self.name}.json"
@@ -347,7 +390,8 @@ class PlanSearch:
         note, best = context.journal.noted, found.best
         note(
             Code.SEARCH_SUMMARY(
-                plans=len(found.plans), share=best.quantized, of=cost.work.of, dtype=dtype, kept=len(best.kept)
+                plans=len(found.plans), share=best.quantized, of=cost.work.of, dtype=dtype, kept=len(best.kept),
+                inferences=found.inferences,
             )
         )  # fmt: skip
         if not best.meets:

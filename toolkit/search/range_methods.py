@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
@@ -60,10 +60,12 @@ class Standing:
     Attributes:
         distance: from the budget; 0 where it is met.
         outcome: what it does to the outputs.
+        amax: the ranges that differ from calibration's.
     """
 
     distance: float
     outcome: Outcome
+    amax: Mapping[str, float] = field(default_factory=dict)
 
     def clearly_better(self, other: Standing) -> bool:
         """Whether it is worth a changed graph: much nearer to the budget, or as near with half the noise."""
@@ -79,7 +81,7 @@ def standing(simulation: Simulation, budget: Budget, try_ranges: bool = True) ->
     found = []
     for amax in ranges:
         outcome = simulation.without((), amax)
-        found.append(Standing(budget.distance(budget.lacks(outcome, reference)), outcome))
+        found.append(Standing(budget.distance(budget.lacks(outcome, reference)), outcome, amax))
         if amax == {} and budget.safely(outcome, reference):
             break
     return min(found, key=lambda one: (one.distance, one.outcome.noise))

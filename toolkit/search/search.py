@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from toolkit.base.files import sha256_json, write_json
-from toolkit.base.log import Log
-from toolkit.base.progress import Activity, Progress, silent
-from toolkit.base.reads import needs_now
+from toolkit.base.files import sha256_json
 from toolkit.contract.findings import Code, Finding
-from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
-from toolkit.search.again import again
-from toolkit.search.cost import CostModel
+from toolkit.search.evaluations import Evaluations
 from toolkit.search.range_methods import alternatives, methods_of, whole_model
 from toolkit.search.searched_plan import SearchedPlan
-from toolkit.search.sensitivity import Sensitivity, exact
-from toolkit.simulation.simulation import Simulation
+from toolkit.search.sensitivity import Sensitivity, exact, reliability
+from toolkit.search.swaps import Swaps
 
-SCHEMA = "qtool-search-1"
 _BETTER = 0.7
 _EXPONENTS = (0.25, 1.0)
 """How much a layer's price counts in the order of layers: little, so that few layers do it, then in full."""
@@ -29,6 +22,8 @@ _FEW = 2
 _PREDICTIONS = 2000
 """How often a time is predicted while looking for faster plans; each places the pairs anew."""
 _WORST_GROUPS = 8
+_SENSE_PRICE, _LEFT_OUT_PRICE = 1.5, 0.6
+_TRIED_PRICE = 2.0
 _WORST_SHARE = 0.02
 
 
@@ -44,6 +39,8 @@ class SearchResult:
         reference: the float model's outcome.
         methods: for every tensor whose range the best plan replaces, the method that gives this one.
         notes: what the reader should know.
+        inferences: what everything that ran a model cost, in float inferences of the samples.
+        first: what it had cost when the first plan within the budget was found; None where none was.
     """
 
     best: SearchedPlan
@@ -53,17 +50,19 @@ class SearchResult:
     reference: Outcome
     methods: dict[str, str] = field(default_factory=dict)
     notes: list[Finding] = field(default_factory=list)
+    inferences: float = 0.0
+    first: float | None = None
 
     def front(self) -> list[SearchedPlan]:
         """The Pareto front of noise against predicted time, the fastest first."""
         front: list[SearchedPlan] = []
-        for plan in sorted(self.plans, key=lambda p: (p.seconds, p.outcome.noise)):
+        for plan in sorted((plan for plan in self.plans if plan.whole), key=lambda p: (p.seconds, p.outcome.noise)):
             if not front or plan.outcome.noise < front[-1].outcome.noise:
                 front.append(plan)
         return front
 
 
-class Search:
+class Search(Evaluations):
     """Looks for the cheapest plan within a budget.
 
     1. Everything quantized; done where that meets the budget safely. Then with the ranges of each other method: which
@@ -74,70 +73,44 @@ class Search:
        doubling and bisection.
     4. Pruning: kept groups that turn out not to be needed go back. Steps 3 and 4 are done with two orders, one in
        which the price counts little and one in which it counts in full, unless the first finds very few groups.
+    5. Exchange: plans near the best one that would be better if they met the budget, by what was learnt of the groups.
 
-    Args:
-        simulation: the model and the samples to decide on.
-        budget: what must hold.
-        cost: predicts times.
-        prefer: what makes a plan cheap: ``int8``, few multiply-accumulates left in float, or ``time``, the predicted
-            time with all borders, in which a small layer can be faster in float.
-        evaluations: how many plans may be evaluated; 8 log2(groups) + 16 where None. One damaged layer takes
-            two or three.
-        try_ranges: whether other ranges are tried.
-        log: a JSON-lines file of every evaluation; an interrupted search goes on from it.
-        best: a file that holds the best plan so far, at any moment.
-        progress: called with what is being done, how much is done, and of how much.
+    Where inferences are limited, a plan is run on a few batches first and given up where these show that it misses the
+    budget clearly; the order of the groups is measured on as many batches as some of the inferences pay for.
+
+    The arguments are those of ``Evaluations``.
     """
 
-    def __init__(
-        self,
-        simulation: Simulation,
-        budget: Budget,
-        cost: CostModel,
-        *,
-        prefer: str = "int8",
-        evaluations: int | None = None,
-        try_ranges: bool = True,
-        log: Path | None = None,
-        best: Path | None = None,
-        progress: Progress | None = None,
-    ) -> None:
-        self.simulation, self.budget, self.cost = simulation, budget, cost
-        self.limit = evaluations or 8 * math.ceil(math.log2(max(len(simulation.names), 2))) + 16
-        self.try_ranges, self.prefer = try_ranges, prefer
-        self.log = Log(log, simulation.fingerprint(), needs_now)
-        self._sensitivity_log = log.with_suffix(".groups.jsonl") if log is not None else None
-        self._best_path = best
-        self.progress = progress or silent
-        self.plans: list[SearchedPlan] = []
-        self.best: SearchedPlan | None = None
-        self._known: dict[str, SearchedPlan] = {}
-        self.amax: dict[str, float] = {}
-        self._methods: list[dict[str, float]] = []
-        # the simulation may be rebased, and a plan's ranges are what differs from calibration's
-        self._own = dict(simulation.switches.amax)
-        self.notes: list[Finding] = again(self.log)
+    _batches: int | None = None
+    _harm: Mapping[str, float] = {}
+    _loudness = math.inf
 
     def run(self) -> SearchResult:
         """Search; the nearest plan is the result where none meets the budget."""
-        names = self.simulation.names
-        plan = self._evaluate(())
+        names, runner = self.simulation.names, self.simulation.runner
+        self._begin()
+        plan = self._evaluate((), sure=True)
         sensitivity = None
         if self.prefer == "time":
             self._faster((), names)
-        if self.try_ranges and not self.budget.safely(plan.outcome, self.simulation.runner.float_outcome):
+        if self.try_ranges and not (plan.whole and self.budget.safely(plan.outcome, runner.float_outcome)):
             plan = self._best_method(plan)
         if not plan.meets:
+            self._probes.clear()
             if self.amax:
                 # states are reused where they begin like the base state, which is better the one now in use
-                self.simulation.runner.forget()
-                self.simulation = self.simulation.rebased(self.amax)
-            sensitivity = exact(self.simulation, log=self._sensitivity_log, progress=self.progress)
-            harm = {group.name: group.harm(sensitivity.full) for group in sensitivity.groups}
+                before, self.simulation = self.simulation, self.simulation.rebased(self.amax)
+                before.runner.forget()
+            sensitivity = self._sense()
+            measure = self._measure(sensitivity.full)
+            harm = {group.name: group.harm(sensitivity.full, measure) for group in sensitivity.groups}
             if self.try_ranges:
                 plan = self._better_ranges(plan, sensitivity, harm)
             if not plan.meets:
+                self._harm, self._loudness = harm, sensitivity.full.noise
                 self._choose(harm)
+                self._exchange(harm, measure)
+        self._settle()
         assert self.best is not None
         if self.prefer == "time":
             self._faster(self.best.kept)
@@ -148,41 +121,10 @@ class Search:
             plain = self.cost.time(names)
             faster = [plan for plan in self.plans if plan.seconds < plain]
             self.notes.append(Code.SEARCH_ALL_FLOAT(by_time=self.prefer == "time", faster=len(faster)))
-        return SearchResult(self.best, self.plans, len(self.plans), sensitivity, reference, used, self.notes)
-
-    # ---------------------------------------------------------------- one plan
-
-    def _evaluate(self, kept: Sequence[str]) -> SearchedPlan:
-        key = sha256_json([sorted(kept), sorted(self.amax.items())])
-        if key in self._known:
-            return self._known[key]
-        line = self.log.get(key)
-        if line is not None:
-            outcome = Outcome.from_json(line["outcome"])
-        else:
-            outcome = self.simulation.without(kept, {**self._own, **self.amax})
-        seconds = self.cost.time(kept)
-        lacks = self.budget.lacks(outcome, self.simulation.runner.float_outcome, seconds)
-        plan = SearchedPlan(tuple(sorted(kept)), dict(self.amax), outcome, lacks, seconds, self.cost.share(kept))
-        self._known[key] = plan
-        self.plans.append(plan)
-        if line is None:
-            self.log.add(key, {"number": len(self.plans), **plan.to_json()})
-        if self.best is None or self._rank(plan) < self._rank(self.best):
-            self.best = plan
-            if self._best_path is not None:
-                write_json(self._best_path, {"schema": SCHEMA, "met": plan.meets, "best": plan.to_json()})
-        self.progress(Activity("search", self._so_far(self.best)), len(self.plans), self.limit)
-        return plan
-
-    def _so_far(self, best: SearchedPlan) -> Finding:
-        dtype, of = self.simulation.switches.precision, self.cost.work.of
-        lacks = {"limits": list(best.lacks), "by": list(best.lacks.values())}
-        return Code.SEARCH_BEST(share=best.quantized, of=of, dtype=dtype, **lacks)
-
-    def _rank(self, plan: SearchedPlan) -> tuple[float, float, float]:
-        """Smaller is better: near the budget, then little given up, then little noise."""
-        return self.budget.distance(dict(plan.lacks)), self._given_up(plan.kept), plan.outcome.noise
+        return SearchResult(
+            self.best, self.plans, len(self.plans), sensitivity, reference, used, self.notes,
+            self.spending.counted(self.simulation.runner.float_seconds), self.first,
+        )  # fmt: skip
 
     def _faster(self, *starts: Sequence[str]) -> None:
         """Try plans that are predicted faster: from each start layers are kept or given back while the time falls.
@@ -199,35 +141,35 @@ class Search:
                 if found >= time * (1 - 1e-9):
                     break
                 kept, time = kept ^ {name}, found
-            within = min((plan.seconds for plan in self.plans if plan.meets), default=math.inf)
+            within = min((plan.seconds for plan in self.plans if plan.passes), default=math.inf)
             if time < within and self._left() > 0:
                 self._evaluate(sorted(kept))
-
-    def _given_up(self, kept: Sequence[str]) -> float:
-        return self.cost.time(kept) if self.prefer == "time" else sum(self._price(name) for name in kept)
-
-    def _price(self, group: str) -> float:
-        return self.cost.price(group) if self.prefer == "time" else self.cost.arithmetic(group)
-
-    def _left(self) -> int:
-        return self.limit - len(self.plans)
 
     # ---------------------------------------------------------------- better ranges
 
     def _best_method(self, plan: SearchedPlan) -> SearchedPlan:
         """Everything quantized with the ranges of each method; the best one's are used from here on."""
-        best, own = plan, self.simulation
-        for _, amax in whole_model(own):
+        methods: list[dict[str, float]] = [{}]
+        self._evaluate((), until=1)
+        for _, amax in whole_model(self.simulation):
             if self._left() <= 1:
                 # the last one is for layers kept float
                 break
             self.amax = amax
-            self._methods.append(amax)
-            plan = self._evaluate(())
-            if self._rank(plan) < self._rank(best):
-                best = plan
-        self.amax = dict(best.amax)
-        return best
+            methods.append(amax)
+            self._evaluate((), until=1)
+        self._methods = methods[1:]
+        return self._best_of((), methods)
+
+    def _best_of(self, kept: Sequence[str], ranges: Sequence[dict[str, float]]) -> SearchedPlan:
+        """The plan with the best of these ranges, which are used from here on; all were looked at."""
+        while True:
+            known = {number: self._found(kept, amax) for number, amax in enumerate(ranges)}
+            self.amax = dict(ranges[min(known, key=lambda number: self._rank(known[number]))])
+            before = self._found(kept, self.amax)
+            # on few samples ranges that cut off outliers look better than they are
+            if self._evaluate(kept, sure=not kept) is before:
+                return before
 
     def _better_ranges(self, plan: SearchedPlan, sensitivity: Sensitivity, harm: dict[str, float]) -> SearchedPlan:
         """Give the tensors of the worst groups the range, of those the methods propose, with the least noise."""
@@ -253,10 +195,11 @@ class Search:
                         least = noise
                         self.amax[tensor] = amax
         self.progress("ranges", len(worst), len(worst))
+        self.spending.pay(len(done) * _TRIED_PRICE * (self._batches or 0) / len(self.simulation.runner.feeds))
         replaced = {tensor for tensor, amax in self.amax.items() if own.get(tensor) != amax}
         if not replaced:
             return plan
-        better = self._evaluate(())
+        better = self._evaluate((), sure=True)
         if self._rank(better) > self._rank(plan):
             self.amax = own
             return plan
@@ -273,10 +216,54 @@ class Search:
         key = "range:" + sha256_json([group, sorted(amax.items())])
         line = self.log.get(key)
         if line is None:
-            outcome = self.simulation.alone(group, {**self._own, **amax})
+            config = self.simulation.switches.alone(group, {**self._own, **amax})
+            runner = self.simulation.runner
+            if self._batches is None:
+                outcome = runner.run(config)
+            else:
+                outcome = runner.probe(config).run(self._batches)
             line = {"outcome": outcome.to_json(), "group": group, "amax": dict(amax)}
             self.log.add(key, line)
         return Outcome.from_json(line["outcome"]).noise
+
+    # ---------------------------------------------------------------- what each group costs
+
+    def _sense(self) -> Sensitivity:
+        """Every group alone and left out, on as many batches as ``_SENSE_PRICE`` pays for."""
+        simulation, log, progress = self.simulation, self._sensitivity_log, self.progress
+        if not self.spending.limited:
+            return exact(simulation, log=log, progress=progress)
+        runner, switches = simulation.runner, simulation.switches
+        total = sum(runner.price(switches.alone(name)) for name in simulation.names)
+        count = len(runner.feeds)
+        self._batches = min(max(int(count * _SENSE_PRICE / max(total, 1e-9)), 1), count)
+        paid = (simulation.fingerprint(), self._batches)
+        if paid not in self.spending.bought:
+            self.spending.pay((total + self._whole_price) * self._batches / count)
+        self.spending.bought.add(paid)
+        found = exact(simulation, modes=("alone",), log=log, progress=progress, batches=self._batches)
+        some = max(int(_LEFT_OUT_PRICE / max(self._whole_price * self._batches / count, 1e-9)), _FEW)
+        worst = [group.name for group in found.ranked()[: min(some, _WORST_GROUPS)]]
+        self.spending.pay(sum(runner.price(switches.config([name]), self._batches) for name in worst))
+        left = exact(simulation, modes=("without",), log=log, batches=self._batches, names=worst)
+        without = {group.name: group.without for group in left.groups}
+        found.groups = [replace(group, without=without[group.name]) for group in found.groups]
+        found.inferences += left.inferences
+        parts = [group.alone.parts for group in found.groups if group.alone is not None]
+        found.reliability = reliability(parts)
+        total_samples = sum(feed.count for feed in runner.feeds)
+        found.notes.append(Code.SENSITIVITY_ESTIMATED(used=found.samples, total=total_samples))
+        return found
+
+    def _measure(self, full: Outcome) -> Callable[[Outcome], float]:
+        """What the budget is about, as a measure that grows with every error and not in steps.
+
+        Limits on answers go by the divergence of the classes' scores, where there are any, which weighs an error by
+        what it can change; noise weighs all alike.
+        """
+        if self.budget.min_sqnr_db is not None or full.kl is None or not math.isfinite(full.noise):
+            return lambda outcome: outcome.noise
+        return lambda outcome: outcome.kl if outcome.kl is not None and math.isfinite(outcome.noise) else math.inf
 
     # ---------------------------------------------------------------- which layers
 
@@ -285,7 +272,7 @@ class Search:
             kept = self._nested(self._order(harm, exponent), first=exponent == _EXPONENTS[0])
             assert self.best is not None
             if kept is None:
-                if not self.best.meets:
+                if not self.best.passes:
                     self.notes.append(Code.SEARCH_NEAREST())
                 return
             kept = self._prune(kept, harm)
@@ -299,16 +286,16 @@ class Search:
 
         A layer that is float now may have been what spoke for a method.
         """
-        if not self.try_ranges:
+        if not self.try_ranges or len(kept) == len(self.simulation.names):
             return False
-        best, own = self._evaluate(kept), self.amax
+        own, tried = self.amax, [self.amax]
+        self._evaluate(kept, until=1)
         for amax in ({}, *self._methods):
             if amax != own and self._left() > 1:
                 self.amax = dict(amax)
-                plan = self._evaluate(kept)
-                if self._rank(plan) < self._rank(best):
-                    best = plan
-        self.amax = dict(best.amax)
+                tried.append(self.amax)
+                self._evaluate(kept, until=1)
+        self._best_of(kept, tried)
         return self.amax != own
 
     def _order(self, harm: Mapping[str, float], exponent: float) -> list[str]:
@@ -320,14 +307,14 @@ class Search:
 
         The first time it is asked again which method suits what is left, once the few worst layers are out.
         """
-        fails, n = 0, 1 if self._left() > 1 else len(order)
+        fails, n = 0, self._guess(order) if self._left() > 1 else len(order)
         if self._left() <= 0:
             return None
         while True:
             n = min(n, len(order))
-            if self._evaluate(order[:n]).meets:
+            if self._evaluate(order[:n]).passes:
                 break
-            if first and n <= _FEW and self._with_best_ranges(order[:n]) and self._evaluate(order[:n]).meets:
+            if first and n <= _FEW and self._with_best_ranges(order[:n]) and self._evaluate(order[:n]).passes:
                 break
             fails = n
             if n == len(order) or self._left() <= 0:
@@ -336,11 +323,23 @@ class Search:
             n = len(order) if self._left() <= 1 else 2 * n
         while n - fails > 1 and self._left() > 0:
             middle = (fails + n) // 2
-            if self._evaluate(order[:middle]).meets:
+            if self._evaluate(order[:middle]).passes:
                 n = middle
             else:
                 fails = middle
         return list(order[:n])
+
+    def _guess(self, order: Sequence[str]) -> int:
+        """With how many layers to begin: where inferences are limited, as many as their harm says."""
+        least = self.budget.min_sqnr_db
+        total = sum(self._harm.values())
+        if not self.spending.limited or least is None or not 0 < total < math.inf or not self._loudness < math.inf:
+            return 1
+        limit, left, n = 10 ** (-(least + self.budget.margin) / 10), total, 0
+        while n < len(order) and self._loudness * left / total > limit:
+            left -= self._harm[order[n]]
+            n += 1
+        return max(n, 1)
 
     def _prune(self, kept: list[str], harm: Mapping[str, float]) -> list[str]:
         """Give back what is not needed: halves of the worst bargains while that goes well, then one by one."""
@@ -351,7 +350,7 @@ class Search:
             while position < len(order) and self._left() > 0:
                 block = order[position : position + size]
                 rest = [name for name in order if name not in block]
-                if rest and self._evaluate(rest).meets:
+                if rest and self._evaluate(rest).passes:
                     order = rest
                 elif size > 1:
                     # what follows is needed more
@@ -360,3 +359,25 @@ class Search:
                     position += size
             size //= 2
         return order
+
+    def _exchange(self, harm: Mapping[str, float], measure: Callable[[Outcome], float]) -> None:
+        """Go on from the best plan to better ones near it, while there is something left to spend."""
+        if self.best is None or not self.best.passes or (len(self.best.kept) <= _FEW and not self.spending.limited):
+            return
+        self.amax = dict(self.best.amax)
+        swaps = Swaps(harm, {name: self._price(name) for name in harm})
+        for plan in self.plans:
+            if plan.amax == self.amax:
+                swaps.saw(measure(plan.outcome), plan.passes)
+        tried = {frozenset(plan.kept) for plan in self.plans if plan.amax == self.amax}
+        while self._left() > 0:
+            before = self.best
+            kept = swaps.best(before.kept, measure(before.outcome), tried.__contains__)
+            if kept is None:
+                return
+            tried.add(frozenset(kept))
+            if self._given_up(kept) >= self._given_up(before.kept):
+                continue
+            plan = self._evaluate(kept)
+            swaps.saw(measure(plan.outcome), plan.passes)
+            swaps.learn(before.kept, measure(before.outcome), kept, measure(plan.outcome))

@@ -15,7 +15,8 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.cost import CostModel
-from toolkit.search.search import SCHEMA, SearchResult
+from toolkit.search.evaluations import SCHEMA
+from toolkit.search.search import SearchResult
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.sensitivity import Sensitivity
 from toolkit.search.weak_spots import WeakSpot
@@ -48,6 +49,8 @@ class SearchRecord:
         warnings: what everybody has to know of the plan.
         notes: what the reader should know.
         weak_spots: the worst layers, explained.
+        inferences: what the search cost, in float inferences of its samples: everything that ran a model.
+        first: what it had cost when the first plan within the budget was found; None where none was.
     """
 
     best: SearchedPlan
@@ -70,11 +73,14 @@ class SearchRecord:
     warnings: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
     weak_spots: list[WeakSpot] = field(default_factory=list)
+    inferences: float = 0.0
+    first: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
         return {
             "schema": SCHEMA, "met": self.best.meets, "best": self.best.to_json(), "evaluations": len(self.plans),
+            "inferences": self.inferences, "first_within_budget": self.first,
             "float": {**self.reference.to_json(), "predicted_ms": self.float_ms}, "methods": self.methods,
             "notes": [note.to_json() for note in self.notes], "front": [plan.to_json() for plan in self.front],
             "sensitivity": self.sensitivity.to_json() if self.sensitivity is not None else None,
@@ -118,6 +124,8 @@ class SearchRecord:
             warnings=[Finding.from_json(one) for one in content["warnings"]],
             notes=[Finding.from_json(one) for one in content["notes"]],
             weak_spots=[WeakSpot.from_json(one) for one in content["weak_spots"]],
+            inferences=float(content["inferences"]),
+            first=float(content["first_within_budget"]) if content["first_within_budget"] is not None else None,
         )
 
     def save(self, path: Path) -> None:
@@ -168,7 +176,7 @@ def record(
         found.sensitivity, found.methods, cost.switches.precision, cost.rest, cost.place, prefer, limits,
         budget.higher_is_better, samples, found.sensitivity.metric if found.sensitivity is not None else None,
         cost.measured_share(found.best.kept), cost.work.of, [slower] if slower is not None else [],
-        [*doubts, *found.notes], list(spots),
+        [*doubts, *found.notes], list(spots), found.inferences, found.first,
     )  # fmt: skip
 
 

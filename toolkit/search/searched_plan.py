@@ -21,6 +21,9 @@ class SearchedPlan:
         lacks: how far it misses the budget, by limit; empty where it meets it.
         seconds: predicted time, unchanged nodes left out.
         quantized: share of the model's arithmetic that is quantized, 0 to 1; see ``Work``.
+        batches: on how many batches of samples it was run.
+        of: of how many.
+        clear: whether it meets the budget as far as a part of them tells; None where it does not, or all were run.
     """
 
     kept: tuple[str, ...]
@@ -29,11 +32,24 @@ class SearchedPlan:
     lacks: Mapping[str, float]
     seconds: float
     quantized: float
+    batches: int = 1
+    of: int = 1
+    clear: bool | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it was run on all samples."""
+        return self.batches == self.of
 
     @property
     def meets(self) -> bool:
-        """Whether it meets the budget."""
-        return not self.lacks
+        """Whether it meets the budget, on all samples."""
+        return self.whole and not self.lacks
+
+    @property
+    def passes(self) -> bool:
+        """Whether it meets the budget as far as is known."""
+        return self.meets or self.clear is True
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
@@ -41,6 +57,7 @@ class SearchedPlan:
             "kept": list(self.kept), "amax": dict(self.amax), "outcome": self.outcome.to_json(),
             "lacks": {k: v if math.isfinite(v) else str(v) for k, v in self.lacks.items()},
             "predicted_ms": self.seconds * 1e3, "quantized_macs": self.quantized,
+            "batches": self.batches, "of": self.of, "clear": self.clear,
         }  # fmt: skip
 
     @classmethod
@@ -57,4 +74,7 @@ class SearchedPlan:
             {str(name): float(lack) for name, lack in content["lacks"].items()},
             float(content["predicted_ms"]) / 1e3,
             float(content["quantized_macs"]),
+            int(content["batches"]),
+            int(content["of"]),
+            None if content["clear"] is None else bool(content["clear"]),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,16 @@ class GroupResult:
     without: Outcome | None = None
     share: float = 0.0
 
-    def harm(self, full: Outcome) -> float:
+    def harm(self, full: Outcome, of: Callable[[Outcome], float] = lambda outcome: outcome.noise) -> float:
         """Noise over signal that this layer is to blame for: alone, or what is saved by leaving it out; the larger.
+
+        ``of`` is another measure of what differs, the larger the worse.
 
         Alone shows a harm that another layer hides; leaving out shows a harm that takes two.
         """
-        found = [self.alone.noise] if self.alone is not None else []
+        found = [of(self.alone)] if self.alone is not None else []
         if self.without is not None:
-            saved = full.noise - self.without.noise
+            saved = of(full) - of(self.without)
             # infinite noise that stays infinite without the layer says nothing about it
             found.append(0.0 if math.isnan(saved) else saved)
         return max([0.0, *found])
@@ -178,6 +180,8 @@ def exact(
     processes: int = 1,
     log: Path | None = None,
     progress: Progress | None = None,
+    batches: int | None = None,
+    names: Sequence[str] | None = None,
 ) -> Sensitivity:
     """Measure every layer. Each costs about half a float inference for each mode: only what comes after it is run.
 
@@ -188,6 +192,8 @@ def exact(
             main module that can be imported, as Python's ``spawn`` does.
         log: a JSON-lines file; what it holds of the same simulation is not measured again.
         progress: called with what is being done, how much is done, and of how much.
+        batches: on so many of the batches, evenly spread and in this process; on all where None.
+        names: these layers alone.
 
     Raises:
         QtoolError: an unknown mode.
@@ -198,40 +204,43 @@ def exact(
     fingerprint = simulation.fingerprint()
     known = Log(log, fingerprint, needs_now)
     runner = simulation.runner
-    wanted = [(mode, name) for mode in modes for name in simulation.names]
+    wanted = [(mode, name) for mode in modes for name in (simulation.names if names is None else names)]
+    part = f":{batches}" if batches is not None else ""
     found: dict[tuple[str, str], Outcome] = {}
     for key in wanted:
-        line = known.get(":".join(key))
+        line = known.get(":".join(key) + part)
         if line is not None:
             found[key] = Outcome.from_json(line["outcome"])
     before = runner.inferences
+    full = runner.full_outcome if batches is None else runner.base.run(batches)
 
     def take(key: tuple[str, str], outcome: Outcome) -> None:
         found[key] = outcome
-        known.add(":".join(key), {"outcome": outcome.to_json()})
+        known.add(":".join(key) + part, {"outcome": outcome.to_json()})
         if progress is not None:
             progress("sensitivity", len(found), len(wanted))
 
     missing = [key for key in wanted if key not in found]
     switches = simulation.switches
     configs = [switches.alone(name) if mode == "alone" else switches.config([name]) for mode, name in missing]
-    if processes > 1 and len(missing) > 1:
+    if processes > 1 and len(missing) > 1 and batches is None:
         from toolkit.simulation.processes import run_all
 
         for index, outcome in run_all(simulation.job(), configs, min(processes, len(missing))):
             take(missing[index], outcome)
     else:
         for key, config in zip(missing, configs):
-            take(key, runner.run(config))
+            take(key, runner.run(config) if batches is None else runner.probe(config).run(batches))
     groups = [
         GroupResult(
             g.name, g.op, found.get(("alone", g.name)), found.get(("without", g.name)), simulation.work.share([g.name])
         )
         for g in switches.groups
     ]  # fmt: skip
+    used = sum(runner.feeds[index].count for index in runner.order[:batches])
     return Sensitivity(
-        "exact", groups, runner.full_outcome, simulation.settings.metric, runner.float_outcome.metric,
-        sum(feed.count for feed in simulation.feeds), runner.inferences - before, None, fingerprint, again(known),
+        "exact" if batches is None else "fast", groups, full, simulation.settings.metric, runner.float_outcome.metric,
+        used, runner.inferences - before, None, fingerprint, again(known),
         quantized_share=simulation.quantized_share(), share_of=simulation.work.of,
     )  # fmt: skip
 
@@ -255,7 +264,7 @@ def fast(simulation: Simulation, *, log: Path | None = None, progress: Progress 
     used = sum(feed.count for feed in part.feeds)
     found.method = "fast"
     found.inferences = (found.inferences + _START_INFERENCES) * used / total
-    found.reliability = _reliability([g.alone.parts for g in found.groups if g.alone is not None])
+    found.reliability = reliability([g.alone.parts for g in found.groups if g.alone is not None])
     found.notes.append(Code.SENSITIVITY_ESTIMATED(used=used, total=total))
     if not found.trusted:
         found.notes.append(Code.SENSITIVITY_UNTRUSTED(reliability=found.reliability, least=TRUSTED))
@@ -277,7 +286,12 @@ def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.asarray(((ends - counts + ends - 1) / 2)[inverse], np.float64)
 
 
-def _reliability(parts: Sequence[Sequence[float]]) -> float:
+def reliability(parts: Sequence[Sequence[float]]) -> float:
+    """The correlation with the exact order that two halves of the batches let expect, 0 to 1.
+
+    Args:
+        parts: noise over signal of each layer, batch by batch.
+    """
     if not parts or len(parts[0]) < 2:
         return 0.0
     table = np.asarray(parts, np.float64)

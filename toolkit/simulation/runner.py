@@ -2,65 +2,63 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import onnx
-from onnx import helper
 
+from toolkit.base.spread import spread
 from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.metrics import Metric, answers_of
 from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
-from toolkit.graph.light import LightModel
-from toolkit.graph.sessions import Session, session
-from toolkit.simulation.cut import FIXED, FLOAT, FULL, SCALE, SWITCH, SWITCHED, Piece
+from toolkit.simulation.cut import FIXED, FLOAT, FULL, SWITCHED
+from toolkit.simulation.loaded import LoadedPiece, LoadedPieces, Pieces
 from toolkit.simulation.switches import Config
 
 Tensors = dict[str, Array]
 StateKey = tuple[Any, ...]
 MetricMaker = Callable[[], Metric]
-_MEMORY = 1 << 30
+MEMORY = 1 << 30
+"""Bytes that a simulation keeps."""
 _JOINED_BYTES = 256 << 20
 _HELD_BYTES = 32 << 20
 _MIXED_STAGES = 3
+_STATES = 4
+_TIMED = 8
 
 
-class Pieces(Protocol):
-    """The stages of a model, and any neighbouring ones as a model of their own."""
+class StateRun:
+    """A state that is run on more and more of the batches; what was run stays.
 
-    stages: list[dict[str, tuple[str, ...]]]
-    reads: list[set[str]]
-    weight_bytes: int
-    shares: bool
-
-    def piece(self, first: int, kinds: Sequence[str]) -> Piece:
-        """Stages from number ``first`` on, one for each of ``kinds``."""
-        ...
-
-
-class LoadedPiece:
-    """A piece, ready to run for one state.
-
-    Attributes:
-        last: number of its last stage.
-        piece: what it takes and gives.
-        session: computes it.
-        choices: its switches and scales.
+    Args:
+        runner: runs it.
+        config: the state.
+        keep: keep what it is at the cuts of the graph, for states that begin alike.
     """
 
-    def __init__(self, last: int, piece: Piece, session: Session, config: Config) -> None:
-        self.last, self.piece, self.session = last, piece, session
-        self.choices: Tensors = {SWITCH + switch: np.asarray(switch in config.on) for switch in piece.switches}
-        for tensor, kind in piece.scales.items():
-            value = config.scales.get(tensor, 1.0)
-            self.choices[SCALE + tensor] = np.asarray(value, helper.tensor_dtype_to_np_dtype(kind))
+    def __init__(self, runner: Runner, config: Config, keep: bool = False) -> None:
+        self.config, self._runner, self._keep = config, runner, keep
+        self.signatures = runner.signatures(config)
+        self.states: dict[int, dict[int, Tensors]] = {}
+        self._parts: dict[int, BatchOutcome] = {}
+        self._held: dict[int, Tensors] = {}
+
+    def run(self, count: int | None = None) -> Outcome:
+        """The outcome on the first ``count`` batches of ``Runner.order``; on all where None."""
+        indices = sorted(self._runner.order[:count])
+        todo = [index for index in indices if index not in self._parts]
+        for index, part, outputs, states in self._runner.compute(self, todo, self._keep):
+            self._parts[index], self._held[index] = part, outputs
+            for place, state in states.items():
+                self.states.setdefault(place, {})[index] = state
+        return self._runner.summed([self._parts[i] for i in indices], indices, [self._held[i] for i in indices])
 
 
 class Runner:
@@ -77,10 +75,14 @@ class Runner:
         classes: outputs that hold scores of classes.
         metric: makes the user's metric; None without one.
         threads: batches computed at once; one a core where None.
-        memory: bytes for what is kept at the cuts of the float state and of the base state.
+        memory: bytes for what is kept: half of it at the cuts of states, half of it the weights of sessions.
         reference: gives the outputs that states are compared with, for a batch of inputs; the state with nothing
             quantized where None. For a model part of which is quantized already.
         answers: reads outputs as the task says; None without a task.
+
+    Attributes:
+        joins: whether states are run in one piece, so that keeping them at the cuts costs more than it saves.
+        order: the batches' numbers such that the first few are spread evenly over all.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Runner:
         classes: Sequence[str] = (),
         metric: MetricMaker | None = None,
         threads: int | None = None,
-        memory: int = _MEMORY,
+        memory: int = MEMORY,
         reference: Callable[[dict[str, Array]], Tensors] | None = None,
         answers: Answers | None = None,
     ) -> None:
@@ -106,24 +108,87 @@ class Runner:
         self._threads = threads or os.cpu_count() or 1
         self._count = len(pieces.stages)
         # small models run as few pieces as can be: a call costs more than its layers
-        self._joins = pieces.weight_bytes * self._count <= _JOINED_BYTES
-        self._loaded: dict[tuple[int, tuple[str, ...]], tuple[Piece, Session]] = {}
-        self._kept: dict[StateKey, list[Tensors]] = {}
+        self.joins = pieces.weight_bytes * self._count <= _JOINED_BYTES
+        self._loaded = LoadedPieces(pieces, memory // 2)
+        self._kept: list[StateRun] = []
+        self._float_on: dict[int, Outcome] = {}
         self._later = self._needed_later()
-        self._places: set[int] | None = None
-        self._off, self._full = self._signatures(Config()), self._signatures(base)
+        self._off, self._full = self.signatures(Config()), self.signatures(base)
+        self._sizes = [sum(value.size for value in feed.inputs.values()) for feed in self.feeds]
+        self.order = spread(len(self.feeds))
         self.float_seconds = 0.0
         self.float_outcome = self._start()
-        self.full_outcome = self._run(base, keep=True)
+
+    @cached_property
+    def full_outcome(self) -> Outcome:
+        """Of the base state, which is kept at the cuts for states that begin like it."""
+        return self.base.run()
+
+    @cached_property
+    def base(self) -> StateRun:
+        """The base state, as far as it was run."""
+        self._kept.append(probe := StateRun(self, self._base, keep=True))
+        return probe
 
     @property
     def inferences(self) -> float:
-        """What all states so far cost, in runs of the float model over the same batches."""
+        """What all states so far cost, in float inferences of the same batches."""
         return self.spent / self.float_seconds if self.float_seconds else 0.0
 
     def run(self, config: Config) -> Outcome:
         """Run a state and compare its outputs with the float model's."""
-        return self._run(config, keep=False)
+        full = self.full_outcome
+        return full if self.signatures(config) == self._full else StateRun(self, config).run()
+
+    def probe(self, config: Config, keep: bool = False) -> StateRun:
+        """A state that need not be run on all batches."""
+        return self.base if self.signatures(config) == self._full else StateRun(self, config, keep)
+
+    def anchor(self, probe: StateRun) -> None:
+        """Keep this state at its cuts for those that begin like it, in place of the one before."""
+        self._kept = [one for one in self._kept if one.signatures in (self._off, self._full)]
+        if probe not in self._kept:
+            self._kept.append(probe)
+
+    def float_on(self, count: int) -> Outcome:
+        """The float model's outcome on the first ``count`` batches of ``order``."""
+        if count not in self._float_on:
+            indices = sorted(self.order[:count])
+            held = [self._held(self._reference[index]) for index in indices]
+            self._float_on[count] = summed([BatchOutcome()] * len(indices), self._score(indices, held))
+        return self._float_on[count]
+
+    def price(self, config: Config, count: int | None = None, like: Config | None = None) -> float:
+        """What a state costs by the graph's arithmetic, in runs of the float model over all batches.
+
+        Args:
+            config: the state.
+            count: on how many batches of ``order``; on all where None.
+            like: a state that is kept at the cuts: what begins like it costs nothing. The float model where None.
+        """
+        own, other = self.signatures(config), self.signatures(like if like is not None else Config())
+        start = next((k for k, (a, b) in enumerate(zip(own, other)) if a != b), self._count)
+        return self._cost(range(start, self._count), config, self.order[:count]) / self.macs
+
+    @cached_property
+    def macs(self) -> float:
+        """What the float model costs on all batches, in multiply-accumulates."""
+        return max(self._cost(range(self._count), Config(), self.order), 1.0)
+
+    def _cost(self, stages: Iterable[int], config: Config, part: Sequence[int]) -> float:
+        samples = sum(self._sizes[index] for index in part) / max(self._pieces.input_elements, 1)
+        costs = [self._pieces.cost(stage, config) for stage in stages]
+        return sum(work for work, _ in costs) * samples + sum(calls for _, calls in costs) * len(part)
+
+    def rebased(self, pieces: Pieces, base: Config) -> Runner:
+        """The same samples and float outputs with other scales of the base state."""
+        twin = copy.copy(self)
+        for name in ("full_outcome", "base"):
+            vars(twin).pop(name, None)
+        twin._pieces, twin._base, twin._full = pieces, base, twin.signatures(base)
+        twin._loaded = LoadedPieces(pieces, self.memory // 2)
+        twin._kept = [one for one in self._kept if one.signatures == self._off]
+        return twin
 
     def outcome_of(self, model: Callable[[dict[str, Array]], Tensors]) -> Outcome:
         """The outcome of any other form of the model, run on the same batches: ``model`` gives outputs for inputs."""
@@ -133,60 +198,78 @@ class Runner:
             return self._compared(index, outputs), self._held(outputs)
 
         done = self._pool(one)
-        return self._summed([part for part, _ in done], self._score([outputs for _, outputs in done]))
+        return self.summed([part for part, _ in done], range(len(done)), [outputs for _, outputs in done])
 
     def forget(self) -> None:
         """Give back the memory of sessions and kept states; what is run after this begins at the first stage."""
         self._kept.clear()
-        self._loaded.clear()
+        vars(self).pop("base", None)
+        self._loaded.forget()
 
     # ---------------------------------------------------------------- one state
 
     def _start(self) -> Outcome:
-        plan = self._plan(Config(), self._off, 0, apart=True)
-        whole = self._plan(Config(), self._off, 0, apart=False)
-        # the first run of a session allocates; it would spoil the measure of what an inference costs
-        self._pool(lambda index: self._advance(whole, dict(self.feeds[index].inputs), False))
-        timed = self._pool(lambda index: self._advance(whole, dict(self.feeds[index].inputs), False))
-        self.float_seconds = sum(seconds for *_, seconds in timed)
-        states = self._pool(lambda index: self._advance(plan, dict(self.feeds[index].inputs), True))
-        self._reference = [{name: state[name] for name in self.outputs} for state, *_ in states]
+        """Run the float model; one batch before, since the first run of a session allocates."""
+        off = StateRun(self, Config(), keep=True)
+        apart = self._plan(Config(), off.signatures, 0, apart=True)
+        largest = max(range(len(self.feeds)), key=lambda index: self._sizes[index])
+        _, trail, _ = self._advance(apart, dict(self.feeds[largest].inputs), set(range(1, self._count + 1)))
+        self._places = self._affordable(trail, largest)
+        done = self._pool(lambda index: self._advance(apart, dict(self.feeds[index].inputs), self._places))
+        self.float_seconds = self._timed(sum(seconds for *_, seconds in done))
+        self._reference = [{name: state[name] for name in self.outputs} for state, *_ in done]
+        for index, (_, states, _) in enumerate(done):
+            for place, state in states.items():
+                off.states.setdefault(place, {})[index] = state
+        self._kept.append(off)
         if self._given is not None:
             self._reference = [self._given(dict(feed.inputs)) for feed in self.feeds]
         self._varying = varying_shares(self._reference)
-        self._rounds = self._in_rounds()
-        self._store(self._off, 0, [trail for _, trail, _ in states])
-        return summed([BatchOutcome()] * len(states), self._score(self._reference))
+        return self.float_on(len(self.feeds))
 
-    def _run(self, config: Config, keep: bool) -> Outcome:
-        signatures = self._signatures(config)
-        start = next((k for k in range(self._count, -1, -1) if signatures[:k] in self._kept), 0)
-        plan = self._plan(config, signatures, start, apart=keep)
+    def _timed(self, apart: float) -> float:
+        """Seconds of one float inference of all batches, where stage by stage it took ``apart``."""
+        if not self.joins:
+            return apart
+        whole = self._plan(Config(), self._off, 0, apart=False)
+        part = self.order[: -(-len(self.feeds) // _TIMED)]
+        for _ in range(2):
+            # the first run of a session allocates
+            seconds = sum(self._advance(whole, dict(self.feeds[i].inputs), set())[2] for i in part)
+        return seconds * sum(self._sizes) / max(sum(self._sizes[i] for i in part), 1)
 
-        def one(index: int) -> tuple[Tensors, list[Tensors], float]:
-            state = {**self.feeds[index].inputs}
-            if start:
-                state.update(self._kept[signatures[:start]][index])
-            state, trail, seconds = self._advance(plan, state, keep)
-            return {name: state[name] for name in self.outputs}, trail, seconds
+    def compute(
+        self, probe: StateRun, indices: Sequence[int], keep: bool
+    ) -> Iterable[tuple[int, BatchOutcome, Tensors, dict[int, Tensors]]]:
+        """Run a state on some batches: for each its number, what differs, its outputs and what it is at the cuts."""
+        by_start: dict[int, list[int]] = {}
+        for index in indices:
+            by_start.setdefault(self._known_until(probe, index), []).append(index)
+        for start, group in by_start.items():
+            plan = self._plan(probe.config, probe.signatures, start, apart=keep)
 
-        def judged(index: int, outputs: Tensors) -> BatchOutcome:
-            return self._compared(index, outputs)
+            def one(index: int, start: int = start, plan: Sequence[LoadedPiece] = plan) -> Any:
+                state = {**self.feeds[index].inputs, **self._state(probe, start, index)}
+                state, states, seconds = self._advance(plan, state, self._places if keep else set())
+                return {name: state[name] for name in self.outputs}, states, seconds
 
-        parts: list[BatchOutcome] = []
-        held: list[Tensors] = []
-        trails: list[list[Tensors]] = []
-        for indices in self._rounds:
-            # a comparison between two runs would drive the model out of the processor's caches
-            done = self._pool(one, indices)
-            made = [outputs for outputs, *_ in done]
-            parts += self._pool(judged, indices, made)
-            held += [self._held(outputs) for outputs in made]
-            trails += [trail for _, trail, _ in done]
-            self.spent += sum(seconds for *_, seconds in done)
-        if keep:
-            self._store(signatures, start, trails)
-        return self._summed(parts, self._score(held))
+            for some in self._in_rounds(group):
+                # a comparison between two runs would drive the model out of the processor's caches
+                done = self._pool(one, some)
+                made = [outputs for outputs, *_ in done]
+                parts = self._pool(self._compared, some, made)
+                self.spent += sum(seconds for *_, seconds in done)
+                for index, part, (outputs, states, _) in zip(some, parts, done):
+                    yield index, part, self._held(outputs), states
+
+    def _known_until(self, probe: StateRun, index: int) -> int:
+        """The last cut at which this batch of a state that begins alike is kept; 0 where none is."""
+        return max((place for one in (*self._kept, probe) for place, states in one.states.items()
+                    if index in states and one.signatures[:place] == probe.signatures[:place]), default=0)  # fmt: skip
+
+    def _state(self, probe: StateRun, place: int, index: int) -> Tensors:
+        alike = (one for one in (*self._kept, probe) if one.signatures[:place] == probe.signatures[:place])
+        return next(one.states[place][index] for one in alike if index in one.states.get(place, ())) if place else {}
 
     def _plan(self, config: Config, signatures: StateKey, start: int, apart: bool) -> list[LoadedPiece]:
         """The pieces that compute a state from stage ``start`` on."""
@@ -195,11 +278,11 @@ class Runner:
             for own, off, full in zip(signatures, self._off, self._full)
         ]
         based = self._base.scales.items() >= {pair for _, scales in signatures[start:] for pair in scales}
-        if not apart and self._joins and start < self._count:
+        if not apart and self.joins and start < self._count:
             groups = [(start, self._shared(kinds, start, FIXED if based else SWITCHED))]
         else:
             groups = [(number, [kinds[number]]) for number in range(start, self._count)]
-        return [LoadedPiece(first + len(of) - 1, *self._open(first, of), config) for first, of in groups]
+        return [LoadedPiece(first + len(of) - 1, *self._loaded.open(first, of), config) for first, of in groups]
 
     def _shared(self, kinds: list[str], start: int, switched: str) -> list[str]:
         """The kinds of one piece from stage ``start`` on that computes this state and others like it.
@@ -220,8 +303,12 @@ class Runner:
             return [switched] * len(rest)
         return [switched] * changed + [tail] * (len(rest) - changed)
 
-    def _advance(self, plan: Sequence[LoadedPiece], state: Tensors, keep: bool) -> tuple[Tensors, list[Tensors], float]:
-        trail: list[Tensors] = []
+    def _advance(
+        self, plan: Sequence[LoadedPiece], state: Tensors, places: set[int]
+    ) -> tuple[Tensors, dict[int, Tensors], float]:
+        """The last state, what it was at these cuts, and the seconds that it took."""
+        kept: dict[int, Tensors] = {}
+        given = set(self.feeds[0].inputs)
         seconds = 0.0
         for step in plan:
             feed = {**step.choices, **{name: state[name] for name in step.piece.inputs}}
@@ -229,9 +316,9 @@ class Runner:
             made = step.session.run(feed)
             seconds += time.thread_time() - begin
             state = {name: value for name, value in {**state, **made}.items() if name in self._later[step.last]}
-            if keep:
-                trail.append(dict(state))
-        return state, trail, seconds
+            if step.last + 1 in places:
+                kept[step.last + 1] = {name: value for name, value in state.items() if name not in given}
+        return state, kept, seconds
 
     def _pool(self, work: Callable[..., Any], *items: Sequence[Any]) -> list[Any]:
         """What ``work`` gives for each of the items, for each feed's index where there are none."""
@@ -242,12 +329,12 @@ class Runner:
         with ThreadPoolExecutor(count, "simulation") as pool:
             return list(pool.map(work, *items))
 
-    def _in_rounds(self) -> list[list[int]]:
-        """The feeds in order, as many at a time as there are threads or as have outputs of 32 MB."""
+    def _in_rounds(self, indices: Sequence[int]) -> list[list[int]]:
+        """Batches in order, as many at a time as there are threads or as have outputs of 32 MB."""
         rounds: list[list[int]] = []
         held = 0
-        for index, outputs in enumerate(self._reference):
-            size = sum(value.nbytes for value in outputs.values())
+        for index in indices:
+            size = sum(value.nbytes for value in self._reference[index].values())
             if not rounds or (held + size > _HELD_BYTES and len(rounds[-1]) >= self._threads):
                 rounds.append([])
                 held = 0
@@ -256,27 +343,28 @@ class Runner:
         return rounds
 
     def _held(self, outputs: Tensors) -> Tensors:
-        """What is kept of a state's outputs until all batches are done: nothing where no metric asks for it."""
+        """What is kept of a state's outputs until all batches are done."""
         return outputs if self.metric is not None else {}
 
     def _compared(self, index: int, outputs: Tensors) -> BatchOutcome:
         return compare(self._reference[index], outputs, self.classes, self.answers)
 
-    def _summed(self, parts: Sequence[BatchOutcome], score: tuple[float | None, int]) -> Outcome:
-        return summed(parts, score, self._varying, self.answers)
+    def summed(self, parts: Sequence[BatchOutcome], indices: Sequence[int], held: Sequence[Tensors]) -> Outcome:
+        """The outcome over some batches, added in order."""
+        return summed(parts, self._score(indices, held), self._varying, self.answers)
 
-    def _score(self, outputs: Sequence[Tensors]) -> tuple[float | None, int]:
+    def _score(self, indices: Sequence[int], outputs: Sequence[Tensors]) -> tuple[float | None, int]:
         if self.metric is None:
             return None, 0
         metric = self.metric()
-        for feed, values in zip(self.feeds, outputs):
+        for index, values in zip(indices, outputs):
             plain = {n: np.asarray(v, np.float32) if v.dtype.kind == "f" else v for n, v in values.items()}
-            metric.update(plain, feed.labels or {})
+            metric.update(plain, self.feeds[index].labels or {})
         return metric.value(), answers_of(metric)
 
     # ---------------------------------------------------------------- what is kept
 
-    def _signatures(self, config: Config) -> StateKey:
+    def signatures(self, config: Config) -> StateKey:
         """For every stage what is on in it; two states with equal beginnings hand on equal tensors."""
         found = []
         for stage in self._pieces.stages:
@@ -293,30 +381,17 @@ class Runner:
             needed.append(later)
         return needed[::-1]
 
-    def _store(self, signatures: StateKey, start: int, trails: Sequence[Sequence[Tensors]]) -> None:
-        given = set(self.feeds[0].inputs)
-        own = [[{n: v for n, v in state.items() if n not in given} for state in trail] for trail in trails]
-        if self._places is None:
-            self._places = self._affordable(own)
-        for position in range(len(own[0])):
-            place = start + position + 1
-            if place in self._places:
-                self._kept[signatures[:place]] = [trail[position] for trail in own]
+    def _affordable(self, trail: dict[int, Tensors], index: int) -> set[int]:
+        """The cuts at which states can be kept within the memory, evenly spread; three states are kept.
 
-    def _affordable(self, trails: Sequence[Sequence[Tensors]]) -> set[int]:
-        """The cuts at which states can be kept within the memory, evenly spread; two states are kept."""
-        size = [2 * sum(v.nbytes for trail in trails for v in trail[k].values()) for k in range(self._count)]
+        Args:
+            trail: what one state of one batch is at all cuts.
+            index: the batch.
+        """
+        scale = _STATES * sum(self._sizes) / max(self._sizes[index], 1)
+        size = [scale * sum(v.nbytes for v in trail[k + 1].values()) for k in range(self._count)]
         for step in range(1, len(size) + 1):
             places = {k + 1 for k in range(len(size) - 1, -1, -step)}
-            if sum(size[k - 1] for k in places) <= self.memory:
+            if sum(size[k - 1] for k in places) <= self.memory / 2:
                 return places
         return {len(size)}
-
-    def _open(self, first: int, kinds: Sequence[str]) -> tuple[Piece, Session]:
-        key = first, tuple(kinds)
-        if key not in self._loaded:
-            piece = self._pieces.piece(first, kinds)
-            # the session has what it needs of the weights
-            light = replace(piece, model=LightModel(onnx.ModelProto()))
-            self._loaded[key] = light, session(piece.model, threads=1, packed=not self._pieces.shares)
-        return self._loaded[key]

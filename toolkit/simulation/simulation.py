@@ -25,7 +25,7 @@ from toolkit.graph.tensors import SHORT_FLOATS
 from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.placement.place import Judge, PlacementRule, place
 from toolkit.simulation.cut import Cutter
-from toolkit.simulation.runner import Runner
+from toolkit.simulation.runner import MEMORY, Runner
 from toolkit.simulation.switches import Config, Switches, wanted_tensors
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Settings:
         samples: use at most this many samples, evenly spread.
         stages: stages that the graph is cut into.
         threads: batches computed at once; one a core where None.
+        memory: bytes for what is kept of states and for the weights of sessions.
         allow_code: whether ``metric`` may name code.
         answers: reads outputs as the task says; None without a task.
         options: what the metric must know besides the output.
@@ -59,6 +60,7 @@ class Settings:
     samples: int | None = None
     stages: int = 12
     threads: int | None = None
+    memory: int = MEMORY
     allow_code: bool = False
     answers: Answers | None = None
     options: MetricOptions = field(default_factory=MetricOptions)
@@ -75,6 +77,7 @@ class SimulationJob:
     classes: list[str]
     metric: tuple[str, str | None, bool, MetricOptions] | None
     threads: int | None
+    memory: int = MEMORY
     reference: LightModel | None = None
     answers: Answers | None = None
 
@@ -88,7 +91,7 @@ class SimulationJob:
 
             reference = session(self.reference, threads=1).run
         return Runner(self.cutter, self.base, self.feeds, self.outputs, self.classes, maker, threads or self.threads,
-                      reference=reference, answers=self.answers)  # fmt: skip
+                      self.memory, reference, self.answers)  # fmt: skip
 
 
 class Simulation:
@@ -182,8 +185,8 @@ class Simulation:
         metric = (own.metric, own.output, own.allow_code, own.options) if own.metric is not None else None
         reference = self._reference.to_light() if self._reference is not None else None
         return SimulationJob(
-            self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads, reference,
-            own.answers,
+            self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads, own.memory,
+            reference, own.answers,
         )  # fmt: skip
 
     def on(self, settings: Settings) -> Simulation:
@@ -198,7 +201,9 @@ class Simulation:
         twin = copy.copy(self)
         twin.switches = self.switches.with_amax(amax)
         twin.cutter = Cutter(twin.switches, self.facts, self.settings.stages)
-        twin._runner = None
+        if self._runner is not None:
+            # what the float model gives stays
+            twin._runner = self._runner.rebased(twin.cutter, twin.config(()))
         return twin
 
     def quantized_share(self, kept: Iterable[str] = ()) -> float:
@@ -237,7 +242,7 @@ class Simulation:
         """What the numbers depend on: model, ranges, samples, settings, qtool's code and the metric's."""
         if not self._data_print:
             self._data_print = sha256_json([self.data.fingerprint(), [f.count for f in self.feeds]])
-        own = {k: str(v) for k, v in vars(self.settings).items() if k not in ("threads", "allow_code")}
+        own = {k: str(v) for k, v in vars(self.settings).items() if k not in ("threads", "memory", "allow_code")}
         amax = sorted(self.switches.amax.items())
         base = [one.fingerprint() for one in (self.model, self._reference) if one is not None]
         content = [base, amax, self._data_print, own, self.names, repr(self.switches.full), code_fingerprint()]

@@ -20,7 +20,8 @@ def search_line(info: SearchInfo) -> str:
         times += f", {percent(info.measured_share, 0)} of it measured"
     level = f", {plan.sqnr_db:.1f} dB SQNR" if plan.sqnr_db is not None else ""
     return (
-        f"Search: {count(info.evaluations, 'plan')} on {count(info.samples, 'sample')}; the chosen plan {met}; "
+        f"Search: {count(info.evaluations, 'plan')} on {count(info.samples, 'sample')}, "
+        f"{info.inferences:.1f} float inferences; the chosen plan {met}; "
         f"{count(plan.kept, 'layer')} in float, {work_share(plan.quantized_share, info.share_of)} requested in "
         f"{str(info.precision).upper()}{level}{times if info.gpu else ''}"
     )

@@ -150,8 +150,9 @@ SEARCH: Table = {
         f"The model sorts or selects ({joined(ops)}) and its outputs are compared entry by entry, so two close entries "
         "that swap count as wrong; a metric of your own with labelled samples judges such a model better."
     ),
-    Code.SEARCH_SUMMARY: lambda plans, share, of, dtype, kept: (
-        f"{count(plans, 'plan')} tried; {work_share(share, of)} requested in {dtype}, "
+    Code.SEARCH_SUMMARY: lambda plans, share, of, dtype, kept, inferences: (
+        f"{count(plans, 'plan')} tried at the cost of {inferences:.1f} float inferences; "
+        f"{work_share(share, of)} requested in {dtype}, "
         f"{count(kept, 'layer')} kept float."
     ),
     Code.SEARCH_BEST: lambda share, of, dtype, limits, by: (

@@ -1,0 +1,218 @@
+"""The plans that a search has run: on as many samples as it takes to know, what they cost, and the best of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from toolkit.base.files import sha256_json, write_json
+from toolkit.base.log import Log
+from toolkit.base.progress import Activity, Progress, silent
+from toolkit.base.reads import needs_now
+from toolkit.contract.findings import Code, Finding
+from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.outcome import Outcome
+from toolkit.search.again import again
+from toolkit.search.cost import CostModel
+from toolkit.search.racing import clear, rounds
+from toolkit.search.searched_plan import SearchedPlan
+from toolkit.search.spending import Spending
+from toolkit.simulation.runner import StateRun
+from toolkit.simulation.simulation import Simulation
+from toolkit.simulation.switches import Config
+
+SCHEMA = "qtool-search-1"
+_FLOAT_PRICE = 1.3
+_SETTLED = 3
+_UNSEEN = 1e-3
+
+
+class Evaluations:
+    """Evaluates plans and keeps the best.
+
+    Where inferences are limited, a plan is run on a few batches first and given up where these show that it misses the
+    budget clearly.
+
+    Args:
+        simulation: the model and the samples to decide on.
+        budget: what must hold.
+        cost: predicts times.
+        prefer: what makes a plan cheap: ``int8``, few multiply-accumulates left in float, or ``time``, the predicted
+            time with all borders, in which a small layer can be faster in float.
+        evaluations: how many plans may be evaluated; 8 log2(groups) + 16 where None. One damaged layer takes
+            two or three.
+        try_ranges: whether other ranges are tried.
+        log: a JSON-lines file of every evaluation; an interrupted search goes on from it.
+        best: a file that holds the best plan so far, at any moment.
+        progress: called with what is being done, how much is done, and of how much.
+        spending: what may be spent, and what was before; no limit where None.
+    """
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        budget: Budget,
+        cost: CostModel,
+        *,
+        prefer: str = "int8",
+        evaluations: int | None = None,
+        try_ranges: bool = True,
+        log: Path | Log | None = None,
+        best: Path | None = None,
+        progress: Progress | None = None,
+        spending: Spending | None = None,
+    ) -> None:
+        self.simulation, self.budget, self.cost = simulation, budget, cost
+        self.limit = evaluations or 8 * math.ceil(math.log2(max(len(simulation.names), 2))) + 16
+        self.try_ranges, self.prefer = try_ranges, prefer
+        self.spending = spending or Spending()
+        self.log = log if isinstance(log, Log) else Log(log, simulation.fingerprint(), needs_now)
+        self._sensitivity_log = self.log.path.with_suffix(".groups.jsonl") if self.log.path is not None else None
+        self._best_path = best
+        self.progress = progress or silent
+        self.plans: list[SearchedPlan] = []
+        self.best: SearchedPlan | None = None
+        self.first: float | None = None
+        self._known: dict[str, SearchedPlan] = {}
+        self._probes: dict[str, StateRun] = {}
+        self._anchor: Config | None = None
+        self._rounds: list[int] = []
+        self._whole_price = 0.0
+        self.amax: dict[str, float] = {}
+        self._methods: list[dict[str, float]] = []
+        # the simulation may be rebased, and a plan's ranges are what differs from calibration's
+        self._own = dict(simulation.switches.amax)
+        self.notes: list[Finding] = again(self.log)
+
+    def _begin(self) -> None:
+        """Run the float model; from here on it is known how many batches there are and what they cost."""
+        runner = self.simulation.runner
+        self._rounds = rounds(len(runner.feeds)) if self.spending.limited else [len(runner.feeds)]
+        self._whole_price = runner.price(self.simulation.config(()))
+        self.spending.know(runner.macs)
+        self.spending.pay(_FLOAT_PRICE)
+
+    # ---------------------------------------------------------------- one plan
+
+    def _evaluate(self, kept: Sequence[str], until: int | None = None, sure: bool = False) -> SearchedPlan:
+        """A plan's outcome on more and more of the batches, until it is clear whether it meets the budget.
+
+        Args:
+            kept: the groups that stay float; ranges are those now in use.
+            until: go on to as many rounds at most; to all where None.
+            sure: whether a plan that clearly meets the budget is run on all samples all the same.
+        """
+        key = sha256_json([sorted(kept), sorted(self.amax.items())])
+        before, runner = self._known.get(key), self.simulation.runner
+        plan, config = before, self.simulation.config(kept, {**self._own, **self.amax})
+        paid = runner.price(config, before.batches, self._anchor) if before is not None else 0.0
+        for count in self._rounds[:until]:
+            if plan is not None:
+                # the first plan within the budget is for whoever stops the search
+                enough = plan.clear is False or (plan.clear is True and not sure and self.first is not None)
+                if plan.batches >= count or plan.whole or enough:
+                    continue
+            price = paid if (key, count) in self.spending.bought else runner.price(config, count, self._anchor)
+            if plan is not None and not sure and not self.spending.left(price - paid):
+                break
+            self.spending.pay(price - paid)
+            self.spending.bought.add((key, count))
+            plan, paid = self._on(key, kept, config, count), price
+        assert plan is not None
+        if plan is not before:
+            self._take(key, plan, before, config)
+        return plan
+
+    def _take(self, key: str, plan: SearchedPlan, before: SearchedPlan | None, config: Config) -> None:
+        """Write down what was found of a plan, in place of what was known before."""
+        if before is not None:
+            self.plans[self.plans.index(before)] = plan
+        else:
+            self.plans.append(plan)
+        self._known[key] = plan
+        if plan.whole or plan.clear is not None:
+            probe, runner = self._probes.pop(key, None), self.simulation.runner
+            if probe is not None and plan.meets and not runner.joins:
+                # plans that are tried from here on begin like this one
+                runner.anchor(probe)
+                self._anchor = config
+        if plan.meets and self.first is None:
+            self.first = self.spending.counted(self.simulation.runner.float_seconds)
+        if self.best is before or self.best is None or self._rank(plan) < self._rank(self.best):
+            self.best = min(self.plans, key=self._rank)
+            if self._best_path is not None:
+                best = self.best
+                write_json(self._best_path, {"schema": SCHEMA, "met": best.meets, "best": best.to_json()})
+        self.progress(Activity("search", self._so_far(self.best)), len(self.plans), self.limit)
+
+    def _on(self, key: str, kept: Sequence[str], config: Config, count: int) -> SearchedPlan:
+        """The plan as it is on the first ``count`` batches."""
+        runner = self.simulation.runner
+        whole = count == len(runner.feeds)
+        line = self.log.get(key if whole else f"{key}:{count}")
+        if line is not None:
+            outcome = Outcome.from_json(line["outcome"])
+        elif len(self._rounds) == 1:
+            outcome = runner.run(config)
+        else:
+            if key not in self._probes:
+                self._probes[key] = runner.probe(config, keep=not runner.joins)
+            outcome = self._probes[key].run(count)
+        seconds = self.cost.time(kept)
+        reference = runner.float_on(count)
+        lacks = self.budget.lacks(outcome, reference, seconds)
+        known = None if whole else clear(self.budget, outcome, reference, count / len(runner.feeds))
+        plan = SearchedPlan(
+            tuple(sorted(kept)), dict(self.amax), outcome, lacks, seconds, self.cost.share(kept), count,
+            len(runner.feeds), known,
+        )  # fmt: skip
+        if line is None:
+            self.log.add(key if whole else f"{key}:{count}", {"number": len(self.plans) + 1, **plan.to_json()})
+        return plan
+
+    def _found(self, kept: Sequence[str], amax: Mapping[str, float]) -> SearchedPlan:
+        """What is known of a plan that was looked at."""
+        return self._known[sha256_json([sorted(kept), sorted(amax.items())])]
+
+    def _settle(self) -> None:
+        """Run the best plan on all samples, where a part of them told what it is worth."""
+        for _ in range(_SETTLED):
+            assert self.best is not None
+            if self.best.whole:
+                return
+            plan, self.amax = self.best, dict(self.best.amax)
+            key = sha256_json([sorted(plan.kept), sorted(self.amax.items())])
+            config = self.simulation.config(plan.kept, {**self._own, **self.amax})
+            runner = self.simulation.runner
+            self.spending.pay(
+                runner.price(config, None, self._anchor) - runner.price(config, plan.batches, self._anchor)
+            )
+            self._take(key, self._on(key, plan.kept, config, plan.of), plan, config)
+
+    def _so_far(self, best: SearchedPlan) -> Finding:
+        dtype, of = self.simulation.switches.precision, self.cost.work.of
+        lacks = {"limits": list(best.lacks), "by": list(best.lacks.values())}
+        return Code.SEARCH_BEST(share=best.quantized, of=of, dtype=dtype, **lacks)
+
+    def _rank(self, plan: SearchedPlan) -> tuple[float, float, float]:
+        """Smaller is better: near the budget, then little given up, then little noise."""
+        distance = self.budget.distance(dict(plan.lacks))
+        # what a part of the samples does not tell clearly is not within the budget yet
+        return (
+            distance if plan.whole or plan.clear else max(distance, _UNSEEN),
+            self._given_up(plan.kept),
+            plan.outcome.noise,
+        )
+
+    def _given_up(self, kept: Sequence[str]) -> float:
+        return self.cost.time(kept) if self.prefer == "time" else sum(self._price(name) for name in kept)
+
+    def _price(self, group: str) -> float:
+        return self.cost.price(group) if self.prefer == "time" else self.cost.arithmetic(group)
+
+    def _left(self) -> int:
+        """How many more plans may be looked at; one that is taken can be run on all samples besides."""
+        part = self._rounds[0] / self._rounds[-1]
+        reserve = self._whole_price if part < 1 else 0.0
+        return min(self.limit - len(self.plans), self.spending.left(part * self._whole_price, reserve))

@@ -1,0 +1,60 @@
+"""What a part of the samples says of a plan: that it meets the budget, that it misses it, or that more are needed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import replace
+
+from toolkit.base.errors import RecipeError
+from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.outcome import Outcome
+
+_PARTS = 8
+_SLACK = ((0.2, 3.0), (0.4, 2.0), (1.0, 1.0))
+"""How far a limit must be away, in dB and standard errors, on at most such a share of the samples."""
+_ERRORS, _LEAST_DB = 3.0, 0.1
+
+
+def rounds(batches: int) -> list[int]:
+    """On how many of the batches a plan is run before it is looked at: an eighth, a quarter, half, all."""
+    return sorted({max(1, batches * part // _PARTS) for part in (1, 2, 4, _PARTS)})
+
+
+def clear(budget: Budget, outcome: Outcome, reference: Outcome, share: float) -> bool | None:
+    """Whether a plan meets the budget as far as a part of the samples tells; None where it does not tell.
+
+    The noise of many values varies little from batch to batch, and its spread says how much. A share of answers can be
+    missed clearly on few of them, but never be met.
+
+    Args:
+        budget: what must hold.
+        outcome: the plan on this part.
+        reference: the float model on it.
+        share: how large the part is, 0 to 1.
+    """
+    slack = next(slack for most, slack in _SLACK if share <= most)
+    decibels = slack
+    if len(outcome.parts) > 1 and 0 < outcome.noise < math.inf:
+        error = statistics.stdev(outcome.parts) / math.sqrt(len(outcome.parts)) / statistics.fmean(outcome.parts)
+        decibels = min(slack, 10 * math.log10(1 + _ERRORS * error) + _LEAST_DB)
+    least = budget.min_sqnr_db
+    # a limit on the metric itself says nothing of samples on which the float model misses it
+    loose = _loosened(budget, slack, None if least is None else least - decibels + slack)
+    if loose is not None and loose.lacks(outcome, reference):
+        return False
+    shares = (budget.max_drop, budget.max_relative_drop, budget.min_value, budget.min_agreement, budget.min_unchanged)
+    if least is None or budget.by_task or any(limit is not None for limit in shares):
+        return None
+    strict = replace(budget, min_sqnr_db=least + decibels, max_ms=None)
+    return None if strict.lacks(outcome, reference) else True
+
+
+def _loosened(budget: Budget, slack: float, least: float | None) -> Budget | None:
+    """The budget with every limit further away by ``slack``; None where it has no limit that a part tells of."""
+    drops = {name: limit * (1 + slack) for name in ("max_drop", "max_relative_drop")
+             if (limit := getattr(budget, name)) is not None}  # fmt: skip
+    try:
+        return replace(budget, margin=-slack, max_ms=None, min_value=None, min_sqnr_db=least, **drops)
+    except RecipeError:
+        return None

@@ -1,0 +1,87 @@
+"""What a search may spend and what it has spent, in float inferences of the samples that it decides on.
+
+Decisions go by prices, which are the graph's arithmetic, so that they are the same on any machine and when an
+interrupted search goes on. What was really computed is counted beside them, of everything that ran a model.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from toolkit.graph.meter import computed
+
+PLENTY = 10**9
+"""What is left where there is no limit."""
+CALIBRATION_PRICE, FEW_PRICE, TYPES_PRICE, SPOTS_PRICE = 1.5, 6.0, 2.0, 1.0
+"""In float inferences: of another form of the model, of all methods (on few samples it is their share), of a check in
+the real types, and of what explains the worst layers."""
+_USUAL = 20.0
+_PRICED = 0.8
+"""How much of what is allowed is spent by prices, which are the graph's arithmetic alone."""
+_LEAST_MACS = 2e9
+"""Some 40 milliseconds: a model whose inferences take less may have more of them."""
+
+
+class Spending:
+    """One account for a search and all that belongs to it.
+
+    Args:
+        inferences: what may be spent; no limit where None.
+        minutes: how long it may take; no limit where None.
+        clock: seconds that only grow.
+
+    Attributes:
+        priced: what was spent, by prices.
+        bought: what was paid for and is known: nobody pays twice.
+    """
+
+    def __init__(
+        self, inferences: float | None = None, minutes: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.inferences, self._clock = inferences, clock
+        self._at_least = 0.0
+        self._until = clock() + 60 * minutes if minutes is not None else math.inf
+        self._before = computed()
+        self.priced = 0.0
+        self.bought: set[tuple[str, int]] = set()
+
+    @classmethod
+    def of_search(cls, inferences: float | None, minutes: float | None) -> Spending:
+        """The account of a whole search: the checks that follow the plans belong to what is allowed.
+
+        Args:
+            inferences: what is allowed; 20 where None, and more where they take no time.
+            minutes: how long it may take; no limit where None.
+        """
+        allowed = inferences if inferences is not None else _USUAL
+        made = cls(max(allowed - TYPES_PRICE - SPOTS_PRICE, 0.0) * _PRICED, minutes)
+        made._at_least = _LEAST_MACS if inferences is None else 0.0
+        return made
+
+    def know(self, macs: float) -> None:
+        """Take in what a float inference of all samples is, in multiply-accumulates."""
+        if self.inferences is not None:
+            self.inferences = max(self.inferences, self._at_least / max(macs, 1.0))
+
+    @property
+    def limited(self) -> bool:
+        """Whether every inference counts."""
+        return self.inferences is not None
+
+    def pay(self, price: float) -> None:
+        """Note what something costs."""
+        self.priced += price
+
+    def left(self, price: float, reserve: float = 0.0) -> int:
+        """How many things of this price may still be bought, with as much as ``reserve`` left after them."""
+        if self._clock() >= self._until:
+            return 0
+        if self.inferences is None:
+            return PLENTY
+        return max(int((self.inferences - reserve - self.priced) / max(price, 1e-9) + 1e-9), 0)
+
+    def counted(self, float_seconds: float) -> float:
+        """What was really computed, in float inferences that take so many seconds each."""
+        return (computed() - self._before) / float_seconds if float_seconds else 0.0
