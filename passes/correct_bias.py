@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from pydantic import Field
 
 from toolkit import (
-    DEQUANTIZE,
-    QUANTIZE,
-    TARGETS,
     Array,
     Code,
     Context,
@@ -17,9 +13,11 @@ from toolkit import (
     Helper,
     Model,
     Names,
+    RoundedLayer,
     bias_place,
-    corrected_mean,
+    made_up_for,
     response,
+    rounded_layers,
 )
 
 
@@ -49,7 +47,7 @@ class CorrectBias(Helper):
         """
         from toolkit import collect_channels
 
-        layers = [node for node in model.nodes if node.op in TARGETS and _rounded(model, node) is not None]
+        layers = list(rounded_layers(model))
         if not layers:
             context.journal.noted(Code.NO_QUANTIZED_WEIGHTS())
             return
@@ -57,48 +55,28 @@ class CorrectBias(Helper):
         if context.dry_run:
             context.journal.noted(Code.DRY_RUN(step="biases"))
             return
-        axes = {node.inputs[0].name: 1 if node.op in ("Conv", "ConvTranspose") else -1 for node in layers}
+        axes = {one.node.inputs[0].name: 1 if one.node.op in ("Conv", "ConvTranspose") else -1 for one in layers}
         means = {name: found.mean for name, found in collect_channels(model, axes, data, self.samples).items()}
         names = model.tensor_names()
-        for node in layers:
+        for layer in layers:
+            node = layer.node
             if node.op == "ConvTranspose" or (node.op == "Gemm" and node.attrs.get("transA", 0)):
                 context.journal.declined(node.name, Code.NOT_SUPPORTED(op=node.op))
                 continue
             if node.inputs[0].name not in means:
                 context.journal.declined(node.name, Code.NOT_CALIBRATED())
                 continue
-            self._correct(model, node, means[node.inputs[0].name], names, context)
+            self._correct(model, layer, means[node.inputs[0].name], names, context)
         model.tidy()
 
-    def _correct(self, model: Model, node: gs.Node, mean: Array, names: Names, context: Context) -> None:
-        found = _rounded(model, node)
-        assert found is not None
-        weight, stored = found
-        done = corrected_mean(model, node)
-        left = mean if done is None else mean - done
-        shift = response(node, stored.astype(np.float64) - weight.astype(np.float64), left)
+    def _correct(self, model: Model, layer: RoundedLayer, mean: Array, names: Names, context: Context) -> None:
+        node = layer.node
+        error = layer.rounded.astype(np.float64) - layer.weight.astype(np.float64)
+        shift = response(node, error, mean) + made_up_for(model, node, error)
         place = bias_place(model, node, len(shift))
         if place is None:
             context.journal.declined(node.name, Code.NO_BIAS())
             return
-        place.add(model, -shift, "corrected", names, weight.dtype)
+        place.add(model, -shift, "corrected", names, layer.weight.dtype)
         why = Code.MEAN_SHIFT(shift=np.abs(shift).max())
         context.journal.changed(node.name, Code.BIAS_CORRECTED(holder=place.holder.name), why)
-
-
-def _rounded(model: Model, node: gs.Node) -> tuple[Array, Array] | None:
-    """A layer's float weights and what its Q/DQ pair makes of them, or None."""
-    back = node.inputs[1].inputs[0] if len(node.inputs) > 1 and node.inputs[1].inputs else None
-    if back is None or back.op != DEQUANTIZE or not back.inputs[0].inputs:
-        return None
-    quantize = back.inputs[0].inputs[0]
-    if quantize.op != QUANTIZE:
-        return None
-    values, scale = model.constant(quantize.inputs[0]), model.constant(quantize.inputs[1])
-    if values is None or scale is None or values.ndim < 2:
-        return None
-    from toolkit import Precision, fake_quantized, onnx_type
-
-    precision = Precision.from_onnx(onnx_type(quantize.inputs[2].dtype)) if len(quantize.inputs) > 2 else Precision.INT8
-    axis = int(quantize.attrs.get("axis", 1)) if scale.size > 1 else None
-    return values, fake_quantized(values, np.atleast_1d(scale), axis, precision or Precision.INT8)

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from toolkit.evaluation.strip_check import drifts as drifts
     from toolkit.graph.bias import BiasPlace as BiasPlace
     from toolkit.graph.bias import bias_place as bias_place
+    from toolkit.graph.bias import made_up_for as made_up_for
     from toolkit.graph.bias import response as response
     from toolkit.graph.constants import RANDOM as RANDOM
     from toolkit.graph.facts import Facts as Facts
@@ -67,7 +68,6 @@ if TYPE_CHECKING:
     from toolkit.graph.folding import fold as fold
     from toolkit.graph.forms import Forms as Forms
     from toolkit.graph.forms import constant_affine as constant_affine
-    from toolkit.graph.input_mean import corrected_mean as corrected_mean
     from toolkit.graph.input_mean import note_input_mean as note_input_mean
     from toolkit.graph.layer_weights import LayerWeights as LayerWeights
     from toolkit.graph.layer_weights import bias_of as bias_of
@@ -108,6 +108,7 @@ if TYPE_CHECKING:
     from toolkit.placement.place import Judge as Judge
     from toolkit.placement.place import place as place
     from toolkit.placement.qdq import bypass as bypass
+    from toolkit.placement.qdq import storable_scale as storable_scale
     from toolkit.placement.qdq import without_pairs as without_pairs
     from toolkit.report.findings import sentence as sentence
     from toolkit.run.pipeline import run as run
@@ -124,6 +125,10 @@ if TYPE_CHECKING:
     from toolkit.simulation.channels import collect_channels as collect_channels
     from toolkit.simulation.channels import forget_ranges as forget_ranges
     from toolkit.simulation.channels import sqnr_against as sqnr_against
+    from toolkit.simulation.layer_errors import ChannelErrors as ChannelErrors
+    from toolkit.simulation.layer_errors import RoundedLayer as RoundedLayer
+    from toolkit.simulation.layer_errors import collect_output_errors as collect_output_errors
+    from toolkit.simulation.layer_errors import rounded_layers as rounded_layers
     from toolkit.simulation.switches import fake_quantized as fake_quantized
     from toolkit.simulation.switches import wanted_tensors as wanted_tensors
 
@@ -154,12 +159,12 @@ _HOMES = {
     "data.dataset": "CalibrationData",
     "evaluation.saturation": "saturation",
     "evaluation.strip_check": "drifts",
-    "graph.bias": "BiasPlace bias_place response",
+    "graph.bias": "BiasPlace bias_place made_up_for response",
     "graph.constants": "RANDOM",
     "graph.facts": "Facts",
     "graph.folding": "Folded fix_dimensions fold",
     "graph.forms": "Forms constant_affine",
-    "graph.input_mean": "corrected_mean note_input_mean",
+    "graph.input_mean": "note_input_mean",
     "graph.layer_weights": "LayerWeights bias_of",
     "graph.macs": "macs",
     "graph.names": "Names",
@@ -176,7 +181,7 @@ _HOMES = {
     "placement.ops": "DEQUANTIZE MOVERS POOLS QUANTIZE TARGETS weight_axis",
     "placement.pairs": "Placement",
     "placement.place": "Judge place",
-    "placement.qdq": "bypass without_pairs",
+    "placement.qdq": "bypass storable_scale without_pairs",
     "report.findings": "sentence",
     "run.pipeline": "run",
     "run.result": "Result",
@@ -188,6 +193,7 @@ _HOMES = {
     "search.quantizer": "Quantizer",
     "search.range_methods": "standing",
     "simulation.channels": "collect_channels forget_ranges sqnr_against",
+    "simulation.layer_errors": "ChannelErrors RoundedLayer collect_output_errors rounded_layers",
     "simulation.switches": "fake_quantized wanted_tensors",
 }
 _HOME = {name: f"toolkit.{module}" for module, names in _HOMES.items() for name in names.split()}

@@ -508,7 +508,9 @@ def test_a_loop_without_an_end_is_stopped(
         assert "'loop'" in complain(here, capsys, *CHECK)
 
 
-def test_a_model_that_does_not_end_is_run_once_by_new(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_does_not_end_is_run_once_by_new(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("toolkit.graph.endless._SECONDS", 0.3)
     stopped: list[str] = []
     real = endless.EndlessLoopError.__init__

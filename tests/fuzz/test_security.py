@@ -217,7 +217,9 @@ def test_a_page_is_not_written_over_the_files_of_a_run_that_is_compared(
     assert written_over(home) == before
 
 
-def test_no_command_puts_a_file_in_the_place_of_a_pipe_or_device(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_puts_a_file_in_the_place_of_a_pipe_or_device(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A device of the system cannot be put at stake here: a link to one and a pipe are treated alike."""
     (home / "a.json").write_bytes(corpus.run_files()["ranges.json"])
     (home / "col.npz").write_bytes(corpus.run_files()["p.npz"])
@@ -281,7 +283,9 @@ def test_a_report_of_hostile_names_is_printed_as_it_is_named(home: Path, capsys:
     assert "\x1b" not in printed.out + printed.err and "\u202e" not in printed.out + printed.err
 
 
-def test_what_is_measured_of_hostile_names_is_printed_as_it_is_named(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_measured_of_hostile_names_is_printed_as_it_is_named(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     proto = corpus.network()
     for one in proto.graph.node:
         one.name = HOSTILE + one.name
@@ -300,5 +304,9 @@ def test_links_that_lead_in_a_circle_are_refused(home: Path, capsys: pytest.Capt
     (model / "w.bin").symlink_to("w.bin")
     (home / "circle").symlink_to("circle")
     assert "'w0'" in complain(home, capsys, "check", "../model/r.toml")
-    for command in (("run", "../model/r.toml", "--out", "circle"), ("inspect", "circle"), ("new", "../model/m.onnx", "--out", "circle")):
+    for command in (
+        ("run", "../model/r.toml", "--out", "circle"),
+        ("inspect", "circle"),
+        ("new", "../model/m.onnx", "--out", "circle"),
+    ):
         assert "circle" in complain(home, capsys, *command)

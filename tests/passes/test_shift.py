@@ -70,12 +70,16 @@ def shape(rank: int) -> list[int]:
     return {2: [WIDTH], 3: [5, WIDTH], 4: [WIDTH, 3, 3]}[rank]
 
 
-def made(nodes: list[onnx.NodeProto], rank: int, weights: dict[str, np.ndarray], outputs: tuple[str, ...] = ("y",)) -> Model:
+def made(
+    nodes: list[onnx.NodeProto], rank: int, weights: dict[str, np.ndarray], outputs: tuple[str, ...] = ("y",)
+) -> Model:
     given = {"w": SIGNS, "k": SIGNS.reshape(WIDTH, WIDTH, 1, 1), "b": normal(WIDTH, seed=2), **weights}
     used = {name for one in nodes for name in one.input}
     sizes = ["n", *shape(rank)]
     opset = 20 if any(one.op_type == "Gelu" for one in nodes) else 17
-    proto = build(nodes, {"in": sizes}, dict.fromkeys(outputs, None), {n: v for n, v in given.items() if n in used}, opset=opset)
+    proto = build(
+        nodes, {"in": sizes}, dict.fromkeys(outputs, None), {n: v for n, v in given.items() if n in used}, opset=opset
+    )
     for value in proto.graph.output:
         value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     return Model.from_proto(proto)
@@ -100,7 +104,9 @@ def shifted(model: Model, rank: int, **settings: object) -> tuple[Model, Context
     return twin, context
 
 
-def refused(nodes: list[onnx.NodeProto], rank: int, weights: dict[str, np.ndarray] | None = None, **more: object) -> dict[str, str]:
+def refused(
+    nodes: list[onnx.NodeProto], rank: int, weights: dict[str, np.ndarray] | None = None, **more: object
+) -> dict[str, str]:
     """The rules by which layers are left alone; nothing is changed."""
     model = made(nodes, rank, weights or {}, **more)
     model.check()
@@ -117,7 +123,9 @@ def test_what_is_in_front_takes_the_shift(maker):
     (event,) = context.journal.of("changed")
     assert event.node == layer and event.what.values["channels"] == channels
     inserted = maker in ("silu", "hard-swish", "moved")
-    assert ops(twin) == {**ops(model), "Add": ops(model).get("Add", 0) + inserted} if inserted else ops(twin) == ops(model)
+    assert (
+        ops(twin) == {**ops(model), "Add": ops(model).get("Add", 0) + inserted} if inserted else ops(twin) == ops(model)
+    )
     # the noise of an activation falls by what its steps become finer
     gain = event.why.values["gain_db"]
     data = context.provider.data

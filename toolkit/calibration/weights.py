@@ -8,7 +8,7 @@ from toolkit.base.errors import RangesError
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 
-METHODS = ("minmax", "mse")
+METHODS = ("minmax", "mse", "output")
 _STEPS_PER_OCTAVE, _STEPS = 32, 64
 
 
@@ -17,13 +17,13 @@ def weight_amax(
 ) -> Array:
     """The largest magnitude kept of every slice along ``axis``.
 
-    With ``mse`` the amax is the one, of 65 from the largest magnitude two octaves down, at which quantizing the
-    slice itself has the smallest squared error.
+    With ``mse``, and with ``output`` where no samples say better (see ``round_on_samples``), the amax is the one, of 65
+    from the largest magnitude two octaves down, at which quantizing the slice itself has the smallest squared error.
 
     Args:
         values: weights of any float type.
         axis: the axis of the channels (Conv 0, ConvTranspose 1, MatMul the last); None for one amax in all.
-        method: minmax or mse.
+        method: minmax, mse or output.
         precision: what they are quantized to: INT8, INT4 or FP8.
 
     Returns:

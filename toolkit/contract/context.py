@@ -51,6 +51,7 @@ class Context:
         following: titles of the passes behind the one at work.
         model: the model under work.
         files: the files that passes wrote into ``folder``.
+        roundings: what was chosen of weights on samples, by the model's fingerprint: trials of one model share it.
         unranged: why a tensor that was asked for has no range: what reads it cannot be quantized.
     """
 
@@ -72,6 +73,7 @@ class Context:
     following: tuple[str, ...] = ()
     model: Model | None = None
     files: list[Path] = field(default_factory=list)
+    roundings: dict[str, Any] = field(default_factory=dict)
     unranged: dict[str, Finding] = field(default_factory=dict)
 
     def ranges(

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
-from toolkit.graph.input_mean import input_mean
+from toolkit.graph.input_mean import corrected_mean, input_mean
 from toolkit.graph.layer_weights import LayerWeights, bias_of
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
@@ -116,3 +116,18 @@ def correction(model: Model, node: gs.Node, rounded: Array) -> tuple[BiasPlace, 
     values = -response(node, rounded.astype(np.float64) - weight.astype(np.float64), mean)
     place = bias_place(model, node, values.size)
     return (place, values) if place is not None else None
+
+
+def made_up_for(model: Model, node: gs.Node, error: Array) -> Array:
+    """What the bias of a quantized layer has been given already to make up for the rounding of its weights.
+
+    Args:
+        model: the graph.
+        node: the layer.
+        error: its rounded weight less the float one, in the node's own layout.
+
+    Returns:
+        float64 [out], or [1] where no mean was noted.
+    """
+    mean = corrected_mean(model, node)
+    return -response(node, error, mean) if mean is not None else np.zeros(1)

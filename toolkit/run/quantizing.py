@@ -158,7 +158,10 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
             recipe.evaluation.output, samples.batch, samples.most, allow_code=job.allow_code, answers=task.answers,
             options=metric_options(recipe.evaluation, task),
         )  # fmt: skip
-        simulation = Simulation(model, ranges, labelled or found, context.profiles, judge, settings, placer=step.place)
+        simulation = Simulation(
+            model, ranges, labelled or found, context.profiles, judge, settings, placer=step.place,
+            chosen=step.rounder(model, context).chosen,
+        )  # fmt: skip
         yield QuantizingRecipe(inputs, model, context, step, later, simulation, notes)
 
 

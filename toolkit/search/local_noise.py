@@ -107,7 +107,8 @@ class _SingleLayer:
         self.clipping = {self.computed[i]: Clipping(scale * self.precision.max) for i, scale in self.scales.items()}
         for index in self.operands:
             if index in self.constants:
-                self.rounded[index] = {None: self._weight(index, self.methods)}
+                tensor, axis = self.node.input[index], self.axes[index]
+                self.rounded[index] = {None: graph.rounder.rounded(tensor, self.constants[index], axis)}
                 if self.methods == "minmax":
                     self.rounded[index][_WEIGHTS_MSE] = self._weight(index, "mse")
 

@@ -37,8 +37,7 @@ from toolkit.search.times import EngineTimes, confirmed, earlier_times, gpu_for
 from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
 
-_ATTEMPTS = 3
-_FEW, _LEAST_FEW = 8, 8
+_ATTEMPTS, _FEW, _LEAST_FEW = 3, 8, 8
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
 
 Lower = Callable[[Model, PrecisionPlan, "Ranges | None"], Model]
@@ -187,8 +186,9 @@ class PlanSearch:
         # a plan that is looked at on a part of the samples needs parts
         settings = replace(settings, batch=max(1, min(own.batch, used // _FEW)))
         simulation = Simulation(
-            self.model, ranges, data, context.profiles, judge, settings, self.reference, self.quantizer.place
-        )
+            self.model, ranges, data, context.profiles, judge, settings, self.reference, self.quantizer.place,
+            self.quantizer.rounder(self.model, context).chosen,
+        )  # fmt: skip
         used = sum(feed.count for feed in simulation.feeds)
         context.journal.noted(Code.SEARCH_DATA(samples=used, data=data.name))
         return simulation
@@ -230,15 +230,13 @@ class PlanSearch:
             for end in ((), simulation.names):
                 if (seconds := engines.whole(end)) is not None:
                     cost.learn(end, seconds)
-
-        path = folder / f"{self.name}.jsonl" if folder is not None else None
-        log = Log(path, simulation.fingerprint(), needs_now)
+        best = folder / f"{self.name}_best.json" if folder is not None else None
+        log = Log(folder / f"{self.name}.jsonl" if folder is not None else None, simulation.fingerprint(), needs_now)
 
         def run(demand: Budget) -> tuple[Search, SearchResult]:
             search = Search(
-                simulation, demand, cost, prefer=prefer, evaluations=own.evaluations, try_ranges=own.try_ranges, log=log,
-                best=folder / f"{self.name}_best.json" if folder else None, progress=context.progress,
-                spending=self.spending,
+                simulation, demand, cost, prefer=prefer, evaluations=own.evaluations, try_ranges=own.try_ranges,
+                log=log, best=best, progress=context.progress, spending=self.spending,
             )  # fmt: skip
             found = search.run()
             if engines is not None and times.seconds and prefer == "time":
@@ -257,8 +255,7 @@ class PlanSearch:
                 break
             if demand.min_sqnr_db is not None and "min_sqnr_db" in lacks:
                 # by less the plan that is known to miss it would be found again
-                spare = found.best.outcome.sqnr_db - demand.min_sqnr_db - demand.margin
-                lacks["min_sqnr_db"] += max(spare, 0.0)
+                lacks["min_sqnr_db"] += max(found.best.outcome.sqnr_db - demand.min_sqnr_db - demand.margin, 0.0)
             demand = demand.tightened(lacks)
         self._doubts(found)
         # the search may have taken other ranges: those are what its layers were measured with

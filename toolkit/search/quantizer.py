@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -12,7 +13,6 @@ from pydantic import Field, NonNegativeFloat
 from toolkit.base.errors import RangesError
 from toolkit.base.precision import FLOATS, Precision
 from toolkit.base.types import Array
-from toolkit.calibration.weights import weight_amax
 from toolkit.contract.bench import Bench, Candidate
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
@@ -26,7 +26,7 @@ from toolkit.graph.facts import Facts
 from toolkit.graph.input_mean import input_mean, mark_corrected
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
-from toolkit.graph.tensors import SHORT_FLOATS
+from toolkit.graph.tensors import SHORT_FLOATS, make_constant
 from toolkit.placement.dequantized import dequantizer, source
 from toolkit.placement.pairs import Pair, Placement, Refusal
 from toolkit.placement.place import Judge
@@ -34,7 +34,9 @@ from toolkit.placement.qdq import Inserter, storable_scale
 from toolkit.placement.ranged import place_ranged
 from toolkit.placement.scales import share_amax
 from toolkit.search.faster import measuring, not_faster, require_profiles, units_of
-from toolkit.simulation.switches import fake_quantized, wanted_tensors
+from toolkit.simulation.output_rounding import round_on_samples
+from toolkit.simulation.rounder import RoundedWeight, Rounder
+from toolkit.simulation.switches import wanted_tensors
 
 
 class Quantizer(Pass):
@@ -53,7 +55,10 @@ class Quantizer(Pass):
 
     role: ClassVar[Role | None] = Role.QUANTIZE
     dtype: Literal["int8", "fp8"] = Field("int8", description="the quantized type")
-    weights: Literal["minmax", "mse"] = Field("minmax", description="how the range of a weight channel is chosen")
+    weights: Literal["minmax", "mse", "output"] = Field(
+        "minmax",
+        description="how weights are rounded: to the nearest level of a range, or, by samples, for the layer's output",
+    )
     only_if_faster: bool = Field(False, description="measure engines, and give back the pairs that do not pay")
     builds: int = Field(10, ge=2, description="only_if_faster: engines to build at most")
     profile_weights: dict[str, NonNegativeFloat] = Field(
@@ -187,19 +192,23 @@ class Quantizer(Pass):
         for note in share_amax(model, placement, amax, self.precision):
             context.journal.noted(note)
         inserter, names = Inserter(model, self.precision), model.tensor_names()
+        rounder = self.rounder(model, context, placement)
         for pair in placement.pairs.values():
             if pair.weight:
                 values = model.constant(inserter.tensors[pair.tensor])
                 assert values is not None
-                scale = storable_scale(weight_amax(values, pair.axis, self.weights, self.precision), self.precision)
+                scale = rounder.scale(pair.tensor, values, pair.axis)
                 readers = [nodes[use.node] for use in pair.uses if use.index == 1]
                 if any(input_mean(model, node) is not None for node in readers):
-                    rounded = fake_quantized(values, scale, pair.axis, self.precision)
+                    rounded = rounder.rounded(pair.tensor, values, pair.axis)
                     for node in readers:
                         self._correct_bias(model, node, rounded, names, context)
             else:
                 scale = self._activation_scale(pair, amax, context)
-            inserter.insert(pair, scale)
+            back = inserter.insert(pair, scale)
+            chosen = rounder.chosen.get((pair.tensor, pair.axis)) if pair.weight else None
+            if chosen is not None:
+                self._take(back, chosen, readers, names, context)
             for use in pair.uses:
                 context.journal.changed(use.node, Code.READS_PAIR(input=use.index, tensor=pair.tensor), pair.reason)
         model.tidy()
@@ -209,6 +218,40 @@ class Quantizer(Pass):
             context.plan.ask(node, context.rest, reason, free=True)
         for node in placement.complete:
             context.journal.noted(Code.COMPLETE(), node=node)
+
+    def rounder(self, model: Model, context: Context, placement: Placement | None = None) -> Rounder:
+        """How the weights that get pairs are rounded; chosen on the calibration samples where that is asked for.
+
+        ``placement`` says which those are; all that these settings want where None.
+        """
+        plain = Rounder(self.weights, self.precision, {})
+        if self.weights != "output" or self.precision is not Precision.INT8 or context.dry_run:
+            return plain
+        try:
+            data = context.calibration_samples()
+        except RangesError:
+            context.journal.noted(Code.ROUNDED_WITHOUT_SAMPLES())
+            return plain
+        # of a model under work, so that a search and the insertion after it choose once
+        known = context.roundings.setdefault(model.fingerprint(), {})
+        placement = placement if placement is not None else self.placement(model, context)
+        wanted = {use.node for p in placement.pairs.values() if p.weight for use in p.uses if use.index == 1}
+        nodes = [node for node in model.nodes if node.name in wanted and node.name not in known]
+        if nodes:
+            found = round_on_samples(model, nodes, data)
+            known.update({node.name: found for node in nodes})
+        return replace(plain, chosen={key: one for name in wanted & known.keys() for key, one in known[name].items()})
+
+    def _take(
+        self, back: gs.Node, chosen: RoundedWeight, readers: Sequence[gs.Node], names: Names, context: Context
+    ) -> None:
+        """Let a weight's pair read the values that were chosen, which it rounds to themselves."""
+        quantize = back.inputs[0].inputs[0]
+        name = names.take(f"{quantize.inputs[0].name}_rounded")
+        quantize.inputs[0] = make_constant(name, chosen.values)
+        why = Code.ROUNDING_NOISE(before_db=chosen.before_db, after_db=chosen.after_db)
+        for node in readers:
+            context.journal.changed(node.name, Code.ROUNDED_FOR_OUTPUT(), why)
 
     def _correct_bias(self, model: Model, node: gs.Node, rounded: Array, names: Names, context: Context) -> None:
         """Take what rounding its weights does to the mean of a layer's output off its bias, where a mean is noted."""

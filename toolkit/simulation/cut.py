@@ -23,6 +23,7 @@ from toolkit.graph.macs import macs, shape_of
 from toolkit.graph.nodes import reads_of
 from toolkit.simulation.branches import Branch, switch_node
 from toolkit.simulation.paired_graph import PairedGraph
+from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.switches import Config, Switches
 
 _TAIL = frozenset({"Relu", "Clip", "LeakyRelu", "BatchNormalization", "Add", "Mul"})
@@ -76,6 +77,7 @@ class Cutter:
         switches: the model, its groups and their pairs.
         facts: shapes for the cost of every node, as far as known.
         stages: how many stages to aim at.
+        rounder: says how weights are rounded.
 
     Attributes:
         graph: the model with its pairs.
@@ -87,9 +89,9 @@ class Cutter:
         shares: whether the weights are too many for copies.
     """
 
-    def __init__(self, switches: Switches, facts: Facts, stages: int = 12) -> None:
+    def __init__(self, switches: Switches, facts: Facts, stages: int, rounder: Rounder) -> None:
         self._macs = {name: macs(node, facts) or 0 for name, node in switches.nodes.items()}
-        self.graph = PairedGraph(switches, facts)
+        self.graph = PairedGraph(switches, facts, rounder)
         self.weight_bytes, self.shares = self.graph.weight_bytes, self.graph.shares
         self.segments = self._segments()
         self._bounds = self._cut(stages)

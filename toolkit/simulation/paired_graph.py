@@ -11,7 +11,6 @@ import onnx
 from onnx import helper, numpy_helper
 
 from toolkit.base.types import Array
-from toolkit.calibration.weights import weight_amax
 from toolkit.graph.bias import correction
 from toolkit.graph.facts import Facts
 from toolkit.graph.input_mean import input_mean
@@ -19,8 +18,8 @@ from toolkit.graph.light import LightModel
 from toolkit.graph.nodes import reads_of
 from toolkit.graph.runnable import cut, not_run_in
 from toolkit.placement.ops import ADDS
-from toolkit.placement.qdq import storable_scale
-from toolkit.simulation.switches import Switches, fake_quantized
+from toolkit.simulation.rounder import Rounder
+from toolkit.simulation.switches import Switches
 
 
 class PairedGraph:
@@ -29,6 +28,7 @@ class PairedGraph:
     Args:
         switches: the model, its groups and their pairs.
         facts: element types and shapes, as far as known.
+        rounder: says how weights are rounded.
 
     Attributes:
         nodes: all nodes in their order but Constants.
@@ -43,9 +43,9 @@ class PairedGraph:
         biases: what a quantized layer's bias becomes, by the node and the input that hold it.
     """
 
-    def __init__(self, switches: Switches, facts: Facts) -> None:
-        self.facts = facts
-        self.precision, self._method = switches.precision, switches.weights
+    def __init__(self, switches: Switches, facts: Facts, rounder: Rounder) -> None:
+        self.facts, self.rounder = facts, rounder
+        self.precision = switches.precision
         model = switches.model
         model.tidy()
         light = model.to_light()
@@ -102,7 +102,7 @@ class PairedGraph:
             node, pair = switches.nodes[name], self.pair_of.get((name, 1))
             if pair is None or not pair.weight or input_mean(switches.model, node) is None:
                 continue
-            found = correction(switches.model, node, self._fake_quantized(self.values(pair.tensor), pair.axis))
+            found = correction(switches.model, node, self._fake_quantized(pair.tensor, pair.axis))
             if found is not None:
                 place, values = found
                 yield (place.holder.name, place.index), numpy_helper.from_array(place.plus(switches.model, values))
@@ -127,19 +127,18 @@ class PairedGraph:
 
     def quantized_weight(self, tensor: str, axis: int | None, name: str) -> onnx.TensorProto:
         """The fake-quantized copy of a weight as a constant of that name."""
-        return numpy_helper.from_array(self._fake_quantized(self.values(tensor), axis), name)
+        return numpy_helper.from_array(self._fake_quantized(tensor, axis), name)
 
     def shared_quantized(self, tensor: str, axis: int | None) -> tuple[str, Array]:
         """The fake-quantized copy of a weight that is beside the message, by the name that it has in all pieces."""
         name = f"qtool {tensor} {axis} dq"
         found = self._quantized.get(name)
         if found is None:
-            self._quantized[name] = found = self._fake_quantized(self.weights[tensor], axis)
+            self._quantized[name] = found = self._fake_quantized(tensor, axis)
         return name, found
 
-    def _fake_quantized(self, values: Array, axis: int | None) -> Array:
-        scale = storable_scale(weight_amax(values, axis, self._method, self.precision), self.precision)
-        return fake_quantized(values, scale, axis, self.precision)
+    def _fake_quantized(self, tensor: str, axis: int | None) -> Array:
+        return self.rounder.rounded(tensor, self.values(tensor), axis)
 
     def value_info(self, name: str, shaped: bool = True) -> onnx.ValueInfoProto:
         """A tensor as an input or, not ``shaped``, as an output of a piece; untyped where nobody knows its type."""

@@ -25,6 +25,7 @@ from toolkit.graph.tensors import SHORT_FLOATS
 from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.placement.place import Judge, PlacementRule, place
 from toolkit.simulation.cut import Cutter
+from toolkit.simulation.rounder import Chosen, Rounder
 from toolkit.simulation.runner import MEMORY, Runner
 from toolkit.simulation.switches import Config, Switches, wanted_tensors
 
@@ -39,7 +40,7 @@ class Settings:
 
     Attributes:
         precision: INT8 or FP8.
-        weights: how the range of a weight channel is chosen: minmax or mse.
+        weights: how the range of a weight channel is chosen: minmax, mse or output.
         metric: one that ``METRICS`` lists, or ``module:Name``; None for the outputs' differences alone.
         output: the output that the metric looks at; the first where None.
         batch: samples to run at once.
@@ -111,6 +112,7 @@ class Simulation:
         reference: the float model that outputs are compared with, where ``model`` is quantized in part; itself where
             None.
         placer: says where pairs go.
+        chosen: how weights are rounded, where that was chosen on samples.
 
     Raises:
         PassError: there is no quantizable layer.
@@ -127,6 +129,7 @@ class Simulation:
         settings: Settings | None = None,
         reference: Model | None = None,
         placer: PlacementRule = place,
+        chosen: Chosen | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self._reference = reference
@@ -137,8 +140,7 @@ class Simulation:
         self.ranges = ranges
         known = {name: ranges.amax(name) for name in wanted if ranges.fits(name, self.settings.precision)}
         self.switches = Switches(
-            self.model, facts, known, self.settings.precision, judge,
-            placer, self.settings.weights,
+            self.model, facts, known, self.settings.precision, judge, placer
         )  # fmt: skip
         if not self.switches.groups:
             raise PassError(
@@ -149,7 +151,8 @@ class Simulation:
         self.facts = facts_at_opt(self.model, profiles if len(profiles) else _profile_of(self.feeds[0]))
         # shares are counted at the shapes that the report counts them at
         self.work = work_of(self.model, self.facts if len(profiles) else facts)
-        self.cutter = Cutter(self.switches, self.facts, self.settings.stages)
+        self.rounder = Rounder(self.settings.weights, self.settings.precision, chosen or {})
+        self.cutter = Cutter(self.switches, self.facts, self.settings.stages, self.rounder)
         self.outputs = measured_outputs(self.model)
         self.classes = [t.name for t in self.model.graph.outputs if class_like(t.shape) and t.name in self.outputs]
         self.discrete = [name for name in discrete_outputs(self.model) if name in self.outputs]
@@ -200,7 +203,7 @@ class Simulation:
         """The same simulation with other ranges of some tensors to begin with."""
         twin = copy.copy(self)
         twin.switches = self.switches.with_amax(amax)
-        twin.cutter = Cutter(twin.switches, self.facts, self.settings.stages)
+        twin.cutter = Cutter(twin.switches, self.facts, self.settings.stages, self.rounder)
         if self._runner is not None:
             # what the float model gives stays
             twin._runner = self._runner.rebased(twin.cutter, twin.config(()))

@@ -69,7 +69,6 @@ class Switches:
         precision: the quantized type.
         judge: what the user and the plan keep float in any case.
         placer: says where pairs go.
-        weights: how the range of a weight channel is chosen: minmax or mse.
     """
 
     def __init__(
@@ -80,9 +79,8 @@ class Switches:
         precision: Precision = Precision.INT8,
         judge: Judge | None = None,
         placer: PlacementRule = place,
-        weights: str = "minmax",
     ) -> None:
-        self.model, self.facts, self.precision, self.weights = model, facts, precision, weights
+        self.model, self.facts, self.precision = model, facts, precision
         self.amax = dict(amax)
         self._judge, self._placer = judge, placer
         self._placements: dict[frozenset[str], Placement] = {}

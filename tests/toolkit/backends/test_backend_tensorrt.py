@@ -522,7 +522,14 @@ def test_an_opset_that_the_parser_lacks_is_refused_with_the_remedy_that_helps(sh
 
     kind = 10 if short else FLOAT
     weights = tensor("w", np.ones((8, 4), np.float16 if short else np.float32))
-    model = make([node("MatMul", ["x", "w"], ["y"], "m")], {"x": (kind, [1, 8])}, {"y": (kind, [1, 4])}, [weights], opset=19, ir=9)
+    model = make(
+        [node("MatMul", ["x", "w"], ["y"], "m")],
+        {"x": (kind, [1, 8])},
+        {"y": (kind, [1, 4])},
+        [weights],
+        opset=19,
+        ir=9,
+    )
     with pytest.raises(BackendError) as caught:
         lower_weak(model, PrecisionPlan(), EngineSettings(typing="weak"), TensorRTBackend(OLD), Journal())
     assert ("float16" in caught.value.remedy, "opset 17" in caught.value.remedy) == (short, not short)

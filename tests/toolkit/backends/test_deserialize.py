@@ -25,7 +25,9 @@ def module(done, engine, plugins=True):
             done.append((content, self.engine_host_code_allowed))
             return engine
 
-    names = {"init_libnvinfer_plugins": lambda logger, namespace: done.append(("plugins", namespace))} if plugins else {}
+    names = (
+        {"init_libnvinfer_plugins": lambda logger, namespace: done.append(("plugins", namespace))} if plugins else {}
+    )
     return SimpleNamespace(__version__="8.6.0", Runtime=Runtime, **names)
 
 

@@ -76,7 +76,11 @@ def asked_in(folder, work):
     with following(Reads(folder / "run")) as reads:
         called(work)(Model.from_proto(network()))
     assert os.stat is real_stat
-    return {os.path.relpath(path, folder): kind for path, kind in reads.needs().asked.items() if path.startswith(str(folder))}
+    return {
+        os.path.relpath(path, folder): kind
+        for path, kind in reads.needs().asked.items()
+        if path.startswith(str(folder))
+    }
 
 
 def test_whether_a_file_is_there_is_a_need(place):
@@ -98,7 +102,10 @@ def test_whether_a_file_is_there_is_a_need(place):
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="pathlib calls a stat of its own before Python 3.11")
 def test_whether_a_path_is_a_file_is_a_need(place):
-    assert asked_in(place, lambda: [(place / name).is_file() for name in ("a.txt", "none")]) == {"a.txt": "file 1", "none": ABSENT}
+    assert asked_in(place, lambda: [(place / name).is_file() for name in ("a.txt", "none")]) == {
+        "a.txt": "file 1",
+        "none": ABSENT,
+    }
 
 
 def test_what_is_made_or_is_the_runs_own_is_no_need(place):

@@ -121,7 +121,9 @@ def test_what_was_asked_of_nodes_that_nobody_asked_about(model):
     layers = {layer.node: layer for layer in _join(model).layers}
     assert layers["Conv"].asked.by == "insert_qdq"
     assert layers["Relu"].asked.precision is Precision.FP16
-    assert layers["Relu"].asked.reason == sentence(ReportCode.NOT_REQUESTED(rest="fp16", why=EngineCode.NO_QUANTIZED_KERNEL(op="Relu")))
+    assert layers["Relu"].asked.reason == sentence(
+        ReportCode.NOT_REQUESTED(rest="fp16", why=EngineCode.NO_QUANTIZED_KERNEL(op="Relu"))
+    )
     assert (layers["Q"].role, layers["Q"].asked.precision) == ("convert", None)
     assert (layers["Shape"].role, layers["Shape"].asked.precision) == ("other", None)
     assert layers["MatMul"].reason == sentence(EngineCode.NO_QUANTIZED_KERNEL(op="MatMul"))

@@ -165,3 +165,18 @@ def test_the_only_profile_is_called_default(place):
     np.savez(place / "data.npz", x=normal(8, 3, 4, 4))
     recipe, _ = made(place, "--data", place / "data.npz")
     assert [profile.name for profile in recipe.profile] == ["default"]
+
+
+@pytest.mark.parametrize(
+    ("activation", "helpers"), [("Relu", ["equalize", "smooth"]), ("HardSwish", ["shift", "smooth"])]
+)
+def test_only_helpers_that_find_a_layer_to_work_on_are_named(place, activation, helpers):
+    nodes = [
+        node("Conv", ["x", "w"], ["c"]), node("BatchNormalization", ["c", "g", "s", "s", "g"], ["b"]),
+        node(activation, ["b"], ["a"]), node("Conv", ["a", "v", "s"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w": normal(4, 3, 1, 1), "v": normal(4, 4, 1, 1), "g": np.ones(4, np.float32), "s": normal(4)}
+    proto = build(nodes, {"x": ["n", 3, 8, 8]}, {"y": ["n", 4, 8, 8]}, weights)
+    onnx.save(proto, str(place / "model.onnx"))
+    recipe, _ = made(place)
+    assert recipe.passes[2]["helpers"] == helpers

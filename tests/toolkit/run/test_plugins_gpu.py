@@ -104,7 +104,10 @@ def test_bfloat16_is_refused_by_8_6_before_calibrating(tmp_path):
         nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 8, 8])], [weights],
     )  # fmt: skip
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(tmp_path / "model.onnx"))
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8),
+        str(tmp_path / "model.onnx"),
+    )
     np.savez(tmp_path / "data.npz", x=normal(24, 3, 8, 8))
     (tmp_path / "recipe.toml").write_text(RECIPE)
     with pytest.raises(BackendError) as caught:

@@ -107,6 +107,18 @@ PASSES: Table = {
     Code.NO_BIAS: "it has no bias, and no Add of a constant vector follows it",
     Code.BIAS_CORRECTED: "bias of '{holder}' corrected",
     Code.MEAN_SHIFT: "rounding its weights shifts the mean of an output channel by up to {shift:.3g}",
+    Code.ROUNDED_WITHOUT_SAMPLES: (
+        'weights = "output" needs calibration samples; without them each weight is rounded to the nearest level.'
+    ),
+    Code.ROUNDED_FOR_OUTPUT: "its weights rounded for the least error of its output",
+    Code.ROUNDING_NOISE: lambda before_db, after_db: (
+        f"rounding them leaves the output {db(after_db)}, and rounding each to the nearest level {db(before_db)}"
+    ),
+    Code.COMPENSATED: "scales of its weights and bias of '{holder}' compensated",
+    Code.OUTPUT_ERROR: lambda factor, number: (
+        f"its output channels are nearest to the float ones when scaled by up to {factor:.2%} and shifted by up to "
+        f"{number:.3g}"
+    ),
     Code.NOTHING_TO_EQUALIZE: "No pair of layers can be equalized.",
     Code.EQUALIZED: "output channels equalized with '{other}'",
     Code.CHANNEL_SPREAD: "the largest channel was {before:.3g} times the median and is now {after:.3g} times",

@@ -1,0 +1,106 @@
+"""Compensation: scale and shift each output channel of a quantized layer towards its float output."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from toolkit import (
+    Array,
+    ChannelErrors,
+    Code,
+    Context,
+    Harm,
+    Helper,
+    Model,
+    Names,
+    Precision,
+    RoundedLayer,
+    bias_place,
+    made_up_for,
+    make_constant,
+    onnx_type,
+    rounded_layers,
+    storable_scale,
+)
+
+_MOST = 1.5
+
+
+class Compensate(Helper):
+    """Give each output channel of a quantized layer the factor and the number that bring it nearest to the float one.
+
+    Both are least squares on calibration samples (channel-wise affine compensation: Tao et al., "QwT-v2", 2025, arXiv
+    2505.20932). The factor goes into the scales of the weights, whose integers stay, and the number into the bias, so
+    that nothing is added to the engine. Use it after insert_qdq, in place of correct_bias.
+    """
+
+    name = "compensate"
+    # it works on pairs: nothing that is tried on a float model
+    role = None
+    tells_in_dry_run = True
+    mends = Harm.SHIFTED_MEAN
+    scale: bool = Field(True, description="correct the scale of each channel too, not only its bias")
+    samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
+
+    def measures_engines(self) -> bool:
+        """It builds none."""
+        return False
+
+    def apply(self, model: Model, context: Context) -> None:
+        """Compensate every quantized layer that has a bias, or can have one.
+
+        Raises:
+            RangesError: there is no calibration data.
+        """
+        from toolkit import collect_output_errors
+
+        layers = list(rounded_layers(model))
+        if not layers:
+            context.journal.noted(Code.NO_QUANTIZED_WEIGHTS())
+            return
+        data = context.calibration_samples()
+        if context.dry_run:
+            context.journal.noted(Code.DRY_RUN(step="biases"))
+            return
+        found = collect_output_errors(model, layers, data, self.samples)
+        names = model.tensor_names()
+        for layer in layers:
+            if layer.node.name in found:
+                self._compensate(model, layer, found[layer.node.name], names, context)
+            else:
+                context.journal.declined(layer.node.name, Code.NOT_CALIBRATED())
+
+    def _compensate(
+        self, model: Model, layer: RoundedLayer, error: ChannelErrors, names: Names, context: Context
+    ) -> None:
+        place = bias_place(model, layer.node, len(error.error))
+        if place is None:
+            context.journal.declined(layer.node.name, Code.NO_BIAS())
+            return
+        factor = self._scaled(model, layer, error.factor(), names) if self.scale else np.ones(len(error.error))
+        rounding = layer.rounded.astype(np.float64) - layer.weight.astype(np.float64)
+        number = error.number(factor) - made_up_for(model, layer.node, rounding)
+        place.add(model, number, "compensated", names, layer.weight.dtype)
+        why = Code.OUTPUT_ERROR(factor=np.abs(factor - 1).max(), number=np.abs(number).max())
+        context.journal.changed(layer.node.name, Code.COMPENSATED(holder=place.holder.name), why)
+
+    def _scaled(self, model: Model, layer: RoundedLayer, factor: Array, names: Names) -> Array:
+        """Multiply the scales of a layer's weights; the factors that they take, since they are stored in float16."""
+        back, quantize = layer.dequantize, layer.quantize
+        readers = len(back.outputs[0].outputs), len(quantize.outputs[0].outputs)
+        old = model.constant(quantize.inputs[1])
+        # scales that other layers use too stay, and so does one that serves all channels
+        if layer.axis is None or readers != (1, 1) or old is None:
+            return np.ones(len(factor))
+        wanted = np.asarray(old, np.float64) * np.clip(factor, 1 / _MOST, _MOST)
+        precision = Precision.from_onnx(onnx_type(quantize.inputs[2].dtype)) or Precision.INT8
+        new = storable_scale(wanted * precision.max, precision)
+        taken = new.astype(np.float64) / old
+        shape = [1] * layer.weight.ndim
+        shape[layer.axis] = -1
+        weight = (layer.weight.astype(np.float64) * taken.reshape(shape)).astype(layer.weight.dtype)
+        quantize.inputs[0] = make_constant(names.take(f"{quantize.inputs[0].name}_compensated"), weight)
+        scale = make_constant(names.take(f"{quantize.inputs[1].name}_compensated"), new, onnx_type(old.dtype))
+        quantize.inputs[1] = back.inputs[1] = scale
+        return taken

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.insert_qdq import InsertQDQ
+from passes.shift import Shift
+from tests.conftest import build, node, normal, run, said
+from toolkit import Code, Context, Model
+from toolkit.calibration.provider import Calibrator
+from toolkit.calibration.weight_rounding import round_for_output
+from toolkit.contract.ranges import Range, Ranges
+from toolkit.data.dataset import CalibrationData
+from toolkit.search.plan_search import PlanSearch, SearchSettings
+from toolkit.simulation.channels import sqnr_against
+from toolkit.simulation.layer_inputs import collect_rows
+
+WIDTH = 16
+LOW_RANK = normal(3, WIDTH, seed=4)
+"""What the inputs are mixed of: so few directions leave most errors of the weights without effect."""
+# by form: the layer, its weight, the shape of a sample
+FORMS = {
+    "conv": ([node("Conv", ["x", "w"], ["y"])], normal(8, WIDTH, 1, 1, seed=1), [WIDTH, 5, 5]),
+    "strided": (
+        [node("Conv", ["x", "w"], ["y"], pads=[1, 0, 1, 2], strides=[2, 1], dilations=[1, 2])],
+        normal(8, WIDTH, 3, 3, seed=1), [WIDTH, 9, 9],
+    ),
+    "grouped": ([node("Conv", ["x", "w"], ["y"], group=2)], normal(8, WIDTH // 2, 3, 3, seed=1), [WIDTH, 5, 5]),
+    "one-dimensional": ([node("Conv", ["x", "w"], ["y"], pads=[1, 1])], normal(8, WIDTH, 3, seed=1), [WIDTH, 12]),
+    "gemm": ([node("Gemm", ["x", "w"], ["y"])], normal(WIDTH, 8, seed=1), [WIDTH]),
+    "gemm-turned": ([node("Gemm", ["x", "w"], ["y"], transB=1)], normal(8, WIDTH, seed=1), [WIDTH]),
+    "matmul": ([node("MatMul", ["x", "w"], ["y"])], normal(WIDTH, 8, seed=1), [5, WIDTH]),
+}  # fmt: skip
+
+
+def mixed(shape: list[int], count: int, seed: int = 0) -> np.ndarray:
+    """Samples whose channels are mixed of three."""
+    axis = -1 if len(shape) < 3 and shape[-1] == WIDTH else 1
+    free = [count, *shape]
+    free[axis] = 3
+    return np.ascontiguousarray(np.moveaxis(np.moveaxis(normal(*free, seed=seed), axis, -1) @ LOW_RANK, -1, axis))
+
+
+def made(form: str) -> tuple[Model, CalibrationData]:
+    nodes, weight, shape = FORMS[form]
+    model = Model.from_proto(build(nodes, {"x": ["n", *shape]}, {"y": None}, {"w": weight}))
+    samples = [{"x": row[None]} for row in mixed(shape, 48)]
+    return model, CalibrationData.open(samples, model)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_times_weights_are_the_output(form):
+    model, data = made(form)
+    (layer,) = model.nodes
+    weight = FORMS[form][1]
+    (rows,) = collect_rows(model, [layer], {"y": weight.shape}, data, 48, 4096).values()
+    turned = layer.op == "MatMul" or form == "gemm"
+    wide = (weight.T if turned else weight).reshape(len(rows), -1, rows.shape[2])
+    found = np.einsum("grk,gok->rgo", rows, wide).reshape(rows.shape[1], -1)
+    (out,) = run(model, {"x": np.concatenate([s.inputs["x"] for s in data.samples()])})
+    known = {tuple(np.round(row, 2)) for row in (np.moveaxis(out, 1, -1) if layer.op == "Conv" else out).reshape(-1, 8)}
+    near = sum(tuple(np.round(row, 2)) in known for row in found)
+    assert near > 0.9 * len(found)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_output_is_nearer_to_the_float_one(form):
+    model, data = made(form)
+    levels = {}
+    for weights in ("mse", "output"):
+        context = Context(provider=Calibrator(data, method="minmax"))
+        quantized = model.copy()
+        InsertQDQ(weights=weights)(quantized, context)
+        quantized.check()
+        # the weights' noise alone
+        for one in quantized.nodes:
+            if one.op == "DequantizeLinear" and one.inputs[0].inputs[0].inputs[0].name == "x":
+                for reader in list(one.outputs[0].outputs):
+                    reader.inputs[0] = one.inputs[0].inputs[0].inputs[0]
+        quantized.tidy()
+        levels[weights] = sqnr_against(model, quantized, data)
+    (noise,) = said(context.journal, Code.ROUNDING_NOISE)
+    assert levels["output"] > levels["mse"] + (4 if form != "grouped" else 2)
+    assert noise["after_db"] > noise["before_db"] + 2
+    assert levels["output"] == pytest.approx(noise["after_db"], abs=2)
+
+
+def test_independent_inputs_are_rounded_to_the_nearest():
+    weights, scales = normal(1, 4, 8, seed=3).astype(np.float64), np.full((1, 4), 0.05)
+    moments = np.diag(np.linspace(1, 2, 8))[None]
+    np.testing.assert_array_equal(round_for_output(weights, scales, moments, -128, 127), np.rint(weights / 0.05))
+    # nothing leaves the type
+    assert round_for_output(weights * 100, scales, moments, -128, 127).max() == 127
+    # an input that is always zero is no obstacle
+    moments[0, 3, 3] = 0
+    assert np.isfinite(round_for_output(weights, scales, moments, -128, 127)).all()
+
+
+def test_a_search_sees_the_same_weights():
+    nodes = [node("HardSwish", ["x"], ["h"]), node("Conv", ["h", "w", "b"], ["c"]), node("Conv", ["c", "v"], ["y"])]
+    weights = {"w": normal(8, WIDTH, 1, 1, seed=1), "b": normal(8, seed=2), "v": normal(4, 8, 1, 1, seed=3)}
+    model = Model.from_proto(build(nodes, {"x": ["n", WIDTH, 5, 5]}, {"y": ["n", 4, 5, 5]}, weights))
+    data = CalibrationData.open([{"x": row[None]} for row in mixed([WIDTH, 5, 5], 24)], model)
+    context = Context(provider=Calibrator(data, method="minmax"))
+    # a shifted input, whose mean the bias makes up for
+    Shift(only_if_better=False)(model, context)
+    settings = SearchSettings(limits={"max_drop": None, "min_sqnr_db": 20.0, "min_agreement": None})
+    sim = PlanSearch(InsertQDQ(weights="output"), settings, model, context, lambda *given: given[0]).simulation
+    assert {tensor for tensor, _ in sim.rounder.chosen} == {"w", "v"}
+    for kept in ([], ["c"]):
+        twin = model.copy()
+        InsertQDQ(exclude=kept, weights="output")(twin, Context(provider=context.provider, known_ranges=sim.ranges))
+        assert sim.without(kept).sqnr_db == pytest.approx(sqnr_against(model, twin, data), abs=0.01)
+
+
+def test_without_samples_weights_are_rounded_to_the_nearest():
+    model, _ = made("gemm")
+    context = Context(known_ranges=Ranges({"x": Range(4.0, "manual")}))
+    InsertQDQ(weights="output")(model, context)
+    assert said(context.journal, Code.ROUNDED_WITHOUT_SAMPLES) == [{}]
+    assert not said(context.journal, Code.ROUNDING_NOISE)

@@ -1,0 +1,225 @@
+"""How far each quantized layer's own output lies from the float one, by channel, on samples: in one run of the samples.
+
+Every layer gets the float model's input, so that its own rounding is seen and nothing that comes from layers in front.
+A twin of it reads the same input through its Q/DQ pair and has the rounded weights; the sums are taken in the graph,
+for layers' outputs are too large to be handed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from toolkit.base.precision import Precision
+from toolkit.base.types import Array
+from toolkit.graph.model import Model
+from toolkit.graph.names import Names
+from toolkit.graph.runnable import not_run
+from toolkit.graph.sessions import session
+from toolkit.graph.tensors import make_constant, make_node, onnx_type
+from toolkit.placement.dequantized import dequantizer
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
+from toolkit.placement.qdq import without_pairs
+from toolkit.simulation.switches import fake_quantized
+
+if TYPE_CHECKING:
+    from toolkit.data.dataset import CalibrationData
+
+_BATCH = 8
+_VARIES = 1e-6
+
+
+@dataclass
+class ChannelErrors:
+    """Sums over all values of each output channel of a quantized layer, float64 [channels out]; its bias left out.
+
+    With q the quantized layer's output and d the float one's less it:
+
+    Attributes:
+        count: how many values a channel had.
+        error: of d.
+        value: of q.
+        product: of d q.
+        square: of q q.
+        noise: of d d.
+    """
+
+    count: Array
+    error: Array
+    value: Array
+    product: Array
+    square: Array
+    noise: Array
+
+    def plus(self, other: ChannelErrors | None) -> ChannelErrors:
+        """The sums over this one's values and another's."""
+        return self if other is None else ChannelErrors(
+            self.count + other.count, self.error + other.error, self.value + other.value,
+            self.product + other.product, self.square + other.square, self.noise + other.noise,
+        )  # fmt: skip
+
+    def factor(self) -> Array:
+        """The factor by which q is too small: a where q = y / a + e, by least squares; 1 for what hardly varies.
+
+        The reverse, y = a q + b, is nearer to the layer's own output, but shrinks it by the share of its noise, and
+        what all layers of a deep model shrink multiplies.
+        """
+        count = np.maximum(self.count, 1)
+        error, value, square = self.error / count, self.value / count, self.square / count
+        spread, common = square - value**2, self.product / count - error * value
+        both = spread + common
+        live = (both > _VARIES * square) & (spread > _VARIES * square)
+        factor = np.ones(len(error))
+        factor[live] += (common + self.noise / count - error**2)[live] / both[live]
+        return factor
+
+    def number(self, factor: Array) -> Array:
+        """The number b of a q + b that belongs to a factor a."""
+        return (self.error - (factor - 1) * self.value) / np.maximum(self.count, 1)
+
+
+@dataclass(frozen=True)
+class RoundedLayer:
+    """A layer whose weights have a Q/DQ pair.
+
+    Attributes:
+        node: it.
+        quantize: the QuantizeLinear of its weights.
+        dequantize: the DequantizeLinear.
+        weight: the float weights, in the node's own layout.
+        rounded: what the pair makes of them.
+        axis: the channel axis of their scales; None where one scale serves all.
+    """
+
+    node: gs.Node
+    quantize: gs.Node
+    dequantize: gs.Node
+    weight: Array
+    rounded: Array
+    axis: int | None
+
+
+def rounded_layers(model: Model) -> Iterator[RoundedLayer]:
+    """The Conv, ConvTranspose, Gemm and MatMul nodes whose second input is a constant behind a Q/DQ pair."""
+    for node in model.nodes:
+        back = dequantizer(node.inputs[1]) if node.op in TARGETS and len(node.inputs) > 1 else None
+        if back is None or not back.inputs[0].inputs or back.inputs[0].inputs[0].op != QUANTIZE:
+            continue
+        quantize = back.inputs[0].inputs[0]
+        values, scale = model.constant(quantize.inputs[0]), model.constant(quantize.inputs[1])
+        if values is None or scale is None or values.ndim < 2:
+            continue
+        zero = quantize.inputs[2] if len(quantize.inputs) > 2 else None
+        precision = Precision.from_onnx(onnx_type(zero.dtype)) if zero is not None else None
+        axis = int(quantize.attrs.get("axis", 1)) if scale.size > 1 else None
+        rounded = fake_quantized(values, np.atleast_1d(scale), axis, precision or Precision.INT8)
+        yield RoundedLayer(node, quantize, back, values, rounded, axis)
+
+
+def collect_output_errors(
+    model: Model, layers: Iterable[RoundedLayer], data: CalibrationData, samples: int
+) -> dict[str, ChannelErrors]:
+    """The sums for each layer by its name, without those that onnxruntime cannot compute or that have a computed bias.
+
+    Args:
+        model: the graph with its pairs; not changed.
+        layers: those of its layers that are looked at.
+        data: the samples.
+        samples: stop after this many.
+    """
+    plain = without_pairs(model)
+    left = not_run(plain).tensors
+    nodes = {node.name: node for node in plain.nodes if not any(tensor.name in left for tensor in node.outputs)}
+    probe = _Twins(plain)
+    for layer in layers:
+        if layer.node.name in nodes:
+            probe.add(layer, nodes[layer.node.name])
+    if not probe.sums:
+        return {}
+    loaded = session(plain, outputs=[name for sums in probe.sums.values() for name in sums.values()])
+    found: dict[str, ChannelErrors] = {}
+    seen = 0
+    for batch in data.batches(_BATCH):
+        if all(value.size for value in batch.inputs.values()):
+            values = loaded.run(batch.inputs)
+            for layer_name, sums in probe.sums.items():
+                new = {part: np.asarray(values[name], np.float64) for part, name in sums.items()}
+                found[layer_name] = probe.without_bias(layer_name, new).plus(found.get(layer_name))
+        seen += batch.count
+        if seen >= samples:
+            break
+    return found
+
+
+class _Twins:
+    """Adds to a float model the quantized twins of its layers, and the sums over what they differ by.
+
+    Attributes:
+        sums: for each layer the names of the tensors that hold its sums.
+        biases: what its own bias adds to the float output, which the twin is without.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.tensors, self.nodes = model, model.tensor_names(), Names(model.node_names())
+        self.sums: dict[str, dict[str, str]] = {}
+        self.biases: dict[str, Array] = {}
+
+    def add(self, layer: RoundedLayer, node: gs.Node) -> None:
+        """Add the twin of one layer; ``node`` is the same in the float model."""
+        bias = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
+        values = self.model.constant(bias) if bias is not None else np.zeros(1)
+        if values is None:
+            return
+        self.biases[node.name] = np.asarray(values, np.float64).reshape(-1) * float(node.attrs.get("beta", 1.0))
+        weight = make_constant(self.tensors.take(f"{node.name} rounded"), layer.rounded, onnx_type(layer.weight.dtype))
+        twin = self._made(node.op, [self._as_read(layer.node.inputs[0], node.inputs[0]), weight], **node.attrs)
+        last = node.op in ("Gemm", "MatMul")
+        wide = [self._made("Cast", [tensor], to=int(TensorProto.FLOAT)) for tensor in (node.outputs[0], twin)]
+        if node.op == "MatMul":
+            # the rank of what it reads need not be known
+            rows = self._numbers("rows", [-1, layer.weight.shape[-1]])
+            wide = [self._made("Reshape", [tensor, rows]) for tensor in wide]
+        error, value = self._made("Sub", wide), wide[1]
+        axes = self._numbers("axes", [0] if last else [0, *range(2, layer.weight.ndim)])
+        tensors = {"error": error, "value": value, "product": self._made("Mul", [error, value]),
+                   "square": self._made("Mul", [value, value]), "noise": self._made("Mul", [error, error])}  # fmt: skip
+        self.sums[node.name] = {
+            part: self._made("ReduceSum", [tensor, axes], keepdims=0).name for part, tensor in tensors.items()
+        }
+        self.sums[node.name]["count"] = self._made("Size", [error]).name
+
+    def without_bias(self, name: str, sums: Mapping[str, Array]) -> ChannelErrors:
+        """What one batch gave for a layer."""
+        count = np.full(len(sums["error"]), float(sums["count"]) / len(sums["error"]))
+        bias = self.biases[name]
+        error, value = sums["error"], sums["value"]
+        return ChannelErrors(
+            count, error - count * bias, value, sums["product"] - value * bias, sums["square"],
+            sums["noise"] - 2 * error * bias + count * bias**2,
+        )  # fmt: skip
+
+    def _as_read(self, read: gs.Tensor, plain: gs.Tensor) -> gs.Tensor:
+        """What a float tensor becomes on its way through the pair of the tensor that the quantized layer reads."""
+        back = read.inputs[0] if read.inputs else None
+        if back is None or back.op != DEQUANTIZE or not back.inputs[0].inputs:
+            return plain
+        quantize = back.inputs[0].inputs[0]
+        if quantize.op != QUANTIZE:
+            return plain
+        # constants are nodes' own in each graph
+        grid = [gs.Constant(self.tensors.take(f"{t.name} twin"), t._values) for t in quantize.inputs[1:]]
+        stored = self._made(QUANTIZE, [plain, *grid], **quantize.attrs)
+        return self._made(DEQUANTIZE, [stored, *grid], **back.attrs)
+
+    def _numbers(self, word: str, values: list[int]) -> gs.Tensor:
+        return make_constant(self.tensors.take(word), np.asarray(values, np.int64))
+
+    def _made(self, op: str, inputs: list[gs.Tensor], **attrs: Any) -> gs.Tensor:
+        out = gs.Variable(self.tensors.take(f"probe {op}"))
+        self.model.graph.nodes.append(make_node(op, self.nodes.take(f"probe {op}"), inputs, [out], **attrs))
+        return out

@@ -1,0 +1,92 @@
+"""What layers with weights read, as rows: samples of the vectors that are multiplied with each output channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.types import Array
+from toolkit.graph.model import Model
+from toolkit.graph.runnable import not_run
+from toolkit.graph.sessions import session
+
+if TYPE_CHECKING:
+    from toolkit.data.dataset import CalibrationData
+
+_BATCH = 4
+
+
+def readable(node: gs.Node) -> bool:
+    """Whether a layer's input can be taken apart into rows."""
+    if node.op == "Conv":
+        return str(node.attrs.get("auto_pad", "NOTSET")) in ("NOTSET", "VALID")
+    return node.op in ("Gemm", "MatMul") and not node.attrs.get("transA", 0)
+
+
+def collect_rows(
+    model: Model, nodes: Iterable[gs.Node], shapes: dict[str, tuple[int, ...]], data: CalibrationData, samples: int,
+    rows: int,
+) -> dict[str, Array]:  # fmt: skip
+    """Rows of what each layer reads, float32 [groups, rows, in], by its name; see ``readable``.
+
+    Args:
+        model: the graph; layers that onnxruntime cannot compute have no rows.
+        nodes: its layers.
+        shapes: the shape of each layer's weight.
+        data: the samples.
+        samples: look at this many at most.
+        rows: take this many a layer at most, evenly from all samples.
+    """
+    left = not_run(model).tensors
+    nodes = [node for node in nodes if node.inputs[0].name not in left]
+    if not nodes:
+        return {}
+    loaded = session(model, outputs=sorted({node.inputs[0].name for node in nodes}))
+    number = max(1, rows // max(1, min(samples, len(data))))
+    random = np.random.default_rng(0)
+    parts: dict[str, list[Array]] = {}
+    seen = 0
+    for batch in data.batches(_BATCH):
+        values = loaded.run(batch.inputs)
+        for node in nodes:
+            value = np.asarray(values[node.inputs[0].name], np.float32)
+            if value.size:
+                taken = _patches if node.op == "Conv" else _vectors
+                parts.setdefault(node.name, []).append(
+                    taken(value, node, shapes[node.name], number * batch.count, random)
+                )
+        seen += batch.count
+        if seen >= samples:
+            break
+    return {name: np.concatenate(found, axis=1) for name, found in parts.items()}
+
+
+def _vectors(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, random: np.random.Generator) -> Array:
+    rows = value.reshape(-1, value.shape[-1])
+    return rows[random.integers(len(rows), size=min(number, len(rows)))][None]
+
+
+def _patches(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, random: np.random.Generator) -> Array:
+    """What a convolution multiplies with its weights at some places of its output."""
+    attrs: dict[str, Any] = node.attrs
+    spatial = len(shape) - 2
+    steps, gaps = (attrs.get(word, [1] * spatial) for word in ("strides", "dilations"))
+    pads = attrs.get("pads", [0] * 2 * spatial)
+    padded = np.pad(value, [(0, 0), (0, 0), *((pads[i], pads[i + spatial]) for i in range(spatial))])
+    reach = [(size - 1) * gap + 1 for size, gap in zip(shape[2:], gaps)]
+    outs = [(size - far) // step + 1 for size, far, step in zip(padded.shape[2:], reach, steps)]
+    number = min(number, len(value) * int(np.prod(outs)))
+    at = [random.integers(len(value), size=number), *(random.integers(out, size=number) for out in outs)]
+    # [rows, channels, *kernel], all places at once
+    index: list[Any] = [at[0].reshape(-1, *(1,) * (spatial + 1))]
+    index.append(np.arange(value.shape[1]).reshape(1, -1, *(1,) * spatial))
+    for axis in range(spatial):
+        offsets = np.arange(shape[2 + axis]) * gaps[axis]
+        places = at[1 + axis].reshape(-1, *(1,) * (spatial + 1)) * steps[axis]
+        index.append(places + offsets.reshape(1, 1, *(-1 if i == axis else 1 for i in range(spatial))))
+    found = padded[tuple(index)]
+    group = int(attrs.get("group", 1))
+    return np.ascontiguousarray(found.reshape(number, group, -1).swapaxes(0, 1))

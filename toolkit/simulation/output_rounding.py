@@ -1,0 +1,112 @@
+"""Rounding each layer's weights for the least error of its output, on samples of what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.precision import Precision
+from toolkit.base.types import Array
+from toolkit.calibration.weight_rounding import round_for_output, scales_for_output
+from toolkit.calibration.weights import weight_amax
+from toolkit.graph.input_mean import input_mean
+from toolkit.graph.model import Model
+from toolkit.placement.ops import weight_axis
+from toolkit.placement.qdq import storable_scale
+from toolkit.simulation.layer_inputs import collect_rows, readable
+from toolkit.simulation.rounder import RoundedWeight
+from toolkit.simulation.switches import fake_quantized
+
+if TYPE_CHECKING:
+    from toolkit.data.dataset import CalibrationData
+
+_SAMPLES, _ROWS, _LEAST_ROWS = 64, 1024, 16
+_MOST = 4608
+"""Inputs that one output sums, at most: a matrix of their products is inverted."""
+_INT8 = Precision.INT8
+
+
+def round_on_samples(
+    model: Model, nodes: Iterable[gs.Node], data: CalibrationData
+) -> dict[tuple[str, int | None], RoundedWeight]:
+    """INT8 weights that are better than those rounded to the nearest, by tensor and channel axis.
+
+    The scale of a channel is the one of 20 whose rounding costs the output least, as SeqMSE chooses it; then the
+    weights are rounded one input after the other, the rest making up for each error (GPTQ). Where the mean of an input
+    is noted (see ``note_input_mean``), what it adds is left to the bias.
+
+    Args:
+        model: the float graph.
+        nodes: its layers with constant weights; transposed convolutions and very wide layers are left out.
+        data: the samples, of which 64 are looked at.
+    """
+    layers: dict[tuple[str, int | None], list[gs.Node]] = {}
+    for node in nodes:
+        weight = model.constant(node.inputs[1]) if readable(node) else None
+        axis = weight_axis(node.op, 1, weight.ndim, node.attrs) if weight is not None else None
+        if weight is not None and axis is not None and _width(node, weight) <= _MOST:
+            layers.setdefault((node.inputs[1].name, axis), []).append(node)
+    shapes = {node.name: node.inputs[1].shape for some in layers.values() for node in some}
+    rows = collect_rows(model, [node for some in layers.values() for node in some], shapes, data, _SAMPLES, _ROWS)
+    found: dict[tuple[str, int | None], RoundedWeight] = {}
+    for (tensor, axis), some in layers.items():
+        read = [_centred(model, node, rows[node.name]) for node in some if node.name in rows]
+        # a tensor that several layers read is one constant
+        alike = read and len(read) == len(some) and len({one.shape[::2] for one in read}) == 1
+        if alike and sum(one.shape[1] for one in read) >= _LEAST_ROWS:
+            weight = model.constant(some[0].inputs[1])
+            assert weight is not None and axis is not None
+            rounded = _round(some[0], weight, axis, np.concatenate(read, axis=1).astype(np.float64))
+            if rounded is not None:
+                found[tensor, axis] = rounded
+    return found
+
+
+def _round(node: gs.Node, weight: Array, axis: int, rows: Array) -> RoundedWeight | None:
+    turned = _turned(node)
+    wide = (weight.T if turned else weight).astype(np.float64)
+    flat = wide.reshape(len(rows), len(wide) // len(rows), -1)
+    moments = np.swapaxes(rows, 1, 2) @ rows / rows.shape[1]
+    amax = weight_amax(weight, axis).astype(np.float64).reshape(flat.shape[:2])
+    factor = scales_for_output(flat, amax, np.einsum("gkk->gk", moments), int(_INT8.max))
+    scale = storable_scale((amax * factor).reshape(-1), _INT8)
+    spread = scale.astype(np.float64).reshape(*flat.shape[:2], 1)
+    made = (round_for_output(flat, spread[:, :, 0], moments, -128, 127) * spread).reshape(wide.shape)
+    values = np.ascontiguousarray(made.T if turned else made).astype(weight.dtype)
+    nearest = fake_quantized(weight, storable_scale(weight_amax(weight, axis, "mse"), _INT8), axis, _INT8)
+
+    def noise(rounded: Array) -> float:
+        back = (rounded.T if turned else rounded).astype(np.float64).reshape(flat.shape)
+        return _power(back - flat, moments)
+
+    signal, before, after = _power(flat, moments), noise(nearest), noise(values)
+    return RoundedWeight(scale, values, _db(signal, before), _db(signal, after)) if after < before else None
+
+
+def _centred(model: Model, node: gs.Node, rows: Array) -> Array:
+    mean = input_mean(model, node)
+    if mean is None or rows.shape[0] * rows.shape[2] % mean.size:
+        return rows
+    # a kernel's places of one channel lie together
+    return rows - np.repeat(mean, rows.shape[0] * rows.shape[2] // mean.size).reshape(len(rows), 1, -1)
+
+
+def _turned(node: gs.Node) -> bool:
+    """Whether a layer's weight is [in, out]."""
+    return node.op == "MatMul" or (node.op == "Gemm" and not node.attrs.get("transB", 0))
+
+
+def _width(node: gs.Node, weight: Array) -> int:
+    return int(weight.shape[0]) if _turned(node) else int(np.prod(weight.shape[1:]))
+
+
+def _power(weights: Array, moments: Array) -> float:
+    """Mean square of what weights make of inputs of these moments, summed over the outputs."""
+    return float(np.einsum("gok,gok->", weights @ moments, weights))
+
+
+def _db(signal: float, noise: float) -> float:
+    return float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else float("inf")

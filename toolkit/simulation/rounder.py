@@ -1,0 +1,68 @@
+"""How constant weights are rounded: the scales of each, and what it is once quantized and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from toolkit.base.precision import Precision
+from toolkit.base.types import Array
+from toolkit.calibration.weights import weight_amax
+from toolkit.placement.qdq import storable_scale
+from toolkit.simulation.switches import fake_quantized
+
+
+@dataclass(frozen=True)
+class RoundedWeight:
+    """A weight on its grid.
+
+    Attributes:
+        scale: float32 [1], or [channels].
+        values: the weight, quantized and back.
+        before_db: SQNR of its layer's output with each value rounded to the nearest; None where nothing was measured.
+        after_db: with these values.
+    """
+
+    scale: Array
+    values: Array
+    before_db: float | None = None
+    after_db: float | None = None
+
+
+Chosen = Mapping[tuple[str, "int | None"], RoundedWeight]
+"""What was chosen on samples, by tensor and channel axis."""
+
+
+@dataclass(frozen=True)
+class Rounder:
+    """Rounds weights: by what was chosen for some, each value to the nearest for all others.
+
+    Attributes:
+        method: how the range of a channel is chosen: minmax, mse or output.
+        precision: the quantized type.
+        chosen: what was chosen on samples.
+    """
+
+    method: str
+    precision: Precision
+    chosen: Chosen
+
+    def scale(self, tensor: str, values: Array, axis: int | None) -> Array:
+        """The scales of a weight, float32 [1] or [channels].
+
+        Args:
+            tensor: its name.
+            values: its float values.
+            axis: the channel axis; None for one scale in all.
+        """
+        found = self.chosen.get((tensor, axis))
+        if found is not None:
+            return found.scale
+        return storable_scale(weight_amax(values, axis, self.method, self.precision), self.precision)
+
+    def rounded(self, tensor: str, values: Array, axis: int | None) -> Array:
+        """The weight, quantized and back; see ``scale``."""
+        found = self.chosen.get((tensor, axis))
+        if found is not None:
+            return found.values
+        return fake_quantized(values, self.scale(tensor, values, axis), axis, self.precision)
