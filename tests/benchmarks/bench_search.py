@@ -93,7 +93,7 @@ def exhaustive() -> None:
             found = Search(fresh, Budget(min_sqnr_db=worst + more), cost, try_ranges=False, spending=account).run()
             found_shares.append((found.best.quantized if found.best.meets else 0.0) / best if best else 1.0)
             print(f"{name}: all INT8 {worst:.1f} dB, budget +{more:g} dB: best of {len(plans)} plans {best:.3f}, found "
-                  f"{found.best.quantized:.3f}, {len(found.plans)} plans, {found.inferences:.1f} float inferences "
+                  f"{found.best.quantized:.3f}, {len(found.plans)} plans, {found.computed:.1f} float inferences "
                   f"({account.priced:.1f} by price), the first within the budget after "
                   f"{found.first if found.first is not None else math.nan:.1f}", flush=True)  # fmt: skip
         print(f"{name}: {min(found_shares):.3f} of the best share at least, {sum(found_shares) / len(found_shares):.3f} "

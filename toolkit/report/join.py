@@ -22,6 +22,7 @@ from toolkit.report.fragments import Advice
 from toolkit.report.helpers import helpers_used
 from toolkit.report.left_out import left_out
 from toolkit.report.payoff import payoff_of
+from toolkit.report.rest_reasons import RestReasons
 from toolkit.report.schema import (
     ActualInfo,
     Asked,
@@ -41,7 +42,6 @@ from toolkit.report.search_advice import rest_alone, search_advice
 from toolkit.report.search_time import slow_plan, too_slow
 from toolkit.report.shares import quantized_shares
 from toolkit.report.speed import payoff_advice, payoff_warnings
-from toolkit.report.unasked import Unasked
 from toolkit.report.verdict import culprits, lost_layers, verdict, warnings_of
 
 if TYPE_CHECKING:
@@ -82,14 +82,14 @@ def join(
     nodes = [node for node, _ in graphs.final.walk()]
     error_of = _layer_errors(nodes, measured.errors)
     macs = work.node_macs(graphs.final, facts)
-    unasked = Unasked(graphs.final, journal, quantizers(recipe.passes), recipe.rest)
+    reasons = RestReasons(graphs.final, journal, quantizers(recipe.passes), recipe.rest)
     layers = [
         _layer(
             node,
             asked.plan,
             engine.actuals.get(node.name),
             error_of.get(node.name),
-            unasked,
+            reasons,
             recipe.rest,
             facts,
             macs[node.name],
@@ -172,15 +172,15 @@ def join(
 
 
 def _layer(
-    node: Any, plan: PrecisionPlan, actual: Actual | None, error: LayerError | None, unasked: Unasked, rest: Precision,
-    facts: Facts, macs: int | None,
+    node: Any, plan: PrecisionPlan, actual: Actual | None, error: LayerError | None, reasons: RestReasons,
+    rest: Precision, facts: Facts, macs: int | None,
 ) -> LayerInfo:  # fmt: skip
     role = work.role(node, facts)
     ask = plan.get(node.name)
     if ask is not None:
         asked = Asked(precision=ask.precision, reason=sentence(ask.reason), by=ask.by)
     elif role == "compute":
-        asked = Asked(precision=rest, reason=sentence(unasked.reason(node.name)), by="rest")
+        asked = Asked(precision=rest, reason=sentence(reasons.reason(node.name)), by="rest")
     else:
         why = ReportCode.CONVERTS_TYPES() if role == "convert" else ReportCode.NO_FLOAT_COMPUTATION()
         asked = Asked(precision=None, reason=sentence(why), by="qtool")

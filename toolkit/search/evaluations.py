@@ -138,7 +138,7 @@ class Evaluations:
                 runner.anchor(probe)
                 self._anchor = config
         if plan.meets and self.first is None:
-            self.first = self.spending.counted(self.simulation.runner.float_seconds)
+            self.first = self.spending.priced
         if self.best is before or self.best is None or self._rank(plan) < self._rank(self.best):
             self.best = min(self.plans, key=self._rank)
             if self._best_path is not None:

@@ -378,7 +378,7 @@ class PlanSearch:
         spots = weak_spots(simulation, found.sensitivity, taken=found.methods) if found.sensitivity is not None else []
         samples = sum(feed.count for feed in simulation.feeds)
         few = self._too_few(found)
-        found.inferences = self.spending.counted(simulation.runner.float_seconds)
+        found.inferences, found.computed = self.spending.priced, self.spending.counted(simulation.runner.float_seconds)
         content = record(found, cost, self.budget, prefer, samples, spots, [few] if few is not None else [])
         if context.folder is not None:
             path = context.folder / f"{self.name}.json"

@@ -34,19 +34,19 @@ def clear(budget: Budget, outcome: Outcome, reference: Outcome, share: float) ->
         share: how large the part is, 0 to 1.
     """
     slack = next(slack for most, slack in _SLACK if share <= most)
-    decibels = slack
+    known = slack
     if len(outcome.parts) > 1 and 0 < outcome.noise < math.inf:
         error = statistics.stdev(outcome.parts) / math.sqrt(len(outcome.parts)) / statistics.fmean(outcome.parts)
-        decibels = min(slack, 10 * math.log10(1 + _ERRORS * error) + _LEAST_DB)
+        known = 10 * math.log10(1 + _ERRORS * error) + _LEAST_DB
     least = budget.min_sqnr_db
     # a limit on the metric itself says nothing of samples on which the float model misses it
-    loose = _loosened(budget, slack, None if least is None else least - decibels + slack)
+    loose = _loosened(budget, slack, None if least is None else least - min(known, slack) + slack)
     if loose is not None and loose.lacks(outcome, reference):
         return False
     shares = (budget.max_drop, budget.max_relative_drop, budget.min_value, budget.min_agreement, budget.min_unchanged)
     if least is None or budget.by_task or any(limit is not None for limit in shares):
         return None
-    strict = replace(budget, min_sqnr_db=least + decibels, max_ms=None)
+    strict = replace(budget, min_sqnr_db=least + known, max_ms=None)
     return None if strict.lacks(outcome, reference) else True
 
 

@@ -39,7 +39,8 @@ class SearchResult:
         reference: the float model's outcome.
         methods: for every tensor whose range the best plan replaces, the method that gives this one.
         notes: what the reader should know.
-        inferences: what everything that ran a model cost, in float inferences of the samples.
+        inferences: the price of everything that ran a model, in float inferences of the samples, by arithmetic alone.
+        computed: what it really took, by the clock; no record has it, since it never comes out the same twice.
         first: what it had cost when the first plan within the budget was found; None where none was.
     """
 
@@ -51,6 +52,7 @@ class SearchResult:
     methods: dict[str, str] = field(default_factory=dict)
     notes: list[Finding] = field(default_factory=list)
     inferences: float = 0.0
+    computed: float = 0.0
     first: float | None = None
 
     def front(self) -> list[SearchedPlan]:
@@ -123,7 +125,7 @@ class Search(Evaluations):
             self.notes.append(Code.SEARCH_ALL_FLOAT(by_time=self.prefer == "time", faster=len(faster)))
         return SearchResult(
             self.best, self.plans, len(self.plans), sensitivity, reference, used, self.notes,
-            self.spending.counted(self.simulation.runner.float_seconds), self.first,
+            self.spending.priced, self.spending.counted(self.simulation.runner.float_seconds), self.first,
         )  # fmt: skip
 
     def _faster(self, *starts: Sequence[str]) -> None:

@@ -139,7 +139,7 @@ def test_a_subgraph_runs_in_fp32_and_reads_fp32():
         {"x": [4], "c": []}, {"y": [4]}, types={"c": TensorProto.BOOL},
     ))  # fmt: skip
     context = placeholder_context()
-    KeepPrecision(nodes=["t"], precision="fp16")(model, context)
+    context.plan.ask("t", "fp16", "a pass of somebody's")
     journal = Journal()
     result = lower(model, context.plan, journal=journal)
     assert type_of(result.model, "r") == TensorProto.FLOAT16

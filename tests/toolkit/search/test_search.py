@@ -16,6 +16,7 @@ from toolkit.search.cost import CostModel
 from toolkit.search.gpus import GPUS, gpu_spec
 from toolkit.search.range_methods import alternatives, methods_of, whole_model
 from toolkit.search.search import Search
+from toolkit.search.spending import Spending
 from toolkit.simulation.runner import Runner
 
 
@@ -206,3 +207,60 @@ def test_a_range_of_zeros_is_no_trouble():
     sim.switches.amax[name] = 0.0
     sim.ranges.tensors[name].diagnosis["amax"] = {"minmax": 2.0, "mse": 0.0}
     assert dict(whole_model(sim))["minmax"][name] == 2.0 and alternatives(sim, name, 0.0) == [2.0]
+
+
+def limited(sim, budget, inferences=14.0, **settings):
+    account = Spending(inferences)
+    cost = CostModel(sim.switches, sim.facts, gpu_spec("A10"))
+    return Search(sim, budget, cost, try_ranges=False, spending=account, **settings).run(), account
+
+
+def uneven(**settings):
+    """Eight layers, three of them damaged by unlike amounts, in eight batches."""
+    model = chain(8)
+    for layer, factor in (("layer1", 40.0), ("layer4", 8.0), ("layer6", 15.0)):
+        damage(model, layer, factor=factor)
+    return simulation(model, feeds(64), batch=8, **settings)
+
+
+@pytest.fixture(scope="module")
+def every_plan():
+    """The noise and the share in INT8 of every plan of ``uneven``."""
+    sim = uneven()
+    cost = CostModel(sim.switches, sim.facts, gpu_spec("A10"))
+    plans = [kept for count in range(9) for kept in itertools.combinations(sim.names, count)]
+    return {kept: (sim.without(kept).sqnr_db, cost.share(kept)) for kept in plans}
+
+
+@pytest.mark.parametrize("least", [20.0, 26.0, 31.0, 36.0])
+def test_few_inferences_find_nearly_the_best_of_all_plans(every_plan, least):
+    found, account = limited(uneven(), Budget(min_sqnr_db=least))
+    best = max(share for level, share in every_plan.values() if level >= least)
+    assert found.best.meets and found.best.quantized >= 0.95 * best
+    assert account.priced <= account.inferences + 1.0 and found.first is not None
+    assert any(not plan.whole for plan in found.plans) or len(found.plans) <= 3
+
+
+def test_a_limited_search_does_not_depend_on_threads_and_goes_on_where_it_was_killed(tmp_path):
+    budget = Budget(min_sqnr_db=31)
+    one, two = (limited(uneven(threads=n), budget)[0] for n in (1, 2))
+    assert one.plans == two.plans and one.best == two.best
+
+    def kill(what: str, done: int, total: int) -> None:
+        if what == "search" and done == 3:
+            raise KeyboardInterrupt
+
+    log, best = tmp_path / "search.jsonl", tmp_path / "best.json"
+    with pytest.raises(KeyboardInterrupt):
+        limited(uneven(), budget, log=log, best=best, progress=kill)
+    assert json.loads(best.read_text())["best"]["kept"] is not None
+    again = limited(uneven(), budget, log=log, best=best)[0]
+    assert again.best.kept == one.best.kept and [p.kept for p in again.plans] == [p.kept for p in one.plans]
+
+
+def test_a_search_whose_minutes_are_over_takes_the_best_plan_so_far():
+    sim, now = uneven(), itertools.count(step=20.0)
+    account = Spending(14.0, minutes=2.0, clock=lambda: float(next(now)))
+    found = Search(sim, Budget(min_sqnr_db=31), CostModel(sim.switches, sim.facts, gpu_spec("A10")), try_ranges=False,
+                   spending=account).run()  # fmt: skip
+    assert found.best.whole and found.evaluations < limited(uneven(), Budget(min_sqnr_db=31))[0].evaluations

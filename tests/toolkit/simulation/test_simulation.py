@@ -11,6 +11,7 @@ from toolkit.base.errors import PassError
 from toolkit.graph.sessions import session
 from toolkit.simulation import switches
 from toolkit.simulation.simulation import Simulation
+from toolkit.simulation.switches import Config
 
 
 def noise_of_real_pairs(sim: Simulation, model: Model, kept: list[str], **settings: object) -> float:
@@ -109,3 +110,43 @@ def test_what_is_forgotten_is_computed_again_with_the_same_numbers():
     sim.runner.forget()
     assert not sim.runner._kept and not sim.runner._loaded
     assert sim.without(kept).noise == pytest.approx(before.noise, rel=1e-6)
+
+
+def test_a_state_that_is_run_on_more_and_more_batches_is_what_it_is_on_all():
+    sim = simulation(chain(), feeds(32), batch=4)
+    runner, config = sim.runner, sim.config(sim.names[2:])
+    assert sorted(runner.order) == list(range(8)) and runner.order[:2] == [0, 4]
+    one, spent = runner.probe(config, keep=True), []
+    for count in (1, 2, 8):
+        before = runner.spent
+        part = one.run(count)
+        spent.append(runner.spent - before)
+    whole = runner.run(config)
+    assert part.noise == pytest.approx(whole.noise, rel=1e-6) and len(part.parts) == 8
+    assert runner.float_on(2).noise == 0.0 and one.run(2).noise != part.noise
+    before = runner.spent
+    assert one.run(2) == one.run(2) and runner.spent == before
+    assert runner.price(config, 4) == pytest.approx(runner.price(config) / 2)
+    assert runner.price(Config()) == 0.0 < runner.price(config) < runner.price(sim.config(()))
+
+
+def test_a_state_that_begins_like_one_that_is_kept_goes_on_from_there():
+    sim = simulation(chain(), feeds(16), batch=4)
+    runner = sim.runner
+    kept = runner.probe(sim.config(sim.names[-1:]), keep=True)
+    kept.run()
+    runner.anchor(kept)
+    other = runner.probe(sim.config(sim.names[-2:]))
+    assert 0 < runner._known_until(other, 0) < runner._count
+    assert other.run().noise == pytest.approx(simulation(chain(), feeds(16), batch=4).without(sim.names[-2:]).noise)
+
+
+def test_little_memory_gives_the_same_numbers():
+    model = trained("digits_cnn")
+    much, little = (
+        simulation(model, str(MODELS / "digits_calibration.npz"), batch=16, samples=32, memory=memory)
+        for memory in (1 << 30, 1 << 14)
+    )
+    kept = much.names[3:]
+    assert much.without(kept).noise == pytest.approx(little.without(kept).noise, rel=1e-4)
+    assert len(little.runner._loaded) < len(much.runner._loaded)

@@ -19,9 +19,9 @@ def search_line(info: SearchInfo) -> str:
     if info.measured_share:
         times += f", {percent(info.measured_share, 0)} of it measured"
     level = f", {plan.sqnr_db:.1f} dB SQNR" if plan.sqnr_db is not None else ""
+    price = f" for {info.inferences:.1f} float inferences" if info.inferences else ""
     return (
-        f"Search: {count(info.evaluations, 'plan')} on {count(info.samples, 'sample')}, "
-        f"{info.inferences:.1f} float inferences; the chosen plan {met}; "
+        f"Search: {count(info.evaluations, 'plan')} on {count(info.samples, 'sample')}{price}; the chosen plan {met}; "
         f"{count(plan.kept, 'layer')} in float, {work_share(plan.quantized_share, info.share_of)} requested in "
         f"{str(info.precision).upper()}{level}{times if info.gpu else ''}"
     )

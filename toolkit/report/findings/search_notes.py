@@ -151,7 +151,7 @@ SEARCH: Table = {
         "that swap count as wrong; a metric of your own with labelled samples judges such a model better."
     ),
     Code.SEARCH_SUMMARY: lambda plans, share, of, dtype, kept, inferences: (
-        f"{count(plans, 'plan')} tried at the cost of {inferences:.1f} float inferences; "
+        f"{count(plans, 'plan')} tried at the price of {inferences:.1f} float inferences; "
         f"{work_share(share, of)} requested in {dtype}, "
         f"{count(kept, 'layer')} kept float."
     ),

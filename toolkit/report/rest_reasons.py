@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 
-class Unasked:
+class RestReasons:
     """Reasons for the nodes of one graph.
 
     Args:

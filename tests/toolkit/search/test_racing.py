@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.outcome import Outcome
+from toolkit.search.racing import clear, rounds
+
+FLOAT = Outcome(0.0, metric=1.0)
+
+
+def noisy(*parts: float) -> Outcome:
+    return Outcome(sum(parts) / len(parts), parts=parts)
+
+
+@pytest.mark.parametrize(("batches", "found"), [(1, [1]), (3, [1, 3]), (8, [1, 2, 4, 8]), (96, [12, 24, 48, 96])])
+def test_rounds_end_with_all_batches(batches, found):
+    assert rounds(batches) == found
+
+
+def test_noise_that_varies_little_from_batch_to_batch_tells_early():
+    budget = Budget(min_sqnr_db=30)
+    assert clear(budget, noisy(0.0005, 0.00051, 0.00049), FLOAT, 0.125) is True
+    assert clear(budget, noisy(0.002, 0.0021, 0.0019), FLOAT, 0.125) is False
+    assert clear(budget, noisy(0.0009, 0.00095), FLOAT, 0.125) is None
+    # the same mean from batches that differ tells nothing
+    assert clear(budget, noisy(0.0001, 0.0009), FLOAT, 0.125) is None
+
+
+def test_a_share_of_answers_is_missed_early_and_never_met_early():
+    budget = Budget(min_agreement=0.98)
+    good = Outcome(1e-6, agreement=1.0, positions=4000, flips=0.0, agreement_error=0.0)
+    bad = Outcome(0.5, agreement=0.5, positions=4000, flips=0.5, agreement_error=0.01)
+    assert clear(budget, good, FLOAT, 0.5) is None and clear(budget, bad, FLOAT, 0.125) is False
+
+
+def test_a_limit_on_the_metric_itself_is_left_to_all_samples():
+    outcome = Outcome(1e-6, metric=0.5, agreement=1.0, positions=10)
+    assert clear(Budget(min_value=0.9), outcome, FLOAT, 0.125) is None

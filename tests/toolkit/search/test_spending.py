@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from toolkit.search.spending import PLENTY, Spending
+
+
+def test_what_is_left_is_what_was_not_paid():
+    account = Spending(10.0)
+    account.pay(4.0)
+    assert account.limited and account.left(2.0) == 3 and account.left(2.0, reserve=3.0) == 1
+    account.pay(7.0)
+    assert account.left(0.1) == 0
+    free = Spending()
+    free.pay(1e6)
+    assert not free.limited and free.left(1.0) == PLENTY
+
+
+def test_nothing_is_left_when_the_minutes_are_over():
+    now = [0.0]
+    account = Spending(minutes=2.0, clock=lambda: now[0])
+    now[0] = 119.0
+    assert account.left(1.0) == PLENTY
+    now[0] = 120.0
+    assert account.left(1.0) == 0
+
+
+def test_a_model_that_takes_no_time_may_have_more_inferences_unless_they_are_given():
+    usual, given = Spending.of_search(None, None), Spending.of_search(20.0, None)
+    assert usual.inferences == given.inferences and usual.inferences < 20
+    for account in (usual, given):
+        account.know(1e6)
+    assert usual.inferences > 100 and given.inferences < 20
+    large = Spending.of_search(None, None)
+    large.know(1e12)
+    assert large.inferences == given.inferences
