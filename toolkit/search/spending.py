@@ -20,7 +20,7 @@ the real types, and of what explains the worst layers."""
 _USUAL = 20.0
 _PRICED = 0.8
 """How much of what is allowed is spent by prices, which are the graph's arithmetic alone."""
-_LEAST_MACS = 2e9
+_LEAST_MACS = 1e11
 """Some 40 milliseconds: a model whose inferences take less may have more of them."""
 
 

@@ -54,7 +54,7 @@ def costs(request) -> tuple[CostModel, CostModel]:
     return made[0], made[1]
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.sets(st.integers(0, 40), max_size=3), min_size=4, max_size=4))
 def test_a_flip_is_predicted_exactly_as_the_whole_plan_is(costs, flips):
     quick, full = costs
