@@ -9,6 +9,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import onnx
@@ -125,12 +126,23 @@ def toml_values(content: bytes, rng: random.Random) -> bytes:
         spot = rng.choice(numbers)
         lines[place] = lines[place][: spot.start()] + f" {raw}" + lines[place][spot.end() :]
     elif how == 2:
-        keys = ["batch", "samples", "memory", "unlike", "percentile", "manual.c", "weights.p", "images.scale", "images.size", "hold_out",
-                "layer_samples", "workspace_mb", "collection", "ranges", "mask", "output", "metric", "evil", "random.seed"]  # fmt: skip
-        lines.insert(place + 1, f"{rng.choice(keys)} = {raw}")
+        lines.insert(place + 1, f"{rng.choice(setting_names())} = {raw}")
     else:
         del lines[place]
     return "\n".join(lines).encode()
+
+
+@lru_cache
+def setting_names() -> list[str]:
+    """Every key of a recipe and of the built-in passes, with one that nothing has."""
+    from toolkit.contract.installed import installed
+    from toolkit.run.recipe import Recipe
+
+    definitions = Recipe.model_json_schema()["$defs"]
+    found = {"evil", "manual.c", "weights.p", "images.scale", "images.size", "random.seed", "budget.min_sqnr_db", "shapes.x.min"}
+    found |= {key for section in definitions.values() for key in section.get("properties", ())}
+    found |= {key for entry in installed().values() for key in entry.load().model_fields}
+    return sorted(found)
 
 
 # ---------------------------------------------------------------- arrays

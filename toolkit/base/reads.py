@@ -2,8 +2,9 @@
 
 Python tells the hook of every file that is opened, whoever opens it in Python: numpy, PIL and pandas too. What counts
 is asked for by a function of the user's that qtool called. Whether a file is there, which Python tells no hook of, is
-seen where ``os.stat`` is called, as os.path does, and pathlib from Python 3.11 on. What Python does not see (libraries
-that open files themselves, other processes, the network) is noted as not known, unless the code declares what it reads.
+seen where ``os.stat`` is called, as os.path does, and pathlib from Python 3.11 on; what a thread asks for, whoever
+started the thread asks for. What Python does not see (libraries that open files themselves, other processes, the
+network) is noted as not known, unless the code declares what it reads.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sysconfig
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -41,7 +43,7 @@ _COMPILERS = ("numba", "llvmlite")
 _SYSTEM = ("/proc/", "/sys/", "/dev/")
 _IMPORTING = "<frozen importlib"
 _CHANGED = "changed"
-_STAT = os.stat
+_STAT, _START = os.stat, threading.Thread.start
 
 
 class Reads:
@@ -154,6 +156,7 @@ class _Hook:
         self._installed = False
         self._local = threading.local()
         self._sources: dict[str, str] = {}
+        self.threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         self._start = _process_start()
 
     def install(self) -> None:
@@ -251,6 +254,11 @@ class _Hook:
                 self._local.busy = False
         return _STAT(path, *arguments, **keywords)
 
+    def begin(self, thread: threading.Thread) -> None:
+        """Note a thread that the user's code is about to start: what it reads, that code asks for."""
+        if self.active is not None and not getattr(self._local, "aside", False) and _users_ask(sys._getframe(2)):
+            self.threads.add(thread)
+
     def _load(self, path: str) -> None:
         """A source file, or what was compiled of one, is read: what it holds now is what runs."""
         if path.endswith(".pyc"):
@@ -322,7 +330,7 @@ def _is_users(path: str) -> bool:
 
 
 def _users_ask(frame: FrameType | None) -> bool:
-    """Whether a function of the user's, which qtool called, is among those that are being run."""
+    """Whether a function of the user's, which qtool called, is being run, here or in a thread that such a one began."""
     asked = False
     while frame is not None:
         kind = _kind(frame.f_code.co_filename)
@@ -333,7 +341,7 @@ def _users_ask(frame: FrameType | None) -> bool:
         elif kind == "own" and asked:
             return True
         frame = frame.f_back
-    return False
+    return asked and threading.current_thread() in _HOOK.threads
 
 
 _HOOK = _Hook()
@@ -345,10 +353,18 @@ def following(reads: Reads) -> Iterator[Reads]:
     _HOOK.install()
     before, _HOOK.active = _HOOK.active, reads
     stat, os.stat = os.stat, _HOOK.stat
+    start, threading.Thread.start = threading.Thread.start, _start  # type: ignore[method-assign, assignment]
     try:
         yield reads
     finally:
         _HOOK.active, os.stat = before, stat
+        threading.Thread.start = start  # type: ignore[method-assign]
+
+
+def _start(thread: threading.Thread) -> None:
+    """``Thread.start``, noted where the user's code calls it."""
+    _HOOK.begin(thread)
+    _START(thread)
 
 
 def current() -> Reads | None:

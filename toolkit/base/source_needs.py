@@ -14,9 +14,10 @@ from toolkit.base.needs import Needs, digest_of, variable_digest, version_of
 _NATIVE = frozenset({
     "cv2", "h5py", "tables", "lmdb", "netCDF4", "rasterio", "osgeo", "av", "decord", "soundfile", "torchaudio",
     "torchvision", "tensorflow", "jax", "pyarrow", "polars", "duckdb", "tokenizers", "transformers", "sentencepiece",
-    "ctypes", "cffi", "lxml", "pyvips", "skimage", "SimpleITK", "rocksdb",
+    "ctypes", "cffi", "lxml", "pyvips", "skimage", "SimpleITK", "rocksdb", "multiprocessing", "joblib", "loky", "dask",
+    "ray",
 })  # fmt: skip
-"""Packages that open files themselves, which Python does not see."""
+"""Packages that open files themselves, or by processes of their own: Python does not see it."""
 _TEXT = re.compile(r"""(["'])((?:(?!\1)[^\\\n]){1,200})\1""")
 _FILE = re.compile(r"[\w./ ~+=@-]*[\w~-]\.[A-Za-z][\w-]{0,8}")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*")
@@ -43,7 +44,7 @@ def source_needs(modules: Iterable[str], loaded: Iterable[str], base: Path) -> N
         for name in imported_names(text):
             top = name.partition(".")[0]
             if top in _NATIVE:
-                found.unknown.append(f"{Path(file).name} imports {top}, which opens files without Python's knowledge")
+                found.unknown.append(f"{Path(file).name} imports {top}, which reads what Python does not see")
             if not is_pythons_own(top) and top not in OWN_PACKAGES:
                 for distribution in _distributions().get(top, ()):
                     found.libraries[distribution] = version_of(distribution)

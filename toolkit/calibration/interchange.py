@@ -79,7 +79,8 @@ def parse_cache(text: str, where: str = "calibration cache") -> Ranges:
         raise RangesError(
             f"the first line is '{first[:40]}'", where=where, remedy="a calibration cache starts with TRT-<version>-"
         )
-    tensors, without = {}, []
+    tensors: dict[str, Range] = {}
+    without = []
     for number, line in _lines(text, skip=1):
         name, colon, value = line.rpartition(":")
         value = value.strip()
@@ -93,7 +94,7 @@ def parse_cache(text: str, where: str = "calibration cache") -> Ranges:
         if math.isnan(scale):
             without.append(name)
         else:
-            tensors[name] = Range(_checked(scale * _INT8, name, f"{where}, line {number}"), "cache")
+            _take(tensors, name, scale * _INT8, "cache", f"{where}, line {number}")
     if without:
         made_from["without"] = without
     return Ranges(tensors, made_from=made_from)
@@ -236,7 +237,7 @@ def _from_lines(text: str, where: str) -> Ranges:
     }
     faults = {}
     for kind, split in kinds.items():
-        tensors = {}
+        tensors: dict[str, Range] = {}
         for number, line in _lines(text):
             if line.startswith("#"):
                 continue
@@ -249,7 +250,7 @@ def _from_lines(text: str, where: str) -> Ranges:
             if not name:
                 faults[kind] = number, line
                 break
-            tensors[name] = Range(_checked(abs(amax), name, f"{where}, line {number}"), "table")
+            _take(tensors, name, abs(amax), "table", f"{where}, line {number}")
         else:
             return Ranges(tensors, made_from={"kind": kind})
     number, line = max(faults.values())
@@ -265,6 +266,16 @@ def _lines(text: str, skip: int = 0) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if number > skip and line.strip():
             yield number, line.rstrip("\r")
+
+
+def _take(tensors: dict[str, Range], name: str, amax: float, method: str, where: str) -> None:
+    value = Range(_checked(amax, name, where), method)
+    if tensors.setdefault(name, value) != value:
+        raise RangesError(
+            f"tensor '{name}' has the range {amax:g} here and {tensors[name].amax:g} above",
+            where=where,
+            remedy="remove one of the two",
+        )
 
 
 def _checked(amax: float, name: str, where: str) -> float:

@@ -8,6 +8,8 @@ from enum import Enum
 _Z = 1.96
 _UNLIKELY = 0.025
 _ROUNDING = 1e-9
+_FINEST = 1e-9
+"""Nobody has as many answers as a finer limit takes: it allows none to be lost."""
 
 
 class LimitStanding(str, Enum):
@@ -42,7 +44,7 @@ def enough(limit: float) -> int:
 
     The rule of three: where none of n is lost, as many as 3 / n may be elsewhere, with 95 percent confidence.
     """
-    return math.ceil(3 / limit - 1e-6) if limit > 0 else 0
+    return math.ceil(3 / limit - 1e-6) if limit >= _FINEST else 0
 
 
 def standing(lost: float, answers: float, limit: float, independent: float | None = None) -> LimitStanding:

@@ -66,22 +66,46 @@ def export(graph: gs.Graph, where: str = "the model") -> LightModel:
 
 
 def import_light(model: LightModel) -> gs.Graph:
-    """A message without its large weights as a graph that has them: those of ``model``, not copies."""
+    """A message without its large weights as a graph that has them: those of ``model``, not copies.
+
+    Attributes of plugins that are no text leave the message.
+    """
+    kept = _unlike_graphsurgeons(model.proto)
     graph = gs.import_onnx(model.proto)
     for tensor in {id(t): t for t in (*graph.tensors().values(), *_inner_constants(graph))}.values():
         if isinstance(tensor, gs.Constant) and tensor.name in model.weights and _is_stub(tensor):
             tensor._values = StoredValues(model.weights[tensor.name], onnx_type(tensor.dtype))
-    empty = {
-        (node.name, attribute.name): attribute.type
-        for node in all_nodes(model.proto.graph.node)
-        for attribute in node.attribute
-        if attribute.type in _LISTS and not (attribute.floats or attribute.ints or attribute.strings)
-    }
-    for sub in (graph, *graph.subgraphs(recursive=True)) if empty else ():
+    for sub in (graph, *graph.subgraphs(recursive=True)) if kept else ():
         for node in sub.nodes:
-            kinds = {name: empty[node.name, name] for name in node.attrs if (node.name, name) in empty}
-            node.attrs.update({name: _EmptyList(kind) for name, kind in kinds.items()})
+            node.attrs.update(kept.get(node.name, {}))
     return graph
+
+
+def _unlike_graphsurgeons(proto: onnx.ModelProto) -> dict[str, dict[str, Any]]:
+    """Attributes that onnx-graphsurgeon cannot take or give as they are, by node: lists without entries, and bytes.
+
+    Bytes, which plugins have, leave the message; it gives them where they are an attribute's value.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for node in all_nodes(proto.graph.node):
+        for attribute in node.attribute:
+            if attribute.type in _LISTS and not (attribute.floats or attribute.ints or attribute.strings):
+                found.setdefault(node.name, {})[attribute.name] = _EmptyList(attribute.type)
+            elif attribute.type == onnx.AttributeProto.STRING and not _is_text(attribute.s):
+                found.setdefault(node.name, {})[attribute.name] = attribute.s
+                attribute.s = b""
+            elif attribute.type == onnx.AttributeProto.STRINGS and not all(map(_is_text, attribute.strings)):
+                found.setdefault(node.name, {})[attribute.name] = list(attribute.strings)
+                del attribute.strings[:]
+    return found
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _EmptyList(list[Any], gs.Node.AttributeRef):

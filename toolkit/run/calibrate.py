@@ -19,6 +19,7 @@ from toolkit.run.guard import refuse_writing_over
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.recipe_passes import passes_of
+from toolkit.run.state import taken_over
 
 if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
@@ -38,7 +39,8 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
         target: where the result is kept; an unfinished collection is kept beside it, and gone on from.
 
     Raises:
-        QtoolError: an input is missing, or ``target`` is one of them.
+        QtoolError: an input is missing, or ``target`` is one of them, or it lies in a folder that has the recipe's name
+            and holds the results of another recipe.
         RecipeError: the recipe has no calibration data.
         RangesError: there are no samples.
     """
@@ -46,6 +48,8 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
     refuse_writing_over(input_files(job), target)
     with import_path(job.recipe.folder if job.allow_code else None):
         names_exist(job)
+        if target.parent == job.folder.path:
+            taken_over(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)
         found = _collected(Inputs(job), shard, target)
     found.save(target)
     return found

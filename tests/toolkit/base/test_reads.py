@@ -146,6 +146,22 @@ def test_what_nobody_called_from_qtool_reads_does_not_count(place):
     assert current() is None and needs_now() is None
 
 
+def test_what_threads_of_the_users_read_counts(place):
+    from concurrent.futures import ThreadPoolExecutor
+
+    def in_thread():
+        thread = threading.Thread(target=lambda: (place / "a.txt").read_text())
+        thread.start()
+        thread.join()
+
+    def in_pool():
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(lambda: pool.submit(lambda: np.load(place / "b.npy"))).result().result()
+
+    assert read_in(place, in_thread) == ({"a.txt"}, [])
+    assert read_in(place, in_pool) == ({"b.npy"}, [])
+
+
 def test_what_is_read_aside_does_not_count(place):
     def work():
         with aside():

@@ -44,7 +44,8 @@ def test_a_limit_on_a_share(lost, answers, limit, expected):
 
 
 def test_how_many_answers_it_takes():
-    assert [enough(limit) for limit in (0.01, 0.05, 0.1, 0.0)] == [300, 60, 30, 0]
+    assert standing(0, 10, 1e-320) is LimitStanding.MET and standing(1, 10, 1e-320) is LimitStanding.MISSED
+    assert [enough(limit) for limit in (0.01, 0.05, 0.1, 0.0, 1e-320)] == [300, 60, 30, 0, 0]
 
 
 def test_answers_that_go_wrong_together_prove_less():

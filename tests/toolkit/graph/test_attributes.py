@@ -79,6 +79,14 @@ def test_empty_lists_of_plugins_keep_their_types() -> None:
     assert model.nodes[0].attrs["b"] == []
 
 
+def test_bytes_of_plugins_are_kept() -> None:
+    made = helper.make_node("Mine", ["x"], ["y"], domain="mine", data=b"\xff\x00\xfe", parts=[b"\xff", b"a"], name_="text")
+    for written in (Model.from_proto(of([made])).to_proto(), Model.from_proto(of([made])).copy().to_proto()):
+        assert {a.name: a.s or list(a.strings) for a in written.graph.node[0].attribute} == {
+            "data": b"\xff\x00\xfe", "parts": [b"\xff", b"a"], "name_": b"text",
+        }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["tensors", "sparse_tensor"])
 def test_what_cannot_be_kept_is_refused(name: str) -> None:
     plugin = helper.make_node("Mine", ["x"], ["y"], "mine", domain="mine")

@@ -163,7 +163,7 @@ def two(place, monkeypatch):
     return place
 
 
-@pytest.mark.parametrize("command", ["run", "sensitivity", "bisect"])
+@pytest.mark.parametrize("command", ["run", "sensitivity", "bisect", "calibrate"])
 def test_two_recipes_of_one_name_do_not_share_the_folder_of_that_name(two, capsys, command):
     assert invoke(["run", "a/recipe.toml"]) == 0
     before = (two / "runs" / "recipe" / "report.json").read_bytes()
@@ -171,6 +171,15 @@ def test_two_recipes_of_one_name_do_not_share_the_folder_of_that_name(two, capsy
     assert "--out" in complain(two, capsys, *words)
     assert (two / "runs" / "recipe" / "report.json").read_bytes() == before
     assert invoke(["run", "a/recipe.toml"]) == 0
+
+
+def test_what_was_calibrated_is_not_written_over_by_another_recipe_of_the_name(two, capsys):
+    assert invoke(["calibrate", "a/recipe.toml"]) == 0
+    assert invoke(["calibrate", "a/recipe.toml", "--shard", "1/2"]) == 0
+    before = (two / "runs" / "recipe" / "collection.npz").read_bytes()
+    assert "--out" in complain(two, capsys, "calibrate", "b/recipe.toml")
+    assert (two / "runs" / "recipe" / "collection.npz").read_bytes() == before
+    assert invoke(["calibrate", "b/recipe.toml", "--out", "b.npz"]) == 0
 
 
 def test_two_recipes_share_a_folder_that_was_named_and_it_is_said(two):
