@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import Array, Code, Context, Harm, Helper, LayerWeights, Model, Names, make_constant, make_node
+from toolkit import (
+    Array,
+    CalibrationData,
+    Code,
+    Context,
+    Harm,
+    Helper,
+    LayerNoise,
+    LayerWeights,
+    Model,
+    Names,
+    bias_of,
+    collect_rows,
+    make_constant,
+    make_node,
+    readable,
+)
 
-_SMALL = 1e-5
+_SMALL, _USUAL, _ROWS = 1e-5, 0.5, 256
+_THROUGH = frozenset({"Relu", "LeakyRelu", "MaxPool", "AveragePool", "Identity", "Dropout"})
+_STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
 
 class _Editing:
@@ -19,20 +38,29 @@ class _Editing:
     def __init__(self, model: Model) -> None:
         self.model, self.inner = model, model.subgraph_tensors()
         self.tensors, self.nodes = model.tensor_names(), Names(model.node_names())
+        self.outputs = {tensor.name for tensor in model.graph.outputs}
+
+    def read_by(self, tensor: gs.Tensor, nodes: set[int]) -> bool:
+        """Whether these nodes, by their ``id``, are all that read a tensor."""
+        kept = tensor.name in self.outputs or tensor.name in self.inner
+        return not kept and all(id(reader) in nodes for reader in tensor.outputs)
 
 
 class Smooth(Helper):
     """Divide each channel of a layer's input by s and multiply its weights by it, so that outliers fit one scale.
 
     s = amax(x)^strength / amax(w)^(1 - strength) by channel: Xiao et al., "SmoothQuant: accurate and efficient
-    post-training quantization for large language models", ICML 2023, equation 4. The division goes into the
-    normalization before MatMuls where they are its only readers, else into a Mul. Conv is smoothed in the same way.
+    post-training quantization for large language models", ICML 2023, equation 4. The strength is the one of which the
+    output of the layers loses least on samples, unless it is given. The division goes into what is in front where these
+    layers are its only readers: a normalization, or another layer, also through a ReLU or a MaxPool; else into a Mul.
     """
 
     name = "smooth"
     tells_in_dry_run = True
     mends = Harm.OUTLIER_CHANNELS
-    strength: float = Field(0.5, ge=0, le=1, description="how much of the difficulty the weights take (alpha)")
+    strength: float | None = Field(
+        None, ge=0, le=1, description="how much of the difficulty the weights take (alpha); null: by the layers' output"
+    )
     least: float = Field(
         4.0, ge=1, le=1e6, description="leave inputs alone whose largest channel is below this many medians"
     )
@@ -73,11 +101,19 @@ class Smooth(Helper):
                 context.journal.declined(node.name, Code.EVEN(tensor=name, medians=self._uneven(found[name].amax)))
         if not worth:
             return
-        editing = _Editing(model)
+        editing, rows = _Editing(model), self._rows(model, worth, data)
         for name, nodes in worth.items():
-            self._smooth(editing, name, nodes, found[name].amax, context)
+            self._smooth(editing, name, nodes, found[name].amax, rows, context)
         model.tidy()
         forget_ranges(context)
+
+    def _rows(self, model: Model, worth: Mapping[str, list[gs.Node]], data: CalibrationData) -> dict[str, Array]:
+        """Samples of what the first reader of each tensor reads, where the strength is to be chosen by them."""
+        if self.strength is not None:
+            return {}
+        first = [nodes[0] for nodes in worth.values() if readable(nodes[0])]
+        shapes = {node.name: node.inputs[1].shape for node in first}
+        return collect_rows(model, first, shapes, data, self.samples, _ROWS)
 
     def _readers(self, model: Model) -> dict[str, list[gs.Node]]:
         """Layers with constant weights that read an activation, by its name; of unlike operators the first kind."""
@@ -101,13 +137,21 @@ class Smooth(Helper):
         median = float(np.median(amax[amax > 0])) if (amax > 0).any() else 0.0
         return float(amax.max()) / median if median else 1.0
 
-    def _smooth(self, editing: _Editing, name: str, nodes: list[gs.Node], amax: Array, context: Context) -> None:
+    def _smooth(
+        self,
+        editing: _Editing,
+        name: str,
+        nodes: list[gs.Node],
+        amax: Array,
+        rows: Mapping[str, Array],
+        context: Context,
+    ) -> None:
         layers = [LayerWeights(editing.model, node) for node in nodes]
-        largest = np.maximum(np.max([layer.in_range() for layer in layers], axis=0), _SMALL)
-        factor = np.maximum(amax, _SMALL) ** self.strength / largest ** (1 - self.strength)
-        # a channel that never fires has no outlier to move
-        factor = np.where(amax > _SMALL, factor, 1.0)
-        factor = (factor / np.exp(np.mean(np.log(factor)))).astype(np.float32)
+        factor = self._factor(amax, layers, rows.get(nodes[0].name))
+        if factor is None:
+            for node in nodes:
+                context.journal.declined(node.name, Code.NO_STRENGTH(tensor=name, medians=self._uneven(amax)))
+            return
         tensor = nodes[0].inputs[0]
         where = self._fold(editing, tensor, nodes, factor)
         if where is None and not self.insert:
@@ -123,6 +167,27 @@ class Smooth(Helper):
             why = Code.OUTLIER_CHANNEL(tensor=name, before=ratio, after=after)
             context.journal.changed(node.name, Code.SMOOTHED(divider=where), why)
 
+    def _factor(self, amax: Array, layers: list[LayerWeights], rows: Array | None) -> Array | None:
+        """What each channel is divided by, float32; None where the output of the layers is nearest as it is."""
+        largest = np.maximum(np.max([layer.in_range() for layer in layers], axis=0), _SMALL)
+
+        def at(strength: float) -> Array:
+            factor = np.maximum(amax, _SMALL) ** strength / largest ** (1 - strength)
+            # a channel that never fires has no outlier to move
+            factor = np.where(amax > _SMALL, factor, 1.0)
+            return np.asarray(factor / np.exp(np.mean(np.log(factor))))
+
+        if self.strength is not None:
+            return at(self.strength).astype(np.float32)
+        alike = [layer for layer in layers if layer.weight.shape[1:] == layers[0].weight.shape[1:]]
+        if rows is None or len({layer.group for layer in alike}) != 1:
+            return at(_USUAL).astype(np.float32)
+        flat = [layer.weight.reshape(layer.group, len(layer.weight) // layer.group, -1) for layer in alike]
+        noise = LayerNoise(rows, np.concatenate(flat, axis=1), len(amax))
+        tried = [np.ones(len(amax)), *(at(strength) for strength in _STRENGTHS)]
+        best = min(range(len(tried)), key=lambda number: noise.of(tried[number]))
+        return tried[best].astype(np.float32) if best else None
+
     def _insert(self, editing: _Editing, tensor: gs.Tensor, nodes: list[gs.Node], inverse: Array, dtype: Any) -> str:
         """Put a Mul by channel in front of the layers; its name."""
         rank = np.asarray(editing.model.constant(nodes[0].inputs[1])).ndim
@@ -136,15 +201,24 @@ class Smooth(Helper):
         return name
 
     def _fold(self, editing: _Editing, tensor: gs.Tensor, nodes: list[gs.Node], factor: Array) -> str | None:
-        """Divide the gain and shift of the normalization that makes the tensor; its name, or None where it cannot."""
+        """Divide what makes the tensor; the name of the node that does, or None where nothing there can."""
         model = editing.model
-        maker = model.producer(tensor)
         mine = {id(node) for node in nodes}
-        if nodes[0].op == "Conv" or maker is None or model.is_output(tensor) or tensor.name in editing.inner:
+        if not editing.read_by(tensor, mine):
             return None
-        if any(id(reader) not in mine for reader in tensor.outputs):
+        maker = model.producer(tensor)
+        layer = _layer_before(editing, tensor, nodes[0].op)
+        if layer is not None and layer.channels_out == factor.size:
+            layer.scale_out(1.0 / factor.astype(np.float64))
+            layer.write("smooth", editing.tensors)
+            return str(layer.node.name)
+        if maker is None:
             return None
-        if maker.op == "LayerNormalization":
+        if maker.op == "BatchNormalization" and nodes[0].op == "Conv":
+            places = [(maker, 1), (maker, 2)]
+        elif nodes[0].op == "Conv":
+            return None
+        elif maker.op == "LayerNormalization":
             places = [(maker, 1), (maker, 2)] if len(maker.inputs) > 2 else [(maker, 1)]
         elif maker.op in ("Add", "Mul"):
             places = self._affine(model, maker)
@@ -171,3 +245,29 @@ class Smooth(Helper):
             return []
         inner = [i for i, t in enumerate(other.inputs) if model.constant(t) is not None]
         return [(node, constant[0]), (other, inner[0])] if len(inner) == 1 else []
+
+
+def _layer_before(editing: _Editing, tensor: gs.Tensor, op: str) -> LayerWeights | None:
+    """The layer that makes a tensor, also through what commutes with positive factors; None where another node does.
+
+    Its channels lie where a layer of the operator ``op`` reads them.
+    """
+    model = editing.model
+    while (maker := model.producer(tensor)) is not None and maker.op in _THROUGH:
+        tensor = maker.inputs[0]
+        if not editing.read_by(tensor, {id(maker)}):
+            return None
+    if maker is not None and maker.op == "Add":
+        maker = next((m for t in maker.inputs if (m := model.producer(t)) is not None and m.op == "MatMul"), None)
+        held = bias_of(model, maker) if maker is not None else None
+        if held is None or held[0].outputs[0] is not tensor:
+            return None
+    kinds = ("Conv",) if op == "Conv" else ("Gemm", "MatMul")
+    if maker is None or maker.op not in kinds or maker.attrs.get("transA", 0):
+        return None
+    if maker.op == "MatMul" and not editing.read_by(maker.outputs[0], {id(n) for n in maker.outputs[0].outputs}):
+        return None
+    weight = model.constant(maker.inputs[1])
+    bias = len(maker.inputs) > 2 and not maker.inputs[2].is_empty() and model.constant(maker.inputs[2]) is None
+    plain = weight is not None and (maker.op == "Conv" or weight.ndim == 2) and not bias
+    return LayerWeights(model, maker) if plain else None

@@ -129,6 +129,9 @@ if TYPE_CHECKING:
     from toolkit.simulation.layer_errors import RoundedLayer as RoundedLayer
     from toolkit.simulation.layer_errors import collect_output_errors as collect_output_errors
     from toolkit.simulation.layer_errors import rounded_layers as rounded_layers
+    from toolkit.simulation.layer_inputs import collect_rows as collect_rows
+    from toolkit.simulation.layer_inputs import readable as readable
+    from toolkit.simulation.layer_noise import LayerNoise as LayerNoise
     from toolkit.simulation.switches import fake_quantized as fake_quantized
     from toolkit.simulation.switches import wanted_tensors as wanted_tensors
 
@@ -194,6 +197,8 @@ _HOMES = {
     "search.range_methods": "standing",
     "simulation.channels": "collect_channels forget_ranges sqnr_against",
     "simulation.layer_errors": "ChannelErrors RoundedLayer collect_output_errors rounded_layers",
+    "simulation.layer_inputs": "collect_rows readable",
+    "simulation.layer_noise": "LayerNoise",
     "simulation.switches": "fake_quantized wanted_tensors",
 }
 _HOME = {name: f"toolkit.{module}" for module, names in _HOMES.items() for name in names.split()}

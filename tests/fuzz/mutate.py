@@ -139,7 +139,16 @@ def setting_names() -> list[str]:
     from toolkit.run.recipe import Recipe
 
     definitions = Recipe.model_json_schema()["$defs"]
-    found = {"evil", "manual.c", "weights.p", "images.scale", "images.size", "random.seed", "budget.min_sqnr_db", "shapes.x.min"}
+    found = {
+        "evil",
+        "manual.c",
+        "weights.p",
+        "images.scale",
+        "images.size",
+        "random.seed",
+        "budget.min_sqnr_db",
+        "shapes.x.min",
+    }
     found |= {key for section in definitions.values() for key in section.get("properties", ())}
     found |= {key for entry in installed().values() for key in entry.load().model_fields}
     return sorted(found)

@@ -15,6 +15,7 @@ from tests.toolkit.simulation.test_simulation import noise_of_real_pairs
 from toolkit import Context, Model
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
+from toolkit.search.local_noise import measure
 from toolkit.simulation.channels import sqnr_against
 
 WIDTH = 8
@@ -255,3 +256,11 @@ def test_a_note_that_does_not_fit_is_ignored():
         context = Context(provider=Calibrator(CalibrationData.open(samples, model), method="minmax"))
         InsertQDQ()(twin, context)
         assert "mean-shift" not in {e.rule for e in context.journal.of("changed")}
+
+
+def test_a_layers_own_noise_is_that_with_the_corrected_bias():
+    model, samples = skewed()
+    twin, _ = shifted(model, 4)
+    sim = simulation(twin, samples)
+    (local,) = measure(sim, ["y"]).values()
+    assert local.both == pytest.approx(sim.without([]).sqnr_db, abs=2)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from passes.insert_qdq import InsertQDQ
 from passes.smooth import Smooth
@@ -75,3 +76,78 @@ def test_even_channels_are_left_alone():
     _, context = smoothed(outliers(), least=1000.0)
     assert {e.rule for e in context.journal.of("declined")} == {"even"}
     assert not context.journal.of("changed")
+
+
+def planted(nodes: list, weights: dict, rank: int) -> tuple[Model, Model, Context]:
+    """A model whose hidden tensor has an outlier channel, smoothed; the function is checked to be the same."""
+    size = {2: [16], 3: [3, 16], 4: [16, 3, 3]}[rank]
+    proto = build(nodes, {"x": ["n", *size]}, {"y": None}, weights)
+    model = Model.from_proto(proto)
+    data = CalibrationData.open([{"x": normal(1, *size, seed=i)} for i in range(24)], model)
+    context = Context(provider=Calibrator(data, method="minmax"))
+    twin = model.copy()
+    Smooth(only_if_better=False)(twin, context)
+    twin.check()
+    x = normal(4, *size, seed=77)
+    np.testing.assert_allclose(run(twin, {"x": x})[0], run(model, {"x": x})[0], rtol=2e-4, atol=2e-3)
+    return model, twin, context
+
+
+W, V = normal(16, 16, seed=1, scale=0.2), normal(16, 16, seed=2, scale=0.2)
+LOUD = np.ones(16, np.float32)
+LOUD[3] = 60
+K, L = ((w.T.reshape(16, 16, 1, 1)) for w in (W * LOUD, V))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "rank"),
+    [
+        ([node("Conv", ["x", "w"], ["h"]), node("Conv", ["h", "v"], ["y"])], {"w": K, "v": L}, 4),
+        (
+            [node("Conv", ["x", "w"], ["c"]), node("Relu", ["c"], ["r"]),
+             node("MaxPool", ["r"], ["h"], kernel_shape=[2, 2]), node("Conv", ["h", "v"], ["y"])],
+            {"w": K, "v": L}, 4,
+        ),
+        (
+            [node("BatchNormalization", ["x", "g", "s", "s", "o"], ["h"]), node("Conv", ["h", "v"], ["y"], pads=[1, 1, 1, 1])],
+            {"g": LOUD, "s": 0 * LOUD, "o": LOUD**0, "v": L}, 4,
+        ),
+        ([node("Gemm", ["x", "w"], ["h"]), node("Gemm", ["h", "v"], ["y"])], {"w": W * LOUD, "v": V}, 2),
+        (
+            [node("MatMul", ["x", "w"], ["m"]), node("Add", ["b", "m"], ["a"]), node("Relu", ["a"], ["h"]),
+             node("MatMul", ["h", "v"], ["y"])],
+            {"w": W * LOUD, "b": LOUD / 10, "v": V}, 3,
+        ),
+    ],
+    ids=["conv", "relu and pool", "batch norm", "gemm", "matmul"],
+)  # fmt: skip
+def test_what_makes_the_tensor_takes_the_factors(nodes, weights, rank):
+    model, twin, context = planted(nodes, weights, rank)
+    assert ops(twin) == ops(model)
+    assert "y" in {e.node for e in context.journal.of("changed")}
+    levels = []
+    for subject in (model, twin):
+        quantized = subject.copy()
+        InsertQDQ(include=["y"])(quantized, Context(provider=Calibrator(context.provider.data, method="minmax")))
+        levels.append(sqnr_against(model, quantized, context.provider.data))
+    assert levels[1] > levels[0] + 6
+
+
+def test_the_strength_is_the_one_of_which_the_output_loses_least():
+    # weights that are as uneven as the input: what is taken from one is given to the other
+    model = outliers()
+    levels = {}
+    for strength in (None, 0.3, 0.5, 0.8):
+        twin, context = smoothed(model, strength=strength, only_if_better=False)
+        quantized = twin.copy()
+        InsertQDQ()(quantized, Context(provider=Calibrator(context.provider.data, method="minmax")))
+        levels[strength] = sqnr_against(model, quantized, context.provider.data)
+    assert levels[None] >= max(levels.values()) - 1
+
+
+def test_what_is_best_as_it_is_stays(monkeypatch):
+    # the channel that is loud has the largest weights too: whichever gets easier, the other gets harder
+    monkeypatch.setattr("passes.smooth._STRENGTHS", (0.1, 0.9))
+    nodes = [node("LayerNormalization", ["x", "g"], ["h"]), node("MatMul", ["h", "v"], ["y"])]
+    _, _, context = planted(nodes, {"g": LOUD, "v": V * LOUD[:, None]}, 3)
+    assert {e.rule for e in context.journal.of("declined")} == {"no-strength"}

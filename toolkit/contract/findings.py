@@ -145,6 +145,7 @@ class Code(BaseCode):
     NOTHING_TO_SMOOTH = "nothing-to-smooth"
     EVEN = "even"
     NO_NORM = "no-norm"
+    NO_STRENGTH = "no-strength"
     SMOOTHED = "smoothed"
     OUTLIER_CHANNEL = "outlier-channel"
     NOTHING_TO_SHIFT = "nothing-to-shift"

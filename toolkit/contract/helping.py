@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,16 @@ class Effect:
         after_db: with it.
         quantized: the type that all layers are quantized to for the measurement; empty where the model has its Q/DQ
             pairs, with which it is measured as it is.
+        before_share: share of the answers that stay the float model's without the pass, of the worst part that the
+            task judges; None without a task.
+        after_share: with it.
     """
 
     before_db: float
     after_db: float
     quantized: str = ""
+    before_share: float | None = None
+    after_share: float | None = None
 
     @property
     def helps(self) -> bool:
@@ -74,7 +80,7 @@ class HelperTrial:
                 journal.noted(Code.HELPER_UNMEASURED(by=by))
             return
         applied = effect.helps or self.insist
-        shown = {"by": by, "before_db": effect.before_db, "after_db": effect.after_db, "quantized": effect.quantized}
+        shown = {"by": by, **{key: value for key, value in asdict(effect).items() if value is not None}}
         if not applied:
             self._undo(model, context, Code.NO_GAIN(**shown))
         journal.noted(Code.EFFECT(**shown, applied=applied, helps=effect.helps))
@@ -114,7 +120,7 @@ def effect_of(before: Model, after: Model, context: Context, known: Ranges | Non
         return None
     if any(node.op == "DequantizeLinear" for node, _ in before.walk()):
         reference = _stripped(before)
-        return Effect(*_levels(reference, (before, after), data)) if reference is not None else None
+        return _measured(reference, (before, after), data, context) if reference is not None else None
     kinds = installed_for(Role.QUANTIZE)
     if not kinds:
         return None
@@ -130,7 +136,7 @@ def effect_of(before: Model, after: Model, context: Context, known: Ranges | Non
         trial = model.copy()
         quantize(trial, apart)
         quantized.append(trial)
-    return Effect(*_levels(before, quantized, data), str(Precision(quantize.dtype)))
+    return _measured(before, quantized, data, context, str(Precision(quantize.dtype)))
 
 
 def _stripped(model: Model) -> Model | None:
@@ -145,24 +151,33 @@ def _stripped(model: Model) -> Model | None:
     return None
 
 
-def _levels(reference: Model, models: Any, data: Any) -> tuple[float, float]:
-    """SQNR of the worst output of two models against a third, in dB."""
+def _measured(reference: Model, models: Sequence[Model], data: Any, context: Context, quantized: str = "") -> Effect:
+    """The worst output of two models against a third, and the answers that stay, where a task says what they are."""
     float_one = session(reference)
-    first, second = (session(model, float_one.outputs) for model in models)
-    sums: dict[tuple[int, str], tuple[float, float]] = {}
+    both = [session(model, float_one.outputs) for model in models]
+    answers = context.evaluation.answers if context.evaluation is not None else None
+    answers = answers.within(float_one.outputs) if answers is not None else None
+    sums: list[dict[str, tuple[float, float]]] = [{}, {}]
+    read: list[list[Any]] = [[], []]
     seen = 0
     for batch in data.batches(_BATCH):
         wanted = float_one.run(batch.inputs)
-        for number, one in enumerate((first, second)):
-            for name, value in one.run(batch.inputs).items():
+        for one, own, rows in zip(both, sums, read):
+            found = one.run(batch.inputs)
+            for name, value in found.items():
                 noise, signal = _difference(wanted[name], value)
-                was = sums.get((number, name), (0.0, 0.0))
-                sums[number, name] = was[0] + noise, was[1] + signal
+                was = own.get(name, (0.0, 0.0))
+                own[name] = was[0] + noise, was[1] + signal
+            if answers is not None:
+                rows.append(answers.rows(wanted, found))
         seen += batch.count
         if seen >= SAMPLES:
             break
-    levels = [[_db(*one) for (which, _), one in sums.items() if which == number] for number in (0, 1)]
-    return min(levels[0], default=math.nan), min(levels[1], default=math.nan)
+    levels = [min((_db(*one) for one in own.values()), default=math.nan) for own in sums]
+    shares: list[float | None] = [None, None]
+    if answers is not None and seen:
+        shares = [min(tally.share for tally in answers.tallies(rows)) for rows in read]
+    return Effect(levels[0], levels[1], quantized, *shares)
 
 
 def _difference(wanted: Array, found: Array) -> tuple[float, float]:

@@ -14,6 +14,8 @@ from onnx import helper
 from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
 from toolkit.evaluation.clipping import Clipping
+from toolkit.graph.bias import response
+from toolkit.graph.input_mean import input_mean
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session, session
 from toolkit.placement.qdq import storable_scale
@@ -84,6 +86,9 @@ class _SingleLayer:
     def __init__(self, simulation: Simulation, name: str) -> None:
         graph, self.name = simulation.cutter.graph, name
         self.precision = simulation.switches.precision
+        self._layer = simulation.switches.nodes[name]
+        self._mean = input_mean(simulation.switches.model, self._layer)
+        self._made_up: dict[int, Array] = {}
         self.node = next(segment.nodes[0] for segment in simulation.cutter.segments if segment.layer == name)
         self.constants = {
             index: graph.values(tensor)
@@ -149,7 +154,20 @@ class _SingleLayer:
         return 10 * math.log10(self.signal / noise) if noise > 0 and self.signal > 0 else math.inf
 
     def _differ(self, key: _Way | None, wanted: Array, operands: Mapping[int, Array]) -> None:
-        self.noise[key] = self.noise.get(key, 0.0) + float(((wanted - self._run(operands)) ** 2).sum())
+        found = self._run(operands)
+        if self._mean is not None and 1 in self.constants:
+            found = found + self._bias(operands[1])
+        self.noise[key] = self.noise.get(key, 0.0) + float(((wanted - found) ** 2).sum())
+
+    def _bias(self, weight: Array) -> Array:
+        """What the bias of the quantized layer makes up for with these weights."""
+        assert self._mean is not None
+        if id(weight) not in self._made_up:
+            error = weight.astype(np.float64) - self.constants[1].astype(np.float64)
+            moved = response(self._layer, error, self._mean)
+            spread = (-1,) if self.node.op_type in ("Gemm", "MatMul") else (-1, *(1,) * (weight.ndim - 2))
+            self._made_up[id(weight)] = -moved.reshape(spread)
+        return self._made_up[id(weight)]
 
     def _run(self, operands: Mapping[int, Array]) -> Array:
         if self._session is None:

@@ -16,7 +16,8 @@ from toolkit.graph.sessions import session
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
-_BATCH = 4
+_BATCH = 1
+"""What all layers read of one sample is in memory at once."""
 
 
 def readable(node: gs.Node) -> bool:

@@ -59,7 +59,7 @@ def round_on_samples(
         if alike and sum(one.shape[1] for one in read) >= _LEAST_ROWS:
             weight = model.constant(some[0].inputs[1])
             assert weight is not None and axis is not None
-            rounded = _round(some[0], weight, axis, np.concatenate(read, axis=1).astype(np.float64))
+            rounded = _round(some[0], weight, axis, np.concatenate(read, axis=1))
             if rounded is not None:
                 found[tensor, axis] = rounded
     return found
@@ -69,7 +69,7 @@ def _round(node: gs.Node, weight: Array, axis: int, rows: Array) -> RoundedWeigh
     turned = _turned(node)
     wide = (weight.T if turned else weight).astype(np.float64)
     flat = wide.reshape(len(rows), len(wide) // len(rows), -1)
-    moments = np.swapaxes(rows, 1, 2) @ rows / rows.shape[1]
+    moments = (np.swapaxes(rows, 1, 2) @ rows).astype(np.float64) / rows.shape[1]
     amax = weight_amax(weight, axis).astype(np.float64).reshape(flat.shape[:2])
     factor = scales_for_output(flat, amax, np.einsum("gkk->gk", moments), int(_INT8.max))
     scale = storable_scale((amax * factor).reshape(-1), _INT8)
@@ -80,9 +80,9 @@ def _round(node: gs.Node, weight: Array, axis: int, rows: Array) -> RoundedWeigh
 
     def noise(rounded: Array) -> float:
         back = (rounded.T if turned else rounded).astype(np.float64).reshape(flat.shape)
-        return _power(back - flat, moments)
+        return _power(back - flat, rows)
 
-    signal, before, after = _power(flat, moments), noise(nearest), noise(values)
+    signal, before, after = _power(flat, rows), noise(nearest), noise(values)
     return RoundedWeight(scale, values, _db(signal, before), _db(signal, after)) if after < before else None
 
 
@@ -91,7 +91,8 @@ def _centred(model: Model, node: gs.Node, rows: Array) -> Array:
     if mean is None or rows.shape[0] * rows.shape[2] % mean.size:
         return rows
     # a kernel's places of one channel lie together
-    return rows - np.repeat(mean, rows.shape[0] * rows.shape[2] // mean.size).reshape(len(rows), 1, -1)
+    spread = np.repeat(mean, rows.shape[0] * rows.shape[2] // mean.size)
+    return np.asarray(rows - spread.reshape(len(rows), 1, -1).astype(np.float32))
 
 
 def _turned(node: gs.Node) -> bool:
@@ -103,9 +104,10 @@ def _width(node: gs.Node, weight: Array) -> int:
     return int(weight.shape[0]) if _turned(node) else int(np.prod(weight.shape[1:]))
 
 
-def _power(weights: Array, moments: Array) -> float:
-    """Mean square of what weights make of inputs of these moments, summed over the outputs."""
-    return float(np.einsum("gok,gok->", weights @ moments, weights))
+def _power(weights: Array, rows: Array) -> float:
+    """Sum of squares of what weights make of rows of inputs, over all outputs."""
+    made = rows @ np.swapaxes(weights, 1, 2).astype(np.float32)
+    return float(np.einsum("gro,gro->", made, made, dtype=np.float64))
 
 
 def _db(signal: float, noise: float) -> float:

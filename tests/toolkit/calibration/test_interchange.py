@@ -94,7 +94,10 @@ def test_onnxruntime_reads_and_writes_the_same(tmp_path: Path, monkeypatch: pyte
         (b"TRT-8600-EntropyCalibration2\nx: 3c01020g\n", "line 2"),
         (b"TRT-8600-EntropyCalibration2\nx: 7f800000\n", "tensor 'x' has the range inf"),
         (b"TRT-8600-EntropyCalibration2\nx: bf800000\n", "tensor 'x' has the range -127"),
-        (b"TRT-8600-EntropyCalibration2\nx: 3c010a14\nx: 3d010a14\n", "line 3: tensor 'x' has the range 4.0009.* here and 1.0002.* above"),
+        (
+            b"TRT-8600-EntropyCalibration2\nx: 3c010a14\nx: 3d010a14\n",
+            "line 3: tensor 'x' has the range 4.0009.* here and 1.0002.* above",
+        ),
         (b"a: 1.0\na: 1.0\na: 2.0\n", "line 3: tensor 'a'"),
         (b"a: 1.0\nb = x\n", "line 2: 'b = x' is not 'tensor: range'"),
         (b"a: nan\n", "tensor 'a' has the range nan"),

@@ -283,3 +283,15 @@ def test_the_report_names_those_that_were_not_kept():
     _, context, _ = applied(Rescale(factor=300.0))
     (effect,) = [e.why for e in context.journal.of("noted") if e.why.code is Code.EFFECT]
     assert helpers_used(context.journal) == [effect] and "NOT" in sentence(effect)
+
+
+def test_the_answers_that_stay_are_told_too():
+    from toolkit import Evaluation
+    from toolkit.evaluation.answers import Answers
+    from toolkit.evaluation.tasks import OutputPart
+
+    answers = Answers([OutputPart("classification", ("y",))])
+    _, context, changed = applied(Rescale(factor=1 / 30), 30, evaluation=Evaluation(answers=answers))
+    (shown,) = said(context.journal, Code.EFFECT)
+    assert changed and 0 < shown["before_share"] <= shown["after_share"] <= 1
+    assert "of the answers unchanged" in sentence(Code.EFFECT(**shown))

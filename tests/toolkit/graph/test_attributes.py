@@ -80,7 +80,9 @@ def test_empty_lists_of_plugins_keep_their_types() -> None:
 
 
 def test_bytes_of_plugins_are_kept() -> None:
-    made = helper.make_node("Mine", ["x"], ["y"], domain="mine", data=b"\xff\x00\xfe", parts=[b"\xff", b"a"], name_="text")
+    made = helper.make_node(
+        "Mine", ["x"], ["y"], domain="mine", data=b"\xff\x00\xfe", parts=[b"\xff", b"a"], name_="text"
+    )
     for written in (Model.from_proto(of([made])).to_proto(), Model.from_proto(of([made])).copy().to_proto()):
         assert {a.name: a.s or list(a.strings) for a in written.graph.node[0].attribute} == {
             "data": b"\xff\x00\xfe", "parts": [b"\xff", b"a"], "name_": b"text",

@@ -176,7 +176,7 @@ def test_what_was_decided_is_said_with_its_values(place, capsys):
     assert decided["new-float-value"] == {"metric": "top1", "value": 1.0, "samples": COUNT}
     assert decided["new-limit"] == {"limit": "max_drop", "value": 0.03}
     assert decided["evaluation-task-guessed"]["task"] == "classification"
-    assert decided["new-passes"]["passes"][0] == "fold_constants" and decided["new-method"]["transformer"] is True
+    assert decided["new-passes"]["passes"][0] == "fold_constants" and decided["new-method"] == {"method": "mse"}
 
 
 def test_without_samples_no_limit_is_written_that_nothing_can_be_held_against(place, capsys):

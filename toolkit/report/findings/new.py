@@ -26,9 +26,7 @@ def _unfit(
 
 
 NEW: Table = {
-    ReportCode.NEW_METHOD: lambda method, transformer: (
-        f"Ranges by {method}: the model {'is mostly' if transformer else 'is not mostly'} matrix products."
-    ),
+    ReportCode.NEW_METHOD: "Ranges by {method}.",
     ReportCode.NEW_PASSES: lambda passes: f"Passes: {', '.join(passes)}.",
     ReportCode.NEW_BATCH_REFUSED: "Batch 1: {why}.",
     ReportCode.NEW_METRIC: lambda metric, output: (

@@ -6,7 +6,7 @@ from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, pass_for, quoted
+from toolkit.report.findings.words import db, pass_for, percent, quoted
 
 _STEPS = {
     "values": "A run would check the observed values of every tensor.",
@@ -19,18 +19,33 @@ _STEPS = {
 }
 
 
-def _gain(before_db: float | str, after_db: float | str, quantized: str) -> str:
+def _gain(
+    before_db: float | str, after_db: float | str, quantized: str, before_share: float | None, after_share: float | None
+) -> str:
     subject = f"SQNR with all layers in {quantized.upper()}" if quantized else "SQNR of the outputs"
-    return f"{subject} is {db(after_db)} with it and {db(before_db)} without"
+    level = f"{subject} is {db(after_db)} with it and {db(before_db)} without"
+    if before_share is None or after_share is None:
+        return level
+    return f"{level} ({percent(after_share)} and {percent(before_share)} of the answers unchanged)"
 
 
-def _effect(by: str, before_db: float | str, after_db: float | str, quantized: str, applied: bool, helps: bool) -> str:
-    gain = _gain(before_db, after_db, quantized)
+def _effect(
+    by: str, before_db: float | str, after_db: float | str, quantized: str, applied: bool, helps: bool,
+    before_share: float | None = None, after_share: float | None = None,
+) -> str:  # fmt: skip
+    gain = _gain(before_db, after_db, quantized, before_share, after_share)
     if helps:
         return f"{by} is applied: {gain}."
     if applied:
         return f"{by} is applied because only_if_better is false, although it does not help: {gain}."
     return f"{by} is NOT applied, since it does not help: {gain}. only_if_better = false applies it all the same."
+
+
+def _no_gain(
+    by: str, before_db: float | str, after_db: float | str, quantized: str, before_share: float | None = None,
+    after_share: float | None = None,
+) -> str:  # fmt: skip
+    return f"{by} would not help: {_gain(before_db, after_db, quantized, before_share, after_share)}"
 
 
 def _risk(words: str, by: str, requested: str) -> str:
@@ -94,9 +109,7 @@ PASSES: Table = {
         f"requested: {quoted(nodes)}."
     ),
     Code.EFFECT: _effect,
-    Code.NO_GAIN: lambda by, before_db, after_db, quantized: (
-        f"{by} would not help: {_gain(before_db, after_db, quantized)}"
-    ),
+    Code.NO_GAIN: _no_gain,
     Code.GAIN_UNKNOWN: "{by} is not applied: without calibration samples nothing shows that it helps",
     Code.HELPER_UNMEASURED: (
         "{by} is NOT applied, since without calibration samples nothing shows that it helps. only_if_better = false "
@@ -166,6 +179,9 @@ PASSES: Table = {
     Code.NOTHING_TO_SMOOTH: "No layer with constant weights reads an activation.",
     Code.EVEN: "the largest channel of '{tensor}' is only {medians:.2g} times the median",
     Code.NO_NORM: "'{tensor}' has other readers, and insert = false",
+    Code.NO_STRENGTH: lambda tensor, medians: (
+        f"the largest channel of '{tensor}' is {medians:.3g} times the median, and its output is nearest as it is"
+    ),
     Code.SMOOTHED: "its weights multiplied by the channel factors that '{divider}' divides by",
     Code.NOTHING_TO_SHIFT: "No layer with constant weights reads an activation that could be shifted.",
     Code.PADS_INPUT: "it pads its input with zeros, which a shifted input would not have",
