@@ -49,7 +49,10 @@ def quantized(source: Model, data: CalibrationData, method: str, row: str) -> Mo
     """The model with all layers in INT8 and the helpers of a row."""
     before, weights, behind = ROWS[row]
     model, context = source.copy(), Context(provider=Calibrator(data, method=method), judges_helpers=False)
-    steps = [*((name, {}) for name in ("fold_constants", "fold_batchnorm", *before)), ("insert_qdq", {"weights": weights})]
+    steps = [
+        *((name, {}) for name in ("fold_constants", "fold_batchnorm", *before)),
+        ("insert_qdq", {"weights": weights}),
+    ]
     for name, settings in [*steps, *((name, {}) for name in behind)]:
         configure(find(name), settings)(model, context)
     return model
@@ -78,7 +81,10 @@ def main() -> None:
                 tested = answers(model.save(Path(scratch) / "model.onnx"), test)
             found = judged(MODELS[name], test.get("label"), reference, tested)
             level = round(sqnr_db(reference, tested), 1)
-            print(json.dumps({"model": name, "row": row, "sqnr_db": level, **found, "seconds": round(seconds)}), flush=True)
+            print(
+                json.dumps({"model": name, "row": row, "sqnr_db": level, **found, "seconds": round(seconds)}),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

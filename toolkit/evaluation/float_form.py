@@ -107,6 +107,8 @@ class _Fit:
 
     def add(self, wanted: Array, given: Array, axis: int) -> None:
         """Take in a batch of both tensors, whose channels lie along ``axis``."""
+        if not wanted.size:
+            return
         x, y = (np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)
                 for values in (wanted, given))  # fmt: skip
         new = ((x * x).sum(1), (x * y).sum(1), (y * y).sum(1))

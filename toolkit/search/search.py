@@ -16,7 +16,7 @@ from toolkit.search.sensitivity import Sensitivity, exact, reliability
 from toolkit.search.swaps import Swaps
 
 _BETTER = 0.7
-_EXPONENTS = (0.25, 1.0)
+_COSTLY, _EXPONENTS = 2, (0.25, 1.0)
 """How much a layer's price counts in the order of layers: little, so that few layers do it, then in full."""
 _FEW = 2
 _PREDICTIONS = 2000
@@ -111,6 +111,7 @@ class Search(Evaluations):
             if not plan.meets:
                 self._harm, self._loudness = harm, sensitivity.full.noise
                 self._choose(harm)
+                self._without_costly(harm)
                 self._exchange(harm, measure)
         self._settle()
         assert self.best is not None
@@ -361,6 +362,20 @@ class Search(Evaluations):
                     position += size
             size //= 2
         return order
+
+    def _without_costly(self, harm: Mapping[str, float]) -> None:
+        """Look for plans that quantize a costly layer which the best one keeps, and keep others that cost less."""
+        if self.best is None or not self.best.passes:
+            return
+        self.amax = dict(self.best.amax)
+        for costly in sorted(self.best.kept, key=lambda name: (-self._price(name), name))[:_COSTLY]:
+            order, spare = [], self._given_up(self.best.kept)
+            for name in self._order(harm, 1.0) if costly in self.best.kept else ():
+                if name != costly and self._price(name) < spare:
+                    order.append(name)
+                    spare -= self._price(name)
+            if order and self._left() > 1 and (kept := self._nested(order, first=False)) is not None:
+                self._prune(kept, harm)
 
     def _exchange(self, harm: Mapping[str, float], measure: Callable[[Outcome], float]) -> None:
         """Go on from the best plan to better ones near it, while there is something left to spend."""

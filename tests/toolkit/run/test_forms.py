@@ -200,8 +200,8 @@ def test_the_recipes_of_both_forms_make_the_same_plan(name, tmp_path, capsys):
         command = ["new", str(tmp_path / f"{stem}.onnx"), "--data", str(tmp_path / "data.npz"), "--out", str(recipe)]
         assert invoke(command) == 0
         text = recipe.read_text()
-        # a budget that some layers miss, so that the search has something to decide
-        text = re.sub(r"budget = .*", "budget = { min_sqnr_db = 40.0 }", text)
+        # a budget that some layers miss, so that the search has something to decide; on noise alone, since an answer may turn on rounding
+        text = re.sub(r"budget = .*", "budget = { min_sqnr_db = 40.0, min_unchanged = 0.0 }", text)
         recipe.write_text(text.replace('backend = "auto"', 'backend = "none"'))
         assert invoke(["run", str(recipe), "--out", str(out)]) in (0, 1)
         report = json.loads((out / "report.json").read_text())
