@@ -243,7 +243,7 @@ class SearchPrecision(InsertQDQ):
             refuse_without_samples(self.data, context)
             context.journal.noted(Code.DRY_RUN(step="search"))
             if quantizes:
-                PlanSearch.refuse_beforehand(self._settings(), model, context)
+                PlanSearch.refuse_beforehand(self, self._settings(), model, context)
         elif quantizes:
             self.raise_opset(model, self.placement(model, context))
             # what has no range stays float from here on

@@ -11,7 +11,7 @@ from tests.conftest import MODELS
 from tests.toolkit.search.planted import chain, damage, feeds
 from tests.toolkit.search.test_layer_times import layer, report
 from toolkit import Code, Context, run
-from toolkit.base.errors import DataError, QtoolError
+from toolkit.base.errors import DataError, QtoolError, RecipeError
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 
@@ -60,6 +60,17 @@ def test_the_pass_says_what_was_measured_and_warns_of_a_slow_plan(tmp_path):
     assert second == Code.TIMES_SHARE(share=found["measured_share"], gpu="A10", scale=second.values["scale"])
     assert found["warnings"] == [warning.to_json()] and found["measured_share"] > 0.5
     assert found["weak_spots"][0]["node"] == "layer3"
+
+
+def test_reports_without_times_for_the_model_are_refused_before_anything_is_calibrated(tmp_path):
+    model = chain(3)
+    other = report(tmp_path / "other", layer("elsewhere", "int8", 1.0))
+    (tmp_path / "bad.json").write_text("[")
+    for path in (other, tmp_path / "bad.json"):
+        context = Context(provider=Calibrator(CalibrationData.open(feeds(), model)), dry_run=True)
+        with pytest.raises(RecipeError) as caught:
+            SearchPrecision(min_sqnr_db=28, times=str(path))(model.copy(), context)
+        assert str(path) in str(caught.value)
 
 
 def test_without_times_nothing_is_said_of_them(tmp_path):

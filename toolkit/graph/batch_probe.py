@@ -55,9 +55,9 @@ def batch_fault(
 ) -> BatchFault | None:
     """Run samples one by one and as one batch; the node that is to blame where these differ, None where they do not.
 
-    A batch is right where an output holds the values that the samples give, in whatever order, and none of a batch's
-    size holds others. Those of another size are no fault beside it: the mean over a batch, say, or the scores of each
-    sample against each other.
+    A batch is right where an output holds the values that the samples give, in whatever order, and none that has one
+    row for each sample holds others. Those of other shapes are no fault beside it: the mean over a batch, the scores
+    of each sample against each other, or detections with the number of their sample.
     Behind plugins, which cannot be run, shapes alone are looked at.
 
     Args:
@@ -83,13 +83,13 @@ def batch_fault(
         return None
     wrong, mixed, right = [], [], False
     for name in loaded.outputs:
-        values, size = [one[name] for one in apart], together[name].size
+        values = [one[name] for one in apart]
         if _side_by_side(values, together[name]):
             # what is the same for every sample says nothing
-            right = right or size != values[0].size
+            right = right or together[name].size != values[0].size
             continue
         wrong.append(name)
-        if size == sum(value.size for value in values):
+        if _one_row_each(values, together[name]):
             mixed.append(name)
     if mixed or (wrong and not right):
         return replace(_BlameSearch(model, samples, joined).mixing(mixed or wrong), samples=len(samples))
@@ -164,6 +164,15 @@ def _side_by_side(apart: Sequence[Array], together: Array) -> bool:
         return equal and together.size == apart[0].size and _near(_flat(apart[0]), _flat(together))
     # sizes that the graph computes with are the same for every sample, and others for the batch
     return equal
+
+
+def _one_row_each(apart: Sequence[Array], together: Array) -> bool:
+    """Whether a tensor of a batch has the shape of one sample's but for an axis of 1 that has as many as samples."""
+    single = apart[0].shape
+    grown = [axis for axis, (one, all_) in enumerate(zip(single, together.shape)) if one != all_]
+    if len(single) != together.ndim or len(grown) != 1 or any(value.shape != single for value in apart):
+        return False
+    return (single[grown[0]], together.shape[grown[0]]) == (1, len(apart))
 
 
 def _flat(value: Array) -> Array:

@@ -128,12 +128,13 @@ class PlanSearch:
         self.simulation = self._simulation()
 
     @staticmethod
-    def refuse_beforehand(settings: SearchSettings, model: Model, context: Context) -> None:
+    def refuse_beforehand(quantizer: Quantizer, settings: SearchSettings, model: Model, context: Context) -> None:
         """Refuse what a search with these settings would refuse after it has calibrated; nothing is computed.
 
         Raises:
             DataError: there are no samples to decide on.
-            RecipeError: the budget cannot be judged by the model's outputs.
+            RecipeError: the budget cannot be judged by the model's outputs, or the reports of earlier runs hold no
+                times for it.
         """
         quiet = replace(context, journal=Journal())
         _, metric = samples_to_decide_on(settings.data, model, quiet)
@@ -141,6 +142,9 @@ class PlanSearch:
         output, allow_code = (evaluation.output, evaluation.allow_code) if evaluation is not None else (None, True)
         judged = Judged.of(model, metric, output, allow_code)
         budget_for(judged, settings.limits, evaluation.limits if evaluation is not None else None, quiet.journal)
+        if settings.times:
+            layers = list(quantizer.placement(model, quiet).layers)
+            earlier_times(settings.times, layers, quantizer.precision, quiet, gpu_for(settings.gpu, quiet).name)
 
     def on(self, model: Model, context: Context) -> PlanSearch:
         """The same search on another form of the model, such as a helper pass makes."""

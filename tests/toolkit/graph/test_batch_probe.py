@@ -86,6 +86,11 @@ def test_what_takes_batches_has_no_fault():
         build([node("Relu", ["x"], ["y"]), node("ReduceMean", ["x"], ["z"], keepdims=0)], IMAGE, {"y": None, "z": None})
     )
     assert batch_fault(beside, {"x": 0}, images) is None
+    # rows that bear their sample's number
+    numbered = [node("Relu", ["x"], ["y"]), node("Reshape", ["x", "rows"], ["r"]), node("Shape", ["x"], ["s"]), node("Cast", ["s"], ["c"], to=1),
+                node("Gather", ["c", "zero"], ["count"]), node("Add", ["r", "count"], ["z"])]  # fmt: skip
+    rows = {"rows": np.array([-1, 8]), "zero": np.array(0)}
+    assert batch_fault(Model.from_proto(build(numbered, IMAGE, {"y": None, "z": None}, rows)), {"x": 0}, images) is None
     against = [node("Flatten", ["x"], ["y"]), node("Transpose", ["y"], ["t"]), node("MatMul", ["y", "t"], ["z"])]
     assert batch_fault(Model.from_proto(build(against, IMAGE, {"y": None, "z": None})), {"x": 0}, images) is None
 
