@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from passes.insert_qdq import InsertQDQ
 from toolkit import (
     ByteSize,
+    Calibrator,
     Code,
     Context,
     Facts,
@@ -285,8 +286,7 @@ class SearchPrecision(InsertQDQ):
                 break
             # whether it stays is decided here, by the plan's own budget
             search.simulation.rest()
-            trial, apart = model.copy(), replace(context.fork(ranges=False), judges_helpers=False)
-            configure(find(name, allow_code=True), {})(trial, apart)
+            trial, apart = _with_helper(name, model, context, few=True)
             if not apart.journal.of("changed") or context.provider is None:
                 continue
             exact = few.runner.outcome_of(session(trial, few.outputs, threads=1).run)
@@ -294,7 +294,7 @@ class SearchPrecision(InsertQDQ):
             if exact.sqnr_db < _SAME_DB:
                 context.journal.noted(Code.SEARCH_HELPER_UNLIKE(helper=name, float_db=exact.sqnr_db))
                 continue
-            tried = search.on(trial, apart)
+            tried = search.on(trial, apart, 1.0 if apart.provider is context.provider else 0.25)
             fewer = tried.on_few()
             after = standing(fewer, search.budget, self.try_ranges)
             fewer.rest()
@@ -303,6 +303,9 @@ class SearchPrecision(InsertQDQ):
             levels = {"before_db": before.outcome.sqnr_db, "after_db": after.outcome.sqnr_db}
             context.journal.noted(Code.SEARCH_HELPER(helper=name, applied=better, dtype=self.dtype, **levels))
             if better:
+                if apart.provider is not context.provider:
+                    trial, apart = _with_helper(name, model, context)
+                    tried = search.on(trial, apart)
                 model.graph = trial.graph
                 context.known_ranges = apart.known_ranges
                 context.journal.events += [replace(e, by=self.title()) for e in apart.journal.of("changed")]
@@ -339,6 +342,15 @@ class SearchPrecision(InsertQDQ):
         found = Code.SEARCH_SECOND_TYPE(taken=taken, total=len(before), dtype=self.dtype, also=self.also)
         context.journal.noted(found)
         return found
+
+
+def _with_helper(name: str, model: Model, context: Context, few: bool = False) -> tuple[Model, Context]:
+    """A copy of the model with a helper applied, and its context; with ``few`` all is learnt from few samples."""
+    trial, apart = model.copy(), replace(context.fork(ranges=False), judges_helpers=False)
+    if few and isinstance(context.provider, Calibrator):
+        apart.provider = context.provider.on_part()
+    configure(find(name, allow_code=True), {})(trial, apart)
+    return trial, apart
 
 
 def _in_types(context: Context) -> Lower:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from toolkit.base.files import sha256_json, write_json
+from toolkit.base.files import write_json
 from toolkit.base.log import Log
 from toolkit.base.progress import Activity, Progress, silent
 from toolkit.base.reads import needs_now
@@ -15,7 +15,7 @@ from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.again import again
 from toolkit.search.cost import CostModel
-from toolkit.search.racing import clear, rounds
+from toolkit.search.racing import clear, plan_key, rounds
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.spending import Spending
 from toolkit.simulation.runner import StateRun
@@ -23,7 +23,7 @@ from toolkit.simulation.simulation import Simulation
 from toolkit.simulation.switches import Config
 
 SCHEMA = "qtool-search-1"
-_FLOAT_PRICE = 1.3
+_FLOAT_PRICE, _RICH = 1.3, 5.0
 _SETTLED = 3
 _UNSEEN = 1e-3
 
@@ -87,11 +87,11 @@ class Evaluations:
 
     def _begin(self) -> None:
         """Run the float model; from here on it is known how many batches there are and what they cost."""
-        runner = self.simulation.runner
+        ran, runner = self.simulation.ran, self.simulation.runner
         self._rounds = rounds(len(runner.feeds)) if self.spending.limited else [len(runner.feeds)]
         self._whole_price = runner.price(self.simulation.config(()))
         self.spending.know(runner.macs)
-        self.spending.pay(_FLOAT_PRICE)
+        self.spending.pay(0.0 if ran else _FLOAT_PRICE)
 
     # ---------------------------------------------------------------- one plan
 
@@ -103,7 +103,7 @@ class Evaluations:
             until: go on to as many rounds at most; to all where None.
             sure: whether a plan that clearly meets the budget is run on all samples all the same.
         """
-        key = sha256_json([sorted(kept), sorted(self.amax.items())])
+        key = plan_key(kept, self.amax)
         before, runner = self._known.get(key), self.simulation.runner
         plan, config = before, self.simulation.config(kept, {**self._own, **self.amax})
         paid = runner.price(config, before.batches, self._anchor) if before is not None else 0.0
@@ -173,7 +173,7 @@ class Evaluations:
 
     def _found(self, kept: Sequence[str], amax: Mapping[str, float]) -> SearchedPlan:
         """What is known of a plan that was looked at."""
-        return self._known[sha256_json([sorted(kept), sorted(amax.items())])]
+        return self._known[plan_key(kept, amax)]
 
     def _settle(self) -> None:
         """Run the best plan on all samples, where a part of them told what it is worth."""
@@ -182,7 +182,7 @@ class Evaluations:
             if self.best.whole:
                 return
             plan, self.amax = self.best, dict(self.best.amax)
-            key = sha256_json([sorted(plan.kept), sorted(self.amax.items())])
+            key = plan_key(plan.kept, self.amax)
             config = self.simulation.config(plan.kept, {**self._own, **self.amax})
             runner = self.simulation.runner
             self.spending.pay(
@@ -211,8 +211,17 @@ class Evaluations:
     def _price(self, group: str) -> float:
         return self.cost.price(group) if self.prefer == "time" else self.cost.arithmetic(group)
 
+    @property
+    def _rich(self) -> bool:
+        """Whether there is enough left for plans that all layers are quantized in, and for others after them."""
+        return self.spending.left(_RICH * self._whole_price) > 0
+
+    def _left_by_count(self) -> int:
+        """How many more plans may be evaluated; the float model is one and costs nothing."""
+        return self.limit - len(self.plans)
+
     def _left(self) -> int:
         """How many more plans may be looked at; one that is taken can be run on all samples besides."""
         part = self._rounds[0] / self._rounds[-1]
         reserve = self._whole_price if part < 1 else 0.0
-        return min(self.limit - len(self.plans), self.spending.left(part * self._whole_price, reserve))
+        return min(self._left_by_count(), self.spending.left(part * self._whole_price, reserve))

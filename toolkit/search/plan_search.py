@@ -29,6 +29,7 @@ from toolkit.search.gpus import GpuSpec, known_as
 from toolkit.search.kept_reason import kept_reason
 from toolkit.search.layer_times import LayerTimes
 from toolkit.search.quantizer import Quantizer
+from toolkit.search.racing import meets
 from toolkit.search.search import Search, SearchResult
 from toolkit.search.search_budget import Judged, budget_for
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
@@ -146,9 +147,9 @@ class PlanSearch:
             layers = list(quantizer.placement(model, quiet).layers)
             earlier_times(settings.times, layers, quantizer.precision, quiet, gpu_for(settings.gpu, quiet).name)
 
-    def on(self, model: Model, context: Context) -> PlanSearch:
-        """The same search on another form of the model, such as a helper pass makes."""
-        self.spending.pay(CALIBRATION_PRICE)
+    def on(self, model: Model, context: Context, share: float = 1.0) -> PlanSearch:
+        """The same search on another form of the model, that a helper pass made by such a share of the samples."""
+        self.spending.pay(CALIBRATION_PRICE * share)
         same = self.lower, self.reference, self.name, self.by, self.spending
         return PlanSearch(self.quantizer, self.settings, model, context, *same)
 
@@ -162,13 +163,12 @@ class PlanSearch:
 
     def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:
         """Whether everything quantized with these ranges meets the budget on all samples."""
-        self.spending.pay(self.simulation.runner.price(self.simulation.config(())))
-        outcome = self.simulation.without((), amax)
-        return not self.budget.lacks(outcome, self.simulation.runner.float_outcome)
+        return meets(self.budget, self.simulation, amax, self.spending)
 
     def adopt(self, model: Model, context: Context, budget: Budget) -> PlanSearch:
         """This search, for a model of the same graph and its context, with limits that are known already."""
         self.model, self.context, self.budget = model, context, budget
+        self.spending.bought.clear()
         return self
 
     def _simulation(self) -> Simulation:

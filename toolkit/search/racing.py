@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from toolkit.base.errors import RecipeError
+from toolkit.base.files import sha256_json
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
+from toolkit.search.spending import Spending
+from toolkit.simulation.simulation import Simulation
 
 _PARTS = 8
 _SLACK = ((0.2, 3.0), (0.4, 2.0), (1.0, 1.0))
@@ -58,3 +62,28 @@ def _loosened(budget: Budget, slack: float, least: float | None) -> Budget | Non
         return replace(budget, margin=-slack, max_ms=None, min_value=None, min_sqnr_db=least, **drops)
     except RecipeError:
         return None
+
+
+def plan_key(kept: Iterable[str], amax: Mapping[str, float]) -> str:
+    """What a plan is known by: the groups that stay float, and the ranges that differ from calibration's."""
+    return sha256_json([sorted(kept), sorted(amax.items())])
+
+
+def meets(budget: Budget, simulation: Simulation, amax: Mapping[str, float], spending: Spending) -> bool:
+    """Whether everything quantized meets the budget on all samples, or on fewer, where these show that it does not.
+
+    Args:
+        budget: what must hold.
+        simulation: the model and its samples.
+        amax: ranges that differ from calibration's.
+        spending: pays for it.
+    """
+    runner, config = simulation.runner, simulation.config((), amax)
+    run, paid, whole, key = runner.probe(config), 0.0, len(runner.feeds), plan_key((), amax)
+    for count in rounds(whole):
+        spending.pay(runner.price(config, count) - paid)
+        spending.bought.add((key, count))
+        outcome, reference, paid = run.run(count), runner.float_on(count), runner.price(config, count)
+        if count < whole and clear(budget, outcome, reference, count / whole) is False:
+            return False
+    return not budget.lacks(outcome, reference)

@@ -22,8 +22,8 @@ _FEW = 2
 _PREDICTIONS = 2000
 """How often a time is predicted while looking for faster plans; each places the pairs anew."""
 _WORST_GROUPS = 8
-_SENSE_PRICE, _LEFT_OUT_PRICE = 1.5, 0.6
-_TRIED_PRICE = 2.0
+_SENSE_PRICE, _SENSE_SHARE, _LEFT_OUT_PRICE = 1.5, 0.25, 0.6
+_TRIED_PRICE = 0.7
 _WORST_SHARE = 0.02
 
 
@@ -107,7 +107,7 @@ class Search(Evaluations):
             measure = self._measure(sensitivity.full)
             harm = {group.name: group.harm(sensitivity.full, measure) for group in sensitivity.groups}
             if self.try_ranges:
-                plan = self._better_ranges(plan, sensitivity, harm)
+                plan = self._better_ranges(plan, sensitivity, harm, measure)
             if not plan.meets:
                 self._harm, self._loudness = harm, sensitivity.full.noise
                 self._choose(harm)
@@ -171,10 +171,13 @@ class Search(Evaluations):
             self.amax = dict(ranges[min(known, key=lambda number: self._rank(known[number]))])
             before = self._found(kept, self.amax)
             # on few samples ranges that cut off outliers look better than they are
-            if self._evaluate(kept, sure=not kept) is before:
-                return before
+            plan = self._evaluate(kept, sure=not kept)
+            if plan is before or plan.passes or not self._rich:
+                return plan
 
-    def _better_ranges(self, plan: SearchedPlan, sensitivity: Sensitivity, harm: dict[str, float]) -> SearchedPlan:
+    def _better_ranges(
+        self, plan: SearchedPlan, sensitivity: Sensitivity, harm: dict[str, float], measure: Callable[[Outcome], float]
+    ) -> SearchedPlan:
         """Give the tensors of the worst groups the range, of those the methods propose, with the least noise."""
         if self._left() <= 1:
             return plan
@@ -184,7 +187,10 @@ class Search(Evaluations):
         switches = self.simulation.switches
         inputs = {group.name: group.tensors for group in switches.groups}
         done: set[str] = set()
+        before_them = self.spending.priced
         for number, group in enumerate(worst):
+            if self.spending.limited and self.spending.priced - before_them > _TRIED_PRICE:
+                break
             self.progress("ranges", number, len(worst))
             assert group.alone is not None
             least = group.alone.noise
@@ -193,16 +199,15 @@ class Search(Evaluations):
                     continue
                 done.add(tensor)
                 for amax in alternatives(self.simulation, tensor, switches.amax[tensor]):
-                    noise = self._tried(group.name, {**self.amax, tensor: amax})
+                    noise = self._tried(group.name, {**self.amax, tensor: amax}).noise
                     if noise < _BETTER * least:
                         least = noise
                         self.amax[tensor] = amax
         self.progress("ranges", len(worst), len(worst))
-        self.spending.pay(len(done) * _TRIED_PRICE * (self._batches or 0) / len(self.simulation.runner.feeds))
         replaced = {tensor for tensor, amax in self.amax.items() if own.get(tensor) != amax}
         if not replaced:
             return plan
-        better = self._evaluate((), sure=True)
+        better = self._evaluate((), until=None if self._rich else 1, sure=True)
         if self._rank(better) > self._rank(plan):
             self.amax = own
             return plan
@@ -210,24 +215,24 @@ class Search(Evaluations):
         changed = [name for name, tensors in inputs.items() if set(tensors) & replaced]
         for name in changed:
             before = next(g for g in sensitivity.groups if g.name == name)
-            noise = self._tried(name, self.amax)
-            alone = before.alone.noise if before.alone is not None else 0.0
-            harm[name] = noise if harm[name] <= alone * 1.5 else max(noise, harm[name] - alone)
+            now = measure(self._tried(name, self.amax))
+            alone = measure(before.alone) if before.alone is not None else 0.0
+            harm[name] = now if harm[name] <= alone * 1.5 else max(now, harm[name] - alone)
         return better
 
-    def _tried(self, group: str, amax: Mapping[str, float]) -> float:
+    def _tried(self, group: str, amax: Mapping[str, float]) -> Outcome:
         key = "range:" + sha256_json([group, sorted(amax.items())])
-        line = self.log.get(key)
+        line, runner = self.log.get(key), self.simulation.runner
+        config = self.simulation.switches.alone(group, {**self._own, **amax})
+        self.spending.pay(runner.price(config, self._batches))
         if line is None:
-            config = self.simulation.switches.alone(group, {**self._own, **amax})
-            runner = self.simulation.runner
             if self._batches is None:
                 outcome = runner.run(config)
             else:
                 outcome = runner.probe(config).run(self._batches)
             line = {"outcome": outcome.to_json(), "group": group, "amax": dict(amax)}
             self.log.add(key, line)
-        return Outcome.from_json(line["outcome"]).noise
+        return Outcome.from_json(line["outcome"])
 
     # ---------------------------------------------------------------- what each group costs
 
@@ -238,8 +243,8 @@ class Search(Evaluations):
             return exact(simulation, log=log, progress=progress)
         runner, switches = simulation.runner, simulation.switches
         total = sum(runner.price(switches.alone(name)) for name in simulation.names)
-        count = len(runner.feeds)
-        self._batches = min(max(int(count * _SENSE_PRICE / max(total, 1e-9)), 1), count)
+        count, allowed = len(runner.feeds), min(_SENSE_PRICE, _SENSE_SHARE * self.spending.remaining)
+        self._batches = min(max(int(count * allowed / max(total, 1e-9)), 1), count)
         paid = (simulation.fingerprint(), self._batches)
         if paid not in self.spending.bought:
             self.spending.pay((total + self._whole_price) * self._batches / count)
@@ -311,7 +316,7 @@ class Search(Evaluations):
         The first time it is asked again which method suits what is left, once the few worst layers are out.
         """
         fails, n = 0, self._guess(order) if self._left() > 1 else len(order)
-        if self._left() <= 0:
+        if self._left() <= 0 and (self._left_by_count() <= 0 or (self.best is not None and self.best.meets)):
             return None
         while True:
             n = min(n, len(order))

@@ -14,11 +14,11 @@ from toolkit.graph.meter import computed
 
 PLENTY = 10**9
 """What is left where there is no limit."""
-CALIBRATION_PRICE, FEW_PRICE, TYPES_PRICE, SPOTS_PRICE = 1.5, 6.0, 2.0, 1.0
+CALIBRATION_PRICE, FEW_PRICE, TYPES_PRICE, SPOTS_PRICE = 4.0, 5.0, 2.0, 1.0
 """In float inferences: of another form of the model, of all methods (on few samples it is their share), of a check in
 the real types, and of what explains the worst layers."""
 _USUAL = 20.0
-_PRICED = 0.8
+_PRICED = 0.95
 """How much of what is allowed is spent by prices, which are the graph's arithmetic alone."""
 _LEAST_MACS = 1e11
 """Some 40 milliseconds: a model whose inferences take less may have more of them."""
@@ -69,6 +69,11 @@ class Spending:
     def limited(self) -> bool:
         """Whether every inference counts."""
         return self.inferences is not None
+
+    @property
+    def remaining(self) -> float:
+        """What may still be spent."""
+        return max(self.inferences - self.priced, 0.0) if self.inferences is not None else math.inf
 
     def pay(self, price: float) -> None:
         """Note what something costs."""

@@ -31,7 +31,7 @@ _JOINED_BYTES = 256 << 20
 _HELD_BYTES = 32 << 20
 _MIXED_STAGES = 3
 _STATES = 4
-_TIMED = 8
+_TIMED, _BEGUN = 8, 3
 
 
 class StateRun:
@@ -98,12 +98,10 @@ class Runner:
         reference: Callable[[dict[str, Array]], Tensors] | None = None,
         answers: Answers | None = None,
     ) -> None:
-        self._pieces, self.feeds = pieces, list(feeds)
+        self._pieces, self._base, self.feeds = pieces, base, list(feeds)
         self.outputs, self.classes = list(outputs), list(classes)
-        self._base = base
-        self.metric = metric
+        self.metric, self._given = metric, reference
         self.memory, self.answers = memory, answers
-        self._given = reference
         self.spent = 0.0
         self._threads = threads or os.cpu_count() or 1
         self._count = len(pieces.stages)
@@ -112,6 +110,7 @@ class Runner:
         self._loaded = LoadedPieces(pieces, memory // 2)
         self._kept: list[StateRun] = []
         self._float_on: dict[int, Outcome] = {}
+        self._begun: dict[StateKey, StateRun] = {}
         self._later = self._needed_later()
         self._off, self._full = self.signatures(Config()), self.signatures(base)
         self._sizes = [sum(value.size for value in feed.inputs.values()) for feed in self.feeds]
@@ -132,7 +131,7 @@ class Runner:
 
     @property
     def inferences(self) -> float:
-        """What all states so far cost, in float inferences of the same batches."""
+        """What all states so far cost, in float inferences."""
         return self.spent / self.float_seconds if self.float_seconds else 0.0
 
     def run(self, config: Config) -> Outcome:
@@ -142,7 +141,12 @@ class Runner:
 
     def probe(self, config: Config, keep: bool = False) -> StateRun:
         """A state that need not be run on all batches."""
-        return self.base if self.signatures(config) == self._full else StateRun(self, config, keep)
+        if (signatures := self.signatures(config)) == self._full:
+            return self.base
+        found = self._begun.get(signatures) or StateRun(self, config, keep)
+        if not keep:
+            self._begun = {**dict(list(self._begun.items())[1 - _BEGUN :]), signatures: found}
+        return found
 
     def anchor(self, probe: StateRun) -> None:
         """Keep this state at its cuts for those that begin like it, in place of the one before."""
@@ -185,6 +189,7 @@ class Runner:
         twin = copy.copy(self)
         for name in ("full_outcome", "base"):
             vars(twin).pop(name, None)
+        twin._begun = {}
         twin._pieces, twin._base, twin._full = pieces, base, twin.signatures(base)
         twin._loaded = LoadedPieces(pieces, self.memory // 2)
         twin._kept = [one for one in self._kept if one.signatures == self._off]
@@ -203,6 +208,7 @@ class Runner:
     def forget(self) -> None:
         """Give back the memory of sessions and kept states; what is run after this begins at the first stage."""
         self._kept.clear()
+        self._begun.clear()
         vars(self).pop("base", None)
         self._loaded.forget()
 
@@ -307,9 +313,7 @@ class Runner:
         self, plan: Sequence[LoadedPiece], state: Tensors, places: set[int]
     ) -> tuple[Tensors, dict[int, Tensors], float]:
         """The last state, what it was at these cuts, and the seconds that it took."""
-        kept: dict[int, Tensors] = {}
-        given = set(self.feeds[0].inputs)
-        seconds = 0.0
+        kept, given, seconds = dict[int, Tensors](), set(self.feeds[0].inputs), 0.0
         for step in plan:
             feed = {**step.choices, **{name: state[name] for name in step.piece.inputs}}
             begin = time.thread_time()
@@ -331,8 +335,7 @@ class Runner:
 
     def _in_rounds(self, indices: Sequence[int]) -> list[list[int]]:
         """Batches in order, as many at a time as there are threads or as have outputs of 32 MB."""
-        rounds: list[list[int]] = []
-        held = 0
+        rounds, held = list[list[int]](), 0
         for index in indices:
             size = sum(value.nbytes for value in self._reference[index].values())
             if not rounds or (held + size > _HELD_BYTES and len(rounds[-1]) >= self._threads):
@@ -358,8 +361,8 @@ class Runner:
             return None, 0
         metric = self.metric()
         for index, values in zip(indices, outputs):
-            plain = {n: np.asarray(v, np.float32) if v.dtype.kind == "f" else v for n, v in values.items()}
-            metric.update(plain, self.feeds[index].labels or {})
+            wide = {n: np.asarray(v, np.float32) if v.dtype.kind == "f" else v for n, v in values.items()}
+            metric.update(wide, self.feeds[index].labels or {})
         return metric.value(), answers_of(metric)
 
     # ---------------------------------------------------------------- what is kept

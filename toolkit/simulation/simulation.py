@@ -172,6 +172,11 @@ class Simulation:
             self._runner = self.job().runner()
         return self._runner
 
+    @property
+    def ran(self) -> bool:
+        """Whether the float model was run on the samples."""
+        return self._runner is not None
+
     def rest(self) -> None:
         """Give back the memory of sessions, where the weights are too many to be held for another form of the model.
 
