@@ -325,7 +325,7 @@ class Search(Evaluations):
             if first and n <= _FEW and self._with_best_ranges(order[:n]) and self._evaluate(order[:n]).passes:
                 break
             fails = n
-            if n == len(order) or self._left() <= 0:
+            if n == len(order) or self._left_by_count() <= 0:
                 return None
             # the last evaluation is for what keeps the most: it meets any budget that the float model meets
             n = len(order) if self._left() <= 1 else 2 * n

@@ -83,7 +83,7 @@ class Spending:
         """How many things of this price may still be bought, with as much as ``reserve`` left after them."""
         if self._clock() >= self._until:
             return 0
-        if self.inferences is None:
+        if self.inferences is None or price <= 0:
             return PLENTY
         return max(int((self.inferences - reserve - self.priced) / max(price, 1e-9) + 1e-9), 0)
 

@@ -264,3 +264,8 @@ def test_a_search_whose_minutes_are_over_takes_the_best_plan_so_far():
     found = Search(sim, Budget(min_sqnr_db=31), CostModel(sim.switches, sim.facts, gpu_spec("A10")), try_ranges=False,
                    spending=account).run()  # fmt: skip
     assert found.best.whole and found.evaluations < limited(uneven(), Budget(min_sqnr_db=31))[0].evaluations
+
+
+def test_where_nothing_is_left_the_float_model_still_meets_the_budget():
+    found, account = limited(uneven(), Budget(min_sqnr_db=60), inferences=1.5)
+    assert found.best.meets and account.left(1.0) == 0
