@@ -98,6 +98,6 @@ class FoldConstants(Pass):
         except QtoolError as error:
             context.journal.noted(Code.NOT_FIXED_BY_PROFILES(nodes=sorted(decided), error=error.what))
             return None
-        model.graph = trial.graph
+        model.become(trial)
         context.journal.noted(Code.FIXED_BY_PROFILES(inputs=fixed, nodes=sorted(decided)))
         return folded

@@ -306,7 +306,7 @@ class SearchPrecision(InsertQDQ):
                 if apart.provider is not context.provider:
                     trial, apart = _with_helper(name, model, context)
                     tried = search.on(trial, apart)
-                model.graph = trial.graph
+                model.become(trial)
                 context.known_ranges = apart.known_ranges
                 context.journal.events += [replace(e, by=self.title()) for e in apart.journal.of("changed")]
                 search, before, few = tried.adopt(model, context, search.budget), after, fewer

@@ -119,9 +119,9 @@ if TYPE_CHECKING:
     from toolkit.search.gpus import gpu_spec as gpu_spec
     from toolkit.search.plan_search import Lower as Lower
     from toolkit.search.plan_search import PlanSearch as PlanSearch
-    from toolkit.search.plan_search import SearchSettings as SearchSettings
     from toolkit.search.quantizer import Quantizer as Quantizer
     from toolkit.search.range_methods import standing as standing
+    from toolkit.search.search_settings import SearchSettings as SearchSettings
     from toolkit.simulation.channels import collect_channels as collect_channels
     from toolkit.simulation.channels import forget_ranges as forget_ranges
     from toolkit.simulation.channels import sqnr_against as sqnr_against
@@ -192,7 +192,8 @@ _HOMES = {
     "search.data": "refuse_without_samples",
     "search.faster": "measuring",
     "search.gpus": "gpu_spec",
-    "search.plan_search": "Lower PlanSearch SearchSettings",
+    "search.plan_search": "Lower PlanSearch",
+    "search.search_settings": "SearchSettings",
     "search.quantizer": "Quantizer",
     "search.range_methods": "standing",
     "simulation.channels": "collect_channels forget_ranges sqnr_against",

@@ -6,13 +6,14 @@ import pytest
 
 from passes.correct_bias import CorrectBias
 from passes.insert_qdq import InsertQDQ
+from passes.search_precision import SearchPrecision
 from passes.shift import Shift
 from passes.smooth import Smooth
-from tests.conftest import build, node, normal, ops, run
+from tests.conftest import build, node, normal, ops, run, said
 from tests.control_flow import subgraph, switch
 from tests.toolkit.search.planted import simulation
 from tests.toolkit.simulation.test_simulation import noise_of_real_pairs
-from toolkit import Context, Model
+from toolkit import Code, Context, Model
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.search.local_noise import measure
@@ -234,6 +235,19 @@ def test_a_search_sees_the_corrected_bias():
     sim = simulation(twin, samples)
     assert sim.without([]).noise == pytest.approx(noise_of_real_pairs(sim, twin, []), rel=1e-4)
     assert sim.without(["y"]).noise == 0
+
+
+def test_the_plan_of_a_search_that_shifts_has_the_corrected_bias():
+    model, samples = skewed()
+    context = Context(provider=Calibrator(CalibrationData.open(samples, model), method="minmax"))
+    SearchPrecision(helpers=["shift"], min_sqnr_db=200.0, try_ranges=False)(model.copy(), context)
+    (tried,) = said(context.journal, Code.SEARCH_HELPER)
+    assert tried["applied"] and tried["after_db"] > tried["before_db"] + 3
+    twin = model.copy()
+    context = Context(provider=Calibrator(CalibrationData.open(samples, model), method="minmax"))
+    SearchPrecision(helpers=["shift"], min_sqnr_db=tried["before_db"] + 1, margin=0, try_ranges=False)(twin, context)
+    assert "mean-shift" in {event.why.code.value for event in context.journal.of("changed")}
+    assert sqnr_against(model, twin, CalibrationData.open(samples, model)) == pytest.approx(tried["after_db"], abs=0.2)
 
 
 def test_scaled_channels_keep_their_means():

@@ -88,7 +88,7 @@ class HelperTrial:
     def _undo(self, model: Model, context: Context, why: Any) -> None:
         journal = context.journal
         said, journal.events[self.events :] = journal.events[self.events :], []
-        model.graph = self.before.graph
+        model.become(self.before)
         context.plan, context.known_ranges = self.plan, self.ranges
         nodes = dict.fromkeys(event.node for event in said if event.kind == "changed")
         journal.events += [event for event in said if event.kind != "changed"]

@@ -144,6 +144,10 @@ class Model:
         _reunite(graph)
         return Model(graph, self.metadata, self.props, self.source)
 
+    def become(self, other: Model) -> None:
+        """Take the other's graph with all that is noted of its nodes; the other is not to be used afterwards."""
+        self.graph, self.metadata, self.props = other.graph, other.metadata, other.props
+
     # ---------------------------------------------------------------- looking
 
     @property

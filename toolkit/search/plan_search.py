@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
-from typing import Literal
 
 from toolkit.base.errors import ModelError, RecipeError
 from toolkit.base.gpu import find_gpu
@@ -33,6 +32,7 @@ from toolkit.search.racing import meets
 from toolkit.search.search import Search, SearchResult
 from toolkit.search.search_budget import Judged, budget_for
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
+from toolkit.search.search_settings import SearchSettings
 from toolkit.search.spending import CALIBRATION_PRICE, FEW_PRICE, SPOTS_PRICE, TYPES_PRICE, Spending
 from toolkit.search.times import EngineTimes, confirmed, earlier_times, gpu_for
 from toolkit.search.weak_spots import weak_spots
@@ -43,53 +43,6 @@ _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
 
 Lower = Callable[[Model, PrecisionPlan, "Ranges | None"], Model]
 """Gives a model the types that it will run in."""
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """What a search is to do.
-
-    Attributes:
-        limits: ``OWN_LIMITS`` of the search's own; None where the recipe's budget counts.
-        margin: safety against other samples: dB of SQNR, standard errors of shares.
-        max_ms: largest predicted latency in milliseconds.
-        keep: precision of kept layers; the context's ``rest`` where None.
-        prefer: what makes a plan good: much quantized (``int8``), or a short time; ``auto``: time where it is measured.
-        times: reports of earlier runs, whose measured layer times replace predictions.
-        measure: build engines for layer times where they decide or limit.
-        insist: whether ``measure`` was asked for: the journal says then why nothing is measured.
-        gpu: the GPU that times are predicted for; the one here, else an A10, where it is empty.
-        data: the samples to decide on.
-        samples: decide on at most this many.
-        batch: samples to run at once.
-        evaluations: plans to evaluate at most.
-        inferences: what the search may cost, in float inferences of the samples; see ``Spending.of_search``.
-        minutes: how long it may take; no limit where None.
-        memory: for what is kept of states and for the weights of sessions, such as ``2GB``.
-        try_ranges: try the ranges of other calibration methods before giving a layer up.
-        threads: batches computed at once.
-        int8_alone: whether ``prefer = "auto"`` may not mean time, since a second type follows.
-    """
-
-    limits: Mapping[str, float | None] = field(default_factory=dict)
-    margin: float = 1.0
-    max_ms: float | None = None
-    keep: str | None = None
-    prefer: Literal["auto", "int8", "time"] = "auto"
-    times: Sequence[str] = ()
-    measure: bool = True
-    insist: bool = False
-    gpu: str = ""
-    data: Literal["calibration", "evaluation"] = "calibration"
-    samples: int | None = 256
-    batch: int = 32
-    evaluations: int | None = None
-    inferences: float | None = None
-    minutes: float | None = None
-    memory: str = "1GB"
-    try_ranges: bool = True
-    threads: int | None = None
-    int8_alone: bool = False
 
 
 class PlanSearch:

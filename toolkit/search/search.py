@@ -19,8 +19,6 @@ _BETTER = 0.7
 _COSTLY, _EXPONENTS = 2, (0.25, 1.0)
 """How much a layer's price counts in the order of layers: little, so that few layers do it, then in full."""
 _FEW = 2
-_PREDICTIONS = 2000
-"""How often a time is predicted while looking for faster plans; each places the pairs anew."""
 _WORST_GROUPS = 8
 _SENSE_PRICE, _SENSE_SHARE, _LEFT_OUT_PRICE = 1.5, 0.25, 0.6
 _TRIED_PRICE = 0.7
@@ -128,25 +126,6 @@ class Search(Evaluations):
             self.best, self.plans, len(self.plans), sensitivity, reference, used, self.notes,
             self.spending.priced, self.spending.counted(self.simulation.runner.float_seconds), self.first,
         )  # fmt: skip
-
-    def _faster(self, *starts: Sequence[str]) -> None:
-        """Try plans that are predicted faster: from each start layers are kept or given back while the time falls.
-
-        Everything quantized and everything float are two starts: a border between types costs time on both sides of
-        a layer, so that an island of one quantized layer can be slower than none, and two neighbours faster.
-        """
-        predictions = _PREDICTIONS
-        for start in starts:
-            kept, time = set(start), self.cost.time(start)
-            while predictions >= len(self.simulation.names):
-                predictions -= len(self.simulation.names)
-                found, name = min((self.cost.time(kept ^ {name}), name) for name in self.simulation.names)
-                if found >= time * (1 - 1e-9):
-                    break
-                kept, time = kept ^ {name}, found
-            within = min((plan.seconds for plan in self.plans if plan.passes), default=math.inf)
-            if time < within and self._left() > 0:
-                self._evaluate(sorted(kept))
 
     # ---------------------------------------------------------------- better ranges
 

@@ -11,7 +11,8 @@ from toolkit.calibration.provider import Calibrator
 from toolkit.calibration.weight_rounding import round_for_output
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.data.dataset import CalibrationData
-from toolkit.search.plan_search import PlanSearch, SearchSettings
+from toolkit.search.plan_search import PlanSearch
+from toolkit.search.search_settings import SearchSettings
 from toolkit.simulation.channels import sqnr_against
 from toolkit.simulation.layer_inputs import collect_rows
 
