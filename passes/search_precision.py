@@ -107,8 +107,10 @@ class SearchPrecision(InsertQDQ):
         None, gt=0, le=1_000_000, description="plans to evaluate at most; default 8 log2(groups) + 16"
     )
     inferences: float | None = Field(
-        None, gt=0, le=1e9, description="what the search may cost, in float inferences of its samples; default 20"
-    )
+        None, gt=0, le=1e9,
+        description="what the search may cost, in float inferences of its samples; default 20, and more where a few "
+        "seconds allow more",
+    )  # fmt: skip
     minutes: float | None = Field(
         None, gt=0, le=1e9, description="how long the search may take; the best plan so far is taken then"
     )
