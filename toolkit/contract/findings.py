@@ -104,6 +104,7 @@ class Code(BaseCode):
     MEAN_SHIFT = "mean-shift"
     ROUNDED_WITHOUT_SAMPLES = "rounded-without-samples"
     ROUNDED_FOR_OUTPUT = "rounded-for-output"
+    ROUNDED_TO_NEAREST = "rounded-to-nearest"
     ROUNDING_NOISE = "rounding-noise"
     COMPENSATED = "compensated"
     OUTPUT_ERROR = "output-error"

@@ -212,6 +212,10 @@ class Quantizer(Pass):
             for use in pair.uses:
                 context.journal.changed(use.node, Code.READS_PAIR(input=use.index, tensor=pair.tensor), pair.reason)
         model.tidy()
+        weighted = [pair for pair in placement.pairs.values() if pair.weight]
+        plain = [use.node for pair in weighted if (pair.tensor, pair.axis) not in rounder.chosen for use in pair.uses]
+        if rounder.chosen and plain:
+            context.journal.noted(Code.ROUNDED_TO_NEAREST(nodes=list(dict.fromkeys(plain))))
         for node, reason in placement.layers.items():
             context.plan.ask(node, self.precision, reason)
         for node, reason in slow.items():

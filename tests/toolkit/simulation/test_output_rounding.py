@@ -114,6 +114,17 @@ def test_a_search_sees_the_same_weights():
         assert sim.without(kept).sqnr_db == pytest.approx(sqnr_against(model, twin, data), abs=0.01)
 
 
+def test_a_layer_that_is_too_wide_is_named(monkeypatch):
+    nodes = [node("Gemm", ["x", "w"], ["wide"]), node("Gemm", ["wide", "v"], ["y"])]
+    weights = {"w": normal(WIDTH, 8, seed=1), "v": normal(8, 4, seed=2)}
+    model = Model.from_proto(build(nodes, {"x": ["n", WIDTH]}, {"y": ["n", 4]}, weights))
+    data = CalibrationData.open([{"x": row[None]} for row in mixed([WIDTH], 24)], model)
+    monkeypatch.setattr("toolkit.simulation.output_rounding._MOST", 8)
+    context = Context(provider=Calibrator(data, method="minmax"))
+    InsertQDQ(weights="output")(model, context)
+    assert said(context.journal, Code.ROUNDED_TO_NEAREST) == [{"nodes": ("wide",)}]
+
+
 def test_without_samples_weights_are_rounded_to_the_nearest():
     model, _ = made("gemm")
     context = Context(known_ranges=Ranges({"x": Range(4.0, "manual")}))

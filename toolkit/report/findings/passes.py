@@ -123,6 +123,10 @@ PASSES: Table = {
     Code.ROUNDED_WITHOUT_SAMPLES: (
         'weights = "output" needs calibration samples; without them each weight is rounded to the nearest level.'
     ),
+    Code.ROUNDED_TO_NEAREST: lambda nodes: (
+        f"The weights of {quoted(nodes)} are rounded to the nearest: no rounding for the output was better, or the "
+        "layer is transposed, reads too few values, or sums more inputs than can be solved for."
+    ),
     Code.ROUNDED_FOR_OUTPUT: "its weights rounded for the least error of its output",
     Code.ROUNDING_NOISE: lambda before_db, after_db: (
         f"rounding them leaves the output {db(after_db)}, and rounding each to the nearest level {db(before_db)}"
