@@ -108,8 +108,8 @@ class SearchPrecision(InsertQDQ):
     )
     inferences: float | None = Field(
         None, gt=0, le=1e9,
-        description="what the search may cost, in float inferences of its samples; default 20, and more where a few "
-        "seconds allow more",
+        description="what the search may cost, in float inferences of its samples; default 20, three times as "
+        "much where these find little, and more where it takes a few seconds alone",
     )  # fmt: skip
     minutes: float | None = Field(
         None, gt=0, le=1e9, description="how long the search may take; the best plan so far is taken then"

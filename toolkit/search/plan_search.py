@@ -39,6 +39,8 @@ from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
 
 _ATTEMPTS, _FEW, _LEAST_FEW = 3, 8, 8
+_WORTH = 0.5
+"""A plan with less than this share of what all layers quantized would have is hardly worth having."""
 _ORDERING = frozenset({"TopK", "NonMaxSuppression", "ArgMax", "ArgMin"})
 
 Lower = Callable[[Model, PrecisionPlan, "Ranges | None"], Model]
@@ -202,6 +204,9 @@ class PlanSearch:
 
         for attempt in range(1, _ATTEMPTS + 1):
             search, found = run(demand)
+            if found.best.quantized < _WORTH * self.simulation.quantized_share() and self.spending.more():
+                context.journal.noted(Code.SEARCH_GOES_ON(share=found.best.quantized, of=cost.work.of))
+                search, found = run(demand)
             lacks = self._lacks_in_types(found) if found.best.meets else {}
             if not lacks:
                 break

@@ -60,6 +60,16 @@ class Spending:
         made._at_least = _LEAST_MACS if inferences is None else 0.0
         return made
 
+    def more(self) -> bool:
+        """Allow three times as much, once, where nobody set a limit; whether there is more now.
+
+        For a search that has nothing worth having: a model that stays float costs its user more than a longer search.
+        """
+        if self.inferences is None or not self._at_least:
+            return False
+        self.inferences, self._at_least = 3 * self.inferences, 0.0
+        return True
+
     def know(self, macs: float) -> None:
         """Take in what a float inference of all samples is, in multiply-accumulates."""
         if self.inferences is not None:

@@ -32,3 +32,10 @@ def test_a_model_that_takes_no_time_may_have_more_inferences_unless_they_are_giv
     large = Spending.of_search(None, None)
     large.know(1e12)
     assert large.inferences == given.inferences
+
+
+def test_a_search_without_a_limit_of_its_users_may_go_on_once():
+    usual, own = Spending.of_search(None, None), Spending.of_search(10.0, None)
+    before = usual.inferences
+    assert usual.more() and usual.inferences == 3 * before and not usual.more()
+    assert not own.more() and not Spending().more()

@@ -150,6 +150,10 @@ SEARCH: Table = {
         f"The model sorts or selects ({joined(ops)}) and its outputs are compared entry by entry, so two close entries "
         "that swap count as wrong; a metric of your own with labelled samples judges such a model better."
     ),
+    Code.SEARCH_GOES_ON: lambda share, of: (
+        f"What a usual search may cost found no plan with more than {work_share(share, of)} quantized: it goes on for "
+        "up to three times that. inferences or minutes set a limit of your own."
+    ),
     Code.SEARCH_SUMMARY: lambda plans, share, of, dtype, kept, inferences: (
         f"{count(plans, 'plan')} tried at the price of {inferences:.1f} float inferences; "
         f"{work_share(share, of)} requested in {dtype}, "
