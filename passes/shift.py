@@ -166,6 +166,10 @@ class Shift(Helper):
             layers = [(node, place) for node, place in places if place is not None]
             refused = {node.name: _refusal(node) for node in nodes}
             refused |= {node.name: Code.NO_BIAS() for node, place in places if place is None}
+            # what is subtracted goes by the channels of one axis, and so does the noted mean
+            other_axis = [node.name for node in nodes if _axis(node) != _axis(nodes[0])]
+            why_not = Code.OTHER_READER(tensor=nodes[0].inputs[0].name, reader=nodes[0].name)
+            refused |= dict.fromkeys(other_axis, why_not)
             if not any(refused.values()):
                 site = self._site(model, forms, facts, kept, layers)
                 if isinstance(site, _Site):
@@ -202,7 +206,7 @@ class Shift(Helper):
             return _Site(tensor, layers, made, maker)
         axis: int | None = _axis(layers[0][0])
         flat = facts is not None and facts.rank(made.name) == 2
-        if made is not tensor or any(_axis(node) != axis for node, _ in layers):
+        if made is not tensor:
             axis = None
         if maker.op in ("Conv", "ConvTranspose", "Gemm"):
             width = _width(model, maker)

@@ -36,7 +36,9 @@ from toolkit import (
     onnx_type,
     pairs_of,
     reroute,
+    rounded_layers,
     saturation,
+    take_back,
 )
 
 _SAMPLES = 16
@@ -86,6 +88,7 @@ class StripQDQ(Pass):
         lost = lost_clamps(model, pairs, seen)
         if lost.unsure:
             context.journal.noted(Code.CLAMPS_UNSURE(tensors=lost.unsure))
+        _take_back_corrections(model, pairs)
         ranges = _Stripper(model, lost, context).strip(pairs)
         for half in half_pairs(model) if not self.nodes else ():
             context.journal.declined(half.node.name, Code.NO_PAIR(why=half.why, at=half.at, op=half.op))
@@ -108,6 +111,15 @@ class StripQDQ(Pass):
             for pair in pairs_of(model)
             if readers is None or any(node.name in readers for node in pair.dequantize.outputs[0].outputs)
         ]
+
+
+def _take_back_corrections(model: Model, pairs: Sequence[ExistingPair]) -> None:
+    """Take off the biases what made up for the rounding of weights that is removed."""
+    weights, names = {id(pair.dequantize) for pair in pairs}, model.tensor_names()
+    for layer in rounded_layers(model):
+        if id(layer.dequantize) in weights:
+            error = layer.rounded.astype(np.float64) - layer.weight.astype(np.float64)
+            take_back(model, layer.node, error, names)
 
 
 def _samples(context: Context) -> CalibrationData | None:

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from toolkit.graph.bias import bias_place as bias_place
     from toolkit.graph.bias import made_up_for as made_up_for
     from toolkit.graph.bias import response as response
+    from toolkit.graph.bias import take_back as take_back
     from toolkit.graph.constants import RANDOM as RANDOM
     from toolkit.graph.facts import Facts as Facts
     from toolkit.graph.folding import Folded as Folded
@@ -162,7 +163,7 @@ _HOMES = {
     "data.dataset": "CalibrationData",
     "evaluation.saturation": "saturation",
     "evaluation.strip_check": "drifts",
-    "graph.bias": "BiasPlace bias_place made_up_for response",
+    "graph.bias": "BiasPlace bias_place made_up_for response take_back",
     "graph.constants": "RANDOM",
     "graph.facts": "Facts",
     "graph.folding": "Folded fix_dimensions fold",

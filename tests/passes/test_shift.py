@@ -9,6 +9,7 @@ from passes.insert_qdq import InsertQDQ
 from passes.search_precision import SearchPrecision
 from passes.shift import Shift
 from passes.smooth import Smooth
+from passes.strip_qdq import StripQDQ
 from tests.conftest import build, node, normal, ops, run, said
 from tests.control_flow import subgraph, switch
 from tests.toolkit.search.planted import simulation
@@ -183,6 +184,13 @@ def test_what_others_read_is_left_alone():
     read = [*gate, *CONV, node("ReduceMax", ["in"], ["top"], keepdims=0), node("Greater", ["top", "two"], ["c"]),
             switch("if", "c", ["z"], *branches)]  # fmt: skip
     assert refused(read, 4, {"two": np.float32(2).reshape(())}, outputs=("y", "z")) == {"y": "other-reader"}
+    # one layer sums over channels and the other over columns
+    columns = [node("MatMul", ["h", "v"], ["m"]), node("Add", ["m", "c"], ["z"])]
+    across = {"v": normal(3, 6, seed=4), "c": normal(6, seed=5)}
+    assert refused([*gate, *CONV, *columns], 4, across, outputs=("y", "z")) == {
+        "y": "other-reader",
+        "m": "other-reader",
+    }
     # so is what becomes of it by moving values
     moved = [*gate[:1], node("Mul", ["in", "s"], ["a"]), node("Flatten", ["a"], ["h"], axis=2), *LINEAR]
     assert refused([*moved, node("Neg", ["a"], ["z"])], 3, outputs=("y", "z")) == {"m": "other-reader"}
@@ -262,6 +270,19 @@ def test_scaled_channels_keep_their_means():
     assert np.abs((found - wanted).mean(axis=(0, 2, 3))).max() < 0.01
 
 
+def test_without_its_pairs_a_layer_has_the_bias_that_it_had_before_and_is_corrected_again_with_new_ones():
+    model, samples = skewed()
+    twin, context = shifted(model, 4)
+    feed = {"in": np.concatenate([one["in"] for one in samples])}
+    paired = twin.copy()
+    InsertQDQ()(paired, Context(provider=context.provider))
+    stripped = paired.copy()
+    StripQDQ()(stripped, Context(provider=context.provider))
+    np.testing.assert_allclose(run(stripped, feed)[0], run(twin, feed)[0], atol=1e-5)
+    InsertQDQ()(stripped, Context(provider=context.provider))
+    np.testing.assert_allclose(run(stripped, feed)[0], run(paired, feed)[0], atol=1e-5)
+
+
 def test_a_note_that_does_not_fit_is_ignored():
     model, samples = skewed()
     for text in ("[1, 2]", "nonsense", "[NaN, 1, 1, 1, 1, 1, 1, 1]", "{}"):
@@ -270,6 +291,10 @@ def test_a_note_that_does_not_fit_is_ignored():
         context = Context(provider=Calibrator(CalibrationData.open(samples, model), method="minmax"))
         InsertQDQ()(twin, context)
         assert "mean-shift" not in {e.rule for e in context.journal.of("changed")}
+        twin.metadata["y"] = {"qtool.corrected_mean": text}
+        CorrectBias()(twin, Context(provider=context.provider))
+        StripQDQ()(twin, Context(provider=context.provider))
+        assert twin.metadata["y"] == {"qtool.corrected_mean": text}
 
 
 def test_a_layers_own_noise_is_that_with_the_corrected_bias():

@@ -166,6 +166,10 @@ class _Hook:
         self._installed = True
         self.modules()
         sys.addaudithook(self._hear)
+        for can in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
+            # shutil asks by these what os.stat can do
+            if _STAT in can:
+                can.add(self.stat)
 
     @contextmanager
     def aside(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
-from toolkit.graph.input_mean import corrected_mean, input_mean
+from toolkit.graph.input_mean import corrected_mean, input_mean, mark_open
 from toolkit.graph.layer_weights import LayerWeights, bias_of
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
@@ -129,5 +129,30 @@ def made_up_for(model: Model, node: gs.Node, error: Array) -> Array:
     Returns:
         float64 [out], or [1] where no mean was noted.
     """
-    mean = corrected_mean(model, node)
+    mean = _corrected(model, node, error)
     return -response(node, error, mean) if mean is not None else np.zeros(1)
+
+
+def _corrected(model: Model, node: gs.Node, error: Array) -> Array | None:
+    mean = corrected_mean(model, node)
+    # a file may hold anything under that name
+    return mean if mean is not None and mean.size == LayerWeights.channels_of(node, error)[1] else None
+
+
+def take_back(model: Model, node: gs.Node, error: Array, names: Names) -> None:
+    """Give a layer the bias that it had before it made up for the rounding of its weights, where it does.
+
+    Args:
+        model: the graph.
+        node: the layer.
+        error: its rounded weight less the one that it is to have, in the node's own layout.
+        names: the names of the model's tensors.
+    """
+    mean = _corrected(model, node, error)
+    if mean is None:
+        return
+    values = response(node, error, mean)
+    place = bias_place(model, node, values.size)
+    if place is not None:
+        place.add(model, values, "float", names, error.dtype)
+        mark_open(model, node)

@@ -37,6 +37,12 @@ def mark_corrected(model: Model, node: gs.Node) -> None:
     own[_CORRECTED] = own.pop(_MEAN)
 
 
+def mark_open(model: Model, node: gs.Node) -> None:
+    """Say that the noted mean is not made up for any more: the weights are as they were before their rounding."""
+    own = model.metadata[node.name]
+    own[_MEAN] = own.pop(_CORRECTED)
+
+
 def _read(model: Model, node: gs.Node, key: str) -> Array | None:
     text = model.metadata.get(node.name, {}).get(key)
     if text is None:

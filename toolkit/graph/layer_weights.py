@@ -70,6 +70,11 @@ class LayerWeights:
         """How many output and input channels a layer with a constant weight has."""
         weight = model.constant(node.inputs[1])
         assert weight is not None
+        return LayerWeights.channels_of(node, weight)
+
+    @staticmethod
+    def channels_of(node: gs.Node, weight: Array) -> tuple[int, int]:
+        """The same for a weight in the node's own layout."""
         out, into = (weight.shape[-1], weight.shape[0]) if _is_turned(node) else weight.shape[:2]
         return int(out), int(into) * _group(node)
 

@@ -135,18 +135,22 @@ class Evaluations:
         self._known[key] = plan
         if plan.whole or plan.clear is not None:
             probe, runner = self._probes.pop(key, None), self.simulation.runner
-            if probe is not None and plan.meets and not runner.joins:
-                # plans that are tried from here on begin like this one
-                runner.anchor(probe)
+            if plan.meets and len(self._rounds) > 1 and not runner.joins:
+                # plans that are tried from here on begin like this one; prices say so too where the log has it
                 self._anchor = config
+                if probe is not None:
+                    runner.anchor(probe)
         if plan.meets and self.first is None:
             self.first = self.spending.priced
         if self.best is before or self.best is None or self._rank(plan) < self._rank(self.best):
-            self.best = min(self.plans, key=self._rank)
-            if self._best_path is not None:
-                best = self.best
-                write_json(self._best_path, {"schema": SCHEMA, "met": best.meets, "best": best.to_json()})
+            self._hold(min(self.plans, key=self._rank))
+        assert self.best is not None
         self.progress(Activity("search", self._so_far(self.best)), len(self.plans), self.limit)
+
+    def _hold(self, best: SearchedPlan) -> None:
+        self.best = best
+        if self._best_path is not None:
+            write_json(self._best_path, {"schema": SCHEMA, "met": best.meets, "best": best.to_json()})
 
     def _on(self, key: str, kept: Sequence[str], config: Config, count: int) -> SearchedPlan:
         """The plan as it is on the first ``count`` batches."""
@@ -191,6 +195,9 @@ class Evaluations:
                 runner.price(config, None, self._anchor) - runner.price(config, plan.batches, self._anchor)
             )
             self._take(key, self._on(key, plan.kept, config, plan.of), plan, config)
+        if self.best is not None and not self.best.whole:
+            # the others that look cheaper on a part of the samples may hold as little as those that were run on all
+            self._hold(min((plan for plan in self.plans if plan.whole), key=self._rank))
 
     def _so_far(self, best: SearchedPlan) -> Finding:
         dtype, of = self.simulation.switches.precision, self.cost.work.of

@@ -244,7 +244,9 @@ class Quantizer(Pass):
         if nodes:
             found = round_on_samples(model, nodes, data)
             known.update({node.name: found for node in nodes})
-        return replace(plain, chosen={key: one for name in wanted & known.keys() for key, one in known[name].items()})
+        return replace(
+            plain, chosen={key: one for name in sorted(wanted & known.keys()) for key, one in known[name].items()}
+        )
 
     def _take(
         self, back: gs.Node, chosen: RoundedWeight, readers: Sequence[gs.Node], names: Names, context: Context

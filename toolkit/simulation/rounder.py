@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -66,3 +67,10 @@ class Rounder:
         if found is not None:
             return found.values
         return fake_quantized(values, self.scale(tensor, values, axis), axis, self.precision)
+
+    def fingerprint(self) -> list[list[str]]:
+        """What was chosen, by content: for each weight its name, its axis, and SHA-256 of its values."""
+        return sorted(
+            [tensor, str(axis), hashlib.sha256(one.values.tobytes()).hexdigest()]
+            for (tensor, axis), one in self.chosen.items()
+        )

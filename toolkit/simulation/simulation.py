@@ -247,13 +247,15 @@ class Simulation:
         return self.runner.outcome_of(lambda inputs: run_on(loaded, rounded, inputs, named))
 
     def fingerprint(self) -> str:
-        """What the numbers depend on: model, ranges, samples, settings, qtool's code and the metric's."""
+        """What the numbers depend on: model, ranges, rounded weights, samples, settings, and the code of all."""
         if not self._data_print:
             self._data_print = sha256_json([self.data.fingerprint(), [f.count for f in self.feeds]])
         own = {k: str(v) for k, v in vars(self.settings).items() if k not in ("threads", "memory", "allow_code")}
         amax = sorted(self.switches.amax.items())
         base = [one.fingerprint() for one in (self.model, self._reference) if one is not None]
-        content = [base, amax, self._data_print, own, self.names, repr(self.switches.full), code_fingerprint()]
+        biases = [[*place, bias.SerializeToString().hex()] for place, bias in sorted(self.cutter.graph.biases.items())]
+        learnt = [self.rounder.fingerprint(), biases]
+        content = [base, amax, self._data_print, own, self.names, repr(self.switches.full), learnt, code_fingerprint()]
         return sha256_json([*content, code_of(self.settings.metric or "")])
 
 

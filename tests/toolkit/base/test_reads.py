@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -106,6 +107,13 @@ def test_whether_a_path_is_a_file_is_a_need(place):
         "a.txt": "file 1",
         "none": ABSENT,
     }
+
+
+def test_a_link_is_copied_as_a_link_while_reads_are_followed(place):
+    (place / "there").write_text("1")
+    (place / "link").symlink_to(place / "there")
+    read_in(place, lambda: shutil.copy2(place / "link", place / "twin", follow_symlinks=False))
+    assert (place / "twin").is_symlink()
 
 
 def test_what_is_made_or_is_the_runs_own_is_no_need(place):

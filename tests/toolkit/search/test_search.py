@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,7 @@ from toolkit.search.gpus import GPUS, gpu_spec
 from toolkit.search.range_methods import alternatives, methods_of, whole_model
 from toolkit.search.search import Search
 from toolkit.search.spending import Spending
+from toolkit.simulation import runner
 from toolkit.simulation.runner import Runner
 
 
@@ -256,6 +258,27 @@ def test_a_limited_search_does_not_depend_on_threads_and_goes_on_where_it_was_ki
     assert json.loads(best.read_text())["best"]["kept"] is not None
     again = limited(uneven(), budget, log=log, best=best)[0]
     assert again.best.kept == one.best.kept and [p.kept for p in again.plans] == [p.kept for p in one.plans]
+
+
+def test_a_search_that_goes_on_decides_by_the_same_prices_where_states_are_kept_at_the_cuts(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_JOINED_BYTES", 0)
+    log = tmp_path / "search.jsonl"
+    (one, first), (again, second) = (limited(uneven(), Budget(min_sqnr_db=31), log=log) for _ in range(2))
+    assert second.priced == first.priced and [plan.kept for plan in again.plans] == [plan.kept for plan in one.plans]
+
+
+def test_a_plan_that_meets_the_budget_is_taken_where_cheaper_ones_only_seemed_to(monkeypatch):
+    sim = uneven()
+    tried = Search(sim, Budget(min_sqnr_db=31), CostModel(sim.switches, sim.facts, gpu_spec("A10")),
+                   spending=Spending(14.0))  # fmt: skip
+    tried._begin()
+    met = tried._evaluate(sim.names, sure=True)
+    seeming = [replace(met, kept=tuple(sim.names[:n]), batches=1, clear=True) for n in range(6)]
+    tried.plans += seeming
+    monkeypatch.setattr(tried, "_on", lambda key, kept, *rest: replace(met, kept=kept, lacks={"min_sqnr_db": 1.0}))
+    tried._hold(seeming[0])
+    tried._settle()
+    assert tried.best == met and met.meets
 
 
 def test_a_search_whose_minutes_are_over_takes_the_best_plan_so_far():

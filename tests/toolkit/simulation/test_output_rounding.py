@@ -6,7 +6,7 @@ import pytest
 from passes.insert_qdq import InsertQDQ
 from passes.shift import Shift
 from tests.conftest import build, node, normal, run, said
-from toolkit import Code, Context, Model
+from toolkit import Code, Context, Model, note_input_mean
 from toolkit.calibration.provider import Calibrator
 from toolkit.calibration.weight_rounding import round_for_output
 from toolkit.contract.ranges import Range, Ranges
@@ -15,6 +15,8 @@ from toolkit.search.plan_search import PlanSearch
 from toolkit.search.search_settings import SearchSettings
 from toolkit.simulation.channels import sqnr_against
 from toolkit.simulation.layer_inputs import collect_rows
+from toolkit.simulation.rounder import RoundedWeight
+from toolkit.simulation.simulation import Simulation
 
 WIDTH = 16
 LOW_RANK = normal(3, WIDTH, seed=4)
@@ -131,3 +133,21 @@ def test_without_samples_weights_are_rounded_to_the_nearest():
     InsertQDQ(weights="output")(model, context)
     assert said(context.journal, Code.ROUNDED_WITHOUT_SAMPLES) == [{}]
     assert not said(context.journal, Code.ROUNDING_NOISE)
+
+
+def test_what_calibration_samples_told_of_weights_and_biases_is_part_of_what_a_simulation_depends_on():
+    weights = {"w": normal(8, 8, seed=1), "b": normal(8, seed=2)}
+    model = Model.from_proto(
+        build([node("Gemm", ["x", "w", "b"], ["y"], name="y")], {"x": ["n", 8]}, {"y": ["n", 8]}, weights)
+    )
+    data = CalibrationData.open([{"x": normal(1, 8, seed=n)} for n in range(8)], model)
+    ranges = Context(provider=Calibrator(data, method="minmax")).ranges(model, ["x"])
+    found = []
+    for mean, value in ((None, None), (0.5, None), (1.5, None), (None, 1.0), (None, 2.0)):
+        noted, chosen = model.copy(), {}
+        if mean is not None:
+            note_input_mean(noted, next(iter(noted.nodes)), np.full(8, mean))
+        if value is not None:
+            chosen["w", 1] = RoundedWeight(np.ones(8, np.float32), np.full((8, 8), value, np.float32))
+        found.append(Simulation(noted, ranges, data, chosen=chosen).fingerprint())
+    assert len(set(found)) == len(found)
