@@ -6,9 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.contract.findings import BaseCode, Finding, finding
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
 
 CHANGED, DECLINED, NOTED = "changed", "declined", "noted"
 
@@ -72,7 +75,7 @@ class Event:
 class Journal:
     """A list of events; ``by`` names whoever is writing (the pass under way).
 
-    Whoever writes gives findings, or plain text, which becomes a finding of code ``OWN_WORDS``.
+    Whoever writes gives findings, or plain text, which becomes a finding of code ``OWN_WORDS``, and a node or its name.
 
     Example:
         >>> journal = Journal()
@@ -86,17 +89,17 @@ class Journal:
         self.events: list[Event] = list(events)
         self.by = "qtool"
 
-    def changed(self, node: str, what: Finding | str, why: Finding | str) -> None:
+    def changed(self, node: str | gs.Node, what: Finding | str, why: Finding | str) -> None:
         """A node was changed: ``what`` was done to it and ``why``."""
-        self.events.append(Event(CHANGED, self.by, node, finding(why), finding(what)))
+        self.events.append(Event(CHANGED, self.by, _name(node), finding(why), finding(what)))
 
-    def declined(self, node: str, why: Finding | str) -> None:
+    def declined(self, node: str | gs.Node, why: Finding | str) -> None:
         """A node was left alone although the pass concerns its kind."""
-        self.events.append(Event(DECLINED, self.by, node, finding(why)))
+        self.events.append(Event(DECLINED, self.by, _name(node), finding(why)))
 
-    def noted(self, why: Finding | str, node: str = "") -> None:
+    def noted(self, why: Finding | str, node: str | gs.Node = "") -> None:
         """Something the user should be able to find later: a fallback, data that was cut, a choice made."""
-        self.events.append(Event(NOTED, self.by, node, finding(why)))
+        self.events.append(Event(NOTED, self.by, _name(node), finding(why)))
 
     def of(self, kind: str, by: str | None = None, node: str | None = None) -> list[Event]:
         """Events of a kind, optionally of one writer or one node, in the order they happened."""
@@ -126,3 +129,7 @@ class Journal:
 
     def __len__(self) -> int:
         return len(self.events)
+
+
+def _name(node: str | gs.Node) -> str:
+    return node if isinstance(node, str) else str(node.name)

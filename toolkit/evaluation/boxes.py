@@ -91,10 +91,16 @@ def iou(first: Array, second: Array) -> Array:
 
 
 def matched(found: Detections, among: Detections) -> int:
-    """How many of ``found`` have one of ``among`` to themselves, of the same class and with an IoU of at least 0.5."""
+    """How many of ``found`` have one of ``among`` to themselves, of the same class and with an IoU of at least 0.5.
+
+    A box that a model turns inside out is that between its corners, and one without an area is like its equal alone:
+    a detection is always its own match.
+    """
     if not len(found.scores) or not len(among.scores):
         return 0
-    fits = iou(found.boxes, among.boxes)
+    first, second = (np.sort(one.boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4) for one in (found, among))
+    fits = iou(first, second)
+    fits[(first[:, None] == second[None]).all(axis=-1)] = 1.0
     fits[found.classes[:, None] != among.classes[None]] = 0.0
     count = 0
     for row in fits:

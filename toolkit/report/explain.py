@@ -173,7 +173,7 @@ def _lines(found: Explanation) -> Iterable[str]:
     if layer.engine_layers:
         yield f"  engine     {'; '.join(layer.engine_layers)}"
     for cause in found.causes:
-        yield f"  cause      {cause.text} {cause.remedy}"
+        yield f"  cause      {cause.text}. Remedy: {cause.remedy}."
     if found.keep:
         yield "  to keep it in float, put this before the pass that quantizes:"
         yield from (f"    {line}" for line in found.keep.splitlines())

@@ -86,6 +86,10 @@ def _shown(path: Path) -> Shown:
         )
     if path.suffix == ".onnx":
         return _model(path)
+    if path.suffix == ".toml":
+        raise QtoolError(
+            "inspect does not read recipes", where=str(path), remedy="`qtool check` reads one and says what it would do"
+        )
     if path.suffix in (".engine", ".plan"):
         beside = path.with_name("layers.json")
         if beside.exists():

@@ -54,3 +54,11 @@ def test_each_detection_has_its_match_to_itself():
 def test_the_threshold_parts_two_groups():
     values = np.concatenate([np.linspace(0.05, 0.2, 50), np.linspace(0.7, 0.9, 10)])
     assert 0.2 < otsu(values) < 0.7 and otsu(np.array([0.3])) == 0.3
+
+
+def test_a_detection_is_its_own_match_whatever_its_box():
+    boxes = np.array([[0, 0, 4, 4], [6, 6, 5, 9], [3, 3, 3, 8], [2, 2, 2, 2]], np.float64)
+    found = Detections(boxes, np.full(4, 0.9), np.arange(4))
+    assert matched(found, found) == 4
+    moved = Detections(boxes + 20, found.scores, found.classes)
+    assert matched(found, moved) == 0

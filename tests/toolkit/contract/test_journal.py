@@ -1,0 +1,16 @@
+"""The journal takes nodes and names of nodes."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from toolkit.contract.journal import Journal
+
+
+def test_a_node_stands_for_its_name():
+    journal, node = Journal(), gs.Node("Relu", "r")
+    journal.declined(node, "why")
+    journal.changed(node, "what", "why")
+    journal.noted("why", node)
+    assert [event.node for event in journal.events] == ["r", "r", "r"]
+    assert [event.node for event in Journal.from_jsonl(journal.to_jsonl(str))] == ["r", "r", "r"]
