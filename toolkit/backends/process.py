@@ -30,6 +30,10 @@ _ROOM = 16 << 20
 """Bytes: with less, what is written beside an engine does not fit."""
 
 
+class ProcessDiedError(BackendError):
+    """The child process ended without an answer: native code crashed, or something killed it."""
+
+
 def run_job(
     job: str, request: Mapping[str, Any], log: LogLine = silent, progress: Progress = silent, environment: Any = None
 ) -> dict[str, Any]:
@@ -43,7 +47,8 @@ def run_job(
         environment: environment variables of the child; default: this process's own.
 
     Raises:
-        BackendError: the job failed, or its process died.
+        BackendError: the job failed.
+        ProcessDiedError: its process died.
     """
     with aside(), tempfile.TemporaryFile() as noise:
         # -I: neither the working folder nor PYTHON* variables decide what the child imports; our sys.path does.
@@ -103,7 +108,7 @@ def _close(stream: IO[str]) -> None:
         stream.close()
 
 
-def _death(job: str, status: int, noise: IO[bytes]) -> BackendError:
+def _death(job: str, status: int, noise: IO[bytes]) -> ProcessDiedError:
     noise.seek(0)
     said, _, trace = noise.read()[-_TAIL:].decode(errors="replace").partition("Fatal Python error: ")
     tail = _last(said)
@@ -117,7 +122,7 @@ def _death(job: str, status: int, noise: IO[bytes]) -> BackendError:
             ended = f"was ended by signal {-status}"
     else:
         ended = f"ended with status {status}"
-    return BackendError(
+    return ProcessDiedError(
         f"the process that ran '{job}' {ended} without an answer" + (f"; its last words: {tail}" if tail else ""),
         remedy=_remedy(status),
     )

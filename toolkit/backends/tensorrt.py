@@ -11,7 +11,7 @@ from toolkit.backends.base import EngineSettings, Extras, LogLine, Typing
 from toolkit.backends.inspector import read_layers
 from toolkit.backends.layer import Build
 from toolkit.backends.measure import cuda_runtime
-from toolkit.backends.process import run_job
+from toolkit.backends.process import ProcessDiedError, run_job
 from toolkit.backends.rtx import profiles_to_json
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import find_gpu
@@ -174,15 +174,16 @@ def _examined(
         "measure": settings.measure,
         "version_compatible": settings.version_compatible,
     }
-    why = ""
+    told: list[str] = []
     for inspect in (True, True, False):
         try:
-            return run_job("examine_tensorrt", {**request, "inspect": inspect}, log, progress)
-        except BackendError as error:
-            why = str(error)
-            log(f"WARNING: the engine was built, but looking at it failed: {why}")
-    lacks = dict.fromkeys(profiles.names or ["default"], why) if settings.measure else {}
-    return {"inspected": [], "log": [f"WARNING: {why}"], "time_ms": {}, "latency": {}, "lacks": lacks}
+            found = run_job("examine_tensorrt", {**request, "inspect": inspect}, log, progress)
+            return {**found, "log": [*told, *found["log"]]}
+        except ProcessDiedError as error:
+            told.append(f"WARNING: the engine was built, but looking at it failed: {error}")
+            log(told[-1])
+    lacks = dict.fromkeys(profiles.names or ["default"], told[-1]) if settings.measure else {}
+    return {"inspected": [], "log": told, "time_ms": {}, "latency": {}, "lacks": lacks}
 
 
 def _amax(extras: Extras) -> dict[str, float]:

@@ -19,6 +19,7 @@ from toolkit.backends.base import EngineSettings, Extras
 from toolkit.backends.build_config import with_timing
 from toolkit.backends.calibrators import Calibration
 from toolkit.backends.codes import EngineCode
+from toolkit.backends.process import ProcessDiedError
 from toolkit.backends.tensorrt import TensorRTBackend
 from toolkit.backends.tensorrt_job import constraints
 from toolkit.backends.weak_network import set_precisions, set_ranges
@@ -74,7 +75,7 @@ def children(asked, failures):
                 "version": "8.6.0", "log": ["WARNING: w"], "seconds": 2.0, "unmarked": [], "constraints": "obey",
             }  # fmt: skip
         if failures:
-            raise BackendError(failures.pop(0))
+            raise ProcessDiedError(failures.pop(0))
         files = [f"inspector{index}.json" for index in (0, 1)] if request["inspect"] else []
         for index, file in enumerate(files):
             (folder / file).write_bytes((DATA / f"mnist_mixed_profile{index}.json").read_bytes())
@@ -89,9 +90,9 @@ def children(asked, failures):
 @pytest.mark.parametrize(
     ("failures", "source", "latency", "warned"),
     [
-        (["first"], "inspector", {"a": {"opt": 0.5}, "b": {"opt": 0.7}}, ["w", "v"]),
-        (["first", "second"], "none", {"a": {"opt": 0.5}, "b": {"opt": 0.7}}, ["w", "v"]),
-        (["first", "second", "third"], "none", {}, ["w", "third"]),
+        (["first"], "inspector", {"a": {"opt": 0.5}, "b": {"opt": 0.7}}, ["first", "v"]),
+        (["first", "second"], "none", {"a": {"opt": 0.5}, "b": {"opt": 0.7}}, ["first", "second", "v"]),
+        (["first", "second", "third"], "none", {}, ["first", "second", "third"]),
     ],
 )
 def test_an_engine_outlives_a_crash_while_it_is_examined(failures, source, latency, warned, tmp_path, monkeypatch):
@@ -99,10 +100,22 @@ def test_an_engine_outlives_a_crash_while_it_is_examined(failures, source, laten
     monkeypatch.setattr(tensorrt, "run_job", children({}, failures))
     made = TensorRTBackend(OLD).build(tmp_path / "m.onnx", mnist_profiles(), EngineSettings(), logged.append)
     assert made.engine == b"plan" and (made.source, made.latency) == (source, latency)
-    assert made.log == [f"WARNING: {line}" for line in warned] and len(logged) == count
-    assert made.lacks == ({} if latency else {"a": "third", "b": "third"})
+    assert made.log[0] == "WARNING: w" and len(logged) == count and len(made.log) == 1 + len(warned)
+    assert all(line.endswith(word) for line, word in zip(made.log[1:], warned))
+    assert made.lacks.keys() == (set() if latency else {"a", "b"})
     codes = {actual.reason.code for actual in attribute(mnist(), made, PrecisionPlan()).values() if actual.reason}
     assert (EngineCode.LAYERS_NOT_KNOWN in codes) == (source == "none")
+
+
+def test_an_engine_that_cannot_be_opened_is_an_error(tmp_path, monkeypatch):
+    def run_job(job, request, log, progress):
+        if job == "examine_tensorrt":
+            raise BackendError("TensorRT could not open the engine")
+        return children({}, [])(job, request, log, progress)
+
+    monkeypatch.setattr(tensorrt, "run_job", run_job)
+    with pytest.raises(BackendError, match="could not open"):
+        TensorRTBackend(OLD).build(tmp_path / "m.onnx", mnist_profiles(), EngineSettings())
 
 
 def test_a_build_from_what_the_children_answer(tmp_path, monkeypatch):
