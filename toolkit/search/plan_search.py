@@ -204,7 +204,8 @@ class PlanSearch:
 
         for attempt in range(1, _ATTEMPTS + 1):
             search, found = run(demand)
-            if found.best.quantized < _WORTH * self.simulation.quantized_share() and self.spending.more():
+            little = prefer == "int8" and found.best.quantized < _WORTH * simulation.quantized_share()
+            if little and self.spending.more():
                 context.journal.noted(Code.SEARCH_GOES_ON(share=found.best.quantized, of=cost.work.of))
                 search, found = run(demand)
             lacks = self._lacks_in_types(found) if found.best.meets else {}
