@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
+from passes.correct_bias import CorrectBias
 from toolkit import (
     Array,
+    CalibrationData,
     ChannelErrors,
     Code,
     Context,
-    Harm,
-    Helper,
     Model,
     Names,
     Precision,
@@ -20,14 +20,13 @@ from toolkit import (
     made_up_for,
     make_constant,
     onnx_type,
-    rounded_layers,
     storable_scale,
 )
 
 _MOST = 1.5
 
 
-class Compensate(Helper):
+class Compensate(CorrectBias):
     """Give each output channel of a quantized layer the factor and the number that bring it nearest to the float one.
 
     Both are least squares on calibration samples (channel-wise affine compensation: Tao et al., "QwT-v2", 2025, arXiv
@@ -36,33 +35,11 @@ class Compensate(Helper):
     """
 
     name = "compensate"
-    # it works on pairs: nothing that is tried on a float model
-    role = None
-    tells_in_dry_run = True
-    mends = Harm.SHIFTED_MEAN
     scale: bool = Field(True, description="correct the scale of each channel too, not only its bias")
-    samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
 
-    def measures_engines(self) -> bool:
-        """It builds none."""
-        return False
-
-    def apply(self, model: Model, context: Context) -> None:
-        """Compensate every quantized layer that has a bias, or can have one.
-
-        Raises:
-            RangesError: there is no calibration data.
-        """
+    def _correct_all(self, model: Model, layers: list[RoundedLayer], data: CalibrationData, context: Context) -> None:
         from toolkit import collect_output_errors
 
-        layers = list(rounded_layers(model))
-        if not layers:
-            context.journal.noted(Code.NO_QUANTIZED_WEIGHTS())
-            return
-        data = context.calibration_samples()
-        if context.dry_run:
-            context.journal.noted(Code.DRY_RUN(step="biases"))
-            return
         found = collect_output_errors(model, layers, data, self.samples)
         names = model.tensor_names()
         for layer in layers:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from toolkit import (
     Array,
+    CalibrationData,
     Code,
     Context,
     Harm,
@@ -45,8 +46,6 @@ class CorrectBias(Helper):
         Raises:
             RangesError: there is no calibration data.
         """
-        from toolkit import collect_channels
-
         layers = list(rounded_layers(model))
         if not layers:
             context.journal.noted(Code.NO_QUANTIZED_WEIGHTS())
@@ -55,6 +54,12 @@ class CorrectBias(Helper):
         if context.dry_run:
             context.journal.noted(Code.DRY_RUN(step="biases"))
             return
+        self._correct_all(model, layers, data, context)
+        model.tidy()
+
+    def _correct_all(self, model: Model, layers: list[RoundedLayer], data: CalibrationData, context: Context) -> None:
+        from toolkit import collect_channels
+
         axes = {one.node.inputs[0].name: 1 if one.node.op in ("Conv", "ConvTranspose") else -1 for one in layers}
         means = {name: found.mean for name, found in collect_channels(model, axes, data, self.samples).items()}
         names = model.tensor_names()
@@ -67,7 +72,6 @@ class CorrectBias(Helper):
                 context.journal.declined(node.name, Code.NOT_CALIBRATED())
                 continue
             self._correct(model, layer, means[node.inputs[0].name], names, context)
-        model.tidy()
 
     def _correct(self, model: Model, layer: RoundedLayer, mean: Array, names: Names, context: Context) -> None:
         node = layer.node

@@ -22,10 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from passes.keep_precision import KeepPrecision
 from tests.benchmarks.bench_placement import in_turn
 from toolkit import Context, Extent, Model, Profiles, ShapeProfile
-from toolkit.backends.base import EngineSettings, Extras
+from toolkit.backends.base import Backend, EngineSettings, Extras
 from toolkit.backends.choose import choose
+from toolkit.backends.layer import Build
 from toolkit.backends.weak import lower_weak
 from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
 
 READERS = ("quantized", "float", "both", "output", "pool", "quantized pool")
 SKIPS = ("input", "convolution")
@@ -95,6 +97,16 @@ def form(reader: str, skip: str, paired: bool) -> Model:
     return Model.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
 
 
+def built(
+    backend: Backend, settings: EngineSettings, profiles: Profiles, model: Model, plan: PrecisionPlan, at: Path
+) -> Build:
+    """The engine of a model in FP16 where nothing else is asked; the model is written to ``at``."""
+    made = lower_weak(model, plan, settings, backend, Journal())
+    made.model.source = None
+    made.model.save(at, ir_version=8)
+    return backend.build(at, profiles, settings, extras=Extras(plan=made.plan, rest="fp16"))
+
+
 def main() -> None:
     """Build every form and print a table."""
     backend, _ = choose("tensorrt")
@@ -113,12 +125,9 @@ def main() -> None:
                 context = Context()
                 if kept and reader != "quantized pool":
                     KeepPrecision(nodes=kept)(model, context)
-                made = lower_weak(model, context.plan, settings, backend, Journal())
                 target = folder / f"{reader}_{skip}_{paired}.onnx".replace(" ", "_")
-                made.model.source = None
-                made.model.save(target, ir_version=8)
                 try:
-                    build = backend.build(target, profiles, settings, extras=Extras(plan=made.plan, rest="fp16"))
+                    build = built(backend, settings, profiles, model, context.plan, target)
                     engines[kind] = build.engine
                     row[f"{kind} layers"] = len(build.time_ms)
                 except Exception as error:

@@ -19,12 +19,11 @@ from onnx import helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.benchmarks.bench_placement import in_turn
-from tests.benchmarks.bench_residual import Block
-from toolkit import Context, Extent, Model, Profiles, ShapeProfile
-from toolkit.backends.base import EngineSettings, Extras
+from tests.benchmarks.bench_residual import Block, built
+from toolkit import Extent, Model, Profiles, ShapeProfile
+from toolkit.backends.base import EngineSettings
 from toolkit.backends.choose import choose
-from toolkit.backends.weak import lower_weak
-from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
 
 ACTIVATIONS = ("silu", "hardswish", "gelu", "gelu tanh")
 READERS = ("conv", "matmul")
@@ -96,12 +95,9 @@ def main() -> None:
             engines: dict[str, bytes] = {}
             row: dict[str, object] = {"activation": kind, "reader": reader}
             for name, shifted in (("plain", False), ("shifted", True)):
-                made = lower_weak(form(kind, reader, shifted), Context().plan, settings, backend, Journal())
                 target = Path(place) / f"{kind}_{reader}_{name}.onnx".replace(" ", "_")
-                made.model.source = None
-                made.model.save(target, ir_version=8)
                 try:
-                    build = backend.build(target, profiles, settings, extras=Extras(plan=made.plan, rest="fp16"))
+                    build = built(backend, settings, profiles, form(kind, reader, shifted), PrecisionPlan(), target)
                     engines[name] = build.engine
                     row[f"{name} layers"] = [layer.name[:80] for layer in build.layers]
                 except Exception as error:
