@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
@@ -74,6 +75,10 @@ def mse(histogram: Histogram, precision: Precision = Precision.INT8) -> float:
 
 METHODS: dict[str, Callable[[Histogram, Precision], float]] = {"minmax": minmax, "entropy": entropy, "mse": mse}
 NAMES = ("minmax", "entropy", "percentile", "mse")
+DEFAULT: Final = "mse"
+"""The method where none is named. All layers in INT8, on trained models, by entropy and by mse: a detector keeps 61 and
+98 % of its answers; a text reader has 18.4 and 24.4 dB, a classifier of page orientation 25.9 and 27.3, the digits 33.9
+and 34.0, the strip reader 37.0 and 37.5."""
 
 
 def amax_by(method: str, histogram: Histogram, precision: Precision = Precision.INT8, percent: float = 99.99) -> float:

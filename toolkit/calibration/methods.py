@@ -11,7 +11,7 @@ from typing import Any
 from toolkit.base.errors import RangesError, did_you_mean, did_you_mean_pattern
 from toolkit.base.precision import Precision
 from toolkit.base.text import matching
-from toolkit.calibration.amax import NAMES, amax_by
+from toolkit.calibration.amax import DEFAULT, NAMES, amax_by
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.diagnosis import diagnose
 from toolkit.contract.ranges import Range, Ranges
@@ -21,7 +21,7 @@ _WEIGHT_STEPS = 1000
 
 def make_ranges(
     collection: Collection,
-    method: str = "entropy",
+    method: str = DEFAULT,
     percentile: float = 99.99,
     precision: Precision = Precision.INT8,
     by_pattern: Mapping[str, str] | None = None,

@@ -12,6 +12,7 @@ from toolkit.base.errors import QtoolError, RangesError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress
+from toolkit.calibration.amax import DEFAULT
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Range, Ranges
@@ -53,7 +54,7 @@ class Calibrator:
     """
 
     data: CalibrationData | None
-    method: str = "entropy"
+    method: str = DEFAULT
     percentile: float = 99.99
     methods: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from toolkit.base.errors import QtoolError, RecipeError
 from toolkit.base.text import count, toml_string
+from toolkit.calibration.amax import DEFAULT
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Finding
 from toolkit.contract.registry import named, playing
@@ -34,9 +35,7 @@ from toolkit.run.new_ranges import EVALUATION, pass_lines
 from toolkit.run.plugins import said_of_plugins
 from toolkit.search.helpers import Helpers
 
-_METHOD, _BEST_WEIGHTS = "mse", "output"
-"""On trained models with entropy and with mse, all layers in INT8: a text reader 18.4 and 24.4 dB, a classifier of page
-orientation 25.9 and 27.3, the digits 33.9 and 34.0, the strip reader 37.0 and 37.5."""
+_BEST_WEIGHTS = "output"
 FRAGILE = (
     "Softmax", "LogSoftmax", "LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization",
 )  # fmt: skip
@@ -111,8 +110,8 @@ def recipe_for(
     if ranges is not None:
         lines.append(f"ranges = {_relative(ranges, target)}")
     if data is not None or ranges is None:
-        lines.append(f'method = "{_METHOD}"')
-        decided.append(ReportCode.NEW_METHOD(method=_METHOD))
+        lines.append(f'method = "{DEFAULT}"')
+        decided.append(ReportCode.NEW_METHOD(method=DEFAULT))
     # weights behind a pair and a Transpose are constants once the pair has gone
     strip = _strip(model)
     lines += [*strip, "", "[[pass]]", _use(Role.FOLD)]

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from toolkit.backends.base import EngineChoices
 from toolkit.base.settings import ByteSize, Count, Decibels, PathText, path_text
+from toolkit.calibration.amax import DEFAULT
 from toolkit.contract.ranges import LARGEST
 from toolkit.evaluation.metric_table import METRICS, is_share
 from toolkit.run.objects import Named
@@ -90,7 +91,7 @@ class CalibrationSection(Section):
     """``[calibration]``."""
 
     data: _Source | None = Field(None, description="a .npz, a folder, a Polygraphy JSON, or module:Name")
-    method: Literal["minmax", "entropy", "percentile", "mse"] = Field("entropy", description="how amax is chosen")
+    method: Literal["minmax", "entropy", "percentile", "mse"] = Field(DEFAULT, description="how amax is chosen")
     percentile: float = Field(99.99, gt=50, le=100, description="for method percentile")
     methods: dict[str, Literal["minmax", "entropy", "percentile", "mse"]] = Field(
         {}, description="method by glob over tensor names"

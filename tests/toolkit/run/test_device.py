@@ -119,7 +119,7 @@ def test_it_is_found_again_and_made_again_when_the_engine_changes(place, on_gpu)
     count = len(FakeEngine.fed)
     again = run(place / "digits.toml", place / "out")
     assert {step.status for step in again.steps} == {"reused"} and len(FakeEngine.fed) == count
-    (place / "digits.toml").write_text((place / "digits.toml").read_text().replace('"entropy"', '"minmax"'))
+    (place / "digits.toml").write_text((place / "digits.toml").read_text().replace('"mse"', '"minmax"'))
     changed = run(place / "digits.toml", place / "out")
     assert status(changed, "device") == "done" and len(FakeEngine.fed) > count
 

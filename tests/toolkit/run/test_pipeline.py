@@ -72,7 +72,7 @@ def test_nothing_changed_is_found_again_and_the_method_alone_collects_nothing_an
     again = run(place / "digits.toml", place / "out")
     assert set(statuses(again).values()) == {"reused"}
     collections = sorted(p.name for p in (place / "out" / ".qtool").glob("collection-*"))
-    text = (place / "digits.toml").read_text().replace('"entropy"', '"minmax"')
+    text = (place / "digits.toml").read_text().replace('"mse"', '"minmax"')
     (place / "digits.toml").write_text(text)
     changed = run(place / "digits.toml", place / "out")
     assert statuses(changed)["passes"] == "done"
@@ -168,7 +168,7 @@ def test_without_test_data_outputs_are_compared_on_held_out_samples(place):
 
 
 def test_garbage_is_called_broken_in_the_first_line(place):
-    text = (place / "digits.toml").read_text().replace('method = "entropy"', "manual = { image = 0.001 }")
+    text = (place / "digits.toml").read_text().replace('method = "mse"', "manual = { image = 0.001 }")
     text = text[: text.index("[evaluation]")]
     (place / "digits.toml").write_text(text)
     result = run(place / "digits.toml", place / "out")
@@ -496,7 +496,7 @@ def test_calibration_on_a_gpu_is_what_the_recipe_asks_for(place, monkeypatch):
         return collect(model, [t for t in taps if model.facts().is_float(t)], data, batch=batch)
 
     monkeypatch.setattr(gpu, "collect_on_gpu", stand_in)
-    text = (place / "digits.toml").read_text().replace('method = "entropy"', 'method = "entropy"\ndevice = "gpu"')
+    text = (place / "digits.toml").read_text().replace('method = "mse"', 'method = "mse"\ndevice = "gpu"')
     (place / "digits.toml").write_text(text)
     result = run(place / "digits.toml", place / "out")
     assert asked and asked[0][0] == 5 and result.exit_status == 0
@@ -507,7 +507,7 @@ def test_calibration_on_a_gpu_that_is_not_here_says_what_to_do(place):
 
     if shutil.which("nvidia-smi"):
         pytest.skip("a GPU is here")
-    text = (place / "digits.toml").read_text().replace('method = "entropy"', 'method = "entropy"\ndevice = "gpu"')
+    text = (place / "digits.toml").read_text().replace('method = "mse"', 'method = "mse"\ndevice = "gpu"')
     (place / "digits.toml").write_text(text)
     with pytest.raises(BackendError, match="calibrat"):
         run(place / "digits.toml", place / "out")
