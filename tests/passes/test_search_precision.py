@@ -22,6 +22,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.tensors import make_constant, make_node, onnx_type
 from toolkit.placement.qdq import without_pairs
+from toolkit.report.search_section import read_search
 from toolkit.search.plan_search import PlanSearch
 from toolkit.simulation.channels import sqnr_against
 from toolkit.simulation.simulation import Simulation
@@ -117,11 +118,14 @@ def lowered_sqnr(model, context, data):
     return sqnr_against(without_pairs(model), with_rounding(lowered), data)
 
 
-def test_float16_that_misses_the_budget_alone_is_named_and_no_layer_is_blamed():
+def test_float16_that_misses_the_budget_alone_is_named_and_no_layer_is_blamed(tmp_path):
     model = offset_chain(8000.0)
-    context = context_for(model, feeds())
+    context = context_for(model, feeds(), tmp_path)
     SearchPrecision(min_sqnr_db=20)(model, context)
     assert not kept(context)
+    found = read_search(tmp_path / "search.json")[0]
+    assert found.chosen.meets and not found.met and found.in_types
+    assert found.lacks["min_sqnr_db"] > 0 and found.rest_lacks["min_sqnr_db"] > 0
     (alone,) = said(context.journal, *IN_TYPES)
     assert alone["why"].code is Code.TYPE_MISSES
     assert alone["why"].values["rest"] == "fp16" and "min_sqnr_db" in alone["why"].values["limits"]
@@ -198,6 +202,8 @@ def test_a_limit_finer_than_one_answer_keeps_no_layer_float():
     found = budget.unproven(one, float_model)
     assert found is not None and found.code is EvaluationCode.WITHIN_ON_FEW
     assert (found.values["answers"], found.values["enough"]) == (96, 300)
+    # «within the budget» is not said of what misses another limit
+    assert replace(budget, min_sqnr_db=60.0).unproven(one, float_model) is None
     many = replace(one, metric=0.9 - 1 / 400, metric_answers=400, positions=400, agreement=1.0, flips=0.0)
     assert not budget.lacks(many, float_model) and budget.unproven(many, float_model) is None
 
@@ -262,14 +268,16 @@ def test_a_helper_that_changes_the_float_model_is_not_applied(monkeypatch):
     assert np.array_equal(model.constant(model.node("layer5").inputs[1]), before)
 
 
-def test_a_plan_that_still_misses_in_float16_after_all_searches_is_said_to(monkeypatch):
-    monkeypatch.setattr(PlanSearch, "_lacks_in_types", lambda *given: {"min_sqnr_db": 0.1})
+def test_a_plan_that_still_misses_in_float16_after_all_searches_is_said_to(monkeypatch, tmp_path):
+    monkeypatch.setattr(PlanSearch, "_check_in_types", lambda self, found: found.lacks_in_types.update(min_sqnr_db=0.1))
     model = chain()
-    context = context_for(model, feeds())
+    context = context_for(model, feeds(), tmp_path)
     SearchPrecision(min_sqnr_db=10)(model, context)
     found = said(context.journal, *IN_TYPES)
     assert [(one["limits"], one["by"]) for one in found] == [(("min_sqnr_db",), (0.1,))] * 3
     assert [one["last"] for one in found] == [False, False, True]
+    info = read_search(tmp_path / "search.json")[0]
+    assert (info.met, info.in_types, info.lacks, info.rest_lacks) == (False, True, {"min_sqnr_db": 0.1}, {})
 
 
 def test_a_layer_that_int8_damages_runs_in_fp8_where_that_is_asked(tmp_path):

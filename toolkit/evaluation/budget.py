@@ -86,8 +86,10 @@ class Budget:
         return {name: lack for name, lack in found.items() if lack > 1e-9}
 
     def unproven(self, outcome: Outcome, reference: Outcome) -> Finding | None:
-        """That the samples are too few for a limit that they do not miss; None where they are enough."""
-        return too_few(self._share_limits(outcome, reference))
+        """That the samples are too few for a limit that they do not miss; None where they are enough, or miss one."""
+        few = too_few(self._share_limits(outcome, reference))
+        missed = few is not None and replace(self, margin=0.0, max_ms=None).lacks(outcome, reference)
+        return None if missed else few
 
     def _share_limits(self, outcome: Outcome, reference: Outcome) -> list[ShareLimit]:
         """Every limit on a share of answers, a limit on the metric's drop among them."""

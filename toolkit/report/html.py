@@ -18,7 +18,7 @@ from toolkit.report.describe import unlike_profiles
 from toolkit.report.findings.accuracy import amount, change, level
 from toolkit.report.findings.headline import evidence, opened_words
 from toolkit.report.findings.latency import overhead_words, pair_words
-from toolkit.report.findings.search import budget_words, lacks_words
+from toolkit.report.findings.search import budget_words, plan_standing, standing
 from toolkit.report.findings.tasks import few_details, part_name, part_words
 from toolkit.report.findings.words import percent, share_percent
 from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
@@ -157,7 +157,8 @@ def environment() -> Environment:
         pair_words=pair_words,
         change_words=change,
         budget_words=budget_words,
-        lacks_words=lacks_words,
+        plan_standing=plan_standing,
+        standing=standing,
         unlike_profiles=unlike_profiles,
         precisions=[str(p) for p in Precision],
         none_word=NONE,

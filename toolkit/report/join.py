@@ -103,6 +103,7 @@ def join(
     if accuracy is not None and dead is not None:
         accuracy = accuracy.model_copy(update={"doubts": [*accuracy.doubts, sentence(dead)]})
     result = verdict(accuracy, device, late)
+    alone = rest_alone(search) if search is not None and result in ("missed", "broken") else None
     backend = BackendInfo(
         name=build.backend,
         version=build.version,
@@ -131,7 +132,7 @@ def join(
     ]
     tried = [*advised, *payoff_advice(payoff, layers, bool(latency), recipe.passes)]
     if search is not None:
-        tried += search_advice(search, result, culprits(layers), accuracy, rest_alone(journal), recipe.passes)
+        tried += search_advice(search, result, culprits(layers), accuracy, recipe.passes)
     one_by_one = search is not None and bool(search.layers)
     tried += advice(layers, accuracy, backend, declined, range_list, one_by_one, device, recipe.passes)
     return Report(
@@ -148,7 +149,7 @@ def join(
                 payoff,
                 late,
                 slow_plan(search),
-                left_out(layers, declined, recipe.passes),
+                alone or left_out(layers, declined, recipe.passes),
             ),
             verdict=result,
             nodes=len(layers),

@@ -113,7 +113,8 @@ class Accuracy(Part):
         if self.budget is None or self.drop is None:
             return None
         # a limit finer than one answer is not missed by one
-        return self.drop <= self.budget + ROUNDING or self.standing == "unproven"
+        unproven = self.standing == "unproven" or (self.few is not None and self.few.limit == "max_drop")
+        return self.drop <= self.budget + ROUNDING or unproven
 
     @property
     def rising(self) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from toolkit.contract.findings import Code, Finding
-from toolkit.contract.journal import Journal
 from toolkit.contract.registry import named, playing
 from toolkit.contract.roles import Role
 from toolkit.report.advice import as_good_as_float
@@ -19,10 +18,10 @@ _LEAST_SHARE = 0.01
 _LATE = {"max_ms"}
 
 
-def rest_alone(journal: Journal) -> Finding | None:
-    """The search's note that the float layers' type alone misses the budget, with nothing quantized; else None."""
-    found = next((e.why.values["why"] for e in journal.of("noted") if e.why.code is Code.SEARCH_TYPE_ALONE), None)
-    return found if isinstance(found, Finding) else None
+def rest_alone(info: SearchInfo) -> Finding | None:
+    """That the float layers' type alone misses the budget, with nothing quantized; None where it does not."""
+    lacks = info.rest_lacks
+    return Code.TYPE_MISSES(rest=info.rest, limits=list(lacks), by=list(lacks.values())) if lacks else None
 
 
 def search_advice(
@@ -30,7 +29,6 @@ def search_advice(
     result: Verdict,
     blamed: Sequence[LayerInfo],
     accuracy: Accuracy | None = None,
-    alone: Finding | None = None,
     passes: Sequence[PassInfo] = (),
 ) -> list[Advice]:
     """What to try next by what the search measured, the most useful first.
@@ -40,16 +38,15 @@ def search_advice(
         result: the run's verdict.
         blamed: the layers with the largest error of their own; named where they are others.
         accuracy: what the evaluation measured.
-        alone: what ``rest_alone`` gives.
         passes: the recipe's passes: helper passes that its search tries already are not advised.
     """
     found: list[Advice] = []
     own = next((one for one in passes if one.role is Role.SEARCH), None)
     use = own.use if own is not None else named(Role.SEARCH)
-    if result in ("missed", "broken") and info.met and (alone is not None or not info.chosen.quantized_share):
+    if result in ("missed", "broken") and (info.rest_lacks or (info.met and not info.chosen.quantized_share)):
         # no choice of layers mends what is missed with nothing quantized
-        return [_other_rest(info, accuracy, alone)]
-    if not info.met:
+        return [_other_rest(info, accuracy)]
+    if not info.met and not info.in_types:
         found.append(_unmet(info, use, own is not None and bool(own.settings.get("helpers"))))
     elif result in ("missed", "broken"):
         margin = 2 * max(info.budget.get("margin", 0.0), 0.5)
@@ -87,9 +84,9 @@ def _unmet(info: SearchInfo, use: str, helped: bool) -> Advice:
     return Advice(finding, f'[[pass]]\nuse = "{use}"\nhelpers = [{listed}]\n')
 
 
-def _other_rest(info: SearchInfo, accuracy: Accuracy | None, alone: Finding | None) -> Advice:
+def _other_rest(info: SearchInfo, accuracy: Accuracy | None) -> Advice:
     """What helps where the budget is missed whatever is quantized: another type for the float layers."""
-    rest = str(info.rest)
+    rest, alone = str(info.rest), rest_alone(info)
     nothing = not info.chosen.quantized_share and accuracy is not None
     levels = [o.sqnr_db for o in accuracy.outputs.values() if o.sqnr_db is not None] if accuracy is not None else []
     finding = ReportCode.FLOAT_TYPE_MISSES_BUDGET(

@@ -48,8 +48,14 @@ class SearchInfo(Part):
     gpu: str = Field(description="the GPU that times are predicted for; empty where they only order plans")
     prefer: str = ""
     budget: dict[str, float] = Field(default_factory=dict)
-    met: bool
+    met: bool = Field(description="whether the chosen plan meets the budget, in the types that it runs in too")
     lacks: dict[str, Finite] = Field(default_factory=dict, description="how far the chosen plan misses each limit")
+    in_types: bool = Field(
+        default=False, description="whether it does so in the types that it runs in alone, not as simulated in float32"
+    )
+    rest_lacks: dict[str, Finite] = Field(
+        default_factory=dict, description="how far the unquantized model misses each with its layers in ``rest``"
+    )
     evaluations: int
     inferences: float = Field(default=0.0, description="what it cost, in float inferences of its samples")
     samples: int = 0

@@ -88,7 +88,7 @@ def accuracy_of(
         in_place=found.in_place,
         task=_task_info(task),
         parts=_parts(found, limits["min_unchanged"]),
-        doubts=[sentence(one) for one in _doubts(found, few, task)],
+        doubts=[sentence(one) for one in _doubts(found, None if misses else few, task)],
         few=FewAnswers(**few.values) if few is not None else None,
         shows_nothing=_shows_nothing(found),
     )

@@ -208,8 +208,9 @@ class PlanSearch:
             if little and self.spending.more():
                 context.journal.noted(Code.SEARCH_GOES_ON(share=found.best.quantized, of=cost.work.of))
                 search, found = run(demand)
-            lacks = self._lacks_in_types(found) if found.best.meets else {}
-            if not lacks:
+            self._check_in_types(found)
+            lacks = dict(found.lacks_in_types)
+            if not lacks or found.rest_lacks:
                 break
             last = attempt == _ATTEMPTS
             missed = {"limits": list(lacks), "by": list(lacks.values())}
@@ -269,32 +270,28 @@ class PlanSearch:
         few = self.budget.unproven(found.best.outcome, found.reference)
         return Code.SEARCH_UNPROVEN(why=few) if few is not None else None
 
-    def _lacks_in_types(self, found: SearchResult) -> dict[str, float]:
-        """What the chosen plan lacks in its real types, where its layers are to blame; layers kept float run in
-        ``rest`` then, which the simulation computes in float32.
+    def _check_in_types(self, found: SearchResult) -> None:
+        """Note how far a plan that meets the budget in float32 misses it in its real types; layers kept float run in
+        ``rest`` then.
 
         The margin is not asked for again. Where the unquantized model in ``rest`` misses the budget too, the journal
         says so, and no layer is blamed.
         """
         context, simulation = self.context, self.simulation
-        if context.rest is Precision.FP32 or self.reference is not None:
-            return {}
+        if not found.best.meets or context.rest is Precision.FP32 or self.reference is not None:
+            return
         self.spending.pay(TYPES_PRICE)
         reference, plain = simulation.runner.float_outcome, replace(self.budget, margin=0.0, max_ms=None)
         try:
-            outcome = simulation.outcome_of(self._in_types(found))
-            lacks = plain.lacks(outcome, reference)
-            if not lacks:
-                return {}
-            alone = plain.lacks(simulation.outcome_of(self._in_types(None)), reference)
+            found.lacks_in_types = plain.lacks(simulation.outcome_of(self._in_types(found)), reference)
+            if found.lacks_in_types:
+                found.rest_lacks = plain.lacks(simulation.outcome_of(self._in_types(None)), reference)
         except ModelError as error:
+            found.lacks_in_types = {}
             context.journal.noted(Code.SEARCH_TYPE_UNCHECKED(rest=context.rest, error=error.what[:200]))
-            return {}
-        if not alone:
-            return lacks
-        missed = Code.TYPE_MISSES(rest=context.rest, limits=list(alone), by=list(alone.values()))
-        context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed))
-        return {}
+        if alone := found.rest_lacks:
+            missed = Code.TYPE_MISSES(rest=context.rest, limits=list(alone), by=list(alone.values()))
+            context.journal.noted(Code.SEARCH_TYPE_ALONE(why=missed))
 
     def _in_types(self, found: SearchResult | None) -> Model:
         """The model as it will run: with the plan's pairs, or without any, lowered to ``rest``."""

@@ -40,6 +40,9 @@ class SearchResult:
         inferences: the price of everything that ran a model, in float inferences of the samples, by arithmetic alone.
         computed: what it really took, by the clock; no record has it, since it never comes out the same twice.
         first: what it had cost when the first plan within the budget was found; None where none was.
+        lacks_in_types: how far the best plan misses the budget in the types that it runs in, where its simulation in
+            float32 meets it; empty where it meets it in these too, or cannot be run in them.
+        rest_lacks: how far the unquantized model misses it with its layers in the float type, where the plan does.
     """
 
     best: SearchedPlan
@@ -52,6 +55,8 @@ class SearchResult:
     inferences: float = 0.0
     computed: float = 0.0
     first: float | None = None
+    lacks_in_types: dict[str, float] = field(default_factory=dict)
+    rest_lacks: dict[str, float] = field(default_factory=dict)
 
     def front(self) -> list[SearchedPlan]:
         """The Pareto front of noise against predicted time, the fastest first."""

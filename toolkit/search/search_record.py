@@ -17,7 +17,7 @@ from toolkit.evaluation.outcome import Outcome
 from toolkit.search.cost import CostModel
 from toolkit.search.evaluations import SCHEMA
 from toolkit.search.search import SearchResult
-from toolkit.search.searched_plan import SearchedPlan
+from toolkit.search.searched_plan import SearchedPlan, lacks_json, lacks_of
 from toolkit.search.sensitivity import Sensitivity
 from toolkit.search.weak_spots import WeakSpot
 
@@ -51,6 +51,8 @@ class SearchRecord:
         weak_spots: the worst layers, explained.
         inferences: what the search cost, in float inferences of its samples: everything that ran a model.
         first: what it had cost when the first plan within the budget was found; None where none was.
+        lacks_in_types: how far the best plan misses the budget in the types that it runs in; see ``SearchResult``.
+        rest_lacks: how far the unquantized model does with its layers in ``rest``.
     """
 
     best: SearchedPlan
@@ -75,6 +77,8 @@ class SearchRecord:
     weak_spots: list[WeakSpot] = field(default_factory=list)
     inferences: float = 0.0
     first: float | None = None
+    lacks_in_types: dict[str, float] = field(default_factory=dict)
+    rest_lacks: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
@@ -90,6 +94,7 @@ class SearchRecord:
             "plans": [plan.to_json() for plan in self.plans],
             "warnings": [warning.to_json() for warning in self.warnings],
             "weak_spots": [spot.to_json() for spot in self.weak_spots],
+            "lacks_in_types": lacks_json(self.lacks_in_types), "rest_lacks": lacks_json(self.rest_lacks),
         }  # fmt: skip
 
     @classmethod
@@ -126,6 +131,8 @@ class SearchRecord:
             weak_spots=[WeakSpot.from_json(one) for one in content["weak_spots"]],
             inferences=float(content["inferences"]),
             first=float(content["first_within_budget"]) if content["first_within_budget"] is not None else None,
+            lacks_in_types=lacks_of(content["lacks_in_types"]),
+            rest_lacks=lacks_of(content["rest_lacks"]),
         )
 
     def save(self, path: Path) -> None:
@@ -177,6 +184,7 @@ def record(
         budget.higher_is_better, samples, found.sensitivity.metric if found.sensitivity is not None else None,
         cost.measured_share(found.best.kept), cost.work.of, [slower] if slower is not None else [],
         [*doubts, *found.notes], list(spots), found.inferences, found.first,
+        found.lacks_in_types, found.rest_lacks,
     )  # fmt: skip
 
 

@@ -10,6 +10,16 @@ from typing import Any
 from toolkit.evaluation.outcome import Outcome
 
 
+def lacks_json(lacks: Mapping[str, float]) -> dict[str, float | str]:
+    """How far limits are missed, as JSON holds it: what is no finite number as text."""
+    return {name: lack if math.isfinite(lack) else str(lack) for name, lack in lacks.items()}
+
+
+def lacks_of(content: Mapping[str, Any]) -> dict[str, float]:
+    """Read what ``lacks_json`` gave."""
+    return {str(name): float(lack) for name, lack in content.items()}
+
+
 @dataclass(frozen=True)
 class SearchedPlan:
     """One plan that was evaluated.
@@ -55,7 +65,7 @@ class SearchedPlan:
         """A JSON-able dictionary."""
         return {
             "kept": list(self.kept), "amax": dict(self.amax), "outcome": self.outcome.to_json(),
-            "lacks": {k: v if math.isfinite(v) else str(v) for k, v in self.lacks.items()},
+            "lacks": lacks_json(self.lacks),
             "predicted_ms": self.seconds * 1e3, "quantized_macs": self.quantized,
             "batches": self.batches, "of": self.of, "clear": self.clear,
         }  # fmt: skip
@@ -71,7 +81,7 @@ class SearchedPlan:
             tuple(str(name) for name in content["kept"]),
             {str(name): float(amax) for name, amax in content["amax"].items()},
             Outcome.from_json(content["outcome"]),
-            {str(name): float(lack) for name, lack in content["lacks"].items()},
+            lacks_of(content["lacks"]),
             float(content["predicted_ms"]) / 1e3,
             float(content["quantized_macs"]),
             int(content["batches"]),

@@ -14,7 +14,6 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.precision import Precision
 from toolkit.base.text import plain
 from toolkit.contract.findings import Code
-from toolkit.contract.journal import Journal
 from toolkit.evaluation.budget import Budget
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
@@ -22,7 +21,7 @@ from toolkit.report.findings.headline import headline
 from toolkit.report.findings.search import search_line
 from toolkit.report.html import render_html
 from toolkit.report.schema import LayerInfo, Report, SearchInfo
-from toolkit.report.search_advice import rest_alone, search_advice
+from toolkit.report.search_advice import search_advice
 from toolkit.report.search_chart import HEIGHT, WIDTH, axis, search_chart
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, WeakSpotInfo
 from toolkit.report.search_section import read_search
@@ -256,21 +255,19 @@ def test_where_a_search_measured_the_local_guess_is_not_offered():
 
 def test_where_nothing_quantized_misses_too_no_margin_is_asked_for():
     measured = accuracy("missed")
-    journal = Journal()
-    journal.noted(Code.SEARCH_TYPE_ALONE(why=Code.TYPE_MISSES(rest="fp16", limits=["min_sqnr_db"], by=[59.21])))
     plain = info([point(chosen=True, kept=22, quantized_share=0.0)], budget={"margin": 1.0}, samples=1)
     (found,) = search_advice(plain, "missed", [], measured)
     values = {"rest": "fp16", "nothing_quantized": True, "alone": None, "sqnr_db": 31.4, "metric": 0.941}
     assert found.finding == ReportCode.FLOAT_TYPE_MISSES_BUDGET(**values)
     assert found.fragment == '[engine]\nrest = "fp32"\n'
     mixed = info([point(chosen=True)], budget={"margin": 1.0}, samples=1)
-    (alone,) = search_advice(mixed, "missed", [], measured, rest_alone(journal))
+    mixed.met, mixed.in_types, mixed.rest_lacks = False, True, {"min_sqnr_db": 59.21}
+    (alone,) = search_advice(mixed, "missed", [], measured)
     assert alone.finding.code is ReportCode.FLOAT_TYPE_MISSES_BUDGET
     assert alone.finding.values["alone"] == Code.TYPE_MISSES(rest="fp16", limits=["min_sqnr_db"], by=[59.21])
     assert not alone.finding.values["nothing_quantized"]
-    journal = Journal()
-    journal.noted(Code.SEARCH_IN_TYPES(rest="fp16", limits=["max_drop"], by=[0.1], searches=1, last=False))
-    (margin,) = search_advice(mixed, "missed", [], measured, rest_alone(journal))
+    mixed.rest_lacks, mixed.lacks = {}, {"max_drop": 0.1}
+    (margin,) = search_advice(mixed, "missed", [], measured)
     assert margin.finding == ReportCode.WIDEN_MARGIN(samples=1) and "margin = 2" in margin.fragment
     plain.rest = Precision.FP32
     (loosen,) = search_advice(plain, "missed", [], measured)

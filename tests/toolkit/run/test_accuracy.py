@@ -30,6 +30,14 @@ def test_only_the_limit_that_was_missed_is_called_missed():
     assert headline([], found).startswith(f"MISSED ITS BUDGET: {miss}; top1")
 
 
+def test_too_few_samples_for_one_limit_are_no_doubt_where_another_is_missed():
+    few = measured(samples=96, metric_answers=96, drop=1 / 96, value=0.986 - 1 / 96)
+    assert accuracy_of(few, BudgetSection(max_drop=0.01)).doubts
+    found = accuracy_of(few, BudgetSection(max_drop=0.01, min_sqnr_db=120))
+    assert found.standing == "missed" and found.doubts == [] and found.few.limit == "max_drop"
+    assert found.drop_kept is True and len(found.misses) == 1
+
+
 def test_a_missed_drop_is_called_so_and_rounded():
     worse = measured(value=0.8713118712273641, drop=0.1146881287726359)
     found = accuracy_of(worse, BudgetSection(max_drop=0.01, min_value=0.9))

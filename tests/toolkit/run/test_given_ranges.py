@@ -209,7 +209,7 @@ def test_with_data_what_a_cache_does_not_hold_for_is_calibrated_and_said(tmp_pat
     (told,) = [e["values"] for e in journal(tmp_path / "out") if e.get("rule") == "ranges-of-other-type"]
     assert (told["has"], told["wanted"], set(told["tensors"])) == ("int8", "fp8", set(AMAX))
     kept = Ranges.load(tmp_path / "out" / "ranges.json").tensors
-    assert {kept[name].dtype for name in LAYERS} == {"fp8"} and {kept[name].method for name in LAYERS} == {"entropy"}
+    assert {kept[name].dtype for name in LAYERS} == {"fp8"} and {kept[name].method for name in LAYERS} == {"mse"}
 
 
 def test_with_data_given_ranges_win_or_fill_and_keep_what_they_are(tmp_path):

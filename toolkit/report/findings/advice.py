@@ -62,7 +62,7 @@ def _float_type(
     rest: str, nothing_quantized: bool, alone: str | None, sqnr_db: float | None, metric: float | None
 ) -> str:
     parts = []
-    if nothing_quantized:
+    if nothing_quantized and not alone:
         level = f"{sqnr_db:.1f} dB SQNR" if sqnr_db is not None else number(metric) if metric is not None else ""
         parts.append(
             f"The chosen plan quantizes nothing{f', and {rest.upper()} itself gives {level}' if level else ''}"

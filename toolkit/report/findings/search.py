@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from toolkit.base.text import count
 from toolkit.report.findings.words import percent, work_share
-from toolkit.report.search_parts import SearchInfo
+from toolkit.report.search_parts import PlanPoint, SearchInfo
 
 _UNITS = {"max_ms": " ms", "min_sqnr_db": " dB"}
 
@@ -14,17 +14,35 @@ _UNITS = {"max_ms": " ms", "min_sqnr_db": " dB"}
 def search_line(info: SearchInfo) -> str:
     """The search in one line."""
     plan = info.chosen
-    met = "meets the budget" if info.met else f"MISSES the budget: {lacks_words(info.lacks)}"
     times = f"; {plan.predicted_ms:.4g} ms predicted on the {info.gpu}, float {info.float_ms:.4g} ms"
     if info.measured_share:
         times += f", {percent(info.measured_share, 0)} of it measured"
     level = f", {plan.sqnr_db:.1f} dB SQNR" if plan.sqnr_db is not None else ""
     price = f" for {info.inferences:.1f} float inferences" if info.inferences else ""
     return (
-        f"Search: {count(info.evaluations, 'plan')} on {count(info.samples, 'sample')}{price}; the chosen plan {met}; "
-        f"{count(plan.kept, 'layer')} in float, {work_share(plan.quantized_share, info.share_of)} requested in "
-        f"{str(info.precision).upper()}{level}{times if info.gpu else ''}"
+        f"Search: {count(info.evaluations, 'plan')} on {count(info.samples, 'sample')}{price}; the chosen plan "
+        f"{standing(info)}; {count(plan.kept, 'layer')} in float, {work_share(plan.quantized_share, info.share_of)} "
+        f"requested in {str(info.precision).upper()}{level}{times if info.gpu else ''}"
     )
+
+
+def standing(info: SearchInfo) -> str:
+    """Whether the chosen plan meets the budget, in the types that it runs in; a verb with what it says of the plan."""
+    if info.met:
+        return "meets the budget"
+    rest = str(info.rest).upper()
+    if info.rest_lacks:
+        words = f"MISSES the budget, as {rest} alone does with nothing quantized: {lacks_words(info.rest_lacks)}"
+    else:
+        words = f"MISSES the budget{f' in {rest}' if info.in_types else ''}: {lacks_words(info.lacks)}"
+    return words + (" (it meets it simulated in FP32)" if info.in_types else "")
+
+
+def plan_standing(info: SearchInfo, plan: PlanPoint) -> str:
+    """Whether a plan met the budget, for a table's cell."""
+    if not plan.meets:
+        return "missed" + (f": {lacks_words(plan.lacks)}" if plan.lacks else "")
+    return f"met in FP32, missed in {str(info.rest).upper()}" if plan.chosen and info.in_types else "met"
 
 
 def lacks_words(lacks: Mapping[str, float | str | None]) -> str:

@@ -30,7 +30,8 @@ def _in_types(rest: str, limits: tuple[str, ...], by: tuple[float, ...], searche
         if last
         else "The search continues with budgets tightened by that much."
     )
-    return f"In {rest} the chosen plan misses {misses(limits, by)}, unlike its simulation in float32. {next_step}"
+    missed = misses(limits, by)
+    return f"In {rest.upper()} the chosen plan misses {missed}, unlike its simulation in float32. {next_step}"
 
 
 def _ranges(method: str, tensors: tuple[str, ...], amax: tuple[float, ...], before: tuple[float, ...]) -> str:
@@ -138,9 +139,11 @@ SEARCH: Table = {
     ),
     Code.SEARCH_IN_TYPES: _in_types,
     Code.SEARCH_TYPE_UNCHECKED: "The plan was not checked in {rest}, since onnxruntime cannot run it: {error}",
-    Code.TYPE_MISSES: lambda rest, limits, by: f"{rest} alone, with nothing quantized, misses {misses(limits, by)}",
+    Code.TYPE_MISSES: lambda rest, limits, by: (
+        f"{rest.upper()} alone, with nothing quantized, misses {misses(limits, by)}"
+    ),
     Code.SEARCH_TYPE_ALONE: lambda why: (
-        f"{why}: no choice of layers can fix that, and the plan taken is one whose quantization meets the budget. Set "
+        f"{why}: no choice of layers can fix that. The plan taken meets the budget simulated in FP32 alone. Set "
         '[engine] rest = "fp32" (or "bf16"), or keep the nodes with the largest error in fp32 with '
         f"{pass_for(Role.KEEP)}."
     ),
