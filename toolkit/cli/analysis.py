@@ -38,7 +38,7 @@ def bisect(
     min_sqnr_db: Annotated[float | None, typer.Option(help="Passes if every output has this SQNR.")] = None,
     min_agreement: Annotated[float | None, typer.Option(help="Passes if top-1 agreement is at least this.")] = None,
     command: Annotated[
-        str | None, typer.Option(help="Passes if this command exits 0; {model} is the quantized ONNX file.")
+        str | None, typer.Option(help="Passes if this command exits 0; {model} is the model.onnx that a run writes.")
     ] = None,
     reads: Annotated[
         list[Path] | None,
@@ -48,7 +48,9 @@ def bisect(
     batch: BatchOption = 64,
     data: Data = "calibration",
     repeats: Annotated[int, typer.Option(min=1, help="How often the ends are checked, to notice flaky checks.")] = 2,
-    precision: Annotated[str, typer.Option(help="What the recipe fragment asks for: fp16, bf16, fp32.")] = "fp16",
+    precision: Annotated[
+        str | None, typer.Option(help="What kept layers run in: fp16, bf16, fp32; default: [engine] rest.")
+    ] = None,
     on: Annotated[
         str, typer.Option(help="What is checked: simulation (of the ONNX model), or engine (each built and run here).")
     ] = "simulation",

@@ -93,7 +93,7 @@ def _db(value: float) -> str:
 def bisect(
     recipe: Path, out: Path | None, max_drop: float | None, min_sqnr_db: float | None, min_agreement: float | None,
     command: str | None, reads: tuple[Path, ...], samples: int | None, batch: int, data: str, repeats: int,
-    precision: str, allow_code: bool, on: str, json: bool,
+    precision: str | None, allow_code: bool, on: str, json: bool,
 ) -> int:  # fmt: skip
     """``qtool bisect``."""
     from toolkit.base.progress import Terminal
@@ -107,14 +107,17 @@ def bisect(
         bisected = bisect_recipe(_job(recipe, out, allow_code, terminal), Samples(data, samples, batch), question)
     found = bisected.found
     if json:
-        emit(found.to_json())
-    elif not found.kept:
-        say("\n".join(["The check passes with every layer quantized.", *map(sentence, found.notes)]))
+        emit(bisected.to_json())
+        return 0
+    notes = "".join(f"{sentence(note)}\n" for note in found.notes)
+    if bisected.rest is not None:
+        notes += f'Set [engine] rest = "{bisected.rest}".\n'
+    if not found.kept:
+        say(f"The check passes with every layer quantized.\n{notes}".rstrip())
     else:
         names = "".join(f"  {name}\n" for name in found.kept)
-        notes = "".join(f"{sentence(note)}\n" for note in found.notes)
         needed = "every one of them is needed" if len(found.kept) > 1 else "it is needed"
         these = f"these {len(found.kept)}" if len(found.kept) > 1 else "this one"
         said = f"The check passes with {these} of {bisected.layers} layers in float; {needed}."
-        say(f"{said}\n{names}{notes}\nPut this before the pass that quantizes:\n\n{found.fragment()}")
+        say(f"{said}\n{names}{notes}\nPut this before the pass that quantizes:\n\n{bisected.fragment()}")
     return 0

@@ -240,6 +240,7 @@ class Code(BaseCode):
     SEARCH_BUDGET = "search-budget"
     SEARCH_FOR_TIME = "search-for-time"
     SEARCH_IN_TYPES = "search-in-types"
+    BISECT_IN_TYPES = "bisect-in-types"
     SEARCH_TYPE_ALONE = "search-type-alone"
     SEARCH_TYPE_UNCHECKED = "search-type-unchecked"
     TYPE_MISSES = "type-misses"

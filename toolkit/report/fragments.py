@@ -24,7 +24,8 @@ class Advice:
     fragment: str = ""
 
 
-def keep_fragment(nodes: Sequence[str], precision: str) -> str:
+def keep_fragment(nodes: Sequence[str], precision: str, reason: str = "") -> str:
     """A piece of recipe that keeps ``nodes`` in ``precision``; names are TOML strings, their globs made literal."""
     listed = "".join(f"    {toml_string(literal_glob(node))},\n" for node in nodes)
-    return f'[[pass]]\nuse = "{named(Role.KEEP)}"\nprecision = "{precision}"\nnodes = [\n{listed}]\n'
+    text = f'[[pass]]\nuse = "{named(Role.KEEP)}"\nprecision = "{precision}"\nnodes = [\n{listed}]\n'
+    return text + (f"reason = {toml_string(reason)}\n" if reason else "")

@@ -5,18 +5,23 @@ from __future__ import annotations
 import shlex
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from toolkit.base.errors import QtoolError, did_you_mean
+from toolkit.backends.bench import EngineBench
+from toolkit.backends.lowering import lower
+from toolkit.backends.prepare import save_for
+from toolkit.base.errors import ModelError, QtoolError, did_you_mean
 from toolkit.base.files import sha256_json
 from toolkit.base.needs import Needs
+from toolkit.base.precision import Precision
 from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Code, Finding
+from toolkit.report.fragments import keep_fragment
 from toolkit.run.bisect_engine import EngineCheck
 from toolkit.run.command_needs import command_needs
 from toolkit.run.job import Job
@@ -58,7 +63,7 @@ class Question:
         reads: files and folders that the command reads. Where none are named nobody knows what its verdicts depend
             on, and it is asked anew each time.
         on: what is checked: ``simulation`` or ``engine``.
-        precision: what the recipe fragment asks for, and kept layers run in: fp16, bf16 or fp32.
+        precision: what kept layers run in: fp16, bf16 or fp32; the recipe's ``rest`` where None.
         repeats: how often the ends are checked, to notice flaky checks.
     """
 
@@ -66,7 +71,7 @@ class Question:
     command: str | None = None
     reads: tuple[Path, ...] = ()
     on: str = "simulation"
-    precision: str = "fp16"
+    precision: str | None = None
     repeats: int = 2
 
     def check(self, allow_code: bool) -> None:
@@ -103,7 +108,7 @@ class Question:
             raise QtoolError("--command runs a command of yours", remedy="add --allow-code")
         if self.on not in PLACES:
             raise QtoolError(f"--on is '{self.on}'", remedy=did_you_mean(self.on, PLACES))
-        if self.precision not in KEPT:
+        if self.precision is not None and self.precision not in KEPT:
             raise QtoolError(f"--precision is '{self.precision}'", remedy=did_you_mean(self.precision, KEPT))
         if self.command is not None and self.on == "engine":
             raise QtoolError("--command judges the ONNX model, and --on engine builds engines", remedy="leave out one")
@@ -111,10 +116,32 @@ class Question:
 
 @dataclass(frozen=True)
 class Bisected:
-    """The result, and how many layers there were to choose from."""
+    """The result, in the types that it was checked in.
+
+    Attributes:
+        found: the layers to keep, and how they were found.
+        layers: how many there were to choose from.
+        precision: what the kept layers ran in.
+        rest: what ``[engine] rest`` has to be in place of the recipe's; None where that stays.
+    """
 
     found: Bisection
     layers: int
+    precision: Precision
+    rest: Precision | None = None
+
+    def fragment(self) -> str:
+        """Lines to paste into a recipe before the pass that quantizes; empty where nothing has to be kept."""
+        kept = self.found.kept
+        return keep_fragment(kept, str(self.precision), "found by qtool bisect") if kept else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary."""
+        return {
+            **self.found.to_json(),
+            "recipe": self.fragment(),
+            "rest": str(self.rest) if self.rest is not None else None,
+        }
 
 
 def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
@@ -131,17 +158,19 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
         simulation = ready.simulation
         limits = question.limits
         log, content, on_engine = ready.hidden / "bisect.jsonl", None, None
+        own, rest = ready.context.rest, None
+        precision = Precision(question.precision) if question.precision is not None else own
         check: Check
         needs: Callable[[], Needs | None] = needs_now
         if limits.max_drop is not None and limits.max_drop > 1 and job.recipe.evaluation.metric in SHARES:
             raise QtoolError(f"--max-drop is {limits.max_drop:g}", remedy="it is a share: 0.02 is 2 points")
         if question.command is not None:
-            check = _CommandCheck(question.command, ready)
+            check = _CommandCheck(question.command, ready, precision)
             needs = partial(command_needs, question.command, question.reads)
         else:
             budget = _budget(limits, samples.data, ready) if limits.given else _recipes(ready, samples.data)
             if question.on == "engine":
-                check = on_engine = EngineCheck(ready, budget, question.precision)
+                check = on_engine = EngineCheck(ready, budget, precision)
                 content = on_engine.content
                 # a file of its own: a bisection of the simulation would begin it anew, and engines take long
                 log = ready.hidden / "bisect.engine.jsonl"
@@ -152,19 +181,21 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
         else:
             passes = [pass_code(step) for step in (ready.step, *ready.later)]
             judged = repr(budget) if question.command is None else ""
-            asked = [question.command, judged, passes, str(ready.context.rest)]
+            types = [str(own), str(precision)] if question.command is not None else []
+            asked = [question.command, judged, passes, types]
             fingerprint = sha256_json([simulation.fingerprint(), *asked])
         found = bisecting.bisect(
-            simulation.names, check, log=log, repeats=question.repeats, precision=question.precision,
-            progress=job.progress, fingerprint=fingerprint, content=content, needs=needs,
+            simulation.names, check, log=log, repeats=question.repeats, progress=job.progress,
+            fingerprint=fingerprint, content=content, needs=needs,
             likely=[group.name for group in fast(simulation).ranked()],
         )  # fmt: skip
         found.notes += ready.notes
         if isinstance(check, _SimulationCheck):
             found.notes += check.doubts(frozenset(found.kept))
+            precision, rest = check.settle(found, precision)
         if on_engine is not None:
             found.notes += on_engine.notes()
-        return Bisected(found, len(simulation.names))
+        return Bisected(found, len(simulation.names), precision, rest)
 
 
 def _recipes(ready: QuantizingRecipe, data: str) -> Budget:
@@ -232,19 +263,47 @@ class _SimulationCheck:
         few = self.budget.unproven(simulation.without(kept), simulation.runner.float_outcome)
         return [Code.SEARCH_UNPROVEN(why=few)] if few is not None else []
 
+    def settle(self, found: Bisection, asked: Precision) -> tuple[Precision, Precision | None]:
+        """What kept layers run in, and what ``rest`` has to be where the recipe's will not do: the answer passes so.
+
+        The simulation computes in float32. ``asked`` and the recipe's own type are taken where the answer passes in
+        them, or where onnxruntime cannot run it so; else float32, for the kept layers first. The notes say why.
+        """
+        kept, rest, fp32 = frozenset(found.kept), self.ready.context.rest, Precision.FP32
+        plain = replace(self.budget, margin=0.0, max_ms=None)
+        simulation = self.ready.simulation
+        for precision in dict.fromkeys((asked, fp32) if kept else (rest,)):
+            if (precision, rest) == (fp32, fp32):
+                break
+            model, context = self.ready.candidate(kept, precision)
+            observed = context.known_ranges.observed if context.known_ranges is not None else None
+            try:
+                lowered = lower(model, context.plan, rest=rest, observed=observed).model
+                lacks = plain.lacks(simulation.outcome_of(lowered), simulation.runner.float_outcome)
+            except ModelError as error:
+                found.notes.append(Code.SEARCH_TYPE_UNCHECKED(rest=rest, error=error.what[:200]))
+                return precision, None
+            if not lacks:
+                return precision, None
+            missed = {"limits": list(lacks), "by": list(lacks.values())}
+            found.notes.append(Code.BISECT_IN_TYPES(precision=precision, rest=rest, **missed))
+        return fp32, fp32 if rest is not fp32 else None
+
 
 @dataclass(frozen=True)
 class _CommandCheck:
-    """Whether a command exits 0 on the model with these layers float."""
+    """Whether a command exits 0 on the model.onnx that a run would write with these layers in ``precision``."""
 
     command: str
     ready: QuantizingRecipe
+    precision: Precision
 
     def __call__(self, kept: frozenset[str]) -> bool:
-        model, _ = self.ready.candidate(kept, self.ready.context.rest)
-        path = self.ready.hidden / "bisect.onnx"
-        model.source = None
-        model.save(path)
+        model, context = self.ready.candidate(kept, self.precision)
+        bench = self.ready.context.bench
+        assert isinstance(bench, EngineBench)
+        lowered, _ = bench.lowered(model, context.plan, context.known_ranges)
+        path = save_for(bench.builder, bench.settings, lowered, self.ready.hidden / "bisect.onnx")
         words = [word.replace("{model}", str(path)) for word in shlex.split(self.command)]
         if "{model}" not in self.command:
             words.append(str(path))

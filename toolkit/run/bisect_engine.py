@@ -29,8 +29,7 @@ class EngineCheck:
     """Says whether the engine whose named layers are float passes; a check for ``bisect``.
 
     The samples are those of the simulation, each in every profile that it counts for; what they give is compared with
-    onnxruntime's run of the float model, and the limits are judged, by the simulation's own code. Passes behind the
-    quantizing one are applied too, since they say what the engine's other layers run in.
+    onnxruntime's run of the float model, and the limits are judged, by the simulation's own code.
 
     Args:
         ready: the recipe up to its quantizing pass.
@@ -41,10 +40,10 @@ class EngineCheck:
         DataError: no sample fits the batches of any profile.
     """
 
-    def __init__(self, ready: QuantizingRecipe, budget: Budget, precision: str) -> None:
+    def __init__(self, ready: QuantizingRecipe, budget: Budget, precision: Precision) -> None:
         from toolkit.graph.sessions import session
 
-        self.ready, self.budget, self.precision = ready, budget, Precision(precision)
+        self.ready, self.budget, self.precision = ready, budget, precision
         bench = ready.context.bench
         assert isinstance(bench, EngineBench)
         self.ranges = ready.context.known_ranges
@@ -125,8 +124,6 @@ class EngineCheck:
         """The candidate as it is built; the last one is remembered, since it is named before it is asked for."""
         if self._last is None or self._last[0] != kept:
             model, context = self.ready.candidate(kept, self.precision)
-            for later in self.ready.later:
-                later(model, context)
             self._last = kept, *self.bench.lowered(model, context.plan, self.ranges)
         return self._last[1], self._last[2]
 

@@ -90,14 +90,19 @@ class QuantizingRecipe:
         return self.job.folder.hidden
 
     def candidate(self, kept: frozenset[str], precision: Precision) -> tuple[Model, Context]:
-        """The model with pairs on all layers but ``kept``, and the context with its plan; nothing here changes."""
+        """The model with pairs on all layers but ``kept``, which run in ``precision``, and the context with its plan.
+
+        The passes behind the quantizing one are applied too, since they say what other layers run in. Nothing here
+        changes.
+        """
         model, context = self.model.copy(), context_for(self.inputs, self.model, self.context.journal)
         context.known_ranges = self.context.known_ranges
         context.plan = self.context.plan.copy()
         for name in sorted(kept):
             context.plan.ask(name, precision, Code.TRIAL())
         # pairs that do not pay stay in: the simulation knows nothing of times, and the question is which ones harm
-        self.step.plain()(model, context)
+        for one in (self.step.plain(), *self.later):
+            one(model, context)
         return model, context
 
 

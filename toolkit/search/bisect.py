@@ -17,10 +17,7 @@ from toolkit.base.log import Log
 from toolkit.base.needs import Needs
 from toolkit.base.progress import Progress, silent
 from toolkit.base.reads import needs_now
-from toolkit.base.text import toml_string
 from toolkit.contract.findings import Finding
-from toolkit.contract.registry import named
-from toolkit.contract.roles import Role
 from toolkit.search.again import again
 
 
@@ -52,25 +49,13 @@ class Bisection:
         kept: the layers to keep float, in the graph's order; empty where the check passes with all quantized.
         verdicts: all answers, in order.
         checks: how often the check was run now; the rest came from the log.
-        precision: what the recipe fragment asks for.
         notes: what the reader should know of the checks.
     """
 
     kept: list[str]
     verdicts: list[CheckResult] = field(default_factory=list)
     checks: int = 0
-    precision: str = "fp16"
     notes: list[Finding] = field(default_factory=list)
-
-    def fragment(self) -> str:
-        """Lines to paste into a recipe before insert_qdq; empty where nothing has to be kept."""
-        if not self.kept:
-            return ""
-        nodes = "".join(f"    {toml_string(name)},\n" for name in self.kept)
-        return (
-            f'[[pass]]\nuse = "{named(Role.KEEP)}"\nnodes = [\n{nodes}]\nprecision = "{self.precision}"\n'
-            'reason = "found by qtool bisect"\n'
-        )
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
@@ -79,7 +64,6 @@ class Bisection:
             "checks": self.checks,
             "verdicts": [{"kept": list(v.kept), "passed": v.passed, "reason": v.reason} for v in self.verdicts],
             "notes": [note.to_json() for note in self.notes],
-            "recipe": self.fragment(),
         }
 
 
@@ -90,7 +74,6 @@ def bisect(
     log: Path | None = None,
     fingerprint: str = "",
     repeats: int = 2,
-    precision: str = "fp16",
     progress: Progress | None = None,
     content: Callable[[frozenset[str]], str] | None = None,
     likely: Sequence[str] = (),
@@ -105,7 +88,6 @@ def bisect(
         fingerprint: what the verdicts depend on.
         repeats: how often the check is run with everything quantized, with everything float, and on the answer; an
             answer that changes shows that the check is flaky.
-        precision: what the recipe fragment asks for: fp16, bf16 or fp32.
         progress: called with what is being done, how much is done, and of how much.
         content: a digest of what is checked with these layers kept float; sets with one digest share their verdicts.
             None: the layers' names say it all.
@@ -121,7 +103,7 @@ def bisect(
     everything = frozenset(names)
     notes = again(asker.log)
     if asker.surely(frozenset(), "everything quantized"):
-        return Bisection([], asker.verdicts, asker.checks, precision, notes)
+        return Bisection([], asker.verdicts, asker.checks, notes)
     if not asker.surely(everything, "every layer float"):
         why = asker.verdicts[-1].reason
         raise QtoolError(
@@ -133,7 +115,7 @@ def bisect(
     kept = _minimal(first or list(names), asker.ask)
     asker.surely(frozenset(kept), "the answer")
     order = {name: place for place, name in enumerate(names)}
-    return Bisection(sorted(kept, key=order.__getitem__), asker.verdicts, asker.checks, precision, notes)
+    return Bisection(sorted(kept, key=order.__getitem__), asker.verdicts, asker.checks, notes)
 
 
 class _Asker:

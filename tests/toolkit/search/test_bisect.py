@@ -30,19 +30,6 @@ def test_one_layer_takes_few_checks():
     assert bisect(NAMES, lambda kept: "layer11" in kept).checks <= 2 * 5 + 8
 
 
-def test_the_fragment_is_a_recipe():
-    import sys
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-
-    found = bisect(NAMES, lambda kept: {"layer3", "layer9"} <= kept, precision="fp32")
-    (entry,) = tomllib.loads(found.fragment())["pass"]
-    assert entry["use"] == "keep_precision" and entry["nodes"] == ["layer3", "layer9"] and entry["precision"] == "fp32"
-
-
 def test_flaky_checks_are_noticed():
     answers = itertools.cycle([False, True])
     with pytest.raises(QtoolError, match="flaky: with everything quantized it answers fail, pass"):
@@ -56,7 +43,7 @@ def test_a_check_that_fails_in_float_is_no_question_for_bisection():
 
 def test_nothing_to_keep():
     found = bisect(NAMES, lambda kept: True)
-    assert found.kept == [] and found.fragment() == ""
+    assert found.kept == []
 
 
 def test_no_verdict_is_lost_or_asked_twice(tmp_path):

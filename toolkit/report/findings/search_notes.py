@@ -138,6 +138,10 @@ SEARCH: Table = {
         "the multiply-accumulates in {dtype}."
     ),
     Code.SEARCH_IN_TYPES: _in_types,
+    Code.BISECT_IN_TYPES: lambda precision, rest, limits, by: (
+        f"Simulated in FP32 the answer passes; with its layers in {precision.upper()} and the others' float parts in "
+        f"{rest.upper()} it misses {misses(limits, by)}."
+    ),
     Code.SEARCH_TYPE_UNCHECKED: "The plan was not checked in {rest}, since onnxruntime cannot run it: {error}",
     Code.TYPE_MISSES: lambda rest, limits, by: (
         f"{rest.upper()} alone, with nothing quantized, misses {misses(limits, by)}"
