@@ -23,6 +23,7 @@ class PartFigures(Part):
     low: float = Field(description="lower end of the 95 % interval of unchanged (Wilson)")
     high: float = Field(description="its upper end")
     standing: Literal["met", "unproven", "missed"]
+    rule: str = Field(default="", description="when an answer counts as unchanged, where it need not be the same")
 
 
 class FewAnswers(Part):

@@ -176,6 +176,8 @@ def _print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None
     for part in accuracy.parts:
         interval = f"95 % interval {percent(part.low)} to {percent(part.high)}"
         console.print(plain_text(f"  {part_words(part, named=True)}; {percent(part.least)} must; {interval}"))
+    for rule in dict.fromkeys(part.rule for part in accuracy.parts if part.rule):
+        console.print(plain_text(f"  {rule}"))
     for name, output in accuracy.outputs.items():
         figures = ["identical to float"] if output.identical else []
         figures += [f"SQNR {output.sqnr_db:.1f} dB"] if output.sqnr_db is not None else []

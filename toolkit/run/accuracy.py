@@ -12,6 +12,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import LimitStanding
 from toolkit.evaluation.metric_table import usual_limits
 from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
+from toolkit.evaluation.tasks import reader
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.parts import Accuracy, OutputError
@@ -161,6 +162,7 @@ def _parts(found: EvaluationResult, least: float | None) -> list[PartFigures]:
                 low=low,
                 high=high,
                 standing=tally.standing(least).value,
+                rule=sentence(rule) if (rule := reader(tally.part).rule()) is not None else "",
             )
         )
     return made

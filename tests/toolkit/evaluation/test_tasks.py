@@ -10,6 +10,7 @@ import pytest
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.intervals import LimitStanding
 from toolkit.evaluation.tasks import TASKS, AnswerTally, OutputPart, reader
+from toolkit.report.findings import sentence
 from toolkit.run.sections import TaskName
 
 RNG = np.random.default_rng(0)
@@ -34,6 +35,28 @@ def tally(task, wanted, found, settings=None, batch=16, channels=None):
 def test_recipes_name_the_tasks_that_there_are():
     assert TaskName.__args__ == TASKS
     assert {reader(OutputPart(task, ("y",))).name for task in TASKS} == set(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "values"),
+    [
+        ("classification", {}, None),
+        ("classification", {"threshold": 0.4}, {"threshold": 0.4}),
+        ("sequence", {}, None),
+        ("ctc", {"blank": 7}, {"blank": 7}),
+        ("detection", {"threshold": 0.25}, {"threshold": 0.25, "slack": 0.8, "iou": 0.5}),
+        ("segmentation", {"floor": 0.9}, {"floor": 0.9, "small": 0.002}),
+        ("embedding", {}, {"floor": 0.99, "near": 0.1}),
+        ("regression", {"few": True}, {"floor": 20.0, "few": True, "quiet": 0.01}),
+        ("regression", {"peak": 255.0}, {"floor": 30.0, "peak": 255.0}),
+        ("generation", {}, None),
+    ],
+)
+def test_every_tolerance_of_an_answer_is_stated(task, settings, values):
+    rule = reader(OutputPart(task, ("y",), settings)).rule()
+    assert (dict(rule.values) if rule is not None else None) == values
+    assert rule is None or all(f"{value:.3g}" in sentence(rule) for name, value in values.items()
+                               if name in ("floor", "threshold", "iou", "blank"))  # fmt: skip
 
 
 @pytest.mark.parametrize(("samples", "expected"), [(20, "unproven"), (299, "unproven"), (300, "met"), (2000, "met")])

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
 from toolkit.evaluation.intervals import LimitStanding, standing, wilson
 
 Rows = Mapping[str, Array]
@@ -120,6 +121,10 @@ class Task(ABC):
     def __init__(self, part: OutputPart) -> None:
         self.part, self.settings = part, part.settings
         self.level_needed = float(self.settings.get("floor", self.floor))
+
+    def rule(self) -> Finding | None:
+        """When an answer counts as unchanged, with every tolerance; None where it has to be the same to the letter."""
+        return None
 
     def rows(self, wanted: Mapping[str, Array], found: Mapping[str, Array]) -> Rows:
         """One batch: the float model's outputs and the other's, by name.

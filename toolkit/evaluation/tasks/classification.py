@@ -8,6 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.tasks.base import Rows, Task, one_each, same_choice, scores
 
 
@@ -18,6 +20,12 @@ class Classification(Task):
     """
 
     name: ClassVar[str] = "classification"
+
+    def rule(self) -> Finding | None:
+        """See ``Task.rule``."""
+        if "threshold" not in self.settings:
+            return None
+        return EvaluationCode.RULE_LABELS(threshold=float(self.settings["threshold"]))
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch."""

@@ -8,6 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.tasks.base import Rows, Task, one_each, scores
 
 
@@ -33,6 +35,10 @@ class Ctc(Task):
     """One answer a sample: its reading. Outputs are scores [batch, positions, classes]."""
 
     name: ClassVar[str] = "ctc"
+
+    def rule(self) -> Finding:
+        """See ``Task.rule``."""
+        return EvaluationCode.RULE_READING(blank=int(self.settings.get("blank", 0)))
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch."""

@@ -8,7 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from toolkit.base.types import Array
-from toolkit.evaluation.boxes import Detections, detections, matched
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.boxes import OVERLAP, Detections, detections, matched
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.tasks.base import Rows, Task, one_each
 
 _SLACK = 0.8
@@ -25,6 +27,10 @@ class Detection(Task):
     name: ClassVar[str] = "detection"
     figure: ClassVar[str] = "detections"
     any_shape: ClassVar[bool] = True
+
+    def rule(self) -> Finding:
+        """See ``Task.rule``."""
+        return EvaluationCode.RULE_DETECTION(threshold=float(self.settings["threshold"]), slack=_SLACK, iou=OVERLAP)
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch."""

@@ -8,6 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.tasks.base import LEVEL, AnswerTally, Rows, Task, one_each
 
 _BLOCK = 512
@@ -28,6 +30,10 @@ class Embedding(Task):
     floor_name: ClassVar[str] = "min_cosine"
     floor: ClassVar[float] = 0.99
     figure: ClassVar[str] = "cosine_p5"
+
+    def rule(self) -> Finding:
+        """See ``Task.rule``."""
+        return EvaluationCode.RULE_EMBEDDING(floor=self.level_needed, near=_NEAR)
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch: both vectors and their cosine, of each sample."""

@@ -8,6 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.tasks.base import OutputPart, Rows, Task, db, one_each
 
 _QUIET = 0.01
@@ -26,6 +28,10 @@ class Regression(Task):
     floor_name: ClassVar[str] = "min_snr_db"
     floor: ClassVar[float] = 20.0
     figure: ClassVar[str] = "snr_db"
+
+    def rule(self) -> Finding:
+        """See ``Task.rule``."""
+        return EvaluationCode.RULE_SNR(floor=self.level_needed, few=bool(self.settings.get("few")), quiet=_QUIET)
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch. ``mean`` and ``variance`` of the settings are the float model's; without them the batch's."""
@@ -49,6 +55,10 @@ class Image(Regression):
     floor_name: ClassVar[str] = "min_psnr_db"
     floor: ClassVar[float] = 30.0
     figure: ClassVar[str] = "psnr_db"
+
+    def rule(self) -> Finding:
+        """See ``Task.rule``."""
+        return EvaluationCode.RULE_PSNR(floor=self.level_needed, peak=float(self.settings["peak"]))
 
     def _signal(self, wanted: Array) -> Array:
         return np.full(len(wanted), float(self.settings["peak"]) ** 2)

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.tasks.base import Rows, Task, one_each
 
 _SMALL = 0.002
@@ -60,6 +62,10 @@ class Segmentation(Task):
     floor_name: ClassVar[str] = "min_iou"
     floor: ClassVar[float] = 0.95
     figure: ClassVar[str] = "iou"
+
+    def rule(self) -> Finding:
+        """See ``Task.rule``."""
+        return EvaluationCode.RULE_MASK(floor=self.level_needed, small=_SMALL)
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch."""

@@ -167,6 +167,32 @@ TASKS: Table = {
     EvaluationCode.TASK_NAMED: lambda task, outputs: f"Judged as {task} by {names(outputs)}, as the recipe says.",
     EvaluationCode.TASK_CLUE: _clue,
     EvaluationCode.WITHIN_ON_FEW: _few,
+    EvaluationCode.RULE_EMBEDDING: lambda floor, near: (
+        f"An embedding is kept where its cosine with the float model's is at least {floor:g} and the sample that is "
+        f"nearest now was the float model's nearest, or short of it by at most {percent(near, 0)} of the gap between "
+        "the nearest and the median sample."
+    ),
+    EvaluationCode.RULE_DETECTION: lambda threshold, slack, iou: (
+        f"Detections are kept where each one of either model that scores over {threshold:.3g} has its match in the "
+        f"other's: the same class, IoU {iou:g} or more, a score over {slack * threshold:.3g}."
+    ),
+    EvaluationCode.RULE_MASK: lambda floor, small: (
+        f"A mask is kept where its mean IoU with the float model's is at least {floor:g}; classes of less than "
+        f"{percent(small)} of the pixels are left out."
+    ),
+    EvaluationCode.RULE_LABELS: "Labels are kept where the same classes score over {threshold:.3g}.",
+    EvaluationCode.RULE_READING: (
+        "A reading is kept where it is the same, with repeats collapsed and class {blank} left out."
+    ),
+    EvaluationCode.RULE_SNR: lambda floor, few, quiet: (
+        f"Values are kept where their SNR is at least {floor:g} dB: noise against "
+        + (
+            "the variation over all samples."
+            if few
+            else f"the variation within the sample, or {percent(quiet, 0)} of what is usual where that is less."
+        )
+    ),
+    EvaluationCode.RULE_PSNR: "An image is kept where its PSNR is at least {floor:g} dB, for a range of {peak:.4g}.",
     ReportCode.SAMPLES_SHOW_NOTHING: lambda samples: (
         (
             "1 sample shows nothing of the accuracy"
