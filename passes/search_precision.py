@@ -302,8 +302,11 @@ class SearchPrecision(InsertQDQ):
             fewer.rest()
             # by the number that is shown too
             better = after.clearly_better(before) and after.outcome.sqnr_db > before.outcome.sqnr_db
+            seen = sum(feed.count for feed in fewer.feeds)
+            worst = after.outcome.output
+            place = {"samples": seen, "output": worst, "behind": fewer.behind(worst)}
             levels = {"before_db": before.outcome.sqnr_db, "after_db": after.outcome.sqnr_db}
-            context.journal.noted(Code.SEARCH_HELPER(helper=name, applied=better, dtype=self.dtype, **levels))
+            context.journal.noted(Code.SEARCH_HELPER(helper=name, applied=better, dtype=self.dtype, **levels, **place))
             if better:
                 if apart.provider is not context.provider:
                     trial, apart = _with_helper(name, model, context)

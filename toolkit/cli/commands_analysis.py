@@ -50,6 +50,7 @@ def _spot(spot: WeakSpot) -> dict[str, Any]:
 
 
 def _print(found: Sensitivity, target: Path, spots: list[WeakSpot]) -> None:
+    from toolkit.base.text import count
     from toolkit.report.console import make_console, plain_text, table
     from toolkit.report.findings import sentence
     from toolkit.report.findings.words import percent, share_percent, work_share
@@ -71,7 +72,8 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot]) -> None:
     console.print(grid)
     say(f"{work_share(found.quantized_share, found.share_of)} quantized")
     say(
-        f"all quantized: {_db(found.full.sqnr_db)} dB; {found.samples} samples; {found.method}, "
+        f"all quantized: {_db(found.full.sqnr_db)} dB of '{found.full.output}' on {count(found.samples, 'sample')}; "
+        f"{found.method}, "
         f"{found.inferences:.1f} float inferences"
     )
     if found.metric is not None:

@@ -17,6 +17,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.installed import installed_for
 from toolkit.contract.ranges import Ranges
 from toolkit.contract.roles import Role
+from toolkit.graph.measured import squashed_by
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
 
@@ -38,6 +39,9 @@ class Effect:
         before_share: share of the answers that stay the float model's without the pass, of the worst part that the
             task judges; None without a task.
         after_share: with it.
+        samples: on how many samples that is.
+        output: the output that is worst with the pass.
+        behind: the operator behind it that presses values into a fixed range, such as Softmax; None without one.
     """
 
     before_db: float
@@ -45,6 +49,9 @@ class Effect:
     quantized: str = ""
     before_share: float | None = None
     after_share: float | None = None
+    samples: int = 0
+    output: str = ""
+    behind: str | None = None
 
     @property
     def helps(self) -> bool:
@@ -173,11 +180,15 @@ def _measured(reference: Model, models: Sequence[Model], data: Any, context: Con
         seen += batch.count
         if seen >= SAMPLES:
             break
-    levels = [min((_db(*one) for one in own.values()), default=math.nan) for own in sums]
+    known = [{name: _db(*one) for name, one in own.items()} for own in sums]
+    levels = [min(own.values(), default=math.nan) for own in known]
+    worst = min(known[1], key=known[1].__getitem__, default="")
     shares: list[float | None] = [None, None]
     if answers is not None and seen:
         shares = [min(tally.share for tally in answers.tallies(rows)) for rows in read]
-    return Effect(levels[0], levels[1], quantized, *shares)
+    return Effect(
+        levels[0], levels[1], quantized, shares[0], shares[1], seen, worst, squashed_by(reference, worst) or None
+    )
 
 
 def _difference(wanted: Array, found: Array) -> tuple[float, float]:

@@ -41,6 +41,7 @@ class Outcome:
             nothing varies or too few samples were seen.
         tallies: the answers that stay, by part of the outputs as the task reads them; empty without a task.
         metric_answers: how many answers ``metric`` is a share of; 0 where it is none, or that is not known.
+        output: the output that ``noise`` is of; empty where that is not known.
     """
 
     noise: float
@@ -55,6 +56,7 @@ class Outcome:
     variation_db: float | None = None
     tallies: tuple[AnswerTally, ...] = ()
     metric_answers: int = 0
+    output: str = ""
 
     @property
     def sqnr_db(self) -> float:
@@ -77,8 +79,9 @@ class Outcome:
         tallies = tuple(AnswerTally.from_json(one) for one in content.get("tallies", ()))
         positions, answers = int(content["positions"]), int(content.get("metric_answers", 0))
         return cls(
-            float(content["noise"]), **values, positions=positions, metric_answers=answers, parts=parts, tallies=tallies
-        )
+            float(content["noise"]), **values, positions=positions, metric_answers=answers, parts=parts,
+            tallies=tallies, output=str(content.get("output", "")),
+        )  # fmt: skip
 
 
 def _plain(value: Any) -> Any:
@@ -241,19 +244,21 @@ def summed(
     cosines = [d.cosine for d in total.values() if d.cosine is not None]
     discrete = {name for part in parts for name in part.discrete}
     agreement, counted = _agreement(total, discrete)
+    noise, output = _noise(total, discrete)
     return Outcome(
-        _noise(total, discrete),
+        noise,
         min(cosines, default=None),
         max(sum(part.kl for part in parts) / positions, 0.0) if positions else None,
         agreement,
         _flips(parts),
         metric[0],
         counted,
-        tuple(_noise(part.differences, discrete) for part in parts),
+        tuple(_noise(part.differences, discrete)[0] for part in parts),
         _agreement_error(parts),
         _variation_db(total, varying or {}),
         answers.tallies([part.answers for part in parts]) if answers is not None else (),
         metric[1],
+        output,
     )
 
 
@@ -284,11 +289,12 @@ def _agreement(total: Mapping[str, Difference], discrete: Collection[str]) -> tu
     return share, abs(positions)
 
 
-def _noise(differences: Mapping[str, Difference], discrete: Collection[str]) -> float:
-    """Of the worst output; integers count only where no output holds floats."""
-    ratios = [_ratio(difference) for name, difference in differences.items() if name not in discrete]
-    unequal = [1.0 - d.agreement for d in differences.values() if d.agreement is not None]
-    return max(ratios or unequal, default=0.0)
+def _noise(differences: Mapping[str, Difference], discrete: Collection[str]) -> tuple[float, str]:
+    """Of the worst output, and its name; integers count only where no output holds floats."""
+    ratios = {name: _ratio(difference) for name, difference in differences.items() if name not in discrete}
+    known = ratios or {name: 1.0 - d.agreement for name, d in differences.items() if d.agreement is not None}
+    worst = max(known, key=known.__getitem__, default="")
+    return known.get(worst, 0.0), worst
 
 
 def _ratio(difference: Difference) -> float:

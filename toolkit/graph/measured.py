@@ -6,7 +6,23 @@ from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
 
+_SHAPES_ONLY = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
+                          "QuantizeLinear", "DequantizeLinear"})  # fmt: skip
+_SQUASHING = frozenset({"HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Tanh"})
+
 
 def measured_outputs(model: Model) -> list[str]:
     """What stands for a model's outputs where it is measured; see ``toolkit.graph.sessions.Session.outputs``."""
     return list(session(model).outputs) if not_run(model) else [tensor.name for tensor in model.graph.outputs]
+
+
+def squashed_by(model: Model, output: str) -> str:
+    """The operator that presses what is behind an output into a fixed range, such as Softmax; empty without one.
+
+    An SQNR behind one is another than that of the scores in front of it: certain answers hardly move.
+    """
+    tensor = model.graph.tensors().get(output)
+    node = model.producer(tensor) if tensor is not None else None
+    while node is not None and node.op in _SHAPES_ONLY and node.inputs:
+        node = model.producer(node.inputs[0])
+    return str(node.op) if node is not None and node.op in _SQUASHING else ""

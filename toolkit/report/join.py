@@ -11,6 +11,7 @@ from toolkit.backends.layer import Actual
 from toolkit.base.version import __version__
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph import work
+from toolkit.graph.measured import squashed_by
 from toolkit.report.advice import advice, quantizers
 from toolkit.report.codes import ReportCode
 from toolkit.report.describe import profile_infos, range_infos
@@ -100,6 +101,8 @@ def join(
     payoff = payoff_of(layers, build, engine.compared, engine.turns)
     late = too_slow(search, latency)
     dead = lost_layers(layers)
+    for name, output in accuracy.outputs.items() if accuracy is not None else ():
+        output.behind = squashed_by(graphs.final, name)
     if accuracy is not None and dead is not None:
         accuracy = accuracy.model_copy(update={"doubts": [*accuracy.doubts, sentence(dead)]})
     result = verdict(accuracy, device, late)

@@ -53,6 +53,7 @@ class OutputError(Measured):
     variation_db: Finite = Field(
         default=None, description="power of the variation between samples over the noise, in dB"
     )
+    behind: str = Field(default="", description="the operator, such as Softmax, that presses it into a fixed range")
     positions: int = Field(default=0, description="how many positions or elements ``agreement`` is a share of")
 
     @property

@@ -59,6 +59,8 @@ class SearchInfo(Part):
     evaluations: int
     inferences: float = Field(default=0.0, description="what it cost, in float inferences of its samples")
     samples: int = 0
+    output: str = Field(default="", description="the output that the chosen plan's SQNR is of: its worst")
+    behind: str = Field(default="", description="the operator, such as Softmax, that presses it into a fixed range")
     metric: str | None = None
     float_metric: Finite = None
     higher_is_better: bool = Field(default=True, description="of the metric")

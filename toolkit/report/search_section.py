@@ -38,7 +38,7 @@ def search_info(record: SearchRecord) -> SearchInfo:
         met=record.best.meets and not record.lacks_in_types, lacks=record.lacks_in_types or dict(record.best.lacks),
         in_types=bool(record.lacks_in_types), rest_lacks=dict(record.rest_lacks),
         evaluations=len(record.plans), samples=record.samples,
-        inferences=round(record.inferences, 2),
+        output=record.best.outcome.output, behind=record.behind, inferences=round(record.inferences, 2),
         metric=record.metric, float_metric=record.reference.metric, higher_is_better=record.higher_is_better,
         float_ms=record.float_ms, measured_share=record.measured_share, share_of=record.share_of,
         plans=[_point(plan, front, record.best) for plan in record.plans], layers=_layers(record),

@@ -186,7 +186,9 @@ def _print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None
             figures.append(f"{agreement_name(output.discrete)} {percent(output.agreement)}")
         figures += ["NaN or infinity"] if output.incomparable else []
         figures += [f"max abs difference {output.max_abs:.3g}"] if output.max_abs else []
-        console.print(plain_text(f"  output {name}: {', '.join(figures)}"))
+        console.print(
+            plain_text(f"  output {name}{f' (behind {output.behind})' if output.behind else ''}: {', '.join(figures)}")
+        )
     doubts = accuracy.doubts[1:] if doubted else accuracy.doubts
     for note in dict.fromkeys((*accuracy.misses, *doubts, *accuracy.notes)):
         console.print(plain_text(f"  {note}"))

@@ -43,6 +43,7 @@ class SearchResult:
         lacks_in_types: how far the best plan misses the budget in the types that it runs in, where its simulation in
             float32 meets it; empty where it meets it in these too, or cannot be run in them.
         rest_lacks: how far the unquantized model misses it with its layers in the float type, where the plan does.
+        behind: the operator behind the output of the best plan's noise that presses values into a fixed range.
     """
 
     best: SearchedPlan
@@ -57,6 +58,7 @@ class SearchResult:
     first: float | None = None
     lacks_in_types: dict[str, float] = field(default_factory=dict)
     rest_lacks: dict[str, float] = field(default_factory=dict)
+    behind: str = ""
 
     def front(self) -> list[SearchedPlan]:
         """The Pareto front of noise against predicted time, the fastest first."""
@@ -130,6 +132,7 @@ class Search(Evaluations):
         return SearchResult(
             self.best, self.plans, len(self.plans), sensitivity, reference, used, self.notes,
             self.spending.priced, self.spending.counted(self.simulation.runner.float_seconds), self.first,
+            behind=self.simulation.behind(self.best.outcome.output),
         )  # fmt: skip
 
     # ---------------------------------------------------------------- better ranges

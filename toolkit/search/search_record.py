@@ -53,6 +53,7 @@ class SearchRecord:
         first: what it had cost when the first plan within the budget was found; None where none was.
         lacks_in_types: how far the best plan misses the budget in the types that it runs in; see ``SearchResult``.
         rest_lacks: how far the unquantized model does with its layers in ``rest``.
+        behind: the operator behind the output of the best plan's noise that presses values into a fixed range.
     """
 
     best: SearchedPlan
@@ -79,6 +80,7 @@ class SearchRecord:
     first: float | None = None
     lacks_in_types: dict[str, float] = field(default_factory=dict)
     rest_lacks: dict[str, float] = field(default_factory=dict)
+    behind: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""
@@ -95,6 +97,7 @@ class SearchRecord:
             "warnings": [warning.to_json() for warning in self.warnings],
             "weak_spots": [spot.to_json() for spot in self.weak_spots],
             "lacks_in_types": lacks_json(self.lacks_in_types), "rest_lacks": lacks_json(self.rest_lacks),
+            "behind": self.behind,
         }  # fmt: skip
 
     @classmethod
@@ -133,6 +136,7 @@ class SearchRecord:
             first=float(content["first_within_budget"]) if content["first_within_budget"] is not None else None,
             lacks_in_types=lacks_of(content["lacks_in_types"]),
             rest_lacks=lacks_of(content["rest_lacks"]),
+            behind=str(content["behind"]),
         )
 
     def save(self, path: Path) -> None:
@@ -184,7 +188,7 @@ def record(
         budget.higher_is_better, samples, found.sensitivity.metric if found.sensitivity is not None else None,
         cost.measured_share(found.best.kept), cost.work.of, [slower] if slower is not None else [],
         [*doubts, *found.notes], list(spots), found.inferences, found.first,
-        found.lacks_in_types, found.rest_lacks,
+        found.lacks_in_types, found.rest_lacks, found.behind,
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from toolkit.evaluation.metrics import MetricOptions, make_metric
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.outputs import class_like, discrete_outputs
 from toolkit.graph.light import LightModel
-from toolkit.graph.measured import measured_outputs
+from toolkit.graph.measured import measured_outputs, squashed_by
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import SHORT_FLOATS
 from toolkit.graph.work import facts_at_opt, work_of
@@ -229,6 +229,10 @@ class Simulation:
     def alone(self, group: str, amax: Mapping[str, float] | None = None) -> Outcome:
         """The model with one group quantized."""
         return self.runner.run(self.switches.alone(group, amax))
+
+    def behind(self, output: str) -> str:
+        """See ``squashed_by``."""
+        return squashed_by(self.model, output)
 
     def outcome_of(self, lowered: Model) -> Outcome:
         """What a lowered form of the model, with its roundings to float16, does to the outputs on the same samples.

@@ -263,6 +263,7 @@ def test_a_search_takes_no_helper_that_lowers_what_it_shows():
         )
         step(model, context)
         (shown,) = said(context.journal, Code.SEARCH_HELPER)
+        assert shown["samples"] > 0 and shown["output"] == "y"
         assert shown["applied"] is (factor < 1) is (shown["after_db"] > shown["before_db"])
         assert not said(context.journal, Code.EFFECT)
 
@@ -294,4 +295,5 @@ def test_the_answers_that_stay_are_told_too():
     _, context, changed = applied(Rescale(factor=1 / 30), 30, evaluation=Evaluation(answers=answers))
     (shown,) = said(context.journal, Code.EFFECT)
     assert changed and 0 < shown["before_share"] <= shown["after_share"] <= 1
+    assert (shown["samples"], shown["output"]) == (24, "y")
     assert "of the answers unchanged" in sentence(Code.EFFECT(**shown))

@@ -58,7 +58,9 @@ def test_of_a_search_only_the_helpers_that_it_kept_are_named():
     journal = Journal()
     journal.by = "search_precision"
     worse, better = (
-        Code.SEARCH_HELPER(helper=name, applied=level > 14.3, dtype="int8", before_db=14.3, after_db=level)
+        Code.SEARCH_HELPER(
+            helper=name, applied=level > 14.3, dtype="int8", before_db=14.3, after_db=level, samples=8, output="y"
+        )
         for name, level in (("equalize", 14.0), ("smooth", 38.9))
     )
     journal.noted(worse)

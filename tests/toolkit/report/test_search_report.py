@@ -63,6 +63,7 @@ def info(plans, **more):
 def test_what_the_report_reads_is_what_the_search_found(searched):
     path, found = searched
     read, spots = read_search(path)
+    assert read.output == "y" and "dB SQNR of 'y' on these samples" in search_line(read)
     assert read.evaluations == len(read.plans) == found.evaluations and read.met
     assert read.chosen.names == list(found.best.kept) and "layer3" in read.chosen.names
     assert read.chosen.sqnr_db == pytest.approx(found.best.outcome.sqnr_db)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, pass_for, percent, quoted
+from toolkit.report.findings.words import db, output_words, pass_for, percent, quoted
 
 _STEPS = {
     "values": "A run would check the observed values of every tensor.",
@@ -20,20 +22,19 @@ _STEPS = {
 
 
 def _gain(
-    before_db: float | str, after_db: float | str, quantized: str, before_share: float | None, after_share: float | None
-) -> str:
-    subject = f"SQNR with all layers in {quantized.upper()}" if quantized else "SQNR of the outputs"
-    level = f"{subject} is {db(after_db)} with it and {db(before_db)} without"
+    before_db: float | str, after_db: float | str, quantized: str, samples: int, output: str, behind: str = "",
+    before_share: float | None = None, after_share: float | None = None,
+) -> str:  # fmt: skip
+    subject = f"SQNR of {output_words(output, behind)}"
+    subject += f" with all layers in {quantized.upper()}" if quantized else ""
+    level = f"{subject} on {count(samples, 'sample')} is {db(after_db)} with it and {db(before_db)} without"
     if before_share is None or after_share is None:
         return level
     return f"{level} ({percent(after_share)} and {percent(before_share)} of the answers unchanged)"
 
 
-def _effect(
-    by: str, before_db: float | str, after_db: float | str, quantized: str, applied: bool, helps: bool,
-    before_share: float | None = None, after_share: float | None = None,
-) -> str:  # fmt: skip
-    gain = _gain(before_db, after_db, quantized, before_share, after_share)
+def _effect(by: str, applied: bool, helps: bool, **figures: Any) -> str:
+    gain = _gain(**figures)
     if helps:
         return f"{by} is applied: {gain}."
     if applied:
@@ -41,11 +42,8 @@ def _effect(
     return f"{by} is NOT applied, since it does not help: {gain}. only_if_better = false applies it all the same."
 
 
-def _no_gain(
-    by: str, before_db: float | str, after_db: float | str, quantized: str, before_share: float | None = None,
-    after_share: float | None = None,
-) -> str:  # fmt: skip
-    return f"{by} would not help: {_gain(before_db, after_db, quantized, before_share, after_share)}"
+def _no_gain(by: str, **figures: Any) -> str:
+    return f"{by} would not help: {_gain(**figures)}"
 
 
 def _risk(words: str, by: str, requested: str) -> str:

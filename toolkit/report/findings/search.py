@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from toolkit.base.text import count
-from toolkit.report.findings.words import percent, work_share
+from toolkit.report.findings.words import output_words, percent, work_share
 from toolkit.report.search_parts import PlanPoint, SearchInfo
 
 _UNITS = {"max_ms": " ms", "min_sqnr_db": " dB"}
@@ -18,6 +18,7 @@ def search_line(info: SearchInfo) -> str:
     if info.measured_share:
         times += f", {percent(info.measured_share, 0)} of it measured"
     level = f", {plan.sqnr_db:.1f} dB SQNR" if plan.sqnr_db is not None else ""
+    level += f" of {output_words(info.output, info.behind)} on these samples" if level and info.output else ""
     price = f" for {info.inferences:.1f} float inferences" if info.inferences else ""
     return (
         f"Search: {count(info.evaluations, 'plan')} on {count(info.samples, 'sample')}{price}; the chosen plan "

@@ -6,7 +6,7 @@ from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, joined, pass_for, percent, quoted, work_share
+from toolkit.report.findings.words import db, joined, output_words, pass_for, percent, quoted, work_share
 
 _UNITS = {"max_ms": " ms", "min_sqnr_db": " dB", "sqnr_db": " dB", "variation_db": " dB"}
 _NOT_SET = {"sqnr_db": "the SQNR of any usable result", "variation_db": "the outputs' own variation between samples"}
@@ -70,8 +70,14 @@ def _all_float(by_time: bool, faster: int) -> str:
     return f"Every layer stays float: {count(faster, 'plan')} tried {verb} predicted to be faster, none within budget."
 
 
-def _helper(helper: str, applied: bool, dtype: str, before_db: float | str, after_db: float | str) -> str:
-    text = f"{helper}: SQNR with all layers in {dtype.upper()} is {db(after_db)} ({db(before_db)} before)"
+def _helper(
+    helper: str, applied: bool, dtype: str, before_db: float | str, after_db: float | str, samples: int, output: str,
+    behind: str = "",
+) -> str:  # fmt: skip
+    text = (
+        f"{helper}: SQNR of {output_words(output, behind)} with all layers in {dtype.upper()} is {db(after_db)} on "
+        f"{count(samples, 'sample')} ({db(before_db)} before)"
+    )
     return f"{text}." if applied else f"{text}; not applied."
 
 

@@ -37,6 +37,11 @@ def db(level: float | str | None) -> str:
     return f"{number:.1f} dB" if math.isfinite(number) else ("exact" if number > 0 else "-inf dB")
 
 
+def output_words(output: str, behind: str | None = None) -> str:
+    """An output's name, and the operator that presses it into a fixed range, where there is one."""
+    return f"'{output}'{f' (behind {behind})' if behind else ''}" if output else "the outputs"
+
+
 def percent(share: float, digits: int = 1) -> str:
     """A share in percent."""
     return f"{100 * share:.{digits}f} %"
