@@ -80,13 +80,21 @@ class FloatCheck:
     def _by_class(self, known: Mapping[str, object]) -> Finding | None:
         chosen, labels = np.concatenate(self._chosen), np.concatenate(self._labels)
         right, count = int((chosen == labels).sum()), len(chosen)
-        offset = _common(labels - chosen)
-        shifted = int((labels - chosen == offset).sum())
-        if offset and wilson(shifted, count)[0] > wilson(right, count)[1]:
-            return EvaluationCode.LABELS_SHIFTED(**known, offset=offset, share=shifted / count)
+        explained: list[tuple[int, Finding]] = []
+        for modulo in (0, self._classes):
+            apart = (labels - chosen) % modulo if modulo else labels - chosen
+            offset = _common(apart)
+            shifted = int((apart == offset).sum())
+            if offset and wilson(shifted, count)[0] > wilson(right, count)[1]:
+                nearest = offset - modulo if 2 * offset > modulo > 0 else offset
+                told = {"offset": nearest, "share": shifted / count, "modulo": modulo}
+                explained.append((shifted, EvaluationCode.LABELS_SHIFTED(**known, **told)))
         renamed = _renamed(chosen, labels)
         if wilson(renamed, count)[0] > max(wilson(right, count)[1], 2 * right / count, _TOLD):
-            return EvaluationCode.LABELS_RENAMED(**known, share=renamed / count)
+            explained.append((renamed, EvaluationCode.LABELS_RENAMED(**known, share=renamed / count)))
+        if explained:
+            # of equals the simplest, which comes first
+            return max(explained, key=lambda one: one[0])[1]
         often = float(np.bincount(labels - labels.min()).max()) / count
         chance = max(1.0 / self._classes, often)
         if right / count <= chance + 2 * math.sqrt(chance * (1 - chance) / count) and len(np.unique(labels)) > 1:

@@ -15,6 +15,8 @@ from toolkit.evaluation.parts import class_axis_of, parts_for
 
 _LEFT_OUT = 255
 _BOX = 5
+_MOST = 0.5
+"""The share of labels in range from which on the others are mistakes, not labels of another kind."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,62 @@ def fitting_metrics(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> l
                     fit = FittingMetric(metric, one.name)
                     chosen += [fit] if fit not in chosen else []
     return chosen
+
+
+@dataclass(frozen=True)
+class StrayLabel:
+    """The first label that is no class of an output, although the labels are laid out as numbers of its classes.
+
+    Attributes:
+        index: of the sample.
+        value: what it is.
+        output: the output.
+        classes: how many classes it has.
+        low: the smallest of all labels.
+        high: the largest.
+    """
+
+    index: int
+    value: int
+    output: str
+    classes: int
+    low: int
+    high: int
+
+    @property
+    def from_another_start(self) -> bool:
+        """Whether all labels would be classes if they were numbered from 0."""
+        return self.low > 0 and self.high - self.low < self.classes
+
+
+def stray_label(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> StrayLabel | None:
+    """A label out of range, of labels that would be an output's classes but for that; None where they are not.
+
+    Labels are taken for classes where they would fit a metric if they were in range, and most are in range or all of
+    them would be if they were numbered from another start.
+    """
+    if not labels or not _whole(labels, -(1 << 31), 1 << 31):
+        return None
+    flat = np.concatenate([one.reshape(-1) for one in labels])
+    for one in (one for one in seen.outputs if one.samples and not one.discrete):
+        guessed = [part.task for part in found.parts if one.name in part.outputs]
+        for task in (task for task in dict.fromkeys((*guessed, *fitting(one))) if task in _OF_CLASSES):
+            settings = _settings(task, one, seen)
+            count = 2 if "threshold" in settings else one.shape[int(settings.get("axis", class_axis_of(one)))]
+            free = -1 if task == "ctc" else _LEFT_OUT if task == "segmentation" else 0
+            known = flat[flat != free]
+            inside = (known >= 0) & (known < count)
+            if inside.all() or len(np.unique(known)) < 2:
+                continue
+            ranged = [np.where(label == free, label, np.clip(label, 0, count - 1)) for label in labels]
+            if not _FITS[task](one, settings, ranged):
+                continue
+            low, high = int(known.min()), int(known.max())
+            if inside.mean() >= _MOST or high - low < count:
+                wrong = [(label != free) & ((label < 0) | (label >= count)) for label in labels]
+                index = next(number for number, marks in enumerate(wrong) if marks.any())
+                return StrayLabel(index, int(labels[index][wrong[index]].flat[0]), one.name, count, low, high)
+    return None
 
 
 def _settings(task: str, output: SeenOutput, seen: SeenModel) -> Mapping[str, Any]:
@@ -167,3 +225,5 @@ _FITS: dict[str, Callable[[SeenOutput, Mapping[str, Any], Sequence[Array]], tupl
 }
 _WITHOUT_GUESS = frozenset({"classification", "sequence", "ctc", "segmentation", "regression"})
 """Tasks whose labels say enough, also of an output that is taken for something else."""
+_OF_CLASSES = frozenset({"classification", "sequence", "ctc", "segmentation"})
+"""Tasks whose labels are the numbers of an output's classes."""

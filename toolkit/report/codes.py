@@ -120,7 +120,5 @@ class ReportCode(BaseCode):
     NEW_METRIC = "new-metric"
     NEW_LIMIT = "new-limit"
     NEW_FLOAT_VALUE = "new-float-value"
-    NEW_FLOAT_VALUE_POOR = "new-float-value-poor"
     NEW_WITHOUT_SAMPLES = "new-without-samples"
-    NEW_LABELS_FIT_NOTHING = "new-labels-fit-nothing"
     NEW_METRIC_NEEDS_EXTRA = "new-metric-needs-extra"

@@ -96,6 +96,9 @@ class Accuracy(Part):
         default_factory=list, description="why it is not called usable although the budget was not missed, as clauses"
     )
 
+    float_wrong: bool = Field(
+        default=False, description="whether the float model is plainly wrong by the labels: the first of ``doubts``"
+    )
     few: FewAnswers | None = Field(
         default=None, description="the limit that needs most answers, where there are too few to judge it"
     )

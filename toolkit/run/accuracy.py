@@ -15,6 +15,7 @@ from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
 from toolkit.evaluation.tasks import reader
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
+from toolkit.report.findings.words import clause
 from toolkit.report.parts import Accuracy, OutputError
 from toolkit.report.schema import DeviceInfo
 from toolkit.report.task_parts import FewAnswers, PartFigures, TaskInfo
@@ -89,7 +90,8 @@ def accuracy_of(
         in_place=found.in_place,
         task=_task_info(task),
         parts=_parts(found, limits["min_unchanged"]),
-        doubts=[sentence(one) for one in _doubts(found, None if misses else few, task)],
+        doubts=[clause(sentence(one)) for one in _doubts(found, None if misses else few, task)],
+        float_wrong=task is not None and task.suspicion is not None,
         few=FewAnswers(**few.values) if few is not None else None,
         shows_nothing=_shows_nothing(found),
     )
@@ -194,10 +196,9 @@ def _shows_nothing(found: EvaluationResult) -> bool:
 
 def _doubts(found: EvaluationResult, few: Finding | None, task: TaskRecord | None) -> list[Finding]:
     """Why the result is not called usable although no limit is missed."""
-    doubts = [ReportCode.SAMPLES_SHOW_NOTHING(samples=found.samples)] if _shows_nothing(found) else []
+    doubts = [task.suspicion] if task is not None and task.suspicion is not None else []
+    doubts += [ReportCode.SAMPLES_SHOW_NOTHING(samples=found.samples)] if _shows_nothing(found) else []
     doubts += [few] if few is not None else []
-    if task is not None and task.suspicion is not None:
-        doubts.append(task.suspicion)
     for name, output in found.outputs.items():
         if output.sqnr_db is not None and output.sqnr_db < LOST_DB and name not in found.discrete:
             doubts.append(ReportCode.OUTPUT_SIGNAL_LOST(outputs=[name], channels=None, sqnr_db=output.sqnr_db))

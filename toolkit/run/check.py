@@ -38,7 +38,8 @@ _QUIET = (Code.COMPLETE, Code.DEAD)
 _LOUD = (
     Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN, Code.DRY_RUN_ENDED,
     EvaluationCode.OUTPUT_SHAPE_UNLIKE_DECLARED, EvaluationCode.LABELS_SHIFTED, EvaluationCode.LABELS_RENAMED,
-    EvaluationCode.FLOAT_MODEL_USELESS, EngineCode.BACKEND_REFUSES_MODEL,
+    EvaluationCode.FLOAT_MODEL_USELESS, EvaluationCode.LABELS_FIT_NOTHING, EvaluationCode.LABELS_UNUSED,
+    EvaluationCode.LABEL_OUT_OF_RANGE, EngineCode.BACKEND_REFUSES_MODEL,
 )  # fmt: skip
 """What is noted that the user should look into before a run."""
 

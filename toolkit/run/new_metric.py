@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.data.dataset import CalibrationData
 from toolkit.data.images import holds_images
+from toolkit.evaluation.float_check import FloatCheck
 from toolkit.evaluation.guess import Guess, guess
 from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
 from toolkit.evaluation.metric_table import METRICS, is_share, task_of
-from toolkit.evaluation.metrics import label_of, make_metric
+from toolkit.evaluation.metrics import label_of
 from toolkit.evaluation.observed import SeenModel, observe
 from toolkit.evaluation.options import options_for
 from toolkit.evaluation.outputs import class_like, discrete_outputs, widened
@@ -30,14 +31,13 @@ from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
+from toolkit.run.labels import refuse_stray, unfit
 from toolkit.run.task import SEEN
 
 _MEASURED = 64
 """Samples that the float model runs on, one by one: the limit is to be of the right size, no more."""
 _SHARE, _SPREAD = 0.01, 0.001
 """What a metric may drop where nothing more is known; and a squared error grow, of the labels' variance."""
-_HOPELESS, _FEWEST = 0.02, 8
-"""A share that no model is needed for, and the samples that it takes to say so."""
 _WHOLE = 0.5
 """The share of samples from which on they count as wholes, where labels are one a position."""
 
@@ -47,16 +47,16 @@ class FloatValue:
     """The float model's own value of a metric.
 
     Attributes:
-        value: in the metric's units.
+        value: in the metric's units; None where it is no number.
         samples: how many it is from.
         spread: variance of the labels over all their elements; 0 for labels that are no values.
-        classes: how many classes the output has; 0 where the labels are none.
+        suspicion: what is plainly wrong with it; None where nothing is.
     """
 
-    value: float
+    value: float | None
     samples: int
     spread: float
-    classes: int
+    suspicion: Finding | None
 
 
 @dataclass
@@ -196,11 +196,12 @@ def _measured(
     Raises:
         DataError: the labels do not fit the metric that was asked for.
     """
-    labels = [label_of(sample.labels)[0] for sample in data.samples()]
+    samples = [replace(sample, inputs={}) for sample in data.samples()]
+    labels = [label_of(sample.labels)[0] for sample in samples]
     first = model.graph.outputs[0].name
     if seen is None or not any(one.samples for one in seen.outputs):
         if asked is None:
-            return _unfit(model, labels, seen)
+            return unfit(labels, seen)
         left = not_run(model).plugins
         if left:
             raise DataError(
@@ -214,7 +215,8 @@ def _measured(
         own = [one for one in fits if _alike(asked, one.metric)]
         fits = [FittingMetric(asked, own[0].output if own else first)]
     elif not fits:
-        return _unfit(model, labels, seen)
+        refuse_stray(labels, samples, seen)
+        return unfit(labels, seen)
     extra = METRICS[fits[0].metric].extra
     try:
         values = [(fit, _float_value(model, data, fit, seen, labels)) for fit in fits[:2]]
@@ -224,24 +226,13 @@ def _measured(
         return ReportCode.NEW_METRIC_NEEDS_EXTRA(metric=fits[0].metric, extra=extra)
     except DataError as error:
         if asked is None:
-            return _unfit(model, labels, seen)
+            return unfit(labels, seen)
         raise DataError(
             f"--metric {asked} does not fit the labels: {error.what}", where=data.name, remedy=error.remedy
         ) from error
     # where hardly a whole sample is right, single positions say more
-    hopeless = values[0][0].metric == "exact" and len(values) > 1 and values[0][1].value < _WHOLE
+    hopeless = values[0][0].metric == "exact" and len(values) > 1 and (values[0][1].value or 0.0) < _WHOLE
     return values[1 if hopeless else 0]
-
-
-def _unfit(model: Model, labels: Sequence[Array], seen: SeenModel | None) -> Finding:
-    """That no built-in metric fits the labels."""
-    flat = np.concatenate([one.reshape(-1) for one in labels if one.dtype.kind in "biuf"] or [np.zeros(0)])
-    known = {one.name: list(one.shape) for one in seen.outputs if one.samples} if seen is not None else {}
-    return ReportCode.NEW_LABELS_FIT_NOTHING(
-        shape=list(labels[0].shape) if labels else [], dtype=labels[0].dtype.name if labels else "",
-        low=flat.min() if flat.size else None, high=flat.max() if flat.size else None,
-        outputs=list(known), shapes=list(known.values()),
-    )  # fmt: skip
 
 
 def _float_value(
@@ -254,17 +245,16 @@ def _float_value(
         RecipeError: the metric needs what is not installed.
     """
     parts = guess(seen, task_of(fit.metric), fit.output).parts
-    metric = make_metric(fit.metric, fit.output, options=options_for(fit.metric, fit.output, parts))
+    check = FloatCheck(fit.metric, fit.output, options_for(fit.metric, fit.output, parts))
     loaded, count = session(model), 0
     wanted = [one.name for one in seen.outputs if one.samples]
     for sample in islice(data.samples(), _MEASURED):
         outputs = {name: widened(value) for name, value in loaded.run(sample.inputs, wanted).items()}
-        metric.update(outputs, sample.labels)
+        check.add(outputs, sample.labels)
         count += 1
-    classes = int(getattr(metric, "classes", 0))
     squares = fit.metric in ("mse", "mae")
     spread = float(np.concatenate([one.astype(np.float64).reshape(-1) for one in labels]).var()) if squares else 0.0
-    return FloatValue(float(metric.value()), count, spread, classes)
+    return FloatValue(check.value(), count, spread, check.suspicion())
 
 
 def _alike(asked: str, fitting: str) -> bool:
@@ -284,21 +274,22 @@ def _limit(made: NewEvaluation, name: str, measured: FloatValue | None, held: in
         held: how many samples a run will measure on.
     """
     info = METRICS[name]
-    if measured is None or not math.isfinite(measured.value):
+    if measured is None or measured.value is None:
         made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_SHARE), _drop(_SHARE))
         return
     if info.relative:
-        poor = name == "mse" and measured.value > measured.spread > 0
         limit = max(info.drop * measured.value, _SPREAD * measured.spread, 1e-12)
-    else:
-        useless = 1.5 / measured.classes if measured.classes else _HOPELESS
-        poor = is_share(name) and measured.value <= useless and measured.samples >= _FEWEST
+    elif is_share(name) and measured.suspicion is None:
         # a limit that is finer than one sample could not be told from none
-        limit = max(info.drop * measured.value, 1 / max(held, 1)) if is_share(name) and not poor else info.drop
-    code = ReportCode.NEW_FLOAT_VALUE_POOR if poor else ReportCode.NEW_FLOAT_VALUE
-    said = code(metric=name, value=measured.value, samples=measured.samples)
-    (made.warnings if poor else made.said).append(said)
-    comment = plain(sentence(said))
+        limit = max(info.drop * measured.value, 1 / max(held, 1))
+    else:
+        limit = info.drop
+    own = ReportCode.NEW_FLOAT_VALUE(metric=name, value=measured.value, samples=measured.samples)
+    if measured.suspicion is None:
+        made.said.append(own)
+    else:
+        made.warnings.append(measured.suspicion)
+    comment = plain(sentence(measured.suspicion or own))
     made.decided(ReportCode.NEW_LIMIT(limit="max_drop", value=_rounded(limit)), f"# {comment}", _drop(limit))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from toolkit.data.dataset import Batch
     from toolkit.evaluation.answers import Answers
     from toolkit.evaluation.metric_base import MetricOptions
+    from toolkit.evaluation.observed import SeenModel
     from toolkit.run.sections import EvaluationSection
 
 SEEN, _CHECKED = 16, 64
@@ -68,11 +69,13 @@ class Looked:
         record: the task.
         batches: the evaluation's samples with the float model's outputs, from the first on; to be read once.
         lacking: the outputs that onnxruntime cannot compute.
+        seen: the model with what it gave on the first samples; None where there are none.
     """
 
     record: TaskRecord
     batches: Iterator[tuple[Batch, dict[str, Array]]]
     lacking: list[str]
+    seen: SeenModel | None = None
 
 
 def look(inputs: Inputs) -> Looked:
@@ -123,7 +126,7 @@ def _look(inputs: Inputs) -> Looked:
         task=found.task, sure=found.sure, why=why, parts=[part.to_json() for part in found.parts], notes=notes
     )
     lacking = [t.name for t in source.graph.outputs if t.name not in loaded.outputs]
-    return Looked(record, chain(seen, given), lacking)
+    return Looked(record, chain(seen, given), lacking, watched)
 
 
 def task_of(inputs: Inputs) -> TaskRecord:
@@ -143,9 +146,25 @@ def task_of(inputs: Inputs) -> TaskRecord:
         for batch, outputs in islice(looked.batches, _CHECKED):
             check.add(outputs, batch.labels or {})
         record.float_value, record.suspicion = check.value(), check.suspicion()
+    if section.metric is None and looked.seen is not None:
+        record.notes = [*record.notes, *_unused_labels(inputs, looked.seen)]
     # the first outputs and the session go: what comes later needs the memory
-    looked.batches = iter(())
+    looked.batches, looked.seen = iter(()), None
     return record
+
+
+def _unused_labels(inputs: Inputs, seen: SeenModel) -> list[Finding]:
+    """What there is to say of labels that the recipe's samples have and no metric reads."""
+    from toolkit.evaluation.metric_base import label_of
+    from toolkit.run.labels import unused
+    from toolkit.simulation.simulation import with_labels
+
+    data, _ = inputs.evaluation_data(inputs.reference())
+    labelled = with_labels(data) if data is not None else None
+    if labelled is None:
+        return []
+    samples = [replace(sample, inputs={}) for sample in islice(labelled.samples(), _CHECKED)]
+    return [unused([label_of(sample.labels)[0] for sample in samples], samples, seen)]
 
 
 def metric_options(section: EvaluationSection, record: TaskRecord) -> MetricOptions:

@@ -14,12 +14,26 @@ from tests.toolkit.conftest import complain
 from tests.toolkit.evaluation.test_guess import CASES, out, seen, softmax
 from toolkit import Model, run
 from toolkit.cli.main import invoke
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
 from toolkit.graph.sessions import session
+from toolkit.report.findings import sentence
 from toolkit.run.recipe import Recipe
 
 CLASSES, COUNT = 5, 40
+UNLABELLED = """
+[model]
+path = "model.onnx"
+[calibration]
+data = "data.npz"
+[[pass]]
+use = "insert_qdq"
+[engine]
+backend = "none"
+[evaluation]
+data = "test.npz"
+"""
 
 
 @pytest.fixture
@@ -73,9 +87,48 @@ def test_a_limit_is_a_hundredth_of_the_float_models_own_share(place, capsys):
 
 def test_labels_in_another_order_are_called_that(place, capsys):
     x, found = answers(place)
-    test_data(place, x, (found["scores"].argmax(axis=1) + 1) % CLASSES)
-    assert made(place).budget.max_drop == 0.01
-    assert "no better than a guess: check the labels" in (place / "made.toml").read_text()
+    order = np.array([3, 0, 4, 1, 2])
+    for turned, code in ((lambda c: (c + 1) % CLASSES, "shifted"), (lambda c: order[c], "renamed")):
+        test_data(place, x, turned(found["scores"].argmax(axis=1)))
+        assert made(place).budget.max_drop == 0.01
+        decided, warned = told(place, capsys)
+        said = warned[f"evaluation-labels-{code}"]
+        assert said["share"] == 1.0 and "new-float-value" not in decided
+        assert code == "renamed" or (said["offset"], said["modulo"]) == (1, CLASSES)
+        # what new says of the float model check says too
+        assert invoke(["check", str(place / "made.toml"), "--json"]) == 0
+        warnings = json.loads(capsys.readouterr().out)["warnings"]
+        assert [one for one in warnings if "float model's own top1" in one]
+
+
+@pytest.mark.parametrize(
+    ("change", "sample", "value", "remedy"),
+    [(lambda c: c + 1, None, 5, "Subtract 1"), (lambda c: np.where(np.arange(COUNT) == 7, 9, c), 7, 9, "from 0")],
+)
+def test_labels_out_of_range_are_an_error_of_new_and_a_warning_where_no_metric_reads_them(
+    place, capsys, change, sample, value, remedy
+):
+    x, found = answers(place)
+    label = change(found["scores"].argmax(axis=1))
+    test_data(place, x, label)
+    sample = sample if sample is not None else int(np.flatnonzero(label == CLASSES)[0])
+    given = ["--data", str(place / "data.npz"), "--test", str(place / "test.npz"), "--out", str(place / "made.toml")]
+    said = complain(place, capsys, "new", str(place / "model.onnx"), *given)
+    assert "test.npz" in said and f"{sample}: the label {value} is no class" in said and remedy in said
+    assert not (place / "made.toml").exists()
+    (place / "made.toml").write_text(UNLABELLED)
+    assert invoke(["check", str(place / "made.toml")]) == 0
+    assert f"label {value} of" in capsys.readouterr().out
+    report = run(place / "made.toml", place / "out").report
+    assert report.accuracy.metric is None and [one for one in report.summary.warnings if f"label {value} of" in one]
+
+
+def test_labels_that_no_metric_reads_are_said_to_be_there(place, capsys):
+    x, found = answers(place)
+    test_data(place, x, found["scores"].argmax(axis=1))
+    (place / "made.toml").write_text(UNLABELLED)
+    report = run(place / "made.toml", place / "out").report
+    assert sentence(EvaluationCode.LABELS_UNUSED(metric="top1", output="scores")) in report.summary.warnings
 
 
 def test_labels_of_the_shape_of_an_output_are_judged_by_the_squared_error(place, capsys):
@@ -160,8 +213,8 @@ def told(place, capsys, *words):
 def test_labels_that_fit_nothing_are_said_with_a_remedy(place, capsys):
     test_data(place, answers(place)[0], normal(COUNT, 7))
     decided, warned = told(place, capsys)
-    assert warned["new-labels-fit-nothing"]["shape"] == [7]
-    assert warned["new-labels-fit-nothing"]["outputs"] == ["scores", "signal"]
+    assert warned["evaluation-labels-fit-nothing"]["shape"] == [7]
+    assert warned["evaluation-labels-fit-nothing"]["outputs"] == ["scores", "signal"]
     assert decided["new-limit"] == {"limit": "min_unchanged", "value": 0.99}
     made(place)
     said = capsys.readouterr().out

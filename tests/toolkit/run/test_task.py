@@ -20,6 +20,7 @@ from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.findings.tasks import few_details
+from toolkit.report.findings.words import clause
 from toolkit.report.html import render_html
 from toolkit.report.terminal import to_text
 from toolkit.run.folder import RunFolder
@@ -153,7 +154,10 @@ def test_labels_off_by_one_are_said_before_anything_is_quantized(tmp_path):
     assert found[0].name == "task" and len(found[0].said) == 2
     record = json.loads((tmp_path / "out" / ".qtool" / "task.json").read_text())
     assert record["suspicion"]["code"] == "evaluation-labels-shifted" and record["suspicion"]["values"]["offset"] == 1
-    assert result.report.summary.verdict != "usable" and found[0].said[1] in result.report.accuracy.doubts
+    accuracy, summary = result.report.accuracy, result.report.summary
+    assert summary.verdict != "usable" and accuracy.float_wrong and accuracy.doubts[0] == clause(found[0].said[1])
+    # the bad news first, as part of a sentence
+    assert summary.headline.split("; ")[0].endswith(f": {accuracy.doubts[0]}") and accuracy.doubts[0][0].islower()
 
 
 def test_a_task_that_no_output_fits_is_refused_by_its_line(tmp_path):

@@ -15,6 +15,7 @@ from toolkit.report.schema import Accuracy, DeviceInfo, LayerInfo, PayoffInfo, V
 from toolkit.report.speed import slower, speed
 from toolkit.report.verdict import QuantizedCount, breakage, judged_accuracy, quantized_count, verdict
 
+_WRONG = "CHECK LABELS AND PREPROCESSING"
 _SOURCES = {
     "inspector": "from the engine's inspector",
     "tactic": "from the engine's kernels",
@@ -80,6 +81,7 @@ def _told(
         over = guilty.drop_kept is False
         miss = "" if over or not guilty.misses else guilty.misses[0]
         said = [miss, figures(guilty, not (miss and guilty.parts and guilty.parts[0].standing == "missed"))]
+        said += [accuracy.doubts[0]] if accuracy.float_wrong else []
         said += ["" if late is None else sentence(late), f"simulated {brief(accuracy)}" if place else on_gpu, running]
         default = " (the task's own; the recipe has none)" if guilty.by_default else ""
         return f"MISSED ITS BUDGET{default}{place}: {'; '.join(words for words in said if words)}."
@@ -100,7 +102,9 @@ def _not_compared(accuracy: Accuracy) -> str:
 
 def _doubtful(accuracy: Accuracy) -> str:
     """What keeps a result that misses no limit from being called usable: too few samples come first, and say so."""
-    first = accuracy.doubts[0].rstrip(".")
+    first = accuracy.doubts[0]
+    if accuracy.float_wrong:
+        return f"{_WRONG}: {first}"
     if accuracy.shows_nothing:
         return f"NOT PROVEN: {first}"
     return _capital(first) if accuracy.standing == "unproven" else f"Within its budget, but {first}"

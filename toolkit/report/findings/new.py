@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from toolkit.base.text import count
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table
@@ -11,18 +9,6 @@ from toolkit.report.findings.table import Table
 
 def _own(metric: str, value: float, samples: int) -> str:
     return f"The float model's own {metric} is {value:.4g} on {count(samples, 'sample')}"
-
-
-def _unfit(
-    shape: Sequence[int], dtype: str, low: float | None, high: float | None, outputs: Sequence[str],
-    shapes: Sequence[Sequence[int]],
-) -> str:  # fmt: skip
-    reach = "" if low is None else f", from {low:.4g} to {high:.4g}"
-    known = ", ".join(f"'{name}' {list(own)}" for name, own in zip(outputs, shapes)) or "none that onnxruntime computes"
-    return (
-        f"The labels fit no built-in metric, so they are not used: a sample's label is {dtype} {list(shape)}{reach}, "
-        f"its outputs are {known}. Store labels as `qtool metrics` lists them, or name a metric by --metric."
-    )
 
 
 NEW: Table = {
@@ -34,13 +20,9 @@ NEW: Table = {
     ),
     ReportCode.NEW_LIMIT: "Budget: {limit} = {value}.",
     ReportCode.NEW_FLOAT_VALUE: lambda metric, value, samples: f"{_own(metric, value, samples)}.",
-    ReportCode.NEW_FLOAT_VALUE_POOR: lambda metric, value, samples: (
-        f"{_own(metric, value, samples)}, no better than a guess: check the labels and the preprocessing."
-    ),
     ReportCode.NEW_WITHOUT_SAMPLES: (
         "No samples: neither the task nor its limit can be told. Give --data, or set [evaluation] task and budget."
     ),
-    ReportCode.NEW_LABELS_FIT_NOTHING: _unfit,
     ReportCode.NEW_METRIC_NEEDS_EXTRA: (
         "The labels fit {metric}, which needs what is not installed: pip install 'qtool[{extra}]', and write the "
         "recipe again."

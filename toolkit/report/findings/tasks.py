@@ -148,10 +148,31 @@ def _useless(metric: str, value: float, samples: int, useless: float) -> str:
     )
 
 
-def _shifted(metric: str, value: float, samples: int, offset: int, share: float) -> str:
+def _shifted(metric: str, value: float, samples: int, offset: int, share: float, modulo: int) -> str:
+    counted = f" (counted modulo {modulo})" if modulo else ""
     return (
         f"{_own(metric, value, samples)}, but {percent(share)} of the labels are its answer "
-        f"{'+' if offset > 0 else '-'} {abs(offset)}: the labels are numbered from another start."
+        f"{'+' if offset > 0 else '-'} {abs(offset)}{counted}: the labels are numbered from another start."
+    )
+
+
+def _unfit(
+    shape: Sequence[int], dtype: str, low: float | None, high: float | None, outputs: Sequence[str],
+    shapes: Sequence[Sequence[int]],
+) -> str:  # fmt: skip
+    reach = "" if low is None else f", from {low:.4g} to {high:.4g}"
+    known = ", ".join(f"'{name}' {list(own)}" for name, own in zip(outputs, shapes)) or "none that onnxruntime computes"
+    return (
+        f"The labels fit no built-in metric, so they are not used: a sample's label is {dtype} {list(shape)}{reach}, "
+        f"its outputs are {known}. Store labels as `qtool metrics` lists them, or name a metric that reads them."
+    )
+
+
+def _out_of_range(origin: str, value: int, output: str, classes: int, low: int, high: int, shifted: bool) -> str:
+    cure = f"subtract {low} from every label" if shifted else "number the classes from 0"
+    return (
+        f"The label {value} of {origin} is no class of output '{output}', whose {classes} classes are 0 to "
+        f"{classes - 1}; labels reach from {low} to {high}, and nothing uses them: {cure}."
     )
 
 
@@ -201,6 +222,12 @@ TASKS: Table = {
         )
         + ": give samples that differ as real inputs do"
     ),
+    EvaluationCode.LABELS_FIT_NOTHING: _unfit,
+    EvaluationCode.LABELS_UNUSED: lambda metric, output: (
+        f"The samples have labels that nothing uses, since the recipe names no metric: {metric} of output '{output}' "
+        "fits them."
+    ),
+    EvaluationCode.LABEL_OUT_OF_RANGE: _out_of_range,
     EvaluationCode.LABELS_SHIFTED: _shifted,
     EvaluationCode.LABELS_RENAMED: _renamed,
     EvaluationCode.FLOAT_MODEL_USELESS: _useless,

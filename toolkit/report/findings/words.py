@@ -18,6 +18,13 @@ def joined(words: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def clause(words: str) -> str:
+    """A sentence as a part of another: without its period, and no capital but a name's or an abbreviation's."""
+    first = words.partition(" ")[0]
+    plain = first[1:].islower() or len(first) == 1
+    return f"{words[:1].lower() if plain else words[:1]}{words[1:]}".rstrip(".")
+
+
 def quoted(names: Sequence[str], most: int = 3) -> str:
     """``'a', 'b' and 4 more``."""
     shown = [f"'{name}'" for name in names[:most]]

@@ -1,0 +1,62 @@
+"""Labels that a recipe does not use, or cannot: said where a recipe is made, checked and run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from toolkit.base.errors import DataError
+from toolkit.base.types import Array
+from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.guess import guess
+from toolkit.evaluation.label_fit import fitting_metrics, stray_label
+from toolkit.evaluation.observed import SeenModel
+
+if TYPE_CHECKING:
+    from toolkit.data.sample import Sample
+
+
+def unfit(labels: Sequence[Array], seen: SeenModel | None) -> Finding:
+    """That no built-in metric fits the labels, one array a sample."""
+    flat = np.concatenate([one.reshape(-1) for one in labels if one.dtype.kind in "biuf"] or [np.zeros(0)])
+    known = {one.name: list(one.shape) for one in seen.outputs if one.samples} if seen is not None else {}
+    return EvaluationCode.LABELS_FIT_NOTHING(
+        shape=list(labels[0].shape) if labels else [], dtype=labels[0].dtype.name if labels else "",
+        low=flat.min() if flat.size else None, high=flat.max() if flat.size else None,
+        outputs=list(known), shapes=list(known.values()),
+    )  # fmt: skip
+
+
+def refuse_stray(labels: Sequence[Array], samples: Sequence[Sample], seen: SeenModel) -> None:
+    """Check that labels laid out as numbers of an output's classes are such.
+
+    Raises:
+        DataError: one is not.
+    """
+    found = stray_label(seen, guess(seen), labels)
+    if found is None:
+        return
+    cure = f"subtract {found.low} from every label" if found.from_another_start else "number the classes from 0"
+    raise DataError(
+        f"the label {found.value} is no class of output '{found.output}', whose {found.classes} classes are 0 to "
+        f"{found.classes - 1}; labels reach from {found.low} to {found.high}",
+        where=samples[found.index].origin,
+        remedy=f"{cure}, or name a metric that reads such labels",
+    )
+
+
+def unused(labels: Sequence[Array], samples: Sequence[Sample], seen: SeenModel) -> Finding:
+    """What labels that no metric reads are good for, or why they are not."""
+    fits = fitting_metrics(seen, guess(seen), labels)
+    if fits:
+        return EvaluationCode.LABELS_UNUSED(metric=fits[0].metric, output=fits[0].output)
+    found = stray_label(seen, guess(seen), labels)
+    if found is None:
+        return unfit(labels, seen)
+    return EvaluationCode.LABEL_OUT_OF_RANGE(
+        origin=samples[found.index].origin, value=found.value, output=found.output, classes=found.classes,
+        low=found.low, high=found.high, shifted=found.from_another_start,
+    )  # fmt: skip
