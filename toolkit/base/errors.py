@@ -72,7 +72,13 @@ class ModelError(QtoolError):
 
 
 class DataError(QtoolError):
-    """Samples that do not fit the model or cannot be read."""
+    """Samples that do not fit the model or cannot be read.
+
+    Attributes:
+        row: which of the samples at hand is at fault, where whoever raises knows no place; None where that is not one.
+    """
+
+    row: int | None = None
 
 
 class RangesError(QtoolError):

@@ -12,6 +12,7 @@ from toolkit.base.errors import ModelError, QtoolError
 from toolkit.base.progress import Progress, silent
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
+from toolkit.data.faults import at_fault
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.clipping import Clipping, kept_amax
 from toolkit.evaluation.codes import EvaluationCode
@@ -87,7 +88,8 @@ def evaluate(
     for part in first_samples(data, batch, samples):
         wanted = float_session.run(part.inputs)
         found = run_on(other_session, measured, part.inputs, named)
-        comparison.add(wanted, found, part.labels, part.count)
+        with at_fault(part):
+            comparison.add(wanted, found, part.labels, part.count)
         fitted.update(part.profiles)
         progress("evaluate", comparison.samples, total)
     result = comparison.result()

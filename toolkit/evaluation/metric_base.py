@@ -108,10 +108,12 @@ def check_labels(label: Array, classes: int) -> None:
     if label.size and (int(label.min()) < 0 or int(label.max()) >= classes):
         low, high = int(label.min()), int(label.max())
         reach = f"the labels reach from {low} to {high}" if low != high else f"the label is {low}"
-        raise DataError(
+        error = DataError(
             f"{reach}, and the output has {classes} classes",
             remedy="number the classes from 0, or choose the output by [evaluation] output",
         )
+        error.row = int(np.argwhere((label < 0) | (label >= classes))[0][0]) if label.ndim else 0
+        raise error
 
 
 def classes_of(scores: Array, label: Array) -> int:

@@ -136,6 +136,7 @@ def task_of(inputs: Inputs) -> TaskRecord:
         RecipeError: no output can be read for the task that the recipe names.
         QtoolError: the samples or the model cannot be used.
     """
+    from toolkit.data.faults import at_fault
     from toolkit.evaluation.float_check import FloatCheck
     from toolkit.evaluation.outputs import metric_computable
 
@@ -144,7 +145,8 @@ def task_of(inputs: Inputs) -> TaskRecord:
     check = FloatCheck.of(section.metric, section.output, metric_options(section, record))
     if check is not None and record.task and metric_computable(section.output, looked.lacking):
         for batch, outputs in islice(looked.batches, _CHECKED):
-            check.add(outputs, batch.labels or {})
+            with at_fault(batch):
+                check.add(outputs, batch.labels or {})
         record.float_value, record.suspicion = check.value(), check.suspicion()
     if section.metric is None and looked.seen is not None:
         record.notes = [*record.notes, *_unused_labels(inputs, looked.seen)]

@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from toolkit.base.spread import spread
 from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
+from toolkit.data.faults import at_fault
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.metrics import Metric, answers_of
 from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
+from toolkit.evaluation.outputs import widened
 from toolkit.simulation.cut import FIXED, FLOAT, FULL, SWITCHED
 from toolkit.simulation.loaded import LoadedPiece, LoadedPieces, Pieces
 from toolkit.simulation.switches import Config
@@ -361,8 +361,8 @@ class Runner:
             return None, 0
         metric = self.metric()
         for index, values in zip(indices, outputs):
-            wide = {n: np.asarray(v, np.float32) if v.dtype.kind == "f" else v for n, v in values.items()}
-            metric.update(wide, self.feeds[index].labels or {})
+            with at_fault(self.feeds[index]) as feed:
+                metric.update({n: widened(v) for n, v in values.items()}, feed.labels or {})
         return metric.value(), answers_of(metric)
 
     # ---------------------------------------------------------------- what is kept

@@ -123,6 +123,16 @@ def test_labels_out_of_range_are_an_error_of_new_and_a_warning_where_no_metric_r
     assert report.accuracy.metric is None and [one for one in report.summary.warnings if f"label {value} of" in one]
 
 
+def test_a_label_out_of_range_behind_the_first_samples_is_named_by_its_sample(place, capsys):
+    x, found = answers(place, 100)
+    label = found["scores"].argmax(axis=1)
+    label[80] = 7
+    test_data(place, x, label)
+    (place / "made.toml").write_text(UNLABELLED + 'metric = "top1"\n')
+    said = complain(place, capsys, "run", str(place / "made.toml"), "--out", str(place / "out"))
+    assert "test.npz, sample 80: " in said and "5 classes" in said
+
+
 def test_labels_that_no_metric_reads_are_said_to_be_there(place, capsys):
     x, found = answers(place)
     test_data(place, x, found["scores"].argmax(axis=1))

@@ -1,0 +1,19 @@
+"""Which sample an error is of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from toolkit.base.errors import DataError
+from toolkit.data.dataset import Batch
+
+
+@contextmanager
+def at_fault(batch: Batch) -> Iterator[Batch]:
+    """Say of an error that names no place which of the batch's samples it is of; gives the batch."""
+    try:
+        yield batch
+    except DataError as error:
+        error.at(batch.origins[min(error.row or 0, len(batch.origins) - 1)])
+        raise
