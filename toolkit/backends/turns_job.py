@@ -16,7 +16,8 @@ def measure_in_turn(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     """Measure each engine's latency at the opt shapes of every profile, all engines in every round.
 
     Args:
-        request: ``backend``, ``engines`` (name to path), ``profiles`` (see ``rtx.profiles_to_json``), ``rounds``.
+        request: ``backend``, ``engines`` (name to path), ``profiles`` (see ``rtx.profiles_to_json``), ``rounds``,
+            ``host_code`` (whether an engine may hold code of its own, as version compatible ones do).
         talk: where messages and progress go.
 
     Returns:
@@ -28,9 +29,8 @@ def measure_in_turn(request: dict[str, Any], talk: Talk) -> dict[str, Any]:
     """
     trt = importlib.import_module(request["backend"])
     messages = Messages(talk)
-    # these engines were built by this run; those that are version compatible hold code of their own
     engines = {
-        name: open_engine(trt, Path(path).read_bytes(), messages, path, True)
+        name: open_engine(trt, Path(path).read_bytes(), messages, path, request["host_code"])
         for name, path in request["engines"].items()
     }
     turns, lacks = latencies_in_turn(trt, engines, request["profiles"], request["rounds"], talk)

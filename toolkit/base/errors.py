@@ -124,6 +124,12 @@ class NotAllowedError(QtoolError):
     """Something that the user has not allowed: running a recipe's code, leaving the model's folder."""
 
 
+class StoppedError(QtoolError):
+    """The user stopped qtool, by Ctrl-C or SIGTERM."""
+
+    exit_status = 130
+
+
 class BackendError(QtoolError):
     """The backend is missing or refused the model."""
 

@@ -20,13 +20,8 @@ class Gpu:
 @lru_cache(maxsize=1)
 def find_gpu() -> Gpu | None:
     """The first CUDA device, or None. Makes no CUDA context, so it costs milliseconds and holds no memory."""
-    for library in ("libcuda.so.1", "nvcuda.dll"):
-        try:
-            driver = ctypes.CDLL(library)
-            break
-        except OSError:
-            continue
-    else:
+    driver = _driver()
+    if driver is None:
         return None
     count, device = ctypes.c_int(), ctypes.c_int()
     major, minor = ctypes.c_int(), ctypes.c_int()
@@ -43,3 +38,20 @@ def find_gpu() -> Gpu | None:
     if any(call() != 0 for call in calls):
         return None
     return Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}")
+
+
+def driver_cuda() -> str:
+    """The newest version of CUDA that the driver takes, as in "12.4"; empty where there is no driver."""
+    driver, found = _driver(), ctypes.c_int()
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(found)) != 0:
+        return ""
+    return f"{found.value // 1000}.{found.value % 1000 // 10}"
+
+
+def _driver() -> Any:
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            return ctypes.CDLL(library)
+        except OSError:
+            continue
+    return None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli.options import AllowCode, Json, Out, RecipePath
+from toolkit.cli.options import AllowCode, Json, Out, RecipePath, Set
 
 MostSamples = Annotated[int | None, typer.Option(min=1, help="Use at most this many samples.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Samples to run at once.")]
@@ -17,6 +17,7 @@ Data = Annotated[str, typer.Option(help="The samples to decide on: calibration o
 def sensitivity(
     recipe: RecipePath,
     out: Out = None,
+    settings: Set = None,
     fast: Annotated[bool, typer.Option("--fast", help="Estimate for at most ten float inferences.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Processes to share the work; the numbers stay the same.")] = 1,
     samples: MostSamples = None,
@@ -28,12 +29,13 @@ def sensitivity(
     """Measure what quantizing each layer alone costs, and what keeping it alone saves."""
     from toolkit.cli.commands_analysis import sensitivity as measure
 
-    raise typer.Exit(measure(recipe, out, fast, processes, samples, batch, data, allow_code, json))
+    raise typer.Exit(measure(recipe, out, settings or (), fast, processes, samples, batch, data, allow_code, json))
 
 
 def bisect(
     recipe: RecipePath,
     out: Out = None,
+    settings: Set = None,
     max_drop: Annotated[float | None, typer.Option(help="Passes if the metric drops by at most this.")] = None,
     min_sqnr_db: Annotated[float | None, typer.Option(help="Passes if every output has this SQNR.")] = None,
     min_agreement: Annotated[float | None, typer.Option(help="Passes if top-1 agreement is at least this.")] = None,
@@ -61,7 +63,7 @@ def bisect(
     from toolkit.cli.commands_analysis import bisect as find
 
     status = find(
-        recipe, out, max_drop, min_sqnr_db, min_agreement, command, tuple(reads or ()), samples, batch, data,
-        repeats, precision, allow_code, on, json,
+        recipe, out, settings or (), max_drop, min_sqnr_db, min_agreement, command, tuple(reads or ()), samples, batch,
+        data, repeats, precision, allow_code, on, json,
     )  # fmt: skip
     raise typer.Exit(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,10 @@ def say(text: str) -> None:
 def run_recipe(
     recipe: Path,
     out: Path | None,
+    settings: Sequence[str],
     allow_code: bool,
     json: bool,
     device_check: bool | None = None,
-    open_blocks: bool = False,
 ) -> int:
     """``qtool run``."""
     from toolkit.base.progress import Terminal
@@ -39,8 +40,7 @@ def run_recipe(
     from toolkit.run.pipeline import run
     from toolkit.run.recipe import Recipe
 
-    asked = Recipe.load(recipe)
-    asked.engine.open |= open_blocks
+    asked = Recipe.load(recipe, settings)
     with Terminal(sentence) as terminal:
         result = run(
             asked,
@@ -57,12 +57,27 @@ def run_recipe(
     return result.exit_status
 
 
-def check_recipe(path: Path, allow_code: bool, json: bool) -> int:
+def preview_run(
+    recipe: Path, out: Path | None, settings: Sequence[str], allow_code: bool, json: bool, device_check: bool | None
+) -> int:
+    """``qtool run --dry-run``."""
+    from toolkit.run.preview import preview
+    from toolkit.run.recipe import Recipe
+
+    found = preview(Recipe.load(recipe, settings), out, allow_code=allow_code, device_check=device_check)
+    if json:
+        emit(found.to_json())
+    else:
+        say(found.to_text())
+    return 0
+
+
+def check_recipe(path: Path, settings: Sequence[str], allow_code: bool, json: bool) -> int:
     """``qtool check``."""
     from toolkit.run.check import dry_run
     from toolkit.run.recipe import Recipe
 
-    found = dry_run(Recipe.load(path), allow_code)
+    found = dry_run(Recipe.load(path, settings), allow_code)
     if json:
         emit(found.to_json())
     else:

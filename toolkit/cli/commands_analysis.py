@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,18 +13,18 @@ if TYPE_CHECKING:
     from toolkit.search.weak_spots import WeakSpot
 
 
-def _job(recipe: Path, out: Path | None, allow_code: bool, terminal: Terminal) -> Job:
+def _job(recipe: Path, out: Path | None, settings: Sequence[str], allow_code: bool, terminal: Terminal) -> Job:
     from toolkit.run.folder import RunFolder
     from toolkit.run.job import Job
     from toolkit.run.recipe import Recipe
 
-    read = Recipe.load(recipe)
+    read = Recipe.load(recipe, settings)
     return Job(read, RunFolder.of(read.name, out), allow_code, terminal.progress)
 
 
 def sensitivity(
-    recipe: Path, out: Path | None, fast: bool, processes: int, samples: int | None, batch: int, data: str,
-    allow_code: bool, json: bool,
+    recipe: Path, out: Path | None, settings: Sequence[str], fast: bool, processes: int, samples: int | None,
+    batch: int, data: str, allow_code: bool, json: bool,
 ) -> int:  # fmt: skip
     """``qtool sensitivity``."""
     from toolkit.base.progress import Terminal
@@ -32,7 +33,7 @@ def sensitivity(
     from toolkit.run.sensitivity import measure_sensitivity
 
     with Terminal() as terminal:
-        job = _job(recipe, out, allow_code, terminal)
+        job = _job(recipe, out, settings, allow_code, terminal)
         measured = measure_sensitivity(job, Samples(data, samples, batch), fast, processes)
     if json:
         emit({**measured.found.to_json(), "weak_spots": [_spot(spot) for spot in measured.weak_spots]})
@@ -93,9 +94,9 @@ def _db(value: float) -> str:
 
 
 def bisect(
-    recipe: Path, out: Path | None, max_drop: float | None, min_sqnr_db: float | None, min_agreement: float | None,
-    command: str | None, reads: tuple[Path, ...], samples: int | None, batch: int, data: str, repeats: int,
-    precision: str | None, allow_code: bool, on: str, json: bool,
+    recipe: Path, out: Path | None, settings: Sequence[str], max_drop: float | None, min_sqnr_db: float | None,
+    min_agreement: float | None, command: str | None, reads: tuple[Path, ...], samples: int | None, batch: int,
+    data: str, repeats: int, precision: str | None, allow_code: bool, on: str, json: bool,
 ) -> int:  # fmt: skip
     """``qtool bisect``."""
     from toolkit.base.progress import Terminal
@@ -106,7 +107,8 @@ def bisect(
 
     question = Question(BisectLimits(max_drop, min_sqnr_db, min_agreement), command, reads, on, precision, repeats)
     with Terminal() as terminal:
-        bisected = bisect_recipe(_job(recipe, out, allow_code, terminal), Samples(data, samples, batch), question)
+        job = _job(recipe, out, settings, allow_code, terminal)
+        bisected = bisect_recipe(job, Samples(data, samples, batch), question)
     found = bisected.found
     if json:
         emit(bisected.to_json())

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
 
 
-def calibrate(recipe: Path, shard: str | None, out: Path | None, allow_code: bool, json: bool) -> int:
+def calibrate(
+    recipe: Path, shard: str | None, out: Path | None, settings: Sequence[str], allow_code: bool, json: bool
+) -> int:
     """``qtool calibrate``: run the model over the samples, or a share of them, and keep the statistics."""
     from toolkit.base.progress import Terminal
     from toolkit.cli.commands import emit, say
@@ -23,7 +25,7 @@ def calibrate(recipe: Path, shard: str | None, out: Path | None, allow_code: boo
     from toolkit.run.job import Job
     from toolkit.run.recipe import Recipe
 
-    read = Recipe.load(recipe)
+    read = Recipe.load(recipe, settings)
     part = _shard(shard)
     suffix = f"-{part[0]}-of-{part[1]}" if part[1] > 1 else ""
     folder = RunFolder.of(read.name, None)

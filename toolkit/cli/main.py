@@ -8,18 +8,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from toolkit.cli import analysis as cli_analysis
-from toolkit.cli.options import AllowCode, Json, Out, RecipePath
+from toolkit.cli import runs as cli_runs
+from toolkit.cli.options import AllowCode, Json, Out, RecipePath, Set
+
+if TYPE_CHECKING:
+    from toolkit.base.errors import QtoolError
 
 app = typer.Typer(
     name="qtool",
     help="From a float ONNX model to a mixed-precision TensorRT engine, with the precision of every layer explained.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -51,6 +54,11 @@ class _State:
 def run(
     recipe: RecipePath,
     out: Out = None,
+    settings: Set = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="As --set engine.backend: auto, tensorrt, tensorrt_rtx or none.", show_default=False),
+    ] = None,
     allow_code: AllowCode = False,
     device_check: Annotated[
         bool | None,
@@ -64,20 +72,27 @@ def run(
         bool,
         typer.Option("--open", help="Build opaque blocks once more with inner tensors marked, to see what they run."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done anew and what is found again, and why.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run a recipe: calibrate, quantize, build, measure, report."""
-    from toolkit.cli.commands import run_recipe
+    from toolkit.cli.commands import preview_run, run_recipe
 
-    raise typer.Exit(run_recipe(recipe, out, allow_code, json, device_check, open_blocks))
+    given = [*(settings or ()), *([f"engine.backend={backend}"] if backend is not None else ())]
+    given += ["engine.open=true"] if open_blocks else []
+    if dry_run:
+        raise typer.Exit(preview_run(recipe, out, given, allow_code, json, device_check))
+    raise typer.Exit(run_recipe(recipe, out, given, allow_code, json, device_check))
 
 
 @app.command()
-def check(recipe: RecipePath, allow_code: AllowCode = False, json: Json = False) -> None:
+def check(recipe: RecipePath, settings: Set = None, allow_code: AllowCode = False, json: Json = False) -> None:
     """Read a recipe, its model and all its samples, and say what it would do; builds and calibrates nothing."""
     from toolkit.cli.commands import check_recipe
 
-    raise typer.Exit(check_recipe(recipe, allow_code, json))
+    raise typer.Exit(check_recipe(recipe, settings or (), allow_code, json))
 
 
 @app.command()
@@ -171,13 +186,14 @@ def calibrate(
     out: Annotated[
         Path | None, typer.Option("--out", help="The file to write. Default: runs/<recipe>/collection[-i-of-n].npz.")
     ] = None,
+    settings: Set = None,
     allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
     """Collect calibration statistics, all or a share, for [calibration] collection."""
     from toolkit.cli.commands_calibration import calibrate as collect
 
-    raise typer.Exit(collect(recipe, shard, out, allow_code, json))
+    raise typer.Exit(collect(recipe, shard, out, settings or (), allow_code, json))
 
 
 @app.command()
@@ -194,6 +210,10 @@ def merge(
 
 app.command()(cli_analysis.sensitivity)
 app.command()(cli_analysis.bisect)
+app.command()(cli_runs.view)
+app.command()(cli_runs.time)
+app.command()(cli_runs.accuracy)
+app.command()(cli_runs.doctor)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -203,33 +223,39 @@ def main(arguments: list[str] | None = None) -> None:
 
 def invoke(arguments: list[str]) -> int:
     """Run the command with these arguments and return its exit status."""
-    from toolkit.base.errors import QtoolError, system_fault
+    from toolkit.base.errors import QtoolError, StoppedError, system_fault
 
     # --debug is accepted anywhere on the line, since that is where people add it
     _State.debug = "--debug" in arguments
     words = [word for word in arguments if word != "--debug"]
+    json = "--json" in words
     try:
         with _ended_as_by_interrupt():
-            status: Any = app(args=words, standalone_mode=False)
+            status: Any = app(args=words, standalone_mode=False, prog_name="qtool")
     except QtoolError as error:
         if _State.debug:
             raise
-        _complain(str(error))
-        return error.exit_status
+        return _refuse(error, json)
     except KeyboardInterrupt:
-        _complain("stopped; the steps that were finished are kept")
-        return 130
+        return _refuse(StoppedError("stopped; the steps that were finished are kept"), json)
+    except SystemExit as end:
+        # what shows and installs shell completion ends so
+        return int(end.code or 0)
     except Exception as error:
-        if hasattr(error, "show") and hasattr(error, "exit_code"):
+        if hasattr(error, "show") and hasattr(error, "format_message"):
+            if json:
+                return _refuse(QtoolError(error.format_message()), json)
             error.show()
             return 2
         if _State.debug:
             raise
-        bug = f"{type(error).__name__}: {error}. This is a bug in qtool: run again with --debug and report it"
-        _complain(str(system_fault(error) or bug))
-        return 2
+        bug = QtoolError(
+            f"{type(error).__name__}: {error}. This is a bug in qtool: run again with --debug and report it"
+        )
+        return _refuse(system_fault(error) or bug, json)
     if status == 130:
-        _complain("stopped; the steps that were finished are kept, and the same command goes on from there")
+        kept = "stopped; the steps that were finished are kept, and the same command goes on from there"
+        return _refuse(StoppedError(kept), json)
     return int(status or 0)
 
 
@@ -253,10 +279,17 @@ def _ended_as_by_interrupt() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _complain(text: str) -> None:
+def _refuse(error: QtoolError, json: bool) -> int:
+    """Print an error, in its machine form where that was asked for, and return its exit status."""
     from toolkit.base.text import plain
 
-    sys.stderr.write(f"qtool: {plain(' '.join(text.split()))}\n")
+    if json:
+        from toolkit.cli.commands import emit
+
+        said = {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
+        emit({"error": said, "exit_status": error.exit_status})
+    sys.stderr.write(f"qtool: {plain(' '.join(str(error).split()))}\n")
+    return error.exit_status
 
 
 if __name__ == "__main__":

@@ -10,4 +10,13 @@ import typer
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
 Out = Annotated[Path | None, typer.Option("--out", help="The run folder. Default: runs/<recipe name>.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the machine form.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="A line in place of the recipe's, such as engine.rest=fp32; of a pass pass.NAME.KEY=VALUE. Repeatable.",
+        show_default=False,
+    ),
+]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe run code of its author (module:Name).")]

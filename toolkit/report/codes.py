@@ -60,6 +60,7 @@ class ReportCode(BaseCode):
     RUN_UNFINISHED = "report-run-unfinished"
     FILE_OF_UNFINISHED = "report-file-of-unfinished"
     MEASUREMENT_UNFINISHED = "report-measurement-unfinished"
+    SETTING_GIVEN = "report-setting-given"
     FOLDER_OF_ANOTHER = "report-folder-of-another"
     RUNS_ALIKE = "report-runs-alike"
     RUNS_DIFFER = "report-runs-differ"

@@ -61,6 +61,7 @@ class RecipeInfo(Part):
     path: str = ""
     passes: list[PassInfo] = Field(default_factory=list)
     rest: Precision = Field(default=Precision.FP16, description="precision of all that nobody asked about")
+    given: dict[str, JsonValue] = Field(default_factory=dict, description="settings by --set, beside the file's")
     calibration: dict[str, JsonValue] = Field(default_factory=dict)
     evaluation: dict[str, JsonValue] = Field(default_factory=dict)
 

@@ -6,6 +6,7 @@ Names that come from a model are shown as they are, never read as markup, with c
 from __future__ import annotations
 
 import io
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-_STYLES = {
+STYLES = {
     "usable": "bold green",
     "doubtful": "bold yellow",
     "missed": "bold yellow",
@@ -59,13 +60,17 @@ def print_report(
     """
     console = console or make_console()
     summary = report.summary
-    console.print(plain_text(summary.headline, _STYLES[summary.verdict]))
+    console.print(plain_text(summary.headline, STYLES[summary.verdict]))
     backend = report.backend
     said = " ".join(part for part in (backend.name, backend.version) if part)
     details = [backend.typing and f"{backend.typing} typing", backend.reason]
     if backend.engine_bytes is not None:
         details.insert(0, f"engine {size(backend.engine_bytes)}")
     console.print(plain_text(f"Backend {said}" + (f": {', '.join(d for d in details if d)}" if any(details) else "")))
+    if given := report.recipe.given:
+        console.print(
+            plain_text(f"Given by --set: {', '.join(f'{key} = {json.dumps(v)}' for key, v in given.items())}")
+        )
     if known := evidence(report.layers):
         console.print(plain_text(f"Actual precisions: {known}"))
     if opened := opened_words(report.layers):
@@ -86,7 +91,7 @@ def print_report(
     )
     console.print(_matrix(report))
     if report.accuracy is not None:
-        _print_accuracy(console, report.accuracy, summary.verdict == "doubtful")
+        print_accuracy(console, report.accuracy, summary.verdict == "doubtful")
     print_engine(report, console)
     bad = worst(report.layers, worst_layers)
     if bad:
@@ -156,7 +161,7 @@ def _matrix(report: Report) -> Table:
     return grid
 
 
-def _print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
+def print_accuracy(console: Console, accuracy: Accuracy, doubted: bool) -> None:
     """The figures and what is to say of them; where the first line says a doubt already, the others."""
     held = "held out" if accuracy.held_out else "seen by calibration"
     by = f", measured by {accuracy.source}" if accuracy.source else ""

@@ -31,13 +31,14 @@ def device_rows(device: DeviceInfo | None) -> list[tuple[str, Accuracy]]:
 def print_engine(report: Report, console: Console) -> None:
     """Print the run on the GPU and the time, as far as they are known."""
     if report.device is not None:
-        _print_device(report.device, console)
+        print_device(report.device, console)
     if report.payoff is not None:
         _print_time(report.payoff, console)
         _print_unpaid(report.payoff, console)
 
 
-def _print_device(device: DeviceInfo, console: Console) -> None:
+def print_device(device: DeviceInfo, console: Console) -> None:
+    """Print what the engine gave on the GPU, or why it did not run."""
     if device.status == "skipped" and not device.gpu:
         console.print(plain_text(f"The engine was not run: {device.why}"))
     if device.status == "failed":

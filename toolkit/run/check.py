@@ -95,15 +95,19 @@ class _Placeholders:
 
     Attributes:
         data: the samples, for passes that look at them in a dry run too.
+        wanted: gets the name of each file that would hold the statistics; None where nobody asks.
     """
 
-    def __init__(self, calibrator: Calibrator) -> None:
-        self._calibrator, self.data = calibrator, calibrator.data
+    def __init__(self, calibrator: Calibrator, wanted: list[str] | None) -> None:
+        self._calibrator, self.data, self.wanted = calibrator, calibrator.data, wanted
 
     def __call__(self, model: Model, tensors: Sequence[str] | None, dtype: Precision = Precision.INT8) -> Ranges:
         from toolkit.graph.runnable import not_run
 
         self._calibrator.refuse(model, tensors)
+        if self.wanted is not None and self._calibrator.keep is not None and self._calibrator.calibrates:
+            kept = self._calibrator.keep(model, *self._calibrator.taps(model, tensors))
+            self.wanted += [kept.name] if kept is not None else []
         names = tensors if tensors is not None else list(model.graph.tensors())
         given = {*self._calibrator.manual, *(self._calibrator.given.tensors if self._calibrator.given else ())}
         left = not_run(model)
@@ -200,31 +204,44 @@ def rehearsed(inputs: Inputs) -> None:
     """
     from toolkit.backends.choose import choose
     from toolkit.run.engine_settings import engine_settings
-    from toolkit.run.keys import engine_key
     from toolkit.run.recipe_passes import passes_of
-    from toolkit.run.steps.passes import PassesStep
-    from toolkit.run.task import TaskRecord
 
     job = inputs.job
     backend, _ = choose(job.backend)
     backend.typing_for(engine_settings(job.recipe))
     steps = passes_of(job.recipe, job.allow_code)
-    if not all(step.tells_in_dry_run for step in steps):
+    if not all(step.tells_in_dry_run for step in steps) or recalled(inputs):
         return
-    # nothing is measured here, so it does not matter by what
-    key = {**PassesStep(inputs, TaskRecord()).key(), **engine_key(job)}
-    file = job.folder.hidden / f"{_DONE}.json"
-    if job.folder.find(_DONE, key)[0]:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        job.fallback = Finding.from_json(told) if told is not None else None
-        return
+    key = _rehearsal_key(inputs)
     rehearse(inputs, steps, Journal())
+    file = job.folder.hidden / f"{_DONE}.json"
     write_json(file, job.fallback.to_json() if job.fallback is not None else None)
     job.folder.store(_DONE, key, [file])
 
 
-def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal) -> Rehearsal:
+def recalled(inputs: Inputs) -> bool:
+    """Whether this very run was rehearsed before; the backend that it fell back to is taken from there."""
+    job = inputs.job
+    if not job.folder.find(_DONE, _rehearsal_key(inputs))[0]:
+        return False
+    told = json.loads((job.folder.hidden / f"{_DONE}.json").read_text(encoding="utf-8"))
+    job.fallback = Finding.from_json(told) if told is not None else None
+    return True
+
+
+def _rehearsal_key(inputs: Inputs) -> dict[str, Any]:
+    from toolkit.run.keys import engine_key
+    from toolkit.run.steps.passes import PassesStep
+    from toolkit.run.task import TaskRecord
+
+    # nothing is measured here, so it does not matter by what
+    return {**PassesStep(inputs, TaskRecord()).key(), **engine_key(inputs.job)}
+
+
+def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics: list[str] | None = None) -> Rehearsal:
     """Try the passes with placeholder ranges, lower what they make, and let the backend's parser read that.
+
+    ``statistics``, where given, gets the names of the files that calibration would keep its statistics in.
 
     Raises:
         QtoolError: a pass, lowering or the backend refuses, and ``auto`` has none to fall back to. What a pass refuses
@@ -244,7 +261,7 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal) -> Rehears
     context = context_for(inputs, source, journal, dry_run=True)
     if isinstance(context.provider, Calibrator) and context.can_calibrate:
         # ranges that are given are known already, and what has none is what a run would name
-        context.provider = _Placeholders(context.provider)
+        context.provider = _Placeholders(context.provider, statistics)
     model = source.copy()
     try:
         PassSequence(passes=list(steps))(model, context)

@@ -15,7 +15,7 @@ from toolkit.run.engine_settings import engine_settings
 from toolkit.run.guard import refuse_run_over, refuse_writing_over
 from toolkit.run.job import Job
 from toolkit.run.pass_keys import code_of_passes, pass_files
-from toolkit.run.state import taken_over
+from toolkit.run.state import refuse_another, taken_over
 from toolkit.run.steps.compare import comparable
 from toolkit.run.user_code import followed
 
@@ -28,6 +28,18 @@ def opened(job: Job) -> Iterator[None]:
         QtoolError: an input is missing, would be written over, or is code that is not allowed; or the folder is in
             use. Nothing has been written then.
     """
+    with reachable(job), job.folder:
+        job.found = taken_over(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)
+        yield
+
+
+@contextmanager
+def reachable(job: Job) -> Iterator[None]:
+    """As ``opened``, but that the run folder is not taken and nothing is written.
+
+    Raises:
+        QtoolError: see ``opened``.
+    """
     clear_left_folders()
     inputs_exist(job)
     refuse_run_over(input_files(job), job.folder.path)
@@ -37,9 +49,8 @@ def opened(job: Job) -> Iterator[None]:
         own = pass_files(job, code=True)
         _files_exist(job, own)
         refuse_run_over(own, job.folder.path)
-        with job.folder:
-            job.found = taken_over(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)
-            yield
+        refuse_another(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)
+        yield
 
 
 def known_beforehand(job: Job) -> None:

@@ -26,10 +26,12 @@ class RunFolder:
     Attributes:
         path: the folder.
         by_name: whether it was chosen for the recipe's name, and not by the user.
+        read_only: whether results are only looked for: what there would be to note is left out.
     """
 
     path: Path
     by_name: bool = False
+    read_only: bool = False
     _lock: int | None = None
 
     @classmethod
@@ -85,15 +87,25 @@ class RunFolder:
             return False, "not done before"
         if entry.get("key") != sha256_json(key):
             return False, _difference(entry.get("parts"), _parts(key))
+        damage = self.damage(name)
+        if damage:
+            return False, damage
+        broken = Needs.read(entry["needs"]).broken() if entry.get("needs") is not None else ""
+        return (False, broken) if broken else (True, "nothing it depends on changed")
+
+    def damage(self, name: str) -> str:
+        """What is wrong with what a step left, whatever its key; empty where it is all there as it was written."""
+        entry = self._manifest().get(name)
+        if not isinstance(entry, dict):
+            return "not done before"
         files = entry.get("files")
         for file, digest in files.items() if isinstance(files, dict) else ():
             path = self._inside(file)
             if path is None:
-                return False, f"steps.json names {file!r}, which is not in the run folder"
+                return f"steps.json names {file!r}, which is not in the run folder"
             if not path.is_file() or sha256_file(path) != digest:
-                return False, f"{file} was changed or removed"
-        broken = Needs.read(entry["needs"]).broken() if entry.get("needs") is not None else ""
-        return (False, broken) if broken else (True, "nothing it depends on changed")
+                return f"{file} was changed or removed"
+        return ""
 
     def knows(self, name: str) -> bool:
         """Whether the step was done before, whatever its key was."""
@@ -126,6 +138,8 @@ class RunFolder:
                     where=str(path),
                     remedy="a pass may name only files in the run folder as its own",
                 )
+        if self.read_only:
+            return
         manifest = self._manifest()
         own = {path.relative_to(self.path).as_posix(): sha256_file(path) for path in files}
         self._remove(manifest.get(name), set(own))

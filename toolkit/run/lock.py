@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from toolkit.base.errors import RecipeError
+from toolkit.base.reading import FileKind, read_utf8, reading
+from toolkit.base.schema import FileSchema
 from toolkit.base.versions import versions
 from toolkit.run.inputs import Inputs
+from toolkit.run.recipe import Recipe
 from toolkit.run.recipe_passes import named_passes
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
@@ -37,3 +51,39 @@ def lock_text(inputs: Inputs, backend: str, lowering: str) -> str:
         },
     }
     return tomli_w.dumps(settings)
+
+
+class LockInfo(FileSchema):
+    """What a lock file says besides the recipe.
+
+    Attributes:
+        backend: what built the engine.
+        lowering: ``strong`` or ``weak``.
+        versions: by package, of what the run was made with.
+        fingerprints: SHA-256 of what was read; empty where the recipe names nothing.
+    """
+
+    backend: str
+    lowering: str
+    versions: dict[str, str] = Field(default_factory=dict)
+    fingerprints: dict[str, str | list[str]] = Field(default_factory=dict)
+
+
+def read_lock(path: Path, base: Path | None = None) -> tuple[Recipe, LockInfo]:
+    """A lock file: the recipe with every setting resolved, and what the run was made from.
+
+    Args:
+        path: the file.
+        base: the recipe's file, in whose folder relative paths start; the working folder where None.
+
+    Raises:
+        RecipeError: it cannot be read, or is no lock file.
+    """
+    kind = FileKind("not a lock file", RecipeError, "name the recipe.lock.toml of a run folder")
+    with reading(path, kind):
+        content = tomllib.loads(read_utf8(path, kind))
+        try:
+            info = LockInfo.model_validate(content.pop("lock", None))
+        except ValidationError as error:
+            raise kind.fault(path, "it has no table [lock] of qtool's") from error
+    return Recipe.resolved(content, base), info

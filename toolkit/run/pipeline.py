@@ -34,12 +34,13 @@ from toolkit.run.steps.latencies import LatenciesStep
 from toolkit.run.steps.lowering import LoweringStep
 from toolkit.run.steps.open import OpenStep
 from toolkit.run.steps.passes import PassesStep
-from toolkit.run.steps.report import ReportStep, RunRecords
+from toolkit.run.steps.report import ReportRecord, ReportStep, RunRecords
 from toolkit.run.steps.task import TaskStep
 from toolkit.run.task import TaskRecord
 
 StepListener = Callable[[StepInfo], None]
 R = TypeVar("R", bound=Record)
+NOT_ASKED = "the recipe does not ask for it any more"
 
 
 def run(
@@ -92,30 +93,37 @@ class Pipeline:
 
     def run(self) -> Result:
         """Do every step whose key changed, reuse the others, and join the report."""
+        joined = self.follow(self.checked())
+        self.folder.update(unfinished=None, before="")
+        return Result(self.folder.path, joined.report(), self.steps)
+
+    def follow(self, not_on_device: Finding | None) -> ReportRecord:
+        """The steps in their order; ``not_on_device`` says why the engine will not be run on a GPU, if it won't."""
         inputs, engine = self.inputs, self.inputs.job.recipe.engine
-        not_on_device = self._checked()
         task = self.do(TaskStep(inputs))
         passes = self.do(PassesStep(inputs, task))
         lowering = self.do(LoweringStep(inputs, passes))
         built = self.do(EngineStep(inputs, passes, lowering))
-        blocks = self._do_if(engine.open, OpenStep(inputs, passes, lowering, built, not_on_device))
-        plain = self._do_if(bool(engine.compare), CompareStep(inputs, passes))
-        latencies = self._do_if(plain is not None, LatenciesStep(inputs, built, plain or CompareRecord(engines={})))
+        blocks = self.do_if(engine.open, OpenStep(inputs, passes, lowering, built, not_on_device))
+        plain = self.do_if(bool(engine.compare), CompareStep(inputs, passes))
+        latencies = self.do_if(plain is not None, LatenciesStep(inputs, built, plain or CompareRecord(engines={})))
         evaluation = self.do(EvaluationStep(inputs, task, passes, lowering))
-        device = self._on_device(task, built, not_on_device)
+        device = self.on_device(task, built, not_on_device)
         found = RunRecords(task, passes, lowering, built, blocks, plain, latencies, evaluation, device)
-        joined = self.do(ReportStep(inputs, found, list(self.steps)))
-        self.folder.update(unfinished=None, before="")
-        return Result(self.folder.path, joined.report(), self.steps)
+        return self.do(ReportStep(inputs, found, list(self.steps)))
 
-    def _checked(self) -> Finding | None:
+    def checked(self) -> Finding | None:
         """Look for faults before anything is computed; returns why the engine will not be run on a GPU, if it won't."""
         job = self.inputs.job
         known_beforehand(job)
         why = not_wanted(job.recipe, self.device_check)
         first_samples_fit(self.inputs)
-        rehearsed(self.inputs)
+        self.rehearse()
         return why
+
+    def rehearse(self) -> None:
+        """Try the passes and the backend's parser, without calibrating and building."""
+        rehearsed(self.inputs)
 
     def do(self, step: Step[R]) -> R:
         """The step's record: found again where its key is the same and it is final, else made."""
@@ -146,23 +154,27 @@ class Pipeline:
             self.folder.update(unfinished=self._unfinished)
             mark_report(self.folder.path, self._unfinished)
 
-    def _do_if(self, wanted: bool, step: Step[R]) -> R | None:
+    def do_if(self, wanted: bool, step: Step[R]) -> R | None:
         """The step's record; None where the recipe does not ask for it, and what an earlier run found is dropped."""
         if wanted:
             return self.do(step)
         if self.folder.knows(step.name):
-            self._begin(step.name, "the recipe does not ask for it any more")
-            self.folder.forget(step.name)
+            self.drop(step.name)
         return None
 
-    def _on_device(self, task: TaskRecord, engine: EngineRecord, not_wanted: Finding | None) -> DeviceRecord:
+    def drop(self, step: str) -> None:
+        """Forget what an earlier run found."""
+        self._begin(step, NOT_ASKED)
+        self.folder.forget(step)
+
+    def on_device(self, task: TaskRecord, engine: EngineRecord, not_wanted: Finding | None) -> DeviceRecord:
         """The engine's run on the GPU, where that is wanted and one was built.
 
         Raises:
             BackendError: ``--device-check`` demands it, and no engine was built, or no sample could be run.
         """
         why = not_wanted or (ReportCode.BACKEND_BUILT_NOTHING() if engine.engine_file is None else None)
-        done = self._do_if(why is None, DeviceStep(self.inputs, task, engine))
+        done = self.do_if(why is None, DeviceStep(self.inputs, task, engine))
         record = done if done is not None else skipped(why or ReportCode.BACKEND_BUILT_NOTHING())
         if self.device_check and record.status == "skipped" and record.why is not None:
             raise BackendError(

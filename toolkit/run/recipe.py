@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from toolkit.base.errors import QtoolError, RecipeError, did_you_mean
 from toolkit.base.precision import Precision
@@ -16,7 +15,9 @@ from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.reading import FileKind, fault_words, reading
 from toolkit.base.schema import no_number, validation_words
 from toolkit.run.objects import entries_of, named
+from toolkit.run.recipe_fields import remedy
 from toolkit.run.recipe_lines import place_of, place_of_value
+from toolkit.run.recipe_settings import Setting, apply_settings
 from toolkit.run.sections import (
     SHARES,
     CalibrationSection,
@@ -54,6 +55,7 @@ class Recipe(Section):
     report: ReportSection = Field(default_factory=ReportSection)
     _path: Path | None = PrivateAttr(None)
     _text: str = PrivateAttr("")
+    _settings: list[Setting] = PrivateAttr(default_factory=list)
     _name: str = PrivateAttr("recipe")
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
@@ -67,8 +69,13 @@ class Recipe(Section):
         return value
 
     @classmethod
-    def load(cls, path: str | Path) -> Recipe:
+    def load(cls, path: str | Path, settings: Sequence[str] = ()) -> Recipe:
         """Read a recipe file.
+
+        Args:
+            path: the file.
+            settings: lines that stand in place of the file's or beside them, each ``section.key=value``; see
+                ``recipe_settings``.
 
         Raises:
             RecipeError: no such file, no TOML, an unknown key, a wrong value; the message names the line.
@@ -86,15 +93,20 @@ class Recipe(Section):
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise RecipeError("the recipe is not UTF-8 text", where=str(path), remedy="save it as UTF-8") from error
-        return cls.parse(text, path)
+        return cls.parse(text, path, settings)
 
     @classmethod
-    def parse(cls, text: str, path: Path | None = None) -> Recipe:
-        """Read a recipe's text; relative paths start at ``path``'s folder."""
+    def parse(cls, text: str, path: Path | None = None, settings: Sequence[str] = ()) -> Recipe:
+        """Read a recipe's text; relative paths start at ``path``'s folder, ``settings`` are as in ``load``."""
         place = str(path or "the recipe")
         with reading(place, _TOML):
             content = tomllib.loads(text)
-        return cls._made(content, text, path)
+        return cls._made(content, text, path, apply_settings(content, settings, cls))
+
+    @classmethod
+    def resolved(cls, content: Mapping[str, Any], path: Path | None) -> Recipe:
+        """A recipe of the content of a lock file; ``path`` is the file of the recipe itself."""
+        return cls._made(content, "", path)
 
     @classmethod
     def build(cls, name: str = "recipe", **tables: Any) -> Recipe:
@@ -142,18 +154,25 @@ class Recipe(Section):
         return twin
 
     @classmethod
-    def _made(cls, content: Mapping[str, Any], text: str, path: Path | None) -> Recipe:
+    def _made(
+        cls, content: Mapping[str, Any], text: str, path: Path | None, settings: Sequence[Setting] = ()
+    ) -> Recipe:
         place = str(path or "the recipe")
         try:
             recipe = cls.model_validate(content, context={"file": bool(text)})
-            fault = no_number(content, recipe)
+            fault: Mapping[str, Any] | None = no_number(content, recipe)
         except ValidationError as error:
-            raise _fault(error.errors()[0], place, text) from error
+            recipe, fault = None, error.errors()[0]
         except (OverflowError, RecursionError) as error:
             raise _TOML.fault(place, fault_words(error)) from error
-        if fault is not None:
-            raise _fault(fault, place, text)
-        recipe._path, recipe._text = path, text
+        if fault is not None or recipe is None:
+            assert fault is not None
+            raise RecipeError(
+                validation_words(fault),
+                where=_where(settings, fault["loc"]) or place_of(place, text, fault["loc"]),
+                remedy=remedy(cls, fault),
+            )
+        recipe._path, recipe._text, recipe._settings = path, text, list(settings)
         recipe.profiles()
         recipe._check_sense()
         return recipe
@@ -216,6 +235,11 @@ class Recipe(Section):
         return self._path.stem if self._path is not None else self._name
 
     @property
+    def settings(self) -> tuple[Setting, ...]:
+        """What was given beside the file."""
+        return tuple(self._settings)
+
+    @property
     def path(self) -> Path | None:
         """The file it was read from."""
         return self._path
@@ -230,11 +254,14 @@ class Recipe(Section):
         return (self.folder / Path(path).expanduser()).resolve()
 
     def locate(self, *loc: str | int) -> str:
-        """``file:line`` of a key, as near as it can be found."""
-        return place_of(str(self._path or "the recipe"), self._text, loc)
+        """``file:line`` of a key, as near as it can be found, or the setting given beside the file."""
+        return _where(self._settings, loc) or place_of(str(self._path or "the recipe"), self._text, loc)
 
     def locate_value(self, value: str, *loc: str | int) -> str:
         """``file:line`` of a value: in the table ``loc``, else where it is said first, else of the table."""
+        given = [one for one in self._settings if one.place[: len(loc)] == loc and value in repr(one.value)]
+        if given:
+            return given[-1].where
         return place_of_value(str(self._path or "the recipe"), self._text, loc, value)
 
     def profiles(self) -> Profiles:
@@ -276,50 +303,6 @@ class Recipe(Section):
         return Precision(self.engine.rest)
 
 
-def _fault(fault: Mapping[str, Any], place: str, text: str) -> RecipeError:
-    return RecipeError(validation_words(fault), where=place_of(place, text, fault["loc"]), remedy=_remedy(fault))
-
-
-def _remedy(fault: Mapping[str, Any]) -> str:
-    loc = [part for part in fault["loc"] if isinstance(part, str)]
-    if fault["type"] == "extra_forbidden":
-        known = _keys_at(loc[:-1])
-        return did_you_mean(loc[-1], known) if loc else ""
-    if fault["type"] == "missing":
-        return f"add it to the [{'.'.join(loc[:-1]) or 'recipe'}] table"
-    meant = next((f.description for f in reversed(_fields_at(loc)) if f.description), "")
-    return (
-        f"expected: {meant} (see `qtool schema recipe`)" if meant else "see `qtool schema recipe` for what is allowed"
-    )
-
-
-def _keys_at(loc: Sequence[str]) -> list[str]:
-    """The keys that the table at a place may have."""
-    fields = _fields_at(loc)
-    if len(fields) < len(loc):
-        return []
-    return list(_fields_of(next(_models(fields[-1].annotation), None) if fields else Recipe))
-
-
-def _fields_at(loc: Sequence[str]) -> list[FieldInfo]:
-    """The fields that a place in a recipe leads through, as far as it leads."""
-    current: Any = Recipe
-    found: list[FieldInfo] = []
-    for part in loc:
-        fields = _fields_of(current)
-        if part not in fields:
-            break
-        found.append(fields[part])
-        current = next(_models(fields[part].annotation), None)
-    return found
-
-
-def _fields_of(model: Any) -> dict[str, FieldInfo]:
-    return {(field.alias or name): field for name, field in getattr(model, "model_fields", {}).items()}
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in getattr(annotation, "__args__", ()):
-        yield from _models(argument)
+def _where(settings: Sequence[Setting], loc: Sequence[str | int]) -> str:
+    """The last of the settings that gives what stands at a place; empty where none does."""
+    return next((one.where for one in reversed(settings) if one.covers(loc)), "")

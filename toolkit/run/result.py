@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from toolkit.base.errors import BackendError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
-from toolkit.report.schema import Report, StepInfo
+from toolkit.report.schema import Accuracy, DeviceInfo, Report, StepInfo, Verdict
 from toolkit.run.guard import FILES
 
 if TYPE_CHECKING:
@@ -72,15 +72,19 @@ class Result:
     @property
     def exit_status(self) -> int:
         """0 done; 1 done, but the result misses its target or is broken; 3 the engine does not run on its own GPU."""
-        if self.report.device is not None and self.report.device.status == "failed":
-            return 3
-        found, accuracy = self.report.summary.verdict, self.report.accuracy
-        # a recipe without a budget demands nothing: what the task's own says is in the first line
-        demanded = found == "broken" or (found == "missed" and not (accuracy is not None and accuracy.by_default))
-        return 1 if demanded else 0
+        return status_of(self.report.summary.verdict, self.report.accuracy, self.report.device)
 
     @property
     def files(self) -> list[Path]:
         """The files of the run folder that are for people and other tools."""
         weights = sorted(self.folder.glob("model.onnx.*.data"))
         return [*(p for name in FILES if (p := self.folder / name).exists()), *weights]
+
+
+def status_of(verdict: Verdict, accuracy: Accuracy | None, device: DeviceInfo | None) -> int:
+    """0 done; 1 done, but the result misses its target or is broken; 3 the engine does not run on its own GPU."""
+    if device is not None and device.status == "failed":
+        return 3
+    # a recipe without a budget demands nothing: what the task's own says is in the first line
+    demanded = verdict == "broken" or (verdict == "missed" and not (accuracy is not None and accuracy.by_default))
+    return 1 if demanded else 0

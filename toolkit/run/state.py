@@ -71,6 +71,14 @@ def taken_over(folder: Path, by_name: bool, recipe: Path | None, model: Path) ->
     Raises:
         QtoolError: it is another recipe's of the same name, and nobody asked to share it.
     """
+    state, own = refuse_another(folder, by_name, recipe, model)
+    if own != state:
+        own.save(folder)
+    return ReportCode.FOLDER_OF_ANOTHER(recipe=own.before) if own.before else None
+
+
+def refuse_another(folder: Path, by_name: bool, recipe: Path | None, model: Path) -> tuple[RunState, RunState]:
+    """What a run folder's state is, and what it is once this recipe has taken it over; see ``taken_over``."""
     state = RunState.load(folder)
     own = state.model_copy(update={"recipe": str(recipe.resolve()) if recipe is not None else "", "model": str(model)})
     # a recipe that was moved with its results is no other one
@@ -85,9 +93,7 @@ def taken_over(folder: Path, by_name: bool, recipe: Path | None, model: Path) ->
             remedy="give this run a folder of its own by --out (in Python by out=), or rename one of the recipes",
         )
     own.before = before if another else own.before
-    if own != state:
-        own.save(folder)
-    return ReportCode.FOLDER_OF_ANOTHER(recipe=own.before) if own.before else None
+    return state, own
 
 
 def mark_report(folder: Path, unfinished: Unfinished) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -125,3 +126,27 @@ def test_debug_shows_the_traceback():
         [sys.executable, "-m", "toolkit.cli.main", "run", "none.toml"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_errors_of_the_machine_form_are_json(capsys, tmp_path):
+    assert invoke(["run", str(tmp_path / "none.toml"), "--json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert found["exit_status"] == 2 and found["error"]["kind"] == "RecipeError"
+    assert found["error"]["where"] == str(tmp_path / "none.toml") and "qtool new" in found["error"]["remedy"]
+    assert invoke(["rum", "--json"]) == 2
+    assert "'run'" in json.loads(capsys.readouterr().out)["error"]["what"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete(shell, capsys):
+    assert invoke(["--show-completion", shell]) == 0
+    assert "_QTOOL_COMPLETE" in capsys.readouterr().out
+
+
+def test_what_a_shell_completes():
+    code = "import sys; sys.argv[0] = 'qtool'; from toolkit.cli.main import main; main([])"
+    asked = {"_QTOOL_COMPLETE": "complete_bash", "COMP_WORDS": "qtool ins", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **asked}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["inspect"]

@@ -21,6 +21,7 @@ from toolkit.backends.none import NoBackend
 from toolkit.base import gpu
 from toolkit.base.errors import BackendError, RecipeError
 from toolkit.base.gpu import Gpu
+from toolkit.cli.main import invoke
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.recipe import tomllib
@@ -220,3 +221,32 @@ def test_stored_int8_weights_are_float_in_the_plain_engines(tmp_path, place, mon
     (tmp_path / "r.toml").write_text('[model]\npath = "m.onnx"\n[engine]\ncompare = ["fp32"]\n')
     run(tmp_path / "r.toml", tmp_path / "plain")
     assert "DequantizeLinear" in built["model.onnx"] and built["compare_fp32.onnx"] == ["Gemm"]
+
+
+def test_the_engines_of_runs_are_measured_again_in_turn(place, engines, monkeypatch, capsys):
+    asked = []
+    turns = {"single": {"ours": [0.25] * 5, "fp16": [0.3] * 5, "fp32": [0.5] * 5}}
+    monkeypatch.setattr(process, "run_job", timer({"turns": turns, "lacks": {}}, asked))
+    for name in ("one", "two"):
+        run(place / "digits.toml", place / name, device_check=False)
+    one, two = place / "one", place / "two"
+    names = [f"{folder}{plain}" for folder in (one, two) for plain in ("", ", unquantized fp32", ", unquantized fp16")]
+    again = {"turns": {"single": {name: [0.3, 0.1, 0.2] for name in names}}, "lacks": {"batch": "no memory"}}
+    monkeypatch.setattr(process, "run_job", timer({**again, "time_ms": {"k": {"single": 0.1}}}, asked))
+    assert invoke(["time", str(one), str(two), "--rounds", "3", "--layers", "--json"]) == 0
+    job, request = asked[2]
+    assert job == "measure_in_turn" and list(request["engines"]) == names and request["rounds"] == 3
+    assert [job for job, _ in asked[3:]] == ["examine_tensorrt"] * 2 and not request["host_code"]
+    found = json.loads(capsys.readouterr().out)
+    assert found["gpu"] == "NVIDIA Test" and found["lacks"]["batch"] == "no memory"
+    assert found["times"][0] == {
+        "engine": str(one), "profile": "single", "median": 0.2, "least": 0.1, "most": 0.3, "before": 0.4
+    }  # fmt: skip
+    assert found["times"][1]["before"] == 0.3
+    assert invoke(["time", str(one)]) == 0
+
+
+def test_what_cannot_be_measured_in_turn_is_refused(place, monkeypatch, capsys):
+    run(place / "digits.toml", place / "none", device_check=False)
+    assert invoke(["time", str(place / "none")]) == 3 and "built no engine" in capsys.readouterr().err
+    assert invoke(["time", str(place)]) == 2 and "no run folder" in capsys.readouterr().err

@@ -351,3 +351,19 @@ def test_the_real_child_process_says_that_no_gpu_is_here(tmp_path):
     request = {"engine": str(tmp_path / "e"), "backend": "tensorrt", "profiles": [], "batches": []}
     with pytest.raises(BackendError, match="no GPU is here to run the engine"):
         process.run_job("run_engine", request)
+
+
+@pytest.mark.skipif(OLD_ONNXRUNTIME, reason="the stand-in engine is onnxruntime, which quantizes float16 inexactly")
+def test_the_accuracy_of_an_engine_is_measured_again(place, on_gpu, monkeypatch, capsys):
+    device = run(place / "digits.toml", place / "out").report.device
+    assert invoke(["accuracy", str(place / "out"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"] is None and found["device"] == device.model_dump(mode="json", by_alias=True)
+    monkeypatch.setattr(FakeEngine, "spoil", staticmethod(lambda outputs, profile: {n: -v for n, v in outputs.items()}))
+    assert invoke(["accuracy", str(place / "out"), "--on", "engine", "--samples", "20"]) == 1
+    monkeypatch.setattr(gpu, "find_gpu", lambda: None)
+    capsys.readouterr()
+    assert invoke(["accuracy", str(place / "out"), "--on", "engine"]) == 3
+    assert "no GPU is here" in capsys.readouterr().err
+    assert invoke(["accuracy", str(place / "out"), "--samples", "20", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"]["samples"] == 20

@@ -15,7 +15,13 @@ def _of_unfinished(step: str, why: str, maker: str, new: bool) -> str:
     )
 
 
+def _of_setting(key: str, value: str, before: str | None) -> str:
+    file = "which the recipe's file leaves out" if before is None else f"where the recipe's file says {before}"
+    return f"{key} = {value} was given by --set, {file}."
+
+
 FOLDER: Table = {
+    ReportCode.SETTING_GIVEN: _of_setting,
     Code.READS_UNKNOWN: (
         "What code of the recipe reads cannot be followed: {why}. Results that it has a part in are made again each "
         "time; a pass that returns from input_files what it reads, and a metric with a list named inputs, are taken at "

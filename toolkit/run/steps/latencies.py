@@ -71,6 +71,8 @@ class LatenciesStep(Step[LatenciesRecord]):
             "engines": {name: str(file.resolve()) for name, file in engines.items() if file is not None},
             "profiles": profiles_to_json(self.job.profiles),
             "rounds": _ROUNDS,
+            # this run built them
+            "host_code": True,
         }
         if None in engines.values():
             return LatenciesRecord()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,7 @@ class ReportStep(Step[ReportRecord]):
         """The recipe, all records, and fingerprints of what was read."""
         recipe, prints = self.recipe, self.inputs.prints
         return {
-            "recipe": [recipe.name, str(recipe.path or ""), recipe.as_key(by_alias=True)],
+            "recipe": [recipe.name, str(recipe.path or ""), recipe.as_key(by_alias=True), _given(recipe)],
             **self.found.key(),
             "model": prints.of_model(),
             "calibration data": prints.of_data(recipe.calibration.data),
@@ -129,6 +130,10 @@ class ReportStep(Step[ReportRecord]):
     def _journal(self) -> Journal:
         """What all steps said."""
         found, journal = self.found, Journal()
+        journal.by = "recipe"
+        for one in self.recipe.settings:
+            values = [None if value is None else json.dumps(value, default=str) for value in (one.value, one.before)]
+            journal.noted(ReportCode.SETTING_GIVEN(key=one.key, value=values[0], before=values[1]))
         for said in (found.passes, found.lowering, found.opened):
             journal.events += said.journal.events if said is not None else []
         if found.device.why is not None:
@@ -244,9 +249,16 @@ def _recipe_info(recipe: Recipe, allow_code: bool) -> RecipeInfo:
         path=str(recipe.path or ""),
         passes=pass_infos(recipe, allow_code),
         rest=recipe.rest,
+        given=_given(recipe),
         calibration=short(recipe.calibration.model_dump(mode="json", exclude_defaults=True)),
         evaluation=short(recipe.evaluation.model_dump(mode="json", exclude_defaults=True)),
     )
+
+
+def _given(recipe: Recipe) -> dict[str, Any]:
+    """The settings given beside the file, by key, the last of each."""
+    given: dict[str, Any] = json.loads(json.dumps({one.key: one.value for one in recipe.settings}, default=str))
+    return given
 
 
 def _facts(final: Model, prepared: Model, profiles: Profiles) -> Facts:

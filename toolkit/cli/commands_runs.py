@@ -1,0 +1,84 @@
+"""What the commands about this machine and about runs that have ended do, without typer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from toolkit.base.errors import QtoolError, did_you_mean
+from toolkit.cli.commands import emit, say
+
+
+def view_run(path: Path, json: bool) -> int:
+    """``qtool view``."""
+    from toolkit.report.findings import sentence
+    from toolkit.run.state import unfinished_note
+    from toolkit.run.view import open_page, page_of
+
+    page = page_of(path)
+    note = unfinished_note(page)
+    opened = open_page(page)
+    if json:
+        emit({"page": str(page), "opened": opened, "warning": sentence(note) if note is not None else ""})
+        return 0
+    if note is not None:
+        say(f"Warning: {sentence(note)}")
+    say(
+        str(page)
+        if opened
+        else f"{page}\nNo browser is here: open this file where there is one; it needs nothing else."
+    )
+    return 0
+
+
+def examine_machine(json: bool) -> int:
+    """``qtool doctor``."""
+    from toolkit.run.doctor import examine
+
+    found = examine()
+    if json:
+        emit(found.to_json())
+    else:
+        say(found.to_text())
+    return 1 if found.missing else 0
+
+
+def time_runs(folders: Sequence[Path], rounds: int, layers: bool, allow_code: bool, json: bool) -> int:
+    """``qtool time``."""
+    from toolkit.base.progress import Terminal
+    from toolkit.report.console import make_console
+    from toolkit.report.terminal_measured import print_times
+    from toolkit.run.ended import EndedRun
+    from toolkit.run.time_again import time_again
+
+    with Terminal() as terminal:
+        runs = [EndedRun.of(folder, allow_code, terminal.progress) for folder in folders]
+        found = time_again(runs, rounds, layers, allow_code, terminal.progress)
+    if json:
+        emit(found.to_json())
+    else:
+        print_times(found.gpu, [vars(one) for one in found.times], found.layers, found.lacks, make_console())
+    return 0
+
+
+def measure_accuracy(
+    folder: Path, data: str | None, metric: str | None, samples: int | None, on: str, allow_code: bool, json: bool
+) -> int:
+    """``qtool accuracy``."""
+    from toolkit.base.progress import Terminal
+    from toolkit.report.console import make_console
+    from toolkit.report.terminal_measured import print_accuracy_again
+    from toolkit.run.accuracy_again import On, accuracy_again
+    from toolkit.run.ended import EndedRun
+
+    if on not in get_args(On):
+        raise QtoolError(f"--on is '{on}'", remedy=did_you_mean(on, get_args(On)))
+    with Terminal() as terminal:
+        run = EndedRun.of(folder, allow_code, terminal.progress)
+        found = accuracy_again(run, data, metric, samples, on)  # type: ignore[arg-type]
+    if json:
+        emit(found.to_json())
+    else:
+        print_accuracy_again(run.report, found.accuracy, found.device, found.why, make_console())
+    return found.exit_status

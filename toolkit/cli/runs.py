@@ -1,0 +1,67 @@
+"""The commands about this machine and about runs that have ended: registered in main.py, thin like those there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit.cli.options import AllowCode, Json
+
+RunPath = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+
+
+def view(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a page that compare wrote.", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Open the page of a run in the browser; where there is none, print where it is."""
+    from toolkit.cli.commands_runs import view_run
+
+    raise typer.Exit(view_run(run, json))
+
+
+def doctor(json: Json = False) -> None:
+    """Say what is installed here, what qtool can do with it (build, run, measure), and what would mend the rest."""
+    from toolkit.cli.commands_runs import examine_machine
+
+    raise typer.Exit(examine_machine(json))
+
+
+def time(
+    runs: Annotated[
+        list[Path], typer.Argument(help="A run folder, or several to measure in turn.", show_default=False)
+    ],
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="How often each engine is measured.")] = 5,
+    layers: Annotated[bool, typer.Option("--layers", help="Measure each layer too, by TensorRT's profiler.")] = False,
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Let a version compatible engine run the code that it holds.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Measure the engines of runs again on this GPU, those of the unquantized model too, all in turn."""
+    from toolkit.cli.commands_runs import time_runs
+
+    raise typer.Exit(time_runs(runs, rounds, layers, allow_code, json))
+
+
+def accuracy(
+    run: RunPath,
+    data: Annotated[
+        str | None, typer.Option(help="Other samples than the recipe's: a file, folder or module:Name.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Another metric than the recipe's; its usual limit holds then.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Use at most this many samples.")] = None,
+    on: Annotated[
+        str, typer.Option(help="What is run: engine, onnxruntime (model.onnx on the CPU), or auto, the first that can.")
+    ] = "auto",
+    allow_code: AllowCode = False,
+    json: Json = False,
+) -> None:
+    """Run a run's engine, or its model, over samples again and judge it as a run does."""
+    from toolkit.cli.commands_runs import measure_accuracy
+
+    raise typer.Exit(measure_accuracy(run, data, metric, samples, on, allow_code, json))

@@ -1,0 +1,183 @@
+"""What is installed here, and what qtool can do with it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.versions import versions
+
+_BACKENDS = ("tensorrt", "tensorrt_rtx")
+_REQUIREMENT = re.compile(r"^\s*([A-Za-z0-9._-]+)")
+_EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
+_FOR_USERS = ("rtx", "tensorrt", "images", "detection")
+"""The extras that add something to what qtool does; the others are for those who change it."""
+
+
+@dataclass(frozen=True)
+class Ability:
+    """Something that qtool does, and whether it can be done here.
+
+    Attributes:
+        what: ``build``, ``run`` or ``measure`` an engine, or ``simulate`` it in onnxruntime.
+        by: the backend, or what else does it.
+        able: whether it can be done.
+        why: what keeps it, in words; what it is done for where there is something to say of that.
+        remedy: what the user can do.
+    """
+
+    what: str
+    by: str
+    able: bool
+    why: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Health:
+    """What was found.
+
+    Attributes:
+        machine: the system, the cores that may be used, and Python.
+        packages: version by package.
+        missing: packages that qtool needs and that are not installed.
+        extras: by extra, the packages of it that are not installed; empty where all are.
+        gpu: name, compute capability and the newest CUDA that its driver takes; empty where there is none.
+        abilities: what can be done.
+        auto: the backend that ``backend = "auto"`` takes, and why.
+    """
+
+    machine: dict[str, str]
+    packages: dict[str, str]
+    missing: list[str]
+    extras: dict[str, list[str]]
+    gpu: dict[str, str]
+    abilities: list[Ability] = field(default_factory=list)
+    auto: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine form."""
+        return asdict(self)
+
+    def to_text(self) -> str:
+        """For people."""
+        lines = [f"{name}: {value}" for name, value in self.machine.items()]
+        lines.append("GPU: " + (", ".join(self.gpu.values()) if self.gpu else "none"))
+        lines.append("packages: " + ", ".join(f"{name} {version}" for name, version in self.packages.items()))
+        lines += [f"MISSING: {name}; run 'pip install {name}'" for name in self.missing]
+        for name, lacks in self.extras.items():
+            words = f"not installed ({', '.join(lacks)}); run \"pip install 'qtool[{name}]'\"" if lacks else "installed"
+            lines.append(f"extra {name}: {words}")
+        alike: dict[Ability, list[str]] = {}
+        for one in self.abilities:
+            alike.setdefault(replace(one, what=""), []).append(one.what)
+        for one, whats in alike.items():
+            said = f"{', '.join(whats)} with {one.by}: {'yes' if one.able else 'NO'}"
+            said += f", {one.why}" if one.why else ""
+            lines.append(said + (f". To mend it: {one.remedy}" if one.remedy else ""))
+        lines.append(f'backend = "auto" takes {self.auto}')
+        return "\n".join(lines)
+
+
+def examine() -> Health:
+    """Look at this machine: packages, GPU and backends; each backend is loaded in a process of its own."""
+    from toolkit.backends.choose import choose
+    from toolkit.report.findings import sentence
+
+    backend, reason = choose("auto")
+    needed, extras = _requirements()
+    return Health(
+        machine={
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+        },
+        packages=versions(),
+        missing=[name for name in needed if not _installed(name)],
+        extras={name: [one for one in parts if not _installed(one)] for name, parts in extras.items()},
+        gpu=_gpu(),
+        abilities=[_simulating(), *(one for name in _BACKENDS for one in _of_backend(name))],
+        auto=f"{backend.name} ({sentence(reason)})",
+    )
+
+
+def _gpu() -> dict[str, str]:
+    from toolkit.base.gpu import driver_cuda, find_gpu
+
+    gpu = find_gpu()
+    if gpu is None:
+        return {}
+    known = {"name": gpu.name, "compute_capability": f"compute capability {gpu.compute_capability}"}
+    return {**known, "cuda": f"driver for CUDA up to {cuda}"} if (cuda := driver_cuda()) else known
+
+
+def _simulating() -> Ability:
+    """Accuracy, without any engine."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        return Ability("simulate", "onnxruntime", False, str(error), "run 'pip install onnxruntime'")
+    return Ability("simulate", f"onnxruntime {onnxruntime.__version__}", True, "on the CPU")
+
+
+def _of_backend(name: str) -> list[Ability]:
+    """What a backend can do here: what keeps it from building keeps it from the rest."""
+    from toolkit.backends.base import EngineSettings
+    from toolkit.backends.choose import choose, usable
+    from toolkit.backends.rtx import target_capabilities
+    from toolkit.base.gpu import find_gpu
+    from toolkit.report.findings import sentence
+
+    _, refusal = usable(name)
+    if refusal is not None:
+        return [Ability(what, name, False, refusal.what, refusal.remedy) for what in ("build", "run", "measure")]
+    try:
+        backend = choose(name)[0]
+    except QtoolError as error:
+        return [Ability("build", name, False, error.what, error.remedy)]
+    gpu, by = find_gpu(), f"{name} {backend.version()}"
+    built_for, target = "", ""
+    if name == "tensorrt_rtx":
+        capabilities, why = target_capabilities(EngineSettings())
+        built_for = f"for compute capability {', '.join(capabilities)} ({sentence(why)})"
+        target = "" if gpu is not None and gpu.compute_capability in capabilities else built_for
+    build = Ability("build", by, True, built_for)
+    elsewhere = "run on a machine that has the GPU"
+    if gpu is None:
+        no_gpu = "no GPU is here"
+        return [build, *(Ability(what, by, False, no_gpu, elsewhere) for what in ("run", "measure"))]
+    run = Ability("run", by, not target, f"engines are {target}" if target else "", elsewhere if target else "")
+    lacks = backend.cannot_measure()
+    remedy = "run 'pip install cuda-python'" if "cuda-python" in lacks else "use tensorrt" if lacks else ""
+    return [build, run, Ability("measure", by, not lacks, lacks, remedy)]
+
+
+def _requirements() -> tuple[list[str], dict[str, list[str]]]:
+    """The packages that qtool needs, and those of each extra that users may want."""
+    needed: list[str] = []
+    extras: dict[str, list[str]] = {name: [] for name in _FOR_USERS}
+    try:
+        listed = importlib.metadata.requires("qtool") or []
+    except importlib.metadata.PackageNotFoundError:
+        # run from its sources
+        return needed, {}
+    for line in listed:
+        name, extra = _REQUIREMENT.match(line), _EXTRA.search(line)
+        if name is not None and extra is None and ";" not in line:
+            needed.append(name[1])
+        elif name is not None and extra is not None and extra[1] in extras:
+            extras[extra[1]].append(name[1])
+    return needed, extras
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

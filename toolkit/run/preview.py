@@ -1,0 +1,189 @@
+"""What a run would do anew and what it would find again, and why; nothing is computed, built or written."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from copy import copy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.temporary import temporary_folder
+from toolkit.contract.findings import Finding
+from toolkit.contract.journal import Journal
+from toolkit.run.check import recalled, rehearse
+from toolkit.run.checks import reachable
+from toolkit.run.folder import RunFolder
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
+from toolkit.run.pipeline import NOT_ASKED, Pipeline
+from toolkit.run.recipe import Recipe
+from toolkit.run.recipe_passes import passes_of
+from toolkit.run.step import Record, Step
+from toolkit.run.steps.device import DeviceRecord, DeviceStep, skipped
+from toolkit.run.steps.engine import EngineRecord
+from toolkit.run.steps.passes import PassesStep
+from toolkit.run.steps.report import ReportStep
+from toolkit.run.task import TaskRecord
+
+R = TypeVar("R", bound=Record)
+Fate = Literal["anew", "kept", "depends", "dropped"]
+_WORDS = {"anew": "anew", "kept": "from the cache", "depends": "it depends", "dropped": "dropped"}
+
+
+@dataclass(frozen=True)
+class ForeseenStep:
+    """What would become of one step.
+
+    Attributes:
+        step: its name.
+        fate: ``anew``; ``kept``: its result is found again; ``depends``: that is so where the steps before it, which
+            are done anew, give what they gave before; ``dropped``: the recipe does not ask for it any more.
+        why: the reason, in words.
+        parts: what of its own work would be found again, though it is done anew.
+    """
+
+    step: str
+    fate: Fate
+    why: str
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a run would do.
+
+    Attributes:
+        folder: the run folder.
+        steps: in their order.
+    """
+
+    folder: Path
+    steps: tuple[ForeseenStep, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine form."""
+        return {"folder": str(self.folder), "steps": [asdict(step) for step in self.steps]}
+
+    def to_text(self) -> str:
+        """For people."""
+        lines = [f"{self.folder}: what this run would do; nothing was done"]
+        for one in self.steps:
+            lines.append(f"{one.step:<12} {_WORDS[one.fate]:<15} {one.why}")
+            lines += [f"{'':<12} {'':<15} {part}" for part in one.parts]
+        return "\n".join(lines)
+
+
+def preview(
+    recipe: Recipe, out: str | Path | None = None, *, allow_code: bool = False, device_check: bool | None = None
+) -> Foreseen:
+    """What a run of this recipe would do anew.
+
+    Args:
+        recipe: the recipe.
+        out: the run folder; ``runs/<recipe name>`` by default.
+        allow_code: whether the recipe may name code (``module:Name``).
+        device_check: as for a run.
+
+    Raises:
+        QtoolError: whatever would keep the run from beginning.
+    """
+    job = Job(recipe, replace(RunFolder.of(recipe.name, out), read_only=True), allow_code)
+    with reachable(job):
+        return _Preview(Inputs(job), device_check=device_check).look()
+
+
+class _Unmade:
+    """Stands for a record that only a run makes: whoever looks into it learns that."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise _UnmadeError(name)
+
+
+class _UnmadeError(Exception):
+    """A key that cannot be known before a step is done."""
+
+
+class _Preview(Pipeline):
+    """The steps of a run, each only looked for: where one would be done anew, what was left of it before is taken."""
+
+    def __init__(self, inputs: Inputs, device_check: bool | None = None) -> None:
+        super().__init__(inputs, device_check=device_check)
+        self.found: list[ForeseenStep] = []
+        self._unsure: dict[int, str] = {}
+        self._statistics: list[str] = []
+
+    def look(self) -> Foreseen:
+        """All steps."""
+        self.follow(self.checked())
+        return Foreseen(self.folder.path, tuple(self.found))
+
+    def rehearse(self) -> None:
+        job = self.inputs.job
+        steps = passes_of(job.recipe, job.allow_code)
+        if recalled(self.inputs) and self.folder.find(PassesStep.name, PassesStep(self.inputs, TaskRecord()).key())[0]:
+            return
+        if not all(step.tells_in_dry_run for step in steps):
+            return
+        with temporary_folder("preview") as folder:
+            twin = Inputs(replace(job, folder=RunFolder(folder)))
+            rehearse(twin, steps, Journal(), self._statistics)
+            job.fallback = twin.job.fallback
+
+    def do(self, step: Step[R]) -> R:
+        record, before = self._left(step), self._before(step)
+        known = self.folder.knows(step.name)
+        try:
+            kept, why = self.folder.find(step.name, step.key()) if known else (False, "not done before")
+        except _UnmadeError:
+            kept, why = False, f"it needs what '{before[0] if before else 'an earlier step'}' makes"
+        if kept and (record is None or not record.final):
+            kept, why = False, "it failed before"
+        fate: Fate = "anew" if not kept else "depends" if before else "kept"
+        if fate == "depends":
+            names = " and ".join(f"'{name}'" for name in before)
+            why = f"found again where {names} {'gives' if len(before) == 1 else 'give'} the same as before"
+        parts = self._parts() if step.name == PassesStep.name and fate == "anew" else ()
+        self.found.append(ForeseenStep(step.name, fate, why, parts))
+        taken = record if record is not None else cast(R, _Unmade())
+        if fate != "kept":
+            self._unsure[id(taken)] = step.name
+        return taken
+
+    def drop(self, step: str) -> None:
+        self.found.append(ForeseenStep(step, "dropped", NOT_ASKED))
+
+    def on_device(self, task: TaskRecord, engine: EngineRecord, not_wanted: Finding | None) -> DeviceRecord:
+        if id(engine) not in self._unsure:
+            return super().on_device(task, engine, not_wanted)
+        if not_wanted is None:
+            return self.do(DeviceStep(self.inputs, task, engine))
+        self.do_if(False, DeviceStep(self.inputs, task, engine))
+        return skipped(not_wanted)
+
+    def _left(self, step: Step[R]) -> R | None:
+        """What an earlier run left of the step, whether it is still right or not; None where that cannot be read."""
+        with suppress(OSError, ValueError, QtoolError):
+            return step.load()
+        return None
+
+    def _before(self, step: Step[Any]) -> list[str]:
+        """The steps whose results are in this one's key, and not sure to be what they were."""
+        if isinstance(step, ReportStep):
+            return [self._unsure[id(value)] for value in vars(step.found).values() if id(value) in self._unsure]
+        found = []
+        for name, value in vars(step).items():
+            if id(value) in self._unsure:
+                blind = copy(step)
+                setattr(blind, name, _Unmade())
+                try:
+                    blind.key()
+                except _UnmadeError:
+                    found.append(self._unsure[id(value)])
+        return found
+
+    def _parts(self) -> tuple[str, ...]:
+        """What calibration finds again."""
+        kept = [name for name in dict.fromkeys(self._statistics) if (self.folder.hidden / name).is_file()]
+        return tuple(f"calibration statistics are found again: .qtool/{name}" for name in kept)
