@@ -15,8 +15,10 @@ from toolkit.report.schema import NONE, LayerInfo, RangeInfo, word
 WIDTH = 1000.0
 ERROR_HEIGHT = 180.0
 _MOST_DOTS = 600
-_MOST_BINS = 40
+_MOST_BINS = 30
 _MOST_COLUMNS = 500
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_STEEPNESS = 1000.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def precision_map(layers: Sequence[LayerInfo], marked: Sequence[LayerInfo]) -> P
         for index, (layer, level) in enumerate(zip(layers, levels))
         if level is not None
     ]
-    line = " ".join(f"{'M' if index == 0 else 'L'}{dot.x:g} {dot.y:g}" for index, dot in enumerate(dots))
+    line = " ".join(f"{'M' if index == 0 else 'L'}{dot.x:g} {dot.y:g}" for index, dot in enumerate(_extremes(dots)))
     ticks = [(height(low + gap * i), f"{low + gap * i:g}") for i in range(round((high - low) / gap) + 1)]
     return PrecisionMap(
         asked=_bars(asked, step), actual=_bars(actual, step), line=line,
@@ -84,18 +86,37 @@ def precision_map(layers: Sequence[LayerInfo], marked: Sequence[LayerInfo]) -> P
     )  # fmt: skip
 
 
-def histogram_path(info: RangeInfo, width: float = 120.0, height: float = 28.0) -> str:
-    """A range's histogram as an SVG path on a log scale: the tail beyond amax is what matters and is thin."""
+def _extremes(dots: Sequence[Dot]) -> list[Dot]:
+    """The dots or, where they are thinner than a pixel, the highest and the lowest of each column, in order."""
+    each = math.ceil(len(dots) / _MOST_COLUMNS)
+    if each <= 2:
+        return list(dots)
+    parts = [dots[start : start + each] for start in range(0, len(dots), each)]
+    ends = [(min(part, key=lambda dot: dot.y), max(part, key=lambda dot: dot.y)) for part in parts]
+    return [dot for pair in ends for dot in sorted(pair, key=lambda dot: dot.x)]
+
+
+def histogram_digits(info: RangeInfo) -> str:
+    """A range's histogram, one digit to the base 36 a bin, on a log scale: the tail beyond amax is thin and matters."""
     counted = info.histogram or []
     if not counted:
         return ""
     merge = math.ceil(len(counted) / _MOST_BINS)
     bins = [sum(counted[i : i + merge]) for i in range(0, len(counted), merge)]
     top = max(bins) or 1.0
-    step = width / len(bins)
+    scale = (len(_DIGITS) - 1) / math.log1p(_STEEPNESS)
+    return "".join(_DIGITS[round(scale * math.log1p(_STEEPNESS * max(one, 0.0) / top))] for one in bins)
+
+
+def histogram_path(info: RangeInfo, width: float = 120.0, height: float = 28.0) -> str:
+    """A range's histogram as an SVG path."""
+    digits = histogram_digits(info)
+    if not digits:
+        return ""
+    step = width / len(digits)
     path = f"M0 {height:g}"
-    for index, count in enumerate(bins):
-        y = round(height * (1 - math.log1p(1000 * max(count, 0.0) / top) / math.log1p(1000)), 1)
+    for index, digit in enumerate(digits):
+        y = round(height * (1 - _DIGITS.index(digit) / (len(_DIGITS) - 1)), 1)
         path += f"L{index * step:.1f} {y:g}L{(index + 1) * step:.1f} {y:g}"
     return path + f"L{width:g} {height:g}Z"
 

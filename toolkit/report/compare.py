@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from toolkit.base.files import write_text
 from toolkit.report.comparison import Comparison, Figure, NodeDifference, NodeSide, compare
 from toolkit.report.console import PLAIN_WIDTH, make_console, plain_text, section, table
-from toolkit.report.html import asset, environment, script_hash
+from toolkit.report.html import asset, environment, script_hash, script_text
 from toolkit.report.schema import word
 from toolkit.report.terminal import size
 
@@ -84,7 +84,7 @@ def comparison_text(comparison: Comparison, *, width: int = PLAIN_WIDTH) -> str:
 
 def render_comparison_html(comparison: Comparison) -> str:
     """The comparison as one self-contained page that loads nothing."""
-    script = asset("page.js")
+    script = script_text()
     made = environment()
     made.filters.update(level=level, figure_words=figure_words)
     return made.get_template("compare.html.jinja").render(

@@ -10,7 +10,7 @@ from typing import Any
 from toolkit.base.files import write_text
 from toolkit.base.text import plain
 from toolkit.contract.ranges import Ranges
-from toolkit.report.html import asset, environment, script_hash
+from toolkit.report.html import asset, environment, script_hash, script_text
 
 _HALF = 300
 
@@ -67,7 +67,7 @@ class RangesComparison:
             start = _HALF if ratio >= 1 else _HALF - width
             bars.append({"name": name, "ratio": ratio, "x": start, "width": max(width, 0.5)})
         first, second = self.labels
-        script = asset("page.js")
+        script = script_text()
         return (
             environment()
             .get_template("ranges.html.jinja")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from toolkit.graph import work
@@ -16,6 +17,35 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 
+def tensor_infos(model: Model, facts: Facts) -> list[TensorInfo]:
+    """Every tensor of the graph with what ``facts`` knows of it, the first of its shapes where there are several."""
+    from toolkit.graph.tensors import onnx_type
+
+    found: dict[str, TensorInfo] = {}
+    for tensor in (one for node, _ in model.walk() for one in (*node.inputs, *node.outputs)):
+        if not tensor.name or tensor.name in found:
+            continue
+        known = facts.shapes.get(tensor.name)
+        shape = known[0] if known else tensor.shape
+        number = facts.types.get(tensor.name) or onnx_type(tensor.dtype)
+        found[tensor.name] = TensorInfo(name=tensor.name, dtype=_type_word(number), shape=_sizes(shape))
+    return list(found.values())
+
+
+@lru_cache
+def _type_word(number: int) -> str:
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    return str(tensor_dtype_to_np_dtype(number)) if number else ""
+
+
+def _sizes(shape: Iterable[Any] | None) -> list[int | str | None] | None:
+    """A shape; sizes that nobody knows are null."""
+    if shape is None:
+        return None
+    return [s if isinstance(s, str) or (isinstance(s, int) and s >= 0) else None for s in shape]
+
+
 def model_info(model: Model, profiles: Profiles, path: str = "", facts: Facts | None = None) -> ModelInfo:
     """What the report says of the float model, before any pass.
 
@@ -25,16 +55,12 @@ def model_info(model: Model, profiles: Profiles, path: str = "", facts: Facts | 
         path: where it was read from, as the reader should see it.
         facts: its types and shapes at those shapes, where they are known already.
     """
-    from onnx.helper import tensor_dtype_to_np_dtype
-
     from toolkit.graph.tensors import onnx_type
 
     facts = facts or work.facts_at_opt(model, profiles)
 
     def tensor(one: Any) -> TensorInfo:
-        shape = None if one.shape is None else [s if isinstance(s, (int, str)) else None for s in one.shape]
-        number = onnx_type(one.dtype)
-        return TensorInfo(name=one.name, dtype=str(tensor_dtype_to_np_dtype(number)) if number else "", shape=shape)
+        return TensorInfo(name=one.name, dtype=_type_word(onnx_type(one.dtype)), shape=_sizes(one.shape))
 
     per_node = work.node_macs(model, facts).values()
     constants = [t for t in model.graph.tensors().values() if type(t).__name__ == "Constant"]

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import importlib.resources
 import json
+import zlib
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from toolkit.report.findings.latency import overhead_words, pair_words
 from toolkit.report.findings.search import budget_words, plan_standing, standing
 from toolkit.report.findings.tasks import few_details, part_name, part_words
 from toolkit.report.findings.words import percent, share_percent
+from toolkit.report.page_data import page_data, profile_words, shape_words
 from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
 from toolkit.report.search_chart import search_chart
 from toolkit.report.shares import share_words, work_in
@@ -32,6 +34,9 @@ from toolkit.report.verdict import culprits
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+SCRIPTS = ("data.js", "layout.js", "graph.js", "view.js", "table.js", "panel.js", "page.js")
+MOST_ROWS = 300
+"""How many rows of a table are there without JavaScript, and printed."""
 _WORDS = {
     "usable": "Usable",
     "doubtful": "Within its budget, with doubts",
@@ -47,7 +52,7 @@ def render_html(report: Report) -> str:
     """The page: one self-contained file that loads nothing."""
     layers = report.computing
     blamed = culprits(layers)
-    script = asset("page.js")
+    script = script_text()
     context = {
         "report": report,
         "summary": report.summary,
@@ -70,7 +75,11 @@ def render_html(report: Report) -> str:
         "script": script,
         "script_hash": script_hash(script),
         "style": asset("style.css"),
-        "data": embed(_for_script(report)),
+        "data": embed(page_data(report)),
+        "wired": bool(report.tensors),
+        "kernels": any(layer.engine_layers for layer in layers),
+        "differing": [layer for layer in layers if layer.status == "overridden"],
+        "colours": _colours(report),
     }
     return environment().get_template("page.html.jinja").render(context)
 
@@ -94,17 +103,13 @@ def write_html(report: Report, path: Path) -> None:
 
 
 def embed(content: Any) -> str:
-    """JSON that can stand inside a script element: nothing in it can end the element or start a comment.
+    """JSON for the page's script: compressed (zlib), in base 64, in which no name can end the element or say anything.
 
     Raises:
         ValueError: there is a NaN or an infinity.
     """
-    from markupsafe import Markup
-
-    text = json.dumps(content, allow_nan=False, ensure_ascii=True, separators=(",", ":"))
-    for letter in "<>&":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return Markup(text)
+    text = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode("utf-8", "surrogatepass"), 6)).decode()
 
 
 def asset(name: str) -> str:
@@ -112,6 +117,14 @@ def asset(name: str) -> str:
     from markupsafe import Markup
 
     return Markup(importlib.resources.files("toolkit.report").joinpath(name).read_text(encoding="utf-8"))
+
+
+def script_text() -> str:
+    """The scripts of the pages as one, whose names nobody else sees."""
+    from markupsafe import Markup
+
+    parts = "".join(asset(name) for name in SCRIPTS)
+    return Markup(f'(() => {{\n"use strict";\n{parts}}})();\n')
 
 
 def script_hash(script: str) -> str:
@@ -137,7 +150,7 @@ def environment() -> Environment:
         decibels=decibels,
         short=_short,
         grouped=lambda n: f"{n:,}",
-        shape=_shape,
+        shape=shape_words,
         word=word,
         amount=amount,
         latency=_latency,
@@ -160,6 +173,8 @@ def environment() -> Environment:
         plan_standing=plan_standing,
         standing=standing,
         unlike_profiles=unlike_profiles,
+        profile_words=profile_words,
+        most_rows=MOST_ROWS,
         precisions=[str(p) for p in Precision],
         none_word=NONE,
     )
@@ -173,18 +188,19 @@ def _visible(value: Any) -> Any:
     return plain_lines(value)
 
 
-def _for_script(report: Report) -> dict[str, Any]:
-    """What the page's script reads: layers and what was declined, floats to the digits that it shows."""
-    content = report.model_dump(mode="json", by_alias=True, include={"layers", "declined"})
-    return {key: _rounded(value) for key, value in content.items()}
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
-    return [_rounded(one) for one in value] if isinstance(value, list) else value
+def _colours(report: Report) -> list[tuple[str, str]]:
+    """What the graph can be coloured by: of what there are figures."""
+    layers = report.layers
+    found = [("precision", "precision")]
+    if any(layer.error is not None for layer in layers):
+        found.append(("level", "error (SQNR)"))
+    if any(layer.time_ms for layer in layers):
+        found.append(("time", "time"))
+    if report.search is not None and report.search.layers:
+        found.append(("harm", "sensitivity"))
+    if any(layer.macs for layer in layers):
+        found.append(("macs", "weight of the work"))
+    return found
 
 
 def _matrix(layers: list[LayerInfo]) -> dict[str, Any]:
@@ -217,13 +233,6 @@ def _short(number: float) -> str:
         if abs(number) >= limit:
             return f"{number / limit:.3g}{unit}"
     return f"{number:.4g}"
-
-
-def _shape(shape: list[int | str | None] | None) -> str:
-    """A shape as people write it: batch × 1 × 8 × 8."""
-    if shape is None:
-        return "?"
-    return " × ".join("?" if s is None else str(s) for s in shape) or "scalar"
 
 
 def _latency(times: Any) -> str:

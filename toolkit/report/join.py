@@ -14,7 +14,7 @@ from toolkit.graph import work
 from toolkit.graph.measured import squashed_by
 from toolkit.report.advice import advice, quantizers
 from toolkit.report.codes import ReportCode
-from toolkit.report.describe import profile_infos, range_infos
+from toolkit.report.describe import profile_infos, range_infos, tensor_infos
 from toolkit.report.device import device_warnings
 from toolkit.report.findings import sentence
 from toolkit.report.findings.headline import headline
@@ -169,6 +169,7 @@ def join(
         payoff=payoff,
         search=search,
         layers=layers,
+        tensors=tensor_infos(graphs.final, facts),
         declined=declined,
         ranges=range_list,
         steps=list(steps),
@@ -203,6 +204,8 @@ def _layer(
         ),
         status=actual.status,
         reason=sentence(actual.reason) if actual.reason is not None else "",
+        inputs=list(dict.fromkeys(name for name in _reads(node) if name)),
+        outputs=[tensor.name for tensor in node.outputs if tensor.name],
         engine_layers=list(actual.engine_layers),
         error=error,
         macs=macs,

@@ -1,172 +1,66 @@
-"use strict";
-(() => {
-  document.documentElement.classList.add("js");
-  for (const button of document.querySelectorAll(".copy")) {
-    button.addEventListener("click", async () => {
-      const pre = button.previousElementSibling;
-      try {
-        await navigator.clipboard.writeText(pre.textContent);
-        button.textContent = "Copied";
-      } catch {
-        getSelection().selectAllChildren(pre);
-        button.textContent = "Selected";
-      }
-    });
-  }
-  const table = document.getElementById("layers");
-  const source = document.getElementById("data");
-  if (!table || !source) return;
+// What happens when the page is opened: buttons that copy, then tables, the graph and the panel from the page's data.
 
-  const report = JSON.parse(source.textContent);
-  const order = ["fp32", "fp16", "bf16", "fp8", "int8", "int4", "none"];
-  const body = table.tBodies[0];
-  const timed = (report.layers.find((layer) => Object.keys(layer.time_ms).length) || { time_ms: {} }).time_ms;
-  const profile = Object.keys(timed)[0];
-  const declined = new Map();
-  for (const entry of report.declined) {
-    if (!declined.has(entry.node)) declined.set(entry.node, []);
-    declined.get(entry.node).push(entry);
-  }
-  const ranked = (word) => order.indexOf(word);
-  const sqnr = (error) => {
-    if (!error) return null;
-    if (error.sqnr_db !== null) return error.sqnr_db;
-    return error.max_abs === 0 ? Infinity : error.max_abs === null ? -Infinity : null;
-  };
-  const rows = Array.from(body.rows, (tr, index) => {
-    const layer = report.layers[index];
-    const asked = (layer.asked && layer.asked.precision) || "none";
-    const actual = layer.actual.precision || "none";
-    const why = (layer.status !== "unknown" && layer.reason) || (layer.asked ? layer.asked.reason : layer.reason);
-    return {
-      tr, layer, detail: null,
-      asked, actual,
-      text: `${layer.node} ${layer.op} ${why}`.toLowerCase(),
-      keys: {
-        index, node: layer.node, op: layer.op, asked: ranked(asked), actual: ranked(actual), status: layer.status,
-        sqnr: sqnr(layer.error), drop: layer.error ? layer.error.drop_db : null, macs: layer.macs || null,
-        time: profile in layer.time_ms ? layer.time_ms[profile] : null, reason: why || null,
-      },
-    };
-  });
-  const byRow = new Map(rows.map((row) => [row.tr, row]));
-  const control = (id) => document.getElementById(id);
-
-  const place = (list) => {
-    const fragment = document.createDocumentFragment();
-    for (const row of list) {
-      fragment.append(row.tr);
-      if (row.detail) fragment.append(row.detail);
+document.documentElement.classList.add("js");
+for (const button of document.querySelectorAll(".copy")) {
+  button.addEventListener("click", async () => {
+    const pre = button.previousElementSibling;
+    try {
+      await navigator.clipboard.writeText(pre.textContent);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(pre);
+      button.textContent = "Selected";
     }
-    body.append(fragment);
-  };
+  });
+}
+
+const number = (value, digits) => (value === null ? "" : value.toFixed(digits));
+const cellWords = (words) => words ?? "";
+const wordsIn = (box) => box.value.toLowerCase().split(/\s+/).filter(Boolean);
+
+// A box to type in that keeps the rows with all its words.
+const filterBy = (box, table, text) => {
+  const keep = () => { const words = wordsIn(box); table.filter((i) => words.every((word) => text(i).includes(word))); };
+  box.addEventListener("input", keep);
+};
+
+const layersTable = (net, go) => {
+  const { layers } = net, total = go.work.total, time = layers.time[0] || [];
+  const text = layers.node.map((node, i) => `${node} ${layers.op[i]} ${layers.why[i]}`.toLowerCase());
+  const table = virtualTable(control("layers"), {
+    count: net.count,
+    cells: {
+      index: (i) => String(i + 1), node: (i) => nameButton(layers.node[i]), op: (i) => layers.op[i],
+      asked: (i) => chip(layers.asked[i]), actual: (i) => chip(layers.actual[i]),
+      status: (i) => made("span", { class: `status-${layers.status[i]}`, text: layers.status[i] }),
+      sqnr: (i) => levelWords(layers.level[i]), drop: (i) => number(layers.drop[i], 1),
+      macs: (i) => (layers.macs[i] && total ? percentWords(layers.macs[i] / total) : ""),
+      time: (i) => number(time[i] ?? null, 3), reason: (i) => cellWords(layers.why[i]),
+    },
+    values: {
+      index: (i) => i, node: (i) => layers.node[i], op: (i) => layers.op[i], status: (i) => layers.status[i],
+      asked: (i) => PRECISIONS.indexOf(layers.asked[i]), actual: (i) => PRECISIONS.indexOf(layers.actual[i]),
+      sqnr: (i) => layers.level[i], drop: (i) => layers.drop[i], macs: (i) => layers.macs[i] || null,
+      time: (i) => time[i] ?? null, reason: (i) => layers.why[i] || null,
+    },
+    rowClass: (i) => (layers.role[i] === "compute" ? "" : "sub"),
+    open: (i) => go.to(i),
+  });
+  const picked = (id) => control(id).value;
   const filter = () => {
-    const words = control("text").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const asked = control("asked").value, actual = control("actual").value, status = control("status").value;
-    const computing = control("computing").checked;
-    let shown = 0;
-    for (const row of rows) {
-      const hit = words.every((part) => row.text.includes(part)) && (!asked || row.asked === asked) &&
-        (!actual || row.actual === actual) && (!status || row.layer.status === status) &&
-        (!computing || row.layer.role === "compute");
-      row.tr.hidden = !hit;
-      if (row.detail) row.detail.hidden = !hit;
-      shown += hit;
-    }
-    control("shown").textContent = `${shown} of ${rows.length} nodes`;
+    const words = wordsIn(control("text")), computing = control("computing").checked;
+    const [asked, actual, status] = ["asked", "actual", "status"].map(picked);
+    const count = table.filter((i) => words.every((word) => text[i].includes(word)) && (!asked || layers.asked[i] === asked) &&
+      (!actual || layers.actual[i] === actual) && (!status || layers.status[i] === status) && (!computing || layers.role[i] === "compute"));
+    control("shown").textContent = `${count.toLocaleString("en")} of ${net.count.toLocaleString("en")} nodes`;
   };
-  const numeric = new Set(["sqnr", "drop", "macs", "time", "index", "asked", "actual"]);
-  const sortBy = (key, descending) => {
-    const sign = descending ? -1 : 1;
-    place([...rows].sort((a, b) => {
-      const x = a.keys[key], y = b.keys[key];
-      if (x === null || y === null) return (x === null) - (y === null) || a.keys.index - b.keys.index;
-      const way = numeric.has(key) ? (x < y ? -1 : x > y ? 1 : 0) : x.localeCompare(y, undefined, { numeric: true });
-      return sign * way || a.keys.index - b.keys.index;
-    }));
-  };
-  const heads = table.tHead.rows[0].cells;
-  for (const th of heads) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = th.textContent;
-    th.replaceChildren(button);
-    button.addEventListener("click", () => {
-      const largestFirst = ["drop", "macs", "time"].includes(th.dataset.key);
-      const now = th.getAttribute("aria-sort");
-      const next = now ? (now === "ascending" ? "descending" : "ascending") : largestFirst ? "descending" : "ascending";
-      for (const other of heads) other.removeAttribute("aria-sort");
-      th.setAttribute("aria-sort", next);
-      sortBy(th.dataset.key, next === "descending");
-    });
-  }
-
-  const facts = (layer) => {
-    const list = [["Node", `${layer.node} (${layer.op})`]];
-    if (layer.asked) {
-      const by = layer.asked.by ? `, by ${layer.asked.by}` : "";
-      list.push(["Requested", `${layer.asked.precision || "no precision"}: ${layer.asked.reason}${by}`]);
-    }
-    list.push(["Runs in", `${layer.actual.precision || "unknown"} (source: ${layer.actual.source}), ${layer.status}`]);
-    if (layer.reason) list.push(["Why", layer.reason]);
-    const opened = layer.actual.opened;
-    if (opened) list.push(["Opened", `${opened.precision || "unknown"} (source: ${opened.source}), ${opened.status}`]);
-    if (opened && opened.values) {
-      const { tensor, verdict, engine, simulated } = opened.values;
-      const level = (one) => (one && one.sqnr_db !== null ? `${one.sqnr_db.toFixed(1)} dB` : "no SQNR");
-      list.push(["Opened values", `'${tensor}' ${verdict}; against the float model the engine has ` +
-        `${level(engine)}, the simulation ${level(simulated)}`]);
-    }
-    if (layer.actual.input_types.length) list.push(["Inputs", layer.actual.input_types.join(", ")]);
-    if (layer.actual.output_types.length) list.push(["Outputs", layer.actual.output_types.join(", ")]);
-    if (layer.engine_layers.length) list.push(["Engine layers", layer.engine_layers.join("; ")]);
-    const level = sqnr(layer.error);
-    if (level !== null) {
-      const said = level === Infinity ? "identical to float" : level === -Infinity ? "NaN or infinity" : `${level.toFixed(1)} dB`;
-      const most = layer.error.max_abs ? `, max abs difference ${layer.error.max_abs.toPrecision(3)}` : "";
-      list.push(["Error", said + most]);
-    }
-    const times = Object.entries(layer.time_ms).map(([name, ms]) => `${name} ${ms.toFixed(3)} ms`);
-    if (times.length) list.push(["Time", times.join(", ")]);
-    if (layer.macs) list.push(["Multiply-accumulates", layer.macs.toLocaleString("en")]);
-    for (const entry of declined.get(layer.node) || []) list.push([`Declined by ${entry.by}`, `${entry.rule}: ${entry.reason}`]);
-    return list;
-  };
-  const toggle = (row) => {
-    const button = row.tr.querySelector(".open");
-    if (row.detail) {
-      row.detail.remove();
-      row.detail = null;
-    } else {
-      row.detail = document.createElement("tr");
-      row.detail.className = "detail";
-      const cell = row.detail.insertCell();
-      cell.colSpan = heads.length;
-      const list = document.createElement("dl");
-      for (const [term, value] of facts(row.layer)) {
-        const dt = document.createElement("dt"), dd = document.createElement("dd");
-        dt.textContent = term;
-        dd.textContent = value;
-        list.append(dt, dd);
-      }
-      cell.append(list);
-      row.tr.after(row.detail);
-    }
-    button.setAttribute("aria-expanded", String(Boolean(row.detail)));
-  };
-  body.addEventListener("click", (event) => {
-    const row = byRow.get(event.target.closest("tr"));
-    if (row && (event.target.closest("button") || getSelection().isCollapsed)) toggle(row);
-  });
-  for (const row of rows) row.tr.querySelector(".open").setAttribute("aria-expanded", "false");
-
-  for (const id of ["asked", "actual", "status", "computing"]) control(id).addEventListener("change", filter);
-  control("text").addEventListener("input", filter);
   const clear = () => {
     for (const id of ["text", "asked", "actual", "status"]) control(id).value = "";
     control("computing").checked = true;
     filter();
   };
+  for (const id of ["asked", "actual", "status", "computing"]) control(id).addEventListener("change", filter);
+  control("text").addEventListener("input", filter);
   control("clear").addEventListener("click", clear);
   for (const button of document.querySelectorAll(".heat button")) {
     button.addEventListener("click", () => {
@@ -177,52 +71,168 @@
       control("layers-title").scrollIntoView({ behavior: "smooth" });
     });
   }
+  filter();
+  return {
+    go(i) {
+      clear();
+      if (layers.role[i] !== "compute") { control("computing").checked = false; filter(); }
+      control("layers-title").scrollIntoView();
+      table.find(i);
+    },
+  };
+};
 
-  const map = control("map"), svg = map.querySelector("svg");
-  const computing = rows.filter((row) => row.layer.role === "compute");
-  const tip = document.createElement("div");
-  tip.className = "tip";
+const rangesTable = (net) => {
+  const { ranges, tensors } = net, name = (k) => tensors.name[ranges.tensor[k]];
+  const percent = (value) => (value === null ? "" : `${(100 * value).toFixed(3)} %`);
+  const table = virtualTable(control("ranges"), {
+    count: ranges.tensor.length,
+    cells: {
+      tensor: name, amax: (k) => String(ranges.amax[k]), method: (k) => ranges.method[k], bins: (k) => histogram(ranges, k),
+      profiles: (k) => ranges.profiles[k], clipped: (k) => percent(ranges.clipped[k]), sqnr: (k) => number(ranges.sqnr[k], 1),
+      outlier: (k) => number(ranges.outlier[k], 1), samples: (k) => String(ranges.samples[k]),
+    },
+    values: {
+      tensor: name, bins: () => 0,
+      ...Object.fromEntries(["amax", "method", "profiles", "clipped", "sqnr", "outlier", "samples"].map((key) => [key, (k) => ranges[key][k]])),
+    },
+  });
+  filterBy(control("ranges-text"), table, (k) => name(k).toLowerCase());
+};
+
+const declinedTable = (net, go) => {
+  const { declines } = net, node = (k) => (declines.at[k] >= 0 ? nameButton(declines.node[k]) : declines.node[k]);
+  const plain = Object.fromEntries(["node", "op", "rule", "reason", "by"].map((key) => [key, (k) => declines[key][k]]));
+  const table = virtualTable(control("declined"), {
+    count: declines.at.length, cells: { ...plain, node }, values: plain,
+    open: (k) => { if (declines.at[k] >= 0) go.to(declines.at[k]); },
+  });
+  const box = control("declined-text");
+  filterBy(box, table, (k) => `${declines.node[k]} ${declines.op[k]} ${declines.rule[k]} ${declines.reason[k]} ${declines.by[k]}`.toLowerCase());
+  for (const button of document.querySelectorAll("[data-rule]")) {
+    button.addEventListener("click", () => {
+      box.value = button.dataset.rule;
+      box.dispatchEvent(new Event("input"));
+    });
+  }
+};
+
+const harmsTable = (net, go) => {
+  const { harms, layers } = net, value = (at) => (k) => harms[k][at];
+  const kept = control("harms").dataset, fixed = (at) => (k) => number(harms[k][at], 1);
+  const plan = (k) => (harms[k][4] ? kept.rest : kept.precision);
+  virtualTable(control("harms"), {
+    count: harms.length,
+    cells: { node: (k) => nameButton(layers.node[harms[k][0]]), op: (k) => layers.op[harms[k][0]], alone: fixed(1), without: fixed(2), share: (k) => percentWords(harms[k][3]), plan: (k) => chip(plan(k)) },
+    values: { node: (k) => layers.node[harms[k][0]], op: (k) => layers.op[harms[k][0]], alone: value(1), without: value(2), share: value(3), plan: (k) => harms[k][4] },
+    open: (k) => go.to(harms[k][0]),
+  });
+};
+
+// The precision map tells which layer lies under the pointer, and opens it.
+const precisionMap = (net, go) => {
+  const { layers } = net, map = control("map"), svg = map.querySelector("svg");
+  const computing = layers.role.flatMap((role, i) => (role === "compute" ? [i] : []));
+  const tip = made("div", { class: "tip" }), cursor = drawn("line", { class: "cursor", y1: 0, y2: svg.viewBox.baseVal.height });
   tip.hidden = true;
   map.append(tip);
-  const cursor = document.createElementNS(svg.namespaceURI, "line");
-  cursor.setAttribute("class", "cursor");
-  cursor.setAttribute("y1", "0");
-  cursor.setAttribute("y2", String(svg.viewBox.baseVal.height));
   const under = (event) => {
     const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
-    const index = Math.floor(point.x / 1000 * computing.length);
-    return point.x >= 0 && index < computing.length ? index : -1;
+    const at = Math.floor(point.x / 1000 * computing.length);
+    return point.x >= 0 && at < computing.length ? at : -1;
   };
   svg.addEventListener("pointermove", (event) => {
-    const index = under(event);
-    tip.hidden = index < 0;
-    if (index < 0) return cursor.remove();
-    const { layer, asked, actual } = computing[index];
-    const level = sqnr(layer.error);
-    tip.textContent = `${layer.node} · ${layer.op} · requested ${asked}, runs in ${actual}, ${layer.status}` +
-      (level !== null && Number.isFinite(level) ? ` · ${level.toFixed(1)} dB` : "");
-    const x = String((index + 0.5) * 1000 / computing.length);
+    const at = under(event);
+    tip.hidden = at < 0;
+    if (at < 0) { cursor.remove(); return; }
+    const i = computing[at], level = layers.level[i];
+    tip.textContent = `${layers.node[i]} · ${layers.op[i]} · requested ${layers.asked[i]}, runs in ${layers.actual[i]}, ${layers.status[i]}` +
+      (level === null ? "" : ` · ${levelWords(level)} dB`);
+    const x = String((at + 0.5) * 1000 / computing.length);
     cursor.setAttribute("x1", x);
     cursor.setAttribute("x2", x);
     svg.append(cursor);
-    const box = map.getBoundingClientRect();
-    const left = event.clientX - box.left;
+    const box = map.getBoundingClientRect(), left = event.clientX - box.left;
     tip.style.top = `${event.clientY - box.top + 16}px`;
     tip.style.left = left < box.width / 2 ? `${left + 12}px` : "";
     tip.style.right = left < box.width / 2 ? "" : `${box.width - left + 12}px`;
-    return undefined;
   });
   svg.addEventListener("pointerleave", () => { tip.hidden = true; cursor.remove(); });
-  svg.addEventListener("click", (event) => {
-    const index = under(event);
-    if (index < 0) return;
-    clear();
-    const row = computing[index];
-    for (const other of body.querySelectorAll(".found")) other.classList.remove("found");
-    row.tr.classList.add("found");
-    if (!row.detail) toggle(row);
-    row.tr.scrollIntoView({ block: "center" });
-    row.tr.querySelector(".open").focus();
+  svg.addEventListener("click", (event) => { const at = under(event); if (at >= 0) go.to(computing[at]); });
+};
+
+// A box to type in that lists layers whose names hold all its words.
+const searchBox = (net, go) => {
+  const box = control("find"), list = control("finds"), { layers } = net;
+  const lower = layers.node.map((node, i) => `${node} ${layers.op[i]}`.toLowerCase());
+  let hits = [], at = -1;
+  const mark = (next) => {
+    at = hits.length ? (next + hits.length) % hits.length : -1;
+    [...list.children].forEach((item, k) => item.setAttribute("aria-selected", String(k === at)));
+    if (at >= 0) { box.setAttribute("aria-activedescendant", `find-${at}`); list.children[at].scrollIntoView({ block: "nearest" }); }
+  };
+  const close = () => { list.hidden = true; box.setAttribute("aria-expanded", "false"); };
+  const take = (k) => { close(); go.to(hits[k]); };
+  box.addEventListener("input", () => {
+    const words = wordsIn(box);
+    hits = [];
+    for (let i = 0; words.length && i < net.count && hits.length < 30; i++) if (words.every((word) => lower[i].includes(word))) hits.push(i);
+    list.replaceChildren(...hits.map((i, k) => made("li", { role: "option", id: `find-${k}`, onpointerdown: (event) => { event.preventDefault(); take(k); } },
+      made("span", { class: `chip ${layers.actual[i] === "none" ? layers.asked[i] : layers.actual[i]}`, text: layers.op[i] }), " ", made("span", { class: "name", text: layers.node[i] }))));
+    if (words.length && !hits.length) list.append(made("li", { class: "soft", text: "No layer has such a name." }));
+    list.hidden = !words.length;
+    box.setAttribute("aria-expanded", String(!list.hidden));
+    mark(0);
   });
-  filter();
-})();
+  box.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowDown") { event.preventDefault(); mark(at + 1); }
+    if (event.key === "ArrowUp") { event.preventDefault(); mark(at - 1); }
+    if (event.key === "Enter" && at >= 0) { event.preventDefault(); take(at); }
+    if (event.key === "Escape") close();
+  });
+  box.addEventListener("blur", close);
+};
+
+const start = async (source) => {
+  const net = networkOf(await unpacked(source)), { layers } = net;
+  const compute = layers.role.map((role) => role === "compute");
+  const known = layers.macs.every((one, i) => !compute[i] || one !== null);
+  const total = known ? layers.macs.reduce((sum, one, i) => sum + (compute[i] ? one : 0), 0) : 0;
+  let graph = null, table = null, panel = null;
+  const go = {
+    work: { total },
+    to(i, move = true) { panel.show(i); if (graph && move) graph.reveal(i); },
+    table: (i) => { panel.close(); table.go(i); },
+    closed: () => graph?.unchoose(),
+  };
+  document.documentElement.classList.add("live");
+  if (control("canvas") && net.edges.length) {
+    graph = graphView(net, go);
+    searchBox(net, go);
+    go.graph = (i) => { control("canvas").scrollIntoView(); graph.reveal(i); };
+  }
+  panel = panelOf(net, go);
+  table = layersTable(net, go);
+  if (control("ranges")) rangesTable(net);
+  if (control("declined")) declinedTable(net, go);
+  if (control("harms")) harmsTable(net, go);
+  precisionMap(net, go);
+  for (const one of document.querySelectorAll("[data-layer]")) {
+    one.addEventListener("click", () => { const i = net.index.get(one.dataset.layer); if (i !== undefined) go.to(i); });
+  }
+  const follow = () => {
+    if (!location.hash.startsWith("#layer=")) return;
+    let name = location.hash.slice("#layer=".length);
+    try { name = decodeURIComponent(name); } catch { /* a name with a percent sign that nobody encoded */ }
+    const i = net.index.get(name);
+    if (i === undefined || i === panel.current) return;
+    if (graph) control("canvas").scrollIntoView();
+    go.to(i);
+  };
+  addEventListener("hashchange", follow);
+  follow();
+  document.documentElement.dataset.ready = "true";
+};
+
+const source = control("data");
+if (source && "DecompressionStream" in window) start(source);

@@ -17,6 +17,10 @@ from toolkit.contract.roles import Role
 from toolkit.graph.work import NodeRole
 from toolkit.report.engine_parts import DeviceInfo as DeviceInfo
 from toolkit.report.engine_parts import PayoffInfo as PayoffInfo
+from toolkit.report.model_parts import ModelInfo as ModelInfo
+from toolkit.report.model_parts import ProfileInfo as ProfileInfo
+from toolkit.report.model_parts import ShapeRange as ShapeRange
+from toolkit.report.model_parts import TensorInfo as TensorInfo
 from toolkit.report.parts import Accuracy as Accuracy
 from toolkit.report.parts import Finite as Finite
 from toolkit.report.parts import Measured as Measured
@@ -64,45 +68,6 @@ class RecipeInfo(Part):
     given: dict[str, JsonValue] = Field(default_factory=dict, description="settings by --set, beside the file's")
     calibration: dict[str, JsonValue] = Field(default_factory=dict)
     evaluation: dict[str, JsonValue] = Field(default_factory=dict)
-
-
-class TensorInfo(Part):
-    """An input or output of the model; a dynamic dimension is its name or null."""
-
-    name: str
-    dtype: str = ""
-    shape: list[int | str | None] | None = None
-
-
-class ModelInfo(Part):
-    """The float model that the recipe started from."""
-
-    path: str = ""
-    name: str = ""
-    fingerprint: str = Field(default="", description="SHA-256 over graph and weights")
-    opset: int
-    nodes: int
-    parameters: int = Field(description="elements of all constants")
-    bytes: int | None = Field(default=None, description="bytes of all constants")
-    macs: int | None = Field(default=None, description="multiply-accumulates at the first profile's opt shapes")
-    inputs: list[TensorInfo] = Field(default_factory=list)
-    outputs: list[TensorInfo] = Field(default_factory=list)
-
-
-class ShapeRange(Part):
-    """The shapes of one input within one profile."""
-
-    min: list[int]
-    opt: list[int]
-    max: list[int]
-
-
-class ProfileInfo(Part):
-    """A shape profile and how many calibration samples fell into it (null where nothing was calibrated)."""
-
-    name: str
-    shapes: dict[str, ShapeRange] = Field(default_factory=dict)
-    samples: int | None = None
 
 
 class BackendInfo(Part):
@@ -224,6 +189,10 @@ class LayerInfo(Part):
     actual: ActualInfo = Field(default_factory=ActualInfo)
     status: Status = "unknown"
     reason: str = Field(default="", description="why asked and actual differ, or where the node went")
+    inputs: list[str] = Field(
+        default_factory=list, description="the tensors it reads, those that its subgraphs take from outside included"
+    )
+    outputs: list[str] = Field(default_factory=list, description="the tensors it makes")
     engine_layers: list[str] = Field(default_factory=list)
     error: LayerError | None = None
     time_ms: dict[str, float] = Field(
@@ -300,6 +269,9 @@ class Report(Part):
     search: SearchInfo | None = Field(default=None, description="the precision search, where the recipe has one")
     weak_spots: list[WeakSpotInfo] = Field(default_factory=list, description="the worst layers, explained")
     layers: list[LayerInfo]
+    tensors: list[TensorInfo] = Field(
+        default_factory=list, description="of the final graph, with types and shapes at the first profile's opt shapes"
+    )
     declined: list[Declined] = Field(default_factory=list)
     ranges: list[RangeInfo] | None = None
     steps: list[StepInfo] = Field(default_factory=list)

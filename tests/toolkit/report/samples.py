@@ -50,6 +50,20 @@ HOSTILE = [
 ]
 
 
+MODEL = ModelInfo(
+    path="models/digits_cnn.onnx",
+    name="digits_cnn",
+    fingerprint="9f2c" * 16,
+    opset=17,
+    nodes=24,
+    parameters=213_450,
+    bytes=853_800,
+    macs=1_234_567,
+    inputs=[TensorInfo(name="image", dtype="float32", shape=["batch", 1, 8, 8])],
+    outputs=[TensorInfo(name="logits", dtype="float32", shape=["batch", 10])],
+)
+
+
 def accuracy(kind: str = "usable") -> Accuracy | None:
     if kind == "unmeasured":
         return None
@@ -81,32 +95,45 @@ def _layer(name: str, op: str, rng: random.Random, level: float, previous: float
 
 
 def _nodes(count: int, seed: int) -> list[LayerInfo]:
-    rng, level, layers, block = random.Random(seed), 52.0, [], 0
+    rng, level, layers, block, before = random.Random(seed), 52.0, [], 0, "image"
     while len(layers) < count:
-        prefix = f"/encoder/stage{block // 6}/block{block}"
+        prefix, entry = f"/encoder/stage{block // 6}/block{block}", before
         for op in ("QuantizeLinear", "DequantizeLinear", "Conv", "Relu", "MatMul", "Softmax", "Add"):
             name = f"{prefix}/{op.lower()}/{op}"
+            reads, before = [before] if op != "Add" else [before, entry], f"{name}_out"
+            if op in ("Conv", "MatMul"):
+                reads.append(f"{prefix}.{op.lower()}.weight")
+            ends = {"inputs": reads, "outputs": [before]}
             if op.endswith("Linear"):
                 layers.append(
                     LayerInfo(node=name, op=op, role="convert", status="fused", reason="folded into the scale",
                               asked=Asked(precision=None, reason="converts between types", by="qtool"), macs=0,
-                              actual=ActualInfo(precision=None, source="network"))
+                              actual=ActualInfo(precision=None, source="network"), **ends)
                 )  # fmt: skip
                 continue
             step = rng.expovariate(1 / 1.4) if op in ("Conv", "MatMul") else -rng.random() * 1.4
             new = min(60.0, max(4.0, level - step - (9 if rng.random() < 0.03 else 0)))
-            layers.append(_layer(name, op, rng, new, level))
+            layers.append(_layer(name, op, rng, new, level).model_copy(update=ends))
             level = new + (9 if new < 20 else 0)
         block += 1
     return layers[:count]
 
 
-def _range(index: int, rng: random.Random) -> RangeInfo:
+def _tensors(layers: list[LayerInfo]) -> list[TensorInfo]:
+    names = dict.fromkeys(name for layer in layers for name in (*layer.inputs, *layer.outputs))
+    return [
+        TensorInfo(name=name, dtype="int8" if "QuantizeLinear" in name and "De" not in name else "float16",
+                   shape=[64, 64] if name.endswith("weight") else [None, 64, 14, 14])
+        for name in names
+    ]  # fmt: skip
+
+
+def _range(index: int, tensor: str, rng: random.Random) -> RangeInfo:
     bins = [1000 * math.exp(-((i / 12) ** 2)) * (1 + 0.3 * rng.random()) for i in range(48)]
     amax = 2 + rng.random() * 6
     wide = 2.7 if index % 9 == 4 else 1.1
     return RangeInfo(
-        tensor=f"/encoder/act_{index}", amax=amax, method="entropy", observed=(-amax, amax * 1.2), samples=240,
+        tensor=tensor, amax=amax, method="entropy", observed=(-amax, amax * 1.2), samples=240,
         per_profile={"single": amax / wide, "batch": amax}, clipped=4e-4 * rng.random(), sqnr_db=35 + 8 * rng.random(),
         outlier_ratio=1 + rng.random() * 3, histogram=bins,
     )  # fmt: skip
@@ -134,12 +161,7 @@ def build(
             passes=[PassInfo(use="fold_constants"), PassInfo(use="insert_qdq", settings={"dtype": "int8"})],
             calibration={"method": "entropy", "data": "../models/digits_calibration.npz"},
         ),
-        "model": ModelInfo(
-            path="models/digits_cnn.onnx", name="digits_cnn", fingerprint="9f2c" * 16, opset=17, nodes=24,
-            parameters=213_450, bytes=853_800, macs=1_234_567,
-            inputs=[TensorInfo(name="image", dtype="float32", shape=["batch", 1, 8, 8])],
-            outputs=[TensorInfo(name="logits", dtype="float32", shape=["batch", 10])],
-        ),
+        "model": MODEL,
         "profiles": profiles,
         "backend": backend,
         "summary": Summary(
@@ -176,7 +198,11 @@ def sample(count: int = 58, kind: str = "usable", seed: int = 3) -> Report:
             for one in layers if one.op == "Softmax" or (one.op == "MatMul" and rng.random() < 0.3)
         )
     ]  # fmt: skip
-    return build(layers, accuracy(kind), declined, [_range(i, rng) for i in range(max(6, count // 4))])
+    quantized = [layer.inputs[0] for layer in layers if layer.op == "QuantizeLinear"]
+    ranges = [_range(i, name, rng) for i, name in enumerate([*quantized, *(f"/head/act_{i}" for i in range(6))])]
+    last = TensorInfo(name=layers[-1].outputs[0], dtype="float32", shape=["batch", 10])
+    model = MODEL.model_copy(update={"outputs": [last]})
+    return build(layers, accuracy(kind), declined, ranges, tensors=_tensors(layers), model=model)
 
 
 def hostile() -> Report:

@@ -1,0 +1,189 @@
+"""The page in a real browser: clicks, search, filters, links, keyboard, a phone, print, and no error on the console."""
+
+import shutil
+
+import pytest
+
+from tests.toolkit.report.samples import HOSTILE, hostile, sample
+from toolkit.base.text import plain
+from toolkit.report.html import MOST_ROWS, write_html
+
+sync = pytest.importorskip("playwright.sync_api", reason="the test extra's playwright is not installed")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if BROWSER is None:
+    pytest.skip("there is no Chromium on this machine", allow_module_level=True)
+
+COUNT = 700
+CONV = "/encoder/stage3/block20/conv/Conv"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    for name, report in (("large", sample(COUNT)), ("hostile", hostile())):
+        write_html(report, folder / f"{name}.html")
+    return folder
+
+
+@pytest.fixture
+def opened(browser, files):
+    """Opens a page; at the end of the test the console must be silent and nothing else loaded."""
+    contexts, said = [], []
+
+    def open_page(name="large", hash="", **options):
+        context = browser.new_context(**{"viewport": {"width": 1300, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: said.append(request.url) if not request.url.startswith("file:") else None)
+        page.goto((files / f"{name}.html").as_uri() + hash)
+        if options.get("java_script_enabled", True):
+            page.wait_for_selector("html[data-ready]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not said
+
+
+def box(page, text):
+    return page.locator("#canvas .box", has_text=text).first
+
+
+def test_a_group_opens_and_closes_and_a_layer_tells_all_that_is_known(opened):
+    page = opened()
+    drawn = page.locator("#canvas .box").count()
+    box(page, "stage3").click()
+    assert page.locator("#canvas .box").count() > drawn
+    box(page, "block20").click()
+    page.locator(f'#canvas .box:has(title:text-is("{CONV}"))').click()
+    panel = page.locator("#panel")
+    assert panel.is_visible() and CONV in panel.inner_text()
+    for word in (
+        "Requested",
+        "Runs in",
+        "Error",
+        "Time",
+        "Reads",
+        "Feeds",
+        "Weights",
+        "dB below its inputs",
+        "Q/DQ pair as int8",
+    ):
+        assert word in panel.inner_text(), word
+    assert panel.locator("svg.spark").count() >= 1
+    assert page.evaluate("location.hash") == "#layer=" + CONV.replace("/", "%2F")
+    # its neighbour, from the panel
+    panel.locator(".ends a").last.click()
+    assert "/encoder/stage3/block20/relu/Relu" in page.locator("#panel-title").inner_text()
+    page.keyboard.press("Escape")
+    assert not panel.is_visible() and page.evaluate("location.hash") == ""
+    box(page, "− stage3").click(position={"x": 20, "y": 8})
+    assert page.locator("#canvas .box").count() == drawn
+
+
+def test_a_link_opens_its_layer_and_one_to_a_pair_the_layer_behind_it(opened):
+    page = opened(hash="#layer=" + CONV)
+    chosen = page.locator("#canvas .chosen title")
+    assert chosen.text_content() == CONV and CONV in page.locator("#panel-title").inner_text()
+    page.evaluate("location.hash = '#layer=/encoder/stage1/block8/quantizelinear/QuantizeLinear'")
+    page.wait_for_function("document.querySelector('#panel-title').textContent.includes('block8')")
+    assert chosen.text_content() == "/encoder/stage1/block8/conv/Conv"
+    page.evaluate("location.hash = '#layer=100%'")
+    assert "block8" in page.locator("#panel-title").inner_text()
+
+
+def test_search_finds_by_words_and_enter_goes_there(opened):
+    page = opened()
+    page.fill("#find", "block33 matmul")
+    assert page.locator("#finds li").count() == 1
+    page.press("#find", "Enter")
+    assert page.locator("#canvas .chosen title").text_content() == "/encoder/stage5/block33/matmul/MatMul"
+    page.fill("#find", "nothing of this name")
+    assert "No layer" in page.locator("#finds").inner_text()
+
+
+def test_colours_follow_the_control(opened):
+    page = opened()
+    assert page.locator("#canvas .heat").count() == 0
+    for value, unit in (("level", "dB"), ("time", "ms"), ("macs", "%")):
+        page.select_option("#colour", value)
+        assert page.locator("#canvas .heat").count() > 3
+        assert unit in page.locator("#canvas .right").first.text_content()
+    page.select_option("#grouping", "kernels")
+    assert page.locator("#canvas .box").count() > 1
+
+
+def test_the_keyboard_walks_and_opens(opened):
+    page = opened()
+    page.focus("#canvas .box[tabindex='0']")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    name = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert "group stage" in name
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.getAttribute('aria-expanded')") == "true"
+
+
+def test_the_table_holds_every_node_filters_and_sorts(opened):
+    page = opened()
+    rows = page.locator("#layers tbody tr[data-row]")
+    page.uncheck("#computing")
+    assert page.locator("#shown").text_content() == f"{COUNT} of {COUNT} nodes"
+    assert rows.count() < MOST_ROWS and page.get_attribute("#layers", "aria-rowcount") == str(COUNT + 1)
+    page.locator(".scroll:has(> #layers)").evaluate("one => { one.scrollTop = one.scrollHeight; }")
+    page.wait_for_selector(f'#layers tr[data-row="{COUNT - 1}"]')
+    page.fill("#text", "block33 conv/")
+    assert rows.count() == 1 and page.locator("#shown").text_content().startswith("1 of")
+    rows.first.click()
+    assert "/block33/conv/Conv" in page.locator("#panel-title").inner_text()
+    page.click("#clear")
+    page.click('#layers th[data-key="sqnr"] button')
+    shown = [float(text) for text in page.locator("#layers td.n:nth-child(7)").all_text_contents()[:20]]
+    assert shown == sorted(shown)
+    page.click('.heat button[data-asked="int8"][data-actual="fp16"]')
+    assert rows.count() == page.locator("#layers .status-overridden").count() > 0
+
+
+def test_rules_of_what_was_left_alone_filter_its_table(opened):
+    page = opened()
+    page.locator('[data-rule="excluded"]').click()
+    rules = set(page.locator("#declined td:nth-child(3)").all_text_contents())
+    assert rules == {"excluded"}
+
+
+def test_names_that_try_to_break_out_are_shown_as_text(opened):
+    page = opened("hostile")
+    page.locator("#layers button.open").first.click()
+    assert plain(HOSTILE[0]) in page.locator("#panel-title").inner_text()
+    assert page.evaluate("document.images.length") == 0
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(opened):
+    page = opened(viewport={"width": 390, "height": 840}, hash="#layer=" + CONV)
+    assert page.evaluate("document.scrollingElement.scrollWidth") == 390
+    chosen, panel = page.locator("#canvas .chosen").bounding_box(), page.locator("#panel").bounding_box()
+    assert chosen["y"] + chosen["height"] < panel["y"] and chosen["y"] > 0
+
+
+def test_without_javascript_and_in_print_there_is_a_table_to_read(opened):
+    page = opened(java_script_enabled=False)
+    assert page.locator("#layers tbody tr").count() == MOST_ROWS
+    assert f"first {MOST_ROWS} of {COUNT}" in page.locator("main").inner_text()
+    assert not page.locator("#canvas").is_visible() and not page.locator("#tools").is_visible()
+    page = opened()
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("#layers tbody tr").count() == MOST_ROWS and page.locator(".cut").first.is_visible()
+    assert page.locator("#canvas svg").is_visible() and not page.locator("#tools").is_visible()

@@ -1,0 +1,161 @@
+"""The groups in which a network is drawn: scopes of names, and stretches of the graph where names say nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+MOST_MEMBERS = 20
+"""A group of more members is cut into stretches: drawn as a chain, so many still fit on a screen or two."""
+_MOST_STRETCHES = 16
+_DEEPEST = 12
+_ROOM = 0.4
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Groups within groups; -1 stands for the whole network.
+
+    Attributes:
+        titles: what each group is called.
+        parents: the group that each group lies in.
+        of: the group that each layer lies in.
+    """
+
+    titles: list[str]
+    parents: list[int]
+    of: list[int]
+
+
+@dataclass
+class _Scope:
+    title: str
+    members: list[int | _Scope] = field(default_factory=list)
+    parent: _Scope | None = None
+
+
+def scope_of(name: str) -> list[str]:
+    """The scopes of a name, the outermost first: ``/encoder/block3/Conv`` lies in encoder and block3."""
+    return [part for part in name.split("/")[:-1] if part][:_DEEPEST]
+
+
+def outline(paths: Sequence[Sequence[str] | None], edges: Iterable[tuple[int, int]], names: Sequence[str]) -> Outline:
+    """Group the layers, in linear time but for the groups that are cut, whose members are sorted into stretches.
+
+    A group of one member is none. A group of more than ``MOST_MEMBERS`` is cut into stretches of its order where few
+    edges cross, again and again until each part is small.
+
+    Args:
+        paths: by layer the groups it lies in, the outermost first; None for one that is not drawn.
+        edges: from layer to layer.
+        names: what each layer is called in the title of a stretch.
+    """
+    root = _Scope("")
+    index: dict[tuple[str, ...], _Scope] = {(): root}
+    for layer, path in enumerate(paths):
+        if path is not None:
+            _scope(index, tuple(path)).members.append(layer)
+    _merge(root)
+    while len(root.members) == 1 and isinstance(root.members[0], _Scope):
+        root.members = root.members[0].members
+    _cut(root, edges, names, len(paths))
+    return _flat(root, len(paths))
+
+
+def _scope(index: dict[tuple[str, ...], _Scope], path: tuple[str, ...]) -> _Scope:
+    if path not in index:
+        parent = _scope(index, path[:-1])
+        index[path] = _Scope(path[-1])
+        parent.members.append(index[path])
+    return index[path]
+
+
+def _merge(scope: _Scope) -> None:
+    """Put the member of a group of one in the group's place."""
+    for place, member in enumerate(scope.members):
+        if isinstance(member, _Scope):
+            _merge(member)
+            if len(member.members) == 1:
+                (only,) = member.members
+                if isinstance(only, _Scope):
+                    only.title = f"{member.title}/{only.title}"
+                scope.members[place] = only
+
+
+def _cut(root: _Scope, edges: Iterable[tuple[int, int]], names: Sequence[str], count: int) -> None:
+    scopes = [root]
+    holder: list[tuple[_Scope, int] | None] = [None] * count
+    places: dict[int, int] = {}
+    for scope in scopes:
+        for place, member in enumerate(scope.members):
+            if isinstance(member, _Scope):
+                member.parent, places[id(member)] = scope, place
+                scopes.append(member)
+            else:
+                holder[member] = scope, place
+    large = {id(scope): [0] * (len(scope.members) + 1) for scope in scopes if len(scope.members) > MOST_MEMBERS}
+    if not large:
+        return
+
+    def above(layer: int) -> dict[int, int]:
+        """The place of a layer, or of the group that it lies in, in each of the large groups around it."""
+        found: dict[int, int] = {}
+        at = holder[layer]
+        while at is not None:
+            scope, place = at
+            if id(scope) in large:
+                found[id(scope)] = place
+            at = (scope.parent, places[id(scope)]) if scope.parent is not None else None
+        return found
+
+    for source, target in edges:
+        ends = above(target)
+        for scope_id, place in above(source).items():
+            low, high = sorted((place, ends.get(scope_id, place)))
+            large[scope_id][low + 1] += 1
+            large[scope_id][high + 1] -= 1
+    for scope in scopes:
+        if id(scope) in large:
+            crossing = list(accumulate(large[id(scope)]))
+            scope.members = _stretches(scope.members, crossing, 0, names)
+
+
+def _stretches(
+    members: list[int | _Scope], crossing: Sequence[int], start: int, names: Sequence[str]
+) -> list[int | _Scope]:
+    """The members in groups of neighbours; ``crossing[start + i]`` edges cross in front of the i-th."""
+    if len(members) <= MOST_MEMBERS:
+        return members
+    parts = min(_MOST_STRETCHES, max(2, round(math.sqrt(len(members)))))
+    length = len(members) / parts
+    cuts = [0]
+    for part in range(1, parts):
+        ideal = part * length
+        near = range(max(cuts[-1] + 1, math.ceil(ideal - _ROOM * length)), math.floor(ideal + _ROOM * length) + 1)
+        cuts.append(min(near, key=lambda place: (crossing[start + place], abs(place - ideal))))
+    found: list[int | _Scope] = []
+    for low, high in zip(cuts, [*cuts[1:], len(members)]):
+        inside = members[low:high]
+        title = f"{_title(inside[0], names)} … {_title(inside[-1], names)}"
+        found.append(_Scope(title, _stretches(inside, crossing, start + low, names)))
+    return found
+
+
+def _title(member: int | _Scope, names: Sequence[str]) -> str:
+    return member.title if isinstance(member, _Scope) else names[member]
+
+
+def _flat(root: _Scope, count: int) -> Outline:
+    found = Outline([], [], [-1] * count)
+    pending = [(root, -1)]
+    for scope, number in pending:
+        for member in scope.members:
+            if isinstance(member, _Scope):
+                pending.append((member, len(found.titles)))
+                found.titles.append(member.title)
+                found.parents.append(number)
+            else:
+                found.of[member] = number
+    return found

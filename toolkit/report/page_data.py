@@ -1,0 +1,250 @@
+"""What the page's script reads: a report as columns, with every text once and every number to the digits shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from toolkit.base.text import plain
+from toolkit.report.charts import histogram_digits
+from toolkit.report.describe import unlike_profiles
+from toolkit.report.outline import Outline, outline, scope_of
+from toolkit.report.schema import LayerInfo, Measured, OpenedInfo, RangeInfo, Report, word
+from toolkit.report.wiring import Wiring, folded, wiring
+
+
+class _Texts:
+    """Texts by number, each held once."""
+
+    def __init__(self) -> None:
+        self.all: list[str] = []
+        self._numbers: dict[str, int] = {}
+
+    def __call__(self, text: str) -> int:
+        """The number of a text."""
+        if text not in self._numbers:
+            self._numbers[text] = len(self.all)
+            self.all.append(plain(text))
+        return self._numbers[text]
+
+    def column(self, texts: Iterable[str]) -> list[int]:
+        """The numbers of texts."""
+        return [self(text) for text in texts]
+
+
+def page_data(report: Report) -> dict[str, Any]:
+    """The content of the page's data element; page.js says which column is what."""
+    texts, wires = _Texts(), wiring(report)
+    nodes = {layer.node: index for index, layer in enumerate(report.layers)}
+    tensors = _tensors(report, wires)
+    numbers = {name: number for number, name in enumerate(tensors)}
+    known = {tensor.name: tensor for tensor in report.tensors}
+    shapes = [known[name].shape if name in known else None for name in tensors]
+    built = any(layer.engine_layers for layer in report.layers)
+    return {
+        "layers": _layers(report.layers, texts),
+        "tensors": {
+            "name": [plain(name) for name in tensors],
+            "dtype": texts.column(known[name].dtype if name in known else "" for name in tensors),
+            "shape": texts.column(shape_words(shape) for shape in shapes),
+        },
+        "edges": _edges(wires, numbers),
+        "weights": [_steps(node for node, _ in wires.weights), [numbers[name] for _, name in wires.weights]],
+        "beside": [list(wires.readers), list(wires.readers.values())],
+        "scopes": _outline([*_paths(report)], report, wires, texts),
+        "kernels": _outline([*_kernels(report)], report, wires, texts) if built else None,
+        "ranges": _ranges(report.ranges or [], numbers, texts),
+        "declined": [
+            [_node(nodes, texts, entry.node) for entry in report.declined],
+            *(texts.column(getattr(entry, key) for entry in report.declined) for key in ("op", "rule", "reason", "by")),
+        ],
+        "harms": _harms(report, nodes),
+        "causes": [
+            [nodes[spot.node], [texts.column((one.kind, one.tensor, one.text, one.remedy)) for one in spot.causes]]
+            for spot in report.weak_spots
+            if spot.node in nodes
+        ],
+        "opened": [
+            [index, [texts.column(pair) for pair in _opened(layer.actual.opened)]]
+            for index, layer in enumerate(report.layers)
+            if layer.actual.opened is not None
+        ],
+        "payoff": _payoff(report, nodes, texts),
+        "inputs": [plain(tensor.name) for tensor in report.model.inputs],
+        "outputs": [plain(name) for name in wires.outputs],
+        "texts": texts.all,
+    }  # fmt: skip
+
+
+def shape_words(shape: Sequence[int | str | None] | None) -> str:
+    """A shape as people write it: batch × 1 × 8 × 8."""
+    if shape is None:
+        return "?"
+    return " × ".join("?" if s is None else str(s) for s in shape) or "scalar"
+
+
+def _layers(layers: Sequence[LayerInfo], texts: _Texts) -> dict[str, Any]:
+    asked = [layer.asked for layer in layers]
+    actual = [layer.actual for layer in layers]
+    profiles = list(dict.fromkeys(name for layer in layers for name in layer.time_ms))
+    return {
+        "node": [plain(layer.node) for layer in layers],
+        "op": texts.column(layer.op for layer in layers),
+        "role": texts.column(layer.role for layer in layers),
+        "asked": texts.column(word(one.precision if one else None) for one in asked),
+        "askedWhy": texts.column(one.reason if one else "" for one in asked),
+        "by": texts.column(one.by if one else "" for one in asked),
+        "actual": texts.column(word(one.precision) for one in actual),
+        "source": texts.column(one.source for one in actual),
+        "reads": texts.column(", ".join(one.input_types) for one in actual),
+        "makes": texts.column(", ".join(one.output_types) for one in actual),
+        "status": texts.column(layer.status for layer in layers),
+        "reason": texts.column(layer.reason for layer in layers),
+        "kernel": texts.column("; ".join(layer.engine_layers) for layer in layers),
+        "sqnr": [_level(layer.error) for layer in layers],
+        "most": [_digits(layer.error.max_abs, 3) if layer.error else None for layer in layers],
+        "drop": [_places(layer.error.drop_db) if layer.error else None for layer in layers],
+        "macs": [layer.macs for layer in layers],
+        "profiles": [plain(name) for name in profiles],
+        "time": [[_digits(layer.time_ms.get(name), 4) for layer in layers] for name in profiles],
+    }
+
+
+def _level(error: Measured | None) -> float | str | None:
+    """SQNR in dB; "=" where identical to float, "!" where NaN or infinity was met."""
+    if error is None or error.sqnr_db is not None:
+        return _places(error.sqnr_db) if error is not None else None
+    return "=" if error.identical else "!" if error.incomparable else None
+
+
+def _digits(value: float | None, count: int) -> float | None:
+    return None if value is None else float(f"{value:.{count}g}")
+
+
+def _places(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
+
+
+def _steps(numbers: Iterable[int]) -> list[int]:
+    """Each number less the one before it, which is short where they rise."""
+    found, before = [], 0
+    for number in numbers:
+        found.append(number - before)
+        before = number
+    return found
+
+
+def _tensors(report: Report, wires: Wiring) -> list[str]:
+    named = [name for wire in wires.connections for name in (wire.tensor, wire.carried)]
+    ranged = [info.tensor for info in report.ranges or ()]
+    return list(dict.fromkeys([*named, *(name for _, name in wires.weights), *ranged]))
+
+
+def _edges(wires: Wiring, numbers: dict[str, int]) -> list[list[int]]:
+    """Maker, reader, tensor, what is carried (counted from the tensor) and marks of every connection."""
+    found = wires.connections
+    return [
+        _steps(wire.source for wire in found),
+        _steps(wire.target for wire in found),
+        _steps(numbers[wire.tensor] for wire in found),
+        [numbers[wire.carried] - numbers[wire.tensor] for wire in found],
+        [int(wire.marks) for wire in found],
+    ]
+
+
+def _paths(report: Report) -> Iterator[list[str] | None]:
+    for layer in report.layers:
+        yield None if folded(layer) else scope_of(layer.node)
+
+
+def _kernels(report: Report) -> Iterator[list[str] | None]:
+    for layer in report.layers:
+        yield None if folded(layer) else layer.engine_layers[:1]
+
+
+def _outline(paths: list[list[str] | None], report: Report, wires: Wiring, texts: _Texts) -> list[list[int]]:
+    """Titles, parents and members of the groups."""
+    inner = ((wire.source, wire.target) for wire in wires.connections if wire.source >= 0 and wire.target >= 0)
+    found: Outline = outline(paths, inner, [_short_name(layer) for layer in report.layers])
+    return [texts.column(found.titles), found.parents, _steps(found.of)]
+
+
+def _short_name(layer: LayerInfo) -> str:
+    """The end of a name; where that is the operator only, what comes before it."""
+    parts = layer.node.split("/")[-2:]
+    return parts[0] if parts[-1] == layer.op and parts[0] else parts[-1]
+
+
+def _ranges(ranges: Sequence[RangeInfo], numbers: dict[str, int], texts: _Texts) -> dict[str, list[Any]]:
+    return {
+        "tensor": [numbers[info.tensor] for info in ranges],
+        "amax": [_digits(info.amax, 4) for info in ranges],
+        "method": texts.column(info.method for info in ranges),
+        "low": [_digits(info.observed[0], 4) if info.observed else None for info in ranges],
+        "high": [_digits(info.observed[1], 4) if info.observed else None for info in ranges],
+        "profiles": texts.column(profile_words(info) for info in ranges),
+        "clipped": [_digits(info.clipped, 3) for info in ranges],
+        "sqnr": [_places(info.sqnr_db) for info in ranges],
+        "outlier": [_places(info.outlier_ratio) for info in ranges],
+        "samples": [info.samples for info in ranges],
+        "bins": [histogram_digits(info) for info in ranges],
+        "used": [int(info.quantized) for info in ranges],
+    }
+
+
+def profile_words(info: RangeInfo) -> str:
+    """The amax of each profile, marked where they are unlike."""
+    words = ", ".join(f"{profile} {amax:.3g}" for profile, amax in info.per_profile.items())
+    return f"{words} (unlike)" if unlike_profiles(info) else words
+
+
+def _node(nodes: dict[str, int], texts: _Texts, name: str) -> int:
+    """A node's index, or below 0 a text: a pass may have left alone what is gone by now."""
+    return nodes[name] if name in nodes else -1 - texts(name)
+
+
+def _harms(report: Report, nodes: dict[str, int]) -> list[list[Any]]:
+    """Node, SQNR alone, SQNR without, share of the loss and whether it is kept, of every layer that was measured."""
+    harms = report.search.layers if report.search is not None else []
+    return [
+        [nodes[harm.node], _places(harm.alone_db), _places(harm.without_db), _digits(harm.share, 3), int(harm.kept)]
+        for harm in harms
+        if harm.node in nodes
+    ]
+
+
+def _opened(opened: OpenedInfo) -> Iterator[tuple[str, str]]:
+    yield "Opened", f"{word(opened.precision)} (source: {opened.source}), {opened.status}"
+    values = opened.values
+    if values is not None:
+        levels = [
+            f"{one.sqnr_db:.1f} dB" if one is not None and one.sqnr_db is not None else "no SQNR"
+            for one in (values.engine, values.simulated)
+        ]
+        yield (
+            "Opened values",
+            (
+                f"'{values.tensor}' {values.verdict}; against the float model the engine has {levels[0]}, "
+                f"the simulation {levels[1]}"
+            ),
+        )
+
+
+def _payoff(report: Report, nodes: dict[str, int], texts: _Texts) -> list[list[Any]]:
+    """By group of nodes that cannot be told apart by time: nodes, why it does not pay, and times by profile."""
+    if report.payoff is None or not report.payoff.against:
+        return []
+    name, against = next(iter(report.payoff.against.items()))
+    return [
+        [
+            [nodes[node] for node in group.nodes if node in nodes],
+            texts(name),
+            texts(group.paid or ""),
+            texts(group.why),
+            [
+                [texts(profile), *(_digits(ms, 4) for ms in (t.ours_ms, t.other_ms, t.reformat_ms, t.qdq_ms))]
+                for profile, t in group.times.items()
+            ],
+        ]
+        for group in against.groups
+    ]

@@ -1,0 +1,101 @@
+"""How the nodes of a report are connected, with Q/DQ pairs and Casts folded into the connections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntFlag
+
+from toolkit.graph.work import CONVERSIONS
+from toolkit.placement.ops import DEQUANTIZE
+from toolkit.report.schema import LayerInfo, Report
+
+
+class Mark(IntFlag):
+    """What lies on a connection."""
+
+    PAIR = 1
+    CAST = 2
+
+
+_BARE = Mark(0)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A tensor's way from the node that makes it to one that reads it.
+
+    Attributes:
+        source: index of the maker among the layers; -1 for an input of the model.
+        target: index of the reader; -1 for an output of the model.
+        tensor: the tensor as its maker calls it.
+        carried: the tensor that goes between them: the quantized one of a pair, else the one that the reader reads.
+        marks: what was folded.
+    """
+
+    source: int
+    target: int
+    tensor: str
+    carried: str
+    marks: Mark
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """All connections of a report's layers, by reader.
+
+    Attributes:
+        connections: between nodes that are no conversions, and to and from the model's inputs and outputs.
+        weights: constants by the layer that reads them: its index and the tensor's name.
+        outputs: names of the model's outputs, in the order of the connections that lead to them.
+        readers: of each conversion, by its index, the first layer behind it that is none, or the one before it.
+    """
+
+    connections: list[Connection]
+    weights: list[tuple[int, str]]
+    readers: dict[int, int]
+    outputs: list[str]
+
+
+def folded(layer: LayerInfo) -> bool:
+    """Whether a layer is drawn as a mark on a connection."""
+    return layer.op in CONVERSIONS and layer.role == "convert" and bool(layer.inputs)
+
+
+def wiring(report: Report) -> Wiring:
+    """The connections, in linear time; a report of an older version, whose layers name no tensors, has none."""
+    layers = report.layers
+    makers = {name: index for index, layer in enumerate(layers) for name in layer.outputs}
+    given = {tensor.name for tensor in report.model.inputs}
+    origins: dict[str, tuple[str, str, Mark]] = {}
+    for layer in layers:
+        if folded(layer):
+            # in the graph's order, so that what is in front is known already
+            before, carried, marks = origins.get(layer.inputs[0], (layer.inputs[0], "", _BARE))
+            own = Mark.CAST if layer.op.startswith("Cast") else Mark.PAIR
+            made = layer.outputs[0] if layer.outputs and layer.op != DEQUANTIZE else carried
+            origins.update(dict.fromkeys(layer.outputs, (before, made, marks | own if marks else own)))
+    connections: list[Connection] = []
+    weights: list[tuple[int, str]] = []
+    beside: dict[int, int] = {}
+
+    def reached(name: str) -> bool:
+        return name in makers or name in given
+
+    def connect(name: str, target: int) -> None:
+        origin, carried, marks = origins.get(name, (name, name, _BARE))
+        if reached(origin):
+            connections.append(Connection(makers.get(origin, -1), target, origin, carried or name, marks))
+        elif target >= 0:
+            weights.append((target, origin))
+        while name in makers and folded(layers[makers[name]]):
+            beside.setdefault(makers[name], target if target >= 0 else makers.get(origin, -1))
+            name = layers[makers[name]].inputs[0]
+
+    for index, layer in enumerate(layers):
+        if not folded(layer):
+            for name in layer.inputs:
+                connect(name, index)
+    outputs = [tensor.name for tensor in report.model.outputs if reached(tensor.name)]
+    for name in outputs:
+        connect(name, -1)
+    return Wiring(connections, weights, beside, outputs)
