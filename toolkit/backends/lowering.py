@@ -10,6 +10,7 @@ from toolkit.backends.lowered import Lowered
 from toolkit.backends.lowering_rewrite import Rewriter
 from toolkit.backends.lowering_types import Types, decide
 from toolkit.backends.parser_forms import state_kernel_shapes
+from toolkit.base.collection import collector_paused
 from toolkit.base.errors import ModelError
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
@@ -22,6 +23,7 @@ from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import float_biases
 
 
+@collector_paused()
 def lower(
     model: Model,
     plan: PrecisionPlan,

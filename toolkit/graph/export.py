@@ -1,134 +1,238 @@
-"""Between onnx-graphsurgeon's graphs and messages without their large weights, and the conversion of the opset."""
+"""A graph of onnx-graphsurgeon as a message without its large weights."""
 
 from __future__ import annotations
 
+import marshal
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeGuard
 
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
-from onnx_graphsurgeon.util.misc import convert_from_onnx_attr_type
 
-from toolkit.base.errors import ModelError
-from toolkit.graph.light import (
-    APART,
-    LARGE,
-    LightModel,
-    fits_message,
-    is_away,
-    large_header,
-    weights_as_inputs,
-)
+from toolkit.base.types import Array
+from toolkit.graph.assemble import subgraphs
+from toolkit.graph.light import APART, LARGE, LightModel, fits_message, large_header
 from toolkit.graph.names import Names
-from toolkit.graph.nodes import all_nodes, subgraphs_of
-from toolkit.graph.onnx_file import normalise
 from toolkit.graph.stored import BITS
-from toolkit.graph.tensors import StoredValues, onnx_type, values_of
+from toolkit.graph.tensors import onnx_type, values_of
 
-_ONNX = ("", "ai.onnx")
-_FOREIGN = "qtool.foreign"
-_LISTS = (onnx.AttributeProto.FLOATS, onnx.AttributeProto.INTS, onnx.AttributeProto.STRINGS)
+_TENSOR = "tensor_type"
+_PLAIN = frozenset({int, float, str, bytes, bool})
+_NO_REFERENCES = 2
+"""The version of marshal's format in which what is written says nothing of which objects were the same."""
+_MOST_KNOWN = 500_000
+"""Messages of nodes that are kept: about 300 MB."""
 
 
-def export(graph: gs.Graph, where: str = "the model") -> LightModel:
+def export(graph: gs.Graph, where: str = "the model", known: NodeMessages | None = None) -> LightModel:
     """The graph as a message without its large weights, types unchecked; nothing of the weights is copied.
 
-    Subgraphs come without the copies that graphsurgeon writes into them. Their own large constants stay in them, unless
-    the message would be too large with these: then the main graph has them, where subgraphs find them as well.
+    Subgraphs have the constants that they alone read. Their own large constants stay in them, unless the message would
+    be too large with these: then the main graph has them, where subgraphs find them as well.
+
+    Args:
+        graph: it is not changed, but that domains which its nodes use are among its ``import_domains`` afterwards.
+        where: the model's file, for errors.
+        known: messages of nodes that were written before, which are not made again where nothing changed.
     """
-    large = [tensor for tensor in graph.tensors().values() if _is_large(tensor)]
-    main = {id(tensor) for tensor in large}
-    inner = [tensor for tensor in _inner_constants(graph) if id(tensor) not in main and _is_large(tensor)]
+    main = [tensor for tensor in _tensors(graph).values() if _is_large(tensor)]
+    seen = {id(tensor) for tensor in main}
+    inner = [tensor for tensor in _inner_constants(graph) if id(tensor) not in seen and _is_large(tensor)]
     hoisted = [] if fits_message(2 * sum(map(_size, inner))) else inner
-    held = [(tensor, tensor._values, tensor.name) for tensor in (*large, *hoisted)]
+    names = [tensor.name for tensor in hoisted]
     try:
-        _name_apart(graph, hoisted)
-        weights = {tensor.name: values_of(tensor) for tensor in (*large, *hoisted)}
-        headers = {
-            name: large_header(name, onnx_type(values.dtype), tuple(values.shape)) for name, values in weights.items()
-        }
-        moved = {tensor.name for tensor in hoisted}
-        for tensor, _, _ in held:
-            tensor._values = LazyValues(headers[tensor.name])
-        proto = gs.export_onnx(graph, do_type_check=False)
+        if hoisted:
+            _name_apart(graph, hoisted)
+        weights = {tensor.name: values_of(tensor) for tensor in (*main, *hoisted)}
+        writer = _Writer(known or NodeMessages(), {id(t): weights[t.name] for t in main}, {id(t) for t in hoisted})
+        proto = writer.model(graph)
+        proto.graph.initializer.extend(_header(name, weights[name]) for name in sorted({t.name for t in hoisted}))
     finally:
-        for tensor, values, name in held:
-            tensor._values, tensor.name = values, name
-    _drop_shadows(proto.graph, set())
-    for sub in subgraphs_of(proto.graph) if moved else ():
-        kept = [tensor for tensor in sub.initializer if tensor.name not in moved]
-        del sub.initializer[:]
-        sub.initializer.extend(kept)
-    proto.graph.initializer.extend(headers[name] for name in sorted(moved))
+        for tensor, name in zip(hoisted, names):
+            tensor.name = name
     return LightModel(proto, weights, where)
 
 
-def import_light(model: LightModel) -> gs.Graph:
-    """A message without its large weights as a graph that has them: those of ``model``, not copies.
+class NodeMessages:
+    """Messages of nodes by all that they are made of: what did not change is not written again.
 
-    Attributes of plugins that are no text leave the message.
+    Only nodes whose attributes are numbers, texts and lists of such are kept. Models share one with their copies.
     """
-    kept = _unlike_graphsurgeons(model.proto)
-    graph = gs.import_onnx(model.proto)
-    for tensor in {id(t): t for t in (*graph.tensors().values(), *_inner_constants(graph))}.values():
-        if isinstance(tensor, gs.Constant) and tensor.name in model.weights and _is_stub(tensor):
-            tensor._values = StoredValues(model.weights[tensor.name], onnx_type(tensor.dtype))
-    for sub in (graph, *graph.subgraphs(recursive=True)) if kept else ():
-        for node in sub.nodes:
-            node.attrs.update(kept.get(node.name, {}))
-    return graph
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, onnx.NodeProto] = {}
+        self._types: dict[Any, onnx.ValueInfoProto] = {}
+
+    def of(self, node: gs.Node) -> onnx.NodeProto:
+        """The message of a node without subgraphs; it is not to be changed."""
+        attrs = node.attrs
+        if attrs and not all(map(_is_plain, attrs.values())):
+            made: onnx.NodeProto = OnnxExporter.export_node(node)
+            return made
+        read, gives = [t.name for t in node.inputs], [t.name for t in node.outputs]
+        key = marshal.dumps((node.op, node.name, node.domain, read, gives, dict(attrs)), _NO_REFERENCES)
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) > _MOST_KNOWN:
+                self._known.clear()
+            found = self._known[key] = OnnxExporter.export_node(node)
+        return found
+
+    def typed(self, tensor: gs.Tensor) -> onnx.ValueInfoProto:
+        """The message of a tensor's name, type and shape; it is not to be changed."""
+        shape, kind = tensor.shape, tensor.__dict__.get("type", _TENSOR)
+        key = tensor.name, tensor.dtype, kind, None if shape is None else tuple(shape)
+        found = self._types.get(key)
+        if found is None:
+            if len(self._types) > _MOST_KNOWN:
+                self._types.clear()
+            found = self._types[key] = _typed(tensor, kind)
+        return found
 
 
-def _unlike_graphsurgeons(proto: onnx.ModelProto) -> dict[str, dict[str, Any]]:
-    """Attributes that onnx-graphsurgeon cannot take or give as they are, by node: lists without entries, and bytes.
+def _typed(tensor: gs.Tensor, kind: str) -> onnx.ValueInfoProto:
+    if tensor.dtype is None or kind != _TENSOR:
+        made: onnx.ValueInfoProto = OnnxExporter.export_value_info_proto(tensor, do_type_check=False)
+        return made
+    made = onnx.ValueInfoProto(name=tensor.name)
+    made.type.tensor_type.elem_type = onnx_type(tensor.dtype)
+    if tensor.shape is not None:
+        made.type.tensor_type.shape.SetInParent()
+        for size in tensor.shape:
+            if isinstance(size, str):
+                made.type.tensor_type.shape.dim.add(dim_param=size)
+            else:
+                made.type.tensor_type.shape.dim.add(dim_value=size)
+    return made
 
-    Bytes, which plugins have, leave the message; it gives them where they are an attribute's value.
+
+def _is_plain(value: Any) -> bool:
+    kind = type(value)
+    return kind in _PLAIN or (kind is list and all(type(one) in _PLAIN for one in value))
+
+
+class _Writer:
+    """Writes a graph and its subgraphs as onnx-graphsurgeon's exporter does, without what the graphs around hold.
+
+    Args:
+        known: see ``NodeMessages``.
+        away: values of the main graph's large constants, by the tensor's id.
+        moved: ids of constants of subgraphs that the main graph is to have.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for node in all_nodes(proto.graph.node):
-        for attribute in node.attribute:
-            if attribute.type in _LISTS and not (attribute.floats or attribute.ints or attribute.strings):
-                found.setdefault(node.name, {})[attribute.name] = _EmptyList(attribute.type)
-            elif attribute.type == onnx.AttributeProto.STRING and not _is_text(attribute.s):
-                found.setdefault(node.name, {})[attribute.name] = attribute.s
-                attribute.s = b""
-            elif attribute.type == onnx.AttributeProto.STRINGS and not all(map(_is_text, attribute.strings)):
-                found.setdefault(node.name, {})[attribute.name] = list(attribute.strings)
-                del attribute.strings[:]
+
+    def __init__(self, known: NodeMessages, away: Mapping[int, Array], moved: set[int]) -> None:
+        self.known, self.away, self.moved = known, away, moved
+        self.domains: set[str | None] = set()
+
+    def model(self, graph: gs.Graph) -> onnx.ModelProto:
+        proto = onnx.ModelProto(
+            ir_version=onnx.IR_VERSION if graph.ir_version is None else graph.ir_version,
+            producer_name=graph.producer_name,
+            producer_version=graph.producer_version,
+        )
+        self._fill(proto.graph, graph, ())
+        proto.functions.extend(OnnxExporter.export_function(function) for function in graph.functions)
+        if graph.import_domains is None:
+            graph.import_domains = [onnx.helper.make_opsetid("", graph.opset)]
+        missing = self.domains - {None} - {one.domain for one in graph.import_domains}
+        graph.import_domains.extend(onnx.helper.make_opsetid(domain, 1) for domain in sorted(map(str, missing)))
+        proto.opset_import.extend(graph.import_domains)
+        return proto
+
+    def _fill(self, proto: onnx.GraphProto, graph: gs.Graph, around: tuple[set[str], ...]) -> None:
+        """Write a graph; ``around`` are the names that those it lies in give values to."""
+        tensors = _tensors(graph)
+        constants = [t for t in tensors.values() if isinstance(t, gs.Constant)]
+        if around:
+            constants = [t for t in constants if id(t) not in self.moved and not any(t.name in one for one in around)]
+        own: set[str] | None = None
+        pending: list[onnx.NodeProto] = []
+        for node in graph.nodes:
+            self.domains.add(node.domain)
+            if not any(isinstance(value, gs.Graph) for value in node.attrs.values()):
+                pending.append(self.known.of(node))
+                continue
+            if own is None:
+                own = {t.name for t in (*constants, *graph.inputs, *(t for one in graph.nodes for t in one.outputs))}
+            proto.node.extend(pending)
+            pending = []
+            self._holder(proto.node.add(), node, (own, *around))
+        proto.node.extend(pending)
+        proto.name = graph.name
+        if graph.doc_string:
+            proto.doc_string = graph.doc_string
+        proto.input.extend(map(self.known.typed, graph.inputs))
+        proto.output.extend(map(self.known.typed, graph.outputs))
+        for tensor in constants:
+            if isinstance(tensor._values, SparseValues):
+                proto.sparse_initializer.append(tensor._values.tensor)
+            else:
+                self._constant(proto, tensor)
+        for tensor in (*graph.inputs, *graph.outputs):
+            tensors.pop(tensor.name, None)
+        proto.value_info.extend(
+            self.known.typed(tensor)
+            for tensor in tensors.values()
+            if isinstance(tensor, gs.Variable)
+            and (tensor.dtype is not None or tensor.shape is not None)
+            and not any(tensor.name in one for one in around)
+        )
+
+    def _holder(self, proto: onnx.NodeProto, node: gs.Node, around: tuple[set[str], ...]) -> None:
+        """Write a node that has subgraphs."""
+        bare = gs.Node(node.op, node.name, domain=node.domain)
+        proto.CopyFrom(OnnxExporter.export_node(bare))
+        proto.input.extend(tensor.name for tensor in node.inputs)
+        proto.output.extend(tensor.name for tensor in node.outputs)
+        for name, value in node.attrs.items():
+            if isinstance(value, gs.Graph):
+                self._fill(proto.attribute.add(name=name, type=onnx.AttributeProto.GRAPH).g, value, around)
+            else:
+                proto.attribute.extend(OnnxExporter.export_attributes({name: value}))
+
+    def _constant(self, proto: onnx.GraphProto, tensor: gs.Constant) -> None:
+        values = self.away.get(id(tensor))
+        if values is not None:
+            proto.initializer.append(_header(tensor.name, values))
+            return
+        held = tensor._values
+        if isinstance(held, LazyValues):
+            proto.initializer.append(held.tensor)
+            # the message may be shared with a constant of another name
+            proto.initializer[-1].name = tensor.name
+        elif tensor._export_dtype is None and tensor.data_location is None and held.dtype.kind in "fiub":
+            proto.initializer.add(
+                name=tensor.name, data_type=onnx_type(held.dtype), dims=held.shape, raw_data=held.tobytes()
+            )
+        else:
+            proto.initializer.append(OnnxExporter.export_tensor_proto(tensor))
+
+
+def _tensors(graph: gs.Graph) -> dict[str, gs.Tensor]:
+    """The tensors of a graph by name, in the order of its nodes; those that only its subgraphs read are not in it."""
+    found: dict[str, gs.Tensor] = {tensor.name: tensor for tensor in graph.inputs}
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            found[tensor.name] = tensor
+        for tensor in node.outputs:
+            found[tensor.name] = tensor
+    found.update((tensor.name, tensor) for tensor in graph.outputs)
+    found.pop("", None)
     return found
 
 
-def _is_text(content: bytes) -> bool:
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _header(name: str, values: Array) -> onnx.TensorProto:
+    return large_header(name, onnx_type(values.dtype), tuple(values.shape))
 
 
-class _EmptyList(list[Any], gs.Node.AttributeRef):
-    """A list attribute without entries, whose type nothing else would tell when it is written again.
-
-    It is a reference to no attribute as well: of a reference onnx-graphsurgeon writes the type.
-    """
-
-    def __init__(self, kind: int) -> None:
-        super().__init__()
-        self.name, self.type = "", convert_from_onnx_attr_type(kind)
-
-
-def _is_stub(tensor: gs.Constant) -> bool:
-    held = tensor._values
-    return isinstance(held, LazyValues) and not isinstance(held, (SparseValues, StoredValues)) and is_away(held.tensor)
-
-
-def _is_large(tensor: gs.Tensor) -> bool:
+def _is_large(tensor: gs.Tensor) -> TypeGuard[gs.Constant]:
     if not isinstance(tensor, gs.Constant) or isinstance(tensor._values, SparseValues):
         return False
-    kind = onnx_type(tensor.dtype)
-    return kind in APART and math.prod(tensor.shape) >= LARGE
+    # none of these types takes less than a byte
+    return tensor._values.nbytes >= LARGE and math.prod(tensor.shape) >= LARGE and onnx_type(tensor.dtype) in APART
 
 
 def _size(tensor: gs.Constant) -> int:
@@ -138,18 +242,17 @@ def _size(tensor: gs.Constant) -> int:
 def _inner_constants(graph: gs.Graph) -> Iterator[gs.Constant]:
     """The constants that subgraphs read or give, each once; those of the main graph may be among them."""
     seen: set[int] = set()
-    for node in graph.nodes:
-        for sub in node.subgraphs(recursive=True):
-            for tensor in (*sub.outputs, *(t for inner in sub.nodes for t in inner.inputs)):
-                if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
-                    seen.add(id(tensor))
-                    yield tensor
+    for sub in subgraphs(graph):
+        for tensor in (*sub.outputs, *(t for inner in sub.nodes for t in inner.inputs)):
+            if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield tensor
 
 
 def _name_apart(graph: gs.Graph, inner: Iterable[gs.Constant]) -> None:
     """Give constants of subgraphs names that mean nothing else anywhere: those of two subgraphs may have one name."""
-    taken = Names(graph.tensors())
-    for sub in graph.subgraphs(recursive=True):
+    taken = Names(_tensors(graph))
+    for sub in subgraphs(graph):
         taken.update(t.name for t in sub.inputs)
         taken.update(t.name for node in sub.nodes for t in node.outputs)
     names: dict[tuple[str, int], str] = {}
@@ -158,88 +261,3 @@ def _name_apart(graph: gs.Graph, inner: Iterable[gs.Constant]) -> None:
         if key not in names:
             names[key] = taken.take(tensor.name)
         tensor.name = names[key]
-
-
-def name_foreign(proto: onnx.ModelProto) -> bool:
-    """Give operators that ONNX has in no version a domain of their own, in place.
-
-    Plugins of TensorRT stand in ONNX's own domain, where checker and converter refuse what they do not know.
-
-    Returns:
-        Whether there were any.
-    """
-    foreign = [n for n in all_nodes(proto.graph.node) if n.domain in _ONNX and not onnx.defs.has(n.op_type)]
-    for node in foreign:
-        node.domain = _FOREIGN
-    if foreign:
-        proto.opset_import.add(domain=_FOREIGN, version=1)
-    return bool(foreign)
-
-
-def _drop_shadows(graph: onnx.GraphProto, outer: set[str]) -> None:
-    """Remove from subgraphs the copies of outer constants and value infos that graphsurgeon writes into them."""
-    for field_name in ("initializer", "value_info") if outer else ():
-        entries = getattr(graph, field_name)
-        kept = [entry for entry in entries if entry.name not in outer]
-        if len(kept) != len(entries):
-            del entries[:]
-            entries.extend(kept)
-    names = outer | {t.name for t in graph.initializer} | {t.name for t in graph.input}
-    names |= {name for node in graph.node for name in node.output}
-    for node in graph.node:
-        for attribute in node.attribute:
-            for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                if sub.node or sub.output:
-                    _drop_shadows(sub, names)
-
-
-def convert_opset(model: gs.Graph, target: int, where: str) -> gs.Graph:
-    """The graph at a newer opset, by ONNX's version converter; large weights stay where they are.
-
-    Raises:
-        ModelError: the converter has no way for one of the operators.
-    """
-    light = export(model, where)
-    light.proto.ir_version = max(model.ir_version or 0, 8)
-    given = [value.name for value in light.proto.graph.input]
-    proto = weights_as_inputs(light.proto, light.weights)
-    foreign = name_foreign(proto)
-    try:
-        converted = onnx.version_converter.convert_version(proto, target)
-    except Exception as error:
-        raise ModelError(
-            f"opset {model.opset} cannot be raised to {target}: {' '.join(str(error).split())[:300]}",
-            where=where,
-            remedy=f"export the model at opset {target} or later",
-        ) from error
-    for node in all_nodes(converted.graph.node) if foreign else ():
-        node.domain = "" if node.domain == _FOREIGN else node.domain
-    if model.opset < 11 <= target:
-        _mend_resizes(proto, converted)
-    for node in converted.graph.node:
-        if node.op_type == "Dropout":
-            # The converter makes the ratio a tensor of one element where a scalar is due; inference needs it not.
-            del node.input[1:]
-    inputs = [value for value in converted.graph.input if value.name in given]
-    del converted.graph.input[:]
-    converted.graph.input.extend(inputs)
-    converted.graph.initializer.extend(
-        large_header(name, onnx_type(values.dtype), tuple(values.shape)) for name, values in light.weights.items()
-    )
-    light.proto, _ = normalise(converted, where)
-    return import_light(light.lighten())
-
-
-def _mend_resizes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    """Say how Resize and Upsample of opset 9 and 10 place their samples; the converter leaves opset 11's defaults.
-
-    They meant asymmetric coordinates, rounded down (ONNX's Changelog.md, Resize-10).
-    """
-    old = {node.output[0] for node in before.graph.node if node.op_type in ("Resize", "Upsample")}
-    for node in after.graph.node:
-        if node.op_type == "Resize" and node.output[0] in old:
-            kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
-            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_node, reroute
@@ -77,11 +75,6 @@ class Inliner:
                     number += 1
                 tensor.name = f"{base}_{number}"
                 self._holders[tensor.name] = 1
-                if isinstance(tensor, gs.Constant) and isinstance(tensor._values, LazyValues):
-                    # the message that holds the values is written under this name, and a copy may share it
-                    own = onnx.TensorProto()
-                    own.CopyFrom(tensor._values.tensor)
-                    tensor._values = LazyValues(own)
 
 
 def nodes_of(graph: gs.Graph) -> Iterator[gs.Node]:

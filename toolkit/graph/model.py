@@ -13,16 +13,21 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from toolkit.base.collection import collector_paused
 from toolkit.base.errors import ModelError, PassError, did_you_mean
 from toolkit.base.reading import reading
+from toolkit.graph import assemble
 from toolkit.graph.dimensions import dim_of
-from toolkit.graph.export import convert_opset, export, import_light, name_foreign
+from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.facts import Facts
+from toolkit.graph.importing import import_light
 from toolkit.graph.light import LightModel, fits_message, weights_as_inputs
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes
 from toolkit.graph.onnx_file import ONNX, normalise, read, write
-from toolkit.graph.shapes import infer
+from toolkit.graph.opset import convert_opset, name_foreign
+from toolkit.graph.order import drop_unused, sort
+from toolkit.graph.shapes import Inferred
 from toolkit.graph.tensors import StoredValues, content_digest, onnx_type, values_of
 
 if TYPE_CHECKING:
@@ -65,10 +70,13 @@ class Model:
         self.props: dict[str, str] = dict(props or {})
         self.source = source
         self.changed: dict[str, int] = {}
+        self._known, self._inferred = NodeMessages(), Inferred()
+        self._checked = b""
 
     # ---------------------------------------------------------------- reading and writing
 
     @classmethod
+    @collector_paused()
     def load(cls, path: str | os.PathLike[str]) -> Model:
         """Read an ONNX file, with its external data, and give every node a unique name.
 
@@ -86,6 +94,7 @@ class Model:
         return cls.from_light(LightModel(proto, where=str(source or "the model")), source)
 
     @classmethod
+    @collector_paused()
     def from_light(cls, light: LightModel, source: Path | None = None) -> Model:
         """Take a model in memory with the arrays of its large weights, which nobody may change. It is not changed."""
         proto, changed = normalise(light.proto, light.where)
@@ -99,11 +108,12 @@ class Model:
         model.changed = changed
         return model
 
+    @collector_paused()
     def to_light(self, ir_version: int | None = None) -> LightModel:
         """The model as a message with node metadata, and beside it the large weights: the model's own, not copies."""
         self.graph.ir_version = ir_version or max(self.graph.ir_version or 0, 8)
-        light = export(self.graph, str(self.source or "the model"))
-        for node in all_nodes(light.proto.graph.node):
+        light = export(self.graph, str(self.source or "the model"), self._known)
+        for node in all_nodes(light.proto.graph.node) if self.metadata else ():
             for key, value in self.metadata.get(node.name, {}).items():
                 node.metadata_props.add(key=key, value=value)
         for key, value in self.props.items():
@@ -138,11 +148,12 @@ class Model:
         digest.update(self.skeleton(named_by_content=True).SerializeToString(deterministic=True))
         return digest.hexdigest()
 
+    @collector_paused()
     def copy(self) -> Model:
         """An independent copy of the graph; weights are shared."""
-        graph = self.graph.copy()
-        _reunite(graph)
-        return Model(graph, self.metadata, self.props, self.source)
+        made = Model(assemble.copied(self.graph), self.metadata, self.props, self.source)
+        made._known, made._inferred, made._checked = self._known, self._inferred, self._checked
+        return made
 
     def become(self, other: Model) -> None:
         """Take the other's graph with all that is noted of its nodes; the other is not to be used afterwards."""
@@ -231,9 +242,13 @@ class Model:
             if isinstance(t, gs.Constant)
         )
 
+    @collector_paused()
     def facts(self, profiles: Profiles | None = None) -> Facts:
-        """Element types and shapes by ONNX's shape inference, at every corner of every profile."""
-        return infer(self.skeleton(), profiles)
+        """Element types and shapes by ONNX's shape inference, at every corner of every profile.
+
+        They are inferred anew where the graph changed since; what this gives is the caller's own.
+        """
+        return self._inferred.facts(self.skeleton(), profiles)
 
     # ---------------------------------------------------------------- changing
 
@@ -245,9 +260,11 @@ class Model:
         """``base``, or ``base_2`` and so on where a node of that name exists."""
         return Names(self.node_names()).take(base)
 
+    @collector_paused()
     def tidy(self) -> None:
         """Sort the nodes topologically and drop those that no output needs."""
-        self.graph.cleanup(remove_unused_graph_inputs=False).toposort()
+        drop_unused(self.graph)
+        sort(self.graph)
 
     def raise_opset(self, minimum: int) -> list[str]:
         """Bring the operator set up to ``minimum`` by ONNX's version converter; nodes that live on keep their names.
@@ -274,6 +291,7 @@ class Model:
 
     # ---------------------------------------------------------------- invariants
 
+    @collector_paused()
     def check(self) -> None:
         """Check that names are unique, the graph has no cycle and ONNX's checker accepts it.
 
@@ -285,11 +303,11 @@ class Model:
             if not node.name or node.name in seen:
                 raise PassError(f"two nodes are named '{node.name}'" if node.name else f"a {node.op} node has no name")
             seen.add(node.name)
-        try:
-            self.graph.toposort(recurse_subgraphs=False)
-        except Exception as error:
-            raise PassError(f"the graph has a cycle: {str(error).splitlines()[0]}") from error
+        sort(self.graph, recurse=False)
         skeleton = self.skeleton()
+        digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True)).digest()
+        if digest == self._checked:
+            return
         for value in (*skeleton.graph.input, *skeleton.graph.output):
             if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
                 # a tensor of unknown rank is common in real exports; only the checker minds
@@ -299,13 +317,15 @@ class Model:
             onnx.checker.check_model(skeleton)
         except Exception as error:
             raise PassError(f"ONNX's checker refuses the graph: {' '.join(str(error).split())[:400]}") from error
+        self._checked = digest
 
+    @collector_paused()
     def skeleton(self, named_by_content: bool = False) -> onnx.ModelProto:
         """The graph with each large constant as a graph input: enough for the checker and for shape inference.
 
         With ``named_by_content`` the large constants also leave their SHA-256 in the metadata.
         """
-        light = export(self.graph)
+        light = export(self.graph, known=self._known)
         # who made a file is no part of the graph
         light.proto.ClearField("producer_name")
         light.proto.ClearField("producer_version")
@@ -323,19 +343,9 @@ class Model:
 def _walk(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Graph]]:
     for node in list(graph.nodes):
         yield node, graph
-        for sub in node.subgraphs():
-            yield from _walk(sub)
-
-
-def _reunite(graph: gs.Graph) -> None:
-    """Make constants of one name and the same values one again: graphsurgeon's copy gives each subgraph its own."""
-    known: dict[tuple[str, int], gs.Constant] = {}
-    for node, _ in _walk(graph):
-        for index, tensor in enumerate(node.inputs):
-            if isinstance(tensor, gs.Constant):
-                first = known.setdefault((tensor.name, id(tensor._values)), tensor)
-                if first is not tensor:
-                    node.inputs[index] = first
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                yield from _walk(value)
 
 
 def _itemsize(dtype: Any) -> int:

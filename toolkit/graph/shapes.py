@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,19 +15,40 @@ from toolkit.graph.shape_values import with_known_values
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
 
+_KEPT = 4
+"""Results that are kept: a run asks for the facts of a few graphs, again and again."""
 _ROUNDS = 16
 """A shape that one round makes known can be what the next one begins with."""
 
 
-def infer(skeleton: onnx.ModelProto, profiles: Profiles | None) -> Facts:
-    """Types and shapes of every tensor; see ``Model.facts``."""
-    corners: Sequence[Mapping[str, Sequence[int]]] = profiles.corners() if profiles is not None else []
+class Inferred:
+    """What was inferred lately, by the graph's content: a model and its copies share it."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Facts] = {}
+
+    def facts(self, skeleton: onnx.ModelProto, profiles: Profiles | None) -> Facts:
+        """Types and shapes of every tensor; see ``Model.facts``."""
+        corners = (
+            list({repr(sorted(c.items())): c for c in profiles.corners()}.values()) if profiles is not None else []
+        )
+        digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True))
+        digest.update(repr(corners).encode())
+        key = digest.hexdigest()
+        facts = self._found.pop(key, None) or _infer(skeleton, corners or [{}])
+        self._found[key] = facts
+        if len(self._found) > _KEPT:
+            del self._found[next(iter(self._found))]
+        return Facts(dict(facts.types), dict(facts.shapes))
+
+
+def _infer(skeleton: onnx.ModelProto, corners: Sequence[Mapping[str, Sequence[int]]]) -> Facts:
     facts = Facts()
     own = {tensor.name for tensor in skeleton.graph.initializer}
-    for corner in list({repr(sorted(c.items())): c for c in corners}.values()) or [{}]:
+    for corner in corners:
         at_corner = onnx.ModelProto()
         at_corner.CopyFrom(skeleton)
-        _show_constants(at_corner.graph, {})
+        _show_constants(at_corner.graph, ())
         for value in at_corner.graph.input:
             if value.name in corner:
                 _fix(value, corner[value.name])
@@ -51,16 +73,19 @@ def infer(skeleton: onnx.ModelProto, profiles: Profiles | None) -> Facts:
     return facts
 
 
-def _show_constants(graph: onnx.GraphProto, around: Mapping[str, onnx.TensorProto]) -> None:
+def _show_constants(graph: onnx.GraphProto, around: tuple[Mapping[str, onnx.TensorProto], ...]) -> None:
     """Give subgraphs copies of the constants around them that they read: shape inference sees no others' values."""
-    known = {**around, **{tensor.name: tensor for tensor in graph.initializer}}
+    known: dict[str, onnx.TensorProto] | None = None
     for node in graph.node:
         for attribute in node.attribute:
             for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                known = known if known is not None else {tensor.name: tensor for tensor in graph.initializer}
                 own = {tensor.name for tensor in sub.initializer}
-                read = {name for inner in all_nodes(sub.node) for name in inner.input}
-                sub.initializer.extend(known[name] for name in sorted(read & known.keys() - own))
-                _show_constants(sub, known)
+                for name in sorted({name for inner in all_nodes(sub.node) for name in inner.input} - own):
+                    tensor = next((one[name] for one in (known, *around) if name in one), None)
+                    if tensor is not None:
+                        sub.initializer.append(tensor)
+                _show_constants(sub, (known, *around))
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -72,14 +97,14 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _has_unknown(graph: onnx.GraphProto) -> bool:
     """Whether a shape is not known: of an inferred tensor, or since nothing was inferred for an output."""
-    known = {value.name for value in (*graph.value_info, *graph.output) if value.type.tensor_type.HasField("shape")}
-    if any(output and output not in known for node in graph.node for output in node.output):
-        return True
-    return any(
-        not dim.HasField("dim_value")
-        for value in (*graph.value_info, *graph.output)
-        for dim in value.type.tensor_type.shape.dim
-    )
+    known: set[str] = set()
+    for value in (*graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape"):
+            known.add(value.name)
+            if not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
+                return True
+    return any(output and output not in known for node in graph.node for output in node.output)
 
 
 def _fix(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
@@ -91,12 +116,12 @@ def _fix(value: onnx.ValueInfoProto, shape: Sequence[int]) -> None:
 
 def _read(graph: onnx.GraphProto, facts: Facts) -> None:
     for value in (*graph.input, *graph.value_info, *graph.output):
-        tensor = value.type.tensor_type
+        tensor, name = value.type.tensor_type, value.name
         if tensor.elem_type:
-            facts.types[value.name] = tensor.elem_type
+            facts.types[name] = tensor.elem_type
         if tensor.HasField("shape"):
-            shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim)
-            facts.shapes.setdefault(value.name, []).append(shape)
+            shape = tuple([d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim])
+            facts.shapes.setdefault(name, []).append(shape)
     for node in graph.node:
         for attribute in node.attribute:
             for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():

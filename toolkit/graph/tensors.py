@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,13 +39,33 @@ class StoredValues(LazyValues):
 
     def __init__(self, array: np.ndarray[Any, Any], kind: int) -> None:
         self.array = array
-        self._header = TensorProto(data_type=kind, dims=array.shape)
-        like = LazyValues(self._header)
-        self.shape, self.dtype, self.nbytes = like.shape, like.dtype, like.nbytes
+        self._describe(TensorProto(data_type=kind, dims=array.shape), whole=False)
+
+    @classmethod
+    def of(cls, message: TensorProto) -> StoredValues:
+        """The values that a message holds, which nobody may change any more; they are decoded when first looked at."""
+        made = cls.__new__(cls)
+        made._describe(message, whole=True)
+        return made
+
+    def _describe(self, header: TensorProto, whole: bool) -> None:
+        self._header, self._whole = header, whole
+        self.shape = header.dims
+        self.dtype, size = _gs_dtype(header.data_type)
+        self.nbytes = math.prod(header.dims) * size
+
+    @cached_property
+    def array(self) -> np.ndarray[Any, Any]:
+        """The values; read-only, since all copies of a model have them."""
+        found = np.asarray(onnx.numpy_helper.to_array(self._header))
+        found.flags.writeable = False
+        return found
 
     @property
     def tensor(self) -> TensorProto:
-        """The values as a message: a copy, made for whoever exports the graph by onnx-graphsurgeon alone."""
+        """The values as a message: that which they came in, or a copy, made for whoever writes them into another."""
+        if self._whole:
+            return self._header
         made = TensorProto()
         made.CopyFrom(self._header)
         made.raw_data = self.array.tobytes()
@@ -58,6 +79,13 @@ class StoredValues(LazyValues):
     def digest(self) -> str:
         """SHA-256 of the values, in hex."""
         return content_digest(self.array)
+
+
+@lru_cache(maxsize=64)
+def _gs_dtype(kind: int) -> tuple[Any, int]:
+    """What onnx-graphsurgeon calls an element type, numpy's type or ONNX's number, and the bytes that it counts."""
+    like = LazyValues(TensorProto(data_type=kind, dims=[1]))
+    return like.dtype, like.nbytes
 
 
 def content_digest(values: np.ndarray[Any, Any]) -> str:

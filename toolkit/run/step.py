@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr
 
@@ -14,6 +14,10 @@ from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Finding
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
+from toolkit.run.keys import model_hash
+
+if TYPE_CHECKING:
+    from toolkit.graph.model import Model
 
 R = TypeVar("R", bound="Record")
 
@@ -53,6 +57,30 @@ class Record(BaseModel):
         """This record, as one whose files lie in ``folder``."""
         self._folder = folder
         return self
+
+
+class GraphRecord(Record):
+    """A record with a graph in a file beside it, which is loaded once."""
+
+    model_file: ClassVar[str]
+    _model: Model | None = PrivateAttr(None)
+
+    @property
+    def model_path(self) -> Path:
+        """The graph's file."""
+        return self._folder / self.model_file
+
+    def model(self) -> Model:
+        """The graph; whoever would change it takes a copy."""
+        from toolkit.graph.model import Model
+
+        if self._model is None:
+            self._model = Model.load(self.model_path)
+        return self._model
+
+    def model_key(self) -> list[str]:
+        """The graph's content."""
+        return model_hash(self.model_path)
 
 
 class Step(ABC, Generic[R]):

@@ -14,6 +14,7 @@ from passes.insert_qdq import InsertQDQ
 from passes.keep_precision import KeepPrecision
 from tests.conftest import MODELS
 from toolkit import Recipe, run
+from toolkit.graph import assemble, model, opset
 
 MOST = {"copies": 7, "exports": 53, "sessions": 10}
 """Of a run with two passes. A change that needs more of them says why, here.
@@ -40,7 +41,10 @@ def counted(monkeypatch):
 
         monkeypatch.setattr(owner, name, counting)
 
+    count(assemble, "copied", "copies")
     count(gs.Graph, "copy", "copies")
+    for module in (model, opset):
+        count(module, "export", "exports")
     count(gs, "export_onnx", "exports")
     count(ort.InferenceSession, "__init__", "sessions")
     return counts

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolkit.base.precision import Precision
 from toolkit.contract.journal import Journal
 from toolkit.run.engine_settings import engine_settings
 from toolkit.run.fields import JournalField, PlanField
 from toolkit.run.inputs import Inputs
-from toolkit.run.keys import engine_key, model_hash
-from toolkit.run.step import Record, Step, relative
+from toolkit.run.keys import engine_key
+from toolkit.run.step import GraphRecord, Step, relative
 from toolkit.run.steps.passes import PassesRecord
-
-if TYPE_CHECKING:
-    from toolkit.graph.model import Model
 
 _MODEL = "model.onnx"
 
 
-class LoweringRecord(Record):
+class LoweringRecord(GraphRecord):
     """The final graph.
 
     Attributes:
@@ -29,23 +25,9 @@ class LoweringRecord(Record):
         journal: what lowering could not do as asked.
     """
 
+    model_file = _MODEL
     plan: PlanField
     journal: JournalField
-
-    @property
-    def model_path(self) -> Path:
-        """The graph's file."""
-        return self._folder / _MODEL
-
-    def model(self) -> Model:
-        """The graph, loaded anew."""
-        from toolkit.graph.model import Model
-
-        return Model.load(self.model_path)
-
-    def model_key(self) -> list[str]:
-        """The graph's content."""
-        return model_hash(self.model_path)
 
 
 class LoweringStep(Step[LoweringRecord]):

@@ -13,10 +13,10 @@ from toolkit.contract.journal import Journal
 from toolkit.run.context import context_for
 from toolkit.run.fields import JournalField, PlanField
 from toolkit.run.inputs import Inputs
-from toolkit.run.keys import hashes, model_hash
+from toolkit.run.keys import hashes
 from toolkit.run.pass_keys import passes_key
 from toolkit.run.recipe_passes import passes_of
-from toolkit.run.step import Record, Step, relative
+from toolkit.run.step import GraphRecord, Step, relative
 from toolkit.run.task import TaskRecord
 from toolkit.run.user_code import passes_call_it
 
@@ -28,26 +28,17 @@ if TYPE_CHECKING:
 _MODEL, _RANGES, _SEARCH = ".qtool/prepared.onnx", "ranges.json", "search.json"
 
 
-class PassesRecord(Record):
-    """The graph after all passes.
+class PassesRecord(GraphRecord):
+    """The graph after all passes: float32 with its Q/DQ pairs.
 
     Attributes:
         plan: the precision that they ask for, node by node.
         journal: what they said, and what there is to say of the model, the samples and the ranges.
     """
 
+    model_file = _MODEL
     plan: PlanField
     journal: JournalField
-
-    def model(self) -> Model:
-        """The graph, loaded anew: float32 with its Q/DQ pairs."""
-        from toolkit.graph.model import Model
-
-        return Model.load(self._folder / _MODEL)
-
-    def model_key(self) -> list[str]:
-        """The graph's content."""
-        return model_hash(self._folder / _MODEL)
 
     def ranges(self) -> Ranges | None:
         """The calibrated ranges; None where nothing was calibrated."""

@@ -1,0 +1,170 @@
+"""What is read, copied, sorted and written here is what onnx-graphsurgeon makes of it, object by object."""
+
+from __future__ import annotations
+
+import gc
+import random
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from tests.conftest import MODELS, build, node, normal, residual_proto
+from tests.control_flow import conv_in_loop, layers_in_branches, nested, scan
+from toolkit.base.collection import collector_paused
+from toolkit.base.errors import PassError
+from toolkit.graph import assemble
+from toolkit.graph.export import NodeMessages, export
+from toolkit.graph.importing import import_light
+from toolkit.graph.light import LightModel
+from toolkit.graph.model import Model
+from toolkit.graph.onnx_file import normalise
+from toolkit.graph.order import drop_unused, sort
+
+
+def plugin() -> onnx.ModelProto:
+    """Attributes of every kind: numbers, texts, lists, one without entries, bytes and a tensor."""
+    attrs = {"one": 1, "half": 0.5, "word": "a", "ints": [1, 2], "floats": [0.5, 2.0], "words": ["a", "b"]}
+    made = helper.make_node("Own", ["x", "", "w"], ["y", ""], name="own", domain="plugins", **attrs)
+    made.attribute.append(helper.make_attribute("raw", b"\xff\x00"))
+    made.attribute.append(onnx.AttributeProto(name="none", type=onnx.AttributeProto.INTS))
+    made.attribute.append(helper.make_attribute("tensor", onnx.numpy_helper.from_array(normal(2, 3), "t")))
+    proto = build([made], {"x": ["n", 3]}, {"y": None}, {"w": np.float32([1, 2])})
+    proto.opset_import.add(domain="plugins", version=3)
+    return proto
+
+
+CASES = {
+    "residual": residual_proto, "branches": layers_in_branches, "nested": lambda: nested(True), "loop": conv_in_loop,
+    "scan": scan, "plugin": plugin, "digits": lambda: onnx.load(MODELS / "digits_cnn.onnx"),
+}  # fmt: skip
+
+
+def content(proto: onnx.ModelProto) -> bytes:
+    return proto.SerializeToString(deterministic=True)
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def light(request) -> LightModel:
+    return LightModel(normalise(request.param(), "the model")[0])
+
+
+def test_reading_what_was_written_changes_nothing(light):
+    first = export(import_light(light))
+    assert content(export(import_light(first)).proto) == content(first.proto)
+    assert [n.name for n in first.proto.graph.node] == [n.name for n in light.proto.graph.node]
+
+
+def test_it_is_written_as_onnx_graphsurgeon_writes_it(light):
+    ours = import_light(light)
+    if any(True for _ in assemble.subgraphs(ours)) or any(node.op == "Own" for node in ours.nodes):
+        pytest.skip("onnx-graphsurgeon copies outer constants into subgraphs, and cannot read bytes")
+    theirs = gs.export_onnx(gs.import_onnx(light.proto), do_type_check=False)
+    assert content(export(ours).whole()) == content(theirs)
+
+
+def test_a_copy_is_written_the_same_and_shares_nothing_but_values(light):
+    first = import_light(light)
+    second = assemble.copied(first)
+    before = content(export(first).proto)
+    second.producer_name, second.producer_version = first.producer_name, first.producer_version
+    assert content(export(second).proto) == before
+    tensors = {id(t) for node in first.nodes for t in (*node.inputs, *node.outputs)}
+    assert not any(id(t) in tensors for node in second.nodes for t in (*node.inputs, *node.outputs))
+    for one in second.nodes:
+        one.name, one.op = f"{one.name}_twin", "Relu"
+        one.inputs.clear()
+        one.outputs.clear()
+    assert content(export(first).proto) == before
+
+
+def test_tensors_know_who_reads_and_makes_them(light):
+    graph = import_light(light)
+    for one in graph.nodes:
+        assert all(one in list(tensor.outputs) for tensor in one.inputs)
+        assert all(list(tensor.inputs) == [one] for tensor in one.outputs)
+    first = graph.nodes[0]
+    other = assemble.variable("other")
+    first.inputs.append(other)
+    assert list(other.outputs) == [first]
+    first.inputs.pop()
+    assert not other.outputs
+
+
+def test_what_is_remembered_of_nodes_follows_every_change():
+    model = Model.from_proto(plugin())
+    changed = model.graph.nodes[0]
+    changed.attrs.clear()
+    seen = {content(export(model.graph, known=(known := NodeMessages())).proto)}
+    for change in (
+        lambda: changed.attrs.update(k=1.0), lambda: changed.attrs.update(k=[1]), lambda: changed.attrs["k"].append(2),
+        lambda: changed.attrs.update(k=[1.0, 2.0]), lambda: changed.attrs.update(k="1"),
+        lambda: changed.attrs.update(k=-0.0), lambda: changed.attrs.update(k=0.0),
+        lambda: setattr(changed, "op", "Other"), lambda: setattr(changed, "domain", "d"),
+        lambda: setattr(changed.outputs[0], "name", "z"), lambda: changed.inputs.append(assemble.variable("")),
+    ):  # fmt: skip
+        change()
+        written = content(export(model.graph, known=known).proto)
+        assert written not in seen and written == content(export(model.graph).proto)
+        seen.add(written)
+
+
+@given(st.integers(0, 1 << 30))
+def test_nodes_are_sorted_and_dropped_as_onnx_graphsurgeon_does(seed):
+    dice = random.Random(seed)
+    names, nodes = ["x"], []
+    for i in range(12):
+        read = dice.sample(names, min(len(names), dice.randint(1, 3)))
+        nodes.append(node("Sum", read, [f"t{i}"], f"n{i}"))
+        names.append(f"t{i}")
+    last = dice.choice(names[1:])
+    ours = Model.from_proto(build(nodes, {"x": [1]}, {last: [1]})).graph
+    dice.shuffle(ours.nodes)
+    theirs = ours.copy()
+    drop_unused(ours)
+    sort(ours)
+    theirs.cleanup().toposort()
+    assert [node.name for node in ours.nodes] == [node.name for node in theirs.nodes]
+    assert [sorted(r.name for r in t.outputs) for n in ours.nodes for t in n.outputs] == [
+        sorted(r.name for r in t.outputs) for n in theirs.nodes for t in n.outputs
+    ]
+
+
+def test_a_cycle_is_refused():
+    model = Model.from_proto(build([node("Relu", ["x"], ["a"], "r"), node("Relu", ["a"], ["y"], "s")], {"x": [1]}, {"y": [1]}))  # fmt: skip
+    first, second = model.graph.nodes
+    first.inputs[0] = second.outputs[0]
+    with pytest.raises(PassError, match=r"cycle through node '[rs]'"):
+        model.check()
+
+
+def test_a_deep_graph_needs_no_deep_stack():
+    nodes = [node("Relu", [f"t{i}"], [f"t{i + 1}"], f"r{i}") for i in range(3000)]
+    model = Model.from_proto(build(nodes, {"t0": [1]}, {"t3000": [1]}))
+    model.graph.nodes.reverse()
+    model.tidy()
+    assert [node.name for node in model.nodes] == [f"r{i}" for i in range(3000)]
+
+
+def test_facts_are_inferred_anew_where_something_changed_and_are_the_callers_own():
+    model = Model.from_proto(residual_proto())
+    facts = model.facts()
+    facts.types.clear()
+    assert model.facts().types["c1"] == TensorProto.FLOAT
+    model.graph.inputs[0].dtype = np.dtype(np.float16)
+    assert model.facts().types["x"] == TensorProto.FLOAT16 and model.copy().facts().types["x"] == TensorProto.FLOAT16
+
+
+def test_the_collector_is_paused_and_comes_back():
+    @collector_paused()
+    def enabled() -> bool:
+        return gc.isenabled()
+
+    assert gc.isenabled() and not enabled() and gc.isenabled()
+    with pytest.raises(ValueError), collector_paused():
+        raise ValueError
+    assert gc.isenabled()

@@ -1,0 +1,118 @@
+"""Making onnx-graphsurgeon's nodes and tensors many at a time: the same objects as by its constructors.
+
+Those put every tensor of a node into lists that watch each other one by one, which takes most of the time that reading
+and copying a large graph does.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.util.misc import SynchronizedList
+
+
+def variable(name: str, dtype: Any = None, shape: Any = None, kind: str = "tensor_type") -> gs.Variable:
+    """A tensor that is computed; nothing makes or reads it yet."""
+    made: gs.Variable = gs.Variable.__new__(gs.Variable)
+    held = made.__dict__
+    held["name"], held["dtype"], held["shape"], held["type"] = name, dtype, shape, kind
+    held["inputs"], held["outputs"] = _watching(made, "outputs"), _watching(made, "inputs")
+    return made
+
+
+def constant(name: str, values: LazyValues | Any, data_location: int | None, export_dtype: Any = None) -> gs.Constant:
+    """A tensor of known values, which are shared; nothing reads it yet."""
+    made: gs.Constant = gs.Constant.__new__(gs.Constant)
+    held = made.__dict__
+    held["name"], held["_values"], held["data_location"], held["_export_dtype"] = (
+        name, values, data_location, export_dtype,
+    )  # fmt: skip
+    held["inputs"], held["outputs"] = _watching(made, "outputs"), _watching(made, "inputs")
+    return made
+
+
+def node(
+    op: str,
+    name: str,
+    attrs: dict[str, Any],
+    inputs: Iterable[gs.Tensor],
+    outputs: Iterable[gs.Tensor],
+    domain: str | None,
+) -> gs.Node:
+    """A node that reads and makes these tensors, which know it from now on."""
+    made: gs.Node = gs.Node.__new__(gs.Node)
+    held = made.__dict__
+    held["op"], held["name"], held["attrs"], held["domain"] = op, name, attrs, domain
+    held["inputs"], held["outputs"] = _watching(made, "outputs"), _watching(made, "inputs")
+    list.extend(held["inputs"], inputs)
+    list.extend(held["outputs"], outputs)
+    for tensor in held["inputs"]:
+        list.append(tensor.outputs, made)
+    for tensor in held["outputs"]:
+        list.append(tensor.inputs, made)
+    return made
+
+
+def detach(nodes: Iterable[gs.Node]) -> None:
+    """Take nodes off all tensors that they read and make, as clearing their inputs and outputs does, but in one go."""
+    gone = {id(one): one for one in nodes}
+    read = {id(tensor): tensor for one in gone.values() for tensor in one.inputs}
+    made = {id(tensor): tensor for one in gone.values() for tensor in one.outputs}
+    for one in gone.values():
+        list.clear(one.inputs)
+        list.clear(one.outputs)
+    for tensor in read.values():
+        list.__setitem__(tensor.outputs, slice(None), [one for one in tensor.outputs if id(one) not in gone])
+    for tensor in made.values():
+        list.__setitem__(tensor.inputs, slice(None), [one for one in tensor.inputs if id(one) not in gone])
+
+
+def copied(graph: gs.Graph) -> gs.Graph:
+    """An independent copy of a graph with its subgraphs; values and other attributes are shared."""
+    return _copied(graph, {}, graph.functions)
+
+
+def _copied(graph: gs.Graph, tensors: dict[int, gs.Tensor], functions: list[gs.Function]) -> gs.Graph:
+    def twin(tensor: gs.Tensor) -> gs.Tensor:
+        found = tensors.get(id(tensor))
+        if found is None:
+            held = tensor.__dict__
+            if isinstance(tensor, gs.Constant):
+                found = constant(held["name"], held["_values"], None, held["_export_dtype"])
+            else:
+                found = variable(held["name"], held["dtype"], held["shape"], held["type"])
+            tensors[id(tensor)] = found
+        return found
+
+    inputs = [twin(tensor) for tensor in graph.inputs]
+    nodes = []
+    for one in graph.nodes:
+        read, gives = [twin(tensor) for tensor in one.inputs], [twin(tensor) for tensor in one.outputs]
+        attrs = OrderedDict(one.attrs)
+        for name, value in attrs.items():
+            if isinstance(value, gs.Graph):
+                attrs[name] = _copied(value, tensors, functions)
+        nodes.append(node(one.op, one.name, attrs, read, gives, one.domain))
+    return gs.Graph(
+        nodes, inputs, [twin(tensor) for tensor in graph.outputs], name=graph.name, doc_string=graph.doc_string,
+        opset=graph.opset, import_domains=graph.import_domains, functions=functions, ir_version=graph.ir_version,
+    )  # fmt: skip
+
+
+def subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
+    """The subgraphs of a graph, at any depth."""
+    for one in graph.nodes:
+        for value in one.attrs.values():
+            if isinstance(value, gs.Graph):
+                yield value
+                yield from subgraphs(value)
+
+
+def _watching(owner: gs.Node | gs.Tensor, field_name: str) -> Any:
+    made = SynchronizedList.__new__(SynchronizedList)
+    made.parent_obj, made.field_name = owner, field_name
+    return made

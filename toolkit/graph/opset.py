@@ -1,0 +1,85 @@
+"""Operator sets: bringing a graph to a newer one, and operators that ONNX has in none."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from toolkit.base.errors import ModelError
+from toolkit.graph.export import export
+from toolkit.graph.importing import import_light
+from toolkit.graph.light import large_header, weights_as_inputs
+from toolkit.graph.nodes import all_nodes
+from toolkit.graph.onnx_file import normalise
+from toolkit.graph.tensors import onnx_type
+
+_ONNX = ("", "ai.onnx")
+_FOREIGN = "qtool.foreign"
+
+
+def name_foreign(proto: onnx.ModelProto) -> bool:
+    """Give operators that ONNX has in no version a domain of their own, in place.
+
+    Plugins of TensorRT stand in ONNX's own domain, where checker and converter refuse what they do not know.
+
+    Returns:
+        Whether there were any.
+    """
+    foreign = [n for n in all_nodes(proto.graph.node) if n.domain in _ONNX and not onnx.defs.has(n.op_type)]
+    for node in foreign:
+        node.domain = _FOREIGN
+    if foreign:
+        proto.opset_import.add(domain=_FOREIGN, version=1)
+    return bool(foreign)
+
+
+def convert_opset(model: gs.Graph, target: int, where: str) -> gs.Graph:
+    """The graph at a newer opset, by ONNX's version converter; large weights stay where they are.
+
+    Raises:
+        ModelError: the converter has no way for one of the operators.
+    """
+    light = export(model, where)
+    light.proto.ir_version = max(model.ir_version or 0, 8)
+    given = [value.name for value in light.proto.graph.input]
+    proto = weights_as_inputs(light.proto, light.weights)
+    foreign = name_foreign(proto)
+    try:
+        converted = onnx.version_converter.convert_version(proto, target)
+    except Exception as error:
+        raise ModelError(
+            f"opset {model.opset} cannot be raised to {target}: {' '.join(str(error).split())[:300]}",
+            where=where,
+            remedy=f"export the model at opset {target} or later",
+        ) from error
+    for node in all_nodes(converted.graph.node) if foreign else ():
+        node.domain = "" if node.domain == _FOREIGN else node.domain
+    if model.opset < 11 <= target:
+        _mend_resizes(proto, converted)
+    for node in converted.graph.node:
+        if node.op_type == "Dropout":
+            # The converter makes the ratio a tensor of one element where a scalar is due; inference needs it not.
+            del node.input[1:]
+    inputs = [value for value in converted.graph.input if value.name in given]
+    del converted.graph.input[:]
+    converted.graph.input.extend(inputs)
+    converted.graph.initializer.extend(
+        large_header(name, onnx_type(values.dtype), tuple(values.shape)) for name, values in light.weights.items()
+    )
+    light.proto, _ = normalise(converted, where)
+    return import_light(light.lighten())
+
+
+def _mend_resizes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Say how Resize and Upsample of opset 9 and 10 place their samples; the converter leaves opset 11's defaults.
+
+    They meant asymmetric coordinates, rounded down (ONNX's Changelog.md, Resize-10).
+    """
+    old = {node.output[0] for node in before.graph.node if node.op_type in ("Resize", "Upsample")}
+    for node in after.graph.node:
+        if node.op_type == "Resize" and node.output[0] in old:
+            kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
