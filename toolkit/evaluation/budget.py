@@ -41,6 +41,9 @@ class Budget:
             expect count too, like five hundred further positions: a hundred without a change prove little.
         higher_is_better: which way the metric goes.
         by_task: whether the answers are held against the task's own limit where ``min_unchanged`` is None.
+        stands_in: whether ``min_unchanged`` stands for a drop of the metric that no labels tell: an answer that changes
+            counts as much as it is likely to cost, and with a margin no more may be lost than the limit says, however
+            few the answers are.
     """
 
     max_drop: float | None = None
@@ -53,17 +56,21 @@ class Budget:
     max_relative_drop: float | None = None
     min_unchanged: float | None = None
     by_task: bool = False
+    stands_in: bool = False
 
     def __post_init__(self) -> None:
-        limits = (self.max_drop, self.max_relative_drop, self.min_value, self.min_sqnr_db, self.min_agreement,
-                  self.min_unchanged)  # fmt: skip
-        if all(limit is None for limit in limits) and not self.by_task:
+        if all(limit is None for limit in (self.min_sqnr_db, *self.on_answers)) and not self.by_task:
             raise RecipeError("the search has no accuracy budget", remedy="give max_drop, min_sqnr_db or min_agreement")
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
             raise RecipeError(
                 f"min_agreement is {self.min_agreement:g}, which is not a share",
                 remedy="min_agreement and max_drop are shares: 0.98 is 98%, 0.02 is 2 points",
             )
+
+    @property
+    def on_answers(self) -> tuple[float | None, ...]:
+        """The limits that are on answers or on what a metric makes of them."""
+        return self.max_drop, self.max_relative_drop, self.min_value, self.min_agreement, self.min_unchanged
 
     def lacks(self, outcome: Outcome, reference: Outcome, seconds: float | None = None) -> dict[str, float]:
         """How far each limit is missed, in the limit's own units; empty where all hold.
@@ -110,7 +117,7 @@ class Budget:
             lost, limit = 1.0 - outcome.agreement, 1.0 - self.min_agreement
             found.append(ShareLimit("min_agreement", lost, outcome.positions, limit, samples=False))
         if self.by_task or self.min_unchanged is not None:
-            found += [of_tally(tally, self.min_unchanged) for tally in outcome.tallies]
+            found += [of_tally(tally, self.min_unchanged, self.stands_in) for tally in outcome.tallies]
         return found
 
     def _by_name(self, outcome: Outcome, reference: Outcome) -> dict[str, ShareLimit]:
@@ -123,7 +130,9 @@ class Budget:
     def _share_lack(self, one: ShareLimit, outcome: Outcome) -> float:
         """By how much a share that is lost exceeds its limit; not above 0 where it does not."""
         if one.few:
-            return max(one.lost - one.limit, _LEAST_LACK) if one.standing is LimitStanding.MISSED else 0.0
+            # a change that only chance decided is weighed already
+            strict = self.stands_in and self.margin > 0 and one.lost > one.limit
+            return max(one.lost - one.limit, _LEAST_LACK) if strict or one.standing is LimitStanding.MISSED else 0.0
         if one.name == "min_unchanged":
             spread = math.sqrt(max(one.lost * (1 - one.lost), 0.0) / max(one.independent or 0.0, 1.0))
             return one.lost + self.margin * spread - one.limit

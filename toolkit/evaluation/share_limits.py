@@ -58,11 +58,18 @@ class ShareLimit:
         )  # fmt: skip
 
 
-def of_tally(tally: AnswerTally, least: float | None = None) -> ShareLimit:
-    """The limit on the answers of a part that stay; ``least`` in place of the task's default."""
+def of_tally(tally: AnswerTally, least: float | None = None, weighed: bool = False) -> ShareLimit:
+    """The limit on the answers of a part that stay.
+
+    Args:
+        tally: the answers.
+        least: the smallest share that must stay, in place of the task's default.
+        weighed: whether a change counts as much as it is likely to cost, where that is known.
+    """
     limit = 1.0 - (tally.least if least is None else least)
     single = tally.part.task != "generation"
-    return ShareLimit("min_unchanged", 1.0 - tally.share, tally.answers, limit, tally.independent, single)
+    lost = tally.lost / tally.answers if weighed and tally.lost is not None and tally.answers else 1.0 - tally.share
+    return ShareLimit("min_unchanged", lost, tally.answers, limit, tally.independent, single)
 
 
 def too_few(limits: Iterable[ShareLimit]) -> Finding | None:

@@ -47,8 +47,7 @@ def clear(budget: Budget, outcome: Outcome, reference: Outcome, share: float) ->
     loose = _loosened(budget, slack, None if least is None else least - min(known, slack) + slack)
     if loose is not None and loose.lacks(outcome, reference):
         return False
-    shares = (budget.max_drop, budget.max_relative_drop, budget.min_value, budget.min_agreement, budget.min_unchanged)
-    if least is None or budget.by_task or any(limit is not None for limit in shares):
+    if least is None or budget.by_task or any(limit is not None for limit in budget.on_answers):
         return None
     strict = replace(budget, min_sqnr_db=least + known, max_ms=None)
     return None if strict.lacks(outcome, reference) else True

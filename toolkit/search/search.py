@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from toolkit.base.files import sha256_json
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.outcome import Outcome
-from toolkit.search.evaluations import Evaluations
+from toolkit.search.proposing import Proposing
 from toolkit.search.range_methods import alternatives, methods_of, whole_model
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.sensitivity import Sensitivity, exact, reliability
-from toolkit.search.swaps import Swaps
 
 _BETTER = 0.7
-_COSTLY, _EXPONENTS = 2, (0.25, 1.0)
+_EXPONENTS = (0.25, 1.0)
 """How much a layer's price counts in the order of layers: little, so that few layers do it, then in full."""
 _FEW = 2
 _WORST_GROUPS = 8
@@ -69,7 +68,7 @@ class SearchResult:
         return front
 
 
-class Search(Evaluations):
+class Search(Proposing):
     """Looks for the cheapest plan within a budget.
 
     1. Everything quantized; done where that meets the budget safely. Then with the ranges of each other method: which
@@ -80,17 +79,15 @@ class Search(Evaluations):
        doubling and bisection.
     4. Pruning: kept groups that turn out not to be needed go back. Steps 3 and 4 are done with two orders, one in
        which the price counts little and one in which it counts in full, unless the first finds very few groups.
-    5. Exchange: plans near the best one that would be better if they met the budget, by what was learnt of the groups.
+    5. Plans that would be better if they met the budget, by what was learnt of the noise of those that ran.
 
-    Where inferences are limited, a plan is run on a few batches first and given up where these show that it misses the
-    budget clearly; the order of the groups is measured on as many batches as some of the inferences pay for.
+    Where inferences are limited, steps 3 and 4 are left out: step 5 begins with what the groups showed on as many
+    batches as some of the inferences pay for, and runs each plan on few batches first.
 
     The arguments are those of ``Evaluations``.
     """
 
     _batches: int | None = None
-    _harm: Mapping[str, float] = {}
-    _loudness = math.inf
 
     def run(self) -> SearchResult:
         """Search; the nearest plan is the result where none meets the budget."""
@@ -114,10 +111,8 @@ class Search(Evaluations):
             if self.try_ranges:
                 plan = self._better_ranges(plan, sensitivity, harm, measure)
             if not plan.meets:
-                self._harm, self._loudness = harm, sensitivity.full.noise
-                self._choose(harm)
-                self._without_costly(harm)
-                self._exchange(harm, measure)
+                left_out = [(group.name, group.without) for group in sensitivity.groups if group.without is not None]
+                self._layers(harm, measure, left_out)
         self._settle()
         assert self.best is not None
         if self.prefer == "time":
@@ -262,6 +257,24 @@ class Search(Evaluations):
 
     # ---------------------------------------------------------------- which layers
 
+    def _layers(
+        self, harm: Mapping[str, float], measure: Callable[[Outcome], float], left_out: Sequence[tuple[str, Outcome]]
+    ) -> None:
+        """Look for the layers to keep float."""
+        if not self.spending.limited:
+            self._choose(harm)
+            if self.best is not None and self.best.passes and len(self.best.kept) > _FEW:
+                self.amax = dict(self.best.amax)
+                self._propose(harm, measure)
+            return
+        self._propose(harm, measure, left_out, first=True)
+        assert self.best is not None
+        if not self.best.passes:
+            self.notes.append(Code.SEARCH_NEAREST())
+            return
+        other = self._rich and self._with_best_ranges(self.best.kept)
+        self._propose(harm, measure, () if other else left_out)
+
     def _choose(self, harm: Mapping[str, float]) -> None:
         for exponent in _EXPONENTS:
             kept = self._nested(self._order(harm, exponent), first=exponent == _EXPONENTS[0])
@@ -302,7 +315,7 @@ class Search(Evaluations):
 
         The first time it is asked again which method suits what is left, once the few worst layers are out.
         """
-        fails, n = 0, self._guess(order) if self._left() > 1 else len(order)
+        fails, n = 0, 1 if self._left() > 1 else len(order)
         if self._left() <= 0 and (self._left_by_count() <= 0 or (self.best is not None and self.best.meets)):
             return None
         while True:
@@ -324,18 +337,6 @@ class Search(Evaluations):
                 fails = middle
         return list(order[:n])
 
-    def _guess(self, order: Sequence[str]) -> int:
-        """With how many layers to begin: where inferences are limited, as many as their harm says."""
-        least = self.budget.min_sqnr_db
-        total = sum(self._harm.values())
-        if not self.spending.limited or least is None or not 0 < total < math.inf or not self._loudness < math.inf:
-            return 1
-        limit, left, n = 10 ** (-(least + self.budget.margin) / 10), total, 0
-        while n < len(order) and self._loudness * left / total > limit:
-            left -= self._harm[order[n]]
-            n += 1
-        return max(n, 1)
-
     def _prune(self, kept: list[str], harm: Mapping[str, float]) -> list[str]:
         """Give back what is not needed: halves of the worst bargains while that goes well, then one by one."""
         order = sorted(kept, key=lambda name: (harm[name] / self._price(name), name))
@@ -354,39 +355,3 @@ class Search(Evaluations):
                     position += size
             size //= 2
         return order
-
-    def _without_costly(self, harm: Mapping[str, float]) -> None:
-        """Look for plans that quantize a costly layer which the best one keeps, and keep others that cost less."""
-        if self.best is None or not self.best.passes:
-            return
-        self.amax = dict(self.best.amax)
-        for costly in sorted(self.best.kept, key=lambda name: (-self._price(name), name))[:_COSTLY]:
-            order, spare = [], self._given_up(self.best.kept)
-            for name in self._order(harm, 1.0) if costly in self.best.kept else ():
-                if name != costly and self._price(name) < spare:
-                    order.append(name)
-                    spare -= self._price(name)
-            if order and self._left() > 1 and (kept := self._nested(order, first=False)) is not None:
-                self._prune(kept, harm)
-
-    def _exchange(self, harm: Mapping[str, float], measure: Callable[[Outcome], float]) -> None:
-        """Go on from the best plan to better ones near it, while there is something left to spend."""
-        if self.best is None or not self.best.passes or (len(self.best.kept) <= _FEW and not self.spending.limited):
-            return
-        self.amax = dict(self.best.amax)
-        swaps = Swaps(harm, {name: self._price(name) for name in harm})
-        for plan in self.plans:
-            if plan.amax == self.amax:
-                swaps.saw(measure(plan.outcome), plan.passes)
-        tried = {frozenset(plan.kept) for plan in self.plans if plan.amax == self.amax}
-        while self._left() > 0:
-            before = self.best
-            kept = swaps.best(before.kept, measure(before.outcome), tried.__contains__)
-            if kept is None:
-                return
-            tried.add(frozenset(kept))
-            if self._given_up(kept) >= self._given_up(before.kept):
-                continue
-            plan = self._evaluate(kept)
-            swaps.saw(measure(plan.outcome), plan.passes)
-            swaps.learn(before.kept, measure(before.outcome), kept, measure(plan.outcome))

@@ -91,15 +91,15 @@ def budget_for(
         names = dict.fromkeys((*own, "min_value", "max_relative_drop", "min_unchanged"))
         limits = {key: getattr(section, key, None) for key in names}
     only_integers = len(judged.discrete) == len(judged.outputs)
-    classes = bool(judged.classes) or only_integers
+    classes, stands_in = bool(judged.classes) or only_integers, False
     if judged.metric is None:
         drop = limits.pop("max_drop", None)
         limits.pop("min_value", None)
         limits.pop("max_relative_drop", None)
-        # a sample whose answer stays cannot lose accuracy: what stays bounds the drop of a share
+        # a sample whose answer stays cannot lose accuracy: what is likely lost with the others is the drop of a share
         if drop is not None and drop < 1:
             if judged.answers is not None and is_share(judged.named) and limits.get("min_unchanged") is None:
-                limits["min_unchanged"] = 1.0 - drop
+                limits["min_unchanged"], stands_in = 1.0 - drop, True
             elif judged.answers is None and classes and limits.get("min_agreement") is None:
                 limits["min_agreement"] = 1.0 - drop
     if judged.metric is not None and not any(value is not None for value in limits.values()):
@@ -123,4 +123,4 @@ def budget_for(
         better = make_metric(judged.metric, judged.output, judged.allow_code).higher_is_better
     limit = limits.get
     return Budget(limit("max_drop"), limit("min_value"), limit("min_sqnr_db"), limit("min_agreement"), max_ms, margin,
-                  better, limit("max_relative_drop"), limit("min_unchanged"), by_task)  # fmt: skip
+                  better, limit("max_relative_drop"), limit("min_unchanged"), by_task, stands_in)  # fmt: skip

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.intervals import LimitStanding
+from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.tasks import TASKS, AnswerTally, OutputPart, reader
 from toolkit.report.findings import sentence
 from toolkit.run.sections import TaskName
@@ -231,3 +234,49 @@ def test_suppressed_rows_may_differ_in_number():
     lost = reader(part).rows({"y": rows}, {"y": rows[:, :1]})
     assert same["right"].tolist() == [1.0] and lost["right"].tolist() == [0.0]
     assert lost["level"].tolist() == [pytest.approx(2 / 3)]
+
+
+@pytest.mark.parametrize("scale", ["logits", "probabilities", "small"])
+def test_a_change_between_answers_that_the_float_model_hardly_tells_apart_is_hardly_a_loss(scale):
+    wanted = np.zeros((200, 5), np.float32)
+    wanted[:, 0] = 6
+    # the float model is undecided about the first sample, and quite sure of the second
+    wanted[0, 1] = 5.98
+    found = wanted.copy()
+    found[:2, 1] = 7
+    if scale == "probabilities":
+        wanted, found = (np.exp(one) / np.exp(one).sum(axis=1, keepdims=True) for one in (wanted, found))
+    elif scale == "small":
+        wanted, found = wanted * 1e-3, found * 1e-3
+    made = tally("classification", wanted, found)
+    assert made.kept == 198 and made.lost == pytest.approx(1.0, abs=0.02)
+    found[3] = np.nan
+    assert tally("classification", wanted, found).lost == pytest.approx(2.0, abs=0.02)
+
+
+def test_a_reading_is_lost_by_what_all_its_letters_lose():
+    wanted = np.zeros((40, 6, 4), np.float32)
+    wanted[:, ::2, 1] = wanted[:, 1::2, 0] = 8
+    wanted[0, 2, 2] = 7.9
+    found = wanted.copy()
+    found[:1, 2, 2] = 8.1
+    found[1, 2, 2] = 8.1
+    found[2, 2, 2], found[2, 4, 3] = 8.1, 8.1
+    made = tally("ctc", wanted, found)
+    assert made.kept == 37 and made.lost == pytest.approx(2.05, abs=0.01)
+    assert tally("ctc", wanted, wanted).lost == 0
+    assert tally("ctc", wanted.argmax(axis=-1), found.argmax(axis=-1)).lost is None
+
+
+def test_a_limit_in_place_of_a_drop_counts_changes_by_what_they_cost():
+    wanted = np.zeros((64, 3), np.float32)
+    wanted[:, 0], wanted[:3, 1] = 5, 4.95
+    tied, lost = wanted.copy(), wanted.copy()
+    tied[:3, 1] = 5.1
+    lost[5, 1] = 5.1
+    ties, losses = (Outcome(1e-4, tallies=(tally("classification", wanted, one),)) for one in (tied, lost))
+    plain, weighed = (Budget(min_unchanged=0.99, margin=1.0, stands_in=one) for one in (False, True))
+    assert plain.lacks(ties, ties) and not weighed.lacks(ties, ties)
+    # one answer of 64 is more than a hundredth: chance is an excuse only where nothing is known of the answer
+    assert not plain.lacks(losses, losses) and weighed.lacks(losses, losses)
+    assert not replace(weighed, margin=0.0).lacks(losses, losses)

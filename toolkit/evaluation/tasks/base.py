@@ -13,11 +13,13 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.intervals import LimitStanding, standing, wilson
+from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 
 Rows = Mapping[str, Array]
 """What one batch adds, by name, a row a sample."""
 
 RIGHT, COUNT, LEVEL = "right", "count", "level"
+PREFERRED, LEAD = "preferred", "lead"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class AnswerTally:
         level: the figure that shows it best, None where the share says it all.
         figure: what ``level`` is: ``positions``, ``cosine_p5``, ``iou``, ``psnr_db``, ``snr_db`` or ``detections``.
         independent: how many answers count as independent.
+        lost: the answers that change, each weighed by how likely it costs accuracy as far as the float model's own
+            scores tell (see ``likely_lost``); None where they do not.
     """
 
     part: OutputPart
@@ -69,6 +73,7 @@ class AnswerTally:
     level: float | None = None
     figure: str = ""
     independent: float = 0.0
+    lost: float | None = None
 
     @property
     def share(self) -> float:
@@ -149,7 +154,8 @@ class Task(ABC):
         """One batch of the part's outputs, each [batch, ...].
 
         Returns:
-            By default ``right``, ``count`` and, where there is one, ``level``: float64 [batch].
+            By default ``right``, ``count`` and, where there is one, ``level``: float64 [batch]; of scores of classes
+            ``preferred`` and ``lead`` too, see ``chosen_each``.
         """
 
     def tally(self, parts: Sequence[Rows]) -> AnswerTally:
@@ -159,8 +165,9 @@ class Task(ABC):
         right, count = joined.get(RIGHT, np.zeros(0)), joined.get(COUNT, np.zeros(0))
         level = self.level_of(joined[LEVEL]) if LEVEL in joined and len(joined[LEVEL]) else None
         return AnswerTally(
-            self.part, float(right.sum()), int(count.sum()), self.least, level, self.figure, _independent(right, count)
-        )
+            self.part, float(right.sum()), int(count.sum()), self.least, level, self.figure, _independent(right, count),
+            _lost(parts, joined[LEAD]) if LEAD in joined and len(joined[LEAD]) else None,
+        )  # fmt: skip
 
     def level_of(self, levels: Array) -> float | None:
         """The figure of all samples from each one's, float64 [samples]: the mean."""
@@ -185,6 +192,34 @@ def one_each(right: Any, level: Any = None) -> Rows:
     """Rows of samples that have one answer each."""
     rows = {RIGHT: np.asarray(right, np.float64), COUNT: np.ones(len(right))}
     return rows if level is None else {**rows, LEVEL: np.asarray(level, np.float64)}
+
+
+def chosen_each(right: Any, wanted: Array, found: Array, level: Any = None) -> Rows:
+    """Rows of samples that have one answer each, made of the best class at each position.
+
+    Args:
+        right: whether each stays, [batch].
+        wanted: the float model's scores, [batch, positions, classes].
+        found: the other model's.
+        level: see ``one_each``.
+    """
+    kept = np.asarray(right, bool)
+    preferred = np.zeros(len(kept))
+    if not kept.all():
+        changed = np.asarray(found[~kept])
+        broken = np.isnan(changed).any(axis=(1, 2))
+        chosen = np.where(np.isnan(changed), -np.inf, changed).argmax(axis=-1)
+        preferred[~kept] = np.where(broken, np.inf, preference(wanted[~kept], chosen))
+    return {**one_each(right, level), PREFERRED: preferred, LEAD: closest(wanted)}
+
+
+def _lost(parts: Sequence[Rows], leads: Array) -> float:
+    """How many answers are likely lost over all batches; a batch without scores counts each change in full."""
+    usual = float(np.median(leads))
+    return float(sum(
+        likely_lost(rows[RIGHT], rows[PREFERRED], usual).sum() if PREFERRED in rows
+        else (rows[COUNT] - rows[RIGHT]).sum() for rows in parts
+    ))  # fmt: skip
 
 
 def scores(value: Array, axis: int = -1) -> Array:

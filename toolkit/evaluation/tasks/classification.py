@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.tasks.base import Rows, Task, one_each, same_choice, scores
+from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, one_each, same_choice, scores
 
 
 class Classification(Task):
@@ -38,4 +38,5 @@ class Classification(Task):
             whole = ~np.isnan(np.asarray(b, np.float32)).reshape(len(b), -1).any(axis=1)
             return one_each((sets[0] == sets[1]).all(axis=1) & whole)
         axis = int(self.settings.get("axis", -1))
-        return one_each(same_choice(scores(a, axis), scores(b, axis)).all(axis=1))
+        a, b = scores(a, axis), scores(b, axis)
+        return chosen_each(same_choice(a, b).all(axis=1), a, b)

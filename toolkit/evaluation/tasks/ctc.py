@@ -10,7 +10,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.tasks.base import Rows, Task, one_each, scores
+from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, one_each, scores
 
 
 def best_path(chosen: Array, blank: int) -> tuple[int, ...]:
@@ -45,4 +45,7 @@ class Ctc(Task):
         axis, blank = int(self.settings.get("axis", -1)), int(self.settings.get("blank", 0))
         a, b = (readings(values[0], axis, blank) for values in (wanted, found))
         broken = np.isnan(np.asarray(found[0], np.float32)).reshape(len(b), -1).any(axis=1)
-        return one_each(np.asarray([x == y for x, y in zip(a, b)]) & ~broken)
+        right = np.asarray([x == y for x, y in zip(a, b)]) & ~broken
+        if wanted[0].dtype.kind in "iub":
+            return one_each(right)
+        return chosen_each(right, scores(wanted[0], axis), scores(found[0], axis))

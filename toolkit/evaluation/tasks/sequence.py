@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from toolkit.base.types import Array
-from toolkit.evaluation.tasks.base import Rows, Task, one_each, same_choice, scores
+from toolkit.evaluation.tasks.base import Rows, Task, chosen_each, one_each, same_choice, scores
 
 
 class SequenceLabels(Task):
@@ -21,8 +21,10 @@ class SequenceLabels(Task):
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch; the level is the share of a sample's positions that stay."""
         (a,), (b,) = wanted, found
-        if a.dtype.kind not in "iub":
-            axis = int(self.settings.get("axis", -1))
-            a, b = scores(a, axis), scores(b, axis)
+        if a.dtype.kind in "iub":
+            same = same_choice(a, b)
+            return one_each(same.all(axis=1), same.mean(axis=1) if same.shape[1] else None)
+        axis = int(self.settings.get("axis", -1))
+        a, b = scores(a, axis), scores(b, axis)
         same = same_choice(a, b)
-        return one_each(same.all(axis=1), same.mean(axis=1) if same.shape[1] else None)
+        return chosen_each(same.all(axis=1), a, b, same.mean(axis=1) if same.shape[1] else None)

@@ -136,7 +136,8 @@ SEARCH: Table = {
         "The search decides on the evaluation data, as the recipe says, so the measured accuracy is not independent."
     ),
     Code.SEARCH_WITHOUT_LABELS: (
-        "{data} has no labels, so the search uses agreement with the float model instead of {metric}."
+        "{data} has no labels, so the search uses agreement with the float model instead of {metric}; a change between "
+        "answers that the float model hardly tells apart counts little."
     ),
     Code.SEARCH_BUDGET: "The recipe has no budget, so the search uses {limit} = {value}.",
     Code.SEARCH_FOR_TIME: (

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from toolkit.search.plan_noise import NoiseLimit, PlanNoise
+from toolkit.search.proposals import Proposals
+
+
+def level(noise: PlanNoise, *kept: str) -> tuple[float, float]:
+    """The noise that is expected of a plan, and its standard deviation in nepers."""
+    middle, spread = noise.of(noise.quantized(kept)[None])
+    return math.exp(middle[0]), float(spread[0])
+
+
+def test_before_anything_ran_noise_is_the_sum_of_harms():
+    noise = PlanNoise({"a": 1.0, "b": 0.1, "c": math.inf})
+    assert level(noise, "c")[0] == pytest.approx(1.1) and level(noise, "a", "c")[0] == pytest.approx(0.1)
+    assert level(noise)[0] > 100
+
+
+def test_a_plan_that_ran_tells_of_plans_like_it():
+    noise = PlanNoise({"a": 1.0, "b": 1.0, "c": 1e-3})
+    before = level(noise, "a")[1]
+    noise.saw([], 4.0)
+    assert level(noise)[0] == pytest.approx(4.0, rel=0.05) and level(noise)[1] < 0.1
+    assert level(noise, "c")[0] == pytest.approx(4.0, rel=0.05)
+    assert 1.2 < level(noise, "a")[0] < 2 and level(noise, "a")[1] < before
+    # what ran on few samples is believed less
+    rough = PlanNoise({"a": 1.0, "b": 1.0, "c": 1e-3})
+    rough.saw([], 4.0, 0.5)
+    assert 2.0 < level(rough)[0] < 3.6
+
+
+def test_two_layers_that_are_only_good_together_stay_together():
+    noise = PlanNoise({"a": 1.0, "b": 1.0, "c": 0.1})
+    noise.saw([], 0.15)
+    noise.saw(["a"], 1.1)
+    noise.saw(["b"], 1.1)
+    proposals = Proposals(noise, NoiseLimit(1.0, 0.12), {"a": 1.0, "b": 1.0, "c": 1.0})
+    assert proposals.best("abc", 3.0, [frozenset()])[0] == ["c"]
+
+
+def test_the_limit_lies_between_what_met_the_budget_and_what_did_not():
+    limit = NoiseLimit(1.0, None)
+    at = np.log([0.5, 0.05, 0.0005])
+    before = limit.chance(at, np.zeros(3))
+    assert (np.diff(before) > 0).all()
+    for _ in range(3):
+        limit.saw(0.1, meets=False)
+    limit.saw(0.01, meets=True)
+    found = limit.chance(at, np.zeros(3))
+    assert found[0] < 0.05 and found[0] < found[1] < found[2] and found[2] > 0.95
+    exact = NoiseLimit(1.0, 0.01).chance(np.log([0.011, 0.009]), np.full(2, 0.01))
+    assert exact[0] < 1e-3 and exact[1] > 0.999
+
+
+def test_the_plan_that_gains_most_and_may_meet_the_budget_comes_first():
+    proposals = Proposals(
+        PlanNoise({"a": 1.0, "b": 0.01, "c": 0.02}), NoiseLimit(1.0, 0.5), {"a": 1.0, "b": 5.0, "c": 1.0}
+    )
+    assert proposals.best(["a", "b", "c"], 7.0, [])[0] == ["a"]
+    assert ["a"] not in proposals.best(["a", "b", "c"], 7.0, [frozenset("a")])
+    assert not proposals.best(["a"], 1.0, [frozenset(), frozenset("a")])
+
+
+def test_one_dear_layer_goes_back_for_two_cheap_ones():
+    noise = PlanNoise({"dear": 0.5, "x": 0.3, "y": 0.3})
+    noise.saw(["dear"], 0.6)
+    proposals = Proposals(noise, NoiseLimit(1.1, 0.7), {"dear": 10.0, "x": 1.0, "y": 1.0})
+    assert set(proposals.best(["dear"], 10.0, [frozenset(["dear"])])[0]) <= {"x", "y"}
+
+
+def test_a_thousand_layers_take_no_table_of_their_cubes():
+    random = np.random.default_rng(0)
+    harm = dict(zip(map(str, range(1000)), random.lognormal(0, 2, 1000)))
+    noise = PlanNoise(harm)
+    noise.saw([], sum(harm.values()))
+    proposals = Proposals(noise, NoiseLimit(1.0, sum(harm.values()) / 10), dict.fromkeys(harm, 1.0))
+    best = proposals.best(list(harm), 1000.0, [])[0]
+    assert 0 < len(best) < 500 and sum(harm[name] for name in best) > 0.5 * sum(harm.values())

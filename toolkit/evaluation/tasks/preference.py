@@ -1,0 +1,64 @@
+"""How much more a model believes in its own choice than in another one, by its own scores."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from toolkit.base.types import Array
+
+_SUM = 1e-2
+_LEAST = 1e-30
+
+
+def preference(scores: Array, chosen: Array) -> Array:
+    """The log-odds of a model's own choice against another, summed over the positions; float64 [batch], 0 or more.
+
+    Args:
+        scores: logits, logarithms of probabilities, or probabilities, [batch, positions, classes].
+        chosen: the other choice, integers [batch, positions].
+    """
+    levels = _logits(scores)
+    other = np.take_along_axis(levels, chosen[..., None], axis=-1)[..., 0].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        found = levels.max(axis=-1).astype(np.float64) - other
+    # what is no number was preferred by no margin that one could trust
+    return np.asarray(np.where(np.isnan(found), np.inf, found).sum(axis=1))
+
+
+def closest(scores: Array) -> Array:
+    """By how much the best class leads the second at the position where it leads least; float64 [batch].
+
+    Args:
+        scores: as in ``preference``.
+    """
+    levels = _logits(scores)
+    if levels.shape[-1] < 2 or not levels.shape[1]:
+        return np.full(len(levels), np.inf)
+    best = np.partition(levels, -2, axis=-1)[..., -2:].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nan_to_num(best[..., 1] - best[..., 0], nan=0.0).min(axis=1))
+
+
+def likely_lost(kept: Array, preferred: Array, usual: float) -> Array:
+    """By answer how much of the metric a change is likely to cost, float64 [answers]: 0 to 1.
+
+    A model that believes in its answer with the probability p and in the other with q is right with the one more
+    often than with the other by (p - q) / (p + q), the hyperbolic tangent of half the log-odds: what it cannot decide
+    is won as often as lost. Scores that are not on the scale of logits would make all answers undecided: a lead counts
+    at least as its share of the usual one.
+
+    Args:
+        kept: whether an answer stays, [answers].
+        preferred: what ``preference`` gives for each.
+        usual: the median of ``closest`` over the samples.
+    """
+    share = preferred / usual if usual > 0 else np.ones(len(preferred))
+    return np.where(kept > 0, 0.0, np.maximum(np.tanh(preferred / 2), np.minimum(share, 1.0)))
+
+
+def _logits(scores: Array) -> Array:
+    wide = np.asarray(scores, np.float32)
+    positive = bool(wide.size) and float(wide.min()) >= 0
+    if positive and np.allclose(wide.sum(axis=-1), 1.0, atol=_SUM):
+        return np.asarray(np.log(np.maximum(wide, _LEAST)))
+    return wide

@@ -1,0 +1,123 @@
+"""What the noise of plans is likely to be, and up to which noise they meet the budget, learnt from those that ran."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from toolkit.base.types import Array
+
+_SCALE, _SINGLE, _PAIR, _ROUGH = 0.5, 0.5, 0.35, 0.03
+"""Standard deviations, as shares: of what all harms are wrong by together, of each, of each pair, of what is left."""
+_LEAST, _MOST = 1e-6, 1e3
+_FLOOR = 0.05
+_TIE = 0.35
+"""How far from the limit on noise a plan may lie, in nepers, and meet a limit on answers or miss it by chance."""
+_DEPTH, _STEPS, _FADES = 12.0, 121, 5.0
+
+
+class PlanNoise:
+    """A Gaussian process over plans: the noise of a plan is the sum of its layers' harms, wrong by shares that are
+    alike for plans that are alike.
+
+    What a single layer or a pair of them adds may differ from its harm, so that layers that are good only together are
+    seen to be (C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning", 2006, section 2.2, with
+    the covariance of a polynomial of second degree without squares).
+
+    Args:
+        harm: by layer the noise that it adds when it is quantized.
+    """
+
+    def __init__(self, harm: Mapping[str, float]) -> None:
+        finite = [value for value in harm.values() if math.isfinite(value)]
+        # what was too little to be measured is little and not nothing
+        least = max(max(finite, default=0.0) * _LEAST, 1e-30)
+        most = max(max(finite, default=1.0), least) * _MOST
+        self.names = list(harm)
+        self.harm = np.asarray([min(max(value, least), most) for value in harm.values()], np.float64)
+        self._seen: dict[bytes, tuple[Array, float, float]] = {}
+
+    def quantized(self, kept: Collection[str]) -> Array:
+        """A plan as the layers that it quantizes, bool [groups]."""
+        inside = set(kept)
+        return np.asarray([name not in inside for name in self.names], bool)
+
+    def saw(self, kept: Collection[str], noise: float, error: float = 0.0) -> None:
+        """Take in the noise of a plan that ran, in place of what it showed before.
+
+        Args:
+            kept: what stays float in it.
+            noise: what it showed.
+            error: how far that may be off since it ran on a part of the samples, as a share.
+        """
+        plan = self.quantized(kept)
+        if plan.any() and 0 < noise < math.inf:
+            self._seen[plan.tobytes()] = plan, noise, error
+
+    def of(self, plans: Array) -> tuple[Array, Array]:
+        """The logarithm of each plan's noise and its standard deviation in nepers; bool [plans, groups]."""
+        own = plans.astype(np.float64)
+        total = np.maximum(own @ self.harm, 1e-140)
+        share, spread = np.ones(len(own)), np.full(len(own), self._prior(own, total))
+        if self._seen:
+            seen = np.asarray([plan for plan, _, _ in self._seen.values()], np.float64)
+            sums = seen @ self.harm
+            found = np.asarray([noise for _, noise, _ in self._seen.values()]) / sums
+            errors = found * np.asarray([math.hypot(_ROUGH, error) for *_, error in self._seen.values()])
+            both = self._alike(seen, seen, sums, sums) + np.diag(errors**2)
+            mine = self._alike(own, seen, total, sums)
+            solved = np.linalg.solve(both, np.column_stack([found - 1, mine.T]))
+            share = 1 + mine @ solved[:, 0]
+            spread = spread - np.einsum("ps,sp->p", mine, solved[:, 1:])
+        share = np.maximum(share, _FLOOR)
+        wide = np.sqrt(np.log1p(np.maximum(spread, 1e-8) / share**2))
+        return np.log(total * share), np.asarray(np.where(plans.any(axis=1), wide, 0.0))
+
+    def _alike(self, first: Array, second: Array, one: Array, other: Array) -> Array:
+        """The covariance of two sets of plans, as shares of their sums of harms."""
+        singles = (first * self.harm**2) @ second.T
+        sums = (first * self.harm) @ second.T
+        pairs = (sums**2 - singles) / 2
+        return np.asarray(_SCALE**2 + (_SINGLE**2 * singles + _PAIR**2 * pairs) / np.outer(one, other))
+
+    def _prior(self, own: Array, total: Array) -> Array:
+        singles = own @ self.harm**2
+        pairs = (total**2 - singles) / 2
+        return np.asarray(_SCALE**2 + (_SINGLE**2 * singles + _PAIR**2 * pairs) / np.maximum(total**2, 1e-300))
+
+
+class NoiseLimit:
+    """Up to which noise a plan meets the budget: what is known of it.
+
+    Args:
+        most: the noise of the plan that quantizes everything.
+        exact: the limit, where the budget is one on noise; None where it is to be learnt.
+    """
+
+    def __init__(self, most: float, exact: float | None) -> None:
+        top = math.log(most) if 0 < most < math.inf else 0.0
+        if exact is not None:
+            self._at, self._weight, self._tie = np.asarray([math.log(exact)]), np.ones(1), 0.0
+        else:
+            depth = np.linspace(-1.0, _DEPTH, _STEPS)
+            self._at, self._weight, self._tie = top - depth, np.exp(-np.maximum(depth, 0) / _FADES), _TIE
+
+    def saw(self, noise: float, meets: bool) -> None:
+        """Take in whether a plan of such noise met the budget."""
+        if self._tie and 0 < noise < math.inf:
+            chance = _normal((self._at - math.log(noise)) / self._tie)
+            self._weight = self._weight * (chance if meets else 1 - chance)
+            self._weight = np.maximum(self._weight / self._weight.sum(), 1e-9)
+
+    def chance(self, level: Array, spread: Array) -> Array:
+        """The probability that plans meet it, whose noise has such logarithms and standard deviations; [plans]."""
+        wide = np.sqrt(spread**2 + self._tie**2) + 1e-9
+        return np.asarray(_normal((self._at - level[:, None]) / wide[:, None]) @ self._weight / self._weight.sum())
+
+
+def _normal(value: Array) -> Array:
+    """The normal distribution's cumulative probability, to 2e-4 (Page 1977)."""
+    bounded = np.clip(value, -8, 8)
+    return np.asarray(1 / (1 + np.exp(-(1.5976 * bounded + 0.07056 * bounded**3))))

@@ -1,0 +1,106 @@
+"""Plans that are worth running, by what is known of their noise and of the limit on it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from toolkit.base.types import Array
+from toolkit.search.plan_noise import NoiseLimit, PlanNoise
+
+_EXPONENTS = (1.0, 0.5, 0.25, 0.0)
+"""How much a layer's price counts in an order of layers."""
+_FLIPS, _ROUNDS, _STARTS, _SHOWN = 24, 4, 3, 40
+_LEAST_GAIN, _LEAST_WORTH = 1e-3, 2e-3
+"""As shares of the price of all layers."""
+
+
+class Proposals:
+    """Plans worth running: those whose gain, times their chance to meet the budget, is largest.
+
+    Args:
+        noise: what is known of plans' noise.
+        limit: what is known of the limit on it.
+        price: by layer what keeping it float costs.
+    """
+
+    def __init__(self, noise: PlanNoise, limit: NoiseLimit, price: Mapping[str, float]) -> None:
+        self._noise, self._limit = noise, limit
+        self._price = np.asarray([price[name] for name in noise.names], np.float64)
+
+    def best(self, kept: Collection[str], spare: float, done: Collection[frozenset[str]]) -> list[list[str]]:
+        """Plans that give up less than ``spare``, the one worth most first; none where nothing is worth running.
+
+        Args:
+            kept: what stays float in the best plan so far.
+            spare: the price of what it keeps.
+            done: plans of which everything is known.
+        """
+        base = self._noise.quantized(kept)
+        ended = {self._noise.quantized(one).tobytes() for one in done}
+        found: dict[bytes, tuple[float, Array]] = {}
+
+        def look(plans: Array) -> None:
+            new = [row for row in plans if row.tobytes() not in found]
+            for row, worth in zip(new, self._worth(np.asarray(new), spare) if new else ()):
+                found[row.tobytes()] = (0.0 if row.tobytes() in ended else float(worth)), row
+
+        def leading(count: int) -> list[Array]:
+            ranked = sorted(found.values(), key=lambda one: (-one[0], one[1].tobytes()))
+            return [row for worth, row in ranked[:count] if worth > 0]
+
+        look(self._nested(base))
+        look(self._near(base))
+        for _ in range(_ROUNDS):
+            before = leading(1)
+            for row in leading(_STARTS):
+                look(self._near(row))
+            if not before or np.array_equal(before[0], leading(1)[0]):
+                break
+        return [[name for name, quantized in zip(self._noise.names, row) if not quantized] for row in leading(_SHOWN)]
+
+    def chance(self, kept: Collection[str]) -> float:
+        """The probability that a plan meets the budget."""
+        return float(self._limit.chance(*self._noise.of(self._noise.quantized(kept)[None]))[0])
+
+    def _worth(self, plans: Array, spare: float) -> Array:
+        gain = spare - (~plans) @ self._price
+        worth = np.where(gain > _LEAST_GAIN * self._price.sum(), gain, 0.0) * self._limit.chance(*self._noise.of(plans))
+        return np.asarray(np.where(worth > _LEAST_WORTH * self._price.sum(), worth, 0.0))
+
+    def _harm(self, base: Array) -> Array:
+        """What each layer adds near a plan."""
+        count = len(base)
+        on, off = np.repeat(base[None], count, 0), np.repeat(base[None], count, 0)
+        on[np.arange(count), np.arange(count)], off[np.arange(count), np.arange(count)] = True, False
+        with_it, without = (np.exp(self._noise.of(plans)[0]) for plans in (on, off))
+        return np.maximum(with_it - np.where(off.any(axis=1), without, 0.0), 1e-3 * self._noise.harm)
+
+    def _nested(self, base: Array) -> Array:
+        """The first n layers float, for all n and several orders by harm over price."""
+        harm, plans = self._harm(base), []
+        for exponent in _EXPONENTS:
+            order = np.argsort(-(harm / self._price**exponent), kind="stable")
+            rank = np.empty(len(order), int)
+            rank[order] = np.arange(len(order))
+            plans.append(rank[None] >= np.arange(len(order))[:, None])
+        return np.concatenate(plans)
+
+    def _near(self, base: Array) -> Array:
+        """Plans that differ by one layer, or by two or three of those that are nearest to be changed."""
+        harm = self._harm(base)
+        bargain = harm / self._price
+        inside = [int(i) for i in np.argsort(bargain, kind="stable") if not base[i]][:_FLIPS]
+        outside = [int(i) for i in np.argsort(-bargain, kind="stable") if base[i]][:_FLIPS]
+        dear = sorted(inside, key=lambda i: -self._price[i])[: _FLIPS // 4]
+        flips: list[Sequence[int]] = [(i,) for i in range(len(base))]
+        flips += [(i, j) for i in inside for j in outside]
+        few = inside[: _FLIPS // 2]
+        flips += [(i, j) for n, i in enumerate(few) for j in few[:n]]
+        few = outside[: _FLIPS // 2]
+        flips += [(d, i, j) for d in dear for n, i in enumerate(few) for j in few[:n]]
+        plans = np.repeat(base[None], len(flips), 0)
+        for row, places in zip(plans, flips):
+            row[list(places)] ^= True
+        return plans

@@ -1,0 +1,132 @@
+"""The second half of a search: plans are proposed by what is known of their noise, and what they show is learnt."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+from toolkit.evaluation.outcome import Outcome
+from toolkit.search.evaluations import Evaluations
+from toolkit.search.plan_noise import NoiseLimit, PlanNoise
+from toolkit.search.proposals import Proposals
+from toolkit.search.searched_plan import SearchedPlan
+
+_UNKNOWN = 0.3
+"""How far the noise of one batch may be from that of all, as a share, where nothing says more."""
+
+Measure = Callable[[Outcome], float]
+
+
+class Proposing(Evaluations):
+    """Runs the plans whose gain, times their chance to meet the budget, is largest, each on more of the batches as long
+    as no other is worth more.
+
+    The arguments are those of ``Evaluations``.
+    """
+
+    def _propose(
+        self,
+        harm: Mapping[str, float],
+        measure: Measure,
+        known: Sequence[tuple[str, Outcome]] = (),
+        first: bool = False,
+    ) -> None:
+        """Look for better plans than the best one, with the ranges now in use.
+
+        Args:
+            harm: by layer the noise that it adds.
+            measure: the noise of an outcome.
+            known: the outcomes of plans that keep one layer, on a part of the samples.
+            first: whether the first plan within the budget is enough.
+        """
+        price = {name: self._price(name) for name in harm}
+        while self._left() > 0 and not (first and self.best is not None and self.best.passes):
+            noise, limit = self._learnt(harm, measure, known)
+            assert self.best is not None
+            kept = self.best.kept if self.best.passes else self.simulation.names
+            spare = self._given_up(kept)
+            own = [plan for plan in self.plans if plan.amax == self.amax]
+            done = {frozenset(plan.kept) for plan in own if plan.whole or plan.clear is not None}
+            proposed = Proposals(noise, limit, price).best(kept, spare, done)
+            # what keeping a layer costs hangs on its neighbours where times decide
+            proposed = [one for one in proposed if self.prefer != "time" or self._given_up(one) < spare]
+            if not proposed:
+                break
+            before = next((plan.batches for plan in own if set(plan.kept) == set(proposed[0])), 0)
+            self._evaluate(proposed[0], until=1 + sum(count <= before for count in self._rounds))
+        assert self.best is not None
+        if not self.best.passes:
+            self._confirm(harm, measure, known)
+
+    def _confirm(self, harm: Mapping[str, float], measure: Measure, known: Sequence[tuple[str, Outcome]]) -> None:
+        """Nothing meets the budget for sure: run the likeliest plan on all samples, and then what keeps all float."""
+        open_ones = [plan for plan in self.plans if plan.amax == self.amax and not plan.whole and plan.clear is None]
+        if open_ones and self.spending.left(self._whole_price):
+            proposals = Proposals(*self._learnt(harm, measure, known), {name: self._price(name) for name in harm})
+            whole = self._given_up(self.simulation.names)
+            likely = max(open_ones, key=lambda plan: proposals.chance(plan.kept) * (whole - self._given_up(plan.kept)))
+            self._evaluate(likely.kept, sure=True)
+        assert self.best is not None
+        if not self.best.passes and self._left_by_count() > 0:
+            # it meets any budget that the float model meets
+            self._evaluate(self.simulation.names)
+
+    def _learnt(
+        self, harm: Mapping[str, float], measure: Measure, known: Sequence[tuple[str, Outcome]]
+    ) -> tuple[PlanNoise, NoiseLimit]:
+        """What all plans with the ranges now in use have shown."""
+        own = [plan for plan in self.plans if plan.amax == self.amax]
+        noise = PlanNoise(harm)
+        whole = [plan for plan in own if plan.whole and 0 < measure(plan.outcome) < math.inf]
+        for name, outcome in known:
+            noise.saw([name], measure(outcome), self._error(outcome))
+        for plan in own:
+            noise.saw(plan.kept, *self._estimated(plan, whole, measure))
+        everything = next((measure(plan.outcome) for plan in own if not plan.kept), sum(noise.harm))
+        limit = NoiseLimit(everything, self._exact())
+        for plan in own:
+            if plan.whole or plan.clear is not None:
+                limit.saw(measure(plan.outcome), plan.passes)
+        return noise, limit
+
+    def _exact(self) -> float | None:
+        """The limit on noise where it decides alone, in noise over signal."""
+        budget = self.budget
+        shares = (
+            budget.max_drop,
+            budget.max_relative_drop,
+            budget.min_value,
+            budget.min_agreement,
+            budget.min_unchanged,
+        )
+        if budget.min_sqnr_db is None or budget.by_task or any(limit is not None for limit in shares):
+            return None
+        return float(10 ** (-(budget.min_sqnr_db + budget.margin) / 10))
+
+    def _estimated(self, plan: SearchedPlan, whole: Sequence[SearchedPlan], measure: Measure) -> tuple[float, float]:
+        """A plan's noise on all samples, and how far it may be off as a share.
+
+        Of a plan that ran on a part of them, by the ratio of the two at the plan nearest in noise that ran on all.
+        """
+        found = measure(plan.outcome)
+        if plan.whole or not 0 < found < math.inf:
+            return found, 0.0
+        parts, error = plan.outcome.parts, self._error(plan.outcome)
+        near = min(whole, key=lambda one: abs(math.log(measure(one.outcome) / found)), default=None)
+        if near is None or len(near.outcome.parts) != plan.of or not 0 < min(near.outcome.parts, default=0) < math.inf:
+            return found, error
+        same = [near.outcome.parts[index] for index in sorted(self.simulation.runner.order[: plan.batches])]
+        ratios = [one / other for one, other in zip(parts, same)]
+        middle = statistics.fmean(near.outcome.parts) / statistics.fmean(same)
+        if not 0 < middle < math.inf or not 0 < statistics.fmean(ratios) < math.inf:
+            return found, error
+        spread = statistics.stdev(ratios) / statistics.fmean(ratios) if len(ratios) > 1 else _UNKNOWN
+        return found * middle, spread * math.sqrt((1 - plan.batches / plan.of) / plan.batches)
+
+    def _error(self, outcome: Outcome) -> float:
+        """How far the noise of a part of the batches may be from that of all, as a share."""
+        parts, of = outcome.parts, len(self.simulation.runner.feeds)
+        if len(parts) < 2 or not 0 < statistics.fmean(parts) < math.inf:
+            return _UNKNOWN
+        return statistics.stdev(parts) / statistics.fmean(parts) * math.sqrt(max(1 / len(parts) - 1 / of, 0.0))
