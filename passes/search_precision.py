@@ -158,6 +158,10 @@ class SearchPrecision(InsertQDQ):
         """Layer times, unless they come from earlier runs."""
         return self.only_if_faster or (self.measure and not self.times)
 
+    def guards_speed(self, context: Context) -> bool:
+        """Not where much in INT8 is what the search was told to look for."""
+        return self.prefer != "int8" and super().guards_speed(context)
+
     def predicts_times(self) -> bool:
         """For the GPU that is here, unless one is named."""
         return not self.gpu

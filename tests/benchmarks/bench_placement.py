@@ -1,9 +1,10 @@
-"""Latency on a GPU of FP16, implicit INT8, ModelOpt's Q/DQ and qtool's Q/DQ, at batch 1, 8 and 32, in one run.
+"""Latency on a GPU of FP16, implicit INT8, ModelOpt's Q/DQ and qtool, at batch 1, 8 and 32, in one run.
 
 On the GPU host, with the models of tests/benchmarks/carry.py in /tmp/models and TensorRT 8.6:
 python3.10 tests/benchmarks/bench_placement.py /tmp/models OUT.json [model ...]
-KINDS names the rows; ``faster`` is insert_qdq(only_if_faster = true). LEVEL is the builder's optimization level, AVERAGE the
-runs of which it takes a kernel's mean time.
+KINDS names the rows; ``new`` is the engine of `qtool run` on the recipe that `qtool new` writes for a GPU, ``qtool`` all of
+insert_qdq's pairs, ``faster`` insert_qdq(only_if_faster = true). LEVEL is the builder's optimization level, AVERAGE the runs
+of which it takes a kernel's mean time.
 When all engines of a model are built they are measured in turn, five times over, and the medians count: engines that were
 measured minutes apart differ by up to 2 % where their kernels are the same.
 """
@@ -24,7 +25,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
 from passes.insert_qdq import InsertQDQ
-from toolkit import CalibrationData, Calibrator, Code, Context, Extent, Model, Profiles, ShapeProfile, sentence
+from tests.benchmarks.carry import NAMES
+from toolkit import (
+    CalibrationData,
+    Calibrator,
+    Code,
+    Context,
+    Extent,
+    Model,
+    Profiles,
+    Recipe,
+    ShapeProfile,
+    run,
+    sentence,
+)
 from toolkit.backends.attribution import attribute
 from toolkit.backends.base import EngineSettings, Extras
 from toolkit.backends.bench import EngineBench
@@ -34,7 +48,10 @@ from toolkit.backends.rtx import profiles_to_json
 from toolkit.backends.weak import lower_weak
 from toolkit.backends.worker import Talk
 from toolkit.contract.journal import Journal
+from toolkit.run.new import recipe_for
+from toolkit.run.recipe import tomllib
 
+OWN = ("qtool", "new", "faster")
 BATCHES = (1, 8, 32)
 
 
@@ -62,13 +79,39 @@ def in_turn(engines: dict[str, bytes], profiles: Profiles, rounds: int = 5) -> d
     return {kind: {p: round(statistics.median(times[kind]), 5) for p, times in found.items()} for kind in engines}
 
 
+def as_new(path: Path, profiles: Profiles, settings: EngineSettings, out: Path) -> bytes:
+    """The engine of a run of the recipe that `qtool new` writes, with these profiles and settings of the builder."""
+    data = path.with_suffix(".npz")
+    tables = tomllib.loads(recipe_for(path, Path("recipe.toml"), data, None, None).text)
+    tables["profile"] = [
+        {
+            "name": one.name,
+            "shapes": {
+                tensor: {"min": list(e.min), "opt": list(e.opt), "max": list(e.max)} for tensor, e in one.shapes.items()
+            },
+        }
+        for one in profiles
+    ]
+    own = settings.model_dump(
+        mode="json", include={"tactic_sources", "timing_cache", "optimization_level", "avg_timing_iterations"}
+    )
+    tables["engine"] |= {key: value for key, value in own.items() if value is not None}
+    tables["evaluation"] |= {"samples": 8, "layer_samples": 2}
+    recipe = Recipe.build(path.stem, passes=tables.pop("pass"), **tables)
+    result = run(recipe, out, device_check=False)
+    report = result.report
+    print(f"{path.stem:14} new: {report.summary.headline}")
+    print(f"{path.stem:14} new: " + ", ".join(f"{step.name} {step.seconds:.0f} s" for step in report.steps))
+    return (out / "model.engine").read_bytes()
+
+
 def main() -> None:
     """Measure and print a table."""
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     backend, reason = choose("tensorrt")
     print(sentence(reason))
     results: dict[str, object] = {}
-    for name in sys.argv[3:] or ["resnet50", "mobilenet_v2", "unet", "bert"]:
+    for name in sys.argv[3:] or NAMES:
         path = folder / f"{name}.onnx"
         plain = Model.load(path)
         profiles = profiles_of(plain, name)
@@ -83,14 +126,18 @@ def main() -> None:
         rows: dict[str, dict[str, float]] = {}
         engines: dict[str, bytes] = {}
         # one cache a model: the rows then differ by what is built, not by which of two even kernels won a timing
-        cache = folder / f"{name}.timing"
-        for kind in os.environ.get("KINDS", "fp16 modelopt qtool implicit").split():
+        cache = folder / f"{name}{os.environ.get('LEVEL', '')}_{os.environ.get('AVERAGE', '')}.timing"
+        for kind in os.environ.get("KINDS", "fp16 modelopt new implicit").split():
             started = time.time()
             settings = EngineSettings(
                 quantization="implicit" if kind == "implicit" else "explicit", tactic_sources=(), timing_cache=cache,
                 optimization_level=int(os.environ["LEVEL"]) if "LEVEL" in os.environ else None,
                 avg_timing_iterations=int(os.environ["AVERAGE"]) if "AVERAGE" in os.environ else None,
             )  # fmt: skip
+            if kind == "new":
+                engines[kind] = as_new(path, profiles, settings, folder / f"{name}_new")
+                print(f"{name:14} {kind:9} in {time.time() - started:.0f} s")
+                continue
             own = kind in ("implicit", "qtool", "faster")
             source, plan, known = (
                 (quantized, context.plan, context.known_ranges) if own else (folded, Context().plan, None)
@@ -127,7 +174,7 @@ def main() -> None:
             rows[kind] = {profile: times["opt"] for profile, times in build.latency.items()}
             engines[kind] = build.engine
             actuals = attribute(final, build, plan)
-            print(f"{name:14} {kind:9} {rows[kind]} in {time.time() - started:.0f} s;",
+            print(f"{name:14} {kind:9} {rows[kind]} in {time.time() - started:.0f} s, built in {build.seconds:.0f} s;",
                   dict(Counter(a.status for a in actuals.values())), dict(Counter(str(a.precision) for a in actuals.values())))  # fmt: skip
             slow = sorted(((t.get("b32", 0.0), n) for n, t in build.time_ms.items()), reverse=True)[:400]
             (out.parent / f"layers_{name}_{kind}.json").write_text(json.dumps({"times": slow, "raw": build.raw}))
@@ -137,9 +184,10 @@ def main() -> None:
         out.write_text(json.dumps(results, indent=1))
         for kind, times in rows.items():
             print(f"{name:14} {kind:9} {times} in turn")
-        for profile in rows.get("qtool", {}):
-            best = min(times[profile] for kind, times in rows.items() if kind not in ("qtool", "faster"))
-            print(f"   {name} {profile}: qtool over best of the others {rows['qtool'][profile] / best:.3f}")
+        for kind in [one for one in OWN if one in rows and len(rows) > 1]:
+            for profile, milliseconds in rows[kind].items():
+                best = min(times[profile] for other, times in rows.items() if other not in OWN)
+                print(f"   {name} {profile}: {kind} over best of the others {milliseconds / best:.3f}")
 
 
 if __name__ == "__main__":

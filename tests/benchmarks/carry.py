@@ -1,6 +1,6 @@
 """Benchmark networks whose random weights are made again from seeds, so that they travel in kilobytes.
 
-On the development machine, with torch; the second command with nvidia-modelopt 0.47:
+On the development machine, with torch and torchvision; the second command with nvidia-modelopt 0.47:
     python -m tests.benchmarks.carry make .gpu/models
     python -m tests.benchmarks.carry modelopt .gpu/models
     python -m tests.benchmarks.carry thin .gpu/models .gpu/carried
@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-NAMES = ("resnet50", "mobilenet_v2", "unet", "bert", "detector")
-SIZES = {"resnet50": 224, "mobilenet_v2": 224, "unet": 256, "detector": 256}
+NAMES = ("resnet18", "resnet50", "mobilenet_v2", "unet", "bert", "detector", "vit_s")
+SIZES = {"resnet18": 224, "resnet50": 224, "mobilenet_v2": 224, "unet": 256, "detector": 256, "vit_s": 224}
 _LARGE = 4096
 
 

@@ -239,6 +239,25 @@ class Detector(nn.Module):
         return torch.cat(found, 2)
 
 
+def resnet18() -> nn.Module:
+    """torchvision's."""
+    from torchvision.models import resnet18
+
+    return resnet18()
+
+
+def vit_s() -> nn.Module:
+    """torchvision's VisionTransformer in the size S/16; its class token, positions and head are not left at zero."""
+    from torchvision.models.vision_transformer import VisionTransformer
+
+    # the fused attention of inference cannot be exported
+    torch.backends.mha.set_fastpath_enabled(False)
+    network = VisionTransformer(224, 16, 12, 6, 384, 1536)
+    for weight in (network.class_token, network.heads.head.weight):
+        nn.init.normal_(weight, std=0.02)
+    return network
+
+
 def build(name: str, path: Path) -> Path:
     """Export a network to ``path`` unless it is there."""
     if path.exists():
@@ -251,7 +270,9 @@ def build(name: str, path: Path) -> Path:
         names, axes = ["ids", "mask"], {n: {0: "batch", 1: "length"} for n in ("ids", "mask")}
     else:
         made = {
+            "resnet18": resnet18,
             "resnet50": resnet50,
+            "vit_s": vit_s,
             "densenet121": densenet121,
             "mobilenet_v2": mobilenet_v2,
             "unet": UNet,

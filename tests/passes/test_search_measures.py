@@ -35,7 +35,9 @@ def searched(folder, backend, damaged="layer3", profiles=None, following=(), **s
     data = CalibrationData.open(feeds(), model)
     context = Context(provider=Calibrator(data, method="minmax"), folder=folder, profiles=profiles or Profiles())
     if backend is not None:
-        context.bench = EngineBench(backend, shapes=context.profiles, folder=folder)
+        # what the search itself builds, not what is built to hold its plan against float
+        settings_of_engine = EngineSettings(prefer="int8")
+        context.bench = EngineBench(backend, settings_of_engine, shapes=context.profiles, folder=folder)
     Sequence(passes=[SearchPrecision(**{"min_sqnr_db": 28, **settings}), *following])(model, context)
     return context, json.loads((folder / "search.json").read_text())
 

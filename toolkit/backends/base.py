@@ -13,6 +13,7 @@ import pydantic
 from toolkit.backends.layer import Build
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
+from toolkit.contract.bench import TurnsFound
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,6 +43,11 @@ class EngineChoices(pydantic.BaseModel):
     )
     calibrator: Literal["ranges", "entropy2", "entropy", "minmax", "legacy"] = pydantic.Field(
         "ranges", description="implicit quantization: qtool's ranges, or one of TensorRT's own calibrators"
+    )
+    prefer: Literal["speed", "int8"] = pydantic.Field(
+        "speed",
+        description="speed: where a GPU measures that quantizing makes the engine slower than the float one in a "
+        "profile, the layers that do not pay stay float; int8: they are quantized all the same",
     )
     measure: bool = pydantic.Field(True, description="measure latency and layer times where a GPU is present")
     compute_capabilities: list[str] = pydantic.Field([], description="TensorRT-RTX: GPUs to build for, such as 8.9")
@@ -137,6 +143,19 @@ class Backend(Protocol):
 
     def cannot_measure(self) -> str:
         """Why ``build`` measures no latencies here, empty where it does."""
+        ...
+
+    def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
+        """Measure the latency of several engines in turn.
+
+        Args:
+            engines: files of engines that it built, by name.
+            profiles: those that they were built with.
+            progress: called with what is being done, how much is done, and of how much.
+
+        Raises:
+            BackendError: an engine cannot be opened, or nothing can be measured here.
+        """
         ...
 
     def max_opset(self) -> int:

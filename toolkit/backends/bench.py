@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.backends.base import Backend, EngineSettings, Extras, LogLine
+from toolkit.backends.kept_engines import KeptEngines
 from toolkit.backends.prepare import lower_for, save_for, unmeasured
 from toolkit.backends.unit_times import unit_times
 from toolkit.base.errors import QtoolError
@@ -20,7 +21,7 @@ from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.versions import code_fingerprint, versions
-from toolkit.contract.bench import Latency, Measurement
+from toolkit.contract.bench import Latency, Measurement, TurnsFound
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
@@ -51,7 +52,8 @@ class EngineBench:
         calibration_profile: the profile of TensorRT's own calibrators.
         batches: gives the batches of TensorRT's own calibrators.
         batches_print: a fingerprint of these batches.
-        folder: where the log, the timing cache and the model under work lie; a temporary one where None.
+        folder: where the log, the timing cache, the engines that were measured and the model under work lie; a
+            temporary one where None.
         progress: is told how far a build has come.
     """
 
@@ -82,6 +84,11 @@ class EngineBench:
         """Names of the profiles that are timed; ``default`` where there are none."""
         return self.shapes.names or ["default"]
 
+    @property
+    def prefers_speed(self) -> bool:
+        """Whether quantized layers that make an engine slower than the float one are to be given back."""
+        return self.settings.prefer == "speed"
+
     def cannot_measure(self) -> str:
         """Why no latency can be measured here, in words; empty where it can."""
         try:
@@ -101,6 +108,11 @@ class EngineBench:
     def log(self) -> Outcomes:
         """What was measured, on disk as soon as it is known."""
         return Outcomes(self.folder / "engines.jsonl" if self.folder is not None else None, self.fingerprint())
+
+    @cached_property
+    def kept(self) -> KeptEngines:
+        """The engines that were measured, until the run takes its own from them."""
+        return KeptEngines(self.folder / "engines" if self.folder is not None else None)
 
     def lowered(
         self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, settings: EngineSettings | None = None
@@ -122,6 +134,7 @@ class EngineBench:
         *,
         float_only: bool = False,
         repeat: int = 0,
+        anew: bool = False,
     ) -> Measurement:
         """See ``Bench.measure``.
 
@@ -138,13 +151,39 @@ class EngineBench:
         model, plan = self.lowered(model, plan, ranges, settings)
         key = self.key(model, plan, ranges, settings)
         place = f"{key}/{sha256_json(sorted(nodes))[:12]}/{repeat}"
-        entry = self.log.get(place)
+        entry = self.log.get(place) if not anew else None
         reused = entry is not None
         if entry is None:
-            entry = self._timed(model, plan, ranges, settings, nodes)
+            entry = self._timed(model, plan, ranges, settings, nodes, self._name(key, repeat), anew)
             self.log.add(place, entry)
         latency = {profile: Latency(*values) for profile, values in entry["latency"].items()}
-        return Measurement(key, latency, entry["ms"], entry["rest"], entry["ties"], entry["lacks"], reused)
+        return Measurement(
+            key, latency, entry["ms"], entry["rest"], entry["ties"], entry["lacks"], reused, entry["engine"]
+        )
+
+    def in_turn(self, *engines: str) -> TurnsFound | None:
+        """See ``Bench.in_turn``.
+
+        Raises:
+            BackendError: they cannot be measured.
+        """
+        place = "/".join(("turns", *engines))
+        entry = self.log.get(place)
+        if entry is None:
+            files = {name: file for name in engines if (file := self.kept.file(name)) is not None}
+            if len(files) < len(engines):
+                return None
+            entry = vars(self.builder.in_turn(files, self.shapes, self.progress))
+            self.log.add(place, entry)
+        return TurnsFound(entry["turns"], entry["lacks"])
+
+    def built(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None) -> Build | None:
+        """The engine of a lowered model that was measured already; None where there is none."""
+        return self.kept.build(self._name(self.key(model, plan, ranges, self.settings))) if self.kept.any() else None
+
+    def _name(self, key: str, repeat: int = 0) -> str:
+        """The name that an engine is kept by."""
+        return sha256_json([self.fingerprint(), key, repeat])[:24]
 
     def key(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, settings: EngineSettings) -> str:
         """A digest of what is built: the lowered model, what is asked of it, and ranges where they quantize."""
@@ -190,11 +229,19 @@ class EngineBench:
         ranges: Ranges | None,
         settings: EngineSettings,
         nodes: Collection[str],
+        name: str,
+        anew: bool,
     ) -> dict[str, Any]:
-        with temporary_folder("trial") as folder:
-            # always the same place in the run folder: what a killed run left there is written over
-            path = (self.folder or folder) / "qtool-trial.onnx"
-            build = self.build(model, plan, ranges, path, settings)
+        # the same engine may have been measured for other nodes
+        build = self.kept.build(name) if not anew else None
+        if build is None:
+            with temporary_folder("trial") as folder:
+                # always the same place in the run folder: what a killed run left there is written over
+                path = (self.folder or folder) / "qtool-trial.onnx"
+                build = self.build(model, plan, ranges, path, settings)
+            kept = self.kept.keep(name, build)
+        else:
+            kept = True
         lacks = unmeasured(build, self.shapes)
         latency = {}
         for profile in self.profiles:
@@ -203,5 +250,5 @@ class EngineBench:
             times = build.latency[profile]
             latency[profile] = [times["opt"], times.get("opt p05", times["opt"]), times.get("opt p95", times["opt"])]
         found = unit_times(model, build, list(nodes))
-        return {"latency": latency, "ms": found.ms, "rest": found.rest, "ties": found.ties,
-                "lacks": lacks, "seconds": build.seconds}  # fmt: skip
+        return {"latency": latency, "ms": found.ms, "rest": found.rest, "ties": found.ties, "lacks": lacks,
+                "seconds": build.seconds, "engine": name if kept else ""}  # fmt: skip

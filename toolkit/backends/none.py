@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from toolkit.backends.base import EngineSettings, Extras, LogLine, Typing
 from toolkit.backends.layer import Build
+from toolkit.base.errors import BackendError
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
+from toolkit.contract.bench import TurnsFound
 
 
 class NoBackend:
@@ -28,6 +31,14 @@ class NoBackend:
     def cannot_measure(self) -> str:
         """There is no engine to measure."""
         return "no backend here builds an engine"
+
+    def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
+        """Refused: nothing is measured.
+
+        Raises:
+            BackendError: always.
+        """
+        raise BackendError(self.cannot_measure(), where="measuring engines in turn", remedy="use the backend tensorrt")
 
     def max_opset(self) -> int:
         """The newest operator set qtool itself reads."""

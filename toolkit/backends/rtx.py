@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from toolkit.base.gpu import find_gpu
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.base.temporary import temporary_folder
+from toolkit.contract.bench import TurnsFound
 from toolkit.contract.findings import Finding
 
 DEFAULT_CAPABILITY = "8.9"
@@ -78,6 +80,14 @@ class RtxBackend:
     def cannot_measure(self) -> str:
         """Engines of TensorRT-RTX are built, but not run."""
         return "the tensorrt_rtx backend builds engines without measuring them"
+
+    def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
+        """Refused: nothing is measured.
+
+        Raises:
+            BackendError: always.
+        """
+        raise BackendError(self.cannot_measure(), where="measuring engines in turn", remedy="use the backend tensorrt")
 
     def max_opset(self) -> int:
         """The newest operator set: its parser takes all that qtool reads."""

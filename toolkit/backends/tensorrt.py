@@ -13,11 +13,13 @@ from toolkit.backends.layer import Build
 from toolkit.backends.measure import cuda_runtime
 from toolkit.backends.process import ProcessDiedError, run_job
 from toolkit.backends.rtx import profiles_to_json
+from toolkit.backends.turns import measure_turns
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import find_gpu
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.base.temporary import temporary_folder
+from toolkit.contract.bench import TurnsFound
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
@@ -83,6 +85,10 @@ class TensorRTBackend:
         if find_gpu() is None:
             return "no GPU is here to measure on"
         return "" if cuda_runtime() is not None else "cuda-python is not installed"
+
+    def in_turn(self, engines: Mapping[str, Path], profiles: Profiles, progress: Progress = silent) -> TurnsFound:
+        """Measure engines in turn; see ``Backend.in_turn``."""
+        return measure_turns(self.name, engines, profiles, progress)
 
     def max_opset(self) -> int:
         """The newest operator set its parser takes."""

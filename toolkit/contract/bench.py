@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -13,6 +14,40 @@ from toolkit.graph.model import Model
 
 Candidate = Callable[[Mapping[str, Finding]], tuple[Model, PrecisionPlan]]
 """The model and the plan with all pairs but those of the nodes named, each with the reason why it stays float."""
+
+NOISE = 0.01
+"""Engines of the same kernels that are measured in turn differ by as much."""
+LEAST_MS = 0.001
+"""Smaller differences count as none: CUDA events tell half a microsecond."""
+
+
+@dataclass(frozen=True)
+class TurnsFound:
+    """Latencies of several engines that were measured in turn.
+
+    Attributes:
+        turns: by profile and engine the median milliseconds of each turn.
+        lacks: by profile why it was not measured.
+    """
+
+    turns: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    lacks: Mapping[str, str] = field(default_factory=dict)
+
+
+def ratio_in_turn(ours: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """An engine's latency over another's, both measured in the same turns, and what that may be off by.
+
+    The ratio is the median of the turns' ratios: what the clocks do between two turns is in both engines. Its noise is
+    half of what they lie apart, of five turns or more without the smallest and the largest, but at least ``NOISE``, and
+    no less than ``LEAST_MS`` of the other's latency.
+
+    Args:
+        ours: median milliseconds of each turn.
+        other: the other engine's, turn by turn.
+    """
+    ratios = sorted(mine / theirs for mine, theirs in zip(ours, other, strict=True))
+    inner = ratios[1:-1] if len(ratios) >= 5 else ratios
+    return statistics.median(ratios), max((inner[-1] - inner[0]) / 2, NOISE, LEAST_MS / statistics.median(other))
 
 
 @dataclass(frozen=True)
@@ -41,6 +76,7 @@ class Measurement:
         ties: profile to sets of nodes whose times are known only together.
         lacks: profile to the error that kept its latency from being measured.
         reused: whether an earlier, interrupted run measured it.
+        engine: the name that its engine is kept by; empty where it is not kept.
     """
 
     key: str
@@ -50,6 +86,7 @@ class Measurement:
     ties: dict[str, list[list[str]]] = field(default_factory=dict)
     lacks: dict[str, str] = field(default_factory=dict)
     reused: bool = False
+    engine: str = ""
 
 
 class Bench(Protocol):
@@ -60,8 +97,27 @@ class Bench(Protocol):
         """Names of the profiles that are timed, the first one first; ``default`` where the recipe has none."""
         ...
 
+    @property
+    def prefers_speed(self) -> bool:
+        """Whether quantized layers that make an engine slower than the float one are to be given back."""
+        ...
+
     def cannot_measure(self) -> str:
         """Why no latency can be measured here, in words; empty where it can."""
+        ...
+
+    def in_turn(self, *engines: str) -> TurnsFound | None:
+        """Latencies of kept engines, measured in turn or found among what was measured before.
+
+        Args:
+            engines: the names that they are kept by.
+
+        Returns:
+            None where one of them is not kept any more.
+
+        Raises:
+            QtoolError: they cannot be measured.
+        """
         ...
 
     def measure(
@@ -73,6 +129,7 @@ class Bench(Protocol):
         *,
         float_only: bool = False,
         repeat: int = 0,
+        anew: bool = False,
     ) -> Measurement:
         """Lower, build and time one candidate, or find it among what was measured before.
 
@@ -83,6 +140,7 @@ class Bench(Protocol):
             ranges: amax by tensor, for implicit quantization, and the values seen, for float16's limits.
             float_only: nothing is to be quantized, implicitly either.
             repeat: 0; 1 to build and measure the same candidate once more, and so on.
+            anew: build it although it was measured before.
 
         Raises:
             QtoolError: the engine cannot be built or timed.

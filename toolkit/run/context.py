@@ -46,7 +46,7 @@ def context_for(
     context.folder, context.logs, context.base = job.folder.path, job.folder.hidden, job.recipe.folder
     context.source = inputs.source()
     context.evaluation = _evaluation(inputs, task)
-    context.bench = _bench(inputs)
+    context.bench = engine_bench(inputs)
     return context
 
 
@@ -67,8 +67,8 @@ def _evaluation(inputs: Inputs, task: TaskRecord | None) -> Evaluation:
     return Evaluation(section.metric, section.output, limits, samples, inputs.job.allow_code, answers, options)
 
 
-def _bench(inputs: Inputs) -> EngineBench:
-    """Where trial engines are built: with the settings of the recipe's own engine."""
+def engine_bench(inputs: Inputs) -> EngineBench:
+    """Where engines are built to be measured: with the settings of the recipe's own engine."""
     from toolkit.backends.bench import EngineBench
 
     job = inputs.job

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.given import is_given, taken
 from toolkit.contract.passes import Pass
 from toolkit.contract.registry import configure, find
+from toolkit.contract.roles import Role
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.keys import engine_key, evaluation_key, gpu_here
@@ -26,10 +27,17 @@ def passes_key(inputs: Inputs, task: TaskRecord) -> dict[str, Any]:
         "passes": job.recipe.passes,
         "pass code": [pass_code(step) for step in steps],
         "files of passes": [inputs.prints.of(path) for step in steps for path in step.input_files(job.recipe.folder)],
-        "measured on": [engine_key(job)["engine"], gpu_here()] if any(s.measures_engines() for s in steps) else [],
+        "measured on": [engine_key(job)["engine"], gpu_here()] if _measured(steps, job) else [],
         "predicted for": gpu_here() if any(step.predicts_times() for step in steps) else "",
         "services": [evaluation_key(inputs), task.content()] if any(step.reads_evaluation() for step in steps) else [],
     }
+
+
+def _measured(steps: Sequence[Pass], job: Job) -> bool:
+    """Whether a pass decides by engines that it has built here: where it says so, or where a GPU tells what is slow."""
+    quantize = any(step.role in (Role.QUANTIZE, Role.SEARCH) for step in steps)
+    guards = quantize and bool(gpu_here()) and job.recipe.engine.measure and job.recipe.engine.prefer == "speed"
+    return guards or any(step.measures_engines() for step in steps)
 
 
 def pass_files(job: Job, code: bool = False) -> dict[str, Path]:

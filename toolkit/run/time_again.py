@@ -80,6 +80,7 @@ def time_again(
     from toolkit.backends.choose import choose
     from toolkit.backends.process import run_job
     from toolkit.backends.rtx import profiles_to_json
+    from toolkit.backends.turns import measure_turns
     from toolkit.base.gpu import find_gpu
 
     first = runs[0]
@@ -102,20 +103,14 @@ def time_again(
             where=str(first.folder),
             remedy="run on a machine with the engine's GPU, TensorRT and cuda-python (`qtool doctor` looks for them)",
         )
-    profiles = profiles_to_json(first.job.profiles)
-    request = {
-        "backend": first.engine.build.backend,
-        "engines": {name: str(path.resolve()) for name, path in engines.items()},
-        "profiles": profiles,
-        "rounds": rounds,
-        "host_code": allow_code,
-    }
-    answer = run_job("measure_in_turn", request, progress=progress)
-    told = dict(answer["lacks"])
+    answer = measure_turns(
+        first.engine.build.backend, engines, first.job.profiles, progress, rounds=rounds, host_code=allow_code
+    )
+    told = dict(answer.lacks)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for run in runs if layers else ():
         wanted = {
-            "folder": str(run.folder.resolve()), "profiles": profiles, "inspect": False, "measure": True,
+            "folder": str(run.folder.resolve()), "profiles": profiles_to_json(run.job.profiles), "inspect": False, "measure": True,
             "version_compatible": allow_code,
         }  # fmt: skip
         measured = run_job("examine_tensorrt", wanted, progress=progress)
@@ -126,7 +121,7 @@ def time_again(
         LatencyAgain(
             name, profile, statistics.median(turns), min(turns), max(turns), before.get(name, {}).get(profile)
         )
-        for profile, of_profile in answer["turns"].items()
+        for profile, of_profile in answer.turns.items()
         for name, turns in of_profile.items()
     ]  # fmt: skip
     gpu = find_gpu()

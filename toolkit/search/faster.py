@@ -1,4 +1,6 @@
-"""``only_if_faster``: the engines with more and fewer pairs are built and measured, and pairs that do not pay go."""
+"""Engines with more and fewer pairs are built and measured, and pairs that do not pay go: so that none is slower than
+float, or, with ``only_if_faster``, so that the fastest is found.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from typing import Any
 
 from toolkit.base.errors import BackendError, RecipeError, did_you_mean
 from toolkit.base.files import write_json
-from toolkit.contract.bench import Bench, Candidate
+from toolkit.contract.bench import Bench, Candidate, Latency, Measurement, TurnsFound, ratio_in_turn
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.ranges import Ranges
@@ -15,9 +17,12 @@ from toolkit.graph.forms import Forms
 from toolkit.graph.model import Model
 from toolkit.placement.ops import POOLS, TARGETS
 from toolkit.placement.pairs import Placement
-from toolkit.search.payoff_search import PayoffResult, PayoffSearch, Trial, Unit, latencies
+from toolkit.search.payoff_search import PayoffSearch
+from toolkit.search.timed import PayoffResult, Trial, Unit, latencies
 
 SETTING = "only_if_faster"
+_GUARD_BUILDS = 6
+"""Engines that are built at most so that the run's is no slower than the float one."""
 
 
 def measuring(context: Context) -> Bench:
@@ -81,6 +86,7 @@ class Trials:
         self.context, self.builds = context, builds
         self.done: list[Trial] = []
         self.reused = 0
+        self._without: Measurement | None = None
 
     def measure(self, kept: frozenset[str], repeat: int) -> Trial | None:
         """Build and measure the engine whose ``kept`` units are float; None where it cannot be built.
@@ -89,11 +95,10 @@ class Trials:
             BackendError: the engine without any pairs cannot be built or measured.
         """
         bare = len(kept) == len(self.units)
-        self.context.progress("only_if_faster: engines", len(self.done), self.builds)
-        model, plan = self.candidate(dict.fromkeys(kept, Code.TRIAL()))
-        names = [unit.name for unit in self.units]
+        self.context.progress("engines that are timed", len(self.done), self.builds)
         try:
-            found = self.bench.measure(model, plan, names, self.ranges, float_only=bare, repeat=repeat)
+            found = self._measured(kept, repeat)
+            turns = self._turns(found, kept, repeat)
             for profile, why in found.lacks.items():
                 raise BackendError(
                     f"the latency of profile '{profile}' was not measured: {why}",
@@ -108,9 +113,43 @@ class Trials:
             return None
         self.reused += found.reused
         ties = sorted({tuple(tie) for tied in found.ties.values() for tie in tied})
-        trial = Trial(kept, found.latency, found.ms, [list(tie) for tie in ties], found.key)
+        if bare and repeat == 0:
+            self._without = found
+        latency = dict(found.latency)
+        for profile, (ratio, noise) in turns.items():
+            assert self._without is not None
+            base = self._without.latency[profile].ms
+            latency[profile] = Latency(base * ratio, base * (ratio - noise), base * (ratio + noise))
+        trial = Trial(kept, latency, found.ms, [list(tie) for tie in ties], found.key, turns)
         self.done.append(trial)
         return trial
+
+    def _measured(self, kept: frozenset[str], repeat: int, anew: bool = False) -> Measurement:
+        model, plan = self.candidate(dict.fromkeys(kept, Code.TRIAL()))
+        names, bare = [unit.name for unit in self.units], len(kept) == len(self.units)
+        return self.bench.measure(model, plan, names, self.ranges, float_only=bare, repeat=repeat, anew=anew)
+
+    def _turns(self, found: Measurement, kept: frozenset[str], repeat: int) -> dict[str, tuple[float, float]]:
+        """By profile the latency over that of the engine without pairs, measured in turn, and what it may be off by.
+
+        Empty where that was not measured: each build's own numbers count then.
+        """
+        base = self._without
+        if base is None or len(kept) == len(self.units) or not (base.engine and found.engine):
+            return {}
+        names = base.engine, found.engine
+        try:
+            measured = self.bench.in_turn(*names)
+            if measured is None:
+                # an earlier run measured them, and their files have gone
+                self._measured(frozenset(unit.name for unit in self.units), 0, anew=True)
+                self._measured(kept, repeat, anew=True)
+                measured = self.bench.in_turn(*names) or TurnsFound()
+        except BackendError as error:
+            measured = TurnsFound(lacks=dict.fromkeys(self.bench.profiles, str(error)))
+        for profile, why in measured.lacks.items():
+            self.context.journal.noted(Code.NOT_IN_TURN(profile=profile, why=why))
+        return {p: ratio_in_turn(turns[names[1]], turns[names[0]]) for p, turns in measured.turns.items()}
 
 
 def require_profiles(weights: Mapping[str, float], names: Sequence[str]) -> None:
@@ -142,7 +181,7 @@ def not_faster(
     context: Context,
     *,
     words: tuple[str, str],
-    builds: int,
+    builds: int | None,
     weights: Mapping[str, float],
 ) -> dict[str, Finding]:
     """The units that are to stay float because quantizing them does not pay, each with the reason.
@@ -154,7 +193,7 @@ def not_faster(
         ranges: those that the pairs are made from; None where no activation is quantized.
         context: gets notes on what was found, and progress.
         words: the quantized and the float type.
-        builds: engines to build at most.
+        builds: engines to build at most in search of the fastest; None: it is enough that none is slower than float.
         weights: what each profile counts for; 1 where not named.
 
     Raises:
@@ -163,16 +202,17 @@ def not_faster(
     """
     require_profiles(weights, bench.profiles)
     path = context.folder / "faster.json" if context.folder is not None else None
+    lenient, builds = builds is None, builds or _GUARD_BUILDS
     trials = Trials(candidate, units, bench, ranges, context, builds)
 
     def keep(search: PayoffSearch, verdict: PayoffResult | None = None) -> None:
         if path is not None:
             write_json(path, _summary(search, verdict))
 
-    search = PayoffSearch(units, trials.measure, builds, weights, words, keep)
+    search = PayoffSearch(units, trials.measure, builds, weights, words, keep, lenient)
     verdict = search.run()
-    context.progress("only_if_faster: engines", builds, builds)
-    if context.following:
+    context.progress("engines that are timed", builds, builds)
+    if context.following and not lenient:
         context.journal.noted(Code.LATER_PASSES(passes=context.following))
     keep(search, verdict)
     if path is not None:

@@ -21,72 +21,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from toolkit.contract.bench import Latency
 from toolkit.contract.findings import Code, Finding
+from toolkit.search.timed import PayoffResult, Trial, Unit, latencies
 
 _LEAST_LOSS = 0.01
 _CLOSE = 3.0
 _REPEAT = 2
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A node that placement quantizes.
-
-    Attributes:
-        name: the node's name.
-        role: its operator and its weight's shape; units of one role are tried together.
-        size: elements of its weight.
-    """
-
-    name: str
-    role: str
-    size: int = 0
-
-
-@dataclass
-class Trial:
-    """One engine, built and measured.
-
-    Attributes:
-        kept: the units that stayed float in it.
-        latency: by profile.
-        ms: unit to {profile: milliseconds}, where the engine tells.
-        ties: sets of units whose times are known only together.
-        key: fingerprint of what was built; placements that make the same engine have the same key.
-    """
-
-    kept: frozenset[str]
-    latency: dict[str, Latency]
-    ms: dict[str, dict[str, float]] = field(default_factory=dict)
-    ties: list[list[str]] = field(default_factory=list)
-    key: str = ""
-
-
-@dataclass
-class PayoffResult:
-    """What the search found.
-
-    Attributes:
-        kept: the units that stay float: all of them where no placement of pairs is faster.
-        reasons: for each of them why.
-        best: the quantized engine with the least latency, None where none could be built.
-        without: the engine without pairs.
-        score: the best engine's mean over the profiles of latency over the float engine's.
-        noise: what ``score`` may be off by.
-        builds: engines that were built and measured.
-    """
-
-    kept: frozenset[str]
-    reasons: dict[str, Finding]
-    best: Trial | None
-    without: Trial
-    score: float
-    noise: float
-    builds: int
 
 
 Measure = Callable[[frozenset[str], int], Trial | None]
@@ -104,6 +46,8 @@ class PayoffSearch:
         weights: what each profile counts for; 1 where not named.
         words: the quantized and the float type, for the reasons.
         on_trial: called after every engine; ``best`` is the fastest so far.
+        lenient: whether an engine that is no slower than the float one will do, so that the search ends with the first
+            of that kind.
     """
 
     def __init__(
@@ -114,11 +58,12 @@ class PayoffSearch:
         weights: Mapping[str, float] | None = None,
         words: tuple[str, str] = ("int8", "fp16"),
         on_trial: Callable[[PayoffSearch], None] | None = None,
+        lenient: bool = False,
     ) -> None:
         self.units = {unit.name: unit for unit in units}
         self.everything = frozenset(self.units)
         self.measure, self.limit, self.weights, self.words = measure, builds, dict(weights or {}), words
-        self.on_trial = on_trial or (lambda search: None)
+        self.on_trial, self.lenient = on_trial or (lambda search: None), lenient
         self.trials: dict[frozenset[str], Trial] = {}
         self.failed: set[frozenset[str]] = set()
         self.repeated: set[frozenset[str]] = set()
@@ -144,6 +89,8 @@ class PayoffSearch:
 
     def _left(self) -> int:
         """Builds left for trials: two are held back to measure a close win again."""
+        if self.lenient:
+            return 0 if any(map(self.will_do, self._quantized())) else self.limit - self.builds
         return self.limit - self.builds - (_REPEAT if self.limit > 2 + _REPEAT else 0)
 
     def _try(self, kept: frozenset[str]) -> Trial | None:
@@ -167,6 +114,10 @@ class PayoffSearch:
             self._failures += 1
             return
         self._built.add((again.key, 1))
+        for profile, (ratio, noise) in again.turns.items():
+            first_ratio, first_noise = trial.turns[profile]
+            spread = max(noise, first_noise, abs(ratio - first_ratio) / 2)
+            trial.turns[profile] = (ratio + first_ratio) / 2, spread
         for profile, second in again.latency.items():
             first = trial.latency[profile]
             noise = max(first.noise, second.noise, abs(first.ms - second.ms) / 2)
@@ -180,21 +131,33 @@ class PayoffSearch:
         """The engine without pairs."""
         return self.trials[self.everything]
 
+    @property
+    def _each_counts(self) -> bool:
+        """Whether an engine must be slower in no profile, whatever it gains in others, and need not be faster."""
+        return self.lenient and not self.weights
+
     def _weight(self, profile: str) -> float:
         return self.weights.get(profile, 1.0)
 
+    def ratios(self, trial: Trial) -> dict[str, tuple[float, float]]:
+        """By profile the latency over the float engine's, and what it may be off by."""
+        return {
+            p: trial.turns.get(p) or (own.ms / base.ms, math.hypot(own.noise, base.noise) / base.ms)
+            for p, base in self.without.latency.items()
+            for own in [trial.latency[p]]
+        }
+
     def score(self, trial: Trial) -> float:
-        """Mean over the profiles of latency over the float engine's: below 1 is faster."""
-        return self._mean({p: trial.latency[p].ms / base.ms for p, base in self.without.latency.items()})
+        """Mean over the profiles of latency over the float engine's, below 1 is faster; the worst where each counts."""
+        ratios = {p: ratio for p, (ratio, _) in self.ratios(trial).items()}
+        return max(ratios.values()) if self._each_counts else self._mean(ratios)
 
     def noise(self, trial: Trial) -> float:
         """What ``score`` may be off by; the profiles' errors are independent."""
+        if self._each_counts:
+            return max(self.ratios(trial).values())[1]
         total = sum(self._weight(p) for p in self.without.latency)
-        parts = [
-            self._weight(p) * math.hypot(trial.latency[p].noise, base.noise) / base.ms
-            for p, base in self.without.latency.items()
-        ]
-        return math.hypot(*parts) / total
+        return math.hypot(*(self._weight(p) * noise for p, (_, noise) in self.ratios(trial).items())) / total
 
     def _mean(self, values: Mapping[str, float]) -> float:
         total = sum(self._weight(p) for p in values)
@@ -212,19 +175,26 @@ class PayoffSearch:
 
     def faster(self, trial: Trial) -> bool:
         """Whether an engine is faster than the one without pairs by more than the noise, and slower in no profile."""
-        slower = any(
-            trial.latency[p].ms > base.ms + math.hypot(trial.latency[p].noise, base.noise)
-            for p, base in self.without.latency.items()
-            if self._weight(p) > 0
-        )
-        return not slower and self.score(trial) + self.noise(trial) < 1
+        return not self._slower(trial) and self.score(trial) + self.noise(trial) < 1
+
+    def will_do(self, trial: Trial) -> bool:
+        """Whether an engine may be taken. Lenient: it is slower in no profile, and where profiles are weighed, not in
+        their mean, by more than the noise.
+        """
+        if not self.lenient:
+            return self.faster(trial)
+        return not self._slower(trial) if self._each_counts else self.score(trial) <= 1 + self.noise(trial)
+
+    def _slower(self, trial: Trial) -> list[str]:
+        """The profiles that count in which an engine is slower than the one without pairs by more than the noise."""
+        return [p for p, (ratio, noise) in self.ratios(trial).items() if ratio > 1 + noise and self._weight(p) > 0]
 
     # ---------------------------------------------------------------- by layer times
 
     def _by_time(self) -> None:
         """Give back what is slower by the layers' times, while that makes the engine faster."""
         current = next(iter(self._quantized()), None)
-        while current is not None:
+        while current is not None and self._left() > 0:
             slow = self._slow(current)
             better = None
             count = len(slow)
@@ -247,13 +217,15 @@ class PayoffSearch:
     def _slow(self, trial: Trial) -> list[tuple[list[str], float]]:
         """Sets of units that take longer than their float layers, the largest loss first."""
         found: list[tuple[list[str], float]] = []
+        # what a layer gains in one profile does not make up for what the engine loses in another
+        counted = self._slower(trial) if self._each_counts else list(self.without.latency)
         for names in self._clusters(trial):
             open_names = [name for name in names if name not in trial.kept]
             here, there = self._time(trial, names), self._time(self.without, names)
             if not open_names or not here or not there:
                 continue
-            base = self._mean({p: there[p] / self.without.latency[p].ms for p in there})
-            loss = self._mean({p: here[p] / self.without.latency[p].ms for p in here}) - base
+            base = self._mean({p: there[p] / self.without.latency[p].ms for p in counted})
+            loss = self._mean({p: here[p] / self.without.latency[p].ms for p in counted}) - base
             if loss > _LEAST_LOSS * base:
                 found.append((open_names, loss))
         return sorted(found, key=lambda entry: (-entry[1], entry[0]))
@@ -297,7 +269,8 @@ class PayoffSearch:
         if best is None:
             return
         hidden = {name for names in self._clusters(best) if len(names) > 1 for name in names}
-        if not best.ms or not self.without.ms:
+        if not best.ms or not self.without.ms or self.lenient:
+            # lenient: what its layers' times do not explain goes by role too
             hidden = set(self.units)
         rest: list[tuple[str, list[str]]] = []
         for role, names in self._roles(hidden - best.kept).items():
@@ -345,12 +318,17 @@ class PayoffSearch:
 
     def _verdict(self) -> PayoffResult:
         while True:
-            chosen = next((trial for trial in self._quantized() if self.faster(trial)), None)
-            if chosen is None or chosen.kept in self.repeated:
+            chosen = next((trial for trial in self._quantized() if self.will_do(trial)), None)
+            if chosen is None or chosen.kept in self.repeated or self.lenient:
                 break
             if self.score(chosen) + _CLOSE * self.noise(chosen) < 1:
                 break
-            again = [t for t in (chosen, self.without) if t.kept not in self.repeated]
+            # what was measured in turn with the float engine needs no second one
+            again = [
+                t
+                for t in (chosen, self.without)
+                if t.kept not in self.repeated and not (chosen.turns and t is self.without)
+            ]
             if self.builds + len(again) > self.limit:
                 break
             for trial in again:
@@ -362,19 +340,8 @@ class PayoffSearch:
         quantized, plain = self.words
         why = Code.NO_ENGINE_BUILT(quantized=quantized, tried=len(self.failed))
         if best is not None:
-            why = Code.NO_ENGINE_FASTER(
-                quantized=quantized, plain=plain, **latencies(best, self.without), ratio=score, noise=noise
-            )
+            code = Code.EVERY_ENGINE_SLOWER if self.lenient else Code.NO_ENGINE_FASTER
+            why = code(quantized=quantized, plain=plain, **latencies(best, self.without), ratio=score, noise=noise)
         return PayoffResult(
             self.everything, dict.fromkeys(self.units, why), best, self.without, score, noise, self.builds
         )
-
-
-def latencies(trial: Trial, without: Trial) -> dict[str, Any]:
-    """Values of a finding: both engines' milliseconds, profile by profile."""
-    profiles = list(trial.latency)
-    return {
-        "profiles": profiles,
-        "ms": [trial.latency[name].ms for name in profiles],
-        "without_ms": [without.latency[name].ms for name in profiles],
-    }

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field, NonNegativeFloat
 
-from toolkit.base.errors import RangesError
+from toolkit.base.errors import QtoolError, RangesError
 from toolkit.base.precision import FLOATS, Precision
 from toolkit.base.types import Array
 from toolkit.contract.bench import Bench, Candidate
@@ -62,7 +62,7 @@ class Quantizer(Pass):
     only_if_faster: bool = Field(False, description="measure engines, and give back the pairs that do not pay")
     builds: int = Field(10, ge=2, description="only_if_faster: engines to build at most")
     profile_weights: dict[str, NonNegativeFloat] = Field(
-        {}, description="only_if_faster: what the latency of a profile counts for; 1 where not named"
+        {}, description="what the latency of a profile counts for where engines are compared; 1 where not named"
     )
 
     # ---------------------------------------------------------------- what a subclass says
@@ -126,7 +126,10 @@ class Quantizer(Pass):
             if context.dry_run:
                 context.journal.noted(Code.DRY_RUN(step="engines"))
             else:
-                slow = self._not_faster(model, context, bench)
+                slow = self._not_faster(model, context, bench, self.builds)
+        elif self.guards_speed(context) and not context.dry_run:
+            assert context.bench is not None
+            slow = self._no_slower(model, context, context.bench)
         self.insert(model, context, slow)
 
     def require_profiles(self, context: Context) -> None:
@@ -146,8 +149,24 @@ class Quantizer(Pass):
         if gone:
             context.journal.noted(Code.DEAD_NODES(nodes=gone))
 
-    def _not_faster(self, model: Model, context: Context, bench: Bench) -> dict[str, Finding]:
-        """The nodes whose pairs do not pay, each with the reason."""
+    def guards_speed(self, context: Context) -> bool:
+        """Whether pairs that make the engine slower than the float one are given back although nobody asked for it."""
+        bench = context.bench
+        return bench is not None and bench.prefers_speed and not bench.cannot_measure()
+
+    def _no_slower(self, model: Model, context: Context, bench: Bench) -> dict[str, Finding]:
+        """The nodes whose pairs would make the engine slower than the float one, each with the reason.
+
+        None where that cannot be measured: the journal says why, and whoever needs the engine will fail.
+        """
+        try:
+            return self._not_faster(model, context, bench, None)
+        except QtoolError as error:
+            context.journal.noted(Code.SPEED_UNKNOWN(why=str(error)))
+            return {}
+
+    def _not_faster(self, model: Model, context: Context, bench: Bench, builds: int | None) -> dict[str, Finding]:
+        """The nodes whose pairs do not pay, each with the reason; see ``not_faster``."""
         placement = self.placement(model, context)
         if not units_of(model, placement):
             return {}
@@ -156,7 +175,7 @@ class Quantizer(Pass):
         ranges = self.ranges(model, placement, context)
         return not_faster(
             self.candidate(model, context), units_of(model, placement), bench, ranges, context,
-            words=(self.dtype, str(context.rest)), builds=self.builds, weights=self.profile_weights,
+            words=(self.dtype, str(context.rest)), builds=builds, weights=self.profile_weights,
         )  # fmt: skip
 
     def ranges(self, model: Model, placement: Placement, context: Context) -> Ranges | None:

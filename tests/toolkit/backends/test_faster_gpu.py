@@ -159,6 +159,26 @@ def test_never_above_float16(tmp_path, kind):
     assert given_back.items() <= asked.items()
 
 
+@pytest.mark.parametrize("kind", ["bert", "digits", "strip"])
+def test_no_recipe_ends_slower_than_float16(tmp_path, kind):
+    """Nobody asks for it; the float16 engine that is compared with is of the model as it came."""
+    asked = recipe(tmp_path, kind)
+    asked.engine.compare = ["fp16"]
+    result = run(asked, tmp_path / "out", device_check=False)
+    found = json.loads((tmp_path / "out" / "faster.json").read_text())
+    times = result.report.payoff.against["fp16"].profiles
+    print(kind, result.report.summary.headline)
+    print({name: (one.ours_ms, one.other_ms, round(one.ratio, 3), one.noise, one.paid) for name, one in times.items()})
+    print([(round(t["of_float"], 3), round(t["noise"], 3), len(t["float"])) for t in found["trials"]], found["builds"])
+    print({step.name: step.seconds for step in result.report.steps})
+    assert set(times) == {"one", "many"} and not [name for name, one in times.items() if one.paid == "slower"]
+    assert found["done"] and 2 <= found["builds"] <= 6
+    assert not (tmp_path / "out" / ".qtool" / "engines").exists()
+    # the plan is what was measured: no pair is left on what was given back
+    asks = {layer.node: str(layer.asked.precision) for layer in result.report.layers if layer.asked is not None}
+    assert not [name for name in found["given_back"] if asks.get(name) == "int8"]
+
+
 def test_the_search_goes_on_from_its_log(tmp_path):
     asked = recipe(tmp_path, "digits", faster=True)
     first = run(asked, tmp_path / "out", device_check=False)

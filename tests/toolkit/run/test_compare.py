@@ -18,6 +18,7 @@ from toolkit.backends import choose, process
 from toolkit.backends.codes import EngineCode
 from toolkit.backends.layer import Build, Layer, Port
 from toolkit.backends.none import NoBackend
+from toolkit.backends.tensorrt import TensorRTBackend
 from toolkit.base import gpu
 from toolkit.base.errors import BackendError, RecipeError
 from toolkit.base.gpu import Gpu
@@ -33,6 +34,7 @@ class Builder(NoBackend):
     """An "engine" of one layer a node, Q/DQ pairs of activations included; each kind of layer takes its own time."""
 
     name = "tensorrt"
+    in_turn = TensorRTBackend.in_turn
     latency: ClassVar = {"compare": 0.3, "model": 0.4}
     silent: ClassVar = ""
 
@@ -75,7 +77,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(choose, "choose", lambda name: (Builder(), EngineCode.BACKEND_REQUESTED()))
     monkeypatch.setattr(gpu, "find_gpu", lambda: Gpu("NVIDIA Test", "9.0"))
     text = digits_recipe(tmp_path)
-    (tmp_path / "digits.toml").write_text(text.replace('"auto"', '"auto"\ncompare = ["fp32", "fp16"]'))
+    (tmp_path / "digits.toml").write_text(text.replace('"auto"', '"auto"\nprefer = "int8"\ncompare = ["fp32", "fp16"]'))
     return tmp_path
 
 

@@ -46,6 +46,17 @@ def _none_faster(
     )
 
 
+def _every_slower(
+    quantized: str, plain: str, profiles: tuple[str, ...], ms: tuple[float, ...], without_ms: tuple[float, ...],
+    ratio: float, noise: float,
+) -> str:  # fmt: skip
+    times = _against(profiles, ms, without_ms, f"for {plain}")
+    return (
+        f"every {quantized.upper()} engine tried is slower than {plain.upper()} (best: {ratio:.3f} +- {noise:.3f} of "
+        f'its latency; {times}); [engine] prefer = "int8" quantizes all the same'
+    )
+
+
 def _only_if_faster(
     engines: int, reused: int, quantized: str, plain: str, units: int, left: int, why: str = "",
     profiles: tuple[str, ...] = (), ms: tuple[float, ...] = (), without_ms: tuple[float, ...] = (),
@@ -120,10 +131,13 @@ TIMING: Table = {
     Code.TRIAL: "kept float in this candidate",
     Code.KEPT_LATER: "a later pass makes it float again",
     Code.TRIAL_FAILED: "An engine with {quantized} of {units} nodes quantized could not be timed: {error}",
+    Code.NOT_IN_TURN: "Engines were not measured in turn in profile '{profile}'; their builds' own times count: {why}",
+    Code.SPEED_UNKNOWN: "Whether quantizing makes the engine slower than the float one was not measured: {why}",
     Code.ONLY_IF_FASTER: _only_if_faster,
     Code.LAYERS_SLOWER: _layers_slower,
     Code.ROLE_SLOWER: _role_slower,
     Code.ROLE_NOT_BUILT: "no engine can be built with the pairs of all layers; it can without those of {role}",
     Code.NO_ENGINE_BUILT: "no engine with {quantized} pairs could be built ({tried} tried)",
     Code.NO_ENGINE_FASTER: _none_faster,
+    Code.EVERY_ENGINE_SLOWER: _every_slower,
 }

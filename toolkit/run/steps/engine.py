@@ -6,19 +6,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.backends.layer import Actual, Build
 from toolkit.base.files import write_bytes, write_text
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
 from toolkit.contract.plan import PrecisionPlan
+from toolkit.run.context import engine_bench
 from toolkit.run.engine_settings import engine_settings, extras_for
 from toolkit.run.inputs import Inputs
 from toolkit.run.keys import engine_key, gpu_here, hashes
 from toolkit.run.step import Record, Step
 from toolkit.run.steps.lowering import LoweringRecord
 from toolkit.run.steps.passes import PassesRecord
+
+if TYPE_CHECKING:
+    from toolkit.backends.base import Backend, EngineSettings, Extras
 
 _ENGINE, _LAYERS, _LOG = "model.engine", "layers.json", "build.log"
 
@@ -92,19 +96,13 @@ class EngineStep(Step[EngineRecord]):
 
         backend, reason = choose(self.job.backend)
         plan, profiles, root = self.lowering.plan, self.job.profiles, self.folder.path
-        log: list[str] = []
-        extras, settings = (
-            extras_for(self.inputs, plan, self.passes.ranges()),
-            engine_settings(self.recipe, self.folder.hidden),
-        )
-        try:
-            build = backend.build(self.lowering.model_path, profiles, settings, log.append, self.job.progress, extras)
-        finally:
-            if log:
-                write_text(root / _LOG, "".join(f"{line}\n" for line in log))
-        if not log:
-            (root / _LOG).unlink(missing_ok=True)
-        actuals = attribute(self.lowering.model(), build, plan)
+        settings = engine_settings(self.recipe, self.folder.hidden)
+        model, ranges, bench = self.lowering.model(), self.passes.ranges(), engine_bench(self.inputs)
+        build = bench.built(model, plan, ranges)
+        if build is None:
+            build = self._built(backend, settings, extras_for(self.inputs, plan, ranges))
+        bench.kept.drop()
+        actuals = attribute(model, build, plan)
         reasons = {event.node: event.why for event in self.lowering.journal.of("declined")}
         measures = settings.measure and not backend.cannot_measure()
         files = []
@@ -124,6 +122,19 @@ class EngineStep(Step[EngineRecord]):
             lacks=unmeasured(build, profiles) if measures else {},
             files=files,
         )
+
+    def _built(self, backend: Backend, settings: EngineSettings, extras: Extras) -> Build:
+        """The engine built now, with what TensorRT said in build.log."""
+        path = self.folder.path / _LOG
+        log: list[str] = []
+        try:
+            return backend.build(
+                self.lowering.model_path, self.job.profiles, settings, log.append, self.job.progress, extras
+            )
+        finally:
+            path.unlink(missing_ok=True)
+            if log:
+                write_text(path, "".join(f"{line}\n" for line in log))
 
 
 def explain(

@@ -21,7 +21,6 @@ from toolkit.run.steps.engine import EngineRecord
 
 OURS = "ours"
 """The quantized engine's name among those measured in turn."""
-_ROUNDS = 5
 
 
 class LatenciesRecord(Record):
@@ -61,23 +60,15 @@ class LatenciesStep(Step[LatenciesRecord]):
     def run(self) -> LatenciesRecord:
         """Measure, where every engine is there."""
         from toolkit.backends.choose import choose
-        from toolkit.backends.process import run_job
-        from toolkit.backends.rtx import profiles_to_json
 
         engines = {OURS: self.engine.engine_file}
         engines |= {name: self.compare.engine_file(name) for name in self.compare.engines}
-        request = {
-            "backend": choose(self.job.backend)[0].name,
-            "engines": {name: str(file.resolve()) for name, file in engines.items() if file is not None},
-            "profiles": profiles_to_json(self.job.profiles),
-            "rounds": _ROUNDS,
-            # this run built them
-            "host_code": True,
-        }
-        if None in engines.values():
+        files = {name: file for name, file in engines.items() if file is not None}
+        if len(files) < len(engines):
             return LatenciesRecord()
         try:
-            return LatenciesRecord(**run_job("measure_in_turn", request, progress=self.job.progress))
+            found = choose(self.job.backend)[0].in_turn(files, self.job.profiles, self.job.progress)
+            return LatenciesRecord(**vars(found))
         except BackendError as error:
             # what each build measured is known all the same
             return LatenciesRecord(lacks=dict.fromkeys(self.job.profiles.names or ["default"], str(error)))
