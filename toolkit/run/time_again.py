@@ -110,9 +110,12 @@ def time_again(
     found: dict[str, dict[str, dict[str, float]]] = {}
     for run in runs if layers else ():
         wanted = {
-            "folder": str(run.folder.resolve()), "profiles": profiles_to_json(run.job.profiles), "inspect": False, "measure": True,
+            "folder": str(run.folder.resolve()),
+            "profiles": profiles_to_json(run.job.profiles),
+            "inspect": False,
+            "measure": True,
             "version_compatible": allow_code,
-        }  # fmt: skip
+        }
         measured = run_job("examine_tensorrt", wanted, progress=progress)
         found[run.name] = measured["time_ms"]
         told |= {f"{run.name}, {profile}": why for profile, why in measured["lacks"].items()}

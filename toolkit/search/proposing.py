@@ -15,7 +15,7 @@ from toolkit.search.searched_plan import SearchedPlan
 _UNKNOWN = 0.3
 """How far the noise of one batch may be from that of all, as a share, where nothing says more."""
 
-Measure = Callable[[Outcome], float]
+OutcomeScore = Callable[[Outcome], float]
 
 
 class Proposing(Evaluations):
@@ -28,7 +28,7 @@ class Proposing(Evaluations):
     def _propose(
         self,
         harm: Mapping[str, float],
-        measure: Measure,
+        measure: OutcomeScore,
         known: Sequence[tuple[str, Outcome]] = (),
         first: bool = False,
     ) -> None:
@@ -59,7 +59,7 @@ class Proposing(Evaluations):
         if not self.best.passes:
             self._confirm(harm, measure, known)
 
-    def _confirm(self, harm: Mapping[str, float], measure: Measure, known: Sequence[tuple[str, Outcome]]) -> None:
+    def _confirm(self, harm: Mapping[str, float], measure: OutcomeScore, known: Sequence[tuple[str, Outcome]]) -> None:
         """Nothing meets the budget for sure: run the likeliest plan on all samples, and then what keeps all float."""
         open_ones = [plan for plan in self.plans if plan.amax == self.amax and not plan.whole and plan.clear is None]
         if open_ones and self.spending.left(self._whole_price):
@@ -73,7 +73,7 @@ class Proposing(Evaluations):
             self._evaluate(self.simulation.names)
 
     def _learnt(
-        self, harm: Mapping[str, float], measure: Measure, known: Sequence[tuple[str, Outcome]]
+        self, harm: Mapping[str, float], measure: OutcomeScore, known: Sequence[tuple[str, Outcome]]
     ) -> tuple[PlanNoise, NoiseLimit]:
         """What all plans with the ranges now in use have shown."""
         own = [plan for plan in self.plans if plan.amax == self.amax]
@@ -104,7 +104,9 @@ class Proposing(Evaluations):
             return None
         return float(10 ** (-(budget.min_sqnr_db + budget.margin) / 10))
 
-    def _estimated(self, plan: SearchedPlan, whole: Sequence[SearchedPlan], measure: Measure) -> tuple[float, float]:
+    def _estimated(
+        self, plan: SearchedPlan, whole: Sequence[SearchedPlan], measure: OutcomeScore
+    ) -> tuple[float, float]:
         """A plan's noise on all samples, and how far it may be off as a share.
 
         Of a plan that ran on a part of them, by the ratio of the two at the plan nearest in noise that ran on all.
