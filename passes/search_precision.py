@@ -134,7 +134,7 @@ class SearchPrecision(InsertQDQ):
         known = [name for name, _ in playing(Role.HELP)]
         for name in names:
             if ":" not in name and name not in known:
-                raise ValueError(f"there is no helper pass '{name}'. {did_you_mean(name, known)}")
+                raise ValueError(f"there is no helper pass '{name}': {did_you_mean(name, known)}")
         return names
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from toolkit.backends.deserialize import load_plugins
-from toolkit.base.errors import BackendError, did_you_mean
+from toolkit.base.errors import BackendError, no_value
 from toolkit.base.gpu import find_gpu
 from toolkit.base.profiles import Profiles
 from toolkit.base.types import Array
@@ -90,7 +90,7 @@ class EngineRunner:
             self._open()
         runner = self._runner(feeds, profile)
         types = self._types(inputs=True)
-        cast = {name: _cast(name, feeds, kind) for name, kind in types.items()}
+        cast = {name: _cast(name, feeds, kind, types) for name, kind in types.items()}
         # numpy knows no bfloat16, and Polygraphy no ml_dtypes: such tensors travel as bytes with a shape.
         feed = {
             name: values if name not in self._beyond_numpy(types)
@@ -179,14 +179,15 @@ class EngineRunner:
         self._engine = None
 
 
-def _cast(name: str, feeds: Mapping[str, Array], kind: np.dtype[Any]) -> Array:
+def _cast(name: str, feeds: Mapping[str, Array], kind: np.dtype[Any], known: Iterable[str]) -> Array:
     """One input in the engine's type, contiguous.
 
     Raises:
         BackendError: the input is missing, or an integer does not fit.
     """
     if name not in feeds:
-        raise BackendError(f"the engine's input '{name}' has no value", remedy=did_you_mean(name, feeds) or "give one")
+        what, remedy = no_value(name, known, feeds)
+        raise BackendError(f"the engine: {what}", remedy=remedy)
     values = np.ascontiguousarray(feeds[name]).reshape(feeds[name].shape)
     if values.dtype == kind:
         return values

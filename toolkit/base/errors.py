@@ -29,6 +29,8 @@ _SYSTEM = {
 _LOOP = "Symlink loop from "
 _FEW = 12
 _SHOWN = 200
+_PROPOSED = 3
+_UNSURE = 0.4
 _FAR = 0.75
 """Words that are less alike than this share of the best one's likeness are not named beside it."""
 
@@ -60,7 +62,10 @@ class QtoolError(Exception):
         what = shortened(self.what, 3 * _SHOWN)
         text = f"{shortened(self.where, 2 * _SHOWN)}: {what}" if self.where else what
         remedy = shortened(self.remedy, 2 * _SHOWN)
-        return text.rstrip(".") + ". " + remedy[:1].upper() + remedy[1:] if remedy else text
+        if not remedy:
+            return text
+        ended = text if text.endswith(("?", "!")) else text.rstrip(".") + "."
+        return f"{ended} {remedy[:1].upper()}{remedy[1:]}"
 
 
 class RecipeError(QtoolError):
@@ -163,11 +168,29 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     close = nearest(word, names)
     if not close and len(names) <= _FEW:
         return "known: " + ", ".join(f"'{name}'" for name in names) if names else ""
-    return _meant(close or nearest(word, names, cutoff=0.0))
+    return _meant((close or nearest(word, names, cutoff=0.0))[:_PROPOSED])
+
+
+def no_value(name: str, known: Iterable[str], given: Iterable[str]) -> tuple[str, str]:
+    """What is wrong, and the remedy, where an input has no value: a name that is given and not known may be meant.
+
+    Args:
+        name: the input.
+        known: all inputs.
+        given: the names that values were given for.
+    """
+    known = list(known)
+    strangers = sorted(set(given) - set(known))
+    if not strangers:
+        return f"input '{name}' has no value", f"give one for each of {', '.join(map(repr, known))}"
+    stranger = (nearest(name, strangers, cutoff=0.0) or strangers)[0]
+    return f"there is no input '{stranger}', and input '{name}' has no value", did_you_mean(stranger, known)
 
 
 def did_you_mean_pattern(pattern: str, names: Iterable[str]) -> str:
-    """A remedy for a glob that matches none of the names: the nearest names, and globs over how names begin."""
+    """A remedy for a glob that matches none of the names: the nearest names and globs over how names begin, or what
+    names are like where none is near.
+    """
     names = list(names)
     separator = "/" if any("/" in name for name in names) else "."
     groups = {}
@@ -178,7 +201,10 @@ def did_you_mean_pattern(pattern: str, names: Iterable[str]) -> str:
                 groups[start] = f"{start}*"
     meant = groups if groups and pattern.endswith(f"{separator}*") else {**groups, **{name: name for name in names}}
     stem = pattern.strip("*")
-    return _meant(meant[near] for near in nearest(stem, meant) or nearest(stem, meant, cutoff=0.0))
+    close = nearest(stem, meant, _PROPOSED) or nearest(stem, meant, _PROPOSED, _UNSURE)
+    if close or not meant:
+        return _meant(meant[near] for near in close)
+    return f"names are such as {', '.join(map(repr, list(meant.values())[:_PROPOSED]))}"
 
 
 def _meant(names: Iterable[str]) -> str:

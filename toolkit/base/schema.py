@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
-from toolkit.base.errors import shortened
+from toolkit.base.errors import did_you_mean, shortened
 from toolkit.base.reading import FileKind, reading
 
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
@@ -71,6 +71,14 @@ def validation_words(fault: Mapping[str, Any]) -> str:
     message = str(fault["msg"]).removeprefix("Value error, ")
     said = f"{message[:1].lower()}{message[1:]}"
     return f"'{place}' is {value_words(fault['input'])}: {said}" if place else said
+
+
+def explain(error: ValidationError, known: Iterable[str]) -> Iterator[str]:
+    """Each fault of a pydantic error in words; ``known`` are the keys that there are."""
+    for fault in error.errors():
+        unknown = fault["type"] == "extra_forbidden"
+        hint = did_you_mean(str(fault["loc"][-1]), known) if unknown else ""
+        yield validation_words(fault) + (f": {hint}" if hint else "")
 
 
 def value_words(value: Any) -> str:

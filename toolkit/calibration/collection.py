@@ -278,6 +278,16 @@ class Collection:
         )
 
 
+def holds_collection(path: Path) -> bool:
+    """Whether an archive says of itself that it is a collection, and is no file of samples.
+
+    Raises:
+        DataError: it is no archive of arrays, or broken.
+    """
+    head = open_archive(path).get("head")
+    return head is not None and head.dtype.kind in "US"
+
+
 def _no_collection(path: Path, found: Mapping[str, Stored]) -> RangesError:
     arrays = [f"'{key}' {list(stored.shape)}" for key, stored in found.items()]
     more = f" and {len(arrays) - _SHOWN} more" if len(arrays) > _SHOWN else ""

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from toolkit.base.progress import Terminal
     from toolkit.run.job import Job
-    from toolkit.search.sensitivity import Sensitivity
+    from toolkit.search.sensitivity import GroupResult, Sensitivity
     from toolkit.search.weak_spots import WeakSpot
 
 
@@ -55,6 +57,7 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot]) -> None:
     from toolkit.report.console import make_console, plain_text, table
     from toolkit.report.findings import sentence
     from toolkit.report.findings.words import percent, share_percent, work_share
+    from toolkit.search.weak_spots import alike
 
     console = make_console()
 
@@ -62,13 +65,25 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot]) -> None:
         console.print(plain_text(text), soft_wrap=True)
 
     share = "MACs" if found.share_of == "macs" else "layers"
-    figures = ("alone: dB", "without: dB", "KL alone", share, "blame")
-    grid = table(("layer", "left"), ("op", "left"), *((name, "right") for name in figures))
     total = sum(group.harm(found.full) for group in found.groups) or 1.0
-    for group in found.ranked():
-        row = [_db(o.sqnr_db) if o is not None else "" for o in (group.alone, group.without)]
-        kl = f"{group.alone.kl:.2e}" if group.alone is not None and group.alone.kl is not None else ""
-        row += [kl, share_percent(group.share), f"{group.harm(found.full) / total:.1%}"]
+    columns: dict[str, Callable[[GroupResult], str]] = {
+        "alone: dB": lambda group: _db(group.alone.sqnr_db) if group.alone is not None else "",
+        "without: dB": lambda group: _db(group.without.sqnr_db) if group.without is not None else "",
+        "kept alone": lambda group: (
+            percent(group.alone.kept) if group.alone is not None and group.alone.kept is not None else ""
+        ),
+        "KL alone": lambda group: (
+            f"{group.alone.kl:.2e}" if group.alone is not None and group.alone.kl is not None else ""
+        ),
+        share: lambda group: share_percent(group.share),
+        "blame": lambda group: f"{group.harm(found.full) / total:.1%}",
+    }
+    ranked = found.ranked()
+    cells = {name: [of(group) for group in ranked] for name, of in columns.items()}
+    # what was not measured has no column
+    shown = {name: column for name, column in cells.items() if any(column)}
+    grid = table(("layer", "left"), ("op", "left"), *((name, "right") for name in shown))
+    for group, row in zip(ranked, zip(*shown.values())):
         grid.add_row(plain_text(group.name), plain_text(group.op), *row)
     console.print(grid)
     say(f"{work_share(found.quantized_share, found.share_of)} quantized")
@@ -79,11 +94,11 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot]) -> None:
     )
     if found.metric is not None:
         say(f"{found.metric}: float {found.float_metric:.4f}, all quantized {found.full.metric:.4f}")
-    for spot in spots:
-        for cause in spot.causes:
-            where = f" '{cause.tensor}'" if cause.tensor else ""
-            text = f"{spot.node} ({percent(spot.blame, 0)} of the loss):{where} {sentence(cause.why)}"
-            say(f"{text}. Remedy: {sentence(cause.remedy)}.")
+    for (spot, cause), *others in alike(spots):
+        where = f" '{cause.tensor}'" if cause.tensor else ""
+        text = f"{spot.node} ({percent(spot.blame, 0)} of the loss):{where} {sentence(cause.why)}"
+        also = ", ".join(f"{other.node} ({percent(other.blame, 0)})" for other, _ in others)
+        say(f"{text}. Remedy: {sentence(cause.remedy)}." + (f" Likewise: {also}." if also else ""))
     for note in found.notes:
         say(sentence(note))
     say(f"Wrote {target}")

@@ -135,10 +135,12 @@ def metrics(json: Json = False) -> None:
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A model, engine layers, ranges, a calibration cache or a run folder.")],
+    file: Annotated[
+        Path, typer.Argument(help="A model, samples, layers, ranges, a calibration cache or a run folder.")
+    ],
     json: Json = False,
 ) -> None:
-    """Show what is in a file: ONNX model, ranges, calibration cache, inspector JSON, report or run folder."""
+    """Show what is in a file: model, samples (.npz, .npy), ranges, calibration cache, layers, report or run folder."""
     from toolkit.cli.commands import inspect_file
 
     raise typer.Exit(inspect_file(file, json))

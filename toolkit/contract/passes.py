@@ -8,9 +8,10 @@ from collections.abc import Sequence as SequenceOf
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
-from toolkit.base.errors import PassError, QtoolError, did_you_mean
+from toolkit.base.errors import PassError, QtoolError, RecipeError, did_you_mean
+from toolkit.base.schema import explain
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
 from toolkit.contract.helping import HelperTrial
@@ -43,6 +44,24 @@ class Pass(BaseModel):
     mends: ClassVar[Harm | None] = None
     tells_in_dry_run: ClassVar[bool] = False
     _place: Callable[[str], str] | None = PrivateAttr(None)
+
+    def __init__(self, **settings: Any) -> None:
+        """Take the settings.
+
+        Raises:
+            RecipeError: an unknown setting (the message names the nearest right one) or a wrong value.
+        """
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise self._fault("; ".join(explain(error, type(self).model_fields))) from error
+
+    @classmethod
+    def _fault(cls, what: str) -> RecipeError:
+        """The error of wrong settings: what is wrong with them, of which pass, and where to look."""
+        return RecipeError(
+            what, where=f"pass '{cls.title()}'", remedy=f"`qtool passes {cls.title()}` lists its settings"
+        )
 
     def comes_from(self, place: Callable[[str], str]) -> None:
         """Say where a recipe asks for this pass: ``place`` gives the file and line of one of its settings' values."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from collections.abc import Sequence as SequenceOf
+import ast
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from toolkit.base.code import load_object
 from toolkit.base.errors import RecipeError, did_you_mean
@@ -28,7 +28,7 @@ def find(use: str, allow_code: bool = False) -> type[Pass]:
     else:
         entries = installed()
         if use not in entries:
-            raise RecipeError(f"no pass is called '{use}'", remedy=did_you_mean(use, entries))
+            raise RecipeError(f"no pass is called '{use}'", remedy=_meant(use, entries))
         found = entries[use].load()
     if not (isinstance(found, type) and issubclass(found, Pass)):
         raise RecipeError(f"'{use}' is not a pass", remedy="a pass is a subclass of toolkit.Pass")
@@ -51,20 +51,21 @@ def configure(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:
     Raises:
         RecipeError: an unknown key (the message names the nearest right one) or a wrong value.
     """
-    where, remedy = f"pass '{kind.title()}'", f"`qtool passes {kind.title()}` lists its settings"
-    try:
-        made = kind(**settings)
-    except ValidationError as error:
-        raise RecipeError("; ".join(explain(error, kind.model_fields)), where=where, remedy=remedy) from error
+    made = kind(**settings)
     fault = no_number(settings, made)
     if fault is not None:
-        raise RecipeError(validation_words(fault), where=where, remedy=remedy)
+        raise kind._fault(validation_words(fault))
     return made
 
 
-def explain(error: ValidationError, known: Mapping[str, Any] | SequenceOf[str]) -> Iterator[str]:
-    """Each fault of a pydantic error in words."""
-    for fault in error.errors():
-        unknown = fault["type"] == "extra_forbidden"
-        hint = did_you_mean(str(fault["loc"][-1]), known) if unknown else ""
-        yield validation_words(fault) + (f": {hint}" if hint else "")
+def _meant(use: str, known: Iterable[str]) -> str:
+    """What else may be meant by the name of a pass: an installed one, or a class in a file of that name here."""
+    file = Path(f"{use}.py")
+    if file.is_file() and use.isidentifier():
+        with suppress(SyntaxError, ValueError, OSError):
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.bases]
+            if classes:
+                meant = did_you_mean(use, [f"{use}:{one}" for one in classes])
+                return f"a pass of your own is named module:Name: {meant}"
+    return f"{did_you_mean(use, known)}; a pass of your own is named module:Name"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from toolkit.base.types import Array
-from toolkit.evaluation.tasks import AnswerTally, OutputPart, Rows, reader
+from toolkit.evaluation.tasks import CLASS_TASKS, AnswerTally, OutputPart, Rows, reader
 
 
 class Answers:
@@ -14,11 +14,16 @@ class Answers:
 
     Args:
         parts: the parts of the outputs that are judged.
+
+    Attributes:
+        unscored: the outputs that hold no scores of classes, by the tasks that read them.
     """
 
     def __init__(self, parts: Sequence[OutputPart]) -> None:
         self.parts = tuple(parts)
         self._readers = [reader(part) for part in self.parts]
+        scored = {name for part in self.parts if part.task in CLASS_TASKS for name in part.outputs}
+        self.unscored = {name for part in self.parts for name in part.outputs} - scored
 
     def __repr__(self) -> str:
         return f"Answers({json.dumps([part.to_json() for part in self.parts], sort_keys=True)})"

@@ -209,7 +209,7 @@ def _measured(outcome: Outcome) -> float:
 
 
 def _standard_error(outcome: Outcome) -> float:
-    if outcome.agreement is None or not outcome.positions:
+    if outcome.agreement is None or not outcome.positions or not outcome.of_classes:
         return 0.0
     binomial = math.sqrt(outcome.agreement * (1 - outcome.agreement) / outcome.positions)
     # positions of one sample go wrong together: then the samples' own spread is the larger

@@ -40,6 +40,7 @@ class EvaluationCode(BaseCode):
     LABELS_FIT_NOTHING = "evaluation-labels-fit-nothing"
     LABELS_UNUSED = "evaluation-labels-unused"
     LABEL_OUT_OF_RANGE = "evaluation-label-out-of-range"
+    LIMIT_NEVER_MISSED = "evaluation-limit-never-missed"
     LABELS_SHIFTED = "evaluation-labels-shifted"
     LABELS_RENAMED = "evaluation-labels-renamed"
     FLOAT_MODEL_USELESS = "evaluation-float-model-useless"

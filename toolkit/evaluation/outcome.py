@@ -13,7 +13,7 @@ from toolkit.base.types import Array
 from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.difference import Difference, same_argmax
 from toolkit.evaluation.outputs import is_float
-from toolkit.evaluation.tasks import AnswerTally, Rows
+from toolkit.evaluation.tasks import CLASS_TASKS, AnswerTally, Rows
 
 _FLIP_POSITIONS = 4_000
 _FLIP_DRAWS = 24
@@ -57,6 +57,16 @@ class Outcome:
     tallies: tuple[AnswerTally, ...] = ()
     metric_answers: int = 0
     output: str = ""
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether an argmax says something of the outputs: the task has classes, or no task is known."""
+        return not self.tallies or any(tally.part.task in CLASS_TASKS for tally in self.tallies)
+
+    @property
+    def kept(self) -> float | None:
+        """The share of answers that stay, of the worst part; None without a task."""
+        return min((tally.share for tally in self.tallies), default=None)
 
     @property
     def sqnr_db(self) -> float:
@@ -149,7 +159,7 @@ def compare(
         else:
             scored = name in classes and wanted.size > 0
             difference.add(wanted, found, scored)
-            if scored and not difference.broken:
+            if scored and not difference.broken and (answers is None or name not in answers.unscored):
                 _scores(part, name, np.asarray(wanted, np.float32), np.asarray(found, np.float32))
     return part
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from toolkit.base.errors import BackendError, DataError, ModelError, QtoolError, did_you_mean
+from toolkit.base.errors import BackendError, DataError, ModelError, QtoolError, did_you_mean, no_value
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.types import Array
 from toolkit.graph import meter
@@ -75,14 +75,21 @@ class Session:
             outputs: the outputs wanted; all of the session's where None.
 
         Raises:
-            DataError: an input is missing.
+            DataError: an input is missing, or the inputs are no dictionary.
             ModelError: an output does not exist, or the model cannot compute these inputs.
             BackendError: onnxruntime ran out of memory.
         """
+        if not isinstance(inputs, Mapping):
+            raise DataError(
+                f"the inputs are a {type(inputs).__name__}",
+                where=self._where,
+                remedy="give a dictionary of arrays by input, and the outputs wanted behind it",
+            )
         wanted = list(self.outputs if outputs is None else outputs)
         for name in self.inputs:
             if name not in inputs:
-                raise DataError(f"input '{name}' has no value", where=self._where, remedy=did_you_mean(name, inputs))
+                what, remedy = no_value(name, self.inputs, inputs)
+                raise DataError(what, where=self._where, remedy=remedy)
         for name in wanted:
             if name in self.left.tensors:
                 raise _not_computed(name, self.left, self._where)

@@ -65,7 +65,7 @@ def advice(
         info, (low, high, ratio) = max(unlike, key=lambda entry: entry[1][2])
         found.append(Advice(ReportCode.CHECK_PROFILES_SAMPLES(tensor=info.tensor, ratio=ratio, high=high, low=low)))
     if result == "unmeasured" or not measured:
-        fragment = '[evaluation]\ndata = "test.npz"\nmetric = "top1"\nbudget = { max_drop = 0.005 }\n'
+        fragment = '[evaluation]\ndata = "..."\nmetric = "top1"\nbudget = { max_drop = 0.005 }\n'
         found.append(Advice(ReportCode.GIVE_LABELLED_SAMPLES(), fragment))
     elif accuracy is not None and accuracy.met is None and result == "usable":
         found.append(Advice(ReportCode.SET_A_BUDGET(), "[evaluation]\nbudget = { max_drop = 0.005 }\n"))

@@ -115,6 +115,9 @@ class ReportCode(BaseCode):
     NO_OUTPUT_TO_COMPARE = "report-no-output-to-compare"
     SAMPLES_SKIPPED = "report-samples-skipped"
     # ---- a recipe that is written for a model
+    ARRAY_NOT_FINITE = "array-not-finite"
+    ARRAY_UNVARIED = "array-unvaried"
+    NEW_WITHOUT_DATA = "new-without-data"
     NEW_METHOD = "new-method"
     NEW_PASSES = "new-passes"
     NEW_BATCH_REFUSED = "new-batch-refused"

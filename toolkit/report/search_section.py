@@ -79,7 +79,8 @@ def _point(plan: SearchedPlan, front: Sequence[_Key], best: SearchedPlan) -> Pla
     on_front, chosen = _key(plan) in front, _key(plan) == _key(best)
     return PlanPoint(
         predicted_ms=plan.seconds * 1e3, noise=noise, sqnr_db=_db(noise), metric=plan.outcome.metric,
-        agreement=plan.outcome.agreement, quantized_share=plan.quantized, kept=len(plan.kept),
+        agreement=plan.outcome.agreement if plan.outcome.of_classes else None,
+        quantized_share=plan.quantized, kept=len(plan.kept),
         names=sorted(plan.kept) if on_front or chosen else [], meets=plan.meets, front=on_front, chosen=chosen,
         lacks=dict(plan.lacks),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import LimitStanding
 from toolkit.evaluation.metric_table import usual_limits
 from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
-from toolkit.evaluation.tasks import reader
+from toolkit.evaluation.tasks import CLASS_TASKS, reader
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.findings.words import clause
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from toolkit.run.steps.device import DeviceRecord
     from toolkit.run.task import TaskRecord
 
-CLASS_TASKS = frozenset({"classification", "sequence", "ctc", "generation"})
 """Tasks of outputs whose argmax is an answer."""
 
 

@@ -39,7 +39,8 @@ _LOUD = (
     Code.QUANTIZED_SOURCE, Code.RANGES_MISSING, Code.VALUES_NOT_OBSERVED, Code.NOT_RUN, Code.DRY_RUN_ENDED,
     EvaluationCode.OUTPUT_SHAPE_UNLIKE_DECLARED, EvaluationCode.LABELS_SHIFTED, EvaluationCode.LABELS_RENAMED,
     EvaluationCode.FLOAT_MODEL_USELESS, EvaluationCode.LABELS_FIT_NOTHING, EvaluationCode.LABELS_UNUSED,
-    EvaluationCode.LABEL_OUT_OF_RANGE, EngineCode.BACKEND_REFUSES_MODEL,
+    EvaluationCode.LABEL_OUT_OF_RANGE, EvaluationCode.LIMIT_NEVER_MISSED, Code.UNVARIED_SAMPLES,
+    EngineCode.BACKEND_REFUSES_MODEL,
 )  # fmt: skip
 """What is noted that the user should look into before a run."""
 
@@ -143,6 +144,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     """
     from toolkit.base.code import import_path
     from toolkit.base.temporary import temporary_folder
+    from toolkit.data.unvaried import unvaried
     from toolkit.report.findings import sentence
     from toolkit.run.calibrator import given_count
     from toolkit.run.checks import known_beforehand
@@ -164,14 +166,17 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         source = inputs.source(journal)
         data = inputs.calibration_data(source, journal)
         test, _ = inputs.evaluation_data(source)
+        for samples, of in ((data, "calibration"), (test, "evaluation")):
+            for said in unvaried(samples, of) if samples is not None else ():
+                journal.noted(said)
         calibration = _counts(data)
         if test is not None:
             fit(inputs, test)
         evaluation = _counts(test)
         task = task_of(inputs)
-        for said in (*task.notes, task.suspicion):
-            if said is not None:
-                journal.noted(said)
+        for note in (*task.notes, task.suspicion):
+            if note is not None:
+                journal.noted(note)
         if given := given_count(recipe, inputs):
             calibration["ranges"] = given
         found = rehearse(inputs, steps, journal)

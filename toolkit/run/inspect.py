@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.base.errors import BackendError, QtoolError, RangesError
+from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.reading import FileKind, read_json, read_utf8, reading
+from toolkit.base.text import count as counted
 from toolkit.base.text import plain
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
@@ -18,6 +19,7 @@ from toolkit.run.state import unfinished_note
 
 _JSON = FileKind("it cannot be read as JSON", QtoolError, "check the file")
 _JOURNAL = FileKind("not a journal", QtoolError, "name a journal.jsonl of qtool's")
+_SHAPES = 4
 _LAYERS = FileKind("it cannot be read as an engine's layers", QtoolError, "name a layers.json, or what trtexec wrote")
 
 
@@ -103,8 +105,10 @@ def _shown(path: Path) -> Shown:
         return _json(path)
     if path.suffix == ".jsonl":
         return _journal(path)
-    if path.suffix == ".npz":
-        return _collection(path)
+    if path.suffix in (".npz", ".npy"):
+        from toolkit.calibration.collection import holds_collection
+
+        return _collection(path) if path.suffix == ".npz" and holds_collection(path) else _data(path)
     return _ranges(path)
 
 
@@ -143,12 +147,7 @@ def _journal(path: Path) -> Shown:
 def _collection(path: Path) -> Shown:
     from toolkit.calibration.collection import Collection
 
-    try:
-        found = Collection.load(path)
-    except RangesError as error:
-        takes = "qtool inspect takes collections, models, ranges, layers.json, journals, reports and run folders"
-        remedy = f"{error.remedy}; {takes}"
-        raise QtoolError(error.what, where=error.where, remedy=remedy) from error
+    found = Collection.load(path)
     samples = {" + ".join(group): count for group, count in found.samples.items()}
     content = {"tensors": found.tensors, "samples": samples, "missing_parts": found.missing_parts}
     lines = [f"{path}: histograms of {len(found.tensors)} tensors"]
@@ -158,6 +157,27 @@ def _collection(path: Path) -> Shown:
         histogram = found.total(name)
         lines.append(f"{plain(name)}: {histogram.low:.5g} .. {histogram.high:.5g}, {histogram.count} values")
     return Shown(content, "\n".join(lines) + "\n")
+
+
+def _data(path: Path) -> Shown:
+    from toolkit.data.summary import summarized
+
+    arrays = summarized(path)
+    lines, warnings = [f"{path}: {counted(len(arrays), 'array')}"], []
+    for one in arrays:
+        shapes = [
+            f"{list(shape)}" + (f" ({many})" if len(one.shapes) > 1 else "") for shape, many in one.shapes.items()
+        ]
+        more = f" and {counted(len(shapes) - _SHAPES, 'more shape')}" if len(shapes) > _SHAPES else ""
+        stored = f"{'/'.join(one.dtype)} {', '.join(shapes[:_SHAPES])}{more}"
+        reach = "no range" if one.low is None else f"{one.low:.5g} .. {one.high:.5g}"
+        odd = f"{one.nan} NaN, {one.infinite} infinite"
+        lines.append(f"{plain(one.name)}: {counted(one.samples, 'sample')}, {stored}, {reach}, {odd}")
+        if one.nan or one.infinite:
+            warnings.append(sentence(ReportCode.ARRAY_NOT_FINITE(array=one.name, nan=one.nan, infinite=one.infinite)))
+        if one.alike:
+            warnings.append(sentence(ReportCode.ARRAY_UNVARIED(array=one.name, samples=one.samples)))
+    return Shown({"path": str(path), "arrays": [one.to_json() for one in arrays]}, "\n".join(lines) + "\n", warnings)
 
 
 def _model(path: Path) -> Shown:

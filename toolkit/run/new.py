@@ -105,7 +105,7 @@ def recipe_for(
     if data is not None:
         lines.append(f"data = {_relative(data, target)}")
     elif ranges is None:
-        lines.append('data = "calibration.npz"            # real inputs: a .npz, or a folder of .npy, .npz or images')
+        lines.append('# data = "..."                     # real inputs: a .npz, or a folder of .npy, .npz or images')
     lines += images.lines if images is not None else []
     if ranges is not None:
         lines.append(f"ranges = {_relative(ranges, target)}")
@@ -134,7 +134,8 @@ def recipe_for(
         named = _relative(test, target) if test is not None else ""
         evaluation = new_evaluation(model, data, test, metric, named)
     text = "\n".join([*lines, *evaluation.lines]) + "\n"
-    return NewRecipe(text, [*decided, *evaluation.said], evaluation.warnings)
+    lacking = [ReportCode.NEW_WITHOUT_DATA()] if data is None and ranges is None else []
+    return NewRecipe(text, [*decided, *evaluation.said], [*lacking, *evaluation.warnings])
 
 
 def _helpers(model: Model, before: Sequence[Role]) -> list[str]:

@@ -162,7 +162,8 @@ class Recipe(Section):
             recipe = cls.model_validate(content, context={"file": bool(text)})
             fault: Mapping[str, Any] | None = no_number(content, recipe)
         except ValidationError as error:
-            recipe, fault = None, error.errors()[0]
+            # a table that is misspelt is missing too
+            recipe, fault = None, min(error.errors(), key=lambda one: one["type"] == "missing")
         except (OverflowError, RecursionError) as error:
             raise _TOML.fault(place, fault_words(error)) from error
         if fault is not None or recipe is None:

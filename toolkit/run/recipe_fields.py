@@ -17,7 +17,7 @@ def remedy(root: type[BaseModel], fault: Mapping[str, Any]) -> str:
     if fault["type"] == "extra_forbidden":
         return did_you_mean(loc[-1], keys_at(root, loc[:-1])) if loc else ""
     if fault["type"] == "missing":
-        return f"add it to the [{'.'.join(loc[:-1]) or 'recipe'}] table"
+        return f"add it to the [{'.'.join(loc[:-1])}] table" if loc[:-1] else f"add the table [{loc[-1]}]"
     return expected(root, loc)
 
 

@@ -139,6 +139,7 @@ def task_of(inputs: Inputs) -> TaskRecord:
     from toolkit.data.faults import at_fault
     from toolkit.evaluation.float_check import FloatCheck
     from toolkit.evaluation.outputs import metric_computable
+    from toolkit.run.idle_limits import idle_limits
 
     section, looked = inputs.job.recipe.evaluation, look(inputs)
     record = looked.record.model_copy()
@@ -150,6 +151,7 @@ def task_of(inputs: Inputs) -> TaskRecord:
         record.float_value, record.suspicion = check.value(), check.suspicion()
     if section.metric is None and looked.seen is not None:
         record.notes = [*record.notes, *_unused_labels(inputs, looked.seen)]
+    record.notes = [*record.notes, *idle_limits(inputs.job.recipe, record.float_value)]
     # the first outputs and the session go: what comes later needs the memory
     looked.batches, looked.seen = iter(()), None
     return record

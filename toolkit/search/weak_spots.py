@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,6 +96,21 @@ def weak_spots(
         WeakSpot(group.name, blame[group.name], (*doctor.causes(group), *_company(group, sensitivity)))
         for group in ranked
     ]
+
+
+def alike(spots: Sequence[WeakSpot]) -> list[list[tuple[WeakSpot, Cause]]]:
+    """All causes, those of one finding with one remedy together: whoever reads them is told it once.
+
+    Each list begins with the layer that it costs most.
+    """
+    found: dict[object, list[tuple[WeakSpot, Cause]]] = {}
+    for spot in spots:
+        for cause in spot.causes:
+            # what is not a number decides which sentence it is
+            words = {key: str(value) for key, value in cause.why.values.items() if isinstance(value, (bool, str))}
+            said = sorted((key, value) for key, value in words.items() if key != "tensor")
+            found.setdefault((cause.why.code, cause.remedy.code, *said), []).append((spot, cause))
+    return list(found.values())
 
 
 class _Doctor:

@@ -53,6 +53,9 @@ def test_sensitivity_prints_and_leaves_a_file(app, tmp_path):
     assert json.loads((tmp_path / "run/sensitivity.json").read_text())["groups"] == found["groups"]
     text = call(app, tmp_path, "sensitivity", "--fast")
     assert "fast" in text and "Remedy: " in text
+    # nothing was left out one by one, so there is no column for it
+    head = text.splitlines()[0]
+    assert "alone: dB" in head and "kept alone" in head and "without" not in head
 
 
 def test_bisect_on_the_simulation(app, tmp_path):

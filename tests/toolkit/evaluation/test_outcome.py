@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from toolkit.base.errors import RecipeError
+from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome, compare, expected_flips, summed, varying_shares
+from toolkit.evaluation.tasks import OutputPart
 
 RNG = np.random.default_rng(0)
 
@@ -127,3 +129,13 @@ def test_agreement_that_nothing_can_be_judged_by_is_no_budget():
 
 def test_a_tightened_agreement_can_be_met():
     assert Budget(min_agreement=0.98).tightened({"min_agreement": 0.05}).min_agreement == 1.0
+
+
+def test_an_embedding_is_not_judged_by_its_argmax():
+    wanted = np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)
+    found = wanted + np.float32(0.01)
+    for task, judged in (("embedding", False), ("classification", True)):
+        answers = Answers([OutputPart(task, ("y",))])
+        made = summed([compare({"y": wanted}, {"y": found}, ["y"], answers)], answers=answers)
+        assert (made.kl is not None, made.flips is not None, made.of_classes) == (judged, judged, judged)
+        assert made.kept is not None and made.output == "y"

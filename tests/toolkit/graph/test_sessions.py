@@ -98,7 +98,7 @@ def test_float8_pairs_leave_the_relu_before_them() -> None:
 def test_errors() -> None:
     network = chain()
     inner = session(network)
-    with pytest.raises(DataError, match=r"input 'x' has no value. Did you mean 'xx'"):
+    with pytest.raises(DataError, match=r"no input 'xx', and input 'x' has no value. Did you mean 'x'"):
         inner.run({"xx": X})
     with pytest.raises(ModelError, match=r"cannot run the model on x \[1, 2, 4\]"):
         inner.run({"x": X[:, :2]})

@@ -245,8 +245,12 @@ def test_what_was_decided_is_said_with_its_values(place, capsys):
 def test_without_samples_no_limit_is_written_that_nothing_can_be_held_against(place, capsys):
     out = place / "made.toml"
     assert invoke(["new", str(place / "model.onnx"), "--out", str(out), "--json"]) == 0
-    codes = {one["code"] for one in json.loads(capsys.readouterr().out)["decisions"]}
+    said = json.loads(capsys.readouterr().out)
+    codes = {one["code"] for one in said["decisions"]}
     assert "new-without-samples" in codes and "new-limit" not in codes
+    # no file is named that is not there
+    assert Recipe.load(out).calibration.data is None
+    assert [one["code"] for one in said["warnings"]] == ["new-without-data"]
     budget = Recipe.load(out).evaluation.budget
     assert all(limit is None for _, limit in budget)
 

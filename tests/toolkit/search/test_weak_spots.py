@@ -15,13 +15,13 @@ from toolkit.contract.roles import Harm
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.outcome import Outcome
 from toolkit.report.findings import sentence
-from toolkit.search.causes import ACTIVATIONS
+from toolkit.search.causes import ACTIVATIONS, Cause, CauseKind
 from toolkit.search.codes import CauseCode
 from toolkit.search.helpers import Helpers
 from toolkit.search.local_noise import measure
 from toolkit.search.sensitivity import GroupResult, Sensitivity, exact
 from toolkit.search.ties import near_ties
-from toolkit.search.weak_spots import weak_spots
+from toolkit.search.weak_spots import WeakSpot, alike, weak_spots
 from toolkit.simulation.simulation import Simulation
 
 
@@ -34,6 +34,15 @@ def made_up(sim, **outcomes):
 
 def causes(spots, kind):
     return [cause for spot in spots for cause in spot.causes if cause.kind == kind]
+
+
+def test_one_finding_of_several_layers_is_told_once():
+    def cause(level, measured=True):
+        why = CauseCode.FEW_LEVELS(sqnr_db=level) if measured else CauseCode.TIES_AT_OUTPUT(sqnr_db=level, flips=0.1)
+        return Cause(CauseKind.ROUNDING, "", level, why, CauseCode.KEEP_OR_USE_METRIC())
+
+    spots = [WeakSpot("a", 0.5, (cause(30.0), cause(9.0, False))), WeakSpot("b", 0.3, (cause(31.0),))]
+    assert [[spot.node for spot, _ in group] for group in alike(spots)] == [["a", "b"], ["a"]]
 
 
 def test_an_outlier_channel_is_named_with_what_helps():

@@ -29,6 +29,8 @@ _READERS: dict[str, Callable[[OutputPart], Task]] = {
 }
 
 TASKS = tuple(_READERS)
+CLASS_TASKS = frozenset({"classification", "sequence", "ctc", "generation"})
+"""Tasks whose outputs hold scores of classes: of other outputs an argmax says nothing."""
 
 
 def reader(part: OutputPart) -> Task:

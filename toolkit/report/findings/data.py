@@ -22,13 +22,14 @@ def _loaded(what: str, number: int) -> str:
     return f"{count(number, noun)} {done}."
 
 
-def _unvaried(input: str, samples: int, value: float | None = None) -> str:
+def _unvaried(input: str, samples: int, value: float | None = None, of: str = "calibration") -> str:
     if value is not None:
+        shows = "its range says nothing about" if of == "calibration" else "they show nothing of"
         return (
-            f"Input '{input}' is {value:g} throughout {count(samples, 'calibration sample')}, so its range says "
-            "nothing about real inputs; check how the data was made."
+            f"Input '{input}' is {value:g} throughout {count(samples, f'{of} sample')}, so {shows} real inputs; check "
+            "how the data was made."
         )
-    return f"Input '{input}' is identical in all {samples} calibration samples; provide varied samples."
+    return f"Input '{input}' is identical in all {samples} {of} samples; provide varied samples."
 
 
 def _not_run(

@@ -1,4 +1,4 @@
-"""What `qtool new` decided for a recipe, and what the user should look into."""
+"""What `qtool new` decided for a recipe, what is odd of samples, and what the user should look into."""
 
 from __future__ import annotations
 
@@ -20,6 +20,14 @@ NEW: Table = {
     ),
     ReportCode.NEW_LIMIT: "Budget: {limit} = {value}.",
     ReportCode.NEW_FLOAT_VALUE: lambda metric, value, samples: f"{_own(metric, value, samples)}.",
+    ReportCode.ARRAY_NOT_FINITE: (
+        "'{array}' holds {nan} NaN and {infinite} infinite values, with which nothing can be calibrated or compared."
+    ),
+    ReportCode.ARRAY_UNVARIED: "All {samples} samples of '{array}' are the same.",
+    ReportCode.NEW_WITHOUT_DATA: (
+        "Nothing can be calibrated yet: name real inputs as [calibration] data in the recipe, or write it again with "
+        "--data."
+    ),
     ReportCode.NEW_WITHOUT_SAMPLES: (
         "No samples: neither the task nor its limit can be told. Give --data, or set [evaluation] task and budget."
     ),

@@ -168,6 +168,15 @@ def _unfit(
     )
 
 
+def _never_missed(limit: str, value: float, by: str, metric: str, float_value: float | None) -> str:
+    whose = f"{limit} = {value:g}" + (f" of {by}" if by else "")
+    if not metric or not limit.startswith("max"):
+        return f"Nothing can miss {whose}: set a limit that says what may be lost."
+    own = f" (the float model's own is {float_value:.3g})" if float_value is not None else ""
+    unit = "as a share of the float model's value" if limit == "max_relative_drop" else f"in {metric}'s own unit"
+    return f"Nothing can miss {whose}: it is {unit}, so {counted_points(value)} may be lost{own}; 0.01 is 1 point."
+
+
 def _out_of_range(origin: str, value: int, output: str, classes: int, low: int, high: int, shifted: bool) -> str:
     cure = f"subtract {low} from every label" if shifted else "number the classes from 0"
     return (
@@ -228,6 +237,7 @@ TASKS: Table = {
         "fits them."
     ),
     EvaluationCode.LABEL_OUT_OF_RANGE: _out_of_range,
+    EvaluationCode.LIMIT_NEVER_MISSED: _never_missed,
     EvaluationCode.LABELS_SHIFTED: _shifted,
     EvaluationCode.LABELS_RENAMED: _renamed,
     EvaluationCode.FLOAT_MODEL_USELESS: _useless,

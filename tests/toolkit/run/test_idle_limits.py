@@ -1,0 +1,75 @@
+"""What check says beforehand: samples that are all alike, and limits that nothing can miss."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.conftest import build, node, normal
+from toolkit.cli.main import invoke
+from toolkit.contract.findings import Code
+from toolkit.data.dataset import CalibrationData
+from toolkit.data.unvaried import unvaried
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.graph.model import Model
+from toolkit.report.findings import sentence
+from toolkit.run.idle_limits import idle_limits
+from toolkit.run.recipe import Recipe
+
+
+def network():
+    return build([node("MatMul", ["x", "w"], ["y"])], {"x": ["N", 6]}, {"y": ["N", 5]}, {"w": normal(6, 5)})
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        ({"max_drop": 0.01}, []), ({"max_drop": 1}, [("max_drop", 1.0)]), ({"max_drop": 0.9}, [("max_drop", 0.9)]),
+        ({"max_relative_drop": 1.0, "min_value": 0}, [("max_relative_drop", 1.0), ("min_value", 0.0)]),
+        ({"min_unchanged": 0, "min_agreement": 0.5}, [("min_unchanged", 0.0)]),
+    ],
+)  # fmt: skip
+def test_limits_that_nothing_can_miss(budget, expected):
+    made = Recipe.build("r", model={"path": "m.onnx"}, passes=["insert_qdq"],
+                        evaluation={"metric": "top1", "budget": budget})  # fmt: skip
+    found = idle_limits(made, 0.8)
+    assert [(one.values["limit"], one.values["value"]) for one in found] == expected
+    assert all(one.code is EvaluationCode.LIMIT_NEVER_MISSED for one in found)
+
+
+def test_of_a_metric_in_other_units_no_limit_is_idle():
+    made = Recipe.build("r", model={"path": "m.onnx"}, passes=["insert_qdq"],
+                        evaluation={"metric": "psnr", "budget": {"max_drop": 1}})  # fmt: skip
+    assert idle_limits(made, 30.0) == []
+
+
+@pytest.mark.parametrize(
+    ("x", "found"),
+    [
+        (normal(12, 6), []), (np.repeat(normal(1, 6), 12, 0), [{"input": "x", "samples": 12, "of": "calibration"}]),
+        (np.full((12, 6), 0.5, np.float32), [{"input": "x", "samples": 12, "of": "calibration", "value": 0.5}]),
+        (normal(1, 6), []),
+    ],
+)  # fmt: skip
+def test_samples_that_are_all_alike(tmp_path, x, found):
+    np.savez(tmp_path / "data.npz", x=x)
+    data = CalibrationData.open(str(tmp_path / "data.npz"), Model.from_proto(network()))
+    assert [one.values for one in unvaried(data, "calibration")] == found
+
+
+def test_check_says_both(tmp_path, capsys):
+    onnx.save(network(), str(tmp_path / "model.onnx"))
+    x = np.repeat(normal(1, 6), 20, 0)
+    np.savez(tmp_path / "data.npz", x=x, label=np.zeros(20, np.int64))
+    (tmp_path / "r.toml").write_text(
+        '[model]\npath = "model.onnx"\n[calibration]\ndata = "data.npz"\n[[pass]]\nuse = "insert_qdq"\n[engine]\n'
+        'backend = "none"\n[evaluation]\ndata = "data.npz"\nmetric = "top1"\nbudget = { max_drop = 1 }\n'
+    )
+    assert invoke(["check", str(tmp_path / "r.toml"), "--json"]) == 0
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    for of in ("calibration", "evaluation"):
+        assert sentence(Code.UNVARIED_SAMPLES(input="x", samples=20, of=of)) in warnings
+    assert [one for one in warnings if "max_drop = 1" in one]

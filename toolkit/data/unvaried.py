@@ -1,0 +1,38 @@
+"""Samples that are all the same: ranges and accuracy of one sample, however many copies there are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from toolkit.contract.findings import Code, Finding
+from toolkit.data.dataset import CalibrationData
+
+
+def unvaried(data: CalibrationData, of: str) -> list[Finding]:
+    """The inputs that are the same in all samples, where all inputs are or where it is one of floats.
+
+    Reading ends as soon as every input has differed once.
+
+    Args:
+        data: the samples.
+        of: what they are for: calibration or evaluation.
+    """
+    samples = data.samples()
+    first = next(samples, None)
+    if first is None:
+        return []
+    alike, number = dict(first.inputs), 1
+    for sample in samples:
+        number += 1
+        alike = {name: value for name, value in alike.items() if np.array_equal(value, sample.inputs[name], True)}
+        if not any(value.dtype.kind == "f" for value in alike.values()):
+            return []
+    if number == 1:
+        return []
+    found = []
+    for name, value in alike.items():
+        if len(alike) == len(first.inputs) or value.dtype.kind == "f":
+            single = value.size > 1 and bool((value == value.flat[0]).all())
+            known = {"value": float(value.flat[0])} if single and value.dtype.kind == "f" else {}
+            found.append(Code.UNVARIED_SAMPLES(input=name, samples=number, of=of, **known))
+    return found
