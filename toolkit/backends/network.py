@@ -23,8 +23,8 @@ _TYPES = {
     "INT4": "int4",
     "FP4": "fp4",
 }
-_ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]|\[ONNX Layer: |$)", re.DOTALL)
-_BRANCH = re.compile(r"( \| [^|]*? \([\w ]+\))+$")
+ONNX_LAYER = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]|\[ONNX Layer: |$)", re.DOTALL)
+BRANCH = re.compile(r"( \| [^|]*? \([\w ]+\))+$")
 
 
 def precision_word(tensorrt_type: str) -> str:
@@ -38,7 +38,7 @@ def metadata_nodes(metadata: str) -> tuple[str, ...]:
     8.6 joins ``[ONNX Layer: name]`` by U+001E, 10 and later by U+001F. Nodes of subgraphs come as
     ``name | then_output (then_branch) | if_name (If)``: only their own name is kept.
     """
-    found = (_BRANCH.sub("", name) for name in _ONNX_LAYER.findall(metadata or ""))
+    found = (BRANCH.sub("", name) for name in ONNX_LAYER.findall(metadata or ""))
     return tuple(dict.fromkeys(found))
 
 

@@ -11,7 +11,7 @@ from toolkit.backends.build_config import check_profiles, common_arguments, poly
 from toolkit.backends.calibrators import Calibration
 from toolkit.backends.messages import Messages
 from toolkit.backends.opened_job import mark_tensors
-from toolkit.backends.weak_network import set_precisions, set_ranges
+from toolkit.backends.weak_network import allowed_types, set_precisions, set_ranges
 from toolkit.backends.worker import Talk
 from toolkit.base.errors import BackendError
 
@@ -174,14 +174,10 @@ def constraints(network: Any, settings: Mapping[str, Any]) -> str | None:
 def _flags(trt: Any, network: Any, request: dict[str, Any]) -> dict[str, Any]:
     """The types that a weakly typed builder may use: those asked for, and the type of the rest."""
     settings = request["settings"]
-    wanted = {*request["plan"].values(), settings["rest"]}
     kinds = {network.get_layer(i).type.name for i in range(network.num_layers)}
-    if settings["quantization"] == "implicit" or kinds & {"QUANTIZE", "DEQUANTIZE"}:
-        wanted.add("fp8" if "fp8" in wanted else "int8")
+    quantized = settings["quantization"] == "implicit" or bool(kinds & {"QUANTIZE", "DEQUANTIZE"})
     flags: dict[str, Any] = {"precision_constraints": constraints(network, settings)}
-    for word in ("fp16", "bf16", "int8", "fp8"):
-        if word not in wanted:
-            continue
+    for word in allowed_types(request["plan"], settings["rest"], quantized):
         if not hasattr(trt.BuilderFlag, word.upper()):
             raise BackendError(
                 f"TensorRT {trt.__version__} has no {word.upper()}",

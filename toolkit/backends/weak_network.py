@@ -35,7 +35,7 @@ def set_precisions(trt: Any, network: Any, plan: Mapping[str, str], rest: str, i
         How many layers were set.
     """
     outputs = {network.get_output(i).name for i in range(network.num_outputs)}
-    spread = rest == "fp32" and any(word in ("fp16", "bf16") for word in plan.values())
+    spread = spreads(plan, rest)
     count = 0
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -59,6 +59,25 @@ def set_precisions(trt: Any, network: Any, plan: Mapping[str, str], rest: str, i
                 layer.set_output_type(position, kind)
         count += 1
     return count
+
+
+def spreads(plan: Mapping[str, str], rest: str) -> bool:
+    """Whether nodes that nobody asked about are given the type of the rest: somebody asked for less than FP32."""
+    return rest == "fp32" and any(word in ("fp16", "bf16") for word in plan.values())
+
+
+def allowed_types(plan: Mapping[str, str], rest: str, quantized: bool) -> list[str]:
+    """The types that a weakly typed builder may use besides FP32.
+
+    Args:
+        plan: node name to precision.
+        rest: the precision of nodes that nobody asked about.
+        quantized: whether pairs or ranges quantize something.
+    """
+    wanted = {*plan.values(), rest}
+    if quantized:
+        wanted.add("fp8" if "fp8" in wanted else "int8")
+    return [word for word in ("fp16", "bf16", "int8", "fp8") if word in wanted]
 
 
 @dataclass

@@ -12,7 +12,7 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.text import plain_lines
 
 if TYPE_CHECKING:
-    from toolkit.run.inspect import Shown
+    from toolkit.run.shown import Shown
 
 
 def emit(content: Any) -> None:

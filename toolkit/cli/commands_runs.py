@@ -82,3 +82,18 @@ def measure_accuracy(
     else:
         print_accuracy_again(run.report, found.accuracy, found.device, found.why, make_console())
     return found.exit_status
+
+
+def export_run(folder: Path, to: str, out: Path | None, allow_code: bool, json: bool) -> int:
+    """``qtool export``."""
+    from toolkit.run.ended import EndedRun
+    from toolkit.run.export import To, export
+
+    if to not in get_args(To):
+        raise QtoolError(f"--to is '{to}'", remedy=did_you_mean(to, get_args(To)))
+    found = export(EndedRun.of(folder, allow_code), to, out)  # type: ignore[arg-type]
+    if json:
+        emit(found.to_json())
+    else:
+        say(found.to_text())
+    return 0

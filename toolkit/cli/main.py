@@ -136,11 +136,11 @@ def metrics(json: Json = False) -> None:
 @app.command()
 def inspect(
     file: Annotated[
-        Path, typer.Argument(help="A model, samples, layers, ranges, a calibration cache or a run folder.")
+        Path, typer.Argument(help="A model, recipe, samples, run folder, or any file of one.", show_default=False)
     ],
     json: Json = False,
 ) -> None:
-    """Show what is in a file: model, samples (.npz, .npy), ranges, calibration cache, layers, report or run folder."""
+    """Show what is in a file: model, recipe, samples, lock file, run folder, engine, log, ranges, cache of any kind."""
     from toolkit.cli.commands import inspect_file
 
     raise typer.Exit(inspect_file(file, json))
@@ -215,6 +215,7 @@ app.command()(cli_analysis.bisect)
 app.command()(cli_runs.view)
 app.command()(cli_runs.time)
 app.command()(cli_runs.accuracy)
+app.command()(cli_runs.export)
 app.command()(cli_runs.doctor)
 
 

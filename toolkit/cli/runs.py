@@ -65,3 +65,18 @@ def accuracy(
     from toolkit.cli.commands_runs import measure_accuracy
 
     raise typer.Exit(measure_accuracy(run, data, metric, samples, on, allow_code, json))
+
+
+def export(
+    run: RunPath,
+    to: Annotated[
+        str, typer.Option(help="trtexec, polygraphy, or onnxruntime: a float32 Q/DQ model.", show_default=False)
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="The folder. Default: export/<to> in the run.")] = None,
+    allow_code: AllowCode = False,
+    json: Json = False,
+) -> None:
+    """Write the command line and files that build a run's engine elsewhere, or a model that any runtime opens."""
+    from toolkit.cli.commands_runs import export_run
+
+    raise typer.Exit(export_run(run, to, out, allow_code, json))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx
@@ -172,31 +172,43 @@ def _by_default(
 ) -> list[Finding]:
     """What onnxruntime makes of the model with its default optimizations, where that is not what the pairs say.
 
-    Asked only where something is there that they are known to change; a few samples tell, since whole layers go wrong.
-
-    Args:
-        subject: the final model, as its file is.
-        measured: what stands for it in the evaluation.
-        sessions: those of the float model and of ``measured``.
-        named: see ``counterparts``.
-        data: the samples.
+    Asked only where something is there that they are known to change.
     """
     nodes = rewritten(subject)
-    if not nodes:
-        return []
+    return [found] if nodes and (found := defaults_fault(subject, measured, sessions, named, data, nodes)) else []
+
+
+def defaults_fault(
+    subject: Model,
+    measured: Model,
+    sessions: tuple[Session, Session],
+    named: Mapping[str, str],
+    data: CalibrationData,
+    nodes: Sequence[str] = (),
+) -> Finding | None:
+    """That onnxruntime refuses the model with its default optimizations, or computes something else of it.
+
+    Args:
+        subject: the model.
+        measured: what stands for it where pairs are computed as they are written.
+        sessions: those of the float model and of ``measured``.
+        named: see ``counterparts``.
+        data: the samples; a few tell, since whole layers go wrong.
+        nodes: where it is known to happen.
+    """
     try:
-        default = session(subject, outputs=list(named.values()), as_written=False)
+        default = session(subject, outputs=list(named.values()), packed=True, as_written=False)
         written, changed = [], []
         for part in first_samples(data, 1, _DEFAULT_SAMPLES):
             wanted = sessions[0].run(part.inputs)
             written.append(compare(wanted, run_on(sessions[1], measured, part.inputs, named), ()))
             changed.append(compare(wanted, run_on(default, subject, part.inputs, named), ()))
     except ModelError as error:
-        return [EvaluationCode.DEFAULTS_REFUSE(nodes=nodes, why=error.what.split(": ", 1)[-1][:200])]
+        return EvaluationCode.DEFAULTS_REFUSE(nodes=nodes, why=error.what.split(": ", 1)[-1][:200])
     before, after = summed(written).sqnr_db, summed(changed).sqnr_db
     if after < min(_FAIR_DB, before - _WORSE_DB):
-        return [EvaluationCode.DEFAULTS_CHANGE(nodes=nodes, sqnr_db=after, written_db=before)]
-    return []
+        return EvaluationCode.DEFAULTS_CHANGE(nodes=nodes, sqnr_db=after, written_db=before)
+    return None
 
 
 def _inexact(model: Model) -> bool:

@@ -21,7 +21,8 @@ from onnx import TensorProto
 from toolkit.base.types import Array
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
-from toolkit.graph.tensors import make_constant, onnx_type
+from toolkit.graph.names import Names
+from toolkit.graph.tensors import make_constant, make_node, onnx_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 _INTEGER_FORMS = frozenset(
@@ -61,6 +62,30 @@ def biases_as_rows(model: Model, facts: Facts) -> list[str]:
             position = [one is tensor for one in reader.inputs].index(True)
             reader.inputs[position] = make_constant(names.take(f"{tensor.name}_row"), row, TensorProto.FLOAT16)
             found.append(reader.name)
+    return found
+
+
+def biases_apart(model: Model) -> list[str]:
+    """Add biases behind their convolutions that are too large to be written in steps of the layer's scales.
+
+    ``WeightBiasQuantization`` looks for a convolution's own bias alone, so that one in an Add stays float.
+
+    Returns:
+        The nodes whose bias was taken out.
+    """
+    nodes, names, found = Names(model.node_names()), model.tensor_names(), []
+    for node, (reader, tensor) in [pair for pair in _biases(model) if not _fits(model, *pair)]:
+        result, rank = node.outputs[0], model.facts().rank(node.outputs[0].name)
+        if reader is not node or node.op not in ("Conv", "ConvTranspose") or rank is None:
+            continue
+        values = np.asarray(model.constant(tensor)).reshape(-1, *[1] * (rank - 2))
+        shaped = make_constant(names.take(f"{tensor.name}_apart"), values, onnx_type(tensor.dtype))
+        inner = gs.Variable(names.take(f"{result.name}_no_bias"), dtype=result.dtype, shape=result.shape)
+        del node.inputs[2]
+        node.outputs[0] = inner
+        added = make_node("Add", nodes.take(f"{node.name}_bias"), [inner, shaped], [result])
+        model.graph.nodes.insert(model.graph.nodes.index(node) + 1, added)
+        found.append(node.name)
     return found
 
 

@@ -23,7 +23,7 @@ __all__ = ["Comparison", "compare", "comparison_text", "print_comparison", "rend
 
 
 def print_comparison(comparison: Comparison, console: Console | None = None, *, most: int = _MOST_ROWS) -> None:
-    """Print a comparison; without a terminal plain text of 100 columns.
+    """Print a comparison; without a terminal plain text, whose lines are not broken.
 
     Args:
         comparison: what to print.

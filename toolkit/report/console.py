@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-PLAIN_WIDTH = 100
+PLAIN_WIDTH = 100_000
+"""Columns where no terminal is: more than any line has, so that names stay whole for whoever searches for them."""
 
 
 def make_console() -> Console:
-    """A console for standard output: 100 columns and no escape sequences where that is no terminal."""
+    """A console for standard output: lines as long as they are and no escape sequences where that is no terminal."""
     from rich.console import Console
 
     if sys.stdout.isatty():

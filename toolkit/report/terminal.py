@@ -50,7 +50,7 @@ _WORST = 8
 def print_report(
     report: Report, console: Console | None = None, *, files: Sequence[Path | str] = (), worst_layers: int = _WORST
 ) -> None:
-    """Print the report; without a terminal plain text of 100 columns.
+    """Print the report; without a terminal plain text, whose lines are not broken.
 
     Args:
         report: what to print.

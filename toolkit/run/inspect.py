@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,14 @@ from toolkit.base.text import plain
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.guard import files_of_run, refuse_missing, refuse_writing_over
+from toolkit.run.inspect_build import engine_tag, shown_engine, shown_log, shown_recipe, shown_timing
+from toolkit.run.shown import Shown
 from toolkit.run.state import unfinished_note
 
 _JSON = FileKind("it cannot be read as JSON", QtoolError, "check the file")
 _JOURNAL = FileKind("not a journal", QtoolError, "name a journal.jsonl of qtool's")
 _SHAPES = 4
 _LAYERS = FileKind("it cannot be read as an engine's layers", QtoolError, "name a layers.json, or what trtexec wrote")
-
-
-@dataclass
-class Shown:
-    """One thing in two forms: for machines and for people."""
-
-    content: Any
-    text: str
-    warnings: list[str] = field(default_factory=list)
 
 
 def inspect(path: Path) -> Shown:
@@ -89,18 +81,13 @@ def _shown(path: Path) -> Shown:
     if path.suffix == ".onnx":
         return _model(path)
     if path.suffix == ".toml":
-        raise QtoolError(
-            "inspect does not read recipes", where=str(path), remedy="`qtool check` reads one and says what it would do"
-        )
-    if path.suffix in (".engine", ".plan"):
-        beside = path.with_name("layers.json")
-        if beside.exists():
-            return _json(beside)
-        raise QtoolError(
-            "an engine says nothing without the GPU and the TensorRT that built it",
-            where=str(path),
-            remedy="inspect the layers.json of its run folder",
-        )
+        return shown_recipe(path)
+    if path.suffix in (".engine", ".plan") or engine_tag(path):
+        return shown_engine(path, _json)
+    if path.suffix == ".timing":
+        return shown_timing(path)
+    if path.suffix == ".log":
+        return shown_log(path)
     if path.suffix == ".json":
         return _json(path)
     if path.suffix == ".jsonl":

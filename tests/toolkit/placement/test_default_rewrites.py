@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from passes.insert_qdq import InsertQDQ
@@ -11,7 +12,7 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.evaluate import evaluate
 from toolkit.graph.sessions import session
-from toolkit.placement.default_rewrites import rewritten
+from toolkit.placement.default_rewrites import biases_apart, rewritten
 
 
 def linear():
@@ -83,3 +84,21 @@ def test_a_concatenation_between_pairs_is_refused_in_float16_alone():
     assert found.code is EvaluationCode.DEFAULTS_REFUSE
     assert found.values["nodes"] == ("j",)
     assert notes(joined(), lowered(joined(), Precision.FP32), x) == []
+
+
+def test_a_bias_beyond_the_steps_of_its_scales_is_moved_apart():
+    scale, zero = np.float32(1e-6), np.int8(0)
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        node("DequantizeLinear", ["w", "s", "z"], ["dw"]), node("Conv", ["d", "dw", "b"], ["c"]),
+        node("QuantizeLinear", ["c", "s", "z"], ["qc"]), node("DequantizeLinear", ["qc", "s", "z"], ["y"]),
+    ]  # fmt: skip
+    weights = {"s": scale, "z": zero, "w": np.ones((2, 3, 1, 1), np.int8), "b": np.array([1e3, -2e3], np.float32)}
+    model = Model.from_proto(build(nodes, {"x": [1, 3, 2, 2]}, {"y": [1, 2, 2, 2]}, weights))
+    before = session(model.copy()).run({"x": normal(1, 3, 2, 2)})["y"]
+    assert rewritten(model)
+    (conv,) = [n.name for n in model.nodes if n.op == "Conv"]
+    assert biases_apart(model) == [conv]
+    assert not rewritten(model) and [n.op for n in model.nodes].count("Add") == 1
+    onnx.checker.check_model(onnx.load_from_string(model.to_bytes()), full_check=True)
+    np.testing.assert_array_equal(session(model).run({"x": normal(1, 3, 2, 2)})["y"], before)

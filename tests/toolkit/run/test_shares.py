@@ -101,7 +101,7 @@ def test_everybody_says_the_same_share(tmp_path, kind, capsys):
     )
     said = work_share(share)
     assert said in to_text(report, width=400) and said in render_html(report)
-    sensitivity(path, tmp_path / "s", True, 1, None, 64, "calibration", False, False)
+    sensitivity(path, tmp_path / "s", (), True, 1, None, 64, "calibration", False, False)
     assert said in capsys.readouterr().out
     kept = json.loads((tmp_path / "s" / "sensitivity.json").read_text())
     assert kept["quantized_share"] == pytest.approx(share) and kept["groups"][0]["share"] == pytest.approx(share)

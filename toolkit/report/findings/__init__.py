@@ -15,6 +15,7 @@ from toolkit.report.findings.comparison import COMPARISON
 from toolkit.report.findings.data import DATA
 from toolkit.report.findings.device import DEVICE
 from toolkit.report.findings.evaluation import EVALUATION
+from toolkit.report.findings.export import EXPORT
 from toolkit.report.findings.folder import FOLDER
 from toolkit.report.findings.latency import LATENCY
 from toolkit.report.findings.lowering import LOWERING
@@ -60,6 +61,7 @@ TABLES: tuple[Table, ...] = (
     WARNINGS,
     ADVICE,
     COMPARISON,
+    EXPORT,
     FOLDER,
     DEVICE,
     NEW,

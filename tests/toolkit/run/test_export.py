@@ -1,0 +1,81 @@
+"""``qtool export``: what builds a run's engine elsewhere, and a model that any runtime opens."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from tests.toolkit.conftest import GOOD
+from toolkit import Model
+from toolkit.backends.none import NoBackend
+from toolkit.cli.main import invoke
+from toolkit.evaluation.evaluate import first_samples
+from toolkit.graph.sessions import session
+from toolkit.run.ended import EndedRun
+from toolkit.run.export import export
+from toolkit.run.pipeline import run
+
+
+@pytest.fixture
+def ran(place):
+    """The folder of a run."""
+    run(place / "recipe.toml", place / "out")
+    return place / "out"
+
+
+def test_the_float32_model_gives_by_default_what_the_pairs_say(ran, capsys):
+    assert invoke(["export", str(ran), "--to", "onnxruntime", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    path = ran / "export" / "onnxruntime" / "model_qdq.onnx"
+    assert found["files"] == [path.name] and found["checked"] == {"samples": 2, "made_up": False}
+    onnx.checker.check_model(str(path), full_check=True)
+    model = Model.load(path)
+    assert {node.op for node in model.nodes} >= {"QuantizeLinear", "DequantizeLinear"}
+    assert set(model.facts().types.values()) <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT8}
+    plain = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for part in first_samples(EndedRun.of(ran).inputs.calibration_data(model), 4, None):
+        wanted = session(path).run(part.inputs)["y"]
+        np.testing.assert_allclose(plain.run(None, part.inputs)[0], wanted, atol=0.03 * np.abs(wanted).max())
+
+
+def test_the_command_lies_beside_all_that_it_reads(ran):
+    made = export(EndedRun.of(ran), "polygraphy", ran.parent / "there")
+    assert {path.name for path in (ran.parent / "there").iterdir()} == set(made.files) == {"build.sh", "model.onnx"}
+    assert (ran.parent / "there" / "model.onnx").read_bytes() == (ran / "model.onnx").read_bytes()
+    script = (ran.parent / "there" / "build.sh").read_text()
+    assert shlex.split(made.command)[:3] == ["polygraphy", "convert", "model.onnx"] and made.command in script
+    assert "'x:[2,3,4,4]'" in made.command and "--strongly-typed" in made.command
+    (note,) = made.notes
+    assert "built no engine" in note
+    assert export(EndedRun.of(ran), "trtexec").command.startswith("trtexec --onnx=model.onnx ")
+
+
+def test_weak_typing_takes_its_types_ranges_and_flags_along(place, monkeypatch):
+    weak = GOOD.replace('backend = "none"', 'backend = "none"\ntyping = "weak"\nrest = "fp32"')
+    keep = '[[pass]]\nuse = "keep_precision"\nops = ["Relu"]\nprecision = "fp16"\n\n[[pass]]\nuse = "insert_qdq"'
+    (place / "recipe.toml").write_text(weak.replace('[[pass]]\nuse = "insert_qdq"', keep, 1))
+    run(place / "recipe.toml", place / "out")
+    made = export(EndedRun.of(place / "out"), "trtexec").command
+    relu = next(n.name for n in Model.load(place / "out" / "model.onnx").nodes if n.op == "Relu")
+    assert "--fp16" in made and "--int8" in made and f"{relu}:fp16" in made
+    assert "precisions.py" in export(EndedRun.of(place / "out"), "polygraphy").files
+    monkeypatch.setattr(NoBackend, "typing_for", lambda self, settings: "weak")
+    (place / "recipe.toml").write_text(weak.replace('rest = "fp32"', 'quantization = "implicit"'))
+    run(place / "recipe.toml", place / "implicit")
+    made = export(EndedRun.of(place / "implicit"), "trtexec")
+    assert "--calib=calibration.cache" in made.command
+    cache = (made.folder / "calibration.cache").read_text()
+    assert cache.startswith("TRT-") and "x: " in cache
+
+
+def test_a_model_that_onnxruntime_computes_otherwise_is_not_written(ran, monkeypatch, capsys):
+    monkeypatch.setattr("toolkit.evaluation.evaluate._FAIR_DB", 500.0)
+    monkeypatch.setattr("toolkit.evaluation.evaluate._WORSE_DB", -500.0)
+    assert invoke(["export", str(ran), "--to", "onnxruntime"]) == 2
+    assert "default optimizations" in capsys.readouterr().err and not (ran / "export").exists()
+    assert invoke(["export", str(ran), "--to", "trtexe"]) == 2 and "'trtexec'" in capsys.readouterr().err

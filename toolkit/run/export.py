@@ -1,0 +1,235 @@
+"""What builds a run's engine elsewhere, without qtool: command lines with the files that they read."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.files import write_text
+from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
+from toolkit.run.checks import reachable
+from toolkit.run.ended import EndedRun
+from toolkit.run.engine_settings import engine_settings
+
+if TYPE_CHECKING:
+    from toolkit.backends.command_lines import BuildOrder
+    from toolkit.contract.findings import Finding
+    from toolkit.data.dataset import CalibrationData
+    from toolkit.graph.model import Model
+
+To = Literal["trtexec", "polygraphy", "onnxruntime"]
+QDQ = "model_qdq.onnx"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        files: their names.
+        command: what builds the engine there; empty where none is to be built.
+        notes: what the reader must know.
+        checked: of an ONNX model, what was measured of it.
+    """
+
+    folder: Path
+    files: list[str]
+    command: str = ""
+    notes: list[str] = field(default_factory=list)
+    checked: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine form."""
+        return {**asdict(self), "folder": str(self.folder)}
+
+    def to_text(self) -> str:
+        """For people."""
+        lines = [f"{self.folder}: {', '.join(self.files)}"]
+        lines += [self.command] if self.command else []
+        return "\n".join([*lines, *self.notes])
+
+
+def export(run: EndedRun, to: To, out: Path | None = None) -> Exported:
+    """Write what builds a run's engine elsewhere.
+
+    Args:
+        run: the run.
+        to: ``trtexec`` or ``polygraphy``: model.onnx with a command line, and the scripts and caches that it reads;
+            ``onnxruntime``: a float32 model with Q/DQ pairs that any runtime opens, held against onnxruntime with its
+            default optimizations first.
+        out: the folder; ``export/<to>`` in the run folder by default.
+
+    Raises:
+        QtoolError: it cannot be built so, or onnxruntime computes something else of the model.
+    """
+    folder = out if out is not None else run.folder / "export" / to
+    if folder.exists() and not folder.is_dir():
+        raise QtoolError("this is a file", where=str(folder), remedy="give --out the name of a folder")
+    return _onnx(run, folder) if to == "onnxruntime" else _command(run, folder, to)
+
+
+def _command(run: EndedRun, folder: Path, to: To) -> Exported:
+    from toolkit.backends import command_lines
+    from toolkit.graph.header import model_files
+
+    order, timing = _order(run)
+    made = command_lines.trtexec(order) if to == "trtexec" else command_lines.polygraphy(order)
+    folder.mkdir(parents=True, exist_ok=True)
+    source = run.lowering.model_path
+    files = []
+    for file in model_files(source):
+        shutil.copyfile(file, folder / file.name)
+        files.append(file.name)
+    if order.timed:
+        shutil.copyfile(timing, folder / command_lines.TIMING)
+        files.append(command_lines.TIMING)
+    if order.calibrated:
+        write_text(folder / command_lines.CACHE, _cache(run, order))
+        files.append(command_lines.CACHE)
+    for name, text in made.scripts.items():
+        write_text(folder / name, text)
+        files.append(name)
+    variables = [f"{name}={value}" for name, value in made.environment.items()]
+    command = shlex.join([*(["env", *variables] if variables else []), *made.words])
+    built = f"{order.backend} {order.version}".strip() if run.engine.engine_file is not None else "no engine so far"
+    script = folder / "build.sh"
+    write_text(
+        script,
+        f"#!/bin/sh\n# The engine of {run.report.recipe.name}: built by qtool with {built}.\n"
+        f'set -e\ncd "$(dirname "$0")"\nexec {command}\n',
+    )
+    script.chmod(0o755)
+    notes: list[Finding] = []
+    if made.unsaid:
+        notes.append(ReportCode.EXPORT_NAMES_UNSAID(nodes=made.unsaid))
+    if order.weak and to == "trtexec" and order.implicit:
+        notes.append(ReportCode.EXPORT_RANGES_BY_CACHE())
+    plugins = _plugins(run)
+    if plugins:
+        notes.append(ReportCode.EXPORT_PLUGINS(nodes=plugins))
+    if not order.version:
+        notes.append(ReportCode.EXPORT_WITHOUT_VERSION())
+    return Exported(folder, [script.name, *files], command, [sentence(note) for note in notes])
+
+
+def _order(run: EndedRun) -> tuple[BuildOrder, Path]:
+    """What is to be built, and the file of the timing cache."""
+    from toolkit.backends.command_lines import BuildOrder
+    from toolkit.backends.network_types import float_types, weak_flags
+
+    build, hidden = run.engine.build, run.job.folder.hidden
+    settings = engine_settings(run.recipe, hidden)
+    resolved = {**settings.model_dump(mode="json"), "rest": run.recipe.engine.rest, **build.settings}
+    backend = build.backend if build.backend != "none" else "tensorrt"
+    model, plan = run.lowering.model(), run.lowering.plan
+    asked = {node: str(ask.precision) for node, ask in plan.items() if not ask.free}
+    implicit = resolved["quantization"] == "implicit"
+    weak = run.engine.typing == "weak"
+    # what a build without a GPU kept no times in is not taken along
+    timing = Path(str(resolved.get("timing_cache") or hidden / "none"))
+    ranges = run.passes.ranges() if weak and implicit else None
+    own = implicit and resolved["calibrator"] != "ranges"
+    amax = {name: one.amax for name, one in ranges.tensors.items()} if ranges is not None and not own else {}
+    order = BuildOrder(
+        backend,
+        build.version,
+        {**resolved, "typing": run.engine.typing},
+        run.job.profiles,
+        asked if weak else {},
+        float_types(model, asked, str(resolved["rest"]), implicit) if weak else {},
+        frozenset(t.inputs[0].name for t in model.graph.outputs if t.inputs),
+        weak_flags(model, asked, str(resolved["rest"]), implicit) if weak else (),
+        amax,
+        weak and implicit and (bool(amax) or (run.folder / "calibration.cache").is_file()),
+        timing.is_file(),
+    )
+    return order, timing
+
+
+def _cache(run: EndedRun, order: BuildOrder) -> str:
+    """TensorRT's calibration cache: its own, or one with qtool's ranges."""
+    from toolkit.calibration.interchange import cache_text
+
+    if not order.amax:
+        return (run.folder / "calibration.cache").read_text(encoding="utf-8")
+    ranges = run.passes.ranges()
+    assert ranges is not None
+    parts = [int(part) for part in order.version.split(".")[:3] if part.isdigit()]
+    major, minor, patch = (*parts, 0, 0, 0)[:3]
+    number = major * 10000 + minor * 100 + patch if major >= 10 else major * 1000 + minor * 100 + patch
+    return cache_text(ranges, version=number)
+
+
+def _plugins(run: EndedRun) -> list[str]:
+    from toolkit.graph.runnable import not_run
+
+    return list(not_run(run.lowering.model()).plugins)
+
+
+def _onnx(run: EndedRun, folder: Path) -> Exported:
+    """The float32 model with its pairs, written only once onnxruntime computes by default what the pairs say."""
+    from toolkit.base.temporary import temporary_folder
+    from toolkit.graph.header import model_files
+    from toolkit.graph.model import Model
+    from toolkit.placement.default_rewrites import biases_apart
+
+    model = run.passes.model()
+    apart = biases_apart(model)
+    model.source = None
+    with temporary_folder("export") as made:
+        path = model.save(made / QDQ, ir_version=_IR)
+        checked = _checked(run, Model.load(path))
+        folder.mkdir(parents=True, exist_ok=True)
+        files = model_files(path)
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+    notes = [ReportCode.EXPORT_CHECKED(**checked)]
+    notes += [ReportCode.EXPORT_BIASES_APART(nodes=apart)] if apart else []
+    return Exported(folder, [file.name for file in files], "", [sentence(note) for note in notes], checked)
+
+
+_IR = 10
+"""ONNX's IR version: the newest that onnxruntime 1.17 reads is 9 and 1.18 reads 10."""
+
+
+def _checked(run: EndedRun, model: Model) -> dict[str, Any]:
+    """What onnxruntime computes of the model with its default optimizations, beside what the pairs say.
+
+    Raises:
+        QtoolError: it refuses the model, or computes something else of it.
+    """
+    from toolkit.evaluation.counterparts import counterparts
+    from toolkit.evaluation.evaluate import defaults_fault
+    from toolkit.graph.sessions import session
+
+    with reachable(run.job):
+        reference, (data, made_up) = run.inputs.reference(), _samples(run)
+        floats = session(reference)
+        named = counterparts(reference, model, floats.outputs)
+        written = session(model, outputs=list(named.values()))
+        fault = defaults_fault(model, model, (floats, written), named, data)
+    if fault is not None:
+        raise QtoolError(
+            sentence(ReportCode.EXPORT_REFUSED(why=fault.values.get("why"), sqnr_db=fault.values.get("sqnr_db"),
+                                               written_db=fault.values.get("written_db"))),
+            where=str(run.folder),
+            remedy="leave the layers out that it rewrites (exclude), or use model.onnx with session.disable_quant_qdq",
+        )  # fmt: skip
+    return {"samples": min(len(data), 16), "made_up": made_up}
+
+
+def _samples(run: EndedRun) -> tuple[CalibrationData, bool]:
+    """The evaluation's samples; made-up ones where there are none."""
+    from toolkit.data.dataset import CalibrationData
+
+    source = run.inputs.source()
+    data, _ = run.inputs.evaluation_data(source)
+    if data is not None and len(data):
+        return data, False
+    return CalibrationData.open(None, source, run.job.profiles, random={"seed": 0, "samples": 8}), True
