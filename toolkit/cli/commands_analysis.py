@@ -40,7 +40,7 @@ def sensitivity(
     if json:
         emit({**measured.found.to_json(), "weak_spots": [_spot(spot) for spot in measured.weak_spots]})
     else:
-        _print(measured.found, measured.file, measured.weak_spots)
+        _print(measured.found, measured.file, measured.weak_spots, measured.page)
     return 0
 
 
@@ -52,7 +52,7 @@ def _spot(spot: WeakSpot) -> dict[str, Any]:
     return {"node": spot.node, "blame": spot.blame, "causes": causes}
 
 
-def _print(found: Sensitivity, target: Path, spots: list[WeakSpot]) -> None:
+def _print(found: Sensitivity, target: Path, spots: list[WeakSpot], page: Path | None) -> None:
     from toolkit.base.text import count
     from toolkit.report.console import make_console, plain_text, table
     from toolkit.report.findings import sentence
@@ -101,7 +101,7 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot]) -> None:
         say(f"{text}. Remedy: {sentence(cause.remedy)}." + (f" Likewise: {also}." if also else ""))
     for note in found.notes:
         say(sentence(note))
-    say(f"Wrote {target}")
+    say(f"Wrote {target}" + (f"; {page} shows it" if page is not None else ""))
 
 
 def _db(value: float) -> str:
@@ -139,4 +139,6 @@ def bisect(
         these = f"these {len(found.kept)}" if len(found.kept) > 1 else "this one"
         said = f"The check passes with {these} of {bisected.layers} layers in float; {needed}."
         say(f"{said}\n{names}{notes}\nPut this before the pass that quantizes:\n\n{bisected.fragment()}")
+    if bisected.page is not None and not json:
+        say(f"{bisected.page} shows it")
     return 0

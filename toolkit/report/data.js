@@ -72,7 +72,7 @@ const networkOf = (raw) => {
     op: words(declined[0]), rule: words(declined[1]), reason: words(declined[2]), by: words(declined[3]),
   };
   return {
-    count, layers, edges, feeds, reads, tensors, ranges, payoffs, declines, harms: raw.harms, inputs: raw.inputs, outputs: raw.outputs,
+    count, layers, edges, feeds, reads, tensors, ranges, payoffs, declines, harms: raw.harms, inputs: raw.inputs, outputs: raw.outputs, kept: new Set(raw.kept),
     scopes: tree(raw.scopes), kernels: tree(raw.kernels),
     index: new Map(layers.node.map((name, i) => [name, i])),
     weights: grouped(held), weightOf: (at) => raw.weights[1][at],

@@ -22,6 +22,7 @@ from toolkit.report.findings.latency import overhead_words, pair_words
 from toolkit.report.findings.search import budget_words, plan_standing, standing
 from toolkit.report.findings.tasks import few_details, part_name, part_words
 from toolkit.report.findings.words import percent, share_percent
+from toolkit.report.harms_chart import harms_chart
 from toolkit.report.page_data import page_data, profile_words, shape_words
 from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
 from toolkit.report.search_chart import search_chart
@@ -64,6 +65,7 @@ def render_html(report: Report) -> str:
         "culprits": blamed,
         "matrix": _matrix(layers),
         "search_chart": search_chart(report.search) if report.search is not None else None,
+        "harms": _harms(report),
         "device_rows": device_rows(report.device),
         "banner": _banner(report),
         "speed": main_comparison(report.payoff),
@@ -196,11 +198,33 @@ def _colours(report: Report) -> list[tuple[str, str]]:
         found.append(("level", "error (SQNR)"))
     if any(layer.time_ms for layer in layers):
         found.append(("time", "time"))
-    if report.search is not None and report.search.layers:
+    if report.harms:
         found.append(("harm", "sensitivity"))
     if any(layer.macs for layer in layers):
         found.append(("macs", "weight of the work"))
     return found
+
+
+def _harms(report: Report) -> dict[str, Any]:
+    """What each layer costs at the output, and the picture of it."""
+    search, measured = report.search, report.sensitivity
+    everything = search.everything if search is not None else None
+    full_db = measured.full_db if measured is not None else everything.sqnr_db if everything is not None else None
+    order = {layer.node: index for index, layer in enumerate(report.layers)}
+    return {
+        "layers": report.harms,
+        "chart": harms_chart(report.harms, order, full_db),
+        "full_db": full_db,
+        "outdated": measured is not None and measured.outdated,
+        "precision": word(search.precision) if search is not None else _quantized(report),
+        "rest": word(search.rest if search is not None else report.recipe.rest),
+    }
+
+
+def _quantized(report: Report) -> str:
+    """The quantized type that most layers were asked to run in."""
+    asked = Counter(word(x.asked_precision) for x in report.layers if x.asked_precision and x.asked_precision.quantized)
+    return asked.most_common(1)[0][0] if asked else NONE
 
 
 def _matrix(layers: list[LayerInfo]) -> dict[str, Any]:

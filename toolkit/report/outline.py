@@ -9,7 +9,7 @@ from itertools import accumulate
 
 MOST_MEMBERS = 20
 """A group of more members is cut into stretches: drawn as a chain, so many still fit on a screen or two."""
-_MOST_STRETCHES = 16
+_MOST_STRETCHES = 10
 _DEEPEST = 12
 _ROOM = 0.4
 

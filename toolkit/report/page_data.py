@@ -61,9 +61,10 @@ def page_data(report: Report) -> dict[str, Any]:
         "harms": _harms(report, nodes),
         "causes": [
             [nodes[spot.node], [texts.column((one.kind, one.tensor, one.text, one.remedy)) for one in spot.causes]]
-            for spot in report.weak_spots
+            for spot in (report.sensitivity.weak_spots if report.sensitivity else report.weak_spots)
             if spot.node in nodes
         ],
+        "kept": [nodes[node] for node in (report.bisection.kept if report.bisection else ()) if node in nodes],
         "opened": [
             [index, [texts.column(pair) for pair in _opened(layer.actual.opened)]]
             for index, layer in enumerate(report.layers)
@@ -205,10 +206,9 @@ def _node(nodes: dict[str, int], texts: _Texts, name: str) -> int:
 
 def _harms(report: Report, nodes: dict[str, int]) -> list[list[Any]]:
     """Node, SQNR alone, SQNR without, share of the loss and whether it is kept, of every layer that was measured."""
-    harms = report.search.layers if report.search is not None else []
     return [
         [nodes[harm.node], _places(harm.alone_db), _places(harm.without_db), _digits(harm.share, 3), int(harm.kept)]
-        for harm in harms
+        for harm in report.harms
         if harm.node in nodes
     ]
 

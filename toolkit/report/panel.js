@@ -75,8 +75,9 @@ const panelOf = (net, go) => {
     if (harm) {
       const [, alone, without, share, kept] = harm;
       put("Sensitivity", [alone === null ? "" : `alone quantized ${alone} dB at the output`, without === null ? "" : `all but it ${without} dB`,
-        `${percentWords(share)} of the loss`, kept ? "the chosen plan keeps it in float" : ""].filter(Boolean).join("; "));
+        `${percentWords(share)} of the loss`, kept ? "it stays in float" : ""].filter(Boolean).join("; "));
     }
+    if (net.kept.has(i)) put("Bisection", "one of the layers that must stay in float for the check to pass");
     for (const [kind, tensor, text, remedy] of net.causesOf.get(i) || []) put("Cause", made("strong", { text: kind }), ` ${tensor} ${text}. Remedy: ${remedy}.`);
     const times = layers.profiles.map((name, p) => [name, layers.time[p][i]]).filter(([, ms]) => ms !== null);
     if (times.length) put("Time", times.map(([name, ms]) => `${name} ${ms} ms`).join(", "));

@@ -15,6 +15,8 @@ from toolkit.base.precision import Precision
 from toolkit.base.reading import FileKind, read_json, reading
 from toolkit.contract.roles import Role
 from toolkit.graph.work import NodeRole
+from toolkit.report.analysis_parts import BisectionInfo as BisectionInfo
+from toolkit.report.analysis_parts import SensitivityInfo as SensitivityInfo
 from toolkit.report.engine_parts import DeviceInfo as DeviceInfo
 from toolkit.report.engine_parts import PayoffInfo as PayoffInfo
 from toolkit.report.model_parts import ModelInfo as ModelInfo
@@ -26,6 +28,7 @@ from toolkit.report.parts import Finite as Finite
 from toolkit.report.parts import Measured as Measured
 from toolkit.report.parts import OutputError as OutputError
 from toolkit.report.parts import Part as Part
+from toolkit.report.search_parts import LayerHarm as LayerHarm
 from toolkit.report.search_parts import SearchInfo as SearchInfo
 from toolkit.report.search_parts import WeakSpotInfo as WeakSpotInfo
 
@@ -267,6 +270,8 @@ class Report(Part):
     latency: dict[str, JsonValue] | None = None
     payoff: PayoffInfo | None = Field(default=None, description="what the engine's time goes into, and whether it paid")
     search: SearchInfo | None = Field(default=None, description="the precision search, where the recipe has one")
+    sensitivity: SensitivityInfo | None = Field(default=None, description="by ``qtool sensitivity``, where it was run")
+    bisection: BisectionInfo | None = Field(default=None, description="by ``qtool bisect``, where it was run")
     weak_spots: list[WeakSpotInfo] = Field(default_factory=list, description="the worst layers, explained")
     layers: list[LayerInfo]
     tensors: list[TensorInfo] = Field(
@@ -291,6 +296,13 @@ class Report(Part):
             if held != value:
                 raise ValueError(f"summary.{name} is {held}, but the layers give {value}")
         return self
+
+    @property
+    def harms(self) -> list[LayerHarm]:
+        """What each layer costs at the output, the costliest first: as last measured by itself, else by the search."""
+        if self.sensitivity is not None:
+            return self.sensitivity.layers
+        return self.search.layers if self.search is not None else []
 
     @property
     def computing(self) -> list[LayerInfo]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from toolkit.contract.findings import Finding
@@ -12,6 +12,7 @@ from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, SearchI
 from toolkit.search.causes import Cause
 from toolkit.search.search_record import SearchRecord
 from toolkit.search.searched_plan import SearchedPlan
+from toolkit.search.sensitivity import Sensitivity
 
 _Key = tuple[list[str], dict[str, float]]
 """The layers that a plan keeps float, and its ranges."""
@@ -33,6 +34,7 @@ def read_search(path: Path) -> tuple[SearchInfo | None, list[WeakSpotInfo]]:
 def search_info(record: SearchRecord) -> SearchInfo:
     """The report's form of a search."""
     front = [_key(plan) for plan in record.front]
+    layers = layer_harms(record.sensitivity, record.best.kept) if record.sensitivity is not None else []
     return SearchInfo(
         precision=record.precision, rest=record.rest, gpu=record.gpu, prefer=record.prefer, budget=record.budget,
         met=record.best.meets and not record.lacks_in_types, lacks=record.lacks_in_types or dict(record.best.lacks),
@@ -41,7 +43,7 @@ def search_info(record: SearchRecord) -> SearchInfo:
         output=record.best.outcome.output, behind=record.behind, inferences=round(record.inferences, 2),
         metric=record.metric, float_metric=record.reference.metric, higher_is_better=record.higher_is_better,
         float_ms=record.float_ms, measured_share=record.measured_share, share_of=record.share_of,
-        plans=[_point(plan, front, record.best) for plan in record.plans], layers=_layers(record),
+        plans=[_point(plan, front, record.best) for plan in record.plans], layers=layers,
         warnings=_sentences(record.warnings), notes=_sentences(record.notes),
     )  # fmt: skip
 
@@ -86,10 +88,8 @@ def _point(plan: SearchedPlan, front: Sequence[_Key], best: SearchedPlan) -> Pla
     )  # fmt: skip
 
 
-def _layers(record: SearchRecord) -> list[LayerHarm]:
-    found, kept = record.sensitivity, record.best.kept
-    if found is None:
-        return []
+def layer_harms(found: Sensitivity, kept: Collection[str]) -> list[LayerHarm]:
+    """What each layer costs, the costliest first; ``kept`` names those that stay in float."""
     harms = {group.name: min(group.harm(found.full), 1e30) for group in found.groups}
     total = sum(harms.values()) or 1.0
     return [

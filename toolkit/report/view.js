@@ -89,7 +89,7 @@ const graphView = (net, go) => {
     const [low, high] = edge.back ? [edge.to, edge.from] : [edge.from, edge.to];
     const ends = [scene.all[low], scene.all[high]], tensors = [...edge.tensors.values()];
     const first = tensors[0], at = (box, side) => (box.open && box[side].has(first.tensor) ? box.x - box.w / 2 + box[side].get(first.tensor) : box.x);
-    const from = { x: at(ends[0], "outs"), y: ends[0].y + ends[0].h }, to = { x: at(ends[1], "ins"), y: ends[1].y };
+    const from = { x: at(ends[0], "outs"), y: ends[0].first ? BOX.head : ends[0].y + ends[0].h }, to = { x: at(ends[1], "ins"), y: ends[1].last ? scene.h : ends[1].y };
     const element = drawn("g", { class: "edge", "data-from": ends[edge.back ? 1 : 0].id ?? "", "data-to": ends[edge.back ? 0 : 1].id ?? "" });
     element.append(drawn("path", { d: wayOf(from, edge.lanes, to), class: "way" }));
     // ways end upright, so that a head needs no direction
@@ -101,22 +101,25 @@ const graphView = (net, go) => {
     const inner = ends[1].id === undefined || ends[1].open;
     let x = middle.x - (((marks & 1) + ((marks & 2) >> 1) + ((marks & 4) >> 2)) - 1) * 7;
     const mark = (shape) => { element.append(shape); x += 14; };
-    const dtype = net.tensors.dtype[first.carried];
+    const dtype = net.tensors.dtype[(tensors.find((one) => one.marks & 1) || first).carried];
     if (!inner && marks & 1) mark(drawn("path", { class: `mark bar ${SHORT[dtype] || dtype}`, d: `M${x} ${middle.y - 6}l6 6l-6 6l-6 -6Z` }));
     if (!inner && marks & 2) mark(drawn("circle", { class: "mark cast", cx: x, cy: middle.y, r: 4.5 }));
     if (!inner && marks & 4) mark(drawn("rect", { class: "mark reformat", x: x - 4.5, y: middle.y - 4.5, width: 9, height: 9 }));
-    const words = tensors.length > 1 ? `${tensors.length} tensors` : net.carries(first.carried);
-    if (scene.all[low].id !== undefined && ends[1].id !== undefined && words) {
-      const left = x + 1, wide = widthOf(words, BOX.small), row = Math.round(middle.y / 12);
-      const free = (taken.get(row) || []).every(([a, b]) => left > b || left + wide < a);
-      if (free && to.y - before.y > 24) {
-        for (const r of [row - 1, row, row + 1]) taken.set(r, [...(taken.get(r) || []), [left, left + wide]]);
-        element.append(label(words, left, middle.y + 4, { class: "shape" }));
-      }
-    }
+    const row = Math.round(middle.y / 12);
+    const free = (left, right) => (taken.get(row) || []).every(([a, b]) => left > b || right < a);
+    const take = (left, right) => { for (const r of [row - 1, row, row + 1]) taken.set(r, [...(taken.get(r) || []), [left, right]]); };
+    take(middle.x - 8, x - 4);
+    const words = tensors.length > 1 ? `${tensors.length} tensors` : net.carries(first.carried), left = x + 1;
+    const write = () => {
+      const right = left + widthOf(words, BOX.small);
+      if (!words || to.y - before.y <= 24 || !free(left, right)) return;
+      take(left, right);
+      element.append(label(words, left, middle.y + 4, { class: "shape" }));
+    };
     element.append(drawn("title", {}, tensors.slice(0, 8).map((one) => `${net.tensors.name[one.tensor]} ${net.carries(one.carried)}` +
       `${one.marks & 1 ? ", Q/DQ pair" : ""}${one.marks & 2 ? ", Cast" : ""}${reformat(one) ? ", reformat" : ""}`).join("\n")));
-    return element;
+    const named = scene.all[low].id !== undefined && ends[1].id !== undefined;
+    return { element, write: named ? write : () => {} };
   };
   const scaleOf = (scene) => {
     const found = { ...bounds, time: 0, harm: 0, macs: 0 }, pending = [scene];
@@ -131,7 +134,9 @@ const graphView = (net, go) => {
   };
   const paintScene = (scene, scale, x, y) => {
     const edges = drawn("g", {}), taken = new Map();
-    for (const edge of scene.edges) edges.append(drawEdge(edge, scene, taken));
+    // what an edge carries is written where neither a mark nor other words lie
+    const parts = scene.edges.map((edge) => drawEdge(edge, scene, taken));
+    for (const part of parts) { part.write(); edges.append(part.element); }
     return drawn("g", { transform: `translate(${x.toFixed(1)} ${y.toFixed(1)})` }, edges, ...scene.boxes.flatMap((box) => (
       box.open ? [drawBox(box, scale), paintScene(box, scale, box.x - box.w / 2, box.y)] : [drawBox(box, scale)])));
   };
@@ -177,8 +182,9 @@ const graphView = (net, go) => {
     if (!spot) return;
     // the panel covers a part: at the side or, on a phone, at the bottom
     const frame = canvas.getBoundingClientRect(), panel = control("panel").getBoundingClientRect();
-    const right = panel.width && panel.left > frame.left + 80 ? Math.min(frame.right, panel.left) : frame.right;
-    const bottom = panel.width && right === frame.right ? Math.max(frame.top + 60, Math.min(frame.bottom, panel.top)) : frame.bottom;
+    const beside = panel.left > frame.left + 80;
+    const right = panel.width && beside ? Math.min(frame.right, panel.left) : frame.right;
+    const bottom = panel.width && !beside ? Math.max(frame.top + 60, Math.min(frame.bottom, panel.top)) : frame.bottom;
     canvas.scrollTo({ left: spot.x * state.scale - (right - frame.left) / 2, top: (spot.y + Math.min(spot.box.h, 300) / 2) * state.scale - (bottom - frame.top) / 2 });
   };
   const keepPlace = (id, change) => {

@@ -22,6 +22,7 @@ from toolkit.base.precision import Precision
 from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Code, Finding
 from toolkit.report.fragments import keep_fragment
+from toolkit.run.analyses import join_analysis
 from toolkit.run.bisect_engine import EngineCheck
 from toolkit.run.command_needs import command_needs
 from toolkit.run.job import Job
@@ -74,6 +75,13 @@ class Question:
     precision: str | None = None
     repeats: int = 2
 
+    def words(self) -> str:
+        """What is asked, in short: the command, the limits, or that it is the recipe's budget."""
+        if self.command is not None:
+            return self.command
+        given = {name: value for name, value in vars(self.limits).items() if value is not None}
+        return ", ".join(f"{name} = {value:g}" for name, value in given.items()) or "the recipe's budget"
+
     def check(self, allow_code: bool) -> None:
         """Refuse what cannot be asked, before anything is done.
 
@@ -123,12 +131,14 @@ class Bisected:
         layers: how many there were to choose from.
         precision: what the kept layers ran in.
         rest: what ``[engine] rest`` has to be in place of the recipe's; None where that stays.
+        page: the run's page that shows it.
     """
 
     found: Bisection
     layers: int
     precision: Precision
     rest: Precision | None = None
+    page: Path | None = None
 
     def fragment(self) -> str:
         """Lines to paste into a recipe before the pass that quantizes; empty where nothing has to be kept."""
@@ -150,6 +160,7 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
     Raises:
         QtoolError: the question or the recipe cannot be used, or the check fails with every layer float.
     """
+    from toolkit.report.analysis_section import bisection_info
     from toolkit.search import bisect as bisecting
     from toolkit.search.sensitivity import fast
 
@@ -195,7 +206,10 @@ def bisect_recipe(job: Job, samples: Samples, question: Question) -> Bisected:
             precision, rest = check.settle(found, precision)
         if on_engine is not None:
             found.notes += on_engine.notes()
-        return Bisected(found, len(simulation.names), precision, rest)
+        bisected = Bisected(found, len(simulation.names), precision, rest)
+        asked_for = question.words(), question.on
+        info = bisection_info(found, bisected.layers, asked_for, precision, bisected.fragment())
+        return replace(bisected, page=join_analysis(ready.inputs, info))
 
 
 def _recipes(ready: QuantizingRecipe, data: str) -> Budget:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import QtoolError
+from toolkit.run.analyses import join_analysis
 from toolkit.run.job import Job
 from toolkit.run.quantizing import Samples, quantizing
 
@@ -17,11 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MeasuredSensitivity:
-    """The result, the file that holds it, and why the worst layers are bad."""
+    """The result, the file that holds it, why the worst layers are bad, and the run's page that shows it."""
 
     found: Sensitivity
     file: Path
     weak_spots: list[WeakSpot]
+    page: Path | None = None
 
 
 def measure_sensitivity(job: Job, samples: Samples, fast: bool = False, processes: int = 1) -> MeasuredSensitivity:
@@ -36,6 +38,7 @@ def measure_sensitivity(job: Job, samples: Samples, fast: bool = False, processe
     Raises:
         QtoolError: the recipe quantizes nothing, or there are no samples.
     """
+    from toolkit.report.analysis_section import sensitivity_info
     from toolkit.search import sensitivity as measuring
     from toolkit.search.weak_spots import weak_spots
 
@@ -49,7 +52,9 @@ def measure_sensitivity(job: Job, samples: Samples, fast: bool = False, processe
             found = measuring.exact(ready.simulation, processes=processes, log=log, progress=job.progress)
         found.notes += ready.notes
         found.save(file)
-        return MeasuredSensitivity(found, file, weak_spots(ready.simulation, found))
+        spots = weak_spots(ready.simulation, found)
+        page = join_analysis(ready.inputs, sensitivity_info(found, spots))
+        return MeasuredSensitivity(found, file, spots, page)
 
 
 def _outdate(file: Path) -> None:

@@ -21,6 +21,7 @@ from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.schema import RecipeInfo, Report, StepInfo
 from toolkit.report.search_parts import SearchInfo
 from toolkit.run.accuracy import accuracy_of, device_of
+from toolkit.run.analyses import Analyses, basis_of, path_of
 from toolkit.run.inputs import Inputs
 from toolkit.run.keys import hashes
 from toolkit.run.lock import lock_text
@@ -77,7 +78,9 @@ class RunRecords:
 
 
 class ReportRecord(Record):
-    """The files of the report."""
+    """The files of the report, and what an analysis must depend on to be joined into it."""
+
+    basis: str = ""
 
     def report(self) -> Report:
         """The joined report."""
@@ -106,6 +109,7 @@ class ReportStep(Step[ReportRecord]):
             "evaluation data": prints.of_data(recipe.evaluation.data),
             "given ranges": prints.of_file(recipe.calibration.ranges),
             "given collection": prints.of_file(recipe.calibration.collection),
+            "analyses": hashes(path_of(self.folder)),
             "profiles": repr(self.job.profiles),
             "versions": versions(),
             "code": code_fingerprint(),
@@ -125,7 +129,7 @@ class ReportStep(Step[ReportRecord]):
         if "html" in self.recipe.report.formats:
             write_html(report, root / _HTML)
             files.append(_HTML)
-        return ReportRecord(files=files)
+        return ReportRecord(files=files, basis=basis_of(self.inputs))
 
     def _journal(self) -> Journal:
         """What all steps said."""
@@ -177,6 +181,8 @@ class ReportStep(Step[ReportRecord]):
         )
         spots = spots or weak_spots_from_ranges(culprits(report.layers), report.layers, prepared, ranges)
         report.weak_spots = blame_data(spots, prepared, unlike)
+        analyses = Analyses.load(self.folder).now(basis_of(self.inputs))
+        report.sensitivity, report.bisection = analyses.sensitivity, analyses.bisection
         return report
 
     def _graphs(self, prepared: Model, ranges: Ranges | None) -> Graphs:

@@ -1,0 +1,61 @@
+"""The report's form of what sensitivity and bisection found."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from toolkit.base.precision import Precision
+from toolkit.report.analysis_parts import BisectionCheck, BisectionInfo, SensitivityInfo
+from toolkit.report.findings import sentence
+from toolkit.report.search_parts import WeakSpotInfo
+from toolkit.report.search_section import cause_info, layer_harms
+from toolkit.search.bisect import Bisection
+from toolkit.search.sensitivity import Sensitivity
+from toolkit.search.weak_spots import WeakSpot
+
+
+def sensitivity_info(found: Sensitivity, spots: Sequence[WeakSpot], kept: Collection[str] = ()) -> SensitivityInfo:
+    """The report's form of a sensitivity; ``kept`` names the layers that the recipe keeps in float."""
+    ops = {group.name: group.op for group in found.groups}
+    return SensitivityInfo(
+        method=found.method,
+        samples=found.samples,
+        inferences=round(found.inferences, 2),
+        reliability=found.reliability,
+        full_db=found.full.sqnr_db,
+        metric=found.metric,
+        float_metric=found.float_metric,
+        full_metric=found.full.metric,
+        layers=layer_harms(found, kept),
+        weak_spots=[
+            WeakSpotInfo(node=spot.node, op=ops.get(spot.node, ""), share=spot.blame, source="search",
+                         kept=spot.node in kept, causes=[cause_info(cause) for cause in spot.causes])
+            for spot in spots
+        ],
+        notes=[sentence(note) for note in found.notes],
+    )  # fmt: skip
+
+
+def bisection_info(
+    found: Bisection, layers: int, asked: tuple[str, str], precision: Precision, fragment: str
+) -> BisectionInfo:
+    """The report's form of a bisection.
+
+    Args:
+        found: the bisection.
+        layers: how many layers there were to choose from.
+        asked: the limits or the command, and what was checked.
+        precision: what kept layers ran in.
+        fragment: a piece of recipe that keeps them.
+    """
+    check, on = asked
+    return BisectionInfo(
+        check=check,
+        on=on,
+        precision=precision,
+        kept=found.kept,
+        layers=layers,
+        checks=[BisectionCheck(kept=len(one.kept), passed=one.passed) for one in found.verdicts],
+        fragment=fragment,
+        notes=[sentence(note) for note in found.notes],
+    )
