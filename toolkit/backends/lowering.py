@@ -60,7 +60,7 @@ def lower(
     float_biases(lowered, journal)
     state_kernel_shapes(lowered, journal)
     facts = lowered.facts()
-    sound = _types_agree(lowered)
+    sound = _types_agree(lowered.skeleton())
     types = decide(lowered, facts, plan, rest, observed or {})
     if types.unchecked and short:
         journal.noted(Code.UNCHECKED())
@@ -74,18 +74,18 @@ def lower(
         journal.changed(node, Code.BIAS_AS_ROW(), Code.BIAS_REQUANTIZED())
     reasons = _reasons(lowered, plan, types)
     try:
-        lowered.check()
+        skeleton = lowered.check()
         if sound:
-            onnx.shape_inference.infer_shapes(lowered.skeleton(), check_type=True, strict_mode=True)
+            onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True)
     except Exception as error:
         raise ModelError(f"lowering made a graph that ONNX refuses: {error}", remedy="report this as a bug") from error
     return Lowered(lowered, plan, reasons, types)
 
 
-def _types_agree(model: Model) -> bool:
+def _types_agree(skeleton: onnx.ModelProto) -> bool:
     """Whether the graph's types are consistent before lowering; where not, they cannot be required after it."""
     try:
-        onnx.shape_inference.infer_shapes(model.skeleton(), check_type=True, strict_mode=True)
+        onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True)
     except Exception:
         return False
     return True

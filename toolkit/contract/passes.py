@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
+from toolkit.base.collection import collector_paused
 from toolkit.base.errors import PassError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.schema import explain
 from toolkit.contract.context import Context
@@ -123,8 +125,11 @@ class Pass(BaseModel):
         context.model = model
         asked = len(context.plan.history)
         trial = self._trial(model, context)
+        # what a pass that looks at the graph alone makes stays in the graph
+        alone = not (self.reads_evaluation() or self.measures_engines() or self.helps())
         try:
-            self.apply(model, context)
+            with collector_paused() if alone else nullcontext():
+                self.apply(model, context)
         except QtoolError as error:
             if error.value and self._place is not None:
                 error.at(self._place(error.value))
@@ -136,7 +141,7 @@ class Pass(BaseModel):
         finally:
             context.journal.by, context.plan.by, context.model = previous
         try:
-            model.check()
+            self._check(model)
         except PassError as error:
             raise PassError(f"pass '{title}' broke the graph: {error.what}", remedy=error.remedy) from error
         names = set(model.node_names())
@@ -172,6 +177,9 @@ class Pass(BaseModel):
             context.journal.noted(Code.DRY_RUN(step="helpers"))
             return None
         return HelperTrial(model, context, insist=not getattr(self, "only_if_better", True))
+
+    def _check(self, model: Model) -> None:
+        model.check()
 
     def _tell_of_pairs(self, model: Model, context: Context, asked: int) -> None:
         """Note the nodes that were asked to be float and still read Q/DQ pairs: an engine runs them quantized."""
@@ -210,6 +218,9 @@ class Sequence(Pass):
                     raise type(error)(error.what + before, where=error.where, remedy=error.remedy) from error
         finally:
             context.following = behind
+
+    def _check(self, model: Model) -> None:
+        """Its members have been checked."""
 
     def _tell_of_pairs(self, model: Model, context: Context, asked: int) -> None:
         """Its members have told."""

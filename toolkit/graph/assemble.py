@@ -24,7 +24,9 @@ def variable(name: str, dtype: Any = None, shape: Any = None, kind: str = "tenso
     return made
 
 
-def constant(name: str, values: LazyValues | Any, data_location: int | None, export_dtype: Any = None) -> gs.Constant:
+def constant(
+    name: str, values: LazyValues | Any, data_location: int | None = None, export_dtype: Any = None
+) -> gs.Constant:
     """A tensor of known values, which are shared; nothing reads it yet."""
     made: gs.Constant = gs.Constant.__new__(gs.Constant)
     held = made.__dict__
@@ -41,7 +43,7 @@ def node(
     attrs: dict[str, Any],
     inputs: Iterable[gs.Tensor],
     outputs: Iterable[gs.Tensor],
-    domain: str | None,
+    domain: str | None = None,
 ) -> gs.Node:
     """A node that reads and makes these tensors, which know it from now on."""
     made: gs.Node = gs.Node.__new__(gs.Node)

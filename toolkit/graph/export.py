@@ -78,7 +78,7 @@ class NodeMessages:
         if found is None:
             if len(self._known) > _MOST_KNOWN:
                 self._known.clear()
-            found = self._known[key] = OnnxExporter.export_node(node)
+            found = self._known[key] = _plain(node, read, gives)
         return found
 
     def typed(self, tensor: gs.Tensor) -> onnx.ValueInfoProto:
@@ -106,6 +106,23 @@ def _typed(tensor: gs.Tensor, kind: str) -> onnx.ValueInfoProto:
                 made.type.tensor_type.shape.dim.add(dim_param=size)
             else:
                 made.type.tensor_type.shape.dim.add(dim_value=size)
+    return made
+
+
+def _plain(node: gs.Node, read: list[str], gives: list[str]) -> onnx.NodeProto:
+    """The message of a node whose attributes are all plain."""
+    made = onnx.NodeProto(op_type=node.op, input=read, output=gives)
+    if node.name:
+        made.name = node.name
+    if node.domain is not None:
+        made.domain = node.domain
+    for name, value in node.attrs.items():
+        if type(value) is int:
+            made.attribute.add(name=name, type=onnx.AttributeProto.INT, i=value)
+        elif type(value) is list and value and all(type(one) is int for one in value):
+            made.attribute.add(name=name, type=onnx.AttributeProto.INTS, ints=value)
+        else:
+            made.attribute.append(onnx.helper.make_attribute(name, value))
     return made
 
 

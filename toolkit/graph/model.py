@@ -292,8 +292,11 @@ class Model:
     # ---------------------------------------------------------------- invariants
 
     @collector_paused()
-    def check(self) -> None:
+    def check(self) -> onnx.ModelProto:
         """Check that names are unique, the graph has no cycle and ONNX's checker accepts it.
+
+        Returns:
+            The graph's skeleton.
 
         Raises:
             PassError: one of these does not hold; the message names the node.
@@ -306,18 +309,10 @@ class Model:
         sort(self.graph, recurse=False)
         skeleton = self.skeleton()
         digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True)).digest()
-        if digest == self._checked:
-            return
-        for value in (*skeleton.graph.input, *skeleton.graph.output):
-            if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
-                # a tensor of unknown rank is common in real exports; only the checker minds
-                value.type.tensor_type.shape.SetInParent()
-        name_foreign(skeleton)
-        try:
-            onnx.checker.check_model(skeleton)
-        except Exception as error:
-            raise PassError(f"ONNX's checker refuses the graph: {' '.join(str(error).split())[:400]}") from error
-        self._checked = digest
+        if digest != self._checked:
+            _accepted(skeleton)
+            self._checked = digest
+        return skeleton
 
     @collector_paused()
     def skeleton(self, named_by_content: bool = False) -> onnx.ModelProto:
@@ -338,6 +333,21 @@ class Model:
                 digest = held.digest if held is not None else content_digest(values)
                 light.proto.metadata_props.add(key=name, value=digest)
         return weights_as_inputs(light.proto, light.weights)
+
+
+def _accepted(skeleton: onnx.ModelProto) -> None:
+    """Raise PassError where ONNX's checker refuses a graph."""
+    seen = onnx.ModelProto()
+    seen.CopyFrom(skeleton)
+    for value in (*seen.graph.input, *seen.graph.output):
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+            # a tensor of unknown rank is common in real exports; only the checker minds
+            value.type.tensor_type.shape.SetInParent()
+    name_foreign(seen)
+    try:
+        onnx.checker.check_model(seen)
+    except Exception as error:
+        raise PassError(f"ONNX's checker refuses the graph: {' '.join(str(error).split())[:400]}") from error
 
 
 def _walk(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Graph]]:

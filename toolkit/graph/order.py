@@ -20,11 +20,22 @@ def sort(graph: gs.Graph, recurse: bool = True) -> None:
     """
     for sub in list(_directly_in(graph)) if recurse else ():
         sort(sub)
-    inside = {id(node) for node in graph.nodes}
     levels: dict[int, int] = {}
     ordered: list[gs.Node] = []
+    inside: set[int] | None = None
     for node in graph.nodes:
-        if id(node) not in levels:
+        highest: int | None = -1
+        for tensor in node.inputs:
+            for maker in tensor.inputs:
+                level = levels.get(id(maker))
+                highest = None if level is None or highest is None else max(highest, level)
+        if highest is not None and not any(isinstance(value, gs.Graph) for value in node.attrs.values()):
+            # nearly all nodes stand behind what they read
+            if id(node) not in levels:
+                levels[id(node)] = highest + 1
+                ordered.append(node)
+        elif id(node) not in levels:
+            inside = inside if inside is not None else {id(one) for one in graph.nodes}
             _level(node, inside, levels, ordered)
     ordered.sort(key=lambda node: levels[id(node)])
     graph.nodes = ordered
@@ -77,7 +88,11 @@ def drop_unused(graph: gs.Graph) -> None:
 
 def _makers(node: gs.Node, inside: set[int]) -> list[gs.Node]:
     """The nodes of a graph whose results a node reads, itself or by its subgraphs."""
-    found = [maker for tensor in node.inputs for maker in tensor.inputs if id(maker) in inside]
+    found = []
+    for tensor in node.inputs:
+        for maker in tensor.inputs:
+            if id(maker) in inside:
+                found.append(maker)
     for value in node.attrs.values():
         if isinstance(value, gs.Graph):
             for sub in (value, *subgraphs(value)):

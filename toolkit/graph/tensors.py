@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from toolkit.graph import assemble
 from toolkit.graph.light import bytes_of
 
 SHORT_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -24,7 +25,12 @@ def onnx_type(dtype: Any) -> int:
     """An element type as ONNX's number, from a numpy dtype, an ONNX number or None (0)."""
     if dtype is None:
         return 0
-    return int(dtype) if isinstance(dtype, int) else int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+    return int(dtype) if isinstance(dtype, int) else _onnx_type(dtype)
+
+
+@lru_cache(maxsize=256)
+def _onnx_type(dtype: Any) -> int:
+    return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
 
 class StoredValues(LazyValues):
@@ -82,6 +88,11 @@ class StoredValues(LazyValues):
 
 
 @lru_cache(maxsize=64)
+def _np_dtype(kind: int) -> np.dtype[Any]:
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+
+
+@lru_cache(maxsize=64)
 def _gs_dtype(kind: int) -> tuple[Any, int]:
     """What onnx-graphsurgeon calls an element type, numpy's type or ONNX's number, and the bytes that it counts."""
     like = LazyValues(TensorProto(data_type=kind, dims=[1]))
@@ -107,13 +118,15 @@ def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | N
     """A constant of any ONNX element type, float8, bfloat16 and int4 included, from values of that or a wider type."""
     values = np.asarray(values)
     wanted = element_type if element_type is not None else onnx_type(values.dtype)
+    held: LazyValues | np.ndarray[Any, Any] = values.astype(_np_dtype(wanted))
     if wanted in (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN):
-        return gs.Constant(name, StoredValues(values.astype(onnx.helper.tensor_dtype_to_np_dtype(wanted)), wanted))
-    if wanted == TensorProto.INT4:
-        cast = values.astype(onnx.helper.tensor_dtype_to_np_dtype(wanted))
-        return gs.Constant(name, LazyValues(onnx.numpy_helper.from_array(cast, name)))
-    # ascontiguousarray would make a scalar a vector of one
-    return gs.Constant(name, np.asarray(values.astype(onnx.helper.tensor_dtype_to_np_dtype(wanted)), order="C"))
+        held = StoredValues(held, wanted)
+    elif wanted == TensorProto.INT4:
+        held = StoredValues.of(onnx.numpy_helper.from_array(held, name))
+    else:
+        # ascontiguousarray would make a scalar a vector of one
+        held = np.asarray(held, order="C")
+    return assemble.constant(name, held)
 
 
 def reroute(old: gs.Tensor, new: gs.Tensor) -> list[gs.Node]:
@@ -128,4 +141,4 @@ def reroute(old: gs.Tensor, new: gs.Tensor) -> list[gs.Node]:
 
 def make_node(op: str, name: str, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor], **attrs: Any) -> gs.Node:
     """A node of ONNX's own operator set."""
-    return gs.Node(op=op, name=name, attrs=attrs, inputs=list(inputs), outputs=list(outputs))
+    return assemble.node(op, name, attrs, inputs, outputs)

@@ -147,8 +147,8 @@ class Grid:
             same_scale = self.tensors[0] is other.tensors[0]
         else:
             slack = max(_SAME.get(one.float_kind, 1e-6) for one in (self, other))
-            same_scale = self.scale.shape == other.scale.shape and np.allclose(
-                self.scale, other.scale, rtol=slack, atol=0
+            same_scale = self.scale.shape == other.scale.shape and bool(
+                np.all(np.abs(self.scale - other.scale) <= slack * np.abs(other.scale))
             )
         if self.zero is None or other.zero is None:
             same_zero = self.tensors[-1] is other.tensors[-1]

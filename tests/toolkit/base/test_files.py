@@ -1,0 +1,31 @@
+"""Files written whole: how JSON is laid out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolkit.base.files import json_lines
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_json_is_read_as_it_was_written(content):
+    assert json.loads(json_lines(content)) == content
+
+
+def test_json_has_a_line_for_each_entry():
+    written = json_lines({"layers": [{"node": "a", "times": [1, 2]}, {"node": "b"}], "none": [], 3: (1, 2)})
+    assert [line.strip(" ,") for line in written.splitlines()] == [
+        "{", '"layers": [', '{"node": "a", "times": [1, 2]}', '{"node": "b"}', "]", '"none": []', '"3": [', "1", "2", "]", "}",
+    ]  # fmt: skip
+    with pytest.raises(ValueError):
+        json_lines({"a": [{"b": float("nan")}]})
