@@ -80,7 +80,10 @@ def in_turn(engines: dict[str, bytes], profiles: Profiles, rounds: int = 5) -> d
 
 
 def as_new(path: Path, profiles: Profiles, settings: EngineSettings, out: Path) -> bytes:
-    """The engine of a run of the recipe that `qtool new` writes, with these profiles and settings of the builder."""
+    """The engine of a run of the recipe that `qtool new` writes, with these profiles and settings of the builder.
+
+    The budget is a lax one: what networks of random weights answer hangs on the last digits.
+    """
     data = path.with_suffix(".npz")
     tables = tomllib.loads(recipe_for(path, Path("recipe.toml"), data, None, None).text)
     tables["profile"] = [
@@ -96,7 +99,7 @@ def as_new(path: Path, profiles: Profiles, settings: EngineSettings, out: Path) 
         mode="json", include={"tactic_sources", "timing_cache", "optimization_level", "avg_timing_iterations"}
     )
     tables["engine"] |= {key: value for key, value in own.items() if value is not None}
-    tables["evaluation"] |= {"samples": 8, "layer_samples": 2}
+    tables["evaluation"] |= {"samples": 8, "layer_samples": 2, "budget": {"min_sqnr_db": 10}}
     recipe = Recipe.build(path.stem, passes=tables.pop("pass"), **tables)
     result = run(recipe, out, device_check=False)
     report = result.report

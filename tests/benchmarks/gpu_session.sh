@@ -7,7 +7,7 @@
 #     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained:explicit && $s start device
 #     bash tests/benchmarks/gpu_session.sh wait 300
 # What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
-# guard, levels:MODEL, calibration, residual, shift, plugins, placement:MODEL[:ROW,ROW...[:LEVEL]]. The jobs of one start run one after the other on the GPU that
+# guard, builds:MODEL, calibration, residual, shift, plugins, placement:MODEL[:ROW,ROW...[:LEVEL]]. The jobs of one start run one after the other on the GPU that
 # CUDA_VISIBLE_DEVICES names, in the background, so that a call's end does not end them; several starts run side by side. With
 # AVERAGE=8 in the environment, placement has TensorRT time each kernel eight times.
 # A fixed time to wait, and a process that is waited for by its number, never by a pattern that also fits the waiting shell:
@@ -40,11 +40,7 @@ job() {
     faster:*) tests $backends/test_faster_gpu.py -k "${1#*:}" ;;
     open) tests $backends/test_faster_gpu.py -k opening ;;
     guard) tests $backends/test_faster_gpu.py -k "no_recipe" ;;
-    levels:*)
-      for level in 0 1 2 3 4 5; do
-        echo "optimization level $level"
-        LEVEL=$level KINDS="fp16 qtool" python3.10 tests/benchmarks/bench_placement.py /tmp/models "/tmp/results/level$level.json" "${1#*:}"
-      done ;;
+    builds:*) python3.10 tests/benchmarks/bench_builds.py /tmp/models "${1#*:}" ;;
     bisect) tests tests/toolkit/search/test_bisect_gpu.py ;;
     residual) python3.10 tests/benchmarks/bench_residual.py /tmp/results/residual.json ;;
     shift) python3.10 tests/benchmarks/bench_shift.py /tmp/results/shift.json ;;

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -61,7 +62,10 @@ PROFILES = Profiles(tuple(
 
 def context_for(backend, folder=None, profiles=None, settings=None, dry_run=False):
     context = placeholder_context(**({"profiles": profiles} if profiles is not None else {}))
-    context.bench = EngineBench(backend, settings or EngineSettings(), shapes=context.profiles, folder=folder)
+    # trials are built like the run's own engine unless a test says otherwise
+    context.bench = EngineBench(
+        backend, settings or EngineSettings(trial_level=3), shapes=context.profiles, folder=folder
+    )
     context.folder, context.dry_run = folder, dry_run
     return context
 
@@ -236,10 +240,35 @@ def test_what_was_measured_is_found_again_after_a_kill(tmp_path):
     # the first says what they belong to, three are of engines, two of engines in turn with the float one
     assert len(lines) == 6 and not list(tmp_path.glob("qtool-*"))
     other = context_for(
-        StandIn(dict.fromkeys(NAMES, 1.0), cost), tmp_path, settings=EngineSettings(sparse_weights=True)
+        StandIn(dict.fromkeys(NAMES, 1.0), cost), tmp_path, settings=EngineSettings(sparse_weights=True, trial_level=3)
     )
     InsertQDQ(only_if_faster=True)(chain(), other)
     assert len(other.bench.builder.built) == 3
+
+
+def test_trials_are_built_at_a_lower_level_and_what_is_taken_at_the_runs_own():
+    class Levelled(StandIn):
+        """Keeps the levels it is asked for."""
+
+        levels: ClassVar = []
+
+        def build(self, path, profiles, settings, *given, **more):
+            self.levels.append(settings.optimization_level)
+            return super().build(path, profiles, settings, *given, **more)
+
+    backend = Levelled(dict.fromkeys(NAMES, 1.0), {**dict.fromkeys(NAMES, 0.5), "c1": 1.6})
+    model, context = chain(), context_for(backend, settings=EngineSettings())
+    InsertQDQ(only_if_faster=True)(model, context)
+    assert quantized(model, NAMES) == set(NAMES) - {"c1"}
+    # float, all and the winner as trials, then float and the winner as they will be built
+    assert backend.levels == [2, 2, 2, None, None]
+    assert [len(inside) for inside in backend.built] == [0, 5, 4, 0, 4]
+    few = Levelled(backend.plain, backend.quantized)
+    few.levels = []
+    InsertQDQ(only_if_faster=True, builds=4)(chain(), context_for(few, settings=EngineSettings()))
+    assert set(few.levels) == {None}
+    bench = EngineBench(backend, EngineSettings(optimization_level=1))
+    assert not bench.has_rough and EngineBench(backend, EngineSettings(trial_level=0)).has_rough
 
 
 def test_measurements_are_not_found_again_for_another_calibration_profile():

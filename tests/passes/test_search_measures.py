@@ -28,16 +28,14 @@ EVEN = dict.fromkeys(NAMES, 1.0)
 SMALL = dict.fromkeys(NAMES, 0.4)
 
 
-def searched(folder, backend, damaged="layer3", profiles=None, following=(), **settings):
+def searched(folder, backend, damaged="layer3", profiles=None, following=(), engine=None, **settings):
     model = chain(6)
     if damaged:
         damage(model, damaged)
     data = CalibrationData.open(feeds(), model)
     context = Context(provider=Calibrator(data, method="minmax"), folder=folder, profiles=profiles or Profiles())
     if backend is not None:
-        # what the search itself builds, not what is built to hold its plan against float
-        settings_of_engine = EngineSettings(prefer="int8")
-        context.bench = EngineBench(backend, settings_of_engine, shapes=context.profiles, folder=folder)
+        context.bench = EngineBench(backend, engine or EngineSettings(), shapes=context.profiles, folder=folder)
     Sequence(passes=[SearchPrecision(**{"min_sqnr_db": 28, **settings}), *following])(model, context)
     return context, json.loads((folder / "search.json").read_text())
 
@@ -209,7 +207,10 @@ def test_a_model_that_cannot_be_lowered_for_a_trial_is_searched_all_the_same(tmp
     assert "ONNX refuses it" in said(context.journal, Code.TIMES_PREDICTED)[0]["why"] and found["measured_share"] == 0.0
 
 
-def test_nothing_is_built_where_times_decide_nothing_or_cannot_be_had(tmp_path):
+def test_nothing_is_built_where_times_decide_nothing_or_cannot_be_had(tmp_path, monkeypatch):
+    # what is built to hold the plan against float is another matter
+    monkeypatch.setattr(SearchPrecision, "guards_speed", lambda self, context: False)
+
     class Unable(StandIn):
         def cannot_measure(self):
             return "there is no GPU"
@@ -217,7 +218,7 @@ def test_nothing_is_built_where_times_decide_nothing_or_cannot_be_had(tmp_path):
     backend = stand_in()
     for at, (one, settings) in enumerate((
         (None, {}), (backend, {"measure": False}), (Unable(EVEN, EVEN), {}), (backend, {"prefer": "int8"}),
-        (backend, {"also": "fp8"}),
+        (backend, {"also": "fp8"}), (backend, {"engine": EngineSettings(prefer="int8")}),
     )):  # fmt: skip
         context, found = searched(tmp_path / str(at), one, **settings)
         assert found["measured_share"] == 0.0 and found["prefer"] == "int8" and not notes(context, *TIMES)

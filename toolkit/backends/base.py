@@ -47,7 +47,8 @@ class EngineChoices(pydantic.BaseModel):
     prefer: Literal["speed", "int8"] = pydantic.Field(
         "speed",
         description="speed: where a GPU measures that quantizing makes the engine slower than the float one in a "
-        "profile, the layers that do not pay stay float; int8: they are quantized all the same",
+        "profile, the layers that do not pay stay float; int8: they are quantized all the same, and a search looks for "
+        "much in int8",
     )
     measure: bool = pydantic.Field(True, description="measure latency and layer times where a GPU is present")
     compute_capabilities: list[str] = pydantic.Field([], description="TensorRT-RTX: GPUs to build for, such as 8.9")
@@ -55,6 +56,11 @@ class EngineChoices(pydantic.BaseModel):
         None, description="TensorRT's default where not given; [] for none"
     )
     optimization_level: int | None = pydantic.Field(None, ge=0, le=5, description="builder optimization level")
+    trial_level: int = pydantic.Field(
+        2, ge=0, le=5,
+        description="builder optimization level of trial engines where many are compared (only_if_faster), at most "
+        "optimization_level, at which what is taken is built and measured",
+    )  # fmt: skip
     avg_timing_iterations: int | None = pydantic.Field(
         None, ge=1, le=1000,
         description="runs of which a kernel's time is the mean when TensorRT chooses it; its default is 1. More make "

@@ -20,12 +20,14 @@ from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
 from toolkit.base.temporary import temporary_folder
+from toolkit.base.text import count
 from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.bench import Latency, Measurement, TurnsFound
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
 from toolkit.graph.model import Model
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
     from toolkit.backends.layer import Build
 
 CalibratorBatches = Callable[[], Iterable[Mapping[str, "np.ndarray[Any, Any]"]]]
+
+
+def _level(settings: EngineSettings) -> int:
+    """The builder optimization level; TensorRT's own is 3."""
+    return 3 if settings.optimization_level is None else settings.optimization_level
 
 
 @dataclass
@@ -67,6 +74,7 @@ class EngineBench:
     batches_print: str = ""
     folder: Path | None = None
     progress: Progress = silent
+    _seconds: float = field(default=0.0, init=False)
 
     @cached_property
     def builder(self) -> Backend:
@@ -85,9 +93,25 @@ class EngineBench:
         return self.shapes.names or ["default"]
 
     @property
+    def _rough(self) -> EngineSettings:
+        """The settings of trials. Kernels are timed as for the run's own: the timing cache is theirs too."""
+        level = min(self.settings.trial_level, _level(self.settings))
+        return self.settings.model_copy(update={"optimization_level": level})
+
+    @property
+    def has_rough(self) -> bool:
+        """Whether trials are built in less time than the run's own engine."""
+        return self.settings.trial_level < _level(self.settings)
+
+    @property
     def prefers_speed(self) -> bool:
-        """Whether quantized layers that make an engine slower than the float one are to be given back."""
+        """Whether a short time counts more than much in the quantized type."""
         return self.settings.prefer == "speed"
+
+    @property
+    def implicit(self) -> bool:
+        """Whether TensorRT itself takes the faster of a layer's quantized and float kernels."""
+        return self.settings.quantization == "implicit"
 
     def cannot_measure(self) -> str:
         """Why no latency can be measured here, in words; empty where it can."""
@@ -112,7 +136,7 @@ class EngineBench:
     @cached_property
     def kept(self) -> KeptEngines:
         """The engines that were measured, until the run takes its own from them."""
-        return KeptEngines(self.folder / "engines" if self.folder is not None else None)
+        return KeptEngines(self.folder)
 
     def lowered(
         self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, settings: EngineSettings | None = None
@@ -135,13 +159,14 @@ class EngineBench:
         float_only: bool = False,
         repeat: int = 0,
         anew: bool = False,
+        rough: bool = False,
     ) -> Measurement:
         """See ``Bench.measure``.
 
         Raises:
             BackendError: the engine cannot be built.
         """
-        settings = self.settings
+        settings = self._rough if rough else self.settings
         if float_only:
             # with implicit quantization TensorRT gives INT8 to whatever has ranges
             settings = settings.model_copy(update={"quantization": "explicit", "calibrator": "ranges"})
@@ -150,11 +175,11 @@ class EngineBench:
             settings = settings.model_copy(update={"timing_cache": self.folder / "engines.timing"})
         model, plan = self.lowered(model, plan, ranges, settings)
         key = self.key(model, plan, ranges, settings)
-        place = f"{key}/{sha256_json(sorted(nodes))[:12]}/{repeat}"
+        place = f"{key}/{sha256_json(sorted(nodes))[:12]}/{repeat}{'/rough' if rough else ''}"
         entry = self.log.get(place) if not anew else None
         reused = entry is not None
         if entry is None:
-            entry = self._timed(model, plan, ranges, settings, nodes, self._name(key, repeat), anew)
+            entry = self._timed(model, plan, ranges, settings, nodes, self._name(key, repeat, rough), anew)
             self.log.add(place, entry)
         latency = {profile: Latency(*values) for profile, values in entry["latency"].items()}
         return Measurement(
@@ -181,9 +206,9 @@ class EngineBench:
         """The engine of a lowered model that was measured already; None where there is none."""
         return self.kept.build(self._name(self.key(model, plan, ranges, self.settings))) if self.kept.any() else None
 
-    def _name(self, key: str, repeat: int = 0) -> str:
+    def _name(self, key: str, repeat: int = 0, rough: bool = False) -> str:
         """The name that an engine is kept by."""
-        return sha256_json([self.fingerprint(), key, repeat])[:24]
+        return sha256_json([self.fingerprint(), key, repeat, rough])[:24]
 
     def key(self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, settings: EngineSettings) -> str:
         """A digest of what is built: the lowered model, what is asked of it, and ranges where they quantize."""
@@ -217,10 +242,24 @@ class EngineBench:
         )
         try:
             save_for(self.builder, settings, model, path)
-            return self.builder.build(path, self.shapes, settings, log, self.progress, extras)
+            build = self.builder.build(path, self.shapes, settings, log, self._naming(model, plan), extras)
+            self._seconds = build.seconds
+            return build
         finally:
             for file in path.parent.glob(f"{path.name}*"):
                 file.unlink()
+
+    def _naming(self, model: Model, plan: PrecisionPlan) -> Progress:
+        """The progress bar, told which engine is built, and how long the last one took."""
+        own = {node.name for node in model.nodes if node.op not in (QUANTIZE, DEQUANTIZE)}
+        quantized = sum(ask.precision.quantized for name, ask in plan.items() if name in own)
+        which = f"an engine with {count(quantized, 'quantized layer')}" if quantized else "an engine without pairs"
+        last = f" (the last one took {self._seconds:.0f} s)" if self._seconds else ""
+
+        def progress(what: str, done: int, total: int) -> None:
+            self.progress(f"building {which}{last}" if what == "building" else what, done, total)
+
+        return progress
 
     def _timed(
         self,

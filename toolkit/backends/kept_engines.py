@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 
 from toolkit.backends.layer import Build, build_from_json, build_to_json
@@ -16,11 +17,11 @@ class KeptEngines:
     """Engines by name, each a file with what is known of it beside.
 
     Args:
-        folder: where they lie; a temporary folder of their own where None.
+        folder: they lie in a folder of their own in it; in a temporary one where None.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = folder
+        self._folder = folder / "engines" if folder is not None else None
 
     @cached_property
     def folder(self) -> Path:
@@ -44,18 +45,23 @@ class KeptEngines:
         if build.engine is None:
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
-        known = {"build": build_to_json(build), "raw": build.raw}
+        known = {"build": build_to_json(build), "raw": build.raw, "sha256": sha256(bytes(build.engine)).hexdigest()}
         write_text(self.folder / f"{name}.json", json.dumps(known))
         write_bytes(self.folder / f"{name}.engine", bytes(build.engine))
         return True
 
     def build(self, name: str) -> Build | None:
-        """What was kept, with the engine's bytes; None where it was not."""
+        """What was kept, with the engine's bytes; None where it was not, or was damaged."""
         path = self.file(name)
         if path is None:
             return None
-        known = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
-        return build_from_json({**known["build"], "engine": path.read_bytes(), "raw": known["raw"]})
+        engine = path.read_bytes()
+        try:
+            known = json.loads((self.folder / f"{name}.json").read_bytes())
+            whole = known["sha256"] == sha256(engine).hexdigest()
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return build_from_json({**known["build"], "engine": engine, "raw": known["raw"]}) if whole else None
 
     def drop(self) -> None:
         """Remove them all."""

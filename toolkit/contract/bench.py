@@ -99,7 +99,17 @@ class Bench(Protocol):
 
     @property
     def prefers_speed(self) -> bool:
-        """Whether quantized layers that make an engine slower than the float one are to be given back."""
+        """Whether a short time counts more than much in the quantized type."""
+        ...
+
+    @property
+    def implicit(self) -> bool:
+        """Whether TensorRT itself takes the faster of a layer's quantized and float kernels."""
+        ...
+
+    @property
+    def has_rough(self) -> bool:
+        """Whether an engine can be built in less time than a run's own."""
         ...
 
     def cannot_measure(self) -> str:
@@ -130,6 +140,7 @@ class Bench(Protocol):
         float_only: bool = False,
         repeat: int = 0,
         anew: bool = False,
+        rough: bool = False,
     ) -> Measurement:
         """Lower, build and time one candidate, or find it among what was measured before.
 
@@ -141,6 +152,7 @@ class Bench(Protocol):
             float_only: nothing is to be quantized, implicitly either.
             repeat: 0; 1 to build and measure the same candidate once more, and so on.
             anew: build it although it was measured before.
+            rough: build it in less time, as a trial that is only compared with others built so.
 
         Raises:
             QtoolError: the engine cannot be built or timed.

@@ -36,8 +36,9 @@ def passes_key(inputs: Inputs, task: TaskRecord) -> dict[str, Any]:
 def _measured(steps: Sequence[Pass], job: Job) -> bool:
     """Whether a pass decides by engines that it has built here: where it says so, or where a GPU tells what is slow."""
     quantize = any(step.role in (Role.QUANTIZE, Role.SEARCH) for step in steps)
-    guards = quantize and bool(gpu_here()) and job.recipe.engine.measure and job.recipe.engine.prefer == "speed"
-    return guards or any(step.measures_engines() for step in steps)
+    engine = job.recipe.engine
+    guards = engine.prefer == "speed" and engine.quantization == "explicit" and engine.measure
+    return (quantize and guards and bool(gpu_here())) or any(step.measures_engines() for step in steps)
 
 
 def pass_files(job: Job, code: bool = False) -> dict[str, Path]:

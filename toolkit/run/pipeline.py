@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from toolkit.backends.kept_engines import KeptEngines
 from toolkit.base.errors import BackendError
 from toolkit.base.progress import Progress, silent
 from toolkit.base.reads import aside
@@ -104,6 +105,8 @@ class Pipeline:
         passes = self.do(PassesStep(inputs, task))
         lowering = self.do(LoweringStep(inputs, passes))
         built = self.do(EngineStep(inputs, passes, lowering))
+        # the run has its own of those that passes measured
+        KeptEngines(self.folder.hidden).drop()
         blocks = self.do_if(engine.open, OpenStep(inputs, passes, lowering, built, not_on_device))
         plain = self.do_if(bool(engine.compare), CompareStep(inputs, passes))
         latencies = self.do_if(plain is not None, LatenciesStep(inputs, built, plain or CompareRecord(engines={})))

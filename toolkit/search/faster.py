@@ -21,6 +21,8 @@ from toolkit.search.payoff_search import PayoffSearch
 from toolkit.search.timed import PayoffResult, Trial, Unit, latencies
 
 SETTING = "only_if_faster"
+_TRIALS_FROM = 5
+"""Engines from which on trials are built in less time."""
 _GUARD_BUILDS = 6
 """Engines that are built at most so that the run's is no slower than the float one."""
 
@@ -71,6 +73,7 @@ class Trials:
         ranges: those that the pairs were made from.
         context: for the journal and the progress bar.
         builds: how many engines there may be, for the progress bar.
+        rough: whether trials are built in less time, and only what is measured once more as the run's own engine.
     """
 
     def __init__(
@@ -81,7 +84,9 @@ class Trials:
         ranges: Ranges | None,
         context: Context,
         builds: int,
+        rough: bool = False,
     ) -> None:
+        self.rough = rough
         self.candidate, self.units, self.bench, self.ranges = candidate, units, bench, ranges
         self.context, self.builds = context, builds
         self.done: list[Trial] = []
@@ -113,7 +118,8 @@ class Trials:
             return None
         self.reused += found.reused
         ties = sorted({tuple(tie) for tied in found.ties.values() for tie in tied})
-        if bare and repeat == 0:
+        if bare and (repeat == 0 or self.rough):
+            # trials are compared with trials, engines as they will be with such
             self._without = found
         latency = dict(found.latency)
         for profile, (ratio, noise) in turns.items():
@@ -127,7 +133,10 @@ class Trials:
     def _measured(self, kept: frozenset[str], repeat: int, anew: bool = False) -> Measurement:
         model, plan = self.candidate(dict.fromkeys(kept, Code.TRIAL()))
         names, bare = [unit.name for unit in self.units], len(kept) == len(self.units)
-        return self.bench.measure(model, plan, names, self.ranges, float_only=bare, repeat=repeat, anew=anew)
+        rough = self.rough and repeat == 0
+        return self.bench.measure(
+            model, plan, names, self.ranges, float_only=bare, repeat=0 if self.rough else repeat, anew=anew, rough=rough
+        )
 
     def _turns(self, found: Measurement, kept: frozenset[str], repeat: int) -> dict[str, tuple[float, float]]:
         """By profile the latency over that of the engine without pairs, measured in turn, and what it may be off by.
@@ -203,13 +212,15 @@ def not_faster(
     require_profiles(weights, bench.profiles)
     path = context.folder / "faster.json" if context.folder is not None else None
     lenient, builds = builds is None, builds or _GUARD_BUILDS
-    trials = Trials(candidate, units, bench, ranges, context, builds)
+    # the last two are for what is taken, and the float engine, as they will be built
+    rough = not lenient and bench.has_rough and builds > _TRIALS_FROM
+    trials = Trials(candidate, units, bench, ranges, context, builds, rough)
 
     def keep(search: PayoffSearch, verdict: PayoffResult | None = None) -> None:
         if path is not None:
             write_json(path, _summary(search, verdict))
 
-    search = PayoffSearch(units, trials.measure, builds, weights, words, keep, lenient)
+    search = PayoffSearch(units, trials.measure, builds, weights, words, keep, lenient, rough)
     verdict = search.run()
     context.progress("engines that are timed", builds, builds)
     if context.following and not lenient:

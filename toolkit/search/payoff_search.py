@@ -48,6 +48,8 @@ class PayoffSearch:
         on_trial: called after every engine; ``best`` is the fastest so far.
         lenient: whether an engine that is no slower than the float one will do, so that the search ends with the first
             of that kind.
+        rough: whether engines are trials, built in less time than a run's own, so that what is taken must be measured
+            once more, as it will be built.
     """
 
     def __init__(
@@ -59,11 +61,12 @@ class PayoffSearch:
         words: tuple[str, str] = ("int8", "fp16"),
         on_trial: Callable[[PayoffSearch], None] | None = None,
         lenient: bool = False,
+        rough: bool = False,
     ) -> None:
         self.units = {unit.name: unit for unit in units}
         self.everything = frozenset(self.units)
         self.measure, self.limit, self.weights, self.words = measure, builds, dict(weights or {}), words
-        self.on_trial, self.lenient = on_trial or (lambda search: None), lenient
+        self.on_trial, self.lenient, self.rough = on_trial or (lambda search: None), lenient, rough
         self.trials: dict[frozenset[str], Trial] = {}
         self.failed: set[frozenset[str]] = set()
         self.repeated: set[frozenset[str]] = set()
@@ -107,15 +110,18 @@ class PayoffSearch:
         return trial
 
     def _repeat(self, trial: Trial) -> None:
-        """Measure an engine once more: the mean of the medians, a spread that holds both."""
+        """Measure an engine once more: the mean of the medians, a spread that holds both; of a trial nothing stays."""
         again = self.measure(trial.kept, 1)
         self.repeated.add(trial.kept)
         if again is None:
             self._failures += 1
             return
         self._built.add((again.key, 1))
+        if self.rough:
+            trial.latency, trial.turns = again.latency, again.turns
+            return
         for profile, (ratio, noise) in again.turns.items():
-            first_ratio, first_noise = trial.turns[profile]
+            first_ratio, first_noise = trial.turns.get(profile, (ratio, noise))
             spread = max(noise, first_noise, abs(ratio - first_ratio) / 2)
             trial.turns[profile] = (ratio + first_ratio) / 2, spread
         for profile, second in again.latency.items():
@@ -321,15 +327,14 @@ class PayoffSearch:
             chosen = next((trial for trial in self._quantized() if self.will_do(trial)), None)
             if chosen is None or chosen.kept in self.repeated or self.lenient:
                 break
-            if self.score(chosen) + _CLOSE * self.noise(chosen) < 1:
+            if not self.rough and self.score(chosen) + _CLOSE * self.noise(chosen) < 1:
                 break
-            # what was measured in turn with the float engine needs no second one
-            again = [
-                t
-                for t in (chosen, self.without)
-                if t.kept not in self.repeated and not (chosen.turns and t is self.without)
-            ]
+            # what was measured in turn with the float engine needs no second one of that
+            both = (chosen,) if chosen.turns and not self.rough else (self.without, chosen)
+            again = [t for t in both if t.kept not in self.repeated]
             if self.builds + len(again) > self.limit:
+                # a trial says nothing of the engine that would be built
+                chosen = None if self.rough else chosen
                 break
             for trial in again:
                 self._repeat(trial)

@@ -182,7 +182,7 @@ class PlanSearch:
             simulation.switches, simulation.facts, gpu, context.rest, times, simulation.work, others,
             named=bool(own.gpu) or own.max_ms is not None or own.prefer == "time",
         )  # fmt: skip
-        prefer = own.prefer if own.prefer != "auto" else "time" if times.seconds and not own.int8_alone else "int8"
+        prefer = own.prefer if own.prefer != "auto" else "time" if times.seconds and self._may_prefer_time() else "int8"
         if own.prefer == "auto" and prefer == "time":
             context.journal.noted(Code.SEARCH_FOR_TIME(dtype=self.quantizer.dtype))
         if engines is not None and times.seconds:
@@ -232,7 +232,8 @@ class PlanSearch:
         for name in found.best.kept:
             share = self.simulation.work.macs_share(name)
             why = kept_reason(name, self.quantizer.dtype, found.sensitivity, self.budget, found.reference, share)
-            context.plan.ask(name, keep, why)
+            # what is measured without pairs is built so: a constraint would make another engine of it
+            context.plan.ask(name, keep, why, free=self.settings.keep is None)
             context.journal.changed(name, Code.STAYS(precision=keep), why)
         ranges = context.known_ranges
         by_method: dict[str, dict[str, tuple[float, float]]] = {}
@@ -308,10 +309,15 @@ class PlanSearch:
         names = self.simulation.names
         return earlier_times(self.settings.times, names, self.quantizer.precision, self.context, gpu.name)
 
+    def _may_prefer_time(self) -> bool:
+        """Whether a plan's time may count more than its share of the work, where nobody said which."""
+        bench = self.context.bench
+        return not self.settings.int8_alone and (bench is None or bench.prefers_speed)
+
     def _engines(self, gpu: GpuSpec) -> EngineTimes | None:
         """Where engines are measured for the search; None where they are not, with a note where one may expect it."""
         own, context = self.settings, self.context
-        decides = own.prefer == "time" or own.max_ms is not None or (own.prefer == "auto" and not own.int8_alone)
+        decides = own.prefer == "time" or own.max_ms is not None or (own.prefer == "auto" and self._may_prefer_time())
         if own.times or not own.measure or not decides or self.reference is not None:
             return None
         bench, here = context.bench, find_gpu()

@@ -43,6 +43,8 @@ class Quantizer(Pass):
     """A pass that quantizes by Q/DQ pairs. Subclasses say where pairs go by ``place``; the rest is here.
 
     The search, ``qtool sensitivity``, ``qtool bisect``, ``only_if_faster`` and the report work with every subclass.
+    Where the context's bench measures engines and prefers speed, pairs that would make the engine slower than the float
+    one are given back in any case.
 
     Example:
         >>> class LinearOnly(Quantizer):
@@ -152,7 +154,7 @@ class Quantizer(Pass):
     def guards_speed(self, context: Context) -> bool:
         """Whether pairs that make the engine slower than the float one are given back although nobody asked for it."""
         bench = context.bench
-        return bench is not None and bench.prefers_speed and not bench.cannot_measure()
+        return bench is not None and bench.prefers_speed and not bench.implicit and not bench.cannot_measure()
 
     def _no_slower(self, model: Model, context: Context, bench: Bench) -> dict[str, Finding]:
         """The nodes whose pairs would make the engine slower than the float one, each with the reason.

@@ -78,6 +78,7 @@ class StandIn:
         nodes = [node for node in model.graph.node if node.name in self.plain]
         inside = frozenset(node.name for node in nodes if from_pair(node.input[0]))
         self.built.append(inside)
+        progress("building", 0, 1)
         marked = extras.opened if extras is not None else ()
         self.opened.append(marked)
         why = self.refuse(marked or inside)

@@ -204,6 +204,7 @@ use = "fold_batchnorm"
 use = "insert_qdq"
 {only}
 [engine]
+prefer = "int8"
 {engine}
 """
 

@@ -44,6 +44,7 @@ use = "fold_batchnorm"
 [[pass]]
 use = "insert_qdq"
 [engine]
+prefer = "int8"
 open = true
 """
 

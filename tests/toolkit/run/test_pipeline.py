@@ -441,7 +441,9 @@ def test_engines_to_compare_with_are_built_from_the_plain_model(place, monkeypat
     monkeypatch.setattr(choose, "choose", lambda name: (Timed(), EngineCode.BACKEND_REQUESTED()))
     monkeypatch.setattr(gpu, "find_gpu", lambda: Gpu("test", "8.9"))
     text = (
-        (place / "digits.toml").read_text().replace('backend = "none"', 'backend = "auto"\ncompare = ["fp16", "fp32"]')
+        (place / "digits.toml")
+        .read_text()
+        .replace('backend = "none"', 'backend = "auto"\nprefer = "int8"\ncompare = ["fp16", "fp32"]')
     )
     (place / "digits.toml").write_text(text)
     result = run(place / "digits.toml", place / "out")

@@ -21,8 +21,9 @@ LAYERS = ["stem", "second", "head"]
 def ran(tmp_path, monkeypatch):
     """Runs the digits' recipe with a stand-in whose layers take so long quantized, 1 ms in float."""
 
-    def go(quantized, prefer="speed"):
+    def go(quantized, prefer="speed", typing="strong"):
         backend = StandIn(dict.fromkeys(LAYERS, 1.0), quantized, {"single": 1.0, "batch": 8.0})
+        backend.typing = typing
         monkeypatch.setattr(choose, "choose", lambda name: (backend, EngineCode.BACKEND_REQUESTED()))
         monkeypatch.setattr(gpu, "find_gpu", lambda: Gpu("NVIDIA Test", "9.0"))
         recipe = tmp_path / "digits.toml"
@@ -40,8 +41,9 @@ def engine_of(result):
     return json.loads((result.folder / "model.engine").read_bytes())
 
 
-def test_the_engine_that_was_measured_is_the_runs_own(ran, tmp_path):
-    result, backend = ran(dict.fromkeys(LAYERS, 0.5))
+@pytest.mark.parametrize("typing", ["strong", "weak"])
+def test_the_engine_that_was_measured_is_the_runs_own(ran, tmp_path, typing):
+    result, backend = ran(dict.fromkeys(LAYERS, 0.5), typing=typing)
     assert [len(inside) for inside in backend.built] == [0, len(LAYERS)]
     assert set(asked(result).values()) == {"int8"} and not (tmp_path / "out" / ".qtool" / "engines").exists()
     assert engine_of(result) == sorted(LAYERS)

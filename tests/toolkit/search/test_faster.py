@@ -90,6 +90,7 @@ def test_borders_that_no_layers_time_shows_are_found_by_role_or_not_at_all():
     [
         (InsertQDQ(), EngineSettings(prefer="int8")),
         (InsertQDQ(), EngineSettings(measure=False)),
+        (InsertQDQ(), EngineSettings(quantization="implicit")),
     ],
 )
 def test_nothing_is_built_where_int8_is_preferred_or_nothing_may_be_measured(step, settings):
@@ -128,6 +129,14 @@ def test_engines_whose_files_have_gone_are_built_again_to_be_measured_in_turn(tm
     for file in (tmp_path / "engines").iterdir():
         file.unlink()
     assert guarded(backend, folder=tmp_path)[0] == set(NAMES) and len(backend.built) == 2
+
+
+def test_progress_says_what_is_built_and_how_long_the_last_took():
+    told, context = [], context_for(StandIn(EVEN, dict.fromkeys(NAMES, 0.5)))
+    context.bench.progress = lambda what, done, total: told.append(what)
+    InsertQDQ()(chain(), context)
+    first, second = told
+    assert "without pairs" in first and "last" not in first and "5 quantized" in second and "took 1 s" in second
 
 
 def test_noise_is_what_the_turns_ratios_lie_apart():

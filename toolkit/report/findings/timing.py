@@ -62,7 +62,7 @@ def _only_if_faster(
     profiles: tuple[str, ...] = (), ms: tuple[float, ...] = (), without_ms: tuple[float, ...] = (),
     ratio: float = 0.0, noise: float = 0.0,
 ) -> str:  # fmt: skip
-    timed = f"{count(engines, 'engine')} timed" + (f" ({reused} by an earlier run)" if reused else "")
+    timed = f"{count(engines, 'engine')} timed" + (f" ({reused} of them before)" if reused else "")
     if not left:
         return f"{timed}; all Q/DQ pairs are removed: {why}."
     times = _against(profiles, ms, without_ms, f"in {plain}")

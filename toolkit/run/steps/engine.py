@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +101,9 @@ class EngineStep(Step[EngineRecord]):
         build = bench.built(model, plan, ranges)
         if build is None:
             build = self._built(backend, settings, extras_for(self.inputs, plan, ranges))
-        bench.kept.drop()
+        else:
+            # the run's own engine was among those that passes measured
+            self._write_log(build.log)
         actuals = attribute(model, build, plan)
         reasons = {event.node: event.why for event in self.lowering.journal.of("declined")}
         measures = settings.measure and not backend.cannot_measure()
@@ -125,16 +127,19 @@ class EngineStep(Step[EngineRecord]):
 
     def _built(self, backend: Backend, settings: EngineSettings, extras: Extras) -> Build:
         """The engine built now, with what TensorRT said in build.log."""
-        path = self.folder.path / _LOG
         log: list[str] = []
         try:
             return backend.build(
                 self.lowering.model_path, self.job.profiles, settings, log.append, self.job.progress, extras
             )
         finally:
-            path.unlink(missing_ok=True)
-            if log:
-                write_text(path, "".join(f"{line}\n" for line in log))
+            self._write_log(log)
+
+    def _write_log(self, lines: Sequence[str]) -> None:
+        path = self.folder.path / _LOG
+        path.unlink(missing_ok=True)
+        if lines:
+            write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def explain(
