@@ -232,7 +232,7 @@ class Evaluations:
     def _left(self) -> int:
         """How many more plans may be looked at; one that is taken can be run on all samples besides."""
         part = self._rounds[0] / self._rounds[-1]
-        reserve = self._whole_price if part < 1 else 0.0
+        reserve = self._whole_price * (1 - part)
         return min(self._left_by_count(), self.spending.left(part * self._whole_price, reserve))
 
     def _faster(self, *starts: Sequence[str]) -> None:

@@ -28,9 +28,11 @@ class PlanNoise:
 
     Args:
         harm: by layer the noise that it adds when it is quantized.
+        doubt: how much more than usual the harms may be wrong.
     """
 
-    def __init__(self, harm: Mapping[str, float]) -> None:
+    def __init__(self, harm: Mapping[str, float], doubt: float = 1.0) -> None:
+        self._doubt = doubt
         finite = [value for value in harm.values() if math.isfinite(value)]
         # what was too little to be measured is little and not nothing
         least = max(max(finite, default=0.0) * _LEAST, 1e-30)
@@ -79,13 +81,15 @@ class PlanNoise:
         """The covariance of two sets of plans, as shares of their sums of harms."""
         singles = (first * self.harm**2) @ second.T
         sums = (first * self.harm) @ second.T
-        pairs = (sums**2 - singles) / 2
-        return np.asarray(_SCALE**2 + (_SINGLE**2 * singles + _PAIR**2 * pairs) / np.outer(one, other))
+        return self._shares(singles, (sums**2 - singles) / 2, np.outer(one, other))
 
     def _prior(self, own: Array, total: Array) -> Array:
         singles = own @ self.harm**2
-        pairs = (total**2 - singles) / 2
-        return np.asarray(_SCALE**2 + (_SINGLE**2 * singles + _PAIR**2 * pairs) / np.maximum(total**2, 1e-300))
+        return self._shares(singles, (total**2 - singles) / 2, np.maximum(total**2, 1e-300))
+
+    def _shares(self, singles: Array, pairs: Array, squares: Array) -> Array:
+        wrong = _SCALE**2 + (_SINGLE**2 * singles + _PAIR**2 * pairs) / squares
+        return np.asarray(self._doubt**2 * wrong)
 
 
 class NoiseLimit:

@@ -15,6 +15,9 @@ from toolkit.search.searched_plan import SearchedPlan
 _UNKNOWN = 0.3
 """How far the noise of one batch may be from that of all, as a share, where nothing says more."""
 
+_DOUBT = 4.0
+"""How much less harms are believed that were measured with other ranges."""
+
 OutcomeScore = Callable[[Outcome], float]
 
 
@@ -24,6 +27,8 @@ class Proposing(Evaluations):
 
     The arguments are those of ``Evaluations``.
     """
+
+    _measured_with: Mapping[str, float] = {}
 
     def _propose(
         self,
@@ -52,7 +57,10 @@ class Proposing(Evaluations):
             # what keeping a layer costs hangs on its neighbours where times decide
             proposed = [one for one in proposed if self.prefer != "time" or self._given_up(one) < spare]
             if not proposed:
-                break
+                if self.best.whole or not self.best.passes:
+                    break
+                self._evaluate(self.best.kept, sure=True)
+                continue
             before = next((plan.batches for plan in own if set(plan.kept) == set(proposed[0])), 0)
             self._evaluate(proposed[0], until=1 + sum(count <= before for count in self._rounds))
         assert self.best is not None
@@ -77,7 +85,7 @@ class Proposing(Evaluations):
     ) -> tuple[PlanNoise, NoiseLimit]:
         """What all plans with the ranges now in use have shown."""
         own = [plan for plan in self.plans if plan.amax == self.amax]
-        noise = PlanNoise(harm)
+        noise = PlanNoise(harm, _DOUBT if self.amax != self._measured_with else 1.0)
         whole = [plan for plan in own if plan.whole and 0 < measure(plan.outcome) < math.inf]
         for name, outcome in known:
             noise.saw([name], measure(outcome), self._error(outcome))
@@ -123,12 +131,16 @@ class Proposing(Evaluations):
         middle = statistics.fmean(near.outcome.parts) / statistics.fmean(same)
         if not 0 < middle < math.inf or not 0 < statistics.fmean(ratios) < math.inf:
             return found, error
-        spread = statistics.stdev(ratios) / statistics.fmean(ratios) if len(ratios) > 1 else _UNKNOWN
-        return found * middle, spread * math.sqrt((1 - plan.batches / plan.of) / plan.batches)
+        return found * middle, self._spread(ratios)
 
     def _error(self, outcome: Outcome) -> float:
         """How far the noise of a part of the batches may be from that of all, as a share."""
-        parts, of = outcome.parts, len(self.simulation.runner.feeds)
-        if len(parts) < 2 or not 0 < statistics.fmean(parts) < math.inf:
+        return self._spread(outcome.parts)
+
+    def _spread(self, parts: Sequence[float]) -> float:
+        """The standard error of the mean of some of the batches, as a share; more where few say how far they differ."""
+        count, of = len(parts), len(self.simulation.runner.feeds)
+        if count < 2 or not 0 < statistics.fmean(parts) < math.inf:
             return _UNKNOWN
-        return statistics.stdev(parts) / statistics.fmean(parts) * math.sqrt(max(1 / len(parts) - 1 / of, 0.0))
+        known = statistics.stdev(parts) / statistics.fmean(parts) * (1 + 2 / (count - 1))
+        return known * math.sqrt(max(1 / count - 1 / of, 0.0))

@@ -41,7 +41,8 @@ def clear(budget: Budget, outcome: Outcome, reference: Outcome, share: float) ->
     known = slack
     if len(outcome.parts) > 1 and 0 < outcome.noise < math.inf:
         error = statistics.stdev(outcome.parts) / math.sqrt(len(outcome.parts)) / statistics.fmean(outcome.parts)
-        known = 10 * math.log10(1 + _ERRORS * error) + _LEAST_DB
+        # two batches that happen to be alike say little of how far batches differ
+        known = 10 * math.log10(1 + _ERRORS * (1 + 2 / (len(outcome.parts) - 1)) * error) + _LEAST_DB
     least = budget.min_sqnr_db
     # a limit on the metric itself says nothing of samples on which the float model misses it
     loose = _loosened(budget, slack, None if least is None else least - min(known, slack) + slack)

@@ -111,6 +111,7 @@ class Search(Proposing):
             if self.try_ranges:
                 plan = self._better_ranges(plan, sensitivity, harm, measure)
             if not plan.meets:
+                self._measured_with = dict(self.amax)
                 left_out = [(group.name, group.without) for group in sensitivity.groups if group.without is not None]
                 self._layers(harm, measure, left_out)
         self._settle()
