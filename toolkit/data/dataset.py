@@ -169,16 +169,9 @@ class CalibrationData:
         if random is not None and journal is not None:
             journal.noted(Code.RANDOM_DATA(seed=random["seed"]))
         return cls(
-            opened,
-            specs,
-            profiles,
-            outside=outside,
-            labels=labels,
-            mask=mask,
-            journal=journal,
-            random=random is not None,
-            name=name,
-        )
+            opened, specs, profiles, outside=outside, labels=labels, mask=mask, journal=journal,
+            random=random is not None, name=name,
+        )  # fmt: skip
 
     # ---------------------------------------------------------------- reading
 
@@ -347,16 +340,9 @@ class CalibrationData:
     def part(self, keep: Keep, name: str, journal: Journal | None = None) -> CalibrationData:
         """The samples whose index ``keep`` accepts, as data of their own."""
         twin = CalibrationData(
-            self._source,
-            self.specs,
-            self.profiles,
-            outside=self.outside,
-            labels=self.labels,
-            mask=self.mask,
-            journal=journal,
-            random=self.random,
-            name=name,
-        )
+            self._source, self.specs, self.profiles, outside=self.outside, labels=self.labels, mask=self.mask,
+            journal=journal, random=self.random, name=name,
+        )  # fmt: skip
         twin._keep = (*self._keep, keep)
         return twin
 
@@ -366,6 +352,14 @@ class CalibrationData:
             return self
         last = next(islice(filter(self._accepts(None), range(len(self._source))), count - 1, None))
         return self.part(lambda index: index <= last, self.name, self._journal)
+
+    def spread(self, count: int) -> CalibrationData:
+        """``count`` of the samples, spread evenly over all; all where there are no more."""
+        kept = list(filter(self._accepts(None), range(len(self._source))))
+        if count >= len(kept):
+            return self
+        chosen = frozenset(kept[number * len(kept) // count] for number in range(count))
+        return self.part(chosen.__contains__, self.name)
 
     def split(self, fraction: float, seed: int = 0) -> tuple[CalibrationData, CalibrationData]:
         """Cut the data into a part to calibrate with and a part held out, evenly spread and disjoint.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-import onnx
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError, QtoolError
@@ -14,29 +14,31 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.data.faults import at_fault
 from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.clipping import Clipping, kept_amax
 from toolkit.evaluation.codes import EvaluationCode
-from toolkit.evaluation.counterparts import counterparts
-from toolkit.evaluation.difference import Difference, TensorError
+from toolkit.evaluation.counterparts import counterparts, run_on
 from toolkit.evaluation.float_form import node_reference
 from toolkit.evaluation.metric_base import MetricOptions
+from toolkit.evaluation.node_errors import comparable, node_errors
 from toolkit.evaluation.outcome import compare, summed
-from toolkit.evaluation.outputs import EvaluationResult, OutputComparison, is_float
+from toolkit.evaluation.outputs import EvaluationResult, OutputComparison
 from toolkit.evaluation.rounding import with_rounding
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session, session
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.default_rewrites import rewritten
-from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.ops import QUANTIZE
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import Batch, BatchSize, CalibrationData
 
 _EXACT = (1, 24)
-_TAP_BYTES = 256_000_000
 # integer kernels round otherwise: below this level, and by as much worse, it is another model
-_DEFAULT_SAMPLES, _FAIR_DB, _WORSE_DB = 16, 20.0, 6.0
+_FAIR_DB, _WORSE_DB = 20.0, 6.0
+_FEW_SAMPLES = 16
+"""How many samples tell which form of a model to look at, at most, and no larger part of all than one in so many."""
 _NARROW = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
 
 
@@ -49,12 +51,13 @@ def evaluate(
     output: str | None = None,
     batch: int = 32,
     samples: int | None = None,
-    layer_samples: int = 64,
+    layer_samples: int | None = None,
     progress: Progress | None = None,
     allow_code: bool = False,
     prepared: Callable[[], Model] | None = None,
     answers: Answers | None = None,
     options: MetricOptions | None = None,
+    kept: EvaluationCheckpoint | None = None,
 ) -> EvaluationResult:
     """Run both models on the same samples in onnxruntime and compare them.
 
@@ -68,7 +71,7 @@ def evaluate(
         output: the output that the metric looks at.
         batch: samples to run at once.
         samples: use at most this many.
-        layer_samples: samples for the error of every node.
+        layer_samples: samples for the error of every node; where None as many as it costs little to run, 64 at most.
         progress: called with what is being done, how much is done, and of how much.
         allow_code: whether ``metric`` may be code.
         prepared: gives ``subject`` before lowering, in float32 with its pairs. It is measured where onnxruntime cannot
@@ -76,20 +79,23 @@ def evaluate(
             own float form, since passes may rescale tensors. Without it they are against ``reference``.
         answers: reads outputs as the task says; None without a task.
         options: what the metric must know besides the output.
+        kept: what an evaluation that was killed had computed, and where this one keeps it; None for nowhere.
     """
-    progress = progress or silent
-    float_session = session(reference)
+    progress, kept = progress or silent, kept or EvaluationCheckpoint()
+    # idle threads of one session would wait busily while the other runs
+    float_session = session(reference, spin=False)
     comparison = OutputComparison(reference, metric, output, allow_code, float_session.outputs, answers, options)
     rounded, unrounded = _rounded(subject)
     measured, other_session, form, notes = _runnable(reference, float_session, rounded, data, prepared)
     named = counterparts(reference, measured, float_session.outputs)
     total = min(len(data), samples) if samples else len(data)
+    few = min(_FEW_SAMPLES, max(total // _FEW_SAMPLES, 1))
+    both = partial(_both, float_session, other_session, measured, named)
     fitted: set[str] = set()
     for part in first_samples(data, batch, samples):
-        wanted = float_session.run(part.inputs)
-        found = run_on(other_session, measured, part.inputs, named)
+        outputs = kept.outputs(part.inputs, both)
         with at_fault(part):
-            comparison.add(wanted, found, part.labels, part.count)
+            comparison.add(*outputs, part.labels, part.count)
         fitted.update(part.profiles)
         progress("evaluate", comparison.samples, total)
     result = comparison.result()
@@ -100,23 +106,34 @@ def evaluate(
         if name not in fitted
     ]
     if form == "lowered":
-        result.notes += _by_default(subject, measured, (float_session, other_session), named, data)
-    del float_session, other_session
+        nodes, sessions = rewritten(subject), (float_session, other_session)
+        # asked only where something is there that default optimizations are known to change
+        fault = defaults_fault(subject, measured, sessions, named, data, nodes, few) if nodes else None
+        result.notes += [fault] if fault is not None else []
+        del sessions
+    del other_session, both
     # the rounding's own nodes are not in the graph that is reported on; its tensors have the names they have there
     exact, rescaled = reference, set[str]()
     paired = prepared() if prepared is not None else subject
     if prepared is not None:
-        exact, rescaled, told = node_reference(
-            reference, paired, lambda size, count: first_samples(data, size, count), batch, layer_samples
-        )
+        exact, rescaled, told = node_reference(reference, paired, float_session, data, few)
         result.notes += told
+    del float_session
     pairs = comparable(exact, subject if measured is rounded else measured)
     pairs = [pair for pair in pairs if pair[1] not in rescaled]
     result.clipping = _watched(exact, paired, rescaled)
     result.nodes, result.layer_samples = node_errors(
-        exact, measured, data, layer_samples, progress, pairs, result.clipping
+        exact, measured, data, layer_samples, progress, pairs, result.clipping, kept
     )
+    kept.remove()
     return result
+
+
+def _both(
+    float_session: Session, other_session: Session, other: Model, named: Mapping[str, str], inputs: Mapping[str, Array]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The float model's outputs and the other's for the same samples."""
+    return float_session.run(inputs), run_on(other_session, other, inputs, named)
 
 
 def _rounded(subject: Model) -> tuple[Model, list[Finding]]:
@@ -144,7 +161,7 @@ def _runnable(
             if instead is not None and _inexact(subject):
                 raise ModelError(f"onnxruntime before {'.'.join(map(str, _EXACT))} quantizes float16 tensors inexactly")
             named = counterparts(reference, subject, float_session.outputs)
-            found = session(subject, outputs=list(named.values()))
+            found = session(subject, outputs=list(named.values()), spin=False)
             run_on(found, subject, part.inputs)
             return subject, found, "lowered", []
         except ModelError as error:
@@ -154,7 +171,7 @@ def _runnable(
             other = instead()
             try:
                 named = counterparts(reference, other, float_session.outputs)
-                found = session(other, outputs=list(named.values()))
+                found = session(other, outputs=list(named.values()), spin=False)
                 run_on(found, other, part.inputs)
             except ModelError:
                 raise error from None
@@ -167,17 +184,6 @@ def _runnable(
     raise QtoolError("the evaluation data holds no sample", remedy="give at least one sample")
 
 
-def _by_default(
-    subject: Model, measured: Model, sessions: tuple[Session, Session], named: Mapping[str, str], data: CalibrationData
-) -> list[Finding]:
-    """What onnxruntime makes of the model with its default optimizations, where that is not what the pairs say.
-
-    Asked only where something is there that they are known to change.
-    """
-    nodes = rewritten(subject)
-    return [found] if nodes and (found := defaults_fault(subject, measured, sessions, named, data, nodes)) else []
-
-
 def defaults_fault(
     subject: Model,
     measured: Model,
@@ -185,6 +191,7 @@ def defaults_fault(
     named: Mapping[str, str],
     data: CalibrationData,
     nodes: Sequence[str] = (),
+    samples: int = _FEW_SAMPLES,
 ) -> Finding | None:
     """That onnxruntime refuses the model with its default optimizations, or computes something else of it.
 
@@ -193,13 +200,14 @@ def defaults_fault(
         measured: what stands for it where pairs are computed as they are written.
         sessions: those of the float model and of ``measured``.
         named: see ``counterparts``.
-        data: the samples; a few tell, since whole layers go wrong.
+        data: the samples.
         nodes: where it is known to happen.
+        samples: how many to look at; a few tell, since whole layers go wrong.
     """
     try:
-        default = session(subject, outputs=list(named.values()), packed=True, as_written=False)
+        default = session(subject, outputs=list(named.values()), packed=True, as_written=False, spin=False)
         written, changed = [], []
-        for part in first_samples(data, 1, _DEFAULT_SAMPLES):
+        for part in first_samples(data, 1, samples):
             wanted = sessions[0].run(part.inputs)
             written.append(compare(wanted, run_on(sessions[1], measured, part.inputs, named), ()))
             changed.append(compare(wanted, run_on(default, subject, part.inputs, named), ()))
@@ -223,22 +231,6 @@ def _inexact(model: Model) -> bool:
     return half and version < _EXACT
 
 
-def run_on(
-    loaded: Session, model: Model, inputs: Mapping[str, Array], named: Mapping[str, str] | None = None
-) -> dict[str, Array]:
-    """Run a model on samples of the float model's types: where the recipe gave an input another type, it is cast.
-
-    ``named`` gives the tensors of the model by the names that their values are wanted under, see ``counterparts``.
-    """
-    wanted = {t.name: onnx_type(t.dtype) for t in model.graph.inputs}
-    feed = {}
-    for name, value in inputs.items():
-        own = onnx.helper.tensor_dtype_to_np_dtype(wanted[name]) if wanted.get(name) else value.dtype
-        feed[name] = value if value.dtype == own or not is_float(value.dtype) else value.astype(own)
-    found = loaded.run(feed)
-    return found if named is None else {name: found[own] for name, own in named.items()}
-
-
 def _narrow_types(model: Model) -> list[str]:
     """The 16-bit float types that a model computes in, bf16 first."""
     types = set(model.facts().types.values())
@@ -253,118 +245,6 @@ def first_samples(data: CalibrationData, batch: BatchSize, samples: int | None) 
         seen += part.count
         if samples is not None and seen >= samples:
             return
-
-
-def node_errors(
-    reference: Model,
-    subject: Model,
-    data: CalibrationData,
-    samples: int,
-    progress: Progress,
-    pairs: list[tuple[str, str, str]] | None = None,
-    watched: Mapping[str, Clipping] | None = None,
-) -> tuple[dict[str, TensorError], int]:
-    """SQNR (dB) and largest difference of every node's first output that both models have, by node of ``subject``.
-
-    Tensors are compared by name; at most about 256 MB of them are held at once, so large models run several times.
-
-    Args:
-        reference: the float model.
-        subject: the other one.
-        data: the samples.
-        samples: how many of them to use, spread over the data.
-        progress: called with what is being done, how much is done, and of how much.
-        pairs: what to compare, see ``comparable``.
-        watched: by tensor of ``reference`` what takes in its values.
-
-    Returns:
-        Errors by node name, and how many samples they are from.
-    """
-    pairs = comparable(reference, subject) if pairs is None else pairs
-    watched = watched or {}
-    names = list(dict.fromkeys([*(r for _, r, _ in pairs), *watched]))
-    sizes = _sizes(reference, data, names)
-    per_sample = max(sum(sizes.values()), 1)
-    batch = max(1, min(16, _TAP_BYTES // (2 * per_sample)))
-    groups = _groups(names, sizes, _TAP_BYTES // 2)
-    found = {node: Difference() for node, _, _ in pairs}
-    counted = 0
-    compared: set[str] = set()
-    for number, group in enumerate(groups):
-        held = set(group)
-        within = [pair for pair in pairs if pair[1] in held]
-        a_session = session(reference, outputs=group)
-        b_session = session(subject, outputs=sorted({s for _, _, s in within})) if within else None
-        counted = 0
-        for part in _spread(data, batch, samples):
-            a = a_session.run(part.inputs)
-            b = run_on(b_session, subject, part.inputs) if b_session is not None else {}
-            for node, ref, sub in within:
-                if a[ref].shape == b[sub].shape:
-                    found[node].add(a[ref], b[sub])
-                    compared.add(node)
-            for name in group:
-                if name in watched:
-                    watched[name].add(a[name])
-            counted += part.count
-            progress("layer errors", number * samples + min(counted, samples), len(groups) * samples)
-            if counted >= samples:
-                break
-    return {node: found[node].error for node in found if node in compared}, counted
-
-
-def _spread(data: CalibrationData, batch: int, samples: int) -> Iterator[Batch]:
-    """Batches that reach over all of the data rather than its first part."""
-    total = len(data)
-    keep = max(1, total // max(samples, 1))
-    for index, part in enumerate(data.batches(batch)):
-        if index % keep == 0 or total <= samples:
-            yield part
-
-
-def comparable(reference: Model, subject: Model) -> list[tuple[str, str, str]]:
-    """(node of ``subject``, tensor of ``reference``, tensor of ``subject``) for tensors that mean the same."""
-    facts, left, lost = reference.facts(), not_run(reference), not_run(subject)
-    made = {t.name for n in reference.nodes for t in n.outputs if facts.is_float(t.name)} - left.tensors.keys()
-    pairs = []
-    for node in subject.nodes:
-        if node.op in (QUANTIZE, DEQUANTIZE, "Cast", "Constant") or not node.outputs:
-            continue
-        name = node.outputs[0].name
-        if name in lost.tensors:
-            continue
-        if name in made:
-            pairs.append((node.name, name, name))
-            continue
-        # lowering gives an output's own name to the Cast behind the node that computes it
-        for reader in node.outputs[0].outputs:
-            if reader.op == "Cast" and reader.outputs[0].name in made:
-                pairs.append((node.name, reader.outputs[0].name, name))
-                break
-    return pairs
-
-
-def _sizes(model: Model, data: CalibrationData, names: list[str]) -> dict[str, int]:
-    if not names:
-        return {}
-    probe: Session = session(model, outputs=names)
-    for part in data.batches(1):
-        return {name: int(value.nbytes) for name, value in probe.run(part.inputs).items()}
-    raise QtoolError("the evaluation data holds no sample", remedy="give at least one sample")
-
-
-def _groups(names: list[str], sizes: Mapping[str, int], limit: int) -> list[list[str]]:
-    """The tensors in groups of about ``limit`` bytes a sample in both models."""
-    groups: list[list[str]] = []
-    held = limit + 1
-    for name in names:
-        size = 2 * sizes.get(name, 0)
-        if held + size > limit:
-            groups.append([])
-            held = 0
-        groups[-1].append(name)
-        held += size
-    return groups
 
 
 def _watched(exact: Model, paired: Model, rescaled: set[str]) -> dict[str, Clipping]:

@@ -7,7 +7,7 @@ its pairs bypassed, has the same scales; the source stays the judge of whether i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,16 +17,13 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.difference import Difference
-from toolkit.graph.measured import measured_outputs
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
-from toolkit.graph.sessions import session
+from toolkit.graph.sessions import Session, session
 from toolkit.placement.qdq import without_pairs
 
 if TYPE_CHECKING:
-    from toolkit.data.dataset import Batch
-
-Batches = Callable[[int, int], Iterable["Batch"]]
+    from toolkit.data.dataset import Batch, CalibrationData
 
 SAME_DB = 60.0
 """From here on two float models compute the same, rounding aside."""
@@ -37,41 +34,41 @@ _FEW = 4
 
 
 def node_reference(
-    source: Model, prepared: Model, batches: Batches, batch: int, samples: int
+    source: Model, prepared: Model, loaded: Session, data: CalibrationData, samples: int
 ) -> tuple[Model, set[str], list[Finding]]:
     """What the nodes of a quantized model are to be held against.
 
     Args:
         source: the float model that the recipe started from.
         prepared: the model after the passes, in float32 with its pairs.
-        batches: gives batches of this size of the first so many samples, anew at every call.
-        batch: samples to run at once.
-        samples: how many to compare the outputs on.
+        loaded: the source's session.
+        data: the samples.
+        samples: how many of them, spread over all, to compare the outputs on.
 
     Returns:
         The model to compare with, the names of its tensors that say nothing since a pass rescaled them, and notes.
         The model is the float form of ``prepared`` where its outputs equal the source's, else ``source``.
     """
-    plain = without_pairs(prepared)
+    plain, few = without_pairs(prepared), data.spread(samples)
     facts = source.facts()
-    outputs = [name for name in measured_outputs(source) if facts.is_float(name)]
+    outputs = [name for name in loaded.outputs if facts.is_float(name)]
     try:
-        level = _level(source, plain, outputs, batches(batch, samples))
+        level = _level(loaded, plain, outputs, few.batches(1))
         if level >= SAME_DB:
             return plain, set(), []
-        rescaled = _rescaled(source, plain, batches(1, _FEW))
+        rescaled = _rescaled(source, plain, few.spread(_FEW).batches(1))
     except ModelError as error:
         return source, set(), [EvaluationCode.FLOAT_FORM_NOT_RUN(why=error.what[:200])]
     notes = [EvaluationCode.RESCALED_TENSORS_LEFT_OUT(sqnr_db=level, tensors=sorted(rescaled))] if rescaled else []
     return source, rescaled, notes
 
 
-def _level(source: Model, plain: Model, outputs: list[str], batches: Iterable[Batch]) -> float:
+def _level(loaded: Session, plain: Model, outputs: list[str], batches: Iterable[Batch]) -> float:
     """SQNR in dB of the worst float output; infinite where they are equal, minus infinity where NaN was met."""
-    a, b = session(source, outputs=outputs), session(plain, outputs=outputs)
+    other = session(plain, outputs=outputs, spin=False)
     found = {name: Difference() for name in outputs}
     for part in batches:
-        wanted, given = a.run(part.inputs), b.run(part.inputs)
+        wanted, given = loaded.run(part.inputs, outputs), other.run(part.inputs)
         for name, difference in found.items():
             if wanted[name].shape != given[name].shape:
                 return -np.inf
@@ -88,7 +85,7 @@ def _rescaled(source: Model, plain: Model, batches: Iterable[Batch]) -> set[str]
     known = {tensor.name for node in plain.nodes for tensor in node.outputs} - not_run(source).tensors.keys()
     facts = source.facts()
     names = sorted({t.name for n in source.nodes for t in n.outputs if t.name in known and facts.is_float(t.name)})
-    a, b = session(source, outputs=names), session(plain, outputs=names)
+    a, b = (session(model, outputs=names, spin=False) for model in (source, plain))
     fits: dict[tuple[str, int], _Fit] = {}
     for part in batches:
         wanted, given = a.run(part.inputs), b.run(part.inputs)

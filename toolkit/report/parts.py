@@ -72,6 +72,7 @@ class Accuracy(Part):
     budget: float | None = Field(default=None, description="the largest drop allowed")
     met: bool | None = Field(default=None, description="whether the budget was kept; null without a budget")
     samples: int = 0
+    layer_samples: int = Field(default=0, description="how many of them, spread evenly, the layers' errors are from")
     outputs: dict[str, OutputError] = Field(default_factory=dict)
     source: str = Field(default="", description="what ran the quantized model: onnxruntime or the engine")
     held_out: bool = Field(default=True, description="whether the samples took no part in calibration")
@@ -110,6 +111,11 @@ class Accuracy(Part):
     def output_compared(self) -> bool:
         """Whether anything was compared at an output of the model, and not only in front of what cannot be run."""
         return self.quantized is not None or bool(self.outputs.keys() - set(self.in_place))
+
+    @property
+    def on_fewer(self) -> bool:
+        """Whether the layers' errors are from fewer samples than the outputs'."""
+        return 0 < self.layer_samples < self.samples
 
     @property
     def drop_kept(self) -> bool | None:

@@ -95,7 +95,9 @@ def print_report(
     print_engine(report, console)
     bad = worst(report.layers, worst_layers)
     if bad:
-        section(console, "Layers with the largest error")
+        seen = report.accuracy
+        few = f" on {seen.layer_samples} of {count(seen.samples, 'sample')}" if seen and seen.on_fewer else ""
+        section(console, f"Layers with the largest error{few}")
         console.print(_worst_table(bad))
     if report.declined:
         section(console, "Declined")

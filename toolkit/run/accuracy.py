@@ -80,6 +80,7 @@ def accuracy_of(
         standing=standing,
         by_default=not asked,
         samples=found.samples,
+        layer_samples=found.layer_samples,
         outputs=_outputs(found, budget),
         source=source,
         held_out=held_out,

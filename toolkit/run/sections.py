@@ -179,7 +179,10 @@ class EvaluationSection(Section):
     )
     batch: Count = Field(32, description="samples to run at once")
     samples: Count | None = Field(None, description="use at most this many samples")
-    layer_samples: Count = Field(64, description="samples for the error of every layer")
+    layer_samples: Count | None = Field(
+        None,
+        description="samples for the error of every layer; by default up to 64, as time allows",
+    )
 
 
 class EngineSection(EngineChoices, Section):

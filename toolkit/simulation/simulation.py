@@ -240,8 +240,7 @@ class Simulation:
         Raises:
             ModelError: onnxruntime cannot run it.
         """
-        from toolkit.evaluation.counterparts import counterparts
-        from toolkit.evaluation.evaluate import run_on
+        from toolkit.evaluation.counterparts import counterparts, run_on
         from toolkit.evaluation.rounding import with_rounding
         from toolkit.graph.sessions import session
 

@@ -155,6 +155,14 @@ def test_split_is_disjoint_whole_and_deterministic() -> None:
         data.split(1.0)
 
 
+def test_spread_takes_samples_evenly_from_all_of_a_part() -> None:
+    data = CalibrationData.open([feed(4, i) for i in range(40)], chain())
+    held = data.split(0.25)[1]
+    known = [s.index for s in held.samples()]
+    assert [s.index for s in held.spread(5).samples()] == known[::2]
+    assert held.spread(10) is held and held.spread(99) is held and len(held.spread(1)) == 1
+
+
 def test_a_split_of_a_split_stays_disjoint() -> None:
     data = CalibrationData.open([feed(4, i) for i in range(40)], chain())
     first, held = data.split(0.25)

@@ -15,7 +15,7 @@ from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.calibration.provider import Calibrator
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.data.dataset import CalibrationData
-from toolkit.evaluation import evaluate as evaluating
+from toolkit.evaluation import node_errors
 from toolkit.evaluation.clipping import Clipping, beyond, kept_amax, unlike_data, unlike_warnings
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.evaluate import evaluate
@@ -157,7 +157,7 @@ def test_a_tensor_that_is_no_nodes_first_output_is_watched_too_however_tensors_a
     whole = evaluate(model, paired, data, prepared=lambda: paired)
     values = np.concatenate([sample["x"][:, 4:] for sample in feeds(24, 8)])
     assert whole.clipping["b"].largest == np.abs(values).max() and whole.clipping["b"].values == values.size
-    monkeypatch.setattr(evaluating, "_TAP_BYTES", 1)
+    monkeypatch.setattr(node_errors, "_TAP_BYTES", 1)
     split = evaluate(model, paired, data, prepared=lambda: paired)
     assert split.clipping["b"].clipped == whole.clipping["b"].clipped and split.nodes.keys() == whole.nodes.keys()
 

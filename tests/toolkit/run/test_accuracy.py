@@ -48,6 +48,12 @@ def test_a_missed_drop_is_called_so_and_rounded():
     assert accuracy_of(measured(drop=0.01 + 1e-15), BudgetSection(max_drop=0.01)).drop_kept is True
 
 
+def test_how_many_samples_the_layers_errors_are_from_is_told_where_it_is_not_all():
+    few, whole = (accuracy_of(measured(layer_samples=count), BudgetSection()) for count in (12, 497))
+    assert (few.layer_samples, few.on_fewer, whole.on_fewer) == (12, True, False)
+    assert accuracy_of(measured(), BudgetSection()).on_fewer is False
+
+
 def test_without_a_budget_of_the_drop_none_is_judged():
     found = accuracy_of(measured(), BudgetSection(min_sqnr_db=20))
     assert found.met is True and found.drop_kept is None

@@ -16,6 +16,8 @@ from toolkit.backends.codes import EngineCode
 from toolkit.base.code import import_path
 from toolkit.base.errors import QtoolError
 from toolkit.cli.main import invoke
+from toolkit.evaluation import checkpoint
+from toolkit.evaluation.checkpoint import EvaluationCheckpoint
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.folder import RunFolder
@@ -65,6 +67,33 @@ def test_a_run_leaves_every_file_and_every_node_once(place):
     model = Model.load(place / "out" / "model.onnx")
     assert model.metadata["stem"]["qtool.precision"] == "int8"
     assert content["accuracy"]["drop"] <= 0.005
+
+
+def test_a_run_stopped_in_its_evaluation_goes_on_from_the_samples_judged(finished, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_SAVE_EVERY", -1.0)
+    ran, outputs = [], EvaluationCheckpoint.outputs
+
+    def counting(self, inputs, compute):
+        return outputs(self, inputs, lambda given: ran.append(given) or compute(given))
+
+    monkeypatch.setattr(EvaluationCheckpoint, "outputs", counting)
+    text = (finished / "digits.toml").read_text().replace("[evaluation]", "[evaluation]\nbatch = 20")
+    (finished / "digits.toml").write_text(text)
+    shutil.copytree(finished / "out", finished / "other")
+
+    def stop(what, done, total):
+        if (what, done) == ("evaluate", 60):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(finished / "digits.toml", finished / "out", progress=stop)
+    ran.clear()
+    run(finished / "digits.toml", finished / "out")
+    assert len(ran) == 2
+    run(finished / "digits.toml", finished / "other")
+    hidden = [finished / folder / ".qtool" for folder in ("out", "other")]
+    assert len({(one / "evaluation.json").read_bytes() for one in hidden}) == 1
+    assert sorted(p.name for p in hidden[0].iterdir()) == sorted(p.name for p in hidden[1].iterdir())
 
 
 def test_nothing_changed_is_found_again_and_the_method_alone_collects_nothing_anew(place):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from toolkit.base.errors import DataError
+from toolkit.base.files import sha256_json
 from toolkit.base.versions import code_fingerprint
 from toolkit.evaluation.outputs import EvaluationResult
 from toolkit.run.inputs import Inputs
@@ -64,6 +65,7 @@ class EvaluationStep(Step[EvaluationRecord]):
         Raises:
             DataError: the data that the recipe names holds no sample.
         """
+        from toolkit.evaluation.checkpoint import EvaluationCheckpoint
         from toolkit.evaluation.evaluate import evaluate
 
         source = self.inputs.reference()
@@ -92,5 +94,6 @@ class EvaluationStep(Step[EvaluationRecord]):
             prepared=self.passes.model,
             answers=self.task.answers,
             options=metric_options(section, self.task),
+            kept=EvaluationCheckpoint(self.folder.hidden, sha256_json(self.key())[:20]),
         )
         return EvaluationRecord(found=found, held_out=held_out, random=data.random)

@@ -1,0 +1,111 @@
+"""A killed evaluation goes on from what it had computed, and finds what one finds that nobody stopped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ml_dtypes import bfloat16
+
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import placeholder_context
+from tests.toolkit.search.planted import chain, feeds
+from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation import checkpoint, evaluate, node_errors
+from toolkit.evaluation.checkpoint import EvaluationCheckpoint
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Saves every batch, holds one tensor a group, and counts the batches that both models run for the verdict."""
+    monkeypatch.setattr(checkpoint, "_SAVE_EVERY", -1.0)
+    monkeypatch.setattr(node_errors, "_TAP_BYTES", 1)
+    counted, both = [], evaluate._both
+
+    def counting(*given):
+        counted.append(given)
+        return both(*given)
+
+    monkeypatch.setattr(evaluate, "_both", counting)
+    return counted
+
+
+def measured(folder=None, key="", stop=None, tell=None):
+    """The result; with ``stop`` it is interrupted when an activity has come that far."""
+
+    def progress(what, done, total):
+        if tell is not None:
+            tell.append((what, done))
+        if (what, done) == stop:
+            raise KeyboardInterrupt
+
+    model = chain(3)
+    paired = model.copy()
+    InsertQDQ()(paired, placeholder_context(3.0))
+    data = CalibrationData.open(feeds(20), model)
+    kept = EvaluationCheckpoint(folder, key)
+    return evaluate.evaluate(model, paired, data, batch=4, progress=progress, prepared=lambda: paired, kept=kept)
+
+
+@pytest.mark.parametrize(
+    ("stop", "left"),
+    [(("evaluate", 8), 3), (("evaluate", 20), 0), (("layer errors", 16), 0), (("layer errors", 56), 0)],
+)
+def test_an_interrupted_evaluation_goes_on_and_finds_the_same(ran, tmp_path, stop, left):
+    whole = measured()
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path, "a", stop)
+    assert list(tmp_path.iterdir())
+    ran.clear()
+    assert measured(tmp_path, "a") == whole
+    assert len(ran) == left and not list(tmp_path.iterdir())
+
+
+def test_layers_go_on_from_the_batch_that_was_done(ran, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path, "a", ("layer errors", 36))
+    told = []
+    found = measured(tmp_path, "a", tell=told)
+    assert next(done for what, done in told if what == "layer errors") == 40 and found.layer_samples == 20
+
+
+def test_what_another_evaluation_kept_is_removed(ran, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path, "a", ("layer errors", 16))
+    ran.clear()
+    assert measured(tmp_path, "b") == measured()
+    assert len(ran) == 10 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", [lambda held: b"", lambda held: held[: len(held) // 2], lambda held: b"PK" + held])
+def test_a_damaged_state_is_no_state(ran, tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path, "a", ("layer errors", 36))
+    for path in tmp_path.iterdir():
+        path.write_bytes(damage(path.read_bytes()))
+    assert measured(tmp_path, "a") == measured()
+
+
+def test_outputs_of_every_type_come_back_and_of_other_inputs_none(ran, tmp_path):
+    values = {"a": np.float16([[1.5, np.nan]]), "b": np.array([2.5], bfloat16), "c": np.int64(7), "d": np.zeros((0, 3))}
+    inputs = [{"x": np.float32([number])} for number in range(3)]
+    first = EvaluationCheckpoint(tmp_path, "k")
+    for one in inputs:
+        first.outputs(one, lambda given: (values, {"x": given["x"]}))
+    again, asked = EvaluationCheckpoint(tmp_path, "k"), []
+    compute = lambda given: asked.append(given) or (values, {})  # noqa: E731
+    wanted, found = again.outputs(inputs[0], compute)
+    assert not asked and found["x"] == inputs[0]["x"]
+    for name, value in values.items():
+        assert wanted[name].dtype == np.asarray(value).dtype and wanted[name].shape == np.shape(value)
+        assert np.asarray(value).tobytes() == wanted[name].tobytes()
+    again.outputs({"x": np.float32([9])}, compute)
+    again.outputs(inputs[2], compute)
+    assert len(asked) == 2
+
+
+def test_what_has_no_room_or_no_numbers_is_not_kept(ran, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_ROOM", 10)
+    for key, value in (("a", np.zeros(100)), ("b", np.array(["text"], object))):
+        kept = EvaluationCheckpoint(tmp_path, key)
+        kept.outputs({"x": np.zeros(1)}, lambda given, value=value: ({"y": value}, {"y": value}))
+        assert not list(tmp_path.iterdir())

@@ -1,0 +1,69 @@
+"""Errors of nodes: on samples spread over all, what is only reordered taken from where it comes, as many as cost little."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import build, node, normal, placeholder_context
+from tests.toolkit.search.planted import chain, feeds
+from toolkit import Model
+from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation import node_errors
+from toolkit.evaluation.difference import Difference
+from toolkit.evaluation.evaluate import evaluate
+from toolkit.graph.sessions import session
+
+
+def paired(model):
+    made = model.copy()
+    InsertQDQ()(made, placeholder_context(3.0))
+    return made
+
+
+def test_what_is_reordered_has_the_error_of_where_it_comes_from_and_is_not_run(monkeypatch):
+    weights = {"w": normal(8, 8), "v": normal(8, 8, seed=1), "flat": np.int64([-1, 2, 4])}
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("Reshape", ["m", "flat"], ["r"]),
+             node("Transpose", ["r"], ["t"], perm=[0, 2, 1]), node("Relu", ["t"], ["a"]), node("Flatten", ["a"], ["f"]),
+             node("MatMul", ["f", "v"], ["y"])]  # fmt: skip
+    model = Model.from_proto(build(nodes, {"x": ["n", 8]}, {"y": ["n", 8]}, weights))
+    other, data, asked = paired(model), CalibrationData.open(feeds(6, 8), model), []
+
+    def watching(source, outputs=None, **settings):
+        asked.append(outputs)
+        return session(source, outputs, **settings)
+
+    monkeypatch.setattr(node_errors, "session", watching)
+    found, count = node_errors.node_errors(model, other, data, None, lambda *_: None)
+    assert count == 6 and list(found) == ["m", "r", "t", "a", "f", "y"]
+    # f's reader has a pair in front of it, the node itself reads what the other model's reads
+    assert all(set(outputs) == {"m", "a", "y"} for outputs in asked)
+    own = session(model, outputs=["r", "t", "f"]), session(other, outputs=["r", "t", "f"])
+    for name in ("r", "t", "f"):
+        direct = Difference()
+        for part in data.batches(6):
+            direct.add(own[0].run(part.inputs)[name], own[1].run(part.inputs)[name])
+        assert found[name].sqnr_db == pytest.approx(direct.sqnr_db, abs=1e-4)
+        assert found[name].max_abs == direct.max_abs
+
+
+def test_a_reordered_tensor_behind_a_pair_is_looked_at_itself():
+    weights = {"w": normal(8, 8), "v": normal(8, 8, seed=1)}
+    nodes = [node("MatMul", ["x", "w"], ["m"]), node("Transpose", ["m"], ["t"], perm=[1, 0]),
+             node("MatMul", ["t", "m"], ["q"]), node("MatMul", ["q", "v"], ["y"])]  # fmt: skip
+    model = Model.from_proto(build(nodes, {"x": ["n", 8]}, {"y": [8, 8]}, weights))
+    other = paired(model)
+    moved = other.node("t").inputs[0].name != "m"
+    found, _ = node_errors.node_errors(model, other, CalibrationData.open(feeds(3, 8), model), None, lambda *_: None)
+    assert set(found) == {"m", "t", "q", "y"} and (found["t"] != found["m"]) == moved
+
+
+@pytest.mark.parametrize(("least", "given", "used"), [(0.0, None, 1), (1e9, None, 64), (0.0, 7, 7), (1e9, 200, 80)])
+def test_layers_are_measured_on_as_many_samples_as_cost_little(monkeypatch, least, given, used):
+    monkeypatch.setattr(node_errors, "_LEAST_MACS", least)
+    monkeypatch.setattr(node_errors, "_SHARE", 0.01)
+    model = chain(2)
+    data = CalibrationData.open(feeds(80), model)
+    found = evaluate(model, paired(model), data, layer_samples=given)
+    assert (found.samples, found.layer_samples) == (80, used)

@@ -1,0 +1,204 @@
+"""The error of every node of a model against the float one, on as many samples as the evaluation can afford."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.base.progress import Progress
+from toolkit.base.types import Array
+from toolkit.evaluation.checkpoint import EvaluationCheckpoint
+from toolkit.evaluation.clipping import Clipping
+from toolkit.evaluation.counterparts import run_on
+from toolkit.evaluation.difference import Difference, TensorError
+from toolkit.graph.model import Model
+from toolkit.graph.runnable import not_run
+from toolkit.graph.sessions import Session, session
+from toolkit.graph.work import node_macs
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+
+if TYPE_CHECKING:
+    from toolkit.data.dataset import CalibrationData
+
+Pairs = list[tuple[str, str, str]]
+
+_MOST_SAMPLES = 64
+"""No more samples say more of a layer."""
+_TAP_BYTES = 768_000_000
+_BATCH, _BATCH_BYTES = 16, 128_000_000
+_SHARE, _LEAST_MACS = 0.5, 3e10
+"""What the errors may cost, in plain inferences of all samples; small models may take about a second."""
+_QUANTIZED = 1.6
+"""A run of the model with its pairs, in plain inferences; measured 1.1 to 2.2, the more the larger the batch."""
+_MADE, _COMPARED = 10, 200
+"""What making an element and comparing it with another costs, in multiply-accumulates."""
+_REORDER = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The tensors of the float model that are looked at, and what one sample of them costs.
+
+    Attributes:
+        groups: their names; those of a group are held at once.
+        batch: samples to run at once.
+        samples: how many samples can be afforded.
+        whole: the session that gives all of them, where they are one group.
+    """
+
+    groups: list[list[str]]
+    batch: int
+    samples: int
+    whole: Session | None = None
+
+
+def node_errors(
+    reference: Model,
+    subject: Model,
+    data: CalibrationData,
+    samples: int | None,
+    progress: Progress,
+    pairs: Pairs | None = None,
+    watched: Mapping[str, Clipping] | None = None,
+    kept: EvaluationCheckpoint | None = None,
+) -> tuple[dict[str, TensorError], int]:
+    """SQNR (dB) and largest difference of every node's first output that both models have, by node of ``subject``.
+
+    At most about 768 MB of tensors are held at once, so models whose tensors are larger run several times. What a node
+    only reorders has its input's error and is not looked at.
+
+    Args:
+        reference: the float model.
+        subject: the other one.
+        data: the samples.
+        samples: how many of them to use, spread over the data; where None 64, or as many as cost half a plain
+            inference of all.
+        progress: called with what is being done, how much is done, and of how much.
+        pairs: what to compare, see ``comparable``.
+        watched: by tensor of ``reference`` what takes in its values.
+        kept: what an evaluation that was killed had summed, and where this one keeps it.
+
+    Returns:
+        Errors by node name, and how many samples they are from.
+    """
+    pairs = comparable(reference, subject) if pairs is None else pairs
+    watched = watched or {}
+    alike = _reordered(reference, subject, pairs)
+    looked_at = [pair for pair in pairs if pair[0] not in alike]
+    taps = _taps(reference, data, list(dict.fromkeys([*(ref for _, ref, _ in looked_at), *watched])))
+    chosen = data.spread(taps.samples if samples is None else samples)
+    found = {node: Difference() for node, _, _ in looked_at}
+    kept, wanted = kept or EvaluationCheckpoint(), len(chosen)
+    state = kept.go_on(found, watched)
+    with ThreadPoolExecutor(os.cpu_count() or 1, "layer errors") as pool:
+        for group in taps.groups[state.groups :]:
+            held = set(group)
+            within = [pair for pair in looked_at if pair[1] in held]
+            a_session = taps.whole or session(reference, outputs=group, spin=False)
+            own = sorted({sub for _, _, sub in within})
+            b_session = session(subject, outputs=own, spin=False) if within else None
+            for part in islice(chosen.batches(taps.batch), state.batches, None):
+                a = a_session.run(part.inputs)
+                b = run_on(b_session, subject, part.inputs) if b_session is not None else {}
+                like = [(node, ref, sub) for node, ref, sub in within if a[ref].shape == b[sub].shape]
+                jobs = [partial(found[node].add, a[ref], b[sub]) for node, ref, sub in like]
+                jobs += [partial(watched[name].add, a[name]) for name in group if name in watched]
+                for done in [pool.submit(job) for job in jobs]:
+                    done.result()
+                state.took(part.count, [node for node, _, _ in like])
+                kept.summed(state, found, watched)
+                progress("layer errors", state.groups * wanted + state.samples, len(taps.groups) * wanted)
+            state.next_group()
+    compared = set(state.compared)
+    own_errors = {node: found[node].error for node in found if node in compared}
+    sources = {node: alike.get(node, node) for node, _, _ in pairs}
+    return {node: own_errors[source] for node, source in sources.items() if source in own_errors}, state.counted
+
+
+def comparable(reference: Model, subject: Model) -> Pairs:
+    """(node of ``subject``, tensor of ``reference``, tensor of ``subject``) for tensors that mean the same."""
+    facts, left, lost = reference.facts(), not_run(reference), not_run(subject)
+    made = {t.name for n in reference.nodes for t in n.outputs if facts.is_float(t.name)} - left.tensors.keys()
+    pairs = []
+    for node in subject.nodes:
+        if node.op in (QUANTIZE, DEQUANTIZE, "Cast", "Constant") or not node.outputs:
+            continue
+        name = node.outputs[0].name
+        if name in lost.tensors:
+            continue
+        if name in made:
+            pairs.append((node.name, name, name))
+            continue
+        # lowering gives an output's own name to the Cast behind the node that computes it
+        for reader in node.outputs[0].outputs:
+            if reader.op == "Cast" and reader.outputs[0].name in made:
+                pairs.append((node.name, reader.outputs[0].name, name))
+                break
+    return pairs
+
+
+def _reordered(reference: Model, subject: Model, pairs: Pairs) -> dict[str, str]:
+    """The nodes that only reorder what another node of ``pairs`` gives, in both models, by that node."""
+    makers = {tensor.name: node for node in reference.nodes for tensor in node.outputs}
+    nodes = {node.name: node for node in subject.nodes}
+    by_tensors = {(ref, sub): node for node, ref, sub in pairs}
+    found: dict[str, str] = {}
+    for name, ref, _ in pairs:
+        node, maker = nodes[name], makers.get(ref)
+        if node.op not in _REORDER or maker is None or maker.op != node.op:
+            continue
+        read: tuple[gs.Tensor, gs.Tensor] = (maker.inputs[0], node.inputs[0])
+        source = by_tensors.get((read[0].name, read[1].name))
+        if source is not None:
+            found[name] = found.get(source, source)
+    return found
+
+
+def _taps(model: Model, data: CalibrationData, names: list[str]) -> Taps:
+    """How to look at these tensors, from what they and the model's arithmetic are on one sample."""
+    if not names:
+        return Taps([], 1, 1)
+    probe = session(model, outputs=names, spin=False)
+    for part in data.batches(1):
+        arrays = probe.run(part.inputs)
+        sizes = {name: int(value.nbytes) for name, value in arrays.items()}
+        elements = sum(value.size for value in arrays.values())
+        groups = list(_groups(names, sizes))
+        plain = _macs(model, part.inputs) + _MADE * elements
+        cost = (1 + _QUANTIZED) * plain * len(groups) + _COMPARED * elements
+        affordable = max(_SHARE * plain * len(data), _LEAST_MACS) / max(cost, 1)
+        batch = max(1, min(_BATCH, _BATCH_BYTES // max(2 * sum(sizes.values()), 1)))
+        samples = max(1, min(_MOST_SAMPLES, int(affordable)))
+        return Taps(groups, batch, samples, probe if len(groups) == 1 else None)
+    raise QtoolError("the evaluation data holds no sample", remedy="give at least one sample")
+
+
+def _macs(model: Model, inputs: Mapping[str, Array]) -> int:
+    """Multiply-accumulates of a run on these inputs, as far as they are known."""
+    extents = {name: Extent(shape, shape, shape) for name, shape in ((n, np.shape(v)) for n, v in inputs.items())}
+    counts = node_macs(model, model.facts(Profiles((ShapeProfile("sample", extents),))))
+    return sum(count for count in counts.values() if count is not None)
+
+
+def _groups(names: list[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """The tensors in groups that take, of one sample and in both models, about the bytes that may be held."""
+    group: list[str] = []
+    held = 0
+    for name in names:
+        size = 2 * sizes[name]
+        if group and held + size > _TAP_BYTES:
+            yield group
+            group, held = [], 0
+        group.append(name)
+        held += size
+    yield group
