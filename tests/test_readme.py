@@ -60,3 +60,11 @@ def test_the_files_in_the_readme_are_the_files() -> None:
     assert [name for name, _ in FILES] == ["recipes/own_data.py", "recipes/keep_first_and_last.py"]
     for name, code in FILES:
         assert code == (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_the_mapping_of_flags_is_that_of_the_code() -> None:
+    from toolkit.run.migrate.mapping import mapping_table
+
+    part = TEXT[TEXT.index("## Moving to TensorRT 11") : TEXT.index("## The recipe")]
+    table = mapping_table()
+    assert table in part, f"write into the README:\n{table}"

@@ -7,8 +7,9 @@
 #     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained:explicit && $s start device
 #     bash tests/benchmarks/gpu_session.sh wait 300
 # What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
-# guard, builds:MODEL, calibration, residual, shift, plugins, placement:MODEL[:ROW,ROW...[:LEVEL]]. The jobs of one start run one after the other on the GPU that
-# CUDA_VISIBLE_DEVICES names, in the background, so that a call's end does not end them; several starts run side by side. With
+# guard, builds:MODEL, calibration, residual, shift, plugins, migrate[:digits|:strip], placement:MODEL[:ROW,ROW...[:LEVEL]].
+# The jobs of one start run one after the other on the GPU that CUDA_VISIBLE_DEVICES names, in the background, so that a
+# call's end does not end them; several starts run side by side. With
 # AVERAGE=8 in the environment, placement has TensorRT time each kernel eight times.
 # A fixed time to wait, and a process that is waited for by its number, never by a pattern that also fits the waiting shell:
 # that mistake once cost a session's whole device time. Ask for several waits in one go: between two calls are 30 seconds.
@@ -34,6 +35,8 @@ job() {
     trained:*) tests $backends/test_tensorrt_gpu.py -k "trained and ${1#*:}" ;;
     calibrators) tests $backends/test_tensorrt_gpu.py -k calibrator ;;
     plugins) tests tests/toolkit/run/test_plugins_gpu.py ;;
+    migrate) tests tests/toolkit/run/migrate/test_migrate_gpu.py ;;
+    migrate:*) tests tests/toolkit/run/migrate/test_migrate_gpu.py -k "${1#*:}" ;;
     device) tests tests/toolkit/run/test_device_gpu.py ;;
     device:*) tests tests/toolkit/run/test_device_gpu.py -k "${1#*:}" ;;
     faster) tests $backends/test_faster_gpu.py -k "not opening" ;;

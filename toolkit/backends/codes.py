@@ -17,6 +17,7 @@ class EngineCode(BaseCode):
     CAPABILITY_COMPATIBLE = "engine-capability-compatible"
     CAPABILITY_OF_GPU = "engine-capability-of-gpu"
     CAPABILITY_DEFAULT = "engine-capability-default"
+    TYPE_NOT_ON_GPU = "engine-type-not-on-gpu"
     CAPABILITY_UNSUPPORTED = "engine-capability-unsupported"
     NO_QUANTIZED_KERNEL = "engine-no-quantized-kernel"
     NO_INPUT_QUANTIZED = "engine-no-input-quantized"

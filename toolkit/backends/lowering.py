@@ -22,6 +22,8 @@ from toolkit.placement.default_rewrites import biases_as_rows
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 from toolkit.placement.qdq import float_biases
 
+_BFLOAT16_OPSET = 22
+
 
 @collector_paused()
 def lower(
@@ -32,6 +34,7 @@ def lower(
     observed: Mapping[str, tuple[float, float]] | None = None,
     io: Mapping[str, Precision] | None = None,
     journal: Journal | None = None,
+    newest: int = 23,
 ) -> Lowered:
     """Make every type of the plan explicit: float16 weights and scales, Casts at the borders, stored INT8 weights.
 
@@ -42,6 +45,7 @@ def lower(
         observed: smallest and largest value seen of float tensors; nodes that leave float16's range stay FP32.
         io: types of inputs and outputs that shall differ from the model's own.
         journal: gets a line for every node that does not get what was asked, and every Cast.
+        newest: the newest operator set that the backend's parser takes.
 
     Raises:
         RecipeError: ``io`` names a tensor that is no input or output.
@@ -57,6 +61,8 @@ def lower(
         was = lowered.opset
         fresh = lowered.raise_opset(19)
         journal.noted(Code.OPSET(to=lowered.opset, added=len(fresh), was=was))
+    if rest is Precision.BF16 or any(ask.precision is Precision.BF16 for _, ask in plan.items()):
+        _raise_for_bfloat16(lowered, newest, journal)
     float_biases(lowered, journal)
     state_kernel_shapes(lowered, journal)
     facts = lowered.facts()
@@ -80,6 +86,39 @@ def lower(
     except Exception as error:
         raise ModelError(f"lowering made a graph that ONNX refuses: {error}", remedy="report this as a bug") from error
     return Lowered(lowered, plan, reasons, types)
+
+
+def _raise_for_bfloat16(model: Model, newest: int, journal: Journal) -> None:
+    """Raise the operator set to that in which convolutions, pools and recurrent layers take bfloat16.
+
+    ONNX's schemas allow it from operator set 22 on (Changelog.md: Conv-22 and 30 others); before, such nodes would stay
+    float32. A model that cannot be converted keeps its own.
+    """
+    was = model.opset
+    gains = was < _BFLOAT16_OPSET and any(
+        _takes_bfloat16(node.op, _BFLOAT16_OPSET) and not _takes_bfloat16(node.op, was) for node in model.nodes
+    )
+    if not gains:
+        return
+    if newest < _BFLOAT16_OPSET:
+        journal.noted(Code.BFLOAT16_OPSET(newest=newest, wanted=_BFLOAT16_OPSET))
+        return
+    raised = model.copy()
+    try:
+        fresh = raised.raise_opset(_BFLOAT16_OPSET)
+    except ModelError as error:
+        journal.noted(Code.BFLOAT16_OPSET(newest=was, wanted=_BFLOAT16_OPSET, error=error.what))
+        return
+    model.become(raised)
+    journal.noted(Code.OPSET(to=model.opset, added=len(fresh), was=was, needed_by="bfloat16 layers"))
+
+
+def _takes_bfloat16(op: str, opset: int) -> bool:
+    try:
+        schema = onnx.defs.get_schema(op, opset, "")
+    except onnx.defs.SchemaError:
+        return False
+    return bool(schema.inputs) and "tensor(bfloat16)" in schema.inputs[0].types
 
 
 def _types_agree(skeleton: onnx.ModelProto) -> bool:

@@ -54,7 +54,7 @@ def lower_for(
     else:
         from toolkit.backends.lowering import lower
 
-        made = lower(model, plan, rest=rest, observed=observed, io=io, journal=journal)
+        made = lower(model, plan, rest=rest, observed=observed, io=io, journal=journal, newest=backend.max_opset())
     made.model.source = None
     return made
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from toolkit.base.precision import Precision
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -15,6 +17,23 @@ class Gpu:
 
     name: str
     compute_capability: str
+
+
+_SINCE = {
+    Precision.FP16: (5, 3), Precision.BF16: (8, 0), Precision.INT8: (6, 1), Precision.FP8: (8, 9),
+}  # fmt: skip
+"""The compute capability from which on TensorRT computes in a type (its support matrix, «Hardware and Precision»)."""
+
+
+def capability_for(precision: Precision) -> str:
+    """The compute capability from which on a GPU computes in a type; empty where every GPU does."""
+    return ".".join(map(str, _SINCE[precision])) if precision in _SINCE else ""
+
+
+def computes_in(capability: str, precision: Precision) -> bool:
+    """Whether a GPU of a compute capability, such as "8.9", computes in a type."""
+    major, _, minor = capability.partition(".")
+    return (int(major), int(minor)) >= _SINCE.get(precision, (0, 0))
 
 
 @lru_cache(maxsize=1)

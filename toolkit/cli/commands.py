@@ -116,6 +116,23 @@ def new_recipe(
     return 0
 
 
+def migrate_source(
+    words: list[str], model: Path | None, cache: Path | None, data: Path | None, test: Path | None, rest: str, to: str,
+    release: str, capabilities: list[str], out: Path | None, force: bool, json: bool,
+) -> int:  # fmt: skip
+    """``qtool migrate``."""
+    from toolkit.run.migrate.migrate import MigrationRequest, migrate
+
+    found = migrate(
+        MigrationRequest(tuple(words), model, cache, data, test, rest, to, release, tuple(capabilities), out, force)
+    )
+    if json:
+        emit(found.to_json())
+    else:
+        say(found.to_text())
+    return found.exit_status
+
+
 def list_passes(name: str | None, json: bool) -> int:
     """``qtool passes``."""
     from toolkit.base.code import import_path

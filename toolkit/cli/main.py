@@ -114,6 +114,42 @@ def new(
     raise typer.Exit(new_recipe(model, data, test, metric, ranges, out, force, json))
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def migrate(
+    source: Annotated[
+        list[str],
+        typer.Argument(
+            help="A command line of trtexec or polygraphy, as it is or in a script; a Python script with its "
+            "arguments; a calibration cache; or a model with Q/DQ pairs.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[Path | None, typer.Option(help="The ONNX model, where the source names none.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="The calibration cache, where the source names none.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Calibration samples, where there are no ranges.")] = None,
+    test: Annotated[Path | None, typer.Option(help="Samples to measure both forms on.")] = None,
+    rest: Annotated[str, typer.Option(help="The float type, where a cache or a model says none.")] = "fp16",
+    to: Annotated[
+        str, typer.Option(help="explicit; or implicit: the way back, from a model with pairs or a run folder.")
+    ] = "explicit",
+    release: Annotated[
+        str, typer.Option("--tensorrt", help="--to implicit: the release of TensorRT that reads the cache.")
+    ] = "8.6.0",
+    capability: Annotated[
+        list[str] | None, typer.Option(help="Compute capability of a GPU that the engine is for, such as 8.6.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The folder. Default: migrated/<model>.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over an earlier migration.")] = False,
+    json: Json = False,
+) -> None:
+    """Turn what was said to TensorRT's builder into a recipe and a Q/DQ model that mean the same; runs none of it."""
+    from toolkit.cli.commands import migrate_source
+
+    raise typer.Exit(
+        migrate_source(source, model, cache, data, test, rest, to, release, capability or [], out, force, json)
+    )
+
+
 @app.command()
 def passes(
     name: Annotated[str | None, typer.Argument(help="One pass, or your own as module:Name; default: all.")] = None,

@@ -84,6 +84,7 @@ class Code(BaseCode):
     DEAD = "dead"
     DEAD_NODES = "dead-nodes"
     OPSET = "opset"
+    BFLOAT16_OPSET = "bfloat16-opset"
     QUANTIZED_SOURCE = "quantized-source"
     BIAS_AS_ROW = "bias-as-row"
     BIAS_REQUANTIZED = "bias-requantized"

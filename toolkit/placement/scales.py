@@ -1,4 +1,4 @@
-"""Scales that placement ties together: the inputs and the output of a Concat quantize with one amax."""
+"""Scales that do not come from samples alone: those that are tied together, and that of probabilities in FP8."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from toolkit.placement.pairs import Placement
 def share_amax(model: Model, placement: Placement, amax: dict[str, float], precision: Precision) -> list[Finding]:
     """Give tensors that must share one scale the largest amax among them, in place; a pair that exists decides.
 
+    In FP8 the output of a Softmax has the amax 1 whatever the samples hold: TensorRT's fused attention takes it by this
+    scale alone, 1/448 (as ModelOpt writes it), and E4M3 loses nothing by it, since its steps are relative.
+
     Args:
         model: the graph, with the pairs it has already.
         placement: whose ``same_scale`` says which tensors belong together.
@@ -24,6 +27,10 @@ def share_amax(model: Model, placement: Placement, amax: dict[str, float], preci
     """
     tensors = model.graph.tensors()
     notes = []
+    for name in amax if precision is Precision.FP8 else ():
+        maker = model.producer(tensors[name])
+        if maker is not None and maker.op == "Softmax":
+            amax[name] = 1.0
     for names in placement.same_scale:
         present = []
         for name in sorted(names):

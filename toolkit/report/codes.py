@@ -74,6 +74,7 @@ class ReportCode(BaseCode):
     NOTHING_QUANTIZED = "report-nothing-quantized"
     NO_LAYER_TO_QUANTIZE = "report-no-layer-to-quantize"
     NO_PASS_QUANTIZES = "report-no-pass-quantizes"
+    FLOAT_CONVERTED = "report-float-converted"
     FLOAT_REQUESTED = "report-float-requested"
     NONE_RUNS_AS_REQUESTED = "report-none-runs-as-requested"
     KIND_LEFT_OUT = "report-kind-left-out"

@@ -152,7 +152,7 @@ def join(
                 payoff,
                 late,
                 slow_plan(search),
-                alone or left_out(layers, declined, recipe.passes),
+                alone or left_out(layers, declined, recipe.passes, recipe.rest),
             ),
             verdict=result,
             nodes=len(layers),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from toolkit.contract.findings import Finding
+from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code, Finding
 from toolkit.contract.roles import Role
 from toolkit.placement.ops import TARGETS
 from toolkit.report.advice import quantizers
@@ -16,16 +17,24 @@ from toolkit.report.verdict import quantized_type
 _KINDS = {"linear": ("Gemm", "MatMul"), "convolution": ("Conv", "ConvTranspose")}
 _WISHED = ("excluded", "not-included", "kept")
 """Rules by which the recipe itself, or a search, keeps layers float."""
+_STAYS = (Code.STAYS_FP32.value, Code.FLOAT_RANGE.value)
+"""Rules by which lowering keeps a node in float32."""
 _PRODUCTS = "activation-matmul"
 
 
-def left_out(layers: Sequence[LayerInfo], declined: Sequence[Declined], passes: Sequence[PassInfo]) -> Finding | None:
+def left_out(
+    layers: Sequence[LayerInfo],
+    declined: Sequence[Declined],
+    passes: Sequence[PassInfo],
+    rest: Precision = Precision.FP32,
+) -> Finding | None:
     """What the reader must know first where quantizing came to nothing, or to nothing for the layers of one kind.
 
     Args:
         layers: the report's layers.
         declined: what all passes left alone.
         passes: the recipe's passes.
+        rest: the float type of all that nobody asked about.
 
     Returns:
         None where something is quantized and no kind of layers is left out for one rule; two layers are a kind.
@@ -36,8 +45,10 @@ def left_out(layers: Sequence[LayerInfo], declined: Sequence[Declined], passes: 
     mine = {e.node: e for e in declined if e.by in by and e.op in TARGETS and e.node not in quantized}
     # products of two activations have no weights and stay float by default
     left = {node: entry for node, entry in mine.items() if entry.rule != _PRODUCTS}
+    if not quantized and not quantizing:
+        return _converted(layers, declined, rest)
     if not quantized:
-        return _nothing(layers, list((left or mine).values()), quantizing)
+        return _nothing(layers, list((left or mine).values()))
     for kind, ops in _KINDS.items() if quantizing else ():
         of_kind = [entry for entry in left.values() if entry.op in ops]
         entries = _largest(of_kind)
@@ -50,10 +61,27 @@ def left_out(layers: Sequence[LayerInfo], declined: Sequence[Declined], passes: 
     return None
 
 
-def _nothing(layers: Sequence[LayerInfo], left: Sequence[Declined], quantizing: bool) -> Finding:
-    """Why nothing was quantized."""
-    if not quantizing:
+def _converted(layers: Sequence[LayerInfo], declined: Sequence[Declined], rest: Precision) -> Finding:
+    """That the recipe converts the model to a float type alone, and the layers that stay in float32, with a reason."""
+    computing = [layer for layer in layers if layer.role == "compute"]
+    if rest is Precision.FP32:
         return ReportCode.NO_PASS_QUANTIZES()
+    why = {one.node: one.reason for one in declined if one.rule in _STAYS}
+    islands = {
+        layer.node: why.get(layer.node) or layer.asked.reason
+        for layer in computing
+        if layer.asked is not None and (
+            layer.asked.precision is Precision.FP32 or layer.node in why or layer.actual.precision is Precision.FP32
+        )
+    }  # fmt: skip
+    return ReportCode.FLOAT_CONVERTED(
+        precision=rest, count=len(computing) - len(islands), of=len(computing), islands=list(islands),
+        reason=next(iter(islands.values()), ""),
+    )  # fmt: skip
+
+
+def _nothing(layers: Sequence[LayerInfo], left: Sequence[Declined]) -> Finding:
+    """Why nothing was quantized."""
     if left:
         return _said(ReportCode.NOTHING_QUANTIZED, _largest(left), of=len(left))
     candidates = [(layer, layer.asked) for layer in layers if layer.op in TARGETS and layer.asked is not None]

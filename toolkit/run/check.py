@@ -149,6 +149,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     from toolkit.run.calibrator import given_count
     from toolkit.run.checks import known_beforehand
     from toolkit.run.folder import RunFolder
+    from toolkit.run.gpu_types import types_lacking
     from toolkit.run.inputs import Inputs
     from toolkit.run.job import Job
     from toolkit.run.recipe_passes import passes_of
@@ -189,13 +190,23 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         ],
         notes=[sentence(e.why) for e in journal.of("noted") if e.why.code not in (*_QUIET, *_LOUD)]
         + [sentence(why) for why in _why_nothing(found.context, steps)],
-        warnings=[sentence(e.why) for e in journal.of("noted") if e.why.code in _LOUD],
+        warnings=[
+            *(sentence(e.why) for e in journal.of("noted") if e.why.code in _LOUD),
+            *map(sentence, types_lacking(recipe, _types(found, source), found.backend.name)),
+        ],
         passes=[step.title() for step in steps],
         calibration=calibration,
         evaluation=evaluation,
         task=_task(task),
         backend=f"{found.backend.name} ({sentence(found.reason)})",
     )
+
+
+def _types(found: Rehearsal, source: Model) -> set[Precision]:
+    """The types that the passes ask for, and those of pairs that the model comes with."""
+    from toolkit.run.gpu_types import types_of_pairs
+
+    return {ask.precision for _, ask in found.context.plan.items()} | types_of_pairs(source)
 
 
 def rehearsed(inputs: Inputs) -> None:

@@ -97,18 +97,18 @@ def recipe_for(
         shapes = images.seen if images is not None and holds_images(source) else _seen(model, source)
         for name, found in shapes.items():
             seen.setdefault(name, []).extend(found)
-    lines = ["[model]", f"path = {_relative(model_path, target)}", *said_of_plugins(model), ""]
+    lines = ["[model]", f"path = {relative(model_path, target)}", *said_of_plugins(model), ""]
     fault = batches_refused(model, data or test, seen)
     decided = [ReportCode.NEW_BATCH_REFUSED(why=fault_words(fault))] if fault is not None else []
     lines += profile_lines(model.input_shapes(), seen, "" if fault is None else f"Batch 1: {fault_words(fault)}.")
     lines += ["[calibration]"]
     if data is not None:
-        lines.append(f"data = {_relative(data, target)}")
+        lines.append(f"data = {relative(data, target)}")
     elif ranges is None:
         lines.append('# data = "..."                     # real inputs: a .npz, or a folder of .npy, .npz or images')
     lines += images.lines if images is not None else []
     if ranges is not None:
-        lines.append(f"ranges = {_relative(ranges, target)}")
+        lines.append(f"ranges = {relative(ranges, target)}")
     if data is not None or ranges is None:
         lines.append(f'method = "{DEFAULT}"')
         decided.append(ReportCode.NEW_METHOD(method=DEFAULT))
@@ -131,7 +131,7 @@ def recipe_for(
     if ranges is not None and data is None and test is None:
         evaluation = NewEvaluation(EVALUATION, [ReportCode.NEW_WITHOUT_SAMPLES()])
     else:
-        named = _relative(test, target) if test is not None else ""
+        named = relative(test, target) if test is not None else ""
         evaluation = new_evaluation(model, data, test, metric, named)
     text = "\n".join([*lines, *evaluation.lines]) + "\n"
     lacking = [ReportCode.NEW_WITHOUT_DATA()] if data is None and ranges is None else []
@@ -200,7 +200,7 @@ def _strip(model: Model) -> list[str]:
     pairs = pair_count(model)
     if not pairs:
         return []
-    if _unusable(model):
+    if paired_unusably(model):
         why = "# The model has pairs that TensorRT refuses (their type, or a zero point that is not 0): made anew."
     else:
         why = (
@@ -210,7 +210,8 @@ def _strip(model: Model) -> list[str]:
     return ["", why, "[[pass]]", _use(Role.STRIP)]
 
 
-def _unusable(model: Model) -> bool:
+def paired_unusably(model: Model) -> bool:
+    """Whether a pair of the model's is of a type that TensorRT refuses, or has a zero point that is not 0."""
     from onnx import TensorProto
 
     from toolkit.base.precision import Precision
@@ -224,7 +225,8 @@ def _unusable(model: Model) -> bool:
     return any(not taken(grid.kind) or grid.zero is None or bool(grid.zero.any()) for grid in grids)
 
 
-def _relative(path: Path, target: Path) -> str:
+def relative(path: Path, target: Path) -> str:
+    """A path as a recipe at ``target`` names it, in quotation marks."""
     return toml_string(Path(os.path.relpath(path.resolve(), target.resolve().parent)).as_posix())
 
 

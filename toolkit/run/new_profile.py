@@ -35,7 +35,7 @@ def profile_lines(shapes: Mapping[str, Dims], seen: Seen, alone: str = "") -> li
         extents = [(dim, dim, dim) if isinstance(dim, int) else sizes[_key(name, axis, dim)]
                    for axis, dim in enumerate(dims)]  # fmt: skip
         low, mid, high = ([e[i] for e in extents] for i in range(3))
-        lines.append(f"shapes.{_toml_key(name)} = {{ min = {low}, opt = {mid}, max = {high} }}")
+        lines.append(f"shapes.{toml_key(name)} = {{ min = {low}, opt = {mid}, max = {high} }}")
     return [*lines, ""]
 
 
@@ -93,5 +93,6 @@ def _key(name: str, axis: int, dim: str | None) -> str | tuple[str, int]:
     return dim if dim is not None else (name, axis)
 
 
-def _toml_key(name: str) -> str:
+def toml_key(name: str) -> str:
+    """A name as a key of a table."""
     return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else toml_string(name)

@@ -336,10 +336,18 @@ class Quantizer(Pass):
             RangesError: no tensor that any layer needs has one.
         """
         facts = model.facts(context.profiles)
-        wanted = self.place(model, facts, lambda node: None).activations
-        if not wanted:
+        everything = self.place(model, facts, lambda node: None)
+        wanted = everything.activations
+        if not wanted or not self.place(model, facts, judge).activations:
+            # what is kept float by the recipe needs no range
             return {}
-        ranges = context.ranges(model, wanted, self.precision)
+        try:
+            ranges = context.ranges(model, wanted, self.precision)
+        except RangesError:
+            if not everything.complete:
+                raise
+            # layers that came with their pairs are quantized as they are; more pairs would need ranges
+            ranges = Ranges()
 
         def lacks(tensor: str) -> Finding | None:
             known = ranges.tensors.get(tensor)

@@ -51,3 +51,20 @@ def test_a_dead_channel_of_a_layer_does_not_make_it_float32():
 def test_a_scale_is_never_a_decibel_too_wide(amax):
     (scale,) = storable_scale(amax, Precision.INT8)
     assert 1 - 1e-6 <= scale * 127 / amax < 10 ** (1.03 / 20)
+
+
+def test_probabilities_have_one_scale_in_fp8(attention):
+    """TensorRT's fused attention knows Softmax's output by its scale, whatever the samples held."""
+    found = {}
+    for dtype in ("int8", "fp8"):
+        model, known = (
+            attention.copy(),
+            {n: Range(0.6, "minmax") for n in ("x", "q", "kt", "p", "v", "c", "k", "s", "ss")},
+        )
+        InsertQDQ(dtype=dtype, activation_matmul=True)(model, Context(known_ranges=Ranges(known)))
+        found[dtype] = {n.inputs[0].name: float(model.constant(n.inputs[1]).reshape(-1)[0]) for n in model.nodes
+                        if n.op == "QuantizeLinear" and n.inputs[0].name in known}  # fmt: skip
+    assert found["fp8"]["p"] == pytest.approx(1 / 448, rel=1e-3) and found["int8"]["p"] == pytest.approx(
+        0.6 / 127, rel=1e-3
+    )
+    assert found["fp8"]["v"] == pytest.approx(0.6 / 448, rel=1e-3)

@@ -19,6 +19,7 @@ from toolkit.report.findings.export import EXPORT
 from toolkit.report.findings.folder import FOLDER
 from toolkit.report.findings.latency import LATENCY
 from toolkit.report.findings.lowering import LOWERING
+from toolkit.report.findings.migrate import MIGRATE
 from toolkit.report.findings.new import NEW
 from toolkit.report.findings.opened import OPENED
 from toolkit.report.findings.opening import OPENING
@@ -65,6 +66,7 @@ TABLES: tuple[Table, ...] = (
     FOLDER,
     DEVICE,
     NEW,
+    MIGRATE,
 )
 
 TEMPLATES: Table = {code: template for table in TABLES for code, template in table.items()}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from toolkit.base.text import count
 from toolkit.contract.findings import Finding
+from toolkit.report.codes import ReportCode
 from toolkit.report.device import FEW, failure, judged, on_device
 from toolkit.report.findings import sentence
 from toolkit.report.findings.accuracy import brief, figures
@@ -49,9 +50,9 @@ def headline(
     """
     found, slow = verdict(accuracy, device, late), slower(payoff)
     pace = speed(payoff) or (None if slow is not None else predicted)
-    running = "; ".join(
-        [quantized_words(quantized_count(layers)), *(sentence(one) for one in (left, pace) if one is not None)]
-    )
+    converted = left is not None and left.code is ReportCode.FLOAT_CONVERTED
+    counted = [] if converted else [quantized_words(quantized_count(layers))]
+    running = "; ".join([*counted, *(sentence(one) for one in (left, pace) if one is not None)])
     told = _told(found, accuracy, device, running, late)
     if slow is None:
         return told

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.report.findings.table import Table
@@ -16,6 +18,10 @@ def _no_kernel(op: str, version: int) -> str:
     )
 
 
+def _readers(readers: Sequence[str]) -> str:
+    return quoted(readers) if readers else "an output of the model"
+
+
 LOWERING: Table = {
     Code.NOT_REQUESTED: "not requested; the rest runs in {rest}",
     Code.STAYS_FP32: "stays fp32: {why}",
@@ -25,6 +31,11 @@ LOWERING: Table = {
     Code.NOT_ONNX: "{op} is not an ONNX operator, so its types are not known",
     Code.TYPE_UNKNOWN: "the type of its tensor '{tensor}' is not known",
     Code.BECOMES_INTEGER: "its result becomes an integer at '{cast}', which a 16-bit float would round",
+    Code.BFLOAT16_OPSET: lambda newest, wanted, error="": (
+        f"ONNX has bfloat16 convolutions, pools and recurrent layers from opset {wanted} on, and the "
+        + (f"model stays at {newest}: {error.rstrip('.')}" if error else f"backend takes {newest} at most")
+        + ". Such layers stay in float32."
+    ),
     Code.NOT_IN_OPSET: "{op} is not in opset {opset}",
     Code.NO_SUCH_FORM: "ONNX has no {precision} form of {op} in opset {opset}",
     Code.BEYOND_TYPE: lambda tensor, value, precision, limit, constant: (
@@ -50,8 +61,8 @@ LOWERING: Table = {
     Code.PARSED_WITHOUT_GPU: "TensorRT-RTX can parse that without a GPU",
     Code.BIAS_AS_ROW: "bias written as [1, channels]",
     Code.BIAS_REQUANTIZED: "by default onnxruntime quantizes biases of one dimension, which float16 cannot count",
-    Code.QUANTIZES: lambda tensor, readers: f"quantizes '{tensor}' for {quoted(readers)}",
-    Code.DEQUANTIZES: lambda tensor, readers: f"dequantizes '{tensor}' for {quoted(readers)}",
+    Code.QUANTIZES: lambda tensor, readers: f"quantizes '{tensor}' for {_readers(readers)}",
+    Code.DEQUANTIZES: lambda tensor, readers: f"dequantizes '{tensor}' for {_readers(readers)}",
     Code.BLOCKS: lambda stored: (
         "has a scale for every block, so its stored weights stay"
         if stored

@@ -97,8 +97,8 @@ PLACEMENT: Table = {
     ),
     Code.DEAD: "tensor '{tensor}' was zero in every calibration sample; its scale is that of amax 1",
     Code.DEAD_NODES: lambda nodes: f"{count(len(nodes), 'unused node')} removed: {quoted(nodes)}.",
-    Code.OPSET: lambda to, added, was=None: (
-        f"Opset raised {f'from {was} to {to}, which float16 scales need' if was is not None else f'to {to}'}"
+    Code.OPSET: lambda to, added, was=None, needed_by="float16 scales": (
+        f"Opset raised {f'from {was} to {to}, which {needed_by} need' if was is not None else f'to {to}'}"
         + (f"; the conversion added {count(added, 'node')}." if added else ".")
     ),
     Code.QUANTIZED_SOURCE: _quantized_source,

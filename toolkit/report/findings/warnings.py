@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.accuracy import agreement_name
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import percent
+from toolkit.report.findings.words import percent, quoted
 
 
 def _overridden(count: int, node: str) -> str:
@@ -56,10 +58,19 @@ def _float(count: int, of: int, node: str, by: str = "", reason: str = "") -> st
     return f"{layers} {'are' if count > 1 else 'is'} left in float by {by or 'the passes behind'} ({why})"
 
 
+def _converted(precision: str, count: int, of: int, islands: Sequence[str], reason: str) -> str:
+    words = f"{count} of {of} layers in {precision.upper()}, none quantized"
+    if not islands:
+        return words
+    verb = "stays" if len(islands) == 1 else "stay"
+    return f"{words}; {quoted(islands)} {verb} in FP32 ('{islands[0]}': {reason.rstrip('.')})"
+
+
 WARNINGS: Table = {
     ReportCode.NOTHING_QUANTIZED: _nothing,
     ReportCode.NO_LAYER_TO_QUANTIZE: "the model has no Conv, ConvTranspose, Gemm or MatMul to quantize",
     ReportCode.NO_PASS_QUANTIZES: "no pass of the recipe quantizes",
+    ReportCode.FLOAT_CONVERTED: _converted,
     ReportCode.FLOAT_REQUESTED: _float,
     ReportCode.NONE_RUNS_AS_REQUESTED: lambda count, node: (
         f"{count} {'layer was' if count == 1 else 'layers were'} requested quantized, and the engine runs "

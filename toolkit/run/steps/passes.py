@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from toolkit.contract.ranges import Ranges
     from toolkit.graph.model import Model
 
-_MODEL, _RANGES, _SEARCH = ".qtool/prepared.onnx", "ranges.json", "search.json"
+PREPARED = ".qtool/prepared.onnx"
+"""Where a run keeps the graph after its passes: float32 with its pairs, before lowering."""
+_RANGES, _SEARCH = "ranges.json", "search.json"
 
 
 class PassesRecord(GraphRecord):
@@ -36,7 +38,7 @@ class PassesRecord(GraphRecord):
         journal: what they said, and what there is to say of the model, the samples and the ranges.
     """
 
-    model_file = _MODEL
+    model_file = PREPARED
     plan: PlanField
     journal: JournalField
 
@@ -116,8 +118,8 @@ class PassesStep(Step[PassesRecord]):
         if ranges is not None:
             self._diagnose(ranges, journal, model)
         model.source = None
-        model.save(root / _MODEL)
-        written = model_files(root / _MODEL)
+        model.save(root / PREPARED)
+        written = model_files(root / PREPARED)
         if ranges is not None:
             ranges.save(root / _RANGES)
             written.append(root / _RANGES)

@@ -1,0 +1,89 @@
+"""The form that is left beside the one that is made, both measured on the same samples in onnxruntime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from toolkit.base.precision import Precision
+from toolkit.contract.findings import Code
+from toolkit.contract.ranges import Ranges
+from toolkit.graph.model import Model
+from toolkit.placement.existing import pairs_of
+from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE
+from toolkit.placement.pairs import Pair, Use
+from toolkit.placement.qdq import Inserter, storable_scale, without_pairs
+
+if TYPE_CHECKING:
+    from toolkit.evaluation.outputs import EvaluationResult
+    from toolkit.run.inputs import Inputs
+
+_FUSED = ACTIVATIONS | ADDS | AFFINE
+"""What runs in the kernel of the layer before it: the tensor in between is never stored."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What one form keeps of the float model.
+
+    Attributes:
+        sqnr_db: the lowest SQNR of its outputs.
+        metric: the metric's value; None where there are no labels.
+        float_metric: that of the float model.
+    """
+
+    sqnr_db: float | None
+    metric: float | None
+    float_metric: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine form."""
+        return {key: str(one) if isinstance(one, float) and not np.isfinite(one) else one
+                for key, one in vars(self).items()}  # fmt: skip
+
+
+def implicit_form(prepared: Model, ranges: Ranges) -> Model:
+    """What TensorRT may do with ranges at most: every tensor that has one is rounded to INT8.
+
+    Args:
+        prepared: the float model with the pairs of the explicit form; not changed.
+        ranges: the given ranges.
+    """
+    model = prepared.copy()
+    inserter, facts = Inserter(model, Precision.INT8), model.facts()
+    paired = {q.inputs[0].name for pair in pairs_of(model) for q in pair.quantizers}
+    nodes = {id(node): node for node in model.nodes}
+    for name, one in ranges.tensors.items():
+        tensor = inserter.tensors.get(name)
+        if tensor is None or name in paired or not facts.is_float(name) or model.constant(tensor) is not None:
+            continue
+        readers = [node for node in tensor.outputs if id(node) in nodes]
+        if model.is_output(tensor) or not readers or all(node.op in _FUSED for node in readers):
+            continue
+        uses = [Use(node.name, index) for node in readers for index, t in enumerate(node.inputs) if t is tensor]
+        inserter.insert(Pair(name, Code.TRIAL(), uses), storable_scale(one.amax, Precision.INT8))
+    model.tidy()
+    return model
+
+
+def measured(inputs: Inputs, reference: Model, subject: Model) -> Form | None:
+    """One form held against the float model on the recipe's samples; None where it has none."""
+    from toolkit.evaluation.evaluate import evaluate
+
+    data, _ = inputs.evaluation_data(inputs.source())
+    if data is None or len(data) == 0:
+        return None
+    section = inputs.job.recipe.evaluation
+    found: EvaluationResult = evaluate(
+        reference, subject, data, metric=section.metric, output=section.output, batch=section.batch,
+        samples=section.samples, layer_samples=1,
+    )  # fmt: skip
+    levels = [one.sqnr_db for one in found.outputs.values() if one.sqnr_db is not None]
+    return Form(min(levels, default=None), found.value, found.float_value)
+
+
+def float_of(model: Model) -> Model:
+    """The float model behind a model's pairs, weights that are stored quantized as they are."""
+    return without_pairs(model)

@@ -1,0 +1,380 @@
+"""`qtool migrate`: what was said to TensorRT's builder becomes a recipe and a Q/DQ model that mean the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from toolkit.base.errors import QtoolError, did_you_mean
+from toolkit.base.files import write_json, write_text
+from toolkit.base.text import count
+from toolkit.calibration.interchange import read_ranges
+from toolkit.contract.findings import Finding
+from toolkit.contract.journal import Journal
+from toolkit.contract.ranges import Range, Ranges
+from toolkit.graph.model import Model
+from toolkit.placement.quantized import pair_count, refuse_integer_operators
+from toolkit.report.findings import sentence
+from toolkit.report.migrate_codes import MigrateCode
+from toolkit.run.engine_settings import engine_settings
+from toolkit.run.folder import RunFolder
+from toolkit.run.gpu_types import types_lacking, types_of_pairs
+from toolkit.run.guard import refuse_missing, refuse_writing_over
+from toolkit.run.inputs import Inputs
+from toolkit.run.job import Job
+from toolkit.run.migrate.forms import Form, float_of, implicit_form, measured
+from toolkit.run.migrate.implicit import CACHE, COMMAND, MODEL, TEXT, BackToImplicit, cache_version, paired_model
+from toolkit.run.migrate.order import Order, Outturn
+from toolkit.run.migrate.pairs import float_layers, pair_turns, ranges_of_pairs
+from toolkit.run.migrate.settle import Settled, model_named, said_lost, settle
+from toolkit.run.migrate.source import MigrationSource, read_source
+from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, counts, fitted, tensor_turns
+from toolkit.run.migrate.terms import Term
+from toolkit.run.migrate.write import recipe_text
+from toolkit.run.new import paired_unusably
+from toolkit.run.pipeline import run
+from toolkit.run.recipe import Recipe
+from toolkit.run.steps.passes import PREPARED
+
+_FORMS = ("explicit", "implicit")
+_FOLDER, _RECORD, _EXPLICIT = "migrated", "migration.json", "explicit"
+_FEW = 12
+"""Tensors and flags that are listed one by one on the terminal; migration.json lists all."""
+
+
+@dataclass(frozen=True)
+class MigrationRequest:
+    """What ``qtool migrate`` is asked.
+
+    Attributes:
+        words: the source, see ``read_source``.
+        model: the model, in place of the one that the source names.
+        cache: the calibration cache, likewise.
+        data: calibration samples; ranges are calibrated where the source gives none.
+        test: samples to measure both forms on.
+        rest: the float type, where the source says none: a cache or a model.
+        to: ``explicit``, or ``implicit``: the way back, from a model's pairs or a run folder.
+        release: back to implicit: the release of TensorRT that reads the cache.
+        capabilities: compute capabilities of the GPUs that the engine is for.
+        out: the folder to write to.
+        force: whether files of an earlier migration may be written over.
+    """
+
+    words: Sequence[str]
+    model: Path | None = None
+    cache: Path | None = None
+    data: Path | None = None
+    test: Path | None = None
+    rest: str = "fp16"
+    to: str = "explicit"
+    release: str = "8.6.0"
+    capabilities: Sequence[str] = ()
+    out: Path | None = None
+    force: bool = False
+
+
+@dataclass
+class Migration:
+    """What was made.
+
+    Attributes:
+        recipe: the recipe.
+        model: the Q/DQ model; None where there are no ranges to make it with.
+        kind: what the source is.
+        turns: what became of each thing that the source says.
+        tensors: what became of each tensor's range or pair.
+        said: what there is to say of the whole.
+        forms: by form what it keeps of the float model, where there are samples.
+        exit_status: 0; 1 where the source names what cannot be migrated without more.
+    """
+
+    recipe: Path
+    model: Path | None
+    kind: str
+    turns: list[Outturn]
+    tensors: list[TensorTurn]
+    said: list[Finding] = field(default_factory=list)
+    forms: dict[str, Form] = field(default_factory=dict)
+    exit_status: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine form, which migration.json holds."""
+        return {
+            "recipe": str(self.recipe),
+            "model": str(self.model) if self.model is not None else None,
+            "source": self.kind,
+            "orders": [turn.to_json() for turn in self.turns],
+            "tensors": [turn.to_json() for turn in self.tensors],
+            "counts": counts(self.tensors),
+            "findings": [{**one.to_json(), "text": sentence(one)} for one in self.said],
+            "forms": {name: form.to_json() for name, form in self.forms.items()},
+        }
+
+    def to_text(self) -> str:
+        """For people: what has no equivalent comes first."""
+        lines = [sentence(one) for one in self.said]
+        for title, fates in (
+            ("without an equivalent", ("lost",)), ("to be looked at", ("look",)), ("said in vain", ("overruled",)),
+            ("migrated", ("written",)), ("nothing to do", ("implied", "unrelated")),
+        ):  # fmt: skip
+            found = [turn for turn in self.turns if turn.fate in fates]
+            if found:
+                lines += [f"{title}:", *(f"  {_line(turn)}" for turn in found)]
+        if self.tensors:
+            lines.append(f"ranges ({count(len(self.tensors), 'tensor')}):")
+            odd = [turn for turn in self.tensors if turn.why.code not in _PLAIN]
+            lines += [f"  {turn.tensor}: {sentence(turn.why)}" for turn in odd[:_FEW]]
+            lines += [f"  and {len(odd) - _FEW} more, see {_RECORD}"] if len(odd) > _FEW else []
+            for code in _PLAIN:
+                alike = [turn for turn in self.tensors if turn.why.code is code]
+                more = f" ({len(alike)} such)" if len(alike) > 1 else ""
+                lines += [f"  {turn.tensor}{more}: {sentence(turn.why)}" for turn in alike[:1]]
+        made = [str(path) for path in (self.recipe, self.model) if path is not None]
+        return "\n".join([*lines, f"wrote {', '.join(made)}", f"next: qtool run {self.recipe}"]) + "\n"
+
+
+_PLAIN = (
+    MigrateCode.TENSOR_PAIRED,
+    MigrateCode.PAIR_KEPT,
+    MigrateCode.RANGE_OF_PAIR,
+    MigrateCode.RANGE_FOLLOWS,
+    MigrateCode.TENSOR_INSIDE,
+    MigrateCode.TENSOR_CONSTANT,
+    MigrateCode.TENSOR_UNNAMED,
+)
+"""What the most tensors become: one of each stands for all."""
+
+
+def _line(turn: Outturn) -> str:
+    place = f"line {turn.order.line}: " if turn.order.line else ""
+    parts = [part for part in (turn.became, sentence(turn.why) if turn.why is not None else "") if part]
+    return f"{place}{turn.order.said}: {'; '.join(parts)}"
+
+
+def migrate(asked: MigrationRequest) -> Migration:
+    """Read the source, write recipe, ranges and model, and tell what became of everything.
+
+    Raises:
+        QtoolError: the source does not parse, names no model, or files that are not there; or its ranges are of
+            another network altogether.
+    """
+    if asked.to not in _FORMS:
+        raise QtoolError(f"--to is '{asked.to}'", remedy=did_you_mean(asked.to, _FORMS))
+    return _to_implicit(asked) if asked.to == "implicit" else _to_explicit(asked)
+
+
+def _to_implicit(asked: MigrationRequest) -> Migration:
+    """Write the float model, the ranges and the cache that stand for a model's pairs."""
+    if len(asked.words) != 1:
+        raise QtoolError("--to implicit takes one model or run folder", remedy="give a model with Q/DQ pairs")
+    given = Path(asked.words[0])
+    path = paired_model(given)
+    refuse_missing(path, "no such model or run folder")
+    version = cache_version(asked.release)
+    back = BackToImplicit(Model.load(path))
+    folder = asked.out if asked.out is not None else Path(_FOLDER) / given.stem
+    target = _new_target(folder, given.stem, asked)
+    for name in (MODEL, CACHE, TEXT, COMMAND, _RECORD):
+        refuse_writing_over({"the model": path}, folder / name)
+    folder.mkdir(parents=True, exist_ok=True)
+    back.write(folder, given.stem, version)
+    found = Migration(target, folder / MODEL, "model", [], back.turns, back.said())
+    write_json(folder / _RECORD, found.to_json())
+    return found
+
+
+def _new_target(folder: Path, stem: str, asked: MigrationRequest) -> Path:
+    """Where the recipe goes.
+
+    Raises:
+        QtoolError: one is there, and ``force`` is not.
+    """
+    target = folder / f"{stem}.toml"
+    if target.exists() and not asked.force:
+        raise QtoolError(
+            "the recipe exists", where=str(target), remedy="give another --out, or --force to write over it"
+        )
+    return target
+
+
+def _to_explicit(asked: MigrationRequest) -> Migration:
+    """Write the recipe and the Q/DQ model that mean what the source says."""
+    source = read_source(asked.words)
+    source.orders[:] = _completed(source, asked)
+    model_path = _model_path(source, asked)
+    model = Model.load(model_path)
+    refuse_integer_operators(_ops(model), str(model_path))
+    if source.kind == "model" and not pair_count(model) and asked.cache is None and asked.data is None:
+        raise QtoolError(
+            "the model has no Q/DQ pairs, and no ranges are given with it",
+            where=str(model_path),
+            remedy="give a calibration cache by --cache or samples by --data, or the command that built the engine",
+        )
+    paired = pair_count(model) > 0 and not paired_unusably(model)
+    settled = settle(source.orders, model, paired)
+    folder = asked.out if asked.out is not None else Path(_FOLDER) / model_path.stem
+    target = _new_target(folder, model_path.stem, asked)
+    given, fit, said = _ranges(source, asked, settled, model, paired)
+    ranges_path = folder / f"{model_path.stem}.ranges.json" if fit is not None else None
+    inputs = {"the model": model_path, "--data": asked.data, "--test": asked.test, "--cache": asked.cache}
+    for made in filter(None, (target, ranges_path, folder / _RECORD)):
+        refuse_writing_over({what: path for what, path in inputs.items() if path is not None}, made)
+    data = asked.data or _data(source, settled)
+    if asked.capabilities:
+        settled.engine["compute_capabilities"] = list(asked.capabilities)
+    text = recipe_text(
+        settled, model, target, model_path=model_path, ranges=ranges_path, paired=paired, data=data,
+        test=asked.test, about=[f"Migrated from {source.name} by qtool migrate; {_RECORD} says what became of it."],
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    if ranges_path is not None and fit is not None:
+        fit.ranges.save(ranges_path)
+    write_text(target, text)
+    found = Migration(target, None, source.kind, settled.turns, [], said)
+    quantizes = bool(settled.quantize) or paired
+    if settled.quantize and not pair_count(model) and fit is None and data is None:
+        code = MigrateCode.FP8_NEEDS_DATA if settled.quantize == "fp8" else MigrateCode.NO_RANGES_AT_ALL
+        found.said.insert(0, code())
+        found.exit_status = 1
+    else:
+        _make(found, folder, model, given, fit, quantizes, paired)
+    lost = list(said_lost(found.turns))
+    if lost:
+        found.said.append(MigrateCode.SUMMARY(
+            lost=sum(turn.fate == "lost" for turn in lost), look=sum(turn.fate == "look" for turn in lost)
+        ))  # fmt: skip
+    write_json(folder / _RECORD, found.to_json())
+    return found
+
+
+def _completed(source: MigrationSource, asked: MigrationRequest) -> list[Order]:
+    """The source's orders with what the command line of qtool adds."""
+    orders = list(source.orders)
+    if source.kind in ("cache", "model") and asked.rest != "fp32":
+        orders.append(Order(Term.FP16 if asked.rest == "fp16" else Term.BF16, None, f"--rest {asked.rest}"))
+    if asked.model is not None:
+        orders = [order for order in orders if order.term is not Term.MODEL]
+        orders.append(Order(Term.MODEL, str(asked.model), f"--model {asked.model}"))
+    if asked.cache is not None:
+        orders = [order for order in orders if order.term is not Term.CACHE]
+        orders.append(Order(Term.CACHE, str(asked.cache.absolute()), f"--cache {asked.cache}"))
+    samples = asked.data is not None or any(order.term is Term.INPUTS for order in orders)
+    return [_without_file(order, source) if samples and order.term is Term.CACHE else order for order in orders]
+
+
+def _without_file(order: Order, source: MigrationSource) -> Order:
+    """An order for a cache that is still to be written: Polygraphy calibrates then, and writes it."""
+    there = any((folder / str(order.value)).exists() for folder in source.folders)
+    return order if there else replace(order, why=MigrateCode.CACHE_NOT_THERE())
+
+
+def _model_path(source: MigrationSource, asked: MigrationRequest) -> Path:
+    named = model_named(source.orders)
+    if not named:
+        raise QtoolError(f"{source.name} names no model", remedy="give it by --model")
+    return _found(named, source, "the model", "--model")
+
+
+def _found(named: str, source: MigrationSource, what: str, option: str) -> Path:
+    """A file that the source names, from where the command is given or where the source lies."""
+    for folder in source.folders:
+        if (path := folder / named).is_file():
+            return path
+        if path.is_dir():
+            raise QtoolError(
+                f"{what} of {source.name} is a folder: {path}",
+                remedy=f"give a file by {option}; samples are given by --data",
+            )
+    raise QtoolError(f"no such file: {named}, {what} of {source.name}", remedy=f"give it by {option}")
+
+
+def _ops(model: Model) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for node, _ in model.walk():
+        found[node.op] = found.get(node.op, 0) + 1
+    return found
+
+
+def _data(source: MigrationSource, settled: Settled) -> Path | None:
+    """The samples that the source names, where they are there."""
+    return _found(settled.data, source, "the samples", "--data") if settled.data else None
+
+
+def _ranges(
+    source: MigrationSource, asked: MigrationRequest, settled: Settled, model: Model, paired: bool
+) -> tuple[Ranges | None, FittedRanges | None, list[Finding]]:
+    """The ranges that are given, the same fitted to the model, and what there is to say of them."""
+    if pair_count(model):
+        known = ranges_of_pairs(model, stripped=not paired)
+        return None, known if known.ranges.tensors else None, []
+    if not (settled.cache or settled.ranges) or settled.quantize != "int8":
+        return None, None, []
+    given, where = Ranges(), source.name
+    if settled.cache:
+        path = _found(settled.cache, source, "the calibration cache", "--cache")
+        given, where = read_ranges(path), str(path)
+    given = replace(given, tensors=dict(given.tensors))
+    given.tensors.update({name: Range(amax, "manual") for name, amax in settled.ranges.items()})
+    fit = fitted(given, model, where)
+    return given, fit, fit.said
+
+
+def _make(
+    found: Migration,
+    folder: Path,
+    model: Model,
+    given: Ranges | None,
+    fit: FittedRanges | None,
+    quantizes: bool,
+    paired: bool,
+) -> None:
+    """Run the recipe without a backend: its model is the Q/DQ model, and its report says what there is to say."""
+    recipe = Recipe.load(found.recipe)
+    recipe.engine.backend = "none"
+    engine_settings(recipe)
+    result = run(recipe, folder / _EXPLICIT, device_check=False)
+    found.model = result.folder / "model.onnx"
+    asked = {one for layer in result.report.layers if (one := layer.asked_precision) is not None}
+    found.said += types_lacking(recipe, asked | types_of_pairs(model), "none")
+    prepared = Model.load(result.folder / PREPARED)
+    if given is not None and fit is not None:
+        journal = Journal.from_jsonl((result.folder / "journal.jsonl").read_text(encoding="utf-8"))
+        found.tensors = tensor_turns(given, fit, model, prepared, journal)
+    elif pair_count(model):
+        if floats := float_layers(model):
+            found.said.append(MigrateCode.LAYERS_STAY_FLOAT(layers=floats))
+        found.tensors = pair_turns(model, prepared, fit.derived if fit is not None else {})
+    if found.tensors:
+        number = counts(found.tensors)
+        kept = (MigrateCode.TENSOR_PAIRED, MigrateCode.TENSOR_SHARED, MigrateCode.TENSOR_ZERO, MigrateCode.PAIR_KEPT,
+                MigrateCode.TENSOR_DERIVED, MigrateCode.PAIR_MADE_ANEW, MigrateCode.PAIR_MOVED)  # fmt: skip
+        found.said.append(MigrateCode.RANGES_SUMMARY(
+            paired=sum(number.get(str(code), 0) for code in kept),
+            missing=number.get(str(MigrateCode.TENSOR_MISSING), 0), of=len(found.tensors),
+        ))  # fmt: skip
+    _measure(found, recipe, model, prepared, fit if quantizes else None, paired)
+
+
+def _measure(
+    found: Migration, recipe: Recipe, model: Model, prepared: Model, fit: FittedRanges | None, paired: bool
+) -> None:
+    """Both forms on the recipe's samples, where it has any."""
+    inputs = Inputs(Job(recipe, RunFolder(found.recipe.parent / _EXPLICIT)))
+    assert found.model is not None
+    before = model if pair_count(model) else None
+    if before is None and fit is not None:
+        before = implicit_form(prepared, fit.ranges)
+    # what pairs with zero points stood in for is put back where they are taken out
+    reference = float_of(model) if paired else inputs.reference()
+    for name, subject in (("before", before), ("after", Model.load(found.model))):
+        one = measured(inputs, reference, subject) if subject is not None else None
+        if one is not None:
+            found.forms[name] = one
+    if len(found.forms) == 2:
+        was, now = found.forms["before"], found.forms["after"]
+        found.said.append(MigrateCode.FORMS_MEASURED(
+            pairs=paired or bool(pair_count(model)), before_db=was.sqnr_db, after_db=now.sqnr_db,
+            before=was.metric, after=now.metric, float_value=now.float_metric,
+        ))  # fmt: skip

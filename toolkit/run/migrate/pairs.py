@@ -1,0 +1,97 @@
+"""The pairs of a quantized model before and after a migration: what was kept, and what was made anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.precision import Precision
+from toolkit.contract.ranges import Range, Ranges
+from toolkit.graph.model import Model
+from toolkit.placement.existing import ExistingPair, pairs_of
+from toolkit.placement.moved import data_inputs
+from toolkit.placement.ops import DEQUANTIZE, TARGETS
+from toolkit.report.migrate_codes import MigrateCode
+from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, hand_on, scales_of
+
+
+def ranges_of_pairs(model: Model, stripped: bool) -> FittedRanges:
+    """The ranges that the pairs of a model's activations have, by tensor.
+
+    Args:
+        model: the model with its pairs.
+        stripped: whether the pairs go: what reads one behind a Flatten then reads a tensor that hands its range on.
+    """
+    found, behind = FittedRanges(Ranges(made_from={"kind": "pairs"})), []
+    for name, pair in activations(model):
+        if pair.grid.amax is None or pair.axis is not None:
+            continue
+        kind = Precision.from_onnx(pair.grid.kind)
+        one = Range(float(pair.grid.amax), "stripped", dtype="fp8" if kind is Precision.FP8 else "int8")
+        found.ranges.tensors[name] = one
+        if stripped:
+            result = pair.dequantize.outputs[0].name
+            found.ranges.tensors[result] = one
+            behind += [result] if not pair.between else []
+    if stripped:
+        hand_on(found, model)
+        for name in behind:
+            found.ranges.tensors.pop(name, None)
+    return found
+
+
+def symmetric(pair: ExistingPair) -> bool:
+    """Whether a pair's one scale is that of symmetric quantization: signed, without a zero point."""
+    if pair.grid.amax is None or pair.scale is None or pair.scale.size != 1 or pair.grid.zero is None:
+        return False
+    kind = Precision.from_onnx(pair.grid.kind)
+    return kind is not None and kind.quantized and not pair.grid.zero.any()
+
+
+def float_layers(model: Model) -> list[str]:
+    """The layers that do not compute in a quantized type: one of their two operands is behind no pair."""
+    return [
+        node.name
+        for node in model.nodes
+        if node.op in TARGETS and not all(_behind_pair(model, tensor) for tensor in node.inputs[:2])
+    ]
+
+
+def _behind_pair(model: Model, tensor: gs.Tensor) -> bool:
+    """Whether values come from a DequantizeLinear, perhaps through operators that only move them."""
+    node = model.producer(tensor)
+    while node is not None and node.op != DEQUANTIZE:
+        node = model.producer(node.inputs[0]) if data_inputs(node)[:1] == [0] else None
+    return node is not None
+
+
+def pair_turns(source: Model, final: Model, derived: Mapping[str, str]) -> list[TensorTurn]:
+    """What became of the pair of each activation; ``derived`` is that of ``FittedRanges``."""
+    after = dict(scales_of(final))
+    turns: dict[str, TensorTurn] = {}
+    for name, pair in activations(source):
+        amax = None if pair.grid.amax is None else float(pair.grid.amax)
+        before = None if pair.scale is None or pair.scale.size != 1 else float(np.reshape(pair.scale, -1)[0])
+        even = symmetric(pair)
+        from_it = (name, pair.dequantize.outputs[0].name)
+        moved = next((to for to, origin in derived.items() if origin in from_it and to in after), None)
+        if name not in after and moved is not None:
+            why = MigrateCode.PAIR_MOVED(scale=after[moved], before=before, to=moved)
+        elif name not in after:
+            why = MigrateCode.TENSOR_INSIDE()
+        elif even and before is not None and abs(after[name] - before) <= 1e-3 * before:
+            why = MigrateCode.PAIR_KEPT(scale=after[name])
+        else:
+            why = MigrateCode.PAIR_MADE_ANEW(scale=after[name], before=before, symmetric=even)
+        turns[name] = TensorTurn(name, amax, why)
+    return list(turns.values())
+
+
+def activations(model: Model) -> Iterator[tuple[str, ExistingPair]]:
+    """The pairs of a model's activations, each with the name of the tensor that is quantized."""
+    for pair in pairs_of(model):
+        for quantize in pair.quantizers:
+            if model.constant(quantize.inputs[0]) is None:
+                yield quantize.inputs[0].name, pair

@@ -1,0 +1,110 @@
+"""What the user gives to migrate: a command line, a script, a calibration cache or a quantized model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from toolkit.base.errors import QtoolError, RangesError
+from toolkit.base.reading import FileKind, read_utf8
+from toolkit.calibration.interchange import read_ranges
+from toolkit.run.guard import refuse_missing
+from toolkit.run.migrate.command import TOOLS, another_command, commands_in, orders_of_command, tool_of
+from toolkit.run.migrate.order import Order
+from toolkit.run.migrate.script import orders_of_script
+from toolkit.run.migrate.terms import Term
+
+Kind = Literal["command", "script", "cache", "model"]
+_TEXT = FileKind("it cannot be read as text", QtoolError, "give a script, a calibration cache or a model", 1 << 26)
+_PYTHON = re.compile(r"python[0-9.]*")
+
+
+@dataclass
+class MigrationSource:
+    """What is migrated.
+
+    Attributes:
+        kind: what it is.
+        name: how it is called in messages.
+        orders: what it says.
+        folders: where relative paths in it may start, the likeliest first.
+        model: the model, where it is one itself.
+    """
+
+    kind: Kind
+    name: str
+    orders: list[Order]
+    folders: list[Path] = field(default_factory=lambda: [Path()])
+    model: Path | None = None
+
+
+def read_source(words: Sequence[str]) -> MigrationSource:
+    """Tell what was given, by its content, and read it.
+
+    Args:
+        words: one path, a script with its arguments, or a command line, in words or as one text.
+
+    Raises:
+        QtoolError: it is none of these, or does not parse.
+    """
+    plain = list(words)
+    if plain and _PYTHON.fullmatch(Path(plain[0]).name) and plain[1:2] and plain[1].endswith(".py"):
+        plain = plain[1:]
+    if not plain:
+        raise QtoolError("there is nothing to migrate", remedy="give a command line, a script, a cache or a model")
+    if tool_of(plain[0]):
+        return MigrationSource("command", tool_of(plain[0]), orders_of_command(plain))
+    path = Path(plain[0])
+    if len(plain) == 1 and not path.exists() and any(tool in plain[0] for tool in TOOLS):
+        return _of_shell(plain[0], "the command", [Path()])
+    refuse_missing(path, f"'{plain[0]}' is neither a file nor a command of {' or '.join(TOOLS)}")
+    if path.suffix.lower() == ".onnx":
+        return _alone("model", path, plain[1:], Order(Term.MODEL, str(path), str(path)))
+    text = read_utf8(path, _TEXT)
+    folders = [Path(), path.parent]
+    if path.suffix.lower() == ".py":
+        return MigrationSource("script", str(path), orders_of_script(text, str(path), plain[1:]), folders)
+    if any(tool in text for tool in TOOLS) and not text.startswith("TRT-"):
+        return _of_shell(text, str(path), folders)
+    try:
+        read_ranges(path)
+    except RangesError as error:
+        raise RangesError(
+            error.what, where=error.where, remedy="give a script, a command line, a calibration cache or a model"
+        ) from error
+    return _alone("cache", path, plain[1:], Order(Term.CACHE, str(path.absolute()), str(path)))
+
+
+def _alone(kind: Kind, path: Path, more: Sequence[str], order: Order) -> MigrationSource:
+    """A cache or a model: it says INT8, and what else an engine was built with is not in it."""
+    if more:
+        raise QtoolError(
+            f"'{shlex.join(more)}' stands behind {path}", remedy="give the model by --model and a cache by --cache"
+        )
+    model = path if kind == "model" else None
+    return MigrationSource(kind, str(path), [order, Order(Term.INT8, None, str(path))], model=model)
+
+
+def _of_shell(text: str, name: str, folders: list[Path]) -> MigrationSource:
+    try:
+        found = commands_in(text)
+    except QtoolError as error:
+        raise QtoolError(error.what, where=f"{name}, {error.where}", remedy=error.remedy) from error
+    if not found:
+        raise QtoolError(
+            f"no command of {' or '.join(TOOLS)} is in it", where=name, remedy="give the command line itself"
+        )
+    building = [one for one in found if any("onnx" in word for word in one[1])] or found
+    line, words = building[0]
+    try:
+        orders = orders_of_command(words, line)
+    except QtoolError as error:
+        error.at(f"{name}, line {line}")
+        raise
+    others = [one for one in found if one is not building[0]]
+    orders += [Order(None, None, shlex.join(other), number, another_command(number, other)) for number, other in others]
+    return MigrationSource("command", name, orders, folders)

@@ -1,0 +1,193 @@
+"""Ranges of a calibration cache or a script on a model's tensors: which went where, and what had none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from toolkit.base.errors import RangesError, nearest
+from toolkit.contract.findings import Code, Finding
+from toolkit.contract.journal import Journal
+from toolkit.contract.ranges import Range, Ranges
+from toolkit.graph.model import Model
+from toolkit.placement.existing import pairs_of
+from toolkit.placement.moved import data_inputs
+from toolkit.report.migrate_codes import MigrateCode
+
+_SAME_VALUES = frozenset({"Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"})
+_CUTS = frozenset(
+    {"Relu", "Clip", "MaxPool", "Slice", "Gather", "Split", "Expand", "Tile", "DepthToSpace", "SpaceToDepth"}
+)
+_ONE_KERNEL = frozenset({"Relu", "Clip", "MaxPool"})
+_UNNAMED = "(Unnamed Layer*"
+_NEAR = 0.02
+
+
+@dataclass(frozen=True)
+class TensorTurn:
+    """What became of one tensor's range.
+
+    Attributes:
+        tensor: its name, in the file that gave the range or in the model.
+        amax: the range; None where there is none.
+        why: where it went, or why nowhere.
+    """
+
+    tensor: str
+    amax: float | None
+    why: Finding
+
+    def to_json(self) -> dict[str, Any]:
+        """The machine form, with the reason in words."""
+        from toolkit.report.findings import sentence
+
+        return {"tensor": self.tensor, "amax": self.amax, "why": {**self.why.to_json(), "text": sentence(self.why)}}
+
+
+@dataclass
+class FittedRanges:
+    """Given ranges, fitted to a model.
+
+    Attributes:
+        ranges: those of the model's tensors, with what follows from them.
+        derived: by tensor the one whose range it has.
+        said: what there is to say of all of them together.
+    """
+
+    ranges: Ranges
+    derived: dict[str, str] = field(default_factory=dict)
+    said: list[Finding] = field(default_factory=list)
+
+
+def fitted(given: Ranges, model: Model, where: str) -> FittedRanges:
+    """The ranges of a model's tensors; operators that only move or cut values hand theirs on, as TensorRT does.
+
+    Raises:
+        RangesError: none is of a tensor of the model.
+    """
+    known = model.graph.tensors()
+    named = [name for name in given.tensors if not name.startswith(_UNNAMED)]
+    mine = [name for name in named if name in known]
+    if not mine:
+        first = next(iter(named), "")
+        raise RangesError(
+            f"none of its {len(named)} named ranges is of a tensor of the model, whose first is "
+            f"'{next(iter(known), '')}'; the file's is '{first}'",
+            where=where,
+            remedy="give the ranges that were made for this model",
+        )
+    found = FittedRanges(Ranges({name: given.tensors[name] for name in mine}, made_from=dict(given.made_from)))
+    if len(mine) < len(named):
+        strange = [name for name in named if name not in known]
+        near = nearest(strange[0], known, 1)
+        found.said.append(MigrateCode.OTHER_NETWORK(
+            known=len(mine), of=len(named), tensors=strange, near=near[0] if near else None
+        ))  # fmt: skip
+    hand_on(found, model)
+    return found
+
+
+def hand_on(found: FittedRanges, model: Model) -> None:
+    """Hand ranges on through operators that make no new values, forwards, then back through those that keep all."""
+    moving = [node for node in model.nodes if node.op in _SAME_VALUES | _CUTS and data_inputs(node)]
+    for node in moving:
+        for out in node.outputs:
+            _take(found, out.name, node.inputs[0].name)
+    for node in reversed(moving):
+        if node.op in _SAME_VALUES and model.constant(node.inputs[0]) is None:
+            _take(found, node.inputs[0].name, node.outputs[0].name)
+
+
+def hand_back(found: FittedRanges, model: Model) -> None:
+    """As ``hand_on``, and back to what runs in one kernel: what lies before a ReLU or a MaxPool has its result's range.
+
+    TensorRT wants a range of every tensor that an INT8 layer touches (see ``backends.weak_network.set_ranges``).
+    """
+    hand_on(found, model)
+    for node in reversed(model.nodes):
+        if node.op in _SAME_VALUES | _ONE_KERNEL and model.constant(node.inputs[0]) is None:
+            _take(found, node.inputs[0].name, node.outputs[0].name)
+
+
+def _take(found: FittedRanges, tensor: str, source: str) -> None:
+    tensors = found.ranges.tensors
+    if tensor not in tensors and source in tensors:
+        tensors[tensor] = Range(tensors[source].amax, tensors[source].method, dtype=tensors[source].dtype)
+        found.derived[tensor] = found.derived.get(source, source)
+
+
+def tensor_turns(given: Ranges, fit: FittedRanges, source: Model, final: Model, journal: Journal) -> list[TensorTurn]:
+    """What became of each range that was given, and of each that was wanted.
+
+    Args:
+        given: what the file or the script says.
+        fit: the same, fitted to the model.
+        source: the model that it was given for.
+        final: the model with its pairs.
+        journal: what the passes said.
+    """
+    scales = dict(scales_of(final))
+    known = source.graph.tensors()
+    constants = {name for name, tensor in known.items() if source.constant(tensor) is not None}
+    turns = []
+    for name, one in given.tensors.items():
+        turns.append(TensorTurn(name, one.amax, _turn(name, one.amax, scales, known, constants)))
+    for name in given.made_from.get("without", ()):
+        turns.append(TensorTurn(name, None, MigrateCode.TENSOR_WITHOUT()))
+    for name, source_name in fit.derived.items():
+        if name in scales:
+            amax = fit.ranges.tensors[name].amax
+            turns.append(TensorTurn(name, amax, MigrateCode.TENSOR_DERIVED(source=source_name)))
+    lacking: dict[str, list[str]] = {}
+    for event in journal.of("declined"):
+        if event.why.code is Code.NO_RANGE:
+            lacking.setdefault(str(event.why.values["tensor"]), []).append(event.node)
+    turns += [
+        TensorTurn(name, None, MigrateCode.TENSOR_MISSING(nodes=nodes))
+        for name, nodes in lacking.items() if name not in given.made_from.get("without", ())
+    ]  # fmt: skip
+    return turns
+
+
+def _turn(
+    name: str, amax: float, scales: Mapping[str, float], known: Mapping[str, Any], constants: set[str]
+) -> Finding:
+    if name.startswith(_UNNAMED):
+        return MigrateCode.TENSOR_UNNAMED()
+    if name not in known:
+        return MigrateCode.TENSOR_STRANGE(tensors=[name])
+    if name in constants:
+        return MigrateCode.TENSOR_CONSTANT()
+    if name not in scales:
+        return MigrateCode.TENSOR_INSIDE()
+    if amax == 0:
+        return MigrateCode.TENSOR_ZERO(scale=scales[name])
+    # a scale is rounded up to a float16, which may be one part in a thousand more
+    near = abs(scales[name] * 127 - amax) <= _NEAR * amax
+    return MigrateCode.TENSOR_PAIRED(scale=scales[name]) if near else MigrateCode.TENSOR_SHARED(
+        scale=scales[name], own=amax / 127
+    )  # fmt: skip
+
+
+def scales_of(model: Model) -> Iterator[tuple[str, float]]:
+    """Scale by activation that has a pair; a Cast in front of the pair is lowering's."""
+    for pair in pairs_of(model):
+        if pair.scale is None or pair.scale.size != 1:
+            continue
+        for quantize in pair.quantizers:
+            tensor = quantize.inputs[0]
+            while tensor.inputs and tensor.inputs[0].op == "Cast":
+                tensor = tensor.inputs[0].inputs[0]
+            if model.constant(tensor) is None:
+                yield tensor.name, float(np.reshape(pair.scale, -1)[0])
+
+
+def counts(turns: Sequence[TensorTurn]) -> dict[str, int]:
+    """How many tensors became what, by code."""
+    found: dict[str, int] = {}
+    for turn in turns:
+        found[str(turn.why.code)] = found.get(str(turn.why.code), 0) + 1
+    return found

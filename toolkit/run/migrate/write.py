@@ -1,0 +1,133 @@
+"""The recipe of a migration: what was settled, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from toolkit.base.precision import Precision
+from toolkit.base.text import literal_glob, toml_string
+from toolkit.contract.registry import named
+from toolkit.contract.roles import Role
+from toolkit.graph.model import Model
+from toolkit.placement.quantized import pair_count
+from toolkit.run.migrate.pairs import float_layers
+from toolkit.run.migrate.settle import Settled
+from toolkit.run.new import paired_unusably, relative
+from toolkit.run.new_metric import new_evaluation
+from toolkit.run.new_profile import toml_key
+from toolkit.run.new_ranges import EVALUATION
+
+_METHOD = "entropy"
+
+
+def recipe_text(
+    settled: Settled,
+    model: Model,
+    target: Path,
+    *,
+    model_path: Path,
+    ranges: Path | None,
+    paired: bool,
+    data: Path | None,
+    test: Path | None,
+    about: Sequence[str] = (),
+) -> str:
+    """The recipe.
+
+    Args:
+        settled: what it has to say.
+        model: the model.
+        target: where it will stand; its paths are relative to there.
+        model_path: the model's file.
+        ranges: the file of ranges; None where there are none.
+        paired: whether the model's own pairs stay.
+        data: calibration data.
+        test: test data.
+        about: comment lines for its head.
+    """
+    lines = [*(f"# {line}" for line in about), "", "[model]", f"path = {relative(model_path, target)}", ""]
+    lines += _profiles(settled.profiles)
+    lines += _calibration(settled, target, ranges, data)
+    lines += _passes(settled, model, ranges is not None or data is not None, paired)
+    engine = dict(settled.engine)
+    types = engine.pop("io", {})
+    lines += ["", "[engine]", 'backend = "auto"', f'rest = "{settled.rest}"']
+    lines += [f"{key} = {_value(value)}" for key, value in engine.items()]
+    lines += [f"io.{toml_key(name)} = {toml_string(kind)}" for name, kind in types.items()]
+    lines += ["", "[evaluation]"]
+    if data is None and test is None:
+        lines += EVALUATION
+    else:
+        lines += new_evaluation(model, data, test, None, relative(test, target) if test is not None else "").lines
+    return "\n".join(lines).strip() + "\n"
+
+
+def _profiles(profiles: Mapping[Any, Mapping[str, Mapping[str, Sequence[int]]]]) -> list[str]:
+    lines = []
+    for number, shapes in enumerate(profiles.values()):
+        lines += ["[[profile]]", f'name = "profile{number}"']
+        for name, one in shapes.items():
+            ends = ", ".join(f"{end} = {list(one[end])}" for end in ("min", "opt", "max"))
+            lines.append(f"shapes.{toml_key(name)} = {{ {ends} }}")
+        lines.append("")
+    return lines
+
+
+def _calibration(settled: Settled, target: Path, ranges: Path | None, data: Path | None) -> list[str]:
+    lines = ["[calibration]"]
+    if data is not None:
+        lines.append(f"data = {relative(data, target)}")
+    if ranges is not None:
+        lines.append(f"ranges = {relative(ranges, target)}")
+    elif settled.quantize and data is None:
+        lines.append('# data = "calibration.npz"          # real inputs: a .npz, or a folder of .npy, .npz or images')
+    if data is not None:
+        lines.append(f'method = "{settled.calibration.get("method", _METHOD)}"')
+        if "percentile" in settled.calibration:
+            lines.append(f"percentile = {settled.calibration['percentile']:g}")
+    return lines
+
+
+def _passes(settled: Settled, model: Model, ranged: bool, paired: bool) -> list[str]:
+    lines = []
+
+    def add(role: Role, **settings: Any) -> None:
+        lines.extend(["", "[[pass]]", f'use = "{named(role)}"'])
+        lines.extend(f"{key} = {_value(value)}" for key, value in settings.items())
+
+    strips = not paired and paired_unusably(model)
+    if strips:
+        add(Role.STRIP)
+    if not paired:
+        add(Role.FOLD)
+        if any(node.op == "BatchNormalization" for node in model.nodes):
+            add(Role.FOLD_NORMALIZATION)
+    by_type: dict[str, dict[str, list[str]]] = {}
+    for kind, patterns in settled.layers.patterns.items():
+        by_type.setdefault(kind, {})["nodes"] = patterns
+    if pair_count(model):
+        # a layer that its author left float has no pairs
+        kept = [literal_glob(name) for name in float_layers(model)]
+        asked = by_type.get(settled.rest, {}).get("nodes", [])
+        if kept:
+            by_type.setdefault(settled.rest, {})["nodes"] = list(dict.fromkeys([*asked, *kept]))
+    for op, kind in settled.layers.ops.items():
+        by_type.setdefault(kind, {}).setdefault("ops", []).append(op)
+    for kind, chosen in by_type.items():
+        add(Role.KEEP, **chosen, precision=kind)
+    if settled.quantize or paired:
+        more = {"dtype": settled.quantize} if settled.quantize not in ("", Precision.INT8.value) else {}
+        add(Role.QUANTIZE, **more)
+    if settled.rest == "fp16" and ranged:
+        add(Role.GUARD)
+    return lines
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return toml_string(value)
+    return f"[{', '.join(map(_value, value))}]" if isinstance(value, (list, tuple)) else str(value)
