@@ -28,7 +28,7 @@ from toolkit.run.steps.report import ReportStep
 from toolkit.run.task import TaskRecord
 
 R = TypeVar("R", bound=Record)
-Fate = Literal["anew", "kept", "depends", "dropped"]
+StepFate = Literal["anew", "kept", "depends", "dropped"]
 _WORDS = {"anew": "anew", "kept": "from the cache", "depends": "it depends", "dropped": "dropped"}
 
 
@@ -45,7 +45,7 @@ class ForeseenStep:
     """
 
     step: str
-    fate: Fate
+    fate: StepFate
     why: str
     parts: tuple[str, ...] = ()
 
@@ -140,7 +140,7 @@ class _Preview(Pipeline):
             kept, why = False, f"it needs what '{before[0] if before else 'an earlier step'}' makes"
         if kept and (record is None or not record.final):
             kept, why = False, "it failed before"
-        fate: Fate = "anew" if not kept else "depends" if before else "kept"
+        fate: StepFate = "anew" if not kept else "depends" if before else "kept"
         if fate == "depends":
             names = " and ".join(f"'{name}'" for name in before)
             why = f"found again where {names} {'gives' if len(before) == 1 else 'give'} the same as before"
