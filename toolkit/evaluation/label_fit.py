@@ -92,7 +92,8 @@ def stray_label(seen: SeenModel, found: Guess, labels: Sequence[Array]) -> Stray
         for task in (task for task in dict.fromkeys((*guessed, *fitting(one))) if task in _OF_CLASSES):
             settings = _settings(task, one, seen)
             count = 2 if "threshold" in settings else one.shape[int(settings.get("axis", class_axis_of(one)))]
-            free = -1 if task == "ctc" else _LEFT_OUT if task == "segmentation" else 0
+            # what fills up, or stands for no class
+            free = {"ctc": -1, "segmentation": _LEFT_OUT}.get(task, np.nan)
             known = flat[flat != free]
             inside = (known >= 0) & (known < count)
             if inside.all() or len(np.unique(known)) < 2:

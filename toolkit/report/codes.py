@@ -123,6 +123,7 @@ class ReportCode(BaseCode):
     NO_OUTPUT_TO_COMPARE = "report-no-output-to-compare"
     SAMPLES_SKIPPED = "report-samples-skipped"
     # ---- a recipe that is written for a model
+    OTHER_FLOAT = "report-other-float"
     ARRAY_NOT_FINITE = "array-not-finite"
     ARRAY_UNVARIED = "array-unvaried"
     NEW_WITHOUT_DATA = "new-without-data"

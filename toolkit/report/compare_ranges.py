@@ -17,12 +17,21 @@ _HALF = 300
 
 @dataclass
 class RangesComparison:
-    """How two files of ranges differ. ``ratios`` holds (tensor, first amax, second amax, second / first)."""
+    """How two files of ranges differ.
+
+    Attributes:
+        labels: what to call the two.
+        ratios: (tensor, first amax, second amax, second / first).
+        only_first: the tensors of the first alone.
+        only_second: of the second.
+        other_models: whether runs of different models made them.
+    """
 
     labels: tuple[str, str]
     ratios: list[tuple[str, float, float, float]] = field(default_factory=list)
     only_first: list[str] = field(default_factory=list)
     only_second: list[str] = field(default_factory=list)
+    other_models: bool = False
 
     @property
     def median_ratio(self) -> float | None:
@@ -35,6 +44,7 @@ class RangesComparison:
         return {
             "first": self.labels[0],
             "second": self.labels[1],
+            "other_models": self.other_models,
             "median_ratio": self.median_ratio,
             "tensors": [
                 {"tensor": name, "first": a, "second": b, "ratio": ratio if math.isfinite(ratio) else None}
@@ -47,7 +57,8 @@ class RangesComparison:
     def to_text(self) -> str:
         """For people: the largest differences first."""
         first, second = self.labels
-        lines = [f"{len(self.ratios)} tensors in both, {len(self.only_first)} only in {first}, "
+        lines = ["The ranges are of DIFFERENT MODELS."] if self.other_models else []
+        lines += [f"{len(self.ratios)} tensors in both, {len(self.only_first)} only in {first}, "
                  f"{len(self.only_second)} only in {second}"]  # fmt: skip
         if self.median_ratio is not None:
             lines.append(f"median ratio {self.median_ratio:.4f}")
@@ -75,6 +86,7 @@ class RangesComparison:
                 first=first,
                 second=second,
                 ratios=self.ratios,
+                other_models=self.other_models,
                 span=span,
                 bars=bars,
                 only=[(first, self.only_first), (second, self.only_second)],
@@ -88,7 +100,8 @@ class RangesComparison:
 
 def compare_ranges(first: Ranges, second: Ranges, labels: tuple[str, str]) -> RangesComparison:
     """Compare by tensor name."""
-    found = RangesComparison(labels)
+    models = {str(one.made_from["model"]) for one in (first, second) if {"model", "settings"} <= one.made_from.keys()}
+    found = RangesComparison(labels, other_models=len(models) > 1)
     for name in sorted({*first.tensors, *second.tensors}):
         if name not in second.tensors:
             found.only_first.append(name)

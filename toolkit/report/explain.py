@@ -37,6 +37,7 @@ class Neighbour(Part):
     shape: list[int | str | None] | None = None
     nodes: list[str] = Field(default_factory=list)
     weights: bool = False
+    dtype: str = Field(default="", description="its element type, such as float, float16 or int64; empty if unknown")
     pair: bool = Field(default=False, description="whether a Q/DQ pair lies between")
     range: RangeInfo | None = Field(default=None, description="its calibrated range, where it has one")
 
@@ -135,8 +136,18 @@ def _neighbour(
 ) -> Neighbour:
     shape = None if tensor.shape is None else [s if isinstance(s, (int, str)) else None for s in tensor.shape]
     return Neighbour(
-        tensor=tensor.name, shape=shape, nodes=nodes, weights=weights, pair=pair, range=ranges.get(tensor.name)
-    )
+        tensor=tensor.name, shape=shape, nodes=nodes, weights=weights, pair=pair, range=ranges.get(tensor.name),
+        dtype=_type_name(tensor),
+    )  # fmt: skip
+
+
+def _type_name(tensor: gs.Tensor) -> str:
+    from onnx import TensorProto
+
+    from toolkit.graph.tensors import onnx_type
+
+    kind = onnx_type(tensor.dtype)
+    return TensorProto.DataType.Name(kind).lower() if kind else ""
 
 
 def explanation_text(found: Explanation) -> str:
@@ -147,9 +158,9 @@ def explanation_text(found: Explanation) -> str:
 def _lines(found: Explanation) -> Iterable[str]:
     layer, asked = found.layer, found.layer.asked
     yield f"{layer.node} ({layer.op})"
-    if asked is not None:
+    if asked is not None and asked.precision is not None:
         yield f"  requested  {word(asked.precision)}, by {asked.by}: {asked.reason}"
-    yield f"  runs in    {word(layer.actual.precision)} ({layer.status}, known from: {layer.actual.source})"
+    yield f"  runs in    {_runs_in(layer)}"
     if layer.reason and layer.reason != getattr(asked, "reason", ""):
         yield f"  why        {layer.reason}"
     for entry in found.declined:
@@ -179,6 +190,16 @@ def _lines(found: Explanation) -> Iterable[str]:
         yield from (f"    {line}" for line in found.keep.splitlines())
 
 
+def _runs_in(layer: LayerInfo) -> str:
+    """What it runs in, and how that is known."""
+    actual = layer.actual
+    if actual.precision is not None:
+        return f"{actual.precision} ({layer.status}, known from: {actual.source})"
+    if layer.asked is not None and layer.asked.precision is None:
+        return f"no precision of its own: {layer.asked.reason} ({layer.status})"
+    return f"not known ({layer.status})"
+
+
 def _side(side: Neighbour, preposition: str) -> str:
     words = f"'{side.tensor}'"
     if side.shape is not None:
@@ -187,7 +208,7 @@ def _side(side: Neighbour, preposition: str) -> str:
         words += ", weights"
     elif side.nodes:
         words += f" {preposition} " + ", ".join(f"'{name}'" for name in side.nodes)
-    words += ", quantized by a Q/DQ pair" if side.pair else ", float"
+    words += ", quantized by a Q/DQ pair" if side.pair else f", {side.dtype}" if side.dtype else ""
     if side.range is not None:
         words += f", range ±{side.range.amax:.4g} ({side.range.method})"
         if side.range.observed is not None:

@@ -22,6 +22,7 @@ from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.fragments import Advice
 from toolkit.report.helpers import helpers_used
 from toolkit.report.left_out import left_out
+from toolkit.report.other_floats import other_floats
 from toolkit.report.payoff import payoff_of
 from toolkit.report.rest_reasons import RestReasons
 from toolkit.report.schema import (
@@ -159,6 +160,7 @@ def join(
             computing=sum(layer.role == "compute" for layer in layers),
             **quantized_shares(layers),
             warnings=list(dict.fromkeys(sentence(one) for one in found_warnings)),
+            floats=[sentence(one) for one in other_floats(layers, recipe.rest, declined)],
             helpers=[sentence(one) for one in helpers_used(journal, recipe.passes)],
             next=[Suggestion(text=sentence(one.finding), fragment=one.fragment) for one in tried],
             **counts(layers),

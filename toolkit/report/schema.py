@@ -118,6 +118,7 @@ class Summary(Part):
     helpers: list[str] = Field(
         default_factory=list, description="which helper passes changed the model, and what they gained"
     )
+    floats: list[str] = Field(default_factory=list, description="layers in another float type than the rest, and why")
     next: list[Suggestion] = Field(default_factory=list)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from toolkit.contract.findings import Code, Finding
@@ -20,7 +21,8 @@ _LATE = {"max_ms"}
 
 def rest_alone(info: SearchInfo) -> Finding | None:
     """That the float layers' type alone misses the budget, with nothing quantized; None where it does not."""
-    lacks = info.rest_lacks
+    # the report holds what is no finite number as null
+    lacks = {name: math.inf if by is None else by for name, by in info.rest_lacks.items()}
     return Code.TYPE_MISSES(rest=info.rest, limits=list(lacks), by=list(lacks.values())) if lacks else None
 
 

@@ -90,6 +90,8 @@ def print_report(
         f"({count(others, 'other node')})",
     )
     console.print(_matrix(report))
+    for line in summary.floats:
+        console.print(plain_text(line))
     if report.accuracy is not None:
         print_accuracy(console, report.accuracy, summary.verdict == "doubtful")
     print_engine(report, console)

@@ -44,6 +44,13 @@ def test_a_node_that_nobody_asked_about_has_a_reason(report, model):
     assert reshape.why == reshape.layer.asked.reason and "Reshape" in reshape.why and not reshape.keep
 
 
+def test_integers_are_not_called_floats_and_what_computes_none_has_no_precision(report, model):
+    reshape = explain(report, model, "Reshape")
+    assert [(one.tensor, one.dtype) for one in reshape.inputs][1][1] == "int64"
+    text = explanation_text(reshape)
+    assert "int64" in text and "runs in    none" not in text and reshape.layer.asked.reason in text
+
+
 @pytest.mark.parametrize(("name", "node"), [("c", "Conv"), ("r", "Relu"), ("y", "MatMul")])
 def test_a_tensor_stands_for_the_node_that_makes_it(report, model, name, node):
     assert explain(report, model, name).layer.node == node

@@ -155,6 +155,13 @@ def test_comparison_says_what_differs(tmp_path):
     found = compare(a, b, labels=("first", "second"))
     assert not found.same and found.same_model
     assert found.headline.startswith("second is missed, first is usable; top1 0.941 against 0.986")
+    # what makes the figures incomparable is said before them
+    other = b.model_copy(update={"model": b.model.model_copy(update={"fingerprint": "0" * 64})})
+    apart = compare(a, other, labels=("first", "second"))
+    assert not apart.same_model and apart.headline.startswith(
+        "The runs started from DIFFERENT MODELS; second is missed"
+    )
+    assert comparison_text(apart).startswith("The runs started from DIFFERENT MODELS")
     assert found.only_a == [] and len(found.only_b) == 14
     (changed,) = found.differing("asked", "actual")
     assert (str(changed.a.actual), str(changed.b.actual)) == ("int8", "fp16")

@@ -21,7 +21,7 @@ from toolkit.report.findings.headline import headline
 from toolkit.report.findings.search import search_line
 from toolkit.report.html import render_html
 from toolkit.report.schema import LayerInfo, Report, SearchInfo
-from toolkit.report.search_advice import search_advice
+from toolkit.report.search_advice import rest_alone, search_advice
 from toolkit.report.search_chart import HEIGHT, WIDTH, axis, search_chart
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, WeakSpotInfo
 from toolkit.report.search_section import read_search
@@ -267,6 +267,10 @@ def test_where_nothing_quantized_misses_too_no_margin_is_asked_for():
     assert alone.finding.code is ReportCode.FLOAT_TYPE_MISSES_BUDGET
     assert alone.finding.values["alone"] == Code.TYPE_MISSES(rest="fp16", limits=["min_sqnr_db"], by=[59.21])
     assert not alone.finding.values["nothing_quantized"]
+    # an output that float16 makes NaN misses its limit by no number
+    mixed.rest_lacks = {"min_sqnr_db": None}
+    assert "unmeasured" in sentence(rest_alone(mixed)) and "no finite figure" in search_line(mixed)
+    mixed.rest_lacks = {"min_sqnr_db": 59.21}
     mixed.rest_lacks, mixed.lacks = {}, {"max_drop": 0.1}
     (margin,) = search_advice(mixed, "missed", [], measured)
     assert margin.finding == ReportCode.WIDEN_MARGIN(samples=1) and "margin = 2" in margin.fragment

@@ -103,7 +103,11 @@ def test_labels_in_another_order_are_called_that(place, capsys):
 
 @pytest.mark.parametrize(
     ("change", "sample", "value", "remedy"),
-    [(lambda c: c + 1, None, 5, "Subtract 1"), (lambda c: np.where(np.arange(COUNT) == 7, 9, c), 7, 9, "from 0")],
+    [
+        (lambda c: c + 1, None, 5, "from 1 to 5. Subtract 1"),
+        (lambda c: np.where(np.arange(COUNT) == 7, 9, c), 7, 9, "from 0 to 9. Number the classes from 0"),
+        (lambda c: np.where(np.arange(COUNT) == 7, 5, c), 7, 5, "from 0 to 5. Number the classes from 0"),
+    ],
 )
 def test_labels_out_of_range_are_an_error_of_new_and_a_warning_where_no_metric_reads_them(
     place, capsys, change, sample, value, remedy

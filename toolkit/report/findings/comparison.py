@@ -23,7 +23,10 @@ def _differ(
     only_b: int,
     same_model: bool,
 ) -> str:
-    parts = [f"Both are {verdict_a}" if verdict_a == verdict_b else f"{b} is {verdict_b}, {a} is {verdict_a}"]
+    # what makes all figures below incomparable comes first
+    parts = [] if same_model else ["The runs started from DIFFERENT MODELS"]
+    verdicts = f"Both are {verdict_a}" if verdict_a == verdict_b else f"{b} is {verdict_b}, {a} is {verdict_a}"
+    parts.append(f"{verdicts[:1].lower()}{verdicts[1:]}" if parts and verdict_a == verdict_b else verdicts)
     if figure and value_a is not None and value_b is not None:
         parts.append(f"{figure} {value_b:.4g} against {value_a:.4g}{f' {unit}' if unit else ''}")
     parts.append(f"{precision} of {nodes} shared nodes differ in precision")
@@ -31,8 +34,6 @@ def _differ(
         parts.append(f"SQNR is lower on {lower} shared nodes and higher on {higher}")
     if only_a or only_b:
         parts.append(f"{only_a} nodes only in {a}, {only_b} only in {b}")
-    if not same_model:
-        parts.append("the runs started from different models")
     return "; ".join(parts) + "."
 
 

@@ -12,6 +12,10 @@ from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import percent, quoted
 
 
+def _layers(number: int) -> str:
+    return count(number, "layer")
+
+
 def _overridden(count: int, node: str) -> str:
     layers = "1 layer runs" if count == 1 else f"{count} layers run"
     return f"{layers} in another precision than requested: '{node}'{' among them' if count > 1 else ''}."
@@ -86,6 +90,12 @@ WARNINGS: Table = {
     ),
     ReportCode.ACCURACY_ON_FEW_SAMPLES: _few,
     ReportCode.AGREEMENT_DOUBTFUL: _agreement,
+    ReportCode.OTHER_FLOAT: lambda count, precision, rest, by, node, reason: (
+        f"{_layers(count)} in {precision.upper()} and not in {rest.upper()}"
+        + (f", by {by}" if by else "")
+        + f": {'such as ' if count > 1 else ''}'{node}'"
+        + (f" ({reason})." if reason else ".")
+    ),
     ReportCode.SQNR_DOUBTFUL: "SQNR of output '{output}' is only {sqnr_db:.1f} dB.",
     ReportCode.RANGES_CLIP: _clip,
     ReportCode.RANGES_DIFFER_BY_PROFILE: lambda count: (
