@@ -213,11 +213,11 @@ def explain_node(folder: Path, node: str, json: bool) -> int:
     return _show(explain_node(folder, node), json)
 
 
-def compare_runs(first: Path, second: Path, html: Path | None, json: bool) -> int:
+def compare_runs(runs: Sequence[Path], html: Path | None, json: bool) -> int:
     """``qtool compare``."""
     from toolkit.run.inspect import compare_files
 
-    return _show(compare_files(first, second, html), json)
+    return _show(compare_files(runs, html), json)
 
 
 def _show(found: Shown, json: bool) -> int:

@@ -196,15 +196,16 @@ def explain(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="A run folder, report or ranges file.", show_default=False)],
-    second: Annotated[Path, typer.Argument(help="Another of the same kind.", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders or reports, or two files of ranges.", show_default=False)
+    ],
     html: Annotated[Path | None, typer.Option(help="Also write the comparison as a page.")] = None,
     json: Json = False,
 ) -> None:
-    """Compare two runs, or two files of ranges."""
+    """Compare runs, all others against the first, or two files of ranges."""
     from toolkit.cli.commands import compare_runs
 
-    raise typer.Exit(compare_runs(first, second, html, json))
+    raise typer.Exit(compare_runs(runs, html, json))
 
 
 @app.command()

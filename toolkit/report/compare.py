@@ -1,8 +1,9 @@
-"""Comparing two runs: the comparison itself, and how it is shown in the terminal and as one HTML file."""
+"""Comparing runs: the comparison itself, and how it is shown in the terminal and as one HTML file."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,9 @@ from toolkit.base.files import write_text
 from toolkit.report.comparison import Comparison, Figure, NodeDifference, NodeSide, compare
 from toolkit.report.console import PLAIN_WIDTH, make_console, plain_text, section, table
 from toolkit.report.html import asset, environment, script_hash, script_text
-from toolkit.report.schema import word
+from toolkit.report.matching import match
+from toolkit.report.network_part import network_part
+from toolkit.report.schema import Report, word
 from toolkit.report.terminal import size
 
 if TYPE_CHECKING:
@@ -22,55 +25,52 @@ __all__ = ["Comparison", "compare", "comparison_text", "print_comparison", "rend
            "write_comparison_html"]  # fmt: skip
 
 
-def print_comparison(comparison: Comparison, console: Console | None = None, *, most: int = _MOST_ROWS) -> None:
+def print_comparison(comparison: Comparison, console: Console | None = None, *, most: int | None = None) -> None:
     """Print a comparison; without a terminal plain text, whose lines are not broken.
 
     Args:
         comparison: what to print.
         console: where to; None makes one for standard output.
-        most: how many nodes to list at most in each table.
+        most: how many nodes to list at most in each table; None: all, or on a terminal 20.
     """
     console = console or make_console()
-    a, b = comparison.a, comparison.b
+    runs = comparison.runs
+    labels = [run.label for run in runs]
+    limit = most if most is not None else _MOST_ROWS if console.is_terminal else None
     console.print(plain_text(comparison.headline, "bold"))
-    for side in (a, b):
-        console.print(plain_text(f"{side.label}: {side.headline}"))
+    for line in comparison.said if len(runs) > 2 else ():
+        console.print(plain_text(line))
+    for run in runs:
+        console.print(plain_text(f"{run.label}: {run.headline}"))
     section(console, "Figures")
-    grid = table(("", "left"), (a.label, "right"), (b.label, "right"), ("change", "right"))
+    changes = ["change"] if len(runs) == 2 else [f"change to {label}" for label in labels[1:]]
+    grid = table(("", "left"), *((name, "right") for name in (*labels, *changes)))
     for figure in comparison.figures:
         grid.add_row(plain_text(figure.name), *(plain_text(cell) for cell in figure_words(figure)))
     console.print(grid)
-    changed = comparison.differing("asked", "actual", "status")
-    if changed:
-        section(console, f"Precision or status differs ({len(changed)})")
-        grid = table(("node", "left"), ("op", "left"), (a.label, "left"), (b.label, "left"))
-        for node in changed[:most]:
-            grid.add_row(plain_text(node.node), plain_text(node.op), side_words(node.a), side_words(node.b))
+
+    def listed(title: str, nodes: Sequence[NodeDifference], cell: Callable[[NodeSide], str], unit: str = "") -> None:
+        if not nodes:
+            return
+        section(console, f"{title} ({len(nodes)})")
+        grid = table(
+            ("node", "left"), ("op", "left"), *((f"{label}{unit}", "right" if unit else "left") for label in labels)
+        )
+        for node in nodes[:limit]:
+            cells = (cell(side) if side is not None else "not there" for side in node.sides)
+            grid.add_row(plain_text(node.node), plain_text(node.op), *(plain_text(one) for one in cells))
         console.print(grid)
-        _print_rest(console, len(changed), most)
-    louder = by_error(comparison)
-    if louder:
-        section(console, f"Error differs ({len(louder)})")
-        grid = table(("node", "left"), ("op", "left"), (f"{a.label} dB", "right"), (f"{b.label} dB", "right"),
-                     ("change", "right"))  # fmt: skip
-        for node in louder[:most]:
-            delta = "" if node.error_delta_db is None else f"{node.error_delta_db:+.1f}"
-            grid.add_row(plain_text(node.node), plain_text(node.op), level(node.a), level(node.b), delta)
-        console.print(grid)
-        _print_rest(console, len(louder), most)
-    slower = by_time(comparison)
-    if slower:
-        section(console, f"Time differs ({len(slower)})")
-        grid = table(("node", "left"), (f"{a.label} ms", "right"), (f"{b.label} ms", "right"), ("change", "right"))
-        for node in slower[:most]:
-            grid.add_row(plain_text(node.node), _ms(node.a.time_ms), _ms(node.b.time_ms), _ms(node.time_delta_ms, "+"))
-        console.print(grid)
-        _print_rest(console, len(slower), most)
-    for label, names in ((a.label, comparison.only_a), (b.label, comparison.only_b)):
+        if limit is not None and len(nodes) > limit:
+            console.print(plain_text(f"and {len(nodes) - limit} more"))
+
+    listed("Precision or status differs", by_precision(comparison), side_words)
+    listed("Error differs", by_error(comparison), level_words, " dB")
+    listed("Time differs", by_time(comparison), time_words, " ms")
+    for label, names in zip(labels, comparison.only):
         if names:
-            more = f" and {len(names) - most} more" if len(names) > most else ""
+            more = f" and {len(names) - limit} more" if limit is not None and len(names) > limit else ""
             section(console, f"Only in {label} ({len(names)})")
-            console.print(plain_text(", ".join(names[:most]) + more))
+            console.print(plain_text(", ".join(names[:limit]) + more))
 
 
 def comparison_text(comparison: Comparison, *, width: int = PLAIN_WIDTH) -> str:
@@ -82,40 +82,63 @@ def comparison_text(comparison: Comparison, *, width: int = PLAIN_WIDTH) -> str:
     return buffer.getvalue()
 
 
-def render_comparison_html(comparison: Comparison) -> str:
-    """The comparison as one self-contained page that loads nothing."""
+def render_comparison_html(comparison: Comparison, reports: Sequence[Report] = ()) -> str:
+    """The comparison as one self-contained page that loads nothing.
+
+    Args:
+        comparison: what to show.
+        reports: the runs; with them the network of the last is drawn, against the first.
+    """
     script = script_text()
+    network = None
+    if reports:
+        first, last = reports[0], reports[-1]
+        called = match(first, last)
+        there = {called[layer.node]: layer for layer in first.layers if layer.node in called}
+        network = network_part(last, there, comparison.runs[0].label)
     made = environment()
-    made.filters.update(level=level, figure_words=figure_words)
+    made.filters.update(level=level, level_words=level_words, time_words=time_words, figure_words=figure_words)
     return made.get_template("compare.html.jinja").render(
         comparison=comparison,
-        precision=comparison.differing("asked", "actual", "status"),
+        precision=by_precision(comparison),
         error=by_error(comparison),
         time=by_time(comparison),
         script=script,
         script_hash=script_hash(script),
         style=asset("style.css"),
-        data="",
+        network=network,
+        data=network.data if network is not None else "",
     )
 
 
-def write_comparison_html(comparison: Comparison, path: Path) -> None:
+def write_comparison_html(comparison: Comparison, path: Path, reports: Sequence[Report] = ()) -> None:
     """Write the page whole or not at all."""
-    write_text(path, render_comparison_html(comparison))
+    write_text(path, render_comparison_html(comparison, reports))
+
+
+def by_precision(comparison: Comparison) -> list[NodeDifference]:
+    """The nodes that differ in precision or status, or that not all runs have."""
+    return comparison.differing("there", "asked", "actual", "status")
 
 
 def by_error(comparison: Comparison) -> list[NodeDifference]:
-    """The nodes whose error differs, the largest loss in b first."""
-    return sorted(comparison.differing("error"), key=lambda n: n.error_delta_db if n.error_delta_db is not None else 0)
+    """The nodes whose error differs, the largest loss against the first run first."""
+    return sorted(comparison.differing("error"), key=lambda node: min(_deltas(node, "error_delta_db"), default=0.0))
 
 
 def by_time(comparison: Comparison) -> list[NodeDifference]:
     """The nodes whose time differs, the largest difference first."""
-    return sorted(comparison.differing("time"), key=lambda n: -abs(n.time_delta_ms or 0.0))
+    return sorted(
+        comparison.differing("time"), key=lambda node: -max(map(abs, _deltas(node, "time_delta_ms")), default=0.0)
+    )
 
 
-def figure_words(figure: Figure) -> tuple[str, str, str]:
-    """A figure of a, of b, and the change, in words."""
+def _deltas(node: NodeDifference, name: str) -> list[float]:
+    return [delta for side in node.sides if side is not None and (delta := getattr(side, name)) is not None]
+
+
+def figure_words(figure: Figure) -> list[str]:
+    """A figure of every run, and of all but the first its change, in words."""
 
     def said(value: float | None, sign: str = "") -> str:
         if value is None:
@@ -125,8 +148,11 @@ def figure_words(figure: Figure) -> tuple[str, str, str]:
             return mark + size(int(abs(value)))
         return f"{value:{sign}.4g}" + (f" {figure.unit}" if figure.unit else "")
 
-    change = figure.change
-    return said(figure.a), said(figure.b), said(change, "+") if change else ("same" if change == 0 else "")
+    changes = [figure.change(run) for run in range(1, len(figure.values))]
+    return [
+        *(said(value) for value in figure.values),
+        *(said(change, "+") if change else ("same" if change == 0 else "") for change in changes),
+    ]
 
 
 def side_words(side: NodeSide) -> str:
@@ -141,10 +167,13 @@ def level(side: NodeSide) -> str:
     return "identical" if side.identical else "none"
 
 
-def _ms(value: float | None, sign: str = "") -> str:
-    return "" if value is None else f"{value:{sign}.3f}"
+def level_words(side: NodeSide) -> str:
+    """The same with its change from the first run."""
+    return level(side) + (f" ({side.error_delta_db:+.1f})" if side.error_delta_db is not None else "")
 
 
-def _print_rest(console: Console, count: int, most: int) -> None:
-    if count > most:
-        console.print(plain_text(f"and {count - most} more"))
+def time_words(side: NodeSide) -> str:
+    """A node's time in one run with its change from the first run, in milliseconds."""
+    if side.time_ms is None:
+        return ""
+    return f"{side.time_ms:.3f}" + (f" ({side.time_delta_ms:+.3f})" if side.time_delta_ms is not None else "")

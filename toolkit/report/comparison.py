@@ -1,8 +1,8 @@
-"""Two runs side by side: what differs in verdict, accuracy, precision, error and time."""
+"""Runs side by side: what differs in verdict, accuracy, precision, error and time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,16 +11,17 @@ from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
+from toolkit.report.matching import match
 from toolkit.report.schema import Accuracy, Finite, LayerInfo, Part, Report, Status, Verdict, word
 
-SCHEMA = "qtool-comparison-1"
+SCHEMA = "qtool-comparison-2"
 ERROR_DB = 1.0
 TIME_SHARE, TIME_MS = 0.1, 0.005
-Aspect = Literal["asked", "actual", "status", "error", "time"]
+Aspect = Literal["there", "asked", "actual", "status", "error", "time"]
 
 
 class RunSide(Part):
-    """One of the two runs."""
+    """One of the runs."""
 
     label: str
     recipe: str
@@ -28,61 +29,66 @@ class RunSide(Part):
     backend: str
     verdict: Verdict
     headline: str
+    matched: int = Field(description="nodes that the first run has too")
+    renamed: int = Field(default=0, description="those of them that are called otherwise there")
 
 
 class Figure(Part):
-    """A figure of both runs; ``better`` says which way is better: 'more', 'less', or neither."""
+    """A figure of every run; ``better`` says which way is better: 'more', 'less', or neither."""
 
     name: str
-    a: Finite = None
-    b: Finite = None
+    values: list[Finite]
     unit: str = ""
     better: Literal["more", "less", ""] = ""
 
+    def change(self, run: int) -> float | None:
+        """The figure of a run less that of the first, where both are known."""
+        first, other = self.values[0], self.values[run]
+        return other - first if first is not None and other is not None else None
+
     @property
-    def change(self) -> float | None:
-        """The figure of b less that of a, where both are known."""
-        return self.b - self.a if self.a is not None and self.b is not None else None
+    def differs(self) -> bool:
+        """Whether the runs do not all have the same."""
+        return any(value != self.values[0] for value in self.values)
 
 
 class NodeSide(Part):
     """One node in one of the runs."""
 
+    node: str = Field(description="what it is called there")
     asked: Precision | None = None
     actual: Precision | None = None
     status: Status = "unknown"
     reason: str = ""
     sqnr_db: Finite = None
     identical: bool = False
-    time_ms: float | None = Field(default=None, description="summed over the profiles that both runs timed")
+    time_ms: float | None = Field(default=None, description="summed over the profiles that all runs timed")
+    error_delta_db: Finite = Field(default=None, description="less that of the first run")
+    time_delta_ms: Finite = Field(default=None, description="less that of the first run")
 
 
 class NodeDifference(Part):
-    """A node of both runs that differs, and in what. The deltas are b less a."""
+    """A node of the first run and others that differs, and in what."""
 
     node: str
     op: str
     differs: list[Aspect]
-    a: NodeSide
-    b: NodeSide
-    error_delta_db: Finite = None
-    time_delta_ms: Finite = None
+    sides: list[NodeSide | None] = Field(description="by run; null where it has no such node")
 
 
 class Comparison(Part):
-    """What differs between two runs, a and b."""
+    """What differs between runs, the others against the first."""
 
-    schema_id: Literal["qtool-comparison-1"] = Field(default="qtool-comparison-1", alias="schema")
+    schema_id: Literal["qtool-comparison-2"] = Field(default="qtool-comparison-2", alias="schema")
     headline: str
+    said: list[str] = Field(description="the first run and each other, in a sentence")
     same: bool = Field(description="whether nothing below differs")
     same_model: bool
-    a: RunSide
-    b: RunSide
+    runs: list[RunSide]
     figures: list[Figure]
     nodes: list[NodeDifference]
-    only_a: list[str]
-    only_b: list[str]
-    in_both: int
+    only: list[list[str]] = Field(description="by run, the nodes that are matched with none of another run")
+    in_all: int
 
     def to_json(self) -> dict[str, Any]:
         """The machine form."""
@@ -93,75 +99,100 @@ class Comparison(Part):
         return [node for node in self.nodes if set(aspects) & set(node.differs)]
 
 
-def compare(report_a: Report, report_b: Report, *, labels: tuple[str, str] = ("a", "b")) -> Comparison:
-    """What differs between two reports.
+def compare(reports: Sequence[Report], labels: Sequence[str]) -> Comparison:
+    """What differs between reports.
 
-    Precision, status: any difference counts. Error: from 1 dB on, or where only one is identical to float. Time: from
-    10% and 5 microseconds on.
+    Nodes of one name are one node, and of the others those that structure tells to be: see ``matching``. Precision,
+    status: any difference counts. Error: from 1 dB on, or where only one is identical to float. Time: from 10% and 5
+    microseconds on.
 
     Args:
-        report_a: the first run.
-        report_b: the second run; changes are stated as b against a.
-        labels: what to call the two, such as the run folders' names.
+        reports: two or more runs; all others are held against the first.
+        labels: what to call them, such as the run folders' names.
     """
-    layers_a = {layer.node: layer for layer in report_a.layers}
-    layers_b = {layer.node: layer for layer in report_b.layers}
-    shared = [name for name in layers_a if name in layers_b]
-    nodes = [found for name in shared if (found := _difference(layers_a[name], layers_b[name])) is not None]
-    only_a = [name for name in layers_a if name not in layers_b]
-    only_b = [name for name in layers_b if name not in layers_a]
-    accuracy = list(_accuracy_figures(report_a.accuracy, report_b.accuracy))
-    figures = [*accuracy, *_figures(report_a, report_b)]
-    sides = [_side(report, label) for report, label in zip((report_a, report_b), labels)]
-    changed = any(figure.a != figure.b for figure in figures) or sides[0].verdict != sides[1].verdict
+    first, *others = reports
+    places = [{layer.node: layer for layer in report.layers} for report in reports]
+    matches = [match(first, other) for other in others]
+    nodes: list[NodeDifference] = []
+    in_all = 0
+    for layer in first.layers:
+        names = [found.get(layer.node) for found in matches]
+        found = [layer, *(places[run][name] if name is not None else None for run, name in enumerate(names, 1))]
+        in_all += None not in found
+        if any(one is not None for one in found[1:]) and (different := _difference(found)) is not None:
+            nodes.append(different)
+    taken = {name for found in matches for name in found}
+    only = [[layer.node for layer in first.layers if layer.node not in taken]]
+    for report, of_other in zip(others, matches):
+        reached = set(of_other.values())
+        only.append([layer.node for layer in report.layers if layer.node not in reached])
+    accuracy = list(_accuracy_figures([report.accuracy for report in reports]))
+    figures = [*accuracy, *_figures(reports)]
+    same_names = {layer.node: layer.node for layer in first.layers}
+    runs = [_side(*one) for one in zip(reports, labels, [same_names, *matches])]
+    changed = any(figure.differs for figure in figures) or len({run.verdict for run in runs}) > 1
     made = Comparison(
-        headline="", same=not (changed or nodes or only_a or only_b), in_both=len(shared),
-        same_model=report_a.model.fingerprint == report_b.model.fingerprint,
-        a=sides[0], b=sides[1], figures=figures, nodes=nodes, only_a=only_a, only_b=only_b,
+        headline="", said=[], same=not (changed or nodes or any(only)), in_all=in_all,
+        same_model=len({report.model.fingerprint for report in reports}) == 1,
+        runs=runs, figures=figures, nodes=nodes, only=only,
     )  # fmt: skip
-    made.headline = sentence(_said(made, accuracy))
+    made.said = [sentence(_said(made, run, accuracy)) for run in range(1, len(runs))]
+    several = ReportCode.RUNS_SEVERAL(runs=[run.label for run in runs], verdicts=[run.verdict for run in runs])
+    made.headline = made.said[0] if len(runs) == 2 else sentence(several)
     return made
 
 
-def _side(report: Report, label: str) -> RunSide:
+def _side(report: Report, label: str, matched: Mapping[str, str]) -> RunSide:
     backend = f"{report.backend.name} {report.backend.version}".strip()
     return RunSide(
         label=label, recipe=report.recipe.name, fingerprint=report.model.fingerprint, backend=backend,
         verdict=report.summary.verdict, headline=report.summary.headline,
+        matched=len(matched), renamed=sum(name != other for name, other in matched.items()),
     )  # fmt: skip
 
 
-def _difference(a: LayerInfo, b: LayerInfo) -> NodeDifference | None:
-    timed = sorted(set(a.time_ms) & set(b.time_ms))
-    side_a, side_b = _node_side(a, timed), _node_side(b, timed)
-    error = time = None
-    differs: list[Aspect] = []
-    if side_a.asked != side_b.asked:
-        differs.append("asked")
-    if side_a.actual != side_b.actual:
-        differs.append("actual")
-    if side_a.status != side_b.status:
-        differs.append("status")
-    if side_a.sqnr_db is not None and side_b.sqnr_db is not None:
-        error = side_b.sqnr_db - side_a.sqnr_db
-    measured = a.error is not None and b.error is not None
-    if (error is not None and abs(error) >= ERROR_DB) or (
-        measured and error is None and (side_a.sqnr_db, side_a.identical) != (side_b.sqnr_db, side_b.identical)
-    ):
-        differs.append("error")
-    if side_a.time_ms is not None and side_b.time_ms is not None:
-        time = side_b.time_ms - side_a.time_ms
-        if abs(time) >= max(TIME_MS, TIME_SHARE * side_a.time_ms):
-            differs.append("time")
+def _difference(found: Sequence[LayerInfo | None]) -> NodeDifference | None:
+    """How a node differs from the first run's, over all runs that have it."""
+    here = [layer for layer in found if layer is not None]
+    timed = sorted(set.intersection(*(set(layer.time_ms) for layer in here)))
+    sides = [_node_side(layer, timed) if layer is not None else None for layer in found]
+    first, base = sides[0], found[0]
+    assert first is not None and base is not None
+    differs: dict[Aspect, None] = {}
+    for layer, side in zip(found[1:], sides[1:]):
+        if layer is None or side is None:
+            differs["there"] = None
+            continue
+        differs |= dict.fromkeys(_aspects(first, side, base.error is not None and layer.error is not None))
     if not differs:
         return None
-    return NodeDifference(
-        node=a.node, op=b.op, differs=differs, a=side_a, b=side_b, error_delta_db=error, time_delta_ms=time
-    )
+    order: tuple[Aspect, ...] = ("there", "asked", "actual", "status", "error", "time")
+    return NodeDifference(node=base.node, op=base.op, differs=[one for one in order if one in differs], sides=sides)
+
+
+def _aspects(first: NodeSide, other: NodeSide, measured: bool) -> Iterator[Aspect]:
+    """In what a node differs between the first run and another, which gets its deltas."""
+    if first.asked != other.asked:
+        yield "asked"
+    if first.actual != other.actual:
+        yield "actual"
+    if first.status != other.status:
+        yield "status"
+    if first.sqnr_db is not None and other.sqnr_db is not None:
+        other.error_delta_db = other.sqnr_db - first.sqnr_db
+    error = other.error_delta_db
+    unlike = (first.sqnr_db, first.identical) != (other.sqnr_db, other.identical)
+    if (error is not None and abs(error) >= ERROR_DB) or (measured and error is None and unlike):
+        yield "error"
+    if first.time_ms is not None and other.time_ms is not None:
+        other.time_delta_ms = other.time_ms - first.time_ms
+        if abs(other.time_delta_ms) >= max(TIME_MS, TIME_SHARE * first.time_ms):
+            yield "time"
 
 
 def _node_side(layer: LayerInfo, timed: list[str]) -> NodeSide:
     return NodeSide(
+        node=layer.node,
         asked=layer.asked_precision,
         actual=layer.actual.precision,
         status=layer.status,
@@ -172,36 +203,40 @@ def _node_side(layer: LayerInfo, timed: list[str]) -> NodeSide:
     )
 
 
-def _accuracy_figures(a: Accuracy | None, b: Accuracy | None) -> Iterator[Figure]:
-    """The metric, where both runs have the same, then the outputs' own figures."""
-    if a is None or b is None:
+def _accuracy_figures(found: Sequence[Accuracy | None]) -> Iterator[Figure]:
+    """The metric, where all runs have the same, then the outputs' own figures."""
+    known = [one for one in found if one is not None]
+    if len(known) < len(found):
         return
-    if a.metric == b.metric and a.quantized is not None:
-        yield Figure(name=a.metric or "metric", a=a.quantized, b=b.quantized)
-    if a.drop is not None or b.drop is not None:
-        yield Figure(name="drop from float", a=a.drop, b=b.drop, better="less")
-    for name in [name for name in a.outputs if name in b.outputs]:
-        one, other = a.outputs[name], b.outputs[name]
-        if one.sqnr_db is not None or other.sqnr_db is not None:
-            yield Figure(name=f"{name} SQNR", a=one.sqnr_db, b=other.sqnr_db, unit="dB", better="more")
-        if one.agreement is not None or other.agreement is not None:
-            yield Figure(name=f"{name} agreement", a=one.agreement, b=other.agreement, better="more")
+    if len({one.metric for one in known}) == 1 and known[0].quantized is not None:
+        yield Figure(name=known[0].metric or "metric", values=[one.quantized for one in known])
+    if any(one.drop is not None for one in known):
+        yield Figure(name="drop from float", values=[one.drop for one in known], better="less")
+    for name in [name for name in known[0].outputs if all(name in one.outputs for one in known)]:
+        outputs = [one.outputs[name] for one in known]
+        if any(output.sqnr_db is not None for output in outputs):
+            values = [output.sqnr_db for output in outputs]
+            yield Figure(name=f"{name} SQNR", values=values, unit="dB", better="more")
+        if any(output.agreement is not None for output in outputs):
+            yield Figure(name=f"{name} agreement", values=[output.agreement for output in outputs], better="more")
 
 
-def _figures(a: Report, b: Report) -> Iterator[Figure]:
-    """Shares quantized where both are of the same, engine size, latency and the count of each actual precision."""
-    one, other = a.summary, b.summary
-    if one.share_of == other.share_of:
-        yield Figure(name="share requested quantized", a=one.asked_share, b=other.asked_share)
-        if one.share_by == other.share_by == "actual":
-            yield Figure(name="share run quantized", a=one.quantized_share, b=other.quantized_share)
-    yield Figure(name="engine", a=a.backend.engine_bytes, b=b.backend.engine_bytes, unit="bytes", better="less")
-    times_a, times_b = dict(_numbers(a.latency or {}, "latency")), dict(_numbers(b.latency or {}, "latency"))
-    for name in [n for n in times_a if n in times_b]:
-        yield Figure(name=name, a=times_a[name], b=times_b[name], unit="ms", better="less")
-    count_a, count_b = a.summary.by_actual, b.summary.by_actual
-    for precision in [word(p) for p in (*Precision, None) if word(p) in count_a or word(p) in count_b]:
-        yield Figure(name=f"nodes in {precision}", a=count_a.get(precision, 0), b=count_b.get(precision, 0))
+def _figures(reports: Sequence[Report]) -> Iterator[Figure]:
+    """Shares quantized where all are of the same, engine size, latency and the count of each actual precision."""
+    summaries = [report.summary for report in reports]
+    if len({one.share_of for one in summaries}) == 1:
+        yield Figure(name="share requested quantized", values=[one.asked_share for one in summaries])
+        if {one.share_by for one in summaries} == {"actual"}:
+            yield Figure(name="share run quantized", values=[one.quantized_share for one in summaries])
+    sizes = [report.backend.engine_bytes for report in reports]
+    if any(value is not None for value in sizes):
+        yield Figure(name="engine", values=sizes, unit="bytes", better="less")
+    times = [dict(_numbers(report.latency or {}, "latency")) for report in reports]
+    for name in [n for n in times[0] if all(n in one for one in times)]:
+        yield Figure(name=name, values=[one[name] for one in times], unit="ms", better="less")
+    counts = [one.by_actual for one in summaries]
+    for precision in [word(p) for p in (*Precision, None) if any(word(p) in one for one in counts)]:
+        yield Figure(name=f"nodes in {precision}", values=[one.get(precision, 0) for one in counts])
 
 
 def _numbers(content: Any, prefix: str) -> Iterator[tuple[str, float]]:
@@ -212,17 +247,24 @@ def _numbers(content: Any, prefix: str) -> Iterator[tuple[str, float]]:
         yield prefix, float(content)
 
 
-def _said(made: Comparison, accuracy: list[Figure]) -> Finding:
-    """What differs, in short."""
-    a, b = made.a, made.b
-    if made.same:
-        return ReportCode.RUNS_ALIKE(a=a.label, b=b.label, verdict=a.verdict, nodes=made.in_both)
-    figure = next((one for one in accuracy if one.change), None)
-    deltas = [node.error_delta_db for node in made.differing("error") if node.error_delta_db is not None]
+def _said(made: Comparison, run: int, accuracy: list[Figure]) -> Finding:
+    """What differs between the first run and another, in short."""
+    a, b = made.runs[0], made.runs[run]
+    pairs = [(node.sides[0], node.sides[run]) for node in made.nodes]
+    both = [(one, other) for one, other in pairs if one is not None and other is not None]
+    unlike = [one.values[0] != one.values[run] for one in made.figures]
+    differs = len(both) < len(pairs) or any(any(_aspects(one, other, True)) for one, other in both)
+    if not (differs or any(unlike) or a.verdict != b.verdict or made.only[0] or made.only[run]):
+        return ReportCode.RUNS_ALIKE(a=a.label, b=b.label, verdict=a.verdict, nodes=b.matched, renamed=b.renamed)
+    figure = next((one for one in accuracy if one.change(run)), None)
+    deltas = [delta for _, other in both if (delta := other.error_delta_db) is not None and abs(delta) >= ERROR_DB]
     lower = sum(delta < 0 for delta in deltas)
+    missing = sum(other is None for _, other in pairs)
     return ReportCode.RUNS_DIFFER(
         a=a.label, b=b.label, verdict_a=a.verdict, verdict_b=b.verdict, figure=figure.name if figure else "",
-        value_a=figure.a if figure else None, value_b=figure.b if figure else None, unit=figure.unit if figure else "",
-        precision=len(made.differing("asked", "actual")), nodes=made.in_both, lower=lower, higher=len(deltas) - lower,
-        only_a=len(made.only_a), only_b=len(made.only_b), same_model=made.same_model,
+        value_a=figure.values[0] if figure else None, value_b=figure.values[run] if figure else None,
+        unit=figure.unit if figure else "",
+        precision=sum((one.asked, one.actual) != (other.asked, other.actual) for one, other in both),
+        nodes=b.matched, lower=lower, higher=len(deltas) - lower, only_a=len(made.only[0]) + missing,
+        only_b=len(made.only[run]), same_model=a.fingerprint == b.fingerprint, renamed=b.renamed,
     )  # fmt: skip

@@ -37,6 +37,8 @@ const grouped = (list) => {
   return found;
 };
 
+const levelOf = (one) => (one === "=" ? Infinity : one === "!" ? -Infinity : one);
+
 const networkOf = (raw) => {
   const text = (number) => raw.texts[number];
   const words = (list) => list.map(text);
@@ -46,11 +48,24 @@ const networkOf = (raw) => {
     layers[key] = words(layers[key]);
   }
   const count = layers.node.length;
-  layers.level = layers.sqnr.map((one) => (one === "=" ? Infinity : one === "!" ? -Infinity : one));
+  layers.level = layers.sqnr.map(levelOf);
   // as LayerInfo.why: what is known of the engine, else why it was asked for
   layers.why = layers.reason.map((reason, i) => (layers.status[i] !== "unknown" && reason) || layers.askedWhy[i] || reason);
   layers.differs = layers.asked.map((asked, i) => layers.role[i] === "compute" && layers.status[i] === "overridden" &&
     layers.actual[i] !== asked);
+  let other = null;
+  if (raw.other) {
+    const known = (list) => list.map((one) => (one === null ? null : text(one)));
+    other = {
+      label: raw.other.label, asked: known(raw.other.asked), actual: known(raw.other.actual), status: known(raw.other.status),
+      level: raw.other.sqnr.map(levelOf), time: raw.other.time,
+    };
+    const runs = (one, i) => (one.actual[i] === "none" ? one.asked[i] : one.actual[i]);
+    layers.differs = layers.role.map((role, i) => role === "compute" && other.asked[i] !== null && runs(layers, i) !== runs(other, i));
+    // exact against exact loses nothing, and what turned into NaN or infinity more than any figure says
+    other.lost = other.level.map((level, i) => (level === null || layers.level[i] === null ? null : level === layers.level[i] ? 0 : Math.max(-200, Math.min(200, level - layers.level[i]))));
+    other.slower = other.time.map((time, i) => (time === null || !layers.time[0] || layers.time[0][i] === null ? null : layers.time[0][i] - time));
+  }
   const [from, to, tensor, carried, marks] = [sums(raw.edges[0]), sums(raw.edges[1]), sums(raw.edges[2]), ...raw.edges.slice(3)];
   const edges = from.map((source, e) => ({ from: source, to: to[e], tensor: tensor[e], carried: tensor[e] + carried[e], marks: marks[e] }));
   const feeds = Array.from({ length: count }, () => []), reads = Array.from({ length: count }, () => []);
@@ -72,7 +87,7 @@ const networkOf = (raw) => {
     op: words(declined[0]), rule: words(declined[1]), reason: words(declined[2]), by: words(declined[3]),
   };
   return {
-    count, layers, edges, feeds, reads, tensors, ranges, payoffs, declines, harms: raw.harms, inputs: raw.inputs, outputs: raw.outputs, kept: new Set(raw.kept),
+    count, layers, other, edges, feeds, reads, tensors, ranges, payoffs, declines, harms: raw.harms, inputs: raw.inputs, outputs: raw.outputs, kept: new Set(raw.kept),
     scopes: tree(raw.scopes), kernels: tree(raw.kernels),
     index: new Map(layers.node.map((name, i) => [name, i])),
     weights: grouped(held), weightOf: (at) => raw.weights[1][at],

@@ -163,6 +163,8 @@ def _lines(found: Explanation) -> Iterable[str]:
     yield f"  runs in    {_runs_in(layer)}"
     if layer.reason and layer.reason != getattr(asked, "reason", ""):
         yield f"  why        {layer.reason}"
+    if layer.remedy:
+        yield f"  what to do {layer.remedy}"
     for entry in found.declined:
         yield f"  declined   by {entry.by}, rule {entry.rule}: {entry.reason}"
     for title, sides in (("reads", found.inputs), ("writes", found.outputs)):

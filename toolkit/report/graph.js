@@ -12,7 +12,7 @@ const treeOf = (net, groups) => {
   groups.titles.forEach((_, g) => kids.set(first + g, []));
   groups.parents.forEach((up, g) => { home[first + g] = up < 0 ? -1 : first + up; });
   const entry = new Map(net.inputs.map((name, k) => [name, inputs + k]));
-  const stats = new Map(), stat = () => ({ nodes: 0, ops: new Map(), runs: new Map(), differs: 0, macs: 0, time: null, level: null, harm: null });
+  const stats = new Map(), stat = () => ({ nodes: 0, ops: new Map(), runs: new Map(), differs: 0, macs: 0, time: null, level: null, harm: null, lost: null, slower: null });
   for (let i = 0; i < count; i++) {
     if (net.beside.has(i)) continue;
     drawn[i] = 1;
@@ -29,6 +29,11 @@ const treeOf = (net, groups) => {
     if (time && time[i] !== null) into.time = (into.time || 0) + time[i];
     const level = layers.level[i];
     if (level !== null) into.level = into.level === null ? level : Math.min(into.level, level);
+    if (net.other) {
+      const lost = net.other.lost[i], slower = net.other.slower[i];
+      if (lost !== null) into.lost = into.lost === null ? lost : Math.max(into.lost, lost);
+      if (slower !== null) into.slower = (into.slower || 0) + slower;
+    }
     const harm = net.harmOf.get(i);
     if (harm) into.harm = (into.harm || 0) + harm[3];
   };

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.resources
-import json
-import zlib
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from toolkit.report.findings.search import budget_words, plan_standing, standing
 from toolkit.report.findings.tasks import few_details, part_name, part_words
 from toolkit.report.findings.words import percent, share_percent
 from toolkit.report.harms_chart import harms_chart
+from toolkit.report.network_part import embed, network_part
 from toolkit.report.page_data import page_data, profile_words, shape_words
 from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
 from toolkit.report.search_chart import search_chart
@@ -53,7 +52,7 @@ def render_html(report: Report) -> str:
     """The page: one self-contained file that loads nothing."""
     layers = report.computing
     blamed = culprits(layers)
-    script = script_text()
+    script, network = script_text(), network_part(report)
     context = {
         "report": report,
         "summary": report.summary,
@@ -77,11 +76,8 @@ def render_html(report: Report) -> str:
         "script": script,
         "script_hash": script_hash(script),
         "style": asset("style.css"),
-        "data": embed(page_data(report)),
-        "wired": bool(report.tensors),
-        "kernels": any(layer.engine_layers for layer in layers),
-        "differing": [layer for layer in layers if layer.status == "overridden"],
-        "colours": _colours(report),
+        "network": network,
+        "data": network.data if network is not None else embed(page_data(report)),
     }
     return environment().get_template("page.html.jinja").render(context)
 
@@ -102,16 +98,6 @@ def _banner(report: Report) -> str:
 def write_html(report: Report, path: Path) -> None:
     """Write report.html whole or not at all."""
     write_text(path, render_html(report))
-
-
-def embed(content: Any) -> str:
-    """JSON for the page's script: compressed (zlib), in base 64, in which no name can end the element or say anything.
-
-    Raises:
-        ValueError: there is a NaN or an infinity.
-    """
-    text = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(zlib.compress(text.encode("utf-8", "surrogatepass"), 6)).decode()
 
 
 def asset(name: str) -> str:
@@ -188,21 +174,6 @@ def _visible(value: Any) -> Any:
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return plain_lines(value)
-
-
-def _colours(report: Report) -> list[tuple[str, str]]:
-    """What the graph can be coloured by: of what there are figures."""
-    layers = report.layers
-    found = [("precision", "precision")]
-    if any(layer.error is not None for layer in layers):
-        found.append(("level", "error (SQNR)"))
-    if any(layer.time_ms for layer in layers):
-        found.append(("time", "time"))
-    if report.harms:
-        found.append(("harm", "sensitivity"))
-    if any(layer.macs for layer in layers):
-        found.append(("macs", "weight of the work"))
-    return found
 
 
 def _harms(report: Report) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from toolkit.report.fragments import Advice
 from toolkit.report.helpers import helpers_used
 from toolkit.report.left_out import left_out
 from toolkit.report.other_floats import other_floats
+from toolkit.report.overridden import cause_of, remedy_of
 from toolkit.report.payoff import payoff_of
 from toolkit.report.rest_reasons import RestReasons
 from toolkit.report.schema import (
@@ -95,6 +96,7 @@ def join(
             recipe.rest,
             facts,
             macs[node.name],
+            build.backend,
         )
         for node in nodes
     ]
@@ -180,7 +182,7 @@ def join(
 
 def _layer(
     node: Any, plan: PrecisionPlan, actual: Actual | None, error: LayerError | None, reasons: RestReasons,
-    rest: Precision, facts: Facts, macs: int | None,
+    rest: Precision, facts: Facts, macs: int | None, backend: str,
 ) -> LayerInfo:  # fmt: skip
     role = work.role(node, facts)
     ask = plan.get(node.name)
@@ -192,6 +194,7 @@ def _layer(
         why = ReportCode.CONVERTS_TYPES() if role == "convert" else ReportCode.NO_FLOAT_COMPUTATION()
         asked = Asked(precision=None, reason=sentence(why), by="qtool")
     actual = actual or Actual(None, reason=EngineCode.NOT_IN_RECORD())
+    remedy = remedy_of(actual.reason) if actual.status == "overridden" else None
     return LayerInfo(
         node=node.name,
         op=node.op,
@@ -205,13 +208,22 @@ def _layer(
             opened=_opened(actual),
         ),
         status=actual.status,
-        reason=sentence(actual.reason) if actual.reason is not None else "",
+        reason=_reason(actual, node.op, backend),
+        remedy=sentence(remedy) if remedy is not None else "",
         inputs=list(dict.fromkeys(name for name in _reads(node) if name)),
         outputs=[tensor.name for tensor in node.outputs if tensor.name],
         engine_layers=list(actual.engine_layers),
         error=error,
         macs=macs,
     )
+
+
+def _reason(actual: Actual, op: str, backend: str) -> str:
+    """Why a node runs in what it runs in, with the cause where it is known."""
+    if actual.reason is None:
+        return ""
+    cause = cause_of(actual.reason, op, backend) if actual.status == "overridden" else None
+    return sentence(actual.reason) + (f"; {sentence(cause)}" if cause is not None else "")
 
 
 def _opened(actual: Actual) -> OpenedInfo | None:

@@ -198,11 +198,10 @@ const start = async (source) => {
   const compute = layers.role.map((role) => role === "compute");
   const known = layers.macs.every((one, i) => !compute[i] || one !== null);
   const total = known ? layers.macs.reduce((sum, one, i) => sum + (compute[i] ? one : 0), 0) : 0;
-  let graph = null, table = null, panel = null;
+  let graph = null, panel = null;
   const go = {
     work: { total },
     to(i, move = true) { panel.show(i); if (graph && move) graph.reveal(i); },
-    table: (i) => { panel.close(); table.go(i); },
     closed: () => graph?.unchoose(),
   };
   document.documentElement.classList.add("live");
@@ -212,11 +211,14 @@ const start = async (source) => {
     go.graph = (i) => { control("canvas").scrollIntoView(); graph.reveal(i); };
   }
   panel = panelOf(net, go);
-  table = layersTable(net, go);
+  if (control("layers")) {
+    const table = layersTable(net, go);
+    go.table = (i) => { panel.close(); table.go(i); };
+  }
   if (control("ranges")) rangesTable(net);
   if (control("declined")) declinedTable(net, go);
   if (control("harms")) harmsTable(net, go);
-  precisionMap(net, go);
+  if (control("map")) precisionMap(net, go);
   for (const one of document.querySelectorAll("[data-layer]")) {
     one.addEventListener("click", () => { const i = net.index.get(one.dataset.layer); if (i !== undefined) go.to(i); });
   }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from toolkit.base.text import plain
@@ -32,8 +32,14 @@ class _Texts:
         return [self(text) for text in texts]
 
 
-def page_data(report: Report) -> dict[str, Any]:
-    """The content of the page's data element; page.js says which column is what."""
+def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, label: str = "") -> dict[str, Any]:
+    """The content of a page's data element; data.js says which column is what.
+
+    Args:
+        report: the run that is shown.
+        other: of a run that it is compared with, the layers by what they are called in this one.
+        label: what the other is called.
+    """
     texts, wires = _Texts(), wiring(report)
     nodes = {layer.node: index for index, layer in enumerate(report.layers)}
     tensors = _tensors(report, wires)
@@ -72,6 +78,7 @@ def page_data(report: Report) -> dict[str, Any]:
         ],
         "payoff": _payoff(report, nodes, texts),
         "inputs": [plain(tensor.name) for tensor in report.model.inputs],
+        "other": _other(report, other, label, texts) if other is not None else None,
         "outputs": [plain(name) for name in wires.outputs],
         "texts": texts.all,
     }  # fmt: skip
@@ -100,7 +107,7 @@ def _layers(layers: Sequence[LayerInfo], texts: _Texts) -> dict[str, Any]:
         "reads": texts.column(", ".join(one.input_types) for one in actual),
         "makes": texts.column(", ".join(one.output_types) for one in actual),
         "status": texts.column(layer.status for layer in layers),
-        "reason": texts.column(layer.reason for layer in layers),
+        "reason": texts.column(layer.reason_and_remedy for layer in layers),
         "kernel": texts.column("; ".join(layer.engine_layers) for layer in layers),
         "sqnr": [_level(layer.error) for layer in layers],
         "most": [_digits(layer.error.max_abs, 3) if layer.error else None for layer in layers],
@@ -108,6 +115,20 @@ def _layers(layers: Sequence[LayerInfo], texts: _Texts) -> dict[str, Any]:
         "macs": [layer.macs for layer in layers],
         "profiles": [plain(name) for name in profiles],
         "time": [[_digits(layer.time_ms.get(name), 4) for layer in layers] for name in profiles],
+    }
+
+
+def _other(report: Report, other: Mapping[str, LayerInfo], label: str, texts: _Texts) -> dict[str, Any]:
+    """The other run's figures of the layers of this one; null for a layer that it has not."""
+    there = [other.get(layer.node) for layer in report.layers]
+    profile = next((name for layer in report.layers for name in layer.time_ms), "")
+    return {
+        "label": plain(label),
+        "asked": [None if one is None else texts(word(one.asked_precision)) for one in there],
+        "actual": [None if one is None else texts(word(one.actual.precision)) for one in there],
+        "status": [None if one is None else texts(one.status) for one in there],
+        "sqnr": [None if one is None else _level(one.error) for one in there],
+        "time": [None if one is None else _digits(one.time_ms.get(profile), 4) for one in there],
     }
 
 

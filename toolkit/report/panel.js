@@ -64,6 +64,11 @@ const panelOf = (net, go) => {
     const total = go.work.total;
     put("Requested", chip(layers.asked[i]), layers.by[i] ? ` by ${layers.by[i]}: ` : " ", layers.askedWhy[i]);
     put("Runs in", chip(layers.actual[i]), ` ${layers.status[i]}`, made("span", { class: "soft", text: ` known from: ${layers.source[i]}` }));
+    if (net.other) {
+      const { label, asked, actual, status, level: levels, time } = net.other;
+      if (asked[i] === null) put(`In ${label}`, "no layer of this name");
+      else put(`In ${label}`, chip(asked[i]), " → ", chip(actual[i]), ` ${status[i]}${levels[i] === null ? "" : `, ${levelWords(levels[i])} dB`}${time[i] === null ? "" : `, ${time[i]} ms`}`);
+    }
     if (layers.reason[i]) put("Why", layers.reason[i]);
     for (const k of net.declinesOf.get(i) || []) put("Left alone", `by ${net.declines.by[k]}, rule ${net.declines.rule[k]}: ${net.declines.reason[k]}`);
     for (const [term, value] of net.openedOf.get(i) || []) put(term, value);
@@ -115,7 +120,7 @@ const panelOf = (net, go) => {
       }
       if (net.feeds[i].length) body.append(made("h3", { text: "Feeds" }), side(net.feeds[i], "to", "the model's output"));
       body.append(made("p", { class: "panel-links" },
-        made("button", { type: "button", class: "button", text: "In the table", onclick: () => go.table(i) }),
+        go.table ? made("button", { type: "button", class: "button", text: "In the table", onclick: () => go.table(i) }) : "",
         go.graph ? made("button", { type: "button", class: "button", text: "In the graph", onclick: () => go.graph(i) }) : ""));
       panel.hidden = false;
       body.scrollTop = 0;

@@ -193,6 +193,7 @@ class LayerInfo(Part):
     actual: ActualInfo = Field(default_factory=ActualInfo)
     status: Status = "unknown"
     reason: str = Field(default="", description="why asked and actual differ, or where the node went")
+    remedy: str = Field(default="", description="what to do where they differ, as far as something is known to help")
     inputs: list[str] = Field(
         default_factory=list, description="the tensors it reads, those that its subgraphs take from outside included"
     )
@@ -208,6 +209,11 @@ class LayerInfo(Part):
     def asked_precision(self) -> Precision | None:
         """The precision asked for, or None."""
         return self.asked.precision if self.asked else None
+
+    @property
+    def reason_and_remedy(self) -> str:
+        """Why asked and actual differ, and what to do about it."""
+        return f"{self.reason}. What to do: {self.remedy}" if self.remedy else self.reason
 
     @property
     def why(self) -> str:

@@ -201,7 +201,10 @@ def warnings_of(
     found: list[Finding] = []
     overridden = [layer for layer in layers if layer.status == "overridden"]
     if overridden:
-        found.append(ReportCode.LAYERS_OVERRIDDEN(count=len(overridden), node=overridden[0].node))
+        first = overridden[0]
+        found.append(
+            ReportCode.LAYERS_OVERRIDDEN(count=len(overridden), node=first.node, why=first.reason, remedy=first.remedy)
+        )
     found += [ReportCode.PROFILE_WITHOUT_SAMPLES(profile=profile.name) for profile in profiles if profile.samples == 0]
     if accuracy is not None:
         if not accuracy.held_out:

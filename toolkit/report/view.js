@@ -1,11 +1,13 @@
 // The graph on the page: colours, opening and closing, zoom, keyboard, search and links.
 
 const COLOURS = {
-  precision: { name: "precision", words: () => "" },
-  level: { name: "error (SQNR)", words: (one) => (one.level === null ? "" : `${levelWords(one.level)}${Number.isFinite(one.level) ? " dB" : ""}`), heat: (one, scale) => (one.level === null ? null : Math.min(1, Math.max(0, (scale.high - one.level) / (scale.high - scale.low || 1)))) },
-  time: { name: "time", words: (one) => (one.time === null ? "" : `${one.time.toPrecision(3)} ms`), heat: (one, scale) => (one.time === null ? null : Math.sqrt(one.time / (scale.time || 1))) },
-  harm: { name: "sensitivity", words: (one) => (one.harm === null ? "" : percentWords(one.harm)), heat: (one, scale) => (one.harm === null ? null : Math.sqrt(one.harm / (scale.harm || 1))) },
-  macs: { name: "weight of the work", words: (one, work) => (one.macs ? percentWords(one.macs / work.total) : ""), heat: (one, scale) => (one.macs ? Math.sqrt(one.macs / (scale.macs || 1)) : null) },
+  precision: { words: () => "" },
+  level: { words: (one) => (one.level === null ? "" : `${levelWords(one.level)}${Number.isFinite(one.level) ? " dB" : ""}`), heat: (one, scale) => (one.level === null ? null : Math.min(1, Math.max(0, (scale.high - one.level) / (scale.high - scale.low || 1)))) },
+  time: { words: (one) => (one.time === null ? "" : `${one.time.toPrecision(3)} ms`), heat: (one, scale) => (one.time === null ? null : Math.sqrt(one.time / (scale.time || 1))) },
+  lost: { words: (one) => (one.lost === null ? "" : `${one.lost > 0 ? "−" : "+"}${Math.abs(one.lost).toFixed(1)} dB`), heat: (one, scale) => (one.lost === null ? null : Math.min(1, Math.max(0, one.lost) / (scale.lost || 1))) },
+  slower: { words: (one) => (one.slower === null ? "" : `${one.slower < 0 ? "−" : "+"}${Math.abs(one.slower).toPrecision(3)} ms`), heat: (one, scale) => (one.slower === null ? null : Math.sqrt(Math.max(0, one.slower) / (scale.slower || 1))) },
+  harm: { words: (one) => (one.harm === null ? "" : percentWords(one.harm)), heat: (one, scale) => (one.harm === null ? null : Math.sqrt(one.harm / (scale.harm || 1))) },
+  macs: { words: (one, work) => (one.macs ? percentWords(one.macs / work.total) : ""), heat: (one, scale) => (one.macs ? Math.sqrt(one.macs / (scale.macs || 1)) : null) },
 };
 
 const graphView = (net, go) => {
@@ -33,7 +35,7 @@ const graphView = (net, go) => {
   const said = (id) => {
     const { tree } = state, one = tree.stats.get(id);
     if (!one) return `${tree.below(id)} ${tree.title(id)}`;
-    if (tree.isGroup(id)) return `${state.open.has(id) ? "Open" : "Closed"} group ${tree.title(id)}, ${tree.below(id)}${one.differs ? `, ${one.differs} run in another precision than requested` : ""}`;
+    if (tree.isGroup(id)) return `${state.open.has(id) ? "Open" : "Closed"} group ${tree.title(id)}, ${tree.below(id)}${one.differs ? `, ${one.differs} outlined in red inside` : ""}`;
     return `${layers.op[id]} ${layers.node[id]}, requested ${layers.asked[id]}, runs in ${layers.actual[id]}${one.level === null ? "" : `, ${levelWords(one.level)} dB`}`;
   };
   const paint = (box, element, scale) => {
@@ -122,12 +124,12 @@ const graphView = (net, go) => {
     return { element, write: named ? write : () => {} };
   };
   const scaleOf = (scene) => {
-    const found = { ...bounds, time: 0, harm: 0, macs: 0 }, pending = [scene];
+    const found = { ...bounds, time: 0, harm: 0, macs: 0, lost: 0, slower: 0 }, pending = [scene];
     for (const one of pending) {
       for (const box of one.boxes) {
         if (box.open) { pending.push(box); continue; }
         const held = state.tree.stats.get(box.id);
-        for (const key of ["time", "harm", "macs"]) if (held && held[key] > found[key]) found[key] = held[key];
+        for (const key of ["time", "harm", "macs", "lost", "slower"]) if (held && held[key] > found[key]) found[key] = held[key];
       }
     }
     return found;
@@ -285,7 +287,7 @@ const graphView = (net, go) => {
   control("others").addEventListener("change", others);
   const legend = () => {
     for (const one of document.querySelectorAll("[data-legend]")) one.hidden = one.dataset.legend !== (state.colour === "precision" ? "precision" : "heat");
-    const ends = { level: [`${bounds.high} dB and better`, `${bounds.low} dB`], time: ["0 ms", "the longest drawn"], harm: ["none of the loss", "most of it"], macs: ["no work", "most of it"] }[state.colour];
+    const ends = { level: [`${bounds.high} dB and better`, `${bounds.low} dB`], time: ["0 ms", "the longest drawn"], harm: ["none of the loss", "most of it"], macs: ["no work", "most of it"], lost: ["nothing lost", "most"], slower: ["not slower", "most"] }[state.colour];
     if (ends) [control("least").textContent, control("most").textContent] = ends;
   };
   restart();

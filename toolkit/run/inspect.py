@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,27 +234,34 @@ def _ranges(path: Path) -> Shown:
     return Shown(ranges.to_json(), "\n".join(lines) + "\n")
 
 
-def compare_files(first: Path, second: Path, html: Path | None = None) -> Shown:
-    """How two runs, or two files of ranges, differ.
+def compare_files(paths: Sequence[Path], html: Path | None = None) -> Shown:
+    """How runs, or two files of ranges, differ.
 
     Raises:
-        QtoolError: they are not of one kind, or cannot be read.
+        QtoolError: there are fewer than two, they are not of one kind, or cannot be read.
     """
-    for path in (first, second):
+    if len(paths) < 2:
+        raise QtoolError("there is one run, and nothing to compare it with", where=str(paths[0]), remedy="name another")
+    for path in paths:
         refuse_missing(path, "no such file or folder")
     if html is not None:
-        refuse_writing_over({f"one of the files compared ({path})": path for path in _files(first, second)}, html,
+        refuse_writing_over({f"one of the files compared ({path})": path for path in _files(*paths)}, html,
                             "give --html another file")  # fmt: skip
-    reports = [_report_path(path) for path in (first, second)]
+    reports = [_report_path(path) for path in paths]
     if all(reports):
         return _compare_reports([p for p in reports if p is not None], html)
     if any(reports):
-        raise QtoolError("one is a run, the other is not", where=f"{first}, {second}", remedy="compare two of a kind")
+        named = ", ".join(map(str, paths))
+        raise QtoolError("some are runs, others are not", where=named, remedy="compare what is of a kind")
+    if len(paths) > 2:
+        named = ", ".join(map(str, paths))
+        raise QtoolError("ranges are compared two at a time", where=named, remedy="name two files")
     from toolkit.calibration.interchange import read_ranges
     from toolkit.report.compare_ranges import compare_ranges, write_ranges_html
 
-    notes = {path: sentence(note) for path in (first, second) if (note := unfinished_note(path)) is not None}
-    labels = [f"{path} (out of date)" if path in notes else str(path) for path in (first, second)]
+    first, second = paths
+    notes = {path: sentence(note) for path in paths if (note := unfinished_note(path)) is not None}
+    labels = [f"{path} (out of date)" if path in notes else str(path) for path in paths]
     found = compare_ranges(read_ranges(first), read_ranges(second), (labels[0], labels[1]))
     if html is not None:
         write_ranges_html(found, html)
@@ -282,9 +290,18 @@ def _compare_reports(paths: list[Path], html: Path | None) -> Shown:
     from toolkit.report.compare import compare, comparison_text, write_comparison_html
     from toolkit.report.schema import Report
 
-    first, second = paths
-    labels = (first.parent.name or str(first), second.parent.name or str(second))
-    found = compare(Report.load(first), Report.load(second), labels=labels)
+    reports = [Report.load(path) for path in paths]
+    found = compare(reports, _labels(paths))
     if html is not None:
-        write_comparison_html(found, html)
+        write_comparison_html(found, html, reports)
     return Shown(found.to_json(), comparison_text(found))
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """What to call runs: their folders' names, with as much of what is before them as tells them apart."""
+    places = [path.resolve().parent.parts for path in paths]
+    for length in range(1, max(map(len, places)) + 1):
+        labels = ["/".join(parts[-length:]) for parts in places]
+        if len(set(labels)) == len(set(places)):
+            break
+    return labels

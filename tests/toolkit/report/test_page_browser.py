@@ -6,6 +6,7 @@ import pytest
 
 from tests.toolkit.report.samples import HOSTILE, hostile, sample
 from toolkit.base.text import plain
+from toolkit.report.compare import compare, write_comparison_html
 from toolkit.report.html import MOST_ROWS, write_html
 
 sync = pytest.importorskip("playwright.sync_api", reason="the test extra's playwright is not installed")
@@ -30,6 +31,8 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     for name, report in (("large", sample(COUNT)), ("hostile", hostile())):
         write_html(report, folder / f"{name}.html")
+    runs = [sample(300), sample(300, seed=4)]
+    write_comparison_html(compare(runs, ["first", "second"]), folder / "compared.html", runs)
     return folder
 
 
@@ -187,3 +190,13 @@ def test_without_javascript_and_in_print_there_is_a_table_to_read(opened):
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert page.locator("#layers tbody tr").count() == MOST_ROWS and page.locator(".cut").first.is_visible()
     assert page.locator("#canvas svg").is_visible() and not page.locator("#tools").is_visible()
+
+
+def test_a_comparison_draws_the_second_run_against_the_first(opened):
+    page = opened("compared", "#layer=/encoder/stage1/block9/conv/Conv")
+    assert "In first" in page.locator("#panel").inner_text()
+    assert page.locator("#canvas .differs").count() > 0
+    page.select_option("#colour", "lost")
+    assert page.locator("#canvas .heat").count() > 3 and "dB" in page.locator("#canvas .right").first.text_content()
+    page.keyboard.press("Escape")
+    assert not page.locator("#panel").is_visible()

@@ -16,7 +16,8 @@ from tests.toolkit.report.samples import HOSTILE, hostile, sample
 from toolkit.base.text import plain
 from toolkit.report import charts
 from toolkit.report.compare import compare, comparison_text, render_comparison_html, write_comparison_html
-from toolkit.report.html import embed, render_html
+from toolkit.report.html import render_html
+from toolkit.report.network_part import embed
 from toolkit.report.schema import RangeInfo
 from toolkit.report.terminal import print_report, to_text
 from toolkit.report.verdict import worst
@@ -55,8 +56,9 @@ PAGES = {
     "sample": lambda: render_html(sample()),
     "unmeasured": lambda: render_html(sample(kind="unmeasured")),
     "hostile": lambda: render_html(hostile()),
-    "comparison": lambda: render_comparison_html(compare(sample(), sample(72, "missed", 4))),
-    "hostile comparison": lambda: render_comparison_html(compare(sample(), hostile(), labels=(HOSTILE[0], HOSTILE[1]))),
+    "comparison": lambda: render_comparison_html(compare([sample(), sample(72, "missed", 4)], ["a", "b"])),
+    "drawn": lambda: render_comparison_html(compare([sample(), sample(72)], ["a", "b"]), [sample(), sample(72)]),
+    "hostile comparison": lambda: render_comparison_html(compare([sample(), hostile()], HOSTILE[:2])),
 }
 
 
@@ -152,31 +154,56 @@ def test_print_report_takes_a_console(tmp_path):
 
 def test_comparison_says_what_differs(tmp_path):
     a, b = sample(), sample(72, "missed", 4)
-    found = compare(a, b, labels=("first", "second"))
+    found = compare([a, b], ["first", "second"])
     assert not found.same and found.same_model
-    assert found.headline.startswith("second is missed, first is usable; top1 0.941 against 0.986")
+    assert found.headline.startswith("first is usable, second is missed; top1 is 0.986 in first and 0.941 in second")
+    assert found.only[0] == [] and len(found.only[1]) == 14
     # what makes the figures incomparable is said before them
     other = b.model_copy(update={"model": b.model.model_copy(update={"fingerprint": "0" * 64})})
-    apart = compare(a, other, labels=("first", "second"))
-    assert not apart.same_model and apart.headline.startswith(
-        "The runs started from DIFFERENT MODELS; second is missed"
-    )
-    assert comparison_text(apart).startswith("The runs started from DIFFERENT MODELS")
-    assert found.only_a == [] and len(found.only_b) == 14
+    apart = compare([a, other], ["first", "second"])
+    assert not apart.same_model
+    assert apart.headline.startswith("first and second started from DIFFERENT MODELS; first is usable")
+    assert comparison_text(apart).startswith("first and second started from DIFFERENT MODELS")
     (changed,) = found.differing("asked", "actual")
-    assert (str(changed.a.actual), str(changed.b.actual)) == ("int8", "fp16")
-    assert all(abs(n.error_delta_db) >= 1 for n in found.differing("error"))
+    assert [str(side.actual) for side in changed.sides] == ["int8", "fp16"]
+    assert all(abs(n.sides[1].error_delta_db) >= 1 for n in found.differing("error"))
     json.dumps(found.to_json(), allow_nan=False)
     text = comparison_text(found)
-    assert text.startswith("second is missed") and "Only in second (14)" in text and "\x1b" not in text
+    assert text.startswith("first is usable") and "Only in second (14)" in text and "\x1b" not in text
     write_comparison_html(found, tmp_path / "c.html")
     assert (tmp_path / "c.html").exists()
 
 
 def test_comparing_a_report_with_itself_finds_nothing():
-    found = compare(sample(), sample())
+    found = compare([sample(), sample()], ["a", "b"])
     assert found.same and not found.nodes
     assert "do not differ" in found.headline
+
+
+def test_several_runs_are_one_table_against_the_first(tmp_path):
+    labels = ["one", "two", "three"]
+    found = compare([sample(), sample(72, "missed", 4), sample()], labels)
+    assert [run.label for run in found.runs] == labels and not found.same
+    assert len(found.said) == 2 and "do not differ" in found.said[1]
+    # the first is said first, and each sentence says which is which
+    assert all(said.index("one") < said.index(other) for said, other in zip(found.said, labels[1:]))
+    top1 = next(figure for figure in found.figures if figure.name == "top1")
+    assert top1.values == [0.986, 0.941, 0.986] and top1.change(1) == pytest.approx(-0.045) and top1.change(2) == 0
+    (changed,) = found.differing("asked", "actual")
+    assert [str(side.actual) for side in changed.sides] == ["int8", "fp16", "int8"]
+    assert [len(names) for names in found.only] == [0, 14, 0]
+    text = comparison_text(found)
+    assert "change to three" in text and text.count(changed.node) >= 1
+    assert "three" in render_comparison_html(found)
+
+
+def test_a_node_that_one_of_several_runs_lacks_is_in_the_table():
+    less = sample()
+    gone = less.layers.pop(next(i for i, layer in enumerate(less.layers) if layer.op == "Conv"))
+    found = compare([sample(), less, sample()], ["a", "b", "c"])
+    (row,) = found.differing("there")
+    assert row.node == gone.node and row.sides[1] is None and row.sides[2] is not None
+    assert found.runs[1].matched == found.runs[2].matched - 1 and found.only == [[], [], []]
 
 
 def test_the_map_covers_all_layers_once():

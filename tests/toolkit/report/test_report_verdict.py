@@ -212,7 +212,7 @@ def test_a_layer_asked_quantized_that_runs_float_is_a_culprit_too():
 def test_overridden_layers_are_counted(count):
     layers = [LayerInfo(node=f"n{i}", op="Conv", status="overridden") for i in range(count)]
     warned = warnings_of(layers, None, sample().backend, [], None)
-    assert warned == [ReportCode.LAYERS_OVERRIDDEN(count=count, node="n0")]
+    assert warned == [ReportCode.LAYERS_OVERRIDDEN(count=count, node="n0", why="", remedy="")]
 
 
 def test_the_first_line_counts_what_blocks_hide():

@@ -58,7 +58,7 @@ def test_the_report_of_a_run_that_was_overtaken_says_so_in_every_form(mixed, cap
     page = mixed / "compared.html"
     assert invoke(["compare", str(mixed / "before"), str(mixed / "out"), "--json", "--html", str(page)]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["a"]["verdict"] == "outdated", found["b"]["verdict"]) == (False, "outdated")
+    assert (found["runs"][0]["verdict"] == "outdated", found["runs"][1]["verdict"]) == (False, "outdated")
     assert 'class="banner outdated"' in page.read_text()
 
 

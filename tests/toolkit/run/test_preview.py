@@ -39,7 +39,7 @@ def ran(place):
     [
         ([], set(), set()),
         (["report.formats=['json']"], {"report"}, set()),
-        (["calibration.method=mse"], {"passes", "report"}, {"lowering", "engine", "evaluation"}),
+        (["calibration.method=entropy"], {"passes", "report"}, {"lowering", "engine", "evaluation"}),
         (["engine.optimization_level=2"], {"lowering", "engine", "report"}, {"evaluation"}),
         (["evaluation.batch=3"], {"task", "evaluation", "report"}, set()),
     ],
@@ -55,7 +55,7 @@ def test_what_is_foreseen_is_what_happens(ran, settings, anew, depends):
 
 
 def test_statistics_that_calibration_finds_again_are_named(ran):
-    found = preview(Recipe.load(ran / "recipe.toml", ["calibration.method=mse"]), ran / "out")
+    found = preview(Recipe.load(ran / "recipe.toml", ["calibration.method=entropy"]), ran / "out")
     (passes,) = [step for step in found.steps if step.step == "passes"]
     kept = next((ran / "out" / ".qtool").glob("collection-*.npz")).name
     assert passes.parts and kept in passes.parts[0] and passes.why == "changed: calibration method"

@@ -95,13 +95,13 @@ def test_two_passes_of_one_name_are_told_apart_by_number():
 def test_a_run_knows_its_settings_and_does_again_what_they_change(place):
     recipe, out = place / "recipe.toml", place / "out"
     assert invoke(["run", str(recipe), "--out", str(out)]) == 0
-    given = ["calibration.method=mse", "engine.rest=fp32"]
+    given = ["calibration.method=entropy", "engine.rest=fp32"]
     result = run(Recipe.load(recipe, given), out)
-    assert result.report.recipe.given == {"calibration.method": "mse", "engine.rest": "fp32"}
+    assert result.report.recipe.given == {"calibration.method": "entropy", "engine.rest": "fp32"}
     assert {step.name: step.status for step in result.steps}["passes"] == "done"
     noted = [event.why for event in Journal.from_jsonl((out / "journal.jsonl").read_text()).of("noted")]
-    assert ReportCode.SETTING_GIVEN(key="calibration.method", value='"mse"', before=None) in noted
-    assert "--set" in (out / "report.html").read_text() and "mse" in (out / "recipe.lock.toml").read_text()
+    assert ReportCode.SETTING_GIVEN(key="calibration.method", value='"entropy"', before=None) in noted
+    assert "--set" in (out / "report.html").read_text() and "entropy" in (out / "recipe.lock.toml").read_text()
     again = run(Recipe.load(recipe, given), out)
     assert {step.status for step in again.steps} == {"reused"}
     # the same content by another way is the same content; the report says which way it was

@@ -23,6 +23,7 @@ from toolkit.report.findings.migrate import MIGRATE
 from toolkit.report.findings.new import NEW
 from toolkit.report.findings.opened import OPENED
 from toolkit.report.findings.opening import OPENING
+from toolkit.report.findings.overridden import OVERRIDDEN
 from toolkit.report.findings.passes import PASSES
 from toolkit.report.findings.placement import PLACEMENT
 from toolkit.report.findings.search_notes import SEARCH
@@ -63,6 +64,7 @@ TABLES: tuple[Table, ...] = (
     ADVICE,
     COMPARISON,
     EXPORT,
+    OVERRIDDEN,
     FOLDER,
     DEVICE,
     NEW,

@@ -16,9 +16,11 @@ def _layers(number: int) -> str:
     return count(number, "layer")
 
 
-def _overridden(count: int, node: str) -> str:
+def _overridden(count: int, node: str, why: str, remedy: str) -> str:
     layers = "1 layer runs" if count == 1 else f"{count} layers run"
-    return f"{layers} in another precision than requested: '{node}'{' among them' if count > 1 else ''}."
+    said = f"{layers} in another precision than requested: '{node}'{' among them' if count > 1 else ''}"
+    said += f", {why}." if why else "."
+    return f"{said} To mend it, {remedy}." if remedy else said
 
 
 def _few(samples: int) -> str:

@@ -1,0 +1,191 @@
+"""Which node of one run is which of another, where names differ: as with two exporters of one network.
+
+Nodes are told apart by what they are (operator, work, sizes of weights) and by what is around them, as Weisfeiler and
+Lehman refine colours of graphs, from far to near; what is next to a pair that is found follows from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+
+from toolkit.report.schema import LayerInfo, Report
+from toolkit.report.wiring import folded, wiring
+
+_DEPTH = 8
+_MOSTLY = 0.5
+"""The share of nodes from which on equal names are taken at their word: exporters that count nodes share names too."""
+_LINEAR = {"Gemm": "linear", "MatMul": "linear"}
+
+
+@dataclass
+class _Graph:
+    """A report's layers as a graph without conversions.
+
+    Attributes:
+        layers: all of them.
+        nodes: indices of those that are no conversions.
+        before: by node, those whose tensors it reads, in the order of its inputs; -1 for an input of the model.
+        behind: by node, those that read it.
+        kinds: by node, what it is.
+        conversions: by the node behind it and its operator, the Q/DQ nodes and Casts.
+    """
+
+    layers: list[LayerInfo]
+    nodes: list[int]
+    before: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    behind: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    kinds: dict[int, Hashable] = field(default_factory=dict)
+    conversions: dict[tuple[int, str], list[int]] = field(default_factory=lambda: defaultdict(list))
+
+    @classmethod
+    def of(cls, report: Report) -> _Graph:
+        layers = report.layers
+        made = cls(layers, [index for index, layer in enumerate(layers) if not folded(layer)])
+        found = wiring(report)
+        for one in found.connections:
+            if one.target >= 0:
+                made.before[one.target].append(one.source)
+                if one.source >= 0:
+                    made.behind[one.source].append(one.target)
+        sizes = {
+            tensor.name: math.prod(s for s in tensor.shape or () if isinstance(s, int)) for tensor in report.tensors
+        }
+        weights: dict[int, list[int]] = defaultdict(list)
+        for index, name in found.weights:
+            weights[index].append(sizes.get(name, 0))
+        for index in made.nodes:
+            layer = layers[index]
+            # the largest is what tells layers apart: scales and biases differ from exporter to exporter
+            made.kinds[index] = (_LINEAR.get(layer.op, layer.op), layer.macs or 0, max(weights[index], default=0))
+        for index, reader in found.readers.items():
+            made.conversions[reader, layers[index].op].append(index)
+        return made
+
+    def labels(self) -> list[dict[int, int]]:
+        """By depth, what every node is with all that lies so far around it."""
+        now = {index: hash(self.kinds[index]) for index in self.nodes}
+        found = [now]
+        for _ in range(_DEPTH):
+            last = found[-1]
+            found.append(
+                {
+                    index: hash(
+                        (
+                            last[index],
+                            tuple(last.get(one, one) for one in self.before[index]),
+                            tuple(sorted(last.get(one, one) for one in self.behind[index])),
+                        )
+                    )
+                    for index in self.nodes
+                }
+            )
+        return found
+
+
+def match(first: Report, other: Report) -> dict[str, str]:
+    """By node of the first report, the node of the other that it is; nodes that only one has are not in it."""
+    alike = _by_name(first, other)
+    smaller = min(len(first.layers), len(other.layers))
+    one, two = _Graph.of(first), _Graph.of(other)
+    pairs = _MatchedNodes(one, two)
+    places = {layer.node: index for index, layer in enumerate(other.layers)}
+    own = {layer.node: index for index, layer in enumerate(first.layers)}
+    if len(alike) >= _MOSTLY * smaller:
+        for name in alike:
+            pairs.add(own[name], places[name])
+    if len(alike) < smaller or len(first.layers) != len(other.layers):
+        pairs.by_structure()
+    return {first.layers[a].node: other.layers[b].node for a, b in pairs.found.items()}
+
+
+def _by_name(first: Report, other: Report) -> list[str]:
+    """The names that both have, of nodes with one operator."""
+    ops = {layer.node: layer.op for layer in other.layers}
+    return [layer.node for layer in first.layers if ops.get(layer.node) == layer.op]
+
+
+class _MatchedNodes:
+    """The pairs found so far."""
+
+    def __init__(self, one: _Graph, two: _Graph) -> None:
+        self.one, self.two = one, two
+        self.found: dict[int, int] = {}
+        self.taken: set[int] = set()
+
+    def add(self, a: int, b: int) -> bool:
+        """Take two nodes for one; False where either has its pair already."""
+        if a in self.found or b in self.taken:
+            return False
+        self.found[a] = b
+        self.taken.add(b)
+        return True
+
+    def by_structure(self) -> None:
+        """Pair what is left: what is unique with most of its surroundings first."""
+        self._spread(list(self.found.items()))
+        for mine, theirs in zip(reversed(self.one.labels()), reversed(self.two.labels())):
+            added = []
+            for a, b in self._unique(mine, theirs):
+                if self.add(a, b):
+                    added.append((a, b))
+            self._spread(added)
+        self._in_order()
+        self._conversions()
+
+    def _left(self) -> tuple[list[int], list[int]]:
+        return (
+            [index for index in self.one.nodes if index not in self.found],
+            [index for index in self.two.nodes if index not in self.taken],
+        )
+
+    def _unique(self, mine: dict[int, int], theirs: dict[int, int]) -> Iterable[tuple[int, int]]:
+        left, right = self._left()
+        for a, b in _grouped(left, right, mine.__getitem__, theirs.__getitem__):
+            if len(a) == len(b) == 1:
+                yield a[0], b[0]
+
+    def _spread(self, pairs: list[tuple[int, int]]) -> None:
+        """What a pair reads at one place is a pair too, and what reads it where it is the only one of its kind."""
+        while pairs:
+            a, b = pairs.pop()
+            if a not in self.one.kinds or b not in self.two.kinds:
+                continue
+            near = list(zip(self.one.before[a], self.two.before[b]))
+            left = [index for index in dict.fromkeys(self.one.behind[a]) if index not in self.found]
+            right = [index for index in dict.fromkeys(self.two.behind[b]) if index not in self.taken]
+            for readers, others in _grouped(left, right, self.one.kinds.__getitem__, self.two.kinds.__getitem__):
+                near += [(readers[0], others[0])] if len(readers) == len(others) == 1 else []
+            for c, d in near:
+                if c >= 0 and d >= 0 and self.one.kinds[c] == self.two.kinds[d] and self.add(c, d):
+                    pairs.append((c, d))
+
+    def _in_order(self) -> None:
+        """Twins, of which both graphs have as many, in the order that they stand in."""
+        left, right = self._left()
+        for a, b in _grouped(left, right, self.one.kinds.__getitem__, self.two.kinds.__getitem__):
+            if len(a) == len(b):
+                for pair in zip(a, b):
+                    self.add(*pair)
+
+    def _conversions(self) -> None:
+        """Q/DQ nodes and Casts go with the node behind them."""
+        for (reader, op), mine in self.one.conversions.items():
+            theirs = self.two.conversions.get((self.found.get(reader, -1), op), [])
+            if len(mine) == len(theirs):
+                for pair in zip(mine, theirs):
+                    self.add(*pair)
+
+
+def _grouped(
+    left: Iterable[int], right: Iterable[int], mine: Callable[[int], Hashable], theirs: Callable[[int], Hashable]
+) -> list[tuple[list[int], list[int]]]:
+    """The nodes of both sides that have one label, by label, in the order of the first side."""
+    groups: dict[Hashable, tuple[list[int], list[int]]] = {}
+    for index in left:
+        groups.setdefault(mine(index), ([], []))[0].append(index)
+    for index in right:
+        groups.setdefault(theirs(index), ([], []))[1].append(index)
+    return [pair for pair in groups.values() if all(pair)]

@@ -1,0 +1,64 @@
+"""What to do where a node runs in another precision than was asked, by what is known of the cause."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from toolkit.backends.codes import EngineCode
+from toolkit.contract.findings import BaseCode, Code, Finding
+from toolkit.report.codes import ReportCode
+
+_NO_INT8_KERNEL = {"tensorrt_rtx": frozenset({"ConvTranspose"})}
+"""Operators for which a backend was never seen to take an INT8 kernel, though pairs lie around them (RTX 1.7.1.116, for
+compute capability 8.9 and 12.0: its kernel reads float16 behind a Dequantize of its own)."""
+_REMEDIES: dict[BaseCode, ReportCode] = {
+    EngineCode.KERNEL_READS_FLOAT: ReportCode.DO_EXCLUDE_FLOAT_KERNEL,
+    EngineCode.NO_QUANTIZED_KERNEL: ReportCode.DO_ASK_FLOAT,
+    EngineCode.NO_INPUT_QUANTIZED: ReportCode.DO_PLACE_PAIRS,
+    EngineCode.ONLY_WEIGHTS_QUANTIZED: ReportCode.DO_PLACE_PAIRS,
+    EngineCode.WEIGHTS_NOT_QUANTIZED: ReportCode.DO_PLACE_PAIRS,
+    EngineCode.INPUTS_NOT_QUANTIZED: ReportCode.DO_PLACE_PAIRS,
+    EngineCode.INPUT_TYPES_DIFFER: ReportCode.DO_ONE_TYPE,
+    EngineCode.OUTPUT_NOT_QUANTIZED: ReportCode.DO_QUANTIZE_READERS,
+    EngineCode.READERS_NOT_QUANTIZED: ReportCode.DO_QUANTIZE_READERS,
+    EngineCode.MOVES_FLOAT: ReportCode.DO_ASK_FLOAT,
+    EngineCode.FLOAT_KERNEL_TAKEN: ReportCode.DO_TIME_KERNELS,
+    EngineCode.FASTEST_KERNEL_TAKEN: ReportCode.DO_USE_PAIRS,
+    EngineCode.CONSTRAINT_NOT_KEPT: ReportCode.DO_OBEY,
+    EngineCode.PART_OF_KERNEL: ReportCode.DO_ASK_HOST,
+    EngineCode.INPUTS_QUANTIZED: ReportCode.DO_KEEP_BEFORE,
+    EngineCode.MOVES_QUANTIZED: ReportCode.DO_KEEP_BEFORE,
+    EngineCode.ADDED_IN_CONVOLUTION: ReportCode.DO_KEEP_BEFORE,
+    EngineCode.INPUT_IS: ReportCode.DO_ASK_NEIGHBOURS,
+    EngineCode.OUTPUT_IS: ReportCode.DO_ASK_NEIGHBOURS,
+    EngineCode.CAST_TO: ReportCode.DO_EDIT_CAST,
+    Code.FLOAT_RANGE: ReportCode.DO_WIDER_TYPE,
+    Code.NO_KERNEL: ReportCode.DO_ASK_FLOAT,
+    Code.SUBGRAPH: ReportCode.DO_ASK_FLOAT,
+}
+
+
+def cause_of(reason: Finding | None, op: str, backend: str) -> Finding | None:
+    """The cause behind what was seen, where it is known and the reason does not say it itself."""
+    seen = EngineCode.KERNEL_READS_FLOAT in {one.code for one in _within(reason)}
+    known = seen and op in _NO_INT8_KERNEL.get(backend, ())
+    return ReportCode.BACKEND_HAS_NO_KERNEL(backend=backend, op=op) if known else None
+
+
+def remedy_of(reason: Finding | None) -> Finding | None:
+    """What to do about a node that runs in another precision than asked; None where nothing is known to help."""
+    for one in _within(reason):
+        if one.code in _REMEDIES:
+            code = _REMEDIES[one.code]
+            return code(node=one.values["node"]) if code is ReportCode.DO_ASK_HOST else code()
+    return None
+
+
+def _within(reason: Finding | None) -> Iterator[Finding]:
+    """A finding and those that it follows from."""
+    if reason is None:
+        return
+    yield reason
+    for value in reason.values.values():
+        if isinstance(value, Finding):
+            yield from _within(value)
