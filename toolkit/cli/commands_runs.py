@@ -62,6 +62,24 @@ def time_runs(folders: Sequence[Path], rounds: int, layers: bool, allow_code: bo
     return 0
 
 
+def predict_runs(folders: Sequence[Path], gpu: str, json: bool) -> int:
+    """``qtool time --gpu``."""
+    from toolkit.report.console import make_console, plain_text
+    from toolkit.report.terminal_engine import print_prediction
+    from toolkit.run.ended import EndedRun
+    from toolkit.run.time_again import predict_again
+
+    found = {str(folder): predict_again(EndedRun.of(folder), gpu) for folder in folders}
+    if json:
+        emit({"predicted": {folder: one.model_dump(mode="json") for folder, one in found.items()}})
+        return 0
+    console = make_console()
+    for folder, one in found.items():
+        console.print(plain_text(folder, "bold"))
+        print_prediction(one, console)
+    return 0
+
+
 def measure_accuracy(
     folder: Path, data: str | None, metric: str | None, samples: int | None, on: str, allow_code: bool, json: bool
 ) -> int:

@@ -72,6 +72,10 @@ def run(
         bool,
         typer.Option("--open", help="Build opaque blocks once more with inner tensors marked, to see what they run."),
     ] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="As --set report.gpu: predict the time on this GPU, such as L4.", show_default=False),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done anew and what is found again, and why.")
     ] = False,
@@ -82,6 +86,7 @@ def run(
 
     given = [*(settings or ()), *([f"engine.backend={backend}"] if backend is not None else ())]
     given += ["engine.open=true"] if open_blocks else []
+    given += [f"report.gpu={gpu}"] if gpu is not None else []
     if dry_run:
         raise typer.Exit(preview_run(recipe, out, given, allow_code, json, device_check))
     raise typer.Exit(run_recipe(recipe, out, given, allow_code, json, device_check))

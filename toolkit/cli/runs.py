@@ -35,14 +35,20 @@ def time(
     ],
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="How often each engine is measured.")] = 5,
     layers: Annotated[bool, typer.Option("--layers", help="Measure each layer too, by TensorRT's profiler.")] = False,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="Measure nothing: predict the time on this GPU from its datasheet.", show_default=False),
+    ] = None,
     allow_code: Annotated[
         bool, typer.Option("--allow-code", help="Let a version compatible engine run the code that it holds.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Measure the engines of runs again on this GPU, those of the unquantized model too, all in turn."""
-    from toolkit.cli.commands_runs import time_runs
+    """Measure the engines of runs again on this GPU, all in turn; or predict their time on another, by --gpu."""
+    from toolkit.cli.commands_runs import predict_runs, time_runs
 
+    if gpu is not None:
+        raise typer.Exit(predict_runs(runs, gpu, json))
     raise typer.Exit(time_runs(runs, rounds, layers, allow_code, json))
 
 

@@ -17,6 +17,7 @@ from toolkit.report.describe import unlike_profiles
 from toolkit.report.findings.accuracy import amount, change, level
 from toolkit.report.findings.headline import evidence, opened_words
 from toolkit.report.findings.latency import overhead_words, pair_words
+from toolkit.report.findings.prediction import prediction_words, uncounted_words
 from toolkit.report.findings.search import budget_words, plan_standing, standing
 from toolkit.report.findings.tasks import few_details, part_name, part_words
 from toolkit.report.findings.words import percent, share_percent
@@ -134,6 +135,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
+        prediction_words=prediction_words,
+        uncounted_words=uncounted_words,
         size=size,
         decibels=decibels,
         short=_short,

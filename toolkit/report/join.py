@@ -25,6 +25,7 @@ from toolkit.report.left_out import left_out
 from toolkit.report.other_floats import other_floats
 from toolkit.report.overridden import cause_of, remedy_of
 from toolkit.report.payoff import payoff_of
+from toolkit.report.prediction import predicted_time
 from toolkit.report.rest_reasons import RestReasons
 from toolkit.report.schema import (
     ActualInfo,
@@ -43,7 +44,7 @@ from toolkit.report.schema import (
 )
 from toolkit.report.search_advice import rest_alone, search_advice
 from toolkit.report.search_time import slow_plan, too_slow
-from toolkit.report.shares import quantized_shares
+from toolkit.report.shares import computes, quantized_shares
 from toolkit.report.speed import payoff_advice, payoff_warnings
 from toolkit.report.verdict import culprits, lost_layers, verdict, warnings_of
 
@@ -64,6 +65,7 @@ def join(
     steps: Sequence[StepInfo] = (),
     warnings: Sequence[Finding] = (),
     advised: Sequence[Advice] = (),
+    gpu: str = "",
 ) -> Report:
     """The report of one run.
 
@@ -75,6 +77,7 @@ def join(
         steps: what was done and what was found again.
         warnings: what else the reader must know, before all others.
         advised: what to try before anything else.
+        gpu: the GPU to predict the time for, where the user named one.
     """
     profiles, ranges, build, search = graphs.profiles, graphs.ranges, engine.build, measured.search
     accuracy, device, recipe, journal = measured.accuracy, measured.device, asked.recipe, asked.journal
@@ -102,6 +105,7 @@ def join(
     ]
     _attribute_time(layers, build.time_ms)
     payoff = payoff_of(layers, build, engine.compared, engine.turns)
+    first = next(iter(profiles.names), "default")
     late = too_slow(search, latency)
     dead = lost_layers(layers)
     for name, output in accuracy.outputs.items() if accuracy is not None else ():
@@ -171,6 +175,7 @@ def join(
         device=device,
         latency=latency or None,
         payoff=payoff,
+        prediction=predicted_time(gpu, graphs.final, facts, computes(layers), recipe.rest, first) if gpu else None,
         search=search,
         layers=layers,
         tensors=tensor_infos(graphs.final, facts),

@@ -90,7 +90,7 @@ def match(first: Report, other: Report) -> dict[str, str]:
     alike = _by_name(first, other)
     smaller = min(len(first.layers), len(other.layers))
     one, two = _Graph.of(first), _Graph.of(other)
-    pairs = _MatchedNodes(one, two)
+    pairs = _SameNodes(one, two)
     places = {layer.node: index for index, layer in enumerate(other.layers)}
     own = {layer.node: index for index, layer in enumerate(first.layers)}
     if len(alike) >= _MOSTLY * smaller:
@@ -107,7 +107,7 @@ def _by_name(first: Report, other: Report) -> list[str]:
     return [layer.node for layer in first.layers if ops.get(layer.node) == layer.op]
 
 
-class _MatchedNodes:
+class _SameNodes:
     """The pairs found so far."""
 
     def __init__(self, one: _Graph, two: _Graph) -> None:

@@ -28,6 +28,7 @@ from toolkit.report.parts import Finite as Finite
 from toolkit.report.parts import Measured as Measured
 from toolkit.report.parts import OutputError as OutputError
 from toolkit.report.parts import Part as Part
+from toolkit.report.prediction import PredictionInfo as PredictionInfo
 from toolkit.report.search_parts import LayerHarm as LayerHarm
 from toolkit.report.search_parts import SearchInfo as SearchInfo
 from toolkit.report.search_parts import WeakSpotInfo as WeakSpotInfo
@@ -276,6 +277,7 @@ class Report(Part):
     device: DeviceInfo | None = Field(default=None, description="the engine's own outputs, run on the GPU")
     latency: dict[str, JsonValue] | None = None
     payoff: PayoffInfo | None = Field(default=None, description="what the engine's time goes into, and whether it paid")
+    prediction: PredictionInfo | None = Field(default=None, description="time predicted for a GPU, where one is named")
     search: SearchInfo | None = Field(default=None, description="the precision search, where the recipe has one")
     sensitivity: SensitivityInfo | None = Field(default=None, description="by ``qtool sensitivity``, where it was run")
     bisection: BisectionInfo | None = Field(default=None, description="by ``qtool bisect``, where it was run")

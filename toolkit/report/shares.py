@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from toolkit.base.precision import Precision
 from toolkit.graph.work import Work
 from toolkit.report.findings.words import share_percent, work_share
 from toolkit.report.schema import LayerInfo, Summary
@@ -49,3 +50,9 @@ def share_words(summary: Summary) -> str:
     if asked is not None and asked != share:
         words += f", {share_percent(asked)} requested"
     return words + (f"; the engine hides the precision of {share_percent(hidden)}" if hidden else "")
+
+
+def computes(layers: Iterable[LayerInfo]) -> dict[str, Precision]:
+    """What each node runs in, or was asked to where that is not known."""
+    known = {layer.node: layer.actual.precision or layer.asked_precision for layer in layers}
+    return {node: precision for node, precision in known.items() if precision is not None}

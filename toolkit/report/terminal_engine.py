@@ -8,9 +8,11 @@ from toolkit.base.text import count
 from toolkit.report.console import plain_text, section, table
 from toolkit.report.engine_parts import DeviceInfo, PayoffInfo
 from toolkit.report.findings.accuracy import change, level
+from toolkit.report.findings.prediction import prediction_words, uncounted_words
 from toolkit.report.findings.words import percent
 from toolkit.report.parts import Accuracy
 from toolkit.report.payoff import unpaid
+from toolkit.report.prediction import PredictionInfo
 from toolkit.report.schema import Report
 from toolkit.report.speed import main_comparison
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _MOST_GROUPS = 6
+_MOST_PREDICTED = 8
 
 
 def device_rows(device: DeviceInfo | None) -> list[tuple[str, Accuracy]]:
@@ -32,6 +35,8 @@ def print_engine(report: Report, console: Console) -> None:
     """Print the run on the GPU and the time, as far as they are known."""
     if report.device is not None:
         print_device(report.device, console)
+    if report.prediction is not None:
+        print_prediction(report.prediction, console)
     if report.payoff is not None:
         _print_time(report.payoff, console)
         _print_unpaid(report.payoff, console)
@@ -100,3 +105,20 @@ def _print_unpaid(payoff: PayoffInfo, console: Console) -> None:
         cells = [group.name + more, profile, f"{times.ours_ms:.4f}", f"{times.other_ms:.4f}", group.why]
         grid.add_row(*(plain_text(cell) for cell in cells))
     console.print(grid)
+
+
+def print_prediction(found: PredictionInfo, console: Console, most: int = _MOST_PREDICTED) -> None:
+    """Print a predicted time and the layers that take most of it, each with its bounds."""
+    section(console, f"PREDICTED time on {found.gpu}, from its datasheet: nothing was measured")
+    if found.ms is None:
+        console.print(plain_text(f"  {uncounted_words(found)}"))
+        return
+    console.print(plain_text(f"  {prediction_words(found)}"))
+    names = ("arithmetic, ms", "memory, ms", "launches, ms", "all, ms")
+    grid = table(("layer", "left"), ("type", "left"), *((name, "right") for name in names), ("limited by", "left"))
+    for one in found.layers[:most]:
+        values = (one.arithmetic_ms, one.memory_ms, one.launch_ms, one.ms)
+        grid.add_row(plain_text(one.node), str(one.precision), *(f"{value:.4f}" for value in values), one.bound)
+    console.print(grid)
+    if len(found.layers) > most:
+        console.print(plain_text(f"and {len(found.layers) - most} more"))

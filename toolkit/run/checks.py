@@ -64,6 +64,17 @@ def known_beforehand(job: Job) -> None:
     names_exist(job)
     engine_settings(job.recipe)
     comparable(job)
+    _gpu_known(job)
+
+
+def _gpu_known(job: Job) -> None:
+    from toolkit.search.gpus import gpu_spec
+
+    if job.recipe.report.gpu:
+        try:
+            gpu_spec(job.recipe.report.gpu)
+        except RecipeError as error:
+            raise RecipeError(error.what, where=job.recipe.locate("report", "gpu"), remedy=error.remedy) from error
 
 
 def _cache_is_apart(job: Job) -> None:

@@ -80,3 +80,11 @@ def stripping_passes(recipe: Recipe, allow_code: bool) -> list[Pass]:
 
 def _place(recipe: Recipe, index: int, value: str) -> str:
     return recipe.locate_value(value, "pass", index)
+
+
+def predicts_for(recipe: Recipe, allow_code: bool) -> str:
+    """The GPU that the user named to predict times for: the report's, else a search's own; empty without either."""
+    if recipe.report.gpu:
+        return recipe.report.gpu
+    searches = (step for step in passes_of(recipe, allow_code) if step.role is Role.SEARCH)
+    return next((gpu for step in searches if (gpu := getattr(step, "gpu", ""))), "")

@@ -206,3 +206,6 @@ class ReportSection(Section):
     """``[report]``."""
 
     formats: list[Literal["html", "json"]] = ["html", "json"]
+    gpu: str = Field(
+        "", description="predict the time on this GPU from its datasheet, such as L4; default: a search's own gpu"
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.progress import Progress, silent
+from toolkit.report.prediction import PredictionInfo
 from toolkit.run.ended import EndedRun
 
 ROUNDS = 5
@@ -129,6 +130,21 @@ def time_again(
     ]  # fmt: skip
     gpu = find_gpu()
     return TimedAgain(gpu.name if gpu is not None else "", times, found, told)
+
+
+def predict_again(run: EndedRun, gpu: str) -> PredictionInfo:
+    """The time of a run's final graph on a GPU that need not be here, from its datasheet.
+
+    Raises:
+        RecipeError: no datasheet figures are known for the GPU.
+    """
+    from toolkit.graph.work import facts_at_opt
+    from toolkit.report.prediction import predicted_time
+    from toolkit.report.shares import computes
+
+    model, profiles = run.lowering.model(), run.job.profiles
+    name = next(iter(profiles.names), "default")
+    return predicted_time(gpu, model, facts_at_opt(model, profiles), computes(run.report.layers), run.recipe.rest, name)
 
 
 def _names(run: EndedRun, several: bool) -> tuple[str, dict[str, str]]:

@@ -26,7 +26,7 @@ from toolkit.run.inputs import Inputs
 from toolkit.run.keys import hashes
 from toolkit.run.lock import lock_text
 from toolkit.run.recipe import Recipe
-from toolkit.run.recipe_passes import pass_infos
+from toolkit.run.recipe_passes import pass_infos, predicts_for
 from toolkit.run.step import Record, Step
 from toolkit.run.steps.compare import CompareRecord
 from toolkit.run.steps.device import DeviceRecord
@@ -178,6 +178,7 @@ class ReportStep(Step[ReportRecord]):
                 *self._comparison_warnings(),
             ],
             advised=data_advice(unlike),
+            gpu=predicts_for(self.recipe, self.job.allow_code),
         )
         spots = spots or weak_spots_from_ranges(culprits(report.layers), report.layers, prepared, ranges)
         report.weak_spots = blame_data(spots, prepared, unlike)
