@@ -16,7 +16,9 @@ from toolkit import (
     Names,
     RoundedLayer,
     bias_place,
+    is_settled,
     made_up_for,
+    note_settled,
     response,
     rounded_layers,
 )
@@ -54,7 +56,15 @@ class CorrectBias(Helper):
         if context.dry_run:
             context.journal.noted(Code.DRY_RUN(step="biases"))
             return
-        self._correct_all(model, layers, data, context)
+        settled = [layer.node.name for layer in layers if is_settled(model, layer.node, layer.rounded)]
+        for name in settled:
+            context.journal.declined(name, Code.BIAS_SETTLED())
+        before = len(context.journal.events)
+        self._correct_all(model, [layer for layer in layers if layer.node.name not in settled], data, context)
+        changed = {event.node for event in context.journal.events[before:] if event.kind == "changed"}
+        for layer in rounded_layers(model):
+            if layer.node.name in changed:
+                note_settled(model, layer.node, layer.rounded)
         model.tidy()
 
     def _correct_all(self, model: Model, layers: list[RoundedLayer], data: CalibrationData, context: Context) -> None:

@@ -40,7 +40,6 @@ from toolkit import (
     playing,
     refuse_without_samples,
     session,
-    standing,
 )
 
 _PLACING = (
@@ -286,40 +285,41 @@ class SearchPrecision(InsertQDQ):
         if not self.helpers:
             return search
         few = search.on_few()
-        before = standing(few, search.budget, self.try_ranges)
+        before = search.standing(few)
+        part = context.provider.on_part() if isinstance(context.provider, Calibrator) else context.provider
+        now, trial, last, kept = search, model, context, Journal()
         for name in self.helpers:
-            if not before.distance and search.all_quantized_meets(before.amax):
+            if not before.distance and now.all_quantized_meets(before.amax):
                 break
             # whether it stays is decided here, by the plan's own budget
-            search.simulation.rest()
-            trial, apart = _with_helper(name, model, context, few=True)
+            now.simulation.rest()
+            changed, apart = _with_helper(name, trial, last, part)
             if not apart.journal.of("changed") or context.provider is None:
                 continue
-            exact = few.runner.outcome_of(session(trial, few.outputs, threads=1).run)
+            exact = few.runner.outcome_of(session(changed, few.outputs, threads=1).run)
             few.rest()
             if exact.sqnr_db < _SAME_DB:
                 context.journal.noted(Code.SEARCH_HELPER_UNLIKE(helper=name, float_db=exact.sqnr_db))
                 continue
-            tried = search.on(trial, apart, 1.0 if apart.provider is context.provider else 0.25)
+            tried = search.on(changed, apart, 1.0 if part is context.provider else 0.25)
             fewer = tried.on_few()
-            after = standing(fewer, search.budget, self.try_ranges)
+            after = tried.standing(fewer, before)
             fewer.rest()
             # by the number that is shown too
             better = after.clearly_better(before) and after.outcome.sqnr_db > before.outcome.sqnr_db
-            seen = sum(feed.count for feed in fewer.feeds)
-            worst = after.outcome.output
-            place = {"samples": seen, "output": worst, "behind": fewer.behind(worst)}
-            levels = {"before_db": before.outcome.sqnr_db, "after_db": after.outcome.sqnr_db}
-            context.journal.noted(Code.SEARCH_HELPER(helper=name, applied=better, dtype=self.dtype, **levels, **place))
+            context.journal.noted(search.helper_finding(name, better, before, after))
             if better:
-                if apart.provider is not context.provider:
-                    trial, apart = _with_helper(name, model, context)
-                    tried = search.on(trial, apart)
-                model.become(trial)
-                context.known_ranges = apart.known_ranges
-                context.journal.events += [replace(e, by=self.title()) for e in apart.journal.of("changed")]
-                search, before, few = tried.adopt(model, context, search.budget), after, fewer
-        return search
+                now, trial, last, before = tried, changed, apart, after
+                kept.events += [replace(event, by=self.title()) for event in apart.journal.of("changed")]
+        if trial is model:
+            return search
+        if part is not context.provider:
+            last = replace(last, provider=context.provider, known_ranges=None)
+            now = search.on(trial, last)
+        model.become(trial)
+        context.known_ranges = last.known_ranges
+        context.journal.events += kept.events
+        return now.adopt(model, context, search.budget)
 
     def _try_second_type(self, model: Model, plain: Model, kept: Sequence[str], context: Context) -> Finding:
         """Quantize to ``also`` as many of the layers kept float as the budget allows, in place; what came of it.
@@ -353,11 +353,9 @@ class SearchPrecision(InsertQDQ):
         return found
 
 
-def _with_helper(name: str, model: Model, context: Context, few: bool = False) -> tuple[Model, Context]:
-    """A copy of the model with a helper applied, and its context; with ``few`` all is learnt from few samples."""
-    trial, apart = model.copy(), replace(context.fork(ranges=False), judges_helpers=False)
-    if few and isinstance(context.provider, Calibrator):
-        apart.provider = context.provider.on_part()
+def _with_helper(name: str, model: Model, context: Context, provider: Any) -> tuple[Model, Context]:
+    """A copy of the model with a helper applied, and its context; what is learnt is learnt by ``provider``."""
+    trial, apart = model.copy(), replace(context.fork(ranges=False), judges_helpers=False, provider=provider)
     configure(find(name, allow_code=True), {})(trial, apart)
     return trial, apart
 

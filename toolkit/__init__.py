@@ -69,7 +69,9 @@ if TYPE_CHECKING:
     from toolkit.graph.folding import fold as fold
     from toolkit.graph.forms import Forms as Forms
     from toolkit.graph.forms import constant_affine as constant_affine
+    from toolkit.graph.input_mean import is_settled as is_settled
     from toolkit.graph.input_mean import note_input_mean as note_input_mean
+    from toolkit.graph.input_mean import note_settled as note_settled
     from toolkit.graph.layer_weights import LayerWeights as LayerWeights
     from toolkit.graph.layer_weights import bias_of as bias_of
     from toolkit.graph.macs import macs as macs
@@ -121,7 +123,6 @@ if TYPE_CHECKING:
     from toolkit.search.plan_search import Lower as Lower
     from toolkit.search.plan_search import PlanSearch as PlanSearch
     from toolkit.search.quantizer import Quantizer as Quantizer
-    from toolkit.search.range_methods import standing as standing
     from toolkit.search.search_settings import SearchSettings as SearchSettings
     from toolkit.simulation.channels import collect_channels as collect_channels
     from toolkit.simulation.channels import forget_ranges as forget_ranges
@@ -168,7 +169,7 @@ _HOMES = {
     "graph.facts": "Facts",
     "graph.folding": "Folded fix_dimensions fold",
     "graph.forms": "Forms constant_affine",
-    "graph.input_mean": "note_input_mean",
+    "graph.input_mean": "is_settled note_input_mean note_settled",
     "graph.layer_weights": "LayerWeights bias_of",
     "graph.macs": "macs",
     "graph.names": "Names",
@@ -196,7 +197,6 @@ _HOMES = {
     "search.plan_search": "Lower PlanSearch",
     "search.search_settings": "SearchSettings",
     "search.quantizer": "Quantizer",
-    "search.range_methods": "standing",
     "simulation.channels": "collect_channels forget_ranges sqnr_against",
     "simulation.layer_errors": "ChannelErrors RoundedLayer collect_output_errors rounded_layers",
     "simulation.layer_inputs": "collect_rows readable",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from passes.compensate import Compensate
+from passes.correct_bias import CorrectBias
 from passes.insert_qdq import InsertQDQ
 from passes.shift import Shift
 from tests.conftest import build, node, normal, ops, run, said
@@ -137,3 +138,16 @@ def test_what_the_quantizer_has_made_up_for_is_not_again():
     x = np.concatenate([one["x"] for one in samples])
     right, after = (run(one, {"x": x})[0].mean(axis=(0, 2, 3)) for one in (model, plain))
     assert np.abs(after - right).max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", [Compensate, CorrectBias])
+@pytest.mark.parametrize("form", ["conv", "gemm"])
+def test_what_is_corrected_is_not_corrected_twice(form, kind, tmp_path):
+    model, samples = made(form)
+    once, context = quantized(model, samples)
+    kind(only_if_better=False)(once, context)
+    twice = Model.load(once.copy().save(tmp_path / "once.onnx"))
+    before = twice.fingerprint()
+    again = Context(provider=context.provider)
+    kind(only_if_better=False)(twice, again)
+    assert twice.fingerprint() == before and said(again.journal, Code.BIAS_SETTLED) == [{}]

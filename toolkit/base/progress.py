@@ -120,12 +120,16 @@ class Lines:
 
     def due(self) -> float:
         """Seconds until the next line."""
+        with self._lock:
+            return self._wait()
+
+    def _wait(self) -> float:
         return max(self._last + _EVERY - self._clock(), 0.0)
 
     def tick(self) -> None:
         """Say what is at work if a line is due."""
         with self._lock:
-            if self.due() > 0:
+            if self._wait() > 0:
                 return
             self._last = now = self._clock()
             what, state = next(reversed(self._open.items()), ("at work", _Moment(self._begun, 0, 1, "")))
@@ -148,7 +152,7 @@ class Terminal:
         self._words, self._lines = words, Lines(self._print, words)
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
-        self._over = threading.Event()
+        self._over, self._teller = threading.Event(), threading.Thread(target=self._tell, name="progress", daemon=True)
 
     def __enter__(self) -> Terminal:
         if self.console.is_terminal:
@@ -164,7 +168,7 @@ class Terminal:
             )
             self._bars.start()
         else:
-            threading.Thread(target=self._tell, name="progress", daemon=True).start()
+            self._teller.start()
         return self
 
     def __exit__(
@@ -173,6 +177,9 @@ class Terminal:
         self._over.set()
         if self._bars is not None:
             self._bars.stop()
+        else:
+            # no line comes after the end
+            self._teller.join()
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Move the bar of ``what``, or take it in for the next line."""

@@ -101,6 +101,7 @@ class Code(BaseCode):
     NO_QUANTIZED_WEIGHTS = "no-quantized-weights"
     NOT_SUPPORTED = "not-supported"
     NO_BIAS = "no-bias"
+    BIAS_SETTLED = "bias-settled"
     BIAS_CORRECTED = "bias-corrected"
     MEAN_SHIFT = "mean-shift"
     ROUNDED_WITHOUT_SAMPLES = "rounded-without-samples"

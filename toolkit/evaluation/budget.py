@@ -13,6 +13,8 @@ from toolkit.evaluation.intervals import LimitStanding, enough
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
 
+ON_NOISE = ("min_sqnr_db", "sqnr_db", "variation_db")
+"""The limits on noise, as ``Budget.lacks`` names them."""
 _PRIOR = 500
 _LEAST_LACK = 1e-6
 _BROKEN_SQNR_DB = 3.0

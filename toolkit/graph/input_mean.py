@@ -1,10 +1,12 @@
-"""Notes in a model's metadata: the mean of what a layer reads, by which whoever rounds its weights corrects its bias.
+"""Notes in a model's metadata: the mean of what a layer reads, by which whoever rounds its weights corrects its bias,
+and the rounded weights whose error a bias was measured against.
 
 They go with the model from the pass that changes an activation to the one that rounds the weights of its readers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -13,7 +15,7 @@ import onnx_graphsurgeon as gs
 from toolkit.base.types import Array
 from toolkit.graph.model import Model
 
-_MEAN, _CORRECTED = "qtool.input_mean", "qtool.corrected_mean"
+_MEAN, _CORRECTED, _SETTLED = "qtool.input_mean", "qtool.corrected_mean", "qtool.bias_settled_for"
 
 
 def note_input_mean(model: Model, node: gs.Node, mean: Array) -> None:
@@ -41,6 +43,20 @@ def mark_open(model: Model, node: gs.Node) -> None:
     """Say that the noted mean is not made up for any more: the weights are as they were before their rounding."""
     own = model.metadata[node.name]
     own[_MEAN] = own.pop(_CORRECTED)
+
+
+def note_settled(model: Model, node: gs.Node, rounded: Array) -> None:
+    """Say that the bias of a quantized layer makes up for all that these rounded weights do on samples."""
+    model.metadata.setdefault(node.name, {})[_SETTLED] = _digest(rounded)
+
+
+def is_settled(model: Model, node: gs.Node, rounded: Array) -> bool:
+    """Whether it does so already: what is measured once more would be corrected twice."""
+    return model.metadata.get(node.name, {}).get(_SETTLED) == _digest(rounded)
+
+
+def _digest(values: Array) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values, np.float32).tobytes()).hexdigest()[:16]
 
 
 def _read(model: Model, node: gs.Node, key: str) -> Array | None:

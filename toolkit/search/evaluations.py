@@ -17,13 +17,13 @@ from toolkit.search.again import again
 from toolkit.search.cost import CostModel
 from toolkit.search.racing import clear, plan_key, rounds
 from toolkit.search.searched_plan import SearchedPlan
-from toolkit.search.spending import Spending
+from toolkit.search.spending import FLOAT_PRICE, Spending
 from toolkit.simulation.runner import StateRun
 from toolkit.simulation.simulation import Simulation
 from toolkit.simulation.switches import Config
 
 SCHEMA = "qtool-search-1"
-_FLOAT_PRICE, _RICH = 1.3, 5.0
+_RICH = 5.0
 _PREDICTIONS = 2000
 """How often a time is predicted while looking for faster plans; each places the pairs anew."""
 _SETTLED = 3
@@ -49,6 +49,7 @@ class Evaluations:
         best: a file that holds the best plan so far, at any moment.
         progress: called with what is being done, how much is done, and of how much.
         spending: what may be spent, and what was before; no limit where None.
+        missed: by what plans that meet the budget here are known to miss it otherwise, by ``plan_key`` and limit.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class Evaluations:
         best: Path | None = None,
         progress: Progress | None = None,
         spending: Spending | None = None,
+        missed: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         self.simulation, self.budget, self.cost = simulation, budget, cost
+        self._missed = missed or {}
         self.limit = evaluations or 8 * math.ceil(math.log2(max(len(simulation.names), 2))) + 16
         self.try_ranges, self.prefer = try_ranges, prefer
         self.spending = spending or Spending()
@@ -93,7 +96,7 @@ class Evaluations:
         self._rounds = rounds(len(runner.feeds)) if self.spending.limited else [len(runner.feeds)]
         self._whole_price = runner.price(self.simulation.config(()))
         self.spending.know(runner.macs)
-        self.spending.pay(0.0 if ran else _FLOAT_PRICE)
+        self.spending.pay(0.0 if ran else FLOAT_PRICE)
 
     # ---------------------------------------------------------------- one plan
 
@@ -167,7 +170,7 @@ class Evaluations:
             outcome = self._probes[key].run(count)
         seconds = self.cost.time(kept)
         reference = runner.float_on(count)
-        lacks = self.budget.lacks(outcome, reference, seconds)
+        lacks = self.budget.lacks(outcome, reference, seconds) | (dict(self._missed.get(key, {})) if whole else {})
         known = None if whole else clear(self.budget, outcome, reference, count / len(runner.feeds))
         plan = SearchedPlan(
             tuple(sorted(kept)), dict(self.amax), outcome, lacks, seconds, self.cost.share(kept), count,

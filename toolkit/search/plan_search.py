@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 from toolkit.base.errors import ModelError, RecipeError
 from toolkit.base.gpu import find_gpu
@@ -17,7 +18,7 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
-from toolkit.evaluation.budget import Budget
+from toolkit.evaluation.budget import ON_NOISE, Budget
 from toolkit.evaluation.metric_base import MetricOptions
 from toolkit.graph.macs import macs
 from toolkit.graph.model import Model
@@ -28,12 +29,13 @@ from toolkit.search.gpus import GpuSpec, known_as
 from toolkit.search.kept_reason import kept_reason
 from toolkit.search.layer_times import LayerTimes
 from toolkit.search.quantizer import Quantizer
-from toolkit.search.racing import meets
+from toolkit.search.racing import meets, plan_key
+from toolkit.search.range_methods import Standing, standing
 from toolkit.search.search import Search, SearchResult
 from toolkit.search.search_budget import Judged, budget_for
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
 from toolkit.search.search_settings import SearchSettings
-from toolkit.search.spending import CALIBRATION_PRICE, FEW_PRICE, SPOTS_PRICE, TYPES_PRICE, Spending
+from toolkit.search.spending import CALIBRATION_PRICE, FLOAT_PRICE, SPOTS_PRICE, TYPES_PRICE, Spending
 from toolkit.search.times import EngineTimes, confirmed, earlier_times, gpu_for
 from toolkit.search.weak_spots import weak_spots
 from toolkit.simulation.simulation import Settings, Simulation
@@ -106,15 +108,42 @@ class PlanSearch:
         """The same search on another form of the model, that a helper pass made by such a share of the samples."""
         self.spending.pay(CALIBRATION_PRICE * share)
         same = self.lower, self.reference, self.name, self.by, self.spending
-        return PlanSearch(self.quantizer, self.settings, model, context, *same)
+        made = PlanSearch(self.quantizer, self.settings, model, context, *same)
+        made.budget = self.budget
+        return made
 
     def on_few(self) -> Simulation:
         """The simulation on an eighth of the samples."""
         total = sum(feed.count for feed in self.simulation.feeds)
         if 2 * (few := max(_LEAST_FEW, -(-total // _FEW))) > total:
             return self.simulation
-        self.spending.pay(FEW_PRICE * few / total)
         return self.simulation.on(replace(self.simulation.settings, samples=few))
+
+    def standing(self, few: Simulation, like: Standing | None = None) -> Standing:
+        """How all layers quantized do on ``few`` of the samples, with the method that suits them best.
+
+        Args:
+            few: this search's simulation on some of its samples.
+            like: only its method is tried, besides the recipe's.
+        """
+        part = sum(feed.count for feed in few.feeds) / sum(feed.count for feed in self.simulation.feeds)
+        self.spending.pay(0.0 if few.ran else FLOAT_PRICE * part)
+        return standing(few, self.budget, self.settings.try_ranges, like, lambda price: self.spending.pay(price * part))
+
+    def helper_finding(self, name: str, applied: bool, before: Standing, after: Standing) -> Finding:
+        """What a helper does with all layers quantized: in dB, and in the task's measure where there is one."""
+        worst = after.outcome.output
+        values: dict[str, Any] = {
+            "before_db": before.outcome.sqnr_db,
+            "after_db": after.outcome.sqnr_db,
+            "samples": after.samples,
+            "output": worst,
+            "behind": self.simulation.behind(worst),
+        }
+        if before.share is not None and after.share is not None:
+            metric = self.simulation.settings.metric or ""
+            values |= {"before_share": before.share, "after_share": after.share, "metric": metric}
+        return Code.SEARCH_HELPER(helper=name, applied=applied, dtype=self.quantizer.dtype, **values)
 
     def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:
         """Whether everything quantized with these ranges meets the budget on all samples."""
@@ -192,10 +221,12 @@ class PlanSearch:
         best = folder / f"{self.name}_best.json" if folder is not None else None
         log = Log(folder / f"{self.name}.jsonl" if folder is not None else None, simulation.fingerprint(), needs_now)
 
+        otherwise: dict[str, dict[str, float]] = {}
+
         def run(demand: Budget) -> tuple[Search, SearchResult]:
             search = Search(
                 simulation, demand, cost, prefer=prefer, evaluations=own.evaluations, try_ranges=own.try_ranges,
-                log=log, best=best, progress=context.progress, spending=self.spending,
+                log=log, best=best, progress=context.progress, spending=self.spending, missed=otherwise,
             )  # fmt: skip
             found = search.run()
             if engines is not None and times.seconds and prefer == "time":
@@ -220,7 +251,11 @@ class PlanSearch:
             if demand.min_sqnr_db is not None and "min_sqnr_db" in lacks:
                 # by less the plan that is known to miss it would be found again
                 lacks["min_sqnr_db"] += max(found.best.outcome.sqnr_db - demand.min_sqnr_db - demand.margin, 0.0)
-            demand = demand.tightened(lacks)
+            noisy = {name: lack for name, lack in lacks.items() if name in ON_NOISE}
+            if len(noisy) < len(lacks):
+                # which of few answers change is chance: a tighter limit on them would be one on luck
+                otherwise[plan_key(found.best.kept, found.best.amax)] = lacks
+            demand = demand.tightened(noisy)
         self._doubts(found)
         # the search may have taken other ranges: those are what its layers were measured with
         self._record(found, search.simulation, cost, prefer)

@@ -18,7 +18,7 @@ _UNKNOWN = 0.3
 _DOUBT = 4.0
 """How much less harms are believed that were measured with other ranges."""
 
-OutcomeScore = Callable[[Outcome], float]
+OfNoise = Callable[[Outcome], float]
 
 
 class Proposing(Evaluations):
@@ -33,7 +33,7 @@ class Proposing(Evaluations):
     def _propose(
         self,
         harm: Mapping[str, float],
-        measure: OutcomeScore,
+        measure: OfNoise,
         known: Sequence[tuple[str, Outcome]] = (),
         first: bool = False,
     ) -> None:
@@ -46,6 +46,8 @@ class Proposing(Evaluations):
             first: whether the first plan within the budget is enough.
         """
         price = {name: self._price(name) for name in harm}
+        # what is too dear to be run further
+        left = set[frozenset[str]]()
         while self._left() > 0 and not (first and self.best is not None and self.best.passes):
             noise, limit = self._learnt(harm, measure, known)
             assert self.best is not None
@@ -53,21 +55,29 @@ class Proposing(Evaluations):
             spare = self._given_up(kept)
             own = [plan for plan in self.plans if plan.amax == self.amax]
             done = {frozenset(plan.kept) for plan in own if plan.whole or plan.clear is not None}
-            proposed = Proposals(noise, limit, price).best(kept, spare, done)
+            proposed = Proposals(noise, limit, price).best(kept, spare, done | left)
             # what keeping a layer costs hangs on its neighbours where times decide
             proposed = [one for one in proposed if self.prefer != "time" or self._given_up(one) < spare]
-            if not proposed:
-                if self.best.whole or not self.best.passes:
-                    break
+            if proposed:
+                before = next((plan for plan in own if set(plan.kept) == set(proposed[0])), None)
+                plan = self._evaluate(proposed[0], until=self._until(before))
+                if plan is before:
+                    left.add(frozenset(plan.kept))
+            elif self.best.whole or not self.best.passes or self.best.amax != self.amax:
+                break
+            else:
                 self._evaluate(self.best.kept, sure=True)
-                continue
-            before = next((plan.batches for plan in own if set(plan.kept) == set(proposed[0])), 0)
-            self._evaluate(proposed[0], until=1 + sum(count <= before for count in self._rounds))
         assert self.best is not None
         if not self.best.passes:
             self._confirm(harm, measure, known)
 
-    def _confirm(self, harm: Mapping[str, float], measure: OutcomeScore, known: Sequence[tuple[str, Outcome]]) -> None:
+    def _until(self, before: SearchedPlan | None) -> int | None:
+        """The next of the rounds; all of them where limits on answers decide, of which a part of them tells little."""
+        if self._exact() is None:
+            return None
+        return 1 + sum(count <= before.batches for count in self._rounds) if before is not None else 1
+
+    def _confirm(self, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]]) -> None:
         """Nothing meets the budget for sure: run the likeliest plan on all samples, and then what keeps all float."""
         open_ones = [plan for plan in self.plans if plan.amax == self.amax and not plan.whole and plan.clear is None]
         if open_ones and self.spending.left(self._whole_price):
@@ -81,7 +91,7 @@ class Proposing(Evaluations):
             self._evaluate(self.simulation.names)
 
     def _learnt(
-        self, harm: Mapping[str, float], measure: OutcomeScore, known: Sequence[tuple[str, Outcome]]
+        self, harm: Mapping[str, float], measure: OfNoise, known: Sequence[tuple[str, Outcome]]
     ) -> tuple[PlanNoise, NoiseLimit]:
         """What all plans with the ranges now in use have shown."""
         own = [plan for plan in self.plans if plan.amax == self.amax]
@@ -112,9 +122,7 @@ class Proposing(Evaluations):
             return None
         return float(10 ** (-(budget.min_sqnr_db + budget.margin) / 10))
 
-    def _estimated(
-        self, plan: SearchedPlan, whole: Sequence[SearchedPlan], measure: OutcomeScore
-    ) -> tuple[float, float]:
+    def _estimated(self, plan: SearchedPlan, whole: Sequence[SearchedPlan], measure: OfNoise) -> tuple[float, float]:
         """A plan's noise on all samples, and how far it may be off as a share.
 
         Of a plan that ran on a part of them, by the ratio of the two at the plan nearest in noise that ran on all.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
@@ -11,6 +12,7 @@ import onnx_graphsurgeon as gs
 from pydantic import Field, NonNegativeFloat
 
 from toolkit.base.errors import QtoolError, RangesError
+from toolkit.base.files import sha256_json
 from toolkit.base.precision import FLOATS, Precision
 from toolkit.base.types import Array
 from toolkit.contract.bench import Bench, Candidate
@@ -257,17 +259,20 @@ class Quantizer(Pass):
         except RangesError:
             context.journal.noted(Code.ROUNDED_WITHOUT_SAMPLES())
             return plain
-        # of a model under work, so that a search and the insertion after it choose once
-        known = context.roundings.setdefault(model.fingerprint(), {})
         placement = placement if placement is not None else self.placement(model, context)
         wanted = {use.node for p in placement.pairs.values() if p.weight for use in p.uses if use.index == 1}
-        nodes = [node for node in model.nodes if node.name in wanted and node.name not in known]
-        if nodes:
-            found = round_on_samples(model, nodes, data)
-            known.update({node.name: found for node in nodes})
-        return replace(
-            plain, chosen={key: one for name in sorted(wanted & known.keys()) for key, one in known[name].items()}
-        )
+        nodes = [node for node in model.nodes if node.name in wanted]
+        # a search, its trials and the insertion after it choose once for a layer that is the same in all of them
+        keys = {node.name: _rounding_key(model, node, len(data)) for node in nodes}
+        known = context.roundings
+        # layers that read one weight round it together
+        fresh = {node.inputs[1].name for node in nodes if keys[node.name] not in known}
+        nodes_fresh = [node for node in nodes if node.inputs[1].name in fresh]
+        if nodes_fresh:
+            found = round_on_samples(model, nodes_fresh, data)
+            for node in nodes_fresh:
+                known[keys[node.name]] = {key: one for key, one in found.items() if key[0] == node.inputs[1].name}
+        return replace(plain, chosen={key: one for node in nodes for key, one in known[keys[node.name]].items()})
 
     def _take(
         self, back: gs.Node, chosen: RoundedWeight, readers: Sequence[gs.Node], names: Names, context: Context
@@ -385,6 +390,17 @@ class Quantizer(Pass):
         if value == 0:
             context.journal.noted(Code.DEAD(tensor=pair.tensor), pair.uses[0].node)
         return storable_scale(value, self.precision)
+
+
+def _rounding_key(model: Model, node: gs.Node, samples: int) -> str:
+    """What the rounding of a layer's weights depends on, as long as the model computes the same: SHA-256, in hex.
+
+    A helper that changes what a layer reads changes its weights too, or notes the mean of what it reads.
+    """
+    weight, mean = model.constant(node.inputs[1]), input_mean(model, node)
+    values = hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest() if weight is not None else ""
+    noted = mean.tolist() if mean is not None else []
+    return sha256_json([node.name, *(tensor.name for tensor in node.inputs[:2]), values, noted, samples])
 
 
 def _explained(node: gs.Node, refusal: Refusal, journal: Journal) -> Finding:

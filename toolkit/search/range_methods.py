@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.simulation.simulation import Simulation
 
-_DIFFER = 0.03
+_DIFFER, _NEARER = 0.03, 0.8
 
 
 def alternatives(simulation: Simulation, tensor: str, now: float) -> list[float]:
@@ -61,27 +61,54 @@ class Standing:
         distance: from the budget; 0 where it is met.
         outcome: what it does to the outputs.
         amax: the ranges that differ from calibration's.
+        method: the one that gives them; empty for the recipe's own.
+        samples: on how many.
     """
 
     distance: float
     outcome: Outcome
     amax: Mapping[str, float] = field(default_factory=dict)
+    method: str = ""
+    samples: int = 0
+
+    @property
+    def share(self) -> float | None:
+        """The metric, else the share of answers that stay in the worst part; None where neither is known."""
+        shares = [tally.share for tally in self.outcome.tallies]
+        return self.outcome.metric if self.outcome.metric is not None else min(shares, default=None)
 
     def clearly_better(self, other: Standing) -> bool:
-        """Whether it is worth a changed graph: much nearer to the budget, or as near with half the noise."""
-        if self.distance < 0.8 * other.distance:
+        """Whether it is worth a changed graph: nearer to the budget, or hardly further with less noise, by 1 dB."""
+        if self.distance < _NEARER * other.distance:
             return True
-        return self.distance <= other.distance and self.outcome.noise < 0.5 * other.outcome.noise
+        return self.distance <= other.distance / _NEARER and self.outcome.noise < _NEARER * other.outcome.noise
 
 
-def standing(simulation: Simulation, budget: Budget, try_ranges: bool = True) -> Standing:
-    """The best of all methods, or the recipe's own alone where ``try_ranges`` is off."""
-    reference = simulation.runner.float_outcome
-    ranges = [{}, *(amax for _, amax in whole_model(simulation))] if try_ranges else [{}]
-    found = []
-    for amax in ranges:
-        outcome = simulation.without((), amax)
-        found.append(Standing(budget.distance(budget.lacks(outcome, reference)), outcome, amax))
-        if amax == {} and budget.safely(outcome, reference):
+def standing(
+    simulation: Simulation,
+    budget: Budget,
+    try_ranges: bool = True,
+    like: Standing | None = None,
+    pay: Callable[[float], None] = lambda price: None,
+) -> Standing:
+    """The best of all methods.
+
+    Args:
+        simulation: the model and its samples.
+        budget: what must hold.
+        try_ranges: whether other methods than the recipe's own are tried.
+        like: only its method is tried, besides the recipe's own.
+        pay: told what each run costs, in runs of the float model over these samples.
+    """
+    reference, runner = simulation.runner.float_outcome, simulation.runner
+    ranges: list[tuple[str, dict[str, float]]] = [("", {})]
+    ranges += [one for one in whole_model(simulation) if like is None or one[0] == like.method] if try_ranges else []
+    found, samples = [], sum(feed.count for feed in simulation.feeds)
+    for method, amax in ranges:
+        config = simulation.config((), amax)
+        pay(runner.price(config))
+        outcome = runner.run(config)
+        found.append(Standing(budget.distance(budget.lacks(outcome, reference)), outcome, amax, method, samples))
+        if not method and budget.safely(outcome, reference):
             break
     return min(found, key=lambda one: (one.distance, one.outcome.noise))

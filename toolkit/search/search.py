@@ -190,7 +190,7 @@ class Search(Proposing):
         replaced = {tensor for tensor, amax in self.amax.items() if own.get(tensor) != amax}
         if not replaced:
             return plan
-        better = self._evaluate((), until=None if self._rich else 1, sure=True)
+        better = self._evaluate((), until=sum(count <= plan.batches for count in self._rounds), sure=True)
         if self._rank(better) > self._rank(plan):
             self.amax = own
             return plan

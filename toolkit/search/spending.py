@@ -14,8 +14,8 @@ from toolkit.graph.meter import computed
 
 PLENTY = 10**9
 """What is left where there is no limit."""
-CALIBRATION_PRICE, FEW_PRICE, TYPES_PRICE, SPOTS_PRICE = 4.0, 5.0, 2.0, 1.0
-"""In float inferences: of another form of the model, of all methods (on few samples it is their share), of a check in
+FLOAT_PRICE, CALIBRATION_PRICE, TYPES_PRICE, SPOTS_PRICE = 1.3, 4.0, 2.0, 1.0
+"""In float inferences: of the first run of the float model, of the ranges of another form of the model, of a check in
 the real types, and of what explains the worst layers."""
 _USUAL = 20.0
 _PRICED = 0.95

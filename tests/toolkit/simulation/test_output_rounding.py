@@ -11,6 +11,7 @@ from toolkit.calibration.provider import Calibrator
 from toolkit.calibration.weight_rounding import round_for_output
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.data.dataset import CalibrationData
+from toolkit.search import quantizer
 from toolkit.search.plan_search import PlanSearch
 from toolkit.search.search_settings import SearchSettings
 from toolkit.simulation.channels import sqnr_against
@@ -114,6 +115,28 @@ def test_a_search_sees_the_same_weights():
         twin = model.copy()
         InsertQDQ(exclude=kept, weights="output")(twin, Context(provider=context.provider, known_ranges=sim.ranges))
         assert sim.without(kept).sqnr_db == pytest.approx(sqnr_against(model, twin, data), abs=0.01)
+
+
+def test_a_trial_rounds_again_only_what_it_changed(monkeypatch):
+    nodes = [node("Gemm", ["x", "w"], ["h"]), node("Gemm", ["h", "v"], ["y"])]
+    weights = {"w": normal(WIDTH, 8, seed=1), "v": normal(8, 4, seed=2)}
+    model = Model.from_proto(build(nodes, {"x": ["n", WIDTH]}, {"y": ["n", 4]}, weights))
+    data = CalibrationData.open([{"x": row[None]} for row in mixed([WIDTH], 24)], model)
+    context, rounded = Context(provider=Calibrator(data, method="minmax")), []
+    plain = quantizer.round_on_samples
+    monkeypatch.setattr(
+        quantizer, "round_on_samples",
+        lambda model, nodes, data: rounded.append([one.name for one in nodes]) or plain(model, nodes, data),
+    )  # fmt: skip
+    first, second = (one.name for one in model.nodes)
+    InsertQDQ(weights="output").rounder(model, context)
+    # what is noted of an input is part of what the weights are rounded for, and weights that are halved are others
+    noted, halved = model.copy(), model.copy()
+    note_input_mean(noted, noted.node(second), np.full(8, 0.5))
+    halved.node(first).inputs[1].values = weights["w"] / 2
+    for trial in (model.copy(), noted, halved):
+        InsertQDQ(weights="output").rounder(trial, context.fork())
+    assert rounded == [[first, second], [second], [first]]
 
 
 def test_a_layer_that_is_too_wide_is_named(monkeypatch):

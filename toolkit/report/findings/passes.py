@@ -115,6 +115,7 @@ PASSES: Table = {
     ),
     Code.NO_QUANTIZED_WEIGHTS: lambda: f"No layer has quantized weights: put {pass_for(Role.QUANTIZE)} before.",
     Code.NOT_SUPPORTED: "biases of {op} are not corrected",
+    Code.BIAS_SETTLED: "its bias makes up for the rounding of its weights already",
     Code.NO_BIAS: "it has no bias, and no Add of a constant vector follows it",
     Code.BIAS_CORRECTED: "bias of '{holder}' corrected",
     Code.MEAN_SHIFT: "rounding its weights shifts the mean of an output channel by up to {shift:.3g}",

@@ -28,7 +28,7 @@ def _in_types(rest: str, limits: tuple[str, ...], by: tuple[float, ...], searche
     next_step = (
         f"It is taken all the same after {searches} searches; set a larger margin."
         if last
-        else "The search continues with budgets tightened by that much."
+        else "The search goes on with that taken into account."
     )
     missed = misses(limits, by)
     return f"In {rest.upper()} the chosen plan misses {missed}, unlike its simulation in float32. {next_step}"
@@ -72,12 +72,15 @@ def _all_float(by_time: bool, faster: int) -> str:
 
 def _helper(
     helper: str, applied: bool, dtype: str, before_db: float | str, after_db: float | str, samples: int, output: str,
-    behind: str = "",
+    behind: str = "", metric: str = "", before_share: float | None = None, after_share: float | None = None,
 ) -> str:  # fmt: skip
-    text = (
-        f"{helper}: SQNR of {output_words(output, behind)} with all layers in {dtype.upper()} is {db(after_db)} on "
-        f"{count(samples, 'sample')} ({db(before_db)} before)"
-    )
+    text = f"{helper}: SQNR of {output_words(output, behind)} with all layers in {dtype.upper()} is {db(after_db)}"
+    text += f" ({db(before_db)} before)"
+    if before_share is not None and after_share is not None:
+        what = metric or "answers unchanged"
+        shown = [f"{one:.3f}" if metric else percent(one, 1) for one in (after_share, before_share)]
+        text += f", {what} {shown[0]} ({shown[1]} before)"
+    text += f", on {count(samples, 'sample')}"
     return f"{text}." if applied else f"{text}; not applied."
 
 
