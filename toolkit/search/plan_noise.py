@@ -97,28 +97,30 @@ class NoiseLimit:
 
     Args:
         most: the noise of the plan that quantizes everything.
-        exact: the limit, where the budget is one on noise; None where it is to be learnt.
+        exact: the limit on noise, where the budget has one.
+        learnt: whether it has others too, of which it is to be learnt what noise they allow.
     """
 
-    def __init__(self, most: float, exact: float | None) -> None:
+    def __init__(self, most: float, exact: float | None, learnt: bool) -> None:
         top = math.log(most) if 0 < most < math.inf else 0.0
-        if exact is not None:
-            self._at, self._weight, self._tie = np.asarray([math.log(exact)]), np.ones(1), 0.0
-        else:
-            depth = np.linspace(-1.0, _DEPTH, _STEPS)
-            self._at, self._weight, self._tie = top - depth, np.exp(-np.maximum(depth, 0) / _FADES), _TIE
+        depth = np.linspace(-1.0, _DEPTH, _STEPS)
+        self._exact, self._learnt = math.log(exact) if exact is not None else math.inf, learnt
+        self._at, self._weight = top - depth, np.exp(-np.maximum(depth, 0) / _FADES)
 
     def saw(self, noise: float, meets: bool) -> None:
-        """Take in whether a plan of such noise met the budget."""
-        if self._tie and 0 < noise < math.inf:
-            chance = _normal((self._at - math.log(noise)) / self._tie)
+        """Take in whether a plan of such noise met the limits that are learnt."""
+        if 0 < noise < math.inf:
+            chance = _normal((self._at - math.log(noise)) / _TIE)
             self._weight = self._weight * (chance if meets else 1 - chance)
             self._weight = np.maximum(self._weight / self._weight.sum(), 1e-9)
 
     def chance(self, level: Array, spread: Array) -> Array:
         """The probability that plans meet it, whose noise has such logarithms and standard deviations; [plans]."""
-        wide = np.sqrt(spread**2 + self._tie**2) + 1e-9
-        return np.asarray(_normal((self._at - level[:, None]) / wide[:, None]) @ self._weight / self._weight.sum())
+        found = _normal((self._exact - level) / (spread + 1e-9))
+        if self._learnt:
+            wide = np.sqrt(spread**2 + _TIE**2)
+            found = found * (_normal((self._at - level[:, None]) / wide[:, None]) @ self._weight / self._weight.sum())
+        return np.asarray(found)
 
 
 def _normal(value: Array) -> Array:

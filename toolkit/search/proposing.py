@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+from toolkit.evaluation.budget import ON_NOISE
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.evaluations import Evaluations
 from toolkit.search.plan_noise import NoiseLimit, PlanNoise
@@ -73,7 +74,7 @@ class Proposing(Evaluations):
 
     def _until(self, before: SearchedPlan | None) -> int | None:
         """The next of the rounds; all of them where limits on answers decide, of which a part of them tells little."""
-        if self._exact() is None:
+        if self.budget.min_sqnr_db is None:
             return None
         return 1 + sum(count <= before.batches for count in self._rounds) if before is not None else 1
 
@@ -102,25 +103,18 @@ class Proposing(Evaluations):
         for plan in own:
             noise.saw(plan.kept, *self._estimated(plan, whole, measure))
         everything = next((measure(plan.outcome) for plan in own if not plan.kept), sum(noise.harm))
-        limit = NoiseLimit(everything, self._exact())
+        budget = self.budget
+        exact = 10 ** (-(budget.min_sqnr_db + budget.margin) / 10) if budget.min_sqnr_db is not None else None
+        limit = NoiseLimit(everything, exact, self._on_answers)
         for plan in own:
             if plan.whole or plan.clear is not None:
-                limit.saw(measure(plan.outcome), plan.passes)
+                limit.saw(measure(plan.outcome), not set(plan.lacks) - set(ON_NOISE))
         return noise, limit
 
-    def _exact(self) -> float | None:
-        """The limit on noise where it decides alone, in noise over signal."""
-        budget = self.budget
-        shares = (
-            budget.max_drop,
-            budget.max_relative_drop,
-            budget.min_value,
-            budget.min_agreement,
-            budget.min_unchanged,
-        )
-        if budget.min_sqnr_db is None or budget.by_task or any(limit is not None for limit in shares):
-            return None
-        return float(10 ** (-(budget.min_sqnr_db + budget.margin) / 10))
+    @property
+    def _on_answers(self) -> bool:
+        """Whether there are limits on answers too, or on what a metric makes of them."""
+        return self.budget.by_task or any(limit is not None for limit in self.budget.on_answers)
 
     def _estimated(self, plan: SearchedPlan, whole: Sequence[SearchedPlan], measure: OfNoise) -> tuple[float, float]:
         """A plan's noise on all samples, and how far it may be off as a share.

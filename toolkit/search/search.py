@@ -14,7 +14,7 @@ from toolkit.search.range_methods import alternatives, methods_of, whole_model
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.sensitivity import Sensitivity, exact, reliability
 
-_BETTER = 0.7
+_BETTER, _QUIETER = 0.7, 0.95
 _EXPONENTS = (0.25, 1.0)
 """How much a layer's price counts in the order of layers: little, so that few layers do it, then in full."""
 _FEW = 2
@@ -273,7 +273,11 @@ class Search(Proposing):
         if not self.best.passes:
             self.notes.append(Code.SEARCH_NEAREST())
             return
-        other = self._rich and self._with_best_ranges(self.best.kept)
+        other = False
+        if self.try_ranges and self._rich:
+            plan = self._evaluate(self.best.kept, sure=True)
+            # ranges that cut off outliers may look good on a part of the samples alone
+            other = self._quieter_ranges(plan) if plan.meets else self._with_best_ranges(plan.kept)
         self._propose(harm, measure, () if other else left_out)
 
     def _choose(self, harm: Mapping[str, float]) -> None:
@@ -306,6 +310,31 @@ class Search(Proposing):
                 self._evaluate(kept, until=1)
         self._best_of(kept, tried)
         return self.amax != own
+
+    def _quieter_ranges(self, own: SearchedPlan) -> bool:
+        """Use the ranges with the least noise for this plan, which ran on all samples; whether they are others.
+
+        They are compared on the same few batches, and the quietest then on all.
+        """
+        count, parts = self._rounds[0], own.outcome.parts
+        if len(parts) != own.of or not own.whole:
+            return False
+        least, found = _QUIETER * sum(parts[i] for i in self.simulation.runner.order[:count]) / count, None
+        for amax in ({}, *self._methods):
+            if amax == own.amax or self._left() <= 1:
+                continue
+            self.amax = dict(amax)
+            plan = self._evaluate(own.kept, until=1)
+            noise = sum(plan.outcome.parts) / len(plan.outcome.parts)
+            if plan.batches == count and noise < least:
+                least, found = noise, self.amax
+        self.amax = dict(own.amax)
+        if found is not None:
+            self.amax = found
+            plan = self._evaluate(own.kept, sure=True)
+            if not plan.meets or plan.outcome.noise >= own.outcome.noise:
+                self.amax = dict(own.amax)
+        return self.amax != own.amax
 
     def _order(self, harm: Mapping[str, float], exponent: float) -> list[str]:
         """Groups by noise removed for what keeping them float costs, the best bargain first."""

@@ -39,12 +39,12 @@ def test_two_layers_that_are_only_good_together_stay_together():
     noise.saw([], 0.15)
     noise.saw(["a"], 1.1)
     noise.saw(["b"], 1.1)
-    proposals = Proposals(noise, NoiseLimit(1.0, 0.12), {"a": 1.0, "b": 1.0, "c": 1.0})
+    proposals = Proposals(noise, NoiseLimit(1.0, 0.12, False), {"a": 1.0, "b": 1.0, "c": 1.0})
     assert proposals.best("abc", 3.0, [frozenset()])[0] == ["c"]
 
 
 def test_the_limit_lies_between_what_met_the_budget_and_what_did_not():
-    limit = NoiseLimit(1.0, None)
+    limit = NoiseLimit(1.0, None, True)
     at = np.log([0.5, 0.05, 0.0005])
     before = limit.chance(at, np.zeros(3))
     assert (np.diff(before) > 0).all()
@@ -53,13 +53,13 @@ def test_the_limit_lies_between_what_met_the_budget_and_what_did_not():
     limit.saw(0.01, meets=True)
     found = limit.chance(at, np.zeros(3))
     assert found[0] < 0.05 and found[0] < found[1] < found[2] and found[2] > 0.95
-    exact = NoiseLimit(1.0, 0.01).chance(np.log([0.011, 0.009]), np.full(2, 0.01))
+    exact = NoiseLimit(1.0, 0.01, False).chance(np.log([0.011, 0.009]), np.full(2, 0.01))
     assert exact[0] < 1e-3 and exact[1] > 0.999
 
 
 def test_the_plan_that_gains_most_and_may_meet_the_budget_comes_first():
     proposals = Proposals(
-        PlanNoise({"a": 1.0, "b": 0.01, "c": 0.02}), NoiseLimit(1.0, 0.5), {"a": 1.0, "b": 5.0, "c": 1.0}
+        PlanNoise({"a": 1.0, "b": 0.01, "c": 0.02}), NoiseLimit(1.0, 0.5, False), {"a": 1.0, "b": 5.0, "c": 1.0}
     )
     assert proposals.best(["a", "b", "c"], 7.0, [])[0] == ["a"]
     assert ["a"] not in proposals.best(["a", "b", "c"], 7.0, [frozenset("a")])
@@ -69,7 +69,7 @@ def test_the_plan_that_gains_most_and_may_meet_the_budget_comes_first():
 def test_one_dear_layer_goes_back_for_two_cheap_ones():
     noise = PlanNoise({"dear": 0.5, "x": 0.3, "y": 0.3})
     noise.saw(["dear"], 0.6)
-    proposals = Proposals(noise, NoiseLimit(1.1, 0.7), {"dear": 10.0, "x": 1.0, "y": 1.0})
+    proposals = Proposals(noise, NoiseLimit(1.1, 0.7, False), {"dear": 10.0, "x": 1.0, "y": 1.0})
     assert set(proposals.best(["dear"], 10.0, [frozenset(["dear"])])[0]) <= {"x", "y"}
 
 
@@ -78,6 +78,6 @@ def test_a_thousand_layers_take_no_table_of_their_cubes():
     harm = dict(zip(map(str, range(1000)), random.lognormal(0, 2, 1000)))
     noise = PlanNoise(harm)
     noise.saw([], sum(harm.values()))
-    proposals = Proposals(noise, NoiseLimit(1.0, sum(harm.values()) / 10), dict.fromkeys(harm, 1.0))
+    proposals = Proposals(noise, NoiseLimit(1.0, sum(harm.values()) / 10, False), dict.fromkeys(harm, 1.0))
     best = proposals.best(list(harm), 1000.0, [])[0]
     assert 0 < len(best) < 500 and sum(harm[name] for name in best) > 0.5 * sum(harm.values())
