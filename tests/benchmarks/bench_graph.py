@@ -1,27 +1,42 @@
-"""How fast passes and lowering are on graphs of many nodes, their checks included; a line that is not level is a fault.
+"""What passes, lowering and whole runs cost on graphs of many nodes: time, memory, whole-graph copies and exports.
 
-Run: python -m tests.benchmarks.bench_graph [NODES ...]
+Time and memory that are not in proportion to the nodes are a fault. Every graph has a process of its own, so that its
+peak of memory is its own.
+
+Run: python -m tests.benchmarks.bench_graph [--run] [--shape NAME] [NODES ...]
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import multiprocessing
+import resource
+import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper
 
 from passes.equalize import Equalize
 from passes.fold_batchnorm import FoldBatchNorm
 from passes.fold_constants import FoldConstants
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context
-from toolkit import Model, Pass
+from toolkit import Model, Recipe, run, session
 from toolkit.backends.lowering import lower
+from toolkit.graph import assemble, model, opset
+from toolkit.report.schema import StepInfo
 
-SIZES = (1_000, 5_000, 20_000)
+SIZES = (1_000, 5_000, 20_000, 50_000)
 _SHAPE = ["n", 4, 4, 4]
+_WIDTH = 32
+_IFS = 200
+_SAMPLES = 10
 
 
 def chain(count: int) -> onnx.ModelProto:
@@ -51,27 +66,160 @@ def residual(count: int) -> onnx.ModelProto:
     return build(nodes, {"x": _SHAPE}, {"y": _SHAPE}, stored)
 
 
-def main(sizes: Sequence[int]) -> None:
-    """Print nodes a second of CPU time for every step, shape and size."""
-    steps: list[Pass] = [FoldConstants(), FoldBatchNorm(), Equalize(measure=False), InsertQDQ()]
-    print(f"{'thousands of nodes a second':30}" + "".join(f"{size:>9,}" for size in sizes))
-    for make in (chain, residual):
-        speeds: dict[str, list[float]] = {}
-        for size in sizes:
-            proto, context = make(size), placeholder_context()
-            start = time.process_time()
-            model = Model.from_proto(proto)
-            speeds.setdefault("read", []).append(size / (time.process_time() - start))
-            for step in steps:
-                start = time.process_time()
-                step(model, context)
-                speeds.setdefault(step.title(), []).append(size / (time.process_time() - start))
-            start = time.process_time()
-            lower(model, context.plan)
-            speeds.setdefault("lowering", []).append(size / (time.process_time() - start))
-        for name, found in speeds.items():
-            print(f"{make.__name__ + ' ' + name:30}" + "".join(f"{speed / 1000:9.1f}" for speed in found))
+def concats(count: int) -> onnx.ModelProto:
+    """A Concat of 32 convolutions of one tensor, and one that makes four channels of them again."""
+    stored, nodes, before = {}, [], "x"
+    for i in range(count // (_WIDTH + 2)):
+        parts = [f"p{i}_{j}" for j in range(_WIDTH)]
+        for j, part in enumerate(parts):
+            stored[f"w{i}_{j}"] = normal(4, 4, 1, 1, seed=j, scale=0.3)
+            nodes.append(node("Conv", [before, f"w{i}_{j}"], [part]))
+        stored[f"v{i}"] = normal(4, 4 * _WIDTH, 1, 1, seed=i, scale=0.05)
+        nodes += [node("Concat", parts, [f"c{i}"], axis=1), node("Conv", [f"c{i}", f"v{i}"], [before := f"t{i}"])]
+    nodes[-1].output[0] = "y"
+    return build(nodes, {"x": _SHAPE}, {"y": _SHAPE}, stored)
+
+
+def transformer(count: int) -> onnx.ModelProto:
+    """Attention of two heads and a feed-forward network, each with its residual and its normalization."""
+    stored: dict[str, Any] = {"one": np.ones(8, np.float32), "zero": np.zeros(8, np.float32)}
+    stored |= {"split": np.array([0, -1, 2, 4]), "join": np.array([0, -1, 8]), "half": np.float32(0.5)}
+    nodes, x = [], "x"
+    for i in range(max(1, count // 23)):
+        for name, shape in (("q", (8, 8)), ("k", (8, 8)), ("v", (8, 8)), ("o", (8, 8)), ("f", (8, 16)), ("g", (16, 8))):
+            stored[f"{name}{i}"] = normal(*shape, seed=i, scale=0.2)
+        n = f"b{i}_"
+        for name, order in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
+            nodes += [
+                node("MatMul", [x, f"{name}{i}"], [f"{n}{name}m"]),
+                node("Reshape", [f"{n}{name}m", "split"], [f"{n}{name}r"]),
+                node("Transpose", [f"{n}{name}r"], [f"{n}{name}"], perm=order),
+            ]
+        nodes += [
+            node("MatMul", [n + "q", n + "k"], [n + "s"]), node("Mul", [n + "s", "half"], [n + "h"]),
+            node("Softmax", [n + "h"], [n + "p"], axis=-1), node("MatMul", [n + "p", n + "v"], [n + "c"]),
+            node("Transpose", [n + "c"], [n + "ct"], perm=[0, 2, 1, 3]), node("Reshape", [n + "ct", "join"], [n + "j"]),
+            node("MatMul", [n + "j", f"o{i}"], [n + "o"]), node("Add", [n + "o", x], [n + "a"]),
+            node("LayerNormalization", [n + "a", "one", "zero"], [n + "l"]), node("MatMul", [n + "l", f"f{i}"], [n + "f"]),
+            node("Relu", [n + "f"], [n + "fr"]), node("MatMul", [n + "fr", f"g{i}"], [n + "g"]),
+            node("Add", [n + "g", n + "l"], [n + "e"]), node("LayerNormalization", [n + "e", "one", "zero"], [x := n + "y"]),
+        ]  # fmt: skip
+    nodes[-1].output[0] = "y"
+    return build(nodes, {"x": ["n", 6, 8]}, {"y": ["n", 6, 8]}, stored)
+
+
+def ifs(count: int) -> onnx.ModelProto:
+    """200 Ifs one behind another, with a convolution behind each and the other nodes in their two branches."""
+    stored, nodes, before = {"w": normal(4, 4, 1, 1, scale=0.3)}, [], "x"
+    deep = max(1, count // _IFS // 2 - 1)
+
+    def branch(word: str, i: int, source: str, op: str) -> onnx.GraphProto:
+        names = [source, *(f"{word}{i}_{j}" for j in range(deep))]
+        inner = [node(op, [names[j]], [names[j + 1]]) for j in range(deep)]
+        return helper.make_graph(inner, word, [], [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, None)])
+
+    for i in range(_IFS):
+        sides = {f"{word}_branch": branch(word, i, before, op) for word, op in (("then", "Relu"), ("else", "Tanh"))}
+        nodes += [node("If", ["yes"], [f"i{i}"], **sides), node("Conv", [f"i{i}", "w"], [before := f"t{i}"])]
+    nodes[-1].output[0] = "y"
+    types = {"yes": TensorProto.BOOL}
+    return build(nodes, {"x": _SHAPE, "yes": []}, {"y": _SHAPE}, stored, types=types)
+
+
+SHAPES: dict[str, Callable[[int], onnx.ModelProto]] = {
+    one.__name__: one for one in (chain, residual, concats, transformer, ifs)
+}
+
+
+class Counts(Counter[str]):
+    """How often a whole graph was copied and exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for owner, name, word in (
+            (assemble, "copied", "copies"), (model, "export", "exports"), (opset, "export", "exports"),
+        ):  # fmt: skip
+            setattr(owner, name, self._counting(getattr(owner, name), word))
+
+    def _counting(self, whole: Callable[..., Any], word: str) -> Callable[..., Any]:
+        def counting(*given: Any, **more: Any) -> Any:
+            self[word] += 1
+            return whole(*given, **more)
+
+        return counting
+
+
+def line(shape: str, size: int, what: str, seconds: float, counts: Counts) -> None:
+    """Print what a step took, and begin to count anew."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    copies, exports = counts["copies"], counts["exports"]
+    print(
+        f"{shape:12}{size:8,} {what:16}{seconds:9.2f} s{1e6 * seconds / size:10.1f}{peak:9.0f} MB{copies:5}{exports:5}",
+        flush=True,
+    )
+    counts.clear()
+
+
+def passes(shape: str, size: int) -> None:
+    """Every pass with its checks, lowering, and the same graph in onnxruntime."""
+    proto, context, counts = SHAPES[shape](size), placeholder_context(), Counts()
+
+    def timed(what: str, done: Callable[[], Any]) -> Any:
+        start = time.process_time()
+        result = done()
+        line(shape, size, what, time.process_time() - start, counts)
+        return result
+
+    graph = timed("read", lambda: Model.from_proto(proto))
+    timed("copy", graph.copy)
+    timed("facts", graph.facts)
+    timed("check", graph.check)
+    for step in (FoldConstants(), FoldBatchNorm(), Equalize(measure=False), InsertQDQ()):
+        timed(step.title(), lambda step=step: step(graph, context))
+    timed("lowering", lambda: lower(graph, context.plan))
+    timed("onnxruntime", lambda: session(proto))
+
+
+def whole(shape: str, size: int) -> None:
+    """A run with backend none; its steps by the clock."""
+    counts = Counts()
+    with tempfile.TemporaryDirectory() as folder:
+        proto = SHAPES[shape](size)
+        onnx.save(proto, f"{folder}/model.onnx")
+        shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in proto.graph.input}
+        data = [
+            {name: normal(*dims, seed=i) if dims else np.array(i % 2 == 0) for name, dims in shapes.items()}
+            for i in range(_SAMPLES)
+        ]
+        recipe = Recipe.build(
+            "bench", model={"path": f"{folder}/model.onnx"}, calibration={"data": data, "method": "minmax"},
+            passes=[FoldConstants(), FoldBatchNorm(), InsertQDQ()], engine={"backend": "none"},
+        )  # fmt: skip
+        start = time.process_time()
+
+        def told(info: StepInfo) -> None:
+            line(shape, size, f"run: {info.name}", info.seconds or 0.0, counts)
+
+        run(recipe, Path(folder) / "out", on_step=told)
+        line(shape, size, "run, CPU", time.process_time() - start, counts)
+
+
+def main() -> None:
+    """Print a table; the arguments choose what is in it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("sizes", nargs="*", type=int, default=SIZES)
+    parser.add_argument("--run", action="store_true", help="whole runs")
+    parser.add_argument("--shape", choices=SHAPES, action="append")
+    given = parser.parse_args()
+    print(f"{'shape':12}{'nodes':>8} {'step':16}{'CPU':>11}{'us/node':>10}{'peak':>12}{'cop.':>5}{'exp.':>5}")
+    for shape in given.shape or SHAPES:
+        for size in given.sizes:
+            work = multiprocessing.get_context("spawn").Process(
+                target=whole if given.run else passes, args=(shape, size)
+            )
+            work.start()
+            work.join()
 
 
 if __name__ == "__main__":
-    main([int(word) for word in sys.argv[1:]] or SIZES)
+    main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -120,18 +121,30 @@ def _structure(
 
 def formal(node: gs.Node, opset: int) -> onnx.defs.OpSchema | None:
     """ONNX's schema of a node, or None for an operator that is not ONNX's."""
+    return _formal(node.op, opset)
+
+
+@lru_cache(maxsize=1024)
+def _formal(op: str, opset: int) -> onnx.defs.OpSchema | None:
     try:
-        return onnx.defs.get_schema(node.op, opset, "")
+        return onnx.defs.get_schema(op, opset, "")
     except onnx.defs.SchemaError:
         return None
 
 
-def input_types(schema: onnx.defs.OpSchema, index: int) -> set[str]:
+def input_types(schema: onnx.defs.OpSchema, index: int) -> frozenset[str]:
     """The types that ONNX allows for an input; the last formal input stands for all further ones."""
-    formals = schema.inputs
-    if not formals:
-        return set()
-    return set(formals[min(index, len(formals) - 1)].types)
+    return _types(schema.name, schema.since_version, index, "inputs")
+
+
+def _output_types(schema: onnx.defs.OpSchema, index: int) -> frozenset[str]:
+    return _types(schema.name, schema.since_version, index, "outputs")
+
+
+@lru_cache(maxsize=4096)
+def _types(op: str, since: int, index: int, side: str) -> frozenset[str]:
+    formals = getattr(onnx.defs.get_schema(op, since, ""), side)
+    return frozenset(formals[min(index, len(formals) - 1)].types) if formals else frozenset()
 
 
 def _schema(node: gs.Node, facts: Facts, wanted: Precision, opset: int) -> Finding | None:
@@ -143,9 +156,9 @@ def _schema(node: gs.Node, facts: Facts, wanted: Precision, opset: int) -> Findi
     if any(name not in input_types(schema, i) for i in free):
         return Code.NO_SUCH_FORM(op=node.op, precision=wanted, opset=opset)
     for index, tensor in enumerate(node.outputs):
-        if facts.is_float(tensor.name) and schema.outputs:
-            allowed = set(schema.outputs[min(index, len(schema.outputs) - 1)].types)
-            if name not in allowed:
+        if facts.is_float(tensor.name):
+            allowed = _output_types(schema, index)
+            if allowed and name not in allowed:
                 return Code.NO_SUCH_FORM(op=node.op, precision=wanted, opset=opset)
     return None
 

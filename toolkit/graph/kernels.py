@@ -7,11 +7,16 @@ from functools import lru_cache
 from typing import Any
 
 import onnx
+import onnx.inliner
 
 from toolkit.base.errors import BackendError
+from toolkit.graph.nodes import all_nodes
 
 _WITHOUT_KERNEL = frozenset({"Constant"})
 """What onnxruntime runs though no kernel is registered for it: it makes an initializer of it."""
+
+_OWN_FUNCTIONS = 23
+"""The newest operator set in which onnxruntime writes out every operator that is a function."""
 
 
 def runs(domain: str, op: str, version: int | None = None) -> bool:
@@ -33,6 +38,31 @@ def runs(domain: str, op: str, version: int | None = None) -> bool:
     except onnx.defs.SchemaError:
         return False
     return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def written_out(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model whose operators without a kernel are the functions that ONNX defines them by; itself where there is none.
+
+    The model's nodes may get attributes that they leave at their defaults.
+
+    onnxruntime does that by itself up to opset 23. Seen with 1.32: it refuses Swish of opset 24 in a model of opset 25,
+    since operators of the function's body have new versions there.
+    """
+    version = next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
+    if version <= _OWN_FUNCTIONS:
+        return proto
+    ops = {node.op_type for node in all_nodes(proto.graph.node) if node.domain in ("", "ai.onnx")}
+    without = sorted(op for op in ops if ("", op) not in _kernels() and op not in _WITHOUT_KERNEL)
+    wanted = [op for op in without if runs("", op, version)]
+    if not wanted:
+        return proto
+    for node in all_nodes(proto.graph.node):
+        if node.op_type in wanted and node.domain in ("", "ai.onnx"):
+            # the inliner leaves out what is not given
+            given = {attribute.name for attribute in node.attribute}
+            every = onnx.defs.get_schema(node.op_type, version, "").attributes
+            node.attribute.extend(a.default_value for n, a in every.items() if n not in given and a.default_value.name)
+    return onnx.inliner.inline_selected_functions(proto, [("", op) for op in wanted], inline_schema_functions=True)
 
 
 @lru_cache(maxsize=1)

@@ -33,8 +33,6 @@ from toolkit.graph.tensors import StoredValues, content_digest, onnx_type, value
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
 
-OLDEST_OPSET, NEWEST_OPSET = 9, 23
-
 gs.ir.graph.G_LOGGER.severity = gs.ir.graph.G_LOGGER.ERROR
 
 
@@ -81,7 +79,7 @@ class Model:
         """Read an ONNX file, with its external data, and give every node a unique name.
 
         Raises:
-            ModelError: no such file, not ONNX, an opset outside 9 to 23, no nodes, broken or unsafe external data.
+            ModelError: no such file, not ONNX, an opset outside 9 to 25, no nodes, broken or unsafe external data.
         """
         path = Path(path)
         light = read(path)

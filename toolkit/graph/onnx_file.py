@@ -24,7 +24,7 @@ from toolkit.graph.proto_check import check_proto
 from toolkit.graph.stored import constant_tensor, stored_tensors
 from toolkit.graph.value_check import check_values
 
-OLDEST_OPSET, NEWEST_OPSET = 9, 23
+OLDEST_OPSET, NEWEST_OPSET = 9, 25
 DATA_NAME = r"\.[0-9a-f]{16}\.data"
 """What the file of a large model's weights is called behind the model file's own name, as a regular expression."""
 ONNX = FileKind("this is not a valid ONNX model", ModelError, "export the model again", limit=(1 << 31) - 1)
@@ -91,6 +91,13 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
             f"the model uses {found}; qtool reads {OLDEST_OPSET} to {NEWEST_OPSET}",
             where=where,
             remedy="convert it with onnx.version_converter or export it again",
+        )
+    known = onnx.defs.onnx_opset_version()
+    if version > known:
+        raise ModelError(
+            f"the model uses opset {version}, and onnx {onnx.__version__} knows {known} at most",
+            where=where,
+            remedy="pip install -U onnx, or export the model at an older opset",
         )
     if proto.functions:
         changed["functions"] = len(proto.functions)

@@ -19,6 +19,7 @@ from toolkit.base.types import Array
 from toolkit.graph import meter
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
 from toolkit.graph.float32_twin import widen
+from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel, fits_message
 from toolkit.graph.model import Model
 from toolkit.graph.onnx_file import read, write
@@ -30,6 +31,8 @@ _WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
 # a stored weight behind a DequantizeLinear or Cast would become one of four or two times the size
 _COPYING_REWRITES = ["ConstantFolding"]
 _FATAL_ONLY = 4
+_TOO_NEW = ("is under development and support for this is limited", "Unsupported model IR version")
+"""What onnxruntime says of a model whose opset or IR version is newer than itself."""
 
 
 class Session:
@@ -166,6 +169,7 @@ def session(
         if unknown is not None:
             raise _not_computed(unknown, left, model.where)
         cut(model.proto, left)
+    model.proto = written_out(model.proto)
     shared = [] if outputs is None else _expose(model.proto, outputs, model.where)
     if left and not model.proto.graph.output:
         return Session(None, model.where, shared, left=left)
@@ -296,6 +300,15 @@ def _explain(error: Exception, what: str, where: str) -> QtoolError:
     if "bad_alloc" in text or "Failed to allocate memory" in text or isinstance(error, MemoryError):
         return BackendError(
             f"{what}: out of memory", where=where, remedy="use a smaller batch, or fewer tensors at a time"
+        )
+    if any(sign in text for sign in _TOO_NEW):
+        import onnxruntime
+
+        return ModelError(
+            f"{what}: {text[:400]}",
+            where=where,
+            remedy=f"onnxruntime {onnxruntime.__version__} is too old: pip install -U onnxruntime, "
+            "or export the model at an older opset",
         )
     return ModelError(f"{what}: {text[:400]}", where=where, remedy="check that the model runs in onnxruntime by itself")
 

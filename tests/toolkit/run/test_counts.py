@@ -16,7 +16,7 @@ from tests.conftest import MODELS
 from toolkit import Recipe, run
 from toolkit.graph import assemble, model, opset
 
-MOST = {"copies": 7, "exports": 53, "sessions": 10}
+MOST = {"copies": 7, "exports": 49, "sessions": 10}
 """Of a run with two passes. A change that needs more of them says why, here.
 
 One copy and 10 exports are the rehearsal's: what a pass, lowering or a backend refuses is refused before calibrating.
