@@ -218,7 +218,7 @@ def test_keep_precision_asks_nothing_for_shape_arithmetic():
 
 
 def test_keep_precision_needs_something_to_choose():
-    with pytest.raises(ValueError, match="selects no nodes"):
+    with pytest.raises(RecipeError, match="selects no nodes"):
         KeepPrecision()
     with pytest.raises(RecipeError, match="matches no node"):
         KeepPrecision(nodes=["nothing*"])(Model.from_proto(build([node("Relu", ["x"], ["y"])], {"x": [1]}, {"y": [1]})))

@@ -104,7 +104,9 @@ class NoiseLimit:
     def __init__(self, most: float, exact: float | None, learnt: bool) -> None:
         top = math.log(most) if 0 < most < math.inf else 0.0
         depth = np.linspace(-1.0, _DEPTH, _STEPS)
-        self._exact, self._learnt = math.log(exact) if exact is not None else math.inf, learnt
+        # a limit that no noise meets is 0 where it is too small for a float
+        self._exact = math.inf if exact is None else math.log(exact) if exact > 0 else -math.inf
+        self._learnt = learnt
         self._at, self._weight = top - depth, np.exp(-np.maximum(depth, 0) / _FADES)
 
     def saw(self, noise: float, meets: bool) -> None:

@@ -132,17 +132,16 @@ class PlanSearch:
 
     def helper_finding(self, name: str, applied: bool, before: Standing, after: Standing) -> Finding:
         """What a helper does with all layers quantized: in dB, and in the task's measure where there is one."""
-        worst = after.outcome.output
         values: dict[str, Any] = {
             "before_db": before.outcome.sqnr_db,
             "after_db": after.outcome.sqnr_db,
             "samples": after.samples,
-            "output": worst,
-            "behind": self.simulation.behind(worst),
+            "output": after.outcome.output,
+            "behind": self.simulation.behind(after.outcome.output),
         }
         if before.share is not None and after.share is not None:
-            metric = self.simulation.settings.metric or ""
-            values |= {"before_share": before.share, "after_share": after.share, "metric": metric}
+            values |= {"before_share": before.share, "after_share": after.share}
+            values |= {"metric": self.simulation.settings.metric or ""}
         return Code.SEARCH_HELPER(helper=name, applied=applied, dtype=self.quantizer.dtype, **values)
 
     def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal
@@ -12,13 +11,11 @@ import onnx_graphsurgeon as gs
 from pydantic import Field, NonNegativeFloat
 
 from toolkit.base.errors import QtoolError, RangesError
-from toolkit.base.files import sha256_json
 from toolkit.base.precision import FLOATS, Precision
 from toolkit.base.types import Array
 from toolkit.contract.bench import Bench, Candidate
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
-from toolkit.contract.journal import Journal
 from toolkit.contract.passes import Pass
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
@@ -29,15 +26,16 @@ from toolkit.graph.input_mean import input_mean, mark_corrected
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
 from toolkit.graph.tensors import SHORT_FLOATS, make_constant
-from toolkit.placement.dequantized import dequantizer, source
-from toolkit.placement.pairs import Pair, Placement, Refusal
+from toolkit.placement.dequantized import source
+from toolkit.placement.explained import explained
+from toolkit.placement.pairs import Pair, Placement
 from toolkit.placement.place import Judge
 from toolkit.placement.qdq import Inserter, storable_scale
 from toolkit.placement.ranged import place_ranged
 from toolkit.placement.scales import share_amax
 from toolkit.search.faster import measuring, not_faster, require_profiles, units_of
 from toolkit.simulation.output_rounding import round_on_samples
-from toolkit.simulation.rounder import RoundedWeight, Rounder
+from toolkit.simulation.rounder import RoundedWeight, Rounder, rounding_key
 from toolkit.simulation.switches import wanted_tensors
 
 
@@ -206,7 +204,7 @@ class Quantizer(Pass):
             placement = self.placement(model, context, slow)
         nodes = {node.name: node for node, _ in model.walk()}
         for refusal in placement.refusals:
-            context.journal.declined(refusal.node, _explained(nodes[refusal.node], refusal, context.journal))
+            context.journal.declined(refusal.node, explained(nodes[refusal.node], refusal, context.journal))
         lacking = [one for one in placement.refusals if one.why.code in (Code.NO_RANGE, Code.RANGE_OF_OTHER_TYPE)]
         if lacking:
             tensors = list(dict.fromkeys(one.why.values["tensor"] for one in lacking))
@@ -263,7 +261,7 @@ class Quantizer(Pass):
         wanted = {use.node for p in placement.pairs.values() if p.weight for use in p.uses if use.index == 1}
         nodes = [node for node in model.nodes if node.name in wanted]
         # a search, its trials and the insertion after it choose once for a layer that is the same in all of them
-        keys = {node.name: _rounding_key(model, node, len(data)) for node in nodes}
+        keys = {node.name: rounding_key(model, node, len(data)) for node in nodes}
         known = context.roundings
         # layers that read one weight round it together
         fresh = {node.inputs[1].name for node in nodes if keys[node.name] not in known}
@@ -390,27 +388,3 @@ class Quantizer(Pass):
         if value == 0:
             context.journal.noted(Code.DEAD(tensor=pair.tensor), pair.uses[0].node)
         return storable_scale(value, self.precision)
-
-
-def _rounding_key(model: Model, node: gs.Node, samples: int) -> str:
-    """What the rounding of a layer's weights depends on, as long as the model computes the same: SHA-256, in hex.
-
-    A helper that changes what a layer reads changes its weights too, or notes the mean of what it reads.
-    """
-    weight, mean = model.constant(node.inputs[1]), input_mean(model, node)
-    values = hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest() if weight is not None else ""
-    noted = mean.tolist() if mean is not None else []
-    return sha256_json([node.name, *(tensor.name for tensor in node.inputs[:2]), values, noted, samples])
-
-
-def _explained(node: gs.Node, refusal: Refusal, journal: Journal) -> Finding:
-    """The reason, with what an earlier pass said of the node that stands in the way: it is not advised once more."""
-    why = refusal.why
-    if why.code not in (Code.FOREIGN_PAIR, Code.COMPUTED_WEIGHTS):
-        return why
-    said = {e.node: e.why for e in journal.of("declined") if e.why.code in (Code.NO_PAIR, Code.LARGE)}
-    for tensor in node.inputs if said else ():
-        maker = dequantizer(tensor) or (tensor.inputs[0] if tensor.inputs else None)
-        if maker is not None and maker.name in said and why.values.get("tensor", tensor.name) == tensor.name:
-            return Finding(why.code, {**why.values, "left": said[maker.name]})
-    return why

@@ -6,9 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from toolkit.base.files import sha256_json
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.calibration.weights import weight_amax
+from toolkit.graph.input_mean import input_mean
+from toolkit.graph.model import Model
 from toolkit.placement.qdq import storable_scale
 from toolkit.simulation.switches import fake_quantized
 
@@ -74,3 +80,14 @@ class Rounder:
             [tensor, str(axis), hashlib.sha256(one.values.tobytes()).hexdigest()]
             for (tensor, axis), one in self.chosen.items()
         )
+
+
+def rounding_key(model: Model, node: gs.Node, samples: int) -> str:
+    """What the rounding of a layer's weights depends on, as long as the model computes the same: SHA-256, in hex.
+
+    A helper that changes what a layer reads changes its weights too, or notes the mean of what it reads.
+    """
+    weight, mean = model.constant(node.inputs[1]), input_mean(model, node)
+    values = hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest() if weight is not None else ""
+    noted = mean.tolist() if mean is not None else []
+    return sha256_json([node.name, *(tensor.name for tensor in node.inputs[:2]), values, noted, samples])

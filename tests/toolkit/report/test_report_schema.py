@@ -23,7 +23,8 @@ def test_round_trip_is_strict_json(tmp_path):
 def test_design_names_are_all_there():
     content = sample().to_json()
     top = {"schema", "tool", "recipe", "model", "profiles", "backend", "summary", "accuracy", "latency", "layers",
-           "declined", "ranges", "steps", "device", "payoff", "search", "weak_spots", "tensors", "sensitivity", "bisection"}  # fmt: skip
+           "declined", "ranges", "steps", "device", "payoff", "prediction", "search", "weak_spots",
+           "tensors", "sensitivity", "bisection"}  # fmt: skip
     assert set(content) == top
     layer = {"node", "op", "asked", "actual", "status", "reason", "engine_layers", "error", "time_ms"}
     assert layer <= set(content["layers"][0])

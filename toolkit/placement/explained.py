@@ -1,0 +1,23 @@
+"""Why a candidate was left alone, with what was said before of the node that stands in its way."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from toolkit.contract.findings import Code, Finding
+from toolkit.contract.journal import Journal
+from toolkit.placement.dequantized import dequantizer
+from toolkit.placement.pairs import Refusal
+
+
+def explained(node: gs.Node, refusal: Refusal, journal: Journal) -> Finding:
+    """The reason, with what an earlier pass said of the node that stands in the way: it is not advised once more."""
+    why = refusal.why
+    if why.code not in (Code.FOREIGN_PAIR, Code.COMPUTED_WEIGHTS):
+        return why
+    said = {e.node: e.why for e in journal.of("declined") if e.why.code in (Code.NO_PAIR, Code.LARGE)}
+    for tensor in node.inputs if said else ():
+        maker = dequantizer(tensor) or (tensor.inputs[0] if tensor.inputs else None)
+        if maker is not None and maker.name in said and why.values.get("tensor", tensor.name) == tensor.name:
+            return Finding(why.code, {**why.values, "left": said[maker.name]})
+    return why
