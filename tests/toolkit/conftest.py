@@ -53,3 +53,16 @@ def complain(place, capsys, *arguments):
     assert text.startswith("qtool: ") and len(text) < 1200
     assert "Traceback" not in printed.err + printed.out
     return text
+
+
+@pytest.fixture(scope="session")
+def measuring_tensorrt():
+    """Skips, with the reason, where TensorRT cannot build or nothing can measure an engine."""
+    from toolkit.backends.choose import choose, usable
+
+    features, refusal = usable("tensorrt")
+    if features is None:
+        pytest.skip(str(refusal))
+    lacks = choose("tensorrt")[0].cannot_measure()
+    if lacks:
+        pytest.skip(lacks)

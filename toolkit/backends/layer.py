@@ -117,14 +117,6 @@ class Actual:
     opened: dict[str, Any] | None = None
 
 
-def actual_from_json(entry: dict[str, Any]) -> Actual:
-    """Read what ``dataclasses.asdict`` and JSON made of an Actual."""
-    names = {key: tuple(entry[key]) for key in ("input_types", "output_types", "engine_layers")}
-    precision = Precision(entry["precision"]) if entry["precision"] else None
-    reason = Finding.from_json(entry["reason"]) if entry["reason"] else None
-    return Actual(**{**entry, **names, "precision": precision, "reason": reason})
-
-
 def build_to_json(build: Build) -> dict[str, Any]:
     """A build without its engine's bytes, as JSON."""
     content = asdict(build)

@@ -11,7 +11,6 @@ import pytest
 
 from tests.conftest import MODELS, build, node, normal
 from toolkit import Finding, Recipe, run
-from toolkit.backends.choose import choose, usable
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
@@ -22,19 +21,9 @@ from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("measuring_tensorrt")]
 
 LAYERS, HIDDEN, HEADS, LENGTH = 2, 128, 4, 64
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _measuring():
-    features, refusal = usable("tensorrt")
-    if features is None:
-        pytest.skip(str(refusal))
-    lacks = choose("tensorrt")[0].cannot_measure()
-    if lacks:
-        pytest.skip(lacks)
 
 
 def bert():

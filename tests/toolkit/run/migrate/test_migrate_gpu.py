@@ -14,11 +14,10 @@ import pytest
 
 from tests.conftest import MODELS
 from toolkit import Recipe, run
-from toolkit.backends.choose import choose, usable
 from toolkit.run.migrate.migrate import MigrationRequest, migrate
 from toolkit.run.result import Result
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("measuring_tensorrt")]
 
 NOISE = 0.004
 """What two builds of one network differ by in accuracy on the test samples."""
@@ -48,16 +47,6 @@ rest = "fp16"
 data = "{test}"
 metric = "top1"
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _measuring():
-    features, refusal = usable("tensorrt")
-    if features is None:
-        pytest.skip(str(refusal))
-    lacks = choose("tensorrt")[0].cannot_measure()
-    if lacks:
-        pytest.skip(lacks)
 
 
 def of_one_width(source: Path, target: Path, width: int = 64) -> list[int]:
