@@ -31,7 +31,7 @@ def main() -> None:
     """Build, measure and print."""
     folder, name = Path(sys.argv[1]), sys.argv[2]
     plain = Model.load(folder / f"{name}.onnx")
-    profiles = profiles_of(plain, name)
+    profiles = profiles_of(plain)
     data = CalibrationData.open(str(folder / f"{name}.npz"), plain)
     context = Context(profiles=profiles, provider=Calibrator(data, "minmax"))
     FoldConstants()(plain, context)

@@ -1,12 +1,17 @@
-"""Latency on a GPU of FP16, implicit INT8, ModelOpt's Q/DQ and qtool, at batch 1, 8 and 32, in one run.
+"""Latency on a GPU of FP16, implicit INT8, ModelOpt's Q/DQ and qtool, at batch 1, 8 and 32.
 
 On the GPU host, with the models of tests/benchmarks/carry.py in /tmp/models and TensorRT 8.6:
 python3.10 tests/benchmarks/bench_placement.py /tmp/models OUT.json [model ...]
-KINDS names the rows; ``new`` is the engine of `qtool run` on the recipe that `qtool new` writes for a GPU, ``qtool`` all of
-insert_qdq's pairs, ``faster`` insert_qdq(only_if_faster = true). LEVEL is the builder's optimization level, AVERAGE the runs
-of which it takes a kernel's mean time.
-When all engines of a model are built they are measured in turn, five times over, and the medians count: engines that were
-measured minutes apart differ by up to 2 % where their kernels are the same.
+Every row is one build for one batch size, batch by batch, so that a run which is cut off leaves whole tables of fewer
+batches; what is measured is written at once. When all engines of a batch are built they are measured in turn, five times
+over, and the medians count: engines that were measured minutes apart differ by up to 2 % where their kernels are the same.
+
+KINDS names the rows. ``new`` is the recipe that `qtool new` writes for a GPU, where all of INT8 is within its budget: then
+the search ends with the pairs of insert_qdq, here without helpers, which change values, and only where they gain much
+layers. Its guard against engines slower than FP16 needs no builds, for both engines are in the table: ``taken`` says which
+one a run ends with. If that is the float one, and the recipe asks for types besides, it is built and measured too:
+``bare``. LEVEL is the builder's optimization level (TensorRT's own is 3, and that of `qtool new`), AVERAGE the runs of which
+it takes a kernel's mean time, BATCHES the batch sizes.
 """
 
 from __future__ import annotations
@@ -17,180 +22,229 @@ import statistics
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from passes.fold_batchnorm import FoldBatchNorm
-from passes.fold_constants import FoldConstants
-from passes.insert_qdq import InsertQDQ
 from tests.benchmarks.carry import NAMES
 from toolkit import (
     CalibrationData,
     Calibrator,
-    Code,
     Context,
     Extent,
     Model,
+    Pass,
+    PrecisionPlan,
     Profiles,
+    Ranges,
     Recipe,
+    Role,
     ShapeProfile,
-    run,
     sentence,
 )
 from toolkit.backends.attribution import attribute
-from toolkit.backends.base import EngineSettings, Extras
-from toolkit.backends.bench import EngineBench
+from toolkit.backends.base import Backend, EngineSettings, Extras
 from toolkit.backends.choose import choose
+from toolkit.backends.layer import Build
 from toolkit.backends.measure import latencies_in_turn
 from toolkit.backends.rtx import profiles_to_json
 from toolkit.backends.weak import lower_weak
 from toolkit.backends.worker import Talk
+from toolkit.contract.bench import ratio_in_turn
 from toolkit.contract.journal import Journal
+from toolkit.contract.registry import named
 from toolkit.run.new import recipe_for
-from toolkit.run.recipe import tomllib
+from toolkit.run.recipe_passes import passes_of
 
-OWN = ("qtool", "new", "faster")
-BATCHES = (1, 8, 32)
+ROWS, BATCHES = "fp16 new implicit modelopt", "8 32 1"
+SAMPLES = 4
+"""Samples for ranges, on which no latency hangs."""
 
 
-def profiles_of(model: Model, name: str) -> Profiles:
+def profiles_of(model: Model, batches: tuple[int, ...] = (1, 8, 32)) -> Profiles:
     """One fixed-shape profile a batch size."""
     found = []
-    for batch in BATCHES:
+    for batch in batches:
         shapes = {}
         for tensor, declared in model.input_shapes().items():
             rest = [d if isinstance(d, int) else 128 for d in declared[1:]]
-            shape = (batch, *rest)
-            shapes[tensor] = Extent(shape, shape, shape)
+            shapes[tensor] = Extent(*[(batch, *rest)] * 3)
         found.append(ShapeProfile(f"b{batch}", shapes))
     return Profiles(tuple(found))
 
 
-def in_turn(engines: dict[str, bytes], profiles: Profiles, rounds: int = 5) -> dict[str, dict[str, float]]:
-    """Median over rounds of each engine's median latency in milliseconds, by row and profile; all engines each round."""
+def turns(engines: dict[str, bytes], profiles: Profiles, rounds: int = 5) -> dict[str, dict[str, list[float]]]:
+    """{profile: {row: each round's median latency in milliseconds}}; all engines are measured in every round."""
     import tensorrt as trt
 
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     loaded = {kind: runtime.deserialize_cuda_engine(made) for kind, made in engines.items()}
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        found, _ = latencies_in_turn(trt, loaded, profiles_to_json(profiles), rounds, Talk(nowhere))
+        return latencies_in_turn(trt, loaded, profiles_to_json(profiles), rounds, Talk(nowhere))[0]
+
+
+def in_turn(engines: dict[str, bytes], profiles: Profiles, rounds: int = 5) -> dict[str, dict[str, float]]:
+    """Median over rounds of each engine's median latency in milliseconds, by row and profile."""
+    found = turns(engines, profiles, rounds)
     return {kind: {p: round(statistics.median(times[kind]), 5) for p, times in found.items()} for kind in engines}
 
 
-def as_new(path: Path, profiles: Profiles, settings: EngineSettings, out: Path) -> bytes:
-    """The engine of a run of the recipe that `qtool new` writes, with these profiles and settings of the builder.
+@dataclass
+class Source:
+    """What a row is built from."""
 
-    The budget is a lax one: what networks of random weights answer hangs on the last digits.
-    """
-    data = path.with_suffix(".npz")
-    tables = tomllib.loads(recipe_for(path, Path("recipe.toml"), data, None, None).text)
-    tables["profile"] = [
-        {
-            "name": one.name,
-            "shapes": {
-                tensor: {"min": list(e.min), "opt": list(e.opt), "max": list(e.max)} for tensor, e in one.shapes.items()
-            },
-        }
-        for one in profiles
-    ]
-    own = settings.model_dump(
-        mode="json", include={"tactic_sources", "timing_cache", "optimization_level", "avg_timing_iterations"}
-    )
-    tables["engine"] |= {key: value for key, value in own.items() if value is not None}
-    tables["evaluation"] |= {"samples": 8, "layer_samples": 2, "budget": {"min_sqnr_db": 10}}
-    recipe = Recipe.build(path.stem, passes=tables.pop("pass"), **tables)
-    result = run(recipe, out, device_check=False)
-    report = result.report
-    print(f"{path.stem:14} new: {report.summary.headline}")
-    print(f"{path.stem:14} new: " + ", ".join(f"{step.name} {step.seconds:.0f} s" for step in report.steps))
-    return (out / "model.engine").read_bytes()
+    model: Model
+    plan: PrecisionPlan | None = None
+    ranges: Ranges | None = None
+
+
+def applied(model: Model, passes: list[Pass], data: CalibrationData) -> Source:
+    """A copy of the model behind these passes, with the plan and the ranges that they leave."""
+    made = model.copy()
+    context = Context(profiles=profiles_of(model), provider=Calibrator(data, "minmax"))
+    for one in passes:
+        one(made, context)
+    return Source(made, context.plan, context.known_ranges)
+
+
+def new_passes(path: Path, pairs: bool) -> list[Pass]:
+    """The passes of `qtool new` for a model, with the search replaced by what it ends with: all ``pairs``, or none."""
+    target = path.with_name(f"{path.stem}.toml")
+    target.write_text(recipe_for(path, target, path.with_suffix(".npz"), None, None).text, encoding="utf-8")
+    search, quantize = named(Role.SEARCH), [{"use": named(Role.QUANTIZE)}] if pairs else []
+    passes = [own for entry in Recipe.load(target).passes for own in (quantize if entry["use"] == search else [entry])]
+    return made_of(path, passes)
+
+
+def made_of(path: Path, passes: list[Any]) -> list[Pass]:
+    """Passes by their entries in a recipe."""
+    return passes_of(Recipe.build(path.stem, model={"path": str(path)}, passes=passes), False)
+
+
+def sources(path: Path, kinds: list[str], newest: int) -> dict[str, Source]:
+    """By row the model to build; ``newest`` is the newest opset that the parser takes."""
+    plain = Model.load(path)
+    with np.load(path.with_suffix(".npz")) as file:
+        samples = [{key: values[i : i + 1] for key, values in file.items()} for i in range(SAMPLES)]
+    data = CalibrationData.open(samples, plain)
+    fold, quantize = made_of(path, ["fold_constants", "fold_batchnorm"]), made_of(path, ["insert_qdq"])
+    found = {}
+    for kind in kinds:
+        if kind == "modelopt":
+            proto = onnx.load(str(path.with_name(f"{path.stem}_modelopt.onnx")))
+            # it writes opset 19 by default and uses nothing of it; 8.6 takes 17
+            proto.opset_import[0].version = min(proto.opset_import[0].version, newest)
+            found[kind] = Source(Model.from_proto(proto))
+        elif kind == "fp16":
+            found[kind] = Source(applied(plain, fold, data).model)
+        else:
+            pairs = new_passes(path, kind == "new") if kind in ("new", "bare") else [*fold, *quantize]
+            found[kind] = applied(plain, pairs, data)
+    return found
+
+
+def built(
+    backend: Backend, source: Source, settings: EngineSettings, profiles: Profiles, target: Path
+) -> tuple[Build, Counter[str]]:
+    """The engine of a row, and how many nodes run in which precision."""
+    made = lower_weak(source.model, source.plan or PrecisionPlan(), settings, backend, Journal())
+    made.model.source = None
+    made.model.save(target, ir_version=8)
+    extras = Extras(plan=made.plan if source.plan is not None else None, rest="fp16", ranges=source.ranges)
+    build = backend.build(target, profiles, settings, extras=extras)
+    return build, Counter(str(one.precision) for one in attribute(made.model, build, made.plan).values())
+
+
+@dataclass
+class Table:
+    """The rows of one model: built, measured, printed and written as soon as they are known."""
+
+    name: str
+    backend: Backend
+    settings: EngineSettings
+    folder: Path
+    out: Path
+    results: dict[str, Any]
+
+    def batch(self, size: int, kinds: list[str], rows: dict[str, Source]) -> None:
+        """The rows of one batch size, and what a run with the guard ends with."""
+        profiles = profiles_of(rows[kinds[0]].model, (size,))
+        engines: dict[str, bytes] = {}
+        for kind in kinds:
+            self.row(kind, rows[kind], profiles, engines)
+        taken = self.in_turn(profiles, engines) if engines else ""
+        if taken == "fp16" and "bare" in rows and list(rows["bare"].plan or ()):
+            self.row("bare", rows["bare"], profiles, engines)
+            self.in_turn(profiles, engines)
+
+    def row(self, kind: str, source: Source, profiles: Profiles, engines: dict[str, bytes]) -> None:
+        """Build one engine into ``engines``, with its latency alone and its layers; one that fails is said to."""
+        started, (profile,) = time.time(), profiles.names
+        settings = self.settings.model_copy(update={"quantization": "implicit" if kind == "implicit" else "explicit"})
+        target = self.folder / f"{self.name}_{kind}_{profile}_built.onnx"
+        try:
+            build, precisions = built(self.backend, source, settings, profiles, target)
+        except Exception as error:
+            print(self.name, profile, kind, "FAILED", error)
+            return
+        assert build.engine is not None
+        engines[kind] = build.engine
+        alone = round(build.latency[profile]["opt"], 5)
+        print(f"{self.name:14} {profile:4} {kind:9} {alone} alone; built in {build.seconds:.0f} s,"
+              f" {time.time() - started:.0f} s in all; {dict(precisions)}")  # fmt: skip
+        layers = sorted(((times.get(profile, 0.0), n) for n, times in build.time_ms.items()), reverse=True)
+        file = self.out.parent / f"layers_{self.name}_{kind}_{profile}.json"
+        file.write_text(json.dumps({"times": layers, "raw": build.raw}))
+        self.write(profile, f"{kind} alone", alone)
+
+    def in_turn(self, profiles: Profiles, engines: dict[str, bytes]) -> str:
+        """Measure the engines in turn; returns the row that a run takes, empty where that is not known."""
+        (profile,) = profiles.names
+        found = turns(engines, profiles)[profile]
+        rows = {kind: round(statistics.median(times), 5) for kind, times in found.items()}
+        print(f"{self.name:14} {profile:4} {rows} in turn")
+        for kind, milliseconds in rows.items():
+            self.write(profile, kind, milliseconds)
+        others = [milliseconds for kind, milliseconds in rows.items() if kind not in ("new", "bare")]
+        if "new" not in rows or "fp16" not in rows:
+            return ""
+        ratio, noise = ratio_in_turn(found["new"], found["fp16"])
+        taken = "new" if ratio <= 1 + noise else "bare" if "bare" in rows else "fp16"
+        print(f"   {self.name} {profile}: over FP16 {ratio:.3f} +- {noise:.3f}, a run takes {taken};"
+              f" over best of the others {rows[taken] / min(others):.3f} (pairs {rows['new'] / min(others):.3f})")  # fmt: skip
+        self.write(profile, "taken", taken)
+        return taken
+
+    def write(self, profile: str, what: str, value: float | str) -> None:
+        """Add one value to the file of results."""
+        self.results.setdefault(self.name, {}).setdefault(profile, {})[what] = value
+        self.out.write_text(json.dumps(self.results, indent=1))
 
 
 def main() -> None:
     """Measure and print a table."""
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+    level, average = (int(os.environ[key]) if key in os.environ else None for key in ("LEVEL", "AVERAGE"))
+    kinds = os.environ.get("KINDS", ROWS).split()
     backend, reason = choose("tensorrt")
     print(sentence(reason))
-    results: dict[str, object] = {}
+    results: dict[str, Any] = {}
     for name in sys.argv[3:] or NAMES:
-        path = folder / f"{name}.onnx"
-        plain = Model.load(path)
-        profiles = profiles_of(plain, name)
-        data = CalibrationData.open(str(folder / f"{name}.npz"), plain)
-        folded = plain.copy()
-        journal = Journal()
-        context = Context(journal=journal, profiles=profiles, provider=Calibrator(data, "entropy"))
-        FoldConstants()(folded, context)
-        FoldBatchNorm()(folded, context)
-        quantized = folded.copy()
-        InsertQDQ()(quantized, context)
-        rows: dict[str, dict[str, float]] = {}
-        engines: dict[str, bytes] = {}
+        started = time.time()
+        rows = sources(folder / f"{name}.onnx", [*kinds, *(["bare"] if "new" in kinds else [])], backend.max_opset())
+        print(f"{name:14} {len(rows)} models made in {time.time() - started:.0f} s")
         # one cache a model: the rows then differ by what is built, not by which of two even kernels won a timing
-        cache = folder / f"{name}{os.environ.get('LEVEL', '')}_{os.environ.get('AVERAGE', '')}.timing"
-        for kind in os.environ.get("KINDS", "fp16 modelopt new implicit").split():
-            started = time.time()
-            settings = EngineSettings(
-                quantization="implicit" if kind == "implicit" else "explicit", tactic_sources=(), timing_cache=cache,
-                optimization_level=int(os.environ["LEVEL"]) if "LEVEL" in os.environ else None,
-                avg_timing_iterations=int(os.environ["AVERAGE"]) if "AVERAGE" in os.environ else None,
-            )  # fmt: skip
-            if kind == "new":
-                engines[kind] = as_new(path, profiles, settings, folder / f"{name}_new")
-                print(f"{name:14} {kind:9} in {time.time() - started:.0f} s")
-                continue
-            own = kind in ("implicit", "qtool", "faster")
-            source, plan, known = (
-                (quantized, context.plan, context.known_ranges) if own else (folded, Context().plan, None)
-            )
-            if kind == "modelopt":
-                proto = onnx.load(str(folder / f"{name}_modelopt.onnx"))
-                # it writes opset 19 by default and uses nothing of it; 8.6 takes 17
-                proto.opset_import[0].version = min(proto.opset_import[0].version, backend.max_opset())
-                source = Model.from_proto(proto)
-            elif kind == "faster":
-                source = folded.copy()
-                bench = EngineBench(backend, settings, profiles, folder=folder)
-                apart = Context(
-                    journal=journal, profiles=profiles, provider=Calibrator(data, "entropy"), bench=bench, folder=folder
-                )
-                InsertQDQ(only_if_faster=True, builds=int(os.environ.get("BUILDS", "8")))(source, apart)
-                plan, known = apart.plan, apart.known_ranges
-                print(name, [sentence(e.why) for e in journal.events if e.why.code is Code.ONLY_IF_FASTER])
-            made = lower_weak(source, plan, settings, backend, journal)
-            final, plan = made.model, made.plan
-            target = folder / f"{name}_{kind}_built.onnx"
-            final.source = None
-            final.save(target, ir_version=8)
-            extras = Extras(plan=plan if own else None, rest="fp16", ranges=known)
-            build = None
-            for given in (settings, settings.model_copy(update={"timing_cache": None})):
-                try:
-                    build = backend.build(target, profiles, given, extras=extras)
-                    break
-                except Exception as error:
-                    print(name, kind, "FAILED", "with" if given.timing_cache else "without", "a timing cache:", error)
-            if build is None:
-                continue
-            rows[kind] = {profile: times["opt"] for profile, times in build.latency.items()}
-            engines[kind] = build.engine
-            actuals = attribute(final, build, plan)
-            print(f"{name:14} {kind:9} {rows[kind]} in {time.time() - started:.0f} s, built in {build.seconds:.0f} s;",
-                  dict(Counter(a.status for a in actuals.values())), dict(Counter(str(a.precision) for a in actuals.values())))  # fmt: skip
-            slow = sorted(((t.get("b32", 0.0), n) for n, t in build.time_ms.items()), reverse=True)[:400]
-            (out.parent / f"layers_{name}_{kind}.json").write_text(json.dumps({"times": slow, "raw": build.raw}))
-            results[name] = rows
-            out.write_text(json.dumps(results, indent=1))
-        rows = results[name] = in_turn(engines, profiles)
-        out.write_text(json.dumps(results, indent=1))
-        for kind, times in rows.items():
-            print(f"{name:14} {kind:9} {times} in turn")
-        for kind in [one for one in OWN if one in rows and len(rows) > 1]:
-            for profile, milliseconds in rows[kind].items():
-                best = min(times[profile] for other, times in rows.items() if other not in OWN)
-                print(f"   {name} {profile}: {kind} over best of the others {milliseconds / best:.3f}")
+        settings = EngineSettings(
+            tactic_sources=(), timing_cache=folder / f"{name}{level or ''}_{average or ''}.timing",
+            optimization_level=level, avg_timing_iterations=average,
+        )  # fmt: skip
+        table = Table(name, backend, settings, folder, out, results)
+        for size in map(int, os.environ.get("BATCHES", BATCHES).split()):
+            table.batch(size, kinds, rows)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@
 #     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained:explicit && $s start device
 #     bash tests/benchmarks/gpu_session.sh wait 300
 # What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
-# guard, builds:MODEL, calibration, residual, shift, plugins, migrate[:digits|:strip], placement:MODEL[:ROW,ROW...[:LEVEL]].
+# guard, builds:MODEL (digits and strip too), calibration, residual, shift, plugins, migrate[:digits|:strip],
+# placement:MODEL[:ROW,ROW...[:LEVEL[:BATCH,BATCH...]]].
 # The jobs of one start run one after the other on the GPU that CUDA_VISIBLE_DEVICES names, in the background, so that a
-# call's end does not end them; several starts run side by side. With
-# AVERAGE=8 in the environment, placement has TensorRT time each kernel eight times.
+# call's end does not end them; several starts run side by side. In placement TensorRT times each kernel eight times,
+# or AVERAGE times.
 # A fixed time to wait, and a process that is waited for by its number, never by a pattern that also fits the waiting shell:
 # that mistake once cost a session's whole device time. Ask for several waits in one go: between two calls are 30 seconds.
 set -u
@@ -25,7 +26,11 @@ fi
 cd /tmp/repo
 [ "$action" != jobs ] || for name in "$@"; do echo $$ > "/tmp/results/$name.pid"; done
 . tests/benchmarks/gpu_env.sh
-if [ ! -d /tmp/models ] && [ -d /tmp/gpu/carried ]; then python3.10 -m tests.benchmarks.carry fill /tmp/gpu/carried /tmp/models; fi
+if [ ! -d /tmp/models ] && [ -d /tmp/gpu/carried ]; then
+  python3.10 -m tests.benchmarks.carry fill /tmp/gpu/carried /tmp/models
+  cp models/digits_cnn.onnx /tmp/models/digits.onnx && cp models/digits_calibration.npz /tmp/models/digits.npz
+  cp models/strip_reader.onnx /tmp/models/strip.onnx && cp models/strip_calibration.npz /tmp/models/strip.npz
+fi
 backends=tests/toolkit/backends
 tests() { python3.10 -m pytest -o addopts= -q -m gpu -p no:cacheprovider --no-header --tb=short --durations=0 -s "$@"; }
 job() {
@@ -49,10 +54,10 @@ job() {
     shift) python3.10 tests/benchmarks/bench_shift.py /tmp/results/shift.json ;;
     calibration) python3.10 tests/benchmarks/bench_gpu_calibration.py /tmp/models ;;
     placement:*)
-      IFS=: read -r _ model rows level <<< "$1"
-      rows=${rows:-fp16,new,modelopt,implicit}
-      [ -z "$level" ] || export LEVEL=$level
-      KINDS=${rows//,/ } python3.10 tests/benchmarks/bench_placement.py /tmp/models "/tmp/results/$model.json" "$model" ;;
+      IFS=: read -r _ model rows level batches <<< "$1"
+      rows=${rows:-fp16,new,implicit,modelopt} batches=${batches:-8,32,1}
+      env ${level:+LEVEL=$level} AVERAGE="${AVERAGE:-8}" BATCHES="${batches//,/ }" KINDS="${rows//,/ }" \
+        python3.10 tests/benchmarks/bench_placement.py /tmp/models "/tmp/results/$model.json" "$model" ;;
     *) echo "no job '$1'" && return 2 ;;
   esac
 }

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto
 
 from passes.guard_fp16 import GuardFP16
@@ -47,6 +48,19 @@ def test_a_vanishing_epsilon_counts_only_near_zero():
              "sd": (1e-6, 1), "y": (-1, 1)}  # fmt: skip
     assert asked(guarded(decomposed_norm(), quiet)) == {"ve"}
     assert asked(guarded(decomposed_norm(), {**quiet, "var": (0.01, 1), "ve": (0.01, 1), "sd": (0.1, 1)})) == set()
+
+
+@pytest.mark.parametrize("reader", ["Relu", "Sqrt"])
+def test_a_small_bias_may_vanish_in_a_sum_unless_its_reader_looks_at_zero(reader):
+    small = {"b": np.full(8, 3e-6, np.float32), "w": normal(8, 8)}
+    proto = build(
+        [node("MatMul", ["x", "w"], ["m"]), node("Add", ["m", "b"], ["s"]), node("Gemm", ["s", "w", "b"], ["g"]),
+         node(reader, ["s"], ["y"]), node(reader, ["g"], ["z"])],
+        {"x": ["n", 8]}, {"y": ["n", 8], "z": ["n", 8]}, small,
+    )  # fmt: skip
+    seen = {"x": (-1, 1), "m": (-3, 3), "s": (-3, 3), "g": (-9, 9), "y": (0, 3), "z": (0, 9)}
+    assert asked(guarded(proto, seen)) == ({"s", "g"} if reader == "Sqrt" else set())
+    assert asked(guarded(proto, {**seen, "m": (-1e-3, 1e-3), "s": (-1e-3, 1e-3)})) >= {"s"}
 
 
 def test_fused_normalization_is_judged_by_its_square():

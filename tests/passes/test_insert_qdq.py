@@ -59,6 +59,27 @@ def test_of_two_convolution_branches_the_shallower_gets_the_pair():
     assert [reads_pair(model, "y", i) for i in (0, 1)] == [False, True]
 
 
+@pytest.mark.parametrize("into", ["short", "deep"])
+def test_of_two_convolution_branches_the_one_with_less_to_do_takes_the_add(into):
+    """It has a kernel of 1x1 and the other one of 3x3, whose result is quantized, at any size of the picture."""
+    small, large = ({}, normal(4, 4, 1, 1)), ({"pads": [1, 1, 1, 1]}, normal(4, 4, 3, 3, seed=1))
+    short, deep = (small, large) if into == "short" else (large, small)
+    model = Model.from_proto(build(
+        [
+            node("Conv", ["x", "w_short"], ["short"], **short[0]),
+            node("Conv", ["x", "w"], ["first"]), node("Conv", ["first", "w_deep"], ["deep"], **deep[0]),
+            node("Add", ["deep", "short"], ["y"]), node("Conv", ["y", "w"], ["z"]),
+        ],
+        {"x": ["n", 4, "h", 6]}, {"z": None},
+        {"w": normal(4, 4, 1, 1, seed=2), "w_short": short[1], "w_deep": deep[1]},
+    ))  # fmt: skip
+    context = placeholder_context()
+    InsertQDQ()(model, context)
+    assert [reads_pair(model, "y", i) for i in (0, 1)] == [into == "short", into == "deep"]
+    reason = context.plan.get("y").reason
+    assert reason.code is Code.RESIDUAL_BRANCH and reason.values["into"] == into
+
+
 def test_a_sum_that_only_float_layers_read_gets_no_pair(residual):
     """Through its ReLU and the pool, the Gemm reads it, which stays float."""
     context = placeholder_context()

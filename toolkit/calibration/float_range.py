@@ -23,6 +23,8 @@ NORMS = frozenset(
 REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceL1", "ReduceSumSquare", "ReduceL2", "ReduceLogSumExp",
                         "GlobalAveragePool", "AveragePool", "CumSum"})  # fmt: skip
 SQUARES = frozenset({"ReduceSumSquare", "ReduceL2"})
+_NEAR_ZERO = frozenset({"Div", "Log", "Pow", "Reciprocal", "Sqrt"})
+"""Operators whose result hangs on how close to zero their input is."""
 _RESOLUTION = 0.5
 Observed = Mapping[str, tuple[float, float]]
 
@@ -80,7 +82,7 @@ def _of(
         largest = float(wide.max(initial=0.0))
         if largest > limit:
             yield _risk(Code.OVERFLOW, node, tensor.name, largest, limit, precision, constant=True)
-        elif 0 < largest < precision.tiny and not _harmless(node, tensor, observed, precision):
+        elif 0 < largest < precision.tiny and not _harmless(node, index, largest, observed, precision):
             yield _risk(Code.VANISHING_CONSTANT, node, tensor.name, largest, precision.tiny, precision)
     for tensor in (*node.outputs, *node.inputs):
         if tensor.name not in observed or not facts.is_float(tensor.name):
@@ -94,15 +96,29 @@ def _of(
     yield from _inside(node, facts, observed, precision, margin)
 
 
-def _harmless(node: gs.Node, constant: gs.Tensor, observed: Observed, precision: Precision) -> bool:
-    """Whether an Add's epsilon does nothing, since what it is added to stays clear of zero."""
-    if node.op not in ("Add", "Sub", "Max", "Clip"):
+def _harmless(node: gs.Node, index: int, largest: float, observed: Observed, precision: Precision) -> bool:
+    """Whether a small addend, ``largest`` at most, may vanish: an epsilon or a bias.
+
+    It may where what it is added to stays clear of zero; and where it is less than half a step of the largest sum, if
+    no reader of the sum asks how close to zero it is.
+    """
+    bias = index == 2 and node.op in ("Conv", "ConvTranspose", "Gemm")
+    if not bias and node.op not in ("Add", "Sub", "Max", "Clip"):
         return False
-    return all(
+    out = node.outputs[0]
+    lost = out.name in observed and largest < max(map(abs, observed[out.name])) * _half_step(precision)
+    if lost and not any(reader.op in _NEAR_ZERO for reader in out.outputs):
+        return True
+    return not bias and all(
         t.name in observed and (observed[t.name][0] >= precision.tiny or observed[t.name][1] <= -precision.tiny)
-        for t in node.inputs
-        if t is not constant
+        for position, t in enumerate(node.inputs)
+        if position != index
     )
+
+
+def _half_step(precision: Precision) -> float:
+    """Half the distance of two neighbours over their magnitude, at most."""
+    return float(2.0 ** -(11 if precision is Precision.FP16 else 8))
 
 
 def _inside(node: gs.Node, facts: Facts, observed: Observed, precision: Precision, margin: float) -> Iterator[Risk]:
@@ -124,7 +140,7 @@ def _inside(node: gs.Node, facts: Facts, observed: Observed, precision: Precisio
             yield _risk(Code.INNER_OVERFLOW, node, out, total, limit, precision, op=node.op, summed=count)
     if node.op in ("Softmax", "LogSoftmax") and high > 0:
         # only the largest scores matter: a mask of -10000 is far below them and may round as it likes
-        spacing = 2.0 ** (math.floor(math.log2(high)) - (10 if precision is Precision.FP16 else 7))
+        spacing = 2.0 ** (math.floor(math.log2(high)) + 1) * _half_step(precision)
         if spacing > _RESOLUTION:
             yield _risk(Code.RESOLUTION, node, tensor, high, _RESOLUTION, precision, step=spacing)
 
