@@ -27,11 +27,15 @@ class InsertQDQ(Quantizer):
     exclude: list[str] = Field([], description="names or globs of nodes to leave alone")
     exclude_ops: list[str] = Field([], description="operators to leave alone")
     exclude_between: list[tuple[str, str]] = Field([], description="leave alone the nodes between two tensors")
-    activation_matmul: bool = Field(False, description="also quantize MatMuls of two activations (attention scores)")
+    activation_matmul: bool | None = Field(
+        None,
+        description="also quantize MatMuls of two activations (attention); default: in FP8, where TensorRT fuses it",
+    )
 
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
         """By the rules of what TensorRT fuses."""
-        return place(model, facts, judge, self.activation_matmul, self.precision)
+        both = self.activation_matmul if self.activation_matmul is not None else self.precision.in_attention
+        return place(model, facts, judge, both, self.precision)
 
     def settings_judge(self, model: Model) -> Judge:
         """What the patterns leave out.

@@ -149,6 +149,10 @@ class SearchPrecision(InsertQDQ):
 
     # ---------------------------------------------------------------- what a run asks
 
+    def types(self) -> set[Precision]:
+        """The type of the first search and that of the second."""
+        return {self.precision, *([Precision(self.also)] if self.also is not None else [])}
+
     def reads_evaluation(self) -> bool:
         """The budget, and the metric where the samples have labels."""
         return True
@@ -217,11 +221,7 @@ class SearchPrecision(InsertQDQ):
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
         """The activations that any plan could quantize; of the first helper pass, where there are helpers."""
         self.without_dead_nodes(model, context)
-        placement = self.placement(model, context)
-        if not placement.activations:
-            return None
-        self.raise_opset(model, placement)
-        return self.wanted(model, context)
+        return self.wanted(model, context) if self.prepare(model, context).activations else None
 
     # ---------------------------------------------------------------- the pass
 
@@ -251,7 +251,7 @@ class SearchPrecision(InsertQDQ):
             if quantizes:
                 PlanSearch.refuse_beforehand(self, self._settings(), model, context)
         elif quantizes:
-            self.raise_opset(model, self.placement(model, context))
+            self.prepare(model, context)
             # what has no range stays float from here on
             context.ranges(model, self.wanted(model, context), self.precision)
         if not context.dry_run and self.placement(model, context).activations:

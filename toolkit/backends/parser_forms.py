@@ -71,7 +71,7 @@ def float_weights(model: Model, journal: Journal) -> int:
             journal.noted(Code.COMPUTED_ZERO_POINT(), pair.dequantize.name)
             continue
         if pair.scale.ndim > 1:
-            journal.noted(Code.BLOCKS(stored=True), pair.dequantize.name)
+            journal.noted(Code.BLOCKS(), pair.dequantize.name)
             continue
         source = pair.dequantize.inputs[0]
         values = (stored.astype(np.float32) - _spread(pair.zero, stored, pair.axis)) * _spread(

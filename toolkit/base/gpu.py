@@ -19,21 +19,15 @@ class Gpu:
     compute_capability: str
 
 
-_SINCE = {
-    Precision.FP16: (5, 3), Precision.BF16: (8, 0), Precision.INT8: (6, 1), Precision.FP8: (8, 9),
-}  # fmt: skip
-"""The compute capability from which on TensorRT computes in a type (its support matrix, «Hardware and Precision»)."""
-
-
 def capability_for(precision: Precision) -> str:
     """The compute capability from which on a GPU computes in a type; empty where every GPU does."""
-    return ".".join(map(str, _SINCE[precision])) if precision in _SINCE else ""
+    return ".".join(map(str, precision.since)) if any(precision.since) else ""
 
 
 def computes_in(capability: str, precision: Precision) -> bool:
     """Whether a GPU of a compute capability, such as "8.9", computes in a type."""
     major, _, minor = capability.partition(".")
-    return (int(major), int(minor)) >= _SINCE.get(precision, (0, 0))
+    return (int(major), int(minor)) >= precision.since
 
 
 @lru_cache(maxsize=1)

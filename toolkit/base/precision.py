@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import NamedTuple
 
 from toolkit.base.errors import RecipeError, did_you_mean
 
@@ -20,32 +21,57 @@ class Precision(str, Enum):
     @property
     def bits(self) -> int:
         """Bits of one stored value."""
-        return _BITS[self]
+        return _TYPES[self].bits
 
     @property
     def onnx_type(self) -> int:
         """The number of this type in ONNX's ``TensorProto.DataType`` (FP8 is E4M3FN)."""
-        return _ONNX[self]
+        return _TYPES[self].onnx
 
     @property
     def tensorrt_name(self) -> str:
         """The name of this type in TensorRT's ``DataType``."""
-        return _TENSORRT[self]
+        return _TYPES[self].tensorrt
 
     @property
     def max(self) -> float:
         """Largest magnitude that can be stored. INT8 and INT4 are symmetric here: 127 and 7."""
-        return _MAX[self]
+        return _TYPES[self].max
 
     @property
     def tiny(self) -> float:
         """Smallest positive normal number of a float type; 1.0 for the integer types."""
-        return _TINY[self]
+        return _TYPES[self].tiny
+
+    @property
+    def since(self) -> tuple[int, int]:
+        """The compute capability from which on TensorRT takes the type; (0, 0) where every GPU does."""
+        return _TYPES[self].since
+
+    @property
+    def opset(self) -> int:
+        """The operator set from which on QuantizeLinear and DequantizeLinear have it; 0 for what needs no pair."""
+        return _TYPES[self].opset
 
     @property
     def quantized(self) -> bool:
         """Whether values of this type need a scale, hence a Q/DQ pair."""
-        return self in _QUANTIZED
+        return bool(_TYPES[self].opset)
+
+    @property
+    def integer(self) -> bool:
+        """Whether its values lie at equal distances."""
+        return self.tiny == 1.0
+
+    @property
+    def weights_only(self) -> bool:
+        """Whether only constant weights are stored in it, in blocks that share a scale, and computed with as floats."""
+        return _TYPES[self].weights_only
+
+    @property
+    def in_attention(self) -> bool:
+        """Whether TensorRT's fused attention takes it for the products of two activations."""
+        return _TYPES[self].in_attention
 
     @classmethod
     def from_onnx(cls, onnx_type: int) -> Precision | None:
@@ -68,19 +94,28 @@ class Precision(str, Enum):
         return self.value
 
 
-_P = Precision
-_BITS = {_P.FP32: 32, _P.FP16: 16, _P.BF16: 16, _P.FP8: 8, _P.INT8: 8, _P.INT4: 4}
-_ONNX = {_P.FP32: 1, _P.FP16: 10, _P.BF16: 16, _P.FP8: 17, _P.INT8: 3, _P.INT4: 22}
-_FROM_ONNX = {number: precision for precision, number in _ONNX.items()}
-_TENSORRT = {_P.FP32: "FLOAT", _P.FP16: "HALF", _P.BF16: "BF16", _P.FP8: "FP8", _P.INT8: "INT8", _P.INT4: "INT4"}
-_MAX = {
-    _P.FP32: 3.4028234663852886e38,
-    _P.FP16: 65504.0,
-    _P.BF16: 3.3895313892515355e38,
-    _P.FP8: 448.0,
-    _P.INT8: 127.0,
-    _P.INT4: 7.0,
+class _Type(NamedTuple):
+    """What TensorRT and ONNX have of a type; see the properties of ``Precision``."""
+
+    bits: int
+    onnx: int
+    tensorrt: str
+    max: float
+    tiny: float
+    since: tuple[int, int] = (0, 0)
+    opset: int = 0
+    weights_only: bool = False
+    in_attention: bool = False
+
+
+_TYPES = {
+    Precision.FP32: _Type(32, 1, "FLOAT", 3.4028234663852886e38, 2.0**-126),
+    Precision.FP16: _Type(16, 10, "HALF", 65504.0, 2.0**-14, (5, 3)),
+    Precision.BF16: _Type(16, 16, "BF16", 3.3895313892515355e38, 2.0**-126, (8, 0)),
+    Precision.FP8: _Type(8, 17, "FP8", 448.0, 2.0**-6, (8, 9), opset=19, in_attention=True),
+    Precision.INT8: _Type(8, 3, "INT8", 127.0, 1.0, (6, 1), opset=13),
+    Precision.INT4: _Type(4, 22, "INT4", 7.0, 1.0, (7, 5), opset=21, weights_only=True),
 }
-_TINY = {_P.FP32: 2.0**-126, _P.FP16: 2.0**-14, _P.BF16: 2.0**-126, _P.FP8: 2.0**-6, _P.INT8: 1.0, _P.INT4: 1.0}
-_QUANTIZED = frozenset({_P.FP8, _P.INT8, _P.INT4})
+"""Compute capabilities are those of TensorRT's support matrix, «Hardware and Precision»."""
+_FROM_ONNX = {precision.onnx_type: precision for precision in Precision}
 FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)

@@ -55,6 +55,8 @@ class Code(BaseCode):
     NOT_INCLUDED = "not-included"
     KEPT = "kept"
     NOT_FASTER = "not-faster"
+    SCALES_QUERIES = "scales-queries"
+    FUSED_ATTENTION = "fused-attention"
     NO_RANGE = "no-range"
     RANGE_OF_OTHER_TYPE = "range-of-other-type"
     SUBGRAPH = "subgraph"

@@ -98,8 +98,8 @@ class Pass(BaseModel):
         """The tensors whose ranges ``apply`` asks for; none where None, all that placement could want where empty.
 
         ``qtool calibrate`` collects statistics for the first pass that asks. The model may be changed as ``apply``
-        does before it asks (raising the opset); it is not used for anything else afterwards. Those of a helper pass are
-        asked for where its effect is measured.
+        does before it asks (raising the opset, say); it is not used for anything else afterwards. Those of a helper
+        pass are asked for where its effect is measured.
         """
         return [] if self.helps() and getattr(self, "measure", True) else None
 

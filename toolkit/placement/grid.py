@@ -1,4 +1,4 @@
-"""The values that a Q/DQ pair can hold: (q - zero point) * scale for every q of its type."""
+"""The values that a Q/DQ pair can hold: (q - zero point) * scale for every q of its type, and rounding to them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.graph.constants import constant_value
 from toolkit.graph.model import Model
@@ -129,17 +130,8 @@ class Grid:
         if self.scale is None or self.zero is None:
             raise ValueError("scale or zero point are computed")
         own = self.axis if axis is None else axis
-        zero, scale = (self._spread(part, stored, own) for part in (self.zero, self.scale))
+        zero, scale = (spread(part, stored, own, self.block) for part in (self.zero, self.scale))
         return np.asarray((stored.astype(np.float64) - zero).astype(np.float32) * scale.astype(np.float32))
-
-    def _spread(self, part: Array, like: Array, axis: int | None) -> Array:
-        if part.size == 1 or axis is None:
-            return part.reshape(-1)[:1].reshape(())
-        if self.block:
-            return np.take(np.repeat(part, self.block, axis=axis), range(like.shape[axis]), axis=axis)
-        shape = [1] * like.ndim
-        shape[axis] = -1
-        return part.reshape(shape)
 
     def agrees(self, other: Grid) -> bool:
         """Whether both have the same values, wherever their channels lie; rounding to a narrower float type aside."""
@@ -155,6 +147,42 @@ class Grid:
         else:
             same_zero = bool(np.all(self.zero == other.zero))
         return same_scale and same_zero and self.block == other.block
+
+
+def spread(part: Array, like: Array, axis: int | None, block: int = 0) -> Array:
+    """Scales or zero points in a shape that broadcasts over the values that they are of.
+
+    Args:
+        part: of one element, of shape [channels], or with ``block`` of the values' rank.
+        like: the values.
+        axis: the axis of the channels or of the blocks; None where there is one element.
+        block: how many values along ``axis`` share an element; the last block may have fewer. 0: one a channel.
+    """
+    if part.size == 1 or axis is None:
+        return part.reshape(-1)[:1].reshape(())
+    if block:
+        return np.take(np.repeat(part, block, axis=axis), range(like.shape[axis]), axis=axis)
+    shape = [1] * like.ndim
+    shape[axis] = -1
+    return part.reshape(shape)
+
+
+def on_grid(ratio: Array, precision: Precision) -> Array:
+    """The nearest values that a quantized type can hold, ties to even and saturated, in the type of ``ratio``.
+
+    As QuantizeLinear and TensorRT round: INT8 at -128 and 127, INT4 at -8 and 7, FP8 (E4M3) at -448 and 448.
+
+    Args:
+        ratio: float values divided by their scale; NaN stays NaN in FP8.
+        precision: INT8, INT4 or FP8.
+    """
+    low, high = _LIMITS[precision.onnx_type]
+    kept = np.clip(ratio, low, high)
+    if precision.integer:
+        return np.asarray(np.rint(kept))
+    import ml_dtypes
+
+    return np.asarray(kept.astype(ml_dtypes.float8_e4m3fn).astype(ratio.dtype))
 
 
 def grid_of(model: Model, node: gs.Node, kind: int = 0) -> Grid:

@@ -45,6 +45,11 @@ def storable_scale(amax: Array | float, precision: Precision) -> np.ndarray[Any,
     return np.maximum(stored, _SMALLEST_HALF).astype(np.float32)
 
 
+def pairs_opset(precision: Precision, half: bool) -> int:
+    """The operator set that a type's pairs need; ``half``: also between float16 or bfloat16 tensors (19 and later)."""
+    return max(precision.opset, 19 if half else 0)
+
+
 class Inserter:
     """Adds pairs to one model; keeps track of the names in use."""
 

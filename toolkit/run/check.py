@@ -260,7 +260,8 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     ``statistics``, where given, gets the names of the files that calibration would keep its statistics in.
 
     Raises:
-        QtoolError: a pass, lowering or the backend refuses, and ``auto`` has none to fall back to. What a pass refuses
+        QtoolError: a pass, lowering or the backend refuses, and ``auto`` has none to fall back to, or a GPU that the
+            engine is for lacks a quantized type. What a pass refuses
             behind one whose nodes are known in a run alone is noted.
     """
     from toolkit.backends.choose import choose, next_after
@@ -268,6 +269,8 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     from toolkit.contract.passes import Sequence as PassSequence
     from toolkit.run.context import context_for
     from toolkit.run.engine_settings import engine_settings
+    from toolkit.run.gpu_types import refuse_types_lacking, types_of_pairs
+    from toolkit.search.quantizer import Quantizer
 
     job = inputs.job
     source = inputs.source()
@@ -287,6 +290,9 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
             raise
         journal.noted(Code.DRY_RUN_ENDED(error=error.what))
         return Rehearsal(context, backend, reason)
+    asked = {ask.precision for _, ask in context.plan.items()} | types_of_pairs(source)
+    asked.update(kind for step in steps if isinstance(step, Quantizer) for kind in step.types())
+    refuse_types_lacking(job.recipe, asked, backend.name)
     model, plan = _settled(source, model, steps, context)
     while (refusal := _refused(job, backend, settings, model, plan)) is not None:
         engine = job.recipe.engine

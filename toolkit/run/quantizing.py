@@ -144,7 +144,7 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         placement = step.placement(model, context)
         if not placement.groups:
             raise nothing_to_quantize(placement, where)
-        step.raise_opset(model, placement)
+        step.prepare(model, context)
         ranges = context.ranges(model, step.wanted(model, context), step.precision)
         notes = _left_float(step, later, model, context)
         judge = step.judge(model, context)

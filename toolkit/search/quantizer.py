@@ -26,11 +26,12 @@ from toolkit.graph.input_mean import input_mean, mark_corrected
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
 from toolkit.graph.tensors import SHORT_FLOATS, make_constant
+from toolkit.placement.attention import scale_queries
 from toolkit.placement.dequantized import source
 from toolkit.placement.explained import explained
 from toolkit.placement.pairs import Pair, Placement
 from toolkit.placement.place import Judge
-from toolkit.placement.qdq import Inserter, storable_scale
+from toolkit.placement.qdq import Inserter, pairs_opset, storable_scale
 from toolkit.placement.ranged import place_ranged
 from toolkit.placement.scales import share_amax
 from toolkit.search.faster import measuring, not_faster, require_profiles, units_of
@@ -94,6 +95,10 @@ class Quantizer(Pass):
         """The quantized type."""
         return Precision(self.dtype)
 
+    def types(self) -> set[Precision]:
+        """The quantized types that it may leave in the model, which the GPU must have."""
+        return {self.precision}
+
     def reads_evaluation(self) -> bool:
         """Inserting pairs looks at no samples but the calibration's."""
         return False
@@ -103,11 +108,8 @@ class Quantizer(Pass):
         return self.only_if_faster
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
-        """The activations that get pairs; the model's opset is raised where the pairs need it."""
-        placement = self.placement(model, context)
-        if self.raise_opset(model, placement):
-            placement = self.placement(model, context)
-        return placement.activations or None
+        """The activations that get pairs; the model is prepared for them."""
+        return self.prepare(model, context).activations or None
 
     # ---------------------------------------------------------------- the pass
 
@@ -169,10 +171,9 @@ class Quantizer(Pass):
 
     def _not_faster(self, model: Model, context: Context, bench: Bench, builds: int | None) -> dict[str, Finding]:
         """The nodes whose pairs do not pay, each with the reason; see ``not_faster``."""
-        placement = self.placement(model, context)
-        if not units_of(model, placement):
+        if not units_of(model, self.placement(model, context)):
             return {}
-        placement = self._at_its_opset(model, placement, context, {})
+        placement = self.prepare(model, context)
         # here, so that all trials and the run itself share them
         ranges = self.ranges(model, placement, context)
         return not_faster(
@@ -198,7 +199,7 @@ class Quantizer(Pass):
     def insert(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> None:
         """Place and insert the pairs of all but the ``slow`` nodes, which stay float for the reasons given."""
         slow = slow or {}
-        placement = self._at_its_opset(model, self.placement(model, context, slow), context, slow)
+        placement = self.prepare(model, context, slow)
         ranges = self.ranges(model, placement, context)
         if context.unranged:
             placement = self.placement(model, context, slow)
@@ -365,21 +366,21 @@ class Quantizer(Pass):
         """Activations that some subset of the layers quantizes: a search needs the ranges of all of them."""
         return wanted_tensors(model, model.facts(context.profiles), self.judge(model, context), self.place)
 
-    def raise_opset(self, model: Model, placement: Placement) -> list[str]:
-        """Bring the model to the opset that its pairs need; names of nodes that the conversion made anew."""
+    def prepare(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Placement:
+        """Bring the model to the form that its pairs need, before ranges are asked for; the placement in it.
+
+        Its opset is raised, and where the type goes into attention, what scales the scores goes before them.
+        """
+        placement = self.placement(model, context, slow)
         types = model.facts().types
         half = any(types.get(pair.tensor) in SHORT_FLOATS for pair in placement.pairs.values())
-        return model.raise_opset(19 if half or self.precision is Precision.FP8 else 13)
-
-    def _at_its_opset(
-        self, model: Model, placement: Placement, context: Context, slow: Mapping[str, Finding]
-    ) -> Placement:
-        """The placement after the opset was raised where it had to be."""
-        fresh = self.raise_opset(model, placement)
-        if not fresh:
-            return placement
-        context.journal.noted(Code.OPSET(to=model.opset, added=len(fresh)))
-        return self.placement(model, context, slow)
+        fresh = model.raise_opset(pairs_opset(self.precision, half)) if placement.pairs else []
+        if fresh:
+            context.journal.noted(Code.OPSET(to=model.opset, added=len(fresh)))
+        moved = scale_queries(model, placement.layers) if self.precision.in_attention else {}
+        for node, scores in moved.items():
+            context.journal.changed(node, Code.SCALES_QUERIES(scores=scores), Code.FUSED_ATTENTION())
+        return self.placement(model, context, slow) if fresh or moved else placement
 
     def _activation_scale(self, pair: Pair, amax: Mapping[str, float], context: Context) -> np.ndarray:
         value = amax[pair.tensor]

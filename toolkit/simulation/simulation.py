@@ -24,6 +24,7 @@ from toolkit.graph.model import Model
 from toolkit.graph.tensors import SHORT_FLOATS
 from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.placement.place import Judge, PlacementRule, place
+from toolkit.placement.qdq import pairs_opset
 from toolkit.simulation.cut import Cutter
 from toolkit.simulation.rounder import Chosen, Rounder
 from toolkit.simulation.runner import MEMORY, Runner
@@ -263,7 +264,7 @@ class Simulation:
 
 
 def with_pairs_opset(model: Model, precision: Precision) -> Model:
-    """A copy at an opset that holds Q/DQ pairs: 13 for INT8, 19 for FP8 and for float16 tensors.
+    """A copy at an opset that holds Q/DQ pairs; see ``pairs_opset``.
 
     Raises:
         ModelError: an operator has no conversion.
@@ -271,7 +272,7 @@ def with_pairs_opset(model: Model, precision: Precision) -> Model:
     raised = model.copy()
     facts = raised.facts()
     half = any(facts.types.get(t.name) in SHORT_FLOATS for node in raised.nodes for t in node.outputs)
-    raised.raise_opset(19 if half or precision is Precision.FP8 else 13)
+    raised.raise_opset(pairs_opset(precision, half))
     return raised
 
 

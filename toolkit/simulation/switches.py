@@ -19,6 +19,7 @@ from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.placement.dequantized import source
 from toolkit.placement.flips import Flips
+from toolkit.placement.grid import on_grid, spread
 from toolkit.placement.ops import ADDS, TARGETS
 from toolkit.placement.pairs import Placement
 from toolkit.placement.place import Judge, PlacementRule, place
@@ -193,24 +194,15 @@ def wanted_tensors(model: Model, facts: Facts, judge: Judge | None = None, place
     return list(wanted)
 
 
-def fake_quantized(values: Array, scale: Array, axis: int | None, precision: Precision) -> Array:
+def fake_quantized(values: Array, scale: Array, axis: int | None, precision: Precision, block: int = 0) -> Array:
     """Weights after quantization and back, as QuantizeLinear and DequantizeLinear compute them.
 
     Args:
         values: float weights.
-        scale: float32 [1], or [channels] with ``axis``.
-        axis: the channel axis.
-        precision: INT8 (rounded half to even, saturated at -128 and 127) or FP8 (e4m3, saturated at 448).
+        scale: float32 [1], or [channels] with ``axis``; with ``block`` of the weights' rank.
+        axis: the axis of the channels or blocks.
+        precision: the quantized type; see ``on_grid``.
+        block: how many values along ``axis`` share a scale; 0: one a channel.
     """
-    shape = [1] * values.ndim
-    if axis is not None:
-        shape[axis] = -1
-    spread = scale.astype(np.float32).reshape(shape)
-    ratio = values.astype(np.float32) / spread
-    if precision is Precision.INT8:
-        stored = np.clip(np.rint(ratio), -128, 127)
-    else:
-        import ml_dtypes
-
-        stored = np.clip(ratio, -precision.max, precision.max).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
-    return np.asarray((stored * spread).astype(values.dtype))
+    wide = spread(scale.astype(np.float32), values, axis, block)
+    return np.asarray((on_grid(values.astype(np.float32) / wide, precision) * wide).astype(values.dtype))

@@ -59,7 +59,7 @@ def test_probabilities_have_one_scale_in_fp8(attention):
     for dtype in ("int8", "fp8"):
         model, known = (
             attention.copy(),
-            {n: Range(0.6, "minmax") for n in ("x", "q", "kt", "p", "v", "c", "k", "s", "ss")},
+            {n: Range(0.6, "minmax") for n in ("x", "q", "q_scaled", "kt", "p", "v", "c", "k", "s", "ss")},
         )
         InsertQDQ(dtype=dtype, activation_matmul=True)(model, Context(known_ranges=Ranges(known)))
         found[dtype] = {n.inputs[0].name: float(model.constant(n.inputs[1]).reshape(-1)[0]) for n in model.nodes

@@ -204,6 +204,19 @@ def test_what_tensorrt_rtx_cannot_build_is_refused_before_calibrating(tmp_path, 
     assert alike(recipe, tmp_path / "run") is not None
 
 
+@pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")
+@pytest.mark.parametrize("quantize", [{**INSERT, "dtype": "fp8"}, {"use": "search_precision", "also": "fp8"}])
+def test_a_gpu_that_lacks_the_type_is_refused_before_calibrating(tmp_path, quantize):
+    engine = {"backend": "tensorrt_rtx", "compute_capabilities": ["8.9", "8.6"]}
+    recipe = small(tmp_path, [quantize], residual_proto(), engine=engine)
+    refusal = alike(recipe, tmp_path / "run")
+    assert refusal is not None and "8.6 does not compute in FP8" in refusal
+    other = tmp_path / "other"
+    other.mkdir()
+    recipe = small(other, [quantize], residual_proto(), engine={**engine, "compute_capabilities": ["8.9", "12.0"]})
+    assert alike(recipe, other / "run") is None
+
+
 class Refusing(NoBackend):
     """A backend that builds nothing, and refuses every model."""
 

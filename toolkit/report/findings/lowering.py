@@ -63,11 +63,7 @@ LOWERING: Table = {
     Code.BIAS_REQUANTIZED: "by default onnxruntime quantizes biases of one dimension, which float16 cannot count",
     Code.QUANTIZES: lambda tensor, readers: f"quantizes '{tensor}' for {_readers(readers)}",
     Code.DEQUANTIZES: lambda tensor, readers: f"dequantizes '{tensor}' for {_readers(readers)}",
-    Code.BLOCKS: lambda stored: (
-        "has a scale for every block, so its stored weights stay"
-        if stored
-        else "has a scale for every block, so its weights are quantized at run time"
-    ),
+    Code.BLOCKS: "has a scale for every block, so its stored weights stay",
     Code.COMPUTED_ZERO_POINT: "its zero point is computed, so its stored weights stay",
     Code.KERNEL_SHAPE: lambda convolutions: (
         f"Attribute kernel_shape added to {count(convolutions, 'convolution')} that left it out."

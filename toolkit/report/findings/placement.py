@@ -60,6 +60,8 @@ PLACEMENT: Table = {
     Code.NOT_INCLUDED: "no include setting matches it",
     Code.KEPT: "{by} keeps it in {precision}: {why}",
     Code.NOT_FASTER: "{why}",
+    Code.SCALES_QUERIES: "scales the queries in front of '{scores}' in place of the scores",
+    Code.FUSED_ATTENTION: "TensorRT fuses quantized attention in this form",
     Code.NO_RANGE: "'{tensor}' has no range, and there is no calibration data to find one",
     Code.RANGE_OF_OTHER_TYPE: (
         "the range of '{tensor}' is for {has}, not {wanted}, and there is no calibration data to find another"
@@ -71,8 +73,8 @@ PLACEMENT: Table = {
     Code.BOTH_CONSTANT: lambda: f"both operands are constants; run {pass_for(Role.FOLD)} to remove it",
     Code.COMPUTED_WEIGHTS: _computed_weights,
     Code.ACTIVATION_MATMUL: (
-        "both operands are activations: TensorRT fuses attention in float16, and quantized scores cost accuracy; set "
-        "activation_matmul = true to quantize it"
+        "both operands are activations: quantized scores cost accuracy, and TensorRT fuses attention in float16 too; "
+        "activation_matmul = true quantizes it"
     ),
     Code.VECTOR: _vector,
     Code.EMPTY: "its weight '{tensor}' has no elements",

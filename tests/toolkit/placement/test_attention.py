@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import build, node, normal, ops, placeholder_context, run
+from toolkit import Code, Model
+from toolkit.placement.attention import scale_queries
+
+
+def scores(op="Mul", mask=True, outputs=("y",)):
+    """Scores of two activations, scaled, masked, and made probabilities."""
+    scaled = ["s", "c"] if op in ("Mul", "Div") else ["c", "s"]
+    nodes = [
+        node("MatMul", ["q", "k"], ["s"]), node(op.removeprefix("reverse "), scaled, ["t"]),
+        *([node("Add", ["t", "m"], ["masked"])] if mask else []),
+        node("Softmax", ["masked" if mask else "t"], ["y"], axis=-1),
+    ]  # fmt: skip
+    inputs = {"q": [2, 3, 4], "k": [2, 4, 3]}
+    return Model.from_proto(build(nodes, inputs, {name: [2, 3, 3] for name in outputs},
+                                  {"c": np.float32(0.3), "m": normal(3, 3, seed=5)}))  # fmt: skip
+
+
+@pytest.mark.parametrize("op", ["Mul", "Div", "reverse Mul"])
+@pytest.mark.parametrize("mask", [False, True])
+def test_the_scale_goes_before_the_scores(op, mask):
+    model, feeds = scores(op, mask), {"q": normal(2, 3, 4), "k": normal(2, 4, 3, seed=1)}
+    (before,) = run(model, feeds)
+    count = ops(model)
+    assert scale_queries(model, {"s"}) == {"t": "s"}
+    assert ops(model) == count and [n.op for n in model.nodes][:2] == [op.removeprefix("reverse "), "MatMul"]
+    model.check()
+    np.testing.assert_allclose(run(model, feeds)[0], before, rtol=1e-5)
+    assert scale_queries(model, {"s"}) == {}
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"),
+    [(scores(), {"other"}), (scores(outputs=("y", "s")), {"s"}), (scores("reverse Div"), {"s"})],
+)
+def test_scores_that_others_read_or_that_stay_float_are_left_alone(model, layers):
+    nodes = [(n.name, [t.name for t in n.inputs]) for n in model.nodes]
+    assert scale_queries(model, layers) == {}
+    assert [(n.name, [t.name for t in n.inputs]) for n in model.nodes] == nodes
+
+
+@pytest.mark.parametrize(("dtype", "taken"), [("fp8", {"s", "c"}), ("int8", set())])
+def test_fp8_takes_attention_whole_and_int8_leaves_it_float(attention, dtype, taken):
+    context = placeholder_context()
+    InsertQDQ(dtype=dtype)(attention, context)
+    left = {event.node for event in context.journal.of("declined") if event.why.code is Code.ACTIVATION_MATMUL}
+    assert left == {"s", "c"} - taken
+    moved = [event.node for event in context.journal.of("changed") if event.what.code is Code.SCALES_QUERIES]
+    assert moved == (["ss"] if taken else [])
+    if taken:
+        quantize = attention.node("s").inputs[0].inputs[0].inputs[0].inputs[0]
+        assert quantize.op == "QuantizeLinear" and quantize.inputs[0].inputs[0].name == "ss"

@@ -1,0 +1,65 @@
+"""Rounding to a type's grid is what onnxruntime's Q/DQ pairs and ml_dtypes do, bit for bit."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from onnx import helper
+
+from tests.conftest import build, node, run
+from toolkit import Model, Precision
+from toolkit.placement.grid import on_grid, spread
+from toolkit.placement.qdq import storable_scale
+from toolkit.simulation.switches import fake_quantized
+
+TYPES = [precision for precision in Precision if precision.quantized]
+FLOATS = st.floats(-(2.0**99), 2.0**99, width=32)
+EVERY_E4M3 = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+
+
+def pair(precision, scale, block=0):
+    """A model of one Q/DQ pair."""
+    attrs = {"axis": 0, "block_size": block} if block else {}
+    zero = np.zeros(scale.shape).astype(helper.tensor_dtype_to_np_dtype(precision.onnx_type))
+    proto = build(
+        [node("QuantizeLinear", ["x", "s", "z"], ["q"], **attrs), node("DequantizeLinear", ["q", "s"], ["y"], **attrs)],
+        {"x": [4, 6]}, {"y": [4, 6]}, {"s": scale, "z": zero}, opset=21, ir_version=10,
+    )  # fmt: skip
+    return Model.from_proto(proto)
+
+
+@pytest.mark.parametrize("precision", TYPES)
+@settings(max_examples=40, deadline=None)
+@given(values=arrays(np.float32, (4, 6), elements=FLOATS), amax=st.floats(1e-6, 1e5))
+def test_weights_and_activations_round_as_onnxruntime_rounds(precision, values, amax):
+    scale = storable_scale(amax, precision)
+    (found,) = run(pair(precision, scale.reshape(())), {"x": values})
+    np.testing.assert_array_equal(fake_quantized(values, scale, None, precision), found)
+
+
+@settings(max_examples=40, deadline=None)
+@given(values=arrays(np.float32, (4, 6), elements=st.floats(-9, 9, width=32)), block=st.sampled_from([1, 2, 4]))
+def test_blocks_round_as_onnxruntime_rounds(values, block):
+    amax = np.abs(values).reshape(4 // block, block, 6).max(axis=1)
+    scale = storable_scale(amax, Precision.INT4)
+    (found,) = run(pair(Precision.INT4, scale, block), {"x": values})
+    np.testing.assert_array_equal(fake_quantized(values, scale, 0, Precision.INT4, block), found)
+    assert np.all(np.abs(found - values) <= spread(scale, values, 0, block) * 0.5001)
+
+
+@settings(max_examples=100, deadline=None)
+@given(values=arrays(np.float32, 16, elements=st.floats(width=32, allow_nan=False)))
+def test_e4m3_is_ml_dtypes_saturated(values):
+    wanted = np.clip(values, -448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    np.testing.assert_array_equal(on_grid(values, Precision.FP8), wanted)
+
+
+def test_e4m3_keeps_every_value_of_its_own_and_ties_go_to_even():
+    finite = EVERY_E4M3[np.isfinite(EVERY_E4M3)]
+    np.testing.assert_array_equal(on_grid(finite, Precision.FP8), finite)
+    assert on_grid(np.float32([17, 19, 1e9, -np.inf]), Precision.FP8).tolist() == [16, 20, 448, -448]
+    assert np.isnan(on_grid(np.float32([np.nan]), Precision.FP8)).all()

@@ -1,0 +1,60 @@
+"""The form in which TensorRT fuses quantized attention: queries are scaled, not their products with the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import onnx_graphsurgeon as gs
+
+from toolkit.graph.model import Model
+from toolkit.placement.dequantized import dequantizer
+
+_ON_THE_WAY = frozenset({"Add", "Where", "Softmax", "Cast", "Identity"})
+
+
+def scale_queries(model: Model, layers: Container[str]) -> dict[str, str]:
+    """Move the constant that scales attention scores from behind their MatMul to its first operand, in place.
+
+    Softmax((Q K) * c + mask) becomes Softmax((Q * c) K + mask): the quantized products then go into the Softmax with
+    nothing but a mask between, as ModelOpt writes FP8 attention.
+
+    Args:
+        model: the graph.
+        layers: names of the MatMuls that are quantized; others are left alone.
+
+    Returns:
+        The names of the nodes that scale, each with its MatMul.
+    """
+    moved: dict[str, str] = {}
+    names, inner = model.tensor_names(), model.subgraph_tensors()
+    for node in model.nodes:
+        if node.op not in ("Mul", "Div"):
+            continue
+        values = [model.constant(tensor) for tensor in node.inputs]
+        index = 1 if node.op == "Div" or values[0] is None else 0
+        scale, scores = values[index], node.inputs[1 - index]
+        matmul = model.producer(scores)
+        if scale is None or scale.size != 1 or scale.ndim > 1 or matmul is None or matmul.op != "MatMul":
+            continue
+        if matmul.name not in layers or len(scores.outputs) != 1 or model.is_output(scores) or scores.name in inner:
+            continue
+        free = all(model.constant(tensor) is None and dequantizer(tensor) is None for tensor in matmul.inputs)
+        if not free or not _softmax_behind(node.outputs[0]):
+            continue
+        query, result = matmul.inputs[0], node.outputs[0]
+        scaled = gs.Variable(names.take(f"{query.name}_scaled"), dtype=query.dtype, shape=query.shape)
+        node.inputs[1 - index], node.outputs[0] = query, scaled
+        matmul.inputs[0], matmul.outputs[0] = scaled, result
+        moved[node.name] = matmul.name
+    if moved:
+        model.tidy()
+    return moved
+
+
+def _softmax_behind(tensor: gs.Tensor) -> bool:
+    """Whether a Softmax reads the tensor, a mask that is added in between."""
+    while len(tensor.outputs) == 1 and tensor.outputs[0].op in _ON_THE_WAY:
+        if tensor.outputs[0].op == "Softmax":
+            return True
+        tensor = tensor.outputs[0].outputs[0]
+    return False
