@@ -69,7 +69,7 @@ class BuildOrder:
     def major(self) -> int:
         """The first number of the version; 0 where there is none."""
         first = self.version.partition(".")[0]
-        return int(first) if first.isdigit() else 0
+        return int(first) if first.isdecimal() else 0
 
 
 @dataclass(frozen=True)

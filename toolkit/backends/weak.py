@@ -102,7 +102,7 @@ def _without_kernel(model: Model, plan: PrecisionPlan, backend: Backend, journal
 def major(version: str) -> int:
     """The first number of a version; 0 where there is none."""
     first = version.split(".", 1)[0]
-    return int(first) if first.isdigit() else 0
+    return int(first) if first.isdecimal() else 0
 
 
 def _take_out(model: Model) -> int:

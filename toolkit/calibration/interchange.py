@@ -130,6 +130,13 @@ def cache_text(ranges: Ranges, algorithm: str = "EntropyCalibration2", version: 
     return "\n".join(lines) + "\n"
 
 
+def release_number(release: str) -> int:
+    """A release of TensorRT as a cache's first line has it: 8600 for 8.6.0, 100300 for 10.3 (NvInferVersion.h)."""
+    parts = [int(part) for part in release.split(".")[:3] if part.isdecimal()]
+    major, minor, patch = (*parts, 0, 0, 0)[:3]
+    return major * (1000 if major < 10 else 10000) + minor * 100 + patch
+
+
 def write_ranges(
     ranges: Ranges, path: str | Path, kind: str = "ranges", algorithm: str = "EntropyCalibration2", version: int = 8600
 ) -> Path:

@@ -1,6 +1,6 @@
 """What a killed evaluation had computed, so that the next one goes on from there: judged outputs, and layers' sums.
 
-Outputs are kept and not what a metric made of them, which may be an object of the user's; both models' outputs are held
+Outputs are kept and not what a metric made of them, which may be an object of the user's; all models' outputs are held
 against each other anew, in the same order, so that the result is that of a run that nobody stopped.
 """
 
@@ -35,10 +35,10 @@ _SEEN = tuple(one.name for one in fields(Clipping) if one.name != "amax")
 
 
 class KeptBatch(FileSchema):
-    """The outputs of one batch: name, ONNX type and shape of each, the float model's and then the other's."""
+    """The outputs of one batch: name, ONNX type and shape of each, the float model's and then the others'."""
 
     inputs: str
-    outputs: tuple[list[tuple[str, Natural, list[Natural]]], list[tuple[str, Natural, list[Natural]]]]
+    outputs: list[list[tuple[str, Natural, list[Natural]]]]
 
 
 class KeptOutputs(FileSchema):
@@ -77,7 +77,7 @@ class KeptSums(FileSchema):
 @dataclass(frozen=True)
 class _JudgedBatch:
     inputs: str
-    outputs: tuple[Outputs, Outputs]
+    outputs: Sequence[Outputs]
 
     @property
     def bytes(self) -> int:
@@ -101,10 +101,8 @@ class EvaluationCheckpoint:
                 path.unlink(missing_ok=True)
         self._known = self._read()
 
-    def outputs(
-        self, inputs: Outputs, compute: Callable[[Outputs], tuple[Outputs, Outputs]]
-    ) -> tuple[Outputs, Outputs]:
-        """Both models' outputs for the next batch: what was kept of the very same inputs, or ``compute`` of them."""
+    def outputs(self, inputs: Outputs, compute: Callable[[Outputs], Sequence[Outputs]]) -> Sequence[Outputs]:
+        """All models' outputs for the next batch: what was kept of the very same inputs, or ``compute`` of them."""
         if self._folder is None:
             return compute(inputs)
         digest = _digest(inputs)
@@ -197,9 +195,9 @@ def _digest(inputs: Outputs) -> str:
 
 
 def _described(batch: _JudgedBatch) -> KeptBatch:
-    one, other = ([(name, helper.np_dtype_to_tensor_dtype(value.dtype), list(value.shape))
-                   for name, value in outputs.items()] for outputs in batch.outputs)  # fmt: skip
-    return KeptBatch(inputs=batch.inputs, outputs=(one, other))
+    described = [[(name, helper.np_dtype_to_tensor_dtype(value.dtype), list(value.shape))
+                  for name, value in outputs.items()] for outputs in batch.outputs]  # fmt: skip
+    return KeptBatch(inputs=batch.inputs, outputs=described)
 
 
 def _raw(batches: Sequence[_JudgedBatch]) -> Iterator[Array]:
@@ -211,9 +209,9 @@ def _raw(batches: Sequence[_JudgedBatch]) -> Iterator[Array]:
 
 
 def _unpacked(batch: KeptBatch, values: Iterator[Array]) -> _JudgedBatch:
-    one, other = ({name: np.frombuffer(next(values).tobytes(), helper.tensor_dtype_to_np_dtype(kind)).reshape(shape)
-                   for name, kind, shape in outputs} for outputs in batch.outputs)  # fmt: skip
-    return _JudgedBatch(batch.inputs, (one, other))
+    made = [{name: np.frombuffer(next(values).tobytes(), helper.tensor_dtype_to_np_dtype(kind)).reshape(shape)
+             for name, kind, shape in outputs} for outputs in batch.outputs]  # fmt: skip
+    return _JudgedBatch(batch.inputs, made)
 
 
 def _rows(held: Iterable[Any], names: Sequence[str]) -> Array:

@@ -16,6 +16,7 @@ class EvaluationCode(BaseCode):
     METRIC_NOT_FINITE = "evaluation-metric-not-finite"
     PROFILE_NOT_EVALUATED = "evaluation-profile-not-evaluated"
     ROUNDING_PARTLY_MEASURED = "evaluation-rounding-partly-measured"
+    UNROUNDED_NOT_RUN = "evaluation-unrounded-not-run"
     MEASURED_IN_FLOAT32 = "evaluation-measured-in-float32"
     DEFAULTS_REFUSE = "evaluation-defaults-refuse"
     DEFAULTS_CHANGE = "evaluation-defaults-change"

@@ -34,6 +34,7 @@ from toolkit.placement.ops import QUANTIZE
 if TYPE_CHECKING:
     from toolkit.data.dataset import Batch, BatchSize, CalibrationData
 
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 _EXACT = (1, 24)
 # integer kernels round otherwise: below this level, and by as much worse, it is another model
 _FAIR_DB, _WORSE_DB = 20.0, 6.0
@@ -84,21 +85,32 @@ def evaluate(
     progress, kept = progress or silent, kept or EvaluationCheckpoint()
     # idle threads of one session would wait busily while the other runs
     float_session = session(reference, spin=False)
-    comparison = OutputComparison(reference, metric, output, allow_code, float_session.outputs, answers, options)
     rounded, unrounded = _rounded(subject)
     measured, other_session, form, notes = _runnable(reference, float_session, rounded, data, prepared)
     named = counterparts(reference, measured, float_session.outputs)
+    runs: list[Run] = [float_session.run, partial(run_on, other_session, measured, named=named)]
+    # onnxruntime has no kernels for bfloat16: by itself it runs no such model
+    if measured is rounded is not subject and "bf16" not in _narrow_types(subject):
+        try:
+            runs.append(_as_it_is(subject, named, data))
+        except ModelError as error:
+            notes.append(EvaluationCode.UNROUNDED_NOT_RUN(why=error.what[:200]))
+    comparisons = [
+        OutputComparison(reference, metric, output, allow_code, float_session.outputs, answers, options)
+        for _ in runs[1:]
+    ]
     total = min(len(data), samples) if samples else len(data)
     few = min(_FEW_SAMPLES, max(total // _FEW_SAMPLES, 1))
-    both = partial(_both, float_session, other_session, measured, named)
     fitted: set[str] = set()
     for part in first_samples(data, batch, samples):
-        outputs = kept.outputs(part.inputs, both)
+        wanted, *found = kept.outputs(part.inputs, partial(_outputs, runs))
         with at_fault(part):
-            comparison.add(*outputs, part.labels, part.count)
+            for comparison, outputs in zip(comparisons, found):
+                comparison.add(wanted, outputs, part.labels, part.count)
         fitted.update(part.profiles)
-        progress("evaluate", comparison.samples, total)
-    result = comparison.result()
+        progress("evaluate", comparisons[0].samples, total)
+    result, *others = (comparison.result() for comparison in comparisons)
+    result.unrounded = next(iter(others), None)
     result.form, result.notes = form, [*unrounded, *notes, *result.notes]
     result.notes += [
         EvaluationCode.PROFILE_NOT_EVALUATED(profile=name, samples=comparison.samples)
@@ -111,7 +123,7 @@ def evaluate(
         fault = defaults_fault(subject, measured, sessions, named, data, nodes, few) if nodes else None
         result.notes += [fault] if fault is not None else []
         del sessions
-    del other_session, both
+    del other_session, runs
     # the rounding's own nodes are not in the graph that is reported on; its tensors have the names they have there
     exact, rescaled = reference, set[str]()
     paired = prepared() if prepared is not None else subject
@@ -129,11 +141,9 @@ def evaluate(
     return result
 
 
-def _both(
-    float_session: Session, other_session: Session, other: Model, named: Mapping[str, str], inputs: Mapping[str, Array]
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The float model's outputs and the other's for the same samples."""
-    return float_session.run(inputs), run_on(other_session, other, inputs, named)
+def _outputs(runs: Sequence[Run], inputs: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """The outputs of the float model and of the others for the same samples."""
+    return [run(inputs) for run in runs]
 
 
 def _rounded(subject: Model) -> tuple[Model, list[Finding]]:
@@ -144,6 +154,15 @@ def _rounded(subject: Model) -> tuple[Model, list[Finding]]:
         return with_rounding(subject), []
     except ModelError as error:
         return subject, [EvaluationCode.ROUNDING_PARTLY_MEASURED(types=_narrow_types(subject), why=error.what)]
+
+
+def _as_it_is(subject: Model, named: Mapping[str, str], data: CalibrationData) -> Run:
+    """Runs a model as onnxruntime itself computes it, node by node; tried on one sample."""
+    # a fusion's other last bits may turn as many answers as the rounding
+    plain = session(subject, outputs=list(named.values()), optimise=False, spin=False)
+    run = partial(run_on, plain, subject, named=named)
+    run(next(data.batches(1)).inputs)
+    return run
 
 
 def _runnable(

@@ -46,6 +46,8 @@ class EvaluationResult:
         notes: what the reader should know.
         not_compared: the model's outputs that onnxruntime cannot compute.
         in_place: the tensors among ``outputs`` that are handed to what it cannot run, compared in their place.
+        unrounded: the same, of the other model as onnxruntime itself computes it, without the rounding of 16-bit floats
+            between its kernels; None where there is none, or it was not measured.
     """
 
     metric: str | None = None
@@ -66,6 +68,7 @@ class EvaluationResult:
     metric_answers: int = 0
     rising: bool = True
     tallies: tuple[AnswerTally, ...] = ()
+    unrounded: EvaluationResult | None = None
 
 
 class OutputComparison:

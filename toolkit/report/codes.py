@@ -101,6 +101,8 @@ class ReportCode(BaseCode):
     LIMIT_WITHOUT_METRIC = "report-limit-without-metric"
     LIMIT_NOT_COMPUTED = "report-limit-not-computed"
     LIMIT_NOT_FINITE = "report-limit-not-finite"
+    UNROUNDED_DIFFERS = "report-unrounded-differs"
+    UNROUNDED_MISSES = "report-unrounded-misses"
     DROP_OVER_LIMIT = "report-drop-over-limit"
     METRIC_BELOW_LIMIT = "report-metric-below-limit"
     SAMPLES_SHOW_NOTHING = "report-samples-show-nothing"

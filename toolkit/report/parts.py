@@ -107,6 +107,12 @@ class Accuracy(Part):
         default=False, description="whether no budget can be judged: one sample, or samples that all give the same"
     )
 
+    unrounded: Finite = Field(
+        default=None,
+        description="``quantized``, or without a metric ``unchanged`` of the first part, as onnxruntime itself "
+        "computes model.onnx, without the rounding of 16-bit floats; null where it is the same, or was not measured",
+    )
+
     @property
     def output_compared(self) -> bool:
         """Whether anything was compared at an output of the model, and not only in front of what cannot be run."""

@@ -69,7 +69,7 @@ def accuracy_of(
     few = too_few(shares)
     judged = by_task or any(limit is not None for limit in limits.values())
     standing = None if not judged else "missed" if misses else "unproven" if few is not None else "met"
-    return Accuracy(
+    accuracy = Accuracy(
         metric=found.metric,
         before=found.float_value,
         quantized=found.value,
@@ -94,6 +94,33 @@ def accuracy_of(
         float_wrong=task is not None and task.suspicion is not None,
         few=FewAnswers(**few.values) if few is not None else None,
         shows_nothing=_shows_nothing(found),
+    )
+    return _beside(accuracy, accuracy_of(found.unrounded, budget, task=task)) if found.unrounded else accuracy
+
+
+def _beside(accuracy: Accuracy, unrounded: Accuracy | None) -> Accuracy:
+    """The accuracy with what differs in ``unrounded``, that of model.onnx as onnxruntime itself computes it."""
+    assert unrounded is not None
+    mine, theirs = accuracy.quantized, unrounded.quantized
+    if accuracy.metric is None and accuracy.parts:
+        first = accuracy.parts[0]
+        mine = first.unchanged
+        theirs = next(
+            part.unchanged for part in unrounded.parts
+            if (part.outputs, part.channels) == (first.outputs, first.channels)
+        )  # fmt: skip
+    told = []
+    if mine is not None and theirs is not None and mine != theirs:
+        told.append(sentence(ReportCode.UNROUNDED_DIFFERS(metric=accuracy.metric, value=mine, unrounded=theirs)))
+    doubts = []
+    if unrounded.misses and not accuracy.misses:
+        doubts.append(clause(sentence(ReportCode.UNROUNDED_MISSES(miss=unrounded.misses[0]))))
+    return accuracy.model_copy(
+        update={
+            "unrounded": theirs if told else None,
+            "notes": [*told, *accuracy.notes],
+            "doubts": [*accuracy.doubts, *doubts],
+        }
     )
 
 

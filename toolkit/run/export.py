@@ -154,16 +154,13 @@ def _order(run: EndedRun) -> tuple[BuildOrder, Path]:
 
 def _cache(run: EndedRun, order: BuildOrder) -> str:
     """TensorRT's calibration cache: its own, or one with qtool's ranges."""
-    from toolkit.calibration.interchange import cache_text
+    from toolkit.calibration.interchange import cache_text, release_number
 
     if not order.amax:
         return (run.folder / "calibration.cache").read_text(encoding="utf-8")
     ranges = run.passes.ranges()
     assert ranges is not None
-    parts = [int(part) for part in order.version.split(".")[:3] if part.isdigit()]
-    major, minor, patch = (*parts, 0, 0, 0)[:3]
-    number = major * 10000 + minor * 100 + patch if major >= 10 else major * 1000 + minor * 100 + patch
-    return cache_text(ranges, version=number)
+    return cache_text(ranges, version=release_number(order.version))
 
 
 def _plugins(run: EndedRun) -> list[str]:

@@ -117,7 +117,7 @@ def _place(content: dict[str, Any], parts: list[str], where: str, root: type[Bas
     entries = content.get(section)
     listed = entries if isinstance(entries, list) else []
     names = [str(entry.get(_NAMED[section], "")) for entry in listed if isinstance(entry, dict)]
-    number = int(rest[0]) if rest[0].isdigit() else None
+    number = int(rest[0]) if rest[0].isdecimal() else None
     found = [i for i, name in enumerate(names) if i == number or (number is None and name == rest[0])]
     if len(found) != 1 or len(rest) < 2:
         several = f"there are {len(found)}: say which by its number, {section}.{found[0] if found else 0}.key=value"

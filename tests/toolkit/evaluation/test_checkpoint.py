@@ -19,13 +19,13 @@ def ran(monkeypatch):
     """Saves every batch, holds one tensor a group, and counts the batches that both models run for the verdict."""
     monkeypatch.setattr(checkpoint, "_SAVE_EVERY", -1.0)
     monkeypatch.setattr(node_errors, "_TAP_BYTES", 1)
-    counted, both = [], evaluate._both
+    counted, outputs = [], evaluate._outputs
 
     def counting(*given):
         counted.append(given)
-        return both(*given)
+        return outputs(*given)
 
-    monkeypatch.setattr(evaluate, "_both", counting)
+    monkeypatch.setattr(evaluate, "_outputs", counting)
     return counted
 
 

@@ -11,6 +11,8 @@ from toolkit.backends.lowering import lower
 from toolkit.base.errors import ModelError
 from toolkit.base.precision import Precision
 from toolkit.contract.plan import PrecisionPlan
+from toolkit.data.dataset import CalibrationData
+from toolkit.evaluation.evaluate import evaluate
 from toolkit.evaluation.rounding import with_rounding
 
 
@@ -26,6 +28,16 @@ def test_what_lies_between_two_nodes_is_rounded(rest, step):
     found = run(with_rounding(lowered), {"x": x})[0]
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, np.round(x / step) * step)
+
+
+@pytest.mark.parametrize("rest", [Precision.FP32, Precision.FP16, Precision.BF16])
+def test_the_evaluation_has_both_arithmetics_of_float16(rest):
+    model = there_and_back()
+    lowered = lower(model.copy(), PrecisionPlan(), rest=rest).model
+    found = evaluate(model, lowered, CalibrationData.open([{"x": np.float32([0.1, 1.1, 3.0, 7.0])}], model))
+    assert (found.unrounded is not None) == (rest is Precision.FP16)
+    if found.unrounded is not None:
+        assert found.outputs["y"].max_abs > 1 > 0.01 > found.unrounded.outputs["y"].max_abs
 
 
 def test_float32_is_not_touched():

@@ -10,7 +10,9 @@ from toolkit.evaluation.outputs import EvaluationResult
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.findings.headline import headline
+from toolkit.report.findings.words import clause
 from toolkit.report.terminal import to_text
+from toolkit.report.verdict import verdict
 from toolkit.run.accuracy import accuracy_of
 from toolkit.run.sections import BudgetSection
 
@@ -63,3 +65,20 @@ def test_without_a_budget_of_the_drop_none_is_judged():
 def test_one_sample_is_one_sample():
     found = accuracy_of(measured(samples=1, unlike={"logits": 1}, outputs={}), BudgetSection(min_sqnr_db=20))
     assert found.misses == [sentence(ReportCode.OUTPUT_SHAPE_NOT_JUDGED(output="logits", unlike=1, samples=1))]
+
+
+def test_what_onnxruntime_itself_computes_is_told_where_it_differs():
+    """float16's rounding, which it leaves out, turns answers that lie on the edge."""
+    alike = accuracy_of(measured(unrounded=measured()), BudgetSection(max_drop=0.01))
+    assert alike == accuracy_of(measured(), BudgetSection(max_drop=0.01))
+    found = accuracy_of(measured(unrounded=measured(value=0.984, drop=0.002)), BudgetSection(max_drop=0.01))
+    note = sentence(ReportCode.UNROUNDED_DIFFERS(metric="top1", value=0.986, unrounded=0.984))
+    assert found.unrounded == 0.984 and found.notes[0] == note and not found.doubts
+    assert "top1 0.984" in headline([], found)
+
+
+def test_a_limit_missed_without_the_rounding_alone_is_a_doubt():
+    found = accuracy_of(measured(unrounded=measured(value=0.966, drop=0.02)), BudgetSection(max_drop=0.01))
+    miss = sentence(ReportCode.DROP_OVER_LIMIT(drop=0.02, limit=0.01))
+    assert found.met is True and found.doubts == [clause(sentence(ReportCode.UNROUNDED_MISSES(miss=miss)))]
+    assert verdict(found) == "doubtful"

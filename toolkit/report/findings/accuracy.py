@@ -56,6 +56,18 @@ def figures(accuracy: Accuracy, answers: bool = True) -> str:
     return "; ".join([*said, *(f"{name} " + ", ".join(_output_figures(output)) for name, output in shown)])
 
 
+def unrounded(accuracy: Accuracy) -> str:
+    """The figure of the first line as onnxruntime itself computes model.onnx; empty where it is the same."""
+    if accuracy.unrounded is None:
+        return ""
+    figure = _headline_figure(accuracy.metric, accuracy.unrounded)
+    return f"{figure} as onnxruntime computes model.onnx, graph optimizations off"
+
+
+def _headline_figure(metric: str | None, value: float) -> str:
+    return f"{metric} {number(value)}" if metric else f"{percent(value)} unchanged"
+
+
 def change(drop: float, accuracy: Accuracy) -> str:
     """The change of the metric with its direction: a drop or a gain, worse or better where less is better."""
     worse, better = ("drop", "gain") if accuracy.rising else ("worse by", "better by")
@@ -132,6 +144,14 @@ ACCURACY: Table = {
     ReportCode.LIMIT_NOT_COMPUTED: "{limit} cannot be judged: onnxruntime cannot compute the outputs that it is about",
     ReportCode.LIMIT_NOT_FINITE: "{limit} cannot be judged: the metric is not a finite number",
     ReportCode.DROP_OVER_LIMIT: "the metric drops by {drop:.4g}, more than {limit}",
+    ReportCode.UNROUNDED_DIFFERS: lambda metric, value, unrounded: (
+        f"onnxruntime leaves float16's rounding out between its kernels: so computed, graph optimizations off, "
+        f"model.onnx has {_headline_figure(metric, unrounded)} instead of {_headline_figure(metric, value)}. The other "
+        "figures include the rounding, as an engine does; by how much both differ is how far last bits move them."
+    ),
+    ReportCode.UNROUNDED_MISSES: (
+        "as onnxruntime computes model.onnx, without float16's rounding between its kernels, {miss}"
+    ),
     ReportCode.METRIC_BELOW_LIMIT: "the metric is {value:.4g}, below {limit}",
     ReportCode.OUTPUT_SHAPE_NOT_JUDGED: lambda output, unlike, samples: (
         f"output '{output}' cannot be judged: on {unlike} of {samples} sample{'' if samples == 1 else 's'} its shape "

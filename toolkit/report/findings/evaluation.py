@@ -73,6 +73,10 @@ EVALUATION: Table = {
     EvaluationCode.ROUNDING_PARTLY_MEASURED: lambda types, why: (
         f"The accuracy figures include {joined(types)} rounding only in part: {why}."
     ),
+    EvaluationCode.UNROUNDED_NOT_RUN: (
+        "onnxruntime cannot run model.onnx as it is ({why}): what was measured is model.onnx in float32, with the "
+        "rounding of its 16-bit floats written out."
+    ),
     EvaluationCode.MEASURED_IN_FLOAT32: lambda types, why: (
         "onnxruntime cannot run the lowered model accurately, so the float32 model with the same Q/DQ pairs was "
         f"measured: the accuracy figures do not include {joined(types) or 'float16'} rounding ({why})."

@@ -10,7 +10,7 @@ from toolkit.contract.findings import Finding
 from toolkit.report.codes import ReportCode
 from toolkit.report.device import FEW, failure, judged, on_device
 from toolkit.report.findings import sentence
-from toolkit.report.findings.accuracy import brief, figures
+from toolkit.report.findings.accuracy import brief, figures, unrounded
 from toolkit.report.findings.words import quoted
 from toolkit.report.schema import Accuracy, DeviceInfo, LayerInfo, PayoffInfo, Verdict
 from toolkit.report.speed import slower, speed
@@ -82,12 +82,12 @@ def _told(
         over = guilty.drop_kept is False
         miss = "" if over or not guilty.misses else guilty.misses[0]
         said = [miss, figures(guilty, not (miss and guilty.parts and guilty.parts[0].standing == "missed"))]
-        said += [accuracy.doubts[0]] if accuracy.float_wrong else []
+        said += [unrounded(guilty)] + ([accuracy.doubts[0]] if accuracy.float_wrong else [])
         said += ["" if late is None else sentence(late), f"simulated {brief(accuracy)}" if place else on_gpu, running]
         default = " (the task's own; the recipe has none)" if guilty.by_default else ""
         return f"MISSED ITS BUDGET{default}{place}: {'; '.join(words for words in said if words)}."
     lacking = _not_compared(accuracy) if accuracy.not_compared else ""
-    words = "; ".join(words for words in (figures(accuracy), lacking, on_gpu, running) if words)
+    words = "; ".join(words for words in (figures(accuracy), unrounded(accuracy), lacking, on_gpu, running) if words)
     if found == "doubtful":
         doubted = accuracy if accuracy.doubts or own is None else own
         return f"{_doubtful(doubted)}; {words}."

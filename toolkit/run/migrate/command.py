@@ -16,6 +16,7 @@ from toolkit.run.migrate.terms import POLYGRAPHY, SHORT, TRTEXEC, Flag, Term
 from toolkit.run.migrate.values import polygraphy_value, trtexec_value
 
 TOOLS = ("trtexec", "polygraphy")
+_LONGEST = 1 << 16
 _ENDS = re.compile(r"[;&|<>()]+")
 _SHAPE_TERMS = (Term.MIN, Term.OPT, Term.MAX)
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
@@ -190,7 +191,7 @@ def _commands(words: Sequence[str]) -> Iterator[list[str]]:
         if not _ENDS.fullmatch(word):
             current.append(word)
         elif "<" in word or ">" in word:
-            if current and current[-1].isdigit():
+            if current and current[-1].isdecimal():
                 # the number of the stream that is sent elsewhere
                 current.pop()
             del rest[:1]
@@ -201,7 +202,9 @@ def _commands(words: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _filled(word: str, known: Mapping[str, str]) -> str:
-    return _VARIABLE.sub(lambda match: known.get(match[1] or match[2], match[0]), word)
+    filled = _VARIABLE.sub(lambda match: known.get(match[1] or match[2], match[0]), word)
+    # variables of variables may double with every line
+    return filled if len(filled) <= _LONGEST else word
 
 
 def another_command(line: int, words: Sequence[str]) -> Finding:

@@ -14,7 +14,7 @@ from toolkit.graph.model import Model
 from toolkit.placement.existing import pairs_of
 from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE
 from toolkit.placement.pairs import Pair, Use
-from toolkit.placement.qdq import Inserter, storable_scale, without_pairs
+from toolkit.placement.qdq import Inserter, storable_scale
 
 if TYPE_CHECKING:
     from toolkit.evaluation.outputs import EvaluationResult
@@ -82,8 +82,3 @@ def measured(inputs: Inputs, reference: Model, subject: Model) -> Form | None:
     )  # fmt: skip
     levels = [one.sqnr_db for one in found.outputs.values() if one.sqnr_db is not None]
     return Form(min(levels, default=None), found.value, found.float_value)
-
-
-def float_of(model: Model) -> Model:
-    """The float model behind a model's pairs, weights that are stored quantized as they are."""
-    return without_pairs(model)

@@ -12,7 +12,7 @@ from toolkit.base.errors import ModelError, QtoolError
 from toolkit.base.files import write_text
 from toolkit.base.precision import Precision
 from toolkit.base.text import literal_glob, toml_string
-from toolkit.calibration.interchange import write_ranges
+from toolkit.calibration.interchange import release_number, write_ranges
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
@@ -33,20 +33,20 @@ MODEL, CACHE, TEXT, COMMAND = "float.onnx", "calibration.cache", "ranges.txt", "
 
 
 def cache_version(release: str) -> int:
-    """The number of a release in a cache's first line: 8600 for 8.6.0, 100300 for 10.3.0 (NvInferVersion.h).
+    """The number of a release in a cache's first line, see ``release_number``.
 
     Raises:
         QtoolError: it is no release that has calibrators.
     """
-    parts = [int(part) for part in release.split(".") if part.isdigit()]
-    if not 1 <= len(parts) <= 3 or len(parts) != len(release.split(".")) or not 8 <= parts[0] <= 10:
+    words = release.split(".")
+    known = 1 <= len(words) <= 3 and all(word.isdecimal() for word in words) and 8 <= int(words[0]) <= 10
+    if not known:
         raise QtoolError(
             f"'{release}' is no release of TensorRT with implicit quantization",
             where="--tensorrt",
             remedy="write it as in '8.6.0' or '10.3'",
         )
-    major, minor, patch = (*parts, 0, 0)[:3]
-    return (major * 1000 if major < 10 else major * 10000) + minor * 100 + patch
+    return release_number(release)
 
 
 def paired_model(path: Path) -> Path:

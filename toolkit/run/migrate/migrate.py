@@ -15,6 +15,7 @@ from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.graph.model import Model
+from toolkit.placement.qdq import without_pairs
 from toolkit.placement.quantized import pair_count, refuse_integer_operators
 from toolkit.report.findings import sentence
 from toolkit.report.migrate_codes import MigrateCode
@@ -24,7 +25,7 @@ from toolkit.run.gpu_types import types_lacking, types_of_pairs
 from toolkit.run.guard import refuse_missing, refuse_writing_over
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
-from toolkit.run.migrate.forms import Form, float_of, implicit_form, measured
+from toolkit.run.migrate.forms import Form, implicit_form, measured
 from toolkit.run.migrate.implicit import CACHE, COMMAND, MODEL, TEXT, BackToImplicit, cache_version, paired_model
 from toolkit.run.migrate.order import Order, Outturn
 from toolkit.run.migrate.pairs import float_layers, pair_turns, ranges_of_pairs
@@ -222,6 +223,9 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
     for made in filter(None, (target, ranges_path, folder / _RECORD)):
         refuse_writing_over({what: path for what, path in inputs.items() if path is not None}, made)
     data = asked.data or _data(source, settled)
+    if isinstance(kept := settled.engine.get("timing_cache"), str):
+        places = [folder / kept for folder in source.folders]
+        settled.engine["timing_cache"] = next((path for path in places if path.is_file()), places[0])
     if asked.capabilities:
         settled.engine["compute_capabilities"] = list(asked.capabilities)
     text = recipe_text(
@@ -367,7 +371,7 @@ def _measure(
     if before is None and fit is not None:
         before = implicit_form(prepared, fit.ranges)
     # what pairs with zero points stood in for is put back where they are taken out
-    reference = float_of(model) if paired else inputs.reference()
+    reference = without_pairs(model) if paired else inputs.reference()
     for name, subject in (("before", before), ("after", Model.load(found.model))):
         one = measured(inputs, reference, subject) if subject is not None else None
         if one is not None:

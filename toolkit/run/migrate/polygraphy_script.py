@@ -12,7 +12,7 @@ from toolkit.run.migrate.calls import CREATE_CONFIG
 from toolkit.run.migrate.order import Order
 from toolkit.run.migrate.static import UNKNOWN, Dotted, Static
 from toolkit.run.migrate.terms import Flag, Term
-from toolkit.run.migrate.values import type_word
+from toolkit.run.migrate.values import type_word, whole
 
 _QUIET = frozenset({"calibrator", "profiles"})
 _SWITCHES = (Term.FP16, Term.BF16, Term.INT8, Term.FP8, Term.TF32, Term.SPARSE, Term.REFIT, Term.VERSIONS, Term.DLA)
@@ -74,8 +74,10 @@ def _setting(key: str, value: ast.expr, static: Static, node: ast.Call) -> Itera
         member = worth.member if isinstance(worth, Dotted) else str(worth)
         yield Order(flag.term, {"AMPERE_PLUS": "ampere+"}.get(member, member.lower()))
     elif flag.term is Term.WORKSPACE:
-        sizes = _pools(value, static) if key == "memory_pool_limits" else worth
-        yield Order(flag.term, int(sizes)) if isinstance(sizes, (int, float)) else _look(node)
+        try:
+            yield Order(flag.term, whole(_pools(value, static) if key == "memory_pool_limits" else worth))
+        except (TypeError, ValueError):
+            yield _look(node)
     elif flag.term is Term.TACTICS:
         members = worth if isinstance(worth, list) else []
         yield Order(flag.term, [Dotted(one).member.lower() for one in members])

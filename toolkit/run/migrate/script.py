@@ -16,7 +16,7 @@ from toolkit.run.migrate.polygraphy_script import polygraphy_calls
 from toolkit.run.migrate.selection import selection_of
 from toolkit.run.migrate.static import UNKNOWN, Dotted, Static
 from toolkit.run.migrate.terms import Flag, Term
-from toolkit.run.migrate.values import type_word
+from toolkit.run.migrate.values import amax_of, type_word, whole
 from toolkit.run.migrate.whereabouts import Whereabouts
 
 _CALIBRATORS = ("IInt8EntropyCalibrator2", "IInt8EntropyCalibrator", "IInt8MinMaxCalibrator", "IInt8LegacyCalibrator")
@@ -59,8 +59,8 @@ def orders_of_script(text: str, where: str, arguments: Sequence[str] = ()) -> li
         raise QtoolError(
             f"the script does not parse: {type(error).__name__}", where=where, remedy="give the script as plain text"
         ) from error
-    reader = _ScriptReader(Static(tree, arguments), tree)
     try:
+        reader = _ScriptReader(Static(tree, arguments), tree)
         reader.visit(tree)
     except RecursionError as error:
         raise QtoolError(
@@ -175,7 +175,7 @@ class _ScriptReader(ast.NodeVisitor):
         elif flag is not None and flag.term is Term.HARDWARE:
             self._value(flag, value, node, lambda given: {"AMPERE_PLUS": "ampere+"}.get(given.member, given.member))
         elif flag is not None and flag.term in (Term.WORKSPACE, Term.LEVEL, Term.TIMES):
-            self._value(flag, value, node, int)
+            self._value(flag, value, node, whole)
         elif flag is not None:
             self._say(flag.term, None, node)
         elif self.where.role(target.value) in ("config", "network", "builder"):
@@ -228,7 +228,7 @@ class _ScriptReader(ast.NodeVisitor):
         elif name == "set_memory_pool_limit" and len(parts) == 2:
             pool = self.static.value(parts[0])
             if isinstance(pool, Dotted) and pool.member == "WORKSPACE":
-                self._value(Flag(Term.WORKSPACE), parts[1], node, int)
+                self._value(Flag(Term.WORKSPACE), parts[1], node, whole)
             else:
                 self._say(Term.WORKSPACE, None, node)
         elif name in ("set_shape", "set_shape_input") and len(parts) == 4:
@@ -352,16 +352,10 @@ class _ScriptReader(ast.NodeVisitor):
             self._say(term, [(name, type_of) for name in chosen.names or ("*",)], node)
 
     def _range(self, tensor: ast.expr, value: ast.expr, node: ast.AST) -> None:
-        ends = self.static.value(value)
-        if isinstance(ends, list) and len(ends) == 2 and all(isinstance(one, (int, float)) for one in ends):
-            amax = max(abs(float(one)) for one in ends)
-            place = self.where.tensor(tensor)
-            if place is not None:
-                self._say(Term.RANGE, [(place, amax)], node)
-                return
-        table = self.where.table(value)
-        if table is not None:
-            self._say(Term.RANGE, [(name, max(map(abs, one)) if isinstance(one, list) else abs(one))
-                                   for name, one in table.items()], node)  # fmt: skip
-            return
-        self._look(node)
+        ends, place = self.static.value(value), self.where.tensor(tensor)
+        if place is not None and (amax := amax_of(ends)) is not None:
+            self._say(Term.RANGE, [(place, amax)], node)
+        elif (table := self.where.table(value)) is not None:
+            self._say(Term.RANGE, list(table.items()), node)
+        else:
+            self._look(node)

@@ -47,8 +47,7 @@ class Settled:
         ranges: amax by tensor, set one by one.
         cache: the calibration cache; empty where none is named.
         data: calibration data; empty where none are named.
-        layers: float types asked for layers, by node, in the order of the types.
-        ops: float types asked for operators.
+        layers: types asked for layers and operators.
         turns: what became of each order.
     """
 
@@ -155,11 +154,18 @@ class _Settler:
                 return MigrateCode.NO_EFFECT(without="INT8")
         if order.term in (Term.INPUTS, Term.LOADER, Term.CALIBRATOR, Term.QUANTILE) and Term.CACHE in self.terms:
             return MigrateCode.CACHE_DECIDES()
+        if order.term is Term.QUANTILE and self._method() != "percentile":
+            return MigrateCode.NO_EFFECT(without="IInt8LegacyCalibrator")
         if order.term is Term.CACHE and self.found.quantize == "fp8":
             return MigrateCode.CACHE_OF_INT8()
         if order.term is Term.SHAPES and {Term.MIN, Term.OPT, Term.MAX} & self.terms:
             return MigrateCode.CONTRADICTS(by=self._said(Term.MIN, Term.OPT, Term.MAX))
         return None
+
+    def _method(self) -> str:
+        """The calibration method of the calibrator that is named; empty where none is."""
+        named = [str(order.value) for order in self.orders if order.term is Term.CALIBRATOR and not _lost(order)]
+        return _METHODS.get(named[-1], "") if named else ""
 
     def _said(self, *terms: Term) -> str:
         return next((order.said for order in self.orders if order.term in terms), "")

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-_MOST = 1 << 64
+from toolkit.base.errors import QtoolError
+
+_MOST, _LONGEST = 1 << 64, 1 << 16
+"""The largest number and the longest text that are worked out."""
 _TEXT = ("lower", "upper", "strip", "replace", "startswith", "endswith")
 _SAME_PATH = ("resolve", "absolute", "expanduser", "as_posix")
 """Methods of texts and of paths, which are texts here, that give no other kind of value."""
+_WIDE = re.compile(r"\d{4}|\*")
+"""A width or precision in a format that makes a long text."""
 _LIBRARIES = ("trt", "tensorrt")
 """Names that are a module's even where a function gets it as an argument."""
 
@@ -53,6 +59,10 @@ _CALLS: dict[str, Callable[..., Any]] = {
 }  # fmt: skip
 
 
+def _short(*parts: object) -> bool:
+    return sum(len(part) for part in parts if isinstance(part, str)) <= _LONGEST >> 4
+
+
 class Static:
     """The names of a script and their worth; a name with several values has none that is known.
 
@@ -64,6 +74,7 @@ class Static:
     def __init__(self, tree: ast.Module, arguments: Sequence[str] = ()) -> None:
         self._given: dict[str, list[ast.expr]] = {}
         self._busy: set[str] = set()
+        self._worth: dict[str, Any] = {}
         self.imported: dict[str, str] = {}
         self.options: dict[str, Any] = {}
         for node in ast.walk(tree):
@@ -81,6 +92,8 @@ class Static:
                     self.imported[alias.asname or alias.name] = alias.name
         self._parameters(tree)
         self._read_options(tree, list(arguments))
+        # what was asked before all options were known
+        self._worth.clear()
 
     def value(self, node: ast.expr | None) -> Any:
         """The worth of an expression, or ``UNKNOWN``."""
@@ -127,7 +140,8 @@ class Static:
             return UNKNOWN if test is UNKNOWN else self._value(node.body if test else node.orelse)
         if isinstance(node, ast.JoinedStr):
             parts = [self._value(one.value if isinstance(one, ast.FormattedValue) else one) for one in node.values]
-            return UNKNOWN if UNKNOWN in parts else "".join(map(str, parts))
+            text = "" if UNKNOWN in parts else "".join(map(str, parts))
+            return UNKNOWN if UNKNOWN in parts or len(text) > _LONGEST else text
         if isinstance(node, ast.Subscript):
             holder, key = self._value(node.value), self._value(node.slice)
             return UNKNOWN if UNKNOWN in (holder, key) else holder[key]
@@ -144,7 +158,7 @@ class Static:
                 return UNKNOWN
             if node.func.attr in _SAME_PATH:
                 return text
-            called = getattr(text, node.func.attr) if node.func.attr in _TEXT else None
+            called = getattr(text, node.func.attr) if node.func.attr in _TEXT and _short(text, *parts) else None
         return UNKNOWN if called is None or UNKNOWN in parts else called(*parts)
 
     @staticmethod
@@ -155,15 +169,16 @@ class Static:
         if name == "__name__":
             return "__main__"
         values = self._given.get(name, [])
-        if len(values) != 1 or name in self._busy:
-            alike = {ast.dump(value) for value in values}
-            if len(alike) != 1 or name in self._busy:
-                return Dotted(name) if name in self.imported else UNKNOWN
+        if name in self._worth:
+            return self._worth[name]
+        if name in self._busy or len({ast.dump(value) for value in values}) != 1:
+            return Dotted(name) if name in self.imported else UNKNOWN
         self._busy.add(name)
         try:
-            return self._value(values[0])
+            self._worth[name] = self.value(values[0])
         finally:
             self._busy.discard(name)
+        return self._worth[name]
 
     def _of_attribute(self, node: ast.Attribute) -> Any:
         written = ast.unparse(node)
@@ -195,8 +210,11 @@ class Static:
             return UNKNOWN if not numbers else left << right if isinstance(node.op, ast.LShift) else left**right
         if isinstance(node.op, ast.Mult) and not all(isinstance(one, (int, float)) for one in (left, right)):
             return UNKNOWN
+        if isinstance(node.op, ast.Mod) and isinstance(left, str) and _WIDE.search(left):
+            return UNKNOWN
         made = _BINARY[type(node.op)](left, right)
-        return UNKNOWN if isinstance(made, int) and abs(made) > _MOST else made
+        large = abs(made) > _MOST if isinstance(made, int) else isinstance(made, str) and len(made) > _LONGEST
+        return UNKNOWN if large else made
 
     def _both(self, node: ast.BoolOp) -> Any:
         values, wanted = [self._value(one) for one in node.values], isinstance(node.op, ast.Or)
@@ -292,5 +310,11 @@ class Static:
                 value = next((one.partition("=")[2] for one in arguments if one.startswith(f"{name}=")), None)
             if value is not None:
                 kind = _CALLS.get(ast.unparse(more["type"])) if "type" in more else None
-                return kind(value) if kind is not None else value
+                try:
+                    return kind(value) if kind is not None else value
+                except ValueError as error:
+                    raise QtoolError(
+                        f"the script's argument {name} is '{value}', which is no {ast.unparse(more['type'])}",
+                        remedy="give the arguments that the script is run with",
+                    ) from error
         return UNKNOWN if default is None and not names[0].startswith("-") else default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +30,26 @@ def type_word(text: str) -> str:
     if word not in TYPES:
         raise ValueError(text)
     return TYPES[word]
+
+
+def whole(number: Any) -> int:
+    """A number without its fraction.
+
+    Raises:
+        ValueError: it is infinite or NaN.
+        TypeError: it is no number.
+    """
+    if isinstance(number, float) and not math.isfinite(number):
+        raise ValueError(number)
+    return int(number)
+
+
+def amax_of(ends: Any) -> float | None:
+    """The largest magnitude of a range, one number or both ends; None where it is neither, or not finite."""
+    both = ends if isinstance(ends, list) and len(ends) == 2 else [ends]
+    if not all(isinstance(one, (int, float)) and math.isfinite(one) for one in both):
+        return None
+    return float(max(map(abs, both)))
 
 
 def trtexec_value(term: Term, text: str) -> Any:
@@ -183,6 +204,6 @@ def _named_shape(word: str) -> tuple[str, list[int]]:
     """``name:[1,3,8]``; older forms are ``name:1x3x8`` and ``name,1x3x8``."""
     name, _, shape = word.rpartition(":" if ":" in word else ",")
     sizes = re.split(r"[x,]", shape.strip("[]()").replace(" ", "").lower())
-    if not name or not all(size.isdigit() for size in sizes if size):
+    if not name or not all(size.isdecimal() for size in sizes if size):
         raise ValueError(word)
     return name.strip("'\""), [int(size) for size in sizes if size]

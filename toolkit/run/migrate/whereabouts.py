@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ast
 from dataclasses import dataclass, field
-from typing import Any
 
 from toolkit.run.migrate.selection import Selection, selection_of
 from toolkit.run.migrate.static import UNKNOWN, Static
+from toolkit.run.migrate.values import amax_of
 
 _NO_FLOATS = frozenset({"SHAPE", "CONSTANT", "TOPK", "NON_ZERO", "ITERATOR", "TRIP_LIMIT", "RECURRENCE", "CONDITION"})
 """Kinds of layers for which a float type asks for nothing."""
@@ -95,13 +95,13 @@ class Whereabouts:
         of_network = self.role(tensor.func.value) == "network"
         return (side, number) if side in ("input", "output") and isinstance(number, int) and of_network else None
 
-    def table(self, value: ast.expr) -> dict[str, Any] | None:
-        """The literal table of ranges by tensor that an expression reads at a tensor's name."""
+    def table(self, value: ast.expr) -> dict[str, float] | None:
+        """The largest magnitude by tensor, of the literal table that an expression reads at a tensor's name."""
         for node in ast.walk(value):
             if isinstance(node, ast.Subscript) and ast.unparse(node.slice).endswith(".name"):
                 table = self.static.value(node.value)
-                if isinstance(table, dict) and all(
-                    isinstance(one, (int, float)) or (isinstance(one, list) and len(one) == 2) for one in table.values()
-                ):
-                    return table
+                ranges = {str(name): amax_of(one) for name, one in table.items()} if isinstance(table, dict) else {}
+                found = {name: amax for name, amax in ranges.items() if amax is not None}
+                if found and len(found) == len(ranges):
+                    return found
         return None

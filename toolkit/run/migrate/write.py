@@ -54,7 +54,10 @@ def recipe_text(
     engine = dict(settled.engine)
     types = engine.pop("io", {})
     lines += ["", "[engine]", 'backend = "auto"', f'rest = "{settled.rest}"']
-    lines += [f"{key} = {_value(value)}" for key, value in engine.items()]
+    lines += [
+        f"{key} = {relative(value, target) if isinstance(value, Path) else _value(value)}"
+        for key, value in engine.items()
+    ]
     lines += [f"io.{toml_key(name)} = {toml_string(kind)}" for name, kind in types.items()]
     lines += ["", "[evaluation]"]
     if data is None and test is None:

@@ -106,7 +106,7 @@ def test_what_cannot_go_back_is_named(here, capsys):
     onnx.save(network(), "net.onnx")
     for words, part in (
         (["net.onnx"], "no Q/DQ pairs"), (["no.onnx"], "no such model"), (["net.onnx", "--tensorrt", "11.0"], "--tensorrt"),
-        (["net.onnx", "--tensorrt", "x"], "--tensorrt"),
+        (["net.onnx", "--tensorrt", "x"], "--tensorrt"), (["net.onnx", "--tensorrt", "8.²"], "--tensorrt"),
     ):  # fmt: skip
         assert invoke(["migrate", *words, "--to", "implicit"]) == 2
         assert part in capsys.readouterr().err

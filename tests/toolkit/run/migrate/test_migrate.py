@@ -120,7 +120,7 @@ def test_every_flag_of_a_command_is_mapped_or_named(here):
     )
     # 8.6 refuses pairs behind residual sums where constraints are obeyed
     assert engine.constraints == "auto" and engine.sparse_weights and engine.refit and engine.version_compatible
-    assert engine.hardware_compatible and engine.io == {"y": "fp16"} and engine.timing_cache == "t.cache"
+    assert engine.hardware_compatible and engine.io == {"y": "fp16"} and engine.timing_cache == "../../t.cache"
     assert recipe.profile[0].shapes == {"x": {"min": [1, 1, 28, 28], "opt": [4, 1, 28, 28], "max": [16, 1, 28, 28]}}
     kept = {entry["precision"]: set(entry["nodes"]) for entry in recipe.passes if entry["use"] == "keep_precision"}
     assert kept["fp32"] == {"softmax"} and "conv2" not in kept["fp16"] and {"conv1", "fc1"} <= kept["fp16"]
@@ -332,6 +332,19 @@ def test_half_precision_alone(here):
         _, recipe, model = migrated("trtexec", "--onnx=net.onnx", flag)
         assert recipe.engine.rest == flag[2:] and model.facts().types["r1"] == kind
         assert not any(n.op == "QuantizeLinear" for n in model.nodes)
+
+
+def test_a_timing_cache_stays_where_the_command_had_it(here):
+    _, recipe, _ = migrated("trtexec", "--onnx=net.onnx", "--fp16", "--timingCacheFile=kept.timing")
+    assert recipe.resolve(recipe.engine.timing_cache).resolve() == Path("kept.timing").resolve()
+
+
+def test_a_quantile_counts_with_the_legacy_calibrator_alone(here):
+    command = ["--data", "data.npz", "polygraphy", "convert", "net.onnx", "--int8", "--quantile", "0.999"]
+    found, recipe, _ = migrated(*command)
+    assert fates(found)["--quantile 0.999"] == "overruled" and recipe.calibration.method == "entropy"
+    _, recipe, _ = migrated(*command, "--calibration-base-class", "IInt8LegacyCalibrator")
+    assert (recipe.calibration.method, recipe.calibration.percentile) == ("percentile", 99.9)
 
 
 def test_a_gpu_that_lacks_a_type_is_named(here, capsys):

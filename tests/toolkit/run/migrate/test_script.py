@@ -192,7 +192,14 @@ def test_what_polygraphy_generates(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["print 'python 2'\n", "config.set_flag(\n", "x = '\0'\n", "(" * 5000 + ")" * 5000, "x = " + "-" * 20_000 + "1\n"],
+    [
+        "print 'python 2'\n",
+        "config" + ".a" * 900 + " = 1\n",
+        "config.set_flag(\n",
+        "x = '\0'\n",
+        "(" * 5000 + ")" * 5000,
+        "x = " + "-" * 20_000 + "1\n",
+    ],
 )
 def test_what_does_not_parse_is_named_with_its_place(text):
     with pytest.raises(QtoolError, match=r"build\.py"):
@@ -202,6 +209,33 @@ def test_what_does_not_parse_is_named_with_its_place(text):
 def test_numbers_that_would_take_for_ever_are_not_computed():
     text = "import tensorrt as trt\nn = 9 ** 9 ** 9 ** 9\nconfig.max_workspace_size = n\ns = 'a' * 10 ** 12\nconfig.max_workspace_size = s\n"
     assert taken(text) == [] and set(left(text).values()) == {MigrateCode.LOOK_AT}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "config.max_workspace_size = float('inf')",
+        "config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 1e400)",
+        "CreateConfig(max_workspace_size=1e400)",
+        "network.get_input(0).dynamic_range = (-1e400, 1e400)",
+        "for t in network:\n    t.dynamic_range = {'x': ['a', 'b']}[t.name]",
+        "config.max_workspace_size = '%2000000000d' % 1",
+    ],
+)
+def test_what_is_no_finite_number_is_to_be_looked_at(line):
+    text = f"import tensorrt as trt\nfrom polygraphy.backend.trt import CreateConfig\n{line}\n"
+    assert taken(text) == [] and set(left(text).values()) == {MigrateCode.LOOK_AT}
+
+
+def test_names_of_names_are_worked_out_once():
+    sums = "".join(f"x{i + 1} = x{i} + x{i}\n" for i in range(40))
+    assert taken(f"x0 = 1\n{sums}config.max_workspace_size = x40\n") == [(Term.WORKSPACE, 1 << 40)]
+    assert taken(f"x0 = 'a'\n{sums}config.max_workspace_size = x40\n") == []
+
+
+def test_an_argument_of_another_type_is_refused():
+    with pytest.raises(QtoolError, match="--batch"):
+        orders_of_script("p.add_argument('--batch', type=int)\n", "build.py", ["--batch", "abc"])
 
 
 def test_nothing_is_run(tmp_path):
