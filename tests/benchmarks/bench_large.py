@@ -2,9 +2,10 @@
 
 Run: python -m tests.benchmarks.bench_large [--width 4096] [--blocks 17] [--folder FOLDER] [COMMAND ...]
 
-The folder takes some 12 GB. Memory is that of the command and its child processes together, looked at 20 times a
+The folder takes some 12 GB. Memory is that of the command and its child processes together, looked at 10 times a
 second: what they have for themselves (anonymous), and with it the files that they have mapped, which the system takes
-back where memory is short. The weights' share of a peak tells how often they are held.
+back where memory is short (PSS: a page that is mapped twice counts once). The weights' share of a peak tells how often
+they are held.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from tests.large_models import block_samples, residual_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
-_INTERVAL = 0.05
+_INTERVAL = 0.1
 _SEARCH = re.compile(r'\[\[pass\]\]\nuse = "search_precision".*?\n\n', re.DOTALL)
 _INSERT = '[[pass]]\nuse = "insert_qdq"\n\n'
 
@@ -53,8 +54,8 @@ def _family(process: int) -> list[int]:
 def _memory(process: int) -> tuple[int, int]:
     """Bytes of anonymous memory and of mapped files."""
     try:
-        lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
-        return tuple(1024 * int(lines[key].split()[0]) for key in ("RssAnon", "RssFile"))  # type: ignore[return-value]
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:])
+        return tuple(1024 * int(lines[key].split()[0]) for key in ("Pss_Anon", "Pss_File"))  # type: ignore[return-value]
     except (OSError, KeyError):
         return 0, 0
 

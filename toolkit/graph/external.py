@@ -19,6 +19,7 @@ from toolkit.base.errors import ModelError, NotAllowedError, shortened, system_f
 from toolkit.base.reading import FileKind, open_regular, reading
 from toolkit.base.types import Array
 from toolkit.graph.light import LightModel, is_large, send_away
+from toolkit.graph.on_disk import map_file
 from toolkit.graph.stored import byte_count, stored_tensors
 
 _WHOLE = re.compile(r"[0-9]{1,18}")
@@ -80,7 +81,7 @@ def _mapped(tensor: TensorProto, path: Path, maps: dict[Path, mmap.mmap]) -> Arr
         with open_regular(place.file) as stream:
             place.require(os.fstat(stream.fileno()).st_size)
             if place.file not in maps:
-                maps[place.file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+                maps[place.file] = map_file(stream, place.file)
         mapped = maps[place.file]
         place.require(len(mapped))
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))

@@ -11,6 +11,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 
 from toolkit.graph.light import LightModel, is_away
 from toolkit.graph.nodes import all_nodes, subgraphs_of
+from toolkit.graph.on_disk import spilled
 from toolkit.graph.stored import stored_tensors
 
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision"})
@@ -33,7 +34,7 @@ def widen(model: LightModel) -> bool:
             continue
         if is_away(tensor):
             tensor.data_type = TensorProto.FLOAT
-            model.weights[tensor.name] = model.weights[tensor.name].astype(np.float32)
+            model.weights[tensor.name] = spilled(model.weights[tensor.name].astype(np.float32))
         else:
             values = numpy_helper.to_array(tensor).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))

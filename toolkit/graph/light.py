@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from toolkit.base.types import Array
+from toolkit.graph.on_disk import spilled
 from toolkit.graph.stored import BITS, byte_count, stored_tensors
 
 PROTOBUF_LIMIT = 1_900_000_000
@@ -52,7 +53,7 @@ class LightModel:
         """Take out large weights that have come into the message; gives itself back."""
         for tensor in self.proto.graph.initializer:
             if tensor.name not in self.weights and is_large(tensor) and tensor.data_location != TensorProto.EXTERNAL:
-                self.weights[tensor.name] = onnx.numpy_helper.to_array(tensor)
+                self.weights[tensor.name] = spilled(onnx.numpy_helper.to_array(tensor))
                 send_away(tensor)
         return self
 
@@ -101,10 +102,20 @@ def large_header(name: str, kind: int, shape: tuple[int, ...]) -> TensorProto:
 
 def send_away(tensor: TensorProto) -> None:
     """Drop a tensor's values from the message, and mark it as stored beside it."""
+    _external(tensor, location=_IN_MEMORY)
+
+
+def place_at(tensor: TensorProto, location: str, offset: int, length: int) -> None:
+    """Say in which file a tensor's values are, and where in it in bytes; they leave the message."""
+    _external(tensor, location=location, offset=offset, length=length)
+
+
+def _external(tensor: TensorProto, **entries: object) -> None:
     for name in _FIELDS:
         tensor.ClearField(name)
     del tensor.external_data[:]
-    tensor.external_data.add(key="location", value=_IN_MEMORY)
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))
     tensor.data_location = TensorProto.EXTERNAL
 
 

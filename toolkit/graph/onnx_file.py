@@ -17,7 +17,7 @@ from toolkit.base.errors import ModelError
 from toolkit.base.files import atomic_path, write_bytes
 from toolkit.base.reading import FileKind, read_file, reading
 from toolkit.graph.external import read_external
-from toolkit.graph.light import LightModel, bring_back, bytes_of, fits_message
+from toolkit.graph.light import LightModel, bring_back, bytes_of, fits_message, place_at
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes, subgraphs_of
 from toolkit.graph.proto_check import check_proto
@@ -286,7 +286,7 @@ def write(model: LightModel, path: Path) -> Path:
             for tensor, content in apart:
                 # whoever maps the file wants a tensor to begin with a page
                 stream.write(bytes(-stream.tell() % _PAGE))
-                _place_at(tensor, data.name, stream.tell(), len(content))
+                place_at(tensor, data.name, stream.tell(), len(content))
                 stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -320,12 +320,3 @@ def _apart(model: LightModel) -> list[tuple[TensorProto, memoryview | bytes]]:
             found.append((tensor, tensor.raw_data))
             left -= len(tensor.raw_data)
     return found
-
-
-def _place_at(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    """Say where a tensor's values are; they leave the message."""
-    tensor.ClearField("raw_data")
-    del tensor.external_data[:]
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
-        tensor.external_data.add(key=key, value=str(value))
-    tensor.data_location = TensorProto.EXTERNAL

@@ -20,8 +20,9 @@ from toolkit.graph import meter
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
 from toolkit.graph.float32_twin import widen
 from toolkit.graph.kernels import written_out
-from toolkit.graph.light import LightModel, fits_message
+from toolkit.graph.light import LightModel, fits_message, place_at, send_away
 from toolkit.graph.model import Model
+from toolkit.graph.on_disk import FilePlace, place_of
 from toolkit.graph.onnx_file import read, write
 from toolkit.graph.runnable import NotRun, cut, not_run_in
 
@@ -31,6 +32,7 @@ _WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
 # a stored weight behind a DequantizeLinear or Cast would become one of four or two times the size
 _COPYING_REWRITES = ["ConstantFolding"]
 _FATAL_ONLY = 4
+_FOLDER, _MAPS_FILES = "session.model_external_initializers_file_folder_path", (1, 22)
 _TOO_NEW = ("is under development and support for this is limited", "Unsupported model IR version")
 """What onnxruntime says of a model whose opset or IR version is newer than itself."""
 
@@ -260,18 +262,22 @@ def _load(
     options.enable_cpu_mem_arena = arena
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if model.weights:
-        values = [_to_ort(np.ascontiguousarray(value)) for value in model.weights.values()]
-        options.add_external_initializers(list(model.weights), values)
-        if not packed:
-            # it takes both: with either alone onnxruntime 1.32 keeps a copy, packed or not
-            options.add_session_config_entry("session.disable_prepacking", "1")
-            for name, value in zip(model.weights, values):
-                options.add_initializer(name, value)
+    places = _places(model)
+    if places:
+        options.add_session_config_entry(_FOLDER, os.sep)
+    inside = {name: np.ascontiguousarray(value) for name, value in model.weights.items() if name not in places}
+    values = {name: _to_ort(value) for name, value in inside.items()}
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    if not packed:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        # it takes both: with either alone onnxruntime 1.32 keeps a copy, packed or not
+        for name, value in values.items():
+            options.add_initializer(name, value)
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        with _content(model) as content:
+        with _content(model, places) as content:
             unwanted = [*(_WRONG_REWRITES if as_written else ()), *(() if packed else _COPYING_REWRITES)]
             return ort.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
@@ -282,11 +288,29 @@ def _load(
         raise _explain(error, "onnxruntime refuses the model", model.where) from error
 
 
+def _places(model: LightModel) -> dict[str, FilePlace]:
+    """The weights that onnxruntime maps from their files itself: of what it is given in memory it makes a copy."""
+    import onnxruntime as ort
+
+    version = tuple(int(part) for part in ort.__version__.split(".")[:2] if part.isdigit())
+    if os.name != "posix" or version < _MAPS_FILES or not fits_message(model.message_bytes):
+        return {}
+    found = {name: place_of(value) for name, value in model.weights.items()}
+    return {name: place for name, place in found.items() if place is not None}
+
+
 @contextmanager
-def _content(model: LightModel) -> Iterator[str | bytes]:
+def _content(model: LightModel, places: Mapping[str, FilePlace]) -> Iterator[str | bytes]:
     """What onnxruntime loads: the message, or the path of a file where it is too large for one."""
     if fits_message(model.message_bytes):
-        yield model.proto.SerializeToString()
+        away = [tensor for tensor in model.proto.graph.initializer if tensor.name in places]
+        for tensor in away:
+            place = places[tensor.name]
+            place_at(tensor, str(place.path.relative_to(os.sep)), place.offset, model.weights[tensor.name].nbytes)
+        content = model.proto.SerializeToString()
+        for tensor in away:
+            send_away(tensor)
+        yield content
         return
     with temporary_folder("session") as folder:
         proto = onnx.ModelProto()

@@ -16,6 +16,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from toolkit.graph import assemble
 from toolkit.graph.light import bytes_of
+from toolkit.graph.on_disk import spilled
 
 SHORT_FLOATS = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 FLOAT_TYPES = SHORT_FLOATS | {TensorProto.FLOAT}
@@ -118,8 +119,8 @@ def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | N
     """A constant of any ONNX element type, float8, bfloat16 and int4 included, from values of that or a wider type."""
     values = np.asarray(values)
     wanted = element_type if element_type is not None else onnx_type(values.dtype)
-    held: LazyValues | np.ndarray[Any, Any] = values.astype(_np_dtype(wanted))
-    if wanted in (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN):
+    held: LazyValues | np.ndarray[Any, Any] = spilled(values.astype(_np_dtype(wanted)))
+    if wanted in (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN) or not held.flags.writeable:
         held = StoredValues(held, wanted)
     elif wanted == TensorProto.INT4:
         held = StoredValues.of(onnx.numpy_helper.from_array(held, name))

@@ -16,6 +16,7 @@ from toolkit.graph.facts import Facts
 from toolkit.graph.input_mean import input_mean
 from toolkit.graph.light import LightModel
 from toolkit.graph.nodes import reads_of
+from toolkit.graph.on_disk import spilled
 from toolkit.graph.runnable import cut, not_run_in
 from toolkit.placement.ops import ADDS
 from toolkit.simulation.rounder import Rounder
@@ -134,7 +135,7 @@ class PairedGraph:
         name = f"qtool {tensor} {axis} dq"
         found = self._quantized.get(name)
         if found is None:
-            self._quantized[name] = found = self._fake_quantized(tensor, axis)
+            self._quantized[name] = found = spilled(self._fake_quantized(tensor, axis))
         return name, found
 
     def _fake_quantized(self, tensor: str, axis: int | None) -> Array:
