@@ -38,10 +38,9 @@ def versions() -> dict[str, str]:
 
 
 @functools.cache
-def code_fingerprint() -> str:
-    """SHA-256 over qtool's own source files and the versions of what it computes with: part of every step's key."""
+def source_fingerprint() -> str:
+    """SHA-256 over qtool's own source files."""
     digest = hashlib.sha256()
-    digest.update(repr(sorted(versions().items())).encode())
     for package in OWN_PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
@@ -50,6 +49,12 @@ def code_fingerprint() -> str:
         for path in sorted(path for path in root.rglob("*") if path.suffix in _ENDINGS):
             digest.update(f"{package}/{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+@functools.cache
+def code_fingerprint() -> str:
+    """SHA-256 over qtool's own source files and the versions of what it computes with: part of every step's key."""
+    return hashlib.sha256(repr([sorted(versions().items()), source_fingerprint()]).encode()).hexdigest()
 
 
 def path_fingerprint(path: Path) -> str:

@@ -7,36 +7,29 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from toolkit.base.errors import RangesError
 from toolkit.base.files import sha256_json
+from toolkit.base.places import Pending, Workplace, elsewhere
 from toolkit.base.profiles import Profiles, Shape
 from toolkit.base.progress import Progress
-from toolkit.base.types import Array
 from toolkit.base.version import __version__
 from toolkit.calibration.checkpoint import Checkpoint
 from toolkit.calibration.collection import Collection
-from toolkit.calibration.histogram import BINS, Histogram
-from toolkit.calibration.probes import (
-    Probe,
-    add_probes,
-    bytes_per_sample,
-    check_tensors,
-    largest_samples,
-    repeated_tensors,
-    split_by_memory,
-)
+from toolkit.calibration.histogram import BINS
+from toolkit.calibration.probes import bytes_per_sample, check_tensors, largest_samples, split_by_memory
+from toolkit.calibration.tapped import BatchStatistics, Tapped, TappedSession, count, size_of
 from toolkit.data.dataset import Batch, CalibrationData, Keep, SampleFingerprint
 from toolkit.graph.model import Model
-from toolkit.graph.sessions import Session, session
 
 _MEMORY = 384 << 20
 # larger batches are no faster, since their tensors no longer stay in any cache, and fresh memory costs time
 _COMFORT = 128 << 20
+_LIKE = math.log(1.25)
+"""Samples whose sizes are less apart than this are taken to be alike."""
 
 
 def collect(
@@ -57,7 +50,8 @@ def collect(
     """Collect histograms of ``taps`` and extremes of ``scalars`` over all samples.
 
     The result depends on the samples only: not on their order, the batch size, how they are spread over shards, nor
-    on ``memory`` (as far as onnxruntime gives the same values for a sample whatever it shares a batch with).
+    on ``memory`` (as far as onnxruntime gives the same values for a sample whatever it shares a batch with). Where work
+    runs elsewhere (see ``toolkit.base.places``), the batches are the same and only shared out.
 
     Args:
         model: the float model; not changed.
@@ -118,7 +112,8 @@ def collect(
     total = data.count(keep) * len(groups) if progress is not None else 0
     for number in range(state.group, len(groups)):
         probed = scalars if number == 0 else []
-        run = CollectionRun(model, groups[number], probed, bins, threads, limit, sizes, collection)
+        tapped = Tapped.of(model, groups[number], probed, bins, threads)
+        run = CollectionRun(tapped, limit, sizes, collection)
         counting = None if checkpoint is not None or number else tally
         for done in run.go(data.batches(run.size(batch), state.left(keep), counting), count_samples=number == 0):
             state.done(number, done)
@@ -135,92 +130,57 @@ def collect(
 class CollectionRun:
     """One pass over the data for one group of taps."""
 
-    def __init__(
-        self,
-        model: Model,
-        taps: list[str],
-        scalars: list[str],
-        bins: int,
-        threads: int | None,
-        limit: int,
-        sizes: Mapping[str, int],
-        collection: Collection,
-    ) -> None:
-        self._model, self._taps, self._scalars = model, taps, scalars
-        self._bins, self._threads, self._limit, self._collection = bins, threads, limit, collection
-        self._largest = sum(sizes[name] for name in taps) if all(sizes[name] for name in taps) else 0
-        self._repeated = repeated_tensors(model, taps)
-        self._alone: dict[Any, dict[str, int]] = {}
+    def __init__(self, tapped: Tapped, limit: int, sizes: Mapping[str, int], collection: Collection) -> None:
+        self._tapped, self._limit, self._collection = tapped, limit, collection
+        self._largest = sum(sizes[name] for name in tapped.taps) if all(sizes[name] for name in tapped.taps) else 0
         self._seen: dict[int, int] = {}
-        self._careful: set[str] = set()
-        self._probes: dict[str, Probe] = {}
-        self._session = self._open()
-
-    def _open(self) -> Session:
-        if not self._scalars:
-            return session(self._model, self._taps, self._threads, spin=False)
-        prepared = self._model.to_light()
-        self._probes = add_probes(prepared.proto, self._scalars, self._careful)
-        outputs = [name for probe in self._probes.values() for name in (probe.low, probe.high, probe.check)]
-        return session(prepared, [*self._taps, *outputs], self._threads, spin=False)
 
     def go(self, batches: Iterator[Batch], count_samples: bool) -> Iterator[Batch]:
-        """Run every batch; give each back once its statistics are in.
+        """Run every batch; give each back once its statistics are in, in their order."""
+        place = elsewhere()
+        if place is None:
+            under_way = self._here(batches)
+        else:
+            under_way = self._shared_out(place, batches)
+        for batch in under_way:
+            if count_samples:
+                samples = self._collection.samples
+                samples[batch.profiles] = samples.get(batch.profiles, 0) + batch.count
+                self._collection.compare(batch)
+            yield batch
 
-        While one batch is counted the next is computed; two are held at most.
-        """
-        workers = self._threads or os.cpu_count() or 1
+    def _here(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """While one batch is counted the next is computed; two are held at most."""
+        run = TappedSession(self._tapped)
+        workers = self._tapped.threads or os.cpu_count() or 1
         under_way: tuple[Batch, list[Future[None]]] | None = None
         with ThreadPoolExecutor(workers, "histogram") as pool:
             for batch in batches:
-                values = self._compute(batch)
-                weights = self._weights(batch, values)
+                values, weights = run.compute(batch, self._collection)
+                self._learn(batch, partial(size_of, values))
                 if under_way is not None:
                     yield _finished(*under_way)
-                todo: deque[tuple[Histogram, Array, int]] = deque()
-                for name in self._taps:
-                    histogram = self._collection.histogram(batch.profiles, name, self._bins)
-                    todo.append((histogram, values[name], weights.get(name, 1)))
+                todo = self._tapped.to_count(batch, values, weights, self._collection)
                 del values
-                if count_samples:
-                    samples = self._collection.samples
-                    samples[batch.profiles] = samples.get(batch.profiles, 0) + batch.count
-                    self._collection.compare(batch)
-                under_way = batch, [pool.submit(_count, todo) for _ in range(workers)]
+                under_way = batch, [pool.submit(count, todo) for _ in range(workers)]
             if under_way is not None:
                 yield _finished(*under_way)
 
-    def _compute(self, batch: Batch) -> dict[str, Array]:
-        values = self._session.run(batch.inputs)
-        odd = {
-            name
-            for name, probe in self._probes.items()
-            if name not in self._careful and not np.isfinite(values[probe.check])
-        }
-        if odd:
-            # these hold infinities or NaN, or overflow when summed: watch their finite values from here on
-            self._careful |= odd
-            self._session = self._open()
-            values = self._session.run(batch.inputs)
-        for name, probe in self._probes.items():
-            self._collection.observe(name, float(values[probe.low]), float(values[probe.high]))
-            if name in self._careful and values[probe.check] > 0:
-                self._collection.infinite.add(name)
-        self._seen[_volume({n: v.shape for n, v in batch.inputs.items()}) // batch.count] = (
-            sum(values[name].nbytes for name in self._taps) // batch.count
-        )
-        return values
+    def _shared_out(self, place: Workplace, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches are those that are run here, and so is what is learnt of their sizes."""
+        under_way: deque[tuple[Batch, Pending[BatchStatistics]]] = deque()
+        with place.hands(replace(self._tapped, threads=1)) as hands:
+            for batch in batches:
+                under_way.append((batch, hands.submit(batch)))
+                self._learn(batch, lambda: under_way[-1][1].result().size)
+                if len(under_way) >= hands.window:
+                    yield self._taken_in(*under_way.popleft())
+            while under_way:
+                yield self._taken_in(*under_way.popleft())
 
-    def _weights(self, batch: Batch, values: Mapping[str, Array]) -> dict[str, int]:
-        """How often each tensor counts that this batch has computed once for all its samples."""
-        if batch.count == 1 or not self._repeated:
-            return {}
-        first = batch.rows(slice(0, 1))
-        key = tuple((name, value.shape) for name, value in sorted(first.items()))
-        if key not in self._alone:
-            one = self._session.run(first)
-            self._alone[key] = {name: one[name].size for name in self._repeated}
-        return {name: batch.count for name, size in self._alone[key].items() if values[name].size == size}
+    def _taken_in(self, batch: Batch, pending: Pending[BatchStatistics]) -> Batch:
+        self._collection.absorb(pending.result().collection)
+        return batch
 
     def size(self, batch: int) -> Callable[[Mapping[str, Shape]], int]:
         """How many samples of a shape may share a batch: ``batch``, or fewer where they would take much memory."""
@@ -232,27 +192,30 @@ class CollectionRun:
 
         return allowed
 
+    def _learn(self, batch: Batch, size: Callable[[], int]) -> None:
+        """Note what a batch takes, where none was seen of about its samples' size.
+
+        Args:
+            batch: the batch.
+            size: gives the bytes of its taps; waits for them where they are computed elsewhere.
+        """
+        volume = _volume({name: value.shape for name, value in batch.inputs.items()}) // batch.count
+        near = self._nearest(volume)
+        if near is None or abs(math.log(near / volume)) > _LIKE:
+            self._seen[volume] = size() // batch.count
+
+    def _nearest(self, volume: int) -> int | None:
+        return min(self._seen, key=lambda seen: abs(math.log(seen / volume)), default=None)
+
     def _expected(self, volume: int) -> int:
         """Bytes that the taps of one sample take, judged from samples seen; 0 where nothing is known."""
-        if volume in self._seen:
-            return self._seen[volume]
-        if not self._seen:
+        near = self._nearest(volume)
+        if near is None:
             return self._largest
-        near = min(self._seen, key=lambda seen: abs(math.log(seen / volume)))
         ratio = volume / near
         # attention grows with the square of the length
-        expected = int(self._seen[near] * (ratio * ratio if ratio > 1 else ratio)) + 1
-        return min(expected, self._largest) if self._largest else expected
-
-
-def _count(todo: deque[tuple[Histogram, Array, int]]) -> None:
-    """Take tensors from the list that the workers share until it is empty."""
-    while True:
-        try:
-            histogram, values, weight = todo.popleft()
-        except IndexError:
-            return
-        histogram.add(values, weight)
+        expected = math.ceil(self._seen[near] * (ratio * ratio if ratio > 1 else ratio))
+        return min(expected, self._largest) if self._largest and ratio != 1 else expected
 
 
 def _finished(batch: Batch, jobs: list[Future[None]]) -> Batch:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli.options import AllowCode, Json, Out, RecipePath, Set
+from toolkit.cli.options import AllowCode, Json, OnPlace, Out, RecipePath, Set, with_place
 
 MostSamples = Annotated[int | None, typer.Option(min=1, help="Use at most this many samples.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Samples to run at once.")]
@@ -20,6 +20,7 @@ def sensitivity(
     settings: Set = None,
     fast: Annotated[bool, typer.Option("--fast", help="Estimate for at most ten float inferences.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Processes to share the work; the numbers stay the same.")] = 1,
+    on: OnPlace = None,
     samples: MostSamples = None,
     batch: BatchOption = 64,
     data: Data = "calibration",
@@ -29,7 +30,8 @@ def sensitivity(
     """Measure what quantizing each layer alone costs, and what keeping it alone saves."""
     from toolkit.cli.commands_analysis import sensitivity as measure
 
-    raise typer.Exit(measure(recipe, out, settings or (), fast, processes, samples, batch, data, allow_code, json))
+    given = with_place(settings, on)
+    raise typer.Exit(measure(recipe, out, given, fast, processes, samples, batch, data, allow_code, json))
 
 
 def bisect(

@@ -14,7 +14,7 @@ import typer
 
 from toolkit.cli import analysis as cli_analysis
 from toolkit.cli import runs as cli_runs
-from toolkit.cli.options import AllowCode, Json, Out, RecipePath, Set
+from toolkit.cli.options import AllowCode, Json, OnPlace, Out, RecipePath, Set, with_place
 
 if TYPE_CHECKING:
     from toolkit.base.errors import QtoolError
@@ -76,6 +76,7 @@ def run(
         str | None,
         typer.Option(help="As --set report.gpu: predict the time on this GPU, such as L4.", show_default=False),
     ] = None,
+    on: OnPlace = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done anew and what is found again, and why.")
     ] = False,
@@ -84,7 +85,7 @@ def run(
     """Run a recipe: calibrate, quantize, build, measure, report."""
     from toolkit.cli.commands import preview_run, run_recipe
 
-    given = [*(settings or ()), *([f"engine.backend={backend}"] if backend is not None else ())]
+    given = [*with_place(settings, on), *([f"engine.backend={backend}"] if backend is not None else ())]
     given += ["engine.open=true"] if open_blocks else []
     given += [f"report.gpu={gpu}"] if gpu is not None else []
     if dry_run:
@@ -231,13 +232,14 @@ def calibrate(
         Path | None, typer.Option("--out", help="The file to write. Default: runs/<recipe>/collection[-i-of-n].npz.")
     ] = None,
     settings: Set = None,
+    on: OnPlace = None,
     allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
     """Collect calibration statistics, all or a share, for [calibration] collection."""
     from toolkit.cli.commands_calibration import calibrate as collect
 
-    raise typer.Exit(collect(recipe, shard, out, settings or (), allow_code, json))
+    raise typer.Exit(collect(recipe, shard, out, with_place(settings, on), allow_code, json))
 
 
 @app.command()

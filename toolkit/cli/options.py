@@ -19,4 +19,16 @@ Set = Annotated[
         show_default=False,
     ),
 ]
+OnPlace = Annotated[
+    str | None,
+    typer.Option(
+        help="As --set run.on: where the work is done, here, ray or ray://host:port; the results are the same.",
+        show_default=False,
+    ),
+]
 AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe run code of its author (module:Name).")]
+
+
+def with_place(settings: list[str] | None, on: str | None) -> list[str]:
+    """The settings with that of ``--on``."""
+    return [*(settings or ()), *([f"run.on={on}"] if on is not None else ())]

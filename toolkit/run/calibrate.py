@@ -20,6 +20,7 @@ from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.recipe_passes import passes_of
 from toolkit.run.state import taken_over
+from toolkit.run.working import working
 
 if TYPE_CHECKING:
     from toolkit.calibration.collection import Collection
@@ -46,7 +47,7 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
     """
     inputs_exist(job)
     refuse_writing_over(input_files(job), target)
-    with import_path(job.recipe.folder if job.allow_code else None):
+    with import_path(job.recipe.folder if job.allow_code else None), working(job.recipe.run.on):
         names_exist(job)
         if target.parent == job.folder.path:
             taken_over(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)

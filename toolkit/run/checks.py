@@ -18,17 +18,19 @@ from toolkit.run.pass_keys import code_of_passes, pass_files
 from toolkit.run.state import refuse_another, taken_over
 from toolkit.run.steps.compare import comparable
 from toolkit.run.user_code import followed
+from toolkit.run.working import working
 
 
 @contextmanager
 def opened(job: Job) -> Iterator[None]:
-    """The run folder for this job alone, and the recipe's code within reach where the user allows it.
+    """The run folder for this job alone, the recipe's code within reach where the user allows it, and the work done
+    where the recipe says.
 
     Raises:
-        QtoolError: an input is missing, would be written over, or is code that is not allowed; or the folder is in
-            use. Nothing has been written then.
+        QtoolError: an input is missing, would be written over, or is code that is not allowed; Ray is not installed; or
+            the folder is in use. Nothing has been written then.
     """
-    with reachable(job), job.folder:
+    with reachable(job), working(job.recipe.run.on), job.folder:
         job.found = taken_over(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)
         yield
 

@@ -26,6 +26,7 @@ from toolkit.run.sections import (
     ModelSection,
     ProfileSection,
     ReportSection,
+    RunSection,
     Section,
 )
 
@@ -53,6 +54,8 @@ class Recipe(Section):
     engine: EngineSection = Field(default_factory=EngineSection)
     evaluation: EvaluationSection = Field(default_factory=EvaluationSection)
     report: ReportSection = Field(default_factory=ReportSection)
+    # what is made does not depend on it: it is in no key and no lock file
+    run: RunSection = Field(default_factory=RunSection, exclude=True)
     _path: Path | None = PrivateAttr(None)
     _text: str = PrivateAttr("")
     _settings: list[Setting] = PrivateAttr(default_factory=list)

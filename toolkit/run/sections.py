@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from toolkit.backends.base import EngineChoices
+from toolkit.base.cluster import ADDRESS
 from toolkit.base.settings import ByteSize, Count, Decibels, PathText, path_text
 from toolkit.calibration.amax import DEFAULT
 from toolkit.contract.ranges import LARGEST
@@ -208,4 +209,12 @@ class ReportSection(Section):
     formats: list[Literal["html", "json"]] = ["html", "json"]
     gpu: str = Field(
         "", description="predict the time on this GPU from its datasheet, such as L4; default: a search's own gpu"
+    )
+
+
+class RunSection(Section):
+    """``[run]``: where the work is done, which changes no result."""
+
+    on: Annotated[str, Field(pattern=rf"^(here|ray|{ADDRESS})$")] = Field(
+        "here", description="here; ray: a Ray cluster, RAY_ADDRESS's or this machine's; or ray://host:port"
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import QtoolError
+from toolkit.base.places import working_at
+from toolkit.base.processes import Processes
 from toolkit.run.analyses import join_analysis
 from toolkit.run.job import Job
 from toolkit.run.quantizing import Samples, quantizing
@@ -33,7 +36,7 @@ def measure_sensitivity(job: Job, samples: Samples, fast: bool = False, processe
         job: the recipe at work.
         samples: what is measured on.
         fast: estimate for at most ten float inferences.
-        processes: processes to share the exact measurement.
+        processes: processes of this machine to share the exact measurement, wherever the recipe's work runs.
 
     Raises:
         QtoolError: the recipe quantizes nothing, or there are no samples.
@@ -49,7 +52,8 @@ def measure_sensitivity(job: Job, samples: Samples, fast: bool = False, processe
         if fast:
             found = measuring.fast(ready.simulation, log=log, progress=job.progress)
         else:
-            found = measuring.exact(ready.simulation, processes=processes, log=log, progress=job.progress)
+            with working_at(Processes(processes)) if processes > 1 else nullcontext():
+                found = measuring.exact(ready.simulation, log=log, progress=job.progress)
         found.notes += ready.notes
         found.save(file)
         spots = weak_spots(ready.simulation, found)

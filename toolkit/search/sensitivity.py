@@ -13,6 +13,7 @@ import numpy as np
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import write_json
 from toolkit.base.log import Log
+from toolkit.base.places import elsewhere, in_order
 from toolkit.base.progress import Progress
 from toolkit.base.reading import FileKind, read_json, reading
 from toolkit.base.reads import needs_now
@@ -177,7 +178,6 @@ def exact(
     simulation: Simulation,
     *,
     modes: Sequence[str] = ("alone", "without"),
-    processes: int = 1,
     log: Path | None = None,
     progress: Progress | None = None,
     batches: int | None = None,
@@ -185,14 +185,14 @@ def exact(
 ) -> Sensitivity:
     """Measure every layer. Each costs about half a float inference for each mode: only what comes after it is run.
 
+    Where work runs elsewhere (see ``toolkit.base.places``), the layers are shared out; the numbers stay the same.
+
     Args:
         simulation: the model and its samples.
         modes: ``alone`` (leave one in), ``without`` (leave one out), or both.
-        processes: how many processes share the work; the numbers are the same whatever it is. More than one needs a
-            main module that can be imported, as Python's ``spawn`` does.
         log: a JSON-lines file; what it holds of the same simulation is not measured again.
         progress: called with what is being done, how much is done, and of how much.
-        batches: on so many of the batches, evenly spread and in this process; on all where None.
+        batches: on so many of the batches, evenly spread; on all where None.
         names: these layers alone.
 
     Raises:
@@ -223,11 +223,12 @@ def exact(
     missing = [key for key in wanted if key not in found]
     switches = simulation.switches
     configs = [switches.alone(name) if mode == "alone" else switches.config([name]) for mode, name in missing]
-    if processes > 1 and len(missing) > 1 and batches is None:
-        from toolkit.simulation.processes import run_all
-
-        for index, outcome in run_all(simulation.job(), configs, min(processes, len(missing))):
-            take(missing[index], outcome)
+    place, spent = elsewhere(), 0.0
+    if place is not None and len(missing) > 1:
+        with place.hands(simulation.job()) as hands:
+            for key, (outcome, cost) in zip(missing, in_order(hands, ((config, batches) for config in configs))):
+                spent += cost
+                take(key, outcome)
     else:
         for key, config in zip(missing, configs):
             take(key, runner.run(config) if batches is None else runner.probe(config).run(batches))
@@ -240,7 +241,7 @@ def exact(
     used = sum(runner.feeds[index].count for index in runner.order[:batches])
     return Sensitivity(
         "exact" if batches is None else "fast", groups, full, simulation.settings.metric, runner.float_outcome.metric,
-        used, runner.inferences - before, None, fingerprint, again(known),
+        used, runner.inferences - before + spent, None, fingerprint, again(known),
         quantized_share=simulation.quantized_share(), share_of=simulation.work.of,
     )  # fmt: skip
 

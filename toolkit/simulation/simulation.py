@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -68,9 +68,15 @@ class Settings:
     options: MetricOptions = field(default_factory=MetricOptions)
 
 
+StateAsked = tuple[Config, int | None]
+"""A state of the simulation, and on how many of the batches it is run; on all where None."""
+MeasuredState = tuple[Outcome, float]
+"""A state's outcome, and what it cost in float inferences."""
+
+
 @dataclass(frozen=True)
 class SimulationJob:
-    """What states are run on; can be sent to another process."""
+    """What states are run on; can be sent to another process, see ``SharedWork``."""
 
     cutter: Cutter
     base: Config
@@ -82,6 +88,22 @@ class SimulationJob:
     memory: int = MEMORY
     reference: LightModel | None = None
     answers: Answers | None = None
+
+    def open(self) -> Callable[[StateAsked], MeasuredState]:
+        """See ``SharedWork``: the numbers are those of any other process, since every session has one thread."""
+        runner, begun = self.runner(threads=1), set[int]()
+
+        def measure(state: StateAsked) -> MeasuredState:
+            (config, batches), before = state, runner.inferences
+            if batches is None:
+                return runner.run(config), runner.inferences - before
+            if batches not in begun:
+                # what begins like the base state is not computed again
+                begun.add(batches)
+                runner.base.run(batches)
+            return runner.probe(config).run(batches), runner.inferences - before
+
+        return measure
 
     def runner(self, threads: int | None = None) -> Runner:
         """Open the sessions; runs the float model and the fully quantized one."""

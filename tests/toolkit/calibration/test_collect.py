@@ -107,7 +107,7 @@ def test_order_batch_shards_and_memory_change_nothing(widths: list[int], batch: 
 
 def test_split_taps_take_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[list[str]] = []
-    from toolkit.calibration import collect as module
+    from toolkit.calibration import tapped as module
 
     real = module.session
     monkeypatch.setattr(module, "session", lambda m, outputs, *_, **__: opened.append(outputs) or real(m, outputs))

@@ -7,6 +7,8 @@ import pytest
 from tests.conftest import MODELS
 from tests.toolkit.search.planted import chain, damage, feeds, simulation, trained
 from toolkit.base.errors import QtoolError
+from toolkit.base.places import working_at
+from toolkit.base.processes import Processes
 from toolkit.contract.findings import Code
 from toolkit.search.sensitivity import Sensitivity, exact, fast, spearman
 
@@ -59,7 +61,9 @@ def test_nothing_is_measured_again(tmp_path):
 
 def test_processes_give_the_same_numbers():
     sim = simulation(chain(3), feeds(8), batch=4)
-    assert exact(sim, processes=2).groups == exact(sim).groups
+    with working_at(Processes(2)):
+        shared = exact(sim)
+    assert shared.groups == exact(sim).groups
 
 
 def test_fast_agrees_and_says_when_it_cannot_be_trusted():

@@ -1,0 +1,113 @@
+"""Work that is shared out: the answers are those of one process, in order, wherever they are computed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from toolkit.base.cluster import cluster, refuse_unlike, stamp
+from toolkit.base.errors import QtoolError
+from toolkit.base.places import elsewhere, in_order, working_at
+from toolkit.base.processes import Processes
+from toolkit.cli.main import invoke
+
+
+@dataclass
+class _Late:
+    """Workers that answer only when asked, and count what is under way."""
+
+    window: int
+    waiting: int = 0
+    most: int = 0
+    asked: list[int] = field(default_factory=list)
+
+    def submit(self, item: int) -> _PoolAnswer:
+        self.asked.append(item)
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+        return _PoolAnswer(self, item)
+
+
+@dataclass
+class _PoolAnswer:
+    hands: _Late
+    item: int
+
+    def result(self) -> int:
+        self.hands.waiting -= 1
+        return self.item * 3
+
+
+@given(st.integers(0, 30), st.integers(1, 8))
+def test_answers_come_in_order_and_no_more_is_under_way_than_the_window(count: int, window: int) -> None:
+    hands = _Late(window)
+    assert list(in_order(hands, range(count))) == [3 * item for item in range(count)]
+    assert hands.asked == list(range(count)) and hands.most == min(window, count)
+
+
+@dataclass(frozen=True)
+class Powers:
+    base: int
+
+    def open(self) -> Callable[[int], int]:
+        return lambda item: self.base**item
+
+
+def test_processes_answer_as_one_does_and_are_the_place_of_a_block_alone() -> None:
+    assert elsewhere() is None
+    with working_at(Processes(2)):
+        place = elsewhere()
+        assert place is not None
+        with place.hands(Powers(7)) as hands:
+            assert list(in_order(hands, range(9))) == [7**item for item in range(9)]
+    assert elsewhere() is None
+
+
+def test_work_that_cannot_be_sent_is_refused() -> None:
+    class Local(Powers):
+        pass
+
+    with pytest.raises(QtoolError) as refused, Processes(2).hands(Local(2)):
+        pass
+    assert refused.value.remedy
+
+
+def test_without_ray_the_remedy_is_named_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.conftest import MODELS
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else real(name, *more))
+    with pytest.raises(QtoolError) as refused, cluster():
+        pass
+    assert refused.value.remedy == "pip install 'qtool[ray]'"
+    recipe = MODELS.parent / "recipes" / "digits_int8.toml"
+    assert invoke(["run", str(recipe), "--on", "ray", "--out", str(tmp_path / "out")]) == 2
+    assert "qtool[ray]" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize("on", ["rays", "ray://", "ray://head", "ray:// head:1", "RAY"])
+def test_a_place_that_is_none_is_refused(on: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.conftest import MODELS
+
+    assert invoke(["run", str(MODELS.parent / "recipes" / "digits_int8.toml"), "--on", on]) == 2
+    assert "run.on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["python", "qtool", "code", "onnxruntime"])
+def test_a_machine_with_another_version_is_named(name: str) -> None:
+    ours = dict(stamp())
+    refuse_unlike(ours, ours, "10.0.0.7")
+    with pytest.raises(QtoolError) as refused:
+        refuse_unlike(ours, {**ours, name: "0.0.1"}, "10.0.0.7")
+    assert refused.value.where == "10.0.0.7" and "0.0.1" in refused.value.what
+    with pytest.raises(QtoolError, match="No module"):
+        refuse_unlike(ours, {"lacks": "ModuleNotFoundError: No module named 'toolkit'"}, "10.0.0.7")

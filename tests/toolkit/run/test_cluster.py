@@ -1,0 +1,179 @@
+"""Runs on a Ray cluster of two workers: what comes out is what comes out here, whatever happens to a worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import digits_recipe
+from tests.toolkit.calibration.test_collect import CHAIN, TAPS, data_of, feeds, same
+from tests.toolkit.search.planted import chain, simulation
+from tests.toolkit.search.planted import feeds as planted_feeds
+from toolkit import Recipe
+from toolkit.base import cluster as module
+from toolkit.base.cluster import Cluster, cluster
+from toolkit.base.errors import DataError, QtoolError
+from toolkit.base.places import SharedWork, Workers, in_order, working_at
+from toolkit.calibration.collect import collect
+from toolkit.calibration.tapped import Tapped
+from toolkit.run.pipeline import run
+from toolkit.search.sensitivity import exact
+from toolkit.simulation.simulation import SimulationJob
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'qtool[ray]'")
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Cluster]:
+    """One cluster of two workers for all of these tests, which runs find already there."""
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(
+        num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+        object_store_memory=128 << 20,
+    )  # fmt: skip
+    signal.signal(signal.SIGTERM, before)
+    with cluster() as found:
+        yield found
+    ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Fragile:
+    """A work whose worker is killed in the middle: once, or whenever the third item comes."""
+
+    work: Any
+    folder: Path
+    once: bool = True
+
+    def open(self) -> Callable[[Any], Any]:
+        answer, done = self.work.open(), 0
+
+        def fragile(item: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done == 2 and not (self.once and self._killed.exists()):
+                self._killed.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return answer(item)
+
+        return fragile
+
+    @property
+    def _killed(self) -> Path:
+        return self.folder / "killed"
+
+
+@dataclass(frozen=True)
+class FragilePlace:
+    place: Cluster
+    folder: Path
+
+    @contextmanager
+    def hands(self, work: SharedWork[Any, Any]) -> Iterator[Workers[Any, Any]]:
+        with self.place.hands(Fragile(work, self.folder)) as hands:
+            yield hands
+
+
+@dataclass(frozen=True)
+class Strict:
+    """Refuses two items, and takes a minute for all others where there is a folder to say who does."""
+
+    folder: Path | None = None
+
+    def open(self) -> Callable[[int], int]:
+        def answer(item: int) -> int:
+            if item == 3:
+                raise DataError("3 is refused", where="item 3", remedy="leave it out", value="3")
+            if item == 5:
+                raise KeyError("five")
+            if self.folder is not None:
+                (self.folder / f"{os.getpid()}").touch()
+                time.sleep(60)
+            return item
+
+        return answer
+
+
+def test_a_run_is_that_of_this_machine(place: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, hands = [], Cluster.hands
+    monkeypatch.setattr(Cluster, "hands", lambda self, work: (shared.append(type(work)), hands(self, work))[1])
+    text = digits_recipe(tmp_path).replace('use = "insert_qdq"', 'use = "search_precision"')
+    text = text.replace("max_drop = 0.005", "max_drop = 0.005, min_sqnr_db = 36.0").replace('"auto"', '"none"')
+    found = {}
+    for on in ("here", "ray"):
+        recipe = Recipe.parse(f'{text}\n[run]\non = "{on}"\n', tmp_path / "digits.toml")
+        result = run(recipe, tmp_path / on)
+        report = result.report.to_json()
+        for step in report["steps"]:
+            del step["seconds"]
+        search = json.loads((tmp_path / on / "search.json").read_text())
+        assert search["sensitivity"].pop("inferences") > 0
+        files = [(tmp_path / on / name).read_bytes() for name in ("model.onnx", "ranges.json")]
+        found[on] = report, search, files
+    assert found["here"] == found["ray"]
+    assert {Tapped, SimulationJob} <= set(shared)
+    # what was made here is found again there
+    again = run(Recipe.parse(f'{text}\n[run]\non = "ray"\n', tmp_path / "digits.toml"), tmp_path / "here")
+    assert {step.status for step in again.steps} == {"reused"}
+
+
+def test_a_worker_killed_in_the_middle_changes_nothing(place: Cluster, tmp_path: Path) -> None:
+    sim = simulation(chain(3), planted_feeds(8), batch=4)
+    samples = feeds([2, 3, 6, 9, 5, 2, 2, 7, 9, 9, 4, 3])
+    here = exact(sim), collect(CHAIN, TAPS, data_of(samples), scalars=["low"], batch=2)
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    with working_at(FragilePlace(place, tmp_path / "a")):
+        shared = exact(sim)
+    with working_at(FragilePlace(place, tmp_path / "b")):
+        collected = collect(CHAIN, TAPS, data_of(samples), scalars=["low"], batch=2)
+    assert shared.groups == here[0].groups and same(collected, here[1])
+    assert list(collected.observed) == list(here[1].observed)
+    assert (tmp_path / "a" / "killed").exists() and (tmp_path / "b" / "killed").exists()
+
+
+def test_a_task_that_kills_every_worker_is_an_error(
+    place: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_RETRIES", 0)
+    with pytest.raises(QtoolError) as refused, place.hands(Fragile(Strict(), tmp_path, once=False)) as hands:
+        list(in_order(hands, [1, 1, 1, 1]))
+    assert refused.value.remedy and "lost" in refused.value.what
+
+
+def test_what_fails_in_a_worker_is_the_error_that_it_is_here(place: Cluster) -> None:
+    with place.hands(Strict()) as hands:
+        with pytest.raises(DataError) as refused:
+            list(in_order(hands, range(5)))
+        error = refused.value
+        assert (error.what, error.where, error.remedy) == ("3 is refused", "item 3", "leave it out")
+        assert "in answer" in str(error.__cause__)
+        with pytest.raises(KeyError, match="five"):
+            hands.submit(5).result()
+
+
+def test_a_worker_with_another_version_is_named(place: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = {**module.stamp(), "numpy": "0.1"}
+    monkeypatch.setattr(module, "stamp", lambda: other)
+    with pytest.raises(QtoolError) as refused, place.hands(Strict()) as hands:
+        hands.submit(1).result()
+    assert "numpy" in refused.value.what and np.__version__ in refused.value.what
+
+
+def test_work_that_is_stopped_ends(place: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), place.hands(Strict(tmp_path)) as hands:
+        hands.submit(1), hands.submit(2)
+        while len(pids := [int(file.name) for file in tmp_path.iterdir()]) < 2:
+            time.sleep(0.05)
+        raise KeyboardInterrupt
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        time.sleep(0.05)

@@ -1,0 +1,346 @@
+"""Work done on a Ray cluster. The one module that knows Ray, which is imported when a cluster is asked for.
+
+Tasks are what runs in one process too; each worker opens a work once and keeps it. A work and its arrays are put into
+Ray's object store once, from where the workers of one machine share them. A task whose worker is lost runs again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import pickle
+import platform
+import re
+import signal
+import sys
+import sysconfig
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.modules import INSTALLED
+from toolkit.base.places import AnswerT, ItemT, SharedWork, Workers, answered, taken_in
+from toolkit.base.reads import Reads, aside, following
+from toolkit.base.versions import source_fingerprint, versions
+
+ADDRESS = r"ray://[A-Za-z0-9_.\-\[\]:]+:[0-9]{1,5}"
+"""What Ray Client's addresses look like."""
+_RETRIES = 5
+_ALIKE = ("python", "qtool", "code", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "ml_dtypes", "numba")
+"""What the numbers, and what is sent, depend on."""
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+_LINE = 300
+
+
+class RemoteTracebackError(Exception):
+    """Where an error arose in a worker: the text of its traceback."""
+
+
+@contextmanager
+def cluster(address: str | None = None) -> Iterator[Cluster]:
+    """A Ray cluster, for the block. It is connected to when there is work for it.
+
+    That which the caller's program is connected to already, if it is; else the one at ``address``; else the one that
+    ``RAY_ADDRESS`` names or that was started on this machine; else one of this machine's cores, which ends with the
+    block.
+
+    Args:
+        address: ``ray://host:port`` of a Ray Client server.
+
+    Raises:
+        QtoolError: Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise QtoolError(
+            "work is to run on Ray, which is not installed", where="[run] on", remedy="pip install 'qtool[ray]'"
+        )
+    found = Cluster(address)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def _ray() -> Any:
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    return importlib.import_module("ray")
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        with aside():
+            if address is not None:
+                ray.init(address=address, **quiet)
+            else:
+                ray.init(include_dashboard=False, **quiet)
+    except Exception as error:
+        place = address or os.environ.get("RAY_ADDRESS") or "this machine"
+        remedy = "check that `ray status` there shows the cluster, and that Python and Ray have the same versions"
+        raise QtoolError(f"Ray cannot be used: {_first(error)}", where=place, remedy=remedy) from error
+    finally:
+        if main:
+            # Ray's own would end the process at once
+            signal.signal(signal.SIGTERM, before)
+
+
+def _first(error: BaseException) -> str:
+    """The first lines of one of Ray's messages, which go on for pages."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return re.sub(r"\x1b\[[0-9;]*m", "", " ".join(lines[:3]))[:_LINE] or type(error).__name__
+
+
+@dataclass
+class Cluster:
+    """The machines of a Ray cluster; see ``Workplace``, and ``cluster``.
+
+    Attributes:
+        address: where it is; see ``cluster``.
+    """
+
+    address: str | None = None
+    _connected: bool = False
+
+    @cached_property
+    def ray(self) -> Any:
+        """The module, connected.
+
+        Raises:
+            QtoolError: Ray does not answer, or a machine of the cluster has other versions than this one.
+        """
+        ray = _ray()
+        if not ray.is_initialized():
+            _connect(ray, self.address)
+            self._connected = True
+        self._require_alike(ray)
+        return ray
+
+    def close(self) -> None:
+        """End the connection, where this made it."""
+        if self._connected:
+            self._connected = False
+            with aside():
+                _ray().shutdown()
+
+    @property
+    def slots(self) -> int:
+        """How many tasks run at a time: one a core."""
+        return max(int(self.ray.cluster_resources().get("CPU", 0)), 1)
+
+    @contextmanager
+    def hands(self, work: SharedWork[ItemT, AnswerT]) -> Iterator[Workers[ItemT, AnswerT]]:
+        """See ``Workplace``.
+
+        Raises:
+            QtoolError: the work cannot be pickled.
+        """
+        try:
+            held = self.ray.put(work)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise QtoolError(
+                f"what is to be computed cannot be sent to other processes: {_first(error)}",
+                remedy="define the class of your own metric at the top of a module, or compute here",
+            ) from error
+        task = self.ray.remote(_perform).options(num_cpus=1, max_retries=_RETRIES)
+        hands = _RayTasks(self.ray, task, (held, stamp(), _places()), 2 * self.slots)
+        try:
+            yield hands
+        finally:
+            hands.give_up()
+
+    def _require_alike(self, ray: Any) -> None:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        if len(nodes) < 2 and not ray.util.client.ray.is_connected():
+            # this very machine
+            return
+        strategies = importlib.import_module("ray.util.scheduling_strategies")
+        asked = {}
+        tell = ray.remote(_teller())
+        for node in nodes:
+            there = strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[node["NodeManagerAddress"]] = tell.options(num_cpus=0, scheduling_strategy=there).remote(_places())
+        for machine, answer in asked.items():
+            try:
+                theirs = ray.get(answer)
+            except Exception as error:
+                raise QtoolError(f"the worker does not answer: {_first(error)}", where=machine) from error
+            refuse_unlike(stamp(), theirs, machine)
+
+
+def _places() -> list[str]:
+    return [path for path in sys.path if path]
+
+
+@cache
+def stamp() -> dict[str, str]:
+    """The versions here of what must be alike everywhere."""
+    own = versions()
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {name: own[name] for name in _ALIKE if name in own} | {"python": python, "code": source_fingerprint()}
+
+
+def refuse_unlike(ours: Mapping[str, str], theirs: Mapping[str, str], machine: str) -> None:
+    """Refuse a machine with other versions.
+
+    Raises:
+        QtoolError: it has; the message names machine, package and both versions.
+    """
+    if "lacks" in theirs:
+        raise QtoolError(
+            f"qtool cannot be imported there: {theirs['lacks']}",
+            where=machine,
+            remedy="install this version of qtool on every machine of the cluster",
+        )
+    for name in _ALIKE:
+        here, there = ours.get(name, "none"), theirs.get(name, "none")
+        if here != there:
+            what = "qtool's source" if name == "code" else name
+            raise QtoolError(
+                f"the worker has {what} {there[:12]}, and here it is {here[:12]}: results would differ",
+                where=machine,
+                remedy=f"install the same {what} on every machine of the cluster",
+            )
+
+
+def _teller() -> Callable[[list[str]], dict[str, str]]:
+    """A function that says what a machine has; it is sent as code, since qtool may be missing there."""
+
+    def tell(paths: list[str]) -> dict[str, str]:
+        import sys
+
+        sys.path += [path for path in paths if path not in sys.path]
+        try:
+            from toolkit.base.cluster import stamp
+        except Exception as error:
+            return {"lacks": f"{type(error).__name__}: {error}"}
+        return stamp()
+
+    return tell
+
+
+@dataclass
+class _RayTasks:
+    """Ray tasks that share a work."""
+
+    ray: Any
+    task: Any
+    shared: tuple[Any, ...]
+    window: int
+    _under_way: set[Any] = field(default_factory=set)
+
+    def submit(self, item: Any) -> _RayTask:
+        # a reference within a list is not fetched before the task needs it
+        reference = self.task.remote([self.shared[0]], *self.shared[1:], item)
+        self._under_way.add(reference)
+        return _RayTask(self, reference)
+
+    def get(self, reference: Any) -> Any:
+        """A task's answer.
+
+        Raises:
+            QtoolError: its worker was lost again and again, or it cannot be run there.
+        """
+        try:
+            failed, found = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            raise QtoolError(
+                f"a worker failed: {_first(error.cause)}",
+                where="Ray",
+                remedy="qtool and its packages must be the same on every machine of the cluster",
+            ) from error
+        except self.ray.exceptions.RayError as error:
+            raise QtoolError(
+                f"a task was lost, and {_RETRIES} more times when it ran again: {_first(error)}",
+                where="Ray",
+                remedy="its machine may be out of memory: use smaller batches, or fewer tasks a machine "
+                "(`ray start --num-cpus`)",
+            ) from error
+        finally:
+            self._under_way.discard(reference)
+        if failed:
+            fault, where = found
+            raise fault from RemoteTracebackError(where)
+        return taken_in(found)
+
+    def give_up(self) -> None:
+        """End what is still under way."""
+        for reference in self._under_way:
+            with suppress(Exception):
+                self.ray.cancel(reference, force=True)
+        self._under_way.clear()
+
+
+@dataclass(frozen=True)
+class _RayTask:
+    tasks: _RayTasks
+    reference: Any
+
+    def result(self) -> Any:
+        return self.tasks.get(self.reference)
+
+
+# ---------------------------------------------------------------- in a worker
+
+_open: dict[str, Callable[[Any], Any]] = {}
+"""The answers of the work that was asked for last, by its place in the object store."""
+
+
+def _perform(box: list[Any], ours: Mapping[str, str], paths: list[str], item: Any) -> tuple[bool, Any]:
+    """One task: whether it failed, and its answer with what was read for it, or its error and the traceback.
+
+    Args:
+        box: the work's reference.
+        ours: the versions of the process that asks.
+        paths: where that finds modules.
+        item: what is to be answered.
+    """
+    try:
+        key = box[0].hex()
+        if key not in _open:
+            refuse_unlike(ours, stamp(), platform.node())
+            # the sessions of another work go before this one's come
+            _open.clear()
+            if not _followed:
+                # for as long as this process lives: a metric of the user's may read files here
+                following(Reads()).__enter__()
+                _followed.append(True)
+            _reach(paths)
+            _open[key] = _ray().get(box[0]).open()
+        return False, answered(_open[key], item)
+    except Exception as error:
+        return True, (_sendable(error), traceback.format_exc())
+
+
+_followed: list[bool] = []
+
+
+def _reach(paths: list[str]) -> None:
+    """Find modules where the asking process finds them, and read those anew that the user may have changed."""
+    missing = [path for path in paths if path not in sys.path and Path(path).is_dir()]
+    sys.path += missing
+    kept = (*INSTALLED, sysconfig.get_path("stdlib"))
+    own = [path for path in paths if not any(one in path for one in kept)]
+    package = str(Path(__file__).parents[2])
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        ours = file.startswith(package) or any(one in file for one in kept)
+        if not ours and any(file.startswith(path + os.sep) for path in own):
+            del sys.modules[name]
+
+
+def _sendable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return QtoolError(f"{type(error).__name__}: {error}", where=platform.node())
+    return error

@@ -1,0 +1,136 @@
+"""Work done by several processes of this machine, which share its large arrays."""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.base.errors import QtoolError
+from toolkit.base.places import AnswerT, ItemT, SharedWork, Workers, answered, taken_in
+from toolkit.base.reads import Reads, following
+from toolkit.base.temporary import temporary_folder
+
+_PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Processes of this machine, each with a work of its own opened; see ``Workplace``.
+
+    More than one needs a main module that can be imported, as Python's ``spawn`` does.
+
+    Attributes:
+        count: how many.
+    """
+
+    count: int
+
+    @contextmanager
+    def hands(self, work: SharedWork[ItemT, AnswerT]) -> Iterator[Workers[ItemT, AnswerT]]:
+        """See ``Workplace``.
+
+        Raises:
+            QtoolError: the work cannot be pickled.
+        """
+        with temporary_folder("work") as folder:
+            path = folder / "work.pickle"
+            _store(work, path)
+            # fork would copy onnxruntime's threads and locks in an unknown state
+            spawn = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(self.count, mp_context=spawn, initializer=_start, initargs=(str(path),))
+            try:
+                yield _Pool(pool, 2 * self.count)
+            finally:
+                # whoever stops early does not wait for what nobody asks for any more
+                pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Pool:
+    pool: ProcessPoolExecutor
+    window: int
+
+    def submit(self, item: Any) -> _PoolAnswer:
+        return _PoolAnswer(self.pool.submit(_run, item))
+
+
+@dataclass(frozen=True)
+class _PoolAnswer:
+    future: Future[tuple[Any, Any]]
+
+    def result(self) -> Any:
+        try:
+            return taken_in(self.future.result())
+        except BrokenProcessPool as error:
+            raise QtoolError(
+                "one of the processes that share the work was ended from outside",
+                remedy="the machine may be out of memory: use fewer processes, or smaller batches",
+            ) from error
+
+
+def _store(work: SharedWork[Any, Any], path: Path) -> None:
+    """Write a work, and its arrays into a file beside it that all processes map: they share the weights."""
+    arrays: list[pickle.PickleBuffer] = []
+    try:
+        content = pickle.dumps(work, protocol=5, buffer_callback=arrays.append)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise QtoolError(
+            f"what is to be computed cannot be sent to other processes: {error}",
+            remedy="define the class of your own metric at the top of a module, or use one process",
+        ) from error
+    places: list[tuple[int, int]] = []
+    with _arrays(path).open("wb") as stream:
+        for array in arrays:
+            stream.write(bytes(-stream.tell() % _PAGE))
+            places.append((stream.tell(), array.raw().nbytes))
+            stream.write(array.raw())
+        # a file without a byte cannot be mapped
+        stream.write(b"\0")
+    path.write_bytes(pickle.dumps((places, content)))
+
+
+def _stored(path: Path) -> SharedWork[Any, Any]:
+    """The work that was written there; its arrays are read-only."""
+    places, content = pickle.loads(path.read_bytes())
+    with _arrays(path).open("rb") as stream:
+        mapped = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    work: SharedWork[Any, Any] = pickle.loads(content, buffers=[mapped[start : start + size] for start, size in places])
+    return work
+
+
+def _arrays(path: Path) -> Path:
+    return path.with_suffix(".arrays")
+
+
+_answer: Callable[[Any], Any] | None = None
+
+
+def _start(path: str) -> None:
+    global _answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # for as long as this process lives: a metric of the user's may read files here
+    following(Reads()).__enter__()
+    _answer = _stored(Path(path)).open()
+
+
+def _end_with_parent() -> None:
+    """Nobody takes a result once the parent is gone, and a pool's processes would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run(item: Any) -> tuple[Any, Any]:
+    assert _answer is not None
+    return answered(_answer, item)

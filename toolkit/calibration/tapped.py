@@ -1,0 +1,147 @@
+"""A model run batch by batch for the statistics of its inner tensors."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from toolkit.base.types import Array
+from toolkit.calibration.collection import Collection
+from toolkit.calibration.histogram import Histogram
+from toolkit.calibration.probes import Probe, add_probes, repeated_tensors
+from toolkit.data.dataset import Batch
+from toolkit.graph.light import LightModel
+from toolkit.graph.model import Model
+from toolkit.graph.sessions import Session, session
+
+ToCount = deque[tuple[Histogram, Array, int]]
+"""Histograms with values to add, and how often each counts."""
+
+
+@dataclass(frozen=True)
+class BatchStatistics:
+    """The statistics of one batch, and the bytes of the tensors that have histograms."""
+
+    collection: Collection
+    size: int
+
+
+@dataclass(frozen=True)
+class Tapped:
+    """A model and the tensors that statistics are wanted of; can be sent to another process, see ``SharedWork``.
+
+    Attributes:
+        model: the model.
+        taps: tensors that want a histogram.
+        scalars: tensors of which smallest and largest value are enough; these are found inside the graph.
+        repeated: the taps that may be computed once a batch, see ``repeated_tensors``.
+        bins: bins of a histogram.
+        threads: threads of onnxruntime within one operator; one a core where None.
+    """
+
+    model: LightModel
+    taps: list[str]
+    scalars: list[str]
+    repeated: frozenset[str]
+    bins: int
+    threads: int | None = None
+
+    @classmethod
+    def of(cls, model: Model, taps: list[str], scalars: list[str], bins: int, threads: int | None) -> Tapped:
+        """See the attributes; the model is not changed."""
+        return cls(model.to_light(), taps, scalars, frozenset(repeated_tensors(model, taps)), bins, threads)
+
+    def open(self) -> Callable[[Batch], BatchStatistics]:
+        """See ``SharedWork``."""
+        run = TappedSession(self)
+
+        def collect(batch: Batch) -> BatchStatistics:
+            collection = Collection()
+            values, weights = run.compute(batch, collection)
+            size = size_of(values)
+            count(self.to_count(batch, values, weights, collection))
+            return BatchStatistics(collection, size)
+
+        return collect
+
+    def to_count(
+        self, batch: Batch, values: Mapping[str, Array], weights: Mapping[str, int], into: Collection
+    ) -> ToCount:
+        """What is to be added to the histograms of a collection for one batch."""
+        return deque(
+            (into.histogram(batch.profiles, name, self.bins), values[name], weights.get(name, 1)) for name in self.taps
+        )
+
+
+class TappedSession:
+    """The session that gives the tapped tensors."""
+
+    def __init__(self, tapped: Tapped) -> None:
+        self._tapped = tapped
+        self._alone: dict[Any, dict[str, int]] = {}
+        self._careful: set[str] = set()
+        self._probes: dict[str, Probe] = {}
+        self._session = self._open()
+
+    def _open(self) -> Session:
+        own = self._tapped
+        proto = onnx.ModelProto()
+        proto.CopyFrom(own.model.proto)
+        prepared = LightModel(proto, dict(own.model.weights), own.model.where)
+        self._probes = add_probes(proto, own.scalars, self._careful) if own.scalars else {}
+        outputs = [name for probe in self._probes.values() for name in (probe.low, probe.high, probe.check)]
+        return session(prepared, [*own.taps, *outputs], own.threads, spin=False)
+
+    def compute(self, batch: Batch, into: Collection) -> tuple[dict[str, Array], dict[str, int]]:
+        """Run a batch: the values of its taps, and how often each counts that was computed once for all its samples.
+
+        The extremes of the other tensors go into the collection.
+        """
+        values = self._session.run(batch.inputs)
+        odd = {
+            name
+            for name, probe in self._probes.items()
+            if name not in self._careful and not np.isfinite(values[probe.check])
+        }
+        if odd:
+            # these hold infinities or NaN, or overflow when summed: watch their finite values from here on
+            self._careful |= odd
+            self._session = self._open()
+            values = self._session.run(batch.inputs)
+        for name, probe in self._probes.items():
+            into.observe(name, float(values[probe.low]), float(values[probe.high]))
+            if name in self._careful and values[probe.check] > 0:
+                into.infinite.add(name)
+        taps = {name: values[name] for name in self._tapped.taps}
+        return taps, self._weights(batch, taps)
+
+    def _weights(self, batch: Batch, values: Mapping[str, Array]) -> dict[str, int]:
+        repeated = self._tapped.repeated
+        if batch.count == 1 or not repeated:
+            return {}
+        first = batch.rows(slice(0, 1))
+        key = tuple((name, value.shape) for name, value in sorted(first.items()))
+        if key not in self._alone:
+            one = self._session.run(first)
+            self._alone[key] = {name: one[name].size for name in repeated}
+        return {name: batch.count for name, size in self._alone[key].items() if values[name].size == size}
+
+
+def size_of(values: Mapping[str, Array]) -> int:
+    """Bytes of some tensors."""
+    return sum(value.nbytes for value in values.values())
+
+
+def count(todo: ToCount) -> None:
+    """Take tensors from the list, which several threads may share, until it is empty."""
+    while True:
+        try:
+            histogram, values, weight = todo.popleft()
+        except IndexError:
+            return
+        histogram.add(values, weight)
