@@ -29,7 +29,6 @@ const unpacked = async (source) => {
 };
 
 const PRECISIONS = ["fp32", "fp16", "bf16", "fp8", "int8", "int4", "none"];
-const SHORT = { float32: "fp32", float16: "fp16", bfloat16: "bf16", float8_e4m3fn: "fp8" };
 const shown = (precision) => (precision === "none" ? "–" : precision.toUpperCase());
 const grouped = (list) => {
   const found = new Map();
@@ -44,20 +43,18 @@ const networkOf = (raw) => {
   const words = (list) => list.map(text);
   const sums = (list) => { let at = 0; return list.map((step) => (at += step)); };
   const layers = { ...raw.layers };
-  for (const key of ["op", "role", "asked", "askedWhy", "by", "actual", "source", "reads", "makes", "status", "reason", "kernel"]) {
+  for (const key of ["op", "role", "asked", "actual", "status", "why"]) {
     layers[key] = words(layers[key]);
   }
   const count = layers.node.length;
   layers.level = layers.sqnr.map(levelOf);
-  // as LayerInfo.why: what is known of the engine, else why it was asked for
-  layers.why = layers.reason.map((reason, i) => (layers.status[i] !== "unknown" && reason) || layers.askedWhy[i] || reason);
   layers.differs = layers.asked.map((asked, i) => layers.role[i] === "compute" && layers.status[i] === "overridden" &&
     layers.actual[i] !== asked);
   let other = null;
   if (raw.other) {
     const known = (list) => list.map((one) => (one === null ? null : text(one)));
     other = {
-      label: raw.other.label, asked: known(raw.other.asked), actual: known(raw.other.actual), status: known(raw.other.status),
+      label: raw.other.label, asked: known(raw.other.asked), actual: known(raw.other.actual),
       level: raw.other.sqnr.map(levelOf), time: raw.other.time,
     };
     const runs = (one, i) => (one.actual[i] === "none" ? one.asked[i] : one.actual[i]);
@@ -66,42 +63,38 @@ const networkOf = (raw) => {
     other.lost = other.level.map((level, i) => (level === null || layers.level[i] === null ? null : level === layers.level[i] ? 0 : Math.max(-200, Math.min(200, level - layers.level[i]))));
     other.slower = other.time.map((time, i) => (time === null || !layers.time[0] || layers.time[0][i] === null ? null : layers.time[0][i] - time));
   }
-  const [from, to, tensor, carried, marks] = [sums(raw.edges[0]), sums(raw.edges[1]), sums(raw.edges[2]), ...raw.edges.slice(3)];
-  const edges = from.map((source, e) => ({ from: source, to: to[e], tensor: tensor[e], carried: tensor[e] + carried[e], marks: marks[e] }));
+  const connections = ([from, to, tensors, carried, marks, between]) => {
+    const [source, target, tensor] = [from, to, tensors].map(sums);
+    return source.map((one, e) => ({ from: one, to: target[e], tensor: tensor[e], carried: tensor[e] + carried[e], marks: marks[e], between: text(between[e]) }));
+  };
+  const edges = connections(raw.edges);
   const feeds = Array.from({ length: count }, () => []), reads = Array.from({ length: count }, () => []);
   for (const edge of edges) {
     if (edge.from >= 0) feeds[edge.from].push(edge);
     if (edge.to >= 0) reads[edge.to].push(edge);
   }
   const tree = (packed) => packed && { titles: words(packed[0]), parents: packed[1], of: sums(packed[2]) };
-  const ranges = { ...raw.ranges, method: words(raw.ranges.method), profiles: words(raw.ranges.profiles) };
-  const payoffs = raw.payoff.map(([nodes, other, paid, why, times]) => ({
-    nodes, other: text(other), paid: text(paid), why: text(why),
-    times: times.map(([profile, ...ms]) => [text(profile), ...ms]),
-  }));
-  const tensors = { name: raw.tensors.name, dtype: words(raw.tensors.dtype), shape: words(raw.tensors.shape) };
-  const held = sums(raw.weights[0]);
+  const ranges = { ...raw.ranges, method: words(raw.ranges.method), profiles: words(raw.ranges.profiles), words: words(raw.ranges.words) };
+  const tensors = { name: raw.tensors.name, words: words(raw.tensors.words) };
+  const weights = connections(raw.weights);
   const [declinedOf, ...declined] = raw.declined;
   const declines = {
     at: declinedOf, node: declinedOf.map((at) => (at >= 0 ? layers.node[at] : text(-1 - at))),
     op: words(declined[0]), rule: words(declined[1]), reason: words(declined[2]), by: words(declined[3]),
   };
+  const weightsOf = Array.from({ length: count }, () => []);
+  for (const one of weights) weightsOf[one.to].push(one);
   return {
-    count, layers, other, edges, feeds, reads, tensors, ranges, payoffs, declines, harms: raw.harms, inputs: raw.inputs, outputs: raw.outputs, kept: new Set(raw.kept),
+    count, layers, other, edges, feeds, reads, tensors, ranges, declines, harms: raw.harms, inputs: raw.inputs, outputs: raw.outputs,
     scopes: tree(raw.scopes), kernels: tree(raw.kernels),
     index: new Map(layers.node.map((name, i) => [name, i])),
-    weights: grouped(held), weightOf: (at) => raw.weights[1][at],
+    weights: weightsOf,
     beside: new Map(raw.beside[0].map((one, k) => [one, raw.beside[1][k]])),
     rangeOf: new Map(ranges.tensor.map((one, k) => [one, k])),
-    declinesOf: grouped(declinedOf),
     harmOf: new Map(raw.harms.map((one) => [one[0], one])),
-    causesOf: new Map(raw.causes.map(([node, list]) => [node, list.map(words)])),
-    openedOf: new Map(raw.opened.map(([node, list]) => [node, list.map(words)])),
-    payoffOf: new Map(payoffs.flatMap((group) => group.nodes.map((node) => [node, group]))),
-    carries: (at) => {
-      const dtype = tensors.dtype[at], shape = tensors.shape[at].replaceAll(" × ", "×");
-      return [SHORT[dtype] || dtype, shape === "?" ? "" : shape].filter(Boolean).join(" ");
-    },
+    reformatOf: new Map(raw.reformats.flatMap((group) => group[0].map((node) => [node, group]))),
+    // a piece below 0 is a precision
+    factsOf: (i) => raw.facts[1][i].map((k) => raw.facts[0][k].map((piece) => (piece < 0 ? { precision: text(-1 - piece) } : text(piece)))),
   };
 };
 

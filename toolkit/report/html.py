@@ -15,6 +15,7 @@ from toolkit.base.text import count, plain_lines
 from toolkit.report import charts, payoff_chart
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.findings.accuracy import amount, change, level
+from toolkit.report.findings.explanation import decibels
 from toolkit.report.findings.headline import evidence, opened_words
 from toolkit.report.findings.latency import overhead_words, pair_words
 from toolkit.report.findings.prediction import prediction_words, uncounted_words
@@ -28,7 +29,7 @@ from toolkit.report.schema import NONE, Declined, LayerInfo, Report, word
 from toolkit.report.search_chart import search_chart
 from toolkit.report.shares import share_words, work_in
 from toolkit.report.speed import main_comparison, slower
-from toolkit.report.terminal import decibels, size
+from toolkit.report.terminal import size
 from toolkit.report.terminal_engine import device_rows
 from toolkit.report.verdict import culprits
 

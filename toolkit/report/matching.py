@@ -54,8 +54,8 @@ class _Graph:
             tensor.name: math.prod(s for s in tensor.shape or () if isinstance(s, int)) for tensor in report.tensors
         }
         weights: dict[int, list[int]] = defaultdict(list)
-        for index, name in found.weights:
-            weights[index].append(sizes.get(name, 0))
+        for one in found.weights:
+            weights[one.target].append(sizes.get(one.tensor, 0))
         for index in made.nodes:
             layer = layers[index]
             # the largest is what tells layers apart: scales and biases differ from exporter to exporter

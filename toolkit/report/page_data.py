@@ -8,9 +8,11 @@ from typing import Any
 from toolkit.base.text import plain
 from toolkit.report.charts import histogram_digits
 from toolkit.report.describe import unlike_profiles
+from toolkit.report.explain import Answers
+from toolkit.report.findings.explanation import Chip, Fact, range_words
 from toolkit.report.outline import Outline, outline, scope_of
-from toolkit.report.schema import LayerInfo, Measured, OpenedInfo, RangeInfo, Report, word
-from toolkit.report.wiring import Wiring, folded, wiring
+from toolkit.report.schema import LayerInfo, Measured, RangeInfo, Report, word
+from toolkit.report.wiring import Connection, Wiring, folded
 
 
 class _Texts:
@@ -40,22 +42,21 @@ def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, labe
         other: of a run that it is compared with, the layers by what they are called in this one.
         label: what the other is called.
     """
-    texts, wires = _Texts(), wiring(report)
+    texts, answers = _Texts(), Answers(report, other, label)
+    wires = answers.wiring
     nodes = {layer.node: index for index, layer in enumerate(report.layers)}
     tensors = _tensors(report, wires)
     numbers = {name: number for number, name in enumerate(tensors)}
-    known = {tensor.name: tensor for tensor in report.tensors}
-    shapes = [known[name].shape if name in known else None for name in tensors]
     built = any(layer.engine_layers for layer in report.layers)
     return {
         "layers": _layers(report.layers, texts),
         "tensors": {
             "name": [plain(name) for name in tensors],
-            "dtype": texts.column(known[name].dtype if name in known else "" for name in tensors),
-            "shape": texts.column(shape_words(shape) for shape in shapes),
+            "words": texts.column(answers.carries(name) for name in tensors),
         },
-        "edges": _edges(wires, numbers),
-        "weights": [_steps(node for node, _ in wires.weights), [numbers[name] for _, name in wires.weights]],
+        "edges": [*_edges(wires.connections, numbers), texts.column(map(answers.between, wires.connections))],
+        "weights": [*_edges(wires.weights, numbers), texts.column(map(answers.between, wires.weights))],
+        "facts": _facts(report, answers, texts),
         "beside": [list(wires.readers), list(wires.readers.values())],
         "scopes": _outline([*_paths(report)], report, wires, texts),
         "kernels": _outline([*_kernels(report)], report, wires, texts) if built else None,
@@ -65,18 +66,7 @@ def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, labe
             *(texts.column(getattr(entry, key) for entry in report.declined) for key in ("op", "rule", "reason", "by")),
         ],
         "harms": _harms(report, nodes),
-        "causes": [
-            [nodes[spot.node], [texts.column((one.kind, one.tensor, one.text, one.remedy)) for one in spot.causes]]
-            for spot in (report.sensitivity.weak_spots if report.sensitivity else report.weak_spots)
-            if spot.node in nodes
-        ],
-        "kept": [nodes[node] for node in (report.bisection.kept if report.bisection else ()) if node in nodes],
-        "opened": [
-            [index, [texts.column(pair) for pair in _opened(layer.actual.opened)]]
-            for index, layer in enumerate(report.layers)
-            if layer.actual.opened is not None
-        ],
-        "payoff": _payoff(report, nodes, texts),
+        "reformats": _reformats(report, nodes),
         "inputs": [plain(tensor.name) for tensor in report.model.inputs],
         "other": _other(report, other, label, texts) if other is not None else None,
         "outputs": [plain(name) for name in wires.outputs],
@@ -91,6 +81,17 @@ def shape_words(shape: Sequence[int | str | None] | None) -> str:
     return " × ".join("?" if s is None else str(s) for s in shape) or "scalar"
 
 
+def _facts(report: Report, answers: Answers, texts: _Texts) -> list[list[list[int]]]:
+    """Every fact once, its term and pieces as numbers of texts, a precision below 0; and by layer which are its own."""
+    numbers: dict[Fact, int] = {}
+    own = [[numbers.setdefault(fact, len(numbers)) for fact in answers.facts(layer)] for layer in report.layers]
+    found = [
+        [texts(fact.term), *(-1 - texts(piece) if isinstance(piece, Chip) else texts(piece) for piece in fact.pieces)]
+        for fact in numbers
+    ]
+    return [found, own]
+
+
 def _layers(layers: Sequence[LayerInfo], texts: _Texts) -> dict[str, Any]:
     asked = [layer.asked for layer in layers]
     actual = [layer.actual for layer in layers]
@@ -100,17 +101,10 @@ def _layers(layers: Sequence[LayerInfo], texts: _Texts) -> dict[str, Any]:
         "op": texts.column(layer.op for layer in layers),
         "role": texts.column(layer.role for layer in layers),
         "asked": texts.column(word(one.precision if one else None) for one in asked),
-        "askedWhy": texts.column(one.reason if one else "" for one in asked),
-        "by": texts.column(one.by if one else "" for one in asked),
         "actual": texts.column(word(one.precision) for one in actual),
-        "source": texts.column(one.source for one in actual),
-        "reads": texts.column(", ".join(one.input_types) for one in actual),
-        "makes": texts.column(", ".join(one.output_types) for one in actual),
         "status": texts.column(layer.status for layer in layers),
-        "reason": texts.column(layer.reason_and_remedy for layer in layers),
-        "kernel": texts.column("; ".join(layer.engine_layers) for layer in layers),
+        "why": texts.column(layer.why for layer in layers),
         "sqnr": [_level(layer.error) for layer in layers],
-        "most": [_digits(layer.error.max_abs, 3) if layer.error else None for layer in layers],
         "drop": [_places(layer.error.drop_db) if layer.error else None for layer in layers],
         "macs": [layer.macs for layer in layers],
         "profiles": [plain(name) for name in profiles],
@@ -126,7 +120,6 @@ def _other(report: Report, other: Mapping[str, LayerInfo], label: str, texts: _T
         "label": plain(label),
         "asked": [None if one is None else texts(word(one.asked_precision)) for one in there],
         "actual": [None if one is None else texts(word(one.actual.precision)) for one in there],
-        "status": [None if one is None else texts(one.status) for one in there],
         "sqnr": [None if one is None else _level(one.error) for one in there],
         "time": [None if one is None else _digits(one.time_ms.get(profile), 4) for one in there],
     }
@@ -157,14 +150,12 @@ def _steps(numbers: Iterable[int]) -> list[int]:
 
 
 def _tensors(report: Report, wires: Wiring) -> list[str]:
-    named = [name for wire in wires.connections for name in (wire.tensor, wire.carried)]
-    ranged = [info.tensor for info in report.ranges or ()]
-    return list(dict.fromkeys([*named, *(name for _, name in wires.weights), *ranged]))
+    named = [name for wire in (*wires.connections, *wires.weights) for name in (wire.tensor, wire.carried)]
+    return list(dict.fromkeys([*named, *(info.tensor for info in report.ranges or ())]))
 
 
-def _edges(wires: Wiring, numbers: dict[str, int]) -> list[list[int]]:
+def _edges(found: Sequence[Connection], numbers: dict[str, int]) -> list[list[int]]:
     """Maker, reader, tensor, what is carried (counted from the tensor) and marks of every connection."""
-    found = wires.connections
     return [
         _steps(wire.source for wire in found),
         _steps(wire.target for wire in found),
@@ -202,8 +193,8 @@ def _ranges(ranges: Sequence[RangeInfo], numbers: dict[str, int], texts: _Texts)
         "tensor": [numbers[info.tensor] for info in ranges],
         "amax": [_digits(info.amax, 4) for info in ranges],
         "method": texts.column(info.method for info in ranges),
-        "low": [_digits(info.observed[0], 4) if info.observed else None for info in ranges],
-        "high": [_digits(info.observed[1], 4) if info.observed else None for info in ranges],
+        "words": texts.column(map(range_words, ranges)),
+        "line": [_kept(info) for info in ranges],
         "profiles": texts.column(profile_words(info) for info in ranges),
         "clipped": [_digits(info.clipped, 3) for info in ranges],
         "sqnr": [_places(info.sqnr_db) for info in ranges],
@@ -212,6 +203,12 @@ def _ranges(ranges: Sequence[RangeInfo], numbers: dict[str, int], texts: _Texts)
         "bins": [histogram_digits(info) for info in ranges],
         "used": [int(info.quantized) for info in ranges],
     }
+
+
+def _kept(info: RangeInfo) -> float | None:
+    """Where amax lies between 0 and the largest magnitude seen."""
+    largest = max(map(abs, info.observed)) if info.observed else 0.0
+    return _digits(min(info.amax / largest, 1.0), 3) if largest > 0 else None
 
 
 def profile_words(info: RangeInfo) -> str:
@@ -234,38 +231,10 @@ def _harms(report: Report, nodes: dict[str, int]) -> list[list[Any]]:
     ]
 
 
-def _opened(opened: OpenedInfo) -> Iterator[tuple[str, str]]:
-    yield "Opened", f"{word(opened.precision)} (source: {opened.source}), {opened.status}"
-    values = opened.values
-    if values is not None:
-        levels = [
-            f"{one.sqnr_db:.1f} dB" if one is not None and one.sqnr_db is not None else "no SQNR"
-            for one in (values.engine, values.simulated)
-        ]
-        yield (
-            "Opened values",
-            (
-                f"'{values.tensor}' {values.verdict}; against the float model the engine has {levels[0]}, "
-                f"the simulation {levels[1]}"
-            ),
-        )
-
-
-def _payoff(report: Report, nodes: dict[str, int], texts: _Texts) -> list[list[Any]]:
-    """By group of nodes that cannot be told apart by time: nodes, why it does not pay, and times by profile."""
-    if report.payoff is None or not report.payoff.against:
-        return []
-    name, against = next(iter(report.payoff.against.items()))
+def _reformats(report: Report, nodes: dict[str, int]) -> list[list[Any]]:
+    """By group of nodes that are timed together: the nodes, and whether data are reformatted for them."""
+    against = next(iter(report.payoff.against.values()), None) if report.payoff is not None else None
     return [
-        [
-            [nodes[node] for node in group.nodes if node in nodes],
-            texts(name),
-            texts(group.paid or ""),
-            texts(group.why),
-            [
-                [texts(profile), *(_digits(ms, 4) for ms in (t.ours_ms, t.other_ms, t.reformat_ms, t.qdq_ms))]
-                for profile, t in group.times.items()
-            ],
-        ]
-        for group in against.groups
+        [[nodes[node] for node in group.nodes if node in nodes], int(any(t.reformat_ms for t in group.times.values()))]
+        for group in (against.groups if against is not None else ())
     ]

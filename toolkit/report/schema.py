@@ -212,11 +212,6 @@ class LayerInfo(Part):
         return self.asked.precision if self.asked else None
 
     @property
-    def reason_and_remedy(self) -> str:
-        """Why asked and actual differ, and what to do about it."""
-        return f"{self.reason}. What to do: {self.remedy}" if self.remedy else self.reason
-
-    @property
     def why(self) -> str:
         """Why the node runs in what it runs in: what is known of the engine, else why it was asked for."""
         known = self.reason if self.status != "unknown" else ""

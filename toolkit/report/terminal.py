@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 from toolkit.base.text import count
 from toolkit.report.console import PLAIN_WIDTH, make_console, plain_text, section, table
 from toolkit.report.findings.accuracy import (
-    IDENTICAL,
-    NOT_FINITE,
-    ZERO_SIGNAL,
     agreement_name,
     amount,
     change,
     with_points,
 )
+from toolkit.report.findings.explanation import decibels
 from toolkit.report.findings.headline import evidence, opened_words
 from toolkit.report.findings.search import search_line
 from toolkit.report.findings.tasks import part_words
@@ -138,17 +136,6 @@ def size(count: int) -> str:
     return f"{value:.3g} GB"
 
 
-def decibels(layer: LayerInfo) -> str:
-    """A layer's SQNR in words."""
-    if layer.error is None:
-        return ""
-    if layer.error.identical:
-        return IDENTICAL
-    if layer.error.incomparable:
-        return NOT_FINITE
-    return f"{layer.error.sqnr_db:.1f}" if layer.error.sqnr_db is not None else ZERO_SIGNAL
-
-
 def _matrix(report: Report) -> Table:
     computing = report.computing
     tally: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
@@ -210,7 +197,7 @@ def _worst_table(layers: Sequence[LayerInfo]) -> Table:
         drop = layer.error.drop_db if layer.error else None
         grid.add_row(
             plain_text(layer.node), plain_text(layer.op), word(layer.asked_precision),
-            word(layer.actual.precision), decibels(layer), "" if drop is None else f"{drop:+.1f}",
+            word(layer.actual.precision), decibels(layer.error), "" if drop is None else f"{drop:+.1f}",
         )  # fmt: skip
     return grid
 

@@ -84,8 +84,8 @@ const graphView = (net, go) => {
   };
   // a mark for a reformat lies where a group of nodes that are timed together takes in what another makes
   const reformat = (edge) => {
-    const group = net.payoffOf.get(edge.to);
-    return group && edge.from >= 0 && net.payoffOf.get(edge.from) !== group && group.times.some((one) => one[3] > 0) ? 4 : 0;
+    const group = net.reformatOf.get(edge.to);
+    return group && edge.from >= 0 && net.reformatOf.get(edge.from) !== group && group[1] ? 4 : 0;
   };
   const drawEdge = (edge, scene, taken) => {
     const [low, high] = edge.back ? [edge.to, edge.from] : [edge.from, edge.to];
@@ -103,22 +103,22 @@ const graphView = (net, go) => {
     const inner = ends[1].id === undefined || ends[1].open;
     let x = middle.x - (((marks & 1) + ((marks & 2) >> 1) + ((marks & 4) >> 2)) - 1) * 7;
     const mark = (shape) => { element.append(shape); x += 14; };
-    const dtype = net.tensors.dtype[(tensors.find((one) => one.marks & 1) || first).carried];
-    if (!inner && marks & 1) mark(drawn("path", { class: `mark bar ${SHORT[dtype] || dtype}`, d: `M${x} ${middle.y - 6}l6 6l-6 6l-6 -6Z` }));
+    const dtype = net.tensors.words[(tensors.find((one) => one.marks & 1) || first).carried].split(" ")[0];
+    if (!inner && marks & 1) mark(drawn("path", { class: `mark bar ${dtype}`, d: `M${x} ${middle.y - 6}l6 6l-6 6l-6 -6Z` }));
     if (!inner && marks & 2) mark(drawn("circle", { class: "mark cast", cx: x, cy: middle.y, r: 4.5 }));
     if (!inner && marks & 4) mark(drawn("rect", { class: "mark reformat", x: x - 4.5, y: middle.y - 4.5, width: 9, height: 9 }));
     const row = Math.round(middle.y / 12);
     const free = (left, right) => (taken.get(row) || []).every(([a, b]) => left > b || right < a);
     const take = (left, right) => { for (const r of [row - 1, row, row + 1]) taken.set(r, [...(taken.get(r) || []), [left, right]]); };
     take(middle.x - 8, x - 4);
-    const words = tensors.length > 1 ? `${tensors.length} tensors` : net.carries(first.carried), left = x + 1;
+    const words = tensors.length > 1 ? `${tensors.length} tensors` : net.tensors.words[first.carried], left = x + 1;
     const write = () => {
       const right = left + widthOf(words, BOX.small);
       if (!words || to.y - before.y <= 24 || !free(left, right)) return;
       take(left, right);
       element.append(label(words, left, middle.y + 4, { class: "shape" }));
     };
-    element.append(drawn("title", {}, tensors.slice(0, 8).map((one) => `${net.tensors.name[one.tensor]} ${net.carries(one.carried)}` +
+    element.append(drawn("title", {}, tensors.slice(0, 8).map((one) => `${net.tensors.name[one.tensor]} ${net.tensors.words[one.carried]}` +
       `${one.marks & 1 ? ", Q/DQ pair" : ""}${one.marks & 2 ? ", Cast" : ""}${reformat(one) ? ", reformat" : ""}`).join("\n")));
     const named = scene.all[low].id !== undefined && ends[1].id !== undefined;
     return { element, write: named ? write : () => {} };

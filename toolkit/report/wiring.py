@@ -45,13 +45,13 @@ class Wiring:
 
     Attributes:
         connections: between nodes that are no conversions, and to and from the model's inputs and outputs.
-        weights: constants by the layer that reads them: its index and the tensor's name.
+        weights: constants, with the layers that read them; ``source`` is -1.
         outputs: names of the model's outputs, in the order of the connections that lead to them.
         readers: of each conversion, by its index, the first layer behind it that is none, or the one before it.
     """
 
     connections: list[Connection]
-    weights: list[tuple[int, str]]
+    weights: list[Connection]
     readers: dict[int, int]
     outputs: list[str]
 
@@ -75,7 +75,7 @@ def wiring(report: Report) -> Wiring:
             made = layer.outputs[0] if layer.outputs and layer.op != DEQUANTIZE else carried
             origins.update(dict.fromkeys(layer.outputs, (before, made, marks | own if marks else own)))
     connections: list[Connection] = []
-    weights: list[tuple[int, str]] = []
+    weights: list[Connection] = []
     beside: dict[int, int] = {}
 
     def reached(name: str) -> bool:
@@ -83,10 +83,11 @@ def wiring(report: Report) -> Wiring:
 
     def connect(name: str, target: int) -> None:
         origin, carried, marks = origins.get(name, (name, name, _BARE))
+        found = Connection(makers.get(origin, -1), target, origin, carried or name, marks)
         if reached(origin):
-            connections.append(Connection(makers.get(origin, -1), target, origin, carried or name, marks))
+            connections.append(found)
         elif target >= 0:
-            weights.append((target, origin))
+            weights.append(found)
         while name in makers and folded(layers[makers[name]]):
             beside.setdefault(makers[name], target if target >= 0 else makers.get(origin, -1))
             name = layers[makers[name]].inputs[0]

@@ -52,21 +52,19 @@ def explain_node(folder: Path, name: str) -> Shown:
         name: of a node, or of a tensor that it makes.
 
     Raises:
-        QtoolError: no run folder is there, it has no final model, or no such node.
+        QtoolError: no run folder is there, it has no report, or no such node.
     """
-    from toolkit.graph.model import Model
     from toolkit.report.explain import explain, explanation_text
     from toolkit.report.schema import Report
 
     refuse_missing(folder, "no such run folder")
-    report, model = folder / "report.json", folder / "model.onnx"
-    for file in (report, model):
-        if not file.is_file():
-            raise QtoolError(
-                f"the folder has no {file.name}", where=str(folder), remedy="name the folder of a run that has ended"
-            )
+    report = folder / "report.json"
+    if not report.is_file():
+        raise QtoolError(
+            f"the folder has no {report.name}", where=str(folder), remedy="name the folder of a run that has ended"
+        )
     note = unfinished_note(folder)
-    found = explain(Report.load(report), Model.load(model), name)
+    found = explain(Report.load(report), name)
     warnings = [sentence(note)] if note is not None else []
     return Shown(found.model_dump(mode="json"), explanation_text(found), warnings)
 

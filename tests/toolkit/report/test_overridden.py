@@ -82,4 +82,4 @@ def test_the_report_and_explain_say_both():
     assert layer.reason.endswith(sentence(cause)) and layer.remedy == remedy
     said = ReportCode.LAYERS_OVERRIDDEN(count=1, node=name, why=layer.reason, remedy=remedy)
     assert sentence(said) in report.summary.warnings
-    assert remedy in explanation_text(explain(report, model, name))
+    assert remedy in explanation_text(explain(report, name))

@@ -18,7 +18,9 @@ from toolkit.evaluation.evaluate import first_samples
 from toolkit.graph.sessions import session
 from toolkit.run.ended import EndedRun
 from toolkit.run.export import export
+from toolkit.run.migrate.migrate import MigrationRequest, migrate
 from toolkit.run.pipeline import run
+from toolkit.run.recipe import Recipe
 
 
 @pytest.fixture
@@ -53,6 +55,47 @@ def test_the_command_lies_beside_all_that_it_reads(ran):
     (note,) = made.notes
     assert "built no engine" in note
     assert export(EndedRun.of(ran), "trtexec").command.startswith("trtexec --onnx=model.onnx ")
+
+
+BUILT = """
+workspace_mb = 64
+optimization_level = 2
+avg_timing_iterations = 4
+tactic_sources = ["edge_mask_convolutions", "cudnn"]
+refit = true
+sparse_weights = true
+version_compatible = true
+hardware_compatible = true
+"""
+
+
+def test_what_is_exported_migrates_back_to_the_same_settings(place, monkeypatch):
+    (place / "recipe.toml").write_text(GOOD.replace('backend = "none"', f'backend = "none"{BUILT}'))
+    run(place / "recipe.toml", place / "out")
+    monkeypatch.chdir(place)
+    kept = (
+        "workspace_mb",
+        "optimization_level",
+        "refit",
+        "sparse_weights",
+        "version_compatible",
+        "hardware_compatible",
+    )
+    before = Recipe.load(place / "recipe.toml")
+    for to, lost in (("trtexec", []), ("polygraphy", ["--trt-config-postprocess-script config.py"])):
+        made = export(EndedRun.of(place / "out"), to)
+        # the script that was written, and its line as it is printed
+        for given in ([str(made.folder / "build.sh")], shlex.split(made.command)):
+            monkeypatch.chdir(made.folder)
+            found = migrate(MigrationRequest(given, out=place / "back", force=True))
+            after = Recipe.load(found.recipe)
+            assert [turn.order.said for turn in found.turns if turn.fate == "lost"] == lost, to
+            assert {key: getattr(after.engine, key) for key in kept} == {
+                key: getattr(before.engine, key) for key in kept
+            }
+            assert set(after.engine.tactic_sources) == set(before.engine.tactic_sources)
+            assert after.engine.avg_timing_iterations == (None if lost else 4)
+            assert [one.shapes for one in after.profile] == [one.shapes for one in before.profile]
 
 
 def test_weak_typing_takes_its_types_ranges_and_flags_along(place, monkeypatch):

@@ -17,6 +17,8 @@ from toolkit.run.migrate.values import polygraphy_value, trtexec_value
 
 TOOLS = ("trtexec", "polygraphy")
 _LONGEST = 1 << 16
+_RTX = "POLYGRAPHY_USE_TENSORRT_RTX"
+"""The environment variable that makes Polygraphy use TensorRT-RTX, where it is not 0."""
 _ENDS = re.compile(r"[;&|<>()]+")
 _SHAPE_TERMS = (Term.MIN, Term.OPT, Term.MAX)
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
@@ -30,21 +32,33 @@ def tool_of(word: str) -> str:
 
 
 def orders_of_command(words: Sequence[str], line: int = 0) -> list[Order]:
-    """What a command line says, from the tool's name on.
+    """What a command line says: variables of Polygraphy, and all from the tool's name on.
 
     Raises:
         QtoolError: it is neither a trtexec nor a ``polygraphy convert`` or ``polygraphy run`` command.
     """
+    variables, words = words, without_variables(words)
     tool = tool_of(words[0]) if words else ""
     if tool == "trtexec":
         return list(_numbered(_trtexec(words[1:], line)))
     if tool == "polygraphy" and words[1:2] and words[1] in ("convert", "run"):
-        return list(_numbered(_polygraphy(words[2:], line)))
+        given = [Order(Term.BACKEND, "tensorrt_rtx", word, line) for word in variables if _of_rtx(word)]
+        return [*given, *_numbered(_polygraphy(words[2:], line))]
     shown = " ".join(words[:2])
     raise QtoolError(
         f"'{shown}' is no command that can be migrated",
         remedy="give a command of trtexec, 'polygraphy convert' or 'polygraphy run'",
     )
+
+
+def without_variables(words: Sequence[str]) -> Sequence[str]:
+    """A command's words from its name on: without ``env`` and ``NAME=value`` in front."""
+    first = next((i for i, word in enumerate(words) if word != "env" and not _ASSIGNMENT.fullmatch(word)), len(words))
+    return words[first:]
+
+
+def _of_rtx(word: str) -> bool:
+    return word.startswith(f"{_RTX}=") and word != f"{_RTX}=0"
 
 
 def _numbered(orders: Iterator[Order]) -> Iterator[Order]:
@@ -143,7 +157,8 @@ def commands_in(text: str) -> list[tuple[int, list[str]]]:
             filled = [part for word in command for part in _expanded(word, known)]
             start = next((i for i, word in enumerate(filled) if tool_of(word)), None)
             if start is not None:
-                found.append((number, filled[start:]))
+                given = [word for word in (f"{_RTX}={known.get(_RTX, 0)}", *filled[:start]) if _of_rtx(word)]
+                found.append((number, [*given, *filled[start:]]))
     return found
 
 

@@ -53,7 +53,7 @@ def _names(table: Mapping[str, Flag], term: Term) -> str:
 
 def _polygraphy(term: Term) -> str:
     short = [f"`{one}`" for one, long in SHORT.items() if POLYGRAPHY[long].term is term]
-    found = ["the model file"] if term is Term.MODEL else []
+    found = {Term.MODEL: ["the model file"], Term.BACKEND: ["`POLYGRAPHY_USE_TENSORRT_RTX=1`"]}.get(term, [])
     return ", ".join(filter(None, [*found, _names(POLYGRAPHY, term), *short]))
 
 

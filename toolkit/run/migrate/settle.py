@@ -21,6 +21,8 @@ _ENGINE: dict[Term, str] = {
     Term.TACTICS: "tactic_sources",
     Term.REFIT: "refit",
     Term.VERSIONS: "version_compatible",
+    Term.BACKEND: "backend",
+    Term.GPUS: "compute_capabilities",
 }
 """Terms whose value is a setting of [engine] as it stands."""
 _SWITCHES = (Term.REFIT, Term.VERSIONS)
@@ -176,6 +178,8 @@ class _Settler:
         assert term is not None
         if term in _ENGINE:
             found.engine[_ENGINE[term]] = True if term in _SWITCHES else value
+            if term is Term.GPUS:
+                found.engine["backend"] = "tensorrt_rtx"
             return f"[engine] {_ENGINE[term]}", None
         if term in (Term.LAYERS, Term.TYPES, Term.OPS):
             return self._layers(term, value)

@@ -13,7 +13,14 @@ from toolkit.base.errors import QtoolError, RangesError
 from toolkit.base.reading import FileKind, read_utf8
 from toolkit.calibration.interchange import read_ranges
 from toolkit.run.guard import refuse_missing
-from toolkit.run.migrate.command import TOOLS, another_command, commands_in, orders_of_command, tool_of
+from toolkit.run.migrate.command import (
+    TOOLS,
+    another_command,
+    commands_in,
+    orders_of_command,
+    tool_of,
+    without_variables,
+)
 from toolkit.run.migrate.order import Order
 from toolkit.run.migrate.script import orders_of_script
 from toolkit.run.migrate.terms import Term
@@ -56,8 +63,9 @@ def read_source(words: Sequence[str]) -> MigrationSource:
         plain = plain[1:]
     if not plain:
         raise QtoolError("there is nothing to migrate", remedy="give a command line, a script, a cache or a model")
-    if tool_of(plain[0]):
-        return MigrationSource("command", tool_of(plain[0]), orders_of_command(plain))
+    named = without_variables(plain)
+    if named and tool_of(named[0]):
+        return MigrationSource("command", tool_of(named[0]), orders_of_command(plain))
     path = Path(plain[0])
     if len(plain) == 1 and not path.exists() and any(tool in plain[0] for tool in TOOLS):
         return _of_shell(plain[0], "the command", [Path()])
@@ -65,7 +73,8 @@ def read_source(words: Sequence[str]) -> MigrationSource:
     if path.suffix.lower() == ".onnx":
         return _alone("model", path, plain[1:], Order(Term.MODEL, str(path), str(path)))
     text = read_utf8(path, _TEXT)
-    folders = [Path(), path.parent]
+    # what a script says of files holds where it runs: beside itself, where it goes there
+    folders = [path.parent, Path()] if 'cd "$(dirname' in text else [Path(), path.parent]
     if path.suffix.lower() == ".py":
         return MigrationSource("script", str(path), orders_of_script(text, str(path), plain[1:]), folders)
     if any(tool in text for tool in TOOLS) and not text.startswith("TRT-"):

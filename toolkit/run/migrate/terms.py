@@ -56,6 +56,8 @@ class Term(str, Enum):
     REFIT = "refit"
     VERSIONS = "versions"
     HARDWARE = "hardware"
+    BACKEND = "backend"
+    GPUS = "gpus"
     STRONG = "strong"
     BATCH = "batch"
     ENGINE_OUT = "engine-out"
@@ -129,6 +131,8 @@ OUTCOMES: dict[Term, TermOutcome] = {
     Term.REFIT: TermOutcome("[engine] refit"),
     Term.VERSIONS: TermOutcome("[engine] version_compatible"),
     Term.HARDWARE: TermOutcome("[engine] hardware_compatible"),
+    Term.BACKEND: TermOutcome('[engine] backend = "tensorrt_rtx"'),
+    Term.GPUS: TermOutcome("[engine] compute_capabilities"),
     Term.STRONG: TermOutcome('[engine] rest = "fp32"'),
     Term.BATCH: TermOutcome(why=MigrateCode.ALWAYS_EXPLICIT_BATCH),
     Term.ENGINE_OUT: TermOutcome(why=MigrateCode.ENGINE_IN_FOLDER),
@@ -186,6 +190,7 @@ TRTEXEC: dict[str, Flag] = dict(
         *_flags(Term.TIMES, "value", "avgTiming"),
         *_flags(Term.LEVEL, "value", "builderOptimizationLevel"),
         *_flags(Term.TIMING_CACHE, "value", "timingCacheFile"),
+        *_flags(Term.TACTICS, "value", "tacticSources"),
         *_flags(Term.SPARSE, "value", "sparsity"),
         *_flags(Term.REFIT, "nothing", "refit"),
         *_flags(Term.VERSIONS, "nothing", "versionCompatible vc"),
@@ -214,7 +219,7 @@ TRTEXEC: dict[str, Flag] = dict(
         *_flags(
             Term.UNSET,
             "value",
-            "tacticSources maxAuxStreams maxTactics preview tilingOptimizationLevel l2LimitForTiling runtimePlatform "
+            "maxAuxStreams maxTactics preview tilingOptimizationLevel l2LimitForTiling runtimePlatform "
             "decomposableAttentions remoteAutoTuningConfig tuneBuildRoutes tuneBuildRouteFile tuningSearch "
             "tuningCacheFile tuningResultFile tuningTimeOut setBuildRoute markDebug",
         ),
@@ -288,6 +293,8 @@ POLYGRAPHY: dict[str, Flag] = dict(
         *_flags(Term.REFIT, "nothing", "refittable"),
         *_flags(Term.VERSIONS, "nothing", "version-compatible"),
         *_flags(Term.HARDWARE, "value", "hardware-compatibility-level"),
+        *_flags(Term.GPUS, "values", "compute-capabilities"),
+        *_flags(Term.GPUS, "nothing", "use-gpu"),
         *_flags(Term.STRONG, "nothing", "strongly-typed"),
         *_flags(Term.TF32, "nothing", "tf32"),
         *_flags(Term.ENGINE_OUT, "value", "output save-engine"),

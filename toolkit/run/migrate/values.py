@@ -17,6 +17,9 @@ TYPES = {
 _UNITS = {"": 1 << 20, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:[eE][0-9]+)?)\s*([BKMG]?)i?B?", re.IGNORECASE)
 _SHAPE = re.compile(r"[0-9]+(?:x[0-9]+)*", re.IGNORECASE)
+_SCALAR = "scalar"
+_ON_BY_DEFAULT = {"edge_mask_convolutions", "jit_convolutions"}
+"""TensorRT 10's tactic sources, which trtexec's ``+`` and ``-`` add to and take from."""
 _IO = re.compile(r"(?:(\w+):)?([\w+]+)")
 
 
@@ -68,6 +71,7 @@ def trtexec_value(term: Term, text: str) -> Any:
         Term.OUTPUT_IO: _formats,
         Term.PROFILE: int,
         Term.WORKSPACE: _pool,
+        Term.TACTICS: _tactics,
         Term.TIMES: int,
         Term.LEVEL: int,
         Term.SPARSE: lambda given: _one_of(given, "enable", "disable", "force"),
@@ -98,7 +102,7 @@ def polygraphy_value(term: Term, words: Sequence[str]) -> Any:
         return _one_of(one, "obey", "prefer", "none")
     if term is Term.HARDWARE:
         return {"ampere_plus": "ampere+"}.get(one.lower(), one.lower())
-    if term is Term.TACTICS:
+    if term in (Term.TACTICS, Term.GPUS):
         return [word.lower().removeprefix("tacticsource.") for word in words]
     return list(words) if term is Term.INPUTS else one
 
@@ -148,9 +152,9 @@ def _shapes(text: str) -> dict[str, list[int]]:
     found = {}
     for part in _split(text):
         name, shape = _last_colon(part)
-        if not _SHAPE.fullmatch(shape):
+        if shape != _SCALAR and not _SHAPE.fullmatch(shape):
             raise ValueError(part)
-        found[name] = [int(size) for size in shape.lower().split("x")]
+        found[name] = [] if shape == _SCALAR else [int(size) for size in shape.lower().split("x")]
     if not found:
         raise ValueError(text)
     return found
@@ -164,6 +168,14 @@ def _formats(text: str) -> list[tuple[str, str]]:
             raise ValueError(part)
         found.append((match[1] or "", match[2].lower()))
     return found
+
+
+def _tactics(text: str) -> list[str]:
+    """The tactic sources that are on."""
+    found = set(_ON_BY_DEFAULT)
+    for part in _split(text.lower()):
+        (found.discard if part.startswith("-") else found.add)(part.lstrip("+-"))
+    return sorted(found)
 
 
 def _pool(text: str) -> int | None:

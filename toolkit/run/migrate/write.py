@@ -52,8 +52,8 @@ def recipe_text(
     lines += _calibration(settled, target, ranges, data)
     lines += _passes(settled, model, ranges is not None or data is not None, paired)
     engine = dict(settled.engine)
-    types = engine.pop("io", {})
-    lines += ["", "[engine]", 'backend = "auto"', f'rest = "{settled.rest}"']
+    types, backend = engine.pop("io", {}), engine.pop("backend", "auto")
+    lines += ["", "[engine]", f'backend = "{backend}"', f'rest = "{settled.rest}"']
     lines += [
         f"{key} = {relative(value, target) if isinstance(value, Path) else _value(value)}"
         for key, value in engine.items()

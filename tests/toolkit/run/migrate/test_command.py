@@ -144,11 +144,33 @@ def test_what_does_not_parse():
         orders_of_command(["polygraphy", "inspect", "m.onnx"])
 
 
-@pytest.mark.parametrize("tool", ["convert", "run"])
-def test_the_table_has_every_flag_that_polygraphy_has(tool):
+@pytest.mark.parametrize(
+    "line",
+    [
+        "env POLYGRAPHY_USE_TENSORRT_RTX=1 polygraphy convert m.onnx --compute-capabilities 8.9 12.0",
+        "export POLYGRAPHY_USE_TENSORRT_RTX=1\npolygraphy convert m.onnx --compute-capabilities 8.9 12.0",
+    ],
+)
+def test_polygraphy_for_tensorrt_rtx(line):
+    assert said(line) == [
+        (Term.BACKEND, "tensorrt_rtx"), (Term.MODEL, "m.onnx"), (Term.GPUS, ["8.9", "12.0"])
+    ]  # fmt: skip
+    assert said("POLYGRAPHY_USE_TENSORRT_RTX=0 polygraphy convert m.onnx") == [(Term.MODEL, "m.onnx")]
+
+
+def test_tactic_sources_are_those_that_are_on():
+    assert said("trtexec --tacticSources=+CUDNN,-JIT_CONVOLUTIONS") == [
+        (Term.TACTICS, ["cudnn", "edge_mask_convolutions"])
+    ]
+
+
+@pytest.mark.parametrize(("tool", "rtx"), [("convert", False), ("run", False), ("convert", True), ("run", True)])
+def test_the_table_has_every_flag_that_polygraphy_has(tool, rtx, monkeypatch):
+    from polygraphy import config
     from polygraphy.tools.convert.convert import Convert
     from polygraphy.tools.run.run import Run
 
+    monkeypatch.setattr(config, "USE_TENSORRT_RTX", rtx)
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers()
     made = {"convert": Convert, "run": Run}[tool]()

@@ -1,0 +1,217 @@
+"""What is known of one node and of the tensors beside it, in the words of ``qtool explain`` and of the page's panel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from toolkit.base.precision import Precision
+from toolkit.report.engine_parts import PayoffGroup
+from toolkit.report.findings.accuracy import IDENTICAL, NOT_FINITE, ZERO_SIGNAL
+from toolkit.report.findings.words import share_percent
+from toolkit.report.schema import Declined, LayerInfo, Measured, OpenedInfo, RangeInfo, word
+from toolkit.report.search_parts import CauseInfo, LayerHarm
+
+_SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8"}
+_SAME_DB = 0.05
+
+
+class Chip(str):
+    """A precision, which a page draws in its colour."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that is known.
+
+    Attributes:
+        term: what it is about.
+        pieces: the words, in pieces that other facts share.
+    """
+
+    term: str
+    pieces: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The words."""
+        return "".join(self.pieces)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a report knows of one node.
+
+    Attributes:
+        layer: the node.
+        declined: by which passes it was left alone.
+        harm: what quantizing it costs at the model's output, where that was measured.
+        kept: whether a bisection found that it must stay in float.
+        causes: why it loses accuracy, for the worst layers.
+        group: its time against the unquantized engine, where both were measured.
+        against: what that engine is called.
+        work_share: its share of the multiply-accumulates, 0 to 1, where they are known.
+        other: the same node of another run.
+        label: what that run is called; empty where there is none.
+    """
+
+    layer: LayerInfo
+    declined: Sequence[Declined] = ()
+    harm: LayerHarm | None = None
+    kept: bool = False
+    causes: Sequence[CauseInfo] = ()
+    group: PayoffGroup | None = None
+    against: str = ""
+    work_share: float | None = None
+    other: LayerInfo | None = None
+    label: str = ""
+
+
+def facts(known: Known) -> Iterator[Fact]:
+    """All that is known of a node, what people ask first in front."""
+    for term, *pieces in _facts(known):
+        yield Fact(term, tuple(piece for piece in pieces if piece))
+
+
+def _facts(known: Known) -> Iterator[tuple[str, ...]]:
+    layer, asked, actual = known.layer, known.layer.asked, known.layer.actual
+    reason = asked.reason if asked is not None else ""
+    if asked is not None and asked.precision is not None:
+        yield "Requested", _chip(asked.precision), *((" by ", asked.by) if asked.by else ()), ": ", reason
+        reasons = [reason]
+    else:
+        reasons = []
+    if actual.precision is not None:
+        yield "Runs in", _chip(actual.precision), f" {layer.status}, known from: {actual.source}"
+    elif asked is not None and asked.precision is None:
+        yield "Runs in", "no precision of its own: ", reason, f" ({layer.status})"
+    else:
+        yield "Runs in", f"not known ({layer.status})"
+    if known.label:
+        yield f"In {known.label}", *_in_other(known.other)
+    if layer.reason and layer.reason not in reasons:
+        yield "Why", layer.reason
+        reasons.append(layer.reason)
+    if layer.remedy:
+        yield "What to do", layer.remedy
+    for entry in known.declined:
+        # a pass that asks for a float type gives the same reason twice
+        said = any(one in entry.reason for one in reasons if one)
+        yield "Left alone", "by ", entry.by, ", rule ", entry.rule, *(() if said else (": ", entry.reason))
+        reasons.append(entry.reason)
+    if actual.opened is not None:
+        yield from _opened(actual.opened)
+    if layer.error is not None:
+        yield "Error", *_error(layer)
+    if known.harm is not None:
+        yield "Sensitivity", *_harm(known.harm)
+    if known.kept:
+        yield "Bisection", "one of the layers that must stay in float for the check to pass"
+    for cause in known.causes:
+        yield "Cause", cause.text, ". Remedy: ", cause.remedy, "."
+    if layer.time_ms:
+        yield "Time", ", ".join(f"{ms:.4g} ms in profile '{name}'" for name, ms in layer.time_ms.items())
+    if known.group is not None:
+        yield from _paid(known.group, known.against)
+    if layer.macs and known.work_share is not None:
+        share = share_percent(known.work_share)
+        yield "Work", f"{layer.macs:,}", " multiply-accumulates, ", share, " of the model's"
+    elif layer.macs:
+        yield "Work", f"{layer.macs:,}", " multiply-accumulates"
+    if actual.input_types or actual.output_types:
+        yield "Engine types", f"{', '.join(actual.input_types)} → {', '.join(actual.output_types)}"
+    if layer.engine_layers:
+        yield "Engine layers", "; ".join(layer.engine_layers)
+
+
+def _chip(precision: Precision | None) -> Chip:
+    return Chip(word(precision))
+
+
+def _in_other(other: LayerInfo | None) -> Iterator[str]:
+    if other is None:
+        yield "no layer of this name"
+        return
+    yield from (_chip(other.asked_precision), " → ", _chip(other.actual.precision), f" {other.status}")
+    if other.error is not None:
+        yield from (", ", decibels(other.error), " dB" if other.error.sqnr_db is not None else "")
+    yield from (f", {ms:.4g} ms" for ms in list(other.time_ms.values())[:1])
+
+
+def decibels(error: Measured | None) -> str:
+    """An SQNR in words."""
+    if error is None:
+        return ""
+    if error.identical:
+        return IDENTICAL
+    if error.incomparable:
+        return NOT_FINITE
+    return f"{error.sqnr_db:.1f}" if error.sqnr_db is not None else ZERO_SIGNAL
+
+
+def _error(layer: LayerInfo) -> Iterator[str]:
+    error = layer.error
+    assert error is not None
+    yield from (decibels(error), " dB SQNR" if error.sqnr_db is not None else "", " at its output")
+    if error.drop_db is not None and abs(error.drop_db) < _SAME_DB:
+        yield ", as at its inputs"
+    elif error.drop_db is not None:
+        yield from (", ", f"{abs(error.drop_db):.1f}", f" dB {'below' if error.drop_db > 0 else 'above'} its inputs")
+    if error.max_abs:
+        yield from (", max abs difference ", f"{error.max_abs:.3g}")
+
+
+def _harm(harm: LayerHarm) -> Iterator[str]:
+    if harm.alone_db is not None:
+        yield from ("with it alone quantized ", f"{harm.alone_db:.1f}", " dB at the model's output, ")
+    if harm.without_db is not None:
+        yield from ("with all but it ", f"{harm.without_db:.1f}", " dB, ")
+    yield from (share_percent(harm.share), " of the loss of all layers")
+    if harm.kept:
+        yield "; it stays in float"
+
+
+def _opened(opened: OpenedInfo) -> Iterator[tuple[str, ...]]:
+    yield "Opened", f"{word(opened.precision)} (source: {opened.source}), {opened.status}"
+    values = opened.values
+    if values is not None:
+        levels = [
+            f"{one.sqnr_db:.1f} dB" if one is not None and one.sqnr_db is not None else "no SQNR"
+            for one in (values.engine, values.simulated)
+        ]
+        yield (
+            "Opened values",
+            f"'{values.tensor}' {values.verdict}; against the float model the engine has {levels[0]}, "
+            f"the simulation {levels[1]}",
+        )
+
+
+def _paid(group: PayoffGroup, against: str) -> Iterator[tuple[str, ...]]:
+    for profile, one in group.times.items():
+        words = f"profile '{profile}': {one.ours_ms:.4g} ms, {one.other_ms:.4g} ms unquantized"
+        words += f"; {one.reformat_ms:.4g} ms of it in reformats" if one.reformat_ms else ""
+        words += f"; {one.qdq_ms:.4g} ms in Q/DQ kernels" if one.qdq_ms else ""
+        words += f"; timed together with {len(group.nodes) - 1} more" if len(group.nodes) > 1 else ""
+        yield f"Against {against.upper()}", words
+    if group.why:
+        yield "Does not pay", group.why
+
+
+def tensor_words(dtype: str, shape: Sequence[int | str | None] | None) -> str:
+    """A tensor's type and shape: fp16 8×3×32×32."""
+    sizes = "" if shape is None else "×".join("?" if size is None else str(size) for size in shape) or "scalar"
+    return " ".join(filter(None, (_SHORT.get(dtype, dtype), sizes)))
+
+
+def folded_words(pair: bool, cast: bool, carried: str) -> str:
+    """What lies between a tensor and its reader; ``carried`` is the type that a pair carries."""
+    found = [f"in a Q/DQ pair as {_SHORT.get(carried, carried) or '?'}"] if pair else []
+    return ", ".join([*found, *(["Cast"] if cast else [])])
+
+
+def range_words(info: RangeInfo) -> str:
+    """A tensor's range: what is kept, by which method, and what was seen."""
+    words = f"±{info.amax:.4g}" + (f" ({info.method})" if info.method else "")
+    if info.observed is not None:
+        words += f", seen {info.observed[0]:.4g} to {info.observed[1]:.4g}"
+    return words + (f", {share_percent(info.clipped)} clipped" if info.clipped else "")
