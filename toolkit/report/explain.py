@@ -59,7 +59,7 @@ class Explanation(Part):
     keep: str = Field(default="", description="a piece of recipe that keeps it in float, for a quantized node")
 
 
-class Answers:
+class Explained:
     """What a report knows of each of its nodes: ``qtool explain`` asks of one, the page of all.
 
     Args:
@@ -165,7 +165,7 @@ def explain(report: Report, name: str) -> Explanation:
         QtoolError: the run has no such node or tensor; the remedy names the nearest, or who reads an input.
     """
     layer = _named(report, name)
-    answers = Answers(report)
+    answers = Explained(report)
     known = answers.known(layer)
     return Explanation(
         layer=layer,

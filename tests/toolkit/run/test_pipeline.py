@@ -414,21 +414,21 @@ def test_a_collection_is_not_written_over_an_input(place):
 
 def test_a_killed_calibration_goes_on_where_it_was(finished, monkeypatch):
     from toolkit.calibration import checkpoint
-    from toolkit.calibration.collect import CollectionRun
+    from toolkit.calibration.tapped import TappedSession
 
     place = finished
     whole = run(place / "digits.toml", place / "out")
     monkeypatch.setattr(checkpoint, "_SAVE_EVERY", -1.0)
     counted: list[int] = []
-    original = CollectionRun._compute
+    original = TappedSession.compute
 
-    def compute(self, batch):
+    def compute(self, batch, into):
         counted.append(batch.count)
         if len(counted) == 3 and stop:
             raise KeyboardInterrupt
-        return original(self, batch)
+        return original(self, batch, into)
 
-    monkeypatch.setattr(CollectionRun, "_compute", compute)
+    monkeypatch.setattr(TappedSession, "compute", compute)
     stop = True
     with pytest.raises(KeyboardInterrupt):
         run(place / "digits.toml", place / "again")
