@@ -60,7 +60,21 @@ def test_a_small_bias_may_vanish_in_a_sum_unless_its_reader_looks_at_zero(reader
     )  # fmt: skip
     seen = {"x": (-1, 1), "m": (-3, 3), "s": (-3, 3), "g": (-9, 9), "y": (0, 3), "z": (0, 9)}
     assert asked(guarded(proto, seen)) == ({"s", "g"} if reader == "Sqrt" else set())
-    assert asked(guarded(proto, {**seen, "m": (-1e-3, 1e-3), "s": (-1e-3, 1e-3)})) >= {"s"}
+    # calibration does not look between a layer and its Relu
+    assert asked(guarded(proto, {n: v for n, v in seen.items() if n not in "sg"})) == (
+        {"s", "g"} if reader == "Sqrt" else set()
+    )
+    near = dict.fromkeys("msy", (0, 1e-3))
+    assert asked(guarded(proto, {**seen, **near})) >= {"s"}
+
+
+@pytest.mark.parametrize("divisor", [False, True])
+def test_a_small_bias_may_vanish_in_a_numerator_and_not_in_a_divisor(divisor):
+    proto = build(
+        [node("Add", ["x", "b"], ["s"]), node("Div", ["c", "s"] if divisor else ["s", "c"], ["y"])],
+        {"x": ["n", 8]}, {"y": ["n", 8]}, {"b": np.full(8, 3e-6, np.float32), "c": np.full(8, 2, np.float32)},
+    )  # fmt: skip
+    assert asked(guarded(proto, {"x": (-3, 3), "s": (-3, 3), "y": (-9, 9)})) == ({"s"} if divisor else set())
 
 
 def test_fused_normalization_is_judged_by_its_square():

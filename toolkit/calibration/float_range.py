@@ -23,8 +23,8 @@ NORMS = frozenset(
 REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceL1", "ReduceSumSquare", "ReduceL2", "ReduceLogSumExp",
                         "GlobalAveragePool", "AveragePool", "CumSum"})  # fmt: skip
 SQUARES = frozenset({"ReduceSumSquare", "ReduceL2"})
-_NEAR_ZERO = frozenset({"Div", "Log", "Pow", "Reciprocal", "Sqrt"})
-"""Operators whose result hangs on how close to zero their input is."""
+_NEAR_ZERO = frozenset({"Log", "Pow", "Reciprocal", "Sqrt"})
+"""Operators whose result hangs on how close to zero their input is, as that of Div does on its divisor."""
 _RESOLUTION = 0.5
 Observed = Mapping[str, tuple[float, float]]
 
@@ -106,8 +106,11 @@ def _harmless(node: gs.Node, index: int, largest: float, observed: Observed, pre
     if not bias and node.op not in ("Add", "Sub", "Max", "Clip"):
         return False
     out = node.outputs[0]
-    lost = out.name in observed and largest < max(map(abs, observed[out.name])) * _half_step(precision)
-    if lost and not any(reader.op in _NEAR_ZERO for reader in out.outputs):
+    # what a Relu or Clip lets through was in the sum, which itself is not observed then
+    seen = [out.name, *(reader.outputs[0].name for reader in out.outputs if reader.op in ("Relu", "Clip"))]
+    most = max((abs(value) for name in seen for value in observed.get(name, ())), default=0.0)
+    close = any(one.op in _NEAR_ZERO or (one.op == "Div" and one.inputs[1] is out) for one in out.outputs)
+    if not close and largest < most * _half_step(precision):
         return True
     return not bias and all(
         t.name in observed and (observed[t.name][0] >= precision.tiny or observed[t.name][1] <= -precision.tiny)
