@@ -140,12 +140,12 @@ def read_file(path: str | os.PathLike[str], kind: FileKind) -> bytes:
 
 
 def read_utf8(path: str | os.PathLike[str], kind: FileKind) -> str:
-    """The text of a file; see ``read_file``."""
+    """The text of a file, without the byte order mark that some editors begin with; see ``read_file``."""
     content = read_file(path, kind)
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise kind.fault(path, f"byte {error.start} is not UTF-8 text") from error
+        raise kind.fault(path, f"byte {error.start} is not UTF-8 text", "save it as UTF-8") from error
 
 
 def read_json(path: str | os.PathLike[str], kind: FileKind, strict: bool = True) -> Any:
@@ -174,7 +174,7 @@ def parse_json(content: bytes | str, path: str | os.PathLike[str], kind: FileKin
             a surrogate pair, which no file or terminal can show.
     """
     with reading(path, kind):
-        text = content if isinstance(content, str) else content.decode("utf-8")
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
         found = json.loads(text, strict=strict, parse_float=_finite, parse_constant=_refuse_constant)
         if _SURROGATE.search(text):
             json.dumps(found, ensure_ascii=False).encode("utf-8")

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, Validation
 from toolkit.base.errors import QtoolError, RecipeError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
-from toolkit.base.reading import FileKind, fault_words, reading
+from toolkit.base.reading import FileKind, fault_words, read_utf8, reading
 from toolkit.base.schema import no_number, validation_words
 from toolkit.run.objects import entries_of, named
 from toolkit.run.recipe_fields import remedy
@@ -36,8 +36,7 @@ else:
     import tomli as tomllib
 
 
-_MOST_BYTES = 1 << 22
-_TOML = FileKind("not TOML", RecipeError, "mend the line named")
+_TOML = FileKind("not TOML", RecipeError, "mend the line named", 1 << 22)
 
 
 class Recipe(Section):
@@ -90,13 +89,7 @@ class Recipe(Section):
             raise RecipeError(
                 "this is an ONNX model, not a recipe", where=str(path), remedy=f"make a recipe: qtool new {path}"
             )
-        if path.stat().st_size > _MOST_BYTES:
-            raise _TOML.fault(path, f"it has {path.stat().st_size:,} bytes, and {_MOST_BYTES:,} are the most")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise RecipeError("the recipe is not UTF-8 text", where=str(path), remedy="save it as UTF-8") from error
-        return cls.parse(text, path, settings)
+        return cls.parse(read_utf8(path, _TOML), path, settings)
 
     @classmethod
     def parse(cls, text: str, path: Path | None = None, settings: Sequence[str] = ()) -> Recipe:
@@ -220,10 +213,7 @@ class Recipe(Section):
             (budget.max_drop, ("evaluation", "budget", "max_drop")),
             (budget.min_value, ("evaluation", "budget", "min_value")),
         ]
-        given += [
-            (entry.get("max_drop"), ("pass", index, "max_drop"))
-            for index, entry in enumerate(self.passes)
-        ]  # fmt: skip
+        given += [(entry.get("max_drop"), ("pass", index, "max_drop")) for index, entry in enumerate(self.passes)]
         for value, place in given:
             if isinstance(value, (int, float)) and value > 1:
                 example = "0.02 is 2 points" if place[-1] == "max_drop" else "0.95 is 95%"

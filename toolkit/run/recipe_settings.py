@@ -79,10 +79,12 @@ def _apply(content: dict[str, Any], text: str, root: type[BaseModel]) -> Setting
     wanted = _wanted(content, place, words, where, root)
     made = _value(key, value, wanted, words, where, root)
     table: Any = content
-    for part in place[:-1]:
+    for depth, part in enumerate(place[:-1]):
         table = table[part] if isinstance(part, int) else table.setdefault(part, {})
-        if not isinstance(table, (dict, list)):
-            raise RecipeError(f"'{part}' is no table in the recipe", where=where, remedy=_FORM)
+        # a number was looked up in its list
+        if not isinstance(table, dict) and not isinstance(place[depth + 1], int):
+            name = ".".join(map(str, place[: depth + 1]))
+            raise RecipeError(f"'{name}' is no table in the recipe", where=where, remedy=_FORM)
     before = table.get(place[-1])
     table[place[-1]] = made
     return Setting(key, place, made, before)
@@ -116,7 +118,7 @@ def _place(content: dict[str, Any], parts: list[str], where: str, root: type[Bas
         return tuple(parts)
     entries = content.get(section)
     listed = entries if isinstance(entries, list) else []
-    names = [str(entry.get(_NAMED[section], "")) for entry in listed if isinstance(entry, dict)]
+    names = [str(entry.get(_NAMED[section], "")) if isinstance(entry, dict) else "" for entry in listed]
     number = int(rest[0]) if rest[0].isdecimal() else None
     found = [i for i, name in enumerate(names) if i == number or (number is None and name == rest[0])]
     if len(found) != 1 or len(rest) < 2:
@@ -141,7 +143,8 @@ def _wanted(
         from toolkit.contract.installed import installed
         from toolkit.contract.registry import find
 
-        use = content["pass"][place[1]].get("use")
+        entry = content["pass"][place[1]]
+        use = entry.get("use") if isinstance(entry, dict) else None
         if use not in installed():
             return Any
         known = find(use).model_fields

@@ -118,8 +118,9 @@ def time_again(
             "version_compatible": allow_code,
         }
         measured = run_job("examine_tensorrt", wanted, progress=progress)
-        found[run.name] = measured["time_ms"]
-        told |= {f"{run.name}, {profile}": why for profile, why in measured["lacks"].items()}
+        name = _names(run, several=len(runs) > 1)[0]
+        found[name] = measured["time_ms"]
+        told |= {f"{name}, {profile}": why for profile, why in measured["lacks"].items()}
     before = {name: known for run in runs for name, known in _before(run, several=len(runs) > 1).items()}
     times = [
         LatencyAgain(

@@ -84,6 +84,25 @@ def test_what_the_whole_recipe_refuses_is_laid_on_the_setting(setting, what):
     assert caught.value.where == f"--set {setting.partition('=')[0]}" and what in caught.value.what
 
 
+@pytest.mark.parametrize(
+    ("text", "setting", "what"),
+    [
+        ("[[calibration]]\nmethod = 'mse'\n", "calibration.method=mse", "'calibration' is no table"),
+        ("pass = ['x', {use = 'insert_qdq'}, 1]\n", "pass.2.dtype=fp8", "'pass.2' is no table"),
+    ],
+)
+def test_what_is_no_table_takes_no_setting(text, setting, what):
+    with pytest.raises(RecipeError) as caught:
+        Recipe.parse(text, None, [setting])
+    assert what in caught.value.what and setting in str(caught.value.where)
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text(GOOD, encoding="utf-8-sig")
+    assert Recipe.load(path).model_dump() == Recipe.parse(GOOD).model_dump()
+
+
 def test_two_passes_of_one_name_are_told_apart_by_number():
     twice = GOOD.replace("[engine]", '[[pass]]\nuse = "insert_qdq"\n\n[engine]')
     with pytest.raises(RecipeError) as caught:
