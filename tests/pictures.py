@@ -1,8 +1,8 @@
-"""The README's pictures, from a run of recipes/strip_int8.toml with its sensitivity, taken in headless Chromium.
+"""The README's pictures and its example of a report, from a run of recipes/strip_int8.toml with its sensitivity, taken in headless Chromium.
 
 Run: python -m tests.pictures [RUN FOLDER]
 
-Without a folder the run is made. Each picture holds a digest of the files that draw what it shows, by which
+Without a folder the run is made. Each picture, and the report, holds a digest of the files that draw what it shows, by which
 tests/test_pictures.py tells that it is as old as they are.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PICTURES = {"graph": ROOT / "recipes" / "graph.png", "report": ROOT / "recipes" / "report.png"}
+PAGE = ROOT / "recipes" / "report.html"
 DRAWN_BY = ("graph.html.jinja", "style.css", "layout.js", "graph.js", "view.js", "panel.js")
 KEY = "drawn-by"
 RECIPE = ROOT / "recipes" / "strip_int8.toml"
@@ -50,6 +51,8 @@ def take(run: Path) -> None:
         page.evaluate("document.activeElement.blur()")
         _save(page, "graph")
         browser.close()
+    text = (run / "report.html").read_text(encoding="utf-8")
+    PAGE.write_text(f"{text}<!-- {KEY} {digest()} -->\n", encoding="utf-8")
 
 
 def _save(page: Any, name: str) -> None:

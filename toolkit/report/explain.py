@@ -59,7 +59,7 @@ class Explanation(Part):
     keep: str = Field(default="", description="a piece of recipe that keeps it in float, for a quantized node")
 
 
-class Explained:
+class NodeFacts:
     """What a report knows of each of its nodes: ``qtool explain`` asks of one, the page of all.
 
     Args:
@@ -165,7 +165,7 @@ def explain(report: Report, name: str) -> Explanation:
         QtoolError: the run has no such node or tensor; the remedy names the nearest, or who reads an input.
     """
     layer = _named(report, name)
-    answers = Explained(report)
+    answers = NodeFacts(report)
     known = answers.known(layer)
     return Explanation(
         layer=layer,
@@ -192,7 +192,8 @@ def _named(report: Report, name: str) -> LayerInfo:
     if found is not None:
         return found
     if any(one.name == tensor for one in report.model.inputs):
-        readers = [layer.node for layer in report.layers if tensor in layer.inputs]
+        ends = [one.target for one in wiring(report).connections if one.tensor == tensor and one.target >= 0]
+        readers = [report.layers[index].node for index in dict.fromkeys(ends)]
         raise QtoolError(
             f"'{tensor}' is an input of the model, which no node makes", remedy=f"ask for a node: {quoted(readers)}"
         )

@@ -8,7 +8,7 @@ from typing import Any
 from toolkit.base.text import plain
 from toolkit.report.charts import histogram_digits
 from toolkit.report.describe import unlike_profiles
-from toolkit.report.explain import Explained
+from toolkit.report.explain import NodeFacts
 from toolkit.report.findings.explanation import Chip, Fact, range_words
 from toolkit.report.outline import Outline, outline, scope_of
 from toolkit.report.schema import LayerInfo, Measured, RangeInfo, Report, word
@@ -42,7 +42,7 @@ def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, labe
         other: of a run that it is compared with, the layers by what they are called in this one.
         label: what the other is called.
     """
-    texts, answers = _Texts(), Explained(report, other, label)
+    texts, answers = _Texts(), NodeFacts(report, other, label)
     wires = answers.wiring
     nodes = {layer.node: index for index, layer in enumerate(report.layers)}
     tensors = _tensors(report, wires)
@@ -81,7 +81,7 @@ def shape_words(shape: Sequence[int | str | None] | None) -> str:
     return " × ".join("?" if s is None else str(s) for s in shape) or "scalar"
 
 
-def _facts(report: Report, answers: Explained, texts: _Texts) -> list[list[list[int]]]:
+def _facts(report: Report, answers: NodeFacts, texts: _Texts) -> list[list[list[int]]]:
     """Every fact once, its term and pieces as numbers of texts, a precision below 0; and by layer which are its own."""
     numbers: dict[Fact, int] = {}
     own = [[numbers.setdefault(fact, len(numbers)) for fact in answers.facts(layer)] for layer in report.layers]

@@ -72,7 +72,7 @@ def wiring(report: Report) -> Wiring:
             # in the graph's order, so that what is in front is known already
             before, carried, marks = origins.get(layer.inputs[0], (layer.inputs[0], "", _BARE))
             own = Mark.CAST if layer.op.startswith("Cast") else Mark.PAIR
-            made = layer.outputs[0] if layer.outputs and layer.op != DEQUANTIZE else carried
+            made = layer.outputs[0] if layer.outputs and layer.op != DEQUANTIZE else carried or before
             origins.update(dict.fromkeys(layer.outputs, (before, made, marks | own if marks else own)))
     connections: list[Connection] = []
     weights: list[Connection] = []

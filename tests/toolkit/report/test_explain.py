@@ -56,7 +56,13 @@ def test_a_tensor_stands_for_the_node_that_makes_it(report, name, node):
     assert explain(report, name).layer.node == node
 
 
-@pytest.mark.parametrize("name", ["Conf", "d", "x"])
+def test_an_input_names_the_nodes_that_read_it(report):
+    with pytest.raises(QtoolError) as caught:
+        explain(report, "x")
+    assert "'Conv'" in caught.value.remedy and "Quantize" not in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ["Conf", "d"])
 def test_an_unknown_name_is_refused_with_the_nearest(report, name):
     with pytest.raises(QtoolError) as caught:
         explain(report, name)

@@ -96,7 +96,7 @@ def _facts(known: Known) -> Iterator[tuple[str, ...]]:
         yield "What to do", layer.remedy
     for entry in known.declined:
         # a pass that asks for a float type gives the same reason twice
-        said = any(one in entry.reason for one in reasons if one)
+        said = any(one in entry.reason or entry.reason in one for one in reasons if one)
         yield "Left alone", "by ", entry.by, ", rule ", entry.rule, *(() if said else (": ", entry.reason))
         reasons.append(entry.reason)
     if actual.opened is not None:
