@@ -88,6 +88,13 @@ def spilled(values: Array) -> Array:
         return values
 
 
+def release_pages() -> None:
+    """Let go of the pages of all mapped files; what is looked at again comes from the system's cache, or the disk."""
+    for mapped in list(_files):
+        if hasattr(mapped, "madvise"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def _file_of(values: Any) -> _File | None:
     base = values
     while isinstance(base, np.ndarray):

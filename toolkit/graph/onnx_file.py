@@ -19,6 +19,7 @@ from toolkit.base.reading import FileKind, read_file, reading
 from toolkit.graph.external import read_external
 from toolkit.graph.light import LightModel, bring_back, bytes_of, fits_message, place_at
 from toolkit.graph.names import Names
+from toolkit.graph.on_disk import release_pages
 from toolkit.graph.nodes import all_nodes, subgraphs_of
 from toolkit.graph.proto_check import check_proto
 from toolkit.graph.stored import constant_tensor, stored_tensors
@@ -46,6 +47,7 @@ def read(path: Path) -> LightModel:
         read_external(model, path)
         model.lighten()
         check_values(model)
+    release_pages()
     return model
 
 
@@ -298,6 +300,7 @@ def write(model: LightModel, path: Path) -> Path:
     for other in path.parent.iterdir():
         if other != data and own.fullmatch(other.name):
             other.unlink(missing_ok=True)
+    release_pages()
     return path
 
 

@@ -22,7 +22,7 @@ from toolkit.graph.float32_twin import widen
 from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel, fits_message, place_at, send_away
 from toolkit.graph.model import Model
-from toolkit.graph.on_disk import FilePlace, place_of
+from toolkit.graph.on_disk import FilePlace, place_of, release_pages
 from toolkit.graph.onnx_file import read, write
 from toolkit.graph.runnable import NotRun, cut, not_run_in
 
@@ -265,6 +265,7 @@ def _load(
     places = _places(model)
     if places:
         options.add_session_config_entry(_FOLDER, os.sep)
+        release_pages()
     inside = {name: np.ascontiguousarray(value) for name, value in model.weights.items() if name not in places}
     values = {name: _to_ort(value) for name, value in inside.items()}
     if values:
