@@ -19,8 +19,8 @@ from toolkit.base.reading import FileKind, read_file, reading
 from toolkit.graph.external import read_external
 from toolkit.graph.light import LightModel, bring_back, bytes_of, fits_message, place_at
 from toolkit.graph.names import Names
-from toolkit.graph.on_disk import release_pages
 from toolkit.graph.nodes import all_nodes, subgraphs_of
+from toolkit.graph.on_disk import release_pages
 from toolkit.graph.proto_check import check_proto
 from toolkit.graph.stored import constant_tensor, stored_tensors
 from toolkit.graph.value_check import check_values
