@@ -17,6 +17,7 @@ import sys
 import sysconfig
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from toolkit.base.cpu import cpu_kind
 from toolkit.base.errors import QtoolError
 from toolkit.base.modules import INSTALLED
 from toolkit.base.places import AnswerT, ItemT, SharedWork, Workers, answered, taken_in
@@ -79,14 +81,19 @@ def _connect(ray: Any, address: str | None) -> None:
     before = signal.getsignal(signal.SIGTERM)
     quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
-        with aside():
+        # what its warnings say, its error says too
+        with aside(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             if address is not None:
                 ray.init(address=address, **quiet)
             else:
                 ray.init(include_dashboard=False, **quiet)
     except Exception as error:
         place = address or os.environ.get("RAY_ADDRESS") or "this machine"
-        remedy = "check that `ray status` there shows the cluster, and that Python and Ray have the same versions"
+        remedy = (
+            "check that `ray status` there shows the cluster, that Python and Ray are of the same versions, and "
+            "RAY_AUTH_MODE and RAY_AUTH_TOKEN where it asks for a token"
+        )
         raise QtoolError(f"Ray cannot be used: {_first(error)}", where=place, remedy=remedy) from error
     finally:
         if main:
@@ -106,9 +113,11 @@ class Cluster:
 
     Attributes:
         address: where it is; see ``cluster``.
+        unlike: see ``Workplace``.
     """
 
     address: str | None = None
+    unlike: set[str] = field(default_factory=set)
     _connected: bool = False
 
     @cached_property
@@ -142,17 +151,23 @@ class Cluster:
         """See ``Workplace``.
 
         Raises:
-            QtoolError: the work cannot be pickled.
+            QtoolError: the work cannot be pickled, or there is no room for it.
         """
         try:
             held = self.ray.put(work)
+        except self.ray.exceptions.RayError as error:
+            raise QtoolError(
+                f"the model and its samples cannot be put into Ray's object store: {_first(error)}",
+                where="Ray",
+                remedy="give it more room (`ray start --object-store-memory`), or use fewer samples",
+            ) from error
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise QtoolError(
                 f"what is to be computed cannot be sent to other processes: {_first(error)}",
                 remedy="define the class of your own metric at the top of a module, or compute here",
             ) from error
         task = self.ray.remote(_perform).options(num_cpus=1, max_retries=_RETRIES)
-        hands = _RayTasks(self.ray, task, (held, stamp(), _places()), 2 * self.slots)
+        hands = _RayTasks(self.ray, task, (held, stamp(), _places()), 2 * self.slots, self.unlike)
         try:
             yield hands
         finally:
@@ -236,6 +251,7 @@ class _RayTasks:
     task: Any
     shared: tuple[Any, ...]
     window: int
+    unlike: set[str]
     _under_way: set[Any] = field(default_factory=set)
 
     def submit(self, item: Any) -> _RayTask:
@@ -251,7 +267,7 @@ class _RayTasks:
             QtoolError: its worker was lost again and again, or it cannot be run there.
         """
         try:
-            failed, found = self.ray.get(reference)
+            failed, found, cpu = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
             raise QtoolError(
                 f"a worker failed: {_first(error.cause)}",
@@ -267,6 +283,8 @@ class _RayTasks:
             ) from error
         finally:
             self._under_way.discard(reference)
+        if cpu != cpu_kind():
+            self.unlike.add(cpu)
         if failed:
             fault, where = found
             raise fault from RemoteTracebackError(where)
@@ -295,8 +313,8 @@ _open: dict[str, Callable[[Any], Any]] = {}
 """The answers of the work that was asked for last, by its place in the object store."""
 
 
-def _perform(box: list[Any], ours: Mapping[str, str], paths: list[str], item: Any) -> tuple[bool, Any]:
-    """One task: whether it failed, and its answer with what was read for it, or its error and the traceback.
+def _perform(box: list[Any], ours: Mapping[str, str], paths: list[str], item: Any) -> tuple[bool, Any, str]:
+    """One task: whether it failed; its answer with what was read for it, or its error and the traceback; the CPU.
 
     Args:
         box: the work's reference.
@@ -316,9 +334,9 @@ def _perform(box: list[Any], ours: Mapping[str, str], paths: list[str], item: An
                 _followed.append(True)
             _reach(paths)
             _open[key] = _ray().get(box[0]).open()
-        return False, answered(_open[key], item)
+        return False, answered(_open[key], item), cpu_kind()
     except Exception as error:
-        return True, (_sendable(error), traceback.format_exc())
+        return True, (_sendable(error), traceback.format_exc()), cpu_kind()
 
 
 _followed: list[bool] = []

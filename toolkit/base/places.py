@@ -9,7 +9,7 @@ none, the work is done here, in the way that is best in one process.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
@@ -59,7 +59,14 @@ class Workers(Protocol[ItemT_contra, AnswerT_co]):
 
 
 class Workplace(Protocol):
-    """Where work runs."""
+    """Where work runs.
+
+    Attributes:
+        unlike: the kinds of CPU, of those that have worked, that this machine is not.
+    """
+
+    @property
+    def unlike(self) -> Collection[str]: ...  # noqa: D102
 
     def hands(self, work: SharedWork[ItemT, AnswerT]) -> AbstractContextManager[Workers[ItemT, AnswerT]]:
         """Workers for a work; whatever is still under way at the end of the block is given up."""

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -31,9 +31,11 @@ class Processes:
 
     Attributes:
         count: how many.
+        unlike: nothing; see ``Workplace``.
     """
 
     count: int
+    unlike: Collection[str] = ()
 
     @contextmanager
     def hands(self, work: SharedWork[ItemT, AnswerT]) -> Iterator[Workers[ItemT, AnswerT]]:

@@ -15,6 +15,7 @@ from toolkit.base.progress import Progress
 from toolkit.calibration.amax import DEFAULT
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
+from toolkit.contract.machines import machine_notes
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.graph.forms import Forms
 from toolkit.graph.model import Model
@@ -216,6 +217,8 @@ class Calibrator:
                 checkpoint=path.with_name(f"{path.stem}-{self.memory or 0}.part") if path is not None else None,
             )
         )
+        for note in machine_notes():
+            self._note(note)
         if path is not None:
             made.save(path)
         self._made[key] = made

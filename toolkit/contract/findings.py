@@ -226,6 +226,7 @@ class Code(BaseCode):
     UNVARIED_SAMPLES = "unvaried samples"
     UNLIKE_PROFILES = "unlike profiles"
     OTHER_COLLECTION = "collection"
+    OTHER_CPUS = "other-cpus"
     READS_UNKNOWN = "reads-unknown"
     MEASURED_AGAIN = "measured-again"
     RANGES_OF_NO_TENSOR = "ranges-of-no-tensor"

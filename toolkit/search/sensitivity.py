@@ -18,6 +18,7 @@ from toolkit.base.progress import Progress
 from toolkit.base.reading import FileKind, read_json, reading
 from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Code, Finding
+from toolkit.contract.machines import machine_notes
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.again import again
 from toolkit.simulation.simulation import Simulation
@@ -241,7 +242,7 @@ def exact(
     used = sum(runner.feeds[index].count for index in runner.order[:batches])
     return Sensitivity(
         "exact" if batches is None else "fast", groups, full, simulation.settings.metric, runner.float_outcome.metric,
-        used, runner.inferences - before + spent, None, fingerprint, again(known),
+        used, runner.inferences - before + spent, None, fingerprint, [*again(known), *machine_notes()],
         quantized_share=simulation.quantized_share(), share_of=simulation.work.of,
     )  # fmt: skip
 

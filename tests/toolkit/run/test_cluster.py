@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from toolkit.base.errors import DataError, QtoolError
 from toolkit.base.places import SharedWork, Workers, in_order, working_at
 from toolkit.calibration.collect import collect
 from toolkit.calibration.tapped import Tapped
+from toolkit.contract.findings import Code
 from toolkit.run.pipeline import run
 from toolkit.search.sensitivity import exact
 from toolkit.simulation.simulation import SimulationJob
@@ -77,6 +78,7 @@ class Fragile:
 class FragilePlace:
     place: Cluster
     folder: Path
+    unlike: Collection[str] = ()
 
     @contextmanager
     def hands(self, work: SharedWork[Any, Any]) -> Iterator[Workers[Any, Any]]:
@@ -118,7 +120,10 @@ def test_a_run_is_that_of_this_machine(place: Cluster, tmp_path: Path, monkeypat
             del step["seconds"]
         search = json.loads((tmp_path / on / "search.json").read_text())
         assert search["sensitivity"].pop("inferences") > 0
-        files = [(tmp_path / on / name).read_bytes() for name in ("model.onnx", "ranges.json")]
+        files = [
+            (tmp_path / on / name).read_bytes()
+            for name in ("model.onnx", "ranges.json", "journal.jsonl", "recipe.lock.toml")
+        ]
         found[on] = report, search, files
     assert found["here"] == found["ray"]
     assert {Tapped, SimulationJob} <= set(shared)
@@ -159,6 +164,15 @@ def test_what_fails_in_a_worker_is_the_error_that_it_is_here(place: Cluster) -> 
         assert "in answer" in str(error.__cause__)
         with pytest.raises(KeyError, match="five"):
             hands.submit(5).result()
+
+
+def test_workers_with_other_cpus_are_told_of(place: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    sim, kind = simulation(chain(2), planted_feeds(4)), module.cpu_kind()
+    with working_at(place):
+        assert not exact(sim).notes
+        monkeypatch.setattr(module, "cpu_kind", lambda: "vax")
+        assert [(note.code, note.values["kinds"]) for note in exact(sim).notes] == [(Code.OTHER_CPUS, (kind,))]
+    place.unlike.clear()
 
 
 def test_a_worker_with_another_version_is_named(place: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,10 @@ DATA: Table = {
         "No calibration data shows which values occur, so only weights and given ranges were held against the limits "
         "of float16."
     ),
+    Code.OTHER_CPUS: (
+        "Workers with other CPUs ({kinds}) than this machine's ({here}) took part, whose kernels round otherwise: the "
+        "last digits can differ from those of a run here. Use machines of one kind where that matters."
+    ),
     Code.OTHER_COLLECTION: (
         "The collection was made before a pass changed the model, so the changed model is calibrated on the data."
     ),
