@@ -35,7 +35,7 @@ class InsertQDQ(Quantizer):
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
         """By the rules of what TensorRT fuses."""
         both = self.activation_matmul if self.activation_matmul is not None else self.precision.in_attention
-        return place(model, facts, judge, both, self.precision)
+        return place(model, facts, judge, both, self.precision, self.block)
 
     def settings_judge(self, model: Model) -> Judge:
         """What the patterns leave out.

@@ -119,8 +119,8 @@ class SearchPrecision(InsertQDQ):
         [], description="passes to try where INT8 everywhere misses the budget; kept if they help"
     )
     threads: int | None = Field(None, gt=0, le=1024, description="batches computed at once; default one a core")
-    also: Literal["fp8"] | None = Field(
-        None, description="a type to try for layers that dtype damages, before they stay float (GPUs from 8.9 on)"
+    also: Literal["fp8", "int8"] | None = Field(
+        None, description="a type to try for layers that dtype damages, before they stay float"
     )
     quantizer: str = Field("", description="another pass that quantizes, to search with in place of insert_qdq")
     quantizer_settings: dict[str, Any] = Field({}, description="the settings of that pass")
@@ -244,7 +244,7 @@ class SearchPrecision(InsertQDQ):
             measuring(context)
         if self.gpu:
             gpu_spec(self.gpu)
-        quantizes = bool(self.placement(model, context).activations)
+        quantizes = bool(self.placement(model, context).pairs)
         if context.dry_run:
             refuse_without_samples(self.data, context)
             context.journal.noted(Code.DRY_RUN(step="search"))
@@ -254,7 +254,7 @@ class SearchPrecision(InsertQDQ):
             self.prepare(model, context)
             # what has no range stays float from here on
             context.ranges(model, self.wanted(model, context), self.precision)
-        if not context.dry_run and self.placement(model, context).activations:
+        if not context.dry_run and self.placement(model, context).pairs:
             search = self._helped(model, context, self._search(model, context))
             found = search.run()
             search.take(found, model, context)
@@ -293,7 +293,7 @@ class SearchPrecision(InsertQDQ):
                 break
             # whether it stays is decided here, by the plan's own budget
             now.simulation.rest()
-            changed, apart = _with_helper(name, trial, last, part)
+            changed, apart = self._with_helper(name, trial, last, part)
             if not apart.journal.of("changed") or context.provider is None:
                 continue
             exact = few.runner.outcome_of(session(changed, few.outputs, threads=1).run)
@@ -321,6 +321,15 @@ class SearchPrecision(InsertQDQ):
         context.journal.events += kept.events
         return now.adopt(model, context, search.budget)
 
+    def _with_helper(self, name: str, model: Model, context: Context, provider: Any) -> tuple[Model, Context]:
+        """A copy of the model with a helper applied, and its context; what is learnt is learnt by ``provider``."""
+        trial, apart = model.copy(), replace(context.fork(ranges=False), judges_helpers=False, provider=provider)
+        kind = find(name, allow_code=True)
+        # a helper that asks for what type it helps is told
+        told: dict[str, Any] = {key: getattr(self, key) for key in ("dtype", "block") if key in kind.model_fields}
+        configure(kind, told)(trial, apart)
+        return trial, apart
+
     def _try_second_type(self, model: Model, plain: Model, kept: Sequence[str], context: Context) -> Finding:
         """Quantize to ``also`` as many of the layers kept float as the budget allows, in place; what came of it.
 
@@ -336,7 +345,7 @@ class SearchPrecision(InsertQDQ):
             context.plan.withdraw(name)
         inner = self.model_copy(
             update={
-                "dtype": self.also, "also": None, "helpers": [], "only_if_faster": False, "max_ms": None,
+                "dtype": self.also, "block": 128, "also": None, "helpers": [], "only_if_faster": False, "max_ms": None,
                 "include": [literal_glob(name) for name in before], "include_ops": [], "include_between": [],
                 "exclude": [], "exclude_ops": [], "exclude_between": [],
             }
@@ -351,13 +360,6 @@ class SearchPrecision(InsertQDQ):
         found = Code.SEARCH_SECOND_TYPE(taken=taken, total=len(before), dtype=self.dtype, also=self.also)
         context.journal.noted(found)
         return found
-
-
-def _with_helper(name: str, model: Model, context: Context, provider: Any) -> tuple[Model, Context]:
-    """A copy of the model with a helper applied, and its context; what is learnt is learnt by ``provider``."""
-    trial, apart = model.copy(), replace(context.fork(ranges=False), judges_helpers=False, provider=provider)
-    configure(find(name, allow_code=True), {})(trial, apart)
-    return trial, apart
 
 
 def _in_types(context: Context) -> Lower:

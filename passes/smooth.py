@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -20,6 +20,7 @@ from toolkit import (
     LayerWeights,
     Model,
     Names,
+    Precision,
     bias_of,
     collect_rows,
     make_constant,
@@ -30,6 +31,10 @@ from toolkit import (
 _SMALL, _USUAL, _ROWS = 1e-5, 0.5, 256
 _THROUGH = frozenset({"Relu", "LeakyRelu", "MaxPool", "AveragePool", "Identity", "Dropout"})
 _STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+_WEAK = (0.1, 0.2)
+_LAYERS = ("MatMul", "Gemm", "Conv")
+_EVEN = 4.0
+"""Medians of the largest channel below which an input has no outliers worth moving."""
 
 
 class _Editing:
@@ -53,6 +58,9 @@ class Smooth(Helper):
     post-training quantization for large language models", ICML 2023, equation 4. The strength is the one of which the
     output of the layers loses least on samples, unless it is given. The division goes into what is in front where these
     layers are its only readers: a normalization, or another layer, also through a ReLU or a MaxPool; else into a Mul.
+
+    In INT4 the activations stay floats, and s = amax(x)^strength: the weights that large channels meet get finer steps
+    (Lin et al., "AWQ: activation-aware weight quantization for LLM compression and acceleration", MLSys 2024, eq. 4).
     """
 
     name = "smooth"
@@ -61,11 +69,18 @@ class Smooth(Helper):
     strength: float | None = Field(
         None, ge=0, le=1, description="how much of the difficulty the weights take (alpha); null: by the layers' output"
     )
-    least: float = Field(
-        4.0, ge=1, le=1e6, description="leave inputs alone whose largest channel is below this many medians"
-    )
+    least: float | None = Field(
+        None, ge=1, le=1e6,
+        description="leave inputs alone whose largest channel is below this many medians; default 4, in int4 1",
+    )  # fmt: skip
+    dtype: Literal["int8", "fp8", "int4"] = Field("int8", description="the type that the layers are quantized to")
+    block: Literal[128, 64, 32, 16] = Field(128, description="int4: how many weights share a scale")
     insert: bool = Field(True, description="put a Mul in front where no normalization can take the factors")
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
+
+    def measured_with(self) -> dict[str, object]:
+        """The type that the layers are quantized to."""
+        return {"dtype": self.dtype, **({"block": self.block} if self._weights_only else {})}
 
     def measures_engines(self) -> bool:
         """It builds none."""
@@ -95,7 +110,8 @@ class Smooth(Helper):
         found = collect_channels(model, axes, data, self.samples)
         # what onnxruntime cannot compute has no statistics
         readers = {name: nodes for name, nodes in readers.items() if name in found}
-        worth = {name: nodes for name, nodes in readers.items() if self._uneven(found[name].amax) >= self.least}
+        least = self.least if self.least is not None else 1.0 if self._weights_only else _EVEN
+        worth = {name: nodes for name, nodes in readers.items() if self._uneven(found[name].amax) >= least}
         for name in readers.keys() - worth.keys():
             for node in readers[name]:
                 context.journal.declined(node.name, Code.EVEN(tensor=name, medians=self._uneven(found[name].amax)))
@@ -106,6 +122,10 @@ class Smooth(Helper):
             self._smooth(editing, name, nodes, found[name].amax, rows, context)
         model.tidy()
         forget_ranges(context)
+
+    @property
+    def _weights_only(self) -> bool:
+        return Precision(self.dtype).weights_only
 
     def _rows(self, model: Model, worth: Mapping[str, list[gs.Node]], data: CalibrationData) -> dict[str, Array]:
         """Samples of what the first reader of each tensor reads, where the strength is to be chosen by them."""
@@ -119,7 +139,7 @@ class Smooth(Helper):
         """Layers with constant weights that read an activation, by its name; of unlike operators the first kind."""
         found: dict[str, list[gs.Node]] = {}
         for node in model.nodes:
-            if node.op not in ("MatMul", "Gemm", "Conv") or node.attrs.get("transA", 0):
+            if node.op not in _LAYERS[: 2 if self._weights_only else 3] or node.attrs.get("transA", 0):
                 continue
             weight = model.constant(node.inputs[1])
             if weight is None or len(node.inputs[1].outputs) > 1 or model.constant(node.inputs[0]) is not None:
@@ -170,9 +190,10 @@ class Smooth(Helper):
     def _factor(self, amax: Array, layers: list[LayerWeights], rows: Array | None) -> Array | None:
         """What each channel is divided by, float32; None where the output of the layers is nearest as it is."""
         largest = np.maximum(np.max([layer.in_range() for layer in layers], axis=0), _SMALL)
+        others, strengths = (0.0, (*_WEAK, *_STRENGTHS)) if self._weights_only else (1.0, _STRENGTHS)
 
         def at(strength: float) -> Array:
-            factor = np.maximum(amax, _SMALL) ** strength / largest ** (1 - strength)
+            factor = np.maximum(amax, _SMALL) ** strength / largest ** (others * (1 - strength))
             # a channel that never fires has no outlier to move
             factor = np.where(amax > _SMALL, factor, 1.0)
             return np.asarray(factor / np.exp(np.mean(np.log(factor))))
@@ -183,8 +204,9 @@ class Smooth(Helper):
         if rows is None or len({layer.group for layer in alike}) != 1:
             return at(_USUAL).astype(np.float32)
         flat = [layer.weight.reshape(layer.group, len(layer.weight) // layer.group, -1) for layer in alike]
-        noise = LayerNoise(rows, np.concatenate(flat, axis=1), len(amax))
-        tried = [np.ones(len(amax)), *(at(strength) for strength in _STRENGTHS)]
+        block = self.block if self._weights_only else 0
+        noise = LayerNoise(rows, np.concatenate(flat, axis=1), len(amax), Precision(self.dtype), block)
+        tried = [np.ones(len(amax)), *(at(strength) for strength in strengths)]
         best = min(range(len(tried)), key=lambda number: noise.of(tried[number]))
         return tried[best].astype(np.float32) if best else None
 

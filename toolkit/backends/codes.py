@@ -21,6 +21,7 @@ class EngineCode(BaseCode):
     CAPABILITY_UNSUPPORTED = "engine-capability-unsupported"
     NO_QUANTIZED_KERNEL = "engine-no-quantized-kernel"
     NO_INPUT_QUANTIZED = "engine-no-input-quantized"
+    WEIGHTS_STORED = "engine-weights-stored"
     ONLY_WEIGHTS_QUANTIZED = "engine-only-weights-quantized"
     WEIGHTS_NOT_QUANTIZED = "engine-weights-not-quantized"
     INPUTS_NOT_QUANTIZED = "engine-inputs-not-quantized"

@@ -111,7 +111,7 @@ class Flow:
         if node.name not in self._verdicts:
             # Residual additions ask about the convolution before them, never in a circle: graphs are acyclic.
             found = self._judge(node)
-            if found.precision is not None and node.name in self._refuted:
+            if found.precision is not None and not found.precision.weights_only and node.name in self._refuted:
                 found = ComputeType(
                     None, EngineCode.KERNEL_READS_FLOAT(promised=found.reason, types=self._refuted[node.name])
                 )
@@ -135,6 +135,9 @@ class Flow:
         if missing:
             if len(missing) == len(sources):
                 return ComputeType(None, EngineCode.NO_INPUT_QUANTIZED())
+            weights = self.pair_type(sources[1]) if missing == [0] and sources[1] is not None else None
+            if weights is not None and weights.weights_only:
+                return ComputeType(weights, EngineCode.WEIGHTS_STORED(precision=weights))
             if missing == [0] and node.op in TARGETS and is_constant(tensors[1]):
                 return ComputeType(None, EngineCode.ONLY_WEIGHTS_QUANTIZED(input=tensors[0].name))
             if missing == [1] and node.op in TARGETS and is_constant(tensors[1]):

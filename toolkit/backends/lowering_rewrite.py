@@ -38,6 +38,13 @@ def pair_reason(node: gs.Node) -> Finding:
     return code(tensor=node.inputs[0].name, readers=sorted({reader.name for reader in node.outputs[0].outputs}))
 
 
+def pair_precision(node: gs.Node) -> Precision:
+    """The quantized type of a QuantizeLinear or DequantizeLinear."""
+    stored = node.outputs[0] if node.op == QUANTIZE else node.inputs[0]
+    zero = node.inputs[2] if len(node.inputs) > 2 else stored
+    return Precision.from_onnx(onnx_type(zero.dtype) or onnx_type(stored.dtype)) or Precision.INT8
+
+
 class Rewriter:
     """Writes the decided types into a graph, in place.
 
@@ -315,7 +322,4 @@ class Rewriter:
         for node in self.model.nodes:
             if node.op not in (QUANTIZE, DEQUANTIZE):
                 continue
-            stored = node.outputs[0] if node.op == QUANTIZE else node.inputs[0]
-            zero = node.inputs[2] if len(node.inputs) > 2 else stored
-            precision = Precision.from_onnx(onnx_type(zero.dtype) or onnx_type(stored.dtype)) or Precision.INT8
-            self.plan.ask(node.name, precision, pair_reason(node))
+            self.plan.ask(node.name, pair_precision(node), pair_reason(node))

@@ -6,10 +6,9 @@ from onnx import TensorProto
 
 from toolkit.backends.base import Backend, EngineSettings
 from toolkit.backends.lowered import Lowered
-from toolkit.backends.lowering_rewrite import pair_reason
+from toolkit.backends.lowering_rewrite import pair_precision, pair_reason
 from toolkit.backends.parser_forms import float_weights, state_kernel_shapes
 from toolkit.base.errors import BackendError
-from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
@@ -59,7 +58,7 @@ def lower_weak(
         journal.noted(Code.IMPLICIT(pairs=count))
     for node in lowered.nodes:
         if node.op in (QUANTIZE, DEQUANTIZE):
-            plan.ask(node.name, Precision.INT8, pair_reason(node))
+            plan.ask(node.name, pair_precision(node), pair_reason(node))
     for name in lowered.node_names():
         ask = plan.get(name)
         if ask is not None:
@@ -69,13 +68,19 @@ def lower_weak(
 
 
 def _too_new(model: Model, backend: Backend) -> BackendError:
-    """The error for a model whose opset the parser does not take; pairs of short floats are what raised it."""
+    """The error for a model whose opset the parser does not take; pairs of short floats or of late types raised it."""
     newest, short = (
         backend.max_opset(),
         sorted({TensorProto.DataType.Name(t).lower() for t in model.facts().types.values() if t in SHORT_FLOATS}),
     )
+    late = sorted(
+        {kind for node in model.nodes if node.op == QUANTIZE and (kind := pair_precision(node)).opset > newest}
+    )
     remedy = f"export the model at opset {newest}, or use a newer TensorRT"
-    if short:
+    if late:
+        remedy = f"{' and '.join(str(kind).upper() for kind in late)} pairs need opset {max(k.opset for k in late)}: "
+        remedy += "quantize to another type, or use a newer TensorRT"
+    elif short:
         remedy = f"pairs of {' and '.join(short)} tensors need opset 19: export the model in float32 and let "
         remedy += '[engine] rest = "fp16" choose the type, or use a newer TensorRT'
     return BackendError(

@@ -114,8 +114,9 @@ _TYPES = {
     Precision.BF16: _Type(16, 16, "BF16", 3.3895313892515355e38, 2.0**-126, (8, 0)),
     Precision.FP8: _Type(8, 17, "FP8", 448.0, 2.0**-6, (8, 9), opset=19, in_attention=True),
     Precision.INT8: _Type(8, 3, "INT8", 127.0, 1.0, (6, 1), opset=13),
-    Precision.INT4: _Type(4, 22, "INT4", 7.0, 1.0, (7, 5), opset=21, weights_only=True),
+    Precision.INT4: _Type(4, 22, "INT4", 7.0, 1.0, (8, 0), opset=21, weights_only=True),
 }
-"""Compute capabilities are those of TensorRT's support matrix, «Hardware and Precision»."""
+"""Compute capabilities are those of TensorRT's support matrix, «Hardware and Precision»; that of INT4 is where
+TensorRT-RTX 1.7 was seen to build it (8.0, not 7.5)."""
 _FROM_ONNX = {precision.onnx_type: precision for precision in Precision}
 FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 
+from toolkit.base.precision import Precision
 from toolkit.base.types import Array
+from toolkit.placement.grid import on_grid
 
 _BLOCK = 128
 _DAMPING = 0.01
 
 
-def round_for_output(weights: Array, scales: Array, moments: Array, lowest: int, highest: int) -> Array:
-    """The integers at which a layer's output is near the float one: every weight is rounded in turn, and those that are
-    not rounded yet make up for its error.
+def round_for_output(weights: Array, scales: Array, moments: Array, precision: Precision) -> Array:
+    """The values of a type at which a layer's output is near the float one: every weight is rounded in turn, and those
+    that are not rounded yet make up for its error.
 
     Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained transformers", ICLR 2023,
     algorithm 1, with the columns in the order of their inputs' mean squares (its «act-order»).
 
     Args:
         weights: float64 [groups, out, in]: each row is multiplied with the input.
-        scales: float64 [groups, out].
+        scales: float64 [groups, out, in], or [groups, out, 1].
         moments: float64 [groups, in, in]: mean of the products of two inputs.
-        lowest: the smallest integer.
-        highest: the largest one.
+        precision: the quantized type.
 
     Returns:
-        float64 [groups, out, in], whole numbers.
+        float64 [groups, out, in], values of the type, by which the scales are to be multiplied.
     """
     power = np.einsum("gkk->gk", moments)
     order = np.argsort(-power, axis=1, kind="stable")
@@ -33,15 +34,16 @@ def round_for_output(weights: Array, scales: Array, moments: Array, lowest: int,
     factors = _factors(moments[rows[:, :, None], order[:, :, None], order[:, None, :]]).astype(np.float32)
     # [groups, in, out]: what is done with one input lies together
     left = np.swapaxes(weights, 1, 2).astype(np.float32)[rows, order]
-    found, steps = np.empty_like(left), scales.astype(np.float32)
+    found = np.empty_like(left)
+    steps = np.swapaxes(np.broadcast_to(scales, weights.shape), 1, 2).astype(np.float32)[rows, order]
     width = left.shape[1]
     for begin in range(0, width, _BLOCK):
         end = min(begin + _BLOCK, width)
         errors = np.empty((len(left), end - begin, left.shape[2]), np.float32)
         for column in range(begin, end):
-            whole = np.clip(np.rint(left[:, column] / steps), lowest, highest)
-            found[:, column] = whole
-            error = (left[:, column] - whole * steps) / factors[:, column, column][:, None]
+            stored = on_grid(left[:, column] / steps[:, column], precision)
+            found[:, column] = stored
+            error = (left[:, column] - stored * steps[:, column]) / factors[:, column, column][:, None]
             left[:, column + 1 : end] -= factors[:, column, column + 1 : end, None] * error[:, None]
             errors[:, column - begin] = error
         left[:, end:] -= np.swapaxes(factors[:, begin:end, end:], 1, 2) @ errors
@@ -73,14 +75,14 @@ def _inverse(upper: Array) -> Array:
     return found
 
 
-def scales_for_output(weights: Array, amax: Array, power: Array, highest: int, steps: int = 20) -> Array:
+def scales_for_output(weights: Array, amax: Array, power: Array, precision: Precision, steps: int = 20) -> Array:
     """The factor on each row's amax at which rounding it costs the output least, inputs taken as unrelated.
 
     Args:
         weights: float64 [groups, out, in].
         amax: largest magnitude of each row, float64 [groups, out].
         power: mean square of each input, float64 [groups, in].
-        highest: the largest integer.
+        precision: the quantized type.
         steps: how many factors are tried, from 1 to a half.
 
     Returns:
@@ -88,8 +90,8 @@ def scales_for_output(weights: Array, amax: Array, power: Array, highest: int, s
     """
     best, least = np.ones(amax.shape), np.full(amax.shape, np.inf)
     for factor in np.linspace(1, 0.5, steps):
-        scale = np.where(amax > 0, amax * factor / highest, 1.0)[:, :, None]
-        error = np.clip(np.rint(weights / scale), -highest - 1, highest) * scale - weights
+        scale = np.where(amax > 0, amax * factor / precision.max, 1.0)[:, :, None]
+        error = on_grid(weights / scale, precision) * scale - weights
         cost = np.einsum("gok,gk->go", error**2, power)
         better = cost < least
         best[better], least[better] = factor, cost[better]

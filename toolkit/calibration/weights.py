@@ -13,8 +13,9 @@ _STEPS_PER_OCTAVE, _STEPS = 32, 64
 
 
 def weight_amax(
-    values: Array, axis: int | None, method: str = "minmax", precision: Precision = Precision.INT8
-) -> Array:
+    values: Array, axis: int | None, method: str = "minmax", precision: Precision = Precision.INT8,
+    block: int = 0,
+) -> Array:  # fmt: skip
     """The largest magnitude kept of every slice along ``axis``.
 
     With ``mse``, and with ``output`` where no samples say better (see ``round_on_samples``), the amax is the one, of 65
@@ -25,9 +26,10 @@ def weight_amax(
         axis: the axis of the channels (Conv 0, ConvTranspose 1, MatMul the last); None for one amax in all.
         method: minmax, mse or output.
         precision: what they are quantized to: INT8, INT4 or FP8.
+        block: how many values along ``axis``, which it divides, have an amax of their own; 0: a slice has one.
 
     Returns:
-        float32 [channels] ([1] without an axis); 0 where a slice is all zero.
+        float32 [channels] ([1] without an axis), with ``block`` of the weights' rank; 0 where a slice is all zero.
 
     Raises:
         RangesError: an unknown method, an axis that does not exist, or weights that are not finite.
@@ -39,6 +41,10 @@ def weight_amax(
         raise RangesError(
             f"weights of shape {list(wide.shape)} have no axis {axis}", remedy="give the axis of the output channels"
         )
+    if block and axis is not None:
+        blocked = in_blocks(wide, axis, block)
+        kept = weight_amax(blocked.reshape(-1, block), 0, method, precision).reshape(blocked.shape[:-1])
+        return np.ascontiguousarray(np.moveaxis(kept, -1, axis))
     rows = wide.reshape(1, -1) if axis is None else np.moveaxis(wide, axis, 0).reshape(wide.shape[axis], -1)
     if not rows.size:
         return np.zeros(len(rows), np.float32)
@@ -52,3 +58,9 @@ def weight_amax(
     factors = np.exp2(-np.arange(_STEPS + 1) / _STEPS_PER_OCTAVE)
     best = best_weight_factor(np.ascontiguousarray(rows), factors, float(precision.max), precision is Precision.FP8)
     return np.asarray((amax * best).astype(np.float32))
+
+
+def in_blocks(values: Array, axis: int, block: int) -> Array:
+    """Values as [..., blocks, block]: what shares a scale lies together, the axis of the blocks behind all others."""
+    moved = np.moveaxis(values, axis, -1)
+    return moved.reshape(*moved.shape[:-1], -1, block)

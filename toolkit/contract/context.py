@@ -86,13 +86,15 @@ class Context:
 
         Args:
             model: the model under work where None.
-            tensors: names of float tensors.
+            tensors: names of float tensors; nothing is calibrated for an empty list.
             dtype: the type that the tensors are to be quantized to: a method weighs clipping against the rounding of
                 that type's grid.
 
         Raises:
             RangesError: there is no calibration data, and of no tensor is a range of that type known.
         """
+        if tensors is not None and not tensors:
+            return Ranges()
         wanted = set(tensors or ())
         known = self.known_ranges
         if known is not None and wanted and all(known.fits(name, dtype) for name in wanted):

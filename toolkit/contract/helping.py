@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -66,10 +66,13 @@ class HelperTrial:
         model: the model under work, before the pass.
         context: its context.
         insist: keep the pass whatever it does.
+        settings: those of the pass that quantizes with which the effect is measured.
     """
 
-    def __init__(self, model: Model, context: Context, insist: bool) -> None:
-        self.before, self.insist = model.copy(), insist
+    def __init__(
+        self, model: Model, context: Context, insist: bool, settings: Mapping[str, object] | None = None
+    ) -> None:
+        self.before, self.insist, self.settings = model.copy(), insist, dict(settings or {})
         self.plan, self.ranges = context.plan.copy(), _copied(context.known_ranges)
         self.events = len(context.journal.events)
 
@@ -78,7 +81,7 @@ class HelperTrial:
         if model.fingerprint() == self.before.fingerprint():
             return
         journal = context.journal
-        effect = effect_of(self.before, model, context, self.ranges)
+        effect = effect_of(self.before, model, context, self.ranges, self.settings)
         if effect is None:
             # what ranges were given hold for the model as it was
             known = context.provider is not None or (self.ranges is not None and bool(self.ranges.tensors))
@@ -103,7 +106,13 @@ class HelperTrial:
             journal.declined(node, why)
 
 
-def effect_of(before: Model, after: Model, context: Context, known: Ranges | None = None) -> Effect | None:
+def effect_of(
+    before: Model,
+    after: Model,
+    context: Context,
+    known: Ranges | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> Effect | None:
     """What lies between two forms of a model, on at most 64 calibration samples.
 
     A float model is measured with the pairs that the installed pass of role ``QUANTIZE`` inserts by itself. Both are
@@ -114,6 +123,7 @@ def effect_of(before: Model, after: Model, context: Context, known: Ranges | Non
         after: the model with it.
         context: for samples and ranges.
         known: the ranges that were known of ``before``; those of ``after`` are what ``context`` knows.
+        settings: those of the pass that quantizes.
 
     Returns:
         None where nothing can be measured: there are no samples, or nothing is quantized.
@@ -131,15 +141,15 @@ def effect_of(before: Model, after: Model, context: Context, known: Ranges | Non
     kinds = installed_for(Role.QUANTIZE)
     if not kinds:
         return None
-    quantize = kinds[0][1]()
+    quantize = kinds[0][1](**(settings or {}))
     quantized = []
     for model, ranges in ((before, known), (after, context.known_ranges)):
         apart = replace(context.fork(), known_ranges=_copied(ranges))
         wanted = quantize.ranges_wanted(model.copy(), apart)
-        if not wanted:
+        if not wanted and not quantize.precision.weights_only:
             return None
         # of the model as it is, since its statistics may have been collected before
-        apart.ranges(model, wanted, quantize.precision)
+        apart.ranges(model, wanted or [], quantize.precision)
         trial = model.copy()
         quantize(trial, apart)
         quantized.append(trial)

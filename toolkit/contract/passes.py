@@ -103,6 +103,10 @@ class Pass(BaseModel):
         """
         return [] if self.helps() and getattr(self, "measure", True) else None
 
+    def measured_with(self) -> dict[str, object]:
+        """For a pass of role ``HELP``: settings of the pass that quantizes with which its effect is measured."""
+        return {}
+
     def layers_mended(self, model: Model) -> set[str]:
         """For a pass of role ``HELP``: names of the layers whose input or weights it can work on."""
         return set()
@@ -176,7 +180,8 @@ class Pass(BaseModel):
         if context.dry_run:
             context.journal.noted(Code.DRY_RUN(step="helpers"))
             return None
-        return HelperTrial(model, context, insist=not getattr(self, "only_if_better", True))
+        insist = not getattr(self, "only_if_better", True)
+        return HelperTrial(model, context, insist, self.measured_with())
 
     def _check(self, model: Model) -> None:
         model.check()

@@ -27,7 +27,8 @@ class Pair:
         tensor: the float tensor's name.
         reason: why the pair is wanted.
         uses: the node inputs that will read the dequantized tensor.
-        axis: the channel axis of a weight's scales; None for one scale.
+        axis: the channel axis of a weight's scales, or that of its blocks; None for one scale.
+        block: how many values along ``axis`` share a scale; 0 where a channel does.
         weight: whether the tensor is a constant.
     """
 
@@ -36,6 +37,7 @@ class Pair:
     uses: list[Use] = field(default_factory=list)
     axis: int | None = None
     weight: bool = False
+    block: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,11 @@ class Placement:
         return list(dict.fromkeys(pair.tensor for pair in self.pairs.values() if not pair.weight))
 
 
-def want(placement: Placement, tensor: str, use: Use, axis: int | None, weight: bool, reason: Finding) -> None:
+def want(
+    placement: Placement, tensor: str, use: Use, axis: int | None, weight: bool, reason: Finding, block: int = 0
+) -> None:
     """Ask for a pair on a tensor, or share the one that it has."""
-    pair = placement.pairs.setdefault((tensor, axis), Pair(tensor, reason, axis=axis, weight=weight))
+    pair = placement.pairs.setdefault((tensor, axis), Pair(tensor, reason, axis=axis, weight=weight, block=block))
     if use not in pair.uses:
         pair.uses.append(use)
 

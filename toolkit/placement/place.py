@@ -26,6 +26,7 @@ from toolkit.placement.ops import weight_axis as axis_of
 from toolkit.placement.pairs import Placement, Use, joined, refuse, want
 from toolkit.placement.reach import Is, Reach
 from toolkit.placement.trouble import Trouble
+from toolkit.placement.weights_only import place_weights
 
 Judge = Callable[[gs.Node], Finding | str | None]
 """Says for a candidate why the user or the plan keeps it float, or None."""
@@ -39,6 +40,7 @@ def place(
     judge: Judge | None = None,
     activation_matmul: bool = False,
     precision: Precision | None = None,
+    block: int = 0,
 ) -> Placement:
     """Decide every pair for the model's Conv, ConvTranspose, Gemm and MatMul nodes and what belongs to them.
 
@@ -48,8 +50,11 @@ def place(
         judge: what the user's patterns and the plan say.
         activation_matmul: also quantize MatMuls both of whose operands are activations.
         precision: the type being inserted; layers that have a pair of another type are left alone.
+        block: how many weights share a scale, where the type is one of weights alone.
     """
     trouble = Trouble(model, facts, activation_matmul, precision)
+    if precision is not None and precision.weights_only:
+        return place_weights(model, judge or (lambda node: None), trouble, precision, block)
     return Placer(model, facts, judge or (lambda node: None), trouble).placement()
 
 

@@ -60,14 +60,14 @@ class Inserter:
         self.names = Names(self.nodes)
         self.names.update(t.name for n, _ in model.walk() for t in (*n.inputs, *n.outputs))
         self.types = model.facts().types
-        self.zeros: dict[int | None, gs.Constant] = {}
+        self.zeros: dict[tuple[int, ...], gs.Constant] = {}
 
     def insert(self, pair: Pair, scale: Array) -> gs.Node:
         """Put a pair on ``pair.tensor`` and let its uses read it; an existing pair of the tensor is shared.
 
         Args:
-            pair: the tensor, its uses, and the channel axis of a weight.
-            scale: float32, shape [1] for one scale, or [channels].
+            pair: the tensor, its uses, and of a weight the channel axis, or the axis and size of its blocks.
+            scale: float32, shape [1] for one scale, [channels], or with blocks of the weight's rank.
 
         Returns:
             The DequantizeLinear node.
@@ -75,7 +75,7 @@ class Inserter:
         tensor = self.tensors[pair.tensor]
         quantize = existing(tensor, self.precision) if pair.axis is None else None
         if quantize is None:
-            dequantize = self._make(tensor, scale, pair.axis)
+            dequantize = self._make(tensor, scale, pair)
         else:
             readers = (reader for reader in quantize.outputs[0].outputs if reader.op == DEQUANTIZE)
             dequantize = next(readers, None) or self._dequantize(tensor, quantize.outputs[0], quantize.inputs[1:], {})
@@ -83,16 +83,18 @@ class Inserter:
             self.nodes[use.node].inputs[use.index] = dequantize.outputs[0]
         return dequantize
 
-    def _make(self, tensor: gs.Tensor, scale: Array, axis: int | None) -> gs.Node:
+    def _make(self, tensor: gs.Tensor, scale: Array, pair: Pair) -> gs.Node:
         kind = self.types.get(tensor.name) or onnx_type(tensor.dtype) or TensorProto.FLOAT
-        values = scale if axis is not None else scale.reshape(())
+        values = scale if pair.axis is not None else scale.reshape(())
         if kind == TensorProto.FLOAT16:
             # its own values have no smaller steps
             values = np.maximum(values, np.float32(_SMALLEST_HALF))
         scale_tensor = make_constant(self.names.take(f"{tensor.name}_scale"), values, kind)
-        zero = self._zero(len(scale) if axis is not None else None)
+        zero = self._zero(values.shape)
         stored = gs.Variable(self.names.take(f"{tensor.name}_quantized"), dtype=zero.dtype)
-        grid, attrs = [scale_tensor, zero], {} if axis is None else {"axis": axis}
+        grid, attrs = [scale_tensor, zero], {} if pair.axis is None else {"axis": pair.axis}
+        if pair.block:
+            attrs["block_size"] = pair.block
         quantize = make_node(QUANTIZE, self.names.take(f"{tensor.name}_{QUANTIZE}"), [tensor, *grid], [stored], **attrs)
         self.model.graph.nodes.append(quantize)
         return self._dequantize(tensor, stored, grid, attrs)
@@ -106,12 +108,11 @@ class Inserter:
         self.model.graph.nodes.append(dequantize)
         return dequantize
 
-    def _zero(self, channels: int | None) -> gs.Constant:
-        if channels not in self.zeros:
-            shape = () if channels is None else (channels,)
-            name = self.names.take(f"zero_point_{self.precision}" + ("" if channels is None else f"_{channels}"))
-            self.zeros[channels] = make_constant(name, np.zeros(shape, np.float32), self.precision.onnx_type)
-        return self.zeros[channels]
+    def _zero(self, shape: tuple[int, ...]) -> gs.Constant:
+        if shape not in self.zeros:
+            name = self.names.take("_".join(["zero_point", str(self.precision), *map(str, shape)]))
+            self.zeros[shape] = make_constant(name, np.zeros(shape, np.float32), self.precision.onnx_type)
+        return self.zeros[shape]
 
 
 def bypass(node: gs.Node, model: Model | None = None) -> list[str]:

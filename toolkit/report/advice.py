@@ -17,8 +17,9 @@ from toolkit.report.schema import Accuracy, BackendInfo, Declined, DeviceInfo, L
 from toolkit.report.verdict import CLIPPED, culprits, verdict
 from toolkit.search.quantizer import Quantizer
 
-_SETTLED = ("excluded", "complete", "kept", "subgraph")
-"""Rules by which nothing is left to try: the user's own wish, what is quantized already, what cannot be calibrated."""
+_SETTLED = ("excluded", "complete", "kept", "subgraph", "no-blocks-in", "no-weight-matrix")
+"""Rules by which nothing is left to try: the user's own wish, what is quantized already, what cannot be calibrated or
+has no such form."""
 _FINE_DB = 40.0
 _KEPT_IN = "fp16"
 

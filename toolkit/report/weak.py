@@ -150,7 +150,8 @@ class _Reader:
         known = {tensor: float(level) for tensor, level in levels.items() if level is not None}
         one = len(known) == 1
         sides = {ACTIVATIONS if one else Operand(ACTIVATIONS.kind, tensor): level for tensor, level in known.items()}
-        if node.op in TARGETS:
+        # a scale for each block is not known here
+        if node.op in TARGETS and not precision.weights_only:
             values = self.model.constant(node.inputs[1])
             if values is not None and values.dtype.kind == "f":
                 axis = weight_axis(node.op, 1, values.ndim, node.attrs)

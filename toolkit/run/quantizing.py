@@ -165,7 +165,7 @@ def quantizing(job: Job, samples: Samples, on_engine: bool = False) -> Iterator[
         )  # fmt: skip
         simulation = Simulation(
             model, ranges, labelled or found, context.profiles, judge, settings, placer=step.place,
-            chosen=step.rounder(model, context).chosen,
+            rounder=step.rounder(model, context),
         )  # fmt: skip
         yield QuantizingRecipe(inputs, model, context, step, later, simulation, notes)
 

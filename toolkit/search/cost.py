@@ -229,15 +229,16 @@ class CostModel:
         return self.work.share(self.others.union(self.switches.placement(kept).layers))
 
     def _layer(self, node: gs.Node, quantized: bool, small: Small) -> float:
-        precision = self.switches.precision if quantized else self.rest
+        stored = self.switches.precision
+        precision = stored if quantized and not stored.weights_only else self.rest
         work = 2 * (macs(node, self.facts) or 0)
         traffic = 0.0
         for tensor in node.inputs[:2]:
             constant = self.model.constant(tensor) is not None
-            eight = quantized and (constant or small(tensor.name))
-            traffic += self._elements(tensor.name) * (1 if eight else self._bytes(self.rest))
+            narrow = quantized and (constant or small(tensor.name))
+            traffic += self._elements(tensor.name) * self._bytes(stored if narrow else self.rest)
         out = self._end(node.outputs[0])
-        traffic += self._elements(out.name) * (1 if small(out.name) else self._bytes(self.rest))
+        traffic += self._elements(out.name) * self._bytes(stored if small(out.name) else self.rest)
         return max(work / self.gpu.rate(precision), traffic / self.gpu.bandwidth)
 
     def is_small(self, name: str, uses: set[Use], layer: Callable[[str], bool]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,6 @@ import onnx
 from onnx import helper
 
 from toolkit.base.types import Array
-from toolkit.calibration.weights import weight_amax
 from toolkit.evaluation.clipping import Clipping
 from toolkit.graph.bias import response
 from toolkit.graph.input_mean import input_mean
@@ -87,6 +86,7 @@ class _SingleLayer:
         graph, self.name = simulation.cutter.graph, name
         self.precision = simulation.switches.precision
         self._layer = simulation.switches.nodes[name]
+        self._rounder = graph.rounder
         self._mean = input_mean(simulation.switches.model, self._layer)
         self._made_up: dict[int, Array] = {}
         self.node = next(segment.nodes[0] for segment in simulation.cutter.segments if segment.layer == name)
@@ -183,9 +183,8 @@ class _SingleLayer:
         return np.asarray(self._session.run(feed)["out"], np.float64)
 
     def _weight(self, index: int, method: str) -> Array:
-        values = self.constants[index]
-        scale = storable_scale(weight_amax(values, self.axes[index], method, self.precision), self.precision)
-        return fake_quantized(values, scale, self.axes[index], self.precision)
+        rounder = replace(self._rounder, method=method, chosen={})
+        return rounder.rounded(self.node.input[index], self.constants[index], self.axes[index])
 
     def _activation(self, index: int, values: Array) -> dict[MethodSetting | None, Array]:
         """The tensor rounded with its scale, and with those that other calibration methods give."""

@@ -174,7 +174,7 @@ class PlanSearch:
         settings = replace(settings, batch=max(1, min(own.batch, used // _FEW)))
         simulation = Simulation(
             self.model, ranges, data, context.profiles, judge, settings, self.reference, self.quantizer.place,
-            self.quantizer.rounder(self.model, context).chosen,
+            self.quantizer.rounder(self.model, context),
         )  # fmt: skip
         used = sum(feed.count for feed in simulation.feeds)
         context.journal.noted(Code.SEARCH_DATA(samples=used, data=data.name))

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from toolkit.base.errors import QtoolError, RangesError
 from toolkit.base.precision import FLOATS, Precision
@@ -57,7 +57,10 @@ class Quantizer(Pass):
     """
 
     role: ClassVar[Role | None] = Role.QUANTIZE
-    dtype: Literal["int8", "fp8"] = Field("int8", description="the quantized type")
+    dtype: Literal["int8", "fp8", "int4"] = Field(
+        "int8", description="the quantized type; int4: weights of MatMul and Gemm alone, which compute in floats"
+    )
+    block: Literal[128, 64, 32, 16] = Field(128, description="int4: how many weights share a scale")
     weights: Literal["minmax", "mse", "output"] = Field(
         "minmax",
         description="how weights are rounded: to the nearest level of a range, or, by samples, for the layer's output",
@@ -67,6 +70,12 @@ class Quantizer(Pass):
     profile_weights: dict[str, NonNegativeFloat] = Field(
         {}, description="what the latency of a profile counts for where engines are compared; 1 where not named"
     )
+
+    @model_validator(mode="after")
+    def _blocks(self) -> Quantizer:
+        if self.block != type(self).model_fields["block"].default and not self.precision.weights_only:
+            raise ValueError(f"block is a setting of int4, and dtype is '{self.dtype}'")
+        return self
 
     # ---------------------------------------------------------------- what a subclass says
 
@@ -250,8 +259,8 @@ class Quantizer(Pass):
 
         ``placement`` says which those are; all that these settings want where None.
         """
-        plain = Rounder(self.weights, self.precision, {})
-        if self.weights != "output" or self.precision is not Precision.INT8 or context.dry_run:
+        plain = Rounder(self.weights, self.precision, block=self.block if self.precision.weights_only else 0)
+        if self.weights != "output" or context.dry_run:
             return plain
         try:
             data = context.calibration_samples()
@@ -262,13 +271,13 @@ class Quantizer(Pass):
         wanted = {use.node for p in placement.pairs.values() if p.weight for use in p.uses if use.index == 1}
         nodes = [node for node in model.nodes if node.name in wanted]
         # a search, its trials and the insertion after it choose once for a layer that is the same in all of them
-        keys = {node.name: rounding_key(model, node, len(data)) for node in nodes}
+        keys = {node.name: rounding_key(model, node, len(data), plain) for node in nodes}
         known = context.roundings
         # layers that read one weight round it together
         fresh = {node.inputs[1].name for node in nodes if keys[node.name] not in known}
         nodes_fresh = [node for node in nodes if node.inputs[1].name in fresh]
         if nodes_fresh:
-            found = round_on_samples(model, nodes_fresh, data)
+            found = round_on_samples(model, nodes_fresh, data, plain)
             for node in nodes_fresh:
                 known[keys[node.name]] = {key: one for key, one in found.items() if key[0] == node.inputs[1].name}
         return replace(plain, chosen={key: one for node in nodes for key, one in known[keys[node.name]].items()})

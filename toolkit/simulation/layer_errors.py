@@ -93,7 +93,7 @@ class RoundedLayer:
         dequantize: the DequantizeLinear.
         weight: the float weights, in the node's own layout.
         rounded: what the pair makes of them.
-        axis: the channel axis of their scales; None where one scale serves all.
+        axis: the channel axis of their scales; None where no scale is of one channel.
     """
 
     node: gs.Node
@@ -117,8 +117,9 @@ def rounded_layers(model: Model) -> Iterator[RoundedLayer]:
         zero = quantize.inputs[2] if len(quantize.inputs) > 2 else None
         precision = Precision.from_onnx(onnx_type(zero.dtype)) if zero is not None else None
         axis = int(quantize.attrs.get("axis", 1)) if scale.size > 1 else None
-        rounded = fake_quantized(values, np.atleast_1d(scale), axis, precision or Precision.INT8)
-        yield RoundedLayer(node, quantize, back, values, rounded, axis)
+        block = int(quantize.attrs.get("block_size", 0))
+        rounded = fake_quantized(values, np.atleast_1d(scale), axis, precision or Precision.INT8, block)
+        yield RoundedLayer(node, quantize, back, values, rounded, None if block else axis)
 
 
 def collect_output_errors(

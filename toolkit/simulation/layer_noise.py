@@ -1,4 +1,4 @@
-"""What rounding a layer's input and weights to INT8 adds to its output, from samples of what it reads."""
+"""What rounding a layer's input and weights adds to its output, from samples of what it reads."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import numpy as np
 
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
+from toolkit.calibration.weights import in_blocks
+from toolkit.placement.grid import on_grid
 
 _KEPT = (1.0, 0.8, 0.6, 0.4)
-_TOP = Precision.INT8.max
 
 
 class LayerNoise:
@@ -21,9 +22,15 @@ class LayerNoise:
         rows: what the layer reads, float32 [groups, rows, in]; see ``collect_rows``.
         weights: the weights of all layers that read it, float64 [groups, out, in].
         channels: how many channels the input has.
+        precision: what both are rounded to; of a type of weights alone the input stays as it is.
+        block: how many weights share a scale; 0, or what does not divide them: a row does.
     """
 
-    def __init__(self, rows: Array, weights: Array, channels: int) -> None:
+    def __init__(
+        self, rows: Array, weights: Array, channels: int, precision: Precision = Precision.INT8, block: int = 0
+    ) -> None:
+        self.precision = precision
+        self.block = block if block and weights.shape[2] % block == 0 else weights.shape[2]
         self.rows, self.weights = rows.astype(np.float64), weights
         self.places = rows.shape[0] * rows.shape[2] // channels
         self.power = np.mean(self.rows**2, axis=1)
@@ -32,15 +39,16 @@ class LayerNoise:
         """Mean square of the noise, summed over the outputs, for factors float64 [channels]."""
         spread = np.repeat(factor, self.places).reshape(len(self.rows), 1, -1)
         rows, weights = self.rows / spread, self.weights * spread
-        scale = np.abs(weights).max(axis=2, keepdims=True) / _TOP
+        parts = in_blocks(weights, 2, self.block)
+        scale = np.abs(parts).max(axis=3, keepdims=True) / self.precision.max
         scale[scale == 0] = 1.0
-        error = np.rint(weights / scale) * scale - weights
+        error = (on_grid(parts / scale, self.precision) * scale - parts).reshape(weights.shape)
         from_weights = float(np.einsum("gok,gk->", error**2, self.power / spread[:, 0] ** 2))
         heard, amax = np.sum(weights**2, axis=1), float(np.abs(rows).max(initial=0.0))
-        if amax == 0:
+        if amax == 0 or self.precision.weights_only:
             return from_weights
         costs = []
-        for step in (amax * kept / _TOP for kept in _KEPT):
-            off = np.clip(np.rint(rows / step), -_TOP - 1, _TOP) * step - rows
+        for step in (amax * kept / self.precision.max for kept in _KEPT):
+            off = on_grid(rows / step, self.precision) * step - rows
             costs.append(float(np.einsum("grk,gk->", off**2, heard) / rows.shape[1]))
         return from_weights + min(costs)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.calibration.weight_rounding import round_for_output, scales_for_output
-from toolkit.calibration.weights import weight_amax
 from toolkit.graph.input_mean import input_mean
 from toolkit.graph.model import Model
 from toolkit.placement.ops import weight_axis
 from toolkit.placement.qdq import storable_scale
+from toolkit.placement.weights_only import summed_axis
 from toolkit.simulation.layer_inputs import collect_rows, readable
-from toolkit.simulation.rounder import RoundedWeight
-from toolkit.simulation.switches import fake_quantized
+from toolkit.simulation.rounder import RoundedWeight, Rounder
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
@@ -26,27 +25,27 @@ if TYPE_CHECKING:
 _SAMPLES, _ROWS, _LEAST_ROWS = 64, 1024, 16
 _MOST = 4608
 """Inputs that one output sums, at most: a matrix of their products is inverted."""
-_INT8 = Precision.INT8
 
 
 def round_on_samples(
-    model: Model, nodes: Iterable[gs.Node], data: CalibrationData
+    model: Model, nodes: Iterable[gs.Node], data: CalibrationData, rounder: Rounder
 ) -> dict[tuple[str, int | None], RoundedWeight]:
-    """INT8 weights that are better than those rounded to the nearest, by tensor and channel axis.
+    """Weights that are better than those rounded to the nearest, by tensor and axis of the channels or blocks.
 
-    The scale of a channel is the one of 20 whose rounding costs the output least, as SeqMSE chooses it; then the
-    weights are rounded one input after the other, the rest making up for each error (GPTQ). Where the mean of an input
-    is noted (see ``note_input_mean``), what it adds is left to the bias.
+    The scale of a channel or block is the one of 20 whose rounding costs the output least, as SeqMSE chooses it; then
+    the weights are rounded one input after the other, the rest making up for each error (GPTQ). Where the mean of an
+    input is noted (see ``note_input_mean``), what it adds is left to the bias.
 
     Args:
         model: the float graph.
         nodes: its layers with constant weights; transposed convolutions and very wide layers are left out.
         data: the samples, of which 64 are looked at.
+        rounder: says the type, and how many weights share a scale.
     """
     layers: dict[tuple[str, int | None], list[gs.Node]] = {}
     for node in nodes:
         weight = model.constant(node.inputs[1]) if readable(node) else None
-        axis = weight_axis(node.op, 1, weight.ndim, node.attrs) if weight is not None else None
+        axis = _axis(node, weight, rounder) if weight is not None else None
         if weight is not None and axis is not None and _width(node, weight) <= _MOST:
             layers.setdefault((node.inputs[1].name, axis), []).append(node)
     shapes = {node.name: node.inputs[1].shape for some in layers.values() for node in some}
@@ -59,31 +58,41 @@ def round_on_samples(
         if alike and sum(one.shape[1] for one in read) >= _LEAST_ROWS:
             weight = model.constant(some[0].inputs[1])
             assert weight is not None and axis is not None
-            rounded = _round(some[0], weight, axis, np.concatenate(read, axis=1))
+            rounded = _round(some[0], weight, axis, np.concatenate(read, axis=1), rounder)
             if rounded is not None:
                 found[tensor, axis] = rounded
     return found
 
 
-def _round(node: gs.Node, weight: Array, axis: int, rows: Array) -> RoundedWeight | None:
-    turned = _turned(node)
+def _axis(node: gs.Node, weight: Array, rounder: Rounder) -> int | None:
+    return summed_axis(node) if rounder.block else weight_axis(node.op, 1, weight.ndim, node.attrs)
+
+
+def _round(node: gs.Node, weight: Array, axis: int, rows: Array, rounder: Rounder) -> RoundedWeight | None:
+    turned, precision = _turned(node), rounder.precision
     wide = (weight.T if turned else weight).astype(np.float64)
     flat = wide.reshape(len(rows), len(wide) // len(rows), -1)
+    groups, outs, width = flat.shape
+    block = rounder.block or width
     moments = (np.swapaxes(rows, 1, 2) @ rows).astype(np.float64) / rows.shape[1]
-    amax = weight_amax(weight, axis).astype(np.float64).reshape(flat.shape[:2])
-    factor = scales_for_output(flat, amax, np.einsum("gkk->gk", moments), int(_INT8.max))
-    scale = storable_scale((amax * factor).reshape(-1), _INT8)
-    spread = scale.astype(np.float64).reshape(*flat.shape[:2], 1)
-    made = (round_for_output(flat, spread[:, :, 0], moments, -128, 127) * spread).reshape(wide.shape)
+    # what shares a scale, [groups * blocks, out, block]: the inputs of a block are taken as a layer of their own
+    parts = flat.reshape(groups, outs, -1, block).swapaxes(1, 2).reshape(-1, outs, block)
+    amax = np.abs(parts).max(axis=2)
+    factor = scales_for_output(parts, amax, np.einsum("gkk->gk", moments).reshape(-1, block), precision)
+    scale = storable_scale(amax * factor, precision).reshape(groups, -1, outs).swapaxes(1, 2)
+    spread = np.repeat(scale.astype(np.float64), block, axis=2)
+    made = (round_for_output(flat, spread, moments, precision) * spread).reshape(wide.shape)
     values = np.ascontiguousarray(made.T if turned else made).astype(weight.dtype)
-    nearest = fake_quantized(weight, storable_scale(weight_amax(weight, axis, "mse"), _INT8), axis, _INT8)
+    nearest = replace(rounder, method="mse", chosen={}).rounded(node.inputs[1].name, weight, axis)
 
     def noise(rounded: Array) -> float:
         back = (rounded.T if turned else rounded).astype(np.float64).reshape(flat.shape)
         return _power(back - flat, rows)
 
     signal, before, after = _power(flat, rows), noise(nearest), noise(values)
-    return RoundedWeight(scale, values, _db(signal, before), _db(signal, after)) if after < before else None
+    by_block = np.ascontiguousarray(scale[0].T if turned else scale[0])
+    kept = by_block if rounder.block else scale.reshape(-1)
+    return RoundedWeight(kept, values, _db(signal, before), _db(signal, after)) if after < before else None
 
 
 def _centred(model: Model, node: gs.Node, rows: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -24,7 +24,7 @@ class RoundedWeight:
     """A weight on its grid.
 
     Attributes:
-        scale: float32 [1], or [channels].
+        scale: float32 [1], [channels], or in blocks of the weight's rank.
         values: the weight, quantized and back.
         before_db: SQNR of its layer's output with each value rounded to the nearest; None where nothing was measured.
         after_db: with these values.
@@ -48,41 +48,44 @@ class Rounder:
         method: how the range of a channel is chosen: minmax, mse or output.
         precision: the quantized type.
         chosen: what was chosen on samples.
+        block: how many weights along the axis share a scale; 0: a channel does.
     """
 
     method: str
     precision: Precision
-    chosen: Chosen
+    chosen: Chosen = field(default_factory=dict)
+    block: int = 0
 
     def scale(self, tensor: str, values: Array, axis: int | None) -> Array:
-        """The scales of a weight, float32 [1] or [channels].
+        """The scales of a weight, float32 [1] or [channels], in blocks of the weight's rank.
 
         Args:
             tensor: its name.
             values: its float values.
-            axis: the channel axis; None for one scale in all.
+            axis: the axis of the channels or blocks; None for one scale in all.
         """
         found = self.chosen.get((tensor, axis))
         if found is not None:
             return found.scale
-        return storable_scale(weight_amax(values, axis, self.method, self.precision), self.precision)
+        return storable_scale(weight_amax(values, axis, self.method, self.precision, self.block), self.precision)
 
     def rounded(self, tensor: str, values: Array, axis: int | None) -> Array:
         """The weight, quantized and back; see ``scale``."""
         found = self.chosen.get((tensor, axis))
         if found is not None:
             return found.values
-        return fake_quantized(values, self.scale(tensor, values, axis), axis, self.precision)
+        return fake_quantized(values, self.scale(tensor, values, axis), axis, self.precision, self.block)
 
     def fingerprint(self) -> list[list[str]]:
-        """What was chosen, by content: for each weight its name, its axis, and SHA-256 of its values."""
-        return sorted(
+        """The size of blocks, and what was chosen, by content: of each weight name, axis, and SHA-256 of its values."""
+        found = sorted(
             [tensor, str(axis), hashlib.sha256(one.values.tobytes()).hexdigest()]
             for (tensor, axis), one in self.chosen.items()
         )
+        return [[str(self.block)], *found]
 
 
-def rounding_key(model: Model, node: gs.Node, samples: int) -> str:
+def rounding_key(model: Model, node: gs.Node, samples: int, rounder: Rounder) -> str:
     """What the rounding of a layer's weights depends on, as long as the model computes the same: SHA-256, in hex.
 
     A helper that changes what a layer reads changes its weights too, or notes the mean of what it reads.
@@ -90,4 +93,5 @@ def rounding_key(model: Model, node: gs.Node, samples: int) -> str:
     weight, mean = model.constant(node.inputs[1]), input_mean(model, node)
     values = hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest() if weight is not None else ""
     noted = mean.tolist() if mean is not None else []
-    return sha256_json([node.name, *(tensor.name for tensor in node.inputs[:2]), values, noted, samples])
+    grid = [str(rounder.precision), rounder.block]
+    return sha256_json([node.name, *(tensor.name for tensor in node.inputs[:2]), values, noted, samples, *grid])

@@ -26,7 +26,7 @@ from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.placement.place import Judge, PlacementRule, place
 from toolkit.placement.qdq import pairs_opset
 from toolkit.simulation.cut import Cutter
-from toolkit.simulation.rounder import Chosen, Rounder
+from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.runner import MEMORY, Runner
 from toolkit.simulation.switches import Config, Switches, wanted_tensors
 
@@ -135,7 +135,7 @@ class Simulation:
         reference: the float model that outputs are compared with, where ``model`` is quantized in part; itself where
             None.
         placer: says where pairs go.
-        chosen: how weights are rounded, where that was chosen on samples.
+        rounder: how weights are rounded; as the settings say where None.
 
     Raises:
         PassError: there is no quantizable layer.
@@ -152,7 +152,7 @@ class Simulation:
         settings: Settings | None = None,
         reference: Model | None = None,
         placer: PlacementRule = place,
-        chosen: Chosen | None = None,
+        rounder: Rounder | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self._reference = reference
@@ -174,7 +174,7 @@ class Simulation:
         self.facts = facts_at_opt(self.model, profiles if len(profiles) else _profile_of(self.feeds[0]))
         # shares are counted at the shapes that the report counts them at
         self.work = work_of(self.model, self.facts if len(profiles) else facts)
-        self.rounder = Rounder(self.settings.weights, self.settings.precision, chosen or {})
+        self.rounder = rounder or Rounder(self.settings.weights, self.settings.precision)
         self.cutter = Cutter(self.switches, self.facts, self.settings.stages, self.rounder)
         self.outputs = measured_outputs(self.model)
         self.classes = [t.name for t in self.model.graph.outputs if class_like(t.shape) and t.name in self.outputs]

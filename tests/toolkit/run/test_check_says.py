@@ -205,12 +205,19 @@ def test_what_tensorrt_rtx_cannot_build_is_refused_before_calibrating(tmp_path, 
 
 
 @pytest.mark.skipif(not HAS_RTX, reason="tensorrt_rtx is not installed")
-@pytest.mark.parametrize("quantize", [{**INSERT, "dtype": "fp8"}, {"use": "search_precision", "also": "fp8"}])
-def test_a_gpu_that_lacks_the_type_is_refused_before_calibrating(tmp_path, quantize):
-    engine = {"backend": "tensorrt_rtx", "compute_capabilities": ["8.9", "8.6"]}
+@pytest.mark.parametrize(
+    ("quantize", "lacks"),
+    [
+        ({**INSERT, "dtype": "fp8"}, "8.6 does not compute in FP8"),
+        ({"use": "search_precision", "also": "fp8"}, "8.6 does not compute in FP8"),
+        ({**INSERT, "dtype": "int4", "block": 16}, "7.5 does not compute in INT4"),
+    ],
+)
+def test_a_gpu_that_lacks_the_type_is_refused_before_calibrating(tmp_path, quantize, lacks):
+    engine = {"backend": "tensorrt_rtx", "compute_capabilities": ["8.9", lacks[:3]]}
     recipe = small(tmp_path, [quantize], residual_proto(), engine=engine)
     refusal = alike(recipe, tmp_path / "run")
-    assert refusal is not None and "8.6 does not compute in FP8" in refusal
+    assert refusal is not None and lacks in refusal
     other = tmp_path / "other"
     other.mkdir()
     recipe = small(other, [quantize], residual_proto(), engine={**engine, "compute_capabilities": ["8.9", "12.0"]})

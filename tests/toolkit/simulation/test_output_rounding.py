@@ -6,7 +6,7 @@ import pytest
 from passes.insert_qdq import InsertQDQ
 from passes.shift import Shift
 from tests.conftest import build, node, normal, run, said
-from toolkit import Code, Context, Model, note_input_mean
+from toolkit import Code, Context, Model, Precision, note_input_mean
 from toolkit.calibration.provider import Calibrator
 from toolkit.calibration.weight_rounding import round_for_output
 from toolkit.contract.ranges import Range, Ranges
@@ -16,7 +16,7 @@ from toolkit.search.plan_search import PlanSearch
 from toolkit.search.search_settings import SearchSettings
 from toolkit.simulation.channels import sqnr_against
 from toolkit.simulation.layer_inputs import collect_rows
-from toolkit.simulation.rounder import RoundedWeight
+from toolkit.simulation.rounder import RoundedWeight, Rounder
 from toolkit.simulation.simulation import Simulation
 
 WIDTH = 16
@@ -90,14 +90,14 @@ def test_the_output_is_nearer_to_the_float_one(form):
 
 
 def test_independent_inputs_are_rounded_to_the_nearest():
-    weights, scales = normal(1, 4, 8, seed=3).astype(np.float64), np.full((1, 4), 0.05)
+    weights, scales = normal(1, 4, 8, seed=3).astype(np.float64), np.full((1, 4, 1), 0.05)
     moments = np.diag(np.linspace(1, 2, 8))[None]
-    np.testing.assert_array_equal(round_for_output(weights, scales, moments, -128, 127), np.rint(weights / 0.05))
+    np.testing.assert_array_equal(round_for_output(weights, scales, moments, Precision.INT8), np.rint(weights / 0.05))
     # nothing leaves the type
-    assert round_for_output(weights * 100, scales, moments, -128, 127).max() == 127
+    assert round_for_output(weights * 100, scales, moments, Precision.INT8).max() == 127
     # an input that is always zero is no obstacle
     moments[0, 3, 3] = 0
-    assert np.isfinite(round_for_output(weights, scales, moments, -128, 127)).all()
+    assert np.isfinite(round_for_output(weights, scales, moments, Precision.INT8)).all()
 
 
 def test_a_search_sees_the_same_weights():
@@ -126,7 +126,7 @@ def test_a_trial_rounds_again_only_what_it_changed(monkeypatch):
     plain = quantizer.round_on_samples
     monkeypatch.setattr(
         quantizer, "round_on_samples",
-        lambda model, nodes, data: rounded.append([one.name for one in nodes]) or plain(model, nodes, data),
+        lambda model, nodes, *rest: rounded.append([one.name for one in nodes]) or plain(model, nodes, *rest),
     )  # fmt: skip
     first, second = (one.name for one in model.nodes)
     InsertQDQ(weights="output").rounder(model, context)
@@ -172,5 +172,5 @@ def test_what_calibration_samples_told_of_weights_and_biases_is_part_of_what_a_s
             note_input_mean(noted, next(iter(noted.nodes)), np.full(8, mean))
         if value is not None:
             chosen["w", 1] = RoundedWeight(np.ones(8, np.float32), np.full((8, 8), value, np.float32))
-        found.append(Simulation(noted, ranges, data, chosen=chosen).fingerprint())
+        found.append(Simulation(noted, ranges, data, rounder=Rounder("minmax", Precision.INT8, chosen)).fingerprint())
     assert len(set(found)) == len(found)

@@ -65,6 +65,7 @@ def _profiles(runs: tuple[str, ...], profiles: tuple[str, ...], why: str | None 
 FROM_PAIRS: Table = {
     EngineCode.NO_QUANTIZED_KERNEL: "{op} has no quantized kernel",
     EngineCode.NO_INPUT_QUANTIZED: "none of its inputs is quantized",
+    EngineCode.WEIGHTS_STORED: "its weights are stored in {precision}, and it computes in floats",
     EngineCode.ONLY_WEIGHTS_QUANTIZED: "only its weights are quantized, its input '{input}' is not",
     EngineCode.WEIGHTS_NOT_QUANTIZED: "its weights '{weights}' are not quantized",
     EngineCode.INPUTS_NOT_QUANTIZED: _inputs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from toolkit.base.precision import Precision
 from toolkit.base.text import count
 from toolkit.contract.findings import Finding
 from toolkit.report.codes import ReportCode
@@ -138,9 +139,13 @@ def quantized_words(found: QuantizedCount) -> str:
         return f"none of {layers} {'runs' if found.known else 'is requested'} quantized{hidden}"
     (first, most), *others = found.quantized.items()
     verb = ("runs" if most == 1 else "run") if found.known else ("is requested" if most == 1 else "are requested")
-    words = f"{most} of {layers} {verb} in {first.upper()}"
-    words += "".join(f", {number} in {precision.upper()}" for precision, number in others)
+    words = f"{most} of {layers} {verb} {_how(first)}"
+    words += "".join(f", {number} {_how(precision)}" for precision, number in others)
     return words + (hidden or ("" if found.known else " (no engine confirms it)"))
+
+
+def _how(precision: str) -> str:
+    return f"with {precision.upper()} weights" if Precision(precision).weights_only else f"in {precision.upper()}"
 
 
 def evidence(layers: Iterable[LayerInfo]) -> str:

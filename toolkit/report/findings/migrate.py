@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from toolkit.base.text import count
+from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import db, quoted
+from toolkit.report.findings.words import db, pass_for, quoted
 from toolkit.report.migrate_codes import MigrateCode
 
 
@@ -69,7 +70,10 @@ MIGRATE: Table = {
     MigrateCode.ABOUT_OTHER_FRAMEWORK: "it is not about TensorRT's engine",
     MigrateCode.ENGINE_CANNOT_MIGRATE: "an engine cannot be migrated: give the ONNX model that it was built from",
     MigrateCode.TF32_STAYS: "a recipe cannot switch off TF32 in float32 layers",
-    MigrateCode.INT4_BY_PAIRS: "INT4 and FP4 stand in the graph, as pairs around the weights: quantize the model so",
+    MigrateCode.INT4_BY_PAIRS: lambda: (
+        f"INT4 and FP4 stand in the graph, as pairs around the weights: {pass_for(Role.QUANTIZE)} with dtype = "
+        '"int4" writes those of INT4'
+    ),
     MigrateCode.NO_DLA: "qtool builds for GPUs, not for the DLA",
     MigrateCode.NO_PLUGIN_LIBRARIES: "a recipe loads no plugin libraries",
     MigrateCode.OUTPUTS_OF_MODEL: "the engine's outputs are the model's: mark others in the model",

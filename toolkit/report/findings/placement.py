@@ -60,6 +60,16 @@ PLACEMENT: Table = {
     Code.NOT_INCLUDED: "no include setting matches it",
     Code.KEPT: "{by} keeps it in {precision}: {why}",
     Code.NOT_FASTER: "{why}",
+    Code.WEIGHTS_STORED: "its weights are stored in {precision}, {block} to a scale, and it computes in floats",
+    Code.NO_BLOCKS_IN: "TensorRT takes {precision} weights of MatMul and Gemm alone, not of {op}",
+    Code.NO_WEIGHT_MATRIX: lambda precision, rank: (
+        f"TensorRT takes {precision} weights where the second operand is a constant matrix; "
+        + ("it is computed" if rank is None else f"it has rank {rank}")
+    ),
+    Code.BLOCK_DOES_NOT_DIVIDE: lambda size, block, fits: (
+        f"blocks of {block} do not divide the {size} inputs that its weights sum; "
+        + (f"block = {fits[0]} does" if fits else "no size of block that TensorRT takes does")
+    ),
     Code.SCALES_QUERIES: "scales the queries in front of '{scores}' in place of the scores",
     Code.FUSED_ATTENTION: "TensorRT fuses quantized attention in this form",
     Code.NO_RANGE: "'{tensor}' has no range, and there is no calibration data to find one",
