@@ -243,7 +243,7 @@ class Smooth(Helper):
         elif maker.op == "LayerNormalization":
             places = [(maker, 1), (maker, 2)] if len(maker.inputs) > 2 else [(maker, 1)]
         elif maker.op in ("Add", "Mul"):
-            places = self._affine(model, maker)
+            places = self._affine(editing, maker)
         else:
             return None
         values = [(node, index, model.constant(node.inputs[index])) for node, index in places]
@@ -255,15 +255,17 @@ class Smooth(Helper):
             node.inputs[index] = make_constant(editing.tensors.take(f"{node.inputs[index].name}_smooth"), divided)
         return str(maker.name)
 
-    def _affine(self, model: Model, node: gs.Node) -> list[tuple[gs.Node, int]]:
+    def _affine(self, editing: _Editing, node: gs.Node) -> list[tuple[gs.Node, int]]:
         """The constants of a normalization's last Mul and Add, as exporters write it out."""
+        model = editing.model
         constant = [i for i, t in enumerate(node.inputs) if model.constant(t) is not None]
         if len(constant) != 1:
             return []
         if node.op == "Mul":
             return [(node, constant[0])]
-        other = model.producer(node.inputs[1 - constant[0]])
-        if other is None or other.op != "Mul" or len(node.inputs[1 - constant[0]].outputs) != 1:
+        scaled = node.inputs[1 - constant[0]]
+        other = model.producer(scaled)
+        if other is None or other.op != "Mul" or not editing.read_by(scaled, {id(node)}):
             return []
         inner = [i for i, t in enumerate(other.inputs) if model.constant(t) is not None]
         return [(node, constant[0]), (other, inner[0])] if len(inner) == 1 else []

@@ -63,7 +63,7 @@ def test_the_files_in_the_readme_are_the_files() -> None:
 
 
 def test_the_mapping_of_flags_is_that_of_the_code() -> None:
-    from toolkit.run.migrate.mapping import mapping_table
+    from tests.toolkit.run.migrate.mapping import mapping_table
 
     part = TEXT[TEXT.index("## Moving to TensorRT 11") : TEXT.index("## The recipe")]
     table = mapping_table()

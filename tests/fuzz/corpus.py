@@ -154,6 +154,7 @@ def recipe_folder(folder: Path) -> None:
     (folder / "m.onnx").write_bytes(network().SerializeToString())
     np.savez(folder / "c.npz", x=samples()["x"])
     np.savez(folder / "t.npz", **samples(seed=1))
+    (folder / "cache.bin").write_bytes(TABLES["cache.bin"])
     (folder / "r.toml").write_text(RECIPE)
 
 
@@ -207,13 +208,52 @@ TABLES: dict[str, bytes] = {
     "table.txt": b"# ranges\nx: 3.5\nc: 1.25\nm: 0.5\n",
 }
 
+SCRIPTS: dict[str, bytes] = {
+    "build.py": b"""import argparse
+import tensorrt as trt
+parser = argparse.ArgumentParser()
+parser.add_argument("--batch", type=int, default=8)
+args = parser.parse_args()
+SIZE = 1 << 30
+RANGES = {"x": 3.5, "c": [-1.25, 1.25], "m": 0.5}
+builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
+network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
+config = builder.create_builder_config()
+config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 4 * SIZE)
+config.builder_optimization_level = 4
+config.set_flag(trt.BuilderFlag.INT8)
+config.flags |= 1 << int(trt.BuilderFlag.FP16)
+trt.OnnxParser(network, builder.logger).parse_from_file("m.onnx")
+profile = builder.create_optimization_profile()
+profile.set_shape("x", (1, 3, 4, 4), (args.batch, 3, 4, 4), (2 * args.batch, 3, 4, 4))
+for i in range(network.num_layers):
+    layer = network.get_layer(i)
+    if layer.type == trt.LayerType.CONVOLUTION and "head" not in layer.name:
+        layer.precision = trt.float16
+for tensor in network:
+    tensor.dynamic_range = RANGES[tensor.name]
+network.get_input(0).dynamic_range = (-3.5, 3.5)
+""",
+    "polygraphy.py": b"""from polygraphy.backend.trt import Calibrator, CreateConfig, NetworkFromOnnxPath, Profile
+shapes = Profile().add("x", min=(1, 3, 4, 4), opt=(2, 3, 4, 4), max=(8, 3, 4, 4))
+config = CreateConfig(fp16=True, int8=True, max_workspace_size=1 << 30, builder_optimization_level=3, profiles=[shapes],
+                      calibrator=Calibrator(data_loader=load(), cache="cache.bin", quantile=0.99))
+network = NetworkFromOnnxPath("m.onnx")
+""",
+    "build.sh": b"""MODEL=m.onnx
+trtexec --onnx=$MODEL --int8 --fp16 --calib=cache.bin --minShapes=x:1x3x4x4 --optShapes=x:2x3x4x4 --maxShapes=x:8x3x4x4 \\
+  --layerPrecisions=Conv_0:fp16,*:int8 --memPoolSize=workspace:512M --avgTiming=4 --inputIOFormats=fp16:chw > log.txt 2>&1
+polygraphy convert m.onnx --int8 --calibration-cache cache.bin --trt-opt-shapes x:[2,3,4,4] --pool-limit workspace:1G -o m.engine
+""",
+}
+
 
 @dataclass(frozen=True)
 class Sound:
     """A sound input.
 
     Attributes:
-        kind: how the fuzzer breaks it: onnx, json, npz, toml or text.
+        kind: how the fuzzer breaks it: onnx, json, npz, toml, script or text.
         name: the file's name.
         content: the file.
         recipe: a change of the recipe so that it is read: (old, new).
@@ -277,6 +317,8 @@ def sound_inputs() -> Iterator[Sound]:
     for name, content in TABLES.items():
         kind = "json" if name.endswith(".json") else "text"
         yield Sound(kind, name, content, ranges, (("inspect", name), ("compare", name, name, "--html", "p.html")))
+    for name, content in SCRIPTS.items():
+        yield Sound("script", name, content, commands=(("migrate", name),))
     collection = ('method = "minmax"', 'method = "minmax"\ncollection = "FILE"')
     yield Sound("npz", "col.npz", made["col.npz"], collection, (("inspect", "col.npz"), _CHECK))
     yield Sound("npz", "part.npz", made["p.npz"], commands=(("merge", "part.npz", "part.npz", "--out", "both.npz"),))

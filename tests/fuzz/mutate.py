@@ -21,12 +21,17 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 TEXTS = ["", "\0", "x" * 5000, "\x1b[2J", "..", "/dev/zero", "\u2028", "²³", "1e999", "-5", "nan", "inf"]
 
+SCRIPT_WORDS = ["1e400", "-1", "0", "None", "True", '"²"', '""', "[]", "{}", "[1, 'a']", "9" * 30, "9" * 5000, "float('nan')", "x" * 300,
+                "trt", "*", "1x-1", "workspace:1e400", "a.b.c", "--", "lambda: 0", "'%99999d' % 1", "1 << 64", "..", "/etc/passwd"]  # fmt: skip
+"""What may stand for any word of a script."""
+
 
 def mutated(kind: str, content: bytes, seed: int) -> bytes:
     """A broken twin of a file; about a third are broken byte by byte, the rest within the bounds of their format."""
     rng = random.Random(seed)
     change: Callable[[bytes, random.Random], bytes] = {
         "onnx": onnx_fields, "json": json_values, "jsonl": json_lines, "npz": zip_members, "npy": npy_header, "toml": toml_values,
+        "script": script_words,
     }.get(kind, some_bytes)  # fmt: skip
     if rng.random() < 0.3:
         change = some_bytes
@@ -130,6 +135,22 @@ def toml_values(content: bytes, rng: random.Random) -> bytes:
     else:
         del lines[place]
     return "\n".join(lines).encode()
+
+
+def script_words(content: bytes, rng: random.Random) -> bytes:
+    """Another word, number or text in a Python or shell script, or a line less or twice."""
+    text = content.decode()
+    lines = text.splitlines()
+    how, place = rng.randrange(6), rng.randrange(len(lines))
+    if how == 0:
+        del lines[place]
+        return "\n".join(lines).encode()
+    if how == 1:
+        return "\n".join([*lines[:place], lines[place], *lines[place:]]).encode()
+    spots = list(re.finditer(r"\"[^\"]*\"|'[^']*'|[\w.]+", text))
+    one, other = rng.choice(spots), rng.choice(spots)
+    word = rng.choice([*SCRIPT_WORDS, other[0]])
+    return (text[: one.start()] + word + text[one.end() :]).encode()
 
 
 @lru_cache

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from passes.insert_qdq import InsertQDQ
 from passes.smooth import Smooth
@@ -51,6 +52,17 @@ def test_the_normalization_takes_the_factors():
         assert ops(twin) == ops(model)
         assert {e.node for e in context.journal.of("changed")} == {"q", "k"}
         assert any(e.rule == "effect" for e in context.journal.of("noted"))
+
+
+def test_a_product_that_is_an_output_too_keeps_its_values():
+    """The factors of a normalization that is written out would be seen there."""
+    proto = outliers(written_out=True).to_proto()
+    proto.graph.output.append(helper.make_tensor_value_info("gx", TensorProto.FLOAT, ["n", 3, 16]))
+    model = Model.from_proto(proto)
+    twin, _ = smoothed(model)
+    assert ops(twin)["Mul"] == 2
+    x = normal(4, 3, 16, seed=77)
+    np.testing.assert_array_equal(run(twin, {"x": x})[1], run(model, {"x": x})[1])
 
 
 def test_int8_is_better_for_it():

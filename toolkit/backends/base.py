@@ -124,11 +124,9 @@ class Backend(Protocol):
 
     Attributes:
         name: tensorrt, tensorrt_rtx or none.
-        min_opset: the oldest ONNX operator set it takes.
     """
 
     name: str
-    min_opset: int
 
     @property
     def typing(self) -> Typing:

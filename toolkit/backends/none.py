@@ -17,7 +17,6 @@ class NoBackend:
     """Builds nothing; the lowered ONNX model is the result."""
 
     name = "none"
-    min_opset = 9
     typing: Typing = "strong"
 
     def typing_for(self, settings: EngineSettings) -> Typing:

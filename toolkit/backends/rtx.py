@@ -38,7 +38,6 @@ class RtxBackend:
     """
 
     name = "tensorrt_rtx"
-    min_opset = 9
     typing: Typing = "strong"
 
     def typing_for(self, settings: EngineSettings) -> Typing:

@@ -35,7 +35,6 @@ class TensorRTBackend:
     """
 
     name = "tensorrt"
-    min_opset = 9
 
     def __init__(self, features: Mapping[str, Any]) -> None:
         self._features = dict(features)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import errno
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from itertools import takewhile
 
@@ -151,14 +153,23 @@ def nearest(word: str, known: Iterable[str], count: int = 5, cutoff: float = 0.5
         cutoff: the smallest share of letters in common (difflib's ratio), 0 to 1.
     """
     wanted = word.lower()
-    found = []
+    letters, bounds = Counter(wanted).items(), []
     for name in set(known):
         other = name.lower()
-        ratio = difflib.SequenceMatcher(None, wanted, other, autojunk=False).ratio()
-        if ratio >= cutoff:
+        length = len(wanted) + len(other)
+        most = 2 * sum(min(many, other.count(one)) for one, many in letters) / length if length else 1.0
+        if most >= cutoff:
             alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(wanted, other)))
-            found.append((-ratio - 2 * alike / max(len(wanted) + len(other), 1), name))
-    found.sort()
+            begin = 2 * alike / max(length, 1)
+            bounds.append((most + begin, begin, name))
+    found: list[tuple[float, str]] = []
+    # from the likeliest on: of a hundred thousand names few can be among the nearest
+    for bound, begin, name in sorted(bounds, reverse=True):
+        if len(found) >= count and bound < -found[count - 1][0]:
+            break
+        ratio = difflib.SequenceMatcher(None, wanted, name.lower(), autojunk=False).ratio()
+        if ratio >= cutoff:
+            bisect.insort(found, (-ratio - begin, name))
     return [name for score, name in found[:count] if score <= _FAR * found[0][0]]
 
 

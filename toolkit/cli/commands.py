@@ -99,8 +99,6 @@ def new_recipe(
 
     target = out if out is not None else Path(f"{model.stem}.toml")
     refuse_writing_over(inputs_of(model, data, test, ranges), target)
-    if target.is_dir():
-        raise QtoolError("this is a folder", where=str(target), remedy="give --out the name of a file")
     if target.exists() and not force:
         raise QtoolError(
             "the recipe exists", where=str(target), remedy="give another --out, or --force to write over it"

@@ -139,6 +139,6 @@ def bisect(
         these = f"these {len(found.kept)}" if len(found.kept) > 1 else "this one"
         said = f"The check passes with {these} of {bisected.layers} layers in float; {needed}."
         say(f"{said}\n{names}{notes}\nPut this before the pass that quantizes:\n\n{bisected.fragment()}")
-    if bisected.page is not None and not json:
+    if bisected.page is not None:
         say(f"{bisected.page} shows it")
     return 0

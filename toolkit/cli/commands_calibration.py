@@ -30,8 +30,6 @@ def calibrate(
     suffix = f"-{part[0]}-of-{part[1]}" if part[1] > 1 else ""
     folder = RunFolder.of(read.name, None)
     target = out if out is not None else folder.path / f"collection{suffix}.npz"
-    if target.is_dir():
-        raise QtoolError("this is a folder", where=str(target), remedy="give --out the name of a file")
     with Terminal() as terminal:
         found = collect_shard(Job(read, folder, allow_code, terminal.progress), part, target)
     if json:
@@ -48,8 +46,6 @@ def merge(parts: Sequence[Path], out: Path, json: bool) -> int:
     from toolkit.run.guard import refuse_writing_over
 
     refuse_writing_over({f"a part to be merged ({path})": path for path in parts}, out)
-    if out.is_dir():
-        raise QtoolError("this is a folder", where=str(out), remedy="give --out the name of a file")
     found = merge_all(Collection.load(path) for path in parts)
     found.save(out)
     missing = found.missing_parts

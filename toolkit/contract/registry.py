@@ -60,12 +60,11 @@ def configure(kind: type[Pass], settings: Mapping[str, Any]) -> Pass:
 
 def _meant(use: str, known: Iterable[str]) -> str:
     """What else may be meant by the name of a pass: an installed one, or a class in a file of that name here."""
-    file = Path(f"{use}.py")
-    if file.is_file() and use.isidentifier():
-        with suppress(SyntaxError, ValueError, OSError):
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-            classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.bases]
-            if classes:
-                meant = did_you_mean(use, [f"{use}:{one}" for one in classes])
-                return f"a pass of your own is named module:Name: {meant}"
+    with suppress(SyntaxError, ValueError, OSError, RecursionError, MemoryError):
+        file = Path(f"{use}.py")
+        tree = ast.parse(file.read_text(encoding="utf-8") if use.isidentifier() and file.is_file() else "")
+        classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.bases]
+        if classes:
+            meant = did_you_mean(use, [f"{use}:{one}" for one in classes])
+            return f"a pass of your own is named module:Name: {meant}"
     return f"{did_you_mean(use, known)}; a pass of your own is named module:Name"

@@ -71,7 +71,7 @@ def summarized(path: Path) -> list[ArraySummary]:
     Raises:
         DataError: it is no such file, or broken.
     """
-    arrays = {path.stem: open_array(path)} if path.suffix == ".npy" else open_archive(path)
+    arrays = {path.stem: open_array(path)} if path.suffix.lower() == ".npy" else open_archive(path)
     members: dict[str, list[Stored]] = {}
     for key, stored in arrays.items():
         members.setdefault(key.rpartition("/")[0] or key, []).append(stored)

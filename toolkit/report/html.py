@@ -21,7 +21,7 @@ from toolkit.report.findings.latency import overhead_words, pair_words
 from toolkit.report.findings.prediction import prediction_words, uncounted_words
 from toolkit.report.findings.search import budget_words, plan_standing, standing
 from toolkit.report.findings.tasks import few_details, part_name, part_words
-from toolkit.report.findings.words import percent, share_percent
+from toolkit.report.findings.words import capital, percent, share_percent
 from toolkit.report.harms_chart import harms_chart
 from toolkit.report.network_part import embed, network_part
 from toolkit.report.page_data import page_data, profile_words, shape_words
@@ -149,7 +149,7 @@ def environment() -> Environment:
         counted=count,
         percent=percent,
         share=share_percent,
-        capital=lambda words: f"{words[:1].upper()}{words[1:]}",
+        capital=capital,
         level=level,
     )
     made.globals.update(

@@ -34,7 +34,7 @@ def print_accuracy_again(
         console: where to.
     """
     found = verdict(accuracy, device)
-    said = headline(report.layers, accuracy, device, None, None, None, None)
+    said = headline(report.layers, accuracy, device)
     console.print(plain_text(said, STYLES[found]))
     if why is not None:
         console.print(plain_text(f"The engine was not run: {sentence(why)}"))

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from toolkit.run.steps.device import DeviceRecord
     from toolkit.run.task import TaskRecord
 
-"""Tasks of outputs whose argmax is an answer."""
-
 
 def accuracy_of(
     found: EvaluationResult | None,

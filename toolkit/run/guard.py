@@ -72,12 +72,12 @@ def refuse_run_over(inputs: Mapping[str, Path], folder: Path) -> None:
 
 
 def refuse_writing_over(inputs: Mapping[str, Path], target: Path, remedy: str = "give another --out") -> None:
-    """Refuse to write a file that is an input, or in the place of a pipe or device.
+    """Refuse to write a file that is an input, or in the place of a folder, pipe or device.
 
     Raises:
         QtoolError: ``target`` is one of the inputs, and the message names it; or no regular file.
     """
-    if target.exists() and not target.is_dir():
+    if target.exists():
         require_regular(target)
     for what, path in inputs.items():
         if set(_places(path)) & set(_places(target)) or _samefile(path, target):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def inspect(path: Path) -> Shown:
         if note is None:
             raise
         raise type(error)(error.what, where=error.where, remedy=sentence(note)) from error
-    told = isinstance(found.content, dict) and (found.content.get("summary") or {}).get("verdict") == "outdated"
+    told = _is_report(found.content) and found.content["summary"]["verdict"] == "outdated"
     found.warnings += [sentence(note)] if note is not None and not told else []
     return found
 
@@ -77,31 +77,20 @@ def _shown(path: Path) -> Shown:
         raise QtoolError(
             "the folder is no run folder: it has no report.json", where=str(path), remedy="name a file in it"
         )
-    if path.suffix == ".onnx":
-        return _model(path)
-    if path.suffix == ".toml":
-        return shown_recipe(path)
-    if path.suffix in (".engine", ".plan") or engine_tag(path):
+    kinds: dict[str, Callable[[Path], Shown]] = {
+        ".onnx": _model, ".toml": shown_recipe, ".timing": shown_timing, ".log": shown_log, ".json": _json,
+        ".jsonl": _journal, ".npz": _archive, ".npy": _data,
+    }  # fmt: skip
+    kind = path.suffix.lower()
+    if kind in (".engine", ".plan") or (kind not in kinds and engine_tag(path)):
         return shown_engine(path, _json)
-    if path.suffix == ".timing":
-        return shown_timing(path)
-    if path.suffix == ".log":
-        return shown_log(path)
-    if path.suffix == ".json":
-        return _json(path)
-    if path.suffix == ".jsonl":
-        return _journal(path)
-    if path.suffix in (".npz", ".npy"):
-        from toolkit.calibration.collection import holds_collection
-
-        return _collection(path) if path.suffix == ".npz" and holds_collection(path) else _data(path)
-    return _ranges(path)
+    return kinds.get(kind, _ranges)(path)
 
 
 def _json(path: Path) -> Shown:
     content = read_json(path, _JSON, strict=False)
     fields = content if isinstance(content, dict) else {}
-    if str(fields.get("schema", "")).startswith("qtool-report"):
+    if _is_report(content):
         return _report(path)
     if str(fields.get("schema", "")).startswith(("qtool-search", "qtool-sensitivity")):
         old = [sentence(ReportCode.MEASUREMENT_UNFINISHED())] if fields.get("outdated") is True else []
@@ -109,6 +98,16 @@ def _json(path: Path) -> Shown:
     if isinstance(content, list) or {"Layers", "layers", "source"} & set(fields):
         return _layers(path, content)
     return _ranges(path)
+
+
+def _is_report(content: Any) -> bool:
+    return isinstance(content, dict) and str(content.get("schema", "")).startswith("qtool-report")
+
+
+def _archive(path: Path) -> Shown:
+    from toolkit.calibration.collection import holds_collection
+
+    return _collection(path) if holds_collection(path) else _data(path)
 
 
 def _report(path: Path) -> Shown:
@@ -280,8 +279,7 @@ def _report_path(path: Path) -> Path | None:
         return path / "report.json"
     if path.suffix != ".json":
         return None
-    content = read_json(path, _JSON, strict=False)
-    return path if isinstance(content, dict) and str(content.get("schema", "")).startswith("qtool-report") else None
+    return path if _is_report(read_json(path, _JSON, strict=False)) else None
 
 
 def _compare_reports(paths: list[Path], html: Path | None) -> Shown:

@@ -31,7 +31,6 @@ class StandIn:
     """
 
     name = "tensorrt"
-    min_opset = 9
     typing = "strong"
 
     def __init__(self, plain, quantized, factors=None, opaque=False, noisy=True, refuse=None, timed=True):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.conftest import MODELS
 from tests.toolkit.conftest import GOOD
 from toolkit.cli.main import invoke
 from toolkit.run.inspect import inspect
@@ -73,3 +74,15 @@ def test_a_log_tells_each_warning_once(tmp_path, capsys):
 def test_a_timing_cache_is_called_that(tmp_path):
     (tmp_path / "engines.timing").write_bytes(bytes(9))
     assert inspect(tmp_path / "engines.timing").content["kind"] == "timing cache"
+
+
+def test_a_json_file_of_anybodys_with_a_summary_is_shown(tmp_path):
+    path = tmp_path / "s.json"
+    path.write_text('{"schema": "qtool-search/1", "summary": ["x"]}')
+    assert inspect(path).content["summary"] == ["x"]
+
+
+def test_an_ending_may_be_in_capitals(tmp_path):
+    path = tmp_path / "M.ONNX"
+    path.write_bytes((MODELS / "digits_cnn.onnx").read_bytes())
+    assert inspect(path).content["pairs"] == 0

@@ -67,7 +67,7 @@ def test_compare_onto_a_folder(place, capsys):
     assert invoke(["run", str(place / "recipe.toml"), "--out", out]) == 0
     (place / "page").mkdir()
     said = complain(place, capsys, "compare", out, out, "--html", str(place / "page"))
-    assert f"{place / 'page'}: it cannot be written: Is a directory" in said
+    assert f"{place / 'page'}: this is a folder" in said
 
 
 def test_a_disk_that_is_full_in_the_middle_of_a_run(place, capsys, full):
@@ -76,12 +76,13 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run(place, capsys, full):
 
 
 def test_a_recipe_that_may_not_be_read(place, capsys, monkeypatch):
-    def refuse(self, *arguments, **named):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    monkeypatch.setattr("toolkit.base.reading.open_regular", refuse)
     said = complain(place, capsys, "check", str(place / "recipe.toml"))
-    assert said == f"qtool: {place / 'recipe.toml'}: Permission denied. Name a place that you may read and write"
+    why = "it cannot be read: Permission denied. Name a place that you may read and write"
+    assert said == f"qtool: {place / 'recipe.toml'}: {why}"
 
 
 def test_a_reader_that_goes_away_is_no_error():

@@ -90,12 +90,6 @@ class AnswerTally:
         limit = 1.0 - (self.least if least is None else least)
         return standing(self.answers - self.kept, self.answers, limit, self.independent)
 
-    def lack(self, least: float | None = None) -> float:
-        """By how much the share that stays is below what must, where it is missed; 0 where it is not."""
-        if self.standing(least) is not LimitStanding.MISSED:
-            return 0.0
-        return max((self.least if least is None else least) - self.share, 1e-6)
-
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dictionary."""
         return {**asdict(self), "part": self.part.to_json()}

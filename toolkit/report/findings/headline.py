@@ -12,7 +12,7 @@ from toolkit.report.codes import ReportCode
 from toolkit.report.device import FEW, failure, judged, on_device
 from toolkit.report.findings import sentence
 from toolkit.report.findings.accuracy import brief, figures, unrounded
-from toolkit.report.findings.words import quoted
+from toolkit.report.findings.words import capital, quoted
 from toolkit.report.schema import Accuracy, DeviceInfo, LayerInfo, PayoffInfo, Verdict
 from toolkit.report.speed import slower, speed
 from toolkit.report.verdict import QuantizedCount, breakage, judged_accuracy, quantized_count, verdict
@@ -66,7 +66,7 @@ def _told(
     """The first line without the speed: ``running`` says what runs quantized."""
     failed = failure(device)
     if failed is not None:
-        return f"BROKEN: {sentence(failed)}. {_capital(running)}."
+        return f"BROKEN: {sentence(failed)}. {capital(running)}."
     if late is not None and judged_accuracy(accuracy, device) in ("usable", "unmeasured"):
         known = figures(accuracy) if accuracy is not None else ""
         return f"MISSED ITS BUDGET: {'; '.join((sentence(late), known or 'accuracy was not measured', running))}."
@@ -75,7 +75,7 @@ def _told(
     if accuracy is None or found == "unmeasured":
         return f"Not measured: no data says whether the result is usable; {running}."
     if found == "broken":
-        return f"BROKEN: {_broken(accuracy, device)}; do not deploy. {_capital(running)}."
+        return f"BROKEN: {_broken(accuracy, device)}; do not deploy. {capital(running)}."
     own = on_device(device)
     on_gpu = f"on the GPU {brief(own)}" if own is not None else ""
     if found == "missed":
@@ -109,7 +109,7 @@ def _doubtful(accuracy: Accuracy) -> str:
         return f"{_WRONG}: {first}"
     if accuracy.shows_nothing:
         return f"NOT PROVEN: {first}"
-    return _capital(first) if accuracy.standing == "unproven" else f"Within its budget, but {first}"
+    return capital(first) if accuracy.standing == "unproven" else f"Within its budget, but {first}"
 
 
 def _doubt(accuracy: Accuracy) -> str:
@@ -162,7 +162,3 @@ def opened_words(layers: Iterable[LayerInfo]) -> str:
         return ""
     counts = ", ".join(f"{number} {verdict}" for verdict, number in tally.most_common())
     return f"{count(tally.total(), 'node')} inside opaque blocks, by their values once opened: {counts}"
-
-
-def _capital(words: str) -> str:
-    return f"{words[:1].upper()}{words[1:]}"

@@ -9,7 +9,7 @@ from toolkit.contract.findings import Code
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.accuracy import agreement_name
 from toolkit.report.findings.table import Table
-from toolkit.report.findings.words import percent, quoted
+from toolkit.report.findings.words import capital, percent, quoted
 
 
 def _layers(number: int) -> str:
@@ -29,7 +29,7 @@ def _few(samples: int) -> str:
 
 def _agreement(output: str, agreement: float, discrete: bool) -> str:
     name = agreement_name(discrete)
-    return f"{name[:1].upper()}{name[1:]} of output '{output}' with the float model is only {percent(agreement)}."
+    return f"{capital(name)} of output '{output}' with the float model is only {percent(agreement)}."
 
 
 def _clip(count: int, limit: float, tensor: str, clipped: float) -> str:

@@ -25,6 +25,11 @@ def clause(words: str) -> str:
     return f"{words[:1].lower() if plain else words[:1]}{words[1:]}".rstrip(".")
 
 
+def capital(words: str) -> str:
+    """Words as a sentence begins."""
+    return f"{words[:1].upper()}{words[1:]}"
+
+
 def quoted(names: Sequence[str], most: int = 3) -> str:
     """``'a', 'b' and 4 more``."""
     shown = [f"'{name}'" for name in names[:most]]
