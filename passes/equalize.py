@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
-from toolkit import Array, Code, Context, Facts, Forms, Harm, Helper, LayerWeights, Model, QtoolError, bias_of
+from toolkit import Array, Code, Context, Facts, Forms, Harm, Helper, LayerWeights, Model, bias_of
 
 _THROUGH = frozenset({"Relu", "LeakyRelu", "PRelu", "Identity", "Dropout"})
 _POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool"})
@@ -33,29 +33,19 @@ class Equalize(Helper):
 
     def layers_mended(self, model: Model) -> set[str]:
         """Layers whose input channels are scaled: those that come second in a pair."""
-        trial, context = model.copy(), Context()
-        before = {node.name: node.inputs[1].name for node in trial.nodes if len(node.inputs) > 1}
-        try:
-            self.model_copy(update={"measure": False, "rounds": 1})(trial, context)
-        except QtoolError:
-            return set()
-        first = {event.node for event in context.journal.of("changed")}
-        nodes = {node.name: node for node in model.nodes}
-        changed = {n.name for n in trial.nodes if _is_layer(trial, n) and before.get(n.name) != n.inputs[1].name}
-        return {name for name in changed if name not in first or _comes_behind(nodes[name], first)}
+        layers, pairs = self._pairs(model, Context())
+        first = {name for name, _ in pairs}
+        return {name for pair in pairs for name in pair if name not in first or _comes_behind(layers[name], first)}
 
     def apply(self, model: Model, context: Context) -> None:
         """Equalize every pair; each gets a line in the journal, refusals with their reason."""
         from toolkit import forget_ranges
 
-        forms, facts, inner = Forms(model), model.facts(context.profiles), model.subgraph_tensors()
-        layers = [node for node in model.nodes if _is_layer(model, node)]
-        pairs = [pair for node in layers if (pair := self._pair(model, forms, facts, inner, node, context))]
+        layers, pairs = self._pairs(model, context)
         if not pairs:
             context.journal.noted(Code.NOTHING_TO_EQUALIZE())
             return
-        nodes = {node.name: node for node in layers}
-        weights = {name: LayerWeights(model, nodes[name]) for pair in pairs for name in pair}
+        weights = {name: LayerWeights(model, layers[name]) for pair in pairs for name in pair}
         spread = {pair: _unevenness(weights[pair[0]].out_range()) for pair in pairs}
         for _ in range(self.rounds):
             if max(_step(weights[first], weights[second]) for first, second in pairs) < _CHANGE:
@@ -68,6 +58,13 @@ class Equalize(Helper):
             why = Code.CHANNEL_SPREAD(before=spread[pair], after=even)
             context.journal.changed(pair[0], Code.EQUALIZED(other=pair[1]), why)
         forget_ranges(context)
+
+    def _pairs(self, model: Model, context: Context) -> tuple[dict[str, gs.Node], list[tuple[str, str]]]:
+        """The layers by name, and the pairs of them that can be equalized; refusals get a line in the journal."""
+        forms, facts, inner = Forms(model), model.facts(context.profiles), model.subgraph_tensors()
+        layers = {node.name: node for node in model.nodes if _is_layer(model, node)}
+        found = (self._pair(model, forms, facts, inner, node, context) for node in layers.values())
+        return layers, [pair for pair in found if pair is not None]
 
     def _pair(
         self, model: Model, forms: Forms, facts: Facts, inner: set[str], first: gs.Node, context: Context

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from toolkit import Array, Code, Context, Finding, Model, Names, Pass, Role, bias_of, make_constant
+from toolkit import Array, Code, Context, Facts, Finding, Model, Names, Pass, Role, bias_of, make_constant
+
+_BY_RANK = frozenset({"MatMul", "Mul", "Add", "Sub", "Div"})
 
 
 class FoldBatchNorm(Pass):
@@ -25,7 +27,9 @@ class FoldBatchNorm(Pass):
 
     def apply(self, model: Model, context: Context) -> None:
         """Scale the weights and move the bias: W' = W g, b' = (b - mean) g + beta with g = gamma / sqrt(var + eps)."""
-        facts, names, inner = model.facts(context.profiles), model.tensor_names(), model.subgraph_tensors()
+        # most graphs need no ranks, and inferring them costs more than all the folding
+        facts = model.facts(context.profiles) if any(_needs_rank(model, node) for node in model.nodes) else Facts()
+        names, inner = model.tensor_names(), model.subgraph_tensors()
         for node in model.nodes:
             if node.op not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
                 continue
@@ -101,6 +105,11 @@ class FoldBatchNorm(Pass):
             after.name
         )
         return True
+
+
+def _needs_rank(model: Model, node: gs.Node) -> bool:
+    """Whether a node may be a layer or a scaling according to the rank of what it computes with a constant."""
+    return node.op in _BY_RANK and any(model.constant(tensor) is not None for tensor in node.inputs)
 
 
 def _like_gemm(model: Model, node: gs.Node, rank: int | None) -> bool:

@@ -1,7 +1,8 @@
 """What passes, lowering and whole runs cost on graphs of many nodes: time, memory, whole-graph copies and exports.
 
-Time and memory that are not in proportion to the nodes are a fault. Every graph has a process of its own, so that its
-peak of memory is its own.
+Time and memory that are not in proportion to the nodes are a fault: the column ``times`` sets the time a node beside
+that in the smallest graph of the same shape. Every graph has a process of its own, so that its peak of memory is its
+own.
 
 Run: python -m tests.benchmarks.bench_graph [--run] [--shape NAME] [NODES ...]
 """
@@ -9,12 +10,15 @@ Run: python -m tests.benchmarks.bench_graph [--run] [--shape NAME] [NODES ...]
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import resource
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -149,25 +153,54 @@ class Counts(Counter[str]):
         return counting
 
 
-def line(shape: str, size: int, what: str, seconds: float, counts: Counts) -> None:
-    """Print what a step took, and begin to count anew."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    copies, exports = counts["copies"], counts["exports"]
-    print(
-        f"{shape:12}{size:8,} {what:16}{seconds:9.2f} s{1e6 * seconds / size:10.1f}{peak:9.0f} MB{copies:5}{exports:5}",
-        flush=True,
-    )
-    counts.clear()
+@dataclass
+class Table:
+    """The lines of one graph.
+
+    Attributes:
+        shape: what graph it is.
+        size: its nodes.
+        smallest: microseconds a node by step, of the smallest graph of this shape; empty for that itself.
+        found: the same of this one.
+        whole: copies and exports so far.
+    """
+
+    shape: str
+    size: int
+    smallest: dict[str, float]
+    counts: Counts = field(default_factory=Counts)
+    found: dict[str, float] = field(default_factory=dict)
+    whole: Counter[str] = field(default_factory=Counter)
+
+    def line(self, what: str, seconds: float) -> None:
+        """Print what a step took, and begin to count anew."""
+        self.whole.update(self.counts)
+        self._print(what, seconds, self.counts)
+        self.counts.clear()
+
+    def total(self, what: str, seconds: float) -> None:
+        """Print what all steps took together."""
+        self._print(what, seconds, self.whole)
+
+    def _print(self, what: str, seconds: float, counts: Counter[str]) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        each = self.found[what] = 1e6 * seconds / self.size
+        times = f"{each / self.smallest[what]:8.2f}" if self.smallest.get(what) else f"{'':8}"
+        print(
+            f"{self.shape:12}{self.size:8,} {what:16}{seconds:9.2f} s{each:10.1f}{times}{peak:9.0f} MB"
+            f"{counts['copies']:5}{counts['exports']:5}",
+            flush=True,
+        )
 
 
-def passes(shape: str, size: int) -> None:
+def passes(table: Table) -> None:
     """Every pass with its checks, lowering, and the same graph in onnxruntime."""
-    proto, context, counts = SHAPES[shape](size), placeholder_context(), Counts()
+    proto, context = SHAPES[table.shape](table.size), placeholder_context()
 
     def timed(what: str, done: Callable[[], Any]) -> Any:
         start = time.process_time()
         result = done()
-        line(shape, size, what, time.process_time() - start, counts)
+        table.line(what, time.process_time() - start)
         return result
 
     graph = timed("read", lambda: Model.from_proto(proto))
@@ -180,11 +213,10 @@ def passes(shape: str, size: int) -> None:
     timed("onnxruntime", lambda: session(proto))
 
 
-def whole(shape: str, size: int) -> None:
-    """A run with backend none; its steps by the clock."""
-    counts = Counts()
+def whole(table: Table) -> None:
+    """A run with backend none."""
     with tempfile.TemporaryDirectory() as folder:
-        proto = SHAPES[shape](size)
+        proto = SHAPES[table.shape](table.size)
         onnx.save(proto, f"{folder}/model.onnx")
         shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in proto.graph.input}
         data = [
@@ -195,13 +227,23 @@ def whole(shape: str, size: int) -> None:
             "bench", model={"path": f"{folder}/model.onnx"}, calibration={"data": data, "method": "minmax"},
             passes=[FoldConstants(), FoldBatchNorm(), InsertQDQ()], engine={"backend": "none"},
         )  # fmt: skip
-        start = time.process_time()
+        start = last = time.process_time()
 
         def told(info: StepInfo) -> None:
-            line(shape, size, f"run: {info.name}", info.seconds or 0.0, counts)
+            nonlocal last
+            now = time.process_time()
+            table.line(f"run: {info.name}", now - last)
+            last = now
 
         run(recipe, Path(folder) / "out", on_step=told)
-        line(shape, size, "run, CPU", time.process_time() - start, counts)
+        table.total("run", time.process_time() - start)
+
+
+def measure(work: Callable[[Table], None], table: tuple[str, int, dict[str, float]], sender: Connection) -> None:
+    """Measure one graph, and send what its steps took."""
+    made = Table(*table)
+    work(made)
+    sender.send(made.found)
 
 
 def main() -> None:
@@ -211,13 +253,20 @@ def main() -> None:
     parser.add_argument("--run", action="store_true", help="whole runs")
     parser.add_argument("--shape", choices=SHAPES, action="append")
     given = parser.parse_args()
-    print(f"{'shape':12}{'nodes':>8} {'step':16}{'CPU':>11}{'us/node':>10}{'peak':>12}{'cop.':>5}{'exp.':>5}")
+    print(
+        f"{'shape':12}{'nodes':>8} {'step':16}{'CPU':>11}{'us/node':>10}{'times':>8}{'peak':>12}{'cop.':>5}{'exp.':>5}"
+    )
+    spawn = multiprocessing.get_context("spawn")
     for shape in given.shape or SHAPES:
-        for size in given.sizes:
-            work = multiprocessing.get_context("spawn").Process(
-                target=whole if given.run else passes, args=(shape, size)
-            )
+        smallest: dict[str, float] = {}
+        for size in sorted(given.sizes):
+            receiver, sender = spawn.Pipe(duplex=False)
+            work = spawn.Process(target=measure, args=(whole if given.run else passes, (shape, size, smallest), sender))
             work.start()
+            sender.close()
+            # nothing comes of one that failed, which said why
+            with contextlib.suppress(EOFError):
+                smallest = smallest or receiver.recv()
             work.join()
 
 

@@ -35,17 +35,19 @@ def lower(
     io: Mapping[str, Precision] | None = None,
     journal: Journal | None = None,
     newest: int = 23,
+    own: bool = False,
 ) -> Lowered:
     """Make every type of the plan explicit: float16 weights and scales, Casts at the borders, stored INT8 weights.
 
     Args:
-        model: the graph with its Q/DQ pairs; it is not changed.
+        model: the graph with its Q/DQ pairs; it is not changed, but where it is ``own``.
         plan: what was asked; it is not changed.
         rest: the float type of nodes that nobody asked about, and of the float side of quantized nodes.
         observed: smallest and largest value seen of float tensors; nodes that leave float16's range stay FP32.
         io: types of inputs and outputs that shall differ from the model's own.
         journal: gets a line for every node that does not get what was asked, and every Cast.
         newest: the newest operator set that the backend's parser takes.
+        own: nobody else needs ``model``: it is lowered itself, not a copy of it.
 
     Raises:
         RecipeError: ``io`` names a tensor that is no input or output.
@@ -55,7 +57,7 @@ def lower(
     journal.by = "lowering"
     plan = plan.copy()
     plan.by = "lowering"
-    lowered = model.copy()
+    lowered = model if own else model.copy()
     short = rest is not Precision.FP32 or any(a.precision in (Precision.FP16, Precision.BF16) for _, a in plan.items())
     if short and any(node.op in (QUANTIZE, DEQUANTIZE) for node in lowered.nodes) and lowered.opset < 19:
         was = lowered.opset
@@ -65,8 +67,8 @@ def lower(
         _raise_for_bfloat16(lowered, newest, journal)
     float_biases(lowered, journal)
     state_kernel_shapes(lowered, journal)
-    facts = lowered.facts()
-    sound = _types_agree(lowered.skeleton())
+    with lowered.settled():
+        facts, sound = lowered.facts(), _types_agree(lowered.skeleton())
     types = decide(lowered, facts, plan, rest, observed or {})
     if types.unchecked and short:
         journal.noted(Code.UNCHECKED())

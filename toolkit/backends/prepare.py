@@ -29,8 +29,9 @@ def lower_for(
     observed: Mapping[str, tuple[float, float]] | None = None,
     io: Mapping[str, Precision] | None = None,
     journal: Journal,
+    own: bool = False,
 ) -> Lowered:
-    """The graph that the backend takes, and the plan for it; neither argument is changed.
+    """The graph that the backend takes, and the plan for it; neither argument is changed, but a model that is ``own``.
 
     Args:
         backend: who builds; its typing decides which lowering it is.
@@ -41,6 +42,7 @@ def lower_for(
         observed: smallest and largest value seen of float tensors (strong typing).
         io: types of inputs and outputs that shall differ from the model's own (strong typing).
         journal: gets a line for all that was not done as asked.
+        own: nobody else needs ``model``: it is lowered itself, not a copy of it.
 
     Raises:
         QtoolError: the model cannot be lowered so; see ``lower`` and ``lower_weak``.
@@ -50,11 +52,12 @@ def lower_for(
 
         if io:
             journal.noted(Code.IO_NOT_USED(tensors=list(io)))
-        made = lower_weak(model, plan, settings, backend, journal)
+        made = lower_weak(model, plan, settings, backend, journal, own)
     else:
         from toolkit.backends.lowering import lower
 
-        made = lower(model, plan, rest=rest, observed=observed, io=io, journal=journal, newest=backend.max_opset())
+        newest = backend.max_opset()
+        made = lower(model, plan, rest=rest, observed=observed, io=io, journal=journal, newest=newest, own=own)
     made.model.source = None
     return made
 

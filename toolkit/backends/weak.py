@@ -29,16 +29,22 @@ builds it is slower than float16 (NVIDIA/TensorRT issue 1699).
 
 
 def lower_weak(
-    model: Model, plan: PrecisionPlan, settings: EngineSettings, backend: Backend, journal: Journal
+    model: Model,
+    plan: PrecisionPlan,
+    settings: EngineSettings,
+    backend: Backend,
+    journal: Journal,
+    own: bool = False,
 ) -> Lowered:
     """The graph a weakly typed backend takes, and the plan with the pairs' own lines.
 
     Args:
-        model: float32, with its pairs; it is not changed.
+        model: float32, with its pairs; it is not changed, but where it is ``own``.
         plan: what was asked; it is not changed.
         settings: with ``quantization = "implicit"`` the pairs are taken out and the plan says INT8 by itself.
         backend: tells the newest opset it takes.
         journal: gets a line for what is done.
+        own: nobody else needs ``model``: it is lowered itself, not a copy of it.
 
     Raises:
         BackendError: the model's opset is newer than the backend's parser takes.
@@ -46,7 +52,7 @@ def lower_weak(
     journal.by = "lowering"
     plan = plan.copy()
     plan.by = "lowering"
-    lowered = model.copy()
+    lowered = model if own else model.copy()
     if lowered.opset > backend.max_opset():
         raise _too_new(lowered, backend)
     float_biases(lowered, journal)

@@ -119,7 +119,8 @@ def collect(
             state.done(number, done)
             if progress is not None:
                 progress("calibrating", min(total, state.total), total)
-        state.finish(number)
+        if number + 1 < len(groups):
+            state.finish(number)
     if not tally.count:
         raise RangesError("there are no samples to calibrate with", where=data.name, remedy="give at least one sample")
     collection.made_from = {**made_from, "data": tally.to_json()}

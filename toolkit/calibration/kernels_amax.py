@@ -117,15 +117,23 @@ def expected_errors(counts: Any, width: float, amaxes: Any, levels: float, float
     """
     costs = np.zeros(len(amaxes))
     sums = e4m3_sums()
+    # few samples leave most bins empty
+    filled = np.nonzero(counts)[0]
     for k in range(len(amaxes)):
         scale = amaxes[k] / levels
         before = 0.0
+        known = 0
         cost = 0.0
-        for j in range(len(counts)):
+        for place in range(len(filled)):
+            j = int(filled[place])
+            if known < j:
+                edge = j * width / scale
+                before = e4m3_integral(edge, sums) if floating else rounding_integral(edge, levels)
             edge = (j + 1) * width / scale
             after = e4m3_integral(edge, sums) if floating else rounding_integral(edge, levels)
             cost += counts[j] * (after - before)
             before = after
+            known = j + 1
         costs[k] = cost * scale**3 / width
     return costs
 

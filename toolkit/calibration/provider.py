@@ -90,6 +90,10 @@ class Calibrator:
             DataError: a sample does not fit.
             RangesError: a tensor set by hand does not exist, or none that ranges are given of.
         """
+        with model.settled():
+            return self._ranges(model, tensors, dtype)
+
+    def _ranges(self, model: Model, tensors: Sequence[str] | None, dtype: Precision) -> Ranges:
         from toolkit.calibration.given import given_ranges
 
         self.refuse(model, tensors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -175,7 +175,7 @@ class Ranges:
 
 
 def _entry(value: Range) -> dict[str, Any]:
-    entry = asdict(value)
+    entry = dict(vars(value))
     if value.dtype == "int8":
         del entry["dtype"]
     return entry

@@ -30,6 +30,7 @@ from toolkit.graph.sessions import Session, session
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.default_rewrites import rewritten
 from toolkit.placement.ops import QUANTIZE
+from toolkit.placement.qdq import without_pairs
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import Batch, BatchSize, CalibrationData
@@ -56,6 +57,7 @@ def evaluate(
     progress: Progress | None = None,
     allow_code: bool = False,
     prepared: Callable[[], Model] | None = None,
+    float_form: Callable[[], Model] | None = None,
     answers: Answers | None = None,
     options: MetricOptions | None = None,
     kept: EvaluationCheckpoint | None = None,
@@ -78,6 +80,7 @@ def evaluate(
         prepared: gives ``subject`` before lowering, in float32 with its pairs. It is measured where onnxruntime cannot
             run ``subject``, which has no kernel for many operators in bfloat16; and its nodes' errors are against its
             own float form, since passes may rescale tensors. Without it they are against ``reference``.
+        float_form: gives ``prepared`` without its pairs; it is made here where None.
         answers: reads outputs as the task says; None without a task.
         options: what the metric must know besides the output.
         kept: what an evaluation that was killed had computed, and where this one keeps it; None for nowhere.
@@ -128,7 +131,8 @@ def evaluate(
     exact, rescaled = reference, set[str]()
     paired = prepared() if prepared is not None else subject
     if prepared is not None:
-        exact, rescaled, told = node_reference(reference, paired, float_session, data, few)
+        plain = float_form() if float_form is not None else without_pairs(paired).settle()
+        exact, rescaled, told = node_reference(reference, plain, float_session, data, few)
         result.notes += told
     del float_session
     pairs = comparable(exact, subject if measured is rounded else measured)
@@ -151,7 +155,7 @@ def _rounded(subject: Model) -> tuple[Model, list[Finding]]:
     if not _narrow_types(subject):
         return subject, []
     try:
-        return with_rounding(subject), []
+        return with_rounding(subject).settle(), []
     except ModelError as error:
         return subject, [EvaluationCode.ROUNDING_PARTLY_MEASURED(types=_narrow_types(subject), why=error.what)]
 

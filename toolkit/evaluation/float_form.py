@@ -20,7 +20,6 @@ from toolkit.evaluation.difference import Difference
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session, session
-from toolkit.placement.qdq import without_pairs
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import Batch, CalibrationData
@@ -34,23 +33,22 @@ _FEW = 4
 
 
 def node_reference(
-    source: Model, prepared: Model, loaded: Session, data: CalibrationData, samples: int
+    source: Model, plain: Model, loaded: Session, data: CalibrationData, samples: int
 ) -> tuple[Model, set[str], list[Finding]]:
     """What the nodes of a quantized model are to be held against.
 
     Args:
         source: the float model that the recipe started from.
-        prepared: the model after the passes, in float32 with its pairs.
+        plain: the float form of the model after the passes.
         loaded: the source's session.
         data: the samples.
         samples: how many of them, spread over all, to compare the outputs on.
 
     Returns:
         The model to compare with, the names of its tensors that say nothing since a pass rescaled them, and notes.
-        The model is the float form of ``prepared`` where its outputs equal the source's, else ``source``.
+        The model is ``plain`` where its outputs equal the source's, else ``source``.
     """
-    plain, few = without_pairs(prepared), data.spread(samples)
-    facts = source.facts()
+    few, facts = data.spread(samples), source.facts()
     outputs = [name for name in loaded.outputs if facts.is_float(name)]
     try:
         level = _level(loaded, plain, outputs, few.batches(1))

@@ -114,7 +114,13 @@ def subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
                 yield from subgraphs(value)
 
 
+class _Watching(SynchronizedList):
+    """A node's or tensor's list without a dictionary of its own: these take half of a large graph's memory."""
+
+    __slots__ = ("field_name", "parent_obj")
+
+
 def _watching(owner: gs.Node | gs.Tensor, field_name: str) -> Any:
-    made = SynchronizedList.__new__(SynchronizedList)
+    made = _Watching.__new__(_Watching)
     made.parent_obj, made.field_name = owner, field_name
     return made

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import onnx
@@ -16,7 +17,9 @@ import onnx_graphsurgeon as gs
 from toolkit.base.collection import collector_paused
 from toolkit.base.errors import ModelError, PassError, did_you_mean
 from toolkit.base.reading import reading
+from toolkit.base.types import Array
 from toolkit.graph import assemble
+from toolkit.graph.accepted import accepted
 from toolkit.graph.dimensions import dim_of
 from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.facts import Facts
@@ -25,7 +28,7 @@ from toolkit.graph.light import LightModel, fits_message, weights_as_inputs
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes
 from toolkit.graph.onnx_file import ONNX, normalise, read, write
-from toolkit.graph.opset import convert_opset, name_foreign
+from toolkit.graph.opset import convert_opset
 from toolkit.graph.order import drop_unused, sort
 from toolkit.graph.shapes import Inferred
 from toolkit.graph.tensors import StoredValues, content_digest, onnx_type, values_of
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles
 
 gs.ir.graph.G_LOGGER.severity = gs.ir.graph.G_LOGGER.ERROR
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Model:
         self.changed: dict[str, int] = {}
         self._known, self._inferred = NodeMessages(), Inferred()
         self._checked = b""
+        self._found: dict[str, Any] | None = None
 
     # ---------------------------------------------------------------- reading and writing
 
@@ -142,9 +147,18 @@ class Model:
 
     def fingerprint(self) -> str:
         """SHA-256 over graph and weights, in hex. Node metadata and names of files play no part."""
-        digest = hashlib.sha256()
-        digest.update(self.skeleton(named_by_content=True).SerializeToString(deterministic=True))
-        return digest.hexdigest()
+        found = self._skeleton_now()
+        if not found.fingerprint:
+            constants = (t for node, _ in self.walk() for t in node.inputs if isinstance(t, gs.Constant))
+            stored = {id(t._values.array): t._values for t in constants if isinstance(t._values, StoredValues)}
+            props = found.skeleton.metadata_props
+            for name, values in sorted(found.weights.items()):
+                held = stored.get(id(values))
+                props.add(key=name, value=held.digest if held is not None else content_digest(values))
+            content = found.skeleton.SerializeToString(deterministic=True)
+            del props[:]
+            found.fingerprint = hashlib.sha256(content).hexdigest()
+        return found.fingerprint
 
     @collector_paused()
     def copy(self) -> Model:
@@ -156,6 +170,34 @@ class Model:
     def become(self, other: Model) -> None:
         """Take the other's graph with all that is noted of its nodes; the other is not to be used afterwards."""
         self.graph, self.metadata, self.props = other.graph, other.metadata, other.props
+        self._forget()
+
+    def settle(self) -> Model:
+        """Say that nobody changes the graph any more, and give it back: what is found out of it is found out once."""
+        self._found = self._found if self._found is not None else {}
+        return self
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """In the block nobody changes the graph but by ``tidy``, ``raise_opset`` and ``become``; see ``settle``."""
+        before = self._found
+        self.settle()
+        try:
+            yield
+        finally:
+            self._found = before
+
+    def once(self, what: str, found: Callable[[], T]) -> T:
+        """What ``found`` says of the graph; asked once by that name where the graph is settled."""
+        if self._found is None:
+            return found()
+        if what not in self._found:
+            self._found[what] = found()
+        return cast("T", self._found[what])
+
+    def _forget(self) -> None:
+        if self._found:
+            self._found.clear()
 
     # ---------------------------------------------------------------- looking
 
@@ -171,7 +213,7 @@ class Model:
 
     def walk(self) -> Iterator[tuple[gs.Node, gs.Graph]]:
         """Every node with the graph it is in, subgraphs of If, Loop and Scan included."""
-        yield from _walk(self.graph)
+        return _walk(self.graph)
 
     def node(self, name: str) -> gs.Node:
         """The node of that name, in any subgraph.
@@ -261,6 +303,7 @@ class Model:
     @collector_paused()
     def tidy(self) -> None:
         """Sort the nodes topologically and drop those that no output needs."""
+        self._forget()
         drop_unused(self.graph)
         sort(self.graph)
 
@@ -275,6 +318,7 @@ class Model:
         """
         if self.opset >= minimum:
             return []
+        self._forget()
         before = set(self.node_names())
         makers = {t.name: node.name for node in self.nodes for t in node.outputs}
         self.graph = convert_opset(self.graph, minimum, str(self.source or "the model"))
@@ -308,50 +352,43 @@ class Model:
         skeleton = self.skeleton()
         digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True)).digest()
         if digest != self._checked:
-            _accepted(skeleton)
+            accepted(skeleton)
             self._checked = digest
         return skeleton
 
-    @collector_paused()
-    def skeleton(self, named_by_content: bool = False) -> onnx.ModelProto:
+    def skeleton(self) -> onnx.ModelProto:
         """The graph with each large constant as a graph input: enough for the checker and for shape inference.
 
-        With ``named_by_content`` the large constants also leave their SHA-256 in the metadata.
+        It is not to be changed.
         """
+        return self._skeleton_now().skeleton
+
+    def _skeleton_now(self) -> _Skeleton:
+        return self.once("skeleton", self._made_skeleton)
+
+    @collector_paused()
+    def _made_skeleton(self) -> _Skeleton:
         light = export(self.graph, known=self._known)
         # who made a file is no part of the graph
         light.proto.ClearField("producer_name")
         light.proto.ClearField("producer_version")
         light.proto.ir_version = max(self.graph.ir_version or 0, 10)
-        if named_by_content:
-            constants = (t for node, _ in self.walk() for t in node.inputs if isinstance(t, gs.Constant))
-            stored = {id(t._values.array): t._values for t in constants if isinstance(t._values, StoredValues)}
-            for name, values in sorted(light.weights.items()):
-                held = stored.get(id(values))
-                digest = held.digest if held is not None else content_digest(values)
-                light.proto.metadata_props.add(key=name, value=digest)
-        return weights_as_inputs(light.proto, light.weights)
+        return _Skeleton(weights_as_inputs(light.proto, light.weights), light.weights)
 
 
-def _accepted(skeleton: onnx.ModelProto) -> None:
-    """Raise PassError where ONNX's checker refuses a graph."""
-    seen = onnx.ModelProto()
-    seen.CopyFrom(skeleton)
-    for value in (*seen.graph.input, *seen.graph.output):
-        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
-            # a tensor of unknown rank is common in real exports; only the checker minds
-            value.type.tensor_type.shape.SetInParent()
-    name_foreign(seen)
-    try:
-        onnx.checker.check_model(seen)
-    except Exception as error:
-        raise PassError(f"ONNX's checker refuses the graph: {' '.join(str(error).split())[:400]}") from error
+@dataclass
+class _Skeleton:
+    """A graph's skeleton, the large weights that are not in it, and its fingerprint once somebody asked for it."""
+
+    skeleton: onnx.ModelProto
+    weights: Mapping[str, Array]
+    fingerprint: str = ""
 
 
 def _walk(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Graph]]:
     for node in list(graph.nodes):
         yield node, graph
-        for value in node.attrs.values():
+        for value in node.attrs.values() if node.attrs else ():
             if isinstance(value, gs.Graph):
                 yield from _walk(value)
 

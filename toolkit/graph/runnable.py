@@ -64,6 +64,10 @@ def not_run_in(proto: onnx.ModelProto) -> NotRun:
 
 def not_run(model: Model) -> NotRun:
     """What onnxruntime's CPU provider cannot run of a model."""
+    return model.once("not run", lambda: _not_run_of(model))
+
+
+def _not_run_of(model: Model) -> NotRun:
     nodes = []
     for node in model.nodes:
         within = [inner for sub in node.subgraphs(recursive=True) for inner in sub.nodes]

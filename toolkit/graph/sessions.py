@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,12 +26,17 @@ from toolkit.graph.model import Model
 from toolkit.graph.on_disk import FilePlace, place_of, release_pages
 from toolkit.graph.onnx_file import read, write
 from toolkit.graph.runnable import NotRun, cut, not_run_in
+from toolkit.graph.tensors import np_dtype
 
 # seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
 # number, and the model's outputs are garbage
 _WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
 # a stored weight behind a DequantizeLinear or Cast would become one of four or two times the size
 _COPYING_REWRITES = ["ConstantFolding"]
+# these walk the whole graph for every node that they change: seen with onnxruntime 1.32 on a chain of 50,000
+_SQUARE_REWRITES = ["ConstantFolding", "ConstantSharing", "NchwcTransformer"]
+_MOST_NODES = 20_000
+"""Of more nodes the rewrites that take the square of their number cost more than the runs that they make faster."""
 _FATAL_ONLY = 4
 _FOLDER, _MAPS_FILES = "session.model_external_initializers_file_folder_path", (1, 22)
 _TOO_NEW = ("is under development and support for this is limited", "Unsupported model IR version")
@@ -279,7 +285,12 @@ def _load(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         with _content(model, places) as content:
-            unwanted = [*(_WRONG_REWRITES if as_written else ()), *(() if packed else _COPYING_REWRITES)]
+            many = len(model.proto.graph.node) > _MOST_NODES
+            unwanted = [
+                *(_WRONG_REWRITES if as_written else ()),
+                *(() if packed else _COPYING_REWRITES),
+                *(_SQUARE_REWRITES if many else ()),
+            ]
             return ort.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
             )
@@ -354,9 +365,8 @@ def _view(value: Any) -> Array:
     """The value's memory as an array that keeps the value alive. bfloat16 comes as ml_dtypes."""
     if not value.is_tensor():
         raise ModelError("an output is a sequence or a map, not a tensor", remedy="leave it out of the outputs")
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.element_type()))
-    shape = tuple(value.shape())
-    size = int(np.prod(shape, dtype=np.int64))
+    dtype, shape = np_dtype(value.element_type()), tuple(value.shape())
+    size = math.prod(shape)
     if dtype.hasobject:
         return np.asarray(value.numpy())
     if size == 0:

@@ -89,7 +89,8 @@ class StoredValues(LazyValues):
 
 
 @lru_cache(maxsize=64)
-def _np_dtype(kind: int) -> np.dtype[Any]:
+def np_dtype(kind: int) -> np.dtype[Any]:
+    """Numpy's type for ONNX's number of an element type, ml_dtypes' where numpy has none; objects for strings."""
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
 
 
@@ -119,7 +120,7 @@ def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | N
     """A constant of any ONNX element type, float8, bfloat16 and int4 included, from values of that or a wider type."""
     values = np.asarray(values)
     wanted = element_type if element_type is not None else onnx_type(values.dtype)
-    held: LazyValues | np.ndarray[Any, Any] = spilled(values.astype(_np_dtype(wanted)))
+    held: LazyValues | np.ndarray[Any, Any] = spilled(values.astype(np_dtype(wanted)))
     if wanted in (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN) or not held.flags.writeable:
         held = StoredValues(held, wanted)
     elif wanted == TensorProto.INT4:

@@ -68,14 +68,14 @@ def check_values(model: LightModel) -> None:
 
 
 def _check_scale(node: onnx.NodeProto, tensor: TensorProto, beside: Array | None, where: str) -> None:
-    values = _wide(onnx.numpy_helper.to_array(tensor) if beside is None else beside)
-    wrong = values[~((values > 0) & np.isfinite(values))]
-    if wrong.size:
-        raise ModelError(
-            f"node '{node.name}' ({node.op_type}) has the scale {wrong.reshape(-1)[0]:g} in tensor '{node.input[1]}'",
-            where=where,
-            remedy="a scale is a positive number: export the model again, or remove the pair",
-        )
+    for values in _pieces(tensor, beside):
+        wrong = values[~((values > 0) & np.isfinite(values))]
+        if wrong.size:
+            raise ModelError(
+                f"node '{node.name}' ({node.op_type}) has the scale {wrong[0]:g} in tensor '{node.input[1]}'",
+                where=where,
+                remedy="a scale is a positive number: export the model again, or remove the pair",
+            )
 
 
 def _not_finite(tensor: TensorProto, beside: Array | None) -> tuple[int, int]:

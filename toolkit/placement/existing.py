@@ -74,6 +74,10 @@ class ExistingPair:
 
 def pairs_of(model: Model, subgraphs: bool = True) -> Iterator[ExistingPair]:
     """Every Q/DQ pair of the model, whoever made it, in graph order."""
+    yield from model.once(f"pairs {subgraphs}", lambda: list(_pairs(model, subgraphs)))
+
+
+def _pairs(model: Model, subgraphs: bool) -> Iterator[ExistingPair]:
     for node, graph in model.walk():
         if node.op == DEQUANTIZE and (subgraphs or graph is model.graph):
             found = pair_at(model, node)
@@ -164,13 +168,23 @@ class _Tracer:
         return None
 
     def _quantizer(self, node: gs.Node, along: int | None) -> HalfPair | None:
-        own = grid_of(self.model, node)
+        own = self.grid if self._same_grid(node) else grid_of(self.model, node)
         rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
         if not own.agrees(self.grid) or not _same_axis(own.axis, along, rank):
             return HalfPair(self.dequantize, "scales", node.name, node.op)
         self.quantizers[id(node)] = node
         self.kinds.append(own.kind)
         return None
+
+    def _same_grid(self, quantize: gs.Node) -> bool:
+        """Whether a QuantizeLinear says of its grid what the DequantizeLinear does, as in nearly all pairs."""
+        mine, other = self.dequantize, quantize
+        return (
+            len(mine.inputs) == len(other.inputs) == 3
+            and all(a is b for a, b in zip(mine.inputs[1:], other.inputs[1:]))
+            and not mine.inputs[2].is_empty()
+            and mine.attrs == other.attrs
+        )
 
     def _before(self, node: gs.Node, along: int | None, data: list[int]) -> int | None:
         """Where the channels lie before an operator; None where there are none, or nobody knows."""

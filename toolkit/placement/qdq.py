@@ -165,14 +165,13 @@ def float_biases(model: Model, journal: Journal) -> int:
         How many there were.
     """
     count, names = 0, model.tensor_names()
-    for pair in list(pairs_of(model)):
-        stored = model.constant(pair.dequantize.inputs[0])
-        scale = model.constant(pair.dequantize.inputs[1])
-        if pair.quantize is not None or stored is None or stored.dtype != np.int32 or scale is None:
+    for node in [node for node, _ in model.walk() if node.op == DEQUANTIZE]:
+        stored, scale = model.constant(node.inputs[0]), model.constant(node.inputs[1])
+        if stored is None or stored.dtype != np.int32 or scale is None:
             continue
-        result = pair.dequantize.outputs[0]
+        result = node.outputs[0]
         values = (stored.astype(np.float64) * scale.astype(np.float64)).astype(np.float32)
-        bias = make_constant(names.take(f"{pair.dequantize.inputs[0].name}_float"), values, onnx_type(scale.dtype))
+        bias = make_constant(names.take(f"{node.inputs[0].name}_float"), values, onnx_type(scale.dtype))
         for reader in reroute(result, bias):
             journal.changed(reader.name, Code.FLOAT_BIAS(), Code.NO_QUANTIZED_BIAS())
         count += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from toolkit.base.precision import Precision
@@ -41,7 +41,11 @@ from toolkit.search.helpers import Helpers
 
 
 def weak_spots_from_ranges(
-    blamed: Sequence[LayerInfo], layers: Sequence[LayerInfo], model: Model, ranges: Ranges | None
+    blamed: Sequence[LayerInfo],
+    layers: Sequence[LayerInfo],
+    model: Model,
+    ranges: Ranges | None,
+    float_form: Callable[[], Model] | None = None,
 ) -> list[WeakSpotInfo]:
     """Why some layers lose accuracy; layers of which nothing is known are left out.
 
@@ -50,12 +54,13 @@ def weak_spots_from_ranges(
         layers: all layers, for the share of multiply-accumulates.
         model: the graph with its pairs, before lowering; not changed.
         ranges: the calibrated ranges.
+        float_form: gives ``model`` without its pairs; it is made here where None.
     """
     if not blamed or ranges is None:
         return []
     scales = {quantize.inputs[0].name: float(pair.scale.reshape(-1)[0])
               for pair in pairs_of(model) if pair.scale is not None for quantize in pair.quantizers}  # fmt: skip
-    plain = without_pairs(model)
+    plain = float_form() if float_form is not None else without_pairs(model)
     work = work_in(layers)
     reader = _Reader(plain, ranges, scales)
     spots = []
@@ -67,7 +72,12 @@ def weak_spots_from_ranges(
     return spots
 
 
-def blame_data(spots: Sequence[WeakSpotInfo], model: Model, unlike: Sequence[Beyond]) -> list[WeakSpotInfo]:
+def blame_data(
+    spots: Sequence[WeakSpotInfo],
+    model: Model,
+    unlike: Sequence[Beyond],
+    float_form: Callable[[], Model] | None = None,
+) -> list[WeakSpotInfo]:
     """The weak spots with clipping on unlike data as the first cause, where that explains them.
 
     Where a spot was judged by its ranges, its rounding is left out then: it holds for calibration's samples alone.
@@ -76,10 +86,12 @@ def blame_data(spots: Sequence[WeakSpotInfo], model: Model, unlike: Sequence[Bey
         spots: the weak spots, however they were found.
         model: the graph with its pairs, before lowering; not changed.
         unlike: the tensors whose values leave their ranges on the evaluation's samples.
+        float_form: gives ``model`` without its pairs; it is made here where None.
     """
     if not unlike:
         return list(spots)
-    readers = {node.name: {tensor.name for tensor in node.inputs} for node in without_pairs(model).nodes}
+    plain = float_form() if float_form is not None else without_pairs(model)
+    readers = {node.name: {tensor.name for tensor in node.inputs} for node in plain.nodes}
     told = []
     for spot in spots:
         causes = [cause_info(data_cause(one)) for one in unlike if one.tensor in readers.get(spot.node, ())]

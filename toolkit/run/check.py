@@ -294,9 +294,10 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     asked.update(kind for step in steps if isinstance(step, Quantizer) for kind in step.types())
     refuse_types_lacking(job.recipe, asked, backend.name)
     model, plan = _settled(source, model, steps, context)
-    while (refusal := _refused(job, backend, settings, model, plan)) is not None:
-        engine = job.recipe.engine
-        if engine.backend != "auto" or engine.compare or engine.open:
+    engine = job.recipe.engine
+    final = engine.backend != "auto" or bool(engine.compare) or engine.open
+    while (refusal := _refused(job, backend, settings, model, plan, final)) is not None:
+        if final:
             raise refusal
         taken = next_after(backend.name)
         reason = job.fallback = EngineCode.BACKEND_REFUSES_MODEL(backend=backend.name, why=refusal.what, taken=taken)
@@ -306,13 +307,16 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
 
 
 def _refused(
-    job: Job, backend: Backend, settings: EngineSettings, model: Model, plan: PrecisionPlan
+    job: Job, backend: Backend, settings: EngineSettings, model: Model, plan: PrecisionPlan, own: bool
 ) -> BackendError | None:
-    """Why the backend's parser refuses the model as it is lowered; None where it does not, or none is to build."""
+    """Why the backend's parser refuses the model as it is lowered; None where it does not, or none is to build.
+
+    The model is changed where it is ``own``.
+    """
     from toolkit.backends.prepare import lower_for, save_for
 
     io = {name: Precision(value) for name, value in job.recipe.engine.io.items()}
-    made = lower_for(backend, settings, model, plan, rest=job.recipe.rest, io=io, journal=Journal())
+    made = lower_for(backend, settings, model, plan, rest=job.recipe.rest, io=io, journal=Journal(), own=own)
     if backend.name == "none":
         return None
     path = job.folder.hidden / "rehearsal.onnx"

@@ -67,7 +67,7 @@ class Inputs:
         if plugins is not None:
             said.noted(plugins)
         check(self.job.profiles, source, self.job.recipe)
-        self._source = source
+        self._source = source.settle()
         self._source_notes = [event.why for event in said]
 
     def reference(self) -> Model:
@@ -78,7 +78,7 @@ class Inputs:
         """
         if self._reference is None:
             source = self.source()
-            self._reference = self._stripped(source) if quantized_nodes(source) else source
+            self._reference = self._stripped(source).settle() if quantized_nodes(source) else source
         return self._reference
 
     def _quantized_notes(self) -> Sequence[Finding]:

@@ -64,6 +64,7 @@ class GraphRecord(Record):
 
     model_file: ClassVar[str]
     _model: Model | None = PrivateAttr(None)
+    _hashed: tuple[list[tuple[int, int]], list[str]] | None = PrivateAttr(None)
 
     @property
     def model_path(self) -> Path:
@@ -75,12 +76,16 @@ class GraphRecord(Record):
         from toolkit.graph.model import Model
 
         if self._model is None:
-            self._model = Model.load(self.model_path)
+            self._model = Model.load(self.model_path).settle()
         return self._model
 
     def model_key(self) -> list[str]:
-        """The graph's content."""
-        return model_hash(self.model_path)
+        """The graph's content; read again only where a file was written since."""
+        stats = [path.stat() for name in self.files if (path := self._folder / name).is_file()]
+        looks = [(one.st_size, one.st_mtime_ns) for one in stats]
+        if self._hashed is None or self._hashed[0] != looks:
+            self._hashed = looks, model_hash(self.model_path)
+        return self._hashed[1]
 
 
 class Step(ABC, Generic[R]):

@@ -209,20 +209,21 @@ class Quantizer(Pass):
         """Place and insert the pairs of all but the ``slow`` nodes, which stay float for the reasons given."""
         slow = slow or {}
         placement = self.prepare(model, context, slow)
-        ranges = self.ranges(model, placement, context)
-        if context.unranged:
-            placement = self.placement(model, context, slow)
-        nodes = {node.name: node for node, _ in model.walk()}
-        for refusal in placement.refusals:
-            context.journal.declined(refusal.node, explained(nodes[refusal.node], refusal, context.journal))
-        lacking = [one for one in placement.refusals if one.why.code in (Code.NO_RANGE, Code.RANGE_OF_OTHER_TYPE)]
-        if lacking:
-            tensors = list(dict.fromkeys(one.why.values["tensor"] for one in lacking))
-            context.journal.noted(Code.RANGES_MISSING(tensors=tensors, nodes=[one.node for one in lacking]))
-        amax = {name: ranges.amax(name) for name in placement.activations} if ranges is not None else {}
-        for note in share_amax(model, placement, amax, self.precision):
-            context.journal.noted(note)
-        inserter, names = Inserter(model, self.precision), model.tensor_names()
+        with model.settled():
+            ranges = self.ranges(model, placement, context)
+            if context.unranged:
+                placement = self.placement(model, context, slow)
+            nodes = {node.name: node for node, _ in model.walk()}
+            for refusal in placement.refusals:
+                context.journal.declined(refusal.node, explained(nodes[refusal.node], refusal, context.journal))
+            lacking = [one for one in placement.refusals if one.why.code in (Code.NO_RANGE, Code.RANGE_OF_OTHER_TYPE)]
+            if lacking:
+                tensors = list(dict.fromkeys(one.why.values["tensor"] for one in lacking))
+                context.journal.noted(Code.RANGES_MISSING(tensors=tensors, nodes=[one.node for one in lacking]))
+            amax = {name: ranges.amax(name) for name in placement.activations} if ranges is not None else {}
+            for note in share_amax(model, placement, amax, self.precision):
+                context.journal.noted(note)
+            inserter, names = Inserter(model, self.precision), model.tensor_names()
         rounder = self.rounder(model, context, placement)
         for pair in placement.pairs.values():
             if pair.weight:
@@ -380,8 +381,8 @@ class Quantizer(Pass):
 
         Its opset is raised, and where the type goes into attention, what scales the scores goes before them.
         """
-        placement = self.placement(model, context, slow)
-        types = model.facts().types
+        with model.settled():
+            placement, types = self.placement(model, context, slow), model.facts().types
         half = any(types.get(pair.tensor) in SHORT_FLOATS for pair in placement.pairs.values())
         fresh = model.raise_opset(pairs_opset(self.precision, half)) if placement.pairs else []
         if fresh:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import PrivateAttr
+
 from toolkit.base.errors import QtoolError
 from toolkit.base.versions import code_fingerprint, versions
 from toolkit.contract.findings import Code
@@ -41,6 +43,15 @@ class PassesRecord(GraphRecord):
     model_file = PREPARED
     plan: PlanField
     journal: JournalField
+    _float_form: Model | None = PrivateAttr(None)
+
+    def float_form(self) -> Model:
+        """The graph without its pairs, made once; whoever would change it takes a copy."""
+        from toolkit.placement.qdq import without_pairs
+
+        if self._float_form is None:
+            self._float_form = without_pairs(self.model()).settle()
+        return self._float_form
 
     def ranges(self) -> Ranges | None:
         """The calibrated ranges; None where nothing was calibrated."""

@@ -180,8 +180,9 @@ class ReportStep(Step[ReportRecord]):
             advised=data_advice(unlike),
             gpu=predicts_for(self.recipe, self.job.allow_code),
         )
-        spots = spots or weak_spots_from_ranges(culprits(report.layers), report.layers, prepared, ranges)
-        report.weak_spots = blame_data(spots, prepared, unlike)
+        layers, plain = report.layers, self.found.passes.float_form
+        spots = spots or weak_spots_from_ranges(culprits(layers), layers, prepared, ranges, plain)
+        report.weak_spots = blame_data(spots, prepared, unlike, plain)
         analyses = Analyses.load(self.folder).now(basis_of(self.inputs))
         report.sensitivity, report.bisection = analyses.sensitivity, analyses.bisection
         return report

@@ -1,0 +1,27 @@
+"""Whether ONNX's checker accepts a graph."""
+
+from __future__ import annotations
+
+import onnx
+
+from toolkit.base.errors import PassError
+from toolkit.graph.opset import name_foreign
+
+
+def accepted(skeleton: onnx.ModelProto) -> None:
+    """Check a graph's skeleton by ONNX's checker.
+
+    Raises:
+        PassError: it refuses the graph.
+    """
+    seen = onnx.ModelProto()
+    seen.CopyFrom(skeleton)
+    for value in (*seen.graph.input, *seen.graph.output):
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+            # a tensor of unknown rank is common in real exports; only the checker minds
+            value.type.tensor_type.shape.SetInParent()
+    name_foreign(seen)
+    try:
+        onnx.checker.check_model(seen)
+    except Exception as error:
+        raise PassError(f"ONNX's checker refuses the graph: {' '.join(str(error).split())[:400]}") from error
