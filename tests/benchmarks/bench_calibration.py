@@ -6,6 +6,9 @@ Every figure is taken in a process of its own: seconds of the work (imports and 
 onnxruntime's session counts for everybody), the best of ``--repeat`` runs, and the process's peak of resident memory.
 Plain inference opens its session and goes through the files once in batches of 8, like the others; a second pass over
 inputs that are in memory already is printed beside it and not counted.
+
+The row "interleaved" is the ratio to quote: one process runs plain inference and calibration by turns, after a first
+round that is not counted, and compares the sums of the processor's seconds, which other programs do not change.
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ def opened(name: str, data: Path) -> tuple[Any, Any]:
     return model, CalibrationData.open(data, model, profiles(name))
 
 
-def plain(name: str, data: Path) -> Callable[[], object]:
+def plain(name: str, data: Path, once: bool = False) -> Callable[[], object]:
     import onnxruntime as ort
 
     _, samples = opened(name, data)
@@ -76,6 +79,8 @@ def plain(name: str, data: Path) -> Callable[[], object]:
         for batch in samples.batches(8):
             inner.run(None, batch.inputs)
         cold = time.perf_counter()
+        if once:
+            return ""
         held = [batch.inputs for batch in samples.batches(8)]
         warm = time.perf_counter()
         for inputs in held:
@@ -108,6 +113,24 @@ def qtool(name: str, data: Path, method: str = "entropy") -> Callable[[], object
         return f"{len(taps)} taps, collect {middle - start:.2f}, ranges {time.perf_counter() - middle:.2f}"
 
     return work
+
+
+def interleaved(name: str, data: Path, rounds: int = 5) -> Callable[[], object]:
+    """Plain inference and calibration by turns; what the plain pass from memory takes is left out."""
+    one, other = plain(name, data, once=True), qtool(name, data)
+
+    def work() -> str:
+        seconds = [[_timed(one), _timed(other)] for _ in range(rounds + 1)][1:]
+        inference, calibration = (sum(column) for column in zip(*seconds))
+        return f"{calibration / inference:.2f} of plain inference, CPU {inference:.1f} and {calibration:.1f} s"
+
+    return work
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
 
 
 def ort_static(name: str, data: Path, method: str) -> Callable[[], object]:
@@ -143,6 +166,7 @@ def ort_static(name: str, data: Path, method: str) -> Callable[[], object]:
 def child(kind: str, name: str, data: Path) -> None:
     make: dict[str, Callable[[], Callable[[], object]]] = {
         "plain": lambda: plain(name, data),
+        "interleaved": lambda: interleaved(name, data),
         "qtool minmax": lambda: qtool(name, data, "minmax"),
         "qtool entropy": lambda: qtool(name, data, "entropy"),
         "ort minmax": lambda: ort_static(name, data, "minmax"),
@@ -196,7 +220,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=["resnet50", "densenet121", "bert"])
     parser.add_argument(
-        "--kinds", nargs="*", default=["plain", "qtool minmax", "qtool entropy", "ort minmax", "ort entropy"]
+        "--kinds",
+        nargs="*",
+        default=["plain", "interleaved", "qtool minmax", "qtool entropy", "ort minmax", "ort entropy"],
     )
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--many", action="store_true", help="also 320 images through ResNet-50, for the memory")

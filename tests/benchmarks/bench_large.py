@@ -1,17 +1,18 @@
 """The whole road with a model above protobuf's limit, 2.28 GB of float32: time and peak memory of every command.
 
-Run: python -m tests.benchmarks.bench_large [--width 4096] [--blocks 17] [--folder FOLDER] [COMMAND ...]
+Run: python -m tests.benchmarks.bench_large [--width 4096] [--blocks 17] [--folder FOLDER] [--memory 6GB] [COMMAND ...]
 
 The folder takes some 12 GB. Memory is that of the command and its child processes together, looked at 10 times a
 second: what they have for themselves (anonymous), and with it the files that they have mapped, which the system takes
 back where memory is short (PSS: a page that is mapped twice counts once). The weights' share of a peak tells how often
-they are held.
+they are held. ``--memory`` is the recipes' ``[run] memory``.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -62,7 +63,7 @@ def _memory(process: int) -> tuple[int, int]:
 
 def timed(folder: Path, weights: int, words: Sequence[str]) -> None:
     """Run a command of qtool in the folder and print what it took."""
-    start = time.monotonic()
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
     with (folder / f"{words[0]}.log").open("w") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "toolkit.cli", *words], cwd=folder, stdout=log, stderr=subprocess.STDOUT,
@@ -73,17 +74,19 @@ def timed(folder: Path, weights: int, words: Sequence[str]) -> None:
         status = child.wait()
     watch.over.set()
     watch.join()
-    seconds = time.monotonic() - start
-    print(f"{' '.join(words):60} {status:6} {seconds:8.1f} {watch.own / 1e9:8.2f} {watch.all / 1e9:8.2f} "
+    seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{' '.join(words):60} {status:6} {seconds:8.1f} {worked:8.1f} {watch.own / 1e9:8.2f} {watch.all / 1e9:8.2f} "
           f"{watch.own / weights:8.2f} {watch.all / weights:8.2f}", flush=True)  # fmt: skip
     # 1: done, and the budget missed, as two samples of random weights may
     if status > 1:
         print((folder / f"{words[0]}.log").read_text()[-2000:])
 
 
-def recipes(folder: Path) -> None:
+def recipes(folder: Path, memory: str | None) -> None:
     """Recipes beside the one that ``new`` wrote: of the search, of plain INT8 with and without an engine, of stripping."""
     text = (folder / "new.toml").read_text().replace('backend = "auto"', 'backend = "none"')
+    text += f'\n[run]\nmemory = "{memory}"\n' if memory is not None else ""
     plain = _SEARCH.sub(_INSERT, text)
     (folder / "searched.toml").write_text(text)
     (folder / "plain.toml").write_text(plain)
@@ -98,6 +101,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=4096)
     parser.add_argument("--blocks", type=int, default=17)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--memory")
     parser.add_argument("commands", nargs="*")
     given = parser.parse_args()
     weights = 2 * given.blocks * 4 * given.width**2
@@ -108,7 +112,7 @@ def main() -> None:
             residual_blocks(folder / "big.onnx", given.width, given.blocks)
             block_samples(folder / "samples.npz", given.width)
         print(f"{weights / 1e9:.2f} GB of weights")
-        print(f"{'command':60} status  seconds   own GB   all GB      own  all, of the weights")
+        print(f"{'command':60} status  seconds    CPU s   own GB   all GB      own  all, of the weights")
         for words in (
             ["new", "big.onnx", "--data", "samples.npz", "--out", "new.toml", "--force"],
             ["check", "searched.toml"],
@@ -124,7 +128,7 @@ def main() -> None:
             if not given.commands or set(given.commands) & set(words):
                 timed(folder, weights, words)
             if words[0] == "new":
-                recipes(folder)
+                recipes(folder, given.memory)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from pathlib import Path
 from toolkit.base.errors import RangesError
 from toolkit.base.files import sha256_json
 from toolkit.base.places import Pending, Workplace, elsewhere
-from toolkit.base.profiles import Profiles, Shape
+from toolkit.base.profiles import Extent, Profiles, Shape, ShapeProfile
 from toolkit.base.progress import Progress
+from toolkit.base.types import Array
 from toolkit.base.version import __version__
 from toolkit.calibration.checkpoint import Checkpoint
 from toolkit.calibration.collection import Collection
@@ -24,6 +25,7 @@ from toolkit.calibration.probes import bytes_per_sample, check_tensors, largest_
 from toolkit.calibration.tapped import BatchStatistics, Tapped, TappedSession, count, size_of
 from toolkit.data.dataset import Batch, CalibrationData, Keep, SampleFingerprint
 from toolkit.graph.model import Model
+from toolkit.graph.stretches import Boundaries, by_stretch
 
 _MEMORY = 384 << 20
 # larger batches are no faster, since their tensors no longer stay in any cache, and fresh memory costs time
@@ -99,7 +101,10 @@ def collect(
     }
     limit = (memory or _MEMORY) // 2
     sizes = bytes_per_sample(facts, taps)
-    groups = split_by_memory(sizes, limit)
+    # workers elsewhere do not see what others hand from stretch to stretch
+    parts = by_stretch(model, [*taps, *scalars]) if elsewhere() is None else [[*taps, *scalars]]
+    groups = [group for part in parts for group in _groups(part, sizes, limit)]
+    boundaries = Boundaries()
     tally = SampleFingerprint()
     state = Checkpoint(None, {})
     if checkpoint is not None:
@@ -111,9 +116,9 @@ def collect(
     # counting may mean going through the source
     total = data.count(keep) * len(groups) if progress is not None else 0
     for number in range(state.group, len(groups)):
-        probed = scalars if number == 0 else []
-        tapped = Tapped.of(model, groups[number], probed, bins, threads)
-        run = CollectionRun(tapped, limit, sizes, collection)
+        tapped = Tapped.of(model, *groups[number], bins, threads)
+        others = _bytes_of_others(model, [name for name in taps if name not in groups[number][0]])
+        run = CollectionRun(tapped, limit, sizes, collection, (boundaries, others) if len(parts) > 1 else None)
         counting = None if checkpoint is not None or number else tally
         for done in run.go(data.batches(run.size(batch), state.left(keep), counting), count_samples=number == 0):
             state.done(number, done)
@@ -128,12 +133,48 @@ def collect(
     return collection
 
 
-class CollectionRun:
-    """One pass over the data for one group of taps."""
+def _groups(names: Sequence[str], sizes: Mapping[str, int], limit: int) -> Iterator[tuple[list[str], list[str]]]:
+    """Taps and scalars for one pass over the data each; ``sizes`` are the taps'."""
+    scalars = [name for name in names if name not in sizes]
+    for taps in split_by_memory({name: sizes[name] for name in names if name in sizes}, limit):
+        yield taps, scalars
+        scalars = []
 
-    def __init__(self, tapped: Tapped, limit: int, sizes: Mapping[str, int], collection: Collection) -> None:
+
+def _bytes_of_others(model: Model, taps: Sequence[str]) -> Callable[[Batch], int]:
+    """What taps of other passes take for a batch, as far as their shapes can be inferred."""
+
+    def taken(batch: Batch) -> int:
+        shapes = {name: Extent(value.shape, value.shape, value.shape) for name, value in batch.inputs.items()}
+        return sum(bytes_per_sample(model.facts(Profiles((ShapeProfile("batch", shapes),))), taps).values())
+
+    return taken
+
+
+class CollectionRun:
+    """One pass over the data for one group of taps.
+
+    Args:
+        tapped: the model and these taps.
+        limit: bytes of taps that may be held.
+        sizes: bytes of all taps for the largest sample.
+        collection: takes in the statistics.
+        stretch: where the pass is for one stretch of the model, what the passes hand on, which is known by its batch,
+            and what the taps of the others take: all passes have the same batches, those of the whole model.
+    """
+
+    def __init__(
+        self,
+        tapped: Tapped,
+        limit: int,
+        sizes: Mapping[str, int],
+        collection: Collection,
+        stretch: tuple[Boundaries, Callable[[Batch], int]] | None = None,
+    ) -> None:
         self._tapped, self._limit, self._collection = tapped, limit, collection
-        self._largest = sum(sizes[name] for name in tapped.taps) if all(sizes[name] for name in tapped.taps) else 0
+        self._stretch = stretch
+        sized = [sizes[name] for name in (sizes if stretch is not None else tapped.taps)]
+        self._largest = sum(sized) if all(sized) else 0
         self._seen: dict[int, int] = {}
 
     def go(self, batches: Iterator[Batch], count_samples: bool) -> Iterator[Batch]:
@@ -152,13 +193,13 @@ class CollectionRun:
 
     def _here(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """While one batch is counted the next is computed; two are held at most."""
-        run = TappedSession(self._tapped)
+        run = TappedSession(self._tapped, self._stretch[0] if self._stretch is not None else None)
         workers = self._tapped.threads or os.cpu_count() or 1
         under_way: tuple[Batch, list[Future[None]]] | None = None
         with ThreadPoolExecutor(workers, "histogram") as pool:
             for batch in batches:
                 values, weights = run.compute(batch, self._collection)
-                self._learn(batch, partial(size_of, values))
+                self._learn(batch, partial(self._size, batch, values))
                 if under_way is not None:
                     yield _finished(*under_way)
                 todo = self._tapped.to_count(batch, values, weights, self._collection)
@@ -182,6 +223,9 @@ class CollectionRun:
     def _taken_in(self, batch: Batch, pending: Pending[BatchStatistics]) -> Batch:
         self._collection.absorb(pending.result().collection)
         return batch
+
+    def _size(self, batch: Batch, values: Mapping[str, Array]) -> int:
+        return size_of(values) + (self._stretch[1](batch) if self._stretch is not None else 0)
 
     def size(self, batch: int) -> Callable[[Mapping[str, Shape]], int]:
         """How many samples of a shape may share a batch: ``batch``, or fewer where they would take much memory."""

@@ -18,6 +18,7 @@ from toolkit.data.dataset import Batch
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import Session, session
+from toolkit.graph.stretches import Boundaries, limit_memory, memory_limited
 
 ToCount = deque[tuple[Histogram, Array, int]]
 """Histograms with values to add, and how often each counts."""
@@ -42,6 +43,7 @@ class Tapped:
         repeated: the taps that may be computed once a batch, see ``repeated_tensors``.
         bins: bins of a histogram.
         threads: threads of onnxruntime within one operator; one a core where None.
+        memory: see ``memory_limit``; it holds for each process by itself.
     """
 
     model: LightModel
@@ -50,14 +52,17 @@ class Tapped:
     repeated: frozenset[str]
     bins: int
     threads: int | None = None
+    memory: int | None = None
 
     @classmethod
     def of(cls, model: Model, taps: list[str], scalars: list[str], bins: int, threads: int | None) -> Tapped:
         """See the attributes; the model is not changed."""
-        return cls(model.to_light(), taps, scalars, frozenset(repeated_tensors(model, taps)), bins, threads)
+        repeated = frozenset(repeated_tensors(model, taps))
+        return cls(model.to_light(), taps, scalars, repeated, bins, threads, memory_limited())
 
     def open(self) -> Callable[[Batch], BatchStatistics]:
         """See ``SharedWork``."""
+        limit_memory(self.memory)
         run = TappedSession(self)
 
         def collect(batch: Batch) -> BatchStatistics:
@@ -79,10 +84,15 @@ class Tapped:
 
 
 class TappedSession:
-    """The session that gives the tapped tensors."""
+    """The session that gives the tapped tensors.
 
-    def __init__(self, tapped: Tapped) -> None:
-        self._tapped = tapped
+    Args:
+        tapped: the model and its tensors.
+        boundaries: see ``session``.
+    """
+
+    def __init__(self, tapped: Tapped, boundaries: Boundaries | None = None) -> None:
+        self._tapped, self._boundaries = tapped, boundaries
         self._alone: dict[Any, dict[str, int]] = {}
         self._careful: set[str] = set()
         self._probes: dict[str, Probe] = {}
@@ -95,7 +105,7 @@ class TappedSession:
         prepared = LightModel(proto, dict(own.model.weights), own.model.where)
         self._probes = add_probes(proto, own.scalars, self._careful) if own.scalars else {}
         outputs = [name for probe in self._probes.values() for name in (probe.low, probe.high, probe.check)]
-        return session(prepared, [*own.taps, *outputs], own.threads, spin=False)
+        return session(prepared, [*own.taps, *outputs], own.threads, spin=False, boundaries=self._boundaries)
 
     def compute(self, batch: Batch, into: Collection) -> tuple[dict[str, Array], dict[str, int]]:
         """Run a batch: the values of its taps, and how often each counts that was computed once for all its samples.

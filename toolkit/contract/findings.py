@@ -214,6 +214,7 @@ class Code(BaseCode):
     NO_KERNEL = "no-kernel"
     # ---- model, samples and ranges
     LOADED = "load"
+    IN_STRETCHES = "stretches"
     NOT_RUN = "not-run"
     UNRANGED = "unranged"
     NOT_CALIBRATED = "not-calibrated"

@@ -24,6 +24,7 @@ from toolkit.evaluation.difference import Difference, TensorError
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session, session
+from toolkit.graph.stretches import Boundaries, by_stretch
 from toolkit.graph.work import node_macs
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
@@ -100,13 +101,14 @@ def node_errors(
     found = {node: Difference() for node, _, _ in looked_at}
     kept, wanted = kept or EvaluationCheckpoint(), len(chosen)
     state = kept.go_on(found, watched)
+    handed, handed_on = Boundaries(), Boundaries()
     with ThreadPoolExecutor(os.cpu_count() or 1, "layer errors") as pool:
         for group in taps.groups[state.groups :]:
             held = set(group)
             within = [pair for pair in looked_at if pair[1] in held]
-            a_session = taps.whole or session(reference, outputs=group, spin=False)
+            a_session = taps.whole or session(reference, outputs=group, spin=False, boundaries=handed)
             own = sorted({sub for _, _, sub in within})
-            b_session = session(subject, outputs=own, spin=False) if within else None
+            b_session = session(subject, outputs=own, spin=False, boundaries=handed_on) if within else None
             for part in islice(chosen.batches(taps.batch), state.batches, None):
                 a = a_session.run(part.inputs)
                 b = run_on(b_session, subject, part.inputs) if b_session is not None else {}
@@ -173,9 +175,11 @@ def _taps(model: Model, data: CalibrationData, names: list[str]) -> Taps:
         arrays = probe.run(part.inputs)
         sizes = {name: int(value.nbytes) for name, value in arrays.items()}
         elements = sum(value.size for value in arrays.values())
-        groups = list(_groups(names, sizes))
+        parts = [list(_groups(part, sizes)) for part in by_stretch(model, names)]
+        groups = [group for part in parts for group in part]
         plain = _macs(model, part.inputs) + _MADE * elements
-        cost = (1 + _QUANTIZED) * plain * len(groups) + _COMPARED * elements
+        # each part is run for its own groups alone
+        cost = (1 + _QUANTIZED) * plain * max(map(len, parts)) + _COMPARED * elements
         affordable = max(_SHARE * plain * len(data), _LEAST_MACS) / max(cost, 1)
         batch = max(1, min(_BATCH, _BATCH_BYTES // max(2 * sum(sizes.values()), 1)))
         samples = max(1, min(_MOST_SAMPLES, int(affordable)))

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.base.errors import ModelError
 from toolkit.graph.model import Model
+from toolkit.graph.on_disk import spilled
 from toolkit.placement.ops import DEQUANTIZE, MOVERS
 
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -40,7 +41,7 @@ def with_rounding(lowered: Model) -> Model:
             _widen(tensor)
         elif tensor.data_type in _NARROW:
             tensor.data_type = TensorProto.FLOAT
-            light.weights[tensor.name] = light.weights[tensor.name].astype(np.float32)
+            light.weights[tensor.name] = spilled(light.weights[tensor.name].astype(np.float32))
     nodes = list(graph.node)
     del graph.node[:]
     for node in nodes:

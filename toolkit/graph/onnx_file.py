@@ -14,15 +14,16 @@ import onnx.inliner
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
-from toolkit.base.files import atomic_path, write_bytes
+from toolkit.base.files import atomic_path
 from toolkit.base.reading import FileKind, read_file, reading
 from toolkit.graph.external import read_external
-from toolkit.graph.light import LightModel, bring_back, bytes_of, fits_message, place_at
+from toolkit.graph.light import LightModel, bytes_of, fits_message, place_at
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes, subgraphs_of
 from toolkit.graph.on_disk import release_pages
 from toolkit.graph.proto_check import check_proto
 from toolkit.graph.stored import constant_tensor, stored_tensors
+from toolkit.graph.streamed import streamed
 from toolkit.graph.value_check import check_values
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 25
@@ -292,10 +293,10 @@ def write(model: LightModel, path: Path) -> Path:
                 stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-    for tensor in model.proto.graph.initializer:
-        if not apart and tensor.name in model.weights:
-            bring_back(tensor, model.weights[tensor.name])
-    write_bytes(path, model.proto.SerializeToString(deterministic=True))
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        stream.writelines(streamed(model if not apart else LightModel(model.proto)))
+        stream.flush()
+        os.fsync(stream.fileno())
     own = re.compile(re.escape(path.name) + DATA_NAME)
     for other in path.parent.iterdir():
         if other != data and own.fullmatch(other.name):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +23,9 @@ from toolkit.graph.light import LightModel, fits_message, place_at, send_away
 from toolkit.graph.model import Model
 from toolkit.graph.on_disk import FilePlace, place_of, release_pages
 from toolkit.graph.onnx_file import read, write
+from toolkit.graph.ort_values import as_array, to_ort
 from toolkit.graph.runnable import NotRun, cut, not_run_in
-from toolkit.graph.tensors import np_dtype
+from toolkit.graph.stretches import Boundaries, Stretched, stretches_of
 
 # seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
 # number, and the model's outputs are garbage
@@ -112,14 +111,14 @@ class Session:
         values: list[Any] = []
         if computed:
             try:
-                feed = {name: _to_ort(inputs[name], self._types[name]) for name in self.inputs}
+                feed = {name: to_ort(inputs[name], self._types[name]) for name in self.inputs}
                 values = self._computed(computed, feed)
             except QtoolError:
                 raise
             except Exception as error:
                 shapes = ", ".join(f"{name} {list(np.shape(inputs[name]))}" for name in self.inputs)
                 raise _explain(error, f"onnxruntime cannot run the model on {shapes}", self._where) from error
-        found = dict(zip(computed, (_view(value) for value in values)))
+        found = dict(zip(computed, (as_array(value) for value in values)))
         return {name: found[name] if name in found else np.asarray(inputs[name]) for name in wanted}
 
     def _computed(self, names: list[str], feed: Mapping[str, Any]) -> list[Any]:
@@ -146,6 +145,7 @@ def session(
     packed: bool | None = None,
     as_written: bool = True,
     arena: bool = True,
+    boundaries: Boundaries | None = None,
 ) -> Session:
     """Load a model into onnxruntime's CPU provider.
 
@@ -161,12 +161,15 @@ def session(
         as_written: Q/DQ pairs are not fused into integer kernels, nor other pairs made of them. Where False,
             onnxruntime does what it does by default.
         arena: keep the memory of a run for the next one; with inputs of many sizes what is kept grows.
+        boundaries: where sessions of one model with different ``outputs`` keep what they hand from stretch to stretch.
 
     What computes in bfloat16 is computed in float32, and bfloat16 inputs and outputs are taken and given as that; what
-    onnxruntime has no kernel for is left out with all that reads it, see ``Session.outputs``.
+    onnxruntime has no kernel for is left out with all that reads it, see ``Session.outputs``. Where the weights are
+    more than ``memory_limit`` allows, the model is run in stretches, with the same results.
 
     Raises:
-        ModelError: onnxruntime refuses the model, or a tensor of ``outputs`` does not exist or is not computed.
+        ModelError: onnxruntime refuses the model, a tensor of ``outputs`` does not exist or is not computed, or one
+            node's weights are more than the limit allows.
         BackendError: onnxruntime is not installed or has not enough memory.
     """
     model = _light(source)
@@ -182,7 +185,13 @@ def session(
     if left and not model.proto.graph.output:
         return Session(None, model.where, shared, left=left)
     limits = loop_limits(model.proto, model.weight_bytes)
-    inner = _load(model, threads, optimise, spin, not model.shares if packed is None else packed, as_written, arena)
+    keeps = not model.shares if packed is None else packed
+
+    def load(part: LightModel) -> Any:
+        return _load(part, threads, optimise, spin, keeps, as_written, arena)
+
+    stretches = stretches_of(model, keeps)
+    inner = load(model) if len(stretches) == 1 else Stretched(model, stretches, load, keeps, boundaries)
     return Session(inner, model.where, shared, model.weights, limits, left, threads or os.cpu_count() or 1)
 
 
@@ -273,7 +282,7 @@ def _load(
         options.add_session_config_entry(_FOLDER, os.sep)
         release_pages()
     inside = {name: np.ascontiguousarray(value) for name, value in model.weights.items() if name not in places}
-    values = {name: _to_ort(value) for name, value in inside.items()}
+    values = {name: to_ort(value) for name, value in inside.items()}
     if values:
         options.add_external_initializers(list(values), list(values.values()))
     if not packed:
@@ -347,30 +356,3 @@ def _explain(error: Exception, what: str, where: str) -> QtoolError:
             "or export the model at an older opset",
         )
     return ModelError(f"{what}: {text[:400]}", where=where, remedy="check that the model runs in onnxruntime by itself")
-
-
-def _to_ort(value: Array, wanted: str = "") -> Any:
-    import onnxruntime as ort
-
-    value = np.asarray(value, order="C")  # ascontiguousarray would give a scalar a dimension
-    if value.dtype.name == "bfloat16" and wanted == "tensor(float)":
-        value = value.astype(np.float32)
-    if value.dtype.kind == "V":
-        number = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(value, number)
-    return ort.OrtValue.ortvalue_from_numpy(value)
-
-
-def _view(value: Any) -> Array:
-    """The value's memory as an array that keeps the value alive. bfloat16 comes as ml_dtypes."""
-    if not value.is_tensor():
-        raise ModelError("an output is a sequence or a map, not a tensor", remedy="leave it out of the outputs")
-    dtype, shape = np_dtype(value.element_type()), tuple(value.shape())
-    size = math.prod(shape)
-    if dtype.hasobject:
-        return np.asarray(value.numpy())
-    if size == 0:
-        return np.zeros(shape, dtype)
-    memory = (ctypes.c_uint8 * (size * dtype.itemsize)).from_address(value.data_ptr())
-    memory.owner = value
-    return np.frombuffer(memory, dtype=dtype, count=size).reshape(shape)

@@ -45,9 +45,12 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
         RecipeError: the recipe has no calibration data.
         RangesError: there are no samples.
     """
+    from toolkit.graph.stretches import memory_limit
+
     inputs_exist(job)
     refuse_writing_over(input_files(job), target)
-    with import_path(job.recipe.folder if job.allow_code else None), working(job.recipe.run.on):
+    limit, own = memory_limit(job.recipe.run.memory_bytes), job.recipe.folder if job.allow_code else None
+    with import_path(own), working(job.recipe.run.on), limit:
         names_exist(job)
         if target.parent == job.folder.path:
             taken_over(job.folder.path, job.folder.by_name, job.recipe.path, job.model_path)

@@ -46,7 +46,10 @@ def reachable(job: Job) -> Iterator[None]:
     inputs_exist(job)
     refuse_run_over(input_files(job), job.folder.path)
     _cache_is_apart(job)
-    with import_path(job.recipe.folder if job.allow_code else None), followed(job):
+    from toolkit.graph.stretches import memory_limit
+
+    limit = memory_limit(job.recipe.run.memory_bytes)
+    with import_path(job.recipe.folder if job.allow_code else None), followed(job), limit:
         # the recipe's own passes can be asked only now
         own = pass_files(job, code=True)
         _files_exist(job, own)

@@ -19,6 +19,7 @@ from toolkit.run.plugins import plugin_note
 from toolkit.run.profile_check import check
 from toolkit.run.recipe_passes import stripping_passes
 from toolkit.run.sections import RandomSection
+from toolkit.run.stretches import stretches_note
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
@@ -67,6 +68,9 @@ class Inputs:
         if plugins is not None:
             said.noted(plugins)
         check(self.job.profiles, source, self.job.recipe)
+        cut = stretches_note(source)
+        if cut is not None:
+            said.noted(cut)
         self._source = source.settle()
         self._source_notes = [event.why for event in said]
 

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from toolkit.backends.base import EngineChoices
 from toolkit.base.cluster import ADDRESS
-from toolkit.base.settings import ByteSize, Count, Decibels, PathText, path_text
+from toolkit.base.settings import ByteSize, Count, Decibels, PathText, byte_size, path_text
 from toolkit.calibration.amax import DEFAULT
 from toolkit.contract.ranges import LARGEST
 from toolkit.evaluation.metric_table import METRICS, is_share
@@ -218,3 +218,11 @@ class RunSection(Section):
     on: Annotated[str, Field(pattern=rf"^(here|ray|{ADDRESS})$")] = Field(
         "here", description="here; ray: a Ray cluster, RAY_ADDRESS's or this machine's; or ray://host:port"
     )
+    memory: ByteSize | None = Field(
+        None, description="bound for weights computed with at a time, such as 4GB; larger models run in parts"
+    )
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The bound in bytes, for each process that computes."""
+        return byte_size(self.memory) if self.memory is not None else None

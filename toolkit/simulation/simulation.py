@@ -21,6 +21,7 @@ from toolkit.evaluation.outputs import class_like, discrete_outputs
 from toolkit.graph.light import LightModel
 from toolkit.graph.measured import measured_outputs, squashed_by
 from toolkit.graph.model import Model
+from toolkit.graph.stretches import limit_memory, memory_limited
 from toolkit.graph.tensors import SHORT_FLOATS
 from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.placement.place import Judge, PlacementRule, place
@@ -88,9 +89,11 @@ class SimulationJob:
     memory: int = MEMORY
     reference: LightModel | None = None
     answers: Answers | None = None
+    limit: int | None = None
 
     def open(self) -> Callable[[StateAsked], MeasuredState]:
         """See ``SharedWork``: the numbers are those of any other process, since every session has one thread."""
+        limit_memory(self.limit)
         runner, begun = self.runner(threads=1), set[int]()
 
         def measure(state: StateAsked) -> MeasuredState:
@@ -217,7 +220,7 @@ class Simulation:
         reference = self._reference.to_light() if self._reference is not None else None
         return SimulationJob(
             self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads, own.memory,
-            reference, own.answers,
+            reference, own.answers, memory_limited(),
         )  # fmt: skip
 
     def on(self, settings: Settings) -> Simulation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +91,27 @@ def test_processes_share_the_work_and_map_the_weights(place, capsys):
     one = json.loads(done(capsys, "sensitivity", "recipe.toml", "--out", "one", "--json"))
     two = json.loads(done(capsys, "sensitivity", "recipe.toml", "--out", "two", "--processes", "2", "--json"))
     assert one["groups"] == two["groups"]
+
+
+def test_memory_cuts_the_model_into_stretches_and_changes_no_result(tmp_path, monkeypatch, capsys):
+    residual_blocks(tmp_path / "big.onnx", 128, 6)
+    block_samples(tmp_path / "samples.npz", 128)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "whole.toml").write_text(
+        f'[model]\npath = "big.onnx"\n[calibration]\ndata = "samples.npz"\n{INSERT}[engine]\nbackend = "none"\n'
+    )
+    (tmp_path / "cut.toml").write_text((tmp_path / "whole.toml").read_text() + '[run]\nmemory = "1MB"\n')
+    for name in ("whole", "cut"):
+        done(capsys, "run", f"{name}.toml", "--out", name)
+        done(capsys, "calibrate", f"{name}.toml", "--out", f"{name}.npz")
+    layers = [json.loads(done(capsys, "sensitivity", f"{n}.toml", "--out", n, "--json")) for n in ("whole", "cut")]
+    assert layers[0]["groups"] == layers[1]["groups"] and Path("whole.npz").read_bytes() == Path("cut.npz").read_bytes()
+    events = [json.loads(line) for line in Path("cut/journal.jsonl").read_text().splitlines()]
+    (said,) = [one["values"] for one in events if one["rule"] == "stretches"]
+    assert said == {"stretches": 6, "weights": 12 * 4 * 128**2, "memory": 10**6}
+    for file in ("ranges.json", "model.onnx"):
+        assert Path("whole", file).read_bytes() == Path("cut", file).read_bytes(), file
+    whole, cut = (Report.load(tmp_path / name / "report.json") for name in ("whole", "cut"))
+    assert whole.accuracy == cut.accuracy and [one.error for one in whole.layers] == [one.error for one in cut.layers]
+    # a bound is no part of any key: the steps are found again
+    assert "reused task, passes" in done(capsys, "run", "cut.toml", "--out", "whole").replace("\n", " ")

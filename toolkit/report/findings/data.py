@@ -49,6 +49,10 @@ DATA: Table = {
     Code.BEHIND_PLUGIN: "onnxruntime cannot run node '{plugin}' ({op}), which it comes from",
     Code.NO_VALUES: "it was empty in every sample",
     Code.LOADED: _loaded,
+    Code.IN_STRETCHES: lambda stretches, weights, memory: (
+        f"onnxruntime runs the model in {stretches} stretches, with the same results: its weights take "
+        f"{weights / 1e9:.3g} GB, and [run] memory is {memory / 1e9:.3g} GB."
+    ),
     Code.RANDOM_DATA: "Calibration data is random (seed {seed}), so the ranges say nothing about real inputs.",
     Code.SKIPPED: lambda samples, data: f"{count(samples, 'sample')} of {data} skipped: no profile fits.",
     Code.PADDED: lambda samples, data: f"{count(samples, 'sample')} of {data} padded with zeros to fit a profile.",

@@ -1,0 +1,195 @@
+"""Where a graph is cut into stretches whose weights fit into memory.
+
+It is cut in front of nodes with weights, where few tensors are alive and onnxruntime fuses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from onnx import TensorProto
+
+from toolkit.base.errors import ModelError
+from toolkit.graph.light import LightModel
+from toolkit.graph.nodes import reads_of
+
+SHARE = 2
+"""A float model and its quantized form are run side by side: a stretch may take this part of the memory."""
+_FUSED = frozenset({"Transpose", "Mul", "Div", "Pad", "QuantizeLinear", "DequantizeLinear"})
+"""Operators that onnxruntime may fuse with a node with weights behind them."""
+_BLOCKED = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
+"""Operators whose results onnxruntime hands on in blocked layout; an Add that reads one is summed by a convolution."""
+_KEEP_BLOCKED = frozenset({
+    "BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "Add", "Sum", "Mul", "Concat",
+    "Resize", "Upsample",
+})  # fmt: skip
+_NO_TENSOR = ("Sequence", "Optional", "SplitToSequence")
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring nodes of a model.
+
+    Attributes:
+        nodes: which nodes of the main graph, counted from 0; constants' nodes that several stretches need are in each.
+        weights: the large weights that they read.
+        reads: the other tensors that they take from before, and inputs of the model.
+        gives: what later stretches read, and outputs of the model.
+    """
+
+    nodes: Sequence[int]
+    weights: Sequence[str]
+    reads: Sequence[str]
+    gives: Sequence[str]
+
+
+class Cut:
+    """Finds the places where a graph is cut.
+
+    Args:
+        model: the model, its nodes sorted.
+        sizes: what the large weights take, in bytes.
+        limit: what those of a stretch may take.
+    """
+
+    def __init__(self, model: LightModel, sizes: Mapping[str, int], limit: int) -> None:
+        graph = model.proto.graph
+        self._where, self._sizes, self._limit = model.where, sizes, limit
+        self._nodes = graph.node
+        self._outputs = [value.name for value in graph.output]
+        self._reads = [reads_of(node) for node in graph.node]
+        self._half = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
+        self._constants = {tensor.name for tensor in graph.initializer}
+        self._behind = self._constant_nodes()
+        self._order = self._ordered()
+        self._own = [self._with_constants(index) for index in self._order]
+        self._weights = [{n for i in own for n in self._reads[i] if n in sizes} for own in self._own]
+        self._live = self._alive()
+
+    def stretches(self) -> list[Stretch]:
+        """The graph in stretches that fit."""
+        places = [0, *self._places(), len(self._order)]
+        found, made_before = list[tuple[list[int], set[str], set[str]]](), set[str]()
+        for first, last in pairwise(places):
+            nodes = sorted({index for own in self._own[first:last] for index in own})
+            made = {name for index in nodes for name in self._nodes[index].output if name}
+            reads = {name for index in nodes for name in self._reads[index]} - made - self._constants
+            found.append((nodes, reads, made))
+        result: list[Stretch] = []
+        for number, (nodes, reads, made) in enumerate(found):
+            later = {name for _, other, _ in found[number + 1 :] for name in other} | set(self._outputs)
+            gives = sorted((made & later) - made_before)
+            made_before |= set(gives)
+            weights = sorted({name for index in nodes for name in self._reads[index] if name in self._sizes})
+            result.append(Stretch(nodes, weights, sorted(reads), gives))
+        return result
+
+    def _constant_nodes(self) -> dict[int, set[int]]:
+        """Nodes that make constants of constants, each with those that it needs: they go where they are read."""
+        makers: dict[str, int] = {}
+        found: dict[int, set[int]] = {}
+        for index, (node, reads) in enumerate(zip(self._nodes, self._reads)):
+            known = all(name in self._constants or name in makers for name in reads)
+            if (
+                known
+                and not node.op_type.startswith(("Random", "Multinomial"))
+                and not set(node.output) & set(self._outputs)
+            ):
+                needed = {makers[name] for name in reads if name in makers}
+                found[index] = needed.union(*(found[other] for other in needed))
+                makers.update((name, index) for name in node.output if name)
+        self._makers = makers
+        return found
+
+    def _ordered(self) -> list[int]:
+        """The nodes but for those of constants; those that only outputs come of, such as probes, as early as can be."""
+        order = [index for index in range(len(self._nodes)) if index not in self._behind]
+        inner: set[str] = set()
+        early: set[int] = set()
+        for index in reversed(order):
+            if inner.isdisjoint(self._nodes[index].output) and self._reads[index].isdisjoint(self._sizes):
+                early.add(index)
+            else:
+                inner |= self._reads[index]
+        ready: dict[str, int] = {}
+        keys: dict[int, int] = {}
+        for index in order:
+            after = max((ready.get(name, -1) for name in self._reads[index]), default=-1)
+            keys[index] = after if index in early else index
+            ready.update((name, keys[index]) for name in self._nodes[index].output)
+        return sorted(order, key=lambda index: (keys[index], index))
+
+    def _with_constants(self, index: int) -> set[int]:
+        needed = {self._makers[name] for name in self._reads[index] if name in self._makers}
+        return {index, *needed, *(one for other in needed for one in self._behind[other])}
+
+    def _alive(self) -> list[set[str]]:
+        """For every place in front of a node the tensors that are made before it and read from there on."""
+        last: dict[str, int] = {}
+        for place, index in enumerate(self._order):
+            last.update((name, place) for name in self._reads[index])
+        alive, found = set[str](), list[set[str]]()
+        for place, index in enumerate(self._order):
+            alive = {name for name in alive if last[name] >= place}
+            found.append(set(alive))
+            alive |= {name for name in self._nodes[index].output if last.get(name, -1) > place}
+        return found
+
+    def _places(self) -> list[int]:
+        """In front of which nodes the graph is cut."""
+        makers = {name: self._nodes[index].op_type for index in self._order for name in self._nodes[index].output}
+        fused = {name for name, op in makers.items() if op in _FUSED} | self._blocked() | self._half
+        clean = [bool(weights) and not live & fused for weights, live in zip(self._weights, self._live)]
+        possible = [all(not makers[name].startswith(_NO_TENSOR) for name in live) for live in self._live]
+        found: list[int] = []
+        start, held, total = 0, set[str](), 0
+        for place, weights in enumerate(self._weights):
+            if self._bytes(weights) > self._limit:
+                raise self._too_large()
+            total += self._bytes(weights - held)
+            held |= weights
+            while total > self._limit:
+                options = [one for one in range(start + 1, place + 1) if possible[one]]
+                # a place in the middle of what onnxruntime fuses is the last resort
+                options = [one for one in options if clean[one]] or options or [place]
+                half = self._half_full(start, place)
+                options = [one for one in options if one >= half] or options
+                start = min(options, key=lambda one: (len(self._live[one]), -one))
+                found.append(start)
+                held = set().union(*self._weights[start : place + 1])
+                total = self._bytes(held)
+        return found
+
+    def _blocked(self) -> set[str]:
+        """The tensors that may be in blocked layout."""
+        found: set[str] = set()
+        for node in self._nodes:
+            if node.op_type in _BLOCKED or (node.op_type in _KEEP_BLOCKED and found.intersection(node.input)):
+                found.update(node.output)
+        return found
+
+    def _half_full(self, start: int, place: int) -> int:
+        """The first place at which the weights from ``start`` on take half of what they may."""
+        seen, total = set[str](), 0
+        for one in range(start, place):
+            total += self._bytes(self._weights[one] - seen)
+            seen |= self._weights[one]
+            if 2 * total >= self._limit:
+                return one + 1
+        return place
+
+    def _bytes(self, weights: set[str]) -> int:
+        return sum(self._sizes[name] for name in weights)
+
+    def _too_large(self) -> ModelError:
+        sizes = [self._bytes(weights) for weights in self._weights]
+        size = max(sizes)
+        node = self._nodes[self._order[sizes.index(size)]]
+        return ModelError(
+            f"node '{node.name}' ({node.op_type}) alone needs {size / 1e6:,.2f} MB for its weights, and "
+            f"{self._limit / 1e6:,.2f} MB, one of {SHARE} parts of the memory allowed, are there for a stretch",
+            where=self._where,
+            remedy=f'set [run] memory to "{-(-size * SHARE // 10**6)}MB" or more',
+        )

@@ -1,0 +1,42 @@
+"""onnxruntime's values and arrays: the same memory."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+
+from toolkit.base.errors import ModelError
+from toolkit.base.types import Array
+from toolkit.graph.tensors import np_dtype
+
+
+def to_ort(value: Array, wanted: str = "") -> Any:
+    """An array as a value that shares its memory; bfloat16 as float32 where that is ``wanted``."""
+    import onnxruntime as ort
+
+    value = np.asarray(value, order="C")  # ascontiguousarray would give a scalar a dimension
+    if value.dtype.name == "bfloat16" and wanted == "tensor(float)":
+        value = value.astype(np.float32)
+    if value.dtype.kind == "V":
+        number = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(value, number)
+    return ort.OrtValue.ortvalue_from_numpy(value)
+
+
+def as_array(value: Any) -> Array:
+    """The value's memory as an array that keeps the value alive. bfloat16 comes as ml_dtypes."""
+    if not value.is_tensor():
+        raise ModelError("an output is a sequence or a map, not a tensor", remedy="leave it out of the outputs")
+    dtype, shape = np_dtype(value.element_type()), tuple(value.shape())
+    size = math.prod(shape)
+    if dtype.hasobject:
+        return np.asarray(value.numpy())
+    if size == 0:
+        return np.zeros(shape, dtype)
+    memory = (ctypes.c_uint8 * (size * dtype.itemsize)).from_address(value.data_ptr())
+    memory.owner = value
+    return np.frombuffer(memory, dtype=dtype, count=size).reshape(shape)

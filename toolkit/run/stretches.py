@@ -1,0 +1,26 @@
+"""What is to be said of a model that is run in stretches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from toolkit.contract.findings import Code, Finding
+
+if TYPE_CHECKING:
+    from toolkit.graph.model import Model
+
+
+def stretches_note(model: Model) -> Finding | None:
+    """How many stretches a model is run in under ``[run] memory``; None where it is run whole.
+
+    Raises:
+        ModelError: one node's weights are more than the memory allows.
+    """
+    from toolkit.graph.stretches import memory_limited, stretches_of
+
+    limit = memory_limited()
+    if limit is None:
+        return None
+    light = model.to_light()
+    found = len(stretches_of(light, packed=not light.shares))
+    return Code.IN_STRETCHES(stretches=found, weights=light.weight_bytes, memory=limit) if found > 1 else None
