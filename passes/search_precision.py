@@ -83,7 +83,11 @@ class SearchPrecision(InsertQDQ):
         None, ge=0, le=1, description="smallest share of answers that stay the float model's, as the task reads them"
     )
     margin: float = Field(
-        1.0, ge=0, le=1000, description="safety against other samples: dB of SQNR, standard errors of shares"
+        1.0,
+        ge=0,
+        le=1000,
+        description="safety against other samples: dB of SQNR, and as far as batches differ; standard errors of "
+        "shares; with one, answers that nearly change count too",
     )
     max_ms: float | None = Field(None, gt=0, le=1e9, description="largest predicted latency in milliseconds")
     keep: Literal["fp16", "bf16", "fp32"] | None = Field(None, description="precision of kept layers; default: rest")
@@ -111,7 +115,10 @@ class SearchPrecision(InsertQDQ):
         "much where these find little, and more where it takes a few seconds alone",
     )  # fmt: skip
     minutes: float | None = Field(
-        None, gt=0, le=1e9, description="how long the search may take; the best plan so far is taken then"
+        None,
+        gt=0,
+        le=1e9,
+        description="how long the search may take; the best plan so far is taken then; default 3 without inferences",
     )
     memory: ByteSize = Field("1GB", description="for activations that are kept and weights that are loaded, each half")
     try_ranges: bool = Field(True, description="try the ranges of other calibration methods before giving a layer up")
@@ -289,7 +296,7 @@ class SearchPrecision(InsertQDQ):
         part = context.provider.on_part() if isinstance(context.provider, Calibrator) else context.provider
         now, trial, last, kept = search, model, context, Journal()
         for name in self.helpers:
-            if not before.distance and now.all_quantized_meets(before.amax):
+            if now.spending.over or (not before.distance and now.all_quantized_meets(before.amax)):
                 break
             # whether it stays is decided here, by the plan's own budget
             now.simulation.rest()

@@ -260,6 +260,7 @@ class Code(BaseCode):
     SEARCH_SUMMARY = "search"
     SEARCH_BEST = "search-best"
     SEARCH_GOES_ON = "search-goes-on"
+    SEARCH_MINUTES_OVER = "search-minutes-over"
     SEARCH_MISSED = "search-missed"
     SEARCH_SLOWER = "search-slower"
     SEARCH_ALL_FLOAT = "search-all-float"

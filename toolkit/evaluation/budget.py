@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ ON_NOISE = ("min_sqnr_db", "sqnr_db", "variation_db")
 """The limits on noise, as ``Budget.lacks`` names them."""
 _PRIOR = 500
 _LEAST_LACK = 1e-6
+_ONE_SIDED = 1.645
 _BROKEN_SQNR_DB = 3.0
 """Below this, or with more noise than variation between samples, an output is useless whatever its top-1 agreement."""
 
@@ -26,8 +28,9 @@ class Budget:
     """The limits that must hold; one that is None does not matter.
 
     A limit on a share of answers is judged as ``intervals.standing`` says wherever it is judged: by the search, by
-    bisection and by the run. Where the answers are too few for it, no margin is asked for: what it is refused for must
-    be in the samples.
+    bisection and by the run. Where the answers are too few for it, no margin is asked for the count: what it is refused
+    for must be in the samples. With a margin, the answers to expect to change must be within the limit too, where more
+    than a count tells them (see ``AnswerTally``), and half as many again for each standard error.
 
     Attributes:
         max_drop: largest drop of the metric, in its units.
@@ -37,10 +40,10 @@ class Budget:
         min_agreement: smallest top-1 agreement with the float model, 0 to 1.
         min_unchanged: smallest share of answers that stay the float model's, 0 to 1, of every part of the outputs.
         max_ms: largest predicted latency in milliseconds.
-        margin: how much better than the limits a plan must be, since other samples will differ: in dB for the SQNR,
-            in standard errors for shares of enough answers. The standard error is that of the samples' own
-            shares, at least sqrt(p (1 - p) / n) for a share p of n positions. With a margin, the argmax changes to
-            expect count too, like five hundred further positions: a hundred without a change prove little.
+        margin: how much better than the limits a plan must be, since other samples will differ: in dB for the SQNR
+            (see ``spare_db``), in standard errors for shares of enough answers. The standard error is that of the
+            samples' own shares, at least sqrt(p (1 - p) / n) for a share p of n positions. With a margin, the argmax
+            changes to expect count too, like five hundred further positions: a hundred without one prove little.
         higher_is_better: which way the metric goes.
         by_task: whether the answers are held against the task's own limit where ``min_unchanged`` is None.
         stands_in: whether ``min_unchanged`` stands for a drop of the metric that no labels tell: an answer that changes
@@ -85,7 +88,7 @@ class Budget:
         if self.min_value is not None:
             found["min_value"] = sign * (self.min_value - _measured(outcome))
         if self.min_sqnr_db is not None:
-            found["min_sqnr_db"] = self.min_sqnr_db + self.margin - outcome.sqnr_db
+            found["min_sqnr_db"] = self.min_sqnr_db + self.spare_db(outcome) - outcome.sqnr_db
         if outcome.metric is None:
             found["sqnr_db"] = _BROKEN_SQNR_DB + self.margin - outcome.sqnr_db
             if outcome.variation_db is not None:
@@ -94,11 +97,29 @@ class Budget:
             found["max_ms"] = seconds * 1e3 - self.max_ms
         return {name: lack for name, lack in found.items() if lack > 1e-9}
 
+    def spare_db(self, outcome: Outcome) -> float:
+        """By how many dB an outcome must be better than a limit on the SQNR, since other samples will differ.
+
+        The margin, and with one what lies between the noise of these samples and its upper bound: the mean of so many
+        batches, by how far they differ, is known to a standard error, and 1.645 of these exclude all but 5 percent.
+        """
+        parts = [part for part in outcome.parts if math.isfinite(part)]
+        mean = statistics.fmean(parts) if len(parts) > 1 else 0.0
+        if self.margin <= 0 or mean <= 0:
+            return self.margin
+        error = statistics.stdev(parts) / math.sqrt(len(parts)) / mean
+        return self.margin + 10 * math.log10(1 + _ONE_SIDED * self.margin * error)
+
     def unproven(self, outcome: Outcome, reference: Outcome) -> Finding | None:
         """That the samples are too few for a limit that they do not miss; None where they are enough, or miss one."""
         few = too_few(self._share_limits(outcome, reference))
         missed = few is not None and replace(self, margin=0.0, max_ms=None).lacks(outcome, reference)
         return None if missed else few
+
+    def worst_share(self, outcome: Outcome, reference: Outcome) -> ShareLimit | None:
+        """Of the limits that allow a share of counted answers to be lost the one that is furthest missed."""
+        counted = [one for one in self._share_limits(outcome, reference) if one.answers > 0 and one.limit > 0]
+        return max(counted, key=lambda one: one.likely / one.limit, default=None)
 
     def _share_limits(self, outcome: Outcome, reference: Outcome) -> list[ShareLimit]:
         """Every limit on a share of answers, a limit on the metric's drop among them."""
@@ -131,13 +152,16 @@ class Budget:
 
     def _share_lack(self, one: ShareLimit, outcome: Outcome) -> float:
         """By how much a share that is lost exceeds its limit; not above 0 where it does not."""
+        # as many may be lost elsewhere as nearly were here
+        likely = (one.expected or 0.0) * (1 + self.margin / 2) - one.limit if self.margin > 0 else 0.0
         if one.few:
             # a change that only chance decided is weighed already
             strict = self.stands_in and self.margin > 0 and one.lost > one.limit
-            return max(one.lost - one.limit, _LEAST_LACK) if strict or one.standing is LimitStanding.MISSED else 0.0
+            missed = strict or one.standing is LimitStanding.MISSED
+            return max(one.lost - one.limit if missed else 0.0, likely, _LEAST_LACK if missed else 0.0)
         if one.name == "min_unchanged":
             spread = math.sqrt(max(one.lost * (1 - one.lost), 0.0) / max(one.independent or 0.0, 1.0))
-            return one.lost + self.margin * spread - one.limit
+            return max(one.lost + self.margin * spread - one.limit, likely)
         return max(one.lost + self.margin * _standard_error(outcome), self._flips(outcome)) - one.limit
 
     def safely(self, outcome: Outcome, reference: Outcome) -> bool:

@@ -14,10 +14,7 @@ from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.difference import Difference, same_argmax
 from toolkit.evaluation.outputs import is_float
 from toolkit.evaluation.tasks import CLASS_TASKS, AnswerTally, Rows
-
-_FLIP_POSITIONS = 4_000
-_FLIP_DRAWS = 24
-_MASKED = -1e9
+from toolkit.evaluation.tasks.chance import MASKED, expected_flips, gaps_and_errors
 
 
 @dataclass(frozen=True)
@@ -168,12 +165,11 @@ def _scores(part: BatchOutcome, name: str, wanted: Array, found: Array) -> None:
     usable = np.isfinite(wanted)
     if not usable.all():
         # a class that is masked by -inf is none; infinity less itself would be NaN
-        wanted, found = np.where(usable, wanted, _MASKED), np.where(usable, found, _MASKED)
+        wanted, found = np.where(usable, wanted, MASKED), np.where(usable, found, MASKED)
     part.kl += _divergence(wanted, found)
     part.positions += wanted.size // wanted.shape[-1]
-    best = np.partition(wanted, -2, axis=-1)[..., -2:]
-    part.gaps[name] = (best[..., 1] - best[..., 0]).reshape(-1)
-    part.errors[name] = (found - wanted).var(axis=-1, ddof=1).reshape(-1)
+    gaps, errors = gaps_and_errors(wanted, found)
+    part.gaps[name], part.errors[name] = gaps.reshape(-1), errors.reshape(-1)
     _share(part, name, same_argmax(wanted, found))
 
 
@@ -191,32 +187,6 @@ def _log_softmax(scores: Array) -> Array:
     wide = scores.astype(np.float64)
     wide = wide - wide.max(axis=-1, keepdims=True)
     return np.asarray(wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True)))
-
-
-def expected_flips(gaps: Array, errors: Array) -> float:
-    """The share of positions whose argmax errors like these change on average, whatever they happened to change here.
-
-    With errors that are normal and independent between classes, the second class overtakes the first with the
-    probability Phi(-gap / sqrt(2 variance)). Every position takes this with its own variance and, for as much again,
-    with those of positions drawn evenly from all: where a few positions are quite wrong and the others right, as
-    behind a TopK that swaps two entries, only few draws are bad. How many really changed says little
-    where there are a hundred samples: one that changed or not is a point; this estimate uses all of them.
-
-    Args:
-        gaps: best score less second best, [positions].
-        errors: variance of the errors over the classes, [positions].
-    """
-    step = max(1, len(gaps) // _FLIP_POSITIONS)
-    near, own = gaps[::step].astype(np.float64), errors[::step].astype(np.float64)
-    drawn = np.quantile(errors.astype(np.float64), (np.arange(_FLIP_DRAWS) + 0.5) / _FLIP_DRAWS)
-    return (_overtaken(near, own) + _overtaken(near[:, None], drawn[None])) / 2
-
-
-def _overtaken(gaps: Array, errors: Array) -> float:
-    gaps, spread = np.broadcast_arrays(gaps, np.sqrt(2 * errors))
-    ratio = np.divide(gaps, spread, out=np.full(gaps.shape, np.inf), where=spread > 0)
-    # a list of plain floats: taking numpy's out of an array costs ten times the function
-    return float(np.mean([0.5 * math.erfc(x) for x in (ratio.reshape(-1) / math.sqrt(2)).tolist()]))
 
 
 def varying_shares(references: Sequence[Mapping[str, Array]]) -> dict[str, float]:

@@ -22,6 +22,7 @@ class ShareLimit:
         limit: the largest share that may be lost.
         independent: how many answers count as independent; all where None.
         samples: whether every sample has one answer.
+        expected: the share to expect to be lost on samples like these; None where only a count tells.
     """
 
     name: str
@@ -30,6 +31,7 @@ class ShareLimit:
     limit: float
     independent: float | None = None
     samples: bool = True
+    expected: float | None = None
 
     @property
     def standing(self) -> LimitStanding:
@@ -37,6 +39,11 @@ class ShareLimit:
         if self.answers <= 0:
             return LimitStanding.MET if self.lost <= self.limit + 1e-12 else LimitStanding.MISSED
         return standing(self.lost * self.answers, self.answers, self.limit, self.independent)
+
+    @property
+    def likely(self) -> float:
+        """The share to expect to be lost elsewhere: what was lost here, or what nearly was, the larger."""
+        return max(self.lost, self.expected or 0.0)
 
     @property
     def few(self) -> bool:
@@ -69,7 +76,8 @@ def of_tally(tally: AnswerTally, least: float | None = None, weighed: bool = Fal
     limit = 1.0 - (tally.least if least is None else least)
     single = tally.part.task != "generation"
     lost = tally.lost / tally.answers if weighed and tally.lost is not None and tally.answers else 1.0 - tally.share
-    return ShareLimit("min_unchanged", lost, tally.answers, limit, tally.independent, single)
+    expected = tally.expected / tally.answers if tally.expected is not None and tally.answers and not weighed else None
+    return ShareLimit("min_unchanged", lost, tally.answers, limit, tally.independent, single, expected)
 
 
 def too_few(limits: Iterable[ShareLimit]) -> Finding | None:

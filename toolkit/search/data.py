@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from toolkit.base.errors import DataError
 from toolkit.contract.findings import Code
 from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
-from toolkit.simulation.simulation import with_labels
+from toolkit.simulation.simulation import Settings, Simulation, with_labels
+
+_PARTS, _LEAST = 8, 32
+_MOST_MACS = 3e11
+"""Of a float inference of all samples: some 12 seconds, and a search takes twenty of them."""
 
 if TYPE_CHECKING:
     from toolkit.contract.context import Context
     from toolkit.data.dataset import CalibrationData
     from toolkit.graph.model import Model
+
+
+def in_parts(settings: Settings, samples: int) -> Settings:
+    """The settings for so many samples: a plan that is looked at on a part of them needs parts."""
+    return replace(settings, samples=samples, batch=max(1, min(settings.batch, samples // _PARTS)))
+
+
+def fewer_where_slow(simulation: Simulation) -> Simulation:
+    """The simulation on as many of its samples as a float inference may take, and on 32 at least."""
+    count = sum(feed.count for feed in simulation.feeds)
+    few = max(int(count * _MOST_MACS / max(simulation.macs, 1.0)), _LEAST)
+    return simulation.on(in_parts(simulation.settings, few)) if few < count else simulation
 
 
 def refuse_without_samples(which: Literal["calibration", "evaluation"], context: Context) -> None:

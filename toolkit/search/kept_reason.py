@@ -32,7 +32,7 @@ def kept_reason(
     }  # fmt: skip
     if _meets(budget, group.alone, reference):
         return Code.KEPT_TOGETHER_MISSES(**known, share=share)
-    missed = budget.min_sqnr_db is not None and group.alone.sqnr_db < budget.min_sqnr_db + budget.margin
+    missed = budget.min_sqnr_db is not None and group.alone.sqnr_db < budget.min_sqnr_db + budget.spare_db(group.alone)
     agreement = group.alone.agreement
     low = budget.min_agreement is not None and agreement is not None and agreement < budget.min_agreement
     return Code.KEPT_ALONE_MISSES(

@@ -16,6 +16,7 @@ _FLOOR = 0.05
 _TIE = 0.35
 """How far from the limit on noise a plan may lie, in nepers, and meet a limit on answers or miss it by chance."""
 _DEPTH, _STEPS, _FADES = 12.0, 121, 5.0
+_COUNTED, _POWERS = 100, (0.5, 1.0, 2.0)
 
 
 class PlanNoise:
@@ -107,7 +108,9 @@ class NoiseLimit:
         # a limit that no noise meets is 0 where it is too small for a float
         self._exact = math.inf if exact is None else math.log(exact) if exact > 0 else -math.inf
         self._learnt = learnt
-        self._at, self._weight = top - depth, np.exp(-np.maximum(depth, 0) / _FADES)
+        self._at = (top - depth)[:, None]
+        # by the limit, and by the power of the noise that lost answers grow with
+        self._weight = np.repeat(np.exp(-np.maximum(depth, 0) / _FADES)[:, None], len(_POWERS), axis=1)
 
     def saw(self, noise: float, meets: bool) -> None:
         """Take in whether a plan of such noise met the limits that are learnt."""
@@ -116,12 +119,32 @@ class NoiseLimit:
             self._weight = self._weight * (chance if meets else 1 - chance)
             self._weight = np.maximum(self._weight / self._weight.sum(), 1e-9)
 
+    def saw_lost(self, noise: float, lost: float, answers: float, most: float) -> None:
+        """Take in how many answers were lost with such noise, where a share of them is limited.
+
+        An answer is lost where the error exceeds what sets it apart from another: the share that is lost grows with the
+        error's size, the square root of the noise, where answers lie close together evenly, and faster where they are
+        held against a floor; which of the two, the plans show. Plans alike lose the same answers: each is believed by
+        half, and like a hundred answers at most.
+
+        Args:
+            noise: the plan's.
+            lost: the share of answers that is lost, or is to be expected to be.
+            answers: of how many.
+            most: the largest share that may be lost, over 0.
+        """
+        if 0 < noise < math.inf and answers > 0:
+            share = np.minimum(most * np.exp((math.log(noise) - self._at) * np.asarray(_POWERS)), 1.0)
+            likely = min(answers, _COUNTED) * (max(lost, 0.0) * np.log(share) - share) / 2
+            self._weight = self._weight * np.exp(likely - likely.max())
+            self._weight = np.maximum(self._weight / self._weight.sum(), 1e-9)
+
     def chance(self, level: Array, spread: Array) -> Array:
         """The probability that plans meet it, whose noise has such logarithms and standard deviations; [plans]."""
         found = _normal((self._exact - level) / (spread + 1e-9))
         if self._learnt:
-            wide = np.sqrt(spread**2 + _TIE**2)
-            found = found * (_normal((self._at - level[:, None]) / wide[:, None]) @ self._weight / self._weight.sum())
+            wide, weight = np.sqrt(spread**2 + _TIE**2), self._weight.sum(axis=1)
+            found = found * (_normal((self._at[:, 0] - level[:, None]) / wide[:, None]) @ weight / weight.sum())
         return np.asarray(found)
 
 

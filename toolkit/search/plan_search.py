@@ -24,7 +24,7 @@ from toolkit.graph.macs import macs
 from toolkit.graph.model import Model
 from toolkit.placement.ops import TARGETS
 from toolkit.search.cost import CostModel
-from toolkit.search.data import samples_to_decide_on
+from toolkit.search.data import fewer_where_slow, in_parts, samples_to_decide_on
 from toolkit.search.gpus import GpuSpec, known_as
 from toolkit.search.kept_reason import kept_reason
 from toolkit.search.layer_times import LayerTimes
@@ -169,13 +169,12 @@ class PlanSearch:
             answers=evaluation.answers if evaluation is not None else None,
             options=(evaluation.options if evaluation is not None else None) or MetricOptions(),
         )  # fmt: skip
-        used = min(len(data), own.samples or len(data))
-        # a plan that is looked at on a part of the samples needs parts
-        settings = replace(settings, batch=max(1, min(own.batch, used // _FEW)))
+        settings = in_parts(settings, min(len(data), own.samples or len(data)))
         simulation = Simulation(
             self.model, ranges, data, context.profiles, judge, settings, self.reference, self.quantizer.place,
             self.quantizer.rounder(self.model, context),
         )  # fmt: skip
+        simulation = fewer_where_slow(simulation) if own.inferences is None else simulation
         used = sum(feed.count for feed in simulation.feeds)
         context.journal.noted(Code.SEARCH_DATA(samples=used, data=data.name))
         return simulation
@@ -199,9 +198,7 @@ class PlanSearch:
     def run(self) -> SearchResult:
         """Search, and write the record; the plan is not applied yet."""
         simulation, context, own = self.simulation, self.context, self.settings
-        folder = context.log_folder
-        gpu = gpu_for(own.gpu, context)
-        demand = self.budget
+        folder, gpu, demand = context.log_folder, gpu_for(own.gpu, context), self.budget
         engines = self._engines(gpu)
         times = engines.layers() if engines is not None else self._earlier(gpu)
         quantized = self.quantizer.precision
@@ -219,7 +216,6 @@ class PlanSearch:
                     cost.learn(end, seconds)
         best = folder / f"{self.name}_best.json" if folder is not None else None
         log = Log(folder / f"{self.name}.jsonl" if folder is not None else None, simulation.fingerprint(), needs_now)
-
         otherwise: dict[str, dict[str, float]] = {}
 
         def run(demand: Budget) -> tuple[Search, SearchResult]:
@@ -242,19 +238,22 @@ class PlanSearch:
             lacks = dict(found.lacks_in_types)
             if not lacks or found.rest_lacks:
                 break
-            last = attempt == _ATTEMPTS
+            last = attempt == _ATTEMPTS or self.spending.over
             missed = {"limits": list(lacks), "by": list(lacks.values())}
             context.journal.noted(Code.SEARCH_IN_TYPES(rest=context.rest, **missed, searches=attempt, last=last))
             if last:
                 break
             if demand.min_sqnr_db is not None and "min_sqnr_db" in lacks:
                 # by less the plan that is known to miss it would be found again
-                lacks["min_sqnr_db"] += max(found.best.outcome.sqnr_db - demand.min_sqnr_db - demand.margin, 0.0)
+                had = found.best.outcome
+                lacks["min_sqnr_db"] += max(had.sqnr_db - demand.min_sqnr_db - demand.spare_db(had), 0.0)
             noisy = {name: lack for name, lack in lacks.items() if name in ON_NOISE}
             if len(noisy) < len(lacks):
                 # which of few answers change is chance: a tighter limit on them would be one on luck
                 otherwise[plan_key(found.best.kept, found.best.amax)] = lacks
             demand = demand.tightened(noisy)
+        if self.spending.over:
+            context.journal.noted(Code.SEARCH_MINUTES_OVER(minutes=self.spending.minutes))
         self._doubts(found)
         # the search may have taken other ranges: those are what its layers were measured with
         self._record(found, search.simulation, cost, prefer)

@@ -12,7 +12,7 @@ from toolkit.search.plan_noise import NoiseLimit, PlanNoise
 _EXPONENTS = (1.0, 0.5, 0.25, 0.0)
 """How much a layer's price counts in an order of layers."""
 _FLIPS, _ROUNDS, _STARTS, _SHOWN = 24, 4, 3, 40
-_LEAST_GAIN, _LEAST_WORTH = 1e-3, 2e-3
+_LEAST_GAIN, _LEAST_WORTH = 1e-3, 1e-2
 """As shares of the price of all layers."""
 
 

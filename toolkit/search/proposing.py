@@ -104,10 +104,17 @@ class Proposing(Evaluations):
             noise.saw(plan.kept, *self._estimated(plan, whole, measure))
         everything = next((measure(plan.outcome) for plan in own if not plan.kept), sum(noise.harm))
         budget = self.budget
-        exact = 10 ** (-(budget.min_sqnr_db + budget.margin) / 10) if budget.min_sqnr_db is not None else None
+        near = min(own, key=lambda plan: (not plan.whole, self._rank(plan)), default=None)
+        spare = budget.spare_db(near.outcome) if near is not None else budget.margin
+        exact = 10 ** (-(budget.min_sqnr_db + spare) / 10) if budget.min_sqnr_db is not None else None
         limit = NoiseLimit(everything, exact, self._on_answers)
         for plan in own:
-            if plan.whole or plan.clear is not None:
+            worst = budget.worst_share(plan.outcome, self.simulation.runner.float_on(plan.batches))
+            if worst is not None:
+                limit.saw_lost(
+                    measure(plan.outcome), worst.likely, worst.answers, worst.limit / (1 + budget.margin / 2)
+                )
+            elif plan.whole or plan.clear is not None:
                 limit.saw(measure(plan.outcome), not set(plan.lacks) - set(ON_NOISE))
         return noise, limit
 

@@ -1,7 +1,8 @@
 """What a search may spend and what it has spent, in float inferences of the samples that it decides on.
 
 Decisions go by prices, which are the graph's arithmetic, so that they are the same on any machine and when an
-interrupted search goes on. What was really computed is counted beside them, of everything that ran a model.
+interrupted search goes on, as long as the minutes last. What was really computed is counted beside them, of everything
+that ran a model.
 """
 
 from __future__ import annotations
@@ -17,11 +18,20 @@ PLENTY = 10**9
 FLOAT_PRICE, CALIBRATION_PRICE, TYPES_PRICE, SPOTS_PRICE = 1.3, 4.0, 2.0, 1.0
 """In float inferences: of the first run of the float model, of the ranges of another form of the model, of a check in
 the real types, and of what explains the worst layers."""
-_USUAL = 20.0
+_USUAL, _USUAL_MINUTES = 20.0, 3.0
 _PRICED = 0.95
 """How much of what is allowed is spent by prices, which are the graph's arithmetic alone."""
 _LEAST_MACS = 1e11
 """Some 40 milliseconds: a model whose inferences take less may have more of them."""
+
+
+def at_work() -> Callable[[], float]:
+    """A clock of the seconds that this process had, which stands still where others have the processor.
+
+    A search that nobody limited finds the same on a machine that is busy with something else.
+    """
+    wall, own = time.monotonic(), time.process_time()
+    return lambda: min(time.monotonic() - wall, time.process_time() - own)
 
 
 class Spending:
@@ -33,6 +43,7 @@ class Spending:
         clock: seconds that only grow.
 
     Attributes:
+        minutes: how long it may take in all; None without a limit.
         priced: what was spent, by prices.
         bought: what was paid for and is known: nobody pays twice.
     """
@@ -42,7 +53,7 @@ class Spending:
     ) -> None:
         self.inferences, self._clock = inferences, clock
         self._at_least = 0.0
-        self._until = clock() + 60 * minutes if minutes is not None else math.inf
+        self.minutes, self._until = minutes, clock() + 60 * minutes if minutes is not None else math.inf
         self._before = computed()
         self.priced = 0.0
         self.bought: set[tuple[str, int]] = set()
@@ -53,10 +64,13 @@ class Spending:
 
         Args:
             inferences: what is allowed; 20 where None, and more where they take no time.
-            minutes: how long it may take; no limit where None.
+            minutes: how long it may take; where None 3 of the time that the process has, and no limit where the
+                inferences are given.
         """
         allowed = inferences if inferences is not None else _USUAL
-        made = cls(max(allowed - TYPES_PRICE - SPOTS_PRICE, 0.0) * _PRICED, minutes)
+        plans = max(allowed - TYPES_PRICE - SPOTS_PRICE, 0.0) * _PRICED
+        usual = minutes is None and inferences is None
+        made = cls(plans, _USUAL_MINUTES, at_work()) if usual else cls(plans, minutes)
         made._at_least = _LEAST_MACS if inferences is None else 0.0
         return made
 
@@ -65,7 +79,7 @@ class Spending:
 
         For a search that has nothing worth having: a model that stays float costs its user more than a longer search.
         """
-        if self.inferences is None or not self._at_least:
+        if self.inferences is None or not self._at_least or self.over:
             return False
         self.inferences, self._at_least = 3 * self.inferences, 0.0
         return True
@@ -74,6 +88,11 @@ class Spending:
         """Take in what a float inference of all samples is, in multiply-accumulates."""
         if self.inferences is not None:
             self.inferences = max(self.inferences, self._at_least / max(macs, 1.0))
+
+    @property
+    def over(self) -> bool:
+        """Whether the minutes are over."""
+        return self._clock() >= self._until
 
     @property
     def limited(self) -> bool:
@@ -91,7 +110,7 @@ class Spending:
 
     def left(self, price: float, reserve: float = 0.0) -> int:
         """How many things of this price may still be bought, with as much as ``reserve`` left after them."""
-        if self._clock() >= self._until:
+        if self.over:
             return 0
         if self.inferences is None or price <= 0:
             return PLENTY

@@ -76,18 +76,21 @@ def _patches(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, r
     spatial = len(shape) - 2
     steps, gaps = (attrs.get(word, [1] * spatial) for word in ("strides", "dilations"))
     pads = attrs.get("pads", [0] * 2 * spatial)
-    padded = np.pad(value, [(0, 0), (0, 0), *((pads[i], pads[i + spatial]) for i in range(spatial))])
+    sizes = value.shape[2:]
     reach = [(size - 1) * gap + 1 for size, gap in zip(shape[2:], gaps)]
-    outs = [(size - far) // step + 1 for size, far, step in zip(padded.shape[2:], reach, steps)]
+    outs = [(size + pads[i] + pads[i + spatial] - reach[i]) // steps[i] + 1 for i, size in enumerate(sizes)]
     number = min(number, len(value) * int(np.prod(outs)))
     at = [random.integers(len(value), size=number), *(random.integers(out, size=number) for out in outs)]
-    # [rows, channels, *kernel], all places at once
+    # [rows, channels, *kernel], all places at once; a padded copy of the input would take longer than all else
     index: list[Any] = [at[0].reshape(-1, *(1,) * (spatial + 1))]
     index.append(np.arange(value.shape[1]).reshape(1, -1, *(1,) * spatial))
-    for axis in range(spatial):
-        offsets = np.arange(shape[2 + axis]) * gaps[axis]
+    inside: Any = True
+    for axis, size in enumerate(sizes):
+        offsets = np.arange(shape[2 + axis]) * gaps[axis] - pads[axis]
         places = at[1 + axis].reshape(-1, *(1,) * (spatial + 1)) * steps[axis]
-        index.append(places + offsets.reshape(1, 1, *(-1 if i == axis else 1 for i in range(spatial))))
-    found = padded[tuple(index)]
+        place = places + offsets.reshape(1, 1, *(-1 if i == axis else 1 for i in range(spatial)))
+        inside = inside & (place >= 0) & (place < size)
+        index.append(np.clip(place, 0, size - 1))
+    found = np.where(inside, value[tuple(index)], np.float32(0))
     group = int(attrs.get("group", 1))
     return np.ascontiguousarray(found.reshape(number, group, -1).swapaxes(0, 1))

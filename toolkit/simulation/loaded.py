@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from threading import RLock
 from typing import Protocol
@@ -38,6 +38,21 @@ class Pieces(Protocol):
     def cost(self, stage: int, config: Config) -> tuple[float, float]:
         """What a stage of a state costs for each sample of the usual size, and for each run."""
         ...
+
+
+def cost_of(pieces: Pieces, stages: Iterable[int], config: Config, elements: float, batches: int) -> float:
+    """What stages of a state cost by the graph's arithmetic, in multiply-accumulates.
+
+    Args:
+        pieces: the stages of the model.
+        stages: their numbers.
+        config: the state.
+        elements: of all inputs of all samples.
+        batches: how many the samples come in.
+    """
+    costs = [pieces.cost(stage, config) for stage in stages]
+    samples = elements / max(pieces.input_elements, 1)
+    return sum(work for work, _ in costs) * samples + sum(calls for _, calls in costs) * batches
 
 
 class LoadedPiece:

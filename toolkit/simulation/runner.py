@@ -19,7 +19,7 @@ from toolkit.evaluation.metrics import Metric, answers_of
 from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
 from toolkit.evaluation.outputs import widened
 from toolkit.simulation.cut import FIXED, FLOAT, FULL, SWITCHED
-from toolkit.simulation.loaded import LoadedPiece, LoadedPieces, Pieces
+from toolkit.simulation.loaded import LoadedPiece, LoadedPieces, Pieces, cost_of
 from toolkit.simulation.switches import Config
 
 Tensors = dict[str, Array]
@@ -180,9 +180,7 @@ class Runner:
         return max(self._cost(range(self._count), Config(), self.order), 1.0)
 
     def _cost(self, stages: Iterable[int], config: Config, part: Sequence[int]) -> float:
-        samples = sum(self._sizes[index] for index in part) / max(self._pieces.input_elements, 1)
-        costs = [self._pieces.cost(stage, config) for stage in stages]
-        return sum(work for work, _ in costs) * samples + sum(calls for _, calls in costs) * len(part)
+        return cost_of(self._pieces, stages, config, sum(self._sizes[index] for index in part), len(part))
 
     def rebased(self, pieces: Pieces, base: Config) -> Runner:
         """The same samples and float outputs with other scales of the base state."""

@@ -27,6 +27,7 @@ from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.placement.place import Judge, PlacementRule, place
 from toolkit.placement.qdq import pairs_opset
 from toolkit.simulation.cut import Cutter
+from toolkit.simulation.loaded import cost_of
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.runner import MEMORY, Runner
 from toolkit.simulation.switches import Config, Switches, wanted_tensors
@@ -202,6 +203,12 @@ class Simulation:
     def ran(self) -> bool:
         """Whether the float model was run on the samples."""
         return self._runner is not None
+
+    @property
+    def macs(self) -> float:
+        """What a float inference of the samples costs by the graph's arithmetic, in multiply-accumulates."""
+        elements = sum(value.size for feed in self.feeds for value in feed.inputs.values())
+        return cost_of(self.cutter, range(len(self.cutter.stages)), Config(), elements, len(self.feeds))
 
     def rest(self) -> None:
         """Give back the memory of sessions, where the weights are too many to be held for another form of the model.

@@ -280,3 +280,27 @@ def test_a_limit_in_place_of_a_drop_counts_changes_by_what_they_cost():
     # one answer of 64 is more than a hundredth: chance is an excuse only where nothing is known of the answer
     assert not plain.lacks(losses, losses) and weighed.lacks(losses, losses)
     assert not replace(weighed, margin=0.0).lacks(losses, losses)
+
+
+def test_answers_that_nearly_change_count_in_part_where_a_margin_is_asked_for():
+    wanted = np.zeros((64, 5), np.float32)
+    wanted[:, 0], wanted[:, 1] = 1.0, np.linspace(0, 0.9, 64)
+    near = wanted + noise(64, 5, scale=0.15)
+    near[:, 0] = np.maximum(near[:, 0], near[:, 1:].max(axis=1) + 0.01)
+    far = wanted + noise(64, 5, scale=0.001)
+    close, clear = (tally("classification", wanted, one) for one in (near, far))
+    assert close.kept == clear.kept == 64 and close.expected > 2 and clear.expected < 0.1
+    budget = Budget(by_task=True, margin=1.0)
+    missed, met = (Outcome(1e-4, tallies=(one,)) for one in (close, clear))
+    assert budget.lacks(missed, missed)["min_unchanged"] == pytest.approx(1.5 * close.expected / 64 - 0.01)
+    assert not budget.lacks(met, met) and not replace(budget, margin=0.0).lacks(missed, missed)
+    assert budget.worst_share(missed, missed).likely == pytest.approx(close.expected / 64)
+
+
+def test_levels_closely_over_their_floor_say_what_is_to_be_expected_below_it():
+    wanted, random = noise(400, 1, 32), np.random.default_rng(1)
+    level = np.exp(random.normal(-3.2, 0.35, (400, 1, 1))).astype(np.float32)
+    made = tally("regression", wanted, wanted + level * noise(400, 1, 32), {"mean": 0.0, "variance": 1.0})
+    assert made.kept == 400 - (made.answers - made.kept) and 0.0 < made.expected / 400 < 0.05
+    assert abs(made.expected - (400 - made.kept)) < 6
+    assert tally("regression", wanted, wanted).expected == 0

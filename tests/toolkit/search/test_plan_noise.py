@@ -81,3 +81,15 @@ def test_a_thousand_layers_take_no_table_of_their_cubes():
     proposals = Proposals(noise, NoiseLimit(1.0, sum(harm.values()) / 10, False), dict.fromkeys(harm, 1.0))
     best = proposals.best(list(harm), 1000.0, [])[0]
     assert 0 < len(best) < 500 and sum(harm[name] for name in best) > 0.5 * sum(harm.values())
+
+
+def test_how_many_answers_one_plan_loses_says_at_which_noise_few_enough_are_lost():
+    limit = NoiseLimit(1.0, None, True)
+    limit.saw_lost(1.0, lost=0.1, answers=64, most=0.01)
+    near, between, far = limit.chance(np.log([0.7, 0.1, 0.001]), np.zeros(3))
+    assert near < 0.2 < between < 0.8 < far
+    limit.saw_lost(0.01, lost=0.0, answers=64, most=0.01)
+    assert limit.chance(np.log([0.01]), np.zeros(1))[0] > 0.4
+    before = limit.chance(np.log([0.1]), np.zeros(1))[0]
+    limit.saw_lost(0.5, lost=0.0, answers=0, most=0.01)
+    assert limit.chance(np.log([0.1]), np.zeros(1))[0] == before

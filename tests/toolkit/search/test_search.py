@@ -159,6 +159,10 @@ def test_budget_units_and_margin():
     assert Budget(max_drop=0.01).lacks(outcome, reference)["max_drop"] == pytest.approx(0.01)
     assert Budget(max_drop=0.03, margin=1.0).lacks(outcome, reference)["max_drop"] == pytest.approx(0.004)
     assert Budget(min_sqnr_db=20, margin=1.0).lacks(outcome, reference)["min_sqnr_db"] == pytest.approx(1.0)
+    # batches that differ say less of other samples: 20 percent of the mean to one standard error
+    uneven = replace(outcome, parts=(0.002, 0.006, 0.002, 0.006, 0.002, 0.006, 0.002, 0.006, 0.004))
+    assert 0.7 < Budget(min_sqnr_db=20, margin=1.0).spare_db(uneven) - 1.0 < 1.2
+    assert Budget(min_sqnr_db=20).spare_db(uneven) == 0
     with pytest.raises(RecipeError, match="no accuracy budget"):
         Budget()
     with pytest.raises(RecipeError, match="metric"):

@@ -39,3 +39,13 @@ def test_a_search_without_a_limit_of_its_users_may_go_on_once():
     before = usual.inferences
     assert usual.more() and usual.inferences == 3 * before and not usual.more()
     assert not own.more() and not Spending().more()
+
+
+def test_a_search_that_nobody_limited_ends_after_some_minutes_too():
+    assert Spending.of_search(None, None).minutes == 3 and Spending.of_search(None, 7.0).minutes == 7
+    assert Spending.of_search(10.0, None).minutes is None
+    now = [0.0]
+    account = Spending(10.0, minutes=1.0, clock=lambda: now[0])
+    assert not account.over
+    now[0] = 60.0
+    assert account.over and not account.more()

@@ -13,6 +13,7 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.intervals import LimitStanding, standing, wilson
+from toolkit.evaluation.tasks.chance import MASKED, below_floor, expected_flips, gaps_and_errors
 from toolkit.evaluation.tasks.preference import closest, likely_lost, preference
 
 Rows = Mapping[str, Array]
@@ -20,6 +21,7 @@ Rows = Mapping[str, Array]
 
 RIGHT, COUNT, LEVEL = "right", "count", "level"
 PREFERRED, LEAD = "preferred", "lead"
+GAP, ERROR = "gap", "error"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class AnswerTally:
         independent: how many answers count as independent.
         lost: the answers that change, each weighed by how likely it costs accuracy as far as the float model's own
             scores tell (see ``likely_lost``); None where they do not.
+        expected: the answers to expect to change, of as many like these: those that nearly changed count in part. None
+            where an answer is no single choice of a class and no level over a floor.
     """
 
     part: OutputPart
@@ -74,6 +78,7 @@ class AnswerTally:
     figure: str = ""
     independent: float = 0.0
     lost: float | None = None
+    expected: float | None = None
 
     @property
     def share(self) -> float:
@@ -160,8 +165,17 @@ class Task(ABC):
         level = self.level_of(joined[LEVEL]) if LEVEL in joined and len(joined[LEVEL]) else None
         return AnswerTally(
             self.part, float(right.sum()), int(count.sum()), self.least, level, self.figure, _independent(right, count),
-            _lost(parts, joined[LEAD]) if LEAD in joined and len(joined[LEAD]) else None,
+            _lost(parts, joined[LEAD]) if LEAD in joined and len(joined[LEAD]) else None, self._expected(joined),
         )  # fmt: skip
+
+    def _expected(self, joined: Rows) -> float | None:
+        """See ``AnswerTally``."""
+        samples = len(joined.get(RIGHT, ()))
+        if samples and all(len(joined.get(name, ())) == samples for name in (GAP, ERROR)):
+            return samples * expected_flips(joined[GAP], joined[ERROR])
+        if samples and self.floor_name and len(joined.get(LEVEL, ())) == samples:
+            return samples * below_floor(joined[LEVEL], self.level_needed)
+        return None
 
     def level_of(self, levels: Array) -> float | None:
         """The figure of all samples from each one's, float64 [samples]: the mean."""
@@ -204,7 +218,13 @@ def chosen_each(right: Any, wanted: Array, found: Array, level: Any = None) -> R
         broken = np.isnan(changed).any(axis=(1, 2))
         chosen = np.where(np.isnan(changed), -np.inf, changed).argmax(axis=-1)
         preferred[~kept] = np.where(broken, np.inf, preference(wanted[~kept], chosen))
-    return {**one_each(right, level), PREFERRED: preferred, LEAD: closest(wanted)}
+    rows = {**one_each(right, level), PREFERRED: preferred, LEAD: closest(wanted)}
+    if wanted.shape[1] != 1 or wanted.shape[2] < 2:
+        return rows
+    a, b = wanted[:, 0], found[:, 0]
+    usable = np.isfinite(a)
+    gaps, errors = gaps_and_errors(np.where(usable, a, MASKED), np.where(usable & np.isfinite(b), b, MASKED))
+    return {**rows, GAP: gaps, ERROR: errors}
 
 
 def _lost(parts: Sequence[Rows], leads: Array) -> float:

@@ -171,6 +171,9 @@ SEARCH: Table = {
         f"What a usual search may cost found no plan with more than {work_share(share, of)} quantized: it goes on for "
         "up to three times that. inferences or minutes set a limit of your own."
     ),
+    Code.SEARCH_MINUTES_OVER: lambda minutes: (
+        f"The search ended after {minutes:g} minutes with the best plan so far; give it more by minutes."
+    ),
     Code.SEARCH_SUMMARY: lambda plans, share, of, dtype, kept, inferences: (
         f"{count(plans, 'plan')} tried at the price of {inferences:.1f} float inferences; "
         f"{work_share(share, of)} requested in {dtype}, "

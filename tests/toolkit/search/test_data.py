@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from tests.toolkit.search.planted import chain, feeds, simulation
+from toolkit.search import data
+
+
+def test_a_slow_model_is_decided_on_fewer_samples(monkeypatch):
+    quick = simulation(chain(2), feeds(128), batch=16)
+    assert data.fewer_where_slow(quick) is quick
+    monkeypatch.setattr(data, "_MOST_MACS", quick.macs / 2)
+    half = data.fewer_where_slow(quick)
+    assert sum(feed.count for feed in half.feeds) == 64 and half.settings.batch == 8
+    assert half.macs < quick.macs
+    monkeypatch.setattr(data, "_MOST_MACS", 1.0)
+    assert sum(feed.count for feed in data.fewer_where_slow(quick).feeds) == 32

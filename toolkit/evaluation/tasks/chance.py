@@ -1,0 +1,74 @@
+"""How many answers are likely to change on samples like these, by what nearly changed as well as by what did."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from toolkit.base.types import Array
+
+_FLIP_POSITIONS = 4_000
+_FLIP_DRAWS = 24
+_BANDWIDTH = 1.06
+MASKED = -1e9
+"""What stands for the score of a class that is masked by -inf: infinity less itself would be NaN."""
+
+
+def gaps_and_errors(wanted: Array, found: Array) -> tuple[Array, Array]:
+    """Two figures of every position that has scores of classes.
+
+    Args:
+        wanted: the float model's scores, [..., classes].
+        found: the other model's.
+
+    Returns:
+        The float model's best score less its second, and the variance of the scores' errors over the classes; [...].
+    """
+    best = np.partition(wanted, -2, axis=-1)[..., -2:]
+    return best[..., 1] - best[..., 0], (found - wanted).var(axis=-1, ddof=1)
+
+
+def expected_flips(gaps: Array, errors: Array) -> float:
+    """The share of positions whose argmax errors like these change on average, whatever they happened to change here.
+
+    With errors that are normal and independent between classes, the second class overtakes the first with the
+    probability Phi(-gap / sqrt(2 variance)). Every position takes this with its own variance and, for as much again,
+    with those of positions drawn evenly from all: where a few positions are quite wrong and the others right, as
+    behind a TopK that swaps two entries, only few draws are bad. How many really changed says little
+    where there are a hundred samples: one that changed or not is a point; this estimate uses all of them.
+
+    Args:
+        gaps: best score less second best, [positions].
+        errors: variance of the errors over the classes, [positions].
+    """
+    step = max(1, len(gaps) // _FLIP_POSITIONS)
+    near, own = gaps[::step].astype(np.float64), errors[::step].astype(np.float64)
+    drawn = np.quantile(errors.astype(np.float64), (np.arange(_FLIP_DRAWS) + 0.5) / _FLIP_DRAWS)
+    return (_overtaken(near, own) + _overtaken(near[:, None], drawn[None])) / 2
+
+
+def _overtaken(gaps: Array, errors: Array) -> float:
+    gaps, spread = np.broadcast_arrays(gaps, np.sqrt(2 * errors))
+    ratio = np.divide(gaps, spread, out=np.full(gaps.shape, np.inf), where=spread > 0)
+    # a list of plain floats: taking numpy's out of an array costs ten times the function
+    return float(np.mean([0.5 * math.erfc(x) for x in (ratio.reshape(-1) / math.sqrt(2)).tolist()]))
+
+
+def below_floor(levels: Array, floor: float) -> float:
+    """The share of samples to expect below a floor, from the levels of some: the kernel estimate of a distribution.
+
+    Each level stands for a normal distribution around it, whose width is that of B. W. Silverman, "Density Estimation
+    for Statistics and Data Analysis" (1986), equation 3.28: what lies closely above the floor counts in part.
+
+    Args:
+        levels: float64 [samples].
+        floor: the level from which on a sample counts as unchanged.
+    """
+    known = levels[np.isfinite(levels)]
+    lost = float((levels < floor).sum() - (known < floor).sum() + np.isnan(levels).sum())
+    width = _BANDWIDTH * float(known.std(ddof=1)) * len(known) ** -0.2 if len(known) > 1 else 0.0
+    with np.errstate(divide="ignore"):
+        apart = np.where(known < floor, -np.inf, np.inf) if width <= 0 else (known - floor) / width
+    lost += sum(0.5 * math.erfc(one / math.sqrt(2)) for one in apart.tolist())
+    return lost / max(len(levels), 1)
