@@ -62,6 +62,20 @@ def test_the_files_in_the_readme_are_the_files() -> None:
         assert code == (ROOT / name).read_text(encoding="utf-8")
 
 
+def test_what_people_want_is_a_command_with_such_options() -> None:
+    import typer
+
+    from toolkit.cli.main import app
+
+    part = TEXT[TEXT.index("| I want to") : TEXT.index("## Your own model")]
+    said = re.findall(r"`qtool ([^`]+)`", part)
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert len(said) == len(part.strip().splitlines()) - 1
+    for name, *words in map(str.split, said):
+        options = {option for one in known[name].params for option in one.opts}
+        assert name == "migrate" or {word for word in words if word.startswith("--")} <= options, name
+
+
 def test_the_mapping_of_flags_is_that_of_the_code() -> None:
     from tests.toolkit.run.migrate.mapping import mapping_table
 

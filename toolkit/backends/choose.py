@@ -17,7 +17,7 @@ from toolkit.contract.findings import Finding
 NAMES = ("auto", "tensorrt", "tensorrt_rtx", "none")
 _BUILDING = ("tensorrt", "tensorrt_rtx")
 """What ``auto`` takes, the first that can be used."""
-_INSTALL = {"tensorrt": "run 'pip install qtool[tensorrt]'", "tensorrt_rtx": "run 'pip install qtool[rtx]'"}
+_INSTALL = {"tensorrt": "run pip install 'qtool[tensorrt]'", "tensorrt_rtx": "run pip install 'qtool[rtx]'"}
 
 
 def choose(name: str = "auto") -> tuple[Backend, Finding]:

@@ -98,12 +98,12 @@ def trtexec(order: BuildOrder) -> CommandLine:
     if order.backend == "tensorrt_rtx":
         raise QtoolError(
             "trtexec builds TensorRT's engines, and this run's backend is tensorrt_rtx",
-            remedy="--to polygraphy, or run the recipe with --backend tensorrt",
+            remedy="use --to polygraphy, or run the recipe with --backend tensorrt",
         )
     if len(order.profiles) > 1 and 0 < order.major < 9:
         raise QtoolError(
             f"trtexec of TensorRT {order.version} builds one profile, and this run has {len(order.profiles)}",
-            remedy="--to polygraphy, which takes several",
+            remedy="use --to polygraphy, which takes several",
         )
     settings = order.settings
     words = ["trtexec", f"--onnx={MODEL}", f"--saveEngine={ENGINE}", "--skipInference"]

@@ -204,7 +204,7 @@ class _TappedEngine:
                 TrtRunner,
             )
         except ImportError as error:
-            raise BackendError("TensorRT is not installed", remedy="run 'pip install qtool[tensorrt]'") from error
+            raise BackendError("TensorRT is not installed", remedy="run pip install 'qtool[tensorrt]'") from error
         lowest, largest = _extents(data, batch)
         profile = Profile()
         for name, shape in lowest.items():

@@ -150,7 +150,7 @@ def modules() -> tuple[Any, Any]:
             from cuda import nvrtc
         except ImportError as error:
             raise BackendError(
-                "calibration on a GPU needs cuda-python", remedy="run 'pip install qtool[tensorrt]'"
+                "calibration on a GPU needs cuda-python", remedy="run pip install 'qtool[tensorrt]'"
             ) from error
     return driver, nvrtc
 

@@ -27,7 +27,10 @@ def sensitivity(
     allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
-    """Measure what quantizing each layer alone costs, and what keeping it alone saves."""
+    """Measure which layers cost the accuracy.
+
+    What quantizing each layer alone costs, what keeping it alone saves, why the worst are bad, and what helps.
+    """
     from toolkit.cli.commands_analysis import sensitivity as measure
 
     given = with_place(settings, on)
@@ -61,7 +64,10 @@ def bisect(
     allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
-    """Find a smallest set of layers to keep float so that a check passes."""
+    """Find a smallest set of layers that must stay float.
+
+    With these in float a check passes: an SQNR, a metric's drop, or a command of yours.
+    """
     from toolkit.cli.commands_analysis import bisect as find
 
     status = find(

@@ -76,7 +76,7 @@ def _print(found: Sensitivity, target: Path, spots: list[WeakSpot], page: Path |
             f"{group.alone.kl:.2e}" if group.alone is not None and group.alone.kl is not None else ""
         ),
         share: lambda group: share_percent(group.share),
-        "blame": lambda group: f"{group.harm(found.full) / total:.1%}",
+        "blame": lambda group: share_percent(group.harm(found.full) / total),
     }
     ranked = found.ranked()
     cells = {name: [of(group) for group in ranked] for name, of in columns.items()}

@@ -62,7 +62,7 @@ def time_runs(folders: Sequence[Path], rounds: int, layers: bool, allow_code: bo
     return 0
 
 
-def predict_runs(folders: Sequence[Path], gpu: str, json: bool) -> int:
+def predict_runs(folders: Sequence[Path], gpu: str, layers: bool, json: bool) -> int:
     """``qtool time --gpu``."""
     from toolkit.report.console import make_console, plain_text
     from toolkit.report.terminal_engine import print_prediction
@@ -74,9 +74,9 @@ def predict_runs(folders: Sequence[Path], gpu: str, json: bool) -> int:
         emit({"predicted": {folder: one.model_dump(mode="json") for folder, one in found.items()}})
         return 0
     console = make_console()
-    for folder, one in found.items():
-        console.print(plain_text(folder, "bold"))
-        print_prediction(one, console)
+    for number, (folder, one) in enumerate(found.items()):
+        console.print(plain_text(f"{chr(10) if number else ''}{folder}", "bold"))
+        print_prediction(one, console, **({"most": None} if layers else {}))
     return 0
 
 

@@ -95,7 +95,10 @@ def run(
 
 @app.command()
 def check(recipe: RecipePath, settings: Set = None, allow_code: AllowCode = False, json: Json = False) -> None:
-    """Read a recipe, its model and all its samples, and say what it would do; builds and calibrates nothing."""
+    """Read a recipe and say what a run of it would do.
+
+    Its model and all its samples are read; nothing is calibrated and nothing is built.
+    """
     from toolkit.cli.commands import check_recipe
 
     raise typer.Exit(check_recipe(recipe, settings or (), allow_code, json))
@@ -148,7 +151,10 @@ def migrate(
     force: Annotated[bool, typer.Option("--force", help="Write over an earlier migration.")] = False,
     json: Json = False,
 ) -> None:
-    """Turn what was said to TensorRT's builder into a recipe and a Q/DQ model that mean the same; runs none of it."""
+    """Turn trtexec lines, scripts and caches into a recipe.
+
+    What was said to TensorRT's builder becomes a recipe and a Q/DQ model that mean the same; none of it is run.
+    """
     from toolkit.cli.commands import migrate_source
 
     raise typer.Exit(
@@ -169,7 +175,7 @@ def passes(
 
 @app.command()
 def metrics(json: Json = False) -> None:
-    """List the built-in metrics by task, with the label layout that each wants."""
+    """List the metrics by task, and the labels that they want."""
     from toolkit.cli.commands import list_metrics
 
     raise typer.Exit(list_metrics(json))
@@ -182,7 +188,10 @@ def inspect(
     ],
     json: Json = False,
 ) -> None:
-    """Show what is in a file: model, recipe, samples, lock file, run folder, engine, log, ranges, cache of any kind."""
+    """Show what is in a file, or in a run folder.
+
+    Models, recipes, lock files, samples, engines, logs, journals, ranges, and caches of calibration and timing.
+    """
     from toolkit.cli.commands import inspect_file
 
     raise typer.Exit(inspect_file(file, json))
@@ -191,10 +200,16 @@ def inspect(
 @app.command()
 def explain(
     run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
-    node: Annotated[str, typer.Argument(help="A node, or a tensor that it makes.", show_default=False)],
+    node: Annotated[
+        str, typer.Argument(help="A node, or a tensor that it makes. Default: the whole run.", show_default=False)
+    ] = "",
     json: Json = False,
 ) -> None:
-    """Explain one node of a run: what was requested, what runs and why, its neighbours, ranges, error and time."""
+    """Explain a layer: why it runs in what it runs in.
+
+    What was requested, what runs and why, its neighbours, ranges, error and time, and what keeps it in float. Without a
+    layer: why layers run in float, whether the engine is faster, and which layers cost the accuracy.
+    """
     from toolkit.cli.commands import explain_node
 
     raise typer.Exit(explain_node(run, node, json))
@@ -208,7 +223,10 @@ def compare(
     html: Annotated[Path | None, typer.Option(help="Also write the comparison as a page.")] = None,
     json: Json = False,
 ) -> None:
-    """Compare runs, all others against the first, or two files of ranges."""
+    """Compare runs, or two files of ranges.
+
+    All other runs are held against the first.
+    """
     from toolkit.cli.commands import compare_runs
 
     raise typer.Exit(compare_runs(runs, html, json))
@@ -236,7 +254,10 @@ def calibrate(
     allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
-    """Collect calibration statistics, all or a share, for [calibration] collection."""
+    """Collect calibration statistics, all or a share.
+
+    [calibration] collection then takes them in place of running the model.
+    """
     from toolkit.cli.commands_calibration import calibrate as collect
 
     raise typer.Exit(collect(recipe, shard, out, with_place(settings, on), allow_code, json))

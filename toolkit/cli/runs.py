@@ -16,14 +16,20 @@ def view(
     run: Annotated[Path, typer.Argument(help="A run folder, or a page that compare wrote.", show_default=False)],
     json: Json = False,
 ) -> None:
-    """Open the page of a run in the browser; where there is none, print where it is."""
+    """Open the page of a run in the browser.
+
+    Where there is no browser, print where the page is.
+    """
     from toolkit.cli.commands_runs import view_run
 
     raise typer.Exit(view_run(run, json))
 
 
 def doctor(json: Json = False) -> None:
-    """Say what is installed here, what qtool can do with it (build, run, measure), and what would mend the rest."""
+    """Say what this machine can build, run and measure.
+
+    What is installed, what qtool can do with it, and what would mend the rest.
+    """
     from toolkit.cli.commands_runs import examine_machine
 
     raise typer.Exit(examine_machine(json))
@@ -34,7 +40,9 @@ def time(
         list[Path], typer.Argument(help="A run folder, or several to measure in turn.", show_default=False)
     ],
     rounds: Annotated[int, typer.Option(min=1, max=1000, help="How often each engine is measured.")] = 5,
-    layers: Annotated[bool, typer.Option("--layers", help="Measure each layer too, by TensorRT's profiler.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Each layer too, by TensorRT's profiler; all of them.")
+    ] = False,
     gpu: Annotated[
         str | None,
         typer.Option(help="Measure nothing: predict the time on this GPU from its datasheet.", show_default=False),
@@ -44,11 +52,15 @@ def time(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Measure the engines of runs again on this GPU, all in turn; or predict their time on another, by --gpu."""
+    """Measure the engines of runs again, or predict their time.
+
+    Engines are measured on this machine's GPU, all in turn; with --gpu nothing is measured, and the time on another is
+    predicted from its datasheet.
+    """
     from toolkit.cli.commands_runs import predict_runs, time_runs
 
     if gpu is not None:
-        raise typer.Exit(predict_runs(runs, gpu, json))
+        raise typer.Exit(predict_runs(runs, gpu, layers, json))
     raise typer.Exit(time_runs(runs, rounds, layers, allow_code, json))
 
 
@@ -67,7 +79,7 @@ def accuracy(
     allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
-    """Run a run's engine, or its model, over samples again and judge it as a run does."""
+    """Judge a run's engine, or its model, on samples again."""
     from toolkit.cli.commands_runs import measure_accuracy
 
     raise typer.Exit(measure_accuracy(run, data, metric, samples, on, allow_code, json))
@@ -82,7 +94,10 @@ def export(
     allow_code: AllowCode = False,
     json: Json = False,
 ) -> None:
-    """Write the command line and files that build a run's engine elsewhere, or a model that any runtime opens."""
+    """Write what builds or opens a run's result elsewhere.
+
+    The command line and files that build its engine with trtexec or Polygraphy, or a model that any runtime opens.
+    """
     from toolkit.cli.commands_runs import export_run
 
     raise typer.Exit(export_run(run, to, out, allow_code, json))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from toolkit.base.files import write_text
 from toolkit.report.comparison import Comparison, Figure, NodeDifference, NodeSide, compare
 from toolkit.report.console import PLAIN_WIDTH, make_console, plain_text, section, table
+from toolkit.report.findings.comparison import figure_value
 from toolkit.report.html import asset, environment, script_hash, script_text
 from toolkit.report.matching import match
 from toolkit.report.network_part import network_part
@@ -146,7 +147,7 @@ def figure_words(figure: Figure) -> list[str]:
         if figure.unit == "bytes":
             mark = ("-" if value < 0 else sign) if value else ""
             return mark + size(int(abs(value)))
-        return f"{value:{sign}.4g}" + (f" {figure.unit}" if figure.unit else "")
+        return figure_value(value, figure.unit, sign)
 
     changes = [figure.change(run) for run in range(1, len(figure.values))]
     return [
@@ -157,6 +158,8 @@ def figure_words(figure: Figure) -> list[str]:
 
 def side_words(side: NodeSide) -> str:
     """What one run did with a node: requested precision, actual precision, status."""
+    if side.status == "unknown":
+        return f"{word(side.asked)} requested"
     return f"{word(side.asked)} → {word(side.actual)}, {side.status}"
 
 

@@ -12,7 +12,7 @@ from toolkit.contract.findings import Finding
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.matching import match
-from toolkit.report.schema import Accuracy, Finite, LayerInfo, Part, Report, Status, Verdict, word
+from toolkit.report.schema import NONE, Accuracy, Finite, LayerInfo, Part, Report, Status, Verdict, word
 
 SCHEMA = "qtool-comparison-2"
 ERROR_DB = 1.0
@@ -30,6 +30,7 @@ class RunSide(Part):
     verdict: Verdict
     headline: str
     matched: int = Field(description="nodes that the first run has too")
+    built: bool = Field(default=True, description="whether an engine tells what its nodes run in")
     renamed: int = Field(default=0, description="those of them that are called otherwise there")
 
 
@@ -147,6 +148,7 @@ def _side(report: Report, label: str, matched: Mapping[str, str]) -> RunSide:
     return RunSide(
         label=label, recipe=report.recipe.name, fingerprint=report.model.fingerprint, backend=backend,
         verdict=report.summary.verdict, headline=report.summary.headline,
+        built=any(layer.actual.precision is not None for layer in report.layers),
         matched=len(matched), renamed=sum(name != other for name, other in matched.items()),
     )  # fmt: skip
 
@@ -174,10 +176,12 @@ def _aspects(first: NodeSide, other: NodeSide, measured: bool) -> Iterator[Aspec
     """In what a node differs between the first run and another, which gets its deltas."""
     if first.asked != other.asked:
         yield "asked"
-    if first.actual != other.actual:
-        yield "actual"
-    if first.status != other.status:
-        yield "status"
+    if "unknown" not in (first.status, other.status):
+        # what nobody knows does not differ
+        if first.actual != other.actual:
+            yield "actual"
+        if first.status != other.status:
+            yield "status"
     if first.sqnr_db is not None and other.sqnr_db is not None:
         other.error_delta_db = other.sqnr_db - first.sqnr_db
     error = other.error_delta_db
@@ -222,21 +226,28 @@ def _accuracy_figures(found: Sequence[Accuracy | None]) -> Iterator[Figure]:
 
 
 def _figures(reports: Sequence[Report]) -> Iterator[Figure]:
-    """Shares quantized where all are of the same, engine size, latency and the count of each actual precision."""
+    """Shares quantized where all are of the same, engine size, latency and the count of each actual precision.
+
+    Where a run has no engine, requested precisions are counted.
+    """
     summaries = [report.summary for report in reports]
     if len({one.share_of for one in summaries}) == 1:
-        yield Figure(name="share requested quantized", values=[one.asked_share for one in summaries])
+        yield Figure(name="share requested quantized", unit="share", values=[one.asked_share for one in summaries])
         if {one.share_by for one in summaries} == {"actual"}:
-            yield Figure(name="share run quantized", values=[one.quantized_share for one in summaries])
+            yield Figure(name="share run quantized", unit="share", values=[one.quantized_share for one in summaries])
     sizes = [report.backend.engine_bytes for report in reports]
     if any(value is not None for value in sizes):
         yield Figure(name="engine", values=sizes, unit="bytes", better="less")
     times = [dict(_numbers(report.latency or {}, "latency")) for report in reports]
     for name in [n for n in times[0] if all(n in one for one in times)]:
         yield Figure(name=name, values=[one[name] for one in times], unit="ms", better="less")
-    counts = [one.by_actual for one in summaries]
+    built = all(any(layer.actual.precision is not None for layer in report.layers) for report in reports)
+    counts = [one.by_actual if built else one.by_asked for one in summaries]
     for precision in [word(p) for p in (*Precision, None) if any(word(p) in one for one in counts)]:
-        yield Figure(name=f"nodes in {precision}", values=[one.get(precision, 0) for one in counts])
+        called = ("nodes in " if built else "nodes requested in ") + precision
+        if precision == NONE:
+            called = "nodes in no known precision" if built else "nodes of no precision"
+        yield Figure(name=called, values=[one.get(precision, 0) for one in counts])
 
 
 def _numbers(content: Any, prefix: str) -> Iterator[tuple[str, float]]:
@@ -250,12 +261,14 @@ def _numbers(content: Any, prefix: str) -> Iterator[tuple[str, float]]:
 def _said(made: Comparison, run: int, accuracy: list[Figure]) -> Finding:
     """What differs between the first run and another, in short."""
     a, b = made.runs[0], made.runs[run]
+    unbuilt = [one.label for one in (a, b) if not one.built]
     pairs = [(node.sides[0], node.sides[run]) for node in made.nodes]
     both = [(one, other) for one, other in pairs if one is not None and other is not None]
     unlike = [one.values[0] != one.values[run] for one in made.figures]
     differs = len(both) < len(pairs) or any(any(_aspects(one, other, True)) for one, other in both)
     if not (differs or any(unlike) or a.verdict != b.verdict or made.only[0] or made.only[run]):
-        return ReportCode.RUNS_ALIKE(a=a.label, b=b.label, verdict=a.verdict, nodes=b.matched, renamed=b.renamed)
+        return ReportCode.RUNS_ALIKE(a=a.label, b=b.label, verdict=a.verdict, nodes=b.matched, renamed=b.renamed,
+                                      unbuilt=unbuilt)  # fmt: skip
     figure = next((one for one in accuracy if one.change(run)), None)
     deltas = [delta for _, other in both if (delta := other.error_delta_db) is not None and abs(delta) >= ERROR_DB]
     lower = sum(delta < 0 for delta in deltas)
@@ -264,7 +277,7 @@ def _said(made: Comparison, run: int, accuracy: list[Figure]) -> Finding:
         a=a.label, b=b.label, verdict_a=a.verdict, verdict_b=b.verdict, figure=figure.name if figure else "",
         value_a=figure.values[0] if figure else None, value_b=figure.values[run] if figure else None,
         unit=figure.unit if figure else "",
-        precision=sum((one.asked, one.actual) != (other.asked, other.actual) for one, other in both),
+        precision=sum(bool({"asked", "actual"} & {*_aspects(one, other, True)}) for one, other in both),
         nodes=b.matched, lower=lower, higher=len(deltas) - lower, only_a=len(made.only[0]) + missing,
-        only_b=len(made.only[run]), same_model=a.fingerprint == b.fingerprint, renamed=b.renamed,
+        only_b=len(made.only[run]), same_model=a.fingerprint == b.fingerprint, renamed=b.renamed, unbuilt=unbuilt,
     )  # fmt: skip

@@ -82,6 +82,9 @@ const networkOf = (raw) => {
     at: declinedOf, node: declinedOf.map((at) => (at >= 0 ? layers.node[at] : text(-1 - at))),
     op: words(declined[0]), rule: words(declined[1]), reason: words(declined[2]), by: words(declined[3]),
   };
+  const [shared, own, of] = raw.facts;
+  let next = 0;
+  const facts = of.map((list) => list.map((k) => (k < 0 ? own[next++] : shared[k])));
   const weightsOf = Array.from({ length: count }, () => []);
   for (const one of weights) weightsOf[one.to].push(one);
   return {
@@ -93,8 +96,8 @@ const networkOf = (raw) => {
     rangeOf: new Map(ranges.tensor.map((one, k) => [one, k])),
     harmOf: new Map(raw.harms.map((one) => [one[0], one])),
     reformatOf: new Map(raw.reformats.flatMap((group) => group[0].map((node) => [node, group]))),
-    // a piece below 0 is a precision
-    factsOf: (i) => raw.facts[1][i].map((k) => raw.facts[0][k].map((piece) => (piece < 0 ? { precision: text(-1 - piece) } : text(piece)))),
+    // a piece is words, the number of a text, or below 0 that of a precision
+    factsOf: (i) => facts[i].map((one) => one.map((piece) => (typeof piece === "string" ? piece : piece < 0 ? { precision: text(-1 - piece) } : text(piece)))),
   };
 };
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from toolkit.base.text import plain
 from toolkit.report.charts import histogram_digits
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.explain import NodeFacts
-from toolkit.report.findings.explanation import Chip, Fact, range_words
+from toolkit.report.findings.explanation import Chip, range_words
 from toolkit.report.outline import Outline, outline, scope_of
 from toolkit.report.schema import LayerInfo, Measured, RangeInfo, Report, word
 from toolkit.report.wiring import Connection, Wiring, folded
@@ -29,6 +30,10 @@ class _Texts:
             self.all.append(plain(text))
         return self._numbers[text]
 
+    def __contains__(self, text: str) -> bool:
+        """Whether a text has a number, as every precision will."""
+        return text in self._numbers or isinstance(text, Chip)
+
     def column(self, texts: Iterable[str]) -> list[int]:
         """The numbers of texts."""
         return [self(text) for text in texts]
@@ -42,8 +47,8 @@ def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, labe
         other: of a run that it is compared with, the layers by what they are called in this one.
         label: what the other is called.
     """
-    texts, answers = _Texts(), NodeFacts(report, other, label)
-    wires = answers.wiring
+    texts, known = _Texts(), NodeFacts(report, other, label)
+    wires = known.wiring
     nodes = {layer.node: index for index, layer in enumerate(report.layers)}
     tensors = _tensors(report, wires)
     numbers = {name: number for number, name in enumerate(tensors)}
@@ -52,11 +57,11 @@ def page_data(report: Report, other: Mapping[str, LayerInfo] | None = None, labe
         "layers": _layers(report.layers, texts),
         "tensors": {
             "name": [plain(name) for name in tensors],
-            "words": texts.column(answers.carries(name) for name in tensors),
+            "words": texts.column(known.carries(name) for name in tensors),
         },
-        "edges": [*_edges(wires.connections, numbers), texts.column(map(answers.between, wires.connections))],
-        "weights": [*_edges(wires.weights, numbers), texts.column(map(answers.between, wires.weights))],
-        "facts": _facts(report, answers, texts),
+        "edges": [*_edges(wires.connections, numbers), texts.column(map(known.between, wires.connections))],
+        "weights": [*_edges(wires.weights, numbers), texts.column(map(known.between, wires.weights))],
+        "facts": _facts(report, known, texts),
         "beside": [list(wires.readers), list(wires.readers.values())],
         "scopes": _outline([*_paths(report)], report, wires, texts),
         "kernels": _outline([*_kernels(report)], report, wires, texts) if built else None,
@@ -81,15 +86,38 @@ def shape_words(shape: Sequence[int | str | None] | None) -> str:
     return " × ".join("?" if s is None else str(s) for s in shape) or "scalar"
 
 
-def _facts(report: Report, answers: NodeFacts, texts: _Texts) -> list[list[list[int]]]:
-    """Every fact once, its term and pieces as numbers of texts, a precision below 0; and by layer which are its own."""
-    numbers: dict[Fact, int] = {}
-    own = [[numbers.setdefault(fact, len(numbers)) for fact in answers.facts(layer)] for layer in report.layers]
-    found = [
-        [texts(fact.term), *(-1 - texts(piece) if isinstance(piece, Chip) else texts(piece) for piece in fact.pieces)]
-        for fact in numbers
-    ]
-    return [found, own]
+def _facts(report: Report, known: NodeFacts, texts: _Texts) -> list[list[Any]]:
+    """What several layers share, what one layer has alone in the layers' order, and the numbers of each layer's own.
+
+    Of a layer -1 stands for its next own fact. A fact is its term and its pieces: the number of a text, below 0 that of
+    a precision, or words that stand nowhere else.
+    """
+    found = [known.facts(layer) for layer in report.layers]
+    often = Counter(fact for of_layer in found for fact in of_layer)
+    numbers = {fact: number for number, fact in enumerate(fact for fact, count in often.items() if count > 1)}
+    own = (fact for of_layer in found for fact in of_layer if fact not in numbers)
+    shared = [[texts(fact.term), *(_piece(one, texts) for one in fact.pieces)] for fact in numbers]
+    return [
+        shared,
+        [[texts(fact.term), *_joined(one if one not in texts else _piece(one, texts) for one in fact.pieces)]
+         for fact in own],
+        [[numbers.get(fact, -1) for fact in of_layer] for of_layer in found],
+    ]  # fmt: skip
+
+
+def _piece(piece: str, texts: _Texts) -> int:
+    return -1 - texts(piece) if isinstance(piece, Chip) else texts(piece)
+
+
+def _joined(pieces: Iterable[str | int]) -> list[str | int]:
+    """The pieces, with words that follow one another as one."""
+    found: list[str | int] = []
+    for piece in pieces:
+        if isinstance(piece, str) and found and isinstance(found[-1], str):
+            found[-1] += plain(piece)
+        else:
+            found.append(plain(piece) if isinstance(piece, str) else piece)
+    return found
 
 
 def _layers(layers: Sequence[LayerInfo], texts: _Texts) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from toolkit.base.precision import Precision
+from toolkit.graph.work import CONVERSIONS
 from toolkit.report.part import Part
 from toolkit.search.gpus import gpu_spec
 from toolkit.search.prediction import Bound, predict
@@ -40,6 +41,8 @@ class PredictionInfo(Part):
     profile: str = ""
     ms: float | None = None
     float_ms: float | None = Field(default=None, description="of the same graph without pairs, in the type of the rest")
+    pair_kernels: int = Field(default=0, description="kernels that only quantize, dequantize or cast")
+    pair_ms: float = Field(default=0.0, description="what these take")
     layers: list[LayerPrediction] = Field(default_factory=list, description="the longest first")
     uncounted: list[str] = Field(default_factory=list)
 
@@ -75,5 +78,10 @@ def predicted_time(
         )
         for one in sorted(found.kernels, key=lambda one: -one.seconds)
     ]  # fmt: skip
+    ops = {node.name: node.op for node, _ in model.walk()}
+    converting = [one.ms for one in made if ops.get(one.node) in CONVERSIONS]
     float_ms = plain.seconds * 1e3 if plain.kernels else None
-    return PredictionInfo(gpu=spec.name, profile=profile, ms=found.seconds * 1e3, float_ms=float_ms, layers=made)
+    return PredictionInfo(
+        gpu=spec.name, profile=profile, ms=found.seconds * 1e3, float_ms=float_ms, layers=made,
+        pair_kernels=len(converting), pair_ms=sum(converting),
+    )  # fmt: skip

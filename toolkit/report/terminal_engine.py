@@ -107,18 +107,18 @@ def _print_unpaid(payoff: PayoffInfo, console: Console) -> None:
     console.print(grid)
 
 
-def print_prediction(found: PredictionInfo, console: Console, most: int = _MOST_PREDICTED) -> None:
-    """Print a predicted time and the layers that take most of it, each with its bounds."""
+def print_prediction(found: PredictionInfo, console: Console, most: int | None = _MOST_PREDICTED) -> None:
+    """Print a predicted time and the layers that take most of it (None: all), each with its bounds."""
     section(console, f"PREDICTED time on {found.gpu}, from its datasheet: nothing was measured")
     if found.ms is None:
         console.print(plain_text(f"  {uncounted_words(found)}"))
         return
     console.print(plain_text(f"  {prediction_words(found)}"))
-    names = ("arithmetic, ms", "memory, ms", "launches, ms", "all, ms")
+    names = ("arithmetic, µs", "memory, µs", "launches, µs", "all, µs")
     grid = table(("layer", "left"), ("type", "left"), *((name, "right") for name in names), ("limited by", "left"))
     for one in found.layers[:most]:
         values = (one.arithmetic_ms, one.memory_ms, one.launch_ms, one.ms)
-        grid.add_row(plain_text(one.node), str(one.precision), *(f"{value:.4f}" for value in values), one.bound)
+        grid.add_row(plain_text(one.node), str(one.precision), *(f"{1e3 * value:.2f}" for value in values), one.bound)
     console.print(grid)
-    if len(found.layers) > most:
+    if most is not None and len(found.layers) > most:
         console.print(plain_text(f"and {len(found.layers) - most} more"))

@@ -164,7 +164,8 @@ const graphView = (net, go) => {
     const start = svg.querySelector(`[data-id="${state.chosen}"]`) || svg.querySelector(".box");
     start?.setAttribute("tabindex", "0");
     choose(state.chosen);
-    control("drawn").textContent = `${boxesIn(drawing).toLocaleString("en")} of ${[...state.tree.stats.keys()].length.toLocaleString("en")} boxes drawn`;
+    const all = state.tree.stats.size + net.inputs.length + net.outputs.length;
+    control("drawn").textContent = `${boxesIn(drawing).toLocaleString("en")} of ${all.toLocaleString("en")} boxes drawn`;
   };
   const choose = (id) => {
     state.chosen = id;

@@ -16,6 +16,7 @@ from toolkit.run.accuracy import accuracy_of, device_of
 from toolkit.run.checks import known_beforehand, reachable
 from toolkit.run.device import refusal
 from toolkit.run.ended import EndedRun
+from toolkit.run.guard import refuse_missing
 from toolkit.run.result import status_of
 from toolkit.run.sections import BudgetSection
 from toolkit.run.steps.device import DeviceStep
@@ -82,7 +83,10 @@ def accuracy_again(
     """
     section, job = run.recipe.evaluation, run.job
     if data is not None:
-        section.data = data if job.names_code(data) else str(Path(data).expanduser().absolute())
+        if not job.names_code(data):
+            refuse_missing(Path(data).expanduser(), "--data names what is not there")
+            data = str(Path(data).expanduser().absolute())
+        section.data = data
     if metric is not None:
         section.metric, section.budget = metric, BudgetSection()
     section.samples = samples if samples is not None else section.samples

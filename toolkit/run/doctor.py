@@ -69,9 +69,9 @@ class Health:
         lines = [f"{name}: {value}" for name, value in self.machine.items()]
         lines.append("GPU: " + (", ".join(self.gpu.values()) if self.gpu else "none"))
         lines.append("packages: " + ", ".join(f"{name} {version}" for name, version in self.packages.items()))
-        lines += [f"MISSING: {name}; run 'pip install {name}'" for name in self.missing]
+        lines += [f"MISSING: {name}; run pip install {name}" for name in self.missing]
         for name, lacks in self.extras.items():
-            words = f"not installed ({', '.join(lacks)}); run \"pip install 'qtool[{name}]'\"" if lacks else "installed"
+            words = f"not installed ({', '.join(lacks)}); run pip install 'qtool[{name}]'" if lacks else "installed"
             lines.append(f"extra {name}: {words}")
         alike: dict[Ability, list[str]] = {}
         for one in self.abilities:
@@ -121,7 +121,7 @@ def _simulating() -> Ability:
     try:
         import onnxruntime
     except ImportError as error:
-        return Ability("simulate", "onnxruntime", False, str(error), "run 'pip install onnxruntime'")
+        return Ability("simulate", "onnxruntime", False, str(error), "run pip install onnxruntime")
     return Ability("simulate", f"onnxruntime {onnxruntime.__version__}", True, "on the CPU")
 
 
@@ -153,7 +153,7 @@ def _of_backend(name: str) -> list[Ability]:
         return [build, *(Ability(what, by, False, no_gpu, elsewhere) for what in ("run", "measure"))]
     run = Ability("run", by, not target, f"engines are {target}" if target else "", elsewhere if target else "")
     lacks = backend.cannot_measure()
-    remedy = "run 'pip install cuda-python'" if "cuda-python" in lacks else "use tensorrt" if lacks else ""
+    remedy = "run pip install cuda-python" if "cuda-python" in lacks else "use tensorrt" if lacks else ""
     return [build, run, Ability("measure", by, not lacks, lacks, remedy)]
 
 

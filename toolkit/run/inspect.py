@@ -22,6 +22,11 @@ from toolkit.run.state import unfinished_note
 _JSON = FileKind("it cannot be read as JSON", QtoolError, "check the file")
 _JOURNAL = FileKind("not a journal", QtoolError, "name a journal.jsonl of qtool's")
 _SHAPES = 4
+_NOT_SHOWN = {
+    ".html": "open a page by `qtool view`",
+    ".py": "`qtool migrate` reads scripts",
+    ".sh": "`qtool migrate` reads scripts",
+}
 _LAYERS = FileKind("it cannot be read as an engine's layers", QtoolError, "name a layers.json, or what trtexec wrote")
 
 
@@ -49,12 +54,13 @@ def explain_node(folder: Path, name: str) -> Shown:
 
     Args:
         folder: the run folder.
-        name: of a node, or of a tensor that it makes.
+        name: of a node, or of a tensor that it makes; empty for the run as a whole.
 
     Raises:
         QtoolError: no run folder is there, it has no report, or no such node.
     """
     from toolkit.report.explain import explain, explanation_text
+    from toolkit.report.overview import overview
     from toolkit.report.schema import Report
 
     refuse_missing(folder, "no such run folder")
@@ -64,6 +70,9 @@ def explain_node(folder: Path, name: str) -> Shown:
             f"the folder has no {report.name}", where=str(folder), remedy="name the folder of a run that has ended"
         )
     note = unfinished_note(folder)
+    if not name:
+        whole = overview(Report.load(report))
+        return Shown(whole.model_dump(mode="json"), whole.text, [sentence(note)] if note is not None else [])
     found = explain(Report.load(report), name)
     warnings = [sentence(note)] if note is not None else []
     return Shown(found.model_dump(mode="json"), explanation_text(found), warnings)
@@ -82,6 +91,8 @@ def _shown(path: Path) -> Shown:
         ".jsonl": _journal, ".npz": _archive, ".npy": _data,
     }  # fmt: skip
     kind = path.suffix.lower()
+    if kind in _NOT_SHOWN:
+        raise QtoolError("there is nothing in it that inspect knows", where=str(path), remedy=_NOT_SHOWN[kind])
     if kind in (".engine", ".plan") or (kind not in kinds and engine_tag(path)):
         return shown_engine(path, _json)
     return kinds.get(kind, _ranges)(path)
@@ -125,7 +136,9 @@ def _journal(path: Path) -> Shown:
         journal = Journal.from_jsonl(read_utf8(path, _JOURNAL))
         lines = [f"{path}: {len(journal)} events"]
         lines += [f"{by}: {count} {kind}" for (by, kind), count in sorted(journal.counts().items())]
-        lines += [f"{e.kind} {plain(e.node)}: {plain(sentence(e.why))}" for e in journal if e.kind != "changed"]
+        lines += [
+            f"{plain(f'{e.kind} {e.node}'.strip())}: {plain(sentence(e.why))}" for e in journal if e.kind != "changed"
+        ]
         return Shown([event.to_json(sentence) for event in journal], "\n".join(lines) + "\n")
 
 
@@ -175,6 +188,10 @@ def _model(path: Path) -> Shown:
 def _shown_model(path: Path) -> Shown:
     from toolkit.graph.model import Model
     from toolkit.placement.existing import pairs_of
+    from toolkit.report.describe import tensor_infos
+    from toolkit.report.findings.explanation import tensor_words
+    from toolkit.report.schema import TensorInfo
+    from toolkit.report.terminal import size
 
     model = Model.load(path)
     ops = Counter(node.op for node, _ in model.walk())
@@ -191,9 +208,12 @@ def _shown_model(path: Path) -> Shown:
         "asked": dict(marks),
         "fingerprint": model.fingerprint(),
     }
-    lines = [f"{path}: opset {model.opset}, {content['nodes']} nodes, {model.weight_bytes() / 1e6:.2f} MB of weights"]
-    lines += [f"input {name} {shape}" for name, shape in model.input_shapes().items()]
-    lines += [f"output {t.name}" for t in model.graph.outputs]
+    known = {info.name: info for info in tensor_infos(model, model.facts())}
+    lines = [f"{path}: opset {model.opset}, {content['nodes']} nodes, {size(model.weight_bytes())} of weights"]
+    for side, tensors in (("input", model.graph.inputs), ("output", model.graph.outputs)):
+        for tensor in tensors:
+            info = known.get(tensor.name, TensorInfo(name=tensor.name))
+            lines.append(f"{side} {plain(tensor.name)}: {tensor_words(info.dtype, tensor.shape or info.shape)}")
     lines.append("operators: " + ", ".join(f"{op} {count}" for op, count in ops.most_common()))
     lines.append(f"Q/DQ pairs: {content['pairs']}")
     if marks:
@@ -212,10 +232,13 @@ def _layers(path: Path, content: Any) -> Shown:
         except BackendError as error:
             # no backend is at fault, the file is
             raise QtoolError(error.what, where=error.where, remedy=error.remedy) from error
-        lines = [f"{path}: {len(layers)} layers"]
+        fields = content if isinstance(content, dict) else {}
+        kernels = fields.get("kernels") or {}
+        typed = ", of the typed network, with the kernels that are known: no GPU opened the engine"
+        lines = [f"{path}: {len(layers)} layers{typed if fields.get('source') == 'network' else ''}"]
         for layer in layers:
             types = "/".join(dict.fromkeys(port.precision or "?" for port in layer.outputs))
-            lines.append(f"{types:>10}  {layer.kind:<24} {plain(layer.name)}")
+            lines.append(f"{types:>10}  {layer.kind:<24} {plain(layer.name)}  {kernels.get(layer.name, '')}".rstrip())
         return Shown([asdict(layer) for layer in layers], "\n".join(lines) + "\n")
 
 

@@ -102,7 +102,8 @@ def time_again(
         raise BackendError(
             f"no time can be measured: {lacks}",
             where=str(first.folder),
-            remedy="run on a machine with the engine's GPU, TensorRT and cuda-python (`qtool doctor` looks for them)",
+            remedy="run on a machine with the engine's GPU, TensorRT and cuda-python (`qtool doctor` looks for them), "
+            "or predict it by --gpu, such as --gpu L4",
         )
     answer = measure_turns(
         first.engine.build.backend, engines, first.job.profiles, progress, rounds=rounds, host_code=allow_code

@@ -68,7 +68,7 @@ def test_a_broken_module_is_passed_over_and_said(machine):
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
 def test_asked_for_and_missing_is_an_error(machine, name):
     machine(gpu=True)
-    with pytest.raises(BackendError, match=rf"{name} is not installed. Run 'pip install"):
+    with pytest.raises(BackendError, match=rf"{name} is not installed. Run pip install"):
         choose(name)
 
 

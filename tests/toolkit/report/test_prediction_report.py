@@ -7,7 +7,7 @@ import json
 import pytest
 
 from toolkit.cli.main import invoke
-from toolkit.report.findings.prediction import uncounted_words
+from toolkit.report.findings.prediction import prediction_words, uncounted_words
 from toolkit.report.html import render_html
 from toolkit.report.prediction import PredictionInfo
 from toolkit.report.schema import Report
@@ -27,6 +27,9 @@ def test_it_is_apart_and_says_what_it_is(ran):
     assert found.gpu == "L4" and report.latency is None and report.recipe.given == {"report.gpu": "nvidia l4"}
     assert found.ms == pytest.approx(sum(layer.ms for layer in found.layers)) and not found.uncounted
     assert found.ms == pytest.approx(sum(found.bounded(bound) for bound in ("arithmetic", "memory", "launches")))
+    # two kernels of a pair in front cost a launch each, which a layer so small does not win back
+    assert found.pair_kernels == sum(layer.node.endswith("Linear") or "_to_" in layer.node for layer in found.layers)
+    assert (found.ms >= found.float_ms) is ("does not pay" in prediction_words(found)) and found.pair_ms > 0
     assert all(layer.ms >= max(layer.arithmetic_ms, layer.memory_ms, layer.launch_ms) for layer in found.layers)
     text, page = to_text(report), render_html(report)
     assert "PREDICTED time on L4" in text and "Predicted for L4" in page
@@ -35,6 +38,15 @@ def test_it_is_apart_and_says_what_it_is(ran):
     assert "'plugin'" in said and said in to_text(nothing) and "Predicted for L4" in render_html(nothing)
     silent = report.model_copy(update={"prediction": None})
     assert "redicted" not in to_text(silent) and "Predicted for" not in render_html(silent)
+
+
+def test_time_lists_every_layer_where_layers_are_asked_for(ran, monkeypatch, capsys):
+    monkeypatch.setattr("toolkit.report.terminal_engine._MOST_PREDICTED", 1)
+    layers = Report.load(ran / "report.json").prediction.layers
+    capsys.readouterr()
+    assert invoke(["time", str(ran), "--gpu", "L4", "--layers"]) == 0
+    text = capsys.readouterr().out
+    assert len(layers) > 1 and all(layer.node in text for layer in layers)
 
 
 def test_time_predicts_where_a_gpu_is_named(ran, capsys):

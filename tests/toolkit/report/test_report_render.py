@@ -18,7 +18,7 @@ from toolkit.report import charts
 from toolkit.report.compare import compare, comparison_text, render_comparison_html, write_comparison_html
 from toolkit.report.html import render_html
 from toolkit.report.network_part import embed
-from toolkit.report.schema import RangeInfo
+from toolkit.report.schema import ActualInfo, RangeInfo, counts
 from toolkit.report.terminal import print_report, to_text
 from toolkit.report.verdict import worst
 
@@ -156,7 +156,9 @@ def test_comparison_says_what_differs(tmp_path):
     a, b = sample(), sample(72, "missed", 4)
     found = compare([a, b], ["first", "second"])
     assert not found.same and found.same_model
-    assert found.headline.startswith("first is usable, second is missed; top1 is 0.986 in first and 0.941 in second")
+    assert found.headline.startswith(
+        "first is usable, second misses its budget; top1 is 0.986 in first and 0.941 in second"
+    )
     assert found.only[0] == [] and len(found.only[1]) == 14
     # what makes the figures incomparable is said before them
     other = b.model_copy(update={"model": b.model.model_copy(update={"fingerprint": "0" * 64})})
@@ -178,6 +180,27 @@ def test_comparing_a_report_with_itself_finds_nothing():
     found = compare([sample(), sample()], ["a", "b"])
     assert found.same and not found.nodes
     assert "do not differ" in found.headline
+
+
+def test_what_no_engine_tells_is_no_difference():
+    bare = sample()
+    for layer in bare.layers:
+        layer.actual, layer.status = ActualInfo(), "unknown"
+    bare = bare.model_copy(update={"summary": bare.summary.model_copy(update=counts(bare.layers))})
+    found = compare([sample(), bare], ["built", "bare"])
+    assert not found.differing("asked", "actual", "status") and [run.built for run in found.runs] == [True, False]
+    assert "no engine says what runs in bare" in found.headline
+    requested = {one.name: one for one in found.figures if one.name.startswith("nodes requested in ")}
+    assert requested and not any(one.differs for one in requested.values())
+
+
+def test_runs_without_a_shared_node_are_not_called_alike():
+    other = sample(58)
+    for layer in other.layers:
+        layer.op = "Custom"
+    renamed = [one.model_copy(update={"node": f"other{i}"}) for i, one in enumerate(other.layers)]
+    found = compare([sample(58), other.model_copy(update={"layers": renamed})], ["a", "b"])
+    assert found.runs[1].matched == 0 and "share no node" in found.headline and "same precisions" not in found.headline
 
 
 def test_several_runs_are_one_table_against_the_first(tmp_path):

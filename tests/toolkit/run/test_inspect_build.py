@@ -86,3 +86,31 @@ def test_an_ending_may_be_in_capitals(tmp_path):
     path = tmp_path / "M.ONNX"
     path.write_bytes((MODELS / "digits_cnn.onnx").read_bytes())
     assert inspect(path).content["pairs"] == 0
+
+
+def test_a_model_is_shown_with_types_and_shapes(place, capsys):
+    assert invoke(["inspect", str(place / "model.onnx")]) == 0
+    text = capsys.readouterr().out
+    assert "input x: fp32 n×3×h×w_" in text and "output y: fp32" in text and "None" not in text
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("report.html", "qtool view"), ("build.sh", "qtool migrate")])
+def test_a_file_for_another_command_names_that(name, remedy, tmp_path, capsys):
+    (tmp_path / name).write_text("something")
+    assert invoke(["inspect", str(tmp_path / name)]) == 2
+    assert remedy in capsys.readouterr().err
+
+
+def test_layers_of_a_typed_network_come_with_their_kernels(tmp_path, capsys):
+    layer = {"name": "conv", "type": "CONVOLUTION", "inputs": [], "metadata": "",
+             "outputs": [{"name": "c", "type": "HALF", "shape": [1]}]}  # fmt: skip
+    content = {
+        "source": "network",
+        "backend": "tensorrt_rtx",
+        "kernels": {"conv": "corrltn(int8, int8)"},
+        "layers": [layer],
+    }
+    (tmp_path / "layers.json").write_text(json.dumps(content))
+    assert invoke(["inspect", str(tmp_path / "layers.json")]) == 0
+    text = capsys.readouterr().out
+    assert "typed network" in text and text.rstrip().endswith("conv  corrltn(int8, int8)")

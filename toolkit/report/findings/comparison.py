@@ -5,6 +5,16 @@ from __future__ import annotations
 from toolkit.base.text import count
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table
+from toolkit.report.findings.words import joined, share_percent
+
+_VERDICTS = {
+    "usable": "is usable",
+    "doubtful": "is within its budget with doubts",
+    "missed": "misses its budget",
+    "broken": "is broken",
+    "unmeasured": "is not measured",
+    "outdated": "is out of date",
+}
 
 
 def _differ(
@@ -24,21 +34,22 @@ def _differ(
     only_b: int,
     same_model: bool,
     renamed: int,
+    unbuilt: tuple[str, ...],
 ) -> str:
     # what makes all figures below incomparable comes first
     parts = [] if same_model else [f"{a} and {b} started from DIFFERENT MODELS"]
-    parts.append(
-        f"{a} is {verdict_a}, {b} is {verdict_b}" if verdict_a != verdict_b else f"{a} and {b} are {verdict_a}"
-    )
+    parts.append(f"{a} {_VERDICTS[verdict_a]}, {b} {_VERDICTS[verdict_b]}")
     if figure and value_a is not None and value_b is not None:
-        ending = f" {unit}" if unit else ""
-        parts.append(f"{figure} is {value_a:.4g}{ending} in {a} and {value_b:.4g}{ending} in {b}")
-    shared = count(nodes, "shared node")
+        parts.append(f"{figure} is {figure_value(value_a, unit)} in {a} and {figure_value(value_b, unit)} in {b}")
+    shared, asked = count(nodes, "shared node"), "requested " if unbuilt else ""
     parts.append(
-        f"{a} and {b} differ in the precision of {precision} of {shared}"
+        f"{a} and {b} share no node"
+        if not nodes
+        else f"{a} and {b} differ in the {asked}precision of {precision} of {shared}"
         if precision
-        else f"{a} and {b} have the same precisions on all of {shared}"
+        else f"{a} and {b} have the same {asked}precisions on all of {shared}"
     )
+    parts += _unbuilt(unbuilt)
     if lower or higher:
         parts.append(f"from {a} to {b} SQNR falls on {count(lower, 'shared node')} and rises on {higher}")
     if only_a or only_b:
@@ -46,9 +57,20 @@ def _differ(
     return "; ".join([*parts, *_renamed(a, b, renamed)]) + "."
 
 
-def _alike(a: str, b: str, verdict: str, nodes: int, renamed: int) -> str:
-    said = f"{a} and {b} do not differ: both are {verdict}, all {nodes} nodes alike"
-    return "; ".join([said, *_renamed(a, b, renamed)]) + "."
+def _alike(a: str, b: str, verdict: str, nodes: int, renamed: int, unbuilt: tuple[str, ...]) -> str:
+    said = f"{a} and {b} do not differ: each {_VERDICTS[verdict]}, all {nodes} nodes alike"
+    return "; ".join([said, *_unbuilt(unbuilt), *_renamed(a, b, renamed)]) + "."
+
+
+def _unbuilt(runs: tuple[str, ...]) -> list[str]:
+    return [f"no engine says what runs in {joined(runs)}, so requests are compared"] if runs else []
+
+
+def figure_value(value: float, unit: str, sign: str = "") -> str:
+    """A figure with its unit, or its change with its sign."""
+    if unit == "share":
+        return f"{sign if value >= 0 else '-'}{share_percent(abs(value))}"
+    return f"{value:{sign}.2f} dB" if unit == "dB" else f"{value:{sign}.4g}" + (f" {unit}" if unit else "")
 
 
 def _renamed(a: str, b: str, renamed: int) -> list[str]:
@@ -59,7 +81,7 @@ def _renamed(a: str, b: str, renamed: int) -> list[str]:
 
 
 def _several(runs: tuple[str, ...], verdicts: tuple[str, ...]) -> str:
-    said = ", ".join(f"{run} is {verdict}" for run, verdict in zip(runs, verdicts))
+    said = ", ".join(f"{run} {_VERDICTS[verdict]}" for run, verdict in zip(runs, verdicts))
     return f"{len(runs)} runs, all held against {runs[0]}: {said}."
 
 

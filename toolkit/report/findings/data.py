@@ -10,7 +10,7 @@ from toolkit.report.findings.words import joined, quoted
 _CHANGED = {
     "functions": ("model-local function", "inlined"),
     "sparse": ("sparse initializer", "made dense"),
-    "constants": ("Constant node", "converted to initializers"),
+    "constants": ("Constant node", "made part of the weights"),
     "inputs": ("weight", "listed among the graph's inputs and taken as constants"),
     "unnamed": ("unnamed node", "named after operator and first output"),
     "doubled": ("node", "renamed since another has the same name"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from toolkit.base.precision import Precision
 from toolkit.report.engine_parts import PayoffGroup
@@ -20,8 +21,7 @@ class Chip(str):
     """A precision, which a page draws in its colour."""
 
 
-@dataclass(frozen=True)
-class Fact:
+class Fact(NamedTuple):
     """One thing that is known.
 
     Attributes:

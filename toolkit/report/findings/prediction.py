@@ -18,13 +18,24 @@ def prediction_words(found: PredictionInfo) -> str:
     )
     return (
         f"At least {found.ms:.3f} ms{plain}, at peak rates and the opt shapes of profile '{found.profile}'; "
-        f"{count(len(found.layers), 'kernel')}: {shares}."
+        f"{count(len(found.layers), 'kernel')}: {shares}.{_paid(found)}"
+    )
+
+
+def _paid(found: PredictionInfo) -> str:
+    """Why the quantized graph is not faster by these bounds; empty where it is, or has no kernels of pairs."""
+    if found.ms is None or found.float_ms is None or found.ms < found.float_ms or not found.pair_kernels:
+        return ""
+    saved = found.float_ms - (found.ms - found.pair_ms)
+    return (
+        f" Quantizing does not pay by these bounds: {count(found.pair_kernels, 'kernel')} of Q/DQ nodes and Casts "
+        f"{'takes' if found.pair_kernels == 1 else 'take'} {found.pair_ms:.4f} ms, and the layers save {saved:.4f} ms."
     )
 
 
 def uncounted_words(found: PredictionInfo) -> str:
     """Why nothing is predicted."""
     return (
-        f"Nothing is predicted for {found.gpu}: the time of {quoted(found.uncounted)} is not known, whose shapes or "
-        "work cannot be counted."
+        f"Nothing is predicted for {found.gpu}: the time of {quoted(found.uncounted)} is not known, since the "
+        "shapes or work cannot be counted."
     )

@@ -94,8 +94,8 @@ WARNINGS: Table = {
     ReportCode.AGREEMENT_DOUBTFUL: _agreement,
     ReportCode.OTHER_FLOAT: lambda count, precision, rest, by, node, reason: (
         f"{_layers(count)} in {precision.upper()} and not in {rest.upper()}"
-        + (f", by {by}" if by else "")
-        + f": {'such as ' if count > 1 else ''}'{node}'"
+        + (f" (by {by})" if by else "")
+        + f"{', such as' if count > 1 else ':'} '{node}'"
         + (f" ({reason})." if reason else ".")
     ),
     ReportCode.SQNR_DOUBTFUL: "SQNR of output '{output}' is only {sqnr_db:.1f} dB.",

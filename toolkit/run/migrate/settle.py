@@ -187,7 +187,7 @@ class _Settler:
             return self._shape(term, *value)
         if term is Term.SHAPES:
             parts = [self._shape(one, 0, value) for one in (Term.MIN, Term.OPT, Term.MAX)]
-            return parts[0]
+            return OUTCOMES[term].words if parts[0][0] else "", parts[0][1]
         if term in (Term.INPUT_IO, Term.OUTPUT_IO, Term.TENSOR_IO):
             return self._io(term, value)
         if term is Term.WORKSPACE:

@@ -77,7 +77,7 @@ def read_source(words: Sequence[str]) -> MigrationSource:
     folders = [path.parent, Path()] if 'cd "$(dirname' in text else [Path(), path.parent]
     if path.suffix.lower() == ".py":
         return MigrationSource("script", str(path), orders_of_script(text, str(path), plain[1:]), folders)
-    if any(tool in text for tool in TOOLS) and not text.startswith("TRT-"):
+    if any(tool in text for tool in TOOLS) and not text.lstrip().startswith(("TRT-", "{")):
         return _of_shell(text, str(path), folders)
     try:
         read_ranges(path)

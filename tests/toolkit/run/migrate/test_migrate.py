@@ -215,6 +215,15 @@ def test_a_cache_of_another_network(here):
     assert told["f"] == told["r3"] == str(MigrateCode.TENSOR_MISSING) and quantized(found) >= {"conv1", "conv2"}
 
 
+def test_qtools_own_ranges_are_taken_as_a_cache(here):
+    # the file names the versions of the tools that made it
+    Ranges({"x": Range(2.0, "mse"), "p1": Range(1.0, "mse")}, made_from={"tools": "polygraphy 0.53"}).save(
+        Path("r.json")
+    )
+    found, _, model = migrated("r.json", "--model", "net.onnx")
+    assert found["source"] == "cache" and {"x", "p1"} <= set(dict(scales_of(model)))
+
+
 def test_nan_and_zero_in_a_cache(here):
     path = cache({"x": 1.0, "p1": 0.0, "f": float("nan"), "r3": 2.0})
     found, _, model = migrated(path, "--model", "net.onnx")
