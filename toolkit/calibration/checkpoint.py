@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from toolkit.base.errors import QtoolError, RangesError
+from toolkit.base.files import writing
 from toolkit.base.reading import FileKind
 from toolkit.base.schema import FileSchema, Natural, validated
 from toolkit.calibration.collection import Collection, differences
@@ -102,4 +103,5 @@ class Checkpoint:
     def remove(self) -> None:
         """The run is over: nothing is left to go on with."""
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            with writing(self._path):
+                self._path.unlink(missing_ok=True)

@@ -288,8 +288,7 @@ class Quantizer(Pass):
     ) -> None:
         """Let a weight's pair read the values that were chosen, which it rounds to themselves."""
         quantize = back.inputs[0].inputs[0]
-        name = names.take(f"{quantize.inputs[0].name}_rounded")
-        quantize.inputs[0] = make_constant(name, chosen.values)
+        quantize.inputs[0] = make_constant(names.take(f"{quantize.inputs[0].name}_rounded"), chosen.values)
         why = Code.ROUNDING_NOISE(before_db=chosen.before_db, after_db=chosen.after_db)
         for node in readers:
             context.journal.changed(node.name, Code.ROUNDED_FOR_OUTPUT(), why)
