@@ -25,6 +25,7 @@ from tests.conftest import (
 from toolkit import Extent, Model, Profiles, ShapeProfile
 from toolkit.backends.lowering import lower
 from toolkit.base.errors import ModelError, PassError
+from toolkit.graph import model as graph_model
 from toolkit.graph import work as costs
 
 
@@ -320,3 +321,28 @@ def test_a_copy_keeps_constants_that_subgraphs_share_one():
             constants = {id(t): t.name for n, _ in one.walk() for t in n.inputs if isinstance(t, gs.Constant)}
             counts.append(sorted(constants.values()))
         assert counts[0] == counts[1]
+
+
+def test_a_settled_graph_is_exported_once_and_its_copies_are_free(monkeypatch):
+    exported = []
+    whole = graph_model.export
+
+    def counting(*given, **more):
+        exported.append(given)
+        return whole(*given, **more)
+
+    monkeypatch.setattr(graph_model, "export", counting)
+    model = Model.from_proto(residual_proto())
+    before = model.fingerprint()
+    with model.settled():
+        model.facts()
+        assert (model.fingerprint(), len(exported)) == (before, 2)
+        model.once("looked", lambda: exported.append("looked"))
+        model.once("looked", lambda: exported.append("looked again"))
+        model.tidy()
+        # a change by the model's own methods is seen
+        model.skeleton()
+    assert exported[2] == "looked" and len(exported) == 4
+    twin = model.settle().copy()
+    twin.nodes[0].name = "renamed"
+    assert twin.fingerprint() != before == model.fingerprint()
