@@ -115,7 +115,7 @@ def qtool(name: str, data: Path, method: str = "entropy") -> Callable[[], object
     return work
 
 
-def interleaved(name: str, data: Path, rounds: int = 5) -> Callable[[], object]:
+def interleaved(name: str, data: Path, rounds: int = 3) -> Callable[[], object]:
     """Plain inference and calibration by turns; what the plain pass from memory takes is left out."""
     one, other = plain(name, data, once=True), qtool(name, data)
 

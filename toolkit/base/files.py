@@ -79,10 +79,10 @@ def _umask() -> int:
     return mask
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file of these parts whole or not at all."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        stream.write(content)
+        stream.writelines(parts)
         stream.flush()
         os.fsync(stream.fileno())
 

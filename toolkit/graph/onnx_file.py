@@ -14,7 +14,7 @@ import onnx.inliner
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
-from toolkit.base.files import atomic_path
+from toolkit.base.files import atomic_path, write_bytes
 from toolkit.base.reading import FileKind, read_file, reading
 from toolkit.graph.external import read_external
 from toolkit.graph.light import LightModel, bytes_of, fits_message, place_at
@@ -293,10 +293,7 @@ def write(model: LightModel, path: Path) -> Path:
                 stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        stream.writelines(streamed(model if not apart else LightModel(model.proto)))
-        stream.flush()
-        os.fsync(stream.fileno())
+    write_bytes(path, *streamed(model if not apart else LightModel(model.proto)))
     own = re.compile(re.escape(path.name) + DATA_NAME)
     for other in path.parent.iterdir():
         if other != data and own.fullmatch(other.name):
