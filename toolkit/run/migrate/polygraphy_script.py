@@ -12,7 +12,7 @@ from toolkit.run.migrate.calls import CREATE_CONFIG
 from toolkit.run.migrate.order import Order
 from toolkit.run.migrate.static import UNKNOWN, Dotted, Static
 from toolkit.run.migrate.terms import Flag, Term
-from toolkit.run.migrate.values import type_word, whole
+from toolkit.run.migrate.values import hardware_word, type_word, whole
 
 _QUIET = frozenset({"calibrator", "profiles"})
 _SWITCHES = (Term.FP16, Term.BF16, Term.INT8, Term.FP8, Term.TF32, Term.SPARSE, Term.REFIT, Term.VERSIONS, Term.DLA)
@@ -72,7 +72,7 @@ def _setting(key: str, value: ast.expr, static: Static, node: ast.Call) -> Itera
         yield Order(flag.term, flag.means or None)
     elif flag.term is Term.HARDWARE:
         member = worth.member if isinstance(worth, Dotted) else str(worth)
-        yield Order(flag.term, {"AMPERE_PLUS": "ampere+"}.get(member, member.lower()))
+        yield Order(flag.term, hardware_word(member))
     elif flag.term is Term.WORKSPACE:
         try:
             yield Order(flag.term, whole(_pools(value, static) if key == "memory_pool_limits" else worth))

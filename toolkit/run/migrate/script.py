@@ -16,7 +16,7 @@ from toolkit.run.migrate.polygraphy_script import polygraphy_calls
 from toolkit.run.migrate.selection import selection_of
 from toolkit.run.migrate.static import UNKNOWN, Dotted, Static
 from toolkit.run.migrate.terms import Flag, Term
-from toolkit.run.migrate.values import amax_of, type_word, whole
+from toolkit.run.migrate.values import amax_of, hardware_word, type_word, whole
 from toolkit.run.migrate.whereabouts import Whereabouts
 
 _CALIBRATORS = ("IInt8EntropyCalibrator2", "IInt8EntropyCalibrator", "IInt8MinMaxCalibrator", "IInt8LegacyCalibrator")
@@ -173,7 +173,7 @@ class _ScriptReader(ast.NodeVisitor):
             elif known:
                 self._say(flag.term, flag.means or None, node)
         elif flag is not None and flag.term is Term.HARDWARE:
-            self._value(flag, value, node, lambda given: {"AMPERE_PLUS": "ampere+"}.get(given.member, given.member))
+            self._value(flag, value, node, lambda given: hardware_word(given.member))
         elif flag is not None and flag.term in (Term.WORKSPACE, Term.LEVEL, Term.TIMES):
             self._value(flag, value, node, whole)
         elif flag is not None:

@@ -35,6 +35,11 @@ def type_word(text: str) -> str:
     return TYPES[word]
 
 
+def hardware_word(member: str) -> str:
+    """A member of ``HardwareCompatibilityLevel`` as trtexec writes it."""
+    return {"ampere_plus": "ampere+"}.get(member.lower(), member.lower())
+
+
 def whole(number: Any) -> int:
     """A number without its fraction.
 
@@ -101,7 +106,7 @@ def polygraphy_value(term: Term, words: Sequence[str]) -> Any:
     if term is Term.OBEY:
         return _one_of(one, "obey", "prefer", "none")
     if term is Term.HARDWARE:
-        return {"ampere_plus": "ampere+"}.get(one.lower(), one.lower())
+        return hardware_word(one)
     if term in (Term.TACTICS, Term.GPUS):
         return [word.lower().removeprefix("tacticsource.") for word in words]
     return list(words) if term is Term.INPUTS else one

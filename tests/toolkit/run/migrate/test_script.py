@@ -227,6 +227,13 @@ def test_what_is_no_finite_number_is_to_be_looked_at(line):
     assert taken(text) == [] and set(left(text).values()) == {MigrateCode.LOOK_AT}
 
 
+@pytest.mark.parametrize(("member", "word"), [("NONE", "none"), ("AMPERE_PLUS", "ampere+")])
+def test_levels_of_hardware_compatibility_have_the_words_of_trtexec(member, word):
+    level = f"trt.HardwareCompatibilityLevel.{member}"
+    text = f"import tensorrt as trt\nconfig.hardware_compatibility_level = {level}\n"
+    assert taken(text) == [(Term.HARDWARE, word)]
+
+
 def test_names_of_names_are_worked_out_once():
     sums = "".join(f"x{i + 1} = x{i} + x{i}\n" for i in range(40))
     assert taken(f"x0 = 1\n{sums}config.max_workspace_size = x40\n") == [(Term.WORKSPACE, 1 << 40)]
