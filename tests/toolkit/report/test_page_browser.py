@@ -198,6 +198,9 @@ def test_without_javascript_and_in_print_there_is_a_table_to_read(opened):
 def test_a_comparison_draws_the_second_run_against_the_first(opened):
     page = opened("compared", "#layer=/encoder/stage1/block9/conv/Conv")
     assert "In first" in page.locator("#panel").inner_text()
+    # no more boxes are drawn than there are
+    drawn, _, there, *_ = page.locator("#drawn").inner_text().split()
+    assert 0 < int(drawn) <= int(there) and page.locator("#canvas .box").count() == int(drawn)
     assert page.locator("#canvas .differs").count() > 0
     page.select_option("#colour", "lost")
     assert page.locator("#canvas .heat").count() > 3 and "dB" in page.locator("#canvas .right").first.text_content()
