@@ -171,9 +171,6 @@ def test_names_that_try_to_break_out_are_shown_as_text(opened):
     page.locator("#layers button.open").first.click()
     assert plain(HOSTILE[0]) in page.locator("#panel-title").inner_text()
     assert page.evaluate("document.images.length") == 0
-    # no more boxes are drawn than there are
-    drawn, _, there, *_ = page.locator("#drawn").inner_text().split()
-    assert 0 < int(drawn) <= int(there) and page.locator("#canvas .box").count() == int(drawn)
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(opened):
