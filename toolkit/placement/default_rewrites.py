@@ -74,8 +74,13 @@ def biases_apart(model: Model) -> list[str]:
         The nodes whose bias was taken out.
     """
     nodes, names, found = Names(model.node_names()), model.tensor_names(), []
-    for node, (reader, tensor) in [pair for pair in _biases(model) if not _fits(model, *pair)]:
-        result, rank = node.outputs[0], model.facts().rank(node.outputs[0].name)
+    large = [pair for pair in _biases(model) if not _fits(model, *pair)]
+    if not large:
+        return []
+    # no result of a convolution changes its rank here
+    facts = model.facts()
+    for node, (reader, tensor) in large:
+        result, rank = node.outputs[0], facts.rank(node.outputs[0].name)
         if reader is not node or node.op not in ("Conv", "ConvTranspose") or rank is None:
             continue
         values = np.asarray(model.constant(tensor)).reshape(-1, *[1] * (rank - 2))

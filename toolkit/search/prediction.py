@@ -112,6 +112,7 @@ class _Predictor:
         self.model, self.facts, self.gpu, self.rest, self.pairs = model, facts, gpu, rest, pairs
         self.computes = computes if pairs else {}
         self.owner: dict[str, KernelTime] = {}
+        self.weights: set[str] = set()
         self.uncounted: list[str] = []
 
     def all(self) -> Prediction:
@@ -119,7 +120,7 @@ class _Predictor:
         for node in self.model.nodes:
             if node.op in _BODIES:
                 self.uncounted.append(node.name)
-            if role(node, self.facts) == "other" or self._constant(node) or self._of_integers(node):
+            if self._constant(node) or role(node, self.facts) == "other" or self._of_integers(node):
                 continue
             if node.op in _VIEWS:
                 self._passed_on(node)
@@ -153,14 +154,13 @@ class _Predictor:
             self._own(node, kernel)
 
     def _constant(self, node: gs.Node) -> bool:
-        return bool(node.inputs) and all(self._fixed(tensor) for tensor in node.inputs if not tensor.is_empty())
-
-    def _fixed(self, tensor: gs.Tensor) -> bool:
-        """Whether a tensor is a weight, also behind a pair of its own."""
-        if self.model.constant(tensor) is not None:
-            return True
-        maker = tensor.inputs[0] if tensor.inputs else None
-        return maker is not None and maker.op in (QUANTIZE, DEQUANTIZE, *_VIEWS) and self._constant(maker)
+        """Whether a node reads weights alone; what pairs and views make of weights is one, for the nodes behind."""
+        read = [tensor for tensor in node.inputs if not tensor.is_empty()]
+        if not node.inputs or not all(t.name in self.weights or self.model.constant(t) is not None for t in read):
+            return False
+        if node.op in (QUANTIZE, DEQUANTIZE, *_VIEWS):
+            self.weights.update(tensor.name for tensor in node.outputs)
+        return True
 
     def _host(self, node: gs.Node) -> KernelTime | None:
         """The kernel that a node runs in: that of what it reads, where it computes element by element.
@@ -207,12 +207,13 @@ class _Predictor:
 
     def _read_by(self, tensor: gs.Tensor) -> Iterator[str]:
         """The first output of each node that reads a tensor, views seen through."""
-        for reader in tensor.outputs:
-            if reader.op in _VIEWS:
-                for output in reader.outputs:
-                    yield from self._read_by(output)
-            elif reader.outputs:
-                yield reader.outputs[0].name
+        seen = [tensor]
+        while seen:
+            for reader in seen.pop().outputs:
+                if reader.op in _VIEWS:
+                    seen += reader.outputs
+                elif reader.outputs:
+                    yield reader.outputs[0].name
 
     def _steps(self, node: gs.Node) -> int:
         """How many kernels follow each other in a node: a recurrent layer waits for each step's result."""

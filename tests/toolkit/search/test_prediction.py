@@ -53,6 +53,14 @@ def test_pairs_halve_what_they_quantize_and_cost_where_floats_are_read_too():
     assert read_twice.kernels[0].memory > one.memory
 
 
+def test_a_long_chain_of_views_is_seen_through():
+    views = [node("Identity", [f"v{i}"], [f"v{i + 1}"]) for i in range(3000)]
+    nodes = [node("Conv", ["x", "w"], ["v0"], name="conv"), *views, node("Relu", ["v3000"], ["y"])]
+    found = predicted(nodes, {"x": [1, 8, 4, 4]}, {"y": [1, 8, 4, 4]}, {"w": normal(8, 8, 1, 1)})
+    size = 8 * 4 * 4
+    assert found.kernels[0].memory == pytest.approx(2 * (size + 64 + size) / L4.bandwidth)
+
+
 def test_a_recurrent_layer_counts_with_a_launch_a_step_and_direction():
     weights = {"w": normal(2, 16, 5), "r": normal(2, 16, 4)}
     nodes = [node("LSTM", ["x", "w", "r"], ["y"], name="lstm", hidden_size=4, direction="bidirectional")]
