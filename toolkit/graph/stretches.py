@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -80,7 +81,7 @@ def stretches_of(model: LightModel, packed: bool) -> list[Stretch]:
         ModelError: the weights of one node alone do not fit; it is the one with most.
     """
     limit = _loaded.limit
-    sizes = {name: values.nbytes * (_PACKED if packed else 1) for name, values in model.weights.items()}
+    sizes = {name: _computed_bytes(values) * (_PACKED if packed else 1) for name, values in model.weights.items()}
     if limit is None or sum(sizes.values()) <= limit // SHARE:
         return [Stretch(range(len(model.proto.graph.node)), list(sizes), [], [])]
     return Cut(model, sizes, limit // SHARE).stretches()
@@ -154,8 +155,9 @@ class Stretched:
 
     def _opened(self, number: int) -> Any:
         one = self._stretches[number]
-        size = sum(self._model.weights[name].nbytes for name in one.weights) * (_PACKED if self._packed else 1)
-        return _loaded.open((id(self), number), size, lambda: self._load(self._piece(one)))
+        size = sum(_computed_bytes(self._model.weights[name]) for name in one.weights)
+        kept = size * (_PACKED if self._packed else 1)
+        return _loaded.open((id(self), number), kept, lambda: self._load(self._piece(one)))
 
     def _piece(self, one: Stretch) -> LightModel:
         whole = self._model.proto
@@ -179,6 +181,11 @@ class Stretched:
     def __del__(self) -> None:
         for number in range(len(self._stretches)):
             _loaded.drop((id(self), number))
+
+
+def _computed_bytes(values: Array) -> int:
+    """What a weight takes in a run: what is stored as integers or float16 is computed with in float32."""
+    return values.size * max(values.itemsize, np.dtype(np.float32).itemsize)
 
 
 class Boundaries:
