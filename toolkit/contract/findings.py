@@ -80,6 +80,7 @@ class Code(BaseCode):
     HAS_KERNELS = "has-kernels"
     OPERAND = "operand"
     RESIDUAL_BRANCH = "residual-branch"
+    SUM_OPERAND = "sum-operand"
     SUM_STAYS_FLOAT = "sum-stays-float"
     CONCAT_INPUT = "concat-input"
     POOL_INPUT = "pool-input"

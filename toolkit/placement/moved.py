@@ -51,6 +51,12 @@ def _moves(node: gs.Node) -> bool:
     return not (node.op == "Pad" and "pads" in node.attrs)
 
 
+def picks(node: gs.Node) -> bool:
+    """Whether a node gives its first input's values as they are, from all of its regions: one scale fits both."""
+    nearest = node.op in ("Resize", "Upsample") and _text(node.attrs.get("mode", "nearest")) == "nearest"
+    return (nearest or node.op == "MaxPool") and len(node.outputs) == 1 and data_inputs(node) == [0]
+
+
 def axis_before(model: Model, node: gs.Node, axis: int) -> int | None:
     """Where the channels lie in a node's input that lie along ``axis`` of its output; None where that is not known.
 

@@ -41,6 +41,25 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Quantized:
+    """That a node is quantized.
+
+    Attributes:
+        reads: indices of its inputs that want a pair.
+        reason: why.
+        group: the layer for whose sake.
+    """
+
+    reads: tuple[int, ...]
+    reason: Finding
+    group: str = ""
+
+
+Decision = Finding | str | Quantized | None
+"""That a node is quantized, or why not, or None where there is nothing to say."""
+
+
+@dataclass(frozen=True)
 class Refusal:
     """A candidate left alone, and why."""
 

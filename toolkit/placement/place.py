@@ -6,7 +6,6 @@ branches: ResNet-50, batch 32, 0.786 ms with their pairs and 1.313 ms without).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +17,14 @@ from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph.facts import Facts
 from toolkit.graph.forms import Forms
-from toolkit.graph.macs import shape_of
 from toolkit.graph.model import Model
 from toolkit.placement.dequantized import dequantizer, source
-from toolkit.placement.ops import ADDS, AFFINE, MOVERS, POOLS, QUANTIZE, TARGETS
+from toolkit.placement.moved import picks
+from toolkit.placement.ops import MOVERS, POOLS, QUANTIZE, TARGETS
 from toolkit.placement.ops import weight_axis as axis_of
-from toolkit.placement.pairs import Placement, Use, joined, refuse, want
+from toolkit.placement.pairs import Decision, Placement, Quantized, Use, joined, refuse, want
 from toolkit.placement.reach import Is, Reach
+from toolkit.placement.sums import Sums
 from toolkit.placement.trouble import Trouble
 from toolkit.placement.weights_only import place_weights
 
@@ -66,25 +66,6 @@ class _Claim:
     holds: Is
 
 
-@dataclass(frozen=True)
-class _Quantized:
-    """That a node is quantized.
-
-    Attributes:
-        reads: indices of its inputs that want a pair.
-        reason: why.
-        group: the layer for whose sake.
-    """
-
-    reads: tuple[int, ...]
-    reason: Finding
-    group: str = ""
-
-
-_Decision = Finding | str | _Quantized | None
-"""Quantized, or why not, or None where there is nothing to say."""
-
-
 class Placer:
     """The decisions about one model, each kept with what it hangs on.
 
@@ -123,11 +104,11 @@ class Placer:
                 for index in (i for i in (0, 1) if i < len(node.inputs) and dequantizer(node.inputs[i]) is None):
                     self._claim(node, index, self._layers[node.name])
         self.reach = Reach(self.nodes, self.forms, self._layers, self.network)
-        self._residuals = self._decided(self._residual, self.nodes)
+        self._residuals = self._decided(Sums(self.forms, facts, self.reach, judge, self.layer).rule, self.nodes)
         self._concats = self._decided(self._concat, self.nodes)
         # from behind: a pool before a pool is quantized where that one is, as a mean over one axis after the other
         self._pools = self._decided(self._pool, reversed(self.nodes))
-        self._max_pools = self._decided(self._max_pool, self.nodes)
+        self._picked = self._decided(self._picking, self.nodes)
 
     # ---------------------------------------------------------------- what was decided
 
@@ -152,9 +133,9 @@ class Placer:
             if self._take(node, decision(), result):
                 shared.append({source(t).name for t in (*node.inputs, *node.outputs)})
         result.same_scale = joined(shared)
-        for node, decision in (*self._pools, *self._max_pools):
+        for node, decision in (*self._pools, *self._picked):
             taken = self._take(node, decision(), result)
-            if taken and node.op == "MaxPool":
+            if taken and picks(node):
                 both = {source(node.inputs[0]).name, source(node.outputs[0]).name}
                 result.same_scale = joined([*result.same_scale, both])
         return result
@@ -176,14 +157,14 @@ class Placer:
             want(result, tensor.name, Use(name, index), self._axis(node, index), weight, reason)
             result.groups[name].append(tensor.name)
 
-    def _take(self, node: gs.Node, decision: _Decision, result: Placement) -> bool:
+    def _take(self, node: gs.Node, decision: Decision, result: Placement) -> bool:
         """Write a decision down; whether the node is quantized."""
         if decision is None:
             return False
-        if not isinstance(decision, _Quantized):
+        if not isinstance(decision, Quantized):
             refuse(result, node, decision)
             return False
-        shared = result.pairs.get((node.inputs[0].name, None)) if node.op == "MaxPool" else None
+        shared = result.pairs.get((node.inputs[0].name, None)) if picks(node) else None
         reason = decision.reason if shared is None else Code.SHARED_POOL_INPUT(
             op=node.op, node=node.name, shared=shared.reason
         )  # fmt: skip
@@ -211,10 +192,10 @@ class Placer:
         return axis_of(node.op, index, values.ndim, node.attrs) if values is not None else None
 
     def _decided(
-        self, rule: Callable[[gs.Node], Callable[[], _Decision] | None], nodes: Iterable[gs.Node]
-    ) -> list[tuple[gs.Node, Callable[[], _Decision]]]:
+        self, rule: Callable[[gs.Node], Callable[[], Decision] | None], nodes: Iterable[gs.Node]
+    ) -> list[tuple[gs.Node, Callable[[], Decision]]]:
         """What a rule decides about each node that it can say something about."""
-        found: list[tuple[gs.Node, Callable[[], _Decision]]] = []
+        found: list[tuple[gs.Node, Callable[[], Decision]]] = []
         for node in nodes:
             decide = rule(node)
             if decide is None:
@@ -222,8 +203,8 @@ class Placer:
             cell = self.network.add(decide)
             found.append((node, cell))
             self._layers[node.name] = partial(_reads, cell)
-            for index, tensor in enumerate(node.inputs):
-                if dequantizer(tensor) is None:
+            for index in (0,) if picks(node) else range(len(node.inputs)):
+                if dequantizer(node.inputs[index]) is None:
                     self._claim(node, index, partial(_reads, cell, index))
         return found
 
@@ -232,83 +213,18 @@ class Placer:
         tensor = node.inputs[index]
         if self.model.constant(tensor) is None:
             self.activations.setdefault(tensor.name)
-        own = self._late if node.op == "MaxPool" else self._claims
+        own = self._late if picks(node) else self._claims
         axis = self._axis(node, index) if node.op in TARGETS else None
         own.setdefault((tensor.name, axis), []).append(_Claim(Use(node.name, index), holds))
 
-    # ---------------------------------------------------------------- residual adds
-
-    def _residual(self, node: gs.Node) -> Callable[[], _Decision] | None:
-        """Ask for a pair on the branch that is not the fused convolution's, where a quantized layer reads the sum.
-
-        Of two convolutions the one with fewer weights, whose work is the less, takes the Add: on an H200 8.6.0 had sm90
-        kernels for convolutions alone, and for those with an Add only sm80 ones. ResNet-18's three such pairs at batch
-        32: 0.081 ms with the Add in the 1x1 shortcut, 0.088 ms with it in the 3x3 convolution.
-
-        Where only float layers read it the pair costs time. On an H200 with 8.6.0 (tests/benchmarks/bench_residual.py),
-        with and without: 0.033 and 0.045 ms where a quantized convolution reads the sum; 0.054 and 0.048 ms where a
-        float one does, 0.054 and 0.051 ms if the branch is another convolution's.
-        """
-        if self.forms.op(node) not in ADDS:
-            return None
-        branches = [i for i, t in enumerate(node.inputs) if self.model.constant(t) is None]
-        convs = {i: conv for i in branches if (conv := self._conv_before(node.inputs[i])) is not None}
-        if not convs or len(branches) < 2:
-            return None
-
-        def decide() -> _Decision:
-            fused = {i: conv.name for i, conv in convs.items() if self.layer(conv.name)}
-            if not fused:
-                return None
-            if len(branches) > 2:
-                return Code.SUM_OF_MANY(branches=len(branches))
-            kept = self.judge(node)
-            if kept is not None:
-                return kept
-            if not self._same_shapes([node.inputs[i].name for i in branches]):
-                return Code.BROADCAST()
-            if not self.reach.leads(node.outputs[0]):
-                return Code.SUM_STAYS_FLOAT()
-            main = min(fused, key=lambda i: (self._weights(convs[i]), -self.reach.depth.get(fused[i], 0)))
-            index = next(i for i in branches if i != main)
-            return _Quantized((index,), Code.RESIDUAL_BRANCH(node=node.name, into=fused[main]), fused[main])
-
-        return decide
-
-    def _weights(self, conv: gs.Node) -> int:
-        """How many weights a quantized convolution has; their shape is known, for they are constants."""
-        return math.prod(shape_of(self.facts, conv.inputs[1].name) or ())
-
-    def _conv_before(self, tensor: gs.Tensor) -> gs.Node | None:
-        """The convolution whose epilogue could take an Add after this tensor, if it is quantized."""
-        while True:
-            node = self.model.producer(tensor)
-            if node is None or len(self.forms.readers(tensor)) != 1 or tensor.name in self.outputs:
-                return None
-            if node.op in ("Conv", "ConvTranspose"):
-                return node
-            if self.forms.op(node) not in AFFINE and not self.reach.constant_affine(node):
-                return None
-            tensor = next((t for t in self.forms.before(node) if self.model.constant(t) is None), node.inputs[0])
-
-    def _same_shapes(self, names: list[str]) -> bool:
-        shapes = [self.facts.shapes.get(name) for name in names]
-        if any(s is None for s in shapes):
-            return True
-        return all(
-            len(a) == len(b) and all(x == y or x < 0 or y < 0 for x, y in zip(a, b))
-            for corner in zip(*(s for s in shapes if s is not None))
-            for a, b in [corner]
-        )
-
     # ---------------------------------------------------------------- concats
 
-    def _concat(self, node: gs.Node) -> Callable[[], _Decision] | None:
+    def _concat(self, node: gs.Node) -> Callable[[], Decision] | None:
         if node.op != "Concat" or not self._float(node.outputs[0]):
             return None
         inputs = [t for t in node.inputs if self.model.constant(t) is None]
 
-        def decide() -> _Decision:
+        def decide() -> Decision:
             from_quantized = [self.reach.in_region(t) for t in inputs]
             if not any(from_quantized) or not self.reach.leads(node.outputs[0]):
                 return None
@@ -319,17 +235,17 @@ class Placer:
                 return Code.VECTOR()
             if not all(from_quantized):
                 return Code.UNLIKE_BRANCHES(tensor=inputs[from_quantized.index(False)].name)
-            return _Quantized(tuple(range(len(node.inputs))), Code.CONCAT_INPUT(node=node.name))
+            return Quantized(tuple(range(len(node.inputs))), Code.CONCAT_INPUT(node=node.name))
 
         return decide
 
     # ---------------------------------------------------------------- pools
 
-    def _pool(self, node: gs.Node) -> Callable[[], _Decision] | None:
+    def _pool(self, node: gs.Node) -> Callable[[], Decision] | None:
         if self.forms.op(node) not in POOLS or not self._float(node.inputs[0]):
             return None
 
-        def decide() -> _Decision:
+        def decide() -> Decision:
             if not self.reach.in_region(node.inputs[0]):
                 return None
             kept = self.judge(node)
@@ -337,32 +253,33 @@ class Placer:
                 return kept
             if not self._all_quantized(node.outputs[0]):
                 return Code.ONE_SIDED()
-            return _Quantized((0,), Code.POOL_INPUT(op=self.forms.op(node), node=node.name))
+            return Quantized((0,), Code.POOL_INPUT(op=self.forms.op(node), node=node.name))
 
         return decide
 
-    def _max_pool(self, node: gs.Node) -> Callable[[], _Decision] | None:
-        """A MaxPool beside another reader whose pair its input has: it reads that pair, at the scale of its own output.
+    def _picking(self, node: gs.Node) -> Callable[[], Decision] | None:
+        """A MaxPool or nearest Resize beside another reader with a pair: it reads that pair, at the scale of its output.
 
-        Q moves through a MaxPool by itself only where nothing else reads the input. Where a Concat reads it too (a
-        U-Net's skip), the convolution before wrote float16 and two kernels quantized it: on an H200 with 8.6.0 these
-        took 0.45 ms of 2.26 ms (U-Net, 256 x 256, batch 32).
+        Q moves through it by itself only where nothing else reads the input. Where a Concat reads it too (a U-Net's
+        skip), the convolution before wrote float16 and two kernels quantized it: on an H200 with 8.6.0 these took
+        0.45 ms of 2.26 ms (U-Net, 256 x 256, batch 32). Of a Resize beside a convolution (the detector's way down from
+        the coarse scales) both scales happened to be one in what was measured, and its producer wrote INT8.
         """
-        if node.op != "MaxPool" or len(node.outputs) != 1:
+        if not picks(node):
             return None
         tensor, out = node.inputs[0], node.outputs[0]
 
-        def decide() -> _Decision:
+        def decide() -> Decision:
             if not self._held(tensor) or not self._held(out):
                 return None
             if self.judge(node) is not None or not self._all_quantized(out):
                 return None
-            return _Quantized((0,), Code.TRIAL())
+            return Quantized((0,), Code.TRIAL())
 
         return decide
 
     def _held(self, tensor: gs.Tensor) -> set[Use]:
-        """The node inputs that read the tensor's pair, MaxPools left out."""
+        """The node inputs that read the tensor's pair, those that pick left out."""
         return {claim.use for claim in self._claims.get((tensor.name, None), ()) if claim.holds()}
 
     def _all_quantized(self, tensor: gs.Tensor) -> bool:
@@ -394,7 +311,7 @@ def _is_none(refusal: Callable[[], Finding | str | None]) -> bool:
     return refusal() is None
 
 
-def _reads(decision: Callable[[], _Decision], index: int | None = None) -> bool:
+def _reads(decision: Callable[[], Decision], index: int | None = None) -> bool:
     """Whether a node is quantized, and with a pair at this input where one is named."""
     found = decision()
-    return isinstance(found, _Quantized) and (index is None or index in found.reads)
+    return isinstance(found, Quantized) and (index is None or index in found.reads)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.existing import existing
 from toolkit.placement.pairs import Placement
+from toolkit.placement.qdq import storable_scale
 
 
 def share_amax(model: Model, placement: Placement, amax: dict[str, float], precision: Precision) -> list[Finding]:
@@ -39,9 +42,26 @@ def share_amax(model: Model, placement: Placement, amax: dict[str, float], preci
             if scale is not None and scale.size == 1:
                 kind = Precision.from_onnx(onnx_type(node.inputs[2].dtype)) if node is not None else None
                 present.append(float(scale.reshape(())) * (kind or precision).max)
-        shared = max(present) if present else max((amax[n] for n in names if n in amax), default=0.0)
+        largest = max((amax[n] for n in names if n in amax), default=0.0)
+        shared = max(present) if present else _cancelling(largest, precision)
         if len(set(present)) > 1:
             notes.append(Code.UNLIKE_SCALES(tensors=sorted(names)))
         for name in names & set(amax):
             amax[name] = shared
     return notes
+
+
+def _cancelling(amax: float, precision: Precision) -> float:
+    """The next amax at whose scale a Q behind a DQ cancels: 1 / (1 / scale) is the scale, within float32's epsilon.
+
+    TensorRT 8.6.0 left kernels in place that requantized from a scale to the very same one. On an H100 they took
+    0.019 ms of the detector's 0.719 ms (batch 8), all in one of its nine Concats, with the one scale of the nine that
+    is 1 or larger and does not come back; in ModelOpt's engine of it likewise. That the scale is why was not tried.
+    """
+    if not 0 < amax < np.inf:
+        return amax
+    scale, one = storable_scale(amax, precision)[0], np.float32(1)
+    while scale < 32768 and abs(one / (one / scale) - scale) >= np.finfo(np.float32).eps:
+        scale = np.float32(np.nextafter(np.float16(scale), np.float16(np.inf)))
+        amax = float(scale) * precision.max
+    return amax

@@ -53,6 +53,25 @@ def test_a_scale_is_never_a_decibel_too_wide(amax):
     assert 1 - 1e-6 <= scale * 127 / amax < 10 ** (1.03 / 20)
 
 
+@pytest.mark.parametrize("amax, steps", [(235.39, 1), (139.15, 0), (30.37, 0), (0.0, 0)])
+def test_a_shared_scale_comes_back_from_its_inverse(amax, steps):
+    """235.39 / 127 does not in float32, its neighbour does; below 1 no error is as large as float32's epsilon."""
+    nodes = [node("Conv", ["x", "w"], ["a"]), node("Conv", ["x", "w"], ["b"]), node("Concat", ["a", "b"], ["c"], axis=1),
+             node("Conv", ["c", "v"], ["y"])]  # fmt: skip
+    weights = {"w": normal(4, 4, 1, 1), "v": normal(4, 8, 1, 1)}
+    model = Model.from_proto(build(nodes, {"x": [1, 4, 4, 4]}, {"y": None}, weights))
+    known = {"x": 235.39, "a": amax, "b": amax / 2, "c": amax}
+    InsertQDQ()(model, Context(provider=lambda *_, **__: Ranges({n: Range(v, "minmax") for n, v in known.items()})))
+    alone = storable_scale(amax, Precision.INT8)[0]
+    scales = {
+        model.constant(model.node(n).inputs[i].inputs[0].inputs[1]).item() for n, i in (("c", 0), ("c", 1), ("y", 0))
+    }
+    (scale,) = scales
+    assert (scale - alone) / np.spacing(np.float16(alone)) == steps
+    back = np.float32(1) / (np.float32(1) / np.float32(scale))
+    assert abs(back - scale) < np.finfo(np.float32).eps
+
+
 def test_probabilities_have_one_scale_in_fp8(attention):
     """TensorRT's fused attention knows Softmax's output by its scale, whatever the samples held."""
     found = {}

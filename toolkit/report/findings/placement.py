@@ -99,6 +99,10 @@ PLACEMENT: Table = {
     Code.RESIDUAL_BRANCH: (
         "residual branch of '{node}': TensorRT fuses the Add into '{into}' only if this branch is quantized"
     ),
+    Code.SUM_OPERAND: (
+        "branch of '{node}': TensorRT does not fuse an Add behind the activation of '{behind}', and runs it quantized "
+        "if both branches are"
+    ),
     Code.CONCAT_INPUT: "input of Concat '{node}', whose inputs share one scale so that it runs quantized",
     Code.POOL_INPUT: "input of {op} '{node}', whose output is quantized too",
     Code.SHARED_POOL_INPUT: "input of {op} '{node}', which then needs no separate quantize kernel ({shared})",

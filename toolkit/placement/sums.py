@@ -1,0 +1,126 @@
+"""Which branches of a sum get Q/DQ pairs, by whether TensorRT fuses the Add into a convolution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import onnx_graphsurgeon as gs
+
+from toolkit.contract.findings import Code, Finding
+from toolkit.graph.facts import Facts
+from toolkit.graph.forms import Forms
+from toolkit.graph.macs import shape_of
+from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE
+from toolkit.placement.pairs import Decision, Quantized
+from toolkit.placement.reach import Reach
+
+
+class Sums:
+    """The rule for Adds of two activations.
+
+    Args:
+        forms: the operators of the model's nodes.
+        facts: its types and shapes.
+        reach: of its quantized layers.
+        judge: what the user's patterns and the plan say.
+        layer: whether a node computes in the quantized type.
+    """
+
+    def __init__(
+        self,
+        forms: Forms,
+        facts: Facts,
+        reach: Reach,
+        judge: Callable[[gs.Node], Finding | str | None],
+        layer: Callable[[str], bool],
+    ) -> None:
+        self.model, self.forms, self.facts, self.reach = forms.model, forms, facts, reach
+        self.judge, self.layer = judge, layer
+        self.outputs = {t.name for t in self.model.graph.outputs}
+
+    def rule(self, node: gs.Node) -> Callable[[], Decision] | None:
+        """Ask for a pair on the branch that is not the fused convolution's, where a quantized layer reads the sum.
+
+        Of two convolutions the one with fewer weights, whose work is the less, takes the Add: on an H200 8.6.0 had sm90
+        kernels for convolutions alone, and for those with an Add only sm80 ones. ResNet-18's three such pairs at batch
+        32: 0.081 ms with the Add in the 1x1 shortcut, 0.088 ms with it in the 3x3 convolution.
+
+        Where only float layers read it the pair costs time. On an H200 with 8.6.0 (tests/benchmarks/bench_residual.py),
+        with and without: 0.033 and 0.045 ms where a quantized convolution reads the sum; 0.054 and 0.048 ms where a
+        float one does, 0.054 and 0.051 ms if the branch is another convolution's.
+
+        An activation between convolution and Add, as in YOLO's bottlenecks, keeps the Add a kernel of its own. Both
+        branches get pairs then: a float reader of one makes the layer before it write float16, and every Q behind it a
+        kernel. On an H100 with 8.6.0 the detector took 0.387 ms at batch 8 without (13 QuantizeLinear kernels of
+        0.131 ms in 0.719 ms, and six SiLUs of their own), 0.276 ms as ModelOpt places them (one of 0.018 ms).
+        """
+        if self.forms.op(node) not in ADDS:
+            return None
+        branches = [i for i, t in enumerate(node.inputs) if self.model.constant(t) is None]
+        convs = self._convs_before(node, branches, self._conv_before)
+        apart = not convs
+        if apart:
+            convs = self._convs_before(node, branches, self._conv_before_activation)
+        if not convs or len(branches) < 2:
+            return None
+
+        def decide() -> Decision:
+            fused = {i: conv.name for i, conv in convs.items() if self.layer(conv.name)}
+            if not fused or (apart and not all(self.reach.in_region(node.inputs[i]) for i in branches)):
+                return None
+            if len(branches) > 2:
+                return Code.SUM_OF_MANY(branches=len(branches))
+            kept = self.judge(node)
+            if kept is not None:
+                return kept
+            if not self._same_shapes([node.inputs[i].name for i in branches]):
+                return Code.BROADCAST()
+            if not self.reach.leads(node.outputs[0]):
+                return Code.SUM_STAYS_FLOAT()
+            main = min(fused, key=lambda i: (self._weights(convs[i]), -self.reach.depth.get(fused[i], 0)))
+            if apart:
+                return Quantized(tuple(branches), Code.SUM_OPERAND(node=node.name, behind=fused[main]), fused[main])
+            index = next(i for i in branches if i != main)
+            return Quantized((index,), Code.RESIDUAL_BRANCH(node=node.name, into=fused[main]), fused[main])
+
+        return decide
+
+    def _convs_before(
+        self, node: gs.Node, branches: Iterable[int], find: Callable[[gs.Tensor], gs.Node | None]
+    ) -> dict[int, gs.Node]:
+        return {i: conv for i in branches if (conv := find(node.inputs[i])) is not None}
+
+    def _conv_before_activation(self, tensor: gs.Tensor) -> gs.Node | None:
+        """The convolution whose epilogue ends with the activation that makes a tensor for one reader alone."""
+        node = self.model.producer(tensor)
+        alone = len(self.forms.readers(tensor)) == 1 and tensor.name not in self.outputs
+        if node is None or not alone or self.forms.op(node) not in ACTIVATIONS:
+            return None
+        return self._conv_before(self.forms.before(node)[0])
+
+    def _weights(self, conv: gs.Node) -> int:
+        """How many weights a quantized convolution has; their shape is known, for they are constants."""
+        return math.prod(shape_of(self.facts, conv.inputs[1].name) or ())
+
+    def _conv_before(self, tensor: gs.Tensor) -> gs.Node | None:
+        """The convolution whose epilogue could take an Add after this tensor, if it is quantized."""
+        while True:
+            node = self.model.producer(tensor)
+            if node is None or len(self.forms.readers(tensor)) != 1 or tensor.name in self.outputs:
+                return None
+            if node.op in ("Conv", "ConvTranspose"):
+                return node
+            if self.forms.op(node) not in AFFINE and not self.reach.constant_affine(node):
+                return None
+            tensor = next((t for t in self.forms.before(node) if self.model.constant(t) is None), node.inputs[0])
+
+    def _same_shapes(self, names: list[str]) -> bool:
+        shapes = [self.facts.shapes.get(name) for name in names]
+        if any(s is None for s in shapes):
+            return True
+        return all(
+            len(a) == len(b) and all(x == y or x < 0 or y < 0 for x, y in zip(a, b))
+            for corner in zip(*(s for s in shapes if s is not None))
+            for a, b in [corner]
+        )
