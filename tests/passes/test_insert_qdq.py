@@ -99,51 +99,6 @@ def test_a_sum_that_another_sum_takes_on_to_a_quantized_layer_gets_its_pair():
     assert reads_pair(model, "a", 1) and reads_pair(model, "b", 1)
 
 
-def bottleneck(gate, **outputs):
-    """y = x1 + act(conv(act(conv(x1)))) of half the channels, joined with the other half, as YOLO's blocks are."""
-    sizes = {"w": normal(8, 4, 1, 1), "w1": normal(4, 4, 1, 1, seed=1), "w2": normal(4, 12, 1, 1, seed=2),
-             "half": np.array([4, 4], np.int64)}  # fmt: skip
-    parts = [node("Conv", ["x", "w"], ["c0"]), *gate("c0", "a0"), node("Split", ["a0", "half"], ["s0", "s1"], axis=1),
-             node("Conv", ["s1", "w1"], ["c1"]), *gate("c1", "a1"), node("Conv", ["a1", "w1"], ["c2"]),
-             *gate("c2", "a2"), node("Add", ["s1", "a2"], ["b"]), node("Concat", ["s0", "s1", "b"], ["j"], axis=1),
-             node("Conv", ["j", "w2"], ["y"])]  # fmt: skip
-    return Model.from_proto(build(parts, {"x": [1, 4, 6, 6]}, {"y": None, **outputs}, sizes))
-
-
-def silu(before, behind):
-    return [node("Sigmoid", [before], [f"{behind}_s"]), node("Mul", [before, f"{behind}_s"], [behind])]
-
-
-def leaky(before, behind):
-    return [node("LeakyRelu", [before], [behind], alpha=0.1)]
-
-
-@pytest.mark.parametrize("gate", [silu, leaky])
-def test_both_branches_of_a_sum_behind_an_activation_get_pairs(gate):
-    """Nothing reads what the convolutions make in float then, so that each of them writes INT8."""
-    model, context = bottleneck(gate), placeholder_context()
-    InsertQDQ()(model, context)
-    assert [reads_pair(model, "b", i) for i in (0, 1)] == [True, True]
-    assert model.node("b").inputs[0] is model.node("c1").inputs[0]
-    for name in ("s0", "s1", "a1", "a2"):
-        assert {reader.op for reader in model.graph.tensors()[name].outputs} == {"QuantizeLinear"}
-    reason = context.plan.get("b").reason
-    assert reason.code is Code.SUM_OPERAND and reason.values["behind"] == "c2"
-
-
-@pytest.mark.parametrize("exclude", [["c2"], ["c0"], ["b"], ["y"]])
-def test_a_sum_behind_an_activation_stays_float_unless_all_around_it_is_quantized(exclude):
-    model = bottleneck(silu)
-    InsertQDQ(exclude=exclude)(model, placeholder_context())
-    assert not reads_pair(model, "b", 0) and not reads_pair(model, "b", 1)
-
-
-def test_a_sum_behind_an_activation_that_something_else_reads_stays_float():
-    model = bottleneck(silu, a2=None)
-    InsertQDQ()(model, placeholder_context())
-    assert not reads_pair(model, "b", 0) and not reads_pair(model, "b", 1)
-
-
 def test_a_broadcast_add_is_declined_by_shapes_over_all_profiles():
     model = Model.from_proto(build(
         [node("Conv", ["x", "w"], ["c"]), node("Relu", ["z"], ["r"]), node("Add", ["c", "r"], ["y"]),
@@ -236,31 +191,6 @@ def test_a_max_pool_beside_a_quantized_skip_reads_the_skips_pair_at_one_scale(sk
         # x is read by a convolution as well, so the pool on it reads the pair that is there
         assert reads_pair(model, "p0", 0)
     assert np.abs(run(model, {"x": x})[0] - before).max() < 0.2 * np.abs(before).max()
-
-
-@pytest.mark.parametrize("mode", ["nearest", "linear"])
-@pytest.mark.parametrize("beside", [True, False])
-def test_a_nearest_resize_beside_a_quantized_layer_reads_its_pair_at_one_scale(mode, beside):
-    """A pyramid's way down: a head reads what is upsampled and joined. The size is computed, and gets no pair."""
-    head = [node("Conv", ["a", "w"], ["h"])] if beside else [node("Relu", ["a"], ["h"])]
-    model = Model.from_proto(build(
-        [node("Conv", ["x", "w"], ["a"]), *head, node("Conv", ["z", "w"], ["b"]), node("Shape", ["b"], ["size"]),
-         node("Resize", ["a", "", "", "size"], ["u"], mode=mode), node("Concat", ["u", "b"], ["c"], axis=1),
-         node("Conv", ["c", "w1"], ["y"])],
-        {"x": [1, 4, 3, 3], "z": [1, 4, 6, 6]}, {"y": None, "h": None},
-        {"w": normal(4, 4, 1, 1), "w1": normal(4, 8, 1, 1, seed=1)},
-    ))  # fmt: skip
-    amax = {"x": 1.0, "z": 1.0, "a": 2.0, "u": 2.0, "b": 5.0, "c": 5.0}
-    context = placeholder_context(known_ranges=Ranges({n: Range(v, "minmax") for n, v in amax.items()}))
-    InsertQDQ()(model, context)
-    shared = beside and mode == "nearest"
-    assert reads_pair(model, "u", 0) is shared and not reads_pair(model, "u", 3)
-    if beside:
-        scale = model.constant(model.node("h").inputs[0].inputs[0].inputs[1]).item()
-        assert scale == pytest.approx((5 if shared else 2) / 127, rel=1e-3)
-    if shared:
-        reason = context.plan.get("u").reason
-        assert reason.code is Code.SHARED_POOL_INPUT and reason.values["op"] == "Resize"
 
 
 def test_attention_without_weights_is_declined_unless_asked(attention):

@@ -258,7 +258,7 @@ class Placer:
         return decide
 
     def _picking(self, node: gs.Node) -> Callable[[], Decision] | None:
-        """A MaxPool or nearest Resize beside another reader with a pair: it reads that pair, at the scale of its output.
+        """A MaxPool or nearest Resize beside another reader with a pair reads that pair, at the scale of its output.
 
         Q moves through it by itself only where nothing else reads the input. Where a Concat reads it too (a U-Net's
         skip), the convolution before wrote float16 and two kernels quantized it: on an H200 with 8.6.0 these took
