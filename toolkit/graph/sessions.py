@@ -165,7 +165,8 @@ def session(
 
     What computes in bfloat16 is computed in float32, and bfloat16 inputs and outputs are taken and given as that; what
     onnxruntime has no kernel for is left out with all that reads it, see ``Session.outputs``. Where the weights are
-    more than ``memory_limit`` allows, the model is run in stretches, with the same results.
+    more than ``memory_limit`` allows, the model is run in stretches; last bits may differ where onnxruntime would have
+    fused nodes across a cut.
 
     Raises:
         ModelError: onnxruntime refuses the model, a tensor of ``outputs`` does not exist or is not computed, or one
