@@ -104,7 +104,12 @@ class SearchPrecision(InsertQDQ):
         "", description="the GPU that times are predicted for, from datasheet figures; default: the one here, or A10"
     )
     data: Literal["calibration", "evaluation"] = Field("calibration", description="the samples to decide on")
-    samples: int | None = Field(256, gt=0, le=1_000_000, description="decide on at most this many samples")
+    samples: int | None = Field(
+        256,
+        gt=0,
+        le=1_000_000,
+        description="decide on at most this many samples; without inferences on fewer where they take long",
+    )
     batch: int = Field(32, gt=0, le=1_000_000, description="samples to run at once")
     evaluations: int | None = Field(
         None, gt=0, le=1_000_000, description="plans to evaluate at most; default 8 log2(groups) + 16"

@@ -16,6 +16,8 @@ from toolkit.base.schema import FileSchema, Natural, validated
 from toolkit.calibration.collection import Collection, differences
 from toolkit.data.dataset import Batch, Keep
 
+GROUPS = "groups"
+"""What a key calls the groups of taps that are collected one after the other, which hang on the memory allowed."""
 _SAVE_EVERY = 20.0
 _KIND = FileKind(
     "it cannot be read as the state of a calibration", RangesError, "remove the file to start from nothing"
@@ -59,12 +61,15 @@ class Checkpoint:
         except QtoolError:
             # half a state is none: the run begins anew
             return
-        for key, difference in differences(state.key, self._key):
+        for key, difference in differences(state.key, self._key, ignore=(GROUPS,)):
             raise RangesError(
                 f"the checkpoint is of another run, they differ in {key}: {difference}",
                 where=str(path),
                 remedy="remove the file to start from nothing",
             )
+        if state.key.get(GROUPS) != self._key.get(GROUPS):
+            # the same is collected in another way: its groups are not those that are done
+            return
         self.collection, self.group, self.total = held, state.group, state.total
         bits = int(state.done, 16)
         self._indices = {index for index in range(bits.bit_length()) if bits >> index & 1}

@@ -18,7 +18,7 @@ from toolkit.base.profiles import Extent, Profiles, Shape, ShapeProfile
 from toolkit.base.progress import Progress
 from toolkit.base.types import Array
 from toolkit.base.version import __version__
-from toolkit.calibration.checkpoint import Checkpoint
+from toolkit.calibration.checkpoint import GROUPS, Checkpoint
 from toolkit.calibration.collection import Collection
 from toolkit.calibration.histogram import BINS
 from toolkit.calibration.probes import bytes_per_sample, check_tensors, largest_samples, split_by_memory
@@ -111,7 +111,7 @@ def collect(
         # going on needs to know beforehand that the samples are the same and in the same places
         for sample in data.all_samples(keep):
             tally.add(sample)
-        state = Checkpoint(checkpoint, {**made_from, "groups": len(groups), "data": tally.in_order()})
+        state = Checkpoint(checkpoint, {**made_from, GROUPS: sha256_json(groups), "data": tally.in_order()})
     collection = state.collection
     # counting may mean going through the source
     total = data.count(keep) * len(groups) if progress is not None else 0

@@ -56,6 +56,7 @@ class KeptSums(FileSchema):
         samples: the samples of these.
         counted: how many samples a whole group has; 0 before the first is done.
         compared: the nodes that were compared.
+        way: a digest of the groups and of the samples, which hang on the memory allowed.
     """
 
     groups: Natural = 0
@@ -63,6 +64,7 @@ class KeptSums(FileSchema):
     samples: Natural = 0
     counted: Natural = 0
     compared: list[str] = Field(default_factory=list)
+    way: str = ""
 
     def took(self, samples: int, compared: Iterable[str]) -> None:
         """A batch of so many samples is done, on which these nodes could be compared."""
@@ -101,30 +103,32 @@ class EvaluationCheckpoint:
                 path.unlink(missing_ok=True)
         self._known = self._read()
 
-    def outputs(self, inputs: Outputs, compute: Callable[[Outputs], Sequence[Outputs]]) -> Sequence[Outputs]:
+    def outputs(
+        self, inputs: Outputs, compute: Callable[[Outputs], Sequence[Outputs]], models: int = 2
+    ) -> Sequence[Outputs]:
         """All models' outputs for the next batch: what was kept of the very same inputs, or ``compute`` of them."""
         if self._folder is None:
             return compute(inputs)
         digest = _digest(inputs)
         known = next(self._known, None)
-        if known is not None and known.inputs == digest:
+        if known is not None and known.inputs == digest and len(known.outputs) == models:
             return known.outputs
         self._known = iter(())
         made = _JudgedBatch(digest, compute(inputs))
         self._keep(made)
         return made.outputs
 
-    def go_on(self, found: Mapping[str, Difference], watched: Mapping[str, Clipping]) -> KeptSums:
-        """How far the layers' errors had come; fills in the sums as they were then."""
-        state = KeptSums()
+    def go_on(self, found: Mapping[str, Difference], watched: Mapping[str, Clipping], way: str) -> KeptSums:
+        """How far the layers' errors had come, taken the same way; fills in the sums as they were then."""
+        state = KeptSums(way=way)
         if self._folder is not None and (path := self._sums_path).is_file():
             with suppress(QtoolError):
                 head, arrays = _load(path, KeptSums)
                 with reading(path, OWN):
                     sums, seen = (arrays[name].whole().reshape(-1, len(of)).astype(np.float64).tolist()
                                   for name, of in (("sums", _SUMS), ("seen", _SEEN)))  # fmt: skip
-                    if (len(sums), len(seen)) != (len(found), len(watched)):
-                        raise ValueError("it is of other tensors")
+                    if (len(sums), len(seen), head.way) != (len(found), len(watched), way):
+                        raise ValueError("it is of other tensors, or of other groups of them")
                 _fill(found.values(), _SUMS, sums)
                 _fill(watched.values(), _SEEN, seen)
                 state = head

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
-from toolkit.base.errors import ModelError, QtoolError
+from toolkit.base.errors import BackendError, ModelError, QtoolError
 from toolkit.base.progress import Progress, silent
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
@@ -96,7 +96,7 @@ def evaluate(
     if measured is rounded is not subject and "bf16" not in _narrow_types(subject):
         try:
             runs.append(_as_it_is(subject, named, data))
-        except ModelError as error:
+        except (ModelError, BackendError) as error:
             notes.append(EvaluationCode.UNROUNDED_NOT_RUN(why=error.what[:200]))
     comparisons = [
         OutputComparison(reference, metric, output, allow_code, float_session.outputs, answers, options)
@@ -106,7 +106,7 @@ def evaluate(
     few = min(_FEW_SAMPLES, max(total // _FEW_SAMPLES, 1))
     fitted: set[str] = set()
     for part in first_samples(data, batch, samples):
-        wanted, *found = kept.outputs(part.inputs, partial(_outputs, runs))
+        wanted, *found = kept.outputs(part.inputs, partial(_outputs, runs), len(runs))
         with at_fault(part):
             for comparison, outputs in zip(comparisons, found):
                 comparison.add(wanted, outputs, part.labels, part.count)

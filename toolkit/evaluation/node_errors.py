@@ -14,6 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.errors import QtoolError
+from toolkit.base.files import sha256_json
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.progress import Progress
 from toolkit.base.types import Array
@@ -100,7 +101,7 @@ def node_errors(
     chosen = data.spread(taps.samples if samples is None else samples)
     found = {node: Difference() for node, _, _ in looked_at}
     kept, wanted = kept or EvaluationCheckpoint(), len(chosen)
-    state = kept.go_on(found, watched)
+    state = kept.go_on(found, watched, sha256_json([taps.groups, taps.batch, wanted]))
     handed, handed_on = Boundaries(), Boundaries()
     with ThreadPoolExecutor(os.cpu_count() or 1, "layer errors") as pool:
         for group in taps.groups[state.groups :]:

@@ -179,7 +179,7 @@ class Model:
 
     @contextmanager
     def settled(self) -> Iterator[None]:
-        """In the block nobody changes the graph but by ``tidy``, ``raise_opset`` and ``become``; see ``settle``."""
+        """In the block nobody changes the graph but by the model's own methods; see ``settle``."""
         before = self._found
         self.settle()
         try:
@@ -196,8 +196,7 @@ class Model:
         return cast("T", self._found[what])
 
     def _forget(self) -> None:
-        if self._found:
-            self._found.clear()
+        (self._found or {}).clear()
 
     # ---------------------------------------------------------------- looking
 
@@ -348,6 +347,7 @@ class Model:
             if not node.name or node.name in seen:
                 raise PassError(f"two nodes are named '{node.name}'" if node.name else f"a {node.op} node has no name")
             seen.add(node.name)
+        self._forget()
         sort(self.graph, recurse=False)
         skeleton = self.skeleton()
         digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True)).digest()

@@ -61,13 +61,17 @@ def map_file(stream: IO[bytes], path: Path) -> mmap.mmap:
 
 
 def place_of(values: Array) -> FilePlace | None:
-    """The file that an array is mapped from; None where it is not, or the path leads to another file by now."""
+    """The file that an array is mapped from; None where it is not, or its path is not to be handed on.
+
+    A path is not where it leads to another file by now, or is no UTF-8, as a message's texts are.
+    """
     found = _file_of(values)
     if found is None or not values.flags.c_contiguous:
         return None
     try:
+        str(found.path).encode()
         status = found.path.stat()
-    except OSError:
+    except (OSError, UnicodeEncodeError):
         return None
     same = (status.st_dev, status.st_ino) == (found.device, found.inode)
     return FilePlace(found.path, values.ctypes.data - found.address) if same else None

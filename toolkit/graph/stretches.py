@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from toolkit.base.errors import ModelError
 from toolkit.base.types import Array
 from toolkit.graph.cutting import SHARE, Cut, Stretch
 from toolkit.graph.light import LightModel, bytes_of
@@ -149,9 +150,22 @@ class Stretched:
             inner = self._opened(number)
             for value in inner.get_outputs():
                 self._given.append(value)
+                if value.type not in _TYPES:
+                    self._require_last(number, value)
+                    continue
                 shape = list(value.shape) or None
                 self._known[value.name] = helper.make_tensor_value_info(value.name, _TYPES[value.type], shape)
             yield from (value for value in inner.get_inputs() if value.name in own)
+
+    def _require_last(self, number: int, value: Any) -> None:
+        """Refuse what is no tensor where a later stretch reads it; whoever runs the model is told of other outputs."""
+        if any(value.name in one.reads for one in self._stretches[number + 1 :]):
+            raise ModelError(
+                f"'{value.name}', which is no tensor but {value.type}, is read far behind where it is made, and the "
+                "model is cut in between for the memory allowed",
+                where=self._model.where,
+                remedy="give [run] memory more",
+            )
 
     def _opened(self, number: int) -> Any:
         one = self._stretches[number]

@@ -213,7 +213,7 @@ class ReportSection(Section):
 
 
 class RunSection(Section):
-    """``[run]``: where the work is done, which changes no result."""
+    """``[run]``: where the work is done, which changes no result but for last bits of models that run in parts."""
 
     on: Annotated[str, Field(pattern=rf"^(here|ray|{ADDRESS})$")] = Field(
         "here", description="here; ray: a Ray cluster, RAY_ADDRESS's or this machine's; or ray://host:port"

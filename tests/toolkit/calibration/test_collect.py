@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,33 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
     assert same(plain, resumed)
     assert not path.exists()
     assert all(done >= calls[before - 1] for done in calls[before:]), "what was done is not done again"
+
+
+@pytest.mark.parametrize("places", [(1,), (1, 2)])
+def test_a_killed_run_begins_anew_where_the_tensors_are_grouped_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, places: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr("toolkit.calibration.checkpoint._SAVE_EVERY", 0.0)
+    samples, path, calls = feeds([2, 3, 4]), tmp_path / "state.npz", list[int]()
+    plain = collect(CHAIN, TAPS, data_of(samples), batch=1)
+
+    def cut_at(*places: int) -> None:
+        def cut(_: Any, names: list[str]) -> list[list[str]]:
+            return [names[first:last] for first, last in pairwise([0, *places, len(names)])]
+
+        monkeypatch.setattr("toolkit.calibration.collect.by_stretch", cut)
+
+    def progress(what: str, done: int, total: int) -> None:
+        calls.append(done)
+        if len(calls) == 4:
+            raise KilledError
+
+    cut_at(2)
+    with pytest.raises(KilledError):
+        collect(CHAIN, TAPS, data_of(samples), batch=1, checkpoint=path, progress=progress)
+    cut_at(*places)
+    assert same(plain, collect(CHAIN, TAPS, data_of(samples), batch=1, checkpoint=path))
+    assert not path.exists()
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

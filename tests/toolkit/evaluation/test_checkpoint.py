@@ -68,6 +68,20 @@ def test_layers_go_on_from_the_batch_that_was_done(ran, tmp_path):
     assert next(done for what, done in told if what == "layer errors") == 40 and found.layer_samples == 20
 
 
+def test_layers_in_other_groups_begin_anew(ran, tmp_path, monkeypatch):
+    whole = measured()
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path, "a", ("layer errors", 36))
+    monkeypatch.setattr(node_errors, "by_stretch", lambda _, names: [[name] for name in reversed(names)])
+    assert measured(tmp_path, "a") == whole
+
+
+def test_outputs_of_fewer_models_are_not_taken(ran, tmp_path):
+    given, three = {"x": np.zeros(1)}, ({}, {}, {})
+    EvaluationCheckpoint(tmp_path, "k").outputs(given, lambda _: ({}, {}))
+    assert EvaluationCheckpoint(tmp_path, "k").outputs(given, lambda _: three, 3) is three
+
+
 def test_what_another_evaluation_kept_is_removed(ran, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         measured(tmp_path, "a", ("layer errors", 16))

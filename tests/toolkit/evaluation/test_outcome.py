@@ -37,6 +37,11 @@ def test_a_few_positions_that_are_quite_wrong_do_not_blame_the_others():
     assert 0.015 < expected_flips(np.ones(2000, np.float32), errors) < 0.05
 
 
+def test_scores_that_lost_all_meaning_are_expected_to_change_half_of_the_time():
+    errors = np.asarray([np.inf, np.inf, np.nan], np.float32)
+    assert expected_flips(np.ones(3, np.float32), errors) == pytest.approx(0.5)
+
+
 def test_positions_of_one_sample_go_wrong_together():
     wanted = scores(50, positions=32)
     found = wanted.copy()

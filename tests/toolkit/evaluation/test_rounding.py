@@ -8,11 +8,12 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context, run
 from toolkit import Model
 from toolkit.backends.lowering import lower
-from toolkit.base.errors import ModelError
+from toolkit.base.errors import BackendError, ModelError
 from toolkit.base.precision import Precision
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.data.dataset import CalibrationData
-from toolkit.evaluation.evaluate import evaluate
+from toolkit.evaluation import evaluate as evaluation
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.rounding import with_rounding
 
 
@@ -34,10 +35,22 @@ def test_what_lies_between_two_nodes_is_rounded(rest, step):
 def test_the_evaluation_has_both_arithmetics_of_float16(rest):
     model = there_and_back()
     lowered = lower(model.copy(), PrecisionPlan(), rest=rest).model
-    found = evaluate(model, lowered, CalibrationData.open([{"x": np.float32([0.1, 1.1, 3.0, 7.0])}], model))
+    found = evaluation.evaluate(model, lowered, CalibrationData.open([{"x": np.float32([0.1, 1.1, 3.0, 7.0])}], model))
     assert (found.unrounded is not None) == (rest is Precision.FP16)
     if found.unrounded is not None:
         assert found.outputs["y"].max_abs > 1 > 0.01 > found.unrounded.outputs["y"].max_abs
+
+
+def test_no_memory_for_the_other_arithmetic_costs_its_figures_alone(monkeypatch):
+    def none_left(*given):
+        raise BackendError("onnxruntime ran out of memory")
+
+    monkeypatch.setattr(evaluation, "_as_it_is", none_left)
+    model = there_and_back()
+    lowered = lower(model.copy(), PrecisionPlan(), rest=Precision.FP16).model
+    found = evaluation.evaluate(model, lowered, CalibrationData.open([{"x": np.ones(4, np.float32)}], model))
+    assert found.unrounded is None and "y" in found.outputs
+    assert EvaluationCode.UNROUNDED_NOT_RUN in [note.code for note in found.notes]
 
 
 def test_float32_is_not_touched():

@@ -304,3 +304,11 @@ def test_levels_closely_over_their_floor_say_what_is_to_be_expected_below_it():
     assert made.kept == 400 - (made.answers - made.kept) and 0.0 < made.expected / 400 < 0.05
     assert abs(made.expected - (400 - made.kept)) < 6
     assert tally("regression", wanted, wanted).expected == 0
+
+
+@pytest.mark.parametrize("blank", [0, 1, 12, 60])
+def test_samples_without_any_noise_do_not_make_others_uncertain(blank):
+    wanted = np.random.default_rng(0).normal(size=(128, 1000)).astype(np.float32)
+    found = (wanted + 0.02 * np.random.default_rng(1).normal(size=wanted.shape)).astype(np.float32)
+    found[:blank] = wanted[:blank]
+    assert tally("regression", wanted, found).expected < 0.01

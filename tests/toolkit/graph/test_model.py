@@ -346,3 +346,11 @@ def test_a_settled_graph_is_exported_once_and_its_copies_are_free(monkeypatch):
     twin = model.settle().copy()
     twin.nodes[0].name = "renamed"
     assert twin.fingerprint() != before == model.fingerprint()
+
+
+def test_a_settled_graph_is_checked_in_the_order_that_checking_gives_it():
+    model = Model.from_proto(residual_proto())
+    model.graph.nodes.reverse()
+    with model.settled():
+        model.skeleton()
+        assert [node.name for node in model.check().graph.node] == model.node_names()

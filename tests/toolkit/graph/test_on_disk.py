@@ -79,6 +79,19 @@ def test_a_file_that_was_replaced_is_not_read(tmp_path, given):
     assert given == [set(), set()]
 
 
+def test_a_folder_whose_name_is_no_utf8_costs_a_copy(tmp_path, given):
+    path = residual_blocks(tmp_path / "blocks.onnx", WIDTH, 2)
+    x = np.load(block_samples(tmp_path / "x.npz", WIDTH))["x0"]
+    wanted = expected(path, x)
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    for suffix in (".onnx", ".bin"):
+        shutil.move(path.with_suffix(suffix), folder)
+    found = session(Model.load(folder / "blocks.onnx")).run({"x0": x})["y"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    assert given == [set()]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "bool"])
 def test_a_spilled_array_is_the_same_and_its_file_goes_with_it(no_room, dtype):
     values = np.random.default_rng(0).integers(0, 2, (3, 5)).astype(dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 from tests.large_models import block_samples, residual_blocks
 from toolkit.base.errors import ModelError
@@ -78,3 +79,17 @@ def test_a_node_that_does_not_fit_alone_is_named(blocks):
         session(model)
     assert 'memory to "1MB"' in str(caught.value)
     assert session(model)
+
+
+def test_an_output_that_is_no_tensor_is_told_as_it_is_of_the_whole_model(blocks):
+    model, x = blocks
+    proto = model.to_proto()
+    proto.graph.node.append(helper.make_node("SequenceConstruct", ["x2", "y"], ["pair"], name="pair"))
+    proto.graph.output.append(helper.make_tensor_sequence_value_info("pair", TensorProto.FLOAT, None))
+    for limit in (None, 4 * PACKED):
+        with memory_limit(limit):
+            loaded = session(proto)
+            with pytest.raises(ModelError) as raised:
+                loaded.run({"x0": x})
+            assert "sequence" in raised.value.what
+            assert loaded.run({"x0": x}, ["y"])["y"].shape == x.shape

@@ -11,6 +11,7 @@ from toolkit.base.types import Array
 _FLIP_POSITIONS = 4_000
 _FLIP_DRAWS = 24
 _BANDWIDTH = 1.06
+_HUGE = float(np.finfo(np.float32).max)
 MASKED = -1e9
 """What stands for the score of a class that is masked by -inf: infinity less itself would be NaN."""
 
@@ -43,8 +44,10 @@ def expected_flips(gaps: Array, errors: Array) -> float:
         errors: variance of the errors over the classes, [positions].
     """
     step = max(1, len(gaps) // _FLIP_POSITIONS)
-    near, own = gaps[::step].astype(np.float64), errors[::step].astype(np.float64)
-    drawn = np.quantile(errors.astype(np.float64), (np.arange(_FLIP_DRAWS) + 0.5) / _FLIP_DRAWS)
+    # a variance beyond float32, of scores that lost all meaning, would be no number between two such quantiles
+    wide = np.nan_to_num(errors.astype(np.float64), nan=_HUGE, posinf=_HUGE)
+    near, own = gaps[::step].astype(np.float64), wide[::step]
+    drawn = np.quantile(wide, (np.arange(_FLIP_DRAWS) + 0.5) / _FLIP_DRAWS)
     return (_overtaken(near, own) + _overtaken(near[:, None], drawn[None])) / 2
 
 
@@ -59,7 +62,9 @@ def below_floor(levels: Array, floor: float) -> float:
     """The share of samples to expect below a floor, from the levels of some: the kernel estimate of a distribution.
 
     Each level stands for a normal distribution around it, whose width is that of B. W. Silverman, "Density Estimation
-    for Statistics and Data Analysis" (1986), equation 3.28: what lies closely above the floor counts in part.
+    for Statistics and Data Analysis" (1986), equation 3.28: what lies closely above the floor counts in part. How
+    far above the others the best lie, as samples do that are blank, says nothing of those: the deviation is that of the
+    lower half where it is the smaller.
 
     Args:
         levels: float64 [samples].
@@ -67,8 +72,14 @@ def below_floor(levels: Array, floor: float) -> float:
     """
     known = levels[np.isfinite(levels)]
     lost = float((levels < floor).sum() - (known < floor).sum() + np.isnan(levels).sum())
-    width = _BANDWIDTH * float(known.std(ddof=1)) * len(known) ** -0.2 if len(known) > 1 else 0.0
+    width = _BANDWIDTH * _deviation(known) * len(known) ** -0.2 if len(known) > 1 else 0.0
     with np.errstate(divide="ignore"):
         apart = np.where(known < floor, -np.inf, np.inf) if width <= 0 else (known - floor) / width
     lost += sum(0.5 * math.erfc(one / math.sqrt(2)) for one in apart.tolist())
     return lost / max(len(levels), 1)
+
+
+def _deviation(values: Array) -> float:
+    """The standard deviation, or that of the values below the median and their mirror images; the smaller."""
+    below = np.minimum(values - np.median(values), 0.0)
+    return min(float(values.std(ddof=1)), math.sqrt(2 * float(np.square(below).mean())))

@@ -172,7 +172,7 @@ SEARCH: Table = {
         "up to three times that. inferences or minutes set a limit of your own."
     ),
     Code.SEARCH_MINUTES_OVER: lambda minutes: (
-        f"The search ended after {minutes:g} minutes with the best plan so far; give it more by minutes."
+        f"The search's {minutes:g} minutes were over when it ended, with the best plan so far; give it more by minutes."
     ),
     Code.SEARCH_SUMMARY: lambda plans, share, of, dtype, kept, inferences: (
         f"{count(plans, 'plan')} tried at the price of {inferences:.1f} float inferences; "
