@@ -126,12 +126,12 @@ class Rewriter:
                 continue
             values, scale = self.model.constant(node.inputs[0]), self.model.constant(node.inputs[1])
             precision = Precision.from_onnx(onnx_type(node.inputs[2].dtype))
-            if values is None or scale is None or precision is None or not precision.quantized:
+            zero = self.model.constant(node.inputs[2])
+            if values is None or scale is None or zero is None or precision is None or not precision.quantized:
                 continue
             block, axis = int(node.attrs.get("block_size", 0)), int(node.attrs.get("axis", 1))
-            ratio = on_grid(
-                values.astype(np.float32) / spread(scale.astype(np.float32), values, axis, block), precision
-            )
+            steps, offset = (spread(part.astype(np.float32), values, axis, block) for part in (scale, zero))
+            ratio = on_grid(values.astype(np.float32) / steps, precision, offset)
             stored = make_constant(self.names.take(f"{node.inputs[0].name}_{precision}"), ratio, precision.onnx_type)
             out = node.outputs[0]
             reroute(out, stored)

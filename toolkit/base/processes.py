@@ -12,6 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ class _Pool:
     window: int
 
     def submit(self, item: Any) -> _PoolAnswer:
-        return _PoolAnswer(self.pool.submit(_run, item))
+        with _told_where_ended():
+            return _PoolAnswer(self.pool.submit(_run, item))
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,20 @@ class _PoolAnswer:
     future: Future[tuple[Any, Any]]
 
     def result(self) -> Any:
-        try:
+        with _told_where_ended():
             return taken_in(self.future.result())
-        except BrokenProcessPool as error:
-            raise QtoolError(
-                "one of the processes that share the work was ended from outside",
-                remedy="the machine may be out of memory: use fewer processes, or smaller batches",
-            ) from error
+
+
+@contextmanager
+def _told_where_ended() -> Iterator[None]:
+    """A pool that has lost a process says so when it is asked for more as when it is waited for."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise QtoolError(
+            "one of the processes that share the work was ended from outside",
+            remedy="the machine may be out of memory: use fewer processes, or smaller batches",
+        ) from error
 
 
 def _store(work: SharedWork[Any, Any], path: Path) -> None:
@@ -122,7 +131,15 @@ def _start(path: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # for as long as this process lives: a metric of the user's may read files here
     following(Reads()).__enter__()
-    _answer = _stored(Path(path)).open()
+    try:
+        _answer = _stored(Path(path)).open()
+    except Exception as error:
+        # raised here it would end the process, and nobody would learn why
+        _answer = partial(_fail, error)
+
+
+def _fail(error: Exception, _item: Any) -> Any:
+    raise error
 
 
 def _end_with_parent() -> None:

@@ -169,7 +169,7 @@ def spread(part: Array, like: Array, axis: int | None, block: int = 0) -> Array:
     return part.reshape(shape)
 
 
-def on_grid(ratio: Array, precision: Precision) -> Array:
+def on_grid(ratio: Array, precision: Precision, zero: Array | None = None) -> Array:
     """The nearest values that a quantized type can hold, ties to even and saturated, in the type of ``ratio``.
 
     As QuantizeLinear and TensorRT round: INT8 at -128 and 127, INT4 at -8 and 7, FP8 (E4M3) at -448 and 448.
@@ -177,13 +177,15 @@ def on_grid(ratio: Array, precision: Precision) -> Array:
     Args:
         ratio: float values divided by their scale; NaN stays NaN in FP8.
         precision: INT8, INT4 or FP8.
+        zero: the zero points of an integer type, in a shape that broadcasts over ``ratio``; 0 where None.
     """
     low, high = _LIMITS[precision.onnx_type]
-    kept = np.clip(ratio, low, high)
     if precision.integer:
-        return np.asarray(np.rint(kept))
+        steps = np.rint(ratio)
+        return np.asarray(np.clip(steps if zero is None else steps + zero, low, high))
     import ml_dtypes
 
+    kept = np.clip(ratio, low, high)
     return np.asarray(kept.astype(ml_dtypes.float8_e4m3fn).astype(ratio.dtype))
 
 

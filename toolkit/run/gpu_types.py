@@ -49,18 +49,22 @@ def refuse_types_lacking(recipe: Recipe, asked: Iterable[Precision], backend: st
             continue
         every = _capabilities(recipe, backend)
         others = [f"'{one}'" for one in Precision if one.quantized and all(computes_in(c, one) for c in every)]
-        named = bool(recipe.engine.compute_capabilities)
+        named = backend == "tensorrt_rtx" and bool(recipe.engine.compute_capabilities)
+        how = (
+            "for GPUs from {} on by [engine] compute_capabilities" if backend == "tensorrt_rtx" else "on one from {} on"
+        )
         raise RecipeError(
             sentence(found).rstrip("."),
             where=recipe.locate("engine", "compute_capabilities") if named else f"the GPU of the backend {backend}",
             remedy=(f"quantize to {' or '.join(others)}" if others else "quantize nothing")
-            + f", or build for GPUs from {found.values['since']} on by [engine] compute_capabilities",
+            + f", or build {how.format(found.values['since'])}",
         )
 
 
 def _capabilities(recipe: Recipe, backend: str) -> list[str]:
     """The compute capabilities of the GPUs that an engine is for; empty where nobody knows."""
-    if recipe.engine.compute_capabilities:
+    # TensorRT builds for the GPU that is here alone
+    if recipe.engine.compute_capabilities and backend != "tensorrt":
         return list(recipe.engine.compute_capabilities)
     if backend == "tensorrt_rtx":
         return target_capabilities(engine_settings(recipe))[0]

@@ -52,6 +52,22 @@ def test_pairs_get_float16_scales_and_stored_weights(residual):
     assert lowered.metadata["c1"]["qtool.precision"] == "int8"
 
 
+@pytest.mark.parametrize("rest", [Precision.FP32, Precision.FP16])
+def test_stored_weights_keep_the_zero_points_of_their_pair(rest):
+    attrs, inputs = {"axis": 1}, ["s", "z"]
+    nodes = [
+        node("QuantizeLinear", ["w", *inputs], ["q"], **attrs), node("DequantizeLinear", ["q", *inputs], ["d"], **attrs),
+        node("MatMul", ["x", "d"], ["y"]),
+    ]  # fmt: skip
+    scale, zero = np.float32([0.03125, 0.0625, 0.125]), np.int8([5, -7, 90])
+    model = Model.from_proto(build(nodes, {"x": [2, 4]}, {"y": None}, {"w": normal(4, 3), "s": scale, "z": zero}))
+    x = normal(2, 4)
+    before = run(model, {"x": x})[0]
+    lowered = lower(model, PrecisionPlan(), rest=rest).model
+    assert "QuantizeLinear" not in ops(lowered)
+    assert np.abs(run(lowered, {"x": x})[0] - before).max() < 0.01 * np.abs(before).max()
+
+
 def test_an_fp32_island_has_one_cast_in_and_one_out(attention):
     context = placeholder_context()
     KeepPrecision(ops=["Softmax"], precision="fp32")(attention, context)

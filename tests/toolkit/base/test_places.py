@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,36 @@ def test_processes_answer_as_one_does_and_are_the_place_of_a_block_alone() -> No
         with place.hands(Powers(7)) as hands:
             assert list(in_order(hands, range(9))) == [7**item for item in range(9)]
     assert elsewhere() is None
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Work whose process ends at the first item."""
+
+    def open(self) -> Callable[[int], int]:
+        return lambda item: os._exit(3)
+
+
+@dataclass(frozen=True)
+class Closed:
+    """Work that a process cannot open."""
+
+    def open(self) -> Callable[[int], int]:
+        raise FileNotFoundError("labels.npz")
+
+
+def test_a_process_that_is_lost_is_told_of_by_what_is_asked_next_too() -> None:
+    with Processes(1).hands(Ends()) as hands:
+        first = hands.submit(0)
+        with pytest.raises(QtoolError, match="ended from outside"):
+            first.result()
+        with pytest.raises(QtoolError, match="ended from outside"):
+            hands.submit(1)
+
+
+def test_why_work_cannot_be_opened_in_a_process_is_told() -> None:
+    with Processes(1).hands(Closed()) as hands, pytest.raises(FileNotFoundError, match=r"labels\.npz"):
+        hands.submit(0).result()
 
 
 def test_work_that_cannot_be_sent_is_refused() -> None:

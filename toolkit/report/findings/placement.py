@@ -109,7 +109,7 @@ PLACEMENT: Table = {
     Code.READS_PAIR: "input {input} '{tensor}' now reads a Q/DQ pair",
     Code.COMPLETE: "already has its Q/DQ pairs; their scales are kept",
     Code.UNLIKE_SCALES: lambda tensors: (
-        f"The Q/DQ pairs on {quoted(tensors)} already exist with different scales, so their Concat requantizes."
+        f"The Q/DQ pairs on {quoted(tensors)} already exist with different scales, so what joins them requantizes."
     ),
     Code.DEAD: "tensor '{tensor}' was zero in every calibration sample; its scale is that of amax 1",
     Code.DEAD_NODES: lambda nodes: f"{count(len(nodes), 'unused node')} removed: {quoted(nodes)}.",
