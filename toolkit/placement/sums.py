@@ -63,7 +63,8 @@ class Sums:
         apart = not convs
         if apart:
             convs = self._convs_before(node, branches, self._conv_before_activation)
-        if not convs or len(branches) < 2:
+        # twice one tensor has no branch beside the convolution's
+        if not convs or len({node.inputs[i].name for i in branches}) < 2:
             return None
 
         def decide() -> Decision:

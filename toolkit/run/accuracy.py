@@ -103,10 +103,8 @@ def _beside(accuracy: Accuracy, unrounded: Accuracy | None) -> Accuracy:
     if accuracy.metric is None and accuracy.parts:
         first = accuracy.parts[0]
         mine = first.unchanged
-        theirs = next(
-            part.unchanged for part in unrounded.parts
-            if (part.outputs, part.channels) == (first.outputs, first.channels)
-        )  # fmt: skip
+        same = (part for part in unrounded.parts if (part.outputs, part.channels) == (first.outputs, first.channels))
+        theirs = next((part.unchanged for part in same), None)
     told = []
     if mine is not None and theirs is not None and mine != theirs:
         told.append(sentence(ReportCode.UNROUNDED_DIFFERS(metric=accuracy.metric, value=mine, unrounded=theirs)))

@@ -52,3 +52,13 @@ def test_a_sum_behind_an_activation_that_something_else_reads_stays_float():
     model = bottleneck(silu, a2=None)
     InsertQDQ()(model, placeholder_context())
     assert not reads_pair(model, "b", 0) and not reads_pair(model, "b", 1)
+
+
+def test_a_tensor_added_to_itself_gets_no_pair_for_the_sum():
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("Add", ["c", "c"], ["b"]), node("Conv", ["b", "w"], ["y"])]
+    model, context = (
+        Model.from_proto(build(nodes, {"x": [1, 4, 6, 6]}, {"y": None}, {"w": normal(4, 4, 1, 1)})),
+        placeholder_context(),
+    )
+    InsertQDQ()(model, context)
+    assert not reads_pair(model, "b", 0) and not reads_pair(model, "b", 1) and reads_pair(model, "y", 0)

@@ -13,6 +13,8 @@ from toolkit.report.search_parts import LayerHarm
 
 def floats_words(floats: int, computing: int) -> str:
     """How many layers run in float."""
+    if not floats:
+        return "Why float? No computing layer runs in float."
     runs = "runs" if computing == 1 else "run"
     return f"Why float? {floats} of {count(computing, 'computing layer')} {runs} in float:"
 
