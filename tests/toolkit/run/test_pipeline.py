@@ -73,8 +73,8 @@ def test_a_run_stopped_in_its_evaluation_goes_on_from_the_samples_judged(finishe
     monkeypatch.setattr(checkpoint, "_SAVE_EVERY", -1.0)
     ran, outputs = [], EvaluationCheckpoint.outputs
 
-    def counting(self, inputs, compute):
-        return outputs(self, inputs, lambda given: ran.append(given) or compute(given))
+    def counting(self, inputs, compute, *rest):
+        return outputs(self, inputs, lambda given: ran.append(given) or compute(given), *rest)
 
     monkeypatch.setattr(EvaluationCheckpoint, "outputs", counting)
     text = (finished / "digits.toml").read_text().replace("[evaluation]", "[evaluation]\nbatch = 20")
