@@ -14,3 +14,7 @@ info.mkdir(parents=True, exist_ok=True)
 lines = ["[qtool.passes]", *(f"{k} = {v}" for k, v in project["entry-points"]["qtool.passes"].items())]
 (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
 E2
+# Its command, whose first line names the interpreter of the machine that packed it.
+mkdir -p /tmp/gpu/commands && export PATH=/tmp/gpu/commands:$PATH
+printf '#!/bin/sh\nexec python3.10 -c "from polygraphy.tools import main; main()" "$@"\n' > /tmp/gpu/commands/polygraphy
+chmod +x /tmp/gpu/commands/polygraphy

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from toolkit import Code, run
 from toolkit.backends.choose import usable
 from toolkit.backends.measure import cuda_runtime
 from toolkit.base.errors import RecipeError
+from toolkit.cli.main import invoke
 
 pytestmark = pytest.mark.gpu
 
@@ -101,6 +104,69 @@ def test_the_run_is_found_again(place):
     _, folder, _ = place
     again = run(folder / "recipe.toml", folder / "out")
     assert {step.status for step in again.steps} == {"reused"} and "device" in {step.name for step in again.steps}
+
+
+def test_its_engine_is_timed_again(place, capsys):
+    """``qtool time``: the run's engine and the float16 one beside it, in turn, near what the run itself measured."""
+    name, folder, result = place
+    if cuda_runtime() is None:
+        pytest.skip("cuda-python is not installed, so nothing can be measured")
+    assert invoke(["time", str(folder / "out"), "--layers", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    print(name, found["gpu"], found["times"], found["lacks"])
+    assert found["gpu"] == result.report.device.gpu and not found["lacks"]
+    assert len(found["times"]) == 2 * len(PROFILES[name])
+    assert {one["profile"] for one in found["times"]} == set(PROFILES[name])
+    for one in found["times"]:
+        assert 0 < one["least"] <= one["median"] <= one["most"]
+        assert one["median"] == pytest.approx(one["before"], rel=0.25)
+    (layers,) = found["layers"].values()
+    assert {profile for times in layers.values() for profile in times} == set(PROFILES[name])
+    assert invoke(["time", str(folder / "out")]) == 0
+    said = capsys.readouterr().out
+    print(said)
+    assert found["gpu"] in said and all(profile in said for profile in PROFILES[name])
+
+
+def test_its_accuracy_is_measured_again_on_the_engine(place, capsys):
+    """``qtool accuracy --on engine`` comes to what the run's own check came to, and to nearly what onnxruntime gives."""
+    name, folder, result = place
+    own = result.report.device
+    assert invoke(["accuracy", str(folder / "out"), "--on", "engine", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    device = found["device"]
+    print(name, found["verdict"], device["accuracy"]["drop"], own.accuracy.drop)
+    assert device["status"] == "ran" and found["accuracy"] is None and device["samples"] == own.samples
+    assert set(device["profiles"]) == set(PROFILES[name])
+    assert device["accuracy"]["drop"] == pytest.approx(own.accuracy.drop, abs=0.005)
+    assert invoke(["accuracy", str(folder / "out"), "--on", "engine", "--samples", "8"]) in (0, 1)
+    print(capsys.readouterr().out)
+
+
+def test_the_exported_line_builds_an_engine_of_its_own(place, capsys):
+    """Polygraphy executes what ``qtool export`` writes."""
+    name, folder, _ = place
+    if shutil.which("polygraphy") is None:
+        pytest.skip("Polygraphy's command is not installed")
+    there = folder / "export"
+    assert invoke(["export", str(folder / "out"), "--to", "polygraphy", "--out", str(there), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    before = set(there.iterdir())
+    done = subprocess.run(["sh", str(there / "build.sh")], capture_output=True, text=True, timeout=500, check=False)
+    print(name, made["command"], done.stdout[-500:], done.stderr[-500:])
+    assert done.returncode == 0
+    (engine,) = set(there.iterdir()) - before
+    assert engine.stat().st_size > 0
+
+
+def test_explain_answers_whether_it_is_faster(place, capsys):
+    name, folder, result = place
+    if cuda_runtime() is None:
+        pytest.skip("cuda-python is not installed, so nothing was measured")
+    assert invoke(["explain", str(folder / "out")]) == 0
+    said = capsys.readouterr().out
+    print(name, said)
+    assert "fp16" in said.lower() and all(profile in said for profile in result.report.payoff.against["fp16"].profiles)
 
 
 def noted(folder, code):
