@@ -1,8 +1,8 @@
 """What a lower builder optimization level saves in build time and costs in latency, and what two builds at once do.
 
-On the GPU host, with the models of tests/benchmarks/carry.py: python3.10 tests/benchmarks/bench_builds.py FOLDER MODEL
-Each level builds the float engine and the one with all of insert_qdq's pairs, with a timing cache of its own; then both are
-built at level 3 at the same time, and once more at level 2 with the cache that level 3 left. All engines are measured in
+On the GPU host, with the models of tests/benchmarks/carry.py: python3.10 tests/benchmarks/bench_builds.py FOLDER MODEL [LEVEL,...]
+Each level of LEVELS, or of those named, builds the float engine and the one with all of insert_qdq's pairs, with a timing cache of its own; then both are
+built at level 3 at the same time, and once more at level 2 and at the same level with the cache that the highest left. All engines are measured in
 turn at the end.
 """
 
@@ -30,6 +30,7 @@ LEVELS = (0, 1, 2, 3, 5)
 def main() -> None:
     """Build, measure and print."""
     folder, name = Path(sys.argv[1]), sys.argv[2]
+    levels = tuple(int(level) for level in sys.argv[3].split(",")) if len(sys.argv) > 3 else LEVELS
     plain = Model.load(folder / f"{name}.onnx")
     profiles = profiles_of(plain)
     data = CalibrationData.open(str(folder / f"{name}.npz"), plain)
@@ -52,15 +53,19 @@ def main() -> None:
         files[f"{kind} {label}"] = at / f"{kind}_{label}.engine"
         files[f"{kind} {label}"].write_bytes(made.engine)
         print(f"{name} {kind} {label}: built in {made.seconds:.1f} s, {time.time() - started:.1f} s in all")
+        for line in made.log:
+            if "timing cache" in line.lower() or "myelin" in line.lower():
+                print(f"   {line[:200]}")
 
     with tempfile.TemporaryDirectory() as made:
-        for level in LEVELS:
+        for level in levels:
             at = Path(made) / str(level)
             at.mkdir()
             for kind in sources:
                 build(f"level{level}", kind, level, at)
         for kind in sources:
-            build("level2_warm", kind, 2, Path(made), Path(made) / "3" / "own.timing")
+            build("level2_warm", kind, 2, Path(made), Path(made) / str(max(levels)) / "own.timing")
+            build("again", kind, max(levels), Path(made), Path(made) / str(max(levels)) / "own.timing")
         started = time.time()
         threads = []
         for kind in sources:

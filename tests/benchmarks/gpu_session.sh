@@ -7,7 +7,7 @@
 #     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained:explicit && $s start device
 #     bash tests/benchmarks/gpu_session.sh wait 300
 # What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
-# guard, builds:MODEL (digits and strip too), calibration, residual, shift, plugins, migrate[:digits|:strip],
+# guard, builds:MODEL[:LEVEL,...] (digits and strip too), calibration, residual, shift, plugins, migrate[:digits|:strip],
 # placement:MODEL[:ROW,ROW...[:LEVEL[:BATCH,BATCH...]]].
 # The jobs of one start run one after the other on the GPU that CUDA_VISIBLE_DEVICES names, in the background, so that a
 # call's end does not end them; several starts run side by side. In placement TensorRT times each kernel eight times,
@@ -48,7 +48,9 @@ job() {
     faster:*) tests $backends/test_faster_gpu.py -k "${1#*:}" ;;
     open) tests $backends/test_faster_gpu.py -k opening ;;
     guard) tests $backends/test_faster_gpu.py -k "no_recipe" ;;
-    builds:*) python3.10 tests/benchmarks/bench_builds.py /tmp/models "${1#*:}" ;;
+    builds:*)
+      IFS=: read -r _ model levels <<< "$1"
+      python3.10 tests/benchmarks/bench_builds.py /tmp/models "$model" ${levels:+"$levels"} ;;
     bisect) tests tests/toolkit/search/test_bisect_gpu.py ;;
     residual) python3.10 tests/benchmarks/bench_residual.py /tmp/results/residual.json ;;
     shift) python3.10 tests/benchmarks/bench_shift.py /tmp/results/shift.json ;;

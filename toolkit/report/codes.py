@@ -11,6 +11,7 @@ class ReportCode(BaseCode):
     SLOWER_THAN_FLOAT = "report-slower-than-float"
     FASTER_THAN_FLOAT = "report-faster-than-float"
     NO_FASTER_THAN_FLOAT = "report-no-faster-than-float"
+    SAME_AS_FLOAT = "report-same-as-float"
     LATENCY_OVER_LIMIT = "report-latency-over-limit"
     PREDICTED_SLOWER = "report-predicted-slower"
     CONVERSIONS_HEAVY = "report-conversions-heavy"

@@ -95,6 +95,7 @@ class Payoff(Part):
     belong to no node; groups and rest add up to the time of all layers of each engine.
     """
 
+    alike: bool = Field(False, description="both are builds of one network: nothing runs in another precision than it")
     profiles: dict[str, Latencies] = Field(default_factory=dict)
     groups: list[PayoffGroup] = Field(default_factory=list)
     rest: dict[str, GroupTime] = Field(default_factory=dict)

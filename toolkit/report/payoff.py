@@ -61,7 +61,9 @@ def payoff_of(
     kinds = _overheads(build, pairs)
     found = PayoffInfo(overhead=_overhead(build, kinds))
     for name, other in others.items():
-        compared = Payoff(profiles=_latencies(build.latency, other.build.latency, name, turns or {}))
+        alike = {layer.asked_precision for layer in computing if layer.asked is not None} == {name}
+        latencies = _latencies(build.latency, other.build.latency, name, turns or {}, alike)
+        compared = Payoff(alike=alike, profiles=latencies)
         if build.time_ms and other.build.time_ms:
             compared.groups, compared.rest = _groups(computing, own, other, kinds)
         if compared.profiles or compared.groups or compared.rest:
@@ -69,7 +71,10 @@ def payoff_of(
     return found if found.overhead or found.against else None
 
 
-def _latencies(ours: Mapping[str, Any], theirs: Mapping[str, Any], name: str, turns: Turns) -> dict[str, Latencies]:
+def _latencies(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], name: str, turns: Turns, alike: bool
+) -> dict[str, Latencies]:
+    """By profile; two builds of one network differ by their kernels' timing alone, which pays for nothing."""
     found = {}
     for profile, times in ours.items():
         mine, other = _opt(times), _opt(theirs.get(profile))
@@ -79,7 +84,7 @@ def _latencies(ours: Mapping[str, Any], theirs: Mapping[str, Any], name: str, tu
             mine, other = (statistics.median(one) for one in taken)
             noise = max(NOISE, *(_spread(one) for one in taken))
         if mine is not None and other is not None and other > 0:
-            paid = _paid(mine, other, noise)
+            paid = "even" if alike else _paid(mine, other, noise)
             found[profile] = Latencies(
                 ours_ms=mine, other_ms=other, ratio=mine / other, noise=noise, turns=min(map(len, taken)), paid=paid
             )

@@ -41,6 +41,8 @@ def speed(payoff: PayoffInfo | None) -> Finding | None:
     if found is None or not found[1].profiles or slower(payoff) is not None:
         return None
     name, compared = found
+    if compared.alike:
+        return ReportCode.SAME_AS_FLOAT(precision=name, **_times(next(iter(compared.profiles.items()))))
     gains = sorted(1 / times.ratio for times in compared.profiles.values() if times.ratio > 0)
     if not _sorted(compared, "faster") or not gains:
         return ReportCode.NO_FASTER_THAN_FLOAT(precision=name, **_times(next(iter(compared.profiles.items()))))

@@ -63,7 +63,8 @@ def judged_accuracy(accuracy: Accuracy | None, device: DeviceInfo | None) -> Ver
         return found
     if any(breakage(one) for _, one in judged(device)):
         return "broken"
-    return worse(found, _simulated(own))
+    # where onnxruntime measured nothing, what the engine gave is what is known
+    return _simulated(own) if found == "unmeasured" else worse(found, _simulated(own))
 
 
 def _simulated(accuracy: Accuracy | None) -> Verdict:

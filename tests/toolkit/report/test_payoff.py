@@ -264,3 +264,14 @@ def test_the_first_line_compares_with_a_16_bit_engine_where_there_is_one():
 @pytest.mark.parametrize(("ours", "paid"), [(0.0209, "even"), (0.0211, "slower"), (0.0189, "faster")])
 def test_a_latency_within_a_microsecond_is_even(ours, paid):
     assert payoff(ours, 0.02).against["fp16"].profiles["p"].paid == paid
+
+
+def test_two_builds_of_one_network_are_not_slower_than_each_other():
+    nodes = [node("a", asked="fp16", actual="fp16", engine_layers=["a"]), node("b", asked="fp16", actual="fp16")]
+    own, other = (engine([layer("a")], {"a": ms}, latency={"p": {"opt": ms}}) for ms in (1.03, 1.0))
+    found = payoff_of(nodes, own, {"fp16": Timed(other, {"a": ["a"]})})
+    assert found.against["fp16"].alike and found.against["fp16"].profiles["p"].paid == "even" and slower(found) is None
+    assert speed(found) == ReportCode.SAME_AS_FLOAT(precision="fp16", profile="p", ms=1.03, float_ms=1.0)
+    kept = [nodes[0], node("b", asked="fp32", actual="fp32")]
+    found = payoff_of(kept, own, {"fp16": Timed(other, {"a": ["a"]})})
+    assert not found.against["fp16"].alike and slower(found) is not None

@@ -25,6 +25,7 @@ from toolkit.data.dataset import CalibrationData
 from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
+from toolkit.report.verdict import judged_accuracy
 from toolkit.run.feeds import Feed, Tally, own_rows, split
 
 
@@ -359,6 +360,9 @@ def test_the_accuracy_of_an_engine_is_measured_again(place, on_gpu, monkeypatch,
     assert invoke(["accuracy", str(place / "out"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["accuracy"] is None and found["device"] == device.model_dump(mode="json", by_alias=True)
+    # what the engine gave is measured, and judged as a run's figures are
+    assert found["verdict"] == judged_accuracy(device.accuracy, None) != "unmeasured"
+    assert invoke(["accuracy", str(place / "out")]) == 0 and "measured on the GPU" in capsys.readouterr().out
     monkeypatch.setattr(FakeEngine, "spoil", staticmethod(lambda outputs, profile: {n: -v for n, v in outputs.items()}))
     assert invoke(["accuracy", str(place / "out"), "--on", "engine", "--samples", "20"]) == 1
     monkeypatch.setattr(gpu, "find_gpu", lambda: None)

@@ -30,7 +30,7 @@ def place(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     text = (ROOT / "recipes" / f"{request.param}.toml").read_text().replace("../models", MODELS.as_posix())
     # The test host has no cuBLAS and cuDNN: only TensorRT's own kernels.
-    settings = 'backend = "tensorrt"\ntactic_sources = []\noptimization_level = 1'
+    settings = 'backend = "tensorrt"\ntactic_sources = []\noptimization_level = 1\nprefer = "int8"'
     if cuda_runtime() is not None:
         settings += '\ncompare = ["fp16"]'
     (folder / "recipe.toml").write_text(text.replace('backend = "auto"', settings))
@@ -136,6 +136,7 @@ def test_its_accuracy_is_measured_again_on_the_engine(place, capsys):
     found = json.loads(capsys.readouterr().out)
     device = found["device"]
     print(name, found["verdict"], device["accuracy"]["drop"], own.accuracy.drop)
+    assert found["verdict"] in ("usable", "doubtful") and "on the GPU" in result.report.summary.headline
     assert device["status"] == "ran" and found["accuracy"] is None and device["samples"] == own.samples
     assert set(device["profiles"]) == set(PROFILES[name])
     assert device["accuracy"]["drop"] == pytest.approx(own.accuracy.drop, abs=0.005)
@@ -151,22 +152,20 @@ def test_the_exported_line_builds_an_engine_of_its_own(place, capsys):
     there = folder / "export"
     assert invoke(["export", str(folder / "out"), "--to", "polygraphy", "--out", str(there), "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
-    before = set(there.iterdir())
     done = subprocess.run(["sh", str(there / "build.sh")], capture_output=True, text=True, timeout=500, check=False)
     print(name, made["command"], done.stdout[-500:], done.stderr[-500:])
     assert done.returncode == 0
-    (engine,) = set(there.iterdir()) - before
-    assert engine.stat().st_size > 0
+    assert (there / "model.engine").stat().st_size > 0
 
 
 def test_explain_answers_whether_it_is_faster(place, capsys):
-    name, folder, result = place
+    name, folder, _ = place
     if cuda_runtime() is None:
         pytest.skip("cuda-python is not installed, so nothing was measured")
     assert invoke(["explain", str(folder / "out")]) == 0
     said = capsys.readouterr().out
     print(name, said)
-    assert "fp16" in said.lower() and all(profile in said for profile in result.report.payoff.against["fp16"].profiles)
+    assert "FP16" in said and "Why float?" in said and "Is it faster?" in said
 
 
 def noted(folder, code):

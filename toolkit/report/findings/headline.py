@@ -67,6 +67,10 @@ def _told(
     failed = failure(device)
     if failed is not None:
         return f"BROKEN: {sentence(failed)}. {capital(running)}."
+    own = on_device(device)
+    if own is not None and judged_accuracy(accuracy, None) == "unmeasured":
+        # the engine alone was run, or nothing of the model could be compared without it
+        return _told(found, own, device if found == "broken" else None, f"measured on the GPU; {running}", late)
     if late is not None and judged_accuracy(accuracy, device) in ("usable", "unmeasured"):
         known = figures(accuracy) if accuracy is not None else ""
         return f"MISSED ITS BUDGET: {'; '.join((sentence(late), known or 'accuracy was not measured', running))}."
@@ -76,7 +80,6 @@ def _told(
         return f"Not measured: no data says whether the result is usable; {running}."
     if found == "broken":
         return f"BROKEN: {_broken(accuracy, device)}; do not deploy. {capital(running)}."
-    own = on_device(device)
     on_gpu = f"on the GPU {brief(own)}" if own is not None else ""
     if found == "missed":
         guilty, place = (accuracy, "") if accuracy.met is False or own is None else (own, " on the GPU")

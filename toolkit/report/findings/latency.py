@@ -57,6 +57,13 @@ def _no_faster(precision: str, profile: str, ms: float, float_ms: float) -> str:
     return f"no faster than {precision.upper()} ({against(ms, float_ms)} in profile '{profile}')"
 
 
+def _same(precision: str, profile: str, ms: float, float_ms: float) -> str:
+    return (
+        f"the engine is the {precision.upper()} one ({against(ms, float_ms)} in profile '{profile}': two builds of one "
+        f"network)"
+    )
+
+
 def _late(ms: float, max_ms: float, gpu: str) -> str:
     return f"{ms:.4g} ms {f'predicted on the {gpu}' if gpu else 'measured'}, above max_ms {max_ms:g}"
 
@@ -97,6 +104,7 @@ LATENCY: Table = {
     ReportCode.SLOWER_THAN_FLOAT: _slower,
     ReportCode.FASTER_THAN_FLOAT: _faster,
     ReportCode.NO_FASTER_THAN_FLOAT: _no_faster,
+    ReportCode.SAME_AS_FLOAT: _same,
     ReportCode.LATENCY_OVER_LIMIT: _late,
     ReportCode.PREDICTED_SLOWER: _predicted_slower,
     ReportCode.CONVERSIONS_HEAVY: _heavy,
