@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import functools
+import gc
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,12 +72,20 @@ def _quick() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _all_loaded() -> None:
-    """No module is loaded while a test has something replaced, which it would take over for all tests to come."""
+def load_all() -> None:
+    """Import every module of the toolkit."""
     for module in pkgutil.walk_packages(toolkit.__path__, "toolkit."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _all_loaded() -> None:
+    """No module is loaded while a test has something replaced, which it would take over for all tests to come."""
+    load_all()
+    # what stays for good is not looked through for garbage again and again
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

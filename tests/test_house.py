@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import gc
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,25 +25,64 @@ LONG: set[str] = set()
 """Files that are still too long. Nothing is added here."""
 
 
+@dataclass
+class Module:
+    """What is asked of a file.
+
+    Attributes:
+        path: of the file.
+        imports: module and name of every import, wherever it stands: under TYPE_CHECKING and in functions too.
+        types: the classes, and what is assigned to a name that is written like a class.
+        strings: line and text of every string that is no docstring.
+        attributes: name and attribute wherever an attribute of a plain name is used.
+    """
+
+    path: Path
+    imports: list[tuple[str, str]] = field(default_factory=list)
+    types: list[str] = field(default_factory=list)
+    strings: list[tuple[int, str]] = field(default_factory=list)
+    attributes: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        tree, docstrings = ast.parse(self.path.read_text(encoding="utf-8")), set()
+        # owners come before what they own
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0 and node.module is not None, "imports are absolute"
+                self.imports += [(node.module, alias.name) for alias in node.names]
+            elif isinstance(node, ast.Import):
+                self.imports += [(alias.name, "") for alias in node.names]
+            elif isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                if ast.get_docstring(node, clean=False) is not None:
+                    docstrings.add(id(node.body[0].value))  # type: ignore[attr-defined]
+                if isinstance(node, ast.ClassDef):
+                    self.types.append(node.name)
+            elif isinstance(node, ast.Constant):
+                if isinstance(node.value, str) and id(node) not in docstrings:
+                    self.strings.append((node.lineno, node.value))
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                self.attributes.append((node.value.id, node.attr))
+        targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        # aliases of types are written like classes, constants in capitals
+        self.types += [t.id for t in targets if isinstance(t, ast.Name) and t.id[:1].isupper() and not t.id.isupper()]
+
+
+def modules(*tops: str) -> dict[str, Module]:
+    """Every module of these folders, toolkit and passes where none is given."""
+    return {name: module for top in tops or ("toolkit", "passes") for name, module in parsed(top).items()}
+
+
 @lru_cache
-def modules(*tops: str) -> dict[str, tuple[Path, ast.Module]]:
-    """Every module of these folders, toolkit and passes where none is given, parsed."""
-    found = {}
-    for top in tops or ("toolkit", "passes"):
-        for path in sorted((ROOT / top).rglob("*.py")):
-            name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-            found[name] = path, ast.parse(path.read_text(encoding="utf-8"))
-    return found
-
-
-def imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Module and name of every import, wherever it stands: under TYPE_CHECKING and in functions too."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0 and node.module is not None, "imports are absolute"
-            yield from ((node.module, alias.name) for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
+def parsed(top: str) -> dict[str, Module]:
+    # syntax trees are large and have no circles: looking for some costs more than parsing
+    gc.disable()
+    try:
+        return {
+            ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): Module(path)
+            for path in sorted((ROOT / top).rglob("*.py"))
+        }
+    finally:
+        gc.enable()
 
 
 def package(module: str) -> str:
@@ -88,8 +128,8 @@ def test_circles_are_found():
 def test_no_modules_import_each_other_in_a_circle():
     known = modules()
     edges: dict[str, set[str]] = {}
-    for name, (_, tree) in known.items():
-        targets = {f"{module}.{item}" if f"{module}.{item}" in known else module for module, item in imported(tree)}
+    for name, one in known.items():
+        targets = {f"{module}.{item}" if f"{module}.{item}" in known else module for module, item in one.imports}
         edges[name] = (targets & set(known)) - {name}
     told = [
         ", ".join(f"{one} imports {other}" for one in sorted(circle) for other in sorted(edges[one] & circle))
@@ -101,12 +141,8 @@ def test_no_modules_import_each_other_in_a_circle():
 
 def test_no_name_of_a_type_has_two_meanings():
     places = defaultdict(list)
-    for name, (_, tree) in modules().items():
-        defined = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-        targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
-        # aliases of types are written like classes, constants in capitals
-        aliases = [t.id for t in targets if isinstance(t, ast.Name) and t.id[:1].isupper() and not t.id.isupper()]
-        for one in (*defined, *aliases):
+    for name, module in modules().items():
+        for one in module.types:
             places[one.lstrip("_")].append(name)
     twice = {name: found for name, found in places.items() if len(found) > 1}
     assert not twice, f"give each meaning a name of its own, or define it once: {twice}"
@@ -130,28 +166,22 @@ def test_the_toolkit_names_no_built_in_pass():
     # one-word names such as "smooth" are words too: they count where a string is nothing else
     named = re.compile(rf"^({'|'.join(passes)})$|\b({'|'.join(name for name in passes if '_' in name)})\b")
     found = []
-    for name, (path, tree) in modules().items():
-        place = path.relative_to(ROOT).as_posix()
+    for name, one in modules().items():
+        place = one.path.relative_to(ROOT).as_posix()
         if package(name) == "passes":
             continue
-        found += [f"{place} imports {module}" for module, _ in imported(tree) if module.split(".")[0] == "passes"]
-        owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        documented = [node for node in ast.walk(tree) if isinstance(node, owners) and ast.get_docstring(node)]
-        docstrings = {id(node.body[0].value) for node in documented}
+        found += [f"{place} imports {module}" for module, _ in one.imports if module.split(".")[0] == "passes"]
         found += [
-            f"{place}:{node.lineno} names {match.group(0)}"
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
-            if (match := named.search(node.value))
+            f"{place}:{line} names {match.group(0)}" for line, text in one.strings if (match := named.search(text))
         ]
     assert not found, "let the pass's class say what is needed of it:\n" + "\n".join(found)
 
 
 def test_private_names_stay_in_their_package():
     known, found = modules("toolkit", "passes", "tests"), []
-    for name, (_, tree) in known.items():
+    for name, one in known.items():
         aliases = {}
-        for module, item in imported(tree):
+        for module, item in one.imports:
             if module.split(".")[0] not in ("toolkit", "passes") or package(module) == package(name):
                 continue
             if item.startswith("_") and not item.startswith("__"):
@@ -159,9 +189,8 @@ def test_private_names_stay_in_their_package():
             if f"{module}.{item}" in known:
                 aliases[item] = f"{module}.{item}"
         found += [
-            f"{name} uses {aliases[node.value.id]}.{node.attr}"
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases
-            if node.attr.startswith("_") and not node.attr.startswith("__")
+            f"{name} uses {aliases[owner]}.{attribute}"
+            for owner, attribute in one.attributes
+            if owner in aliases and attribute.startswith("_") and not attribute.startswith("__")
         ]
     assert not found, "make it public in its own package, or do without it:\n" + "\n".join(found)

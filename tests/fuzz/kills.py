@@ -7,6 +7,10 @@ everything, and each command is a fork of it.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
+import io
 import json
 import os
 import shutil
@@ -20,7 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tests.conftest import build, node, normal
+from tests.conftest import build, load_all, node, normal
 from toolkit.cli.main import invoke
 
 RECIPE = """\
@@ -214,17 +218,24 @@ def main(folder: Path) -> int:
 
 
 def patched() -> None:
-    """Nothing waits for the disk, and everything is loaded before the first fork."""
-    import toolkit.backends.none
-    import toolkit.calibration.collect
-    import toolkit.evaluation.evaluate
-    import toolkit.report.html
-    import toolkit.run.bisect
-    import toolkit.run.pipeline
-    import toolkit.run.sensitivity
-    import toolkit.search.plan_search  # noqa: F401
+    """Nothing waits for the disk, and what a process does once is done before the first fork."""
+    import rich.console
+    import rich.table  # noqa: F401
+
+    from tests.toolkit.report.samples import sample
+    from toolkit.base.versions import code_fingerprint, versions
+    from toolkit.calibration.histogram import Histogram
+    from toolkit.report import html
 
     os.fsync = lambda file: None  # type: ignore[assignment]
+    load_all()
+    html.environment = functools.cache(html.environment)  # type: ignore[assignment]
+    html.render_html(sample(5))
+    Histogram().add(normal(100))
+    versions(), code_fingerprint()
+    with contextlib.redirect_stdout(io.StringIO()):
+        invoke(["metrics"])
+    gc.freeze()
 
 
 if __name__ == "__main__":

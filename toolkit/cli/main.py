@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -299,7 +300,7 @@ def invoke(arguments: list[str]) -> int:
     json = "--json" in words
     try:
         with _ended_as_by_interrupt():
-            status: Any = app(args=words, standalone_mode=False, prog_name="qtool")
+            status: Any = _command()(args=words, standalone_mode=False, prog_name="qtool")
     except QtoolError as error:
         if _State.debug:
             raise
@@ -325,6 +326,12 @@ def invoke(arguments: list[str]) -> int:
         kept = "stopped; the steps that were finished are kept, and the same command goes on from there"
         return _refuse(StoppedError(kept), json)
     return int(status or 0)
+
+
+@cache
+def _command() -> Callable[..., Any]:
+    """The command line read off all functions, once a process: it takes longer than many a command."""
+    return typer.main.get_command(app)
 
 
 @contextmanager

@@ -6,11 +6,11 @@ import math
 import os
 import struct
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -26,7 +26,7 @@ _MOST_RANK, _MOST_SIZE = 64, 1 << 48
 _CHUNK = 1 << 20
 _HELD = 64 << 20
 _BOMB_BYTES, _BOMB_RATIO = 4 << 30, 100
-_verified: set[tuple[Any, ...]] = set()
+_verified: set[tuple[int, ...]] = set()
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,43 @@ class Layout:
         return math.prod(self.shape[1:]) * self.dtype.itemsize
 
 
+class Archive:
+    """A zip file, opened once as long as it stays as it is: whenever it is opened, all its entries are read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._state: tuple[int, ...] = ()
+        self._opened: zipfile.ZipFile | None = None
+
+    def member(self, info: zipfile.ZipInfo) -> IO[bytes]:
+        """The unpacked bytes of a member."""
+        state = _state(self._path)
+        if self._opened is None or state != self._state:
+            self._opened, self._state = zipfile.ZipFile(self._path), state
+        return self._opened.open(info)
+
+    def verify(self, info: zipfile.ZipInfo) -> None:
+        """Look at a member's checksum, once as long as the file stays as it is."""
+        key = (*_state(self._path), info.header_offset, info.CRC)
+        if key not in _verified:
+            with self.member(info) as stream:
+                # the last read compares the checksum
+                while stream.read(_CHUNK):
+                    pass
+            _verified.add(key)
+
+
 @dataclass(frozen=True)
 class Member:
     """One array of a zip archive.
 
     Attributes:
+        archive: the file.
         info: the archive's own entry.
         place: where its bytes lie in the file, where they are stored plainly.
     """
 
+    archive: Archive
     info: zipfile.ZipInfo
     place: int | None
 
@@ -113,7 +141,7 @@ class Stored:
             member = self._member
             if member is None or member.place is not None:
                 if member is not None:
-                    _verify(self._path, member.info)
+                    member.archive.verify(member.info)
                 offset += member.place or 0 if member is not None else 0
                 found = np.fromfile(self._path, self._layout.dtype, count, offset=offset)
             else:
@@ -124,9 +152,9 @@ class Stored:
 
     def _unpacked(self, member: Member, offset: int, count: int) -> bytes:
         if self._stream is None:
-            _verify(self._path, member.info)
+            member.archive.verify(member.info)
             # open as long as the array, whose rows are read one after another
-            self._stream = zipfile.ZipFile(self._path).open(member.info)  # noqa: SIM115
+            self._stream = member.archive.member(member.info)
         self._stream.seek(offset)
         content: bytes = self._stream.read(count * self._layout.dtype.itemsize)
         return content
@@ -154,8 +182,19 @@ def open_archive(path: Path, kind: FileKind = ARRAYS) -> dict[str, Stored]:
         DataError: it is no such archive, or one of its arrays cannot be read, holds Python objects, or claims more
             than the file has; of the class that ``kind`` names.
     """
-    found: dict[str, Stored] = {}
-    with reading(path, kind), _archive(path) as (archive, plain):
+    with reading(path, kind):
+        require_regular(path)
+        found, shared = _headers(path, _state(path), kind), Archive(path)
+    return {key: Stored(path, where, layout, Member(shared, *place)) for key, (where, layout, place) in found.items()}
+
+
+@lru_cache(maxsize=2)
+def _headers(
+    path: Path, state: tuple[int, ...], kind: FileKind
+) -> dict[str, tuple[str, Layout, tuple[zipfile.ZipInfo, int | None]]]:
+    """The headers of an archive; kept for the two of a run, whose samples are gone through again and again."""
+    found = {}
+    with zipfile.ZipFile(path) as archive, open_regular(path) as plain:
         for info in archive.infolist():
             key = info.filename.removesuffix(".npy")
             where = f"{path}, '{key}'"
@@ -166,15 +205,8 @@ def open_archive(path: Path, kind: FileKind = ARRAYS) -> dict[str, Stored]:
                 with archive.open(info) as stream:
                     layout = layout_of(stream, info.file_size, where)
                 place = _place(plain, info) if info.compress_type == zipfile.ZIP_STORED else None
-                found[key] = Stored(path, where, layout, Member(info, place))
+                found[key] = where, layout, (info, place)
     return found
-
-
-@contextmanager
-def _archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, BinaryIO]]:
-    require_regular(path)
-    with zipfile.ZipFile(path) as archive, open_regular(path) as plain:
-        yield archive, plain
 
 
 def _check_member(info: zipfile.ZipInfo, file_size: int) -> None:
@@ -198,16 +230,10 @@ def _place(plain: BinaryIO, info: zipfile.ZipInfo) -> int:
     return info.header_offset + _LOCAL_HEADER + int(name) + int(extra)
 
 
-def _verify(path: Path, info: zipfile.ZipInfo) -> None:
-    """Look at a member's checksum, once as long as the file stays as it is."""
+def _state(path: Path) -> tuple[int, ...]:
+    """What differs from file to file, and changes whenever one is written."""
     now = path.stat()
-    key = (str(path), now.st_mtime_ns, now.st_size, info.header_offset, info.CRC)
-    if key not in _verified:
-        with zipfile.ZipFile(path) as archive, archive.open(info) as stream:
-            # the last read compares the checksum
-            while stream.read(_CHUNK):
-                pass
-        _verified.add(key)
+    return now.st_dev, now.st_ino, now.st_ctime_ns, now.st_mtime_ns, now.st_size
 
 
 def layout_of(stream: Any, size: int, where: str) -> Layout:
@@ -218,8 +244,8 @@ def layout_of(stream: Any, size: int, where: str) -> Layout:
         ValueError: the header is broken, or claims more than there is; whatever numpy's own reader raises, too.
     """
     version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
+    length = stream.read(2 if version == (1, 0) else 4)
+    shape, fortran, dtype = _parsed(version, length + stream.read(int.from_bytes(length, "little")))
     if dtype.hasobject:
         raise DataError(
             "it holds Python objects, which qtool never unpickles",
@@ -235,3 +261,11 @@ def layout_of(stream: Any, size: int, where: str) -> Layout:
     if claimed > size - start:
         raise ValueError(f"its header claims {claimed:,} bytes of values, and there are {size - start:,}")
     return Layout(tuple(shape), dtype, bool(fortran), start)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(version: tuple[int, int], header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """What a header says; kept, since the samples of an archive have a few headers between them."""
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(BytesIO(header))
+    return found

@@ -151,4 +151,4 @@ class NoiseLimit:
 def _normal(value: Array) -> Array:
     """The normal distribution's cumulative probability, to 2e-4 (Page 1977)."""
     bounded = np.clip(value, -8, 8)
-    return np.asarray(1 / (1 + np.exp(-(1.5976 * bounded + 0.07056 * bounded**3))))
+    return np.asarray(1 / (1 + np.exp(-bounded * (1.5976 + 0.07056 * bounded**2))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -39,16 +40,19 @@ class Proposals:
         """
         base = self._noise.quantized(kept)
         ended = {self._noise.quantized(one).tobytes() for one in done}
-        found: dict[bytes, tuple[float, Array]] = {}
+        found: set[bytes] = set()
+        # no two are the same plan, so that rows are never compared
+        worthy: list[tuple[float, bytes, Array]] = []
 
         def look(plans: Array) -> None:
-            new = [row for row in plans if row.tobytes() not in found]
-            for row, worth in zip(new, self._worth(np.asarray(new), spare) if new else ()):
-                found[row.tobytes()] = (0.0 if row.tobytes() in ended else float(worth)), row
+            new = {key: row for row in plans if (key := row.tobytes()) not in found}
+            for (key, row), worth in zip(new.items(), self._worth(np.asarray([*new.values()]), spare) if new else ()):
+                found.add(key)
+                if worth > 0 and key not in ended:
+                    worthy.append((-float(worth), key, row))
 
         def leading(count: int) -> list[Array]:
-            ranked = sorted(found.values(), key=lambda one: (-one[0], one[1].tobytes()))
-            return [row for worth, row in ranked[:count] if worth > 0]
+            return [row for *_, row in heapq.nsmallest(count, worthy)]
 
         look(self._nested(base))
         look(self._near(base))
@@ -101,6 +105,6 @@ class Proposals:
         few = outside[: _FLIPS // 2]
         flips += [(d, i, j) for d in dear for n, i in enumerate(few) for j in few[:n]]
         plans = np.repeat(base[None], len(flips), 0)
-        for row, places in zip(plans, flips):
-            row[list(places)] ^= True
+        rows = np.repeat(np.arange(len(flips)), [len(places) for places in flips])
+        plans[rows, [i for places in flips for i in places]] ^= True
         return plans
