@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnx import helper
-
 from toolkit.base.types import Array
 from toolkit.evaluation.outputs import is_float
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session
-from toolkit.graph.tensors import onnx_type
 
 
 def counterparts(reference: Model, subject: Model, outputs: Sequence[str]) -> dict[str, str]:
@@ -33,17 +30,14 @@ def counterparts(reference: Model, subject: Model, outputs: Sequence[str]) -> di
     return found
 
 
-def run_on(
-    loaded: Session, model: Model, inputs: Mapping[str, Array], named: Mapping[str, str] | None = None
-) -> dict[str, Array]:
+def run_on(loaded: Session, inputs: Mapping[str, Array], named: Mapping[str, str] | None = None) -> dict[str, Array]:
     """Run a model on samples of the float model's types: where the recipe gave an input another type, it is cast.
 
     ``named`` gives the tensors of the model by the names that their values are wanted under, see ``counterparts``.
     """
-    wanted = {t.name: onnx_type(t.dtype) for t in model.graph.inputs}
     feed = {}
     for name, value in inputs.items():
-        own = helper.tensor_dtype_to_np_dtype(wanted[name]) if wanted.get(name) else value.dtype
+        own = loaded.dtypes.get(name, value.dtype)
         feed[name] = value if value.dtype == own or not is_float(value.dtype) else value.astype(own)
     found = loaded.run(feed)
     return found if named is None else {name: found[own] for name, own in named.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,13 +21,15 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.counterparts import counterparts, run_on
 from toolkit.evaluation.float_form import node_reference
 from toolkit.evaluation.metric_base import MetricOptions
-from toolkit.evaluation.node_errors import comparable, node_errors
+from toolkit.evaluation.node_errors import Form, comparable, node_errors
+from toolkit.evaluation.other_arithmetic import OtherArithmetic
 from toolkit.evaluation.outcome import compare, summed
 from toolkit.evaluation.outputs import EvaluationResult, OutputComparison
 from toolkit.evaluation.rounding import with_rounding
+from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
-from toolkit.graph.sessions import Session, session
+from toolkit.graph.sessions import Session, own_session, session
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.default_rewrites import rewritten
 from toolkit.placement.ops import QUANTIZE
@@ -41,6 +44,11 @@ _EXACT = (1, 24)
 _FAIR_DB, _WORSE_DB = 20.0, 6.0
 _FEW_SAMPLES = 16
 """How many samples tell which form of a model to look at, at most, and no larger part of all than one in so many."""
+_UNROUNDED_SHARE = 0.25
+"""Of more than a few samples the part that the model is run on as onnxruntime itself computes it.
+
+It costs nearly as much as the model with its rounding, and explains a difference between runtimes: an estimate will do.
+"""
 _NARROW = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
 
 
@@ -86,48 +94,48 @@ def evaluate(
         kept: what an evaluation that was killed had computed, and where this one keeps it; None for nowhere.
     """
     progress, kept = progress or silent, kept or EvaluationCheckpoint()
-    # idle threads of one session would wait busily while the other runs
-    float_session = session(reference, spin=False)
+    float_session = own_session(reference)
     rounded, unrounded = _rounded(subject)
-    measured, other_session, form, notes = _runnable(reference, float_session, rounded, data, prepared)
-    named = counterparts(reference, measured, float_session.outputs)
-    runs: list[Run] = [float_session.run, partial(run_on, other_session, measured, named=named)]
+    form, other_session, notes = _runnable(reference, float_session, Form(subject, rounded), data, prepared)
+    named = counterparts(reference, form.model, float_session.outputs)
+    runs: list[Run] = [float_session.run, partial(run_on, other_session, named=named)]
     # onnxruntime has no kernels for bfloat16: by itself it runs no such model
-    if measured is rounded is not subject and "bf16" not in _narrow_types(subject):
+    as_it_is: list[Run] = []
+    if form.rounded is not None and "bf16" not in _narrow_types(subject):
         try:
-            runs.append(_as_it_is(subject, named, data))
+            as_it_is.append(_as_it_is(subject, named, data))
         except (ModelError, BackendError) as error:
             notes.append(EvaluationCode.UNROUNDED_NOT_RUN(why=error.what[:200]))
-    comparisons = [
-        OutputComparison(reference, metric, output, allow_code, float_session.outputs, answers, options)
-        for _ in runs[1:]
-    ]
     total = min(len(data), samples) if samples else len(data)
     few = min(_FEW_SAMPLES, max(total // _FEW_SAMPLES, 1))
+    compared = partial(OutputComparison, reference, metric, output, allow_code, float_session.outputs, answers, options)
+    whole, other = compared(), OtherArithmetic(compared, answers)
     fitted: set[str] = set()
-    for part in first_samples(data, batch, samples):
-        wanted, *found = kept.outputs(part.inputs, partial(_outputs, runs), len(runs))
-        with at_fault(part):
-            for comparison, outputs in zip(comparisons, found):
-                comparison.add(wanted, outputs, part.labels, part.count)
-        fitted.update(part.profiles)
-        progress("evaluate", comparisons[0].samples, total)
-    result, *others = (comparison.result() for comparison in comparisons)
-    result.unrounded = next(iter(others), None)
-    result.form, result.notes = form, [*unrounded, *notes, *result.notes]
+    for some, more in _halves(data.first(total), as_it_is):
+        for part in some.batches(batch):
+            wanted, *found = kept.outputs(part.inputs, partial(_outputs, [*runs, *more]), len(runs) + len(more))
+            with at_fault(part):
+                whole.add(wanted, found[0], part.labels, part.count)
+                if more:
+                    other.add(wanted, found, part.labels, part.count)
+            fitted.update(part.profiles)
+            progress("evaluate", whole.samples, total)
+    del as_it_is
+    result = whole.result()
+    result.unrounded = other.result(whole.samples)
+    result.form, result.notes = form.name, [*unrounded, *notes, *result.notes]
     result.notes += [
-        EvaluationCode.PROFILE_NOT_EVALUATED(profile=name, samples=comparison.samples)
+        EvaluationCode.PROFILE_NOT_EVALUATED(profile=name, samples=whole.samples)
         for name in data.profiles.names
         if name not in fitted
     ]
-    if form == "lowered":
+    if form.name == "lowered":
         nodes, sessions = rewritten(subject), (float_session, other_session)
         # asked only where something is there that default optimizations are known to change
-        fault = defaults_fault(subject, measured, sessions, named, data, nodes, few) if nodes else None
+        fault = defaults_fault(subject, sessions, named, data, nodes, few) if nodes else None
         result.notes += [fault] if fault is not None else []
         del sessions
     del other_session, runs
-    # the rounding's own nodes are not in the graph that is reported on; its tensors have the names they have there
     exact, rescaled = reference, set[str]()
     paired = prepared() if prepared is not None else subject
     if prepared is not None:
@@ -135,11 +143,10 @@ def evaluate(
         exact, rescaled, told = node_reference(reference, plain, float_session, data, few)
         result.notes += told
     del float_session
-    pairs = comparable(exact, subject if measured is rounded else measured)
-    pairs = [pair for pair in pairs if pair[1] not in rescaled]
+    pairs = [pair for pair in comparable(exact, form.model) if pair[1] not in rescaled]
     result.clipping = _watched(exact, paired, rescaled)
     result.nodes, result.layer_samples = node_errors(
-        exact, measured, data, layer_samples, progress, pairs, result.clipping, kept
+        exact, form, data, layer_samples, progress, pairs, result.clipping, kept
     )
     kept.remove()
     return result
@@ -150,21 +157,33 @@ def _outputs(runs: Sequence[Run], inputs: Mapping[str, Array]) -> list[dict[str,
     return [run(inputs) for run in runs]
 
 
-def _rounded(subject: Model) -> tuple[Model, list[Finding]]:
-    """The model with its 16-bit types' rounding written out, which onnxruntime's CPU provider leaves out; and notes."""
+def _halves(data: CalibrationData, as_it_is: Sequence[Run]) -> list[tuple[CalibrationData, Sequence[Run]]]:
+    """The samples in two parts with what is run on each besides: a quarter of many, spread over all, and the rest."""
+    wanted = math.ceil(len(data) * _UNROUNDED_SHARE)
+    if not as_it_is or wanted >= len(data) - wanted or len(data) <= _FEW_SAMPLES:
+        return [(data, as_it_is)]
+    others, some = data.split(_UNROUNDED_SHARE)
+    return [(some, as_it_is), (others, ())]
+
+
+def _rounded(subject: Model) -> tuple[LightModel | None, list[Finding]]:
+    """The model with its 16-bit types' rounding written out, which onnxruntime's CPU provider leaves out; and notes.
+
+    None where there is nothing to round, or not everything can be.
+    """
     if not _narrow_types(subject):
-        return subject, []
+        return None, []
     try:
-        return with_rounding(subject).settle(), []
+        return with_rounding(subject), []
     except ModelError as error:
-        return subject, [EvaluationCode.ROUNDING_PARTLY_MEASURED(types=_narrow_types(subject), why=error.what)]
+        return None, [EvaluationCode.ROUNDING_PARTLY_MEASURED(types=_narrow_types(subject), why=error.what)]
 
 
 def _as_it_is(subject: Model, named: Mapping[str, str], data: CalibrationData) -> Run:
     """Runs a model as onnxruntime itself computes it, node by node; tried on one sample."""
     # a fusion's other last bits may turn as many answers as the rounding
     plain = session(subject, outputs=list(named.values()), optimise=False, spin=False)
-    run = partial(run_on, plain, subject, named=named)
+    run = partial(run_on, plain, named=named)
     run(next(data.batches(1)).inputs)
     return run
 
@@ -172,11 +191,12 @@ def _as_it_is(subject: Model, named: Mapping[str, str], data: CalibrationData) -
 def _runnable(
     reference: Model,
     float_session: Session,
-    subject: Model,
+    lowered: Form,
     data: CalibrationData,
     instead: Callable[[], Model] | None,
-) -> tuple[Model, Session, str, list[Finding]]:
-    """The model to measure, its session, its form and notes: ``instead`` where onnxruntime cannot run ``subject``."""
+) -> tuple[Form, Session, list[Finding]]:
+    """The form to measure, its session, and notes: ``instead`` where onnxruntime cannot run ``lowered``."""
+    subject = lowered.model
     for part in data.batches(1):
         # whatever is wrong with the samples shows here, on the float model
         float_session.run(part.inputs)
@@ -184,32 +204,26 @@ def _runnable(
             if instead is not None and _inexact(subject):
                 raise ModelError(f"onnxruntime before {'.'.join(map(str, _EXACT))} quantizes float16 tensors inexactly")
             named = counterparts(reference, subject, float_session.outputs)
-            found = session(subject, outputs=list(named.values()), spin=False)
-            run_on(found, subject, part.inputs)
-            return subject, found, "lowered", []
+            found = lowered.session(list(named.values()))
+            run_on(found, part.inputs)
+            return lowered, found, []
         except ModelError as error:
             if instead is None:
                 raise
             refusal = error.what
-            other = instead()
+            other = Form(instead(), name="float32")
             try:
-                named = counterparts(reference, other, float_session.outputs)
-                found = session(other, outputs=list(named.values()), spin=False)
-                run_on(found, other, part.inputs)
+                named = counterparts(reference, other.model, float_session.outputs)
+                found = other.session(list(named.values()))
+                run_on(found, part.inputs)
             except ModelError:
                 raise error from None
-        return (
-            other,
-            found,
-            "float32",
-            [EvaluationCode.MEASURED_IN_FLOAT32(types=_narrow_types(subject), why=refusal[:200])],
-        )
+        return other, found, [EvaluationCode.MEASURED_IN_FLOAT32(types=_narrow_types(subject), why=refusal[:200])]
     raise QtoolError("the evaluation data holds no sample", remedy="give at least one sample")
 
 
 def defaults_fault(
     subject: Model,
-    measured: Model,
     sessions: tuple[Session, Session],
     named: Mapping[str, str],
     data: CalibrationData,
@@ -220,8 +234,8 @@ def defaults_fault(
 
     Args:
         subject: the model.
-        measured: what stands for it where pairs are computed as they are written.
-        sessions: those of the float model and of ``measured``.
+        sessions: those of the float model, and of what stands for ``subject`` where pairs are computed as they are
+            written.
         named: see ``counterparts``.
         data: the samples.
         nodes: where it is known to happen.
@@ -232,8 +246,8 @@ def defaults_fault(
         written, changed = [], []
         for part in first_samples(data, 1, samples):
             wanted = sessions[0].run(part.inputs)
-            written.append(compare(wanted, run_on(sessions[1], measured, part.inputs, named), ()))
-            changed.append(compare(wanted, run_on(default, subject, part.inputs, named), ()))
+            written.append(compare(wanted, run_on(sessions[1], part.inputs, named), ()))
+            changed.append(compare(wanted, run_on(default, part.inputs, named), ()))
     except ModelError as error:
         return EvaluationCode.DEFAULTS_REFUSE(nodes=nodes, why=error.what.split(": ", 1)[-1][:200])
     before, after = summed(written).sqnr_db, summed(changed).sqnr_db

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from toolkit.evaluation.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.clipping import Clipping
 from toolkit.evaluation.counterparts import run_on
 from toolkit.evaluation.difference import Difference, TensorError
+from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session, session
@@ -48,6 +49,27 @@ _REORDER = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", 
 
 
 @dataclass(frozen=True)
+class Form:
+    """A model that is measured.
+
+    Attributes:
+        model: its graph as it is reported on.
+        rounded: the same with the rounding of its 16-bit floats written out, whose tensors have the names that they
+            have there: it is run instead. None where it is the model itself that is run.
+        name: lowered, or float32 where onnxruntime cannot run the lowered one.
+    """
+
+    model: Model
+    rounded: LightModel | None = None
+    name: str = "lowered"
+
+    def session(self, outputs: Sequence[str], boundaries: Boundaries | None = None) -> Session:
+        """A session that gives these tensors."""
+        source = self.model if self.rounded is None else self.rounded.copy()
+        return session(source, outputs=outputs, spin=False, boundaries=boundaries)
+
+
+@dataclass(frozen=True)
 class Taps:
     """The tensors of the float model that are looked at, and what one sample of them costs.
 
@@ -66,7 +88,7 @@ class Taps:
 
 def node_errors(
     reference: Model,
-    subject: Model,
+    subject: Form,
     data: CalibrationData,
     samples: int | None,
     progress: Progress,
@@ -93,9 +115,9 @@ def node_errors(
     Returns:
         Errors by node name, and how many samples they are from.
     """
-    pairs = comparable(reference, subject) if pairs is None else pairs
+    pairs = comparable(reference, subject.model) if pairs is None else pairs
     watched = watched or {}
-    alike = _reordered(reference, subject, pairs)
+    alike = _reordered(reference, subject.model, pairs)
     looked_at = [pair for pair in pairs if pair[0] not in alike]
     taps = _taps(reference, data, list(dict.fromkeys([*(ref for _, ref, _ in looked_at), *watched])))
     chosen = data.spread(taps.samples if samples is None else samples)
@@ -109,10 +131,10 @@ def node_errors(
             within = [pair for pair in looked_at if pair[1] in held]
             a_session = taps.whole or session(reference, outputs=group, spin=False, boundaries=handed)
             own = sorted({sub for _, _, sub in within})
-            b_session = session(subject, outputs=own, spin=False, boundaries=handed_on) if within else None
+            b_session = subject.session(own, handed_on) if within else None
             for part in islice(chosen.batches(taps.batch), state.batches, None):
                 a = a_session.run(part.inputs)
-                b = run_on(b_session, subject, part.inputs) if b_session is not None else {}
+                b = run_on(b_session, part.inputs) if b_session is not None else {}
                 like = [(node, ref, sub) for node, ref, sub in within if a[ref].shape == b[sub].shape]
                 jobs = [partial(found[node].add, a[ref], b[sub]) for node, ref, sub in like]
                 jobs += [partial(watched[name].add, a[name]) for name in group if name in watched]

@@ -46,8 +46,7 @@ class EvaluationResult:
         notes: what the reader should know.
         not_compared: the model's outputs that onnxruntime cannot compute.
         in_place: the tensors among ``outputs`` that are handed to what it cannot run, compared in their place.
-        unrounded: the same, of the other model as onnxruntime itself computes it, without the rounding of 16-bit floats
-            between its kernels; None where there is none, or it was not measured.
+        unrounded: what changes without the rounding of 16-bit floats; None where there is none, or it was not measured.
     """
 
     metric: str | None = None
@@ -68,7 +67,23 @@ class EvaluationResult:
     metric_answers: int = 0
     rising: bool = True
     tallies: tuple[AnswerTally, ...] = ()
-    unrounded: EvaluationResult | None = None
+    unrounded: Unrounded | None = None
+
+
+@dataclass
+class Unrounded:
+    """The other model as onnxruntime itself computes it: without the rounding of 16-bit floats between its kernels.
+
+    Attributes:
+        found: its figures, of some of the samples or of all.
+        rounded: the figures with the rounding, of the same samples; None where these are all.
+        moved: how large the share of answers may be, 0 to 1, that the rounding decides: the upper end of Wilson's 95 %
+            interval, of the part of the outputs where it is largest; None without a task.
+    """
+
+    found: EvaluationResult
+    rounded: EvaluationResult | None = None
+    moved: float | None = None
 
 
 class OutputComparison:

@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from toolkit.base.errors import ModelError
+from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.on_disk import spilled
 from toolkit.placement.ops import DEQUANTIZE, MOVERS
@@ -21,7 +22,7 @@ from toolkit.placement.ops import DEQUANTIZE, MOVERS
 _NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
-def with_rounding(lowered: Model) -> Model:
+def with_rounding(lowered: Model) -> LightModel:
     """The same model in float32, with a Cast to float16 or bfloat16 and back behind every node of such a result.
 
     What only moves values rounds nothing, and what DequantizeLinear gives is exact in the layer that reads it.
@@ -46,7 +47,7 @@ def with_rounding(lowered: Model) -> Model:
     del graph.node[:]
     for node in nodes:
         graph.node.extend(_rounded(node, types))
-    return Model.from_light(light)
+    return light
 
 
 def _rounded(node: onnx.NodeProto, types: Mapping[str, int]) -> list[onnx.NodeProto]:

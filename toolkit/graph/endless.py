@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
+from toolkit.graph.nodes import all_nodes
 from toolkit.graph.stored import constants_of
 
 _MOST_TRIPS = 1_000_000
@@ -61,6 +62,8 @@ def loop_limits(proto: onnx.ModelProto, weight_bytes: int) -> LoopLimits | None:
 
     A count that the graph computes is usually a length of the input, so such loops are let go longer.
     """
+    if all(node.op_type != "Loop" for node in all_nodes(proto.graph.node)):
+        return None
     constants = dict(constants_of(proto.graph))
     found = list(_long_loops(proto.graph, constants, 1))
     if not found:

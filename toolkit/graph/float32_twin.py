@@ -69,7 +69,8 @@ def computes_in_bfloat16(proto: onnx.ModelProto) -> bool:
                 if node.op_type != "Cast":
                     return True
                 made.update(node.output)
-    return any(name in made for node in _nodes(proto) if node.op_type != "Cast" for name in node.input)
+    readers = (node for node in _nodes(proto) if node.op_type != "Cast") if made else ()
+    return any(name in made for node in readers for name in node.input)
 
 
 def _nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:

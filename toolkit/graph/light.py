@@ -57,10 +57,15 @@ class LightModel:
                 send_away(tensor)
         return self
 
+    def copy(self) -> LightModel:
+        """The same with a message of its own; the weights' arrays are shared."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.proto)
+        return LightModel(proto, dict(self.weights), self.where)
+
     def whole(self) -> onnx.ModelProto:
         """The message with all weights in it: a copy of them. Its size may be beyond what protobuf writes."""
-        whole = onnx.ModelProto()
-        whole.CopyFrom(self.proto)
+        whole = self.copy().proto
         for tensor in whole.graph.initializer:
             if tensor.name in self.weights:
                 bring_back(tensor, self.weights[tensor.name])

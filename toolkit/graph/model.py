@@ -114,8 +114,8 @@ class Model:
     @collector_paused()
     def to_light(self, ir_version: int | None = None) -> LightModel:
         """The model as a message with node metadata, and beside it the large weights: the model's own, not copies."""
-        self.graph.ir_version = ir_version or max(self.graph.ir_version or 0, 8)
-        light = export(self.graph, str(self.source or "the model"), self._known)
+        light = self._exported()
+        self.graph.ir_version = light.proto.ir_version = ir_version or max(self.graph.ir_version or 0, 8)
         for node in all_nodes(light.proto.graph.node) if self.metadata else ():
             for key, value in self.metadata.get(node.name, {}).items():
                 node.metadata_props.add(key=key, value=value)
@@ -363,12 +363,17 @@ class Model:
         """
         return self._skeleton_now().skeleton
 
+    def _exported(self) -> LightModel:
+        """The graph as a message that is the caller's own, without its large weights."""
+        found = self.once("exported", lambda: export(self.graph, str(self.source or "the model"), self._known))
+        return found if self._found is None else found.copy()
+
     def _skeleton_now(self) -> _Skeleton:
         return self.once("skeleton", self._made_skeleton)
 
     @collector_paused()
     def _made_skeleton(self) -> _Skeleton:
-        light = export(self.graph, known=self._known)
+        light = self._exported()
         # who made a file is no part of the graph
         light.proto.ClearField("producer_name")
         light.proto.ClearField("producer_version")

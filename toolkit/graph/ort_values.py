@@ -8,10 +8,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
 from toolkit.base.types import Array
 from toolkit.graph.tensors import np_dtype
+
+ORT_TYPES = {f"tensor({word})": number for word, number in (
+    ("float", TensorProto.FLOAT), ("double", TensorProto.DOUBLE),
+    *((name.lower(), number) for name, number in TensorProto.DataType.items() if name not in ("FLOAT", "DOUBLE")),
+)}  # fmt: skip
+"""onnxruntime's words for tensors, with the element's number in ONNX's ``TensorProto.DataType``."""
 
 
 def to_ort(value: Array, wanted: str = "") -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,8 @@ def not_run_in(proto: onnx.ModelProto) -> NotRun:
     """What onnxruntime's CPU provider cannot run of a message; a node without a name gets one here."""
     own = {(function.domain, function.name) for function in proto.functions}
     version = next((one.version for one in proto.opset_import if one.domain in _ONNX), None)
+    if not _plugin({(one.domain, one.op_type) for one in all_nodes(proto.graph.node)} - own, version):
+        return NotRun()
     nodes = []
     for number, node in enumerate(proto.graph.node):
         inner = ((one.domain, one.op_type) for one in all_nodes([node]) if (one.domain, one.op_type) not in own)
@@ -68,6 +70,8 @@ def not_run(model: Model) -> NotRun:
 
 
 def _not_run_of(model: Model) -> NotRun:
+    if not _plugin({(node.domain or "", node.op) for node, _ in model.walk()}, model.opset):
+        return NotRun()
     nodes = []
     for node in model.nodes:
         within = [inner for sub in node.subgraphs(recursive=True) for inner in sub.nodes]
@@ -99,7 +103,7 @@ def cut(proto: onnx.ModelProto, left: NotRun) -> None:
     graph.value_info.extend(kept)
 
 
-def _plugin(operators: Iterator[tuple[str, str]], version: int | None) -> str:
+def _plugin(operators: Iterable[tuple[str, str]], version: int | None) -> str:
     """The first operator without a kernel; empty where there is none."""
     for domain, op in operators:
         if not runs(domain, op, version):

@@ -23,19 +23,23 @@ from toolkit.graph.light import LightModel, fits_message, place_at, send_away
 from toolkit.graph.model import Model
 from toolkit.graph.on_disk import FilePlace, place_of, release_pages
 from toolkit.graph.onnx_file import read, write
-from toolkit.graph.ort_values import as_array, to_ort
+from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.runnable import NotRun, cut, not_run_in
 from toolkit.graph.stretches import Boundaries, Stretched, stretches_of
+from toolkit.graph.tensors import np_dtype
 
 # seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
 # number, and the model's outputs are garbage
 _WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
 # a stored weight behind a DequantizeLinear or Cast would become one of four or two times the size
 _COPYING_REWRITES = ["ConstantFolding"]
-# these walk the whole graph for every node that they change: seen with onnxruntime 1.32 on a chain of 50,000
-_SQUARE_REWRITES = ["ConstantFolding", "ConstantSharing", "NchwcTransformer"]
-_MOST_NODES = 20_000
-"""Of more nodes the rewrites that take the square of their number cost more than the runs that they make faster."""
+_SQUARE_REWRITES = {"NchwcTransformer": 5_000, "ConstantFolding": 20_000, "ConstantSharing": 20_000}
+"""Rewrites that walk the whole graph for every node that they change, and the most nodes for which they pay.
+
+Seen with onnxruntime 1.32 on chains of convolutions: NchwcTransformer alone takes 0.1 s of 2,500 nodes, 4 s of 10,000.
+"""
+_KEPT_BYTES = 32 << 20
+"""Of so few bytes of weights a session may stay in memory as long as its model; loading one again costs more."""
 _FATAL_ONLY = 4
 _FOLDER, _MAPS_FILES = "session.model_external_initializers_file_folder_path", (1, 22)
 _TOO_NEW = ("is under development and support for this is limited", "Unsupported model IR version")
@@ -47,6 +51,7 @@ class Session:
 
     Attributes:
         inputs: names of the inputs that the model takes.
+        dtypes: their element types.
         outputs: names of what ``run`` gives by default, in order. Of a model with plugins: its outputs that need none,
             and in place of the others the float tensors that are handed to plugins (all of them, where none is float).
         left: what is not run.
@@ -73,6 +78,7 @@ class Session:
         self._types: dict[str, str] = {i.name: i.type for i in inner.get_inputs()} if inner is not None else {}
         made = [(o.name, o.type) for o in inner.get_outputs()] if inner is not None else []
         self.inputs: tuple[str, ...] = tuple(self._types)
+        self.dtypes = {name: np_dtype(ORT_TYPES[kind]) for name, kind in self._types.items() if kind in ORT_TYPES}
         self.outputs: tuple[str, ...] = (*_told(made, self.left), *self._passed_on)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
@@ -196,15 +202,22 @@ def session(
     return Session(inner, model.where, shared, model.weights, limits, left, threads or os.cpu_count() or 1)
 
 
+def own_session(model: Model) -> Session:
+    """The session of a model's own outputs; that of a settled graph with few bytes of weights is loaded once."""
+
+    def load() -> Session:
+        return session(model, spin=False)
+
+    return model.once("session", load) if model.weight_bytes() <= _KEPT_BYTES else load()
+
+
 def _light(source: Model | LightModel | onnx.ModelProto | bytes | str | Path) -> LightModel:
     if isinstance(source, LightModel):
         return source
     if isinstance(source, Model):
         return source.to_light()
     if isinstance(source, onnx.ModelProto):
-        proto = onnx.ModelProto()
-        proto.CopyFrom(source)
-        return LightModel.of(proto)
+        return LightModel(source).copy().lighten()
     if isinstance(source, bytes):
         try:
             return LightModel.of(onnx.load_model_from_string(source))
@@ -295,11 +308,11 @@ def _load(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         with _content(model, places) as content:
-            many = len(model.proto.graph.node) > _MOST_NODES
+            count = len(model.proto.graph.node)
             unwanted = [
                 *(_WRONG_REWRITES if as_written else ()),
                 *(() if packed else _COPYING_REWRITES),
-                *(_SQUARE_REWRITES if many else ()),
+                *(rewrite for rewrite, most in _SQUARE_REWRITES.items() if count > most),
             ]
             return ort.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
@@ -335,9 +348,7 @@ def _content(model: LightModel, places: Mapping[str, FilePlace]) -> Iterator[str
         yield content
         return
     with temporary_folder("session") as folder:
-        proto = onnx.ModelProto()
-        proto.CopyFrom(model.proto)
-        yield str(write(LightModel(proto), folder / "model.onnx"))
+        yield str(write(LightModel(model.proto).copy(), folder / "model.onnx"))
 
 
 def _explain(error: Exception, what: str, where: str) -> QtoolError:

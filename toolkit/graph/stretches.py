@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from toolkit.base.errors import ModelError
 from toolkit.base.types import Array
@@ -25,17 +25,13 @@ from toolkit.graph.cutting import SHARE, Cut, Stretch
 from toolkit.graph.light import LightModel, bytes_of
 from toolkit.graph.nodes import reads_of
 from toolkit.graph.on_disk import release_pages, spilled
-from toolkit.graph.ort_values import as_array, to_ort
+from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 _PACKED = 2
 """What a stretch takes in sizes of its weights, where onnxruntime keeps them as its kernels like them."""
-_TYPES = {f"tensor({word})": number for word, number in (
-    ("float", TensorProto.FLOAT), ("double", TensorProto.DOUBLE),
-    *((name.lower(), number) for name, number in TensorProto.DataType.items() if name not in ("FLOAT", "DOUBLE")),
-)}  # fmt: skip
 
 
 def by_stretch(model: Model, names: Iterable[str]) -> list[list[str]]:
@@ -150,11 +146,11 @@ class Stretched:
             inner = self._opened(number)
             for value in inner.get_outputs():
                 self._given.append(value)
-                if value.type not in _TYPES:
+                if value.type not in ORT_TYPES:
                     self._require_last(number, value)
                     continue
                 shape = list(value.shape) or None
-                self._known[value.name] = helper.make_tensor_value_info(value.name, _TYPES[value.type], shape)
+                self._known[value.name] = helper.make_tensor_value_info(value.name, ORT_TYPES[value.type], shape)
             yield from (value for value in inner.get_inputs() if value.name in own)
 
     def _require_last(self, number: int, value: Any) -> None:

@@ -82,9 +82,15 @@ const networkOf = (raw) => {
     at: declinedOf, node: declinedOf.map((at) => (at >= 0 ? layers.node[at] : text(-1 - at))),
     op: words(declined[0]), rule: words(declined[1]), reason: words(declined[2]), by: words(declined[3]),
   };
-  const [shared, own, of] = raw.facts;
-  let next = 0;
-  const facts = of.map((list) => list.map((k) => (k < 0 ? own[next++] : shared[k])));
+  const [sentences, fill, of] = raw.facts;
+  const gaps = sentences.map((one) => one.filter((piece) => piece[0] === 0).length), filled = sentences.map(() => 0);
+  const facts = of.map((list) => list.map((k) => [k, (filled[k] += gaps[k]) - gaps[k]]));
+  const figures = {
+    node: (i) => layers.node[i], macs: (i) => layers.macs[i].toLocaleString("en-US"), sqnr: (i) => layers.sqnr[i].toFixed(1),
+    drop: (i) => Math.abs(layers.drop[i]).toFixed(1), time: (i, profile) => String(layers.time[layers.profiles.indexOf(profile)][i]),
+  };
+  const factOf = (i, k, at) => sentences[k].map((piece) => (
+    Array.isArray(piece) ? (piece[0] === 0 ? fill[k][at++] : figures[piece[0]](i, piece[1])) : piece < 0 ? { precision: text(-1 - piece) } : text(piece)));
   const weightsOf = Array.from({ length: count }, () => []);
   for (const one of weights) weightsOf[one.to].push(one);
   return {
@@ -96,8 +102,8 @@ const networkOf = (raw) => {
     rangeOf: new Map(ranges.tensor.map((one, k) => [one, k])),
     harmOf: new Map(raw.harms.map((one) => [one[0], one])),
     reformatOf: new Map(raw.reformats.flatMap((group) => group[0].map((node) => [node, group]))),
-    // a piece is words, the number of a text, or below 0 that of a precision
-    factsOf: (i) => facts[i].map((one) => one.map((piece) => (typeof piece === "string" ? piece : piece < 0 ? { precision: text(-1 - piece) } : text(piece)))),
+    // a piece is words, or a precision
+    factsOf: (i) => facts[i].map(([k, at]) => factOf(i, k, at)),
   };
 };
 

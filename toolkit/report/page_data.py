@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,10 +9,12 @@ from toolkit.base.text import plain
 from toolkit.report.charts import histogram_digits
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.explain import NodeFacts
-from toolkit.report.findings.explanation import Chip, range_words
+from toolkit.report.findings.explanation import Chip, Value, range_words
 from toolkit.report.outline import Outline, outline, scope_of
 from toolkit.report.schema import LayerInfo, Measured, RangeInfo, Report, word
 from toolkit.report.wiring import Connection, Wiring, folded
+
+_NEXT = (0,)
 
 
 class _Texts:
@@ -29,10 +30,6 @@ class _Texts:
             self._numbers[text] = len(self.all)
             self.all.append(plain(text))
         return self._numbers[text]
-
-    def __contains__(self, text: str) -> bool:
-        """Whether a text has a number, as every precision will."""
-        return text in self._numbers or isinstance(text, Chip)
 
     def column(self, texts: Iterable[str]) -> list[int]:
         """The numbers of texts."""
@@ -87,37 +84,31 @@ def shape_words(shape: Sequence[int | str | None] | None) -> str:
 
 
 def _facts(report: Report, known: NodeFacts, texts: _Texts) -> list[list[Any]]:
-    """What several layers share, what one layer has alone in the layers' order, and the numbers of each layer's own.
+    """The sentences that layers share, the words that fill each in the layers' order, and the sentences of each layer.
 
-    Of a layer -1 stands for its next own fact. A fact is its term and its pieces: the number of a text, below 0 that of
-    a precision, or words that stand nowhere else.
+    A sentence is its term and its pieces: the number of a text, below 0 that of a precision, the figure of a layer (see
+    ``Value``), or 0 in a list for the next words that fill it.
     """
-    found = [known.facts(layer) for layer in report.layers]
-    often = Counter(fact for of_layer in found for fact in of_layer)
-    numbers = {fact: number for number, fact in enumerate(fact for fact, count in often.items() if count > 1)}
-    own = (fact for of_layer in found for fact in of_layer if fact not in numbers)
-    shared = [[texts(fact.term), *(_piece(one, texts) for one in fact.pieces)] for fact in numbers]
-    return [
-        shared,
-        [[texts(fact.term), *_joined(one if one not in texts else _piece(one, texts) for one in fact.pieces)]
-         for fact in own],
-        [[numbers.get(fact, -1) for fact in of_layer] for of_layer in found],
-    ]  # fmt: skip
+    numbers: dict[tuple[Any, ...], int] = {}
+    words: list[list[str]] = []
+    of = []
+    for layer in report.layers:
+        own = []
+        for fact in known.facts(layer):
+            sentence = (texts(fact.term), *(_piece(one, texts) for one in fact.pieces))
+            number = numbers.setdefault(sentence, len(numbers))
+            if number == len(words):
+                words.append([])
+            words[number] += (plain(one) for one in fact.pieces if isinstance(one, Value) and not one.figure)
+            own.append(number)
+        of.append(own)
+    return [list(numbers), words, of]
 
 
-def _piece(piece: str, texts: _Texts) -> int:
+def _piece(piece: str, texts: _Texts) -> int | tuple[str | int, ...]:
+    if isinstance(piece, Value):
+        return tuple(map(plain, piece.figure)) or _NEXT
     return -1 - texts(piece) if isinstance(piece, Chip) else texts(piece)
-
-
-def _joined(pieces: Iterable[str | int]) -> list[str | int]:
-    """The pieces, with words that follow one another as one."""
-    found: list[str | int] = []
-    for piece in pieces:
-        if isinstance(piece, str) and found and isinstance(found[-1], str):
-            found[-1] += plain(piece)
-        else:
-            found.append(plain(piece) if isinstance(piece, str) else piece)
-    return found
 
 
 def _layers(layers: Sequence[LayerInfo], texts: _Texts) -> dict[str, Any]:

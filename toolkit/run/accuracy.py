@@ -22,7 +22,7 @@ from toolkit.report.task_parts import FewAnswers, PartFigures, TaskInfo
 from toolkit.report.verdict import LOST_DB
 
 if TYPE_CHECKING:
-    from toolkit.evaluation.outputs import EvaluationResult
+    from toolkit.evaluation.outputs import EvaluationResult, Unrounded
     from toolkit.evaluation.tasks import AnswerTally
     from toolkit.run.sections import BudgetSection
     from toolkit.run.steps.device import DeviceRecord
@@ -93,31 +93,45 @@ def accuracy_of(
         few=FewAnswers(**few.values) if few is not None else None,
         shows_nothing=_shows_nothing(found),
     )
-    return _beside(accuracy, accuracy_of(found.unrounded, budget, task=task)) if found.unrounded else accuracy
+    return _beside(accuracy, found.unrounded, budget, task) if found.unrounded is not None else accuracy
 
 
-def _beside(accuracy: Accuracy, unrounded: Accuracy | None) -> Accuracy:
-    """The accuracy with what differs in ``unrounded``, that of model.onnx as onnxruntime itself computes it."""
-    assert unrounded is not None
-    mine, theirs = accuracy.quantized, unrounded.quantized
-    if accuracy.metric is None and accuracy.parts:
-        first = accuracy.parts[0]
-        mine = first.unchanged
-        same = (part for part in unrounded.parts if (part.outputs, part.channels) == (first.outputs, first.channels))
-        theirs = next((part.unchanged for part in same), None)
-    told = []
-    if mine is not None and theirs is not None and mine != theirs:
-        told.append(sentence(ReportCode.UNROUNDED_DIFFERS(metric=accuracy.metric, value=mine, unrounded=theirs)))
+def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: TaskRecord | None) -> Accuracy:
+    """The accuracy with what differs in model.onnx as onnxruntime itself computes it.
+
+    Of some of the samples that is an estimate: the figure of all, moved by as much as it moves on these.
+    """
+    unrounded = accuracy_of(found.found, budget, task=task)
+    rounded = accuracy_of(found.rounded, budget, task=task) if found.rounded is not None else accuracy
+    assert unrounded is not None and rounded is not None
+    value, mine, theirs = (_first_figure(one, accuracy) for one in (accuracy, rounded, unrounded))
+    told, figure, few = [], None, found.rounded is not None
+    if value is not None and mine is not None and theirs is not None and mine != theirs:
+        figure = min(max(value + theirs - mine, 0.0), max(value, 1.0)) if few else theirs
+        some = {"samples": unrounded.samples, "of": accuracy.samples, "moved": found.moved} if few else {}
+        told.append(
+            sentence(ReportCode.UNROUNDED_DIFFERS(metric=accuracy.metric, value=mine, unrounded=theirs, **some))
+        )
     doubts = []
-    if unrounded.misses and not accuracy.misses:
+    if unrounded.misses and not rounded.misses and not accuracy.misses:
         doubts.append(clause(sentence(ReportCode.UNROUNDED_MISSES(miss=unrounded.misses[0]))))
     return accuracy.model_copy(
         update={
-            "unrounded": theirs if told else None,
+            "unrounded": figure,
+            "unrounded_samples": unrounded.samples if few else None,
             "notes": [*told, *accuracy.notes],
             "doubts": [*accuracy.doubts, *doubts],
         }
     )
+
+
+def _first_figure(accuracy: Accuracy, first: Accuracy) -> float | None:
+    """What a report's first line says: the metric, or the answers that stay in the part which is first in ``first``."""
+    if first.metric is not None or not first.parts:
+        return accuracy.quantized
+    part = first.parts[0]
+    same = (one.unchanged for one in accuracy.parts if (one.outputs, one.channels) == (part.outputs, part.channels))
+    return next(same, None)
 
 
 def _limits(budget: BudgetSection, found: EvaluationResult) -> dict[str, float | None]:

@@ -143,6 +143,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
         QtoolError: whatever a run would stumble over.
     """
     from toolkit.base.code import import_path
+    from toolkit.base.collection import collector_seldom
     from toolkit.base.temporary import temporary_folder
     from toolkit.data.unvaried import unvaried
     from toolkit.report.findings import sentence
@@ -159,6 +160,7 @@ def dry_run(recipe: Recipe, allow_code: bool = False) -> DryRun:
     with (
         temporary_folder("check") as folder,
         import_path(recipe.folder if allow_code else None),
+        collector_seldom(),
     ):
         inputs = Inputs(Job(recipe, RunFolder(folder), allow_code))
         known_beforehand(inputs.job)

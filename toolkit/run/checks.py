@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from toolkit.base.code import import_path
+from toolkit.base.collection import collector_seldom
 from toolkit.base.errors import DataError, ModelError, NotAllowedError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.given import is_given
 from toolkit.base.temporary import clear_left_folders
@@ -49,7 +50,7 @@ def reachable(job: Job) -> Iterator[None]:
     from toolkit.graph.stretches import memory_limit
 
     limit = memory_limit(job.recipe.run.memory_bytes)
-    with import_path(job.recipe.folder if job.allow_code else None), followed(job), limit:
+    with import_path(job.recipe.folder if job.allow_code else None), followed(job), limit, collector_seldom():
         # the recipe's own passes can be asked only now
         own = pass_files(job, code=True)
         _files_exist(job, own)

@@ -210,7 +210,7 @@ def _checked(run: EndedRun, model: Model) -> dict[str, Any]:
         floats = session(reference)
         named = counterparts(reference, model, floats.outputs)
         written = session(model, outputs=list(named.values()))
-        fault = defaults_fault(model, model, (floats, written), named, data)
+        fault = defaults_fault(model, (floats, written), named, data)
     if fault is not None:
         raise QtoolError(
             sentence(ReportCode.EXPORT_REFUSED(why=fault.values.get("why"), sqnr_db=fault.values.get("sqnr_db"),

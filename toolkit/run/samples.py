@@ -65,7 +65,7 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
     """Run the first sample, and give the number of classes that its label is one of; 0 where it is none."""
     from toolkit.evaluation.metrics import make_metric
     from toolkit.evaluation.outputs import metric_computable
-    from toolkit.graph.sessions import session
+    from toolkit.graph.sessions import own_session
     from toolkit.run.task import look, metric_options
 
     section = inputs.job.recipe.evaluation
@@ -77,7 +77,7 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
             where=inputs.job.recipe.locate("evaluation"),
             remedy="add [evaluation] data, or more samples",
         )
-    loaded = session(inputs.source())
+    loaded = own_session(inputs.source())
     batches_run(inputs, data, loaded)
     outputs = float_outputs(inputs, batch, loaded)
     lacking = [t.name for t in inputs.source().graph.outputs if t.name not in outputs]

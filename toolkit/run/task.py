@@ -95,14 +95,14 @@ def _look(inputs: Inputs) -> Looked:
     from toolkit.evaluation.judged import judged_by
     from toolkit.evaluation.observed import observe
     from toolkit.evaluation.outputs import widened
-    from toolkit.graph.sessions import session
+    from toolkit.graph.sessions import own_session
 
     job, source = inputs.job, inputs.reference()
     section = job.recipe.evaluation
     data, _ = inputs.evaluation_data(source)
     if data is None:
         return Looked(TaskRecord(), iter(()), [])
-    loaded = session(source)
+    loaded = own_session(source)
     given = ((batch, {n: widened(v).copy() for n, v in loaded.run(batch.inputs).items()}) for batch in data.batches(1))
     seen, size = [], 0
     for batch, outputs in islice(given, SEEN):

@@ -277,10 +277,9 @@ class Simulation:
         from toolkit.evaluation.rounding import with_rounding
         from toolkit.graph.sessions import session
 
-        rounded = with_rounding(lowered)
-        named = counterparts(self.model, rounded, self.outputs)
-        loaded = session(rounded, list(named.values()), threads=1)
-        return self.runner.outcome_of(lambda inputs: run_on(loaded, rounded, inputs, named))
+        named = counterparts(self.model, lowered, self.outputs)
+        loaded = session(with_rounding(lowered), list(named.values()), threads=1)
+        return self.runner.outcome_of(lambda inputs: run_on(loaded, inputs, named))
 
     def fingerprint(self) -> str:
         """What the numbers depend on: model, ranges, rounded weights, samples, settings, and the code of all."""

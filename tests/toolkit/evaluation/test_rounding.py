@@ -26,7 +26,7 @@ def there_and_back():
 def test_what_lies_between_two_nodes_is_rounded(rest, step):
     lowered = lower(there_and_back(), PrecisionPlan(), rest=rest).model
     x = np.float32([0.1, 1.1, 3.0, 7.0])
-    found = run(with_rounding(lowered), {"x": x})[0]
+    found = run(Model.from_light(with_rounding(lowered)), {"x": x})[0]
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, np.round(x / step) * step)
 
@@ -38,7 +38,18 @@ def test_the_evaluation_has_both_arithmetics_of_float16(rest):
     found = evaluation.evaluate(model, lowered, CalibrationData.open([{"x": np.float32([0.1, 1.1, 3.0, 7.0])}], model))
     assert (found.unrounded is not None) == (rest is Precision.FP16)
     if found.unrounded is not None:
-        assert found.outputs["y"].max_abs > 1 > 0.01 > found.unrounded.outputs["y"].max_abs
+        assert found.outputs["y"].max_abs > 1 > 0.01 > found.unrounded.found.outputs["y"].max_abs
+
+
+def test_of_many_samples_a_quarter_is_run_without_the_rounding():
+    model = there_and_back()
+    lowered = lower(model.copy(), PrecisionPlan(), rest=Precision.FP16).model
+    samples = [{"x": np.full(4, 0.1 * number, np.float32)} for number in range(20)]
+    found = evaluation.evaluate(model, lowered, CalibrationData.open(samples, model), batch=4)
+    other = found.unrounded
+    assert (found.samples, other.found.samples, other.rounded.samples) == (20, 5, 5)
+    # what is rounded to multiples of 4 is off by all of it
+    assert other.rounded.outputs["y"].max_abs > 0.5 > 0.01 > other.found.outputs["y"].max_abs
 
 
 def test_no_memory_for_the_other_arithmetic_costs_its_figures_alone(monkeypatch):
@@ -56,7 +67,7 @@ def test_no_memory_for_the_other_arithmetic_costs_its_figures_alone(monkeypatch)
 def test_float32_is_not_touched():
     lowered = lower(there_and_back(), PrecisionPlan(), rest=Precision.FP32).model
     x = np.float32([0.1, 1.1, 3.0, 7.0])
-    np.testing.assert_array_equal(run(with_rounding(lowered), {"x": x})[0], run(lowered, {"x": x})[0])
+    np.testing.assert_array_equal(run(Model.from_light(with_rounding(lowered)), {"x": x})[0], run(lowered, {"x": x})[0])
 
 
 @pytest.mark.parametrize("name", ["residual", "attention"])
@@ -67,7 +78,7 @@ def test_a_quantized_model_keeps_its_function(name, request):
     InsertQDQ()(model, context)
     lowered = lower(model, context.plan).model
     x = normal(*shape)
-    plain, rounded = run(lowered, {"x": x})[0], run(with_rounding(lowered), {"x": x})[0]
+    plain, rounded = run(lowered, {"x": x})[0], run(Model.from_light(with_rounding(lowered)), {"x": x})[0]
     assert 0 < np.abs(plain - rounded).max() < 0.05 * np.abs(plain).max()
 
 

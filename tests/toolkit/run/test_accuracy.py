@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests.toolkit.report.samples import build
 from toolkit.evaluation.difference import OutputFigures
-from toolkit.evaluation.outputs import EvaluationResult
+from toolkit.evaluation.outputs import EvaluationResult, Unrounded
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.report.findings.headline import headline
@@ -69,16 +69,34 @@ def test_one_sample_is_one_sample():
 
 def test_what_onnxruntime_itself_computes_is_told_where_it_differs():
     """float16's rounding, which it leaves out, turns answers that lie on the edge."""
-    alike = accuracy_of(measured(unrounded=measured()), BudgetSection(max_drop=0.01))
+    alike = accuracy_of(measured(unrounded=Unrounded(measured())), BudgetSection(max_drop=0.01))
     assert alike == accuracy_of(measured(), BudgetSection(max_drop=0.01))
-    found = accuracy_of(measured(unrounded=measured(value=0.984, drop=0.002)), BudgetSection(max_drop=0.01))
+    found = accuracy_of(measured(unrounded=Unrounded(measured(value=0.984, drop=0.002))), BudgetSection(max_drop=0.01))
     note = sentence(ReportCode.UNROUNDED_DIFFERS(metric="top1", value=0.986, unrounded=0.984))
     assert found.unrounded == 0.984 and found.notes[0] == note and not found.doubts
     assert "top1 0.984" in headline([], found)
 
 
+def test_what_some_of_the_samples_show_of_it_is_an_estimate():
+    """The figure of all samples is moved by what changes on those that both arithmetics saw."""
+    some = Unrounded(measured(value=0.95, samples=120), measured(value=0.96, samples=120), moved=0.03)
+    found = accuracy_of(measured(unrounded=some), BudgetSection(max_drop=0.01))
+    assert abs(found.unrounded - 0.976) < 1e-9 and found.unrounded_samples == 120
+    told = {"metric": "top1", "value": 0.96, "unrounded": 0.95, "samples": 120, "of": 497, "moved": 0.03}
+    assert found.notes[0] == sentence(ReportCode.UNROUNDED_DIFFERS(**told)) and "3.0%" in found.notes[0].replace(
+        " %", "%"
+    )
+    assert "about top1 0.976" in headline([], found)
+
+
+def test_a_limit_that_some_samples_miss_with_the_rounding_too_is_no_doubt_of_it():
+    some = [measured(value=0.966, drop=0.02, samples=120) for _ in range(2)]
+    found = accuracy_of(measured(unrounded=Unrounded(*some)), BudgetSection(max_drop=0.01))
+    assert found.met is True and not found.doubts and found.unrounded is None
+
+
 def test_a_limit_missed_without_the_rounding_alone_is_a_doubt():
-    found = accuracy_of(measured(unrounded=measured(value=0.966, drop=0.02)), BudgetSection(max_drop=0.01))
+    found = accuracy_of(measured(unrounded=Unrounded(measured(value=0.966, drop=0.02))), BudgetSection(max_drop=0.01))
     miss = sentence(ReportCode.DROP_OVER_LIMIT(drop=0.02, limit=0.01))
     assert found.met is True and found.doubts == [clause(sentence(ReportCode.UNROUNDED_MISSES(miss=miss)))]
     assert verdict(found) == "doubtful"

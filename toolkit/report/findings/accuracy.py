@@ -61,11 +61,34 @@ def unrounded(accuracy: Accuracy) -> str:
     if accuracy.unrounded is None:
         return ""
     figure = _headline_figure(accuracy.metric, accuracy.unrounded)
-    return f"{figure} as onnxruntime computes model.onnx, graph optimizations off"
+    words = f"{figure} as onnxruntime computes model.onnx, graph optimizations off"
+    if accuracy.unrounded_samples is None:
+        return words
+    return f"about {words} (estimated from {accuracy.unrounded_samples} of {accuracy.samples} samples)"
 
 
 def _headline_figure(metric: str | None, value: float) -> str:
     return f"{metric} {number(value)}" if metric else f"{percent(value)} unchanged"
+
+
+def _unrounded_differs(
+    metric: str | None,
+    value: float,
+    unrounded: float,
+    samples: int | None = None,
+    of: int = 0,
+    moved: float | None = None,
+) -> str:
+    some = f" on {samples} of the {of} samples" if samples is not None else ""
+    words = (
+        f"onnxruntime leaves float16's rounding out between its kernels: so computed, graph optimizations off, "
+        f"model.onnx has {_headline_figure(metric, unrounded)} instead of {_headline_figure(metric, value)}{some}. "
+        "The other figures include the rounding, as an engine does; by how much both differ is how far last bits move "
+        "them."
+    )
+    if samples is not None and moved is not None:
+        words += f" It decides at most {percent(moved)} of the answers (95 % confidence)."
+    return words
 
 
 def change(drop: float, accuracy: Accuracy) -> str:
@@ -144,11 +167,7 @@ ACCURACY: Table = {
     ReportCode.LIMIT_NOT_COMPUTED: "{limit} cannot be judged: onnxruntime cannot compute the outputs that it is about",
     ReportCode.LIMIT_NOT_FINITE: "{limit} cannot be judged: the metric is not a finite number",
     ReportCode.DROP_OVER_LIMIT: "the metric drops by {drop:.4g}, more than {limit}",
-    ReportCode.UNROUNDED_DIFFERS: lambda metric, value, unrounded: (
-        f"onnxruntime leaves float16's rounding out between its kernels: so computed, graph optimizations off, "
-        f"model.onnx has {_headline_figure(metric, unrounded)} instead of {_headline_figure(metric, value)}. The other "
-        "figures include the rounding, as an engine does; by how much both differ is how far last bits move them."
-    ),
+    ReportCode.UNROUNDED_DIFFERS: _unrounded_differs,
     ReportCode.UNROUNDED_MISSES: (
         "as onnxruntime computes model.onnx, without float16's rounding between its kernels, {miss}"
     ),

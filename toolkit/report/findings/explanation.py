@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,12 +21,29 @@ class Chip(str):
     """A precision, which a page draws in its colour."""
 
 
+class Value(str):
+    """Words that hardly two nodes share.
+
+    Attributes:
+        figure: the figure of a layer that they are, by which a page finds it among its columns: ``sqnr``, ``drop``,
+            ``macs``, ``node``, or ``time`` and a profile; empty where there is none, or it would be written otherwise.
+    """
+
+    figure: tuple[str, ...] = ()
+
+
+def _value(words: str, *figure: str) -> Value:
+    made = Value(words)
+    made.figure = figure
+    return made
+
+
 class Fact(NamedTuple):
     """One thing that is known.
 
     Attributes:
         term: what it is about.
-        pieces: the words, in pieces that other facts share.
+        pieces: the words, in pieces that other facts share; those that they do not are ``Value``.
     """
 
     term: str
@@ -70,7 +87,7 @@ class Known:
 def facts(known: Known) -> Iterator[Fact]:
     """All that is known of a node, what people ask first in front."""
     for term, *pieces in _facts(known):
-        yield Fact(term, tuple(piece for piece in pieces if piece))
+        yield Fact(term, tuple(filter(None, pieces)))
 
 
 def _facts(known: Known) -> Iterator[tuple[str, ...]]:
@@ -110,18 +127,19 @@ def _facts(known: Known) -> Iterator[tuple[str, ...]]:
     for cause in known.causes:
         yield "Cause", cause.text, ". Remedy: ", cause.remedy, "."
     if layer.time_ms:
-        yield "Time", ", ".join(f"{ms:.4g} ms in profile '{name}'" for name, ms in layer.time_ms.items())
+        yield "Time", *_times(layer.time_ms)
     if known.group is not None:
         yield from _paid(known.group, known.against)
     if layer.macs and known.work_share is not None:
         share = share_percent(known.work_share)
-        yield "Work", f"{layer.macs:,}", " multiply-accumulates, ", share, " of the model's"
+        yield "Work", _value(f"{layer.macs:,}", "macs"), " multiply-accumulates, ", share, " of the model's"
     elif layer.macs:
-        yield "Work", f"{layer.macs:,}", " multiply-accumulates"
+        yield "Work", _value(f"{layer.macs:,}", "macs"), " multiply-accumulates"
     if actual.input_types or actual.output_types:
         yield "Engine types", f"{', '.join(actual.input_types)} → {', '.join(actual.output_types)}"
     if layer.engine_layers:
-        yield "Engine layers", "; ".join(layer.engine_layers)
+        before, own, after = "; ".join(layer.engine_layers).partition(layer.node)
+        yield "Engine layers", _value(before), _value(own, "node"), _value(after)
 
 
 def _chip(precision: Precision | None) -> Chip:
@@ -138,6 +156,14 @@ def _in_other(other: LayerInfo | None) -> Iterator[str]:
     yield from (f", {ms:.4g} ms" for ms in list(other.time_ms.values())[:1])
 
 
+def _times(time_ms: Mapping[str, float]) -> Iterator[str]:
+    for number, (name, ms) in enumerate(time_ms.items()):
+        words = f"{ms:.4g}"
+        # a script writes so small and so large numbers without an exponent
+        figure = () if "e" in words else ("time", name)
+        yield from (", " if number else "", _value(words, *figure), f" ms in profile '{name}'")
+
+
 def decibels(error: Measured | None) -> str:
     """An SQNR in words."""
     if error is None:
@@ -152,20 +178,29 @@ def decibels(error: Measured | None) -> str:
 def _error(layer: LayerInfo) -> Iterator[str]:
     error = layer.error
     assert error is not None
-    yield from (decibels(error), " dB SQNR" if error.sqnr_db is not None else "", " at its output")
+    if error.sqnr_db is not None:
+        words = f"{error.sqnr_db:.1f}"
+        # nor does a script write a minus before zero
+        yield from (_value(words, *(("sqnr",) if words != "-0.0" else ())), " dB SQNR at its output")
+    else:
+        yield from (decibels(error), " at its output")
     if error.drop_db is not None and abs(error.drop_db) < _SAME_DB:
         yield ", as at its inputs"
     elif error.drop_db is not None:
-        yield from (", ", f"{abs(error.drop_db):.1f}", f" dB {'below' if error.drop_db > 0 else 'above'} its inputs")
+        yield from (
+            ", ",
+            _value(f"{abs(error.drop_db):.1f}", "drop"),
+            f" dB {'below' if error.drop_db > 0 else 'above'} its inputs",
+        )
     if error.max_abs:
-        yield from (", max abs difference ", f"{error.max_abs:.3g}")
+        yield from (", max abs difference ", _value(f"{error.max_abs:.3g}"))
 
 
 def _harm(harm: LayerHarm) -> Iterator[str]:
     if harm.alone_db is not None:
-        yield from ("with it alone quantized ", f"{harm.alone_db:.1f}", " dB at the model's output, ")
+        yield from ("with it alone quantized ", _value(f"{harm.alone_db:.1f}"), " dB at the model's output, ")
     if harm.without_db is not None:
-        yield from ("with all but it ", f"{harm.without_db:.1f}", " dB, ")
+        yield from ("with all but it ", _value(f"{harm.without_db:.1f}"), " dB, ")
     yield from (share_percent(harm.share), " of the loss of all layers")
     if harm.kept:
         yield "; it stays in float"

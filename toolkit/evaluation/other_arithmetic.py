@@ -1,0 +1,54 @@
+"""The measured model as onnxruntime itself computes it: without the rounding of 16-bit floats between its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from toolkit.base.types import Array
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.outputs import OutputComparison, Unrounded
+from toolkit.evaluation.tasks import Rows
+
+
+class OtherArithmetic:
+    """Takes in what both arithmetics give for the same samples, batch by batch.
+
+    Args:
+        compared: makes what holds outputs against the float model's.
+        answers: reads outputs as the task says; None without a task.
+    """
+
+    def __init__(self, compared: Callable[[], OutputComparison], answers: Answers | None) -> None:
+        self._rounded, self._unrounded, self._answers = compared(), compared(), answers
+        self._rows: list[Sequence[Rows]] = []
+
+    def add(
+        self,
+        wanted: Mapping[str, Array],
+        found: Sequence[Mapping[str, Array]],
+        labels: Mapping[str, Array] | None,
+        count: int,
+    ) -> None:
+        """Take in one batch of ``count`` samples.
+
+        Args:
+            wanted: the float model's outputs by name.
+            found: those of the other model with its rounding, and those without.
+            labels: the samples' labels, for the metric.
+            count: how many samples the batch holds.
+        """
+        rounded, unrounded = found
+        self._rounded.add(wanted, rounded, labels, count)
+        self._unrounded.add(wanted, unrounded, labels, count)
+        if self._answers is not None:
+            self._rows.append(self._answers.rows(rounded, unrounded))
+
+    def result(self, samples: int) -> Unrounded | None:
+        """What the batches showed, of an evaluation of so many samples; None where there was none."""
+        if not self._unrounded.samples:
+            return None
+        tallies = self._answers.tallies(self._rows) if self._answers is not None else ()
+        # as many as the samples leave possible, of the part that moves most
+        moved = max((1.0 - tally.interval[0] for tally in tallies), default=None)
+        rounded = self._rounded.result() if self._rounded.samples < samples else None
+        return Unrounded(self._unrounded.result(), rounded, moved)
