@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.backends.base import Backend, EngineSettings, Extras, LogLine
+from toolkit.backends.elsewhere import BuildsElsewhere, EngineBuilder, EngineOrder
 from toolkit.backends.kept_engines import KeptEngines
 from toolkit.backends.prepare import lower_for, save_for, unmeasured
 from toolkit.backends.unit_times import unit_times
-from toolkit.base.errors import QtoolError
+from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.files import sha256_json
 from toolkit.base.gpu import find_gpu
 from toolkit.base.log import Log as Outcomes
+from toolkit.base.places import elsewhere
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Profiles
 from toolkit.base.progress import Progress, silent
@@ -75,6 +79,7 @@ class EngineBench:
     folder: Path | None = None
     progress: Progress = silent
     _seconds: float = field(default=0.0, init=False)
+    _others: BuildsElsewhere | None = field(default=None, init=False)
 
     @cached_property
     def builder(self) -> Backend:
@@ -166,10 +171,7 @@ class EngineBench:
         Raises:
             BackendError: the engine cannot be built.
         """
-        settings = self._rough if rough else self.settings
-        if float_only:
-            # with implicit quantization TensorRT gives INT8 to whatever has ranges
-            settings = settings.model_copy(update={"quantization": "explicit", "calibrator": "ranges"})
+        settings = self._settings(float_only, rough)
         if settings.timing_cache is None and self.folder is not None:
             # kernels that several engines have in common are timed once
             settings = settings.model_copy(update={"timing_cache": self.folder / "engines.timing"})
@@ -183,8 +185,55 @@ class EngineBench:
             self.log.add(place, entry)
         latency = {profile: Latency(*values) for profile, values in entry["latency"].items()}
         return Measurement(
-            key, latency, entry["ms"], entry["rest"], entry["ties"], entry["lacks"], reused, entry["engine"]
-        )
+            key, latency, entry["ms"], entry["rest"], entry["ties"], entry["lacks"], reused, entry["engine"],
+            "" if reused else entry["anew"],
+        )  # fmt: skip
+
+    @contextmanager
+    def several(self) -> Iterator[None]:
+        """See ``Bench.several``."""
+        place = elsewhere()
+        if place is None or self._others is not None or self.cannot_measure():
+            yield
+            return
+        with place.gpu_hands(EngineBuilder.of(self)) as hands:
+            self._others = BuildsElsewhere(hands) if hands is not None else None
+            try:
+                yield
+            finally:
+                self._others = None
+
+    @property
+    def spare(self) -> int:
+        """See ``Bench.spare``."""
+        return self._others.spare if self._others is not None else 0
+
+    def ahead(
+        self,
+        model: Model,
+        plan: PrecisionPlan,
+        ranges: Ranges | None = None,
+        *,
+        float_only: bool = False,
+        rough: bool = False,
+    ) -> None:
+        """See ``Bench.ahead``. What TensorRT's own calibrators calibrate is built here alone."""
+        settings = self._settings(float_only, rough)
+        if not self.spare or settings.calibrator != "ranges":
+            return
+        model, plan = self.lowered(model, plan, ranges, settings)
+        name = self._name(self.key(model, plan, ranges, settings), 0, rough)
+        assert self._others is not None
+        if name not in self._others.under_way and self.kept.file(name) is None:
+            # no two processes may write to one file of kernel times
+            settings = settings.model_copy(update={"timing_cache": None})
+            self._others.order(name, EngineOrder(model.to_light(), plan, ranges, settings))
+
+    def _settings(self, float_only: bool, rough: bool) -> EngineSettings:
+        settings = self._rough if rough else self.settings
+        # with implicit quantization TensorRT gives INT8 to whatever has ranges
+        own = {"quantization": "explicit", "calibrator": "ranges"} if float_only else {}
+        return settings.model_copy(update=own)
 
     def in_turn(self, *engines: str) -> TurnsFound | None:
         """See ``Bench.in_turn``.
@@ -273,14 +322,16 @@ class EngineBench:
     ) -> dict[str, Any]:
         # the same engine may have been measured for other nodes
         build = self.kept.build(name) if not anew else None
+        kept, why = build is not None, ""
+        if build is None:
+            build, why = self._from_elsewhere(name)
+            kept = build is not None and self.kept.keep(name, build)
         if build is None:
             with temporary_folder("trial") as folder:
                 # always the same place in the run folder: what a killed run left there is written over
                 path = (self.folder or folder) / "qtool-trial.onnx"
                 build = self.build(model, plan, ranges, path, settings)
             kept = self.kept.keep(name, build)
-        else:
-            kept = True
         lacks = unmeasured(build, self.shapes)
         latency = {}
         for profile in self.profiles:
@@ -290,4 +341,24 @@ class EngineBench:
             latency[profile] = [times["opt"], times.get("opt p05", times["opt"]), times.get("opt p95", times["opt"])]
         found = unit_times(model, build, list(nodes))
         return {"latency": latency, "ms": found.ms, "rest": found.rest, "ties": found.ties, "lacks": lacks,
-                "seconds": build.seconds, "engine": name if kept else ""}  # fmt: skip
+                "seconds": build.seconds, "engine": name if kept else "", "anew": why}  # fmt: skip
+
+    def _from_elsewhere(self, name: str) -> tuple[Build | None, str]:
+        """An engine that another GPU has built, with its latency here; or None, and why where one was asked for."""
+        found = self._others.take(name) if self._others is not None else None
+        if found is None or isinstance(found, str):
+            return None, found or ""
+        assert found.engine is not None
+        with temporary_folder("trial") as folder:
+            path = folder / f"{name}.engine"
+            path.write_bytes(found.engine)
+            try:
+                turns = self.builder.in_turn({name: path}, self.shapes, self.progress)
+            except BackendError as error:
+                return None, str(error)
+        runs = {profile: sorted(turns.turns[profile][name]) for profile in turns.turns}
+        found.latency = {
+            profile: {"opt": statistics.median(ms), "opt p05": ms[0], "opt p95": ms[-1]} for profile, ms in runs.items()
+        }
+        found.lacks = dict(turns.lacks)
+        return found, ""

@@ -21,24 +21,25 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from toolkit.base.alike import refuse_unlike, stamp, teller
 from toolkit.base.cpu import cpu_kind
 from toolkit.base.errors import QtoolError
+from toolkit.base.gpu import gpu_uuid
 from toolkit.base.modules import INSTALLED
 from toolkit.base.places import AnswerT, ItemT, SharedWork, Workers, answered, taken_in
 from toolkit.base.reads import Reads, aside, following
-from toolkit.base.versions import source_fingerprint, versions
 
 ADDRESS = r"ray://[A-Za-z0-9_.\-\[\]:]+:[0-9]{1,5}"
 """What Ray Client's addresses look like."""
 _RETRIES = 5
-_ALIKE = ("python", "qtool", "code", "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "ml_dtypes", "numba")
-"""What the numbers, and what is sent, depend on."""
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 _LINE = 300
+_SOON = 60
+"""Seconds within which a GPU is given that is free."""
 
 
 class RemoteTracebackError(Exception):
@@ -153,6 +154,48 @@ class Cluster:
         Raises:
             QtoolError: the work cannot be pickled, or there is no room for it.
         """
+        with self._tasks(work, 2 * self.slots, num_cpus=1) as tasks:
+            yield tasks
+
+    @contextmanager
+    def gpu_hands(self, work: SharedWork[ItemT, AnswerT]) -> Iterator[Workers[ItemT, AnswerT] | None]:
+        """See ``Workplace``, and ``hands``; GPUs that the cluster has no time for are not waited for."""
+        with self._others_than_own() as others:
+            if not others:
+                yield None
+                return
+            with self._tasks(work, others, num_cpus=1, num_gpus=1) as tasks:
+                yield tasks
+
+    @contextmanager
+    def _others_than_own(self) -> Iterator[int]:
+        """How many GPUs there are beside the one that this process computes on, which no task gets in the block."""
+        ray, own, held = self.ray, gpu_uuid(), []
+        count = int(ray.cluster_resources().get("GPU", 0))
+        holder = ray.remote(_Holder)
+        try:
+            for _ in range(count):
+                held.append(holder.options(num_cpus=0, num_gpus=1).remote())
+                if ray.get(held[-1].gpu.remote(), timeout=_SOON) == own:
+                    count -= 1
+                    break
+            else:
+                # it is none of the cluster's
+                held.append(None)
+        except ray.exceptions.GetTimeoutError:
+            count = 0
+        for one in held[:-1]:
+            ray.kill(one)
+        try:
+            yield count
+        finally:
+            for one in held[-1:]:
+                if one is not None:
+                    ray.kill(one)
+
+    @contextmanager
+    def _tasks(self, work: SharedWork[Any, Any], window: int, **needs: int) -> Iterator[_RayTasks]:
+        """Tasks for a work that need so many cores and GPUs each."""
         try:
             held = self.ray.put(work)
         except self.ray.exceptions.RayError as error:
@@ -166,8 +209,8 @@ class Cluster:
                 f"what is to be computed cannot be sent to other processes: {_first(error)}",
                 remedy="define the class of your own metric at the top of a module, or compute here",
             ) from error
-        task = self.ray.remote(_perform).options(num_cpus=1, max_retries=_RETRIES)
-        hands = _RayTasks(self.ray, task, (held, stamp(), _places()), 2 * self.slots, self.unlike)
+        task = self.ray.remote(_perform).options(max_retries=_RETRIES, **needs)
+        hands = _RayTasks(self.ray, task, (held, stamp(), _places()), window, self.unlike)
         try:
             yield hands
         finally:
@@ -180,7 +223,7 @@ class Cluster:
             return
         strategies = importlib.import_module("ray.util.scheduling_strategies")
         asked = {}
-        tell = ray.remote(_teller())
+        tell = ray.remote(teller())
         for node in nodes:
             there = strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             asked[node["NodeManagerAddress"]] = tell.options(num_cpus=0, scheduling_strategy=there).remote(_places())
@@ -194,53 +237,6 @@ class Cluster:
 
 def _places() -> list[str]:
     return [path for path in sys.path if path]
-
-
-@cache
-def stamp() -> dict[str, str]:
-    """The versions here of what must be alike everywhere."""
-    own = versions()
-    python = ".".join(platform.python_version_tuple()[:2])
-    return {name: own[name] for name in _ALIKE if name in own} | {"python": python, "code": source_fingerprint()}
-
-
-def refuse_unlike(ours: Mapping[str, str], theirs: Mapping[str, str], machine: str) -> None:
-    """Refuse a machine with other versions.
-
-    Raises:
-        QtoolError: it has; the message names machine, package and both versions.
-    """
-    if "lacks" in theirs:
-        raise QtoolError(
-            f"qtool cannot be imported there: {theirs['lacks']}",
-            where=machine,
-            remedy="install this version of qtool on every machine of the cluster",
-        )
-    for name in _ALIKE:
-        here, there = ours.get(name, "none"), theirs.get(name, "none")
-        if here != there:
-            what = "qtool's source" if name == "code" else name
-            raise QtoolError(
-                f"the worker has {what} {there[:12]}, and here it is {here[:12]}: results would differ",
-                where=machine,
-                remedy=f"install the same {what} on every machine of the cluster",
-            )
-
-
-def _teller() -> Callable[[list[str]], dict[str, str]]:
-    """A function that says what a machine has; it is sent as code, since qtool may be missing there."""
-
-    def tell(paths: list[str]) -> dict[str, str]:
-        import sys
-
-        sys.path += [path for path in paths if path not in sys.path]
-        try:
-            from toolkit.base.cluster import stamp
-        except Exception as error:
-            return {"lacks": f"{type(error).__name__}: {error}"}
-        return stamp()
-
-    return tell
 
 
 @dataclass
@@ -340,6 +336,13 @@ def _perform(box: list[Any], ours: Mapping[str, str], paths: list[str], item: An
 
 
 _followed: list[bool] = []
+
+
+class _Holder:
+    """An actor that has a GPU and leaves it alone."""
+
+    def gpu(self) -> str:
+        return gpu_uuid()
 
 
 def _reach(paths: list[str]) -> None:

@@ -53,6 +53,14 @@ def find_gpu() -> Gpu | None:
     return Gpu(name.value.decode(errors="replace"), f"{major.value}.{minor.value}")
 
 
+def gpu_uuid() -> str:
+    """What tells the first CUDA device from all others anywhere, in hex; empty where there is none."""
+    driver, device, found = _driver(), ctypes.c_int(), ctypes.create_string_buffer(16)
+    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGet(ctypes.byref(device), 0) != 0:
+        return ""
+    return found.raw.hex() if driver.cuDeviceGetUuid_v2(found, device) == 0 else ""
+
+
 def driver_cuda() -> str:
     """The newest version of CUDA that the driver takes, as in "12.4"; empty where there is no driver."""
     driver, found = _driver(), ctypes.c_int()

@@ -72,6 +72,10 @@ class Workplace(Protocol):
         """Workers for a work; whatever is still under way at the end of the block is given up."""
         ...
 
+    def gpu_hands(self, work: SharedWork[ItemT, AnswerT]) -> AbstractContextManager[Workers[ItemT, AnswerT] | None]:
+        """Workers with a GPU each, as many as ``window``, none of them this process's own; None where there is none."""
+        ...
+
 
 def in_order(hands: Workers[ItemT, AnswerT], items: Iterable[ItemT]) -> Iterator[AnswerT]:
     """The answer to every item, in their order; an item is asked for no earlier than the window has room for it."""

@@ -1,8 +1,7 @@
-"""Work done by several processes of this machine, which share its large arrays."""
+"""Work done by several processes of this machine, which map its large arrays from the same files."""
 
 from __future__ import annotations
 
-import mmap
 import multiprocessing
 import os
 import pickle
@@ -10,13 +9,16 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from toolkit.base.errors import QtoolError
+from toolkit.base.mapped import FilePlace, map_file, place_of
 from toolkit.base.places import AnswerT, ItemT, SharedWork, Workers, answered, taken_in
 from toolkit.base.reads import Reads, following
 from toolkit.base.temporary import temporary_folder
@@ -57,6 +59,10 @@ class Processes:
                 # whoever stops early does not wait for what nobody asks for any more
                 pool.shutdown(cancel_futures=True)
 
+    def gpu_hands(self, work: SharedWork[Any, Any]) -> AbstractContextManager[None]:
+        """See ``Workplace``: there are no GPUs but this process's own."""
+        return nullcontext()
+
 
 @dataclass(frozen=True)
 class _Pool:
@@ -90,37 +96,41 @@ def _told_where_ended() -> Iterator[None]:
 
 
 def _store(work: SharedWork[Any, Any], path: Path) -> None:
-    """Write a work, and its arrays into a file beside it that all processes map: they share the weights."""
-    arrays: list[pickle.PickleBuffer] = []
+    """Write a work, with the places of its arrays: in the files that they are mapped from, or in one beside it."""
+    buffers: list[pickle.PickleBuffer] = []
     try:
-        content = pickle.dumps(work, protocol=5, buffer_callback=arrays.append)
+        content = pickle.dumps(work, protocol=5, buffer_callback=buffers.append)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise QtoolError(
             f"what is to be computed cannot be sent to other processes: {error}",
             remedy="define the class of your own metric at the top of a module, or use one process",
         ) from error
-    places: list[tuple[int, int]] = []
-    with _arrays(path).open("wb") as stream:
-        for array in arrays:
-            stream.write(bytes(-stream.tell() % _PAGE))
-            places.append((stream.tell(), array.raw().nbytes))
-            stream.write(array.raw())
+    places: list[tuple[FilePlace, int]] = []
+    with path.with_suffix(".arrays").open("wb") as stream:
+        own = Path(stream.name).resolve()
+        for buffer in buffers:
+            raw = buffer.raw()
+            place = place_of(np.frombuffer(raw, np.uint8))
+            if place is None:
+                stream.write(bytes(-stream.tell() % _PAGE))
+                place = FilePlace(own, stream.tell())
+                stream.write(raw)
+            places.append((place, raw.nbytes))
         # a file without a byte cannot be mapped
         stream.write(b"\0")
     path.write_bytes(pickle.dumps((places, content)))
 
 
 def _stored(path: Path) -> SharedWork[Any, Any]:
-    """The work that was written there; its arrays are read-only."""
+    """The work that was written there; its arrays are read-only and those of their files, as everywhere else."""
     places, content = pickle.loads(path.read_bytes())
-    with _arrays(path).open("rb") as stream:
-        mapped = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-    work: SharedWork[Any, Any] = pickle.loads(content, buffers=[mapped[start : start + size] for start, size in places])
+    files: dict[Path, memoryview] = {}
+    for file in {place.path for place, _ in places}:
+        with file.open("rb") as stream:
+            files[file] = memoryview(map_file(stream, file))
+    arrays = [files[place.path][place.offset : place.offset + size] for place, size in places]
+    work: SharedWork[Any, Any] = pickle.loads(content, buffers=arrays)
     return work
-
-
-def _arrays(path: Path) -> Path:
-    return path.with_suffix(".arrays")
 
 
 _answer: Callable[[Any], Any] | None = None

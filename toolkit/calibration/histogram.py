@@ -14,7 +14,8 @@ BINS = 4096
 _LOWEST, _HIGHEST = -100, 128
 _FEW = 8192
 _MOST = 2.0**62
-_PIECE = 1 << 30
+_PIECE = 4 * 65535
+"""Values that are looked at for their extremes and counted while they are in the second cache."""
 _scratch = threading.local()
 
 

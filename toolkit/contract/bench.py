@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -77,6 +78,7 @@ class Measurement:
         lacks: profile to the error that kept its latency from being measured.
         reused: whether an earlier, interrupted run measured it.
         engine: the name that its engine is kept by; empty where it is not kept.
+        anew: why an engine that another GPU had built was built once more; empty where none was.
     """
 
     key: str
@@ -87,6 +89,7 @@ class Measurement:
     lacks: dict[str, str] = field(default_factory=dict)
     reused: bool = False
     engine: str = ""
+    anew: str = ""
 
 
 class Bench(Protocol):
@@ -110,6 +113,27 @@ class Bench(Protocol):
     @property
     def has_rough(self) -> bool:
         """Whether an engine can be built in less time than a run's own."""
+        ...
+
+    def several(self) -> AbstractContextManager[None]:
+        """In the block other GPUs build what ``ahead`` names, where work runs elsewhere and there are any."""
+        ...
+
+    @property
+    def spare(self) -> int:
+        """How many engines other GPUs would begin at once."""
+        ...
+
+    def ahead(
+        self,
+        model: Model,
+        plan: PrecisionPlan,
+        ranges: Ranges | None = None,
+        *,
+        float_only: bool = False,
+        rough: bool = False,
+    ) -> None:
+        """Have a candidate's engine built by another GPU that is free: ``measure`` may be asked for it next."""
         ...
 
     def cannot_measure(self) -> str:

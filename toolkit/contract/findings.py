@@ -287,6 +287,7 @@ class Code(BaseCode):
     KEPT_LATER = "kept-later"
     TRIAL_FAILED = "trial-failed"
     NOT_IN_TURN = "not-in-turn"
+    TRIAL_BUILT_ANEW = "trial-built-anew"
     SPEED_UNKNOWN = "speed-unknown"
     ONLY_IF_FASTER = "only-if-faster"
     LAYERS_SLOWER = "layers-slower"

@@ -58,7 +58,8 @@ def batch_fault(
     A batch is right where an output holds the values that the samples give, in whatever order, and none that has one
     row for each sample holds others. Those of other shapes are no fault beside it: the mean over a batch, the scores
     of each sample against each other, or detections with the number of their sample.
-    Behind plugins, which cannot be run, shapes alone are looked at.
+    Behind plugins, which cannot be run, shapes alone are looked at. Where Q/DQ pairs round, what a batch changes in the
+    last bits becomes whole steps in the next layer: such a model is looked at once more without its pairs.
 
     Args:
         model: the model; the part of it that runs is looked at.
@@ -81,19 +82,26 @@ def batch_fault(
         return replace(_BlameSearch(model, samples, joined).failing(), samples=len(samples))
     if any(node.op in RANDOM for node, _ in model.walk()):
         return None
+    if wrong := _mixed(apart, together):
+        search = _BlameSearch(model, samples, joined)
+        if wrong := _mixed(*search.unrounded()) if search.rounds else wrong:
+            return replace(search.mixing(wrong), samples=len(samples))
+    return fault_by_shapes(model, axes, samples[0], len(samples)) if loaded.left else None
+
+
+def _mixed(apart: Sequence[Mapping[str, Array]], together: Mapping[str, Array]) -> list[str]:
+    """The outputs of a batch that show that its samples were not computed each by itself."""
     wrong, mixed, right = [], [], False
-    for name in loaded.outputs:
+    for name, value in together.items():
         values = [one[name] for one in apart]
-        if _side_by_side(values, together[name]):
+        if _side_by_side(values, value):
             # what is the same for every sample says nothing
-            right = right or together[name].size != values[0].size
+            right = right or value.size != values[0].size
             continue
         wrong.append(name)
-        if _one_row_each(values, together[name]):
+        if _one_row_each(values, value):
             mixed.append(name)
-    if mixed or (wrong and not right):
-        return replace(_BlameSearch(model, samples, joined).mixing(mixed or wrong), samples=len(samples))
-    return fault_by_shapes(model, axes, samples[0], len(samples)) if loaded.left else None
+    return mixed or ([] if right else wrong)
 
 
 def fault_by_shapes(
@@ -189,7 +197,11 @@ def _near(a: Array, b: Array) -> bool:
 
 
 class _BlameSearch:
-    """Looks for the node to blame, in the part of a model that runs."""
+    """Looks for the node to blame, in the part of a model that runs, without Q/DQ pairs.
+
+    Attributes:
+        rounds: whether there were pairs.
+    """
 
     def __init__(self, model: Model, samples: Sequence[Mapping[str, Array]], joined: Mapping[str, Array]) -> None:
         twin = model.copy()
@@ -199,8 +211,14 @@ class _BlameSearch:
         left = not_run_in(self.prepared.proto)
         if left:
             cut(self.prepared.proto, left)
+        self.rounds = _pass_by_pairs(self.prepared.proto)
         self.nodes = list(self.prepared.proto.graph.node)
         self.by_name: dict[str, gs.Node] = {node.name: node for node in twin.nodes}
+
+    def unrounded(self) -> tuple[list[dict[str, Array]], dict[str, Array]]:
+        """The outputs of each sample by itself, and of the batch."""
+        loaded = self._loaded(self.prepared.proto, None)
+        return [loaded.run(sample) for sample in self.samples], loaded.run(self.joined)
 
     def failing(self) -> BatchFault:
         """The node to blame for a batch that cannot be computed."""
@@ -302,6 +320,17 @@ class _BlameSearch:
             if target is not None and source and result and _swallows(target.tolist(), source, result):
                 return node
         return None
+
+
+def _pass_by_pairs(proto: onnx.ModelProto) -> bool:
+    """Hand on as it is, in the message itself, what is quantized and dequantized at once; whether there was any."""
+    quantized = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "QuantizeLinear"}
+    pairs = [node for node in proto.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantized]
+    for node in pairs:
+        source = quantized[node.input[0]]
+        node.op_type, node.input[:] = "Identity", [source]
+        del node.attribute[:]
+    return bool(pairs)
 
 
 def _swallows(wanted: Sequence[int], before: Any, after: Any) -> bool:

@@ -16,10 +16,10 @@ import onnx
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError, NotAllowedError, shortened, system_fault
+from toolkit.base.mapped import map_file
 from toolkit.base.reading import FileKind, open_regular, reading
 from toolkit.base.types import Array
 from toolkit.graph.light import LightModel, is_large, send_away
-from toolkit.graph.on_disk import map_file
 from toolkit.graph.stored import byte_count, stored_tensors
 
 _WHOLE = re.compile(r"[0-9]{1,18}")

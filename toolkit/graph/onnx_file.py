@@ -15,12 +15,12 @@ from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
 from toolkit.base.files import atomic_path, write_bytes
+from toolkit.base.mapped import release_pages
 from toolkit.base.reading import FileKind, read_file, reading
 from toolkit.graph.external import read_external
 from toolkit.graph.light import LightModel, bytes_of, fits_message, place_at
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes, subgraphs_of
-from toolkit.graph.on_disk import release_pages
 from toolkit.graph.proto_check import check_proto
 from toolkit.graph.stored import constant_tensor, stored_tensors
 from toolkit.graph.streamed import streamed

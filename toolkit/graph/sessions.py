@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from toolkit.base.errors import BackendError, DataError, ModelError, QtoolError, did_you_mean, no_value
+from toolkit.base.mapped import FilePlace, place_of, release_pages
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.types import Array
 from toolkit.graph import meter
@@ -21,7 +22,6 @@ from toolkit.graph.float32_twin import widen
 from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel, fits_message, place_at, send_away
 from toolkit.graph.model import Model
-from toolkit.graph.on_disk import FilePlace, place_of, release_pages
 from toolkit.graph.onnx_file import read, write
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.runnable import NotRun, cut, not_run_in

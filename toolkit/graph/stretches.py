@@ -20,11 +20,12 @@ import onnx
 from onnx import helper
 
 from toolkit.base.errors import ModelError
+from toolkit.base.mapped import release_pages
 from toolkit.base.types import Array
 from toolkit.graph.cutting import SHARE, Cut, Stretch
 from toolkit.graph.light import LightModel, bytes_of
 from toolkit.graph.nodes import reads_of
-from toolkit.graph.on_disk import release_pages, spilled
+from toolkit.graph.on_disk import spilled
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from toolkit.search.cost import CostModel
 from toolkit.search.racing import clear, plan_key, rounds
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.spending import FLOAT_PRICE, Spending
-from toolkit.simulation.runner import StateRun
 from toolkit.simulation.simulation import Simulation
+from toolkit.simulation.state_run import StateRun
 from toolkit.simulation.switches import Config
 
 SCHEMA = "qtool-search-1"
@@ -165,9 +165,7 @@ class Evaluations:
         elif len(self._rounds) == 1:
             outcome = runner.run(config)
         else:
-            if key not in self._probes:
-                self._probes[key] = runner.probe(config, keep=not runner.joins)
-            outcome = self._probes[key].run(count)
+            outcome = self._probe(key, config).run(count)
         seconds = self.cost.time(kept)
         reference = runner.float_on(count)
         lacks = self.budget.lacks(outcome, reference, seconds) | (dict(self._missed.get(key, {})) if whole else {})
@@ -179,6 +177,21 @@ class Evaluations:
         if line is None:
             self.log.add(key if whole else f"{key}:{count}", {"number": len(self.plans) + 1, **plan.to_json()})
         return plan
+
+    def _probe(self, key: str, config: Config) -> StateRun:
+        """A plan's state, as far as it was run."""
+        if key not in self._probes:
+            runner = self.simulation.runner
+            self._probes[key] = runner.probe(config, keep=not runner.joins)
+        return self._probes[key]
+
+    def _ahead(self, kept: Sequence[str], ranges: Sequence[Mapping[str, float]]) -> None:
+        """Have plans that are looked at next run side by side, where work runs elsewhere."""
+        count = self._rounds[0]
+        for amax in ranges if self.simulation.runner.hands is not None and len(self._rounds) > 1 else ():
+            key = plan_key(kept, amax)
+            if key not in self._known and self.log.get(f"{key}:{count}") is None:
+                self._probe(key, self.simulation.config(kept, {**self._own, **amax})).ask(count)
 
     def _found(self, kept: Sequence[str], amax: Mapping[str, float]) -> SearchedPlan:
         """What is known of a plan that was looked at."""

@@ -117,6 +117,8 @@ class Trials:
             self.context.journal.noted(Code.TRIAL_FAILED(quantized=quantized, units=len(self.units), error=str(error)))
             return None
         self.reused += found.reused
+        if found.anew:
+            self.context.journal.noted(Code.TRIAL_BUILT_ANEW(why=found.anew))
         ties = sorted({tuple(tie) for tied in found.ties.values() for tie in tied})
         if bare and (repeat == 0 or self.rough):
             # trials are compared with trials, engines as they will be with such
@@ -129,6 +131,12 @@ class Trials:
         trial = Trial(kept, latency, found.ms, [list(tie) for tie in ties], found.key, turns)
         self.done.append(trial)
         return trial
+
+    def ahead(self, soon: Sequence[frozenset[str]]) -> None:
+        """Have engines that may be measured next built by other GPUs; the first of them is built here."""
+        for kept in soon[1 : 1 + self.bench.spare]:
+            model, plan = self.candidate(dict.fromkeys(kept, Code.TRIAL()))
+            self.bench.ahead(model, plan, self.ranges, float_only=len(kept) == len(self.units), rough=self.rough)
 
     def _measured(self, kept: frozenset[str], repeat: int, anew: bool = False) -> Measurement:
         model, plan = self.candidate(dict.fromkeys(kept, Code.TRIAL()))
@@ -220,8 +228,9 @@ def not_faster(
         if path is not None:
             write_json(path, _summary(search, verdict))
 
-    search = PayoffSearch(units, trials.measure, builds, weights, words, keep, lenient, rough)
-    verdict = search.run()
+    search = PayoffSearch(units, trials.measure, builds, weights, words, keep, lenient, rough, trials.ahead)
+    with bench.several():
+        verdict = search.run()
     context.progress("engines that are timed", builds, builds)
     if context.following and not lenient:
         context.journal.noted(Code.LATER_PASSES(passes=context.following))

@@ -34,6 +34,8 @@ _REPEAT = 2
 Measure = Callable[[frozenset[str], int], Trial | None]
 """Builds the engine whose named units stay float and measures it; a second time where the number is 1, not 0. None
 where it cannot be built."""
+Ahead = Callable[[Sequence[frozenset[str]]], None]
+"""Takes in which engines will be asked for next, each by the units that stay float in it."""
 
 
 class PayoffSearch:
@@ -50,6 +52,7 @@ class PayoffSearch:
             of that kind.
         rough: whether engines are trials, built in less time than a run's own, so that what is taken must be measured
             once more, as it will be built.
+        ahead: told what will be measured next, in order, as long as nothing comes out faster.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class PayoffSearch:
         on_trial: Callable[[PayoffSearch], None] | None = None,
         lenient: bool = False,
         rough: bool = False,
+        ahead: Ahead | None = None,
     ) -> None:
+        self.ahead = ahead or (lambda soon: None)
         self.units = {unit.name: unit for unit in units}
         self.everything = frozenset(self.units)
         self.measure, self.limit, self.weights, self.words = measure, builds, dict(weights or {}), words
@@ -76,6 +81,7 @@ class PayoffSearch:
 
     def run(self) -> PayoffResult:
         """Search until nothing more is proposed or all builds are spent."""
+        self.ahead([self.everything, frozenset()])
         self._try(self.everything)
         if self._try(frozenset()) is None:
             self._without_a_role()
@@ -204,6 +210,8 @@ class PayoffSearch:
             slow = self._slow(current)
             better = None
             count = len(slow)
+            halves = [slow[: count >> times] for times in range(count.bit_length())]
+            self._soon(current, [[name for names, _ in part for name in names] for part in halves])
             while count and better is None and self._left() > 0:
                 why = self._explain(slow[:count], current)
                 tried = self._further(current, why)
@@ -279,7 +287,9 @@ class PayoffSearch:
             # lenient: what its layers' times do not explain goes by role too
             hidden = set(self.units)
         rest: list[tuple[str, list[str]]] = []
-        for role, names in self._roles(hidden - best.kept).items():
+        roles = self._roles(hidden - best.kept)
+        for number, (role, names) in enumerate(roles.items()):
+            self._soon(best, list(roles.values())[number:])
             after = self._give_back(best, names, role, len(names))
             if after is None:
                 rest.append((role, names))
@@ -288,6 +298,12 @@ class PayoffSearch:
             for half in (names[: len(names) // 2], names[len(names) // 2 :]):
                 if len(names) > 1:
                     best = self._give_back(best, half, role, len(names)) or best
+
+    def _soon(self, best: Trial, given_back: Sequence[Sequence[str]]) -> None:
+        """Tell of the engines that give back one of these sets each, as far as there are builds left for them."""
+        sets = dict.fromkeys(best.kept | frozenset(names) for names in given_back)
+        known = {self.everything, *self.trials, *self.failed}
+        self.ahead([kept for kept in sets if kept not in known][: max(self._left(), 0)])
 
     def _roles(self, names: Collection[str]) -> dict[str, list[str]]:
         """These units by role, the smallest weights first, those of one role in the graph's order."""

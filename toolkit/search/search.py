@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from toolkit.base.files import sha256_json
@@ -90,9 +91,17 @@ class Search(Proposing):
     _batches: int | None = None
 
     def run(self) -> SearchResult:
-        """Search; the nearest plan is the result where none meets the budget."""
+        """Search; the nearest plan is the result where none meets the budget.
+
+        Where work runs elsewhere, every plan's batches are shared out; no decision depends on which is done first.
+        """
+        with ExitStack() as self._shared:
+            return self._searched()
+
+    def _searched(self) -> SearchResult:
         names, runner = self.simulation.names, self.simulation.runner
         self._begin()
+        self._shared.enter_context(self.simulation.shared_out())
         plan = self._evaluate((), sure=True)
         sensitivity = None
         if self.prefer == "time":
@@ -103,8 +112,10 @@ class Search(Proposing):
             self._probes.clear()
             if self.amax:
                 # states are reused where they begin like the base state, which is better the one now in use
+                self._shared.close()
                 before, self.simulation = self.simulation, self.simulation.rebased(self.amax)
                 before.runner.forget()
+                self._shared.enter_context(self.simulation.shared_out())
             sensitivity = self._sense()
             measure = self._measure(sensitivity.full)
             harm = {group.name: group.harm(sensitivity.full, measure) for group in sensitivity.groups}
@@ -119,14 +130,12 @@ class Search(Proposing):
         if self.prefer == "time":
             self._faster(self.best.kept)
         self.progress("search", self.limit, self.limit)
-        reference = self.simulation.runner.float_outcome
-        used = methods_of(self.simulation, self.best.amax)
         if len(self.best.kept) == len(names):
-            plain = self.cost.time(names)
-            faster = [plan for plan in self.plans if plan.seconds < plain]
+            faster = [plan for plan in self.plans if plan.seconds < self.cost.time(names)]
             self.notes.append(Code.SEARCH_ALL_FLOAT(by_time=self.prefer == "time", faster=len(faster)))
         return SearchResult(
-            self.best, self.plans, len(self.plans), sensitivity, reference, used, self.notes,
+            self.best, self.plans, len(self.plans), sensitivity, self.simulation.runner.float_outcome,
+            methods_of(self.simulation, self.best.amax), self.notes,
             self.spending.priced, self.spending.counted(self.simulation.runner.float_seconds), self.first,
             behind=self.simulation.behind(self.best.outcome.output),
         )  # fmt: skip
@@ -137,7 +146,9 @@ class Search(Proposing):
         """Everything quantized with the ranges of each method; the best one's are used from here on."""
         methods: list[dict[str, float]] = [{}]
         self._evaluate((), until=1)
-        for _, amax in whole_model(self.simulation):
+        others = [amax for _, amax in whole_model(self.simulation)]
+        self._ahead((), others)
+        for amax in others:
             if self._left() <= 1:
                 # the last one is for layers kept float
                 break
@@ -302,6 +313,7 @@ class Search(Proposing):
         if not self.try_ranges or len(kept) == len(self.simulation.names):
             return False
         own, tried = self.amax, [self.amax]
+        self._ahead(kept, (own, {}, *self._methods))
         self._evaluate(kept, until=1)
         for amax in ({}, *self._methods):
             if amax != own and self._left() > 1:
@@ -320,6 +332,7 @@ class Search(Proposing):
         if len(parts) != own.of or not own.whole:
             return False
         least, found = _QUIETER * sum(parts[i] for i in self.simulation.runner.order[:count]) / count, None
+        self._ahead(own.kept, ({}, *self._methods))
         for amax in ({}, *self._methods):
             if amax == own.amax or self._left() <= 1:
                 continue

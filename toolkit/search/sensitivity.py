@@ -13,7 +13,7 @@ import numpy as np
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import write_json
 from toolkit.base.log import Log
-from toolkit.base.places import elsewhere, in_order
+from toolkit.base.places import in_order
 from toolkit.base.progress import Progress
 from toolkit.base.reading import FileKind, read_json, reading
 from toolkit.base.reads import needs_now
@@ -224,15 +224,14 @@ def exact(
     missing = [key for key in wanted if key not in found]
     switches = simulation.switches
     configs = [switches.alone(name) if mode == "alone" else switches.config([name]) for mode, name in missing]
-    place, spent = elsewhere(), 0.0
-    if place is not None and len(missing) > 1:
-        with place.hands(simulation.job()) as hands:
+    with simulation.shared_out(len(missing)) as hands:
+        if hands is not None:
             for key, (outcome, cost) in zip(missing, in_order(hands, ((config, batches) for config in configs))):
-                spent += cost
+                runner.spent += cost
                 take(key, outcome)
-    else:
-        for key, config in zip(missing, configs):
-            take(key, runner.run(config) if batches is None else runner.probe(config).run(batches))
+        else:
+            for key, config in zip(missing, configs):
+                take(key, runner.run(config) if batches is None else runner.probe(config).run(batches))
     groups = [
         GroupResult(
             g.name, g.op, found.get(("alone", g.name)), found.get(("without", g.name)), simulation.work.share([g.name])
@@ -242,7 +241,7 @@ def exact(
     used = sum(runner.feeds[index].count for index in runner.order[:batches])
     return Sensitivity(
         "exact" if batches is None else "fast", groups, full, simulation.settings.metric, runner.float_outcome.metric,
-        used, runner.inferences - before + spent, None, fingerprint, [*again(known), *machine_notes()],
+        used, runner.inferences - before, None, fingerprint, [*again(known), *machine_notes()],
         quantized_share=simulation.quantized_share(), share_of=simulation.work.of,
     )  # fmt: skip
 

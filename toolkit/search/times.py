@@ -133,7 +133,9 @@ class EngineTimes:
             No times where an engine cannot be built or measured; the journal says why.
         """
         try:
-            small, plain = self._engine(()), self._engine(self.searched)
+            with self.bench.several():
+                self._ahead(self.searched)
+                small, plain = self._engine(()), self._engine(self.searched)
         except QtoolError as error:
             self.note(Code.TIMES_PREDICTED(why=str(error)))
             return LayerTimes()
@@ -171,6 +173,13 @@ class EngineTimes:
     def note(self, what: Finding) -> None:
         """Tell the journal."""
         self.context.journal.noted(what)
+
+    def _ahead(self, kept: Iterable[str]) -> None:
+        """Have an engine that is measured next built by another GPU, if one is free."""
+        if self.bench.spare:
+            left = frozenset(kept)
+            model, plan = self.candidate(dict.fromkeys(left, Code.TRIAL()))
+            self.bench.ahead(model, plan, self.ranges, float_only=left == set(self.searched))
 
     def _engine(self, kept: Iterable[str]) -> _EngineTime:
         """One plan's engine, measured."""

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
+from toolkit.base.places import Pending, Workers
 from toolkit.base.spread import spread
 from toolkit.base.types import Array
 from toolkit.data.dataset import Batch
@@ -19,46 +20,18 @@ from toolkit.evaluation.metrics import Metric, answers_of
 from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
 from toolkit.evaluation.outputs import widened
 from toolkit.simulation.cut import FIXED, FLOAT, FULL, SWITCHED
+from toolkit.simulation.cuts import StateKey, affordable_cuts, needed_later, signatures_of
 from toolkit.simulation.loaded import LoadedPiece, LoadedPieces, Pieces, cost_of
+from toolkit.simulation.state_run import BatchAsked, BatchRun, StateRun, Tensors
 from toolkit.simulation.switches import Config
 
-Tensors = dict[str, Array]
-StateKey = tuple[Any, ...]
 MetricMaker = Callable[[], Metric]
 MEMORY = 1 << 30
 """Bytes that a simulation keeps."""
 _JOINED_BYTES = 256 << 20
 _HELD_BYTES = 32 << 20
 _MIXED_STAGES = 3
-_STATES = 4
 _TIMED, _BEGUN = 8, 3
-
-
-class StateRun:
-    """A state that is run on more and more of the batches; what was run stays.
-
-    Args:
-        runner: runs it.
-        config: the state.
-        keep: keep what it is at the cuts of the graph, for states that begin alike.
-    """
-
-    def __init__(self, runner: Runner, config: Config, keep: bool = False) -> None:
-        self.config, self._runner, self._keep = config, runner, keep
-        self.signatures = runner.signatures(config)
-        self.states: dict[int, dict[int, Tensors]] = {}
-        self._parts: dict[int, BatchOutcome] = {}
-        self._held: dict[int, Tensors] = {}
-
-    def run(self, count: int | None = None) -> Outcome:
-        """The outcome on the first ``count`` batches of ``Runner.order``; on all where None."""
-        indices = sorted(self._runner.order[:count])
-        todo = [index for index in indices if index not in self._parts]
-        for index, part, outputs, states in self._runner.compute(self, todo, self._keep):
-            self._parts[index], self._held[index] = part, outputs
-            for place, state in states.items():
-                self.states.setdefault(place, {})[index] = state
-        return self._runner.summed([self._parts[i] for i in indices], indices, [self._held[i] for i in indices])
 
 
 class Runner:
@@ -83,7 +56,10 @@ class Runner:
     Attributes:
         joins: whether states are run in one piece, so that keeping them at the cuts costs more than it saves.
         order: the batches' numbers such that the first few are spread evenly over all.
+        hands: who runs states in this process's place; None where it does.
     """
+
+    hands: Workers[BatchAsked, BatchRun] | None = None
 
     def __init__(
         self,
@@ -111,12 +87,16 @@ class Runner:
         self._kept: list[StateRun] = []
         self._float_on: dict[int, Outcome] = {}
         self._begun: dict[StateKey, StateRun] = {}
-        self._later = self._needed_later()
+        self._later = needed_later(pieces, self.outputs)
         self._off, self._full = self.signatures(Config()), self.signatures(base)
         self._sizes = [sum(value.size for value in feed.inputs.values()) for feed in self.feeds]
         self.order = spread(len(self.feeds))
         self.float_seconds = 0.0
         self.float_outcome = self._start()
+
+    def signatures(self, config: Config) -> StateKey:
+        """See ``signatures_of``."""
+        return signatures_of(self._pieces, config)
 
     @cached_property
     def full_outcome(self) -> Outcome:
@@ -185,6 +165,7 @@ class Runner:
     def rebased(self, pieces: Pieces, base: Config) -> Runner:
         """The same samples and float outputs with other scales of the base state."""
         twin = copy.copy(self)
+        twin.hands = None
         for name in ("full_outcome", "base"):
             vars(twin).pop(name, None)
         twin._begun = {}
@@ -218,7 +199,9 @@ class Runner:
         apart = self._plan(Config(), off.signatures, 0, apart=True)
         largest = max(range(len(self.feeds)), key=lambda index: self._sizes[index])
         _, trail, _ = self._advance(apart, dict(self.feeds[largest].inputs), set(range(1, self._count + 1)))
-        self._places = self._affordable(trail, largest)
+        scale = sum(self._sizes) / max(self._sizes[largest], 1)
+        sizes = {place: scale * sum(value.nbytes for value in state.values()) for place, state in trail.items()}
+        self._places = affordable_cuts(sizes, self.memory / 2)
         done = self._pool(lambda index: self._advance(apart, dict(self.feeds[index].inputs), self._places))
         self.float_seconds = self._timed(sum(seconds for *_, seconds in done))
         self._reference = [{name: state[name] for name in self.outputs} for state, *_ in done]
@@ -253,9 +236,7 @@ class Runner:
             plan = self._plan(probe.config, probe.signatures, start, apart=keep)
 
             def one(index: int, start: int = start, plan: Sequence[LoadedPiece] = plan) -> Any:
-                state = {**self.feeds[index].inputs, **self._state(probe, start, index)}
-                state, states, seconds = self._advance(plan, state, self._places if keep else set())
-                return {name: state[name] for name in self.outputs}, states, seconds
+                return self._from(start, probe, index, plan, keep)
 
             for some in self._in_rounds(group):
                 # a comparison between two runs would drive the model out of the processor's caches
@@ -266,17 +247,70 @@ class Runner:
                 for index, part, (outputs, states, _) in zip(some, parts, done):
                     yield index, part, self._held(outputs), states
 
+    def asked(self, probe: StateRun, index: int, keep: bool) -> tuple[int, Pending[BatchRun]] | None:
+        """Have a batch of a state run elsewhere: from which cut on, and what waits for it; None where work is here."""
+        if self.hands is None:
+            return None
+        start = self._known_until(probe, index)
+        anchor = next((one.config for one in self._kept if one.signatures not in (self._off, self._full)), None)
+        return start, self.hands.submit(BatchAsked(probe.config, index, start, keep, anchor))
+
+    def answered(self, pending: Pending[BatchRun]) -> tuple[BatchOutcome, Tensors]:
+        """What differs in a batch that was run elsewhere, and its outputs."""
+        part, outputs, seconds = pending.result()
+        self.spent += seconds
+        return part, outputs
+
+    def answer(self, asked: BatchAsked) -> BatchRun:
+        """Run a batch for another process."""
+        known = {one.signatures: one for one in self._kept}
+        if asked.anchor is not None and (anchor := self.signatures(asked.anchor)) not in known:
+            self.anchor(StateRun(self, asked.anchor))
+            known[anchor] = self._kept[-1]
+        signatures = self.signatures(asked.config)
+        probe = self.base if signatures == self._full else known.get(signatures) or StateRun(self, asked.config)
+        plan = self._plan(asked.config, signatures, asked.start, apart=asked.keep)
+        before = self.spent
+        outputs, states, seconds = self._from(asked.start, probe, asked.index, plan, asked.keep)
+        for place, state in states.items():
+            probe.states.setdefault(place, {})[asked.index] = state
+        return self._compared(asked.index, outputs), self._held(outputs), seconds + self.spent - before
+
+    def cuts_behind(self, start: int) -> list[int]:
+        """The cuts at which states are kept that are run from ``start`` on."""
+        return [place for place in self._places if place > start]
+
+    def _from(
+        self, start: int, probe: StateRun, index: int, plan: Sequence[LoadedPiece], keep: bool
+    ) -> tuple[Tensors, dict[int, Tensors], float]:
+        """A batch's outputs, what the state is at the cuts where it is kept, and the seconds that it took."""
+        state = {**self.feeds[index].inputs, **self._state(probe, start, index)}
+        state, states, seconds = self._advance(plan, state, self._places if keep else set())
+        return {name: state[name] for name in self.outputs}, states, seconds
+
     def _known_until(self, probe: StateRun, index: int) -> int:
-        """The last cut at which this batch of a state that begins alike is kept; 0 where none is."""
+        """The last cut at which this batch of a state that begins alike is known; 0 where none is."""
         return max((place for one in (*self._kept, probe) for place, states in one.states.items()
                     if index in states and one.signatures[:place] == probe.signatures[:place]), default=0)  # fmt: skip
 
     def _state(self, probe: StateRun, place: int, index: int) -> Tensors:
-        alike = (one for one in (*self._kept, probe) if one.signatures[:place] == probe.signatures[:place])
-        return next(one.states[place][index] for one in alike if index in one.states.get(place, ())) if place else {}
+        """What the state is at a cut, from one that begins alike; computed where another process alone knows it."""
+        if not place:
+            return {}
+        alike = [one for one in (*self._kept, probe) if one.signatures[:place] == probe.signatures[:place]]
+        known = (one.states.get(place, {}).get(index) for one in alike)
+        found = next((state for state in known if state is not None), None)
+        if found is None:
+            plan = self._plan(probe.config, probe.signatures, 0, apart=True, end=place)
+            _, states, seconds = self._advance(plan, dict(self.feeds[index].inputs), {place})
+            self.spent += seconds
+            found = alike[0].states.setdefault(place, {})[index] = states[place]
+        return found
 
-    def _plan(self, config: Config, signatures: StateKey, start: int, apart: bool) -> list[LoadedPiece]:
-        """The pieces that compute a state from stage ``start`` on."""
+    def _plan(
+        self, config: Config, signatures: StateKey, start: int, apart: bool, end: int | None = None
+    ) -> list[LoadedPiece]:
+        """The pieces that compute a state from stage ``start`` on; before ``end``, where ``apart``."""
         kinds = [
             FLOAT if own == off else FULL if own == full else SWITCHED
             for own, off, full in zip(signatures, self._off, self._full)
@@ -285,7 +319,7 @@ class Runner:
         if not apart and self.joins and start < self._count:
             groups = [(start, self._shared(kinds, start, FIXED if based else SWITCHED))]
         else:
-            groups = [(number, [kinds[number]]) for number in range(start, self._count)]
+            groups = [(number, [kinds[number]]) for number in range(start, self._count)[:end]]
         return [LoadedPiece(first + len(of) - 1, *self._loaded.open(first, of), config) for first, of in groups]
 
     def _shared(self, kinds: list[str], start: int, switched: str) -> list[str]:
@@ -362,37 +396,3 @@ class Runner:
             with at_fault(self.feeds[index]) as feed:
                 metric.update({n: widened(v) for n, v in values.items()}, feed.labels or {})
         return metric.value(), answers_of(metric)
-
-    # ---------------------------------------------------------------- what is kept
-
-    def signatures(self, config: Config) -> StateKey:
-        """For every stage what is on in it; two states with equal beginnings hand on equal tensors."""
-        found = []
-        for stage in self._pieces.stages:
-            on = sorted(switch for switch in stage if switch in config.on)
-            scales = sorted({(tensor, config.scales[tensor]) for switch in on for tensor in stage[switch]})
-            found.append((tuple(on), tuple(scales)))
-        return tuple(found)
-
-    def _needed_later(self) -> list[set[str]]:
-        """For every stage the tensors that later stages read or the model gives out."""
-        needed, later = [set(self.outputs)], set(self.outputs)
-        for reads in reversed(self._pieces.reads[1:]):
-            later = later | reads
-            needed.append(later)
-        return needed[::-1]
-
-    def _affordable(self, trail: dict[int, Tensors], index: int) -> set[int]:
-        """The cuts at which states can be kept within the memory, evenly spread; three states are kept.
-
-        Args:
-            trail: what one state of one batch is at all cuts.
-            index: the batch.
-        """
-        scale = _STATES * sum(self._sizes) / max(self._sizes[index], 1)
-        size = [scale * sum(v.nbytes for v in trail[k + 1].values()) for k in range(self._count)]
-        for step in range(1, len(size) + 1):
-            places = {k + 1 for k in range(len(size) - 1, -1, -step)}
-            if sum(size[k - 1] for k in places) <= self.memory / 2:
-                return places
-        return {len(size)}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.base.code import code_of
 from toolkit.base.errors import DataError, PassError
 from toolkit.base.files import sha256_json
+from toolkit.base.places import Workers, elsewhere
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.versions import code_fingerprint
@@ -30,6 +32,7 @@ from toolkit.simulation.cut import Cutter
 from toolkit.simulation.loaded import cost_of
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.runner import MEMORY, Runner
+from toolkit.simulation.state_run import BatchAsked
 from toolkit.simulation.switches import Config, Switches, wanted_tensors
 
 if TYPE_CHECKING:
@@ -73,7 +76,7 @@ class Settings:
 StateAsked = tuple[Config, int | None]
 """A state of the simulation, and on how many of the batches it is run; on all where None."""
 MeasuredState = tuple[Outcome, float]
-"""A state's outcome, and what it cost in float inferences."""
+"""A state's outcome, and what it cost in seconds of computing."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +95,25 @@ class SimulationJob:
     answers: Answers | None = None
     limit: int | None = None
 
-    def open(self) -> Callable[[StateAsked], MeasuredState]:
-        """See ``SharedWork``: the numbers are those of any other process, since every session has one thread."""
+    def open(self) -> Callable[[Any], Any]:
+        """See ``SharedWork``: the numbers are those of any other process, since every session has one thread.
+
+        It answers a ``StateAsked`` with a ``MeasuredState``, and a ``BatchAsked`` with a ``BatchRun``.
+        """
         limit_memory(self.limit)
         runner, begun = self.runner(threads=1), set[int]()
 
         def measure(state: StateAsked) -> MeasuredState:
-            (config, batches), before = state, runner.inferences
+            (config, batches), before = state, runner.spent
             if batches is None:
-                return runner.run(config), runner.inferences - before
+                return runner.run(config), runner.spent - before
             if batches not in begun:
                 # what begins like the base state is not computed again
                 begun.add(batches)
                 runner.base.run(batches)
-            return runner.probe(config).run(batches), runner.inferences - before
+            return runner.probe(config).run(batches), runner.spent - before
 
-        return measure
+        return lambda asked: runner.answer(asked) if isinstance(asked, BatchAsked) else measure(asked)
 
     def runner(self, threads: int | None = None) -> Runner:
         """Open the sessions; runs the float model and the fully quantized one."""
@@ -209,6 +215,24 @@ class Simulation:
         """What a float inference of the samples costs by the graph's arithmetic, in multiply-accumulates."""
         elements = sum(value.size for feed in self.feeds for value in feed.inputs.values())
         return cost_of(self.cutter, range(len(self.cutter.stages)), Config(), elements, len(self.feeds))
+
+    @contextmanager
+    def shared_out(self, states: int | None = None) -> Iterator[Workers[Any, Any] | None]:
+        """In the block, states are run where the user wants work to run: who runs them, None where that is here.
+
+        Args:
+            states: how many there are, where that is known: for one nobody opens sessions.
+        """
+        place, runner = elsewhere(), self.runner
+        if place is None or runner.hands is not None or states in (0, 1):
+            yield runner.hands
+            return
+        with place.hands(self.job()) as hands:
+            runner.hands = hands
+            try:
+                yield hands
+            finally:
+                runner.hands = None
 
     def rest(self) -> None:
         """Give back the memory of sessions, where the weights are too many to be held for another form of the model.

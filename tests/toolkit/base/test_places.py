@@ -7,13 +7,17 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toolkit.base.cluster import cluster, refuse_unlike, stamp
+from toolkit.base.alike import refuse_unlike, stamp
+from toolkit.base.cluster import cluster
 from toolkit.base.errors import QtoolError
+from toolkit.base.mapped import FilePlace, map_file, place_of
 from toolkit.base.places import elsewhere, in_order, working_at
 from toolkit.base.processes import Processes
 from toolkit.cli.main import invoke
@@ -68,6 +72,29 @@ def test_processes_answer_as_one_does_and_are_the_place_of_a_block_alone() -> No
         with place.hands(Powers(7)) as hands:
             assert list(in_order(hands, range(9))) == [7**item for item in range(9)]
     assert elsewhere() is None
+
+
+@dataclass(frozen=True)
+class Held:
+    """Says of its arrays where they lie, and what they hold."""
+
+    arrays: list[Any]
+
+    def open(self) -> Callable[[int], tuple[FilePlace | None, float]]:
+        return lambda item: (place_of(self.arrays[item]), float(self.arrays[item].sum()))
+
+
+def test_processes_map_the_file_that_an_array_lies_in_and_share_one_of_all_others(tmp_path: Path) -> None:
+    values = np.arange(3000, dtype=np.float32)
+    (tmp_path / "weights").write_bytes(values.tobytes())
+    with (tmp_path / "weights").open("rb") as stream:
+        mapped = np.frombuffer(map_file(stream, tmp_path / "weights"), np.float32)
+    arrays = [mapped[1000:2000], values * 2, values.reshape(2, -1).T]
+    with Processes(2).hands(Held(arrays)) as hands:
+        found = list(in_order(hands, [0, 1, 2]))
+    assert [total for _, total in found] == [array.sum() for array in arrays]
+    assert found[0][0] == FilePlace(tmp_path / "weights", 4000)
+    assert found[1][0] is not None and found[1][0].path != tmp_path / "weights"
 
 
 @dataclass(frozen=True)

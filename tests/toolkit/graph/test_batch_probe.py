@@ -10,11 +10,13 @@ from tests.conftest import build, node, normal
 from toolkit import Model
 from toolkit.base.errors import ModelError
 from toolkit.graph.batch_probe import batch_fault, fault_by_shapes
+from toolkit.graph.sessions import session
 
 IMAGE = {"x": ["n", 3, 4, 4]}
 SEQUENCE = {"x": ["t", "n", 6]}
 WEIGHTS = {"w": normal(4, 3, 1, 1), "m": normal(64, 5, seed=1), "u": normal(1, 16, 6, seed=2), "r_": normal(1, 16, 4, seed=3),
            "table": normal(50, 8, seed=4), "h0": normal(1, 1, 4, seed=5), "extra": normal(1, 2, 4, 4, seed=6), "k": normal(16, 5, seed=7)}  # fmt: skip
+STEP = 0.05
 NUMBERS = {"one": [1], "zero": [0], "fixed": [1, 2, 2, 4, 4], "merged": [1, -1], "wide": [3, 4, 4, 4], "free": [-1, 64],
            "heads": [1, -1, 2, 2], "first": [7, -1], "rows": [0, -1], "last": [5]}  # fmt: skip
 
@@ -93,6 +95,33 @@ def test_what_takes_batches_has_no_fault():
     assert batch_fault(Model.from_proto(build(numbered, IMAGE, {"y": None, "z": None}, rows)), {"x": 0}, images) is None
     against = [node("Flatten", ["x"], ["y"]), node("Transpose", ["y"], ["t"]), node("MatMul", ["y", "t"], ["z"])]
     assert batch_fault(Model.from_proto(build(against, IMAGE, {"y": None, "z": None})), {"x": 0}, images) is None
+
+
+def test_steps_of_pairs_that_last_bits_decide_are_no_fault():
+    class StepOff:
+        """A session in which a batch rounds to the next step."""
+
+        def __init__(self, model):
+            self.inner, self.left, self.outputs = session(model), None, ("y",)
+
+        def run(self, inputs):
+            found = self.inner.run(inputs)["y"]
+            return {"y": found + STEP * (len(found) > 1)}
+
+    pairs = [node("QuantizeLinear", ["x", "s"], ["q"]), node("DequantizeLinear", ["q", "s"], ["d"])]
+    mixing = [*pairs, node("Softmax", ["d"], ["p"], axis=0), node("Relu", ["p"], ["y"])]
+    images = [{"x": normal(1, 3, 4, 4, seed=seed)} for seed in (1, 2)]
+    found = {}
+    for name, nodes in {
+        "kept": [*pairs, node("Relu", ["d"], ["y"])],
+        "mixed": mixing,
+        "float": [node("Relu", ["x"], ["y"])],
+    }.items():
+        model = Model.from_proto(
+            build(nodes, IMAGE, {"y": None}, {"s": np.array(STEP, np.float32)} if name != "float" else {})
+        )
+        found[name] = batch_fault(model, {"x": 0}, images, StepOff(model))
+    assert found["kept"] is None and found["mixed"].node == "p" and found["float"].runs
 
 
 def test_one_output_that_mixes_samples_is_a_fault_beside_others_that_do_not():

@@ -8,27 +8,37 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.conftest import digits_recipe
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import MODELS, digits_recipe, said
+from tests.passes.test_only_if_faster import NAMES, context_for, quantized
+from tests.passes.test_only_if_faster import chain as conv_chain
+from tests.toolkit.backends.payoff_stand_in import StandIn
 from tests.toolkit.calibration.test_collect import CHAIN, TAPS, data_of, feeds, same
-from tests.toolkit.search.planted import chain, simulation
+from tests.toolkit.search.planted import chain, damage, simulation, trained
 from tests.toolkit.search.planted import feeds as planted_feeds
+from tests.toolkit.search.test_search import search
 from toolkit import Recipe
+from toolkit.backends.elsewhere import EngineBuilder
 from toolkit.base import cluster as module
 from toolkit.base.cluster import Cluster, cluster
 from toolkit.base.errors import DataError, QtoolError
 from toolkit.base.places import SharedWork, Workers, in_order, working_at
+from toolkit.base.processes import Processes
 from toolkit.calibration.collect import collect
 from toolkit.calibration.tapped import Tapped
 from toolkit.contract.findings import Code
+from toolkit.contract.journal import Journal
+from toolkit.evaluation.budget import Budget
 from toolkit.run.pipeline import run
 from toolkit.search.sensitivity import exact
+from toolkit.search.spending import Spending
 from toolkit.simulation.simulation import SimulationJob
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'qtool[ray]'")
@@ -36,10 +46,13 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'qtoo
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Cluster]:
-    """One cluster of two workers for all of these tests, which runs find already there."""
+    """One cluster of two workers for all of these tests, which runs find already there.
+
+    There are no GPUs: three that are none count as this process's own and those of the two workers.
+    """
     before = signal.getsignal(signal.SIGTERM)
     ray.init(
-        num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+        num_cpus=2, num_gpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
         object_store_memory=128 << 20,
     )  # fmt: skip
     signal.signal(signal.SIGTERM, before)
@@ -50,11 +63,12 @@ def place() -> Iterator[Cluster]:
 
 @dataclass(frozen=True)
 class Fragile:
-    """A work whose worker is killed in the middle: once, or whenever the third item comes."""
+    """A work whose worker is killed in the middle: once, or whenever its second item comes."""
 
     work: Any
     folder: Path
     once: bool = True
+    at: int = 2
 
     def open(self) -> Callable[[Any], Any]:
         answer, done = self.work.open(), 0
@@ -62,7 +76,7 @@ class Fragile:
         def fragile(item: Any) -> Any:
             nonlocal done
             done += 1
-            if done == 2 and not (self.once and self._killed.exists()):
+            if done == self.at and not (self.once and self._killed.exists()):
                 self._killed.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return answer(item)
@@ -83,6 +97,12 @@ class FragilePlace:
     @contextmanager
     def hands(self, work: SharedWork[Any, Any]) -> Iterator[Workers[Any, Any]]:
         with self.place.hands(Fragile(work, self.folder)) as hands:
+            yield hands
+
+    @contextmanager
+    def gpu_hands(self, work: SharedWork[Any, Any]) -> Iterator[Workers[Any, Any] | None]:
+        with self.place.gpu_hands(Fragile(work, self.folder, at=1)) as hands:
+            assert hands is not None and hands.window == 2
             yield hands
 
 
@@ -144,6 +164,53 @@ def test_a_worker_killed_in_the_middle_changes_nothing(place: Cluster, tmp_path:
     assert shared.groups == here[0].groups and same(collected, here[1])
     assert list(collected.observed) == list(here[1].observed)
     assert (tmp_path / "a" / "killed").exists() and (tmp_path / "b" / "killed").exists()
+
+
+@pytest.mark.parametrize("inferences", [None, 20.0])
+def test_a_search_finds_the_same_plans_however_many_workers_there_are(
+    place: Cluster, tmp_path: Path, inferences: float | None
+) -> None:
+    # its last bits depend on which of its stages are computed together
+    model = trained("digits_cnn")
+    damage(model, "/head/Gemm")
+    sim, found = simulation(model, MODELS / "digits_calibration.npz", batch=4, samples=16), []
+    for where in (None, Processes(1), FragilePlace(place, tmp_path)):
+        twin = sim.on(sim.settings)
+        with working_at(where):
+            result = search(twin, Budget(min_sqnr_db=30.0), spending=Spending(inferences), evaluations=9)
+        found.append([(plan.kept, plan.amax, plan.outcome, plan.batches) for plan in result.plans])
+        # what is run after the search finds no state that only a worker knows
+        assert twin.alone(twin.names[3]).sqnr_db == pytest.approx(sim.alone(sim.names[3]).sqnr_db, abs=0.01)
+    assert found[0] == found[1] == found[2] and len(found[0]) > 3
+    assert (tmp_path / "killed").exists()
+
+
+def test_trial_engines_are_built_on_a_gpu_each_and_all_are_measured_here(
+    place: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times, found, built = {"c0": 0.5, "c1": 1.6, "c2": 0.5, "c3": 1.4, "c4": 0.5}, [], []
+
+    def searched(where: Any, folder: Path) -> Journal:
+        backend = StandIn(dict.fromkeys(NAMES, 1.0), times, opaque=True, noisy=False)
+        model, context = conv_chain(), context_for(backend, folder=folder)
+        folder.mkdir()
+        with working_at(where):
+            InsertQDQ(only_if_faster=True)(model, context)
+        verdict = json.loads((folder / "faster.json").read_text())
+        found.append((verdict, quantized(model, NAMES)))
+        built.append(len(backend.built))
+        return context.journal
+
+    searched(None, tmp_path / "here")
+    assert not said(searched(FragilePlace(place, tmp_path), tmp_path / "there"), Code.TRIAL_BUILT_ANEW)
+    assert (tmp_path / "killed").exists()
+    assert found[0] == found[1] and built[1] < built[0]
+    # engines of another GPU would say nothing of this one: all are built here then
+    monkeypatch.setattr(
+        EngineBuilder, "of", classmethod(lambda cls, bench: cls(replace(bench, folder=None), ("other",)))
+    )
+    unlike = searched(place, tmp_path / "unlike")
+    assert said(unlike, Code.TRIAL_BUILT_ANEW) and found[2] == found[0] and built[2] == built[0]
 
 
 def test_a_task_that_kills_every_worker_is_an_error(

@@ -131,6 +131,7 @@ TIMING: Table = {
     Code.TRIAL: "kept float in this candidate",
     Code.KEPT_LATER: "a later pass makes it float again",
     Code.TRIAL_FAILED: "An engine with {quantized} of {units} nodes quantized could not be timed: {error}",
+    Code.TRIAL_BUILT_ANEW: "An engine that another GPU was to build for a comparison was built on this one: {why}",
     Code.NOT_IN_TURN: "Engines were not measured in turn in profile '{profile}'; their builds' own times count: {why}",
     Code.SPEED_UNKNOWN: "Whether quantizing makes the engine slower than the float one was not measured: {why}",
     Code.ONLY_IF_FASTER: _only_if_faster,

@@ -1,0 +1,47 @@
+"""What a state is between the stages of a graph: what it is known by there, what is handed on, what may be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from toolkit.simulation.loaded import Pieces
+from toolkit.simulation.switches import Config
+
+StateKey = tuple[Any, ...]
+_STATES = 4
+"""So many states are kept, with the one that is run."""
+
+
+def signatures_of(pieces: Pieces, config: Config) -> StateKey:
+    """For every stage what is on in it; two states with equal beginnings hand on equal tensors."""
+    found = []
+    for stage in pieces.stages:
+        on = sorted(switch for switch in stage if switch in config.on)
+        scales = sorted({(tensor, config.scales[tensor]) for switch in on for tensor in stage[switch]})
+        found.append((tuple(on), tuple(scales)))
+    return tuple(found)
+
+
+def needed_later(pieces: Pieces, outputs: Sequence[str]) -> list[set[str]]:
+    """For every stage the tensors that later stages read or the model gives out."""
+    needed, later = [set(outputs)], set(outputs)
+    for reads in reversed(pieces.reads[1:]):
+        later = later | reads
+        needed.append(later)
+    return needed[::-1]
+
+
+def affordable_cuts(sizes: Mapping[int, float], memory: float) -> set[int]:
+    """The cuts at which states can be kept within the memory, evenly spread.
+
+    Args:
+        sizes: bytes of one state of all batches, by cut from 1 on.
+        memory: bytes that all states may take.
+    """
+    count = len(sizes)
+    for step in range(1, count + 1):
+        places = set(range(count, 0, -step))
+        if _STATES * sum(sizes[place] for place in places) <= memory:
+            return places
+    return {count}

@@ -1,0 +1,83 @@
+"""A state of the simulation that is run on ever more of the batches, here or where the user wants work to run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from toolkit.base.places import Pending
+from toolkit.base.types import Array
+from toolkit.evaluation.outcome import BatchOutcome, Outcome
+from toolkit.simulation.switches import Config
+
+if TYPE_CHECKING:
+    from toolkit.simulation.runner import Runner
+
+Tensors = dict[str, Array]
+BatchRun = tuple[BatchOutcome, Tensors, float]
+"""Of one batch what differs, the outputs that the metric needs, and the seconds that it took."""
+
+
+@dataclass(frozen=True)
+class BatchAsked:
+    """One batch of a state, to be run by another process.
+
+    Attributes:
+        config: the state.
+        index: the batch's number.
+        start: the cut that it is run from. Whoever lacks what the state is there computes it stage by stage: what one
+            session gives and what two in its place give may differ in the last bits.
+        keep: see ``StateRun``.
+        anchor: the state that others begin like; None where there is none.
+    """
+
+    config: Config
+    index: int
+    start: int
+    keep: bool
+    anchor: Config | None
+
+
+class StateRun:
+    """A state that is run on more and more of the batches; what was run stays.
+
+    Args:
+        runner: runs it.
+        config: the state.
+        keep: keep what it is at the cuts of the graph, for states that begin alike.
+
+    Attributes:
+        states: by cut and batch what it is there; None where another process knows that.
+    """
+
+    def __init__(self, runner: Runner, config: Config, keep: bool = False) -> None:
+        self.config, self._runner, self._keep = config, runner, keep
+        self.signatures = runner.signatures(config)
+        self.states: dict[int, dict[int, Tensors | None]] = {}
+        self._asked: dict[int, tuple[int, Pending[BatchRun]]] = {}
+        self._parts: dict[int, BatchOutcome] = {}
+        self._held: dict[int, Tensors] = {}
+
+    def ask(self, count: int | None = None) -> None:
+        """Have the first ``count`` batches run elsewhere, without waiting; nothing where work is done here."""
+        for index in sorted(self._runner.order[:count]):
+            if index not in self._parts and index not in self._asked:
+                asked = self._runner.asked(self, index, self._keep)
+                if asked is not None:
+                    self._asked[index] = asked
+
+    def run(self, count: int | None = None) -> Outcome:
+        """The outcome on the first ``count`` batches of ``Runner.order``; on all where None."""
+        self.ask(count)
+        indices = sorted(self._runner.order[:count])
+        for index in [index for index in indices if index in self._asked]:
+            start, pending = self._asked.pop(index)
+            self._parts[index], self._held[index] = self._runner.answered(pending)
+            for place in self._runner.cuts_behind(start) if self._keep else ():
+                self.states.setdefault(place, {})[index] = None
+        todo = [index for index in indices if index not in self._parts]
+        for index, part, outputs, states in self._runner.compute(self, todo, self._keep):
+            self._parts[index], self._held[index] = part, outputs
+            for place, state in states.items():
+                self.states.setdefault(place, {})[index] = state
+        return self._runner.summed([self._parts[i] for i in indices], indices, [self._held[i] for i in indices])
