@@ -10,7 +10,8 @@ KINDS names the rows. ``new`` is the recipe that `qtool new` writes for a GPU, w
 the search ends with the pairs of insert_qdq, here without helpers, which change values, and only where they gain much
 layers. Its guard against engines slower than FP16 needs no builds, for both engines are in the table: ``taken`` says which
 one a run ends with. If that is the float one, and the recipe asks for types besides, it is built and measured too:
-``bare``. LEVEL is the builder's optimization level (TensorRT's own is 3, and that of `qtool new`), AVERAGE the runs of which
+``bare``. Rows like ``new+attention+sums`` place the pairs otherwise (see FORMS). With KERNELS=1 the kernels of every engine
+are written too, where CUPTI is there (tests/benchmarks/kernels.py); with BARE=0 that row is left out. LEVEL is the builder's optimization level (TensorRT's own is 3, and that of `qtool new`), AVERAGE the runs of which
 it takes a kernel's mean time, BATCHES the batch sizes.
 """
 
@@ -19,12 +20,16 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -32,6 +37,7 @@ import onnx
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.benchmarks.carry import NAMES
 from toolkit import (
+    TARGETS,
     CalibrationData,
     Calibrator,
     Context,
@@ -61,6 +67,10 @@ from toolkit.run.new import recipe_for
 from toolkit.run.recipe_passes import passes_of
 
 ROWS, BATCHES = "fp16 new implicit modelopt", "8 32 1"
+FORMS = ("attention", "unscaled", "sums", "feedforward", "gemm", "patches")
+"""Other placements: pairs on the products of attention, and these with the scale behind the scores; pairs on what products
+add to a transformer's stream; none on the projections around attention; a Gemm behind a pool as it is; pairs on a
+convolution that cuts patches."""
 SAMPLES = 4
 """Samples for ranges, on which no latency hangs."""
 
@@ -111,11 +121,60 @@ def applied(model: Model, passes: list[Pass], data: CalibrationData) -> Source:
     return Source(made, context.plan, context.known_ranges)
 
 
-def new_passes(path: Path, pairs: bool) -> list[Pass]:
+def around_attention(model: Model) -> list[str]:
+    """Names of the products with weights that a product of two activations reads, or that read one, moved at most."""
+    found = []
+    products = [one for one in model.nodes if one.op == "MatMul"]
+    for node in (one for one in products if all(model.constant(tensor) is None for tensor in one.inputs)):
+        ahead, seen = [node], {id(node)}
+        while ahead:
+            here = ahead.pop()
+            near = [*(p for t in here.inputs for p in t.inputs), *(r for t in here.outputs for r in t.outputs)]
+            for other in (one for one in near if id(one) not in seen):
+                seen.add(id(other))
+                if other.op in TARGETS:
+                    found.append(other.name)
+                elif other.op in (
+                    "Add",
+                    "Mul",
+                    "Div",
+                    "Softmax",
+                    "Reshape",
+                    "Transpose",
+                    "Gather",
+                    "Squeeze",
+                    "Unsqueeze",
+                ):
+                    ahead.append(other)
+    return list(dict.fromkeys(found))
+
+
+@contextmanager
+def form(kind: str) -> Iterator[dict[str, Any]]:
+    """What a row's name asks of placement; gives the settings of the pass that quantizes."""
+    asked = set(kind.split("+")[1:])
+    assert asked <= set(FORMS), f"{kind}: the forms are {FORMS}"
+    changes = {
+        "unscaled": ("toolkit.search.quantizer.scale_queries", lambda model, layers: {}),
+        "sums": ("toolkit.placement.sums.BEHIND_PRODUCTS", True),
+        "gemm": ("toolkit.backends.weak.convolve_pooled", lambda model, journal: 0),
+        "patches": ("toolkit.placement.trouble._FEW_CHANNELS", 0),
+    }
+    patches = [mock.patch(*changes[one]) for one in asked & set(changes)]
+    for patch in patches:
+        patch.start()
+    try:
+        yield {"activation_matmul": True} if "attention" in asked else {}
+    finally:
+        for patch in patches:
+            patch.stop()
+
+
+def new_passes(path: Path, pairs: bool, settings: dict[str, Any]) -> list[Pass]:
     """The passes of `qtool new` for a model, with the search replaced by what it ends with: all ``pairs``, or none."""
     target = path.with_name(f"{path.stem}.toml")
     target.write_text(recipe_for(path, target, path.with_suffix(".npz"), None, None).text, encoding="utf-8")
-    search, quantize = named(Role.SEARCH), [{"use": named(Role.QUANTIZE)}] if pairs else []
+    search, quantize = named(Role.SEARCH), [{"use": named(Role.QUANTIZE), **settings}] if pairs else []
     passes = [own for entry in Recipe.load(target).passes for own in (quantize if entry["use"] == search else [entry])]
     return made_of(path, passes)
 
@@ -142,8 +201,12 @@ def sources(path: Path, kinds: list[str], newest: int) -> dict[str, Source]:
         elif kind == "fp16":
             found[kind] = Source(applied(plain, fold, data).model)
         else:
-            pairs = new_passes(path, kind == "new") if kind in ("new", "bare") else [*fold, *quantize]
-            found[kind] = applied(plain, pairs, data)
+            with form(kind) as changed:
+                if "feedforward" in kind:
+                    changed["exclude"] = around_attention(plain)
+                own = kind.split("+")[0]
+                pairs = new_passes(path, own == "new", changed) if own in ("new", "bare") else [*fold, *quantize]
+                found[kind] = applied(plain, pairs, data)
     return found
 
 
@@ -187,19 +250,27 @@ class Table:
         settings = self.settings.model_copy(update={"quantization": "implicit" if kind == "implicit" else "explicit"})
         target = self.folder / f"{self.name}_{kind}_{profile}_built.onnx"
         try:
-            build, precisions = built(self.backend, source, settings, profiles, target)
+            with form(kind):
+                build, precisions = built(self.backend, source, settings, profiles, target)
         except Exception as error:
             print(self.name, profile, kind, "FAILED", error)
             return
         assert build.engine is not None
         engines[kind] = build.engine
         alone = round(build.latency[profile]["opt"], 5)
-        print(f"{self.name:14} {profile:4} {kind:9} {alone} alone; built in {build.seconds:.0f} s,"
+        print(f"{self.name:14} {profile:4} {kind:24} {alone} alone; built in {build.seconds:.0f} s,"
               f" {time.time() - started:.0f} s in all; {dict(precisions)}")  # fmt: skip
         layers = sorted(((times.get(profile, 0.0), n) for n, times in build.time_ms.items()), reverse=True)
         file = self.out.parent / f"layers_{self.name}_{kind}_{profile}.json"
         file.write_text(json.dumps({"times": layers, "raw": build.raw}))
         self.write(profile, f"{kind} alone", alone)
+        if os.environ.get("KERNELS"):
+            engine = target.with_suffix(".engine")
+            engine.write_bytes(build.engine)
+            kernels = self.out.parent / f"kernels_{self.name}_{kind}_{profile}.json"
+            # in a process of its own, so that nothing of it is in what is measured
+            subprocess.run([sys.executable, "-m", "tests.benchmarks.kernels", str(engine), str(kernels)], timeout=120)
+            engine.unlink()
 
     def in_turn(self, profiles: Profiles, engines: dict[str, bytes]) -> str:
         """Measure the engines in turn; returns the row that a run takes, empty where that is not known."""
@@ -209,13 +280,17 @@ class Table:
         print(f"{self.name:14} {profile:4} {rows} in turn")
         for kind, milliseconds in rows.items():
             self.write(profile, kind, milliseconds)
-        others = [milliseconds for kind, milliseconds in rows.items() if kind not in ("new", "bare")]
+        others = {kind: ms for kind, ms in rows.items() if kind.split("+")[0] not in ("new", "bare")}
+        for kind in rows if others else ():
+            if kind not in others:
+                print(
+                    f"   {self.name} {profile}: {kind} over the best of the others {rows[kind] / min(others.values()):.3f}"
+                )
         if "new" not in rows or "fp16" not in rows:
             return ""
         ratio, noise = ratio_in_turn(found["new"], found["fp16"])
         taken = "new" if ratio <= 1 + noise else "bare" if "bare" in rows else "fp16"
-        print(f"   {self.name} {profile}: over FP16 {ratio:.3f} +- {noise:.3f}, a run takes {taken};"
-              f" over best of the others {rows[taken] / min(others):.3f} (pairs {rows['new'] / min(others):.3f})")  # fmt: skip
+        print(f"   {self.name} {profile}: over FP16 {ratio:.3f} +- {noise:.3f}, a run takes {taken}")
         self.write(profile, "taken", taken)
         return taken
 
@@ -232,10 +307,11 @@ def main() -> None:
     kinds = os.environ.get("KINDS", ROWS).split()
     backend, reason = choose("tensorrt")
     print(sentence(reason))
-    results: dict[str, Any] = {}
+    results: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     for name in sys.argv[3:] or NAMES:
         started = time.time()
-        rows = sources(folder / f"{name}.onnx", [*kinds, *(["bare"] if "new" in kinds else [])], backend.max_opset())
+        bare = ["bare"] if "new" in kinds and os.environ.get("BARE", "1") == "1" else []
+        rows = sources(folder / f"{name}.onnx", [*kinds, *bare], backend.max_opset())
         print(f"{name:14} {len(rows)} models made in {time.time() - started:.0f} s")
         # one cache a model: the rows then differ by what is built, not by which of two even kernels won a timing
         settings = EngineSettings(

@@ -7,8 +7,9 @@
 #     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained:explicit && $s start device
 #     bash tests/benchmarks/gpu_session.sh wait 300
 # What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
-# guard, builds:MODEL[:LEVEL,...] (digits and strip too), calibration, residual, shift, plugins, migrate[:digits|:strip],
-# placement:MODEL[:ROW,ROW...[:LEVEL[:BATCH,BATCH...]]].
+# guard, builds:MODEL[:LEVEL,...] (digits and strip too), calibration, residual, shift, plugins, migrate[:digits|:strip], recogniser
+# (with what bench_recogniser prepares in .gpu/carried/recogniser before gpu_pack.sh),
+# placement:MODEL[:ROW,ROW...[:LEVEL[:BATCH,BATCH...[:kernels]]]].
 # The jobs of one start run one after the other on the GPU that CUDA_VISIBLE_DEVICES names, in the background, so that a
 # call's end does not end them; several starts run side by side. In placement TensorRT times each kernel eight times,
 # or AVERAGE times.
@@ -55,10 +56,13 @@ job() {
     residual) python3.10 tests/benchmarks/bench_residual.py /tmp/results/residual.json ;;
     shift) python3.10 tests/benchmarks/bench_shift.py /tmp/results/shift.json ;;
     calibration) python3.10 tests/benchmarks/bench_gpu_calibration.py /tmp/models ;;
+    recogniser)
+      timeout 900 python3.10 -m tests.benchmarks.bench_recogniser run /tmp/gpu/carried/recogniser /tmp/recogniser
+      for file in faster.json search.json journal.jsonl; do cp "/tmp/recogniser/run/$file" "/tmp/results/recogniser_$file"; done ;;
     placement:*)
-      IFS=: read -r _ model rows level batches <<< "$1"
+      IFS=: read -r _ model rows level batches kernels <<< "$1"
       rows=${rows:-fp16,new,implicit,modelopt} batches=${batches:-8,32,1}
-      env ${level:+LEVEL=$level} AVERAGE="${AVERAGE:-8}" BATCHES="${batches//,/ }" KINDS="${rows//,/ }" \
+      env ${level:+LEVEL=$level} ${kernels:+KERNELS=1} AVERAGE="${AVERAGE:-8}" BATCHES="${batches//,/ }" KINDS="${rows//,/ }" \
         python3.10 tests/benchmarks/bench_placement.py /tmp/models "/tmp/results/$model.json" "$model" ;;
     *) echo "no job '$1'" && return 2 ;;
   esac

@@ -1,4 +1,4 @@
-"""Forms of a graph that TensorRT's ONNX parsers need and ONNX leaves open."""
+"""Forms of a graph that TensorRT's ONNX parsers need, or make faster engines of, and ONNX leaves open."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
-from toolkit.graph.tensors import make_constant, make_node
+from toolkit.graph.tensors import make_constant, make_node, reroute
 from toolkit.placement.existing import pairs_of
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
@@ -105,3 +105,96 @@ def _spread(values: np.ndarray[Any, Any] | None, like: np.ndarray[Any, Any], axi
     shape = [1] * like.ndim
     shape[axis] = -1
     return values.astype(np.float32).reshape(shape)
+
+
+def convolve_pooled(model: Model, journal: Journal) -> int:
+    """Let a quantized Gemm behind a Flatten of [batch, channels, 1, 1] be a convolution of kernel 1 in front of it.
+
+    Both compute the same. TensorRT's parser makes a product and a sum of a Gemm whose weights are behind a
+    DequantizeLinear; 8.6.0 ran these as a convolution that writes float16, 32 channels at a time, and copied that into
+    the output. Where the parser takes the Gemm whole, as without pairs, and of a Conv at the end with pairs (a
+    U-Net's), one kernel writes the output. On an H100, ResNet-18, batch 8: 7.4 us and 5.6 us for the copy, 9.1 us
+    without pairs; so with ResNet-50 and MobileNetV2.
+
+    Returns:
+        How many there were.
+    """
+    names, count = model.tensor_names(), 0
+    for node in [node for node in model.nodes if node.op == "Gemm" and _plain(node)]:
+        weight, way = _weight_pair(model, node.inputs[1]), _way_from_flatten(model, node.inputs[0])
+        bias = model.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        if weight is None or way is None:
+            continue
+        quantize = weight[0]
+        values, axis = model.constant(quantize.inputs[0]), 0 if node.attrs.get("transB", 0) else 1
+        scale = model.constant(quantize.inputs[1])
+        assert values is not None
+        by_channel = all(one.attrs.get("axis", 1) % 2 == axis for one in weight)
+        if scale is None or (scale.ndim and not by_channel):
+            continue
+        if len(node.inputs) > 2 and (bias is None or bias.size != values.shape[axis]):
+            continue
+        kernel = (values if axis == 0 else values.T)[:, :, None, None]
+        quantize.inputs[0] = make_constant(names.take(f"{quantize.inputs[0].name}_kernel"), kernel)
+        for one in weight:
+            one.outputs[0].shape = kernel.shape
+            if scale.ndim:
+                one.attrs["axis"] = 0
+        if bias is not None:
+            node.inputs[2] = make_constant(names.take(f"{node.inputs[2].name}_vector"), bias.reshape(-1))
+        flatten, *between = way
+        result, pooled = node.outputs[0], flatten.inputs[0]
+        reroute(flatten.outputs[0], pooled)
+        for one in between:
+            one.outputs[0].shape = pooled.shape
+        made = gs.Variable(names.take(f"{result.name}_map"), dtype=result.dtype)
+        node.op, node.attrs, node.outputs = "Conv", {"kernel_shape": [1, 1]}, [made]
+        flatten.op, flatten.attrs, flatten.inputs, flatten.outputs = "Flatten", {"axis": 1}, [made], [result]
+        journal.changed(node.name, Code.CONVOLVED(), Code.WRITES_OUTPUT())
+        count += 1
+    if count:
+        model.tidy()
+    return count
+
+
+def _plain(gemm: gs.Node) -> bool:
+    """Whether a Gemm is x W + b, W transposed or not."""
+    return gemm.attrs.get("alpha", 1.0) == gemm.attrs.get("beta", 1.0) == 1.0 and not gemm.attrs.get("transA", 0)
+
+
+def _weight_pair(model: Model, tensor: gs.Tensor) -> tuple[gs.Node, gs.Node] | None:
+    """The QuantizeLinear and DequantizeLinear of a constant matrix that nothing else reads."""
+    dequantize = tensor.inputs[0] if tensor.inputs and len(tensor.outputs) == 1 else None
+    if dequantize is None or dequantize.op != DEQUANTIZE or not dequantize.inputs[0].inputs:
+        return None
+    quantize = dequantize.inputs[0].inputs[0]
+    if quantize.op != QUANTIZE or len(quantize.outputs[0].outputs) != 1 or model.constant(quantize.inputs[0]) is None:
+        return None
+    return quantize, dequantize
+
+
+def _way_from_flatten(model: Model, tensor: gs.Tensor) -> list[gs.Node] | None:
+    """What makes a matrix of one value a channel, and the nodes behind it up to ``tensor``, which nothing else reads.
+
+    None where there is none, or no pair behind it or in front of it.
+    """
+    way: list[gs.Node] = []
+    pair = []
+    flatten: gs.Node | None = None
+    while len(tensor.outputs) == 1 and tensor.inputs and not model.is_output(tensor):
+        node = tensor.inputs[0]
+        if node.op in (QUANTIZE, DEQUANTIZE):
+            pair.append(node.op)
+        elif node.op in ("Flatten", "Reshape", "Squeeze") and flatten is None:
+            flatten = node
+        else:
+            break
+        if flatten is None or node is flatten:
+            way.insert(0, node)
+        tensor = node.inputs[0]
+    if flatten is None or pair != [DEQUANTIZE, QUANTIZE]:
+        return None
+    shapes = model.facts().shapes
+    maps, rows = shapes.get(flatten.inputs[0].name, []), shapes.get(flatten.outputs[0].name, [])
+    fits = [len(a) == 4 and a[2:] == (1, 1) and len(b) == 2 and a[1] == b[1] > 0 for a, b in zip(maps, rows)]
+    return way if fits and all(fits) else None

@@ -7,7 +7,7 @@ from onnx import TensorProto
 from toolkit.backends.base import Backend, EngineSettings
 from toolkit.backends.lowered import Lowered
 from toolkit.backends.lowering_rewrite import pair_precision, pair_reason
-from toolkit.backends.parser_forms import float_weights, state_kernel_shapes
+from toolkit.backends.parser_forms import convolve_pooled, float_weights, state_kernel_shapes
 from toolkit.base.errors import BackendError
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
@@ -62,6 +62,8 @@ def lower_weak(
     if settings.quantization == "implicit":
         count = _take_out(lowered)
         journal.noted(Code.IMPLICIT(pairs=count))
+    else:
+        convolve_pooled(lowered, journal)
     for node in lowered.nodes:
         if node.op in (QUANTIZE, DEQUANTIZE):
             plan.ask(node.name, pair_precision(node), pair_reason(node))

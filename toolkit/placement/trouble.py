@@ -11,6 +11,10 @@ from toolkit.graph.constants import RANDOM
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.placement.dequantized import dequantizer, foreign_pair, pair_type
+from toolkit.placement.ops import REGION, TARGETS
+
+_FEW_CHANNELS, _PADDED_CHANNELS = 4, 32
+"""Of a picture, and of the format that TensorRT's INT8 convolutions of large kernels read."""
 
 
 class Trouble:
@@ -49,13 +53,40 @@ class Trouble:
             kind = self.facts.types.get(tensor.name)
             if kind is not None and not self.facts.is_float(tensor.name):
                 return Code.NOT_FLOAT(tensor=tensor.name)
-        return self._operand_trouble(node, operands)
+        return self._operand_trouble(node, operands) or self._patches(node)
 
     def _other_type(self, tensor: gs.Tensor) -> Precision | None:
         """The type that the tensor is quantized to already, where it is another than the one being inserted."""
         node = dequantizer(tensor)
         kind = pair_type(node) if node is not None else None
         return None if self.precision is None or kind is self.precision else kind
+
+    def _patches(self, node: gs.Node) -> Finding | None:
+        """Why a convolution that cuts a picture into patches for a transformer stays float.
+
+        On an H100 with 8.6.0 a ViT-S's, 16 x 16 of 3 channels, took 0.099 ms at batch 8 and 0.281 ms at batch 32, of
+        which 0.059 and 0.175 ms in an INT8 kernel for 32 channels and the rest in kernels that quantize, reformat and
+        dequantize; in float16 0.054 and 0.113 ms with the reformat.
+        """
+        if node.op != "Conv" or self.precision is not Precision.INT8:
+            return None
+        kernel, strides = list(node.attrs.get("kernel_shape", [])), list(node.attrs.get("strides", []))
+        weight = self.model.constant(node.inputs[1])
+        if weight is None or kernel != strides or max(kernel, default=1) < 2 or weight.shape[1] > _FEW_CHANNELS:
+            return None
+        return None if self._leads_to_layers(node) else Code.PATCHES(channels=weight.shape[1], padded=_PADDED_CHANNELS)
+
+    def _leads_to_layers(self, node: gs.Node) -> bool:
+        """Whether a layer that may be quantized reads what a node makes, or what stays quantized behind it."""
+        seen, ahead = {id(node)}, [node]
+        while ahead:
+            for reader in (reader for tensor in ahead.pop().outputs for reader in tensor.outputs):
+                if reader.op in TARGETS:
+                    return True
+                if reader.op in REGION and id(reader) not in seen:
+                    seen.add(id(reader))
+                    ahead.append(reader)
+        return False
 
     def _operand_trouble(self, node: gs.Node, operands: list[gs.Tensor]) -> Finding | None:
         values = [self.model.constant(t) for t in operands]

@@ -386,7 +386,7 @@ class Quantizer(Pass):
         fresh = model.raise_opset(pairs_opset(self.precision, half)) if placement.pairs else []
         if fresh:
             context.journal.noted(Code.OPSET(to=model.opset, added=len(fresh)))
-        moved = scale_queries(model, placement.layers) if self.precision.in_attention else {}
+        moved = scale_queries(model, placement.layers)
         for node, scores in moved.items():
             context.journal.changed(node, Code.SCALES_QUERIES(scores=scores), Code.FUSED_ATTENTION())
         return self.placement(model, context, slow) if fresh or moved else placement

@@ -8,7 +8,7 @@ from onnx import TensorProto
 from tests.conftest import normal, ops, run
 from tests.toolkit.backends.backend_models import FLOAT, INT8, make, node, pair, tensor, weights
 from toolkit import Code, Journal
-from toolkit.backends.parser_forms import float_weights, state_kernel_shapes
+from toolkit.backends.parser_forms import convolve_pooled, float_weights, state_kernel_shapes
 
 
 def conv(zero=True, per_channel=True, **attrs):
@@ -85,3 +85,59 @@ def test_weights_with_a_scale_for_every_block_stay_as_they_are():
     journal = Journal()
     assert float_weights(model, journal) == 0 and ops(model) == {"DequantizeLinear": 1, "MatMul": 1}
     assert [(e.node, e.rule) for e in journal.events] == [("dq", "blocks")]
+
+
+def head(turn="Flatten", transposed=1, bias="b", scales="rows", in_front=False, other=False, **attrs):
+    """Gemm on what Flatten, Reshape or Squeeze makes of pooled channels, with a pair on either side of that."""
+    shape = (5, 4) if transposed else (4, 5)
+    flat = {"Flatten": {"axis": 1}, "Reshape": {}, "Squeeze": {}}[turn]
+    q, qi = pair("p" if in_front else "f", scale=FLOAT)
+    w, wi = weights("w", shape, axis=(0 if transposed else 1) if scales == "rows" else int(transposed), scale=FLOAT)
+    if scales == "one":
+        wi = [wi[0], tensor("w_s", 0.01), tensor("w_z", 0, INT8)]
+        del w[0].attribute[:]
+    extra = {
+        "Reshape": [tensor("to", [-1, 4], TensorProto.INT64)],
+        "Squeeze": [tensor("to", [2, 3], TensorProto.INT64)],
+    }
+    nodes = [
+        node("GlobalAveragePool", ["x"], ["p"], "pool"),
+        node(turn, ["p_dq" if in_front else "p", *(["to"] if turn != "Flatten" else [])], ["f"], "flat", **flat),
+        *(q if in_front else []), *([] if in_front else q), *w,
+        node("Gemm", ["f" if in_front else "f_dq", "w_dq", *([bias] if bias else [])], ["y"], "gemm", transB=transposed, **attrs),
+        *([node("Relu", ["f"], ["z"], "relu")] if other else []),
+    ]  # fmt: skip
+    if in_front:
+        nodes = [nodes[0], *q, nodes[1], *w, *nodes[2 + len(q) + len(w) :]]
+    outputs = {"y": (FLOAT, ["n", 5]), **({"z": (FLOAT, ["n", 4])} if other else {})}
+    biases = {"b": [tensor("b", normal(5))], "row": [tensor("row", normal(1, 5))], "scalar": [tensor("scalar", 0.3)]}
+    made = [*qi, *wi, *extra.get(turn, []), *biases.get(bias, [])]
+    model = make(nodes, {"x": (FLOAT, ["n", 4, 3, 3])}, outputs, made, opset=17, ir=8)
+    float_weights(model, Journal())
+    return model
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"turn": "Reshape"}, {"turn": "Squeeze"}, {"transposed": 0}, {"bias": "row"}, {"bias": None}, {"scales": "one"},
+     {"in_front": True}, {"in_front": True, "transposed": 0, "scales": "one"}],
+)  # fmt: skip
+def test_a_quantized_gemm_on_pooled_channels_becomes_a_convolution(changes):
+    model, journal, x = head(**changes), Journal(), normal(3, 4, 3, 3)
+    before, names = run(model, {"x": x})[0], sorted(model.node_names())
+    assert convolve_pooled(model, journal) == 1
+    proto = model.to_proto()
+    onnx.checker.check_model(proto, full_check=True)
+    conv, flat = model.node("gemm"), model.node("flat")
+    assert conv.op == "Conv" and conv.attrs == {"kernel_shape": [1, 1]} and flat.op == "Flatten"
+    assert sorted(model.node_names()) == names and flat.inputs[0] is conv.outputs[0] and flat.outputs[0].name == "y"
+    assert all(tensor.inputs[0].op == "DequantizeLinear" for tensor in conv.inputs[:2])
+    assert np.allclose(run(model, {"x": x})[0], before, atol=1e-5)
+    assert [(e.node, e.what, e.why) for e in journal.events] == [("gemm", Code.CONVOLVED(), Code.WRITES_OUTPUT())]
+    assert convolve_pooled(model, journal) == 0
+
+
+@pytest.mark.parametrize("changes", [{"alpha": 0.5}, {"bias": "scalar"}, {"scales": "columns"}, {"other": True}])
+def test_other_gemms_stay_as_they_are(changes):
+    model = head(**changes)
+    assert convolve_pooled(model, Journal()) == 0 and model.node("gemm").op == "Gemm"

@@ -56,3 +56,11 @@ def test_fp8_takes_attention_whole_and_int8_leaves_it_float(attention, dtype, ta
     if taken:
         quantize = attention.node("s").inputs[0].inputs[0].inputs[0].inputs[0]
         assert quantize.op == "QuantizeLinear" and quantize.inputs[0].inputs[0].name == "ss"
+
+
+def test_int8_takes_attention_in_the_same_form_where_it_is_asked_for(attention):
+    context = placeholder_context()
+    InsertQDQ(activation_matmul=True)(attention, context)
+    assert [event.node for event in context.journal.of("changed") if event.what.code is Code.SCALES_QUERIES] == ["ss"]
+    quantize = attention.node("s").inputs[0].inputs[0].inputs[0].inputs[0]
+    assert quantize.op == "QuantizeLinear" and quantize.inputs[0].inputs[0].name == "ss"

@@ -72,6 +72,8 @@ LOWERING: Table = {
     Code.FLOAT_WEIGHTS: lambda weights: (
         f"{count(weights, 'stored INT8 weight')} converted to float32 with a Q/DQ pair, as weak typing needs."
     ),
+    Code.CONVOLVED: "Gemm rewritten as a convolution of kernel 1 in front of the Flatten",
+    Code.WRITES_OUTPUT: "TensorRT's quantized convolution writes floats itself, and its quantized Gemm needs a copy",
     Code.IO_NOT_USED: lambda tensors: (
         f"[engine] io is not used: with weak typing {quoted(tensors)} {'keeps' if len(tensors) == 1 else 'keep'} the "
         "model's own type."

@@ -103,6 +103,12 @@ PLACEMENT: Table = {
         "branch of '{node}': TensorRT does not fuse an Add behind the activation of '{behind}', and runs it quantized "
         "if both branches are"
     ),
+    Code.STREAM_BRANCH: (
+        "branch of '{node}': '{behind}' writes it, and what adds and normalizes it reads it, in a quarter of the bytes"
+    ),
+    Code.PATCHES: (
+        "no quantized layer reads its output, and quantized kernels take its {channels} input channels as {padded}"
+    ),
     Code.CONCAT_INPUT: "input of Concat '{node}', whose inputs share one scale so that it runs quantized",
     Code.POOL_INPUT: "input of {op} '{node}', whose output is quantized too",
     Code.SHARED_POOL_INPUT: "input of {op} '{node}', which then needs no separate quantize kernel ({shared})",
