@@ -41,7 +41,7 @@ from toolkit import (
     take_back,
 )
 
-_SAMPLES = 16
+_SAMPLES, _FAR_DB = 16, 20.0
 
 
 class StripQDQ(Pass):
@@ -154,10 +154,9 @@ def _compare(paired: Model, model: Model, rounded: Model, data: CalibrationData,
             f"what it was with them on {worst.samples} samples, where their rounding leaves {worst.rounding_db:.1f} dB",
             remedy="begin from the float model that was quantized, or name the pairs to strip by nodes = [...]",
         )
+    code = Code.STRIP_FAR if worst.sqnr_db < _FAR_DB else Code.STRIP_MEASURED
     context.journal.noted(
-        Code.STRIP_MEASURED(
-            output=worst.output, sqnr_db=worst.sqnr_db, rounding_db=worst.rounding_db, samples=worst.samples
-        )
+        code(output=worst.output, sqnr_db=worst.sqnr_db, rounding_db=worst.rounding_db, samples=worst.samples)
     )
 
 

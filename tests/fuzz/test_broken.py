@@ -396,7 +396,45 @@ def map_input(proto: onnx.ModelProto) -> None:
     proto.graph.input[0].type.map_type.key_type = TensorProto.INT64
 
 
+def text_file(content: bytes) -> Change:
+    return lambda folder: (folder / "m.onnx").write_bytes(content) and None
+
+
+def feeds_itself(proto: onnx.ModelProto) -> None:
+    """The Relu behind the conv reads what an Add makes of its own result."""
+    proto.graph.node[1].input[0] = "a"
+    proto.graph.node.insert(2, node("Add", ["m", "c"], ["a"]))
+
+
+def reads_nothing(proto: onnx.ModelProto) -> None:
+    """A branch of an If reads a tensor that its graph, and those around it, do not have."""
+    proto.graph.node[1].attribute[0].g.node[0].input[0] = "nowhere"
+
+
+def two_opsets(proto: onnx.ModelProto) -> None:
+    proto.opset_import.append(helper.make_opsetid("ai.onnx", 13))
+
+
+def of_another_opset(proto: onnx.ModelProto) -> None:
+    """A function whose Softmax means another thing than the model's opset does."""
+    function = proto.functions[0]
+    function.node.append(helper.make_node("Softmax", ["b"], ["s"]))
+    function.output[0], function.opset_import[0].version = "s", 12
+
+
 PROTOS: dict[str, tuple[Change, str]] = {
+    "a pointer of Git LFS": (text_file(b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n"), "git lfs pull"),
+    "a web page": (text_file(b"\n<!DOCTYPE html><html>404</html>"), "web page"),
+    "packed": (text_file(b"\x1f\x8b\x08\x00" + bytes(30)), "gzip"),
+    "a cycle": (onnx_file(feeds_itself), "node 'a' (Add) -> node 'm' (Relu) -> node 'a' (Add)"),
+    "a node that reads itself": (onnx_file(lambda p: p.graph.node[1].input.__setitem__(0, "m")), "'m' (Relu)"),
+    "a weight that is not there": (onnx_file(lambda p: p.graph.initializer.pop()), "'w1'"),
+    "a branch that reads nothing": (onnx_file(reads_nothing, corpus.with_branches), "'nowhere'"),
+    "two opsets": (onnx_file(two_opsets), "17 and 13"),
+    "an output of text": (
+        onnx_file(lambda p: setattr(p.graph.output[0].type.tensor_type, "elem_type", TensorProto.STRING)), "'y'"
+    ),
+    "a function of another opset": (onnx_file(of_another_opset, corpus.with_function), "own::Shift"),
     "dtype 0": (onnx_file(lambda p: setattr(weight(p), "data_type", 0)), "'w0'"),
     "dtype 99": (onnx_file(lambda p: setattr(weight(p), "data_type", 99)), "'w0'"),
     "input of dtype 99": (onnx_file(lambda p: setattr(p.graph.input[0].type.tensor_type, "elem_type", 99)), "'x'"),
@@ -467,7 +505,17 @@ def masked(proto: onnx.ModelProto) -> None:
     proto.graph.node.append(node("ReduceSum", ["a"], ["b"], keepdims=0))
 
 
+def long_domain(proto: onnx.ModelProto) -> None:
+    proto.opset_import[0].domain = "ai.onnx"
+    for one in proto.graph.node:
+        one.domain = "ai.onnx"
+
+
 SOUND: dict[str, Change] = {
+    "ONNX's domain by its long name": onnx_file(long_domain),
+    "a function of an older opset": onnx_file(
+        lambda p: setattr(p.functions[0].opset_import[0], "version", 15), corpus.with_function
+    ),
     "a graph without a name": onnx_file(nameless),
     "a description that is no text": onnx_file(lambda p: setattr(p.graph, "doc_string", "BADUTF8")),
     "a function": onnx_file(lambda p: None, corpus.with_function),

@@ -254,7 +254,8 @@ def test_few_bits_and_bad_scales_are_no_error(low, high, tmp_path):
     model = Model.from_proto(proto)
     context = sampled(model, {"x": SAMPLES}, tmp_path)
     StripQDQ()(model, context)
-    (measured,) = values(context.journal, Code.STRIP_MEASURED)
+    # a model that is far from the one that was given is told of in the report
+    (measured,) = values(context.journal, Code.STRIP_FAR if high == 1 else Code.STRIP_MEASURED)
     assert measured["sqnr_db"] < 25 and measured["rounding_db"] < 25
 
 

@@ -15,6 +15,17 @@ from toolkit.base.errors import QtoolError, shortened, system_remedy
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _CHUNK = 1 << 20
+_FOREIGN = (
+    (
+        b"version https://git-lfs",
+        "it is a Git LFS pointer, not the file that it stands for",
+        "fetch that: git lfs pull",
+    ),
+    (b"\x1f\x8b", "it is compressed with gzip", "decompress it"),
+    (b"<!doctype html", "it is a web page, as a failed download leaves it", "download it again"),
+    (b"<html", "it is a web page, as a failed download leaves it", "download it again"),
+)
+"""How files begin that stand under another's name, in lower case; what they are, and what to do."""
 _NOT_REGULAR = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -42,6 +53,7 @@ class FileKind:
 
     def fault(self, path: str | os.PathLike[str], what: str, remedy: str = "") -> QtoolError:
         """The error to raise where the file is not what it should be."""
+        what, remedy = foreign(path) or (what, remedy)
         return self.error(f"{self.refusal}: {what}", where=os.fspath(path), remedy=remedy or self.remedy)
 
 
@@ -72,6 +84,14 @@ def reading(path: str | os.PathLike[str], kind: FileKind) -> Iterator[None]:
         ) from error
     except Exception as error:
         raise kind.fault(path, fault_words(error)) from error
+
+
+def foreign(path: str | os.PathLike[str]) -> tuple[str, str] | None:
+    """What a file is that stands under another's name, by how it begins, and what to do; None where nobody knows."""
+    with suppress(OSError, ValueError, QtoolError), open_regular(path) as stream:
+        head = stream.read(32).lstrip().lower()
+        return next(((what, remedy) for begin, what, remedy in _FOREIGN if head.startswith(begin)), None)
+    return None
 
 
 def fault_words(error: BaseException) -> str:

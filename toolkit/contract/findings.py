@@ -95,6 +95,7 @@ class Code(BaseCode):
     OPSET = "opset"
     BFLOAT16_OPSET = "bfloat16-opset"
     QUANTIZED_SOURCE = "quantized-source"
+    RANDOM_SOURCE = "random-source"
     BIAS_AS_ROW = "bias-as-row"
     BIAS_REQUANTIZED = "bias-requantized"
     FLOAT_BIAS = "float-bias"
@@ -179,6 +180,7 @@ class Code(BaseCode):
     COMPUTED_SCALE = "computed-scale"
     OUTPUT_NAME_KEPT = "output-name-kept"
     STRIP_MEASURED = "strip-measured"
+    STRIP_FAR = "strip-far"
     STRIP_NOT_MEASURED = "strip-not-measured"
     # ---- lowering
     NOT_REQUESTED = "not-requested"

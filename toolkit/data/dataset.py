@@ -364,6 +364,8 @@ class CalibrationData:
     def split(self, fraction: float, seed: int = 0) -> tuple[CalibrationData, CalibrationData]:
         """Cut the data into a part to calibrate with and a part held out, evenly spread and disjoint.
 
+        Of two samples and more one at least is held out.
+
         Args:
             fraction: the share held out, between 0 and 1.
             seed: moves the place of the first sample held out.
@@ -374,10 +376,11 @@ class CalibrationData:
         if not 0 < fraction < 1:
             raise DataError(f"the share held out is {fraction}", remedy="give a number between 0 and 1")
         # a golden-ratio step moves the start differently for every seed
-        start = (seed * 0.6180339887498949) % 1.0
+        start, count = (seed * 0.6180339887498949) % 1.0, len(self)
+        last = count - 1 if count > 1 and int(count * fraction + start) == int(start) else None
 
         def held(index: int) -> bool:
-            return int((index + 1) * fraction + start) > int(index * fraction + start)
+            return index == last or int((index + 1) * fraction + start) > int(index * fraction + start)
 
         calibration = self.part(lambda index: not held(index), self.name, self._journal)
         return calibration, self.part(held, f"{self.name}, held out", self._journal)

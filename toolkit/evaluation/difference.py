@@ -138,7 +138,9 @@ class Difference:
         """Whether the float output is the same for every sample."""
         count = sum(n for n, _ in self.sums.values())
         power = sum(float((total * total).sum()) / n for n, total in self.sums.values())
-        return count >= _FEW_SAMPLES * max(len(self.sums), 1) and 0 < self.signal <= power * (1 + 1e-7)
+        # a shape that one sample has is the same for all of its samples
+        least = 2 if len(self.sums) == 1 else _FEW_SAMPLES * max(len(self.sums), 1)
+        return count >= least and self.signal <= power * (1 + 1e-7)
 
     @property
     def varying(self) -> float | None:

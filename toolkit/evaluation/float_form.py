@@ -1,8 +1,9 @@
 """The float model that node errors are measured against.
 
-A pass such as smooth or equalize computes the same function with rescaled inner tensors: held against the source
-model's tensors of those names, a rescaled tensor looks wrong while it is exact. The float form of the prepared model,
-its pairs bypassed, has the same scales; the source stays the judge of whether it still computes the same function.
+A pass such as smooth, equalize or shift computes the same function with rescaled or shifted inner tensors: held against
+the source model's tensors of those names, such a tensor looks wrong while it is exact. The float form of the prepared
+model, its pairs bypassed, has the same scales; the source stays the judge of whether it still computes the same
+function.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 SAME_DB = 60.0
 """From here on two float models compute the same, rounding aside."""
 _FIT_DB = 12.0
-"""How much nearer one factor a channel must bring a tensor to the source's for it to count as rescaled: fourfold."""
-_FEW = 4
-"""Samples to look for rescaled tensors on: all tensors of one sample are held at once."""
+"""How much nearer a line for each channel must bring a tensor to the source's for it to count as rescaled: fourfold."""
+_FEW, _LEAST = 8, 6
+"""Samples to look for rescaled tensors on, of which all tensors are held at once; the fewest values a line says much
+about."""
 
 
 def node_reference(
@@ -45,7 +47,8 @@ def node_reference(
         samples: how many of them, spread over all, to compare the outputs on.
 
     Returns:
-        The model to compare with, the names of its tensors that say nothing since a pass rescaled them, and notes.
+        The model to compare with, the names of its inner tensors that say nothing since a pass rescaled or shifted
+        them, and notes.
         The model is ``plain`` where its outputs equal the source's and the graph is another, else ``source``.
     """
     if plain.fingerprint() == source.fingerprint():
@@ -56,7 +59,7 @@ def node_reference(
         level = _level(loaded, plain, outputs, few.batches(1))
         if level >= SAME_DB:
             return plain, set(), []
-        rescaled = _rescaled(source, plain, few.spread(_FEW).batches(1))
+        rescaled = _rescaled(source, plain, data.spread(_FEW).batches(1))
     except ModelError as error:
         return source, set(), [EvaluationCode.FLOAT_FORM_NOT_RUN(why=error.what[:200])]
     notes = [EvaluationCode.RESCALED_TENSORS_LEFT_OUT(sqnr_db=level, tensors=sorted(rescaled))] if rescaled else []
@@ -81,8 +84,9 @@ def _level(loaded: Session, plain: Model, outputs: list[str], batches: Iterable[
 
 
 def _rescaled(source: Model, plain: Model, batches: Iterable[Batch]) -> set[str]:
-    """The tensors that both have and that equal the source's much better after one factor a channel."""
+    """The inner tensors that both have and that equal the source's much better after a line for each channel."""
     known = {tensor.name for node in plain.nodes for tensor in node.outputs} - not_run(source).tensors.keys()
+    known -= {tensor.name for tensor in source.graph.outputs}
     facts = source.facts()
     names = sorted({t.name for n in source.nodes for t in n.outputs if t.name in known and facts.is_float(t.name)})
     a, b = (session(model, outputs=names, spin=False) for model in (source, plain))
@@ -97,10 +101,16 @@ def _rescaled(source: Model, plain: Model, batches: Iterable[Batch]) -> set[str]
 
 
 class _Fit:
-    """Least squares of one factor a channel between two tensors, batch by batch."""
+    """Least squares of a line for each channel between two tensors, batch by batch.
+
+    Attributes:
+        count: values of a channel.
+        sums: of each channel the sums of x, y, x * x, x * y and y * y, x being the source's; None before the first.
+    """
 
     def __init__(self) -> None:
-        self.sums: tuple[Array, Array, Array] | None = None
+        self.count = 0
+        self.sums: Array | None = None
 
     def add(self, wanted: Array, given: Array, axis: int) -> None:
         """Take in a batch of both tensors, whose channels lie along ``axis``."""
@@ -108,19 +118,20 @@ class _Fit:
             return
         x, y = (np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)
                 for values in (wanted, given))  # fmt: skip
-        new = ((x * x).sum(1), (x * y).sum(1), (y * y).sum(1))
-        if self.sums is None:
-            self.sums = new
-        elif self.sums[0].shape == new[0].shape:
-            xx, xy, yy = self.sums
-            self.sums = (xx + new[0], xy + new[1], yy + new[2])
+        new = np.stack([x.sum(1), y.sum(1), (x * x).sum(1), (x * y).sum(1), (y * y).sum(1)])
+        if self.sums is None or self.sums.shape == new.shape:
+            self.sums = new if self.sums is None else self.sums + new
+            self.count += x.shape[1]
 
     @property
     def rescaled(self) -> bool:
-        """Whether the factors explain most of a difference that is more than rounding."""
-        if self.sums is None:
+        """Whether the lines explain most of a difference that is more than rounding."""
+        if self.sums is None or self.count < _LEAST:
             return False
-        xx, xy, yy = self.sums
+        x, y, xx, xy, yy = self.sums
         signal, noise = xx.sum(), max((xx - 2 * xy + yy).sum(), 0.0)
-        left = np.maximum(yy - np.divide(xy * xy, xx, out=np.zeros_like(xx), where=xx > 0), 0.0).sum()
+        own, both, other = xx - x * x / self.count, xy - x * y / self.count, yy - y * y / self.count
+        slope = np.divide(both, own, out=np.zeros_like(own), where=own > 1e-12 * xx)
+        # two numbers are fitted to each channel, which takes away as much of noise that is no line
+        left = np.maximum(other - slope * both, 0.0).sum() * self.count / (self.count - 2)
         return bool(noise > signal * 10 ** (-SAME_DB / 10) and left < noise * 10 ** (-_FIT_DB / 10))

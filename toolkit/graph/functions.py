@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 import onnx
+import onnx.inliner
 
 from toolkit.base.errors import ModelError
 from toolkit.graph.nodes import all_nodes
@@ -50,6 +51,48 @@ def check_functions(proto: onnx.ModelProto, where: str) -> None:
             where=where,
             remedy=f"export the model without nested functions; qtool inlines up to {_MOST_NODES:,} nodes",
         )
+
+
+def inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    """A copy of a model whose functions stand where they were called.
+
+    ONNX's inliner leaves functions of another opset than the model's where they are; those whose operators are the same
+    in both are not of another one.
+
+    Raises:
+        ModelError: a function cannot be inlined; the message names it.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    versions = {entry.domain: entry.version for entry in copy.opset_import}
+    for function in copy.functions:
+        for entry in function.opset_import:
+            wanted = versions.get(entry.domain, entry.version)
+            ops = {node.op_type for node in all_nodes(function.node) if node.domain == entry.domain}
+            if wanted != entry.version and all(_same(op, entry.domain, entry.version, wanted) for op in ops):
+                entry.version = wanted
+    copy = onnx.inliner.inline_local_functions(copy)
+    for left in copy.functions:
+        raise ModelError(
+            f"function '{left.domain}::{left.name}' cannot be inlined: it is written in {_opsets(left)}, and the model "
+            f"in {_opsets(proto)}",
+            where=where,
+            remedy="export the model and its functions at one opset, or without functions",
+        )
+    return copy
+
+
+def _opsets(owner: onnx.ModelProto | onnx.FunctionProto) -> str:
+    return ", ".join(f"{entry.domain or 'ai.onnx'} {entry.version}" for entry in owner.opset_import)
+
+
+def _same(op: str, domain: str, one: int, other: int) -> bool:
+    """Whether an operator is the same in two opsets, as far as ONNX knows it."""
+    try:
+        since = {onnx.defs.get_schema(op, version, domain).since_version for version in (one, other)}
+    except onnx.defs.SchemaError:
+        return False
+    return len(since) == 1
 
 
 def _called(nodes: Iterable[onnx.NodeProto], bodies: dict[Key, onnx.FunctionProto]) -> Counter[Key]:

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 
 import onnx
-import onnx.inliner
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
@@ -18,6 +17,7 @@ from toolkit.base.files import atomic_path, write_bytes
 from toolkit.base.mapped import release_pages
 from toolkit.base.reading import FileKind, read_file, reading
 from toolkit.graph.external import read_external
+from toolkit.graph.functions import inlined
 from toolkit.graph.light import LightModel, bytes_of, fits_message, place_at
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes, subgraphs_of
@@ -68,9 +68,7 @@ def parse(path: Path) -> onnx.ModelProto:
     try:
         proto = onnx.load_model_from_string(content)
     except Exception as error:
-        raise ModelError(
-            "this is not an ONNX model: it cannot be parsed", where=str(path), remedy="export the model again as ONNX"
-        ) from error
+        raise ONNX.fault(path, "it cannot be parsed", "export the model again as ONNX") from error
     if not proto.graph.node:
         raise ModelError("the model has no nodes", where=str(path), remedy="export the model again")
     # what training needs is not for us, and may name files too
@@ -104,7 +102,7 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
         )
     if proto.functions:
         changed["functions"] = len(proto.functions)
-        proto = onnx.inliner.inline_local_functions(proto)
+        proto = inlined(proto, where)
     else:
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)

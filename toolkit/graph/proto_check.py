@@ -13,6 +13,7 @@ from toolkit.base.errors import ModelError, shortened
 from toolkit.graph.functions import check_functions
 from toolkit.graph.node_check import check_nodes
 from toolkit.graph.stored import BITS, byte_count, value_count
+from toolkit.graph.wiring_check import check_wiring
 
 _STRING = 8
 _KNOWN_TYPES = frozenset({*BITS, _STRING})
@@ -25,6 +26,8 @@ _LOST = (
 )  # fmt: skip
 """Types of attributes that onnx-graphsurgeon drops; of ONNX's own operators Constant alone has one of them."""
 _LARGEST_DIM = 2**31 - 1
+_ALIAS = "ai.onnx"
+"""The long name of ONNX's own domain, which onnxruntime takes for the empty one and ONNX's checker does not."""
 _AGAIN = "export the model again"
 _TYPED = {
     1: "float_data", 7: "int64_data", 8: "string_data", 11: "double_data", 12: "uint64_data", 13: "uint64_data",
@@ -37,7 +40,7 @@ _TENSORS_ONLY = "TensorRT takes tensors only: cut the model where sequences or o
 def check_proto(proto: onnx.ModelProto, where: str) -> None:
     """Check that names are text, types are known, and every tensor has as many values as its shape says.
 
-    Descriptions that are no text are dropped.
+    Descriptions that are no text are dropped, and ONNX's own domain is written as the empty name throughout.
 
     Args:
         proto: the model, its external data not read yet.
@@ -48,18 +51,23 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
     """
     check = _ProtoCheck(where)
     check.text(proto, "the model")
+    check.opsets(proto)
     stored = {tensor.name for tensor in proto.graph.initializer}
     stored |= {sparse.values.name for sparse in proto.graph.sparse_initializer}
     for value in proto.graph.input:
         if value.name not in stored:
             check.input(value)
+    for value in proto.graph.output:
+        check.output(value)
     check.graph(proto.graph)
     for function in proto.functions:
+        check.opsets(function)
         check.nodes(function.node)
         for attribute in function.attribute_proto:
             check.attribute(attribute, f"function '{function.name}'")
     check_nodes(proto, where)
     check_functions(proto, where)
+    check_wiring(proto, where)
 
 
 class _ProtoCheck:
@@ -100,6 +108,18 @@ class _ProtoCheck:
 
     # ---------------------------------------------------------------- graphs
 
+    def opsets(self, owner: onnx.ModelProto | onnx.FunctionProto) -> None:
+        """A model, or a function, imports one version of a domain."""
+        versions: dict[str, int] = {}
+        for entry in owner.opset_import:
+            domain = "" if entry.domain == _ALIAS else entry.domain
+            if versions.setdefault(domain, entry.version) != entry.version:
+                raise self.fault(
+                    f"the model imports the opsets {versions[domain]} and {entry.version} of '{domain or _ALIAS}'"
+                )
+        del owner.opset_import[:]
+        owner.opset_import.extend(onnx.helper.make_opsetid(*each) for each in versions.items())
+
     def graph(self, graph: onnx.GraphProto) -> None:
         for tensor in graph.initializer:
             self.tensor(tensor, f"tensor '{tensor.name}'")
@@ -126,6 +146,8 @@ class _ProtoCheck:
             place = f"node '{node.name}' ({node.op_type})"
             if not node.op_type:
                 raise self.fault(f"node '{node.name}' has no operator")
+            if node.domain == _ALIAS:
+                node.domain = ""
             for attribute in node.attribute:
                 self.attribute(attribute, place)
 
@@ -161,6 +183,14 @@ class _ProtoCheck:
             raise self.fault(f"input '{value.name}' declares no type", "export the model again with typed inputs")
         if value.type.tensor_type.elem_type == _STRING:
             raise self.fault(f"input '{value.name}' holds strings", "cut the text's preparation off the model")
+
+    def output(self, value: onnx.ValueInfoProto) -> None:
+        """An output of the model holds numbers."""
+        if value.type.tensor_type.elem_type == _STRING:
+            raise self.fault(
+                f"output '{value.name}' holds strings, which TensorRT does not know",
+                "take it off the outputs, or end the model at the number that it is looked up by",
+            )
 
     def handed(self, value: onnx.ValueInfoProto, graph: str) -> None:
         """What a graph, or a subgraph, takes and gives is a tensor."""

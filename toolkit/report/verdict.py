@@ -206,7 +206,9 @@ def warnings_of(
         found.append(
             ReportCode.LAYERS_OVERRIDDEN(count=len(overridden), node=first.node, why=first.reason, remedy=first.remedy)
         )
-    found += [ReportCode.PROFILE_WITHOUT_SAMPLES(profile=profile.name) for profile in profiles if profile.samples == 0]
+    calibrated = any(profile.samples for profile in profiles)
+    without = [profile.name for profile in profiles if calibrated and profile.samples == 0]
+    found += [ReportCode.PROFILE_WITHOUT_SAMPLES(profile=name) for name in without]
     if accuracy is not None:
         if not accuracy.held_out:
             found.append(ReportCode.ACCURACY_ON_SEEN_SAMPLES())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.base.errors import QtoolError, RecipeError
+from toolkit.base.errors import ModelError, QtoolError, RecipeError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
 from toolkit.run.feeds import batch_limits
@@ -66,8 +66,8 @@ def batches_run(inputs: Inputs, data: CalibrationData, loaded: Session) -> None:
 def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault | None:
     """Why a model cannot take two samples at once, tried on the data's, or on random ones of the shapes to expect.
 
-    None where it can, where nothing says along which axis samples are joined, where it does not run on one either, and
-    where random inputs would be too large.
+    None where it can, where nothing says along which axis samples are joined, where it does not run on one random
+    sample either, and where random inputs would be too large.
 
     Args:
         model: the model.
@@ -75,12 +75,11 @@ def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault
         seen: by input the shapes of the data's samples.
 
     Raises:
-        EndlessLoopError: the model does not end on the data's samples.
+        ModelError: the model does not run on one of the data's samples, or does not end.
     """
     from toolkit.data.dataset import CalibrationData
     from toolkit.data.images import holds_images
     from toolkit.graph.batch_probe import batch_fault, fault_by_shapes
-    from toolkit.graph.endless import EndlessLoopError
 
     if source is not None and not holds_images(source):
         data = CalibrationData.open(str(source.resolve()), model)
@@ -96,7 +95,7 @@ def batches_refused(model: Model, source: Path | None, seen: Seen) -> BatchFault
     try:
         return batch_fault(model, data.axes, _alike(data, first.inputs, 2))
     except QtoolError as error:
-        if source is not None and isinstance(error, EndlessLoopError):
+        if source is not None and isinstance(error, ModelError):
             # of random samples it says little; of real ones no recipe would run
             raise
         return fault_by_shapes(model, data.axes, first.inputs, 2)

@@ -40,7 +40,7 @@ _LOUD = (
     EvaluationCode.OUTPUT_SHAPE_UNLIKE_DECLARED, EvaluationCode.LABELS_SHIFTED, EvaluationCode.LABELS_RENAMED,
     EvaluationCode.FLOAT_MODEL_USELESS, EvaluationCode.LABELS_FIT_NOTHING, EvaluationCode.LABELS_UNUSED,
     EvaluationCode.LABEL_OUT_OF_RANGE, EvaluationCode.LIMIT_NEVER_MISSED, Code.UNVARIED_SAMPLES,
-    EngineCode.BACKEND_REFUSES_MODEL,
+    EngineCode.BACKEND_REFUSES_MODEL, Code.RANDOM_SOURCE,
 )  # fmt: skip
 """What is noted that the user should look into before a run."""
 

@@ -163,6 +163,13 @@ def test_spread_takes_samples_evenly_from_all_of_a_part() -> None:
     assert held.spread(10) is held and held.spread(99) is held and len(held.spread(1)) == 1
 
 
+@pytest.mark.parametrize("samples", [2, 3, 4, 5])
+def test_of_a_few_samples_one_is_held_out(samples: int) -> None:
+    data = CalibrationData.open([feed(4, i) for i in range(samples)], chain())
+    kept, held = data.split(0.2)
+    assert len(list(held.samples())) == 1 and len(list(kept.samples())) == samples - 1
+
+
 def test_a_split_of_a_split_stays_disjoint() -> None:
     data = CalibrationData.open([feed(4, i) for i in range(40)], chain())
     first, held = data.split(0.25)

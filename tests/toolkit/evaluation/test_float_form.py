@@ -7,13 +7,15 @@ import pytest
 
 from passes.insert_qdq import InsertQDQ
 from passes.smooth import Smooth
-from tests.conftest import normal
+from tests.conftest import build, node, normal
 from tests.passes.test_smooth import outliers
-from toolkit import Context
+from toolkit import Context, Model
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.evaluate import evaluate
+from toolkit.evaluation.float_form import node_reference
+from toolkit.graph.sessions import session
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,27 @@ def test_where_the_passes_changed_the_function_rescaled_tensors_are_left_out(pre
     assert note.values["tensors"] == ("h",) and note.values["sqnr_db"] < 60
     # the overall accuracy is against the source model whatever the nodes are held against
     assert found.outputs["y"].sqnr_db == pytest.approx(evaluate(source, changed, data).outputs["y"].sqnr_db)
+
+
+def linear(shift: float, wrong: float) -> Model:
+    """Two MatMuls with an Add between; what is taken off the first one's input comes back in the Add."""
+    taken, first, second = np.full(8, shift, np.float32), normal(8, 8, seed=1), normal(8, 4, seed=2)
+    nodes = [
+        node("Sub", ["x", "c"], ["z"]),
+        node("MatMul", ["z", "w"], ["h"]),
+        node("Add", ["h", "b"], ["a"]),
+        node("MatMul", ["a", "v"], ["y"]),
+    ]
+    weights = {"c": taken, "w": first, "b": taken @ first, "v": second + wrong * normal(8, 4, seed=3)}
+    return Model.from_proto(build(nodes, {"x": ["n", 8]}, {"y": ["n", 4]}, weights))
+
+
+@pytest.mark.parametrize("samples", [6, 40])
+def test_a_shifted_tensor_is_left_out_and_no_output_is(samples):
+    source, plain = linear(0.0, 0.0), linear(2.0, 0.05)
+    data = CalibrationData.open([{"x": normal(1, 8, seed=i) + 1} for i in range(samples)], source)
+    reference, left, (note,) = node_reference(source, plain, session(source), data, 4)
+    assert reference is source and left == {"z", "h"} and note.values["tensors"] == ("h", "z")
 
 
 def test_a_model_that_was_not_rescaled_keeps_the_source_and_every_tensor(prepared):

@@ -26,7 +26,8 @@ from toolkit.report.describe import model_info
 from toolkit.report.findings import sentence
 from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.join import join
-from toolkit.report.schema import Accuracy, RecipeInfo
+from toolkit.report.schema import Accuracy, BackendInfo, ProfileInfo, RecipeInfo
+from toolkit.report.verdict import warnings_of
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -203,8 +204,12 @@ def test_model_profiles_and_ranges_are_described(model):
     assert report.summary.warnings[0] == "by hand"
 
 
-def test_a_profile_without_samples_and_accuracy_on_seen_samples_are_warned_of(model):
+def test_a_profile_without_samples_and_accuracy_on_seen_samples_are_warned_of():
     measured = Accuracy(metric="top1", before=0.9, quantized=0.9, drop=0.0, met=True, budget=0.1, held_out=False)
-    warnings = _join(model, accuracy=measured, ranges=Ranges(samples={})).summary.warnings
-    assert sentence(ReportCode.PROFILE_WITHOUT_SAMPLES(profile="one")) in warnings
-    assert sentence(ReportCode.ACCURACY_ON_SEEN_SAMPLES()) in warnings
+    backend = BackendInfo(name="tensorrt_rtx")
+    empty, full = (ProfileInfo(name=name, shapes={}, samples=samples) for name, samples in (("one", 0), ("two", 3)))
+    lacking = ReportCode.PROFILE_WITHOUT_SAMPLES(profile="one")
+    found = warnings_of([], measured, backend, [empty, full], None)
+    assert lacking in found and ReportCode.ACCURACY_ON_SEEN_SAMPLES() in found
+    # where nothing was calibrated no range is another profile's
+    assert lacking not in warnings_of([], measured, backend, [empty], None)

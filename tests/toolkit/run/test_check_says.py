@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from tests import control_flow
 from tests.conftest import ROOT, build, node, normal, residual_proto
+from tests.fuzz import corpus
 from tests.small_digits import small_digits
 from toolkit import Code, Context, Model, Pass, Recipe, run
 from toolkit.backends import choose as choosing
@@ -394,3 +395,12 @@ def test_a_class_that_the_output_does_not_have_is_refused_by_its_line(tmp_path, 
         dry_run(Recipe.load(path))
     path.write_text(path.read_text().replace(f"{key} = {number}", f"{key} = 4"))
     assert dry_run(Recipe.load(path)).task["task"] == "ctc"
+
+
+@pytest.mark.parametrize("seed", [{}, {"seed": 1.0}])
+def test_a_model_that_draws_numbers_is_told_and_one_with_a_seed_is_not(tmp_path, seed):
+    noise = [node("RandomNormalLike", ["c"], ["r"], **seed), node("Add", ["c", "r"], ["m"])]
+    corpus.recipe_folder(tmp_path)
+    onnx.save(corpus.network(noise), tmp_path / "m.onnx")
+    found = dry_run(Recipe.load(tmp_path / "r.toml"))
+    assert (sentence(Code.RANDOM_SOURCE(nodes=["r"])) in found.warnings) == (not seed)

@@ -94,7 +94,7 @@ EVALUATION: Table = {
     ),
     EvaluationCode.RESCALED_TENSORS_LEFT_OUT: lambda sqnr_db, tensors: (
         "Layer errors are against the source model, since the passes changed what it computes "
-        f"({db(sqnr_db)} SQNR without any Q/DQ pair); {count(len(tensors), 'tensor')} that they rescaled "
+        f"({db(sqnr_db)} SQNR without any Q/DQ pair); {count(len(tensors), 'tensor')} that they rescaled or shifted "
         f"{'is' if len(tensors) == 1 else 'are'} left out: {quoted(tensors)}."
     ),
     EvaluationCode.LEAVES_RANGE: _leaves_range,

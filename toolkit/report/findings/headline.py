@@ -74,8 +74,9 @@ def _told(
     if late is not None and judged_accuracy(accuracy, device) in ("usable", "unmeasured"):
         known = figures(accuracy) if accuracy is not None else ""
         return f"MISSED ITS BUDGET: {'; '.join((sentence(late), known or 'accuracy was not measured', running))}."
-    if accuracy is not None and found == "unmeasured" and accuracy.outputs:
-        return f"Not measured at the model's outputs: {_not_compared(accuracy)}; {figures(accuracy)}; {running}."
+    if accuracy is not None and found == "unmeasured" and accuracy.not_compared:
+        known = f"{figures(accuracy)}; " if accuracy.outputs else ""
+        return f"Not measured at the model's outputs: {_not_compared(accuracy)}; {known}{running}."
     if accuracy is None or found == "unmeasured":
         return f"Not measured: no data says whether the result is usable; {running}."
     if found == "broken":

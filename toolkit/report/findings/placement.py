@@ -124,6 +124,10 @@ PLACEMENT: Table = {
         + (f"; the conversion added {count(added, 'node')}." if added else ".")
     ),
     Code.QUANTIZED_SOURCE: _quantized_source,
+    Code.RANDOM_SOURCE: lambda nodes: (
+        f"The model draws new numbers in every run ({quoted(nodes)}), so what is compared differs without any "
+        "quantization: make them an input of the model, or give the nodes a seed."
+    ),
     Code.FLOAT_BIAS: "its int32 bias was converted to float",
     Code.NO_QUANTIZED_BIAS: "TensorRT does not take quantized biases",
 }

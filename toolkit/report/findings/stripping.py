@@ -58,6 +58,10 @@ STRIPPING: Table = {
     ),
     Code.OUTPUT_NAME_KEPT: "Output '{output}' came from a Q/DQ pair; an Identity now keeps its name.",
     Code.STRIP_MEASURED: _measured,
+    Code.STRIP_FAR: lambda **values: (
+        f"{_measured(**values)} That is far from the model that was given, and results are compared with the one "
+        "without pairs: mend the scales of its pairs, or begin from the float model."
+    ),
     Code.STRIP_NOT_MEASURED: lambda why, error="": (
         f"The model without its Q/DQ pairs was not compared with the one with them: "
         f"{_NOT_MEASURED[why].format(error=error)}."

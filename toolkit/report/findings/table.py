@@ -30,7 +30,16 @@ def written(template: str | Callable[..., str], finding: Finding, sentence: Call
 def _said(value: Any, sentence: Callable[[Finding], str]) -> Any:
     if isinstance(value, tuple):
         return tuple(_said(one, sentence) for one in value)
+    if isinstance(value, str) and value in ("nan", "inf", "-inf"):
+        return _NoNumber(value)
     return sentence(value) if isinstance(value, Finding) else value
+
+
+class _NoNumber(str):
+    """The word for a number that is not finite, which stands for itself where a number would be formatted."""
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
 
 
 class _Formatter(string.Formatter):

@@ -107,7 +107,9 @@ def few_details(few: FewAnswers) -> str:
 def _few(
     limit: str, answers: int, samples: bool, share: float, enough: int, lost: float, low: float, high: float
 ) -> str:
-    return f"within the budget on {count(answers, _unit(samples))}; {enough} needed to judge {counted_points(share)}"
+    on = f"on {count(answers, _unit(samples))}"
+    stands = f"within the budget {on}" if lost <= share else f"not decided {on}, of which {percent(lost)} were lost"
+    return f"{stands}; {enough} needed to judge {counted_points(share)}"
 
 
 def _clue(kind: str, what: str, output: str, value: object) -> str:

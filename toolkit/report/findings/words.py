@@ -54,9 +54,9 @@ def output_words(output: str, behind: str | None = None) -> str:
     return f"'{output}'{f' (behind {behind})' if behind else ''}" if output else "the outputs"
 
 
-def percent(share: float, digits: int = 1) -> str:
+def percent(share: float | str, digits: int = 1) -> str:
     """A share in percent."""
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * float(share):.{digits}f} %"
 
 
 def share_percent(share: float) -> str:

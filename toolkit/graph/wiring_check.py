@@ -1,0 +1,69 @@
+"""Whether all that nodes read is made, and no node waits for itself; onnxruntime says it without the node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
+
+import onnx
+
+from toolkit.base.errors import ModelError
+from toolkit.graph.nodes import reads_of
+
+_AGAIN = "export the model again"
+_SHOWN = 4
+
+
+def check_wiring(proto: onnx.ModelProto, where: str) -> None:
+    """Check the graph, its subgraphs and the model's functions.
+
+    Raises:
+        ModelError: a node reads what nothing makes, or nodes read each other's results in a circle.
+    """
+    _check_graph(proto.graph, (), where)
+    for function in proto.functions:
+        _check(function.node, (set(function.input),), f"function '{function.name}'", where)
+
+
+def _check_graph(graph: onnx.GraphProto, around: tuple[set[str], ...], where: str) -> None:
+    given = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    given |= {sparse.values.name for sparse in graph.sparse_initializer}
+    _check(graph.node, (*around, given), f"graph '{graph.name}'", where)
+
+
+def _check(nodes: Iterable[onnx.NodeProto], known: tuple[set[str], ...], place: str, where: str) -> None:
+    made: dict[str, int] = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    scopes = (*known, set(made))
+    ahead: set[int] = set()
+    for index, node in enumerate(nodes):
+        for name in node.input:
+            if name and not any(name in scope for scope in scopes):
+                raise ModelError(
+                    f"{_named(node)} of {place} reads '{name}', which is no input, no weight and made by no node",
+                    where=where,
+                    remedy=_AGAIN,
+                )
+            if made.get(name, -1) >= index:
+                ahead.add(index)
+        for attribute in node.attribute:
+            for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                _check_graph(sub, scopes, where)
+                ahead.add(index)
+    if ahead:
+        _refuse_circles(list(nodes), made, place, where)
+
+
+def _refuse_circles(nodes: list[onnx.NodeProto], made: dict[str, int], place: str, where: str) -> None:
+    reads = ((index, {made[name] for name in reads_of(node) if name in made}) for index, node in enumerate(nodes))
+    try:
+        TopologicalSorter(dict(reads)).prepare()
+    except CycleError as error:
+        # each is read by the one behind it, and the first is the last
+        circle = [_named(nodes[index]) for index in error.args[1]]
+        shown = circle if len(circle) <= _SHOWN + 1 else [*circle[:_SHOWN], "...", circle[-1]]
+        raise ModelError(f"{place} has a cycle: {' -> '.join(shown)}", where=where, remedy=_AGAIN) from error
+
+
+def _named(node: onnx.NodeProto) -> str:
+    name = f"'{node.name}'" if node.name else f"of '{next((out for out in node.output if out), '')}'"
+    return f"node {name} ({node.op_type})"
