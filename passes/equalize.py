@@ -32,8 +32,10 @@ class Equalize(Helper):
         return False
 
     def layers_mended(self, model: Model) -> set[str]:
-        """Layers whose input channels are scaled: those that come second in a pair."""
+        """Layers whose input channels are scaled: those that come second in a pair that is not even yet."""
         layers, pairs = self._pairs(model, Context())
+        weights = {name: LayerWeights(model, layers[name]) for pair in pairs for name in pair}
+        pairs = [pair for pair in pairs if _change(_factor(*(weights[name] for name in pair))) >= _CHANGE]
         first = {name for name, _ in pairs}
         return {name for pair in pairs for name in pair if name not in first or _comes_behind(layers[name], first)}
 
@@ -130,14 +132,24 @@ def _comes_behind(layer: gs.Node, first: set[str]) -> bool:
 
 
 def _step(first: LayerWeights, second: LayerWeights) -> float:
-    """Equalize one pair; how far the largest factor is from 1."""
+    """Equalize one pair; how far the largest factor was from 1."""
+    factor = _factor(first, second)
+    first.scale_out(1.0 / factor)
+    second.scale_in(factor)
+    return _change(factor)
+
+
+def _factor(first: LayerWeights, second: LayerWeights) -> Array:
+    """What each channel of the first layer is divided by, so that both have the same range there."""
     r1, r2 = first.out_range(), second.in_range()
     # a dead channel has nothing to be equalized with
     live = (r1 > 0) & (r2 > 0)
-    factor = np.where(live, np.sqrt(np.where(live, r1, 1.0) / np.where(live, r2, 1.0)), 1.0)
-    first.scale_out(1.0 / factor)
-    second.scale_in(factor)
-    return float(np.abs(factor - 1.0).max())
+    return np.asarray(np.where(live, np.sqrt(np.where(live, r1, 1.0) / np.where(live, r2, 1.0)), 1.0))
+
+
+def _change(factor: Array) -> float:
+    """How far the largest factor is from 1."""
+    return float(np.abs(factor - 1.0).max(initial=0.0))
 
 
 def _unevenness(ranges: Array) -> float:

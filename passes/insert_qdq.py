@@ -32,6 +32,13 @@ class InsertQDQ(Quantizer):
         description="also quantize MatMuls of two activations (attention); default: in FP8, where TensorRT fuses it",
     )
 
+    def idle(self) -> dict[str, str]:
+        """Activations have no pairs where weights alone are quantized."""
+        found = super().idle()
+        if self.activation_matmul and self.precision.weights_only:
+            found["activation_matmul"] = f"dtype is '{self.dtype}', which quantizes weights alone"
+        return found
+
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
         """By the rules of what TensorRT fuses."""
         both = self.activation_matmul if self.activation_matmul is not None else self.precision.in_attention

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from passes.insert_qdq import InsertQDQ
 from toolkit import (
@@ -44,7 +44,7 @@ from toolkit import (
 
 _PLACING = (
     "include", "include_ops", "include_between", "exclude", "exclude_ops", "exclude_between", "activation_matmul",
-    "also",
+    "block", "also",
 )  # fmt: skip
 """Settings that say where insert_qdq puts pairs."""
 _SAME_DB = 40.0
@@ -148,18 +148,25 @@ class SearchPrecision(InsertQDQ):
                 raise ValueError(f"there is no helper pass '{name}': {did_you_mean(name, known)}")
         return names
 
-    @model_validator(mode="after")
-    def _quantizer_alone(self) -> SearchPrecision:
-        own = [key for key in _PLACING if self.quantizer and key in self.model_fields_set]
-        if own:
-            raise ValueError(
-                f"{own[0]} is a setting of insert_qdq: give {self.quantizer} its own by quantizer_settings"
-            )
-        if self.quantizer_settings and not self.quantizer:
-            raise ValueError("quantizer_settings are those of another pass: name it by quantizer")
-        return self
-
     # ---------------------------------------------------------------- what a run asks
+
+    def idle(self) -> dict[str, str]:
+        """As of insert_qdq; and what another quantizer, earlier runs or the type itself leave nothing to say of."""
+        found = super().idle()
+        if self.quantizer:
+            own = f"it is a setting of insert_qdq: give {self.quantizer} its own by quantizer_settings"
+            found |= dict.fromkeys(_PLACING, own)
+            if "weights" in self.quantizer_settings:
+                found["weights"] = "quantizer_settings say it too, and win"
+        elif self.quantizer_settings:
+            found["quantizer_settings"] = "they are those of another pass, to be named by quantizer"
+        if self.measure and self.times:
+            found["measure"] = "layer times come from the runs that times names"
+        if self.try_ranges and self.precision.weights_only:
+            found["try_ranges"] = f"dtype is '{self.dtype}', which has no ranges"
+        if self.also == self.dtype:
+            found["also"] = "it is dtype itself"
+        return found
 
     def types(self) -> set[Precision]:
         """The type of the first search and that of the second."""
@@ -211,8 +218,8 @@ class SearchPrecision(InsertQDQ):
                     )
                 self._quantizer = made
             else:
-                own = self.model_dump(include=set(InsertQDQ.model_fields) - {"only_if_faster"})
-                self._quantizer = InsertQDQ(**own)
+                own = set(InsertQDQ.model_fields) - {"only_if_faster", "builds"} - set(self.idle())
+                self._quantizer = InsertQDQ(**self.model_dump(include=own))
         return self._quantizer
 
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
@@ -338,7 +345,8 @@ class SearchPrecision(InsertQDQ):
         trial, apart = model.copy(), replace(context.fork(ranges=False), judges_helpers=False, provider=provider)
         kind = find(name, allow_code=True)
         # a helper that asks for what type it helps is told
-        told: dict[str, Any] = {key: getattr(self, key) for key in ("dtype", "block") if key in kind.model_fields}
+        asked = {"dtype", "block"} & kind.model_fields.keys() - self.idle().keys()
+        told: dict[str, Any] = {key: getattr(self, key) for key in asked}
         configure(kind, told)(trial, apart)
         return trial, apart
 
@@ -357,7 +365,7 @@ class SearchPrecision(InsertQDQ):
             context.plan.withdraw(name)
         inner = self.model_copy(
             update={
-                "dtype": self.also, "block": 128, "also": None, "helpers": [], "only_if_faster": False, "max_ms": None,
+                "dtype": self.also, "also": None, "helpers": [], "only_if_faster": False, "max_ms": None,
                 "include": [literal_glob(name) for name in before], "include_ops": [], "include_between": [],
                 "exclude": [], "exclude_ops": [], "exclude_between": [],
             }

@@ -78,6 +78,13 @@ class Smooth(Helper):
     insert: bool = Field(True, description="put a Mul in front where no normalization can take the factors")
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
 
+    def idle(self) -> dict[str, str]:
+        """Blocks of a type that has none."""
+        found = super().idle()
+        if not self._weights_only:
+            found["block"] = f"dtype is '{self.dtype}', and weights share a scale by block in int4"
+        return found
+
     def measured_with(self) -> dict[str, object]:
         """The type that the layers are quantized to."""
         return {"dtype": self.dtype, **({"block": self.block} if self._weights_only else {})}

@@ -108,6 +108,26 @@ def _first(error: BaseException) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", " ".join(lines[:3]))[:_LINE] or type(error).__name__
 
 
+@contextmanager
+def _answering(*lost: type[Exception]) -> Iterator[None]:
+    """What the cluster is asked in the block is answered, or the block fails as qtool does.
+
+    Args:
+        lost: errors by which Ray says that the cluster has gone; that the connection has gone, it says by its own.
+
+    Raises:
+        QtoolError: it has.
+    """
+    try:
+        yield
+    except (ConnectionError, *lost) as error:  # type: ignore[misc]
+        raise QtoolError(
+            f"the cluster does not answer any more: {_first(error)}",
+            where="Ray",
+            remedy="see what `ray status` says there; the same command goes on from what is kept",
+        ) from error
+
+
 @dataclass
 class Cluster:
     """The machines of a Ray cluster; see ``Workplace``, and ``cluster``.
@@ -132,7 +152,8 @@ class Cluster:
         if not ray.is_initialized():
             _connect(ray, self.address)
             self._connected = True
-        self._require_alike(ray)
+        with _answering(ray.exceptions.RayError):
+            self._require_alike(ray)
         return ray
 
     def close(self) -> None:
@@ -145,14 +166,15 @@ class Cluster:
     @property
     def slots(self) -> int:
         """How many tasks run at a time: one a core."""
-        return max(int(self.ray.cluster_resources().get("CPU", 0)), 1)
+        with _answering(self.ray.exceptions.RayError):
+            return max(int(self.ray.cluster_resources().get("CPU", 0)), 1)
 
     @contextmanager
     def hands(self, work: SharedWork[ItemT, AnswerT]) -> Iterator[Workers[ItemT, AnswerT]]:
         """See ``Workplace``.
 
         Raises:
-            QtoolError: the work cannot be pickled, or there is no room for it.
+            QtoolError: the work cannot be pickled, there is no room for it, or the cluster has gone.
         """
         with self._tasks(work, 2 * self.slots, num_cpus=1) as tasks:
             yield tasks
@@ -197,7 +219,8 @@ class Cluster:
     def _tasks(self, work: SharedWork[Any, Any], window: int, **needs: int) -> Iterator[_RayTasks]:
         """Tasks for a work that need so many cores and GPUs each."""
         try:
-            held = self.ray.put(work)
+            with _answering():
+                held = self.ray.put(work)
         except self.ray.exceptions.RayError as error:
             raise QtoolError(
                 f"the model and its samples cannot be put into Ray's object store: {_first(error)}",
@@ -252,7 +275,8 @@ class _RayTasks:
 
     def submit(self, item: Any) -> _RayTask:
         # a reference within a list is not fetched before the task needs it
-        reference = self.task.remote([self.shared[0]], *self.shared[1:], item)
+        with _answering(self.ray.exceptions.RayError):
+            reference = self.task.remote([self.shared[0]], *self.shared[1:], item)
         self._under_way.add(reference)
         return _RayTask(self, reference)
 
@@ -260,10 +284,11 @@ class _RayTasks:
         """A task's answer.
 
         Raises:
-            QtoolError: its worker was lost again and again, or it cannot be run there.
+            QtoolError: its worker was lost again and again, it cannot be run there, or the cluster has gone.
         """
         try:
-            failed, found, cpu = self.ray.get(reference)
+            with _answering():
+                failed, found, cpu = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
             raise QtoolError(
                 f"a worker failed: {_first(error.cause)}",

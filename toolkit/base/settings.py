@@ -29,6 +29,17 @@ def byte_size(text: str) -> int:
     return size
 
 
+def without_effect(setting: str, why: str, name: str) -> tuple[str, str]:
+    """What is wrong with a setting that changes nothing, and the remedy.
+
+    Args:
+        setting: what is said, with its value.
+        why: what takes its effect away.
+        name: what to leave out.
+    """
+    return f"{setting} has no effect: {why}", f"leave out {name}"
+
+
 def _sized(text: str) -> str:
     byte_size(text)
     return text

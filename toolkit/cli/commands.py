@@ -115,8 +115,8 @@ def new_recipe(
 
 
 def migrate_source(
-    words: list[str], model: Path | None, cache: Path | None, data: Path | None, test: Path | None, rest: str, to: str,
-    release: str, capabilities: list[str], out: Path | None, force: bool, json: bool,
+    words: list[str], model: Path | None, cache: Path | None, data: Path | None, test: Path | None, rest: str | None,
+    to: str, release: str, capabilities: list[str], out: Path | None, force: bool, json: bool,
 ) -> int:  # fmt: skip
     """``qtool migrate``."""
     from toolkit.run.migrate.migrate import MigrationRequest, migrate

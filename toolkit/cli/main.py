@@ -15,7 +15,7 @@ import typer
 
 from toolkit.cli import analysis as cli_analysis
 from toolkit.cli import runs as cli_runs
-from toolkit.cli.options import AllowCode, Json, OnPlace, Out, RecipePath, Set, with_place
+from toolkit.cli.options import AllowCode, Json, OnPlace, Out, RecipePath, Set, refuse_idle, with_place
 
 if TYPE_CHECKING:
     from toolkit.base.errors import QtoolError
@@ -126,6 +126,7 @@ def new(
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def migrate(
+    context: typer.Context,
     source: Annotated[
         list[str],
         typer.Argument(
@@ -138,7 +139,9 @@ def migrate(
     cache: Annotated[Path | None, typer.Option(help="The calibration cache, where the source names none.")] = None,
     data: Annotated[Path | None, typer.Option(help="Calibration samples, where there are no ranges.")] = None,
     test: Annotated[Path | None, typer.Option(help="Samples to measure both forms on.")] = None,
-    rest: Annotated[str, typer.Option(help="The float type, where a cache or a model says none.")] = "fp16",
+    rest: Annotated[
+        str | None, typer.Option(help="The float type, where a cache or a model says none. Default: fp16.")
+    ] = None,
     to: Annotated[
         str, typer.Option(help="explicit; or implicit: the way back, from a model with pairs or a run folder.")
     ] = "explicit",
@@ -158,6 +161,11 @@ def migrate(
     """
     from toolkit.cli.commands import migrate_source
 
+    if to == "implicit":
+        back = "with --to implicit the model's pairs say all that is written"
+        refuse_idle(context, ("model", "cache", "data", "test", "rest", "capability"), back)
+    else:
+        refuse_idle(context, ("release",), "it is the release that --to implicit writes a cache for")
     raise typer.Exit(
         migrate_source(source, model, cache, data, test, rest, to, release, capability or [], out, force, json)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -32,3 +33,27 @@ AllowCode = Annotated[bool, typer.Option("--allow-code", help="Let the recipe ru
 def with_place(settings: list[str] | None, on: str | None) -> list[str]:
     """The settings with that of ``--on``."""
     return [*(settings or ()), *([f"run.on={on}"] if on is not None else ())]
+
+
+def refuse_idle(context: typer.Context, names: Iterable[str], why: str) -> None:
+    """Refuse the options that are given on the command line and change nothing.
+
+    Args:
+        context: the command as it was called.
+        names: the parameters of its function.
+        why: what takes their effect away.
+
+    Raises:
+        QtoolError: one of them is given.
+    """
+    from toolkit.base.errors import QtoolError
+    from toolkit.base.settings import without_effect
+
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        # by its name: typer has a click of its own in newer releases
+        if parameter.name in names and source is not None and source.name == "COMMANDLINE":
+            value, option = context.params[parameter.name], parameter.opts[0]
+            said = f"{option} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+            what, remedy = without_effect(option if value is True else said, why, option)
+            raise QtoolError(what, remedy=remedy)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolkit.cli.options import AllowCode, Json
+from toolkit.cli.options import AllowCode, Json, refuse_idle
 
 RunPath = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 
@@ -36,6 +36,7 @@ def doctor(json: Json = False) -> None:
 
 
 def time(
+    context: typer.Context,
     runs: Annotated[
         list[Path], typer.Argument(help="A run folder, or several to measure in turn.", show_default=False)
     ],
@@ -60,6 +61,7 @@ def time(
     from toolkit.cli.commands_runs import predict_runs, time_runs
 
     if gpu is not None:
+        refuse_idle(context, ("rounds", "allow_code"), "with --gpu nothing is measured")
         raise typer.Exit(predict_runs(runs, gpu, layers, json))
     raise typer.Exit(time_runs(runs, rounds, layers, allow_code, json))
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from toolkit.base.collection import collector_paused
 from toolkit.base.errors import PassError, QtoolError, RecipeError, did_you_mean
-from toolkit.base.schema import explain
+from toolkit.base.schema import explain, value_words
+from toolkit.base.settings import without_effect
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code
 from toolkit.contract.helping import HelperTrial
@@ -51,12 +52,17 @@ class Pass(BaseModel):
         """Take the settings.
 
         Raises:
-            RecipeError: an unknown setting (the message names the nearest right one) or a wrong value.
+            RecipeError: an unknown setting (the message names the nearest right one), a wrong value, or a setting that
+                has no effect beside the others, which is the error's value.
         """
         try:
             super().__init__(**settings)
         except ValidationError as error:
             raise self._fault("; ".join(explain(error, type(self).model_fields))) from error
+        for name, why in self.idle().items():
+            if name in self.model_fields_set:
+                what, remedy = without_effect(f"{name} = {value_words(getattr(self, name))}", why, name)
+                raise RecipeError(what, where=f"pass '{self.title()}'", remedy=remedy, value=name)
 
     @classmethod
     def _fault(cls, what: str) -> RecipeError:
@@ -64,6 +70,10 @@ class Pass(BaseModel):
         return RecipeError(
             what, where=f"pass '{cls.title()}'", remedy=f"`qtool passes {cls.title()}` lists its settings"
         )
+
+    def idle(self) -> dict[str, str]:
+        """The settings that have no effect beside the others, each with the reason: none of them may be given."""
+        return {}
 
     def comes_from(self, place: Callable[[str], str]) -> None:
         """Say where a recipe asks for this pass: ``place`` gives the file and line of one of its settings' values."""

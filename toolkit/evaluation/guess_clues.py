@@ -22,9 +22,10 @@ _NAMES = {task: frozenset(words.split()) for task, words in _WORDS.items()}
 _SHARES = frozenset({"Softmax", "LogSoftmax"})
 _LINEAR = frozenset({"Gemm", "MatMul", "Add", "MatMulNBits", "Conv"})
 _POOLED = frozenset(
-    {"LayerNormalization", "SkipLayerNormalization", "ReduceMean", "LpNormalization", "Div", "Tanh", "ReduceSum",
-     "GlobalAveragePool", "ReduceL2", "Mul"}
+    {"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "ReduceMean", "LpNormalization", "Div", "Tanh",
+     "ReduceSum", "GlobalAveragePool", "ReduceL2", "Mul"}
 )  # fmt: skip
+_NORMALIZED = frozenset({"LayerNormalization", "SkipLayerNormalization", "RMSNormalization", "LpNormalization"})
 _RECURRENT = frozenset({"LSTM", "GRU"})
 _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS, _TWO_SIDED = 0.25, 0.9
@@ -87,7 +88,7 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     elif count % 32 == 0:
         found.append(Clue("embedding", "shape", 1.0, "features", count))
     if output.ops & _POOLED and not output.ops & _SHARES:
-        found.append(Clue("embedding", "operator", 1.0, sorted(output.ops & _POOLED)[0]))
+        found.append(_pooled(output, _POOLED))
     elif output.ops & _LINEAR:
         found.append(Clue("classification", "operator", 0.75, sorted(output.ops & _LINEAR)[0]))
     if _unit_norm(output, axis):
@@ -114,7 +115,7 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     if output.ops & _SHARES:
         found += [Clue(task, "operator", 1.0, sorted(output.ops & _SHARES)[0]) for task in ("sequence", "ctc")]
     elif output.ops & (_POOLED - {"Mul", "Div"}):
-        found.append(Clue("embedding", "operator", 1.0, sorted(output.ops & _POOLED)[0]))
+        found.append(_pooled(output, _POOLED - {"Mul", "Div"}))
     elif output.ops & _LINEAR:
         found += [
             Clue(task, "operator", 0.75, sorted(output.ops & _LINEAR)[0]) for task in ("sequence", "ctc", "generation")
@@ -190,6 +191,12 @@ def _shares(output: SeenOutput, axis: int, task: str) -> list[Clue]:
 def _blanks(output: SeenOutput, axis: int) -> list[Clue]:
     share = blank_of(output, axis)[1]
     return [Clue("ctc", "values", 1.5, "blank", share)] if share >= _BLANKS and output.shape[-3 - axis] >= 4 else []
+
+
+def _pooled(output: SeenOutput, of: frozenset[str]) -> Clue:
+    """The operator behind an embedding; a normalization of rows says more, for scores of classes are not normalized."""
+    normalized = sorted(output.ops & of & _NORMALIZED)
+    return Clue("embedding", "operator", 2.0 if normalized else 1.0, [*normalized, *sorted(output.ops & of)][0])
 
 
 def _unit_norm(output: SeenOutput, axis: int) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from toolkit.base.errors import RecipeError
+from toolkit.base.settings import without_effect
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import Guess, fitting, guess
@@ -37,8 +38,8 @@ def judged_by(
         classes: other settings that name a class of a reading, such as ``space``.
 
     Raises:
-        RecipeError: no output can be read as the task that the recipe names, or none with a class that it names; the
-            error's value is the setting.
+        RecipeError: no output can be read as the task that the recipe names, or none with a class that it names, or
+            what it says of answers is read by no task; the error's value is the setting.
     """
     if task is None:
         found = guess(seen, task_of(metric), output)
@@ -48,8 +49,28 @@ def judged_by(
         outputs = [name for part in found.parts if part.task == task for name in part.outputs]
         why = EvaluationCode.TASK_NAMED(task=task, outputs=outputs)
     _classes_exist(seen, found.parts, {**(classes or {}), "blank": given.get("blank")})
+    _has_effect(found.parts, metric, floors, given)
     found.parts = [_with(part, floors, given) for part in found.parts]
     return found, why
+
+
+def _has_effect(
+    parts: Sequence[OutputPart], metric: str | None, floors: Mapping[str, float], given: Mapping[str, float | None]
+) -> None:
+    """Check that what the recipe says of answers is read by the task of some output, or by the metric.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    tasks = ", ".join(dict.fromkeys(part.task for part in parts))
+    read = {reader(part).floor_name for part in parts} | {name for part in parts for name in part.settings}
+    if task_of(metric) == "ctc":
+        read.add("blank")
+    for place, settings in (("budget.", floors), ("", given)):
+        for name, value in settings.items():
+            if parts and value is not None and name not in read:
+                what, remedy = without_effect(f"{name} = {value:g}", f"the outputs are judged as {tasks}", name)
+                raise RecipeError(what, remedy=f"{remedy}, or name another task", value=f"{place}{name}")
 
 
 def _named(seen: SeenModel, task: str, output: str | None) -> Guess:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from toolkit.base.errors import BackendError, DataError, QtoolError
 from toolkit.contract.findings import Finding
+from toolkit.evaluation.metric_table import task_of
 from toolkit.report.codes import ReportCode
 from toolkit.report.parts import Accuracy
 from toolkit.report.schema import DeviceInfo, Verdict
@@ -88,6 +89,9 @@ def accuracy_again(
             data = str(Path(data).expanduser().absolute())
         section.data = data
     if metric is not None:
+        if task_of(metric) != run.task.task:
+            # they are of the task that the recipe's metric belongs to
+            section.blank = section.space = section.threshold = None
         section.metric, section.budget = metric, BudgetSection()
     section.samples = samples if samples is not None else section.samples
     # errors of single layers are not asked for

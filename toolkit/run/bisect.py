@@ -20,6 +20,7 @@ from toolkit.base.files import sha256_json
 from toolkit.base.needs import Needs
 from toolkit.base.precision import Precision
 from toolkit.base.reads import needs_now
+from toolkit.base.settings import without_effect
 from toolkit.contract.findings import Code, Finding
 from toolkit.report.fragments import keep_fragment
 from toolkit.run.analyses import join_analysis
@@ -87,7 +88,7 @@ class Question:
 
         Raises:
             QtoolError: a word that is not known, a limit that is no limit, a command that is not allowed or cannot be
-                read, or a command and engines.
+                read, or a command beside engines or limits.
         """
         for name, value in vars(self.limits).items():
             try:
@@ -109,6 +110,11 @@ class Question:
                 raise QtoolError("--command is empty", remedy="give the command that judges a model")
         if self.reads and self.command is None:
             raise QtoolError("--reads says what --command reads, and there is none", remedy="leave out --reads")
+        for name, value in vars(self.limits).items() if self.command is not None else ():
+            if value is not None:
+                option = f"--{name.replace('_', '-')}"
+                what, remedy = without_effect(f"{option} {value:g}", "--command decides which answer passes", option)
+                raise QtoolError(what, remedy=f"{remedy} or --command")
         for path in self.reads:
             if not path.exists():
                 raise QtoolError("--reads names nothing that is there", where=str(path), remedy="check the path")

@@ -13,7 +13,9 @@ from toolkit.base.errors import QtoolError, RecipeError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.reading import FileKind, fault_words, read_utf8, reading
-from toolkit.base.schema import no_number, validation_words
+from toolkit.base.schema import no_number, validation_words, value_words
+from toolkit.base.settings import without_effect
+from toolkit.run.idle_settings import idle_settings
 from toolkit.run.objects import entries_of, named
 from toolkit.run.recipe_fields import remedy
 from toolkit.run.recipe_lines import place_of, place_of_value
@@ -80,7 +82,8 @@ class Recipe(Section):
                 ``recipe_settings``.
 
         Raises:
-            RecipeError: no such file, no TOML, an unknown key, a wrong value; the message names the line.
+            RecipeError: no such file, no TOML, an unknown key, a wrong value, or a setting that has no effect; the
+                message names the line.
         """
         path = Path(path)
         if not path.is_file():
@@ -97,7 +100,9 @@ class Recipe(Section):
         place = str(path or "the recipe")
         with reading(place, _TOML):
             content = tomllib.loads(text)
-        return cls._made(content, text, path, apply_settings(content, settings, cls))
+        recipe = cls._made(content, text, path, apply_settings(content, settings, cls))
+        recipe._refuse_idle()
+        return recipe
 
     @classmethod
     def resolved(cls, content: Mapping[str, Any], path: Path | None) -> Recipe:
@@ -116,10 +121,11 @@ class Recipe(Section):
             ...              passes=[InsertQDQ(dtype="int8")])
 
         Raises:
-            RecipeError: an unknown table or key, or a wrong value.
+            RecipeError: an unknown table or key, a wrong value, or a setting that has no effect beside the others.
         """
         recipe = cls._made(tables, "", None)
         recipe._name = name
+        recipe._refuse_idle()
         return recipe
 
     def with_objects(
@@ -203,6 +209,12 @@ class Recipe(Section):
                 remedy=did_you_mean(chosen, names),
             )
         self._check_shares()
+
+    def _refuse_idle(self) -> None:
+        for table, name, why in idle_settings(self.calibration, self.evaluation, self.engine, len(self.profile)):
+            said = f"[{table}] {name} = {value_words(getattr(getattr(self, table), name))}"
+            what, remedy = without_effect(said, why, name)
+            raise RecipeError(what, where=self.locate(table, name), remedy=remedy)
 
     def _check_shares(self) -> None:
         """Refuse percentages where the metric is a share: no result could miss them, or none keep them."""

@@ -38,7 +38,8 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
         try:
             step = taken(use) if is_given(use) else configure(find(use, allow_code), settings)
         except RecipeError as error:
-            raise RecipeError(error.what, where=recipe.locate("pass", index, "use"), remedy=error.remedy) from error
+            where = recipe.locate("pass", index, error.value or "use")
+            raise RecipeError(error.what, where=where, remedy=error.remedy) from error
         step.comes_from(partial(_place, recipe, index))
         held = members(step)
         plain = held == [step] and not is_given(use)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from toolkit.base.errors import QtoolError
 from toolkit.base.places import working_at
 from toolkit.base.processes import Processes
+from toolkit.base.settings import without_effect
 from toolkit.run.analyses import join_analysis
 from toolkit.run.job import Job
 from toolkit.run.quantizing import Samples, quantizing
@@ -36,15 +37,17 @@ def measure_sensitivity(job: Job, samples: Samples, fast: bool = False, processe
         job: the recipe at work.
         samples: what is measured on.
         fast: estimate for at most ten float inferences.
-        processes: processes of this machine to share the exact measurement, wherever the recipe's work runs.
+        processes: processes of this machine to share the exact measurement.
 
     Raises:
-        QtoolError: the recipe quantizes nothing, or there are no samples.
+        QtoolError: the recipe quantizes nothing, there are no samples, or ``processes`` would change nothing: an
+            estimate takes none, and a Ray cluster has its own.
     """
     from toolkit.report.analysis_section import sensitivity_info
     from toolkit.search import sensitivity as measuring
     from toolkit.search.weak_spots import weak_spots
 
+    _share_something(job, fast, processes)
     with quantizing(job, samples) as ready:
         file = job.folder.path / "sensitivity.json"
         _outdate(file)
@@ -59,6 +62,14 @@ def measure_sensitivity(job: Job, samples: Samples, fast: bool = False, processe
         spots = weak_spots(ready.simulation, found)
         page = join_analysis(ready.inputs, sensitivity_info(found, spots))
         return MeasuredSensitivity(found, file, spots, page)
+
+
+def _share_something(job: Job, fast: bool, processes: int) -> None:
+    place = job.recipe.run.on
+    why = "--fast estimates in this process" if fast else f"the work runs on {place}" if place != "here" else ""
+    if processes > 1 and why:
+        what, remedy = without_effect(f"--processes {processes}", why, "--processes")
+        raise QtoolError(what, remedy=remedy if fast else f"{remedy}, or --on and [run] on")
 
 
 def _outdate(file: Path) -> None:

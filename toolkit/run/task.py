@@ -119,7 +119,7 @@ def _look(inputs: Inputs) -> Looked:
             {"blank": section.blank, "threshold": section.threshold}, {"space": section.space},
         )  # fmt: skip
     except RecipeError as error:
-        error.at(job.recipe.locate("evaluation", error.value or "task"))
+        error.at(job.recipe.locate("evaluation", *(error.value or "task").split(".")))
         raise
     notes = [note for one in watched.outputs if (note := one.contradiction) is not None]
     record = TaskRecord(

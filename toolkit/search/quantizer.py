@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
-from pydantic import Field, NonNegativeFloat, model_validator
+from pydantic import Field, NonNegativeFloat
 
 from toolkit.base.errors import QtoolError, RangesError
 from toolkit.base.precision import FLOATS, Precision
@@ -32,9 +32,9 @@ from toolkit.placement.explained import explained
 from toolkit.placement.pairs import Pair, Placement
 from toolkit.placement.place import Judge
 from toolkit.placement.qdq import Inserter, pairs_opset, storable_scale
-from toolkit.placement.ranged import place_ranged
 from toolkit.placement.scales import share_amax
 from toolkit.search.faster import measuring, not_faster, require_profiles, units_of
+from toolkit.search.given_ranges import in_form, without_ranges
 from toolkit.simulation.output_rounding import round_on_samples
 from toolkit.simulation.rounder import RoundedWeight, Rounder, rounding_key
 from toolkit.simulation.switches import wanted_tensors
@@ -71,12 +71,6 @@ class Quantizer(Pass):
         {}, description="what the latency of a profile counts for where engines are compared; 1 where not named"
     )
 
-    @model_validator(mode="after")
-    def _blocks(self) -> Quantizer:
-        if self.block != type(self).model_fields["block"].default and not self.precision.weights_only:
-            raise ValueError(f"block is a setting of int4, and dtype is '{self.dtype}'")
-        return self
-
     # ---------------------------------------------------------------- what a subclass says
 
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
@@ -107,6 +101,15 @@ class Quantizer(Pass):
     def types(self) -> set[Precision]:
         """The quantized types that it may leave in the model, which the GPU must have."""
         return {self.precision}
+
+    def idle(self) -> dict[str, str]:
+        """Blocks of a type that has none, and a count of engines that are not built."""
+        found = super().idle()
+        if not self.precision.weights_only:
+            found["block"] = f"dtype is '{self.dtype}', and weights share a scale by block in int4"
+        if not self.only_if_faster:
+            found["builds"] = "it is the most engines that only_if_faster = true builds"
+        return found
 
     def reads_evaluation(self) -> bool:
         """Inserting pairs looks at no samples but the calibration's."""
@@ -319,7 +322,7 @@ class Quantizer(Pass):
         allowed = self._judge(model, context, slow)
         if context.can_calibrate:
             return allowed
-        lacking = self._without_ranges(model, context, allowed)
+        lacking = without_ranges(self.place, self.precision, model, context, allowed)
         return lambda node: allowed(node) or lacking.get(node.name)
 
     def _judge(self, model: Model, context: Context, slow: Mapping[str, Finding] | None) -> Judge:
@@ -342,35 +345,6 @@ class Quantizer(Pass):
 
         return judge
 
-    def _without_ranges(self, model: Model, context: Context, judge: Judge) -> dict[str, Finding]:
-        """Nodes that stay float since a tensor has no range of this type and none can be calibrated, with the reason.
-
-        Raises:
-            RangesError: no tensor that any layer needs has one.
-        """
-        facts = model.facts(context.profiles)
-        everything = self.place(model, facts, lambda node: None)
-        wanted = everything.activations
-        if not wanted or not self.place(model, facts, judge).activations:
-            # what is kept float by the recipe needs no range
-            return {}
-        try:
-            ranges = context.ranges(model, wanted, self.precision)
-        except RangesError:
-            if not everything.complete:
-                raise
-            # layers that came with their pairs are quantized as they are; more pairs would need ranges
-            ranges = Ranges()
-
-        def lacks(tensor: str) -> Finding | None:
-            known = ranges.tensors.get(tensor)
-            if known is None:
-                return Code.NO_RANGE(tensor=tensor)
-            fits = known.holds_for(self.precision)
-            return None if fits else Code.RANGE_OF_OTHER_TYPE(tensor=tensor, has=known.dtype, wanted=self.precision)
-
-        return place_ranged(self.place, model, facts, judge, lacks)[1]
-
     def wanted(self, model: Model, context: Context) -> list[str]:
         """Activations that some subset of the layers quantizes: a search needs the ranges of all of them."""
         return wanted_tensors(model, model.facts(context.profiles), self.judge(model, context), self.place)
@@ -386,7 +360,11 @@ class Quantizer(Pass):
         fresh = model.raise_opset(pairs_opset(self.precision, half)) if placement.pairs else []
         if fresh:
             context.journal.noted(Code.OPSET(to=model.opset, added=len(fresh)))
-        moved = scale_queries(model, placement.layers)
+        known = placement
+        if not context.can_calibrate:
+            asked = self._judge(model, context, slow)
+            known = self.placement(in_form(self.place, model, context, asked), context, slow)
+        moved = scale_queries(model, known.layers)
         for node, scores in moved.items():
             context.journal.changed(node, Code.SCALES_QUERIES(scores=scores), Code.FUSED_ATTENTION())
         return self.placement(model, context, slow) if fresh or moved else placement

@@ -184,3 +184,19 @@ def test_the_recipe_overrules():
     assert found.parts[0].settings["floor"] == 0.95
     with pytest.raises(RecipeError, match="no output can be read for the task segmentation"):
         judged_by(CASES["a sentence encoder"][0], "segmentation", None, None, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("floors", "given", "place"),
+    [({"min_iou": 0.9}, {}, "budget.min_iou"), ({}, {"blank": 0}, "blank"), ({}, {"threshold": 0.3}, "threshold")],
+)
+def test_what_no_task_reads_is_refused(floors, given, place):
+    with pytest.raises(RecipeError) as refused:
+        judged_by(CASES["a sentence encoder"][0], None, None, None, floors, given)
+    assert refused.value.value == place and "embedding" in refused.value.what
+
+
+def test_positions_that_are_normalized_are_no_scores():
+    values = np.random.default_rng(0).standard_normal((8, 16, 32))
+    found = guess(seen(out("y", values, "LayerNormalization"), inputs={"x": np.zeros((12, 20), np.float32)}))
+    assert found.task == "embedding" and not found.others

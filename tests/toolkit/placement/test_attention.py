@@ -5,7 +5,8 @@ import pytest
 
 from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, ops, placeholder_context, run
-from toolkit import Code, Model
+from toolkit import Code, Context, Model
+from toolkit.contract.ranges import Range, Ranges
 from toolkit.placement.attention import scale_queries
 
 
@@ -64,3 +65,15 @@ def test_int8_takes_attention_in_the_same_form_where_it_is_asked_for(attention):
     assert [event.node for event in context.journal.of("changed") if event.what.code is Code.SCALES_QUERIES] == ["ss"]
     quantize = attention.node("s").inputs[0].inputs[0].inputs[0].inputs[0]
     assert quantize.op == "QuantizeLinear" and quantize.inputs[0].inputs[0].name == "ss"
+
+
+@pytest.mark.parametrize("query", ["q_scaled", "q"])
+def test_given_ranges_say_in_which_form_attention_has_its_pairs(attention, query):
+    """The queries' pair goes where a range of them is: behind the scale, or in front of it, which stays where it was."""
+    model = attention.copy()
+    names = ("x", query, "kt", "p", "v", "c")
+    context = Context(known_ranges=Ranges({name: Range(0.6, "manual", dtype="fp8") for name in names}))
+    InsertQDQ(dtype="fp8")(model, context)
+    quantize = model.node("s").inputs[0].inputs[0].inputs[0].inputs[0]
+    assert quantize.op == "QuantizeLinear" and quantize.inputs[0].name == query
+    assert bool(context.journal.of("changed", node="ss")) is (query == "q_scaled")

@@ -9,6 +9,8 @@ from typing import Any
 
 from toolkit.base.errors import QtoolError, did_you_mean
 from toolkit.base.files import write_json, write_text
+from toolkit.base.precision import FLOATS
+from toolkit.base.settings import without_effect
 from toolkit.base.text import count
 from toolkit.calibration.interchange import read_ranges
 from toolkit.contract.findings import Finding
@@ -55,7 +57,7 @@ class MigrationRequest:
         cache: the calibration cache, likewise.
         data: calibration samples; ranges are calibrated where the source gives none.
         test: samples to measure both forms on.
-        rest: the float type, where the source says none: a cache or a model.
+        rest: the float type, where the source says none: a cache or a model; fp16 where None.
         to: ``explicit``, or ``implicit``: the way back, from a model's pairs or a run folder.
         release: back to implicit: the release of TensorRT that reads the cache.
         capabilities: compute capabilities of the GPUs that the engine is for.
@@ -68,7 +70,7 @@ class MigrationRequest:
     cache: Path | None = None
     data: Path | None = None
     test: Path | None = None
-    rest: str = "fp16"
+    rest: str | None = None
     to: str = "explicit"
     release: str = "8.6.0"
     capabilities: Sequence[str] = ()
@@ -163,6 +165,8 @@ def migrate(asked: MigrationRequest) -> Migration:
     """
     if asked.to not in _FORMS:
         raise QtoolError(f"--to is '{asked.to}'", remedy=did_you_mean(asked.to, _FORMS))
+    if asked.rest is not None and asked.rest not in FLOATS:
+        raise QtoolError(f"--rest is '{asked.rest}'", remedy=did_you_mean(asked.rest, map(str, FLOATS)))
     return _to_implicit(asked) if asked.to == "implicit" else _to_explicit(asked)
 
 
@@ -254,10 +258,19 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
 
 
 def _completed(source: MigrationSource, asked: MigrationRequest) -> list[Order]:
-    """The source's orders with what the command line of qtool adds."""
+    """The source's orders with what the command line of qtool adds.
+
+    Raises:
+        QtoolError: ``rest`` is given, and the source says it itself.
+    """
     orders = list(source.orders)
-    if source.kind in ("cache", "model") and asked.rest != "fp32":
-        orders.append(Order(Term.FP16 if asked.rest == "fp16" else Term.BF16, None, f"--rest {asked.rest}"))
+    rest = asked.rest or "fp16"
+    if source.kind not in ("cache", "model"):
+        if asked.rest is not None:
+            what, remedy = without_effect(f"--rest {rest}", f"{source.name} says the float type itself", "--rest")
+            raise QtoolError(what, remedy=f"{remedy}, and set [engine] rest in the recipe that comes out")
+    elif rest != "fp32":
+        orders.append(Order(Term.FP16 if rest == "fp16" else Term.BF16, None, f"--rest {rest}"))
     if asked.model is not None:
         orders = [order for order in orders if order.term is not Term.MODEL]
         orders.append(Order(Term.MODEL, str(asked.model), f"--model {asked.model}"))
