@@ -250,7 +250,8 @@ class Table:
         settings = self.settings.model_copy(update={"quantization": "implicit" if kind == "implicit" else "explicit"})
         target = self.folder / f"{self.name}_{kind}_{profile}_built.onnx"
         try:
-            with form(kind):
+            # what others place is built as they wrote it
+            with form(kind if kind != "modelopt" else "modelopt+gemm"):
                 build, precisions = built(self.backend, source, settings, profiles, target)
         except Exception as error:
             print(self.name, profile, kind, "FAILED", error)
