@@ -42,9 +42,13 @@ class _OneThread(ort.SessionOptions):
         self.intra_op_num_threads = 1
 
 
+_LONGEST = ("test_readme.py", "test_kills.py", "test_campaign.py", "test_cluster.py", "test_large.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that takes longest begins: each process takes one file after the other."""
-    items.sort(key=lambda item: item.path.name != "test_readme.py")
+    """The files that take longest begin: each process takes one file after the other, and none shall end with these."""
+    order = {name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(autouse=True)
@@ -83,9 +87,10 @@ def load_all() -> None:
 def _all_loaded() -> None:
     """No module is loaded while a test has something replaced, which it would take over for all tests to come."""
     load_all()
-    # what stays for good is not looked through for garbage again and again
+    # what stays for good is not looked through for garbage again and again, nor the rest after every few lines
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)
 
 
 @pytest.fixture(autouse=True, scope="session")

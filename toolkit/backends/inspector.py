@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,22 +34,6 @@ _TACTIC = re.compile(
     r"|(?P<fp32>tf32\w*|f32f32\w*|fp32\w*|s1688\w*|ffma|sgemm|float|f32))",
     re.I,
 )
-
-
-def parse_inspector(text: str | bytes, where: str = "layers.json") -> Any:
-    """The JSON that an inspector wrote, whose strings may hold control characters.
-
-    Raises:
-        BackendError: it is not JSON.
-    """
-    try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError) as error:
-        raise BackendError(
-            f"this is not what an engine inspector writes: {str(error)[:200]}",
-            where=where,
-            remedy="build the engine again, or export the layer information again as JSON",
-        ) from error
 
 
 def read_layers(content: Any, profile: int = 0, where: str = "layers.json") -> list[Layer]:
@@ -94,14 +77,6 @@ def layers_of_file(content: Any, where: str = "layers.json") -> list[Layer]:
             )
         return [layer for index, said in enumerate(profiles) for layer in read_layers(said, index, where)]
     return read_layers(content, 0, where)
-
-
-def read_bindings(content: Any) -> list[str]:
-    """The names of the engine's inputs and outputs, without profile suffixes, each once."""
-    fields = _fields(content) if isinstance(content, Mapping) else {}
-    found = fields.get("bindings", fields.get("iotensors"))
-    names = [_fields(b).get("name") if isinstance(b, Mapping) else b for b in found] if isinstance(found, list) else []
-    return list(dict.fromkeys(_split(name)[0] for name in names if isinstance(name, str)))
 
 
 def plain_name(name: str) -> str:

@@ -7,8 +7,6 @@ from typing import Any
 
 from toolkit.backends.worker import Talk
 from toolkit.base.errors import BackendError
-from toolkit.contract.registry import named
-from toolkit.contract.roles import Role
 
 _NODE = (
     r"Node name:\s*(?P<node>[^\n]+)",
@@ -107,7 +105,12 @@ class Messages:
         said = _essence(errors) or " ".join(cause.split())[:400] or "TensorRT gave no reason"
         remedy = next((text for pattern, text in _REMEDIES if re.search(pattern, everything)),
                       "see TensorRT's messages in the run's log")  # fmt: skip
-        remedy = remedy.replace("{strip}", named(Role.STRIP)) if "{strip}" in remedy else remedy
+        if "{strip}" in remedy:
+            # what knows passes loads the model's libraries too, which takes longer than many a build
+            from toolkit.contract.registry import named
+            from toolkit.contract.roles import Role
+
+            remedy = remedy.replace("{strip}", named(Role.STRIP))
         place = f" at node '{node}'" + (f" ({operator})" if operator else "") if node else ""
         return BackendError(f"{stage}{place}: {said}", where=where, remedy=remedy)
 

@@ -34,9 +34,7 @@ class ProcessDiedError(BackendError):
     """The child process ended without an answer: native code crashed, or something killed it."""
 
 
-def run_job(
-    job: str, request: Mapping[str, Any], log: LogLine = silent, progress: Progress = silent, environment: Any = None
-) -> dict[str, Any]:
+def run_job(job: str, request: Mapping[str, Any], log: LogLine = silent, progress: Progress = silent) -> dict[str, Any]:
     """Run one of ``worker.JOBS`` in a child process and return what it gave.
 
     Args:
@@ -44,7 +42,6 @@ def run_job(
         request: JSON-able arguments.
         log: called with each message, ``"WARNING: ..."``.
         progress: called with what is being done, how much is done, and of how much.
-        environment: environment variables of the child; default: this process's own.
 
     Raises:
         BackendError: the job failed.
@@ -59,7 +56,6 @@ def run_job(
             stderr=noise,
             text=True,
             encoding="utf-8",
-            env=environment,
             start_new_session=True,
         )
         try:

@@ -29,11 +29,6 @@ class Precision(str, Enum):
         return _TYPES[self].onnx
 
     @property
-    def tensorrt_name(self) -> str:
-        """The name of this type in TensorRT's ``DataType``."""
-        return _TYPES[self].tensorrt
-
-    @property
     def max(self) -> float:
         """Largest magnitude that can be stored. INT8 and INT4 are symmetric here: 127 and 7."""
         return _TYPES[self].max
@@ -99,7 +94,6 @@ class _Type(NamedTuple):
 
     bits: int
     onnx: int
-    tensorrt: str
     max: float
     tiny: float
     since: tuple[int, int] = (0, 0)
@@ -109,12 +103,12 @@ class _Type(NamedTuple):
 
 
 _TYPES = {
-    Precision.FP32: _Type(32, 1, "FLOAT", 3.4028234663852886e38, 2.0**-126),
-    Precision.FP16: _Type(16, 10, "HALF", 65504.0, 2.0**-14, (5, 3)),
-    Precision.BF16: _Type(16, 16, "BF16", 3.3895313892515355e38, 2.0**-126, (8, 0)),
-    Precision.FP8: _Type(8, 17, "FP8", 448.0, 2.0**-6, (8, 9), opset=19, in_attention=True),
-    Precision.INT8: _Type(8, 3, "INT8", 127.0, 1.0, (6, 1), opset=13),
-    Precision.INT4: _Type(4, 22, "INT4", 7.0, 1.0, (8, 0), opset=21, weights_only=True),
+    Precision.FP32: _Type(32, 1, 3.4028234663852886e38, 2.0**-126),
+    Precision.FP16: _Type(16, 10, 65504.0, 2.0**-14, (5, 3)),
+    Precision.BF16: _Type(16, 16, 3.3895313892515355e38, 2.0**-126, (8, 0)),
+    Precision.FP8: _Type(8, 17, 448.0, 2.0**-6, (8, 9), opset=19, in_attention=True),
+    Precision.INT8: _Type(8, 3, 127.0, 1.0, (6, 1), opset=13),
+    Precision.INT4: _Type(4, 22, 7.0, 1.0, (8, 0), opset=21, weights_only=True),
 }
 """Compute capabilities are those of TensorRT's support matrix, «Hardware and Precision»; that of INT4 is where
 TensorRT-RTX 1.7 was seen to build it (8.0, not 7.5)."""

@@ -44,7 +44,6 @@ def collect_on_gpu(
     data: CalibrationData,
     *,
     batch: int = 32,
-    bins: int = BINS,
     statistics: bool = True,
     tactic_sources: Sequence[str] | None = None,
     timing_cache: Path | None = None,
@@ -58,7 +57,6 @@ def collect_on_gpu(
         taps: float tensors of the main graph, or inputs.
         data: the samples.
         batch: samples of equal shape run together, at most.
-        bins: bins of a histogram, a power of two.
         statistics: False runs the tapped engine only, to measure what statistics cost.
         tactic_sources: TensorRT's default where None.
         timing_cache: file of kernel timings, kept between builds.
@@ -85,7 +83,7 @@ def collect_on_gpu(
             start = time.perf_counter()
             pointers = runner.run(part, taps)
             if statistics:
-                state = groups.setdefault(part.profiles, _Statistics(kernels, len(taps), bins))
+                state = groups.setdefault(part.profiles, _Statistics(kernels, len(taps), BINS))
                 state.add(pointers)
             kernels.wait()
             if timing is not None:
@@ -103,7 +101,7 @@ def collect_on_gpu(
     collection.made_from = {
         "model": model.fingerprint(),
         "tensors": sha256_json([sorted(taps), []]),
-        "bins": bins,
+        "bins": BINS,
         "device": "gpu",
         "tool": __version__,
         "shards": [[1, 1]],

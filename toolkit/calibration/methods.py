@@ -26,7 +26,6 @@ def make_ranges(
     precision: Precision = Precision.INT8,
     by_pattern: Mapping[str, str] | None = None,
     profile_weights: Mapping[str, float] | None = None,
-    overrides: Mapping[str, float] | None = None,
 ) -> Ranges:
     """The range of every tensor collected that held a value in some sample.
 
@@ -39,28 +38,20 @@ def make_ranges(
         precision: the type that the tensors are to be quantized to: INT8 or FP8.
         by_pattern: a method by tensor name or glob; a later pattern wins over an earlier one.
         profile_weights: how much a sample of each profile counts; 1 where a profile is not named.
-        overrides: amax by tensor name, set by hand; wins over everything.
 
     Raises:
-        RangesError: an unknown method, pattern, profile or tensor, or an amax that is not positive.
+        RangesError: an unknown method, pattern or profile.
     """
     names = [name for name in collection.tensors if collection.has_values(name)]
     chosen = check_methods(names, method, by_pattern or {})
     weights = _whole_weights(profile_weights or {}, collection.profiles)
-    for name, amax in (overrides or {}).items():
-        if name not in names:
-            raise RangesError(f"a range is set by hand for '{name}'", remedy=did_you_mean(name, names))
-        if not (math.isfinite(amax) and amax > 0):
-            raise RangesError(f"the range set by hand for '{name}' is {amax}", remedy="give a positive number")
-
     profiles = collection.profiles
 
     def one(name: str) -> Range:
         total = collection.total(name, weights=weights)
-        by_hand = (overrides or {}).get(name)
-        amax = amax_by(chosen[name], total, precision, percentile) if by_hand is None else float(by_hand)
+        amax = amax_by(chosen[name], total, precision, percentile)
         per_profile = dict.fromkeys(profiles, amax)
-        if len(collection.samples) > 1 or by_hand is not None:
+        if len(collection.samples) > 1:
             per_profile = {
                 profile: amax_by(chosen[name], collection.total(name, profile), precision, percentile)
                 for profile in profiles
@@ -68,7 +59,7 @@ def make_ranges(
         observed = (total.low, total.high) if total.low <= total.high else None
         return Range(
             amax,
-            chosen[name] if by_hand is None else "manual",
+            chosen[name],
             observed,
             per_profile,
             sum(collection.samples.values()),
@@ -79,7 +70,7 @@ def make_ranges(
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         tensors = dict(zip(names, pool.map(one, names)))
     settings: dict[str, Any] = {"method": method, "percentile": percentile, "precision": str(precision)}
-    settings.update(methods=dict(by_pattern or {}), weights=dict(profile_weights or {}), manual=dict(overrides or {}))
+    settings.update(methods=dict(by_pattern or {}), weights=dict(profile_weights or {}))
     return Ranges(
         tensors,
         collection.extremes(),

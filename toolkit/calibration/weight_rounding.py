@@ -10,6 +10,8 @@ from toolkit.placement.grid import on_grid
 
 _BLOCK = 128
 _DAMPING = 0.01
+_FACTORS = 20
+"""How many factors are tried, from 1 to a half."""
 
 
 def round_for_output(weights: Array, scales: Array, moments: Array, precision: Precision) -> Array:
@@ -75,7 +77,7 @@ def _inverse(upper: Array) -> Array:
     return found
 
 
-def scales_for_output(weights: Array, amax: Array, power: Array, precision: Precision, steps: int = 20) -> Array:
+def scales_for_output(weights: Array, amax: Array, power: Array, precision: Precision) -> Array:
     """The factor on each row's amax at which rounding it costs the output least, inputs taken as unrelated.
 
     Args:
@@ -83,13 +85,12 @@ def scales_for_output(weights: Array, amax: Array, power: Array, precision: Prec
         amax: largest magnitude of each row, float64 [groups, out].
         power: mean square of each input, float64 [groups, in].
         precision: the quantized type.
-        steps: how many factors are tried, from 1 to a half.
 
     Returns:
         float64 [groups, out], above 0 and at most 1.
     """
     best, least = np.ones(amax.shape), np.full(amax.shape, np.inf)
-    for factor in np.linspace(1, 0.5, steps):
+    for factor in np.linspace(1, 0.5, _FACTORS):
         scale = np.where(amax > 0, amax * factor / precision.max, 1.0)[:, :, None]
         error = on_grid(weights / scale, precision) * scale - weights
         cost = np.einsum("gok,gk->go", error**2, power)

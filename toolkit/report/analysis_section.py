@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from toolkit.base.precision import Precision
 from toolkit.report.analysis_parts import BisectionCheck, BisectionInfo, SensitivityInfo
@@ -14,8 +14,8 @@ from toolkit.search.sensitivity import Sensitivity
 from toolkit.search.weak_spots import WeakSpot
 
 
-def sensitivity_info(found: Sensitivity, spots: Sequence[WeakSpot], kept: Collection[str] = ()) -> SensitivityInfo:
-    """The report's form of a sensitivity; ``kept`` names the layers that the recipe keeps in float."""
+def sensitivity_info(found: Sensitivity, spots: Sequence[WeakSpot]) -> SensitivityInfo:
+    """The report's form of a sensitivity."""
     ops = {group.name: group.op for group in found.groups}
     return SensitivityInfo(
         method=found.method,
@@ -26,10 +26,10 @@ def sensitivity_info(found: Sensitivity, spots: Sequence[WeakSpot], kept: Collec
         metric=found.metric,
         float_metric=found.float_metric,
         full_metric=found.full.metric,
-        layers=layer_harms(found, kept),
+        layers=layer_harms(found, ()),
         weak_spots=[
             WeakSpotInfo(node=spot.node, op=ops.get(spot.node, ""), share=spot.blame, source="search",
-                         kept=spot.node in kept, causes=[cause_info(cause) for cause in spot.causes])
+                         causes=[cause_info(cause) for cause in spot.causes])
             for spot in spots
         ],
         notes=[sentence(note) for note in found.notes],

@@ -26,18 +26,17 @@ __all__ = ["Comparison", "compare", "comparison_text", "print_comparison", "rend
            "write_comparison_html"]  # fmt: skip
 
 
-def print_comparison(comparison: Comparison, console: Console | None = None, *, most: int | None = None) -> None:
+def print_comparison(comparison: Comparison, console: Console | None = None) -> None:
     """Print a comparison; without a terminal plain text, whose lines are not broken.
 
     Args:
         comparison: what to print.
         console: where to; None makes one for standard output.
-        most: how many nodes to list at most in each table; None: all, or on a terminal 20.
     """
     console = console or make_console()
     runs = comparison.runs
     labels = [run.label for run in runs]
-    limit = most if most is not None else _MOST_ROWS if console.is_terminal else None
+    limit = _MOST_ROWS if console.is_terminal else None
     console.print(plain_text(comparison.headline, "bold"))
     for line in comparison.said if len(runs) > 2 else ():
         console.print(plain_text(line))
@@ -74,12 +73,12 @@ def print_comparison(comparison: Comparison, console: Console | None = None, *, 
             console.print(plain_text(", ".join(names[:limit]) + more))
 
 
-def comparison_text(comparison: Comparison, *, width: int = PLAIN_WIDTH) -> str:
+def comparison_text(comparison: Comparison) -> str:
     """The comparison as plain text, no escape sequences."""
     from rich.console import Console
 
     buffer = io.StringIO()
-    print_comparison(comparison, Console(file=buffer, width=width, force_terminal=False, color_system=None))
+    print_comparison(comparison, Console(file=buffer, width=PLAIN_WIDTH, force_terminal=False, color_system=None))
     return buffer.getvalue()
 
 

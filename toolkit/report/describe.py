@@ -46,18 +46,17 @@ def _sizes(shape: Iterable[Any] | None) -> list[int | str | None] | None:
     return [s if isinstance(s, str) or (isinstance(s, int) and s >= 0) else None for s in shape]
 
 
-def model_info(model: Model, profiles: Profiles, path: str = "", facts: Facts | None = None) -> ModelInfo:
+def model_info(model: Model, profiles: Profiles, path: str = "") -> ModelInfo:
     """What the report says of the float model, before any pass.
 
     Args:
         model: the model as loaded.
         profiles: the recipe's profiles; multiply-accumulates are counted at the first one's opt shapes.
         path: where it was read from, as the reader should see it.
-        facts: its types and shapes at those shapes, where they are known already.
     """
     from toolkit.graph.tensors import onnx_type
 
-    facts = facts or work.facts_at_opt(model, profiles)
+    facts = work.facts_at_opt(model, profiles)
 
     def tensor(one: Any) -> TensorInfo:
         return TensorInfo(name=one.name, dtype=_type_word(onnx_type(one.dtype)), shape=_sizes(one.shape))

@@ -45,16 +45,13 @@ STYLES = {
 _WORST = 8
 
 
-def print_report(
-    report: Report, console: Console | None = None, *, files: Sequence[Path | str] = (), worst_layers: int = _WORST
-) -> None:
+def print_report(report: Report, console: Console | None = None, *, files: Sequence[Path | str] = ()) -> None:
     """Print the report; without a terminal plain text, whose lines are not broken.
 
     Args:
         report: what to print.
         console: where to; None makes one for standard output.
         files: the files that the run wrote, named at the end.
-        worst_layers: how many of the layers with the largest error to list.
     """
     console = console or make_console()
     summary = report.summary
@@ -93,7 +90,7 @@ def print_report(
     if report.accuracy is not None:
         print_accuracy(console, report.accuracy, summary.verdict == "doubtful")
     print_engine(report, console)
-    bad = worst(report.layers, worst_layers)
+    bad = worst(report.layers, _WORST)
     if bad:
         seen = report.accuracy
         few = f" on {seen.layer_samples} of {count(seen.samples, 'sample')}" if seen and seen.on_fewer else ""

@@ -58,6 +58,7 @@ class Recipe(Section):
     # what is made does not depend on it: it is in no key and no lock file
     run: RunSection = Field(default_factory=RunSection, exclude=True)
     _path: Path | None = PrivateAttr(None)
+    _folder: Path | None = PrivateAttr(None)
     _text: str = PrivateAttr("")
     _settings: list[Setting] = PrivateAttr(default_factory=list)
     _name: str = PrivateAttr("recipe")
@@ -176,6 +177,7 @@ class Recipe(Section):
                 remedy=remedy(cls, fault),
             )
         recipe._path, recipe._text, recipe._settings = path, text, list(settings)
+        recipe._folder = path.resolve().parent if path is not None else None
         recipe.profiles()
         recipe._check_sense()
         return recipe
@@ -253,7 +255,7 @@ class Recipe(Section):
     @property
     def folder(self) -> Path:
         """Where relative paths start."""
-        return self._path.resolve().parent if self._path is not None else Path.cwd()
+        return self._folder if self._folder is not None else Path.cwd()
 
     def resolve(self, path: str) -> Path:
         """A path of the recipe, absolute."""

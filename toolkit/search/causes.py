@@ -240,12 +240,12 @@ def rounding(
     return Cause(CauseKind.ROUNDING, "", level, why, remedy or keep)
 
 
-def weight_sqnr_db(values: Array, axis: int | None, precision: Precision, method: str = "minmax") -> float:
+def weight_sqnr_db(values: Array, axis: int | None, precision: Precision) -> float:
     """SQNR in dB of weights after quantization and back; infinite where nothing differs."""
     from toolkit.simulation.switches import fake_quantized
 
     wide = np.asarray(values, np.float32)
-    scale = storable_scale(weight_amax(wide, axis, method, precision), precision)
+    scale = storable_scale(weight_amax(wide, axis, "minmax", precision), precision)
     noise = float(((wide - fake_quantized(wide, scale, axis, precision)).astype(np.float64) ** 2).sum())
     signal = float((wide.astype(np.float64) ** 2).sum())
     return 10 * math.log10(signal / noise) if noise and signal else math.inf

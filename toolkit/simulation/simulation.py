@@ -271,9 +271,9 @@ class Simulation:
             twin._runner = self._runner.rebased(twin.cutter, twin.config(()))
         return twin
 
-    def quantized_share(self, kept: Iterable[str] = ()) -> float:
-        """Share of the model's arithmetic that is quantized with the groups ``kept`` float, 0 to 1; see ``Work``."""
-        return self.work.share(self.switches.placement(kept).layers)
+    def quantized_share(self) -> float:
+        """Share of the model's arithmetic that is quantized where no group is kept, 0 to 1; see ``Work``."""
+        return self.work.share(self.switches.placement(()).layers)
 
     def config(self, kept: Iterable[str], amax: Mapping[str, float] | None = None) -> Config:
         """The state in which the groups ``kept`` are float and all others quantized."""

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tests.toolkit.backends.backend_models import FLOAT, INT8, make, node, tensor
-from toolkit.backends.inspector import parse_inspector, read_layers
+from toolkit.backends.inspector import read_layers
 from toolkit.backends.layer import Build
+from toolkit.base.errors import BackendError
+from toolkit.base.reading import FileKind, read_json
 
 DATA = Path(__file__).parent / "data"
+KIND = FileKind("this is not what an engine inspector writes", BackendError, "export the layers again")
 STAGES = (3, 4, 6, 3)
+
+
+def content(name: str) -> Any:
+    """What a recorded file says."""
+    return read_json(DATA / f"{name}.json", KIND, strict=False)
 
 
 def recorded(name: str, *profiles: str, **settings: str) -> Build:
     """A Build from recorded files: one for each profile."""
     layers = []
     for index, file in enumerate(profiles or (name,)):
-        content = parse_inspector((DATA / f"{file}.json").read_bytes(), file)
-        layers += read_layers(content, index)
+        layers += read_layers(content(file), index)
     return Build("tensorrt", "8.6.0", b"engine", layers, "inspector", settings=dict(settings))
 
 

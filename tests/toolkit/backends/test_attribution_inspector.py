@@ -113,15 +113,15 @@ def test_a_block_of_one_node_is_known_by_its_formats():
 
 
 def test_10_names_kernels_by_metadata_and_dissolves_pairs():
-    from tests.toolkit.backends.recorded_models import DATA
-    from toolkit.backends.inspector import parse_inspector, read_layers
+    from tests.toolkit.backends.recorded_models import content
+    from toolkit.backends.inspector import read_layers
 
     q, qi = pair("x", scale=FLOAT)
     w, wi = weights("w", (8, 4, 3, 3), scale=FLOAT)
     nodes = [*q, *w, node("Conv", ["x_dq", "w_dq"], ["c"], "conv"), node("Relu", ["c"], ["r"], "relu"),
              node("Softmax", ["r"], ["y"], "softmax")]  # fmt: skip
     model = make(nodes, {"x": (FLOAT, [1, 4, 8, 8])}, {"y": (FLOAT, [1, 8, 6, 6])}, [*qi, *wi])
-    layers = read_layers(parse_inspector((DATA / "dialect_10.json").read_bytes()))
+    layers = read_layers(content("dialect_10"))
     found = attributed(
         model, Build("tensorrt", engine=b"", layers=layers, source="inspector"), plan(conv="int8", softmax="fp16")
     )

@@ -1,4 +1,4 @@
-"""From a collection to ranges: methods by pattern, weights of profiles, ranges by hand, diagnosis."""
+"""From a collection to ranges: methods by pattern, weights of profiles, diagnosis."""
 
 from __future__ import annotations
 
@@ -71,15 +71,6 @@ def test_weights_of_profiles() -> None:
         make_ranges(made, profile_weights={"c": 1})
     with pytest.raises(RangesError, match=r"weight of profile 'a' is -1"):
         make_ranges(made, profile_weights={"a": -1})
-
-
-def test_ranges_by_hand_win() -> None:
-    ranges = make_ranges(collection(), by_pattern={"*": "mse"}, overrides={"conv/in": 3})
-    assert (ranges.tensors["conv/in"].amax, ranges.tensors["conv/in"].method) == (3.0, "manual")
-    assert ranges.tensors["conv/in"].diagnosis["clipped"] > 0
-    for name, amax in (("conv/inn", 1.0), ("conv/in", 0.0), ("conv/in", float("nan"))):
-        with pytest.raises(RangesError, match=r"set by hand"):
-            make_ranges(collection(), overrides={name: amax})
 
 
 def test_diagnosis(tmp_path: Path) -> None:

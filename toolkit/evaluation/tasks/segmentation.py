@@ -33,20 +33,19 @@ def mask_of(value: Array, axis: int, threshold: float | None) -> Array:
     return np.asarray(chosen, np.int64).reshape(len(value), -1)
 
 
-def mean_iou(wanted: Array, found: Array, small: float = _SMALL) -> float:
+def mean_iou(wanted: Array, found: Array) -> float:
     """Mean intersection over union of the classes of two masks, 0 to 1; 1 where both are empty.
 
     Args:
         wanted: the class of every pixel, integers [pixels]; of a mask without classes, 1 is in it and 0 is not.
         found: likewise.
-        small: see ``_SMALL``.
     """
     values = []
     classes = np.unique(np.concatenate([wanted, found]))
     for one in classes:
         a, b = wanted == one, found == one
         union = int((a | b).sum())
-        if union >= small * len(wanted):
+        if union >= _SMALL * len(wanted):
             values.append(int((a & b).sum()) / union)
     return float(np.mean(values)) if values else 1.0
 

@@ -118,13 +118,13 @@ def _one_of(text: str, *known: str) -> str:
     return text.lower()
 
 
-def _split(text: str, separator: str = ",") -> list[str]:
-    """Parts between separators that are not in quotation marks, which layer names with commas stand in."""
+def _split(text: str) -> list[str]:
+    """Parts between commas that are not in quotation marks, which layer names with commas stand in."""
     parts, quote = [""], ""
     for letter in text:
         if letter in "'\"" and quote in ("", letter):
             quote = "" if quote else letter
-        elif letter == separator and not quote:
+        elif letter == "," and not quote:
             parts.append("")
         else:
             parts[-1] += letter
