@@ -9,6 +9,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.backends.flow import Flow, is_constant
 from toolkit.backends.layer import Layer
+from toolkit.graph.assemble import bodies
 from toolkit.placement.ops import ACTIVATIONS, DEQUANTIZE, MOVERS, QUANTIZE
 
 _FOREIGN = re.compile(r"^\{?ForeignNode\[(.*)\]\}?$", re.DOTALL)
@@ -132,7 +133,7 @@ def is_constant_node(node: gs.Node) -> bool:
 def _reads(node: gs.Node) -> list[gs.Tensor]:
     """What a node reads, what the nodes of its subgraphs read included."""
     found = list(node.inputs)
-    for sub in node.subgraphs(recursive=True):
+    for sub in bodies(node, recursive=True):
         found += [tensor for inner in sub.nodes for tensor in inner.inputs]
     return found
 

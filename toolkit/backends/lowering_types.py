@@ -15,6 +15,7 @@ from onnx import TensorProto
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.plan import PrecisionPlan
+from toolkit.graph.assemble import bodies
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import FLOAT_TYPES, SHORT_FLOATS, onnx_type
@@ -74,7 +75,7 @@ def decide(
         unknown = [t for t in (*node.inputs, *node.outputs) if not t.is_empty() and t.name not in facts.types]
         if node.op in (QUANTIZE, DEQUANTIZE) or not (floats or unknown):
             continue
-        if any(True for _ in node.subgraphs()):
+        if bodies(node):
             types.frozen.add(node.name)
         wanted = _wanted(node, facts, plan, rest, authored)
         refusal = None
@@ -106,7 +107,7 @@ def _wanted(node: gs.Node, facts: Facts, plan: PrecisionPlan, rest: Precision, a
 def _structure(
     node: gs.Node, unknown: list[gs.Tensor], indices: Mapping[str, str], behind_subgraph: set[str]
 ) -> Finding | None:
-    if any(True for _ in node.subgraphs()):
+    if bodies(node):
         return Code.HOLDS_SUBGRAPH(op=node.op)
     if node.domain not in (None, "", "ai.onnx"):
         return Code.NOT_ONNX(op=f"{node.domain}.{node.op}")
@@ -262,7 +263,7 @@ def _subgraph_outputs(model: Model) -> set[str]:
     """Main-graph tensors that a subgraph names as its own output."""
     made = {t.name for node in model.nodes for t in node.outputs}
     return {
-        t.name for node in model.nodes for sub in node.subgraphs(recursive=True) for t in sub.outputs if t.name in made
+        t.name for node in model.nodes for sub in bodies(node, recursive=True) for t in sub.outputs if t.name in made
     }
 
 

@@ -16,6 +16,7 @@ from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.files import atomic_path
 from toolkit.base.reading import FileKind, parse_json, reading
 from toolkit.base.schema import Extremes, FileSchema, Natural, validated, value_words
+from toolkit.base.types import Array
 from toolkit.calibration.histogram import Histogram
 from toolkit.data.arrays import Stored, open_archive
 from toolkit.data.dataset import Batch
@@ -99,7 +100,7 @@ class Collection:
         return sum(count for group, count in self.samples.items() if profile in group)
 
     def total(self, tensor: str, profile: str | None = None, weights: Mapping[str, int] | None = None) -> Histogram:
-        """The histogram of a tensor over all samples, or over those of one profile.
+        """The histogram of a tensor over all samples, or over those of one profile; it is not to be changed.
 
         Args:
             tensor: its name.
@@ -112,11 +113,16 @@ class Collection:
         found = [(group, by_name[tensor]) for group, by_name in self.histograms.items() if tensor in by_name]
         if not found:
             raise RangesError(f"tensor '{tensor}' was not collected", remedy=did_you_mean(tensor, self.tensors))
-        result = Histogram(found[0][1].bins)
+        parts = []
         for group, histogram in found:
             if profile is None or profile in group:
                 weight = max((weights or {}).get(name, 1) for name in group)
-                result.merge(histogram if weight == 1 else histogram.scaled(weight))
+                parts.append(histogram if weight == 1 else histogram.scaled(weight))
+        if len(parts) == 1:
+            return parts[0]
+        result = Histogram(found[0][1].bins)
+        for part in parts:
+            result.merge(part)
         return result
 
     def has_values(self, tensor: str) -> bool:
@@ -233,7 +239,7 @@ class Collection:
             names = sorted(by_name)
             held = [by_name[name] for name in names]
             groups.append({"profiles": list(group), "tensors": names})
-            arrays[f"counts_{number}"] = np.stack([h.counts for h in held])
+            arrays[f"counts_{number}"] = _rows(held)
             arrays[f"whole_{number}"] = np.array([[h.exponent, h.zeros, h.nonfinite] for h in held], np.int64)
             arrays[f"extremes_{number}"] = np.array([[h.low, h.high] for h in held], np.float64)
         head = {
@@ -276,6 +282,16 @@ class Collection:
             head.made_from.model_dump(exclude_unset=True, mode="json"),
             head.same,
         )
+
+
+def _rows(held: Sequence[Histogram]) -> Array:
+    """The counts of histograms, [histograms, bins], in the smallest type that holds them all: most count few values."""
+    most = max((int(one.counts.max()) for one in held), default=0)
+    kind = next(kind for kind in (np.int16, np.int32, np.int64) if most <= np.iinfo(kind).max)
+    rows = np.empty((len(held), held[0].bins if held else 0), kind)
+    for row, one in zip(rows, held):
+        row[:] = one.counts
+    return rows
 
 
 def holds_collection(path: Path) -> bool:

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from toolkit.base.errors import RangesError, did_you_mean
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.data.dataset import CalibrationData
+from toolkit.graph.assemble import bodies
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import FLOAT_TYPES
@@ -107,7 +108,7 @@ def repeated_tensors(model: Model, tensors: Iterable[str]) -> set[str]:
         if node.op in ("Shape", "Size"):
             continue
         read = {t.name for t in node.inputs}
-        for sub in node.subgraphs(recursive=True):
+        for sub in bodies(node, recursive=True):
             read |= {t.name for inner in sub.nodes for t in inner.inputs} | {t.name for t in sub.outputs}
         if read & reached or node.op.startswith("Random"):
             reached |= {t.name for t in node.outputs}

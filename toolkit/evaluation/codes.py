@@ -17,6 +17,7 @@ class EvaluationCode(BaseCode):
     PROFILE_NOT_EVALUATED = "evaluation-profile-not-evaluated"
     ROUNDING_PARTLY_MEASURED = "evaluation-rounding-partly-measured"
     UNROUNDED_NOT_RUN = "evaluation-unrounded-not-run"
+    UNROUNDED_LEFT_OUT = "evaluation-unrounded-left-out"
     MEASURED_IN_FLOAT32 = "evaluation-measured-in-float32"
     DEFAULTS_REFUSE = "evaluation-defaults-refuse"
     DEFAULTS_CHANGE = "evaluation-defaults-change"

@@ -49,6 +49,8 @@ _UNROUNDED_SHARE = 0.25
 
 It costs nearly as much as the model with its rounding, and explains a difference between runtimes: an estimate will do.
 """
+_MOST_UNROUNDED = 20_000
+"""Nodes of a model for which that pays: of more its session alone takes longer, and more memory, than all runs."""
 _NARROW = {"bf16": TensorProto.BFLOAT16, "fp16": TensorProto.FLOAT16}
 
 
@@ -101,7 +103,10 @@ def evaluate(
     runs: list[Run] = [float_session.run, partial(run_on, other_session, named=named)]
     # onnxruntime has no kernels for bfloat16: by itself it runs no such model
     as_it_is: list[Run] = []
-    if form.rounded is not None and "bf16" not in _narrow_types(subject):
+    by_itself, size = form.rounded is not None and "bf16" not in _narrow_types(subject), len(subject.graph.nodes)
+    if by_itself and size > _MOST_UNROUNDED:
+        notes.append(EvaluationCode.UNROUNDED_LEFT_OUT(nodes=size, most=_MOST_UNROUNDED))
+    elif by_itself:
         try:
             as_it_is.append(_as_it_is(subject, named, data))
         except (ModelError, BackendError) as error:
@@ -120,7 +125,8 @@ def evaluate(
                     other.add(wanted, found, part.labels, part.count)
             fitted.update(part.profiles)
             progress("evaluate", whole.samples, total)
-    del as_it_is
+        # its session goes
+        as_it_is.clear()
     result = whole.result()
     result.unrounded = other.result(whole.samples)
     result.form, result.notes = form.name, [*unrounded, *notes, *result.notes]

@@ -105,6 +105,21 @@ def _copied(graph: gs.Graph, tensors: dict[int, gs.Tensor], functions: list[gs.F
     )  # fmt: skip
 
 
+def walk(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Graph]]:
+    """Every node with the graph it is in, subgraphs included; nodes may be added and removed meanwhile."""
+    for node in list(graph.nodes):
+        yield node, graph
+        for value in node.attrs.values() if node.attrs else ():
+            if isinstance(value, gs.Graph):
+                yield from walk(value)
+
+
+def bodies(node: gs.Node, recursive: bool = False) -> list[gs.Graph]:
+    """The subgraphs of a node; what lies in these too where ``recursive``."""
+    own = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+    return [*own, *(inner for one in own for inner in subgraphs(one))] if recursive and own else own
+
+
 def subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
     """The subgraphs of a graph, at any depth."""
     for one in graph.nodes:

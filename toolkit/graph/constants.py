@@ -7,6 +7,7 @@ from onnx import helper
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from toolkit.base.types import Array
+from toolkit.graph.assemble import bodies
 from toolkit.graph.model import Model
 from toolkit.graph.node_values import run_node
 
@@ -60,7 +61,7 @@ def _makers(model: Model, tensor: gs.Tensor) -> list[gs.Node] | None:
         if not current.inputs:
             return None
         node = current.inputs[0]
-        if node.op in RANDOM or node.domain not in (None, "", "ai.onnx") or any(True for _ in node.subgraphs()):
+        if node.op in RANDOM or node.domain not in (None, "", "ai.onnx") or bodies(node):
             return None
         if id(node) not in seen:
             seen.add(id(node))

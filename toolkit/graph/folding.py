@@ -14,6 +14,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from toolkit.base.errors import QtoolError
 from toolkit.base.profiles import Profiles
 from toolkit.base.types import Array
+from toolkit.graph.assemble import bodies
 from toolkit.graph.endless import EndlessLoopError
 from toolkit.graph.facts import Facts
 from toolkit.graph.float32_twin import computes_in_bfloat16, is_bfloat16
@@ -102,7 +103,7 @@ class _Folder:
                 break
             inlined = True
         for node in list(graph.nodes):
-            for sub in node.subgraphs():
+            for sub in bodies(node):
                 inlined |= self.run(sub)
         return inlined
 
@@ -202,7 +203,7 @@ class _Folder:
             if node.op == "Constant" or node.name in self.folded.failed or not node.outputs:
                 continue
             fixed = all(t.is_empty() or isinstance(t, gs.Constant) or id(t) in known for t in node.inputs)
-            tensors = not node.op.startswith(_NOT_TENSORS) and not any(True for _ in node.subgraphs())
+            tensors = not node.op.startswith(_NOT_TENSORS) and not bodies(node)
             if fixed and tensors and not any(id(t) in outputs for t in node.outputs) and not self.keep(node):
                 known.update(id(tensor) for tensor in node.outputs)
                 yield node

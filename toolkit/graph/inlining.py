@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
 
+from toolkit.graph.assemble import bodies
 from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_node, reroute
 
@@ -81,7 +82,7 @@ def nodes_of(graph: gs.Graph) -> Iterator[gs.Node]:
     """The nodes of a graph and of its subgraphs, each behind the node that holds it."""
     for node in list(graph.nodes):
         yield node
-        for sub in node.subgraphs():
+        for sub in bodies(node):
             yield from nodes_of(sub)
 
 
@@ -92,7 +93,7 @@ def _tensors(graph: gs.Graph) -> list[gs.Tensor]:
     found = {id(tensor): tensor for tensor in (*graph.inputs, *graph.outputs)}
     for node in nodes:
         found.update((id(tensor), tensor) for tensor in node.outputs)
-        for sub in node.subgraphs():
+        for sub in bodies(node):
             found.update((id(tensor), tensor) for tensor in (*sub.inputs, *sub.outputs))
         for tensor in node.inputs:
             if isinstance(tensor, gs.Constant) and all(id(reader) in inside for reader in tensor.outputs):

@@ -212,7 +212,7 @@ class Model:
 
     def walk(self) -> Iterator[tuple[gs.Node, gs.Graph]]:
         """Every node with the graph it is in, subgraphs of If, Loop and Scan included."""
-        return _walk(self.graph)
+        return assemble.walk(self.graph)
 
     def node(self, name: str) -> gs.Node:
         """The node of that name, in any subgraph.
@@ -256,7 +256,7 @@ class Model:
         """Names of main-graph tensors that nodes inside subgraphs read."""
         used: set[str] = set()
         for node in self.graph.nodes:
-            for sub in node.subgraphs(recursive=True):
+            for sub in assemble.bodies(node, recursive=True):
                 own = {t.name for n in sub.nodes for t in n.outputs} | {t.name for t in sub.inputs}
                 used |= {t.name for n in sub.nodes for t in n.inputs if t.name not in own}
                 used |= {t.name for t in sub.outputs if t.name not in own}
@@ -320,7 +320,7 @@ class Model:
         self._forget()
         before = set(self.node_names())
         makers = {t.name: node.name for node in self.nodes for t in node.outputs}
-        self.graph = convert_opset(self.graph, minimum, str(self.source or "the model"))
+        self.graph = convert_opset(self.graph, minimum, str(self.source or "the model"), self._known)
         kept = set(self.node_names())
         for node in self.nodes:
             # what the converter replaced goes on under its old name, so that requests and patterns still find it
@@ -388,14 +388,6 @@ class _Skeleton:
     skeleton: onnx.ModelProto
     weights: Mapping[str, Array]
     fingerprint: str = ""
-
-
-def _walk(graph: gs.Graph) -> Iterator[tuple[gs.Node, gs.Graph]]:
-    for node in list(graph.nodes):
-        yield node, graph
-        for value in node.attrs.values() if node.attrs else ():
-            if isinstance(value, gs.Graph):
-                yield from _walk(value)
 
 
 def _itemsize(dtype: Any) -> int:

@@ -6,7 +6,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from toolkit.base.errors import ModelError
-from toolkit.graph.export import export
+from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.importing import import_light
 from toolkit.graph.light import large_header, weights_as_inputs
 from toolkit.graph.nodes import all_nodes
@@ -33,13 +33,15 @@ def name_foreign(proto: onnx.ModelProto) -> bool:
     return bool(foreign)
 
 
-def convert_opset(model: gs.Graph, target: int, where: str) -> gs.Graph:
+def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages | None = None) -> gs.Graph:
     """The graph at a newer opset, by ONNX's version converter; large weights stay where they are.
+
+    ``known`` has messages of nodes that were written before.
 
     Raises:
         ModelError: the converter has no way for one of the operators.
     """
-    light = export(model, where)
+    light = export(model, where, known)
     light.proto.ir_version = max(model.ir_version or 0, 8)
     given = [value.name for value in light.proto.graph.input]
     proto = weights_as_inputs(light.proto, light.weights)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from toolkit.graph.assemble import bodies
 from toolkit.graph.kernels import runs
 from toolkit.graph.nodes import all_nodes, reads_of
 
@@ -74,7 +75,7 @@ def _not_run_of(model: Model) -> NotRun:
         return NotRun()
     nodes = []
     for node in model.nodes:
-        within = [inner for sub in node.subgraphs(recursive=True) for inner in sub.nodes]
+        within = [inner for sub in bodies(node, recursive=True) for inner in sub.nodes]
         plugin = _plugin(((one.domain or "", one.op) for one in (node, *within)), model.opset)
         reads = [tensor.name for tensor in node.inputs if not tensor.is_empty()]
         nodes.append(_Node(node.name, plugin, [*reads, *_from_outside(node)], [t.name for t in node.outputs if t.name]))
@@ -114,7 +115,7 @@ def _plugin(operators: Iterable[tuple[str, str]], version: int | None) -> str:
 def _from_outside(node: Any) -> list[str]:
     """Names of tensors that the subgraphs of a node may take from around it."""
     found: dict[str, None] = {}
-    for sub in node.subgraphs(recursive=True):
+    for sub in bodies(node, recursive=True):
         found.update((t.name, None) for inner in sub.nodes for t in inner.inputs if not t.is_empty())
         found.update((t.name, None) for t in sub.outputs)
     return list(found)

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
+from toolkit.graph.assemble import bodies
 from toolkit.graph.macs import macs, shape_of
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _count(model: Model, graph: gs.Graph, times: int | None, facts: Facts, found
     for node in graph.nodes:
         once = macs(node, facts)
         found[node.name] = once * times if once is not None and times is not None else (0 if once == 0 else None)
-        for body in node.subgraphs():
+        for body in bodies(node):
             trips = _trips(model, node, facts)
             _count(model, body, times * trips if times is not None and trips is not None else None, facts, found)
 

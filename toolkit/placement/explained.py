@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx_graphsurgeon as gs
 
 from toolkit.contract.findings import Code, Finding
@@ -10,12 +12,16 @@ from toolkit.placement.dequantized import dequantizer
 from toolkit.placement.pairs import Refusal
 
 
-def explained(node: gs.Node, refusal: Refusal, journal: Journal) -> Finding:
-    """The reason, with what an earlier pass said of the node that stands in the way: it is not advised once more."""
+def said_before(journal: Journal) -> dict[str, Finding]:
+    """By node why an earlier pass left its pair, or its constant, alone."""
+    return {e.node: e.why for e in journal.of("declined") if e.why.code in (Code.NO_PAIR, Code.LARGE)}
+
+
+def explained(node: gs.Node, refusal: Refusal, said: Mapping[str, Finding]) -> Finding:
+    """The reason, with what was ``said`` of the node that stands in the way: it is not advised once more."""
     why = refusal.why
     if why.code not in (Code.FOREIGN_PAIR, Code.COMPUTED_WEIGHTS):
         return why
-    said = {e.node: e.why for e in journal.of("declined") if e.why.code in (Code.NO_PAIR, Code.LARGE)}
     for tensor in node.inputs if said else ():
         maker = dequantizer(tensor) or (tensor.inputs[0] if tensor.inputs else None)
         if maker is not None and maker.name in said and why.values.get("tensor", tensor.name) == tensor.name:

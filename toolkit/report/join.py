@@ -11,6 +11,7 @@ from toolkit.backends.layer import Actual
 from toolkit.base.version import __version__
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph import work
+from toolkit.graph.assemble import bodies
 from toolkit.graph.measured import squashed_by
 from toolkit.report.advice import advice, quantizers
 from toolkit.report.codes import ReportCode
@@ -267,7 +268,7 @@ def _layer_errors(nodes: Iterable[Any], errors: Mapping[str, TensorError]) -> di
 def _reads(node: Any) -> Iterator[str]:
     """Names of the tensors a node reads, those that its subgraphs take from outside included."""
     yield from (tensor.name for tensor in node.inputs)
-    for sub in node.subgraphs():
+    for sub in bodies(node):
         own = {tensor.name for inner in sub.nodes for tensor in inner.outputs}
         used = [name for inner in sub.nodes for name in _reads(inner)]
         yield from (name for name in (*used, *(t.name for t in sub.outputs)) if name not in own)

@@ -33,6 +33,7 @@ class RunFolder:
     by_name: bool = False
     read_only: bool = False
     _lock: int | None = None
+    _digested: tuple[Mapping[str, Any], dict[str, str]] | None = None
 
     @classmethod
     def of(cls, name: str, out: str | Path | None) -> RunFolder:
@@ -85,8 +86,9 @@ class RunFolder:
         entry = self._manifest().get(name)
         if not isinstance(entry, dict):
             return False, "not done before"
-        if entry.get("key") != sha256_json(key):
-            return False, _difference(entry.get("parts"), _parts(key))
+        parts = self._parts(key)
+        if entry.get("key") != sha256_json(parts):
+            return False, _difference(entry.get("parts"), parts)
         damage = self.damage(name)
         if damage:
             return False, damage
@@ -143,7 +145,8 @@ class RunFolder:
         manifest = self._manifest()
         own = {path.relative_to(self.path).as_posix(): sha256_file(path) for path in files}
         self._remove(manifest.get(name), set(own))
-        manifest[name] = {"key": sha256_json(key), "why": why, "parts": _parts(key), "files": own}
+        parts = self._parts(key)
+        manifest[name] = {"key": sha256_json(parts), "why": why, "parts": parts, "files": own}
         if needs is not None:
             manifest[name]["needs"] = needs.model_dump(mode="json")
         write_json(self.hidden / "steps.json", manifest)
@@ -165,6 +168,12 @@ class RunFolder:
             if path is not None and not path.is_dir():
                 path.unlink(missing_ok=True)
 
+    def _parts(self, key: Mapping[str, Any]) -> dict[str, str]:
+        """The digest of each part of a key; found out once where a step is looked for and then done."""
+        if self._digested is None or self._digested[0] is not key:
+            self._digested = key, {name: sha256_json(value) for name, value in key.items()}
+        return self._digested[1]
+
     def _inside(self, file: str) -> Path | None:
         """The path of a file that steps.json names, which anybody may write; None where it leads out of the folder."""
         parts = PurePosixPath(file).parts
@@ -177,10 +186,6 @@ class RunFolder:
         except (OSError, ValueError):
             return None
         return path if folder == root or root in folder.parents else None
-
-
-def _parts(key: Mapping[str, Any]) -> dict[str, str]:
-    return {name: sha256_json(value)[:16] for name, value in key.items()}
 
 
 def _difference(old: Any, new: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from toolkit.base.reads import needs_now
 from toolkit.contract.findings import Finding
 from toolkit.run.folder import RunFolder
 from toolkit.run.inputs import Inputs
-from toolkit.run.keys import model_hash
+from toolkit.run.keys import hashes, model_hash
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
@@ -34,6 +34,7 @@ class Record(BaseModel):
     files: list[str] = []
     unfollowed: list[str] = []
     _folder: Path = PrivateAttr(default_factory=Path)
+    _file: Path | None = PrivateAttr(None)
 
     @property
     def final(self) -> bool:
@@ -53,9 +54,13 @@ class Record(BaseModel):
         """All of the record as JSON; the files are in it by name only."""
         return self.model_dump(mode="json")
 
-    def kept_in(self: R, folder: Path) -> R:
-        """This record, as one whose files lie in ``folder``."""
-        self._folder = folder
+    def key(self) -> Any:
+        """All of the record in few bytes, for the keys of steps behind it: its content where it was not kept."""
+        return hashes(self._file) if self._file is not None else self.content()
+
+    def kept_in(self: R, folder: Path, file: Path | None = None) -> R:
+        """This record, as one that ``file`` holds, and whose files lie in ``folder``."""
+        self._folder, self._file = folder, file
         return self
 
 
@@ -123,7 +128,7 @@ class Step(ABC, Generic[R]):
     def load(self) -> R:
         """The record that was kept."""
         text = self._file.read_text(encoding="utf-8")
-        return self.kind.model_validate_json(text).kept_in(self.folder.path)
+        return self.kind.model_validate_json(text).kept_in(self.folder.path, self._file)
 
     def keep(self, record: R, key: Mapping[str, Any], why: str) -> R:
         """Write the record, and note in the run folder that the step is done; ``why`` it was not found again.
@@ -139,7 +144,7 @@ class Step(ABC, Generic[R]):
         record.unfollowed = list(needs.unknown) if needs is not None else []
         write_json(self._file, record.content())
         self.folder.store(self.name, key, own, why, needs)
-        return record.kept_in(self.folder.path)
+        return record.kept_in(self.folder.path, self._file)
 
     @property
     def _file(self) -> Path:

@@ -28,7 +28,7 @@ from toolkit.graph.names import Names
 from toolkit.graph.tensors import SHORT_FLOATS, make_constant
 from toolkit.placement.attention import scale_queries
 from toolkit.placement.dequantized import source
-from toolkit.placement.explained import explained
+from toolkit.placement.explained import explained, said_before
 from toolkit.placement.pairs import Pair, Placement
 from toolkit.placement.place import Judge
 from toolkit.placement.qdq import Inserter, pairs_opset, storable_scale
@@ -216,9 +216,9 @@ class Quantizer(Pass):
             ranges = self.ranges(model, placement, context)
             if context.unranged:
                 placement = self.placement(model, context, slow)
-            nodes = {node.name: node for node, _ in model.walk()}
+            nodes, said = {node.name: node for node, _ in model.walk()}, said_before(context.journal)
             for refusal in placement.refusals:
-                context.journal.declined(refusal.node, explained(nodes[refusal.node], refusal, context.journal))
+                context.journal.declined(refusal.node, explained(nodes[refusal.node], refusal, said))
             lacking = [one for one in placement.refusals if one.why.code in (Code.NO_RANGE, Code.RANGE_OF_OTHER_TYPE)]
             if lacking:
                 tensors = list(dict.fromkeys(one.why.values["tensor"] for one in lacking))

@@ -285,6 +285,14 @@ def test_save_and_load(tmp_path: Path) -> None:
     found = collect(CHAIN, TAPS, data_of(feeds([2, 6, 8])), scalars=["low"])
     found.save(tmp_path / "c.npz")
     assert same(found, Collection.load(tmp_path / "c.npz"))
+    # in the smallest type that holds the counts
+    counts = next(iter(next(iter(found.histograms.values())).values())).counts
+    for more, kind in ((0, np.int16), (70_000, np.int32), (1 << 40, np.int64)):
+        counts[counts.argmax()] += more
+        found.save(tmp_path / "c.npz")
+        with np.load(tmp_path / "c.npz") as stored:
+            assert stored["counts_0"].dtype == kind
+        assert same(found, Collection.load(tmp_path / "c.npz"))
     (tmp_path / "d.npz").write_bytes(b"nothing")
     with pytest.raises(RangesError, match=r"d\.npz: it cannot be read as a collection"):
         Collection.load(tmp_path / "d.npz")

@@ -52,6 +52,15 @@ def test_of_many_samples_a_quarter_is_run_without_the_rounding():
     assert other.rounded.outputs["y"].max_abs > 0.5 > 0.01 > other.found.outputs["y"].max_abs
 
 
+def test_of_very_many_nodes_the_other_arithmetic_is_left_out(monkeypatch):
+    monkeypatch.setattr(evaluation, "_MOST_UNROUNDED", 1)
+    model = there_and_back()
+    lowered = lower(model.copy(), PrecisionPlan(), rest=Precision.FP16).model
+    found = evaluation.evaluate(model, lowered, CalibrationData.open([{"x": np.ones(4, np.float32)}], model))
+    said = next(note for note in found.notes if note.code is EvaluationCode.UNROUNDED_LEFT_OUT)
+    assert found.unrounded is None and said.values == {"nodes": len(lowered.nodes), "most": 1}
+
+
 def test_no_memory_for_the_other_arithmetic_costs_its_figures_alone(monkeypatch):
     def none_left(*given):
         raise BackendError("onnxruntime ran out of memory")

@@ -7,6 +7,7 @@ import pytest
 from tests.toolkit.report.samples import HOSTILE, hostile, sample
 from toolkit.base.text import plain
 from toolkit.report.compare import compare, write_comparison_html
+from toolkit.report.explain import explain
 from toolkit.report.html import MOST_ROWS, write_html
 
 sync = pytest.importorskip("playwright.sync_api", reason="the test extra's playwright is not installed")
@@ -85,6 +86,10 @@ def test_a_group_opens_and_closes_and_a_layer_tells_all_that_is_known(opened):
         "Q/DQ pair as int8",
     ):
         assert word in panel.inner_text(), word
+    # the panel fills sentences with figures, and says what explain says, but for capitals
+    told = zip(panel.locator("dt").all_text_contents(), panel.locator("dd").all_text_contents())
+    known = [(fact.term.lower(), fact.text.lower()) for fact in explain(sample(COUNT), CONV).facts]
+    assert [(term.lower(), words.lower()) for term, words in told] == known
     assert panel.locator("svg.spark").count() >= 1
     assert page.evaluate("location.hash") == "#layer=" + CONV.replace("/", "%2F")
     # its neighbour, from the panel

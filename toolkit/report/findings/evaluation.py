@@ -77,6 +77,10 @@ EVALUATION: Table = {
         "onnxruntime cannot run model.onnx as it is ({why}): what was measured is model.onnx in float32, with the "
         "rounding of its 16-bit floats written out."
     ),
+    EvaluationCode.UNROUNDED_LEFT_OUT: (
+        "model.onnx has {nodes:,} nodes: of more than {most:,} what onnxruntime itself computes of it, without the "
+        "rounding of 16-bit floats between its kernels, is not measured. The figures include the rounding."
+    ),
     EvaluationCode.MEASURED_IN_FLOAT32: lambda types, why: (
         "onnxruntime cannot run the lowered model accurately, so the float32 model with the same Q/DQ pairs was "
         f"measured: the accuracy figures do not include {joined(types) or 'float16'} rounding ({why})."

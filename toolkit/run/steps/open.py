@@ -79,7 +79,7 @@ class OpenStep(Step[OpenRecord]):
             "float": self.inputs.prints.of_model(),
             "prepared": self.passes.model_key(),
             "not on the GPU": self.not_on_device.to_json() if self.not_on_device is not None else "",
-            "built": self.engine.content(),
+            "built": self.engine.key(),
         }
 
     def calls_users_code(self) -> bool:

@@ -67,7 +67,7 @@ class RunRecords:
 
     def key(self) -> dict[str, Any]:
         """All records, and those of their files that are in the report."""
-        found = {name: record.content() if record is not None else {} for name, record in vars(self).items()}
+        found = {name: record.key() if record is not None else {} for name, record in vars(self).items()}
         search = self.passes.search_file
         return {
             **found,
