@@ -5,13 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toolkit.backends.base import Backend, EngineSettings, Extras, LogLine
-from toolkit.backends.elsewhere import BuildsElsewhere, EngineBuilder, EngineOrder
+from toolkit.backends.elsewhere import BuildsElsewhere, EngineBuilder, EngineOrder, engines_like
 from toolkit.backends.kept_engines import KeptEngines
 from toolkit.backends.prepare import lower_for, save_for, unmeasured
 from toolkit.backends.unit_times import unit_times
@@ -196,7 +196,8 @@ class EngineBench:
         if place is None or self._others is not None or self.cannot_measure():
             yield
             return
-        with place.gpu_hands(EngineBuilder.of(self)) as hands:
+        apart = replace(self, folder=None, progress=silent, batches=tuple)
+        with place.gpu_hands(EngineBuilder(apart, engines_like())) as hands:
             self._others = BuildsElsewhere(hands) if hands is not None else None
             try:
                 yield
@@ -216,11 +217,11 @@ class EngineBench:
         *,
         float_only: bool = False,
         rough: bool = False,
-    ) -> None:
+    ) -> str:
         """See ``Bench.ahead``. What TensorRT's own calibrators calibrate is built here alone."""
         settings = self._settings(float_only, rough)
         if not self.spare or settings.calibrator != "ranges":
-            return
+            return ""
         model, plan = self.lowered(model, plan, ranges, settings)
         name = self._name(self.key(model, plan, ranges, settings), 0, rough)
         assert self._others is not None
@@ -228,6 +229,12 @@ class EngineBench:
             # no two processes may write to one file of kernel times
             settings = settings.model_copy(update={"timing_cache": None})
             self._others.order(name, EngineOrder(model.to_light(), plan, ranges, settings))
+        return name
+
+    def forget(self, engine: str) -> None:
+        """See ``Bench.forget``."""
+        if self._others is not None:
+            self._others.forget(engine)
 
     def _settings(self, float_only: bool, rough: bool) -> EngineSettings:
         settings = self._rough if rough else self.settings

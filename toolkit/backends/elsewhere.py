@@ -7,21 +7,20 @@ are: latencies of one GPU can be compared, those of two of one kind differ with 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from toolkit.backends.base import EngineSettings
 from toolkit.base.errors import BackendError, QtoolError
 from toolkit.base.gpu import find_gpu
 from toolkit.base.places import Pending, Workers
-from toolkit.base.progress import silent
 from toolkit.base.temporary import temporary_folder
 from toolkit.base.versions import versions
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 
 if TYPE_CHECKING:
-    from toolkit.backends.bench import EngineBench
     from toolkit.backends.layer import Build
     from toolkit.contract.plan import PrecisionPlan
     from toolkit.contract.ranges import Ranges
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineOrder:
-    """A lowered model whose engine is wanted; see ``EngineBench.build``."""
+    """A lowered model whose engine is wanted; see ``Builds``."""
 
     model: LightModel
     plan: PrecisionPlan
@@ -37,27 +36,31 @@ class EngineOrder:
     settings: EngineSettings
 
 
+class Builds(Protocol):
+    """What an ``EngineBench`` is asked for."""
+
+    def build(
+        self, model: Model, plan: PrecisionPlan, ranges: Ranges | None, path: Path, settings: EngineSettings
+    ) -> Build:
+        """Build a lowered model, written to ``path`` for the time of the build."""
+        ...
+
+
 @dataclass(frozen=True)
 class EngineBuilder:
     """What engines are built with; can be sent to another process, see ``SharedWork``.
 
     Attributes:
-        bench: the bench that they are for.
-        like: the GPU and the versions that engines of this bench are made by.
+        bench: the bench that they are for, without what is of its process alone.
+        like: what ``engines_like`` gives there.
     """
 
-    bench: EngineBench
+    bench: Builds
     like: tuple[str, ...]
-
-    @classmethod
-    def of(cls, bench: EngineBench) -> EngineBuilder:
-        """The bench without what is of this process alone."""
-        apart = replace(bench, folder=None, progress=silent, batches=tuple)
-        return cls(apart, _like())
 
     def open(self) -> Callable[[EngineOrder], Build | str]:
         """See ``SharedWork``: answers with the build, or with why its engine would not be one of that bench."""
-        here = _like()
+        here = engines_like()
 
         def build(order: EngineOrder) -> Build | str:
             if here != self.like:
@@ -69,7 +72,8 @@ class EngineBuilder:
         return build
 
 
-def _like() -> tuple[str, ...]:
+def engines_like() -> tuple[str, ...]:
+    """What engines that are built here are made by: the GPU, and the versions of TensorRT's packages."""
     found = [f"{name} {version}" for name, version in versions().items() if name.startswith("tensorrt")]
     gpu = find_gpu()
     return (gpu.name if gpu is not None else "no GPU", *sorted(found))
@@ -95,6 +99,11 @@ class BuildsElsewhere:
     def order(self, name: str, order: EngineOrder) -> None:
         """Have an engine built."""
         self.under_way[name] = self.hands.submit(order)
+
+    def forget(self, name: str) -> None:
+        """Give up an engine that nobody will ask for."""
+        if name in self.under_way:
+            self.under_way.pop(name).give_up()
 
     def take(self, name: str) -> Build | str | None:
         """What was built, or why it was not; None where nobody was asked.

@@ -206,6 +206,7 @@ class Cluster:
                 held.append(None)
         except ray.exceptions.GetTimeoutError:
             count = 0
+            held.append(None)
         for one in held[:-1]:
             ray.kill(one)
         try:
@@ -313,10 +314,14 @@ class _RayTasks:
 
     def give_up(self) -> None:
         """End what is still under way."""
-        for reference in self._under_way:
-            with suppress(Exception):
-                self.ray.cancel(reference, force=True)
-        self._under_way.clear()
+        for reference in list(self._under_way):
+            self.end(reference)
+
+    def end(self, reference: Any) -> None:
+        """End one task."""
+        self._under_way.discard(reference)
+        with suppress(Exception):
+            self.ray.cancel(reference, force=True)
 
 
 @dataclass(frozen=True)
@@ -326,6 +331,9 @@ class _RayTask:
 
     def result(self) -> Any:
         return self.tasks.get(self.reference)
+
+    def give_up(self) -> None:
+        self.tasks.end(self.reference)
 
 
 # ---------------------------------------------------------------- in a worker

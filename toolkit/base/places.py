@@ -42,6 +42,10 @@ class Pending(Protocol[AnswerT_co]):
         """
         ...
 
+    def give_up(self) -> None:
+        """Have nobody go on with it: no one waits."""
+        ...
+
 
 class Workers(Protocol[ItemT_contra, AnswerT_co]):
     """Workers that have opened one work.

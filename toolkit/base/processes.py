@@ -82,6 +82,9 @@ class _PoolAnswer:
         with _told_where_ended():
             return taken_in(self.future.result())
 
+    def give_up(self) -> None:
+        self.future.cancel()
+
 
 @contextmanager
 def _told_where_ended() -> Iterator[None]:

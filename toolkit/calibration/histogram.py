@@ -16,6 +16,7 @@ _FEW = 8192
 _MOST = 2.0**62
 _PIECE = 4 * 65535
 """Values that are looked at for their extremes and counted while they are in the second cache."""
+_SLOTS = 1024
 _scratch = threading.local()
 
 
@@ -198,4 +199,5 @@ def _count(flat: Array, exponent: int, counts: Array) -> int:
     lanes = getattr(_scratch, "lanes", None)
     if lanes is None or lanes.shape[1] != len(counts) + 1:
         lanes = _scratch.lanes = np.empty((4, len(counts) + 1), np.uint16)
-    return int(count_into(flat, scale, lanes, counts))
+        _scratch.slots = np.empty(_SLOTS, np.uint32)
+    return int(count_into(flat, scale, lanes, _scratch.slots, counts))

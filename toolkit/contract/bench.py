@@ -132,8 +132,16 @@ class Bench(Protocol):
         *,
         float_only: bool = False,
         rough: bool = False,
-    ) -> None:
-        """Have a candidate's engine built by another GPU that is free: ``measure`` may be asked for it next."""
+    ) -> str:
+        """Have a candidate's engine built by another GPU that is free: ``measure`` may be asked for it next.
+
+        Returns:
+            What ``forget`` knows it by.
+        """
+        ...
+
+    def forget(self, engine: str) -> None:
+        """Give up an engine that ``ahead`` was told of: its GPU is free for others."""
         ...
 
     def cannot_measure(self) -> str:

@@ -91,6 +91,7 @@ class Trials:
         self.context, self.builds = context, builds
         self.done: list[Trial] = []
         self.reused = 0
+        self._ordered: dict[frozenset[str], str] = {}
         self._without: Measurement | None = None
 
     def measure(self, kept: frozenset[str], repeat: int) -> Trial | None:
@@ -133,10 +134,16 @@ class Trials:
         return trial
 
     def ahead(self, soon: Sequence[frozenset[str]]) -> None:
-        """Have engines that may be measured next built by other GPUs; the first of them is built here."""
-        for kept in soon[1 : 1 + self.bench.spare]:
+        """Have engines that may be measured next built by other GPUs, as many as there are; the first is built here."""
+        for kept in self._ordered.keys() - set(soon):
+            self.bench.forget(self._ordered.pop(kept))
+        for kept in soon[1:]:
+            if kept in self._ordered or not self.bench.spare:
+                continue
             model, plan = self.candidate(dict.fromkeys(kept, Code.TRIAL()))
-            self.bench.ahead(model, plan, self.ranges, float_only=len(kept) == len(self.units), rough=self.rough)
+            self._ordered[kept] = self.bench.ahead(
+                model, plan, self.ranges, float_only=len(kept) == len(self.units), rough=self.rough
+            )
 
     def _measured(self, kept: frozenset[str], repeat: int, anew: bool = False) -> Measurement:
         model, plan = self.candidate(dict.fromkeys(kept, Code.TRIAL()))

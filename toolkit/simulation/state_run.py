@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from toolkit.base.places import Pending
 from toolkit.base.types import Array
 from toolkit.evaluation.outcome import BatchOutcome, Outcome
+from toolkit.simulation.cuts import StateKey
 from toolkit.simulation.switches import Config
-
-if TYPE_CHECKING:
-    from toolkit.simulation.runner import Runner
 
 Tensors = dict[str, Array]
 BatchRun = tuple[BatchOutcome, Tensors, float]
@@ -38,6 +37,28 @@ class BatchAsked:
     anchor: Config | None
 
 
+class RunsBatches(Protocol):
+    """What a state asks of a ``Runner``."""
+
+    order: list[int]
+
+    def signatures(self, config: Config) -> StateKey: ...  # noqa: D102
+
+    def asked(self, probe: Any, index: int, keep: bool) -> tuple[int, Pending[BatchRun]] | None: ...  # noqa: D102
+
+    def answered(self, pending: Pending[BatchRun]) -> tuple[BatchOutcome, Tensors]: ...  # noqa: D102
+
+    def cuts_behind(self, start: int) -> list[int]: ...  # noqa: D102
+
+    def compute(  # noqa: D102
+        self, probe: Any, indices: Sequence[int], keep: bool
+    ) -> Iterable[tuple[int, BatchOutcome, Tensors, dict[int, Tensors]]]: ...
+
+    def summed(  # noqa: D102
+        self, parts: Sequence[BatchOutcome], indices: Sequence[int], held: Sequence[Tensors]
+    ) -> Outcome: ...
+
+
 class StateRun:
     """A state that is run on more and more of the batches; what was run stays.
 
@@ -50,7 +71,7 @@ class StateRun:
         states: by cut and batch what it is there; None where another process knows that.
     """
 
-    def __init__(self, runner: Runner, config: Config, keep: bool = False) -> None:
+    def __init__(self, runner: RunsBatches, config: Config, keep: bool = False) -> None:
         self.config, self._runner, self._keep = config, runner, keep
         self.signatures = runner.signatures(config)
         self.states: dict[int, dict[int, Tensors | None]] = {}

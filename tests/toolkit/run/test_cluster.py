@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from tests.toolkit.search.planted import chain, damage, simulation, trained
 from tests.toolkit.search.planted import feeds as planted_feeds
 from tests.toolkit.search.test_search import search
 from toolkit import Recipe
-from toolkit.backends.elsewhere import EngineBuilder
 from toolkit.base import cluster as module
 from toolkit.base.cluster import Cluster, cluster
 from toolkit.base.errors import DataError, QtoolError
@@ -206,9 +205,7 @@ def test_trial_engines_are_built_on_a_gpu_each_and_all_are_measured_here(
     assert (tmp_path / "killed").exists()
     assert found[0] == found[1] and built[1] < built[0]
     # engines of another GPU would say nothing of this one: all are built here then
-    monkeypatch.setattr(
-        EngineBuilder, "of", classmethod(lambda cls, bench: cls(replace(bench, folder=None), ("other",)))
-    )
+    monkeypatch.setattr("toolkit.backends.bench.engines_like", lambda: ("other",))
     unlike = searched(place, tmp_path / "unlike")
     assert said(unlike, Code.TRIAL_BUILT_ANEW) and found[2] == found[0] and built[2] == built[0]
 
