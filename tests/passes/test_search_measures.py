@@ -159,7 +159,7 @@ def test_layers_that_are_not_searched_count_once(tmp_path, out):
 def test_time_that_belongs_to_no_layer_is_in_every_plan(tmp_path):
     plain, quantized = {**dict.fromkeys(NAMES, 0.2), "layer0": 2.0}, dict.fromkeys(NAMES, 0.2)
     backend = Front(plain, quantized, noisy=False)
-    found = searched(tmp_path, backend, damaged="layer0", prefer="int8", max_ms=100, min_sqnr_db=24)[1]
+    found = searched(tmp_path, backend, damaged="layer0", prefer="int8", max_ms=100)[1]
     assert found["best"]["kept"] == ["layer0"] and found["float"]["predicted_ms"] == pytest.approx(6.0)
     assert found["best"]["predicted_ms"] * found["measured_share"] == pytest.approx(3 + 2 + 5 * 0.2)
 

@@ -44,7 +44,7 @@ def test_the_damaged_layer_stays_float_with_its_reason(tmp_path):
     model = chain(8)
     damage(model, "layer3")
     context = context_for(model, feeds(), tmp_path)
-    SearchPrecision(min_sqnr_db=27)(model, context)
+    SearchPrecision(min_sqnr_db=28)(model, context)
     assert kept(context) == {"layer3"}
     why = context.plan.get("layer3").reason
     assert why.code is Code.KEPT_ALONE_MISSES and why.values["alone_db"] < why.values["without_db"]

@@ -51,7 +51,7 @@ class Context:
         following: titles of the passes behind the one at work.
         model: the model under work.
         files: the files that passes wrote into ``folder``.
-        roundings: what was chosen of weights on samples, by what it depends on: trials of one model share it.
+        roundings: what samples showed of weights and inputs, by what it depends on: trials of one model share it.
         unranged: why a tensor that was asked for has no range: what reads it cannot be quantized.
     """
 

@@ -70,7 +70,8 @@ class Range:
 
     Attributes:
         amax: the largest magnitude kept; the scale is amax / 127 for INT8, amax / 448 for FP8.
-        method: minmax, entropy, percentile, mse, or where the value came from: manual, table, stripped, cache.
+        method: minmax, entropy, percentile, mse, output (by a search, for what reads the tensor), or where the value is
+            from: manual, table, stripped, cache.
         observed: the smallest and largest value seen, where values were seen.
         per_profile: the amax that each profile's samples alone would give.
         samples: how many samples were seen.

@@ -100,13 +100,16 @@ class Evaluations:
 
     # ---------------------------------------------------------------- one plan
 
-    def _evaluate(self, kept: Sequence[str], until: int | None = None, sure: bool = False) -> SearchedPlan:
+    def _evaluate(
+        self, kept: Sequence[str], until: int | None = None, sure: bool = False, race: bool = False
+    ) -> SearchedPlan:
         """A plan's outcome on more and more of the batches, until it is clear whether it meets the budget.
 
         Args:
             kept: the groups that stay float; ranges are those now in use.
             until: go on to as many rounds at most; to all where None.
             sure: whether a plan that clearly meets the budget is run on all samples all the same.
+            race: whether it is run so far whatever it shows, to be compared with others.
         """
         key = plan_key(kept, self.amax)
         before, runner = self._known.get(key), self.simulation.runner
@@ -116,7 +119,7 @@ class Evaluations:
             if plan is not None:
                 # the first plan within the budget is for whoever stops the search
                 enough = plan.clear is False or (plan.clear is True and not sure and self.first is not None)
-                if plan.batches >= count or plan.whole or enough:
+                if plan.batches >= count or plan.whole or (enough and not race):
                     continue
             price = paid if (key, count) in self.spending.bought else runner.price(config, count, self._anchor)
             if plan is not None and not sure and not self.spending.left(price - paid):

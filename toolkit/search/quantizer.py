@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -35,8 +34,8 @@ from toolkit.placement.qdq import Inserter, pairs_opset, storable_scale
 from toolkit.placement.scales import share_amax
 from toolkit.search.faster import measuring, not_faster, require_profiles, units_of
 from toolkit.search.given_ranges import in_form, without_ranges
-from toolkit.simulation.output_rounding import round_on_samples
-from toolkit.simulation.rounder import RoundedWeight, Rounder, rounding_key
+from toolkit.simulation.output_rounding import rounder_on_samples
+from toolkit.simulation.rounder import RoundedWeight, Rounder
 from toolkit.simulation.switches import wanted_tensors
 
 
@@ -274,17 +273,7 @@ class Quantizer(Pass):
         placement = placement if placement is not None else self.placement(model, context)
         wanted = {use.node for p in placement.pairs.values() if p.weight for use in p.uses if use.index == 1}
         nodes = [node for node in model.nodes if node.name in wanted]
-        # a search, its trials and the insertion after it choose once for a layer that is the same in all of them
-        keys = {node.name: rounding_key(model, node, len(data), plain) for node in nodes}
-        known = context.roundings
-        # layers that read one weight round it together
-        fresh = {node.inputs[1].name for node in nodes if keys[node.name] not in known}
-        nodes_fresh = [node for node in nodes if node.inputs[1].name in fresh]
-        if nodes_fresh:
-            found = round_on_samples(model, nodes_fresh, data, plain)
-            for node in nodes_fresh:
-                known[keys[node.name]] = {key: one for key, one in found.items() if key[0] == node.inputs[1].name}
-        return replace(plain, chosen={key: one for node in nodes for key, one in known[keys[node.name]].items()})
+        return rounder_on_samples(model, nodes, data, plain, context.roundings)
 
     def _take(
         self, back: gs.Node, chosen: RoundedWeight, readers: Sequence[gs.Node], names: Names, context: Context

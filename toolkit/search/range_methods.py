@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
+from toolkit.simulation.output_ranges import range_for_outputs
 from toolkit.simulation.simulation import Simulation
 
+OUTPUT = "output"
+"""The method whose range costs the output of the layers least that read the tensor."""
 _DIFFER, _NEARER = 0.03, 0.8
 
 
@@ -42,10 +45,17 @@ def methods_of(simulation: Simulation, amax: Mapping[str, float]) -> dict[str, s
 
 
 def _proposed(simulation: Simulation, tensor: str) -> dict[str, float]:
-    """By method the amax that calibration noted for a tensor."""
+    """By method the amax that calibration noted for a tensor, and the one that costs its readers' outputs least."""
     entry = simulation.ranges.tensors.get(tensor)
-    given = entry.diagnosis.get("amax", {}) if entry is not None else {}
-    return {method: float(amax) for method, amax in given.items()}
+    if entry is None:
+        return {}
+    given = {method: float(amax) for method, amax in entry.diagnosis.get("amax", {}).items()}
+    readers = {node.name for node in simulation.switches.tensors[tensor].outputs if node.inputs[0].name == tensor}
+    asking = {group.name for group in simulation.switches.groups if tensor in group.tensors}
+    errors = simulation.rounder.errors
+    # what another reader loses is not known
+    best = range_for_outputs((errors[name] for name in asking), entry.amax) if asking <= readers & set(errors) else None
+    return given | ({OUTPUT: best} if best is not None else {})
 
 
 def _differs(amax: float, other: float) -> bool:

@@ -7,22 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
-from toolkit.base.files import sha256_json
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.outcome import Outcome
-from toolkit.search.proposing import Proposing
-from toolkit.search.range_methods import alternatives, methods_of, whole_model
+from toolkit.search.choosing_ranges import ChoosingRanges
+from toolkit.search.range_methods import methods_of
 from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.sensitivity import Sensitivity, exact, reliability
 
-_BETTER, _QUIETER = 0.7, 0.95
 _EXPONENTS = (0.25, 1.0)
 """How much a layer's price counts in the order of layers: little, so that few layers do it, then in full."""
 _FEW = 2
 _WORST_GROUPS = 8
 _SENSE_PRICE, _SENSE_SHARE, _LEFT_OUT_PRICE = 1.5, 0.25, 0.6
-_TRIED_PRICE = 0.7
-_WORST_SHARE = 0.02
 
 
 @dataclass
@@ -69,7 +65,7 @@ class SearchResult:
         return front
 
 
-class Search(Proposing):
+class Search(ChoosingRanges):
     """Looks for the cheapest plan within a budget.
 
     1. Everything quantized; done where that meets the budget safely. Then with the ranges of each other method: which
@@ -83,12 +79,11 @@ class Search(Proposing):
     5. Plans that would be better if they met the budget, by what was learnt of the noise of those that ran.
 
     Where inferences are limited, steps 3 and 4 are left out: step 5 begins with what the groups showed on as many
-    batches as some of the inferences pay for, and runs each plan on few batches first.
+    batches as some of the inferences pay for, and runs each plan on few batches first. Methods race: the quieter ones
+    go on to more batches. Where few groups make nearly all of the noise, ranges are chosen anew without these before.
 
     The arguments are those of ``Evaluations``.
     """
-
-    _batches: int | None = None
 
     def run(self) -> SearchResult:
         """Search; the nearest plan is the result where none meets the budget.
@@ -107,7 +102,7 @@ class Search(Proposing):
         if self.prefer == "time":
             self._faster((), names)
         if self.try_ranges and not (plan.whole and self.budget.safely(plan.outcome, runner.float_outcome)):
-            plan = self._best_method(plan)
+            plan = self._best_method()
         if not plan.meets:
             self._probes.clear()
             if self.amax:
@@ -124,6 +119,8 @@ class Search(Proposing):
             if not plan.meets:
                 self._measured_with = dict(self.amax)
                 left_out = [(group.name, group.without) for group in sensitivity.groups if group.without is not None]
+                if self.spending.limited and self.try_ranges and self._for_the_others(harm, sensitivity, measure):
+                    self._measured_with, left_out = dict(self.amax), []
                 self._layers(harm, measure, left_out)
         self._settle()
         assert self.best is not None
@@ -139,94 +136,6 @@ class Search(Proposing):
             self.spending.priced, self.spending.counted(self.simulation.runner.float_seconds), self.first,
             behind=self.simulation.behind(self.best.outcome.output),
         )  # fmt: skip
-
-    # ---------------------------------------------------------------- better ranges
-
-    def _best_method(self, plan: SearchedPlan) -> SearchedPlan:
-        """Everything quantized with the ranges of each method; the best one's are used from here on."""
-        methods: list[dict[str, float]] = [{}]
-        self._evaluate((), until=1)
-        others = [amax for _, amax in whole_model(self.simulation)]
-        self._ahead((), others)
-        for amax in others:
-            if self._left() <= 1:
-                # the last one is for layers kept float
-                break
-            self.amax = amax
-            methods.append(amax)
-            self._evaluate((), until=1)
-        self._methods = methods[1:]
-        return self._best_of((), methods)
-
-    def _best_of(self, kept: Sequence[str], ranges: Sequence[dict[str, float]]) -> SearchedPlan:
-        """The plan with the best of these ranges, which are used from here on; all were looked at."""
-        while True:
-            known = {number: self._found(kept, amax) for number, amax in enumerate(ranges)}
-            self.amax = dict(ranges[min(known, key=lambda number: self._rank(known[number]))])
-            before = self._found(kept, self.amax)
-            # on few samples ranges that cut off outliers look better than they are
-            plan = self._evaluate(kept, sure=not kept)
-            if plan is before or plan.passes or not self._rich:
-                return plan
-
-    def _better_ranges(
-        self, plan: SearchedPlan, sensitivity: Sensitivity, harm: dict[str, float], measure: Callable[[Outcome], float]
-    ) -> SearchedPlan:
-        """Give the tensors of the worst groups the range, of those the methods propose, with the least noise."""
-        if self._left() <= 1:
-            return plan
-        own = dict(self.amax)
-        total = sum(value for value in harm.values() if math.isfinite(value)) or 1.0
-        worst = [g for g in sensitivity.ranked()[:_WORST_GROUPS] if harm[g.name] > _WORST_SHARE * total]
-        switches = self.simulation.switches
-        inputs = {group.name: group.tensors for group in switches.groups}
-        done: set[str] = set()
-        before_them = self.spending.priced
-        for number, group in enumerate(worst):
-            if self.spending.limited and self.spending.priced - before_them > _TRIED_PRICE:
-                break
-            self.progress("ranges", number, len(worst))
-            assert group.alone is not None
-            least = group.alone.noise
-            for tensor in inputs[group.name]:
-                if tensor in done or tensor not in switches.amax:
-                    continue
-                done.add(tensor)
-                for amax in alternatives(self.simulation, tensor, switches.amax[tensor]):
-                    noise = self._tried(group.name, {**self.amax, tensor: amax}).noise
-                    if noise < _BETTER * least:
-                        least = noise
-                        self.amax[tensor] = amax
-        self.progress("ranges", len(worst), len(worst))
-        replaced = {tensor for tensor, amax in self.amax.items() if own.get(tensor) != amax}
-        if not replaced:
-            return plan
-        better = self._evaluate((), until=sum(count <= plan.batches for count in self._rounds), sure=True)
-        if self._rank(better) > self._rank(plan):
-            self.amax = own
-            return plan
-        # a shared range changes what other groups cost
-        changed = [name for name, tensors in inputs.items() if set(tensors) & replaced]
-        for name in changed:
-            before = next(g for g in sensitivity.groups if g.name == name)
-            now = measure(self._tried(name, self.amax))
-            alone = measure(before.alone) if before.alone is not None else 0.0
-            harm[name] = now if harm[name] <= alone * 1.5 else max(now, harm[name] - alone)
-        return better
-
-    def _tried(self, group: str, amax: Mapping[str, float]) -> Outcome:
-        key = "range:" + sha256_json([group, sorted(amax.items())])
-        line, runner = self.log.get(key), self.simulation.runner
-        config = self.simulation.switches.alone(group, {**self._own, **amax})
-        self.spending.pay(runner.price(config, self._batches))
-        if line is None:
-            if self._batches is None:
-                outcome = runner.run(config)
-            else:
-                outcome = runner.probe(config).run(self._batches)
-            line = {"outcome": outcome.to_json(), "group": group, "amax": dict(amax)}
-            self.log.add(key, line)
-        return Outcome.from_json(line["outcome"])
 
     # ---------------------------------------------------------------- what each group costs
 
@@ -286,9 +195,7 @@ class Search(Proposing):
             return
         other = False
         if self.try_ranges and self._rich:
-            plan = self._evaluate(self.best.kept, sure=True)
-            # ranges that cut off outliers may look good on a part of the samples alone
-            other = self._quieter_ranges(plan) if plan.meets else self._with_best_ranges(plan.kept)
+            other = self._with_best_ranges(self.best.kept)
         self._propose(harm, measure, () if other else left_out)
 
     def _choose(self, harm: Mapping[str, float]) -> None:
@@ -304,50 +211,6 @@ class Search(Proposing):
                 self._prune(kept, harm)
             if len(self.best.kept) <= _FEW:
                 return
-
-    def _with_best_ranges(self, kept: Sequence[str]) -> bool:
-        """Use the method's ranges that suit the layers left quantized best; whether they are others than before.
-
-        A layer that is float now may have been what spoke for a method.
-        """
-        if not self.try_ranges or len(kept) == len(self.simulation.names):
-            return False
-        own, tried = self.amax, [self.amax]
-        self._ahead(kept, (own, {}, *self._methods))
-        self._evaluate(kept, until=1)
-        for amax in ({}, *self._methods):
-            if amax != own and self._left() > 1:
-                self.amax = dict(amax)
-                tried.append(self.amax)
-                self._evaluate(kept, until=1)
-        self._best_of(kept, tried)
-        return self.amax != own
-
-    def _quieter_ranges(self, own: SearchedPlan) -> bool:
-        """Use the ranges with the least noise for this plan, which ran on all samples; whether they are others.
-
-        They are compared on the same few batches, and the quietest then on all.
-        """
-        count, parts = self._rounds[0], own.outcome.parts
-        if len(parts) != own.of or not own.whole:
-            return False
-        least, found = _QUIETER * sum(parts[i] for i in self.simulation.runner.order[:count]) / count, None
-        self._ahead(own.kept, ({}, *self._methods))
-        for amax in ({}, *self._methods):
-            if amax == own.amax or self._left() <= 1:
-                continue
-            self.amax = dict(amax)
-            plan = self._evaluate(own.kept, until=1)
-            noise = sum(plan.outcome.parts) / len(plan.outcome.parts)
-            if plan.batches == count and noise < least:
-                least, found = noise, self.amax
-        self.amax = dict(own.amax)
-        if found is not None:
-            self.amax = found
-            plan = self._evaluate(own.kept, sure=True)
-            if not plan.meets or plan.outcome.noise >= own.outcome.noise:
-                self.amax = dict(own.amax)
-        return self.amax != own.amax
 
     def _order(self, harm: Mapping[str, float], exponent: float) -> list[str]:
         """Groups by noise removed for what keeping them float costs, the best bargain first."""

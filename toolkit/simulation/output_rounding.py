@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,20 +17,52 @@ from toolkit.placement.ops import weight_axis
 from toolkit.placement.qdq import storable_scale
 from toolkit.placement.weights_only import summed_axis
 from toolkit.simulation.layer_inputs import collect_rows, readable
-from toolkit.simulation.rounder import RoundedWeight, Rounder
+from toolkit.simulation.output_ranges import RangeErrors
+from toolkit.simulation.rounder import RoundedWeight, Rounder, rounding_key
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
+SeenOnSamples = dict[str, "tuple[dict[tuple[str, int | None], RoundedWeight], RangeErrors]"]
+"""What was found on samples of single layers, by ``rounding_key``."""
 _SAMPLES, _ROWS, _LEAST_ROWS = 64, 1024, 16
 _MOST = 4608
 """Inputs that one output sums, at most: a matrix of their products is inverted."""
 
 
+def rounder_on_samples(
+    model: Model, nodes: Sequence[gs.Node], data: CalibrationData, plain: Rounder, known: SeenOnSamples
+) -> Rounder:
+    """How the weights of layers are rounded, with what is seen on samples.
+
+    A search, its trials and the insertion after it choose once for a layer that is the same in all of them.
+
+    Args:
+        model: the float graph.
+        nodes: its layers with constant weights.
+        data: the samples.
+        plain: how they are rounded without any.
+        known: what was found before; what is found now is added.
+    """
+    keys = {node.name: rounding_key(model, node, len(data), plain) for node in nodes}
+    # layers that read one weight round it together
+    fresh = {node.inputs[1].name for node in nodes if keys[node.name] not in known}
+    nodes_fresh = [node for node in nodes if node.inputs[1].name in fresh]
+    if nodes_fresh:
+        found, errors = round_on_samples(model, nodes_fresh, data, plain)
+        for node in nodes_fresh:
+            own = {key: one for key, one in found.items() if key[0] == node.inputs[1].name}
+            known[keys[node.name]] = own, errors.get(node.name, RangeErrors())
+    both = {node.name: known[keys[node.name]] for node in nodes}
+    chosen = {key: one for some, _ in both.values() for key, one in some.items()}
+    return replace(plain, chosen=chosen, errors={name: errors for name, (_, errors) in both.items()})
+
+
 def round_on_samples(
     model: Model, nodes: Iterable[gs.Node], data: CalibrationData, rounder: Rounder
-) -> dict[tuple[str, int | None], RoundedWeight]:
-    """Weights that are better than those rounded to the nearest, by tensor and axis of the channels or blocks.
+) -> tuple[dict[tuple[str, int | None], RoundedWeight], dict[str, RangeErrors]]:
+    """Weights that are better than those rounded to the nearest, by tensor and axis of the channels or blocks, and by
+    layer what ranges of its input cost its output.
 
     The scale of a channel or block is the one of 20 whose rounding costs the output least, as SeqMSE chooses it; then
     the weights are rounded one input after the other, the rest making up for each error (GPTQ). Where the mean of an
@@ -51,7 +83,12 @@ def round_on_samples(
     shapes = {node.name: node.inputs[1].shape for some in layers.values() for node in some}
     rows = collect_rows(model, [node for some in layers.values() for node in some], shapes, data, _SAMPLES, _ROWS)
     found: dict[tuple[str, int | None], RoundedWeight] = {}
+    errors: dict[str, RangeErrors] = {}
     for (tensor, axis), some in layers.items():
+        for node in some:
+            if node.name in rows and not rounder.block:
+                flat = _flat(node, model.constant(node.inputs[1]), len(rows[node.name]))
+                errors[node.name] = RangeErrors.of(rows[node.name], flat, rounder.precision)
         read = [_centred(model, node, rows[node.name]) for node in some if node.name in rows]
         # a tensor that several layers read is one constant
         alike = read and len(read) == len(some) and len({one.shape[::2] for one in read}) == 1
@@ -61,7 +98,14 @@ def round_on_samples(
             rounded = _round(some[0], weight, axis, np.concatenate(read, axis=1), rounder)
             if rounded is not None:
                 found[tensor, axis] = rounded
-    return found
+    return found, errors
+
+
+def _flat(node: gs.Node, weight: Array | None, groups: int) -> Array:
+    """A layer's weight, float64 [groups, out, in]."""
+    assert weight is not None
+    wide = (weight.T if _turned(node) else weight).astype(np.float64)
+    return wide.reshape(groups, len(wide) // groups, -1)
 
 
 def _axis(node: gs.Node, weight: Array, rounder: Rounder) -> int | None:
@@ -70,8 +114,7 @@ def _axis(node: gs.Node, weight: Array, rounder: Rounder) -> int | None:
 
 def _round(node: gs.Node, weight: Array, axis: int, rows: Array, rounder: Rounder) -> RoundedWeight | None:
     turned, precision = _turned(node), rounder.precision
-    wide = (weight.T if turned else weight).astype(np.float64)
-    flat = wide.reshape(len(rows), len(wide) // len(rows), -1)
+    flat = _flat(node, weight, len(rows))
     groups, outs, width = flat.shape
     block = rounder.block or width
     moments = (np.swapaxes(rows, 1, 2) @ rows).astype(np.float64) / rows.shape[1]
@@ -81,7 +124,9 @@ def _round(node: gs.Node, weight: Array, axis: int, rows: Array, rounder: Rounde
     factor = scales_for_output(parts, amax, np.einsum("gkk->gk", moments).reshape(-1, block), precision)
     scale = storable_scale(amax * factor, precision).reshape(groups, -1, outs).swapaxes(1, 2)
     spread = np.repeat(scale.astype(np.float64), block, axis=2)
-    made = (round_for_output(flat, spread, moments, precision) * spread).reshape(wide.shape)
+    made = (round_for_output(flat, spread, moments, precision) * spread).reshape(
+        weight.T.shape if turned else weight.shape
+    )
     values = np.ascontiguousarray(made.T if turned else made).astype(weight.dtype)
     nearest = replace(rounder, method="mse", chosen={}).rounded(node.inputs[1].name, weight, axis)
 

@@ -16,6 +16,7 @@ from toolkit.calibration.weights import weight_amax
 from toolkit.graph.input_mean import input_mean
 from toolkit.graph.model import Model
 from toolkit.placement.qdq import storable_scale
+from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.switches import fake_quantized
 
 
@@ -49,12 +50,14 @@ class Rounder:
         precision: the quantized type.
         chosen: what was chosen on samples.
         block: how many weights along the axis share a scale; 0: a channel does.
+        errors: by layer what ranges of its input cost its output, as far as that was measured on samples.
     """
 
     method: str
     precision: Precision
     chosen: Chosen = field(default_factory=dict)
     block: int = 0
+    errors: Mapping[str, RangeErrors] = field(default_factory=dict)
 
     def scale(self, tensor: str, values: Array, axis: int | None) -> Array:
         """The scales of a weight, float32 [1] or [channels], in blocks of the weight's rank.

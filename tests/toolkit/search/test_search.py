@@ -74,15 +74,32 @@ def test_the_method_that_suits_the_whole_model_comes_before_any_layer():
     assert found.sensitivity is None and found.evaluations == 3
 
 
-def test_a_method_that_one_layer_speaks_for_is_not_forced_on_the_others():
+@pytest.mark.parametrize("inferences", [None, 14.0])
+def test_a_method_that_one_layer_speaks_for_is_not_forced_on_the_others(inferences):
     model = chain(8)
     damage(model, "layer3")
-    sim = simulation(model, feeds())
+    sim = simulation(model, feeds(), batch=3)
     for name, known in sim.ranges.tensors.items():
         ruined = name == "layer3 damaged"
         known.diagnosis["amax"] = {"minmax": known.amax, "entropy": known.amax * (0.3 if ruined else 0.2)}
-    found = search(sim, Budget(min_sqnr_db=28))
+    found = search(sim, Budget(min_sqnr_db=28), spending=Spending(inferences))
     assert found.best.meets and found.best.kept == ("layer3",)
+
+
+def test_ranges_that_are_quieter_on_few_samples_alone_lose_the_race():
+    rare = feeds(64)
+    rare[-1]["x"] = rare[-1]["x"] * 12
+    sim = simulation(chain(), rare, batch=8)
+    for known in sim.ranges.tensors.values():
+        # finer steps for all batches but the last, which is cut off
+        known.diagnosis["amax"] = {"minmax": known.amax, "entropy": known.amax / 3.5}
+    tried = Search(sim, Budget(min_sqnr_db=20), CostModel(sim.switches, sim.facts, gpu_spec("A10")),
+                   spending=Spending(50.0))  # fmt: skip
+    tried._begin()
+    tried._evaluate((), until=1)
+    assert tried._best_method().amax == {}
+    few, whole = (sim.runner.probe(sim.config((), dict(whole_model(sim))["entropy"])).run(n) for n in (1, None))
+    assert few.noise < sim.runner.base.run(1).noise and whole.noise > sim.runner.full_outcome.noise
 
 
 @pytest.mark.parametrize("least", [10.0, 26.0, 34.0, 45.0])

@@ -11,9 +11,9 @@ from toolkit.calibration.provider import Calibrator
 from toolkit.calibration.weight_rounding import round_for_output
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.data.dataset import CalibrationData
-from toolkit.search import quantizer
 from toolkit.search.plan_search import PlanSearch
 from toolkit.search.search_settings import SearchSettings
+from toolkit.simulation import output_rounding
 from toolkit.simulation.channels import sqnr_against
 from toolkit.simulation.layer_inputs import collect_rows
 from toolkit.simulation.rounder import RoundedWeight, Rounder
@@ -123,9 +123,9 @@ def test_a_trial_rounds_again_only_what_it_changed(monkeypatch):
     model = Model.from_proto(build(nodes, {"x": ["n", WIDTH]}, {"y": ["n", 4]}, weights))
     data = CalibrationData.open([{"x": row[None]} for row in mixed([WIDTH], 24)], model)
     context, rounded = Context(provider=Calibrator(data, method="minmax")), []
-    plain = quantizer.round_on_samples
+    plain = output_rounding.round_on_samples
     monkeypatch.setattr(
-        quantizer, "round_on_samples",
+        output_rounding, "round_on_samples",
         lambda model, nodes, *rest: rounded.append([one.name for one in nodes]) or plain(model, nodes, *rest),
     )  # fmt: skip
     first, second = (one.name for one in model.nodes)

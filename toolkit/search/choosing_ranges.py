@@ -1,0 +1,188 @@
+"""The part of a search that chooses activation ranges: by whole methods in a race, and tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+
+from toolkit.base.files import sha256_json
+from toolkit.evaluation.outcome import Outcome
+from toolkit.search.proposing import Proposing
+from toolkit.search.range_methods import alternatives, whole_model
+from toolkit.search.searched_plan import SearchedPlan
+from toolkit.search.sensitivity import Sensitivity
+
+_BETTER = 0.7
+_WORST_GROUPS, _WORST_SHARE = 8, 0.02
+_TRIED_PRICE = 0.7
+_FEW = 2
+_CLOSE = ((0.2, 2.0), (0.4, 1.4), (1.0, 1.1))
+"""Up to how many times the least noise ranges may have, on at most such a share of the samples, to be run on more."""
+_SPEAKS = 0.8
+"""From which share of the noise on a few layers may have spoken for ranges that do not suit the others."""
+
+
+class ChoosingRanges(Proposing):
+    """Chooses ranges, of those that the calibration's methods give.
+
+    The arguments are those of ``Evaluations``.
+
+    Attributes:
+        amax: the ranges now in use, as far as they differ from calibration's.
+    """
+
+    _batches: int | None = None
+
+    def _best_method(self) -> SearchedPlan:
+        """Everything quantized with the ranges of each method; the best one's are used from here on."""
+        self._methods = [amax for _, amax in whole_model(self.simulation)]
+        return self._race((), [{}, *self._methods])
+
+    def _with_best_ranges(self, kept: Sequence[str]) -> bool:
+        """Use the method's ranges that suit the layers left quantized best; whether they are others than before.
+
+        A layer that is float now may have been what spoke for a method.
+        """
+        if not self.try_ranges or len(kept) == len(self.simulation.names):
+            return False
+        own = self.amax
+        self._race(kept, [own, {}, *self._methods])
+        return self.amax != own
+
+    def _race(self, kept: Sequence[str], ranges: Sequence[dict[str, float]]) -> SearchedPlan:
+        """The plan with the best of these ranges, which are used from here on.
+
+        All are run on a few batches, and those that are not clearly noisier than the best on the same ones on more, at
+        most half of them but the last two (Jamieson and Talwalkar, "Non-stochastic best arm identification", AISTATS
+        2016): on few samples ranges that cut off outliers look better than they are. The best is run on all samples.
+        """
+        live, number = self._unlike(kept, ranges), 1
+        self._ahead(kept, live)
+        seen: list[dict[str, float]] = []
+        while True:
+            run: list[tuple[SearchedPlan, dict[str, float]]] = []
+            for amax in live:
+                # the last plan is for layers kept float
+                if not run or self._left() > 1:
+                    self.amax = amax
+                    run.append((self._evaluate(kept, until=number, race=True), amax))
+            seen = seen or [amax for _, amax in run]
+            count = min(self._rounds[number - 1], *(plan.batches for plan, _ in run))
+            noise = sorted((self._noise_on(plan, count), place) for place, (plan, _) in enumerate(run))
+            close = next(times for most, times in _CLOSE if count <= most * self._rounds[-1])
+            half = noise[: max(-(-len(live) // 2), 2)]
+            live = [run[place][1] for found, place in half if found <= close * noise[0][0]]
+            if len(live) <= 1 or number == len(self._rounds) or self._left() <= 1:
+                break
+            number += 1
+        while True:
+            # of those that were left behind, one may be better than what looked good and was not
+            known = [(self._found(kept, amax), amax) for amax in seen]
+            before, self.amax = min(known, key=lambda one: self._rank(one[0]))
+            plan = self._evaluate(kept, sure=not kept)
+            if plan is before or plan.passes or not self._rich:
+                return plan
+
+    def _unlike(self, kept: Sequence[str], ranges: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+        """Those of the ranges that differ in a tensor that some layer left quantized reads; of equal ones the first."""
+        found: dict[str, dict[str, float]] = {}
+        for amax in ranges:
+            scales = self.simulation.config(kept, {**self._own, **amax}).scales
+            found.setdefault(sha256_json(sorted(scales.items())), dict(amax))
+        return list(found.values())
+
+    def _noise_on(self, plan: SearchedPlan, count: int) -> float:
+        """A plan's mean noise on the first ``count`` batches; it ran on as many or more."""
+        order = self.simulation.runner.order
+        same = set(order[:count])
+        return statistics.fmean(
+            part for at, part in zip(sorted(order[: plan.batches]), plan.outcome.parts) if at in same
+        )
+
+    def _for_the_others(
+        self, harm: dict[str, float], sensitivity: Sensitivity, measure: Callable[[Outcome], float]
+    ) -> bool:
+        """Choose ranges anew without the few layers that make nearly all of the noise; whether they are others now.
+
+        These will stay float, and have spoken for a method that may suit none of the others.
+        """
+        total = sum(value for value in harm.values() if math.isfinite(value))
+        worst = sorted(harm, key=lambda name: -harm[name])
+        loud = next(
+            (worst[:n] for n in range(1, _FEW + 1) if sum(harm[name] for name in worst[:n]) > _SPEAKS * total), []
+        )
+        own = self.amax
+        if not self._methods or not loud or not self._with_best_ranges(loud):
+            return False
+        changed = {tensor for tensor in {*own, *self.amax} if own.get(tensor) != self.amax.get(tensor)}
+        self._measure_again(changed, harm, sensitivity, measure)
+        return True
+
+    def _better_ranges(
+        self, plan: SearchedPlan, sensitivity: Sensitivity, harm: dict[str, float], measure: Callable[[Outcome], float]
+    ) -> SearchedPlan:
+        """Give the tensors of the worst groups the range, of those the methods propose, with the least noise."""
+        if self._left() <= 1:
+            return plan
+        own = dict(self.amax)
+        total = sum(value for value in harm.values() if math.isfinite(value)) or 1.0
+        worst = [g for g in sensitivity.ranked()[:_WORST_GROUPS] if harm[g.name] > _WORST_SHARE * total]
+        switches = self.simulation.switches
+        inputs = {group.name: group.tensors for group in switches.groups}
+        done: set[str] = set()
+        before_them = self.spending.priced
+        for number, group in enumerate(worst):
+            if self.spending.limited and self.spending.priced - before_them > _TRIED_PRICE:
+                break
+            self.progress("ranges", number, len(worst))
+            assert group.alone is not None
+            least = group.alone.noise
+            for tensor in inputs[group.name]:
+                if tensor in done or tensor not in switches.amax:
+                    continue
+                done.add(tensor)
+                for amax in alternatives(self.simulation, tensor, switches.amax[tensor]):
+                    noise = self._tried(group.name, {**self.amax, tensor: amax}).noise
+                    if noise < _BETTER * least:
+                        least = noise
+                        self.amax[tensor] = amax
+        self.progress("ranges", len(worst), len(worst))
+        replaced = {tensor for tensor, amax in self.amax.items() if own.get(tensor) != amax}
+        if not replaced:
+            return plan
+        better = self._evaluate((), until=sum(count <= plan.batches for count in self._rounds), sure=True)
+        if self._rank(better) > self._rank(plan):
+            self.amax = own
+            return plan
+        self._measure_again(replaced, harm, sensitivity, measure)
+        return better
+
+    def _measure_again(
+        self, tensors: set[str], harm: dict[str, float], sensitivity: Sensitivity, measure: Callable[[Outcome], float]
+    ) -> None:
+        """Take into ``harm`` what the groups cost that read tensors of other ranges than before: a shared range
+        changes several.
+        """
+        readers = {group.name for group in self.simulation.switches.groups if set(group.tensors) & tensors}
+        for before in sensitivity.groups:
+            if before.name in readers:
+                now = measure(self._tried(before.name, self.amax))
+                alone = measure(before.alone) if before.alone is not None else 0.0
+                kept = harm[before.name]
+                harm[before.name] = now if kept <= alone * 1.5 else max(now, kept - alone)
+
+    def _tried(self, group: str, amax: Mapping[str, float]) -> Outcome:
+        """What one group alone does with these ranges, on the samples that sensitivity is measured on."""
+        key = "range:" + sha256_json([group, sorted(amax.items())])
+        line, runner = self.log.get(key), self.simulation.runner
+        config = self.simulation.switches.alone(group, {**self._own, **amax})
+        self.spending.pay(runner.price(config, self._batches))
+        if line is None:
+            if self._batches is None:
+                outcome = runner.run(config)
+            else:
+                outcome = runner.probe(config).run(self._batches)
+            line = {"outcome": outcome.to_json(), "group": group, "amax": dict(amax)}
+            self.log.add(key, line)
+        return Outcome.from_json(line["outcome"])

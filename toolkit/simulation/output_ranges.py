@@ -1,0 +1,89 @@
+"""The range of an activation for the least error of the layers that read it, rather than of the tensor itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from toolkit.base.precision import Precision
+from toolkit.base.types import Array
+from toolkit.placement.grid import on_grid
+
+_STEPS, _OCTAVES = 8, 3
+"""Ranges that are tried: so many for each halving of the largest value, and how many halvings."""
+_SKETCH = 32
+"""Random sums of the outputs stand in for more of them: their mean square is the same (Johnson, Lindenstrauss 1984)."""
+_WORTH = 0.97
+_VALUES, _LEAST_ROWS = 1 << 18, 32
+
+
+@dataclass(frozen=True)
+class RangeErrors:
+    """What a layer's output loses by rounding its input, for ranges of 2^(n/8).
+
+    Attributes:
+        noise: by n, noise over signal of the output.
+        largest: largest magnitude of the input that was seen.
+    """
+
+    noise: Mapping[int, float] = field(default_factory=dict)
+    largest: float = 0.0
+
+    @classmethod
+    def of(cls, rows: Array, weights: Array, precision: Precision) -> RangeErrors:
+        """Measured on samples.
+
+        Args:
+            rows: what the layer reads, float32 [groups, rows, in]; see ``collect_rows``.
+            weights: its weights, [groups, out, in].
+            precision: the type of the input.
+        """
+        most = max(_VALUES // max(rows.shape[0] * rows.shape[2], 1), _LEAST_ROWS)
+        rows = rows[:, :: -(-rows.shape[1] // most)]
+        largest = float(np.abs(rows).max(initial=0.0))
+        wide = np.swapaxes(_sketched(np.asarray(weights, np.float32)), 1, 2)
+        signal = float(np.square(rows @ wide, dtype=np.float64).sum())
+        if not signal or not math.isfinite(signal):
+            return cls()
+        top = math.ceil(_STEPS * math.log2(largest))
+        noise = {}
+        for step in range(top - _STEPS * _OCTAVES, top + 1):
+            scale = np.float32(2 ** (step / _STEPS) / precision.max)
+            error = on_grid(rows / scale, precision) * scale - rows
+            noise[step] = float(np.square(error @ wide, dtype=np.float64).sum()) / signal
+        return cls(noise, largest)
+
+
+def range_for_outputs(errors: Iterable[RangeErrors], now: float) -> float | None:
+    """The amax at which all readers of a tensor together lose least; None where it is hardly better than ``now``.
+
+    Args:
+        errors: of each reader.
+        now: the amax that it has.
+    """
+    known = [one for one in errors if one.noise]
+    steps = sorted(set.intersection(*(set(one.noise) for one in known))) if known else []
+    if not steps or not now > 0:
+        return None
+    total = {step: sum(one.noise[step] for one in known) for step in steps}
+    best = min(steps, key=total.__getitem__)
+    own = min(max(_STEPS * math.log2(now), steps[0]), steps[-1])
+    # what is seen of a tensor in rows may lack its largest values, and a range beyond all of them only coarsens steps
+    if 2 ** (best / _STEPS) >= max(one.largest for one in known) and now <= 2 ** (best / _STEPS):
+        return None
+    before = float(np.interp(own, steps, [total[step] for step in steps]))
+    return float(2 ** (best / _STEPS)) if total[best] < _WORTH * before else None
+
+
+def _sketched(weights: Array) -> Array:
+    """Weights of a few random sums of the outputs, [groups, sums, in]; as they are where they are few."""
+    outs = weights.shape[1]
+    if outs <= _SKETCH:
+        return weights
+    signs = np.random.default_rng(0).choice(np.array([-1, 1], np.float32), (_SKETCH, outs)) / np.float32(
+        math.sqrt(_SKETCH)
+    )
+    return np.asarray(signs @ weights)
