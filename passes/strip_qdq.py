@@ -98,7 +98,7 @@ class StripQDQ(Pass):
             context.known_ranges = known
             context.journal.noted(Code.KEPT_RANGES(tensors=len(ranges)))
         if data is not None:
-            beyond = {name for name, sides in (seen or {}).items() if any(sides)} - lost.trusted
+            beyond = {name for name, sides in (seen or {}).items() if lost.still_beyond(name, sides)}
             rounded = paired.copy()
             _Stripper(rounded, lost, context.fork(), beyond).strip(self._chosen(rounded))
             _compare(paired, model, rounded, data, context)

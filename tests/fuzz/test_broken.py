@@ -20,8 +20,11 @@ from tests.conftest import node, normal
 from tests.fuzz import corpus
 from tests.fuzz.campaign import peak_megabytes
 from tests.toolkit.conftest import complain
+from toolkit import Model, Recipe
+from toolkit.base.errors import ModelError
 from toolkit.cli.main import invoke
 from toolkit.graph import endless
+from toolkit.graph.opset import convert_opset
 
 Change = Callable[[Path], None]
 CHECK, RUN, INSPECT = ("check", "r.toml"), ("run", "r.toml", "--out", "o"), ("inspect", "m.onnx")
@@ -511,7 +514,15 @@ def long_domain(proto: onnx.ModelProto) -> None:
         one.domain = "ai.onnx"
 
 
+def group_norm(proto: onnx.ModelProto) -> None:
+    """GroupNormalization as opset 18 had it, which ONNX took back."""
+    proto.opset_import[0].version, two = 18, np.ones(2, np.float32)
+    proto.graph.node[1].CopyFrom(node("GroupNormalization", ["c", "one", "two"], ["m"], num_groups=2))
+    proto.graph.initializer.extend(numpy_helper.from_array(two, name) for name in ("one", "two"))
+
+
 SOUND: dict[str, Change] = {
+    "a GroupNormalization of opset 18": onnx_file(group_norm),
     "ONNX's domain by its long name": onnx_file(long_domain),
     "a function of an older opset": onnx_file(
         lambda p: setattr(p.functions[0].opset_import[0], "version", 15), corpus.with_function
@@ -727,3 +738,35 @@ def test_a_float_model_that_gives_no_number_is_no_reference(
         ("bisect", "r.toml", "--out", "b", "--min-sqnr-db", "10"),
     ):
         assert "'y'" in complain(here, capsys, *command)
+
+
+@pytest.mark.parametrize(
+    "source", ["raise SystemExit(0)\n", "def samples():\n    yield {'x': one}\n    raise SystemExit(3)\n"]
+)
+def test_code_that_ends_the_program_is_told(here: Path, capsys: pytest.CaptureFixture[str], source: str) -> None:
+    (here / "own.py").write_text(f"import numpy as np\none = np.ones((1, 3, 4, 4), np.float32)\n{source}")
+    recipe('data = "c.npz"', 'data = "own:samples"')(here)
+    assert "SystemExit" in complain(here, capsys, *CHECK, "--allow-code")
+
+
+def test_one_profile_and_one_pass_may_have_single_brackets(here: Path) -> None:
+    recipe("[[profile]]", "[profile]")(here)
+    recipe("[[pass]]", "[pass]")(here)
+    read = Recipe.load(here / "r.toml", ["profile.p.name=q", "pass.insert_qdq.dtype=fp8"])
+    assert read.profile[0].name == "q" and read.passes == [{"use": "insert_qdq", "dtype": "fp8"}]
+
+
+def test_a_scale_a_group_is_not_converted_to_one_a_channel(here: Path) -> None:
+    onnx_file(group_norm)(here)
+    model = Model.load(here / "m.onnx")
+    assert convert_opset(model.graph, 20, "m.onnx").opset == 20
+    with pytest.raises(ModelError, match=r"'m' \(GroupNormalization\)"):
+        convert_opset(model.graph, 21, "m.onnx")
+
+
+def test_labels_that_are_no_numbers_fit_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe('metric = "top1"\nbudget = { max_drop = 1.0 }\n', "")(here)
+    stored = dict(np.load(here / "t.npz"))
+    np.savez(here / "t.npz", **{**stored, "label": np.full(len(stored["x"]), np.nan)})
+    assert invoke([*CHECK, "--json"]) == 0
+    assert any("from nan to nan" in told for told in json.loads(capsys.readouterr().out)["warnings"])

@@ -237,6 +237,25 @@ def test_a_model_that_stripping_changes_is_an_error(tmp_path, monkeypatch):
     assert "output 'y'" in caught.value.what and caught.value.remedy
 
 
+def test_what_is_cut_off_a_little_beside_a_clamp_is_the_pairs_own(tmp_path):
+    """Values that go far beyond one end of a range, and as far as a calibration lets them beyond the other."""
+    proto = build(
+        [node("MatMul", ["x", "w"], ["h"]), node("QuantizeLinear", ["h", "s", "z"], ["q"]),
+         node("DequantizeLinear", ["q", "s", "z"], ["y"])],
+        {"x": ["n", 8]}, {"y": ["n", 8]},
+        {"w": np.eye(8, dtype=np.float32), "s": np.float32(2.2 / 127), "z": np.int8(0)},
+    )  # fmt: skip
+    model = Model.from_proto(proto)
+    x = normal(16, 8) + 1.2
+    x[::4, 0] = -2.6
+    context = sampled(model, {"x": x}, tmp_path)
+    StripQDQ()(model, context)
+    (restored,) = values(context.journal, Code.CLAMP_RESTORED)
+    assert restored["low"] == "-inf" and restored["high"] == pytest.approx(2.2)
+    (measured,) = values(context.journal, Code.STRIP_MEASURED)
+    assert measured["sqnr_db"] == pytest.approx(measured["rounding_db"], abs=1)
+
+
 @pytest.mark.parametrize(("low", "high"), [(-8, 7), (-2, 1)])
 def test_few_bits_and_bad_scales_are_no_error(low, high, tmp_path):
     """A handful of steps for all values: what is left is noise, and it is the pairs' own."""
@@ -255,8 +274,8 @@ def test_few_bits_and_bad_scales_are_no_error(low, high, tmp_path):
     context = sampled(model, {"x": SAMPLES}, tmp_path)
     StripQDQ()(model, context)
     # a model that is far from the one that was given is told of in the report
-    (measured,) = values(context.journal, Code.STRIP_FAR if high == 1 else Code.STRIP_MEASURED)
-    assert measured["sqnr_db"] < 25 and measured["rounding_db"] < 25
+    (measured,) = values(context.journal, Code.STRIP_FAR)
+    assert measured["sqnr_db"] < 20 and measured["rounding_db"] < 25
 
 
 @pytest.mark.parametrize("blocked", [False, True])

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from toolkit.base.errors import NotAllowedError, RecipeError, did_you_mean
+from toolkit.base.errors import FAILURES, NotAllowedError, RecipeError, did_you_mean
 from toolkit.base.given import Given, code_print, is_given, taken
 from toolkit.base.modules import module_fingerprint
 
@@ -44,7 +44,7 @@ def load_object(use: str, allow_code: bool, kind: str) -> Any:
             f"the module '{module}' of the {kind} '{use}' cannot be imported: {error}",
             remedy="put the file beside the recipe or install its package",
         ) from error
-    except Exception as error:
+    except FAILURES as error:
         raise RecipeError(
             f"the module '{module}' of the {kind} '{use}' fails while it is imported: {type(error).__name__}: {error}",
             remedy="fix the file; --debug shows where",

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import takewhile
 
+FAILURES = (Exception, SystemExit)
+"""What code that is not qtool's may end in: ``sys.exit`` in it would end qtool without a word."""
 _SYSTEM = {
     errno.ENOSPC: "free some space on that disk, or name a place on another",
     errno.EDQUOT: "free some of your share of that disk, or name a place on another",

@@ -90,9 +90,9 @@ def new_recipe(
     force: bool, json: bool = False,
 ) -> int:  # fmt: skip
     """``qtool new``."""
+    from toolkit.base.errors import ModelError
     from toolkit.base.files import write_text
-    from toolkit.base.reading import reading
-    from toolkit.graph.onnx_file import ONNX
+    from toolkit.base.reading import FileKind, reading
     from toolkit.report.findings import sentence
     from toolkit.run.guard import refuse_writing_over
     from toolkit.run.new import inputs_of, recipe_for
@@ -103,7 +103,9 @@ def new_recipe(
         raise QtoolError(
             "the recipe exists", where=str(target), remedy="give another --out, or --force to write over it"
         )
-    with reading(model, ONNX):
+    # the model was read: what fails from here on need not be its fault
+    kind = FileKind("no recipe can be made for the model", ModelError, "write one by hand, and report it with --debug")
+    with reading(model, kind):
         made = recipe_for(model, target, data, test, metric, ranges)
     write_text(target, made.text)
     if json:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from toolkit.base.collection import collector_paused
-from toolkit.base.errors import PassError, QtoolError, RecipeError, did_you_mean
+from toolkit.base.errors import FAILURES, PassError, QtoolError, RecipeError, did_you_mean
 from toolkit.base.schema import explain, value_words
 from toolkit.base.settings import without_effect
 from toolkit.contract.context import Context
@@ -148,7 +148,7 @@ class Pass(BaseModel):
             if error.value and self._place is not None:
                 error.at(self._place(error.value))
             raise
-        except Exception as error:
+        except FAILURES as error:
             raise PassError(
                 f"pass '{title}' failed: {type(error).__name__}: {error}", remedy="run with --debug for the traceback"
             ) from error

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from toolkit.base.errors import DataError
+from toolkit.base.errors import FAILURES, DataError
 from toolkit.base.given import is_given, taken
 from toolkit.base.profiles import Profiles
 from toolkit.base.reads import aside
@@ -138,7 +138,7 @@ def _theirs(where: str, doing: str) -> Iterator[None]:
         # what it reads is known by the samples that it gives
         with aside():
             yield
-    except Exception as error:
+    except FAILURES as error:
         raise DataError(
             f"{where} failed {doing}: {type(error).__name__}: {error}",
             remedy="fix the code that yields the samples; --debug shows the line",

@@ -71,13 +71,17 @@ def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> 
     for one in seen.outputs:
         if one.name in taken or not one.samples:
             continue
+        if one.name in seen.states and one.name != output:
+            # what counts is what the next step makes of it: no value of it is an answer
+            parts += parts_for("regression", one, seen)
+            continue
         named = metric_task if output in (None, one.name) else ""
         task, sure, clues, others = _of_output(one, seen, named)
         for each in (task, *others):
             parts += parts_for(each, one, seen)
         guesses.append((task, sure, clues, others))
     if not guesses:
-        return Guess("regression", False)
+        return Guess("regression", False, parts)
     # a metric's task is the model's; elsewhere the first output's, which exporters put what counts in
     alike = {metric_task, "sequence"} if metric_task == "classification" else {metric_task}
     main = next((each for each in guesses if each[0] in alike), guesses[0])
@@ -129,6 +133,9 @@ def fitting(output: SeenOutput) -> tuple[str, ...]:
             if len(wide) <= 2
             else ("segmentation",)
         )
+    if output.ops == {"TopK"}:
+        # the first is always the largest: which one it is, the indices say
+        return ("regression", "embedding")
     if len(wide) <= 1 and len(shape) <= 1:
         return ("classification", "embedding", "regression")
     if len(shape) == 2:

@@ -29,6 +29,8 @@ _NORMALIZED = frozenset({"LayerNormalization", "SkipLayerNormalization", "RMSNor
 _RECURRENT = frozenset({"LSTM", "GRU"})
 _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS, _TWO_SIDED = 0.25, 0.9
+_ALPHABET = 5
+"""The fewest classes of a reading: the blank and the four letters of a genome."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     """A vector a sample: classes, an embedding, a few values, or a signal."""
     if output.discrete:
         if np.prod(output.shape) > 1:
-            return []
+            fits = [Clue("sequence", "values", 1.0, "integers"), Clue("sequence", "shape", 1.0, "fits")]
+            return fits if len(output.shape) == 1 else []
         return [Clue("classification", "values", 2.0, "integers"), Clue("classification", "shape", 1.0, "fits")]
     wide = [extent for extent in output.shape if extent > 1]
     if len(wide) > 1 or (len(output.shape) > 1 and len(wide) == 1 and output.shape[0] == 1 and len(output.shape) == 2):
@@ -189,8 +192,11 @@ def _shares(output: SeenOutput, axis: int, task: str) -> list[Clue]:
 
 
 def _blanks(output: SeenOutput, axis: int) -> list[Clue]:
-    share = blank_of(output, axis)[1]
-    return [Clue("ctc", "values", 1.5, "blank", share)] if share >= _BLANKS and output.shape[-3 - axis] >= 4 else []
+    share, classes = blank_of(output, axis)[1], output.shape[axis]
+    if classes < _ALPHABET or output.shape[-3 - axis] < 4:
+        return []
+    # of few classes each is met often
+    return [Clue("ctc", "values", 1.5, "blank", share)] if share >= max(_BLANKS, 2 / classes) else []
 
 
 def _pooled(output: SeenOutput, of: frozenset[str]) -> Clue:

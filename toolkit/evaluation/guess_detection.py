@@ -16,6 +16,7 @@ _FEWEST = 5
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32))
 _SEEN, _SURE = 0.05, 0.3
 _LEAST, _MOST = 0.1, 0.6
+_SAME = 0.99
 _FEW_WEAK = 0.2
 """So many weak detections, for one that is sure, are few."""
 
@@ -148,7 +149,7 @@ def _apart(
     labels = next((one for one in others if len(one.shape) == 1 and _whole(one)), None)
     scored = [one for one in others if one is not labels and not one.discrete]
     scores = next((one for one in scored if len(one.shape) == 2), None) or next(iter(scored), None)
-    if scores is None:
+    if scores is None or not _of_each_box(scores, boxes, axis) or _activated_from(scores, boxes):
         return None
     settings: dict[str, Any] = {"layout": "apart", "box_axis": axis}
     if len(scores.shape) == 2:
@@ -162,6 +163,18 @@ def _apart(
     best = best_scores([one.samples[0][None] for one in chosen], settings).reshape(-1)
     best = best if len(best) == len(rows) else np.ones(len(rows))
     return chosen, {**settings, **_format(rows, best, anchors, seen)}
+
+
+def _of_each_box(scores: SeenOutput, boxes: SeenOutput, axis: int) -> bool:
+    """Whether every sample has four numbers a box, and scores of as many boxes."""
+    pairs = zip(boxes.samples, scores.samples)
+    return all(box.shape[axis] in (4, 1) and box.size // 4 in score.shape for box, score in pairs)
+
+
+def _activated_from(scores: SeenOutput, other: SeenOutput) -> bool:
+    """Whether scores are largest where another output is: a softmax or a sigmoid of it, which is no box."""
+    best = [[one.argmax(axis=-1) for one in output.samples] for output in (scores, other)]
+    return all(a.shape == b.shape and bool((a == b).mean() > _SAME) for a, b in zip(*best))
 
 
 def _whole(output: SeenOutput) -> bool:

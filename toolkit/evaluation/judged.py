@@ -76,6 +76,7 @@ def _has_effect(
 def _named(seen: SeenModel, task: str, output: str | None) -> Guess:
     """Every output that can be read so is; the others as they are guessed to be."""
     chosen = [one for one in seen.outputs if one.samples and output in (None, one.name)]
+    chosen = [one for one in chosen if one.name not in seen.states] or chosen
     parts: list[OutputPart] = []
     if task == "detection":
         found = detection_part(seen)

@@ -17,7 +17,7 @@ from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
-_CLOSE = 1e-3
+_CLOSE, _IMAGE_RANK = 1e-3, 4
 _SPLIT = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
@@ -120,11 +120,13 @@ class SeenModel:
         outputs: each output, in the model's order.
         inputs: one sample of each input, without the batch axis.
         ops: all operators of the graph, those of subgraphs included.
+        states: the outputs that a next step reads in place of an input, as a recurrent layer's.
     """
 
     outputs: list[SeenOutput]
     inputs: dict[str, Array]
     ops: frozenset[str]
+    states: frozenset[str] = frozenset()
 
     @property
     def reads_tokens(self) -> bool:
@@ -155,23 +157,47 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         SeenOutput(t.name, tuple(t.shape) if t.shape is not None else None, ops=_makers(model, t.name))
         for t in model.graph.outputs
     ]
+    # what is the same for every input holds no answer
+    outputs = [one for one in outputs if one.ops != {"Constant"}]
     inputs: dict[str, Array] = {}
     shapes = model.input_shapes()
-    joined = {shapes[name][axis] for name, axis in batch_axes(shapes).items()}
+    axes = batch_axes(shapes)
+    joined = {shapes[name][axis] for name, axis in axes.items()}
+    each = 1 if axes else _fixed_batch(shapes.values())
     held: dict[str, list[tuple[Array, int]]] = {one.name: [] for one in outputs}
+    # what is all that a model reads or gives is no state of it
+    states = {(a, b) for a in shapes for b in held if _renewed(a, b)} if min(len(shapes), len(held)) > 1 else set()
     for given, made, count in batches:
         if not inputs:
             inputs = {name: value[0] if value.ndim else value for name, value in given.items()}
+        states = {(a, b) for a, b in states if b in made and _same_kind(given[a], made[b])}
         for name in held.keys() & made.keys():
             # an output that is lacking comes from a node that onnxruntime cannot run
-            held[name].append((made[name], count))
+            held[name].append((made[name], count * each))
     for one in outputs:
         if held[one.name]:
             one.batch_axis = _batch_axis(one.declared, [(v.shape, count) for v, count in held[one.name]], joined)
         for value, _ in held[one.name]:
             _take(one, value)
     ops = frozenset(node.op for node, _ in model.walk())
-    return SeenModel(outputs, inputs, ops)
+    return SeenModel(outputs, inputs, ops, frozenset(output for _, output in states))
+
+
+def _fixed_batch(shapes: Iterable[Sequence[Any]]) -> int:
+    """How many images or volumes a model always takes at once: the first dimension of all inputs, where it is fixed."""
+    firsts = {dims[0] if len(dims) >= _IMAGE_RANK else None for dims in shapes}
+    first = firsts.pop() if len(firsts) == 1 else None
+    return first if isinstance(first, int) and first > 1 else 1
+
+
+def _renewed(given: str, made: str) -> bool:
+    """Whether an output is called as an input is, and something more: ``hidden_out``, ``stateN``, ``hn`` for ``h0``."""
+    stem = given.rstrip("0123456789_.-").removesuffix("_in")
+    return bool(stem) and made != given and made.startswith(stem)
+
+
+def _same_kind(given: Array, made: Array) -> bool:
+    return given.shape == made.shape and given.ndim > 1 and given.dtype.kind == made.dtype.kind == "f"
 
 
 def _take(output: SeenOutput, value: Array) -> None:

@@ -20,7 +20,7 @@ def accepted(skeleton: onnx.ModelProto) -> None:
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             # a tensor of unknown rank is common in real exports; only the checker minds
             value.type.tensor_type.shape.SetInParent()
-    name_foreign(seen)
+    name_foreign(seen, withdrawn=True)
     try:
         onnx.checker.check_model(seen)
     except Exception as error:

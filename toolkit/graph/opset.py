@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -15,22 +17,43 @@ from toolkit.graph.tensors import onnx_type
 
 _ONNX = ("", "ai.onnx")
 _FOREIGN = "qtool.foreign"
+_PER_CHANNEL = 21
+"""The opset from which on GroupNormalization means something else (ONNX's Changelog.md, GroupNormalization-21)."""
 
 
-def name_foreign(proto: onnx.ModelProto) -> bool:
+def name_foreign(proto: onnx.ModelProto, withdrawn: bool = False) -> bool:
     """Give operators that ONNX has in no version a domain of their own, in place.
 
     Plugins of TensorRT stand in ONNX's own domain, where checker and converter refuse what they do not know.
 
+    Args:
+        proto: the model.
+        withdrawn: whether those too that ONNX took back in the model's opset, as GroupNormalization of 18 to 20, which
+            runtimes compute all the same.
+
     Returns:
         Whether there were any.
     """
-    foreign = [n for n in all_nodes(proto.graph.node) if n.domain in _ONNX and not onnx.defs.has(n.op_type)]
+    version = next((entry.version for entry in proto.opset_import if entry.domain in _ONNX), 1)
+    foreign = [
+        node
+        for node in all_nodes(proto.graph.node)
+        if node.domain in _ONNX
+        and (not onnx.defs.has(node.op_type) or (withdrawn and _withdrawn(node.op_type, version)))
+    ]
     for node in foreign:
         node.domain = _FOREIGN
     if foreign:
         proto.opset_import.add(domain=_FOREIGN, version=1)
     return bool(foreign)
+
+
+@lru_cache(maxsize=1024)
+def _withdrawn(op: str, version: int) -> bool:
+    try:
+        return bool(onnx.defs.get_schema(op, version, "").deprecated)
+    except onnx.defs.SchemaError:
+        return False
 
 
 def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages | None = None) -> gs.Graph:
@@ -42,6 +65,14 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
         ModelError: the converter has no way for one of the operators.
     """
     light = export(model, where, known)
+    groups = [node.name for node in all_nodes(light.proto.graph.node) if node.op_type == "GroupNormalization"]
+    if groups and model.opset < _PER_CHANNEL <= target:
+        raise ModelError(
+            f"opset {model.opset} cannot be raised to {target}: node '{groups[0]}' (GroupNormalization) has a scale "
+            f"a group, and from opset {_PER_CHANNEL} on one a channel, which ONNX's converter gets wrong",
+            where=where,
+            remedy=f"export the model at opset {_PER_CHANNEL} or later, or at 17",
+        )
     light.proto.ir_version = max(model.ir_version or 0, 8)
     given = [value.name for value in light.proto.graph.input]
     proto = weights_as_inputs(light.proto, light.weights)

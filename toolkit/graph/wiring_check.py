@@ -34,7 +34,7 @@ def _check_graph(graph: onnx.GraphProto, around: tuple[set[str], ...], where: st
 def _check(nodes: Iterable[onnx.NodeProto], known: tuple[set[str], ...], place: str, where: str) -> None:
     made: dict[str, int] = {name: index for index, node in enumerate(nodes) for name in node.output if name}
     scopes = (*known, set(made))
-    ahead: set[int] = set()
+    in_order = True
     for index, node in enumerate(nodes):
         for name in node.input:
             if name and not any(name in scope for scope in scopes):
@@ -43,13 +43,12 @@ def _check(nodes: Iterable[onnx.NodeProto], known: tuple[set[str], ...], place: 
                     where=where,
                     remedy=_AGAIN,
                 )
-            if made.get(name, -1) >= index:
-                ahead.add(index)
+            in_order = in_order and made.get(name, -1) < index
         for attribute in node.attribute:
             for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
                 _check_graph(sub, scopes, where)
-                ahead.add(index)
-    if ahead:
+                in_order = False
+    if not in_order:
         _refuse_circles(list(nodes), made, place, where)
 
 

@@ -69,6 +69,12 @@ class LostClamps:
     unsure: list[str]
     trusted: set[str]
 
+    def still_beyond(self, quantize: str, sides: tuple[bool, bool]) -> bool:
+        """Whether a tensor goes beyond its range, below or above by ``sides``, where no clamp was put back."""
+        clamp = self.clamps.get(quantize)
+        ends = (None, None) if clamp is None else (clamp.low, clamp.high)
+        return quantize not in self.trusted and any(side and end is None for side, end in zip(sides, ends))
+
 
 def lost_clamps(
     model: Model, pairs: Iterable[ExistingPair], seen: Mapping[str, tuple[bool, bool]] | None = None

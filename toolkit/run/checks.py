@@ -189,10 +189,11 @@ def inputs_exist(job: Job) -> None:
     """
     code_allowed(job)
     if not job.model_path.is_file():
+        folder = job.model_path.is_dir()
         raise ModelError(
-            f"no such model: {job.model_path}",
+            f"the model is a folder: {job.model_path}" if folder else f"no such model: {job.model_path}",
             where=job.recipe.locate("model", "path"),
-            remedy="paths are relative to the recipe",
+            remedy="name the .onnx file in it" if folder else "paths are relative to the recipe",
         )
     for table in ("calibration", "evaluation"):
         data = getattr(job.recipe, table).data

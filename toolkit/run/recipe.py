@@ -38,6 +38,7 @@ else:
     import tomli as tomllib
 
 
+_SEVERAL = {"profile", "pass"}
 _TOML = FileKind("not TOML", RecipeError, "mend the line named", 1 << 22)
 
 
@@ -101,6 +102,9 @@ class Recipe(Section):
         place = str(path or "the recipe")
         with reading(place, _TOML):
             content = tomllib.loads(text)
+        for table in _SEVERAL & content.keys():
+            # one written with single brackets
+            content[table] = [content[table]] if isinstance(content[table], dict) else content[table]
         recipe = cls._made(content, text, path, apply_settings(content, settings, cls))
         recipe._refuse_idle()
         return recipe

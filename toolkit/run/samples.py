@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.base.errors import DataError, ModelError, QtoolError
+from toolkit.base.errors import FAILURES, DataError, ModelError, QtoolError
 from toolkit.base.reads import needs_now
 from toolkit.base.types import Array
 from toolkit.base.versions import code_fingerprint
@@ -90,7 +90,7 @@ def _first(inputs: Inputs, data: CalibrationData) -> int:
     except QtoolError as error:
         error.at(batch.origins[0])
         raise
-    except Exception as error:
+    except FAILURES as error:
         raise DataError(
             f"the metric '{section.metric}' failed on the first sample: {type(error).__name__}: {error}",
             where=inputs.job.recipe.locate("evaluation", "metric"),

@@ -60,9 +60,11 @@ class PairedGraph:
         graph = self.proto.graph
         self.constants = {t.name: t for t in graph.initializer}
         self.nodes: list[onnx.NodeProto] = []
+        self.outputs = {value.name for value in graph.output}
         for node in graph.node:
             value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
-            if node.op_type == "Constant" and value is not None:
+            # an output that is a constant comes from a node all the same
+            if node.op_type == "Constant" and value is not None and node.output[0] not in self.outputs:
                 constant = onnx.TensorProto()
                 constant.CopyFrom(value)
                 constant.name = node.output[0]
@@ -70,7 +72,6 @@ class PairedGraph:
             else:
                 self.nodes.append(node)
         self.inputs = [value for value in graph.input if value.name not in self.constants]
-        self.outputs = {value.name for value in graph.output}
         self.declared = {value.name: value for value in (*graph.output, *graph.value_info)}
         self.names = set(switches.names)
         self.readers: dict[str, list[onnx.NodeProto]] = {}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
+from tests.conftest import build, node
+from toolkit import Model
 from toolkit.base.errors import RecipeError
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.judged import judged_by
-from toolkit.evaluation.observed import SeenModel, SeenOutput
+from toolkit.evaluation.observed import SeenModel, SeenOutput, observe
 
 RNG = np.random.default_rng(1)
 IMAGE = {"image": np.zeros((3, 64, 64), np.float32)}
@@ -69,6 +72,7 @@ CASES = {
     "a label a token": (seen(out("logits", normal(8, 16, 9), "Add"), inputs=TOKENS), "sequence"),
     "a decoder": (seen(out("logits", normal(2, 16, 8192), "MatMul"), inputs=TOKENS), "generation"),
     "a text recogniser": (seen(out("output", softmax(blanks()), "Softmax"), inputs=LINE, ops=["LSTM"]), "ctc"),
+    "labels of positions": (seen(out("output", RNG.integers(0, 9, (8, 16)), "ArgMax"), inputs=TOKENS), "sequence"),
     "masks of classes": (seen(out("output", normal(4, 21, 64, 64), "Resize")), "segmentation"),
     "a mask": (
         seen(out("output", (normal(4, 1, 64, 64) > 0).astype(np.float32), "Sigmoid")), "segmentation",
@@ -200,3 +204,65 @@ def test_positions_that_are_normalized_are_no_scores():
     values = np.random.default_rng(0).standard_normal((8, 16, 32))
     found = guess(seen(out("y", values, "LayerNormalization"), inputs={"x": np.zeros((12, 20), np.float32)}))
     assert found.task == "embedding" and not found.others
+
+
+def test_logits_and_their_shares_are_no_boxes_and_scores():
+    """Four classes at every position look like boxes: what a softmax makes of them is no score of theirs."""
+    logits = normal(8, 60, 4)
+    found = guess(seen(out("a", logits, "Add"), out("b", softmax(logits), "Softmax"), inputs=LINE))
+    assert found.task in ("sequence", "ctc") and "detection" not in {part.task for part in found.parts}
+
+
+def test_rows_that_are_four_by_chance_are_no_boxes():
+    """A memory of as many rows as the first text has letters, beside a state of another width."""
+    memory = [normal(length, 64) for length in (4, 5, 7)]
+    outputs = SeenOutput("memory", ("n", "length", 64), memory, 0), out("hidden", normal(3, 2, 64), "Concat")
+    assert "detection" not in {part.task for part in guess(seen(*outputs, inputs=TOKENS)).parts}
+
+
+@pytest.mark.parametrize(
+    ("read", "made"), [("hidden", "hidden_out"), ("state", "stateN"), ("h0", "hn"), ("c_in", "c_out")]
+)
+def test_a_state_that_the_next_step_reads_holds_no_answer(read, made):
+    x, state = normal(4, 8), normal(4, 2, 8)
+    proto = build(
+        [node("MatMul", ["x", "w"], ["y"]), node("Tanh", [read], [made])],
+        {"x": ["n", 8], read: ["n", 2, 8]}, {"y": ["n", 5], made: ["n", 2, 8]}, {"w": normal(8, 5)},
+    )  # fmt: skip
+    model = observe(Model.from_proto(proto), [({"x": x, read: state}, {"y": x[:, :5], made: np.tanh(state)}, 4)])
+    assert model.states == {made}
+    found = guess(model)
+    assert found.task == "classification" and {p.outputs: p.task for p in found.parts}[(made,)] == "regression"
+    # where the recipe says what the model is for, and where nothing else is given
+    assert {p.outputs for p in judged_by(model, "classification", None, None, {}, {})[0].parts} >= {(made,), ("y",)}
+
+
+@pytest.mark.parametrize(("shape", "rows"), [((4, 3, 8, 8), 4), ((1, 3, 8, 8), 1), ((4, 8), None)])
+def test_a_fixed_batch_of_images_is_as_many_samples(shape, rows):
+    """The first dimension of images is the batch; that of a matrix may be positions of one sample."""
+    proto = build([node("Flatten", ["x"], ["f"]), node("MatMul", ["f", "w"], ["y"])], {"x": shape}, {"y": [shape[0], 6]},
+                  {"w": normal(int(np.prod(shape[1:])), 6)})  # fmt: skip
+    y = normal(shape[0], 6)
+    (output,) = observe(Model.from_proto(proto), [({"x": normal(*shape)}, {"y": y}, 1)] * 3).outputs
+    assert (output.batch_axis, len(output.samples)) == ((0, 3 * rows) if rows else (None, 3))
+
+
+@pytest.mark.parametrize(("classes", "often"), [(4, 6.0), (6, 0.0)])
+def test_few_classes_have_no_blank_by_chance(classes, often):
+    """Of four states of a signal one is usual; of six classes two ends are a third."""
+    values = normal(8, 40, classes)
+    values[..., 0] += often
+    found = guess(seen(out("output", values, "Add"), inputs=LINE, ops=["LSTM"]))
+    assert found.task == "sequence" and not found.sure
+
+
+def test_the_values_of_a_topk_and_constants_hold_no_answer():
+    proto = build(
+        [node("TopK", ["x", "k"], ["v", "i"]), node("Constant", [], ["c"], value=numpy_helper.from_array(normal(4, 3)))],
+        {"x": ["n", 9]}, {"v": ["n", 3], "i": ["n", 3], "c": [4, 3]}, {"k": np.int64([3])}, types={"i": 7},
+    )  # fmt: skip
+    x = normal(4, 9)
+    order = np.argsort(-x, axis=1)[:, :3]
+    made = {"v": np.take_along_axis(x, order, 1), "i": order, "c": normal(4, 3)}
+    found = guess(observe(Model.from_proto(proto), [({"x": x}, made, 4)]))
+    assert {(part.outputs, part.task) for part in found.parts} == {(("v",), "regression"), (("i",), "sequence")}

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from passes.insert_qdq import InsertQDQ
-from tests.conftest import MODELS, normal, residual_proto
+from tests.conftest import MODELS, build, node, normal, residual_proto
 from tests.toolkit.search.planted import chain, feeds, simulation, trained
 from toolkit import Context, Model
 from toolkit.base.errors import PassError
@@ -52,6 +53,16 @@ def test_residual_branches_follow_what_is_kept():
     sim = simulation(model, samples)
     for kept in ([], ["c2"], ["c1", "c2"], ["c0"], ["y"]):
         assert sim.without(kept).noise == pytest.approx(noise_of_real_pairs(sim, model, kept), rel=1e-4)
+
+
+def test_an_output_that_is_a_constant_is_one_of_every_state():
+    anchors = normal(4, 2)
+    proto = build(
+        [node("MatMul", ["x", "w"], ["y"]), node("Constant", [], ["a"], value=numpy_helper.from_array(anchors))],
+        {"x": ["n", 8]}, {"y": ["n", 4], "a": [4, 2]}, {"w": normal(8, 4, seed=1)},
+    )  # fmt: skip
+    sim = simulation(Model.from_proto(proto), [{"x": row[None]} for row in normal(12, 8, seed=2)])
+    assert sim.outputs == ["y", "a"] and sim.without([]).sqnr_db > 20
 
 
 def test_fp8_and_mse_weights():

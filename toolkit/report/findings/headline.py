@@ -113,7 +113,9 @@ def _doubtful(accuracy: Accuracy) -> str:
         return f"{_WRONG}: {first}"
     if accuracy.shows_nothing:
         return f"NOT PROVEN: {first}"
-    return capital(first) if accuracy.standing == "unproven" else f"Within its budget, but {first}"
+    if accuracy.standing != "unproven":
+        return f"Within its budget, but {first}"
+    return ", but ".join([capital(first), *accuracy.doubts[1:2]])
 
 
 def _doubt(accuracy: Accuracy) -> str:
