@@ -249,6 +249,8 @@ class Smooth(Helper):
             return None
         elif maker.op == "LayerNormalization":
             places = [(maker, 1), (maker, 2)] if len(maker.inputs) > 2 else [(maker, 1)]
+        elif maker.op == "RMSNormalization":
+            places = [(maker, 1)]
         elif maker.op in ("Add", "Mul"):
             places = self._affine(editing, maker)
         else:

@@ -54,6 +54,17 @@ def test_the_normalization_takes_the_factors():
         assert any(e.rule == "effect" for e in context.journal.of("noted"))
 
 
+def test_a_normalization_without_a_shift_takes_the_factors():
+    gain = np.ones(16, np.float32)
+    gain[3] = 60
+    nodes = [node("RMSNormalization", ["x", "g"], ["h"]), node("MatMul", ["h", "w"], ["y"])]
+    weights = {"g": gain, "w": normal(16, 16, seed=1, scale=0.2)}
+    proto = build(nodes, {"x": ["n", 3, 16]}, {"y": ["n", 3, 16]}, weights, opset=23, ir_version=10)
+    model = Model.from_proto(proto)
+    twin, context = smoothed(model)
+    assert ops(twin) == ops(model) and {e.node for e in context.journal.of("changed")} == {"y"}
+
+
 def test_a_product_that_is_an_output_too_keeps_its_values():
     """The factors of a normalization that is written out would be seen there."""
     proto = outliers(written_out=True).to_proto()

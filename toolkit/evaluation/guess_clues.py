@@ -123,6 +123,8 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         found += [
             Clue(task, "operator", 0.75, sorted(output.ops & _LINEAR)[0]) for task in ("sequence", "ctc", "generation")
         ]
+    if seen.pasts:
+        found.append(Clue("generation", "shape", 3.0, "past"))
     if seen.reads_tokens:
         if count >= 4096:
             found += [

@@ -15,6 +15,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
+from toolkit.graph.pasts import handed_on
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
 _CLOSE, _IMAGE_RANK = 1e-3, 4
@@ -117,16 +118,18 @@ class SeenModel:
     """A model with what it gave on a few samples.
 
     Attributes:
-        outputs: each output, in the model's order.
+        outputs: each output, in the model's order, but those that hand a past on.
         inputs: one sample of each input, without the batch axis.
         ops: all operators of the graph, those of subgraphs included.
         states: the outputs that a next step reads in place of an input, as a recurrent layer's.
+        pasts: the inputs that outputs hand on longer, as a decoder's keys: these are no answers, those no images.
     """
 
     outputs: list[SeenOutput]
     inputs: dict[str, Array]
     ops: frozenset[str]
     states: frozenset[str] = frozenset()
+    pasts: frozenset[str] = frozenset()
 
     @property
     def reads_tokens(self) -> bool:
@@ -137,8 +140,8 @@ class SeenModel:
     def images(self) -> list[tuple[int, int]]:
         """Height and width of each input that is an image."""
         found = []
-        for one in self.inputs.values():
-            if one.ndim == 3 and one.dtype.kind not in "b":
+        for name, one in self.inputs.items():
+            if name not in self.pasts and one.ndim == 3 and one.dtype.kind not in "b":
                 if one.shape[0] <= 4:
                     found.append((one.shape[1], one.shape[2]))
                 elif one.shape[2] <= 4:
@@ -180,7 +183,10 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
         for value, _ in held[one.name]:
             _take(one, value)
     ops = frozenset(node.op for node, _ in model.walk())
-    return SeenModel(outputs, inputs, ops, frozenset(output for _, output in states))
+    handed = handed_on(model)
+    answers = [one for one in outputs if one.name not in handed] or outputs
+    renewed = frozenset(output for _, output in states)
+    return SeenModel(answers, inputs, ops, states=renewed, pasts=frozenset(handed.values()))
 
 
 def _fixed_batch(shapes: Iterable[Sequence[Any]]) -> int:

@@ -1,0 +1,52 @@
+"""Outputs that hand a decoder's past on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.conftest import build, node, normal
+from toolkit import Model
+from toolkit.evaluation.guess import guess
+from toolkit.evaluation.observed import observe
+from toolkit.graph.pasts import handed_on
+
+
+def decoder(grows="Concat"):
+    """Keys are computed, joined with those of the past, and looked up by queries; the logits are a label a position."""
+    keys = [node("Reshape", ["m", "heads"], ["r"]), node("Transpose", ["r"], ["k"], perm=[0, 2, 1, 3])]
+    join = {
+        "Concat": [node("Concat", ["past", "k"], ["joined"], axis=2), node("Identity", ["joined"], ["present"])],
+        "Attention": [node("Attention", ["k", "k", "k", "", "past", "past"], ["y4", "present", "joined"])],
+        "features": [node("Concat", ["k", "k"], ["present"], axis=2), node("Identity", ["past"], ["joined"])],
+    }[grows]
+    nodes = [node("Gather", ["words", "ids"], ["e"]), node("MatMul", ["e", "w"], ["m"]), *keys, *join,
+             node("MatMul", ["m", "head"], ["logits"])]  # fmt: skip
+    weights = {"words": normal(20, 16), "w": normal(16, 64, seed=1), "head": normal(64, 40, seed=2),
+               "heads": np.array([0, 0, 2, 32])}  # fmt: skip
+    outputs = {"logits": ["n", "l", 40], "present": ["n", 2, "t", 32]}
+    inputs, types = {"ids": ["n", "l"], "past": ["n", 2, "p", 32]}, {"ids": 7}
+    proto = build(nodes, inputs, outputs, weights, opset=23, ir_version=10, types=types)
+    return Model.from_proto(proto)
+
+
+@pytest.mark.parametrize(
+    ("grows", "found"), [("Concat", {"present": "past"}), ("Attention", {"present": "past"}), ("features", {})]
+)
+def test_an_output_continues_the_input_that_it_grows_from(grows, found):
+    assert handed_on(decoder(grows)) == found
+
+
+def test_channels_that_an_input_is_joined_with_are_no_past():
+    nodes = [node("Relu", ["x"], ["r"]), node("Concat", ["x", "r"], ["y"], axis=1)]
+    assert handed_on(Model.from_proto(build(nodes, {"x": ["n", 3, "h", "w"]}, {"y": ["n", 6, "h", "w"]}))) == {}
+
+
+def test_a_past_tells_a_decoder_and_is_neither_a_picture_nor_an_answer():
+    model = decoder()
+    batch = {"ids": np.zeros((1, 64), np.int64), "past": normal(1, 2, 32, 32)}
+    outputs = {"logits": normal(1, 64, 40, seed=3), "present": normal(1, 2, 96, 32, seed=4)}
+    seen = observe(model, [(batch, outputs, 1)])
+    assert seen.pasts == {"past"} and not seen.images and [one.name for one in seen.outputs] == ["logits"]
+    found = guess(seen)
+    assert found.task == "generation" and found.sure and [part.task for part in found.parts] == ["generation"]

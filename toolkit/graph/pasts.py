@@ -1,0 +1,63 @@
+"""Outputs that hand a past on to the next inference: a decoder's keys and values, with those that are new."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from toolkit.graph.model import Model
+
+_PASSING = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand"})
+_GROWS = frozenset({"TensorScatter", "ScatterND", "ScatterElements"})
+"""Operators that put what is new into a past."""
+_HANDS_ON = {"Attention": {1: 4, 2: 5}, "GroupQueryAttention": {1: 3, 2: 4}}
+"""Operators that do so by themselves: by output the input."""
+
+
+def handed_on(model: Model) -> dict[str, str]:
+    """The outputs that continue an input, each with that input: ``present.0.key`` of ``past_key_values.0.key``."""
+    inputs = {id(tensor): tensor.name for tensor in model.graph.inputs}
+    found = {}
+    for output in model.graph.outputs:
+        maker = _behind(output)
+        past = next((inputs[id(one)] for one in _held(maker, output) if id(one) in inputs), None)
+        if past is not None:
+            found[output.name] = past
+    return found
+
+
+def _behind(tensor: gs.Tensor) -> gs.Tensor:
+    """The tensor that nodes which only move or retype values begin with."""
+    while tensor.inputs and tensor.inputs[0].op in _PASSING:
+        tensor = tensor.inputs[0].inputs[0]
+    return tensor
+
+
+def _held(tensor: gs.Tensor, output: gs.Tensor) -> list[gs.Tensor]:
+    """The tensors that may be the past which the maker of ``tensor`` adds to; empty where it adds to none."""
+    if not tensor.inputs:
+        return []
+    node = tensor.inputs[0]
+    if node.op in _HANDS_ON:
+        places = {id(made): place for place, made in enumerate(node.outputs)}
+        held = _input(node, _HANDS_ON[node.op].get(places[id(tensor)]))
+    elif node.op == "Concat":
+        axis = int(node.attrs.get("axis", 0))
+        held = [one for one in node.inputs if _may_grow(_behind(one), axis)]
+    elif node.op in _GROWS:
+        held = _input(node, 0)
+    else:
+        return []
+    pasts = [_behind(one) for one in held]
+    # a Concat of features with an input that is none of the past gives another shape
+    return [one for one in pasts if one.shape is None or output.shape is None or len(one.shape) == len(output.shape)]
+
+
+def _may_grow(tensor: gs.Tensor, axis: int) -> bool:
+    """Whether a tensor has no fixed extent along an axis, as channels have, or is called what a decoder's past is."""
+    shape = tensor.shape
+    fixed = shape is not None and -len(shape) <= axis < len(shape) and isinstance(shape[axis], int)
+    return not fixed or any(word in tensor.name.lower() for word in ("past", "cache"))
+
+
+def _input(node: gs.Node, index: int | None) -> list[gs.Tensor]:
+    return list(node.inputs[index : index + 1]) if index is not None else []
