@@ -131,7 +131,7 @@ class SearchPrecision(InsertQDQ):
         [], description="passes to try where INT8 everywhere misses the budget; kept if they help"
     )
     threads: int | None = Field(None, gt=0, le=1024, description="batches computed at once; default one a core")
-    also: Literal["fp8", "int8"] | None = Field(
+    also: Literal["fp8", "int8", "mxfp8"] | None = Field(
         None, description="a type to try for layers that dtype damages, before they stay float"
     )
     quantizer: str = Field("", description="another pass that quantizes, to search with in place of insert_qdq")

@@ -73,7 +73,9 @@ class Smooth(Helper):
         None, ge=1, le=1e6,
         description="leave inputs alone whose largest channel is below this many medians; default 4, in int4 1",
     )  # fmt: skip
-    dtype: Literal["int8", "fp8", "int4"] = Field("int8", description="the type that the layers are quantized to")
+    dtype: Literal["int8", "fp8", "int4", "mxfp8", "nvfp4"] = Field(
+        "int8", description="the type that the layers are quantized to"
+    )
     block: Literal[128, 64, 32, 16] = Field(128, description="int4: how many weights share a scale")
     insert: bool = Field(True, description="put a Mul in front where no normalization can take the factors")
     samples: int = Field(64, gt=0, le=1_000_000, description="calibration samples to look at")
@@ -134,6 +136,11 @@ class Smooth(Helper):
     def _weights_only(self) -> bool:
         return Precision(self.dtype).weights_only
 
+    @property
+    def _block(self) -> int:
+        """How many values share a scale; 0 where a channel or tensor has one."""
+        return self.block if self._weights_only else Precision(self.dtype).block
+
     def _rows(self, model: Model, worth: Mapping[str, list[gs.Node]], data: CalibrationData) -> dict[str, Array]:
         """Samples of what the first reader of each tensor reads, where the strength is to be chosen by them."""
         if self.strength is not None:
@@ -146,7 +153,7 @@ class Smooth(Helper):
         """Layers with constant weights that read an activation, by its name; of unlike operators the first kind."""
         found: dict[str, list[gs.Node]] = {}
         for node in model.nodes:
-            if node.op not in _LAYERS[: 2 if self._weights_only else 3] or node.attrs.get("transA", 0):
+            if node.op not in _LAYERS[: 2 if self._block else 3] or node.attrs.get("transA", 0):
                 continue
             weight = model.constant(node.inputs[1])
             if weight is None or len(node.inputs[1].outputs) > 1 or model.constant(node.inputs[0]) is not None:
@@ -211,8 +218,7 @@ class Smooth(Helper):
         if rows is None or len({layer.group for layer in alike}) != 1:
             return at(_USUAL).astype(np.float32)
         flat = [layer.weight.reshape(layer.group, len(layer.weight) // layer.group, -1) for layer in alike]
-        block = self.block if self._weights_only else 0
-        noise = LayerNoise(rows, np.concatenate(flat, axis=1), len(amax), Precision(self.dtype), block)
+        noise = LayerNoise(rows, np.concatenate(flat, axis=1), len(amax), Precision(self.dtype), self._block)
         tried = [np.ones(len(amax)), *(at(strength) for strength in strengths)]
         best = min(range(len(tried)), key=lambda number: noise.of(tried[number]))
         return tried[best].astype(np.float32) if best else None

@@ -21,7 +21,6 @@ from toolkit import (
     Model,
     Pass,
     PassError,
-    Precision,
     QtoolError,
     Range,
     Ranges,
@@ -190,10 +189,9 @@ class _Stripper:
             if any(quantize.name in self.lost.clamps for quantize in pair.quantizers):
                 # values do reach both ends
                 amax = float(max(np.abs(end).max() for end in reach))
-            dtype = "fp8" if Precision.from_onnx(pair.grid.kind) is Precision.FP8 else "int8"
             read = [self._entered[id(q)] for q in pair.quantizers if self.model.constant(q.inputs[0]) is None]
             for tensor in [*read, source]:
-                ranges[tensor.name] = Range(amax, "stripped", dtype=dtype)
+                ranges[tensor.name] = Range(amax, "stripped", dtype=pair.grid.range_type)
         for pair in pairs:
             if pair.grid.scale is None and pair.quantize is not None:
                 self.context.journal.noted(Code.COMPUTED_SCALE(tensor=pair.tensor.name), node=pair.quantize.name)

@@ -16,9 +16,9 @@ from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
-from toolkit.placement.ops import DEQUANTIZE, MOVERS, QUANTIZE, TARGETS
+from toolkit.placement.ops import MOVERS, PAIR_OPERATORS, TARGETS
 
-_BY_WORD = {str(precision): precision for precision in Precision}
+_BY_WORD = {**{str(precision): precision for precision in Precision}, "fp4": Precision.NVFP4}
 _WEIGHTED = ("conv", "gemm", "matrixmultiply", "matmul", "fullyconnected", "deconvolution")
 _OF_SHAPES = frozenset({"Shape", "Size", "If", "Loop", "Scan"})
 
@@ -59,14 +59,14 @@ class InspectorAttribution:
     def _weight(self, node: gs.Node) -> int:
         if node.op in TARGETS:
             return 4
-        if node.op in (QUANTIZE, DEQUANTIZE):
+        if node.op in PAIR_OPERATORS:
             return 1
         return 2 if node.op in MOVERS else 3
 
     def _actual(self, node: gs.Node, engine: EngineMap, mains: dict[str, str]) -> Actual:
         layers = engine.layers.get(node.name, [])
         if is_constant_node(node) and engine.how.get(node.name) not in ("metadata", "name"):
-            if node.op in (QUANTIZE, DEQUANTIZE) and layers:
+            if node.op in PAIR_OPERATORS and layers:
                 return self._record(node, self.flow.pair_type(node), layers, "fused", EngineCode.DONE_WHILE_BUILDING())
             known = EngineCode.CONSTANT() if node.op == "Constant" else EngineCode.COMPUTED_WHILE_BUILDING()
             return self._record(node, None, [], "removed", known)
@@ -75,7 +75,7 @@ class InspectorAttribution:
         blocks = [layer for layer in layers if opaque(layer)]
         if blocks and len(blocks) == len(layers) and not self._alone(node, blocks[0], engine):
             return self._hidden(node, blocks)
-        if node.op in (QUANTIZE, DEQUANTIZE):
+        if node.op in PAIR_OPERATORS:
             return self._pair(node, layers, engine, mains)
         precision, source = self._precision(node, layers)
         host = self._host(node, layers, mains)
@@ -88,7 +88,7 @@ class InspectorAttribution:
         return inside == [node.name]
 
     def _computes(self, node: gs.Node) -> bool:
-        return node.op not in MOVERS | {"Constant", "Cast", QUANTIZE, DEQUANTIZE} and self._is_float(node)
+        return node.op not in MOVERS | PAIR_OPERATORS | {"Constant", "Cast"} and self._is_float(node)
 
     def _is_float(self, node: gs.Node) -> bool:
         if node.op in _OF_SHAPES:

@@ -17,7 +17,7 @@ from toolkit.contract.findings import Finding
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
-from toolkit.placement.ops import DEQUANTIZE, MOVERS, QUANTIZE, TARGETS
+from toolkit.placement.ops import DEQUANTIZERS, MOVERS, PAIR_OPERATORS, TARGETS
 
 _FLOAT_WORDS = {str(precision): precision for precision in FLOATS}
 _OF_SHAPES = frozenset({"Shape", "Size"})
@@ -53,7 +53,7 @@ class NetworkAttribution:
         layers = self._layers(node)
         if not layers:
             return self._absent(node)
-        if node.op in (QUANTIZE, DEQUANTIZE):
+        if node.op in PAIR_OPERATORS:
             return self._pair(node, layers)
         names = tuple(dict.fromkeys(layer.name for layer in layers))
         precision, why = self._precision(node, layers)
@@ -121,7 +121,11 @@ class NetworkAttribution:
 
     def _host(self, node: gs.Node) -> tuple[list[str], Finding | None]:
         """The quantized nodes whose kernels do the work of a pair's node, and why."""
-        if node.op == DEQUANTIZE:
+        if node.op in DEQUANTIZERS:
+            served = [reader for reader in node.outputs[0].outputs if reader.op in DEQUANTIZERS]
+            if served:
+                # the scales of blocks
+                return self._host(served[0])
             readers = [reader.name for reader in self.flow.readers(node) if self.flow.verdict(reader).precision]
             floats = [reader.name for reader in self.flow.readers(node) if reader.name not in readers]
             if readers:
@@ -130,13 +134,13 @@ class NetworkAttribution:
         if is_constant(node.inputs[0]):
             hosts = [
                 reader.name
-                for pair in self.flow.readers(node, MOVERS | {DEQUANTIZE})
+                for pair in self.flow.readers(node, MOVERS | DEQUANTIZERS)
                 for reader in [pair]
                 if self.flow.verdict(reader).precision
             ]
             return hosts, EngineCode.CONSTANT_QUANTIZED(nodes=hosts) if hosts else None
         maker = self.flow.maker(node.inputs[0])
-        if maker is not None and maker.op == DEQUANTIZE:
+        if maker is not None and maker.op in DEQUANTIZERS:
             return [], EngineCode.RESCALES()
         if maker is not None and self.flow.verdict(maker).precision is not None:
             return [maker.name], EngineCode.QUANTIZED_IN(node=maker.name)

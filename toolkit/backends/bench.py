@@ -31,7 +31,7 @@ from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
 from toolkit.graph.model import Model
-from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.ops import PAIR_OPERATORS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -307,7 +307,7 @@ class EngineBench:
 
     def _naming(self, model: Model, plan: PrecisionPlan) -> Progress:
         """The progress bar, told which engine is built, and how long the last one took."""
-        own = {node.name for node in model.nodes if node.op not in (QUANTIZE, DEQUANTIZE)}
+        own = {node.name for node in model.nodes if node.op not in PAIR_OPERATORS}
         quantized = sum(ask.precision.quantized for name, ask in plan.items() if name in own)
         which = f"an engine with {count(quantized, 'quantized layer')}" if quantized else "an engine without pairs"
         last = f" (the last one took {self._seconds:.0f} s)" if self._seconds else ""

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from toolkit.backends.flow import Flow, is_constant
 from toolkit.backends.layer import Layer
 from toolkit.graph.assemble import bodies
-from toolkit.placement.ops import ACTIVATIONS, DEQUANTIZE, MOVERS, QUANTIZE
+from toolkit.placement.ops import ACTIVATIONS, MOVERS, PAIR_OPERATORS, QUANTIZERS
 
 _FOREIGN = re.compile(r"^\{?ForeignNode\[(.*)\]\}?$", re.DOTALL)
 _HELPERS = ("Reformatting CopyNode", "copied_squeeze", "squeeze_after_", "unsqueeze_node_after_", "shuffle_between_")
@@ -96,11 +96,11 @@ class EngineMap:
     def _pairs(self) -> None:
         """A pair that left no layer is in the kernel that reads it, or in the one that writes the quantized values."""
         for node in self.flow.nodes.values():
-            if node.name in self.how or node.op not in (QUANTIZE, DEQUANTIZE):
+            if node.name in self.how or node.op not in PAIR_OPERATORS:
                 continue
-            maker = self.flow.maker(node.inputs[0]) if node.op == QUANTIZE else None
+            maker = self.flow.maker(node.inputs[0]) if node.op in QUANTIZERS else None
             hosts = [maker] if maker is not None and not is_constant(node.inputs[0]) else []
-            hosts = hosts or self.flow.readers(node, MOVERS | {DEQUANTIZE, QUANTIZE})
+            hosts = hosts or self.flow.readers(node, MOVERS | PAIR_OPERATORS)
             for host in hosts:
                 for layer in self.layers.get(host.name, []):
                     self._give(node.name, layer, "graph")

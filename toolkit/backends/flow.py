@@ -16,7 +16,17 @@ from toolkit.graph.forms import Forms
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.moved import data_inputs
-from toolkit.placement.ops import ACTIVATIONS, ADDS, DEQUANTIZE, MOVERS, POOLS, QUANTIZE, TARGETS
+from toolkit.placement.ops import (
+    ACTIVATIONS,
+    ADDS,
+    BLOCK_OPERATORS,
+    DEQUANTIZERS,
+    MOVERS,
+    PAIR_OPERATORS,
+    POOLS,
+    QUANTIZERS,
+    TARGETS,
+)
 
 BOTH_SIDES = POOLS | ADDS | {"Resize"}
 """Operators that run quantized only between a DequantizeLinear and a QuantizeLinear."""
@@ -54,17 +64,20 @@ class Flow:
         self._verdicts: dict[str, ComputeType] = {}
 
     def pair_type(self, node: gs.Node) -> Precision | None:
-        """The quantized type of a QuantizeLinear or DequantizeLinear."""
+        """The quantized type of a QuantizeLinear or DequantizeLinear, or of one of TensorRT's own for blocks."""
+        if node.op in BLOCK_OPERATORS:
+            return BLOCK_OPERATORS[node.op]
         if len(node.inputs) > 2 and node.inputs[2].name:
             found = Precision.from_onnx(_element_type(node.inputs[2]))
             if found is not None and found.quantized:
                 return found
-        if node.op == QUANTIZE:
+        if node.op in QUANTIZERS:
             return Precision.from_onnx(int(node.attrs.get("output_dtype", 0) or 0))
         tensor = node.inputs[0]
         while (producer := tensor.inputs[0] if tensor.inputs else None) is not None:
-            if producer.op == QUANTIZE:
-                return self.pair_type(producer)
+            if producer.op in QUANTIZERS:
+                # beside the values one of TensorRT's own gives their scales
+                return self.pair_type(producer) if tensor is producer.outputs[0] else Precision.FP8
             data = data_inputs(producer)
             if not data:
                 break
@@ -75,12 +88,17 @@ class Flow:
         """The DequantizeLinear that a tensor comes from through operators that only move values, or None."""
         while tensor.inputs:
             producer = tensor.inputs[0]
-            if producer.op == DEQUANTIZE:
+            if producer.op in DEQUANTIZERS:
                 return producer
-            if producer.op not in MOVERS or not producer.inputs:
+            if (producer.op not in MOVERS and not self._widens_blocks(producer)) or not producer.inputs:
                 return None
             tensor = producer.inputs[0]
         return None
+
+    def _widens_blocks(self, node: gs.Node) -> bool:
+        """Whether a node is the Cast behind a DequantizeLinear of NVFP4, whose scales are float32."""
+        maker = node.inputs[0].inputs[0] if node.op == "Cast" and node.inputs[0].inputs else None
+        return maker is not None and maker.op in DEQUANTIZERS and self.pair_type(maker) is Precision.NVFP4
 
     def maker(self, tensor: gs.Tensor) -> gs.Node | None:
         """The node that computes a tensor's values: its producer, seen through movers, activations and BatchNorm."""
@@ -98,7 +116,8 @@ class Flow:
         while pending:
             for tensor in pending.pop().outputs:
                 for reader in tensor.outputs:
-                    if reader.op in through and reader.inputs and reader.inputs[0] is tensor:
+                    passes = reader.op in through or self._widens_blocks(reader)
+                    if passes and reader.inputs and reader.inputs[0] is tensor:
                         if reader.name not in seen:
                             seen.add(reader.name)
                             pending.append(reader)
@@ -160,8 +179,8 @@ class Flow:
         if found.precision is None:
             return found
         readers = self.readers(node, _FOLLOWERS)
-        if not readers or any(reader.op != QUANTIZE for reader in readers):
-            reader = next((reader.name for reader in readers if reader.op != QUANTIZE), "")
+        if not readers or any(reader.op not in QUANTIZERS for reader in readers):
+            reader = next((reader.name for reader in readers if reader.op not in QUANTIZERS), "")
             return ComputeType(None, EngineCode.OUTPUT_NOT_QUANTIZED(op=node.op, reader=reader))
         return found
 
@@ -184,7 +203,7 @@ class Flow:
 
     def _stored(self, node: gs.Node) -> gs.Node | None:
         """The DequantizeLinear whose quantized values a node moves, between it and where they were quantized."""
-        found = [reader for reader in self.readers(node) if reader.op == DEQUANTIZE]
+        found = [reader for reader in self.readers(node) if reader.op in DEQUANTIZERS]
         return found[0] if found and len(found) == len(self.readers(node)) else None
 
     def _moved(self, node: gs.Node) -> ComputeType:
@@ -195,7 +214,7 @@ class Flow:
         if source is None:
             return ComputeType(None, EngineCode.MOVES_FLOAT(op=node.op))
         readers = self.readers(node)
-        if readers and all(r.op == QUANTIZE or self.verdict(r).precision is not None for r in readers):
+        if readers and all(r.op in QUANTIZERS or self.verdict(r).precision is not None for r in readers):
             return ComputeType(self.pair_type(source), EngineCode.MOVES_QUANTIZED(node=source.name))
         return ComputeType(None, EngineCode.READERS_NOT_QUANTIZED())
 
@@ -215,7 +234,7 @@ def is_constant(tensor: gs.Tensor) -> bool:
         if current.is_empty() or isinstance(current, gs.Constant):
             continue
         producer = current.inputs[0] if current.inputs else None
-        if producer is None or producer.op not in MOVERS | {QUANTIZE, DEQUANTIZE, "Constant"}:
+        if producer is None or producer.op not in MOVERS | PAIR_OPERATORS | {"Constant"}:
             return False
         # a Gather moves constants, but indices that are not tell which
         pending += producer.inputs

@@ -15,7 +15,7 @@ class Port:
 
     Attributes:
         name: the tensor's name in the engine.
-        precision: fp32, fp16, bf16, fp8, int8, int4 or, for the rest, the type's own word (int32, int64, bool).
+        precision: fp32, fp16, bf16, fp8, int8, int4, fp4 or, for the rest, the type's own word (int32, int64, bool).
         format: TensorRT's words for the memory layout, empty where unknown.
         shape: the dimensions; -1 where dynamic.
     """

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import onnx
 
+from toolkit.backends.block_forms import write_block_forms
 from toolkit.backends.lowered import Lowered
 from toolkit.backends.lowering_rewrite import Rewriter
 from toolkit.backends.lowering_types import Types, decide
@@ -78,6 +79,7 @@ def lower(
         journal.declined(node, Code.FLOAT_RANGE(why=reason) if out_of_range else Code.STAYS_FP32(why=reason))
     _speak_for_subgraphs(lowered, facts, plan, rest, journal)
     Rewriter(lowered, facts, types, plan, journal, rest).run(io or {})
+    write_block_forms(lowered, plan, journal)
     for node in biases_as_rows(lowered, facts):
         journal.changed(node, Code.BIAS_AS_ROW(), Code.BIAS_REQUANTIZED())
     reasons = _reasons(lowered, plan, types)

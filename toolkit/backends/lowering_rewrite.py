@@ -15,10 +15,12 @@ from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.plan import PrecisionPlan
+from toolkit.graph import assemble
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_constant, make_node, onnx_type, reroute, values_of
+from toolkit.placement.dequantized import pair_type
 from toolkit.placement.grid import on_grid, spread
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
@@ -40,9 +42,7 @@ def pair_reason(node: gs.Node) -> Finding:
 
 def pair_precision(node: gs.Node) -> Precision:
     """The quantized type of a QuantizeLinear or DequantizeLinear."""
-    stored = node.outputs[0] if node.op == QUANTIZE else node.inputs[0]
-    zero = node.inputs[2] if len(node.inputs) > 2 else stored
-    return Precision.from_onnx(onnx_type(zero.dtype) or onnx_type(stored.dtype)) or Precision.INT8
+    return pair_type(node) or Precision.INT8
 
 
 class Rewriter:
@@ -168,21 +168,24 @@ class Rewriter:
                     reader.inputs[index] = target.outputs[0]
 
     def _reader_type(self, reader: gs.Node, tensor: gs.Tensor) -> Precision:
-        if reader.name in self.inside or reader.name in self.types.frozen:
+        scales = reader.op == DEQUANTIZE and reader.inputs[1] is tensor
+        if scales or reader.name in self.inside or reader.name in self.types.frozen:
             return self._declared(tensor)
         return self.types.node.get(reader.name, self.rest)
 
     def _clone(self, node: gs.Node, precision: Precision) -> gs.Node:
         result = gs.Variable(self.names.take(f"{node.outputs[0].name}_{precision}"), shape=node.outputs[0].shape)
-        twin = make_node(
-            DEQUANTIZE, self.names.take(f"{node.name}_{precision}"), list(node.inputs), [result], **node.attrs
-        )
+        name = self.names.take(f"{node.name}_{precision}")
+        twin = assemble.node(DEQUANTIZE, name, dict(node.attrs), list(node.inputs), [result], node.domain)
         self.model.graph.nodes.append(twin)
         self.facts.types[result.name] = precision.onnx_type
         return twin
 
     def _type_dequantizer(self, node: gs.Node, precision: Precision) -> None:
-        node.inputs[1] = self._constant(node.inputs[1], precision)
+        if pair_precision(node).block:
+            node.attrs["output_dtype"] = precision.onnx_type
+        else:
+            node.inputs[1] = self._constant(node.inputs[1], precision)
         node.outputs[0].dtype = dtype_of(precision)
         self.types.node[node.name] = precision
         self.made[node.outputs[0].name] = precision
@@ -195,7 +198,8 @@ class Rewriter:
         if node.op == QUANTIZE:
             tensor = node.inputs[0]
             kind = self.made.get(tensor.name, self._own(tensor))
-            node.inputs[1] = self._constant(node.inputs[1], kind)
+            if not pair_precision(node).block:
+                node.inputs[1] = self._constant(node.inputs[1], kind)
             return
         schema = formal(node, self.model.opset) if node.domain in (None, "", "ai.onnx") else None
         frozen = not main or node.name in self.types.frozen

@@ -19,6 +19,7 @@ from toolkit.graph.assemble import bodies
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import FLOAT_TYPES, SHORT_FLOATS, onnx_type
+from toolkit.placement.dequantized import pair_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
 
 _STOP = frozenset(
@@ -208,7 +209,8 @@ def _scales(node: gs.Node, model: Model, wanted: Precision) -> Finding | None:
     pairs += [(t, reader) for t in node.outputs for reader in t.outputs if reader.op == QUANTIZE]
     for tensor, maker in pairs:
         scale = model.constant(maker.inputs[1])
-        if scale is None:
+        kind = pair_type(maker)
+        if scale is None or (kind is not None and kind.block):
             continue
         wide = scale.astype(np.float64)
         with np.errstate(over="ignore"):

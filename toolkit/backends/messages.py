@@ -20,6 +20,8 @@ _PARSING = re.compile(r"While parsing node number \d+ \[(?P<op>\w+)")
 _REMEDIES = (
     (r"[Oo]ut of memory|OutOfMemory|insufficient memory|requested size",
      "free GPU memory: close other programs, lower [engine] workspace_mb, or use smaller profile maxima"),
+    (r"(?:No importer registered|[Pp]lugin)[^\0]*TRT_(?:FP4|MXFP8)",
+     "this release is too old: NVFP4 needs TensorRT 10.8, MXFP8 10.12; use a newer one, or quantize to fp8"),
     (r"No importer registered|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH|unsupported operator|PluginCreator could not find"
      r"|Plugin not found",
      "this operator is not supported: replace it in the model with supported ones"),
@@ -41,7 +43,8 @@ _REMEDIES = (
     (r"for Turing \(SM75\)",
      "remove 7.5 from [engine] compute_capabilities, or request FP16 for this node: Turing has no FP32 kernel for it"),
     (r"HW-specific datatypes",
-     "remove the GPUs that lack this type from [engine] compute_capabilities: BF16 needs 8.0, FP8 needs 8.9 or later"),
+     "remove the GPUs that lack this type from [engine] compute_capabilities: BF16 needs 8.0, FP8 needs 8.9 or later, "
+     "NVFP4 10.0"),
     (r"computing output extent[^\0]*cudaError",
      "TensorRT needs a GPU to fold this shape arithmetic: build on a machine with one, or write the Unsqueeze of a "
      "scalar before it as a Reshape to [1]"),

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from toolkit.backends.weak_network import allowed_types, spreads
-from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.ops import PAIR_OPERATORS
 
 if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 _FLOATS = ("fp32", "fp16", "bf16")
 _QUANTIZABLE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_NO_KERNEL = ("Shape", "Constant", "Size", "Cast", QUANTIZE, DEQUANTIZE)
+_NO_KERNEL = ("Shape", "Constant", "Size", "Cast", *PAIR_OPERATORS)
 
 
 def float_types(model: Model, plan: Mapping[str, str], rest: str, implicit: bool) -> dict[str, str]:
@@ -40,5 +40,5 @@ def float_types(model: Model, plan: Mapping[str, str], rest: str, implicit: bool
 
 def weak_flags(model: Model, plan: Mapping[str, str], rest: str, implicit: bool) -> Sequence[str]:
     """The types that a weakly typed builder is allowed besides float32: see ``allowed_types``."""
-    pairs = any(node.op in (QUANTIZE, DEQUANTIZE) for node, _ in model.walk())
+    pairs = any(node.op in PAIR_OPERATORS for node, _ in model.walk())
     return allowed_types(plan, rest, implicit or pairs)

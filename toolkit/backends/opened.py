@@ -19,7 +19,7 @@ from toolkit.contract.plan import PrecisionPlan
 from toolkit.evaluation.opened_values import AS_QUANTIZED
 from toolkit.graph.forms import Forms
 from toolkit.graph.model import Model
-from toolkit.placement.ops import QUANTIZE, TARGETS
+from toolkit.placement.ops import QUANTIZERS, TARGETS
 
 MOST_TENSORS = 64
 """How many tensors are marked at most: each is one more output to write, and one more border in the engine."""
@@ -67,7 +67,7 @@ def marks(model: Model, actuals: Mapping[str, Actual], plan: PrecisionPlan, limi
     wanted: list[tuple[bool, int, str, str]] = []
     for position, node in enumerate(model.nodes):
         actual, ask = actuals.get(node.name), plan.get(node.name)
-        if actual is None or actual.status != "opaque" or node.op == QUANTIZE:
+        if actual is None or actual.status != "opaque" or node.op in QUANTIZERS:
             continue
         quantized = ask is not None and ask.precision.quantized
         tensor = node.outputs[0] if node.outputs else None

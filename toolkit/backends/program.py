@@ -21,7 +21,7 @@ _LINE = re.compile(
 _NAME = re.compile(rb'name="([^"\n]{1,400})"')
 _LAYERS = re.compile(r'layers="([^"\n]*)"')
 _WORDS = {"float": "fp32", "half": "fp16", "b16": "bf16", "bf16": "bf16", "fp8_e4m3": "fp8", "int8": "int8",
-          "int4": "int4"}  # fmt: skip
+          "int4": "int4", "fp4_e2m1": "fp4"}  # fmt: skip
 
 
 @dataclass(frozen=True)

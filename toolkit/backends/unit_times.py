@@ -11,9 +11,9 @@ from toolkit.backends.engine_map import EngineMap
 from toolkit.backends.flow import Flow
 from toolkit.backends.layer import Build, Layer
 from toolkit.graph.model import Model
-from toolkit.placement.ops import DEQUANTIZE, MOVERS, QUANTIZE, TARGETS
+from toolkit.placement.ops import MOVERS, PAIR_OPERATORS, TARGETS
 
-_PAIR = frozenset({QUANTIZE, DEQUANTIZE})
+_PAIR = PAIR_OPERATORS
 
 
 @dataclass

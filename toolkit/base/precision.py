@@ -17,6 +17,8 @@ class Precision(str, Enum):
     FP8 = "fp8"
     INT8 = "int8"
     INT4 = "int4"
+    MXFP8 = "mxfp8"
+    NVFP4 = "nvfp4"
 
     @property
     def bits(self) -> int:
@@ -25,12 +27,12 @@ class Precision(str, Enum):
 
     @property
     def onnx_type(self) -> int:
-        """The number of this type in ONNX's ``TensorProto.DataType`` (FP8 is E4M3FN)."""
+        """The number of this type in ONNX's ``TensorProto.DataType`` (FP8 is E4M3FN), without a block's scale."""
         return _TYPES[self].onnx
 
     @property
     def max(self) -> float:
-        """Largest magnitude that can be stored. INT8 and INT4 are symmetric here: 127 and 7."""
+        """Largest magnitude that can be stored, without its scale. INT8 and INT4 are symmetric here: 127 and 7."""
         return _TYPES[self].max
 
     @property
@@ -56,7 +58,20 @@ class Precision(str, Enum):
     @property
     def integer(self) -> bool:
         """Whether its values lie at equal distances."""
-        return self.tiny == 1.0
+        return _TYPES[self].integer
+
+    @property
+    def block(self) -> int:
+        """How many neighbours along the summed axis share a scale, where the type itself says it; 0 elsewhere.
+
+        Activations of such a type get the scales of their blocks when the model runs.
+        """
+        return _TYPES[self].block
+
+    @property
+    def ranged(self) -> bool:
+        """Whether activations need a range to be stored in it: with MXFP8 a block says all, and INT4 stores weights."""
+        return self.quantized and not self.weights_only and self is not Precision.MXFP8
 
     @property
     def weights_only(self) -> bool:
@@ -69,9 +84,15 @@ class Precision(str, Enum):
         return _TYPES[self].in_attention
 
     @classmethod
-    def from_onnx(cls, onnx_type: int) -> Precision | None:
-        """The precision of an ONNX element type, or None where it is not one of ours (int64, bool, double)."""
-        return _FROM_ONNX.get(onnx_type)
+    def from_onnx(cls, onnx_type: int, block: int = 0) -> Precision | None:
+        """The precision of an ONNX element type, or None where it is not one of ours (int64, bool, double).
+
+        Args:
+            onnx_type: the type's number.
+            block: how many values share a scale, where the values are a pair's.
+        """
+        found = _FROM_ONNX.get(onnx_type)
+        return cls.MXFP8 if found is cls.FP8 and block == cls.MXFP8.block else found
 
     @classmethod
     def named(cls, name: Precision | str) -> Precision:
@@ -100,6 +121,8 @@ class _Type(NamedTuple):
     opset: int = 0
     weights_only: bool = False
     in_attention: bool = False
+    integer: bool = False
+    block: int = 0
 
 
 _TYPES = {
@@ -107,10 +130,13 @@ _TYPES = {
     Precision.FP16: _Type(16, 10, 65504.0, 2.0**-14, (5, 3)),
     Precision.BF16: _Type(16, 16, 3.3895313892515355e38, 2.0**-126, (8, 0)),
     Precision.FP8: _Type(8, 17, 448.0, 2.0**-6, (8, 9), opset=19, in_attention=True),
-    Precision.INT8: _Type(8, 3, 127.0, 1.0, (6, 1), opset=13),
-    Precision.INT4: _Type(4, 22, 7.0, 1.0, (8, 0), opset=21, weights_only=True),
+    Precision.INT8: _Type(8, 3, 127.0, 1.0, (6, 1), opset=13, integer=True),
+    Precision.INT4: _Type(4, 22, 7.0, 1.0, (8, 0), opset=21, weights_only=True, integer=True),
+    Precision.MXFP8: _Type(8, 17, 448.0, 2.0**-6, (10, 0), opset=23, block=32),
+    Precision.NVFP4: _Type(4, 23, 6.0, 1.0, (10, 0), opset=23, block=16),
 }
 """Compute capabilities are those of TensorRT's support matrix, «Hardware and Precision»; that of INT4 is where
-TensorRT-RTX 1.7 was seen to build it (8.0, not 7.5)."""
-_FROM_ONNX = {precision.onnx_type: precision for precision in Precision}
+TensorRT-RTX 1.7 was seen to build it (8.0, not 7.5). The blocks of MXFP8 (OCP Microscaling Formats MX v1.0) and NVFP4
+are those of TensorRT's DynamicQuantize; from operator set 23 on scales may be float32 where values are float16."""
+_FROM_ONNX = {precision.onnx_type: precision for precision in reversed(Precision)}
 FLOATS = (Precision.FP32, Precision.FP16, Precision.BF16)

@@ -52,11 +52,12 @@ def entropy(histogram: Histogram, precision: Precision = Precision.INT8) -> floa
     exactly and a ReLU's zeros would outweigh all else; the levels' borders lie at equal parts of the range, so that
     no level takes the remainder; and the histogram is brought to between 2,048 and 4,095 bins up to the largest
     magnitude, as in TensorRT, since the divergence depends on how fine they are. For FP8 the levels are e4m3's.
+    Where every block has a scale of its own (NVFP4) nothing is clipped: the tensor's only bounds those of blocks.
     """
     from toolkit.calibration.kernels_amax import best_divergence
 
-    if not histogram.absmax:
-        return 0.0
+    if not histogram.absmax or precision.block:
+        return histogram.absmax
     counts, width = _wanted_bins(histogram)
     kept = int(best_divergence(counts, _borders(precision), LEVELS, KEPT))
     return min(kept * width, histogram.absmax)
@@ -65,10 +66,11 @@ def entropy(histogram: Histogram, precision: Precision = Precision.INT8) -> floa
 def mse(histogram: Histogram, precision: Precision = Precision.INT8) -> float:
     """The amax with the smallest expected squared error of rounding and clipping, values spread evenly in each bin.
 
-    Candidates lie 2.2% apart, from the largest magnitude six octaves down; of equals the largest is taken.
+    Candidates lie 2.2% apart, from the largest magnitude six octaves down; of equals the largest is taken. Where every
+    block has a scale of its own (NVFP4) nothing is clipped.
     """
-    if not histogram.absmax:
-        return 0.0
+    if not histogram.absmax or precision.block:
+        return histogram.absmax
     amaxes = histogram.absmax * np.exp2(-np.arange(_STEPS_PER_OCTAVE * _OCTAVES + 1) / _STEPS_PER_OCTAVE)
     return float(amaxes[int(np.argmin(errors(histogram, amaxes, precision)))])
 
@@ -110,8 +112,8 @@ def errors(histogram: Histogram, amaxes: Array, precision: Precision) -> Array:
 
 
 def sqnr(histogram: Histogram, amax: float, precision: Precision) -> float | None:
-    """The expected signal to quantization noise ratio in dB; None where there is no signal, or no noise."""
-    if not histogram.absmax or not amax:
+    """The expected signal to quantization noise ratio in dB; None where there is no signal or noise, or in blocks."""
+    if not histogram.absmax or not amax or precision.block:
         return None
     used = histogram.used
     edges = np.arange(used + 1) * histogram.width

@@ -32,7 +32,7 @@ def diagnose(histogram: Histogram, amax: float, precision: Precision, percent: f
     notes = []
     if not histogram.absmax:
         notes.append("dead")
-    elif histogram.low >= 0 and precision is not Precision.FP8:
+    elif histogram.low >= 0 and precision.integer:
         notes.append("one-sided")
     if histogram.nonfinite:
         notes.append("infinite")

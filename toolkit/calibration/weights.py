@@ -7,6 +7,7 @@ import numpy as np
 from toolkit.base.errors import RangesError
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
+from toolkit.placement.grid import on_grid
 
 METHODS = ("minmax", "mse", "output")
 _STEPS_PER_OCTAVE, _STEPS = 32, 64
@@ -25,7 +26,8 @@ def weight_amax(
         values: weights of any float type.
         axis: the axis of the channels (Conv 0, ConvTranspose 1, MatMul the last); None for one amax in all.
         method: minmax, mse or output.
-        precision: what they are quantized to: INT8, INT4 or FP8.
+        precision: what they are quantized to. A block of MXFP8 keeps its largest magnitude by any method, since its
+            scale is a power of two.
         block: how many values along ``axis``, which it divides, have an amax of their own; 0: a slice has one.
 
     Returns:
@@ -51,13 +53,25 @@ def weight_amax(
     amax = np.maximum(rows.max(axis=1), -rows.min(axis=1))
     if not np.isfinite(amax).all():
         raise RangesError("the weights hold NaN or infinities", remedy="repair the model's weights")
-    if method == "minmax":
+    if method == "minmax" or precision is Precision.MXFP8:
         return np.asarray(amax + np.float32(0))
+    if precision is Precision.NVFP4:
+        return _least_error(rows, amax, precision)
     from toolkit.calibration.kernels_amax import best_weight_factor
 
     factors = np.exp2(-np.arange(_STEPS + 1) / _STEPS_PER_OCTAVE)
     best = best_weight_factor(np.ascontiguousarray(rows), factors, float(precision.max), precision is Precision.FP8)
     return np.asarray((amax * best).astype(np.float32))
+
+
+def _least_error(rows: Array, amax: Array, precision: Precision) -> Array:
+    """Of nine parts of each row's largest magnitude, down to a half, the one at which rounding the row errs least."""
+    best, least = amax.copy(), np.full(len(rows), np.inf)
+    for factor in np.linspace(1, 0.5, 9):
+        scale = np.where(amax > 0, amax, 1.0)[:, None] * np.float32(factor / precision.max)
+        cost = np.sum((on_grid(rows / scale, precision) * scale - rows) ** 2, axis=1)
+        best, least = np.where(cost < least, amax * np.float32(factor), best), np.minimum(cost, least)
+    return np.asarray(best.astype(np.float32))
 
 
 def in_blocks(values: Array, axis: int, block: int) -> Array:

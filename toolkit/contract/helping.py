@@ -146,7 +146,7 @@ def effect_of(
     for model, ranges in ((before, known), (after, context.known_ranges)):
         apart = replace(context.fork(), known_ranges=_copied(ranges))
         wanted = quantize.ranges_wanted(model.copy(), apart)
-        if not wanted and not quantize.precision.weights_only:
+        if not wanted and quantize.precision.ranged:
             return None
         # of the model as it is, since its statistics may have been collected before
         apart.ranges(model, wanted or [], quantize.precision)

@@ -51,7 +51,7 @@ class RangeEntry(FileSchema):
     per_profile: dict[str, Amax] = Field(default_factory=dict)
     samples: Natural = 0
     diagnosis: Diagnosis = Diagnosis()
-    dtype: Literal["int8", "int4", "fp8"] = "int8"
+    dtype: Literal["int8", "int4", "fp8", "mxfp8", "nvfp4"] = "int8"
 
 
 class RangesFile(FileSchema):

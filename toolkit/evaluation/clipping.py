@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
@@ -85,7 +84,7 @@ def kept_amax(model: Model) -> dict[str, float]:
     found: dict[str, float] = {}
     for pair in pairs_of(model, subgraphs=False):
         grid = pair.grid
-        precision = Precision.from_onnx(grid.kind)
+        precision = grid.precision
         symmetric = grid.zero is not None and not grid.zero.any() and precision is not None and precision.quantized
         if not symmetric or grid.amax is None or grid.axis is not None:
             continue

@@ -28,7 +28,7 @@ from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session, session
 from toolkit.graph.stretches import Boundaries, by_stretch
 from toolkit.graph.work import node_macs
-from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+from toolkit.placement.ops import PAIR_OPERATORS
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
@@ -156,7 +156,7 @@ def comparable(reference: Model, subject: Model) -> Pairs:
     made = {t.name for n in reference.nodes for t in n.outputs if facts.is_float(t.name)} - left.tensors.keys()
     pairs = []
     for node in subject.nodes:
-        if node.op in (QUANTIZE, DEQUANTIZE, "Cast", "Constant") or not node.outputs:
+        if node.op in PAIR_OPERATORS | {"Cast", "Constant"} or not node.outputs:
             continue
         name = node.outputs[0].name
         if name in lost.tensors:

@@ -1,19 +1,26 @@
-"""A model with bfloat16 in it, for onnxruntime's CPU provider, which has bfloat16 kernels for few operators.
+"""A model with types in it for which onnxruntime's CPU provider has few kernels or none, in those that it has.
 
-The twin computes everything in float32: the values that bfloat16 would round, before their rounding.
+Of bfloat16 the twin computes everything in float32: the values that bfloat16 would round, before their rounding.
+FLOAT4E2M1 is stored as E4M3, which holds the same values, and FLOAT8E8M0 as float32.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
+from toolkit.graph.block_functions import declare, round_by_function
 from toolkit.graph.light import LightModel, is_away
 from toolkit.graph.nodes import all_nodes, subgraphs_of
 from toolkit.graph.on_disk import spilled
 from toolkit.graph.stored import stored_tensors
+from toolkit.graph.tensors import np_dtype
 
+_WIDER = {TensorProto.BFLOAT16: TensorProto.FLOAT}
+_STORABLE = {TensorProto.FLOAT4E2M1: TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E8M0: TensorProto.FLOAT}
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "output_datatype", "stash_type", "softmax_precision"})
 """The attributes by which ONNX's operators name the type of a result or of what lies within."""
 
@@ -26,31 +33,48 @@ def widen(model: LightModel) -> bool:
     Returns:
         Whether there was something to widen.
     """
-    proto = model.proto
-    if not computes_in_bfloat16(proto):
+    if not computes_in_bfloat16(model.proto):
         return False
+    _retype(model, _WIDER)
+    return True
+
+
+def store_otherwise(model: LightModel) -> None:
+    """Put types that onnxruntime computes with in the place of those that it only knows the names of, in place.
+
+    Operators that quantize in blocks get functions that say what they do.
+    """
+    round_by_function(model.proto)
+    if declare(model.proto) or any(tensor.data_type in _STORABLE for tensor in stored_tensors(model.proto)):
+        _retype(model, _STORABLE)
+
+
+def _retype(model: LightModel, types: Mapping[int, int]) -> None:
+    """Put other element types in the place of some: in tensors, types, attributes, subgraphs and functions."""
+    proto = model.proto
     for tensor in stored_tensors(proto):
-        if tensor.data_type != TensorProto.BFLOAT16:
+        if tensor.data_type not in types:
             continue
+        kind = types[tensor.data_type]
         if is_away(tensor):
-            tensor.data_type = TensorProto.FLOAT
-            model.weights[tensor.name] = spilled(model.weights[tensor.name].astype(np.float32))
+            tensor.data_type = kind
+            model.weights[tensor.name] = spilled(model.weights[tensor.name].astype(np_dtype(kind)))
         else:
-            values = numpy_helper.to_array(tensor).astype(np.float32)
+            # some of these types numpy converts to float32 alone
+            values = numpy_helper.to_array(tensor).astype(np.float32).astype(np_dtype(kind))
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     for graph in (proto.graph, *subgraphs_of(proto.graph)):
         for value in (*graph.input, *graph.output, *graph.value_info):
-            _widen_type(value.type)
+            _retype_value(value.type, types)
     for function in proto.functions:
         for value in getattr(function, "value_info", ()):
-            _widen_type(value.type)
+            _retype_value(value.type, types)
     for node in _nodes(proto):
         for attribute in node.attribute:
             if attribute.type == AttributeProto.INT and attribute.name in _TYPE_ATTRIBUTES:
-                attribute.i = TensorProto.FLOAT if attribute.i == TensorProto.BFLOAT16 else attribute.i
+                attribute.i = types.get(attribute.i, attribute.i)
             elif attribute.type == AttributeProto.TYPE_PROTO:
-                _widen_type(attribute.tp)
-    return True
+                _retype_value(attribute.tp, types)
 
 
 def computes_in_bfloat16(proto: onnx.ModelProto) -> bool:
@@ -84,10 +108,10 @@ def is_bfloat16(kind: onnx.TypeProto) -> bool:
     return inner is not None and inner.elem_type == TensorProto.BFLOAT16
 
 
-def _widen_type(kind: onnx.TypeProto) -> None:
+def _retype_value(kind: onnx.TypeProto, types: Mapping[int, int]) -> None:
     inner = _element(kind)
-    if inner is not None and inner.elem_type == TensorProto.BFLOAT16:
-        inner.elem_type = TensorProto.FLOAT
+    if inner is not None:
+        inner.elem_type = types.get(inner.elem_type, inner.elem_type)
 
 
 def _element(kind: onnx.TypeProto) -> onnx.TypeProto.Tensor | None:

@@ -10,6 +10,7 @@ import onnx
 import onnx.inliner
 
 from toolkit.base.errors import BackendError
+from toolkit.graph.block_functions import is_written_out
 from toolkit.graph.nodes import all_nodes
 
 _WITHOUT_KERNEL = frozenset({"Constant"})
@@ -31,6 +32,8 @@ def runs(domain: str, op: str, version: int | None = None) -> bool:
         BackendError: onnxruntime is not installed.
     """
     domain = "" if domain == "ai.onnx" else domain
+    if is_written_out(domain, op):
+        return True
     if (domain, op) in _kernels() or (not domain and op in _WITHOUT_KERNEL):
         return True
     try:

@@ -20,6 +20,7 @@ from toolkit.base.reading import reading
 from toolkit.base.types import Array
 from toolkit.graph import assemble
 from toolkit.graph.accepted import accepted
+from toolkit.graph.block_functions import declare
 from toolkit.graph.dimensions import dim_of
 from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.facts import Facts
@@ -31,6 +32,7 @@ from toolkit.graph.onnx_file import ONNX, normalise, read, write
 from toolkit.graph.opset import convert_opset
 from toolkit.graph.order import drop_unused, sort
 from toolkit.graph.shapes import Inferred
+from toolkit.graph.stored import BITS
 from toolkit.graph.tensors import StoredValues, content_digest, onnx_type, values_of
 
 if TYPE_CHECKING:
@@ -274,12 +276,9 @@ class Model:
         return {t.name: [dim_of(d) for d in t.shape] if t.shape is not None else [] for t in self.graph.inputs}
 
     def weight_bytes(self) -> int:
-        """Bytes of all constants of the main graph."""
-        return sum(
-            int(np.prod(t.shape or (1,))) * _itemsize(t.dtype)
-            for t in self.graph.tensors().values()
-            if isinstance(t, gs.Constant)
-        )
+        """Bytes of all constants of the main graph as a file has them, types of less than a byte packed."""
+        constants = [t for t in self.graph.tensors().values() if isinstance(t, gs.Constant)]
+        return sum(-(-int(np.prod(t.shape)) * BITS.get(onnx_type(t.dtype), 32) // 8) for t in constants)
 
     @collector_paused()
     def facts(self, profiles: Profiles | None = None) -> Facts:
@@ -378,6 +377,7 @@ class Model:
         light.proto.ClearField("producer_name")
         light.proto.ClearField("producer_version")
         light.proto.ir_version = max(self.graph.ir_version or 0, 10)
+        declare(light.proto)
         return _Skeleton(weights_as_inputs(light.proto, light.weights), light.weights)
 
 
@@ -388,10 +388,3 @@ class _Skeleton:
     skeleton: onnx.ModelProto
     weights: Mapping[str, Array]
     fingerprint: str = ""
-
-
-def _itemsize(dtype: Any) -> int:
-    try:
-        return int(np.dtype(dtype).itemsize) if not isinstance(dtype, int) else 2
-    except TypeError:
-        return 4

@@ -17,9 +17,6 @@ from toolkit.graph.wiring_check import check_wiring
 
 _STRING = 8
 _KNOWN_TYPES = frozenset({*BITS, _STRING})
-_NO_KERNELS = {23: "FLOAT4E2M1", 24: "FLOAT8E8M0"}
-"""Types that onnxruntime 1.32 has no DequantizeLinear for on the CPU, nor any other operator that computes."""
-_STORE_OTHERWISE = "store it as INT4, FLOAT8E4M3FN or float"
 _ATTRIBUTES = frozenset(range(1, 15))
 _LOST = (
     AttributeProto.TENSORS, AttributeProto.GRAPHS, AttributeProto.SPARSE_TENSOR, AttributeProto.SPARSE_TENSORS,
@@ -218,9 +215,6 @@ class _ProtoCheck:
         shape = shortened(str(list(tensor.dims)))
         if tensor.data_type not in _KNOWN_TYPES:
             raise self.fault(f"{place} has the data type {tensor.data_type}, which ONNX does not have")
-        if tensor.data_type in _NO_KERNELS:
-            kind = _NO_KERNELS[tensor.data_type]
-            raise self.fault(f"{place} is of type {kind}, which onnxruntime cannot compute with", _STORE_OTHERWISE)
         if any(not 0 <= side <= _LARGEST_DIM for side in tensor.dims):
             raise self.fault(f"{place} has the shape {shape}")
         if tensor.HasField("segment"):

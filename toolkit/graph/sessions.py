@@ -18,7 +18,7 @@ from toolkit.base.temporary import temporary_folder
 from toolkit.base.types import Array
 from toolkit.graph import meter
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
-from toolkit.graph.float32_twin import widen
+from toolkit.graph.float32_twin import store_otherwise, widen
 from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel, fits_message, place_at, send_away
 from toolkit.graph.model import Model
@@ -187,6 +187,7 @@ def session(
         if unknown is not None:
             raise _not_computed(unknown, left, model.where)
         cut(model.proto, left)
+    store_otherwise(model)
     model.proto = written_out(model.proto)
     shared = [] if outputs is None else _expose(model.proto, outputs, model.where)
     if left and not model.proto.graph.output:

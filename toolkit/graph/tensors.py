@@ -117,13 +117,13 @@ def values_of(tensor: gs.Constant) -> np.ndarray[Any, Any]:
 
 
 def make_constant(name: str, values: np.ndarray[Any, Any], element_type: int | None = None) -> gs.Constant:
-    """A constant of any ONNX element type, float8, bfloat16 and int4 included, from values of that or a wider type."""
+    """A constant of any ONNX element type, the narrow ones included, from values of that or a wider type."""
     values = np.asarray(values)
     wanted = element_type if element_type is not None else onnx_type(values.dtype)
     held: LazyValues | np.ndarray[Any, Any] = spilled(values.astype(np_dtype(wanted)))
     if wanted in (TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN) or not held.flags.writeable:
         held = StoredValues(held, wanted)
-    elif wanted == TensorProto.INT4:
+    elif wanted in (TensorProto.INT4, TensorProto.FLOAT4E2M1):
         held = StoredValues.of(onnx.numpy_helper.from_array(held, name))
     else:
         # ascontiguousarray would make a scalar a vector of one

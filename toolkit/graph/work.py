@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from toolkit.base.block_operators import FP4_QUANTIZE, MXFP8_DEQUANTIZE, MXFP8_QUANTIZE
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.graph.assemble import bodies
 from toolkit.graph.macs import macs, shape_of
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 NodeRole = Literal["compute", "convert", "other"]
-CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "CastLike"})
+CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast", "CastLike",
+                         FP4_QUANTIZE, MXFP8_QUANTIZE, MXFP8_DEQUANTIZE})  # fmt: skip
 _NO_COMPUTATION = frozenset({"Constant", "Shape", "Size"})
 
 

@@ -11,7 +11,7 @@ from toolkit.graph.constants import is_stored
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
 from toolkit.placement.existing import ExistingPair, pair_at
-from toolkit.placement.grid import grid_of
+from toolkit.placement.grid import block_type, grid_of
 from toolkit.placement.moved import data_inputs
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
@@ -29,11 +29,15 @@ def dequantizer(tensor: gs.Tensor) -> gs.Node | None:
 
 
 def pair_type(node: gs.Node) -> Precision | None:
-    """The quantized type that a DequantizeLinear reads, or None where it is not said or not one of ours."""
-    stored = node.inputs[0]
+    """The quantized type of a QuantizeLinear or DequantizeLinear, or None where it is not said or not one of ours."""
+    blocks = block_type(node)
+    if blocks is not None:
+        return blocks
+    stored = node.outputs[0] if node.op == QUANTIZE else node.inputs[0]
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
-        return Precision.from_onnx(onnx_type(node.inputs[2].dtype))
-    return Precision.from_onnx(onnx_type(stored.dtype)) if stored.dtype is not None else None
+        stored = node.inputs[2]
+    block = int(node.attrs.get("block_size", 0) or 0)
+    return Precision.from_onnx(onnx_type(stored.dtype), block) if stored.dtype is not None else None
 
 
 def source(tensor: gs.Tensor) -> gs.Tensor:
@@ -63,7 +67,7 @@ def foreign_pair(tensor: gs.Tensor, model: Model) -> Finding | None:
         return None
     pair = pair_at(model, node)
     grid = pair.grid if isinstance(pair, ExistingPair) else grid_of(model, node, onnx_type(node.inputs[0].dtype))
-    precision = Precision.from_onnx(grid.kind)
+    precision = grid.precision
     if grid.kind == TensorProto.UINT8:
         return Code.FOREIGN_PAIR(tensor=tensor.name, fault="uint8")
     if grid.kind and (precision is None or not precision.quantized):

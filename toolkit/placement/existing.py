@@ -14,7 +14,7 @@ from toolkit.base.types import Array
 from toolkit.graph.constants import constant_value, is_stored
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type, values_of
-from toolkit.placement.grid import Grid, grid_of
+from toolkit.placement.grid import Grid, block_type, grid_of
 from toolkit.placement.moved import axis_before, data_inputs
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
@@ -236,6 +236,9 @@ def existing(tensor: gs.Tensor, precision: Precision | None = None) -> gs.Node |
     for quantize in tensor.outputs:
         if quantize.op != QUANTIZE or quantize.inputs[0] is not tensor:
             continue
+        blocks = block_type(quantize)
+        if blocks is not None and precision in (None, blocks):
+            return quantize
         scale, zero = quantize.inputs[1], quantize.inputs[2] if len(quantize.inputs) > 2 else None
         if not isinstance(scale, gs.Constant) or int(np.prod(scale.shape or (1,))) != 1:
             continue

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from toolkit.base.block_operators import domain_of
+from toolkit.base.block_scales import to_e2m1
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.graph.constants import constant_value
@@ -47,6 +49,9 @@ _SAME = {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
 """How far two scales may lie apart that were the same before one was rounded to a narrow type."""
 
 
+_BLOCK_TYPES = {domain_of(precision): precision for precision in Precision if precision.block}
+
+
 @dataclass(frozen=True, eq=False)
 class Grid:
     """The parameters of a QuantizeLinear or DequantizeLinear.
@@ -56,7 +61,8 @@ class Grid:
         scale: float64, shape [], [channels] or [.., blocks, ..]; None where it is computed from activations.
         zero: float64, of the scale's shape or []; 0 where the node has none; None where it is computed.
         axis: the channel axis as the node says it, where there is more than one scale.
-        block: how many values along ``axis`` share a scale; 0 where these are not blocked.
+        block: how many values along ``axis`` share a scale; 0 where these are not blocked. Of blocks that get their
+            scales when the model runs the scale is that of the largest.
         tensors: the node's scale and, where it has one, its zero point.
         float_kind: ONNX's element type of the scale, which is that of the float values; 0 where it is not known.
     """
@@ -68,6 +74,17 @@ class Grid:
     block: int
     tensors: tuple[gs.Tensor, ...]
     float_kind: int = 0
+
+    @property
+    def precision(self) -> Precision | None:
+        """The type as one of ours; None where it is not one, or not known."""
+        return Precision.from_onnx(self.kind, self.block)
+
+    @property
+    def range_type(self) -> str:
+        """What a range that is read off the pair is made for: a float type by its name, ``int8`` of all integers."""
+        found = self.precision
+        return "int8" if found is None or not found.quantized or found.integer else str(found)
 
     @property
     def kind_name(self) -> str:
@@ -172,21 +189,29 @@ def spread(part: Array, like: Array, axis: int | None, block: int = 0) -> Array:
 def on_grid(ratio: Array, precision: Precision, zero: Array | None = None) -> Array:
     """The nearest values that a quantized type can hold, ties to even and saturated, in the type of ``ratio``.
 
-    As QuantizeLinear and TensorRT round: INT8 at -128 and 127, INT4 at -8 and 7, FP8 (E4M3) at -448 and 448.
+    As QuantizeLinear and TensorRT round: INT8 at -128 and 127, INT4 at -8 and 7, E4M3 (FP8, MXFP8) at -448 and 448,
+    E2M1 (NVFP4) at -6 and 6.
 
     Args:
-        ratio: float values divided by their scale; NaN stays NaN in FP8.
-        precision: INT8, INT4 or FP8.
+        ratio: float values divided by their scale; NaN stays NaN in the float types.
+        precision: the quantized type.
         zero: the zero points of an integer type, in a shape that broadcasts over ``ratio``; 0 where None.
     """
     low, high = _LIMITS[precision.onnx_type]
     if precision.integer:
         steps = np.rint(ratio)
         return np.asarray(np.clip(steps if zero is None else steps + zero, low, high))
+    if precision is Precision.NVFP4:
+        return to_e2m1(ratio)
     import ml_dtypes
 
     kept = np.clip(ratio, low, high)
     return np.asarray(kept.astype(ml_dtypes.float8_e4m3fn).astype(ratio.dtype))
+
+
+def block_type(node: gs.Node) -> Precision | None:
+    """The type of a pair that finds the scales of its blocks when the model runs; None of any other node."""
+    return _BLOCK_TYPES.get(node.domain or "")
 
 
 def grid_of(model: Model, node: gs.Node, kind: int = 0) -> Grid:
@@ -197,11 +222,16 @@ def grid_of(model: Model, node: gs.Node, kind: int = 0) -> Grid:
         node: the node.
         kind: the element type, where the node itself does not say it.
     """
+    blocks = block_type(node)
     tensors = tuple(t for t in node.inputs[1:3] if not t.is_empty())
     zero_known = constant_value(model, tensors[1]) if len(tensors) > 1 else None
     scale = constant_value(model, tensors[0])
     float_kind = onnx_type(tensors[0].dtype if scale is None else scale.dtype)
     zero: Array | None = np.zeros((), np.float64)
+    if blocks is not None:
+        # where no range is needed nothing is known of the scale either
+        known = np.asarray(scale.astype(np.float64)).reshape(()) if scale is not None and blocks.ranged else None
+        return Grid(blocks.onnx_type, known, zero, None, blocks.block, tensors, TensorProto.FLOAT)
     # without a zero point a QuantizeLinear gives what it says, or uint8
     said = int(node.attrs.get("output_dtype", 0) or TensorProto.UINT8) if node.op == QUANTIZE else 0
     if len(tensors) > 1:

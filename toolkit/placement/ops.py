@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from toolkit.base.block_operators import FP4_QUANTIZE, MXFP8_DEQUANTIZE, MXFP8_QUANTIZE
+from toolkit.base.precision import Precision
+
 TARGETS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators whose inputs are quantized: they have INT8 and FP8 kernels."""
 
@@ -62,6 +65,14 @@ REGION = MOVERS | POOLS | ADDS | ACTIVATIONS | AFFINE | {"Mul", "Concat", "Resiz
 """Operators through which a tensor still counts as coming from the quantized layers before them."""
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+BLOCK_OPERATORS = {
+    FP4_QUANTIZE: Precision.NVFP4, MXFP8_QUANTIZE: Precision.MXFP8, MXFP8_DEQUANTIZE: Precision.MXFP8,
+}  # fmt: skip
+"""TensorRT's own operators, by which lowering writes pairs of blocks."""
+QUANTIZERS = frozenset({QUANTIZE, FP4_QUANTIZE, MXFP8_QUANTIZE})
+DEQUANTIZERS = frozenset({DEQUANTIZE, MXFP8_DEQUANTIZE})
+PAIR_OPERATORS = QUANTIZERS | DEQUANTIZERS
+"""The operators of pairs in a lowered graph."""
 
 
 def weight_axis(op: str, weight_index: int, rank: int, attrs: dict[str, object]) -> int | None:

@@ -79,6 +79,7 @@ class Placement:
         same_scale: sets of tensors that must share one scale (the inputs and the output of a Concat).
         complete: nodes that had all their pairs already.
         groups: for every target, the tensors whose pairs exist for its sake.
+        ranged: whether activations need ranges for their pairs.
         placer: the ``Placer`` that decided it; None where nobody will ask it again.
     """
 
@@ -88,12 +89,17 @@ class Placement:
     same_scale: list[set[str]] = field(default_factory=list)
     complete: list[str] = field(default_factory=list)
     groups: dict[str, list[str]] = field(default_factory=dict)
+    ranged: bool = True
     placer: Any = field(default=None, repr=False, compare=False)
 
     @property
     def activations(self) -> list[str]:
         """Names of the activation tensors that want a range, each once."""
-        return list(dict.fromkeys(pair.tensor for pair in self.pairs.values() if not pair.weight))
+        return list(dict.fromkeys(pair.tensor for pair in self.pairs.values() if self.needs_range(pair)))
+
+    def needs_range(self, pair: Pair) -> bool:
+        """Whether a pair's scale comes from what calibration saw of its tensor."""
+        return self.ranged and not pair.weight
 
 
 def want(

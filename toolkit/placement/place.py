@@ -18,6 +18,7 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.graph.facts import Facts
 from toolkit.graph.forms import Forms
 from toolkit.graph.model import Model
+from toolkit.placement.blocks import place_blocks
 from toolkit.placement.dequantized import dequantizer, source
 from toolkit.placement.moved import picks
 from toolkit.placement.ops import MOVERS, POOLS, QUANTIZE, TARGETS
@@ -26,7 +27,6 @@ from toolkit.placement.pairs import Decision, Placement, Quantized, Use, joined,
 from toolkit.placement.reach import Is, Reach
 from toolkit.placement.sums import Sums
 from toolkit.placement.trouble import Trouble
-from toolkit.placement.weights_only import place_weights
 
 Judge = Callable[[gs.Node], Finding | str | None]
 """Says for a candidate why the user or the plan keeps it float, or None."""
@@ -53,8 +53,8 @@ def place(
         block: how many weights share a scale, where the type is one of weights alone.
     """
     trouble = Trouble(model, facts, activation_matmul, precision)
-    if precision is not None and precision.weights_only:
-        return place_weights(model, judge or (lambda node: None), trouble, precision, block)
+    if precision is not None and (precision.weights_only or precision.block):
+        return place_blocks(model, facts, judge or (lambda node: None), trouble, precision, precision.block or block)
     return Placer(model, facts, judge or (lambda node: None), trouble).placement()
 
 

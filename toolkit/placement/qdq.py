@@ -9,13 +9,16 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from toolkit.base.block_operators import domain_of
+from toolkit.base.block_scales import scales_of_blocks
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
+from toolkit.graph import assemble
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
-from toolkit.graph.tensors import make_constant, make_node, onnx_type, reroute
+from toolkit.graph.tensors import make_constant, onnx_type, reroute
 from toolkit.placement.existing import ExistingPair, existing, pair_at, pairs_of
 from toolkit.placement.float_path import FloatPath
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
@@ -29,13 +32,16 @@ _SMALLEST_HALF, _SMALLEST = 2.0**-24, 2.0**-126
 def storable_scale(amax: Array | float, precision: Precision) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Scales for symmetric quantization: amax / 127 (INT8) or amax / 448 (FP8), as float32.
 
-    Each is rounded up to a float16 value where it lies in float16's range, so that a strongly typed float16 engine and
+    Those of MXFP8 and NVFP4 are of blocks, see ``scales_of_blocks``. Of the others
+    each is rounded up to a float16 value where it lies in float16's range, so that a strongly typed float16 engine and
     a float32 simulation use the very same scale and nothing is clipped by the rounding. A tensor that is as small as
     float16's smallest steps, all its channels, keeps its scales, which lowering then leaves in float32; a channel of a
     larger tensor loses no more than float16 weights would. A tensor or channel that is all zero (amax 0) gets the scale
     of amax 1.
     """
     amax = np.atleast_1d(np.asarray(amax, np.float64))
+    if precision.block:
+        return scales_of_blocks(amax, precision)
     exact = np.where(amax > 0, amax, 1.0) / precision.max
     if np.where(amax > 0, exact, 0.0).max() < _SUBNORMAL_STEPS * _SMALLEST_HALF and (amax > 0).any():
         return np.maximum(exact, _SMALLEST).astype(np.float32)
@@ -86,6 +92,8 @@ class Inserter:
     def _make(self, tensor: gs.Tensor, scale: Array, pair: Pair) -> gs.Node:
         kind = self.types.get(tensor.name) or onnx_type(tensor.dtype) or TensorProto.FLOAT
         values = scale if pair.axis is not None else scale.reshape(())
+        if self.precision.block:
+            return self._in_blocks(tensor, values, pair, kind)
         if kind == TensorProto.FLOAT16:
             # its own values have no smaller steps
             values = np.maximum(values, np.float32(_SMALLEST_HALF))
@@ -95,18 +103,53 @@ class Inserter:
         grid, attrs = [scale_tensor, zero], {} if pair.axis is None else {"axis": pair.axis}
         if pair.block:
             attrs["block_size"] = pair.block
-        quantize = make_node(QUANTIZE, self.names.take(f"{tensor.name}_{QUANTIZE}"), [tensor, *grid], [stored], **attrs)
-        self.model.graph.nodes.append(quantize)
+        self._half(QUANTIZE, tensor, [tensor, *grid], stored, attrs)
         return self._dequantize(tensor, stored, grid, attrs)
 
+    def _in_blocks(self, tensor: gs.Tensor, values: Array, pair: Pair, kind: int) -> gs.Node:
+        """A pair of blocks: float32 scales whatever type the tensor has, and an operator of qtool's own on activations.
+
+        A block's scale is the product of two numbers or far from 1, and float16 would not hold it.
+        """
+        grid = [make_constant(self.names.take(f"{tensor.name}_scale"), values, TensorProto.FLOAT)]
+        attrs: dict[str, int] = {}
+        domain: str | None = domain_of(self.precision)
+        read = tensor
+        if pair.axis is not None:
+            domain, attrs = None, {"axis": pair.axis, "block_size": pair.block}
+            grid.append(self._zero(values.shape))
+            if kind != TensorProto.FLOAT:
+                wide = self.model.constant(tensor)
+                assert wide is not None
+                read = make_constant(self.names.take(f"{tensor.name}_fp32"), wide, TensorProto.FLOAT)
+        stored = gs.Variable(self.names.take(f"{tensor.name}_quantized"), dtype=grid[-1].dtype)
+        self._half(QUANTIZE, tensor, [read, *grid], stored, attrs, domain)
+        return self._dequantize(tensor, stored, grid, {**attrs, "output_dtype": kind}, domain)
+
     def _dequantize(
-        self, tensor: gs.Tensor, stored: gs.Tensor, grid: Sequence[gs.Tensor], attrs: Mapping[str, int]
+        self,
+        tensor: gs.Tensor,
+        stored: gs.Tensor,
+        grid: Sequence[gs.Tensor],
+        attrs: Mapping[str, int],
+        domain: str | None = None,
     ) -> gs.Node:
         result = gs.Variable(self.names.take(f"{tensor.name}_dequantized"), dtype=tensor.dtype, shape=tensor.shape)
-        name = self.names.take(f"{tensor.name}_{DEQUANTIZE}")
-        dequantize = make_node(DEQUANTIZE, name, [stored, *grid], [result], **attrs)
-        self.model.graph.nodes.append(dequantize)
-        return dequantize
+        return self._half(DEQUANTIZE, tensor, [stored, *grid], result, attrs, domain)
+
+    def _half(
+        self,
+        op: str,
+        tensor: gs.Tensor,
+        reads: Sequence[gs.Tensor],
+        result: gs.Tensor,
+        attrs: Mapping[str, int],
+        domain: str | None = None,
+    ) -> gs.Node:
+        """A node of a tensor's pair, in the graph."""
+        made = assemble.node(op, self.names.take(f"{tensor.name}_{op}"), dict(attrs), reads, [result], domain)
+        self.model.graph.nodes.append(made)
+        return made
 
     def _zero(self, shape: tuple[int, ...]) -> gs.Constant:
         if shape not in self.zeros:

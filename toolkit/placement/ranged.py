@@ -36,7 +36,7 @@ def place_ranged(
     while True:
         placement, before = placer(model, facts, allowed), len(lacking)
         for pair in placement.pairs.values():
-            why = None if pair.weight else lacks(pair.tensor)
+            why = lacks(pair.tensor) if placement.needs_range(pair) else None
             if why is not None:
                 lacking.update(dict.fromkeys((use.node for use in pair.uses), why))
         if len(lacking) == before:

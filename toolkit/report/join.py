@@ -134,6 +134,7 @@ def join(
     task = accuracy.task if accuracy is not None else None
     found_warnings = [
         *warnings,
+        *(event.why for event in journal.of("noted") if event.why.code is Code.BLOCKS_SCALED_ON_GPU and not latency),
         *([Code.OWN_WORDS(text=task.why)] if task is not None and not task.sure else []),
         *(Code.OWN_WORDS(text=line) for line in (search.warnings if search is not None else ())),
         *([ReportCode.RECORD_OF_LOST_NODES(count=len(lost), node=lost[0])] if lost else []),

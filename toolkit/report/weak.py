@@ -163,7 +163,7 @@ class _Reader:
         one = len(known) == 1
         sides = {ACTIVATIONS if one else Operand(ACTIVATIONS.kind, tensor): level for tensor, level in known.items()}
         # a scale for each block is not known here
-        if node.op in TARGETS and not precision.weights_only:
+        if node.op in TARGETS and not precision.weights_only and not precision.block:
             values = self.model.constant(node.inputs[1])
             if values is not None and values.dtype.kind == "f":
                 axis = weight_axis(node.op, 1, values.ndim, node.attrs)

@@ -175,8 +175,16 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
     from toolkit.graph.header import model_files
     from toolkit.graph.model import Model
     from toolkit.placement.default_rewrites import biases_apart
+    from toolkit.run.gpu_types import types_of_pairs
 
     model = run.passes.model()
+    blocks = sorted(str(one).upper() for one in types_of_pairs(model) if one.block)
+    if blocks:
+        raise QtoolError(
+            f"onnxruntime has no operators of {' and '.join(blocks)}",
+            where=str(run.folder),
+            remedy="export to trtexec or polygraphy, or quantize to int8 or fp8",
+        )
     apart = biases_apart(model)
     model.source = None
     with temporary_folder("export") as made:

@@ -12,6 +12,7 @@ from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
 from toolkit.graph.model import Model
 from toolkit.placement.existing import pairs_of
+from toolkit.placement.ops import BLOCK_OPERATORS
 from toolkit.report.findings import sentence
 from toolkit.run.engine_settings import engine_settings
 from toolkit.run.recipe import Recipe
@@ -74,5 +75,6 @@ def _capabilities(recipe: Recipe, backend: str) -> list[str]:
 
 def types_of_pairs(model: Model) -> set[Precision]:
     """The quantized types of the pairs that a model comes with."""
-    kinds = {Precision.from_onnx(pair.grid.kind) for pair in pairs_of(model)}
+    kinds = {pair.grid.precision for pair in pairs_of(model)}
+    kinds |= {BLOCK_OPERATORS[node.op] for node, _ in model.walk() if node.op in BLOCK_OPERATORS}
     return {kind for kind in kinds if kind is not None and kind.quantized}

@@ -27,7 +27,8 @@ class GpuSpec:
 
     def rate(self, precision: Precision) -> float:
         """Operations a second in a precision; that of the next wider type where the GPU has no such unit."""
-        wider = {Precision.INT4: Precision.INT8, Precision.FP8: Precision.FP16, Precision.BF16: Precision.FP32,
+        wider = {Precision.INT4: Precision.INT8, Precision.NVFP4: Precision.FP8, Precision.MXFP8: Precision.FP8,
+                 Precision.FP8: Precision.FP16, Precision.BF16: Precision.FP32,
                  Precision.INT8: Precision.FP16, Precision.FP16: Precision.FP32}  # fmt: skip
         while precision not in self.rates:
             precision = wider[precision]

@@ -21,7 +21,7 @@ from toolkit.graph.macs import macs, shape_of
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type
 from toolkit.graph.work import CONVERSIONS, role
-from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, DEQUANTIZE, QUANTIZE
+from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, DEQUANTIZERS, PAIR_OPERATORS
 from toolkit.search.cost import LAUNCH
 from toolkit.search.gpus import GpuSpec
 
@@ -158,7 +158,7 @@ class _Predictor:
         read = [tensor for tensor in node.inputs if not tensor.is_empty()]
         if not node.inputs or not all(t.name in self.weights or self.model.constant(t) is not None for t in read):
             return False
-        if node.op in (QUANTIZE, DEQUANTIZE, *_VIEWS):
+        if node.op in (*PAIR_OPERATORS, *_VIEWS):
             self.weights.update(tensor.name for tensor in node.outputs)
         return True
 
@@ -176,7 +176,7 @@ class _Predictor:
         # the later of two branches is the one whose kernel adds the other
         if made:
             return made[-1]
-        if node.op == DEQUANTIZE:
+        if node.op in DEQUANTIZERS:
             return self.owner.get(node.inputs[0].name)
         return None
 
@@ -229,7 +229,7 @@ class _Predictor:
         """Bytes of a tensor in memory; a weight behind a pair is stored as the pair's type."""
         stored = tensor
         if self.pairs:
-            while stored.inputs and stored.inputs[0].op == DEQUANTIZE:
+            while stored.inputs and stored.inputs[0].op in DEQUANTIZERS:
                 stored = stored.inputs[0].inputs[0]
         shape = shape_of(self.facts, tensor.name) or self._declared(tensor)
         if shape is None:

@@ -56,8 +56,8 @@ class Quantizer(Pass):
     """
 
     role: ClassVar[Role | None] = Role.QUANTIZE
-    dtype: Literal["int8", "fp8", "int4"] = Field(
-        "int8", description="the quantized type; int4: weights of MatMul and Gemm alone, which compute in floats"
+    dtype: Literal["int8", "fp8", "int4", "mxfp8", "nvfp4"] = Field(
+        "int8", description="the quantized type; of MatMul and Gemm alone: int4 (weights), mxfp8, nvfp4 (for Blackwell)"
     )
     block: Literal[128, 64, 32, 16] = Field(128, description="int4: how many weights share a scale")
     weights: Literal["minmax", "mse", "output"] = Field(
@@ -238,7 +238,7 @@ class Quantizer(Pass):
                     for node in readers:
                         self._correct_bias(model, node, rounded, names, context)
             else:
-                scale = self._activation_scale(pair, amax, context)
+                scale = self._activation_scale(pair, amax.get(pair.tensor, self.precision.max), context)
             back = inserter.insert(pair, scale)
             chosen = rounder.chosen.get((pair.tensor, pair.axis)) if pair.weight else None
             if chosen is not None:
@@ -252,6 +252,8 @@ class Quantizer(Pass):
             context.journal.noted(Code.ROUNDED_TO_NEAREST(nodes=list(dict.fromkeys(plain))))
         for node, reason in placement.layers.items():
             context.plan.ask(node, self.precision, reason)
+        if self.precision.block and placement.layers:
+            context.journal.noted(Code.BLOCKS_SCALED_ON_GPU(precision=self.precision, block=self.precision.block))
         for node, reason in slow.items():
             context.plan.ask(node, context.rest, reason, free=True)
         for node in placement.complete:
@@ -339,10 +341,7 @@ class Quantizer(Pass):
         return wanted_tensors(model, model.facts(context.profiles), self.judge(model, context), self.place)
 
     def prepare(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> Placement:
-        """Bring the model to the form that its pairs need, before ranges are asked for; the placement in it.
-
-        Its opset is raised, and where the type goes into attention, what scales the scores goes before them.
-        """
+        """Raise the opset to that of the pairs, and scale queries where the type takes attention; the placement."""
         with model.settled():
             placement, types = self.placement(model, context, slow), model.facts().types
         half = any(types.get(pair.tensor) in SHORT_FLOATS for pair in placement.pairs.values())
@@ -358,8 +357,7 @@ class Quantizer(Pass):
             context.journal.changed(node, Code.SCALES_QUERIES(scores=scores), Code.FUSED_ATTENTION())
         return self.placement(model, context, slow) if fresh or moved else placement
 
-    def _activation_scale(self, pair: Pair, amax: Mapping[str, float], context: Context) -> np.ndarray:
-        value = amax[pair.tensor]
+    def _activation_scale(self, pair: Pair, value: float, context: Context) -> np.ndarray:
         if not np.isfinite(value):
             raise RangesError(f"the range of tensor '{pair.tensor}' is {value}", remedy="calibrate again")
         if value == 0:

@@ -36,12 +36,10 @@ class Branch:
 
     def pair(self, tensor: str, scale: str) -> str:
         """Quantize and dequantize an activation; the name of the result."""
-        stored, back, zero = self.name(f"{tensor} q"), self.name(f"{tensor} dq"), self.name("zero")
-        kind = self._graph.precision.onnx_type
-        self.constants[zero] = helper.make_tensor(zero, kind, [], [0])
-        self.nodes.append(helper.make_node("QuantizeLinear", [tensor, scale, zero], [stored]))
-        self.nodes.append(helper.make_node("DequantizeLinear", [stored, scale, zero], [back]))
-        return back
+        nodes, zero = self._graph.pair(tensor, scale, lambda word: self.name(f"{tensor} {word}"))
+        self.constants[zero.name] = zero
+        self.nodes += nodes
+        return str(nodes[-1].output[0])
 
     def weight(self, tensor: str, axis: int | None) -> str:
         """The fake-quantized copy of a weight; its name."""

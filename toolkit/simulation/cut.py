@@ -319,12 +319,10 @@ class _Builder:
     def _pair(self, tensor: str) -> str:
         """The dequantized tensor, one pair for all readers, with the base state's scale."""
         if tensor not in self._pairs:
-            stored, back, zero = (f"qtool {tensor} {word}" for word in ("q", "dq", "zero"))
-            scale = self._base_scale(tensor)
-            self.constants[zero] = helper.make_tensor(zero, self.graph.precision.onnx_type, [], [0])
-            self.nodes.append(helper.make_node("QuantizeLinear", [tensor, scale, zero], [stored]))
-            self.nodes.append(helper.make_node("DequantizeLinear", [stored, scale, zero], [back]))
-            self._pairs[tensor] = back
+            nodes, zero = self.graph.pair(tensor, self._base_scale(tensor), lambda word: f"qtool {tensor} {word}")
+            self.constants[zero.name] = zero
+            self.nodes += nodes
+            self._pairs[tensor] = nodes[-1].output[0]
         return self._pairs[tensor]
 
     def _layer(self, segment: Segment) -> None:
@@ -366,7 +364,7 @@ class _Builder:
         return out
 
     def _base_scale(self, tensor: str) -> str:
-        name, kind = f"qtool {tensor} scale", self.graph.type_of(tensor) or TensorProto.FLOAT
+        name, kind = f"qtool {tensor} scale", self.graph.scale_type(tensor)
         # a tensor that has no pair in the base state has none wherever the base state's scales are asked for
         self.constants[name] = helper.make_tensor(name, kind, [], [self.graph.base.scales.get(tensor, 1.0)])
         return name
@@ -374,5 +372,5 @@ class _Builder:
     def _scale(self, tensor: str) -> str:
         if self._fixed:
             return self._base_scale(tensor)
-        self.scales[tensor] = self.graph.type_of(tensor) or TensorProto.FLOAT
+        self.scales[tensor] = self.graph.scale_type(tensor)
         return SCALE + tensor

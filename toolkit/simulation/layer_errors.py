@@ -17,11 +17,12 @@ from onnx import TensorProto
 
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
+from toolkit.graph import assemble
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
-from toolkit.graph.tensors import make_constant, make_node, onnx_type
+from toolkit.graph.tensors import make_constant, onnx_type
 from toolkit.placement.dequantized import dequantizer
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE, TARGETS
 from toolkit.placement.qdq import without_pairs
@@ -214,13 +215,18 @@ class _Twins:
             return plain
         # constants are nodes' own in each graph
         grid = [gs.Constant(self.tensors.take(f"{t.name} twin"), t._values) for t in quantize.inputs[1:]]
-        stored = self._made(QUANTIZE, [plain, *grid], **quantize.attrs)
-        return self._made(DEQUANTIZE, [stored, *grid], **back.attrs)
+        stored = self._like(quantize, [plain, *grid])
+        return self._like(back, [stored, *grid])
 
     def _numbers(self, word: str, values: list[int]) -> gs.Tensor:
         return make_constant(self.tensors.take(word), np.asarray(values, np.int64))
 
     def _made(self, op: str, inputs: list[gs.Tensor], **attrs: Any) -> gs.Tensor:
-        out = gs.Variable(self.tensors.take(f"probe {op}"))
-        self.model.graph.nodes.append(make_node(op, self.nodes.take(f"probe {op}"), inputs, [out], **attrs))
+        return self._like(gs.Node(op, attrs=attrs), inputs)
+
+    def _like(self, node: gs.Node, inputs: list[gs.Tensor]) -> gs.Tensor:
+        """What a node of the same operator makes of these inputs."""
+        out = gs.Variable(self.tensors.take(f"probe {node.op}"))
+        name = self.nodes.take(f"probe {node.op}")
+        self.model.graph.nodes.append(assemble.node(node.op, name, dict(node.attrs), inputs, [out], node.domain))
         return out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from toolkit.base.block_scales import scales_of_blocks
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.calibration.weights import in_blocks
@@ -16,7 +17,7 @@ class LayerNoise:
     """The estimate for one input and the weights that read it, with each channel divided by a factor.
 
     The errors of different inputs are taken as unrelated. Of the input the range is kept that costs the output least,
-    of the largest magnitude and parts of it, as a calibration method would keep it.
+    of the largest magnitude and parts of it, as a calibration method would keep it; of blocks with scales all of it.
 
     Args:
         rows: what the layer reads, float32 [groups, rows, in]; see ``collect_rows``.
@@ -39,16 +40,24 @@ class LayerNoise:
         """Mean square of the noise, summed over the outputs, for factors float64 [channels]."""
         spread = np.repeat(factor, self.places).reshape(len(self.rows), 1, -1)
         rows, weights = self.rows / spread, self.weights * spread
-        parts = in_blocks(weights, 2, self.block)
-        scale = np.abs(parts).max(axis=3, keepdims=True) / self.precision.max
-        scale[scale == 0] = 1.0
-        error = (on_grid(parts / scale, self.precision) * scale - parts).reshape(weights.shape)
+        error = self._off(weights)
         from_weights = float(np.einsum("gok,gk->", error**2, self.power / spread[:, 0] ** 2))
         heard, amax = np.sum(weights**2, axis=1), float(np.abs(rows).max(initial=0.0))
         if amax == 0 or self.precision.weights_only:
             return from_weights
+        if self.precision.block:
+            off = self._off(rows)
+            return from_weights + float(np.einsum("grk,gk->", off**2, heard) / rows.shape[1])
         costs = []
         for step in (amax * kept / self.precision.max for kept in _KEPT):
             off = on_grid(rows / step, self.precision) * step - rows
             costs.append(float(np.einsum("grk,gk->", off**2, heard) / rows.shape[1]))
         return from_weights + min(costs)
+
+    def _off(self, values: Array) -> Array:
+        """What rounding takes off values, float64 [.., .., in], with a scale for every block of the last axis."""
+        parts = in_blocks(values, 2, self.block)
+        amax = np.abs(parts).max(axis=3, keepdims=True)
+        scale = scales_of_blocks(amax, self.precision) if self.precision.block else amax / self.precision.max
+        scale = np.where(scale == 0, 1.0, scale).astype(np.float64)
+        return np.asarray((on_grid(parts / scale, self.precision) * scale - parts).reshape(values.shape))

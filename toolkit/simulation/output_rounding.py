@@ -13,9 +13,9 @@ from toolkit.base.types import Array
 from toolkit.calibration.weight_rounding import round_for_output, scales_for_output
 from toolkit.graph.input_mean import input_mean
 from toolkit.graph.model import Model
+from toolkit.placement.blocks import summed_axis
 from toolkit.placement.ops import weight_axis
 from toolkit.placement.qdq import storable_scale
-from toolkit.placement.weights_only import summed_axis
 from toolkit.simulation.layer_inputs import collect_rows, readable
 from toolkit.simulation.output_ranges import RangeErrors
 from toolkit.simulation.rounder import RoundedWeight, Rounder, rounding_key

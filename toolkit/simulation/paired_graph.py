@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
+from toolkit.base.block_operators import domain_of
 from toolkit.base.types import Array
 from toolkit.graph.bias import correction
 from toolkit.graph.facts import Facts
@@ -115,6 +116,31 @@ class PairedGraph:
         if found is None and name in self.declared:
             found = self.declared[name].type.tensor_type.elem_type or None
         return found
+
+    def scale_type(self, tensor: str) -> int:
+        """The ONNX element type of an activation's scale: the tensor's own, float32 where blocks share scales."""
+        return TensorProto.FLOAT if self.precision.block else self.type_of(tensor) or TensorProto.FLOAT
+
+    def pair(
+        self, tensor: str, scale: str, name: Callable[[str], str]
+    ) -> tuple[list[onnx.NodeProto], onnx.TensorProto]:
+        """The nodes that quantize and dequantize an activation, the result last, and the zero point that they read.
+
+        Args:
+            tensor: the activation.
+            scale: the tensor that holds its scale.
+            name: makes names of their own for ``q``, ``dq`` and ``zero``.
+        """
+        stored, back, zero = (name(word) for word in ("q", "dq", "zero"))
+        domain, more, grid = None, {}, [scale, zero]
+        if self.precision.block:
+            domain, grid = domain_of(self.precision), [scale]
+            more = {"output_dtype": self.type_of(tensor) or TensorProto.FLOAT}
+        nodes = [
+            helper.make_node("QuantizeLinear", [tensor, *grid], [stored], domain=domain),
+            helper.make_node("DequantizeLinear", [stored, *grid], [back], domain=domain, **more),
+        ]
+        return nodes, helper.make_tensor(zero, TensorProto.INT8 if domain else self.precision.onnx_type, [], [0])
 
     @property
     def weight_bytes(self) -> int:

@@ -49,7 +49,7 @@ class Rounder:
         method: how the range of a channel is chosen: minmax, mse or output.
         precision: the quantized type.
         chosen: what was chosen on samples.
-        block: how many weights along the axis share a scale; 0: a channel does.
+        block: how many weights along the axis share a scale, as the type says where it does; 0: a channel does.
         errors: by layer what ranges of its input cost its output, as far as that was measured on samples.
     """
 
@@ -58,6 +58,9 @@ class Rounder:
     chosen: Chosen = field(default_factory=dict)
     block: int = 0
     errors: Mapping[str, RangeErrors] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "block", self.precision.block or self.block)
 
     def scale(self, tensor: str, values: Array, axis: int | None) -> Array:
         """The scales of a weight, float32 [1] or [channels], in blocks of the weight's rank.

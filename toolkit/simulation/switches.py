@@ -172,7 +172,8 @@ class Switches:
             on |= {use.node for use in pair.uses if use.node in self._known}
             on |= {f"{use.node}#{use.index}" for use in others}
             if not pair.weight:
-                scales[pair.tensor] = float(storable_scale(amax[pair.tensor], self.precision)[0])
+                known = amax[pair.tensor] if placement.needs_range(pair) else self.precision.max
+                scales[pair.tensor] = float(storable_scale(known, self.precision)[0])
             elif others:
                 values = self.model.constant(self.tensors[pair.tensor])
                 assert values is not None

@@ -30,6 +30,8 @@ def heard(*texts, severity="ERROR"):
           'input: "x"\noutput: "y"\nname: "nms"\nop_type: "NonMax"\n', "--- End node ---",
           "ERROR: ModelImporter.cpp:199 In function parseGraph:\n[8] No importer registered for op: NonMax."], "nms",
          "operator is not supported"),
+        (["While parsing node number 3 [TRT_FP4DynamicQuantize -> \"y\"]:",
+          "[8] No importer registered for op: TRT_FP4DynamicQuantize."], "", "NVFP4 needs TensorRT 10.8"),
         (["1: [defaultAllocator.cpp::allocate::20] Error Code 1: Cuda Runtime (out of memory)"], "", "free GPU memory"),
         (["Error Code 1: Myelin ([pass.cpp:1500: run_passes] Cannot compile for target(s) sm86, because the model contains "
           "HW-specific datatypes: fp8_e4m3.)"], "", "FP8 needs 8.9 or later"),

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from tests.toolkit.conftest import GOOD
-from toolkit import Model
+from toolkit import Model, Precision
 from toolkit.backends.none import NoBackend
 from toolkit.cli.main import invoke
 from toolkit.evaluation.evaluate import first_samples
@@ -117,6 +117,10 @@ def test_weak_typing_takes_its_types_ranges_and_flags_along(place, monkeypatch):
 
 
 def test_a_model_that_onnxruntime_computes_otherwise_is_not_written(ran, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        patched.setattr("toolkit.run.gpu_types.types_of_pairs", lambda model: {Precision.NVFP4, Precision.INT8})
+        assert invoke(["export", str(ran), "--to", "onnxruntime"]) == 2
+        assert "no operators of NVFP4" in capsys.readouterr().err
     monkeypatch.setattr("toolkit.evaluation.evaluate._FAIR_DB", 500.0)
     monkeypatch.setattr("toolkit.evaluation.evaluate._WORSE_DB", -500.0)
     assert invoke(["export", str(ran), "--to", "onnxruntime"]) == 2

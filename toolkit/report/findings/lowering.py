@@ -63,6 +63,8 @@ LOWERING: Table = {
     Code.BIAS_REQUANTIZED: "by default onnxruntime quantizes biases of one dimension, which float16 cannot count",
     Code.QUANTIZES: lambda tensor, readers: f"quantizes '{tensor}' for {_readers(readers)}",
     Code.DEQUANTIZES: lambda tensor, readers: f"dequantizes '{tensor}' for {_readers(readers)}",
+    Code.BLOCK_FORMS: lambda pairs: f"{count(pairs, 'pair')} of blocks written in TensorRT's own operators.",
+    Code.SCALES_OF_BLOCKS: "makes the scales of the blocks that '{node}' dequantizes",
     Code.BLOCKS: "has a scale for every block, so its stored weights stay",
     Code.COMPUTED_ZERO_POINT: "its zero point is computed, so its stored weights stay",
     Code.KERNEL_SHAPE: lambda convolutions: (

@@ -72,7 +72,7 @@ MIGRATE: Table = {
     MigrateCode.TF32_STAYS: "a recipe cannot switch off TF32 in float32 layers",
     MigrateCode.INT4_BY_PAIRS: lambda: (
         f"INT4 and FP4 stand in the graph, as pairs around the weights: {pass_for(Role.QUANTIZE)} with dtype = "
-        '"int4" writes those of INT4'
+        '"int4" or "nvfp4" writes them'
     ),
     MigrateCode.NO_DLA: "qtool builds for GPUs, not for the DLA",
     MigrateCode.NO_PLUGIN_LIBRARIES: "a recipe loads no plugin libraries",

@@ -70,6 +70,20 @@ PLACEMENT: Table = {
         f"blocks of {block} do not divide the {size} inputs that its weights sum; "
         + (f"block = {fits[0]} does" if fits else "no size of block that TensorRT takes does")
     ),
+    Code.IN_BLOCKS: "MatMul and Gemm have {precision} kernels, with a scale for every {block} values that are summed",
+    Code.NO_BLOCKS_OF_RANK: lambda tensor, rank, precision: (
+        f"TensorRT takes {precision} activations of rank 2 or 3, and the rank of '{tensor}' is "
+        + ("not known" if rank is None else str(rank))
+    ),
+    Code.ONE_BLOCK: (
+        "it sums {size} inputs, a single block of {precision}, which TensorRT-RTX 1.7.1 refuses or runs in float"
+    ),
+    Code.NO_BLOCKS_ACROSS: "it reads its input transposed (transA), and blocks of {precision} lie along the last axis",
+    Code.BLOCKS_SCALED_ON_GPU: lambda precision, block: (
+        f"The scales of {precision}'s blocks of {block} activations are found on the GPU when the model runs; accuracy "
+        "here is by the formats' published arithmetic. What an engine computes, its kernels and its latency only a "
+        "Blackwell GPU shows (compute capability 10.0 or later)."
+    ),
     Code.SCALES_QUERIES: "scales the queries in front of '{scores}' in place of the scores",
     Code.FUSED_ATTENTION: "TensorRT fuses quantized attention in this form",
     Code.NO_RANGE: "'{tensor}' has no range, and there is no calibration data to find one",

@@ -28,8 +28,7 @@ def ranges_of_pairs(model: Model, stripped: bool) -> FittedRanges:
     for name, pair in activations(model):
         if pair.grid.amax is None or pair.axis is not None:
             continue
-        kind = Precision.from_onnx(pair.grid.kind)
-        one = Range(float(pair.grid.amax), "stripped", dtype="fp8" if kind is Precision.FP8 else "int8")
+        one = Range(float(pair.grid.amax), "stripped", dtype=pair.grid.range_type)
         found.ranges.tensors[name] = one
         if stripped:
             result = pair.dequantize.outputs[0].name

@@ -1,0 +1,15 @@
+"""The names of the operators that quantize in blocks: TensorRT's own, and qtool's in a graph under work."""
+
+from __future__ import annotations
+
+from toolkit.base.precision import Precision
+
+TENSORRT = "trt"
+FP4_QUANTIZE, MXFP8_QUANTIZE = "TRT_FP4DynamicQuantize", "TRT_MXFP8DynamicQuantize"
+MXFP8_DEQUANTIZE = "TRT_MXFP8DequantizeLinear"
+QTOOL = "qtool"
+
+
+def domain_of(precision: Precision) -> str:
+    """The domain of the pairs of a type whose blocks of an activation get their scales when the model runs."""
+    return f"{QTOOL}.{precision}"

@@ -1,0 +1,64 @@
+"""The numbers of NVFP4 and MXFP8: rounding to E2M1, and the scales of blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from toolkit.base.precision import Precision
+from toolkit.base.types import Array
+
+E2M1_MAX, E4M3_MAX, E4M3_SMALLEST = 6.0, 448.0, 2.0**-9
+_BITS = 20
+_FEWEST, _MOST = -126, 127
+
+
+def to_e2m1(values: Array) -> Array:
+    """The nearest of 0, 0.5, 1, 1.5, 2, 3, 4 and 6 with their signs, ties to the even code, saturated.
+
+    OCP Microscaling Formats (MX) v1.0, 5.3.3: steps of 0.5 below 2, of 1 below 4, of 2 above. NaN stays NaN.
+    """
+    kept = np.clip(values, -E2M1_MAX, E2M1_MAX)
+    size = np.abs(kept)
+    step = np.where(size < 2, 0.5, np.where(size < 4, 1.0, 2.0)).astype(kept.dtype)
+    return np.asarray(np.rint(kept / step) * step)
+
+
+def tensor_scale(amax: float) -> float:
+    """NVFP4's float32 scale of a whole tensor, amax / (6 * 448), rounded up to 20 significant bits.
+
+    NVIDIA, "Pretraining large language models with NVFP4", 2025, equation 1, inverted: the block of the largest values
+    has the largest scale that E4M3 holds. With 20 bits its product with any E4M3 number, and so the scale of any block,
+    is exact in float32. An amax of 0 counts as 1.
+    """
+    mantissa, exponent = np.frexp((amax if amax > 0 else 1.0) / (E2M1_MAX * E4M3_MAX))
+    return float(np.ldexp(np.ceil(mantissa * 2**_BITS), max(int(exponent), _FEWEST + _BITS) - _BITS))
+
+
+def scales_of_blocks(amax: Array, precision: Precision) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """The scales by which the blocks of one tensor are stored, float32 of the shape of ``amax``.
+
+    NVFP4: amax / 6 / ``tensor_scale``, rounded to the nearest E4M3 number (ties to even; 2^-9 at least, so that no
+    scale is 0), times ``tensor_scale``; equation 2 of the same report. The tensor's amax is the largest of the blocks.
+
+    MXFP8: the smallest power of two at which no value of the block leaves E4M3, 2^ceil(log2(amax / 448)), a number of
+    E8M0. MX v1.0, 6.3, takes 2^(floor(log2(amax)) - 8), which is half as much where amax is beyond 1.75 powers of two,
+    and saturates there; NVIDIA's kernels round up (cuDNN, «Block Scaling»). A block that is all zero counts as amax 1.
+    """
+    wide = np.asarray(amax, np.float64)
+    if precision is Precision.NVFP4:
+        import ml_dtypes
+
+        whole = tensor_scale(float(wide.max(initial=0.0)))
+        kept = np.clip(wide / E2M1_MAX / whole, E4M3_SMALLEST, E4M3_MAX)
+        return np.asarray(
+            kept.astype(np.float32).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * np.float32(whole)
+        )
+    mantissa, exponent = np.frexp(np.where(wide > 0, wide, 1.0) / precision.max)
+    power = np.clip(exponent - (mantissa == 0.5), _FEWEST, _MOST)
+    return np.ldexp(np.float32(1), power.astype(np.int32))
+
+
+def split_scales(scales: Array) -> tuple[Array, float]:
+    """NVFP4's scales of a tensor's blocks as E4M3 numbers in float32, and the tensor's scale that multiplies them."""
+    whole = np.float32(scales.max()) / np.float32(E4M3_MAX)
+    return np.asarray(scales.astype(np.float32) / whole), float(whole)
