@@ -99,13 +99,14 @@ COMMANDS: Mapping[str, tuple[list[str], Reader]] = {
 
 def started(words: list[str], place: Path, stop_at: int | None) -> tuple[int, int, str]:
     """Run a command in a fork, killed before its ``stop_at``-th write: its exit status, its writes and its output."""
-    told, output = place / "writes", place / "output"
+    told, output, errors = place / "writes", place / "output", place / "errors"
     child = os.fork()
     if child == 0:
         try:
-            with open(output, "w") as stream:
+            # how far it is, which a slow machine makes it say, is no part of its answer
+            with open(output, "w") as stream, open(errors, "w") as other:
                 os.dup2(stream.fileno(), 1)
-                os.dup2(stream.fileno(), 2)
+                os.dup2(other.fileno(), 2)
             writes = _count(place, stop_at)
             os.chdir(place)
             status = invoke(words)
@@ -117,7 +118,8 @@ def started(words: list[str], place: Path, stop_at: int | None) -> tuple[int, in
             os._exit(99)
     _, ended = os.waitpid(child, 0)
     status = os.waitstatus_to_exitcode(ended)
-    return status, int(told.read_text()) if status >= 0 and told.exists() else 0, output.read_text()
+    said = output.read_text() + (errors.read_text() if status not in (0, 1) else "")
+    return status, int(told.read_text()) if status >= 0 and told.exists() else 0, said
 
 
 def _count(place: Path, stop_at: int | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -78,7 +78,7 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
     proto = weights_as_inputs(light.proto, light.weights)
     foreign = name_foreign(proto)
     try:
-        converted = onnx.version_converter.convert_version(proto, target)
+        converted = proto if _renumbered(proto, target) else onnx.version_converter.convert_version(proto, target)
     except Exception as error:
         raise ModelError(
             f"opset {model.opset} cannot be raised to {target}: {' '.join(str(error).split())[:300]}",
@@ -101,6 +101,23 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
     )
     light.proto, _ = normalise(converted, where)
     return import_light(light.lighten())
+
+
+def _renumbered(proto: onnx.ModelProto, target: int) -> bool:
+    """Change the number alone, in place, where both opsets define all of the model's operators alike."""
+    own = [one for one in proto.opset_import if one.domain in _ONNX]
+    ops = {node.op_type for node in all_nodes(proto.graph.node) if node.domain in _ONNX}
+    if proto.functions or any(_since(op, one.version) != _since(op, target) for op in ops for one in own):
+        return False
+    for one in own:
+        one.version = target
+    return True
+
+
+@cache
+def _since(op: str, opset: int) -> int:
+    """The opset that defined an operator as it is in this one."""
+    return int(onnx.defs.get_schema(op, opset).since_version)
 
 
 def _mend_resizes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:

@@ -14,7 +14,10 @@ from toolkit.contract.registry import configure, find
     ("make", "words"),
     [
         (lambda: InsertQDQ(exclud=["/head/*"]), ["pass 'insert_qdq'", "'exclud'", "did you mean 'exclude'"]),
-        (lambda: InsertQDQ(dtype="int9"), ["pass 'insert_qdq'", "'dtype' is 'int9'", "'int8', 'fp8' or 'int4'"]),
+        (
+            lambda: InsertQDQ(dtype="int9"),
+            ["pass 'insert_qdq'", "'dtype' is 'int9'", "'int8', 'fp8', 'int4', 'mxfp8' or 'nvfp4'"],
+        ),
         (lambda: SearchPrecision(helpers=["equalise"]), ["'equalise': did you mean 'equalize'? `qtool passes"]),
         (lambda: configure(InsertQDQ, {"exclud": []}), ["pass 'insert_qdq'", "did you mean 'exclude'"]),
     ],

@@ -297,6 +297,22 @@ def test_resize_of_opset_10_means_the_same_after_conversion(mode):
     assert model.node_names() == ["y"]
 
 
+def test_an_opset_that_defines_all_operators_alike_is_another_number(monkeypatch, residual):
+    x = {"x": normal(2, 3, 8, 8)}
+    before, names = run(residual, x)[0], residual.node_names()
+    convert = "onnx.version_converter.convert_version"
+    with monkeypatch.context() as patch:
+        patch.setattr(convert, lambda proto, target: pytest.fail("it was converted"))
+        assert residual.raise_opset(19) == [] and residual.opset == 19
+    residual.check()
+    assert np.array_equal(run(residual, x)[0], before) and residual.node_names() == names
+    # Flatten of opset 21 takes more types
+    targets = []
+    monkeypatch.setattr(convert, lambda proto, target: targets.append(target) or proto)
+    residual.raise_opset(21)
+    assert targets == [21]
+
+
 def test_a_deep_model_needs_no_deep_recursion():
     nodes, names = [], ["x"]
     for i in range(700):
