@@ -21,7 +21,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.counterparts import counterparts, run_on
 from toolkit.evaluation.float_form import node_reference
 from toolkit.evaluation.metric_base import MetricOptions
-from toolkit.evaluation.node_errors import JudgedForm, comparable, node_errors
+from toolkit.evaluation.node_errors import MeasuredForm, comparable, node_errors
 from toolkit.evaluation.other_arithmetic import OtherArithmetic
 from toolkit.evaluation.outcome import compare, summed
 from toolkit.evaluation.outputs import EvaluationResult, OutputComparison
@@ -98,7 +98,7 @@ def evaluate(
     progress, kept = progress or silent, kept or EvaluationCheckpoint()
     float_session = own_session(reference)
     rounded, unrounded = _rounded(subject)
-    form, other_session, notes = _runnable(reference, float_session, JudgedForm(subject, rounded), data, prepared)
+    form, other_session, notes = _runnable(reference, float_session, MeasuredForm(subject, rounded), data, prepared)
     named = counterparts(reference, form.model, float_session.outputs)
     runs: list[Run] = [float_session.run, partial(run_on, other_session, named=named)]
     # onnxruntime has no kernels for bfloat16: by itself it runs no such model
@@ -197,10 +197,10 @@ def _as_it_is(subject: Model, named: Mapping[str, str], data: CalibrationData) -
 def _runnable(
     reference: Model,
     float_session: Session,
-    lowered: JudgedForm,
+    lowered: MeasuredForm,
     data: CalibrationData,
     instead: Callable[[], Model] | None,
-) -> tuple[JudgedForm, Session, list[Finding]]:
+) -> tuple[MeasuredForm, Session, list[Finding]]:
     """The form to measure, its session, and notes: ``instead`` where onnxruntime cannot run ``lowered``."""
     subject = lowered.model
     for part in data.batches(1):
@@ -217,7 +217,7 @@ def _runnable(
             if instead is None:
                 raise
             refusal = error.what
-            other = JudgedForm(instead(), name="float32")
+            other = MeasuredForm(instead(), name="float32")
             try:
                 named = counterparts(reference, other.model, float_session.outputs)
                 found = other.session(list(named.values()))

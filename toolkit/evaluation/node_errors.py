@@ -49,7 +49,7 @@ _REORDER = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", 
 
 
 @dataclass(frozen=True)
-class JudgedForm:
+class MeasuredForm:
     """A model that is measured.
 
     Attributes:
@@ -88,7 +88,7 @@ class Taps:
 
 def node_errors(
     reference: Model,
-    subject: JudgedForm,
+    subject: MeasuredForm,
     data: CalibrationData,
     samples: int | None,
     progress: Progress,

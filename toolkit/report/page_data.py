@@ -9,7 +9,7 @@ from toolkit.base.text import plain
 from toolkit.report.charts import histogram_digits
 from toolkit.report.describe import unlike_profiles
 from toolkit.report.explain import NodeFacts
-from toolkit.report.findings.explanation import Chip, Value, range_words
+from toolkit.report.findings.explanation import Chip, Filling, range_words
 from toolkit.report.outline import Outline, outline, scope_of
 from toolkit.report.schema import LayerInfo, Measured, RangeInfo, Report, word
 from toolkit.report.wiring import Connection, Wiring, folded
@@ -87,7 +87,7 @@ def _facts(report: Report, known: NodeFacts, texts: _Texts) -> list[list[Any]]:
     """The sentences that layers share, the words that fill each in the layers' order, and the sentences of each layer.
 
     A sentence is its term and its pieces: the number of a text, below 0 that of a precision, the figure of a layer (see
-    ``Value``), or 0 in a list for the next words that fill it.
+    ``Filling``), or 0 in a list for the next words that fill it.
     """
     numbers: dict[tuple[Any, ...], int] = {}
     words: list[list[str]] = []
@@ -99,14 +99,14 @@ def _facts(report: Report, known: NodeFacts, texts: _Texts) -> list[list[Any]]:
             number = numbers.setdefault(sentence, len(numbers))
             if number == len(words):
                 words.append([])
-            words[number] += (plain(one) for one in fact.pieces if isinstance(one, Value) and not one.figure)
+            words[number] += (plain(one) for one in fact.pieces if isinstance(one, Filling) and not one.figure)
             own.append(number)
         of.append(own)
     return [list(numbers), words, of]
 
 
 def _piece(piece: str, texts: _Texts) -> int | tuple[str | int, ...]:
-    if isinstance(piece, Value):
+    if isinstance(piece, Filling):
         return tuple(map(plain, piece.figure)) or _NEXT
     return -1 - texts(piece) if isinstance(piece, Chip) else texts(piece)
 

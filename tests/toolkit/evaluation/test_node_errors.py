@@ -35,7 +35,7 @@ def test_what_is_reordered_has_the_error_of_where_it_comes_from_and_is_not_run(m
         return session(source, outputs, **settings)
 
     monkeypatch.setattr(node_errors, "session", watching)
-    found, count = node_errors.node_errors(model, node_errors.JudgedForm(other), data, None, lambda *_: None)
+    found, count = node_errors.node_errors(model, node_errors.MeasuredForm(other), data, None, lambda *_: None)
     assert count == 6 and list(found) == ["m", "r", "t", "a", "f", "y"]
     # f's reader has a pair in front of it, the node itself reads what the other model's reads
     assert all(set(outputs) == {"m", "a", "y"} for outputs in asked)
@@ -56,7 +56,7 @@ def test_a_reordered_tensor_behind_a_pair_is_looked_at_itself():
     other = paired(model)
     moved = other.node("t").inputs[0].name != "m"
     found, _ = node_errors.node_errors(
-        model, node_errors.JudgedForm(other), CalibrationData.open(feeds(3, 8), model), None, lambda *_: None
+        model, node_errors.MeasuredForm(other), CalibrationData.open(feeds(3, 8), model), None, lambda *_: None
     )
     assert set(found) == {"m", "t", "q", "y"} and (found["t"] != found["m"]) == moved
 

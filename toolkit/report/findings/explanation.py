@@ -21,7 +21,7 @@ class Chip(str):
     """A precision, which a page draws in its colour."""
 
 
-class Value(str):
+class Filling(str):
     """Words that hardly two nodes share.
 
     Attributes:
@@ -32,8 +32,8 @@ class Value(str):
     figure: tuple[str, ...] = ()
 
 
-def _value(words: str, *figure: str) -> Value:
-    made = Value(words)
+def _filling(words: str, *figure: str) -> Filling:
+    made = Filling(words)
     made.figure = figure
     return made
 
@@ -43,7 +43,7 @@ class Fact(NamedTuple):
 
     Attributes:
         term: what it is about.
-        pieces: the words, in pieces that other facts share; those that they do not are ``Value``.
+        pieces: the words, in pieces that other facts share; those that they do not are ``Filling``.
     """
 
     term: str
@@ -132,14 +132,14 @@ def _facts(known: Known) -> Iterator[tuple[str, ...]]:
         yield from _paid(known.group, known.against)
     if layer.macs and known.work_share is not None:
         share = share_percent(known.work_share)
-        yield "Work", _value(f"{layer.macs:,}", "macs"), " multiply-accumulates, ", share, " of the model's"
+        yield "Work", _filling(f"{layer.macs:,}", "macs"), " multiply-accumulates, ", share, " of the model's"
     elif layer.macs:
-        yield "Work", _value(f"{layer.macs:,}", "macs"), " multiply-accumulates"
+        yield "Work", _filling(f"{layer.macs:,}", "macs"), " multiply-accumulates"
     if actual.input_types or actual.output_types:
         yield "Engine types", f"{', '.join(actual.input_types)} → {', '.join(actual.output_types)}"
     if layer.engine_layers:
         before, own, after = "; ".join(layer.engine_layers).partition(layer.node)
-        yield "Engine layers", _value(before), _value(own, "node"), _value(after)
+        yield "Engine layers", _filling(before), _filling(own, "node"), _filling(after)
 
 
 def _chip(precision: Precision | None) -> Chip:
@@ -161,7 +161,7 @@ def _times(time_ms: Mapping[str, float]) -> Iterator[str]:
         words = f"{ms:.4g}"
         # a script writes so small and so large numbers without an exponent
         figure = () if "e" in words else ("time", name)
-        yield from (", " if number else "", _value(words, *figure), f" ms in profile '{name}'")
+        yield from (", " if number else "", _filling(words, *figure), f" ms in profile '{name}'")
 
 
 def decibels(error: Measured | None) -> str:
@@ -181,7 +181,7 @@ def _error(layer: LayerInfo) -> Iterator[str]:
     if error.sqnr_db is not None:
         words = f"{error.sqnr_db:.1f}"
         # nor does a script write a minus before zero
-        yield from (_value(words, *(("sqnr",) if words != "-0.0" else ())), " dB SQNR at its output")
+        yield from (_filling(words, *(("sqnr",) if words != "-0.0" else ())), " dB SQNR at its output")
     else:
         yield from (decibels(error), " at its output")
     if error.drop_db is not None and abs(error.drop_db) < _SAME_DB:
@@ -189,18 +189,18 @@ def _error(layer: LayerInfo) -> Iterator[str]:
     elif error.drop_db is not None:
         yield from (
             ", ",
-            _value(f"{abs(error.drop_db):.1f}", "drop"),
+            _filling(f"{abs(error.drop_db):.1f}", "drop"),
             f" dB {'below' if error.drop_db > 0 else 'above'} its inputs",
         )
     if error.max_abs:
-        yield from (", max abs difference ", _value(f"{error.max_abs:.3g}"))
+        yield from (", max abs difference ", _filling(f"{error.max_abs:.3g}"))
 
 
 def _harm(harm: LayerHarm) -> Iterator[str]:
     if harm.alone_db is not None:
-        yield from ("with it alone quantized ", _value(f"{harm.alone_db:.1f}"), " dB at the model's output, ")
+        yield from ("with it alone quantized ", _filling(f"{harm.alone_db:.1f}"), " dB at the model's output, ")
     if harm.without_db is not None:
-        yield from ("with all but it ", _value(f"{harm.without_db:.1f}"), " dB, ")
+        yield from ("with all but it ", _filling(f"{harm.without_db:.1f}"), " dB, ")
     yield from (share_percent(harm.share), " of the loss of all layers")
     if harm.kept:
         yield "; it stays in float"
