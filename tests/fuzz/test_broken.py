@@ -425,6 +425,12 @@ def of_another_opset(proto: onnx.ModelProto) -> None:
     function.output[0], function.opset_import[0].version = "s", 12
 
 
+def pointer_to_weights(folder: Path) -> None:
+    external()(folder)
+    place = next(entry.value for entry in weight(onnx.load(folder / "m.onnx", load_external_data=False)).external_data)
+    (folder / place).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:a\n")
+
+
 PROTOS: dict[str, tuple[Change, str]] = {
     "a pointer of Git LFS": (text_file(b"version https://git-lfs.github.com/spec/v1\noid sha256:a\n"), "git lfs pull"),
     "a web page": (text_file(b"\n<!DOCTYPE html><html>404</html>"), "web page"),
@@ -465,6 +471,7 @@ PROTOS: dict[str, tuple[Change, str]] = {
     "sparse index outside": (onnx_file(sparse_index, corpus.with_sparse), "'w1'"),
     "sparse of 6 GB": (onnx_file(lambda p: p.graph.sparse_initializer[0].dims.__setitem__(0, 400_000_000), corpus.with_sparse), "'w1'"),
     "offset a word": (external(offset="abc"), "'abc'"),
+    "weights that are a pointer": (pointer_to_weights, "git lfs pull"),
     "offset endless": (external(offset="9" * 400), "offset"),
     "length below zero": (external(length="-1"), "'-1'"),
     "length NUL": (external(length="1\0"), "NUL"),

@@ -43,13 +43,13 @@ class Guess:
     def finding(self) -> Finding:
         """The guess and its reason."""
         return EvaluationCode.TASK_GUESSED(
-            task=self.task, sure=self.sure, clues=self.clues, others=self.others, outputs=main_outputs(self.parts)
+            task=self.task, sure=self.sure, clues=self.clues, others=self.others, outputs=self._main_outputs()
         )
 
-
-def main_outputs(parts: Sequence[OutputPart]) -> list[str]:
-    """The outputs of the first part."""
-    return list(parts[0].outputs) if parts else []
+    def _main_outputs(self) -> list[str]:
+        """The outputs of the first part that is judged by the task."""
+        main = next((part for part in self.parts if part.task == self.task), None)
+        return list(main.outputs) if main is not None else []
 
 
 def guess(seen: SeenModel, metric_task: str = "", output: str | None = None) -> Guess:

@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from toolkit.base.errors import ModelError, NotAllowedError, shortened, system_fault
 from toolkit.base.mapped import map_file
-from toolkit.base.reading import FileKind, open_regular, reading
+from toolkit.base.reading import FileKind, foreign, open_regular, reading
 from toolkit.base.types import Array
 from toolkit.graph.light import LightModel, is_large, send_away
 from toolkit.graph.stored import byte_count, stored_tensors
@@ -126,11 +126,12 @@ class _Place:
     def require(self, size: int) -> None:
         """Refuse a place that a file of ``size`` bytes does not have, or that is not of the tensor's size."""
         if self.offset + self.asked > size:
+            what, remedy = foreign(self.file) or ("the data file is cut short", "copy it again")
             raise ModelError(
                 f"tensor '{self.name}' needs bytes {self.offset} to {self.offset + self.asked} of '{self.location}', "
-                f"which has {size}",
+                f"which has {size}: {what}",
                 where=str(self.path),
-                remedy="the data file is cut short: copy it again",
+                remedy=remedy,
             )
         if self.asked != self.needed:
             raise ModelError(

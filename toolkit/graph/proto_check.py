@@ -31,7 +31,10 @@ _TYPED = {
     14: "float_data", 15: "double_data",
 }  # fmt: skip
 """The field that holds the values of a type where they are not raw; int32_data for all others."""
-_TENSORS_ONLY = "TensorRT takes tensors only: cut the model where sequences or optional values begin"
+_TENSORS_ONLY = (
+    "TensorRT takes tensors only: cut the model where sequences or optional values begin, or export it without them "
+    "(skl2onnx: zipmap = False)"
+)
 
 
 def check_proto(proto: onnx.ModelProto, where: str) -> None:

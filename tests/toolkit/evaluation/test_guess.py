@@ -266,3 +266,11 @@ def test_the_values_of_a_topk_and_constants_hold_no_answer():
     made = {"v": np.take_along_axis(x, order, 1), "i": order, "c": normal(4, 3)}
     found = guess(observe(Model.from_proto(proto), [({"x": x}, made, 4)]))
     assert {(part.outputs, part.task) for part in found.parts} == {(("v",), "regression"), (("i",), "sequence")}
+
+
+def test_the_output_that_the_metric_reads_is_named_whatever_stands_before_it():
+    """An age and a gender: labels that are classes are the second's."""
+    found = guess(
+        seen(out("age", normal(8, 1), "Gemm"), out("gender", normal(8, 2), "Gemm")), "classification", "gender"
+    )
+    assert found.task == "classification" and found.finding().values["outputs"] == ("gender",)
