@@ -84,7 +84,7 @@ class Smooth(Helper):
         """Blocks of a type that has none."""
         found = super().idle()
         if not self._weights_only:
-            found["block"] = f"dtype is '{self.dtype}', and weights share a scale by block in int4"
+            found["block"] = f"block is a setting of int4, and dtype is '{self.dtype}'"
         return found
 
     def measured_with(self) -> dict[str, object]:

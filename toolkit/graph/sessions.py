@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,10 @@ _KEPT_BYTES = 32 << 20
 """Of so few bytes of weights a session may stay in memory as long as its model; loading one again costs more."""
 _FATAL_ONLY = 4
 _FOLDER, _MAPS_FILES = "session.model_external_initializers_file_folder_path", (1, 22)
+_SHOWN = 4
+"""Inputs whose shapes an error names: of a decoder's dozens the first say enough."""
+_SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ .{0,4000}? was false\. ")
+"""Where in onnxruntime's source a check failed, with the C++ of it."""
 _TOO_NEW = ("is under development and support for this is limited", "Unsupported model IR version")
 """What onnxruntime says of a model whose opset or IR version is newer than itself."""
 
@@ -122,8 +127,9 @@ class Session:
             except QtoolError:
                 raise
             except Exception as error:
-                shapes = ", ".join(f"{name} {list(np.shape(inputs[name]))}" for name in self.inputs)
-                raise _explain(error, f"onnxruntime cannot run the model on {shapes}", self._where) from error
+                shapes = ", ".join(f"{name} {list(np.shape(inputs[name]))}" for name in self.inputs[:_SHOWN])
+                more = f" and {len(self.inputs) - _SHOWN} more" if len(self.inputs) > _SHOWN else ""
+                raise _explain(error, f"onnxruntime cannot run the model on {shapes}{more}", self._where) from error
         found = dict(zip(computed, (as_array(value) for value in values)))
         return {name: found[name] if name in found else np.asarray(inputs[name]) for name in wanted}
 
@@ -354,7 +360,7 @@ def _content(model: LightModel, places: Mapping[str, FilePlace]) -> Iterator[str
 
 def _explain(error: Exception, what: str, where: str) -> QtoolError:
     text = " ".join(str(error).split())
-    text = text.split("Exception during initialization: ")[-1]
+    text = _SOURCE.sub("", text.split("Exception during initialization: ")[-1])
     if "bad_alloc" in text or "Failed to allocate memory" in text or isinstance(error, MemoryError):
         return BackendError(
             f"{what}: out of memory", where=where, remedy="use a smaller batch, or fewer tensors at a time"

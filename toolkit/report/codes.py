@@ -152,4 +152,5 @@ class ReportCode(BaseCode):
     NEW_LIMIT = "new-limit"
     NEW_FLOAT_VALUE = "new-float-value"
     NEW_WITHOUT_SAMPLES = "new-without-samples"
+    NEW_NOT_RUN = "new-not-run"
     NEW_METRIC_NEEDS_EXTRA = "new-metric-needs-extra"

@@ -106,6 +106,9 @@ def new_evaluation(model: Model, data: Path | None, test: Path | None, metric: s
             )
         return made
     watched = seen_model(model, own)
+    if isinstance(watched, Finding):
+        made.warnings.append(watched)
+        watched = None
     if watched is not None:
         made.warnings += [note for one in watched.outputs if (note := one.contradiction) is not None]
     labelled = _labelled(model, own)
@@ -152,9 +155,10 @@ def _task(made: NewEvaluation, found: Guess) -> None:
     made.decided(why, f"# {plain(sentence(why))}", named if found.sure else f"# {named}")
 
 
-def seen_model(model: Model, source: Path) -> SeenModel | None:
-    """The model with what it gives on the first samples; None where onnxruntime cannot run it, and for images, which
-    become samples as the recipe says that is being written.
+def seen_model(model: Model, source: Path) -> SeenModel | Finding | None:
+    """The model with what it gives on the first samples; why onnxruntime cannot run it, where it cannot.
+
+    None for images, which become samples as the recipe says that is being written.
     """
     if holds_images(source):
         return None
@@ -167,8 +171,8 @@ def seen_model(model: Model, source: Path) -> SeenModel | None:
         ]
     except EndlessLoopError:
         raise
-    except ModelError:
-        return None
+    except ModelError as error:
+        return ReportCode.NEW_NOT_RUN(why=error.what)
     return observe(model, seen) if seen else None
 
 

@@ -105,7 +105,7 @@ class Quantizer(Pass):
         """Blocks of a type that has none, and a count of engines that are not built."""
         found = super().idle()
         if not self.precision.weights_only:
-            found["block"] = f"dtype is '{self.dtype}', and weights share a scale by block in int4"
+            found["block"] = f"block is a setting of int4, and dtype is '{self.dtype}'"
         if not self.only_if_faster:
             found["builds"] = "it is the most engines that only_if_faster = true builds"
         return found

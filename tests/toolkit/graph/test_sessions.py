@@ -120,3 +120,15 @@ def test_a_scalar_stays_a_scalar():
     )  # fmt: skip
     assert session(proto).run({"s": np.float32(3)})["y"].tolist() == [3, 1]
     assert session(proto, outputs=["u"]).run({"s": np.array(3, np.float32)})["u"].shape == (1,)
+
+
+def test_what_onnxruntime_says_of_a_node_is_not_buried() -> None:
+    """Of a decoder's many inputs the first are named, and of a failed check not the C++."""
+    names = ["q", "k", "v", *(f"past.{number}" for number in range(3))]
+    nodes = [node("Attention", ["q", "k", "v", "mask"], ["y"]), node("Sum", names[3:], ["z"])]
+    shape = [1, 2, 4, 8]
+    proto = build(nodes, dict.fromkeys(names, shape), {"y": shape, "z": shape}, {"mask": np.zeros((1, 1, 3, 4), np.float32)},
+                  opset=23, ir_version=10)  # fmt: skip
+    with pytest.raises(ModelError, match=r"on q .* and 2 more: ") as refused:
+        session(proto).run(dict.fromkeys(names, np.zeros(shape, np.float32)))
+    assert "q_sequence_length" in refused.value.what and "onnxruntime_src" not in refused.value.what

@@ -18,7 +18,9 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
 from toolkit.graph.sessions import session
+from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
+from toolkit.run.new_metric import new_evaluation
 from toolkit.run.recipe import Recipe
 
 CLASSES, COUNT = 5, 40
@@ -354,3 +356,11 @@ def test_labels_of_detectors_and_of_decoders():
     assert fitting_metrics(boxed, guess(boxed), rows)[0] == FittingMetric("map", "output0")
     spoken = CASES["a decoder"][0]
     assert fitting_metrics(spoken, guess(spoken), [np.full(16, -100), np.full(16, 3)])[0].metric == "perplexity"
+
+
+def test_a_model_that_cannot_be_run_is_called_that(tmp_path):
+    nodes = [node("Reshape", ["x", "three"], ["r"]), node("Relu", ["r"], ["y"])]
+    model = Model.from_proto(build(nodes, {"x": ["n", 4]}, {"y": [3, 3]}, {"three": np.array([3, 3])}))
+    np.savez(tmp_path / "data.npz", x=np.zeros((2, 4), np.float32))
+    made = new_evaluation(model, tmp_path / "data.npz", None, None, "")
+    assert [note.code for note in made.warnings] == [ReportCode.NEW_NOT_RUN]

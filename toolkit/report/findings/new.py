@@ -31,6 +31,7 @@ NEW: Table = {
     ReportCode.NEW_WITHOUT_SAMPLES: (
         "No samples: neither the task nor its limit can be told. Give --data, or set [evaluation] task and budget."
     ),
+    ReportCode.NEW_NOT_RUN: "Neither the task nor the labels could be looked at: {why}.",
     ReportCode.NEW_METRIC_NEEDS_EXTRA: (
         "The labels fit {metric}, which needs what is not installed: pip install 'qtool[{extra}]', and write the "
         "recipe again."
