@@ -10,7 +10,7 @@ KINDS names the rows. ``new`` is the recipe that `qtool new` writes for a GPU, w
 the search ends with the pairs of insert_qdq, here without helpers, which change values, and only where they gain much
 layers. Its guard against engines slower than FP16 needs no builds, for both engines are in the table: ``taken`` says which
 one a run ends with. If that is the float one, and the recipe asks for types besides, it is built and measured too:
-``bare``. Rows like ``new+attention+sums`` place the pairs otherwise (see FORMS). With KERNELS=1 the kernels of every engine
+``bare``. Rows like ``new+attention`` place the pairs otherwise (see FORMS). With KERNELS=1 the kernels of every engine
 are written too, where CUPTI is there (tests/benchmarks/kernels.py); with BARE=0 that row is left out. LEVEL is the builder's optimization level (TensorRT's own is 3, and that of `qtool new`), AVERAGE the runs of which
 it takes a kernel's mean time, BATCHES the batch sizes.
 """
@@ -37,13 +37,13 @@ import onnx
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.benchmarks.carry import NAMES
 from toolkit import (
-    TARGETS,
     CalibrationData,
     Calibrator,
     Context,
     Extent,
     Model,
     Pass,
+    Precision,
     PrecisionPlan,
     Profiles,
     Ranges,
@@ -67,10 +67,9 @@ from toolkit.run.new import recipe_for
 from toolkit.run.recipe_passes import passes_of
 
 ROWS, BATCHES = "fp16 new implicit modelopt", "8 32 1"
-FORMS = ("attention", "unscaled", "sums", "feedforward", "gemm", "patches")
-"""Other placements: pairs on the products of attention, and these with the scale behind the scores; pairs on what products
-add to a transformer's stream; none on the projections around attention; a Gemm behind a pool as it is; pairs on a
-convolution that cuts patches."""
+FORMS = ("attention", "unscaled", "unasked", "gemm", "patches")
+"""Other forms: pairs on the products of attention, and these with the scale behind the scores; float attention for which
+no type is asked; a Gemm behind a pool as it is; pairs on a convolution that cuts patches."""
 SAMPLES = 4
 """Samples for ranges, on which no latency hangs."""
 
@@ -121,34 +120,6 @@ def applied(model: Model, passes: list[Pass], data: CalibrationData) -> Source:
     return Source(made, context.plan, context.known_ranges)
 
 
-def around_attention(model: Model) -> list[str]:
-    """Names of the products with weights that a product of two activations reads, or that read one, moved at most."""
-    found = []
-    products = [one for one in model.nodes if one.op == "MatMul"]
-    for node in (one for one in products if all(model.constant(tensor) is None for tensor in one.inputs)):
-        ahead, seen = [node], {id(node)}
-        while ahead:
-            here = ahead.pop()
-            near = [*(p for t in here.inputs for p in t.inputs), *(r for t in here.outputs for r in t.outputs)]
-            for other in (one for one in near if id(one) not in seen):
-                seen.add(id(other))
-                if other.op in TARGETS:
-                    found.append(other.name)
-                elif other.op in (
-                    "Add",
-                    "Mul",
-                    "Div",
-                    "Softmax",
-                    "Reshape",
-                    "Transpose",
-                    "Gather",
-                    "Squeeze",
-                    "Unsqueeze",
-                ):
-                    ahead.append(other)
-    return list(dict.fromkeys(found))
-
-
 @contextmanager
 def form(kind: str) -> Iterator[dict[str, Any]]:
     """What a row's name asks of placement; gives the settings of the pass that quantizes."""
@@ -156,7 +127,7 @@ def form(kind: str) -> Iterator[dict[str, Any]]:
     assert asked <= set(FORMS), f"{kind}: the forms are {FORMS}"
     changes = {
         "unscaled": ("toolkit.search.quantizer.scale_queries", lambda model, layers: {}),
-        "sums": ("toolkit.placement.sums.BEHIND_PRODUCTS", True),
+        "unasked": ("toolkit.backends.weak._ask_for_attention", lambda model, plan, rest: None),
         "gemm": ("toolkit.backends.weak.convolve_pooled", lambda model, journal: 0),
         "patches": ("toolkit.placement.trouble._FEW_CHANNELS", 0),
     }
@@ -202,8 +173,6 @@ def sources(path: Path, kinds: list[str], newest: int) -> dict[str, Source]:
             found[kind] = Source(applied(plain, fold, data).model)
         else:
             with form(kind) as changed:
-                if "feedforward" in kind:
-                    changed["exclude"] = around_attention(plain)
                 own = kind.split("+")[0]
                 pairs = new_passes(path, own == "new", changed) if own in ("new", "bare") else [*fold, *quantize]
                 found[kind] = applied(plain, pairs, data)
@@ -214,7 +183,7 @@ def built(
     backend: Backend, source: Source, settings: EngineSettings, profiles: Profiles, target: Path
 ) -> tuple[Build, Counter[str]]:
     """The engine of a row, and how many nodes run in which precision."""
-    made = lower_weak(source.model, source.plan or PrecisionPlan(), settings, backend, Journal())
+    made = lower_weak(source.model, source.plan or PrecisionPlan(), settings, backend, Journal(), rest=Precision.FP16)
     made.model.source = None
     made.model.save(target, ir_version=8)
     extras = Extras(plan=made.plan if source.plan is not None else None, rest="fp16", ranges=source.ranges)
@@ -251,7 +220,7 @@ class Table:
         target = self.folder / f"{self.name}_{kind}_{profile}_built.onnx"
         try:
             # what others place is built as they wrote it
-            with form(kind if kind != "modelopt" else "modelopt+gemm"):
+            with form(kind if kind != "modelopt" else "modelopt+gemm+unasked"):
                 build, precisions = built(self.backend, source, settings, profiles, target)
         except Exception as error:
             print(self.name, profile, kind, "FAILED", error)
