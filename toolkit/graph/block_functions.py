@@ -22,7 +22,6 @@ _ONNX = ("", "ai.onnx")
 _QUANTIZE = "QuantizeLinear"
 
 _AMAX = """
-    size = Shape (x)
     front = Shape <end = -1> (x)
     last = Shape <start = -1> (x)
     block = Constant <value_ints = [{block}]> ()
