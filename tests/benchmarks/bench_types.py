@@ -8,8 +8,9 @@ the environment, rows of nvidia-modelopt 0.47 in that interpreter stand beside q
 All rows have float16 for the rest and the same calibration samples. One judge runs every file in onnxruntime without graph
 optimizations against the float32 model: SQNR of the first output, share of its answers that stay (masks, or the next byte
 of every position), the metric with labels (perplexity). «Engine» is TensorRT-RTX's for compute capability 8.9 (12.0 where
-the type needs it), built without a GPU. Of its kernels, «quantized» are those of layers with weights or of attention whose
-operands are of the type, of all such; «apart» are kernels that only quantize, dequantize or cast.
+the type needs it), built without a GPU. Of its kernels that name ONNX nodes, «quantized» are those of layers with weights or
+of attention whose operands are of the type, of all such (of INT4 none: weights are unpacked by the kernels); «apart» are
+kernels that only quantize, dequantize or cast.
 """
 
 from __future__ import annotations
@@ -177,12 +178,11 @@ def quantized_by_modelopt(subject: Subject, row: str, folder: Path) -> Path:
     """The model of a row of ModelOpt's."""
     data, made = folder / "calibration.npz", folder / "made.onnx"
     np.savez(data, **subject.calibration)  # type: ignore[arg-type]
-    words = [str(subject.path), str(data), str(made), json.dumps(MODELOPT[row])]
     source = folder / "source.onnx"
-    # it writes into the folder of its input, and over it
+    # it writes into the folder of its input, and over it; and compiles a part of itself where it runs
     source.write_bytes(subject.path.read_bytes())
-    words[0] = str(source)
-    done = subprocess.run([os.environ["MODELOPT"], "-c", _CALL, *words], capture_output=True, text=True, check=False)
+    command = [os.environ["MODELOPT"], "-c", _CALL, str(source), str(data), str(made), json.dumps(MODELOPT[row])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     if not made.exists():
         raise RuntimeError((done.stderr or done.stdout).strip()[-400:])
     return made

@@ -176,7 +176,7 @@ def test_a_layer_that_int4_damages_is_tried_in_int8(tmp_path):
 
 
 def test_blocks_of_another_type_are_refused():
-    with pytest.raises(RecipeError, match="block = 32 has no effect: dtype is 'int8'"):
+    with pytest.raises(RecipeError, match="block = 32 has no effect"):
         InsertQDQ(block=32)
 
 
