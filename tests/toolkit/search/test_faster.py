@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
+from contextlib import contextmanager
+
 import pytest
 
 from passes.insert_qdq import InsertQDQ
 from passes.search_precision import SearchPrecision
 from tests.conftest import said
-from tests.passes.test_only_if_faster import NAMES, PROFILES, chain, context_for, declined, quantized, verdict
+from tests.passes.test_only_if_faster import NAMES, PROFILES, chain, context_for, declined, encoder, quantized, verdict
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from toolkit import Code, Precision
 from toolkit.backends.base import EngineSettings
 from toolkit.base.errors import BackendError
+from toolkit.base.places import working_at
 from toolkit.contract.bench import NOISE, ratio_in_turn
 
 EVEN = dict.fromkeys(NAMES, 1.0)
@@ -114,6 +118,62 @@ def test_what_cannot_be_built_or_measured_in_turn_is_no_error_here():
 
     kept, context = guarded(Alone(EVEN, dict.fromkeys(NAMES, 1.5)))
     assert kept == set() and "busy" in said(context.journal, Code.NOT_IN_TURN)[0]["why"]
+
+
+class OtherGpus:
+    """Two GPUs that build at once what they are asked for."""
+
+    unlike: tuple[str, ...] = ()
+    window = 2
+
+    def __init__(self):
+        self.built, self.given_up = [], 0
+
+    @contextmanager
+    def gpu_hands(self, work):
+        self.answer = pickle.loads(pickle.dumps(work)).open()
+        yield self
+
+    def submit(self, order):
+        return Built(self, self.answer(order))
+
+
+class Built:
+    def __init__(self, place, build):
+        self.place, self.build = place, build
+
+    def result(self):
+        self.place.built.append(self.build)
+        return self.build
+
+    def give_up(self):
+        self.place.given_up += 1
+
+
+def test_engines_that_other_gpus_build_are_measured_here_and_change_nothing(monkeypatch):
+    plain = {node.name: 1.0 for node in encoder().nodes if node.op == "MatMul"}
+    times = {name: 0.5 if name.startswith(("up", "down")) else 1.5 for name in plain}
+
+    def found(place):
+        backend, model = StandIn(plain, times, opaque=True, noisy=False, refuse=nothing_refused), encoder()
+        context = context_for(backend)
+        with working_at(place):
+            InsertQDQ(only_if_faster=True)(model, context)
+        anew = said(context.journal, Code.TRIAL_BUILT_ANEW)
+        return quantized(model, plain), verdict(context), len(backend.built), anew
+
+    here, others = found(None), OtherGpus()
+    there = found(others)
+    assert there[:2] == here[:2] and others.built and others.given_up and not there[3]
+    assert there[2] + len(others.built) == here[2]
+    # engines of another kind of GPU would say nothing of this one
+    monkeypatch.setattr("toolkit.backends.bench.engines_like", lambda: ("another GPU",))
+    anew = found(OtherGpus())
+    assert anew[:3] == here[:3] and "another GPU" in anew[3][0]["why"]
+
+
+def nothing_refused(names):
+    return ""
 
 
 def test_engines_whose_files_have_gone_are_built_again_to_be_measured_in_turn(tmp_path):
