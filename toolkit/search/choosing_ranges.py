@@ -19,6 +19,8 @@ _TRIED_PRICE = 0.7
 _FEW = 2
 _CLOSE = ((0.2, 2.0), (0.4, 1.4), (1.0, 1.1))
 """Up to how many times the least noise ranges may have, on at most such a share of the samples, to be run on more."""
+_MISSED_ROUNDS = 2
+"""How far ranges race with which the plan clearly misses the budget: they are for plans that come after it."""
 _SPEAKS = 0.8
 """From which share of the noise on a few layers may have spoken for ranges that do not suit the others."""
 
@@ -73,7 +75,8 @@ class ChoosingRanges(Proposing):
             close = next(times for most, times in _CLOSE if count <= most * self._rounds[-1])
             half = noise[: max(-(-len(live) // 2), 2)]
             live = [run[place][1] for found, place in half if found <= close * noise[0][0]]
-            if len(live) <= 1 or number == len(self._rounds) or self._left() <= 1:
+            missed = number >= _MISSED_ROUNDS and all(plan.clear is False for plan, _ in run)
+            if len(live) <= 1 or missed or number == len(self._rounds) or self._left() <= 1:
                 break
             number += 1
         while True:
