@@ -82,7 +82,7 @@ def test_a_run_stopped_in_its_evaluation_goes_on_from_the_samples_judged(finishe
     shutil.copytree(finished / "out", finished / "other")
 
     def stop(what, done, total):
-        if (what, done) == ("evaluate", 60):
+        if (what, done) == ("evaluate", 65):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
