@@ -52,7 +52,7 @@ def lower_for(
 
         if io:
             journal.noted(Code.IO_NOT_USED(tensors=list(io)))
-        made = lower_weak(model, plan, settings, backend, journal, own, rest)
+        made = lower_weak(model, plan, settings, backend, journal, own)
     else:
         from toolkit.backends.lowering import lower
 
