@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from hypothesis import HealthCheck, settings
 from onnx import TensorProto, helper, numpy_helper
 
 import toolkit
@@ -33,6 +34,11 @@ from toolkit.report import html
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+
+
+# how long an example takes says how busy the machine is
+settings.register_profile("qtool", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("qtool")
 
 
 class _OneThread(ort.SessionOptions):

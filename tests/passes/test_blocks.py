@@ -219,6 +219,45 @@ def test_blocks_of_zeros_and_tiny_values_are_finite(precision):
     np.testing.assert_allclose(got[1], (x @ weight)[1], rtol=0.5, atol=2)
 
 
+@pytest.mark.parametrize(
+    ("precision", "block", "fault"),
+    [
+        (Precision.MXFP8, 32, "block-scales"),
+        (Precision.NVFP4, 16, "block-scales"),
+        (Precision.NVFP4, 32, "unsupported"),
+    ],
+)
+def test_blocks_of_others_whose_scales_a_type_lacks_are_left_as_they_are(precision, block, fault):
+    scales = np.abs(normal(64 // block, 8, seed=3)) + np.float32(0.5)
+    stored = normal(64, 8).astype(STORED[precision])
+    nodes = [node("DequantizeLinear", ["w", "s"], ["d"], axis=0, block_size=block), node("MatMul", ["x", "d"], ["y"])]
+    proto = build(nodes, {"x": ["n", 64]}, {"y": ["n", 8]}, {"w": stored, "s": scales}, opset=23, ir_version=11)
+    model, context = Model.from_proto(proto), placeholder_context()
+    InsertQDQ(dtype=str(precision))(model, context)
+    assert [event.why.values["fault"] for event in context.journal.of("declined", node="y")] == [fault]
+    x = {"x": normal(3, 64, seed=4)}
+    np.testing.assert_array_equal(run(lower(model, context.plan, rest=Precision.FP32).model, x)[0], run(model, x)[0])
+
+
+@pytest.mark.parametrize("precision", TYPES)
+def test_a_concat_of_int8_takes_no_scale_of_blocks(precision):
+    nodes = [
+        node("MatMul", ["x", "w"], ["m"]), node("MatMul", ["x", "v"], ["n"]), node("MatMul", ["m", "k"], ["z"]),
+        node("Concat", ["m", "n"], ["c"], axis=2), node("MatMul", ["c", "u"], ["y"]),
+    ]  # fmt: skip
+    weights = {"w": normal(64, 96), "v": normal(64, 64), "k": normal(96, 8), "u": normal(160, 8)}
+    shapes = {"x": [1, 5, 64]}, {"y": None, "z": None}
+    model, context = Model.from_proto(build(nodes, *shapes, weights)), placeholder_context()
+    InsertQDQ(dtype=str(precision), include=["z"])(model, context)
+    InsertQDQ(exclude=["z"])(model, context)
+    scales = {
+        one.inputs[0].name: float(model.constant(one.inputs[1]))
+        for one in model.nodes
+        if one.op == "QuantizeLinear" and not one.domain and one.inputs[0].name in "mnc"
+    }
+    assert len(scales) == 3 and len(set(scales.values())) == 1
+
+
 def test_float16_models_keep_their_types():
     proto = build([node("MatMul", ["x", "w"], ["y"])], {"x": ["n", 64]}, {"y": ["n", 32]}, {"w": normal(64, 32).astype(np.float16)},
                   types={"x": TensorProto.FLOAT16, "y": TensorProto.FLOAT16})  # fmt: skip

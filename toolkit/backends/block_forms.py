@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from toolkit.base.block_operators import FP4_QUANTIZE, MXFP8_DEQUANTIZE, MXFP8_QUANTIZE, TENSORRT
-from toolkit.base.block_scales import E4M3_MAX, split_scales
+from toolkit.base.block_scales import E4M3_MAX, can_store, split_scales
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
@@ -75,8 +75,10 @@ class _FormWriter:
         """A dequantizer of an activation or of stored weights."""
         maker = node.inputs[0].inputs[0] if block_type(node) is not None else None
         scale = self.model.constant(node.inputs[1])
-        if maker is None and (scale is None or self.model.constant(node.inputs[0]) is None):
-            # it came in this form
+        if maker is None and (
+            scale is None or self.model.constant(node.inputs[0]) is None or not can_store(scale, kind)
+        ):
+            # it came in this form, or has scales that this form would change
             self._cast(node, int(node.attrs.pop("output_dtype", TensorProto.FLOAT)))
             return
         self.written += 1
@@ -113,7 +115,9 @@ class _FormWriter:
         return self.scales[id(scale)]
 
     def _split(self, tensor: gs.Tensor, scale: np.ndarray) -> list[gs.Tensor]:
-        stored, whole = split_scales(scale)
+        parts = split_scales(scale)
+        assert parts is not None
+        stored, whole = parts
         return [
             make_constant(self.tensors.take(f"{tensor.name}_fp8"), stored, TensorProto.FLOAT8E4M3FN),
             make_constant(self.tensors.take(f"{tensor.name}_global"), np.array(whole, np.float32)),

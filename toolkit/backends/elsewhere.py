@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from toolkit.backends.base import EngineSettings
-from toolkit.base.errors import BackendError, QtoolError
+from toolkit.base.errors import QtoolError
 from toolkit.base.gpu import find_gpu
 from toolkit.base.places import Pending, Workers
 from toolkit.base.temporary import temporary_folder
@@ -108,13 +108,10 @@ class BuildsElsewhere:
     def take(self, name: str) -> Build | str | None:
         """What was built, or why it was not; None where nobody was asked.
 
-        Raises:
-            BackendError: the engine cannot be built.
+        That a build fails on another GPU, where others may take its memory, says nothing of one here.
         """
         pending = self.under_way.pop(name, None)
         try:
             return pending.result() if pending is not None else None
-        except BackendError:
-            raise
         except QtoolError as error:
             return str(error)

@@ -10,6 +10,10 @@ from toolkit.base.types import Array
 E2M1_MAX, E4M3_MAX, E4M3_SMALLEST = 6.0, 448.0, 2.0**-9
 _BITS = 20
 _FEWEST, _MOST = -126, 127
+_LARGEST = (448.0, 416.0, 384.0, 352.0, 320.0, 288.0, 256.0, 240.0)
+"""An E4M3 number of every mantissa, as the scale of the largest block."""
+_SAME, _SAME_HALF = 2.0**-20, 2.0**-10
+"""How far a scale may be off that was rounded to float32, and to float16."""
 
 
 def to_e2m1(values: Array) -> Array:
@@ -58,7 +62,28 @@ def scales_of_blocks(amax: Array, precision: Precision) -> np.ndarray[tuple[int,
     return np.ldexp(np.float32(1), power.astype(np.int32))
 
 
-def split_scales(scales: Array) -> tuple[Array, float]:
-    """NVFP4's scales of a tensor's blocks as E4M3 numbers in float32, and the tensor's scale that multiplies them."""
-    whole = np.float32(scales.max()) / np.float32(E4M3_MAX)
-    return np.asarray(scales.astype(np.float32) / whole), float(whole)
+def split_scales(scales: Array) -> tuple[Array, float] | None:
+    """NVFP4's scales of a tensor's blocks as E4M3 numbers in float32, and the tensor's scale that multiplies them.
+
+    None where no scale of a tensor does that, up to the rounding of their own float type: models from elsewhere may
+    have any scales.
+    """
+    import ml_dtypes
+
+    wide = np.asarray(scales, np.float64)
+    largest = float(np.abs(wide).max(initial=0.0))
+    off = _SAME_HALF if scales.dtype == np.float16 else _SAME
+    for most in _LARGEST if 0 < largest < np.inf else ():
+        whole = float(np.float32(largest / most))
+        stored = (wide / whole).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+        if np.allclose(stored.astype(np.float64) * whole, wide, rtol=off, atol=0):
+            return np.asarray(stored), whole
+    return None
+
+
+def can_store(scales: Array, precision: Precision) -> bool:
+    """Whether a type of blocks can store these scales: MXFP8 powers of two, NVFP4 what ``split_scales`` splits."""
+    if precision is Precision.NVFP4:
+        return split_scales(scales) is not None
+    mantissa, exponent = np.frexp(np.asarray(scales, np.float64))
+    return bool(((mantissa == 0.5) & (exponent >= _FEWEST) & (exponent <= _MOST + 1)).all())

@@ -192,29 +192,29 @@ class Cluster:
     @contextmanager
     def _others_than_own(self) -> Iterator[int]:
         """How many GPUs there are beside the one that this process computes on, which no task gets in the block."""
-        ray, own, held = self.ray, gpu_uuid(), []
-        count = int(ray.cluster_resources().get("GPU", 0))
-        holder = ray.remote(_Holder)
+        ray, own = self.ray, gpu_uuid()
+        held, mine = list[Any](), list[Any]()
         try:
-            for _ in range(count):
-                held.append(holder.options(num_cpus=0, num_gpus=1).remote())
-                if ray.get(held[-1].gpu.remote(), timeout=_SOON) == own:
-                    count -= 1
-                    break
-            else:
-                # it is none of the cluster's
-                held.append(None)
-        except ray.exceptions.GetTimeoutError:
-            count = 0
-            held.append(None)
-        for one in held[:-1]:
-            ray.kill(one)
-        try:
-            yield count
+            with _answering(ray.exceptions.RayError):
+                others = count = int(ray.cluster_resources().get("GPU", 0))
+                holder = ray.remote(_Holder).options(num_cpus=0, num_gpus=1)
+                try:
+                    while not mine and len(held) < count:
+                        held.append(holder.remote())
+                        if ray.get(held[-1].gpu.remote(), timeout=_SOON) == own:
+                            mine, others = [held.pop()], count - 1
+                except ray.exceptions.GetTimeoutError:
+                    others = 0
+            self._end(held)
+            yield others
         finally:
-            for one in held[-1:]:
-                if one is not None:
-                    ray.kill(one)
+            self._end(held + mine)
+
+    def _end(self, actors: list[Any]) -> None:
+        """Have actors give back what they hold."""
+        while actors:
+            with suppress(Exception):
+                self.ray.kill(actors.pop())
 
     @contextmanager
     def _tasks(self, work: SharedWork[Any, Any], window: int, **needs: int) -> Iterator[_RayTasks]:

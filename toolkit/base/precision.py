@@ -89,9 +89,12 @@ class Precision(str, Enum):
 
         Args:
             onnx_type: the type's number.
-            block: how many values share a scale, where the values are a pair's.
+            block: how many values share a scale, where the values are a pair's and in blocks: of E2M1 no others than
+                NVFP4's are one of ours.
         """
         found = _FROM_ONNX.get(onnx_type)
+        if found is cls.NVFP4 and block not in (0, found.block):
+            return None
         return cls.MXFP8 if found is cls.FP8 and block == cls.MXFP8.block else found
 
     @classmethod

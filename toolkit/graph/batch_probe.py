@@ -328,7 +328,8 @@ def _pass_by_pairs(proto: onnx.ModelProto) -> bool:
     pairs = [node for node in proto.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in quantized]
     for node in pairs:
         source = quantized[node.input[0]]
-        node.op_type, node.input[:] = "Identity", [source]
+        # pairs may be of another domain, which has no Identity
+        node.op_type, node.domain, node.input[:] = "Identity", "", [source]
         del node.attribute[:]
     return bool(pairs)
 

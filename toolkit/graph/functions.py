@@ -72,13 +72,16 @@ def inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
             if wanted != entry.version and all(_same(op, entry.domain, entry.version, wanted) for op in ops):
                 entry.version = wanted
     copy = onnx.inliner.inline_local_functions(copy)
-    for left in copy.functions:
+    called = _called(copy.graph.node, {(one.domain, one.name, one.overload): one for one in copy.functions})
+    for left in (one for one in copy.functions if called[one.domain, one.name, one.overload]):
         raise ModelError(
             f"function '{left.domain}::{left.name}' cannot be inlined: it is written in {_opsets(left)}, and the model "
             f"in {_opsets(proto)}",
             where=where,
             remedy="export the model and its functions at one opset, or without functions",
         )
+    # what is left, nothing calls
+    del copy.functions[:]
     return copy
 
 

@@ -65,7 +65,8 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
         ModelError: the converter has no way for one of the operators.
     """
     light = export(model, where, known)
-    groups = [node.name for node in all_nodes(light.proto.graph.node) if node.op_type == "GroupNormalization"]
+    own = [node for node in all_nodes(light.proto.graph.node) if node.domain in _ONNX]
+    groups = [node.name for node in own if node.op_type == "GroupNormalization"]
     if groups and model.opset < _PER_CHANNEL <= target:
         raise ModelError(
             f"opset {model.opset} cannot be raised to {target}: node '{groups[0]}' (GroupNormalization) has a scale "

@@ -114,8 +114,9 @@ class _ProtoCheck:
         for entry in owner.opset_import:
             domain = "" if entry.domain == _ALIAS else entry.domain
             if versions.setdefault(domain, entry.version) != entry.version:
+                who = f"function '{owner.name}'" if isinstance(owner, onnx.FunctionProto) else "the model"
                 raise self.fault(
-                    f"the model imports the opsets {versions[domain]} and {entry.version} of '{domain or _ALIAS}'"
+                    f"{who} imports the opsets {versions[domain]} and {entry.version} of '{domain or _ALIAS}'"
                 )
         del owner.opset_import[:]
         owner.opset_import.extend(onnx.helper.make_opsetid(*each) for each in versions.items())

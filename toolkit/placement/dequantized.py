@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
+from toolkit.base.block_scales import can_store
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph.constants import is_stored
@@ -72,6 +73,9 @@ def foreign_pair(tensor: gs.Tensor, model: Model) -> Finding | None:
         return Code.FOREIGN_PAIR(tensor=tensor.name, fault="uint8")
     if grid.kind and (precision is None or not precision.quantized):
         return Code.FOREIGN_PAIR(tensor=tensor.name, fault="unsupported", has=grid.kind_name)
+    scale = model.constant(grid.tensors[0]) if block_type(node) is None else None
+    if precision is not None and precision.block and scale is not None and not can_store(scale, precision):
+        return Code.FOREIGN_PAIR(tensor=tensor.name, fault="block-scales", has=str(precision))
     if grid.zero is None:
         return Code.FOREIGN_PAIR(tensor=tensor.name, fault="computed-zero-point")
     if grid.zero.any():

@@ -237,8 +237,10 @@ def existing(tensor: gs.Tensor, precision: Precision | None = None) -> gs.Node |
         if quantize.op != QUANTIZE or quantize.inputs[0] is not tensor:
             continue
         blocks = block_type(quantize)
-        if blocks is not None and precision in (None, blocks):
-            return quantize
+        if blocks is not None:
+            if blocks is precision:
+                return quantize
+            continue
         scale, zero = quantize.inputs[1], quantize.inputs[2] if len(quantize.inputs) > 2 else None
         if not isinstance(scale, gs.Constant) or int(np.prod(scale.shape or (1,))) != 1:
             continue

@@ -32,12 +32,11 @@ _SMALLEST_HALF, _SMALLEST = 2.0**-24, 2.0**-126
 def storable_scale(amax: Array | float, precision: Precision) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Scales for symmetric quantization: amax / 127 (INT8) or amax / 448 (FP8), as float32.
 
-    Those of MXFP8 and NVFP4 are of blocks, see ``scales_of_blocks``. Of the others
-    each is rounded up to a float16 value where it lies in float16's range, so that a strongly typed float16 engine and
-    a float32 simulation use the very same scale and nothing is clipped by the rounding. A tensor that is as small as
-    float16's smallest steps, all its channels, keeps its scales, which lowering then leaves in float32; a channel of a
-    larger tensor loses no more than float16 weights would. A tensor or channel that is all zero (amax 0) gets the scale
-    of amax 1.
+    Those of MXFP8 and NVFP4 are of blocks, see ``scales_of_blocks``. Each of the others is rounded up to a float16
+    value where it lies in float16's range, so that a strongly typed float16 engine and a float32 simulation use the
+    very same scale and nothing is clipped by the rounding. A tensor that is as small as float16's smallest steps, all
+    its channels, keeps its scales, which lowering then leaves in float32; a channel of a larger tensor loses no more
+    than float16 weights would. A tensor or channel that is all zero (amax 0) gets the scale of amax 1.
     """
     amax = np.atleast_1d(np.asarray(amax, np.float64))
     if precision.block:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from toolkit.base.places import Pending
+from toolkit.base.places import Pending, Workers
 from toolkit.base.types import Array
 from toolkit.evaluation.outcome import BatchOutcome, Outcome
 from toolkit.simulation.cuts import StateKey
@@ -41,6 +41,7 @@ class RunsBatches(Protocol):
     """What a state asks of a ``Runner``."""
 
     order: list[int]
+    hands: Workers[BatchAsked, BatchRun] | None
 
     def signatures(self, config: Config) -> StateKey: ...  # noqa: D102
 
@@ -76,11 +77,16 @@ class StateRun:
         self.signatures = runner.signatures(config)
         self.states: dict[int, dict[int, Tensors | None]] = {}
         self._asked: dict[int, tuple[int, Pending[BatchRun]]] = {}
+        self._hands: Workers[BatchAsked, BatchRun] | None = None
         self._parts: dict[int, BatchOutcome] = {}
         self._held: dict[int, Tensors] = {}
 
     def ask(self, count: int | None = None) -> None:
         """Have the first ``count`` batches run elsewhere, without waiting; nothing where work is done here."""
+        if self._hands is not self._runner.hands:
+            # whoever was asked before has given up what was under way
+            self._asked.clear()
+            self._hands = self._runner.hands
         for index in sorted(self._runner.order[:count]):
             if index not in self._parts and index not in self._asked:
                 asked = self._runner.asked(self, index, self._keep)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from toolkit.base.block_scales import scales_of_blocks, split_scales, tensor_scale, to_e2m1
+from toolkit.base.block_scales import can_store, scales_of_blocks, split_scales, tensor_scale, to_e2m1
 from toolkit.base.precision import Precision
 
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
@@ -74,3 +74,21 @@ def test_blocks_of_zeros_have_scales():
         for amax in ([0.0], [0.0, 5.0]):
             scales = scales_of_blocks(np.array(amax), precision)
             assert np.isfinite(scales).all() and (scales > 0).all()
+
+
+@pytest.mark.parametrize("most", [448, 416, 240, 112, 1])
+def test_scales_of_others_are_split_whatever_the_largest_block_stores(most):
+    e4m3 = np.array([most, 0.5, 0, 2.0**-6], np.float32)
+    stored, whole = split_scales(e4m3 * np.float32(0.0123))
+    np.testing.assert_allclose(stored * np.float32(whole), e4m3 * np.float32(0.0123), rtol=1e-6)
+    np.testing.assert_array_equal(stored.astype(ml_dtypes.float8_e4m3fn).astype(np.float32), stored)
+    half, whole = split_scales((e4m3 * np.float32(0.0123)).astype(np.float16))
+    np.testing.assert_allclose(half * np.float32(whole), e4m3 * np.float32(0.0123), rtol=2e-3)
+
+
+def test_scales_that_a_type_cannot_store_are_told():
+    powers, odd = np.array([0.25, 1, 8], np.float32), np.array([0.25, 1.01, 8.03], np.float32)
+    assert can_store(powers, Precision.MXFP8) and can_store(E8M0 / 2, Precision.MXFP8)
+    assert not any(can_store(bad, Precision.MXFP8) for bad in (odd, -powers, 0 * powers, powers * np.nan))
+    assert can_store(powers, Precision.NVFP4)
+    assert not any(can_store(bad, Precision.NVFP4) for bad in (odd, 0 * powers, powers * np.nan, powers * np.inf))

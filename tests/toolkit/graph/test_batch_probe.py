@@ -109,19 +109,24 @@ def test_steps_of_pairs_that_last_bits_decide_are_no_fault():
             return {"y": found + STEP * (len(found) > 1)}
 
     pairs = [node("QuantizeLinear", ["x", "s"], ["q"]), node("DequantizeLinear", ["q", "s"], ["d"])]
+    zero = {"z": np.zeros((), np.int8)}
+    foreign = [
+        node("QuantizeLinear", ["x", "s", "z"], ["q"], domain="com.microsoft"),
+        node("DequantizeLinear", ["q", "s", "z"], ["d"], domain="com.microsoft"),
+    ]
     mixing = [*pairs, node("Softmax", ["d"], ["p"], axis=0), node("Relu", ["p"], ["y"])]
     images = [{"x": normal(1, 3, 4, 4, seed=seed)} for seed in (1, 2)]
     found = {}
     for name, nodes in {
         "kept": [*pairs, node("Relu", ["d"], ["y"])],
+        "foreign": [*foreign, node("Relu", ["d"], ["y"])],
         "mixed": mixing,
         "float": [node("Relu", ["x"], ["y"])],
     }.items():
-        model = Model.from_proto(
-            build(nodes, IMAGE, {"y": None}, {"s": np.array(STEP, np.float32)} if name != "float" else {})
-        )
+        constants = {"s": np.array(STEP, np.float32)} if name != "float" else {}
+        model = Model.from_proto(build(nodes, IMAGE, {"y": None}, constants | (zero if name == "foreign" else {})))
         found[name] = batch_fault(model, {"x": 0}, images, StepOff(model))
-    assert found["kept"] is None and found["mixed"].node == "p" and found["float"].runs
+    assert found["kept"] is None and found["foreign"] is None and found["mixed"].node == "p" and found["float"].runs
 
 
 def test_one_output_that_mixes_samples_is_a_fault_beside_others_that_do_not():

@@ -195,6 +195,23 @@ def test_local_functions_are_inlined():
     assert ops(model) == {"Add": 1}
 
 
+def test_a_function_of_another_opset_that_nothing_calls_is_no_fault():
+    function = helper.make_function(
+        "own", "Shaped", ["a", "b"], ["c"], [node("Reshape", ["a", "b"], ["c"])], [helper.make_opsetid("", 11)]
+    )
+    proto = build([node("Relu", ["x"], ["y"])], {"x": [2]}, {"y": [2]})
+    proto.functions.append(function)
+    assert ops(Model.from_proto(proto)) == {"Relu": 1}
+
+
+def test_a_plugin_that_is_called_like_an_operator_keeps_no_opset_down(residual):
+    first = residual.nodes[0]
+    first.op, first.domain = "GroupNormalization", "own"
+    residual.graph.import_domains = [*(residual.graph.import_domains or []), helper.make_opsetid("own", 1)]
+    residual.raise_opset(21)
+    assert residual.opset == 21 and ops(residual)["GroupNormalization"] == 1
+
+
 def test_a_cycle_and_doubled_names_break_the_invariants(residual):
     residual.node("c1").name = "c2"
     with pytest.raises(PassError, match="named 'c2'"):

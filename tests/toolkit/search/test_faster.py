@@ -126,8 +126,8 @@ class OtherGpus:
     unlike: tuple[str, ...] = ()
     window = 2
 
-    def __init__(self):
-        self.built, self.given_up = [], 0
+    def __init__(self, full=False):
+        self.built, self.given_up, self.full = [], 0, full
 
     @contextmanager
     def gpu_hands(self, work):
@@ -143,6 +143,8 @@ class Built:
         self.place, self.build = place, build
 
     def result(self):
+        if self.place.full:
+            raise BackendError("out of memory", remedy="free GPU memory")
         self.place.built.append(self.build)
         return self.build
 
@@ -166,6 +168,8 @@ def test_engines_that_other_gpus_build_are_measured_here_and_change_nothing(monk
     there = found(others)
     assert there[:2] == here[:2] and others.built and others.given_up and not there[3]
     assert there[2] + len(others.built) == here[2]
+    full = found(OtherGpus(full=True))
+    assert full[:3] == here[:3] and "out of memory" in full[3][0]["why"]
     # engines of another kind of GPU would say nothing of this one
     monkeypatch.setattr("toolkit.backends.bench.engines_like", lambda: ("another GPU",))
     anew = found(OtherGpus())

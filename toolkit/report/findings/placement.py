@@ -12,6 +12,7 @@ _FAULTS = {
     "uint8": "a uint8 pair, which TensorRT does not support",
     "unsupported": "a pair of type {has}, which TensorRT does not support",
     "computed-zero-point": "a pair whose zero point is computed",
+    "block-scales": "a pair whose block scales {has} cannot store without changing the weights",
     "unfolded-zero-point": "a pair whose zero point is computed from constants",
     "zero-point": "a pair whose zero point is not 0, which TensorRT does not support",
     "type": "an {has} pair, and one layer cannot mix {has} and {inserted}",
