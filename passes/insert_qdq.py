@@ -33,10 +33,10 @@ class InsertQDQ(Quantizer):
     )
 
     def idle(self) -> dict[str, str]:
-        """Activations have no pairs where weights alone are quantized."""
+        """Products of two activations stay float in a type of weights alone, and in blocks."""
         found = super().idle()
-        if self.activation_matmul and self.precision.weights_only:
-            found["activation_matmul"] = f"dtype is '{self.dtype}', which quantizes weights alone"
+        if self.activation_matmul and (self.precision.weights_only or self.precision.block):
+            found["activation_matmul"] = f"dtype is '{self.dtype}', which quantizes layers with constant weights alone"
         return found
 
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:

@@ -162,8 +162,11 @@ class SearchPrecision(InsertQDQ):
             found["quantizer_settings"] = "they are those of another pass, to be named by quantizer"
         if self.measure and self.times:
             found["measure"] = "layer times come from the runs that times names"
-        if self.try_ranges and self.precision.weights_only:
+        if self.try_ranges and not any(one.ranged for one in self.types()):
             found["try_ranges"] = f"dtype is '{self.dtype}', which has no ranges"
+        if self.also is not None and not self.quantizer and not Precision(self.also).block:
+            # the second search places its pairs by it
+            found.pop("activation_matmul", None)
         if self.also == self.dtype:
             found["also"] = "it is dtype itself"
         return found
@@ -218,7 +221,7 @@ class SearchPrecision(InsertQDQ):
                     )
                 self._quantizer = made
             else:
-                own = set(InsertQDQ.model_fields) - {"only_if_faster", "builds"} - set(self.idle())
+                own = set(InsertQDQ.model_fields) - {"only_if_faster", "builds"} - set(InsertQDQ.idle(self))
                 self._quantizer = InsertQDQ(**self.model_dump(include=own))
         return self._quantizer
 

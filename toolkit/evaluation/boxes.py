@@ -157,7 +157,9 @@ def _apart(values: Sequence[Array], settings: Mapping[str, Any]) -> tuple[Array,
     if scores.ndim == 2:
         scores = scores[..., None]
     scores = np.moveaxis(scores, int(settings.get("axis", -1)), -1)
-    return corners(boxes, settings), _activated(scores.reshape(len(scores), boxes.shape[1], -1), settings), None
+    # of no boxes numpy cannot tell how many scores each has
+    each = -1 if scores.size else scores.shape[-1]
+    return corners(boxes, settings), _activated(scores.reshape(len(scores), boxes.shape[1], each), settings), None
 
 
 def _activated(scores: Array, settings: Mapping[str, Any]) -> Array:

@@ -91,7 +91,8 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     elif count % 32 == 0:
         found.append(Clue("embedding", "shape", 1.0, "features", count))
     if output.ops & _POOLED and not output.ops & _SHARES:
-        found.append(_pooled(output, _POOLED))
+        # a head of few classes may be normalized too: such an output is judged as both
+        found.append(_pooled(output, _POOLED, weight=1.0 if count in _IMAGENET or count < 64 else 2.0))
     elif output.ops & _LINEAR:
         found.append(Clue("classification", "operator", 0.75, sorted(output.ops & _LINEAR)[0]))
     if _unit_norm(output, axis):
@@ -201,10 +202,10 @@ def _blanks(output: SeenOutput, axis: int) -> list[Clue]:
     return [Clue("ctc", "values", 1.5, "blank", share)] if share >= max(_BLANKS, 2 / classes) else []
 
 
-def _pooled(output: SeenOutput, of: frozenset[str]) -> Clue:
-    """The operator behind an embedding; a normalization of rows says more, for scores of classes are not normalized."""
+def _pooled(output: SeenOutput, of: frozenset[str], weight: float = 2.0) -> Clue:
+    """The operator behind an embedding; one that normalizes has ``weight``: scores of classes are seldom normalized."""
     normalized = sorted(output.ops & of & _NORMALIZED)
-    return Clue("embedding", "operator", 2.0 if normalized else 1.0, [*normalized, *sorted(output.ops & of)][0])
+    return Clue("embedding", "operator", weight if normalized else 1.0, [*normalized, *sorted(output.ops & of)][0])
 
 
 def _unit_norm(output: SeenOutput, axis: int) -> bool:

@@ -125,6 +125,9 @@ def _objectness(scores: Array) -> bool:
 
 
 def _format(boxes: Array, best: Array, anchors: int, seen: SeenModel) -> dict[str, Any]:
+    if not len(boxes):
+        # suppressed already, and nothing was found: such boxes are corners in every exporter's operators
+        return {"format": "xyxy"}
     sure = boxes[best >= max(0.5 * float(best.max()), _SEEN)]
     sure = sure if len(sure) else boxes
     if (boxes[:, 2:] < -1e-3).mean() > 0.01:
@@ -173,8 +176,10 @@ def _of_each_box(scores: SeenOutput, boxes: SeenOutput, axis: int) -> bool:
 
 def _activated_from(scores: SeenOutput, other: SeenOutput) -> bool:
     """Whether scores are largest where another output is: a softmax or a sigmoid of it, which is no box."""
-    best = [[one.argmax(axis=-1) for one in output.samples] for output in (scores, other)]
-    return all(a.shape == b.shape and bool((a == b).mean() > _SAME) for a, b in zip(*best))
+    # a sample without a single box says nothing
+    pairs = [(a, b) for a, b in zip(scores.samples, other.samples) if a.size and b.size]
+    best = [(a.argmax(axis=-1), b.argmax(axis=-1)) for a, b in pairs]
+    return bool(best) and all(a.shape == b.shape and (a == b).mean() > _SAME for a, b in best)
 
 
 def _whole(output: SeenOutput) -> bool:

@@ -19,6 +19,7 @@ from toolkit.graph.pasts import handed_on
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
 _CLOSE, _IMAGE_RANK = 1e-3, 4
+_NEXT = frozenset({"n", "t", "out", "new", "next"})
 _SPLIT = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
@@ -184,7 +185,10 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
             _take(one, value)
     ops = frozenset(node.op for node, _ in model.walk())
     handed = handed_on(model)
-    answers = [one for one in outputs if one.name not in handed] or outputs
+    answers = [one for one in outputs if one.name not in handed]
+    if not answers:
+        # all that a model gives is no past of it
+        answers, handed = outputs, {}
     renewed = frozenset(output for _, output in states)
     return SeenModel(answers, inputs, ops, states=renewed, pasts=frozenset(handed.values()))
 
@@ -199,7 +203,9 @@ def _fixed_batch(shapes: Iterable[Sequence[Any]]) -> int:
 def _renewed(given: str, made: str) -> bool:
     """Whether an output is called as an input is, and something more: ``hidden_out``, ``stateN``, ``hn`` for ``h0``."""
     stem = given.rstrip("0123456789_.-").removesuffix("_in")
-    return bool(stem) and made != given and made.startswith(stem)
+    rest = made.removeprefix(stem)
+    # a word that only begins alike is another: ``classes`` is no state of ``c0``
+    return bool(stem) and made not in (given, rest) and (rest in _NEXT or not rest[:1].islower())
 
 
 def _same_kind(given: Array, made: Array) -> bool:

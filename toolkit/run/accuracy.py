@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.budget import judged_by_task
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.intervals import LimitStanding
-from toolkit.evaluation.metric_table import usual_limits
+from toolkit.evaluation.metric_table import is_share, usual_limits
 from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
 from toolkit.evaluation.tasks import CLASS_TASKS, reader
 from toolkit.report.codes import ReportCode
@@ -106,15 +106,22 @@ def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: T
     assert unrounded is not None and rounded is not None
     value, mine, theirs = (_first_figure(one, accuracy) for one in (accuracy, rounded, unrounded))
     told, figure, few = [], None, found.rounded is not None
+    some: dict[str, Any] = {"samples": unrounded.samples, "of": accuracy.samples} if few else {}
     if value is not None and mine is not None and theirs is not None and mine != theirs:
-        figure = min(max(value + theirs - mine, 0.0), max(value, 1.0)) if few else theirs
-        some = {"samples": unrounded.samples, "of": accuracy.samples, "moved": found.moved} if few else {}
+        figure = _moved(found.found, value, theirs - mine) if few else theirs
+        moved = {"moved": found.moved} if few else {}
         told.append(
-            sentence(ReportCode.UNROUNDED_DIFFERS(metric=accuracy.metric, value=mine, unrounded=theirs, **some))
+            sentence(
+                ReportCode.UNROUNDED_DIFFERS(metric=accuracy.metric, value=mine, unrounded=theirs, **some, **moved)
+            )
         )
     doubts = []
-    if unrounded.misses and not rounded.misses and not accuracy.misses:
-        doubts.append(clause(sentence(ReportCode.UNROUNDED_MISSES(miss=unrounded.misses[0]))))
+    if (
+        unrounded.misses
+        and not accuracy.misses
+        and (not rounded.misses or _drops_too_far(accuracy, rounded, unrounded))
+    ):
+        doubts.append(clause(sentence(ReportCode.UNROUNDED_MISSES(miss=unrounded.misses[0], **some))))
     return accuracy.model_copy(
         update={
             "unrounded": figure,
@@ -123,6 +130,23 @@ def _beside(accuracy: Accuracy, found: Unrounded, budget: BudgetSection, task: T
             "doubts": [*accuracy.doubts, *doubts],
         }
     )
+
+
+def _drops_too_far(accuracy: Accuracy, rounded: Accuracy, unrounded: Accuracy) -> bool:
+    """Whether the drop on all samples misses its limit if it moves by as much as on some, where chance may miss it."""
+    drops = (accuracy.drop, unrounded.drop, rounded.drop)
+    if accuracy.budget is None or any(drop is None for drop in drops):
+        return False
+    whole, without, with_rounding = (drop or 0.0 for drop in drops)
+    return whole + without - with_rounding > accuracy.budget
+
+
+def _moved(judged: EvaluationResult, value: float, by: float) -> float:
+    """A figure moved by as much as it moves on some of the samples, within what the figure can be."""
+    share, moved = judged.metric is None or is_share(judged.metric), value + by
+    if share or not judged.rising:
+        moved = max(moved, min(value, 0.0))
+    return min(moved, 1.0) if share else moved
 
 
 def _first_figure(accuracy: Accuracy, first: Accuracy) -> float | None:

@@ -19,7 +19,7 @@ from toolkit.run.device import refusal
 from toolkit.run.ended import EndedRun
 from toolkit.run.guard import refuse_missing
 from toolkit.run.result import status_of
-from toolkit.run.sections import BudgetSection
+from toolkit.run.sections import BudgetSection, EvaluationSection
 from toolkit.run.steps.device import DeviceStep
 from toolkit.run.steps.evaluation import EvaluationStep
 from toolkit.run.steps.task import TaskStep
@@ -89,10 +89,7 @@ def accuracy_again(
             data = str(Path(data).expanduser().absolute())
         section.data = data
     if metric is not None:
-        if task_of(metric) != run.task.task:
-            # they are of the task that the recipe's metric belongs to
-            section.blank = section.space = section.threshold = None
-        section.metric, section.budget = metric, BudgetSection()
+        judge_by(section, metric, run.task.task)
     section.samples = samples if samples is not None else section.samples
     # errors of single layers are not asked for
     section.layer_samples = 1
@@ -110,6 +107,20 @@ def accuracy_again(
             raise DataError("there is no sample to measure on", where=str(run.folder), remedy="give --data")
         judged = accuracy_of(found.found, section.budget, held_out=found.held_out, random=found.random, task=task)
         return MeasuredAgain(run.folder, source, judged, why=why if on == "auto" else None)
+
+
+def judge_by(section: EvaluationSection, metric: str, task: str) -> None:
+    """Have another metric judge.
+
+    Args:
+        section: the recipe's, which is changed.
+        metric: the metric; one that is not built in belongs to no task, and leaves the run's.
+        task: the run's task.
+    """
+    if task_of(metric) not in ("", task):
+        # they are of the task that the recipe's metric belongs to
+        section.blank = section.space = section.threshold = None
+    section.metric, section.budget = metric, BudgetSection()
 
 
 def _same_model(run: EndedRun) -> None:

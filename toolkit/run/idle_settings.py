@@ -27,8 +27,6 @@ def idle_settings(
 
 
 def _calibration(section: CalibrationSection, profiles: int) -> Iterator[tuple[str, str]]:
-    if "percentile" not in (section.method, *section.methods.values()):
-        yield "percentile", f"method is '{section.method}', and no tensor has another by methods"
     if section.ranges is None:
         yield "ranges_use", "it is said of ranges, and none are given"
     if section.collection is not None and section.device == "gpu":

@@ -61,6 +61,7 @@ class Recipe(Section):
     _path: Path | None = PrivateAttr(None)
     _folder: Path | None = PrivateAttr(None)
     _text: str = PrivateAttr("")
+    _resolved: bool = PrivateAttr(False)
     _settings: list[Setting] = PrivateAttr(default_factory=list)
     _name: str = PrivateAttr("recipe")
 
@@ -112,7 +113,9 @@ class Recipe(Section):
     @classmethod
     def resolved(cls, content: Mapping[str, Any], path: Path | None) -> Recipe:
         """A recipe of the content of a lock file; ``path`` is the file of the recipe itself."""
-        return cls._made(content, "", path)
+        recipe = cls._made(content, "", path)
+        recipe._resolved = True
+        return recipe
 
     @classmethod
     def build(cls, name: str = "recipe", **tables: Any) -> Recipe:
@@ -255,6 +258,11 @@ class Recipe(Section):
     def path(self) -> Path | None:
         """The file it was read from."""
         return self._path
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether it is a lock file's: every setting is said, also those that have no effect."""
+        return self._resolved
 
     @property
     def folder(self) -> Path:

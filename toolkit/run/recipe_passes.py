@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.base.errors import RecipeError
 from toolkit.base.given import is_given, taken
@@ -30,13 +31,13 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
     Raises:
         RecipeError: an unknown pass or setting; the message names the line.
     """
-    from toolkit.contract.registry import configure, find
+    from toolkit.contract.registry import find
 
     found: list[tuple[str, Pass]] = []
     for index, entry in enumerate(recipe.passes):
         use, settings = entry["use"], {key: value for key, value in entry.items() if key != "use"}
         try:
-            step = taken(use) if is_given(use) else configure(find(use, allow_code), settings)
+            step = taken(use) if is_given(use) else _made(find(use, allow_code), settings, recipe.is_resolved)
         except RecipeError as error:
             where = recipe.locate("pass", index, error.value or "use")
             raise RecipeError(error.what, where=where, remedy=error.remedy) from error
@@ -45,6 +46,16 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
         plain = held == [step] and not is_given(use)
         found += [(use if plain else one.title(), one) for one in held]
     return found
+
+
+def _made(kind: type[Pass], settings: Mapping[str, Any], resolved: bool) -> Pass:
+    from toolkit.contract.registry import configure
+
+    if resolved:
+        # earlier releases wrote all settings of a pass into lock files
+        idle = kind.model_construct(**settings).idle()
+        settings = {name: value for name, value in settings.items() if name not in idle}
+    return configure(kind, settings)
 
 
 def members(step: Pass) -> list[Pass]:

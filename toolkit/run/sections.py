@@ -93,7 +93,7 @@ class CalibrationSection(Section):
 
     data: _Source | None = Field(None, description="a .npz, a folder, a Polygraphy JSON, or module:Name")
     method: Literal["minmax", "entropy", "percentile", "mse"] = Field(DEFAULT, description="how amax is chosen")
-    percentile: float = Field(99.99, gt=50, le=100, description="for method percentile")
+    percentile: float = Field(99.99, gt=50, le=100, description="of method percentile, whose ranges a search tries too")
     methods: dict[str, Literal["minmax", "entropy", "percentile", "mse"]] = Field(
         {}, description="method by glob over tensor names"
     )

@@ -71,7 +71,7 @@ class ChoosingRanges(Proposing):
                     run.append((self._evaluate(kept, until=number, race=True), amax))
             seen = seen or [amax for _, amax in run]
             count = min(self._rounds[number - 1], *(plan.batches for plan, _ in run))
-            noise = sorted((self._noise_on(plan, count), place) for place, (plan, _) in enumerate(run))
+            noise = sorted((found, place) for place, found in enumerate(self._noises([plan for plan, _ in run], count)))
             close = next(times for most, times in _CLOSE if count <= most * self._rounds[-1])
             half = noise[: max(-(-len(live) // 2), 2)]
             live = [run[place][1] for found, place in half if found <= close * noise[0][0]]
@@ -95,13 +95,19 @@ class ChoosingRanges(Proposing):
             found.setdefault(sha256_json(sorted(scales.items())), dict(amax))
         return list(found.values())
 
-    def _noise_on(self, plan: SearchedPlan, count: int) -> float:
-        """A plan's mean noise on the first ``count`` batches; it ran on as many or more."""
+    def _noises(self, plans: Sequence[SearchedPlan], count: int) -> list[float]:
+        """Each plan's mean noise on the first ``count`` batches; they ran on as many or more.
+
+        A batch in which the float model gives zeros alone has no finite noise in any plan, and is left out.
+        """
         order = self.simulation.runner.order
         same = set(order[:count])
-        return statistics.fmean(
-            part for at, part in zip(sorted(order[: plan.batches]), plan.outcome.parts) if at in same
-        )
+        parts = [
+            [part for at, part in zip(sorted(order[: plan.batches]), plan.outcome.parts) if at in same]
+            for plan in plans
+        ]
+        told = [batch for batch in zip(*parts) if any(map(math.isfinite, batch))]
+        return [statistics.fmean(one) for one in zip(*told)] if told else [math.inf] * len(plans)
 
     def _for_the_others(
         self, harm: dict[str, float], sensitivity: Sensitivity, measure: Callable[[Outcome], float]

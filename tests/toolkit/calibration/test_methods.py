@@ -125,3 +125,8 @@ def test_a_missing_tensor() -> None:
     with pytest.raises(RangesError, match=r"'conv' was not collected. Did you mean"):
         collection().total("conv")
     assert Histogram().used == 0
+
+
+def test_the_percentile_counts_for_what_a_search_tries_whatever_the_method():
+    found = [make_ranges(collection(), "minmax", percentile=percent).tensors["conv/in"] for percent in (60.0, 99.99)]
+    assert found[0].amax == found[1].amax and found[0].diagnosis["amax"]["percentile"] < found[1].amax

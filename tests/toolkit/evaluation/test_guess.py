@@ -206,11 +206,26 @@ def test_positions_that_are_normalized_are_no_scores():
     assert found.task == "embedding" and not found.others
 
 
+@pytest.mark.parametrize(("count", "both"), [(10, True), (1000, True), (100, False), (384, False)])
+def test_a_normalized_head_of_few_classes_is_judged_as_classes_too(count, both):
+    found = guess(seen(out("y", normal(8, count), "LayerNormalization")))
+    assert ({part.task for part in found.parts} == {"classification", "embedding"}) is both
+    assert both or found.task == "embedding"
+
+
 def test_logits_and_their_shares_are_no_boxes_and_scores():
     """Four classes at every position look like boxes: what a softmax makes of them is no score of theirs."""
     logits = normal(8, 60, 4)
     found = guess(seen(out("a", logits, "Add"), out("b", softmax(logits), "Softmax"), inputs=LINE))
     assert found.task in ("sequence", "ctc") and "detection" not in {part.task for part in found.parts}
+
+
+@pytest.mark.parametrize("found", [(5, 0, 3), (0, 4), (0, 0)])
+def test_a_picture_without_any_object_is_a_sample_of_a_detector_too(found):
+    """Boxes that are suppressed already: as many rows as objects were found, hence none in an empty picture."""
+    corners = [np.cumsum(abs(normal(count, 4)), axis=1) for count in found]
+    one = SeenOutput("boxes", ("n", 4), corners, None), SeenOutput("scores", ("n",), [x[:, 0] for x in corners], None)
+    assert guess(seen(*one)).task == "detection"
 
 
 def test_rows_that_are_four_by_chance_are_no_boxes():
@@ -235,6 +250,28 @@ def test_a_state_that_the_next_step_reads_holds_no_answer(read, made):
     assert found.task == "classification" and {p.outputs: p.task for p in found.parts}[(made,)] == "regression"
     # where the recipe says what the model is for, and where nothing else is given
     assert {p.outputs for p in judged_by(model, "classification", None, None, {}, {})[0].parts} >= {(made,), ("y",)}
+
+
+@pytest.mark.parametrize(("read", "made"), [("c0", "classes"), ("s", "scores"), ("h0", "heatmap")])
+def test_a_word_that_only_begins_as_a_state_is_an_answer(read, made):
+    state = normal(4, 2, 8)
+    proto = build(
+        [node("Identity", ["x"], ["y"]), node("Tanh", [read], [made])],
+        {"x": ["n", 8], read: ["n", 2, 8]}, {"y": ["n", 8], made: ["n", 2, 8]},
+    )  # fmt: skip
+    found = observe(Model.from_proto(proto), [({"x": normal(4, 8), read: state}, {made: np.tanh(state)}, 4)])
+    assert not found.states
+
+
+def test_all_that_a_model_gives_is_no_past_of_it():
+    """A signal with its continuation, which a single output joins along an open axis."""
+    x = normal(4, 5, 8)
+    proto = build(
+        [node("MatMul", ["x", "w"], ["z"]), node("Concat", ["x", "z"], ["y"], axis=1)],
+        {"x": ["n", "length", 8]}, {"y": ["n", "m", 8]}, {"w": normal(8, 8)},
+    )  # fmt: skip
+    found = observe(Model.from_proto(proto), [({"x": x}, {"y": np.concatenate([x, x], axis=1)}, 4)])
+    assert not found.pasts and [one.name for one in found.outputs] == ["y"]
 
 
 @pytest.mark.parametrize(("shape", "rows"), [((4, 3, 8, 8), 4), ((1, 3, 8, 8), 1), ((4, 8), None)])

@@ -58,6 +58,15 @@ def test_a_broken_engine_is_broken_in_the_first_line(ran, words):
     assert first_line(measured(), ran).startswith(words)
 
 
+def test_a_profile_that_is_broken_is_named_where_the_model_itself_was_not_compared():
+    """Neither onnxruntime nor the engine could be held against the output of a node that only TensorRT runs."""
+    partly = {"metric": None, "before": None, "quantized": None, "met": None, "not_compared": ["boxes"]}
+    own = measured().model_copy(update=partly)
+    ran = device(own, single=measured(sqnr_db=None, max_abs=None, samples=2))
+    line = first_line(own.model_copy(), ran)
+    assert verdict(own, ran) == "broken" and line.startswith("BROKEN: on the GPU in profile 'single', output 'logits'")
+
+
 def test_two_samples_do_not_break_a_profile():
     ran = device(measured(), single=measured(0.5, False, before=1.0, samples=2), batch=measured())
     assert verdict(measured(), ran) == "usable"

@@ -89,10 +89,38 @@ def test_what_some_of_the_samples_show_of_it_is_an_estimate():
     assert "about top1 0.976" in headline([], found)
 
 
+def test_an_estimate_stays_within_what_its_figure_can_be():
+    def moved(metric, value, by, **other):
+        some = [measured(metric=metric, value=one, samples=120, **other) for one in (0.5 + by, 0.5)]
+        return accuracy_of(measured(metric=metric, value=value, unrounded=Unrounded(*some), **other), BudgetSection())
+
+    falling = {"rising": False}
+    assert abs(moved("mse", 3.2, 0.2, **falling).unrounded - 3.4) < 1e-9
+    assert moved("mse", 0.1, -0.2, **falling).unrounded == 0
+    assert abs(moved("psnr", 35.0, 0.5).unrounded - 35.5) < 1e-9
+    assert abs(moved("spearman", -0.1, -0.1).unrounded + 0.2) < 1e-9
+    assert moved("top1", 0.95, 0.1).unrounded == 1
+
+
+def test_a_limit_that_some_samples_miss_without_the_rounding_names_how_many_they_are():
+    some = Unrounded(measured(value=0.966, drop=0.02, samples=120), measured(samples=120))
+    found = accuracy_of(measured(unrounded=some), BudgetSection(max_drop=0.01))
+    miss = sentence(ReportCode.DROP_OVER_LIMIT(drop=0.02, limit=0.01))
+    told = sentence(ReportCode.UNROUNDED_MISSES(miss=miss, samples=120, of=497))
+    assert found.doubts == [clause(told)] and "120 of the 497" in told
+
+
 def test_a_limit_that_some_samples_miss_with_the_rounding_too_is_no_doubt_of_it():
     some = [measured(value=0.966, drop=0.02, samples=120) for _ in range(2)]
     found = accuracy_of(measured(unrounded=Unrounded(*some)), BudgetSection(max_drop=0.01))
     assert found.met is True and not found.doubts and found.unrounded is None
+
+
+def test_a_drop_far_beyond_what_some_samples_miss_with_the_rounding_is_a_doubt():
+    """The first line's estimate misses the limit, whatever chance makes of these samples."""
+    some = Unrounded(measured(value=0.93, drop=0.05, samples=120), measured(value=0.966, drop=0.02, samples=120))
+    found = accuracy_of(measured(unrounded=some), BudgetSection(max_drop=0.01))
+    assert found.met is True and len(found.doubts) == 1 and verdict(found) == "doubtful"
 
 
 def test_a_limit_missed_without_the_rounding_alone_is_a_doubt():

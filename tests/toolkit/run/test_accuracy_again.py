@@ -9,9 +9,11 @@ import pytest
 
 from tests.conftest import normal
 from toolkit.cli.main import invoke
+from toolkit.run.accuracy_again import judge_by
 from toolkit.run.ended import EndedRun
 from toolkit.run.lock import read_lock
 from toolkit.run.pipeline import run
+from toolkit.run.sections import BudgetSection, EvaluationSection
 
 
 @pytest.fixture
@@ -53,6 +55,13 @@ def test_faults_name_their_remedy(ran, capsys):
     assert invoke(["accuracy", str(ran), "--on", "engine"]) == 3 and "built no engine" in capsys.readouterr().err
     (ran / "model.onnx").write_bytes(b"")
     assert invoke(["accuracy", str(ran)]) == 2 and "model.onnx was changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("metric", "threshold"), [("miou", 0.3), ("m:Own", 0.3), ("top1", None)])
+def test_another_metric_keeps_what_is_said_of_its_task(metric, threshold):
+    section = EvaluationSection(metric="miou", threshold=0.3, budget=BudgetSection(max_drop=0.1))
+    judge_by(section, metric, "segmentation")
+    assert (section.metric, section.threshold, section.budget) == (metric, threshold, BudgetSection())
 
 
 def test_a_float_model_that_is_another_by_now_is_refused(ran, capsys):

@@ -16,7 +16,6 @@ from toolkit.run.recipe_passes import passes_of
 
 MODEL = '[model]\npath = "m.onnx"\n'
 SECTIONS = {
-    "percentile": '[calibration]\nmethod = "entropy"\npercentile = 99.9\n',
     "ranges_use": '[calibration]\nranges_use = "fill"\n',
     "device": '[calibration]\ncollection = "c.npz"\ndevice = "gpu"\n',
     "unlike": "[calibration]\nunlike = 3.0\n",
@@ -29,12 +28,14 @@ SECTIONS = {
 }
 PASSES = [
     (InsertQDQ, {"dtype": "int4", "activation_matmul": True}, "activation_matmul"),
+    (InsertQDQ, {"dtype": "nvfp4", "activation_matmul": True}, "activation_matmul"),
     (InsertQDQ, {"dtype": "int8", "block": 128}, "block"),
     (InsertQDQ, {"builds": 4}, "builds"),
     (Smooth, {"dtype": "fp8", "block": 64}, "block"),
     (Smooth, {"measure": False, "only_if_better": True}, "only_if_better"),
     (SearchPrecision, {"block": 64}, "block"),
     (SearchPrecision, {"dtype": "int4", "try_ranges": True}, "try_ranges"),
+    (SearchPrecision, {"dtype": "mxfp8", "try_ranges": True}, "try_ranges"),
     (SearchPrecision, {"also": "int8"}, "also"),
     (SearchPrecision, {"times": "runs/a", "measure": True}, "measure"),
     (SearchPrecision, {"quantizer": "m:Own", "exclude": ["a"]}, "exclude"),
@@ -65,6 +66,26 @@ def test_a_recipe_names_the_line_of_a_pass():
     with pytest.raises(RecipeError) as refused:
         passes_of(Recipe.parse(text, Path("r.toml")), allow_code=False)
     assert refused.value.where == "r.toml:6"
+
+
+def test_a_lock_file_that_says_every_setting_is_not_refused():
+    """As those of earlier releases do: their runs are measured again."""
+    old = {"use": "insert_qdq", "dtype": "int8", "block": 128, "builds": 8, "exclude": ["a"]}
+    content = {"model": {"path": "m.onnx"}, "pass": [old], "calibration": {"ranges_use": "override", "unlike": 2.0}}
+    (step,) = passes_of(Recipe.resolved(content, None), allow_code=False)
+    assert step.model_dump(exclude_unset=True) == {"dtype": "int8", "exclude": ["a"]}
+    with pytest.raises(RecipeError):
+        passes_of(Recipe.build(model=content["model"], passes=[old]), allow_code=False)
+
+
+def test_what_has_an_effect_on_the_second_type_alone_is_not_refused():
+    search = SearchPrecision(dtype="int4", also="int8", activation_matmul=True, try_ranges=False)
+    assert search.plain().activation_matmul is None
+    second = search.model_copy(update={"dtype": "int8", "also": None})
+    second._quantizer = None
+    assert second.plain().activation_matmul is True and second.try_ranges is False
+    with pytest.raises(RecipeError):
+        SearchPrecision(dtype="nvfp4", also="mxfp8", activation_matmul=True)
 
 
 def test_what_a_search_hands_on_is_not_refused():

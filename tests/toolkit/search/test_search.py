@@ -102,6 +102,23 @@ def test_ranges_that_are_quieter_on_few_samples_alone_lose_the_race():
     assert few.noise < sim.runner.base.run(1).noise and whole.noise > sim.runner.full_outcome.noise
 
 
+def test_a_batch_whose_float_output_is_zero_does_not_decide_the_race():
+    """Its noise is infinite in every plan; what is infinite in one plan alone says that this one is broken."""
+    sim = simulation(chain(), feeds(64), batch=16)
+    racing = Search(sim, Budget(min_sqnr_db=20), CostModel(sim.switches, sim.facts, gpu_spec("A10")))
+    racing._begin()
+    plan = racing._evaluate(())
+
+    def with_parts(*parts):
+        return replace(plan, outcome=replace(plan.outcome, parts=parts), batches=len(parts))
+
+    every = len(sim.runner.order)
+    rest = (0.2,) * (every - 2)
+    plans = [with_parts(math.inf, noise, *rest) for noise in (0.3, 0.1, math.inf)]
+    loud, quiet, broken = racing._noises(plans, every)
+    assert quiet < loud < broken == math.inf
+
+
 @pytest.mark.parametrize("least", [10.0, 26.0, 34.0, 45.0])
 def test_no_plan_that_was_tried_is_better_than_the_one_chosen(least):
     model = chain(8)

@@ -83,11 +83,10 @@ def _unrounded_differs(
     words = (
         f"onnxruntime leaves float16's rounding out between its kernels: so computed, graph optimizations off, "
         f"model.onnx has {_headline_figure(metric, unrounded)} instead of {_headline_figure(metric, value)}{some}. "
-        "The other figures include the rounding, as an engine does; by how much both differ is how far last bits move "
-        "them."
+        "The other figures include the rounding, as an engine does; the difference is how far last bits move them."
     )
     if samples is not None and moved is not None:
-        words += f" It decides at most {percent(moved)} of the answers (95 % confidence)."
+        words += f" The rounding decides at most {percent(moved)} of the answers (95 % confidence)."
     return words
 
 
@@ -168,8 +167,9 @@ ACCURACY: Table = {
     ReportCode.LIMIT_NOT_FINITE: "{limit} cannot be judged: the metric is not a finite number",
     ReportCode.DROP_OVER_LIMIT: "the metric drops by {drop:.4g}, more than {limit}",
     ReportCode.UNROUNDED_DIFFERS: _unrounded_differs,
-    ReportCode.UNROUNDED_MISSES: (
-        "as onnxruntime computes model.onnx, without float16's rounding between its kernels, {miss}"
+    ReportCode.UNROUNDED_MISSES: lambda miss, samples=None, of=0: (
+        "as onnxruntime computes model.onnx, without float16's rounding between its kernels"
+        f"{f', on {samples} of the {of} samples' if samples is not None else ''}, {miss}"
     ),
     ReportCode.METRIC_BELOW_LIMIT: "the metric is {value:.4g}, below {limit}",
     ReportCode.OUTPUT_SHAPE_NOT_JUDGED: lambda output, unlike, samples: (

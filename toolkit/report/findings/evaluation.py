@@ -78,8 +78,8 @@ EVALUATION: Table = {
         "rounding of its 16-bit floats written out."
     ),
     EvaluationCode.UNROUNDED_LEFT_OUT: (
-        "model.onnx has {nodes:,} nodes: of more than {most:,} what onnxruntime itself computes of it, without the "
-        "rounding of 16-bit floats between its kernels, is not measured. The figures include the rounding."
+        "model.onnx has {nodes:,} nodes, more than {most:,}: what onnxruntime itself computes, without the rounding of "
+        "16-bit floats between its kernels, was not measured. The figures include the rounding."
     ),
     EvaluationCode.MEASURED_IN_FLOAT32: lambda types, why: (
         "onnxruntime cannot run the lowered model accurately, so the float32 model with the same Q/DQ pairs was "

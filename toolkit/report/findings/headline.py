@@ -68,7 +68,7 @@ def _told(
     if failed is not None:
         return f"BROKEN: {sentence(failed)}. {capital(running)}."
     own = on_device(device)
-    if own is not None and judged_accuracy(accuracy, None) == "unmeasured":
+    if own is not None and own is not accuracy and judged_accuracy(accuracy, None) == "unmeasured":
         # the engine alone was run, or nothing of the model could be compared without it
         return _told(found, own, device if found == "broken" else None, f"measured on the GPU; {running}", late)
     if late is not None and judged_accuracy(accuracy, device) in ("usable", "unmeasured"):

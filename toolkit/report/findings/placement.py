@@ -81,9 +81,9 @@ PLACEMENT: Table = {
     ),
     Code.NO_BLOCKS_ACROSS: "it reads its input transposed (transA), and blocks of {precision} lie along the last axis",
     Code.BLOCKS_SCALED_ON_GPU: lambda precision, block: (
-        f"The scales of {precision}'s blocks of {block} activations are found on the GPU when the model runs; accuracy "
-        "here is by the formats' published arithmetic. What an engine computes, its kernels and its latency only a "
-        "Blackwell GPU shows (compute capability 10.0 or later)."
+        f"The scales of {precision.upper()}'s blocks of {block} activations are computed on the GPU at inference. The "
+        "accuracy here is that of the format's published arithmetic: only a run on a Blackwell GPU (compute capability "
+        "10.0 or later) shows the engine's own accuracy and latency."
     ),
     Code.SCALES_QUERIES: "scales the queries in front of '{scores}' in place of the scores",
     Code.FUSED_ATTENTION: "TensorRT fuses quantized attention in this form",
