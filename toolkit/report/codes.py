@@ -123,6 +123,7 @@ class ReportCode(BaseCode):
     RANDOM_CALIBRATION = "report-random-calibration"
     NOTHING_MEASURED = "report-nothing-measured"
     LATENCY_NOT_MEASURED = "report-latency-not-measured"
+    TIMING_CACHE_REFUSED = "report-timing-cache-refused"
     NOT_MEASURED_IN_TURN = "report-not-measured-in-turn"
     DEVICE_RUN_FAILED = "report-device-run-failed"
     DEVICE_RUN_SKIPPED = "report-device-run-skipped"

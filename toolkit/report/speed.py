@@ -15,6 +15,8 @@ from toolkit.report.schema import LayerInfo, PassInfo
 
 _HEAVY_SHARE = 0.1
 _IF_FASTER = "only_if_faster"
+_CACHE_REFUSED = "timing cache will not be used"
+"""TensorRT's words, seen of 8.6.0."""
 
 
 def main_comparison(payoff: PayoffInfo | None) -> tuple[str, Payoff] | None:
@@ -56,6 +58,12 @@ def payoff_warnings(payoff: PayoffInfo | None) -> list[Finding]:
         return []
     profile, one = max(heavy, key=lambda item: item[1].share)
     return [ReportCode.CONVERSIONS_HEAVY(profile=profile, more=len(heavy) - 1, **one.model_dump(), share=one.share)]
+
+
+def timing_cache_warnings(log: Sequence[str]) -> list[Finding]:
+    """That TensorRT could not read the kernel times of earlier builds, by what it said while it built."""
+    said = next((line for line in log if _CACHE_REFUSED in line), None)
+    return [ReportCode.TIMING_CACHE_REFUSED(said=said)] if said is not None else []
 
 
 def payoff_advice(

@@ -19,7 +19,7 @@ from toolkit.report.findings.headline import headline
 from toolkit.report.findings.latency import overhead_words
 from toolkit.report.payoff import Timed, payoff_of, unpaid
 from toolkit.report.payoff_chart import WIDTH, group_rows, profiles_of
-from toolkit.report.speed import payoff_advice, payoff_warnings, slower, speed
+from toolkit.report.speed import payoff_advice, payoff_warnings, slower, speed, timing_cache_warnings
 from toolkit.run.recipe import tomllib
 
 FIXTURES = Path(__file__).resolve().parents[1] / "backends" / "data"
@@ -275,3 +275,9 @@ def test_two_builds_of_one_network_are_not_slower_than_each_other():
     kept = [nodes[0], node("b", asked="fp32", actual="fp32")]
     found = payoff_of(kept, own, {"fp16": Timed(other, {"a": ["a"]})})
     assert not found.against["fp16"].alike and slower(found) is not None
+
+
+def test_a_timing_cache_that_tensorrt_does_not_read_is_told():
+    said = "ERROR: 4: The timing cache will not be used!"
+    assert timing_cache_warnings(["WARNING: other", said]) == [ReportCode.TIMING_CACHE_REFUSED(said=said)]
+    assert timing_cache_warnings(["WARNING: other"]) == []

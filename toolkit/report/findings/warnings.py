@@ -114,6 +114,10 @@ WARNINGS: Table = {
     ReportCode.NOTHING_MEASURED: (
         "Accuracy was not measured: the recipe has neither evaluation data nor calibration data."
     ),
+    ReportCode.TIMING_CACHE_REFUSED: (
+        "TensorRT could not read the timing cache and timed every kernel anew ('{said}'): delete the file; where that "
+        "does not help, each engine takes as long to build as this one."
+    ),
     ReportCode.LATENCY_NOT_MEASURED: lambda profile, why, engine="": (
         f"Latency of the {f'{engine.upper()} ' if engine else ''}engine in profile '{profile}' was not measured: {why}."
     ),

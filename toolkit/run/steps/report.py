@@ -20,6 +20,7 @@ from toolkit.report.findings import sentence
 from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.schema import RecipeInfo, Report, StepInfo
 from toolkit.report.search_parts import SearchInfo
+from toolkit.report.speed import timing_cache_warnings
 from toolkit.run.accuracy import accuracy_of, device_of
 from toolkit.run.analyses import Analyses, basis_of, path_of
 from toolkit.run.inputs import Inputs
@@ -176,6 +177,7 @@ class ReportStep(Step[ReportRecord]):
                 *self._warnings(journal),
                 *unlike_warnings(clipping, ranges, inputs, evaluation.tallies if evaluation is not None else ()),
                 *_unmeasured("", self.found.engine.lacks),
+                *timing_cache_warnings(self.found.engine.build.log),
                 *self._comparison_warnings(),
             ],
             advised=data_advice(unlike),
