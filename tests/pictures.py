@@ -18,7 +18,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 PICTURES = {"graph": ROOT / "recipes" / "graph.png", "report": ROOT / "recipes" / "report.png"}
 PAGE = ROOT / "recipes" / "report.html"
-DRAWN_BY = ("graph.html.jinja", "style.css", "layout.js", "graph.js", "view.js", "panel.js")
+DRAWN_BY = ("*.html.jinja", "*.css", "*.js")
 KEY = "drawn-by"
 RECIPE = ROOT / "recipes" / "strip_int8.toml"
 LAYER = "/encoder/0/attention/scores/MatMul"
@@ -26,10 +26,10 @@ _SIZE = {"width": 1280, "height": 800}
 
 
 def digest() -> str:
-    """SHA-256 over the files that draw the network on the page."""
+    """SHA-256 over the templates, styles and scripts of the pages: all of them, so that none can be forgotten."""
     found = hashlib.sha256()
-    for name in DRAWN_BY:
-        found.update((ROOT / "toolkit" / "report" / name).read_bytes())
+    for path in sorted(path for kind in DRAWN_BY for path in (ROOT / "toolkit" / "report").glob(kind)):
+        found.update(path.read_bytes())
     return found.hexdigest()
 
 
