@@ -98,8 +98,7 @@ PLACEMENT: Table = {
     Code.BOTH_CONSTANT: lambda: f"both operands are constants; run {pass_for(Role.FOLD)} to remove it",
     Code.COMPUTED_WEIGHTS: _computed_weights,
     Code.ACTIVATION_MATMUL: (
-        "both operands are activations: quantized scores cost accuracy, and TensorRT fuses attention in float16 too; "
-        "activation_matmul = true quantizes it"
+        "both operands are activations: quantized scores cost accuracy; activation_matmul = true quantizes it"
     ),
     Code.VECTOR: _vector,
     Code.EMPTY: "its weight '{tensor}' has no elements",
