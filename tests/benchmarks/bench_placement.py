@@ -43,6 +43,7 @@ from toolkit import (
     Extent,
     Model,
     Pass,
+    Precision,
     PrecisionPlan,
     Profiles,
     Ranges,
@@ -66,9 +67,9 @@ from toolkit.run.new import recipe_for
 from toolkit.run.recipe_passes import passes_of
 
 ROWS, BATCHES = "fp16 new implicit modelopt", "8 32 1"
-FORMS = ("attention", "unscaled", "gemm", "patches")
-"""Other forms: pairs on the products of attention, and these with the scale behind the scores; a Gemm behind a pool as it
-is; pairs on a convolution that cuts patches."""
+FORMS = ("attention", "unscaled", "unasked", "gemm", "patches")
+"""Other forms: pairs on the products of attention, and these with the scale behind the scores; float attention for which
+no type is asked; a Gemm behind a pool as it is; pairs on a convolution that cuts patches."""
 SAMPLES = 4
 """Samples for ranges, on which no latency hangs."""
 
@@ -126,6 +127,7 @@ def form(kind: str) -> Iterator[dict[str, Any]]:
     assert asked <= set(FORMS), f"{kind}: the forms are {FORMS}"
     changes = {
         "unscaled": ("toolkit.search.quantizer.scale_queries", lambda model, layers: {}),
+        "unasked": ("toolkit.backends.weak._ask_for_attention", lambda model, plan, rest: None),
         "gemm": ("toolkit.backends.weak.convolve_pooled", lambda model, journal: 0),
         "patches": ("toolkit.placement.trouble._FEW_CHANNELS", 0),
     }
@@ -181,7 +183,7 @@ def built(
     backend: Backend, source: Source, settings: EngineSettings, profiles: Profiles, target: Path
 ) -> tuple[Build, Counter[str]]:
     """The engine of a row, and how many nodes run in which precision."""
-    made = lower_weak(source.model, source.plan or PrecisionPlan(), settings, backend, Journal())
+    made = lower_weak(source.model, source.plan or PrecisionPlan(), settings, backend, Journal(), rest=Precision.FP16)
     made.model.source = None
     made.model.save(target, ir_version=8)
     extras = Extras(plan=made.plan if source.plan is not None else None, rest="fp16", ranges=source.ranges)
@@ -218,7 +220,7 @@ class Table:
         target = self.folder / f"{self.name}_{kind}_{profile}_built.onnx"
         try:
             # what others place is built as they wrote it
-            with form(kind if kind != "modelopt" else "modelopt+gemm"):
+            with form(kind if kind != "modelopt" else "modelopt+gemm+unasked"):
                 build, precisions = built(self.backend, source, settings, profiles, target)
         except Exception as error:
             print(self.name, profile, kind, "FAILED", error)

@@ -52,7 +52,7 @@ def lower_for(
 
         if io:
             journal.noted(Code.IO_NOT_USED(tensors=list(io)))
-        made = lower_weak(model, plan, settings, backend, journal, own)
+        made = lower_weak(model, plan, settings, backend, journal, own, rest)
     else:
         from toolkit.backends.lowering import lower
 

@@ -222,6 +222,7 @@ class Code(BaseCode):
     FLOAT_WEIGHTS = "float-weights"
     CONVOLVED = "convolved"
     WRITES_OUTPUT = "writes-output"
+    FLOAT_ATTENTION = "float-attention"
     IO_NOT_USED = "io"
     IMPLICIT = "implicit"
     NO_KERNEL = "no-kernel"

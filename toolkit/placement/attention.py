@@ -1,14 +1,15 @@
-"""The form in which TensorRT fuses quantized attention: queries are scaled, not their products with the keys."""
+"""Attention in a graph, and how TensorRT fuses it quantized: queries are scaled, not their products with the keys."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 
 import onnx_graphsurgeon as gs
 
 from toolkit.graph.model import Model
 from toolkit.placement.dequantized import dequantizer
 
+_SCALES_OR_MASKS = frozenset({"Mul", "Div", "Add", "Where"})
 _ON_THE_WAY = frozenset({"Add", "Where", "Softmax", "Cast", "Identity"})
 
 
@@ -59,3 +60,33 @@ def _softmax_behind(tensor: gs.Tensor) -> bool:
             return True
         tensor = tensor.outputs[0].outputs[0]
     return False
+
+
+def float_attention(model: Model) -> Iterator[list[gs.Node]]:
+    """The nodes of each attention that reads no quantized tensor: two products of activations and what is in between.
+
+    That is Softmax(Q K) V with a scale, a mask or both on the scores.
+    """
+    for softmax in (node for node in model.nodes if node.op == "Softmax"):
+        readers = softmax.outputs[0].outputs
+        scores = _scores_before(model, softmax.inputs[0])
+        if scores and len(readers) == 1 and _float_product(model, readers[0]):
+            yield [*scores, softmax, readers[0]]
+
+
+def _scores_before(model: Model, tensor: gs.Tensor) -> list[gs.Node]:
+    """The float product of scores and what scales and masks them, up to a tensor; empty where it is none."""
+    node = model.producer(tensor)
+    if node is None or len(tensor.outputs) != 1:
+        return []
+    if node.op == "MatMul":
+        return [node] if _float_product(model, node) else []
+    if node.op in _SCALES_OR_MASKS:
+        before = next((found for one in node.inputs if (found := _scores_before(model, one))), [])
+        return [*before, node] if before else []
+    return []
+
+
+def _float_product(model: Model, node: gs.Node) -> bool:
+    """Whether a node is a product of two activations behind no pair."""
+    return node.op == "MatMul" and all(model.constant(t) is None and dequantizer(t) is None for t in node.inputs)

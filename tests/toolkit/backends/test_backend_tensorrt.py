@@ -508,6 +508,29 @@ def test_transposed_convolutions_stay_float_on_8():
             assert found["up"].status == "overridden" and found["up"].reason == refused[0].why
 
 
+@pytest.mark.parametrize(
+    ("pairs", "rest", "kept", "asked"),
+    [(True, "fp16", None, {"s", "ss", "p", "c"}), (True, "fp16", "fp16", {"s", "ss", "p", "c"}), (True, "fp16", "fp32", set()),
+     (True, "fp32", None, set()), (False, "fp16", None, set())],
+)  # fmt: skip
+def test_float_attention_beside_pairs_is_asked_for_in_the_type_of_the_rest(attention, pairs, rest, kept, asked):
+    from passes.insert_qdq import InsertQDQ
+    from tests.conftest import placeholder_context
+    from toolkit.backends.weak import lower_weak
+    from toolkit.base.precision import Precision
+    from toolkit.contract.journal import Journal
+
+    context = placeholder_context()
+    if kept:
+        context.plan.ask("p", kept, "chosen")
+    if pairs:
+        InsertQDQ()(attention, context)
+    backend, settings = TensorRTBackend(OLD), EngineSettings(typing="weak")
+    plan = lower_weak(attention, context.plan, settings, backend, Journal(), rest=Precision.named(rest)).plan
+    assert {name for name, ask in plan.items() if ask.reason.code is Code.FLOAT_ATTENTION} == asked
+    assert all(plan.get(name).precision is Precision.FP16 for name in asked)
+
+
 def float_actual(precision):
     from toolkit.backends.layer import Actual
 

@@ -76,6 +76,9 @@ LOWERING: Table = {
     ),
     Code.CONVOLVED: "Gemm rewritten as a convolution of kernel 1 in front of the Flatten",
     Code.WRITES_OUTPUT: "TensorRT's quantized convolution writes floats itself, and its quantized Gemm needs a copy",
+    Code.FLOAT_ATTENTION: (
+        "beside quantized layers TensorRT runs attention in float32, and fuses none of it, unless {precision} is asked"
+    ),
     Code.IO_NOT_USED: lambda tensors: (
         f"[engine] io is not used: with weak typing {quoted(tensors)} {'keeps' if len(tensors) == 1 else 'keep'} the "
         "model's own type."
