@@ -30,6 +30,7 @@ from toolkit import (
     RecipeError,
     Role,
     SearchSettings,
+    attention_pays,
     configure,
     did_you_mean,
     find,
@@ -83,12 +84,10 @@ class SearchPrecision(InsertQDQ):
         None, ge=0, le=1, description="smallest share of answers that stay the float model's, as the task reads them"
     )
     margin: float = Field(
-        1.0,
-        ge=0,
-        le=1000,
+        1.0, ge=0, le=1000,
         description="safety against other samples: dB of SQNR, and as far as batches differ; standard errors of "
         "shares; with one, answers that nearly change count too",
-    )
+    )  # fmt: skip
     max_ms: float | None = Field(None, gt=0, le=1e9, description="largest predicted latency in milliseconds")
     keep: Literal["fp16", "bf16", "fp32"] | None = Field(None, description="precision of kept layers; default: rest")
     prefer: Literal["auto", "int8", "time"] = Field(
@@ -105,11 +104,9 @@ class SearchPrecision(InsertQDQ):
     )
     data: Literal["calibration", "evaluation"] = Field("calibration", description="the samples to decide on")
     samples: int | None = Field(
-        256,
-        gt=0,
-        le=1_000_000,
+        256, gt=0, le=1_000_000,
         description="decide on at most this many samples; without inferences on fewer where they take long",
-    )
+    )  # fmt: skip
     batch: int = Field(32, gt=0, le=1_000_000, description="samples to run at once")
     evaluations: int | None = Field(
         None, gt=0, le=1_000_000, description="plans to evaluate at most; default 8 log2(groups) + 16"
@@ -120,11 +117,9 @@ class SearchPrecision(InsertQDQ):
         "much where these find little, and more where it takes a few seconds alone",
     )  # fmt: skip
     minutes: float | None = Field(
-        None,
-        gt=0,
-        le=1e9,
+        None, gt=0, le=1e9,
         description="how long the search may take; the best plan so far is taken then; default 3 without inferences",
-    )
+    )  # fmt: skip
     memory: ByteSize = Field("1GB", description="for activations that are kept and weights that are loaded, each half")
     try_ranges: bool = Field(True, description="try the ranges of other calibration methods before giving a layer up")
     helpers: list[Annotated[str, _HelperName()]] = Field(
@@ -138,6 +133,7 @@ class SearchPrecision(InsertQDQ):
     quantizer_settings: dict[str, Any] = Field({}, description="the settings of that pass")
     _reference: Model | None = PrivateAttr(None)
     _quantizer: Quantizer | None = PrivateAttr(None)
+    _attention: bool = PrivateAttr(False)
 
     @field_validator("helpers")
     @classmethod
@@ -222,8 +218,12 @@ class SearchPrecision(InsertQDQ):
                 self._quantizer = made
             else:
                 own = set(InsertQDQ.model_fields) - {"only_if_faster", "builds"} - set(InsertQDQ.idle(self))
-                self._quantizer = InsertQDQ(**self.model_dump(include=own))
+                self._quantizer = InsertQDQ(**self.model_dump(include=own) | {"activation_matmul": self.products()})
         return self._quantizer
+
+    def products(self) -> bool:
+        """As asked for; or as engines were measured to be faster."""
+        return self._attention or super().products()
 
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
         """Where the quantizer puts pairs."""
@@ -235,10 +235,7 @@ class SearchPrecision(InsertQDQ):
 
     def insert(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> None:
         """As the quantizer inserts."""
-        if self.quantizer:
-            self.plain().insert(model, context, slow)
-        else:
-            super().insert(model, context, slow)
+        self.plain().insert(model, context, slow)
 
     def ranges_wanted(self, model: Model, context: Context) -> Sequence[str] | None:
         """The activations that any plan could quantize; of the first helper pass, where there are helpers."""
@@ -266,6 +263,7 @@ class SearchPrecision(InsertQDQ):
             measuring(context)
         if self.gpu:
             gpu_spec(self.gpu)
+        self._measure_attention(model, context)
         quantizes = bool(self.placement(model, context).pairs)
         if context.dry_run:
             refuse_without_samples(self.data, context)
@@ -285,6 +283,14 @@ class SearchPrecision(InsertQDQ):
         super().apply(model, context)
         if kept and search is not None:
             search.tell(self._try_second_type(model, plain, kept, context))
+
+    def _measure_attention(self, model: Model, context: Context) -> None:
+        """Have engines say whether products of attention are searched too, where they are measured and time counts."""
+        if self.quantizer or self.activation_matmul is not None or self._reference is not None or context.dry_run:
+            return
+        if self.measures_engines() and self.guards_speed(context):
+            both = self.plain().model_copy(update={"activation_matmul": True})
+            self._attention, self._quantizer = attention_pays(self.plain(), both, model, context), None
 
     def _settings(self) -> SearchSettings:
         same = set(SearchSettings.__dataclass_fields__) & set(type(self).model_fields) - {"times"}
@@ -349,8 +355,7 @@ class SearchPrecision(InsertQDQ):
         kind = find(name, allow_code=True)
         # a helper that asks for what type it helps is told
         asked = {"dtype", "block"} & kind.model_fields.keys() - self.idle().keys()
-        told: dict[str, Any] = {key: getattr(self, key) for key in asked}
-        configure(kind, told)(trial, apart)
+        configure(kind, {key: getattr(self, key) for key in asked})(trial, apart)
         return trial, apart
 
     def _try_second_type(self, model: Model, plain: Model, kept: Sequence[str], context: Context) -> Finding:

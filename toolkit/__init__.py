@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     from toolkit.run.pipeline import run as run
     from toolkit.run.recipe import Recipe as Recipe
     from toolkit.run.result import Result as Result
+    from toolkit.search.attention_pairs import attention_pays as attention_pays
     from toolkit.search.data import refuse_without_samples as refuse_without_samples
     from toolkit.search.faster import measuring as measuring
     from toolkit.search.gpus import gpu_spec as gpu_spec
@@ -192,6 +193,7 @@ _HOMES = {
     "run.result": "Result",
     "run.recipe": "Recipe",
     "search.data": "refuse_without_samples",
+    "search.attention_pairs": "attention_pays",
     "search.faster": "measuring",
     "search.gpus": "gpu_spec",
     "search.plan_search": "Lower PlanSearch",

@@ -67,9 +67,10 @@ from toolkit.run.new import recipe_for
 from toolkit.run.recipe_passes import passes_of
 
 ROWS, BATCHES = "fp16 new implicit modelopt", "8 32 1"
-FORMS = ("attention", "unscaled", "unasked", "gemm", "patches")
-"""Other forms: pairs on the products of attention, and these with the scale behind the scores; float attention for which
-no type is asked; a Gemm behind a pool as it is; pairs on a convolution that cuts patches."""
+FORMS = ("attention", "unscaled", "nosums", "unsettled", "gemm", "patches")
+"""Other forms: pairs on the products of attention, and these with the scale behind the scores; no pairs on what products
+add to a stream; the types asked for in attention as the plan has them; a Gemm behind a pool as it is; pairs on a
+convolution that cuts patches."""
 SAMPLES = 4
 """Samples for ranges, on which no latency hangs."""
 
@@ -127,7 +128,8 @@ def form(kind: str) -> Iterator[dict[str, Any]]:
     assert asked <= set(FORMS), f"{kind}: the forms are {FORMS}"
     changes = {
         "unscaled": ("toolkit.search.quantizer.scale_queries", lambda model, layers: {}),
-        "unasked": ("toolkit.backends.weak._ask_for_attention", lambda model, plan, rest: None),
+        "nosums": ("toolkit.placement.sums.Sums._behind_products", lambda self, node, branches: None),
+        "unsettled": ("toolkit.backends.weak._settle_attention", lambda model, plan, rest, journal: None),
         "gemm": ("toolkit.backends.weak.convolve_pooled", lambda model, journal: 0),
         "patches": ("toolkit.placement.trouble._FEW_CHANNELS", 0),
     }
@@ -220,7 +222,7 @@ class Table:
         target = self.folder / f"{self.name}_{kind}_{profile}_built.onnx"
         try:
             # what others place is built as they wrote it
-            with form(kind if kind != "modelopt" else "modelopt+gemm+unasked"):
+            with form(kind if kind != "modelopt" else "modelopt+gemm+unsettled"):
                 build, precisions = built(self.backend, source, settings, profiles, target)
         except Exception as error:
             print(self.name, profile, kind, "FAILED", error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from toolkit.base.precision import Precision
@@ -36,6 +36,10 @@ class PrecisionPlan:
         ask = Ask(Precision.named(precision), finding(why), self.by, free)
         self._asks[node] = ask
         self.history.append((node, ask))
+
+    def release(self, node: str) -> None:
+        """Expect what was asked for ``node``, without a constraint."""
+        self._asks[node] = replace(self._asks[node], free=True)
 
     def withdraw(self, node: str) -> None:
         """Forget what was asked for ``node``, if anything."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
+from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
 from toolkit.graph.model import Model
-from toolkit.placement.dequantized import dequantizer
+from toolkit.placement.dequantized import dequantizer, source
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
 _SCALES_OR_MASKS = frozenset({"Mul", "Div", "Add", "Where"})
 _ON_THE_WAY = frozenset({"Add", "Where", "Softmax", "Cast", "Identity"})
@@ -62,31 +64,56 @@ def _softmax_behind(tensor: gs.Tensor) -> bool:
     return False
 
 
-def float_attention(model: Model) -> Iterator[list[gs.Node]]:
-    """The nodes of each attention that reads no quantized tensor: two products of activations and what is in between.
+@dataclass(frozen=True)
+class Attention:
+    """Softmax(Q K) V, with a scale, a mask or both on the scores.
 
-    That is Softmax(Q K) V with a scale, a mask or both on the scores.
+    Attributes:
+        nodes: the product of scores, what scales and masks them, the Softmax, and the product with the values.
+        quantized: both products read pairs alone; neither does where it is float.
     """
+
+    nodes: list[gs.Node]
+    quantized: bool
+
+
+def attentions(model: Model) -> Iterator[Attention]:
+    """Each attention in the main graph whose two products are of one kind, both float or both quantized."""
     for softmax in (node for node in model.nodes if node.op == "Softmax"):
-        readers = softmax.outputs[0].outputs
-        scores = _scores_before(model, softmax.inputs[0])
-        if scores and len(readers) == 1 and _float_product(model, readers[0]):
-            yield [*scores, softmax, readers[0]]
+        scores, behind = _scores_before(model, softmax.inputs[0]), _behind_pair(softmax.outputs[0])
+        if not scores or behind is None:
+            continue
+        kinds = {_quantized_product(model, node) for node in (scores[0], behind)}
+        if len(kinds) == 1 and (quantized := kinds.pop()) is not None:
+            yield Attention([*scores, softmax, behind], quantized)
 
 
 def _scores_before(model: Model, tensor: gs.Tensor) -> list[gs.Node]:
-    """The float product of scores and what scales and masks them, up to a tensor; empty where it is none."""
+    """The product of scores and what scales and masks them, up to a tensor; empty where it is none."""
     node = model.producer(tensor)
     if node is None or len(tensor.outputs) != 1:
         return []
     if node.op == "MatMul":
-        return [node] if _float_product(model, node) else []
+        return [node] if _quantized_product(model, node) is not None else []
     if node.op in _SCALES_OR_MASKS:
         before = next((found for one in node.inputs if (found := _scores_before(model, one))), [])
         return [*before, node] if before else []
     return []
 
 
-def _float_product(model: Model, node: gs.Node) -> bool:
-    """Whether a node is a product of two activations behind no pair."""
-    return node.op == "MatMul" and all(model.constant(t) is None and dequantizer(t) is None for t in node.inputs)
+def _behind_pair(tensor: gs.Tensor) -> gs.Node | None:
+    """The one node that reads a tensor, behind its pair where it has one."""
+    while len(tensor.outputs) == 1:
+        node = tensor.outputs[0]
+        if node.op not in (QUANTIZE, DEQUANTIZE):
+            return node
+        tensor = node.outputs[0]
+    return None
+
+
+def _quantized_product(model: Model, node: gs.Node) -> bool | None:
+    """Whether a product of two activations reads pairs alone, or none; None for a mixed one, and for other nodes."""
+    if node.op != "MatMul" or any(model.constant(source(tensor)) is not None for tensor in node.inputs):
+        return None
+    pairs = {dequantizer(tensor) is not None for tensor in node.inputs}
+    return pairs.pop() if len(pairs) == 1 else None

@@ -104,7 +104,9 @@ class Placer:
                 for index in (i for i in (0, 1) if i < len(node.inputs) and dequantizer(node.inputs[i]) is None):
                     self._claim(node, index, self._layers[node.name])
         self.reach = Reach(self.nodes, self.forms, self._layers, self.network)
-        self._residuals = self._decided(Sums(self.forms, facts, self.reach, judge, self.layer).rule, self.nodes)
+        products = trouble.activation_matmul and trouble.precision in (None, Precision.INT8)
+        sums = Sums(self.forms, facts, self.reach, judge, self.layer, products)
+        self._residuals = self._decided(sums.rule, self.nodes)
         self._concats = self._decided(self._concat, self.nodes)
         # from behind: a pool before a pool is quantized where that one is, as a mean over one axis after the other
         self._pools = self._decided(self._pool, reversed(self.nodes))

@@ -1,4 +1,4 @@
-"""Which branches of a sum get Q/DQ pairs, by whether TensorRT fuses the Add into a convolution."""
+"""Which branches of a sum get Q/DQ pairs, by what TensorRT fuses the Add into."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.graph.facts import Facts
 from toolkit.graph.forms import Forms
 from toolkit.graph.macs import shape_of
-from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE
+from toolkit.placement.dequantized import dequantizer
+from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, MOVERS, TARGETS
 from toolkit.placement.pairs import Decision, Quantized
 from toolkit.placement.reach import Reach
+
+_NORMALIZATIONS = ("LayerNormalization", "RMSNormalization")
 
 
 class Sums:
@@ -25,6 +28,7 @@ class Sums:
         reach: of its quantized layers.
         judge: what the user's patterns and the plan say.
         layer: whether a node computes in the quantized type.
+        products: whether sums of what products write get pairs, which attention between pairs wants.
     """
 
     def __init__(
@@ -34,9 +38,10 @@ class Sums:
         reach: Reach,
         judge: Callable[[gs.Node], Finding | str | None],
         layer: Callable[[str], bool],
+        products: bool = False,
     ) -> None:
         self.model, self.forms, self.facts, self.reach = forms.model, forms, facts, reach
-        self.judge, self.layer = judge, layer
+        self.judge, self.layer, self.products = judge, layer, products
         self.outputs = {t.name for t in self.model.graph.outputs}
 
     def rule(self, node: gs.Node) -> Callable[[], Decision] | None:
@@ -55,10 +60,6 @@ class Sums:
         kernel. On an H100 with 8.6.0 the detector took 0.387 ms at batch 8 without (13 QuantizeLinear kernels of
         0.131 ms in 0.719 ms, and six SiLUs of their own), 0.276 ms as ModelOpt places them (one of 0.018 ms). By this
         rule it takes 0.2846 ms where ModelOpt's takes 0.2856 (both built at optimization level 2).
-
-        What a MatMul or Gemm adds to a transformer's stream gets no pair: a BERT of 6 layers took 0.3671 ms with such
-        pairs and 0.3731 without (batch 8), and of a ViT-S they made the kernel that adds and normalizes 6.3 us in place
-        of 4.5 us.
         """
         if self.forms.op(node) not in ADDS:
             return None
@@ -68,8 +69,10 @@ class Sums:
         if apart:
             convs = self._convs_before(node, branches, self._conv_before_activation)
         # twice one tensor has no branch beside the convolution's
-        if not convs or len({node.inputs[i].name for i in branches}) < 2:
+        if len({node.inputs[i].name for i in branches}) < 2:
             return None
+        if not convs:
+            return self._behind_products(node, branches) if self.products else None
 
         def decide() -> Decision:
             fused = {i: conv.name for i, conv in convs.items() if self.layer(conv.name)}
@@ -91,6 +94,56 @@ class Sums:
             return Quantized((index,), Code.RESIDUAL_BRANCH(node=node.name, into=fused[main]), fused[main])
 
         return decide
+
+    def _behind_products(self, node: gs.Node, branches: list[int]) -> Callable[[], Decision] | None:
+        """Ask for a pair on what a MatMul or Gemm adds to a transformer's stream, and share the other branch's.
+
+        The product then writes INT8, and the kernel that adds and normalizes reads that.
+        """
+        products = {i: one for i in branches if (one := self._product_before(node.inputs[i])) is not None}
+        if not products or len(branches) > 2:
+            return None
+
+        def decide() -> Decision:
+            made = [i for i, one in products.items() if self.layer(one.name)]
+            if not made or not self._normalized(node.outputs[0]):
+                return None
+            kept = self.judge(node)
+            if kept is not None:
+                return kept
+            if not self._same_shapes([node.inputs[i].name for i in branches]):
+                return Code.BROADCAST()
+            shared = [i for i in branches if i not in made and self._read_quantized(node.inputs[i])]
+            behind = products[made[0]].name
+            return Quantized(tuple(sorted([*made, *shared])), Code.STREAM_BRANCH(node=node.name, behind=behind), behind)
+
+        return decide
+
+    def _product_before(self, tensor: gs.Tensor) -> gs.Node | None:
+        """The MatMul or Gemm with weights that makes a tensor for one reader alone, then moved or added to a bias."""
+        while True:
+            node = self.model.producer(tensor)
+            readers = [reader for reader in tensor.outputs if reader.op != "Shape"]
+            if node is None or len(readers) != 1 or tensor.name in self.outputs:
+                return None
+            constants = [self.model.constant(t) is not None or dequantizer(t) is not None for t in node.inputs[:2]]
+            if node.op in ("MatMul", "Gemm"):
+                return node if any(constants) else None
+            if node.op in ADDS and sum(constants) == 1:
+                tensor = node.inputs[constants.index(False)]
+            elif node.op in MOVERS:
+                tensor = node.inputs[0]
+            else:
+                return None
+
+    def _normalized(self, tensor: gs.Tensor) -> bool:
+        """Whether quantized layers read a normalization of the tensor."""
+        norms = [one for one in self.forms.readers(tensor) if self.forms.op(one) in _NORMALIZATIONS]
+        return any(self.reach.leads(made) for one in norms for made in self.forms.behind(one))
+
+    def _read_quantized(self, tensor: gs.Tensor) -> bool:
+        """Whether a quantized layer reads the tensor's pair."""
+        return any(one.op in TARGETS and self.layer(one.name) for one in tensor.outputs)
 
     def _convs_before(
         self, node: gs.Node, branches: Iterable[int], find: Callable[[gs.Tensor], gs.Node | None]

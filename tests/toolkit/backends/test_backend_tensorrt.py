@@ -531,6 +531,26 @@ def test_float_attention_beside_pairs_is_asked_for_in_the_type_of_the_rest(atten
     assert all(plan.get(name).precision is Precision.FP16 for name in asked)
 
 
+@pytest.mark.parametrize(("rest", "released"), [("fp16", {"p"}), ("fp32", set())])
+def test_beside_quantized_attention_alone_requests_of_the_rests_type_set_no_constraint(attention, rest, released):
+    from passes.insert_qdq import InsertQDQ
+    from tests.conftest import placeholder_context
+    from toolkit.backends.weak import lower_weak
+    from toolkit.base.precision import Precision
+    from toolkit.contract.journal import Journal
+
+    context, journal = placeholder_context(), Journal()
+    context.plan.ask("p", "fp16", "chosen")
+    InsertQDQ(activation_matmul=True)(attention, context)
+    backend, settings = TensorRTBackend(OLD), EngineSettings(typing="weak")
+    plan = lower_weak(attention, context.plan, settings, backend, journal, rest=Precision.named(rest)).plan
+    assert {name for name, ask in plan.items() if ask.free} == released
+    told = [
+        set(event.why.values["nodes"]) for event in journal.of("noted") if event.why.code is Code.QUANTIZED_ATTENTION
+    ]
+    assert told == ([released] if released else [])
+
+
 def float_actual(precision):
     from toolkit.backends.layer import Actual
 

@@ -7,7 +7,7 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, ops, placeholder_context, run
 from toolkit import Code, Context, Model
 from toolkit.contract.ranges import Range, Ranges
-from toolkit.placement.attention import float_attention, scale_queries
+from toolkit.placement.attention import attentions, scale_queries
 
 
 def scores(op="Mul", mask=True, outputs=("y",)):
@@ -79,12 +79,21 @@ def test_given_ranges_say_in_which_form_attention_has_its_pairs(attention, query
     assert bool(context.journal.of("changed", node="ss")) is (query == "q_scaled")
 
 
-def test_float_attention_is_found_from_its_scores_to_its_context(attention):
-    assert [[node.name for node in nodes] for nodes in float_attention(attention)] == [["s", "ss", "p", "c"]]
-    InsertQDQ(activation_matmul=True)(attention, placeholder_context())
-    assert list(float_attention(attention)) == []
+@pytest.mark.parametrize("quantized", [False, True])
+def test_attention_is_found_from_its_scores_to_its_context(attention, quantized):
+    if quantized:
+        InsertQDQ(activation_matmul=True)(attention, placeholder_context())
+    (found,) = attentions(attention)
+    # the scale goes to the queries where the products are quantized
+    assert [node.name for node in found.nodes] == (["s", "p", "c"] if quantized else ["s", "ss", "p", "c"])
+    assert found.quantized is quantized
+
+
+def test_attention_that_is_quantized_in_part_is_of_neither_kind(attention):
+    InsertQDQ(activation_matmul=True, exclude=["s"])(attention, placeholder_context())
+    assert list(attentions(attention)) == []
 
 
 @pytest.mark.parametrize("op", ["Mul", "Div"])
 def test_scores_that_no_product_reads_are_no_attention(op):
-    assert list(float_attention(scores(op))) == []
+    assert list(attentions(scores(op))) == []

@@ -62,3 +62,70 @@ def test_a_tensor_added_to_itself_gets_no_pair_for_the_sum():
     )
     InsertQDQ()(model, context)
     assert not reads_pair(model, "b", 0) and not reads_pair(model, "b", 1) and reads_pair(model, "y", 0)
+
+
+def encoder(pre=False, turned=False, **outputs):
+    """Two products with LayerNorm behind their sums with the stream, or in front of them; ``turned``: moved in between."""
+    weights = {f"w{i}": normal(8, 8, seed=i) for i in range(3)} | {f"b{i}": normal(8, seed=9 + i) for i in range(3)}
+    weights |= {"gain": np.ones(8, np.float32), "shift": np.zeros(8, np.float32)}
+
+    def norm(x, name):
+        return node("LayerNormalization", [x, "gain", "shift"], [name], axis=-1)
+
+    def product(x, i):
+        made = [node("MatMul", [x, f"w{i}"], [f"m{i}"]), node("Add", [f"b{i}", f"m{i}"], [f"o{i}"])]
+        turns = [
+            node("Transpose", [f"o{i}"], [f"t{i}"], perm=[0, 2, 1]),
+            node("Transpose", [f"t{i}"], [f"v{i}"], perm=[0, 2, 1]),
+        ]
+        return [*made, *(turns if turned else [])], f"v{i}" if turned else f"o{i}"
+
+    (first, one), (second, two) = product("n0", 0), product("n1", 1)
+    if pre:
+        parts = [norm("x", "n0"), *first, node("Add", ["x", one], ["s0"]), norm("s0", "n1"), *second,
+                 node("Add", ["s0", two], ["s1"]), norm("s1", "n2")]  # fmt: skip
+    else:
+        parts = [norm("x", "n0"), *first, node("Add", ["n0", one], ["s0"]), norm("s0", "n1"), *second,
+                 node("Add", [two, "n1"], ["s1"]), norm("s1", "n2")]  # fmt: skip
+    parts.append(node("MatMul", ["n2", "w2"], ["y"]))
+    return Model.from_proto(build(parts, {"x": [1, 4, 8]}, {"y": None, **outputs}, weights))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_a_product_adds_to_a_stream_gets_a_pair_and_the_stream_shares_the_one_it_has(turned):
+    model, context = encoder(turned=turned), placeholder_context()
+    InsertQDQ(activation_matmul=True)(model, context)
+    assert [reads_pair(model, name, i) for name in ("s0", "s1") for i in (0, 1)] == [True] * 4
+    # a normalization writes the type of its pair alone
+    for name in ("n0", "n1"):
+        assert {reader.op for reader in model.graph.tensors()[name].outputs} == {"QuantizeLinear"}
+    reason = context.plan.get("s1").reason
+    assert reason.code is Code.STREAM_BRANCH and reason.values["behind"] == "m1"
+
+
+def test_a_stream_that_is_normalized_before_its_products_stays_float():
+    model = encoder(pre=True)
+    InsertQDQ(activation_matmul=True)(model, placeholder_context())
+    assert [reads_pair(model, name, i) for name in ("s0", "s1") for i in (0, 1)] == [False, True] * 2
+
+
+@pytest.mark.parametrize(
+    ("exclude", "outputs", "taken"),
+    [
+        (["m1"], {}, [False, False]),
+        (["s1"], {}, [True, False]),
+        (["y"], {}, [True, False]),
+        ([], {"o1": None}, [True, False]),
+    ],
+)
+def test_a_sum_of_a_product_stays_float_where_product_or_reader_do_or_somebody_else_reads(exclude, outputs, taken):
+    model = encoder(**outputs)
+    InsertQDQ(exclude=exclude, activation_matmul=True)(model, placeholder_context())
+    assert [reads_pair(model, "s0", 1), reads_pair(model, "s1", 0)] == taken
+
+
+@pytest.mark.parametrize("settings", [{}, {"dtype": "fp8", "activation_matmul": True}])
+def test_sums_in_a_stream_stay_float_where_attention_does_and_in_fp8(settings):
+    model = encoder()
+    InsertQDQ(**settings)(model, placeholder_context())
+    assert not any(reads_pair(model, name, i) for name in ("s0", "s1") for i in (0, 1))

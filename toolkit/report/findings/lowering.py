@@ -79,6 +79,10 @@ LOWERING: Table = {
     Code.FLOAT_ATTENTION: (
         "beside quantized layers TensorRT runs attention in float32, and fuses none of it, unless {precision} is asked"
     ),
+    Code.QUANTIZED_ATTENTION: lambda precision, nodes: (
+        "All attention is quantized, and TensorRT fuses what stands between its products only where no type is asked "
+        f"for: the requests of {precision} for {quoted(nodes)} set no constraint."
+    ),
     Code.IO_NOT_USED: lambda tensors: (
         f"[engine] io is not used: with weak typing {quoted(tensors)} {'keeps' if len(tensors) == 1 else 'keep'} the "
         "model's own type."

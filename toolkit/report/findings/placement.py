@@ -117,6 +117,9 @@ PLACEMENT: Table = {
         "branch of '{node}': TensorRT does not fuse an Add behind the activation of '{behind}', and runs it quantized "
         "if both branches are"
     ),
+    Code.STREAM_BRANCH: (
+        "branch of '{node}': '{behind}' writes it, and what adds and normalizes it reads it, in a quarter of the bytes"
+    ),
     Code.PATCHES: (
         "no quantized layer reads its output, and quantized kernels take its {channels} input channels as {padded}"
     ),

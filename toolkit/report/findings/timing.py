@@ -118,6 +118,13 @@ TIMING: Table = {
     Code.TIMES_FROM_REPORT: _from_report,
     Code.TIMES_PREDICTED: "Layer times are predicted, not measured: {why}",
     Code.TIMES_MEASURED: _measured,
+    Code.ATTENTION_TIMED: lambda products, ratio, noise, taken: (
+        f"With pairs on {count(len(products), 'product')} of attention too, an engine takes {ratio:.3f} +- {noise:.3f} "
+        f"of the latency without: they {'are searched too' if taken else 'stay float'}."
+    ),
+    Code.ATTENTION_NOT_TIMED: (
+        "Whether pairs on products of attention make the engine faster was not measured, so they stay float: {error}"
+    ),
     Code.TIMES_SHARE: lambda share, gpu, scale: (
         f"{percent(share, 0)} of the chosen plan's predicted time was measured; the rest is the roofline of the {gpu} "
         f"times {scale:.3g}."

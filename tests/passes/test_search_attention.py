@@ -1,0 +1,74 @@
+"""Where engines are measured, two of them say whether the products of attention are searched too."""
+
+from __future__ import annotations
+
+import pytest
+
+from passes.search_precision import SearchPrecision
+from tests.conftest import normal, said
+from tests.toolkit.backends.payoff_stand_in import StandIn
+from toolkit import Code, Context, Extent, Profiles, ShapeProfile
+from toolkit.backends.base import EngineSettings
+from toolkit.backends.bench import EngineBench
+from toolkit.calibration.provider import Calibrator
+from toolkit.data.dataset import CalibrationData
+
+WEIGHTED, PRODUCTS = ["q", "k", "v", "o"], ["s", "c"]
+FLOAT = dict.fromkeys(WEIGHTED + PRODUCTS, 1.0)
+
+
+class Fused(StandIn):
+    """Quantized projections cost more than float ones, unless the products between them are quantized too."""
+
+    def truth(self, names):
+        if not names:
+            return {"default": 6.0}
+        return {"default": 5.0 if set(PRODUCTS) <= names else 7.0}
+
+
+def searched(model, backend, folder, **settings):
+    data = CalibrationData.open([{"x": normal(1, 5, 16, seed=i)} for i in range(8)], model)
+    profiles = Profiles((ShapeProfile("default", {"x": Extent((1, 5, 16), (1, 5, 16), (1, 5, 16))}),))
+    context = Context(provider=Calibrator(data, method="minmax"), folder=folder, profiles=profiles)
+    if backend is not None:
+        context.bench = EngineBench(backend, EngineSettings(), shapes=profiles, folder=folder)
+    SearchPrecision(min_sqnr_db=5, **settings)(model, context)
+    return context, {name for name, ask in context.plan.items() if ask.precision.quantized and name in FLOAT}
+
+
+def test_products_are_searched_where_pairs_on_them_are_measured_to_be_faster(attention, tmp_path):
+    backend = Fused(FLOAT, FLOAT, noisy=False)
+    context, quantized = searched(attention, backend, tmp_path)
+    assert quantized == {*WEIGHTED, *PRODUCTS}
+    assert said(context.journal, Code.ATTENTION_TIMED) == [
+        {"products": ("c", "s"), "ratio": pytest.approx(5 / 7), "noise": pytest.approx(0.01), "taken": True}
+    ]
+    # the first engine of the search is the one that was measured for the question
+    assert [len(inside) for inside in backend.built] == [4, 6, 0]
+
+
+@pytest.mark.parametrize(
+    ("times", "settings", "told"),
+    [
+        (dict.fromkeys(WEIGHTED, 0.5) | dict.fromkeys(PRODUCTS, 1.2), {}, [False]),
+        (dict.fromkeys(WEIGHTED, 0.5) | dict.fromkeys(PRODUCTS, 0.5), {"activation_matmul": False}, []),
+        (dict.fromkeys(WEIGHTED, 0.5) | dict.fromkeys(PRODUCTS, 0.5), {"prefer": "int8"}, []),
+        (dict.fromkeys(WEIGHTED, 0.5) | dict.fromkeys(PRODUCTS, 0.5), {"measure": False}, []),
+        (None, {}, []),
+    ],
+)
+def test_products_stay_float_where_pairs_on_them_are_slower_or_nothing_is_measured(
+    attention, tmp_path, times, settings, told
+):
+    backend = StandIn(FLOAT, times, noisy=False) if times is not None else None
+    context, quantized = searched(attention, backend, tmp_path, **settings)
+    assert quantized == set(WEIGHTED)
+    assert [one["taken"] for one in said(context.journal, Code.ATTENTION_TIMED)] == told
+
+
+def test_an_engine_that_cannot_be_built_leaves_products_float_and_says_why(attention, tmp_path):
+    backend = StandIn(FLOAT, dict.fromkeys(FLOAT, 0.5), noisy=False, refuse=lambda names: "no" if "s" in names else "")
+    context, quantized = searched(attention, backend, tmp_path)
+    assert quantized == set(WEIGHTED)
+    (found,) = said(context.journal, Code.ATTENTION_NOT_TIMED)
+    assert "no" in found["error"]
