@@ -11,6 +11,7 @@ import functools
 import gc
 import importlib
 import pkgutil
+import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,13 +64,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _one_at_a_time_on_the_gpu(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """What measures on a GPU waits until no other process of these tests does."""
+    """What measures on a GPU waits until no other process of these tests does, on the GPUs that it sees."""
     if request.node.get_closest_marker("gpu") is None:
         yield
         return
     import fcntl
 
-    with open(tmp_path_factory.getbasetemp().parent / "gpu.lock", "w") as lock:
+    seen = re.sub(r"\W", "_", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    with open(tmp_path_factory.getbasetemp().parent / f"gpu{seen}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
