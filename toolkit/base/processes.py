@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from toolkit.base.errors import QtoolError
-from toolkit.base.mapped import FilePlace, map_file, place_of
+from toolkit.base.mapped import FilePlace, file_number, map_same, place_of
 from toolkit.base.places import AnswerT, ItemT, SharedWork, Workers, answered, taken_in
 from toolkit.base.reads import Reads, following
 from toolkit.base.temporary import temporary_folder
@@ -110,13 +110,13 @@ def _store(work: SharedWork[Any, Any], path: Path) -> None:
         ) from error
     places: list[tuple[FilePlace, int]] = []
     with path.with_suffix(".arrays").open("wb") as stream:
-        own = Path(stream.name).resolve()
+        own, number = Path(stream.name).resolve(), file_number(os.fstat(stream.fileno()))
         for buffer in buffers:
             raw = buffer.raw()
             place = place_of(np.frombuffer(raw, np.uint8))
             if place is None:
                 stream.write(bytes(-stream.tell() % _PAGE))
-                place = FilePlace(own, stream.tell())
+                place = FilePlace(own, stream.tell(), number)
                 stream.write(raw)
             places.append((place, raw.nbytes))
         # a file without a byte cannot be mapped
@@ -127,11 +127,9 @@ def _store(work: SharedWork[Any, Any], path: Path) -> None:
 def _stored(path: Path) -> SharedWork[Any, Any]:
     """The work that was written there; its arrays are read-only and those of their files, as everywhere else."""
     places, content = pickle.loads(path.read_bytes())
-    files: dict[Path, memoryview] = {}
-    for file in {place.path for place, _ in places}:
-        with file.open("rb") as stream:
-            files[file] = memoryview(map_file(stream, file))
-    arrays = [files[place.path][place.offset : place.offset + size] for place, size in places]
+    files = {place.path: place for place, _ in places}
+    maps = {path: memoryview(map_same(place)) for path, place in files.items()}
+    arrays = [maps[place.path][place.offset : place.offset + size] for place, size in places]
     work: SharedWork[Any, Any] = pickle.loads(content, buffers=arrays)
     return work
 

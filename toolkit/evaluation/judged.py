@@ -25,6 +25,7 @@ def judged_by(
     floors: Mapping[str, float],
     given: Mapping[str, float | None],
     classes: Mapping[str, int | None] | None = None,
+    strict: bool = True,
 ) -> tuple[Guess, Finding]:
     """The parts of the outputs that are judged, and the task with its reason.
 
@@ -36,6 +37,8 @@ def judged_by(
         floors: levels from which on an answer counts as unchanged, by the budget's names.
         given: ``blank`` and ``threshold`` where the recipe sets them.
         classes: other settings that name a class of a reading, such as ``space``.
+        strict: refuse what no task reads; a run that is judged again, on other samples or as releases before did, is
+            not to be mended by whoever asks.
 
     Raises:
         RecipeError: no output can be read as the task that the recipe names, or none with a class that it names, or
@@ -49,7 +52,8 @@ def judged_by(
         outputs = [name for part in found.parts if part.task == task for name in part.outputs]
         why = EvaluationCode.TASK_NAMED(task=task, outputs=outputs)
     _classes_exist(seen, found.parts, {**(classes or {}), "blank": given.get("blank")})
-    _has_effect(found.parts, metric, floors, given)
+    if strict:
+        _has_effect(found.parts, metric, floors, given)
     found.parts = [_with(part, floors, given) for part in found.parts]
     return found, why
 

@@ -15,7 +15,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
-from toolkit.graph.pasts import handed_on
+from toolkit.graph.pasts import handed_on, reached, renewed
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
 _CLOSE, _IMAGE_RANK = 1e-3, 4
@@ -169,8 +169,7 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     joined = {shapes[name][axis] for name, axis in axes.items()}
     each = 1 if axes else _fixed_batch(shapes.values())
     held: dict[str, list[tuple[Array, int]]] = {one.name: [] for one in outputs}
-    # what is all that a model reads or gives is no state of it
-    states = {(a, b) for a in shapes for b in held if _renewed(a, b)} if min(len(shapes), len(held)) > 1 else set()
+    states = renewed(model) | {(a, b) for a in shapes for b in held if _called_renewed(a, b) and a in reached(model, b)}
     for given, made, count in batches:
         if not inputs:
             inputs = {name: value[0] if value.ndim else value for name, value in given.items()}
@@ -189,8 +188,11 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     if not answers:
         # all that a model gives is no past of it
         answers, handed = outputs, {}
-    renewed = frozenset(output for _, output in states)
-    return SeenModel(answers, inputs, ops, states=renewed, pasts=frozenset(handed.values()))
+    kept = frozenset(output for _, output in states)
+    if len(shapes) < 2 or kept >= {one.name for one in answers}:
+        # what is all that a model reads or gives is no state of it
+        kept = frozenset()
+    return SeenModel(answers, inputs, ops, states=kept, pasts=frozenset(handed.values()))
 
 
 def _fixed_batch(shapes: Iterable[Sequence[Any]]) -> int:
@@ -200,7 +202,7 @@ def _fixed_batch(shapes: Iterable[Sequence[Any]]) -> int:
     return first if isinstance(first, int) and first > 1 else 1
 
 
-def _renewed(given: str, made: str) -> bool:
+def _called_renewed(given: str, made: str) -> bool:
     """Whether an output is called as an input is, and something more: ``hidden_out``, ``stateN``, ``hn`` for ``h0``."""
     stem = given.rstrip("0123456789_.-").removesuffix("_in")
     rest = made.removeprefix(stem)

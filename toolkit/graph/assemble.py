@@ -120,6 +120,15 @@ def bodies(node: gs.Node, recursive: bool = False) -> list[gs.Graph]:
     return [*own, *(inner for one in own for inner in subgraphs(one))] if recursive and own else own
 
 
+def reads(node: gs.Node) -> Iterator[str]:
+    """Names of the tensors a node reads, those that its subgraphs take from outside included."""
+    yield from (tensor.name for tensor in node.inputs)
+    for sub in bodies(node):
+        own = {tensor.name for inner in sub.nodes for tensor in inner.outputs}
+        used = [name for inner in sub.nodes for name in reads(inner)]
+        yield from (name for name in (*used, *(t.name for t in sub.outputs)) if name not in own)
+
+
 def subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
     """The subgraphs of a graph, at any depth."""
     for one in graph.nodes:

@@ -1,9 +1,10 @@
-"""Outputs that hand a past on to the next inference: a decoder's keys and values, with those that are new."""
+"""Outputs that the next inference reads: a decoder's keys and values with those that are new, and renewed states."""
 
 from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
+from toolkit.graph.assemble import reads
 from toolkit.graph.model import Model
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand"})
@@ -11,6 +12,10 @@ _GROWS = frozenset({"TensorScatter", "ScatterND", "ScatterElements"})
 """Operators that put what is new into a past."""
 _HANDS_ON = {"Attention": {1: 4, 2: 5}, "GroupQueryAttention": {1: 3, 2: 4}}
 """Operators that do so by themselves: by output the input."""
+_RENEWS = {"LSTM": {1: 5, 2: 6}, "GRU": {1: 5}, "RNN": {1: 5}}
+"""Recurrent operators: by output, which holds the last step's state, the input that holds the first one's."""
+_PARTS = _PASSING | {"Slice", "Split", "Gather"}
+"""Operators that give parts of their first input, as the states of one layer."""
 
 
 def handed_on(model: Model) -> dict[str, str]:
@@ -22,6 +27,58 @@ def handed_on(model: Model) -> dict[str, str]:
         past = next((inputs[id(one)] for one in _held(maker, output) if id(one) in inputs), None)
         if past is not None:
             found[output.name] = past
+    return found
+
+
+def renewed(model: Model) -> set[tuple[str, str]]:
+    """The inputs that an output takes the place of at the next step, each with that output, by what makes it.
+
+    It is the last state of a recurrent layer that begins with the input, or of several such layers; or what is new
+    joined to the input, of which the oldest values are cut off.
+    """
+    inputs = {id(tensor): tensor.name for tensor in model.graph.inputs}
+    return {
+        (inputs[id(one)], output.name)
+        for output in model.graph.outputs
+        for one in _renewed(output)
+        if id(one) in inputs
+    }
+
+
+def reached(model: Model, output: str) -> set[str]:
+    """Names of the tensors that an output is computed from, inputs and weights included."""
+    makers = {tensor.name: node for node in model.nodes for tensor in node.outputs}
+    found, pending = {output}, [output]
+    while pending:
+        node = makers.get(pending.pop())
+        for name in reads(node) if node is not None else ():
+            if name not in found:
+                found.add(name)
+                pending.append(name)
+    return found
+
+
+def _renewed(output: gs.Tensor) -> list[gs.Tensor]:
+    """The tensors whose values a state continues; empty where an output is none."""
+    found, pending = [], [(output, False, False)]
+    seen: set[tuple[int, bool, bool]] = set()
+    while pending:
+        tensor, cut, new = pending.pop()
+        if (id(tensor), cut, new) in seen:
+            continue
+        seen.add((id(tensor), cut, new))
+        if new:
+            found.append(tensor)
+        node = tensor.inputs[0] if tensor.inputs else None
+        if node is None:
+            continue
+        if node.op in _RENEWS:
+            places = {id(made): place for place, made in enumerate(node.outputs)}
+            pending += [(one, cut, True) for one in _input(node, _RENEWS[node.op].get(places[id(tensor)]))]
+        elif node.op == "Concat":
+            pending += [(one, cut, new or cut) for one in node.inputs]
+        elif node.op in _PARTS:
+            pending.append((node.inputs[0], cut or node.op == "Slice", new))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from toolkit.backends.codes import EngineCode
@@ -11,7 +11,7 @@ from toolkit.backends.layer import Actual
 from toolkit.base.version import __version__
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph import work
-from toolkit.graph.assemble import bodies
+from toolkit.graph.assemble import reads
 from toolkit.graph.measured import squashed_by
 from toolkit.report.advice import advice, quantizers
 from toolkit.report.codes import ReportCode
@@ -217,7 +217,7 @@ def _layer(
         status=actual.status,
         reason=_reason(actual, node.op, backend),
         remedy=sentence(remedy) if remedy is not None else "",
-        inputs=list(dict.fromkeys(name for name in _reads(node) if name)),
+        inputs=list(dict.fromkeys(name for name in reads(node) if name)),
         outputs=[tensor.name for tensor in node.outputs if tensor.name],
         engine_layers=list(actual.engine_layers),
         error=error,
@@ -252,7 +252,7 @@ def _layer_errors(nodes: Iterable[Any], errors: Mapping[str, TensorError]) -> di
     reached: dict[str, float] = {}
     found: dict[str, LayerError] = {}
     for node in nodes:
-        before = min((reached[name] for name in _reads(node) if name in reached), default=math.inf)
+        before = min((reached[name] for name in reads(node) if name in reached), default=math.inf)
         after = before
         if node.name in errors:
             given = errors[node.name]
@@ -264,15 +264,6 @@ def _layer_errors(nodes: Iterable[Any], errors: Mapping[str, TensorError]) -> di
         for tensor in node.outputs:
             reached[tensor.name] = after
     return found
-
-
-def _reads(node: Any) -> Iterator[str]:
-    """Names of the tensors a node reads, those that its subgraphs take from outside included."""
-    yield from (tensor.name for tensor in node.inputs)
-    for sub in bodies(node):
-        own = {tensor.name for inner in sub.nodes for tensor in inner.outputs}
-        used = [name for inner in sub.nodes for name in _reads(inner)]
-        yield from (name for name in (*used, *(t.name for t in sub.outputs)) if name not in own)
 
 
 def _number(value: float | None) -> float | None:

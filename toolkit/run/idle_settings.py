@@ -38,8 +38,8 @@ def _calibration(section: CalibrationSection, profiles: int) -> Iterator[tuple[s
 def _evaluation(section: EvaluationSection) -> Iterator[tuple[str, str]]:
     if section.data is not None:
         yield "hold_out", "there is test data, so that no calibration samples are held back"
-    if section.space is not None and section.metric not in (None, "wer"):
-        yield "space", f"metric wer reads it, and metric is '{section.metric}'"
+    if section.metric != "wer":
+        yield "space", f"metric wer reads it, and metric is {section.metric or 'not given'}"
 
 
 def _engine(section: EngineSection) -> Iterator[tuple[str, str]]:

@@ -117,6 +117,7 @@ def _look(inputs: Inputs) -> Looked:
         found, why = judged_by(
             watched, section.task, section.metric, section.output, section.budget.floors,
             {"blank": section.blank, "threshold": section.threshold}, {"space": section.space},
+            strict=not job.recipe.is_resolved,
         )  # fmt: skip
     except RecipeError as error:
         error.at(job.recipe.locate("evaluation", *(error.value or "task").split(".")))

@@ -23,6 +23,9 @@ def followed(job: Job) -> Iterator[None]:
     """Follow what the recipe's passes and its metric read in the block, where any of them is not qtool's own.
 
     Data functions are not followed: all their samples are read for the fingerprint of the data.
+
+    Raises:
+        QtoolError: a pass or the metric cannot be had, so that what it reads could not be followed.
     """
     modules = _modules(job)
     if not modules:
@@ -36,7 +39,7 @@ def followed(job: Job) -> Iterator[None]:
 
 def passes_call_it(job: Job) -> bool:
     """Whether code of the user's has a part in what the passes make."""
-    steps = _passes(job)
+    steps = passes_of(job.recipe, job.allow_code)
     return any(_is_users(step) for step in steps) or (
         _metric(job) is not None and any(step.reads_evaluation() for step in steps)
     )
@@ -63,21 +66,25 @@ def metric_inputs(job: Job) -> list[Path]:
 
 
 def _metric(job: Job) -> Any:
-    """The class or object of a metric of the user's; None where there is none, or it cannot be had."""
+    """The class or object of a metric of the user's; None where there is none.
+
+    Raises:
+        QtoolError: it cannot be had.
+    """
     name = job.recipe.evaluation.metric
     if name is None or ":" not in name:
         return None
     try:
         return load_object(name, job.allow_code, "metric")
-    except QtoolError:
-        # said with the right words when the metric is made
-        return None
+    except QtoolError as error:
+        error.at(job.recipe.locate("evaluation", "metric"))
+        raise
 
 
 def _modules(job: Job) -> list[str]:
     """Names of the modules that passes and metric of the user's come from."""
     found = []
-    for step in _passes(job):
+    for step in passes_of(job.recipe, job.allow_code):
         found += [kind.__module__ for kind in type(step).__mro__]
         found += [name.partition(":")[0] for name in step.code_named()]
     name = job.recipe.evaluation.metric
@@ -93,17 +100,9 @@ def _module_of(thing: Any) -> str:
     return str(kind.__module__)
 
 
-def _passes(job: Job) -> list[Pass]:
-    try:
-        return passes_of(job.recipe, job.allow_code)
-    except QtoolError:
-        # said with the right words when the passes are made
-        return []
-
-
 def _all_declare(job: Job) -> bool:
     """Whether all code of the user's says what it reads: passes by ``input_files``, a metric by ``inputs``."""
-    said = [_declares(step) for step in _passes(job) if _is_users(step)]
+    said = [_declares(step) for step in passes_of(job.recipe, job.allow_code) if _is_users(step)]
     kind = _metric(job)
     return all([*said, *([hasattr(kind, "inputs")] if kind is not None else [])])
 

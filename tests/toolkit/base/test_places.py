@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from toolkit.base import processes
 from toolkit.base.alike import refuse_unlike, stamp
 from toolkit.base.cluster import cluster
-from toolkit.base.errors import QtoolError
+from toolkit.base.errors import DataError, QtoolError
 from toolkit.base.mapped import FilePlace, map_file, place_of
 from toolkit.base.places import elsewhere, in_order, working_at
 from toolkit.base.processes import Processes
@@ -93,8 +94,22 @@ def test_processes_map_the_file_that_an_array_lies_in_and_share_one_of_all_other
     with Processes(2).hands(Held(arrays)) as hands:
         found = list(in_order(hands, [0, 1, 2]))
     assert [total for _, total in found] == [array.sum() for array in arrays]
-    assert found[0][0] == FilePlace(tmp_path / "weights", 4000)
+    assert found[0][0] is not None and (found[0][0].path, found[0][0].offset) == (tmp_path / "weights", 4000)
     assert found[1][0] is not None and found[1][0].path != tmp_path / "weights"
+
+
+def test_a_file_that_another_takes_the_place_of_is_not_read_for_it(tmp_path: Path) -> None:
+    path, work = tmp_path / "weights", tmp_path / "work"
+    path.write_bytes(np.ones(3000, np.float32).tobytes())
+    with path.open("rb") as stream:
+        mapped = np.frombuffer(map_file(stream, path), np.float32)
+    processes._store(Held([mapped]), work)
+    assert processes._stored(work).open()(0)[1] == 3000
+    (tmp_path / "other").write_bytes(np.zeros(3000, np.float32).tobytes())
+    (tmp_path / "other").replace(path)
+    with pytest.raises(DataError, match="replaced by another file") as refused:
+        processes._stored(work)
+    assert refused.value.where == str(path) and refused.value.remedy
 
 
 @dataclass(frozen=True)

@@ -263,6 +263,53 @@ def test_a_word_that_only_begins_as_a_state_is_an_answer(read, made):
     assert not found.states
 
 
+def ones(*shape):
+    return np.ones(shape, np.float32)
+
+
+def _stacked_lstm():
+    """Two layers, the states of which lie in one tensor, under an exporter's names."""
+    nodes = [node("Split", ["11"], ["i0", "i1"], axis=0), node("Split", ["12"], ["d0", "d1"], axis=0)]
+    for layer, read in enumerate(("x", "s0")):
+        nodes += [
+            node("LSTM", [read, "W", "R", "", "", f"i{layer}", f"d{layer}"], [f"o{layer}", f"h{layer}", f"e{layer}"],
+                 hidden_size=8),
+            node("Squeeze", [f"o{layer}", "one"], [f"s{layer}"]),
+        ]  # fmt: skip
+    nodes += [node("Concat", ["h0", "h1"], ["91"], axis=0), node("Concat", ["e0", "e1"], ["92"], axis=0)]
+    state = [2, 4, 8]
+    return build(
+        [*nodes, node("MatMul", ["s1", "w"], ["90"])], {"x": [3, 4, 8], "11": state, "12": state},
+        {"90": [3, 4, 5], "91": state, "92": state},
+        {"W": ones(1, 32, 8), "R": ones(1, 32, 8), "one": np.int64([1]), "w": ones(8, 5)},
+    )  # fmt: skip
+
+
+def _cached_convolution():
+    """A stream's convolution, which hands the end of what it read on; and what is no state, called as one."""
+    return build(
+        [
+            node("Concat", ["11", "x"], ["j"], axis=2),
+            node("Conv", ["j", "w"], ["90"]),
+            node("Slice", ["j", "end", "most", "axis"], ["91"]),
+            node("Relu", ["x"], ["11_map"]),
+        ],
+        {"x": [4, 8, 2], "11": [4, 8, 2]}, {"90": [4, 5, 2], "91": [4, 8, 2], "11_map": [4, 8, 2]},
+        {"w": ones(5, 8, 3), "end": np.int64([-2]), "most": np.int64([9]), "axis": np.int64([2])},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("proto", "states"), [(_stacked_lstm(), {"91", "92"}), (_cached_convolution(), {"91"})], ids=["LSTM", "cache"]
+)
+def test_a_state_is_known_by_the_graph_whatever_it_is_called(proto, states):
+    model = Model.from_proto(proto)
+    shapes = {one.name: one.shape for one in (*model.graph.inputs, *model.graph.outputs)}
+    found = observe(model, [({n: ones(*shapes[n]) for n in model.input_shapes()},
+                             {one.name: ones(*one.shape) for one in model.graph.outputs}, 1)])  # fmt: skip
+    assert found.states == states
+
+
 def test_all_that_a_model_gives_is_no_past_of_it():
     """A signal with its continuation, which a single output joins along an open axis."""
     x = normal(4, 5, 8)

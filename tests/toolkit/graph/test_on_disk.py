@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.large_models import block_samples, hold_to_limit, residual_blocks
-from toolkit.base.mapped import FilePlace, place_of
+from toolkit.base.mapped import place_of
 from toolkit.graph import on_disk, sessions
 from toolkit.graph.model import Model
 from toolkit.graph.on_disk import spilled
@@ -58,7 +58,8 @@ def test_mapped_weights_are_given_to_onnxruntime_as_places_in_their_file(tmp_pat
     model = Model.load(path)
     light = model.to_light()
     assert light.shares
-    assert place_of(light.weights["w0b"]) == FilePlace(path.with_suffix(".bin").resolve(), 4 * WIDTH**2)
+    found = place_of(light.weights["w0b"])
+    assert found is not None and (found.path, found.offset) == (path.with_suffix(".bin").resolve(), 4 * WIDTH**2)
     assert place_of(light.weights["w0b"].T) is None and place_of(np.zeros(3)) is None
     before = light.proto.SerializeToString()
     assert session(light).run({"x0": x})["y"] == pytest.approx(expected(path, x), rel=1e-4)

@@ -47,6 +47,18 @@ def test_other_samples_and_fewer(ran, capsys, tmp_path, monkeypatch):
     assert not measured(capsys, ran, "--data", ran.parent / "data.npz")["accuracy"]["held_out"]
 
 
+def test_settings_of_the_run_that_nothing_reads_any_more_are_no_fault_of_who_asks(ran, capsys):
+    """As of locks that earlier releases wrote, and of samples by which the outputs are judged as something else."""
+    lock = ran / "recipe.lock.toml"
+    text = lock.read_text()
+    for table, line in (("[evaluation]", "threshold = 0.3"), ("[evaluation.budget]", "min_cosine = 0.9")):
+        assert f"{table}\n" in text
+        text = text.replace(f"{table}\n", f"{table}\n{line}\n")
+    lock.write_text(text)
+    np.savez(ran.parent / "other.npz", x=normal(9, 3, 4, 4, seed=3))
+    assert measured(capsys, ran, "--data", ran.parent / "other.npz")["accuracy"]["samples"] == 9
+
+
 def test_faults_name_their_remedy(ran, capsys):
     assert invoke(["accuracy", str(ran), "--data", "none.npz"]) == 2
     said = capsys.readouterr().err

@@ -44,9 +44,9 @@ PASSES = [
 ]
 
 
-@pytest.mark.parametrize("name", SECTIONS)
-def test_a_recipe_names_the_line(name):
-    text = MODEL + SECTIONS[name]
+@pytest.mark.parametrize(("name", "section"), [*SECTIONS.items(), ("space", "[evaluation]\nspace = 3\n")])
+def test_a_recipe_names_the_line(name, section):
+    text = MODEL + section
     with pytest.raises(RecipeError) as refused:
         Recipe.parse(text, Path("r.toml"))
     line = 1 + next(number for number, one in enumerate(text.splitlines()) if one.startswith(name))
