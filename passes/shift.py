@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -22,12 +22,14 @@ from toolkit import (
     LayerWeights,
     Model,
     Names,
+    Precision,
     bias_place,
     make_constant,
     make_node,
     note_input_mean,
     reroute,
     response,
+    storable_scale,
 )
 
 _MOVES = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "MaxPool"})
@@ -39,6 +41,7 @@ _KERNELS = frozenset({"Gelu", "HardSwish", "Mish", "Swish"})
 and a MatMul: SiLU 0.0219/0.0209, 0.0259/0.0252; HardSwish 0.0207/0.0198, 0.0250/0.0239; GELU 0.0236/0.0242,
 0.0287/0.0280. Mish was not measured.
 """
+_TRIED = 32
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class _Site:
         axis: the channel axis, where each channel can have its own shift; None where one number shifts all.
         bias: where the maker's bias lies, where that takes the shift.
         index: the maker's input that takes the shift, where it is no bias; None: an Add behind the maker.
+        clamps: each Clip between the maker and the layers: its limits are shifted too.
     """
 
     tensor: gs.Tensor
@@ -62,6 +66,12 @@ class _Site:
     axis: int | None = None
     bias: BiasPlace | None = None
     index: int | None = None
+    clamps: tuple[gs.Node, ...] = ()
+
+    @property
+    def limited(self) -> bool:
+        """Whether a clamp cuts off large values, so that calibration need not."""
+        return any(len(node.inputs) > 2 and not node.inputs[2].is_empty() for node in self.clamps)
 
 
 @dataclass(frozen=True)
@@ -80,8 +90,9 @@ class Shift(Helper):
     With x = x' + c the layer computes W x' + (b + W c), exactly where it does not pad its input. What is in front gives
     x': a bias or the shift of a normalization takes c channel by channel, as in Outlier Suppression+ (Wei et al., EMNLP
     2023, equation 3); behind a SiLU, GELU, HardSwish or Mish one number is subtracted, which TensorRT fuses into the
-    activation's pointwise kernel. A ReLU is fused into the convolution in front of it; whether a number behind it would
-    be too was not measured, and it stays as it is.
+    activation's pointwise kernel. The limits of a ReLU6 or another Clip are shifted with its input: it is a Clip as
+    before. A ReLU would become one; whether TensorRT fuses that into the convolution in front was not measured, and it
+    stays as it is.
 
     The mean of x' is noted, by which the quantizer corrects the bias for the rounding of the weights.
     """
@@ -127,17 +138,20 @@ class Shift(Helper):
             if name not in found or name not in amax:
                 _decline(context, site.layers, Code.NOT_CALIBRATED())
                 continue
-            shift = _middle(found[name].low, found[name].high, amax[name].amax, site.axis is not None)
+            largest = math.inf if site.limited else amax[name].amax
+            shift = _middle(found[name].low, found[name].high, largest, site.axis is not None, bool(site.clamps))
             if shift is None or shift.gain_db < self.least:
                 _decline(context, site.layers, Code.CENTRED(tensor=name, gain_db=shift.gain_db if shift else 0.0))
                 continue
             holder = _take(model, site, shift.values, tensors, nodes)
+            why = Code.SKEWED(tensor=name, low=shift.low, high=shift.high, gain_db=shift.gain_db)
+            for node in site.clamps:
+                context.journal.changed(node.name, Code.LIMITS_SHIFTED(shift=-float(shift.values[0])), why)
             for node, place in site.layers:
                 weight = model.constant(node.inputs[1])
                 assert weight is not None
                 place.add(model, response(node, weight, shift.values), "shifted", tensors, weight.dtype)
                 note_input_mean(model, node, found[name].mean - shift.values)
-                why = Code.SKEWED(tensor=name, low=shift.low, high=shift.high, gain_db=shift.gain_db)
                 context.journal.changed(node.name, Code.SHIFTED(holder=holder, channels=site.axis is not None), why)
             changed = True
         if changed:
@@ -189,18 +203,35 @@ class Shift(Helper):
 
         ``kept`` names the model's outputs, and the tensors that subgraphs read.
         """
-        tensor = made = layers[0][0].inputs[0]
+        made = layers[0][0].inputs[0]
         own = {id(node) for node, _ in layers}
+        clamps = []
         while True:
             stranger = next((node for node in made.outputs if id(node) not in own and node.op not in _SIZES), None)
             if stranger is not None or made.name in kept:
                 return Code.OTHER_READER(tensor=made.name, reader=stranger.name if stranger is not None else "")
             maker = model.producer(made)
-            if maker is None or maker.op not in _MOVES:
+            if maker is not None and _clamps(model, forms, maker):
+                clamps.append(maker)
+            elif maker is None or maker.op not in _MOVES:
                 break
             own, made = {id(maker)}, maker.inputs[0]
         if maker is None:
             return Code.NO_FREE_SHIFT(tensor=made.name, op="")
+        site = self._taker(model, forms, facts, layers, made, maker)
+        return replace(site, clamps=tuple(clamps)) if isinstance(site, _Site) else site
+
+    def _taker(
+        self,
+        model: Model,
+        forms: Forms,
+        facts: Facts | None,
+        layers: list[tuple[gs.Node, BiasPlace]],
+        made: gs.Tensor,
+        maker: gs.Node,
+    ) -> _Site | Finding:
+        """Where the maker of a tensor takes the shift, or why it does not."""
+        tensor = layers[0][0].inputs[0]
         op = forms.op(maker)
         if op in _KERNELS and self.insert:
             return _Site(tensor, layers, made, maker)
@@ -260,6 +291,13 @@ def _refusal(node: gs.Node) -> Finding | None:
     return Code.PADS_INPUT() if pads else None
 
 
+def _clamps(model: Model, forms: Forms, node: gs.Node) -> bool:
+    """Whether a node is a Clip whose limits are constants, and no piece of another operator."""
+    if node.op != "Clip" or forms.composite(node) is not None or node.attrs.keys() & {"min", "max"}:
+        return False
+    return all(model.constant(t) is not None for t in node.inputs[1:] if not t.is_empty())
+
+
 def _decline(context: Context, layers: list[tuple[gs.Node, BiasPlace]], why: Finding) -> None:
     for node, _ in layers:
         context.journal.declined(node.name, why)
@@ -268,7 +306,22 @@ def _decline(context: Context, layers: list[tuple[gs.Node, BiasPlace]], why: Fin
 # -------------------------------------------------------------------- how far
 
 
-def _middle(low: Array, high: Array, amax: float, channels: bool) -> _Offset | None:
+def _on_step(low: float, high: float) -> float:
+    """The number just below the middle of a range that puts its lower end on a step of INT8's scale.
+
+    A clamp makes many values one. Off a step by even a tenth, all of them would be rounded alike, and a layer adds that
+    up where other rounding cancels. The scale is known beforehand: float16's, of what the shift leaves above zero.
+    """
+    with np.errstate(over="ignore"):
+        half = np.float16((high - low) / 2)
+    if not 0 < half < np.inf:
+        return (low + high) / 2
+    tried = half.astype(np.float64) - float(np.spacing(half)) * np.arange(_TRIED)
+    steps = storable_scale(high - low - tried, Precision.INT8).astype(np.float64)
+    return low + float(tried[np.argmin(np.abs(tried - steps * np.round(tried / steps)))])
+
+
+def _middle(low: Array, high: Array, amax: float, channels: bool, clamped: bool) -> _Offset | None:
     """The shift that puts the middle of the range at zero, and by how much the largest magnitude falls.
 
     What the calibration's method cuts off is no part of the range.
@@ -278,12 +331,13 @@ def _middle(low: Array, high: Array, amax: float, channels: bool) -> _Offset | N
         high: largest value by channel.
         amax: the largest magnitude that calibration keeps.
         channels: whether each channel has its own.
+        clamped: whether the ends are a clamp's.
     """
     low, high = np.clip(low, -amax, amax), np.clip(high, -amax, amax)
     ends = float(low.min()), float(high.max())
     if not all(map(math.isfinite, ends)):
         return None
-    middle = (low + high) / 2 if channels else np.full(len(low), sum(ends) / 2)
+    middle = (low + high) / 2 if channels else np.full(len(low), _on_step(*ends) if clamped else sum(ends) / 2)
     reach, after = max(-ends[0], ends[1]), float(np.maximum(high - middle, middle - low).max())
     # a tensor that is constant has no range to be halved
     return _Offset(middle, *ends, 20 * math.log10(reach / after)) if reach > 0 and after > 0 else None
@@ -292,6 +346,12 @@ def _middle(low: Array, high: Array, amax: float, channels: bool) -> _Offset | N
 def _take(model: Model, site: _Site, shift: Array, tensors: Names, nodes: Names) -> str:
     """Let what is in front of the layers subtract the shift; the name of the node that does."""
     maker = site.maker
+    for node in site.clamps:
+        for index, tensor in enumerate(node.inputs[1:], start=1):
+            limit = model.constant(tensor) if not tensor.is_empty() else None
+            if limit is not None:
+                moved = (limit.astype(np.float64) - shift[0]).astype(limit.dtype)
+                node.inputs[index] = make_constant(tensors.take(f"{tensor.name}_shifted"), moved)
     if site.bias is not None:
         values = shift if site.axis is not None else np.full(_width(model, maker), shift[0])
         weight = model.constant(maker.inputs[1])

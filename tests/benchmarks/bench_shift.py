@@ -1,8 +1,10 @@
-"""Whether TensorRT takes the number that ``shift`` adds behind an activation into that activation's own kernel.
+"""Whether TensorRT takes what ``shift`` adds behind an activation into that activation's own kernel.
 
 On the GPU host: python3.10 tests/benchmarks/bench_shift.py OUT.json
 The block is Conv (INT8) -> activation -> [Add of a number] -> pair -> Conv of kernel 1 (INT8), and the same with MatMul.
-Each form is built without and with the Add, counted in engine layers and measured in turn.
+A clamp has no Add: its limits are shifted, Relu becomes Clip(-3, ) and Clip(0, 6) becomes Clip(-3, 3); it stands behind a
+pointwise convolution, a depthwise one and a MatMul. Each form is built without and with the shift, counted in engine layers
+and measured in turn.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from toolkit.backends.base import EngineSettings
 from toolkit.backends.choose import choose
 from toolkit.contract.plan import PrecisionPlan
 
-ACTIVATIONS = ("silu", "hardswish", "gelu", "gelu tanh")
+CLAMPS = {"relu": (None, 3.0), "relu6": (6.0, 3.0)}
+"""By clamp: its upper limit, and how far it is shifted."""
+ACTIVATIONS = ("silu", "hardswish", "gelu", "gelu tanh", *CLAMPS, *(f"depthwise {clamp}" for clamp in CLAMPS))
 READERS = ("conv", "matmul")
 SHAPES = {"conv": (8, 64, 56, 56), "matmul": (8, 256, 512)}
 
@@ -40,9 +44,11 @@ class Layers(Block):
     def number(self, name: str, value: float) -> str:
         return self.constant(name, np.array(value, np.float32))
 
-    def layer(self, tensor: str, name: str) -> str:
+    def layer(self, tensor: str, name: str, depthwise: bool = False) -> str:
         width = SHAPES[self.reader][1 if self.reader == "conv" else -1]
-        shape = (width, width, 1, 1) if self.reader == "conv" else (width, width)
+        shape: tuple[int, ...] = (width, width, 1, 1) if self.reader == "conv" else (width, width)
+        if depthwise:
+            shape = (width, 1, 3, 3)
         kernel = self.constant(f"{name}_w", self.random.standard_normal(shape).astype(np.float32) * 0.05)
         scale = self.constant(f"{name}_w_scale", np.full(width, 0.002, np.float32))
         zero = self.constant(f"{name}_w_zero", np.zeros(width, np.int8))
@@ -50,9 +56,19 @@ class Layers(Block):
         self.node("QuantizeLinear", [kernel, scale, zero], f"{name}_w_q", axis=axis)
         self.node("DequantizeLinear", [f"{name}_w_q", scale, zero], f"{name}_w_dq", axis=axis)
         bias = self.constant(f"{name}_b", np.zeros(width, np.float32))
+        if depthwise:
+            more = {"pads": [1, 1, 1, 1], "group": width}
+            return self.node("Conv", [tensor, f"{name}_w_dq", bias], name, kernel_shape=[3, 3], **more)
         if self.reader == "conv":
             return self.node("Conv", [tensor, f"{name}_w_dq", bias], name, kernel_shape=[1, 1])
         return self.node("Add", [self.node("MatMul", [tensor, f"{name}_w_dq"], f"{name}_m"), bias], name)
+
+    def clamp(self, tensor: str, kind: str, shifted: bool) -> str:
+        upper, shift = CLAMPS[kind] if shifted else (CLAMPS[kind][0], 0.0)
+        if upper is None and not shifted:
+            return self.node("Relu", [tensor], "act")
+        limits = [self.number("low", -shift), *([] if upper is None else [self.number("high", upper - shift)])]
+        return self.node("Clip", [tensor, *limits], "act")
 
     def activation(self, tensor: str, kind: str) -> str:
         if kind == "silu":
@@ -71,11 +87,16 @@ class Layers(Block):
 
 
 def form(kind: str, reader: str, shifted: bool) -> Model:
-    """The block with this activation and these layers, with the Add or without."""
+    """The block with this activation and these layers, shifted or not."""
     block = Layers(reader)
-    made = block.activation(block.layer(block.pair("x", "x"), "c0"), kind)
-    if shifted:
-        made = block.node("Add", [made, block.number("shift", -1.5)], "shifted")
+    first = block.layer(block.pair("x", "x"), "c0", kind.startswith("depthwise"))
+    clamp = kind.removeprefix("depthwise ")
+    if clamp in CLAMPS:
+        made = block.clamp(first, clamp, shifted)
+    else:
+        made = block.activation(first, kind)
+        if shifted:
+            made = block.node("Add", [made, block.number("shift", -1.5)], "shifted")
     block.layer(block.pair(made, "act"), "y")
     shape = SHAPES[reader]
     ends = [[helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)] for name in "xy"]
@@ -90,6 +111,8 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as place:
         for kind, reader in itertools.product(ACTIVATIONS, READERS):
+            if kind.startswith("depthwise") and reader != "conv":
+                continue
             extent = Extent(*[SHAPES[reader]] * 3)
             profiles = Profiles((ShapeProfile("b8", {"x": extent}),))
             engines: dict[str, bytes] = {}

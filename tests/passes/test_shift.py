@@ -14,7 +14,7 @@ from tests.conftest import build, node, normal, ops, run, said
 from tests.control_flow import subgraph, switch
 from tests.toolkit.search.planted import simulation
 from tests.toolkit.simulation.test_simulation import noise_of_real_pairs
-from toolkit import Code, Context, Model
+from toolkit import Code, Context, Model, Precision, session, storable_scale
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
 from toolkit.search.local_noise import measure
@@ -93,10 +93,10 @@ def inputs(rank: int, count: int = 64) -> list[dict[str, np.ndarray]]:
     return [{"in": rng.uniform(-3, 3, (1, *shape(rank))).astype(np.float32)} for _ in range(count)]
 
 
-def shifted(model: Model, rank: int, **settings: object) -> tuple[Model, Context]:
+def shifted(model: Model, rank: int, method: str = "minmax", **settings: object) -> tuple[Model, Context]:
     """The model with its inputs shifted, and what the pass said; its function is checked to be the same."""
     data = CalibrationData.open(inputs(rank), model)
-    context = Context(provider=Calibrator(data, method="minmax"))
+    context = Context(provider=Calibrator(data, method=method))
     twin = model.copy()
     Shift(**{"only_if_better": False, **settings})(twin, context)
     twin.check()
@@ -140,7 +140,70 @@ def test_what_is_in_front_takes_the_shift(maker):
     assert gain > 3 and levels[1] - levels[0] == pytest.approx(gain, abs=1.2)
 
 
-@pytest.mark.parametrize("form", ["Gelu", "erf", "HardSigmoid", "Mish"])
+CLIP = node("Clip", ["in2", "zero", "six"], ["h"])
+CLAMPED = {
+    "conv": ([node("Conv", ["in", "k", "s"], ["in2"]), CLIP, *CONV], 4, "y"),
+    "depthwise": ([node("Conv", ["in", "d", "s"], ["in2"], group=WIDTH, pads=[1] * 4), CLIP, *CONV], 4, "y"),
+    "linear": ([node("MatMul", ["in", "w"], ["n"]), node("Add", ["n", "s"], ["in2"]), CLIP, *LINEAR], 3, "m"),
+    "gate": ([node("HardSwish", ["in"], ["in2"]), CLIP, *CONV], 4, "y"),
+    "pooled": (
+        [node("Conv", ["in", "k", "s"], ["in2"]), node("Clip", ["in2", "zero", "six"], ["c"]),
+         node("MaxPool", ["c"], ["h"], kernel_shape=[2, 2], pads=[1, 1, 0, 0]), *CONV], 4, "y",
+    ),
+}  # fmt: skip
+"""Clip(0, 6) between what takes the shift and a layer; the name of the layer."""
+LIMITS = {"zero": np.float32(0), "six": np.float32(6), "s": FAR / 2, "d": normal(WIDTH, 1, 3, 3, seed=8)}
+
+
+@pytest.mark.parametrize("form", CLAMPED)
+def test_the_limits_of_a_clip_are_shifted_with_its_input(form):
+    nodes, rank, layer = CLAMPED[form]
+    model = made(nodes, rank, LIMITS)
+    # what a Clip cuts off already is cut at no other place
+    twin, context = shifted(model, rank, method="percentile")
+    own = {event.node: event for event in context.journal.of("changed")}
+    (clip,) = [one for one in twin.nodes if one.op == "Clip"]
+    assert {name: event.what.code.value for name, event in own.items()} == {
+        clip.name: "limits-shifted",
+        layer: "shifted",
+    }
+    assert own[layer].why.values["high"] == pytest.approx(max_of(model, rank), rel=1e-6)
+    assert ops(twin) == ({**ops(model), "Add": 1} if form == "gate" else ops(model))
+    low, high = (float(twin.constant(limit)) for limit in clip.inputs[1:])
+    assert low == own[clip.name].what.values["shift"] and high == 6 + low
+    # the many values at the limit are numbers of INT8 and of float16, so that they are not all rounded alike
+    step = float(storable_scale(own[layer].why.values["high"] + low, Precision.INT8)[0])
+    assert abs(low / step - round(low / step)) < 0.05 and np.float16(low) == low
+    data = context.provider.data
+    levels = []
+    for subject in (model, twin):
+        quantized = subject.copy()
+        InsertQDQ(include=[layer])(quantized, Context(provider=Calibrator(data, method="minmax")))
+        levels.append(sqnr_against(model, quantized, data))
+    assert levels[1] - levels[0] == pytest.approx(5.8, abs=1.0)
+
+
+def max_of(model: Model, rank: int) -> float:
+    """The largest value behind the Clip that the samples give."""
+    (clip,) = [one for one in model.nodes if one.op == "Clip"]
+    seen = session(model, outputs=[clip.outputs[0].name])
+    return max(float(next(iter(seen.run(one).values())).max()) for one in inputs(rank))
+
+
+def test_a_clip_without_limits_to_shift_is_left_alone():
+    first = {"in2": "no-free-shift"}
+    top = [node("Conv", ["in", "k", "s"], ["in2"]), node("ReduceMax", ["in2"], ["top"], keepdims=0)]
+    computed = [*top, node("Clip", ["in2", "zero", "top"], ["h"]), *CONV]
+    assert refused(computed, 4, {"zero": np.float32(0), "s": FAR}) == {**first, "y": "no-free-shift"}
+    # one that is read by others too
+    read = [node("Conv", ["in", "k", "s"], ["in2"]), CLIP, *CONV, node("Neg", ["in2"], ["z"])]
+    assert refused(read, 4, LIMITS, outputs=("y", "z")) == {**first, "y": "other-reader"}
+    # all that it lets through is one number
+    const = [node("Conv", ["in", "k", "s"], ["in2"]), CLIP, *CONV]
+    assert refused(const, 4, {**LIMITS, "s": FAR + 1000}) == {**first, "y": "centred"}
+
+
+@pytest.mark.parametrize("form", ["Gelu", "erf", "HardSigmoid", "clip", "Mish"])
 def test_pointwise_activations_in_every_form(form):
     nodes = {
         "Gelu": [node("Gelu", ["in"], ["h"])],
@@ -149,9 +212,14 @@ def test_pointwise_activations_in_every_form(form):
             node("Mul", ["in", "f"], ["p"]), node("Mul", ["p", "half"], ["h"]),
         ],
         "HardSigmoid": [node("HardSigmoid", ["in"], ["s"], alpha=1 / 6), node("Mul", ["in", "s"], ["h"])],
+        "clip": [
+            node("Add", ["in", "three"], ["a"]), node("Clip", ["a", "zero", "six"], ["c"]),
+            node("Mul", ["in", "c"], ["p"]), node("Div", ["p", "six"], ["h"]),
+        ],
         "Mish": [node("Softplus", ["in"], ["p"]), node("Tanh", ["p"], ["t"]), node("Mul", ["in", "t"], ["h"])],
     }[form]  # fmt: skip
     numbers = {"root": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5)}
+    numbers |= {"zero": np.float32(0), "three": np.float32(3), "six": np.float32(6)}
     model = made([*nodes, *CONV], 4, {name: np.asarray(value) for name, value in numbers.items()})
     twin, context = shifted(model, 4)
     (event,) = context.journal.of("changed")

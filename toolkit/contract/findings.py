@@ -174,6 +174,7 @@ class Code(BaseCode):
     NO_FREE_SHIFT = "no-free-shift"
     CENTRED = "centred"
     SHIFTED = "shifted"
+    LIMITS_SHIFTED = "limits-shifted"
     SKEWED = "skewed"
     # ---- pairs that are removed
     NO_PAIR = "no-pair"

@@ -201,6 +201,7 @@ PASSES: Table = {
         f"'{holder}' shifts its input {'channel by channel' if channels else 'by one number'}, and its bias makes up "
         "for that"
     ),
+    Code.LIMITS_SHIFTED: "its limits moved by {shift:.3g}, with its input",
     Code.SKEWED: "'{tensor}' lies between {low:.3g} and {high:.3g}: its steps become {gain_db:.2g} dB finer",
     Code.OUTLIER_CHANNEL: (
         "the largest channel of '{tensor}' was {before:.3g} times the median and is now {after:.3g} times"
