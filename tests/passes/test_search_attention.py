@@ -7,11 +7,12 @@ import pytest
 from passes.search_precision import SearchPrecision
 from tests.conftest import normal, said
 from tests.toolkit.backends.payoff_stand_in import StandIn
-from toolkit import Code, Context, Extent, Profiles, ShapeProfile
+from toolkit import Context, Extent, Profiles, ShapeProfile
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.bench import EngineBench
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
+from toolkit.search.codes import AttentionCode
 
 WEIGHTED, PRODUCTS = ["q", "k", "v", "o"], ["s", "c"]
 FLOAT = dict.fromkeys(WEIGHTED + PRODUCTS, 1.0)
@@ -40,7 +41,7 @@ def test_products_are_searched_where_pairs_on_them_are_measured_to_be_faster(att
     backend = Fused(FLOAT, FLOAT, noisy=False)
     context, quantized = searched(attention, backend, tmp_path)
     assert quantized == {*WEIGHTED, *PRODUCTS}
-    assert said(context.journal, Code.ATTENTION_TIMED) == [
+    assert said(context.journal, AttentionCode.TIMED) == [
         {"products": ("c", "s"), "ratio": pytest.approx(5 / 7), "noise": pytest.approx(0.01), "taken": True}
     ]
     # the first engine of the search is the one that was measured for the question
@@ -63,12 +64,12 @@ def test_products_stay_float_where_pairs_on_them_are_slower_or_nothing_is_measur
     backend = StandIn(FLOAT, times, noisy=False) if times is not None else None
     context, quantized = searched(attention, backend, tmp_path, **settings)
     assert quantized == set(WEIGHTED)
-    assert [one["taken"] for one in said(context.journal, Code.ATTENTION_TIMED)] == told
+    assert [one["taken"] for one in said(context.journal, AttentionCode.TIMED)] == told
 
 
 def test_an_engine_that_cannot_be_built_leaves_products_float_and_says_why(attention, tmp_path):
     backend = StandIn(FLOAT, dict.fromkeys(FLOAT, 0.5), noisy=False, refuse=lambda names: "no" if "s" in names else "")
     context, quantized = searched(attention, backend, tmp_path)
     assert quantized == set(WEIGHTED)
-    (found,) = said(context.journal, Code.ATTENTION_NOT_TIMED)
+    (found,) = said(context.journal, AttentionCode.NOT_TIMED)
     assert "no" in found["error"]

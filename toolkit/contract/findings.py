@@ -294,8 +294,6 @@ class Code(BaseCode):
     TIMES_FROM_REPORT = "times-from-report"
     TIMES_PREDICTED = "times-predicted"
     TIMES_MEASURED = "times-measured"
-    ATTENTION_TIMED = "attention-timed"
-    ATTENTION_NOT_TIMED = "attention-not-timed"
     TIMES_SHARE = "times-share"
     GPU_UNKNOWN = "gpu-unknown"
     LATER_PASSES = "later-passes"

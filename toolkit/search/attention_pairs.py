@@ -5,8 +5,8 @@ from __future__ import annotations
 from toolkit.base.errors import QtoolError
 from toolkit.contract.bench import Bench, Measurement, ratio_in_turn
 from toolkit.contract.context import Context
-from toolkit.contract.findings import Code
 from toolkit.graph.model import Model
+from toolkit.search.codes import AttentionCode
 from toolkit.search.quantizer import Quantizer
 
 
@@ -37,7 +37,7 @@ def attention_pays(without: Quantizer, both: Quantizer, model: Model, context: C
         names = [one.engine for one in engines]
         turns = bench.in_turn(*names) if all(names) else None
     except QtoolError as error:
-        context.journal.noted(Code.ATTENTION_NOT_TIMED(error=str(error)))
+        context.journal.noted(AttentionCode.NOT_TIMED(error=str(error)))
         return False
     ratios = {}
     for profile in bench.profiles:
@@ -50,12 +50,12 @@ def attention_pays(without: Quantizer, both: Quantizer, model: Model, context: C
     total = sum(weights.values())
     if not total:
         lacks = next((why for one in engines for why in one.lacks.values()), "no profile was measured")
-        context.journal.noted(Code.ATTENTION_NOT_TIMED(error=lacks))
+        context.journal.noted(AttentionCode.NOT_TIMED(error=lacks))
         return False
     ratio = sum(weights[profile] * ratios[profile][0] for profile in ratios) / total
     noise = max(ratios[profile][1] for profile in ratios if weights[profile])
     pays = ratio + noise < 1
-    context.journal.noted(Code.ATTENTION_TIMED(products=sorted(more - few), ratio=ratio, noise=noise, taken=pays))
+    context.journal.noted(AttentionCode.TIMED(products=sorted(more - few), ratio=ratio, noise=noise, taken=pays))
     return pays
 
 

@@ -1,8 +1,15 @@
-"""Why a layer loses accuracy in a quantized type, and what would help."""
+"""What the search's analyses say: why a layer loses accuracy and what would help, and which attention is faster."""
 
 from __future__ import annotations
 
 from toolkit.contract.findings import BaseCode
+
+
+class AttentionCode(BaseCode):
+    """Whether engines are faster with pairs on the products of attention."""
+
+    TIMED = "attention-timed"
+    NOT_TIMED = "attention-not-timed"
 
 
 class CauseCode(BaseCode):

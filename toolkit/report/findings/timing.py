@@ -6,6 +6,7 @@ from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import joined, percent
+from toolkit.search.codes import AttentionCode
 
 
 def _against(profiles: tuple[str, ...], ms: tuple[float, ...], without_ms: tuple[float, ...], other: str) -> str:
@@ -118,11 +119,11 @@ TIMING: Table = {
     Code.TIMES_FROM_REPORT: _from_report,
     Code.TIMES_PREDICTED: "Layer times are predicted, not measured: {why}",
     Code.TIMES_MEASURED: _measured,
-    Code.ATTENTION_TIMED: lambda products, ratio, noise, taken: (
+    AttentionCode.TIMED: lambda products, ratio, noise, taken: (
         f"With pairs on {count(len(products), 'product')} of attention too, an engine takes {ratio:.3f} +- {noise:.3f} "
         f"of the latency without: they {'are searched too' if taken else 'stay float'}."
     ),
-    Code.ATTENTION_NOT_TIMED: (
+    AttentionCode.NOT_TIMED: (
         "Whether pairs on products of attention make the engine faster was not measured, so they stay float: {error}"
     ),
     Code.TIMES_SHARE: lambda share, gpu, scale: (
