@@ -9,6 +9,7 @@
 # What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
 # guard, builds:MODEL[:LEVEL,...] (digits and strip too), calibration, residual, shift, plugins, migrate[:digits|:strip|:resnet18|:resnet50-b32 ...], recogniser
 # (with what bench_recogniser prepares in .gpu/carried/recogniser before gpu_pack.sh),
+# ray:MODEL[:LEVEL] (kind nvidia-h100-x2; ray.tar.xz of `gpu_pack.sh`'s last lines is sent like a part),
 # placement:MODEL[:ROW,ROW...[:LEVEL[:BATCH,BATCH...[:kernels]]]].
 # The jobs of one start run one after the other on the GPU that CUDA_VISIBLE_DEVICES names, in the background, so that a
 # call's end does not end them; several starts run side by side. In placement TensorRT times each kernel eight times,
@@ -59,6 +60,11 @@ job() {
     recogniser)
       timeout 800 python3.10 -m tests.benchmarks.bench_recogniser run /tmp/gpu/carried/recogniser /tmp/recogniser
       for file in faster.json search.json journal.jsonl; do cp "/tmp/recogniser/run/$file" "/tmp/results/recogniser_$file"; done ;;
+    ray:*)
+      IFS=: read -r _ model level <<< "$1"
+      [ -d /tmp/gpu/site/ray ] || tar -xJf /tmp/gpu/ray.tar.xz -C /tmp/gpu/site
+      env -u CUDA_VISIBLE_DEVICES TMPDIR=/tmp RAY_AUTH_MODE=disabled \
+        python3.10 -m tests.benchmarks.bench_cluster_gpu /tmp/models "/tmp/ray-$model" "$model" ${level:+"$level"} ;;
     placement:*)
       IFS=: read -r _ model rows level batches kernels <<< "$1"
       rows=${rows:-fp16,new,implicit,modelopt} batches=${batches:-8,32,1}

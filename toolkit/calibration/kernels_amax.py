@@ -10,6 +10,46 @@ import numpy as np
 from toolkit.calibration.kernels import compiled
 
 _SAME = 1e-12
+_ROUNDED = 1e-13
+"""More than sums of divergences are rounded by."""
+_SPARSE = 64
+
+
+@compiled
+def _divergence(i: int, mass: Any, entropy: Any, filled: Any, bounds: Any, last: float, most: float) -> float:
+    """The divergence of ``i`` kept bins, see ``best_divergence``; infinite where it is above ``most`` for certain.
+
+    By the log sum inequality no level's part is negative, so that a sum over some of them is a lower bound.
+
+    Args:
+        i: the candidate.
+        mass: float64 [N + 1], the sums of counts in front of each bin.
+        entropy: float64 [N + 1], the same of counts times their logarithms.
+        filled: float64 [N + 1], the same of bins that are not empty.
+        bounds: see ``best_divergence``.
+        last: the count of the last bin kept.
+        most: the largest divergence of interest.
+    """
+    beyond = mass[-1] - mass[i]
+    if mass[i] == 0 or (last == 0 and beyond > 0):
+        return np.inf
+    # the last level first: it holds what a small candidate loses
+    end, levels = i, len(bounds) - 1
+    left = (last + beyond) * math.log(last + beyond) - last * math.log(last) if last > 0 else 0.0
+    whole = math.log(mass[-1]) - math.log(mass[i])
+    enough = (most + whole + _ROUNDED) * mass[-1]
+    for level in range(levels - 1, -1, -1):
+        start = int(bounds[level] * i)
+        if end <= start:
+            continue
+        inside = mass[end] - mass[start]
+        if inside > 0:
+            reference = inside + beyond if end == i else inside
+            left += entropy[end] - entropy[start] - reference * math.log(inside / (filled[end] - filled[start]))
+            if left > enough:
+                return np.inf
+        end = start
+    return left / mass[-1] - whole
 
 
 @compiled
@@ -37,37 +77,26 @@ def best_divergence(counts: Any, bounds: Any, first: int, keep: float) -> int:
         entropy[j + 1] = entropy[j] + (value * math.log(value) if value > 0 else 0.0)
         filled[j + 1] = filled[j] + (1.0 if value > 0 else 0.0)
     total = mass[size]
-    best, best_cost = size, np.inf
     while first < size and mass[first] < keep * total:
         first += 1
+    # a divergence that one candidate in so many reaches ends the sums of all that cannot come below it
+    known = np.inf
+    for i in range(size, min(first, size) - 1, -_SPARSE):
+        known = min(known, _divergence(i, mass, entropy, filled, bounds, float(counts[i - 1]), known))
+    best, best_cost = size, np.inf
     for i in range(min(first, size), size + 1):
-        last, beyond = float(counts[i - 1]), total - mass[i]
-        if mass[i] == 0 or (last == 0 and beyond > 0):
-            continue
-        cost = entropy[i]
-        if last > 0:
-            cost += (last + beyond) * math.log(last + beyond) - last * math.log(last)
-        start = 0
-        for level in range(1, len(bounds)):
-            end = i if level == len(bounds) - 1 else int(bounds[level] * i)
-            if end <= start:
-                continue
-            inside = mass[end] - mass[start]
-            if inside > 0:
-                reference = inside + beyond if end == i else inside
-                cost -= reference * math.log(inside / (filled[end] - filled[start]))
-            start = end
-        cost = cost / total - math.log(total) + math.log(mass[i])
+        cost = _divergence(i, mass, entropy, filled, bounds, float(counts[i - 1]), known + _SAME)
         if cost <= best_cost + _SAME:
             best = i
             best_cost = min(best_cost, cost)
+        known = min(known, best_cost)
     return best
 
 
 @compiled
 def rounding_integral(u: float, limit: float) -> float:
     """The integral from 0 to u of (t - round(t))^2, where nothing rounds beyond ``limit``."""
-    nearest = min(math.floor(u + 0.5), limit)
+    nearest = min(np.floor(u + 0.5), limit)
     rest = u - nearest
     return nearest / 12.0 + rest * rest * rest / 3.0
 
@@ -117,25 +146,23 @@ def expected_errors(counts: Any, width: float, amaxes: Any, levels: float, float
     """
     costs = np.zeros(len(amaxes))
     sums = e4m3_sums()
-    # few samples leave most bins empty
-    filled = np.nonzero(counts)[0]
-    for k in range(len(amaxes)):
-        scale = amaxes[k] / levels
-        before = 0.0
-        known = 0
-        cost = 0.0
-        for place in range(len(filled)):
-            j = int(filled[place])
-            if known < j:
-                edge = j * width / scale
-                before = e4m3_integral(edge, sums) if floating else rounding_integral(edge, levels)
-            edge = (j + 1) * width / scale
+    scales = amaxes / levels
+    before = np.zeros(len(amaxes))
+    known = 0
+    # few samples leave most bins empty; the candidates are the inner loop, which vector registers take
+    for j in np.nonzero(counts)[0]:
+        if known < j:
+            for k in range(len(scales)):
+                edge = j * width / scales[k]
+                before[k] = e4m3_integral(edge, sums) if floating else rounding_integral(edge, levels)
+        count = float(counts[j])
+        for k in range(len(scales)):
+            edge = (j + 1) * width / scales[k]
             after = e4m3_integral(edge, sums) if floating else rounding_integral(edge, levels)
-            cost += counts[j] * (after - before)
-            before = after
-            known = j + 1
-        costs[k] = cost * scale**3 / width
-    return costs
+            costs[k] += count * (after - before[k])
+            before[k] = after
+        known = j + 1
+    return costs * scales**3 / width
 
 
 @compiled
