@@ -134,6 +134,9 @@ def test_large_channels_get_finer_steps():
     for smooth in (False, True):
         data = CalibrationData.open([{"x": row[None]} for row in normal(48, 32, seed=6)], model)
         context = Context(provider=Calibrator(data, method="minmax"))
+        # the layer with the large channels alone: how the noise of several adds up is chance in a model so small
+        for name in "pq":
+            context.plan.ask(name, Precision.FP32, "not looked at")
         twin = model.copy()
         if smooth:
             Smooth(**INT4, insert=False)(twin, context)
@@ -143,7 +146,7 @@ def test_large_channels_get_finer_steps():
             assert effect["quantized"] == "int4" and effect["applied"]
         InsertQDQ(**INT4)(twin, context)
         levels[smooth] = sqnr_against(model, twin, data)
-    assert levels[True] > levels[False] + 1.5
+    assert levels[True] > levels[False] + 6
     assert effect["after_db"] - effect["before_db"] == pytest.approx(levels[True] - levels[False], abs=0.3)
 
 

@@ -32,8 +32,13 @@ class Precision(str, Enum):
 
     @property
     def max(self) -> float:
-        """Largest magnitude that can be stored, without its scale. INT8 and INT4 are symmetric here: 127 and 7."""
+        """Largest magnitude that can be stored, without its scale. 127 of INT8, 7 of INT4."""
         return _TYPES[self].max
+
+    @property
+    def min(self) -> float:
+        """Smallest number that is stored of weights, without its scale: -8 of INT4, whose levels are few; else -max."""
+        return -8.0 if self is Precision.INT4 else -self.max
 
     @property
     def tiny(self) -> float:

@@ -179,13 +179,15 @@ def round_e4m3(value: float) -> float:
 
 
 @compiled
-def best_weight_factor(rows: Any, factors: Any, levels: float, floating: bool) -> Any:
-    """For each row the factor of its largest magnitude whose squared error is smallest; of equals the first.
+def best_weight_factor(rows: Any, amax: Any, factors: Any, levels: float, below: float, floating: bool) -> Any:
+    """For each row the factor of its amax whose squared error is smallest; of equals the first.
 
     Args:
         rows: float32 [channels, N].
+        amax: float32 [channels].
         factors: float64 [K].
         levels: see ``expected_errors``.
+        below: the same of numbers below 0.
         floating: see ``expected_errors``.
 
     Returns:
@@ -193,21 +195,18 @@ def best_weight_factor(rows: Any, factors: Any, levels: float, floating: bool) -
     """
     best = np.ones(len(rows))
     for c in range(len(rows)):
-        amax = 0.0
-        for value in rows[c]:
-            amax = max(amax, abs(value))
-        if amax == 0:
+        if amax[c] == 0:
             continue
         lowest = np.inf
         for factor in factors:
-            scale = amax * factor / levels
+            scale = amax[c] * factor / levels
             cost = 0.0
             for value in rows[c]:
                 magnitude = abs(value)
                 if floating:
                     kept = round_e4m3(magnitude / scale) * scale
                 else:
-                    kept = min(math.floor(magnitude / scale + 0.5), levels) * scale
+                    kept = min(math.floor(magnitude / scale + 0.5), levels if value > 0 else below) * scale
                 cost += (magnitude - kept) ** 2
                 if cost >= lowest:
                     break

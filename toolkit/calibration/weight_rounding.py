@@ -82,7 +82,7 @@ def scales_for_output(weights: Array, amax: Array, power: Array, precision: Prec
 
     Args:
         weights: float64 [groups, out, in].
-        amax: largest magnitude of each row, float64 [groups, out].
+        amax: of each row that at which nothing is clipped, float64 [groups, out].
         power: mean square of each input, float64 [groups, in].
         precision: the quantized type.
 

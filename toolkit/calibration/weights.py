@@ -17,7 +17,7 @@ def weight_amax(
     values: Array, axis: int | None, method: str = "minmax", precision: Precision = Precision.INT8,
     block: int = 0,
 ) -> Array:  # fmt: skip
-    """The largest magnitude kept of every slice along ``axis``.
+    """The largest magnitude kept of every slice along ``axis``, by ``reach``.
 
     With ``mse``, and with ``output`` where no samples say better (see ``round_on_samples``), the amax is the one, of 65
     from the largest magnitude two octaves down, at which quantizing the slice itself has the smallest squared error.
@@ -50,7 +50,7 @@ def weight_amax(
     rows = wide.reshape(1, -1) if axis is None else np.moveaxis(wide, axis, 0).reshape(wide.shape[axis], -1)
     if not rows.size:
         return np.zeros(len(rows), np.float32)
-    amax = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    amax = reach(rows, precision)
     if not np.isfinite(amax).all():
         raise RangesError("the weights hold NaN or infinities", remedy="repair the model's weights")
     if method == "minmax" or precision is Precision.MXFP8:
@@ -60,8 +60,20 @@ def weight_amax(
     from toolkit.calibration.kernels_amax import best_weight_factor
 
     factors = np.exp2(-np.arange(_STEPS + 1) / _STEPS_PER_OCTAVE)
-    best = best_weight_factor(np.ascontiguousarray(rows), factors, float(precision.max), precision is Precision.FP8)
+    best = best_weight_factor(
+        np.ascontiguousarray(rows), amax, factors, precision.max, -precision.min, precision is Precision.FP8
+    )
     return np.asarray((amax * best).astype(np.float32))
+
+
+def reach(values: Array, precision: Precision) -> Array:
+    """The amax at which nothing along the last axis is clipped: max(largest, -smallest * max / -min of the type).
+
+    INT4 stores -8 to 7: where the largest magnitude is below 0 its steps are an eighth finer.
+    """
+    return np.asarray(
+        np.maximum(values.max(axis=-1), values.min(axis=-1) * values.dtype.type(precision.max / precision.min))
+    )
 
 
 def _least_error(rows: Array, amax: Array, precision: Precision) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 from toolkit.base.block_scales import scales_of_blocks
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
-from toolkit.calibration.weights import in_blocks
+from toolkit.calibration.weights import in_blocks, reach
 from toolkit.placement.grid import on_grid
 
 _KEPT = (1.0, 0.8, 0.6, 0.4)
@@ -57,7 +57,7 @@ class LayerNoise:
     def _off(self, values: Array) -> Array:
         """What rounding takes off values, float64 [.., .., in], with a scale for every block of the last axis."""
         parts = in_blocks(values, 2, self.block)
-        amax = np.abs(parts).max(axis=3, keepdims=True)
+        amax = reach(parts, self.precision)[..., None]
         scale = scales_of_blocks(amax, self.precision) if self.precision.block else amax / self.precision.max
         scale = np.where(scale == 0, 1.0, scale).astype(np.float64)
         return np.asarray((on_grid(parts / scale, self.precision) * scale - parts).reshape(values.shape))

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.types import Array
 from toolkit.calibration.weight_rounding import round_for_output, scales_for_output
+from toolkit.calibration.weights import reach
 from toolkit.graph.input_mean import input_mean
 from toolkit.graph.model import Model
 from toolkit.placement.blocks import summed_axis
@@ -120,7 +121,7 @@ def _round(node: gs.Node, weight: Array, axis: int, rows: Array, rounder: Rounde
     moments = (np.swapaxes(rows, 1, 2) @ rows).astype(np.float64) / rows.shape[1]
     # what shares a scale, [groups * blocks, out, block]: the inputs of a block are taken as a layer of their own
     parts = flat.reshape(groups, outs, -1, block).swapaxes(1, 2).reshape(-1, outs, block)
-    amax = np.abs(parts).max(axis=2)
+    amax = reach(parts, precision)
     factor = scales_for_output(parts, amax, np.einsum("gkk->gk", moments).reshape(-1, block), precision)
     scale = storable_scale(amax * factor, precision).reshape(groups, -1, outs).swapaxes(1, 2)
     spread = np.repeat(scale.astype(np.float64), block, axis=2)

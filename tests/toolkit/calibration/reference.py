@@ -63,7 +63,8 @@ def quantize(values: Array, amax: float, kind: str) -> Array:
     if kind == "fp8":
         scaled = np.clip(values / (amax / 448), -448, 448)
         return scaled.astype(np.float32).astype(ml_dtypes.float8_e4m3fn).astype(np.float64) * (amax / 448)
-    return np.clip(np.rint(values / (amax / 127)), -127, 127) * (amax / 127)
+    low, high = (-8, 7) if kind == "int4" else (-127, 127)
+    return np.clip(np.rint(values / (amax / high)), low, high) * (amax / high)
 
 
 def spread_error(histogram: Histogram, amax: float, kind: str, points: int = 64) -> float:
