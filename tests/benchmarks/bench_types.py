@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from toolkit import Model, Precision, Recipe, run
+from toolkit import Model, Recipe, run
 from toolkit.backends.base import EngineSettings
 from toolkit.backends.program import kernels
 from toolkit.backends.rtx import RtxBackend
@@ -52,14 +52,14 @@ def rows() -> dict[str, list[dict[str, Any]]]:
         "int8 best": [{"use": "smooth"}, {"use": "insert_qdq", "weights": "output"}, {"use": "compensate"}],
         "fp8": [{"use": "insert_qdq", "dtype": "fp8"}],
         "int4": [{"use": "insert_qdq", **int4}],
+        "int4 mse": [{"use": "insert_qdq", **int4, "weights": "mse"}],
         "int4 gptq": [{"use": "insert_qdq", **int4, "weights": "output"}],
         "int4 awq": [{"use": "smooth", **int4}, {"use": "insert_qdq", **int4}],
         "int4 awq gptq": [{"use": "smooth", **int4}, {"use": "insert_qdq", **int4, "weights": "output"}],
     }
     for dtype in ("nvfp4", "mxfp8"):
-        if dtype in {str(one) for one in Precision}:
-            found[dtype] = [{"use": "insert_qdq", "dtype": dtype}]
-    return found
+        found[dtype] = [{"use": "insert_qdq", "dtype": dtype}]
+    return found | {"nvfp4 gptq": [{"use": "insert_qdq", "dtype": "nvfp4", "weights": "output"}]}
 
 
 MODELOPT = {

@@ -58,7 +58,7 @@ job() {
     shift) python3.10 tests/benchmarks/bench_shift.py /tmp/results/shift.json ;;
     calibration) python3.10 tests/benchmarks/bench_gpu_calibration.py /tmp/models ;;
     recogniser)
-      timeout 800 python3.10 -m tests.benchmarks.bench_recogniser run /tmp/gpu/carried/recogniser /tmp/recogniser
+      timeout 900 python3.10 -m tests.benchmarks.bench_recogniser run /tmp/gpu/carried/recogniser /tmp/recogniser
       for file in faster.json search.json journal.jsonl; do cp "/tmp/recogniser/run/$file" "/tmp/results/recogniser_$file"; done ;;
     ray:*)
       IFS=: read -r _ model level <<< "$1"

@@ -20,7 +20,7 @@ from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_constant, make_node, onnx_type, reroute, values_of
-from toolkit.placement.dequantized import pair_type
+from toolkit.placement.dequantized import pair_type, stored_type
 from toolkit.placement.grid import on_grid, spread
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
@@ -41,8 +41,14 @@ def pair_reason(node: gs.Node) -> Finding:
 
 
 def pair_precision(node: gs.Node) -> Precision:
-    """The quantized type of a QuantizeLinear or DequantizeLinear."""
-    return pair_type(node) or Precision.INT8
+    """The quantized type of a QuantizeLinear or DequantizeLinear: INT8 where it is not said, or is UINT8.
+
+    Of any other type that is not one of ours the float type that is quantized: nothing is asked of the stored values.
+    """
+    found = pair_type(node)
+    if found is None and stored_type(node) not in (0, TensorProto.UINT8):
+        found = Precision.from_onnx(onnx_type(node.inputs[1].dtype)) or Precision.FP32
+    return found or Precision.INT8
 
 
 class Rewriter:

@@ -21,28 +21,49 @@ from toolkit.graph.stored import constants_of
 _ONNX = ("", "ai.onnx")
 _QUANTIZE = "QuantizeLinear"
 
-_AMAX = """
-    front = Shape <end = -1> (x)
-    last = Shape <start = -1> (x)
-    block = Constant <value_ints = [{block}]> ()
+_SPLIT = """
     count = Div (last, block)
-    split = Concat <axis = 0> (front, count, block)
+    split = Concat <axis = 0> (front, count, block, behind)
     wide = Cast <to = 1> (x)
     magnitude = Abs (wide)
     blocks = Reshape <allowzero = 1> (magnitude, split)
-    axes = Constant <value_ints = [-1]> ()
     amax = ReduceMax <keepdims = 0> (blocks, axes)
     same = Equal (wide, wide)
     ones = Cast <to = 3> (same)
 """
-"""The largest magnitude of each block of the last axis, and ones in the shape of the input, which stays known so."""
+"""The largest magnitude of each block of an axis, and ones in the shape of the input, which stays known so."""
+_LAST_AXIS = (
+    """
+    front = Shape <end = -1> (x)
+    last = Shape <start = -1> (x)
+    behind = Constant <value_ints: ints = []> ()
+    block = Constant <value_ints = [{block}]> ()
+    axes = Constant <value_ints = [-1]> ()
+"""
+    + _SPLIT
+)
+_AN_AXIS = (
+    """
+    front = Shape <end: int = @axis> (x)
+    rest = Shape <start: int = @axis> (x)
+    first = Constant <value_ints = [0]> ()
+    second = Constant <value_ints = [1]> ()
+    end = Shape (rest)
+    last = Slice (rest, first, second)
+    behind = Slice (rest, second, end)
+    size = Constant <value_int: int = @block_size> ()
+    block = Reshape (size, second)
+    before = Shape (front)
+    axes = Add (before, second)
+"""
+    + _SPLIT
+)
 _ROUNDED = """
-    steps = DequantizeLinear <axis = -1, block_size = {block}> (ones, scales)
+    steps = DequantizeLinear <{along}> (ones, scales)
     ratio = Div (wide, steps)
 """
 _NVFP4 = (
-    _AMAX
-    + """
+    """
     most = Constant <value_float = 448.0> ()
     six = Constant <value_float = 6.0> ()
     least = Constant <value_float = 0.001953125> ()
@@ -73,8 +94,7 @@ _E2M1 = """
     values = Mul (nearest, step)
 """
 _MXFP8 = (
-    _AMAX
-    + """
+    """
     zero = Constant <value_float = 0.0> ()
     one = Constant <value_float = 1.0> ()
     base = Constant <value_float = 2.0> ()
@@ -112,18 +132,28 @@ _MXFP8 = (
 """The logarithm only guesses: the power is moved to where the products with 448 say, which are exact."""
 
 
+def _own(text: str, block: int) -> str:
+    """A body for blocks of the last axis."""
+    return _LAST_AXIS.format(block=block) + text.format(along=f"axis = -1, block_size = {block}")
+
+
+def _tensorrt(text: str) -> str:
+    """A body for blocks of the axis and the size that the node says."""
+    return _AN_AXIS + text.format(along="axis: int = @axis, block_size: int = @block_size")
+
+
 _BODIES: dict[tuple[str, str], str] = {
     (domain_of(Precision.NVFP4), _QUANTIZE): "(x, scale) => (y) {"
     "largest = Constant <value_float = 448.0> ()\n whole = Div (scale, largest)"
-    + _NVFP4.format(block=16) + _E2M1 + "y = Mul (values, steps) }",
+    + _own(_NVFP4, 16) + _E2M1 + "y = Mul (values, steps) }",
     (domain_of(Precision.MXFP8), _QUANTIZE): "(x, scale) => (y) {"
-    + _MXFP8.format(block=32) + "values = Cast <to = 1> (stored)\n y = Mul (values, steps) }",
-    (TENSORRT, FP4_QUANTIZE): "(x, whole) => (y, y_scale) {"
-    + _NVFP4.format(block=16) + _E2M1 + "y = Cast <to = 23> (values)\n y_scale = Identity (stored_scales) }",
-    (TENSORRT, MXFP8_QUANTIZE): "(x) => (y, y_scale) {"
-    + _MXFP8.format(block=32) + "y = Identity (stored)\n bias = Constant <value_float = 127.0> ()\n"
+    + _own(_MXFP8, 32) + "values = Cast <to = 1> (stored)\n y = Mul (values, steps) }",
+    (TENSORRT, FP4_QUANTIZE): "<axis: int = -1, block_size: int = 16> (x, whole) => (y, y_scale) {"
+    + _tensorrt(_NVFP4) + _E2M1 + "y = Cast <to = 23> (values)\n y_scale = Identity (stored_scales) }",
+    (TENSORRT, MXFP8_QUANTIZE): "<axis: int = -1, block_size: int = 32> (x) => (y, y_scale) {"
+    + _tensorrt(_MXFP8) + "y = Identity (stored)\n bias = Constant <value_float = 127.0> ()\n"
     "biased = Add (exact, bias)\n y_scale = Cast <to = 2> (biased) }",
-    (TENSORRT, MXFP8_DEQUANTIZE): "<axis, block_size, output_dtype> (x, x_scale) => (y) {"
+    (TENSORRT, MXFP8_DEQUANTIZE): "<axis: int = -1, block_size: int = 32, output_dtype: int = 1> (x, x_scale) => (y) {"
     "biased = Cast <to = 1> (x_scale)\n bias = Constant <value_float = 127.0> ()\n exponent = Sub (biased, bias)\n"
     "base = Constant <value_float = 2.0> ()\n scales = Pow (base, exponent)\n"
     "wide = DequantizeLinear <axis: int = @axis, block_size: int = @block_size> (x, scales)\n"

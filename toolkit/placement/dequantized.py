@@ -34,11 +34,15 @@ def pair_type(node: gs.Node) -> Precision | None:
     blocks = block_type(node)
     if blocks is not None:
         return blocks
+    return Precision.from_onnx(stored_type(node), int(node.attrs.get("block_size", 0) or 0))
+
+
+def stored_type(node: gs.Node) -> int:
+    """ONNX's element type of the values between a pair's halves; 0 where it is not said."""
     stored = node.outputs[0] if node.op == QUANTIZE else node.inputs[0]
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
         stored = node.inputs[2]
-    block = int(node.attrs.get("block_size", 0) or 0)
-    return Precision.from_onnx(onnx_type(stored.dtype), block) if stored.dtype is not None else None
+    return onnx_type(stored.dtype)
 
 
 def source(tensor: gs.Tensor) -> gs.Tensor:

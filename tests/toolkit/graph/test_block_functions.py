@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.conftest import node, normal, run
-from toolkit.base.block_scales import to_e2m1
+from toolkit.base.block_scales import scales_of_blocks, to_e2m1
+from toolkit.base.precision import Precision
 from toolkit.graph.model import Model
 
 
@@ -57,3 +58,40 @@ def test_powers_of_two_as_scales_are_read_and_run(tmp_path):
     )
     x, steps = normal(3, 64, seed=2), np.repeat(scale.astype(np.float32), 32, axis=0)
     np.testing.assert_allclose(run(model, {"x": x})[0], x @ (weight.astype(np.float32) * steps), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize(("axis", "block"), [(0, 16), (1, 16), (-2, 32), (2, 8), (None, None)])
+@pytest.mark.parametrize("kind", ["nvfp4", "mxfp8"])
+def test_tensorrts_own_quantizers_take_the_axis_and_the_block_that_the_node_says(kind, axis, block):
+    """Where the node says neither, blocks are of the last axis, and of the type's size."""
+    attrs = {} if axis is None else {"axis": axis, "block_size": block}
+    own = Precision(kind).block
+    along, size = (-1, own) if axis is None else (axis, block)
+    x, whole = normal(32, 64, 32, scale=4), np.float32(0.01)
+    if kind == "nvfp4":
+        nodes = [
+            node("TRT_FP4DynamicQuantize", ["x", "g"], ["q", "s"], domain="trt", scale_type=17, **attrs),
+            node("DequantizeLinear", ["s", "g"], ["t"]),
+            node("DequantizeLinear", ["q", "t"], ["y"], axis=along, block_size=size),
+        ]
+    else:
+        nodes = [
+            node("TRT_MXFP8DynamicQuantize", ["x"], ["q", "s"], domain="trt", output_dtype=17, **attrs),
+            node("TRT_MXFP8DequantizeLinear", ["q", "s"], ["y"], domain="trt", output_dtype=1, **attrs),
+        ]
+    proto = model_of(nodes, {"g": whole})
+    for one, shape in ((proto.graph.input[0], x.shape), (proto.graph.output[0], x.shape)):
+        one.CopyFrom(helper.make_tensor_value_info(one.name, TensorProto.FLOAT, shape))
+    proto.opset_import.append(helper.make_opsetid("trt", 1))
+    moved = np.moveaxis(x, along, -1)
+    blocks = moved.reshape(*moved.shape[:-1], -1, size)
+    amax = np.abs(blocks).max(axis=-1, keepdims=True)
+    if kind == "nvfp4":
+        stored = np.clip(amax / np.float32(6) / whole, 2.0**-9, 448).astype(ml_dtypes.float8_e4m3fn)
+        scale = stored.astype(np.float32) * whole
+        kept = to_e2m1(blocks / scale)
+    else:
+        scale = scales_of_blocks(amax, Precision.MXFP8)
+        kept = (blocks / scale).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    wanted = np.moveaxis((kept * scale).reshape(moved.shape), -1, along)
+    np.testing.assert_array_equal(run(Model.from_proto(proto), {"x": x})[0], wanted)

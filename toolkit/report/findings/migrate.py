@@ -137,7 +137,8 @@ MIGRATE: Table = {
         _made_anew(scale, before, True) + f", on '{to}', which holds its values"
     ),
     MigrateCode.LAYERS_STAY_FLOAT: lambda layers: (
-        f"{count(len(layers), 'layer')} without pairs on both operands stay float: {quoted(layers)}."
+        f"{count(len(layers), 'layer')} without pairs on both operands {'stays' if len(layers) == 1 else 'stay'} "
+        f"float: {quoted(layers)}."
     ),
     MigrateCode.OTHER_NETWORK: _other_network,
     MigrateCode.PAIRS_OVERRULE: "the model has Q/DQ pairs, which decide; TensorRT takes no notice of it either",

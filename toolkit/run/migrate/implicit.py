@@ -77,7 +77,11 @@ class BackToImplicit:
             kind()(self.model, Context(journal=journal))
         self.model.source = None
         known = self.model.graph.tensors()
-        int8 = {name: one for name, one in self.fit.ranges.tensors.items() if name in known and one.dtype == "int8"}
+        formless = {turn.tensor for turn in self.turns if turn.why.code is MigrateCode.NO_IMPLICIT_FORM}
+        int8 = {
+            name: one for name, one in self.fit.ranges.tensors.items()
+            if name in known and name not in formless and one.dtype == "int8"
+        }  # fmt: skip
         self.fit = FittedRanges(self.fit.ranges, dict(self.fit.derived))
         self.fit.ranges.tensors = int8
         hand_back(self.fit, self.model)
@@ -149,8 +153,7 @@ def _quoted(name: str) -> str:
 
 def _turn(name: str, pair: ExistingPair) -> TensorTurn:
     amax = None if pair.grid.amax is None else float(pair.grid.amax)
-    kind = Precision.from_onnx(pair.grid.kind)
-    if kind in (Precision.FP8, Precision.INT4) or pair.grid.block:
+    if pair.grid.range_type != "int8" or pair.grid.precision is Precision.INT4 or pair.grid.block:
         return TensorTurn(name, amax, MigrateCode.NO_IMPLICIT_FORM(kind=pair.grid.kind_name))
     if pair.axis is not None or pair.scale is None or pair.scale.size != 1:
         return TensorTurn(name, amax, MigrateCode.PER_CHANNEL_ACTIVATION())

@@ -124,7 +124,8 @@ class Migration:
         ):  # fmt: skip
             found = [turn for turn in self.turns if turn.fate in fates]
             if found:
-                lines += [f"{title}:", *(f"  {_line(turn)}" for turn in found)]
+                # a call may say several things of which the same is to be told: a shape's three ends
+                lines += [f"{title}:", *dict.fromkeys(f"  {_line(turn)}" for turn in found)]
         if self.tensors:
             lines.append(f"ranges ({count(len(self.tensors), 'tensor')}):")
             odd = [turn for turn in self.tensors if turn.why.code not in _PLAIN]
@@ -248,11 +249,10 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
         found.exit_status = 1
     else:
         _make(found, folder, model, given, fit, quantizes, paired)
-    lost = list(said_lost(found.turns))
+    lost = {(turn.order.line, turn.order.said, turn.fate) for turn in said_lost(found.turns)}
     if lost:
-        found.said.append(MigrateCode.SUMMARY(
-            lost=sum(turn.fate == "lost" for turn in lost), look=sum(turn.fate == "look" for turn in lost)
-        ))  # fmt: skip
+        fates = [fate for _, _, fate in lost]
+        found.said.append(MigrateCode.SUMMARY(lost=fates.count("lost"), look=fates.count("look")))
     write_json(folder / _RECORD, found.to_json())
     return found
 

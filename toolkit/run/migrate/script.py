@@ -13,6 +13,7 @@ from toolkit.run.migrate.calls import ASSIGNED, BUILDER_FLAGS, CALLED
 from toolkit.run.migrate.command import commands_in, orders_of_command, tool_of
 from toolkit.run.migrate.order import Order
 from toolkit.run.migrate.polygraphy_script import polygraphy_calls
+from toolkit.run.migrate.reached import Reached
 from toolkit.run.migrate.selection import selection_of
 from toolkit.run.migrate.static import UNKNOWN, Dotted, Static
 from toolkit.run.migrate.terms import Flag, Term
@@ -83,7 +84,7 @@ class _ScriptReader(ast.NodeVisitor):
 
     def __init__(self, static: Static, tree: ast.Module) -> None:
         self.static, self.orders = static, list[Order]()
-        self.where = Whereabouts(static)
+        self.where, self.reached = Whereabouts(static), Reached(tree, static)
         self.classes = {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
         self.profiles: dict[str, int] = {}
         for target, made in _made(tree):
@@ -103,6 +104,12 @@ class _ScriptReader(ast.NodeVisitor):
             for one in branch:
                 self.visit(one)
             self.where.tests.pop()
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        """A function's body, under what has to hold where it is called."""
+        outer, self.where.tests = self.where.tests, [*self.where.tests, *self.reached.conditions(node)]
+        self.generic_visit(node)
+        self.where.tests = outer
 
     def visit_For(self, node: ast.For) -> None:
         """A loop, perhaps over layers."""

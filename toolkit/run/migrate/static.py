@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from toolkit.base.errors import QtoolError
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 _MOST, _LONGEST = 1 << 64, 1 << 16
 """The largest number and the longest text that are worked out."""
 _TEXT = ("lower", "upper", "strip", "replace", "startswith", "endswith")
@@ -53,8 +54,11 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.GtE: operator.ge, ast.Is: operator.is_, ast.IsNot: operator.is_not,
     ast.In: lambda one, many: one in many, ast.NotIn: lambda one, many: one not in many,
 }  # fmt: skip
+_PATHS = ("realpath", "abspath", "expanduser", "expandvars", "normpath")
+"""Functions of ``os.path`` that name the same file."""
 _CALLS: dict[str, Callable[..., Any]] = {
     "int": int, "float": float, "str": str, "tuple": tuple, "list": list, "Path": str, "pathlib.Path": str,
+    **{f"os.path.{name}": str for name in _PATHS},
     "os.path.join": lambda *parts: "/".join(part.rstrip("/") for part in parts),
 }  # fmt: skip
 
@@ -73,6 +77,7 @@ class Static:
 
     def __init__(self, tree: ast.Module, arguments: Sequence[str] = ()) -> None:
         self._given: dict[str, list[ast.expr]] = {}
+        self._functions: dict[str, Function] = {}
         self._busy: set[str] = set()
         self._worth: dict[str, Any] = {}
         self.imported: dict[str, str] = {}
@@ -233,6 +238,8 @@ class Static:
 
     def _assigned(self, target: ast.expr, value: ast.expr) -> None:
         if isinstance(target, (ast.Name, ast.Attribute)):
+            if self._is_same(ast.unparse(target), value):
+                return
             self._given.setdefault(ast.unparse(target), []).append(value)
         elif isinstance(target, (ast.Tuple, ast.List)):
             several = isinstance(value, (ast.Tuple, ast.List)) and len(value.elts) == len(target.elts)
@@ -243,6 +250,16 @@ class Static:
                 else:
                     self._loops(one)
 
+    @staticmethod
+    def _is_same(name: str, value: ast.expr) -> bool:
+        """Whether a value is the name's own, as another kind or by another path: ``p = os.path.abspath(p)``."""
+        if not isinstance(value, ast.Call) or value.keywords:
+            return False
+        if len(value.args) == 1:
+            return ast.unparse(value.func) in _CALLS and ast.unparse(value.args[0]) == name
+        made = isinstance(value.func, ast.Attribute) and value.func.attr in _SAME_PATH and not value.args
+        return made and ast.unparse(value.func).rpartition(".")[0] == name
+
     def _loops(self, target: ast.expr) -> None:
         """Names that have many values."""
         nothing = ast.Constant(None)
@@ -252,25 +269,37 @@ class Static:
 
     def _parameters(self, tree: ast.Module) -> None:
         """A parameter is worth what the script's own calls give it, and its default where they give it nothing."""
-        functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
         for node in ast.walk(tree):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                functions.setdefault(node.name, node)
+                self._functions.setdefault(node.name, node)
             elif isinstance(node, ast.ClassDef):
                 for one in node.body:
                     if isinstance(one, ast.FunctionDef) and one.name == "__init__":
-                        functions[node.name] = one
+                        self._functions[node.name] = one
         for call in ast.walk(tree):
-            if not isinstance(call, ast.Call):
-                continue
-            called = functions.get(ast.unparse(call.func).rpartition(".")[2])
+            called = self.called(call) if isinstance(call, ast.Call) else None
             if called is not None:
+                assert isinstance(call, ast.Call)
                 for name, value in self.bound(called, call).items():
                     if not (isinstance(value, ast.Name) and value.id == name):
                         self._given.setdefault(name, []).append(value)
 
+    def called(self, call: ast.Call) -> Function | None:
+        """The function of the script's own that a call is of; None where it gives other arguments than it takes.
+
+        TensorRT's methods may have the names of a script's.
+        """
+        function = self._functions.get(ast.unparse(call.func).rpartition(".")[2])
+        if function is None:
+            return None
+        spread = any(isinstance(one, ast.Starred) for one in call.args) or any(not one.arg for one in call.keywords)
+        open_ended = function.args.vararg is not None or function.args.kwarg is not None
+        wanted = {one.arg for one in (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)}
+        fits = spread or open_ended or wanted - {"self", "cls"} == set(self.bound(function, call))
+        return function if fits else None
+
     @staticmethod
-    def bound(function: ast.FunctionDef | ast.AsyncFunctionDef, call: ast.Call) -> dict[str, ast.expr]:
+    def bound(function: Function, call: ast.Call) -> dict[str, ast.expr]:
         """By parameter what a call gives it, or its default."""
         plain = [*function.args.posonlyargs, *function.args.args]
         found = {one.arg: value for one, value in zip(plain[len(plain) - len(function.args.defaults) :],
@@ -278,7 +307,7 @@ class Static:
         for one, default in zip(function.args.kwonlyargs, function.args.kw_defaults):
             if default is not None:
                 found[one.arg] = default
-        names = [one.arg for one in plain if one.arg != "self"]
+        names = [one.arg for one in plain if one.arg not in ("self", "cls")]
         found.update(zip(names, call.args))
         found.update({keyword.arg: keyword.value for keyword in call.keywords if keyword.arg})
         return found

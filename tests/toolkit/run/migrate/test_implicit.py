@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 
 from passes.insert_qdq import InsertQDQ
+from tests.conftest import build, node
 from tests.conftest import run as infer
 from tests.toolkit.run.migrate.test_migrate import asymmetric, network, tensors
 from toolkit import Context, Model
@@ -100,6 +102,21 @@ def test_fp8_has_no_way_back(here):
         str(MigrateCode.NO_IMPLICIT_FORM),
         str(MigrateCode.RANGE_UNKNOWN),
     }
+
+
+@pytest.mark.parametrize("kind", [ml_dtypes.float4_e2m1fn, ml_dtypes.int4])
+def test_four_bits_of_a_whole_tensor_have_no_way_back(here, kind):
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+             node("QuantizeLinear", ["w", "s", "z"], ["p"]), node("DequantizeLinear", ["p", "s", "z"], ["v"]),
+             node("MatMul", ["d", "v"], ["y"], name="m")]  # fmt: skip
+    weights = {"s": np.array(0.5, np.float32), "w": np.ones((16, 4), np.float32), "z": np.zeros((), kind)}
+    proto = build(nodes, {"x": ["n", 16]}, {"y": ["n", 4]}, weights, opset=23, ir_version=11)
+    onnx.save(proto, "net.onnx")
+    assert tensors(back("net.onnx")) == {
+        "x": str(MigrateCode.NO_IMPLICIT_FORM),
+        "y": str(MigrateCode.RANGE_UNKNOWN),
+    }
+    assert not read_ranges("back/net.ranges.json").tensors
 
 
 def test_what_cannot_go_back_is_named(here, capsys):

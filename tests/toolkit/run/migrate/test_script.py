@@ -248,3 +248,55 @@ def test_an_argument_of_another_type_is_refused():
 def test_nothing_is_run(tmp_path):
     text = f"import pathlib\npathlib.Path({str(tmp_path / 'made')!r}).write_text('x')\nconfig.set_flag(trt.BuilderFlag.FP16)\n"
     assert taken(text) == [(Term.FP16, None)] and not (tmp_path / "made").exists()
+
+
+CLASS = """
+import argparse, os
+import tensorrt as trt
+
+class Maker:
+    def __init__(self, gigabytes=8):
+        self.builder = trt.Builder(LOGGER)
+        self.config = self.builder.create_builder_config()
+        self.config.max_workspace_size = gigabytes * 2**30
+
+    def create_network(self, onnx_path, batch):
+        self.network = self.builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH))
+        onnx_path = os.path.realpath(onnx_path)
+        with open(onnx_path, "rb") as file:
+            trt.OnnxParser(self.network, LOGGER).parse(file.read())
+
+    def obey(self):
+        self.config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
+        self.pin()
+
+    def pin(self):
+        self.network.get_layer(0).precision = trt.DataType.HALF
+
+def main(args):
+    maker = Maker()
+    maker.create_network(args.onnx, 8)
+    if args.precision == "mixed":
+        maker.obey()
+
+parser = argparse.ArgumentParser()
+parser.add_argument("-o", "--onnx", required=True)
+parser.add_argument("-p", "--precision", default="fp16")
+main(parser.parse_args())
+"""
+
+
+def test_methods_that_are_called_as_tensorrts_are_not_the_scripts_own():
+    assert (Term.MODEL, "net.onnx") in taken(CLASS, "--onnx", "net.onnx")
+
+
+def test_what_holds_where_a_function_is_called_holds_in_it():
+    orders = orders_of_script(CLASS, "build.py", ["-p", "mixed"])
+    assert any(one.term is Term.OBEY and one.why is None for one in orders)
+    kept = [
+        one for one in orders_of_script(CLASS, "build.py", ["-p", "int8"]) if one.term is Term.OBEY or one.line == 22
+    ]
+    assert len(kept) == 2 and all(one.why.code is MigrateCode.NOT_TAKEN for one in kept)
+    unknown = orders_of_script(CLASS.replace('default="fp16"', "default=CHOSEN"), "build.py", [])
+    (obeyed,) = [one for one in unknown if one.term is Term.OBEY]
+    assert obeyed.why.code is MigrateCode.ONLY_WHERE
