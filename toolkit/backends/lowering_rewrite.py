@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,7 @@ class Rewriter:
 
     def _store_weights(self) -> None:
         """Replace QuantizeLinear over a constant by the stored values: fewer bytes, the same rounding."""
-        gone: set[int] = set()
+        gone: list[gs.Node] = []
         for node in self.model.nodes:
             if node.op != QUANTIZE or len(node.inputs) < 3:
                 continue
@@ -139,17 +139,15 @@ class Rewriter:
             steps, offset = (spread(part.astype(np.float32), values, axis, block) for part in (scale, zero))
             ratio = on_grid(values.astype(np.float32) / steps, precision, offset)
             stored = make_constant(self.names.take(f"{node.inputs[0].name}_{precision}"), ratio, precision.onnx_type)
-            out = node.outputs[0]
-            reroute(out, stored)
-            node.outputs.clear()
-            node.inputs.clear()
-            gone.add(id(node))
+            reroute(node.outputs[0], stored)
+            gone.append(node)
         self._remove(gone)
 
-    def _remove(self, gone: set[int]) -> None:
-        """Take nodes off the graph, by their id: one at a time would compare each with all others."""
-        if gone:
-            self.model.graph.nodes = [node for node in self.model.nodes if id(node) not in gone]
+    def _remove(self, gone: Sequence[gs.Node]) -> None:
+        """Take nodes off the graph and its tensors in one go: one at a time would compare each with all others."""
+        assemble.detach(gone)
+        ids = {id(node) for node in gone}
+        self.model.graph.nodes = [node for node in self.model.nodes if id(node) not in ids]
 
     def _split_dequantizers(self) -> None:
         """Give every DequantizeLinear one float type; where its readers differ, one node for each type."""
@@ -312,7 +310,7 @@ class Rewriter:
 
     def _drop_idle_casts(self) -> None:
         """Remove Casts of the model's own that now convert a type to itself, and conversions there and back."""
-        inner, gone = self.model.subgraph_tensors(), set[int]()
+        inner, gone = self.model.subgraph_tensors(), list[gs.Node]()
         for node in self.model.nodes:
             if node.op != "Cast" or node.name not in self.names:
                 continue
@@ -321,9 +319,7 @@ class Rewriter:
             if not same or self.model.is_output(result) or result.name in inner:
                 continue
             reroute(result, source)
-            node.outputs.clear()
-            node.inputs.clear()
-            gone.add(id(node))
+            gone.append(node)
             self.journal.changed(node.name, Code.CAST_REMOVED(), Code.IDLE_CAST())
         self._remove(gone)
 

@@ -139,9 +139,16 @@ def subgraphs(graph: gs.Graph) -> Iterator[gs.Graph]:
 
 
 class _Watching(SynchronizedList):
-    """A node's or tensor's list without a dictionary of its own: these take half of a large graph's memory."""
+    """A node's or tensor's list without a dictionary of its own: these take half of a large graph's memory.
+
+    What it takes out is found by identity: onnx-graphsurgeon compares nodes by all that they hold.
+    """
 
     __slots__ = ("field_name", "parent_obj")
+
+    def _remove_from_elem(self, elem: gs.Node | gs.Tensor) -> None:
+        others = getattr(elem, self.field_name)
+        list.__delitem__(others, next(i for i, one in enumerate(others) if one is self.parent_obj))
 
 
 def _watching(owner: gs.Node | gs.Tensor, field_name: str) -> Any:

@@ -29,7 +29,7 @@ from toolkit.graph.light import LightModel, fits_message, weights_as_inputs
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes
 from toolkit.graph.onnx_file import ONNX, normalise, read, write
-from toolkit.graph.opset import convert_opset
+from toolkit.graph.opset import convert_opset, renumbered
 from toolkit.graph.order import drop_unused, sort
 from toolkit.graph.shapes import Inferred
 from toolkit.graph.stored import BITS
@@ -306,7 +306,9 @@ class Model:
         sort(self.graph)
 
     def raise_opset(self, minimum: int) -> list[str]:
-        """Bring the operator set up to ``minimum`` by ONNX's version converter; nodes that live on keep their names.
+        """Bring the operator set up to ``minimum``; nodes that live on keep their names.
+
+        Where both sets mean the same by all operators it is the number alone, else ONNX's version converter does it.
 
         Returns:
             Names of nodes that the conversion made anew.
@@ -317,6 +319,8 @@ class Model:
         if self.opset >= minimum:
             return []
         self._forget()
+        if renumbered(self.graph, minimum):
+            return []
         before = set(self.node_names())
         makers = {t.name: node.name for node in self.nodes for t in node.outputs}
         self.graph = convert_opset(self.graph, minimum, str(self.source or "the model"), self._known)

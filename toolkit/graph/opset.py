@@ -8,6 +8,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from toolkit.base.errors import ModelError
+from toolkit.graph import assemble
 from toolkit.graph.export import NodeMessages, export
 from toolkit.graph.importing import import_light
 from toolkit.graph.light import large_header, weights_as_inputs
@@ -17,6 +18,13 @@ from toolkit.graph.tensors import onnx_type
 
 _ONNX = ("", "ai.onnx")
 _FOREIGN = "qtool.foreign"
+SAME_FROM = {
+    "Cast": 13, "Constant": 13, "ConstantOfShape": 9, "Conv": 11, "DequantizeLinear": 13, "Equal": 13, "Flatten": 13,
+    "Identity": 13, "QuantizeLinear": 13, "Reshape": 13, "Shape": 13, "Size": 13, "Squeeze": 13, "Transpose": 13,
+    "Unsqueeze": 13,
+}  # fmt: skip
+"""Operators whose definitions from that opset on differ only in the types that they take, and in attributes whose
+defaults are what was meant before (ONNX's Changelog.md)."""
 _PER_CHANNEL = 21
 """The opset from which on GroupNormalization means something else (ONNX's Changelog.md, GroupNormalization-21)."""
 
@@ -79,7 +87,7 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
     proto = weights_as_inputs(light.proto, light.weights)
     foreign = name_foreign(proto)
     try:
-        converted = proto if _renumbered(proto, target) else onnx.version_converter.convert_version(proto, target)
+        converted = onnx.version_converter.convert_version(proto, target)
     except Exception as error:
         raise ModelError(
             f"opset {model.opset} cannot be raised to {target}: {' '.join(str(error).split())[:300]}",
@@ -104,21 +112,33 @@ def convert_opset(model: gs.Graph, target: int, where: str, known: NodeMessages 
     return import_light(light.lighten())
 
 
-def _renumbered(proto: onnx.ModelProto, target: int) -> bool:
-    """Change the number alone, in place, where both opsets define all of the model's operators alike."""
-    own = [one for one in proto.opset_import if one.domain in _ONNX]
-    ops = {node.op_type for node in all_nodes(proto.graph.node) if node.domain in _ONNX}
-    if proto.functions or any(_since(op, one.version) != _since(op, target) for op in ops for one in own):
+def renumbered(graph: gs.Graph, target: int) -> bool:
+    """Change the number alone, in place, where both opsets mean the same by all of a graph's operators.
+
+    Returns:
+        Whether they do; nothing is changed where not.
+    """
+    ops = {node.op for node, _ in assemble.walk(graph) if node.domain in (None, *_ONNX) and onnx.defs.has(node.op)}
+    if graph.functions or any(_meaning(op, graph.opset) != _meaning(op, target) for op in ops):
         return False
-    for one in own:
-        one.version = target
+    graph.import_domains = [
+        onnx.helper.make_opsetid(one.domain, target if one.domain in _ONNX else one.version)
+        for one in graph.import_domains or [onnx.helper.make_opsetid("", target)]
+    ]
+    for one in (graph, *assemble.subgraphs(graph)):
+        one.opset = target
     return True
 
 
 @cache
-def _since(op: str, opset: int) -> int:
-    """The opset that defined an operator as it is in this one."""
-    return int(onnx.defs.get_schema(op, opset).since_version)
+def _meaning(op: str, opset: int) -> int:
+    """The opset that gave an operator the meaning that it has in this one; 0 where it is not in this one."""
+    try:
+        since = int(onnx.defs.get_schema(op, opset, "").since_version)
+    except onnx.defs.SchemaError:
+        return 0
+    same = SAME_FROM.get(op, since)
+    return same if since >= same else since
 
 
 def _mend_resizes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:

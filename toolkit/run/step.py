@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from toolkit.graph.model import Model
 
 R = TypeVar("R", bound="Record")
+G = TypeVar("G", bound="GraphRecord")
 
 
 class Record(BaseModel):
@@ -65,7 +66,7 @@ class Record(BaseModel):
 
 
 class GraphRecord(Record):
-    """A record with a graph in a file beside it, which is loaded once."""
+    """A record with a graph in a file beside it, which is loaded once, unless the step has just made it."""
 
     model_file: ClassVar[str]
     _model: Model | None = PrivateAttr(None)
@@ -83,6 +84,17 @@ class GraphRecord(Record):
         if self._model is None:
             self._model = Model.load(self.model_path).settle()
         return self._model
+
+    def holding(self: G, model: Model) -> G:
+        """This record with the graph that was written, which nobody changes any more.
+
+        One whose weights went to a file of their own is read again: they are mapped then, and take no memory.
+        """
+        from toolkit.graph.light import fits_message
+
+        if fits_message(model.weight_bytes()):
+            self._model = model.settle()
+        return self
 
     def model_key(self) -> list[str]:
         """The graph's content; read again only where a file was written since."""

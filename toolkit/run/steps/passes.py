@@ -135,7 +135,7 @@ class PassesStep(Step[PassesRecord]):
             ranges.save(root / _RANGES)
             written.append(root / _RANGES)
         files = relative(self.folder, *written, *context.files)
-        return PassesRecord(plan=context.plan, journal=journal, files=files)
+        return PassesRecord(plan=context.plan, journal=journal, files=files).holding(model)
 
     def _observed(self, model: Model, context: Context) -> Ranges | None:
         """The ranges that the passes asked for, with what float16's limits need: values seen of every tensor."""
