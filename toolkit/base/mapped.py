@@ -6,9 +6,12 @@ same pages: onnxruntime, and other processes.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
+import sys
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +20,12 @@ import numpy as np
 
 from toolkit.base.errors import DataError
 from toolkit.base.types import Array
+
+_MMAP_THRESHOLD = -3
+"""``M_MMAP_THRESHOLD`` of glibc's malloc.h."""
+_AT_ONCE = 1 << 20
+_LOOKED_AT = 256 << 20
+"""Bytes of mapped files that are looked at before their pages are let go of."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,31 @@ def release_pages() -> None:
     for mapped in list(_files):
         if hasattr(mapped, "madvise"):
             mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def looked_at(values: Array) -> Array:
+    """The same values, which somebody is about to read; of mapped files no more than 256 MB stay in memory for that."""
+    if is_mapped(values):
+        _seen.append(values.nbytes)
+        if sum(_seen) > _LOOKED_AT:
+            _seen.clear()
+            release_pages()
+    return values
+
+
+_seen: list[int] = []
+
+
+def return_freed_memory() -> None:
+    """Have this process give freed blocks of 1 MB and more back to the system at once, where it runs on glibc.
+
+    By itself glibc keeps blocks of up to 32 MB once some of their size were freed: weights that are loaded by turns
+    would take several times their size.
+    """
+    if sys.platform.startswith("linux"):
+        # other C libraries have no such setting
+        with suppress(AttributeError):
+            ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _AT_ONCE)
 
 
 def _file_of(values: Any) -> _File | None:

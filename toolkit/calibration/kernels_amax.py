@@ -150,7 +150,8 @@ def expected_errors(counts: Any, width: float, amaxes: Any, levels: float, float
     before = np.zeros(len(amaxes))
     known = 0
     # few samples leave most bins empty; the candidates are the inner loop, which vector registers take
-    for j in np.nonzero(counts)[0]:
+    for found in np.nonzero(counts)[0]:
+        j = int(found)
         if known < j:
             for k in range(len(scales)):
                 edge = j * width / scales[k]

@@ -13,14 +13,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx
 from onnx import helper
 
 from toolkit.base.errors import ModelError
-from toolkit.base.mapped import release_pages
+from toolkit.base.mapped import release_pages, return_freed_memory
 from toolkit.base.types import Array
 from toolkit.graph.cutting import SHARE, Cut, Stretch
 from toolkit.graph.light import LightModel, bytes_of
@@ -50,7 +50,8 @@ def by_stretch(model: Model, names: Iterable[str]) -> list[list[str]]:
 @contextmanager
 def memory_limit(size: int | None) -> Iterator[None]:
     """While this is open, sessions of models with more weights run in stretches, which take ``size`` bytes together."""
-    before, _loaded.limit = _loaded.limit, size
+    before = _loaded.limit
+    limit_memory(size)
     try:
         yield
     finally:
@@ -61,6 +62,8 @@ def memory_limit(size: int | None) -> Iterator[None]:
 def limit_memory(size: int | None) -> None:
     """The limit from here on, for a process that works for another."""
     _loaded.limit = size
+    if size is not None:
+        return_freed_memory()
 
 
 def memory_limited() -> int | None:
@@ -85,6 +88,19 @@ def stretches_of(model: LightModel, packed: bool) -> list[Stretch]:
     return Cut(model, sizes, limit // SHARE).stretches()
 
 
+class Value(NamedTuple):
+    """What a session says of an input or output. onnxruntime's own keeps the session and all its weights in memory."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+    @classmethod
+    def of(cls, value: Any) -> Value:
+        """That of onnxruntime, copied."""
+        return cls(value.name, value.type, tuple(value.shape))
+
+
 class Stretched:
     """The stretches of a model, to be run as one session of onnxruntime is.
 
@@ -107,14 +123,14 @@ class Stretched:
         self._model, self._stretches, self._load, self._packed = model, stretches, load, packed
         self._boundaries = boundaries
         self._known = {value.name: value for value in model.proto.graph.input}
-        self._given: list[Any] = []
+        self._given: list[Value] = []
         self._takes = {value.name: value for value in self._inputs()}
 
-    def get_inputs(self) -> list[Any]:
+    def get_inputs(self) -> list[Value]:
         """What the model takes."""
         return list(self._takes.values())
 
-    def get_outputs(self) -> list[Any]:
+    def get_outputs(self) -> list[Value]:
         """What the model gives, with the types that onnxruntime finds."""
         found = {value.name: value for value in self._given}
         return [found[value.name] for value in self._model.proto.graph.output]
@@ -140,21 +156,21 @@ class Stretched:
                 kept.keep(key, number + 1, {name: held[name] for name in later if name in held and name not in feed})
         return [held[name] for name in names]
 
-    def _inputs(self) -> Iterator[Any]:
+    def _inputs(self) -> Iterator[Value]:
         """Load every stretch once, in order: the types of what it gives are those of what the next ones take."""
         own = {value.name for value in self._model.proto.graph.input}
         for number in range(len(self._stretches)):
             inner = self._opened(number)
-            for value in inner.get_outputs():
+            for value in map(Value.of, inner.get_outputs()):
                 self._given.append(value)
                 if value.type not in ORT_TYPES:
                     self._require_last(number, value)
                     continue
                 shape = list(value.shape) or None
                 self._known[value.name] = helper.make_tensor_value_info(value.name, ORT_TYPES[value.type], shape)
-            yield from (value for value in inner.get_inputs() if value.name in own)
+            yield from (Value.of(value) for value in inner.get_inputs() if value.name in own)
 
-    def _require_last(self, number: int, value: Any) -> None:
+    def _require_last(self, number: int, value: Value) -> None:
         """Refuse what is no tensor where a later stretch reads it; whoever runs the model is told of other outputs."""
         if any(value.name in one.reads for one in self._stretches[number + 1 :]):
             raise ModelError(

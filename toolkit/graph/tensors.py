@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from toolkit.base.mapped import looked_at
 from toolkit.graph import assemble
 from toolkit.graph.light import bytes_of
 from toolkit.graph.on_disk import spilled
@@ -75,17 +76,17 @@ class StoredValues(LazyValues):
             return self._header
         made = TensorProto()
         made.CopyFrom(self._header)
-        made.raw_data = self.array.tobytes()
+        made.raw_data = looked_at(self.array).tobytes()
         return made
 
     def load(self) -> np.ndarray[Any, Any]:
         """A copy."""
-        return np.array(self.array)
+        return np.array(looked_at(self.array))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the values, in hex."""
-        return content_digest(self.array)
+        return content_digest(looked_at(self.array))
 
 
 @lru_cache(maxsize=64)
@@ -110,7 +111,7 @@ def values_of(tensor: gs.Constant) -> np.ndarray[Any, Any]:
     """The values of a constant; bfloat16 and float8 come as ml_dtypes arrays."""
     held = tensor._values
     if isinstance(held, StoredValues):
-        return held.array
+        return looked_at(held.array)
     if isinstance(held, LazyValues) and isinstance(held.tensor, onnx.TensorProto):
         return np.asarray(onnx.numpy_helper.to_array(held.tensor))
     return np.asarray(tensor.values)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.large_models import block_samples, hold_to_limit, residual_blocks
+from toolkit.base import mapped
 from toolkit.base.mapped import place_of
 from toolkit.graph import on_disk, sessions
 from toolkit.graph.model import Model
@@ -148,3 +149,16 @@ def test_spilled_weights_are_mapped_by_onnxruntime_as_well(no_room, given, tmp_p
             node.inputs[1] = make_constant(f"own {node.inputs[1].name}", values_of(node.inputs[1]).copy())
     assert np.array_equal(session(model).run({"x0": x})["y"], session(path).run({"x0": x})["y"])
     assert given == [{"own w0a", "own w0b", "own w1a", "own w1b"}, {"w0a", "w0b", "w1a", "w1b"}]
+
+
+def test_pages_of_what_was_looked_at_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model.load(residual_blocks(tmp_path / "blocks.onnx", WIDTH, 3))
+    weights = [tensor for tensor in model.graph.tensors().values() if model.constant(tensor) is not None]
+    size = model.constant(weights[0]).nbytes
+    released = []
+    monkeypatch.setattr(mapped, "_seen", [])
+    monkeypatch.setattr(mapped, "_LOOKED_AT", 2 * size)
+    monkeypatch.setattr(mapped, "release_pages", lambda: released.append(sum(mapped._seen)))
+    for tensor in weights:
+        values_of(tensor)
+    assert len(weights) == 6 and len(released) == 2

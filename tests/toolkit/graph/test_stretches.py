@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -56,10 +58,15 @@ def test_what_is_loaded_stays_within_the_limit(blocks, monkeypatch):
     limit, most = 4 * PACKED, 0
     opened = stretches._loaded.open
 
+    known = []
+
     def watched(key, size, load):
         nonlocal most
         found = opened(key, size, load)
         most = max(most, sum(held for _, held in stretches._loaded._known.values()))
+        known.append(weakref.ref(found._sess))
+        in_memory = {id(held()) for held in known if held() is not None}
+        assert len(in_memory) == len(stretches._loaded._known)
         return found
 
     monkeypatch.setattr(stretches._loaded, "open", watched)
