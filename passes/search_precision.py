@@ -316,7 +316,8 @@ class SearchPrecision(InsertQDQ):
         before = search.standing(few)
         part = context.provider.on_part() if isinstance(context.provider, Calibrator) else context.provider
         now, trial, last, kept = search, model, context, Journal()
-        for name in self.helpers:
+        for place, name in enumerate(self.helpers):
+            context.progress(f"helper {name}", place, len(self.helpers))
             if now.spending.over or (not before.distance and now.all_quantized_meets(before.amax)):
                 break
             # whether it stays is decided here, by the plan's own budget
@@ -332,10 +333,16 @@ class SearchPrecision(InsertQDQ):
             tried = search.on(changed, apart, 1.0 if part is context.provider else 0.25)
             fewer = tried.on_few()
             after = tried.standing(fewer, before)
-            fewer.rest()
             # by the number that is shown too
             better = after.clearly_better(before) and after.outcome.sqnr_db > before.outcome.sqnr_db
-            context.journal.noted(search.helper_finding(name, better, before, after))
+            alone = None
+            if not better and not before.clearly_better(after):
+                # what the layers do that a plan leaves out first hides what the others gain
+                names = {event.node for event in apart.journal.of("changed")}
+                alone = search.with_the_changed(before, after, names)
+                better = alone is not None and alone.clearly_better
+            fewer.rest()
+            context.journal.noted(search.helper_finding(name, better, before, after, alone))
             if better:
                 now, trial, last, before = tried, changed, apart, after
                 kept.events += [replace(event, by=self.title()) for event in apart.journal.of("changed")]

@@ -12,7 +12,7 @@ from passes.smooth import Smooth
 from passes.strip_qdq import StripQDQ
 from tests.conftest import build, node, normal, ops, run, said
 from tests.control_flow import subgraph, switch
-from tests.toolkit.search.planted import simulation
+from tests.toolkit.search.planted import damage, simulation
 from tests.toolkit.simulation.test_simulation import noise_of_real_pairs
 from toolkit import Code, Context, Model, Precision, session, storable_scale
 from toolkit.calibration.provider import Calibrator
@@ -324,6 +324,17 @@ def test_the_plan_of_a_search_that_shifts_has_the_corrected_bias():
     SearchPrecision(helpers=["shift"], min_sqnr_db=tried["before_db"] + 1, margin=0, try_ranges=False)(twin, context)
     assert "mean-shift" in {event.why.code.value for event in context.journal.of("changed")}
     assert sqnr_against(model, twin, CalibrationData.open(samples, model)) == pytest.approx(tried["after_db"], abs=0.2)
+
+
+def test_a_search_keeps_a_shift_that_a_worse_layer_hides():
+    model = made([*GATE, node("Conv", ["h", "k", "b"], ["m"]), node("Conv", ["m", "k2"], ["y"])], 4,
+                 {"k2": normal(WIDTH, WIDTH, 1, 1, seed=9)})  # fmt: skip
+    damage(model, "y")
+    context = Context(provider=Calibrator(CalibrationData.open(inputs(4), model), method="minmax"))
+    SearchPrecision(helpers=["shift"], min_sqnr_db=25.0, try_ranges=False)(model, context)
+    (tried,) = said(context.journal, Code.SEARCH_HELPER)
+    assert tried["after_db"] < tried["before_db"] + 1 and tried["applied"]
+    assert tried["layers"] == 1 and tried["alone_db"] > tried["alone_before_db"] + 3
 
 
 def test_scaled_channels_keep_their_means():

@@ -29,6 +29,7 @@ _NORMALIZED = frozenset({"LayerNormalization", "SkipLayerNormalization", "RMSNor
 _RECURRENT = frozenset({"LSTM", "GRU"})
 _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS, _TWO_SIDED = 0.25, 0.9
+_FEW_CLASSES = 16
 _ALPHABET = 5
 """The fewest classes of a reading: the blank and the four letters of a genome."""
 
@@ -86,8 +87,13 @@ def vectors(output: SeenOutput, seen: SeenModel) -> list[Clue]:
         found.append(Clue("classification", "operator", 1.0, sorted(output.ops & _SHARES)[0]))
     if "Sigmoid" in output.ops and output.in_unit:
         found += [Clue("classification", "values", 2.0, "sigmoid"), Clue("classification", "operator", 1.0, "Sigmoid")]
+    if output.dynamic(axis):
+        return [*found, Clue("regression", "shape", 2.5, "dynamic"), Clue("regression", "values", 0.5, "any")]
     if count in _IMAGENET or count < 64 or (count % 32 and count <= 4096):
         found.append(Clue("classification", "shape", 1.0, "classes", count))
+        if count < _FEW_CLASSES and "values" not in {clue.kind for clue in found} and output.one_largest(axis):
+            # scores of some samples would hardly all name one class; values of unlike kinds do
+            found += [Clue("regression", "values", 1.5, "one largest"), Clue("regression", "shape", 0.5, "fits")]
     elif count % 32 == 0:
         found.append(Clue("embedding", "shape", 1.0, "features", count))
     if output.ops & _POOLED and not output.ops & _SHARES:
@@ -116,6 +122,9 @@ def rows(output: SeenOutput, seen: SeenModel) -> list[Clue]:
     count = output.shape[axis]
     positions = output.shape[-3 - axis]
     found = [*_shares(output, axis, "sequence"), *_shares(output, axis, "ctc")]
+    if count > 2 and "Sigmoid" in output.ops and output.in_unit and not found:
+        # any number of labels a position
+        found += [Clue("segmentation", "values", 2.0, "sigmoid"), Clue("segmentation", "operator", 1.0, "Sigmoid")]
     if output.ops & _SHARES:
         found += [Clue(task, "operator", 1.0, sorted(output.ops & _SHARES)[0]) for task in ("sequence", "ctc")]
     elif output.ops & (_POOLED - {"Mul", "Div"}):

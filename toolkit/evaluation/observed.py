@@ -18,8 +18,10 @@ from toolkit.graph.model import Model
 from toolkit.graph.pasts import handed_on, reached, renewed
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
-_CLOSE, _IMAGE_RANK = 1e-3, 4
+_CLOSE, _IMAGE_RANK, _SOME = 1e-3, 4, 8
 _NEXT = frozenset({"n", "t", "out", "new", "next"})
+_LOST = re.compile(r"unk_|.*_dim_\d+$|\?|None|-")
+"""What exporters call an extent that they lost: it may be fixed."""
 _SPLIT = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 
 
@@ -108,6 +110,15 @@ class SeenOutput:
     def fixed(self, axis: int) -> bool:
         """Whether a sample's axis has one extent by what the model declares; axes count from the end."""
         return self.extents is not None and len(self.extents) >= -axis and isinstance(self.extents[axis], int)
+
+    def dynamic(self, axis: int) -> bool:
+        """Whether the model gives a sample's axis a name, or a formula, so that it has no one extent."""
+        extent = self.extents[axis] if self.extents is not None and len(self.extents) >= -axis else None
+        return isinstance(extent, str) and bool(extent) and not _LOST.match(extent)
+
+    def one_largest(self, axis: int) -> bool:
+        """Whether the same place along an axis holds the largest value in every sample, of some samples."""
+        return len(self.samples) >= _SOME and len(set(self.stacked(axis).argmax(axis=1).tolist())) == 1
 
     def varies(self, axis: int) -> bool:
         """Whether samples differ along an axis, counted from the end."""

@@ -15,6 +15,8 @@ _EXPONENTS = (1.0, 0.5, 0.25, 0.0)
 _FLIPS, _ROUNDS, _STARTS, _SHOWN = 24, 4, 3, 40
 _LEAST_GAIN, _LEAST_WORTH = 1e-3, 1e-2
 """As shares of the price of all layers."""
+_LEAST_MORE = 0.04
+"""Where that is less: as a share of what is quantized already."""
 
 
 class Proposals:
@@ -69,9 +71,11 @@ class Proposals:
         return float(self._limit.chance(*self._noise.of(self._noise.quantized(kept)[None]))[0])
 
     def _worth(self, plans: Array, spare: float) -> Array:
+        total = self._price.sum()
         gain = spare - (~plans) @ self._price
-        worth = np.where(gain > _LEAST_GAIN * self._price.sum(), gain, 0.0) * self._limit.chance(*self._noise.of(plans))
-        return np.asarray(np.where(worth > _LEAST_WORTH * self._price.sum(), worth, 0.0))
+        worth = np.where(gain > _LEAST_GAIN * total, gain, 0.0) * self._limit.chance(*self._noise.of(plans))
+        least = min(_LEAST_WORTH * total, max(_LEAST_MORE * (total - spare), _LEAST_GAIN * total))
+        return np.asarray(np.where(worth > least, worth, 0.0))
 
     def _harm(self, base: Array) -> Array:
         """What each layer adds near a plan."""

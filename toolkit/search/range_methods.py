@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from toolkit.evaluation.budget import Budget
@@ -73,10 +73,12 @@ class Standing:
         amax: the ranges that differ from calibration's.
         method: the one that gives them; empty for the recipe's own.
         samples: on how many.
+        simulation: the model on these.
     """
 
     distance: float
     outcome: Outcome
+    simulation: Simulation
     amax: Mapping[str, float] = field(default_factory=dict)
     method: str = ""
     samples: int = 0
@@ -92,6 +94,32 @@ class Standing:
         if self.distance < _NEARER * other.distance:
             return True
         return self.distance <= other.distance / _NEARER and self.outcome.noise < _NEARER * other.outcome.noise
+
+    def only(self, groups: Collection[str], pay: Callable[[float], None] = lambda price: None) -> Outcome:
+        """What these groups do, all others float; ``pay`` as in ``standing``."""
+        config = self.simulation.config([name for name in self.simulation.names if name not in groups], self.amax)
+        pay(self.simulation.runner.price(config))
+        return self.simulation.runner.run(config)
+
+
+@dataclass(frozen=True)
+class ChangedLayers:
+    """What the layers that a helper changed do by themselves, all others float: these may hide it.
+
+    Attributes:
+        groups: their names.
+        before: what they do without the helper.
+        after: and with it.
+    """
+
+    groups: tuple[str, ...]
+    before: Outcome
+    after: Outcome
+
+    @property
+    def clearly_better(self) -> bool:
+        """Whether their noise falls by 1 dB."""
+        return self.after.noise < _NEARER * self.before.noise
 
 
 def standing(
@@ -118,7 +146,9 @@ def standing(
         config = simulation.config((), amax)
         pay(runner.price(config))
         outcome = runner.run(config)
-        found.append(Standing(budget.distance(budget.lacks(outcome, reference)), outcome, amax, method, samples))
+        found.append(
+            Standing(budget.distance(budget.lacks(outcome, reference)), outcome, simulation, amax, method, samples)
+        )
         if not method and budget.safely(outcome, reference):
             break
     return min(found, key=lambda one: (one.distance, one.outcome.noise))

@@ -24,8 +24,8 @@ from toolkit.simulation.rounder import RoundedWeight, Rounder, rounding_key
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
-SeenOnSamples = dict[str, "tuple[dict[tuple[str, int | None], RoundedWeight], RangeErrors]"]
-"""What was found on samples of single layers, by ``rounding_key``."""
+SeenOnSamples = dict[str, "tuple[int, dict[tuple[str, int | None], RoundedWeight], RangeErrors]"]
+"""What was found on so many samples of single layers, by ``rounding_key``."""
 _SAMPLES, _ROWS, _LEAST_ROWS = 64, 1024, 16
 _MOST = 4608
 """Inputs that one output sums, at most: a matrix of their products is inverted."""
@@ -36,7 +36,8 @@ def rounder_on_samples(
 ) -> Rounder:
     """How the weights of layers are rounded, with what is seen on samples.
 
-    A search, its trials and the insertion after it choose once for a layer that is the same in all of them.
+    A search, its trials and the insertion after it choose once for a layer that is the same in all of them: what is
+    known of as many samples or more holds.
 
     Args:
         model: the float graph.
@@ -45,16 +46,16 @@ def rounder_on_samples(
         plain: how they are rounded without any.
         known: what was found before; what is found now is added.
     """
-    keys = {node.name: rounding_key(model, node, len(data), plain) for node in nodes}
+    keys = {node.name: rounding_key(model, node, plain) for node in nodes}
     # layers that read one weight round it together
-    fresh = {node.inputs[1].name for node in nodes if keys[node.name] not in known}
+    fresh = {n.inputs[1].name for n in nodes if keys[n.name] not in known or known[keys[n.name]][0] < len(data)}
     nodes_fresh = [node for node in nodes if node.inputs[1].name in fresh]
     if nodes_fresh:
         found, errors = round_on_samples(model, nodes_fresh, data, plain)
         for node in nodes_fresh:
             own = {key: one for key, one in found.items() if key[0] == node.inputs[1].name}
-            known[keys[node.name]] = own, errors.get(node.name, RangeErrors())
-    both = {node.name: known[keys[node.name]] for node in nodes}
+            known[keys[node.name]] = len(data), own, errors.get(node.name, RangeErrors())
+    both = {node.name: known[keys[node.name]][1:] for node in nodes}
     chosen = {key: one for some, _ in both.values() for key, one in some.items()}
     return replace(plain, chosen=chosen, errors={name: errors for name, (_, errors) in both.items()})
 

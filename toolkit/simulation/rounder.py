@@ -91,7 +91,7 @@ class Rounder:
         return [[str(self.block)], *found]
 
 
-def rounding_key(model: Model, node: gs.Node, samples: int, rounder: Rounder) -> str:
+def rounding_key(model: Model, node: gs.Node, rounder: Rounder) -> str:
     """What the rounding of a layer's weights depends on, as long as the model computes the same: SHA-256, in hex.
 
     A helper that changes what a layer reads changes its weights too, or notes the mean of what it reads.
@@ -100,4 +100,4 @@ def rounding_key(model: Model, node: gs.Node, samples: int, rounder: Rounder) ->
     values = hashlib.sha256(np.ascontiguousarray(weight).tobytes()).hexdigest() if weight is not None else ""
     noted = mean.tolist() if mean is not None else []
     grid = [str(rounder.precision), rounder.block]
-    return sha256_json([node.name, *(tensor.name for tensor in node.inputs[:2]), values, noted, samples, *grid])
+    return sha256_json([node.name, *(tensor.name for tensor in node.inputs[:2]), values, noted, *grid])

@@ -14,7 +14,7 @@ from toolkit.evaluation.guess import guess
 from toolkit.evaluation.judged import judged_by
 from toolkit.evaluation.observed import SeenModel, SeenOutput, observe
 
-RNG = np.random.default_rng(1)
+RNG, OTHER = np.random.default_rng(1), np.random.default_rng(2)
 IMAGE = {"image": np.zeros((3, 64, 64), np.float32)}
 TOKENS = {"ids": np.zeros(16, np.int64)}
 LINE = {"image": np.zeros((1, 32, 160), np.float32)}
@@ -79,6 +79,10 @@ CASES = {
     ),
     "an image": (seen(out("output", RNG.random((4, 3, 128, 128)), "Clip")), "regression"),
     "a value": (seen(out("output", normal(8, 1), "Gemm")), "regression"),
+    "a value for each frame": (seen(out("pitch", OTHER.standard_normal((8, 62)), "Pow", declared=("n", "frames")), inputs=AUDIO), "regression"),
+    "a piano roll": (
+        seen(out("notes", OTHER.random((8, 172, 88)), "Sigmoid", declared=("n", 172, 88)), inputs=AUDIO), "segmentation",
+    ),
     "speech": (seen(out("enhanced", normal(4, 1, 16000), "ConvTranspose"), inputs=AUDIO), "regression"),
     "boxes and scores in one": (seen(out("output0", np.concatenate([boxes(), few()], axis=2), "Concat")), "detection"),
     "channels before anchors": (
@@ -102,6 +106,17 @@ def test_what_is_seen_tells_the_task(name):
     assert {clue.values["kind"] for clue in found.clues} <= {"shape", "values", "name", "operator"}
     # never by one kind of clue alone
     assert found.sure == (len({clue.values["kind"] for clue in found.clues}) >= 2 and not found.others)
+
+
+def test_values_of_which_one_is_always_the_largest_are_judged_as_values_too():
+    quality = OTHER.standard_normal((8, 3)) + np.float32([3, 30, 9])
+    found = guess(seen(out("quality", quality, "Add"), inputs=AUDIO))
+    assert (found.task, found.others, found.sure) == ("classification", ["regression"], False)
+    # an exporter that lost the extent says nothing of it, and few samples say nothing of the largest
+    for declared, count in ((("n", "quality_dim_1"), 8), (("unk__1", "unk__2"), 8), (("n", 3), 7)):
+        values = OTHER.standard_normal((count, 3)) + (0 if count == 8 else np.float32([3, 30, 9]))
+        found = guess(seen(out("quality", values, "Add", declared=declared), inputs=AUDIO))
+        assert (found.task, found.others) == ("classification", [])
 
 
 def test_details_of_a_detector_are_read_off():

@@ -73,6 +73,7 @@ def _all_float(by_time: bool, faster: int) -> str:
 def _helper(
     helper: str, applied: bool, dtype: str, before_db: float | str, after_db: float | str, samples: int, output: str,
     behind: str = "", metric: str = "", before_share: float | None = None, after_share: float | None = None,
+    layers: int = 0, alone_before_db: float | str = 0.0, alone_db: float | str = 0.0,
 ) -> str:  # fmt: skip
     text = f"{helper}: SQNR of {output_words(output, behind)} with all layers in {dtype.upper()} is {db(after_db)}"
     text += f" ({db(before_db)} before)"
@@ -80,6 +81,10 @@ def _helper(
         what = metric or "answers unchanged"
         shown = [f"{one:.3f}" if metric else percent(one, 1) for one in (after_share, before_share)]
         text += f", {what} {shown[0]} ({shown[1]} before)"
+    if layers:
+        text += (
+            f"; with the {count(layers, 'layer')} alone that it changes {db(alone_db)} ({db(alone_before_db)} before)"
+        )
     text += f", on {count(samples, 'sample')}"
     return f"{text}." if applied else f"{text}; not applied."
 

@@ -27,6 +27,8 @@ _WHAT = {
     "anchors": "its shape is that of boxes and scores of anchors",
     "single": "it has one value a sample",
     "length": "it is as long as a signal",
+    "dynamic": "it has as many values as the input asks for",
+    "one largest": "the same of its values is the largest in every sample",
     "map": "its shape is that of a map",
     "picture": "its height and width are those of the input image",
     "fits": "its shape fits",
