@@ -439,6 +439,7 @@ PROTOS: dict[str, tuple[Change, str]] = {
     "a node that reads itself": (onnx_file(lambda p: p.graph.node[1].input.__setitem__(0, "m")), "'m' (Relu)"),
     "a weight that is not there": (onnx_file(lambda p: p.graph.initializer.pop()), "'w1'"),
     "a branch that reads nothing": (onnx_file(reads_nothing, corpus.with_branches), "'nowhere'"),
+    "a later format": (onnx_file(lambda p: setattr(p, "ir_version", 99)), "IR version 99"),
     "two opsets": (onnx_file(two_opsets), "17 and 13"),
     "an output of text": (
         onnx_file(lambda p: setattr(p.graph.output[0].type.tensor_type, "elem_type", TensorProto.STRING)), "'y'"

@@ -7,6 +7,7 @@ from typing import Any
 
 from toolkit.backends.worker import Talk
 from toolkit.base.errors import BackendError, did_you_mean
+from toolkit.base.text import literal_glob
 
 
 def check_profiles(inputs: Mapping[str, Sequence[int]], profiles: Sequence[Mapping[str, Any]]) -> None:
@@ -55,7 +56,8 @@ def polygraphy_profiles(profiles: Sequence[Mapping[str, Any]]) -> list[Any]:
     for profile in profiles or [{"shapes": {}}]:
         one = Profile()
         for name, extent in profile["shapes"].items():
-            one.add(name, min=tuple(extent["min"]), opt=tuple(extent["opt"]), max=tuple(extent["max"]))
+            # Polygraphy takes a name for a pattern
+            one.add(literal_glob(name), min=tuple(extent["min"]), opt=tuple(extent["opt"]), max=tuple(extent["max"]))
         made.append(one)
     return made
 

@@ -13,6 +13,7 @@ from toolkit.backends.worker import Talk
 from toolkit.base.errors import BackendError
 from toolkit.base.files import sha256_file, write_json
 from toolkit.base.reading import own_json
+from toolkit.base.text import literal_glob
 
 CLASSES = {
     "entropy2": "IInt8EntropyCalibrator2",
@@ -78,7 +79,7 @@ class Calibration:
 
         profile = Profile()
         for name, shape in self._shapes.items():
-            profile.add(name, min=shape, opt=shape, max=shape)
+            profile.add(literal_glob(name), min=shape, opt=shape, max=shape)
         config.set_calibration_profile(profile.fill_defaults(network).to_trt(builder, network))
 
     def finish(self, talk: Talk) -> None:

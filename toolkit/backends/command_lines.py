@@ -16,6 +16,7 @@ from typing import Any
 from toolkit.backends import network, weak_network
 from toolkit.base.errors import QtoolError
 from toolkit.base.profiles import Profiles
+from toolkit.base.text import literal_glob
 
 MODEL, ENGINE, CACHE, TIMING = "model.onnx", "model.engine", "calibration.cache", "engines.timing"
 _PRECISIONS, _CONFIG = "precisions.py", "config.py"
@@ -143,7 +144,9 @@ def polygraphy(order: BuildOrder) -> CommandLine:
     words = ["polygraphy", "convert", MODEL, "--convert-to", "trt", "-o", ENGINE]
     for profile in order.profiles:
         for which in ("min", "opt", "max"):
-            shapes = [f"{name}:[{','.join(map(str, getattr(e, which)))}]" for name, e in profile.shapes.items()]
+            shapes = [
+                f"{literal_glob(name)}:[{','.join(map(str, getattr(e, which)))}]" for name, e in profile.shapes.items()
+            ]
             words += [f"--trt-{which}-shapes", *shapes] if shapes else []
     scripts: dict[str, str] = {}
     config: list[str] = []

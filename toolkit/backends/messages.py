@@ -22,7 +22,8 @@ _REMEDIES = (
      "free GPU memory: close other programs, lower [engine] workspace_mb, or use smaller profile maxima"),
     (r"(?:No importer registered|[Pp]lugin)[^\0]*TRT_(?:FP4|MXFP8)",
      "this release is too old: NVFP4 needs TensorRT 10.8, MXFP8 10.12; use a newer one, or quantize to fp8"),
-    (r"No importer registered|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH|unsupported operator|PluginCreator could not find"
+    (r"No importer registered|In function check\w+:\s*\[\d+\] false|UNSUPPORTED_NODE|UNSUPPORTED_GRAPH"
+     r"|unsupported operator|PluginCreator could not find"
      r"|Plugin not found",
      "this operator is not supported: replace it in the model with supported ones"),
     (r"must have same input types|must have identical types|must be of same type|type mismatch",
@@ -56,6 +57,8 @@ _REMEDIES = (
     (r"compute capabilit|SM version|not supported on this platform", "choose other compute_capabilities in [engine]"),
 )  # fmt: skip
 _FRAME = re.compile(r"^(\[?\w+\.(cpp|h)[:\w]*\]?:?\s*)?(ERROR: )?(\w+\.cpp:\d+ )?(In function \w+:\s*)?(\[\d+\]\s*)?")
+_CHECKED = re.compile(r"In function check(?P<op>\w+):\s*\[\d+\] false$")
+"""All that is said of an operator that is known by its name alone."""
 _CACHE_LEFT_OUT = re.compile(r"timing cache will not be used|myelinCache\.h::deserializeFromBuffer")
 _NO_USE = re.compile(r"^--- (Begin|End) node|^Node name:|^input:|ModelImporter\.cpp:14[0-3]")
 
@@ -127,6 +130,8 @@ def _essence(errors: list[str]) -> str:
     telling = [text for text in telling if not _CACHE_LEFT_OUT.search(text)] or telling
     for text in telling:
         line = " ".join(_FRAME.sub("", text).split())
+        checked = _CHECKED.search(text)
+        line = f"it does not support {checked['op']}" if checked else line
         framing = _NO_USE.search(text) or _NO_USE.search(line) or _PARSING.search(text)
         if framing or any(line[:60] in part for part in parts):
             continue

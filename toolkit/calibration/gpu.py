@@ -19,6 +19,7 @@ from toolkit.base.errors import BackendError, RangesError
 from toolkit.base.files import sha256_json
 from toolkit.base.progress import Progress
 from toolkit.base.temporary import temporary_folder
+from toolkit.base.text import literal_glob
 from toolkit.base.version import __version__
 from toolkit.calibration.collection import Collection, ProfileNames
 from toolkit.calibration.gpu_kernels import INTEGER, LOWEST, POINTER, SPAN, Kernels
@@ -206,7 +207,7 @@ class _TappedEngine:
         lowest, largest = _extents(data, batch)
         profile = Profile()
         for name, shape in lowest.items():
-            profile.add(name, shape, largest[name], largest[name])
+            profile.add(literal_glob(name), shape, largest[name], largest[name])
         twin = model.copy()
         twin.source = None
         sources = None
@@ -219,7 +220,7 @@ class _TappedEngine:
             twin.save(path, ir_version=8)
             network = NetworkFromOnnxPath(str(path))
             if self.outputs:
-                network = ModifyNetworkOutputs(network, outputs=self.outputs)
+                network = ModifyNetworkOutputs(network, outputs=[literal_glob(name) for name in self.outputs])
             try:
                 engine = EngineFromNetwork(network, config, save_timing_cache=cache)()
             except Exception as error:

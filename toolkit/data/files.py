@@ -125,8 +125,8 @@ class Stack:
             raise DataError(
                 f"shape {list(shape)} has rank {len(shape)}, the model declares {declared}",
                 where=f"{self.where}, input '{spec.name}'",
-                remedy="stack the samples along axis 0, or store each as "
-                f"'{spec.name}/00000', '{spec.name}/00001' and so on",
+                remedy="stack the samples along axis 0, or store each with a batch dimension of 1 in front as "
+                f"'{spec.name}/00000', '{spec.name}/00001' and so on, or in a file of a folder",
             )
         return shape[0] // spec.chunk, shape[0] % spec.chunk, spec.chunk
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from toolkit.base.types import Array
 from toolkit.evaluation.guess import STRICTEST, Guess, fitting
+from toolkit.evaluation.metric_base import longer
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.parts import class_axis_of, parts_for
 
@@ -210,6 +211,8 @@ def _neighbours(output: SeenOutput, settings: Mapping[str, Any], labels: Sequenc
 
 def _alike(output: SeenOutput, settings: Mapping[str, Any], labels: Sequence[Array]) -> tuple[str, ...]:
     known = {one.shape for one in output.samples}
+    # one value a sample needs no axis
+    known |= {() for shape in known if not longer(shape)}
     fits = not output.discrete and all(one.shape in known and one.dtype.kind in "biuf" for one in labels)
     return ("mse",) if fits else ()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,9 +102,8 @@ def check_labels(label: Array, classes: int) -> None:
     if label.dtype.kind not in "biuf" or (
         label.dtype.kind == "f" and not (np.isfinite(label) & (label == np.rint(label))).all()
     ):
-        raise DataError(
-            f"the labels are {label.dtype.name}, not numbers of classes", remedy="number the classes from 0"
-        )
+        kind = "text" if label.dtype.kind in "US" else label.dtype.name
+        raise DataError(f"the labels are {kind}, not numbers of classes", remedy="number the classes from 0")
     if label.size and (int(label.min()) < 0 or int(label.max()) >= classes):
         low, high = int(label.min()), int(label.max())
         reach = f"the labels reach from {low} to {high}" if low != high else f"the label is {low}"
@@ -116,6 +115,27 @@ def check_labels(label: Array, classes: int) -> None:
         raise error
 
 
+def longer(shape: Sequence[int]) -> tuple[int, ...]:
+    """The extents of a shape other than 1."""
+    return tuple(extent for extent in shape if extent != 1)
+
+
+def check_finite(label: Array) -> None:
+    """Check that labels are numbers throughout.
+
+    Args:
+        label: float64 [batch, ...].
+
+    Raises:
+        DataError: one is NaN or infinite; its row is the sample's.
+    """
+    rows = np.flatnonzero(~np.isfinite(label).reshape(len(label), -1).all(axis=1))
+    if len(rows):
+        error = DataError("the label is NaN or infinite", remedy="repair the labels, or remove the sample")
+        error.row = int(rows[0])
+        raise error
+
+
 def classes_of(scores: Array, label: Array) -> int:
     """How many classes an output has, whose labels are checked against it.
 
@@ -123,8 +143,10 @@ def classes_of(scores: Array, label: Array) -> int:
         DataError: the labels' shape is not that of its positions, or they are no numbers of its classes.
     """
     if label.shape != scores.shape[:-1]:
-        remedy = "give one label for each position of the output, or choose the output by [evaluation] output"
-        raise unlike_shapes(scores, label, remedy)
+        wanted = f"give one label for each position of the output, {list(scores.shape[:-1])}"
+        if label.shape == scores.shape:
+            wanted = "give the numbers of the classes, of one-hot labels their argmax"
+        raise unlike_shapes(scores, label, f"{wanted}, or choose the output by [evaluation] output")
     check_labels(label, scores.shape[-1])
     return int(scores.shape[-1])
 

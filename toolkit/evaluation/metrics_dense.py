@@ -9,7 +9,7 @@ import numpy as np
 
 from toolkit.base.errors import DataError
 from toolkit.base.types import Array
-from toolkit.evaluation.metric_base import Metric, MetricOptions, pick, unlike_shapes
+from toolkit.evaluation.metric_base import Metric, MetricOptions, check_finite, longer, pick, unlike_shapes
 from toolkit.evaluation.tasks.segmentation import mask_of
 
 _LEFT_OUT = 255
@@ -17,7 +17,7 @@ _WINDOW = 7
 
 
 class _Alike:
-    """Takes an output and a label of the same shape."""
+    """Takes an output and a label of the same shape; axes of length 1 may lack in either."""
 
     higher_is_better = True
 
@@ -29,12 +29,14 @@ class _Alike:
         """Take in one batch.
 
         Raises:
-            DataError: the label's shape is not the output's.
+            DataError: the label's shape is not the output's, or it holds NaN or infinities.
         """
         values, label = pick(outputs, self.options, labels)
-        if label.shape != values.shape:
+        if longer(label.shape[1:]) != longer(values.shape[1:]) or len(label) != len(values):
             raise unlike_shapes(values, label, "give a label of the output's shape")
-        self.add(np.asarray(values, np.float64), np.asarray(label, np.float64))
+        wanted = np.asarray(label, np.float64).reshape(values.shape)
+        check_finite(wanted)
+        self.add(np.asarray(values, np.float64), wanted)
 
     def add(self, values: Array, label: Array) -> None:
         """Take in both, float64 [batch, ...]."""

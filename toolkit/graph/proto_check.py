@@ -51,6 +51,7 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
     """
     check = _ProtoCheck(where)
     check.text(proto, "the model")
+    check.version(proto)
     check.opsets(proto)
     stored = {tensor.name for tensor in proto.graph.initializer}
     stored |= {sparse.values.name for sparse in proto.graph.sparse_initializer}
@@ -107,6 +108,15 @@ class _ProtoCheck:
             raise self.fault(f"a name in {place} holds a NUL character: {shortened(text)!r}")
 
     # ---------------------------------------------------------------- graphs
+
+    def version(self, proto: onnx.ModelProto) -> None:
+        """The format is one that is known: what a later one means is not."""
+        if proto.ir_version > onnx.IR_VERSION:
+            raise self.fault(
+                f"the model has IR version {proto.ir_version}, and onnx {onnx.__version__} knows {onnx.IR_VERSION} at "
+                "most",
+                "pip install -U onnx, or export the model with an older onnx",
+            )
 
     def opsets(self, owner: onnx.ModelProto | onnx.FunctionProto) -> None:
         """A model, or a function, imports one version of a domain."""

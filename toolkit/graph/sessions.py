@@ -378,4 +378,7 @@ def _explain(error: Exception, what: str, where: str) -> QtoolError:
             remedy=f"onnxruntime {onnxruntime.__version__} is too old: pip install -U onnxruntime, "
             "or export the model at an older opset",
         )
-    return ModelError(f"{what}: {text[:400]}", where=where, remedy="check that the model runs in onnxruntime by itself")
+    remedy = "check that the model runs in onnxruntime by itself"
+    if "NOT_IMPLEMENTED" in text:
+        remedy = "onnxruntime has no kernel for this operator in its type: export the model in float32"
+    return ModelError(f"{what}: {text[:400]}", where=where, remedy=remedy)

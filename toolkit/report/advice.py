@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from toolkit.base.text import toml_string
+from toolkit.contract.findings import Code
 from toolkit.contract.registry import playing
 from toolkit.contract.roles import Role
 from toolkit.report.codes import ReportCode
@@ -72,7 +73,11 @@ def advice(
         found.append(Advice(ReportCode.SET_A_BUDGET(), "[evaluation]\nbudget = { max_drop = 0.005 }\n"))
     if result in ("usable", "doubtful") and blamed and not searched and not as_good_as_float(accuracy):
         found.append(_keep(blamed, usable=True))
-    by_rule = _worth_quantizing(declined, quantizers(passes))
+    quantizing = quantizers(passes)
+    by_rule = _worth_quantizing(declined, quantizing)
+    inside = [entry.node for entry in declined if entry.by in quantizing and entry.rule == Code.SUBGRAPH.value]
+    if inside and result not in ("missed", "broken"):
+        found.append(Advice(ReportCode.TAKE_OUT_OF_BODIES(count=len(inside), node=inside[0])))
     if by_rule and result not in ("missed", "broken"):
         rule, entries = max(by_rule.items(), key=lambda item: len(item[1]))
         node, reason = entries[0].node, entries[0].reason

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 def unfit(labels: Sequence[Array], seen: SeenModel | None) -> Finding:
     """That no built-in metric fits the labels, one array a sample."""
-    flat = np.concatenate([one.reshape(-1) for one in labels if one.dtype.kind in "biuf"] or [np.zeros(0)])
+    numbers = [one for one in labels if one.dtype.kind in "biuf"]
+    flat = np.concatenate([one[np.isfinite(one)] for one in numbers] or [np.zeros(0)])
     known = {one.name: list(one.shape) for one in seen.outputs if one.samples} if seen is not None else {}
     return EvaluationCode.LABELS_FIT_NOTHING(
         shape=list(labels[0].shape) if labels else [], dtype=labels[0].dtype.name if labels else "",
         low=flat.min() if flat.size else None, high=flat.max() if flat.size else None,
-        outputs=list(known), shapes=list(known.values()),
+        outputs=list(known), shapes=list(known.values()), broken=sum(not np.isfinite(one).all() for one in numbers),
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ else:
 
 
 _SEVERAL = {"profile", "pass"}
-_TOML = FileKind("not TOML", RecipeError, "mend the line named", 1 << 22)
+_TOML = FileKind("not TOML", RecipeError, "mend the file", 1 << 22)
 
 
 class Recipe(Section):

@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from toolkit.backends.build_config import polygraphy_profiles
 from toolkit.backends.command_lines import BuildOrder, polygraphy, trtexec
 from toolkit.base.errors import QtoolError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
@@ -53,6 +54,21 @@ def test_trtexec_says_profiles_types_and_settings():
     assert {"--refit", "--sparsity=enable", "--versionCompatible", "--hardwareCompatibilityLevel=ampere+"} <= set(words)
     # 11 has nothing but strong typing
     assert "--stronglyTyped" not in trtexec(replace(STRONG, version="11.1.0")).words
+
+
+def test_polygraphy_takes_no_name_for_a_pattern():
+    from polygraphy.util import match_keys
+
+    names = ["in put/0 [é]", "a*?", "a*bc"]
+    shapes = dict.fromkeys(names, Extent((1, 3), (2, 3), (4, 3)))
+    order = replace(STRONG, profiles=Profiles((ShapeProfile("one", shapes),)))
+    words = polygraphy(order).words
+    start = words.index("--trt-opt-shapes") + 1
+    written = [word.rpartition(":")[0] for word in words[start : start + 3]]
+    extents = {name: {"min": one.min, "opt": one.opt, "max": one.max} for name, one in shapes.items()}
+    (profile,) = polygraphy_profiles([{"shapes": extents}])
+    for keys in (written, list(profile)):
+        assert match_keys(keys, names) == (dict(zip(names, keys)), [])
 
 
 def test_trtexec_gives_weakly_typed_layers_their_types():

@@ -74,6 +74,13 @@ def test_masks_images_and_errors():
     assert value("ssim", image, image)[0] == pytest.approx(1.0)
     assert value("ssim", RNG.random(image.shape), image)[0] < 0.3
     assert value("mae", image + 0.5, image)[0] == pytest.approx(0.5)
+    lines = image.reshape(len(image), -1)[:, :1]
+    assert value("mse", lines + 0.5, lines[:, 0])[0] == pytest.approx(0.25)
+    with pytest.raises(DataError, match="labels have shape"):
+        value("mse", lines + 0.5, image)
+    with pytest.raises(DataError, match="NaN or infinite") as refused:
+        value("mse", lines, np.where(np.arange(len(lines)) == 2, np.nan, 0.0))
+    assert refused.value.row == 2
     assert value("mse", image + 0.5, image)[0] == pytest.approx(0.25)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 
 from tests.conftest import build, node
 from tests.toolkit.calibration.networks import chain, model
@@ -108,6 +109,10 @@ def test_errors() -> None:
         session(network, ["keep"])
     with pytest.raises(ModelError, match=r"no ONNX model|refuses the model"):
         session(b"nothing")
+    doubles = build([node("Conv", ["x", "w"], ["y"])], {"x": [1, 1, 4]}, {"y": [1, 1, 4]}, {"w": np.ones((1, 1, 1))},
+                    types={"x": TensorProto.DOUBLE, "y": TensorProto.DOUBLE})  # fmt: skip
+    with pytest.raises(ModelError, match=r"NOT_IMPLEMENTED.*Conv.*export the model in float32"):
+        session(doubles)
     with pytest.raises(ModelError, match=r"/nowhere\.onnx: no such model file"):
         session("/nowhere.onnx")
 

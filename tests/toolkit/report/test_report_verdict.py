@@ -15,6 +15,7 @@ from toolkit.report.schema import (
     Accuracy,
     ActualInfo,
     Asked,
+    Declined,
     LayerError,
     LayerInfo,
     OpenedInfo,
@@ -178,6 +179,15 @@ def test_suggestions_follow_from_the_data():
     assert "[evaluation]" in tried("unmeasured")[ReportCode.GIVE_LABELLED_SAMPLES].fragment
     declined = tried("usable")[ReportCode.BEGIN_WITH_DECLINED].finding.values
     assert declined["rule"] == "both_inputs_computed" and declined["count"] > 1
+
+
+def test_layers_in_bodies_are_to_be_taken_out_of_them():
+    report = sample(kind="usable")
+    names = ("/if/conv", "/if/gemm")
+    inside = [Declined(node=name, op="Conv", rule="subgraph", reason="", by="insert_qdq") for name in names]
+    lowered = [Declined(node="/if/relu", op="Relu", rule="subgraph", reason="", by="lowering")]
+    found = advice(report.layers, accuracy("usable"), report.backend, [*lowered, *inside], [])
+    assert ReportCode.TAKE_OUT_OF_BODIES(count=2, node="/if/conv") in [one.finding for one in found]
 
 
 @pytest.mark.parametrize("kind", ["missed", "broken"])

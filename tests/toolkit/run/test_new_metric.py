@@ -20,6 +20,7 @@ from toolkit.evaluation.label_fit import FittingMetric, fitting_metrics
 from toolkit.graph.sessions import session
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
+from toolkit.run.labels import unfit
 from toolkit.run.new_metric import new_evaluation
 from toolkit.run.recipe import Recipe
 
@@ -341,13 +342,19 @@ VECTORS = normal(8, 96) / np.linalg.norm(normal(8, 96), axis=1, keepdims=True)
         (out("y", VECTORS, "LpNormalization"), np.arange(8) % 3, ["recall_at_1", "top1"]),
         (out("y", VECTORS, "LpNormalization"), np.arange(8) / 7, ["spearman"]),
         (out("y", normal(8, 1), "Gemm"), normal(8, 1), ["mse"]),
-        (out("y", normal(8, 1), "Gemm"), normal(8), []),
+        (out("y", normal(8, 1), "Gemm"), normal(8), ["mse"]),
+        (out("y", normal(8, 5), "Gemm"), normal(8), []),
         (out("y", normal(8, 3, 32, 32), "Conv"), normal(8, 3, 32, 32), ["mse"]),
     ],
 )  # fmt: skip
 def test_what_labels_fit_by_their_layout(output, labels, fits):
     model = seen(output)
     assert [one.metric for one in fitting_metrics(model, guess(model), list(labels))] == fits
+
+
+def test_labels_that_are_no_numbers_are_counted():
+    said = unfit([np.float32([value]) for value in (1, np.nan, 3, np.inf)], None).values
+    assert (said["low"], said["high"], said["broken"]) == (1, 3, 2)
 
 
 def test_labels_of_detectors_and_of_decoders():

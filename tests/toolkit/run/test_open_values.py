@@ -11,6 +11,7 @@ import pytest
 
 from passes.strip_qdq import StripQDQ
 from tests.conftest import MODELS, said
+from tests.small_digits import small_digits
 from tests.toolkit.backends.payoff_stand_in import StandIn
 from tests.toolkit.run.test_device import FakeEngine
 from toolkit import Code, Context, Model, run
@@ -83,7 +84,11 @@ class Runner(FakeEngine):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    names = [n.name for n in Model.load(MODELS / "digits_cnn.onnx").nodes if n.op in ("Conv", "Gemm")]
+    model = small_digits()
+    onnx.save(model, str(tmp_path / "digits.onnx"))
+    with np.load(MODELS / "digits_calibration.npz") as stored:
+        np.savez(tmp_path / "data.npz", image=stored["image"][:80])
+    names = [n.name for n in model.graph.node if n.op_type in ("Conv", "Gemm")]
     backend = Opened(dict.fromkeys(names, 1.0), dict.fromkeys(names, 0.5), {"small": 1.0, "large": 2.0}, opaque=True)
 
     def run_job(job, request, log=None, progress=None):
@@ -98,7 +103,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(device_job, "EngineRunner", Runner)
     monkeypatch.setattr(Runner, "feeds", [])
     path = tmp_path / "r.toml"
-    path.write_text(RECIPE.format(model=MODELS / "digits_cnn.onnx", data=MODELS / "digits_calibration.npz"))
+    path.write_text(RECIPE.format(model="digits.onnx", data="data.npz"))
     return backend, path, tmp_path / "out"
 
 
@@ -180,7 +185,7 @@ def test_without_a_gpu_or_with_the_check_switched_off_it_is_not_run_and_that_is_
 
 def test_too_large_tensors_and_runs_are_left_out_and_said(place, monkeypatch):
     _, path, out = place
-    monkeypatch.setattr(run_open_values, "_RUN_BYTES", 8 * 1024)
+    monkeypatch.setattr(run_open_values, "_RUN_BYTES", 1024)
     result = run(path, out)
     assert opened_layers(result) and {profile for profile, _ in Runner.feeds} == {"small"}
     (ran,) = said(notes(out), Code.OPENED_RAN)

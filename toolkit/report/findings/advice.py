@@ -91,6 +91,11 @@ ADVICE: Table = {
     ReportCode.GIVE_LABELLED_SAMPLES: "Give the recipe labelled samples that calibration does not see, and a budget.",
     ReportCode.SET_A_BUDGET: "Set a budget, so that the next run judges the result (exit status 1 where it is missed).",
     ReportCode.BEGIN_WITH_DECLINED: _declined,
+    ReportCode.TAKE_OUT_OF_BODIES: lambda count, node: (
+        f"{counted(count, 'layer')}, such as '{node}', {'is' if count == 1 else 'are'} inside an If, Loop or Scan, "
+        "where nothing is quantized and types stay: export the model without it, for the one case that is needed or "
+        "unrolled."
+    ),
     ReportCode.BUILD_AN_ENGINE: "Build an engine to see what runs: pip install 'qtool[rtx]' needs no GPU.",
     ReportCode.WIDEN_MARGIN: lambda samples: (
         f"The search met its budget on its {counted(samples, 'sample')}, but the evaluation missed it: set a larger "

@@ -163,9 +163,10 @@ def _shifted(metric: str, value: float, samples: int, offset: int, share: float,
 
 def _unfit(
     shape: Sequence[int], dtype: str, low: float | None, high: float | None, outputs: Sequence[str],
-    shapes: Sequence[Sequence[int]],
+    shapes: Sequence[Sequence[int]], broken: int = 0,
 ) -> str:  # fmt: skip
     reach = "" if low is None else f", from {low:.4g} to {high:.4g}"
+    reach += f", NaN or infinite in {count(broken, 'sample')}" if broken else ""
     known = ", ".join(f"'{name}' {list(own)}" for name, own in zip(outputs, shapes)) or "none that onnxruntime computes"
     return (
         f"The labels fit no built-in metric, so they are not used: a sample's label is {dtype} {list(shape)}{reach}, "
