@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from toolkit import Model
+
 RECIPE = """
 [model]
 path = "{model}"
@@ -50,8 +52,10 @@ layer_samples = 4
 def write(folder: Path, out: Path, name: str, level: int) -> Path:
     """The recipe, with a profile of 1 to 8 samples."""
     shapes = ""
+    inputs = Model.load(folder / f"{name}.onnx").input_shapes()
     with np.load(folder / f"{name}.npz") as samples:
-        for tensor in samples.files:
+        # beside them there may be labels
+        for tensor in (one for one in samples.files if one in inputs):
             one = list(samples[tensor].shape[1:])
             shapes += f"shapes.{tensor} = {{ min = {[1, *one]}, opt = {[8, *one]}, max = {[8, *one]} }}\n"
     path = out / f"{name}.toml"

@@ -60,11 +60,10 @@ def line(text: str, face: object, random: np.random.Generator) -> np.ndarray:
 
 
 def qtool(*arguments: str) -> float:
-    """Seconds of a command, whose last lines are printed."""
+    """Seconds of a command, whose lines go out as they come: one that is ended has said how far it was."""
     started = time.time()
-    done = subprocess.run([sys.executable, "-m", "toolkit.cli.main", *arguments], capture_output=True, text=True)
-    print(*done.stdout.splitlines()[-40:], *done.stderr.splitlines()[-40:], sep="\n")
-    print(f"qtool {arguments[0]}: exit status {done.returncode}, {time.time() - started:.0f} s")
+    done = subprocess.run([sys.executable, "-m", "toolkit.cli.main", *arguments], stderr=subprocess.STDOUT)
+    print(f"qtool {arguments[0]}: exit status {done.returncode}, {time.time() - started:.0f} s", flush=True)
     return time.time() - started
 
 
