@@ -133,7 +133,7 @@ class SearchPrecision(InsertQDQ):
     quantizer_settings: dict[str, Any] = Field({}, description="the settings of that pass")
     _reference: Model | None = PrivateAttr(None)
     _quantizer: Quantizer | None = PrivateAttr(None)
-    _attention: bool = PrivateAttr(False)
+    _measured: dict[str, bool] = PrivateAttr({})
 
     @field_validator("helpers")
     @classmethod
@@ -218,12 +218,12 @@ class SearchPrecision(InsertQDQ):
                 self._quantizer = made
             else:
                 own = set(InsertQDQ.model_fields) - {"only_if_faster", "builds"} - set(InsertQDQ.idle(self))
-                self._quantizer = InsertQDQ(**self.model_dump(include=own) | {"activation_matmul": self.products()})
+                self._quantizer = InsertQDQ(**self.model_dump(include=own) | self._measured)
         return self._quantizer
 
     def products(self) -> bool:
         """As asked for; or as engines were measured to be faster."""
-        return self._attention or super().products()
+        return bool(self._measured) or super().products()
 
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
         """Where the quantizer puts pairs."""
@@ -290,7 +290,8 @@ class SearchPrecision(InsertQDQ):
             return
         if self.measures_engines() and self.guards_speed(context):
             both = self.plain().model_copy(update={"activation_matmul": True})
-            self._attention, self._quantizer = attention_pays(self.plain(), both, model, context), None
+            if attention_pays(self.plain(), both, model, context):
+                self._measured, self._quantizer = {"activation_matmul": True}, None
 
     def _settings(self) -> SearchSettings:
         same = set(SearchSettings.__dataclass_fields__) & set(type(self).model_fields) - {"times"}
@@ -304,9 +305,8 @@ class SearchPrecision(InsertQDQ):
 
     def _search(self, model: Model, context: Context) -> PlanSearch:
         name = "search" if self._reference is None else f"search_{self.dtype}"
-        in_types = _in_types(context)
-        own = self._settings()
-        return PlanSearch(self.plain(), own, model, context, in_types, self._reference, name, self.title())
+        same = self._settings(), model, context, _in_types(context), self._reference, name, self.title()
+        return PlanSearch(self.plain(), *same)
 
     def _helped(self, model: Model, context: Context, search: PlanSearch) -> PlanSearch:
         """Apply the helper passes that make plain quantization clearly better, where it misses the budget."""
@@ -333,16 +333,8 @@ class SearchPrecision(InsertQDQ):
             tried = search.on(changed, apart, 1.0 if part is context.provider else 0.25)
             fewer = tried.on_few()
             after = tried.standing(fewer, before)
-            # by the number that is shown too
-            better = after.clearly_better(before) and after.outcome.sqnr_db > before.outcome.sqnr_db
-            alone = None
-            if not better and not before.clearly_better(after):
-                # what the layers do that a plan leaves out first hides what the others gain
-                names = {event.node for event in apart.journal.of("changed")}
-                alone = search.with_the_changed(before, after, names)
-                better = alone is not None and alone.clearly_better
+            better = search.helps(name, before, after, {event.node for event in apart.journal.of("changed")})
             fewer.rest()
-            context.journal.noted(search.helper_finding(name, better, before, after, alone))
             if better:
                 now, trial, last, before = tried, changed, apart, after
                 kept.events += [replace(event, by=self.title()) for event in apart.journal.of("changed")]

@@ -118,14 +118,15 @@ def release_pages() -> None:
 def looked_at(values: Array) -> Array:
     """The same values, which somebody is about to read; of mapped files no more than 256 MB stay in memory for that."""
     if is_mapped(values):
-        _seen.append(values.nbytes)
-        if sum(_seen) > _LOOKED_AT:
-            _seen.clear()
+        bytes_looked_at.append(values.nbytes)
+        if sum(bytes_looked_at) > _LOOKED_AT:
+            bytes_looked_at.clear()
             release_pages()
     return values
 
 
-_seen: list[int] = []
+bytes_looked_at: list[int] = []
+"""Of each array that was looked at since pages were last let go of."""
 
 
 def return_freed_memory() -> None:

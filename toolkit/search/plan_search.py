@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 from toolkit.base.errors import ModelError, RecipeError
 from toolkit.base.gpu import find_gpu
@@ -26,11 +25,12 @@ from toolkit.placement.ops import TARGETS
 from toolkit.search.cost import CostModel
 from toolkit.search.data import fewer_where_slow, in_parts, samples_to_decide_on
 from toolkit.search.gpus import GpuSpec, known_as
+from toolkit.search.helper_effect import HelperEffect
 from toolkit.search.kept_reason import kept_reason
 from toolkit.search.layer_times import LayerTimes
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.racing import meets, plan_key
-from toolkit.search.range_methods import ChangedLayers, Standing, standing
+from toolkit.search.range_methods import Standing, standing
 from toolkit.search.search import Search, SearchResult
 from toolkit.search.search_budget import Judged, budget_for
 from toolkit.search.search_record import SearchRecord, record, slower_than_float
@@ -130,42 +130,19 @@ class PlanSearch:
         self.spending.pay(0.0 if few.ran else FLOAT_PRICE * part)
         return standing(few, self.budget, self.settings.try_ranges, like, lambda price: self.spending.pay(price * part))
 
-    def with_the_changed(self, before: Standing, after: Standing, changed: Collection[str]) -> ChangedLayers | None:
-        """What the layers that a helper changed do by themselves; None where no other can hide it."""
-        groups = tuple(name for name in after.simulation.names if name in changed)
-        if not 0 < len(groups) < len(after.simulation.names):
-            return None
-        part = after.samples / sum(feed.count for feed in self.simulation.feeds)
-        return ChangedLayers(
-            groups, *(one.only(groups, lambda price: self.spending.pay(price * part)) for one in (before, after))
-        )
+    def helps(self, name: str, before: Standing, after: Standing, changed: Collection[str]) -> bool:
+        """Whether a helper makes quantization clearly better; the journal gets what it does.
 
-    def helper_finding(
-        self,
-        name: str,
-        applied: bool,
-        before: Standing,
-        after: Standing,
-        alone: ChangedLayers | None = None,
-    ) -> Finding:
-        """What a helper does with all layers quantized: in dB, and in the task's measure where there is one.
-
-        ``alone`` is what ``with_the_changed`` gave, where that was looked at.
+        Args:
+            name: the helper's.
+            before: how all layers quantized do without it.
+            after: and with it.
+            changed: names of the nodes that it changed.
         """
-        values: dict[str, Any] = {
-            "before_db": before.outcome.sqnr_db,
-            "after_db": after.outcome.sqnr_db,
-            "samples": after.samples,
-            "output": after.outcome.output,
-            "behind": self.simulation.behind(after.outcome.output),
-        }
-        if before.share is not None and after.share is not None:
-            values |= {"before_share": before.share, "after_share": after.share}
-            values |= {"metric": self.simulation.settings.metric or ""}
-        if alone is not None:
-            values["layers"] = len(alone.groups)
-            values |= {"alone_before_db": alone.before.sqnr_db, "alone_db": alone.after.sqnr_db}
-        return Code.SEARCH_HELPER(helper=name, applied=applied, dtype=self.quantizer.dtype, **values)
+        part = after.samples / sum(feed.count for feed in self.simulation.feeds)
+        effect = HelperEffect.of(before, after, changed, lambda price: self.spending.pay(price * part))
+        self.context.journal.noted(effect.finding(name, self.quantizer.dtype, self.simulation))
+        return effect.helps
 
     def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:
         """Whether everything quantized with these ranges meets the budget on all samples."""

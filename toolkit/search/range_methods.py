@@ -13,7 +13,7 @@ from toolkit.simulation.simulation import Simulation
 
 OUTPUT = "output"
 """The method whose range costs the output of the layers least that read the tensor."""
-_DIFFER, _NEARER = 0.03, 0.8
+_DIFFER, NEARER = 0.03, 0.8
 
 
 def alternatives(simulation: Simulation, tensor: str, now: float) -> list[float]:
@@ -91,35 +91,15 @@ class Standing:
 
     def clearly_better(self, other: Standing) -> bool:
         """Whether it is worth a changed graph: nearer to the budget, or hardly further with less noise, by 1 dB."""
-        if self.distance < _NEARER * other.distance:
+        if self.distance < NEARER * other.distance:
             return True
-        return self.distance <= other.distance / _NEARER and self.outcome.noise < _NEARER * other.outcome.noise
+        return self.distance <= other.distance / NEARER and self.outcome.noise < NEARER * other.outcome.noise
 
     def only(self, groups: Collection[str], pay: Callable[[float], None] = lambda price: None) -> Outcome:
         """What these groups do, all others float; ``pay`` as in ``standing``."""
         config = self.simulation.config([name for name in self.simulation.names if name not in groups], self.amax)
         pay(self.simulation.runner.price(config))
         return self.simulation.runner.run(config)
-
-
-@dataclass(frozen=True)
-class ChangedLayers:
-    """What the layers that a helper changed do by themselves, all others float: these may hide it.
-
-    Attributes:
-        groups: their names.
-        before: what they do without the helper.
-        after: and with it.
-    """
-
-    groups: tuple[str, ...]
-    before: Outcome
-    after: Outcome
-
-    @property
-    def clearly_better(self) -> bool:
-        """Whether their noise falls by 1 dB."""
-        return self.after.noise < _NEARER * self.before.noise
 
 
 def standing(

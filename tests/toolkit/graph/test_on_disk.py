@@ -156,9 +156,9 @@ def test_pages_of_what_was_looked_at_go(tmp_path: Path, monkeypatch: pytest.Monk
     weights = [tensor for tensor in model.graph.tensors().values() if model.constant(tensor) is not None]
     size = model.constant(weights[0]).nbytes
     released = []
-    monkeypatch.setattr(mapped, "_seen", [])
+    monkeypatch.setattr(mapped, "bytes_looked_at", [])
     monkeypatch.setattr(mapped, "_LOOKED_AT", 2 * size)
-    monkeypatch.setattr(mapped, "release_pages", lambda: released.append(sum(mapped._seen)))
+    monkeypatch.setattr(mapped, "release_pages", lambda: released.append(sum(mapped.bytes_looked_at)))
     for tensor in weights:
         values_of(tensor)
     assert len(weights) == 6 and len(released) == 2
