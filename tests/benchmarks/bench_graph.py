@@ -60,10 +60,10 @@ def chain(count: int) -> onnx.ModelProto:
 
 
 def residual(count: int) -> onnx.ModelProto:
-    """Conv and Add, again and again."""
+    """Conv and Add, again and again; what the blocks add up to is as large however many they are."""
     stored, nodes, before = {}, [], "x"
     for i in range(count // 2):
-        stored[f"w{i}"] = normal(4, 4, 1, 1, seed=i, scale=0.05)
+        stored[f"w{i}"] = normal(4, 4, 1, 1, seed=i, scale=0.5 / count**0.5)
         nodes += [node("Conv", [before, f"w{i}"], [f"c{i}"]), node("Add", [f"c{i}", before], [f"a{i}"])]
         before = f"a{i}"
     nodes[-1].output[0] = "y"

@@ -109,6 +109,8 @@ class Precision(str, Enum):
         Raises:
             RecipeError: there is no such precision; the message names the nearest.
         """
+        if isinstance(name, cls):
+            return name
         names = [str(one) for one in cls]
         if str(name) not in names:
             raise RecipeError(f"'{name}' is no precision", remedy=did_you_mean(str(name), names), value=str(name))

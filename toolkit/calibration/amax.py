@@ -71,8 +71,12 @@ def mse(histogram: Histogram, precision: Precision = Precision.INT8) -> float:
     """
     if not histogram.absmax or precision.block:
         return histogram.absmax
+    from toolkit.calibration.kernels_amax import least_error
+
     amaxes = histogram.absmax * np.exp2(-np.arange(_STEPS_PER_OCTAVE * _OCTAVES + 1) / _STEPS_PER_OCTAVE)
-    return float(amaxes[int(np.argmin(errors(histogram, amaxes, precision)))])
+    counts, width = _wanted_bins(histogram)
+    best = least_error(counts, width, amaxes, float(precision.max), precision is Precision.FP8)
+    return float(amaxes[int(best)])
 
 
 METHODS: dict[str, Callable[[Histogram, Precision], float]] = {"minmax": minmax, "entropy": entropy, "mse": mse}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -83,14 +83,14 @@ def collect(
     part, of = shard
     if not 1 <= part <= of:
         raise RangesError(f"there is no shard {part}/{of}", remedy="write i/n with i from 1 to n")
-    taps = list(dict.fromkeys(taps))
-    scalars = [name for name in dict.fromkeys(scalars) if name not in set(taps)]
+    counted = dict.fromkeys(taps)
+    scalars = [name for name in dict.fromkeys(scalars) if name not in counted]
     facts = model.facts(largest_samples(data))
-    check_tensors(model, [*taps, *scalars], facts)
+    check_tensors(model, [*counted, *scalars], facts)
     keep: Keep | None = (lambda index: index % of == part - 1) if of > 1 else None
     made_from = {
         "model": model.fingerprint(),
-        "tensors": sha256_json([sorted(taps), sorted(scalars)]),
+        "tensors": sha256_json([sorted(counted), sorted(scalars)]),
         "profiles": sha256_json([[profile.name, profile.corners()] for profile in data.profiles]),
         "bins": bins,
         "outside": data.outside,
@@ -100,9 +100,9 @@ def collect(
         "shards": [[part, of]],
     }
     limit = (memory or _MEMORY) // 2
-    sizes = bytes_per_sample(facts, taps)
+    sizes = bytes_per_sample(facts, counted)
     # workers elsewhere do not see what others hand from stretch to stretch
-    parts = by_stretch(model, [*taps, *scalars]) if elsewhere() is None else [[*taps, *scalars]]
+    parts = by_stretch(model, [*counted, *scalars]) if elsewhere() is None else [[*counted, *scalars]]
     groups = [group for part in parts for group in _groups(part, sizes, limit)]
     boundaries = Boundaries()
     tally = SampleFingerprint()
@@ -117,7 +117,7 @@ def collect(
     total = data.count(keep) * len(groups) if progress is not None else 0
     for number in range(state.group, len(groups)):
         tapped = Tapped.of(model, *groups[number], bins, threads)
-        others = _bytes_of_others(model, [name for name in taps if name not in groups[number][0]])
+        others = _bytes_of_others(model, counted.keys() - set(groups[number][0]))
         run = CollectionRun(tapped, limit, sizes, collection, (boundaries, others) if len(parts) > 1 else None)
         counting = None if checkpoint is not None or number else tally
         for done in run.go(data.batches(run.size(batch), state.left(keep), counting), count_samples=number == 0):
@@ -141,7 +141,7 @@ def _groups(names: Sequence[str], sizes: Mapping[str, int], limit: int) -> Itera
         scalars = []
 
 
-def _bytes_of_others(model: Model, taps: Sequence[str]) -> Callable[[Batch], int]:
+def _bytes_of_others(model: Model, taps: Iterable[str]) -> Callable[[Batch], int]:
     """What taps of other passes take for a batch, as far as their shapes can be inferred."""
 
     def taken(batch: Batch) -> int:

@@ -142,7 +142,8 @@ class Histogram:
 
     def _widen(self, exponent: int) -> None:
         if exponent > self.exponent:
-            self.counts = regrouped(self.counts, exponent - self.exponent)
+            if self.counts.any():
+                self.counts = regrouped(self.counts, exponent - self.exponent)
             self.exponent = exponent
 
     def merge(self, other: Histogram) -> None:

@@ -13,6 +13,9 @@ _SAME = 1e-12
 _ROUNDED = 1e-13
 """More than sums of divergences are rounded by."""
 _SPARSE = 64
+_SURELY = 1 + 1e-6
+_FIRST = 8
+"""Of so many amaxes one is looked at to know which others clip too much."""
 
 
 @compiled
@@ -164,6 +167,36 @@ def expected_errors(counts: Any, width: float, amaxes: Any, levels: float, float
             before[k] = after
         known = j + 1
     return costs * scales**3 / width
+
+
+@compiled
+def least_error(counts: Any, width: float, amaxes: Any, levels: float, floating: bool) -> int:
+    """The candidate with the smallest of ``expected_errors``, of equals the first.
+
+    What lies beyond a candidate errs by at least its distance: where that alone is more than an error that is known, by
+    more than rounding, it and all smaller ones are left out.
+
+    Args:
+        counts: int64 [N].
+        width: of a bin.
+        amaxes: float64 [K], the candidates, from the largest to the smallest.
+        levels: see ``expected_errors``.
+        floating: see ``expected_errors``.
+    """
+    lowest = expected_errors(counts, width, amaxes[::_FIRST].copy(), levels, floating).min()
+    filled = np.nonzero(counts)[0]
+    likely = 0
+    for k in range(len(amaxes)):
+        clipped = 0.0
+        for place in range(len(filled) - 1, -1, -1):
+            beyond = filled[place] * width - amaxes[k]
+            if beyond <= 0 or clipped > lowest * _SURELY:
+                break
+            clipped += counts[filled[place]] * beyond * beyond
+        if clipped > lowest * _SURELY:
+            break
+        likely = k + 1
+    return int(np.argmin(expected_errors(counts, width, amaxes[:likely].copy(), levels, floating)))
 
 
 @compiled

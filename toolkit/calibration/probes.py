@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -125,7 +126,7 @@ def bytes_per_sample(facts: Facts, tensors: Iterable[str]) -> dict[str, int]:
     sizes = {}
     for name in tensors:
         shapes = facts.shapes.get(name, [])
-        known = [int(np.prod(shape, dtype=np.int64)) for shape in shapes if all(size >= 0 for size in shape)]
+        known = [math.prod(shape) for shape in shapes if all(size >= 0 for size in shape)]
         sizes[name] = 4 * max(known, default=0)
     return sizes
 

@@ -24,7 +24,7 @@ _PLAIN = frozenset({int, float, str, bytes, bool})
 _NO_REFERENCES = 2
 """The version of marshal's format in which what is written says nothing of which objects were the same."""
 _MOST_KNOWN = 500_000
-"""Messages of nodes that are kept: about 300 MB."""
+"""Messages of nodes that are kept: about 150 MB."""
 
 
 def export(graph: gs.Graph, where: str = "the model", known: NodeMessages | None = None) -> LightModel:
@@ -57,40 +57,60 @@ def export(graph: gs.Graph, where: str = "the model", known: NodeMessages | None
 
 
 class NodeMessages:
-    """Messages of nodes by all that they are made of: what did not change is not written again.
+    """What is written of nodes and tensors, by all that it is made of: what did not change is not written again.
 
     Only nodes whose attributes are numbers, texts and lists of such are kept. Models share one with their copies.
     """
 
     def __init__(self) -> None:
-        self._known: dict[bytes, onnx.NodeProto] = {}
-        self._types: dict[Any, onnx.ValueInfoProto] = {}
+        self._known: dict[bytes, bytes] = {}
+        self._types: dict[Any, bytes] = {}
 
-    def of(self, node: gs.Node) -> onnx.NodeProto:
-        """The message of a node without subgraphs; it is not to be changed."""
+    def of(self, node: gs.Node) -> bytes:
+        """The message of a node without subgraphs, serialized."""
         attrs = node.attrs
         if attrs and not all(map(_is_plain, attrs.values())):
-            made: onnx.NodeProto = OnnxExporter.export_node(node)
-            return made
+            return _serialized(OnnxExporter.export_node(node))
         read, gives = [t.name for t in node.inputs], [t.name for t in node.outputs]
         key = marshal.dumps((node.op, node.name, node.domain, read, gives, dict(attrs)), _NO_REFERENCES)
         found = self._known.get(key)
         if found is None:
             if len(self._known) > _MOST_KNOWN:
                 self._known.clear()
-            found = self._known[key] = _plain(node, read, gives)
+            found = self._known[key] = _serialized(_plain(node, read, gives))
         return found
 
-    def typed(self, tensor: gs.Tensor) -> onnx.ValueInfoProto:
-        """The message of a tensor's name, type and shape; it is not to be changed."""
+    def typed(self, tensor: gs.Tensor) -> bytes:
+        """The message of a tensor's name, type and shape, serialized."""
         shape, kind = tensor.shape, tensor.__dict__.get("type", _TENSOR)
         key = tensor.name, tensor.dtype, kind, None if shape is None else tuple(shape)
         found = self._types.get(key)
         if found is None:
             if len(self._types) > _MOST_KNOWN:
                 self._types.clear()
-            found = self._types[key] = _typed(tensor, kind)
+            found = self._types[key] = _serialized(_typed(tensor, kind))
         return found
+
+
+def _serialized(message: onnx.NodeProto | onnx.ValueInfoProto) -> bytes:
+    """A message as it stands behind the number of its field: its length in bytes, and these."""
+    content: bytes = message.SerializeToString()
+    head, left = bytearray(), len(content)
+    while left >= 0x80:
+        head.append(left & 0x7F | 0x80)
+        left >>= 7
+    head.append(left)
+    return bytes(head) + content
+
+
+def _append(proto: onnx.GraphProto, field: str, messages: Iterable[bytes]) -> None:
+    """Append serialized messages to a field of a graph, all at once.
+
+    Each stands behind the field's number and the word that its length follows (protobuf's encoding, "Message
+    structure"); the numbers of all fields of a graph are one byte.
+    """
+    mark = bytes([onnx.GraphProto.DESCRIPTOR.fields_by_name[field].number << 3 | 2])
+    proto.MergeFromString(b"".join(mark + message for message in messages))
 
 
 def _typed(tensor: gs.Tensor, kind: str) -> onnx.ValueInfoProto:
@@ -166,7 +186,7 @@ class _Writer:
         if around:
             constants = [t for t in constants if id(t) not in self.moved and not any(t.name in one for one in around)]
         own: set[str] | None = None
-        pending: list[onnx.NodeProto] = []
+        pending: list[bytes] = []
         for node in graph.nodes:
             self.domains.add(node.domain)
             if not any(isinstance(value, gs.Graph) for value in node.attrs.values()):
@@ -174,15 +194,15 @@ class _Writer:
                 continue
             if own is None:
                 own = {t.name for t in (*constants, *graph.inputs, *(t for one in graph.nodes for t in one.outputs))}
-            proto.node.extend(pending)
+            _append(proto, "node", pending)
             pending = []
             self._holder(proto.node.add(), node, (own, *around))
-        proto.node.extend(pending)
+        _append(proto, "node", pending)
         proto.name = graph.name
         if graph.doc_string:
             proto.doc_string = graph.doc_string
-        proto.input.extend(map(self.known.typed, graph.inputs))
-        proto.output.extend(map(self.known.typed, graph.outputs))
+        _append(proto, "input", map(self.known.typed, graph.inputs))
+        _append(proto, "output", map(self.known.typed, graph.outputs))
         for tensor in constants:
             if isinstance(tensor._values, SparseValues):
                 proto.sparse_initializer.append(tensor._values.tensor)
@@ -190,13 +210,14 @@ class _Writer:
                 self._constant(proto, tensor)
         for tensor in (*graph.inputs, *graph.outputs):
             tensors.pop(tensor.name, None)
-        proto.value_info.extend(
-            self.known.typed(tensor)
+        inner = (
+            tensor
             for tensor in tensors.values()
             if isinstance(tensor, gs.Variable)
             and (tensor.dtype is not None or tensor.shape is not None)
             and not any(tensor.name in one for one in around)
         )
+        _append(proto, "value_info", map(self.known.typed, inner))
 
     def _holder(self, proto: onnx.NodeProto, node: gs.Node, around: tuple[set[str], ...]) -> None:
         """Write a node that has subgraphs."""

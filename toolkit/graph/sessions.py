@@ -110,7 +110,7 @@ class Session:
                 where=self._where,
                 remedy="give a dictionary of arrays by input, and the outputs wanted behind it",
             )
-        wanted = list(self.outputs if outputs is None else outputs)
+        wanted, known = list(self.outputs if outputs is None else outputs), set(self.outputs)
         for name in self.inputs:
             if name not in inputs:
                 what, remedy = no_value(name, self.inputs, inputs)
@@ -118,7 +118,7 @@ class Session:
         for name in wanted:
             if name in self.left.tensors:
                 raise _not_computed(name, self.left, self._where)
-            if name not in self.outputs:
+            if name not in known:
                 raise ModelError(
                     f"'{name}' is no output of this session", where=self._where, remedy=did_you_mean(name, self.outputs)
                 )
@@ -302,7 +302,8 @@ def _load(
     options.enable_cpu_mem_arena = arena
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    places = _places(model)
+    fits = fits_message(model.message_bytes)
+    places = _places(model) if fits else {}
     if places:
         options.add_session_config_entry(_FOLDER, os.sep)
         release_pages()
@@ -318,7 +319,7 @@ def _load(
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        with _content(model, places) as content:
+        with _content(model, places, fits) as content:
             count = len(model.proto.graph.node)
             unwanted = [
                 *(_WRONG_REWRITES if as_written else ()),
@@ -339,16 +340,16 @@ def _places(model: LightModel) -> dict[str, FilePlace]:
     import onnxruntime as ort
 
     version = tuple(int(part) for part in ort.__version__.split(".")[:2] if part.isdigit())
-    if os.name != "posix" or version < _MAPS_FILES or not fits_message(model.message_bytes):
+    if os.name != "posix" or version < _MAPS_FILES:
         return {}
     found = {name: place_of(value) for name, value in model.weights.items()}
     return {name: place for name, place in found.items() if place is not None}
 
 
 @contextmanager
-def _content(model: LightModel, places: Mapping[str, FilePlace]) -> Iterator[str | bytes]:
-    """What onnxruntime loads: the message, or the path of a file where it is too large for one."""
-    if fits_message(model.message_bytes):
+def _content(model: LightModel, places: Mapping[str, FilePlace], fits: bool) -> Iterator[str | bytes]:
+    """What onnxruntime loads: the message, or the path of a file where it does not fit into one."""
+    if fits:
         away = [tensor for tensor in model.proto.graph.initializer if tensor.name in places]
         for tensor in away:
             place = places[tensor.name]

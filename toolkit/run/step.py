@@ -86,14 +86,14 @@ class GraphRecord(Record):
         return self._model
 
     def holding(self: G, model: Model) -> G:
-        """This record with the graph that was written, which nobody changes any more.
+        """This record with the graph that was written, which is settled.
 
         One whose weights went to a file of their own is read again: they are mapped then, and take no memory.
         """
         from toolkit.graph.light import fits_message
 
         if fits_message(model.weight_bytes()):
-            self._model = model.settle()
+            self._model = model
         return self
 
     def model_key(self) -> list[str]:

@@ -125,10 +125,11 @@ class PassesStep(Step[PassesRecord]):
             if not error.where:
                 raise type(error)(error.what, where=str(self.recipe.path or ""), remedy=error.remedy) from error
             raise
+        model.source = None
+        model.settle()
         ranges = self._observed(model, context)
         if ranges is not None:
             self._diagnose(ranges, journal, model)
-        model.source = None
         model.save(root / PREPARED)
         written = model_files(root / PREPARED)
         if ranges is not None:
