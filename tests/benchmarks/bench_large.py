@@ -11,6 +11,7 @@ they are held. ``--memory`` is the recipes' ``[run] memory``.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import resource
 import subprocess
@@ -67,7 +68,7 @@ def timed(folder: Path, weights: int, words: Sequence[str]) -> None:
     with (folder / f"{words[0]}.log").open("w") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "toolkit.cli", *words], cwd=folder, stdout=log, stderr=subprocess.STDOUT,
-            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "TMPDIR": str(folder), "OMP_NUM_THREADS": "2"},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "OMP_NUM_THREADS": "2"},
         )  # fmt: skip
         watch = Memory(child.pid)
         watch.start()

@@ -71,6 +71,11 @@ def memory_limited() -> int | None:
     return _loaded.limit
 
 
+def shared_weights(model: LightModel) -> bool:
+    """Whether the weights are too many for copies of them, anyway or under the limit; see ``LightModel.shares``."""
+    return model.shares or len(stretches_of(model, packed=True)) > 1
+
+
 def stretches_of(model: LightModel, packed: bool) -> list[Stretch]:
     """The stretches that a model is run in under the limit; one where its weights fit, or without a limit.
 
@@ -89,7 +94,7 @@ def stretches_of(model: LightModel, packed: bool) -> list[Stretch]:
 
 
 class Value(NamedTuple):
-    """What a session says of an input or output. onnxruntime's own keeps the session and all its weights in memory."""
+    """What a session says of an input or output: onnxruntime's own would keep the session and its weights."""
 
     name: str
     type: str

@@ -19,6 +19,7 @@ from toolkit.graph.light import LightModel
 from toolkit.graph.nodes import reads_of
 from toolkit.graph.on_disk import spilled
 from toolkit.graph.runnable import cut, not_run_in
+from toolkit.graph.stretches import shared_weights
 from toolkit.placement.ops import ADDS
 from toolkit.simulation.rounder import Rounder
 from toolkit.simulation.switches import Switches
@@ -51,8 +52,9 @@ class PairedGraph:
         model = switches.model
         model.tidy()
         light = model.to_light()
-        self.shares, self.weights = light.shares, light.weights if light.shares else {}
-        self.proto = light.proto if light.shares else light.whole()
+        self.shares = shared_weights(light)
+        self.weights = light.weights if self.shares else {}
+        self.proto = light.proto if self.shares else light.whole()
         # of pieces that are loaded; another piece of the same stage needs the same
         self._quantized: WeakValueDictionary[str, Array] = WeakValueDictionary()
         left = not_run_in(self.proto)

@@ -249,9 +249,10 @@ class Simulation:
         own = self.settings
         metric = (own.metric, own.output, own.allow_code, own.options) if own.metric is not None else None
         reference = self._reference.to_light() if self._reference is not None else None
+        limit = memory_limited()
         return SimulationJob(
-            self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads, own.memory,
-            reference, own.answers, memory_limited(),
+            self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads,
+            min(own.memory, limit or own.memory), reference, own.answers, limit,
         )  # fmt: skip
 
     def on(self, settings: Settings) -> Simulation:
