@@ -1,8 +1,9 @@
 """Replay of whole qtool runs: record what a checkout makes of every case, and compare another checkout with it.
 
     python -m tests.replay record OUT.json [--checkout DIR] [--only GLOB]
-    python -m tests.replay compare [RECORDED.json] [--checkout DIR] [--only GLOB] [--rtol 1e-5]
+    python -m tests.replay compare RECORDED.json [--checkout DIR] [--only GLOB] [--rtol 1e-5]
 
+A record is of the checkout before a change, made when it is needed: what a run leaves changes for good reasons too.
 It is a black box: qtool runs as a program, and only what a run leaves for its user is read: model.onnx, ranges.json
 and report.json. A case is a recipe: each of the checkout's own, and each of cases/*.toml beside this file. For the
 latter the model of that name is taken from onnx's light models, or else from the checkout's models/, and
@@ -31,7 +32,6 @@ from typing import Any
 from tests.replay.outcome import outcome
 from tests.replay.running import cases, machine, run
 
-RECORDED = Path(__file__).resolve().parent / "recorded.json"
 GROUPED = ("plan", "layers", "macs", "engine_layers")
 """What has a value for every node: stored as lists of nodes by value, which is much smaller."""
 NEAR_ZERO = 1e-9
@@ -46,10 +46,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="replay", description=str(__doc__).partition("\n")[0])
     command = parser.add_subparsers(dest="command", required=True)
     record, compare = command.add_parser("record"), command.add_parser("compare")
-    record.add_argument("file", type=Path)
-    compare.add_argument("file", type=Path, nargs="?", default=RECORDED)
     compare.add_argument("--rtol", type=float, default=0.0, help="relative difference that floats may have")
     for one in (record, compare):
+        one.add_argument("file", type=Path)
         one.add_argument("--checkout", type=Path, default=Path(), help="default: the current folder")
         one.add_argument("--only", default="*", help="a glob of the names of cases")
     given = parser.parse_args()
