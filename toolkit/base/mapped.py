@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from toolkit.base.errors import DataError
 from toolkit.base.types import Array
 
 _MMAP_THRESHOLD = -3
@@ -29,17 +30,23 @@ _LOOKED_AT = 256 << 20
 
 @dataclass(frozen=True)
 class FilePlace:
-    """Where an array's bytes are: in a file, from an offset on."""
+    """Where an array's bytes are: in a file, from an offset on.
+
+    Attributes:
+        path: the file's path, without links.
+        offset: in bytes.
+        file: its device and its number there, which tell it from another one that takes the path.
+    """
 
     path: Path
     offset: int
+    file: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class _File:
     path: Path
-    device: int
-    inode: int
+    file: tuple[int, int]
     address: int
 
 
@@ -54,10 +61,30 @@ def map_file(stream: IO[bytes], path: Path) -> mmap.mmap:
         path: its path, without links.
     """
     mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    status = os.fstat(stream.fileno())
     address = np.frombuffer(mapped, np.uint8).ctypes.data
-    _files[mapped] = _File(path, status.st_dev, status.st_ino, address)
+    _files[mapped] = _File(path, file_number(os.fstat(stream.fileno())), address)
     return mapped
+
+
+def file_number(status: os.stat_result) -> tuple[int, int]:
+    """A file's device and its number there; see ``FilePlace``."""
+    return status.st_dev, status.st_ino
+
+
+def map_same(place: FilePlace) -> mmap.mmap:
+    """The file of a place that another process told, mapped.
+
+    Raises:
+        DataError: its path leads to another file by now.
+    """
+    with place.path.open("rb") as stream:
+        if file_number(os.fstat(stream.fileno())) != place.file:
+            raise DataError(
+                "it was replaced by another file while it was being read",
+                where=str(place.path),
+                remedy="run again when it is complete",
+            )
+        return map_file(stream, place.path)
 
 
 def place_of(values: Array) -> FilePlace | None:
@@ -70,11 +97,10 @@ def place_of(values: Array) -> FilePlace | None:
         return None
     try:
         str(found.path).encode()
-        status = found.path.stat()
+        same = file_number(found.path.stat()) == found.file
     except (OSError, UnicodeEncodeError):
         return None
-    same = (status.st_dev, status.st_ino) == (found.device, found.inode)
-    return FilePlace(found.path, values.ctypes.data - found.address) if same else None
+    return FilePlace(found.path, values.ctypes.data - found.address, found.file) if same else None
 
 
 def is_mapped(values: Array) -> bool:
