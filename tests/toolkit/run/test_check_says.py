@@ -385,11 +385,12 @@ def test_a_task_that_no_output_fits_is_refused_by_check_and_run(tmp_path, task):
 def test_a_class_that_the_output_does_not_have_is_refused_by_its_line(tmp_path, key, number):
     nodes = [node("MatMul", ["x", "w"], ["y"])]
     onnx.save(build(nodes, {"x": ["n", 8, 6]}, {"y": ["n", 8, 5]}, {"w": normal(6, 5)}), str(tmp_path / "model.onnx"))
-    np.savez(tmp_path / "data.npz", x=normal(8, 8, 6))
+    np.savez(tmp_path / "data.npz", x=normal(8, 8, 6), label=np.ones((8, 3), np.int64))
     path = tmp_path / "recipe.toml"
     path.write_text(
         '[model]\npath = "model.onnx"\n[calibration]\ndata = "data.npz"\n[engine]\nbackend = "none"\n'
         f'[evaluation]\ntask = "ctc"\n{key} = {number}\n'
+        + ('metric = "wer"\ndata = "data.npz"\n' if key == "space" else "")
     )
     with pytest.raises(QtoolError, match=f"recipe.toml:9: {key} is {number}, and output 'y' has 5 classes"):
         dry_run(Recipe.load(path))
