@@ -17,7 +17,7 @@ from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.pipeline import Pipeline
 from toolkit.run.recipe import Recipe
-from toolkit.run.step import Record, Step, relative
+from toolkit.run.step import GraphRecord, Record, Step, relative
 
 
 class Counted(Record):
@@ -158,3 +158,16 @@ def test_plans_and_journals_are_fields_that_read_back():
     assert dict(again.plan.items()) == dict(plan.items()) and again.journal.events == journal.events
     # the record that was made is the one that will be read: only what counts of the plan
     assert record.plan.history == again.plan.history == list(plan.items())
+
+
+class Drawn(GraphRecord):
+    model_file = "graph.onnx"
+
+
+def test_a_graph_that_was_just_written_is_read_again_only_where_its_weights_lie_apart(tmp_path, residual, monkeypatch):
+    residual.settle().save(tmp_path / Drawn.model_file)
+    record, read = (Drawn(files=[Drawn.model_file]).kept_in(tmp_path) for _ in range(2))
+    assert record.holding(residual).model() is residual
+    assert read.model().fingerprint() == residual.fingerprint()
+    monkeypatch.setattr("toolkit.graph.light.PROTOBUF_LIMIT", 100)
+    assert Drawn().kept_in(tmp_path).holding(residual).model() is not residual
