@@ -8,7 +8,6 @@ from pydantic import Field
 from toolkit import (
     DEQUANTIZE,
     QUANTIZE,
-    RANDOM,
     Code,
     Context,
     Folded,
@@ -18,6 +17,7 @@ from toolkit import (
     Role,
     fix_dimensions,
     fold,
+    is_random,
     session,
 )
 
@@ -73,7 +73,7 @@ class FoldConstants(Pass):
 
     def _fold(self, model: Model) -> Folded:
         def keep(node: gs.Node) -> bool:
-            return node.op in (QUANTIZE, DEQUANTIZE) or node.op in RANDOM
+            return node.op in (QUANTIZE, DEQUANTIZE) or is_random(node)
 
         return fold(model, keep, int(self.limit_mb * 1e6))
 

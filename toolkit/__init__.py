@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from toolkit.graph.bias import made_up_for as made_up_for
     from toolkit.graph.bias import response as response
     from toolkit.graph.bias import take_back as take_back
-    from toolkit.graph.constants import RANDOM as RANDOM
+    from toolkit.graph.constants import is_random as is_random
     from toolkit.graph.facts import Facts as Facts
     from toolkit.graph.folding import Folded as Folded
     from toolkit.graph.folding import fix_dimensions as fix_dimensions
@@ -166,7 +166,7 @@ _HOMES = {
     "evaluation.saturation": "saturation",
     "evaluation.strip_check": "drifts",
     "graph.bias": "BiasPlace bias_place made_up_for response take_back",
-    "graph.constants": "RANDOM",
+    "graph.constants": "is_random",
     "graph.facts": "Facts",
     "graph.folding": "Folded fix_dimensions fold",
     "graph.forms": "Forms constant_affine",

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 
 from toolkit.base.errors import BackendError
 from toolkit.base.profiles import Profiles
-from toolkit.graph.constants import RANDOM
+from toolkit.graph.constants import is_random
 from toolkit.graph.folding import fix_dimensions, fold
 from toolkit.graph.inlining import nodes_of
 from toolkit.graph.model import Model
@@ -39,7 +39,7 @@ def refuse_conditionals(model_path: Path, profiles: Profiles, who: str, recurren
         return
     model = Model.load(model_path)
     fix_dimensions(model, profiles)
-    fold(model, lambda node: node.op in (QUANTIZE, DEQUANTIZE) or node.op in RANDOM, _LIMIT)
+    fold(model, lambda node: node.op in (QUANTIZE, DEQUANTIZE) or is_random(node), _LIMIT)
     facts = model.facts()
     for node in nodes_of(model.graph):
         if node.op != "If":

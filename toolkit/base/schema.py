@@ -18,6 +18,11 @@ Natural = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
 Extremes = tuple[Number, Number]
 """The smallest and the largest value of a tensor."""
 _SHOWN = 80
+_WANTED = {
+    "list_type": "a list is wanted", "tuple_type": "a list is wanted", "dict_type": "a table is wanted",
+    "model_type": "a table is wanted", "model_attributes_type": "a table is wanted",
+}  # fmt: skip
+"""What is wanted in the words of TOML and JSON, where pydantic says it in Python's."""
 FileModel = TypeVar("FileModel", bound="FileSchema")
 
 
@@ -68,7 +73,7 @@ def validation_words(fault: Mapping[str, Any]) -> str:
         return f"unknown key '{place}'"
     if fault["type"] == "missing":
         return f"'{place}' is missing"
-    message = str(fault["msg"]).removeprefix("Value error, ")
+    message = _WANTED.get(fault["type"]) or str(fault["msg"]).removeprefix("Value error, ")
     said = f"{message[:1].lower()}{message[1:]}"
     return f"'{place}' is {value_words(fault['input'])}: {said}" if place else said
 

@@ -180,7 +180,9 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     joined = {shapes[name][axis] for name, axis in axes.items()}
     each = 1 if axes else _fixed_batch(shapes.values())
     held: dict[str, list[tuple[Array, int]]] = {one.name: [] for one in outputs}
-    states = renewed(model) | {(a, b) for a in shapes for b in held if _called_renewed(a, b) and a in reached(model, b)}
+    called = [(a, b) for a in shapes for b in held if _called_renewed(a, b)]
+    before = reached(model, {b for _, b in called}) if called else {}
+    states = renewed(model) | {(a, b) for a, b in called if a in before[b]}
     for given, made, count in batches:
         if not inputs:
             inputs = {name: value[0] if value.ndim else value for name, value in given.items()}

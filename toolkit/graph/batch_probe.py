@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from toolkit.base.errors import ModelError
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.types import Array
-from toolkit.graph.constants import RANDOM
+from toolkit.graph.constants import is_random
 from toolkit.graph.endless import EndlessLoopError
 from toolkit.graph.facts import Facts
 from toolkit.graph.light import LightModel
@@ -80,7 +80,7 @@ def batch_fault(
         return BatchFault(error.node, "Loop", len(samples), False)
     except ModelError:
         return replace(_BlameSearch(model, samples, joined).failing(), samples=len(samples))
-    if any(node.op in RANDOM for node, _ in model.walk()):
+    if any(is_random(node) for node, _ in model.walk()):
         return None
     if wrong := _mixed(apart, together):
         search = _BlameSearch(model, samples, joined)

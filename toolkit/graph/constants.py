@@ -10,11 +10,22 @@ from toolkit.base.types import Array
 from toolkit.graph.assemble import bodies
 from toolkit.graph.model import Model
 from toolkit.graph.node_values import run_node
+from toolkit.graph.tensors import values_of
 
-RANDOM = frozenset(
+_RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
 """Operators whose result differs from run to run: never a constant."""
+_TRAINS = 2
+"""The input of a Dropout that says whether it drops anything."""
+
+
+def is_random(node: gs.Node) -> bool:
+    """Whether a node draws new numbers in every run; a Dropout that was left in training mode does."""
+    if node.op == "Dropout" and len(node.inputs) > _TRAINS and node.inputs[_TRAINS].name:
+        trains = node.inputs[_TRAINS]
+        return not isinstance(trains, gs.Constant) or bool(values_of(trains).any())
+    return node.op in _RANDOM
 
 
 def constant_value(model: Model, tensor: gs.Tensor) -> Array | None:
@@ -61,7 +72,7 @@ def _makers(model: Model, tensor: gs.Tensor) -> list[gs.Node] | None:
         if not current.inputs:
             return None
         node = current.inputs[0]
-        if node.op in RANDOM or node.domain not in (None, "", "ai.onnx") or bodies(node):
+        if is_random(node) or node.domain not in (None, "", "ai.onnx") or bodies(node):
             return None
         if id(node) not in seen:
             seen.add(id(node))

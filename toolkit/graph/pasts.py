@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx_graphsurgeon as gs
 
 from toolkit.graph.assemble import reads
@@ -45,16 +47,18 @@ def renewed(model: Model) -> set[tuple[str, str]]:
     }
 
 
-def reached(model: Model, output: str) -> set[str]:
-    """Names of the tensors that an output is computed from, inputs and weights included."""
+def reached(model: Model, outputs: Iterable[str]) -> dict[str, set[str]]:
+    """For each output the names of all tensors that it is computed from, inputs and weights included."""
     makers = {tensor.name: node for node in model.nodes for tensor in node.outputs}
-    found, pending = {output}, [output]
-    while pending:
-        node = makers.get(pending.pop())
-        for name in reads(node) if node is not None else ():
-            if name not in found:
-                found.add(name)
-                pending.append(name)
+    read = {id(node): list(reads(node)) for node in model.nodes}
+    found: dict[str, set[str]] = {}
+    for output in outputs:
+        found[output], pending = {output}, [output]
+        while pending:
+            node = makers.get(pending.pop())
+            fresh = [name for name in read[id(node)] if name not in found[output]] if node is not None else []
+            found[output].update(fresh)
+            pending += fresh
     return found
 
 

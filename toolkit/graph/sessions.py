@@ -25,6 +25,7 @@ from toolkit.graph.light import LightModel, fits_message, place_at, send_away
 from toolkit.graph.model import Model
 from toolkit.graph.onnx_file import read, write
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
+from toolkit.graph.rewrites import wrong_rewrites
 from toolkit.graph.runnable import NotRun, cut, not_run_in
 from toolkit.graph.stretches import Boundaries, Stretched, stretches_of
 from toolkit.graph.tensors import np_dtype
@@ -324,6 +325,7 @@ def _load(
             unwanted = [
                 *(_WRONG_REWRITES if as_written else ()),
                 *(() if packed else _COPYING_REWRITES),
+                *wrong_rewrites(model.proto),
                 *(rewrite for rewrite, most in _SQUARE_REWRITES.items() if count > most),
             ]
             return ort.InferenceSession(

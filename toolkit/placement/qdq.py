@@ -45,7 +45,9 @@ def storable_scale(amax: Array | float, precision: Precision) -> np.ndarray[Any,
     if np.where(amax > 0, exact, 0.0).max() < _SUBNORMAL_STEPS * _SMALLEST_HALF and (amax > 0).any():
         return np.maximum(exact, _SMALLEST).astype(np.float32)
     half = np.minimum(exact, 65504.0).astype(np.float16)
-    up = np.where(half.astype(np.float64) < exact, np.nextafter(half, np.float16(np.inf)), half)
+    with np.errstate(over="ignore"):
+        # beyond the largest the exact scale is taken
+        up = np.where(half.astype(np.float64) < exact, np.nextafter(half, np.float16(np.inf)), half)
     stored = np.where(exact <= 65504.0, up.astype(np.float64), exact)
     return np.maximum(stored, _SMALLEST_HALF).astype(np.float32)
 

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.graph.assemble import bodies
-from toolkit.graph.constants import RANDOM
+from toolkit.graph.constants import is_random
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.placement.dequantized import dequantizer, foreign_pair, pair_type
@@ -121,7 +121,7 @@ def _constant_tensors(model: Model) -> set[str]:
     """Names of tensors that are computed from constants alone (a Transpose of a weight, a pre-quantized weight)."""
     found: set[str] = set()
     for node in model.nodes:
-        if bodies(node) or node.op in RANDOM:
+        if bodies(node) or is_random(node):
             continue
         if all(t.is_empty() or t.name in found or isinstance(t, gs.Constant) for t in node.inputs):
             found.update(t.name for t in node.outputs)

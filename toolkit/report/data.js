@@ -22,6 +22,12 @@ const drawn = (tag, attributes, ...inside) => {
   return element;
 };
 
+// as Python rounds it: an exact half goes to the even digit, where toFixed goes away from zero
+const fixed = (value, digits) => {
+  const text = value.toFixed(digits), halves = value * 2 ** (digits + 1);
+  return Number.isInteger(halves) && halves % 2 && text.at(-1) % 2 ? (value * (1 - Number.EPSILON)).toFixed(digits) : text;
+};
+
 const unpacked = async (source) => {
   const bytes = Uint8Array.from(atob(source.textContent.trim()), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -86,8 +92,8 @@ const networkOf = (raw) => {
   const gaps = sentences.map((one) => one.filter((piece) => piece[0] === 0).length), filled = sentences.map(() => 0);
   const facts = of.map((list) => list.map((k) => [k, (filled[k] += gaps[k]) - gaps[k]]));
   const figures = {
-    node: (i) => layers.node[i], macs: (i) => layers.macs[i].toLocaleString("en-US"), sqnr: (i) => layers.sqnr[i].toFixed(1),
-    drop: (i) => Math.abs(layers.drop[i]).toFixed(1), time: (i, profile) => String(layers.time[layers.profiles.indexOf(profile)][i]),
+    node: (i) => layers.node[i], macs: (i) => layers.macs[i].toLocaleString("en-US"), sqnr: (i) => fixed(layers.sqnr[i], 1),
+    drop: (i) => fixed(Math.abs(layers.drop[i]), 1), time: (i, profile) => String(layers.time[layers.profiles.indexOf(profile)][i]),
   };
   const factOf = (i, k, at) => sentences[k].map((piece) => (
     Array.isArray(piece) ? (piece[0] === 0 ? fill[k][at++] : figures[piece[0]](i, piece[1])) : piece < 0 ? { precision: text(-1 - piece) } : text(piece)));
@@ -107,5 +113,5 @@ const networkOf = (raw) => {
   };
 };
 
-const levelWords = (level) => (level === null ? "" : level === Infinity ? "exact" : level === -Infinity ? "NaN/inf" : level.toFixed(1));
-const percentWords = (share) => (share === null ? "" : `${(100 * share).toFixed(share && share < 0.1 ? 2 : 1)} %`);
+const levelWords = (level) => (level === null ? "" : level === Infinity ? "exact" : level === -Infinity ? "NaN/inf" : fixed(level, 1));
+const percentWords = (share) => (share === null ? "" : `${fixed(100 * share, share && share < 0.1 ? 2 : 1)} %`);

@@ -14,7 +14,7 @@ for (const button of document.querySelectorAll(".copy")) {
   });
 }
 
-const number = (value, digits) => (value === null ? "" : value.toFixed(digits));
+const number = (value, digits) => (value === null ? "" : fixed(value, digits));
 const cellWords = (words) => words ?? "";
 const wordsIn = (box) => box.value.toLowerCase().split(/\s+/).filter(Boolean);
 
@@ -84,7 +84,7 @@ const layersTable = (net, go) => {
 
 const rangesTable = (net) => {
   const { ranges, tensors } = net, name = (k) => tensors.name[ranges.tensor[k]];
-  const percent = (value) => (value === null ? "" : `${(100 * value).toFixed(3)} %`);
+  const percent = (value) => (value === null ? "" : `${fixed(100 * value, 3)} %`);
   const table = virtualTable(control("ranges"), {
     count: ranges.tensor.length,
     cells: {

@@ -4,7 +4,7 @@ const COLOURS = {
   precision: { words: () => "" },
   level: { words: (one) => (one.level === null ? "" : `${levelWords(one.level)}${Number.isFinite(one.level) ? " dB" : ""}`), heat: (one, scale) => (one.level === null ? null : Math.min(1, Math.max(0, (scale.high - one.level) / (scale.high - scale.low || 1)))) },
   time: { words: (one) => (one.time === null ? "" : `${one.time.toPrecision(3)} ms`), heat: (one, scale) => (one.time === null ? null : Math.sqrt(one.time / (scale.time || 1))) },
-  lost: { words: (one) => (one.lost === null ? "" : `${one.lost > 0 ? "−" : "+"}${Math.abs(one.lost).toFixed(1)} dB`), heat: (one, scale) => (one.lost === null ? null : Math.min(1, Math.max(0, one.lost) / (scale.lost || 1))) },
+  lost: { words: (one) => (one.lost === null ? "" : `${one.lost > 0 ? "−" : "+"}${fixed(Math.abs(one.lost), 1)} dB`), heat: (one, scale) => (one.lost === null ? null : Math.min(1, Math.max(0, one.lost) / (scale.lost || 1))) },
   slower: { words: (one) => (one.slower === null ? "" : `${one.slower < 0 ? "−" : "+"}${Math.abs(one.slower).toPrecision(3)} ms`), heat: (one, scale) => (one.slower === null ? null : Math.sqrt(Math.max(0, one.slower) / (scale.slower || 1))) },
   harm: { words: (one) => (one.harm === null ? "" : percentWords(one.harm)), heat: (one, scale) => (one.harm === null ? null : Math.sqrt(one.harm / (scale.harm || 1))) },
   macs: { words: (one, work) => (one.macs ? percentWords(one.macs / work.total) : ""), heat: (one, scale) => (one.macs ? Math.sqrt(one.macs / (scale.macs || 1)) : null) },

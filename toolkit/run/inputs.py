@@ -12,7 +12,7 @@ from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.reading import reading
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
-from toolkit.graph.constants import RANDOM
+from toolkit.graph.constants import is_random
 from toolkit.placement.quantized import quantized_nodes, quantized_source
 from toolkit.run.fingerprints import Fingerprints
 from toolkit.run.job import Job
@@ -68,7 +68,7 @@ class Inputs:
         plugins = plugin_note(source)
         if plugins is not None:
             said.noted(plugins)
-        drawn = [node.name for node, _ in source.walk() if node.op in RANDOM and "seed" not in node.attrs]
+        drawn = [node.name for node, _ in source.walk() if is_random(node) and "seed" not in node.attrs]
         if drawn:
             said.noted(Code.RANDOM_SOURCE(nodes=drawn))
         check(self.job.profiles, source, self.job.recipe)

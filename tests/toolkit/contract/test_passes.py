@@ -19,6 +19,7 @@ from toolkit.contract.registry import configure, find
             ["pass 'insert_qdq'", "'dtype' is 'int9'", "'int8', 'fp8', 'int4', 'mxfp8' or 'nvfp4'"],
         ),
         (lambda: SearchPrecision(helpers=["equalise"]), ["'equalise': did you mean 'equalize'? `qtool passes"]),
+        (lambda: configure(InsertQDQ, {"exclude": "/a/*"}), ["'exclude' is '/a/*': a list is wanted"]),
         (lambda: configure(InsertQDQ, {"exclud": []}), ["pass 'insert_qdq'", "did you mean 'exclude'"]),
     ],
 )

@@ -59,7 +59,9 @@ def test_mapped_weights_are_given_to_onnxruntime_as_places_in_their_file(tmp_pat
     model = Model.load(path)
     light = model.to_light()
     assert light.shares
-    assert place_of(light.weights["w0b"]) == FilePlace(path.with_suffix(".bin").resolve(), 4 * WIDTH**2)
+    found = place_of(light.weights["w0b"])
+    assert isinstance(found, FilePlace)
+    assert (found.path, found.offset) == (path.with_suffix(".bin").resolve(), 4 * WIDTH**2)
     assert place_of(light.weights["w0b"].T) is None and place_of(np.zeros(3)) is None
     before = light.proto.SerializeToString()
     assert session(light).run({"x0": x})["y"] == pytest.approx(expected(path, x), rel=1e-4)

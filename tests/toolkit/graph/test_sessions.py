@@ -117,6 +117,19 @@ def test_errors() -> None:
         session("/nowhere.onnx")
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_a_transposed_product_with_a_vector_is_computed_as_written(given):
+    x, v = np.arange(15, dtype=np.float32).reshape(5, 3), np.float32([1, 2, 4, 8, 16])
+    nodes = [
+        node("Relu", ["x"], ["r"]),
+        node("Transpose", ["r"], ["t"], perm=[1, 0]),
+        node("MatMul", ["t", "v"], ["y"]),
+    ]
+    inputs = {"x": [5, 3], **({"v": [5]} if given else {})}
+    proto = build(nodes, inputs, {"y": [3]}, {} if given else {"v": v})
+    assert session(proto).run({"x": x, **({"v": v} if given else {})})["y"].tolist() == (x.T @ v).tolist()
+
+
 def test_a_scalar_stays_a_scalar():
     """Shape arithmetic of a dynamic batch hands scalars on; with a dimension more, the Concat behind fails."""
     proto = build(

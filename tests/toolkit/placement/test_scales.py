@@ -87,3 +87,8 @@ def test_probabilities_have_one_scale_in_fp8(attention):
         0.6 / 127, rel=1e-3
     )
     assert found["fp8"]["v"] == pytest.approx(0.6 / 448, rel=1e-3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_scales_beyond_float16_are_exact_and_say_nothing():
+    assert storable_scale(np.float32([127e9, 1.27]), Precision.INT8)[0] == np.float32(1e9)

@@ -1,11 +1,13 @@
 """The page in a real browser: clicks, search, filters, links, keyboard, a phone, print, and no error on the console."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from tests.toolkit.report.samples import HOSTILE, hostile, sample
 from toolkit.base.text import plain
+from toolkit.report import html
 from toolkit.report.compare import compare, write_comparison_html
 from toolkit.report.explain import explain
 from toolkit.report.html import MOST_ROWS, write_html
@@ -63,6 +65,20 @@ def opened(browser, files):
 
 def box(page, text):
     return page.locator("#canvas .box", has_text=text).first
+
+
+def test_numbers_are_rounded_as_python_rounds_them(browser):
+    source = (Path(html.__file__).parent / "data.js").read_text(encoding="utf-8")
+    start = source.index("const fixed = ")
+    code = source[start : source.index("\n};", start) + 3]
+    values = [sign * number / 64 for number in range(1, 900) for sign in (1, -1)] + [1.005, 2.675, 0.1, 1e6 + 0.25]
+    page = browser.new_page()
+    for digits in range(4):
+        found = page.evaluate(
+            f"([all, digits]) => {{ {code} return all.map((one) => fixed(one, digits)); }}", [values, digits]
+        )
+        assert found == [f"{one:.{digits}f}" for one in values]
+    page.close()
 
 
 def test_a_group_opens_and_closes_and_a_layer_tells_all_that_is_known(opened):

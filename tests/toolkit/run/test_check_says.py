@@ -385,12 +385,11 @@ def test_a_task_that_no_output_fits_is_refused_by_check_and_run(tmp_path, task):
 def test_a_class_that_the_output_does_not_have_is_refused_by_its_line(tmp_path, key, number):
     nodes = [node("MatMul", ["x", "w"], ["y"])]
     onnx.save(build(nodes, {"x": ["n", 8, 6]}, {"y": ["n", 8, 5]}, {"w": normal(6, 5)}), str(tmp_path / "model.onnx"))
-    np.savez(tmp_path / "data.npz", x=normal(8, 8, 6), label=np.ones((8, 3), np.int64))
+    np.savez(tmp_path / "data.npz", x=normal(8, 8, 6), label=np.tile([1, 2, -1], (8, 1)))
     path = tmp_path / "recipe.toml"
     path.write_text(
         '[model]\npath = "model.onnx"\n[calibration]\ndata = "data.npz"\n[engine]\nbackend = "none"\n'
-        f'[evaluation]\ntask = "ctc"\n{key} = {number}\n'
-        + ('metric = "wer"\ndata = "data.npz"\n' if key == "space" else "")
+        f'[evaluation]\ntask = "ctc"\n{key} = {number}\nmetric = "wer"\n'
     )
     with pytest.raises(QtoolError, match=f"recipe.toml:9: {key} is {number}, and output 'y' has 5 classes"):
         dry_run(Recipe.load(path))
@@ -405,3 +404,13 @@ def test_a_model_that_draws_numbers_is_told_and_one_with_a_seed_is_not(tmp_path,
     onnx.save(corpus.network(noise), tmp_path / "m.onnx")
     found = dry_run(Recipe.load(tmp_path / "r.toml"))
     assert (sentence(Code.RANDOM_SOURCE(nodes=["r"])) in found.warnings) == (not seed)
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_dropout_that_trains_is_told(tmp_path, trains):
+    corpus.recipe_folder(tmp_path)
+    weights = {"share": np.array(0.3, np.float32), "trains": np.array(trains)}
+    drop = node("Dropout", ["c", "share", "trains"], ["m"], "drop")
+    onnx.save(corpus.network([drop], weights), tmp_path / "m.onnx")
+    found = dry_run(Recipe.load(tmp_path / "r.toml"))
+    assert (sentence(Code.RANDOM_SOURCE(nodes=["drop"])) in found.warnings) == trains

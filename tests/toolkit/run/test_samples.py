@@ -116,8 +116,14 @@ def test_check_counts_by_profile_only_where_there_are_several(place, capsys):
     assert f"evaluation: {samples} samples (" in several and f"evaluation: {samples} samples\n" in one
 
 
-@pytest.mark.parametrize(("metric", "label"), [("exact", (4, 2)), ("top1", (4, 1)), ("mse", (3,)), ("mse", (4, 5))])
+@pytest.mark.parametrize(("metric", "label"), [("exact", (4, 2)), ("top1", (4, 1)), ("mse", (1,)), ("mse", (4, 5))])
 def test_labels_of_another_shape_are_never_broadcast(metric, label):
     outputs = {"y": np.zeros((4, 1) if metric == "mse" else (4, 3), np.float32)}
     with pytest.raises(DataError, match="labels have shape"):
         make_metric(metric).update(outputs, {"label": np.zeros(label, np.int64)})
+
+
+def test_a_label_without_the_outputs_axis_of_one_is_not_broadcast_either():
+    metric = make_metric("mse")
+    metric.update({"y": np.arange(4, dtype=np.float32)[:, None]}, {"label": np.arange(4)})
+    assert metric.value() == 0.0
