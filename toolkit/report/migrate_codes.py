@@ -18,6 +18,7 @@ class MigrateCode(BaseCode):
     ENGINE_CANNOT_MIGRATE = "migrate-engine-cannot-migrate"
     TF32_STAYS = "migrate-tf32-stays"
     INT4_BY_PAIRS = "migrate-int4-by-pairs"
+    INT4_IN_GRAPH = "migrate-int4-in-graph"
     NO_DLA = "migrate-no-dla"
     NO_PLUGIN_LIBRARIES = "migrate-no-plugin-libraries"
     OUTPUTS_OF_MODEL = "migrate-outputs-of-model"

@@ -45,14 +45,15 @@ def _summary(paired: int, missing: int, of: int) -> str:
 
 
 def _forms(
-    pairs: bool, before_db: float, after_db: float, before: float | None, after: float | None,
+    pairs: bool, before_db: float | str | None, after_db: float | str | None, before: float | None, after: float | None,
     float_value: float | None,
 ) -> str:  # fmt: skip
     was = "the model's own pairs" if pairs else "ranges (every tensor that has one rounded to INT8)"
     metric = "" if before is None or after is None or float_value is None else (
         f"; the metric is {before:.4g} and {after:.4g}, in float {float_value:.4g}"
     )  # fmt: skip
-    return f"Against the float model, {was} keep {db(before_db)} and the migrated pairs {db(after_db)}{metric}."
+    before_kept, after_kept = ("all of it" if level == "inf" else db(level) for level in (before_db, after_db))
+    return f"Of the float model {was} keep {before_kept} and the migrated pairs {after_kept}{metric}."
 
 
 def _lost(lost: int, look: int) -> str:
@@ -74,6 +75,7 @@ MIGRATE: Table = {
         f"INT4 and FP4 stand in the graph, as pairs around the weights: {pass_for(Role.QUANTIZE)} with dtype = "
         '"int4" or "nvfp4" writes them'
     ),
+    MigrateCode.INT4_IN_GRAPH: "the model has its weights in four bits already",
     MigrateCode.NO_DLA: "qtool builds for GPUs, not for the DLA",
     MigrateCode.NO_PLUGIN_LIBRARIES: "a recipe loads no plugin libraries",
     MigrateCode.OUTPUTS_OF_MODEL: "the engine's outputs are the model's: mark others in the model",

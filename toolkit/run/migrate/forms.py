@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,5 +81,6 @@ def measured(inputs: Inputs, reference: Model, subject: Model) -> Form | None:
         reference, subject, data, metric=section.metric, output=section.output, batch=section.batch,
         samples=section.samples, layer_samples=1,
     )  # fmt: skip
-    levels = [one.sqnr_db for one in found.outputs.values() if one.sqnr_db is not None]
-    return Form(min(levels, default=None), found.value, found.float_value)
+    levels = [math.inf if one.max_abs == 0 else one.sqnr_db for one in found.outputs.values()]
+    lowest = min((level for level in levels if level is not None), default=None)
+    return Form(lowest, found.value, found.float_value)

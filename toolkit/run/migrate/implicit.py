@@ -67,7 +67,7 @@ class BackToImplicit:
     def __init__(self, source: Model) -> None:
         if not any(True for _ in pairs_of(source)):
             raise ModelError("the model has no Q/DQ pairs", where=str(source.source or ""), remedy="give one that has")
-        self.floats = float_layers(source)
+        self.floats = float_layers(source, stored=True)
         self.turns = [_turn(name, pair) for name, pair in activations(source)]
         self.fit = ranges_of_pairs(source, stripped=True)
         self.model = source.copy()

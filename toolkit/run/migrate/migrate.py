@@ -31,7 +31,7 @@ from toolkit.run.migrate.forms import Form, implicit_form, measured
 from toolkit.run.migrate.implicit import CACHE, COMMAND, MODEL, TEXT, BackToImplicit, cache_version, paired_model
 from toolkit.run.migrate.order import Order, Outturn
 from toolkit.run.migrate.pairs import float_layers, pair_turns, ranges_of_pairs
-from toolkit.run.migrate.settle import Settled, model_named, said_lost, settle
+from toolkit.run.migrate.settle import Settled, said_lost, settle, value_named
 from toolkit.run.migrate.source import MigrationSource, read_source
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, counts, fitted, tensor_turns
 from toolkit.run.migrate.terms import Term
@@ -288,9 +288,10 @@ def _without_file(order: Order, source: MigrationSource) -> Order:
 
 
 def _model_path(source: MigrationSource, asked: MigrationRequest) -> Path:
-    named = model_named(source.orders)
+    named = value_named(source.orders, Term.MODEL)
     if not named:
-        raise QtoolError(f"{source.name} names no model", remedy="give it by --model")
+        engine = f", but the engine {built}" if (built := value_named(source.orders, Term.ENGINE_IN)) else ""
+        raise QtoolError(f"{source.name} names no model{engine}", remedy="give the ONNX model by --model")
     return _found(named, source, "the model", "--model")
 
 

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from toolkit.base.precision import Precision
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.graph.model import Model
+from toolkit.placement.dequantized import pair_type
 from toolkit.placement.existing import ExistingPair, pairs_of
 from toolkit.placement.moved import data_inputs
 from toolkit.placement.ops import DEQUANTIZE, TARGETS
@@ -49,21 +50,28 @@ def symmetric(pair: ExistingPair) -> bool:
     return kind is not None and kind.quantized and not pair.grid.zero.any()
 
 
-def float_layers(model: Model) -> list[str]:
-    """The layers that do not compute in a quantized type: one of their two operands is behind no pair."""
-    return [
-        node.name
-        for node in model.nodes
-        if node.op in TARGETS and not all(_behind_pair(model, tensor) for tensor in node.inputs[:2])
-    ]
+def float_layers(model: Model, stored: bool = False) -> list[str]:
+    """The layers that do not compute in a quantized type: one of their two operands is behind no pair.
+
+    Args:
+        model: the model with its pairs.
+        stored: whether those are among them whose weights alone are quantized, to a type of weights (INT4).
+    """
+    found = []
+    for node in (node for node in model.nodes if node.op in TARGETS):
+        pairs = [pair for tensor in node.inputs[:2] if (pair := _pair_behind(model, tensor)) is not None]
+        types = {kind for pair in pairs if (kind := pair_type(pair)) is not None}
+        if len(pairs) < 2 and (stored or not any(kind.weights_only for kind in types)):
+            found.append(node.name)
+    return found
 
 
-def _behind_pair(model: Model, tensor: gs.Tensor) -> bool:
-    """Whether values come from a DequantizeLinear, perhaps through operators that only move them."""
+def _pair_behind(model: Model, tensor: gs.Tensor) -> gs.Node | None:
+    """The DequantizeLinear that values come from, perhaps through operators that only move them."""
     node = model.producer(tensor)
     while node is not None and node.op != DEQUANTIZE:
         node = model.producer(node.inputs[0]) if data_inputs(node)[:1] == [0] else None
-    return node is not None
+    return node
 
 
 def pair_turns(source: Model, final: Model, derived: Mapping[str, str]) -> list[TensorTurn]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from toolkit.base.errors import QtoolError, nearest
+from toolkit.base.precision import Precision
 from toolkit.contract.findings import Finding
 from toolkit.graph.model import Model
 from toolkit.report.migrate_codes import MigrateCode
+from toolkit.run.gpu_types import types_of_pairs
 from toolkit.run.migrate.layers import LayerTypes
 from toolkit.run.migrate.order import Order, Outturn
 from toolkit.run.migrate.terms import OUTCOMES, Term
@@ -66,9 +68,9 @@ class Settled:
     turns: list[Outturn] = field(default_factory=list)
 
 
-def model_named(orders: Sequence[Order]) -> str:
-    """The model that the orders name last; empty where none does."""
-    named = [order.value for order in orders if order.term is Term.MODEL and isinstance(order.value, str)]
+def value_named(orders: Sequence[Order], term: Term) -> str:
+    """The file that the orders name last for a term; empty where none does."""
+    named = [order.value for order in orders if order.term is term and isinstance(order.value, str)]
     return named[-1] if named else ""
 
 
@@ -125,6 +127,8 @@ class _Settler:
             return Outturn(order, fate, why=order.why)  # type: ignore[arg-type]
         assert order.term is not None
         outcome = OUTCOMES[order.term]
+        if order.term is Term.INT4 and types_of_pairs(self.model) & {Precision.INT4, Precision.NVFP4}:
+            return Outturn(order, "implied", why=MigrateCode.INT4_IN_GRAPH())
         if outcome.why is not None:
             unrelated = (Term.MEASURING, Term.PRINTING, Term.OTHER_FRAMEWORK)
             fate = "lost" if outcome.lost else "unrelated" if order.term in unrelated else "implied"
@@ -145,6 +149,14 @@ class _Settler:
         again = next((one for one in reversed(later) if one.term is order.term and not _lost(one)), None)
         if order.term in single and again is not None:
             return MigrateCode.SAID_AGAIN(by=again.said, same=again.value == order.value)
+        if order.term in (Term.LAYERS, Term.TYPES):
+            names = {name for name, _ in order.value}
+            by = next(
+                (one for one in later if one.term is order.term and names <= {name for name, _ in one.value or ()}),
+                None,
+            )
+            if by is not None:
+                return MigrateCode.SAID_AGAIN(by=by.said, same=set(order.value) <= set(by.value))
         if order.term is Term.BF16 and self.found.rest == "fp16":
             return MigrateCode.CONTRADICTS(by=self._said(Term.FP16, Term.BEST))
         if order.term is Term.FP8 and self.found.quantize == "int8" and not self.paired:

@@ -103,10 +103,6 @@ def _passes(settled: Settled, model: Model, ranged: bool, paired: bool) -> list[
     strips = not paired and paired_unusably(model)
     if strips:
         add(Role.STRIP)
-    if not paired:
-        add(Role.FOLD)
-        if any(node.op == "BatchNormalization" for node in model.nodes):
-            add(Role.FOLD_NORMALIZATION)
     by_type: dict[str, dict[str, list[str]]] = {}
     for kind, patterns in settled.layers.patterns.items():
         by_type.setdefault(kind, {})["nodes"] = patterns
@@ -120,6 +116,11 @@ def _passes(settled: Settled, model: Model, ranged: bool, paired: bool) -> list[
         by_type.setdefault(kind, {}).setdefault("ops", []).append(op)
     for kind, chosen in by_type.items():
         add(Role.KEEP, **chosen, precision=kind)
+    if not paired:
+        # behind those, which name nodes of the model as it came
+        add(Role.FOLD)
+        if any(node.op == "BatchNormalization" for node in model.nodes):
+            add(Role.FOLD_NORMALIZATION)
     if settled.quantize or paired:
         more = {"dtype": settled.quantize} if settled.quantize not in ("", Precision.INT8.value) else {}
         add(Role.QUANTIZE, **more)

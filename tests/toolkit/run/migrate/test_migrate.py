@@ -300,7 +300,7 @@ def test_pairs_with_zero_points_are_made_anew_and_named(here):
     # 128 steps on each side of zero stay what they were; from 0 to 255 steps there is one bit less, behind the Flatten
     assert scales == pytest.approx({"x": 0.03 * 128 / 127, "f": 0.02 * 255 / 127}, rel=2e-3)
     assert told == {"x": str(MigrateCode.PAIR_MADE_ANEW), "r": str(MigrateCode.PAIR_MOVED)}
-    assert [entry["use"] for entry in recipe.passes][:2] == ["strip_qdq", "fold_constants"]
+    assert [entry["use"] for entry in recipe.passes][:3] == ["strip_qdq", "keep_precision", "fold_constants"]
     # the last layer's author left its weights float
     assert quantized(found) == {"conv", "fc"} and not any(
         i.name == "bq" for n in model.nodes for i in n.inputs
