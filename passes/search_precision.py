@@ -118,7 +118,7 @@ class SearchPrecision(InsertQDQ):
     )  # fmt: skip
     minutes: float | None = Field(
         None, gt=0, le=1e9,
-        description="how long the search may take; the best plan so far is taken then; default 3 without inferences",
+        description="how long the search may take; default without inferences 3, and 6 where 3 find little",
     )  # fmt: skip
     memory: ByteSize = Field("1GB", description="for activations that are kept and weights that are loaded, each half")
     try_ranges: bool = Field(True, description="try the ranges of other calibration methods before giving a layer up")
@@ -338,6 +338,7 @@ class SearchPrecision(InsertQDQ):
             if better:
                 now, trial, last, before = tried, changed, apart, after
                 kept.events += [replace(event, by=self.title()) for event in apart.journal.of("changed")]
+        context.progress("helpers", len(self.helpers), len(self.helpers))
         if trial is model:
             return search
         if part is not context.provider:

@@ -1,4 +1,4 @@
-"""What a helper pass does for quantization: for all layers, and for those that it changes by themselves."""
+"""What a helper pass does to a search's model: with all layers quantized, and to the layers that it changed alone."""
 
 from __future__ import annotations
 
@@ -9,84 +9,60 @@ from typing import Any
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.outcome import Outcome
 from toolkit.search.range_methods import NEARER, Standing
-from toolkit.simulation.simulation import Simulation
-
-
-@dataclass(frozen=True)
-class ChangedLayers:
-    """What the layers that a helper changed do by themselves, all others float: these may hide it.
-
-    Attributes:
-        groups: their names.
-        before: what they do without the helper.
-        after: and with it.
-    """
-
-    groups: tuple[str, ...]
-    before: Outcome
-    after: Outcome
-
-    @property
-    def clearly_better(self) -> bool:
-        """Whether their noise falls by 1 dB."""
-        return self.after.noise < NEARER * self.before.noise
 
 
 @dataclass(frozen=True)
 class HelperEffect:
-    """What a helper does.
+    """The model without a helper and with it, on the same samples.
 
     Attributes:
-        before: how all layers quantized do without it.
+        before: all layers quantized without it.
         after: and with it.
-        alone: the layers that it changed, where that was looked at.
+        alone: how many layers it changed, and what these do by themselves without it and with it, all others float: the
+            layers that a plan leaves out first hide what the others gain. None where that was not looked at.
     """
 
     before: Standing
     after: Standing
-    alone: ChangedLayers | None = None
+    alone: tuple[int, Outcome, Outcome] | None = None
 
     @classmethod
     def of(
         cls, before: Standing, after: Standing, changed: Collection[str], pay: Callable[[float], None]
     ) -> HelperEffect:
-        """Looks at the changed layers alone where all layers quantized are neither better nor worse.
-
-        What the layers do that a plan leaves out first hides what the others gain.
+        """Look at the changed layers alone where all together neither gain nor lose.
 
         Args:
-            before: how all layers quantized do without the helper.
-            after: and with it.
-            changed: names of the nodes that it changed.
-            pay: told what a run costs, in runs of the float model over the standings' samples.
+            before: without the helper.
+            after: with it.
+            changed: the nodes that it changed.
+            pay: as in ``standing``.
         """
-        own = cls(before, after)
-        groups = tuple(name for name in after.simulation.names if name in changed)
-        if own.helps or before.clearly_better(after) or not 0 < len(groups) < len(after.simulation.names):
-            return own
-        return cls(before, after, ChangedLayers(groups, *(one.only(groups, pay) for one in (before, after))))
+        effect = cls(before, after)
+        groups = [name for name in after.simulation.names if name in changed]
+        if effect.helps or before.clearly_better(after) or not 0 < len(groups) < len(after.simulation.names):
+            return effect
+        return cls(before, after, (len(groups), before.only(groups, pay), after.only(groups, pay)))
 
     @property
     def helps(self) -> bool:
-        """Whether it is clearly better, by the number that is shown too; of all layers, or of those that it changed."""
+        """Whether it is worth a changed graph: all do clearly better, or what it changed loses 1 dB of noise."""
         if self.alone is not None:
-            return self.alone.clearly_better
-        return self.after.clearly_better(self.before) and self.after.outcome.sqnr_db > self.before.outcome.sqnr_db
+            return self.alone[2].noise < NEARER * self.alone[1].noise
+        # by the number that is shown too
+        better = self.after.outcome.sqnr_db > self.before.outcome.sqnr_db
+        return better and self.after.clearly_better(self.before)
 
-    def finding(self, name: str, dtype: str, simulation: Simulation) -> Finding:
-        """In dB, and in the task's measure where there is one; ``simulation`` is of all samples."""
+    def finding(self, helper: str, dtype: str, metric: str | None, behind: str) -> Finding:
+        """The effect in dB, and in the task's measure where there is one."""
         before, after = self.before, self.after
         values: dict[str, Any] = {
-            "before_db": before.outcome.sqnr_db,
-            "after_db": after.outcome.sqnr_db,
-            "samples": after.samples,
-            "output": after.outcome.output,
-            "behind": simulation.behind(after.outcome.output),
-        }
+            "before_db": before.outcome.sqnr_db, "after_db": after.outcome.sqnr_db, "samples": after.samples,
+            "output": after.outcome.output, "behind": behind,
+        }  # fmt: skip
         if before.share is not None and after.share is not None:
-            values |= {"before_share": before.share, "after_share": after.share}
-            values |= {"metric": simulation.settings.metric or ""}
+            values |= {"before_share": before.share, "after_share": after.share, "metric": metric or ""}
         if self.alone is not None:
-            values["layers"] = len(self.alone.groups)
-            values |= {"alone_before_db": self.alone.before.sqnr_db, "alone_db": self.alone.after.sqnr_db}
-        return Code.SEARCH_HELPER(helper=name, applied=self.helps, dtype=dtype, **values)
+            count, was, now = self.alone
+            values |= {"layers": count, "alone_before_db": was.sqnr_db, "alone_db": now.sqnr_db}
+        return Code.SEARCH_HELPER(helper=helper, applied=self.helps, dtype=dtype, **values)

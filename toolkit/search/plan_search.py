@@ -131,7 +131,7 @@ class PlanSearch:
         return standing(few, self.budget, self.settings.try_ranges, like, lambda price: self.spending.pay(price * part))
 
     def helps(self, name: str, before: Standing, after: Standing, changed: Collection[str]) -> bool:
-        """Whether a helper makes quantization clearly better; the journal gets what it does.
+        """Whether a helper makes quantization clearly better; the journal gets what it does, in dB and in the metric.
 
         Args:
             name: the helper's.
@@ -141,7 +141,8 @@ class PlanSearch:
         """
         part = after.samples / sum(feed.count for feed in self.simulation.feeds)
         effect = HelperEffect.of(before, after, changed, lambda price: self.spending.pay(price * part))
-        self.context.journal.noted(effect.finding(name, self.quantizer.dtype, self.simulation))
+        behind = self.simulation.behind(after.outcome.output)
+        self.context.journal.noted(effect.finding(name, self.quantizer.dtype, self.simulation.settings.metric, behind))
         return effect.helps
 
     def all_quantized_meets(self, amax: Mapping[str, float]) -> bool:

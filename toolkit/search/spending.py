@@ -52,7 +52,7 @@ class Spending:
         self, inferences: float | None = None, minutes: float | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.inferences, self._clock = inferences, clock
-        self._at_least = 0.0
+        self._at_least = self._more_minutes = 0.0
         self.minutes, self._until = minutes, clock() + 60 * minutes if minutes is not None else math.inf
         self._before = computed()
         self.priced = 0.0
@@ -72,16 +72,20 @@ class Spending:
         usual = minutes is None and inferences is None
         made = cls(plans, _USUAL_MINUTES, at_work()) if usual else cls(plans, minutes)
         made._at_least = _LEAST_MACS if inferences is None else 0.0
+        made._more_minutes = _USUAL_MINUTES if usual else 0.0
         return made
 
     def more(self) -> bool:
-        """Allow three times as much, once, where nobody set a limit; whether there is more now.
+        """Allow three times as much and the minutes twice, once, where nobody set a limit; whether there is more now.
 
         For a search that has nothing worth having: a model that stays float costs its user more than a longer search.
         """
-        if self.inferences is None or not self._at_least or self.over:
+        if self.inferences is None or not self._at_least or (self.over and not self._more_minutes):
             return False
         self.inferences, self._at_least = 3 * self.inferences, 0.0
+        if self.minutes is not None:
+            self.minutes += self._more_minutes
+            self._until += 60 * self._more_minutes
         return True
 
     def know(self, macs: float) -> None:

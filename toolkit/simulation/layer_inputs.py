@@ -16,6 +16,7 @@ from toolkit.graph.sessions import session
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
 
+_LEAST_ROWS, _ROWS_AN_INPUT = 256, 16
 _BATCH = 1
 """What all layers read of one sample is in memory at once."""
 
@@ -39,14 +40,15 @@ def collect_rows(
         shapes: the shape of each layer's weight.
         data: the samples.
         samples: look at this many at most.
-        rows: take this many a layer at most, evenly from all samples.
+        rows: take this many a layer at most, evenly from all samples; fewer where each group reads few inputs.
     """
     left = not_run(model).tensors
     nodes = [node for node in nodes if node.inputs[0].name not in left]
     if not nodes:
         return {}
     loaded = session(model, outputs=sorted({node.inputs[0].name for node in nodes}))
-    number = max(1, rows // max(1, min(samples, len(data))))
+    total = max(1, min(samples, len(data)))
+    number = {node.name: max(1, _rows(node, shapes[node.name], rows) // total) for node in nodes}
     random = np.random.default_rng(0)
     parts: dict[str, list[Array]] = {}
     seen = 0
@@ -57,12 +59,19 @@ def collect_rows(
             if value.size:
                 taken = _patches if node.op == "Conv" else _vectors
                 parts.setdefault(node.name, []).append(
-                    taken(value, node, shapes[node.name], number * batch.count, random)
+                    taken(value, node, shapes[node.name], number[node.name] * batch.count, random)
                 )
         seen += batch.count
         if seen >= samples:
             break
     return {name: np.concatenate(found, axis=1) for name, found in parts.items()}
+
+
+def _rows(node: gs.Node, shape: tuple[int, ...], rows: int) -> int:
+    """How many rows tell enough of a layer: of a depthwise convolution each row is one of every channel."""
+    if int(node.attrs.get("group", 1)) == 1:
+        return rows
+    return min(rows, max(_LEAST_ROWS, _ROWS_AN_INPUT * int(np.prod(shape[1:]))))
 
 
 def _vectors(value: Array, node: gs.Node, shape: tuple[int, ...], number: int, random: np.random.Generator) -> Array:

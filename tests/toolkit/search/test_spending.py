@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from toolkit.search import spending
 from toolkit.search.spending import PLENTY, Spending
 
 
@@ -49,3 +50,13 @@ def test_a_search_that_nobody_limited_ends_after_some_minutes_too():
     assert not account.over
     now[0] = 60.0
     assert account.over and not account.more()
+
+
+def test_a_search_that_nobody_limited_gets_its_minutes_twice_where_it_has_found_nothing(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(spending, "at_work", lambda: lambda: now[0])
+    usual, given = Spending.of_search(None, None), Spending.of_search(None, 3.0)
+    now[0] = 200.0
+    assert usual.over and usual.more() and not usual.over and usual.minutes == 6
+    now[0] = 361.0
+    assert usual.over and not usual.more() and given.minutes == 3

@@ -121,8 +121,12 @@ def test_a_trial_rounds_again_only_what_it_changed(monkeypatch):
     nodes = [node("Gemm", ["x", "w"], ["h"]), node("Gemm", ["h", "v"], ["y"])]
     weights = {"w": normal(WIDTH, 8, seed=1), "v": normal(8, 4, seed=2)}
     model = Model.from_proto(build(nodes, {"x": ["n", WIDTH]}, {"y": ["n", 4]}, weights))
-    data = CalibrationData.open([{"x": row[None]} for row in mixed([WIDTH], 24)], model)
-    context, rounded = Context(provider=Calibrator(data, method="minmax")), []
+    samples = [{"x": row[None]} for row in mixed([WIDTH], 24)]
+
+    def on(count: int, **known: object) -> Context:
+        return Context(provider=Calibrator(CalibrationData.open(samples[:count], model), method="minmax"), **known)
+
+    context, rounded = on(16), []
     plain = output_rounding.round_on_samples
     monkeypatch.setattr(
         output_rounding, "round_on_samples",
@@ -136,7 +140,20 @@ def test_a_trial_rounds_again_only_what_it_changed(monkeypatch):
     halved.node(first).inputs[1].values = weights["w"] / 2
     for trial in (model.copy(), noted, halved):
         InsertQDQ(weights="output").rounder(trial, context.fork())
-    assert rounded == [[first, second], [second], [first]]
+    # what more samples told holds for a trial on fewer, and not the other way round
+    for count in (4, 24):
+        InsertQDQ(weights="output").rounder(model.copy(), on(count, roundings=context.roundings))
+    assert rounded == [[first, second], [second], [first], [first, second]]
+
+
+def test_rows_of_a_depthwise_convolution_are_as_many_as_its_few_inputs_need():
+    nodes = [node("Conv", ["x", "w"], ["y"], group=WIDTH), node("Conv", ["x", "v"], ["z"])]
+    weights = {"w": normal(WIDTH, 1, 3, 3), "v": normal(WIDTH, WIDTH, 3, 3)}
+    model = Model.from_proto(build(nodes, {"x": ["n", WIDTH, 9, 9]}, {"y": None, "z": None}, weights))
+    data = CalibrationData.open([{"x": row[None]} for row in mixed([WIDTH, 9, 9], 32)], model)
+    shapes = {one.name: one.inputs[1].shape for one in model.nodes}
+    rows = collect_rows(model, model.nodes, shapes, data, 32, 1024)
+    assert [rows[one.name].shape for one in model.nodes] == [(WIDTH, 256, 9), (1, 1024, 9 * WIDTH)]
 
 
 def test_a_layer_that_is_too_wide_is_named(monkeypatch):
