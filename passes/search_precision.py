@@ -286,9 +286,9 @@ class SearchPrecision(InsertQDQ):
 
     def _measure_attention(self, model: Model, context: Context) -> None:
         """Have engines say whether products of attention are searched too, where they are measured and time counts."""
-        if self.quantizer or self.activation_matmul is not None or self._reference is not None or context.dry_run:
-            return
-        if self.measures_engines() and self.guards_speed(context):
+        self._measured, self._quantizer = {}, None
+        asked = self.quantizer or self.activation_matmul is not None or self._reference is not None
+        if not asked and not context.dry_run and self.measures_engines() and self.guards_speed(context):
             both = self.plain().model_copy(update={"activation_matmul": True})
             if attention_pays(self.plain(), both, model, context):
                 self._measured, self._quantizer = {"activation_matmul": True}, None

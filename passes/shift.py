@@ -68,10 +68,11 @@ class _Site:
     index: int | None = None
     clamps: tuple[gs.Node, ...] = ()
 
-    @property
-    def limited(self) -> bool:
-        """Whether a clamp cuts off large values, so that calibration need not."""
-        return any(len(node.inputs) > 2 and not node.inputs[2].is_empty() for node in self.clamps)
+    def cuts(self, model: Model, high: float) -> bool:
+        """Whether the largest value is a clamp's limit, which calibration need not cut; float32's largest is none."""
+        given = (node.inputs[2] for node in self.clamps if len(node.inputs) > 2 and not node.inputs[2].is_empty())
+        limits = [limit.max() for tensor in given if (limit := model.constant(tensor)) is not None]
+        return bool(limits) and high >= min(limits)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Shift(Helper):
             if name not in found or name not in amax:
                 _decline(context, site.layers, Code.NOT_CALIBRATED())
                 continue
-            largest = math.inf if site.limited else amax[name].amax
+            largest = math.inf if site.cuts(model, found[name].high.max()) else amax[name].amax
             shift = _middle(found[name].low, found[name].high, largest, site.axis is not None, bool(site.clamps))
             if shift is None or shift.gain_db < self.least:
                 _decline(context, site.layers, Code.CENTRED(tensor=name, gain_db=shift.gain_db if shift else 0.0))

@@ -27,13 +27,13 @@ class Fused(StandIn):
         return {"default": 5.0 if set(PRODUCTS) <= names else 7.0}
 
 
-def searched(model, backend, folder, **settings):
+def searched(model, backend, folder, step=None, **settings):
     data = CalibrationData.open([{"x": normal(1, 5, 16, seed=i)} for i in range(8)], model)
     profiles = Profiles((ShapeProfile("default", {"x": Extent((1, 5, 16), (1, 5, 16), (1, 5, 16))}),))
     context = Context(provider=Calibrator(data, method="minmax"), folder=folder, profiles=profiles)
     if backend is not None:
         context.bench = EngineBench(backend, EngineSettings(), shapes=profiles, folder=folder)
-    SearchPrecision(min_sqnr_db=5, **settings)(model, context)
+    (step or SearchPrecision(min_sqnr_db=5, **settings))(model, context)
     return context, {name for name, ask in context.plan.items() if ask.precision.quantized and name in FLOAT}
 
 
@@ -73,3 +73,10 @@ def test_an_engine_that_cannot_be_built_leaves_products_float_and_says_why(atten
     assert quantized == set(WEIGHTED)
     (found,) = said(context.journal, AttentionCode.NOT_TIMED)
     assert "no" in found["error"]
+
+
+def test_what_one_run_measured_holds_for_no_other(attention, tmp_path):
+    step, twin = SearchPrecision(min_sqnr_db=5), attention.copy()
+    _, first = searched(attention, Fused(FLOAT, FLOAT, noisy=False), tmp_path, step)
+    _, second = searched(twin, None, tmp_path, step)
+    assert (first, second) == ({*WEIGHTED, *PRODUCTS}, set(WEIGHTED))

@@ -160,7 +160,7 @@ def test_the_limits_of_a_clip_are_shifted_with_its_input(form):
     nodes, rank, layer = CLAMPED[form]
     model = made(nodes, rank, LIMITS)
     # what a Clip cuts off already is cut at no other place
-    twin, context = shifted(model, rank, method="percentile")
+    twin, context = shifted(model, rank, method="mse")
     own = {event.node: event for event in context.journal.of("changed")}
     (clip,) = [one for one in twin.nodes if one.op == "Clip"]
     assert {name: event.what.code.value for name, event in own.items()} == {
@@ -181,6 +181,14 @@ def test_the_limits_of_a_clip_are_shifted_with_its_input(form):
         InsertQDQ(include=[layer])(quantized, Context(provider=Calibrator(data, method="minmax")))
         levels.append(sqnr_against(model, quantized, data))
     assert levels[1] - levels[0] == pytest.approx(5.8, abs=1.0)
+
+
+def test_a_clip_that_cuts_nothing_leaves_that_to_calibration():
+    nodes, rank, layer = CLAMPED["conv"]
+    model = made(nodes, rank, {**LIMITS, "six": np.finfo(np.float32).max})
+    _, context = shifted(model, rank, method="mse")
+    (why,) = [event.why.values for event in context.journal.of("changed") if event.node == layer]
+    assert why["high"] < 0.999 * max_of(model, rank)
 
 
 def max_of(model: Model, rank: int) -> float:

@@ -90,14 +90,16 @@ def attentions(model: Model) -> Iterator[Attention]:
 
 def _scores_before(model: Model, tensor: gs.Tensor) -> list[gs.Node]:
     """The product of scores and what scales and masks them, up to a tensor; empty where it is none."""
-    node = model.producer(tensor)
-    if node is None or len(tensor.outputs) != 1:
-        return []
-    if node.op == "MatMul":
-        return [node] if _quantized_product(model, node) is not None else []
-    if node.op in _SCALES_OR_MASKS:
-        before = next((found for one in node.inputs if (found := _scores_before(model, one))), [])
-        return [*before, node] if before else []
+    ways: list[tuple[gs.Tensor, list[gs.Node]]] = [(tensor, [])]
+    while ways:
+        tensor, behind = ways.pop()
+        node = model.producer(tensor)
+        if node is None or len(tensor.outputs) != 1:
+            continue
+        if node.op == "MatMul" and _quantized_product(model, node) is not None:
+            return [node, *behind]
+        if node.op in _SCALES_OR_MASKS:
+            ways += [(one, [node, *behind]) for one in reversed(node.inputs)]
     return []
 
 

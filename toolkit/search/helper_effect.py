@@ -35,11 +35,12 @@ class HelperEffect:
         Args:
             before: without the helper.
             after: with it.
-            changed: the nodes that it changed.
+            changed: the nodes that it changed; one that is quantized on one side alone is not compared.
             pay: as in ``standing``.
         """
         effect = cls(before, after)
-        groups = [name for name in after.simulation.names if name in changed]
+        both = set(changed).intersection(before.simulation.names)
+        groups = [name for name in after.simulation.names if name in both]
         if effect.helps or before.clearly_better(after) or not 0 < len(groups) < len(after.simulation.names):
             return effect
         return cls(before, after, (len(groups), before.only(groups, pay), after.only(groups, pay)))

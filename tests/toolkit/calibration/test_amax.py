@@ -170,3 +170,16 @@ def test_bad_weights() -> None:
         weight_amax(np.ones((2, 2)), 0, "entropy")
     with pytest.raises(RangesError, match=r"NaN or infinities"):
         weight_amax(np.array([[np.nan]]), 0)
+
+
+@pytest.mark.parametrize("floating", [False, True])
+def test_candidates_that_clip_too_much_are_left_out_without_another_choice(floating: bool) -> None:
+    from toolkit.calibration.kernels_amax import expected_errors, least_error
+
+    random, levels = np.random.default_rng(3), 448.0 if floating else 127.0
+    for part in (0.005, 0.1, 1.0) * 20:
+        counts = (random.integers(0, 1000, 512) * (random.random(512) < part)).astype(np.int64)
+        counts[random.integers(512)] += 1
+        amaxes = (np.flatnonzero(counts)[-1] + 1) * 0.01 * np.exp2(-np.arange(129) / 16)
+        wanted = int(np.argmin(expected_errors(counts, 0.01, amaxes, levels, floating)))
+        assert least_error(counts, 0.01, amaxes, levels, floating) == wanted

@@ -97,3 +97,17 @@ def test_attention_that_is_quantized_in_part_is_of_neither_kind(attention):
 @pytest.mark.parametrize("op", ["Mul", "Div"])
 def test_scores_that_no_product_reads_are_no_attention(op):
     assert list(attentions(scores(op))) == []
+
+
+def test_scores_behind_more_sums_than_python_recurses_are_found():
+    adds = [node("Add", [f"t{i}", "m"], [f"t{i + 1}"]) for i in range(1200)]
+    nodes = [
+        node("MatMul", ["q", "k"], ["t0"]),
+        *adds,
+        node("Softmax", ["t1200"], ["p"]),
+        node("MatMul", ["p", "k"], ["y"]),
+    ]
+    shapes = {"q": [2, 3, 3], "k": [2, 3, 3]}
+    model = Model.from_proto(build(nodes, shapes, {"y": [2, 3, 3]}, {"m": np.float32(0)}))
+    (found,) = attentions(model)
+    assert (len(found.nodes), found.nodes[0].name, found.nodes[-1].name) == (1203, "t0", "y")

@@ -1,0 +1,37 @@
+"""What a helper does to the layers that it changed, where all together neither gain nor lose by it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from toolkit.evaluation.outcome import Outcome
+from toolkit.search.helper_effect import HelperEffect
+from toolkit.search.range_methods import Standing
+
+
+class Planted(Standing):
+    """A model whose noise is 1 with all layers quantized, and planted for each layer alone."""
+
+    def only(self, groups, pay=lambda price: None):
+        pay(1.0)
+        return Outcome(sum(self.simulation.noise[name] for name in groups))
+
+
+def planted(**noise: float) -> Planted:
+    return Planted(1.0, Outcome(1.0), SimpleNamespace(names=list(noise), noise=noise))
+
+
+@pytest.mark.parametrize(("after", "helps"), [(0.1, True), (0.4, False)])
+def test_layers_that_were_changed_are_looked_at_alone(after, helps):
+    paid = []
+    effect = HelperEffect.of(planted(a=0.4, b=0.6), planted(a=after, b=0.6), ["a", "front"], paid.append)
+    assert effect.alone == (1, Outcome(0.4), Outcome(after)) and effect.helps is helps
+    assert paid == [1.0, 1.0]
+
+
+def test_a_layer_that_only_one_side_quantizes_is_not_compared():
+    before, after = planted(a=0.4, b=0.6), planted(a=0.1, new=0.5, b=0.6)
+    assert HelperEffect.of(before, after, ["a", "new"], lambda price: None).alone == (1, Outcome(0.4), Outcome(0.1))
+    assert HelperEffect.of(before, after, ["new"], lambda price: None).alone is None
