@@ -32,7 +32,7 @@ class _Alike:
             DataError: the label's shape is not the output's, or it holds NaN or infinities.
         """
         values, label = pick(outputs, self.options, labels)
-        if longer(label.shape[1:]) != longer(values.shape[1:]) or len(label) != len(values):
+        if label.shape[:1] != values.shape[:1] or longer(label.shape[1:]) != longer(values.shape[1:]):
             raise unlike_shapes(values, label, "give a label of the output's shape")
         wanted = np.asarray(label, np.float64).reshape(values.shape)
         check_finite(wanted)

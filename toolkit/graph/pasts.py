@@ -36,7 +36,7 @@ def renewed(model: Model) -> set[tuple[str, str]]:
     """The inputs that an output takes the place of at the next step, each with that output, by what makes it.
 
     It is the last state of a recurrent layer that begins with the input, or of several such layers; or what is new
-    joined to the input, of which the oldest values are cut off.
+    joined to the input, of which the oldest values are cut off, in the shape that the input has.
     """
     inputs = {id(tensor): tensor.name for tensor in model.graph.inputs}
     return {
@@ -50,7 +50,8 @@ def renewed(model: Model) -> set[tuple[str, str]]:
 def reached(model: Model, outputs: Iterable[str]) -> dict[str, set[str]]:
     """For each output the names of all tensors that it is computed from, inputs and weights included."""
     makers = {tensor.name: node for node in model.nodes for tensor in node.outputs}
-    read = {id(node): list(reads(node)) for node in model.nodes}
+    # what a node leaves out has no name
+    read = {id(node): [name for name in reads(node) if name] for node in model.nodes}
     found: dict[str, set[str]] = {}
     for output in outputs:
         found[output], pending = {output}, [output]
@@ -71,19 +72,27 @@ def _renewed(output: gs.Tensor) -> list[gs.Tensor]:
         if (id(tensor), cut, new) in seen:
             continue
         seen.add((id(tensor), cut, new))
-        if new:
+        if new and (not cut or _alike(tensor, output)):
             found.append(tensor)
         node = tensor.inputs[0] if tensor.inputs else None
         if node is None:
             continue
         if node.op in _RENEWS:
             places = {id(made): place for place, made in enumerate(node.outputs)}
-            pending += [(one, cut, True) for one in _input(node, _RENEWS[node.op].get(places[id(tensor)]))]
+            pending += [(one, False, True) for one in _input(node, _RENEWS[node.op].get(places[id(tensor)]))]
         elif node.op == "Concat":
             pending += [(one, cut, new or cut) for one in node.inputs]
         elif node.op in _PARTS:
-            pending.append((node.inputs[0], cut or node.op == "Slice", new))
+            pending.append((node.inputs[0], cut or (node.op == "Slice" and not new), new))
     return found
+
+
+def _alike(one: gs.Tensor, other: gs.Tensor) -> bool:
+    """Whether two tensors may have the same shape by what is known of them."""
+    if one.shape is None or other.shape is None:
+        return True
+    fixed = [(a, b) for a, b in zip(one.shape, other.shape) if isinstance(a, int) and isinstance(b, int)]
+    return len(one.shape) == len(other.shape) and all(a == b for a, b in fixed)
 
 
 def _behind(tensor: gs.Tensor) -> gs.Tensor:

@@ -140,3 +140,10 @@ def test_a_weak_model_is_no_wrong_one():
     scores = RNG.random((64, 5)) + 0.6 * one_hot(labels, 5)
     assert checked("top1", scores.astype(np.float32), labels) is None
     assert FloatCheck.of("mine:Metric", None, MetricOptions()) is FloatCheck.of(None, None, MetricOptions()) is None
+
+
+@pytest.mark.parametrize(("made", "label"), [((4, 4), (4,)), ((1, 4), (4,)), ((1,), ())])
+def test_mse_never_broadcasts_a_label(made, label):
+    metric = make_metric("mse", None, False, MetricOptions())
+    with pytest.raises(DataError, match="Give a label of the output's shape"):
+        metric.update({"y": np.zeros(made)}, {"label": np.ones(label)})

@@ -9,7 +9,7 @@ from tests.conftest import build, node, normal
 from toolkit import Model
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.observed import observe
-from toolkit.graph.pasts import handed_on
+from toolkit.graph.pasts import handed_on, reached, renewed
 
 
 def decoder(grows="Concat"):
@@ -50,3 +50,20 @@ def test_a_past_tells_a_decoder_and_is_neither_a_picture_nor_an_answer():
     assert seen.pasts == {"past"} and not seen.images and [one.name for one in seen.outputs] == ["logits"]
     found = guess(seen)
     assert found.task == "generation" and found.sure and [part.task for part in found.parts] == ["generation"]
+
+
+@pytest.mark.parametrize(("width", "found"), [(2, set()), (3, {("cache", "y")})])
+def test_a_part_of_what_an_input_is_joined_with_is_its_state_in_its_shape_alone(width, found):
+    nodes = [node("Concat", ["cache", "x"], ["j"], axis=1), node("Slice", ["j", "from", "to", "axis"], ["y"])]
+    ends = {"from": np.array([4 - width]), "to": np.array([4]), "axis": np.array([1])}
+    proto = build(nodes, {"cache": [4, 3, 8], "x": [4, 1, 8]}, {"y": [4, width, 8]}, ends)
+
+    assert renewed(Model.from_proto(proto)) == found
+
+
+def test_what_two_nodes_leave_out_does_not_join_them():
+    nodes = [node("LSTM", ["s", "w", "r"], ["", "h"], hidden_size=8), node("Clip", ["x", "", "most"], ["y"])]
+    weights = {"w": normal(1, 32, 8), "r": normal(1, 32, 8, seed=1), "most": np.float32(1)}
+    proto = build(nodes, {"s": [3, 2, 8], "x": [2, 8]}, {"h": [1, 2, 8], "y": [2, 8]}, weights)
+
+    assert reached(Model.from_proto(proto), ["y"]) == {"y": {"y", "x", "most"}}
