@@ -70,22 +70,22 @@ class Attention:
 
     Attributes:
         nodes: the product of scores, what scales and masks them, the Softmax, and the product with the values.
-        quantized: both products read pairs alone; neither does where it is float.
+        quantized: whether both products read pairs alone; None where one does.
     """
 
     nodes: list[gs.Node]
-    quantized: bool
+    quantized: bool | None
 
 
 def attentions(model: Model) -> Iterator[Attention]:
-    """Each attention in the main graph whose two products are of one kind, both float or both quantized."""
+    """Each attention in the main graph, float, quantized or half of it."""
     for softmax in (node for node in model.nodes if node.op == "Softmax"):
         scores, behind = _scores_before(model, softmax.inputs[0]), _behind_pair(softmax.outputs[0])
         if not scores or behind is None:
             continue
         kinds = {_quantized_product(model, node) for node in (scores[0], behind)}
-        if len(kinds) == 1 and (quantized := kinds.pop()) is not None:
-            yield Attention([*scores, softmax, behind], quantized)
+        if None not in kinds:
+            yield Attention([*scores, softmax, behind], kinds.pop() if len(kinds) == 1 else None)
 
 
 def _scores_before(model: Model, tensor: gs.Tensor) -> list[gs.Node]:

@@ -8,6 +8,9 @@ from toolkit.base.precision import Precision
 TARGETS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators whose inputs are quantized: they have INT8 and FP8 kernels."""
 
+NORMALIZATIONS = ("LayerNormalization", "RMSNormalization")
+"""Between the products of a transformer."""
+
 MOVERS = frozenset(
     [
         "Identity",

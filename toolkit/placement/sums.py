@@ -12,11 +12,9 @@ from toolkit.graph.facts import Facts
 from toolkit.graph.forms import Forms
 from toolkit.graph.macs import shape_of
 from toolkit.placement.dequantized import dequantizer
-from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, MOVERS, TARGETS
+from toolkit.placement.ops import ACTIVATIONS, ADDS, AFFINE, MOVERS, NORMALIZATIONS, TARGETS
 from toolkit.placement.pairs import Decision, Quantized
 from toolkit.placement.reach import Reach
-
-_NORMALIZATIONS = ("LayerNormalization", "RMSNormalization")
 
 
 class Sums:
@@ -138,7 +136,7 @@ class Sums:
 
     def _normalized(self, tensor: gs.Tensor) -> bool:
         """Whether quantized layers read a normalization of the tensor."""
-        norms = [one for one in self.forms.readers(tensor) if self.forms.op(one) in _NORMALIZATIONS]
+        norms = [one for one in self.forms.readers(tensor) if self.forms.op(one) in NORMALIZATIONS]
         return any(self.reach.leads(made) for one in norms for made in self.forms.behind(one))
 
     def _read_quantized(self, tensor: gs.Tensor) -> bool:

@@ -14,8 +14,8 @@ def attention_pays(without: Quantizer, both: Quantizer, model: Model, context: C
     """Whether all that ``both`` quantizes runs faster than all that ``without`` does, by more than their noise.
 
     TensorRT takes a transformer as one block, in which a quantized layer beside float attention can cost more than it
-    saves: on an H100 with 8.6.0 and batch 1, BERT-6 took 0.188 ms in float16, 0.216 with its projections quantized, and
-    0.171 with the products of attention too.
+    saves: on an H100 with 8.6.0 and batch 1, BERT-6 took 0.191 ms in float16, 0.216 with its projections quantized, and
+    0.177 with the products of attention too.
 
     Args:
         without: quantizes layers with constant weights alone.

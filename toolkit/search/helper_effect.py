@@ -30,7 +30,7 @@ class HelperEffect:
     def of(
         cls, before: Standing, after: Standing, changed: Collection[str], pay: Callable[[float], None]
     ) -> HelperEffect:
-        """Look at the changed layers alone where all together neither gain nor lose.
+        """Look at the changed layers alone where all together gain little, and do not get further from the budget.
 
         Args:
             before: without the helper.
@@ -41,7 +41,7 @@ class HelperEffect:
         effect = cls(before, after)
         both = set(changed).intersection(before.simulation.names)
         groups = [name for name in after.simulation.names if name in both]
-        if effect.helps or before.clearly_better(after) or not 0 < len(groups) < len(after.simulation.names):
+        if effect.helps or after.distance > before.distance or not 0 < len(groups) < len(after.simulation.names):
             return effect
         return cls(before, after, (len(groups), before.only(groups, pay), after.only(groups, pay)))
 

@@ -540,7 +540,8 @@ def test_beside_quantized_attention_alone_requests_of_the_rests_type_set_no_cons
     from toolkit.contract.journal import Journal
 
     context, journal = placeholder_context(), Journal()
-    context.plan.ask("p", "fp16", "chosen")
+    for name in ("p", "h"):
+        context.plan.ask(name, "fp16", "chosen")
     InsertQDQ(activation_matmul=True)(attention, context)
     backend, settings = TensorRTBackend(OLD), EngineSettings(typing="weak")
     plan = lower_weak(attention, context.plan, settings, backend, journal, rest=Precision.named(rest)).plan
