@@ -42,11 +42,8 @@ class InsertQDQ(Quantizer):
 
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
         """By the rules of what TensorRT fuses."""
-        return place(model, facts, judge, self.products(), self.precision, self.block)
-
-    def products(self) -> bool:
-        """Whether products of two activations are quantized."""
-        return self.activation_matmul if self.activation_matmul is not None else self.precision.in_attention
+        both = self.activation_matmul if self.activation_matmul is not None else self.precision.in_attention
+        return place(model, facts, judge, both, self.precision, self.block)
 
     def settings_judge(self, model: Model) -> Judge:
         """What the patterns leave out.

@@ -221,17 +221,13 @@ class SearchPrecision(InsertQDQ):
                 self._quantizer = InsertQDQ(**self.model_dump(include=own) | self._measured)
         return self._quantizer
 
-    def products(self) -> bool:
-        """As asked for; or as engines were measured to be faster."""
-        return bool(self._measured) or super().products()
-
     def place(self, model: Model, facts: Facts, judge: Judge) -> Placement:
         """Where the quantizer puts pairs."""
-        return self.plain().place(model, facts, judge) if self.quantizer else super().place(model, facts, judge)
+        return self.plain().place(model, facts, judge)
 
     def settings_judge(self, model: Model) -> Judge:
         """What the quantizer's settings keep float."""
-        return self.plain().settings_judge(model) if self.quantizer else super().settings_judge(model)
+        return self.plain().settings_judge(model)
 
     def insert(self, model: Model, context: Context, slow: Mapping[str, Finding] | None = None) -> None:
         """As the quantizer inserts."""

@@ -103,7 +103,7 @@ def _settle_attention(model: Model, plan: PrecisionPlan, rest: Precision, journa
         return
     for one in found:
         asks = [plan.get(node.name) for node in one.nodes]
-        if not one.quantized and all(ask is None or ask.precision is rest for ask in asks):
+        if one.quantized is False and all(ask is None or ask.precision is rest for ask in asks):
             for node in one.nodes:
                 plan.ask(node.name, rest, Code.FLOAT_ATTENTION(precision=rest))
 
