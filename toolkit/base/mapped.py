@@ -118,14 +118,15 @@ def release_pages() -> None:
 def looked_at(values: Array) -> Array:
     """The same values, which somebody is about to read; of mapped files no more than 256 MB stay in memory for that."""
     if is_mapped(values):
-        _seen.append(values.nbytes)
-        if sum(_seen) > _LOOKED_AT:
-            _seen.clear()
+        _seen[0] += values.nbytes
+        if _seen[0] > _LOOKED_AT:
+            _seen[0] = 0
             release_pages()
     return values
 
 
-_seen: list[int] = []
+_seen = [0]
+"""The bytes that were looked at since pages were last let go of."""
 
 
 def return_freed_memory() -> None:
