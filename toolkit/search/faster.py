@@ -9,7 +9,7 @@ from typing import Any
 
 from toolkit.base.errors import BackendError, RecipeError, did_you_mean
 from toolkit.base.files import write_json
-from toolkit.contract.bench import Bench, Candidate, Latency, Measurement, TurnsFound, ratio_in_turn
+from toolkit.contract.bench import Bench, Candidate, Latency, Measurement
 from toolkit.contract.context import Context
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.ranges import Ranges
@@ -18,6 +18,7 @@ from toolkit.graph.model import Model
 from toolkit.placement.ops import POOLS, TARGETS
 from toolkit.placement.pairs import Placement
 from toolkit.search.payoff_search import PayoffSearch
+from toolkit.search.ratios import Ratios, ratios_in_turn
 from toolkit.search.timed import PayoffResult, Trial, Unit, latencies
 
 SETTING = "only_if_faster"
@@ -129,7 +130,7 @@ class Trials:
             assert self._without is not None
             base = self._without.latency[profile].ms
             latency[profile] = Latency(base * ratio, base * (ratio - noise), base * (ratio + noise))
-        trial = Trial(kept, latency, found.ms, [list(tie) for tie in ties], found.key, turns)
+        trial = Trial(kept, latency, found.ms, [list(tie) for tie in ties], found.key, dict(turns))
         self.done.append(trial)
         return trial
 
@@ -153,27 +154,20 @@ class Trials:
             model, plan, names, self.ranges, float_only=bare, repeat=0 if self.rough else repeat, anew=anew, rough=rough
         )
 
-    def _turns(self, found: Measurement, kept: frozenset[str], repeat: int) -> dict[str, tuple[float, float]]:
+    def _turns(self, found: Measurement, kept: frozenset[str], repeat: int) -> Ratios:
         """By profile the latency over that of the engine without pairs, measured in turn, and what it may be off by.
 
         Empty where that was not measured: each build's own numbers count then.
         """
         base = self._without
-        if base is None or len(kept) == len(self.units) or not (base.engine and found.engine):
+        if base is None or len(kept) == len(self.units):
             return {}
-        names = base.engine, found.engine
-        try:
-            measured = self.bench.in_turn(*names)
-            if measured is None:
-                # an earlier run measured them, and their files have gone
-                self._measured(frozenset(unit.name for unit in self.units), 0, anew=True)
-                self._measured(kept, repeat, anew=True)
-                measured = self.bench.in_turn(*names) or TurnsFound()
-        except BackendError as error:
-            measured = TurnsFound(lacks=dict.fromkeys(self.bench.profiles, str(error)))
-        for profile, why in measured.lacks.items():
-            self.context.journal.noted(Code.NOT_IN_TURN(profile=profile, why=why))
-        return {p: ratio_in_turn(turns[names[1]], turns[names[0]]) for p, turns in measured.turns.items()}
+
+        def again() -> None:
+            self._measured(frozenset(unit.name for unit in self.units), 0, anew=True)
+            self._measured(kept, repeat, anew=True)
+
+        return ratios_in_turn(self.bench, found.engine, base.engine, again, self.context.journal)
 
 
 def require_profiles(weights: Mapping[str, float], names: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from toolkit.contract.bench import Latency
 from toolkit.contract.findings import Code, Finding
+from toolkit.search.ratios import ProfileWeights, Ratios, ratios
 from toolkit.search.timed import PayoffResult, Trial, Unit, latencies
 
 _LEAST_LOSS = 0.01
@@ -70,7 +71,8 @@ class PayoffSearch:
         self.ahead = ahead or (lambda soon: None)
         self.units = {unit.name: unit for unit in units}
         self.everything = frozenset(self.units)
-        self.measure, self.limit, self.weights, self.words = measure, builds, dict(weights or {}), words
+        self.measure, self.limit, self.words = measure, builds, words
+        self.weights = ProfileWeights(weights or {})
         self.on_trial, self.lenient, self.rough = on_trial or (lambda search: None), lenient, rough
         self.trials: dict[frozenset[str], Trial] = {}
         self.failed: set[frozenset[str]] = set()
@@ -148,32 +150,21 @@ class PayoffSearch:
         """Whether an engine must be slower in no profile, whatever it gains in others, and need not be faster."""
         return self.lenient and not self.weights
 
-    def _weight(self, profile: str) -> float:
-        return self.weights.get(profile, 1.0)
-
-    def ratios(self, trial: Trial) -> dict[str, tuple[float, float]]:
+    def ratios(self, trial: Trial) -> Ratios:
         """By profile the latency over the float engine's, and what it may be off by."""
-        return {
-            p: trial.turns.get(p) or (own.ms / base.ms, math.hypot(own.noise, base.noise) / base.ms)
-            for p, base in self.without.latency.items()
-            for own in [trial.latency[p]]
-        }
+        return ratios(trial.latency, self.without.latency, trial.turns)
 
     def score(self, trial: Trial) -> float:
         """Mean over the profiles of latency over the float engine's, below 1 is faster; the worst where each counts."""
-        ratios = {p: ratio for p, (ratio, _) in self.ratios(trial).items()}
-        return max(ratios.values()) if self._each_counts else self._mean(ratios)
+        return self._scored(trial)[0]
 
     def noise(self, trial: Trial) -> float:
-        """What ``score`` may be off by; the profiles' errors are independent."""
-        if self._each_counts:
-            return max(self.ratios(trial).values())[1]
-        total = sum(self._weight(p) for p in self.without.latency)
-        return math.hypot(*(self._weight(p) * noise for p, (_, noise) in self.ratios(trial).items())) / total
+        """What ``score`` may be off by."""
+        return self._scored(trial)[1]
 
-    def _mean(self, values: Mapping[str, float]) -> float:
-        total = sum(self._weight(p) for p in values)
-        return sum(self._weight(p) * value for p, value in values.items()) / total
+    def _scored(self, trial: Trial) -> tuple[float, float]:
+        found = self.ratios(trial)
+        return max(found.values()) if self._each_counts else self.weights.score(found)
 
     @property
     def best(self) -> Trial:
@@ -187,7 +178,7 @@ class PayoffSearch:
 
     def faster(self, trial: Trial) -> bool:
         """Whether an engine is faster than the one without pairs by more than the noise, and slower in no profile."""
-        return not self._slower(trial) and self.score(trial) + self.noise(trial) < 1
+        return self.weights.faster(self.ratios(trial))
 
     def will_do(self, trial: Trial) -> bool:
         """Whether an engine may be taken. Lenient: it is slower in no profile, and where profiles are weighed, not in
@@ -199,7 +190,7 @@ class PayoffSearch:
 
     def _slower(self, trial: Trial) -> list[str]:
         """The profiles that count in which an engine is slower than the one without pairs by more than the noise."""
-        return [p for p, (ratio, noise) in self.ratios(trial).items() if ratio > 1 + noise and self._weight(p) > 0]
+        return self.weights.slower(self.ratios(trial))
 
     # ---------------------------------------------------------------- by layer times
 
@@ -238,8 +229,8 @@ class PayoffSearch:
             here, there = self._time(trial, names), self._time(self.without, names)
             if not open_names or not here or not there:
                 continue
-            base = self._mean({p: there[p] / self.without.latency[p].ms for p in counted})
-            loss = self._mean({p: here[p] / self.without.latency[p].ms for p in counted}) - base
+            base = self.weights.mean({p: there[p] / self.without.latency[p].ms for p in counted})
+            loss = self.weights.mean({p: here[p] / self.without.latency[p].ms for p in counted}) - base
             if loss > _LEAST_LOSS * base:
                 found.append((open_names, loss))
         return sorted(found, key=lambda entry: (-entry[1], entry[0]))
