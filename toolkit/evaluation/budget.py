@@ -30,7 +30,8 @@ class Budget:
     A limit on a share of answers is judged as ``intervals.standing`` says wherever it is judged: by the search, by
     bisection and by the run. Where the answers are too few for it, no margin is asked for the count: what it is refused
     for must be in the samples. With a margin, the answers to expect to change must be within the limit too, where more
-    than a count tells them (see ``AnswerTally``), and half as many again for each standard error.
+    than a count tells them (see ``AnswerTally``), and so many fewer that as many others as decide the limit are likely
+    to be within it (see ``allowed``).
 
     Attributes:
         max_drop: largest drop of the metric, in its units.
@@ -116,6 +117,17 @@ class Budget:
         missed = few is not None and replace(self, margin=0.0, max_ms=None).lacks(outcome, reference)
         return None if missed else few
 
+    def allowed(self, one: ShareLimit) -> float:
+        """The largest share p to expect to be lost, so that of n other answers no more are lost than the limit L says.
+
+        Of n answers p n are lost, give or take sqrt(n p (1 - p)), and with a margin of 1 all but 5 percent of such
+        draws are to be within L: p + 1.645 margin sqrt(p / n) = L, with n as many answers as decide the limit, or as
+        there are here.
+        """
+        count = max(enough(one.limit), one.answers, 1)
+        spread = _ONE_SIDED * max(self.margin, 0.0) / math.sqrt(count)
+        return ((math.sqrt(spread**2 + 4 * one.limit) - spread) / 2) ** 2
+
     def worst_share(self, outcome: Outcome, reference: Outcome) -> ShareLimit | None:
         """Of the limits that allow a share of counted answers to be lost the one that is furthest missed."""
         counted = [one for one in self._share_limits(outcome, reference) if one.answers > 0 and one.limit > 0]
@@ -153,7 +165,7 @@ class Budget:
     def _share_lack(self, one: ShareLimit, outcome: Outcome) -> float:
         """By how much a share that is lost exceeds its limit; not above 0 where it does not."""
         # as many may be lost elsewhere as nearly were here
-        likely = (one.expected or 0.0) * (1 + self.margin / 2) - one.limit if self.margin > 0 else 0.0
+        likely = (one.expected or 0.0) - self.allowed(one) if self.margin > 0 else 0.0
         if one.few:
             # a change that only chance decided is weighed already
             strict = self.stands_in and self.margin > 0 and one.lost > one.limit

@@ -111,9 +111,8 @@ class Proposing(Evaluations):
         for plan in own:
             worst = budget.worst_share(plan.outcome, self.simulation.runner.float_on(plan.batches))
             if worst is not None:
-                limit.saw_lost(
-                    measure(plan.outcome), worst.likely, worst.answers, worst.limit / (1 + budget.margin / 2)
-                )
+                most = worst.limit / (1 + budget.margin / 2) if worst.expected is None else budget.allowed(worst)
+                limit.saw_lost(measure(plan.outcome), worst.likely, worst.answers, most)
             elif plan.whole or plan.clear is not None:
                 limit.saw(measure(plan.outcome), not set(plan.lacks) - set(ON_NOISE))
         return noise, limit

@@ -29,6 +29,16 @@ def test_expected_flips_of_even_errors_is_what_happens_on_average():
     assert found == pytest.approx(flipped, rel=0.1)
 
 
+def test_how_many_near_ties_few_samples_happen_to_hold_decides_little():
+    random = np.random.default_rng(3)
+    draws = [random.exponential(1.2, 64).astype(np.float32) for _ in range(400)]
+    errors = np.full(64, 0.0145**2, np.float32)
+    # second class over first: the density of gaps at 0 times what errors reach on average, sqrt(2 variance / (2 pi))
+    truth = 0.0145 / np.sqrt(np.pi) / 1.2
+    low, middle, high = np.quantile([expected_flips(gaps, errors) for gaps in draws], [0.05, 0.5, 0.95]) / truth
+    assert low > 0.5 and 0.8 < middle < 1.2 and high < 1.7
+
+
 def test_a_few_positions_that_are_quite_wrong_do_not_blame_the_others():
     # as behind a TopK that swaps two entries: one in twenty is another entry's, the others are exact
     errors = np.zeros(2000, np.float32)
