@@ -29,6 +29,7 @@ _NORMALIZED = frozenset({"LayerNormalization", "SkipLayerNormalization", "RMSNor
 _RECURRENT = frozenset({"LSTM", "GRU"})
 _IMAGENET = frozenset({1000, 1001, 21841, 21843})
 _BLANKS, _TWO_SIDED = 0.25, 0.9
+_NO_PICTURE = 0.25
 _FEW_CLASSES = 16
 _ALPHABET = 5
 """The fewest classes of a reading: the blank and the four letters of a genome."""
@@ -245,12 +246,13 @@ def _maps(output: SeenOutput, seen: SeenModel, axis: int | None) -> list[Clue]:
         found.append(Clue("segmentation", "values", 2.0, "softmax"))
     if output.ops & _SHARES:
         found.append(Clue("segmentation", "operator", 1.0, sorted(output.ops & _SHARES)[0]))
-    if channels == 1 and output.in_unit and "Sigmoid" in output.ops:
+    if output.in_unit and "Sigmoid" in output.ops and (channels == 1 or axis is None or not output.sums_to_one(axis)):
         found.append(Clue("segmentation", "operator", 1.0, "Sigmoid"))
     if channels == 1 and output.in_unit and float((np.abs(output.flat - 0.5) > 0.4).mean()) > _TWO_SIDED:
         found.append(Clue("segmentation", "values", 1.5, "two-sided"))
     elif channels in (1, 3) and placed and _pixels(output):
-        found.append(Clue("regression", "values", 2.0, "pixels"))
+        # a map of something about the places of the input has such values too: its user may read where it is high
+        found.append(Clue("regression", "values", 2.0 if output.shows_input else _NO_PICTURE, "pixels"))
     if placed and channels == 1:
         found.append(Clue("segmentation", "shape", 0.5, "picture"))
     elif placed and channels not in (3, 4) and channels <= 256 and not output.in_unit:

@@ -13,12 +13,14 @@ import numpy as np
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
+from toolkit.evaluation.likeness import grids, likeness
 from toolkit.graph.dimensions import batch_axes
 from toolkit.graph.model import Model
 from toolkit.graph.pasts import handed_on, reached, renewed
 
 _PASSING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"})
 _CLOSE, _IMAGE_RANK, _SOME = 1e-3, 4, 8
+_LIKE = 0.9
 _NEXT = frozenset({"n", "t", "out", "new", "next"})
 _LOST = re.compile(r"unk_|.*_dim_\d+$|\?|None|-")
 """What exporters call an extent that they lost: it may be fixed."""
@@ -35,6 +37,7 @@ class SeenOutput:
         samples: what each sample gave, without the batch axis, floats in float32.
         batch_axis: where samples lie; None where no axis is theirs.
         ops: the operators that made it, behind those that only move or reshape; of a Concat those of its inputs.
+        likenesses: of some samples, how much it is like an input image; see ``likeness``.
     """
 
     name: str
@@ -42,6 +45,7 @@ class SeenOutput:
     samples: list[Array] = field(default_factory=list)
     batch_axis: int | None = 0
     ops: frozenset[str] = frozenset()
+    likenesses: list[float] = field(default_factory=list)
 
     @property
     def discrete(self) -> bool:
@@ -74,6 +78,11 @@ class SeenOutput:
         """Whether all values are between 0 and 1, as a sigmoid's and a softmax's are, and not all the same."""
         low, high = self.bounds
         return low >= -1e-6 and high <= 1 + 1e-6 and high > low
+
+    @property
+    def shows_input(self) -> bool:
+        """Whether it is a picture of what an input image shows, as a denoiser's or a colorizer's."""
+        return bool(self.likenesses) and float(np.median(self.likenesses)) >= _LIKE
 
     def sums_to_one(self, axis: int) -> bool:
         """Whether values along an axis of a sample are shares, or the logarithms of shares."""
@@ -179,22 +188,24 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     axes = batch_axes(shapes)
     joined = {shapes[name][axis] for name, axis in axes.items()}
     each = 1 if axes else _fixed_batch(shapes.values())
-    held: dict[str, list[tuple[Array, int]]] = {one.name: [] for one in outputs}
+    held: dict[str, list[tuple[Array, int, list[Array]]]] = {one.name: [] for one in outputs}
     called = [(a, b) for a in shapes for b in held if _called_renewed(a, b)]
     before = reached(model, {b for _, b in called}) if called else {}
     states = renewed(model) | {(a, b) for a, b in called if a in before[b]}
     for given, made, count in batches:
-        if not inputs:
-            inputs = {name: value[0] if value.ndim else value for name, value in given.items()}
+        firsts = {name: value[:1].reshape(value.shape[1:]) if value.ndim else value for name, value in given.items()}
+        inputs, images = inputs or firsts, grids(firsts)
         states = {(a, b) for a, b in states if b in made and _same_kind(given[a], made[b])}
         for name in held.keys() & made.keys():
             # an output that is lacking comes from a node that onnxruntime cannot run
-            held[name].append((made[name], count * each))
+            held[name].append((made[name], count * each, images))
     for one in outputs:
         if held[one.name]:
-            one.batch_axis = _batch_axis(one.declared, [(v.shape, count) for v, count in held[one.name]], joined)
-        for value, _ in held[one.name]:
+            one.batch_axis = _batch_axis(one.declared, [(v.shape, count) for v, count, _ in held[one.name]], joined)
+        for value, _, images in held[one.name]:
+            first = len(one.samples)
             _take(one, value)
+            one.likenesses += [likeness(images, sample) for sample in one.samples[first : first + 1]]
     ops = frozenset(node.op for node, _ in model.walk())
     handed = handed_on(model)
     answers = [one for one in outputs if one.name not in handed]

@@ -44,7 +44,7 @@ def class_axis_of(output: SeenOutput) -> int:
 def _classification(output: SeenOutput) -> dict[str, Any]:
     axis = class_axis_of(output)
     single = output.shape[axis] == 1 if output.shape else True
-    if single or ("Sigmoid" in output.ops and output.in_unit and not output.sums_to_one(axis)):
+    if single or _labels(output, axis):
         return {"threshold": 0.5 if output.in_unit else 0.0}
     return {"axis": axis}
 
@@ -55,9 +55,23 @@ def _ctc(output: SeenOutput) -> dict[str, Any]:
 
 
 def _segmentation(output: SeenOutput) -> dict[str, Any]:
-    if len(output.shape) == 2 or output.shape[channel_axis(output)] == 1:
-        return {"threshold": 0.5 if output.in_unit else 0.0}
-    return {"axis": channel_axis(output)}
+    axis = channel_axis(output) if len(output.shape) == 3 else -1
+    if len(output.shape) == 2 or output.shape[axis] == 1 or _labels(output, axis):
+        return {"threshold": _threshold(output)}
+    return {"axis": axis}
+
+
+def _labels(output: SeenOutput, axis: int) -> bool:
+    """Whether each class along an axis has a probability of its own, so that any number of them may be true."""
+    return "Sigmoid" in output.ops and output.in_unit and not output.sums_to_one(axis)
+
+
+def _threshold(output: SeenOutput) -> float:
+    """Above which value a place is in the mask: half; of probabilities that all lie on one side of it their middle."""
+    low, high = output.bounds
+    if not output.in_unit:
+        return 0.0
+    return 0.5 if low < 0.5 < high else (low + high) / 2
 
 
 _SETTINGS = {"classification": _classification, "ctc": _ctc, "segmentation": _segmentation}

@@ -33,16 +33,17 @@ def mask_of(value: Array, axis: int, threshold: float | None) -> Array:
     return np.asarray(chosen, np.int64).reshape(len(value), -1)
 
 
-def mean_iou(wanted: Array, found: Array) -> float:
+def mean_iou(wanted: Array, found: Array, outside: int | None = None) -> float:
     """Mean intersection over union of the classes of two masks, 0 to 1; 1 where both are empty.
 
     Args:
-        wanted: the class of every pixel, integers [pixels]; of a mask without classes, 1 is in it and 0 is not.
+        wanted: the class of every pixel, integers [pixels].
         found: likewise.
+        outside: what is no class, and in no mask.
     """
     values = []
     classes = np.unique(np.concatenate([wanted, found]))
-    for one in classes:
+    for one in classes[classes != outside] if outside is not None else classes:
         a, b = wanted == one, found == one
         union = int((a | b).sum())
         if union >= _SMALL * len(wanted):
@@ -70,7 +71,9 @@ class Segmentation(Task):
         """One batch."""
         axis, threshold = int(self.settings.get("axis", 1)), self.settings.get("threshold")
         a, b = (mask_of(values[0], axis, threshold) for values in (wanted, found))
-        level = np.asarray([mean_iou(x, y) for x, y in zip(a, b)])
+        # all that is not in a mask of one class is like itself, however little of the mask stays
+        outside = 0 if threshold is not None and wanted[0].dtype.kind not in "iub" else None
+        level = np.asarray([mean_iou(x, y, outside) for x, y in zip(a, b)])
         broken = np.isnan(np.asarray(found[0], np.float32)).reshape(len(b), -1).any(axis=1)
         level = np.where(broken, 0.0, level)
         return one_each(level >= self.level_needed, level)

@@ -139,7 +139,8 @@ def _guessed(task: str, sure: bool, clues: tuple[str, ...], others: tuple[str, .
     also = (
         f"it is judged as {joined(others)} too, and the worst counts" if others else "this is the strictest that fits"
     )
-    return f'{text} The guess is unsure, so {also}; set [evaluation] task = "..." to say what it is.'
+    choice = " or ".join(f'"{one}"' for one in (task, *others)) if others else '"..."'
+    return f"{text} The guess is unsure, so {also}; set [evaluation] task = {choice} to be judged by that alone."
 
 
 def _own(metric: str, value: float, samples: int) -> str:
