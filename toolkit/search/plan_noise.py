@@ -17,6 +17,8 @@ _TIE = 0.35
 """How far from the limit on noise a plan may lie, in nepers, and meet a limit on answers or miss it by chance."""
 _DEPTH, _STEPS, _FADES = 12.0, 121, 5.0
 _COUNTED, _POWERS = 100, (0.5, 1.0, 2.0)
+_EXPECTED = 0.3
+"""How far the share of answers that a plan is expected to lose may be from what its noise says, in nepers."""
 
 
 class PlanNoise:
@@ -134,10 +136,30 @@ class NoiseLimit:
             most: the largest share that may be lost, over 0.
         """
         if 0 < noise < math.inf and answers > 0:
-            share = np.minimum(most * np.exp((math.log(noise) - self._at) * np.asarray(_POWERS)), 1.0)
-            likely = min(answers, _COUNTED) * (max(lost, 0.0) * np.log(share) - share) / 2
-            self._weight = self._weight * np.exp(likely - likely.max())
-            self._weight = np.maximum(self._weight / self._weight.sum(), 1e-9)
+            share = np.minimum(most * self._times(noise), 1.0)
+            self._believe(min(answers, _COUNTED) * (max(lost, 0.0) * np.log(share) - share) / 2)
+
+    def saw_expected(self, noise: float, expected: float, most: float) -> None:
+        """As ``saw_lost``, of a share that is to be expected by how near all answers are to be lost.
+
+        It is no count: what chance does to it, the answers' margins, is the same for all plans, and shares of two plans
+        are as unlike as their noise.
+
+        Args:
+            noise: the plan's.
+            expected: the share of answers.
+            most: the largest share that may be expected, over 0.
+        """
+        if 0 < noise < math.inf and expected > 0:
+            self._believe(-(((math.log(expected / most) - np.log(self._times(noise))) / _EXPECTED) ** 2) / 2)
+
+    def _times(self, noise: float) -> Array:
+        """By limit and power, how many times the share at the limit is lost with such noise."""
+        return np.asarray(np.exp((math.log(noise) - self._at) * np.asarray(_POWERS)))
+
+    def _believe(self, likely: Array) -> None:
+        self._weight = self._weight * np.exp(likely - likely.max())
+        self._weight = np.maximum(self._weight / self._weight.sum(), 1e-9)
 
     def chance(self, level: Array, spread: Array) -> Array:
         """The probability that plans meet it, whose noise has such logarithms and standard deviations; [plans]."""

@@ -110,9 +110,12 @@ class Proposing(Evaluations):
         limit = NoiseLimit(everything, exact, self._on_answers)
         for plan in own:
             worst = budget.worst_share(plan.outcome, self.simulation.runner.float_on(plan.batches))
-            if worst is not None:
-                most = worst.limit / (1 + budget.margin / 2) if worst.expected is None else budget.allowed(worst)
-                limit.saw_lost(measure(plan.outcome), worst.likely, worst.answers, most)
+            if worst is not None and worst.expected is not None and worst.expected > worst.lost:
+                limit.saw_expected(measure(plan.outcome), worst.expected, budget.allowed(worst))
+            elif worst is not None:
+                limit.saw_lost(
+                    measure(plan.outcome), worst.likely, worst.answers, worst.limit / (1 + budget.margin / 2)
+                )
             elif plan.whole or plan.clear is not None:
                 limit.saw(measure(plan.outcome), not set(plan.lacks) - set(ON_NOISE))
         return noise, limit

@@ -97,7 +97,7 @@ class Search(ChoosingRanges):
         names, runner = self.simulation.names, self.simulation.runner
         self._begin()
         self._shared.enter_context(self.simulation.shared_out())
-        plan = self._evaluate((), sure=True)
+        plan = self._everything()
         sensitivity = None
         if self.prefer == "time":
             self._faster((), names)
@@ -118,10 +118,10 @@ class Search(ChoosingRanges):
                 plan = self._better_ranges(plan, sensitivity, harm, measure)
             if not plan.meets:
                 self._measured_with = dict(self.amax)
-                left_out = [(group.name, group.without) for group in sensitivity.groups if group.without is not None]
-                if self.spending.limited and self.try_ranges and self._for_the_others(harm, sensitivity, measure):
-                    self._measured_with, left_out = dict(self.amax), []
-                self._layers(harm, measure, left_out)
+                other = self.spending.limited and self.try_ranges and self._for_the_others(harm, sensitivity, measure)
+                if other:
+                    self._measured_with = dict(self.amax)
+                self._layers(harm, measure, sensitivity, other)
         self._settle()
         assert self.best is not None
         if self.prefer == "time":
@@ -137,10 +137,20 @@ class Search(ChoosingRanges):
             behind=self.simulation.behind(self.best.outcome.output),
         )  # fmt: skip
 
+    def _everything(self) -> SearchedPlan:
+        """All layers quantized, on more and more of the samples as long as these do not miss the budget.
+
+        Where they do, what else is to be learnt comes first: others are wanted that meet it, whatever more samples say.
+        """
+        plan = self._evaluate((), until=1, sure=True)
+        while not plan.whole and not plan.lacks:
+            plan = self._evaluate((), until=1 + sum(count <= plan.batches for count in self._rounds), sure=True)
+        return plan
+
     # ---------------------------------------------------------------- what each group costs
 
     def _sense(self) -> Sensitivity:
-        """Every group alone and left out, on as many batches as ``_SENSE_PRICE`` pays for."""
+        """Every group alone, on as many batches as ``_SENSE_PRICE`` pays for; without a limit left out too, on all."""
         simulation, log, progress = self.simulation, self._sensitivity_log, self.progress
         if not self.spending.limited:
             return exact(simulation, log=log, progress=progress)
@@ -153,18 +163,27 @@ class Search(ChoosingRanges):
             self.spending.pay((total + self._whole_price) * self._batches / count)
         self.spending.bought.add(paid)
         found = exact(simulation, modes=("alone",), log=log, progress=progress, batches=self._batches)
-        some = max(int(_LEFT_OUT_PRICE / max(self._whole_price * self._batches / count, 1e-9)), _FEW)
-        worst = [group.name for group in found.ranked()[: min(some, _WORST_GROUPS)]]
-        self.spending.pay(sum(runner.price(switches.config([name]), self._batches) for name in worst))
-        left = exact(simulation, modes=("without",), log=log, batches=self._batches, names=worst)
-        without = {group.name: group.without for group in left.groups}
-        found.groups = [replace(group, without=without[group.name]) for group in found.groups]
-        found.inferences += left.inferences
         parts = [group.alone.parts for group in found.groups if group.alone is not None]
         found.reliability = reliability(parts)
         total_samples = sum(feed.count for feed in runner.feeds)
         found.notes.append(Code.SENSITIVITY_ESTIMATED(used=found.samples, total=total_samples))
         return found
+
+    def _leave_out(self, found: Sensitivity) -> list[tuple[str, Outcome]]:
+        """What the model does without the worst groups, one by one, with the ranges that ``found`` was measured with.
+
+        It shows a harm that takes two layers, which a first plan need not know, and why a layer stays float.
+        """
+        simulation, runner = self.simulation, self.simulation.runner
+        some = max(int(_LEFT_OUT_PRICE / max(self._whole_price * (self._batches or 1) / len(runner.feeds), 1e-9)), _FEW)
+        worst = [group.name for group in found.ranked()[: min(some, _WORST_GROUPS)]]
+        configs = [simulation.switches.config([name]) for name in worst]
+        self.spending.pay(sum(runner.price(config, self._batches) for config in configs))
+        left = exact(simulation, modes=("without",), log=self._sensitivity_log, batches=self._batches, names=worst)
+        without = {group.name: group.without for group in left.groups}
+        found.groups = [replace(group, without=without[group.name]) for group in found.groups]
+        found.inferences += left.inferences
+        return [(name, outcome) for name, outcome in without.items() if outcome is not None]
 
     def _measure(self, full: Outcome) -> Callable[[Outcome], float]:
         """What the budget is about, as a measure that grows with every error and not in steps.
@@ -179,24 +198,29 @@ class Search(ChoosingRanges):
     # ---------------------------------------------------------------- which layers
 
     def _layers(
-        self, harm: Mapping[str, float], measure: Callable[[Outcome], float], left_out: Sequence[tuple[str, Outcome]]
+        self, harm: dict[str, float], measure: Callable[[Outcome], float], sensitivity: Sensitivity, other: bool
     ) -> None:
-        """Look for the layers to keep float."""
+        """Look for the layers to keep float; ``other``: with other ranges than ``sensitivity`` was measured with."""
         if not self.spending.limited:
             self._choose(harm)
             if self.best is not None and self.best.passes and len(self.best.kept) > _FEW:
                 self.amax = dict(self.best.amax)
                 self._propose(harm, measure)
             return
-        self._propose(harm, measure, left_out, first=True)
+        self._propose(harm, measure, first=True)
         assert self.best is not None
         if not self.best.passes:
             self.notes.append(Code.SEARCH_NEAREST())
             return
-        other = False
-        if self.try_ranges and self._rich:
-            other = self._with_best_ranges(self.best.kept)
-        self._propose(harm, measure, () if other else left_out)
+        if self.first is None and self.best.amax == self.amax:
+            # whoever stops the search from here on has a plan
+            self._evaluate(self.best.kept)
+        other = (self.try_ranges and self._rich and self._with_best_ranges(self.best.kept)) or other
+        left_out = self._leave_out(sensitivity) if self._left() > 0 else []
+        if not other:
+            for group in (group for group in sensitivity.groups if group.without is not None):
+                harm[group.name] = max(harm[group.name], replace(group, alone=None).harm(sensitivity.full, measure))
+        self._propose(harm, measure, left_out if not other else ())
 
     def _choose(self, harm: Mapping[str, float]) -> None:
         for exponent in _EXPONENTS:

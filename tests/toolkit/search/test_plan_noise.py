@@ -93,3 +93,18 @@ def test_how_many_answers_one_plan_loses_says_at_which_noise_few_enough_are_lost
     before = limit.chance(np.log([0.1]), np.zeros(1))[0]
     limit.saw_lost(0.5, lost=0.0, answers=0, most=0.01)
     assert limit.chance(np.log([0.1]), np.zeros(1))[0] == before
+
+
+def test_shares_that_are_expected_say_more_than_counts():
+    """Twice the share that is allowed is a quarter of the noise too much, if shares grow with its root."""
+    counted, expected = NoiseLimit(1.0, None, True), NoiseLimit(1.0, None, True)
+    for noise, share in ((1.0, 0.02), (0.5, 0.014), (0.125, 0.007)):
+        counted.saw_lost(noise, share, 64, 0.005)
+        expected.saw_expected(noise, share, 0.005)
+    at = np.log([0.16, 0.0625, 0.02])
+    near, between, far = expected.chance(at, np.zeros(3))
+    assert near < 0.1 < between < 0.8 < far
+    assert far - near > np.ptp(counted.chance(at, np.zeros(3))) + 0.1
+    before = expected.chance(at, np.zeros(3))
+    expected.saw_expected(1.0, 0.0, 0.005)
+    assert (expected.chance(at, np.zeros(3)) == before).all()

@@ -277,7 +277,9 @@ def test_few_inferences_find_nearly_the_best_of_all_plans(every_plan, least):
     found, account = limited(uneven(), Budget(min_sqnr_db=least))
     best = max(share for level, share in every_plan.values() if level >= least)
     assert found.best.meets and found.best.quantized >= 0.95 * best
-    assert account.priced <= account.inferences + 1.0 and found.first is not None
+    assert account.priced <= account.inferences + 1.0
+    # whoever stops it then has a plan
+    assert found.first is not None and found.first <= 5.0
     assert any(not plan.whole for plan in found.plans) or len(found.plans) <= 3
 
 
