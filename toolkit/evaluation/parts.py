@@ -55,10 +55,10 @@ def _ctc(output: SeenOutput) -> dict[str, Any]:
 
 
 def _segmentation(output: SeenOutput) -> dict[str, Any]:
-    axis = channel_axis(output) if len(output.shape) == 3 else -1
-    if len(output.shape) == 2 or output.shape[axis] == 1 or _labels(output, axis):
+    if len(output.shape) == 2 or output.shape[axis := channel_axis(output)] == 1:
         return {"threshold": _threshold(output)}
-    return {"axis": axis}
+    # a metric with labels that are classes reads the best one all the same
+    return {"axis": axis, **({"threshold": _threshold(output)} if _labels(output, axis) else {})}
 
 
 def _labels(output: SeenOutput, axis: int) -> bool:
@@ -67,11 +67,11 @@ def _labels(output: SeenOutput, axis: int) -> bool:
 
 
 def _threshold(output: SeenOutput) -> float:
-    """Above which value a place is in the mask: half; of probabilities that all lie on one side of it their middle."""
+    """Above which value a place is in the mask: half; of probabilities that all lie on one side of it their mean."""
     low, high = output.bounds
     if not output.in_unit:
         return 0.0
-    return 0.5 if low < 0.5 < high else (low + high) / 2
+    return 0.5 if low < 0.5 < high else float(output.flat.mean())
 
 
 _SETTINGS = {"classification": _classification, "ctc": _ctc, "segmentation": _segmentation}
