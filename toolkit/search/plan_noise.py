@@ -17,7 +17,7 @@ _TIE = 0.35
 """How far from the limit on noise a plan may lie, in nepers, and meet a limit on answers or miss it by chance."""
 _DEPTH, _STEPS, _FADES = 12.0, 121, 5.0
 _COUNTED, _POWERS = 100, (0.5, 1.0, 2.0)
-_EXPECTED = 0.3
+_EXPECTED, _FAR = 0.3, 10.0
 """How far the share of answers that a plan is expected to lose may be from what its noise says, in nepers."""
 
 
@@ -143,15 +143,16 @@ class NoiseLimit:
         """As ``saw_lost``, of a share that is to be expected by how near all answers are to be lost.
 
         It is no count: what chance does to it, the answers' margins, is the same for all plans, and shares of two plans
-        are as unlike as their noise.
+        are as unlike as their noise. Beyond ten times the limit, or a tenth of it, one says no more than that.
 
         Args:
             noise: the plan's.
             expected: the share of answers.
             most: the largest share that may be expected, over 0.
         """
-        if 0 < noise < math.inf and expected > 0:
-            self._believe(-(((math.log(expected / most) - np.log(self._times(noise))) / _EXPECTED) ** 2) / 2)
+        if 0 < noise < math.inf and expected >= 0:
+            seen, predicted = (np.clip(times, 1 / _FAR, _FAR) for times in (expected / most, self._times(noise)))
+            self._believe(-np.square(np.log(seen / predicted) / _EXPECTED) / 2)
 
     def _times(self, noise: float) -> Array:
         """By limit and power, how many times the share at the limit is lost with such noise."""

@@ -110,7 +110,7 @@ class Proposing(Evaluations):
         limit = NoiseLimit(everything, exact, self._on_answers)
         for plan in own:
             worst = budget.worst_share(plan.outcome, self.simulation.runner.float_on(plan.batches))
-            if worst is not None and worst.expected is not None and worst.expected > worst.lost:
+            if worst is not None and worst.expected is not None and worst.expected >= worst.lost:
                 limit.saw_expected(measure(plan.outcome), worst.expected, budget.allowed(worst))
             elif worst is not None:
                 limit.saw_lost(

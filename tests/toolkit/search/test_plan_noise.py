@@ -105,6 +105,7 @@ def test_shares_that_are_expected_say_more_than_counts():
     near, between, far = expected.chance(at, np.zeros(3))
     assert near < 0.1 < between < 0.8 < far
     assert far - near > np.ptp(counted.chance(at, np.zeros(3))) + 0.1
-    before = expected.chance(at, np.zeros(3))
-    expected.saw_expected(1.0, 0.0, 0.005)
-    assert (expected.chance(at, np.zeros(3)) == before).all()
+    # far from the limit a share says that it is far
+    least = NoiseLimit(1.0, None, True)
+    least.saw_expected(0.01, 0.0, 0.005)
+    assert least.chance(np.log([0.01]), np.zeros(1))[0] > 0.9 and least.chance(np.log([3.0]), np.zeros(1))[0] < 0.5
