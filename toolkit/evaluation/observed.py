@@ -193,7 +193,7 @@ def observe(model: Model, batches: Iterable[tuple[Mapping[str, Array], Mapping[s
     before = reached(model, {b for _, b in called}) if called else {}
     states = renewed(model) | {(a, b) for a, b in called if a in before[b]}
     for given, made, count in batches:
-        firsts = {name: value[:1].reshape(value.shape[1:]) if value.ndim else value for name, value in given.items()}
+        firsts = {name: value[0] if value.ndim and len(value) else value for name, value in given.items()}
         inputs, images = inputs or firsts, grids(firsts)
         states = {(a, b) for a, b in states if b in made and _same_kind(given[a], made[b])}
         for name in held.keys() & made.keys():
