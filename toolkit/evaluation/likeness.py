@@ -40,7 +40,7 @@ def likeness(images: Sequence[Array], output: Array) -> float:
 
 def _brightness(value: Array) -> Array | None:
     """The mean over the channels, float64 [H, W]; None for what is no image."""
-    plain = np.asarray(value, np.float64) if value.dtype.kind in "iuf" else np.zeros(0)
+    plain = np.asarray(value, np.float64) if value.dtype.kind in "iuf" and value.size else np.zeros(0)
     if plain.ndim == 3 and min(plain.shape[0], plain.shape[2]) <= _COLOURS:
         plain = plain.mean(axis=0 if plain.shape[0] <= _COLOURS else 2)
     return plain if plain.ndim == 2 and min(plain.shape) > 1 and np.isfinite(plain).all() else None

@@ -47,6 +47,7 @@ def test_what_an_input_shows_is_known_again(made, alike):
 def test_what_is_no_image_is_like_none():
     assert likeness(grids({"ids": np.arange(16)}), CLEAN[0]) == 0
     assert likeness(grids({"image": CLEAN[0]}), np.zeros((7, 9, 9))) == 0
+    assert not grids({"past": np.zeros((0, 8, 4)), "row": np.zeros(8), "one": np.zeros(())})
     assert likeness(grids({"image": CLEAN[0]}), np.full((1, 64, 64), np.nan)) == 0
 
 
