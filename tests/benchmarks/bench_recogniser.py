@@ -2,7 +2,8 @@
 
 On the development machine, which fetches PP-OCRv3's recogniser out of a wheel and draws lines of text of unlike widths:
     python -m tests.benchmarks.bench_recogniser prepare .gpu/carried/recogniser
-On the GPU host: python3.10 -m tests.benchmarks.bench_recogniser run /tmp/gpu/carried/recogniser /tmp/results/recogniser
+On the GPU host: python3.10 -m tests.benchmarks.bench_recogniser run /tmp/gpu/carried/recogniser /tmp/run-recogniser
+Any folder with model.onnx, calibration.npz and test.npz is run in the same way.
 The wheel is Apache-2.0 (RapidAI); nothing of it is kept in the repository.
 """
 

@@ -7,8 +7,8 @@
 #     mv .gpu/last/* /tmp/gpu/ && s="bash tests/benchmarks/gpu_session.sh" && $s start engines trained:explicit && $s start device
 #     bash tests/benchmarks/gpu_session.sh wait 300
 # What to start: engines, unet, trained:explicit, trained:implicit, calibrators, device[:TESTS], faster[:TESTS], bisect, open,
-# guard, builds:MODEL[:LEVEL,...] (digits and strip too), calibration, residual, shift, plugins, migrate[:digits|:strip|:resnet18|:resnet50-b32 ...], recogniser
-# (with what bench_recogniser prepares in .gpu/carried/recogniser before gpu_pack.sh),
+# guard, builds:MODEL[:LEVEL,...] (digits and strip too), calibration, residual, shift, plugins, migrate[:digits|:strip|:resnet18|:resnet50-b32 ...],
+# run:FOLDER[:SECONDS] (a whole `qtool run`, of what bench_recogniser prepares in .gpu/carried/FOLDER before gpu_pack.sh),
 # ray:MODEL[:LEVEL] (kind nvidia-h100-x2; ray.tar.xz of `gpu_pack.sh`'s last lines is sent like a part),
 # placement:MODEL[:ROW,ROW...[:LEVEL[:BATCH,BATCH...[:kernels]]]].
 # The jobs of one start run one after the other on the GPU that CUDA_VISIBLE_DEVICES names, in the background, so that a
@@ -57,9 +57,12 @@ job() {
     residual) python3.10 tests/benchmarks/bench_residual.py /tmp/results/residual.json ;;
     shift) python3.10 tests/benchmarks/bench_shift.py /tmp/results/shift.json ;;
     calibration) python3.10 tests/benchmarks/bench_gpu_calibration.py /tmp/models ;;
-    recogniser)
-      timeout 900 python3.10 -m tests.benchmarks.bench_recogniser run /tmp/gpu/carried/recogniser /tmp/recogniser
-      for file in faster.json search.json journal.jsonl; do cp "/tmp/recogniser/run/$file" "/tmp/results/recogniser_$file"; done ;;
+    run:*)
+      IFS=: read -r _ model seconds <<< "$1"
+      timeout "${seconds:-900}" python3.10 -m tests.benchmarks.bench_recogniser run "/tmp/gpu/carried/$model" "/tmp/run-$model"
+      for file in faster.json search.json journal.jsonl report.json; do
+        cp "/tmp/run-$model/run/$file" "/tmp/results/${model}_$file"
+      done ;;
     ray:*)
       IFS=: read -r _ model level <<< "$1"
       [ -d /tmp/gpu/site/ray ] || tar -xJf /tmp/gpu/ray.tar.xz -C /tmp/gpu/site

@@ -12,6 +12,12 @@ class AttentionCode(BaseCode):
     NOT_TIMED = "attention-not-timed"
 
 
+class KeptCode(BaseCode):
+    """Why a search keeps a layer float."""
+
+    NO_FASTER = "kept-no-faster"
+
+
 class CauseCode(BaseCode):
     """Why a layer loses accuracy in a quantized type, and what would help."""
 

@@ -146,6 +146,11 @@ class CostModel:
         kept = frozenset(kept)
         return self._whole[kept] if kept in self._whole else sum(self._parts(kept, launch))
 
+    def idle(self, kept: Collection[str]) -> set[str]:
+        """Those of the groups kept float whose quantized form would make the plan no faster."""
+        time = self.time(kept)
+        return {name for name in kept if self.time(other for other in kept if other != name) >= time}
+
     def measured_share(self, kept: Iterable[str] = ()) -> float:
         """Share of the plan's time that was measured rather than predicted, 0 to 1."""
         kept = frozenset(kept)

@@ -5,24 +5,25 @@ from __future__ import annotations
 from toolkit.contract.findings import Code, Finding
 from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
-from toolkit.search.sensitivity import Sensitivity
+from toolkit.search.codes import KeptCode
+from toolkit.search.search import SearchResult
 
 
-def kept_reason(
-    name: str, precision: str, sensitivity: Sensitivity | None, budget: Budget, reference: Outcome, share: float | None
-) -> Finding:
+def kept_reason(name: str, precision: str, found: SearchResult, budget: Budget, share: float | None) -> Finding:
     """Why the plan keeps a layer float.
 
     Args:
         name: the layer's node.
         precision: the type that the others are quantized to.
-        sensitivity: what the search measured of the layers; None where everything quantized met the budget at once.
+        found: the plan, and what the search measured of the layers, if not everything quantized met the budget at once.
         budget: what the search kept.
-        reference: the float model's outcome.
         share: the layer's share of all multiply-accumulates, 0 to 1; None where it is not known.
     """
+    sensitivity = found.sensitivity
     if sensitivity is None:
         return Code.KEPT_FOR_TIME(precision=precision)
+    if name in found.idle:
+        return KeptCode.NO_FASTER(precision=precision)
     group = next((one for one in sensitivity.groups if one.name == name), None)
     if group is None or group.alone is None:
         return Code.KEPT_MISSES(precision=precision)
@@ -30,7 +31,7 @@ def kept_reason(
         "precision": precision, "alone_db": group.alone.sqnr_db, "all_db": sensitivity.full.sqnr_db,
         "without_db": group.without.sqnr_db if group.without is not None else None,
     }  # fmt: skip
-    if _meets(budget, group.alone, reference):
+    if _meets(budget, group.alone, found.reference):
         return Code.KEPT_TOGETHER_MISSES(**known, share=share)
     missed = budget.min_sqnr_db is not None and group.alone.sqnr_db < budget.min_sqnr_db + budget.spare_db(group.alone)
     agreement = group.alone.agreement

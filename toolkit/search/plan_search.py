@@ -201,9 +201,9 @@ class PlanSearch:
         simulation, context, own = self.simulation, self.context, self.settings
         folder, gpu, demand = context.log_folder, gpu_for(own.gpu, context), self.budget
         engines = self._engines(gpu)
-        times = engines.layers() if engines is not None else self._earlier(gpu)
-        quantized = self.quantizer.precision
-        others = {name for name, ask in context.plan.items() if ask.precision is quantized}
+        with self.spending.waiting():
+            times = engines.layers() if engines is not None else self._earlier(gpu)
+        others = {name for name, ask in context.plan.items() if ask.precision is self.quantizer.precision}
         cost = CostModel(
             simulation.switches, simulation.facts, gpu, context.rest, times, simulation.work, others,
             named=bool(own.gpu) or own.max_ms is not None or own.prefer == "time",
@@ -212,9 +212,8 @@ class PlanSearch:
         if own.prefer == "auto" and prefer == "time":
             context.journal.noted(Code.SEARCH_FOR_TIME(dtype=self.quantizer.dtype))
         if engines is not None and times.seconds:
-            for end in ((), simulation.names):
-                if (seconds := engines.whole(end)) is not None:
-                    cost.learn(end, seconds)
+            with self.spending.waiting():
+                engines.teach(cost)
         best = folder / f"{self.name}_best.json" if folder is not None else None
         log = Log(folder / f"{self.name}.jsonl" if folder is not None else None, simulation.fingerprint(), needs_now)
         otherwise: dict[str, dict[str, float]] = {}
@@ -226,7 +225,8 @@ class PlanSearch:
             )  # fmt: skip
             found = search.run()
             if engines is not None and times.seconds and prefer == "time":
-                found = confirmed(found, cost, engines, demand)
+                with self.spending.waiting():
+                    found = confirmed(found, cost, engines, demand)
             return search, found
 
         for attempt in range(1, _ATTEMPTS + 1):
@@ -255,6 +255,7 @@ class PlanSearch:
             demand = demand.tightened(noisy)
         if self.spending.over:
             context.journal.noted(Code.SEARCH_MINUTES_OVER(minutes=self.spending.minutes))
+        found.idle = cost.idle(found.best.kept) if prefer == "time" else ()
         self._doubts(found)
         # the search may have taken other ranges: those are what its layers were measured with
         self._record(found, search.simulation, cost, prefer)
@@ -264,8 +265,7 @@ class PlanSearch:
         """Write the plan's float layers and its ranges where the quantizer will find them."""
         keep = Precision(self.settings.keep) if self.settings.keep else context.rest
         for name in found.best.kept:
-            share = self.simulation.work.macs_share(name)
-            why = kept_reason(name, self.quantizer.dtype, found.sensitivity, self.budget, found.reference, share)
+            why = kept_reason(name, self.quantizer.dtype, found, self.budget, self.simulation.work.macs_share(name))
             # what is measured without pairs is built so: a constraint would make another engine of it
             context.plan.ask(name, keep, why, free=self.settings.keep is None)
             context.journal.changed(name, Code.STAYS(precision=keep), why)

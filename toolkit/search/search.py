@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -36,6 +36,7 @@ class SearchResult:
         inferences: the price of everything that ran a model, in float inferences of the samples, by arithmetic alone.
         computed: what it really took, by the clock; no record has it, since it never comes out the same twice.
         first: what it had cost when the first plan within the budget was found; None where none was.
+        idle: groups of the best plan that would gain no time, where it was looked for the fastest.
         lacks_in_types: how far the best plan misses the budget in the types that it runs in, where its simulation in
             float32 meets it; empty where it meets it in these too, or cannot be run in them.
         rest_lacks: how far the unquantized model misses it with its layers in the float type, where the plan does.
@@ -52,6 +53,7 @@ class SearchResult:
     inferences: float = 0.0
     computed: float = 0.0
     first: float | None = None
+    idle: Collection[str] = ()
     lacks_in_types: dict[str, float] = field(default_factory=dict)
     rest_lacks: dict[str, float] = field(default_factory=dict)
     behind: str = ""
@@ -127,6 +129,8 @@ class Search(ChoosingRanges):
         if self.prefer == "time":
             self._faster(self.best.kept)
         self.progress("search", self.limit, self.limit)
+        if not self.best.meets:
+            self.notes.append(Code.SEARCH_NEAREST())
         if len(self.best.kept) == len(names):
             faster = [plan for plan in self.plans if plan.seconds < self.cost.time(names)]
             self.notes.append(Code.SEARCH_ALL_FLOAT(by_time=self.prefer == "time", faster=len(faster)))
@@ -210,7 +214,6 @@ class Search(ChoosingRanges):
         self._propose(harm, measure, first=True)
         assert self.best is not None
         if not self.best.passes:
-            self.notes.append(Code.SEARCH_NEAREST())
             return
         if self.first is None and self.best.amax == self.amax:
             # whoever stops the search from here on has a plan
@@ -227,8 +230,6 @@ class Search(ChoosingRanges):
             kept = self._nested(self._order(harm, exponent), first=exponent == _EXPONENTS[0])
             assert self.best is not None
             if kept is None:
-                if not self.best.passes:
-                    self.notes.append(Code.SEARCH_NEAREST())
                 return
             kept = self._prune(kept, harm)
             if len(kept) >= _FEW and self._with_best_ranges(kept):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from toolkit.graph.meter import computed
 
@@ -28,10 +29,19 @@ _LEAST_MACS = 1e11
 def at_work() -> Callable[[], float]:
     """A clock of the seconds that this process had, which stands still where others have the processor.
 
-    A search that nobody limited finds the same on a machine that is busy with something else.
+    A search that nobody limited finds the same on a machine that is busy with something else. Between two looks at it
+    the shorter of wall and processor time has passed: many threads do not make up for what was spent waiting before.
     """
-    wall, own = time.monotonic(), time.process_time()
-    return lambda: min(time.monotonic() - wall, time.process_time() - own)
+    shown, seen = 0.0, (time.monotonic(), time.process_time())
+
+    def look() -> float:
+        nonlocal shown, seen
+        now = time.monotonic(), time.process_time()
+        shown += min(now[0] - seen[0], now[1] - seen[1])
+        seen = now
+        return shown
+
+    return look
 
 
 class Spending:
@@ -97,6 +107,13 @@ class Spending:
     def over(self) -> bool:
         """Whether the minutes are over."""
         return self._clock() >= self._until
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside, another process builds and measures engines: usual minutes pass as far as this one computes."""
+        self._clock()
+        yield
+        self._clock()
 
     @property
     def limited(self) -> bool:

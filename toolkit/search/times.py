@@ -170,6 +170,12 @@ class EngineTimes:
             self.note(Code.PLAN_NOT_TIMED(error=str(error)))
             return None
 
+    def teach(self, cost: CostModel) -> None:
+        """Have the cost model know what the engines with every layer quantized and with none take."""
+        for end in ((), self.searched):
+            if (seconds := self.whole(end)) is not None:
+                cost.learn(end, seconds)
+
     def note(self, what: Finding) -> None:
         """Tell the journal."""
         self.context.journal.noted(what)

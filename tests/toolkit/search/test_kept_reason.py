@@ -13,7 +13,10 @@ from toolkit.evaluation.budget import Budget
 from toolkit.evaluation.outcome import Outcome
 from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.report.findings import sentence
+from toolkit.search.codes import KeptCode
 from toolkit.search.kept_reason import kept_reason
+from toolkit.search.search import SearchResult
+from toolkit.search.searched_plan import SearchedPlan
 from toolkit.search.sensitivity import GroupResult, Sensitivity
 
 
@@ -23,9 +26,14 @@ def level(db: float, **more: float) -> Outcome:
     return Outcome(noise=noise, cosine=1.0, kl=0.0, flips=0.0, positions=100, **rest)
 
 
+def found(sensitivity: Sensitivity | None, idle: tuple[str, ...] = (), **more: float) -> SearchResult:
+    exact = level(math.inf, **more)
+    return SearchResult(SearchedPlan(("a",), {}, exact, {}, 1.0, 0.0), [], 1, sensitivity, exact, idle=idle)
+
+
 def reason(alone: float, without: float, full: float, budget: Budget, **more: float) -> Finding:
     group = GroupResult("a", "Conv", level(alone, **more), level(without, **more))
-    return kept_reason("a", "int8", Sensitivity("exact", [group], level(full)), budget, level(math.inf, **more), 0.003)
+    return kept_reason("a", "int8", found(Sensitivity("exact", [group], level(full)), **more), budget, 0.003)
 
 
 def test_a_layer_that_misses_the_budget_by_itself():
@@ -62,10 +70,16 @@ def test_a_metric_that_was_not_measured_is_not_claimed_to_be_kept():
 
 
 def test_without_measurements_only_what_is_known_is_said():
-    budget, exact = Budget(min_sqnr_db=30), level(math.inf)
-    assert kept_reason("a", "int8", None, budget, exact, None) == Code.KEPT_FOR_TIME(precision="int8")
+    budget = Budget(min_sqnr_db=30)
+    assert kept_reason("a", "int8", found(None), budget, None) == Code.KEPT_FOR_TIME(precision="int8")
     empty = Sensitivity("fast", [GroupResult("a", "Conv")], level(20))
-    assert kept_reason("a", "int8", empty, budget, exact, None) == Code.KEPT_MISSES(precision="int8")
+    assert kept_reason("a", "int8", found(empty), budget, None) == Code.KEPT_MISSES(precision="int8")
+
+
+def test_a_layer_that_would_gain_no_time_is_not_kept_for_the_budget():
+    group = GroupResult("a", "Conv", level(24.0), level(38.0))
+    idle = found(Sensitivity("exact", [group], level(23.0)), idle=("a",))
+    assert kept_reason("a", "int8", idle, Budget(min_sqnr_db=30), 0.1) == KeptCode.NO_FASTER(precision="int8")
 
 
 def test_shares_of_the_arithmetic_add_up():

@@ -52,6 +52,22 @@ def test_a_search_that_nobody_limited_ends_after_some_minutes_too():
     assert account.over and not account.more()
 
 
+def test_threads_do_not_make_up_for_time_spent_waiting(monkeypatch):
+    wall, own = [0.0], [0.0]
+    monkeypatch.setattr(spending.time, "monotonic", lambda: wall[0])
+    monkeypatch.setattr(spending.time, "process_time", lambda: own[0])
+    account = Spending.of_search(None, None)
+    with account.waiting():
+        # another process builds an engine
+        wall[0], own[0] = 600.0, 1.0
+    assert not account.over
+    # 64 threads
+    wall[0], own[0] = 600.0 + 178.0, 64 * 178.0
+    assert not account.over
+    wall[0], own[0] = wall[0] + 2.0, own[0] + 2.0
+    assert account.over
+
+
 def test_a_search_that_nobody_limited_gets_its_minutes_twice_where_it_has_found_nothing(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(spending, "at_work", lambda: lambda: now[0])

@@ -7,6 +7,7 @@ from toolkit.contract.findings import Code
 from toolkit.contract.roles import Role
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import db, joined, output_words, pass_for, percent, quoted, work_share
+from toolkit.search.codes import KeptCode
 
 _UNITS = {"max_ms": " ms", "min_sqnr_db": " dB", "sqnr_db": " dB", "variation_db": " dB"}
 _NOT_SET = {"sqnr_db": "the SQNR of any usable result", "variation_db": "the outputs' own variation between samples"}
@@ -200,6 +201,7 @@ SEARCH: Table = {
     Code.KEPT_FOR_TIME: (
         "all layers in {precision} meet the accuracy budget, but the plan with this one float is faster"
     ),
+    KeptCode.NO_FASTER: "the engine is predicted to be no faster with it in {precision}",
     Code.KEPT_MISSES: "the accuracy budget is missed with it in {precision}",
     Code.KEPT_ALONE_MISSES: _alone_misses,
     Code.KEPT_TOGETHER_MISSES: _together_misses,

@@ -4,7 +4,7 @@ Both are made of the same samples: the calibrator's cache is what is migrated. T
 10 %, so each form is built BUILDS times (two where not given), on one timing cache; all engines are measured in turn, and
 the fastest of each form are compared. What is known is printed after every turn of builds. LEVEL is the builder's
 optimization level, GPU_MODELS where tests/benchmarks/carry.py has filled the large models (/tmp/models), whose weights are
-random: they are held against their float model.
+random: they are held against their float model. What each engine's layers are is left in KEEP, where that is given.
 """
 
 from __future__ import annotations
@@ -134,6 +134,13 @@ def built(recipe: Recipe, case: Case, out: Path, cache: Path) -> Result:
     return run(recipe, out, device_check=True)
 
 
+def keep(name: str, results: dict[str, list[Result]]) -> None:
+    """The reports of the engines, whose layers tell where two forms differ."""
+    if folder := os.environ.get("KEEP"):
+        for one in (one for found in results.values() for one in found):
+            shutil.copy(one.folder / "report.json", Path(folder) / f"{name}_{one.folder.name}.json".replace(" ", "_"))
+
+
 def again(form: str, number: int) -> Path:
     """The folder of a form's next build: that of the one before, without its engine."""
     folder = Path(f"{form} {number}")
@@ -217,6 +224,7 @@ def test_the_migrated_engine_does_what_the_calibrated_did(tmp_path, monkeypatch,
             made = case.migrated(tmp_path / "implicit 1" / "calibration.cache", tmp_path)
             after = Recipe.load(made.recipe)
         results["explicit"].append(built(after, case, again("explicit", number), cache))
+        keep(name, results)
         found = compared(results, after.profiles(), case)
         print(json.dumps({
             "model": name, "builds": number, **found, "ranges": made.to_json()["counts"],
