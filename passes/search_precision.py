@@ -246,8 +246,8 @@ class SearchPrecision(InsertQDQ):
         Raises:
             RangesError: there is no calibration data.
             DataError: there is no data to decide on.
-            RecipeError: the budget needs a metric that is not there, ``only_if_faster`` a GPU that is not, or no
-                datasheet figures are known of ``gpu``.
+            RecipeError: the budget needs a metric that is not there, ``only_if_faster`` a GPU that is not, no datasheet
+                figures are known of ``gpu``, or every layer has its pairs already.
         """
         self.without_dead_nodes(model, context)
         self.require_profiles(context)
@@ -260,7 +260,8 @@ class SearchPrecision(InsertQDQ):
         if self.gpu:
             gpu_spec(self.gpu)
         self._measure_attention(model, context)
-        quantizes = bool(self.placement(model, context).pairs)
+        # a second type finds the first one's pairs
+        quantizes = self.decides(model, context, paired=self._reference is not None)
         if context.dry_run:
             refuse_without_samples(self.data, context)
             context.journal.noted(Code.DRY_RUN(step="search"))

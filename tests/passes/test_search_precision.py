@@ -91,6 +91,25 @@ def test_a_dry_run_searches_nothing():
     assert any(e.rule == "dry-run" for e in context.journal.of("noted"))
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_layers_that_have_pairs_are_not_decided_on(dry_run):
+    """A search behind insert_qdq would find nothing to do and keep what misses the budget."""
+    model, some = chain(), ["layer0"]
+    context = context_for(model, feeds())
+    context.dry_run = dry_run
+    InsertQDQ(include=some)(model, context)
+    SearchPrecision(min_sqnr_db=20)(model, context)
+    assert said(context.journal, Code.SEARCH_PAIRED) == [{"nodes": tuple(some)}]
+    # what a search left is for the next one, of another type
+    SearchPrecision(min_sqnr_db=20)(model, context)
+    model = chain()
+    context = context_for(model, feeds())
+    context.dry_run = dry_run
+    InsertQDQ()(model, context)
+    with pytest.raises(RecipeError, match="nothing to decide on"):
+        SearchPrecision(min_sqnr_db=90)(model, context)
+
+
 def test_no_data_and_unknown_gpu_are_errors():
     with pytest.raises(RangesError):
         SearchPrecision()(chain(), Context())

@@ -261,6 +261,7 @@ class Code(BaseCode):
     SENSITIVITY_UNTRUSTED = "sensitivity-untrusted"
     LATER_FLOATS = "later-floats"
     LATER_FLOATS_UNKNOWN = "later-floats-unknown"
+    SEARCH_PAIRED = "search-paired"
     SEARCH_DATA = "search-data"
     SEARCH_ON_EVALUATION = "search-on-evaluation"
     SEARCH_WITHOUT_LABELS = "search-without-labels"

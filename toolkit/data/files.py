@@ -70,10 +70,7 @@ class Stack:
         shapes = {name: array.shape for name, array in stacked.items()}
         counts: dict[str, int] = {name: len(keys) for name, keys in self._ragged.items()}
         cut, chunk = 0, 1
-        # one number for an input that is a number holds for all samples of the set
-        single = {
-            name for name, found in shapes.items() if not found and name in self._specs and not self._specs[name].dims
-        }
+        single = {name for name, found in shapes.items() if name in self._specs and self._given_once(name, found)}
         for name, found in shapes.items():
             if name in self._specs and name not in single:
                 counts[name], left, rows = self._count(found, self._specs[name])
@@ -86,7 +83,7 @@ class Stack:
             raise DataError(
                 f"the numbers of samples differ: {listed}",
                 where=self.where,
-                remedy="every input (and label) needs as many samples",
+                remedy="every input (and label) needs as many; an input without an axis of samples may be given once",
             )
         count = next(iter(counts.values()), 1 if single else 0)
         if not count:
@@ -97,7 +94,7 @@ class Stack:
             labels: dict[str, Array] = {}
             for name, array in stacked.items():
                 if name in single:
-                    inputs[name] = array.whole().reshape(())
+                    inputs[name] = array.whole().reshape(array.shape)
                 elif name in self._specs:
                     inputs[name] = self._row(array, self._specs[name], index)
                 else:
@@ -111,6 +108,18 @@ class Stack:
             return inputs, labels
 
         return count, cut, pick
+
+    def _given_once(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether an array is one value for all samples of the set.
+
+        A number for an input that is one, or a whole input that has no axis of samples beside others that have.
+        """
+        dims = self._specs[name].dims
+        if not shape or not dims:
+            return not shape and not dims
+        batched = any(spec.batch_axis is not None for spec in self._specs.values())
+        fits = all(size == dim or not isinstance(dim, int) for size, dim in zip(shape, dims))
+        return batched and self._specs[name].batch_axis is None and len(shape) == len(dims) and fits
 
     def _count(self, shape: tuple[int, ...], spec: InputSpec) -> tuple[int, int, int]:
         """Samples in a stacked array, rows left over, rows that make one sample (1 where each row is a sample)."""

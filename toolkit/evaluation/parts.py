@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ _UNLIKE = 8.0
 """Channels whose magnitudes differ by this factor share no range without loss: of eight bits five are left to one."""
 _MOST_SLICES, _MOST_CHANNELS = 8, 1024
 _FEW_VALUES = 16
+_STEADY = 1e-7
+"""Values that vary by less than this share of their power are the same to float32's last bits."""
 
 
 def parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart]:
@@ -85,9 +88,7 @@ def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> l
         values = [np.asarray(one, np.float64) for one in output.samples]
         if not whole:
             values = [np.take(one, range(first, last + 1), axis=axis) for one in values]
-        flat = np.concatenate([one.reshape(-1) for one in values])
-        flat = flat[np.isfinite(flat)]
-        mean, variance = (float(flat.mean()), float(flat.var())) if flat.size else (0.0, 0.0)
+        mean, variance = _centre(_finite(values), output)
         settings = {**base, "mean": mean, "variance": variance}
         if values[0].size <= _FEW_VALUES:
             settings["few"] = True
@@ -98,6 +99,25 @@ def _regressions(output: SeenOutput, seen: SeenModel, base: dict[str, Any]) -> l
         channels = None if whole else (axis, first, last)
         found.append(OutputPart("regression", (output.name,), settings, channels))
     return found
+
+
+def _centre(values: np.ndarray[Any, Any], output: SeenOutput) -> tuple[float, float]:
+    """What the float model's values vary around, and their mean square about it, which noise is held against.
+
+    Values that are the same throughout vary around nothing: they count themselves, and zeros by the whole output.
+    """
+    if not values.size:
+        return 0.0, 0.0
+    mean, variance = float(values.mean()), float(values.var())
+    if variance > _STEADY * mean**2:
+        return mean, variance
+    whole = _finite(output.samples)
+    return 0.0, mean**2 or (float(np.square(whole).mean()) if whole.size else 0.0)
+
+
+def _finite(values: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    flat = np.concatenate([np.asarray(one, np.float64).reshape(-1) for one in values])
+    return flat[np.isfinite(flat)]
 
 
 def _image(output: SeenOutput, seen: SeenModel) -> bool:

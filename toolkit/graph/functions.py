@@ -71,6 +71,7 @@ def inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
             ops = {node.op_type for node in all_nodes(function.node) if node.domain == entry.domain}
             if wanted != entry.version and all(_same(op, entry.domain, entry.version, wanted) for op in ops):
                 entry.version = wanted
+    _say_defaults(copy)
     copy = onnx.inliner.inline_local_functions(copy)
     called = _called(copy.graph.node, {(one.domain, one.name, one.overload): one for one in copy.functions})
     for left in (one for one in copy.functions if called[one.domain, one.name, one.overload]):
@@ -83,6 +84,18 @@ def inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     # what is left, nothing calls
     del copy.functions[:]
     return copy
+
+
+def _say_defaults(proto: onnx.ModelProto) -> None:
+    """Give every call the attributes that it leaves to its function's defaults, which ONNX's inliner forgets."""
+    defaults = {(one.domain, one.name, one.overload): one.attribute_proto for one in proto.functions}
+    if not any(defaults.values()):
+        return
+    for nodes in (proto.graph.node, *(one.node for one in proto.functions)):
+        for node in all_nodes(nodes):
+            given = {attribute.name for attribute in node.attribute}
+            left = defaults.get((node.domain, node.op_type, node.overload), ())
+            node.attribute.extend(one for one in left if one.name not in given)
 
 
 def _opsets(owner: onnx.ModelProto | onnx.FunctionProto) -> str:

@@ -22,6 +22,7 @@ from toolkit.graph.light import LightModel, bytes_of, fits_message, place_at
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes, subgraphs_of
 from toolkit.graph.proto_check import check_proto
+from toolkit.graph.scopes import unshadowed
 from toolkit.graph.stored import constant_tensor, stored_tensors
 from toolkit.graph.streamed import streamed
 from toolkit.graph.value_check import check_values
@@ -82,7 +83,7 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
     Returns:
         The copy and how many things were changed for it: ``functions`` inlined, ``sparse`` initializers made dense,
         Constant nodes taken as initializers (``constants``), weights that were listed among the ``inputs``, nodes that
-        were ``unnamed``, and nodes whose name was ``doubled``.
+        were ``unnamed``, nodes whose name was ``doubled``, and inner tensors that were ``shadowing`` outer ones.
     """
     changed: dict[str, int] = {}
     version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
@@ -110,6 +111,7 @@ def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict
     changed["sparse"] = _sparse_to_dense(proto.graph, where)
     # the checker wants a name, and some exporters give none
     proto.graph.name = proto.graph.name or "graph"
+    changed["shadowing"] = unshadowed(proto.graph)
     changed["constants"] = _constants_to_initializers(proto.graph)
     stored = {t.name for t in proto.graph.initializer}
     changed["inputs"] = sum(value.name in stored for value in proto.graph.input)

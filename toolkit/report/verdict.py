@@ -22,6 +22,7 @@ from toolkit.report.schema import (
     RangeInfo,
     Verdict,
 )
+from toolkit.report.task_parts import PartFigures
 
 BROKEN_AGREEMENT = 0.8
 BROKEN_COSINE = 0.8
@@ -31,6 +32,13 @@ DOUBTFUL_AGREEMENT = 0.95
 DOUBTFUL_SQNR_DB = 10.0
 CLIPPED = 0.05
 BROKEN_SHARE = 0.5
+BROKEN_PSNR_DB = 20.0
+_BROKEN_LEVELS = {
+    "positions": BROKEN_AGREEMENT, "detections": BROKEN_AGREEMENT, "iou": BROKEN_AGREEMENT, "cosine_p5": BROKEN_COSINE,
+    "psnr_db": BROKEN_PSNR_DB, "snr_db": BROKEN_SQNR_DB,
+}  # fmt: skip
+"""By figure (see ``AnswerTally``) the level below which lost answers are broken ones: an answer that holds hundreds of
+detections is lost with one of them."""
 LOST_DB = 6.0
 """Below this a signal is lost: a quarter of it and more is noise."""
 _CULPRIT_DROP_DB = 3.0
@@ -45,7 +53,9 @@ def verdict(accuracy: Accuracy | None, device: DeviceInfo | None = None, late: F
     ``late`` is what ``too_slow`` finds: an engine that takes too long misses its budget too.
 
     Broken: an output holds NaN or infinity; or the metric lost more than a fifth of its value and no budget allowed
-    it; or, where no metric was measured, more than half of the answers are lost; or an output whose answers the task
+    it; or, where no metric was measured, more than half of the answers are lost, and by their level not by a little
+    (detections, positions or masks agree by less than 80%, a cosine similarity below 0.8, an SNR below 3 dB, a PSNR
+    below 20 dB); or an output whose answers the task
     does not find unchanged has a top-1 agreement below 80%, a cosine similarity below 0.8, an SQNR below 3 dB, or noise
     beyond the variation between samples. An engine that does not run on its own GPU is broken too, and one that is
     broken in any profile.
@@ -89,7 +99,7 @@ def breakage(accuracy: Accuracy) -> Finding | None:
         lost = not accuracy.met and before > 0 and after < before * BROKEN_METRIC
         return ReportCode.METRIC_COLLAPSED(metric=accuracy.metric or "", before=before, after=after) if lost else None
     for part in accuracy.parts:
-        if part.standing == "missed" and not accuracy.met and part.unchanged < BROKEN_SHARE:
+        if part.standing == "missed" and not accuracy.met and part.unchanged < BROKEN_SHARE and _far(part):
             return ReportCode.ANSWERS_LOST(
                 outputs=part.outputs, channels=part.channels, unchanged=part.unchanged, least=part.least,
                 answers=part.answers,
@@ -109,6 +119,12 @@ def breakage(accuracy: Accuracy) -> Finding | None:
         if output.variation_db is not None and output.variation_db < 0:
             return ReportCode.NOISE_OVER_VARIATION(output=name)
     return None
+
+
+def _far(part: PartFigures) -> bool:
+    """Whether lost answers are far from the float model's, by the figure that shows it; where none does, they are."""
+    least = _BROKEN_LEVELS.get(part.figure)
+    return part.level is None or least is None or part.level < least
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,35 @@
-"""Limits of a budget that nothing can miss: a percentage where a share was meant, a zero left in."""
+"""Limits of a budget that nothing can miss, as a percentage where a share was meant, or that nothing measures."""
 
 from __future__ import annotations
 
+from toolkit.base.errors import RecipeError
+from toolkit.base.settings import without_effect
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.run.recipe import Recipe
 from toolkit.run.sections import SHARES
 
 _LOWEST = {"min_agreement": 0.0, "min_unchanged": 0.0, "min_iou": 0.0, "min_cosine": -1.0}
+_OF_METRIC = ("max_drop", "max_relative_drop", "min_value")
+
+
+def limits_measured(recipe: Recipe) -> None:
+    """Refuse limits on a metric where none is measured; of a run that was done already there is nothing to refuse.
+
+    Raises:
+        RecipeError: the recipe has such a limit and no metric; the message names the line.
+    """
+    if recipe.evaluation.metric is not None or recipe.is_resolved:
+        return
+    given: list[tuple[tuple[str | int, ...], object]] = [
+        (("evaluation", "budget", name), getattr(recipe.evaluation.budget, name)) for name in _OF_METRIC
+    ]
+    given += [(("pass", index, "max_drop"), entry.get("max_drop")) for index, entry in enumerate(recipe.passes)]
+    for place, value in given:
+        if value is not None:
+            name = str(place[-1])
+            what, remedy = without_effect(f"{name} = {value}", "it limits a metric, and [evaluation] names none", name)
+            raise RecipeError(what, where=recipe.locate(*place), remedy=f"{remedy}, or set metric")
 
 
 def idle_limits(recipe: Recipe, float_value: float | None) -> list[Finding]:

@@ -2,37 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from toolkit.base.given import is_given
+from toolkit.contract.installed import installed
+from toolkit.contract.registry import playing
+from toolkit.contract.roles import Role
 from toolkit.run.sections import CalibrationSection, EngineSection, EvaluationSection
+
+_FILES = (".npz", ".npy", ".json")
 
 
 def idle_settings(
-    calibration: CalibrationSection, evaluation: EvaluationSection, engine: EngineSection, profiles: int
+    calibration: CalibrationSection,
+    evaluation: EvaluationSection,
+    engine: EngineSection,
+    profiles: int,
+    passes: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[str, str, str]]:
-    """The table, the name and the reason of each setting that is given and has no effect; passes know their own.
+    """The table, the name and the reason of each setting that is given and has no effect beside the others.
+
+    What has none beside the settings of its own pass the pass knows.
 
     Args:
         calibration: ``[calibration]``.
         evaluation: ``[evaluation]``.
         engine: ``[engine]``.
         profiles: how many profiles the recipe has.
+        passes: the settings of each ``[[pass]]``.
     """
     for table, section, idle in (
-        ("calibration", calibration, _calibration(calibration, profiles)),
+        ("calibration", calibration, _calibration(calibration, evaluation, profiles, passes)),
         ("evaluation", evaluation, _evaluation(evaluation)),
         ("engine", engine, _engine(engine)),
     ):
-        yield from ((table, name, why) for name, why in idle if name in section.model_fields_set)
+        given = section.model_fields_set
+        yield from ((table, name, why) for name, why in idle if name in given)
 
 
-def _calibration(section: CalibrationSection, profiles: int) -> Iterator[tuple[str, str]]:
+def _calibration(
+    section: CalibrationSection, evaluation: EvaluationSection, profiles: int, passes: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, str]]:
+    methods = (section.method, *section.methods.values())
+    if "percentile" in section.model_fields_set and "percentile" not in methods and not _may_search(passes):
+        yield "percentile", f"method is '{section.method}', no tensor has another by methods, and no pass tries others"
+    if not any(_may_be_folder(data) for data in (section.data, evaluation.data)):
+        yield "images", "it says how a folder of images becomes samples, and no data is a folder"
     if section.ranges is None:
         yield "ranges_use", "it is said of ranges, and none are given"
     if section.collection is not None and section.device == "gpu":
         yield "device", "the collection is taken in place of running the model"
     if profiles < 2:
         yield "unlike", "it compares profiles, and the recipe has fewer than two"
+        yield "weights", "it weighs profiles against each other, and the recipe has fewer than two"
 
 
 def _evaluation(section: EvaluationSection) -> Iterator[tuple[str, str]]:
@@ -51,3 +74,13 @@ def _engine(section: EngineSection) -> Iterator[tuple[str, str]]:
         yield "constraints", "a strongly typed network has no layer precisions to constrain"
     if section.backend == "tensorrt" and section.compute_capabilities:
         yield "compute_capabilities", "the backend tensorrt builds for the GPU that is here"
+
+
+def _may_search(passes: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a pass may try the ranges of other methods: a search, or one that is not installed."""
+    searches, known = {name for name, _ in playing(Role.SEARCH)}, installed()
+    return any(entry["use"] in searches or entry["use"] not in known for entry in passes)
+
+
+def _may_be_folder(data: str | None) -> bool:
+    return data is not None and not (is_given(data) or ":" in data or data.lower().endswith(_FILES))

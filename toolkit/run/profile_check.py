@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from toolkit.base.errors import RecipeError, did_you_mean
-from toolkit.graph.dimensions import places
+from toolkit.graph.dimensions import is_batch_name, places
 
 if TYPE_CHECKING:
     from toolkit.base.profiles import Profiles, ShapeProfile
@@ -52,6 +52,12 @@ def check(profiles: Profiles, model: Model, recipe: Recipe) -> None:
                         f"{extent.max[axis]}; the model fixes it at {dim}",
                         where=where,
                         remedy=f"write {dim} in min, opt and max, or export the model with that dimension dynamic",
+                    )
+                if is_batch_name(dim) and not extent.opt[axis]:
+                    raise RecipeError(
+                        f"profile '{profile.name}' gives '{name}' 0 samples: opt has 0 in dimension {axis}, '{dim}'",
+                        where=where,
+                        remedy="write at least 1 in opt and max",
                     )
         for name in dynamic:
             if name not in profile.shapes:

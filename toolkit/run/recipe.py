@@ -220,7 +220,8 @@ class Recipe(Section):
         self._check_shares()
 
     def _refuse_idle(self) -> None:
-        for table, name, why in idle_settings(self.calibration, self.evaluation, self.engine, len(self.profile)):
+        sections = self.calibration, self.evaluation, self.engine
+        for table, name, why in idle_settings(*sections, len(self.profile), self.passes):
             said = f"[{table}] {name} = {value_words(getattr(getattr(self, table), name))}"
             what, remedy = without_effect(said, why, name)
             raise RecipeError(what, where=self.locate(table, name), remedy=remedy)

@@ -29,11 +29,13 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
     """As ``passes_of``, each with the name that a recipe calls it by; of a Python object its title.
 
     Raises:
-        RecipeError: an unknown pass or setting; the message names the line.
+        RecipeError: an unknown pass or setting, or a pass that takes out all that the one in front of it inserts; the
+            message names the line.
     """
     from toolkit.contract.registry import find
 
     found: list[tuple[str, Pass]] = []
+    quantizes: tuple[int, str] | None = None
     for index, entry in enumerate(recipe.passes):
         use, settings = entry["use"], {key: value for key, value in entry.items() if key != "use"}
         try:
@@ -45,7 +47,20 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
         held = members(step)
         plain = held == [step] and not is_given(use)
         found += [(use if plain else one.title(), one) for one in held]
+        for name, one in found[len(found) - len(held) :]:
+            if one.role in (Role.QUANTIZE, Role.SEARCH):
+                quantizes = index, name
+            elif one.role is Role.STRIP and quantizes is not None and not recipe.is_resolved:
+                _refuse_taken_out(recipe, *quantizes, name)
     return found
+
+
+def _refuse_taken_out(recipe: Recipe, index: int, quantizer: str, strip: str) -> None:
+    raise RecipeError(
+        f"{quantizer} has no effect: {strip} behind it takes all Q/DQ pairs out",
+        where=recipe.locate("pass", index, "use"),
+        remedy=f"put {strip} in front of {quantizer}",
+    )
 
 
 def _made(kind: type[Pass], settings: Mapping[str, Any], resolved: bool) -> Pass:

@@ -55,7 +55,7 @@ class ModelSection(Section):
 class ProfileSection(Section):
     """``[[profile]]``."""
 
-    name: str = Field(description="the profile's name")
+    name: str = Field(min_length=1, description="the profile's name")
     shapes: dict[str, dict[Literal["min", "opt", "max"], list[_Size]]] = Field(
         description="for each dynamic input its min, opt and max shape"
     )

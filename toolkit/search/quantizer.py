@@ -9,8 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from pydantic import Field, NonNegativeFloat
 
-from toolkit.base.errors import QtoolError, RangesError
+from toolkit.base.errors import QtoolError, RangesError, RecipeError
 from toolkit.base.precision import FLOATS, Precision
+from toolkit.base.text import count
 from toolkit.base.types import Array
 from toolkit.contract.bench import Bench, Candidate
 from toolkit.contract.context import Context
@@ -18,6 +19,7 @@ from toolkit.contract.findings import Code, Finding
 from toolkit.contract.passes import Pass
 from toolkit.contract.plan import PrecisionPlan
 from toolkit.contract.ranges import Ranges
+from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
 from toolkit.graph.bias import correction
 from toolkit.graph.facts import Facts
@@ -335,6 +337,32 @@ class Quantizer(Pass):
             return None
 
         return judge
+
+    def decides(self, model: Model, context: Context, paired: bool = False) -> bool:
+        """Whether pairs are to be placed under these settings; layers that have theirs are not decided on.
+
+        Args:
+            model: the graph; it is not changed.
+            context: the journal is told which layers have pairs.
+            paired: whether pairs are expected to be there, so that nothing is said of them.
+
+        Raises:
+            RecipeError: every layer that could be decided on has its pairs, and from no search.
+        """
+        placement = self.placement(model, context)
+        # a search for another type may follow a search, which leaves it what it leaves
+        asked = {name: ask.by for name in placement.complete if (ask := context.plan.get(name)) is not None}
+        before = [] if paired else [name for name in placement.complete if asked.get(name) != self.title()]
+        if before:
+            if not placement.pairs and len(before) == len(placement.complete):
+                raise RecipeError(
+                    f"{self.title()} has nothing to decide on: {count(len(before), 'layer')}, such as '{before[0]}', "
+                    "had Q/DQ pairs before it",
+                    remedy=f"leave out the pass in front that inserts them ({named(Role.QUANTIZE)}), or take the "
+                    f"model's own out with {named(Role.STRIP)}",
+                )
+            context.journal.noted(Code.SEARCH_PAIRED(nodes=before))
+        return bool(placement.pairs)
 
     def wanted(self, model: Model, context: Context) -> list[str]:
         """Activations that some subset of the layers quantizes: a search needs the ranges of all of them."""

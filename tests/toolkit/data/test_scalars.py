@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from tests.conftest import build, node
+from tests.conftest import build, node, normal
 from tests.control_flow import layers_in_branches, with_state
 from toolkit import CalibrationData, DataError, Model
 
@@ -87,6 +87,21 @@ def test_one_number_for_all_stacked_samples(tmp_path, folder):
     found, data = read(tmp_path if folder else tmp_path / "d.npz")
     same(found, wanted)
     assert len(data) == COUNT
+
+
+@pytest.mark.parametrize("dims", [[4], ["length"]])
+def test_an_input_without_an_axis_of_samples_may_be_given_once(tmp_path, dims):
+    model = Model.from_proto(build(
+        [node("Mul", ["x", "gain"], ["y"])], {"x": ["N", 4], "gain": dims}, {"y": ["N", 4]}, {},
+    ))  # fmt: skip
+    x, gain = normal(6, 4), normal(4)
+    np.savez(tmp_path / "once.npz", x=x, gain=gain)
+    np.savez(tmp_path / "stacked.npz", x=x, gain=np.stack([gain] * 6))
+    for name in ("once", "stacked"):
+        found = list(CalibrationData.open(tmp_path / f"{name}.npz", model).samples())
+        assert len(found) == 6
+        for number, sample in enumerate(found):
+            assert np.array_equal(sample.inputs["x"], x[[number]]) and np.array_equal(sample.inputs["gain"], gain)
 
 
 def test_inputs_saved_by_polygraphy(tmp_path):

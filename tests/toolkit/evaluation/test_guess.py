@@ -9,6 +9,7 @@ from onnx import numpy_helper
 from tests.conftest import build, node
 from toolkit import Model
 from toolkit.base.errors import RecipeError
+from toolkit.evaluation.answers import Answers
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.guess import guess
 from toolkit.evaluation.judged import judged_by
@@ -373,3 +374,17 @@ def test_the_output_that_the_metric_reads_is_named_whatever_stands_before_it():
         seen(out("age", normal(8, 1), "Gemm"), out("gender", normal(8, 2), "Gemm")), "classification", "gender"
     )
     assert found.task == "classification" and found.finding().values["outputs"] == ("gender",)
+
+
+def test_values_that_never_vary_are_held_against_their_size():
+    """Noise beside a variation of nothing would lose any answer, whatever its SQNR."""
+    values = np.tile(np.asarray([[100.0, 0.5, 0.0]]), (8, 1))
+    named, _ = judged_by(seen(out("y", values, declared=("n", 3))), "regression", None, None, {}, {})
+    slices = {part.channels: (part.settings["mean"], part.settings["variance"]) for part in named.parts}
+    assert slices == {
+        (-1, 0, 0): (0.0, 1e4), (-1, 1, 1): (0.0, 0.25), (-1, 2, 2): (0.0, pytest.approx(np.square(values).mean())),
+    }  # fmt: skip
+    reader = Answers(named.parts)
+    fine, lost = (reader.rows({"y": values}, {"y": values * scale}) for scale in (1.001, 1.5))
+    assert all(tally.share == 1.0 for tally in reader.tallies([fine]))
+    assert [tally.share for tally in reader.tallies([lost])] == [0.0, 0.0, 1.0]

@@ -196,6 +196,27 @@ def test_local_functions_are_inlined():
     assert ops(model) == {"Add": 1}
 
 
+def test_a_call_that_leaves_out_an_attribute_gets_the_functions_default():
+    """ONNX's inliner gives it none, so that the operator's own default counts."""
+    leaky = helper.make_node("LeakyRelu", ["a"], ["b"])
+    leaky.attribute.add(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
+    inner = helper.make_function("own", "Leaky", ["a"], ["b"], [leaky], [helper.make_opsetid("", 17)],
+                                 attribute_protos=[helper.make_attribute("slope", 0.3)])  # fmt: skip
+    outer = helper.make_function(
+        "own", "Twice", ["a"], ["c"],
+        [helper.make_node("Leaky", ["a"], ["b"], domain="own"), helper.make_node("Leaky", ["b"], ["c"], domain="own", slope=0.2)],
+        [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)],
+    )  # fmt: skip
+    proto = build([node("Relu", ["x"], ["y"])], {"x": [2]}, {"y": [2]})
+    del proto.graph.node[:]
+    proto.graph.node.extend(
+        helper.make_node(op, [a], [b], domain="own") for op, a, b in (("Twice", "x", "h"), ("Leaky", "h", "y"))
+    )
+    proto.functions.extend([inner, outer])
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    assert [round(node.attrs["alpha"], 6) for node in Model.from_proto(proto).nodes] == [0.3, 0.2, 0.3]
+
+
 def test_a_function_of_another_opset_that_nothing_calls_is_no_fault():
     function = helper.make_function(
         "own", "Shaped", ["a", "b"], ["c"], [node("Reshape", ["a", "b"], ["c"])], [helper.make_opsetid("", 11)]

@@ -126,6 +126,23 @@ def test_noise_breaks_an_output_only_where_its_answers_are_lost_too(standing, ex
     assert verdict(Accuracy(outputs={"y": noisy, "z": noisy}, parts=[part], doubts=["lost"])) == "broken"
 
 
+@pytest.mark.parametrize(
+    ("figure", "level", "expected"),
+    [
+        ("detections", 0.99, "missed"), ("detections", 0.7, "broken"), ("positions", 0.95, "missed"),
+        ("iou", 0.94, "missed"), ("cosine_p5", 0.985, "missed"), ("cosine_p5", 0.5, "broken"),
+        ("snr_db", 19.0, "missed"), ("snr_db", 2.0, "broken"), ("psnr_db", 29.0, "missed"), ("psnr_db", 15.0, "broken"),
+        ("", None, "broken"), ("detections", None, "broken"),
+    ],
+)  # fmt: skip
+def test_answers_that_are_lost_by_a_little_miss_the_budget_and_break_nothing(figure, level, expected):
+    """A picture with hundreds of detections is another answer if one of them is a near tie, at 70 dB too."""
+    part = PartFigures(task="any", outputs=["y"], unchanged=0.0, answers=24, least=0.99, low=0.0, high=0.14,
+                       standing="missed", figure=figure, level=level)  # fmt: skip
+    fine = OutputError(sqnr_db=68.0, max_abs=0.1, cosine=0.9999, variation_db=15.0)
+    assert verdict(Accuracy(outputs={"y": fine}, parts=[part], met=False)) == expected
+
+
 def test_a_metric_where_less_is_better_is_not_stated_in_points():
     line = headline([], Accuracy(metric="mse", before=0.1, quantized=0.3, drop=0.2, budget=0.05, met=False))
     assert "mse 0.300 against 0.100 float (worse by 0.2, budget 0.05)" in line

@@ -53,6 +53,8 @@ RECIPES = {
     "no opt": (lambda t: t.replace("opt = [2, 3, 4, 4], ", ""), ["no opt shape"]),
     "unknown input": (lambda t: t.replace("shapes.x", "shapes.image"), ["'image'", "'x'"]),
     "fixed dimension": (lambda t: t.replace("[1, 3, 4, 4]", "[1, 1, 4, 4]"), ["dimension 1", "fixes it at 3"]),
+    "no samples": (lambda t: t.replace("[1, 3, 4, 4]", "[0, 3, 4, 4]").replace("[2, 3, 4, 4]", "[0, 3, 4, 4]"), ["recipe.toml:6", "0 samples", "'x'"]),
+    "profile without a name": (lambda t: t.replace('"all"', '""'), ["recipe.toml:5", "name"]),
     "rank against model": (
         lambda t: t.replace("[1, 3, 4, 4]", "[1, 3, 4]").replace("[2, 3, 4, 4]", "[2, 3, 4]").replace("[8, 3, 8, 8]", "[8, 3, 8]"),
         ["3 dimensions", "4"],

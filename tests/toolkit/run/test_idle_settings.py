@@ -19,6 +19,9 @@ SECTIONS = {
     "ranges_use": '[calibration]\nranges_use = "fill"\n',
     "device": '[calibration]\ncollection = "c.npz"\ndevice = "gpu"\n',
     "unlike": "[calibration]\nunlike = 3.0\n",
+    "weights": "[[profile]]\nname = 'a'\nshapes = {}\n[calibration]\nweights = { a = 2.0 }\n",
+    "percentile": '[calibration]\nmethod = "entropy"\npercentile = 99.9\n[[pass]]\nuse = "insert_qdq"\n',
+    "images": '[calibration]\ndata = "c.npz"\nimages = { size = [8, 8] }\n[evaluation]\ndata = "m:load"\n',
     "hold_out": '[evaluation]\ndata = "t.npz"\nhold_out = 0.3\n',
     "space": '[evaluation]\nmetric = "cer"\nspace = 3\n',
     "calibrator": '[engine]\ncalibrator = "entropy2"\n',
@@ -53,6 +56,19 @@ def test_a_recipe_names_the_line(name, section):
     assert refused.value.where == f"r.toml:{line}" and name in refused.value.what and name in refused.value.remedy
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[calibration]\npercentile = 99.9\n[[pass]]\nuse = "search_precision"\n',
+        '[calibration]\npercentile = 99.9\n[[pass]]\nuse = "mine:Pass"\n',
+        '[calibration]\nmethods = { "*" = "percentile" }\npercentile = 99.9\n',
+        '[calibration]\ndata = "c.npz"\nimages = { size = [8, 8] }\n[evaluation]\ndata = "pictures"\n',
+    ],
+)
+def test_what_may_have_an_effect_is_not_refused(text):
+    Recipe.parse(MODEL + text, Path("r.toml"))
+
+
 @pytest.mark.parametrize(("kind", "settings", "name"), PASSES)
 def test_a_pass_names_the_setting(kind, settings, name):
     with pytest.raises(RecipeError) as refused:
@@ -66,6 +82,15 @@ def test_a_recipe_names_the_line_of_a_pass():
     with pytest.raises(RecipeError) as refused:
         passes_of(Recipe.parse(text, Path("r.toml")), allow_code=False)
     assert refused.value.where == "r.toml:6"
+
+
+def test_pairs_that_a_pass_behind_takes_out_are_refused_by_the_line_of_the_one_that_inserts_them():
+    insert, strip = ('[[pass]]\nuse = "insert_qdq"\n', '[[pass]]\nuse = "strip_qdq"\n')
+    passes_of(Recipe.parse(MODEL + strip + insert, Path("r.toml")), allow_code=False)
+    for text in (insert + strip, insert + strip + insert):
+        with pytest.raises(RecipeError) as refused:
+            passes_of(Recipe.parse(MODEL + text, Path("r.toml")), allow_code=False)
+        assert refused.value.where == "r.toml:4"
 
 
 def test_a_lock_file_that_says_every_setting_is_not_refused():

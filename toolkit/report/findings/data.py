@@ -14,6 +14,7 @@ _CHANGED = {
     "inputs": ("weight", "listed among the graph's inputs and taken as constants"),
     "unnamed": ("unnamed node", "named after operator and first output"),
     "doubled": ("node", "renamed since another has the same name"),
+    "shadowing": ("tensor", "of If, Loop and Scan bodies renamed since one outside has the same name"),
 }
 
 

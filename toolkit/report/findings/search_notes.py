@@ -193,6 +193,9 @@ SEARCH: Table = {
     Code.SEARCH_SLOWER: _slower,
     Code.SEARCH_ALL_FLOAT: _all_float,
     Code.SEARCH_HELPER: _helper,
+    Code.SEARCH_PAIRED: lambda nodes: (
+        f"The search does not decide on {count(len(nodes), 'layer')} that had Q/DQ pairs before it: {quoted(nodes)}."
+    ),
     Code.SEARCH_HELPER_UNLIKE: lambda helper, float_db: (
         f"{helper}: not applied, since it changes the float model, whose outputs keep only {db(float_db)} SQNR."
     ),

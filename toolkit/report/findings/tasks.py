@@ -131,9 +131,14 @@ def _clue(kind: str, what: str, output: str, value: object) -> str:
     return _WHAT.get(what, what)
 
 
+def _once(outputs: tuple[str, ...]) -> str:
+    """The outputs' names; one that is judged in slices is named once."""
+    return names(tuple(dict.fromkeys(outputs)))
+
+
 def _guessed(task: str, sure: bool, clues: tuple[str, ...], others: tuple[str, ...], outputs: tuple[str, ...]) -> str:
     why = joined(dict.fromkeys(clue for clue in clues if clue)) if any(clues) else "nothing speaks for another"
-    text = f"Judged as {task} by {names(outputs)}: {why}." if outputs else f"Judged as {task}: {why}."
+    text = f"Judged as {task} by {_once(outputs)}: {why}." if outputs else f"Judged as {task}: {why}."
     if sure:
         return text
     also = (
@@ -201,7 +206,7 @@ def _renamed(metric: str, value: float, samples: int, share: float) -> str:
 
 TASKS: Table = {
     EvaluationCode.TASK_GUESSED: _guessed,
-    EvaluationCode.TASK_NAMED: lambda task, outputs: f"Judged as {task} by {names(outputs)}, as the recipe says.",
+    EvaluationCode.TASK_NAMED: lambda task, outputs: f"Judged as {task} by {_once(outputs)}, as the recipe says.",
     EvaluationCode.TASK_CLUE: _clue,
     EvaluationCode.WITHIN_ON_FEW: _few,
     EvaluationCode.RULE_EMBEDDING: lambda floor, near: (

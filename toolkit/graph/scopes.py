@@ -1,0 +1,58 @@
+"""Names of tensors within subgraphs: none is that of a tensor around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+
+import onnx
+
+from toolkit.graph.names import Names
+from toolkit.graph.nodes import subgraphs_of
+
+
+def unshadowed(graph: onnx.GraphProto) -> int:
+    """Rename, in place, what subgraphs define under the name of a tensor of a graph around them; how many.
+
+    ONNX wants every name to be given once in a graph and those around it (docs/IR.md, "Names Within a Graph");
+    onnxruntime runs a body with the name of what is computed behind it. By its name one would be taken for the other.
+    """
+    inner = list(subgraphs_of(graph))
+    if not inner:
+        return 0
+    taken = Names(name for one in (graph, *inner) for name in _defined(one))
+    around = _defined(graph)
+    return sum(_rename(sub, around, {}, taken) for node in graph.node for sub in _held(node))
+
+
+def _held(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The subgraphs that a node holds itself."""
+    return [sub for one in node.attribute if one.type in (5, 10) for sub in (one.g, *one.graphs) if sub.ByteSize()]
+
+
+def _defined(graph: onnx.GraphProto) -> set[str]:
+    made = {name for node in graph.node for name in node.output if name}
+    return made | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+
+
+def _rename(graph: onnx.GraphProto, around: Set[str], renamed: Mapping[str, str], taken: Names) -> int:
+    """Rename what a subgraph defines; ``renamed`` says what the graphs around it were renamed to."""
+    own = _defined(graph)
+    fresh = {name: taken.take(name) for name in sorted(own & around)}
+    # what is read before it is made is the tensor around
+    known = {name: new for name, new in renamed.items() if name not in own}
+    for value in (*graph.input, *graph.initializer):
+        if value.name in fresh:
+            known[value.name] = fresh[value.name]
+            value.name = fresh[value.name]
+    count = len(fresh)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = known.get(name, renamed.get(name, name))
+        for sub in _held(node):
+            count += _rename(sub, around | own, {**renamed, **known}, taken)
+        for place, name in enumerate(node.output):
+            if name in fresh:
+                known[name] = node.output[place] = fresh[name]
+    for value in (*graph.output, *graph.value_info):
+        value.name = fresh.get(value.name, known.get(value.name, renamed.get(value.name, value.name)))
+    return count
