@@ -43,6 +43,8 @@ MODELS = {"focus": "focus/model.onnx", "exported": "decoder/exported.onnx", "ope
 BLOCK, CALIBRATION, BATCH = 64, 32, 8
 _WEIGHTED = {"MatMul", "Gemm", "Conv", "ConvTranspose", "Attention"}
 _BETWEEN = {"QuantizeLinear", "DequantizeLinear", "Cast"}
+_OPERANDS = {"nvfp4": "fp4"}
+"""What a program calls the operands of a type, where that is not its name."""
 
 
 def rows() -> dict[str, list[dict[str, Any]]]:
@@ -212,7 +214,7 @@ def engine_of(subject: Subject, path: Path, dtype: str) -> dict[str, Any]:
         held = {ops.get(node, "") for node in kernel.nodes}
         if held & _WEIGHTED:
             heavy += 1
-            quantized += dtype in kernel.operands[:2]
+            quantized += set(kernel.operands[:2]) == {_OPERANDS.get(dtype, dtype)}
         elif held and held <= _BETWEEN:
             apart += 1
     return {"engine": len(build.engine), "kernels": heavy, "quantized": quantized, "apart": apart,

@@ -21,7 +21,7 @@ from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
 from toolkit.placement.default_rewrites import biases_as_rows
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
-from toolkit.placement.qdq import float_biases
+from toolkit.placement.qdq import float_constants
 
 _BFLOAT16_OPSET = 22
 
@@ -66,7 +66,7 @@ def lower(
         journal.noted(Code.OPSET(to=lowered.opset, added=len(fresh), was=was))
     if rest is Precision.BF16 or any(ask.precision is Precision.BF16 for _, ask in plan.items()):
         _raise_for_bfloat16(lowered, newest, journal)
-    float_biases(lowered, journal)
+    float_constants(lowered, journal)
     state_kernel_shapes(lowered, journal)
     with lowered.settled():
         facts, sound = lowered.facts(), _types_agree(lowered.skeleton())

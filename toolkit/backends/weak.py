@@ -20,7 +20,7 @@ from toolkit.placement.attention import attentions
 from toolkit.placement.existing import pairs_of
 from toolkit.placement.float_path import FloatPath
 from toolkit.placement.ops import DEQUANTIZE, NORMALIZATIONS, QUANTIZE
-from toolkit.placement.qdq import bypass, float_biases
+from toolkit.placement.qdq import bypass, float_constants
 
 NO_INT8_KERNEL = {8: frozenset({"ConvTranspose"})}
 """Operators that a major version cannot run in INT8 in a weakly typed network.
@@ -59,7 +59,7 @@ def lower_weak(
     lowered = model if own else model.copy()
     if lowered.opset > backend.max_opset():
         raise _too_new(lowered, backend)
-    float_biases(lowered, journal)
+    float_constants(lowered, journal)
     float_weights(lowered, journal)
     state_kernel_shapes(lowered, journal)
     _without_kernel(lowered, plan, backend, journal)

@@ -14,7 +14,7 @@ from toolkit.base.types import Array
 from toolkit.graph.constants import constant_value, is_stored
 from toolkit.graph.model import Model
 from toolkit.graph.tensors import onnx_type, values_of
-from toolkit.placement.grid import Grid, block_type, grid_of
+from toolkit.placement.grid import Grid, block_type, grid_of, limiter
 from toolkit.placement.moved import axis_before, data_inputs
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
@@ -154,6 +154,8 @@ class _Tracer:
                 lost = self._quantizer(node, along)
                 if lost is not None:
                     return lost
+            elif self.grid.limits is not None and node is limiter(self.dequantize):
+                pending.append((current.inputs[0].inputs[0], along))
             else:
                 data = data_inputs(node)
                 if not data:

@@ -12,7 +12,7 @@ from toolkit.graph.model import Model
 from toolkit.graph.names import Names
 from toolkit.graph.tensors import FLOAT_TYPES, make_constant, make_node, reroute
 from toolkit.placement.existing import ExistingPair
-from toolkit.placement.grid import Grid
+from toolkit.placement.grid import Grid, limiter
 from toolkit.placement.moved import axis_before, data_inputs
 from toolkit.placement.ops import QUANTIZE
 
@@ -52,7 +52,10 @@ class FloatPath:
                 if key not in self._made:
                     self._made[key] = self._constant(stored.name, grid.dequantize(values), grid)
                 return self._made[key]
-        axis = pair.axis
+        axis, clip = pair.axis, limiter(pair.dequantize) if grid.limits is not None else None
+        if clip is not None:
+            # rounding's limits go with it
+            stored = clip.inputs[0]
         if axis is not None and axis < 0 and stored.shape is not None:
             axis += len(stored.shape)
         return self._float(stored, grid, axis)

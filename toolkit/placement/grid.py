@@ -65,6 +65,7 @@ class Grid:
             scales when the model runs the scale is that of the largest.
         tensors: the node's scale and, where it has one, its zero point.
         float_kind: ONNX's element type of the scale, which is that of the float values; 0 where it is not known.
+        limits: the smallest and largest q, where the quantizer uses fewer than the type has; None where it uses all.
     """
 
     kind: int
@@ -74,6 +75,11 @@ class Grid:
     block: int
     tensors: tuple[gs.Tensor, ...]
     float_kind: int = 0
+    limits: tuple[float, float] | None = None
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return self.limits or _LIMITS[self.kind]
 
     @property
     def precision(self) -> Precision | None:
@@ -96,7 +102,7 @@ class Grid:
         """The smallest and the largest value, (qmin - zero) * scale and (qmax - zero) * scale, of the scale's shape."""
         if self.scale is None or self.zero is None or self.kind not in _LIMITS:
             return None
-        low, high = _LIMITS[self.kind]
+        low, high = self._ends
         return (low - self.zero) * self.scale, (high - self.zero) * self.scale
 
     @property
@@ -109,7 +115,7 @@ class Grid:
         reach = self.reach
         if reach is None or self.zero is None:
             return None
-        sides = reach[1:] if _LIMITS[self.kind][0] < 0 and not self.zero.any() else reach
+        sides = reach[1:] if self._ends[0] < 0 and not self.zero.any() else reach
         return float(max(np.abs(side).max() for side in sides))
 
     @property
@@ -117,7 +123,7 @@ class Grid:
         """Whether 0 lies in the middle: no clamp to one side can have gone into such a pair."""
         if self.zero is None or self.kind not in _LIMITS:
             return True
-        low, high = _LIMITS[self.kind]
+        low, high = self._ends
         return bool(np.all(self.zero == (0 if self.kind in _FLOATS else (low + high + 1) / 2)))
 
     @property
@@ -129,7 +135,7 @@ class Grid:
     def key(self) -> Hashable:
         """Equal for grids of equal values."""
         return (
-            self.kind, self.axis, self.block,
+            self.kind, self.axis, self.block, self.limits,
             id(self.tensors[0]) if self.scale is None else (self.scale.shape, self.scale.tobytes()),
             id(self.tensors[-1]) if self.zero is None else self.zero.tobytes(),
         )  # fmt: skip
@@ -246,4 +252,34 @@ def grid_of(model: Model, node: gs.Node, kind: int = 0) -> Grid:
     axis = int(node.attrs.get("axis", 1)) if scale is None or scale.size > 1 else None
     if scale is None and tensors[0].shape is not None and len(tensors[0].shape) == 0:
         axis = None
-    return Grid(said or kind, scale, zero, axis, int(node.attrs.get("block_size", 0) or 0), tensors, float_kind)
+    limits, block = _own_limits(model, node, said or kind), int(node.attrs.get("block_size", 0) or 0)
+    return Grid(said or kind, scale, zero, axis, block, tensors, float_kind, limits)
+
+
+def limiter(node: gs.Node) -> gs.Node | None:
+    """The Clip between the halves of a pair, beside one of them; None where there is none."""
+    beside = node.outputs[0].outputs if node.op == QUANTIZE else node.inputs[0].inputs
+    return beside[0] if len(beside) == 1 and beside[0].op == "Clip" and len(beside[0].inputs) > 2 else None
+
+
+def _own_limits(model: Model, node: gs.Node, kind: int) -> tuple[float, float] | None:
+    """The limits of a quantizer that uses fewer bits than its type has, which exporters write as a Clip.
+
+    PyTorch's fake quantization of 0 to 127 in uint8 (torch/onnx/symbolic_opset13.py, fake_quantize_per_tensor_affine),
+    which x86's reduce_range asks for. What cuts elsewhere is an activation.
+    """
+    clip = limiter(node)
+    if clip is None or kind not in _LIMITS or kind in _FLOATS:
+        return None
+    found = []
+    for tensor, most in zip(clip.inputs[1:3], _LIMITS[kind]):
+        # an end that is not said is the type's
+        value = np.array(most) if tensor.is_empty() else constant_value(model, tensor)
+        if value is None or value.size != 1:
+            return None
+        found.append(int(value.reshape(())))
+    low, high = found
+    bits = (high + 1).bit_length() - 1
+    unsigned = _LIMITS[kind][0] == 0
+    fits = high == 2**bits - 1 and high > 0 and low in ((0,) if unsigned else (-high, -high - 1))
+    return (low, high) if fits else None

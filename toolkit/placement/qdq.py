@@ -16,6 +16,7 @@ from toolkit.base.types import Array
 from toolkit.contract.findings import Code
 from toolkit.contract.journal import Journal
 from toolkit.graph import assemble
+from toolkit.graph.constants import constant_value
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
 from toolkit.graph.tensors import make_constant, onnx_type, reroute
@@ -202,21 +203,35 @@ def without_pairs(model: Model) -> Model:
     return twin
 
 
-def float_biases(model: Model, journal: Journal) -> int:
-    """Make int32 biases behind a DequantizeLinear float again: TensorRT refuses them (seen on 8.6 and RTX).
+def _is_number(model: Model, dequantize: gs.Node) -> bool:
+    """Whether a constant without dimensions is quantized here, or was before it was stored."""
+    tensor = dequantize.inputs[0]
+    if tensor.inputs and tensor.inputs[0].op == QUANTIZE:
+        tensor = tensor.inputs[0].inputs[0]
+    known = model.constant(tensor)
+    return known is not None and known.ndim == 0
+
+
+def float_constants(model: Model, journal: Journal) -> int:
+    """Make what TensorRT refuses behind a DequantizeLinear float: int32 biases (seen on 8.6 and RTX), single numbers.
+
+    Of a number without dimensions its parser makes a tensor of one element, by a layer in front of the DequantizeLinear
+    that may not stand there («Quantized constant is only allowed before DQ», seen on RTX 1.7.1).
 
     Returns:
         How many there were.
     """
     count, names = 0, model.tensor_names()
     for node in [node for node, _ in model.walk() if node.op == DEQUANTIZE]:
-        stored, scale = model.constant(node.inputs[0]), model.constant(node.inputs[1])
-        if stored is None or stored.dtype != np.int32 or scale is None:
+        stored, scale, result = model.constant(node.inputs[0]), model.constant(node.inputs[1]), node.outputs[0]
+        if stored is not None and stored.dtype == np.int32 and scale is not None:
+            values: Array | None = (stored.astype(np.float64) * scale.astype(np.float64)).astype(np.float32)
+        else:
+            values = constant_value(model, result) if _is_number(model, node) else None
+        if values is None or scale is None:
             continue
-        result = node.outputs[0]
-        values = (stored.astype(np.float64) * scale.astype(np.float64)).astype(np.float32)
-        bias = make_constant(names.take(f"{node.inputs[0].name}_float"), values, onnx_type(scale.dtype))
-        for reader in reroute(result, bias):
+        constant = make_constant(names.take(f"{node.inputs[0].name}_float"), values, onnx_type(scale.dtype))
+        for reader in reroute(result, constant):
             journal.changed(reader.name, Code.FLOAT_BIAS(), Code.NO_QUANTIZED_BIAS())
         count += 1
     if count:

@@ -97,7 +97,7 @@ class Trouble:
         if not any(constant):
             if node.op != "MatMul" and node.op != "Gemm":
                 return Code.COMPUTED_WEIGHTS()
-            if not self.activation_matmul:
+            if not self.activation_matmul and any(dequantizer(t) is None for t in operands):
                 return Code.ACTIVATION_MATMUL()
         if node.op in ("Conv", "ConvTranspose") and not constant[1]:
             return Code.COMPUTED_WEIGHTS()

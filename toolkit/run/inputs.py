@@ -59,10 +59,10 @@ class Inputs:
         return self._source
 
     def _load(self) -> None:
-        from toolkit.graph.model import Model
+        from toolkit.placement.spellings import load_source
 
         said = Journal()
-        source = Model.load(self.job.model_path)
+        source = load_source(self.job.model_path)
         for what, number in source.changed.items():
             said.noted(Code.LOADED(what=what, number=number))
         plugins = plugin_note(source)

@@ -25,6 +25,7 @@ from toolkit.graph.layer_weights import bias_of
 from toolkit.graph.model import Model
 from toolkit.placement.ops import TARGETS
 from toolkit.placement.quantized import pair_count, refuse_integer_operators
+from toolkit.placement.spellings import load_source
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
 from toolkit.run.batches import batches_refused, fault_words
@@ -87,7 +88,7 @@ def recipe_for(
         except RecipeError as error:
             error.at("--metric")
             raise
-    model = Model.load(model_path)
+    model = load_source(model_path)
     ops = Counter(node.op for node, _ in model.walk())
     refuse_integer_operators(ops, str(model_path))
     folder = next((path for path in (data, test) if path is not None and holds_images(path)), None)
@@ -201,7 +202,10 @@ def _strip(model: Model) -> list[str]:
     if not pairs:
         return []
     if paired_unusably(model):
-        why = "# The model has pairs that TensorRT refuses (their type, or a zero point that is not 0): made anew."
+        why = (
+            "# The model has pairs that TensorRT refuses (their type, two types in one layer, or a zero point that is "
+            "not 0): made anew."
+        )
     else:
         why = (
             f"# The model has {count(pairs, 'Q/DQ pair')}: made anew, so that results are compared with a float one.\n"
@@ -211,7 +215,7 @@ def _strip(model: Model) -> list[str]:
 
 
 def paired_unusably(model: Model) -> bool:
-    """Whether a pair of the model's is of a type that TensorRT refuses, or has a zero point that is not 0."""
+    """Whether TensorRT refuses the model's pairs: their type, a zero point that is not 0, or two types in one layer."""
     from onnx import TensorProto
 
     from toolkit.base.precision import Precision
@@ -222,7 +226,21 @@ def paired_unusably(model: Model) -> bool:
         return kind == TensorProto.INT32 or (precision is not None and precision.quantized)
 
     grids = [pair.grid for pair in pairs_of(model)]
-    return any(not taken(grid.kind) or grid.zero is None or bool(grid.zero.any()) for grid in grids)
+    return bool(mixed_layers(model)) or any(
+        not taken(grid.kind) or grid.zero is None or bool(grid.zero.any()) or grid.limits is not None for grid in grids
+    )
+
+
+def mixed_layers(model: Model) -> list[str]:
+    """Layers whose two operands have pairs of different types, which TensorRT does not multiply (seen on RTX)."""
+    from toolkit.placement.dequantized import dequantizer, pair_type
+
+    found = []
+    for node in (node for node in model.nodes if node.op in TARGETS):
+        makers = [maker for tensor in node.inputs[:2] if (maker := dequantizer(tensor)) is not None]
+        if len({pair_type(maker) for maker in makers} - {None}) == 2:
+            found.append(node.name)
+    return found
 
 
 def relative(path: Path, target: Path) -> str:

@@ -12,6 +12,7 @@ _CHANGED = {
     "sparse": ("sparse initializer", "made dense"),
     "constants": ("Constant node", "made part of the weights"),
     "inputs": ("weight", "listed among the graph's inputs and taken as constants"),
+    "pairs": ("quantizing node", "of another spelling than ONNX's read as its own QuantizeLinear and DequantizeLinear"),
     "unnamed": ("unnamed node", "named after operator and first output"),
     "doubled": ("node", "renamed since another has the same name"),
     "shadowing": ("tensor", "of If, Loop and Scan bodies renamed since one outside has the same name"),

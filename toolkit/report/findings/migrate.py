@@ -83,8 +83,16 @@ MIGRATE: Table = {
     MigrateCode.NOT_ONNX_MODEL: "the model has to be ONNX",
     MigrateCode.NO_SETTING: "a recipe has no setting for it: TensorRT's default holds",
     MigrateCode.UNKNOWN_FLAG: "no flag '{flag}' is known",
-    MigrateCode.STRAY_WORD: "'{word}' belongs to no flag",
-    MigrateCode.VALUE_UNREADABLE: "its value cannot be read",
+    MigrateCode.STRAY_WORD: lambda word: (
+        f"what '{word}' holds is not known: it has no value in the script, or several"
+        if word.startswith(("$", "%"))
+        else f"'{word}' belongs to no flag"
+    ),
+    MigrateCode.VALUE_UNREADABLE: lambda said: (
+        "its value holds a variable whose value is not known"
+        if "$" in said
+        else "its value cannot be read, or is none that TensorRT takes"
+    ),
     MigrateCode.NO_SUCH_LAYER: lambda layers: f"the model has no node {quoted(layers)}",
     MigrateCode.NO_SUCH_INPUT: _no_such_input,
     MigrateCode.SAID_AGAIN: lambda by, same: f"said again by {by}" + ("" if same else ", whose value counts"),
@@ -100,6 +108,10 @@ MIGRATE: Table = {
         f"of {quoted(layers)} the output has the type that the layer computes in: a strongly typed graph has no other"
     ),
     MigrateCode.FORMAT_LOST: lambda tensors: f"memory layouts and integer types have no setting: {quoted(tensors)}",
+    MigrateCode.LIBRARY_TACTICS: lambda sources: (
+        f"kernels of other libraries ({', '.join(sources)}) are left out: they are deprecated since TensorRT 10, and "
+        "TensorRT-RTX has none"
+    ),
     MigrateCode.POOL_LOST: "only the workspace can be limited",
     MigrateCode.SPARSITY_FORCED: "weights are not pruned: `polygraphy surgeon prune` does that to the model",
     MigrateCode.CACHE_NOT_THERE: "there is no such file: ranges are calibrated on the samples",
@@ -132,11 +144,21 @@ MIGRATE: Table = {
     MigrateCode.TENSOR_STRANGE: lambda tensors: f"the model has no tensor {quoted(tensors)}",
     MigrateCode.TENSOR_WITHOUT: "NaN in the cache: TensorRT had no range of it, so what reads it stays float",
     MigrateCode.TENSOR_ZERO: "the range is zero: every value seen was 0, and the pair has the scale {scale:.4g}",
-    MigrateCode.TENSOR_MISSING: lambda nodes: f"no range was given: {quoted(nodes)} stay float",
-    MigrateCode.PAIR_KEPT: "kept, with the scale {scale:.4g}",
+    MigrateCode.TENSOR_MISSING: lambda nodes: (
+        f"no range was given: {quoted(nodes)} {'stays' if len(nodes) == 1 else 'stay'} float"
+    ),
+    MigrateCode.PAIR_KEPT: lambda scale: (
+        "kept; the scales of its blocks are found when the model runs"
+        if scale is None
+        else f"kept, with the scale {scale:.4g}"
+    ),
     MigrateCode.PAIR_MADE_ANEW: _made_anew,
     MigrateCode.PAIR_MOVED: lambda scale, before, to: (
         _made_anew(scale, before, True) + f", on '{to}', which holds its values"
+    ),
+    MigrateCode.PAIRS_MIXED: lambda layers: (
+        f"{quoted(layers)} have operands of two quantized types, which TensorRT does not multiply: the model's pairs "
+        "are taken out and made anew in INT8 with their ranges."
     ),
     MigrateCode.LAYERS_STAY_FLOAT: lambda layers: (
         f"{count(len(layers), 'layer')} without pairs on both operands {'stays' if len(layers) == 1 else 'stay'} "
@@ -153,6 +175,10 @@ MIGRATE: Table = {
     MigrateCode.PER_CHANNEL_ACTIVATION: "left out: a cache has one scale a tensor, and this pair has one a channel",
     MigrateCode.OFFSET_LOST: "a cache has no zero points: the range is symmetric, and reaches as far as the pair's",
     MigrateCode.NO_IMPLICIT_FORM: "left out: {kind} has no implicit form",
+    MigrateCode.NOTHING_IMPLICIT: (
+        "No pair gives a range of an activation for INT8, and implicit quantization has nothing else: what is written "
+        "is the float model, for FP16. TensorRT 10 builds pairs of other types as they are."
+    ),
     MigrateCode.FLOAT_LAYERS: lambda layers: (
         f"{count(len(layers), 'layer')} without pairs ({quoted(layers)}): the command and the recipe ask FP16 for "
         "them, since TensorRT would take INT8 wherever it finds ranges."

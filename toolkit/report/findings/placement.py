@@ -142,6 +142,6 @@ PLACEMENT: Table = {
         f"The model draws new numbers in every run ({quoted(nodes)}), so what is compared differs without any "
         "quantization: make them an input of the model, or give the nodes a seed."
     ),
-    Code.FLOAT_BIAS: "its int32 bias was converted to float",
-    Code.NO_QUANTIZED_BIAS: "TensorRT does not take quantized biases",
+    Code.FLOAT_BIAS: "its constant that was stored quantized was made float",
+    Code.NO_QUANTIZED_BIAS: "TensorRT takes no quantized biases, and no quantized numbers without dimensions",
 }

@@ -1,10 +1,9 @@
-"""Command lines of trtexec and Polygraphy, also those that stand in a shell script, read into orders."""
+"""Command lines of trtexec and Polygraphy, read into orders."""
 
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -16,13 +15,10 @@ from toolkit.run.migrate.terms import POLYGRAPHY, SHORT, TRTEXEC, Flag, Term
 from toolkit.run.migrate.values import polygraphy_value, trtexec_value
 
 TOOLS = ("trtexec", "polygraphy")
-_LONGEST = 1 << 16
-_RTX = "POLYGRAPHY_USE_TENSORRT_RTX"
+RTX = "POLYGRAPHY_USE_TENSORRT_RTX"
 """The environment variable that makes Polygraphy use TensorRT-RTX, where it is not 0."""
-_ENDS = re.compile(r"[;&|<>()]+")
 _SHAPE_TERMS = (Term.MIN, Term.OPT, Term.MAX)
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
-_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))")
 
 
 def tool_of(word: str) -> str:
@@ -42,7 +38,7 @@ def orders_of_command(words: Sequence[str], line: int = 0) -> list[Order]:
     if tool == "trtexec":
         return list(_numbered(_trtexec(words[1:], line)))
     if tool == "polygraphy" and words[1:2] and words[1] in ("convert", "run"):
-        given = [Order(Term.BACKEND, "tensorrt_rtx", word, line) for word in variables if _of_rtx(word)]
+        given = [Order(Term.BACKEND, "tensorrt_rtx", word, line) for word in variables if of_rtx(word)]
         return [*given, *_numbered(_polygraphy(words[2:], line))]
     shown = " ".join(words[:2])
     raise QtoolError(
@@ -57,8 +53,9 @@ def without_variables(words: Sequence[str]) -> Sequence[str]:
     return words[first:]
 
 
-def _of_rtx(word: str) -> bool:
-    return word.startswith(f"{_RTX}=") and word != f"{_RTX}=0"
+def of_rtx(word: str) -> bool:
+    """Whether a word sets the variable by which Polygraphy uses TensorRT-RTX."""
+    return word.startswith(f"{RTX}=") and word != f"{RTX}=0"
 
 
 def _numbered(orders: Iterator[Order]) -> Iterator[Order]:
@@ -131,95 +128,6 @@ def _read(flag: Flag, said: str, line: int, value: Any) -> Order:
         return Order(flag.term, value(), said, line)
     except (ValueError, KeyError, IndexError, OverflowError):
         return Order(flag.term, None, said, line, MigrateCode.VALUE_UNREADABLE(said=said))
-
-
-def commands_in(text: str) -> list[tuple[int, list[str]]]:
-    """The commands of the tools in a shell script or on a command line, each with its line, variables filled in.
-
-    Lines that end in a backslash go on; ``VAR=value`` lines of the script itself are known, nothing else is run or
-    looked up.
-
-    Raises:
-        QtoolError: the script does not parse; the message names the line.
-    """
-    known: dict[str, str] = {}
-    found: list[tuple[int, list[str]]] = []
-    for number, logical in _logical_lines(text):
-        words = _words(logical, number)
-        if words[:1] == ["export"]:
-            words.pop(0)
-        while words and (match := _ASSIGNMENT.fullmatch(words[0])):
-            value = _filled(match[2], known)
-            # what has several values has none that is known
-            known[match[1]] = value if known.get(match[1], value) == value else f"${match[1]}"
-            words.pop(0)
-        for command in _commands(words):
-            filled = [part for word in command for part in _expanded(word, known)]
-            start = next((i for i, word in enumerate(filled) if tool_of(word)), None)
-            if start is not None:
-                given = [word for word in (f"{_RTX}={known.get(_RTX, 0)}", *filled[:start]) if _of_rtx(word)]
-                found.append((number, [*given, *filled[start:]]))
-    return found
-
-
-def _expanded(word: str, known: Mapping[str, str]) -> list[str]:
-    """A word with its variables filled in; a variable alone may hold several words."""
-    filled = _filled(word, known)
-    return shlex.split(filled) if _VARIABLE.fullmatch(word) and filled != word else [filled]
-
-
-def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
-    pending, begin = "", 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        begin = begin or number
-        if line.rstrip().endswith(("\\", "^", "`")):
-            pending += line.rstrip()[:-1] + " "
-            continue
-        yield begin, pending + line
-        pending, begin = "", 0
-    if pending:
-        yield begin, pending
-
-
-def _words(line: str, number: int) -> list[str]:
-    reader = shlex.shlex(line, posix=True, punctuation_chars=";&|<>")
-    reader.whitespace_split = True
-    reader.commenters = "#"
-    try:
-        return list(reader)
-    except ValueError as error:
-        if not any(tool in line for tool in TOOLS):
-            return []
-        raise QtoolError(
-            f"the command does not parse: {str(error).lower()}",
-            where=f"line {number}",
-            remedy="close the quotation mark, or give the command alone",
-        ) from error
-
-
-def _commands(words: Sequence[str]) -> Iterator[list[str]]:
-    """The commands of a line; where their output goes is no part of them."""
-    current: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not _ENDS.fullmatch(word):
-            current.append(word)
-        elif "<" in word or ">" in word:
-            if current and current[-1].isdecimal():
-                # the number of the stream that is sent elsewhere
-                current.pop()
-            del rest[:1]
-        else:
-            yield current
-            current = []
-    yield current
-
-
-def _filled(word: str, known: Mapping[str, str]) -> str:
-    filled = _VARIABLE.sub(lambda match: known.get(match[1] or match[2], match[0]), word)
-    # variables of variables may double with every line
-    return filled if len(filled) <= _LONGEST else word
 
 
 def another_command(line: int, words: Sequence[str]) -> Finding:

@@ -21,7 +21,7 @@ from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
 from toolkit.placement.existing import ExistingPair, pairs_of
 from toolkit.placement.ops import TARGETS
-from toolkit.placement.qdq import float_biases
+from toolkit.placement.qdq import float_constants
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.migrate.pairs import activations, float_layers, ranges_of_pairs, symmetric
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, hand_back
@@ -72,7 +72,7 @@ class BackToImplicit:
         self.fit = ranges_of_pairs(source, stripped=True)
         self.model = source.copy()
         journal = Journal()
-        float_biases(self.model, journal)
+        float_constants(self.model, journal)
         for _, kind in playing(Role.STRIP)[:1]:
             kind()(self.model, Context(journal=journal))
         self.model.source = None
@@ -105,6 +105,8 @@ class BackToImplicit:
 
     def said(self) -> list[Finding]:
         """What there is to say of all of it."""
+        if not self.fit.ranges.tensors:
+            return [MigrateCode.NOTHING_IMPLICIT()]
         return [MigrateCode.FLOAT_LAYERS(layers=self.floats)] if self.floats else []
 
     def write(self, folder: Path, stem: str, version: int) -> Path:
@@ -115,16 +117,29 @@ class BackToImplicit:
         ranges = folder / f"{stem}.ranges.json"
         self.fit.ranges.save(ranges)
         keep = [f"--layerPrecisions={','.join(f'{name}:fp16' for name in self.floats)}", "--precisionConstraints=obey"]
-        words = [
-            "trtexec", f"--onnx={MODEL}", "--int8", "--fp16", f"--calib={CACHE}", *(keep if self.floats else []),
-            "--saveEngine=model.engine",
-        ]  # fmt: skip
+        int8 = ["--int8", f"--calib={CACHE}", *(keep if self.floats else [])] if self.fit.ranges.tensors else []
+        words = ["trtexec", f"--onnx={MODEL}", "--fp16", *int8, "--saveEngine=model.engine"]
         write_text(folder / COMMAND, f"{shlex.join(words)}\n")
         target = folder / f"{stem}.toml"
         write_text(target, "\n".join(self._recipe(target, model, ranges)) + "\n")
         return target
 
     def _recipe(self, target: Path, model: Path, ranges: Path) -> Sequence[str]:
+        if not self.fit.ranges.tensors:
+            head = [
+                "# Float16: no pair had a form without pairs.",
+                "",
+                "[model]",
+                f"path = {relative(model, target)}",
+                "",
+            ]
+            return [
+                *head,
+                *profile_lines(self.model.input_shapes(), {}),
+                "[engine]",
+                'backend = "tensorrt"',
+                'rest = "fp16"',
+            ]
         kept = [f"nodes = [{', '.join(map(_quoted, self.floats))}]", 'precision = "fp16"']
         return [
             "# Implicit quantization by ranges, for TensorRT 8.6 to 10.",
@@ -154,7 +169,9 @@ def _quoted(name: str) -> str:
 def _turn(name: str, pair: ExistingPair) -> TensorTurn:
     amax = None if pair.grid.amax is None else float(pair.grid.amax)
     if pair.grid.range_type != "int8" or pair.grid.precision is Precision.INT4 or pair.grid.block:
-        return TensorTurn(name, amax, MigrateCode.NO_IMPLICIT_FORM(kind=pair.grid.kind_name))
+        return TensorTurn(
+            name, amax, MigrateCode.NO_IMPLICIT_FORM(kind=str(pair.grid.precision or pair.grid.kind_name))
+        )
     if pair.axis is not None or pair.scale is None or pair.scale.size != 1:
         return TensorTurn(name, amax, MigrateCode.PER_CHANNEL_ACTIVATION())
     if not symmetric(pair):

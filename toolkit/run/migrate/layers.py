@@ -50,8 +50,10 @@ class LayerTypes:
         strange, unquantized, kept = [], [], []
         for pattern, kind in value:
             if term is Term.OPS:
-                if any(node.op == pattern for node in nodes.values()) and kind in _FLOATS:
+                present = any(node.op == pattern for node in nodes.values())
+                if present and kind in _FLOATS:
                     self.ops[pattern] = kind
+                strange += [] if present else [pattern]
                 continue
             found = matching(made.get(pattern, pattern), nodes)
             if not found:

@@ -12,13 +12,13 @@ from toolkit.base.files import write_json, write_text
 from toolkit.base.precision import FLOATS
 from toolkit.base.settings import without_effect
 from toolkit.base.text import count
-from toolkit.calibration.interchange import read_ranges
 from toolkit.contract.findings import Finding
 from toolkit.contract.journal import Journal
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.graph.model import Model
 from toolkit.placement.qdq import without_pairs
 from toolkit.placement.quantized import pair_count, refuse_integer_operators
+from toolkit.placement.spellings import load_source
 from toolkit.report.findings import sentence
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.engine_settings import engine_settings
@@ -30,9 +30,9 @@ from toolkit.run.job import Job
 from toolkit.run.migrate.forms import Form, implicit_form, measured
 from toolkit.run.migrate.implicit import CACHE, COMMAND, MODEL, TEXT, BackToImplicit, cache_version, paired_model
 from toolkit.run.migrate.order import Order, Outturn
-from toolkit.run.migrate.pairs import float_layers, pair_turns, ranges_of_pairs
+from toolkit.run.migrate.pairs import pair_turns, ranges_of_pairs, said_of_layers
 from toolkit.run.migrate.settle import Settled, said_lost, settle, value_named
-from toolkit.run.migrate.source import MigrationSource, read_source
+from toolkit.run.migrate.source import MigrationSource, cached_ranges, read_source
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, counts, fitted, tensor_turns
 from toolkit.run.migrate.terms import Term
 from toolkit.run.migrate.write import recipe_text
@@ -179,7 +179,7 @@ def _to_implicit(asked: MigrationRequest) -> Migration:
     path = paired_model(given)
     refuse_missing(path, "no such model or run folder")
     version = cache_version(asked.release)
-    back = BackToImplicit(Model.load(path))
+    back = BackToImplicit(load_source(path))
     folder = asked.out if asked.out is not None else Path(_FOLDER) / given.stem
     target = _new_target(folder, given.stem, asked)
     for name in (MODEL, CACHE, TEXT, COMMAND, _RECORD):
@@ -210,7 +210,7 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
     source = read_source(asked.words)
     source.orders[:] = _completed(source, asked)
     model_path = _model_path(source, asked)
-    model = Model.load(model_path)
+    model = load_source(model_path)
     refuse_integer_operators(_ops(model), str(model_path))
     if source.kind == "model" and not pair_count(model) and asked.cache is None and asked.data is None:
         raise QtoolError(
@@ -219,6 +219,9 @@ def _to_explicit(asked: MigrationRequest) -> Migration:
             remedy="give a calibration cache by --cache or samples by --data, or the command that built the engine",
         )
     paired = pair_count(model) > 0 and not paired_unusably(model)
+    if paired and source.kind == "model":
+        # of which type its pairs are, they say themselves
+        source.orders[:] = [order for order in source.orders if order.term is not Term.INT8]
     settled = settle(source.orders, model, paired)
     folder = asked.out if asked.out is not None else Path(_FOLDER) / model_path.stem
     target = _new_target(folder, model_path.stem, asked)
@@ -292,20 +295,7 @@ def _model_path(source: MigrationSource, asked: MigrationRequest) -> Path:
     if not named:
         engine = f", but the engine {built}" if (built := value_named(source.orders, Term.ENGINE_IN)) else ""
         raise QtoolError(f"{source.name} names no model{engine}", remedy="give the ONNX model by --model")
-    return _found(named, source, "the model", "--model")
-
-
-def _found(named: str, source: MigrationSource, what: str, option: str) -> Path:
-    """A file that the source names, from where the command is given or where the source lies."""
-    for folder in source.folders:
-        if (path := folder / named).is_file():
-            return path
-        if path.is_dir():
-            raise QtoolError(
-                f"{what} of {source.name} is a folder: {path}",
-                remedy=f"give a file by {option}; samples are given by --data",
-            )
-    raise QtoolError(f"no such file: {named}, {what} of {source.name}", remedy=f"give it by {option}")
+    return source.find(named, "the model", "--model")
 
 
 def _ops(model: Model) -> dict[str, int]:
@@ -317,7 +307,7 @@ def _ops(model: Model) -> dict[str, int]:
 
 def _data(source: MigrationSource, settled: Settled) -> Path | None:
     """The samples that the source names, where they are there."""
-    return _found(settled.data, source, "the samples", "--data") if settled.data else None
+    return source.find(settled.data, "the samples", "--data") if settled.data else None
 
 
 def _ranges(
@@ -331,8 +321,8 @@ def _ranges(
         return None, None, []
     given, where = Ranges(), source.name
     if settled.cache:
-        path = _found(settled.cache, source, "the calibration cache", "--cache")
-        given, where = read_ranges(path), str(path)
+        path = source.find(settled.cache, "the calibration cache", "--cache")
+        given, where = cached_ranges(path, "give a calibration cache by --cache, or samples by --data"), str(path)
     given = replace(given, tensors=dict(given.tensors))
     given.tensors.update({name: Range(amax, "manual") for name, amax in settled.ranges.items()})
     fit = fitted(given, model, where)
@@ -361,8 +351,7 @@ def _make(
         journal = Journal.from_jsonl((result.folder / "journal.jsonl").read_text(encoding="utf-8"))
         found.tensors = tensor_turns(given, fit, model, prepared, journal)
     elif pair_count(model):
-        if floats := float_layers(model):
-            found.said.append(MigrateCode.LAYERS_STAY_FLOAT(layers=floats))
+        found.said += said_of_layers(model)
         found.tensors = pair_turns(model, prepared, fit.derived if fit is not None else {})
     if found.tensors:
         number = counts(found.tensors)

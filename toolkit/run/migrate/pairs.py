@@ -8,14 +8,17 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
+from toolkit.contract.findings import Finding
 from toolkit.contract.ranges import Range, Ranges
 from toolkit.graph.model import Model
 from toolkit.placement.dequantized import pair_type
 from toolkit.placement.existing import ExistingPair, pairs_of
+from toolkit.placement.grid import block_type
 from toolkit.placement.moved import data_inputs
 from toolkit.placement.ops import DEQUANTIZE, TARGETS
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, hand_on, scales_of
+from toolkit.run.new import mixed_layers
 
 
 def ranges_of_pairs(model: Model, stripped: bool) -> FittedRanges:
@@ -74,9 +77,18 @@ def _pair_behind(model: Model, tensor: gs.Tensor) -> gs.Node | None:
     return node
 
 
+def said_of_layers(model: Model) -> Iterator[Finding]:
+    """What there is to say of a model's layers: those of two types, and those that stay float."""
+    if mixed := mixed_layers(model):
+        yield MigrateCode.PAIRS_MIXED(layers=mixed)
+    if floats := float_layers(model):
+        yield MigrateCode.LAYERS_STAY_FLOAT(layers=floats)
+
+
 def pair_turns(source: Model, final: Model, derived: Mapping[str, str]) -> list[TensorTurn]:
     """What became of the pair of each activation; ``derived`` is that of ``FittedRanges``."""
     after = dict(scales_of(final))
+    in_blocks = {name for name, pair in activations(final) if block_type(pair.dequantize) is not None}
     turns: dict[str, TensorTurn] = {}
     for name, pair in activations(source):
         amax = None if pair.grid.amax is None else float(pair.grid.amax)
@@ -84,7 +96,9 @@ def pair_turns(source: Model, final: Model, derived: Mapping[str, str]) -> list[
         even = symmetric(pair)
         from_it = (name, pair.dequantize.outputs[0].name)
         moved = next((to for to, origin in derived.items() if origin in from_it and to in after), None)
-        if name not in after and moved is not None:
+        if name in in_blocks and block_type(pair.dequantize) is not None:
+            why = MigrateCode.PAIR_KEPT(scale=None)
+        elif name not in after and moved is not None:
             why = MigrateCode.PAIR_MOVED(scale=after[moved], before=before, to=moved)
         elif name not in after:
             why = MigrateCode.TENSOR_INSIDE()

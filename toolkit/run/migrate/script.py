@@ -10,11 +10,12 @@ from toolkit.base.errors import QtoolError
 from toolkit.contract.findings import Finding
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.migrate.calls import ASSIGNED, BUILDER_FLAGS, CALLED
-from toolkit.run.migrate.command import commands_in, orders_of_command, tool_of
+from toolkit.run.migrate.command import orders_of_command, tool_of
 from toolkit.run.migrate.order import Order
 from toolkit.run.migrate.polygraphy_script import polygraphy_calls
 from toolkit.run.migrate.reached import Reached
 from toolkit.run.migrate.selection import selection_of
+from toolkit.run.migrate.shell import commands_in
 from toolkit.run.migrate.static import UNKNOWN, Dotted, Static
 from toolkit.run.migrate.terms import Flag, Term
 from toolkit.run.migrate.values import amax_of, hardware_word, type_word, whole
@@ -353,10 +354,9 @@ class _ScriptReader(ast.NodeVisitor):
             return
         if chosen.ops and term is Term.LAYERS:
             self._say(Term.OPS, [(op, type_of) for op in chosen.ops], node)
-        elif chosen.ops:
-            self._say(Term.TYPES, [], node)
-        else:
-            self._say(term, [(name, type_of) for name in chosen.names or ("*",)], node)
+        names = chosen.names or (() if chosen.ops else ("*",))
+        if names or term is Term.TYPES:
+            self._say(term, [(name, type_of) for name in names], node)
 
     def _range(self, tensor: ast.expr, value: ast.expr, node: ast.AST) -> None:
         ends, place = self.static.value(value), self.where.tensor(tensor)

@@ -20,13 +20,13 @@ _ENGINE: dict[Term, str] = {
     Term.TIMES: "avg_timing_iterations",
     Term.LEVEL: "optimization_level",
     Term.TIMING_CACHE: "timing_cache",
-    Term.TACTICS: "tactic_sources",
     Term.REFIT: "refit",
     Term.VERSIONS: "version_compatible",
     Term.BACKEND: "backend",
     Term.GPUS: "compute_capabilities",
 }
 """Terms whose value is a setting of [engine] as it stands."""
+_LIBRARIES = ("cublas", "cublas_lt", "cudnn")
 _SWITCHES = (Term.REFIT, Term.VERSIONS)
 _METHODS = {
     "IInt8EntropyCalibrator2": "entropy",
@@ -92,6 +92,7 @@ class _Settler:
     def __init__(self, orders: Sequence[Order], model: Model, paired: bool) -> None:
         self.orders, self.model, self.paired = orders, model, paired
         self.found = Settled()
+        self.own = types_of_pairs(model)
         self.terms = {order.term for order in orders if order.term is not None and not _lost(order)}
         self.shapes = {name: list(dims) for name, dims in model.input_shapes().items()}
 
@@ -127,7 +128,7 @@ class _Settler:
             return Outturn(order, fate, why=order.why)  # type: ignore[arg-type]
         assert order.term is not None
         outcome = OUTCOMES[order.term]
-        if order.term is Term.INT4 and types_of_pairs(self.model) & {Precision.INT4, Precision.NVFP4}:
+        if order.term is Term.INT4 and self.own & {Precision.INT4, Precision.NVFP4}:
             return Outturn(order, "implied", why=MigrateCode.INT4_IN_GRAPH())
         if outcome.why is not None:
             unrelated = (Term.MEASURING, Term.PRINTING, Term.OTHER_FRAMEWORK)
@@ -137,6 +138,9 @@ class _Settler:
         if overruled is not None:
             return Outturn(order, "overruled", why=overruled)
         became, why = self._written(order)
+        if order.term is Term.OPS and not became:
+            # a script that serves many models asks for layers that some of them have
+            return Outturn(order, "implied", why=why)
         return Outturn(order, "written" if became else "lost", became, why or order.why)
 
     def _overruled(self, order: Order) -> Finding | None:
@@ -157,6 +161,8 @@ class _Settler:
             )
             if by is not None:
                 return MigrateCode.SAID_AGAIN(by=by.said, same=set(order.value) <= set(by.value))
+        if self.paired and order.term in (Term.INT8, Term.FP8) and not self.own & {Precision(str(order.term.value))}:
+            return MigrateCode.PAIRS_OVERRULE()
         if order.term is Term.BF16 and self.found.rest == "fp16":
             return MigrateCode.CONTRADICTS(by=self._said(Term.FP16, Term.BEST))
         if order.term is Term.FP8 and self.found.quantize == "int8" and not self.paired:
@@ -188,6 +194,8 @@ class _Settler:
         """Where an order stands in the recipe, and what else there is to say of it; it is written down."""
         term, value, found = order.term, order.value, self.found
         assert term is not None
+        if term is Term.TACTICS:
+            return self._tactics(value)
         if term in _ENGINE:
             found.engine[_ENGINE[term]] = True if term in _SWITCHES else value
             if term is Term.GPUS:
@@ -241,6 +249,14 @@ class _Settler:
             return self._range(value)
         return OUTCOMES[term].words, None
 
+    def _tactics(self, value: Sequence[str]) -> tuple[str, Finding | None]:
+        """Sources that are TensorRT's own; libraries' make a recipe that newer TensorRTs refuse."""
+        own = [one for one in value if one not in _LIBRARIES]
+        left = [one for one in value if one in _LIBRARIES]
+        if own:
+            self.found.engine["tactic_sources"] = own
+        return OUTCOMES[Term.TACTICS].words if own else "", MigrateCode.LIBRARY_TACTICS(sources=left) if left else None
+
     def _layers(self, term: Term, value: Sequence[tuple[str, str]]) -> tuple[str, Finding | None]:
         constrained = Term.OBEY in self.terms
         why = self.found.layers.ask(self.model, term, value, self.found.rest)
@@ -271,7 +287,8 @@ class _Settler:
         else:
             spread = list(value) * len(tensors) if len(value) == 1 else list(value)
             asked = [(name, *one) for name, one in zip(tensors, spread)]
-        lost, taken = [], 0
+        lost = [] if term is Term.TENSOR_IO else [f"{kind}:{layout}" for kind, layout in value[max(1, len(tensors)) :]]
+        taken = 0
         for name, kind, layout in asked:
             if layout not in ("chw", "linear") or kind not in ("", "fp32", "fp16", "bf16", "int32", "int64"):
                 lost.append(f"{name}:{kind}:{layout}" if kind else f"{name}:{layout}")

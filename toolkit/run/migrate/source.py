@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import re
 import shlex
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 from toolkit.base.errors import QtoolError, RangesError
 from toolkit.base.reading import FileKind, read_utf8
 from toolkit.calibration.interchange import read_ranges
+from toolkit.contract.ranges import Ranges
 from toolkit.run.guard import refuse_missing
 from toolkit.run.migrate.command import (
     TOOLS,
     another_command,
-    commands_in,
     orders_of_command,
     tool_of,
     without_variables,
 )
 from toolkit.run.migrate.order import Order
 from toolkit.run.migrate.script import orders_of_script
+from toolkit.run.migrate.shell import commands_in
 from toolkit.run.migrate.terms import Term
 
 Kind = Literal["command", "script", "cache", "model"]
@@ -47,6 +49,45 @@ class MigrationSource:
     orders: list[Order]
     folders: list[Path] = field(default_factory=lambda: [Path()])
     model: Path | None = None
+
+    def find(self, named: str, what: str, option: str) -> Path:
+        """A file that the source names, from where the command is given or where the source lies.
+
+        Args:
+            named: the file's path there.
+            what: what it is, for the message.
+            option: what gives another one.
+
+        Raises:
+            QtoolError: it is not there, or a folder.
+        """
+        for folder in self.folders:
+            if (path := folder / named).is_file():
+                return path
+            if path.is_dir():
+                raise QtoolError(
+                    f"{what} of {self.name} is a folder: {path}",
+                    remedy=f"give a file by {option}; samples are given by --data",
+                )
+        beside = (folder / PureWindowsPath(named).name for folder in self.folders)
+        near = next((path for path in beside if path.is_file()), None)
+        hint = f", as {option} {near} if that is it" if near is not None else ""
+        raise QtoolError(f"no such file: {named}, {what} of {self.name}", remedy=f"give it by {option}{hint}")
+
+
+def cached_ranges(path: Path, remedy: str) -> Ranges:
+    """The ranges in a calibration cache or a file like it.
+
+    Raises:
+        RangesError: it cannot be read; ``remedy`` says what to do where it is no such file at all.
+    """
+    try:
+        return read_ranges(path)
+    except RangesError as error:
+        with path.open("rb") as stream:
+            if stream.read(16).removeprefix(BOM_UTF8).startswith((b"TRT-", b"{")):
+                raise
+        raise RangesError(error.what, where=error.where, remedy=remedy) from error
 
 
 def read_source(words: Sequence[str]) -> MigrationSource:
@@ -76,15 +117,17 @@ def read_source(words: Sequence[str]) -> MigrationSource:
     # what a script says of files holds where it runs: beside itself, where it goes there
     folders = [path.parent, Path()] if 'cd "$(dirname' in text else [Path(), path.parent]
     if path.suffix.lower() == ".py":
-        return MigrationSource("script", str(path), orders_of_script(text, str(path), plain[1:]), folders)
+        orders = orders_of_script(text, str(path), plain[1:])
+        if not orders:
+            raise QtoolError(
+                "no call of TensorRT's or Polygraphy's Python is in it, and no command of theirs",
+                where=str(path),
+                remedy="give the script that calls the builder, or the command line that does the same",
+            )
+        return MigrationSource("script", str(path), orders, folders)
     if any(tool in text for tool in TOOLS) and not text.lstrip().startswith(("TRT-", "{")):
         return _of_shell(text, str(path), folders)
-    try:
-        read_ranges(path)
-    except RangesError as error:
-        raise RangesError(
-            error.what, where=error.where, remedy="give a script, a command line, a calibration cache or a model"
-        ) from error
+    cached_ranges(path, "give a script, a command line, a calibration cache or a model")
     return _alone("cache", path, plain[1:], Order(Term.CACHE, str(path.absolute()), str(path)))
 
 

@@ -71,6 +71,10 @@ def fitted(given: Ranges, model: Model, where: str) -> FittedRanges:
     known = model.graph.tensors()
     named = [name for name in given.tensors if not name.startswith(_UNNAMED)]
     mine = [name for name in named if name in known]
+    if not named:
+        raise RangesError(
+            "it holds no range of a tensor that has a name", where=where, remedy="calibrate again, or give --data"
+        )
     if not mine:
         first = next(iter(named), "")
         raise RangesError(
@@ -173,16 +177,18 @@ def _turn(
 
 
 def scales_of(model: Model) -> Iterator[tuple[str, float]]:
-    """Scale by activation that has a pair; a Cast in front of the pair is lowering's."""
+    """Scale by activation that has a pair, also by what a Cast in front of it reads, which may be lowering's."""
     for pair in pairs_of(model):
         if pair.scale is None or pair.scale.size != 1:
             continue
         for quantize in pair.quantizers:
-            tensor = quantize.inputs[0]
+            tensor, scale = quantize.inputs[0], float(np.reshape(pair.scale, -1)[0])
+            names = [tensor.name]
             while tensor.inputs and tensor.inputs[0].op == "Cast":
                 tensor = tensor.inputs[0].inputs[0]
+                names.append(tensor.name)
             if model.constant(tensor) is None:
-                yield tensor.name, float(np.reshape(pair.scale, -1)[0])
+                yield from ((name, scale) for name in names)
 
 
 def counts(turns: Sequence[TensorTurn]) -> dict[str, int]:

@@ -98,7 +98,7 @@ class TermOutcome:
 
 OUTCOMES: dict[Term, TermOutcome] = {
     Term.MODEL: TermOutcome("[model] path"),
-    Term.FP16: TermOutcome('[engine] rest = "fp16", {guard}'),
+    Term.FP16: TermOutcome('[engine] rest = "fp16", and {guard} where ranges are known'),
     Term.BF16: TermOutcome('[engine] rest = "bf16"'),
     Term.INT8: TermOutcome("{quantize}"),
     Term.FP8: TermOutcome('{quantize} dtype = "fp8"'),

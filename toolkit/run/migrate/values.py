@@ -77,8 +77,8 @@ def trtexec_value(term: Term, text: str) -> Any:
         Term.PROFILE: int,
         Term.WORKSPACE: _pool,
         Term.TACTICS: _tactics,
-        Term.TIMES: int,
-        Term.LEVEL: int,
+        Term.TIMES: lambda given: _between(given, 1),
+        Term.LEVEL: _level,
         Term.SPARSE: lambda given: _one_of(given, "enable", "disable", "force"),
         Term.HARDWARE: lambda given: _one_of(given, "none", "ampere+", "samecomputecapability"),
         **dict.fromkeys((Term.MIN, Term.OPT, Term.MAX, Term.SHAPES), _shapes),
@@ -100,7 +100,7 @@ def polygraphy_value(term: Term, words: Sequence[str]) -> Any:
     if term is Term.WORKSPACE:
         return _workspace(words)
     if term is Term.LEVEL:
-        return int(one)
+        return _level(one)
     if term is Term.QUANTILE:
         return float(one)
     if term is Term.OBEY:
@@ -110,6 +110,17 @@ def polygraphy_value(term: Term, words: Sequence[str]) -> Any:
     if term in (Term.TACTICS, Term.GPUS):
         return [word.lower().removeprefix("tacticsource.") for word in words]
     return list(words) if term is Term.INPUTS else one
+
+
+def _level(text: str) -> int:
+    return _between(text, 0, 5)
+
+
+def _between(text: str, least: int, most: int = 1 << 31) -> int:
+    number = int(text)
+    if not least <= number <= most:
+        raise ValueError(text)
+    return number
 
 
 def _one_of(text: str, *known: str) -> str:

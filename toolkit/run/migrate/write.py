@@ -12,6 +12,7 @@ from toolkit.contract.registry import named
 from toolkit.contract.roles import Role
 from toolkit.graph.model import Model
 from toolkit.placement.quantized import pair_count
+from toolkit.run.gpu_types import types_of_pairs
 from toolkit.run.migrate.pairs import float_layers
 from toolkit.run.migrate.settle import Settled
 from toolkit.run.new import paired_unusably, relative
@@ -121,9 +122,10 @@ def _passes(settled: Settled, model: Model, ranged: bool, paired: bool) -> list[
         add(Role.FOLD)
         if any(node.op == "BatchNormalization" for node in model.nodes):
             add(Role.FOLD_NORMALIZATION)
-    if settled.quantize or paired:
-        more = {"dtype": settled.quantize} if settled.quantize not in ("", Precision.INT8.value) else {}
-        add(Role.QUANTIZE, **more)
+    # a pass takes no layer whose pairs are of another type than its own
+    own = sorted(map(str, types_of_pairs(model))) if paired else []
+    for kind in own or ([settled.quantize] if settled.quantize else []):
+        add(Role.QUANTIZE, **({"dtype": kind} if kind != Precision.INT8.value else {}))
     if settled.rest == "fp16" and ranged:
         add(Role.GUARD)
     return lines

@@ -9,7 +9,8 @@ import pytest
 
 from toolkit.base.errors import QtoolError
 from toolkit.report.migrate_codes import MigrateCode
-from toolkit.run.migrate.command import commands_in, orders_of_command
+from toolkit.run.migrate.command import orders_of_command
+from toolkit.run.migrate.shell import commands_in
 from toolkit.run.migrate.terms import OUTCOMES, POLYGRAPHY, SHORT, TRTEXEC, Term
 
 

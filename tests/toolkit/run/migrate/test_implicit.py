@@ -14,7 +14,7 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node
 from tests.conftest import run as infer
 from tests.toolkit.run.migrate.test_migrate import asymmetric, network, tensors
-from toolkit import Context, Model
+from toolkit import Context, Model, Precision
 from toolkit.calibration.interchange import read_ranges
 from toolkit.cli.main import invoke
 from toolkit.contract.ranges import Range, Ranges
@@ -102,6 +102,9 @@ def test_fp8_has_no_way_back(here):
         str(MigrateCode.NO_IMPLICIT_FORM),
         str(MigrateCode.RANGE_UNKNOWN),
     }
+    assert [one["code"] for one in found["findings"]] == [MigrateCode.NOTHING_IMPLICIT]
+    assert "--int8" not in Path("back/trtexec.sh").read_text()
+    assert Recipe.load("back/net.toml").rest is Precision.FP16
 
 
 @pytest.mark.parametrize("kind", [ml_dtypes.float4_e2m1fn, ml_dtypes.int4])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -70,11 +71,12 @@ def whys(found):
     return {one["said"]: one["why"]["code"] for one in found["orders"] if one["why"]}
 
 
-def quantized(found):
+def quantized(found, precision="int8"):
     report = json.loads((Path(found["model"]).parent / "report.json").read_text())
     return {
-        one["node"] for one in report["layers"] if one["asked"]["precision"] == "int8" and "Linear" not in one["op"]
-    }
+        one["node"] for one in report["layers"]
+        if one["asked"]["precision"] == precision and not {"Quantize", "Linear"} & set(re.findall("Quantize|Linear", one["op"]))
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["EntropyCalibrator2", "MinMaxCalibrator", "EntropyCalibrator", "LegacyCalibrator"])

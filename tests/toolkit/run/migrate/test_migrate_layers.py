@@ -80,3 +80,42 @@ def test_a_form_that_changes_nothing_is_told(here, capsys):
     assert "nan" not in sentence(said).lower() and "30.0 dB" in sentence(said)
     assert invoke(["migrate", "trtexec", "--loadEngine=built.engine"]) == 2
     assert "built.engine" in capsys.readouterr().err
+
+
+def test_kernels_of_libraries_are_left_out_and_named(here):
+    onnx.save(normalized(), "net.onnx")
+    both, one = "--tacticSources=-CUDNN,+CUBLAS", "--tacticSources=-EDGE_MASK_CONVOLUTIONS"
+    found, recipe, _ = migrated("trtexec", "--onnx=net.onnx", "--fp16", both)
+    assert (fates(found)[both], whys(found)[both]) == ("written", str(MigrateCode.LIBRARY_TACTICS))
+    assert recipe.engine.tactic_sources == ["edge_mask_convolutions", "jit_convolutions"]
+    found, recipe, _ = migrated("trtexec", "--onnx=net.onnx", "--fp16", one)
+    assert one not in whys(found) and recipe.engine.tactic_sources == ["jit_convolutions"]
+
+
+def test_kinds_of_layers_that_a_model_lacks_are_no_loss(here):
+    onnx.save(normalized(), "net.onnx")
+    (here / "build.py").write_text("""import tensorrt as trt
+parser.parse_from_file("net.onnx")
+config.set_flag(trt.BuilderFlag.FP16)
+for layer in network:
+    if layer.type in (trt.LayerType.SOFTMAX, trt.LayerType.LRN):
+        layer.precision = trt.float32
+""")
+    found, recipe, _ = migrated("build.py")
+    assert fates(found)["layer.precision = trt.float32"] == "implied"
+    assert "keep_precision" not in {one["use"] for one in recipe.passes}
+
+
+def test_a_script_that_builds_nothing_is_refused(here, capsys):
+    """Others' exporters build inside of themselves: what they set would be lost without a word."""
+    onnx.save(normalized(), "net.onnx")
+    (here / "export.py").write_text("model.export(format='engine', int8=True, data='coco.yaml')\n")
+    assert invoke(["migrate", "export.py", "--model", "net.onnx"]) == 2
+    assert "export.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--builderOptimizationLevel=6", "--avgTiming=0", "--memPoolSize=workspace:abc"])
+def test_values_that_tensorrt_does_not_take_are_named(here, flag):
+    onnx.save(normalized(), "net.onnx")
+    found, _, _ = migrated("trtexec", "--onnx=net.onnx", "--fp16", flag)
+    assert whys(found)[flag] == str(MigrateCode.VALUE_UNREADABLE) and fates(found)[flag] == "lost"

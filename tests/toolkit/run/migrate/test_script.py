@@ -300,3 +300,13 @@ def test_what_holds_where_a_function_is_called_holds_in_it():
     unknown = orders_of_script(CLASS.replace('default="fp16"', "default=CHOSEN"), "build.py", [])
     (obeyed,) = [one for one in unknown if one.term is Term.OBEY]
     assert obeyed.why.code is MigrateCode.ONLY_WHERE
+
+
+def test_a_condition_on_kinds_and_on_names_chooses_both():
+    text = """import tensorrt as trt
+for i in range(network.num_layers):
+    layer = network.get_layer(i)
+    if layer.type == trt.LayerType.SOFTMAX or "head" in layer.name:
+        layer.precision = trt.float32
+"""
+    assert taken(text) == [(Term.OPS, [("Softmax", "fp32")]), (Term.LAYERS, [("*head*", "fp32")])]

@@ -1,0 +1,168 @@
+"""Pairs in the spellings of TensorRT's parser, Transformer Engine and onnxruntime: read as ONNX's, bit by bit the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from passes.insert_qdq import InsertQDQ
+from tests.conftest import build, node, normal, ops, placeholder_context, run
+from toolkit import Model, Precision
+from toolkit.backends.lowering import lower
+from toolkit.graph.sessions import session
+from toolkit.placement.quantized import pair_count
+from toolkit.placement.spellings import load_source, write_as_onnx
+from toolkit.run.gpu_types import types_of_pairs
+
+
+def mlp(opset=17, width=64):
+    nodes = [node("MatMul", ["x", "w"], ["m"], name="one"), node("Relu", ["m"], ["r"]),
+             node("Gemm", ["r", "v", "b"], ["y"], name="two", transB=1)]  # fmt: skip
+    weights = {"w": normal(width, 96, seed=1, scale=0.2), "v": normal(32, 96, seed=2, scale=0.2), "b": normal(32)}
+    return build(nodes, {"x": ["n", width]}, {"y": ["n", 32]}, weights, opset=opset)
+
+
+X = {"x": normal(5, 64, seed=7)}
+
+
+def foreign(nodes, inputs, weights, tensors=(), opset=17, types=None):
+    """A model with operators of other domains, which the checker has not seen."""
+    proto = build(nodes, inputs, {"y": None}, weights, opset=opset, types=types)
+    proto.graph.initializer.extend(tensors)
+    proto.opset_import.extend(helper.make_opsetid(domain, 1) for domain in {one.domain for one in nodes} if domain)
+    return proto
+
+
+def respelled(proto, precision, domain="trt"):
+    """The same pairs as TensorRT's operators, which say their type by their names."""
+    proto = onnx.ModelProto.FromString(proto.SerializeToString())
+    for one in proto.graph.node:
+        if one.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            one.op_type, one.domain = f"TRT_{precision}{one.op_type}", domain
+            del one.input[2:]
+    proto.opset_import.append(helper.make_opsetid(domain, 1))
+    return proto
+
+
+def test_fp8_by_tensorrts_operators_at_an_old_opset():
+    plain = Model.from_proto(mlp())
+    InsertQDQ(dtype="fp8")(plain, placeholder_context())
+    proto = respelled(plain.to_proto(), "FP8")
+    next(one for one in proto.opset_import if not one.domain).version = 17
+    found = Model.from_proto(proto)
+    assert pair_count(found) == 0
+    assert write_as_onnx(found) == 8
+    assert found.opset == 19
+    assert ops(found) == ops(plain)
+    assert types_of_pairs(found) == {Precision.FP8}
+    assert pair_count(found) == 4
+    found.check()
+    np.testing.assert_array_equal(run(found, X)[0], run(plain, X)[0])
+
+
+@pytest.mark.parametrize("held", [TensorProto.INT4, TensorProto.INT8])
+@pytest.mark.parametrize("said", [True, False])
+def test_int4_by_tensorrts_operators(held, said):
+    plain = Model.from_proto(mlp())
+    InsertQDQ(dtype="int4", block=32)(plain, placeholder_context())
+    stored = lower(plain, placeholder_context().plan, rest=Precision.FP32).model
+    proto = respelled(stored.to_proto(), "INT4")
+    for one in proto.graph.initializer:
+        if one.data_type == TensorProto.INT4:
+            values = onnx.numpy_helper.to_array(one).astype(np.int8)
+            one.CopyFrom(helper.make_tensor(one.name, held, values.shape, values.reshape(-1)))
+    for one in proto.graph.node:
+        if "INT4" in one.op_type and not said:
+            # TensorRT finds axis and block by the shapes
+            del one.attribute[:]
+    found = Model.from_proto(proto)
+    assert write_as_onnx(found) == 2
+    assert types_of_pairs(found) == {Precision.INT4}
+    np.testing.assert_array_equal(run(found, X)[0], run(stored, X)[0])
+
+
+@pytest.mark.parametrize("domain", ["trt", "com.microsoft"])
+def test_onnxs_operators_in_a_domain_of_another(domain):
+    plain = Model.from_proto(mlp())
+    InsertQDQ()(plain, placeholder_context())
+    proto = plain.to_proto()
+    for one in proto.graph.node:
+        if "quantize" in one.op_type.lower():
+            one.domain = domain
+    proto.opset_import.append(helper.make_opsetid(domain, 1))
+    found = Model.from_proto(proto)
+    assert write_as_onnx(found) == 8
+    assert {one.domain for one, _ in found.walk()} <= {None, ""}
+    np.testing.assert_array_equal(run(found, X)[0], run(plain, X)[0])
+
+
+@pytest.mark.parametrize("kind", [TensorProto.UINT16, TensorProto.INT16, TensorProto.INT4])
+def test_onnxruntimes_types_that_came_later_raise_the_opset(kind):
+    zero = helper.make_tensor("z", kind, [], [3])
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"], domain="com.microsoft"),
+             node("DequantizeLinear", ["q", "s", "z"], ["d"], domain="com.microsoft"), node("Relu", ["d"], ["y"])]  # fmt: skip
+    found = Model.from_proto(foreign(nodes, {"x": [4]}, {"s": np.array(0.5, np.float32)}, [zero]))
+    write_as_onnx(found)
+    assert found.opset == 21
+    assert found.check().opset_import[0].version == 21
+    values = np.array([-1.2, 0, 0.6, 2.4], np.float32)
+    np.testing.assert_array_equal(run(found, {"x": values})[0], [0, 0, 0.5, 2.0 if kind == TensorProto.INT4 else 2.5])
+
+
+@pytest.mark.parametrize("precision", ["nvfp4", "mxfp8"])
+@pytest.mark.parametrize("rest", [Precision.FP32, Precision.FP16])
+def test_blocks_come_back_as_the_pairs_that_lowering_wrote(precision, rest, tmp_path):
+    plain, context = Model.from_proto(mlp()), placeholder_context()
+    InsertQDQ(dtype=precision)(plain, context)
+    lowered = lower(plain, context.plan, rest=rest).model
+    found = load_source(lowered.save(tmp_path / "lowered.onnx"))
+    assert found.changed["pairs"] >= 6
+    quantizing = {"QuantizeLinear", "DequantizeLinear"}
+    assert {op: number for op, number in ops(found).items() if "uantize" in op} == {
+        "QuantizeLinear": 2, "DequantizeLinear": 4
+    }  # fmt: skip
+    assert types_of_pairs(found) == {Precision(precision)}
+    assert {one.op for one, _ in found.walk() if one.domain} <= quantizing
+    np.testing.assert_array_equal(run(found, X)[0], session(lowered).run(X)["y"])
+    again = placeholder_context()
+    InsertQDQ(dtype=precision)(found, again)
+    assert {name for name, one in again.plan.items() if one.precision == precision} == {"one", "two"}
+    twice = lower(found, again.plan, rest=rest).model
+    assert ops(twice) == ops(lowered)
+    np.testing.assert_array_equal(run(twice, X)[0], run(lowered, X)[0])
+
+
+def test_marks_of_an_export_that_was_not_finished_are_nvfp4():
+    nodes = [node("TRT_FP4QDQ", ["w"], ["d"], domain="trt", block_size=16), node("Transpose", ["d"], ["t"], perm=[1, 0]),
+             node("MatMul", ["x", "t"], ["y"])]  # fmt: skip
+    found = Model.from_proto(foreign(nodes, {"x": ["n", 64]}, {"w": normal(8, 64, seed=3)}))
+    assert write_as_onnx(found) == 1
+    assert types_of_pairs(found) == {Precision.NVFP4}
+    wanted = X["x"] @ normal(8, 64, seed=3).T
+    error = np.square(run(found, X)[0] - wanted).sum() / np.square(wanted).sum()
+    assert 1e-4 < error < 2e-2
+
+
+def test_a_cast_behind_a_pair_is_the_pairs_own():
+    # as Transformer Engine writes them: float32 inside of the pair, float16 around it
+    nodes = [node("Cast", ["x"], ["wide"], to=1), node("TRT_FP8QuantizeLinear", ["wide", "s"], ["q"], domain="trt"),
+             node("TRT_FP8DequantizeLinear", ["q", "s"], ["d"], domain="trt"), node("Cast", ["d"], ["h"], to=10),
+             node("MatMul", ["h", "w"], ["y"])]  # fmt: skip
+    weights = {"s": np.array(0.25, np.float32), "w": normal(64, 8).astype(np.float16)}
+    half = dict.fromkeys("xy", TensorProto.FLOAT16)
+    found = Model.from_proto(foreign(nodes, {"x": ["n", 64]}, weights, types=half))
+    assert write_as_onnx(found) == 2
+    assert ops(found) == {"Cast": 1, "QuantizeLinear": 1, "DequantizeLinear": 1, "MatMul": 1}
+    found.check()
+    assert found.node("y").inputs[0].inputs[0].op == "DequantizeLinear"
+
+
+def test_what_is_in_no_known_form_stays():
+    nodes = [node("TRT_FP4DynamicQuantize", ["x", "s"], ["q", "t"], domain="trt", axis=0, block_size=16),
+             node("DequantizeLinear", ["t", "s"], ["u"]), node("DequantizeLinear", ["q", "u"], ["y"], axis=0, block_size=16)]  # fmt: skip
+    found = Model.from_proto(foreign(nodes, {"x": [32, 8]}, {"s": np.array(0.01, np.float32)}, opset=23))
+    before = ops(found)
+    assert write_as_onnx(found) == 0
+    assert ops(found) == before

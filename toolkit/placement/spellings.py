@@ -1,0 +1,318 @@
+"""Pairs that others spell in their own way, written as a graph under work has them: by ONNX's operators.
+
+TensorRT's parser has operators of its own for FP8, INT4 and for blocks (onnx-tensorrt, onnxOpImporters.cpp), which
+ModelOpt and Transformer Engine export; onnxruntime has ONNX's in a domain of its own, for types that came later.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto
+
+from toolkit.base.block_operators import FP4_QUANTIZE, MXFP8_DEQUANTIZE, MXFP8_QUANTIZE, TENSORRT, domain_of
+from toolkit.base.block_scales import E4M3_MAX, scales_of_blocks
+from toolkit.base.precision import Precision
+from toolkit.base.types import Array
+from toolkit.graph.constants import constant_value
+from toolkit.graph.model import Model
+from toolkit.graph.names import Names
+from toolkit.graph.tensors import FLOAT_TYPES, make_constant, make_node, np_dtype, onnx_type, reroute
+from toolkit.placement.dequantized import stored_type
+from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
+
+_FP4_PAIR = "TRT_FP4QDQ"
+_HALVES = {
+    f"TRT_{word}{op}": (op, precision)
+    for word, precision in (("FP8", Precision.FP8), ("INT4", Precision.INT4))
+    for op in (QUANTIZE, DEQUANTIZE)
+}
+_BLOCKS = frozenset({_FP4_PAIR, FP4_QUANTIZE, MXFP8_QUANTIZE, MXFP8_DEQUANTIZE})
+_PLAIN = frozenset({TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32})
+_DOMAINS = frozenset({TENSORRT, "com.microsoft"})
+_EXPONENTS = 127
+
+
+def write_as_onnx(model: Model) -> int:
+    """Write pairs of other spellings as ONNX's, in place, at an operator set that has them.
+
+    Blocks whose scales are found when the model runs become the pairs of ``base.block_operators.domain_of``, which
+    lowering writes as TensorRT's operators again. What is in none of the known forms stays as it is.
+
+    Returns:
+        How many nodes were written anew.
+
+    Raises:
+        ModelError: the model's operators have no conversion to that set.
+    """
+    found = [node for node, _ in model.walk() if _foreign(node)]
+    if not found:
+        return 0
+    names = [node.name for node in found]
+    model.raise_opset(max(_opset(model, node) for node in found))
+    nodes = {node.name: node for node, _ in model.walk()}
+    writer = _PairWriter(model)
+    for name in names:
+        writer.write(nodes[name])
+    model.tidy()
+    return writer.written
+
+
+def load_source(path: str | os.PathLike[str]) -> Model:
+    """A model as a run starts from it: with its pairs written as ONNX's.
+
+    Raises:
+        ModelError: see ``Model.load`` and ``write_as_onnx``.
+    """
+    model = Model.load(path)
+    written = write_as_onnx(model)
+    if written:
+        model.changed["pairs"] = written
+    return model
+
+
+def _foreign(node: gs.Node) -> bool:
+    own = node.op in (QUANTIZE, DEQUANTIZE) and node.domain in _DOMAINS
+    return own or node.op in _HALVES or node.op in _BLOCKS or _unfolded(node) or _idle_cast(node)
+
+
+def _unfolded(node: gs.Node) -> bool:
+    """Whether a scale or zero point is computed, perhaps from constants: exporters cast and shape them by nodes."""
+    return node.op in (QUANTIZE, DEQUANTIZE) and any(tensor.inputs for tensor in node.inputs[1:3])
+
+
+def _idle_cast(node: gs.Node) -> bool:
+    """Whether it casts quantized values to the type that they have, as PyTorch's export of converted models does."""
+    maker = node.inputs[0].inputs[0] if node.op == "Cast" and node.inputs[0].inputs else None
+    if maker is None or maker.op != QUANTIZE:
+        return False
+    return int(node.attrs.get("to", 0)) == (stored_type(maker) or TensorProto.UINT8)
+
+
+def _two_scales(node: gs.Node) -> bool:
+    """Whether it is the DequantizeLinear of NVFP4's weights, whose scales another one makes."""
+    made = node.inputs[1].inputs if node.op == DEQUANTIZE and len(node.inputs) > 1 else []
+    stored = isinstance(node.inputs[0], gs.Constant) if made else False
+    return stored and made[0].op == DEQUANTIZE and onnx_type(node.inputs[0].dtype) == Precision.NVFP4.onnx_type
+
+
+def _opset(model: Model, node: gs.Node) -> int:
+    """The operator set that has what a node becomes."""
+    if node.op == "Cast" or (_unfolded(node) and node.domain not in _DOMAINS and not _two_scales(node)):
+        return 0
+    if node.op in _HALVES:
+        return _HALVES[node.op][1].opset
+    if node.op in _BLOCKS or _two_scales(node):
+        return (Precision.MXFP8 if node.op in (MXFP8_QUANTIZE, MXFP8_DEQUANTIZE) else Precision.NVFP4).opset
+    # of both halves one says the type: the values that are stored, or a zero point
+    kinds = [onnx_type(tensor.dtype) for tensor in (*node.inputs, *node.outputs) if not tensor.is_empty()]
+    half = onnx_type(node.inputs[1].dtype) != TensorProto.FLOAT or node.attrs.get("output_dtype")
+    plain = all(
+        kind in (0, TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32) for kind in kinds
+    )
+    if plain and not node.attrs.get("block_size"):
+        return 13
+    narrow = all(kind in FLOAT_TYPES or kind in (0, 2, 3, 6, 17, 18, 19, 20) for kind in kinds)
+    return 19 if half and narrow and not node.attrs.get("block_size") else 21
+
+
+class _PairWriter:
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.tensors, self.nodes = model.tensor_names(), Names(model.node_names())
+        self.written = 0
+
+    def write(self, node: gs.Node) -> None:
+        """Write one node, and what belongs to it, anew."""
+        if node.op in _HALVES:
+            self._half(node, *_HALVES[node.op])
+        elif node.op == FP4_QUANTIZE:
+            self._dynamic_fp4(node)
+        elif node.op == MXFP8_DEQUANTIZE:
+            self._mxfp8(node)
+        elif node.op == _FP4_PAIR:
+            self._fp4_pair(node)
+        elif _two_scales(node):
+            self._stored_fp4(node)
+        elif node.op == "Cast":
+            reroute(node.outputs[0], node.inputs[0])
+            node.outputs.clear()
+            self.written += 1
+        elif node.op in (QUANTIZE, DEQUANTIZE) and node.domain in _DOMAINS:
+            node.domain = None
+            self._with_type(node, onnx_type(node.inputs[0].dtype))
+            self.written += 1
+        if node.op in (QUANTIZE, DEQUANTIZE):
+            self._fold(node)
+
+    def _fold(self, node: gs.Node) -> None:
+        """Store the scale and the zero point, where they depend on constants alone."""
+        for index, tensor in enumerate(list(node.inputs[1:3]), start=1):
+            value = constant_value(self.model, tensor) if tensor.inputs else None
+            if value is not None:
+                node.inputs[index] = make_constant(self.tensors.take(f"{tensor.name}_known"), value)
+
+    def _half(self, node: gs.Node, op: str, precision: Precision) -> None:
+        node.op, node.domain = op, None
+        self._with_type(node, precision.onnx_type)
+        self.written += 1
+
+    def _with_type(self, node: gs.Node, kind: int) -> None:
+        """Say the type by a zero point, as ONNX has it, and the blocks' size, which TensorRT takes from the shapes."""
+        scale = node.inputs[1]
+        shape = tuple(scale.shape or ())
+        if node.op == QUANTIZE:
+            if len(node.inputs) < 3 and kind not in FLOAT_TYPES and kind:
+                zero = np.zeros(shape if all(isinstance(size, int) for size in shape) else (), np.float32)
+                node.inputs.append(make_constant(self.tensors.take(f"{node.name}_zero_point"), zero, kind))
+            if len(node.inputs) > 2:
+                node.outputs[0].dtype = node.inputs[2].dtype
+        else:
+            self._store(node, kind)
+            self._without_casts(node)
+        given = node.inputs[0].shape
+        if node.attrs.get("block_size") or given is None or len(shape) != len(given) or len(shape) < 2:
+            return
+        unlike = [axis for axis, (size, count) in enumerate(zip(given, shape)) if size != count]
+        if len(unlike) == 1 and isinstance(given[unlike[0]], int) and shape[unlike[0]]:
+            node.attrs |= {"axis": unlike[0], "block_size": -(-given[unlike[0]] // shape[unlike[0]])}
+
+    def _store(self, node: gs.Node, kind: int) -> None:
+        """Keep weights of four bits in four bits: exporters of operator sets before 21 hold them in eight."""
+        stored = node.inputs[0]
+        if kind == TensorProto.INT4 and onnx_type(stored.dtype) == TensorProto.INT8:
+            values = self.model.constant(stored)
+            if values is not None and values.min() >= -8 and values.max() <= 7:
+                node.inputs[0] = make_constant(self.tensors.take(f"{stored.name}_int4"), values, kind)
+
+    # ---------------------------------------------------------------- blocks
+
+    def _dynamic_fp4(self, node: gs.Node) -> None:
+        """Quantize -> (values, scales); scales times the tensor's scale; values times those."""
+        block = Precision.NVFP4.block
+        whole = constant_value(self.model, node.inputs[1]) if len(node.inputs) > 1 else None
+        if whole is None or whole.size != 1 or not self._last(node, block):
+            return
+        values, scales = node.outputs
+        multiplied = [one for one in scales.outputs if one.op == DEQUANTIZE]
+        readers = [one for one in values.outputs if one.op == DEQUANTIZE]
+        own = {id(one.outputs[0]) for one in multiplied}
+        if len(multiplied) != len(scales.outputs) or any(id(one.inputs[1]) not in own for one in readers):
+            return
+        whole = whole.astype(np.float32).reshape(())
+        if any(not self._same(one.inputs[1], whole) for one in multiplied) or len(readers) != len(values.outputs):
+            return
+        scale = make_constant(self.tensors.take(f"{node.inputs[1].name}_amax"), whole * np.float32(E4M3_MAX))
+        self._as_pair(node, readers, scale, Precision.NVFP4)
+
+    def _stored_fp4(self, node: gs.Node) -> None:
+        scale = constant_value(self.model, node.inputs[1])
+        if scale is None:
+            return
+        node.inputs[1] = make_constant(self.tensors.take(f"{node.inputs[1].name}_known"), scale.astype(np.float32))
+        node.attrs |= _given(node)
+        self._without_casts(node)
+        self.written += 1
+
+    def _mxfp8(self, node: gs.Node) -> None:
+        """The pair of an activation, or weights with their exponents."""
+        block = Precision.MXFP8.block
+        maker = node.inputs[0].inputs[0] if node.inputs[0].inputs else None
+        if maker is not None and maker.op == MXFP8_QUANTIZE:
+            readers = list(maker.outputs[0].outputs)
+            alike = all(one.op == MXFP8_DEQUANTIZE and one.inputs[1] is maker.outputs[1] for one in readers)
+            if alike and self._last(maker, block) and all(self._last(one, block) for one in readers):
+                one = make_constant(self.tensors.take(f"{maker.name}_scale"), np.ones((), np.float32))
+                self._as_pair(maker, readers, one, Precision.MXFP8)
+            return
+        exponents = constant_value(self.model, node.inputs[1])
+        if exponents is None or exponents.dtype != np.uint8 or int(node.attrs.get("block_size", block)) != block:
+            return
+        scale = np.ldexp(np.float32(1), exponents.astype(np.int32) - _EXPONENTS)
+        node.op, node.domain = DEQUANTIZE, None
+        node.inputs[1] = make_constant(self.tensors.take(f"{node.inputs[1].name}_scale"), scale)
+        node.attrs = {"axis": int(node.attrs.get("axis", -1)), "block_size": block, **_given(node)}
+        self._without_casts(node)
+        self.written += 1
+
+    def _as_pair(self, quantize: gs.Node, readers: Sequence[gs.Node], scale: gs.Tensor, precision: Precision) -> None:
+        """An activation's pair of blocks; see ``domain_of``."""
+        values = quantize.outputs[0]
+        values.dtype = np.dtype(np.float32)
+        quantize.op, quantize.domain, quantize.attrs = QUANTIZE, domain_of(precision), {}
+        quantize.inputs = [quantize.inputs[0], scale]
+        quantize.outputs = [values]
+        for node in readers:
+            node.op, node.domain, node.attrs = DEQUANTIZE, quantize.domain, _given(node)
+            node.inputs = [values, scale]
+            self._without_casts(node)
+        self.written += 1 + len(readers)
+
+    def _fp4_pair(self, node: gs.Node) -> None:
+        """Weights that are still to be stored: ModelOpt's mark in an export that was not finished."""
+        weight, block = self.model.constant(node.inputs[0]), int(node.attrs.get("block_size", Precision.NVFP4.block))
+        if weight is None or block != Precision.NVFP4.block or weight.ndim < 1 or weight.shape[-1] % block:
+            return
+        amax = np.abs(weight.astype(np.float64)).reshape(*weight.shape[:-1], -1, block).max(-1)
+        name, kind = node.inputs[0].name, onnx_type(node.inputs[0].dtype)
+        scales = scales_of_blocks(amax, Precision.NVFP4)
+        grid: list[gs.Tensor] = [
+            make_constant(self.tensors.take(f"{name}_scale"), scales),
+            make_constant(self.tensors.take(f"{name}_zero_point"), np.zeros_like(scales), Precision.NVFP4.onnx_type),
+        ]
+        wide = make_constant(self.tensors.take(f"{name}_fp32"), weight, TensorProto.FLOAT)
+        stored = gs.Variable(self.tensors.take(f"{name}_quantized"), dtype=Precision.NVFP4.onnx_type)
+        attrs = {"axis": -1, "block_size": block}
+        self.model.graph.nodes.append(
+            make_node(QUANTIZE, self.nodes.take(f"{node.name}_{QUANTIZE}"), [wide, *grid], [stored], **attrs)
+        )
+        node.op, node.domain, node.attrs = DEQUANTIZE, None, {**attrs, "output_dtype": kind}
+        node.inputs = [stored, *grid]
+        self.written += 1
+
+    @staticmethod
+    def _last(node: gs.Node, block: int) -> bool:
+        """Whether a node's blocks are of the size given and lie along the last axis."""
+        shape = node.inputs[0].shape
+        axis = int(node.attrs.get("axis", -1))
+        return (
+            axis in (-1, -1 if shape is None else len(shape) - 1) and int(node.attrs.get("block_size", block)) == block
+        )
+
+    def _same(self, tensor: gs.Tensor, whole: Array) -> bool:
+        value = constant_value(self.model, tensor)
+        return value is not None and value.size == 1 and bool(value.astype(np.float32).reshape(()) == whole)
+
+    # ---------------------------------------------------------------- casts
+
+    def _without_casts(self, node: gs.Node) -> None:
+        """Let a DequantizeLinear give the float type that its readers cast it to, where all cast it to the same one."""
+        result = node.outputs[0]
+        casts = list(result.outputs)
+        kinds = {int(one.attrs.get("to", 0)) for one in casts if one.op == "Cast"}
+        if not casts or len(kinds) != 1 or any(one.op != "Cast" for one in casts) or not kinds <= FLOAT_TYPES:
+            return
+        if self.model.is_output(result) or any(self.model.is_output(one.outputs[0]) for one in casts):
+            return
+        kind = kinds.pop()
+        if "output_dtype" in node.attrs:
+            node.attrs["output_dtype"] = kind
+        else:
+            scale = constant_value(self.model, node.inputs[1])
+            narrow = None if scale is None else scale.astype(np_dtype(kind))
+            if narrow is None or not np.isfinite(narrow).all() or not narrow.all():
+                return
+            node.inputs[1] = make_constant(self.tensors.take(f"{node.inputs[1].name}_cast"), narrow, kind)
+        result.dtype = np_dtype(kind)
+        for one in casts:
+            reroute(one.outputs[0], result)
+            one.outputs.clear()
+
+
+def _given(node: gs.Node) -> dict[str, Any]:
+    """The float type that a dequantizer gives: float32 where it does not say."""
+    return {"output_dtype": int(node.attrs.get("output_dtype", 0)) or int(TensorProto.FLOAT)}
