@@ -24,7 +24,7 @@ from toolkit.base.types import Array
 _MMAP_THRESHOLD = -3
 """``M_MMAP_THRESHOLD`` of glibc's malloc.h."""
 _AT_ONCE = 1 << 20
-_LOOKED_AT = 256 << 20
+LOOKED_AT = 256 << 20
 """Bytes of mapped files that are looked at before their pages are let go of."""
 
 
@@ -118,14 +118,30 @@ def release_pages() -> None:
 def looked_at(values: Array) -> Array:
     """The same values, which somebody is about to read; of mapped files no more than 256 MB stay in memory for that."""
     if is_mapped(values):
-        _seen[0] += values.nbytes
-        if _seen[0] > _LOOKED_AT:
-            _seen[0] = 0
-            release_pages()
+        was_read(values.nbytes)
     return values
 
 
-_seen = [0]
+def was_read(size: int) -> None:
+    """Count bytes of mapped files that somebody reads; where they have become many, their pages are let go of."""
+    _seen.bytes += size
+    if _seen.bytes > _seen.most:
+        _seen.bytes = 0
+        release_pages()
+
+
+def hold_pages(size: int | None) -> None:
+    """How many bytes of mapped files may be in memory for reading from here on; 256 MB where None, and at most."""
+    _seen.most = LOOKED_AT if size is None else min(LOOKED_AT, size)
+
+
+@dataclass
+class _Seen:
+    bytes: int = 0
+    most: int = LOOKED_AT
+
+
+_seen = _Seen()
 """The bytes that were looked at since pages were last let go of."""
 
 

@@ -16,9 +16,10 @@ from toolkit.calibration.histogram import Histogram
 from toolkit.calibration.probes import Probe, add_probes, repeated_tensors
 from toolkit.data.dataset import Batch
 from toolkit.graph.light import LightModel
+from toolkit.graph.memory import limit_memory, memory_limited
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import Session, session
-from toolkit.graph.stretches import Boundaries, limit_memory, memory_limited
+from toolkit.graph.stretches import Boundaries
 
 ToCount = deque[tuple[Histogram, Array, int]]
 """Histograms with values to add, and how often each counts."""

@@ -13,6 +13,7 @@ from toolkit.evaluation.evaluate import first_samples
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import session
+from toolkit.graph.stretches import Boundaries, by_stretch
 from toolkit.placement.existing import ExistingPair
 from toolkit.placement.grid import Grid, grid_of
 
@@ -95,10 +96,10 @@ def saturation(
         if model.constant(tensor) is None and tensor.name not in left.tensors:
             found[quantize.name] = Saturation(grid)
             tensors.setdefault(tensor.name, []).append(quantize.name)
-    names = list(tensors)
-    for start in range(0, len(names), _AT_ONCE):
-        part = names[start : start + _AT_ONCE]
-        loaded = session(model, outputs=part)
+    handed = Boundaries()
+    groups = by_stretch(model, tensors)
+    for part in (group[start : start + _AT_ONCE] for group in groups for start in range(0, len(group), _AT_ONCE)):
+        loaded = session(model, outputs=part, boundaries=handed)
         for batch in first_samples(data, 1, samples):
             for name, values in loaded.run(batch.inputs, part).items():
                 for quantize_name in tensors[name]:

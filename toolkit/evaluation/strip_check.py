@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import tee
 from typing import TYPE_CHECKING
 
 from toolkit.base.types import Array
@@ -99,8 +100,8 @@ def _outputs(
     """The outputs of each batch, copied, and how many samples it joins; fewer where they are large."""
     loaded, size = session(model, list(named.values())), 0
     found: list[tuple[Mapping[str, Array], int]] = []
-    for batch in first_samples(data, 4, samples):
-        values = loaded.run(batch.inputs)
+    batches, ahead = tee(first_samples(data, 4, samples))
+    for batch, values in zip(batches, loaded.run_each(batch.inputs for batch in ahead)):
         outputs = {name: values[own].copy() for name, own in named.items()}
         found.append((outputs, batch.count))
         size += sum(value.nbytes for value in outputs.values())

@@ -13,10 +13,11 @@ from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
 from toolkit.graph.light import LightModel
+from toolkit.graph.memory import least_limit
 from toolkit.graph.nodes import reads_of
 
 SHARE = 2
-"""A float model and its quantized form are run side by side: a stretch may take this part of the memory."""
+"""A float model and its quantized form are run side by side: a stretch may take this part of what weights may."""
 _FUSED = frozenset({"Transpose", "Mul", "Div", "Pad", "QuantizeLinear", "DequantizeLinear"})
 """Operators that onnxruntime may fuse with a node with weights behind them."""
 _BLOCKED = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
@@ -189,7 +190,7 @@ class Cut:
         node = self._nodes[self._order[sizes.index(size)]]
         return ModelError(
             f"node '{node.name}' ({node.op_type}) alone needs {size / 1e6:,.2f} MB for its weights, and "
-            f"{self._limit / 1e6:,.2f} MB, one of {SHARE} parts of the memory allowed, are there for a stretch",
+            f"{self._limit / 1e6:,.2f} MB of the memory allowed are there for a stretch",
             where=self._where,
-            remedy=f'set [run] memory to "{-(-size * SHARE // 10**6)}MB" or more',
+            remedy=f'set [run] memory to "{-(-least_limit(size * SHARE) // 10**6)}MB" or more',
         )

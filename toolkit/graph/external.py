@@ -20,25 +20,26 @@ from toolkit.base.mapped import map_file
 from toolkit.base.reading import FileKind, foreign, open_regular, reading
 from toolkit.base.types import Array
 from toolkit.graph.light import LightModel, is_large, send_away
+from toolkit.graph.on_disk import spilled
 from toolkit.graph.stored import byte_count, stored_tensors
 
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _COPY = "copy the data file beside the model, whole"
 
 
-def read_external(model: LightModel, path: Path) -> None:
+def read_external(model: LightModel, path: Path, maps: dict[Path, mmap.mmap]) -> None:
     """Find the external data of every tensor of a model.
 
     Args:
         model: the model; large weights of its main graph are beside the message afterwards, the data of other tensors
             is in it.
         path: the model's file. Data lies in its folder, or below.
+        maps: files that are mapped already.
 
     Raises:
         ModelError: data is missing, cut short, or described by what is no place in a file.
         NotAllowedError: data lies outside the model's folder.
     """
-    maps: dict[Path, mmap.mmap] = {}
     outside = [tensor for tensor in stored_tensors(model.proto) if tensor.data_location == TensorProto.EXTERNAL]
     # those of the main graph come first
     own = sum(tensor.data_location == TensorProto.EXTERNAL for tensor in model.proto.graph.initializer)
@@ -52,7 +53,10 @@ def read_external(model: LightModel, path: Path) -> None:
 
 
 def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
-    """The files with external data that lie in the model's folder and exist; others are refused when they are read."""
+    """The files with external data that lie in the model's folder and exist, but its own.
+
+    Others are refused when they are read.
+    """
     names = {
         entry.value
         for tensor in stored_tensors(proto)
@@ -61,9 +65,9 @@ def external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
         # protobuf lets bytes through that are no text
         if entry.key == "location" and isinstance(entry.value, str)
     }
-    folder = path.resolve().parent
-    found = []
-    for name in sorted(names):
+    own = path.resolve()
+    folder, found = own.parent, []
+    for name in sorted(names - {own.name}):
         try:
             if name and folder in (folder / name).resolve().parents and (folder / name).is_file():
                 # a path as the caller writes it, so that it lies where the caller's other paths do
@@ -87,7 +91,7 @@ def _mapped(tensor: TensorProto, path: Path, maps: dict[Path, mmap.mmap]) -> Arr
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
         values = np.frombuffer(mapped, np.uint8, place.needed, place.offset).view(dtype).reshape(tuple(tensor.dims))
         # whoever computes with it may ask for whole steps of its element's size
-        values = values if place.offset % dtype.itemsize == 0 else values.copy()
+        values = values if place.offset % dtype.itemsize == 0 else spilled(values.copy())
         send_away(tensor)
         return values
 

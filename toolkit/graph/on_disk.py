@@ -35,10 +35,16 @@ def spilled(values: Array) -> Array:
         return values
 
 
+def limit_room(size: int) -> None:
+    """What arrays may take of memory from here on, ``ROOM`` at most; those that are there stay."""
+    _store.room = size
+
+
 class _Store:
     """The temporary folder of what is spilled: there while an array lies in it."""
 
     def __init__(self) -> None:
+        self.room = ROOM
         self._lock = threading.RLock()
         self._held: dict[int, int] = {}
         self._folder: tuple[ExitStack, Path] | None = None
@@ -52,7 +58,7 @@ class _Store:
         with self._lock:
             if id(owner) in self._held:
                 return True
-            if sum(list(self._held.values())) + owner.nbytes > ROOM:
+            if sum(list(self._held.values())) + owner.nbytes > self.room:
                 return False
             self._held[id(owner)] = owner.nbytes
         weakref.finalize(owner, self._held.pop, id(owner), None).atexit = False

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import mmap
 import os
 import re
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -13,15 +15,16 @@ import onnx
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
-from toolkit.base.files import atomic_path, write_bytes
-from toolkit.base.mapped import release_pages
-from toolkit.base.reading import FileKind, read_file, reading
+from toolkit.base.files import atomic_path
+from toolkit.base.mapped import map_file, release_pages, was_read
+from toolkit.base.reading import FileKind, open_regular, read_file, reading
 from toolkit.graph.external import read_external
 from toolkit.graph.functions import inlined
 from toolkit.graph.light import LightModel, bytes_of, fits_message, place_at
 from toolkit.graph.names import Names
 from toolkit.graph.nodes import all_nodes, subgraphs_of
 from toolkit.graph.proto_check import check_proto
+from toolkit.graph.scanned import without_values
 from toolkit.graph.scopes import unshadowed
 from toolkit.graph.stored import constant_tensor, stored_tensors
 from toolkit.graph.streamed import streamed
@@ -31,6 +34,8 @@ OLDEST_OPSET, NEWEST_OPSET = 9, 25
 DATA_NAME = r"\.[0-9a-f]{16}\.data"
 """What the file of a large model's weights is called behind the model file's own name, as a regular expression."""
 ONNX = FileKind("this is not a valid ONNX model", ModelError, "export the model again", limit=(1 << 31) - 1)
+_SCANNED = 32 << 20
+"""Bytes of a file from which on it is not read whole."""
 _APART = 1024
 _PAGE = 4096
 _MOST_DENSE = 1 << 29
@@ -43,10 +48,11 @@ def read(path: Path) -> LightModel:
         ModelError: it is missing, empty, not ONNX, or its external data is broken.
         NotAllowedError: its external data lies outside the model's folder.
     """
-    model = LightModel(parse(path), where=str(path))
+    proto, maps = _parsed(path)
+    model = LightModel(proto, where=str(path))
     with reading(path, ONNX):
         check_proto(model.proto, str(path))
-        read_external(model, path)
+        read_external(model, path, maps)
         model.lighten()
         check_values(model)
     release_pages()
@@ -56,14 +62,21 @@ def read(path: Path) -> LightModel:
 def parse(path: Path) -> onnx.ModelProto:
     """The message in an ONNX file, unchecked and without its external data.
 
+    Of a file above 32 MB the values of large initializers are not read: they are external data in the file itself.
+
     Raises:
         ModelError: it is missing, empty, no regular file, or not ONNX.
     """
+    return _parsed(path)[0]
+
+
+def _parsed(path: Path) -> tuple[onnx.ModelProto, dict[Path, mmap.mmap]]:
+    """The message, and the model's own file where values were left in it."""
     if not path.exists():
         raise ModelError("no such model file", where=str(path), remedy="check the path in [model] path")
     if path.is_dir():
         raise ModelError("the model is a folder, not a file", where=str(path), remedy="name the .onnx file inside it")
-    content = read_file(path, ONNX)
+    content, maps = _scanned(path)
     if not content:
         raise ModelError("the model file is empty", where=str(path), remedy="export the model again")
     try:
@@ -74,7 +87,19 @@ def parse(path: Path) -> onnx.ModelProto:
         raise ModelError("the model has no nodes", where=str(path), remedy="export the model again")
     # what training needs is not for us, and may name files too
     proto.ClearField("training_info")
-    return proto
+    return proto, maps
+
+
+def _scanned(path: Path) -> tuple[bytes, dict[Path, mmap.mmap]]:
+    """The bytes of the message; of a large file those that are not weights, and the file, mapped."""
+    with reading(path, ONNX), open_regular(path) as stream:
+        if _SCANNED <= os.fstat(stream.fileno()).st_size <= ONNX.limit:
+            file = path.resolve()
+            # what is no message, and a name that is no text, is told by whoever reads the whole
+            with suppress(ValueError):
+                mapped = map_file(stream, file)
+                return without_values(memoryview(mapped), file.name), {file: mapped}
+    return read_file(path, ONNX), {}
 
 
 def normalise(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, dict[str, int]]:
@@ -284,6 +309,7 @@ def write(model: LightModel, path: Path) -> Path:
         digest = hashlib.sha256()
         for _, content in apart:
             digest.update(content)
+            was_read(len(content))
         data = path.with_name(f"{path.name}.{digest.hexdigest()[:16]}.data")
         with atomic_path(data) as temporary, open(temporary, "wb") as stream:
             for tensor, content in apart:
@@ -291,9 +317,15 @@ def write(model: LightModel, path: Path) -> Path:
                 stream.write(bytes(-stream.tell() % _PAGE))
                 place_at(tensor, data.name, stream.tell(), len(content))
                 stream.write(content)
+                was_read(len(content))
             stream.flush()
             os.fsync(stream.fileno())
-    write_bytes(path, *streamed(model if not apart else LightModel(model.proto)))
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        for part in streamed(model if not apart else LightModel(model.proto)):
+            stream.write(part)
+            was_read(len(part))
+        stream.flush()
+        os.fsync(stream.fileno())
     own = re.compile(re.escape(path.name) + DATA_NAME)
     for other in path.parent.iterdir():
         if other != data and own.fullmatch(other.name):

@@ -3,57 +3,37 @@
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from toolkit.base.errors import BackendError, DataError, ModelError, QtoolError, did_you_mean, no_value
-from toolkit.base.mapped import FilePlace, place_of, release_pages
-from toolkit.base.temporary import temporary_folder
+from toolkit.base.errors import DataError, ModelError, QtoolError, did_you_mean, no_value
 from toolkit.base.types import Array
 from toolkit.graph import meter
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
 from toolkit.graph.float32_twin import store_otherwise, widen
 from toolkit.graph.kernels import written_out
-from toolkit.graph.light import LightModel, fits_message, place_at, send_away
+from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
-from toolkit.graph.onnx_file import read, write
+from toolkit.graph.onnx_file import read
+from toolkit.graph.ort_session import explained, load_session
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
-from toolkit.graph.rewrites import wrong_rewrites
+from toolkit.graph.quantized_once import quantize_weights
 from toolkit.graph.runnable import NotRun, cut, not_run_in
 from toolkit.graph.stretches import Boundaries, Stretched, stretches_of
 from toolkit.graph.tensors import np_dtype
 
-# seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
-# number, and the model's outputs are garbage
-_WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
-# a stored weight behind a DequantizeLinear or Cast would become one of four or two times the size
-_COPYING_REWRITES = ["ConstantFolding"]
-_SQUARE_REWRITES = {
-    "CommonSubexpressionElimination": 2_000, "NchwcTransformer": 5_000, "ConstantFolding": 20_000,
-    "ConstantSharing": 20_000,
-}  # fmt: skip
-"""Rewrites that walk the whole graph for every node that they change, and the most nodes for which they pay.
-
-Seen with onnxruntime 1.32 on chains of convolutions: NchwcTransformer alone takes 0.1 s of 2,500 nodes, 4 s of 10,000.
-CommonSubexpressionElimination alone takes 5.4 s of 20,000, and as long of 24,000 with 16,000 outputs.
-"""
+_AT_ONCE = 16
+"""Inputs that go through the stretches of a model together: what they hand on is kept meanwhile."""
 _KEPT_BYTES = 32 << 20
 """Of so few bytes of weights a session may stay in memory as long as its model; loading one again costs more."""
-_FATAL_ONLY = 4
-_FOLDER, _MAPS_FILES = "session.model_external_initializers_file_folder_path", (1, 22)
 _SHOWN = 4
 """Inputs whose shapes an error names: of a decoder's dozens the first say enough."""
-_SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ .{0,4000}? was false\. ")
-"""Where in onnxruntime's source a check failed, with the C++ of it."""
-_TOO_NEW = ("is under development and support for this is limited", "Unsupported model IR version")
-"""What onnxruntime says of a model whose opset or IR version is newer than itself."""
 
 
 class Session:
@@ -105,13 +85,54 @@ class Session:
             ModelError: an output does not exist, or the model cannot compute these inputs.
             BackendError: onnxruntime ran out of memory.
         """
+        return next(self._run([inputs], outputs))
+
+    def run_each(
+        self, samples: Iterable[Mapping[str, Array]], outputs: Sequence[str] | None = None
+    ) -> Iterator[dict[str, Array]]:
+        """Run the model on several inputs, one after the other, see ``run``.
+
+        Of a model in stretches 16 inputs go through a stretch together, which is loaded once for them.
+        """
+        if not isinstance(self._inner, Stretched):
+            yield from (self.run(inputs, outputs) for inputs in samples)
+            return
+        given = iter(samples)
+        while some := list(islice(given, _AT_ONCE)):
+            yield from self._run(some, outputs)
+
+    def _run(self, samples: Sequence[Mapping[str, Array]], outputs: Sequence[str] | None) -> Iterator[dict[str, Array]]:
+        wanted = list(self.outputs if outputs is None else outputs)
+        for inputs in samples:
+            self._check(inputs, wanted)
+        computed = [name for name in wanted if name not in self._passed_on]
+        try:
+            feeds = [{n: to_ort(inputs[n], self._types[n]) for n in self.inputs} for inputs in samples]
+            values = self._computed(computed, feeds) if computed else [[] for _ in feeds]
+        except QtoolError:
+            raise
+        except Exception as error:
+            if len(samples) > 1:
+                # each by itself: those in front of the one that fails have outputs
+                for inputs in samples:
+                    yield from self._run([inputs], outputs)
+                return
+            shapes = ", ".join(f"{name} {list(np.shape(samples[0][name]))}" for name in self.inputs[:_SHOWN])
+            more = f" and {len(self.inputs) - _SHOWN} more" if len(self.inputs) > _SHOWN else ""
+            raise explained(error, f"onnxruntime cannot run the model on {shapes}{more}", self._where) from error
+        for inputs, made in zip(samples, values):
+            found = dict(zip(computed, map(as_array, made)))
+            yield {name: found[name] if name in found else np.asarray(inputs[name]) for name in wanted}
+
+    def _check(self, inputs: Mapping[str, Array], wanted: Sequence[str]) -> None:
+        """Refuse inputs that are missing and outputs that do not exist."""
         if not isinstance(inputs, Mapping):
             raise DataError(
                 f"the inputs are a {type(inputs).__name__}",
                 where=self._where,
                 remedy="give a dictionary of arrays by input, and the outputs wanted behind it",
             )
-        wanted, known = list(self.outputs if outputs is None else outputs), set(self.outputs)
+        known = set(self.outputs)
         for name in self.inputs:
             if name not in inputs:
                 what, remedy = no_value(name, self.inputs, inputs)
@@ -123,34 +144,25 @@ class Session:
                 raise ModelError(
                     f"'{name}' is no output of this session", where=self._where, remedy=did_you_mean(name, self.outputs)
                 )
-        computed = [name for name in wanted if name not in self._passed_on]
-        values: list[Any] = []
-        if computed:
-            try:
-                feed = {name: to_ort(inputs[name], self._types[name]) for name in self.inputs}
-                values = self._computed(computed, feed)
-            except QtoolError:
-                raise
-            except Exception as error:
-                shapes = ", ".join(f"{name} {list(np.shape(inputs[name]))}" for name in self.inputs[:_SHOWN])
-                more = f" and {len(self.inputs) - _SHOWN} more" if len(self.inputs) > _SHOWN else ""
-                raise _explain(error, f"onnxruntime cannot run the model on {shapes}{more}", self._where) from error
-        found = dict(zip(computed, (as_array(value) for value in values)))
-        return {name: found[name] if name in found else np.asarray(inputs[name]) for name in wanted}
 
-    def _computed(self, names: list[str], feed: Mapping[str, Any]) -> list[Any]:
+    def _computed(self, names: list[str], feeds: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
         begin = time.thread_time()
         try:
             if self._limits is None:
-                return list(self._inner.run_with_ort_values(names, feed))
+                return self._each(names, feeds, None)
             import onnxruntime as ort
 
             options = ort.RunOptions()
             with limited(self._limits, options, self._where):
-                return list(self._inner.run_with_ort_values(names, feed, options))
+                return self._each(names, feeds, options)
         finally:
             # this thread computes like the others that the session has
             meter.count((time.thread_time() - begin) * self._threads)
+
+    def _each(self, names: list[str], feeds: Sequence[Mapping[str, Any]], options: Any) -> list[list[Any]]:
+        if isinstance(self._inner, Stretched):
+            return self._inner.run_each(names, feeds, options)
+        return [list(self._inner.run_with_ort_values(names, feed, options)) for feed in feeds]
 
 
 def session(
@@ -167,8 +179,8 @@ def session(
     """Load a model into onnxruntime's CPU provider.
 
     Args:
-        source: a Model or a message (they are not changed), a model without its large weights (its outputs are), a
-            serialized message, or the path of an ONNX file.
+        source: a Model or a message (they are not changed), a model without its large weights (it is), a serialized
+            message, or the path of an ONNX file.
         outputs: the tensors wanted, inner ones included; the model's own outputs where None. Graph inputs are allowed.
         threads: threads within one operator; onnxruntime's choice (one a core) where None.
         optimise: let onnxruntime fuse and fold.
@@ -205,11 +217,15 @@ def session(
         return Session(None, model.where, shared, left=left)
     limits = loop_limits(model.proto, model.weight_bytes)
     keeps = not model.shares if packed is None else packed
-
-    def load(part: LightModel) -> Any:
-        return _load(part, threads, optimise, spin, keeps, as_written, arena)
+    if not keeps:
+        quantize_weights(model)
 
     stretches = stretches_of(model, keeps)
+
+    def load(part: LightModel) -> Any:
+        # what a run takes would stay with a stretch: weights that it dequantizes among it
+        return load_session(part, threads, optimise, spin, keeps, as_written, arena and len(stretches) == 1)
+
     inner = load(model) if len(stretches) == 1 else Stretched(model, stretches, load, keeps, boundaries)
     return Session(inner, model.where, shared, model.weights, limits, left, threads or os.cpu_count() or 1)
 
@@ -282,106 +298,3 @@ def _expose(proto: onnx.ModelProto, outputs: Sequence[str], where: str) -> list[
         del graph.output[:]
         graph.output.extend(new)
     return [name for name in dict.fromkeys(outputs) if name in inputs]
-
-
-def _load(
-    model: LightModel, threads: int | None, optimise: bool, spin: bool, packed: bool, as_written: bool, arena: bool
-) -> Any:
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise BackendError("onnxruntime is not installed", remedy="pip install onnxruntime") from error
-    ort.disable_telemetry_events()
-    options = ort.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY
-    if as_written:
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    if threads:
-        options.intra_op_num_threads = threads
-    # planned memory is kept for every input shape ever seen: with mixed shapes it would grow without end
-    options.enable_mem_pattern = False
-    options.enable_cpu_mem_arena = arena
-    if not spin:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    fits = fits_message(model.message_bytes)
-    places = _places(model) if fits else {}
-    if places:
-        options.add_session_config_entry(_FOLDER, os.sep)
-        release_pages()
-    inside = {name: np.ascontiguousarray(value) for name, value in model.weights.items() if name not in places}
-    values = {name: to_ort(value) for name, value in inside.items()}
-    if values:
-        options.add_external_initializers(list(values), list(values.values()))
-    if not packed:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        # it takes both: with either alone onnxruntime 1.32 keeps a copy, packed or not
-        for name, value in values.items():
-            options.add_initializer(name, value)
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        with _content(model, places, fits) as content:
-            count = len(model.proto.graph.node)
-            unwanted = [
-                *(_WRONG_REWRITES if as_written else ()),
-                *(() if packed else _COPYING_REWRITES),
-                *wrong_rewrites(model.proto),
-                *(rewrite for rewrite, most in _SQUARE_REWRITES.items() if count > most),
-            ]
-            return ort.InferenceSession(
-                content, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
-            )
-    except QtoolError:
-        raise
-    except Exception as error:
-        raise _explain(error, "onnxruntime refuses the model", model.where) from error
-
-
-def _places(model: LightModel) -> dict[str, FilePlace]:
-    """The weights that onnxruntime maps from their files itself: of what it is given in memory it makes a copy."""
-    import onnxruntime as ort
-
-    version = tuple(int(part) for part in ort.__version__.split(".")[:2] if part.isdigit())
-    if os.name != "posix" or version < _MAPS_FILES:
-        return {}
-    found = {name: place_of(value) for name, value in model.weights.items()}
-    return {name: place for name, place in found.items() if place is not None}
-
-
-@contextmanager
-def _content(model: LightModel, places: Mapping[str, FilePlace], fits: bool) -> Iterator[str | bytes]:
-    """What onnxruntime loads: the message, or the path of a file where it does not fit into one."""
-    if fits:
-        away = [tensor for tensor in model.proto.graph.initializer if tensor.name in places]
-        for tensor in away:
-            place = places[tensor.name]
-            place_at(tensor, str(place.path.relative_to(os.sep)), place.offset, model.weights[tensor.name].nbytes)
-        content = model.proto.SerializeToString()
-        for tensor in away:
-            send_away(tensor)
-        yield content
-        return
-    with temporary_folder("session") as folder:
-        yield str(write(LightModel(model.proto).copy(), folder / "model.onnx"))
-
-
-def _explain(error: Exception, what: str, where: str) -> QtoolError:
-    text = " ".join(str(error).split())
-    text = _SOURCE.sub("", text.split("Exception during initialization: ")[-1])
-    if "bad_alloc" in text or "Failed to allocate memory" in text or isinstance(error, MemoryError):
-        return BackendError(
-            f"{what}: out of memory", where=where, remedy="use a smaller batch, or fewer tensors at a time"
-        )
-    if any(sign in text for sign in _TOO_NEW):
-        import onnxruntime
-
-        return ModelError(
-            f"{what}: {text[:400]}",
-            where=where,
-            remedy=f"onnxruntime {onnxruntime.__version__} is too old: pip install -U onnxruntime, "
-            "or export the model at an older opset",
-        )
-    remedy = "check that the model runs in onnxruntime by itself"
-    if "NOT_IMPLEMENTED" in text:
-        remedy = "onnxruntime has no kernel for this operator in its type: export the model in float32"
-    return ModelError(f"{what}: {text[:400]}", where=where, remedy=remedy)

@@ -14,10 +14,10 @@ from onnx import GraphProto, ModelProto, TensorProto
 from toolkit.base.types import Array
 from toolkit.graph.light import LightModel, bytes_of, send_away
 
-_GRAPH = ModelProto.GRAPH_FIELD_NUMBER
-_INITIALIZER = GraphProto.INITIALIZER_FIELD_NUMBER
-_VALUES = TensorProto.RAW_DATA_FIELD_NUMBER
-_OF_BYTES = 2
+GRAPH = ModelProto.GRAPH_FIELD_NUMBER
+INITIALIZER = GraphProto.INITIALIZER_FIELD_NUMBER
+VALUES = TensorProto.RAW_DATA_FIELD_NUMBER
+OF_BYTES = 2
 """The wire type of what has a length before it."""
 
 
@@ -27,12 +27,12 @@ def streamed(model: LightModel) -> Iterator[bytes | memoryview]:
     for tensor in away:
         del tensor.external_data[:]
         tensor.ClearField("data_location")
-    before, after = _around(model.proto.graph, _INITIALIZER)
+    before, after = _around(model.proto.graph, INITIALIZER)
     parts = [before, *_initializers(model.proto.graph, model.weights), after]
-    begin, end = _around(model.proto, _GRAPH)
+    begin, end = _around(model.proto, GRAPH)
     for tensor in away:
         send_away(tensor)
-    yield begin + _head(_GRAPH, sum(map(len, parts)))
+    yield begin + head(GRAPH, sum(map(len, parts)))
     yield from parts
     yield end
 
@@ -41,12 +41,12 @@ def _initializers(graph: GraphProto, weights: Mapping[str, Array]) -> Iterator[b
     for tensor in graph.initializer:
         if tensor.name not in weights:
             content = tensor.SerializeToString(deterministic=True)
-            yield _head(_INITIALIZER, len(content)) + content
+            yield head(INITIALIZER, len(content)) + content
             continue
-        before, after = _around(tensor, _VALUES)
+        before, after = _around(tensor, VALUES)
         values = bytes_of(weights[tensor.name])
-        before += _head(_VALUES, len(values))
-        yield _head(_INITIALIZER, len(before) + len(values) + len(after)) + before
+        before += head(VALUES, len(values))
+        yield head(INITIALIZER, len(before) + len(values) + len(after)) + before
         yield values
         yield after
 
@@ -69,8 +69,9 @@ def _around(message: Any, number: int) -> tuple[bytes, bytes]:
     return found[0], found[1]
 
 
-def _head(number: int, size: int) -> bytes:
-    return _varint(number << 3 | _OF_BYTES) + _varint(size)
+def head(number: int, size: int) -> bytes:
+    """What is written in front of a field of so many bytes."""
+    return _varint(number << 3 | OF_BYTES) + _varint(size)
 
 
 def _varint(value: int) -> bytes:

@@ -9,10 +9,7 @@ between, the last bits may differ.
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,10 +17,10 @@ import onnx
 from onnx import helper
 
 from toolkit.base.errors import ModelError
-from toolkit.base.mapped import release_pages, return_freed_memory
 from toolkit.base.types import Array
 from toolkit.graph.cutting import SHARE, Cut, Stretch
 from toolkit.graph.light import LightModel, bytes_of
+from toolkit.graph.memory import loaded, weights_room
 from toolkit.graph.nodes import reads_of
 from toolkit.graph.on_disk import spilled
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
@@ -47,30 +44,6 @@ def by_stretch(model: Model, names: Iterable[str]) -> list[list[str]]:
     return [groups[number] for number in sorted(groups)]
 
 
-@contextmanager
-def memory_limit(size: int | None) -> Iterator[None]:
-    """While this is open, sessions of models with more weights run in stretches, which take ``size`` bytes together."""
-    before = _loaded.limit
-    limit_memory(size)
-    try:
-        yield
-    finally:
-        _loaded.limit = before
-        _loaded.clear()
-
-
-def limit_memory(size: int | None) -> None:
-    """The limit from here on, for a process that works for another."""
-    _loaded.limit = size
-    if size is not None:
-        return_freed_memory()
-
-
-def memory_limited() -> int | None:
-    """The limit in bytes; None where there is none."""
-    return _loaded.limit
-
-
 def shared_weights(model: LightModel) -> bool:
     """Whether the weights are too many for copies of them, anyway or under the limit; see ``LightModel.shares``."""
     return model.shares or len(stretches_of(model, packed=True)) > 1
@@ -86,11 +59,11 @@ def stretches_of(model: LightModel, packed: bool) -> list[Stretch]:
     Raises:
         ModelError: the weights of one node alone do not fit; it is the one with most.
     """
-    limit = _loaded.limit
-    sizes = {name: _computed_bytes(values) * (_PACKED if packed else 1) for name, values in model.weights.items()}
-    if limit is None or sum(sizes.values()) <= limit // SHARE:
+    room = weights_room()
+    sizes = {name: computed_bytes(values) * (_PACKED if packed else 1) for name, values in model.weights.items()}
+    if room is None or sum(sizes.values()) <= room // SHARE:
         return [Stretch(range(len(model.proto.graph.node)), list(sizes), [], [])]
-    return Cut(model, sizes, limit // SHARE).stretches()
+    return Cut(model, sizes, room // SHARE).stretches()
 
 
 class Value(NamedTuple):
@@ -127,6 +100,7 @@ class Stretched:
     ) -> None:
         self._model, self._stretches, self._load, self._packed = model, stretches, load, packed
         self._boundaries = boundaries
+        loaded.drop_with(self)
         self._known = {value.name: value for value in model.proto.graph.input}
         self._given: list[Value] = []
         self._takes = {value.name: value for value in self._inputs()}
@@ -142,38 +116,56 @@ class Stretched:
 
     def run_with_ort_values(self, names: Sequence[str], feed: Mapping[str, Any], options: Any = None) -> list[Any]:
         """The outputs that are asked for; what no later stretch reads is given back at once."""
-        held, wanted = dict(feed), set(names)
+        return self.run_each(names, [feed], options)[0]
+
+    def run_each(
+        self, names: Sequence[str], feeds: Sequence[Mapping[str, Any]], options: Any = None
+    ) -> list[list[Any]]:
+        """The same for several samples, which go through a stretch together: it is loaded once for all."""
+        wanted, kept = set(names), self._boundaries
         having = [number for number, one in enumerate(self._stretches) if wanted & set(one.gives)]
-        kept = self._boundaries
-        key = _digest(feed) if kept is not None else ""
-        start, known = kept.last(key, having[0]) if kept is not None else (0, {})
-        held.update((name, to_ort(value)) for name, value in known.items())
+        keys = [_digest(feed) if kept is not None else "" for feed in feeds]
+        known = [kept.last(key, having[0]) if kept is not None else (0, {}) for key in keys]
+        held = [{**feed, **values} for feed, (_, values) in zip(feeds, known)]
         end = len(self._stretches) if kept is not None else having[-1] + 1
-        for number, one in enumerate(self._stretches[start : having[-1] + 1], start):
+        for number, one in enumerate(self._stretches[: having[-1] + 1]):
             later = {name for other in self._stretches[number + 1 : end] for name in other.reads}
             gives = [name for name in one.gives if name in wanted or name in later]
-            if gives:
-                inner = self._opened(number)
-                taken = {value.name: held[value.name] for value in inner.get_inputs()}
-                held.update(zip(gives, inner.run_with_ort_values(gives, taken, options)))
-            held = {name: value for name, value in held.items() if name in wanted or name in later}
-            if kept is not None:
-                kept.keep(key, number + 1, {name: held[name] for name in later if name in held and name not in feed})
-        return [held[name] for name in names]
+            for index, (start, _) in enumerate(known):
+                if number < start:
+                    continue
+                state = held[index]
+                if gives:
+                    inner = self._opened(number)
+                    taken = {value.name: _ort(state[value.name]) for value in inner.get_inputs()}
+                    made = inner.run_with_ort_values(gives, taken, options)
+                    # what waits for the other samples is spilled where it is much
+                    state.update(zip(gives, made if len(feeds) == 1 else [_waiting(value) for value in made]))
+                held[index] = {name: value for name, value in state.items() if name in wanted or name in later}
+                if kept is not None:
+                    passed = {name: held[index][name] for name in later if name in held[index]}
+                    kept.keep(keys[index], number + 1, {n: v for n, v in passed.items() if n not in feeds[index]})
+        return [[_ort(state[name]) for name in names] for state in held]
 
     def _inputs(self) -> Iterator[Value]:
-        """Load every stretch once, in order: the types of what it gives are those of what the next ones take."""
+        """Load every stretch once, in order: the types of what it gives are those of what the next ones take.
+
+        Those whose types another session of the model has found are not loaded.
+        """
         own = {value.name for value in self._model.proto.graph.input}
-        for number in range(len(self._stretches)):
-            inner = self._opened(number)
-            for value in map(Value.of, inner.get_outputs()):
+        found = self._boundaries.types if self._boundaries is not None else {}
+        for number, one in enumerate(self._stretches):
+            if not found.keys() >= {*one.gives, *own.intersection(one.reads)}:
+                inner = self._opened(number)
+                found.update((value.name, Value.of(value)) for value in (*inner.get_outputs(), *inner.get_inputs()))
+            for value in (found[name] for name in one.gives):
                 self._given.append(value)
                 if value.type not in ORT_TYPES:
                     self._require_last(number, value)
                     continue
                 shape = list(value.shape) or None
                 self._known[value.name] = helper.make_tensor_value_info(value.name, ORT_TYPES[value.type], shape)
-            yield from (Value.of(value) for value in inner.get_inputs() if value.name in own)
+            yield from (found[name] for name in one.reads if name in own)
 
     def _require_last(self, number: int, value: Value) -> None:
         """Refuse what is no tensor where a later stretch reads it; whoever runs the model is told of other outputs."""
@@ -187,9 +179,9 @@ class Stretched:
 
     def _opened(self, number: int) -> Any:
         one = self._stretches[number]
-        size = sum(_computed_bytes(self._model.weights[name]) for name in one.weights)
+        size = sum(computed_bytes(self._model.weights[name]) for name in one.weights)
         kept = size * (_PACKED if self._packed else 1)
-        return _loaded.open((id(self), number), kept, lambda: self._load(self._piece(one)))
+        return loaded.open(self, number, kept, lambda: self._load(self._piece(one)))
 
     def _piece(self, one: Stretch) -> LightModel:
         whole = self._model.proto
@@ -210,13 +202,18 @@ class Stretched:
         graph.value_info.extend(value for value in whole.graph.value_info if value.name in made - set(one.gives))
         return LightModel(proto, {name: self._model.weights[name] for name in one.weights}, self._model.where)
 
-    def __del__(self) -> None:
-        for number in range(len(self._stretches)):
-            _loaded.drop((id(self), number))
+
+def _waiting(value: Any) -> Any:
+    """A value of onnxruntime as an array that may be spilled; what is no tensor as it is."""
+    return spilled(as_array(value)) if value.is_tensor() else value
 
 
-def _computed_bytes(values: Array) -> int:
-    """What a weight takes in a run: what is stored as integers or float16 is computed with in float32."""
+def _ort(value: Any) -> Any:
+    return to_ort(value) if isinstance(value, np.ndarray) else value
+
+
+def computed_bytes(values: Array) -> int:
+    """Bytes that a weight takes in a run: what is stored as integers or float16 is computed with in float32."""
     return values.size * max(values.itemsize, np.dtype(np.float32).itemsize)
 
 
@@ -225,9 +222,13 @@ class Boundaries:
 
     Sessions that are run one after the other, each on all samples and for the tensors of one stretch, begin where the
     one before ended: every stretch is loaded once for all samples.
+
+    Attributes:
+        types: of the tensors that are handed on, as far as a session has found them.
     """
 
     def __init__(self) -> None:
+        self.types: dict[str, Value] = {}
         self._known: dict[str, dict[int, dict[str, Array]]] = {}
 
     def last(self, key: str, most: int) -> tuple[int, dict[str, Array]]:
@@ -239,7 +240,9 @@ class Boundaries:
     def keep(self, key: str, number: int, values: Mapping[str, Any]) -> None:
         """Keep what stretch ``number`` begins with; what those before the last one did is forgotten."""
         known = self._known.setdefault(key, {})
-        known[number] = {name: spilled(as_array(value)) for name, value in values.items()}
+        known[number] = {
+            name: spilled(value if isinstance(value, np.ndarray) else as_array(value)) for name, value in values.items()
+        }
         for old in [one for one in known if one < number - 1]:
             del known[old]
 
@@ -251,36 +254,3 @@ def _digest(feed: Mapping[str, Any]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape};".encode())
         digest.update(array.tobytes() if array.dtype.hasobject else bytes_of(array))
     return digest.hexdigest()
-
-
-class _Loaded:
-    """The stretches of all sessions that are loaded, the last used last."""
-
-    def __init__(self) -> None:
-        self.limit: int | None = None
-        self._known: OrderedDict[tuple[int, int], tuple[Any, int]] = OrderedDict()
-        self._lock = threading.RLock()
-
-    def open(self, key: tuple[int, int], size: int, load: Callable[[], Any]) -> Any:
-        """A stretch's session; the longest unused ones go where the limit asks for it."""
-        with self._lock:
-            if key not in self._known:
-                while self._known and sum(held for _, held in self._known.values()) + size > (self.limit or 0):
-                    self._known.popitem(last=False)
-                    release_pages()
-                self._known[key] = load(), size
-            self._known.move_to_end(key)
-            return self._known[key][0]
-
-    def drop(self, key: tuple[int, int]) -> None:
-        """Give a stretch's memory back."""
-        with self._lock:
-            self._known.pop(key, None)
-
-    def clear(self) -> None:
-        """Give back the memory of all stretches."""
-        with self._lock:
-            self._known.clear()
-
-
-_loaded = _Loaded()

@@ -88,6 +88,11 @@ class StoredValues(LazyValues):
         """SHA-256 of the values, in hex."""
         return content_digest(looked_at(self.array))
 
+    @cached_property
+    def finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
+        return _finite(looked_at(self.array))
+
 
 @lru_cache(maxsize=64)
 def np_dtype(kind: int) -> np.dtype[Any]:
@@ -100,6 +105,16 @@ def _gs_dtype(kind: int) -> tuple[Any, int]:
     """What onnx-graphsurgeon calls an element type, numpy's type or ONNX's number, and the bytes that it counts."""
     like = LazyValues(TensorProto(data_type=kind, dims=[1]))
     return like.dtype, like.nbytes
+
+
+def is_finite(tensor: gs.Tensor, values: np.ndarray[Any, Any]) -> bool:
+    """Whether no value of a constant is NaN or infinite; looked at once for all copies of a model that share it."""
+    held = getattr(tensor, "_values", None)
+    return held.finite if isinstance(held, StoredValues) else _finite(values)
+
+
+def _finite(values: np.ndarray[Any, Any]) -> bool:
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
 
 
 def content_digest(values: np.ndarray[Any, Any]) -> str:

@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
+from toolkit.base.mapped import was_read
 from toolkit.base.types import Array
 from toolkit.graph.light import LightModel, is_away
 from toolkit.graph.nodes import all_nodes
@@ -95,7 +96,9 @@ def _pieces(tensor: TensorProto, beside: Array | None) -> Iterator[np.ndarray[An
         beside = np.frombuffer(tensor.raw_data, np.dtype(_FLOATS[tensor.data_type]).newbyteorder("<"))
     flat = (onnx.numpy_helper.to_array(tensor) if beside is None else beside).reshape(-1)
     for start in range(0, flat.size, _PIECE):
-        yield _wide(flat[start : start + _PIECE])
+        piece = flat[start : start + _PIECE]
+        yield _wide(piece)
+        was_read(piece.nbytes)
 
 
 def _wide(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from toolkit.base.precision import Precision
@@ -11,6 +10,7 @@ from toolkit.graph.assemble import bodies
 from toolkit.graph.constants import is_random
 from toolkit.graph.facts import Facts
 from toolkit.graph.model import Model
+from toolkit.graph.tensors import is_finite
 from toolkit.placement.dequantized import dequantizer, foreign_pair, pair_type
 from toolkit.placement.ops import REGION, TARGETS
 
@@ -109,7 +109,7 @@ class Trouble:
                 continue
             if value.size == 0:
                 return Code.EMPTY(tensor=tensor.name)
-            if value.dtype.kind == "f" and not np.isfinite(value).all():
+            if not is_finite(tensor, value):
                 return Code.NOT_FINITE(tensor=tensor.name)
         for tensor, value, is_constant in zip(operands, values, constant):
             if value is None and is_constant and dequantizer(tensor) is None:

@@ -45,7 +45,7 @@ def collect_shard(job: Job, shard: tuple[int, int], target: Path) -> Collection:
         RecipeError: the recipe has no calibration data.
         RangesError: there are no samples.
     """
-    from toolkit.graph.stretches import memory_limit
+    from toolkit.graph.memory import memory_limit
 
     inputs_exist(job)
     refuse_writing_over(input_files(job), target)

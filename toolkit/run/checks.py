@@ -48,7 +48,7 @@ def reachable(job: Job) -> Iterator[None]:
     inputs_exist(job)
     refuse_run_over(input_files(job), job.folder.path)
     _cache_is_apart(job)
-    from toolkit.graph.stretches import memory_limit
+    from toolkit.graph.memory import memory_limit
 
     limit = memory_limit(job.recipe.run.memory_bytes)
     with import_path(job.recipe.folder if job.allow_code else None), followed(job), limit, collector_seldom():

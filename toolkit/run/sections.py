@@ -219,7 +219,7 @@ class RunSection(Section):
         "here", description="here; ray: a Ray cluster, RAY_ADDRESS's or this machine's; or ray://host:port"
     )
     memory: ByteSize | None = Field(
-        None, description="bound for weights computed with at a time, such as 4GB; larger models run in parts"
+        None, description="bound for the memory of a process that computes, such as 4GB; larger models run in parts"
     )
 
     @property

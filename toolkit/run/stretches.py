@@ -16,7 +16,8 @@ def stretches_note(model: Model) -> Finding | None:
     Raises:
         ModelError: one node's weights are more than the memory allows.
     """
-    from toolkit.graph.stretches import memory_limited, stretches_of
+    from toolkit.graph.memory import memory_limited
+    from toolkit.graph.stretches import stretches_of
 
     limit = memory_limited()
     if limit is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -103,18 +103,20 @@ def _look(inputs: Inputs) -> Looked:
     if data is None:
         return Looked(TaskRecord(), iter(()), [])
     loaded = own_session(source)
-    given = ((batch, {n: widened(v).copy() for n, v in loaded.run(batch.inputs).items()}) for batch in data.batches(1))
+    batches, ahead = tee(data.batches(1))
+    outputs = loaded.run_each(batch.inputs for batch in ahead)
+    given = ((batch, {n: widened(v).copy() for n, v in found.items()}) for batch, found in zip(batches, outputs))
     seen, size = [], 0
-    for batch, outputs in islice(given, SEEN):
-        seen.append((batch, outputs))
-        size += sum(value.nbytes for value in outputs.values())
+    for batch, found in islice(given, SEEN):
+        seen.append((batch, found))
+        size += sum(value.nbytes for value in found.values())
         if size > _SEEN_BYTES:
             break
     if not seen:
         return Looked(TaskRecord(), iter(()), [])
-    watched = observe(source, [(batch.inputs, outputs, batch.count) for batch, outputs in seen])
+    watched = observe(source, [(batch.inputs, found, batch.count) for batch, found in seen])
     try:
-        found, why = judged_by(
+        judged, why = judged_by(
             watched, section.task, section.metric, section.output, section.budget.floors,
             {"blank": section.blank, "threshold": section.threshold}, {"space": section.space},
             strict=not job.recipe.is_resolved,
@@ -124,7 +126,7 @@ def _look(inputs: Inputs) -> Looked:
         raise
     notes = [note for one in watched.outputs if (note := one.contradiction) is not None]
     record = TaskRecord(
-        task=found.task, sure=found.sure, why=why, parts=[part.to_json() for part in found.parts], notes=notes
+        task=judged.task, sure=judged.sure, why=why, parts=[part.to_json() for part in judged.parts], notes=notes
     )
     lacking = [t.name for t in source.graph.outputs if t.name not in loaded.outputs]
     return Looked(record, chain(seen, given), lacking, watched)

@@ -15,6 +15,7 @@ from toolkit.base.types import Array
 from toolkit.evaluation.clipping import Clipping
 from toolkit.graph.bias import response
 from toolkit.graph.input_mean import input_mean
+from toolkit.graph.on_disk import spilled
 from toolkit.graph.runnable import not_run
 from toolkit.graph.sessions import Session, session
 from toolkit.placement.qdq import storable_scale
@@ -113,7 +114,7 @@ class _SingleLayer:
         for index in self.operands:
             if index in self.constants:
                 tensor, axis = self.node.input[index], self.axes[index]
-                self.rounded[index] = {None: graph.rounder.rounded(tensor, self.constants[index], axis)}
+                self.rounded[index] = {None: spilled(graph.rounder.rounded(tensor, self.constants[index], axis))}
                 if self.methods == "minmax":
                     self.rounded[index][_WEIGHTS_MSE] = self._weight(index, "mse")
 
@@ -184,7 +185,7 @@ class _SingleLayer:
 
     def _weight(self, index: int, method: str) -> Array:
         rounder = replace(self._rounder, method=method, chosen={})
-        return rounder.rounded(self.node.input[index], self.constants[index], self.axes[index])
+        return spilled(rounder.rounded(self.node.input[index], self.constants[index], self.axes[index]))
 
     def _activation(self, index: int, values: Array) -> dict[MethodSetting | None, Array]:
         """The tensor rounded with its scale, and with those that other calibration methods give."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from toolkit.simulation.loaded import Pieces
@@ -32,6 +32,11 @@ def needed_later(pieces: Pieces, outputs: Sequence[str]) -> list[set[str]]:
     return needed[::-1]
 
 
+def kept_bytes(sizes: Mapping[int, float], places: Iterable[int]) -> int:
+    """Bytes of the states that are kept at these cuts."""
+    return int(_STATES * sum(sizes[place] for place in places))
+
+
 def affordable_cuts(sizes: Mapping[int, float], memory: float) -> set[int]:
     """The cuts at which states can be kept within the memory, evenly spread.
 
@@ -42,6 +47,6 @@ def affordable_cuts(sizes: Mapping[int, float], memory: float) -> set[int]:
     count = len(sizes)
     for step in range(1, count + 1):
         places = set(range(count, 0, -step))
-        if _STATES * sum(sizes[place] for place in places) <= memory:
+        if kept_bytes(sizes, places) <= memory:
             return places
     return {count}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from threading import RLock
 from typing import Protocol
@@ -14,7 +14,9 @@ from onnx import helper
 
 from toolkit.base.types import Array
 from toolkit.graph.light import LightModel
+from toolkit.graph.memory import loaded
 from toolkit.graph.sessions import Session, session
+from toolkit.graph.stretches import computed_bytes
 from toolkit.simulation.cut import SCALE, SWITCH, Piece
 from toolkit.simulation.switches import Config
 
@@ -55,61 +57,82 @@ def cost_of(pieces: Pieces, stages: Iterable[int], config: Config, elements: flo
     return sum(work for work, _ in costs) * samples + sum(calls for _, calls in costs) * batches
 
 
-class LoadedPiece:
-    """A piece, ready to run for one state.
-
-    Attributes:
-        last: number of its last stage.
-        piece: what it takes and gives.
-        session: computes it.
-        choices: its switches and scales.
-    """
-
-    def __init__(self, last: int, piece: Piece, session: Session, config: Config) -> None:
-        self.last, self.piece, self.session = last, piece, session
-        self.choices: dict[str, Array] = {SWITCH + switch: np.asarray(switch in config.on) for switch in piece.switches}
-        for tensor, kind in piece.scales.items():
-            value = config.scales.get(tensor, 1.0)
-            self.choices[SCALE + tensor] = np.asarray(value, helper.tensor_dtype_to_np_dtype(kind))
-
-
 class LoadedPieces:
     """Sessions of pieces.
 
     Args:
         pieces: the stages of the model; a ``Cutter``.
-        memory: bytes that their weights may take; the one in use is there in any case.
+        memory: bytes that they may take, mapped weights among them; the one in use is there in any case.
     """
 
     def __init__(self, pieces: Pieces, memory: int) -> None:
         self._pieces, self._memory = pieces, memory
-        self._known: OrderedDict[tuple[int, tuple[str, ...]], tuple[Piece, Session, int]] = OrderedDict()
         self._lock = RLock()
+        loaded.drop_with(self)
 
     def __len__(self) -> int:
         """How many are loaded."""
-        return len(self._known)
+        return loaded.count(self)
 
     def open(self, first: int, kinds: Sequence[str]) -> tuple[Piece, Session]:
         """The piece of these stages with its session; the longest unused ones go where the memory asks for it."""
-        key = first, tuple(kinds)
+        part = first, tuple(kinds)
         with self._lock:
-            if key not in self._known:
-                piece = self._pieces.piece(first, kinds)
-                size = piece.model.message_bytes * _COPIES
-                while self._known and self._held + size > self._memory:
-                    self._known.popitem(last=False)
-                # the session has what it needs of the weights; memory that it kept would grow with every input shape
-                loaded = session(piece.model, threads=1, packed=not self._pieces.shares, arena=False)
-                self._known[key] = replace(piece, model=LightModel(onnx.ModelProto())), loaded, size
-            self._known.move_to_end(key)
-            return self._known[key][:2]
+            found = loaded.find(self, part)
+            if found is not None:
+                return found
+            piece, shares = self._pieces.piece(first, kinds), self._pieces.shares
+            size = piece.model.message_bytes * _COPIES + sum(map(computed_bytes, piece.model.weights.values()))
 
-    @property
-    def _held(self) -> int:
-        return sum(size for *_, size in self._known.values())
+            def load() -> tuple[Piece, Session]:
+                # the session has what it needs of the weights; memory that it kept would grow with every input shape
+                opened = session(piece.model, threads=1, packed=not shares, arena=False)
+                return replace(piece, model=LightModel(onnx.ModelProto())), opened
+
+            return loaded.open(self, part, size, load, self._memory)
+
+    def keep_beside(self, size: int) -> None:
+        """Count states that are kept as memory."""
+        loaded.beside(self, size)
 
     def forget(self) -> None:
         """Give back the memory of all sessions."""
-        with self._lock:
-            self._known.clear()
+        loaded.drop(self)
+
+
+class PlannedPiece:
+    """A piece that is run for one state; loaded when it is its turn.
+
+    Args:
+        loaded: the sessions.
+        first: number of its first stage.
+        kinds: what each of its stages is.
+        config: the state.
+
+    Attributes:
+        last: number of its last stage.
+    """
+
+    def __init__(self, loaded: LoadedPieces, first: int, kinds: Sequence[str], config: Config) -> None:
+        self._loaded, self._first, self._kinds, self._config = loaded, first, kinds, config
+        self.last = first + len(kinds) - 1
+        self._choices: dict[str, Array] | None = None
+
+    def run(self, state: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
+        """What it gives for the tensors that it takes, and the seconds of this thread that it computed."""
+        piece, opened = self._loaded.open(self._first, self._kinds)
+        if self._choices is None:
+            self._choices = self._chosen(piece)
+        feed = {**self._choices, **{name: state[name] for name in piece.inputs}}
+        begin = time.thread_time()
+        made = opened.run(feed)
+        return made, time.thread_time() - begin
+
+    def _chosen(self, piece: Piece) -> dict[str, Array]:
+        """Its switches and scales."""
+        config = self._config
+        choices: dict[str, Array] = {SWITCH + switch: np.asarray(switch in config.on) for switch in piece.switches}
+        for tensor, kind in piece.scales.items():
+            value = config.scales.get(tensor, 1.0)
+            choices[SCALE + tensor] = np.asarray(value, helper.tensor_dtype_to_np_dtype(kind))
+        return choices

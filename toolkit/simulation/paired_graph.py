@@ -17,7 +17,7 @@ from toolkit.graph.facts import Facts
 from toolkit.graph.input_mean import input_mean
 from toolkit.graph.light import LightModel
 from toolkit.graph.nodes import reads_of
-from toolkit.graph.on_disk import spilled
+from toolkit.graph.on_disk import SPILL_BYTES, spilled
 from toolkit.graph.runnable import cut, not_run_in
 from toolkit.graph.stretches import shared_weights
 from toolkit.placement.ops import ADDS
@@ -55,8 +55,7 @@ class PairedGraph:
         self.shares = shared_weights(light)
         self.weights = light.weights if self.shares else {}
         self.proto = light.proto if self.shares else light.whole()
-        # of pieces that are loaded; another piece of the same stage needs the same
-        self._quantized: WeakValueDictionary[str, Array] = WeakValueDictionary()
+        self._forget_quantized()
         left = not_run_in(self.proto)
         if left:
             cut(self.proto, left)
@@ -87,10 +86,17 @@ class PairedGraph:
         self.biases = dict(self._corrected(switches))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_quantized"}
+        return {name: value for name, value in vars(self).items() if name not in ("_quantized", "_kept")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _quantized=WeakValueDictionary())
+        vars(self).update(state)
+        self._forget_quantized()
+
+    def _forget_quantized(self) -> None:
+        # another piece of the same stage needs the same weights: those of pieces that are loaded, and large ones, most
+        # of which are on the disk
+        self._quantized: WeakValueDictionary[str, Array] = WeakValueDictionary()
+        self._kept: list[Array] = []
 
     def _other_uses(self, switches: Switches) -> dict[str, list[int]]:
         """Inputs of nodes that are no groups. Which branch of an Add has the pair depends on what is kept: both do."""
@@ -165,6 +171,8 @@ class PairedGraph:
         found = self._quantized.get(name)
         if found is None:
             self._quantized[name] = found = spilled(self._fake_quantized(tensor, axis))
+            if found.nbytes >= SPILL_BYTES:
+                self._kept.append(found)
         return name, found
 
     def _fake_quantized(self, tensor: str, axis: int | None) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -20,8 +19,8 @@ from toolkit.evaluation.metrics import Metric, answers_of
 from toolkit.evaluation.outcome import BatchOutcome, Outcome, compare, summed, varying_shares
 from toolkit.evaluation.outputs import widened
 from toolkit.simulation.cut import FIXED, FLOAT, FULL, SWITCHED
-from toolkit.simulation.cuts import StateKey, affordable_cuts, needed_later, signatures_of
-from toolkit.simulation.loaded import LoadedPiece, LoadedPieces, Pieces, cost_of
+from toolkit.simulation.cuts import StateKey, affordable_cuts, kept_bytes, needed_later, signatures_of
+from toolkit.simulation.loaded import LoadedPieces, Pieces, PlannedPiece, cost_of
 from toolkit.simulation.state_run import BatchAsked, BatchRun, StateRun, Tensors
 from toolkit.simulation.switches import Config
 
@@ -202,6 +201,7 @@ class Runner:
         scale = sum(self._sizes) / max(self._sizes[largest], 1)
         sizes = {place: scale * sum(value.nbytes for value in state.values()) for place, state in trail.items()}
         self._places = affordable_cuts(sizes, self.memory / 2)
+        self._loaded.keep_beside(kept_bytes(sizes, self._places))
         done = self._pool(lambda index: self._advance(apart, dict(self.feeds[index].inputs), self._places))
         self.float_seconds = self._timed(sum(seconds for *_, seconds in done))
         self._reference = [{name: state[name] for name in self.outputs} for state, *_ in done]
@@ -235,7 +235,7 @@ class Runner:
         for start, group in by_start.items():
             plan = self._plan(probe.config, probe.signatures, start, apart=keep)
 
-            def one(index: int, start: int = start, plan: Sequence[LoadedPiece] = plan) -> Any:
+            def one(index: int, start: int = start, plan: Sequence[PlannedPiece] = plan) -> Any:
                 return self._from(start, probe, index, plan, keep)
 
             for some in self._in_rounds(group):
@@ -281,7 +281,7 @@ class Runner:
         return [place for place in self._places if place > start]
 
     def _from(
-        self, start: int, probe: StateRun, index: int, plan: Sequence[LoadedPiece], keep: bool
+        self, start: int, probe: StateRun, index: int, plan: Sequence[PlannedPiece], keep: bool
     ) -> tuple[Tensors, dict[int, Tensors], float]:
         """A batch's outputs, what the state is at the cuts where it is kept, and the seconds that it took."""
         state = {**self.feeds[index].inputs, **self._state(probe, start, index)}
@@ -309,7 +309,7 @@ class Runner:
 
     def _plan(
         self, config: Config, signatures: StateKey, start: int, apart: bool, end: int | None = None
-    ) -> list[LoadedPiece]:
+    ) -> list[PlannedPiece]:
         """The pieces that compute a state from stage ``start`` on; before ``end``, where ``apart``."""
         kinds = [
             FLOAT if own == off else FULL if own == full else SWITCHED
@@ -320,7 +320,7 @@ class Runner:
             groups = [(start, self._shared(kinds, start, FIXED if based else SWITCHED))]
         else:
             groups = [(number, [kinds[number]]) for number in range(start, self._count)[:end]]
-        return [LoadedPiece(first + len(of) - 1, *self._loaded.open(first, of), config) for first, of in groups]
+        return [PlannedPiece(self._loaded, first, of, config) for first, of in groups]
 
     def _shared(self, kinds: list[str], start: int, switched: str) -> list[str]:
         """The kinds of one piece from stage ``start`` on that computes this state and others like it.
@@ -342,15 +342,13 @@ class Runner:
         return [switched] * changed + [tail] * (len(rest) - changed)
 
     def _advance(
-        self, plan: Sequence[LoadedPiece], state: Tensors, places: set[int]
+        self, plan: Sequence[PlannedPiece], state: Tensors, places: set[int]
     ) -> tuple[Tensors, dict[int, Tensors], float]:
         """The last state, what it was at these cuts, and the seconds that it took."""
         kept, given, seconds = dict[int, Tensors](), set(self.feeds[0].inputs), 0.0
         for step in plan:
-            feed = {**step.choices, **{name: state[name] for name in step.piece.inputs}}
-            begin = time.thread_time()
-            made = step.session.run(feed)
-            seconds += time.thread_time() - begin
+            made, took = step.run(state)
+            seconds += took
             state = {name: value for name, value in {**state, **made}.items() if name in self._later[step.last]}
             if step.last + 1 in places:
                 kept[step.last + 1] = {name: value for name, value in state.items() if name not in given}

@@ -22,8 +22,8 @@ from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.outputs import class_like, discrete_outputs
 from toolkit.graph.light import LightModel
 from toolkit.graph.measured import measured_outputs, squashed_by
+from toolkit.graph.memory import limit_memory, memory_limited
 from toolkit.graph.model import Model
-from toolkit.graph.stretches import limit_memory, memory_limited
 from toolkit.graph.tensors import SHORT_FLOATS
 from toolkit.graph.work import facts_at_opt, work_of
 from toolkit.placement.place import Judge, PlacementRule, place
@@ -252,7 +252,7 @@ class Simulation:
         limit = memory_limited()
         return SimulationJob(
             self.cutter, self.config(()), self.feeds, self.outputs, self.classes, metric, own.threads,
-            min(own.memory, limit or own.memory), reference, own.answers, limit,
+            own.memory if limit is None else min(own.memory, limit // 2), reference, own.answers, limit,
         )  # fmt: skip
 
     def on(self, settings: Settings) -> Simulation:

@@ -12,7 +12,7 @@ import pytest
 from tests.large_models import block_samples, hold_to_limit, residual_blocks
 from toolkit.base import mapped
 from toolkit.base.mapped import FilePlace, place_of
-from toolkit.graph import on_disk, sessions
+from toolkit.graph import on_disk, ort_session
 from toolkit.graph.model import Model
 from toolkit.graph.on_disk import spilled
 from toolkit.graph.sessions import session
@@ -35,13 +35,13 @@ def no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def given(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     """For every session the weights that it maps from files."""
     seen: list[set[str]] = []
-    places = sessions._places
+    places = ort_session._places
 
     def told(model):
         seen.append(set(found := places(model)))
         return found
 
-    monkeypatch.setattr(sessions, "_places", told)
+    monkeypatch.setattr(ort_session, "_places", told)
     return seen
 
 
@@ -113,8 +113,8 @@ def test_a_spilled_array_is_the_same_and_its_file_goes_with_it(no_room, dtype):
     assert not list(no_room.iterdir())
 
 
-def test_what_fits_stays_in_memory(no_room, monkeypatch):
-    monkeypatch.setattr(on_disk, "ROOM", 1000)
+def test_what_fits_stays_in_memory(no_room):
+    on_disk.limit_room(1000)
     first, second = np.zeros(600, np.uint8), np.zeros(600, np.uint8)
     assert spilled(first) is first and spilled(first[:10]).base is first
     assert place_of(spilled(second)) is not None
@@ -157,8 +157,8 @@ def test_pages_of_what_was_looked_at_go(tmp_path: Path, monkeypatch: pytest.Monk
     weights = [tensor for tensor in model.graph.tensors().values() if model.constant(tensor) is not None]
     size = model.constant(weights[0]).nbytes
     released = []
-    monkeypatch.setattr(mapped, "_seen", [0])
-    monkeypatch.setattr(mapped, "_LOOKED_AT", 2 * size)
+    monkeypatch.setattr(mapped, "_seen", mapped._Seen())
+    mapped.hold_pages(2 * size)
     monkeypatch.setattr(mapped, "release_pages", lambda: released.append(True))
     for tensor in weights:
         values_of(tensor)

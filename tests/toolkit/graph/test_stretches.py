@@ -9,11 +9,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.large_models import block_samples, residual_blocks
-from toolkit.base.errors import ModelError
-from toolkit.graph import stretches
+from toolkit.base.errors import DataError, ModelError
+from toolkit.graph import on_disk, ort_session
+from toolkit.graph.memory import least_limit, loaded, memory_limit, weights_room
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
-from toolkit.graph.stretches import Stretched, memory_limit, stretches_of
+from toolkit.graph.stretches import Stretched, stretches_of
 
 WIDTH, BLOCKS = 64, 6
 WEIGHT = 4 * WIDTH**2
@@ -32,52 +33,109 @@ def test_results_are_those_of_the_whole_model(blocks, weights):
     model, x = blocks
     wanted = ["x2", "relu0", "y", "back3", "x0"]
     whole = session(model, wanted, threads=1).run({"x0": x})
-    with memory_limit(2 * weights * PACKED):
-        loaded = session(model, wanted, threads=1)
-        assert isinstance(loaded._inner, Stretched)
-        found = loaded.run({"x0": x})
-        assert list(found) == list(whole) and loaded.outputs == session(model, wanted).outputs
+    with memory_limit(least_limit(2 * weights * PACKED)):
+        opened = session(model, wanted, threads=1)
+        assert isinstance(opened._inner, Stretched)
+        found = opened.run({"x0": x})
+        assert list(found) == list(whole) and opened.outputs == session(model, wanted).outputs
         assert all(found[name].tobytes() == whole[name].tobytes() for name in wanted)
-        assert loaded.run({"x0": x}, ["x2"])["x2"].tobytes() == whole["x2"].tobytes()
+        assert opened.run({"x0": x}, ["x2"])["x2"].tobytes() == whole["x2"].tobytes()
 
 
 def test_stretches_fit_and_are_cut_where_one_tensor_is_alive(blocks):
     model, _ = blocks
-    with memory_limit(2 * 5 * PACKED):
+    with memory_limit(least_limit(2 * 5 * PACKED)):
         found = stretches_of(model.to_light(), packed=True)
     assert [len(one.weights) for one in found] == [4, 4, 4]
     assert [one.reads for one in found] == [["x0"], ["x2"], ["x4"]]
     assert [one.gives for one in found] == [["x2"], ["x4"], ["y"]]
-    with memory_limit(2 * 12 * PACKED):
+    with memory_limit(least_limit(2 * 12 * PACKED)):
         assert len(stretches_of(model.to_light(), packed=True)) == 1
     assert len(stretches_of(model.to_light(), packed=True)) == 1
 
 
 def test_what_is_loaded_stays_within_the_limit(blocks, monkeypatch):
     model, x = blocks
-    limit, most = 4 * PACKED, 0
-    opened = stretches._loaded.open
+    limit, most, known = least_limit(4 * PACKED), 0, []
+    whole = loaded.open
 
-    known = []
-
-    def watched(key, size, load):
+    def watched(owner, part, size, load):
         nonlocal most
-        found = opened(key, size, load)
-        most = max(most, sum(held for _, held in stretches._loaded._known.values()))
+        found = whole(owner, part, size, load)
+        most = max(most, sum(held for _, held in loaded._known.values()))
         known.append(weakref.ref(found._sess))
         in_memory = {id(held()) for held in known if held() is not None}
-        assert len(in_memory) == len(stretches._loaded._known)
+        assert len(in_memory) == len(loaded._known)
         return found
 
-    monkeypatch.setattr(stretches._loaded, "open", watched)
+    monkeypatch.setattr(loaded, "open", watched)
     with memory_limit(limit):
         one, other = session(model), session(model)
         for _ in range(2):
             one.run({"x0": x})
             other.run({"x0": x})
-        assert 0 < most <= limit and stretches._loaded._known
+        assert 0 < most <= weights_room() < limit and loaded._known
         del one, other
-        assert not stretches._loaded._known
+        assert not loaded._known
+
+
+@pytest.mark.parametrize("spill", [False, True])
+def test_several_samples_load_a_stretch_once(blocks, monkeypatch, spill):
+    model, x = blocks
+    feeds = [{"x0": row[None]} for row in x]
+    wanted = [session(model, ["y", "x2"], threads=1).run(feed) for feed in feeds]
+    counted = []
+    real = ort_session.load_session
+    monkeypatch.setattr("toolkit.graph.sessions.load_session", lambda *given: counted.append(0) or real(*given))
+    if spill:
+        monkeypatch.setattr(on_disk, "SPILL_BYTES", 0)
+    with memory_limit(least_limit(4 * PACKED)):
+        opened = session(model, ["y", "x2"], threads=1)
+        begun = len(counted)
+        found = list(opened.run_each(feeds))
+        # three stretches of four weights, of which two are loaded at a time
+        assert begun == 6 and len(counted) - begun == 6
+        with pytest.raises(DataError):
+            list(opened.run_each([feeds[0], {}]))
+        given = opened.run_each([feeds[0], {"x0": np.zeros((1, 3), np.float32)}])
+        assert next(given)["y"].tobytes() == wanted[0]["y"].tobytes()
+        with pytest.raises(ModelError, match="3"):
+            next(given)
+    assert [one["y"].tobytes() for one in found] == [one["y"].tobytes() for one in wanted]
+    assert [one["x2"].tobytes() for one in found] == [one["x2"].tobytes() for one in wanted]
+
+
+def test_parts_make_room_for_each_other_and_go_with_their_owner():
+    class Owner:
+        pass
+
+    one, other = Owner(), Owner()
+    for owner in (one, other):
+        loaded.drop_with(owner)
+    with memory_limit(least_limit(100)):
+        assert [loaded.open(one, part, 30, lambda part=part: part, most=60) for part in "abc"] == ["a", "b", "c"]
+        assert loaded.find(one, "a") is None and loaded.find(one, "b") == "b" and loaded.count(one) == 2
+        loaded.open(other, "d", 60, lambda: "d")
+        # what was used last stays
+        assert (loaded.find(one, "b"), loaded.find(one, "c")) == ("b", None)
+        loaded.beside(other, 50)
+        loaded.open(one, "e", 10, lambda: "e")
+        assert (loaded.count(one), loaded.count(other)) == (2, 0)
+        loaded.drop(other)
+        loaded.open(other, "f", 60, lambda: "f")
+        assert (loaded.count(one), loaded.count(other)) == (2, 1)
+        del one, owner
+        assert [part for _, part in loaded._known] == ["f"]
+    assert not loaded._known
+
+
+def test_a_limit_leaves_the_program_its_part():
+    for size in (10**3, 10**6, 10**8, 10**9, 10**10):
+        with memory_limit(least_limit(size)):
+            assert weights_room() >= size
+    with memory_limit(6 * 10**9):
+        assert weights_room() == 6 * 10**9 - (224 << 20) - (256 << 20)
+    assert weights_room() is None
 
 
 def test_a_node_that_does_not_fit_alone_is_named(blocks):
@@ -93,10 +151,10 @@ def test_an_output_that_is_no_tensor_is_told_as_it_is_of_the_whole_model(blocks)
     proto = model.to_proto()
     proto.graph.node.append(helper.make_node("SequenceConstruct", ["x2", "y"], ["pair"], name="pair"))
     proto.graph.output.append(helper.make_tensor_sequence_value_info("pair", TensorProto.FLOAT, None))
-    for limit in (None, 4 * PACKED):
+    for limit in (None, least_limit(4 * PACKED)):
         with memory_limit(limit):
-            loaded = session(proto)
+            opened = session(proto)
             with pytest.raises(ModelError) as raised:
-                loaded.run({"x0": x})
+                opened.run({"x0": x})
             assert "sequence" in raised.value.what
-            assert loaded.run({"x0": x}, ["y"])["y"].shape == x.shape
+            assert opened.run({"x0": x}, ["y"])["y"].shape == x.shape

@@ -1,0 +1,159 @@
+"""What a process may take of memory while it computes with weights, and what onnxruntime has loaded under that limit.
+
+The limit is for the whole process: a part of it is the program's own and one is for arrays that are not spilled to
+disk; what is left is for the weights of sessions, whosever they are.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from toolkit.base.mapped import hold_pages, release_pages, return_freed_memory
+from toolkit.graph.on_disk import ROOM, limit_room
+
+_PROGRAM, _PROGRAM_PART = 224 << 20, 4
+"""What Python, its libraries, graphs and arrays in work take; of a small limit no more than one in so many parts."""
+_ROOM_PART = 8
+"""Arrays that are not spilled take one in so many parts of a limit at most; so do mapped files that are read."""
+
+
+@contextmanager
+def memory_limit(size: int | None) -> Iterator[None]:
+    """While this is open, the process is to take ``size`` bytes: sessions of models with more weights run in stretches.
+
+    The program itself takes some 200 MB, of a limit below 1 GB more than its part.
+    """
+    before = loaded.limit
+    limit_memory(size)
+    try:
+        yield
+    finally:
+        _set(before)
+        loaded.clear()
+
+
+def limit_memory(size: int | None) -> None:
+    """The limit from here on, for a process that works for another."""
+    _set(size)
+    if size is not None:
+        return_freed_memory()
+
+
+def _set(limit: int | None) -> None:
+    loaded.limit = limit
+    limit_room(_room(limit))
+    hold_pages(None if limit is None else _room(limit))
+
+
+def memory_limited() -> int | None:
+    """The limit in bytes; None where there is none."""
+    return loaded.limit
+
+
+def weights_room() -> int | None:
+    """Bytes of the limit that weights in sessions may take; None where there is no limit."""
+    return loaded.room
+
+
+def least_limit(weights: int) -> int:
+    """A limit under which so many bytes of weights have room."""
+    return -(-weights * _PROGRAM_PART * _ROOM_PART // (_PROGRAM_PART * _ROOM_PART - _PROGRAM_PART - _ROOM_PART))
+
+
+def _room(limit: int | None) -> int:
+    return ROOM if limit is None else min(ROOM, limit // _ROOM_PART)
+
+
+class Loaded:
+    """What is loaded into onnxruntime of all models that are loaded part by part, the last used last.
+
+    Attributes:
+        limit: see ``memory_limit``.
+    """
+
+    def __init__(self) -> None:
+        self.limit: int | None = None
+        self._known: OrderedDict[tuple[int, Hashable], tuple[Any, int]] = OrderedDict()
+        self._beside: dict[int, int] = {}
+        self._lock = threading.RLock()
+
+    @property
+    def room(self) -> int | None:
+        """See ``weights_room``."""
+        limit = self.limit
+        return None if limit is None else limit - min(_PROGRAM, limit // _PROGRAM_PART) - _room(limit)
+
+    def find(self, owner: object, part: Hashable) -> Any:
+        """A part that is loaded; None where it is not."""
+        with self._lock:
+            key = id(owner), part
+            if key in self._known:
+                self._known.move_to_end(key)
+            return self._known.get(key, (None, 0))[0]
+
+    def open(self, owner: object, part: Hashable, size: int, load: Callable[[], Any], most: int | None = None) -> Any:
+        """A part of what the owner computes with; the longest unused ones go where the limit, or ``most``, asks for it.
+
+        Args:
+            owner: whose part it is.
+            part: which.
+            size: bytes of memory, mapped files among them.
+            load: loads it.
+            most: bytes that the owner's parts may take together; no more than the limit allows where None.
+        """
+        key = id(owner), part
+        with self._lock:
+            if key not in self._known:
+                self._make_room(size, most, key[0])
+                self._make_room(size + sum(self._beside.values()), self.room, None)
+                self._known[key] = load(), size
+            self._known.move_to_end(key)
+            return self._known[key][0]
+
+    def _make_room(self, size: int, most: int | None, owner: int | None) -> None:
+        if most is None:
+            return
+        held = {key: taken for key, (_, taken) in self._known.items() if owner in (None, key[0])}
+        left = sum(held.values())
+        for key, taken in held.items():
+            if left + size <= most:
+                return
+            del self._known[key]
+            left -= taken
+            release_pages()
+
+    def beside(self, owner: object, size: int) -> None:
+        """Count what an owner keeps besides its parts until these are dropped."""
+        self._beside[id(owner)] = size
+
+    def count(self, owner: object) -> int:
+        """How many of an owner's parts are loaded."""
+        return sum(one == id(owner) for one, _ in self._known)
+
+    def drop(self, owner: object) -> None:
+        """Give back the memory of all that is an owner's."""
+        self._drop(id(owner))
+
+    def drop_with(self, owner: object) -> None:
+        """The same once the owner is gone."""
+        weakref.finalize(owner, self._drop, id(owner)).atexit = False
+
+    def _drop(self, owner: int) -> None:
+        with self._lock:
+            for key in [key for key in self._known if key[0] == owner]:
+                del self._known[key]
+            self._beside.pop(owner, None)
+
+    def clear(self) -> None:
+        """Give back the memory of all parts."""
+        with self._lock:
+            self._known.clear()
+
+
+loaded = Loaded()
+"""The process's own."""

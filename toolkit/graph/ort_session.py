@@ -1,0 +1,150 @@
+"""Making a session of onnxruntime of a model, whose weights are mapped from their files, and what its errors mean."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from toolkit.base.errors import BackendError, ModelError, QtoolError
+from toolkit.base.mapped import FilePlace, place_of, release_pages
+from toolkit.base.temporary import temporary_folder
+from toolkit.graph.light import LightModel, fits_message, place_at, send_away
+from toolkit.graph.onnx_file import write
+from toolkit.graph.ort_values import to_ort
+from toolkit.graph.rewrites import wrong_rewrites
+
+# seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
+# number, and the model's outputs are garbage
+_WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
+# a stored weight behind a DequantizeLinear or Cast would become one of four or two times the size
+_COPYING_REWRITES = ["ConstantFolding"]
+_SQUARE_REWRITES = {
+    "CommonSubexpressionElimination": 2_000, "NchwcTransformer": 5_000, "ConstantFolding": 20_000,
+    "ConstantSharing": 20_000,
+}  # fmt: skip
+"""Rewrites that walk the whole graph for every node that they change, and the most nodes for which they pay.
+
+Seen with onnxruntime 1.32 on chains of convolutions: NchwcTransformer alone takes 0.1 s of 2,500 nodes, 4 s of 10,000.
+CommonSubexpressionElimination alone takes 5.4 s of 20,000, and as long of 24,000 with 16,000 outputs.
+"""
+_FATAL_ONLY = 4
+_FOLDER, _MAPS_FILES = "session.model_external_initializers_file_folder_path", (1, 22)
+_SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ .{0,4000}? was false\. ")
+"""Where in onnxruntime's source a check failed, with the C++ of it."""
+_TOO_NEW = ("is under development and support for this is limited", "Unsupported model IR version")
+"""What onnxruntime says of a model whose opset or IR version is newer than itself."""
+
+
+def load_session(
+    model: LightModel, threads: int | None, optimise: bool, spin: bool, packed: bool, as_written: bool, arena: bool
+) -> Any:
+    """Onnxruntime's own session of a model; see ``toolkit.graph.sessions.session`` for the settings.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+        BackendError: it is not installed, or has not enough memory.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise BackendError("onnxruntime is not installed", remedy="pip install onnxruntime") from error
+    ort.disable_telemetry_events()
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY
+    if as_written:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if threads:
+        options.intra_op_num_threads = threads
+    # planned memory is kept for every input shape ever seen: with mixed shapes it would grow without end
+    options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = arena
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    fits = fits_message(model.message_bytes)
+    places = _places(model) if fits else {}
+    if places:
+        options.add_session_config_entry(_FOLDER, os.sep)
+        release_pages()
+    inside = {name: np.ascontiguousarray(value) for name, value in model.weights.items() if name not in places}
+    values = {name: to_ort(value) for name, value in inside.items()}
+    if values:
+        options.add_external_initializers(list(values), list(values.values()))
+    if not packed:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        # it takes both: with either alone onnxruntime 1.32 keeps a copy, packed or not
+        for name, value in values.items():
+            options.add_initializer(name, value)
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        with _content(model, places, fits) as content:
+            count = len(model.proto.graph.node)
+            unwanted = [
+                *(_WRONG_REWRITES if as_written else ()),
+                *(() if packed else _COPYING_REWRITES),
+                *wrong_rewrites(model.proto),
+                *(rewrite for rewrite, most in _SQUARE_REWRITES.items() if count > most),
+            ]
+            return ort.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
+            )
+    except QtoolError:
+        raise
+    except Exception as error:
+        raise explained(error, "onnxruntime refuses the model", model.where) from error
+
+
+def _places(model: LightModel) -> dict[str, FilePlace]:
+    """The weights that onnxruntime maps from their files itself: of what it is given in memory it makes a copy."""
+    import onnxruntime as ort
+
+    version = tuple(int(part) for part in ort.__version__.split(".")[:2] if part.isdigit())
+    if os.name != "posix" or version < _MAPS_FILES:
+        return {}
+    found = {name: place_of(value) for name, value in model.weights.items()}
+    return {name: place for name, place in found.items() if place is not None}
+
+
+@contextmanager
+def _content(model: LightModel, places: Mapping[str, FilePlace], fits: bool) -> Iterator[str | bytes]:
+    """What onnxruntime loads: the message, or the path of a file where it does not fit into one."""
+    if fits:
+        away = [tensor for tensor in model.proto.graph.initializer if tensor.name in places]
+        for tensor in away:
+            place = places[tensor.name]
+            place_at(tensor, str(place.path.relative_to(os.sep)), place.offset, model.weights[tensor.name].nbytes)
+        content = model.proto.SerializeToString()
+        for tensor in away:
+            send_away(tensor)
+        yield content
+        return
+    with temporary_folder("session") as folder:
+        yield str(write(LightModel(model.proto).copy(), folder / "model.onnx"))
+
+
+def explained(error: Exception, what: str, where: str) -> QtoolError:
+    """What onnxruntime's error means: out of memory, a kernel that it lacks, a version that it does not know."""
+    text = " ".join(str(error).split())
+    text = _SOURCE.sub("", text.split("Exception during initialization: ")[-1])
+    if "bad_alloc" in text or "Failed to allocate memory" in text or isinstance(error, MemoryError):
+        return BackendError(
+            f"{what}: out of memory", where=where, remedy="use a smaller batch, or fewer tensors at a time"
+        )
+    if any(sign in text for sign in _TOO_NEW):
+        import onnxruntime
+
+        return ModelError(
+            f"{what}: {text[:400]}",
+            where=where,
+            remedy=f"onnxruntime {onnxruntime.__version__} is too old: pip install -U onnxruntime, "
+            "or export the model at an older opset",
+        )
+    remedy = "check that the model runs in onnxruntime by itself"
+    if "NOT_IMPLEMENTED" in text:
+        remedy = "onnxruntime has no kernel for this operator in its type: export the model in float32"
+    return ModelError(f"{what}: {text[:400]}", where=where, remedy=remedy)
