@@ -24,7 +24,7 @@ def round_for_output(weights: Array, scales: Array, moments: Array, precision: P
     Args:
         weights: float64 [groups, out, in]: each row is multiplied with the input.
         scales: float64 [groups, out, in], or [groups, out, 1].
-        moments: float64 [groups, in, in]: mean of the products of two inputs.
+        moments: floats [groups, in, in]: mean of the products of two inputs.
         precision: the quantized type.
 
     Returns:
@@ -33,7 +33,7 @@ def round_for_output(weights: Array, scales: Array, moments: Array, precision: P
     power = np.einsum("gkk->gk", moments)
     order = np.argsort(-power, axis=1, kind="stable")
     rows = np.arange(len(weights))[:, None]
-    factors = _factors(moments[rows[:, :, None], order[:, :, None], order[:, None, :]]).astype(np.float32)
+    factors = _factors(moments, order)
     # [groups, in, out]: what is done with one input lies together
     left = np.swapaxes(weights, 1, 2).astype(np.float32)[rows, order]
     found = np.empty_like(left)
@@ -54,27 +54,35 @@ def round_for_output(weights: Array, scales: Array, moments: Array, precision: P
     return np.swapaxes(placed, 1, 2).astype(np.float64)
 
 
-def _factors(moments: Array) -> Array:
-    """The upper triangular R of inverse(moments) = R^T R, an input that is always zero apart from the others."""
+def _factors(moments: Array, order: Array) -> Array:
+    """The upper triangular R of inverse(moments) = R^T R in this order of the inputs, float32; an input that is always
+    zero apart from the others.
+
+    A layer that sums thousands of inputs has hundreds of megabytes of these products: no more copies than it takes.
+    """
     size = moments.shape[1]
+    mean = np.maximum(np.einsum("gkk->g", moments, dtype=np.float64) / size, 1e-12)
     # moments = U U^T with U upper triangular, whose inverse is R: a Cholesky factor from behind
-    damped = np.ascontiguousarray(moments[:, ::-1, ::-1])
-    mean = np.maximum(np.einsum("gkk->g", moments) / size, 1e-12)
+    behind, rows = order[:, ::-1], np.arange(len(moments))[:, None, None]
+    damped = moments[rows, behind[:, :, None], behind[:, None, :]].astype(np.float64, copy=False)
     damped[:, np.arange(size), np.arange(size)] += _DAMPING * mean[:, None]
-    return _inverse(np.linalg.cholesky(damped)[:, ::-1, ::-1])
+    factors = np.linalg.cholesky(damped)
+    del damped
+    _invert(factors[:, ::-1, ::-1])
+    return factors[:, ::-1, ::-1].astype(np.float32)
 
 
-def _inverse(upper: Array) -> Array:
-    """The inverse of upper triangular matrices, by halves: a sixth of what the inverse of any matrix costs."""
+def _invert(upper: Array) -> None:
+    """Invert upper triangular matrices in place, by halves: a sixth of what the inverse of any matrix costs."""
     size = upper.shape[1]
     if size <= _BLOCK:
-        return np.linalg.inv(upper)
+        upper[:] = np.linalg.inv(upper)
+        return
     half = size // 2
-    first, last = _inverse(upper[:, :half, :half]), _inverse(upper[:, half:, half:])
-    found = np.zeros_like(upper)
-    found[:, :half, :half], found[:, half:, half:] = first, last
-    found[:, :half, half:] = -first @ upper[:, :half, half:] @ last
-    return found
+    first, last, both = upper[:, :half, :half], upper[:, half:, half:], upper[:, :half, half:]
+    _invert(first)
+    _invert(last)
+    both[:] = -first @ both @ last
 
 
 def scales_for_output(weights: Array, amax: Array, power: Array, precision: Precision) -> Array:

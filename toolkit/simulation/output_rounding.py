@@ -119,11 +119,13 @@ def _round(node: gs.Node, weight: Array, axis: int, rows: Array, rounder: Rounde
     flat = _flat(node, weight, len(rows))
     groups, outs, width = flat.shape
     block = rounder.block or width
-    moments = (np.swapaxes(rows, 1, 2) @ rows).astype(np.float64) / rows.shape[1]
+    moments = np.swapaxes(rows, 1, 2) @ rows
+    moments /= rows.shape[1]
     # what shares a scale, [groups * blocks, out, block]: the inputs of a block are taken as a layer of their own
     parts = flat.reshape(groups, outs, -1, block).swapaxes(1, 2).reshape(-1, outs, block)
     amax = reach(parts, precision)
-    factor = scales_for_output(parts, amax, np.einsum("gkk->gk", moments).reshape(-1, block), precision)
+    power = np.einsum("gkk->gk", moments, dtype=np.float64).reshape(-1, block)
+    factor = scales_for_output(parts, amax, power, precision)
     scale = storable_scale(amax * factor, precision).reshape(groups, -1, outs).swapaxes(1, 2)
     spread = np.repeat(scale.astype(np.float64), block, axis=2)
     made = (round_for_output(flat, spread, moments, precision) * spread).reshape(
