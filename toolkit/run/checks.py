@@ -14,7 +14,6 @@ from toolkit.base.temporary import clear_left_folders
 from toolkit.placement.quantized import refuse_integer_operators
 from toolkit.run.engine_settings import engine_settings
 from toolkit.run.guard import refuse_run_over, refuse_writing_over
-from toolkit.run.idle_limits import limits_measured
 from toolkit.run.job import Job
 from toolkit.run.pass_keys import code_of_passes, pass_files
 from toolkit.run.state import refuse_another, taken_over
@@ -69,7 +68,6 @@ def known_beforehand(job: Job) -> None:
     inputs_exist(job)
     _cache_is_apart(job)
     names_exist(job)
-    limits_measured(job.recipe)
     engine_settings(job.recipe)
     comparable(job)
     _gpu_known(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,9 +13,10 @@ from toolkit.base.errors import QtoolError
 from toolkit.base.files import write_text
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings import sentence
-from toolkit.run.checks import reachable
+from toolkit.run.checks import input_files, reachable
 from toolkit.run.ended import EndedRun
 from toolkit.run.engine_settings import engine_settings
+from toolkit.run.guard import files_of_run, refuse_writing_over
 
 if TYPE_CHECKING:
     from toolkit.backends.command_lines import BuildOrder
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 To = Literal["trtexec", "polygraphy", "onnxruntime"]
 QDQ = "model_qdq.onnx"
+_SCRIPT = "build.sh"
 
 
 @dataclass(frozen=True)
@@ -80,10 +83,12 @@ def _command(run: EndedRun, folder: Path, to: To) -> Exported:
 
     order, timing = _order(run)
     made = command_lines.trtexec(order) if to == "trtexec" else command_lines.polygraphy(order)
+    copied = model_files(run.lowering.model_path)
+    names = [*(file.name for file in copied), command_lines.TIMING, command_lines.CACHE, *made.scripts, _SCRIPT]
+    _refuse_over(run, folder, names)
     folder.mkdir(parents=True, exist_ok=True)
-    source = run.lowering.model_path
     files = []
-    for file in model_files(source):
+    for file in copied:
         shutil.copyfile(file, folder / file.name)
         files.append(file.name)
     if order.timed:
@@ -98,7 +103,7 @@ def _command(run: EndedRun, folder: Path, to: To) -> Exported:
     variables = [f"{name}={value}" for name, value in made.environment.items()]
     command = shlex.join([*(["env", *variables] if variables else []), *made.words])
     built = f"{order.backend} {order.version}".strip() if run.engine.engine_file is not None else "no engine so far"
-    script = folder / "build.sh"
+    script = folder / _SCRIPT
     write_text(
         script,
         f"#!/bin/sh\n# The engine of {run.report.recipe.name}: built by qtool with {built}.\n"
@@ -116,6 +121,17 @@ def _command(run: EndedRun, folder: Path, to: To) -> Exported:
     if not order.version:
         notes.append(ReportCode.EXPORT_WITHOUT_VERSION())
     return Exported(folder, [script.name, *files], command, [sentence(note) for note in notes])
+
+
+def _refuse_over(run: EndedRun, folder: Path, names: Iterable[str]) -> None:
+    """Refuse a folder where one of the files to be written stands already as one that the run read or made.
+
+    Raises:
+        QtoolError: it does; the message names it.
+    """
+    inputs = input_files(run.job) | {f"the run's own {path.name}": path for path in files_of_run(run.folder)}
+    for name in names:
+        refuse_writing_over(inputs, folder / name)
 
 
 def _order(run: EndedRun) -> tuple[BuildOrder, Path]:
@@ -190,8 +206,9 @@ def _onnx(run: EndedRun, folder: Path) -> Exported:
     with temporary_folder("export") as made:
         path = model.save(made / QDQ, ir_version=_IR)
         checked = _checked(run, Model.load(path))
-        folder.mkdir(parents=True, exist_ok=True)
         files = model_files(path)
+        _refuse_over(run, folder, [file.name for file in files])
+        folder.mkdir(parents=True, exist_ok=True)
         for file in files:
             shutil.copyfile(file, folder / file.name)
     notes = [ReportCode.EXPORT_CHECKED(**checked)]

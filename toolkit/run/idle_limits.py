@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from toolkit.base.errors import RecipeError
-from toolkit.base.settings import without_effect
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.run.recipe import Recipe
@@ -13,27 +11,8 @@ _LOWEST = {"min_agreement": 0.0, "min_unchanged": 0.0, "min_iou": 0.0, "min_cosi
 _OF_METRIC = ("max_drop", "max_relative_drop", "min_value")
 
 
-def limits_measured(recipe: Recipe) -> None:
-    """Refuse limits on a metric where none is measured; of a run that was done already there is nothing to refuse.
-
-    Raises:
-        RecipeError: the recipe has such a limit and no metric; the message names the line.
-    """
-    if recipe.evaluation.metric is not None or recipe.is_resolved:
-        return
-    given: list[tuple[tuple[str | int, ...], object]] = [
-        (("evaluation", "budget", name), getattr(recipe.evaluation.budget, name)) for name in _OF_METRIC
-    ]
-    given += [(("pass", index, "max_drop"), entry.get("max_drop")) for index, entry in enumerate(recipe.passes)]
-    for place, value in given:
-        if value is not None:
-            name = str(place[-1])
-            what, remedy = without_effect(f"{name} = {value}", "it limits a metric, and [evaluation] names none", name)
-            raise RecipeError(what, where=recipe.locate(*place), remedy=f"{remedy}, or set metric")
-
-
 def idle_limits(recipe: Recipe, float_value: float | None) -> list[Finding]:
-    """The limits of the recipe's budget, and of its passes, that hold whatever is quantized.
+    """The limits of the recipe's budget, and of its passes, that hold whatever is quantized, or are on no metric.
 
     Args:
         recipe: the recipe.
@@ -43,6 +22,12 @@ def idle_limits(recipe: Recipe, float_value: float | None) -> list[Finding]:
     metric = section.metric if section.metric in SHARES else None
     for where, limits in (("", dict(section.budget)), *((entry["use"], entry) for entry in recipe.passes)):
         known = {name: float(one) for name, one in limits.items() if isinstance(one, (int, float))}
+        if section.metric is None:
+            found += [
+                EvaluationCode.LIMIT_WITHOUT_METRIC(limit=name, value=known[name], by=where)
+                for name in _OF_METRIC
+                if name in known
+            ]
         lowest = [name for name, least in _LOWEST.items() if known.get(name, least + 1) <= least]
         if metric is not None:
             # a share cannot fall by more than it is

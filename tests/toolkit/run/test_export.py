@@ -57,6 +57,16 @@ def test_the_command_lies_beside_all_that_it_reads(ran):
     assert export(EndedRun.of(ran), "trtexec").command.startswith("trtexec --onnx=model.onnx ")
 
 
+def test_neither_the_runs_inputs_nor_its_own_files_are_written_over(ran, capsys):
+    before = {path: path.read_bytes() for path in (ran.parent / "model.onnx", ran / "model.onnx")}
+    for folder in (ran.parent, ran):
+        assert invoke(["export", str(ran), "--to", "trtexec", "--out", str(folder)]) == 2
+        said = capsys.readouterr().err
+        assert str(folder / "model.onnx") in said and "--out" in said
+        assert not (folder / "build.sh").exists()
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
 BUILT = """
 workspace_mb = 64
 optimization_level = 2

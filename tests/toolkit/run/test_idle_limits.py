@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
 from tests.conftest import build, node, normal
-from toolkit.base.errors import RecipeError
 from toolkit.cli.main import invoke
 from toolkit.contract.findings import Code
 from toolkit.data.dataset import CalibrationData
@@ -18,7 +16,7 @@ from toolkit.data.unvaried import unvaried
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.graph.model import Model
 from toolkit.report.findings import sentence
-from toolkit.run.idle_limits import idle_limits, limits_measured
+from toolkit.run.idle_limits import idle_limits
 from toolkit.run.recipe import Recipe
 
 
@@ -42,15 +40,14 @@ def test_limits_that_nothing_can_miss(budget, expected):
     assert all(one.code is EvaluationCode.LIMIT_NEVER_MISSED for one in found)
 
 
-@pytest.mark.parametrize("name", ["max_drop", "max_relative_drop", "min_value"])
-def test_a_limit_on_a_metric_needs_one(name):
-    text = f'[model]\npath = "m.onnx"\n[evaluation]\nbudget = {{ {name} = 0.1 }}\n'
-    searching = '[model]\npath = "m.onnx"\n[evaluation]\n[[pass]]\nuse = "search_precision"\nmax_drop = 0.1\n'
-    for written, line in ((text, 4), (searching, 6)):
-        with pytest.raises(RecipeError) as refused:
-            limits_measured(Recipe.parse(written, Path("r.toml")))
-        assert refused.value.where == f"r.toml:{line}"
-        limits_measured(Recipe.parse(written.replace("[evaluation]", '[evaluation]\nmetric = "top1"'), Path("r.toml")))
+@pytest.mark.parametrize("metric", [None, "top1"])
+def test_a_limit_on_a_metric_needs_one(metric):
+    made = Recipe.build("r", model={"path": "m.onnx"}, passes=[{"use": "search_precision", "max_drop": 0.02}],
+                        evaluation={"metric": metric, "budget": {"min_value": 0.9, "min_sqnr_db": 20.0}})  # fmt: skip
+    assert idle_limits(made, None) == ([] if metric else [
+        EvaluationCode.LIMIT_WITHOUT_METRIC(limit="min_value", value=0.9, by=""),
+        EvaluationCode.LIMIT_WITHOUT_METRIC(limit="max_drop", value=0.02, by="search_precision"),
+    ])  # fmt: skip
 
 
 def test_of_a_metric_in_other_units_no_limit_is_idle():

@@ -250,6 +250,10 @@ TASKS: Table = {
     ),
     EvaluationCode.LABEL_OUT_OF_RANGE: _out_of_range,
     EvaluationCode.LIMIT_NEVER_MISSED: _never_missed,
+    EvaluationCode.LIMIT_WITHOUT_METRIC: lambda limit, value, by: (
+        f"{limit} = {value:g}{f' of {by}' if by else ''} cannot be judged: it limits a metric, and [evaluation] names "
+        "none; set metric, or leave it out."
+    ),
     EvaluationCode.LABELS_SHIFTED: _shifted,
     EvaluationCode.LABELS_RENAMED: _renamed,
     EvaluationCode.FLOAT_MODEL_USELESS: _useless,
