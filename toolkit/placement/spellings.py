@@ -21,7 +21,7 @@ from toolkit.base.types import Array
 from toolkit.graph.constants import constant_value
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
-from toolkit.graph.tensors import FLOAT_TYPES, make_constant, make_node, np_dtype, onnx_type, reroute
+from toolkit.graph.tensors import FLOAT_TYPES, SHORT_FLOATS, make_constant, make_node, np_dtype, onnx_type, reroute
 from toolkit.placement.dequantized import stored_type
 from toolkit.placement.ops import DEQUANTIZE, QUANTIZE
 
@@ -35,6 +35,8 @@ _BLOCKS = frozenset({_FP4_PAIR, FP4_QUANTIZE, MXFP8_QUANTIZE, MXFP8_DEQUANTIZE})
 _PLAIN = frozenset({TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32})
 _DOMAINS = frozenset({TENSORRT, "com.microsoft"})
 _EXPONENTS = 127
+_SAME = 2.0**-7
+"""How far a scale may be off in a type of 16 bits: bfloat16's rounding, not float16's subnormals."""
 
 
 def write_as_onnx(model: Model) -> int:
@@ -77,7 +79,18 @@ def load_source(path: str | os.PathLike[str]) -> Model:
 
 def _foreign(node: gs.Node) -> bool:
     own = node.op in (QUANTIZE, DEQUANTIZE) and node.domain in _DOMAINS
-    return own or node.op in _HALVES or node.op in _BLOCKS or _unfolded(node) or _idle_cast(node)
+    named = own or node.op in _HALVES or node.op in _BLOCKS
+    return named or _unfolded(node) or _idle_cast(node) or _cast_behind(node)
+
+
+def _cast_behind(node: gs.Node) -> bool:
+    """Whether nothing but Casts to one type of 16 bits reads a DequantizeLinear: the type that its readers want.
+
+    Transformer Engine and ModelOpt's PyTorch export keep pairs in float32 between tensors of float16.
+    """
+    readers = list(node.outputs[0].outputs) if node.op == DEQUANTIZE else []
+    kinds = {int(one.attrs.get("to", 0)) if one.op == "Cast" else 0 for one in readers}
+    return len(kinds) == 1 and kinds <= SHORT_FLOATS
 
 
 def _unfolded(node: gs.Node) -> bool:
@@ -102,8 +115,10 @@ def _two_scales(node: gs.Node) -> bool:
 
 def _opset(model: Model, node: gs.Node) -> int:
     """The operator set that has what a node becomes."""
-    if node.op == "Cast" or (_unfolded(node) and node.domain not in _DOMAINS and not _two_scales(node)):
+    if node.op == "Cast":
         return 0
+    if node.op in (QUANTIZE, DEQUANTIZE) and node.domain not in _DOMAINS and not _two_scales(node):
+        return 19 if _cast_behind(node) else 0
     if node.op in _HALVES:
         return _HALVES[node.op][1].opset
     if node.op in _BLOCKS or _two_scales(node):
@@ -148,6 +163,8 @@ class _PairWriter:
             self.written += 1
         if node.op in (QUANTIZE, DEQUANTIZE):
             self._fold(node)
+        if _cast_behind(node):
+            self._without_casts(node)
 
     def _fold(self, node: gs.Node) -> None:
         """Store the scale and the zero point, where they depend on constants alone."""
@@ -304,7 +321,7 @@ class _PairWriter:
         else:
             scale = constant_value(self.model, node.inputs[1])
             narrow = None if scale is None else scale.astype(np_dtype(kind))
-            if narrow is None or not np.isfinite(narrow).all() or not narrow.all():
+            if scale is None or narrow is None or not np.allclose(narrow.astype(np.float64), scale, rtol=_SAME, atol=0):
                 return
             node.inputs[1] = make_constant(self.tensors.take(f"{node.inputs[1].name}_cast"), narrow, kind)
         result.dtype = np_dtype(kind)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from toolkit.base.errors import BackendError, QtoolError
+from toolkit.base.errors import BackendError, ModelError, QtoolError
 from toolkit.base.reading import FileKind, read_json, read_utf8, reading
 from toolkit.base.text import count as counted
 from toolkit.base.text import plain
@@ -18,6 +19,9 @@ from toolkit.run.guard import files_of_run, refuse_missing, refuse_writing_over
 from toolkit.run.inspect_build import engine_tag, shown_engine, shown_log, shown_recipe, shown_timing
 from toolkit.run.shown import Shown
 from toolkit.run.state import unfinished_note
+
+if TYPE_CHECKING:
+    from toolkit.graph.model import Model
 
 _JSON = FileKind("it cannot be read as JSON", QtoolError, "check the file")
 _JOURNAL = FileKind("not a journal", QtoolError, "name a journal.jsonl of qtool's")
@@ -187,7 +191,6 @@ def _model(path: Path) -> Shown:
 
 def _shown_model(path: Path) -> Shown:
     from toolkit.graph.model import Model
-    from toolkit.placement.existing import pairs_of
     from toolkit.report.describe import tensor_infos
     from toolkit.report.findings.explanation import tensor_words
     from toolkit.report.schema import TensorInfo
@@ -204,7 +207,7 @@ def _shown_model(path: Path) -> Shown:
         "inputs": dict(model.input_shapes().items()),
         "outputs": [t.name for t in model.graph.outputs],
         "ops": dict(ops.most_common()),
-        "pairs": sum(1 for _ in pairs_of(model)),
+        "pairs": _pairs(model),
         "asked": dict(marks),
         "fingerprint": model.fingerprint(),
     }
@@ -219,6 +222,17 @@ def _shown_model(path: Path) -> Shown:
     if marks:
         lines.append("asked: " + ", ".join(f"{p} {count}" for p, count in sorted(marks.items())))
     return Shown(content, "\n".join(lines) + "\n")
+
+
+def _pairs(model: Model) -> int:
+    """How many Q/DQ pairs a model has, in whatever spelling."""
+    from toolkit.placement.quantized import pair_count
+    from toolkit.placement.spellings import write_as_onnx
+
+    twin = model.copy()
+    with suppress(ModelError):
+        write_as_onnx(twin)
+    return pair_count(twin)
 
 
 def _layers(path: Path, content: Any) -> Shown:

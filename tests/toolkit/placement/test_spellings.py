@@ -145,18 +145,24 @@ def test_marks_of_an_export_that_was_not_finished_are_nvfp4():
     assert 1e-4 < error < 2e-2
 
 
-def test_a_cast_behind_a_pair_is_the_pairs_own():
+@pytest.mark.parametrize("word", ["TRT_FP8", ""])
+def test_a_cast_behind_a_pair_is_the_pairs_own(word):
     # as Transformer Engine writes them: float32 inside of the pair, float16 around it
-    nodes = [node("Cast", ["x"], ["wide"], to=1), node("TRT_FP8QuantizeLinear", ["wide", "s"], ["q"], domain="trt"),
-             node("TRT_FP8DequantizeLinear", ["q", "s"], ["d"], domain="trt"), node("Cast", ["d"], ["h"], to=10),
+    domain, zero = ("trt", []) if word else ("", ["z"])
+    nodes = [node("Cast", ["x"], ["wide"], to=1),
+             node(f"{word}QuantizeLinear", ["wide", "s", *zero], ["q"], domain=domain),
+             node(f"{word}DequantizeLinear", ["q", "s", *zero], ["d"], domain=domain), node("Cast", ["d"], ["h"], to=10),
              node("MatMul", ["h", "w"], ["y"])]  # fmt: skip
-    weights = {"s": np.array(0.25, np.float32), "w": normal(64, 8).astype(np.float16)}
+    weights = {"s": np.array(0.25, np.float32), "z": np.array(0, np.int8), "w": normal(64, 8).astype(np.float16)}
     half = dict.fromkeys("xy", TensorProto.FLOAT16)
     found = Model.from_proto(foreign(nodes, {"x": ["n", 64]}, weights, types=half))
-    assert write_as_onnx(found) == 2
+    before = run(found, {"x": X["x"].astype(np.float16)})[0] if not word else None
+    write_as_onnx(found)
     assert ops(found) == {"Cast": 1, "QuantizeLinear": 1, "DequantizeLinear": 1, "MatMul": 1}
     found.check()
     assert found.node("y").inputs[0].inputs[0].op == "DequantizeLinear"
+    if before is not None:
+        np.testing.assert_allclose(run(found, {"x": X["x"].astype(np.float16)})[0], before, rtol=2e-3, atol=2e-3)
 
 
 def test_what_is_in_no_known_form_stays():

@@ -22,6 +22,7 @@ from toolkit.run.migrate.command import (
     tool_of,
     without_variables,
 )
+from toolkit.run.migrate.notebook import notebook_code
 from toolkit.run.migrate.order import Order
 from toolkit.run.migrate.script import orders_of_script
 from toolkit.run.migrate.shell import commands_in
@@ -116,7 +117,12 @@ def read_source(words: Sequence[str]) -> MigrationSource:
     text = read_utf8(path, _TEXT)
     # what a script says of files holds where it runs: beside itself, where it goes there
     folders = [path.parent, Path()] if 'cd "$(dirname' in text else [Path(), path.parent]
-    if path.suffix.lower() == ".py":
+    suffix = path.suffix.lower()
+    if suffix == ".ipynb":
+        text, commands = notebook_code(text, str(path))
+        if any(tool in commands for tool in TOOLS):
+            return _of_shell(commands, str(path), folders)
+    if suffix in (".py", ".ipynb"):
         orders = orders_of_script(text, str(path), plain[1:])
         if not orders:
             raise QtoolError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -13,6 +15,7 @@ from tests.toolkit.placement.test_spellings import mlp, respelled
 from tests.toolkit.run.migrate.test_migrate import fates, migrated, quantized, tensors
 from toolkit import Model, Precision
 from toolkit.backends.lowering import lower
+from toolkit.cli.main import invoke
 from toolkit.placement.quantized import pair_count
 from toolkit.report.migrate_codes import MigrateCode
 from toolkit.run.gpu_types import types_of_pairs
@@ -163,6 +166,25 @@ def test_pairs_as_pytorch_quantization_exports_them(here):
     found, _, model = migrated("net.onnx")
     assert quantized(found) == {"linear"} and tensors(found) == {"x": str(MigrateCode.PAIR_KEPT)}
     assert pair_count(model) == 2
+
+
+def test_pairs_in_tensorrts_spelling_are_counted(here, capsys):
+    plain = Model.from_proto(mlp())
+    InsertQDQ(dtype="fp8")(plain, placeholder_context())
+    onnx.save(respelled(plain.to_proto(), "FP8"), "net.onnx")
+    assert invoke(["inspect", "net.onnx", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pairs"] == 4
+
+
+def test_packed_weights_of_onnxruntimes_own_are_refused(here, capsys):
+    nodes = [node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=32, N=16, bits=4, block_size=32)]
+    proto = build(
+        nodes, {"x": ["n", 32]}, {"y": None}, {"w": np.zeros((16, 1, 16), np.uint8), "s": np.ones(16, np.float32)}
+    )
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(proto, "net.onnx")
+    assert invoke(["migrate", "net.onnx"]) == 2
+    assert "MatMulNBits 1" in capsys.readouterr().err
 
 
 def test_numbers_without_dimensions_become_float():
