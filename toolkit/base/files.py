@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,13 @@ def _umask() -> int:
     return mask
 
 
-def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file of these parts whole or not at all."""
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file whole or not at all."""
+    write_parts(path, [content])
+
+
+def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file of these parts, one after the other, whole or not at all."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         stream.writelines(parts)
         stream.flush()

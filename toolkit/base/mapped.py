@@ -124,25 +124,27 @@ def looked_at(values: Array) -> Array:
 
 def was_read(size: int) -> None:
     """Count bytes of mapped files that somebody reads; where they have become many, their pages are let go of."""
-    _seen.bytes += size
-    if _seen.bytes > _seen.most:
-        _seen.bytes = 0
+    pages_read.bytes += size
+    if pages_read.bytes > pages_read.most:
+        pages_read.bytes = 0
         release_pages()
 
 
 def hold_pages(size: int | None) -> None:
     """How many bytes of mapped files may be in memory for reading from here on; 256 MB where None, and at most."""
-    _seen.most = LOOKED_AT if size is None else min(LOOKED_AT, size)
+    pages_read.most = LOOKED_AT if size is None else min(LOOKED_AT, size)
 
 
 @dataclass
-class _Seen:
+class PagesRead:
+    """How many bytes of mapped files were read since pages were last let go of, and after how many they are."""
+
     bytes: int = 0
     most: int = LOOKED_AT
 
 
-_seen = _Seen()
-"""The bytes that were looked at since pages were last let go of."""
+pages_read = PagesRead()
+"""This process's."""
 
 
 def return_freed_memory() -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 from toolkit.base.mapped import hold_pages, release_pages, return_freed_memory
@@ -80,7 +81,9 @@ class Loaded:
         self.limit: int | None = None
         self._known: OrderedDict[tuple[int, Hashable], tuple[Any, int]] = OrderedDict()
         self._beside: dict[int, int] = {}
-        self._lock = threading.RLock()
+        self._owners = count()
+        self._gone: deque[int] = deque()
+        self._lock, self._depth = threading.RLock(), 0
 
     @property
     def room(self) -> int | None:
@@ -88,15 +91,39 @@ class Loaded:
         limit = self.limit
         return None if limit is None else limit - min(_PROGRAM, limit // _PROGRAM_PART) - _room(limit)
 
-    def find(self, owner: object, part: Hashable) -> Any:
-        """A part that is loaded; None where it is not."""
+    def join(self, owner: object) -> int:
+        """A number for somebody who loads parts, which go once the owner is gone."""
+        number = next(self._owners)
+        weakref.finalize(owner, self._leave, number).atexit = False
+        return number
+
+    def _leave(self, owner: int) -> None:
+        self._gone.append(owner)
+        with self._alone():
+            pass
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else changes what is known; a collection of garbage within the block does not, either."""
         with self._lock:
-            key = id(owner), part
+            self._depth += 1
+            try:
+                yield
+            finally:
+                if self._depth == 1:
+                    while self._gone:
+                        self._drop(self._gone.popleft())
+                self._depth -= 1
+
+    def find(self, owner: int, part: Hashable) -> Any:
+        """A part that is loaded; None where it is not."""
+        with self._alone():
+            key = owner, part
             if key in self._known:
                 self._known.move_to_end(key)
             return self._known.get(key, (None, 0))[0]
 
-    def open(self, owner: object, part: Hashable, size: int, load: Callable[[], Any], most: int | None = None) -> Any:
+    def open(self, owner: int, part: Hashable, size: int, load: Callable[[], Any], most: int | None = None) -> Any:
         """A part of what the owner computes with; the longest unused ones go where the limit, or ``most``, asks for it.
 
         Args:
@@ -106,10 +133,10 @@ class Loaded:
             load: loads it.
             most: bytes that the owner's parts may take together; no more than the limit allows where None.
         """
-        key = id(owner), part
-        with self._lock:
+        key = owner, part
+        with self._alone():
             if key not in self._known:
-                self._make_room(size, most, key[0])
+                self._make_room(size, most, owner)
                 self._make_room(size + sum(self._beside.values()), self.room, None)
                 self._known[key] = load(), size
             self._known.move_to_end(key)
@@ -127,31 +154,29 @@ class Loaded:
             left -= taken
             release_pages()
 
-    def beside(self, owner: object, size: int) -> None:
+    def beside(self, owner: int, size: int) -> None:
         """Count what an owner keeps besides its parts until these are dropped."""
-        self._beside[id(owner)] = size
+        with self._alone():
+            self._beside[owner] = size
 
-    def count(self, owner: object) -> int:
+    def count(self, owner: int) -> int:
         """How many of an owner's parts are loaded."""
-        return sum(one == id(owner) for one, _ in self._known)
+        with self._alone():
+            return sum(one == owner for one, _ in self._known)
 
-    def drop(self, owner: object) -> None:
+    def drop(self, owner: int) -> None:
         """Give back the memory of all that is an owner's."""
-        self._drop(id(owner))
-
-    def drop_with(self, owner: object) -> None:
-        """The same once the owner is gone."""
-        weakref.finalize(owner, self._drop, id(owner)).atexit = False
+        with self._alone():
+            self._drop(owner)
 
     def _drop(self, owner: int) -> None:
-        with self._lock:
-            for key in [key for key in self._known if key[0] == owner]:
-                del self._known[key]
-            self._beside.pop(owner, None)
+        for key in [key for key in self._known if key[0] == owner]:
+            del self._known[key]
+        self._beside.pop(owner, None)
 
     def clear(self) -> None:
         """Give back the memory of all parts."""
-        with self._lock:
+        with self._alone():
             self._known.clear()
 
 

@@ -7,6 +7,7 @@ import math
 import mmap
 import os
 import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ import onnx
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
-from toolkit.base.files import atomic_path
+from toolkit.base.files import atomic_path, write_parts
 from toolkit.base.mapped import map_file, release_pages, was_read
 from toolkit.base.reading import FileKind, open_regular, read_file, reading
 from toolkit.graph.external import read_external
@@ -320,18 +321,19 @@ def write(model: LightModel, path: Path) -> Path:
                 was_read(len(content))
             stream.flush()
             os.fsync(stream.fileno())
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        for part in streamed(model if not apart else LightModel(model.proto)):
-            stream.write(part)
-            was_read(len(part))
-        stream.flush()
-        os.fsync(stream.fileno())
+    write_parts(path, _read_on(streamed(model if not apart else LightModel(model.proto))))
     own = re.compile(re.escape(path.name) + DATA_NAME)
     for other in path.parent.iterdir():
         if other != data and own.fullmatch(other.name):
             other.unlink(missing_ok=True)
     release_pages()
     return path
+
+
+def _read_on(parts: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    for part in parts:
+        yield part
+        was_read(len(part))
 
 
 def _apart(model: LightModel) -> list[tuple[TensorProto, memoryview | bytes]]:

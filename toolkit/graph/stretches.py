@@ -100,7 +100,7 @@ class Stretched:
     ) -> None:
         self._model, self._stretches, self._load, self._packed = model, stretches, load, packed
         self._boundaries = boundaries
-        loaded.drop_with(self)
+        self._owner = loaded.join(self)
         self._known = {value.name: value for value in model.proto.graph.input}
         self._given: list[Value] = []
         self._takes = {value.name: value for value in self._inputs()}
@@ -181,7 +181,7 @@ class Stretched:
         one = self._stretches[number]
         size = sum(computed_bytes(self._model.weights[name]) for name in one.weights)
         kept = size * (_PACKED if self._packed else 1)
-        return loaded.open(self, number, kept, lambda: self._load(self._piece(one)))
+        return loaded.open(self._owner, number, kept, lambda: self._load(self._piece(one)))
 
     def _piece(self, one: Stretch) -> LightModel:
         whole = self._model.proto

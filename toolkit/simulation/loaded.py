@@ -68,17 +68,17 @@ class LoadedPieces:
     def __init__(self, pieces: Pieces, memory: int) -> None:
         self._pieces, self._memory = pieces, memory
         self._lock = RLock()
-        loaded.drop_with(self)
+        self._owner = loaded.join(self)
 
     def __len__(self) -> int:
         """How many are loaded."""
-        return loaded.count(self)
+        return loaded.count(self._owner)
 
     def open(self, first: int, kinds: Sequence[str]) -> tuple[Piece, Session]:
         """The piece of these stages with its session; the longest unused ones go where the memory asks for it."""
         part = first, tuple(kinds)
         with self._lock:
-            found = loaded.find(self, part)
+            found = loaded.find(self._owner, part)
             if found is not None:
                 return found
             piece, shares = self._pieces.piece(first, kinds), self._pieces.shares
@@ -89,15 +89,15 @@ class LoadedPieces:
                 opened = session(piece.model, threads=1, packed=not shares, arena=False)
                 return replace(piece, model=LightModel(onnx.ModelProto())), opened
 
-            return loaded.open(self, part, size, load, self._memory)
+            return loaded.open(self._owner, part, size, load, self._memory)
 
     def keep_beside(self, size: int) -> None:
         """Count states that are kept as memory."""
-        loaded.beside(self, size)
+        loaded.beside(self._owner, size)
 
     def forget(self) -> None:
         """Give back the memory of all sessions."""
-        loaded.drop(self)
+        loaded.drop(self._owner)
 
 
 class PlannedPiece:

@@ -157,7 +157,7 @@ def test_pages_of_what_was_looked_at_go(tmp_path: Path, monkeypatch: pytest.Monk
     weights = [tensor for tensor in model.graph.tensors().values() if model.constant(tensor) is not None]
     size = model.constant(weights[0]).nbytes
     released = []
-    monkeypatch.setattr(mapped, "_seen", mapped._Seen())
+    monkeypatch.setattr(mapped, "pages_read", mapped.PagesRead())
     mapped.hold_pages(2 * size)
     monkeypatch.setattr(mapped, "release_pages", lambda: released.append(True))
     for tensor in weights:

@@ -109,9 +109,8 @@ def test_parts_make_room_for_each_other_and_go_with_their_owner():
     class Owner:
         pass
 
-    one, other = Owner(), Owner()
-    for owner in (one, other):
-        loaded.drop_with(owner)
+    first, second = Owner(), Owner()
+    one, other = loaded.join(first), loaded.join(second)
     with memory_limit(least_limit(100)):
         assert [loaded.open(one, part, 30, lambda part=part: part, most=60) for part in "abc"] == ["a", "b", "c"]
         assert loaded.find(one, "a") is None and loaded.find(one, "b") == "b" and loaded.count(one) == 2
@@ -124,7 +123,7 @@ def test_parts_make_room_for_each_other_and_go_with_their_owner():
         loaded.drop(other)
         loaded.open(other, "f", 60, lambda: "f")
         assert (loaded.count(one), loaded.count(other)) == (2, 1)
-        del one, owner
+        del first
         assert [part for _, part in loaded._known] == ["f"]
     assert not loaded._known
 

@@ -172,7 +172,7 @@ def test_a_killed_writing_leaves_the_old_pair_whole(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("toolkit.graph.onnx_file.write_bytes", stop)
+        patch.setattr("toolkit.graph.onnx_file.write_parts", stop)
         with pytest.raises(KeyboardInterrupt):
             write(LightModel.of(protos[1]), path)
     assert np.array_equal(Model.load(path).graph.nodes[0].inputs[1].values, normal(64, 64, seed=1))
