@@ -103,7 +103,8 @@ def test_what_is_exported_migrates_back_to_the_same_settings(place, monkeypatch)
             assert {key: getattr(after.engine, key) for key in kept} == {
                 key: getattr(before.engine, key) for key in kept
             }
-            assert set(after.engine.tactic_sources) == set(before.engine.tactic_sources)
+            # newer TensorRTs have no kernels of cuDNN
+            assert set(after.engine.tactic_sources) == set(before.engine.tactic_sources) - {"cudnn"}
             assert after.engine.avg_timing_iterations == (None if lost else 4)
             assert [one.shapes for one in after.profile] == [one.shapes for one in before.profile]
 

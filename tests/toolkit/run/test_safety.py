@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
+from PIL import Image
 
 from tests.conftest import build, node, normal
 from tests.toolkit.conftest import GOOD, complain, model
@@ -242,10 +243,20 @@ def test_the_code_of_a_metric_and_what_it_imports_are_part_of_the_key(place):
     assert run(place / "recipe.toml", place / "out", allow_code=True).report.accuracy.quantized == 0.9
 
 
-@pytest.mark.parametrize("setting", ['outside = "skip"', "images = { size = [4, 4] }"])
-def test_how_data_is_read_is_part_of_the_evaluations_key(place, setting):
+def test_how_data_is_read_is_part_of_the_evaluations_key(place):
     done(place)
-    rewrite(place, 'data = "data.npz"', f'data = "data.npz"\n{setting}')
+    rewrite(place, 'data = "data.npz"', 'data = "data.npz"\noutside = "skip"')
+    assert "how data is read" in done(place)["evaluation"][1]
+
+
+def test_how_images_become_samples_is_part_of_the_evaluations_key(place):
+    (place / "images").mkdir()
+    for seed in range(4):
+        pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(place / "images" / f"{seed}.png")
+    rewrite(place, 'data = "data.npz"', 'data = "images"\nimages = { size = [8, 8] }')
+    done(place)
+    rewrite(place, "size = [8, 8]", "size = [8, 8], scale = 0.5")
     assert "how data is read" in done(place)["evaluation"][1]
 
 
