@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from toolkit.base.errors import QtoolError
 from toolkit.run.migrate.command import RTX, TOOLS, of_rtx, tool_of
@@ -96,7 +97,12 @@ class _Shell:
     def _expanded(self, word: str) -> list[str]:
         """A word with its variables filled in; a variable alone may hold several words."""
         filled = self._filled(word)
-        return shlex.split(filled) if _VARIABLE.fullmatch(word) and filled != word else [filled]
+        if filled == word or not _VARIABLE.fullmatch(word):
+            return [filled]
+        with suppress(ValueError):
+            return shlex.split(filled)
+        # a quotation mark that is not closed
+        return [filled]
 
     def _filled(self, word: str) -> str:
         filled = _VARIABLE.sub(lambda found: self.known.get(next(filter(None, found.groups())), found[0]), word)

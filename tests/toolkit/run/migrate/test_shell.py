@@ -60,6 +60,7 @@ def test_batch_files_and_dockerfiles(text, path):
         "P=--fp16\nfor one in a b; do P=--int8; done\ntrtexec --onnx=m.onnx $P",
         "P=--fp16\nf() {\n  P=--int8\n}\ntrtexec --onnx=m.onnx $P",
         "trtexec --onnx=m.onnx $P",
+        'P="it\'s"\nif x; then P=y; fi\ntrtexec --onnx=m.onnx $P',
     ],
 )
 def test_what_the_script_decides_about_when_it_runs_is_not_known(text):
