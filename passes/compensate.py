@@ -56,7 +56,7 @@ class Compensate(CorrectBias):
             context.journal.declined(layer.node.name, Code.NO_BIAS())
             return
         factor = self._scaled(model, layer, error.factor(), names) if self.scale else np.ones(len(error.error))
-        rounding = layer.rounded.astype(np.float64) - layer.weight.astype(np.float64)
+        rounding = layer.rounded().astype(np.float64) - layer.weight.astype(np.float64)
         number = error.number(factor) - made_up_for(model, layer.node, rounding)
         place.add(model, number, "compensated", names, layer.weight.dtype)
         why = Code.OUTPUT_ERROR(factor=np.abs(factor - 1).max(), number=np.abs(number).max())

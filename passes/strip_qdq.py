@@ -117,8 +117,7 @@ def _take_back_corrections(model: Model, pairs: Sequence[ExistingPair]) -> None:
     weights, names = {id(pair.dequantize) for pair in pairs}, model.tensor_names()
     for layer in rounded_layers(model):
         if id(layer.dequantize) in weights:
-            error = layer.rounded.astype(np.float64) - layer.weight.astype(np.float64)
-            take_back(model, layer.node, error, names)
+            take_back(model, layer.node, layer.weight, layer.rounded, names)
 
 
 def _samples(context: Context) -> CalibrationData | None:

@@ -7,6 +7,7 @@ correction", ICCV 2019, section 4.2.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,18 +140,20 @@ def _corrected(model: Model, node: gs.Node, error: Array) -> Array | None:
     return mean if mean is not None and mean.size == LayerWeights.channels_of(node, error)[1] else None
 
 
-def take_back(model: Model, node: gs.Node, error: Array, names: Names) -> None:
+def take_back(model: Model, node: gs.Node, weight: Array, rounded: Callable[[], Array], names: Names) -> None:
     """Give a layer the bias that it had before it made up for the rounding of its weights, where it does.
 
     Args:
         model: the graph.
         node: the layer.
-        error: its rounded weight less the one that it is to have, in the node's own layout.
+        weight: the weight that it is to have, in the node's own layout.
+        rounded: gives its rounded weight; not asked where nothing was made up for.
         names: the names of the model's tensors.
     """
-    mean = _corrected(model, node, error)
+    mean = _corrected(model, node, weight)
     if mean is None:
         return
+    error = rounded().astype(np.float64) - weight.astype(np.float64)
     values = response(node, error, mean)
     place = bias_place(model, node, values.size)
     if place is not None:

@@ -93,16 +93,29 @@ class RoundedLayer:
         quantize: the QuantizeLinear of its weights.
         dequantize: the DequantizeLinear.
         weight: the float weights, in the node's own layout.
-        rounded: what the pair makes of them.
-        axis: the channel axis of their scales; None where no scale is of one channel.
+        scale: the pair's scales.
+        precision: its type.
+        along: the axis of the scales; None where one holds for all.
+        block: how many values share a scale; 0 where none do.
     """
 
     node: gs.Node
     quantize: gs.Node
     dequantize: gs.Node
     weight: Array
-    rounded: Array
-    axis: int | None
+    scale: Array
+    precision: Precision
+    along: int | None
+    block: int
+
+    @property
+    def axis(self) -> int | None:
+        """The channel axis of the scales; None where no scale is of one channel."""
+        return None if self.block else self.along
+
+    def rounded(self) -> Array:
+        """What the pair makes of the weights; computed when it is asked for, and not kept."""
+        return fake_quantized(self.weight, self.scale, self.along, self.precision, self.block)
 
 
 def rounded_layers(model: Model) -> Iterator[RoundedLayer]:
@@ -119,8 +132,7 @@ def rounded_layers(model: Model) -> Iterator[RoundedLayer]:
         precision = Precision.from_onnx(onnx_type(zero.dtype)) if zero is not None else None
         axis = int(quantize.attrs.get("axis", 1)) if scale.size > 1 else None
         block = int(quantize.attrs.get("block_size", 0))
-        rounded = fake_quantized(values, np.atleast_1d(scale), axis, precision or Precision.INT8, block)
-        yield RoundedLayer(node, quantize, back, values, rounded, None if block else axis)
+        yield RoundedLayer(node, quantize, back, values, np.atleast_1d(scale), precision or Precision.INT8, axis, block)
 
 
 def collect_output_errors(
@@ -178,7 +190,9 @@ class _Twins:
         if values is None:
             return
         self.biases[node.name] = np.asarray(values, np.float64).reshape(-1) * float(node.attrs.get("beta", 1.0))
-        weight = make_constant(self.tensors.take(f"{node.name} rounded"), layer.rounded, onnx_type(layer.weight.dtype))
+        weight = make_constant(
+            self.tensors.take(f"{node.name} rounded"), layer.rounded(), onnx_type(layer.weight.dtype)
+        )
         twin = self._made(node.op, [self._as_read(layer.node.inputs[0], node.inputs[0]), weight], **node.attrs)
         last = node.op in ("Gemm", "MatMul")
         wide = [self._made("Cast", [tensor], to=int(TensorProto.FLOAT)) for tensor in (node.outputs[0], twin)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from toolkit.graph import on_disk, ort_session
 from toolkit.graph.memory import least_limit, loaded, memory_limit, weights_room
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
-from toolkit.graph.stretches import Stretched, stretches_of
+from toolkit.graph.stretches import Boundaries, Stretched, by_stretch, stretches_of
 
 WIDTH, BLOCKS = 64, 6
 WEIGHT = 4 * WIDTH**2
@@ -103,6 +104,20 @@ def test_several_samples_load_a_stretch_once(blocks, monkeypatch, spill):
             next(given)
     assert [one["y"].tobytes() for one in found] == [one["y"].tobytes() for one in wanted]
     assert [one["x2"].tobytes() for one in found] == [one["x2"].tobytes() for one in wanted]
+
+
+def test_sessions_that_hand_on_load_no_stretch_for_types_that_are_known(blocks, monkeypatch):
+    model, x = blocks
+    loads, real = [], ort_session.load_session
+    monkeypatch.setattr("toolkit.graph.sessions.load_session", lambda *given: loads.append(0) or real(*given))
+    with memory_limit(least_limit(2 * PACKED)):
+        handed, counts = Boundaries(), []
+        for group in by_stretch(model, ["x1", "relu2", "x3", "y"]):
+            opened = session(model, group, threads=1, boundaries=handed)
+            opened.run({"x0": x})
+            counts.append(len(loads))
+    # the first has to look at all twelve; the others load what they run and no more
+    assert counts[0] >= 12 and all(after - before < 12 for before, after in pairwise(counts))
 
 
 def test_parts_make_room_for_each_other_and_go_with_their_owner():
