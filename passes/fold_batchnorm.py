@@ -71,12 +71,10 @@ class FoldBatchNorm(Pass):
         channels = _channels(layer, weight)
         if gain.size not in (1, channels) or offset.size not in (1, channels):
             return False
-        gain, offset = np.broadcast_to(gain, channels), np.broadcast_to(offset, channels)
+        gain, offset = _each(gain, channels), _each(offset, channels)
         bias = model.constant(holder.inputs[place[1]]) if place is not None else None
         beta = float(layer.attrs.get("beta", 1.0)) if layer.op == "Gemm" else 1.0
-        old_bias = (
-            np.zeros(channels) if bias is None else np.broadcast_to(bias.astype(np.float64).reshape(-1), channels)
-        )
+        old_bias = np.zeros(channels) if bias is None else _each(bias.astype(np.float64).reshape(-1), channels)
         new_weight = _scaled(layer, weight, gain).astype(weight.dtype)
         new_bias = (old_bias * beta * gain + offset) / (beta if beta else 1.0)
         layer.inputs[1] = make_constant(names.take(f"{layer.inputs[1].name}_folded"), new_weight)
@@ -95,8 +93,8 @@ class FoldBatchNorm(Pass):
                 layer.inputs[2] = bias_tensor
             else:
                 layer.inputs.append(bias_tensor)
+            # its inputs go with it, when nothing reads it any more: constants may have thousands of readers
             after.outputs.clear()
-            after.inputs.clear()
             holder.outputs[0] = result
         context.journal.changed(layer.name, folded, Code.SCALES_CHANNELS())
         if after.outputs:
@@ -174,6 +172,11 @@ def _channels(layer: gs.Node, weight: Array) -> int:
         return int(weight.shape[1]) * int(layer.attrs.get("group", 1))
     # a Gemm has its outputs last, or first where it is transposed; a MatMul last
     return int(weight.shape[0 if layer.attrs.get("transB", 0) else 1])
+
+
+def _each(values: Array, channels: int) -> Array:
+    """One value for each channel, where there may be one for all."""
+    return values if values.size == channels else np.broadcast_to(values, channels)
 
 
 def _scaled(layer: gs.Node, weight: Array, gain: Array) -> Array:

@@ -12,7 +12,7 @@ from toolkit.backends.lowering_rewrite import Rewriter
 from toolkit.backends.lowering_types import Types, decide
 from toolkit.backends.parser_forms import state_kernel_shapes
 from toolkit.base.collection import collector_paused
-from toolkit.base.errors import ModelError
+from toolkit.base.errors import ModelError, RecipeError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
@@ -51,27 +51,19 @@ def lower(
         own: nobody else needs ``model``: it is lowered itself, not a copy of it.
 
     Raises:
-        RecipeError: ``io`` names a tensor that is no input or output.
-        ModelError: the opset cannot be raised to what float16 scales need.
+        QtoolError: see ``admit``.
     """
     journal = journal if journal is not None else Journal()
-    journal.by = "lowering"
     plan = plan.copy()
     plan.by = "lowering"
     lowered = model if own else model.copy()
-    short = rest is not Precision.FP32 or any(a.precision in (Precision.FP16, Precision.BF16) for _, a in plan.items())
-    if short and any(node.op in (QUANTIZE, DEQUANTIZE) for node in lowered.nodes) and lowered.opset < 19:
-        was = lowered.opset
-        fresh = lowered.raise_opset(19)
-        journal.noted(Code.OPSET(to=lowered.opset, added=len(fresh), was=was))
-    if rest is Precision.BF16 or any(ask.precision is Precision.BF16 for _, ask in plan.items()):
-        _raise_for_bfloat16(lowered, newest, journal)
+    admit(lowered, plan, rest=rest, io=io or {}, journal=journal, newest=newest)
     float_constants(lowered, journal)
     state_kernel_shapes(lowered, journal)
     with lowered.settled():
         facts, sound = lowered.facts(), _types_agree(lowered.skeleton())
     types = decide(lowered, facts, plan, rest, observed or {})
-    if types.unchecked and short:
+    if types.unchecked and _has_short(plan, rest):
         journal.noted(Code.UNCHECKED())
     for node, reason in types.reason.items():
         # what was asked stays in the plan: the report sets it beside what became of it, with this reason
@@ -90,6 +82,43 @@ def lower(
     except Exception as error:
         raise ModelError(f"lowering made a graph that ONNX refuses: {error}", remedy="report this as a bug") from error
     return Lowered(lowered, plan, reasons, types)
+
+
+def admit(
+    model: Model,
+    plan: PrecisionPlan,
+    *,
+    rest: Precision,
+    io: Mapping[str, Precision],
+    journal: Journal,
+    newest: int,
+) -> None:
+    """Raise the operator set of a model that is to be lowered; what lowering refuses is refused here. See ``lower``.
+
+    Raises:
+        RecipeError: ``io`` names a tensor that is no float input or output.
+        ModelError: the opset cannot be raised to what float16 scales need.
+    """
+    journal.by = "lowering"
+    if io:
+        facts = model.facts()
+        known = [t.name for t in (*model.graph.inputs, *model.graph.outputs) if facts.is_float(t.name)]
+        for name in io:
+            if name not in known:
+                raise RecipeError(
+                    f"io names '{name}', which is no float input or output", remedy=did_you_mean(name, known)
+                )
+    pairs = any(node.op in (QUANTIZE, DEQUANTIZE) for node in model.nodes)
+    if pairs and model.opset < 19 and _has_short(plan, rest):
+        was = model.opset
+        fresh = model.raise_opset(19)
+        journal.noted(Code.OPSET(to=model.opset, added=len(fresh), was=was))
+    if rest is Precision.BF16 or any(ask.precision is Precision.BF16 for _, ask in plan.items()):
+        _raise_for_bfloat16(model, newest, journal)
+
+
+def _has_short(plan: PrecisionPlan, rest: Precision) -> bool:
+    return rest is not Precision.FP32 or any(a.precision in (Precision.FP16, Precision.BF16) for _, a in plan.items())
 
 
 def _raise_for_bfloat16(model: Model, newest: int, journal: Journal) -> None:

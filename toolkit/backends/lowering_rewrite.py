@@ -10,7 +10,6 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from toolkit.backends.lowering_types import Types, formal, input_types
-from toolkit.base.errors import RecipeError, did_you_mean
 from toolkit.base.precision import Precision
 from toolkit.contract.findings import Code, Finding
 from toolkit.contract.journal import Journal
@@ -75,13 +74,8 @@ class Rewriter:
         self.inside = {n.name for n, g in model.walk() if g is not model.graph}
 
     def run(self, io: Mapping[str, Precision]) -> None:
-        """Rewrite the graph; ``io`` has the types of inputs and outputs that differ from the model's own.
-
-        Raises:
-            RecipeError: ``io`` names a tensor that is no float input or output.
-        """
+        """Rewrite the graph; ``io`` has the types of inputs and outputs that differ from the model's own."""
         graph = self.model.graph
-        self._check_io(io)
         for tensor in graph.inputs:
             if self.facts.is_float(tensor.name):
                 if tensor.name in io:
@@ -106,14 +100,6 @@ class Rewriter:
         self._drop_idle_casts()
         self.model.tidy()
         self._name_pairs()
-
-    def _check_io(self, io: Mapping[str, Precision]) -> None:
-        known = [t.name for t in (*self.model.graph.inputs, *self.model.graph.outputs) if self.facts.is_float(t.name)]
-        for name in io:
-            if name not in known:
-                raise RecipeError(
-                    f"io names '{name}', which is no float input or output", remedy=did_you_mean(name, known)
-                )
 
     def _declared(self, tensor: gs.Tensor) -> Precision:
         """The float type the tensor had before lowering."""

@@ -62,6 +62,29 @@ def lower_for(
     return made
 
 
+def admit_for(
+    backend: Backend,
+    settings: EngineSettings,
+    model: Model,
+    plan: PrecisionPlan,
+    *,
+    rest: Precision,
+    io: Mapping[str, Precision],
+) -> None:
+    """Refuse what ``lower_for`` refuses, without lowering; the model is changed.
+
+    Raises:
+        QtoolError: the model cannot be lowered so.
+    """
+    from toolkit.backends.lowering import admit
+    from toolkit.backends.weak import admit_weak
+
+    if backend.typing_for(settings) == "weak":
+        admit_weak(model, backend)
+    else:
+        admit(model, plan, rest=rest, io=io, journal=Journal(), newest=backend.max_opset())
+
+
 def save_for(backend: Backend, settings: EngineSettings, model: Model, path: Path) -> Path:
     """Write a lowered model in the ONNX IR version that the backend's parser takes."""
     return model.save(path, ir_version=8 if backend.typing_for(settings) == "weak" else 10)

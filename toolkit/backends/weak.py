@@ -51,14 +51,13 @@ def lower_weak(
         rest: the float type of nodes that nobody asked about.
 
     Raises:
-        BackendError: the model's opset is newer than the backend's parser takes.
+        BackendError: see ``admit_weak``.
     """
     journal.by = "lowering"
     plan = plan.copy()
     plan.by = "lowering"
     lowered = model if own else model.copy()
-    if lowered.opset > backend.max_opset():
-        raise _too_new(lowered, backend)
+    admit_weak(lowered, backend)
     float_constants(lowered, journal)
     float_weights(lowered, journal)
     state_kernel_shapes(lowered, journal)
@@ -108,12 +107,16 @@ def _settle_attention(model: Model, plan: PrecisionPlan, rest: Precision, journa
                 plan.ask(node.name, rest, Code.FLOAT_ATTENTION(precision=rest))
 
 
-def _too_new(model: Model, backend: Backend) -> BackendError:
-    """The error for a model whose opset the parser does not take; pairs of short floats or of late types raised it."""
-    newest, short = (
-        backend.max_opset(),
-        sorted({TensorProto.DataType.Name(t).lower() for t in model.facts().types.values() if t in SHORT_FLOATS}),
-    )
+def admit_weak(model: Model, backend: Backend) -> None:
+    """Refuse a model whose opset the parser does not take; pairs of short floats or of late types raised it.
+
+    Raises:
+        BackendError: it is so.
+    """
+    newest = backend.max_opset()
+    if model.opset <= newest:
+        return
+    short = sorted({TensorProto.DataType.Name(t).lower() for t in model.facts().types.values() if t in SHORT_FLOATS})
     late = sorted(
         {kind for node in model.nodes if node.op == QUANTIZE and (kind := pair_precision(node)).opset > newest}
     )
@@ -124,7 +127,7 @@ def _too_new(model: Model, backend: Backend) -> BackendError:
     elif short:
         remedy = f"pairs of {' and '.join(short)} tensors need opset 19: export the model in float32 and let "
         remedy += '[engine] rest = "fp16" choose the type, or use a newer TensorRT'
-    return BackendError(
+    raise BackendError(
         f"the model uses opset {model.opset}; {backend.name} {backend.version()} supports {newest} at most",
         where=str(model.source or "the model"),
         remedy=remedy,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -203,7 +204,7 @@ def parse_json(content: bytes | str, path: str | os.PathLike[str], kind: FileKin
 
 def _finite(text: str) -> float:
     value = float(text)
-    if value in (float("inf"), float("-inf")):
+    if math.isinf(value):
         raise ValueError(f"the number {shortened(text, 40)} is beyond float64")
     return value
 

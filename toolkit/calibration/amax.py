@@ -140,7 +140,9 @@ def _wanted_bins(histogram: Histogram) -> tuple[Array, float]:
     while histogram.used >> (octaves + 1) >= WANTED_BINS:
         octaves += 1
     used = -(-histogram.used // (1 << octaves))
-    return np.ascontiguousarray(regrouped(histogram.counts, octaves)[:used]), math.ldexp(histogram.width, octaves)
+    return np.ascontiguousarray(regrouped(histogram.counts, octaves)[:used], np.int64), math.ldexp(
+        histogram.width, octaves
+    )
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from toolkit.base.types import Array
 BINS = 4096
 _LOWEST, _HIGHEST = -100, 128
 _FEW = 8192
+"""Values in all up to which counts take two bytes: of a large graph's small tensors histograms are most of a run."""
 _MOST = 2.0**62
 _PIECE = 4 * 65535
 """Values that are looked at for their extremes and counted while they are in the second cache."""
@@ -29,7 +30,7 @@ class Histogram:
     exactly representable whatever the scale, and a ReLU makes half of the values zero.
 
     Attributes:
-        counts: int64 [bins], values that are not zero.
+        counts: int64 [bins], int16 while there are few; values that are not zero.
         exponent: log2 of the upper edge of the last bin.
         zeros: how many values are zero.
         nonfinite: how many values were NaN or infinite; they are in no bin.
@@ -43,7 +44,7 @@ class Histogram:
             raise RangesError(
                 f"a histogram cannot have {bins} bins", remedy="give a power of two, 2048 or more for entropy"
             )
-        self.counts: Array = np.zeros(bins, np.int64)
+        self.counts: Array = np.zeros(bins, np.int16)
         self.exponent = _LOWEST
         self.zeros = self.nonfinite = 0
         self.low, self.high = math.inf, -math.inf
@@ -133,6 +134,7 @@ class Histogram:
         # adding 0.0 makes -0.0 the same as 0.0, so that the order of the two does not show
         self.low, self.high = min(self.low, float(low) + 0.0), max(self.high, float(high) + 0.0)
         self._widen(_exponent(self.absmax))
+        self._make_room(flat.size * weight)
         if weight == 1:
             self.zeros += _count(flat, self.exponent, self.counts)
         else:
@@ -146,6 +148,11 @@ class Histogram:
                 self.counts = regrouped(self.counts, exponent - self.exponent)
             self.exponent = exponent
 
+    def _make_room(self, more: int) -> None:
+        """Let the counts take so many more values."""
+        if self.counts.dtype == np.int16 and int(self.counts.sum()) + more >= _FEW:
+            self.counts = self.counts.astype(np.int64)
+
     def merge(self, other: Histogram) -> None:
         """Take in another histogram: the same as if its values had been added here."""
         if other.bins != self.bins:
@@ -153,6 +160,7 @@ class Histogram:
                 f"histograms of {self.bins} and {other.bins} bins cannot be merged", remedy="collect with equal bins"
             )
         self._widen(other.exponent)
+        self._make_room(int(other.counts.sum()))
         self.counts = self.counts + regrouped(other.counts, self.exponent - other.exponent)
         self.zeros += other.zeros
         self.nonfinite += other.nonfinite
@@ -161,7 +169,7 @@ class Histogram:
     def scaled(self, weight: int) -> Histogram:
         """A copy in which every value counts ``weight`` times."""
         twin = Histogram(self.bins)
-        twin.counts = self.counts * weight
+        twin.counts = self.counts.astype(np.int64) * weight
         twin.exponent, twin.low, twin.high = self.exponent, self.low, self.high
         twin.zeros, twin.nonfinite = self.zeros * weight, self.nonfinite * weight
         return twin

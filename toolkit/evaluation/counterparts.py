@@ -39,5 +39,5 @@ def run_on(loaded: Session, inputs: Mapping[str, Array], named: Mapping[str, str
     for name, value in inputs.items():
         own = loaded.dtypes.get(name, value.dtype)
         feed[name] = value if value.dtype == own or not is_float(value.dtype) else value.astype(own)
-    found = loaded.run(feed)
+    found = loaded.run(feed, None if named is None else list(dict.fromkeys(named.values())))
     return found if named is None else {name: found[own] for name, own in named.items()}

@@ -21,7 +21,7 @@ from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.counterparts import counterparts, run_on
 from toolkit.evaluation.float_form import node_reference
 from toolkit.evaluation.metric_base import MetricOptions
-from toolkit.evaluation.node_errors import MeasuredForm, comparable, node_errors
+from toolkit.evaluation.node_errors import MeasuredForm, comparable, node_errors, wanted_besides
 from toolkit.evaluation.other_arithmetic import OtherArithmetic
 from toolkit.evaluation.outcome import compare, summed
 from toolkit.evaluation.outputs import EvaluationResult, OutputComparison
@@ -98,7 +98,9 @@ def evaluate(
     progress, kept = progress or silent, kept or EvaluationCheckpoint()
     float_session = own_session(reference)
     rounded, unrounded = _rounded(subject)
-    form, other_session, notes = _runnable(reference, float_session, MeasuredForm(subject, rounded), data, prepared)
+    besides = wanted_besides(reference, subject, rounded, data, batch) if rounded is not None else frozenset[str]()
+    lowered = MeasuredForm(subject, rounded, besides=besides)
+    form, other_session, notes = _runnable(reference, float_session, lowered, data, prepared)
     named = counterparts(reference, form.model, float_session.outputs)
     runs: list[Run] = [float_session.run, partial(run_on, other_session, named=named)]
     # onnxruntime has no kernels for bfloat16: by itself it runs no such model
@@ -211,7 +213,7 @@ def _runnable(
                 raise ModelError(f"onnxruntime before {'.'.join(map(str, _EXACT))} quantizes float16 tensors inexactly")
             named = counterparts(reference, subject, float_session.outputs)
             found = lowered.session(list(named.values()))
-            run_on(found, part.inputs)
+            run_on(found, part.inputs, named)
             return lowered, found, []
         except ModelError as error:
             if instead is None:
@@ -221,7 +223,7 @@ def _runnable(
             try:
                 named = counterparts(reference, other.model, float_session.outputs)
                 found = other.session(list(named.values()))
-                run_on(found, part.inputs)
+                run_on(found, part.inputs, named)
             except ModelError:
                 raise error from None
         return other, found, [EvaluationCode.MEASURED_IN_FLOAT32(types=_narrow_types(subject), why=refusal[:200])]

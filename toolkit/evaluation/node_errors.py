@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -18,14 +18,16 @@ from toolkit.base.files import sha256_json
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
 from toolkit.base.progress import Progress
 from toolkit.base.types import Array
+from toolkit.calibration.probes import bytes_per_sample
 from toolkit.evaluation.checkpoint import EvaluationCheckpoint
 from toolkit.evaluation.clipping import Clipping
 from toolkit.evaluation.counterparts import run_on
 from toolkit.evaluation.difference import Difference, TensorError
+from toolkit.graph.facts import Facts
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.runnable import not_run
-from toolkit.graph.sessions import Session, session
+from toolkit.graph.sessions import MOST_NODES, Session, session
 from toolkit.graph.stretches import Boundaries, by_stretch
 from toolkit.graph.work import node_macs
 from toolkit.placement.ops import PAIR_OPERATORS
@@ -57,16 +59,25 @@ class MeasuredForm:
         rounded: the same with the rounding of its 16-bit floats written out, whose tensors have the names that they
             have there: it is run instead. None where it is the model itself that is run.
         name: lowered, or float32 where onnxruntime cannot run the lowered one.
+        besides: the tensors that all sessions give beside those that they are asked for; see ``wanted_besides``.
     """
 
     model: Model
     rounded: LightModel | None = None
     name: str = "lowered"
+    besides: frozenset[str] = frozenset()
+    _opened: list[Session] = field(default_factory=list)
 
     def session(self, outputs: Sequence[str], boundaries: Boundaries | None = None) -> Session:
-        """A session that gives these tensors."""
+        """A session that gives these tensors, and maybe others."""
+        for one in self._opened:
+            if set(outputs) <= set(one.outputs):
+                return one
         source = self.model if self.rounded is None else self.rounded.copy()
-        return session(source, outputs=outputs, spin=False, boundaries=boundaries)
+        found = session(source, outputs=[*outputs, *sorted(self.besides)], spin=False, boundaries=boundaries)
+        if self.besides:
+            self._opened.append(found)
+        return found
 
 
 @dataclass(frozen=True)
@@ -134,7 +145,7 @@ def node_errors(
             b_session = subject.session(own, handed_on) if within else None
             for part in islice(chosen.batches(taps.batch), state.batches, None):
                 a = a_session.run(part.inputs)
-                b = run_on(b_session, part.inputs) if b_session is not None else {}
+                b = run_on(b_session, part.inputs, dict(zip(own, own))) if b_session is not None else {}
                 like = [(node, ref, sub) for node, ref, sub in within if a[ref].shape == b[sub].shape]
                 jobs = [partial(found[node].add, a[ref], b[sub]) for node, ref, sub in like]
                 jobs += [partial(watched[name].add, a[name]) for name in group if name in watched]
@@ -148,6 +159,23 @@ def node_errors(
     own_errors = {node: found[node].error for node in found if node in compared}
     sources = {node: alike.get(node, node) for node, _, _ in pairs}
     return {node: own_errors[source] for node, source in sources.items() if source in own_errors}, state.counted
+
+
+def wanted_besides(
+    reference: Model, subject: Model, rounded: LightModel, data: CalibrationData, batch: int
+) -> frozenset[str]:
+    """What ``node_errors`` may look at of a model with so many nodes that making its session twice costs the most.
+
+    Nothing where a batch of these tensors may be large: then outputs are computed by a session that keeps none. All
+    results of ``rounded`` are rounded by nodes of their own, so that onnxruntime fuses as little where it keeps them.
+    """
+    if len(rounded.proto.graph.node) <= MOST_NODES:
+        return frozenset()
+    pairs, first = comparable(reference, subject), next(data.batches(1), None)
+    facts = _facts_for(reference, first.inputs) if first is not None else Facts()
+    sizes = bytes_per_sample(facts, [tensor for _, tensor, _ in pairs]).values()
+    small = all(sizes) and batch * sum(sizes) <= _BATCH_BYTES
+    return frozenset(tensor for _, _, tensor in pairs) if small else frozenset()
 
 
 def comparable(reference: Model, subject: Model) -> Pairs:
@@ -212,9 +240,13 @@ def _taps(model: Model, data: CalibrationData, names: list[str]) -> Taps:
 
 def _macs(model: Model, inputs: Mapping[str, Array]) -> int:
     """Multiply-accumulates of a run on these inputs, as far as they are known."""
+    return sum(count for count in node_macs(model, _facts_for(model, inputs)).values() if count is not None)
+
+
+def _facts_for(model: Model, inputs: Mapping[str, Array]) -> Facts:
+    """Types and shapes with inputs of these shapes."""
     extents = {name: Extent(shape, shape, shape) for name, shape in ((n, np.shape(v)) for n, v in inputs.items())}
-    counts = node_macs(model, model.facts(Profiles((ShapeProfile("sample", extents),))))
-    return sum(count for count in counts.values() if count is not None)
+    return model.facts(Profiles((ShapeProfile("sample", extents),)))
 
 
 def _groups(names: list[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:

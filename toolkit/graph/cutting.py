@@ -1,23 +1,29 @@
-"""Where a graph is cut into stretches whose weights fit into memory.
+"""Where a graph is cut into stretches whose weights fit into memory, or that have few nodes.
 
 It is cut in front of nodes with weights, where few tensors are alive and onnxruntime fuses nothing.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
 from toolkit.graph.light import LightModel
 from toolkit.graph.memory import least_limit
-from toolkit.graph.nodes import reads_of
+from toolkit.graph.nodes import all_nodes, reads_of
 
 SHARE = 2
 """A float model and its quantized form are run side by side: a stretch may take this part of what weights may."""
+MOST_BLOCKED = 5_000
+"""Nodes of a graph up to which onnxruntime may hand on results of convolutions in blocked layout."""
+_WITH_WEIGHTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "QuantizeLinear"})
+"""Operators that nearly always begin a layer with weights, however few these are."""
 _FUSED = frozenset({"Transpose", "Mul", "Div", "Pad", "QuantizeLinear", "DequantizeLinear"})
 """Operators that onnxruntime may fuse with a node with weights behind them."""
 _BLOCKED = frozenset({"Conv", "MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
@@ -45,28 +51,54 @@ class Stretch:
     reads: Sequence[str]
     gives: Sequence[str]
 
+    @classmethod
+    def whole(cls, model: LightModel) -> Stretch:
+        """That of a model that is not cut."""
+        return cls(range(len(model.proto.graph.node)), list(model.weights), [], [])
+
+
+def by_nodes(model: LightModel, most: int) -> list[Stretch]:
+    """The stretches of a model that have about so many nodes at most; one where there are fewer, or no place to cut."""
+    graph = model.proto.graph
+    if len(graph.node) <= most:
+        return [Stretch.whole(model)]
+    kinds = [value.type.tensor_type.elem_type for value in graph.input] + [one.data_type for one in graph.initializer]
+    made = {name for node in graph.node for name in node.output}
+    # what else may be handed on is not known beforehand
+    tensors = all(kinds) and not any(node.op_type.startswith(_NO_TENSOR) for node in all_nodes(graph.node))
+    if not tensors or TensorProto.FLOAT16 in kinds or graph.sparse_initializer:
+        return [Stretch.whole(model)]
+    return Cut(model, most).stretches() if all(one.name in made for one in graph.output) else [Stretch.whole(model)]
+
 
 class Cut:
     """Finds the places where a graph is cut.
 
     Args:
         model: the model, its nodes sorted.
-        sizes: what the large weights take, in bytes.
-        limit: what those of a stretch may take.
+        limit: what the large weights of a stretch may take in bytes, or how many nodes it may have.
+        sizes: what the large weights take, in bytes; where None it is the nodes that are counted, and a stretch has
+            more than it may where there is no place at which onnxruntime fuses nothing.
     """
 
-    def __init__(self, model: LightModel, sizes: Mapping[str, int], limit: int) -> None:
+    def __init__(self, model: LightModel, limit: int, sizes: Mapping[str, int] | None = None) -> None:
         graph = model.proto.graph
-        self._where, self._sizes, self._limit = model.where, sizes, limit
-        self._nodes = graph.node
-        self._outputs = [value.name for value in graph.output]
-        self._reads = [reads_of(node) for node in graph.node]
+        self._where, self._weights, self._limit, self._sizes = model.where, model.weights, limit, sizes
+        self._nodes = list(graph.node)
+        self._outputs = {value.name for value in graph.output}
+        self._reads = [reads_of(node) for node in self._nodes]
         self._half = {v.name for v in graph.value_info if v.type.tensor_type.elem_type == TensorProto.FLOAT16}
         self._constants = {tensor.name for tensor in graph.initializer}
         self._behind = self._constant_nodes()
+        self._begins = [
+            node.op_type in _WITH_WEIGHTS if sizes is None else not reads.isdisjoint(sizes)
+            for node, reads in zip(self._nodes, self._reads)
+        ]
         self._order = self._ordered()
         self._own = [self._with_constants(index) for index in self._order]
-        self._weights = [{n for i in own for n in self._reads[i] if n in sizes} for own in self._own]
+        self._holds: list[set[Any]] = list(self._own)
+        if sizes is not None:
+            self._holds = [{name for i in own for name in self._reads[i] if name in sizes} for own in self._own]
         self._live = self._alive()
 
     def stretches(self) -> list[Stretch]:
@@ -80,10 +112,10 @@ class Cut:
             found.append((nodes, reads, made))
         result: list[Stretch] = []
         for number, (nodes, reads, made) in enumerate(found):
-            later = {name for _, other, _ in found[number + 1 :] for name in other} | set(self._outputs)
+            later = {name for _, other, _ in found[number + 1 :] for name in other} | self._outputs
             gives = sorted((made & later) - made_before)
             made_before |= set(gives)
-            weights = sorted({name for index in nodes for name in self._reads[index] if name in self._sizes})
+            weights = sorted({name for index in nodes for name in self._reads[index] if name in self._weights})
             result.append(Stretch(nodes, weights, sorted(reads), gives))
         return result
 
@@ -96,7 +128,7 @@ class Cut:
             if (
                 known
                 and not node.op_type.startswith(("Random", "Multinomial"))
-                and not set(node.output) & set(self._outputs)
+                and self._outputs.isdisjoint(node.output)
             ):
                 needed = {makers[name] for name in reads if name in makers}
                 found[index] = needed.union(*(found[other] for other in needed))
@@ -110,7 +142,7 @@ class Cut:
         inner: set[str] = set()
         early: set[int] = set()
         for index in reversed(order):
-            if inner.isdisjoint(self._nodes[index].output) and self._reads[index].isdisjoint(self._sizes):
+            if inner.isdisjoint(self._nodes[index].output) and not self._begins[index]:
                 early.add(index)
             else:
                 inner |= self._reads[index]
@@ -141,27 +173,40 @@ class Cut:
     def _places(self) -> list[int]:
         """In front of which nodes the graph is cut."""
         makers = {name: self._nodes[index].op_type for index in self._order for name in self._nodes[index].output}
-        fused = {name for name, op in makers.items() if op in _FUSED} | self._blocked() | self._half
-        clean = [bool(weights) and not live & fused for weights, live in zip(self._weights, self._live)]
-        possible = [all(not makers[name].startswith(_NO_TENSOR) for name in live) for live in self._live]
+        clean, possible = self._clean(makers), list[int]()
+        if self._sizes is not None:
+            # a place in the middle of what onnxruntime fuses is the last resort
+            tensors = (all(not makers[name].startswith(_NO_TENSOR) for name in live) for live in self._live)
+            possible = [place for place, sound in enumerate(tensors) if sound]
         found: list[int] = []
-        start, held, total = 0, set[str](), 0
-        for place, weights in enumerate(self._weights):
-            if self._bytes(weights) > self._limit:
+        start, held, total = 0, set[Any](), 0
+        for place, holds in enumerate(self._holds):
+            if self._sizes is not None and self._size(holds) > self._limit:
                 raise self._too_large()
-            total += self._bytes(weights - held)
-            held |= weights
+            total += self._size(holds - held)
+            held |= holds
             while total > self._limit:
-                options = [one for one in range(start + 1, place + 1) if possible[one]]
-                # a place in the middle of what onnxruntime fuses is the last resort
-                options = [one for one in options if clean[one]] or options or [place]
+                options = _within(clean, start + 1, place) or _within(possible, start + 1, place)
+                if not options and self._sizes is None:
+                    break
                 half = self._half_full(start, place)
-                options = [one for one in options if one >= half] or options
+                options = [one for one in options or [place] if one >= half] or options or [place]
                 start = min(options, key=lambda one: (len(self._live[one]), -one))
                 found.append(start)
-                held = set().union(*self._weights[start : place + 1])
-                total = self._bytes(held)
+                held = set().union(*self._holds[start : place + 1])
+                total = self._size(held)
         return found
+
+    def _clean(self, makers: Mapping[str, str]) -> list[int]:
+        """The places in front of nodes with weights where onnxruntime fuses nothing."""
+        fused = {name for name, op in makers.items() if op in _FUSED} | self._half
+        if len(self._nodes) <= MOST_BLOCKED:
+            fused |= self._blocked()
+        return [
+            place
+            for place, (own, live) in enumerate(zip(self._own, self._live))
+            if fused.isdisjoint(live) and any(self._begins[index] for index in own)
+        ]
 
     def _blocked(self) -> set[str]:
         """The tensors that may be in blocked layout."""
@@ -172,20 +217,20 @@ class Cut:
         return found
 
     def _half_full(self, start: int, place: int) -> int:
-        """The first place at which the weights from ``start`` on take half of what they may."""
-        seen, total = set[str](), 0
+        """The first place at which the stretch from ``start`` on holds half of what it may."""
+        seen, total = set[Any](), 0
         for one in range(start, place):
-            total += self._bytes(self._weights[one] - seen)
-            seen |= self._weights[one]
+            total += self._size(self._holds[one] - seen)
+            seen |= self._holds[one]
             if 2 * total >= self._limit:
                 return one + 1
         return place
 
-    def _bytes(self, weights: set[str]) -> int:
-        return sum(self._sizes[name] for name in weights)
+    def _size(self, holds: set[Any]) -> int:
+        return len(holds) if self._sizes is None else sum(self._sizes[name] for name in holds)
 
     def _too_large(self) -> ModelError:
-        sizes = [self._bytes(weights) for weights in self._weights]
+        sizes = [self._size(weights) for weights in self._holds]
         size = max(sizes)
         node = self._nodes[self._order[sizes.index(size)]]
         return ModelError(
@@ -194,3 +239,8 @@ class Cut:
             where=self._where,
             remedy=f'set [run] memory to "{-(-least_limit(size * SHARE) // 10**6)}MB" or more',
         )
+
+
+def _within(places: list[int], first: int, last: int) -> list[int]:
+    """Those of some sorted places that are between two, these included."""
+    return places[bisect_left(places, first) : bisect_left(places, last + 1)]

@@ -189,7 +189,7 @@ class _Writer:
         pending: list[bytes] = []
         for node in graph.nodes:
             self.domains.add(node.domain)
-            if not any(isinstance(value, gs.Graph) for value in node.attrs.values()):
+            if gs.Graph not in map(type, node.attrs.values()):
                 pending.append(self.known.of(node))
                 continue
             if own is None:

@@ -14,7 +14,10 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         yield node
         for attribute in node.attribute:
-            for sub in (attribute.g, *attribute.graphs):
+            # a message that is not there is slow to ask for
+            if attribute.HasField("g"):
+                yield from all_nodes(attribute.g.node)
+            for sub in attribute.graphs:
                 yield from all_nodes(sub.node)
 
 

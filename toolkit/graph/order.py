@@ -29,7 +29,7 @@ def sort(graph: gs.Graph, recurse: bool = True) -> None:
             for maker in tensor.inputs:
                 level = levels.get(id(maker))
                 highest = None if level is None or highest is None else max(highest, level)
-        if highest is not None and not any(isinstance(value, gs.Graph) for value in node.attrs.values()):
+        if highest is not None and gs.Graph not in map(type, node.attrs.values()):
             # nearly all nodes stand behind what they read
             if id(node) not in levels:
                 levels[id(node)] = highest + 1

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import onnx
 
 from toolkit.base.errors import BackendError, ModelError, QtoolError
 from toolkit.base.mapped import FilePlace, place_of, release_pages
 from toolkit.base.temporary import temporary_folder
+from toolkit.graph.cutting import MOST_BLOCKED
 from toolkit.graph.light import LightModel, fits_message, place_at, send_away
 from toolkit.graph.onnx_file import write
 from toolkit.graph.ort_values import to_ort
@@ -24,7 +26,7 @@ _WRONG_REWRITES = ["ReluQuantRewrite", "ClipQuantRewrite"]
 # a stored weight behind a DequantizeLinear or Cast would become one of four or two times the size
 _COPYING_REWRITES = ["ConstantFolding"]
 _SQUARE_REWRITES = {
-    "CommonSubexpressionElimination": 2_000, "NchwcTransformer": 5_000, "ConstantFolding": 20_000,
+    "CommonSubexpressionElimination": 2_000, "NchwcTransformer": MOST_BLOCKED, "ConstantFolding": 20_000,
     "ConstantSharing": 20_000,
 }  # fmt: skip
 """Rewrites that walk the whole graph for every node that they change, and the most nodes for which they pay.
@@ -40,8 +42,26 @@ _TOO_NEW = ("is under development and support for this is limited", "Unsupported
 """What onnxruntime says of a model whose opset or IR version is newer than itself."""
 
 
+def unwanted_rewrites(proto: onnx.ModelProto, packed: bool, as_written: bool) -> list[str]:
+    """The rewrites that onnxruntime is to leave out of a model and all of its parts."""
+    count = len(proto.graph.node)
+    return [
+        *(_WRONG_REWRITES if as_written else ()),
+        *(() if packed else _COPYING_REWRITES),
+        *wrong_rewrites(proto),
+        *(rewrite for rewrite, most in _SQUARE_REWRITES.items() if count > most),
+    ]
+
+
 def load_session(
-    model: LightModel, threads: int | None, optimise: bool, spin: bool, packed: bool, as_written: bool, arena: bool
+    model: LightModel,
+    threads: int | None,
+    optimise: bool,
+    spin: bool,
+    packed: bool,
+    as_written: bool,
+    arena: bool,
+    unwanted: Sequence[str],
 ) -> Any:
     """Onnxruntime's own session of a model; see ``toolkit.graph.sessions.session`` for the settings.
 
@@ -83,13 +103,6 @@ def load_session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         with _content(model, places, fits) as content:
-            count = len(model.proto.graph.node)
-            unwanted = [
-                *(_WRONG_REWRITES if as_written else ()),
-                *(() if packed else _COPYING_REWRITES),
-                *wrong_rewrites(model.proto),
-                *(rewrite for rewrite, most in _SQUARE_REWRITES.items() if count > most),
-            ]
             return ort.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"], disabled_optimizers=unwanted
             )

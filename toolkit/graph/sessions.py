@@ -15,13 +15,14 @@ import onnx
 from toolkit.base.errors import DataError, ModelError, QtoolError, did_you_mean, no_value
 from toolkit.base.types import Array
 from toolkit.graph import meter
+from toolkit.graph.cutting import by_nodes
 from toolkit.graph.endless import LoopLimits, limited, loop_limits
 from toolkit.graph.float32_twin import store_otherwise, widen
 from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
 from toolkit.graph.onnx_file import read
-from toolkit.graph.ort_session import explained, load_session
+from toolkit.graph.ort_session import explained, load_session, unwanted_rewrites
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
 from toolkit.graph.quantized_once import quantize_weights
 from toolkit.graph.runnable import NotRun, cut, not_run_in
@@ -30,6 +31,8 @@ from toolkit.graph.tensors import np_dtype
 
 _AT_ONCE = 16
 """Inputs that go through the stretches of a model together: what they hand on is kept meanwhile."""
+MOST_NODES = 20_000
+"""Nodes of a session; a model of more is run in stretches, cut where onnxruntime fuses nothing."""
 _KEPT_BYTES = 32 << 20
 """Of so few bytes of weights a session may stay in memory as long as its model; loading one again costs more."""
 _SHOWN = 4
@@ -221,12 +224,18 @@ def session(
         quantize_weights(model)
 
     stretches = stretches_of(model, keeps)
+    fits = len(stretches) == 1
+    if fits and as_written:
+        stretches, boundaries = by_nodes(model, MOST_NODES), None
+    # a stretch is rewritten as the whole would be
+    unwanted = unwanted_rewrites(model.proto, keeps, as_written)
 
     def load(part: LightModel) -> Any:
         # what a run takes would stay with a stretch: weights that it dequantizes among it
-        return load_session(part, threads, optimise, spin, keeps, as_written, arena and len(stretches) == 1)
+        alone = len(stretches) == 1
+        return load_session(part, threads, optimise, spin, keeps, as_written, arena and alone, unwanted)
 
-    inner = load(model) if len(stretches) == 1 else Stretched(model, stretches, load, keeps, boundaries)
+    inner = load(model) if len(stretches) == 1 else Stretched(model, stretches, load, keeps, boundaries, fits)
     return Session(inner, model.where, shared, model.weights, limits, left, threads or os.cpu_count() or 1)
 
 

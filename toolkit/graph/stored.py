@@ -41,14 +41,16 @@ def _of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
 
 def _of_attribute(attribute: onnx.AttributeProto) -> Iterator[TensorProto]:
     # whatever the attribute's type says: readers differ in which field they look at
-    if attribute.HasField("t"):
-        yield attribute.t
-    yield from attribute.tensors
-    sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-    for one in (*sparse, *attribute.sparse_tensors):
-        yield from (one.values, one.indices)
-    for sub in (attribute.g, *attribute.graphs):
-        yield from _of_graph(sub)
+    for field, held in attribute.ListFields():
+        name = field.name
+        if name in ("t", "tensors"):
+            yield from (held,) if name == "t" else held
+        elif name in ("sparse_tensor", "sparse_tensors"):
+            for one in (held,) if name == "sparse_tensor" else held:
+                yield from (one.values, one.indices)
+        elif name in ("g", "graphs"):
+            for sub in (held,) if name == "g" else held:
+                yield from _of_graph(sub)
 
 
 def constants_of(body: onnx.GraphProto | onnx.FunctionProto) -> Iterator[tuple[str, TensorProto]]:

@@ -126,7 +126,8 @@ def values_of(tensor: gs.Constant) -> np.ndarray[Any, Any]:
     """The values of a constant; bfloat16 and float8 come as ml_dtypes arrays."""
     held = tensor._values
     if isinstance(held, StoredValues):
-        return looked_at(held.array)
+        # what was decoded is in memory
+        return held.array if held._whole else looked_at(held.array)
     if isinstance(held, LazyValues) and isinstance(held.tensor, onnx.TensorProto):
         return np.asarray(onnx.numpy_helper.to_array(held.tensor))
     return np.asarray(tensor.values)

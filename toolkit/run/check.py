@@ -315,12 +315,14 @@ def _refused(
 
     The model is changed where it is ``own``.
     """
-    from toolkit.backends.prepare import lower_for, save_for
+    from toolkit.backends.prepare import admit_for, lower_for, save_for
 
     io = {name: Precision(value) for name, value in job.recipe.engine.io.items()}
-    made = lower_for(backend, settings, model, plan, rest=job.recipe.rest, io=io, journal=Journal(), own=own)
     if backend.name == "none":
+        # nobody reads what would be lowered
+        admit_for(backend, settings, model, plan, rest=job.recipe.rest, io=io)
         return None
+    made = lower_for(backend, settings, model, plan, rest=job.recipe.rest, io=io, journal=Journal(), own=own)
     path = job.folder.hidden / "rehearsal.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -58,6 +58,19 @@ def test_the_fast_way_for_long_arrays_is_the_same(scale: float) -> None:
     assert 2048 < histogram.used <= 4096
 
 
+def test_few_values_take_a_quarter_of_the_memory() -> None:
+    histogram, other = Histogram(), Histogram()
+    few = np.full(8_000, 0.75, np.float32)
+    histogram.add(few)
+    assert histogram.counts.dtype == np.int16
+    other.merge(histogram)
+    for _ in range(5):
+        histogram.add(few)
+    assert histogram.counts.dtype == np.int64 and histogram.counts.max() == 48_000
+    other.merge(histogram)
+    assert other.counts.max() == 56_000 and other.scaled(9).counts.max() == 504_000
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(VALUES, max_size=6), st.randoms())
 def test_order_and_grouping_change_nothing(parts: list[Array], random: Any) -> None:

@@ -9,6 +9,8 @@ from passes.insert_qdq import InsertQDQ
 from tests.conftest import build, node, normal, placeholder_context
 from tests.toolkit.search.planted import chain, feeds
 from toolkit import Model
+from toolkit.backends.lowering import lower
+from toolkit.contract.plan import PrecisionPlan
 from toolkit.data.dataset import CalibrationData
 from toolkit.evaluation import node_errors
 from toolkit.evaluation.difference import Difference
@@ -69,3 +71,24 @@ def test_layers_are_measured_on_as_many_samples_as_cost_little(monkeypatch, leas
     data = CalibrationData.open(feeds(80), model)
     found = evaluate(model, paired(model), data, layer_samples=given)
     assert (found.samples, found.layer_samples) == (80, used)
+
+
+def test_of_very_many_nodes_one_session_gives_the_outputs_and_what_layers_make(monkeypatch):
+    model, opened = chain(2), []
+    lowered = lower(paired(model), PrecisionPlan()).model
+    data = CalibrationData.open(feeds(6), model)
+
+    def watching(source, outputs=None, **settings):
+        opened.append(outputs)
+        return session(source, outputs, **settings)
+
+    monkeypatch.setattr(node_errors, "session", watching)
+    found = []
+    for most, size in ((20_000, 128_000_000), (0, 128_000_000), (0, 1)):
+        monkeypatch.setattr(node_errors, "MOST_NODES", most)
+        monkeypatch.setattr(node_errors, "_BATCH_BYTES", size)
+        opened.clear()
+        result = evaluate(model, lowered, data)
+        found.append((len(opened), result.nodes, result.outputs))
+    # that of the float model's layers is one of them
+    assert [count for count, *_ in found] == [3, 2, 3] and found[0][1:] == found[1][1:] == found[2][1:]

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from tests.large_models import block_samples, residual_blocks
 from toolkit.base.errors import DataError, ModelError
-from toolkit.graph import on_disk, ort_session
+from toolkit.graph import on_disk, ort_session, sessions
 from toolkit.graph.memory import least_limit, loaded, memory_limit, weights_room
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
@@ -172,3 +172,19 @@ def test_an_output_that_is_no_tensor_is_told_as_it_is_of_the_whole_model(blocks)
                 opened.run({"x0": x})
             assert "sequence" in raised.value.what
             assert opened.run({"x0": x}, ["y"])["y"].shape == x.shape
+
+
+def test_a_graph_of_many_nodes_is_cut_in_front_of_layers_and_computes_the_same(blocks, monkeypatch):
+    model, x = blocks
+    wanted = ["x2", "relu0", "y", "back3", "x0"]
+    whole = session(model, wanted, threads=1).run({"x0": x})
+    monkeypatch.setattr(sessions, "MOST_NODES", 9)
+    opened = session(model, wanted, threads=1)
+    found = opened._inner._stretches
+    assert [len(one.nodes) for one in found] == [8, 8, 8] and [one.reads for one in found] == [["x0"], ["x2"], ["x4"]]
+    assert all(opened.run({"x0": x})[name].tobytes() == whole[name].tobytes() for name in wanted)
+    assert len(opened._inner._kept) == 3 and not isinstance(session(model, as_written=False)._inner, Stretched)
+    nodes = [helper.make_node("Relu", [f"r{i}"], [f"r{i + 1}"]) for i in range(20)]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("r0", "r20")]
+    proto = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:]), ir_version=8)
+    assert not isinstance(session(proto)._inner, Stretched)

@@ -19,7 +19,7 @@ from toolkit.graph import assemble, model, opset
 MOST = {"copies": 7, "exports": 50, "sessions": 10}
 """Of a run with two passes. A change that needs more of them says why, here.
 
-One copy and 10 exports are the rehearsal's: what a pass, lowering or a backend refuses is refused before calibrating.
+One copy and 8 exports are the rehearsal's: what a pass, lowering or a backend refuses is refused before calibrating.
 Two exports are the types of bfloat16 and of what onnxruntime cannot run, which the evaluation looks at.
 Another is what equalize asks of a graph's forms for the advice.
 One export and one session run the model as onnxruntime itself computes it, without float16's rounding.

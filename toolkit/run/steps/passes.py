@@ -44,6 +44,7 @@ class PassesRecord(GraphRecord):
     plan: PlanField
     journal: JournalField
     _float_form: Model | None = PrivateAttr(None)
+    _ranges: Ranges | None = PrivateAttr(None)
 
     def float_form(self) -> Model:
         """The graph without its pairs, made once; whoever would change it takes a copy."""
@@ -54,11 +55,13 @@ class PassesRecord(GraphRecord):
         return self._float_form
 
     def ranges(self) -> Ranges | None:
-        """The calibrated ranges; None where nothing was calibrated."""
+        """The calibrated ranges, read once; None where nothing was calibrated. Nobody may change them."""
         from toolkit.contract.ranges import Ranges
 
         path = self.path(_RANGES)
-        return Ranges.load(path) if path is not None else None
+        if self._ranges is None and path is not None:
+            self._ranges = Ranges.load(path)
+        return self._ranges
 
     def ranges_key(self) -> dict[str, str]:
         """The ranges' content."""
