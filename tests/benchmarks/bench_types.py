@@ -55,6 +55,7 @@ def rows() -> dict[str, list[dict[str, Any]]]:
         "int8": [{"use": "insert_qdq"}],
         "int8 best": [{"use": "smooth"}, {"use": "insert_qdq", "weights": "output"}, {"use": "compensate"}],
         "fp8": [{"use": "insert_qdq", "dtype": "fp8"}],
+        "fp8 float attention": [{"use": "insert_qdq", "dtype": "fp8", "activation_matmul": False}],
         "int4": [{"use": "insert_qdq", **int4}],
         "int4 mse": [{"use": "insert_qdq", **int4, "weights": "mse"}],
         "int4 gptq": [{"use": "insert_qdq", **int4, "weights": "output"}],

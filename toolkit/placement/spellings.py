@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from onnx import TensorProto
 
 from toolkit.base.block_operators import FP4_QUANTIZE, MXFP8_DEQUANTIZE, MXFP8_QUANTIZE, TENSORRT, domain_of
 from toolkit.base.block_scales import E4M3_MAX, scales_of_blocks
+from toolkit.base.errors import ModelError
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
 from toolkit.graph.constants import constant_value
@@ -32,7 +34,7 @@ _HALVES = {
     for op in (QUANTIZE, DEQUANTIZE)
 }
 _BLOCKS = frozenset({_FP4_PAIR, FP4_QUANTIZE, MXFP8_QUANTIZE, MXFP8_DEQUANTIZE})
-_PLAIN = frozenset({TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32})
+_PLAIN = frozenset({0, TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32})
 _DOMAINS = frozenset({TENSORRT, "com.microsoft"})
 _EXPONENTS = 127
 _SAME = 2.0**-7
@@ -49,17 +51,21 @@ def write_as_onnx(model: Model) -> int:
         How many nodes were written anew.
 
     Raises:
-        ModelError: the model's operators have no conversion to that set.
+        ModelError: it has operators of TensorRT's, and others that have no conversion to that set.
     """
     found = [node for node, _ in model.walk() if _foreign(node)]
     if not found:
         return 0
-    names = [node.name for node in found]
-    model.raise_opset(max(_opset(model, node) for node in found))
+    wanted = {node.name: _opset(model, node) for node in found}
+    model.raise_opset(max((wanted[node.name] for node in found if _tensorrts(node)), default=0))
+    with suppress(ModelError):
+        # the others are understood as they are, if less well
+        model.raise_opset(max(wanted.values()))
     nodes = {node.name: node for node, _ in model.walk()}
     writer = _PairWriter(model)
-    for name in names:
-        writer.write(nodes[name])
+    for name, opset in wanted.items():
+        if opset <= model.opset:
+            writer.write(nodes[name])
     model.tidy()
     return writer.written
 
@@ -79,8 +85,11 @@ def load_source(path: str | os.PathLike[str]) -> Model:
 
 def _foreign(node: gs.Node) -> bool:
     own = node.op in (QUANTIZE, DEQUANTIZE) and node.domain in _DOMAINS
-    named = own or node.op in _HALVES or node.op in _BLOCKS
-    return named or _unfolded(node) or _idle_cast(node) or _cast_behind(node)
+    return own or _tensorrts(node) or _unfolded(node) or _idle_cast(node) or _cast_behind(node)
+
+
+def _tensorrts(node: gs.Node) -> bool:
+    return node.op in _HALVES or node.op in _BLOCKS
 
 
 def _cast_behind(node: gs.Node) -> bool:
@@ -126,10 +135,7 @@ def _opset(model: Model, node: gs.Node) -> int:
     # of both halves one says the type: the values that are stored, or a zero point
     kinds = [onnx_type(tensor.dtype) for tensor in (*node.inputs, *node.outputs) if not tensor.is_empty()]
     half = onnx_type(node.inputs[1].dtype) != TensorProto.FLOAT or node.attrs.get("output_dtype")
-    plain = all(
-        kind in (0, TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32) for kind in kinds
-    )
-    if plain and not node.attrs.get("block_size"):
+    if all(kind in _PLAIN for kind in kinds) and not node.attrs.get("block_size"):
         return 13
     narrow = all(kind in FLOAT_TYPES or kind in (0, 2, 3, 6, 17, 18, 19, 20) for kind in kinds)
     return 19 if half and narrow and not node.attrs.get("block_size") else 21
@@ -153,7 +159,7 @@ class _PairWriter:
             self._fp4_pair(node)
         elif _two_scales(node):
             self._stored_fp4(node)
-        elif node.op == "Cast":
+        elif node.op == "Cast" and not self.model.is_output(node.outputs[0]):
             reroute(node.outputs[0], node.inputs[0])
             node.outputs.clear()
             self.written += 1

@@ -172,3 +172,14 @@ def test_what_is_in_no_known_form_stays():
     before = ops(found)
     assert write_as_onnx(found) == 0
     assert ops(found) == before
+
+
+def test_onnxruntimes_operators_stay_where_the_opset_cannot_be_raised():
+    zero = helper.make_tensor("z", TensorProto.UINT16, [], [3])
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"], domain="com.microsoft"),
+             node("DequantizeLinear", ["q", "s", "z"], ["d"], domain="com.microsoft"),
+             node("GroupNormalization", ["d", "g", "b"], ["y"], num_groups=2)]  # fmt: skip
+    weights = {"s": np.array(0.5, np.float32), "g": np.ones(2, np.float32), "b": np.zeros(2, np.float32)}
+    found = Model.from_proto(foreign(nodes, {"x": [1, 4, 3]}, weights, [zero], opset=18))
+    assert write_as_onnx(found) == 0
+    assert found.opset == 18 and pair_count(found) == 1

@@ -180,7 +180,7 @@ MIGRATE: Table = {
         "is the float model, for FP16. TensorRT 10 builds pairs of other types as they are."
     ),
     MigrateCode.FLOAT_LAYERS: lambda layers: (
-        f"{count(len(layers), 'layer')} without pairs ({quoted(layers)}): the command and the recipe ask FP16 for "
-        "them, since TensorRT would take INT8 wherever it finds ranges."
+        f"{count(len(layers), 'layer')} without pairs ({quoted(layers)}): the command and the recipe ask a float "
+        "type for them, since TensorRT would take INT8 wherever it finds ranges."
     ),
 }

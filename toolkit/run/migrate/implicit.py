@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,16 @@ from toolkit.placement.existing import ExistingPair, pairs_of
 from toolkit.placement.ops import TARGETS
 from toolkit.placement.qdq import float_constants
 from toolkit.report.migrate_codes import MigrateCode
+from toolkit.run.lock import read_lock
 from toolkit.run.migrate.pairs import activations, float_layers, ranges_of_pairs, symmetric
 from toolkit.run.migrate.tensors import FittedRanges, TensorTurn, hand_back
+from toolkit.run.migrate.write import profile_tables
 from toolkit.run.new import relative
 from toolkit.run.new_profile import profile_lines
+from toolkit.run.recipe import Recipe
 from toolkit.run.steps.passes import PREPARED
 
+FINAL, LOCK = "model.onnx", "recipe.lock.toml"
 MODEL, CACHE, TEXT, COMMAND = "float.onnx", "calibration.cache", "ranges.txt", "trtexec.sh"
 
 
@@ -54,20 +58,52 @@ def paired_model(path: Path) -> Path:
     return path / PREPARED if path.is_dir() else path
 
 
+def recipe_of_run(path: Path) -> Recipe | None:
+    """The recipe of a run folder; None where it is none.
+
+    Raises:
+        RecipeError: its lock file cannot be read.
+    """
+    lock = path / LOCK
+    return read_lock(lock)[0] if path.is_dir() and lock.is_file() else None
+
+
+def types_asked(path: Path) -> dict[str, str]:
+    """What a run asked of each node, by its folder's model; nothing where it is no run folder."""
+    model = path / FINAL
+    if not path.is_dir() or not model.is_file():
+        return {}
+    noted = Model.load(model).metadata
+    return {name: props["qtool.precision"] for name, props in noted.items() if "qtool.precision" in props}
+
+
 class BackToImplicit:
     """The float model behind a model's pairs, and the ranges that TensorRT needs in their place.
+
+    Args:
+        source: the model with its pairs.
+        asked: what is known to have been asked of its layers.
+        recipe: what the model was made by, where that is known.
 
     Attributes:
         model: the float model.
         fit: its ranges, those that follow from them among them.
-        floats: layers with weights that were not quantized.
+        rest: the float type of all else: float16 where nobody knows.
+        profiles: by number the shapes of the inputs, as the recipe has them.
+        floats: layers with weights that were not quantized, each with its float type.
         turns: what became of each pair.
     """
 
-    def __init__(self, source: Model) -> None:
+    def __init__(self, source: Model, asked: Mapping[str, str] | None = None, recipe: Recipe | None = None) -> None:
         if not any(True for _ in pairs_of(source)):
             raise ModelError("the model has no Q/DQ pairs", where=str(source.source or ""), remedy="give one that has")
-        self.floats = float_layers(source, stored=True)
+        self.rest = str(recipe.rest if recipe is not None else Precision.FP16)
+        self.profiles = {
+            number: {name: vars(extent) for name, extent in profile.shapes.items()}
+            for number, profile in enumerate(recipe.profiles() if recipe is not None else ())
+        }
+        full = {name for name, kind in (asked or {}).items() if kind == Precision.FP32.value}
+        self.floats = {name: "fp32" if name in full else self.rest for name in float_layers(source, stored=True)}
         self.turns = [_turn(name, pair) for name, pair in activations(source)]
         self.fit = ranges_of_pairs(source, stripped=True)
         self.model = source.copy()
@@ -107,7 +143,7 @@ class BackToImplicit:
         """What there is to say of all of it."""
         if not self.fit.ranges.tensors:
             return [MigrateCode.NOTHING_IMPLICIT()]
-        return [MigrateCode.FLOAT_LAYERS(layers=self.floats)] if self.floats else []
+        return [MigrateCode.FLOAT_LAYERS(layers=list(self.floats))] if self.floats else []
 
     def write(self, folder: Path, stem: str, version: int) -> Path:
         """Write model, ranges, cache, recipe and the command for trtexec; the recipe's path."""
@@ -116,15 +152,27 @@ class BackToImplicit:
         write_ranges(self.fit.ranges, folder / TEXT, "text")
         ranges = folder / f"{stem}.ranges.json"
         self.fit.ranges.save(ranges)
-        keep = [f"--layerPrecisions={','.join(f'{name}:fp16' for name in self.floats)}", "--precisionConstraints=obey"]
+        types = ",".join(f"{name}:{kind}" for name, kind in self.floats.items())
+        keep = [f"--layerPrecisions={types}", "--precisionConstraints=obey"]
         int8 = ["--int8", f"--calib={CACHE}", *(keep if self.floats else [])] if self.fit.ranges.tensors else []
-        words = ["trtexec", f"--onnx={MODEL}", "--fp16", *int8, "--saveEngine=model.engine"]
+        half = [f"--{self.rest}"] if self.rest != Precision.FP32.value else []
+        shapes = [word for number in self.profiles for word in self._shapes(number)]
+        words = ["trtexec", f"--onnx={MODEL}", *half, *int8, *shapes, "--saveEngine=model.engine"]
         write_text(folder / COMMAND, f"{shlex.join(words)}\n")
         target = folder / f"{stem}.toml"
         write_text(target, "\n".join(self._recipe(target, model, ranges)) + "\n")
         return target
 
+    def _shapes(self, number: int) -> Iterator[str]:
+        """A profile in flags of trtexec."""
+        if len(self.profiles) > 1:
+            yield f"--profile={number}"
+        for end in ("min", "opt", "max"):
+            parts = (f"{name}:{'x'.join(map(str, one[end]))}" for name, one in self.profiles[number].items())
+            yield f"--{end}Shapes={','.join(parts)}"
+
     def _recipe(self, target: Path, model: Path, ranges: Path) -> Sequence[str]:
+        profiles = profile_tables(self.profiles) or profile_lines(self.model.input_shapes(), {})
         if not self.fit.ranges.tensors:
             head = [
                 "# Float16: no pair had a form without pairs.",
@@ -135,22 +183,25 @@ class BackToImplicit:
             ]
             return [
                 *head,
-                *profile_lines(self.model.input_shapes(), {}),
+                *profiles,
                 "[engine]",
                 'backend = "tensorrt"',
-                'rest = "fp16"',
+                f'rest = "{self.rest}"',
             ]
-        kept = [f"nodes = [{', '.join(map(_quoted, self.floats))}]", 'precision = "fp16"']
+        kept: list[str] = []
+        for kind in dict.fromkeys(self.floats.values()):
+            nodes = ", ".join(_quoted(name) for name, own in self.floats.items() if own == kind)
+            kept += ["", "[[pass]]", f'use = "{named(Role.KEEP)}"', f"nodes = [{nodes}]", f'precision = "{kind}"']
         return [
             "# Implicit quantization by ranges, for TensorRT 8.6 to 10.",
             "",
             "[model]",
             f"path = {relative(model, target)}",
             "",
-            *profile_lines(self.model.input_shapes(), {}),
+            *profiles,
             "[calibration]",
             f"ranges = {relative(ranges, target)}",
-            *(["", "[[pass]]", f'use = "{named(Role.KEEP)}"', *kept] if self.floats else []),
+            *kept,
             "",
             "[[pass]]",
             f'use = "{named(Role.QUANTIZE)}"',
@@ -158,7 +209,7 @@ class BackToImplicit:
             "[engine]",
             'backend = "tensorrt"',
             'quantization = "implicit"',
-            'rest = "fp16"',
+            f'rest = "{self.rest}"',
         ]
 
 

@@ -28,7 +28,17 @@ from toolkit.run.guard import refuse_missing, refuse_writing_over
 from toolkit.run.inputs import Inputs
 from toolkit.run.job import Job
 from toolkit.run.migrate.forms import Form, implicit_form, measured
-from toolkit.run.migrate.implicit import CACHE, COMMAND, MODEL, TEXT, BackToImplicit, cache_version, paired_model
+from toolkit.run.migrate.implicit import (
+    CACHE,
+    COMMAND,
+    MODEL,
+    TEXT,
+    BackToImplicit,
+    cache_version,
+    paired_model,
+    recipe_of_run,
+    types_asked,
+)
 from toolkit.run.migrate.order import Order, Outturn
 from toolkit.run.migrate.pairs import pair_turns, ranges_of_pairs, said_of_layers
 from toolkit.run.migrate.settle import Settled, said_lost, settle, value_named
@@ -179,7 +189,7 @@ def _to_implicit(asked: MigrationRequest) -> Migration:
     path = paired_model(given)
     refuse_missing(path, "no such model or run folder")
     version = cache_version(asked.release)
-    back = BackToImplicit(load_source(path))
+    back = BackToImplicit(load_source(path), types_asked(given), recipe_of_run(given))
     folder = asked.out if asked.out is not None else Path(_FOLDER) / given.stem
     target = _new_target(folder, given.stem, asked)
     for name in (MODEL, CACHE, TEXT, COMMAND, _RECORD):

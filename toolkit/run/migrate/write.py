@@ -49,7 +49,7 @@ def recipe_text(
         about: comment lines for its head.
     """
     lines = [*(f"# {line}" for line in about), "", "[model]", f"path = {relative(model_path, target)}", ""]
-    lines += _profiles(settled.profiles)
+    lines += profile_tables(settled.profiles)
     lines += _calibration(settled, target, ranges, data)
     lines += _passes(settled, model, ranges is not None or data is not None, paired)
     engine = dict(settled.engine)
@@ -68,7 +68,8 @@ def recipe_text(
     return "\n".join(lines).strip() + "\n"
 
 
-def _profiles(profiles: Mapping[Any, Mapping[str, Mapping[str, Sequence[int]]]]) -> list[str]:
+def profile_tables(profiles: Mapping[Any, Mapping[str, Mapping[str, Sequence[int]]]]) -> list[str]:
+    """The ``[[profile]]`` tables: by number the shapes of the inputs, min, opt and max."""
     lines = []
     for number, shapes in enumerate(profiles.values()):
         lines += ["[[profile]]", f'name = "profile{number}"']

@@ -122,6 +122,40 @@ def test_four_bits_of_a_whole_tensor_have_no_way_back(here, kind):
     assert not read_ranges("back/net.ranges.json").tensors
 
 
+def test_a_layer_in_float32_is_so_on_the_way_back(here):
+    onnx.save(network(), "net.onnx")
+    table = "".join(f"{name}: {value}\n" for name, value in AMAX.items())
+    Path("net.ranges").write_text(table)
+    line = [
+        "--onnx=net.onnx",
+        "--int8",
+        "--fp16",
+        "--calib=net.ranges",
+        "--layerPrecisions=fc2:fp32,fc1:fp16",
+        "--precisionConstraints=obey",
+    ]
+    assert invoke(["migrate", "trtexec", *line, "--out", "there"]) == 0
+    back("there/explicit")
+    said = Path("back/trtexec.sh").read_text()
+    assert "fc2:fp32" in said and "fc1:fp16" in said
+    kept = {one["precision"]: one["nodes"] for one in Recipe.load("back/explicit.toml").passes if "precision" in one}
+    assert kept == {"fp16": ["fc1"], "fp32": ["fc2"]}
+
+
+def test_a_run_without_float16_has_none_on_the_way_back(here):
+    onnx.save(network(), "net.onnx")
+    Path("net.ranges").write_text("".join(f"{name}: {value}\n" for name, value in AMAX.items()))
+    shapes = ["--minShapes=x:1x1x28x28", "--optShapes=x:4x1x28x28", "--maxShapes=x:9x1x28x28"]
+    line = ["--onnx=net.onnx", "--int8", "--calib=net.ranges", *shapes]
+    assert invoke(["migrate", "trtexec", *line, "--out", "there"]) == 0
+    back("there/explicit")
+    said = Path("back/trtexec.sh").read_text().split()
+    assert "--fp16" not in said and set(shapes) <= set(said)
+    again = Recipe.load("back/explicit.toml")
+    assert again.rest is Precision.FP32
+    assert list(again.profiles()) == list(Recipe.load("there/net.toml").profiles())
+
+
 def test_what_cannot_go_back_is_named(here, capsys):
     onnx.save(network(), "net.onnx")
     for words, part in (
