@@ -123,7 +123,7 @@ def make_metric(
     """A fresh metric by name: one that ``METRICS`` lists, or ``module:Name`` where code is allowed.
 
     Raises:
-        RecipeError: there is no such metric.
+        RecipeError: there is no such metric, or it is code that lacks a part of ``Metric``.
         NotAllowedError: it is code and code is not allowed.
     """
     if ":" in name:
@@ -133,6 +133,12 @@ def make_metric(
         made = inspect.isclass(found) or inspect.isroutine(found)
         # a metric that the caller made is a model for fresh ones
         metric: Metric = found() if made else copy.deepcopy(found)
+        lacking = [part for part in ("higher_is_better", "update", "value") if not hasattr(metric, part)]
+        if lacking:
+            raise RecipeError(
+                f"the metric '{name}' has no {lacking[0]}",
+                remedy="a metric has higher_is_better, update(outputs, labels) and value(), which gives a number",
+            )
         return metric
     if name not in METRICS:
         raise RecipeError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
+from toolkit.base.errors import FAILURES, DataError, QtoolError
 from toolkit.base.types import Array
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.answers import Answers
@@ -157,7 +159,8 @@ class OutputComparison:
             self._rows.append(self._answers.rows(wanted, found))
         for score, values in zip(self._metrics, (wanted, found)):
             if score is not None:
-                score.update({n: widened(values[n]) for n in self._names}, labels or {})
+                with _theirs(self._metric, "in update"):
+                    score.update({n: widened(values[n]) for n in self._names}, labels or {})
         self.samples += count
 
     def result(self) -> EvaluationResult:
@@ -187,7 +190,8 @@ class OutputComparison:
         mine, theirs = self._metrics
         if mine is None or theirs is None or not self.samples:
             return
-        before, after = float(mine.value()), float(theirs.value())
+        with _theirs(self._metric, "in value"):
+            before, after = (_number(one.value()) for one in (mine, theirs))
         sign = 1.0 if mine.higher_is_better else -1.0
         found.float_value, found.value = _finite(before), _finite(after)
         found.metric_answers, found.rising = answers_of(theirs), theirs.higher_is_better
@@ -204,6 +208,35 @@ def metric_computable(output: str | None, lacking: Sequence[str]) -> bool:
 def is_float(dtype: np.dtype[Any]) -> bool:
     """Whether an array holds floats; numpy itself does not know that bfloat16 and float8 are some."""
     return dtype.kind == "f" or (dtype.kind == "V" and dtype.name.startswith(("bfloat", "float")))
+
+
+@contextmanager
+def _theirs(metric: str | None, doing: str) -> Iterator[None]:
+    """The block runs the code of a metric: what fails in it is said to be the metric's.
+
+    Raises:
+        DataError: something failed.
+    """
+    try:
+        yield
+    except QtoolError:
+        raise
+    except FAILURES as error:
+        raise DataError(
+            f"the metric '{metric}' failed {doing}: {type(error).__name__}: {error}",
+            remedy="fix the metric, or the labels that it reads; --debug shows the line",
+        ) from error
+
+
+def _number(value: Any) -> float:
+    """A metric's value.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    if isinstance(value, str) or np.size(value) != 1:
+        raise TypeError(f"it gives {value!r}, which is no number")
+    return float(np.reshape(value, ())[()])
 
 
 def _finite(value: float) -> float | None:

@@ -102,7 +102,7 @@ def breakage(accuracy: Accuracy) -> Finding | None:
         if part.standing == "missed" and not accuracy.met and part.unchanged < BROKEN_SHARE and _far(part):
             return ReportCode.ANSWERS_LOST(
                 outputs=part.outputs, channels=part.channels, unchanged=part.unchanged, least=part.least,
-                answers=part.answers,
+                answers=part.answers, figure=part.figure, level=part.level,
             )  # fmt: skip
     answered = {name for part in accuracy.parts for name in part.outputs}
     answered -= {name for part in accuracy.parts if part.standing == "missed" for name in part.outputs}

@@ -196,7 +196,7 @@ def _answer_misses(tallies: Sequence[AnswerTally], least: float | None) -> list[
     return [
         ReportCode.ANSWERS_BELOW_LIMIT(
             outputs=tally.part.outputs, channels=_channels(tally), unchanged=tally.share, answers=tally.answers,
-            least=tally.least if least is None else least,
+            least=tally.least if least is None else least, figure=tally.figure, level=tally.level,
         )
         for tally in sorted(missed, key=lambda one: one.share)
     ]  # fmt: skip

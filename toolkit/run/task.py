@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice, tee
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,14 @@ from pydantic import Field
 
 from toolkit.base.errors import RecipeError
 from toolkit.contract.findings import Finding
+from toolkit.evaluation.codes import EvaluationCode
+from toolkit.graph.dimensions import is_batch_name
 from toolkit.run.inputs import Inputs
 from toolkit.run.step import Record
 
 if TYPE_CHECKING:
     from toolkit.base.types import Array
-    from toolkit.data.dataset import Batch
+    from toolkit.data.dataset import Batch, CalibrationData
     from toolkit.evaluation.answers import Answers
     from toolkit.evaluation.metric_base import MetricOptions
     from toolkit.evaluation.observed import SeenModel
@@ -125,6 +127,7 @@ def _look(inputs: Inputs) -> Looked:
         error.at(job.recipe.locate("evaluation", *(error.value or "task").split(".")))
         raise
     notes = [note for one in watched.outputs if (note := one.contradiction) is not None]
+    notes += rows_together(data, [batch.inputs for batch, _ in seen])
     record = TaskRecord(
         task=judged.task, sure=judged.sure, why=why, parts=[part.to_json() for part in judged.parts], notes=notes
     )
@@ -158,6 +161,21 @@ def task_of(inputs: Inputs) -> TaskRecord:
     # the first outputs and the session go: what comes later needs the memory
     looked.batches, looked.seen = iter(()), None
     return record
+
+
+def rows_together(data: CalibrationData, samples: Sequence[Mapping[str, Array]]) -> list[Finding]:
+    """That a sample holds a whole batch, as a loader gives it; nothing of dimensions that are not called after one.
+
+    Args:
+        data: where the samples are from.
+        samples: some of them, inputs by name.
+    """
+    named = {name: (axis, dims[axis]) for name, axis in data.axes.items() if (dims := data.specs[name].dims)}
+    for sample in samples:
+        for name, (axis, dimension) in named.items():
+            if (rows := sample[name].shape[axis]) > 1 and is_batch_name(dimension):
+                return [EvaluationCode.SAMPLES_OF_ROWS(input=name, rows=rows, dimension=dimension)]
+    return []
 
 
 def _unused_labels(inputs: Inputs, seen: SeenModel) -> list[Finding]:

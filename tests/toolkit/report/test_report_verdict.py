@@ -9,6 +9,7 @@ from toolkit.base.precision import Precision
 from toolkit.base.text import toml_string
 from toolkit.report.advice import advice
 from toolkit.report.codes import ReportCode
+from toolkit.report.findings import sentence
 from toolkit.report.findings.headline import headline, quantized_words
 from toolkit.report.fragments import keep_fragment
 from toolkit.report.schema import (
@@ -141,6 +142,13 @@ def test_answers_that_are_lost_by_a_little_miss_the_budget_and_break_nothing(fig
                        standing="missed", figure=figure, level=level)  # fmt: skip
     fine = OutputError(sqnr_db=68.0, max_abs=0.1, cosine=0.9999, variation_db=15.0)
     assert verdict(Accuracy(outputs={"y": fine}, parts=[part], met=False)) == expected
+
+
+def test_the_first_line_says_how_far_lost_answers_stay():
+    values = {"outputs": ["y"], "channels": None, "unchanged": 0.0, "least": 0.99, "answers": 24}
+    for code in (ReportCode.ANSWERS_BELOW_LIMIT, ReportCode.ANSWERS_LOST):
+        assert "98.8 %" in sentence(code(**values, figure="detections", level=0.988))
+        assert "(" not in sentence(code(**values)) + sentence(code(**values, figure="", level=None))
 
 
 def test_a_metric_where_less_is_better_is_not_stated_in_points():

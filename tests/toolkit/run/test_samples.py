@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 import numpy as np
 import pytest
 
-from tests.conftest import digits_recipe
+from tests.conftest import build, digits_recipe, node, normal
 from tests.toolkit.conftest import complain
-from toolkit.base.errors import DataError
+from toolkit import CalibrationData, Model
+from toolkit.base.errors import DataError, RecipeError
 from toolkit.cli.main import invoke
+from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.metrics import make_metric
+from toolkit.evaluation.outputs import OutputComparison
 from toolkit.run.steps.passes import PassesStep
+from toolkit.run.task import rows_together
 
 
 @pytest.fixture
@@ -82,6 +89,36 @@ def test_a_metric_of_the_users_that_fails(place, capsys, monkeypatch):
     (place / "recipe.toml").write_text((place / "recipe.toml").read_text().replace('"top1"', '"mine_xyz:Odd"'))
     said = complain(place, capsys, "check", str(place / "recipe.toml"), "--allow-code")
     assert "the metric 'mine_xyz:Odd' failed on the first sample: ZeroDivisionError" in said and "recipe.toml:" in said
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("{}['x']", "failed in value: KeyError: 'x'"), ("'0.5'", "failed in value: TypeError: it gives '0.5'"),
+        ("[1.0, 2.0]", "failed in value: TypeError: it gives [1.0, 2.0]"), (None, "has no value"),
+    ],
+)  # fmt: skip
+def test_a_metric_of_the_users_that_gives_no_number(tmp_path, value, words, monkeypatch):
+    """It is the metric's fault, and no bug of qtool's."""
+    (tmp_path / "none_xyz.py").write_text(
+        "class Odd:\n    higher_is_better = True\n    def update(self, outputs, labels):\n        pass\n"
+        + (f"    def value(self):\n        return {value}\n" if value is not None else "")
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("none_xyz", None)
+    model = Model.from_proto(build([node("Relu", ["x"], ["y"])], {"x": ["n", 4]}, {"y": ["n", 4]}))
+    with pytest.raises((DataError, RecipeError), match=re.escape(words)):
+        compared = OutputComparison(model, "none_xyz:Odd", allow_code=True)
+        compared.add({"y": normal(2, 4)}, {"y": normal(2, 4)}, {"label": np.zeros(2)}, 2)
+        compared.result()
+
+
+@pytest.mark.parametrize(("dimension", "rows", "said"), [("N", 5, True), ("N", 1, False), ("points", 5, False)])
+def test_a_sample_that_is_a_whole_batch_is_said(dimension, rows, said):
+    model = Model.from_proto(build([node("Relu", ["x"], ["y"])], {"x": [dimension, 4]}, {"y": [dimension, 4]}))
+    feeds = [{"x": normal(rows, 4)}] * 3
+    found = rows_together(CalibrationData.open(feeds, model), feeds)
+    assert found == ([EvaluationCode.SAMPLES_OF_ROWS(input="x", rows=rows, dimension=dimension)] if said else [])
 
 
 def test_a_metric_that_needs_several_samples_gets_them(place):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from toolkit.report.codes import ReportCode
 from toolkit.report.findings.table import Table, names
-from toolkit.report.findings.tasks import part_name, part_words
+from toolkit.report.findings.tasks import figure_words, part_name, part_words
 from toolkit.report.findings.words import percent
 from toolkit.report.parts import Accuracy, OutputError
 
@@ -131,11 +131,17 @@ def _collapsed(metric: str, before: float, after: float) -> str:
 
 
 def _answers(
-    outputs: tuple[str, ...], channels: tuple[int, ...] | None, unchanged: float, least: float, answers: int
+    outputs: tuple[str, ...],
+    channels: tuple[int, ...] | None,
+    unchanged: float,
+    least: float,
+    answers: int,
+    figure: str = "",
+    level: float | None = None,
 ) -> str:
     return (
-        f"only {percent(unchanged)} of {answers} answers of {part_name(outputs, channels)} stay the float model's, "
-        f"{percent(least)} must"
+        f"only {percent(unchanged)} of {answers} answers of {part_name(outputs, channels)}"
+        f"{figure_words(figure, level)} stay the float model's, {percent(least)} must"
     )
 
 

@@ -66,11 +66,17 @@ def part_name(outputs: Sequence[str], channels: Sequence[int] | None) -> str:
 def part_words(part: PartFigures, named: bool = False) -> str:
     """How many answers of a part stay the float model's, and the figure that shows it best."""
     unit = "position" if part.task == "generation" else "sample"
-    words = f"{percent(part.unchanged)} of {count(part.answers, unit)} {_KEPT[part.task]}"
-    if part.level is not None and part.figure in _FIGURES:
-        shown = percent(part.level) if part.figure in ("positions", "detections") else part.level
-        words += f" ({_FIGURES[part.figure].format(shown)})"
+    kept = f"{percent(part.unchanged)} of {count(part.answers, unit)} {_KEPT[part.task]}"
+    words = f"{kept}{figure_words(part.figure, part.level)}"
     return f"{part_name(part.outputs, part.channels)}: {words}" if named else words
+
+
+def figure_words(figure: str, level: float | None) -> str:
+    """The figure that shows best how far answers stay, in brackets behind a space; empty without one."""
+    if level is None or figure not in _FIGURES:
+        return ""
+    shown = percent(level) if figure in ("positions", "detections") else level
+    return f" ({_FIGURES[figure].format(shown)})"
 
 
 def answers_changed(
@@ -250,6 +256,10 @@ TASKS: Table = {
     ),
     EvaluationCode.LABEL_OUT_OF_RANGE: _out_of_range,
     EvaluationCode.LIMIT_NEVER_MISSED: _never_missed,
+    EvaluationCode.SAMPLES_OF_ROWS: lambda input, rows, dimension: (
+        f"A sample has {rows} rows along dimension '{dimension}' of input '{input}', and is judged as one answer: if "
+        "these are samples, give each by itself, with 1 there."
+    ),
     EvaluationCode.LIMIT_WITHOUT_METRIC: lambda limit, value, by: (
         f"{limit} = {value:g}{f' of {by}' if by else ''} cannot be judged: it limits a metric, and [evaluation] names "
         "none; set metric, or leave it out."
