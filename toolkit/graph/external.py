@@ -139,8 +139,7 @@ class _Place:
             )
         if self.asked != self.needed:
             raise ModelError(
-                f"tensor '{self.name}' has {self.needed} bytes by its type and shape, and {self.asked} of external "
-                "data",
+                f"tensor '{self.name}' has {self.needed} bytes by its type and shape, and {self.asked} of data",
                 where=str(self.path),
                 remedy="export the model again",
             )

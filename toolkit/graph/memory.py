@@ -11,7 +11,9 @@ import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import count
+from math import ceil
 from typing import Any
 
 from toolkit.base.mapped import hold_pages, release_pages, return_freed_memory
@@ -62,8 +64,11 @@ def weights_room() -> int | None:
 
 
 def least_limit(weights: int) -> int:
-    """A limit under which so many bytes of weights have room."""
-    return -(-weights * _PROGRAM_PART * _ROOM_PART // (_PROGRAM_PART * _ROOM_PART - _PROGRAM_PART - _ROOM_PART))
+    """The smallest limit under which so many bytes of weights have room, to a few bytes."""
+    # each of the two parts is a share of the limit, or as much as it is at most
+    program = (0, Fraction(1, _PROGRAM_PART)), (_PROGRAM, Fraction(0))
+    room = (0, Fraction(1, _ROOM_PART)), (ROOM, Fraction(0))
+    return min(ceil((weights + one + two) / (1 - part - share)) for one, part in program for two, share in room)
 
 
 def _room(limit: int | None) -> int:
@@ -98,9 +103,17 @@ class Loaded:
         return number
 
     def _leave(self, owner: int) -> None:
+        """An owner is gone, wherever garbage is collected: perhaps by a thread whose locks a load waits for.
+
+        It waits for nobody: whoever changes what is known drops its parts.
+        """
         self._gone.append(owner)
-        with self._alone():
-            pass
+        if self._lock.acquire(blocking=False):
+            try:
+                with self._alone():
+                    pass
+            finally:
+                self._lock.release()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -108,12 +121,15 @@ class Loaded:
         with self._lock:
             self._depth += 1
             try:
+                self._drop_gone()
                 yield
             finally:
-                if self._depth == 1:
-                    while self._gone:
-                        self._drop(self._gone.popleft())
+                self._drop_gone()
                 self._depth -= 1
+
+    def _drop_gone(self) -> None:
+        while self._depth == 1 and self._gone:
+            self._drop(self._gone.popleft())
 
     def find(self, owner: int, part: Hashable) -> Any:
         """A part that is loaded; None where it is not."""

@@ -95,9 +95,10 @@ class Session:
     ) -> Iterator[dict[str, Array]]:
         """Run the model on several inputs, one after the other, see ``run``.
 
-        Of a model in stretches 16 inputs go through a stretch together, which is loaded once for them.
+        Of a model in stretches 16 inputs go through a stretch together, which is loaded once for them; each by itself
+        where a loop may not end, whose limits are those of one run.
         """
-        if not isinstance(self._inner, Stretched):
+        if not isinstance(self._inner, Stretched) or self._limits is not None:
             yield from (self.run(inputs, outputs) for inputs in samples)
             return
         given = iter(samples)

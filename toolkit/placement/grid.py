@@ -65,7 +65,7 @@ class Grid:
             scales when the model runs the scale is that of the largest.
         tensors: the node's scale and, where it has one, its zero point.
         float_kind: ONNX's element type of the scale, which is that of the float values; 0 where it is not known.
-        limits: the smallest and largest q, where the quantizer uses fewer than the type has; None where it uses all.
+        limits: the smallest and largest q, where a Clip in the pair says them; None where the pair has none.
     """
 
     kind: int
@@ -124,7 +124,8 @@ class Grid:
         if self.zero is None or self.kind not in _LIMITS:
             return True
         low, high = self._ends
-        return bool(np.all(self.zero == (0 if self.kind in _FLOATS else (low + high + 1) / 2)))
+        # of an even number of q the upper one of the middle two: 0 of -128 to 127, and of -127 to 127
+        return bool(np.all(self.zero == (0 if self.kind in _FLOATS else (low + high + 1) // 2)))
 
     @property
     def steps(self) -> bool:

@@ -7,7 +7,7 @@ ModelOpt and Transformer Engine export; onnxruntime has ONNX's in a domain of it
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +20,7 @@ from toolkit.base.block_scales import E4M3_MAX, scales_of_blocks
 from toolkit.base.errors import ModelError
 from toolkit.base.precision import Precision
 from toolkit.base.types import Array
+from toolkit.graph import assemble
 from toolkit.graph.constants import constant_value
 from toolkit.graph.model import Model
 from toolkit.graph.names import Names
@@ -53,10 +54,11 @@ def write_as_onnx(model: Model) -> int:
     Raises:
         ModelError: it has operators of TensorRT's, and others that have no conversion to that set.
     """
-    found = [node for node, _ in model.walk() if _foreign(node)]
+    outputs = _all_outputs(model)
+    found = [node for node, _ in model.walk() if _foreign(node, outputs)]
     if not found:
         return 0
-    wanted = {node.name: _opset(model, node) for node in found}
+    wanted = {node.name: _opset(node, outputs) for node in found}
     model.raise_opset(max((wanted[node.name] for node in found if _tensorrts(node)), default=0))
     with suppress(ModelError):
         # the others are understood as they are, if less well
@@ -67,7 +69,7 @@ def write_as_onnx(model: Model) -> int:
         if opset <= model.opset:
             writer.write(nodes[name])
     model.tidy()
-    return writer.written
+    return len(writer.written)
 
 
 def load_source(path: str | os.PathLike[str]) -> Model:
@@ -83,23 +85,34 @@ def load_source(path: str | os.PathLike[str]) -> Model:
     return model
 
 
-def _foreign(node: gs.Node) -> bool:
+def _all_outputs(model: Model) -> dict[int, gs.Tensor]:
+    """The outputs of the graph and of all bodies, by identity: what gives one stays, whoever else reads it."""
+    graphs = (model.graph, *assemble.subgraphs(model.graph))
+    return {id(tensor): tensor for graph in graphs for tensor in graph.outputs}
+
+
+def _foreign(node: gs.Node, outputs: Container[int]) -> bool:
     own = node.op in (QUANTIZE, DEQUANTIZE) and node.domain in _DOMAINS
-    return own or _tensorrts(node) or _unfolded(node) or _idle_cast(node) or _cast_behind(node)
+    return own or _tensorrts(node) or _unfolded(node) or _idle_cast(node, outputs) or _cast_behind(node, outputs)
 
 
 def _tensorrts(node: gs.Node) -> bool:
     return node.op in _HALVES or node.op in _BLOCKS
 
 
-def _cast_behind(node: gs.Node) -> bool:
+def _cast_behind(node: gs.Node, outputs: Container[int]) -> bool:
     """Whether nothing but Casts to one type of 16 bits reads a DequantizeLinear: the type that its readers want.
 
     Transformer Engine and ModelOpt's PyTorch export keep pairs in float32 between tensors of float16.
     """
     readers = list(node.outputs[0].outputs) if node.op == DEQUANTIZE else []
     kinds = {int(one.attrs.get("to", 0)) if one.op == "Cast" else 0 for one in readers}
-    return len(kinds) == 1 and kinds <= SHORT_FLOATS
+    return len(kinds) == 1 and kinds <= SHORT_FLOATS and not _gives_output(node, readers, outputs)
+
+
+def _gives_output(node: gs.Node, casts: Sequence[gs.Node], outputs: Container[int]) -> bool:
+    """Whether what a node makes, or one of the Casts behind it, is an output."""
+    return any(id(one.outputs[0]) in outputs for one in (node, *casts))
 
 
 def _unfolded(node: gs.Node) -> bool:
@@ -107,10 +120,10 @@ def _unfolded(node: gs.Node) -> bool:
     return node.op in (QUANTIZE, DEQUANTIZE) and any(tensor.inputs for tensor in node.inputs[1:3])
 
 
-def _idle_cast(node: gs.Node) -> bool:
+def _idle_cast(node: gs.Node, outputs: Container[int]) -> bool:
     """Whether it casts quantized values to the type that they have, as PyTorch's export of converted models does."""
     maker = node.inputs[0].inputs[0] if node.op == "Cast" and node.inputs[0].inputs else None
-    if maker is None or maker.op != QUANTIZE:
+    if maker is None or maker.op != QUANTIZE or id(node.outputs[0]) in outputs:
         return False
     return int(node.attrs.get("to", 0)) == (stored_type(maker) or TensorProto.UINT8)
 
@@ -122,12 +135,12 @@ def _two_scales(node: gs.Node) -> bool:
     return stored and made[0].op == DEQUANTIZE and onnx_type(node.inputs[0].dtype) == Precision.NVFP4.onnx_type
 
 
-def _opset(model: Model, node: gs.Node) -> int:
+def _opset(node: gs.Node, outputs: Container[int]) -> int:
     """The operator set that has what a node becomes."""
     if node.op == "Cast":
         return 0
     if node.op in (QUANTIZE, DEQUANTIZE) and node.domain not in _DOMAINS and not _two_scales(node):
-        return 19 if _cast_behind(node) else 0
+        return 19 if _cast_behind(node, outputs) else 0
     if node.op in _HALVES:
         return _HALVES[node.op][1].opset
     if node.op in _BLOCKS or _two_scales(node):
@@ -145,7 +158,7 @@ class _PairWriter:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.tensors, self.nodes = model.tensor_names(), Names(model.node_names())
-        self.written = 0
+        self.outputs, self.written = _all_outputs(model), set[str]()
 
     def write(self, node: gs.Node) -> None:
         """Write one node, and what belongs to it, anew."""
@@ -159,17 +172,17 @@ class _PairWriter:
             self._fp4_pair(node)
         elif _two_scales(node):
             self._stored_fp4(node)
-        elif node.op == "Cast" and not self.model.is_output(node.outputs[0]):
+        elif node.op == "Cast" and id(node.outputs[0]) not in self.outputs:
             reroute(node.outputs[0], node.inputs[0])
             node.outputs.clear()
-            self.written += 1
+            self.written.add(node.name)
         elif node.op in (QUANTIZE, DEQUANTIZE) and node.domain in _DOMAINS:
             node.domain = None
             self._with_type(node, onnx_type(node.inputs[0].dtype))
-            self.written += 1
+            self.written.add(node.name)
         if node.op in (QUANTIZE, DEQUANTIZE):
             self._fold(node)
-        if _cast_behind(node):
+        if _cast_behind(node, self.outputs):
             self._without_casts(node)
 
     def _fold(self, node: gs.Node) -> None:
@@ -178,11 +191,12 @@ class _PairWriter:
             value = constant_value(self.model, tensor) if tensor.inputs else None
             if value is not None:
                 node.inputs[index] = make_constant(self.tensors.take(f"{tensor.name}_known"), value)
+                self.written.add(node.name)
 
     def _half(self, node: gs.Node, op: str, precision: Precision) -> None:
         node.op, node.domain = op, None
         self._with_type(node, precision.onnx_type)
-        self.written += 1
+        self.written.add(node.name)
 
     def _with_type(self, node: gs.Node, kind: int) -> None:
         """Say the type by a zero point, as ONNX has it, and the blocks' size, which TensorRT takes from the shapes."""
@@ -239,7 +253,7 @@ class _PairWriter:
         node.inputs[1] = make_constant(self.tensors.take(f"{node.inputs[1].name}_known"), scale.astype(np.float32))
         node.attrs |= _given(node)
         self._without_casts(node)
-        self.written += 1
+        self.written.add(node.name)
 
     def _mxfp8(self, node: gs.Node) -> None:
         """The pair of an activation, or weights with their exponents."""
@@ -260,7 +274,7 @@ class _PairWriter:
         node.inputs[1] = make_constant(self.tensors.take(f"{node.inputs[1].name}_scale"), scale)
         node.attrs = {"axis": int(node.attrs.get("axis", -1)), "block_size": block, **_given(node)}
         self._without_casts(node)
-        self.written += 1
+        self.written.add(node.name)
 
     def _as_pair(self, quantize: gs.Node, readers: Sequence[gs.Node], scale: gs.Tensor, precision: Precision) -> None:
         """An activation's pair of blocks; see ``domain_of``."""
@@ -273,7 +287,7 @@ class _PairWriter:
             node.op, node.domain, node.attrs = DEQUANTIZE, quantize.domain, _given(node)
             node.inputs = [values, scale]
             self._without_casts(node)
-        self.written += 1 + len(readers)
+        self.written.update(one.name for one in (quantize, *readers))
 
     def _fp4_pair(self, node: gs.Node) -> None:
         """Weights that are still to be stored: ModelOpt's mark in an export that was not finished."""
@@ -295,7 +309,7 @@ class _PairWriter:
         )
         node.op, node.domain, node.attrs = DEQUANTIZE, None, {**attrs, "output_dtype": kind}
         node.inputs = [stored, *grid]
-        self.written += 1
+        self.written.add(node.name)
 
     @staticmethod
     def _last(node: gs.Node, block: int) -> bool:
@@ -319,7 +333,7 @@ class _PairWriter:
         kinds = {int(one.attrs.get("to", 0)) for one in casts if one.op == "Cast"}
         if not casts or len(kinds) != 1 or any(one.op != "Cast" for one in casts) or not kinds <= FLOAT_TYPES:
             return
-        if self.model.is_output(result) or any(self.model.is_output(one.outputs[0]) for one in casts):
+        if _gives_output(node, casts, self.outputs):
             return
         kind = kinds.pop()
         if "output_dtype" in node.attrs:
@@ -331,6 +345,7 @@ class _PairWriter:
                 return
             node.inputs[1] = make_constant(self.tensors.take(f"{node.inputs[1].name}_cast"), narrow, kind)
         result.dtype = np_dtype(kind)
+        self.written.add(node.name)
         for one in casts:
             reroute(one.outputs[0], result)
             one.outputs.clear()

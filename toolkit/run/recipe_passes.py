@@ -29,8 +29,8 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
     """As ``passes_of``, each with the name that a recipe calls it by; of a Python object its title.
 
     Raises:
-        RecipeError: an unknown pass or setting, or a pass that takes out all that the one in front of it inserts; the
-            message names the line.
+        RecipeError: an unknown pass or setting, or a pass without settings of its own that takes out all that one in
+            front of it inserts; the message names the line.
     """
     from toolkit.contract.registry import find
 
@@ -50,9 +50,14 @@ def named_passes(recipe: Recipe, allow_code: bool) -> list[tuple[str, Pass]]:
         for name, one in found[len(found) - len(held) :]:
             if one.role in (Role.QUANTIZE, Role.SEARCH):
                 quantizes = index, name
-            elif one.role is Role.STRIP and quantizes is not None and not recipe.is_resolved:
+            elif one.role is Role.STRIP and quantizes is not None and not recipe.is_resolved and _takes_all(one):
                 _refuse_taken_out(recipe, *quantizes, name)
     return found
+
+
+def _takes_all(strip: Pass) -> bool:
+    """Whether nothing is said of which pairs it takes out, and of what it keeps of them."""
+    return not strip.model_fields_set
 
 
 def _refuse_taken_out(recipe: Recipe, index: int, quantizer: str, strip: str) -> None:

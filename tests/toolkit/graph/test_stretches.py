@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from contextlib import contextmanager
 from itertools import pairwise
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from onnx import TensorProto, helper
 from tests.large_models import block_samples, residual_blocks
 from toolkit.base.errors import DataError, ModelError
 from toolkit.graph import on_disk, ort_session, sessions
+from toolkit.graph.endless import LoopLimits
 from toolkit.graph.memory import least_limit, loaded, memory_limit, weights_room
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
@@ -120,6 +123,22 @@ def test_sessions_that_hand_on_load_no_stretch_for_types_that_are_known(blocks, 
     assert counts[0] >= 12 and all(after - before < 12 for before, after in pairwise(counts))
 
 
+def test_a_loops_limits_are_those_of_one_sample(blocks, monkeypatch):
+    model, x = blocks
+    begun = []
+
+    @contextmanager
+    def limited(limits, options, where):
+        begun.append(limits.node)
+        yield
+
+    monkeypatch.setattr("toolkit.graph.sessions.loop_limits", lambda *of: LoopLimits("loop", 30.0, 1 << 40))
+    monkeypatch.setattr("toolkit.graph.sessions.limited", limited)
+    with memory_limit(least_limit(4 * PACKED)):
+        assert len(list(session(model, ["y"], threads=1).run_each({"x0": row[None]} for row in x[:3]))) == 3
+    assert begun == ["loop"] * 3
+
+
 def test_parts_make_room_for_each_other_and_go_with_their_owner():
     class Owner:
         pass
@@ -143,10 +162,35 @@ def test_parts_make_room_for_each_other_and_go_with_their_owner():
     assert not loaded._known
 
 
+def test_who_collects_an_owner_does_not_wait_for_a_load():
+    class Owner:
+        pass
+
+    other, begun, free, waited = Owner(), Event(), Event(), []
+
+    def load():
+        begun.set()
+        waited.append(free.wait(20))
+
+    loaded.open(loaded.join(other), "a", 1, lambda: "a")
+    one = Owner()
+    thread = Thread(target=loaded.open, args=(loaded.join(one), "b", 1, load))
+    thread.start()
+    begun.wait(20)
+    del other
+    free.set()
+    thread.join()
+    assert waited == [True] and [part for _, part in loaded._known] == ["b"]
+    del one
+    assert not loaded._known
+
+
 def test_a_limit_leaves_the_program_its_part():
     for size in (10**3, 10**6, 10**8, 10**9, 10**10):
         with memory_limit(least_limit(size)):
             assert weights_room() >= size
+        with memory_limit(least_limit(size) - 4):
+            assert weights_room() < size
     with memory_limit(6 * 10**9):
         assert weights_room() == 6 * 10**9 - (224 << 20) - (256 << 20)
     assert weights_room() is None

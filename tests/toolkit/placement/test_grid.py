@@ -12,6 +12,7 @@ from onnx import helper
 
 from tests.conftest import build, node, run
 from toolkit import Model, Precision
+from toolkit.placement.existing import pairs_of
 from toolkit.placement.grid import on_grid, spread
 from toolkit.placement.qdq import storable_scale
 from toolkit.simulation.switches import fake_quantized
@@ -56,6 +57,21 @@ def test_blocks_round_as_onnxruntime_rounds(values, block):
 def test_e4m3_is_ml_dtypes_saturated(values):
     wanted = np.clip(values, -448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
     np.testing.assert_array_equal(on_grid(values, Precision.FP8), wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "zero", "centred"),
+    [(np.int8, -127, 127, 0, True), (np.int8, -64, 63, 0, True), (np.uint8, 0, 127, 64, True),
+     (np.uint8, 0, 127, 0, False), (np.int8, -127, 127, 5, False)],
+)  # fmt: skip
+def test_a_clip_in_a_pair_says_its_limits_and_its_middle(kind, low, high, zero, centred):
+    scalars = {"s": np.array(0.5, np.float32), **{name: np.array(value, kind) for name, value in
+               (("z", zero), ("low", low), ("high", high))}}  # fmt: skip
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("Clip", ["q", "low", "high"], ["c"]),
+             node("DequantizeLinear", ["c", "s", "z"], ["y"])]  # fmt: skip
+    (found,) = pairs_of(Model.from_proto(build(nodes, {"x": [4]}, {"y": [4]}, scalars, opset=17)))
+    assert found.grid.limits == (low, high) and found.grid.centred == centred
+    assert [float(end) for end in found.grid.reach] == [(low - zero) * 0.5, (high - zero) * 0.5]
 
 
 def test_e4m3_keeps_every_value_of_its_own_and_ties_go_to_even():

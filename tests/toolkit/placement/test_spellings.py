@@ -165,6 +165,46 @@ def test_a_cast_behind_a_pair_is_the_pairs_own(word):
         np.testing.assert_allclose(run(found, {"x": X["x"].astype(np.float16)})[0], before, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("out", "kind"), [("h", TensorProto.FLOAT16), ("d", TensorProto.FLOAT), ("c", TensorProto.INT8)]
+)
+def test_what_gives_an_output_stays(out, kind):
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("Cast", ["q"], ["c"], to=3),
+             node("DequantizeLinear", ["c", "s", "z"], ["d"]), node("Cast", ["d"], ["h"], to=10),
+             node("MatMul", ["h", "w"], ["y"])]  # fmt: skip
+    weights = {"s": np.array(0.25, np.float32), "z": np.array(0, np.int8), "w": normal(64, 8).astype(np.float16)}
+    proto = build(nodes, {"x": ["n", 64]}, {"y": None, out: None}, weights, types={"y": TensorProto.FLOAT16, out: kind})
+    found = Model.from_proto(proto)
+    before = run(found, X)
+    # what is written anew is counted: the half whose Cast goes
+    assert write_as_onnx(found) == 1
+    assert found.opset == (19 if out == "c" else 17)
+    found.check()
+    for now, then in zip(run(found, X), before, strict=True):
+        np.testing.assert_allclose(now, then, rtol=2e-3, atol=2e-3)
+
+
+def test_what_gives_the_output_of_a_body_stays():
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+             node("Cast", ["d"], ["h"], to=10)]  # fmt: skip
+    half = helper.make_tensor_value_info("h", TensorProto.FLOAT16, None)
+    body = helper.make_graph(nodes, "body", [], [half])
+    other = helper.make_graph(
+        [node("Cast", ["x"], ["o"], to=10)], "other", [], [helper.make_tensor_value_info("o", 10, None)]
+    )
+    weights = {"s": np.array(0.25, np.float32), "z": np.array(0, np.int8), "c": np.array(True)}
+    proto = build(
+        [node("If", ["c"], ["y"], then_branch=body, else_branch=other)],
+        {"x": ["n", 64]},
+        {"y": None},
+        weights,
+        types={"y": TensorProto.FLOAT16},
+    )
+    found = Model.from_proto(proto)
+    assert write_as_onnx(found) == 0
+    assert "h" in [tensor.name for one, _ in found.walk() for tensor in one.outputs]
+
+
 def test_what_is_in_no_known_form_stays():
     nodes = [node("TRT_FP4DynamicQuantize", ["x", "s"], ["q", "t"], domain="trt", axis=0, block_size=16),
              node("DequantizeLinear", ["t", "s"], ["u"]), node("DequantizeLinear", ["q", "u"], ["y"], axis=0, block_size=16)]  # fmt: skip

@@ -87,6 +87,9 @@ def test_a_recipe_names_the_line_of_a_pass():
 def test_pairs_that_a_pass_behind_takes_out_are_refused_by_the_line_of_the_one_that_inserts_them():
     insert, strip = ('[[pass]]\nuse = "insert_qdq"\n', '[[pass]]\nuse = "strip_qdq"\n')
     passes_of(Recipe.parse(MODEL + strip + insert, Path("r.toml")), allow_code=False)
+    # what takes a part of them, or something of them with it, has an effect
+    for more in ('nodes = ["head"]\n', "keep_ranges = true\n"):
+        passes_of(Recipe.parse(MODEL + insert + strip + more, Path("r.toml")), allow_code=False)
     for text in (insert + strip, insert + strip + insert):
         with pytest.raises(RecipeError) as refused:
             passes_of(Recipe.parse(MODEL + text, Path("r.toml")), allow_code=False)

@@ -28,7 +28,7 @@ def notebook_code(text: str, where: str) -> tuple[str, str]:
     shell: list[str] = []
     for cell in cells:
         source = cell.get("source", "") if isinstance(cell, dict) and cell.get("cell_type") == "code" else ""
-        lines = ("".join(source) if isinstance(source, list) else str(source)).splitlines()
+        lines = ("".join(map(str, source)) if isinstance(source, list) else str(source)).splitlines()
         whole, goes_on = bool(lines) and lines[0].startswith(_CELL), False
         for line in lines:
             of_shell = goes_on or whole or line.lstrip().startswith("!")

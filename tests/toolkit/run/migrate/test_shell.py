@@ -89,7 +89,7 @@ def test_a_notebook_that_builds(tmp_path):
     cells = "import tensorrt as trt", "if True:\n    !nvidia-smi", "config.set_flag(trt.BuilderFlag.FP16)"
     (tmp_path / "n.ipynb").write_text(notebook(*cells))
     assert [order.term for order in read_source([str(tmp_path / "n.ipynb")]).orders] == [Term.FP16]
-    for text in ("{", "[]", '{"cells": 3}'):
+    for text in ("{", "[]", '{"cells": 3}', '{"cells": [{"cell_type": "code", "source": [1]}]}'):
         (tmp_path / "n.ipynb").write_text(text)
         with pytest.raises(QtoolError):
             read_source([str(tmp_path / "n.ipynb")])
