@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from toolkit.base.errors import RecipeError
 from toolkit.contract.findings import Finding
 from toolkit.evaluation.answers import Answers
-from toolkit.evaluation.intervals import LimitStanding, enough
+from toolkit.evaluation.intervals import LimitStanding, enough, wilson
 from toolkit.evaluation.outcome import Outcome
 from toolkit.evaluation.share_limits import ShareLimit, of_tally, too_few
 
@@ -121,12 +121,13 @@ class Budget:
         """The largest share p to expect to be lost, so that of n other answers no more are lost than the limit L says.
 
         Of n answers p n are lost, give or take sqrt(n p (1 - p)), and with a margin of 1 all but 5 percent of such
-        draws are to be within L: p + 1.645 margin sqrt(p / n) = L, with n as many answers as decide the limit, or as
-        there are here.
+        draws are to be within L: p + 1.645 margin sqrt(p (1 - p) / n) = L, with n as many answers as decide the limit, or
+        as there are here. That p is the lower end of Wilson's interval of L. No draw loses more than all.
         """
+        if one.limit >= 1:
+            return one.limit
         count = max(enough(one.limit), one.answers, 1)
-        spread = _ONE_SIDED * max(self.margin, 0.0) / math.sqrt(count)
-        return ((math.sqrt(spread**2 + 4 * one.limit) - spread) / 2) ** 2
+        return wilson(one.limit * count, count, _ONE_SIDED * max(self.margin, 0.0))[0]
 
     def worst_share(self, outcome: Outcome, reference: Outcome) -> ShareLimit | None:
         """Of the limits that allow a share of counted answers to be lost the one that is furthest missed."""

@@ -23,20 +23,22 @@ class LimitStanding(str, Enum):
         return str(self.value)
 
 
-def wilson(successes: float, count: float) -> tuple[float, float]:
-    """The 95 % interval of a share, 0 to 1: E. B. Wilson, "Probable inference", JASA 22 (1927).
+def wilson(successes: float, count: float, z: float = _Z) -> tuple[float, float]:
+    """The interval of a share, 0 to 1, of 95 % by default: E. B. Wilson, "Probable inference", JASA 22 (1927).
 
     Args:
         successes: how many of ``count``; need not be whole.
         count: answers; where those of one sample go wrong together, as many as are independent.
+        z: how many standard errors it reaches to either side.
     """
     if count <= 0:
         return 0.0, 1.0
-    share, spread = min(max(successes / count, 0.0), 1.0), _Z * _Z / count
+    share, spread = min(max(successes / count, 0.0), 1.0), z * z / count
     middle = share + spread / 2
-    reach = _Z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
-    low, high = (middle - reach) / (1 + spread), (middle + reach) / (1 + spread)
-    return max(low, 0.0), min(high, 1.0)
+    reach = z * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    high = (middle + reach) / (1 + spread)
+    # the product of both ends is known; the difference of middle and reach would cancel
+    return share * share / (1 + spread) / high if share else 0.0, min(high, 1.0)
 
 
 def enough(limit: float) -> int:

@@ -10,13 +10,16 @@ import numpy as np
 from toolkit.evaluation.guess_clues import blank_of, channel_axis, class_axis
 from toolkit.evaluation.observed import SeenModel, SeenOutput
 from toolkit.evaluation.tasks import OutputPart
+from toolkit.evaluation.tasks.segmentation import SMALL
 
 _UNLIKE = 8.0
 """Channels whose magnitudes differ by this factor share no range without loss: of eight bits five are left to one."""
 _MOST_SLICES, _MOST_CHANNELS = 8, 1024
 _FEW_VALUES = 16
-_STEADY = 1e-7
-"""Values that vary by less than this share of their power are the same to float32's last bits."""
+_HALF = 0.5
+_STEADY = 1e-12
+"""Values whose variance is less than this share of their power are the same to float32's last bits: 2^-23, some eight
+times over, squared."""
 
 
 def parts_for(task: str, output: SeenOutput, seen: SeenModel) -> list[OutputPart]:
@@ -70,11 +73,14 @@ def _labels(output: SeenOutput, axis: int) -> bool:
 
 
 def _threshold(output: SeenOutput) -> float:
-    """Above which value a place is in the mask: half; of probabilities that all lie on one side of it their mean."""
-    low, high = output.bounds
+    """Above which value a place is in the mask: half; of probabilities that nearly all lie on one side their mean.
+
+    Masks of so few places are not compared (see ``segmentation.SMALL``): a map whose peaks are all lost would be unchanged.
+    """
     if not output.in_unit:
         return 0.0
-    return 0.5 if low < 0.5 < high else float(output.flat.mean())
+    over = float((output.flat > _HALF).mean())
+    return _HALF if SMALL <= over <= 1 - SMALL else float(output.flat.mean())
 
 
 _SETTINGS = {"classification": _classification, "ctc": _ctc, "segmentation": _segmentation}

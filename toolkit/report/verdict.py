@@ -55,7 +55,7 @@ def verdict(accuracy: Accuracy | None, device: DeviceInfo | None = None, late: F
     Broken: an output holds NaN or infinity; or the metric lost more than a fifth of its value and no budget allowed
     it; or, where no metric was measured, more than half of the answers are lost, and by their level not by a little
     (detections, positions or masks agree by less than 80%, a cosine similarity below 0.8, an SNR below 3 dB, a PSNR
-    below 20 dB); or an output whose answers the task
+    below 20 dB), nor are they kept where a guess reads the same outputs as another task; or an output whose answers the task
     does not find unchanged has a top-1 agreement below 80%, a cosine similarity below 0.8, an SQNR below 3 dB, or noise
     beyond the variation between samples. An engine that does not run on its own GPU is broken too, and one that is
     broken in any profile.
@@ -99,7 +99,8 @@ def breakage(accuracy: Accuracy) -> Finding | None:
         lost = not accuracy.met and before > 0 and after < before * BROKEN_METRIC
         return ReportCode.METRIC_COLLAPSED(metric=accuracy.metric or "", before=before, after=after) if lost else None
     for part in accuracy.parts:
-        if part.standing == "missed" and not accuracy.met and part.unchanged < BROKEN_SHARE and _far(part):
+        lost = part.standing == "missed" and not accuracy.met and part.unchanged < BROKEN_SHARE
+        if lost and _far(part) and not _else_kept(part, accuracy.parts):
             return ReportCode.ANSWERS_LOST(
                 outputs=part.outputs, channels=part.channels, unchanged=part.unchanged, least=part.least,
                 answers=part.answers, figure=part.figure, level=part.level,
@@ -119,6 +120,12 @@ def breakage(accuracy: Accuracy) -> Finding | None:
         if output.variation_db is not None and output.variation_db < 0:
             return ReportCode.NOISE_OVER_VARIATION(output=name)
     return None
+
+
+def _else_kept(part: PartFigures, parts: Sequence[PartFigures]) -> bool:
+    """Whether the same outputs, read as another task, keep their answers: which reading is right was not sure."""
+    others = [one for one in parts if one.outputs == part.outputs and one.task != part.task]
+    return bool(others) and all(one.standing != "missed" for one in others)
 
 
 def _far(part: PartFigures) -> bool:

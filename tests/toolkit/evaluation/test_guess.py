@@ -388,3 +388,12 @@ def test_values_that_never_vary_are_held_against_their_size():
     fine, lost = (reader.rows({"y": values}, {"y": values * scale}) for scale in (1.001, 1.5))
     assert all(tally.share == 1.0 for tally in reader.tallies([fine]))
     assert [tally.share for tally in reader.tallies([lost])] == [0.0, 0.0, 1.0]
+
+
+def test_values_that_vary_little_beside_their_size_are_held_against_that_variation():
+    """Of temperatures in kelvin, 300 give or take 0.05, half a degree of noise leaves nothing."""
+    values = (300 + 0.05 * normal(64, 1)).astype(np.float32)
+    named, _ = judged_by(seen(out("y", values, declared=("n", 1))), "regression", None, None, {}, {})
+    reader = Answers(named.parts)
+    (lost,) = reader.tallies([reader.rows({"y": values}, {"y": values + np.float32(0.5)})])
+    assert lost.share < 0.1 and lost.level < 0

@@ -72,6 +72,17 @@ def test_a_map_of_probabilities_is_read_where_it_is_high_and_by_its_values(chann
     assert low.parts[0].settings["threshold"] == pytest.approx(0.3 * values.mean(), rel=1e-3)
 
 
+def test_a_map_with_few_places_over_one_half_that_loses_them_all_is_another():
+    """Heat maps of key points have peaks of a few pixels."""
+    place = np.arange(64)
+    peak = np.exp(-((place - 30) ** 2)[:, None] / 2 - (place - 20) ** 2 / 2)
+    values = np.tile(np.clip(0.95 * peak, 1e-3, 1)[None, None], (4, 1, 1, 1)).astype(np.float32)
+    (mask,) = (part for part in guess(seen(out("heat", values, "Sigmoid"))).parts if part.task == "segmentation")
+    made = reader(mask)
+    same, none = (made.tally([made.rows({"heat": values}, {"heat": one})]) for one in (values, 0 * values + 1e-3))
+    assert same.share == 1 and none.share == 0
+
+
 @pytest.mark.parametrize(("channels", "last"), [(1, "Sigmoid"), (1, "Clip"), (3, "Sigmoid"), (3, "Conv")])
 def test_a_picture_of_what_the_input_shows_is_judged_by_its_values_alone(channels, last):
     output = out("output", pictures(channels=channels), last)

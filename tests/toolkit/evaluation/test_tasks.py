@@ -313,6 +313,17 @@ def test_what_a_plan_may_be_expected_to_lose_is_within_the_limit_on_other_answer
     assert missed(0.0) > 0.3
 
 
+@pytest.mark.parametrize("margin", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("answers", [0, 1, 100])
+def test_limits_at_the_ends_of_a_share_allow_nothing_or_everything(margin, answers):
+    def allowed(limit):
+        return Budget(by_task=True, margin=margin).allowed(ShareLimit("max_drop", 0, answers, limit))
+
+    assert allowed(-0.01) == allowed(0.0) == 0 and allowed(1.0) == 1
+    assert 0 < allowed(1e-16) <= 1e-16
+    assert allowed(0.5) == pytest.approx(0.5) if margin == 0 else 0.05 < allowed(0.5) < 0.5
+
+
 def test_levels_closely_over_their_floor_say_what_is_to_be_expected_below_it():
     wanted, random = noise(400, 1, 32), np.random.default_rng(1)
     level = np.exp(random.normal(-3.2, 0.35, (400, 1, 1))).astype(np.float32)

@@ -151,6 +151,24 @@ def test_the_first_line_says_how_far_lost_answers_stay():
         assert "(" not in sentence(code(**values)) + sentence(code(**values, figure="", level=None))
 
 
+@pytest.mark.parametrize(
+    ("outputs", "standing", "expected"),
+    [(["y"], "met", "missed"), (["y"], "missed", "broken"), (["z"], "met", "broken")],
+)
+def test_a_reading_that_was_not_sure_breaks_nothing_that_another_finds_kept(outputs, standing, expected):
+    """Few places of a depth map are near one half, and read as a mask it loses what by its values it keeps."""
+    known = {"answers": 24, "least": 0.99, "low": 0.0, "high": 1.0}
+    mask = PartFigures(
+        task="segmentation", outputs=["y"], unchanged=0.4, standing="missed", figure="iou", level=0.6, **known
+    )
+    values = PartFigures(
+        task="regression", outputs=outputs, unchanged=1.0, standing=standing, figure="psnr_db", level=34.0, **known
+    )
+    fine = OutputError(sqnr_db=28.0, max_abs=0.1, cosine=0.999, variation_db=15.0)
+    accuracy = Accuracy(outputs={"y": fine, "z": fine}, parts=[mask, values], met=False)
+    assert verdict(accuracy) == expected
+
+
 def test_a_metric_where_less_is_better_is_not_stated_in_points():
     line = headline([], Accuracy(metric="mse", before=0.1, quantized=0.3, drop=0.2, budget=0.05, met=False))
     assert "mse 0.300 against 0.100 float (worse by 0.2, budget 0.05)" in line

@@ -12,7 +12,7 @@ from toolkit.contract.findings import Finding
 from toolkit.evaluation.codes import EvaluationCode
 from toolkit.evaluation.tasks.base import Rows, Task, one_each
 
-_SMALL = 0.002
+SMALL = 0.002
 """Classes with a smaller share of a sample's pixels in both masks are left out: a few pixels decide their value."""
 
 
@@ -46,7 +46,7 @@ def mean_iou(wanted: Array, found: Array, outside: int | None = None) -> float:
     for one in classes[classes != outside] if outside is not None else classes:
         a, b = wanted == one, found == one
         union = int((a | b).sum())
-        if union >= _SMALL * len(wanted):
+        if union >= SMALL * len(wanted):
             values.append(int((a & b).sum()) / union)
     return float(np.mean(values)) if values else 1.0
 
@@ -65,7 +65,7 @@ class Segmentation(Task):
 
     def rule(self) -> Finding:
         """See ``Task.rule``."""
-        return EvaluationCode.RULE_MASK(floor=self.level_needed, small=_SMALL)
+        return EvaluationCode.RULE_MASK(floor=self.level_needed, small=SMALL)
 
     def compare(self, wanted: Sequence[Array], found: Sequence[Array]) -> Rows:
         """One batch."""
