@@ -96,6 +96,10 @@ def evaluate(
         kept: what an evaluation that was killed had computed, and where this one keeps it; None for nowhere.
     """
     progress, kept = progress or silent, kept or EvaluationCheckpoint()
+    paired, plain = prepared() if prepared is not None else subject, None
+    if prepared is not None:
+        # before sessions are opened: of a large graph it takes a copy, most of which is given back
+        plain = float_form() if float_form is not None else without_pairs(paired).settle()
     float_session = own_session(reference)
     rounded, unrounded = _rounded(subject)
     besides = wanted_besides(reference, subject, rounded, data, batch) if rounded is not None else frozenset[str]()
@@ -145,9 +149,7 @@ def evaluate(
         del sessions
     del other_session, runs
     exact, rescaled = reference, set[str]()
-    paired = prepared() if prepared is not None else subject
-    if prepared is not None:
-        plain = float_form() if float_form is not None else without_pairs(paired).settle()
+    if plain is not None:
         exact, rescaled, told = node_reference(reference, plain, float_session, data, few)
         result.notes += told
     del float_session
