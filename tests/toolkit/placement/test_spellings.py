@@ -184,6 +184,18 @@ def test_what_gives_an_output_stays(out, kind):
         np.testing.assert_allclose(now, then, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("scale", "kind", "casts"),
+    [(1 / 3, 16, 0), (1.00390625, 16, 0), (0.1, 10, 0), (3e-6, 10, 1), (1e-9, 10, 1), (1e6, 10, 1)],
+)
+def test_a_cast_stays_where_its_type_does_not_hold_the_scale(scale, kind, casts):
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+             node("Cast", ["d"], ["h"], to=kind), node("Relu", ["h"], ["y"])]  # fmt: skip
+    weights = {"s": np.array(scale, np.float32), "z": np.array(0, np.int8)}
+    found = Model.from_proto(build(nodes, {"x": [4]}, {"y": [4]}, weights, types={"y": kind}))
+    assert write_as_onnx(found) == 1 - casts and ops(found).get("Cast", 0) == casts
+
+
 def test_what_gives_the_output_of_a_body_stays():
     nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["d"]),
              node("Cast", ["d"], ["h"], to=10)]  # fmt: skip
