@@ -121,8 +121,8 @@ class Budget:
         """The largest share p to expect to be lost, so that of n other answers no more are lost than the limit L says.
 
         Of n answers p n are lost, give or take sqrt(n p (1 - p)), and with a margin of 1 all but 5 percent of such
-        draws are to be within L: p + 1.645 margin sqrt(p (1 - p) / n) = L, with n as many answers as decide the limit, or
-        as there are here. That p is the lower end of Wilson's interval of L. No draw loses more than all.
+        draws are to be within L: p + 1.645 margin sqrt(p (1 - p) / n) = L, with n as many answers as decide the limit,
+        or as there are here. That p is the lower end of Wilson's interval of L. No draw loses more than all.
         """
         if one.limit >= 1:
             return one.limit

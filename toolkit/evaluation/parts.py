@@ -75,7 +75,8 @@ def _labels(output: SeenOutput, axis: int) -> bool:
 def _threshold(output: SeenOutput) -> float:
     """Above which value a place is in the mask: half; of probabilities that nearly all lie on one side their mean.
 
-    Masks of so few places are not compared (see ``segmentation.SMALL``): a map whose peaks are all lost would be unchanged.
+    Masks of so few places are not compared (see ``segmentation.SMALL``): a map that loses all its peaks would be
+    unchanged.
     """
     if not output.in_unit:
         return 0.0

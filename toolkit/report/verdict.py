@@ -55,10 +55,10 @@ def verdict(accuracy: Accuracy | None, device: DeviceInfo | None = None, late: F
     Broken: an output holds NaN or infinity; or the metric lost more than a fifth of its value and no budget allowed
     it; or, where no metric was measured, more than half of the answers are lost, and by their level not by a little
     (detections, positions or masks agree by less than 80%, a cosine similarity below 0.8, an SNR below 3 dB, a PSNR
-    below 20 dB), nor are they kept where a guess reads the same outputs as another task; or an output whose answers the task
-    does not find unchanged has a top-1 agreement below 80%, a cosine similarity below 0.8, an SQNR below 3 dB, or noise
-    beyond the variation between samples. An engine that does not run on its own GPU is broken too, and one that is
-    broken in any profile.
+    below 20 dB), nor are they kept where a guess reads the same outputs as another task; or an output whose answers
+    the task does not find unchanged has a top-1 agreement below 80%, a cosine similarity below 0.8, an SQNR below 3 dB,
+    or noise beyond the variation between samples. An engine that does not run on its own GPU is broken too, and one
+    that is broken in any profile.
     """
     found = judged_accuracy(accuracy, device)
     return "missed" if late is not None and found != "broken" else found

@@ -16,7 +16,10 @@ _COMMENT = re.compile(r"\s*(?:@?rem\b|::)", re.IGNORECASE)
 _WINDOWS = re.compile(r"\b[A-Za-z]:\\|%\w+%|\.exe\b|\$env:", re.IGNORECASE)
 _ARRAY = re.compile(r"(?:^|(?<=[\s;]))([A-Za-z_]\w*\+?=)\(([^()]*)\)")
 _OPEN_ARRAY = re.compile(r"(?:^|[\s;])[A-Za-z_]\w*\+?=\([^()]*$")
-_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
+_SUBSHELL = re.compile(r"(^|[\s;&|])\(([^()]*)\)(?=\s*(?:$|[;&|<>]))")
+_QUIET = re.compile(r"^\s*(?:@-?|-@?)(?=[\w$./])")
+"""What a line of a Makefile begins with that is not to be shown, or may fail."""
+_ASSIGNMENT = re.compile(r"(?:\$env:)?([A-Za-z_]\w*)([+?]?)=(.*)", re.DOTALL)
 _VARIABLE = re.compile(
     r"\$(?:\{([A-Za-z_]\w*)(?:\[[@*]\])?\}|\(([A-Za-z_]\w*)\)|(?:env:)?([A-Za-z_]\w*))|%([A-Za-z_]\w*)%"
 )
@@ -29,7 +32,10 @@ _BEGINS, _FINISHES = (
     frozenset({"fi", "done", "esac", "}"}),
 )
 _NAMED = {"function": 1, "case": 2}
-_MAKES = frozenset({"=", ":=", "::=", "?="})
+_SPACED = re.compile(r"\$?(?:env:)?([A-Za-z_]\w*)")
+_CLOSE = re.compile(r"^([A-Za-z_]\w*)(::?=|\?=)")
+_MAKES = {"=": "=", ":=": "=", "::=": "=", "?=": "?=", "+=": "+= "}
+"""By what stands between a name and its value, alone, in a Makefile or PowerShell, what does in a shell."""
 
 
 def commands_in(text: str) -> list[tuple[int, list[str]]]:
@@ -52,6 +58,12 @@ def _is_pattern(word: str) -> bool:
     return word.endswith(")") and not word.startswith(("$", "("))
 
 
+def _array(found: re.Match[str]) -> str:
+    """An array as one word; what is added to one are further words."""
+    more = " " if found[1].endswith("+=") else ""
+    return f"{found[1]}{shlex.quote(more + found[2].strip())}"
+
+
 class _Shell:
     def __init__(self) -> None:
         self.found: list[tuple[int, list[str]]] = []
@@ -62,9 +74,10 @@ class _Shell:
         """Take in one line: what it assigns, and the commands of the tools in it."""
         if _COMMENT.match(line):
             return
-        words = _words(_ARRAY.sub(lambda found: f"{found[1]}{shlex.quote(found[2].strip())}", line), number)
-        if words[1:2] and words[1] in _MAKES and re.fullmatch(r"[A-Za-z_]\w*", words[0]):
-            words = [f"{words[0]}={' '.join(words[2:])}"]
+        line = _ARRAY.sub(_array, _CLOSE.sub(r"\1 \2 ", _QUIET.sub("", line)))
+        words = _words(_SUBSHELL.sub(r"\1\2", line), number)
+        if words[1:2] and words[1] in _MAKES and (name := _SPACED.fullmatch(words[0])):
+            words = [f"{name[1]}{_MAKES[words[1]]}{' '.join(words[2:])}"]
         for command, decided in _commands(words):
             self._command(number, command, decided or self.depth > 0)
 
@@ -76,21 +89,26 @@ class _Shell:
             self.depth = max(0, self.depth + (words[0] in _BEGINS) - (words[0] in _FINISHES))
             decided = decided or self.depth > 0
             words.pop(0)
+            while words and words[0].startswith("-"):
+                # declare -a, local -r
+                words.pop(0)
         given: list[str] = []
         while words and (match := _ASSIGNMENT.fullmatch(words[0])):
             given.append(words.pop(0))
-            self._assign(match[1], match[3], bool(match[2]), decided)
+            self._assign(match[1], match[3], match[2], decided)
         filled = [part for word in words for part in self._expanded(word)]
         start = next((i for i, word in enumerate(filled) if tool_of(word)), None)
         if start is not None:
             rtx = [word for word in (f"{RTX}={self.known.get(RTX, 0)}", *given, *filled[:start]) if of_rtx(word)]
             self.found.append((number, [*rtx, *filled[start:]]))
 
-    def _assign(self, name: str, value: str, more: bool, decided: bool) -> None:
+    def _assign(self, name: str, value: str, how: str, decided: bool) -> None:
         """What a script decides about when it runs is not known, unless it is the same either way."""
+        if how == "?" and name in self.known:
+            return
         value = self._filled(value)
-        if more:
-            value = f"{self.known.get(name, '')} {value}".strip()
+        if how == "+":
+            value = f"{self.known.get(name, '')}{value}".strip()
         same = self.known.get(name, value) == value
         self.known[name] = value if same or not decided else f"${name}"
 
@@ -114,7 +132,7 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
     pending, begin = "", 0
     for number, line in enumerate(text.splitlines(), start=1):
         begin = begin or number
-        if line.rstrip().endswith(("\\", "^", "`")):
+        if line.rstrip().endswith(("\\", "^")) or (line.rstrip().endswith("`") and line.count("`") % 2):
             pending += line.rstrip()[:-1] + " "
             continue
         if _OPEN_ARRAY.search(pending + line):

@@ -29,6 +29,12 @@ WANTED = ["trtexec", "--onnx=m.onnx", "--fp16"]
         "export TRT=trtexec; $TRT --onnx=m.onnx --fp16",
         "TRT := trtexec\nm.plan: m.onnx\n\t$(TRT) --onnx=m.onnx --fp16",
         "local P=--fp16\nif true; then trtexec --onnx=m.onnx $P; fi",
+        "M=m\nM+=.onnx\ntrtexec --onnx=$M --fp16",
+        "P := --onnx=m.onnx\nP += --fp16\nm.plan:\n\t@trtexec $(P)",
+        "P:=--onnx=m.onnx --fp16\nP ?= --int8\nm.plan:\n\t-trtexec $(P)",
+        "(cd build && trtexec --onnx=m.onnx --fp16)",
+        'declare -a ARGS=(--onnx=m.onnx)\nlocal -r P=--fp16\ntrtexec "${ARGS[@]}" $P',
+        '$P = "--fp16"\n$env:M = "m.onnx"\ntrtexec --onnx=$env:M $P',
         "if [ $1 ]; then P=--fp16; else P=--fp16; fi\ntrtexec --onnx=m.onnx $P",
     ],
 )
@@ -81,6 +87,8 @@ def test_a_notebook_that_calls_trtexec():
     )
     assert commands_in(shell) == [(3, WANTED)]
     assert python.splitlines() == ["pass", "import os", "pass", "  pass", "print(1)"]
+    python, shell = notebook_code(notebook("said = !trtexec --onnx=m.onnx --fp16\nif said != []: pass"), "n")
+    assert commands_in(shell) == [(1, WANTED)] and python.splitlines()[0] == "pass"
     _, shell = notebook_code(notebook("%%bash\ntrtexec --onnx=m.onnx --fp16"), "n")
     assert commands_in(shell) == [(2, WANTED)]
 
