@@ -174,7 +174,7 @@ def wanted_besides(
     pairs, first = comparable(reference, subject), next(data.batches(1), None)
     facts = _facts_for(reference, first.inputs) if first is not None else Facts()
     sizes = bytes_per_sample(facts, [tensor for _, tensor, _ in pairs]).values()
-    small = all(sizes) and batch * sum(sizes) <= _BATCH_BYTES
+    small = all(sizes) and min(batch, len(data)) * sum(sizes) <= _TAP_BYTES
     return frozenset(tensor for _, _, tensor in pairs) if small else frozenset()
 
 

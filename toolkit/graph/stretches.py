@@ -113,6 +113,7 @@ class Stretched:
         self._takes = {value.name: value for value in self._inputs()}
         if all_fit:
             self._model = LightModel(onnx.ModelProto(), {}, model.where)
+            self._known.clear()
 
     def get_inputs(self) -> list[Value]:
         """What the model takes."""
