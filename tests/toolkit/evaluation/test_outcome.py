@@ -36,7 +36,23 @@ def test_how_many_near_ties_few_samples_happen_to_hold_decides_little():
     # second class over first: the density of gaps at 0 times what errors reach on average, sqrt(2 variance / (2 pi))
     truth = 0.0145 / np.sqrt(np.pi) / 1.2
     low, middle, high = np.quantile([expected_flips(gaps, errors) for gaps in draws], [0.05, 0.5, 0.95]) / truth
-    assert low > 0.5 and 0.8 < middle < 1.2 and high < 1.7
+    # gaps as they are: 0.06, 1 and 2.4
+    assert low > 0.25 and 0.8 < middle < 1.2 and high < 2.1
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.5])
+def test_winners_that_are_all_far_ahead_are_not_doubted_and_near_ties_among_them_are(noise):
+    random, errors = np.random.default_rng(3), np.full(64, noise**2)
+    far = 4 + random.exponential(4, 64)
+    assert expected_flips(far, errors) < 0.001
+    ties = np.where(np.arange(64) < 8, random.uniform(0, 0.05, 64), far)
+    # each of eight has nearly even odds
+    assert 0.02 < expected_flips(ties, errors) < 0.08
+
+
+def test_scores_without_a_second_class_say_nothing_of_the_others():
+    gaps, errors = np.array([0.1, 1e9, 1e9, 1e9]), np.full(4, 0.01)
+    assert expected_flips(gaps, errors) == pytest.approx(0.06, abs=0.01)
 
 
 def test_a_few_positions_that_are_quite_wrong_do_not_blame_the_others():
