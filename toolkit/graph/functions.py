@@ -38,7 +38,7 @@ def check_functions(proto: onnx.ModelProto, where: str) -> None:
     calls = {key: _called(function.node, bodies) for key, function in bodies.items()}
     nodes: dict[Key, int] = {}
     sizes: dict[Key, int] = {}
-    for key in _callees_first(calls, where):
+    for key in _depths(calls, where):
         own = sum(1 for _ in all_nodes(bodies[key].node))
         nodes[key] = own + sum(times * nodes[other] for other, times in calls[key].items())
         sizes[key] = bodies[key].ByteSize() + sum(times * sizes[other] for other, times in calls[key].items())
@@ -71,8 +71,7 @@ def inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
             ops = {node.op_type for node in all_nodes(function.node) if node.domain == entry.domain}
             if wanted != entry.version and all(_same(op, entry.domain, entry.version, wanted) for op in ops):
                 entry.version = wanted
-    _say_defaults(copy)
-    copy = onnx.inliner.inline_local_functions(copy)
+    copy = _with_defaults(copy, where)
     called = _called(copy.graph.node, {(one.domain, one.name, one.overload): one for one in copy.functions})
     for left in (one for one in copy.functions if called[one.domain, one.name, one.overload]):
         raise ModelError(
@@ -86,16 +85,31 @@ def inlined(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     return copy
 
 
+def _with_defaults(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    """Inline functions, callers first, with the attributes that calls leave to defaults, which ONNX's inliner forgets.
+
+    What an inner call leaves out is known only when its caller stands where it was called: an attribute that is the
+    caller's own is left out with it.
+    """
+    bodies = {(one.domain, one.name, one.overload): one for one in proto.functions}
+    if not any(one.attribute_proto for one in proto.functions):
+        return onnx.inliner.inline_local_functions(proto)
+    levels: dict[int, list[tuple[str, str]]] = {}
+    for key, depth in _depths({key: _called(one.node, bodies) for key, one in bodies.items()}, where).items():
+        levels.setdefault(depth, []).append(key[:2])
+    for depth in sorted(levels, reverse=True):
+        _say_defaults(proto)
+        proto = onnx.inliner.inline_selected_functions(proto, levels[depth])
+    return proto
+
+
 def _say_defaults(proto: onnx.ModelProto) -> None:
-    """Give every call the attributes that it leaves to its function's defaults, which ONNX's inliner forgets."""
+    """Give every call in the graph the attributes that it leaves to its function's defaults."""
     defaults = {(one.domain, one.name, one.overload): one.attribute_proto for one in proto.functions}
-    if not any(defaults.values()):
-        return
-    for nodes in (proto.graph.node, *(one.node for one in proto.functions)):
-        for node in all_nodes(nodes):
-            given = {attribute.name for attribute in node.attribute}
-            left = defaults.get((node.domain, node.op_type, node.overload), ())
-            node.attribute.extend(one for one in left if one.name not in given)
+    for node in all_nodes(proto.graph.node):
+        given = {attribute.name for attribute in node.attribute}
+        left = defaults.get((node.domain, node.op_type, node.overload), ())
+        node.attribute.extend(one for one in left if one.name not in given)
 
 
 def _opsets(owner: onnx.ModelProto | onnx.FunctionProto) -> str:
@@ -116,8 +130,8 @@ def _called(nodes: Iterable[onnx.NodeProto], bodies: dict[Key, onnx.FunctionProt
     return Counter(key for key in keys if key in bodies)
 
 
-def _callees_first(calls: dict[Key, Counter[Key]], where: str) -> list[Key]:
-    """The functions, each behind those that it calls."""
+def _depths(calls: dict[Key, Counter[Key]], where: str) -> dict[Key, int]:
+    """How deep each function calls others, 1 for one that calls none; each stands behind those that it calls."""
     depth: dict[Key, int] = {}
     waiting = dict(calls)
     while waiting:
@@ -135,4 +149,4 @@ def _callees_first(calls: dict[Key, Counter[Key]], where: str) -> list[Key]:
             raise ModelError(
                 f"functions call each other {_DEEPEST} deep", where=where, remedy="export the model without functions"
             )
-    return list(depth)
+    return depth

@@ -202,19 +202,30 @@ def test_a_call_that_leaves_out_an_attribute_gets_the_functions_default():
     leaky.attribute.add(name="alpha", ref_attr_name="slope", type=onnx.AttributeProto.FLOAT)
     inner = helper.make_function("own", "Leaky", ["a"], ["b"], [leaky], [helper.make_opsetid("", 17)],
                                  attribute_protos=[helper.make_attribute("slope", 0.3)])  # fmt: skip
+    # what the caller was not given it does not hand on
+    handed = helper.make_node("Leaky", ["b"], ["c"], domain="own")
+    handed.attribute.add(name="slope", ref_attr_name="own_slope", type=onnx.AttributeProto.FLOAT)
     outer = helper.make_function(
-        "own", "Twice", ["a"], ["c"],
-        [helper.make_node("Leaky", ["a"], ["b"], domain="own"), helper.make_node("Leaky", ["b"], ["c"], domain="own", slope=0.2)],
-        [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)],
+        "own", "Thrice", ["a"], ["d"],
+        [helper.make_node("Leaky", ["a"], ["b"], domain="own"), handed,
+         helper.make_node("Leaky", ["c"], ["d"], domain="own", slope=0.2)],
+        [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)], attributes=["own_slope"],
     )  # fmt: skip
     proto = build([node("Relu", ["x"], ["y"])], {"x": [2]}, {"y": [2]})
     del proto.graph.node[:]
     proto.graph.node.extend(
-        helper.make_node(op, [a], [b], domain="own") for op, a, b in (("Twice", "x", "h"), ("Leaky", "h", "y"))
+        helper.make_node(op, [a], [b], domain="own", **given)
+        for op, a, b, given in (
+            ("Thrice", "x", "h", {}),
+            ("Thrice", "h", "i", {"own_slope": 0.4}),
+            ("Leaky", "i", "y", {}),
+        )
     )
     proto.functions.extend([inner, outer])
     proto.opset_import.append(helper.make_opsetid("own", 1))
-    assert [round(node.attrs["alpha"], 6) for node in Model.from_proto(proto).nodes] == [0.3, 0.2, 0.3]
+    assert [round(node.attrs["alpha"], 6) for node in Model.from_proto(proto).nodes] == [
+        *(0.3, 0.3, 0.2), *(0.3, 0.4, 0.2), 0.3
+    ]  # fmt: skip
 
 
 def test_a_function_of_another_opset_that_nothing_calls_is_no_fault():
