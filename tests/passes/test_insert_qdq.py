@@ -13,6 +13,7 @@ from tests.conftest import LIGHT, build, node, normal, ops, placeholder_context,
 from toolkit import Code, Context, Extent, Model, Precision, Profiles, Ranges, ShapeProfile
 from toolkit.base.errors import RangesError, RecipeError
 from toolkit.contract.ranges import Range
+from toolkit.graph.sessions import session
 
 
 def declined(context, rule):
@@ -334,11 +335,13 @@ def test_strip_after_insert_gives_the_same_model_back(data):
     opset = data.draw(st.integers(13, 21))
     model = Model.from_proto(random_chain(data, opset))
     names, x = sorted(model.node_names()), normal(2, 4, 6, 6)
-    before = run(model, {"x": x})
+    # what onnxruntime fuses of equal graphs, and with it the last bit, goes by the order of their nodes
+    before = session(model, optimise=False).run({"x": x})
     InsertQDQ(activation_matmul=data.draw(st.booleans()))(model, placeholder_context())
     StripQDQ()(model)
     assert sorted(model.node_names()) == names
-    assert all(np.array_equal(a, b) for a, b in zip(before, run(model, {"x": x})))
+    after = session(model, optimise=False).run({"x": x})
+    assert before.keys() == after.keys() and all(np.array_equal(before[name], after[name]) for name in before)
 
 
 def test_pools_one_after_another_are_quantized_at_once():
