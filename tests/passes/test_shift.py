@@ -107,6 +107,17 @@ def shifted(model: Model, rank: int, method: str = "minmax", **settings: object)
     return twin, context
 
 
+def gained(model: Model, twin: Model, layer: str, context: Context) -> float:
+    """By how many dB the output's SQNR rises with the shift, where one layer alone is quantized."""
+    data = context.provider.data
+    levels = []
+    for subject in (model, twin):
+        quantized = subject.copy()
+        InsertQDQ(include=[layer])(quantized, Context(provider=Calibrator(data, method="minmax")))
+        levels.append(sqnr_against(model, quantized, data))
+    return levels[1] - levels[0]
+
+
 def refused(
     nodes: list[onnx.NodeProto], rank: int, weights: dict[str, np.ndarray] | None = None, **more: object
 ) -> dict[str, str]:
@@ -131,13 +142,7 @@ def test_what_is_in_front_takes_the_shift(maker):
     )
     # the noise of an activation falls by what its steps become finer
     gain = event.why.values["gain_db"]
-    data = context.provider.data
-    levels = []
-    for subject in (model, twin):
-        quantized = subject.copy()
-        InsertQDQ(include=[layer])(quantized, Context(provider=Calibrator(data, method="minmax")))
-        levels.append(sqnr_against(model, quantized, data))
-    assert gain > 3 and levels[1] - levels[0] == pytest.approx(gain, abs=1.2)
+    assert gain > 3 and gained(model, twin, layer, context) == pytest.approx(gain, abs=1.2)
 
 
 CLIP = node("Clip", ["in2", "zero", "six"], ["h"])
@@ -174,13 +179,7 @@ def test_the_limits_of_a_clip_are_shifted_with_its_input(form):
     # the many values at the limit are numbers of INT8 and of float16, so that they are not all rounded alike
     step = float(storable_scale(own[layer].why.values["high"] + low, Precision.INT8)[0])
     assert abs(low / step - round(low / step)) < 0.05 and np.float16(low) == low
-    data = context.provider.data
-    levels = []
-    for subject in (model, twin):
-        quantized = subject.copy()
-        InsertQDQ(include=[layer])(quantized, Context(provider=Calibrator(data, method="minmax")))
-        levels.append(sqnr_against(model, quantized, data))
-    assert levels[1] - levels[0] == pytest.approx(5.8, abs=1.0)
+    assert gained(model, twin, layer, context) == pytest.approx(5.8, abs=1.0)
 
 
 def test_a_clip_that_cuts_nothing_leaves_that_to_calibration():

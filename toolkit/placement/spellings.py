@@ -105,14 +105,16 @@ def _cast_behind(node: gs.Node, outputs: Container[int]) -> bool:
 
     Transformer Engine and ModelOpt's PyTorch export keep pairs in float32 between tensors of float16.
     """
-    readers = list(node.outputs[0].outputs) if node.op == DEQUANTIZE else []
+    return node.op == DEQUANTIZE and _cast_to(node, outputs) in SHORT_FLOATS
+
+
+def _cast_to(node: gs.Node, outputs: Container[int]) -> int:
+    """The type to which all that read a result cast it; 0 where there is none, or the result or a Cast is an output."""
+    readers = list(node.outputs[0].outputs)
     kinds = {int(one.attrs.get("to", 0)) if one.op == "Cast" else 0 for one in readers}
-    return len(kinds) == 1 and kinds <= SHORT_FLOATS and not _gives_output(node, readers, outputs)
-
-
-def _gives_output(node: gs.Node, casts: Sequence[gs.Node], outputs: Container[int]) -> bool:
-    """Whether what a node makes, or one of the Casts behind it, is an output."""
-    return any(id(one.outputs[0]) in outputs for one in (node, *casts))
+    if len(kinds) != 1 or 0 in kinds or any(id(one.outputs[0]) in outputs for one in (node, *readers)):
+        return 0
+    return kinds.pop()
 
 
 def _unfolded(node: gs.Node) -> bool:
@@ -328,14 +330,9 @@ class _PairWriter:
 
     def _without_casts(self, node: gs.Node) -> None:
         """Let a DequantizeLinear give the float type that its readers cast it to, where all cast it to the same one."""
-        result = node.outputs[0]
-        casts = list(result.outputs)
-        kinds = {int(one.attrs.get("to", 0)) for one in casts if one.op == "Cast"}
-        if not casts or len(kinds) != 1 or any(one.op != "Cast" for one in casts) or not kinds <= FLOAT_TYPES:
+        kind, result = _cast_to(node, self.outputs), node.outputs[0]
+        if kind not in FLOAT_TYPES:
             return
-        if _gives_output(node, casts, self.outputs):
-            return
-        kind = kinds.pop()
         if "output_dtype" in node.attrs:
             node.attrs["output_dtype"] = kind
         else:
@@ -347,7 +344,7 @@ class _PairWriter:
             node.inputs[1] = make_constant(self.tensors.take(f"{node.inputs[1].name}_cast"), narrow, kind)
         result.dtype = np_dtype(kind)
         self.written.add(node.name)
-        for one in casts:
+        for one in list(result.outputs):
             reroute(one.outputs[0], result)
             one.outputs.clear()
 
