@@ -21,22 +21,26 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 yield from all_nodes(sub.node)
 
 
+def held_by(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The subgraphs that a node holds itself."""
+    for attribute in node.attribute:
+        yield from (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ()
+
+
 def subgraphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The subgraphs of a graph, at any depth."""
     for node in graph.node:
-        for attribute in node.attribute:
-            for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                yield sub
-                yield from subgraphs_of(sub)
+        for sub in held_by(node):
+            yield sub
+            yield from subgraphs_of(sub)
 
 
 def reads_of(node: onnx.NodeProto) -> set[str]:
     """Names a node reads, those that its subgraphs take from outside included."""
     found = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-            own = {name for inner in graph.node for name in inner.output}
-            own |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            found |= {name for inner in graph.node for name in reads_of(inner)} - own
-            found |= {value.name for value in graph.output} - own
+    for graph in held_by(node):
+        own = {name for inner in graph.node for name in inner.output}
+        own |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+        found |= {name for inner in graph.node for name in reads_of(inner)} - own
+        found |= {value.name for value in graph.output} - own
     return found

@@ -23,7 +23,7 @@ from toolkit.graph.external import read_external
 from toolkit.graph.functions import inlined
 from toolkit.graph.light import LightModel, bytes_of, fits_message, place_at
 from toolkit.graph.names import Names
-from toolkit.graph.nodes import all_nodes, subgraphs_of
+from toolkit.graph.nodes import all_nodes, held_by, subgraphs_of
 from toolkit.graph.proto_check import check_proto
 from toolkit.graph.scanned import without_values
 from toolkit.graph.scopes import unshadowed
@@ -231,8 +231,7 @@ def _name_nodes(graph: onnx.GraphProto) -> tuple[int, int]:
         current = pending.pop(0)
         for node in current.node:
             ordered.append(node)
-            for attribute in node.attribute:
-                pending.extend(sub for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10))
+            pending.extend(held_by(node))
     taken = Names(node.name for node in ordered if node.name)
     seen: set[str] = set()
     for node in ordered:

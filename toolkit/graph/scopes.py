@@ -7,7 +7,7 @@ from collections.abc import Mapping, Set
 import onnx
 
 from toolkit.graph.names import Names
-from toolkit.graph.nodes import subgraphs_of
+from toolkit.graph.nodes import held_by, subgraphs_of
 
 
 def unshadowed(graph: onnx.GraphProto) -> int:
@@ -21,12 +21,7 @@ def unshadowed(graph: onnx.GraphProto) -> int:
         return 0
     taken = Names(name for one in (graph, *inner) for name in _defined(one))
     around = _defined(graph)
-    return sum(_rename(sub, around, {}, taken) for node in graph.node for sub in _held(node))
-
-
-def _held(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The subgraphs that a node holds itself."""
-    return [sub for one in node.attribute if one.type in (5, 10) for sub in (one.g, *one.graphs) if sub.ByteSize()]
+    return sum(_rename(sub, around, {}, taken) for node in graph.node for sub in held_by(node))
 
 
 def _defined(graph: onnx.GraphProto) -> set[str]:
@@ -48,7 +43,7 @@ def _rename(graph: onnx.GraphProto, around: Set[str], renamed: Mapping[str, str]
     for node in graph.node:
         for place, name in enumerate(node.input):
             node.input[place] = known.get(name, renamed.get(name, name))
-        for sub in _held(node):
+        for sub in held_by(node):
             count += _rename(sub, around | own, {**renamed, **known}, taken)
         for place, name in enumerate(node.output):
             if name in fresh:

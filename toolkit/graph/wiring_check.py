@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 import onnx
 
 from toolkit.base.errors import ModelError
-from toolkit.graph.nodes import reads_of
+from toolkit.graph.nodes import held_by, reads_of
 
 _AGAIN = "export the model again"
 _SHOWN = 4
@@ -44,10 +44,9 @@ def _check(nodes: Iterable[onnx.NodeProto], known: tuple[set[str], ...], place: 
                     remedy=_AGAIN,
                 )
             in_order = in_order and made.get(name, -1) < index
-        for attribute in node.attribute:
-            for sub in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
-                _check_graph(sub, scopes, where)
-                in_order = False
+        for sub in held_by(node):
+            _check_graph(sub, scopes, where)
+            in_order = False
     if not in_order:
         _refuse_circles(list(nodes), made, place, where)
 
