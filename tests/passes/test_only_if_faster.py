@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -247,24 +246,14 @@ def test_what_was_measured_is_found_again_after_a_kill(tmp_path):
 
 
 def test_trials_are_built_at_a_lower_level_and_what_is_taken_at_the_runs_own():
-    class Levelled(StandIn):
-        """Keeps the levels it is asked for."""
-
-        levels: ClassVar = []
-
-        def build(self, path, profiles, settings, *given, **more):
-            self.levels.append(settings.optimization_level)
-            return super().build(path, profiles, settings, *given, **more)
-
-    backend = Levelled(dict.fromkeys(NAMES, 1.0), {**dict.fromkeys(NAMES, 0.5), "c1": 1.6})
+    backend = StandIn(dict.fromkeys(NAMES, 1.0), {**dict.fromkeys(NAMES, 0.5), "c1": 1.6})
     model, context = chain(), context_for(backend, settings=EngineSettings())
     InsertQDQ(only_if_faster=True)(model, context)
     assert quantized(model, NAMES) == set(NAMES) - {"c1"}
     # float, all and the winner as trials, then float and the winner as they will be built
     assert backend.levels == [2, 2, 2, None, None]
     assert [len(inside) for inside in backend.built] == [0, 5, 4, 0, 4]
-    few = Levelled(backend.plain, backend.quantized)
-    few.levels = []
+    few = StandIn(backend.plain, backend.quantized)
     InsertQDQ(only_if_faster=True, builds=4)(chain(), context_for(few, settings=EngineSettings()))
     assert set(few.levels) == {None}
     bench = EngineBench(backend, EngineSettings(optimization_level=1))

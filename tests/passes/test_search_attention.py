@@ -12,7 +12,7 @@ from toolkit.backends.base import EngineSettings
 from toolkit.backends.bench import EngineBench
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
-from toolkit.search.codes import AttentionCode
+from toolkit.search.codes import AttentionCode, TrialCode
 
 WEIGHTED, PRODUCTS = ["q", "k", "v", "o"], ["s", "c"]
 FLOAT = dict.fromkeys(WEIGHTED + PRODUCTS, 1.0)
@@ -27,12 +27,12 @@ class Fused(StandIn):
         return {"default": 5.0 if set(PRODUCTS) <= names else 7.0}
 
 
-def searched(model, backend, folder, step=None, **settings):
+def searched(model, backend, folder, step=None, engine=None, **settings):
     data = CalibrationData.open([{"x": normal(1, 5, 16, seed=i)} for i in range(8)], model)
     profiles = Profiles((ShapeProfile("default", {"x": Extent((1, 5, 16), (1, 5, 16), (1, 5, 16))}),))
     context = Context(provider=Calibrator(data, method="minmax"), folder=folder, profiles=profiles)
     if backend is not None:
-        context.bench = EngineBench(backend, EngineSettings(), shapes=profiles, folder=folder)
+        context.bench = EngineBench(backend, engine or EngineSettings(trial_level=3), shapes=profiles, folder=folder)
     (step or SearchPrecision(min_sqnr_db=5, **settings))(model, context)
     return context, {name for name, ask in context.plan.items() if ask.precision.quantized and name in FLOAT}
 
@@ -46,6 +46,13 @@ def test_products_are_searched_where_pairs_on_them_are_measured_to_be_faster(att
     ]
     # the first engine of the search is the one that was measured for the question
     assert [len(inside) for inside in backend.built] == [4, 6, 0]
+
+
+def test_engines_that_take_long_to_build_are_compared_as_trials(attention, tmp_path):
+    backend = Fused(FLOAT, FLOAT, noisy=False, seconds=100.0)
+    context, quantized = searched(attention, backend, tmp_path, engine=EngineSettings())
+    assert quantized == {*WEIGHTED, *PRODUCTS} and said(context.journal, TrialCode.COMPARED) == [{"seconds": 100.0}]
+    assert backend.levels == [2, 2, 2] and [len(inside) for inside in backend.built] == [4, 6, 0]
 
 
 @pytest.mark.parametrize(

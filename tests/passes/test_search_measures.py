@@ -22,6 +22,7 @@ from toolkit.base.errors import ModelError, RecipeError
 from toolkit.base.gpu import Gpu
 from toolkit.calibration.provider import Calibrator
 from toolkit.data.dataset import CalibrationData
+from toolkit.search.codes import TrialCode
 
 NAMES = [f"layer{i}" for i in range(6)]
 EVEN = dict.fromkeys(NAMES, 1.0)
@@ -35,7 +36,7 @@ def searched(folder, backend, damaged="layer3", profiles=None, following=(), eng
     data = CalibrationData.open(feeds(), model)
     context = Context(provider=Calibrator(data, method="minmax"), folder=folder, profiles=profiles or Profiles())
     if backend is not None:
-        context.bench = EngineBench(backend, engine or EngineSettings(), shapes=context.profiles, folder=folder)
+        context.bench = EngineBench(backend, engine or EngineSettings(trial_level=3), shapes=context.profiles, folder=folder)
     Sequence(passes=[SearchPrecision(**{"min_sqnr_db": 28, **settings}), *following])(model, context)
     return context, json.loads((folder / "search.json").read_text())
 
@@ -94,6 +95,28 @@ def test_two_engines_are_built_and_the_plan_that_is_chosen_is_measured_too(tmp_p
     assert share["share"] == pytest.approx(1.0)
     assert found["best"]["kept"] == ["layer3"] and found["best"]["predicted_ms"] == pytest.approx(5 * 0.4 + 1)
     assert found["float"]["predicted_ms"] == pytest.approx(6.0) and predicted(found) == pytest.approx(2.4)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "each", "levels", "sizes"),
+    [
+        # quick builds: after the first, which shows it, all are the run's own
+        (30, 0.4, [2, None, None, None], [6, 6, 0, 5]),
+        # five quantized layers are clearly faster than none: the run's own engine alone is built at its level
+        (200, 0.4, [2, 2, 2], [6, 0, 5]),
+        # here a higher level could turn it: both are measured as they will be built
+        (200, 0.95, [2, 2, 2, None, None], [6, 0, 5, 0, 5]),
+        # float is taken among trials already
+        (200, 1.3, [2, 2], [6, 0]),
+    ],
+)
+def test_where_building_takes_long_engines_are_compared_as_trials(tmp_path, seconds, each, levels, sizes):
+    backend = stand_in(quantized=dict.fromkeys(NAMES, each), seconds=seconds)
+    context, found = searched(tmp_path, backend, engine=EngineSettings())
+    assert [len(inside) for inside in backend.built] == sizes and backend.levels == levels
+    told = said(context.journal, TrialCode.COMPARED)
+    assert told == ([{"seconds": seconds}] if seconds > 60 else [])
+    assert found["best"]["kept"] == (["layer3"] if each < 1 else NAMES)
 
 
 def test_what_later_passes_do_is_not_measured_and_the_journal_says_so(tmp_path):

@@ -58,8 +58,8 @@ class EngineChoices(pydantic.BaseModel):
     optimization_level: int | None = pydantic.Field(None, ge=0, le=5, description="builder optimization level")
     trial_level: int = pydantic.Field(
         2, ge=0, le=5,
-        description="builder optimization level of trial engines where many are compared (only_if_faster), at most "
-        "optimization_level, at which what is taken is built and measured",
+        description="builder optimization level of trial engines where many are compared, or building takes long; at "
+        "most optimization_level, at which what is taken is built and measured",
     )  # fmt: skip
     avg_timing_iterations: int | None = pydantic.Field(
         None, ge=1, le=1000,

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from toolkit.backends.layer import Build
 
+_ROUGH = "/rough"
+"""How the places of trials end in the log."""
 CalibratorBatches = Callable[[], Iterable[Mapping[str, "np.ndarray[Any, Any]"]]]
 
 
@@ -109,6 +111,12 @@ class EngineBench:
         return self.settings.trial_level < _level(self.settings)
 
     @property
+    def trial_seconds(self) -> float | None:
+        """See ``Bench.trial_seconds``."""
+        trials = [entry["seconds"] for place, entry in self.log.found.items() if place.endswith(_ROUGH)]
+        return max(trials, default=None)
+
+    @property
     def prefers_speed(self) -> bool:
         """Whether a short time counts more than much in the quantized type."""
         return self.settings.prefer == "speed"
@@ -177,7 +185,7 @@ class EngineBench:
             settings = settings.model_copy(update={"timing_cache": self.folder / "engines.timing"})
         model, plan = self.lowered(model, plan, ranges, settings)
         key = self.key(model, plan, ranges, settings)
-        place = f"{key}/{sha256_json(sorted(nodes))[:12]}/{repeat}{'/rough' if rough else ''}"
+        place = f"{key}/{sha256_json(sorted(nodes))[:12]}/{repeat}{_ROUGH if rough else ''}"
         entry = self.log.get(place) if not anew else None
         reused = entry is not None
         if entry is None:

@@ -115,6 +115,11 @@ class Bench(Protocol):
         """Whether an engine can be built in less time than a run's own."""
         ...
 
+    @property
+    def trial_seconds(self) -> float | None:
+        """The longest that an engine built in less time took, of those measured so far; None where there is none."""
+        ...
+
     def several(self) -> AbstractContextManager[None]:
         """In the block other GPUs build what ``ahead`` names, where work runs elsewhere and there are any."""
         ...

@@ -9,6 +9,7 @@ from toolkit.graph.model import Model
 from toolkit.search.codes import AttentionCode
 from toolkit.search.quantizer import Quantizer
 from toolkit.search.ratios import ProfileWeights, ratios, ratios_in_turn
+from toolkit.search.trial_engines import compared
 
 
 def attention_pays(without: Quantizer, both: Quantizer, model: Model, context: Context) -> bool:
@@ -62,4 +63,4 @@ def _measured(quantizer: Quantizer, model: Model, context: Context, bench: Bench
     placement = quantizer.prepare(trial, apart)
     ranges = quantizer.ranges(trial, placement, apart)
     made, plan = quantizer.candidate(trial, apart)({})
-    return bench.measure(made, plan, list(placement.layers), ranges, anew=anew)
+    return compared(bench, made, plan, list(placement.layers), ranges, context.journal, anew=anew)

@@ -12,6 +12,12 @@ class AttentionCode(BaseCode):
     NOT_TIMED = "attention-not-timed"
 
 
+class TrialCode(BaseCode):
+    """How the engines of a search are built."""
+
+    COMPARED = "trials-compared"
+
+
 class KeptCode(BaseCode):
     """Why a search keeps a layer float."""
 

@@ -20,6 +20,7 @@ from toolkit.placement.pairs import Placement
 from toolkit.search.payoff_search import PayoffSearch
 from toolkit.search.ratios import Ratios, ratios_in_turn
 from toolkit.search.timed import PayoffResult, Trial, Unit, latencies
+from toolkit.search.trial_engines import build_takes_long, tell_of_trials
 
 SETTING = "only_if_faster"
 _TRIALS_FROM = 5
@@ -222,7 +223,7 @@ def not_faster(
     path = context.folder / "faster.json" if context.folder is not None else None
     lenient, builds = builds is None, builds or _GUARD_BUILDS
     # the last two are for what is taken, and the float engine, as they will be built
-    rough = not lenient and bench.has_rough and builds > _TRIALS_FROM
+    rough = build_takes_long(bench) if lenient else bench.has_rough and builds > _TRIALS_FROM
     trials = Trials(candidate, units, bench, ranges, context, builds, rough)
 
     def keep(search: PayoffSearch, verdict: PayoffResult | None = None) -> None:
@@ -236,6 +237,8 @@ def not_faster(
     if context.following and not lenient:
         context.journal.noted(Code.LATER_PASSES(passes=context.following))
     keep(search, verdict)
+    if lenient and rough:
+        tell_of_trials(bench, context.journal)
     if path is not None:
         context.wrote(path)
     _tell(verdict, units, context, words, trials.reused)

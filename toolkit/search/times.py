@@ -17,6 +17,7 @@ from toolkit.search.gpus import GpuSpec, gpu_spec, known_as
 from toolkit.search.layer_times import LayerTimes, read_times
 from toolkit.search.search import SearchResult
 from toolkit.search.searched_plan import SearchedPlan
+from toolkit.search.trial_engines import compared, trials_pay
 
 if TYPE_CHECKING:
     from toolkit.evaluation.budget import Budget
@@ -185,7 +186,8 @@ class EngineTimes:
         if self.bench.spare:
             left = frozenset(kept)
             model, plan = self.candidate(dict.fromkeys(left, Code.TRIAL()))
-            self.bench.ahead(model, plan, self.ranges, float_only=left == set(self.searched))
+            bare, rough = left == set(self.searched), trials_pay(self.bench)
+            self.bench.ahead(model, plan, self.ranges, float_only=bare, rough=rough)
 
     def _engine(self, kept: Iterable[str]) -> _EngineTime:
         """One plan's engine, measured."""
@@ -193,7 +195,7 @@ class EngineTimes:
         self.context.progress(f"{self.by}: engines", self._built, 3)
         model, plan = self.candidate(dict.fromkeys(left, Code.TRIAL()))
         bare = left == set(self.searched)
-        found = self.bench.measure(model, plan, self.work, self.ranges, float_only=bare)
+        found = compared(self.bench, model, plan, self.work, self.ranges, self.context.journal, float_only=bare)
         if self.profile not in found.latency:
             raise BackendError(
                 f"the latency of profile '{self.profile}' was not measured: {found.lacks.get(self.profile, '')}",

@@ -28,15 +28,20 @@ class StandIn:
         noisy: whether single inferences spread, and builds drift.
         refuse: called with the names of quantized layers, or the tensors marked; it returns why the build fails.
         timed: whether layers have times.
+        seconds: how long a build takes.
+
+    ``built`` has the quantized layers of every engine, ``levels`` the builder optimization level that was asked for.
     """
 
     name = "tensorrt"
     typing = "strong"
 
-    def __init__(self, plain, quantized, factors=None, opaque=False, noisy=True, refuse=None, timed=True):
+    def __init__(self, plain, quantized, factors=None, opaque=False, noisy=True, refuse=None, timed=True, seconds=1.0):
         self.plain, self.quantized, self.factors = plain, quantized, factors or {"default": 1.0}
         self.opaque, self.noisy, self.refuse, self.timed = opaque, noisy, refuse or (lambda names: ""), timed
+        self.seconds = seconds
         self.built: list[frozenset[str]] = []
+        self.levels: list[int | None] = []
         self.opened: list[tuple[str, ...]] = []
 
     def typing_for(self, settings):
@@ -77,6 +82,7 @@ class StandIn:
         nodes = [node for node in model.graph.node if node.name in self.plain]
         inside = frozenset(node.name for node in nodes if from_pair(node.input[0]))
         self.built.append(inside)
+        self.levels.append(settings.optimization_level)
         progress("building", 0, 1)
         marked = extras.opened if extras is not None else ()
         self.opened.append(marked)
@@ -94,7 +100,7 @@ class StandIn:
                 times.setdefault(name, {})[profile] = milliseconds
                 layers.append(layer)
         return Build(
-            "tensorrt", "0.0", json.dumps(sorted(inside)).encode(), layers, "inspector", {}, [], 1.0,
+            "tensorrt", "0.0", json.dumps(sorted(inside)).encode(), layers, "inspector", {}, [], self.seconds,
             {**settings.model_dump(mode="json"), "profiles": profiles.names}, times if self.timed else {}, latency,
         )  # fmt: skip
 

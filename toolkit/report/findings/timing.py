@@ -6,7 +6,7 @@ from toolkit.base.text import count
 from toolkit.contract.findings import Code
 from toolkit.report.findings.table import Table
 from toolkit.report.findings.words import joined, percent
-from toolkit.search.codes import AttentionCode
+from toolkit.search.codes import AttentionCode, TrialCode
 
 
 def _against(profiles: tuple[str, ...], ms: tuple[float, ...], without_ms: tuple[float, ...], other: str) -> str:
@@ -119,6 +119,10 @@ TIMING: Table = {
     Code.TIMES_FROM_REPORT: _from_report,
     Code.TIMES_PREDICTED: "Layer times are predicted, not measured: {why}",
     Code.TIMES_MEASURED: _measured,
+    TrialCode.COMPARED: (
+        "Engines take long to build ({seconds:.0f} s even as trials), so those that are only compared, and whose "
+        "latencies are given here, are built at [engine] trial_level; the one that is taken is built at its own level."
+    ),
     AttentionCode.TIMED: lambda products, ratio, noise, taken: (
         f"With pairs on {count(len(products), 'product')} of attention too, an engine takes {ratio:.3f} +- {noise:.3f} "
         f"of the latency without: they {'are searched too' if taken else 'stay float'}."

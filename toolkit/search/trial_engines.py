@@ -1,0 +1,69 @@
+"""Engines that are only compared with each other: built in less time where building takes long."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from toolkit.contract.bench import Bench, Measurement
+from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
+from toolkit.contract.ranges import Ranges
+from toolkit.graph.model import Model
+from toolkit.search.codes import TrialCode
+
+LONG = 60.0
+"""Seconds from which on a build takes long. A recogniser of 10 MB with a dynamic width (TensorRT 8.6.0, H200) takes 273
+to build in float16 at level 3 and 111 at level 2, its engine of level 2 runs 3.6 % slower."""
+
+
+def trials_pay(bench: Bench) -> bool:
+    """Whether to compare engines that are built in less time: until one of them shows that building is quick."""
+    return bench.has_rough and (bench.trial_seconds is None or bench.trial_seconds > LONG)
+
+
+def build_takes_long(bench: Bench) -> bool:
+    """Whether trials that were built before show that building takes long."""
+    return bench.has_rough and (bench.trial_seconds or 0.0) > LONG
+
+
+def compared(
+    bench: Bench,
+    model: Model,
+    plan: PrecisionPlan,
+    nodes: Collection[str],
+    ranges: Ranges | None,
+    journal: Journal,
+    *,
+    float_only: bool = False,
+    anew: bool = False,
+) -> Measurement:
+    """An engine to be compared with others that this function builds: see ``Bench.measure``.
+
+    The first one is a trial, and tells by its time how it and all others are built.
+
+    Args:
+        bench: where it is built.
+        model: with the candidate's Q/DQ pairs; not changed.
+        plan: its plan.
+        nodes: those to tell the times of.
+        ranges: those that the pairs are made from.
+        journal: is told once that trials are compared.
+        float_only: nothing is quantized.
+        anew: build it although it was measured before.
+
+    Raises:
+        QtoolError: the engine cannot be built or timed.
+    """
+    rough = trials_pay(bench)
+    found = bench.measure(model, plan, nodes, ranges, float_only=float_only, anew=anew, rough=rough)
+    if rough and not trials_pay(bench):
+        return bench.measure(model, plan, nodes, ranges, float_only=float_only, anew=anew)
+    if rough:
+        tell_of_trials(bench, journal)
+    return found
+
+
+def tell_of_trials(bench: Bench, journal: Journal) -> None:
+    """Note, once in a journal, that engines are compared as trials, and why."""
+    if not any(event.why is not None and event.why.code is TrialCode.COMPARED for event in journal.events):
+        journal.noted(TrialCode.COMPARED(seconds=bench.trial_seconds))
