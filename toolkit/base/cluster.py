@@ -29,7 +29,7 @@ from toolkit.base.alike import refuse_unlike, stamp, teller
 from toolkit.base.cpu import cpu_kind
 from toolkit.base.errors import QtoolError
 from toolkit.base.gpu import gpu_uuid
-from toolkit.base.modules import INSTALLED
+from toolkit.base.modules import installed_at
 from toolkit.base.places import AnswerT, ItemT, SharedWork, Workers, answered, taken_in
 from toolkit.base.reads import Reads, aside, following
 
@@ -382,13 +382,11 @@ def _reach(paths: list[str]) -> None:
     """Find modules where the asking process finds them, and read those anew that the user may have changed."""
     missing = [path for path in paths if path not in sys.path and Path(path).is_dir()]
     sys.path += missing
-    kept = (*INSTALLED, sysconfig.get_path("stdlib"))
-    own = [path for path in paths if not any(one in path for one in kept)]
-    package = str(Path(__file__).parents[2])
+    kept = (str(Path(__file__).parents[2]), sysconfig.get_path("stdlib"))
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
-        ours = file.startswith(package) or any(one in file for one in kept)
-        if not ours and any(file.startswith(path + os.sep) for path in own):
+        own = any(file.startswith(path + os.sep) for path in paths)
+        if own and not file.startswith(kept) and not installed_at(os.path.realpath(file)):
             del sys.modules[name]
 
 

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,8 +15,7 @@ from pathlib import Path
 
 OWN_PACKAGES = ("toolkit", "passes")
 """The packages of this distribution: their code is in every key."""
-INSTALLED = ("site-packages", "dist-packages")
-"""Folders that packages are installed in: these have versions."""
+_INSTALLED = ("site-packages", "dist-packages")
 _KINDS = (
     (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES),
     (importlib.machinery.SourceFileLoader, importlib.machinery.SOURCE_SUFFIXES),
@@ -35,6 +35,38 @@ class Sources:
     foreign: frozenset[str] = frozenset()
 
 
+@functools.lru_cache(maxsize=1024)
+def installs(folder: str) -> bool:
+    """Whether packages are installed in a folder, which have versions: by its name, or by what pip notes beside them.
+
+    ``pip install --target`` puts them anywhere.
+    """
+    place = Path(folder)
+    if place.name in _INSTALLED:
+        return True
+    try:
+        return any(one.suffix == ".dist-info" for one in place.iterdir())
+    except OSError:
+        return False
+
+
+def installed_at(file: str) -> str:
+    """The place of a file within the folder that packages are installed in; empty where it is in none.
+
+    Args:
+        file: its real path.
+    """
+    for name in _INSTALLED:
+        _, place, inside = file.partition(f"{os.sep}{name}{os.sep}")
+        if place:
+            return inside
+    for entry in sys.path:
+        folder = os.path.realpath(entry)
+        if file.startswith(folder + os.sep) and installs(folder):
+            return file[len(folder) + 1 :]
+    return ""
+
+
 def sources_of(name: str) -> Sources:
     """The source file of a module and those beside it that it imports; empty where there is none.
 
@@ -47,7 +79,7 @@ def sources_of(name: str) -> Sources:
         return Sources()
     top = module_file(package)
     root = (top.parent.parent if top.name == "__init__.py" else top.parent) if top is not None else own.parent
-    installed = root.name in INSTALLED
+    installed = installs(str(root))
     files: dict[str, Path] = {}
     seen: set[str] = set()
     foreign: set[str] = set()

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from toolkit.base.modules import INSTALLED, OWN_PACKAGES, sources_of
+from toolkit.base.modules import OWN_PACKAGES, installed_at, sources_of
 from toolkit.base.needs import Needs, digest_of, kind_of
 from toolkit.base.source_needs import source_needs
 
@@ -320,11 +320,9 @@ def _kind(file: str) -> str:
     real = os.path.realpath(file)
     if real.startswith(own):
         return "own"
-    for installed in INSTALLED:
-        _, place, inside = real.partition(f"{os.sep}{installed}{os.sep}")
-        if place:
-            package = inside.partition(os.sep)[0].partition(".")[0]
-            return "compiler" if package in _COMPILERS else "library" if package in _COMPUTING else "installed"
+    if inside := installed_at(real):
+        package = inside.partition(os.sep)[0].partition(".")[0]
+        return "compiler" if package in _COMPILERS else "library" if package in _COMPUTING else "installed"
     return "library" if real.startswith(python) else "user"
 
 

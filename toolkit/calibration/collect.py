@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from toolkit.base.cpu import cores
 from toolkit.base.errors import RangesError
 from toolkit.base.files import sha256_json
 from toolkit.base.places import Pending, Workplace, elsewhere
@@ -194,7 +194,7 @@ class CollectionRun:
     def _here(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """While one batch is counted the next is computed; two are held at most."""
         run = TappedSession(self._tapped, self._stretch[0] if self._stretch is not None else None)
-        workers = self._tapped.threads or os.cpu_count() or 1
+        workers = self._tapped.threads or cores()
         under_way: tuple[Batch, list[Future[None]]] | None = None
         with ThreadPoolExecutor(workers, "histogram") as pool:
             for batch in batches:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from toolkit.base.cpu import cores
 from toolkit.base.errors import RangesError, did_you_mean, did_you_mean_pattern
 from toolkit.base.precision import Precision
 from toolkit.base.text import matching
@@ -67,7 +67,7 @@ def make_ranges(
             str(precision),
         )
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         tensors = dict(zip(names, pool.map(one, names)))
     settings: dict[str, Any] = {"method": method, "percentile": percentile, "precision": str(precision)}
     settings.update(methods=dict(by_pattern or {}), weights=dict(profile_weights or {}))

@@ -192,7 +192,7 @@ def _rounded(subject: Model) -> tuple[LightModel | None, list[Finding]]:
 def _as_it_is(subject: Model, named: Mapping[str, str], data: CalibrationData) -> Run:
     """Runs a model as onnxruntime itself computes it, node by node; tried on one sample."""
     # a fusion's other last bits may turn as many answers as the rounding
-    plain = session(subject, outputs=list(named.values()), optimise=False, spin=False)
+    plain = session(subject, outputs=list(named.values()), optimise=False)
     run = partial(run_on, plain, named=named)
     run(next(data.batches(1)).inputs)
     return run
@@ -252,7 +252,7 @@ def defaults_fault(
         samples: how many to look at; a few tell, since whole layers go wrong.
     """
     try:
-        default = session(subject, outputs=list(named.values()), packed=True, as_written=False, spin=False)
+        default = session(subject, outputs=list(named.values()), packed=True, as_written=False)
         written, changed = [], []
         for part in first_samples(data, 1, samples):
             wanted = sessions[0].run(part.inputs)

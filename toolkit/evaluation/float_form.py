@@ -68,7 +68,7 @@ def node_reference(
 
 def _level(loaded: Session, plain: Model, outputs: list[str], batches: Iterable[Batch]) -> float:
     """SQNR in dB of the worst float output; infinite where they are equal, minus infinity where NaN was met."""
-    other = session(plain, outputs=outputs, spin=False)
+    other = session(plain, outputs=outputs)
     found = {name: Difference() for name in outputs}
     for part in batches:
         wanted, given = loaded.run(part.inputs, outputs), other.run(part.inputs)
@@ -89,7 +89,7 @@ def _rescaled(source: Model, plain: Model, batches: Iterable[Batch]) -> set[str]
     known -= {tensor.name for tensor in source.graph.outputs}
     facts = source.facts()
     names = sorted({t.name for n in source.nodes for t in n.outputs if t.name in known and facts.is_float(t.name)})
-    a, b = (session(model, outputs=names, spin=False) for model in (source, plain))
+    a, b = (session(model, outputs=names) for model in (source, plain))
     fits: dict[tuple[str, int], _Fit] = {}
     for part in batches:
         wanted, given = a.run(part.inputs), b.run(part.inputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from toolkit.base.cpu import cores
 from toolkit.base.errors import QtoolError
 from toolkit.base.files import sha256_json
 from toolkit.base.profiles import Extent, Profiles, ShapeProfile
@@ -74,7 +74,7 @@ class MeasuredForm:
             if set(outputs) <= set(one.outputs):
                 return one
         source = self.model if self.rounded is None else self.rounded.copy()
-        found = session(source, outputs=[*outputs, *sorted(self.besides)], spin=False, boundaries=boundaries)
+        found = session(source, outputs=[*outputs, *sorted(self.besides)], boundaries=boundaries)
         if self.besides:
             self._opened.append(found)
         return found
@@ -136,11 +136,11 @@ def node_errors(
     kept, wanted = kept or EvaluationCheckpoint(), len(chosen)
     state = kept.go_on(found, watched, sha256_json([taps.groups, taps.batch, wanted]))
     handed, handed_on = Boundaries(), Boundaries()
-    with ThreadPoolExecutor(os.cpu_count() or 1, "layer errors") as pool:
+    with ThreadPoolExecutor(cores(), "layer errors") as pool:
         for group in taps.groups[state.groups :]:
             held = set(group)
             within = [pair for pair in looked_at if pair[1] in held]
-            a_session = taps.whole or session(reference, outputs=group, spin=False, boundaries=handed)
+            a_session = taps.whole or session(reference, outputs=group, boundaries=handed)
             own = sorted({sub for _, _, sub in within})
             b_session = subject.session(own, handed_on) if within else None
             for part in islice(chosen.batches(taps.batch), state.batches, None):
@@ -221,7 +221,7 @@ def _taps(model: Model, data: CalibrationData, names: list[str]) -> Taps:
     """How to look at these tensors, from what they and the model's arithmetic are on one sample."""
     if not names:
         return Taps([], 1, 1)
-    probe = session(model, outputs=names, spin=False)
+    probe = session(model, outputs=names)
     for part in data.batches(1):
         arrays = probe.run(part.inputs)
         sizes = {name: int(value.nbytes) for name, value in arrays.items()}

@@ -59,11 +59,11 @@ class OpenedAccumulator:
         }
         # four sessions take turns: threads of one that wait busily would hold up the others
         if self.tensors:
-            self._quantized = session(_fed(simulation, self.tensors), self.tensors, spin=False)
-            self._float = session(_fed(without_pairs(simulation), self.tensors), self.tensors, spin=False)
+            self._quantized = session(_fed(simulation, self.tensors), self.tensors)
+            self._float = session(_fed(without_pairs(simulation), self.tensors), self.tensors)
         if self._known:
-            self._source = session(source, self._known, spin=False)
-            self._simulation = session(simulation, self._known, spin=False)
+            self._source = session(source, self._known)
+            self._simulation = session(simulation, self._known)
         # by tensor: the engine and the simulation against the float model, the engine against either form, and these
         self._found = {name: [Difference() for _ in range(5)] for name in self.tensors}
         self._compared: set[str] = set()

@@ -55,9 +55,8 @@ def unwanted_rewrites(proto: onnx.ModelProto, packed: bool, as_written: bool) ->
 
 def load_session(
     model: LightModel,
-    threads: int | None,
+    threads: int,
     optimise: bool,
-    spin: bool,
     packed: bool,
     as_written: bool,
     arena: bool,
@@ -78,13 +77,12 @@ def load_session(
     options.log_severity_level = _FATAL_ONLY
     if as_written:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    if threads:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads
+    # idle threads that wait busily take the cores from what runs in between: other sessions, numpy, the user's code
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # planned memory is kept for every input shape ever seen: with mixed shapes it would grow without end
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = arena
-    if not spin:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     fits = fits_message(model.message_bytes)
     places = _places(model) if fits else {}
     if places:

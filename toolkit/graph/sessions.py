@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from toolkit.base.cpu import session_threads
 from toolkit.base.errors import DataError, ModelError, QtoolError, did_you_mean, no_value
 from toolkit.base.types import Array
 from toolkit.graph import meter
@@ -174,7 +174,6 @@ def session(
     outputs: Sequence[str] | None = None,
     threads: int | None = None,
     optimise: bool = True,
-    spin: bool = True,
     packed: bool | None = None,
     as_written: bool = True,
     arena: bool = True,
@@ -186,9 +185,8 @@ def session(
         source: a Model or a message (they are not changed), a model without its large weights (it is), a serialized
             message, or the path of an ONNX file.
         outputs: the tensors wanted, inner ones included; the model's own outputs where None. Graph inputs are allowed.
-        threads: threads within one operator; onnxruntime's choice (one a core) where None.
+        threads: threads within one operator; one a core where None, see ``session_threads``.
         optimise: let onnxruntime fuse and fold.
-        spin: let idle threads wait busily: faster alone, slower beside other work on the same cores.
         packed: let onnxruntime keep the weights as its kernels like them: a copy, up to twice as fast. Where None, it
             may unless they are too many for a copy.
         as_written: Q/DQ pairs are not fused into integer kernels, nor other pairs made of them. Where False,
@@ -206,6 +204,7 @@ def session(
             node's weights are more than the limit allows.
         BackendError: onnxruntime is not installed or has not enough memory.
     """
+    threads = threads or session_threads()
     model = _light(source)
     widen(model)
     left = not_run_in(model.proto)
@@ -234,17 +233,17 @@ def session(
     def load(part: LightModel) -> Any:
         # what a run takes would stay with a stretch: weights that it dequantizes among it
         alone = len(stretches) == 1
-        return load_session(part, threads, optimise, spin, keeps, as_written, arena and alone, unwanted)
+        return load_session(part, threads, optimise, keeps, as_written, arena and alone, unwanted)
 
     inner = load(model) if len(stretches) == 1 else Stretched(model, stretches, load, keeps, boundaries, fits)
-    return Session(inner, model.where, shared, model.weights, limits, left, threads or os.cpu_count() or 1)
+    return Session(inner, model.where, shared, model.weights, limits, left, threads)
 
 
 def own_session(model: Model) -> Session:
     """The session of a model's own outputs; that of a settled graph with few bytes of weights is loaded once."""
 
     def load() -> Session:
-        return session(model, spin=False)
+        return session(model)
 
     return model.once("session", load) if model.weight_bytes() <= _KEPT_BYTES else load()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from toolkit.base.cpu import cores
 from toolkit.base.errors import QtoolError
 from toolkit.base.versions import versions
 
@@ -95,7 +95,7 @@ def examine() -> Health:
         machine={
             "system": platform.platform(),
             "python": platform.python_version(),
-            "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1),
+            "cores": str(cores()),
         },
         packages=versions(),
         missing=[name for name in needed if not _installed(name)],

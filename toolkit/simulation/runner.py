@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
+from toolkit.base.cpu import cores
 from toolkit.base.places import Pending, Workers
 from toolkit.base.spread import spread
 from toolkit.base.types import Array
@@ -78,7 +78,7 @@ class Runner:
         self.metric, self._given = metric, reference
         self.memory, self.answers = memory, answers
         self.spent = 0.0
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or cores()
         self._count = len(pieces.stages)
         # small models run as few pieces as can be: a call costs more than its layers
         self.joins = pieces.weight_bytes * self._count <= _JOINED_BYTES

@@ -1,0 +1,70 @@
+"""How many CPUs there are for a process that is given less than the machine has."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import pytest
+
+from tests.conftest import build, node
+from toolkit.base import cpu
+from toolkit.graph.sessions import session
+
+
+def group(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text + "\n")
+
+
+def own(tmp_path, *lines):
+    path = tmp_path / "cgroup"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("files", "paid"),
+    [
+        ({"": "max 100000", "a": "max 100000", "a/b": "250000 100000"}, 2.5),
+        # the tightest of all groups that a process is in
+        ({"": "max 100000", "a": "150000 100000", "a/b": "400000 100000"}, 1.5),
+        ({"": "max 100000", "a": "max 100000", "a/b": "max 100000"}, math.inf),
+        # a container sees its own group as the root, under a name of the host
+        ({"": "800000 100000"}, 8.0),
+        ({"a/b": "nonsense"}, math.inf),
+        ({"a/b": "100000 0"}, math.inf),
+        ({}, math.inf),
+    ],
+)
+def test_the_quota_of_a_control_group_of_version_2(tmp_path, files, paid):
+    root = tmp_path / "mounted"
+    for place, text in files.items():
+        group(root / place, cpu__max=text)
+    assert cpu.quota(own(tmp_path, "0::/a/b"), root) == paid
+
+
+@pytest.mark.parametrize(("time", "paid"), [("300000", 3.0), ("-1", math.inf)])
+def test_the_quota_of_a_control_group_of_version_1(tmp_path, time, paid):
+    root = tmp_path / "mounted"
+    group(root / "cpu" / "a", cpu__cfs_quota_us=time, cpu__cfs_period_us="100000")
+    lines = ("5:memory:/a", "4:cpu,cpuacct:/a", "0::/a")
+    assert cpu.quota(own(tmp_path, *lines), root) == paid
+
+
+def test_without_control_groups_there_is_no_quota(tmp_path):
+    assert cpu.quota(tmp_path / "missing", tmp_path) == math.inf
+
+
+@pytest.mark.parametrize(("allowed", "paid", "found", "threads"), [(4, 2.5, 3, 3), (4, 0.5, 1, 1), (64, math.inf, 64, 16)])
+def test_threads_are_no_more_than_cpus_that_are_paid_for(monkeypatch, allowed, paid, found, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(allowed)), raising=False)
+    monkeypatch.setattr(cpu, "quota", lambda groups, root: paid)
+    monkeypatch.setattr(cpu, "cores", cpu.cores.__wrapped__)
+    assert (cpu.cores(), cpu.session_threads()) == (found, threads)
+    monkeypatch.setattr("toolkit.graph.sessions.session_threads", cpu.session_threads)
+    model = build([node("Relu", ["x"], ["y"])], {"x": [2]}, {"y": [2]}, {})
+    opened = {given: session(model, threads=given)._inner.get_session_options() for given in (None, 2)}
+    assert {given: one.intra_op_num_threads for given, one in opened.items()} == {None: threads, 2: 2}
+    assert opened[None].get_session_config_entry("session.intra_op.allow_spinning") == "0"
