@@ -100,7 +100,8 @@ class QuantizingRecipe:
         context.plan = self.context.plan.copy()
         for name in sorted(kept):
             context.plan.ask(name, precision, Code.TRIAL())
-        # pairs that do not pay stay in: the simulation knows nothing of times, and the question is which ones harm
+        # pairs that do not pay stay in: the question is which ones harm
+        context.bench = None
         for one in (self.step.plain(), *self.later):
             one(model, context)
         return model, context

@@ -18,6 +18,7 @@ from toolkit.backends.layer import Build
 from toolkit.base.errors import BackendError
 from toolkit.base.gpu import Gpu
 from toolkit.cli.main import invoke
+from toolkit.contract.bench import TurnsFound
 from toolkit.report.codes import ReportCode
 
 FRAGILE, TENSOR = "second", "r0"
@@ -128,6 +129,29 @@ def test_a_fragile_layer_is_found_with_real_samples_in_every_profile(place, caps
     caches = {settings.timing_cache for settings in Bench.settings}
     assert caches == {place / "run" / ".qtool" / "engines.timing"} and not Bench.settings[0].measure
     assert not list((place / "run").rglob("*.engine"))
+
+
+class Slow(Bench):
+    """Every quantized layer makes the engine a millisecond slower."""
+
+    def cannot_measure(self):
+        return ""
+
+    def build(self, model_path, *given, **more):
+        made = super().build(model_path, *given, **more)
+        made.latency = {name: {"opt": 1.0 + len(Bench.built[-1])} for name in ("single", "batch")}
+        return made
+
+    def in_turn(self, engines, profiles, progress=None):
+        graphs = {name: onnx.load_from_string(file.read_bytes()).graph for name, file in engines.items()}
+        times = {n: [1.0 + sum(node.op_type == "QuantizeLinear" for node in g.node)] * 5 for n, g in graphs.items()}
+        return TurnsFound({"single": times, "batch": times})
+
+
+def test_pairs_that_only_cost_time_are_judged_all_the_same(place, capsys, monkeypatch):
+    monkeypatch.setattr(choose, "choose", lambda name="auto": (Slow(), EngineCode.BACKEND_REQUESTED()))
+    found = call(place, capsys, "--min-sqnr-db", "15")
+    assert found["kept"] == [FRAGILE] and found["checks"] == len(Bench.built) > 4
 
 
 def test_the_simulation_finds_the_same_and_neither_loses_the_others_verdicts(place, capsys):
