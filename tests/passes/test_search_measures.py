@@ -117,6 +117,9 @@ def test_where_building_takes_long_engines_are_compared_as_trials(tmp_path, seco
     told = said(context.journal, TrialCode.COMPARED)
     assert told == ([{"seconds": seconds}] if seconds > 60 else [])
     assert found["best"]["kept"] == (["layer3"] if each < 1 else NAMES)
+    # TensorRT refuses the kernel times of another level
+    names = {level: f"engines{f'-level{level}' if level else ''}.timing" for level in levels}
+    assert [cache.name for cache in backend.caches] == [names[level] for level in levels]
 
 
 def test_what_later_passes_do_is_not_measured_and_the_journal_says_so(tmp_path):

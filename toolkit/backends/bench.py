@@ -101,7 +101,7 @@ class EngineBench:
 
     @property
     def _rough(self) -> EngineSettings:
-        """The settings of trials. Kernels are timed as for the run's own: the timing cache is theirs too."""
+        """The settings of trials."""
         level = min(self.settings.trial_level, _level(self.settings))
         return self.settings.model_copy(update={"optimization_level": level})
 
@@ -180,9 +180,6 @@ class EngineBench:
             BackendError: the engine cannot be built.
         """
         settings = self._settings(float_only, rough)
-        if settings.timing_cache is None and self.folder is not None:
-            # kernels that several engines have in common are timed once
-            settings = settings.model_copy(update={"timing_cache": self.folder / "engines.timing"})
         model, plan = self.lowered(model, plan, ranges, settings)
         key = self.key(model, plan, ranges, settings)
         place = f"{key}/{sha256_json(sorted(nodes))[:12]}/{repeat}{_ROUGH if rough else ''}"
@@ -247,8 +244,13 @@ class EngineBench:
     def _settings(self, float_only: bool, rough: bool) -> EngineSettings:
         settings = self._rough if rough else self.settings
         # with implicit quantization TensorRT gives INT8 to whatever has ranges
-        own = {"quantization": "explicit", "calibrator": "ranges"} if float_only else {}
-        return settings.model_copy(update=own)
+        own: dict[str, Any] = {"quantization": "explicit", "calibrator": "ranges"} if float_only else {}
+        # kernels that several engines have in common are timed once
+        cache = settings.timing_cache or (self.folder / "engines.timing" if self.folder is not None else None)
+        if cache is not None and rough and self.has_rough:
+            # TensorRT 8.6 refuses the times of another level
+            cache = cache.with_name(f"{cache.stem}-level{settings.optimization_level}{cache.suffix}")
+        return settings.model_copy(update={**own, "timing_cache": cache})
 
     def in_turn(self, *engines: str) -> TurnsFound | None:
         """See ``Bench.in_turn``.

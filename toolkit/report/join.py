@@ -16,7 +16,7 @@ from toolkit.graph.measured import squashed_by
 from toolkit.report.advice import advice, quantizers
 from toolkit.report.codes import ReportCode
 from toolkit.report.describe import profile_infos, range_infos, tensor_infos
-from toolkit.report.device import device_warnings
+from toolkit.report.device import device_warnings, on_device
 from toolkit.report.findings import sentence
 from toolkit.report.findings.headline import headline
 from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
@@ -144,7 +144,7 @@ def join(
     ]
     tried = [*advised, *payoff_advice(payoff, layers, bool(latency), recipe.passes)]
     if search is not None:
-        tried += search_advice(search, result, culprits(layers), accuracy, recipe.passes)
+        tried += search_advice(search, result, culprits(layers), on_device(device) or accuracy, recipe.passes)
     one_by_one = search is not None and bool(search.layers)
     tried += advice(layers, accuracy, backend, declined, range_list, one_by_one, device, recipe.passes)
     return Report(

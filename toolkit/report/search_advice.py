@@ -39,7 +39,8 @@ def search_advice(
         info: the search.
         result: the run's verdict.
         blamed: the layers with the largest error of their own; named where they are others.
-        accuracy: what the evaluation measured.
+        accuracy: what was measured, on the engine where one was run: under weak typing the simulation computes in
+            float32.
         passes: the recipe's passes: helper passes that its search tries already are not advised.
     """
     found: list[Advice] = []

@@ -30,7 +30,8 @@ class StandIn:
         timed: whether layers have times.
         seconds: how long a build takes.
 
-    ``built`` has the quantized layers of every engine, ``levels`` the builder optimization level that was asked for.
+    ``built`` has the quantized layers of every engine, ``levels`` the builder optimization level that was asked for,
+    ``caches`` its timing cache.
     """
 
     name = "tensorrt"
@@ -42,6 +43,7 @@ class StandIn:
         self.seconds = seconds
         self.built: list[frozenset[str]] = []
         self.levels: list[int | None] = []
+        self.caches: list[Path | None] = []
         self.opened: list[tuple[str, ...]] = []
 
     def typing_for(self, settings):
@@ -83,6 +85,7 @@ class StandIn:
         inside = frozenset(node.name for node in nodes if from_pair(node.input[0]))
         self.built.append(inside)
         self.levels.append(settings.optimization_level)
+        self.caches.append(settings.timing_cache)
         progress("building", 0, 1)
         marked = extras.opened if extras is not None else ()
         self.opened.append(marked)

@@ -7,20 +7,29 @@ import re
 
 import pytest
 
+from tests.toolkit.report.engine_samples import device, measured
 from tests.toolkit.report.samples import HOSTILE, SEARCHING, accuracy, sample
 from tests.toolkit.report.test_report_render import Page
 from tests.toolkit.search.planted import chain, damage, feeds, simulation
+from toolkit.backends.codes import EngineCode
+from toolkit.backends.layer import Build
 from toolkit.base.errors import QtoolError
 from toolkit.base.precision import Precision
+from toolkit.base.profiles import Profiles
 from toolkit.base.text import plain
 from toolkit.contract.findings import Code
+from toolkit.contract.journal import Journal
+from toolkit.contract.plan import PrecisionPlan
 from toolkit.evaluation.budget import Budget
 from toolkit.report.codes import ReportCode
+from toolkit.report.describe import model_info
 from toolkit.report.findings import sentence
 from toolkit.report.findings.headline import headline
 from toolkit.report.findings.search import search_line
+from toolkit.report.found import EngineFound, Graphs, Measurements, Requests
 from toolkit.report.html import render_html
-from toolkit.report.schema import LayerInfo, Report, SearchInfo
+from toolkit.report.join import join
+from toolkit.report.schema import LayerInfo, RecipeInfo, Report, SearchInfo
 from toolkit.report.search_advice import rest_alone, search_advice
 from toolkit.report.search_chart import HEIGHT, WIDTH, axis, search_chart
 from toolkit.report.search_parts import CauseInfo, LayerHarm, PlanPoint, WeakSpotInfo
@@ -252,6 +261,21 @@ def test_where_a_search_measured_the_local_guess_is_not_offered():
     own = (report.layers, accuracy("missed"), report.backend, [], [])
     assert ReportCode.KEEP_LAYERS in {one.finding.code for one in advice(*own)}
     assert not any("keep_precision" in one.fragment for one in advice(*own, searched=True))
+
+
+def test_what_float16_gives_is_measured_on_the_engine_where_one_was_run():
+    # under weak typing the simulation computes in float32, and its figure would be none of float16's
+    plain = info([point(chosen=True, kept=22, quantized_share=0.0)], budget={"margin": 1.0}, samples=1)
+    build, simulated = Build("tensorrt", "8.6.0", b"engine", source="network"), measured(sqnr_db=119.3)
+    model = chain(2)
+    report = join(
+        Requests(RecipeInfo(name="r", rest="fp16"), PrecisionPlan(), Journal()),
+        Graphs(model, model_info(model, Profiles(), "m.onnx"), Profiles()),
+        EngineFound(build, {}, EngineCode.BACKEND_REQUESTED(), "weak"),
+        Measurements({}, simulated, device(measured(met=False, sqnr_db=43.8)), plain),
+    )
+    (first, *_) = report.summary.next
+    assert "FP16 itself gives 43.8 dB" in first.text and "119" not in first.text
 
 
 def test_where_nothing_quantized_misses_too_no_margin_is_asked_for():
