@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ import onnx
 from onnx import TensorProto
 
 from toolkit.base.errors import ModelError
-from toolkit.graph.nodes import all_nodes
 from toolkit.graph.stored import constants_of
 
 _MOST_TRIPS = 1_000_000
@@ -57,12 +56,13 @@ class EndlessLoopError(ModelError):
         )
 
 
-def loop_limits(proto: onnx.ModelProto, weight_bytes: int) -> LoopLimits | None:
+def loop_limits(proto: onnx.ModelProto, operators: Collection[tuple[str, str]], weight_bytes: int) -> LoopLimits | None:
     """The limits for a model with a Loop that has no trip count, or one that is not known to be small; else None.
 
-    A count that the graph computes is usually a length of the input, so such loops are let go longer.
+    A count that the graph computes is usually a length of the input, so such loops are let go longer. ``operators`` are
+    those of the model, by domain and name.
     """
-    if all(node.op_type != "Loop" for node in all_nodes(proto.graph.node)):
+    if all(op != "Loop" for _, op in operators):
         return None
     constants = dict(constants_of(proto.graph))
     found = list(_long_loops(proto.graph, constants, 1))

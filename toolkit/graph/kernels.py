@@ -11,7 +11,7 @@ import onnx.inliner
 
 from toolkit.base.errors import BackendError
 from toolkit.graph.block_functions import is_written_out
-from toolkit.graph.nodes import all_nodes
+from toolkit.graph.nodes import all_nodes, operators_of
 
 _WITHOUT_KERNEL = frozenset({"Constant"})
 """What onnxruntime runs though no kernel is registered for it: it makes an initializer of it."""
@@ -34,13 +34,19 @@ def runs(domain: str, op: str, version: int | None = None) -> bool:
     domain = "" if domain == "ai.onnx" else domain
     if is_written_out(domain, op):
         return True
-    if (domain, op) in _kernels() or (not domain and op in _WITHOUT_KERNEL):
+    if has_kernel(domain, op):
         return True
     try:
         schema = onnx.defs.get_schema(op, version, "") if version and not domain else onnx.defs.get_schema(op, domain)
     except onnx.defs.SchemaError:
         return False
     return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def has_kernel(domain: str, op: str) -> bool:
+    """Whether onnxruntime's CPU provider runs an operator as it stands, not as a function that it is made of."""
+    domain = "" if domain == "ai.onnx" else domain
+    return (domain, op) in _kernels() or (not domain and op in _WITHOUT_KERNEL)
 
 
 def written_out(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -54,8 +60,8 @@ def written_out(proto: onnx.ModelProto) -> onnx.ModelProto:
     version = next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
     if version <= _OWN_FUNCTIONS:
         return proto
-    ops = {node.op_type for node in all_nodes(proto.graph.node) if node.domain in ("", "ai.onnx")}
-    without = sorted(op for op in ops if ("", op) not in _kernels() and op not in _WITHOUT_KERNEL)
+    ops = {op for domain, op in operators_of(proto) if domain in ("", "ai.onnx")}
+    without = sorted(op for op in ops if not has_kernel("", op))
     wanted = [op for op in without if runs("", op, version)]
     if not wanted:
         return proto

@@ -21,6 +21,11 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 yield from all_nodes(sub.node)
 
 
+def operators_of(proto: onnx.ModelProto) -> frozenset[tuple[str, str]]:
+    """Domain and name of every operator in a graph and its subgraphs; functions are left out."""
+    return frozenset((node.domain, node.op_type) for node in all_nodes(proto.graph.node))
+
+
 def held_by(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """The subgraphs that a node holds itself."""
     for attribute in node.attribute:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from toolkit.graph.cutting import MOST_BLOCKED
 from toolkit.graph.light import LightModel, fits_message, place_at, send_away
 from toolkit.graph.onnx_file import write
 from toolkit.graph.ort_values import to_ort
-from toolkit.graph.rewrites import wrong_rewrites
+from toolkit.graph.rewrites import idle_rewrites, wrong_rewrites
 
 # seen with onnxruntime 1.31: a Relu before a float8 QuantizeLinear is removed, as if float8's zero were its smallest
 # number, and the model's outputs are garbage
@@ -42,13 +42,16 @@ _TOO_NEW = ("is under development and support for this is limited", "Unsupported
 """What onnxruntime says of a model whose opset or IR version is newer than itself."""
 
 
-def unwanted_rewrites(proto: onnx.ModelProto, packed: bool, as_written: bool) -> list[str]:
-    """The rewrites that onnxruntime is to leave out of a model and all of its parts."""
+def unwanted_rewrites(
+    proto: onnx.ModelProto, operators: Collection[tuple[str, str]], packed: bool, as_written: bool
+) -> list[str]:
+    """The rewrites that onnxruntime is to leave out of a model of these operators and all of its parts."""
     count = len(proto.graph.node)
     return [
         *(_WRONG_REWRITES if as_written else ()),
         *(() if packed else _COPYING_REWRITES),
-        *wrong_rewrites(proto),
+        *(wrong_rewrites(proto) if any(op == "Transpose" for _, op in operators) else ()),
+        *idle_rewrites(operators),
         *(rewrite for rewrite, most in _SQUARE_REWRITES.items() if count > most),
     ]
 

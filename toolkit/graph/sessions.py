@@ -21,6 +21,7 @@ from toolkit.graph.float32_twin import store_otherwise, widen
 from toolkit.graph.kernels import written_out
 from toolkit.graph.light import LightModel
 from toolkit.graph.model import Model
+from toolkit.graph.nodes import operators_of
 from toolkit.graph.onnx_file import read
 from toolkit.graph.ort_session import explained, load_session, unwanted_rewrites
 from toolkit.graph.ort_values import ORT_TYPES, as_array, to_ort
@@ -218,7 +219,8 @@ def session(
     shared = [] if outputs is None else _expose(model.proto, outputs, model.where)
     if left and not model.proto.graph.output:
         return Session(None, model.where, shared, left=left)
-    limits = loop_limits(model.proto, model.weight_bytes)
+    operators = operators_of(model.proto)
+    limits = loop_limits(model.proto, operators, model.weight_bytes)
     keeps = not model.shares if packed is None else packed
     if not keeps:
         quantize_weights(model)
@@ -228,7 +230,7 @@ def session(
     if fits and as_written:
         stretches, boundaries = by_nodes(model, MOST_NODES), None
     # a stretch is rewritten as the whole would be
-    unwanted = unwanted_rewrites(model.proto, keeps, as_written)
+    unwanted = unwanted_rewrites(model.proto, operators, keeps, as_written)
 
     def load(part: LightModel) -> Any:
         # what a run takes would stay with a stretch: weights that it dequantizes among it

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import helper, parser
 
+from tests.benchmarks.bench_graph import SHAPES
 from toolkit.graph.model import Model
-from toolkit.graph.rewrites import wrong_rewrites
+from toolkit.graph.nodes import operators_of
+from toolkit.graph.rewrites import idle_rewrites, wrong_rewrites
 from toolkit.graph.sessions import session
 
 _BETWEEN = {
@@ -61,3 +67,52 @@ def test_transpose_of_a_scalar() -> None:
     proto.graph.node[0].attribute.append(helper.make_attribute("perm", [], attr_type=onnx.AttributeProto.INTS))
 
     assert wrong_rewrites(proto) == []
+
+
+def _optimised(proto: onnx.ModelProto, left_out: list[str], folder: Path) -> list[str]:
+    """The nodes of the graph that onnxruntime makes of a model, each by its operator and all that it is computed of."""
+    options, path = ort.SessionOptions(), folder / "optimised.onnx"
+    options.log_severity_level, options.optimized_model_filepath = 4, str(path)
+    ort.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
+    )
+    graph = onnx.load(path).graph
+    known = {value.name: value.name for value in graph.input}
+    known |= {one.name: repr(onnx.numpy_helper.to_array(one).tolist()) for one in graph.initializer}
+    for node in graph.node:
+        settings = sorted(one.SerializeToString(deterministic=True) for one in node.attribute)
+        made = repr((node.domain, node.op_type, [known.get(name, name) for name in node.input], settings))
+        digest = hashlib.sha256(made.encode()).hexdigest()
+        known.update((name, f"{digest} {place}") for place, name in enumerate(node.output))
+    return sorted(known[name] for node in graph.node for name in node.output)
+
+
+_FUSED = {
+    "gelu": "d = Div (x, half)\n e = Erf (d)\n a = Add (e, half)\n m = Mul (x, a)\n y = Mul (m, half)",
+    "matmul": "t = Transpose <perm = [1, 0]> (x)\n m = MatMul (t, x)\n y = Add (m, w)",
+    "gemm": "m = Gemm (x, x)\n y = Relu (m)",
+    "quick gelu": "a = Mul (x, half)\n s = Sigmoid (a)\n y = Mul (x, s)",
+    "norm": "y = LayerNormalization (x, w, w)",
+    "softmax": "a = Add (x, w)\n y = Softmax (a)",
+    "pairs": "q = QuantizeLinear (x, half)\n d = DequantizeLinear (q, half)\n r = QuantizeLinear (d, half)\n"
+    "y = DequantizeLinear (r, half)",
+    "loop": "n = Constant <value = int64 {3}> ()\n c = Constant <value = bool {1}> ()\n y = Loop (n, c, x) <body = b"
+    "(int64 i, bool go, float[4, 4] s) => (bool on, float[4, 4] o) { on = Identity (go)\n m = MatMul (s, s)\n"
+    "o = Add (m, w) }>",
+}
+
+
+@pytest.mark.parametrize("name", [*_FUSED, *SHAPES])
+def test_what_is_left_out_would_have_found_nothing(name: str, tmp_path: Path) -> None:
+    proto = _model(_FUSED[name]) if name in _FUSED else SHAPES[name](500)
+
+    left_out = idle_rewrites(operators_of(proto))
+
+    assert len(left_out) > 15
+    assert _optimised(proto, left_out, tmp_path) == _optimised(proto, [], tmp_path)
+
+
+def test_no_rewrite_is_left_out_beside_what_is_written_out_as_a_function() -> None:
+    assert idle_rewrites({("", "Add"), ("mine", "Block")}) == []
+    assert "MatMulAddFusion" in idle_rewrites({("", "Add")})
+    assert "MatMulAddFusion" not in idle_rewrites({("", "Add"), ("", "MatMul")})
