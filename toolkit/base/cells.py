@@ -88,6 +88,12 @@ class Network:
             self._waiting.add(cell.rank)
             heapq.heappush(self._doubted, cell.rank)
 
+    def close(self) -> None:
+        """Give back what the cells hold, which they do in circles; none is to be asked afterwards."""
+        for cell in self._cells:
+            cell.__dict__.clear()
+        self._cells.clear()
+
     def settle(self) -> None:
         """Make all doubted cells anew, in their order."""
         while self._doubted:

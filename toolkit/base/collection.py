@@ -5,9 +5,24 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 _SELDOM = (1_000_000, 10, 5)
 """New objects before the youngest are looked through, and how often that is done before older ones are."""
+_MANY = 100_000
+"""New objects from which on looking through them takes longer than it is worth: a large graph has millions."""
+_LIVING = 8_000_000
+"""Objects that live, about 800 MB, before all are looked through; twice as many as are left, where these are more."""
+
+
+@dataclass
+class _Count:
+    """How many objects may live before they are all looked through."""
+
+    most: int = _LIVING
+
+
+_count = _Count()
 
 
 @contextmanager
@@ -16,7 +31,8 @@ def collector_paused() -> Iterator[None]:
 
     It would look through all objects that live, again and again, while a graph of a hundred thousand is built: that
     takes several times as long as the building. Nothing that the block makes and drops in a cycle is freed before its
-    end.
+    end. What it makes and keeps, where that is much, counts as old at once: it is looked through with all that lives
+    when that has doubled.
     """
     was = gc.isenabled()
     gc.disable()
@@ -24,7 +40,21 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         if was:
+            _made_old()
             gc.enable()
+
+
+def _made_old() -> None:
+    """Make all objects old, where many are new, without looking through them: two lists are joined."""
+    # somebody may have frozen what lived before
+    if gc.get_count()[0] < _MANY or gc.get_freeze_count():
+        return
+    gc.freeze()
+    living = gc.get_freeze_count()
+    gc.unfreeze()
+    if living > _count.most:
+        gc.collect()
+        _count.most = max(_LIVING, 2 * len(gc.get_objects()))
 
 
 @contextmanager

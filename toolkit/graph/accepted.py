@@ -8,20 +8,20 @@ from toolkit.base.errors import PassError
 from toolkit.graph.opset import name_foreign
 
 
-def accepted(skeleton: onnx.ModelProto) -> None:
-    """Check a graph's skeleton by ONNX's checker.
+def accepted(skeleton: bytes) -> None:
+    """Check a graph's skeleton, serialized, by ONNX's checker.
 
     Raises:
         PassError: it refuses the graph.
     """
-    seen = onnx.ModelProto()
-    seen.CopyFrom(skeleton)
+    seen, changed = onnx.ModelProto.FromString(skeleton), False
     for value in (*seen.graph.input, *seen.graph.output):
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             # a tensor of unknown rank is common in real exports; only the checker minds
             value.type.tensor_type.shape.SetInParent()
-    name_foreign(seen, withdrawn=True)
+            changed = True
+    changed |= name_foreign(seen, withdrawn=True)
     try:
-        onnx.checker.check_model(seen)
+        onnx.checker.check_model(seen if changed else skeleton)
     except Exception as error:
         raise PassError(f"ONNX's checker refuses the graph: {' '.join(str(error).split())[:400]}") from error

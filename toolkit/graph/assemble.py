@@ -73,6 +73,21 @@ def detach(nodes: Iterable[gs.Node]) -> None:
         list.__setitem__(tensor.inputs, slice(None), [one for one in tensor.inputs if id(one) not in gone])
 
 
+def dismantle(graph: gs.Graph) -> None:
+    """Give back the memory of a graph that nobody uses any more: its nodes and tensors hold one another."""
+    held: list[Any] = list(_parts(graph))
+    for sub in subgraphs(graph):
+        held += _parts(sub)
+    graph.nodes = []
+    for one in held:
+        one.__dict__.clear()
+
+
+def _parts(graph: gs.Graph) -> Iterator[gs.Node | gs.Tensor]:
+    yield from graph.nodes
+    yield from {id(t): t for one in graph.nodes for t in (*one.inputs, *one.outputs)}.values()
+
+
 def copied(graph: gs.Graph) -> gs.Graph:
     """An independent copy of a graph with its subgraphs; values and other attributes are shared."""
     return _copied(graph, {}, graph.functions)

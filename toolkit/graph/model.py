@@ -153,13 +153,12 @@ class Model:
         if not found.fingerprint:
             constants = (t for node, _ in self.walk() for t in node.inputs if isinstance(t, gs.Constant))
             stored = {id(t._values.array): t._values for t in constants if isinstance(t._values, StoredValues)}
-            props = found.skeleton.metadata_props
+            skeleton = onnx.ModelProto.FromString(found.content)
             for name, values in sorted(found.weights.items()):
                 held = stored.get(id(values))
-                props.add(key=name, value=held.digest if held is not None else content_digest(values))
-            content = found.skeleton.SerializeToString(deterministic=True)
-            del props[:]
-            found.fingerprint = hashlib.sha256(content).hexdigest()
+                digest = held.digest if held is not None else content_digest(values)
+                skeleton.metadata_props.add(key=name, value=digest)
+            found.fingerprint = hashlib.sha256(skeleton.SerializeToString(deterministic=True)).hexdigest()
         return found.fingerprint
 
     @collector_paused()
@@ -286,7 +285,7 @@ class Model:
 
         They are inferred anew where the graph changed since; what this gives is the caller's own.
         """
-        return self._inferred.facts(self.skeleton(), profiles)
+        return self._inferred.facts(self._skeleton_now().content, profiles)
 
     # ---------------------------------------------------------------- changing
 
@@ -352,24 +351,26 @@ class Model:
             seen.add(node.name)
         self._forget()
         sort(self.graph, recurse=False)
-        skeleton = self.skeleton()
-        digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True)).digest()
+        content = self._skeleton_now().content
+        digest = hashlib.sha256(content).digest()
         if digest != self._checked:
-            accepted(skeleton)
+            accepted(content)
             self._checked = digest
-        return skeleton
+        return onnx.ModelProto.FromString(content)
 
     def skeleton(self) -> onnx.ModelProto:
-        """The graph with each large constant as a graph input: enough for the checker and for shape inference.
-
-        It is not to be changed.
-        """
-        return self._skeleton_now().skeleton
+        """The graph with each large constant as a graph input: enough for the checker and for shape inference."""
+        return onnx.ModelProto.FromString(self._skeleton_now().content)
 
     def _exported(self) -> LightModel:
-        """The graph as a message that is the caller's own, without its large weights."""
-        found = self.once("exported", lambda: export(self.graph, str(self.source or "the model"), self._known))
-        return found if self._found is None else found.copy()
+        """The graph as a message that is the caller's own, without its large weights; kept serialized where settled."""
+        if self._found is None or "exported" not in self._found:
+            made = export(self.graph, str(self.source or "the model"), self._known)
+            if self._found is not None:
+                self._found["exported"] = (made.proto.SerializeToString(), made.weights, made.where)
+            return made
+        content, weights, where = self._found["exported"]
+        return LightModel(onnx.ModelProto.FromString(content), dict(weights), where)
 
     def _skeleton_now(self) -> _Skeleton:
         return self.once("skeleton", self._made_skeleton)
@@ -382,13 +383,14 @@ class Model:
         light.proto.ClearField("producer_version")
         light.proto.ir_version = max(self.graph.ir_version or 0, 10)
         declare(light.proto)
-        return _Skeleton(weights_as_inputs(light.proto, light.weights), light.weights)
+        skeleton = weights_as_inputs(light.proto, light.weights)
+        return _Skeleton(skeleton.SerializeToString(deterministic=True), light.weights)
 
 
 @dataclass
 class _Skeleton:
-    """A graph's skeleton, the large weights that are not in it, and its fingerprint once somebody asked for it."""
+    """A graph's skeleton, serialized, the large weights that are not in it, and its fingerprint once asked for."""
 
-    skeleton: onnx.ModelProto
+    content: bytes
     weights: Mapping[str, Array]
     fingerprint: str = ""

@@ -27,12 +27,12 @@ class Inferred:
     def __init__(self) -> None:
         self._found: dict[str, Facts] = {}
 
-    def facts(self, skeleton: onnx.ModelProto, profiles: Profiles | None) -> Facts:
-        """Types and shapes of every tensor; see ``Model.facts``."""
+    def facts(self, skeleton: bytes, profiles: Profiles | None) -> Facts:
+        """Types and shapes of every tensor of a skeleton, serialized; see ``Model.facts``."""
         corners = (
             list({repr(sorted(c.items())): c for c in profiles.corners()}.values()) if profiles is not None else []
         )
-        digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True))
+        digest = hashlib.sha256(skeleton)
         digest.update(repr(corners).encode())
         key = digest.hexdigest()
         facts = self._found.pop(key, None) or _infer(skeleton, corners or [{}])
@@ -42,12 +42,11 @@ class Inferred:
         return Facts(dict(facts.types), dict(facts.shapes))
 
 
-def _infer(skeleton: onnx.ModelProto, corners: Sequence[Mapping[str, Sequence[int]]]) -> Facts:
-    facts = Facts()
-    own = {tensor.name for tensor in skeleton.graph.initializer}
+def _infer(skeleton: bytes, corners: Sequence[Mapping[str, Sequence[int]]]) -> Facts:
+    facts, stored = Facts(), dict[str, tuple[int, tuple[int, ...]]]()
     for corner in corners:
-        at_corner = onnx.ModelProto()
-        at_corner.CopyFrom(skeleton)
+        at_corner = onnx.ModelProto.FromString(skeleton)
+        stored = {one.name: (one.data_type, tuple(one.dims)) for one in at_corner.graph.initializer}
         _show_constants(at_corner.graph, ())
         for value in at_corner.graph.input:
             if value.name in corner:
@@ -64,12 +63,11 @@ def _infer(skeleton: onnx.ModelProto, corners: Sequence[Mapping[str, Sequence[in
             at_corner, found = known, _inferred(known)
         _read(found.graph, facts)
         for tensor in at_corner.graph.initializer:
-            if tensor.name not in own:
+            if tensor.name not in stored:
                 facts.types[tensor.name] = tensor.data_type
                 facts.shapes.setdefault(tensor.name, []).append(tuple(tensor.dims))
-    for initializer in skeleton.graph.initializer:
-        facts.types[initializer.name] = initializer.data_type
-        facts.shapes[initializer.name] = [tuple(initializer.dims)]
+    for name, (kind, shape) in stored.items():
+        facts.types[name], facts.shapes[name] = kind, [shape]
     return facts
 
 

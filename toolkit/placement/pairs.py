@@ -111,6 +111,13 @@ def want(
         pair.uses.append(use)
 
 
+def close(placement: Placement) -> None:
+    """Nobody asks a placement's ``Placer`` again: give back what it holds of the model."""
+    if placement.placer is not None:
+        placement.placer.network.close()
+        placement.placer = None
+
+
 def refuse(placement: Placement, node: gs.Node, why: Finding | str) -> None:
     """Leave a candidate alone."""
     placement.refusals.append(Refusal(node.name, node.op, finding(why)))

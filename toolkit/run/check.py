@@ -270,6 +270,7 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     from toolkit.backends.choose import choose, next_after
     from toolkit.calibration.provider import Calibrator
     from toolkit.contract.passes import Sequence as PassSequence
+    from toolkit.graph.assemble import dismantle
     from toolkit.run.context import context_for
     from toolkit.run.engine_settings import engine_settings
     from toolkit.run.gpu_types import refuse_types_lacking, types_of_pairs
@@ -296,7 +297,8 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
     asked = {ask.precision for _, ask in context.plan.items()} | types_of_pairs(source)
     asked.update(kind for step in steps if isinstance(step, Quantizer) for kind in step.types())
     refuse_types_lacking(job.recipe, asked, backend.name)
-    model, plan = _settled(source, model, steps, context)
+    passed = model
+    model, plan = _settled(source, passed, steps, context)
     engine = job.recipe.engine
     final = engine.backend != "auto" or bool(engine.compare) or engine.open
     while (refusal := _refused(job, backend, settings, model, plan, final)) is not None:
@@ -306,6 +308,8 @@ def rehearse(inputs: Inputs, steps: Sequence[Pass], journal: Journal, statistics
         reason = job.fallback = EngineCode.BACKEND_REFUSES_MODEL(backend=backend.name, why=refusal.what, taken=taken)
         journal.noted(reason)
         backend, _ = choose(taken)
+    dismantle(passed.graph)
+    dismantle(model.graph)
     return Rehearsal(context, backend, reason)
 
 

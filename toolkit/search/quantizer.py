@@ -30,7 +30,7 @@ from toolkit.graph.tensors import SHORT_FLOATS, make_constant
 from toolkit.placement.attention import scale_queries
 from toolkit.placement.dequantized import source
 from toolkit.placement.explained import explained, said_before
-from toolkit.placement.pairs import Pair, Placement
+from toolkit.placement.pairs import Pair, Placement, close
 from toolkit.placement.place import Judge
 from toolkit.placement.qdq import Inserter, pairs_opset, storable_scale
 from toolkit.placement.scales import share_amax
@@ -213,10 +213,12 @@ class Quantizer(Pass):
         """Place and insert the pairs of all but the ``slow`` nodes, which stay float for the reasons given."""
         slow = slow or {}
         placement = self.prepare(model, context, slow)
+        close(placement)
         with model.settled():
             ranges = self.ranges(model, placement, context)
             if context.unranged:
                 placement = self.placement(model, context, slow)
+                close(placement)
             nodes, said = {node.name: node for node, _ in model.walk()}, said_before(context.journal)
             for refusal in placement.refusals:
                 context.journal.declined(refusal.node, explained(nodes[refusal.node], refusal, said))

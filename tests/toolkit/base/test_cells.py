@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,3 +38,21 @@ def test_what_a_change_does_not_reach_is_not_made_again():
     first.set(-3)
     network.settle()
     assert runs == ["sign"]
+
+
+def test_a_network_that_is_closed_holds_nothing_any_more():
+    class Held:
+        pass
+
+    def closed() -> weakref.ref[Held]:
+        network, held = Network(), Held()
+        first = network.add(lambda: (held, network))
+        network.add(lambda: first()[0])
+        network.close()
+        return weakref.ref(held)
+
+    gc.disable()
+    try:
+        assert closed()() is None
+    finally:
+        gc.enable()

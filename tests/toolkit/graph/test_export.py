@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import random
+import weakref
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +17,7 @@ from onnx import TensorProto, helper
 
 from tests.conftest import MODELS, build, node, normal, residual_proto
 from tests.control_flow import conv_in_loop, layers_in_branches, nested, scan
+from toolkit.base import collection
 from toolkit.base.collection import collector_paused
 from toolkit.base.errors import PassError
 from toolkit.graph import assemble
@@ -168,3 +171,41 @@ def test_the_collector_is_paused_and_comes_back():
     with pytest.raises(ValueError), collector_paused():
         raise ValueError
     assert gc.isenabled()
+
+
+def test_what_a_paused_block_makes_is_old_and_is_looked_through_once_there_is_much(monkeypatch: pytest.MonkeyPatch):
+    def rings() -> list[weakref.ref[Any]]:
+        with collector_paused():
+            made = [type("Ring", (), {})() for _ in range(5)]
+            kept = [[] for _ in range(2 * collection._MANY)]
+            for one in made:
+                one.own = one
+            refs = [weakref.ref(one) for one in made]
+        del made, kept
+        return refs
+
+    frozen = gc.get_freeze_count()
+    gc.unfreeze()
+    gc.collect()
+    try:
+        before = rings()
+        assert all(ref() is not None for ref in before) and not gc.get_freeze_count()
+        monkeypatch.setattr(collection._count, "most", 0)
+        after = rings()
+        assert all(ref() is None for ref in before)
+        assert collection._count.most >= collection._LIVING and all(ref() is not None for ref in after)
+    finally:
+        if frozen:
+            gc.freeze()
+
+
+def test_a_graph_that_nobody_uses_gives_its_memory_back_at_once():
+    model = Model.from_proto(residual_proto())
+    node = weakref.ref(model.nodes[0])
+    tensor = weakref.ref(model.nodes[0].outputs[0])
+    gc.disable()
+    try:
+        assemble.dismantle(model.graph)
+        assert node() is None and tensor() is None and not model.nodes
+    finally:
+        gc.enable()
