@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,10 @@ _FEW = 8192
 _MOST = 2.0**62
 _PIECE = 4 * 65535
 """Values that are looked at for their extremes and counted while they are in the second cache."""
+_MOST_SLOTS = 1 << 15
+"""Bins up to which a place among them takes two bytes."""
+_MAGNITUDE, _INFINITE = 0x7FFFFFFF, 0x7F800000
+"""The bits of a float32's magnitude, and of an infinity, above those of every finite magnitude."""
 _SLOTS = 1024
 _scratch = threading.local()
 
@@ -123,24 +128,41 @@ class Histogram:
             self._add(flat[start : start + _PIECE], weight)
 
     def _add(self, flat: Array, weight: int) -> None:
+        long = flat.size >= _FEW and self.bins <= _MOST_SLOTS
+        # most often the bins reach far enough, which counting finds out
+        if long and self.exponent > _LOWEST and self._count(flat, weight, long):
+            return
         low, high = flat.min(), flat.max()
         if not (np.isfinite(low) and np.isfinite(high)):
             finite = flat[np.isfinite(flat)]
             self.nonfinite += (flat.size - finite.size) * weight
-            flat = finite
-            if not flat.size:
-                return
-            low, high = flat.min(), flat.max()
-        # adding 0.0 makes -0.0 the same as 0.0, so that the order of the two does not show
-        self.low, self.high = min(self.low, float(low) + 0.0), max(self.high, float(high) + 0.0)
+            if finite.size:
+                self._add(finite, weight)
+            return
+        self._observe(float(low), float(high))
         self._widen(_exponent(self.absmax))
+        self._count(flat, weight, long)
+
+    def _count(self, flat: Array, weight: int, long: bool) -> bool:
+        """Count values, of many the extremes too; False where one is beyond the bins and nothing is done."""
         self._make_room(flat.size * weight)
-        if weight == 1:
-            self.zeros += _count(flat, self.exponent, self.counts)
+        counts = self.counts if weight == 1 else np.zeros_like(self.counts)
+        scale = np.float32(math.ldexp(float(self.bins), -self.exponent))
+        if long:
+            zeros, low, high = _count_long(flat, scale, self.exponent, counts)
+            if zeros < 0:
+                return False
+            self._observe(low, high)
         else:
-            counts = np.zeros_like(self.counts)
-            self.zeros += _count(flat, self.exponent, counts) * weight
+            zeros = _count_few(flat, scale, counts)
+        self.zeros += zeros * weight
+        if weight != 1:
             self.counts += counts * weight
+        return True
+
+    def _observe(self, low: float, high: float) -> None:
+        # adding 0.0 makes -0.0 the same as 0.0, so that the order of the two does not show
+        self.low, self.high = min(self.low, low + 0.0), max(self.high, high + 0.0)
 
     def _widen(self, exponent: int) -> None:
         if exponent > self.exponent:
@@ -199,14 +221,22 @@ def _exponent(magnitude: float) -> int:
     return max(_LOWEST, math.frexp(magnitude)[1]) if magnitude else _LOWEST
 
 
-def _count(flat: Array, exponent: int, counts: Array) -> int:
-    from toolkit.calibration.kernels import count_few, count_into
+def _count_few(flat: Array, scale: Any, counts: Array) -> int:
+    from toolkit.calibration.kernels import count_few
 
-    scale = np.float32(math.ldexp(float(len(counts)), -exponent))
-    if flat.size < _FEW:
-        return int(count_few(flat, scale, counts))
+    return int(count_few(flat, scale, counts))
+
+
+def _count_long(flat: Array, scale: Any, exponent: int, counts: Array) -> tuple[int, float, float]:
+    """How many values are zero, -1 where one is beyond the bins and nothing was counted; the extremes."""
+    from toolkit.calibration.kernels import count_into
+
     lanes = getattr(_scratch, "lanes", None)
-    if lanes is None or lanes.shape[1] != len(counts) + 1:
-        lanes = _scratch.lanes = np.empty((4, len(counts) + 1), np.uint16)
-        _scratch.slots = np.empty(_SLOTS, np.uint32)
-    return int(count_into(flat, scale, lanes, _scratch.slots, counts))
+    if lanes is None or len(lanes) != 4 * (len(counts) + 2):
+        lanes = _scratch.lanes = np.empty(4 * (len(counts) + 2), np.uint16)
+        _scratch.slots = np.empty(_SLOTS, np.uint16)
+    slots = _scratch.slots
+    most = _INFINITE if exponent >= _HIGHEST else int(np.float32(math.ldexp(1.0, exponent)).view(np.int32))
+    zeros, *keys = count_into(flat, flat.view(np.int32), scale, most, lanes, slots, slots.view(np.uint64), counts)
+    low, high = (float(np.int32(key if key >= 0 else key ^ _MAGNITUDE).view(np.float32)) for key in keys)
+    return zeros, low, high
