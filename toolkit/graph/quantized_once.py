@@ -65,7 +65,8 @@ def _quantized(
 ) -> Array | None:
     """What a node makes of a weight, in eight bits; None where it does something else."""
     weight = weights.get(node.input[0])
-    given = [_small(name, constants) for name in node.input[1:] if name]
+    # the scales of a wide layer are as many as a large constant has values, and beside the message like it
+    given = [_values(name, weights, constants) for name in node.input[1:] if name]
     attributes = {entry.name: entry for entry in node.attribute}
     if weight is None or weight.dtype != np.float32 or any(value is None for value in given):
         return None
@@ -102,8 +103,10 @@ def _rounded(weight: Array, scale: Array, zero: Array) -> Array | None:
     return np.asarray(np.clip(steps, limits.min, limits.max, out=steps).astype(zero.dtype))
 
 
-def _small(name: str, constants: Mapping[str, TensorProto]) -> Array | None:
-    """The values of a constant that is in the message."""
+def _values(name: str, weights: Mapping[str, Array], constants: Mapping[str, TensorProto]) -> Array | None:
+    """The values of a constant, in the message or beside it; None where it is none."""
+    if name in weights:
+        return weights[name]
     tensor = constants.get(name)
     if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
         return None

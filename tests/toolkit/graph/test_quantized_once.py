@@ -17,12 +17,12 @@ from toolkit.graph.sessions import session
 ROWS, COLUMNS = 64, LARGE // 64
 
 
-def _model(kind=np.int8, axis=None, zero=0, name="w", **more) -> onnx.ModelProto:
+def _model(kind=np.int8, axis=None, zero=0, name="w", columns=COLUMNS, **more) -> onnx.ModelProto:
     random = np.random.default_rng(3)
-    weight = (40 * random.standard_normal((ROWS, COLUMNS))).astype(np.float32)
+    weight = (40 * random.standard_normal((ROWS, columns))).astype(np.float32)
     # ties, and values beyond the range
-    weight[0] = np.arange(COLUMNS) * np.float32(0.5)
-    count = {None: 0, 0: ROWS, 1: COLUMNS}[axis]
+    weight[0] = np.arange(columns) * np.float32(0.5)
+    count = {None: 0, 0: ROWS, 1: columns}[axis]
     scale = random.uniform(0.1, 1.0, count or ()).astype(np.float32)
     scale.reshape(-1)[:1] = 1
     attributes = {} if axis is None else {"axis": axis}
@@ -35,7 +35,7 @@ def _model(kind=np.int8, axis=None, zero=0, name="w", **more) -> onnx.ModelProto
         ],
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, ROWS])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, COLUMNS])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, columns])],
         [numpy_helper.from_array(v, n) for v, n in zip([weight, *pair], ["w", "scale", "zero"])],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
@@ -54,6 +54,17 @@ def test_the_values_are_those_of_onnxruntime(kind, axis, zero):
     assert np.array_equal(light.weights["q"], wanted["q"])
     found = session(light, packed=False).run({"x": np.eye(ROWS, dtype=np.float32)})
     assert found["y"].tobytes() == wanted["y"].tobytes()
+
+
+def test_scales_may_be_so_many_that_they_are_beside_the_message():
+    proto = _model(axis=1, zero=2, columns=LARGE)
+    wanted = session(proto, ["q"], packed=False).run({"x": np.eye(ROWS, dtype=np.float32)})
+    light = LightModel.of(proto)
+    assert light.weights.keys() == {"w", "scale", "zero"}
+    quantize_weights(light)
+    assert [node.op_type for node in light.proto.graph.node] == ["DequantizeLinear", "MatMul"]
+    assert light.weights.keys() == {"q", "scale", "zero"}
+    assert np.array_equal(light.weights["q"], wanted["q"])
 
 
 def test_what_it_does_not_know_stays():
