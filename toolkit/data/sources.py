@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
@@ -51,11 +52,38 @@ class HeldSamples:
     feeds: Sequence[Mapping[str, Any]]
 
 
-class Feeds:
-    """Dictionaries of arrays, one a sample, from anything that can be iterated again and again."""
+@dataclass(frozen=True)
+class LoadedSamples:
+    """Samples that code gives anew for each pass over them.
 
-    def __init__(self, make: Callable[[], Iterable[Any]], specs: Specs, where: str) -> None:
+    Attributes:
+        name: what messages call them.
+        loader: what gives them, see ``repeatable``.
+        digests: of each sample as it was read first, see ``sample_digest``.
+    """
+
+    name: str
+    loader: Any
+    digests: Sequence[bytes]
+
+
+class Feeds:
+    """Dictionaries of arrays, one a sample, from anything that can be iterated again and again.
+
+    Args:
+        make: gives them from the start.
+        specs: the model's inputs.
+        where: what messages call them.
+        digests: of samples that are known already, where ``make`` may give others each time; each pass has to give
+            these again, or the samples held out would be some of those that were calibrated with. None where the
+            samples are in memory.
+    """
+
+    def __init__(
+        self, make: Callable[[], Iterable[Any]], specs: Specs, where: str, digests: Sequence[bytes] | None = None
+    ) -> None:
         self._make, self._specs, self._where = make, specs, where
+        self._digests = list(digests) if digests is not None else None
         self._count: int | None = None
         self.cut = 0
 
@@ -73,21 +101,30 @@ class Feeds:
         """See ``Source``."""
         index = -1
         for index, feed in enumerate(_each(self._make(), self._where)):
-            if not keep(index):
-                continue
             where = f"{self._where}, sample {index}"
-            if not isinstance(feed, Mapping):
-                raise DataError(
-                    f"a sample is a {type(feed).__name__}",
-                    where=where,
-                    remedy="give dictionaries from input names to arrays",
-                )
+            wanted = keep(index)
+            if not wanted and self._digests is None:
+                continue
+            feed = _mapping(feed, where)
+            if self._digests is not None:
+                self._require_same(self._digests, index, feed, where)
+            if not wanted:
+                continue
             check_names(list(feed), self._specs, where)
             arrays = {name: self._value(name, value, where) for name, value in feed.items()}
             inputs = {name: value for name, value in arrays.items() if name in self._specs}
             labels = {name: np.atleast_1d(value) for name, value in arrays.items() if name not in self._specs}
             yield index, where, (inputs, labels)
         self._count = index + 1
+        if self._digests is not None and self._count < len(self._digests):
+            raise _other_samples(f"it gives {self._count} samples, and gave {len(self._digests)} before", self._where)
+
+    def _require_same(self, known: list[bytes], index: int, feed: Mapping[str, Any], where: str) -> None:
+        found = sample_digest({name: _array(value, f"{where}, '{name}'") for name, value in feed.items()})
+        if index == len(known):
+            known.append(found)
+        elif found != known[index]:
+            raise _other_samples("it is another sample than the one given before at this place", where)
 
     def _value(self, name: str, value: Any, where: str) -> Array:
         if type(value) in (bool, int, float) and name in self._specs:
@@ -111,6 +148,32 @@ def _each(feeds: Iterable[Any], where: str) -> Iterator[Any]:
             return
         yield feed
         number += 1
+
+
+def _mapping(feed: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(feed, Mapping):
+        raise DataError(
+            f"a sample is a {type(feed).__name__}", where=where, remedy="give dictionaries from input names to arrays"
+        )
+    return feed
+
+
+def _other_samples(what: str, where: str) -> DataError:
+    return DataError(
+        f"{what}: calibration would see samples that are held out to judge it",
+        where=where,
+        remedy="yield the same samples in the same order each time: no shuffling, a fixed seed for what is random",
+    )
+
+
+def sample_digest(arrays: Mapping[str, Array]) -> bytes:
+    """SHA-256 over the names, types, shapes and values of a sample; arrays of Python objects are left out."""
+    digest = hashlib.sha256()
+    for name, values in sorted(arrays.items()):
+        if not values.dtype.hasobject:
+            digest.update(f"{name}\0{values.dtype}\0{values.shape}\0".encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.digest()
 
 
 def _number(value: float, dtype: np.dtype[Any]) -> Array:
@@ -178,13 +241,8 @@ def feeds_of_loader(source: Any, where: str) -> Iterator[dict[str, Array]]:
         DataError: it failed, or a sample is no dictionary.
     """
     for index, feed in enumerate(_each(repeatable(source, where)(), where)):
-        if not isinstance(feed, Mapping):
-            raise DataError(
-                f"a sample is a {type(feed).__name__}",
-                where=f"{where}, sample {index}",
-                remedy="give dictionaries from input names to arrays",
-            )
-        yield {name: _array(value, f"{where}, sample {index}, '{name}'") for name, value in feed.items()}
+        one = f"{where}, sample {index}"
+        yield {name: _array(value, f"{one}, '{name}'") for name, value in _mapping(feed, one).items()}
 
 
 def _rows(loader: Iterable[Any], where: str) -> Iterator[dict[str, Array]]:
@@ -289,6 +347,8 @@ def open_source(
         raise DataError("no source is given", remedy='set data = "path", or random = { seed = 0, samples = 32 }')
     if isinstance(source, HeldSamples):
         return source.name, Feeds(lambda: source.feeds, specs, source.name)
+    if isinstance(source, LoadedSamples):
+        return source.name, Feeds(repeatable(source.loader, source.name), specs, source.name, source.digests)
     if isinstance(source, str) and is_given(source):
         source = taken(source)
     if isinstance(source, str) and _MODULE.fullmatch(source) and not (base / source).exists():
@@ -296,9 +356,9 @@ def open_source(
 
         with aside():
             loader = load_object(source, allow_code, "data")
-        return source, Feeds(repeatable(loader, source), specs, source)
+        return source, _given(loader, specs, source)
     if not isinstance(source, (str, Path)):
-        return "the iterable", Feeds(repeatable(source, "the iterable"), specs, "the iterable")
+        return "the iterable", _given(source, specs, "the iterable")
     path = base / source
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), remedy="check the path of the data")
@@ -318,6 +378,12 @@ def open_source(
         where=str(path),
         remedy="save the samples with numpy.savez",
     )
+
+
+def _given(source: Any, specs: Specs, where: str) -> Feeds:
+    """What code gives; of a sequence or an iterator the samples are in memory, and the same each time."""
+    digests = None if isinstance(source, (list, tuple, Iterator)) else ()
+    return Feeds(repeatable(source, where), specs, where, digests)
 
 
 def _random_feeds(settings: Mapping[str, Any], specs: Mapping[str, InputSpec], profiles: Profiles) -> RandomFeeds:

@@ -7,14 +7,12 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from toolkit.base.code import load_object
 from toolkit.base.errors import DataError
 from toolkit.base.reads import aside
 from toolkit.base.types import Array
 from toolkit.base.versions import path_fingerprint
-from toolkit.data.sources import HeldSamples, feeds_of_loader
+from toolkit.data.sources import HeldSamples, LoadedSamples, feeds_of_loader, sample_digest
 from toolkit.run.job import Job
 
 _HELD_BYTES = 256 << 20
@@ -31,7 +29,7 @@ class Fingerprints:
         self.job = job
         self._known: dict[Path, str] = {}
         self._seen: dict[Path, list[tuple[str, int, int, int]]] = {}
-        self._samples: dict[Any, tuple[str, HeldSamples | None]] = {}
+        self._samples: dict[Any, tuple[str, HeldSamples | LoadedSamples]] = {}
 
     def of(self, path: Path) -> str:
         """SHA-256 of a file or folder; empty where there is none."""
@@ -62,15 +60,15 @@ class Fingerprints:
             return ""
         return self._read(data)[0] if self.job.names_code(data) else self.of_file(data)
 
-    def held(self, data: str) -> HeldSamples | None:
-        """The samples that code gives, where they are few enough to be held; else None, and it is asked again.
+    def given(self, data: str) -> HeldSamples | LoadedSamples:
+        """The samples that code gives, where they are few enough to be held; else it is asked again for the same.
 
         Raises:
             DataError: see ``of_data``.
         """
         return self._read(data)[1]
 
-    def _read(self, data: str) -> tuple[str, HeldSamples | None]:
+    def _read(self, data: str) -> tuple[str, HeldSamples | LoadedSamples]:
         with aside():
             loader = load_object(data, self.job.allow_code, "data")
             # two names may stand for one object, and one name for two
@@ -115,8 +113,8 @@ def _spoken(data: str) -> str:
     return data if type(data) is str else "the iterable"
 
 
-def samples_read(loader: Any, name: str) -> tuple[str, HeldSamples | None]:
-    """SHA-256 over all samples of a loader, and the samples themselves.
+def samples_read(loader: Any, name: str) -> tuple[str, HeldSamples | LoadedSamples]:
+    """SHA-256 over all samples of a loader, and the samples themselves, or what gives them again.
 
     They are held where they are few, and in any case of an iterator, which can be read only once.
 
@@ -125,15 +123,17 @@ def samples_read(loader: Any, name: str) -> tuple[str, HeldSamples | None]:
     """
     digest = hashlib.sha256()
     held: list[dict[str, Array]] | None = []
+    digests: list[bytes] = []
     size, once = 0, hasattr(loader, "__next__")
     for feed in feeds_of_loader(loader, name):
-        for key, values in sorted(feed.items()):
-            digest.update(f"{key}\0{values.dtype}\0{values.shape}\0".encode() + np.ascontiguousarray(values).tobytes())
-            size += values.nbytes
-        digest.update(b"\n")
+        digests.append(sample_digest(feed))
+        digest.update(digests[-1])
+        digest.update(repr([(key, values.tolist()) for key, values in feed.items() if values.dtype.hasobject]).encode())
+        size += sum(values.nbytes for values in feed.values())
         if held is not None:
             # a loader may fill the same arrays again
             held.append({key: values.copy() for key, values in feed.items()})
         if size > _HELD_BYTES and not once:
             held = None
-    return digest.hexdigest(), HeldSamples(name, held) if held is not None else None
+    samples = HeldSamples(name, held) if held is not None else LoadedSamples(name, loader, digests)
+    return digest.hexdigest(), samples

@@ -24,7 +24,7 @@ from toolkit.run.stretches import stretches_note
 
 if TYPE_CHECKING:
     from toolkit.data.dataset import CalibrationData
-    from toolkit.data.sources import HeldSamples
+    from toolkit.data.sources import HeldSamples, LoadedSamples
     from toolkit.graph.model import Model
 
 
@@ -178,10 +178,10 @@ class Inputs:
                 error.at(self.job.recipe.locate_value(error.value, "calibration"))
             raise
 
-    def _opened(self, data: str | None) -> str | HeldSamples | None:
+    def _opened(self, data: str | None) -> str | HeldSamples | LoadedSamples | None:
         if data is None:
             return None
-        return (self.prints.held(data) or data) if self.job.names_code(data) else str(self.job.recipe.resolve(data))
+        return self.prints.given(data) if self.job.names_code(data) else str(self.job.recipe.resolve(data))
 
     def calibrator_print(self) -> str:
         """A fingerprint of what ``calibrator_batches`` gives; empty where it gives nothing."""

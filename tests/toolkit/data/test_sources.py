@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,34 @@ def test_iterables_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
     check(f"{__name__}:generator", allow_code=True)
     monkeypatch.setattr(sys.modules[__name__], "listed", list(generator()), raising=False)
     check(f"{__name__}:listed", allow_code=True)
+
+
+class Shuffled:
+    """Iterated for the n-th time, it gives the samples that the n-th of ``orders`` says."""
+
+    def __init__(self, *orders: Sequence[int]) -> None:
+        self._orders = list(orders)
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        for row in VALUES[self._orders.pop(0)]:
+            yield {"x": row[None]}
+
+
+def test_samples_that_come_in_another_order_are_not_mixed() -> None:
+    straight = range(len(VALUES))
+    data = CalibrationData.open(Shuffled(straight, straight, straight[::-1]), chain())
+    calibration, held_out = data.split(0.5)
+    assert len(stacked(calibration)) == 3
+    with pytest.raises(DataError, match="another sample than the one given before"):
+        stacked(held_out)
+    shorter = CalibrationData.open(Shuffled(straight, straight[:4]), chain())
+    stacked(shorter)
+    with pytest.raises(DataError, match="it gives 4 samples, and gave 6 before"):
+        stacked(shorter)
+    # somebody may look at the first ones only
+    data = CalibrationData.open(Shuffled(straight, straight, straight), chain())
+    assert next(data.samples()).index == 0
+    assert np.array_equal(stacked(data), stacked(data))
 
 
 def test_random_data_is_seeded_and_said() -> None:

@@ -208,6 +208,24 @@ def test_wrong_settings_are_refused_by_name(tmp_path):
         run(shuffled, tmp_path)
 
 
+class Reordered(Loader):
+    """Its samples come in another order each time, though it names no sampler that says so."""
+
+    def __iter__(self):
+        batches = list(super().__iter__())
+        self.turn = getattr(self, "turn", 0) + 1
+        yield from batches[self.turn % len(batches) :] + batches[: self.turn % len(batches)]
+
+
+def test_samples_that_are_too_many_to_hold_come_in_the_same_order(tmp_path, monkeypatch):
+    monkeypatch.setattr("toolkit.run.fingerprints._HELD_BYTES", 1000)
+    same = recipe(calibration={"data": Loader(48, labels=False), "method": "minmax"})
+    assert run(same, tmp_path / "same").report.accuracy.samples == 64
+    other = recipe(calibration={"data": Reordered(48, labels=False), "method": "minmax"})
+    with pytest.raises(DataError, match=r"sample 0: it is another sample .* the same samples in the same order"):
+        run(other, tmp_path / "other")
+
+
 def test_a_result_opens_what_was_made(ran):
     result = run(recipe(), ran)
     batch = {"image": STORED["image"][:4]}
