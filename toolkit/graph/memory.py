@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -89,6 +89,8 @@ class Loaded:
         self._owners = count()
         self._gone: deque[int] = deque()
         self._lock, self._depth = threading.RLock(), 0
+        self._used: Counter[tuple[int, Hashable]] = Counter()
+        self._released, self._own = threading.Condition(self._lock), threading.local()
 
     @property
     def room(self) -> int | None:
@@ -131,44 +133,70 @@ class Loaded:
         while self._depth == 1 and self._gone:
             self._drop(self._gone.popleft())
 
-    def find(self, owner: int, part: Hashable) -> Any:
-        """A part that is loaded; None where it is not."""
-        with self._alone():
-            key = owner, part
-            if key in self._known:
-                self._known.move_to_end(key)
-            return self._known.get(key, (None, 0))[0]
+    @contextmanager
+    def use(
+        self,
+        owner: int,
+        part: Hashable,
+        make: Callable[[], tuple[int, Callable[[], Any]]],
+        most: int | None = None,
+    ) -> Iterator[Any]:
+        """A part of what the owner computes with; it stays loaded while the block computes with it.
 
-    def open(self, owner: int, part: Hashable, size: int, load: Callable[[], Any], most: int | None = None) -> Any:
-        """A part of what the owner computes with; the longest unused ones go where the limit, or ``most``, asks for it.
+        The longest unused ones go where the limit, or ``most``, asks for it. Where what others compute with leaves no
+        room, it waits for them; not within a block that uses another part, which they might wait for.
 
         Args:
             owner: whose part it is.
             part: which.
-            size: bytes of memory, mapped files among them.
-            load: loads it.
+            make: bytes of memory that it takes, mapped files among them, and what loads it.
             most: bytes that the owner's parts may take together; no more than the limit allows where None.
         """
         key = owner, part
         with self._alone():
             if key not in self._known:
-                self._make_room(size, most, owner)
-                self._make_room(size + sum(self._beside.values()), self.room, None)
-                self._known[key] = load(), size
+                self._load(key, *make(), most)
             self._known.move_to_end(key)
-            return self._known[key][0]
+            found, _ = self._known[key]
+            self._used[key] += 1
+            self._own.parts = getattr(self._own, "parts", 0) + 1
+        try:
+            yield found
+        finally:
+            with self._alone():
+                self._used[key] -= 1
+                self._own.parts -= 1
+                self._used += Counter()
+                self._released.notify_all()
 
-    def _make_room(self, size: int, most: int | None, owner: int | None) -> None:
+    def _load(self, key: tuple[int, Hashable], size: int, load: Callable[[], Any], most: int | None) -> None:
+        while key not in self._known:
+            room = self._make_room(size, most, key[0])
+            room = room and self._make_room(size + sum(self._beside.values()), self.room, None)
+            if room or not self._may_wait():
+                self._known[key] = load(), size
+            else:
+                depth, self._depth = self._depth, 0
+                self._released.wait()
+                self._depth = depth
+
+    def _may_wait(self) -> bool:
+        return self._depth == 1 and not getattr(self._own, "parts", 0)
+
+    def _make_room(self, size: int, most: int | None, owner: int | None) -> bool:
+        """Drop what is longest unused; False where more must go and is in use."""
         if most is None:
-            return
+            return True
         held = {key: taken for key, (_, taken) in self._known.items() if owner in (None, key[0])}
         left = sum(held.values())
         for key, taken in held.items():
             if left + size <= most:
-                return
-            del self._known[key]
-            left -= taken
-            release_pages()
+                return True
+            if key not in self._used:
+                del self._known[key]
+                left -= taken
+                release_pages()
+        return left + size <= most or self._used.keys().isdisjoint(held)
 
     def beside(self, owner: int, size: int) -> None:
         """Count what an owner keeps besides its parts until these are dropped."""

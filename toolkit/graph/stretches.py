@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -50,6 +51,13 @@ def by_stretch(model: Model, names: Iterable[str]) -> list[list[str]]:
 def shared_weights(model: LightModel) -> bool:
     """Whether the weights are too many for copies of them, anyway or under the limit; see ``LightModel.shares``."""
     return model.shares or len(stretches_of(model, packed=True)) > 1
+
+
+def resident_bytes(model: LightModel, packed: bool) -> int:
+    """Bytes of weights that a session of the model holds by itself: none where it is run in stretches."""
+    if len(stretches_of(model, packed)) > 1:
+        return 0
+    return sum(map(computed_bytes, model.weights.values()))
 
 
 def stretches_of(model: LightModel, packed: bool) -> list[Stretch]:
@@ -146,9 +154,9 @@ class Stretched:
                     continue
                 state = held[index]
                 if gives:
-                    inner = self._opened(number)
-                    taken = {value.name: _ort(state[value.name]) for value in inner.get_inputs()}
-                    made = inner.run_with_ort_values(gives, taken, options)
+                    with self._opened(number) as inner:
+                        taken = {value.name: _ort(state[value.name]) for value in inner.get_inputs()}
+                        made = inner.run_with_ort_values(gives, taken, options)
                     # what waits for the other samples is spilled where it is much
                     state.update(zip(gives, made if len(feeds) == 1 else [_waiting(value) for value in made]))
                 held[index] = {name: value for name, value in state.items() if name in wanted or name in later}
@@ -166,8 +174,8 @@ class Stretched:
         found = self._boundaries.types if self._boundaries is not None else {}
         for number, one in enumerate(self._stretches):
             if not found.keys() >= {*one.gives, *own.intersection(one.reads)}:
-                inner = self._opened(number)
-                found.update((value.name, Value.of(value)) for value in (*inner.get_outputs(), *inner.get_inputs()))
+                with self._opened(number) as inner:
+                    found.update((value.name, Value.of(value)) for value in (*inner.get_outputs(), *inner.get_inputs()))
             for value in (found[name] for name in one.gives):
                 self._given.append(value)
                 if value.type not in ORT_TYPES:
@@ -187,15 +195,15 @@ class Stretched:
                 remedy="give [run] memory more",
             )
 
-    def _opened(self, number: int) -> Any:
+    def _opened(self, number: int) -> AbstractContextManager[Any]:
         one = self._stretches[number]
         if self._kept is not None:
             if number not in self._kept:
                 self._kept[number] = self._load(self._piece(one))
-            return self._kept[number]
+            return nullcontext(self._kept[number])
         size = sum(computed_bytes(self._model.weights[name]) for name in one.weights)
         kept = size * (_PACKED if self._packed else 1)
-        return loaded.open(self._owner, number, kept, lambda: self._load(self._piece(one)))
+        return loaded.use(self._owner, number, lambda: (kept, lambda: self._load(self._piece(one))))
 
     def _piece(self, one: Stretch) -> LightModel:
         whole = self._model.proto

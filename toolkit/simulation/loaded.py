@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from threading import RLock
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from toolkit.base.types import Array
 from toolkit.graph.light import LightModel
 from toolkit.graph.memory import loaded
 from toolkit.graph.sessions import Session, session
-from toolkit.graph.stretches import computed_bytes
+from toolkit.graph.stretches import resident_bytes
 from toolkit.simulation.cut import SCALE, SWITCH, Piece
 from toolkit.simulation.switches import Config
 
@@ -67,29 +67,26 @@ class LoadedPieces:
 
     def __init__(self, pieces: Pieces, memory: int) -> None:
         self._pieces, self._memory = pieces, memory
-        self._lock = RLock()
         self._owner = loaded.join(self)
 
     def __len__(self) -> int:
         """How many are loaded."""
         return loaded.count(self._owner)
 
-    def open(self, first: int, kinds: Sequence[str]) -> tuple[Piece, Session]:
+    def use(self, first: int, kinds: Sequence[str]) -> AbstractContextManager[tuple[Piece, Session]]:
         """The piece of these stages with its session; the longest unused ones go where the memory asks for it."""
-        part = first, tuple(kinds)
-        with self._lock:
-            found = loaded.find(self._owner, part)
-            if found is not None:
-                return found
-            piece, shares = self._pieces.piece(first, kinds), self._pieces.shares
-            size = piece.model.message_bytes * _COPIES + sum(map(computed_bytes, piece.model.weights.values()))
+
+        def make() -> tuple[int, Callable[[], tuple[Piece, Session]]]:
+            piece, packed = self._pieces.piece(first, kinds), not self._pieces.shares
 
             def load() -> tuple[Piece, Session]:
                 # the session has what it needs of the weights; memory that it kept would grow with every input shape
-                opened = session(piece.model, threads=1, packed=not shares, arena=False)
+                opened = session(piece.model, threads=1, packed=packed, arena=False)
                 return replace(piece, model=LightModel(onnx.ModelProto())), opened
 
-            return loaded.open(self._owner, part, size, load, self._memory)
+            return piece.model.message_bytes * _COPIES + resident_bytes(piece.model, packed), load
+
+        return loaded.use(self._owner, (first, tuple(kinds)), make, self._memory)
 
     def keep_beside(self, size: int) -> None:
         """Count states that are kept as memory."""
@@ -120,13 +117,13 @@ class PlannedPiece:
 
     def run(self, state: Mapping[str, Array]) -> tuple[dict[str, Array], float]:
         """What it gives for the tensors that it takes, and the seconds of this thread that it computed."""
-        piece, opened = self._loaded.open(self._first, self._kinds)
-        if self._choices is None:
-            self._choices = self._chosen(piece)
-        feed = {**self._choices, **{name: state[name] for name in piece.inputs}}
-        begin = time.thread_time()
-        made = opened.run(feed)
-        return made, time.thread_time() - begin
+        with self._loaded.use(self._first, self._kinds) as (piece, opened):
+            if self._choices is None:
+                self._choices = self._chosen(piece)
+            feed = {**self._choices, **{name: state[name] for name in piece.inputs}}
+            begin = time.thread_time()
+            made = opened.run(feed)
+            return made, time.thread_time() - begin
 
     def _chosen(self, piece: Piece) -> dict[str, Array]:
         """Its switches and scales."""

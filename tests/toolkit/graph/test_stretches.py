@@ -18,7 +18,7 @@ from toolkit.graph.endless import LoopLimits
 from toolkit.graph.memory import least_limit, loaded, memory_limit, weights_room
 from toolkit.graph.model import Model
 from toolkit.graph.sessions import session
-from toolkit.graph.stretches import Boundaries, Stretched, by_stretch, stretches_of
+from toolkit.graph.stretches import Boundaries, Stretched, by_stretch, resident_bytes, stretches_of
 
 WIDTH, BLOCKS = 64, 6
 WEIGHT = 4 * WIDTH**2
@@ -61,18 +61,19 @@ def test_stretches_fit_and_are_cut_where_one_tensor_is_alive(blocks):
 def test_what_is_loaded_stays_within_the_limit(blocks, monkeypatch):
     model, x = blocks
     limit, most, known = least_limit(4 * PACKED), 0, []
-    whole = loaded.open
+    whole = loaded.use
 
-    def watched(owner, part, size, load):
+    @contextmanager
+    def watched(owner, part, make):
         nonlocal most
-        found = whole(owner, part, size, load)
-        most = max(most, sum(held for _, held in loaded._known.values()))
-        known.append(weakref.ref(found._sess))
-        in_memory = {id(held()) for held in known if held() is not None}
-        assert len(in_memory) == len(loaded._known)
-        return found
+        with whole(owner, part, make) as found:
+            most = max(most, sum(held for _, held in loaded._known.values()))
+            known.append(weakref.ref(found._sess))
+            in_memory = {id(held()) for held in known if held() is not None}
+            assert len(in_memory) == len(loaded._known)
+            yield found
 
-    monkeypatch.setattr(loaded, "open", watched)
+    monkeypatch.setattr(loaded, "use", watched)
     with memory_limit(limit):
         one, other = session(model), session(model)
         for _ in range(2):
@@ -139,6 +140,15 @@ def test_a_loops_limits_are_those_of_one_sample(blocks, monkeypatch):
     assert begun == ["loop"] * 3
 
 
+def opened(owner, part, size, most=None):
+    with loaded.use(owner, part, lambda: (size, lambda: part), most) as found:
+        return found
+
+
+def parts():
+    return "".join(part for _, part in loaded._known)
+
+
 def test_parts_make_room_for_each_other_and_go_with_their_owner():
     class Owner:
         pass
@@ -146,20 +156,59 @@ def test_parts_make_room_for_each_other_and_go_with_their_owner():
     first, second = Owner(), Owner()
     one, other = loaded.join(first), loaded.join(second)
     with memory_limit(least_limit(100)):
-        assert [loaded.open(one, part, 30, lambda part=part: part, most=60) for part in "abc"] == ["a", "b", "c"]
-        assert loaded.find(one, "a") is None and loaded.find(one, "b") == "b" and loaded.count(one) == 2
-        loaded.open(other, "d", 60, lambda: "d")
+        assert [opened(one, part, 30, most=60) for part in "abc"] == ["a", "b", "c"]
+        assert parts() == "bc" and loaded.count(one) == 2
+        opened(one, "b", 30, most=60)
+        opened(other, "d", 60)
         # what was used last stays
-        assert (loaded.find(one, "b"), loaded.find(one, "c")) == ("b", None)
+        assert parts() == "bd"
+        opened(one, "b", 30)
         loaded.beside(other, 50)
-        loaded.open(one, "e", 10, lambda: "e")
-        assert (loaded.count(one), loaded.count(other)) == (2, 0)
+        opened(one, "e", 10)
+        assert parts() == "be" and (loaded.count(one), loaded.count(other)) == (2, 0)
         loaded.drop(other)
-        loaded.open(other, "f", 60, lambda: "f")
-        assert (loaded.count(one), loaded.count(other)) == (2, 1)
+        opened(other, "f", 60)
+        assert parts() == "bef"
         del first
-        assert [part for _, part in loaded._known] == ["f"]
+        assert parts() == "f"
     assert not loaded._known
+
+
+def test_a_session_that_is_run_in_stretches_holds_no_weights_by_itself(blocks):
+    light = blocks[0].to_light()
+    whole = sum(values.nbytes for values in light.weights.values())
+    assert resident_bytes(light, packed=True) == whole > 0
+    with memory_limit(least_limit(4 * PACKED)):
+        assert resident_bytes(light, packed=True) == 0
+
+
+def test_what_a_thread_computes_with_is_counted_until_it_is_done():
+    class Owner:
+        pass
+
+    first, second = Owner(), Owner()
+    one, other = loaded.join(first), loaded.join(second)
+    using, in_use = [], []
+
+    def load():
+        in_use.append(list(using))
+        return "b"
+
+    def another():
+        with loaded.use(other, "b", lambda: (80, load)):
+            in_use.append(parts())
+
+    thread = Thread(target=another)
+    with memory_limit(least_limit(100)):
+        with loaded.use(one, "a", lambda: (60, lambda: "a")):
+            using.append("a")
+            # nobody else would make room for this, so that it does not wait
+            assert opened(one, "c", 60) == "c" and parts() == "ac"
+            thread.start()
+            thread.join(0.2)
+            using.clear()
+        thread.join(20)
+    assert in_use == [[], "b"]
 
 
 def test_who_collects_an_owner_does_not_wait_for_a_load():
@@ -172,9 +221,13 @@ def test_who_collects_an_owner_does_not_wait_for_a_load():
         begun.set()
         waited.append(free.wait(20))
 
-    loaded.open(loaded.join(other), "a", 1, lambda: "a")
+    def begin(owner):
+        with loaded.use(owner, "b", lambda: (1, load)):
+            pass
+
+    opened(loaded.join(other), "a", 1)
     one = Owner()
-    thread = Thread(target=loaded.open, args=(loaded.join(one), "b", 1, load))
+    thread = Thread(target=begin, args=(loaded.join(one),))
     thread.start()
     begun.wait(20)
     del other
