@@ -7,6 +7,7 @@ against each other anew, in the same order, so that the result is that of a run 
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -42,9 +43,10 @@ class KeptBatch(FileSchema):
 
 
 class KeptOutputs(FileSchema):
-    """A stretch of batches in their order."""
+    """A stretch of batches in their order, and that of the bytes in their values, ``sys.byteorder``."""
 
     batches: list[KeptBatch]
+    byte_order: str
 
 
 class KeptSums(FileSchema):
@@ -172,7 +174,8 @@ class EvaluationCheckpoint:
         self._new.append(batch)
         if self._due() or sum(one.bytes for one in self._new) > _HELD:
             packed = {f"{number}": value for number, value in enumerate(_raw(self._new))}
-            _save(self._part(self._number), KeptOutputs(batches=[_described(one) for one in self._new]), packed)
+            head = KeptOutputs(batches=[_described(one) for one in self._new], byte_order=sys.byteorder)
+            _save(self._part(self._number), head, packed)
             self._number, self._new, self._saved = self._number + 1, [], time.monotonic()
 
     def _read(self) -> Iterator[_JudgedBatch]:
@@ -181,6 +184,8 @@ class EvaluationCheckpoint:
             try:
                 head, arrays = _load(path, KeptOutputs)
                 with reading(path, OWN):
+                    if head.byte_order != sys.byteorder:
+                        raise ValueError("it is of a machine with the other byte order")
                     values = (arrays[f"{number}"].whole() for number in range(len(arrays)))
                     batches = [_unpacked(one, values) for one in head.batches]
             except QtoolError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
@@ -114,6 +116,23 @@ def test_outputs_of_every_type_come_back_and_of_other_inputs_none(ran, tmp_path)
         assert np.asarray(value).tobytes() == wanted[name].tobytes()
     again.outputs({"x": np.float32([9])}, compute)
     again.outputs(inputs[2], compute)
+    assert len(asked) == 2
+
+
+def test_outputs_of_a_machine_with_the_other_byte_order_are_computed_again(ran, tmp_path, monkeypatch):
+    inputs, asked = {"x": np.uint8([1, 2])}, []
+
+    def compute(given):
+        asked.append(given)
+        return {"y": np.float32([1.5])}, {}
+
+    with monkeypatch.context() as other:
+        other.setattr("sys.byteorder", {"little": "big", "big": "little"}[sys.byteorder])
+        EvaluationCheckpoint(tmp_path, "k").outputs(inputs, compute)
+    assert list(tmp_path.iterdir())
+    found, _ = EvaluationCheckpoint(tmp_path, "k").outputs(inputs, compute)
+    assert found["y"] == 1.5 and len(asked) == 2
+    EvaluationCheckpoint(tmp_path, "k").outputs(inputs, compute)
     assert len(asked) == 2
 
 
